@@ -37,14 +37,15 @@ _QUESTION_OPTIONS = (
     click.option(
         "--suite",
         type=TEXT,
-        metavar="mmlu|sample|FILE",
-        help="Questions: MMLU, the built-in sample, or a CSV file.",
+        metavar="NAME|FILE",
+        help="Questions: mmlu, mmlu-pro, arc-challenge, gsm8k, the built-in sample, or a CSV or "
+        "JSONL file.",
     ),
     click.option(
         "--data",
         type=TEXT,
-        metavar="DIR|ARCHIVE",
-        help="Folder or archive of MMLU; without it, MMLU is downloaded once.",
+        metavar="DIR|FILE",
+        help="Local copy of the suite; without it, the suite is downloaded once.",
     ),
     click.option(
         "--split",

@@ -63,10 +63,10 @@ if TYPE_CHECKING:
 @click.option(
     "--suite",
     type=TEXT,
-    metavar="sample|mmlu|FILE",
+    metavar="NAME|FILE",
     help="Also measure the accuracy on these questions, of every model and quantisation.",
 )
-@click.option("--data", type=TEXT, metavar="DIR|ARCHIVE", help="Folder or archive of --suite mmlu.")
+@click.option("--data", type=TEXT, metavar="DIR|FILE", help="Local copy of the suite.")
 @click.option(
     "-n",
     "--limit",

@@ -1,1 +1,1 @@
-"""Multiple-choice questions: MMLU, the shipped sample, CSV files."""
+"""Questions: MMLU and other suites, the shipped sample, CSV, JSON Lines and Parquet files."""

@@ -22,9 +22,9 @@ Download = Callable[[Path, Callable[[int], None]], Path]
 """(Folder for the partial file, callback for the bytes received) -> path of the archive."""
 
 
-def mmlu_dir(config: Config) -> Path:
-    """Return the folder of the local copy of MMLU."""
-    return config.home / "data" / "mmlu"
+def suite_dir(config: Config, name: str) -> Path:
+    """Return the folder of the local copy of a suite."""
+    return config.home / "data" / name
 
 
 def load_mmlu_files(
@@ -45,7 +45,7 @@ def load_mmlu_files(
         DownloadFailed: There is no copy, and the download failed.
         InvalidFile: The copy was modified.
     """
-    place = mmlu_dir(config)
+    place = suite_dir(config, "mmlu")
     if not place.is_dir():
         from filelock import FileLock
 

@@ -1,19 +1,15 @@
-"""Questions from CSV files in MMLU's format: ``question, A, B, C, D, answer``, RFC 4180, UTF-8.
+"""Questions and suites of them, and the hashes that identify both.
 
-Only the ``csv`` module reads the files. Fields may contain newlines, leading and trailing spaces,
-or the text ``None`` as a choice. Nothing is stripped here; each prompt format strips what it needs.
+Nothing of a file is stripped; each prompt format strips what it needs.
 """
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
-
-from etui.errors import InvalidFile, Problem
 
 Split = Literal["test", "val", "dev"]
 SPLITS: tuple[Split, ...] = ("test", "val", "dev")
@@ -25,9 +21,6 @@ ALL_LETTERS = ("A", "B", "C", "D", "E", "F", "G", "H", "I", "J")
 
 Grading = Literal["letter", "number"]
 """How an answer is compared with the right one: by the option's letter, or as a number."""
-
-_COLUMNS = ("question", "a", "b", "c", "d", "answer")
-_MOST_PROBLEMS = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,10 +58,12 @@ class Suite:
     """The questions of one split, and the worked examples of every subject.
 
     Attributes:
-        name: ``mmlu``, ``sample``, or the stem of a file.
+        name: ``mmlu`` or another suite with a name, or the stem of a file (its whole name if the
+            stem is the name of a suite).
         split: The split of the questions.
-        sha256: Hash of the files of questions and examples, concatenated in the order of their
-            names.
+        sha256: Hash of the data. Of MMLU, the sample and own files it is :func:`hash_files` of the
+            files of questions and examples; of the other suites, which exist in several forms, it
+            is :func:`hash_questions` of the questions and then the examples.
         questions: Subject -> its rows in file order.
         examples: Subject -> worked examples for the prompt; they are never asked.
         notice: Caveat about the data; empty if there is none.
@@ -97,61 +92,6 @@ class Suite:
         return sum(1 / len(question.choices) for question in rows) / len(rows)
 
 
-def read_questions(raw: bytes, file: str, subject: str) -> list[Question]:
-    """Parse the questions of one file.
-
-    A first line that names the columns is a header; it may use another order and add a ``subject``
-    column. Without a header, a seventh column is the subject.
-
-    Args:
-        raw: Content of the file.
-        file: Name of the file, for messages.
-        subject: Subject of rows that have none.
-
-    Raises:
-        InvalidFile: The file has problems, each reported with its line.
-    """
-    reader = csv.reader(io.StringIO(_decode(raw, file), newline=""), strict=True)
-    order: Sequence[int] = (0, 1, 2, 3, 4, 5)
-    subject_at: int | None = 6
-    found: list[Question] = []
-    problems: list[Problem] = []
-    line = 1
-    first = True
-    try:
-        for fields in reader:
-            at, line = line, reader.line_num + 1
-            if not fields:
-                continue
-            names = [field.strip().lower() for field in fields]
-            if first and set(_COLUMNS) <= set(names):
-                order = [names.index(name) for name in _COLUMNS]
-                subject_at = names.index("subject") if "subject" in names else None
-                first = False
-                continue
-            first = False
-            problem = _find_problem(fields, order, subject_at)
-            if problem:
-                problems.append(Problem(file, at, 1, problem))
-                continue
-            text, a, b, c, d, answer = (fields[index] for index in order)
-            named = subject_at is not None and len(fields) > subject_at
-            own = fields[subject_at].strip() if named and subject_at is not None else ""
-            letter = answer.strip()
-            found.append(Question(own or subject, len(found), text, (a, b, c, d), letter))
-    except csv.Error as error:
-        problems.append(Problem(file, reader.line_num, 1, f"is not valid CSV: {error}"))
-    if not found and not problems:
-        problems.append(Problem(file, 0, 0, "contains no questions"))
-    if problems:
-        raise InvalidFile.of(
-            problems[:_MOST_PROBLEMS],
-            "a row is question, A, B, C, D and the letter of the answer; put a field with a comma "
-            "or a line break in double quotes",
-        )
-    return found
-
-
 def group_by_subject(questions: Sequence[Question]) -> dict[str, list[Question]]:
     """Group questions by subject; subjects and questions keep their order."""
     found: dict[str, list[Question]] = {}
@@ -168,28 +108,15 @@ def hash_files(files: Mapping[str, bytes]) -> str:
     return digest.hexdigest()
 
 
-def _find_problem(fields: Sequence[str], order: Sequence[int], subject_at: int | None) -> str:
-    """Describe what is wrong with a row; empty if it is valid."""
-    most = max(*order, subject_at if subject_at is not None else 0) + 1
-    least = max(order) + 1
-    if not least <= len(fields) <= most:
-        return f"has {len(fields)} columns, expected question, A, B, C, D, answer"
-    answer = fields[order[5]].strip()
-    if answer not in LETTERS:
-        return f"the answer {answer!r} is not one of {', '.join(LETTERS)}"
-    empty = next((name for name, i in zip(_COLUMNS, order, strict=True) if not fields[i]), None)
-    return f"{empty if empty == 'question' else (empty or '').upper()} is empty" if empty else ""
+def hash_questions(questions: Iterable[Question]) -> str:
+    """Compute the SHA-256 of questions in their order, whatever the form of the file was.
 
-
-def _decode(raw: bytes, file: str) -> str:
-    try:
-        text = raw.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        utf16 = raw[:2] in (b"\xff\xfe", b"\xfe\xff")
-        seems = "it is UTF-16" if utf16 else f"byte {error.start} is invalid"
-        problem = Problem(file, raw.count(b"\n", 0, error.start) + 1, 1, f"is not UTF-8: {seems}")
-        raise InvalidFile.of([problem], "save the file as UTF-8") from error
-    if "\0" in text:
-        problem = Problem(file, text.count("\n", 0, text.index("\0")) + 1, 1, "contains NUL bytes")
-        raise InvalidFile.of([problem], "save the file as UTF-8")
-    return text
+    Each question is one line: its subject, text, options, answer and solution as a JSON array
+    without spaces, in UTF-8. Identifiers are left out, since not every form has them.
+    """
+    digest = hashlib.sha256()
+    for one in questions:
+        fields = [one.subject, one.text, list(one.choices), one.answer, one.solution]
+        line = json.dumps(fields, ensure_ascii=False, separators=(",", ":"))
+        digest.update(f"{line}\n".encode())
+    return digest.hexdigest()

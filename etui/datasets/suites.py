@@ -1,14 +1,26 @@
-"""Question suites that ``--suite`` and ``--data`` select: MMLU, the shipped sample, or a file."""
+"""Question suites that ``--suite`` and ``--data`` select: those with a name, or a file."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from etui.datasets.archive import Files, parse_subject, read_files
-from etui.datasets.mmlu import KNOWN, SUBJECT_GROUPS
-from etui.datasets.questions import Question, Suite, group_by_subject, hash_files, read_questions
+from etui.datasets.file_text import read_content
+from etui.datasets.mmlu import HUB_REPO, KNOWN, SUBJECT_GROUPS
+from etui.datasets.published import PUBLISHED, PublishedSuite
+from etui.datasets.question_files import find_grading, read_questions
+from etui.datasets.questions import (
+    SPLITS,
+    Question,
+    Split,
+    Suite,
+    group_by_subject,
+    hash_files,
+    hash_questions,
+)
 from etui.errors import InvalidFile, UsageError
 from etui.text.suggest import did_you_mean
 
@@ -17,6 +29,27 @@ if TYPE_CHECKING:
 
 MMLU = "mmlu"
 SAMPLE = "sample"
+NAMED = (MMLU, *PUBLISHED, SAMPLE)
+"""Suites with a name; every other suite is the path of a file."""
+
+_TITLES = {MMLU: "MMLU", **{name: suite.title for name, suite in PUBLISHED.items()}}
+
+
+def is_named_suite(name: str) -> bool:
+    """Whether a suite has a name of its own; if not, it is a file."""
+    return name in NAMED
+
+
+def suite_title(name: str) -> str:
+    """Return how a suite is written: ``GSM8K`` for ``gsm8k``; a file has its own name."""
+    return _TITLES.get(name, name)
+
+
+def suite_repo(name: str) -> str:
+    """Return the dataset of a suite on the hub; its name if it has none there."""
+    if name == MMLU:
+        return HUB_REPO
+    return PUBLISHED[name].dataset if name in PUBLISHED else name
 
 
 def load_suite(
@@ -29,22 +62,26 @@ def load_suite(
     """Load the questions of a suite.
 
     Args:
-        name: ``mmlu``, ``sample``, or the path of a CSV file.
+        name: One of :data:`NAMED`, or the path of a CSV, JSON Lines or Parquet file.
         split: ``test``, ``val`` or ``dev``.
-        data: Folder or archive of MMLU; None uses the copy in ``ETUI_HOME``, or downloads it.
+        data: Local copy of a suite with a name; None uses the copy in ``ETUI_HOME``, or downloads
+            it. MMLU is a folder or an archive, others are a folder or a file.
         config: Provides ``ETUI_HOME``.
         say: Receives progress messages of a download.
 
     Raises:
-        UsageError: The suite or the path does not exist.
+        UsageError: The suite, the split or the path does not exist.
         InvalidFile: A file has invalid content.
-        DownloadFailed: MMLU is not on this machine and cannot be downloaded.
+        DownloadFailed: The suite is not on this machine and cannot be downloaded.
+        EtuiError: A file is Parquet, and pyarrow is not installed.
     """
     if name == MMLU:
         from etui.datasets.download import load_mmlu_files
 
         files = read_files(data, ("dev", split)) if data else load_mmlu_files(config, split, say)
         return _check_mmlu(_build_suite(MMLU, split, files))
+    if name in PUBLISHED:
+        return _load_published(PUBLISHED[name], split, data, config, say)
     if data is not None:
         raise UsageError(f"--data has no effect on --suite {name}", "leave it out")
     if name == SAMPLE:
@@ -54,10 +91,10 @@ def load_suite(
         return _build_suite(SAMPLE, split, read_files(place, ("dev", split)))
     path = Path(name).expanduser()
     if path.is_file():
-        return _load_csv_suite(path)
+        return _load_own_file(path)
     raise UsageError(
-        f"unknown suite {name!r}{did_you_mean(name, (MMLU, SAMPLE), listed=0)}",
-        "use mmlu, sample, or the path of a CSV file in MMLU's format",
+        f"unknown suite {name!r}{did_you_mean(name, NAMED, listed=0)}",
+        f"use {', '.join(NAMED)}, or the path of a CSV or JSONL file",
     )
 
 
@@ -74,17 +111,95 @@ def _build_suite(name: str, split: str, files: Files) -> Suite:
     return Suite(name, split, hash_files(files), questions, {} if split == "dev" else examples)
 
 
-def _load_csv_suite(path: Path) -> Suite:
-    """Load a CSV file, with worked examples from ``NAME_dev.csv`` next to it if that exists."""
-    dev_file = path.with_name(f"{path.stem}_dev.csv")
-    try:
-        files = {p.name: p.read_bytes() for p in (path, dev_file) if p.is_file()}
-    except OSError as error:
-        raise InvalidFile(f"cannot read {path}: {error.strerror or error}") from error
-    questions = group_by_subject(read_questions(files[path.name], str(path), path.stem))
-    shown = files.get(dev_file.name)
-    examples = group_by_subject(read_questions(shown, str(dev_file), path.stem)) if shown else {}
-    return Suite(path.stem, "test", hash_files(files), questions, examples)
+def _load_own_file(path: Path) -> Suite:
+    """Load a file, with worked examples from ``NAME_dev`` next to it if that exists."""
+    dev_file = path.with_name(f"{path.stem}_dev{path.suffix}")
+    files = {file.name: read_content(file) for file in (path, dev_file) if file.is_file()}
+    questions = read_questions(files[path.name], str(path), path.stem)
+    grading = find_grading(questions)
+    examples: list[Question] = []
+    if dev_file.name in files:
+        examples = read_questions(files[dev_file.name], str(dev_file), path.stem)
+        if find_grading(examples) != grading:
+            raise InvalidFile(
+                f"{dev_file} and {path} differ: the answers of one are letters, those of the other "
+                "are numbers",
+                "make the worked examples of the same kind as the questions",
+            )
+    # A run finds its suite again by the name, so a file must not have that of another suite.
+    name = path.name if is_named_suite(path.stem) else path.stem
+    return Suite(
+        name,
+        "test",
+        hash_files(files),
+        group_by_subject(questions),
+        group_by_subject(examples),
+        grading=grading,
+    )
+
+
+def _load_published(
+    suite: PublishedSuite,
+    split: str,
+    data: Path | None,
+    config: Config,
+    say: Callable[[str], None],
+) -> Suite:
+    """Load a suite of one file per split; a notice says what differs from the published one."""
+    from etui.datasets.published_files import load_published_files, read_local
+
+    if split not in suite.splits:
+        known = " or ".join(name for name in SPLITS if name in suite.splits)
+        raise UsageError(f"{suite.title} has no {split} split", f"use --split {known}")
+    part = cast("Split", split)
+    if data is not None:
+        files = read_local(suite, part, data)
+    else:
+        files = load_published_files(suite, part, config, say)
+    questions = _read_published(suite, *files[part])
+    examples = _read_published(suite, *files["dev"]) if "dev" in files and part != "dev" else []
+    return Suite(
+        suite.name,
+        part,
+        hash_questions([*questions, *examples]),
+        group_by_subject(questions),
+        group_by_subject(examples),
+        _find_difference(suite, part, questions),
+        suite.grading,
+    )
+
+
+def _read_published(suite: PublishedSuite, file: str, raw: bytes) -> list[Question]:
+    """Read the questions of a published suite, and set their subjects.
+
+    Raises:
+        InvalidFile: They are not answered as those of this suite are.
+    """
+    questions = read_questions(raw, file, suite.name)
+    if find_grading(questions) != suite.grading:
+        kinds = {"letter": "have options", "number": "have numbers as their answers"}
+        raise InvalidFile(
+            f"{file} is not {suite.title}: its questions {kinds[find_grading(questions)]}",
+            f"pass {suite.title}'s own files to --data, or this file to --suite",
+        )
+    if suite.by_category:
+        return [replace(one, subject=one.subject.replace(" ", "_")) for one in questions]
+    return [replace(one, subject=suite.name) for one in questions]
+
+
+def _find_difference(suite: PublishedSuite, split: Split, questions: Sequence[Question]) -> str:
+    """Describe how questions differ from the published ones; empty if no difference is known."""
+    known = suite.splits[split]
+    if len(questions) != known.questions:
+        differ = f"{len(questions)} questions instead of {known.questions}"
+    elif known.content_sha256 not in (None, hash_questions(questions)):
+        differ = "as many questions, with other content"
+    else:
+        return ""
+    return (
+        f"these are not {suite.title}'s original questions: {differ}; scores are not comparable "
+        "with published ones"
+    )
 
 
 def _check_mmlu(suite: Suite) -> Suite:

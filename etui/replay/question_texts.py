@@ -6,7 +6,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from etui.datasets.archive import parse_subject, read_files
-from etui.datasets.questions import Question, read_questions
+from etui.datasets.question_files import read_questions
+from etui.datasets.questions import Question
 from etui.routing.accuracy.table import Graded
 
 

@@ -13,7 +13,7 @@ import pytest
 from etui.datasets import download as fetch
 from etui.datasets import suites
 from etui.datasets.archive import find_key, read_files
-from etui.datasets.download import load_mmlu_files, mmlu_dir
+from etui.datasets.download import load_mmlu_files, suite_dir
 from etui.datasets.mmlu import KNOWN, SUBJECT_GROUPS
 from etui.datasets.questions import hash_files
 from etui.datasets.suites import load_suite
@@ -146,7 +146,7 @@ def test_a_download_is_checked_kept_and_not_repeated(tmp_path, config, known_sma
     files = load_mmlu_files(config, "val", said.append, hub)
     assert {name.split("/")[0] for name in files} == {"dev", "val"}
     assert any("83.0 MB of 166 MB" in line for line in said)
-    assert sorted(p.name for p in mmlu_dir(config).iterdir()) == ["dev", "test", "val"]
+    assert sorted(p.name for p in suite_dir(config, "mmlu").iterdir()) == ["dev", "test", "val"]
     assert load_mmlu_files(config, "test", said.append, hub).keys() != files.keys()
     assert len(calls) == 1
     assert not calls[0].exists()
@@ -159,12 +159,12 @@ def test_a_download_of_something_else_is_refused(config, known_small):
 
     with pytest.raises(DownloadFailed, match="not MMLU: wrong sha256 of test"):
         load_mmlu_files(config, "test", download=hub)
-    assert not mmlu_dir(config).exists()
+    assert not suite_dir(config, "mmlu").exists()
 
 
 def test_a_copy_that_was_changed_is_refused(config, known_small):
-    lay_out(known_small, mmlu_dir(config))
-    (mmlu_dir(config) / "test" / "anatomy_test.csv").write_text("x")
+    lay_out(known_small, suite_dir(config, "mmlu"))
+    (suite_dir(config, "mmlu") / "test" / "anatomy_test.csv").write_text("x")
     with pytest.raises(InvalidFile, match="was modified"):
         load_mmlu_files(config, "test")
     assert load_mmlu_files(config, "val")
@@ -207,6 +207,8 @@ def test_a_file_of_ones_own_and_its_examples(questions_csv, config):
     [
         ("mmlup", "test", None, "unknown suite 'mmlup', did you mean 'mmlu'"),
         ("questions", "test", None, "unknown suite 'questions'\n"),
+        ("gsm8", "test", None, "did you mean 'gsm8k'"),
+        ("arc", "test", None, "unknown suite 'arc'"),
         ("sample", "test", Path("."), "--data has no effect"),
         ("sample", "val", None, "no val split"),
     ],
@@ -214,3 +216,49 @@ def test_a_file_of_ones_own_and_its_examples(questions_csv, config):
 def test_a_suite_that_does_not_exist_is_told(config, name, split, data, said):
     with pytest.raises(UsageError, match=said):
         load_suite(name, split, data, config)
+
+
+def test_a_file_named_like_a_suite_is_not_that_suite(tmp_path, config):
+    path = tmp_path / "gsm8k.jsonl"
+    path.write_text('{"question": "How many?", "answer": 7}\n', encoding="utf-8")
+    suite = load_suite(str(path), "test", None, config)
+    assert suite.name == "gsm8k.jsonl"
+    assert not suites.is_named_suite(suite.name)
+    assert suite.sizes == {"gsm8k": 1}
+    assert (suite.grading, suite.chance) == ("number", 0.0)
+
+
+def test_a_jsonl_file_has_its_examples_beside_it(tmp_path, config):
+    line = '{"question": "Which?", "choices": ["x", "y", "z"], "answer": 2}\n'
+    (tmp_path / "own.jsonl").write_text(line * 3, encoding="utf-8")
+    (tmp_path / "own_dev.jsonl").write_text(line, encoding="utf-8")
+    suite = load_suite(str(tmp_path / "own.jsonl"), "test", None, config)
+    assert (suite.name, suite.grading) == ("own", "letter")
+    assert suite.chance == pytest.approx(1 / 3)
+    assert [len(rows) for rows in suite.examples.values()] == [1]
+
+
+def test_examples_of_the_other_kind_are_refused(tmp_path, config):
+    (tmp_path / "own.jsonl").write_text('{"question": "How many?", "answer": 7}\n')
+    (tmp_path / "own_dev.jsonl").write_text(
+        '{"question": "Which?", "choices": ["x", "y"], "answer": "A"}\n'
+    )
+    with pytest.raises(InvalidFile, match="letters, those of the other are numbers"):
+        load_suite(str(tmp_path / "own.jsonl"), "test", None, config)
+
+
+def test_a_file_that_cannot_be_read_is_reported(tmp_path, config, monkeypatch):
+    path = tmp_path / "own.csv"
+    path.write_text("Which?,1,2,3,4,A\n")
+    monkeypatch.setattr("etui.datasets.file_text._MOST_BYTES", 4)
+    with pytest.raises(InvalidFile, match="too large"):
+        load_suite(str(path), "test", None, config)
+
+
+def test_suites_have_titles_and_datasets():
+    assert [suites.suite_title(name) for name in ("mmlu", "gsm8k", "own")] == [
+        *("MMLU", "GSM8K", "own")
+    ]
+    assert suites.suite_repo("arc-challenge") == "allenai/ai2_arc"
+    assert suites.suite_repo("mmlu") == "cais/mmlu"
+    assert suites.suite_repo("own") == "own"

@@ -10,11 +10,10 @@ from etui.bench.analysis.accuracy import Accuracy, Share
 from etui.bench.analysis.cost import Figure
 from etui.bench.analysis.summary import ArmSummary, Summary
 from etui.bench.store.run_config import RunConfig
+from etui.datasets.suites import suite_title
 from etui.stats.tests import Interval
 from etui.text.tables import format_markdown_table
 from etui.turn.text import speculation_text
-
-_SUITES = {"mmlu": "MMLU"}
 
 DASH = "–"
 """Placeholder for a figure that does not exist."""
@@ -46,7 +45,7 @@ def protocol(summary: Summary) -> str:
 
 def suite_name(summary: Summary) -> str:
     """Format the suite, with its split unless it is the test split."""
-    suite = _SUITES.get(summary.suite, summary.suite)
+    suite = suite_title(summary.suite)
     return suite if summary.split == "test" else f"{suite} ({summary.split})"
 
 

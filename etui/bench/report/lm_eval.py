@@ -21,6 +21,7 @@ from etui.bench.analysis.cost import compute_cost
 from etui.bench.prompts.formats import FORMATS
 from etui.bench.store.run_config import RunConfig
 from etui.datasets.mmlu import GROUPS, find_group
+from etui.datasets.suites import suite_repo
 from etui.stats.bootstrap import STRATIFIED_REPLICATES
 from etui.text.codec import to_document
 
@@ -201,7 +202,7 @@ def _task_config(run: RunConfig, subject: str, task: str, metric: str) -> dict[s
         "task": task,
         "task_alias": subject,
         "tag": f"{run.suite}_{(group or 'all').replace(' ', '_')}_tasks",
-        "dataset_path": "cais/mmlu" if run.suite == "mmlu" else run.suite,
+        "dataset_path": suite_repo(run.suite),
         "dataset_name": subject,
         "test_split": run.split,
         "fewshot_split": "dev",

@@ -27,14 +27,16 @@ def load_texts(run: RunConfig, config: Config, data: Path | None = None) -> Text
     Returns:
         (subject, row) -> question; None if the files are missing or differ.
     """
-    from etui.datasets.suites import MMLU, load_suite
+    from etui.datasets.suites import SAMPLE, is_named_suite, load_suite
 
     place = data or _find_data(run, config)
-    if run.suite == MMLU and (place is None or not place.exists()):
+    # Without a place, a suite with a name would be downloaded.
+    downloads = is_named_suite(run.suite) and run.suite != SAMPLE
+    if downloads and (place is None or not place.exists()):
         return None
     try:
-        if run.suite == MMLU:
-            suite = load_suite(MMLU, run.split, place, config)
+        if downloads:
+            suite = load_suite(run.suite, run.split, place, config)
         else:
             suite = load_suite(str(place or run.suite), run.split, None, config)
     except EtuiError:
@@ -75,8 +77,11 @@ def load_labels(
 
 
 def _find_data(run: RunConfig, config: Config) -> Path | None:
-    from etui.datasets.download import mmlu_dir
+    from etui.datasets.download import suite_dir
+    from etui.datasets.suites import SAMPLE, is_named_suite
 
     if run.data_path is not None:
         return Path(run.data_path)
-    return mmlu_dir(config) if run.suite == "mmlu" else None
+    if run.suite == SAMPLE or not is_named_suite(run.suite):
+        return None
+    return suite_dir(config, run.suite)

@@ -28,7 +28,7 @@ from etui.bench.store.run_config import (
 )
 from etui.datasets.question_sample import draw, match_subjects
 from etui.datasets.questions import Question, Suite
-from etui.datasets.suites import load_suite
+from etui.datasets.suites import is_named_suite, load_suite
 from etui.errors import InvalidFile, UsageError
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class RunRequest:
     """Request of the command line; None or empty selects the default.
 
     Attributes:
-        suite: ``mmlu``, ``sample`` or a file.
+        suite: A suite with a name, or a file.
         models, reasonings: Every pair of them is an arm.
         arms: Names of arms of the policy.
         policy: Decides for each question, unless ``arms`` selects some of its arms.
@@ -129,7 +129,7 @@ def make_plan(
         UsageError: A name does not exist, or options cannot be combined.
         InvalidFile: The data or the policy is invalid.
         ModelUnavailable: No suitable model is on this machine.
-        DownloadFailed: MMLU is not on this machine and cannot be downloaded.
+        DownloadFailed: The suite is not on this machine and cannot be downloaded.
     """
     _check_request(ask)
     format_ = _choose_format(ask)
@@ -139,13 +139,13 @@ def make_plan(
     place = Path(ask.data).expanduser().absolute() if ask.data else None
     suite = load_suite(ask.suite, ask.split, place, config, say)
     subjects = match_subjects(ask.subjects, tuple(suite.questions)) if ask.subjects else None
-    shots = _choose_shots(ask.shots, format_, suite)
-    own_file = None if ask.suite in ("mmlu", "sample") else str(Path(ask.suite).absolute())
+    own_file = None if is_named_suite(ask.suite) else Path(ask.suite).expanduser().absolute()
+    shots = _choose_shots(ask.shots, format_, suite, own_file)
     return _fill_plan(
         suite,
         RunPlan(
             suite=suite,
-            data_path=str(place) if place else own_file,
+            data_path=str(place or own_file) if place or own_file else None,
             drawn={},
             examples={},
             format=format_,
@@ -170,7 +170,7 @@ def restore_plan(run: RunConfig, config: Config, catalogue: Catalogue) -> RunPla
         UsageError: The data of the run no longer exist.
         InvalidFile: The data or the policy of the run are no longer valid.
     """
-    named = run.suite in ("mmlu", "sample")
+    named = is_named_suite(run.suite)
     data = Path(run.data_path) if run.data_path and named else None
     suite = load_suite(run.suite if named else str(run.data_path), run.split, data, config)
     policy = None
@@ -298,7 +298,9 @@ def _set_seed(arms: dict[str, Arm], seed: int) -> dict[str, Arm]:
     }
 
 
-def _choose_shots(requested: int | None, format_: Format, suite: Suite) -> int:
+def _choose_shots(
+    requested: int | None, format_: Format, suite: Suite, own_file: Path | None
+) -> int:
     present = min((len(suite.examples.get(name, ())) for name in suite.questions), default=0)
     if requested is None:
         return min(format_.shots, present)
@@ -307,8 +309,8 @@ def _choose_shots(requested: int | None, format_: Format, suite: Suite) -> int:
             "format cot has no worked examples with thinking", "use --shots 0, or --format chat"
         )
     if requested > present:
-        own_file = suite.name not in ("mmlu", "sample")
-        more = f", or add {suite.name}_dev.csv next to the file" if own_file else ""
+        dev_file = f"{own_file.stem}_dev{own_file.suffix}" if own_file else ""
+        more = f", or add {dev_file} next to the file" if own_file else ""
         raise UsageError(
             f"--shots {requested} needs {requested} worked examples, but some subjects of "
             f"{suite.name} ({suite.split}) have only {present}",

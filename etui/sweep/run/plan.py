@@ -294,6 +294,11 @@ def _load_questions(
     from etui.sweep.machine.accuracy import draw_questions
 
     suite = load_suite(request.suite, "test", request.data, config, say)
+    if suite.grading != "letter":
+        raise UsageError(
+            f"a sweep compares the letters of options, and the answers of {suite.name} are numbers",
+            "use a suite with options, such as --suite mmlu or sample",
+        )
     if suite.notice:
         say(suite.notice)
     return draw_questions(suite, request.seed, request.limit or QUESTIONS)

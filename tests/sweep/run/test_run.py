@@ -248,6 +248,16 @@ def test_bad_input_is_refused_before_the_machine_is_opened(
     assert list_sweeps(machine.config) == ()
 
 
+def test_questions_without_options_are_refused_before_the_machine_is_opened(
+    machine: Machine, tmp_path: Path
+) -> None:
+    path = tmp_path / "sums.jsonl"
+    path.write_text('{"question": "1 + 1?", "answer": 2}\n')
+    machine.bench.busy = lambda: pytest.fail("the machine was opened")
+    with pytest.raises(UsageError, match="the answers of sums are numbers"):
+        machine.runner.start(replace(ASKED, suite=str(path)))
+
+
 def test_power_limits_are_checked_before_the_machine_is_opened(
     machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:

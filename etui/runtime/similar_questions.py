@@ -79,29 +79,31 @@ def _read_turns(log: LogReader) -> Iterator[EarlierQuestion]:
 def _read_graded(log: LogReader, config: Config) -> Iterator[EarlierQuestion]:
     from etui.routing.signals.similarity import EarlierQuestion
 
-    suites: dict[tuple[str, str, str | None], Suite | None] = {}
+    suites: dict[tuple[str, str, str | None], dict[tuple[str, int], str]] = {}
     for row in log.select(_ANSWERS, (_MOST_QUESTIONS,)):
         run = json.loads(row["config"])
         key = (run.get("suite"), run.get("split"), run.get("data_path"))
         if key not in suites:
-            suites[key] = _load_run_suite(*key, config)
-        suite = suites[key]
-        questions = suite.questions.get(row["subject"], ()) if suite is not None else ()
-        if row["row"] < len(questions):
-            yield EarlierQuestion(questions[row["row"]].text, row["arm"], bool(row["correct"]))
+            suite = _load_run_suite(*key, config)
+            asked = suite.questions.values() if suite is not None else ()
+            # By the row of the file: a file of several subjects counts across all of them.
+            suites[key] = {(one.subject, one.row): one.text for rows in asked for one in rows}
+        text = suites[key].get((row["subject"], row["row"]))
+        if text is not None:
+            yield EarlierQuestion(text, row["arm"], bool(row["correct"]))
 
 
 def _load_run_suite(
     name: str | None, split: str | None, data_path: str | None, config: Config
 ) -> Suite | None:
     """Load the questions of a run; None if they are missing or would have to be downloaded."""
-    from etui.datasets.suites import load_suite
+    from etui.datasets.suites import is_named_suite, load_suite
 
     if data_path is None or name is None or not Path(data_path).exists():
         return None
     try:
-        if data_path.endswith(".csv"):
-            return load_suite(data_path, split or "test", None, config)
-        return load_suite(name, split or "test", Path(data_path), config)
+        if is_named_suite(name):
+            return load_suite(name, split or "test", Path(data_path), config)
+        return load_suite(data_path, split or "test", None, config)
     except EtuiError:
         return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
@@ -168,6 +169,34 @@ def test_they_are_read_from_the_log_and_from_runs(
     gone = read_neighbours(policy, config)
     assert gone is not None
     assert gone.tally(NeighbourQuery("runs", "quick", "wrong", 5), "prove") is None
+
+
+def test_rows_of_a_file_of_several_subjects_count_across_them(
+    config: Config, make: Make, tmp_path: Path
+) -> None:
+    data = tmp_path / "mine.jsonl"
+    rows = [
+        {"question": "Count the sheep", "answer": 1, "subject": "farm"},
+        {"question": "Prove the theorem", "answer": 2, "subject": "proofs"},
+    ]
+    data.write_text("\n".join(json.dumps(row) for row in rows))
+    plan = {"suite": "mine", "split": "test", "data_path": str(data)}
+    run = RunRecord(
+        "r1", "2026", None, "done", "/runs/r1", "mine", "chat", 0, 1, None, None,
+        1, 1, None, None, None, 0.0, ("quick",), plan, {},
+    )  # fmt: skip
+    answer = AnswerRecord(
+        "r1", "quick", "proofs", 1, "2", "3", False, None, "complete", 1, 0, 0, 1,
+        None, None, None, 0.1,
+    )  # fmt: skip
+    with TurnWriter(config) as log:
+        log.save_run(run)
+        log.save_answers([answer])
+    known = read_neighbours(make(POLICY), config)
+    assert known is not None
+    assert known.tally(NeighbourQuery("runs", "quick", "wrong", 5), "prove") == NeighbourTally(
+        1, 1, 1.0, 1
+    )
 
 
 def _turn(database: sqlite3.Connection, number: int) -> dict[str, object]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import sys
 from dataclasses import replace
@@ -90,6 +89,21 @@ def test_a_file_is_the_split_without_worked_examples(tmp_path, config):
     suite = load_suite("gsm8k", "test", path, config)
     assert suite.sizes == {"gsm8k": 3}
     assert suite.examples == {}
+
+
+def test_the_hubs_own_files_are_read(tmp_path, config):
+    pyarrow = pytest.importorskip("pyarrow", reason="pyarrow is not installed")
+    import pyarrow.parquet as files
+
+    options = {"text": ["x", "y", "z"], "label": ["1", "2", "3"]}
+    row = {"id": "q1", "question": "Which?", "choices": options, "answerKey": "3"}
+    for word, count in (("test", 3), ("train", 2)):
+        path = tmp_path / f"{word}-00000-of-00001.parquet"
+        files.write_table(pyarrow.Table.from_pylist([row] * count), path)
+    suite = load_suite("arc-challenge", "test", tmp_path, config)
+    assert suite.sizes == {"arc-challenge": 3}
+    assert suite.questions["arc-challenge"][0].answer == "C"
+    assert len(suite.examples["arc-challenge"]) == 2
 
 
 @pytest.mark.parametrize("folder", ["ARC-Challenge__", ""])
@@ -232,15 +246,6 @@ def test_nothing_is_downloaded_that_could_not_be_read(config, monkeypatch):
     monkeypatch.setattr("etui.models.hub.fetch", lambda *args: pytest.fail("downloaded"))
     with pytest.raises(EtuiError, match="pyarrow is not installed"):
         load_suite("mmlu-pro", "test", None, config)
-
-
-@pytest.fixture(scope="session")
-def gsm8k() -> Path:
-    """The folder of GSM8K's files, from ETUI_GSM8K."""
-    named = os.environ.get("ETUI_GSM8K")
-    if not named:
-        pytest.skip("ETUI_GSM8K names no folder of GSM8K's files")
-    return Path(named)
 
 
 def test_the_real_questions_of_gsm8k_are_all_read(gsm8k, config):

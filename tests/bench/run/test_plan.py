@@ -47,7 +47,7 @@ def test_a_resumed_run_finds_the_local_copy_of_its_suite(config: Config, tmp_pat
     place = write(tmp_path / "data" / "test.jsonl", LINE * 3).parent
     write(place / "train.jsonl", LINE)
     catalogue = load_catalogue(config)
-    plan = make_plan(RunRequest("arc-challenge", data=str(place)), config, catalogue)
+    plan = make_plan(RunRequest("arc-challenge", data=str(place), shots=1), config, catalogue)
     assert plan.data_path == str(place)
     assert plan.shots == 1
     run = synthetic.config(

@@ -121,6 +121,14 @@ class LocalBackend:
             return (yield from self._residency.session(model, path, draft))
         return (yield from self._answers.alone(lambda: self._residency.session(model, path, draft)))
 
+    def describe_gpus(self) -> tuple[str, ...]:
+        """Return llama.cpp's descriptions of the GPUs that models are put on.
+
+        Raises:
+            EngineFailed: llama.cpp is missing.
+        """
+        return tuple(gpu.description for gpu in self._residency.gpus())
+
     def unload(self, model: str) -> Iterator[Unloaded]:
         """Unload a model between two answers; yields nothing if it is not in memory."""
         if self._parallel == 1:

@@ -138,7 +138,8 @@ class BenchRunner:
             plan, runtime.backend, lambda name: runtime.serve(Arm(name, name)), self.audience.say
         )
         idle = runtime.use_idle_baseline(plan.models[0])
-        return build_run_config(plan, run_id, models, runtime.config, runtime.recorder, idle)
+        gpus = runtime.backend.describe_gpus()
+        return build_run_config(plan, run_id, models, runtime.config, runtime.recorder, idle, gpus)
 
     def _run(
         self,

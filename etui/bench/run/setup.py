@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from typing import TYPE_CHECKING
 
 from etui.bench.analysis.accuracy import CHANCE
@@ -12,6 +12,7 @@ from etui.bench.run.arms import to_json
 from etui.bench.run.plan import RunPlan
 from etui.bench.run.scoring_arm import build_prompts, most_questions
 from etui.bench.run.work import SubjectWork
+from etui.bench.store.machines import name_devices, read_gpu_driver
 from etui.bench.store.run_config import BenchModel, RunConfig
 from etui.config.machine import machine_name
 from etui.engine.library import describe_llama_cpp
@@ -122,6 +123,7 @@ def build_run_config(
     config: Config,
     recorder: Recorder,
     idle: str | None,
+    gpus: Sequence[str] = (),
 ) -> RunConfig:
     """Build the configuration of a run: everything its results depend on.
 
@@ -132,8 +134,12 @@ def build_run_config(
         config: Folders and settings.
         recorder: The power meter.
         idle: Which idle baseline the recorder uses; None without one.
+        gpus: The GPUs as llama.cpp describes them.
     """
     facts = provenance(config)
+    channels = (*recorder.selection.summed, *recorder.selection.cross_checks)
+    devices = name_devices(channels, gpus)
+    driver = read_gpu_driver(config.sysfs_dir) if devices else None
     selection = recorder.selection
     watts = recorder.idle_watts
     return RunConfig(
@@ -164,8 +170,13 @@ def build_run_config(
             "python": platform.python_version(),
             "llama_cpp_python": facts["llama_cpp_python"],
             "llama_cpp": describe_llama_cpp(),
+            **({} if driver is None else {"gpu_driver": driver}),
         },
-        machine={"name": machine_name(), "memory_bytes": _memory_bytes()},
+        machine={
+            "name": machine_name(),
+            "memory_bytes": _memory_bytes(),
+            **({"devices": list(devices)} if devices else {}),
+        },
         energy={
             "channels": {channel.id: channel.kind.value for channel in selection.summed},
             "unmeasured": list(recorder.unmeasured),

@@ -114,6 +114,7 @@ class BenchMachine:
         threads: Threads of llama.cpp.
         models: Its models, as they were loaded there.
         versions, energy, idle: As in :class:`RunConfig`.
+        devices: Models of its GPUs; None if it has none, or if they are unknown.
     """
 
     key: str
@@ -124,6 +125,7 @@ class BenchMachine:
     versions: Mapping[str, Any]
     energy: Mapping[str, Any]
     idle: Mapping[str, Any] | None = None
+    devices: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,8 +163,9 @@ class RunConfig:
         prefix_reuse: Whether worked examples are computed once per subject, not per question.
         group_questions: Most questions whose letters are read from one batch.
         threads: Threads of llama.cpp.
-        versions: Program -> version; ``llama_cpp`` is the description reported by the build.
-        machine: Name and memory of the machine.
+        versions: Program -> version; ``llama_cpp`` is the description reported by the build, and
+            ``gpu_driver`` is only there with a GPU.
+        machine: Name and memory of the machine, and ``devices``, its GPUs, if it has any.
         energy: ``channels`` of the total (id -> kind), the ``unmeasured`` parts, ``sample_hz``.
         idle: Idle baseline at the start of the run: ``which`` one and its ``watts``; None if there
             is none.
@@ -253,6 +256,8 @@ class RunConfig:
                 del document[name]
         for machine in document.get("machines", ()):
             machine["models"] = _drop_unused(machine["models"])
+            if machine["devices"] is None:
+                del machine["devices"]
         return document
 
 

@@ -1,0 +1,154 @@
+"""Machines of a run: what each is, and which are so alike that their joules may be pooled.
+
+Two machines of one model differ in the serial numbers of their GPUs, which are in the ids of their
+power channels, and in the exact size of their memory; neither separates them. A difference of the
+hardware, of a program, of a model's settings in memory or of what is measured does.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from etui.bench.store.run_config import BenchMachine, RunConfig
+from etui.energy.scopes import family
+
+if TYPE_CHECKING:
+    from etui.energy.types import Channel
+
+UNNAMED_GPUS = frozenset({"NVIDIA GPU", "AMD GPU", "Intel GPU", "Apple GPU"})
+"""Labels of GPUs of which the model is unknown."""
+
+_GPU_SCOPES = frozenset({"gpu", "module"})
+_GIB = 1 << 30
+_MODULES = ("nvidia", "amdgpu")
+
+
+def describe_machine(config: RunConfig, key: str) -> BenchMachine:
+    """Describe the machine of a run of one machine by the run's own fields.
+
+    Args:
+        config: The configuration of the run.
+        key: The key that the machine gets: ``m1``.
+    """
+    devices = config.machine.get("devices")
+    return BenchMachine(
+        key=key,
+        name=str(config.machine.get("name", "")),
+        memory_bytes=int(config.machine.get("memory_bytes", 0)),
+        threads=config.threads,
+        models=config.models,
+        versions=config.versions,
+        energy=config.energy,
+        idle=config.idle,
+        devices=tuple(str(name) for name in devices) if devices else None,
+    )
+
+
+def are_equal(one: BenchMachine, other: BenchMachine) -> bool:
+    """Test whether two machines are so alike that their joules may be pooled.
+
+    They have the same processor, number of CPUs, memory (to the GiB) and system, the same GPUs, the
+    same versions of all programs, the same threads and settings of the models in memory, and the
+    same kinds of power channels. A machine with a GPU or a processor of unknown model equals none.
+    """
+    return _is_known(one) and _is_known(other) and _signature(one) == _signature(other)
+
+
+def group_equal(machines: Iterable[BenchMachine]) -> tuple[tuple[BenchMachine, ...], ...]:
+    """Group machines of which the joules may be pooled; groups and members keep their order."""
+    groups: list[list[BenchMachine]] = []
+    for machine in machines:
+        for group in groups:
+            if are_equal(group[0], machine):
+                group.append(machine)
+                break
+        else:
+            groups.append([machine])
+    return tuple(tuple(group) for group in groups)
+
+
+def name_devices(channels: Iterable[Channel], described: Sequence[str] = ()) -> tuple[str, ...]:
+    """Name the models of the GPUs of this machine, in the order of their channels.
+
+    Args:
+        channels: The power channels; a GPU has one, whose label is its model if that is known.
+        described: GPUs as llama.cpp describes them; they name GPUs without a channel, and those of
+            which the label does not name the model if there are as many.
+    """
+    labels = [c.label for c in channels if family(c.scope) in _GPU_SCOPES]
+    if not labels:
+        return tuple(described)
+    unnamed = [at for at, label in enumerate(labels) if label in UNNAMED_GPUS]
+    if len(unnamed) == len(described):
+        for at, name in zip(unnamed, described, strict=True):
+            labels[at] = name
+    return tuple(labels)
+
+
+def read_gpu_driver(sysfs: Path) -> str | None:
+    """Read the version of the GPU's kernel driver; the kernel's if the driver is a part of it.
+
+    Args:
+        sysfs: Folder of sysfs.
+
+    Returns:
+        For example ``nvidia 550.54.15``; None if no driver is loaded.
+    """
+    for module in _MODULES:
+        folder = sysfs / "module" / module
+        if not folder.is_dir():
+            continue
+        try:
+            version = (folder / "version").read_text(encoding="utf-8", errors="replace").strip()
+        except OSError:
+            version = ""
+        return f"{module} {version or platform.release()}"
+    return None
+
+
+def _is_known(machine: BenchMachine) -> bool:
+    if not machine.name or machine.name.startswith("unknown processor"):
+        return False
+    devices = machine.devices or ()
+    if any(name in UNNAMED_GPUS for name in devices):
+        return False
+    offloads = any(model.gpu_layers for model in machine.models)
+    scopes = [*_channels(machine.energy), *_unmeasured(machine.energy)]
+    gpus = sum(family(scope) in _GPU_SCOPES for scope in scopes)
+    return len(devices) >= max(gpus, int(offloads))
+
+
+def _signature(machine: BenchMachine) -> tuple[Any, ...]:
+    kinds = sorted(
+        (_kind_of_scope(scope), str(kind)) for scope, kind in _channels(machine.energy).items()
+    )
+    unmeasured = sorted(_kind_of_scope(scope) for scope in _unmeasured(machine.energy))
+    return (
+        machine.name,
+        round(machine.memory_bytes / _GIB),
+        sorted(machine.devices or ()),
+        dict(machine.versions),
+        machine.threads,
+        machine.models,
+        kinds,
+        unmeasured,
+    )
+
+
+def _kind_of_scope(scope: str) -> str:
+    """Return what a scope covers, without the number or the serial number that follows it."""
+    word = family(scope)
+    return scope if word == "estimate" else word
+
+
+def _channels(energy: Mapping[str, Any]) -> Mapping[str, Any]:
+    found = energy.get("channels")
+    return found if isinstance(found, Mapping) else {}
+
+
+def _unmeasured(energy: Mapping[str, Any]) -> list[str]:
+    found = energy.get("unmeasured")
+    return [str(scope) for scope in found] if isinstance(found, list | tuple) else []

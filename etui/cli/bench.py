@@ -209,6 +209,7 @@ def _build_request(options: dict[str, Any]) -> RunRequest:
         ),
         reuse=options["prefix_reuse"],
         speculates=tuple(dict.fromkeys(options["speculates"])),
+        part=options["part"],
     )
 
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from functools import reduce
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from etui.cli.param_types import MOST_JOULES, TEXT, FiniteNumber, WholeNumber
+
+if TYPE_CHECKING:
+    from etui.bench.store.run_config import BenchPart
 
 Command = Callable[..., Any]
 Option = Callable[[Command], Command]
@@ -31,6 +35,22 @@ def _parse_names(ctx: click.Context, param: click.Parameter, value: str | None) 
     if value is not None and not names:
         raise click.BadParameter("no names given", ctx, param)
     return names
+
+
+def _parse_part(ctx: click.Context, param: click.Parameter, value: str | None) -> BenchPart | None:
+    """Parse ``K/N``, the K-th of N parts; None without a value."""
+    if value is None:
+        return None
+    from etui.bench.store.run_config import BenchPart
+
+    found = re.fullmatch(r"([0-9]{1,4})/([0-9]{1,4})", value)
+    index, count = (int(number) for number in found.groups()) if found else (0, 0)
+    if not (1 <= index <= count and count >= 2):
+        shown = repr(value if len(value) <= 20 else f"{value[:20]}...")
+        raise click.BadParameter(
+            f"{shown} is not a part like 1/4, the first of four (2 to 9999 parts)", ctx, param
+        )
+    return BenchPart(index - 1, count)
 
 
 _QUESTION_OPTIONS = (
@@ -90,6 +110,15 @@ _QUESTION_OPTIONS = (
         show_default=True,
         metavar="N",
         help="Seed of the drawn questions, the order of the subjects, and the sampling.",
+    ),
+    click.option(
+        "--part",
+        type=TEXT,
+        callback=_parse_part,
+        metavar="K/N",
+        help="Answer only the K-th of N parts of the questions, one on each machine; "
+        "`etui bench merge` joins them. Parts are whole subjects with about as many questions in "
+        "each; a subject larger than a part is cut.",
     ),
 )
 

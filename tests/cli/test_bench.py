@@ -224,6 +224,12 @@ def test_generated_answers_are_turns(models, etui_home, tmp_path):
         (["--suite", "mmlup"], "unknown suite 'mmlup'", 2),
         (["--suite", "sample", "--limit", "0"], "is not a number above 0 or 'all'", 2),
         (["--suite", "sample", "--limit", "many"], "is not a number above 0 or 'all'", 2),
+        *(
+            (["--suite", "sample", "--part", value], "is not a part like 1/4", 2)
+            for value in ("0/4", "5/4", "1/1", "1/0", "x/y", "1", "1/2/3", "-1/4", "1/99999", "١/٤")
+        ),
+        (["--suite", "sample", "-m", "smollm2-135m", "--part", "1/61"], "60 questions cannot", 2),
+        (["--resume", "none", "--part", "1/2"], "--part cannot be used with --resume", 2),
         (["--suite", "sample", "--shots", "6"], "--shots", 2),
         (["--suite", "sample", "--subjects", "logik"], "did you mean logic", 2),
         (["--suite", "sample", "--json", "--jsonl"], "cannot be combined", 2),

@@ -247,6 +247,11 @@ def _sum_speculation(samples: Sequence[Sample]) -> SpeculationTotals | None:
 
 def _warnings(arms: Mapping[str, ArmSummary], run: RunConfig) -> list[str]:
     found = []
+    if run.part is not None:
+        found.append(
+            f"part {run.part.index + 1} of {run.part.count} of a plan of "
+            f"{sum(run.drawn.values()):,} questions: join the parts with `etui bench merge`"
+        )
     for name, arm in arms.items():
         accuracy, energy = arm.accuracy, arm.energy
         count = accuracy.questions

@@ -220,7 +220,8 @@ def _task_config(run: RunConfig, subject: str, task: str, metric: str) -> dict[s
 
 def _config(system: System) -> dict[str, Any]:
     run = system.run
-    whole = all(run.drawn.get(subject) == size for subject, size in run.sizes.items())
+    asked = run.asked
+    whole = all(asked.get(subject) == size for subject, size in run.sizes.items())
     return {
         "model": "etui",
         "model_args": {"model": _model_name(system), "arm": system.name},

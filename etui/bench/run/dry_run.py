@@ -55,7 +55,7 @@ def _count_model_tokens(plan: RunPlan, model: Model, context_tokens: int) -> dic
     def tokenize(text: str) -> list[int]:
         return model.tokenize(text, bos=True, special=False)
 
-    for subject, questions in plan.drawn.items():
+    for subject, questions in plan.asked.items():
         examples = plan.examples[subject]
         if plan.format.generates:
             own = sum(

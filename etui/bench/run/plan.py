@@ -18,6 +18,7 @@ from etui.bench.run.arms import (
     parse_arm,
     speculate_arms,
 )
+from etui.bench.store.parts import list_part
 from etui.bench.store.run_config import (
     BenchDesign,
     BenchPart,
@@ -30,6 +31,7 @@ from etui.datasets.question_sample import draw, match_subjects
 from etui.datasets.questions import Question, Suite
 from etui.datasets.suites import is_named_suite, load_suite
 from etui.errors import InvalidFile, UsageError
+from etui.units import count_text
 
 if TYPE_CHECKING:
     from etui.config.config import Config
@@ -82,7 +84,7 @@ class RunPlan:
 
     Attributes:
         suite: All questions to draw from.
-        drawn: Subject -> the questions of the run, subjects in the order of the run.
+        drawn: Subject -> the questions of the plan, subjects in the order of the run.
         examples: Subject -> worked examples in the prompt.
         arms: Arm -> its settings.
         policy: The policy that decides for each question; None if every arm answers all of them.
@@ -112,9 +114,19 @@ class RunPlan:
     part: BenchPart | None = None
 
     @property
+    def asked(self) -> Mapping[str, tuple[Question, ...]]:
+        """Subject -> the questions that each system answers; of a part, its share."""
+        sizes = {subject: len(questions) for subject, questions in self.drawn.items()}
+        shares = list_part(sizes, self.order, self.block, self.seed, self.part)
+        return {
+            subject: tuple(self.drawn[subject][index] for index in indices)
+            for subject, indices in shares.items()
+        }
+
+    @property
     def questions(self) -> int:
         """Number of questions that each system answers."""
-        return sum(len(rows) for rows in self.drawn.values())
+        return sum(len(rows) for rows in self.asked.values())
 
 
 def make_plan(
@@ -214,9 +226,19 @@ def _fill_plan(suite: Suite, plan: RunPlan) -> RunPlan:
         subject: tuple(suite.questions[subject][index] for index in rows)
         for subject, rows in indices.items()
     }
+    _check_part(plan.part, sum(len(questions) for questions in drawn.values()))
     examples = {subject: tuple(suite.examples.get(subject, ()))[: plan.shots] for subject in drawn}
     models = tuple(dict.fromkeys(arm.model for arm in plan.arms.values()))
     return replace(plan, drawn=drawn, examples=examples, models=models)
+
+
+def _check_part(part: BenchPart | None, questions: int) -> None:
+    if part is not None and questions < part.count:
+        raise UsageError(
+            f"a plan of {count_text(questions, 'question')} cannot be divided into "
+            f"{part.count:,} parts",
+            "ask more questions, or use fewer parts",
+        )
 
 
 def _check_request(ask: RunRequest) -> None:

@@ -8,14 +8,12 @@ from itertools import groupby
 from random import Random
 from typing import TYPE_CHECKING
 
+from etui.bench.store.parts import BLOCK as BLOCK
+from etui.bench.store.parts import choose_block_size, cut_subjects
 from etui.datasets.question_sample import order_balanced
 
 if TYPE_CHECKING:
     from etui.bench.run.plan import RunPlan
-    from etui.bench.store.run_config import BenchPart
-
-BLOCK = 8
-"""Default number of questions of a block."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,13 +43,15 @@ def build_schedule(plan: RunPlan, systems: Iterable[str]) -> Iterator[Piece]:
     Yields:
         The pieces in the order in which they are answered.
     """
-    names = tuple(systems)
-    pieces = (
-        _by_subject(plan, names)
-        if plan.order == "subjects"
-        else build_blocks(plan, names, order_questions(plan), plan.block or BLOCK)
-    )
-    yield from pieces if plan.part is None else _take_part(pieces, plan.part)
+    names, part = tuple(systems), plan.part
+    if plan.order == "subjects":
+        yield from _by_subject(plan, names)
+        return
+    order = order_questions(plan)
+    size = choose_block_size(len(order), plan.block, part)
+    for piece in build_blocks(plan, names, order, size):
+        if part is None or piece.block % part.count == part.index:
+            yield piece
 
 
 def order_questions(plan: RunPlan) -> tuple[tuple[str, int], ...]:
@@ -94,10 +94,19 @@ def build_blocks(
 
 
 def _by_subject(plan: RunPlan, systems: tuple[str, ...]) -> Iterator[Piece]:
-    for block, (subject, questions) in enumerate(plan.drawn.items()):
-        rows = tuple(question.row for question in questions)
+    rows = {
+        subject: tuple(question.row for question in questions)
+        for subject, questions in plan.drawn.items()
+    }
+    numbers = {subject: block for block, subject in enumerate(rows)}
+    if plan.part is None:
+        pieces = list(rows.items())
+    else:
+        cuts = cut_subjects({name: len(inside) for name, inside in rows.items()}, plan.part)
+        pieces = [(cut.subject, rows[cut.subject][cut.start : cut.stop]) for cut in cuts]
+    for subject, inside in pieces:
         for system in systems:
-            yield Piece(system, subject, rows, block)
+            yield Piece(system, subject, inside, numbers[subject])
 
 
 def _shuffle_systems(plan: RunPlan, systems: tuple[str, ...], block: int) -> list[str]:
@@ -111,8 +120,3 @@ def _shuffle_systems(plan: RunPlan, systems: tuple[str, ...], block: int) -> lis
     for group in groups:
         random.shuffle(group)
     return [system for group in groups for system in group]
-
-
-def _take_part(pieces: Iterable[Piece], part: BenchPart) -> Iterator[Piece]:
-    """Take every ``count``-th block; the systems of a part answer the same questions."""
-    return (piece for piece in pieces if piece.block % part.count == part.index)

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
+from etui.bench.store.parts import list_part
 from etui.text.codec import DocumentError, from_document, to_document
 
 CONFIG_VERSION = 1
@@ -92,7 +93,7 @@ class BenchPrecision:
 
 @dataclass(frozen=True, slots=True)
 class BenchPart:
-    """A share of a plan: the pieces of which the number modulo ``count`` is ``index``.
+    """A share of a plan (:mod:`etui.bench.store.parts`).
 
     Attributes:
         index: 0-based.
@@ -148,7 +149,7 @@ class RunConfig:
         data_path: Folder or file given by ``--data`` or ``--suite``; None for etui's own copy.
         data_sha256: Hash of the suite's files, those of the split and of the examples.
         sizes: Subject -> questions of the split, in file order.
-        drawn: Subject -> number of questions in the run, in the order they are asked.
+        drawn: Subject -> number of questions in the plan, in the order they are asked.
         format, format_version: The prompt format.
         shots: Requested number of worked examples.
         seed: Seed of the sample and of the order of subjects, and first seed of every answer.
@@ -214,9 +215,17 @@ class RunConfig:
     machines: tuple[BenchMachine, ...] | None = None
 
     @property
+    def asked(self) -> Mapping[str, int]:
+        """Subject -> number of questions that each system answers; of a part, its share."""
+        if self.part is None:
+            return self.drawn
+        shares = list_part(self.drawn, self.order, self.block, self.seed, self.part)
+        return {subject: len(indices) for subject, indices in shares.items()}
+
+    @property
     def questions(self) -> int:
         """Number of questions that each system answers."""
-        return sum(self.drawn.values())
+        return sum(self.asked.values())
 
     @property
     def contenders(self) -> tuple[str, ...]:

@@ -64,16 +64,35 @@ def test_every_system_answers_every_question_once(plan, order, block):
     assert asked == Counter(expected)
 
 
-def test_the_parts_of_a_plan_are_the_plan(plan):
-    for order in ("subjects", "balanced"):
-        ordered = replace(plan, order=order, block=2)
-        whole = list(build_schedule(ordered, plan.arms))
-        parts = [
-            piece
-            for index in range(3)
-            for piece in build_schedule(replace(ordered, part=BenchPart(index, 3)), plan.arms)
-        ]
-        assert Counter(whole) == Counter(parts)
+def asked(plan, **changes) -> Counter:
+    pieces = build_schedule(replace(plan, **changes), plan.arms)
+    return Counter((p.system, p.subject, row) for p in pieces for row in p.rows)
+
+
+@pytest.mark.parametrize("order", ["subjects", "balanced"])
+@pytest.mark.parametrize("count", [2, 3, 4, 6])
+def test_the_parts_of_a_plan_are_the_plan(plan, order, count):
+    whole = asked(plan, order=order, block=2)
+    parts = []
+    for index in range(count):
+        part = BenchPart(index, count)
+        parts.append(asked(plan, order=order, block=2, part=part))
+        shares = replace(plan, order=order, block=2, part=part)
+        assert sum(parts[-1].values()) == shares.questions * len(plan.arms) > 0
+        expected = {(s, q.row) for s, inside in shares.asked.items() for q in inside}
+        assert {(subject, row) for _, subject, row in parts[-1]} == expected
+    assert sum(parts, Counter()) == whole
+    assert max(whole.values()) == 1
+
+
+def test_a_part_of_whole_subjects_is_the_schedule_of_the_plan(plan):
+    whole = list(build_schedule(plan, plan.arms))
+    halves = [
+        piece
+        for index in range(2)
+        for piece in build_schedule(replace(plan, part=BenchPart(index, 2)), plan.arms)
+    ]
+    assert Counter(whole) == Counter(halves)
 
 
 def test_a_block_keeps_the_arms_of_a_model_together(plan):

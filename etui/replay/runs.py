@@ -121,8 +121,10 @@ def _check_same_data(folders: Sequence[Path], recorded: Sequence[Recorded]) -> l
 
 
 def _group_by_arm(run: Recorded) -> dict[str, dict[tuple[str, int], Sample]]:
+    from etui.bench.analysis.machines import drop_unpooled
+
     found: dict[str, dict[tuple[str, int], Sample]] = {}
-    for sample in run.samples:
+    for sample in drop_unpooled(run.samples, run.config):
         if sample.status != "error":
             found.setdefault(sample.arm, {})[sample.subject, sample.row] = sample
     return found

@@ -115,6 +115,17 @@ RUNS = (
         code=4,
     ),
     Case(
+        "bench-part",
+        (*BENCH, *TWO_SUBJECTS, "-m", "tiny-b", "--part", "1/2", "-o", "half-1"),
+        "none",
+    ),
+    Case(
+        "bench-other-part",
+        (*BENCH, *TWO_SUBJECTS, "-m", "tiny-b", "--part", "2/2", "-o", "half-2"),
+        "none",
+    ),
+    Case("bench-merge", ("bench", "merge", "half-1", "half-2", "-o", "r4", "--json")),
+    Case(
         "bench-compare",
         ("bench", "compare", "old-run:tiny-b", "old-run:tiny-c", "--json"),
         floats=True,

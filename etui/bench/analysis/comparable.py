@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from etui.bench.analysis.machines import explain_unpooled
+from etui.bench.store.machines import group_equal, list_machines
 from etui.bench.store.run_config import RunConfig, differences
 from etui.bench.store.sample import Sample
 from etui.errors import UsageError
@@ -32,6 +34,9 @@ _WORTH_KNOWING = {
     "energy.unmeasured": "what is unmeasured",
 }
 """Settings that may affect joules, or scores slightly, but do not invalidate a comparison."""
+
+_BY_MACHINE = frozenset({"threads", "versions.llama_cpp", "machine", "energy.channels"})
+"""Settings that runs of several machines have for each of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,12 +100,22 @@ def list_differences(systems: Sequence[System]) -> list[str]:
     """List differences that do not prevent a comparison, one sentence each."""
     first = systems[0]
     found: dict[str, None] = {}
+    for system in systems:
+        why = explain_unpooled(system.samples, system.run)
+        if why is not None:
+            found[f"{system.run.run_id}: {why}"] = None
     for other in systems[1:]:
         if other.run.run_id == first.run.run_id:
             continue
+        machines = (*list_machines(first.run), *list_machines(other.run))
+        several = first.run.machines is not None or other.run.machines is not None
+        if several and len(group_equal(machines)) > 1:
+            found[f"machines: differ between {first.label} and {other.label}"] = None
         changed = differences(first.run, other.run)
         for prefix, name in _WORTH_KNOWING.items():
-            if any(path == prefix or path.startswith(f"{prefix}.") for path in changed):
+            if not (several and prefix in _BY_MACHINE) and any(
+                path == prefix or path.startswith(f"{prefix}.") for path in changed
+            ):
                 found[f"{name}: differs between {first.label} and {other.label}"] = None
     if "machine" in "".join(found):
         found["joules from different machines also differ because of the hardware"] = None

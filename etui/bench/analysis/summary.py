@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from etui.bench.analysis.accuracy import (
     CHANCE,
@@ -16,6 +16,12 @@ from etui.bench.analysis.accuracy import (
     constant_letter,
 )
 from etui.bench.analysis.cost import Cost, compute_cost
+from etui.bench.analysis.machines import (
+    MachineSummary,
+    drop_unpooled,
+    explain_unpooled,
+    summarise_machines,
+)
 from etui.bench.analysis.oracle import Oracle, oracle
 from etui.bench.store.run_config import RunConfig
 from etui.bench.store.sample import Sample
@@ -77,7 +83,7 @@ class ArmSummary:
 
     Attributes:
         accuracy: Right answers.
-        energy: Cost of the answers; None if unmeasured.
+        energy: Cost of the answers; None if unmeasured, or if the run's machines are not equal.
         tokens: Sums over the questions.
         seconds: Sum over the questions.
         questions_per_second: None if ``seconds`` is 0.
@@ -85,6 +91,7 @@ class ArmSummary:
         routes: Arm -> number of questions it answered; empty unless a policy decided.
         rules: Rule of the policy -> number of questions it matched.
         speculation: Drafted tokens; None if nothing was drafted.
+        machines: Key of a machine -> its results; None for a run of one machine.
     """
 
     accuracy: Accuracy
@@ -96,6 +103,7 @@ class ArmSummary:
     routes: dict[str, int]
     rules: dict[str, int]
     speculation: SpeculationTotals | None = None
+    machines: dict[str, MachineSummary] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +166,12 @@ def summarise(
         labels = None
     grouped = group_by_system(samples, run)
     arms = {name: _arm(inside, run, labels) for name, inside in grouped.items()}
+    if run.machines is not None:
+        measured = _group(samples, run)
+        arms = {
+            name: replace(arm, machines=summarise_machines(measured[name], run))
+            for name, arm in arms.items()
+        }
     points = {
         name: (arm.energy.per_question.value, arm.accuracy.micro.value)
         for name, arm in arms.items()
@@ -185,12 +199,19 @@ def summarise(
         arms=arms,
         hull=hull(points) if len(points) == len(arms) else [],
         oracle=oracle(grouped),
-        warnings=_warnings(arms, run),
+        warnings=_warnings(arms, run, samples),
     )
 
 
 def group_by_system(samples: Iterable[Sample], run: RunConfig) -> dict[str, list[Sample]]:
-    """Group samples by system, in configuration order; samples are sorted by question."""
+    """Group samples by system, in configuration order; samples are sorted by question.
+
+    They have no joules if the machines of the run are not equal.
+    """
+    return _group(drop_unpooled(list(samples), run), run)
+
+
+def _group(samples: Iterable[Sample], run: RunConfig) -> dict[str, list[Sample]]:
     found: dict[str, list[Sample]] = {name: [] for name in run.contenders}
     for sample in samples:
         found.setdefault(run.contender(sample.arm), []).append(sample)
@@ -245,8 +266,13 @@ def _sum_speculation(samples: Sequence[Sample]) -> SpeculationTotals | None:
     )
 
 
-def _warnings(arms: Mapping[str, ArmSummary], run: RunConfig) -> list[str]:
+def _warnings(
+    arms: Mapping[str, ArmSummary], run: RunConfig, samples: Sequence[Sample]
+) -> list[str]:
     found = []
+    unpooled = explain_unpooled(samples, run)
+    if unpooled is not None:
+        found.append(unpooled)
     if run.part is not None:
         found.append(
             f"part {run.part.index + 1} of {run.part.count} of a plan of "

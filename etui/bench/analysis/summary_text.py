@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import csv
 import io
+from collections import Counter
 
 from etui import units
 from etui.bench.analysis.accuracy import Accuracy, Share
 from etui.bench.analysis.cost import Figure
+from etui.bench.analysis.machines import MachineSummary
 from etui.bench.analysis.summary import ArmSummary, Summary
 from etui.bench.store.run_config import RunConfig
 from etui.datasets.suites import suite_title
@@ -30,11 +32,18 @@ def headline(summary: Summary) -> str:
     arms = summary.arms
     if not arms:
         return f"{protocol(summary)}: no question answered"
-    lines = [
-        f"{protocol(summary)}{f', {name}' if len(arms) > 1 else ''}: {_arm_line(arm)}"
-        for name, arm in arms.items()
-    ]
+    lines = []
+    for name, arm in arms.items():
+        label = f", {name}" if len(arms) > 1 else ""
+        lines.append(f"{protocol(summary)}{label}: {_arm_line(arm)}")
+        lines += [f"  {_machine_line(key, one)}" for key, one in (arm.machines or {}).items()]
     return "\n".join(lines)
+
+
+def missing_energy_text(arm: ArmSummary) -> str:
+    """Say why a system has no joules: unmeasured, or given only by machine."""
+    by_machine = any(machine.energy for machine in (arm.machines or {}).values())
+    return "not pooled, see machines" if by_machine else units.UNMEASURED
 
 
 def protocol(summary: Summary) -> str:
@@ -108,6 +117,9 @@ def markdown(summary: Summary, run: RunConfig) -> str:
     groups = _groups_table(summary)
     if groups:
         parts.append(groups)
+    machines = _machines_table(summary)
+    if machines:
+        parts.append(machines)
     labelled = _labelled_lines(summary)
     if labelled:
         parts.append(labelled)
@@ -145,7 +157,7 @@ def _arm_line(arm: ArmSummary) -> str:
     if count_lost(accuracy):
         parts.append(f"{units.percent_text(count_lost(accuracy) / accuracy.questions)} no answer")
     if energy is None:
-        parts.append("energy unmeasured")
+        parts.append(f"energy {missing_energy_text(arm)}")
     else:
         parts.append(cost_text(energy.per_question, "question", energy.kind))
         if energy.per_correct is not None:
@@ -177,7 +189,7 @@ def _arms_table(summary: Summary) -> str:
             f"{mass.mean:.2f}" if mass else DASH,
         ]
         if energy is None:
-            row += [units.UNMEASURED, DASH, DASH, DASH]
+            row += [missing_energy_text(arm), DASH, DASH, DASH]
         else:
             kind, watts = energy.kind, energy.mean_watts
             row += [
@@ -189,6 +201,52 @@ def _arms_table(summary: Summary) -> str:
         row.append(units.seconds_text(arm.seconds / accuracy.questions))
         rows.append(row)
     return format_markdown_table(rows, header=head, align="<>")
+
+
+def _machine_line(key: str, machine: MachineSummary) -> str:
+    parts = [f"{key} ({machine_text(machine)}): {units.count_text(machine.questions, 'question')}"]
+    energy = machine.energy
+    if energy is None:
+        return f"{parts[0]}; energy {units.UNMEASURED}"
+    parts.append(f"{joules_text(energy.per_question, energy.kind)} per question")
+    if energy.per_correct is not None:
+        parts.append(f"{joules_text(energy.per_correct, energy.kind)} per right answer")
+    if energy.mean_watts is not None:
+        parts.append(units.watts_text(energy.mean_watts.value, energy.kind))
+    return "; ".join(parts)
+
+
+def machine_text(machine: MachineSummary) -> str:
+    """Describe a machine by its processor and its GPUs: ``AMD EPYC, 2 CPUs, 2 x NVIDIA L40S``."""
+    counts = Counter(machine.devices)
+    gpus = [f"{count} x {name}" if count > 1 else name for name, count in counts.items()]
+    return ", ".join([machine.name or "unknown machine", *gpus])
+
+
+def _machines_table(summary: Summary) -> str:
+    rows = []
+    for name, arm in summary.arms.items():
+        for key, machine in (arm.machines or {}).items():
+            energy = machine.energy
+            kind = None if energy is None else energy.kind
+            watts = None if energy is None or energy.mean_watts is None else energy.mean_watts.value
+            rows.append(
+                [
+                    _escape_cell(name),
+                    _escape_cell(f"{key}: {machine_text(machine)}"),
+                    f"{machine.questions:,}",
+                    units.UNMEASURED if energy is None else joules_text(energy.per_question, kind),
+                    DASH if energy is None else joules_text(energy.per_correct, kind),
+                    DASH if energy is None else units.watts_text(watts, kind),
+                    units.seconds_text(machine.seconds / machine.questions),
+                ]
+            )
+    head = ["arm", "machine", "n", "per question", "per right answer", "mean power"]
+    return (
+        format_markdown_table(rows, header=[*head, "time per question"], align="<<>")
+        if rows
+        else ""
+    )
 
 
 def _groups_table(summary: Summary) -> str:

@@ -96,6 +96,7 @@ def lm_eval_document(system: System) -> dict[str, Any]:
             "micro": to_document(accuracy.micro),
             "macro": to_document(accuracy.macro),
             "energy": to_document(cost),
+            **({} if run.machines is None else {"machines": to_document(run.machines)}),
         },
     }
 

@@ -6,9 +6,11 @@ from collections.abc import Sequence
 
 from etui import __version__, units
 from etui.bench.analysis.accuracy import OUTCOMES
+from etui.bench.analysis.machines import drop_unpooled
 from etui.bench.analysis.summary import Summary, group_by_system
 from etui.bench.analysis.summary_text import protocol
 from etui.bench.report import chart, power_chart, view
+from etui.bench.report.machine_rows import machine_rows
 from etui.bench.report.questions_json import Texts, embed_json, questions_json
 from etui.bench.report.render import read_resource, render_template
 from etui.bench.store.run_config import RunConfig
@@ -35,7 +37,7 @@ def render_page(
     """
     grouped = group_by_system(samples, run)
     series: dict[str, list[Sample]] = {name: [] for name in grouped}
-    for sample in samples:
+    for sample in drop_unpooled(samples, run):
         series[run.contender(sample.arm)].append(sample)
     steps = power_chart.compute_all_steps(
         {sanitize(name): inside for name, inside in series.items()}
@@ -52,6 +54,7 @@ def render_page(
         run=run,
         models=[sanitize(model.name) for model in run.models],
         arms=view.arm_rows(summary, run),
+        machines=machine_rows(summary),
         findings=view.findings(summary),
         mixture=view.mixture_sentence(summary),
         charts=[chart.draw_chart(summary, size) for size in (chart.WIDE, chart.NARROW)],

@@ -17,6 +17,7 @@ from etui.bench.analysis.summary_text import (
     interval_text,
     is_lopsided,
     joules_text,
+    missing_energy_text,
 )
 from etui.bench.store.run_config import RunConfig
 from etui.datasets.mmlu import GROUPS, find_group
@@ -128,7 +129,7 @@ def arm_rows(summary: Summary, run: RunConfig) -> list[ArmRow]:
                 interval=f"CI {interval_text(micro)}",
                 macro=units.accuracy_text(accuracy.macro.value),
                 questions=f"{accuracy.questions:,}",
-                energy=units.UNMEASURED if energy is None else "",
+                energy=missing_energy_text(arm) if energy is None else "",
                 per_question=DASH if energy is None else joules_text(energy.per_question, kind),
                 per_correct=DASH if energy is None else joules_text(energy.per_correct, kind),
                 per_token=DASH if energy is None else joules_text(energy.per_output_token, kind),
@@ -173,7 +174,9 @@ def findings(summary: Summary) -> list[tuple[str, str, str]]:
             text = units.watts_text(cost.mean_watts.value, cost.kind)
             found.append(("Mean power", text, f"over {units.seconds_text(arms[name].seconds)}"))
     else:
-        found.append(("Energy", units.UNMEASURED, "no readable power channel"))
+        by_machine = any(arm.machines for arm in arms.values())
+        note = "the machines are not equal" if by_machine else "no readable power channel"
+        found.append(("Energy", missing_energy_text(arms[top]), note))
     best = summary.oracle
     if best is not None:
         found.append(

@@ -117,12 +117,13 @@ class BenchRunner:
             limits: Stop once these are reached; joules used before count, time does not.
 
         Raises:
-            UsageError: The run was started with other data, models or programs.
+            UsageError: The run was started with other data, models or programs, or was merged.
             EtuiError: The run cannot resume, or did not finish; its answers are kept.
         """
         opened, recorded = RunFolder.reopen(folder)
         with opened:
             before = recorded.config
+            refuse_merged(before)
             plan = plan_again(before)
             refuse_changes(before, self._configure(plan, before.run_id))
             return self._run(plan, before, opened, recorded.samples, limits)
@@ -233,6 +234,20 @@ class BenchRunner:
         for name, text in result_files(config, samples, summary, texts).items():
             folder.write(name, text)
         return summary
+
+
+def refuse_merged(config: RunConfig) -> None:
+    """Refuse to resume a run that was merged from others.
+
+    Raises:
+        UsageError: It was.
+    """
+    if config.merged is not None:
+        raise UsageError(
+            f"run {config.run_id} was merged from {', '.join(config.merged)}, and answers nothing "
+            "itself",
+            "resume one of these, or answer another part with --part, and merge again",
+        )
 
 
 def refuse_changes(before: RunConfig, now: RunConfig) -> None:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
+from etui.bench.analysis.machines import drop_unpooled
 from etui.bench.analysis.summary import Summary
 from etui.bench.store.run_config import RunConfig
 from etui.bench.store.sample import Sample
@@ -25,7 +26,8 @@ def run_record(
 ) -> RunRecord:
     """Build the row of a run in its current state.
 
-    Joules are None if those of any answer are, since a partial sum would look like the total.
+    Joules are None if those of any answer are, since a partial sum would look like the total, and
+    if the machines of the run are not equal.
 
     Args:
         config: The configuration of the run.
@@ -34,6 +36,7 @@ def run_record(
         status: ``running``, ``complete``, ``stopped`` or ``error``.
         summary: None before the run has one.
     """
+    samples = drop_unpooled(samples, config)
     known = [s.joules for s in samples if s.joules is not None]
     measured = bool(samples) and len(known) == len(samples)
     kind = weakest(Kind(s.kind) for s in samples if s.kind is not None) if measured else None

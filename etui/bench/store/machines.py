@@ -47,6 +47,11 @@ def describe_machine(config: RunConfig, key: str) -> BenchMachine:
     )
 
 
+def list_machines(config: RunConfig) -> tuple[BenchMachine, ...]:
+    """List the machines of a run; the only machine of a run has an empty key."""
+    return (describe_machine(config, ""),) if config.machines is None else config.machines
+
+
 def are_equal(one: BenchMachine, other: BenchMachine) -> bool:
     """Test whether two machines are so alike that their joules may be pooled.
 
@@ -55,6 +60,33 @@ def are_equal(one: BenchMachine, other: BenchMachine) -> bool:
     same kinds of power channels. A machine with a GPU or a processor of unknown model equals none.
     """
     return _is_known(one) and _is_known(other) and _signature(one) == _signature(other)
+
+
+def explain_difference(machines: Sequence[BenchMachine]) -> str:
+    """Name what separates machines that are not all equal: ``m1 and m2 differ in their GPUs``.
+
+    Args:
+        machines: At least two.
+    """
+    groups = group_equal(machines)
+    firsts = [group[0] for group in groups]
+    unknown = [machine.key for machine in firsts if not _is_known(machine)]
+    signatures = [_signature(machine) for machine in firsts]
+    names = [
+        name for name in signatures[0] if any(s[name] != signatures[0][name] for s in signatures)
+    ]
+    keys = ["+".join(machine.key for machine in group) for group in groups]
+    parts = []
+    if names:
+        parts.append(f"{join_words(keys)} differ in {join_words(names)}")
+    if unknown:
+        parts.append(f"the hardware of {join_words(unknown)} is not known")
+    return ", and ".join(parts)
+
+
+def join_words(words: Sequence[str]) -> str:
+    """Join words: ``a``, ``a and b``, ``a, b and c``."""
+    return " and ".join(filter(None, (", ".join(words[:-1]), *words[-1:])))
 
 
 def group_equal(machines: Iterable[BenchMachine]) -> tuple[tuple[BenchMachine, ...], ...]:
@@ -121,21 +153,23 @@ def _is_known(machine: BenchMachine) -> bool:
     return len(devices) >= max(gpus, int(offloads))
 
 
-def _signature(machine: BenchMachine) -> tuple[Any, ...]:
+def _signature(machine: BenchMachine) -> dict[str, Any]:
+    """Return what separates machines, by a name for people."""
     kinds = sorted(
         (_kind_of_scope(scope), str(kind)) for scope, kind in _channels(machine.energy).items()
     )
     unmeasured = sorted(_kind_of_scope(scope) for scope in _unmeasured(machine.energy))
-    return (
-        machine.name,
-        round(machine.memory_bytes / _GIB),
-        sorted(machine.devices or ()),
-        dict(machine.versions),
-        machine.threads,
-        machine.models,
-        kinds,
-        unmeasured,
-    )
+    versions = dict(machine.versions)
+    return {
+        "the processor or the system": machine.name,
+        "the memory": round(machine.memory_bytes / _GIB),
+        "the GPUs": sorted(machine.devices or ()),
+        "the GPU's driver": versions.pop("gpu_driver", None),
+        "the versions of programs": versions,
+        "the threads": machine.threads,
+        "the settings of models in memory": machine.models,
+        "the power channels": (kinds, unmeasured),
+    }
 
 
 def _kind_of_scope(scope: str) -> str:

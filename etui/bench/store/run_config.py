@@ -17,7 +17,7 @@ _WITHOUT_EFFECT = frozenset({"run_id", "started_at", "data_path", "idle"})
 """Fields that do not affect the results of a run."""
 
 _OF_THE_MACHINE = frozenset(
-    {"machine", "machines", "energy", "threads", "group_questions", "part", "versions"}
+    {"machine", "machines", "merged", "energy", "threads", "group_questions", "part", "versions"}
 )
 """Further fields in which the runs of one plan may differ."""
 
@@ -177,6 +177,7 @@ class RunConfig:
         design: The design that laid out the run; None without one.
         part: Share of the plan that this run answers; None is the whole plan.
         machines: Machines of a merged or a distributed run; None for a run of one machine.
+        merged: Ids of the runs that were merged into this one; None for a run that answered itself.
     """
 
     run_id: str
@@ -213,6 +214,7 @@ class RunConfig:
     design: BenchDesign | None = None
     part: BenchPart | None = None
     machines: tuple[BenchMachine, ...] | None = None
+    merged: tuple[str, ...] | None = None
 
     @property
     def asked(self) -> Mapping[str, int]:
@@ -247,10 +249,15 @@ class RunConfig:
     @property
     def plan_sha256(self) -> str:
         """Hash of what is asked of which models; the runs of one plan agree in it and may merge."""
-        left_out = _WITHOUT_EFFECT | _OF_THE_MACHINE
-        document = {k: v for k, v in self.to_json().items() if k not in left_out}
+        document = self._plan_document()
         document["models"] = [[model.name, model.sha256] for model in self.models]
         return hashlib.sha256(_canonical(document).encode()).hexdigest()
+
+    def _plan_document(self) -> dict[str, Any]:
+        left_out = _WITHOUT_EFFECT | _OF_THE_MACHINE
+        document = {k: v for k, v in self.to_json().items() if k not in left_out}
+        document["models"] = {model.name: model.sha256 for model in self.models}
+        return document
 
     def to_json(self) -> dict[str, Any]:
         """Return the document of ``config.json`` without its hash, as plain JSON values.
@@ -272,7 +279,7 @@ class RunConfig:
 
 _LATER: Mapping[str, Any] = {
     "order": "subjects", "block": None, "chance": None, "precision": None, "design": None,
-    "part": None, "machines": None,
+    "part": None, "machines": None, "merged": None,
 }  # fmt: skip
 """Fields that the document leaves out at these values."""
 
@@ -307,6 +314,13 @@ def differences(one: RunConfig, other: RunConfig) -> dict[str, tuple[Any, Any]]:
         if name not in _WITHOUT_EFFECT:
             _compare(name, first.get(name), second.get(name), found)
     return found
+
+
+def plan_differences(one: RunConfig, other: RunConfig) -> dict[str, tuple[Any, Any]]:
+    """Return path -> both values for all settings in which two runs of one plan must agree."""
+    found: dict[str, tuple[Any, Any]] = {}
+    _compare("", one._plan_document(), other._plan_document(), found)
+    return {path.removeprefix("."): values for path, values in found.items()}
 
 
 def _compare(path: str, one: Any, other: Any, found: dict[str, tuple[Any, Any]]) -> None:

@@ -1,0 +1,261 @@
+"""Join the answers of runs of one plan; pure, without files."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+from etui.bench.store.machines import list_machines
+from etui.bench.store.run_config import BenchMachine, RunConfig, plan_differences
+from etui.bench.store.run_folder import Recorded
+from etui.bench.store.sample import Sample
+from etui.errors import InvalidFile, UsageError
+from etui.units import count_text, energy_text
+
+_MOST_DIFFERENCES = 12
+
+_FOLLOWING = frozenset({"sizes", "drawn"})
+"""Settings with a value for each subject, which are named in one line."""
+
+
+@dataclass(frozen=True, slots=True)
+class NamedRun:
+    """A run that is merged: its folder, and its content."""
+
+    folder: Path
+    recorded: Recorded
+
+    @property
+    def name(self) -> str:
+        """Its name in messages."""
+        return str(self.folder)
+
+    @property
+    def config(self) -> RunConfig:
+        """The configuration of the run."""
+        return self.recorded.config
+
+
+@dataclass(frozen=True, slots=True)
+class Duplicates:
+    """Answers that were left out, since an earlier run has the same question.
+
+    Attributes:
+        answers: Number of them.
+        joules: Their joules; None if those of one are unknown.
+        kinds: How the joules are known.
+    """
+
+    answers: int
+    joules: float | None
+    kinds: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class MergedRun:
+    """The joined run.
+
+    Attributes:
+        runs: The runs that were joined, in their order.
+        config: Its configuration.
+        samples: Its answers, in the order of the runs, each with its machine.
+        keys: For each of the runs, the key of a machine in it -> its key here; a run of one
+            machine has None as the key.
+        duplicates: The answers that were left out.
+        notes: What the reader should know, one sentence each.
+    """
+
+    runs: tuple[NamedRun, ...]
+    config: RunConfig
+    samples: tuple[Sample, ...]
+    keys: tuple[Mapping[str | None, str], ...]
+    duplicates: Duplicates
+    notes: tuple[str, ...]
+
+
+def merge_runs(runs: Sequence[NamedRun], run_id: str) -> MergedRun:
+    """Join runs of one plan.
+
+    A question that several runs answered counts once, with the answer of the run that was given
+    first. Machines that answered nothing in the joined run are left out.
+
+    Args:
+        runs: At least two, in the order in which their answers count.
+        run_id: Id of the joined run.
+
+    Raises:
+        UsageError: There are fewer than two runs, one is there twice, or they are not of one plan.
+        InvalidFile: A run was changed outside etui.
+    """
+    _check_runs(runs)
+    machines, keys = _number_machines(runs)
+    samples, dropped = _join_samples(runs, keys)
+    used = {sample.machine for sample in samples}
+    kept = tuple(machine for machine in machines if machine.key in used) or tuple(machines[:1])
+    first = next(
+        run.config
+        for run, mapping in zip(runs, keys, strict=True)
+        if kept[0].key in mapping.values()
+    )
+    config = replace(
+        first,
+        run_id=run_id,
+        started_at=min(run.config.started_at for run in runs),
+        part=None,
+        models=kept[0].models,
+        threads=kept[0].threads,
+        versions=kept[0].versions,
+        energy=kept[0].energy,
+        idle=kept[0].idle,
+        machine=_describe(kept[0]),
+        machines=kept,
+        merged=tuple(name for run in runs for name in run.config.merged or (run.config.run_id,)),
+    )
+    duplicates = _count_duplicates(dropped)
+    notes = [*_note_versions(kept), *_note_duplicates(duplicates)]
+    notes += [
+        f"{run.name} adds no answer"
+        for run, mapping in zip(runs, keys, strict=True)
+        if not used & set(mapping.values())
+    ]
+    return MergedRun(tuple(runs), config, samples, keys, duplicates, tuple(notes))
+
+
+def _check_runs(runs: Sequence[NamedRun]) -> None:
+    if len(runs) < 2:
+        raise UsageError("there is only one run", "give at least two runs: etui bench merge A B")
+    for run in runs:
+        if run.recorded.edited:
+            raise InvalidFile(
+                f"{run.name} was changed outside etui: {'; '.join(run.recorded.edited)}",
+                "restore it from a copy, or merge without it",
+            )
+    for one, other in combinations(runs, 2):
+        if one.config.run_id == other.config.run_id:
+            raise UsageError(
+                f"{one.name} and {other.name} are the same run, {one.config.run_id}",
+                "give it once; of an unfinished and a finished copy, the finished one",
+            )
+    lines = [line for other in runs[1:] for line in _list_plan_differences(runs[0], other)]
+    if lines:
+        more = len(lines) - _MOST_DIFFERENCES
+        shown = lines[:_MOST_DIFFERENCES] + ([f"and {more:,} more"] if more > 0 else [])
+        raise UsageError(
+            "these runs are not of one plan:\n" + "\n".join(f"  {line}" for line in shown),
+            "merge runs of the same questions, format, arms and model files; "
+            "use `etui bench compare` for others",
+        )
+
+
+def _list_plan_differences(first: NamedRun, other: NamedRun) -> list[str]:
+    if first.config.plan_sha256 == other.config.plan_sha256:
+        return []
+    differing = plan_differences(first.config, other.config)
+    found = {
+        path: values
+        for path, values in differing.items()
+        if path.partition(".")[0].partition(" ")[0] not in _FOLLOWING
+    }
+    lines = [
+        f"{path}: {first.name} has {_short(one)}, {other.name} has {_short(two)}"
+        for path, (one, two) in found.items()
+    ]
+    if len(found) < len(differing):
+        lines.append(_compare_questions(first, other))
+    return lines or [f"models (order): {first.name} and {other.name} have them in another order"]
+
+
+def _compare_questions(first: NamedRun, other: NamedRun) -> str:
+    one, two = (
+        f"{sum(run.config.drawn.values()):,} of {sum(run.config.sizes.values()):,}"
+        for run in (first, other)
+    )
+    if one == two:
+        return f"questions: {first.name} and {other.name} drew them in another way"
+    return f"questions: {first.name} has {one}, {other.name} has {two}"
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= 40 else f"{text[:37]}..."
+
+
+def _number_machines(
+    runs: Sequence[NamedRun],
+) -> tuple[list[BenchMachine], tuple[Mapping[str | None, str], ...]]:
+    """Give every machine of every run a key: m1, m2, ... in the order of the runs."""
+    machines: list[BenchMachine] = []
+    keys: list[Mapping[str | None, str]] = []
+    for run in runs:
+        mapping: dict[str | None, str] = {}
+        for machine in list_machines(run.config):
+            key = f"m{len(machines) + 1}"
+            mapping[machine.key or None] = key
+            machines.append(replace(machine, key=key))
+        keys.append(mapping)
+    return machines, tuple(keys)
+
+
+def _join_samples(
+    runs: Sequence[NamedRun], keys: Sequence[Mapping[str | None, str]]
+) -> tuple[tuple[Sample, ...], list[Sample]]:
+    """Return the samples that count, and those that an earlier run has."""
+    seen: set[tuple[str, str, int]] = set()
+    kept: list[Sample] = []
+    dropped: list[Sample] = []
+    for run, mapping in zip(runs, keys, strict=True):
+        for sample in run.recorded.samples:
+            if sample.machine not in mapping:
+                raise InvalidFile(
+                    f"{run.name} has an answer of a machine that its configuration does not list: "
+                    f"{sample.machine}",
+                    "merge without it",
+                )
+            key = (run.config.contender(sample.arm), sample.subject, sample.row)
+            if key in seen:
+                dropped.append(sample)
+                continue
+            seen.add(key)
+            kept.append(replace(sample, machine=mapping[sample.machine]))
+    return tuple(kept), dropped
+
+
+def _describe(machine: BenchMachine) -> dict[str, Any]:
+    """Return a machine in the form of a configuration's ``machine``."""
+    found: dict[str, Any] = {"name": machine.name, "memory_bytes": machine.memory_bytes}
+    return found | ({"devices": list(machine.devices)} if machine.devices else {})
+
+
+def _count_duplicates(dropped: Sequence[Sample]) -> Duplicates:
+    known = [sample.joules for sample in dropped if sample.joules is not None]
+    return Duplicates(
+        len(dropped),
+        math.fsum(known) if len(known) == len(dropped) else None,
+        frozenset(sample.kind for sample in dropped if sample.kind is not None),
+    )
+
+
+def _note_duplicates(duplicates: Duplicates) -> Iterator[str]:
+    if duplicates.answers:
+        kind = "estimate" if "estimate" in duplicates.kinds else None
+        joules = energy_text(duplicates.joules, None, kind)
+        yield (
+            f"{count_text(duplicates.answers, 'answer')} to questions that an earlier run "
+            f"answered too were left out ({joules})"
+        )
+
+
+def _note_versions(machines: Sequence[BenchMachine]) -> Iterator[str]:
+    names = dict.fromkeys(name for machine in machines for name in machine.versions)
+    for name in names:
+        values: dict[str, list[str]] = {}
+        for machine in machines:
+            values.setdefault(str(machine.versions.get(name)), []).append(machine.key)
+        if len(values) > 1:
+            shown = ", ".join(f"{value} ({' '.join(keys)})" for value, keys in values.items())
+            yield f"{name} differs between machines: {shown}"

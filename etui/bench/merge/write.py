@@ -1,0 +1,92 @@
+"""Write a joined run as a run folder, with the reports and the rows of the log of any run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from etui.bench.merge.join import MergedRun, NamedRun
+from etui.bench.store.log_rows import answer_record, run_record
+from etui.bench.store.run_folder import RunFolder
+from etui.errors import EtuiError
+
+if TYPE_CHECKING:
+    from etui.bench.analysis.summary import Summary
+    from etui.config.config import Config
+    from etui.log.writer import TurnWriter
+
+_CURVES = "curves.jsonl"
+"""Measured points of a design run, one a line, each with the machine that measured it."""
+
+
+@dataclass(frozen=True, slots=True)
+class WrittenRun:
+    """The folder of a joined run, and its summary."""
+
+    folder: Path
+    summary: Summary
+
+
+def write_merged(merged: MergedRun, to: Path, config: Config, log: TurnWriter) -> WrittenRun:
+    """Write the folder of a joined run.
+
+    Args:
+        merged: The joined run.
+        to: The new folder.
+        config: Tells where the questions and their labels may be.
+        log: Receives the row of the run and of each answer, and is closed.
+
+    Raises:
+        UsageError: The folder is not empty.
+        EtuiError: It cannot be written.
+    """
+    from etui.bench.analysis.summary import summarise
+    from etui.bench.report.files import result_files
+    from etui.bench.report.sources import load_labels, load_texts
+
+    run = replace(merged.config, data_path=_find_data_path(merged.runs))
+    curves = "".join(_join_curves(merged))
+    with RunFolder.create(to, run) as folder:
+        folder.append(merged.samples)
+        summary = summarise(merged.samples, run, load_labels(run, config))
+        texts = load_texts(run, config)
+        for name, text in result_files(run, merged.samples, summary, texts).items():
+            folder.write(name, text)
+        if curves:
+            folder.write(_CURVES, curves)
+    status = "complete" if summary.complete else "stopped"
+    with suppress(EtuiError):  # all is in the folder, and a log error was reported
+        log.save_run(run_record(run, to, merged.samples, status, summary))
+        log.save_answers([answer_record(run.run_id, sample) for sample in merged.samples])
+        log.close()
+    return WrittenRun(to, summary)
+
+
+def _find_data_path(runs: Sequence[NamedRun]) -> str | None:
+    """Return the place of the data that is on this machine; else that of the first run."""
+    places = [run.config.data_path for run in runs]
+    return next((place for place in places if place and Path(place).exists()), places[0])
+
+
+def _join_curves(merged: MergedRun) -> Iterator[str]:
+    """Yield the curve points of all runs as lines, each with the key of its machine here.
+
+    A line that a crash cut off, or of a machine that the run does not list, is left out.
+    """
+    for run, mapping in zip(merged.runs, merged.keys, strict=True):
+        try:
+            lines = (run.folder / _CURVES).read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError):
+            continue
+        for line in lines:
+            try:
+                point: Any = json.loads(line)
+            except ValueError:
+                continue
+            if isinstance(point, dict) and point.get("machine") in mapping:
+                point["machine"] = mapping[point["machine"]]
+                yield json.dumps(point, ensure_ascii=True) + "\n"

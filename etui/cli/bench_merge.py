@@ -1,0 +1,63 @@
+"""``etui bench merge``: join the runs of one plan."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from etui.cli.common import print_json
+from etui.cli.param_types import TEXT
+
+
+@click.command()
+@click.argument("runs", type=TEXT, nargs=-1, required=True, metavar="RUN RUN...")
+@click.option(
+    "-o", "--out", type=click.Path(path_type=Path), metavar="DIR", help="Folder for the joined run."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the summary as one JSON document.")
+@click.option("-q", "--quiet", is_flag=True, help="Do not print notes.")
+def merge(runs: tuple[str, ...], out: Path | None, as_json: bool, quiet: bool) -> None:
+    """Join the runs of one plan into a new run: its parts, from other machines or other days.
+
+    \b
+    etui bench merge part-1 part-2 --out whole
+
+    The runs must have the same questions, format, seed, arms and model files; versions and machines
+    may differ, and are named. A question that several runs answered counts once, with the answer of
+    the run that is given first. Runs may be unfinished, and may be joined themselves.
+
+    Joules are given for each machine, and pooled only if all machines are equal: hardware,
+    programs, settings and power channels. RUN is the run's folder, its id, or `last`.
+    """  # noqa: D301
+    from datetime import datetime
+
+    from etui.bench.analysis.summary_text import headline
+    from etui.bench.merge.join import NamedRun, merge_runs
+    from etui.bench.merge.write import write_merged
+    from etui.bench.store.find import find_run, new_run_id, runs_dir
+    from etui.bench.store.run_folder import RUN, read_run
+    from etui.bench.store.sealed_folder import check_new
+    from etui.config.config import make_home
+    from etui.config.load import load_config
+    from etui.log.writer import TurnWriter
+
+    config = load_config()
+    make_home(config)
+    folders = [find_run(text, config) for text in runs]
+    if out is not None:
+        check_new(out, RUN)
+    found = [NamedRun(folder, read_run(folder)) for folder in folders]
+    first = found[0].config
+    run_id = new_run_id(first.suite, first.format, first.contenders, datetime.now())
+    merged = merge_runs(found, run_id)
+    log = TurnWriter(config, on_error=lambda error: click.echo(error.what, err=True))
+    written = write_merged(merged, out or runs_dir(config) / run_id, config, log)
+    if as_json:
+        print_json(written.summary)
+    else:
+        click.echo(headline(written.summary))
+    if not quiet:
+        for note in (*merged.notes, *written.summary.warnings):
+            click.echo(f"note: {note}", err=True)
+        click.echo(f"report: {written.folder / 'report.html'}", err=True)

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 _COMMANDS = {
     "compare": "Compare runs, or the arms of a run, question by question.",
     "merge": "Join the runs of one plan: parts, other machines, other days.",
+    "publish": "Write a run as a folder for a public git repository.",
+    "board": "Write a page that ranks public folders by joules per right answer.",
     "report": "Write a run's page, summary and table, and figures for a paper.",
     "export": "Write a run's results in the form that lm-eval's viewers read.",
 }

@@ -167,7 +167,7 @@ def summarise(
     grouped = group_by_system(samples, run)
     arms = {name: _arm(inside, run, labels) for name, inside in grouped.items()}
     if run.machines is not None:
-        measured = _group(samples, run)
+        measured = group_samples(samples, run)
         arms = {
             name: replace(arm, machines=summarise_machines(measured[name], run))
             for name, arm in arms.items()
@@ -208,10 +208,11 @@ def group_by_system(samples: Iterable[Sample], run: RunConfig) -> dict[str, list
 
     They have no joules if the machines of the run are not equal.
     """
-    return _group(drop_unpooled(list(samples), run), run)
+    return group_samples(drop_unpooled(list(samples), run), run)
 
 
-def _group(samples: Iterable[Sample], run: RunConfig) -> dict[str, list[Sample]]:
+def group_samples(samples: Iterable[Sample], run: RunConfig) -> dict[str, list[Sample]]:
+    """Group samples as :func:`group_by_system`, with their joules whatever the machines are."""
     found: dict[str, list[Sample]] = {name: [] for name in run.contenders}
     for sample in samples:
         found.setdefault(run.contender(sample.arm), []).append(sample)

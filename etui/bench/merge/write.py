@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 _CURVES = "curves.jsonl"
 """Measured points of a design run, one a line, each with the machine that measured it."""
 
+_DIFFICULTY = "difficulty.csv"
+"""Table of difficulties of a run with a precision; the same in all runs of a plan."""
+
 
 @dataclass(frozen=True, slots=True)
 class WrittenRun:
@@ -56,8 +59,9 @@ def write_merged(merged: MergedRun, to: Path, config: Config, log: TurnWriter) -
         texts = load_texts(run, config)
         for name, text in result_files(run, merged.samples, summary, texts).items():
             folder.write(name, text)
-        if curves:
-            folder.write(_CURVES, curves)
+        for name, text in {_CURVES: curves, _DIFFICULTY: _read_difficulty(merged.runs)}.items():
+            if text:
+                folder.write(name, text)
     status = "complete" if summary.complete else "stopped"
     with suppress(EtuiError):  # all is in the folder, and a log error was reported
         log.save_run(run_record(run, to, merged.samples, status, summary))
@@ -70,6 +74,14 @@ def _find_data_path(runs: Sequence[NamedRun]) -> str | None:
     """Return the place of the data that is on this machine; else that of the first run."""
     places = [run.config.data_path for run in runs]
     return next((place for place in places if place and Path(place).exists()), places[0])
+
+
+def _read_difficulty(runs: Sequence[NamedRun]) -> str:
+    """Read the table of difficulties of the first run that has one; empty without."""
+    for run in runs:
+        with suppress(OSError, UnicodeDecodeError):
+            return (run.folder / _DIFFICULTY).read_text(encoding="utf-8")
+    return ""
 
 
 def _join_curves(merged: MergedRun) -> Iterator[str]:

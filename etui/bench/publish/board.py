@@ -1,0 +1,240 @@
+"""The board: one page that ranks public runs, without network and scripts of others."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from urllib.parse import quote
+
+from etui import __version__, units
+from etui.bench.publish.ranking import RankedArm, RankedList, rank_runs
+from etui.bench.publish.read import Bounds, PublicRun, Skipped
+from etui.bench.report.render import read_resource, render_template
+
+_PACKAGE = "etui.bench.publish"
+_BENCH = "etui.bench.report"
+_DASH = "–"
+_SUITES = {
+    "mmlu": "MMLU",
+    "mmlu-pro": "MMLU-Pro",
+    "arc-challenge": "ARC-Challenge",
+    "gsm8k": "GSM8K",
+}
+_HEADINGS = {
+    "measured": "Measured",
+    "estimate": "Estimates, ranked apart: no sensor was read",
+    "unranked": "Not ranked",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class BoardRow:
+    """A row of a list, as texts.
+
+    ``order`` are the values by which the columns with numbers are sorted; empty is last. ``dot``,
+    ``start`` and ``width`` are percentages of the scale; None without joules. ``filters`` are the
+    names by which rows are chosen: suite, format, machines and models, separated by line breaks.
+    """
+
+    rank: str
+    rank_title: str
+    arm: str
+    models: str
+    per_correct: str
+    why: str
+    dot: float | None
+    start: float
+    width: float
+    accuracy: str
+    accuracy_interval: str
+    per_question: str
+    kind: str
+    questions: str
+    machine: str
+    run: str
+    date: str
+    licence: str
+    link: str
+    order: dict[str, str]
+    filters: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class BoardGroup:
+    """Rows of one standing: its heading and its rows."""
+
+    standing: str
+    heading: str
+    rows: tuple[BoardRow, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class BoardList:
+    """A list of comparable runs: its title, what they have in common, its groups and its scale."""
+
+    title: str
+    about: str
+    groups: tuple[BoardGroup, ...]
+    scale: tuple[str, str] | None
+
+
+def render_board(
+    runs: Sequence[PublicRun], skipped: Sequence[Skipped], links: str | None = None
+) -> str:
+    """Render the page; texts of runs are escaped.
+
+    Args:
+        runs: The runs.
+        skipped: Folders that could not be read, which are named on the page.
+        links: Relative path from the page to the folder that was searched, empty for the same
+            folder; None for a page without links.
+    """
+    lists = [_build_list(one, links) for one in rank_runs(runs)]
+    rows = [row for one in lists for group in one.groups for row in group.rows]
+    return render_template(
+        _PACKAGE,
+        style=read_resource(_BENCH, "report.css") + read_resource(_PACKAGE, "board.css"),
+        script=read_resource(_BENCH, "theme.js") + read_resource(_PACKAGE, "board.js"),
+        version=__version__,
+        lists=lists,
+        runs=units.count_text(len(runs), "run"),
+        systems=units.count_text(len(rows), "system"),
+        skipped=skipped,
+        filters=[
+            (name, label, _collect(row.filters[name] for row in rows))
+            for name, label in (
+                ("suite", "Suite"),
+                ("format", "Format"),
+                ("machine", "Machine"),
+                ("model", "Model"),
+            )
+        ],
+    )
+
+
+def _build_list(ranked: RankedList, links: str | None) -> BoardList:
+    question = ranked.question
+    scale = _choose_scale(ranked.rows)
+    suite = _SUITES.get(question.suite, question.suite)
+    split = "" if question.split == "test" else f" ({question.split})"
+    groups = []
+    for standing, heading in _HEADINGS.items():
+        rows = [_build_row(row, scale, links) for row in ranked.rows if row.standing == standing]
+        if rows:
+            groups.append(BoardGroup(standing, heading, tuple(rows)))
+    return BoardList(
+        title=f"{suite}{split} {question.shots}-shot {question.format}@{question.format_version}",
+        about=f"{question.selection} · data sha256 {question.data_sha256[:12]}",
+        groups=tuple(groups),
+        scale=None if scale is None else (_joules(scale[0], None), _joules(scale[1], None)),
+    )
+
+
+def _choose_scale(rows: Iterable[RankedArm]) -> tuple[float, float] | None:
+    """Return both ends of a logarithmic scale of joules per right answer; None without joules."""
+    values = [
+        value
+        for row in rows
+        if row.rank is not None and row.arm.per_correct is not None
+        for value in (row.arm.per_correct.value, row.arm.per_correct.low, row.arm.per_correct.high)
+        if value is not None and value > 0
+    ]
+    return (min(values) / 1.1, max(values) * 1.1) if values else None
+
+
+def _build_row(row: RankedArm, scale: tuple[float, float] | None, links: str | None) -> BoardRow:
+    run, arm = row.run, row.arm
+    accuracy = arm.accuracy
+    dot, start, width = _place(arm.per_correct, scale) if row.rank is not None else (None, 0.0, 0.0)
+    machine = "; ".join(run.machines)
+    return BoardRow(
+        rank=_DASH if row.rank is None else str(row.rank),
+        rank_title=_describe_rank(row),
+        arm=arm.name,
+        models=", ".join(name for name in arm.models if name != arm.name),
+        per_correct=_interval(arm.per_correct, arm.kind),
+        why=row.why,
+        dot=dot,
+        start=start,
+        width=width,
+        accuracy=units.accuracy_text(accuracy.value),
+        accuracy_interval=""
+        if accuracy.low is None or accuracy.high is None
+        else units.points_text(accuracy.low, accuracy.high),
+        per_question=_DASH
+        if arm.per_question is None
+        else _joules(arm.per_question.value, arm.kind),
+        kind=arm.kind or (_DASH if arm.by_machine else units.UNMEASURED),
+        questions=f"{arm.questions:,}",
+        machine=machine,
+        run=run.run_id,
+        date=run.started_at[:10],
+        licence=run.licence,
+        link="" if links is None else _link(links, run.place),
+        order={
+            "rank": "" if row.rank is None else str(row.rank),
+            "correct": _number(arm.per_correct),
+            "accuracy": _number(accuracy),
+            "question": _number(arm.per_question),
+            "questions": str(arm.questions),
+        },
+        filters={
+            "suite": run.suite,
+            "format": f"{run.format}@{run.format_version}",
+            "machine": "\n".join(run.machines),
+            "model": "\n".join(arm.models),
+        },
+    )
+
+
+def _describe_rank(row: RankedArm) -> str:
+    if row.best is None or row.worst is None or row.best == row.worst:
+        return ""
+    return f"{row.best}–{row.worst}"
+
+
+def _place(
+    figure: Bounds | None, scale: tuple[float, float] | None
+) -> tuple[float | None, float, float]:
+    """Return dot, start and width of the interval in percent of the scale."""
+    if figure is None or scale is None or figure.value <= 0:
+        return None, 0.0, 0.0
+    low, high = (math.log(end) for end in scale)
+
+    def at(value: float | None, default: float) -> float:
+        if value is None:
+            return default
+        share = 100 * (math.log(value) - low) / (high - low) if value > 0 else 0.0
+        return min(100.0, max(0.0, share))
+
+    start, end = at(figure.low, 0.0), at(figure.high, 100.0)
+    return at(figure.value, 0.0), start, end - start
+
+
+def _interval(figure: Bounds | None, kind: str | None) -> str:
+    if figure is None:
+        return _DASH
+    shown = kind if kind == units.ESTIMATE else None
+    if figure.low is None or figure.high is None:
+        return units.energy_text(figure.value, None, shown)
+    return units.energy_range_text(figure.value, figure.low, figure.high, shown)
+
+
+def _joules(value: float, kind: str | None) -> str:
+    return units.energy_text(value, None, kind if kind == units.ESTIMATE else None)
+
+
+def _number(figure: Bounds | None) -> str:
+    return "" if figure is None else repr(figure.value)
+
+
+def _link(links: str, place: str) -> str:
+    """Return the address of a run's README; a name of a folder cannot become another scheme."""
+    parts = [part for part in (*links.split("/"), *place.split("/")) if part not in ("", ".")]
+    steps = [quote(part, safe="", errors="replace") for part in (*parts, "README.md")]
+    return "./" + "/".join(steps)
+
+
+def _collect(texts: Iterable[str]) -> list[str]:
+    return sorted({part for text in texts for part in text.split("\n") if part})

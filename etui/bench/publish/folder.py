@@ -1,0 +1,238 @@
+"""A public folder of a run: its files, and where they may be written."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+from etui import __version__
+from etui.atomic import write_text
+from etui.bench.publish.command import DESIGN_FILE, POLICY_FILE, build_command
+from etui.bench.publish.private import (
+    PrivateData,
+    find_leaks,
+    number_gpus,
+    redact_config,
+    redact_sample,
+    redact_serials,
+)
+from etui.bench.publish.readme import format_readme
+from etui.bench.store.run_config import RunConfig
+from etui.bench.store.run_folder import PER_SUBJECT, SAMPLES, SUMMARY, Recorded
+from etui.errors import EtuiError, InvalidFile, UsageError
+
+if TYPE_CHECKING:
+    from etui.bench.analysis.summary import Summary
+    from etui.bench.store.sample import Sample
+
+PUBLISH_VERSION = 1
+"""Version of the form of a public folder."""
+
+README = "README.md"
+RECORD = "record.json"
+ENERGY_RECORD = "energy_record.json"
+SUMS = "SHA256SUMS"
+_FIGURES = "figures"
+
+
+def publish_run(
+    recorded: Recorded,
+    to: Path,
+    *,
+    licence: str,
+    private: PrivateData,
+    allowed: Collection[str] = (),
+    labels: Mapping[str, Mapping[int, str]] | None = None,
+) -> tuple[str, ...]:
+    """Write the public folder of a run; writing it again changes nothing.
+
+    Args:
+        recorded: The run.
+        to: The folder; new, empty, or of an earlier publication of the same run.
+        licence: SPDX identifier of the licence of the results.
+        private: What must not occur in any file.
+        allowed: Words of it that may.
+        labels: Labels of MMLU-Redux.
+
+    Returns:
+        Names of the files.
+
+    Raises:
+        InvalidFile: The run was changed outside etui.
+        UsageError: The run has no answers, the folder is of something else, or one of its files was
+            edited.
+        EtuiError: A file would contain private data, or cannot be written.
+    """
+    if recorded.edited:
+        raise InvalidFile(
+            f"the run was changed outside etui: {'; '.join(recorded.edited)}",
+            "publish a run as etui wrote it",
+        )
+    if not recorded.samples:
+        raise UsageError("the run has no answers yet", "resume it: etui bench --resume RUN")
+    earlier = _check_target(to, recorded.config)
+    texts = build_files(recorded.config, recorded.samples, licence=licence, labels=labels)
+    leaks = find_leaks(texts, private, allowed)
+    if leaks:
+        raise EtuiError(
+            "the public folder would contain private data:\n"
+            + "\n".join(f"  {leak}" for leak in leaks),
+            "rename it in the run's policy or models; --allow WORD if it is not private",
+        )
+    try:
+        _write_files(to, texts, earlier)
+    except OSError as error:
+        raise EtuiError(
+            f"cannot write {error.filename or to}: {error.strerror or error}",
+            "publish to another folder",
+        ) from error
+    return tuple(texts)
+
+
+def build_files(
+    config: RunConfig,
+    samples: Sequence[Sample],
+    *,
+    licence: str,
+    labels: Mapping[str, Mapping[int, str]] | None = None,
+) -> dict[str, str]:
+    """Build the files of a public folder.
+
+    Args:
+        config: The configuration of the run.
+        samples: Its answers.
+        licence: SPDX identifier of the licence of the results.
+        labels: Labels of MMLU-Redux.
+
+    Returns:
+        Name -> text, the checksums last.
+    """
+    from etui.bench.analysis.summary import summarise
+    from etui.bench.report.files import result_files
+
+    summary = summarise(samples, config, labels)
+    results = result_files(config, samples, summary)
+    numbers = number_gpus(config)
+    command = build_command(config)
+    files = {RECORD: _format_json(_build_record(config, summary, command.words, licence))}
+    for name in (ENERGY_RECORD, SUMMARY):
+        if name in results:
+            files[name] = _format_json(redact_serials(json.loads(results[name]), numbers))
+    files[SAMPLES] = "".join(
+        json.dumps(redact_serials(redact_sample(sample), numbers), ensure_ascii=True) + "\n"
+        for sample in samples
+    )
+    files[PER_SUBJECT] = results[PER_SUBJECT]
+    if config.policy is not None:
+        files[POLICY_FILE] = config.policy.text
+    if config.design is not None:
+        files[DESIGN_FILE] = config.design.text
+    files |= _draw_figures(config, samples)
+    names = [*files, SUMS]
+    readme = format_readme(config, summary, command, names, licence)
+    files = {README: redact_serials(readme, numbers), **files}
+    files[SUMS] = "".join(f"{_sha256(text)}  {name}\n" for name, text in files.items())
+    return files
+
+
+def read_sums(text: str) -> dict[str, str]:
+    """Parse checksums in the form of ``sha256sum``: name -> hash.
+
+    Raises:
+        ValueError: A line has another form, or a name leaves the folder.
+    """
+    found: dict[str, str] = {}
+    for line in text.splitlines():
+        digest, _, name = line.partition("  ")
+        parts = Path(name).parts
+        if len(digest) != 64 or not parts or ".." in parts or Path(name).is_absolute():
+            raise ValueError(f"not a line of checksums: {line[:80]!r}")
+        found[name] = digest
+    return found
+
+
+def _build_record(
+    config: RunConfig, summary: Summary, command: Sequence[str], licence: str
+) -> dict[str, Any]:
+    return {
+        "publish_version": PUBLISH_VERSION,
+        "generator": f"etui {__version__}",
+        "license": licence,
+        "run_id": config.run_id,
+        "complete": summary.complete,
+        "questions": config.questions,
+        "command": list(command),
+        "config_sha256": config.sha256,
+        "plan_sha256": config.plan_sha256,
+        "config": redact_config(config),
+    }
+
+
+def _draw_figures(config: RunConfig, samples: Sequence[Sample]) -> dict[str, str]:
+    from etui.bench.report.figures import write_figures
+
+    with TemporaryDirectory(prefix="etui-figures-") as folder:
+        return {
+            f"{_FIGURES}/{path.name}": path.read_text(encoding="utf-8")
+            for path in write_figures(Path(folder), config, samples)
+            if path.suffix == ".svg"
+        }
+
+
+def _check_target(to: Path, config: RunConfig) -> dict[str, str]:
+    """Return the checksums of an earlier publication of the run; empty for a new folder.
+
+    Raises:
+        UsageError: The folder is of something else, or a file in it was edited.
+    """
+    if to.exists() and not to.is_dir():
+        raise UsageError(f"{to} is a file", "choose a new folder with --to")
+    entries = [entry for entry in to.iterdir() if entry.name != ".git"] if to.is_dir() else []
+    if not entries:
+        return {}
+    foreign = UsageError(
+        f"{to} is not empty, and not a publication of this run", "choose a new folder with --to"
+    )
+    try:
+        record = json.loads((to / RECORD).read_text(encoding="utf-8"))
+        sums = read_sums((to / SUMS).read_text(encoding="utf-8"))
+        same = record["run_id"] == config.run_id and "publish_version" in record
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        raise foreign from None
+    if not same:
+        raise foreign
+    for name, digest in sums.items():
+        path = to / name
+        try:
+            edited = path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() != digest
+        except OSError:
+            edited = True
+        if edited:
+            raise UsageError(
+                f"{path} was edited since it was published, and would be overwritten",
+                "move it to another name, or publish to a new folder",
+            )
+    return sums
+
+
+def _write_files(to: Path, texts: Mapping[str, str], earlier: Collection[str]) -> None:
+    """Write the files, the checksums last; remove those of an earlier publication."""
+    for name, text in texts.items():
+        path = to / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_text(path, text, errors="surrogatepass")
+    for name in earlier:
+        if name not in texts:
+            (to / name).unlink(missing_ok=True)
+
+
+def _format_json(document: Any) -> str:
+    return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()

@@ -1,0 +1,76 @@
+"""``etui bench publish``: write a run as a folder for a public git repository."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import click
+
+from etui.cli.param_types import TEXT
+
+_LICENCE = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+-]{0,63}")
+
+
+def _parse_licence(ctx: click.Context, param: click.Parameter, value: str) -> str:
+    if not _LICENCE.fullmatch(value):
+        shown = repr(value if len(value) <= 20 else f"{value[:20]}...")
+        raise click.BadParameter(f"{shown} is not an SPDX identifier like CC-BY-4.0", ctx, param)
+    return value
+
+
+@click.command()
+@click.argument("name", type=TEXT, metavar="RUN")
+@click.option(
+    "--to",
+    type=click.Path(path_type=Path, file_okay=False),
+    required=True,
+    metavar="FOLDER",
+    help="New folder, or that of an earlier publication of the same run.",
+)
+@click.option(
+    "--license",
+    "licence",
+    type=TEXT,
+    default="CC-BY-4.0",
+    show_default=True,
+    callback=_parse_licence,
+    metavar="SPDX",
+    help="Licence of the results.",
+)
+@click.option(
+    "--allow",
+    type=TEXT,
+    multiple=True,
+    metavar="WORD",
+    help="A name or folder of this machine that is not private; repeatable.",
+)
+def publish(name: str, to: Path, licence: str, allow: tuple[str, ...]) -> None:
+    """Write a run as a folder for a public git repository.
+
+    It has the configuration, the results, the figures, every answer without its texts, the command
+    that repeats the run, and checksums. Folders and names of this machine and its user, and serial
+    numbers of GPUs, are removed, and the command refuses to write a file in which one is left.
+    `etui bench board` makes a page from such folders. RUN is the run's folder, its id, or `last`.
+    """
+    from etui.bench.publish.folder import publish_run
+    from etui.bench.publish.private import find_private_data
+    from etui.bench.publish.suites import is_own_file
+    from etui.bench.report.sources import load_labels
+    from etui.bench.store.find import find_run
+    from etui.bench.store.run_folder import read_run
+    from etui.config.load import load_config
+
+    config = load_config()
+    run = find_run(name, config)
+    recorded = read_run(run)
+    private = find_private_data((config.home, config.models_dir, run))
+    labels = load_labels(recorded.config, config)
+    publish_run(recorded, to, licence=licence, private=private, allowed=allow, labels=labels)
+    if is_own_file(recorded.config.suite):
+        click.echo(
+            f"note: {recorded.config.suite} is your own file: its subjects and right letters are "
+            "in the folder",
+            err=True,
+        )
+    click.echo(str(to))

@@ -1,0 +1,210 @@
+"""A public folder: what is in it, what is not, and what it never overwrites."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import replace
+
+import pytest
+
+from etui.bench.publish import folder as module
+from etui.bench.publish.folder import publish_run, read_sums
+from etui.bench.publish.private import PrivateData
+from etui.bench.report import files as result_files_module
+from etui.bench.store.run_config import BenchDesign, BenchPolicy
+from etui.bench.store.run_folder import Recorded
+from etui.bench.store.sample import parse_sample
+from etui.errors import EtuiError, InvalidFile, UsageError
+from tests.bench import synthetic
+from tests.bench.publish.owner import MACHINE, NOBODY
+
+UUID = "GPU-1a2b3c4d-0000-1111-2222-333344445555"
+PRIVATE = PrivateData(("/home/anna",), ("annas-desk", "anna"))
+
+
+def recorded(**changes) -> Recorded:
+    settings = {"machine": MACHINE, "per_subject": 1, "data_path": "/home/anna/mmlu"} | changes
+    config = synthetic.config(("direct", "think"), **settings)
+    samples = [
+        replace(s, text="SECRET text of anna", error="in /home/anna/m.gguf")
+        for s in synthetic.samples(config)
+    ]
+    return Recorded(config, tuple(samples), 0)
+
+
+def write(run: Recorded, to, **changes):
+    return publish_run(run, to, **({"licence": "CC-BY-4.0", "private": PRIVATE} | changes))
+
+
+def read_all(to) -> dict[str, bytes]:
+    return {
+        path.relative_to(to).as_posix(): path.read_bytes()
+        for path in sorted(to.rglob("*"))
+        if path.is_file()
+    }
+
+
+def test_the_figures_of_a_run_are_drawn_as_svg(drawn_figures, tmp_path):
+    names = write(recorded(), tmp_path / "public")
+    figures = [name for name in names if name.startswith("figures/")]
+    assert figures == [
+        "figures/accuracy_joules.svg", "figures/subjects.svg", "figures/phases.svg",
+    ]  # fmt: skip
+    before = read_all(tmp_path / "public")
+    assert all(before[name].lstrip().startswith(b"<?xml") for name in figures)
+    write(recorded(), tmp_path / "public")
+    assert read_all(tmp_path / "public") == before
+
+
+def test_the_folder_has_everything_but_texts_and_private_data(tmp_path):
+    energy = {"channels": {f"gpu:{UUID}": "counter"}, "unmeasured": ["package:0"]}
+    run = recorded(energy=energy)
+    to = tmp_path / "public"
+    names = write(run, to)
+    files = read_all(to)
+    assert set(files) == set(names) == {
+        "README.md", "record.json", "summary.json", "samples.jsonl", "per_subject.csv",
+        "figures/subjects.svg", "SHA256SUMS",
+    }  # fmt: skip
+    for name, content in files.items():
+        for private in (b"SECRET", b"/home", b"anna", b"GPU-1a2b", b"m.gguf"):
+            assert private not in content, (name, private)
+    record = json.loads(files["record.json"])
+    assert record["config"]["energy"]["channels"] == {"gpu:0": "counter"}
+    assert record["config"]["data_path"] is None
+    assert record["plan_sha256"] == run.config.plan_sha256
+    assert record["license"] == "CC-BY-4.0"
+    lines = [parse_sample(json.loads(line)) for line in files["samples.jsonl"].splitlines()]
+    assert [s.key for s in lines] == [s.key for s in run.samples]
+    assert [s.joules for s in lines] == [s.joules for s in run.samples]
+    sums = read_sums(files["SHA256SUMS"].decode())
+    for name, digest in sums.items():
+        assert hashlib.sha256(files[name]).hexdigest() == digest
+    assert set(sums) == set(files) - {"SHA256SUMS"}
+    readme = files["README.md"].decode()
+    assert "SPDX-License-Identifier: CC-BY-4.0" in readme
+    assert "Measuring Massive Multitask Language Understanding" in readme
+    assert "etui bench --suite mmlu" in readme
+    assert "![subjects](figures/subjects.svg)" in readme
+
+
+def test_publishing_again_changes_nothing_and_keeps_other_files(tmp_path):
+    to = tmp_path / "public"
+    write(recorded(), to)
+    (to / "LICENSE").write_text("my own file")
+    before = read_all(to)
+    write(recorded(), to)
+    assert read_all(to) == before
+
+
+def test_a_run_that_went_on_replaces_its_files(tmp_path):
+    to = tmp_path / "public"
+    run = recorded()
+    half = replace(run, samples=run.samples[:60])
+    write(half, to)
+    assert "unfinished" in (to / "README.md").read_text()
+    (to / "figures" / "old.svg").write_text("<svg/>")
+    digest = hashlib.sha256(b"<svg/>").hexdigest()
+    with (to / "SHA256SUMS").open("a") as sums:
+        sums.write(f"{digest}  figures/old.svg\n")
+    write(run, to)
+    assert "unfinished" not in (to / "README.md").read_text()
+    assert not (to / "figures" / "old.svg").exists()
+
+
+def test_a_foreign_folder_is_refused(tmp_path):
+    to = tmp_path / "foreign"
+    to.mkdir()
+    (to / "thesis.tex").write_text("x")
+    with pytest.raises(UsageError, match="not empty, and not a publication of this run"):
+        write(recorded(), to)
+    other = tmp_path / "other"
+    write(recorded(run_id="other"), other)
+    before = read_all(other)
+    with pytest.raises(UsageError, match="not a publication of this run"):
+        write(recorded(), other)
+    assert read_all(other) == before
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(UsageError, match="is a file"):
+        write(recorded(), tmp_path / "file")
+    (to / "record.json").write_text('{"run_id": ')
+    with pytest.raises(UsageError, match="not empty"):
+        write(recorded(), to)
+
+
+def test_a_new_repository_is_an_empty_folder(tmp_path):
+    to = tmp_path / "repository"
+    (to / ".git").mkdir(parents=True)
+    assert "README.md" in write(recorded(), to)
+
+
+def test_a_file_that_was_edited_is_not_overwritten(tmp_path):
+    to = tmp_path / "public"
+    write(recorded(), to)
+    (to / "README.md").write_text("my words")
+    with pytest.raises(UsageError, match=r"README\.md was edited since it was published"):
+        write(recorded(), to)
+    assert (to / "README.md").read_text() == "my words"
+
+
+def test_checksums_that_leave_the_folder_are_refused(tmp_path):
+    to = tmp_path / "public"
+    write(recorded(), to)
+    victim = tmp_path / "victim"
+    victim.write_text("x")
+    digest = hashlib.sha256(b"x").hexdigest()
+    for name in ("../victim", str(victim)):
+        (to / "SHA256SUMS").write_text(f"{digest}  {name}\n")
+        with pytest.raises(UsageError):
+            write(recorded(), to)
+    assert victim.exists()
+
+
+def test_an_edited_and_an_empty_run_are_refused(tmp_path):
+    run = recorded()
+    with pytest.raises(InvalidFile, match=r"changed outside etui: samples\.jsonl"):
+        write(replace(run, edited=("samples.jsonl differs",)), tmp_path / "a")
+    with pytest.raises(UsageError, match="no answers yet"):
+        write(replace(run, samples=()), tmp_path / "b")
+    assert not (tmp_path / "a").exists()
+    assert not (tmp_path / "b").exists()
+
+
+def test_private_data_in_a_policy_is_refused_by_name(tmp_path):
+    text = "version: 1\n# written by anna on annas-desk\n"
+    run = recorded(policy=BenchPolicy("mine", text))
+    with pytest.raises(EtuiError) as caught:
+        write(run, tmp_path / "public")
+    assert "policy.yaml contains the name of this user or this machine: anna" in caught.value.what
+    assert not (tmp_path / "public").exists()
+    write(run, tmp_path / "public", allowed=("anna", "annas-desk"))
+    assert (tmp_path / "public/policy.yaml").read_text() == text
+
+
+def test_a_design_and_an_own_file_are_part_of_the_folder(tmp_path):
+    write(recorded(design=BenchDesign("seed", "name: seed\n")), tmp_path / "a")
+    assert (tmp_path / "a/design.yaml").read_text() == "name: seed\n"
+    write(recorded(suite="sums"), tmp_path / "b")
+    assert "The questions are not public" in (tmp_path / "b/README.md").read_text()
+
+
+def test_an_energy_record_is_published_without_serial_numbers(tmp_path, monkeypatch):
+    original = result_files_module.result_files
+
+    def with_record(*args, **options):
+        record = json.dumps({"channels": [{"id": f"gpu:{UUID}", "label": "NVIDIA L40S"}]})
+        return original(*args, **options) | {"energy_record.json": record}
+
+    monkeypatch.setattr(result_files_module, "result_files", with_record)
+    run = recorded(energy={"channels": {f"gpu:{UUID}": "counter"}})
+    names = write(run, tmp_path / "public")
+    assert module.ENERGY_RECORD in names
+    document = json.loads((tmp_path / "public/energy_record.json").read_text())
+    assert document == {"channels": [{"id": "gpu:0", "label": "NVIDIA L40S"}]}
+
+
+def test_a_folder_that_cannot_be_written_has_a_message(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(EtuiError, match="cannot write"):
+        write(recorded(), tmp_path / "file" / "below", private=NOBODY)

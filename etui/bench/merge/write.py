@@ -40,7 +40,7 @@ def write_merged(merged: MergedRun, to: Path, config: Config, log: TurnWriter) -
     Args:
         merged: The joined run.
         to: The new folder.
-        config: Tells where the questions and their labels may be.
+        config: Gives the places where the questions and their labels may be.
         log: Receives the row of the run and of each answer, and is closed.
 
     Raises:

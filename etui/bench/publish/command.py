@@ -59,7 +59,7 @@ def build_command(config: RunConfig) -> RepeatCommand:
         words += ["--policy", POLICY_FILE]
         if not config.routed:
             words += ["--arms", ",".join(config.arms)]
-            exact = False  # overrides of a policy's arms are not told apart from its own settings
+            exact = False  # options that override a policy's arms cannot be recovered
     else:
         options, exact = _arm_words(config)
         words += options

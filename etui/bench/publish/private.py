@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import getpass
 import os
+import platform
 import re
 import socket
 from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -70,8 +71,8 @@ def find_private_data(folders: Iterable[Path] = ()) -> PrivateData:
         folders: Further places: of etui's data, of the models, of the run.
     """
     places = {str(place) for folder in (Path.home(), *folders) for place in _forms_of(folder)}
-    names = {socket.gethostname(), socket.gethostname().partition(".")[0]}
-    names |= {os.environ.get("HOSTNAME", ""), _user_name()}
+    hosts = {socket.gethostname(), platform.node()}
+    names = {*hosts, *(host.partition(".")[0] for host in hosts), _user_name()}
     words = {
         name for name in names if len(name) >= _SHORTEST_WORD and name.lower() not in _COMMON_WORDS
     }

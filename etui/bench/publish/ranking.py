@@ -42,7 +42,7 @@ class RankedArm:
         standing: Whether it is ranked, and among which.
         rank: Its rank, from 1; None if unranked.
         best, worst: The ranks that its interval allows; None if unranked.
-        why: Why it is unranked; empty otherwise.
+        why: Why it is unranked; empty if it is ranked.
     """
 
     run: PublicRun

@@ -12,7 +12,7 @@ from etui.bench.publish import folder
 from etui.bench.publish.folder import publish_run
 from etui.bench.store.run_folder import Recorded
 from tests.bench import synthetic
-from tests.bench.publish.owner import MACHINE, NOBODY
+from tests.bench.publish.owner import MACHINE, NO_OWNER
 
 Publish = Callable[..., Path]
 
@@ -47,7 +47,7 @@ def publish(tmp_path: Path) -> Publish:
         config = replace(config, **({"run_id": f"run-{name}"} | changes))
         samples = tuple(synthetic.samples(config, seed, kind))[:most]
         place = tmp_path / "public" / name
-        publish_run(Recorded(config, samples, 0), place, licence="CC-BY-4.0", private=NOBODY)
+        publish_run(Recorded(config, samples, 0), place, licence="CC-BY-4.0", private=NO_OWNER)
         return place
 
     return write

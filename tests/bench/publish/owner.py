@@ -5,4 +5,4 @@ from __future__ import annotations
 from etui.bench.publish.private import PrivateData
 
 MACHINE = {"name": "A processor, 8 CPUs, Linux x86_64", "memory_bytes": 8 << 30}
-NOBODY = PrivateData((), ())
+NO_OWNER = PrivateData((), ())

@@ -17,7 +17,7 @@ from etui.bench.store.run_folder import Recorded
 from etui.bench.store.sample import parse_sample
 from etui.errors import EtuiError, InvalidFile, UsageError
 from tests.bench import synthetic
-from tests.bench.publish.owner import MACHINE, NOBODY
+from tests.bench.publish.owner import MACHINE, NO_OWNER
 
 UUID = "GPU-1a2b3c4d-0000-1111-2222-333344445555"
 PRIVATE = PrivateData(("/home/anna",), ("annas-desk", "anna"))
@@ -207,4 +207,4 @@ def test_an_energy_record_is_published_without_serial_numbers(tmp_path, monkeypa
 def test_a_folder_that_cannot_be_written_has_a_message(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(EtuiError, match="cannot write"):
-        write(recorded(), tmp_path / "file" / "below", private=NOBODY)
+        write(recorded(), tmp_path / "file" / "below", private=NO_OWNER)

@@ -137,7 +137,7 @@ def test_this_machine_is_looked_up(monkeypatch, tmp_path):
     monkeypatch.setattr("socket.gethostname", lambda: "annas-laptop.example.org")
     monkeypatch.setattr("getpass.getuser", lambda: "anna")
     monkeypatch.setenv("HOME", str(tmp_path / "anna"))
-    monkeypatch.setenv("HOSTNAME", "annas-other-name")
+    monkeypatch.setattr("platform.node", lambda: "annas-other-name")
     private = find_private_data((tmp_path / "models",))
     assert set(private.words) == {
         "anna", "annas-laptop", "annas-laptop.example.org", "annas-other-name",
@@ -148,7 +148,7 @@ def test_this_machine_is_looked_up(monkeypatch, tmp_path):
 def test_names_that_say_nothing_are_not_searched(monkeypatch):
     monkeypatch.setattr("socket.gethostname", lambda: "localhost")
     monkeypatch.setattr("getpass.getuser", lambda: "root")
-    monkeypatch.setenv("HOSTNAME", "pc")
+    monkeypatch.setattr("platform.node", lambda: "pc")
     assert find_private_data().words == ()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 from etui.arm import Arm
@@ -48,7 +49,7 @@ def build_command(config: RunConfig) -> RepeatCommand:
     if config.design is not None:
         words += ["--design", DESIGN_FILE, *_limit_words(config), *_number("--seed", config.seed)]
         return RepeatCommand((*words, *_stop_words(config)), exact=True)
-    words += ["--suite", f"{config.suite}.csv" if is_own_file(config.suite) else config.suite]
+    words += ["--suite", _name_suite(config)]
     words += [] if config.split == "test" else ["--split", config.split]
     words += ["--format", config.format, "--shots", str(config.shots)]
     words += [*_limit_words(config), *_number("--seed", config.seed)]
@@ -65,6 +66,14 @@ def build_command(config: RunConfig) -> RepeatCommand:
         words += options
     words += [] if config.prefix_reuse else ["--no-prefix-reuse"]
     return RepeatCommand((*words, *_stop_words(config)), exact)
+
+
+def _name_suite(config: RunConfig) -> str:
+    """Return the suite, or the name of the user's file without its folder."""
+    if not is_own_file(config.suite):
+        return config.suite
+    suffix = Path(config.data_path).suffix if config.data_path else ""
+    return f"{config.suite}{suffix or '.csv'}"
 
 
 def _limit_words(config: RunConfig) -> list[str]:

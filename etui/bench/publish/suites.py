@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from etui.datasets.suites import is_named_suite
+
 
 @dataclass(frozen=True, slots=True)
 class SuiteSource:
@@ -53,10 +55,7 @@ SUITES = {
 }
 """Name of a suite -> its source; the sample of etui and own files have none."""
 
-OWN = "sample"
-"""The sample that ships with etui."""
-
 
 def is_own_file(suite: str) -> bool:
     """Test whether a suite is a file of the user."""
-    return suite not in SUITES and suite != OWN
+    return not is_named_suite(suite)

@@ -83,6 +83,8 @@ def test_settings_that_no_option_gives_are_said_to_be_missing(config):
 def test_files_of_the_folder_are_named_and_no_place_of_this_machine():
     run = synthetic.config(data_path="/home/anna/my questions.csv", suite="questions")
     assert "questions.csv" in build_command(run).words
+    lines = replace(run, data_path="/home/anna/my questions.jsonl")
+    assert "questions.jsonl" in build_command(lines).words
     routed = synthetic.config(policy=BenchPolicy("mine", "version: 1"), routed=True)
     assert build_command(routed).words[-2:] == ("--policy", "policy.yaml")
     arms = build_command(replace(routed, routed=False))

@@ -37,6 +37,7 @@ class Config:
         carbon_g_per_kwh: Grams of CO2 equivalent per kilowatt-hour; None shows no carbon.
         price_per_kwh: Price of a kilowatt-hour in ``currency``; None shows no cost.
         currency: Name or symbol of the currency.
+        pue: Power usage effectiveness of the place, at least 1; joules are not multiplied by it.
         theme: Theme of the app: ``etui-dark``, ``etui-light``, or one of Textual's.
         quiet: Whether the app starts in quiet mode, which redraws less often.
         ascii: ``auto`` draws with ASCII if the locale cannot show Unicode; ``always`` and ``never``
@@ -62,6 +63,7 @@ class Config:
     carbon_g_per_kwh: float | None = None
     price_per_kwh: float | None = None
     currency: str = ""
+    pue: float = 1.0
     theme: str = "etui-dark"
     quiet: bool = False
     ascii: Literal["auto", "always", "never"] = "auto"

@@ -85,6 +85,14 @@ class Settings(Strict):
         description="Price of a kilowatt-hour; without it no cost is shown.",
     )
     currency: str = Field("", max_length=8, description="Currency of price_per_kwh.")
+    pue: float = Field(
+        1.0,
+        ge=1,
+        le=100,
+        description="Power usage effectiveness of the place: energy of the building over that of "
+        "its computers; 1 at home. Joules are those of the machine whatever it is: energy records "
+        "have both.",
+    )
     theme: str = Field(
         "etui-dark",
         min_length=1,

@@ -21,7 +21,10 @@ if TYPE_CHECKING:
 
 
 def provenance(config: Config) -> dict[str, Any]:
-    """Collect versions, the machine and the llama.cpp settings that come from the Config."""
+    """Collect versions, the machine and the llama.cpp settings that come from the Config.
+
+    ``pue`` is only there if it is not 1.
+    """
     return {
         "etui": __version__,
         "llama_cpp_python": package_version("llama-cpp-python"),
@@ -33,6 +36,7 @@ def provenance(config: Config) -> dict[str, Any]:
         "threads_setting": config.threads or "auto",
         "context_tokens": config.context_tokens,
         "sample_hz": config.sample_hz,
+        **({} if config.pue == 1.0 else {"pue": config.pue}),
     }
 
 

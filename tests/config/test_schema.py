@@ -56,6 +56,7 @@ def test_every_key_reaches_the_config(etui_home: Path) -> None:
         "carbon_g_per_kwh": 380.0,
         "price_per_kwh": 0.25,
         "currency": "EUR",
+        "pue": 1.3,
         "theme": "nord",
         "quiet": True,
         "ascii": "always",
@@ -68,7 +69,7 @@ def test_every_key_reaches_the_config(etui_home: Path) -> None:
         "keep_warm: 600\nloop_guard: false\nsample_hz: 10\n"
         "cpu_idle_watts: 5\ncpu_limit_watts: 65\nestimate: never\ntheme: nord\n"
         "quiet: true\nascii: always\n"
-        "carbon_g_per_kwh: 380\nprice_per_kwh: 0.25\ncurrency: EUR\n"
+        "carbon_g_per_kwh: 380\nprice_per_kwh: 0.25\ncurrency: EUR\npue: 1.3\n"
         "keymap: {stop: ctrl+x}\n",
     )
     config = load_config()
@@ -164,6 +165,11 @@ def test_an_earlier_file_keeps_its_keep_warm_time(
             "price_per_kwh: 1e17\n",
             ":1:16: price_per_kwh: must be at most 1000000000.0, found 1e+17",
         ),
+        ("pue: 0.9\n", ":1:6: pue: must be at least 1.0, found 0.9"),
+        ("pue: -1\n", ":1:6: pue: must be at least 1.0, found -1"),
+        ("pue: 101\n", ":1:6: pue: must be at most 100.0, found 101"),
+        ("pue: .nan\n", ":1:6: pue: expected a finite number, found nan"),
+        ("pue: high\n", ":1:6: pue: expected a number, found 'high'"),
         (
             "estimate: alway\n",
             ":1:11: estimate: 'alway' is not one of auto, always, never, did you mean 'always'?",

@@ -114,6 +114,12 @@ def test_the_command_line_is_documented_as_it_is():
     assert written == script["render"](), "run: python docs/make_cli.py"
 
 
+def test_the_schema_of_the_energy_record_is_that_of_its_types():
+    script = runpy.run_path(str(CHECKOUT / "docs" / "make_energy_schema.py"))
+    written = (CHECKOUT / "docs" / "energy-record.schema.json").read_text(encoding="utf-8")
+    assert written == script["render"](), "run: python docs/make_energy_schema.py"
+
+
 def make_man():
     return runpy.run_path(str(CHECKOUT / "docs" / "make_man.py"))["render"]()
 

@@ -10,6 +10,7 @@ place, as recommended by the Guide to the Expression of Uncertainty in Measureme
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import TypeGuard
 
 UNMEASURED = "unmeasured"
@@ -139,6 +140,21 @@ def per_text(
     """
     shown = kind if kind == ESTIMATE else None
     return _measured(joules_per_unit, uncertainty, shown, f"J/{unit}", spread)
+
+
+def percentiles_text(percentiles: Sequence[float], unit: str, kind: str | None = None) -> str:
+    """Format percentiles with one prefix: ``3.1, 4.2, 5.0 J``, ``20, 29, 33 ms``.
+
+    Args:
+        percentiles: Values, ascending, at least one.
+        unit: ``J`` or ``s``.
+        kind: Only an estimate is marked.
+    """
+    step, prefix = _prefix(abs(percentiles[-1]))
+    mark, suffix = ("~", f" ({kind})") if kind == ESTIMATE else ("", "")
+    digits = 2 if kind == ESTIMATE else 3
+    numbers = ", ".join(significant(value / step, digits) for value in percentiles)
+    return f"{mark}{numbers} {prefix}{unit}{suffix}"
 
 
 def watts_text(

@@ -204,3 +204,16 @@ def test_carbon_and_price_by_the_users_factors() -> None:
     assert units.cost_text(None, 2.0) == "2.00"
     assert units.cost_text(1234.5, None, "EUR") == "1,234 g CO2e"
     assert units.cost_text(None, None) == ""
+
+
+@pytest.mark.parametrize(
+    ("values", "unit", "kind", "text"),
+    [
+        ((3.1, 4.24, 5.07), "J", "counter", "3.10, 4.24, 5.07 J"),
+        ((0.0198, 0.0293, 0.0333), "s", None, "19.8, 29.3, 33.3 ms"),
+        ((12.0, 15.4, 19.2), "J", "estimate", "~12, 15, 19 J (estimate)"),
+        ((0.0, 0.0, 0.0), "J", None, "0, 0, 0 J"),
+    ],
+)
+def test_percentiles_share_a_prefix(values, unit, kind, text) -> None:
+    assert units.percentiles_text(values, unit, kind) == text

@@ -16,6 +16,8 @@ from etui.bench.analysis.accuracy import (
     constant_letter,
 )
 from etui.bench.analysis.cost import Cost, compute_cost
+from etui.bench.analysis.course import Course, compute_courses
+from etui.bench.analysis.distribution import compute_percentiles
 from etui.bench.analysis.machines import (
     MachineSummary,
     drop_unpooled,
@@ -25,6 +27,7 @@ from etui.bench.analysis.machines import (
 from etui.bench.analysis.oracle import Oracle, oracle
 from etui.bench.store.run_config import RunConfig
 from etui.bench.store.sample import Sample
+from etui.energy.energy_record import RecordPercentiles
 from etui.stats.frontier import hull
 from etui.turn.speculation import sum_speculation
 
@@ -92,6 +95,9 @@ class ArmSummary:
         rules: Rule of the policy -> number of questions it matched.
         speculation: Drafted tokens; None if nothing was drafted.
         machines: Key of a machine -> its results; None for a run of one machine.
+        percentiles: Percentiles over the questions, and of the times between tokens.
+        courses: The course of the answers on each machine; unlike all else, it depends on the order
+            of the samples.
     """
 
     accuracy: Accuracy
@@ -104,6 +110,8 @@ class ArmSummary:
     rules: dict[str, int]
     speculation: SpeculationTotals | None = None
     machines: dict[str, MachineSummary] | None = None
+    percentiles: RecordPercentiles | None = None
+    courses: tuple[Course, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,17 +163,18 @@ def summarise(
     run: RunConfig,
     labels: Mapping[str, Mapping[int, str]] | None = None,
 ) -> Summary:
-    """Summarise a run; the order of the samples does not matter.
+    """Summarise a run; the order of the samples matters only for ``courses``.
 
     Args:
-        samples: Every answer of the run so far; may be empty.
+        samples: Every answer of the run so far, in the order they were given; may be empty.
         run: Configuration of the run.
         labels: Labels of MMLU-Redux; used only for MMLU's test questions.
     """
     if run.suite != "mmlu" or run.split != "test":
         labels = None
     grouped = group_by_system(samples, run)
-    arms = {name: _arm(inside, run, labels) for name, inside in grouped.items()}
+    courses = compute_courses(samples, run)
+    arms = {name: _arm(inside, run, labels, courses[name]) for name, inside in grouped.items()}
     if run.machines is not None:
         measured = group_samples(samples, run)
         arms = {
@@ -224,7 +233,10 @@ def group_samples(samples: Iterable[Sample], run: RunConfig) -> dict[str, list[S
 
 
 def _arm(
-    samples: Sequence[Sample], run: RunConfig, labels: Mapping[str, Mapping[int, str]] | None
+    samples: Sequence[Sample],
+    run: RunConfig,
+    labels: Mapping[str, Mapping[int, str]] | None,
+    courses: tuple[Course, ...],
 ) -> ArmSummary:
     seconds = math.fsum(sample.seconds for sample in samples)
     names = ("prompt", "cached", "computed", "thinking", "output")
@@ -241,6 +253,8 @@ def _arm(
         routes=dict(sorted(routes.items())),
         rules=dict(sorted(rules.items())),
         speculation=_sum_speculation(samples),
+        percentiles=compute_percentiles(samples),
+        courses=courses,
     )
 
 

@@ -9,6 +9,7 @@ from collections import Counter
 from etui import units
 from etui.bench.analysis.accuracy import Accuracy, Share
 from etui.bench.analysis.cost import Figure
+from etui.bench.analysis.course_text import build_course_rows
 from etui.bench.analysis.machines import MachineSummary
 from etui.bench.analysis.summary import ArmSummary, Summary
 from etui.bench.store.run_config import RunConfig
@@ -114,6 +115,9 @@ def count_lost(accuracy: Accuracy) -> int:
 def markdown(summary: Summary, run: RunConfig) -> str:
     """Format the summary as Markdown for an issue or the notes of a paper."""
     parts = [f"### {protocol(summary)}", _arms_table(summary)]
+    course = _course_table(summary)
+    if course:
+        parts.append(course)
     groups = _groups_table(summary)
     if groups:
         parts.append(groups)
@@ -246,6 +250,29 @@ def _machines_table(summary: Summary) -> str:
         format_markdown_table(rows, header=[*head, "time per question"], align="<<>")
         if rows
         else ""
+    )
+
+
+def _course_table(summary: Summary) -> str:
+    rows = build_course_rows(summary)
+    if not rows:
+        return ""
+    head = ["arm", "per question, p50, p90, p95", "per output token", "between tokens"]
+    head += ["1st, 2nd, 10th answer", "steady (last third against first)"]
+    return format_markdown_table(
+        [
+            [
+                _escape_cell(f"{row.name} on {row.machine}" if row.machine else row.name),
+                row.per_question,
+                row.per_token,
+                row.between_tokens,
+                row.early,
+                f"{row.steady} ({', '.join(row.drift) or row.why})",
+            ]
+            for row in rows
+        ],
+        header=head,
+        align="<>",
     )
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from etui import __version__, units
 from etui.bench.analysis.accuracy import OUTCOMES
+from etui.bench.analysis.course_text import build_course_rows
 from etui.bench.analysis.machines import drop_unpooled
 from etui.bench.analysis.summary import Summary, group_by_system
 from etui.bench.analysis.summary_text import protocol
@@ -66,6 +67,7 @@ def render_page(
         routes=view.route_bars(summary, run),
         route_keys=[(f"arm-{at % 8}", sanitize(name)) for at, name in enumerate(run.arms)],
         phases=view.phase_bars(summary),
+        courses=build_course_rows(summary) if summary.kinds - {None} else [],
         tokens=view.token_bars(summary),
         groups=view.group_marks(summary),
         subjects=rows,

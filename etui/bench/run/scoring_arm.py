@@ -97,6 +97,8 @@ class ScoredGroup:
             decode_joules=None if cost.joules is None else 0.0,
             seconds=cost.seconds,
             prompt_sha256=prompt.sha,
+            coverage=cost.coverage,
+            shared=cost.shared,
         )
 
 
@@ -228,6 +230,8 @@ class Charge:
         kind: The weaker kind of the two measurements.
         seconds: Its share of the time, the prefix's time included.
         prefix_tokens: Its share of the prefix's tokens.
+        coverage: The smaller share of both intervals that was recorded, 0..1; None if unmeasured.
+        shared: Whether other processes used the measured devices in either; None if unmeasured.
     """
 
     joules: float | None
@@ -235,6 +239,8 @@ class Charge:
     kind: str | None
     seconds: float
     prefix_tokens: float
+    coverage: float | None = None
+    shared: bool | None = None
 
 
 def split_charges(
@@ -257,6 +263,7 @@ def split_charges(
     joules = split_by_tokens(group.joules, tokens) if group.joules is not None else None
     even = 1 / shared.questions if shared is not None else 0.0
     found: list[Charge] = []
+    read = [group] if shared is None or shared_energy is None else [group, shared_energy]
     for index, part in enumerate(parts):
         own = None if joules is None else joules[index]
         spread = None if group.uncertainty is None else group.uncertainty * part
@@ -270,6 +277,8 @@ def split_charges(
                 kind=_kind(group, shared_energy) if own is not None else None,
                 seconds=group.seconds * part + (_seconds(shared) * even if shared else 0.0),
                 prefix_tokens=shared.tokens * even if shared is not None else 0.0,
+                coverage=None if own is None else min(energy.coverage for energy in read),
+                shared=None if own is None else any(energy.shared for energy in read),
             )
         )
     return found

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Generator, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Generator, Iterable, Sequence
+from typing import TYPE_CHECKING, Any
 
 from etui.bench.analysis.accuracy import CHANCE
 from etui.bench.prompts.tokens import single_letters
@@ -18,6 +18,7 @@ from etui.config.machine import machine_name
 from etui.engine.library import describe_llama_cpp
 from etui.engine.llama_session import LlamaSession
 from etui.events import Loaded, Residence
+from etui.models.gguf import check_gguf
 from etui.runtime.provenance import provenance
 from etui.text.timestamps import utc_now
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from etui.backends.local import LocalBackend
     from etui.config.config import Config
     from etui.energy.recorder import Recorder
+    from etui.energy.types import Channel
     from etui.turn.ports import Served
 
 ServeModel = Callable[[str], "Served"]
@@ -74,6 +76,7 @@ def load_models(
                 threads=served.spec.threads,
                 prefill_threads=served.spec.prefill_threads,
                 draft_tokens=served.spec.draft_tokens,
+                quantisation=check_gguf(served.local_path()).quantisation,
             )
         )
     return tuple(found)
@@ -181,6 +184,8 @@ def build_run_config(
             "channels": {channel.id: channel.kind.value for channel in selection.summed},
             "unmeasured": list(recorder.unmeasured),
             "sample_hz": recorder.hz,
+            "devices": _describe_devices(selection.summed),
+            **({} if config.pue == 1.0 else {"pue": config.pue}),
         },
         idle=None if watts is None else {"which": idle, "watts": watts},
         order=plan.order,
@@ -200,6 +205,15 @@ def _classify_letters(plan: RunPlan, session: LlamaSession) -> str | None:
     work = SubjectWork(subject, questions[:1], frozenset(), plan.examples[subject])
     prompts = build_prompts(session, plan.format, work).prompts
     return "sequence" if single_letters(prompts) is None else "single"
+
+
+def _describe_devices(channels: Iterable[Channel]) -> dict[str, dict[str, Any]]:
+    """Describe the devices of channels by name and power limit, as far as they are known."""
+    return {
+        channel.id: {"label": channel.label or None, "limit_watts": channel.limit_watts}
+        for channel in channels
+        if channel.label or channel.limit_watts is not None
+    }
 
 
 def _memory_bytes() -> int:

@@ -7,6 +7,7 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from etui.bench.analysis.distribution import compute_distribution, count_gaps
 from etui.bench.prompts.formats import chat_messages, messages_sha
 from etui.bench.run.arms import close_decision
 from etui.bench.run.scoring import StopRequested
@@ -23,6 +24,7 @@ from etui.runtime.open import Choice
 from etui.turn.events import TurnFinished
 from etui.turn.ports import Unlogged
 from etui.turn.record import Tokens, TurnRecord
+from etui.turn.token_times import TokenTimes
 
 if TYPE_CHECKING:
     from etui.arm import Arm
@@ -97,12 +99,14 @@ class TurnArm:
         query = Query(messages[-1].content, history=messages[:-1])
         choice = self._decide(query)
         record: TurnRecord | None = None
+        times = TokenTimes()
         error: str | None = None
         try:
             with closing(
                 self._runtime.run_turn(query, choice, writer=Unlogged(), cancelled=self._cancelled)
             ) as events:
                 for event in events:
+                    times.add(event)
                     if isinstance(event, TurnFinished):
                         record = event.record
         except ContextOverflow as overflow:
@@ -111,7 +115,7 @@ class TurnArm:
             raise StopRequested
         if record is None:
             raise EngineFailed(error or "the turn ended without a record", "run it again")
-        sample = build_sample(record, question, messages, len(examples), error)
+        sample = build_sample(record, question, messages, len(examples), error, times.list_gaps())
         return TurnAnswered(sample, record.energy.end_ns)
 
 
@@ -121,6 +125,7 @@ def build_sample(
     messages: Sequence[Message],
     shots: int,
     error: str | None,
+    gaps: Sequence[float] | None = None,
 ) -> Sample:
     """Grade a turn and build its sample.
 
@@ -132,12 +137,14 @@ def build_sample(
         messages: The prompt.
         shots: Number of worked examples in the prompt.
         error: Why there is no valid answer; None if there is one.
+        gaps: Seconds between its tokens; None if unknown.
     """
     text = record.answer
     choice, status = _grade(record, question, messages[-1].content)
     if error is not None or record.status == "error":
         choice, status = None, "error"
     energy = record.energy
+    seconds = record.seconds.decode if record.tokens.output else None
     return Sample(
         arm=record.arm,
         subject=question.subject,
@@ -171,7 +178,18 @@ def build_sample(
         hops=tuple(hop.arm for hop in record.hops[:-1]),
         error=error or record.error,
         speculation=record.speculation,
+        decode_seconds=seconds,
+        ttft_seconds=record.seconds.ttft,
+        inter_token_seconds=_describe_gaps(gaps),
+        inter_token_bins=count_gaps(gaps) if gaps else None,
+        coverage=None if energy.joules is None else energy.coverage,
+        shared=None if energy.joules is None else energy.shared,
     )
+
+
+def _describe_gaps(gaps: Sequence[float] | None) -> dict[str, float] | None:
+    found = compute_distribution(gaps or ())
+    return None if found is None else {"p50": found.p50, "p90": found.p90, "p95": found.p95}
 
 
 def _grade(record: TurnRecord, question: Question, asked: str) -> tuple[str | None, SampleStatus]:

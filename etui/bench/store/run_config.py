@@ -42,6 +42,7 @@ class BenchModel:
             are scored as sequences; None if the format does not read letters.
         threads, prefill_threads: Threads of its own; None for those of the run.
         draft_tokens: Number of tokens to draft at a time; None chooses it at each step.
+        quantisation: Quantisation of the weights, by the header of the file; None if unknown.
         backend, remote_name: The remote backend that serves it, and its name there; None for a
             model of this machine. What is not known of a remote model is empty or 0.
     """
@@ -61,9 +62,12 @@ class BenchModel:
     draft_tokens: int | None = None
     backend: str | None = None
     remote_name: str | None = None
+    quantisation: str | None = None
 
 
-_OPTIONAL = ("threads", "prefill_threads", "draft_tokens", "backend", "remote_name")
+_OPTIONAL = (
+    *("threads", "prefill_threads", "draft_tokens", "backend", "remote_name", "quantisation"),
+)
 """Settings of a model that are left out where it has none, so that older runs keep their hash."""
 
 
@@ -167,7 +171,9 @@ class RunConfig:
         versions: Program -> version; ``llama_cpp`` is the description reported by the build, and
             ``gpu_driver`` is only there with a GPU.
         machine: Name and memory of the machine, and ``devices``, its GPUs, if it has any.
-        energy: ``channels`` of the total (id -> kind), the ``unmeasured`` parts, ``sample_hz``.
+        energy: ``channels`` of the total (id -> kind), the ``unmeasured`` parts, ``sample_hz``;
+            ``devices`` has the ``label`` and the ``limit_watts`` of channels that have one, and
+            ``pue`` is there if it is not 1.
         idle: Idle baseline at the start of the run: ``which`` one and its ``watts``; None if there
             is none.
         order: Order of the questions.
@@ -244,6 +250,7 @@ class RunConfig:
     def sha256(self) -> str:
         """Hash of everything that affects the results; a run resumes only if it is equal."""
         document = {k: v for k, v in self.to_json().items() if k not in _WITHOUT_EFFECT}
+        document = _drop_descriptions(document)
         return hashlib.sha256(_canonical(document).encode()).hexdigest()
 
     @property
@@ -290,6 +297,16 @@ def _drop_unused(models: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
+def _drop_descriptions(document: dict[str, Any]) -> dict[str, Any]:
+    """Drop what only describes the machine and the models, which has no effect on the results."""
+    return document | {
+        "energy": {k: v for k, v in document["energy"].items() if k not in ("devices", "pue")},
+        "models": [
+            {k: v for k, v in model.items() if k != "quantisation"} for model in document["models"]
+        ],
+    }
+
+
 def parse_run_config(document: object) -> RunConfig:
     """Parse a ``config.json``; unknown keys are ignored.
 
@@ -309,7 +326,7 @@ def parse_run_config(document: object) -> RunConfig:
 def differences(one: RunConfig, other: RunConfig) -> dict[str, tuple[Any, Any]]:
     """Return path -> both values for all settings that differ and affect the results."""
     found: dict[str, tuple[Any, Any]] = {}
-    first, second = one.to_json(), other.to_json()
+    first, second = (_drop_descriptions(run.to_json()) for run in (one, other))
     for name in [*first, *(name for name in second if name not in first)]:
         if name not in _WITHOUT_EFFECT:
             _compare(name, first.get(name), second.get(name), found)

@@ -11,7 +11,10 @@ from etui.turn.record import SpeculationRecord, Tokens
 
 SampleStatus = Literal["answered", "no_answer", "truncated", "error"]
 
-_OPTIONAL = ("speculation", "machine", "decode_seconds", "ttft_seconds", "inter_token_seconds")
+_OPTIONAL = (
+    *("speculation", "machine", "decode_seconds", "ttft_seconds", "inter_token_seconds"),
+    *("inter_token_bins", "coverage", "shared"),
+)
 """Fields that a line leaves out where they are None, so that older lines keep their form."""
 
 
@@ -49,6 +52,11 @@ class Sample:
         ttft_seconds: Time to first token; None if nothing was decoded, or it is unknown.
         inter_token_seconds: Percentiles of the time between two tokens of this answer, as ``p50``,
             ``p90`` and ``p95``; None with fewer than two tokens, or if unknown.
+        inter_token_bins: The same times as a histogram (:mod:`etui.bench.analysis.distribution`):
+            pairs of bin and count. None as above.
+        coverage: Share of its time that the meter recorded, 0..1; None if unknown.
+        shared: Whether other processes used a measured GPU, or the CPUs of an estimate; None if
+            unknown.
     """
 
     arm: str
@@ -81,6 +89,9 @@ class Sample:
     decode_seconds: float | None = None
     ttft_seconds: float | None = None
     inter_token_seconds: Mapping[str, float] | None = None
+    inter_token_bins: tuple[tuple[int, int], ...] | None = None
+    coverage: float | None = None
+    shared: bool | None = None
 
     @property
     def key(self) -> tuple[str, str, int]:

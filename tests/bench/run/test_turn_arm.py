@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from etui.arm import Arm
 from etui.bench.run.scoring import StopRequested
 from etui.bench.run.turn_arm import TurnArm
 from etui.bench.run.work import SubjectWork
+from etui.bench.store.sample import parse_sample
 from etui.config.config import Config
 from etui.datasets.questions import Question
 from etui.energy.types import Energy, Kind
@@ -125,6 +127,31 @@ def test_a_turn_is_accounted_as_any_other():
     assert sample.text == "Hm.\n\nB"
     assert sample.confidence == pytest.approx(0.8)
     assert sample.seconds == pytest.approx(3)
+
+
+def test_the_times_of_the_tokens_are_kept():
+    class Slow(Answerer):
+        def answer(self, request):
+            prefilled, only, finished = super().answer(request)
+            yield prefilled
+            for second in (11, 12, 12.5):
+                yield Answer(int(second * S), only.text, 1)
+            yield finished
+
+    (sample,) = answered(Slow("B"))
+    assert (sample.ttft_seconds, sample.decode_seconds) == (pytest.approx(1), pytest.approx(2))
+    assert sample.inter_token_seconds["p50"] == pytest.approx(0.75)
+    assert sum(count for _, count in sample.inter_token_bins) == 2
+    assert (sample.coverage, sample.shared) == (1.0, False)
+    assert parse_sample(json.loads(json.dumps(sample.to_json()))) == sample
+
+
+def test_an_answer_of_one_step_has_no_times_between_tokens():
+    (sample,) = answered(Answerer("B"))
+    assert sample.inter_token_seconds is None
+    assert "inter_token_bins" not in sample.to_json()
+    (failed,) = answered(Answerer(failure=ContextOverflow(5000, 4096, 8)))
+    assert (failed.decode_seconds, failed.ttft_seconds) == (None, None)
 
 
 def test_worked_examples_are_earlier_turns_of_the_chat():

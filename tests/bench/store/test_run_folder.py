@@ -278,3 +278,17 @@ def test_runs_are_found_by_path_id_beginning_and_last(config):
         find_run("2027", config)
     with pytest.raises(UsageError, match="there is no run"):
         find_run("", config)
+
+
+def test_descriptions_of_devices_and_weights_do_not_affect_a_run() -> None:
+    run = synthetic.config()
+    described = replace(
+        run,
+        energy={**run.energy, "devices": {"package:0": {"label": "A CPU"}}, "pue": 1.2},
+        models=tuple(replace(model, quantisation="Q4_1") for model in run.models),
+    )
+    assert described.sha256 == run.sha256
+    assert described.plan_sha256 == run.plan_sha256
+    assert differences(run, described) == {}
+    assert parse_run_config(json.loads(json.dumps(described.to_json()))) == described
+    assert replace(run, energy={**run.energy, "sample_hz": 5.0}).sha256 != run.sha256

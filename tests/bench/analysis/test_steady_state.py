@@ -1,0 +1,186 @@
+"""Whether a machine worked evenly, judged from the costs of its answers."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from etui.bench.analysis.steady_state import (
+    LEAST_ANSWERS,
+    LIMIT_PERCENT,
+    compute_drift,
+    judge_steadiness,
+    list_early_answers,
+)
+from etui.bench.store.sample import Sample
+from etui.turn.record import Tokens
+from tests.bench import synthetic
+
+ANY = synthetic.samples(synthetic.config(arms=("think",), per_subject=1))[0]
+
+
+def answers(count: int, noise: float, drift: float = 0.0, seed: int = 0, **changes) -> list[Sample]:
+    """Answers that cost 2 J, 10 mJ a computed and 0.1 J an output token, times drift and noise."""
+    draw = random.Random(seed)
+    found = []
+    for at in range(count):
+        computed, output = draw.randrange(80, 300), draw.randrange(20, 400)
+        cost = 2 + 0.01 * computed + 0.1 * output
+        cost *= (1 + drift * at / max(1, count - 1)) * draw.lognormvariate(0, noise)
+        found.append(
+            replace(
+                ANY,
+                row=at,
+                tokens=Tokens(computed, 0, computed, 0, output),
+                prefix_tokens=0.0,
+                joules=cost,
+                seconds=cost / 30,
+                **changes,
+            )
+        )
+    return found
+
+
+def test_an_even_machine_is_steady() -> None:
+    found = judge_steadiness(answers(200, 0.03))
+    assert found.is_steady is True
+    assert found.joules is not None
+    assert found.joules.low_percent < 0 < found.joules.high_percent
+    assert found.joules.p > 0.01
+
+
+def test_a_machine_that_slows_down_is_not() -> None:
+    found = judge_steadiness(answers(200, 0.05, drift=0.3))
+    assert found.is_steady is False
+    assert found.joules is not None
+    # The drift between the means of the outer thirds is two thirds of that between the ends.
+    assert found.joules.percent == pytest.approx(20, abs=5)
+    assert found.joules.p < 1e-6
+    assert "changed" in found.why
+
+
+def test_a_drift_within_the_limit_is_steady_however_sure() -> None:
+    found = judge_steadiness(answers(600, 0.01, drift=0.03))
+    assert found.joules is not None
+    assert found.joules.p < 0.001
+    assert found.is_steady is True
+
+
+def test_longer_answers_at_the_end_are_no_drift() -> None:
+    rows = sorted(answers(90, 0.02), key=lambda row: row.tokens.output)
+    found = judge_steadiness(rows)
+    assert found.is_steady is not False
+    assert found.joules is not None
+    assert abs(found.joules.percent) < LIMIT_PERCENT
+
+
+def test_few_answers_cannot_tell() -> None:
+    found = judge_steadiness(answers(LEAST_ANSWERS - 1, 0.01))
+    assert (found.is_steady, found.joules, found.seconds) == (None, None, None)
+    assert found.why == "11 answers, but the test needs 12"
+    noisy = judge_steadiness(answers(LEAST_ANSWERS, 0.4, seed=3))
+    assert noisy.is_steady is None
+    assert "vary too much" in noisy.why
+    assert judge_steadiness([]).is_steady is None
+
+
+def test_without_joules_the_time_decides() -> None:
+    rows = [replace(row, joules=None) for row in answers(200, 0.03)]
+    found = judge_steadiness(rows)
+    assert found.joules is None
+    assert found.is_steady is True
+
+
+def test_equal_answers_are_steady_without_noise() -> None:
+    rows = [replace(row, joules=5.0, seconds=0.2, tokens=ANY.tokens) for row in answers(30, 0.0)]
+    found = judge_steadiness(rows)
+    assert found.is_steady is True
+    assert found.joules is not None
+    assert found.joules.percent == pytest.approx(0, abs=1e-9)
+
+
+def test_lengths_that_are_the_order_cannot_be_told_from_it() -> None:
+    rows = [
+        replace(row, tokens=Tokens(100, 0, 100, 0, 10 + at * 3 // 30))
+        for at, row in enumerate(answers(30, 0.05))
+    ]
+    found = judge_steadiness(rows)
+    assert found.is_steady is None or found.joules is not None
+    assert compute_drift(rows, "joules") is None or found.joules is not None
+
+
+@settings(max_examples=40)
+@given(st.integers(0, 10_000), st.sampled_from([0.02, 0.1, 0.3]), st.integers(12, 80))
+def test_an_even_machine_is_rarely_blamed(seed: int, noise: float, count: int) -> None:
+    found = judge_steadiness(answers(count, noise, seed=seed))
+    # One in forty for each of two tests that see the same noise; the examples are drawn anew, so
+    # only a clear verdict against an even machine is an error.
+    if found.is_steady is False:
+        assert found.joules is not None
+        assert found.joules.p > 1e-5
+
+
+@settings(max_examples=40)
+@given(
+    st.integers(0, 1000), st.floats(1e-3, 1e3), st.floats(0, 0.5), st.integers(LEAST_ANSWERS, 60)
+)
+def test_the_unit_does_not_matter(seed: int, factor: float, drift: float, count: int) -> None:
+    rows = answers(count, 0.1, drift, seed)
+    scaled = [replace(row, joules=row.joules * factor) for row in rows]
+    one, other = compute_drift(rows, "joules"), compute_drift(scaled, "joules")
+    assert one is not None
+    assert other is not None
+    assert other.percent == pytest.approx(one.percent, rel=1e-6, abs=1e-6)
+    assert one.low_percent <= one.percent <= one.high_percent
+    assert 0 <= one.p <= 1
+
+
+@settings(max_examples=60)
+@given(
+    st.lists(
+        st.tuples(
+            st.one_of(st.none(), st.floats(0, 1e4)),
+            st.floats(0, 1e3),
+            st.integers(0, 500),
+            st.integers(0, 500),
+        ),
+        max_size=40,
+    )
+)
+def test_anything_is_judged(parts) -> None:
+    rows = [
+        replace(
+            ANY,
+            row=at,
+            joules=joules,
+            seconds=seconds,
+            tokens=Tokens(computed, 0, computed, 0, output),
+            prefix_tokens=0.0,
+        )
+        for at, (joules, seconds, computed, output) in enumerate(parts)
+    ]
+    found = judge_steadiness(rows)
+    assert found.why
+    early = list_early_answers(rows)
+    assert [one.number for one in early] == [n for n in (1, 2, 10) if n <= len(rows)]
+    for one in early:
+        assert one.joules_per_output_token is None or one.output_tokens > 0
+
+
+def test_the_first_answers_are_compared_with_the_others() -> None:
+    rows = answers(60, 0.01)
+    rows[0] = replace(rows[0], joules=rows[0].joules * 1.5)
+    first, second, tenth = list_early_answers(rows)
+    assert first.percent_of_usual == pytest.approx(150, abs=4)
+    assert second.percent_of_usual == pytest.approx(100, abs=4)
+    assert tenth.number == 10
+    assert first.joules_per_output_token == pytest.approx(first.joules / first.output_tokens)
+    assert len(list_early_answers(rows[:9])) == 2
+    assert list_early_answers(rows[:2])[0].percent_of_usual is None
+    unmeasured = list_early_answers([replace(row, joules=None) for row in rows])
+    assert unmeasured[0].joules is None
+    assert unmeasured[0].percent_of_usual is None

@@ -155,7 +155,7 @@ def show(turn_id: str, as_json: bool) -> None:
         loads = log.loads(turn_id=turn.turn_id)
         unloads = log.unloads(turn_id=turn.turn_id)
     if as_json:
-        print_json(build_turn_document(turn))
+        print_json(build_turn_document(turn, _read_weights()))
     else:
         click.echo("\n".join(format_turn(turn, loads, unloads)))
 
@@ -247,14 +247,17 @@ def export(form: str, search: str | None, **chosen: str | None) -> None:
         if chat_id is not None and form in ("markdown", "json"):
             chat, turns = log.get_chat(chat_id), list(log.turns(turn_filter))
             if form == "json":
-                print_json(writing.build_chat_document(chat, turns))
+                print_json(writing.build_chat_document(chat, turns, _read_weights()))
             else:
                 click.echo(writing.format_chat(chat, turns, energy_line), nl=False)
         else:
-            write = writing.write_csv if form == "csv" else writing.write_json_lines
             # In a terminal the turns themselves show the progress.
             with count_progress("exporting turns", shown=not sys.stdout.isatty()) as report:
-                write(log.turns(turn_filter, report=report), data_stream())
+                turns_found = log.turns(turn_filter, report=report)
+                if form == "csv":
+                    writing.write_csv(turns_found, data_stream())
+                else:
+                    writing.write_json_lines(turns_found, data_stream(), _read_weights())
         if not log.count_turns(turn_filter):
             _report_empty(log, filtered=any(chosen.values()) or search is not None)
 
@@ -281,6 +284,13 @@ def _compute_costs(total: Total, factors: Factors | None) -> dict[str, CostDocum
     return {
         name: None if cost is None else build_cost_document(cost) for name, cost in costs.items()
     }
+
+
+def _read_weights() -> dict[str, str]:
+    from etui.config.load import load_config
+    from etui.runtime.weights import read_weights
+
+    return read_weights(load_config())
 
 
 def _open_log() -> LogReader:

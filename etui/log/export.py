@@ -4,26 +4,41 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TextIO
 
 from etui import units
+from etui.log.energy_record import NO_WEIGHTS, build_energy_record
 from etui.log.records import ChatRecord
 from etui.log.rows import build_row
+from etui.text.codec import to_document
 from etui.text.sanitize import sanitize
 from etui.turn.record import TurnRecord
 
 
-def build_turn_document(turn: TurnRecord) -> dict[str, Any]:
-    """Build the document of ``etui ask --json``, with the system prompt and the trace added."""
-    return turn.to_json() | {"system": turn.system, "trace": turn.trace}
+def build_turn_document(
+    turn: TurnRecord, weights: Mapping[str, str] = NO_WEIGHTS
+) -> dict[str, Any]:
+    """Build the document of ``etui ask --json``, with system prompt, trace and energy record.
+
+    Args:
+        turn: The turn.
+        weights: Hash of a model -> quantisation of its weights.
+    """
+    return turn.to_json() | {
+        "system": turn.system,
+        "trace": turn.trace,
+        "energy_record": to_document(build_energy_record(turn, weights)),
+    }
 
 
-def write_json_lines(turns: Iterable[TurnRecord], file: TextIO) -> None:
+def write_json_lines(
+    turns: Iterable[TurnRecord], file: TextIO, weights: Mapping[str, str] = NO_WEIGHTS
+) -> None:
     """Write each turn as one line of JSON, see :func:`build_turn_document`."""
     encode = json.JSONEncoder(ensure_ascii=False).encode
     for turn in turns:
-        file.write(encode(build_turn_document(turn)) + "\n")
+        file.write(encode(build_turn_document(turn, weights)) + "\n")
 
 
 def write_csv(turns: Iterable[TurnRecord], file: TextIO) -> None:
@@ -40,14 +55,16 @@ def write_csv(turns: Iterable[TurnRecord], file: TextIO) -> None:
         writer.writerow(row.values())
 
 
-def build_chat_document(chat: ChatRecord, turns: Iterable[TurnRecord]) -> dict[str, Any]:
-    """Build one JSON document of a chat and its turns."""
+def build_chat_document(
+    chat: ChatRecord, turns: Iterable[TurnRecord], weights: Mapping[str, str] = NO_WEIGHTS
+) -> dict[str, Any]:
+    """Build one JSON document of a chat and its turns, see :func:`build_turn_document`."""
     return {
         "chat_id": chat.chat_id,
         "created_at": chat.created_at,
         "name": chat.name,
         "system": chat.system,
-        "turns": [build_turn_document(turn) for turn in turns],
+        "turns": [build_turn_document(turn, weights) for turn in turns],
     }
 
 

@@ -42,6 +42,9 @@ _WHOLE: Mapping[str, str] = {
     # Depends on measured joules.
     "hull": "<arms>",
     "proportional": "<bool>",
+    "inter_token_bins": "<bins>",
+    # Which fields were not measured; the tests of the records check them.
+    "missing": "<missing>",
     # The numbers of the words that occur, thousands of them.
     "at": "<numbers>",
 }
@@ -118,7 +121,7 @@ class _Normal:
             return f"<{'version' if key in _VERSIONS else 'machine'}>"
         if key in _HASHES:
             return "<sha256>"
-        if key.endswith("_id") and _ID.fullmatch(text):
+        if (key == "id" or key.endswith("_id")) and _ID.fullmatch(text):
             return "<id>"
         text = text.replace(self._root, "<root>").replace(_CHECKOUT, "<checkout>")
         text = _RUN_ID.sub(r"<stamp>-\1-<id>", text)

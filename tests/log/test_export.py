@@ -25,6 +25,7 @@ def test_json_lines_hold_the_document_of_ask_and_the_route(make_turn: MakeTurn) 
     for turn, document in zip(turns, documents, strict=True):
         assert document.pop("trace") == turn.trace
         assert document.pop("system") == turn.system
+        assert document.pop("energy_record")["source"]["id"] == turn.turn_id
         assert document == turn.to_json()
 
 

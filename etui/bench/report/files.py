@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING
 
 from etui.bench.analysis.summary import Summary
 from etui.bench.analysis.summary_text import markdown, per_subject_csv
+from etui.bench.report.energy_record import build_energy_record
 from etui.bench.store.run_config import RunConfig
 from etui.bench.store.run_folder import PER_SUBJECT, REPORT, SUMMARY
 from etui.bench.store.sample import Sample
+from etui.energy.energy_record import RECORD_FILE
 from etui.text.codec import to_document
 
 if TYPE_CHECKING:
@@ -28,7 +30,7 @@ def result_files(
     summary: Summary,
     texts: Texts | None = None,
 ) -> dict[str, str]:
-    """Build the result files of a run folder.
+    """Build the result files of a run folder, its energy record included.
 
     Args:
         run: Configuration of the run.
@@ -42,8 +44,13 @@ def result_files(
     from etui.bench.report.page import render_page
 
     return {
-        SUMMARY_FILE: json.dumps(to_document(summary), indent=2, ensure_ascii=False) + "\n",
+        SUMMARY_FILE: _to_json(summary),
         PER_SUBJECT_FILE: per_subject_csv(summary),
         PAGE_FILE: render_page(summary, run, samples, texts),
         MARKDOWN_FILE: markdown(summary, run),
+        RECORD_FILE: _to_json(build_energy_record(run, samples, summary)),
     }
+
+
+def _to_json(value: object) -> str:
+    return json.dumps(to_document(value), indent=2, ensure_ascii=False) + "\n"

@@ -100,6 +100,7 @@ class SweptModel:
         fitting_layers: How many of them fit on the GPUs now; 0 without a GPU.
         obstacles: Method of speculation -> why it cannot be used; a method without an entry can.
         values: Value of every axis now, without the power limit and the model.
+        quantisation: Quantisation of its weights; empty if unknown.
     """
 
     name: str
@@ -107,6 +108,7 @@ class SweptModel:
     fitting_layers: int
     obstacles: Mapping[str, str]
     values: Mapping[AxisName, Value]
+    quantisation: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,9 +248,8 @@ def _read_model(
         "speculate": spec.speculate or "off",
         "draft_tokens": spec.draft_tokens or "auto",
     }
-    return SweptModel(
-        spec.name, layers, fitting, _find_obstacles(spec, gguf, config, catalogue), values
-    )
+    obstacles = _find_obstacles(spec, gguf, config, catalogue)
+    return SweptModel(spec.name, layers, fitting, obstacles, values, gguf.quantisation)
 
 
 def _count_fitting_layers(

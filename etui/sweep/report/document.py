@@ -9,7 +9,7 @@ from typing import Any
 from etui.stats.tests import Interval
 from etui.sweep.analysis.claims import is_best_claimed
 from etui.sweep.blocks import Block
-from etui.sweep.report.energy_record import build_command, build_energy_record
+from etui.sweep.report.conditions import build_command, build_conditions
 from etui.sweep.report.verdict import format_verdict
 from etui.sweep.result import (
     Accuracy,
@@ -97,7 +97,7 @@ def build_document(
         },
         "cap": config.cap,
         "channels": list(config.channels),
-        "conditions": build_energy_record(config, result, blocks),
+        "conditions": build_conditions(config, result, blocks),
         "command": build_command(config),
         "provenance": dict(config.provenance),
     }

@@ -11,9 +11,9 @@ from etui.bench.report.render import read_resource, render_template
 from etui.bench.report.view import build_tree
 from etui.sweep.blocks import Block
 from etui.sweep.report import effect_chart, frontier_chart, power_chart, race_chart, view
-from etui.sweep.report.energy_record import (
+from etui.sweep.report.conditions import (
     build_command,
-    build_energy_record,
+    build_conditions,
     describe_conditions,
 )
 from etui.sweep.report.power_chart import VisitWatts
@@ -118,7 +118,7 @@ def render_report(
         headings=view.list_headings(result),
         rows=view.build_rows(result),
         conditions=describe_conditions(
-            build_energy_record(config, result, blocks), one_line(config.model)
+            build_conditions(config, result, blocks), one_line(config.model)
         ),
         command=build_command(config),
         config=build_tree(to_document(config)),

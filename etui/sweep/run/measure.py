@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Protocol
 
 from etui.bench.store.sealed_folder import explain_write_errors
+from etui.energy.energy_record import RECORD_FILE
 from etui.errors import EtuiError, LogUnavailable, Stopped
 from etui.log.records import SweepRecord, SweepSettingRecord
 from etui.sweep.blocks import Block, BlockPlan, Failure, Stage, Visit
@@ -31,6 +32,7 @@ from etui.sweep.run.measured_result import analyse_measured, group_answers, list
 from etui.sweep.run.recorded_sweep import RecordedSweep
 from etui.sweep.setting import Setting
 from etui.sweep.sweep_config import SweepConfig
+from etui.text.codec import to_document
 
 Step = Stage | str
 """What a sweep does now: a stage, ``accuracy``, or ``done``."""
@@ -282,11 +284,14 @@ class SweepRun:
 
     def _finish(self, why: str) -> SweepOutcome:
         from etui.sweep.report.document import build_document
+        from etui.sweep.report.energy_record import build_energy_record
         from etui.sweep.report.page import write_report
 
         result = self._analyse()
         document = build_document(self.config, result, self.blocks)
         self.folder.write(RESULT, json.dumps(document, indent=2) + "\n")
+        record = to_document(build_energy_record(self.config, result, self.blocks))
+        self.folder.write(RECORD_FILE, json.dumps(record, indent=2) + "\n")
         self.audience.note("writing the report")
         with explain_write_errors(self.folder.path, SWEEP):
             write_report(self.folder.path / REPORT, self.config, result, self.blocks, self.power)

@@ -167,7 +167,7 @@ def make_plan(
         suite=request.suite,
         questions=0 if questions is None else questions.count,
         channels=(),
-        provenance=describe_conditions(config, facts),
+        provenance=describe_conditions(config, facts) | {"weights": _list_weights(axes, facts)},
         data=None if request.data is None else str(request.data),
         suite_sha256=None if questions is None else questions.sha256,
         notes=grid.notes,
@@ -238,6 +238,13 @@ def describe_conditions(config: Config, facts: MachineFacts) -> dict[str, Any]:
     _, discharging = read_battery(config.sysfs_dir / "class" / "power_supply")
     source = "a battery" if discharging else "mains"
     return {**provenance(config), "power_source": source, "in_use": dict(facts.current)}
+
+
+def _list_weights(axes: Sequence[Axis], facts: MachineFacts) -> dict[str, str]:
+    """List the quantisation of the baseline model and of those of an axis, as far as known."""
+    swept = (value for axis in axes if axis.name == "model" for value in axis.values)
+    models = (facts.models.get(str(name)) for name in (facts.model, *swept))
+    return {model.name: model.quantisation for model in models if model and model.quantisation}
 
 
 def read_power_limits(config: Config) -> Sequence[LimitRange]:

@@ -12,6 +12,7 @@ from etui.config.config import Config
 from etui.errors import EtuiError
 from etui.log.export import build_chat_document, format_chat
 from etui.log.records import ChatRecord
+from etui.runtime.weights import read_weights
 from etui.turn.record import TurnRecord
 from etui.turn.text import energy_line
 
@@ -34,7 +35,8 @@ def export_chat(
     if form == "markdown":
         text = format_chat(chat, turns, energy_line)
     else:
-        text = json.dumps(build_chat_document(chat, turns), ensure_ascii=False, indent=2) + "\n"
+        document = build_chat_document(chat, turns, read_weights(config))
+        text = json.dumps(document, ensure_ascii=False, indent=2) + "\n"
     path = config.home / "exports" / f"chat-{chat.chat_id}.{_ENDINGS[form]}"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

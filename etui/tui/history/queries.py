@@ -15,6 +15,7 @@ from etui.log.export import write_csv, write_json_lines
 from etui.log.filters import Sort, TurnFilter
 from etui.log.queries import LogReader, TurnSummary
 from etui.log.totals import Total
+from etui.runtime.weights import read_weights
 from etui.turn.record import LoadRecord, TurnRecord, UnloadRecord
 
 PAGE_TURNS = 100
@@ -140,6 +141,8 @@ def export_turns(
     path = folder / f"turns-{now():%Y%m%d-%H%M%S-%f}.{ending}"
     count = log.count_turns(query.turns)
     with path.open("x", encoding="utf-8", newline="") as file:
-        write = write_json_lines if ending == "jsonl" else write_csv
-        write(log.turns(query.turns), file)
+        if ending == "csv":
+            write_csv(log.turns(query.turns), file)
+        else:
+            write_json_lines(log.turns(query.turns), file, read_weights(config))
     return Exported(path, count)

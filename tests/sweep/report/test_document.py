@@ -12,8 +12,8 @@ import pytest
 
 from etui.stats.tests import Interval
 from etui.sweep.goal import Goal
+from etui.sweep.report.conditions import build_command, describe_conditions
 from etui.sweep.report.document import build_document
-from etui.sweep.report.energy_record import build_command, describe_conditions
 from etui.sweep.report.text import format_verdict
 from tests.sweep import results
 

@@ -142,18 +142,18 @@ def per_text(
     return _measured(joules_per_unit, uncertainty, shown, f"J/{unit}", spread)
 
 
-def percentiles_text(percentiles: Sequence[float], unit: str, kind: str | None = None) -> str:
-    """Format percentiles with one prefix: ``3.1, 4.2, 5.0 J``, ``20, 29, 33 ms``.
+def several_text(values: Sequence[float], unit: str, kind: str | None = None) -> str:
+    """Format several values with one prefix: ``3.1, 4.2, 5.0 J``, ``20, 29, 33 ms``.
 
     Args:
-        percentiles: Values, ascending, at least one.
+        values: At least one.
         unit: ``J`` or ``s``.
         kind: Only an estimate is marked.
     """
-    step, prefix = _prefix(abs(percentiles[-1]))
+    step, prefix = _prefix(max(map(abs, values)))
     mark, suffix = ("~", f" ({kind})") if kind == ESTIMATE else ("", "")
     digits = 2 if kind == ESTIMATE else 3
-    numbers = ", ".join(significant(value / step, digits) for value in percentiles)
+    numbers = ", ".join(significant(value / step, digits) for value in values)
     return f"{mark}{numbers} {prefix}{unit}{suffix}"
 
 

@@ -215,5 +215,5 @@ def test_carbon_and_price_by_the_users_factors() -> None:
         ((0.0, 0.0, 0.0), "J", None, "0, 0, 0 J"),
     ],
 )
-def test_percentiles_share_a_prefix(values, unit, kind, text) -> None:
-    assert units.percentiles_text(values, unit, kind) == text
+def test_several_values_share_a_prefix(values, unit, kind, text) -> None:
+    assert units.several_text(values, unit, kind) == text

@@ -77,13 +77,13 @@ def _build_row(name: str, at: int, arm: ArmSummary, course: Course) -> CourseRow
 def _joules(found: Distribution | None, kind: str | None) -> str:
     if found is None:
         return _DASH
-    return units.percentiles_text((found.p50, found.p90, found.p95), "J", kind)
+    return units.several_text((found.p50, found.p90, found.p95), "J", kind)
 
 
 def _seconds(found: Distribution | None) -> str:
     if found is None:
         return _DASH
-    return units.percentiles_text((found.p50, found.p90, found.p95), "s")
+    return units.several_text((found.p50, found.p90, found.p95), "s")
 
 
 def _format_floor(arm: ArmSummary) -> str:
@@ -101,9 +101,8 @@ def _format_early(course: Course, kind: str | None) -> str:
     joules = [one.joules for one in answers]
     known = [value for value in joules if value is not None]
     if len(known) < len(joules):
-        return ", ".join(units.seconds_text(one.seconds) for one in answers)
-    shown = kind if kind == units.ESTIMATE else None
-    return ", ".join(units.energy_text(value, None, shown) for value in known)
+        return units.several_text([one.seconds for one in answers], "s")
+    return units.several_text(known, "J", kind)
 
 
 def _format_early_percent(course: Course) -> str:

@@ -21,11 +21,13 @@ class TokenTimes:
     _gaps: list[float] = field(default_factory=list)
     _running: list[float] = field(default_factory=list)
     """Gaps of the running answer, if it is a single sequence."""
-    _voted: list[float] = field(default_factory=list)
+    _voted: dict[int, list[float]] = field(default_factory=dict)
+    """Vote -> gaps between its batches."""
     _last_ns: int | None = None
     _ends_ns: dict[int, int] = field(default_factory=dict)
     """Vote -> end of the last batch that it took part in."""
-    _has_votes: bool = False
+    _tokens: dict[int, int] = field(default_factory=dict)
+    """Vote that has ended -> its tokens."""
     _is_known: bool = True
 
     def add(self, event: TurnEvent) -> None:
@@ -36,7 +38,7 @@ class TokenTimes:
             case Batch():
                 self._add_batch(event)
             case Vote():
-                self._has_votes = True
+                self._tokens[event.index] = event.tokens
             case Prefilled() | Finished() | HopStarted() | HopEnded() | Loaded() | Unloaded():
                 self._end_answer()
             case _:
@@ -61,17 +63,21 @@ class TokenTimes:
                 continue
             before = self._ends_ns.get(index)
             if before is not None:
-                self._voted.append(max(0, batch.end_ns - before) / 1e9)
+                gap = max(0, batch.end_ns - before) / 1e9
+                self._voted.setdefault(index, []).append(gap)
             self._ends_ns[index] = batch.end_ns
 
     def _end_answer(self) -> None:
         if self._ends_ns:
-            self._gaps += self._voted
-        elif self._has_votes:
+            for index, gaps in self._voted.items():
+                # The last batch of a vote may draw the end of its text, which is no token.
+                most = max(0, self._tokens.get(index, len(gaps) + 1) - 1)
+                self._gaps += gaps[:most]
+        elif self._tokens:
             # A remote server answers them at the same time, and the events do not say which vote a
             # token belongs to.
             self._is_known = False
         else:
             self._gaps += self._running
-        self._running, self._voted, self._ends_ns = [], [], {}
-        self._last_ns, self._has_votes = None, False
+        self._running, self._voted, self._ends_ns, self._tokens = [], {}, {}, {}
+        self._last_ns = None

@@ -64,6 +64,17 @@ def test_votes_are_timed_one_by_one() -> None:
     assert sorted(found) == pytest.approx([0.010, 0.020, 0.020, 0.020])
 
 
+def test_the_end_of_a_vote_is_no_token() -> None:
+    found = gaps_of(
+        Batch(0, 10 * MS, ((0, 1),)),
+        Batch(10 * MS, 20 * MS, ((0, 1),)),
+        Batch(20 * MS, 90 * MS, ((0, 1),)),  # draws the end
+        Vote(90 * MS, 0, "B", "", 2, 1.0, "B"),
+    )
+    assert found == pytest.approx((0.010,))
+    assert gaps_of(Batch(0, MS, ((0, 1),)), Vote(MS, 0, "", "", 0, 1.0)) == ()
+
+
 def test_votes_of_a_server_are_not_told_apart() -> None:
     assert (
         gaps_of(Thought(10 * MS, "", 1), Thought(11 * MS, "", 1), Vote(40 * MS, 1, "B", "", 3, 1.0))

@@ -26,6 +26,7 @@ from etui.sweep.run.measured_result import analyse_measured, group_answers
 from etui.sweep.run.recorded_sweep import read_sweep
 from etui.sweep.setting import Setting
 from etui.sweep.sweep_config import SweepDesign
+from tests.fixtures.records import check_document
 from tests.sweep.fakes import Audience, FakeRig, Log, make_answer, read_no_power
 from tests.sweep.values import CONFIG
 
@@ -81,6 +82,8 @@ def test_a_sweep_ends_with_its_best_setting_in_every_place(place: Path) -> None:
     assert analyse_measured(read.config, read.blocks, read.answers) == outcome.result
     assert json.loads((place / "result.json").read_text())["is_complete"] is True
     assert "<svg" in (place / "report.html").read_text()
+    record = check_document(json.loads((place / "energy_record.json").read_text()))
+    assert len(record["measurements"]) == len(outcome.result.settings)
     assert log.sweep is not None
     assert (log.sweep.best, log.sweep.complete) == (BEST, True)
     assert log.sweep.verdict

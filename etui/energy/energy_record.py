@@ -334,7 +334,7 @@ class Measurement:
 
     Attributes:
         name: The arm, the policy, or the setting.
-        machine_key: Key of the machine in a run of several machines; empty otherwise.
+        machine_key: Key of the machine in a run of several machines, else empty.
         hardware: The machine.
         models: The models that answered.
         prompt_tokens: Length of the prompts, reused tokens included.

@@ -17,7 +17,7 @@ _DASH = "–"
 
 @dataclass(frozen=True, slots=True)
 class CourseRow:
-    """One system on one machine; a dash stands for what does not exist.
+    """One system on one machine; what does not exist is a dash.
 
     Attributes:
         name: The system.

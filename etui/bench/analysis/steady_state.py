@@ -41,7 +41,7 @@ def judge_steadiness(samples: Sequence[Sample]) -> SteadyState:
     """Judge whether the answers of one system on one machine cost the same from first to last.
 
     It is steady if the interval of each drift is within ``±LIMIT_PERCENT``, and not steady if one
-    interval excludes 0 without being within it. Anything else cannot be told.
+    interval excludes 0 without being within it. Anything else is unknown.
 
     Args:
         samples: Answers in the order they were given.

@@ -1,6 +1,7 @@
 """Write docs/energy-record.schema.json, the JSON Schema of energy_record.json, from its types.
 
-Run it after a change of ``etui/energy/energy_record.py``; a test fails if the file is out of date.
+Run it after a change of the types in ``etui/energy/energy_record.py``, ``record_conditions.py`` or
+``steadiness.py``; a test fails if the file is out of date.
 """
 
 from __future__ import annotations

@@ -6,28 +6,30 @@ from collections.abc import Mapping
 
 from etui.energy.detection_floor import compute_sensor_floor, explain_no_floor
 from etui.energy.energy_record import (
-    CONFIDENCE_PERCENT,
     RECORD_VERSION,
-    BatchSizes,
-    Distribution,
     EnergyRecord,
-    Framework,
-    Hardware,
     Measurement,
-    Method,
-    Precision,
-    RecordChannel,
     RecordFigure,
-    RecordFloor,
-    RecordModel,
     RecordPercentiles,
     Results,
-    Source,
-    Uncertainty,
-    Utilisation,
     build_figure,
     explain_missing,
     list_functional_units,
+)
+from etui.energy.record_conditions import (
+    CONFIDENCE_PERCENT,
+    BatchSizes,
+    Distribution,
+    Framework,
+    Hardware,
+    Method,
+    Precision,
+    RecordChannel,
+    RecordFloor,
+    RecordModel,
+    Source,
+    Uncertainty,
+    Utilisation,
 )
 from etui.turn.record import Attribution, HopRecord, TurnRecord
 

@@ -8,7 +8,7 @@ from etui import units
 from etui.bench.analysis.course import Course
 from etui.bench.analysis.summary import ArmSummary, Summary
 from etui.energy.detection_floor import compute_sensor_floor
-from etui.energy.energy_record import Distribution
+from etui.energy.record_conditions import Distribution
 from etui.energy.steadiness import Drift, SteadyState
 from etui.text.sanitize import sanitize
 

@@ -12,7 +12,8 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from etui.bench.store.sample import Sample
-from etui.energy.energy_record import Distribution, RecordPercentiles
+from etui.energy.energy_record import RecordPercentiles
+from etui.energy.record_conditions import Distribution
 
 _BINS_PER_OCTAVE = 16
 _SHORTEST_SECONDS = 1e-9

@@ -13,26 +13,28 @@ from etui.bench.store.run_config import BenchMachine, BenchModel, RunConfig
 from etui.bench.store.sample import Sample
 from etui.energy.detection_floor import compute_sensor_floor, explain_no_floor
 from etui.energy.energy_record import (
-    CONFIDENCE_PERCENT,
     RECORD_VERSION,
-    BatchSizes,
     EnergyRecord,
-    Framework,
-    Hardware,
     Measurement,
-    Method,
-    Precision,
-    RecordChannel,
     RecordFigure,
-    RecordFloor,
-    RecordModel,
     Results,
-    Source,
-    Uncertainty,
-    Utilisation,
     build_figure,
     explain_missing,
     list_functional_units,
+)
+from etui.energy.record_conditions import (
+    CONFIDENCE_PERCENT,
+    BatchSizes,
+    Framework,
+    Hardware,
+    Method,
+    Precision,
+    RecordChannel,
+    RecordFloor,
+    RecordModel,
+    Source,
+    Uncertainty,
+    Utilisation,
 )
 
 _COVERS = (

@@ -6,28 +6,30 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from etui.energy.energy_record import (
-    CONFIDENCE_PERCENT,
     RECORD_VERSION,
-    BatchSizes,
-    Distribution,
     EnergyRecord,
-    Framework,
-    Hardware,
     Measurement,
-    Method,
-    Precision,
-    RecordChannel,
     RecordFigure,
-    RecordFloor,
-    RecordModel,
     RecordPercentiles,
     Results,
-    Source,
-    Uncertainty,
-    Utilisation,
     build_figure,
     explain_missing,
     list_functional_units,
+)
+from etui.energy.record_conditions import (
+    CONFIDENCE_PERCENT,
+    BatchSizes,
+    Distribution,
+    Framework,
+    Hardware,
+    Method,
+    Precision,
+    RecordChannel,
+    RecordFloor,
+    RecordModel,
+    Source,
+    Uncertainty,
+    Utilisation,
 )
 from etui.stats.tests import Interval
 from etui.sweep.blocks import Block, PhaseCost, Visit

@@ -1,0 +1,223 @@
+"""The conditions of an energy record: where, with what and how its joules were measured."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+CONFIDENCE_PERCENT = 95
+"""Confidence of every half width and interval of a record."""
+
+SourceKind = Literal["bench", "turn", "sweep"]
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where the measurements come from: a run, a turn or a sweep.
+
+    Attributes:
+        kind: What it is.
+        id: Its id.
+        created_at: Its start, ISO 8601.
+        workload: What was answered: the suite and format of a run, one question of a turn, or the
+            workload of a sweep.
+    """
+
+    kind: SourceKind
+    id: str
+    created_at: str
+    workload: str
+
+
+@dataclass(frozen=True, slots=True)
+class RecordChannel:
+    """A power channel of the total.
+
+    Attributes:
+        id: Its id, which begins with the scope.
+        kind: How its energy is determined.
+        label: Name of the device.
+        limit_watts: Power limit of the device.
+    """
+
+    id: str
+    kind: str | None
+    label: str | None
+    limit_watts: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Hardware:
+    """The machine.
+
+    Attributes:
+        machine: Processor, number of CPUs, system and architecture.
+        memory_bytes: Size of its memory.
+        threads: Threads of llama.cpp.
+        channels: The power channels of the total.
+        power_limit_watts: Power limits that were read back while measuring, ascending; empty if
+            none was.
+    """
+
+    machine: str | None
+    memory_bytes: int | None
+    threads: int | None
+    channels: tuple[RecordChannel, ...]
+    power_limit_watts: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Precision:
+    """Precision of the numbers of a model.
+
+    Attributes:
+        weights: Quantisation of the weights.
+        kv_type: Type of the KV cache.
+        flash_attention: Setting of flash attention.
+    """
+
+    weights: str | None
+    kv_type: str | None
+    flash_attention: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class RecordModel:
+    """A model that answered.
+
+    Attributes:
+        name: Its name in models.yaml.
+        sha256: Hash of its file.
+        file_bytes: Size of its file.
+        gpu_layers: Layers on the GPU.
+        precision: Its precision.
+        backend: The remote backend that served it; empty for this machine.
+    """
+
+    name: str
+    sha256: str | None
+    file_bytes: int | None
+    gpu_layers: int | None
+    precision: Precision
+    backend: str
+
+
+@dataclass(frozen=True, slots=True)
+class Distribution:
+    """Mean and percentiles of a figure over answers, or over the gaps between tokens.
+
+    Attributes:
+        count: Number of values.
+        mean: Their mean.
+        p50, p90, p95: Their percentiles.
+    """
+
+    count: int
+    mean: float
+    p50: float
+    p90: float
+    p95: float
+
+
+@dataclass(frozen=True, slots=True)
+class BatchSizes:
+    """What was computed together.
+
+    Attributes:
+        sequences: Most sequences decoded at the same time (votes).
+        batch_tokens: Most tokens of one batch of the prompt.
+        questions_together: Most questions computed in one batch.
+    """
+
+    sequences: int | None
+    batch_tokens: int | None
+    questions_together: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Utilisation:
+    """How busy the measured devices were.
+
+    Attributes:
+        questions_at_a_time: Questions in progress at the same time.
+        is_shared: Whether other processes used the measured devices at any time.
+        shared_share: Share of the answers (or visits of a sweep) during which they did, 0..1.
+        attribution: How the joules of shared batches were divided: ``exclusive`` if there were
+            none, ``tokens``, ``shapley``, or ``none`` if the part of others is not known.
+    """
+
+    questions_at_a_time: int | None
+    is_shared: bool | None
+    shared_share: float | None
+    attribution: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Framework:
+    """Versions of the programs."""
+
+    etui: str | None
+    llama_cpp_python: str | None
+    llama_cpp: str | None
+    python: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """How the joules were measured.
+
+    Attributes:
+        kind: The weakest kind of the channels (:class:`etui.energy.types.Kind`).
+        joules: ``gross``: the idle power is included.
+        loads: ``excluded``: the loading of models is not included.
+        sample_hz: Readings per second of each channel.
+        idle_watts: Idle power of the channels, as measured before; the base of ``net_joules``.
+        unmeasured: Parts of the machine without a reading.
+        coverage: Smallest share of an answer's time that was recorded, 0..1.
+        window_seconds, cool_down_seconds: Shortest phase, and pause before it, of a sweep.
+        paired_blocks: Blocks of a sweep.
+    """
+
+    kind: str | None
+    joules: Literal["gross"]
+    loads: Literal["excluded"]
+    sample_hz: float | None
+    idle_watts: float | None
+    unmeasured: tuple[str, ...] | None
+    coverage: float | None
+    window_seconds: float | None
+    cool_down_seconds: float | None
+    paired_blocks: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Uncertainty:
+    """Half width of the total of the joules.
+
+    Attributes:
+        confidence_percent: Confidence of every half width and interval of the measurement.
+        joules: Half width of ``results.it_joules`` that is due to the meter.
+        percent: The same in per cent of the joules.
+        covers: What the half width and the intervals cover.
+    """
+
+    confidence_percent: int
+    joules: float | None
+    percent: float | None
+    covers: str
+
+
+@dataclass(frozen=True, slots=True)
+class RecordFloor:
+    """The smallest difference that could have been shown.
+
+    Attributes:
+        basis: ``sensor`` is the error of the meter alone, over all answers together; ``a/a`` comes
+            from the same setting measured twice in each block, so it includes all other noise.
+        percent: Smallest difference in per cent of the joules.
+        joules: Smallest difference of the total joules (``sensor``).
+    """
+
+    basis: Literal["sensor", "a/a"]
+    percent: float | None
+    joules: float | None

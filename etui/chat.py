@@ -41,6 +41,7 @@ class OutputOptions:
         count: Number of answers that are drawn after one prefill.
         raw: The text of the last message is the prompt as it is, without the chat template.
         prompt_tokens: Token ids of the prompt, with ``raw``; empty tokenizes the text.
+        number: The answer is a number: votes are counted by the last number of each.
     """
 
     stop: tuple[str, ...] = ()
@@ -52,6 +53,7 @@ class OutputOptions:
     count: int = 1
     raw: bool = False
     prompt_tokens: tuple[int, ...] = ()
+    number: bool = False
 
 
 DEFAULT_OUTPUT = OutputOptions()

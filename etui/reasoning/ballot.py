@@ -62,12 +62,18 @@ class Ballot:
 
 
 def build_ballot(
-    index: int, trace: ThinkingRun, question: str, options: Sequence[Option], weight: VoteWeight
+    index: int,
+    trace: ThinkingRun,
+    question: str,
+    options: Sequence[Option],
+    weight: VoteWeight,
+    *,
+    number: bool = False,
 ) -> Ballot:
     """Build the ballot of a completed run.
 
     With ``probability`` as ``weight``, it is the geometric mean of the answer's token
-    probabilities.
+    probabilities. With ``number``, it counts for the last number of its answer.
     """
     thought, reply = trace.thought, trace.reply
     assert reply is not None
@@ -76,7 +82,7 @@ def build_ballot(
         index=index,
         answer=reply.text.strip(),
         thinking=thought.text.strip() if thought else "",
-        extracted=extract(reply.text, question, options, truncated=truncated),
+        extracted=extract(reply.text, question, options, truncated=truncated, number=number),
         weight=1.0 if weight == "none" else mean_probability(reply) or 0.0,
         tokens=trace.tokens,
         ended=describe_loops(thought, reply),

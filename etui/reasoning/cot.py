@@ -80,7 +80,7 @@ def chain_of_thought(
             len(prompt.tokens) - sequence.cached,
             min(plan.answer_tokens, LIKELY_ANSWER_TOKENS),
         )
-        prober = Prober(session, sequence, question, thinking)
+        prober = Prober(session, sequence, question, thinking, number=output.number)
         regulator = Regulator(arm, plan, spending, prober)
         plan = regulator.limit_plan(len(prompt.tokens))
         sampled: tuple[Sampled, ...] = (opened.first.next,)

@@ -66,7 +66,12 @@ class Extracted:
 
 
 def extract(
-    text: str, question: str, options: Sequence[Option] = (), *, truncated: bool = False
+    text: str,
+    question: str,
+    options: Sequence[Option] = (),
+    *,
+    truncated: bool = False,
+    number: bool = False,
 ) -> Extracted:
     """Extract the answer to a question from a text.
 
@@ -76,8 +81,13 @@ def extract(
             a time, yes or no, or a fact.
         options: The question's options; if given, only a letter is an answer.
         truncated: Whether a limit cut off the text.
+        number: Whether the answer is known to be a number: it is the last one, without a unit.
     """
-    if options:
+    if number:
+        from etui.reasoning.last_number import last_number_value
+
+        key = last_number_value(text)
+    elif options:
         key = _letter(_MARKUP.sub("", unicodedata.normalize("NFKC", text)).strip(), options)
     else:
         key = _open_answer(text, question, cut=truncated)

@@ -33,6 +33,7 @@ class Output:
             log-probabilities.
         raw: The last message is the prompt as it is.
         prompt_tokens: Token ids of a raw prompt; empty tokenizes the text.
+        number: The answer is a number.
     """
 
     stop: tuple[str, ...] = ()
@@ -44,6 +45,7 @@ class Output:
     top_logprobs: int | None = None
     raw: bool = False
     prompt_tokens: tuple[int, ...] = ()
+    number: bool = False
 
 
 PLAIN = Output()
@@ -101,6 +103,7 @@ def build_output(
         top_logprobs=options.top_logprobs,
         raw=options.raw,
         prompt_tokens=options.prompt_tokens,
+        number=options.number,
     )
     if options.prompt_tokens:
         _check_tokens(options.prompt_tokens, facts)

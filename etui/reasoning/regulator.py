@@ -35,12 +35,19 @@ class Prober:
     """
 
     def __init__(
-        self, session: Session, sequence: TokenSequence, question: str, thinking: Thinking
+        self,
+        session: Session,
+        sequence: TokenSequence,
+        question: str,
+        thinking: Thinking,
+        *,
+        number: bool = False,
     ) -> None:
         self._session = session
         self._sequence = sequence
         self._question = question
-        self._options = parse_options(question)
+        self._options = () if number else parse_options(question)
+        self._number = number
         self._letters = letter_tokens(session, self._options) if self._options else None
         self._bridge = session.tokenize(thinking.probe)
 
@@ -75,7 +82,9 @@ class Prober:
             session.close(copy, keep=False)
         reply = run.decoded()
         cut = reply.ending is Ending.LIMIT
-        found = extract(reply.text, self._question, self._options, truncated=cut)
+        found = extract(
+            reply.text, self._question, self._options, truncated=cut, number=self._number
+        )
         look = Look(found.key, mean_probability(reply) or 0.0)
         probabilities = ((found.key or reply.text.strip(), look.probability),)
         return look, Probe(at_ns, thinking_tokens, probabilities, tokens + reply.tokens)

@@ -52,7 +52,7 @@ def vote(
             why = "stopped while computing the prompt"
             yield build_finished(opened, None, None, status="stopped", why=why)
             return
-        election = _Election(question, arm, session, plan, opened)
+        election = _Election(question, arm, session, plan, opened, number=output.number)
         yield from election.run(control)
         yield from election.close(opened)
     finally:
@@ -63,10 +63,18 @@ class _Election:
     """The votes of one question on one session."""
 
     def __init__(
-        self, question: str, arm: Arm, session: Session, plan: ThinkingPlan, opened: Opened
+        self,
+        question: str,
+        arm: Arm,
+        session: Session,
+        plan: ThinkingPlan,
+        opened: Opened,
+        *,
+        number: bool,
     ) -> None:
         self._question = question
-        self._options = parse_options(question)
+        self._options = () if number else parse_options(question)
+        self._number = number
         self._arm = arm
         self._forks = Forks(arm.votes, arm, session, plan, opened)
         self._poll = Poll(arm)
@@ -141,7 +149,14 @@ class _Election:
 
     def _ballot(self, vote: Fork) -> Ballot:
         self._forks.end(vote)
-        ballot = build_ballot(vote.index, vote.run, self._question, self._options, self._arm.weight)
+        ballot = build_ballot(
+            vote.index,
+            vote.run,
+            self._question,
+            self._options,
+            self._arm.weight,
+            number=self._number,
+        )
         self._looped += bool(ballot.ended)
         self._saved_tokens += ballot.saved_tokens
         return ballot

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from etui.arm import Arm, VoteStop
-from etui.chat import Message
+from etui.chat import Message, OutputOptions
 from etui.errors import ContextOverflow
 from etui.events import Answer, Finished, Prefilled, Thought, Vote
 from etui.reasoning.answer import answer
@@ -272,3 +272,15 @@ def test_each_vote_has_the_seed_after_the_one_before(fake):
     run(session, ballot(votes=3))
     assert [s.sampling.seed for s in session.opened[1:]] == [0, 1, 2]
     assert isinstance(run(fake(voters("A"), seeded=True), ballot(votes=1))[1], Finished)
+
+
+def test_votes_over_numbers_are_counted_by_value_whatever_the_question_says(fake):
+    asked = (Message("user", "Tell me about the ducks.\nA) some\nB) many"),)
+    texts = ("$18.00", "It is 18 dollars.", "17", "18", "I do not know.")
+    session = fake(voters(*texts), seeded=True)
+    options = OutputOptions(number=True)
+    events = list(answer(asked, ballot(votes=5), session, GO_ON, options=options))
+    votes = [event for event in events if isinstance(event, Vote)]
+    assert [vote.choice for vote in votes] == ["18", "18", "17", "18", None]
+    assert (events[-1].answer, events[-1].why) == ("$18.00", "all: 3 of 5 votes agree")
+    assert votes[-1].status == "no_answer"

@@ -64,7 +64,8 @@ class _Election:
         self._arm = arm
         self._most_tokens = arm.think_tokens + arm.max_tokens + OVERRUN_TOKENS
         self._question = answer.messages[-1].content
-        self._options = parse_options(self._question)
+        self._number = answer.options.number
+        self._options = () if self._number else parse_options(self._question)
         style = choose_style(arm, build_facts(answer.spec)) if arm.think_tokens else None
         self._thinks = style == "native"
         self._marker = ""
@@ -232,7 +233,11 @@ class _Election:
             answer=answer,
             thinking=thinking,
             extracted=extract(
-                answer, self._question, self._options, truncated=reply.finish == "length"
+                answer,
+                self._question,
+                self._options,
+                truncated=reply.finish == "length",
+                number=self._number,
             ),
             weight=weight if self._arm.weight == "probability" and weight is not None else 1.0,
             tokens=reply.tokens,

@@ -236,11 +236,12 @@ def _print_token_counts(
 
 def _print_outcome(outcome: RunOutcome, options: dict[str, Any]) -> int:
     """Print the result and return the exit code."""
+    from etui.bench.analysis.summary import summary_document
     from etui.bench.analysis.summary_text import headline
 
     summary = outcome.summary
     if options["as_json"]:
-        print_json(summary)
+        print_json(summary_document(summary))
     elif not options["as_lines"]:
         click.echo(headline(summary))
     if not options["quiet"]:

@@ -77,8 +77,10 @@ _QUESTION_OPTIONS = (
     click.option(
         "-f",
         "--format",
-        type=click.Choice(["letters", "letters-original", "cloze", "chat", "cot"]),
-        help="Prompt format (default: letters, or chat if the answer is generated).",
+        type=click.Choice(
+            ["letters", "letters-original", "cloze", "arc", "chat", "cot", "gsm8k", "mmlu-pro"]
+        ),
+        help="Prompt format (default: that of the suite, or chat with --reasoning or arms).",
     ),
     click.option(
         "--shots",

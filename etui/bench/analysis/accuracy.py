@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from etui.bench.store.sample import Sample
@@ -41,7 +41,7 @@ class Share:
 
 @dataclass(frozen=True, slots=True)
 class LetterMass:
-    """Total probability of the four letters.
+    """Total probability of the options' letters.
 
     Attributes:
         questions: Number of questions for which it is known.
@@ -90,6 +90,7 @@ class Accuracy:
         outcomes: Each of ``OUTCOMES`` -> number of questions.
         letter_mass: None if no log-probabilities were read.
         labelled: None without an index of labels.
+        strict: Right answers by the stricter reading of the grading rule; None if it has none.
     """
 
     questions: int
@@ -101,6 +102,7 @@ class Accuracy:
     outcomes: dict[str, int]
     letter_mass: LetterMass | None
     labelled: Labelled | None
+    strict: Share | None = None
 
 
 def compute_accuracy(
@@ -131,6 +133,7 @@ def compute_accuracy(
         outcomes={outcome: outcomes[outcome] for outcome in OUTCOMES},
         letter_mass=_compute_letter_mass(samples),
         labelled=_compute_labelled(samples, labels) if labels else None,
+        strict=compute_strict_share(samples),
     )
 
 
@@ -162,6 +165,13 @@ def compute_share(samples: Sequence[Sample]) -> Share:
     assert found.low is not None
     assert found.high is not None
     return Share(len(samples), correct, found.value, found.low, found.high)
+
+
+def compute_strict_share(samples: Sequence[Sample]) -> Share | None:
+    """Compute the share of right answers by the stricter reading; None if one has none."""
+    if any(sample.strict is None for sample in samples):
+        return None
+    return compute_share([replace(sample, correct=bool(sample.strict)) for sample in samples])
 
 
 def constant_letter(samples: Iterable[Sample]) -> ConstantLetter:

@@ -18,6 +18,7 @@ _MUST_AGREE = {
     "data_sha256": "data (sha256)",
     "format": "format",
     "format_version": "version of the format",
+    "grading": "grading rule",
     "shots": "shots",
     "seed": "seed",
     "prefix_reuse": "prefix reuse",

@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from etui.bench.analysis.accuracy import (
     CHANCE,
@@ -25,10 +26,12 @@ from etui.bench.analysis.machines import (
     summarise_machines,
 )
 from etui.bench.analysis.oracle import Oracle, oracle
+from etui.bench.prompts.grading import grades_numbers
 from etui.bench.store.run_config import RunConfig
 from etui.bench.store.sample import Sample
 from etui.energy.energy_record import RecordPercentiles
 from etui.stats.frontier import hull
+from etui.text.codec import to_document
 from etui.turn.speculation import sum_speculation
 
 SUMMARY_VERSION = 1
@@ -122,13 +125,14 @@ class Summary:
         policy: Name of the run's policy.
         questions: Number of questions for each system.
         complete: Whether every system answered all of them.
-        chance: Accuracy of guessing.
-        constant_letter: The best single letter; None without answers.
+        chance: Accuracy of guessing an option; 0 if the answers are numbers.
+        constant_letter: The best single letter; None without answers, and for numbers.
         arms: System -> results, in the order of the configuration, without those that have no
             answers.
         hull: The systems on the upper hull, cheapest first; empty if one is unmeasured.
         oracle: None with only one system.
         warnings: Caveats about the figures.
+        grading: As in ``RunConfig``; None is the letter of an option.
     """
 
     summary_version: int
@@ -151,6 +155,7 @@ class Summary:
     hull: list[str]
     oracle: Oracle | None
     warnings: list[str]
+    grading: str | None = None
 
     @property
     def kinds(self) -> set[str | None]:
@@ -204,12 +209,30 @@ def summarise(
         and len(arms) == len(run.contenders)
         and all(arm.accuracy.questions == run.questions for arm in arms.values()),
         chance=CHANCE if run.chance is None else run.chance,
-        constant_letter=constant_letter(samples) if samples else None,
+        constant_letter=constant_letter(samples)
+        if samples and not grades_numbers(run.grading)
+        else None,
         arms=arms,
         hull=hull(points) if len(points) == len(arms) else [],
         oracle=oracle(grouped),
         warnings=_warnings(arms, run, samples),
+        grading=run.grading,
     )
+
+
+def summary_document(summary: Summary) -> dict[str, Any]:
+    """Return the document of ``summary.json``, as plain JSON values.
+
+    Later additions appear only where they are used, so that the summaries of other runs keep their
+    form.
+    """
+    document: dict[str, Any] = to_document(summary)
+    if summary.grading is None:
+        del document["grading"]
+    for arm in document["arms"].values():
+        if arm["accuracy"]["strict"] is None:
+            del arm["accuracy"]["strict"]
+    return document
 
 
 def group_by_system(samples: Iterable[Sample], run: RunConfig) -> dict[str, list[Sample]]:
@@ -281,6 +304,11 @@ def _sum_speculation(samples: Sequence[Sample]) -> SpeculationTotals | None:
     )
 
 
+def _count_letters(samples: Iterable[Sample]) -> set[int]:
+    """Return how many letters the questions have whose log-probabilities were read."""
+    return {len(sample.logprobs) for sample in samples if sample.logprobs}
+
+
 def _warnings(
     arms: Mapping[str, ArmSummary], run: RunConfig, samples: Sequence[Sample]
 ) -> list[str]:
@@ -293,6 +321,9 @@ def _warnings(
             f"part {run.part.index + 1} of {run.part.count} of a plan of "
             f"{sum(run.drawn.values()):,} questions: join the parts with `etui bench merge`"
         )
+    letters = _count_letters(samples)
+    named = "the four letters get" if letters == {4} else "the letters of the options get"
+    answer = "number" if grades_numbers(run.grading) else "letter"
     for name, arm in arms.items():
         accuracy, energy = arm.accuracy, arm.energy
         count = accuracy.questions
@@ -305,14 +336,14 @@ def _warnings(
             and (mass.mean < LOW_MASS or mass.share_below_half > 0.25)
         ):
             found.append(
-                f"{name}: the four letters get {mass.mean:.2f} of the probability on average, "
+                f"{name}: {named} {mass.mean:.2f} of the probability on average, "
                 f"and less than half on {mass.share_below_half:.0%} of the questions: the model "
                 "prefers to write something else, so its choice of a letter means less"
             )
         for outcome, text in _LOST.items():
             lost = accuracy.outcomes[outcome]
             if lost > _MANY * count:
-                found.append(f"{name}: {lost:,} of {count:,} questions {text}")
+                found.append(f"{name}: {lost:,} of {count:,} questions {text.format(answer)}")
         if arm.fewer_shots > _MANY * count:
             found.append(
                 f"{name}: {arm.fewer_shots:,} of {count:,} prompts have fewer worked examples "
@@ -329,7 +360,7 @@ def _warnings(
 
 
 _LOST = {
-    "no_answer": "ended without a letter; they count as not right",
-    "truncated": "were cut off before a letter; they count as not right",
+    "no_answer": "ended without a {}; they count as not right",
+    "truncated": "were cut off before a {}; they count as not right",
     "error": "failed; they count as not right",
 }

@@ -12,6 +12,7 @@ from etui.bench.analysis.cost import Figure
 from etui.bench.analysis.course_text import build_course_rows
 from etui.bench.analysis.machines import MachineSummary
 from etui.bench.analysis.summary import ArmSummary, Summary
+from etui.bench.prompts.grading import grades_numbers
 from etui.bench.store.run_config import RunConfig
 from etui.datasets.suites import suite_title
 from etui.stats.tests import Interval
@@ -50,7 +51,8 @@ def missing_energy_text(arm: ArmSummary) -> str:
 def protocol(summary: Summary) -> str:
     """Format the suite, the shots and the format: ``MMLU 5-shot letters@1``."""
     suite = suite_name(summary)
-    return f"{suite} {summary.shots}-shot {summary.format}@{summary.format_version}"
+    graded = f" graded by {summary.grading}" if summary.grading else ""
+    return f"{suite} {summary.shots}-shot {summary.format}@{summary.format_version}{graded}"
 
 
 def suite_name(summary: Summary) -> str:
@@ -127,6 +129,9 @@ def markdown(summary: Summary, run: RunConfig) -> str:
     labelled = _labelled_lines(summary)
     if labelled:
         parts.append(labelled)
+    strict = _strict_lines(summary)
+    if strict:
+        parts.append(strict)
     if summary.warnings:
         parts.append("\n".join(f"- **Note:** {text}" for text in summary.warnings))
     parts.append(_baselines(summary))
@@ -158,6 +163,8 @@ def _arm_line(arm: ArmSummary) -> str:
     ]
     if accuracy.letter_mass:
         parts.append(f"letter mass {accuracy.letter_mass.mean:.2f}")
+    if accuracy.strict:
+        parts.append(f"{units.accuracy_text(accuracy.strict.accuracy)} strict-match")
     if count_lost(accuracy):
         parts.append(f"{units.percent_text(count_lost(accuracy) / accuracy.questions)} no answer")
     if energy is None:
@@ -309,8 +316,27 @@ def _labelled_lines(summary: Summary) -> str:
     return "\n".join(lines)
 
 
+def _strict_lines(summary: Summary) -> str:
+    lines = []
+    for name, arm in summary.arms.items():
+        strict = arm.accuracy.strict
+        if strict:
+            lines.append(
+                f"- {_escape_cell(name)}: {units.accuracy_text(strict.accuracy)} "
+                f"({interval_text(strict)}) by strict-match, which wants the number after `####`"
+            )
+    return "\n".join(lines)
+
+
+def describe_chance(summary: Summary) -> str:
+    """Describe the accuracy of guessing: ``Chance is 25 %``."""
+    if grades_numbers(summary.grading):
+        return "A number cannot be guessed, so chance is 0"
+    return f"Chance is {units.accuracy_text(summary.chance)}"
+
+
 def _baselines(summary: Summary) -> str:
-    text = f"Chance is {units.accuracy_text(summary.chance)}"
+    text = describe_chance(summary)
     letter = summary.constant_letter
     if letter:
         text += (

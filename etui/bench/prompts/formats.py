@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from etui.chat import Message
-from etui.datasets.questions import LETTERS, Question
+from etui.datasets.questions import Grading, Question
 
 Reads = Literal["letters", "texts", "answer"]
 
@@ -23,10 +23,17 @@ class Format:
 
     Attributes:
         name, version: Recorded with every result.
-        reads: ``letters``: log-probabilities of " A" to " D"; ``texts``: log-probabilities of the
-            answers' texts; ``answer``: the generated answer.
+        reads: ``letters``: log-probabilities of " A", " B" and so on; ``texts``: log-probabilities
+            of the answers' texts; ``answer``: the generated answer.
         shots: Default number of worked examples.
         summary: One-line description.
+        fits: Kinds of answers that it can ask for: letters of options, or numbers.
+        raw: The prompt is a text that the model continues, without the chat template. What the
+            model thinks is then a part of its answer.
+        stop: Strings that end the answer.
+        answer_tokens: Most tokens of an answer; None leaves it to the arm.
+        rule: Label of its grading rule (:mod:`etui.bench.prompts.grading`); empty leaves it to the
+            suite.
     """
 
     name: str
@@ -34,6 +41,11 @@ class Format:
     reads: Reads
     shots: int
     summary: str
+    fits: tuple[Grading, ...] = ("letter",)
+    raw: bool = False
+    stop: tuple[str, ...] = ()
+    answer_tokens: int | None = None
+    rule: str = ""
 
     @property
     def generates(self) -> bool:
@@ -49,8 +61,46 @@ FORMATS: dict[str, Format] = {
             "letters-original", 1, "letters", 5, "the same, with the prompt of Hendrycks et al."
         ),
         Format("cloze", 1, "texts", 0, "log-probability of each answer's text, per character"),
-        Format("chat", 1, "answer", 0, "chat template; the letter is read from the answer"),
-        Format("cot", 1, "answer", 0, "chat template and chain of thought; the last stated answer"),
+        Format("arc", 1, "texts", 0, "the same, with the prompt of lm-eval's arc_challenge"),
+        Format(
+            "chat",
+            1,
+            "answer",
+            0,
+            "chat template; the letter is read from the answer",
+            fits=("letter", "number"),
+        ),
+        Format(
+            "cot",
+            1,
+            "answer",
+            0,
+            "chat template and chain of thought; the last stated answer",
+            fits=("letter", "number"),
+        ),
+        Format(
+            "gsm8k",
+            1,
+            "answer",
+            5,
+            "worked solutions of lm-eval's gsm8k, continued as text",
+            fits=("number",),
+            raw=True,
+            stop=("Question:", "</s>", "<|im_end|>"),
+            answer_tokens=256,
+            rule="gsm8k-flexible@1",
+        ),
+        Format(
+            "mmlu-pro",
+            1,
+            "answer",
+            5,
+            "chain of thought of lm-eval's mmlu_pro, continued as text",
+            raw=True,
+            stop=("Question:",),
+            answer_tokens=2048,
+            rule="mmlu-pro@1",
+        ),
     )
 }
 
@@ -90,7 +140,7 @@ def prompt_text(format_: Format, question: Question, examples: Sequence[Question
 
     Args:
         format_: A format that does not generate.
-        question: The question.
+        question: The question, with two to ten options.
         examples: The worked examples to show.
 
     Raises:
@@ -107,6 +157,8 @@ def prompt_text(format_: Format, question: Question, examples: Sequence[Question
             return _letters(header, question, examples, strip=False)
         case "cloze":
             return _cloze(topic, question, examples)
+        case "arc":
+            return _arc(question, examples)
         case other:
             raise ValueError(f"format {other} does not read log-probabilities")
 
@@ -114,10 +166,10 @@ def prompt_text(format_: Format, question: Question, examples: Sequence[Question
 def ending_weight(format_: Format, ending: str) -> float:
     """Return the divisor of a log-probability before endings are compared.
 
-    It is 1 for letters, and the number of characters for texts, without the leading space (as
-    ``acc_norm`` without the space in lighteval).
+    It is 1 for letters, and the number of characters for texts, without the space before them (as
+    ``acc_norm`` of lm-eval, and ``acc_norm`` without the space in lighteval).
     """
-    return float(max(1, len(ending.lstrip(" ")))) if format_.reads == "texts" else 1.0
+    return float(max(1, len(ending) - 1)) if format_.reads == "texts" else 1.0
 
 
 def chat_messages(question: Question, examples: Sequence[Question]) -> tuple[Message, ...]:
@@ -137,7 +189,7 @@ def _letters(
     header: str, question: Question, examples: Sequence[Question], *, strip: bool
 ) -> PromptText:
     shown = "".join(f"{_block(e, strip=strip)} {e.answer}\n\n" for e in examples)
-    endings = {letter: f" {letter}" for letter in LETTERS}
+    endings = {letter: f" {letter}" for letter in question.letters}
     return PromptText(f"{header}\n\n{shown}", _block(question, strip=strip), endings)
 
 
@@ -147,24 +199,37 @@ def _block(question: Question, *, strip: bool) -> str:
 
 
 def _options(question: Question) -> str:
-    pairs = zip(LETTERS, question.choices, strict=True)
+    pairs = zip(question.letters, question.choices, strict=True)
     return "\n".join(f"{letter}. {choice}" for letter, choice in pairs)
 
 
 def _cloze(topic: str, question: Question, examples: Sequence[Question]) -> PromptText:
     header = f"The following are questions about {topic}.\n"
     shown = "".join(
-        f"Question: {e.text.strip()}\nAnswer: {e.choices[LETTERS.index(e.answer)].strip()}\n\n"
-        for e in examples
+        f"Question: {e.text.strip()}\nAnswer: {_right_choice(e).strip()}\n\n" for e in examples
     )
     endings = {
         letter: f" {choice.strip()}"
-        for letter, choice in zip(LETTERS, question.choices, strict=True)
+        for letter, choice in zip(question.letters, question.choices, strict=True)
     }
     return PromptText(header + shown, f"Question: {question.text.strip()}\nAnswer:", endings)
 
 
+def _arc(question: Question, examples: Sequence[Question]) -> PromptText:
+    """Build the prompt of lm-eval's ``arc_challenge``: no header, and nothing is stripped."""
+    shown = "".join(f"Question: {e.text}\nAnswer: {_right_choice(e)}\n\n" for e in examples)
+    pairs = zip(question.letters, question.choices, strict=True)
+    endings = {letter: f" {choice}" for letter, choice in pairs}
+    return PromptText(shown, f"Question: {question.text}\nAnswer:", endings)
+
+
+def _right_choice(question: Question) -> str:
+    return question.choices[question.letters.index(question.answer)]
+
+
 def _format_question(question: Question) -> str:
+    if not question.choices:
+        return f"Answer with a number.\n\n{question.text.strip()}"
     return (
         "Answer with the letter of the right option.\n\n"
         f"{question.text.strip()}\n{_options(question)}"

@@ -155,7 +155,13 @@ def _build_prompt(
 ) -> TokenizedPrompt:
     text = prompt_text(format_, question, examples)
     plain = tokenize(text.text)
-    if like is not None and format_.reads == "letters" and like.single and _ends_alike(like, plain):
+    if (
+        like is not None
+        and format_.reads == "letters"
+        and like.single
+        and [ending.letter for ending in like.endings] == list(text.endings)
+        and _ends_alike(like, plain)
+    ):
         base, endings = len(plain), like.endings
     else:
         base, endings = _tokenize_endings(format_, text, plain, tokenize)
@@ -197,7 +203,10 @@ def single_letters(prompts: Sequence[TokenizedPrompt]) -> Mapping[str, int] | No
 
 
 def group_prompts(
-    prompts: Sequence[TokenizedPrompt], most_tokens: int, most_questions: int
+    prompts: Sequence[TokenizedPrompt],
+    most_tokens: int,
+    most_questions: int,
+    most_cells: int | None = None,
 ) -> Iterator[tuple[TokenizedPrompt, ...]]:
     """Group prompts that are computed together: as many as fit into one batch, in their order.
 
@@ -208,17 +217,24 @@ def group_prompts(
         prompts: The prompts of a subject.
         most_tokens: Most own tokens of a group.
         most_questions: Most prompts of a group.
+        most_cells: Most cells of the cache for the own tokens of a group and all their endings;
+            None for any number.
 
     Yields:
         The prompts of one group.
     """
     group: list[TokenizedPrompt] = []
-    taken = 0
+    taken = cells = 0
     for prompt in prompts:
-        if group and (taken + prompt.own_tokens > most_tokens or len(group) == most_questions):
+        needed = prompt.total_tokens - prompt.shared
+        full = most_cells is not None and cells + needed > most_cells
+        if group and (
+            full or taken + prompt.own_tokens > most_tokens or len(group) == most_questions
+        ):
             yield tuple(group)
-            group, taken = [], 0
+            group, taken, cells = [], 0, 0
         group.append(prompt)
         taken += prompt.own_tokens
+        cells += needed
     if group:
         yield tuple(group)

@@ -52,7 +52,7 @@ def draw_chart(summary: Summary, size: Size) -> Markup | None:
     parts = svg.frame(x, y, lambda v: f"{v:,g}", lambda v: f"{v * 100:.0f} %", _ticks(size))
     parts.append(_titles(size, summary))
     chance = y.at(summary.chance)
-    if y.low <= summary.chance:
+    if 0 < summary.chance >= y.low:
         parts.append(svg.line(x.start, chance, x.end, chance, "chance"))
         parts.append(svg.label(x.end, chance - 6, "chance", "note", "end"))
     taken = [box_around(x.at(dot.joules), y.at(dot.accuracy), 9, 9) for dot in dots]

@@ -8,7 +8,8 @@ from typing import Any
 from etui.bench.analysis.cost import Cost, Figure, compute_cost
 from etui.bench.analysis.course import Course
 from etui.bench.analysis.distribution import compute_distribution, compute_percentiles
-from etui.bench.analysis.summary import Summary, group_by_system
+from etui.bench.analysis.summary import Summary, group_samples
+from etui.bench.store.machines import list_machines
 from etui.bench.store.run_config import BenchMachine, BenchModel, RunConfig
 from etui.bench.store.sample import Sample
 from etui.energy.detection_floor import compute_sensor_floor, explain_no_floor
@@ -56,7 +57,7 @@ def build_energy_record(
     """
     machines = list_machines(config)
     measurements = []
-    for name, rows in group_by_system(samples, config).items():
+    for name, rows in group_samples(samples, config).items():
         for machine in machines:
             key = machine.key or None
             inside = [row for row in rows if len(machines) == 1 or row.machine == key]
@@ -76,24 +77,6 @@ def build_energy_record(
             f"{config.format}@{config.format_version}",
         ),
         measurements=tuple(measurements),
-    )
-
-
-def list_machines(config: RunConfig) -> tuple[BenchMachine, ...]:
-    """List the machines of a run; the only one has an empty key."""
-    if config.machines:
-        return config.machines
-    return (
-        BenchMachine(
-            key="",
-            name=str(config.machine.get("name") or ""),
-            memory_bytes=int(config.machine.get("memory_bytes") or 0),
-            threads=config.threads,
-            models=config.models,
-            versions=config.versions,
-            energy=config.energy,
-            idle=config.idle,
-        ),
     )
 
 

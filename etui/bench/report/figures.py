@@ -112,7 +112,8 @@ def _draw_accuracy_joules(summary: Summary) -> Any:
             linestyle=(0, (5, 3)),
             zorder=0,
         )
-    axes.axhline(100 * summary.chance, color="0.6", linewidth=0.8, linestyle=":", zorder=0)
+    if summary.chance:
+        axes.axhline(100 * summary.chance, color="0.6", linewidth=0.8, linestyle=":", zorder=0)
     kinds = {cost.kind for cost in costs.values()}
     axes.set_xlabel(f"joules per question{' (estimate)' if units.ESTIMATE in kinds else ''}")
     axes.set_ylabel("accuracy, %")
@@ -142,7 +143,8 @@ def _draw_subjects(summary: Summary) -> Any:
     axes.set_yticks(range(len(names)), [name.replace("_", " ") for name in names], fontsize=6.5)
     axes.set_ylim(-1, len(names))
     axes.set_xlim(-2, 102)
-    axes.axvline(100 * summary.chance, color="0.6", linewidth=0.8, linestyle=":", zorder=0)
+    if summary.chance:
+        axes.axvline(100 * summary.chance, color="0.6", linewidth=0.8, linestyle=":", zorder=0)
     axes.set_xlabel("accuracy, % (intervals at 95 % of the first arm)")
     if len(arms) > 1:
         axes.legend(frameon=False, fontsize=7.5, loc="lower right")

@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from etui.bench.analysis.summary import Summary
+from etui.bench.analysis.summary import Summary, summary_document
 from etui.bench.analysis.summary_text import markdown, per_subject_csv
 from etui.bench.report.energy_record import build_energy_record
 from etui.bench.store.run_config import RunConfig
@@ -44,7 +44,7 @@ def result_files(
     from etui.bench.report.page import render_page
 
     return {
-        SUMMARY_FILE: _to_json(summary),
+        SUMMARY_FILE: _to_json(summary_document(summary)),
         PER_SUBJECT_FILE: per_subject_csv(summary),
         PAGE_FILE: render_page(summary, run, samples, texts),
         MARKDOWN_FILE: markdown(summary, run),

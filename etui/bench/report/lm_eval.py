@@ -1,8 +1,9 @@
 """Export of a run in the results format of lm-evaluation-harness, which many viewers read.
 
 Subjects become tasks (``mmlu_abstract_algebra``); MMLU's groups and the whole suite become groups.
-For a format other than lm-eval's default, the task names include the format, so that no viewer
-compares its scores with those of another prompt. Data that lm-eval has no field for (energy,
+For a format other than that of lm-eval's task for the suite, the task names include the format, so
+that no viewer compares its scores with those of another prompt. The metrics are those of the task:
+``acc`` and ``acc_norm`` of ARC, both filters of GSM8K. Data that lm-eval has no field for (energy,
 intervals, the arm) are under ``etui``.
 """
 
@@ -10,26 +11,35 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from etui.bench.analysis.accuracy import Accuracy, Share, compute_accuracy
+from etui.bench.analysis.accuracy import Share, compute_accuracy, compute_share, group_by_subject
 from etui.bench.analysis.comparable import System
 from etui.bench.analysis.cost import compute_cost
 from etui.bench.prompts.formats import FORMATS
+from etui.bench.prompts.suite_formats import LM_EVAL_FORMATS
 from etui.bench.store.run_config import RunConfig
+from etui.bench.store.sample import Sample
 from etui.datasets.mmlu import GROUPS, find_group
 from etui.datasets.suites import suite_repo
 from etui.stats.bootstrap import STRATIFIED_REPLICATES
 from etui.text.codec import to_document
 
-_LM_EVAL_DEFAULT = "letters"
-"""The format with the prompt of lm-eval's ``mmlu``."""
-
 _UNKNOWN = "N/A"
 """lm-eval's value for an unknown standard error."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Metric:
+    """A metric with its filter, and whether a sample is right by it."""
+
+    name: str
+    filter: str = "none"
+    grades: Callable[[Sample], bool] = lambda sample: sample.correct
 
 
 def lm_eval_document(system: System) -> dict[str, Any]:
@@ -37,29 +47,31 @@ def lm_eval_document(system: System) -> dict[str, Any]:
     run = system.run
     accuracy = compute_accuracy(system.samples, run.seed)
     cost = compute_cost(system.samples, run.seed)
-    metric = _metric(run)
+    metrics = _metrics(run)
     subjects = list(accuracy.subjects)
     tasks = {subject: _task(run, subject) for subject in subjects}
     groups = _groups(run, subjects)
-    scores = _group_scores(run, accuracy, groups, metric)
+    shares = [_grade_subjects(system.samples, metric) for metric in metrics]
+    scores = _group_scores(run, groups, metrics, shares)
     results = dict(scores)
-    for subject, share in accuracy.subjects.items():
-        results[tasks[subject]] = {
-            "alias": f"{'  - ' if groups else ''}{subject}",
-            **_score(metric, share.accuracy, _stderr(share)),
-        }
+    for subject in subjects:
+        results[tasks[subject]] = {"alias": f"{'  - ' if groups else ''}{subject}"}
+        for metric, by_subject in zip(metrics, shares, strict=True):
+            share = by_subject[subject]
+            results[tasks[subject]] |= _score(metric, share.accuracy, _stderr(share))
     every = [*scores, *tasks.values()]
+    letters = sorted({letter for sample in system.samples for letter in sample.logprobs or ()})
     return {
         "results": results,
         "groups": scores,
         "group_subtasks": {**groups, **({} if groups else {task: [] for task in tasks.values()})},
         "configs": {
-            tasks[subject]: _task_config(run, subject, tasks[subject], metric)
+            tasks[subject]: _task_config(run, subject, tasks[subject], metrics, letters)
             for subject in subjects
         },
         "versions": dict.fromkeys(every, run.format_version),
         "n-shot": dict.fromkeys(tasks.values(), run.shots),
-        "higher_is_better": {name: {metric: True} for name in every},
+        "higher_is_better": {name: {each.name: True for each in metrics} for name in every},
         "n-samples": {
             tasks[subject]: {
                 "original": run.sizes.get(subject, share.questions),
@@ -90,6 +102,7 @@ def lm_eval_document(system: System) -> dict[str, Any]:
             "run_id": run.run_id,
             "arm": system.name,
             "format": f"{run.format}@{run.format_version}",
+            **({"grading": run.grading} if run.grading else {}),
             "data_sha256": run.data_sha256,
             "models": to_document(run.models),
             "versions": dict(run.versions),
@@ -141,32 +154,45 @@ def _groups(run: RunConfig, subjects: Sequence[str]) -> dict[str, list[str]]:
     for group in GROUPS:
         inside = [_task(run, subject) for subject in subjects if find_group(subject) == group]
         if inside:
-            name = f"{run.suite}_{group.replace(' ', '_')}{suffix}"
+            name = f"{_suite(run)}_{group.replace(' ', '_')}{suffix}"
             found[top].append(name)
             found[name] = inside
     found[top] += [_task(run, subject) for subject in subjects if find_group(subject) is None]
     return found
 
 
+def _grade_subjects(samples: Sequence[Sample], metric: _Metric) -> dict[str, Share]:
+    """Compute the share of right answers of every subject by one metric."""
+    graded = [replace(sample, correct=metric.grades(sample)) for sample in samples]
+    return {name: compute_share(inside) for name, inside in group_by_subject(graded).items()}
+
+
 def _group_scores(
-    run: RunConfig, accuracy: Accuracy, groups: Mapping[str, Sequence[str]], metric: str
+    run: RunConfig,
+    groups: Mapping[str, Sequence[str]],
+    metrics: Sequence[_Metric],
+    shares: Sequence[Mapping[str, Share]],
 ) -> dict[str, Any]:
-    by_task = {_task(run, subject): share for subject, share in accuracy.subjects.items()}
-    scores = {}
+    scores: dict[str, Any] = {}
     for name, inside in groups.items():
         leaves = [leaf for part in inside for leaf in groups.get(part, [part])]
-        shares = [by_task[leaf] for leaf in leaves]
-        correct = sum(share.correct for share in shares)
-        count = sum(share.questions for share in shares)
-        errors = [(_stderr(share) or 0.0, share.questions) for share in shares]
-        bare = name.removeprefix(f"{run.suite}_").removesuffix(_suffix(run)).replace("_", " ")
-        alias = name if name == _top(run) else f" - {bare}"
-        scores[name] = {"alias": alias, **_score(metric, correct / count, pooled_stderr(errors))}
+        bare = name.removeprefix(f"{_suite(run)}_").removesuffix(_suffix(run)).replace("_", " ")
+        scores[name] = {"alias": name if name == _top(run) else f" - {bare}"}
+        for metric, by_subject in zip(metrics, shares, strict=True):
+            by_task = {_task(run, subject): share for subject, share in by_subject.items()}
+            found = [by_task[leaf] for leaf in leaves]
+            correct = sum(share.correct for share in found)
+            count = sum(share.questions for share in found)
+            errors = [(_stderr(share) or 0.0, share.questions) for share in found]
+            scores[name] |= _score(metric, correct / count, pooled_stderr(errors))
     return scores
 
 
-def _score(metric: str, value: float, error: float | None) -> dict[str, Any]:
-    return {f"{metric},none": value, f"{metric}_stderr,none": _UNKNOWN if error is None else error}
+def _score(metric: _Metric, value: float, error: float | None) -> dict[str, Any]:
+    return {
+        f"{metric.name},{metric.filter}": value,
+        f"{metric.name}_stderr,{metric.filter}": _UNKNOWN if error is None else error,
+    }
 
 
 def _stderr(share: Share) -> float | None:
@@ -176,42 +202,71 @@ def _stderr(share: Share) -> float | None:
     return math.sqrt(share.accuracy * (1 - share.accuracy) / (share.questions - 1))
 
 
-def _metric(run: RunConfig) -> str:
+def _metrics(run: RunConfig) -> tuple[_Metric, ...]:
     form = FORMATS.get(run.format)
     if form is None or form.reads == "letters":
-        return "acc"
-    return "acc_norm" if form.reads == "texts" else "exact_match"
+        return (_Metric("acc"),)
+    if form.name == "arc":
+        return (_Metric("acc", grades=_has_most_likely_text), _Metric("acc_norm"))
+    if form.reads == "texts":
+        return (_Metric("acc_norm"),)
+    if run.grading == "gsm8k-flexible@1":
+        strict = _Metric("exact_match", "strict-match", lambda sample: bool(sample.strict))
+        return (strict, _Metric("exact_match", "flexible-extract"))
+    return (_Metric("exact_match", "custom-extract" if form.name == "mmlu-pro" else "none"),)
+
+
+def _has_most_likely_text(sample: Sample) -> bool:
+    """Return whether the right answer has the highest log-probability, without its length."""
+    odds = sample.logprobs or {}
+    return bool(odds) and max(odds, key=lambda letter: odds[letter]) == sample.answer
+
+
+def _suite(run: RunConfig) -> str:
+    return run.suite.replace("-", "_") if run.suite in LM_EVAL_FORMATS else run.suite
 
 
 def _suffix(run: RunConfig) -> str:
-    return "" if run.format == _LM_EVAL_DEFAULT else f"_{run.format}"
+    return "" if run.format == LM_EVAL_FORMATS.get(run.suite, "letters") else f"_{run.format}"
 
 
 def _top(run: RunConfig) -> str:
-    return f"{run.suite}{_suffix(run)}"
+    return f"{_suite(run)}{_suffix(run)}"
 
 
 def _task(run: RunConfig, subject: str) -> str:
-    return f"{run.suite}_{subject}{_suffix(run)}"
+    """Return the name of a subject's task; a known suite of one subject is one task."""
+    if run.suite in LM_EVAL_FORMATS and len(run.sizes) == 1:
+        return _top(run)
+    return f"{_suite(run)}_{subject}{_suffix(run)}"
 
 
-def _task_config(run: RunConfig, subject: str, task: str, metric: str) -> dict[str, Any]:
+def _task_config(
+    run: RunConfig,
+    subject: str,
+    task: str,
+    metrics: Sequence[_Metric],
+    letters: Sequence[str],
+) -> dict[str, Any]:
     form = FORMATS.get(run.format)
     group = find_group(subject)
     reads_letters = form is None or form.reads == "letters"
     return {
         "task": task,
         "task_alias": subject,
-        "tag": f"{run.suite}_{(group or 'all').replace(' ', '_')}_tasks",
+        "tag": f"{_suite(run)}_{(group or 'all').replace(' ', '_')}_tasks",
         "dataset_path": suite_repo(run.suite),
         "dataset_name": subject,
         "test_split": run.split,
         "fewshot_split": "dev",
-        "doc_to_choice": ["A", "B", "C", "D"] if reads_letters else None,
+        "doc_to_choice": list(letters) if reads_letters else None,
         "description": form.summary if form else run.format,
         "fewshot_config": {"sampler": "first_n"},
         "num_fewshot": run.shots,
-        "metric_list": [{"metric": metric, "aggregation": "mean", "higher_is_better": True}],
+        "metric_list": [
+            {"metric": name, "aggregation": "mean", "higher_is_better": True}
+            for name in dict.fromkeys(metric.name for metric in metrics)
+        ],
         "output_type": "generate_until" if form and form.generates else "multiple_choice",
         "repeats": 1,
         "should_decontaminate": False,

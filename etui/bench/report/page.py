@@ -9,7 +9,7 @@ from etui.bench.analysis.accuracy import OUTCOMES
 from etui.bench.analysis.course_text import build_course_rows
 from etui.bench.analysis.machines import drop_unpooled
 from etui.bench.analysis.summary import Summary, group_by_system
-from etui.bench.analysis.summary_text import protocol
+from etui.bench.analysis.summary_text import describe_chance, protocol
 from etui.bench.report import chart, power_chart, view
 from etui.bench.report.machine_rows import machine_rows
 from etui.bench.report.questions_json import Texts, embed_json, questions_json
@@ -52,6 +52,7 @@ def render_page(
         version=__version__,
         title=protocol(summary),
         summary=summary,
+        chance=describe_chance(summary),
         run=run,
         models=[sanitize(model.name) for model in run.models],
         arms=view.arm_rows(summary, run),

@@ -9,6 +9,7 @@
     return made;
   };
   const legend = read("legend");
+  const LETTERS = "ABCDEFGHIJ";
 
   // Subjects: the arm of the bar, and the sort order.
   const list = byId("subject-list");
@@ -102,8 +103,8 @@
       const bar = make("span", "");
       const fill = make("i", "");
       fill.style.height = `${Math.round(15 * value)}px`;
-      bar.title = `${"ABCDEFGH"[at]}: ${(100 * value).toFixed(1)} %`;
-      bar.append(fill, document.createTextNode("ABCDEFGH"[at]));
+      bar.title = `${LETTERS[at]}: ${(100 * value).toFixed(1)} %`;
+      bar.append(fill, document.createTextNode(LETTERS[at]));
       made.append(bar);
     });
     return made;
@@ -133,10 +134,10 @@
   };
   const inside = (question) => {
     const made = make("div", "inside");
-    if (question[4]) {
+    if (question[4] && question[4].length) {
       const choices = make("ul", "choices");
       question[4].forEach((text, at) => {
-        const letter = "ABCD"[at];
+        const letter = LETTERS[at];
         const item = make("li", letter === question[2] ? "right" : "");
         item.append(make("b", "", letter), document.createTextNode(text));
         choices.append(item);

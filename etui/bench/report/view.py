@@ -70,7 +70,8 @@ class ArmRow:
     """A row of the table of arms.
 
     ``energy`` explains missing joules and is empty if there are joules. ``clean`` is the accuracy
-    on the questions that MMLU-Redux labelled as free of errors.
+    on the questions that MMLU-Redux labelled as free of errors, ``strict`` that by the stricter
+    reading of the grading rule.
     """
 
     name: str
@@ -90,6 +91,8 @@ class ArmRow:
     lost: str
     clean: str
     clean_title: str
+    strict: str
+    strict_title: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +123,7 @@ def arm_rows(summary: Summary, run: RunConfig) -> list[ArmRow]:
         kind = None if energy is None else energy.kind
         watts = None if energy is None else energy.mean_watts
         clean = None if accuracy.labelled is None else accuracy.labelled.clean
+        strict = accuracy.strict
         rows.append(
             ArmRow(
                 name=sanitize(name),
@@ -139,6 +143,8 @@ def arm_rows(summary: Summary, run: RunConfig) -> list[ArmRow]:
                 lost=units.percent_text(count_lost(accuracy) / accuracy.questions),
                 clean=units.accuracy_text(clean.accuracy) if clean else DASH,
                 clean_title=f"{interval_text(clean)}, n={clean.questions:,}" if clean else "",
+                strict=units.accuracy_text(strict.accuracy) if strict else DASH,
+                strict_title=f"CI {interval_text(strict)}" if strict else "",
             )
         )
     return rows

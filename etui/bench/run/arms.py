@@ -41,9 +41,21 @@ class ArmOverrides:
 
 
 def build_arms(
-    models: Sequence[str], reasonings: Sequence[Reasoning], overrides: ArmOverrides, format_: Format
+    models: Sequence[str],
+    reasonings: Sequence[Reasoning],
+    overrides: ArmOverrides,
+    format_: Format,
+    *,
+    answer_tokens: int = ANSWER_TOKENS,
 ) -> dict[str, Arm]:
     """Build an arm for each pair of a model and a reasoning method.
+
+    Args:
+        models: Names of the models.
+        reasonings: Reasoning methods; empty takes that of the format.
+        overrides: Settings that override those of the arms.
+        format_: The prompt format.
+        answer_tokens: Most tokens of an answer, without the thinking, if no override states them.
 
     Raises:
         UsageError: An override has no effect on any of them.
@@ -52,7 +64,7 @@ def build_arms(
     arms: dict[str, Arm] = {}
     for model in models:
         for way in ways:
-            arm = apply_overrides(Arm("", model, way, max_tokens=ANSWER_TOKENS), overrides)
+            arm = apply_overrides(Arm("", model, way, max_tokens=answer_tokens), overrides)
             name = _name(arm, format_)
             arms[name] = replace(arm, name=name)
     _check_effect(arms.values(), overrides)
@@ -162,6 +174,13 @@ def check_format(arms: Mapping[str, Arm], format_: Format) -> None:
                 f"{arm.reasoning} reasoning",
                 "use --format chat or cot",
             )
+        if format_.raw and (arm.reasoning != "direct" or arm.readout == "choices"):
+            way = arm.reasoning if arm.reasoning != "direct" else "the readout of letters"
+            raise UsageError(
+                f"format {format_.name} is a text that the model continues, in which {way} has no "
+                f"place, but {arm.name} uses it",
+                "use --format chat or cot, or --reasoning direct",
+            )
         if format_.name == "cot" and arm.reasoning == "direct":
             raise UsageError(
                 f"format cot needs reasoning, but {arm.name} answers directly",
@@ -198,7 +217,7 @@ def parse_arm(document: object) -> Arm:
 
 
 def _name(arm: Arm, format_: Format) -> str:
-    if not format_.generates:
+    if not format_.generates or format_.raw:
         return arm.model
     match arm.reasoning:
         case "cot":

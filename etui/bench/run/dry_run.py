@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from etui.arm import Arm
-from etui.bench.prompts.formats import chat_messages
+from etui.bench.prompts.completions import build_query
 from etui.bench.prompts.tokens import build_subject_prompts
 from etui.bench.run.plan import RunPlan
 
@@ -61,7 +61,7 @@ def _count_model_tokens(plan: RunPlan, model: Model, context_tokens: int) -> dic
             own = sum(
                 len(tokenize(message.content))
                 for question in questions
-                for message in chat_messages(question, examples)
+                for message in build_query(plan.format, question, examples).messages()
             )
             computed, whole = computed + own, whole + own
             continue

@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING
 
 from etui.arm import Arm, Reasoning, Speculate
 from etui.bench.prompts.formats import FORMATS, Format
+from etui.bench.prompts.suite_formats import (
+    check_suite,
+    choose_default_format,
+    count_examples,
+    default_answer_tokens,
+    list_examples,
+)
 from etui.bench.run.arms import (
+    ANSWER_TOKENS,
     ArmOverrides,
     build_arms,
     check_format,
@@ -51,7 +59,8 @@ class RunRequest:
         models, reasonings: Every pair of them is an arm.
         arms: Names of arms of the policy.
         policy: Decides for each question, unless ``arms`` selects some of its arms.
-        format: One of :data:`FORMATS`; None is ``letters``, or ``chat`` if answers are generated.
+        format: One of :data:`FORMATS`; None is the suite's, or ``chat`` if reasoning, arms or a
+            policy are asked for.
         overrides: Settings that override those of the arms.
         reuse: Whether worked examples are computed once per subject.
         speculates: Speculation of the arms; with several, each arm is measured with each of them.
@@ -144,12 +153,14 @@ def make_plan(
         DownloadFailed: The suite is not on this machine and cannot be downloaded.
     """
     _check_request(ask)
-    format_ = _choose_format(ask)
-    arms, policy, text = _choose_arms(ask, format_, config, catalogue)
-    if policy is None:
-        check_format(arms, format_)
+    _list_models(ask, config, catalogue)  # a wrong name is reported before a download
     place = Path(ask.data).expanduser().absolute() if ask.data else None
     suite = load_suite(ask.suite, ask.split, place, config, say)
+    format_ = _choose_format(ask, suite)
+    answer_tokens = default_answer_tokens(format_, suite, ANSWER_TOKENS)
+    arms, policy, text = _choose_arms(ask, format_, answer_tokens, config, catalogue)
+    if policy is None:
+        check_format(arms, format_)
     subjects = match_subjects(ask.subjects, tuple(suite.questions)) if ask.subjects else None
     own_file = None if is_named_suite(ask.suite) else Path(ask.suite).expanduser().absolute()
     shots = _choose_shots(ask.shots, format_, suite, own_file)
@@ -227,7 +238,9 @@ def _fill_plan(suite: Suite, plan: RunPlan) -> RunPlan:
         for subject, rows in indices.items()
     }
     _check_part(plan.part, sum(len(questions) for questions in drawn.values()))
-    examples = {subject: tuple(suite.examples.get(subject, ()))[: plan.shots] for subject in drawn}
+    examples = {
+        subject: list_examples(plan.format, suite, subject)[: plan.shots] for subject in drawn
+    }
     models = tuple(dict.fromkeys(arm.model for arm in plan.arms.values()))
     return replace(plan, drawn=drawn, examples=examples, models=models)
 
@@ -257,17 +270,39 @@ def _check_request(ask: RunRequest) -> None:
             "change the policy, or select arms with --arms",
         )
 
-
-def _choose_format(ask: RunRequest) -> Format:
-    routed = ask.policy is not None and not ask.arms
-    generates = bool(ask.reasonings or ask.arms or routed)
-    format_ = FORMATS[ask.format or ("chat" if generates else "letters")]
-    if routed and format_.name != "chat":
+    if routed and ask.format not in (None, "chat"):
         raise UsageError(
-            f"--format {format_.name} cannot be used with a policy that chooses the arms",
+            f"--format {ask.format} cannot be used with a policy that chooses the arms",
             "use --format chat, or select arms with --arms",
         )
+
+
+def _choose_format(ask: RunRequest, suite: Suite) -> Format:
+    routed = ask.policy is not None and not ask.arms
+    generates = bool(ask.reasonings or ask.arms or routed)
+    format_ = FORMATS[ask.format] if ask.format else None
+    if format_ is None:
+        return choose_default_format(suite, generates=generates)
+    check_suite(format_, suite)
     return format_
+
+
+def _list_models(ask: RunRequest, config: Config, catalogue: Catalogue) -> list[str]:
+    """Return the names of the requested models, the default one without a request.
+
+    Raises:
+        UsageError: A name is unknown.
+    """
+    from etui.models.spec import STARTER
+    from etui.runtime.serving import catalogue_name
+
+    if ask.policy or ask.arms:
+        return []
+    requested = ask.models or ((config.model or STARTER),)
+    names = [catalogue_name(name, config, catalogue) for name in dict.fromkeys(requested)]
+    for name in names:
+        catalogue.get(name)
+    return names
 
 
 def _speculate(arms: Mapping[str, Arm], ask: RunRequest, catalogue: Catalogue) -> dict[str, Arm]:
@@ -281,17 +316,15 @@ def _speculate(arms: Mapping[str, Arm], ask: RunRequest, catalogue: Catalogue) -
 
 
 def _choose_arms(
-    ask: RunRequest, format_: Format, config: Config, catalogue: Catalogue
+    ask: RunRequest, format_: Format, answer_tokens: int, config: Config, catalogue: Catalogue
 ) -> tuple[dict[str, Arm], Policy | None, BenchPolicy | None]:
-    from etui.models.spec import STARTER
-    from etui.runtime.serving import catalogue_name, choose_speculation, models_on_disk
+    from etui.runtime.serving import choose_speculation, models_on_disk
 
     if not (ask.policy or ask.arms):
-        requested = ask.models or ((config.model or STARTER),)
-        names = [catalogue_name(name, config, catalogue) for name in dict.fromkeys(requested)]
-        for name in names:
-            catalogue.get(name)  # report an unknown name before any energy is spent
-        arms = build_arms(names, ask.reasonings, ask.overrides, format_)
+        names = _list_models(ask, config, catalogue)
+        arms = build_arms(
+            names, ask.reasonings, ask.overrides, format_, answer_tokens=answer_tokens
+        )
         if format_.generates:
             arms = {
                 name: replace(
@@ -323,7 +356,7 @@ def _set_seed(arms: dict[str, Arm], seed: int) -> dict[str, Arm]:
 def _choose_shots(
     requested: int | None, format_: Format, suite: Suite, own_file: Path | None
 ) -> int:
-    present = min((len(suite.examples.get(name, ())) for name in suite.questions), default=0)
+    present = count_examples(format_, suite)
     if requested is None:
         return min(format_.shots, present)
     if requested and format_.name == "cot":
@@ -334,7 +367,8 @@ def _choose_shots(
         dev_file = f"{own_file.stem}_dev{own_file.suffix}" if own_file else ""
         more = f", or add {dev_file} next to the file" if own_file else ""
         raise UsageError(
-            f"--shots {requested} needs {requested} worked examples, but some subjects of "
+            f"--shots {requested} needs {requested} worked examples"
+            f"{' with a solution' if format_.raw else ''}, but some subjects of "
             f"{suite.name} ({suite.split}) have only {present}",
             f"use --shots {present}{more}",
         )

@@ -200,11 +200,19 @@ class BenchRunner:
         stopped = self.stopped.is_set
         if plan.policy is not None:
             decide = decide_by_policy(plan.policy, self.runtime)
-            arm = TurnArm(decide, self.runtime, reuse=plan.reuse, cancelled=stopped)
+            arm = TurnArm(
+                decide, self.runtime, format_=plan.format, reuse=plan.reuse, cancelled=stopped
+            )
             return {plan.policy.name: arm}
         if plan.format.generates:
             return {
-                name: TurnArm(decide_always(arm), self.runtime, reuse=plan.reuse, cancelled=stopped)
+                name: TurnArm(
+                    decide_always(arm),
+                    self.runtime,
+                    format_=plan.format,
+                    reuse=plan.reuse,
+                    cancelled=stopped,
+                )
                 for name, arm in plan.arms.items()
             }
 

@@ -30,7 +30,11 @@ GPU_QUESTIONS = 8
 
 
 _CLOZE_QUESTIONS = 3
-"""Most questions computed together if endings have several tokens: each needs up to 5 sequences."""
+"""Most questions computed together if endings have several tokens."""
+
+_LEAST_SEQUENCES = 5
+"""Sequences of a question whose endings have several tokens: the prompt and four options. One with
+more options needs more of them."""
 
 
 @dataclass(slots=True)
@@ -198,9 +202,11 @@ def group_for_batches(
     if all(prompt.single for prompt in prompts.prompts):
         most = min(most_questions(options.offload_kv), options.sequences - 1)
     else:
-        most = max(1, min(_CLOZE_QUESTIONS, (options.sequences - 1) // 5))
+        endings = max(len(prompt.endings) for prompt in prompts.prompts)
+        each = max(_LEAST_SEQUENCES, 1 + endings)
+        most = max(1, min(_CLOZE_QUESTIONS, (options.sequences - 1) // each))
     room = options.context_tokens - len(prompts.prefix)
-    return group_prompts(prompts.prompts, min(options.batch_tokens, room), most)
+    return group_prompts(prompts.prompts, min(options.batch_tokens, room), most, room)
 
 
 @dataclass(frozen=True, slots=True)

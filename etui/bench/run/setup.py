@@ -7,6 +7,7 @@ from collections.abc import Callable, Generator, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from etui.bench.analysis.accuracy import CHANCE
+from etui.bench.prompts.grading import find_rule
 from etui.bench.prompts.tokens import single_letters
 from etui.bench.run.arms import to_json
 from etui.bench.run.plan import RunPlan
@@ -143,6 +144,7 @@ def build_run_config(
     channels = (*recorder.selection.summed, *recorder.selection.cross_checks)
     devices = name_devices(channels, gpus)
     driver = read_gpu_driver(config.sysfs_dir) if devices else None
+    rule = find_rule(plan.format, numbers=plan.suite.grading == "number")
     selection = recorder.selection
     watts = recorder.idle_watts
     return RunConfig(
@@ -194,6 +196,7 @@ def build_run_config(
         precision=plan.precision,
         design=plan.design,
         part=plan.part,
+        grading=None if rule is None else rule.label,
     )
 
 
@@ -201,8 +204,9 @@ def _classify_letters(plan: RunPlan, session: LlamaSession) -> str | None:
     """Return whether the letters after a real prompt are single tokens or token sequences."""
     if plan.format.reads != "letters" or not plan.drawn:
         return None
-    subject, questions = next(iter(plan.drawn.items()))
-    work = SubjectWork(subject, questions[:1], frozenset(), plan.examples[subject])
+    found = [(subject, each) for subject, rows in plan.drawn.items() for each in rows]
+    subject, question = max(found, key=lambda pair: len(pair[1].choices))  # the first of equals
+    work = SubjectWork(subject, (question,), frozenset(), plan.examples[subject])
     prompts = build_prompts(session, plan.format, work).prompts
     return "sequence" if single_letters(prompts) is None else "single"
 

@@ -8,13 +8,15 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from etui.bench.analysis.distribution import compute_distribution, count_gaps
-from etui.bench.prompts.formats import chat_messages, messages_sha
+from etui.bench.prompts.completions import build_query
+from etui.bench.prompts.formats import FORMATS, Format, messages_sha
+from etui.bench.prompts.grading import GradingRule, find_rule, grade
 from etui.bench.run.arms import close_decision
 from etui.bench.run.scoring import StopRequested
 from etui.bench.run.work import SubjectWork
 from etui.bench.store.sample import Sample, SampleStatus
 from etui.chat import Message, Query
-from etui.datasets.questions import LETTERS, Question
+from etui.datasets.questions import Question
 from etui.energy.types import EnergyOf
 from etui.errors import ContextOverflow, EngineFailed
 from etui.multiple_choice import parse_options
@@ -37,6 +39,10 @@ Decide = Callable[[Query], Choice]
 """Chooses the arm or the cascade for a question."""
 
 
+class _DoesNotFit(Exception):
+    """A raw prompt with worked examples does not fit into the context."""
+
+
 @dataclass(frozen=True, slots=True)
 class TurnAnswered:
     """A question answered in a turn, which has already settled its energy."""
@@ -55,6 +61,7 @@ class TurnArm:
     Args:
         decide: Chooses for each question: always the same arm, or the decision of a policy.
         runtime: This machine; these turns are not logged.
+        format_: A format that generates.
         reuse: Whether the questions of a subject share its worked examples in the cache.
         cancelled: Returns whether the user wants to stop.
     """
@@ -64,9 +71,11 @@ class TurnArm:
         decide: Decide,
         runtime: Runtime[LocalBackend],
         *,
+        format_: Format = FORMATS["chat"],
         reuse: bool = True,
         cancelled: Callable[[], bool] = lambda: False,
     ) -> None:
+        self._format = format_
         self._decide = decide
         self._runtime = runtime
         self._reuse = reuse
@@ -92,11 +101,23 @@ class TurnArm:
                     raise StopRequested
                 if not shared:
                     self._runtime.backend.forget()
-                yield self._run_turn(question, work.examples)
+                yield self._answer(question, work.examples)
+
+    def _answer(self, question: Question, examples: Sequence[Question]) -> TurnAnswered:
+        """Answer a question; a raw prompt that does not fit loses its examples, the last first.
+
+        Those of a chat are earlier turns, which are left out where they do not fit.
+        """
+        for shots in range(len(examples), 0, -1):
+            try:
+                return self._run_turn(question, examples[:shots])
+            except _DoesNotFit:
+                continue
+        return self._run_turn(question, ())
 
     def _run_turn(self, question: Question, examples: Sequence[Question]) -> TurnAnswered:
-        messages = chat_messages(question, examples)
-        query = Query(messages[-1].content, history=messages[:-1])
+        query = build_query(self._format, question, examples)
+        messages = query.messages()
         choice = self._decide(query)
         record: TurnRecord | None = None
         times = TokenTimes()
@@ -110,12 +131,16 @@ class TurnArm:
                     if isinstance(event, TurnFinished):
                         record = event.record
         except ContextOverflow as overflow:
+            if self._format.raw and examples:
+                raise _DoesNotFit from overflow
             error = overflow.what
         if self._cancelled() or (record is not None and record.status == "stopped"):
             raise StopRequested
         if record is None:
             raise EngineFailed(error or "the turn ended without a record", "run it again")
-        sample = build_sample(record, question, messages, len(examples), error, times.list_gaps())
+        rule = find_rule(self._format, numbers=not question.choices)
+        gaps = times.list_gaps()
+        sample = build_sample(record, question, messages, len(examples), error, rule, gaps)
         return TurnAnswered(sample, record.energy.end_ns)
 
 
@@ -125,11 +150,12 @@ def build_sample(
     messages: Sequence[Message],
     shots: int,
     error: str | None,
+    rule: GradingRule | None = None,
     gaps: Sequence[float] | None = None,
 ) -> Sample:
     """Grade a turn and build its sample.
 
-    A vote is graded by its majority, any other answer by the option it states last.
+    A vote is graded by its majority, any other answer by what it states.
 
     Args:
         record: The turn.
@@ -137,21 +163,31 @@ def build_sample(
         messages: The prompt.
         shots: Number of worked examples in the prompt.
         error: Why there is no valid answer; None if there is one.
+        rule: Reads the answer; None reads the option that is stated last.
         gaps: Seconds between its tokens; None if unknown.
     """
     text = record.answer
-    choice, status = _grade(record, question, messages[-1].content)
+    if rule is None:
+        right, strict = question.answer, None
+        choice = _read_option(record, question, messages[-1].content)
+    else:
+        graded = grade(rule, text, question)
+        right, choice, strict = graded.answer, graded.choice, graded.strict
+    status: SampleStatus = "answered"
     if error is not None or record.status == "error":
         choice, status = None, "error"
+        strict = None if strict is None else False
+    elif choice is None:
+        status = "truncated" if record.status == "truncated" else "no_answer"
     energy = record.energy
     seconds = record.seconds.decode if record.tokens.output else None
     return Sample(
         arm=record.arm,
         subject=question.subject,
         row=question.row,
-        answer=question.answer,
+        answer=right,
         choice=choice,
-        correct=choice == question.answer,
+        correct=choice == right,
         status=status,
         text=f"{record.thinking}\n\n{text}".strip() if record.thinking else text,
         logprobs=None,
@@ -184,6 +220,7 @@ def build_sample(
         inter_token_bins=count_gaps(gaps) if gaps else None,
         coverage=None if energy.joules is None else energy.coverage,
         shared=None if energy.joules is None else energy.shared,
+        strict=strict,
     )
 
 
@@ -192,12 +229,11 @@ def _describe_gaps(gaps: Sequence[float] | None) -> dict[str, float] | None:
     return None if found is None else {"p50": found.p50, "p90": found.p90, "p95": found.p95}
 
 
-def _grade(record: TurnRecord, question: Question, asked: str) -> tuple[str | None, SampleStatus]:
+def _read_option(record: TurnRecord, question: Question, asked: str) -> str | None:
+    """Return the letter of the option that an answer states last; None without one."""
     options = parse_options(asked)
     found = extract(record.answer, asked, options, truncated=record.status == "truncated")
-    if found.key in LETTERS:
-        return found.key, "answered"
-    return None, "truncated" if found.status == "truncated" else "no_answer"
+    return found.key if found.key in question.letters else None
 
 
 def decide_always(arm: Arm) -> Decide:

@@ -7,13 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from etui.bench.analysis.machines import drop_unpooled
-from etui.bench.analysis.summary import Summary
+from etui.bench.analysis.summary import Summary, summary_document
 from etui.bench.store.run_config import RunConfig
 from etui.bench.store.sample import Sample
 from etui.energy.scopes import weakest
 from etui.energy.types import Kind
 from etui.log.records import AnswerRecord, RunRecord
-from etui.text.codec import to_document
 from etui.text.timestamps import utc_now
 
 
@@ -60,7 +59,7 @@ def run_record(
         seconds=math.fsum(s.seconds for s in samples),
         arms=config.contenders,
         config=config.to_json(),
-        summary={} if summary is None else to_document(summary),
+        summary={} if summary is None else summary_document(summary),
     )
 
 

@@ -38,8 +38,8 @@ class BenchModel:
         context_tokens, sequences: Size of the context.
         batch_tokens: Most tokens of one batch; determines the chunking of every prompt.
         kv_type, flash_attention: Type of the KV cache and of the attention.
-        letters: ``single`` if " A" to " D" are one token each after a prompt, ``sequence`` if they
-            are scored as sequences; None if the format does not read letters.
+        letters: ``single`` if " A", " B" and so on are one token each after a prompt, ``sequence``
+            if they are scored as sequences; None if the format does not read letters.
         threads, prefill_threads: Threads of its own; None for those of the run.
         draft_tokens: Number of tokens to draft at a time; None chooses it at each step.
         quantisation: Quantisation of the weights, by the header of the file; None if unknown.
@@ -184,6 +184,8 @@ class RunConfig:
         part: Share of the plan that this run answers; None is the whole plan.
         machines: Machines of a merged or a distributed run; None for a run of one machine.
         merged: Ids of the runs that were merged into this one; None for a run that answered itself.
+        grading: Rule that graded generated answers, as ``name@version``
+            (:mod:`etui.bench.prompts.grading`); None is the letter of an option.
     """
 
     run_id: str
@@ -221,6 +223,7 @@ class RunConfig:
     part: BenchPart | None = None
     machines: tuple[BenchMachine, ...] | None = None
     merged: tuple[str, ...] | None = None
+    grading: str | None = None
 
     @property
     def asked(self) -> Mapping[str, int]:
@@ -286,7 +289,7 @@ class RunConfig:
 
 _LATER: Mapping[str, Any] = {
     "order": "subjects", "block": None, "chance": None, "precision": None, "design": None,
-    "part": None, "machines": None, "merged": None,
+    "part": None, "machines": None, "merged": None, "grading": None,
 }  # fmt: skip
 """Fields that the document leaves out at these values."""
 

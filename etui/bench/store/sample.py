@@ -13,7 +13,7 @@ SampleStatus = Literal["answered", "no_answer", "truncated", "error"]
 
 _OPTIONAL = (
     *("speculation", "machine", "decode_seconds", "ttft_seconds", "inter_token_seconds"),
-    *("inter_token_bins", "coverage", "shared"),
+    *("inter_token_bins", "coverage", "shared", "strict"),
 )
 """Fields that a line leaves out where they are None, so that older lines keep their form."""
 
@@ -25,10 +25,10 @@ class Sample:
     Attributes:
         arm: Name of the arm; in a policy run, the arm that gave the final answer.
         subject, row: The question: its subject and its 0-based row in the subject's file.
-        answer: The right letter.
-        choice: The chosen letter; None if there is none.
+        answer: The right letter, or the right number in the form of the run's grading rule.
+        choice: The chosen letter or number; None if there is none.
         correct: Whether choice and answer are equal.
-        status: ``no_answer`` ended without a letter, ``truncated`` was cut off before one.
+        status: ``no_answer`` ended without an answer, ``truncated`` was cut off before one.
         text: Generated text; empty for formats that only read log-probabilities.
         logprobs: Letter -> log-probability in nats, full softmax; None if none were read.
         letter_mass: Sum of the letters' probabilities; None without ``logprobs``.
@@ -57,6 +57,8 @@ class Sample:
         coverage: Share of its time that the meter recorded, 0..1; None if unknown.
         shared: Whether other processes used a measured GPU, or the CPUs of an estimate; None if
             unknown.
+        strict: Whether the answer is right by the stricter reading of the grading rule (of GSM8K:
+            after ``####``); None if the rule has none.
     """
 
     arm: str
@@ -92,6 +94,7 @@ class Sample:
     inter_token_bins: tuple[tuple[int, int], ...] | None = None
     coverage: float | None = None
     shared: bool | None = None
+    strict: bool | None = None
 
     @property
     def key(self) -> tuple[str, str, int]:

@@ -92,6 +92,7 @@ def test_an_unmeasured_side_has_no_energy_difference() -> None:
         ({"data_sha256": "00" * 32}, "data"),
         ({"format": "cloze"}, "format"),
         ({"format_version": 2}, "version"),
+        ({"grading": "number@1"}, "grading rule"),
         ({"shots": 0}, "shots"),
         ({"seed": 9}, "seed"),
         ({"prefix_reuse": False}, "reuse"),

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from etui.bench.analysis.summary import Summary, summarise
+from etui.bench.analysis.summary import Summary, summarise, summary_document
 from etui.bench.analysis.summary_text import headline, markdown, per_subject_csv
 from etui.datasets.mmlu import GROUPS, SUBJECT_GROUPS, find_group, read_labels
 from etui.errors import InvalidFile
@@ -170,6 +170,71 @@ def test_a_low_letter_mass_is_warned_of() -> None:
     assert any("prefers to write something else" in text for text in warnings)
     cloze = summarise(rows, replace(RUN, format="cloze")).warnings
     assert not any("prefers to write something else" in text for text in cloze)
+
+
+def test_the_warning_counts_the_letters_that_there_are() -> None:
+    low = [replace(row, letter_mass=0.1) for row in ROWS]
+    assert any("the four letters get 0.10" in text for text in summarise(low, RUN).warnings)
+    ten = [
+        replace(row, logprobs=dict.fromkeys("ABCDEFGHIJ", -4.6), letter_mass=0.1) for row in ROWS
+    ]
+    assert any("the letters of the options" in text for text in summarise(ten, RUN).warnings)
+
+
+NUMBERS = replace(
+    synthetic.config(arms=("large",), per_subject=3),
+    suite="gsm8k", format="gsm8k", chance=0.0, grading="gsm8k-flexible@1",
+    drawn={"gsm8k": 40}, sizes={"gsm8k": 1319},
+)  # fmt: skip
+
+
+def number_rows(strict=True, status="answered"):
+    return [
+        replace(
+            row, answer="18", choice="18" if at % 2 else None, correct=at % 2 == 1,
+            status="answered" if at % 2 else status, logprobs=None, letter_mass=None,
+            strict=at % 4 == 1 if strict else None,
+        )
+        for at, row in enumerate(synthetic.samples(NUMBERS))
+    ]  # fmt: skip
+
+
+def test_a_run_over_numbers_has_no_chance_and_no_constant_letter() -> None:
+    found = summarise(number_rows(), NUMBERS)
+    assert (found.chance, found.constant_letter, found.grading) == (0.0, None, "gsm8k-flexible@1")
+    text = markdown(found, NUMBERS)
+    assert "5-shot gsm8k@1 graded by gsm8k-flexible@1\n" in text
+    assert "A number cannot be guessed, so chance is 0." in text
+    assert "always" not in text
+
+
+def test_both_readings_of_gsm8k_are_reported() -> None:
+    found = summarise(number_rows(), NUMBERS)
+    accuracy = found.arms["large"].accuracy
+    assert accuracy.strict is not None
+    assert (accuracy.micro.value, accuracy.strict.accuracy) == (0.5, 0.25)
+    assert "50.0 % micro" in headline(found)
+    assert "25.0 % strict-match" in headline(found)
+    assert "25.0 % (" in markdown(found, NUMBERS)
+    other = summarise(number_rows(strict=False), replace(NUMBERS, grading="number@1"))
+    assert other.arms["large"].accuracy.strict is None
+    assert "strict" not in headline(other)
+
+
+def test_a_lost_number_is_not_called_a_letter() -> None:
+    warnings = summarise(number_rows(status="truncated"), NUMBERS).warnings
+    assert any("were cut off before a number" in text for text in warnings)
+
+
+def test_a_summary_leaves_out_what_it_does_not_use(summary: Summary) -> None:
+    document = summary_document(summary)
+    assert "grading" not in document
+    assert all("strict" not in arm["accuracy"] for arm in document["arms"].values())
+    assert from_document(Summary, json.loads(json.dumps(document))) == summary
+    numbers = summarise(number_rows(), NUMBERS)
+    document = summary_document(numbers)
+    assert document["grading"] == "gsm8k-flexible@1"
+    assert from_document(Summary, json.loads(json.dumps(document))) == numbers
 
 
 def test_an_unfinished_run_says_so() -> None:

@@ -66,6 +66,7 @@ def test_a_format_that_generates_has_no_prompt_of_its_own():
         ("letters", 1, "315d7142781a0e2e"),
         ("letters-original", 1, "50419c02d1eaf45f"),
         ("cloze", 1, "5cb893bf10575014"),
+        ("arc", 1, "19d5d584472eb0c7"),
     ],
 )
 def test_a_prompt_changes_with_its_version_alone(name, version, sha):
@@ -76,3 +77,36 @@ def test_a_prompt_changes_with_its_version_alone(name, version, sha):
 def test_the_messages_of_a_chat_change_with_its_version_alone():
     text = "\n\n".join(message.content for message in chat_messages(ASKED, [SHOWN]))
     assert (FORMATS["chat"].version, sha16(text)) == (1, "8a42c1c0c2722728")
+
+
+TEN = Question("law", 0, "Which?", tuple("abcdefghij"), "J")
+
+
+@pytest.mark.parametrize("count", range(2, 11))
+def test_a_question_has_as_many_letters_as_options(count):
+    asked = Question("law", 0, "Which?", tuple("abcdefghij")[:count], "B")
+    for name in ("letters", "letters-original"):
+        prompt = prompt_text(FORMATS[name], asked, [TEN])
+        assert list(prompt.endings) == list("ABCDEFGHIJ")[:count]
+        assert prompt.endings["B"] == " B"
+        assert "J. j\nAnswer: J\n\n" in prompt.shared
+        assert prompt.own.count(". ") == count
+    for name in ("cloze", "arc"):
+        assert list(prompt_text(FORMATS[name], asked, []).endings) == list("ABCDEFGHIJ")[:count]
+    (message,) = chat_messages(asked, [])
+    assert len(parse_options(message.content)) == count
+
+
+def test_arc_strips_nothing_and_has_no_header():
+    prompt = prompt_text(FORMATS["arc"], ASKED, [SHOWN])
+    assert prompt.text == "Question: Who?\nAnswer: z\n\nQuestion:  Which? \n\nAnswer:"
+    assert prompt.endings["B"] == "  two"
+    assert ending_weight(FORMATS["arc"], prompt.endings["B"]) == 4
+
+
+def test_a_number_is_asked_for_without_options():
+    asked = Question("sums", 0, " How many? ", (), "18")
+    shown = Question("sums", 1, "How much?", (), "7", "3 + 4 = 7\n#### 7")
+    first, second, last = chat_messages(asked, [shown])
+    assert (first.content, second.content) == ("Answer with a number.\n\nHow much?", "7")
+    assert last.content == "Answer with a number.\n\nHow many?"

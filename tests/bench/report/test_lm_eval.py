@@ -90,6 +90,58 @@ def test_one_subject_of_ones_own_needs_no_group() -> None:
     assert made["group_subtasks"] == {"trivia_trivia": []}
 
 
+def test_gsm8k_has_both_filters_of_lm_evals_task() -> None:
+    run = replace(
+        RUN, suite="gsm8k", format="gsm8k", drawn={"gsm8k": 40}, sizes={"gsm8k": 40},
+        grading="gsm8k-flexible@1", chance=0.0,
+    )  # fmt: skip
+    rows = [
+        replace(row, answer="18", choice="18" if at % 2 else "7", correct=at % 2 == 1,
+                strict=at % 4 == 1, logprobs=None, letter_mass=None)
+        for at, row in enumerate(synthetic.samples(run))
+    ]  # fmt: skip
+    made = document(run, rows)
+    (task,) = made["results"]
+    assert task == "gsm8k"
+    result = made["results"]["gsm8k"]
+    assert result["exact_match,flexible-extract"] == pytest.approx(0.5)
+    assert result["exact_match,strict-match"] == pytest.approx(0.25)
+    assert result["exact_match_stderr,strict-match"] == pytest.approx(math.sqrt(0.1875 / 39))
+    config = made["configs"]["gsm8k"]
+    assert config["doc_to_choice"] is None
+    assert [metric["metric"] for metric in config["metric_list"]] == ["exact_match"]
+    assert made["etui"]["grading"] == "gsm8k-flexible@1"
+
+
+def test_arc_has_both_metrics_of_lm_evals_task() -> None:
+    sizes = {"arc-challenge": 8}
+    run = replace(RUN, suite="arc-challenge", format="arc", drawn=sizes, sizes=sizes)
+    odds = {"A": -1.0, "B": -2.0, "C": -9.0, "D": -9.0, "E": -9.0}
+    rows = [
+        replace(row, answer="A" if row.row % 2 else "B", choice="B", correct=row.row % 2 == 0,
+                logprobs=odds, letter_mass=None)
+        for row in synthetic.samples(run)
+    ]  # fmt: skip
+    rows[1] = replace(rows[1], answer="E")
+    result = document(run, rows)["results"]["arc_challenge"]
+    assert result["acc_norm,none"] == pytest.approx(4 / 8)
+    assert result["acc,none"] == pytest.approx(3 / 8)
+
+
+def test_mmlu_pro_has_its_own_names_and_ten_letters_where_letters_are_read() -> None:
+    sizes = {"biology": 6, "computer_science": 6}
+    pro = replace(RUN, suite="mmlu-pro", format="mmlu-pro", drawn=sizes, sizes=sizes,
+                  grading="mmlu-pro@1")  # fmt: skip
+    made = document(pro, synthetic.samples(pro))
+    assert list(made["results"]) == ["mmlu_pro", "mmlu_pro_biology", "mmlu_pro_computer_science"]
+    assert "exact_match,custom-extract" in made["results"]["mmlu_pro"]
+    letters = replace(pro, format="letters", grading=None)
+    odds = dict.fromkeys("ABCDEFGHIJ", -2.3)
+    rows = [replace(row, logprobs=odds) for row in synthetic.samples(letters)]
+    made = document(letters, rows)
+    assert made["configs"]["mmlu_pro_biology_letters"]["doc_to_choice"] == list("ABCDEFGHIJ")
+
+
 @given(st.lists(st.lists(st.booleans(), min_size=2, max_size=9), min_size=1, max_size=6))
 def test_the_pooled_error_is_of_the_variance_within_tasks(tasks: list[list[bool]]) -> None:
     values = [[float(value) for value in task] for task in tasks]

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
-from etui.bench.analysis.summary import summarise
+from etui.bench.analysis.summary import summarise, summary_document
 from etui.bench.report.page import render_page
 from etui.bench.report.power_chart import compute_power_steps
 from etui.bench.report.questions_json import embed_json
@@ -21,7 +21,6 @@ from etui.bench.store.run_folder import read_run
 from etui.cli.bench_report import report as command
 from etui.datasets.questions import Question
 from etui.errors import UsageError
-from etui.text.codec import to_document
 from tests.bench import synthetic
 
 RUN = synthetic.config(per_subject=2)
@@ -191,7 +190,7 @@ def test_the_command_writes_the_files_and_says_where(tmp_path) -> None:
     assert result.exception is None
     assert result.stdout.strip() == str(run / "report.html")
     summary = json.loads((run / "summary.json").read_text())
-    assert summary == json.loads(json.dumps(to_document(summarise(ROWS, RUN))))
+    assert summary == json.loads(json.dumps(summary_document(summarise(ROWS, RUN))))
     assert (run / "per_subject.csv").read_text().startswith("arm,subject,group,")
     assert read_run(run).edited == ()
     assert invoke(run, "--markdown").stdout == (run / "report.md").read_text()
@@ -223,3 +222,41 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path) -> None:
     assert isinstance(invoke(tmp_path).exception, UsageError)
     empty = synthetic.write(tmp_path / "run", RUN, [])
     assert isinstance(invoke(empty).exception, UsageError)
+
+
+@pytest.mark.parametrize(
+    ("chance", "said", "marked"),
+    [(None, "Chance is 25.0 %", "25.00%"), (0.11, "Chance is 11.0 %", "11.00%")],
+)
+def test_chance_is_that_of_the_run(chance, said, marked):
+    page = page_of(replace(RUN, chance=chance), ROWS)
+    assert said in page
+    assert f"--chance: {marked}" in page
+
+
+def test_a_page_of_numbers_shows_the_right_number_and_both_readings():
+    run = replace(
+        synthetic.config(arms=("large",)), suite="gsm8k", format="gsm8k", chance=0.0,
+        grading="gsm8k-flexible@1", drawn={"gsm8k": 6}, sizes={"gsm8k": 6},
+    )  # fmt: skip
+    rows = [
+        replace(row, answer="1800", choice="18", correct=False, strict=True, logprobs=None,
+                letter_mass=None)
+        for row in synthetic.samples(run)
+    ]  # fmt: skip
+    texts = {("gsm8k", row): Question("gsm8k", row, "How many?", (), "1800") for row in range(6)}
+    page = page_of(run, rows, texts)
+    assert "A number cannot be guessed" in page
+    assert "<th>strict-match</th>" in page
+    assert 'class="chance"' not in page
+    first = json.loads(Page(page).json["data"])[0]
+    assert first[:5] == ["gsm8k", 0, "1800", "How many?", []]
+    assert first[5][0][0] == "18"
+
+
+def test_ten_options_have_their_probabilities_in_the_page():
+    odds = {letter: -2.0 - at for at, letter in enumerate("ABCDEFGHIJ")}
+    rows = [replace(row, logprobs=odds, choice="J") for row in ROWS]
+    question = json.loads(Page(page_of(RUN, rows)).json["data"])[0]
+    assert all(len(answer[5]) == 10 for answer in question[5] if answer and answer[5])
+    assert 'const LETTERS = "ABCDEFGHIJ"' in page_of(RUN, rows)

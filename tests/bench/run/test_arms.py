@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 
 from etui.arm import Arm
-from etui.bench.run.arms import parse_arm, speculate_arms, to_json
+from etui.bench.run.arms import ArmOverrides, parse_arm, speculate_arms, to_json
 from etui.bench.run.plan import RunRequest, make_plan
 from etui.bench.store.run_config import parse_run_config
-from etui.errors import UsageError
+from etui.datasets.questions import Question, Suite
+from etui.errors import EtuiError, UsageError
 from etui.models.catalogue import load_catalogue
 
 OLD_RUN = Path(__file__).parents[2] / "contract" / "old_run" / "config.json"
@@ -50,6 +51,68 @@ def test_the_arms_of_an_old_run_keep_its_hash() -> None:
     assert config.sha256 == document["config_sha256"]
     for settings in config.arms.values():
         assert to_json(parse_arm(settings)) == settings
+
+
+NUMBERS = Suite(
+    "gsm8k", "test", "ab" * 32,
+    {"gsm8k": tuple(Question("gsm8k", row, f"{row}?", (), "3") for row in range(9))},
+    {"gsm8k": tuple(Question("gsm8k", row, f"{row}?", (), "3", "#### 3") for row in range(5))},
+    grading="number",
+)  # fmt: skip
+
+
+@pytest.fixture
+def numbers(monkeypatch) -> None:
+    monkeypatch.setattr("etui.bench.run.plan.load_suite", lambda *given: NUMBERS)
+
+
+@pytest.mark.parametrize(
+    ("ask", "format_", "shots", "arm", "tokens"),
+    [
+        ({}, "gsm8k", 5, "smollm2-135m", 256),
+        ({"overrides": ArmOverrides(max_tokens=99)}, "gsm8k", 5, "smollm2-135m", 99),
+        ({"models": ("smollm2-135m",), "reasonings": ("direct",)}, "chat", 0,
+         "smollm2-135m direct", 256),
+        ({"models": ("smollm2-135m",), "reasonings": ("vote",)}, "chat", 0,
+         "smollm2-135m vote 7x256", 256),
+        ({"format": "cot"}, "cot", 0, "smollm2-135m cot 256", 256),
+    ],
+)  # fmt: skip
+def test_numbers_are_planned_with_a_format_that_fits(
+    config, numbers, ask, format_, shots, arm, tokens
+):
+    made = make_plan(RunRequest("gsm8k", limit=4, **ask), config, load_catalogue(config))
+    assert (made.format.name, made.shots, list(made.arms)) == (format_, shots, [arm])
+    assert made.arms[arm].max_tokens == tokens
+    assert [len(shown) for shown in made.examples.values()] == [shots]
+
+
+@pytest.mark.parametrize(
+    ("ask", "said"),
+    [
+        ({"format": "letters"}, "letters cannot ask the questions of gsm8k"),
+        ({"format": "mmlu-pro"}, "use --format chat, cot or gsm8k"),
+        ({"format": "gsm8k", "models": ("smollm2-135m",), "reasonings": ("cot",)},
+         "in which cot has no place"),
+        ({"format": "gsm8k", "models": ("smollm2-135m",), "reasonings": ("vote",)},
+         "use --format chat or cot"),
+        ({"models": ("smollm3",)}, "smollm3"),
+        ({"split": "test", "shots": 6}, "needs 6 worked examples with a solution"),
+    ],
+)  # fmt: skip
+def test_what_does_not_fit_numbers_is_refused(config, numbers, ask, said):
+    with pytest.raises(EtuiError) as caught:
+        make_plan(RunRequest("gsm8k", **ask), config, load_catalogue(config))
+    assert said in str(caught.value)
+
+
+def test_a_wrong_model_is_reported_before_the_data_are_loaded(config, monkeypatch):
+    def load(*given):
+        raise AssertionError("the data were loaded")
+
+    monkeypatch.setattr("etui.bench.run.plan.load_suite", load)
+    with pytest.raises(EtuiError, match="smollm3"):
+        make_plan(RunRequest("mmlu", models=("smollm3",)), config, load_catalogue(config))
 
 
 def plan(config, **ask):

@@ -188,3 +188,60 @@ def test_groups_keep_the_order_and_fit_a_batch(lengths, most_tokens, most_questi
     for group in found:
         assert len(group) <= most_questions
         assert len(group) == 1 or sum(p.own_tokens for p in group) <= most_tokens
+
+
+COUNTS = (4, 10, 10, 2, 3, 10)
+MIXED = [
+    Question("s", row, f"Which of {row}?", tuple(f"{x}{row}" for x in "abcdefghij"[:count]), "A")
+    for row, count in enumerate(COUNTS)
+]
+
+
+class TenLettersSession(FakeSession):
+    """One token for " A" to " J"."""
+
+    def tokenize(self, text, *, bos=False, special=True):
+        if len(text) > 2 and text[-2] == " " and text[-1] in "ABCDEFGHIJ":
+            return [*super().tokenize(text[:-2], bos=bos), ord(text[-1])]
+        return super().tokenize(text, bos=bos)
+
+
+def test_each_question_has_as_many_log_probabilities_as_options():
+    found = scored(TenLettersSession(), questions=MIXED)
+    for question, count in zip(MIXED, COUNTS, strict=True):
+        letters = list("ABCDEFGHIJ"[:count])
+        one = found[question.row]
+        text = prompt_text(FORMATS["letters"], question, EXAMPLES).text
+        assert list(one.logprobs) == letters
+        want = {letter: believed(text, ord(letter)) for letter in letters}
+        assert one.logprobs == pytest.approx(want)
+        mass = math.fsum(map(math.exp, want.values()))  # the fake model's is not normalised
+        assert one.mass == pytest.approx(min(1.0, mass))
+
+
+@pytest.mark.parametrize("sequences", [3, 7, 16])
+def test_ten_texts_fit_into_any_number_of_sequences(sequences):
+    session = FakeSession(ContextOptions(4096, 1, sequences=sequences, batch_tokens=64))
+    found = scored(session, "arc", questions=MIXED)
+    for question in MIXED:
+        text = prompt_text(FORMATS["arc"], question, EXAMPLES).text
+        want = {
+            letter: expected(text, f" {choice}")
+            for letter, choice in zip(question.letters, question.choices, strict=True)
+        }
+        assert found[question.row].logprobs == pytest.approx(want)
+    assert session.held_most <= sequences
+
+
+def test_a_group_has_room_for_all_its_endings():
+    session = FakeSession()
+    made = build_subject_prompts(
+        FORMATS["arc"], MIXED, [], lambda text: session.tokenize(text, bos=True), 4096
+    ).prompts
+    cells = [prompt.total_tokens - prompt.shared for prompt in made]
+    groups = list(group_prompts(made, 4096, 9, max(cells)))
+    assert [prompt for group in groups for prompt in group] == list(made)
+    assert len(groups) > 1
+    for group in groups:
+        assert sum(prompt.total_tokens - prompt.shared for prompt in group) <= max(cells)
+    assert len(list(group_prompts(made, 4096, 9))) == 1

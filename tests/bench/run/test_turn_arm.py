@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from etui.arm import Arm
+from etui.bench.prompts.formats import FORMATS
 from etui.bench.run.scoring import StopRequested
 from etui.bench.run.turn_arm import TurnArm
 from etui.bench.run.work import SubjectWork
@@ -84,6 +85,13 @@ class Machine(Runtime):
 
     def serve(self, arm: Arm) -> Served:
         return Served(ModelSpec("m", "tiny", ()), None)
+
+
+NUMBERS = [Question("gsm8k", row, f"How many of {row}?", (), "1,800") for row in range(2)]
+SOLVED = [
+    Question("gsm8k", row, f"Solved {row}?", (), "7", "3 + 4 = 7\n#### 7") for row in range(7, 10)
+]
+TEN = Question("law", 0, "Which?", tuple(f"option {x}" for x in "abcdefghij"), "J")
 
 
 def arm(answerer, **options) -> TurnArm:
@@ -195,3 +203,74 @@ def test_a_stop_gives_the_answer_under_way_up():
         answered(Answerer("B", status="stopped"))
     with pytest.raises(StopRequested):
         answered(Answerer("B"), cancelled=lambda: True)
+
+
+@pytest.mark.parametrize(
+    ("text", "choice", "correct", "strict"),
+    [
+        (" 2 * 900 = 1800\n#### 1,800", "1800", True, True),
+        (" 2 * 900 = $1,800.", "1800", True, False),
+        (" I do not know", None, False, False),
+    ],
+)
+def test_a_completion_is_raw_and_graded_by_both_readings(text, choice, correct, strict):
+    answerer = Answerer(text)
+    (sample,) = answered(answerer, NUMBERS[:1], SOLVED, format_=FORMATS["gsm8k"])
+    (request,) = answerer.requests
+    assert [message.role for message in request.messages] == ["user"]
+    assert request.messages[0].content.endswith("Question: How many of 0?\nAnswer:")
+    assert request.options.raw
+    assert request.options.stop == FORMATS["gsm8k"].stop
+    assert (sample.answer, sample.choice) == ("1800", choice)
+    assert (sample.correct, sample.strict, sample.shots) == (correct, strict, 3)
+    assert sample.status == ("answered" if choice else "no_answer")
+    assert sample.to_json()["strict"] is strict
+
+
+def test_a_completion_that_is_too_long_loses_its_examples_one_by_one():
+    class Small(Answerer):
+        def answer(self, request):
+            if request.messages[0].content.count("Solved") > 1:
+                self.requests.append(request)
+                raise ContextOverflow(5000, 4096, 8)
+            yield from super().answer(request)
+
+    answerer = Small("#### 1800")
+    (sample,) = answered(answerer, NUMBERS[:1], SOLVED, format_=FORMATS["gsm8k"])
+    assert (sample.correct, sample.shots, len(answerer.requests)) == (True, 1, 3)
+    assert "Solved 7?" in answerer.requests[-1].messages[0].content
+
+
+def test_a_completion_that_never_fits_is_an_error_of_its_own():
+    failing = Answerer(failure=ContextOverflow(5000, 4096, 8))
+    (sample,) = answered(failing, NUMBERS[:1], SOLVED, format_=FORMATS["gsm8k"])
+    assert (sample.status, sample.shots, sample.strict) == ("error", 0, False)
+
+
+def test_a_number_of_a_chat_is_graded_by_value():
+    answerer = Answerer("That makes $1,800.00.")
+    (sample,) = answered(answerer, NUMBERS[:1], format_=FORMATS["chat"])
+    assert answerer.requests[0].options.number
+    assert (sample.answer, sample.choice, sample.correct) == ("1800", "1800", True)
+    assert sample.strict is None
+    assert "strict" not in sample.to_json()
+
+
+@pytest.mark.parametrize(
+    ("format_", "text", "choice"),
+    [
+        ("chat", "The answer is J.", "J"),
+        ("chat", "(I) option i", "I"),
+        ("chat", "The answer is K.", None),
+        ("mmlu-pro", " It follows. The answer is (J).", "J"),
+        ("mmlu-pro", " It follows. Answer: J", None),
+    ],
+)
+def test_ten_options_have_ten_letters(format_, text, choice):
+    (sample,) = answered(Answerer(text), [TEN], format_=FORMATS[format_])
+    assert (sample.choice, sample.correct) == (choice, choice == "J")
+
+
+def test_a_letter_that_the_question_does_not_have_is_no_answer():
+    (sample,) = answered(Answerer("The answer is E."))
+    assert (sample.choice, sample.status) == (None, "no_answer")

@@ -33,6 +33,7 @@ NAMES = (
     "meter",
     "newcomer",
     "power_limits",
+    "precision",
     "probes",
     "replay",
     "routing",

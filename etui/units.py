@@ -273,6 +273,11 @@ def points_text(low: float, high: float) -> str:
     return f"{low * 100:.1f}-{high * 100:.1f}"
 
 
+def margin_text(points: float) -> str:
+    """Format a half width in percentage points: ``±3 points``, ``±0.5 points``."""
+    return f"±{points:.3g} points"
+
+
 def difference_text(difference: float) -> str:
     """Format a difference of accuracies in percentage points: ``+1.2``, ``-0.4``, ``0.0``."""
     text = f"{difference * 100:+.1f}"

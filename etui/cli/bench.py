@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from threading import Event
 from typing import TYPE_CHECKING, Any
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 _COMMANDS = {
     "compare": "Compare runs, or the arms of a run, question by question.",
+    "difficulty": "Make the table of difficulties that --difficulty reads, from runs.",
     "merge": "Join the runs of one plan: parts, other machines, other days.",
     "publish": "Write a run as a folder for a public git repository.",
     "board": "Write a page that ranks public folders by joules per right answer.",
@@ -79,6 +81,7 @@ def bench(ctx: click.Context, /, **options: Any) -> None:
     etui bench --suite mmlu --limit 570 --model qwen2.5-coder-0.5b
     etui bench --suite mmlu --limit 285 --model qwen2.5-coder-1.5b -r direct -r cot
     etui bench --suite mmlu --limit 570 --policy balanced
+    etui bench --suite mmlu --precision 3 --model qwen2.5-coder-0.5b
     etui bench --resume last
 
     Half width of the 95 % interval of an accuracy near 50 %, by number of questions:
@@ -137,6 +140,7 @@ def _run_bench(ctx: click.Context, options: dict[str, Any]) -> int:
                     "no questions given", "add --suite mmlu, --suite sample or --resume RUN"
                 )
             plan = make_plan(_build_request(options), config, runtime.catalogue, audience.say)
+            plan = _add_precision(plan, options, audience.say)
             if plan.suite.notice:
                 audience.say(plan.suite.notice)
             if options["dry_run"]:
@@ -216,15 +220,35 @@ def _build_request(options: dict[str, Any]) -> RunRequest:
     )
 
 
+def _add_precision(plan: RunPlan, options: dict[str, Any], say: Callable[[str], None]) -> RunPlan:
+    from etui.bench.run.precision_plan import PrecisionRequest, add_precision
+
+    points, of, difficulty = (options[name] for name in ("precision", "precision_of", "difficulty"))
+    if points is None:
+        given = "--precision-of" if of else "--difficulty"
+        if of or difficulty:
+            raise UsageError(f"{given} needs --precision", "add --precision POINTS, or remove it")
+        return plan
+    return add_precision(plan, PrecisionRequest(points, of, difficulty), say)
+
+
 def _print_token_counts(
     plan: RunPlan, config: Config, catalogue: Catalogue, *, as_json: bool
 ) -> int:
-    from etui.bench.run.dry_run import count_tokens
+    from etui.bench.run.dry_run import (
+        count_tokens,
+        describe_expected_questions,
+        format_expected_questions,
+    )
 
     counts = count_tokens(plan, config, catalogue)
+    if plan.precision is not None:
+        counts["precision"] = describe_expected_questions(plan)
     if as_json:
         click.echo(json.dumps(counts, indent=2))
         return ExitCode.DONE
+    if plan.precision is not None:
+        click.echo(format_expected_questions(plan))
     for model, count in counts["models"].items():
         click.echo(
             f"{model}: {count['computed']:,} tokens to compute for {counts['questions']:,} "
@@ -248,7 +272,7 @@ def _print_outcome(outcome: RunOutcome, options: dict[str, Any]) -> int:
         for warning in summary.warnings:
             click.echo(f"note: {warning}", err=True)
         click.echo(f"report: {outcome.folder / 'report.html'}", err=True)
-    if outcome.ending != "complete":
+    if outcome.ending not in ("complete", "precise"):
         why = _WHY[outcome.ending]
         total = outcome.config.questions * len(outcome.config.contenders)
         raise Stopped(

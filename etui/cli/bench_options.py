@@ -103,6 +103,24 @@ _QUESTION_OPTIONS = (
         help="Number of questions drawn from each subject.",
     ),
     click.option(
+        "--precision",
+        type=FiniteNumber(0, 50, open_low=True, open_high=True),
+        metavar="POINTS",
+        help="Stop when each accuracy is known to ±POINTS at 95 %. With --limit, ask at most so "
+        "many questions.",
+    ),
+    click.option(
+        "--precision-of",
+        type=click.Choice(["accuracy", "difference"]),
+        help="What is to be precise: each accuracy, or its difference from the first system.",
+    ),
+    click.option(
+        "--difficulty",
+        type=click.Path(path_type=Path),
+        metavar="FILE",
+        help="Difficulties of the questions (etui bench difficulty), so that fewer suffice.",
+    ),
+    click.option(
         "--subjects", type=TEXT, callback=_parse_names, metavar="S,T", help="Only these subjects."
     ),
     click.option(

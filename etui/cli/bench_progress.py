@@ -152,6 +152,11 @@ class Watcher:
                 print_json_line(sample.to_json())
         self._show(self._tally, samples[-1].subject)
 
+    def expect(self, questions: int) -> None:
+        """Show the progress against so many questions of each system."""
+        if self._config is not None:
+            self._tally.total = questions * len(self._config.contenders)
+
 
 @contextmanager
 def open_watcher(*, stream: bool, quiet: bool) -> Iterator[Watcher]:

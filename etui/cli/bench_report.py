@@ -49,7 +49,7 @@ def report(
     from etui.atomic import write_text
     from etui.bench.analysis.summary import summarise
     from etui.bench.report.files import MARKDOWN_FILE, PAGE_FILE, result_files
-    from etui.bench.report.sources import load_labels, load_texts
+    from etui.bench.report.sources import load_labels, load_precision, load_texts
     from etui.bench.store.find import find_run
     from etui.bench.store.run_folder import read_run
     from etui.config.load import load_config
@@ -67,7 +67,7 @@ def report(
         if texts is None and not no_texts:
             click.echo("note: texts of the questions not found; pass --data", err=True)
         labels = load_labels(recorded.config, config, redux)
-        summary = summarise(recorded.samples, recorded.config, labels)
+        summary = summarise(recorded.samples, recorded.config, labels, load_precision(run))
         files = result_files(recorded.config, recorded.samples, summary, texts)
         for file, text in files.items():
             write_text(run / file, text, errors="surrogatepass")

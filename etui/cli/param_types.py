@@ -38,10 +38,12 @@ class WholeNumber(click.IntRange):
 
 
 class FiniteNumber(click.FloatRange):
-    """A number from ``low`` to ``high``, both included, or above ``low`` with ``open_low``."""
+    """A number from ``low`` to ``high``, both included unless ``open_low`` or ``open_high``."""
 
-    def __init__(self, low: float, high: float, *, open_low: bool = False) -> None:
-        super().__init__(low, high, min_open=open_low)
+    def __init__(
+        self, low: float, high: float, *, open_low: bool = False, open_high: bool = False
+    ) -> None:
+        super().__init__(low, high, min_open=open_low, max_open=open_high)
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None

@@ -51,6 +51,9 @@ Z95 = 1.959963984540054
 LEAST_QUESTIONS = 30
 """Fewest questions after which an interval is stated: below, sums are not near normal."""
 
+_ROUNDS = 20
+"""Rounds of the fixed point of the predicted number of questions; it settles in a few."""
+
 _RIDGE = 1e-3
 """Share of a covariate's variance that is added to it, so that a constant one has coefficient 0."""
 
@@ -62,8 +65,9 @@ class PrefixMean:
     Attributes:
         value: Estimate of the mean; with a covariate, corrected by regression.
         centre: Middle of the interval: the value with pseudo-answers.
-        variance: Variance of one question within its stratum, pseudo-answers included; with a
-            covariate, of what the regression leaves.
+        spread: Variance of one question within its stratum; with a covariate, of what the
+            regression leaves.
+        variance: The same with pseudo-answers.
         freedom: Degrees of freedom of ``variance``.
         questions: Number of questions asked.
         total: Number of questions of the population.
@@ -74,6 +78,7 @@ class PrefixMean:
 
     value: float
     centre: float
+    spread: float
     variance: float
     freedom: float
     questions: int
@@ -171,7 +176,7 @@ def estimate_prefix_mean(
     freedom = float(count - (sizes > 0).sum())
     mean, inside = _centre(values, groups, sizes)
     variance = _compute_variance(inside, groups, sizes)
-    plain = PrefixMean(mean, mean, variance, freedom, count, total, *bounds)
+    plain = PrefixMean(mean, mean, variance, variance, freedom, count, total, *bounds)
     if covariates is None:
         return _add_pseudo_answers(plain)
     best = replace(plain, correlation=0.0)
@@ -183,11 +188,11 @@ def estimate_prefix_mean(
         fitted = replace(
             plain,
             value=mean - float(means[:used] @ slopes),
-            variance=rest * (1 + leverage) * freedom / left,
+            spread=rest * (1 + leverage) * freedom / left,
             freedom=left,
             correlation=math.sqrt(max(0.0, 1 - rest / variance)) if variance > 0 else 0.0,
         )
-        if _widen(fitted.variance, left) < _widen(best.variance, best.freedom):
+        if _widen(fitted.spread, left) < _widen(best.spread, best.freedom):
             best = fitted
     return _add_pseudo_answers(best)
 
@@ -254,16 +259,19 @@ def compute_interval(estimate: PrefixMean, half_width: float) -> SequenceInterva
     return SequenceInterval(estimate.value, low, high, half, time, count)
 
 
-def questions_needed(estimate: PrefixMean, half_width: float, quantile: float | None = None) -> int:
+def questions_needed(estimate: PrefixMean, half_width: float) -> int:
     """Predict the number of questions at which the interval is as narrow as asked.
 
     Args:
         estimate: The mean so far.
         half_width: Half width asked for; a share.
-        quantile: Standard errors of the half width; None uses the height of the boundary.
     """
-    height = boundary_height() if quantile is None else quantile
-    return _count_for(estimate.variance, estimate.total, half_width, height)
+    height, count = boundary_height(), LEAST_QUESTIONS
+    for _ in range(_ROUNDS):  # the pseudo-answers weigh less the more questions there are
+        asked = replace(estimate, questions=min(count, estimate.total))
+        variance = _add_pseudo_answers(asked).variance
+        count = _count_for(variance, estimate.total, half_width, height)
+    return max(count, min(LEAST_QUESTIONS, estimate.total))
 
 
 def fixed_sample(variance: float, total: int, half_width: float) -> int:
@@ -370,7 +378,7 @@ def _add_pseudo_answers(estimate: PrefixMean) -> PrefixMean:
     return replace(
         estimate,
         centre=weight * estimate.value + (1 - weight) * middle,
-        variance=weight**2 * estimate.variance + (1 - weight**2) * largest,
+        variance=weight**2 * estimate.spread + (1 - weight**2) * largest,
     )
 
 

@@ -21,6 +21,20 @@ def test_the_line_tells_rate_rest_accuracy_and_joules():
     assert line == "10 of 100 · 30.0 ± 25.1 % · 2.0/s · 45.0 s left · 20.0 J (counter)"
 
 
+def test_the_rest_is_that_of_the_expected_questions(tmp_path):
+    totals: list[int] = []
+    watcher = Watcher(
+        lambda tally, subject: totals.append(tally.total), lambda text: None, stream=False
+    )
+    watcher.expect(5)  # before a run begins, nothing is expected
+    config = synthetic.config(arms=("direct", "think"))
+    watcher.begin(config, tmp_path, [])
+    watcher.see([sample(0)])
+    watcher.expect(120)
+    watcher.see([sample(1)])
+    assert totals == [1140, 240]
+
+
 def test_joules_that_are_not_known_are_no_sum():
     tally = RunTally(2, began=0.0)
     tally.add("direct", replace(sample(0), joules=2.0, kind="counter"))

@@ -2,15 +2,111 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from etui.bench.store.difficulty_table import DifficultySource, format_difficulty
+from etui.errors import UsageError
+
 if TYPE_CHECKING:
+    from etui.bench.store.run_config import RunConfig
+    from etui.bench.store.sample import Sample
     from etui.stats.arrays import Floats, Whole
 
 _DEFAULT_SHRINKAGE = 2.0
 """Ratio of noise to spread if one model's answers cannot show it; on MMLU it is 1 to 3."""
 
 _SHRINKAGE_RANGE = (0.1, 50.0)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelOutcomes:
+    """The graded answers of one model.
+
+    Attributes:
+        source: The model, and where its answers are from.
+        outcomes: (subject, row) -> 1, 0, or the mean of several answers.
+        data_sha256: Hash of the data of the questions; None if it is not known.
+    """
+
+    source: DifficultySource
+    outcomes: Mapping[tuple[str, int], float]
+    data_sha256: str | None = None
+
+
+def collect_models(config: RunConfig, samples: Iterable[Sample], place: str) -> list[ModelOutcomes]:
+    """Collect the outcomes of each model of a run; its arms are averaged.
+
+    Args:
+        config: The configuration of the run.
+        samples: Its answers.
+        place: Name of the run, for the table.
+    """
+    hashes = {model.name: model.sha256 for model in config.models}
+    found: dict[str, dict[tuple[str, int], list[bool]]] = {}
+    for sample in samples:
+        model = str(config.arms[sample.arm].get("model", sample.arm))
+        answers = found.setdefault(model, {})
+        answers.setdefault((sample.subject, sample.row), []).append(sample.correct)
+    return [
+        ModelOutcomes(
+            DifficultySource(name, hashes.get(name), place),
+            {key: sum(inside) / len(inside) for key, inside in answers.items()},
+            config.data_sha256,
+        )
+        for name, answers in found.items()
+    ]
+
+
+def build_difficulty(models: Sequence[ModelOutcomes]) -> str:
+    """Build the text of a table of difficulties.
+
+    Args:
+        models: At least one model with at least one answer. Those of one hash or, without hashes,
+            of one name and source are one model.
+
+    Raises:
+        UsageError: The answers are to questions of different data; the message names them.
+    """
+    import numpy as np
+
+    known = [model for model in models if model.data_sha256 is not None]
+    for model in known[1:]:
+        if model.data_sha256 != known[0].data_sha256:
+            raise UsageError(
+                f"{model.source.source} and {known[0].source.source} asked different data (sha256 "
+                f"{_shorten(model.data_sha256)} and {_shorten(known[0].data_sha256)})",
+                "use runs of one suite and split",
+            )
+    merged: dict[tuple[str, str], list[ModelOutcomes]] = {}
+    for model in models:
+        source = model.source
+        same = ("sha256", source.sha256) if source.sha256 else (source.name, source.source)
+        merged.setdefault(same, []).append(model)
+    keys = sorted({key for model in models for key in model.outcomes})
+    subjects = {subject: at for at, subject in enumerate(dict.fromkeys(key[0] for key in keys))}
+    table = np.full((len(keys), len(merged)), np.nan)
+    index = {key: at for at, key in enumerate(keys)}
+    for column, runs in enumerate(merged.values()):
+        answers: dict[tuple[str, int], list[float]] = {}
+        for run in runs:
+            for key, outcome in run.outcomes.items():
+                answers.setdefault(key, []).append(outcome)
+        for key, inside in answers.items():
+            table[index[key], column] = sum(inside) / len(inside)
+    values = average_outcomes(table, np.array([subjects[subject] for subject, _ in keys]))
+    counts = (~np.isnan(table)).sum(axis=1)
+    return format_difficulty(
+        {key: float(value) for key, value in zip(keys, values, strict=True)},
+        {key: int(count) for key, count in zip(keys, counts, strict=True)},
+        known[0].data_sha256 if known else None,
+        tuple(model.source for model in models),
+    )
+
+
+def _shorten(sha256: str | None) -> str:
+    return (sha256 or "unknown")[:12]
 
 
 def average_outcomes(outcomes: Floats, strata: Whole) -> Floats:

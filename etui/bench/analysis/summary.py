@@ -26,6 +26,7 @@ from etui.bench.analysis.machines import (
     summarise_machines,
 )
 from etui.bench.analysis.oracle import Oracle, oracle
+from etui.bench.analysis.precision import Precision
 from etui.bench.prompts.grading import grades_numbers
 from etui.bench.store.run_config import RunConfig
 from etui.bench.store.sample import Sample
@@ -123,7 +124,8 @@ class Summary:
 
     Attributes:
         policy: Name of the run's policy.
-        questions: Number of questions for each system.
+        questions: Number of questions for each system; if it stopped at a precision, those that
+            it asked.
         complete: Whether every system answered all of them.
         chance: Accuracy of guessing an option; 0 if the answers are numbers.
         constant_letter: The best single letter; None without answers, and for numbers.
@@ -133,6 +135,7 @@ class Summary:
         oracle: None with only one system.
         warnings: Caveats about the figures.
         grading: As in ``RunConfig``; None is the letter of an option.
+        precision: What the confidence sequences know; None if no precision was asked for.
     """
 
     summary_version: int
@@ -156,6 +159,7 @@ class Summary:
     oracle: Oracle | None
     warnings: list[str]
     grading: str | None = None
+    precision: Precision | None = None
 
     @property
     def kinds(self) -> set[str | None]:
@@ -167,6 +171,7 @@ def summarise(
     samples: Sequence[Sample],
     run: RunConfig,
     labels: Mapping[str, Mapping[int, str]] | None = None,
+    precision: Precision | None = None,
 ) -> Summary:
     """Summarise a run; the order of the samples matters only for ``courses``.
 
@@ -174,9 +179,13 @@ def summarise(
         samples: Every answer of the run so far, in the order they were given; may be empty.
         run: Configuration of the run.
         labels: Labels of MMLU-Redux; used only for MMLU's test questions.
+        precision: Precision of the run, if it was asked for.
     """
     if run.suite != "mmlu" or run.split != "test":
         labels = None
+    questions = run.questions
+    if precision is not None and precision.reached:
+        questions = precision.questions
     grouped = group_by_system(samples, run)
     courses = compute_courses(samples, run)
     arms = {name: _arm(inside, run, labels, courses[name]) for name, inside in grouped.items()}
@@ -204,10 +213,10 @@ def summarise(
         seed=run.seed,
         policy=run.policy.name if run.policy else None,
         routed=run.routed,
-        questions=run.questions,
+        questions=questions,
         complete=bool(arms)
         and len(arms) == len(run.contenders)
-        and all(arm.accuracy.questions == run.questions for arm in arms.values()),
+        and all(arm.accuracy.questions == questions for arm in arms.values()),
         chance=CHANCE if run.chance is None else run.chance,
         constant_letter=constant_letter(samples)
         if samples and not grades_numbers(run.grading)
@@ -215,8 +224,9 @@ def summarise(
         arms=arms,
         hull=hull(points) if len(points) == len(arms) else [],
         oracle=oracle(grouped),
-        warnings=_warnings(arms, run, samples),
+        warnings=_warnings(arms, run, samples, questions),
         grading=run.grading,
+        precision=precision,
     )
 
 
@@ -227,8 +237,9 @@ def summary_document(summary: Summary) -> dict[str, Any]:
     form.
     """
     document: dict[str, Any] = to_document(summary)
-    if summary.grading is None:
-        del document["grading"]
+    for name in ("grading", "precision"):
+        if document[name] is None:
+            del document[name]
     for arm in document["arms"].values():
         if arm["accuracy"]["strict"] is None:
             del arm["accuracy"]["strict"]
@@ -310,7 +321,7 @@ def _count_letters(samples: Iterable[Sample]) -> set[int]:
 
 
 def _warnings(
-    arms: Mapping[str, ArmSummary], run: RunConfig, samples: Sequence[Sample]
+    arms: Mapping[str, ArmSummary], run: RunConfig, samples: Sequence[Sample], questions: int
 ) -> list[str]:
     found = []
     unpooled = explain_unpooled(samples, run)
@@ -327,8 +338,8 @@ def _warnings(
     for name, arm in arms.items():
         accuracy, energy = arm.accuracy, arm.energy
         count = accuracy.questions
-        if count < run.questions:
-            found.append(f"{name}: {count:,} of {run.questions:,} questions answered")
+        if count < questions:
+            found.append(f"{name}: {count:,} of {questions:,} questions answered")
         mass = accuracy.letter_mass
         if (
             mass

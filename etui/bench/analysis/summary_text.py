@@ -11,6 +11,7 @@ from etui.bench.analysis.accuracy import Accuracy, Share
 from etui.bench.analysis.cost import Figure
 from etui.bench.analysis.course_text import build_course_rows
 from etui.bench.analysis.machines import MachineSummary
+from etui.bench.analysis.precision_text import describe_precision
 from etui.bench.analysis.summary import ArmSummary, Summary
 from etui.bench.prompts.grading import grades_numbers
 from etui.bench.store.run_config import RunConfig
@@ -26,7 +27,7 @@ CSV_COLUMNS = ("arm", "subject", "group", "questions", "correct", "accuracy", "l
 
 
 def headline(summary: Summary) -> str:
-    """Format the run in one line per arm.
+    """Format the run in one line per arm, and its precision if it was asked for.
 
     ``MMLU 5-shot letters@1: 61.2 % micro (95 % CI 58.9-63.5, n=1,140), 60.8 % macro; letter mass
     0.97; 3.1 J/question; 5.1 J/correct``
@@ -39,6 +40,8 @@ def headline(summary: Summary) -> str:
         label = f", {name}" if len(arms) > 1 else ""
         lines.append(f"{protocol(summary)}{label}: {_arm_line(arm)}")
         lines += [f"  {_machine_line(key, one)}" for key, one in (arm.machines or {}).items()]
+    if summary.precision is not None:
+        lines += describe_precision(summary.precision)
     return "\n".join(lines)
 
 
@@ -126,6 +129,9 @@ def markdown(summary: Summary, run: RunConfig) -> str:
     machines = _machines_table(summary)
     if machines:
         parts.append(machines)
+    if summary.precision is not None:
+        described = describe_precision(summary.precision)
+        parts.append("\n".join(f"- {_escape_cell(line)}" for line in described))
     labelled = _labelled_lines(summary)
     if labelled:
         parts.append(labelled)

@@ -276,8 +276,11 @@ def _task_config(
 
 def _config(system: System) -> dict[str, Any]:
     run = system.run
-    asked = run.asked
-    whole = all(asked.get(subject) == size for subject, size in run.sizes.items())
+    subjects = run.asked
+    whole = run.precision is None and all(
+        subjects.get(subject) == size for subject, size in run.sizes.items()
+    )
+    asked = run.questions if run.precision is None else len(system.samples)
     return {
         "model": "etui",
         "model_args": {"model": _model_name(system), "arm": system.name},
@@ -286,7 +289,7 @@ def _config(system: System) -> dict[str, Any]:
         "batch_sizes": [],
         "device": None,
         "use_cache": None,
-        "limit": None if whole else float(run.questions),
+        "limit": None if whole else float(asked),
         "bootstrap_iters": STRATIFIED_REPLICATES,
         "gen_kwargs": {},
         "random_seed": run.seed,

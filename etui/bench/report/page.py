@@ -79,5 +79,6 @@ def render_page(
         config=view.build_tree(run.to_json()),
         arm_keys=[(f"arm-{at % 8}", sanitize(name)) for at, name in enumerate(grouped)],
         estimate=estimate,
+        precision=view.precision_lines(summary),
         warnings=[sanitize(text) for text in summary.warnings],
     )

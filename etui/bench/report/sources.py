@@ -1,13 +1,17 @@
-"""Data of a report from outside the run folder: question texts and MMLU-Redux labels."""
+"""Data of a report besides the answers: question texts, MMLU-Redux labels, the precision."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from etui.bench.analysis.precision import Precision
 from etui.bench.store.run_config import RunConfig
+from etui.bench.store.run_folder import SUMMARY
 from etui.datasets.mmlu import FILE_NAME, read_labels
 from etui.errors import EtuiError
+from etui.text.codec import from_document
 
 if TYPE_CHECKING:
     from etui.bench.report.questions_json import Texts
@@ -85,3 +89,16 @@ def _find_data(run: RunConfig, config: Config) -> Path | None:
     if run.suite == SAMPLE or not is_named_suite(run.suite):
         return None
     return suite_dir(config, run.suite)
+
+
+def load_precision(folder: Path) -> Precision | None:
+    """Load the precision of a run from its last summary; None if it has none.
+
+    The looks of a run belong to it: they cannot be computed again without its questions.
+    """
+    try:
+        document = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
+        found = document.get("precision")
+        return None if found is None else from_document(Precision, found)
+    except (OSError, ValueError, AttributeError):
+        return None  # the report is written without it

@@ -8,6 +8,7 @@ from typing import Any
 
 from etui import units
 from etui.bench.analysis.cost import Cost, Figure
+from etui.bench.analysis.precision_text import describe_precision
 from etui.bench.analysis.summary import Summary
 from etui.bench.analysis.summary_text import (
     DASH,
@@ -208,6 +209,13 @@ def _cheapest(
         low, high = (units.significant(end, 2) for end in (figure.low, figure.high))
         spread = f"{low}-{high} J, "
     return label, text, f"{sanitize(name) + ', ' if several else ''}{spread}{kind}"
+
+
+def precision_lines(summary: Summary) -> list[str]:
+    """Describe the precision of the run; empty if none was asked for."""
+    if summary.precision is None:
+        return []
+    return [sanitize(line) for line in describe_precision(summary.precision)]
 
 
 def mixture_sentence(summary: Summary) -> str:

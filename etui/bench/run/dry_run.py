@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from etui.arm import Arm
+from etui.bench.analysis.precision import predict_questions
+from etui.bench.analysis.precision_text import describe_expectation
 from etui.bench.prompts.completions import build_query
 from etui.bench.prompts.tokens import build_subject_prompts
 from etui.bench.run.plan import RunPlan
@@ -47,6 +49,38 @@ def count_tokens(plan: RunPlan, config: Config, catalogue: Catalogue) -> dict[st
             model.free()
     library.close()
     return {"questions": plan.questions, "format": plan.format.name, "models": counts}
+
+
+def describe_expected_questions(plan: RunPlan) -> dict[str, Any]:
+    """Describe how many questions a run that stops at a precision will ask.
+
+    Returns:
+        ``points``, ``of``, ``most`` (the questions that are drawn), and ``expected``: accuracy ->
+        questions. Those of a difference depend on how often the systems disagree, so they are
+        those of an accuracy.
+    """
+    assert plan.precision is not None
+    return {
+        "points": plan.precision.points,
+        "of": plan.precision.of,
+        "most": plan.questions,
+        "expected": {f"{share:g}": count for share, count in _predict(plan).items()},
+    }
+
+
+def format_expected_questions(plan: RunPlan) -> str:
+    """Format the expected number of questions as one line."""
+    assert plan.precision is not None
+    text = describe_expectation(plan.precision.points, _predict(plan), plan.questions)
+    if plan.precision.of == "difference":
+        text += "; a difference needs fewer the more the systems agree"
+    return text
+
+
+def _predict(plan: RunPlan) -> dict[float, int]:
+    assert plan.precision is not None
+    total = sum(len(questions) for questions in plan.population.values())
+    return predict_questions(total, plan.precision.points / 100)
 
 
 def _count_model_tokens(plan: RunPlan, model: Model, context_tokens: int) -> dict[str, int]:

@@ -13,8 +13,9 @@ from etui.bench.run.work import QuestionAnswerer, SubjectWork
 from etui.bench.store.run_config import RunConfig
 from etui.bench.store.sample import Sample
 
-Ending = Literal["complete", "stopped", "joules", "time"]
-"""All questions are answered, the user stopped the run, or the joules or the time are used up."""
+Ending = Literal["complete", "precise", "stopped", "joules", "time"]
+"""All questions are answered, the accuracies are known to the precision asked for, the user stopped
+the run, or the joules or the time are used up."""
 
 
 def answer_all(

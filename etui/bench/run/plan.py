@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,6 +26,7 @@ from etui.bench.run.arms import (
     parse_arm,
     speculate_arms,
 )
+from etui.bench.store.difficulty_table import DifficultyTable
 from etui.bench.store.parts import list_part
 from etui.bench.store.run_config import (
     BenchDesign,
@@ -99,6 +100,7 @@ class RunPlan:
         policy: The policy that decides for each question; None if every arm answers all of them.
         policy_text: Name and text of the policy that decides, or that defines the arms.
         order, block, precision, design, part: As in :class:`etui.bench.store.run_config.RunConfig`.
+        difficulty: Difficulties of the questions; None without.
     """
 
     suite: Suite
@@ -121,6 +123,16 @@ class RunPlan:
     precision: BenchPrecision | None = None
     design: BenchDesign | None = None
     part: BenchPart | None = None
+    difficulty: DifficultyTable | None = None
+
+    @property
+    def population(self) -> dict[str, Sequence[Question]]:
+        """Subject -> all its questions in the suite, of the subjects of the run."""
+        return {
+            subject: questions
+            for subject, questions in self.suite.questions.items()
+            if self.subjects is None or subject in self.subjects
+        }
 
     @property
     def asked(self) -> Mapping[str, tuple[Question, ...]]:

@@ -16,11 +16,14 @@ from etui.arm import Arm
 from etui.bench.run.limits import NO_LIMITS, RunLimits
 from etui.bench.run.loop import Ending, answer_all, collect_done_rows
 from etui.bench.run.plan import RunPlan
+from etui.bench.run.precision_plan import check_sources, restore_difficulty
+from etui.bench.run.precision_schedule import open_precision
 from etui.bench.run.sample_writer import SampleWriter
 from etui.bench.run.schedule import build_schedule
 from etui.bench.run.scoring_arm import ScoringArm
 from etui.bench.run.setup import build_run_config, finish_load, load_models
 from etui.bench.run.work import QuestionAnswerer
+from etui.bench.store.difficulty_table import DIFFICULTY
 from etui.bench.store.find import new_run_id, runs_dir
 from etui.bench.store.log_rows import answer_record, run_record
 from etui.bench.store.run_config import RunConfig, differences
@@ -31,6 +34,7 @@ from etui.errors import EtuiError, Stopped, UsageError
 
 if TYPE_CHECKING:
     from etui.backends.local import LocalBackend
+    from etui.bench.analysis.precision import Precision
     from etui.bench.analysis.summary import Summary
     from etui.runtime.open import Runtime
 
@@ -46,6 +50,9 @@ class Audience(Protocol):
 
     def see(self, samples: Sequence[Sample]) -> None:
         """Show new answers, which are on disk; called from another thread, one call at a time."""
+
+    def expect(self, questions: int) -> None:
+        """Show that about so many questions are asked, since the run stops at a precision."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,8 +106,13 @@ class BenchRunner:
         named = [plan.policy_text.name] if plan.policy and plan.policy_text else list(plan.arms)
         run_id = new_run_id(plan.suite.name, plan.format.name, named, datetime.now())
         config = self._configure(plan, run_id)
+        check_sources(
+            plan, {model.name: model.sha256 for model in config.models}, self.audience.say
+        )
         place = out or runs_dir(self.runtime.config) / run_id
         with RunFolder.create(place, config) as folder:
+            if plan.difficulty is not None:
+                folder.write(DIFFICULTY, plan.difficulty.text)
             return self._run(plan, config, folder, (), limits)
 
     def resume(
@@ -124,7 +136,7 @@ class BenchRunner:
         with opened:
             before = recorded.config
             refuse_merged(before)
-            plan = plan_again(before)
+            plan = restore_difficulty(plan_again(before), before, folder / DIFFICULTY)
             refuse_changes(before, self._configure(plan, before.run_id))
             return self._run(plan, before, opened, recorded.samples, limits)
 
@@ -158,8 +170,12 @@ class BenchRunner:
             answers = read_run(folder.path).samples
             log.save_run(run_record(config, folder.path, answers, status, summary))
 
+        precise = open_precision(plan, config, lambda: sink.wait(), self.audience)
+
         def see(new: Sequence[Sample]) -> None:
             # Not kept in memory: they are on disk, and a long run stays small.
+            if precise is not None:
+                precise.add(new)
             log.save_answers([answer_record(config.run_id, sample) for sample in new])
             self.audience.see(new)
 
@@ -171,9 +187,14 @@ class BenchRunner:
         summary: Summary | None = None
         try:
             try:
+                if precise is not None:
+                    precise.add(before)
+                schedule = (
+                    build_schedule(plan, systems) if precise is None else precise.pieces(systems)
+                )
                 done = collect_done_rows(config, before)
                 check = limits.start(self.stopped.is_set)
-                ending = answer_all(plan, build_schedule(plan, systems), systems, done, sink, check)
+                ending = answer_all(plan, schedule, systems, done, sink, check)
             finally:
                 sink.close()
             samples = read_run(folder.path).samples
@@ -182,9 +203,12 @@ class BenchRunner:
                     "stopped before the first answer",
                     f"resume with: etui bench --resume {folder.path}",
                 )
-            status = "complete" if ending == "complete" else "stopped"
+            precision = precise.report if precise is not None else None
+            if ending == "complete" and precision and precision.questions < config.questions:
+                ending = "precise"
+            status = "complete" if ending in ("complete", "precise") else "stopped"
             self.audience.say("writing the report")
-            summary = self._write_results(folder, config, samples)
+            summary = self._write_results(folder, config, samples, precision)
         except (KeyboardInterrupt, EtuiError) as error:
             status = "stopped" if isinstance(error, KeyboardInterrupt | Stopped) else "error"
             raise
@@ -228,7 +252,11 @@ class BenchRunner:
         return {name: build_scoring_arm(arm) for name, arm in plan.arms.items()}
 
     def _write_results(
-        self, folder: RunFolder, config: RunConfig, samples: Sequence[Sample]
+        self,
+        folder: RunFolder,
+        config: RunConfig,
+        samples: Sequence[Sample],
+        precision: Precision | None,
     ) -> Summary:
         from etui.bench.analysis.summary import summarise
         from etui.bench.report.files import result_files
@@ -238,7 +266,7 @@ class BenchRunner:
             load_labels(config, self.runtime.config),
             load_texts(config, self.runtime.config),
         )
-        summary = summarise(samples, config, labels)
+        summary = summarise(samples, config, labels, precision)
         for name, text in result_files(config, samples, summary, texts).items():
             folder.write(name, text)
         return summary

@@ -36,7 +36,7 @@ class SampleWriter:
         self._folder = folder
         self._meter = meter
         self._show = show
-        self._queue: SimpleQueue[Answered | None] = SimpleQueue()
+        self._queue: SimpleQueue[Answered | threading.Event | None] = SimpleQueue()
         self._failure: BaseException | None = None
         self._joules = joules
         self._thread = threading.Thread(target=self._work, name="etui-bench", daemon=True)
@@ -56,6 +56,17 @@ class SampleWriter:
         self._check()
         self._queue.put(answered)
 
+    def wait(self) -> None:
+        """Wait until the answers put so far are written and shown.
+
+        Raises:
+            EtuiError: One of them could not be written.
+        """
+        written = threading.Event()
+        self._queue.put(written)
+        written.wait()
+        self._check()
+
     def close(self) -> None:
         """Wait until all answers are written.
 
@@ -72,7 +83,9 @@ class SampleWriter:
 
     def _work(self) -> None:
         while (answered := self._queue.get()) is not None:
-            if self._failure is None:
+            if isinstance(answered, threading.Event):
+                answered.set()
+            elif self._failure is None:
                 try:
                     self._write(answered)
                 except BaseException as error:  # noqa: BLE001 - raised in the caller's thread

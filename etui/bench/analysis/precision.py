@@ -1,0 +1,222 @@
+"""Precision of a run: what its confidence sequences know after the questions asked so far."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from etui.stats.confidence_sequence import (
+    PrefixMean,
+    SequenceInterval,
+    build_covariates,
+    compute_interval,
+    estimate_prefix_mean,
+    fixed_sample,
+    questions_needed,
+    within_variance,
+)
+
+if TYPE_CHECKING:
+    from etui.stats.arrays import Floats, Whole
+
+Key = tuple[str, int]
+"""Subject and row of a question."""
+
+Target = Literal["accuracy", "difference"]
+
+
+@dataclass(frozen=True, slots=True)
+class SystemPrecision:
+    """What is known of the accuracy of a system, or of its difference from the first one.
+
+    Attributes:
+        value: The estimate, a share: with a covariate, corrected by regression.
+        low, high: Interval at 95 % that holds at every look at once.
+        half_width: Half of its width, before it is cut at 0 and 1.
+        reached: Whether it is as narrow as asked.
+        questions: Questions asked at this look: the first one at which it was reached, else the
+            last one.
+        fixed_sample: Questions that a sample whose size was fixed before needs for the same width,
+            without the covariate; from the variance so far.
+        correlation: Multiple correlation with the covariate within subjects; None without one.
+    """
+
+    value: float
+    low: float
+    high: float
+    half_width: float
+    reached: bool
+    questions: int
+    fixed_sample: int
+    correlation: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Precision:
+    """The ``precision`` of ``summary.json``.
+
+    Attributes:
+        points: Half width asked for, in percentage points.
+        of: Target.
+        method: Name of the method.
+        reached: Whether every interval is as narrow as asked.
+        questions: Questions at the last look, for each system.
+        population: Questions of the suite that the accuracy is about.
+        looks: Questions at each look.
+        systems: System -> what is known of it; the first system is left out of differences.
+        reference: The first system, for differences; None otherwise.
+        difficulty_sha256: Hash of the table of difficulties; None without one.
+        difficulty_questions: Questions of the population that it contains; None without one.
+        differences: System -> predicted number of questions at which its difference from the first
+            system is known to as many points; empty unless several accuracies were asked for.
+    """
+
+    points: float
+    of: Target
+    method: str
+    reached: bool
+    questions: int
+    population: int
+    looks: tuple[int, ...]
+    systems: dict[str, SystemPrecision]
+    reference: str | None = None
+    difficulty_sha256: str | None = None
+    difficulty_questions: int | None = None
+    differences: dict[str, int] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Population:
+    """The questions that an accuracy is about.
+
+    Attributes:
+        strata: Subject -> its number, from 0.
+        sizes: Subject -> its number of questions.
+        covariates: Question -> index of its row in ``columns``; None without a covariate.
+        columns: Covariates, shape (questions, k); None without.
+    """
+
+    strata: Mapping[str, int]
+    sizes: Mapping[str, int]
+    covariates: Mapping[Key, int] | None = None
+    columns: Floats | None = None
+
+    @property
+    def total(self) -> int:
+        """Number of questions."""
+        return sum(self.sizes.values())
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What is known of one target at a look."""
+
+    estimate: PrefixMean
+    interval: SequenceInterval
+    needed: int
+    fixed: int
+
+    def freeze(self) -> SystemPrecision:
+        """Return the numbers for the summary."""
+        found = self.interval
+        return SystemPrecision(
+            value=found.value,
+            low=found.low,
+            high=found.high,
+            half_width=found.half_width,
+            reached=found.reached,
+            questions=found.questions,
+            fixed_sample=self.fixed,
+            correlation=self.estimate.correlation,
+        )
+
+
+def build_population(
+    questions: Mapping[str, Iterable[int]], difficulty: Mapping[Key, float] | None = None
+) -> Population:
+    """Build the population of a run.
+
+    Args:
+        questions: Subject -> the rows of all its questions, those that are not drawn included.
+        difficulty: Question -> difficulty. A question without one has the mean of its subject, or
+            of all.
+    """
+    import numpy as np
+
+    keys = [(subject, row) for subject, rows in questions.items() for row in rows]
+    sizes = dict.fromkeys(questions, 0)
+    for subject, _ in keys:
+        sizes[subject] += 1
+    strata = {subject: at for at, subject in enumerate(sizes)}
+    if difficulty is None:
+        return Population(strata, sizes)
+    known: dict[str, list[float]] = {}
+    for key in keys:
+        if key in difficulty:
+            known.setdefault(key[0], []).append(difficulty[key])
+    means = {subject: sum(inside) / len(inside) for subject, inside in known.items()}
+    everything = [value for inside in known.values() for value in inside]
+    overall = sum(everything) / len(everything) if everything else 0.0
+    values = [difficulty.get(key, means.get(key[0], overall)) for key in keys]
+    columns = build_covariates(np.array(values))
+    return Population(strata, sizes, {key: at for at, key in enumerate(keys)}, columns)
+
+
+def take_look(
+    population: Population,
+    asked: Sequence[Key],
+    values: Sequence[float],
+    half_width: float,
+    target: Target = "accuracy",
+) -> Look:
+    """Compute what is known of one target.
+
+    Args:
+        population: The population.
+        asked: The questions asked so far: the first ones of the balanced order.
+        values: 1 or 0 for each, or the difference of two systems.
+        half_width: Half width asked for; a share.
+        target: Target.
+    """
+    import numpy as np
+
+    strata: Whole = np.array([population.strata[subject] for subject, _ in asked])
+    numbers: Floats = np.array(values, dtype=np.float64)
+    covariates = None
+    if population.covariates is not None and population.columns is not None:
+        covariates = population.columns[[population.covariates[key] for key in asked]]
+    estimate = estimate_prefix_mean(
+        numbers,
+        strata,
+        population.total,
+        bounds=(0.0, 1.0) if target == "accuracy" else (-1.0, 1.0),
+        covariates=covariates,
+    )
+    return Look(
+        estimate,
+        compute_interval(estimate, half_width),
+        questions_needed(estimate, half_width),
+        fixed_sample(within_variance(numbers, strata), population.total, half_width),
+    )
+
+
+def predict_questions(total: int, half_width: float) -> dict[float, int]:
+    """Predict the questions that a run will ask, by the accuracy of the model.
+
+    Args:
+        total: Questions of the population.
+        half_width: Half width asked for; a share.
+
+    Returns:
+        Accuracy -> questions. The variance is that of all questions, so subjects of unlike
+        difficulty and a covariate need fewer.
+    """
+    return {share: _predict(share, total, half_width) for share in (0.3, 0.5, 0.7, 0.9)}
+
+
+def _predict(share: float, total: int, half_width: float) -> int:
+    spread = share * (1 - share)
+    return questions_needed(
+        PrefixMean(share, share, spread, spread, total, total, total, 0.0, 1.0), half_width
+    )

@@ -1,0 +1,97 @@
+"""``etui bench difficulty``: make the table that ``--difficulty`` reads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from etui.cli.param_types import TEXT
+
+if TYPE_CHECKING:
+    from etui.bench.analysis.difficulty import ModelOutcomes
+
+
+@click.command()
+@click.argument("runs", nargs=-1, type=TEXT, metavar="[RUN]...")
+@click.option(
+    "--outcomes",
+    "tables",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Table subject,row,MODEL,MODEL,... of 0 and 1; repeatable.",
+)
+@click.option(
+    "-o",
+    "--out",
+    required=True,
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="The table to write.",
+)
+def difficulty(runs: tuple[str, ...], tables: tuple[Path, ...], out: Path) -> None:
+    """Make the table of difficulties that --difficulty reads, from runs.
+
+    The difficulty of a question is the expected accuracy of a model on it, from the answers of the
+    models in RUN (a folder, an id, or `last`) and in tables of outcomes. Use other models than the
+    one that you will measure.
+
+    \b
+    etui bench difficulty last --outcomes other_models.csv -o difficulty.csv
+    etui bench --suite mmlu --precision 3 --difficulty difficulty.csv --model qwen2.5-coder-0.5b
+    """  # noqa: D301
+    from etui.atomic import write_text
+    from etui.bench.analysis.difficulty import build_difficulty, collect_models
+    from etui.bench.store.difficulty_table import parse_difficulty
+    from etui.bench.store.find import find_run
+    from etui.bench.store.run_folder import read_run
+    from etui.config.load import load_config
+    from etui.errors import EtuiError, UsageError
+    from etui.units import count_text
+
+    if not runs and not tables:
+        raise UsageError("no answers given", "name a run, or a table with --outcomes")
+    config = load_config()
+    models = []
+    for name in runs:
+        folder = find_run(name, config)
+        recorded = read_run(folder)
+        if not recorded.samples:
+            raise UsageError(
+                f"{folder} has no answers yet", f"resume it: etui bench --resume {folder}"
+            )
+        for edit in recorded.edited:
+            click.echo(f"note: {folder} was changed outside etui: {edit}", err=True)
+        models += collect_models(recorded.config, recorded.samples, f"run {recorded.config.run_id}")
+    models += [model for path in tables for model in _read_table(path)]
+    text = build_difficulty(models)
+    try:
+        write_text(out, text)
+    except OSError as error:
+        raise EtuiError(
+            f"cannot write {out}: {error.strerror or error}", "use another file with --out"
+        ) from error
+    made = parse_difficulty(text, str(out))
+    click.echo(
+        f"{out}: {count_text(len(made.values), 'question')}, answered by "
+        f"{count_text(max(made.models.values()), 'model')} at most",
+        err=True,
+    )
+
+
+def _read_table(path: Path) -> list[ModelOutcomes]:
+    from etui.bench.analysis.difficulty import ModelOutcomes
+    from etui.bench.store.difficulty_table import DifficultySource
+    from etui.replay.outcomes import read_outcomes
+
+    graded, _ = read_outcomes(path)
+    keys = list(zip(graded.subjects, graded.rows, strict=True))
+    return [
+        ModelOutcomes(
+            DifficultySource(name, None, f"table {path.name}"),
+            dict(zip(keys, map(float, graded.correct[:, at]), strict=True)),
+        )
+        for at, name in enumerate(graded.arms)
+    ]

@@ -51,7 +51,7 @@ def run_record(
         seed=config.seed,
         data_sha256=config.data_sha256,
         config_sha256=config.sha256,
-        questions=config.questions,
+        questions=config.questions if summary is None else summary.questions,
         correct=sum(s.correct for s in samples),
         joules=math.fsum(known) if measured else None,
         uncertainty=math.fsum(s.uncertainty or 0.0 for s in samples) if measured else None,

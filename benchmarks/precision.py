@@ -2,7 +2,7 @@
 
 Run ``python benchmarks/precision.py --outcomes FILE.csv [--precision 3] [--draws 400] [--json]``
 (or ``python -m benchmarks.precision``). The table has the columns ``subject,row,MODEL,MODEL,...``
-with 1 or 0 for each model. Every draw orders its questions anew, as a run does with another seed,
+with 1 or 0 for each model. Every draw orders its questions by another seed, as a run does,
 and each model is asked in that order until its accuracy is known to so many points. The truth is
 the model's accuracy over all rows of the table. Looks, estimates and stops are those of `etui
 bench`.

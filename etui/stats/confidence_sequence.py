@@ -187,7 +187,7 @@ def estimate_prefix_mean(
         left = freedom - used
         fitted = replace(
             plain,
-            value=mean - float(means[:used] @ slopes),
+            value=min(bounds[1], max(bounds[0], mean - float(means[:used] @ slopes))),
             spread=rest * (1 + leverage) * freedom / left,
             freedom=left,
             correlation=math.sqrt(max(0.0, 1 - rest / variance)) if variance > 0 else 0.0,

@@ -152,6 +152,19 @@ def test_a_covariate_that_explains_half_halves_the_variance():
     assert helped.value == pytest.approx(plain.value - drawn, abs=0.02)
 
 
+def test_a_corrected_value_stays_within_its_bounds():
+    generator = np.random.default_rng(2)
+    easy = generator.normal(0, 1, 3000)
+    values = (easy > -2.2).astype(float)
+    asked = np.argsort(easy + generator.normal(0, 0.5, 3000))[:200]  # far too many hard ones
+    estimate = estimate_prefix_mean(
+        values[asked], asked % 3, 3000, covariates=build_covariates(easy)[asked]
+    )
+    assert 0 <= estimate.value <= 1
+    found = compute_interval(estimate, 0.03)
+    assert 0 <= found.low <= found.value <= found.high <= 1
+
+
 @given(st.integers(0, 50))
 def test_a_useless_covariate_never_widens(seed):
     generator = np.random.default_rng(seed)

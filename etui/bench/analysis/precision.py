@@ -14,7 +14,6 @@ from etui.stats.confidence_sequence import (
     estimate_prefix_mean,
     fixed_sample,
     questions_needed,
-    within_variance,
 )
 
 if TYPE_CHECKING:
@@ -38,7 +37,7 @@ class SystemPrecision:
         questions: Questions asked at this look: the first one at which it was reached, else the
             last one.
         fixed_sample: Questions that a sample whose size was fixed before needs for the same width,
-            without the covariate; from the variance so far.
+            without the covariate; from the variance so far, pseudo-answers included.
         correlation: Multiple correlation with the covariate within subjects; None without one.
     """
 
@@ -65,7 +64,7 @@ class Precision:
         population: Questions of the suite that the accuracy is about.
         looks: Questions at each look.
         systems: System -> what is known of it; the first system is left out of differences.
-        reference: The first system, for differences; None otherwise.
+        reference: The first system, for differences; None for accuracies.
         difficulty_sha256: Hash of the table of difficulties; None without one.
         difficulty_questions: Questions of the population that it contains; None without one.
         differences: System -> predicted number of questions at which its difference from the first
@@ -186,18 +185,19 @@ def take_look(
     covariates = None
     if population.covariates is not None and population.columns is not None:
         covariates = population.columns[[population.covariates[key] for key in asked]]
-    estimate = estimate_prefix_mean(
-        numbers,
-        strata,
-        population.total,
-        bounds=(0.0, 1.0) if target == "accuracy" else (-1.0, 1.0),
-        covariates=covariates,
-    )
+    total = population.total
+    bounds = (0.0, 1.0) if target == "accuracy" else (-1.0, 1.0)
+    plain = estimate_prefix_mean(numbers, strata, total, bounds=bounds)
+    estimate = plain
+    if covariates is not None:
+        estimate = estimate_prefix_mean(
+            numbers, strata, total, bounds=bounds, covariates=covariates
+        )
     return Look(
         estimate,
         compute_interval(estimate, half_width),
         questions_needed(estimate, half_width),
-        fixed_sample(within_variance(numbers, strata), population.total, half_width),
+        fixed_sample(plain.variance, total, half_width),
     )
 
 

@@ -8,11 +8,12 @@ import pytest
 
 from etui.bench.analysis.precision import Precision, SystemPrecision, predict_questions
 from etui.bench.analysis.precision_text import describe_expectation, describe_precision
-from etui.bench.analysis.summary import summarise, summary_document
+from etui.bench.analysis.summary import Summary, summarise, summary_document
 from etui.bench.analysis.summary_text import headline, markdown
 from etui.bench.report.files import SUMMARY_FILE, result_files
 from etui.bench.report.sources import load_precision
 from etui.bench.store.run_config import BenchPrecision
+from etui.text.codec import from_document
 from tests.bench import synthetic
 
 RUN = synthetic.config(
@@ -61,6 +62,7 @@ def test_the_summary_has_a_precision_only_if_one_was_asked_for(tmp_path):
     assert document["precision"]["systems"]["think"]["fixed_sample"] == 520
     (tmp_path / SUMMARY_FILE).write_text(files[SUMMARY_FILE])
     assert load_precision(tmp_path) == made.precision
+    assert from_document(Summary, document).precision == made.precision
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"precision": 3}', '{"precision": {}}'])

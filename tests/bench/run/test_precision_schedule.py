@@ -19,6 +19,7 @@ from etui.bench.run.precision_schedule import PrecisionSchedule, open_precision
 from etui.bench.run.sample_writer import SampleWriter
 from etui.bench.run.scoring import StopRequested
 from etui.bench.store.difficulty_table import format_difficulty
+from etui.bench.store.run_config import BenchPolicy
 from etui.datasets.question_sample import draw
 from etui.datasets.questions import Question, Suite
 from etui.errors import Stopped
@@ -227,6 +228,35 @@ def test_the_difference_of_like_systems_is_known_much_sooner():
     assert other.report.differences["strong q4"] == pytest.approx(report.questions, rel=0.4)
     found = report.systems["strong q4"]
     assert found.low <= truth("strong q4") - truth("strong") <= found.high
+
+
+def test_the_answers_of_a_policy_are_those_of_one_system():
+    plan = make_plan("strong", points=8)
+    made = synthetic.config(arms=("direct", "large"))
+    config = replace(make_config(plan), arms=made.arms, policy=BenchPolicy("p", ""), routed=True)
+    schedule = PrecisionSchedule(plan, config, lambda: None)
+    count = 0
+    for piece in schedule.pieces(["p"]):
+        assert piece.system == "p"
+        for row in piece.rows:
+            count += 1
+            arm = "direct" if row % 2 else "large"
+            right = is_right("strong", piece.subject, row)
+            question = replace(suite().questions[piece.subject][row], answer="AB"[not right])
+            schedule.add(One(arm, question).samples(Meter().energy))
+    assert schedule.report is not None
+    assert schedule.report.reached
+    assert set(schedule.report.systems) == {"p"}
+    assert schedule.report.questions == count < 300
+
+
+def test_a_model_that_is_always_right_is_asked_a_hundred_questions(monkeypatch):
+    monkeypatch.setattr(f"{__name__}.is_right", lambda *question: True)
+    _, schedule, _ = go(make_plan("weak", points=3), Folder())
+    found = schedule.report.systems["weak"]
+    assert 60 < found.questions < 140
+    assert found.value == found.high == 1.0
+    assert found.fixed_sample > 30
 
 
 def test_a_limit_is_the_most_that_is_asked():

@@ -165,7 +165,11 @@ def open_precision(
         return None
 
     def notice(precision: Precision, needed: int) -> None:
-        audience.say(describe_look(precision, needed, config.questions))
+        # With a look every few questions, a line at each would be too many: 1, 2, 4, 8, ...
+        looks = len(precision.looks)
+        final = precision.reached or precision.questions >= config.questions
+        if plan.block is None or final or looks & (looks - 1) == 0:
+            audience.say(describe_look(precision, needed, config.questions))
         audience.expect(min(config.questions, max(needed, precision.questions)))
 
     return PrecisionSchedule(plan, config, wait, notice)

@@ -280,8 +280,9 @@ def test_a_width_that_needs_all_questions_asks_all_of_them():
 def test_a_format_that_shares_no_examples_is_looked_at_every_few_questions():
     plan = make_plan("weak", points=8, format_="chat")
     assert plan.block == 8
-    _, schedule, _ = go(plan, Folder())
+    _, schedule, audience = go(plan, Folder())
     looks = schedule.report.looks
+    assert len(audience.expected) == len(looks) > len(audience.said)  # not a line at each
     assert {second - first for first, second in pairwise(looks)} == {8}
     assert make_plan("weak", points=8).block is None
 

@@ -67,7 +67,7 @@ class PointsFile:
         points: list[MeasuredPoint] = []
         for line, visit in zip(lines, order, strict=False):
             try:
-                point = _parse_line(from_document(_Line, json.loads(line)))
+                point = parse_line(json.loads(line))
             except ValueError:
                 break  # the last line is incomplete
             if point.visit != visit:
@@ -81,7 +81,7 @@ class PointsFile:
         Raises:
             EtuiError: The file cannot be written.
         """
-        lines = [self._head, *(json.dumps(_build_line(point)) for point in points)]
+        lines = [self._head, *(json.dumps(build_line(point)) for point in points)]
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self.path.write_text("\n".join(lines) + "\n", encoding="utf-8")
@@ -92,7 +92,7 @@ class PointsFile:
     def add(self, point: MeasuredPoint) -> None:
         """Append a point; ignore a full disk, which only prevents a later resume."""
         with suppress(OSError), self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(_build_line(point)) + "\n")
+            file.write(json.dumps(build_line(point)) + "\n")
 
     def remove(self) -> None:
         """Remove the file of a finished calibration."""
@@ -100,11 +100,18 @@ class PointsFile:
             self.path.unlink()
 
 
-def _build_line(measured: MeasuredPoint) -> Any:
+def build_line(measured: MeasuredPoint) -> Any:
+    """Return the document of a measured point; the visit's tokens are those of its point."""
     line = _Line(measured.visit.held_out, measured.point, measured.kind, measured.shared)
     return to_document(line)
 
 
-def _parse_line(line: _Line) -> MeasuredPoint:
+def parse_line(document: object) -> MeasuredPoint:
+    """Parse the document that :func:`build_line` returns.
+
+    Raises:
+        DocumentError: The document is not a measured point.
+    """
+    line = from_document(_Line, document)
     length = Length(line.point.computed_tokens, line.point.output_tokens)
     return MeasuredPoint(Visit(length, line.held_out), line.point, line.kind, line.shared)

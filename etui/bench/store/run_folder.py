@@ -37,6 +37,9 @@ SAMPLES = "samples.jsonl"
 SUMMARY = "summary.json"
 PER_SUBJECT = "per_subject.csv"
 REPORT = "report.html"
+CURVES = "curves.jsonl"
+"""Points of operating curves that a design measures on the way; other runs have none."""
+
 _SEAL = "samples.seal"
 RUN = FolderKind("run", "etui bench")
 

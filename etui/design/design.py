@@ -1,0 +1,54 @@
+"""A design: which arms answer which questions, and the operating curves measured on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from etui.arm import Arm
+from etui.calibration.grid import Grid
+
+
+@dataclass(frozen=True, slots=True)
+class DesignArm:
+    """An arm of a design.
+
+    Attributes:
+        name: Name in the run: that of the role, of the entry, and the values of its lists, joined
+            by hyphens, such as ``small-vote-3``.
+        role: The role whose model answers.
+        arm: The arm as it runs.
+    """
+
+    name: str
+    role: str
+    arm: Arm
+
+
+@dataclass(frozen=True, slots=True)
+class Design:
+    """The layout of a study, resolved to the models of this machine or of a run.
+
+    Attributes:
+        name: Name of its file without the extension.
+        title: What the study measures, in a line.
+        summary: What it is for; may be empty.
+        models: Role -> model that serves it, smallest role first.
+        arms: Name -> arm, in the order of the file within each role.
+        suite, split, format, shots, seed: As in :class:`etui.bench.run.plan.RunRequest`.
+        block: Number of questions that every arm answers before the next ones are asked.
+        curves: Lengths of the operating curves; None measures none.
+    """
+
+    name: str
+    title: str
+    summary: str
+    models: Mapping[str, str]
+    arms: Mapping[str, DesignArm]
+    suite: str
+    split: str
+    format: str
+    shots: int | None
+    seed: int
+    block: int
+    curves: Grid | None

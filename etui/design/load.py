@@ -10,7 +10,7 @@ from typing import Any
 from etui.arm import VOTE_TEMPERATURE, Arm, EarlyExit, Sampling, VoteStop
 from etui.bench.prompts.formats import FORMATS
 from etui.bench.run.arms import check_format, parse_arm
-from etui.bench.store.run_config import RunConfig
+from etui.bench.store.run_config import BenchDesign, RunConfig
 from etui.calibration.grid import Grid
 from etui.design.design import Design, DesignArm
 from etui.design.schema import LISTED, MOST_ARMS, CurvesEntry, DesignArmEntry, DesignFile
@@ -144,6 +144,16 @@ def design_of_run(config: RunConfig) -> Design:
         format=config.format, shots=config.shots, seed=config.seed,
         block=config.block or drafted.block,
     )  # fmt: skip
+
+
+def read_curve_grid(design: BenchDesign) -> Grid | None:
+    """Return the lengths of the operating curves of a run's design; None if it has no curves.
+
+    Raises:
+        InvalidFile: This etui cannot read the design.
+    """
+    curves = check_design(design.text, f"{design.name}.yaml").model.curves
+    return None if curves is None else _build_grid(curves)
 
 
 def _check_models(located: Located[DesignFile], known: Collection[str] | None) -> Iterator[Problem]:

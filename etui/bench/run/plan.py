@@ -166,13 +166,64 @@ def make_plan(
     """
     _check_request(ask)
     _list_models(ask, config, catalogue)  # a wrong name is reported before a download
-    place = Path(ask.data).expanduser().absolute() if ask.data else None
-    suite = load_suite(ask.suite, ask.split, place, config, say)
+    suite = _load_suite(ask, config, say)
     format_ = _choose_format(ask, suite)
     answer_tokens = default_answer_tokens(format_, suite, ANSWER_TOKENS)
     arms, policy, text = _choose_arms(ask, format_, answer_tokens, config, catalogue)
     if policy is None:
         check_format(arms, format_)
+    return _draw_plan(ask, suite, format_, arms, policy, text)
+
+
+def make_design_plan(
+    ask: RunRequest,
+    arms: Mapping[str, Arm],
+    design: BenchDesign,
+    block: int,
+    config: Config,
+    say: Callable[[str], None] = lambda text: None,
+) -> RunPlan:
+    """Make the plan of a design, whose arms answer balanced blocks of questions.
+
+    Args:
+        ask: The questions; what it says of arms is not used.
+        arms: The arms.
+        design: Name and text of the design.
+        block: Questions of a block.
+        config: Folders and settings.
+        say: Receives progress messages of a download.
+
+    Raises:
+        UsageError: A name does not exist, or options cannot be combined.
+        InvalidFile: The data are invalid.
+        DownloadFailed: The data are not on this machine and cannot be downloaded.
+    """
+    _check_request(ask)
+    suite = _load_suite(ask, config, say)
+    format_ = _choose_format(ask, suite)
+    check_format(arms, format_)
+    plan = _draw_plan(ask, suite, format_, _set_seed(dict(arms), ask.seed), None, None)
+    return replace(plan, order="balanced", block=block, design=design)
+
+
+def _load_suite(ask: RunRequest, config: Config, say: Callable[[str], None]) -> Suite:
+    return load_suite(ask.suite, ask.split, _data_place(ask), config, say)
+
+
+def _data_place(ask: RunRequest) -> Path | None:
+    return Path(ask.data).expanduser().absolute() if ask.data else None
+
+
+def _draw_plan(
+    ask: RunRequest,
+    suite: Suite,
+    format_: Format,
+    arms: Mapping[str, Arm],
+    policy: Policy | None,
+    text: BenchPolicy | None,
+) -> RunPlan:
+    """Draw the questions of a request."""
+    place = _data_place(ask)
     subjects = match_subjects(ask.subjects, tuple(suite.questions)) if ask.subjects else None
     own_file = None if is_named_suite(ask.suite) else Path(ask.suite).expanduser().absolute()
     shots = _choose_shots(ask.shots, format_, suite, own_file)

@@ -22,6 +22,7 @@ from etui.bench.run.sample_writer import SampleWriter
 from etui.bench.run.schedule import build_schedule
 from etui.bench.run.scoring_arm import ScoringArm
 from etui.bench.run.setup import build_run_config, finish_load, load_models
+from etui.bench.run.side_work import NoSideWork, SideWork, interleave
 from etui.bench.run.work import QuestionAnswerer
 from etui.bench.store.difficulty_table import DIFFICULTY
 from etui.bench.store.find import new_run_id, runs_dir
@@ -83,12 +84,14 @@ class BenchRunner:
         audience: Shows the progress.
         stopped: Set when the user wants to stop.
         on_stop: Called, once the engine is open, with a function that ends a running answer.
+        build_side_work: Builds what a plan does between its blocks.
     """
 
     runtime: Runtime[LocalBackend]
     audience: Audience
     stopped: Event
     on_stop: Callable[[Callable[[], None]], None] = lambda cancel: None
+    build_side_work: Callable[[RunPlan], SideWork] = lambda plan: NoSideWork()
 
     def start(self, plan: RunPlan, out: Path | None, limits: RunLimits = NO_LIMITS) -> RunOutcome:
         """Run a plan in a new folder.
@@ -163,6 +166,8 @@ class BenchRunner:
         limits: RunLimits,
     ) -> RunOutcome:
         systems = self._build_systems(plan)
+        side_work = self.build_side_work(plan)
+        side_work.begin(config, folder.path, before)
         self.audience.begin(config, folder.path, before)
         log = self.runtime.writer
 
@@ -193,7 +198,15 @@ class BenchRunner:
                     build_schedule(plan, systems) if precise is None else precise.pieces(systems)
                 )
                 done = collect_done_rows(config, before)
-                check = limits.start(self.stopped.is_set)
+                limit = limits.start(self.stopped.is_set)
+
+                def check(joules: float) -> Ending | None:
+                    return limit(joules + side_work.joules)
+
+                def ended() -> bool:
+                    return check(sink.joules) is not None
+
+                schedule = interleave(schedule, side_work, ended)
                 ending = answer_all(plan, schedule, systems, done, sink, check)
             finally:
                 sink.close()
@@ -207,6 +220,7 @@ class BenchRunner:
             if ending == "complete" and precision and precision.questions < config.questions:
                 ending = "precise"
             status = "complete" if ending in ("complete", "precise") else "stopped"
+            side_work.finish()
             self.audience.say("writing the report")
             summary = self._write_results(folder, config, samples, precision)
         except (KeyboardInterrupt, EtuiError) as error:

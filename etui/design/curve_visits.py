@@ -1,0 +1,218 @@
+"""Measure the operating curves of a design between the blocks of its questions.
+
+Curves and answers are so measured under the same conditions in every prefix of a run. The visits
+take a fixed share of its time, and their order is random and the same after a resume.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from etui.arm import Arm
+from etui.bench.run.setup import finish_load
+from etui.bench.run.side_work import NoSideWork, SideWork
+from etui.bench.store.run_config import RunConfig
+from etui.bench.store.sample import Sample
+from etui.calibration.grid import Grid, Visit, fit_into_context, list_visits
+from etui.calibration.measure import MeasuredPoint, TurnTimer
+from etui.calibration.run import fit_measured
+from etui.curves.fit import TooFewPoints
+from etui.design.curve_points import append_curve_point, read_curve_points
+from etui.design.load import read_curve_grid
+from etui.errors import Stopped, UsageError
+from etui.log.curve_rows import build_curve_record
+from etui.runtime.provenance import conditions
+
+if TYPE_CHECKING:
+    from etui.bench.run.plan import RunPlan
+    from etui.runtime.open import Runtime
+    from etui.turn.ports import Served
+
+SHARE = 0.1
+"""Most of a run's time that the visits take."""
+
+FITTED_FROM = 0.5
+"""Share of the grid's measurements from which on a curve is fitted and saved."""
+
+
+def next_visit(
+    orders: Mapping[str, Sequence[Visit]], done: Mapping[str, int]
+) -> tuple[str, Visit] | None:
+    """Choose the next visit: of the model that is furthest behind, the first one that is left.
+
+    Args:
+        orders: Model -> all its visits in order.
+        done: Model -> number of its visits that are done.
+
+    Returns:
+        Model and visit; None if all are done.
+    """
+    left = [model for model, order in orders.items() if done.get(model, 0) < len(order)]
+    if not left:
+        return None
+    model = min(left, key=lambda model: done.get(model, 0) / len(orders[model]))
+    return model, orders[model][done.get(model, 0)]
+
+
+def is_due(answer_seconds: float, visit_seconds: float) -> bool:
+    """Return whether the visits so far took less than their share of the time."""
+    return visit_seconds < SHARE * (answer_seconds + visit_seconds)
+
+
+def spent_on(points: Sequence[MeasuredPoint], grid: Grid) -> tuple[float, float]:
+    """Estimate the seconds and the joules of visits from their points, which are per turn.
+
+    Args:
+        points: The points.
+        grid: Their grid; a phase was repeated until it had lasted its ``window_s``.
+    """
+    seconds = joules = 0.0
+    for point in (measured.point for measured in points):
+        phases = (
+            (point.prefill_seconds, point.prefill_joules),
+            (point.decode_seconds, point.decode_joules),
+        )
+        for once, cost in phases:
+            if once:
+                runs = max(1, math.ceil(grid.window_s / once))
+                seconds += once * runs
+                joules += cost * runs
+    return seconds + grid.cool_down_s * len(points), joules
+
+
+def build_curve_visits(
+    plan: RunPlan, runtime: Runtime[Any], say: Callable[[str], None]
+) -> SideWork:
+    """Build what a plan measures between its blocks: the curves of its design, or nothing."""
+    grid = read_curve_grid(plan.design) if plan.design is not None else None
+    return NoSideWork() if grid is None else CurveVisits(plan, grid, runtime, say)
+
+
+@dataclass(slots=True)
+class CurveVisits:
+    """The visits of a run.
+
+    Attributes:
+        plan: The plan, whose models are visited, and whose seed orders the visits.
+        grid: Lengths to measure.
+        runtime: This machine, with llama.cpp in this process.
+        say: Shows a line about the current step.
+        clock: Monotonic clock in seconds.
+        joules: Joules of the visits so far.
+    """
+
+    plan: RunPlan
+    grid: Grid
+    runtime: Runtime[Any]
+    say: Callable[[str], None]
+    clock: Callable[[], float] = time.monotonic
+    joules: float = 0.0
+    _folder: Path = Path()
+    _layers: dict[str, int] = field(default_factory=dict)
+    _orders: dict[str, tuple[Visit, ...]] = field(default_factory=dict)
+    _grids: dict[str, Grid] = field(default_factory=dict)
+    _points: dict[str, list[MeasuredPoint]] = field(default_factory=dict)
+    _begun: float = 0.0
+    _answered: float = 0.0
+    _visited: float = 0.0
+    _visited_now: float = 0.0
+
+    def begin(self, config: RunConfig, folder: Path, samples: Sequence[Sample]) -> None:
+        """Begin a run, or resume it after ``samples`` and the points in its folder."""
+        self._folder = folder
+        self._layers = {model.name: model.gpu_layers for model in config.models}
+        self._begun = self.clock()
+        self._answered = math.fsum(sample.seconds for sample in samples)
+        if not self.runtime.meter.selection.summed:
+            self.say("no operating curves: nothing can be measured on this machine")
+            return
+        known = read_curve_points(folder)
+        for model in config.models:
+            if model.backend is not None:
+                self.say(f"no operating curve of {model.name}: it runs on {model.backend}")
+                continue
+            try:
+                grid = fit_into_context(self.grid, model.context_tokens)
+            except UsageError as error:
+                self.say(f"no operating curve of {model.name}: {error.what}")
+                continue
+            self._grids[model.name] = grid
+            self._orders[model.name] = list_visits(grid, self.plan.seed)
+            points = list(known.get(model.name, ()))
+            self._points[model.name] = points
+            seconds, joules = spent_on(points, grid)
+            self._visited += seconds
+            self.joules += joules
+
+    def work(self, ended: Callable[[], bool]) -> None:
+        """Measure as many visits as are due by now.
+
+        Raises:
+            EtuiError: The engine failed, or the folder cannot be written.
+        """
+        while is_due(self._answer_seconds, self._visited + self._visited_now) and not ended():
+            done = {model: len(points) for model, points in self._points.items()}
+            chosen = next_visit(self._orders, done)
+            if chosen is None:
+                return
+            self._measure(*chosen)
+
+    def finish(self) -> None:
+        """Fit a curve of each model that has enough points, and save it to the log."""
+        for model, points in self._points.items():
+            on_grid = sum(not point.visit.held_out for point in points)
+            if on_grid < FITTED_FROM * self._grids[model].points:
+                if points:
+                    self.say(
+                        f"no curve of {model} is saved yet: {on_grid} of "
+                        f"{self._grids[model].points} measurements of its grid"
+                    )
+                continue
+            self._fit(model, points)
+
+    @property
+    def _answer_seconds(self) -> float:
+        return self._answered + self.clock() - self._begun - self._visited_now
+
+    def _serve(self, model: str) -> Served:
+        return self.runtime.serve(Arm(model, model))
+
+    def _measure(self, model: str, visit: Visit) -> None:
+        """Measure a visit; the model is loaded first where both do not fit into memory."""
+        grid, points = self._grids[model], self._points[model]
+        served = self._serve(model)
+        start = self.clock()
+        session, _ = finish_load(self.runtime.backend.load(served.spec, served.local_path()))
+        self.runtime.backend.forget()
+        time.sleep(grid.cool_down_s)
+        seed = self.plan.seed * len(self._orders[model]) + len(points)
+        timer = TurnTimer(session, self.runtime.meter, grid.window_s, seed)
+        point = timer.measure(visit)
+        self._visited_now += self.clock() - start
+        self.joules += spent_on([point], grid)[1]
+        points.append(point)
+        append_curve_point(self._folder, model, None, point)
+
+    def _fit(self, model: str, points: list[MeasuredPoint]) -> None:
+        served = self._serve(model)
+        recorder = self.runtime.meter
+        now = conditions(self.runtime.config, recorder.selection.summed, served.spec)
+        complete = len(points) == len(self._orders[model])
+        try:
+            curve = fit_measured(
+                points, served.spec, now, recorder.idle_watts, self._layers[model], complete
+            )
+        except (Stopped, TooFewPoints) as error:
+            self.say(f"no curve of {model} is saved: {error.what}")
+            return
+        self.runtime.writer.save_curve(build_curve_record(curve))
+        if shared := sum(point.shared for point in points):
+            self.say(
+                f"other processes used the hardware during {shared} of {len(points)} measurements "
+                f"of the curve of {model}"
+            )

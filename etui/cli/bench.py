@@ -34,6 +34,7 @@ _COMMANDS = {
     "publish": "Write a run as a folder for a public git repository.",
     "board": "Write a page that ranks public folders by joules per right answer.",
     "report": "Write a run's page, summary and table, and figures for a paper.",
+    "designs": "List the designs of studies, and print one to copy it.",
     "export": "Write a run's results in the form that lm-eval's viewers read.",
 }
 
@@ -82,6 +83,7 @@ def bench(ctx: click.Context, /, **options: Any) -> None:
     etui bench --suite mmlu --limit 285 --model qwen2.5-coder-1.5b -r direct -r cot
     etui bench --suite mmlu --limit 570 --policy balanced
     etui bench --suite mmlu --precision 3 --model qwen2.5-coder-0.5b
+    etui bench --design seed --dry-run --max-hours 2
     etui bench --resume last
 
     Half width of the 95 % interval of an accuracy near 50 %, by number of questions:
@@ -130,15 +132,29 @@ def _run_bench(ctx: click.Context, options: dict[str, Any]) -> int:
         if runtime.catalogue.problem:
             audience.say(runtime.catalogue.problem)
         runner = BenchRunner(runtime, audience, stopped, on_stop)
+        limits = _build_limits(options)
+        if options["resume"] is not None and options["dry_run"]:
+            return _price_rest(ctx, runner, options, limits)
         if options["resume"] is not None:
             outcome = _resume(ctx, runner, options)
+        elif options["design"] is not None:
+            from etui.cli.design_run import build_design_request, price_design_run, start_design
+
+            request = build_design_request(ctx, options)
+            if options["dry_run"]:
+                price_design_run(request, runner, limits, options["pilot"], options["as_json"])
+                return ExitCode.DONE
+            outcome = start_design(request, runner, options["out"], limits)
         else:
             from etui.bench.run.plan import make_plan
 
             if not options["suite"]:
                 raise UsageError(
-                    "no questions given", "add --suite mmlu, --suite sample or --resume RUN"
+                    "no questions given",
+                    "add --suite mmlu, --suite sample, --design NAME or --resume RUN",
                 )
+            if options["pilot"] is not None:
+                raise UsageError("--pilot needs --design", "add --design NAME, or remove it")
             plan = make_plan(_build_request(options), config, runtime.catalogue, audience.say)
             plan = _add_precision(plan, options, audience.say)
             if plan.suite.notice:
@@ -147,15 +163,34 @@ def _run_bench(ctx: click.Context, options: dict[str, Any]) -> int:
                 return _print_token_counts(
                     plan, config, runtime.catalogue, as_json=options["as_json"]
                 )
-            outcome = runner.start(plan, options["out"], _build_limits(options))
+            outcome = runner.start(plan, options["out"], limits)
+        if outcome.config.design is not None:
+            from etui.cli.design_run import write_report
+
+            write_report(outcome.folder, audience.say)
     return _print_outcome(outcome, options)
 
 
 def _resume(ctx: click.Context, runner: BenchRunner, options: dict[str, Any]) -> RunOutcome:
     from etui.bench.run.plan import restore_plan
     from etui.bench.store.find import find_run
+    from etui.design.run import connect_curves
 
-    allowed = {"resume", "fail_under", "max_joules", "max_hours", "as_json", "as_lines", "quiet"}
+    _check_resume_options(ctx, options)
+    runtime = runner.runtime
+    runner.build_side_work = connect_curves(runtime, runner.audience.say)
+    return runner.resume(
+        find_run(options["resume"], runtime.config),
+        lambda run: restore_plan(run, runtime.config, runtime.catalogue),
+        _build_limits(options),
+    )
+
+
+def _check_resume_options(ctx: click.Context, options: dict[str, Any]) -> None:
+    allowed = {
+        "resume", "fail_under", "max_joules", "max_hours", "dry_run",
+        "as_json", "as_lines", "quiet",
+    }  # fmt: skip
     source = ctx.get_parameter_source
     extra = [
         name
@@ -168,12 +203,30 @@ def _resume(ctx: click.Context, runner: BenchRunner, options: dict[str, Any]) ->
             "settings it was started with",
             "remove it, or start a new run",
         )
+
+
+def _price_rest(
+    ctx: click.Context, runner: BenchRunner, options: dict[str, Any], limits: RunLimits
+) -> int:
+    """Print what the rest of a run costs."""
+    from etui.bench.run.plan import restore_plan
+    from etui.bench.store.find import find_run
+    from etui.bench.store.run_folder import read_run
+    from etui.cli.design_run import print_plan_price
+    from etui.design.run import price_rest
+
+    _check_resume_options(ctx, options)
     runtime = runner.runtime
-    return runner.resume(
-        find_run(options["resume"], runtime.config),
-        lambda run: restore_plan(run, runtime.config, runtime.catalogue),
-        _build_limits(options),
-    )
+    recorded = read_run(find_run(options["resume"], runtime.config))
+    if recorded.config.routed:
+        raise UsageError(
+            "the rest of a run whose arms a policy chooses cannot be priced",
+            "price a run of arms: --design NAME, --model NAME or --arms A,B",
+        )
+    plan = restore_plan(recorded.config, runtime.config, runtime.catalogue)
+    price = price_rest(plan, runtime, recorded.config, recorded.samples)
+    print_plan_price(price, plan, limits, options["as_json"])
+    return ExitCode.DONE
 
 
 def _build_limits(options: dict[str, Any]) -> RunLimits:

@@ -55,6 +55,12 @@ def _parse_part(ctx: click.Context, param: click.Parameter, value: str | None) -
 
 _QUESTION_OPTIONS = (
     click.option(
+        "--design",
+        type=TEXT,
+        metavar="NAME|FILE",
+        help="Design of a study, which states the questions and the arms: see etui bench designs.",
+    ),
+    click.option(
         "--suite",
         type=TEXT,
         metavar="NAME|FILE",
@@ -150,7 +156,7 @@ _ARM_OPTIONS = (
         type=TEXT,
         multiple=True,
         metavar="NAME",
-        help="Model to measure; repeatable.",
+        help="Model to measure; repeatable. With --design ROLE=NAME, the model of a role.",
     ),
     click.option(
         "-r",
@@ -246,7 +252,17 @@ _RUN_OPTIONS = (
         metavar="H",
         help="Stop after this many hours; exit with code 3.",
     ),
-    click.option("--dry-run", is_flag=True, help="Only count the tokens that would be computed."),
+    click.option(
+        "--dry-run",
+        is_flag=True,
+        help="Only count the tokens that would be computed; with --design or --resume, price them.",
+    ),
+    click.option(
+        "--pilot",
+        type=WholeNumber(2, 100),
+        metavar="N",
+        help="Measure N questions of every arm first, so that --dry-run knows joules and seconds.",
+    ),
 )
 
 _OUTPUT_OPTIONS = (

@@ -156,6 +156,13 @@ def read_curve_grid(design: BenchDesign) -> Grid | None:
     return None if curves is None else _build_grid(curves)
 
 
+def list_arm_names(file: DesignFile) -> list[str]:
+    """List the names of the arms of a design, role by role."""
+    used = {entry.model for entry in file.arms.values()}
+    roles = [role for role in file.models if None in used or role in used]
+    return [arm.name for role in roles for _, arm in _iterate_arms(file, role, role, 0)]
+
+
 def _check_models(located: Located[DesignFile], known: Collection[str] | None) -> Iterator[Problem]:
     if known is None:
         return

@@ -93,6 +93,19 @@ def load_yaml(path: Path, schema: type[M], *, max_bytes: int = MAX_BYTES) -> Loc
     Raises:
         InvalidFile: The file cannot be read, is not UTF-8 or YAML, or does not fit the schema.
     """
+    return parse_yaml(read_text(path, max_bytes=max_bytes), schema, file=str(path))
+
+
+def read_text(path: Path, *, max_bytes: int = MAX_BYTES) -> str:
+    """Read the text of a YAML file.
+
+    Args:
+        path: The file.
+        max_bytes: Larger files are refused.
+
+    Raises:
+        InvalidFile: The file cannot be read, or is not UTF-8.
+    """
     file = str(path)
     try:
         if not path.is_file():
@@ -106,13 +119,12 @@ def load_yaml(path: Path, schema: type[M], *, max_bytes: int = MAX_BYTES) -> Loc
     if len(raw) > max_bytes:
         raise _refuse_file(file, f"larger than {max_bytes:,} bytes, so it is not read")
     try:
-        text = raw.decode("utf-8")
+        return raw.decode("utf-8")
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
         column = error.start - (raw.rfind(b"\n", 0, error.start) + 1) + 1
         bad = Problem(file, line, column, f"byte 0x{raw[error.start]:02x} is not UTF-8 text")
         raise InvalidFile.of([bad], "save the file as UTF-8 text") from None
-    return parse_yaml(text, schema, file=file)
 
 
 def parse_yaml(text: str, schema: type[M], *, file: str) -> Located[M]:

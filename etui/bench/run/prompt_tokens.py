@@ -1,0 +1,186 @@
+"""Prompt tokens of every arm and question, from the vocabulary alone: no weights are loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+from etui.arm import Arm
+from etui.bench.prompts.formats import chat_messages
+from etui.bench.prompts.tokens import build_subject_prompts
+from etui.bench.run.plan import RunPlan
+from etui.chat import Message
+from etui.datasets.questions import Question
+
+if TYPE_CHECKING:
+    from etui.config.config import Config
+    from etui.engine.library import Library
+    from etui.engine.session import Session
+    from etui.engine.template_process import TemplateProcess
+    from etui.models.catalogue import Catalogue
+    from etui.models.spec import ModelSpec
+
+Key = tuple[str, int]
+"""Subject and row of a question."""
+
+_RENDERED = 3
+"""Questions whose whole prompts are rendered to learn what the chat template adds."""
+
+
+@dataclass(frozen=True, slots=True)
+class PromptCounts:
+    """Prompt tokens that are computed for each question.
+
+    Attributes:
+        own: Model -> question -> tokens of its text, or of the whole prompt if nothing is added.
+        added: Arm -> tokens that the chat template and the instructions add to each question.
+    """
+
+    own: Mapping[str, Mapping[Key, int]]
+    added: Mapping[str, float]
+
+    def mean(self, arm: Arm, questions: Iterable[Key]) -> float | None:
+        """Return the mean prompt tokens of an arm over some questions; None if unknown."""
+        own = self.own.get(arm.model)
+        if own is None:
+            return None
+        counts = [own[key] for key in questions]
+        return sum(counts) / len(counts) + self.added[arm.name] if counts else None
+
+
+def count_prompts(plan: RunPlan, config: Config, catalogue: Catalogue) -> PromptCounts:
+    """Count the prompt tokens of all questions of a plan; those of remote models are unknown.
+
+    What the chat template adds is the same for every question, so that it is rendered for a few of
+    them only.
+
+    Raises:
+        ModelUnavailable: A model is not on this machine, or crashes llama.cpp.
+        ContextOverflow: A question does not fit, even without worked examples.
+    """
+    from etui.engine.library import Library
+    from etui.engine.template_process import TemplateProcess
+    from etui.engine.trial import try_model
+    from etui.models.gguf import check_usable
+    from etui.runtime.serving import find_model_file
+
+    own: dict[str, dict[Key, int]] = {}
+    added: dict[str, float] = {}
+    with closing(Library(config.log_dir)) as library, closing(TemplateProcess()) as templates:
+        for name in plan.models:
+            if catalogue.get(name).backend is not None:
+                continue
+            spec, path = find_model_file(Arm(name, name), config, catalogue)
+            limits = [spec.context, config.context_tokens, check_usable(path).context_tokens]
+            context_tokens = min(limit for limit in limits if limit)
+            try_model(spec, path, config)
+            with closing(_Vocabulary(library, spec, path, context_tokens, templates)) as vocabulary:
+                own[name] = vocabulary.count(plan)
+                for arm in plan.arms.values():
+                    if arm.model == name:
+                        added[arm.name] = vocabulary.count_added(plan, arm, own[name])
+    return PromptCounts(own, added)
+
+
+class _Vocabulary:
+    """The vocabulary and the chat template of a model: the part of a session that makes prompts."""
+
+    def __init__(
+        self,
+        library: Library,
+        spec: ModelSpec,
+        path: Path,
+        context_tokens: int,
+        templates: TemplateProcess,
+    ) -> None:
+        from etui.engine.chat_prompt import ChatPrompt, find_tool_format
+        from etui.engine.model import Model
+        from etui.engine.session import ModelFacts
+        from etui.engine.special_tokens import SpecialTokens
+        from etui.engine.template import ChatTemplate
+
+        tags = [tag for tag in (spec.think_open, spec.think_close) if tag]
+        self._model = Model(library, path, shown=tags, vocabulary_only=True)
+        source = self._model.metadata("tokenizer.chat_template")
+        self._special = SpecialTokens(self._model.special_tokens())
+        self.facts = ModelFacts(
+            spec.name, context_tokens, spec.think_open, spec.think_close, spec.thinking_switch,
+            tuple(spec.stop), bool(source), tool_format=find_tool_format(source),
+        )  # fmt: skip
+        template = ChatTemplate(
+            templates, spec.name, source, self._model.bos_text, self._model.eos_text
+        )
+        self._prompt = ChatPrompt(template, self._special, self.facts.tool_format, spec.name)
+
+    def render(
+        self, messages: Sequence[Message], *, thinking: bool | None = None, tools: str = ""
+    ) -> str:
+        """Render a prompt as a session does."""
+        switch = self.facts.thinking_switch
+        variables = {} if thinking is None or switch is None else {switch: thinking}
+        return self._prompt.render(messages, variables, tools)
+
+    def tokenize(self, text: str, *, bos: bool = False, special: bool = True) -> list[int]:
+        """Tokenize a text as a session does."""
+        if not special:
+            return self._model.tokenize(text, bos=bos, special=False)
+        tokens = self._special.tokenize(
+            text, lambda piece, parsed: self._model.tokenize(piece, special=parsed)
+        )
+        return self._model.with_bos(tokens) if bos else tokens
+
+    def count(self, plan: RunPlan) -> dict[Key, int]:
+        """Count the tokens of the text of every question, or of its prompt without a template."""
+        counts: dict[Key, int] = {}
+        for subject, questions in plan.drawn.items():
+            examples = plan.examples[subject]
+            if plan.format.generates:
+                for question in questions:
+                    counts[subject, question.row] = self._count_text(question, examples)
+                continue
+            found = build_subject_prompts(
+                plan.format, questions, examples, self._tokenize_plain,
+                self.facts.context_tokens, reuse=plan.reuse,
+            )  # fmt: skip
+            share = found.computed_tokens / max(1, len(questions))
+            counts |= {(subject, question.row): round(share) for question in questions}
+        return counts
+
+    def count_added(self, plan: RunPlan, arm: Arm, own: Mapping[Key, int]) -> float:
+        """Count the tokens that the template and the instructions of an arm add to a question."""
+        if not plan.format.generates:
+            return 0.0
+        first = [(subject, questions[0]) for subject, questions in plan.drawn.items() if questions]
+        differences = [
+            len(self._build_prompt(arm, chat_messages(question, plan.examples[subject])))
+            - own[subject, question.row]
+            for subject, question in first[:_RENDERED]
+        ]
+        return sum(differences) / len(differences) if differences else 0.0
+
+    def _count_text(self, question: Question, examples: Sequence[Question]) -> int:
+        messages = chat_messages(question, examples)
+        return sum(len(self.tokenize(each.content, special=False)) for each in messages)
+
+    def _tokenize_plain(self, text: str) -> list[int]:
+        return self.tokenize(text, bos=True, special=False)
+
+    def _build_prompt(self, arm: Arm, messages: Sequence[Message]) -> list[int]:
+        from etui.reasoning.cot import thinking_prompt
+        from etui.reasoning.direct import answer_prompt
+        from etui.reasoning.prompts import build_thinking, choose_style, with_letter_instruction
+
+        session = cast("Session", self)
+        if arm.reasoning != "direct" and arm.think_tokens:
+            thinking = build_thinking(choose_style(arm, self.facts), self.facts)
+            hand_over = self.tokenize(thinking.hand_over)
+            return thinking_prompt(messages, arm, session, thinking, len(hand_over)).tokens
+        asked = with_letter_instruction(messages) if arm.readout == "choices" else messages
+        return answer_prompt(asked, arm, session).tokens
+
+    def close(self) -> None:
+        """Free the model."""
+        self._model.free()

@@ -1,0 +1,118 @@
+"""``etui bench designs``: list the designs of studies, and print one to copy it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from etui.cli.param_types import TEXT
+
+if TYPE_CHECKING:
+    from etui.config.config import Config
+    from etui.design.library import DesignPlace
+    from etui.models.catalogue import Catalogue
+
+
+@click.group(invoke_without_command=True)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@click.pass_context
+def designs(ctx: click.Context, as_json: bool) -> None:
+    """List the designs of studies: their questions, their arms, and the models they need.
+
+    \b
+    etui bench designs
+    etui bench designs show seed > mine.yaml
+    etui bench --design mine.yaml --dry-run
+    """  # noqa: D301
+    if ctx.invoked_subcommand is not None:
+        return
+    from etui.cli.common import load_context, print_json
+    from etui.design.library import list_designs
+
+    config, catalogue, is_available = load_context()
+    found = [_describe(place, catalogue, is_available) for place in list_designs(config)]
+    if as_json:
+        print_json(found)
+        return
+    for design in found:
+        _print_design(design)
+    _print_place(config)
+
+
+@designs.command("show")
+@click.argument("name", type=TEXT, metavar="NAME|FILE")
+def show(name: str) -> None:
+    """Print the YAML text of a design."""
+    from etui.config.load import load_config
+    from etui.design.library import find_design
+
+    click.echo(find_design(name, load_config()).read(), nl=False)
+
+
+@designs.command("schema")
+def schema() -> None:
+    """Print the JSON Schema of designs, for editors."""
+    from etui.cli.common import print_json
+    from etui.design.schema import json_schema
+
+    print_json(json_schema())
+
+
+def _describe(place: DesignPlace, catalogue: Catalogue, is_available: Any) -> dict[str, Any]:
+    """Describe a design; one that is not valid has only its errors."""
+    from etui.design.load import check_design, list_arm_names
+    from etui.errors import InvalidFile
+
+    head = {"name": place.name, "origin": place.origin, "path": str(place.path)}
+    try:
+        located = check_design(place.read(), str(place.path), catalogue.models)
+    except InvalidFile as error:
+        return {**head, "errors": error.what.splitlines()}
+    file = located.model
+    models = {
+        role: {
+            "serves": next((name for name in names if is_available(name)), None),
+            "missing": [name for name in names if not is_available(name)],
+        }
+        for role, names in file.models.items()
+    }
+    return {
+        **head,
+        "title": file.title,
+        "summary": file.summary.strip(),
+        "questions": file.questions.model_dump(mode="json"),
+        "arms": list_arm_names(file),
+        "models": models,
+        "curves": file.curves is not None,
+    }
+
+
+def _print_design(design: dict[str, Any]) -> None:
+    own = "" if design["origin"] == "shipped" else " (yours)"
+    click.echo(f"{design['name']}{own}: {design.get('title', 'not valid')}")
+    if "errors" in design:
+        for error in design["errors"]:
+            click.echo(f"  {error}")
+        return
+    questions = design["questions"]
+    curves = ", with operating curves" if design["curves"] else ""
+    click.echo(
+        f"  {len(design['arms'])} arms on {questions['suite']} ({questions['split']}), format "
+        f"{questions['format']}{curves}"
+    )
+    for role, names in design["models"].items():
+        missing = ", ".join(names["missing"])
+        if names["serves"] is not None:
+            click.echo(
+                f"  {role}: {names['serves']}" + (f" (not here: {missing})" if missing else "")
+            )
+        else:
+            first = names["missing"][-1]
+            click.echo(f"  {role}: none of {missing} is here; etui models pull {first}")
+
+
+def _print_place(config: Config) -> None:
+    from etui.design.library import designs_dir
+
+    click.echo(f"your own designs: {designs_dir(config)}/NAME.yaml", err=True)

@@ -1,0 +1,139 @@
+"""``etui bench --design``: plan the run of a design, price it, and write its report."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from etui.cli.common import print_json
+from etui.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from etui.bench.run.limits import RunLimits
+    from etui.bench.run.plan import RunPlan
+    from etui.bench.run.runner import BenchRunner, RunOutcome
+    from etui.design.design import Design
+    from etui.design.dry_run import PlanPrice
+    from etui.design.plan import DesignRequest
+
+_ALLOWED = frozenset(
+    {
+        "design", "models", "data", "limit", "per_subject", "subjects", "seed", "part",
+        "out", "fail_under", "max_joules", "max_hours", "dry_run", "pilot",
+        "as_json", "as_lines", "quiet",
+    }
+)  # fmt: skip
+"""Options that a design leaves open."""
+
+
+def build_design_request(ctx: click.Context, options: dict[str, Any]) -> DesignRequest:
+    """Build the request of a design from the options.
+
+    Raises:
+        UsageError: An option sets what the design states.
+    """
+    from etui.design.plan import DesignRequest
+
+    given = [name for name in options if _is_given(ctx, name)]
+    for name in given:
+        if name not in _ALLOWED:
+            option = {"reasonings": "reasoning", "speculates": "speculate"}.get(name, name)
+            raise UsageError(
+                f"--{option.replace('_', '-')} cannot be used with --design, which states it",
+                f"copy the design, change it and pass the file: etui bench designs show "
+                f"{options['design']} > mine.yaml",
+            )
+    if options["pilot"] is not None and not options["dry_run"]:
+        raise UsageError("--pilot needs --dry-run", "add --dry-run, or remove it")
+    return DesignRequest(
+        name=options["design"],
+        models=options["models"],
+        data=options["data"],
+        limit=options["limit"],
+        per_subject=options["per_subject"],
+        subjects=options["subjects"],
+        seed=options["seed"] if "seed" in given else None,
+        part=options.get("part"),
+    )
+
+
+def start_design(
+    request: DesignRequest, runner: BenchRunner, out: Path | None, limits: RunLimits
+) -> RunOutcome:
+    """Run a design in a new folder.
+
+    Raises:
+        EtuiError: The design cannot be planned, or did not finish; its answers are kept.
+    """
+    from etui.design.plan import plan_design
+    from etui.design.run import connect_curves
+
+    design, plan = plan_design(request, runner.runtime, runner.audience.say)
+    describe_design(design, runner.audience.say)
+    if plan.suite.notice:
+        runner.audience.say(plan.suite.notice)
+    runner.build_side_work = connect_curves(runner.runtime, runner.audience.say)
+    return runner.start(plan, out, limits)
+
+
+def price_design_run(
+    request: DesignRequest, runner: BenchRunner, limits: RunLimits, pilot: int | None, as_json: bool
+) -> None:
+    """Print what a design costs, after a pilot if one is asked for.
+
+    Raises:
+        EtuiError: The design cannot be planned, or the pilot failed.
+    """
+    from etui.design.plan import plan_design
+    from etui.design.run import price_new_run
+
+    say = runner.audience.say
+    if pilot is not None:
+        _, first = plan_design(
+            replace(request, limit=pilot, per_subject=None, part=None), runner.runtime, say
+        )
+        say(f"pilot: {pilot} questions of every arm")
+        outcome = runner.start(replace(first, block=pilot), None)
+        if outcome.ending != "complete":
+            raise UsageError("the pilot was stopped", "run it again with fewer questions")
+    design, plan = plan_design(request, runner.runtime, say)
+    print_plan_price(price_new_run(design, plan, runner.runtime), plan, limits, as_json)
+
+
+def print_plan_price(price: PlanPrice, plan: RunPlan, limits: RunLimits, as_json: bool) -> None:
+    """Print the price of a plan as a table, or as one JSON document."""
+    from etui.design.price_text import build_price_document, format_price
+    from etui.design.run import count_within
+
+    within = count_within(price, plan, limits.seconds)
+    if as_json:
+        print_json(build_price_document(price, within))
+        return
+    for line in format_price(price, within):
+        click.echo(line)
+
+
+def describe_design(design: Design, say: Callable[[str], None]) -> None:
+    """Say which model serves each role."""
+    served = ", ".join(f"{role} is {model}" for role, model in design.models.items())
+    say(f"{design.title}: {served}")
+
+
+def write_report(folder: Path, say: Callable[[str], None]) -> None:
+    """Write the report of a design run into its folder."""
+    try:
+        from etui.design.report.files import write_design_report
+    except ImportError:  # TODO
+        return
+
+    say("writing the report of the design")
+    write_design_report(folder, folder)
+
+
+def _is_given(ctx: click.Context, name: str) -> bool:
+    return ctx.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT

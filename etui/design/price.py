@@ -1,0 +1,485 @@
+"""What a design will cost: arithmetic on measured answers, operating curves and token counts.
+
+An arm that has answered is extrapolated by the mean of its answers, corrected for prompts that are
+longer or shorter than theirs (a regression estimator: Cochran, Sampling Techniques, 3rd ed.,
+chapter 7). An arm that has not is priced by the operating curve of its model, if the lengths of its
+outputs are known from other runs. Else its joules are unknown; only their upper bound may be known.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from etui.arm import Arm
+from etui.curves.operating_curve import OperatingCurve
+from etui.energy.scopes import weakest
+from etui.energy.types import Kind
+from etui.stats.student_t import t_quantile
+
+Source = Literal["answers", "curve", "none"]
+"""Measured answers of the same arm, the operating curve of its model, or nothing."""
+
+LEAST_ANSWERS = 2
+"""Answers of an arm from which it is extrapolated: the spread of one is unknown."""
+
+_TAIL = 0.025
+"""Probability on either side of a 95 % interval."""
+
+
+@dataclass(frozen=True, slots=True)
+class MeasuredAnswer:
+    """Cost of one measured answer; joules, uncertainty and kind are None where unmeasured."""
+
+    joules: float | None
+    uncertainty: float | None
+    seconds: float
+    computed_tokens: float
+    output_tokens: int
+    kind: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Amount:
+    """A predicted amount, in joules or seconds.
+
+    Attributes:
+        value: The prediction.
+        scatter: Half width at 95 % on the same meter; None if unknown.
+        uncertainty: The same, with the error of the meter itself.
+    """
+
+    value: float
+    scatter: float | None
+    uncertainty: float | None
+
+    def times(self, count: float) -> Amount:
+        """Return ``count`` times the amount, as if its error were the same each time."""
+        scatter = None if self.scatter is None else self.scatter * count
+        uncertainty = None if self.uncertainty is None else self.uncertainty * count
+        return Amount(self.value * count, scatter, uncertainty)
+
+
+@dataclass(frozen=True, slots=True)
+class ArmEvidence:
+    """What is known of an arm before it answers.
+
+    Attributes:
+        answers: Its measured answers on this machine.
+        outputs: Output tokens of its answers anywhere, those on other machines included.
+        curve: Operating curve of its model on this machine; None without one.
+        origin: Where the answers are from, in a few words.
+    """
+
+    answers: Sequence[MeasuredAnswer] = ()
+    outputs: Sequence[int] = ()
+    curve: OperatingCurve | None = None
+    origin: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ArmPrice:
+    """What an arm will cost.
+
+    Attributes:
+        arm, role, model: The arm.
+        questions: Questions that it has to answer.
+        source: Where joules and seconds come from.
+        origin: The same in words.
+        measured: Number of measured answers behind it.
+        prompt_tokens, output_tokens: Per question; None where unknown.
+        most_output_tokens: Per question, with all budgets used up.
+        joules, seconds: Per question; None where unknown.
+        most_joules, most_seconds: Per question, with all budgets used up; None where unknown.
+        total_joules, total_seconds: For all its questions.
+        kind: How the joules were measured; None where unknown.
+    """
+
+    arm: str
+    role: str
+    model: str
+    questions: int
+    source: Source
+    origin: str
+    measured: int
+    prompt_tokens: float | None
+    output_tokens: float | None
+    most_output_tokens: int
+    joules: Amount | None
+    seconds: Amount | None
+    most_joules: float | None
+    most_seconds: float | None
+    total_joules: Amount | None
+    total_seconds: Amount | None
+    kind: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DesignPrice:
+    """What the questions of a design will cost.
+
+    Attributes:
+        questions: Questions of each arm.
+        arms: The arms; one that has answered some of them pays only for the others.
+        joules, seconds: Of all answers; None while an arm is unknown.
+        most_joules, most_seconds: With all budgets used up; None while one is unknown.
+        curve_joules, curve_seconds: Of the operating curves measured on the way; None if unknown,
+            and 0 without curves.
+        unknown: Arms of which the joules or the seconds are unknown.
+        kind: Kind of the least certain joules; None where unknown.
+    """
+
+    questions: int
+    arms: tuple[ArmPrice, ...]
+    joules: Amount | None
+    seconds: Amount | None
+    most_joules: float | None
+    most_seconds: float | None
+    curve_joules: float | None
+    curve_seconds: float | None
+    unknown: tuple[str, ...]
+    kind: str | None = None
+
+    @property
+    def total_seconds(self) -> float | None:
+        """Seconds of answers and curves; None while one is unknown."""
+        if self.seconds is None or self.curve_seconds is None:
+            return None
+        return self.seconds.value + self.curve_seconds
+
+    @property
+    def total_joules(self) -> float | None:
+        """Joules of answers and curves; None while one is unknown."""
+        if self.joules is None or self.curve_joules is None:
+            return None
+        return self.joules.value + self.curve_joules
+
+
+def count_most_output(arm: Arm, *, generates: bool = True) -> int:
+    """Count the output tokens of an answer that uses up all budgets of an arm."""
+    if not generates or (arm.reasoning == "direct" and arm.readout == "choices"):
+        return 0
+    thinking = arm.think_tokens if arm.reasoning != "direct" else 0
+    return (thinking + arm.max_tokens) * (arm.votes if arm.reasoning == "vote" else 1)
+
+
+def price_arm(
+    arm: Arm,
+    role: str,
+    evidence: ArmEvidence,
+    questions: int,
+    prompt_tokens: float | None,
+    slopes: Slopes,
+    *,
+    generates: bool = True,
+) -> ArmPrice:
+    """Price an arm.
+
+    Args:
+        arm: The arm.
+        role: Its role.
+        evidence: What is known of it.
+        questions: Questions that it has to answer.
+        prompt_tokens: Their mean prompt tokens; None if unknown.
+        slopes: Cost of a token of its model.
+        generates: Whether the format writes an answer.
+    """
+    most = count_most_output(arm, generates=generates)
+    measured = [answer for answer in evidence.answers if answer.joules is not None]
+    timed = evidence.answers
+    joules = seconds = None
+    source: Source = "none"
+    origin = "unknown: measure a few questions with --pilot"
+    outputs = _mean([float(tokens) for tokens in evidence.outputs])
+    if len(timed) >= LEAST_ANSWERS:
+        source = "answers"
+        origin = f"{len(timed)} answers of {evidence.origin}"
+        outputs = _mean([float(answer.output_tokens) for answer in timed])
+        shift = _shift(timed, prompt_tokens)
+        seconds = extrapolate(
+            [answer.seconds for answer in timed], questions, shift * slopes.seconds_per_prompt_token
+        )
+        if len(measured) == len(timed):
+            joules = extrapolate(
+                [answer.joules or 0.0 for answer in timed],
+                questions,
+                shift * slopes.joules_per_prompt_token,
+                _meter_share(timed),
+            )
+    elif evidence.curve is not None and prompt_tokens is not None:
+        counted = [0.0] if most == 0 else [float(tokens) for tokens in evidence.outputs]
+        if counted:
+            source = "curve"
+            outputs = _mean(counted)
+            origin = "operating curve of the model" + (
+                f" x {len(counted)} output lengths of the log" if most else ""
+            )
+            joules = predict_by_curve(arm, evidence.curve, prompt_tokens, counted, questions)
+            seconds = _predict_seconds(arm, evidence.curve, prompt_tokens, counted)
+    most_joules, most_seconds = _bound(
+        arm, evidence, prompt_tokens, most, outputs, joules, seconds, slopes
+    )
+    return ArmPrice(
+        arm=arm.name,
+        role=role,
+        model=arm.model,
+        questions=questions,
+        source=source,
+        origin=origin,
+        measured=len(timed) if source == "answers" else 0,
+        prompt_tokens=prompt_tokens,
+        output_tokens=outputs if most else 0.0,
+        most_output_tokens=most,
+        joules=joules,
+        seconds=seconds,
+        most_joules=most_joules,
+        most_seconds=most_seconds,
+        total_joules=None if joules is None else joules.times(questions),
+        total_seconds=None if seconds is None else seconds.times(questions),
+        kind=None if joules is None else _find_kind(evidence, source),
+    )
+
+
+def extrapolate(
+    values: Sequence[float], questions: int, shift: float = 0.0, meter_share: float = 0.0
+) -> Amount:
+    """Predict the mean of further answers from those that were measured.
+
+    Args:
+        values: Cost of each measured answer, at least two.
+        questions: Number of further answers, whose own spread is part of the interval.
+        shift: Added to the mean, because the further questions have other lengths.
+        meter_share: Relative uncertainty of the meter itself.
+    """
+    count = len(values)
+    mean = math.fsum(values) / count
+    variance = math.fsum((value - mean) ** 2 for value in values) / (count - 1)
+    spread = math.sqrt(variance * (1 / count + 1 / max(questions, 1)))
+    scatter = t_quantile(_TAIL, count - 1) * spread
+    value = max(mean + shift, 0.0)
+    return Amount(value, scatter, math.hypot(scatter, meter_share * value))
+
+
+def predict_by_curve(
+    arm: Arm, curve: OperatingCurve, prompt_tokens: float, outputs: Sequence[float], questions: int
+) -> Amount:
+    """Predict the joules of an answer from a curve and past lengths of its output.
+
+    The prompt of a vote is computed once, and its answers are decoded one after the other; drawn
+    together they cost less.
+    """
+    costs = [_curve_joules(arm, curve, prompt_tokens, output) for output in outputs]
+    value = math.fsum(cost for cost, _ in costs) / len(costs)
+    of_curve = math.fsum(scatter for _, scatter in costs) / len(costs)
+    of_lengths = 0.0
+    if len(costs) > 1:
+        of_lengths = extrapolate([cost for cost, _ in costs], questions).scatter or 0.0
+    scatter = math.hypot(of_curve, of_lengths)
+    return Amount(value, scatter, math.hypot(scatter, curve.meter_share * value))
+
+
+@dataclass(frozen=True, slots=True)
+class Slopes:
+    """Cost of one more token of a model."""
+
+    joules_per_prompt_token: float = 0.0
+    joules_per_output_token: float = 0.0
+    seconds_per_prompt_token: float = 0.0
+    seconds_per_output_token: float = 0.0
+
+
+def fit_slopes(answers: Iterable[MeasuredAnswer], curve: OperatingCurve | None) -> Slopes:
+    """Find the cost of one more token: from the curve of a model, else from answers of its arms.
+
+    Answers are fitted by non-negative least squares to a constant, a cost of a prompt token and one
+    of an output token; with too few of them every slope is 0.
+
+    Args:
+        answers: Answers of all arms of the model.
+        curve: Its operating curve; None without one.
+    """
+    if curve is not None and curve.speed.prefill_tokens_per_second:
+        decode = curve.speed.decode_tokens_per_second
+        return Slopes(
+            curve.prefill.slope,
+            curve.decode.slope,
+            1 / curve.speed.prefill_tokens_per_second,
+            1 / decode if decode else 0.0,
+        )
+    known = list(answers)
+    joules = _fit([(a, a.joules) for a in known if a.joules is not None])
+    seconds = _fit([(a, a.seconds) for a in known])
+    return Slopes(joules[0], joules[1], seconds[0], seconds[1])
+
+
+def price_design(
+    questions: int, arms: Sequence[ArmPrice], curves: tuple[float, float] | None
+) -> DesignPrice:
+    """Add up the prices of the arms.
+
+    The scatter of different arms is independent, but their meter is the same, so that its error
+    adds up.
+
+    Args:
+        questions: Questions of each arm.
+        arms: The arms.
+        curves: Seconds and joules of the operating curves; None if unknown.
+    """
+    unknown = tuple(arm.arm for arm in arms if arm.joules is None or arm.seconds is None)
+    return DesignPrice(
+        questions,
+        tuple(arms),
+        add_amounts([arm.total_joules for arm in arms]),
+        add_amounts([arm.total_seconds for arm in arms]),
+        _add_bounds((arm.most_joules, arm.questions) for arm in arms),
+        _add_bounds((arm.most_seconds, arm.questions) for arm in arms),
+        None if curves is None else curves[1],
+        None if curves is None else curves[0],
+        unknown,
+        _weakest_kind(arm.kind for arm in arms),
+    )
+
+
+def add_amounts(amounts: Sequence[Amount | None]) -> Amount | None:
+    """Add amounts with independent scatter and one meter; None if one is unknown."""
+    known = [amount for amount in amounts if amount is not None]
+    if len(known) < len(amounts) or not known:
+        return None
+    value = math.fsum(amount.value for amount in known)
+    if any(amount.scatter is None or amount.uncertainty is None for amount in known):
+        return Amount(value, None, None)
+    scatter = math.hypot(*(amount.scatter or 0.0 for amount in known))
+    meter = math.fsum(
+        math.sqrt(max((amount.uncertainty or 0.0) ** 2 - (amount.scatter or 0.0) ** 2, 0.0))
+        for amount in known
+    )
+    return Amount(value, scatter, math.hypot(scatter, meter))
+
+
+def count_questions_within(
+    price: DesignPrice, seconds: float, share: float, block: int
+) -> int | None:
+    """Count the questions that every arm answers within some time; None while an arm is unknown.
+
+    Args:
+        price: The price of a design.
+        seconds: The time.
+        share: Share of it that the operating curves take at most.
+        block: Questions of a block; the last one may be cut short.
+    """
+    if price.seconds is None or any(arm.seconds is None for arm in price.arms):
+        return None
+    each = math.fsum(arm.seconds.value for arm in price.arms if arm.seconds is not None)
+    curves = min(price.curve_seconds or 0.0, share * seconds)
+    left = max(seconds - curves, 0.0)
+    if each <= 0:
+        return price.questions
+    whole = int(left / (each * block)) * block
+    return min(whole, price.questions)
+
+
+def _find_kind(evidence: ArmEvidence, source: Source) -> str | None:
+    if source == "curve":
+        return None if evidence.curve is None else evidence.curve.kind
+    return _weakest_kind(answer.kind for answer in evidence.answers)
+
+
+def _weakest_kind(kinds: Iterable[str | None]) -> str | None:
+    found = weakest(Kind(kind) for kind in kinds if kind is not None)
+    return None if found is None else found.value
+
+
+def _shift(answers: Sequence[MeasuredAnswer], prompt_tokens: float | None) -> float:
+    """Return how many more prompt tokens the further questions have than the measured ones."""
+    if prompt_tokens is None:
+        return 0.0
+    return prompt_tokens - math.fsum(answer.computed_tokens for answer in answers) / len(answers)
+
+
+def _meter_share(answers: Sequence[MeasuredAnswer]) -> float:
+    joules = math.fsum(answer.joules or 0.0 for answer in answers)
+    return math.fsum(answer.uncertainty or 0.0 for answer in answers) / joules if joules else 0.0
+
+
+def _curve_joules(
+    arm: Arm, curve: OperatingCurve, prompt_tokens: float, output: float
+) -> tuple[float, float]:
+    """Return joules and scatter of one answer."""
+    votes = arm.votes if arm.reasoning == "vote" else 1
+    each = max(output / votes - 1, 0.0)
+    prefill = curve.prefill.joules(0, prompt_tokens)
+    decode = votes * curve.decode.joules(prompt_tokens, each)
+    scatter = math.hypot(curve.prefill.half_width(prefill), curve.decode.half_width(decode))
+    return prefill + decode, scatter
+
+
+def _predict_seconds(
+    arm: Arm, curve: OperatingCurve, prompt_tokens: float, outputs: Sequence[float]
+) -> Amount | None:
+    """Predict the seconds of an answer by the speed of a curve, whose error is not known."""
+    votes = arm.votes if arm.reasoning == "vote" else 1
+    output = math.fsum(outputs) / len(outputs)
+    whole = curve.speed.seconds(prompt_tokens, max(output - votes + 1, 0.0))
+    return None if whole is None else Amount(whole, None, None)
+
+
+def _bound(
+    arm: Arm,
+    evidence: ArmEvidence,
+    prompt_tokens: float | None,
+    most: int,
+    outputs: float | None,
+    joules: Amount | None,
+    seconds: Amount | None,
+    slopes: Slopes,
+) -> tuple[float | None, float | None]:
+    """Return the most joules and seconds of an answer, with all its budgets used up."""
+    curve = evidence.curve
+    if curve is not None and prompt_tokens is not None:
+        votes = arm.votes if arm.reasoning == "vote" else 1
+        by_curve = _curve_joules(arm, curve, prompt_tokens, most)[0]
+        by_speed = curve.speed.seconds(prompt_tokens, max(most - votes + 1, 0))
+        return (
+            max(by_curve, joules.value if joules else 0.0),
+            None if by_speed is None else max(by_speed, seconds.value if seconds else 0.0),
+        )
+    more = None if outputs is None else max(most - outputs, 0.0)
+    return (
+        _extend(joules, more, outputs, slopes.joules_per_output_token),
+        _extend(seconds, more, outputs, slopes.seconds_per_output_token),
+    )
+
+
+def _extend(
+    amount: Amount | None, more: float | None, outputs: float | None, slope: float
+) -> float | None:
+    """Add the cost of more output tokens; without a slope, all of it is that of the output."""
+    if amount is None or more is None:
+        return None
+    if slope > 0:
+        return amount.value + more * slope
+    return amount.value * (1 + more / outputs) if outputs else amount.value
+
+
+def _add_bounds(bounds: Iterable[tuple[float | None, int]]) -> float | None:
+    found = list(bounds)
+    if any(bound is None for bound, _ in found) or not found:
+        return None
+    return math.fsum((bound or 0.0) * count for bound, count in found)
+
+
+def _fit(pairs: Sequence[tuple[MeasuredAnswer, float]]) -> tuple[float, float]:
+    """Fit costs to a constant and both kinds of tokens; return the cost of a token of each kind."""
+    if len(pairs) < 2 * 3:
+        return 0.0, 0.0
+    from etui.stats.least_squares import fit_non_negative
+
+    rows = [(1.0, answer.computed_tokens, float(answer.output_tokens)) for answer, _ in pairs]
+    _, prompt, output = fit_non_negative(rows, [cost for _, cost in pairs])
+    return prompt, output
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return math.fsum(values) / len(values) if values else None

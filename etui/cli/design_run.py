@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from etui.cli.common import print_json
-from etui.errors import UsageError
+from etui.errors import Stopped, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -90,18 +89,17 @@ def price_design_run(
         EtuiError: The design cannot be planned, or the pilot failed.
     """
     from etui.design.plan import plan_design
-    from etui.design.run import price_new_run
+    from etui.design.run import plan_pilot, price_new_run
 
     say = runner.audience.say
-    if pilot is not None:
-        _, first = plan_design(
-            replace(request, limit=pilot, per_subject=None, part=None), runner.runtime, say
-        )
-        say(f"pilot: {pilot} questions of every arm")
-        outcome = runner.start(replace(first, block=pilot), None)
-        if outcome.ending != "complete":
-            raise UsageError("the pilot was stopped", "run it again with fewer questions")
     design, plan = plan_design(request, runner.runtime, say)
+    if pilot is not None:
+        describe_design(design, say)
+        outcome = runner.start(plan_pilot(plan, pilot), None)
+        if outcome.ending != "complete":
+            raise Stopped(
+                "the pilot was stopped", f"resume it: etui bench --resume {outcome.folder}"
+            )
     print_plan_price(price_new_run(design, plan, runner.runtime), plan, limits, as_json)
 
 

@@ -102,7 +102,7 @@ class CurveVisits:
         grid: Lengths to measure.
         runtime: This machine, with llama.cpp in this process.
         say: Shows a line about the current step.
-        clock: Monotonic clock in seconds.
+        clock: Monotonic clock in nanoseconds, the same as the meter's.
         joules: Joules of the visits so far.
     """
 
@@ -110,7 +110,7 @@ class CurveVisits:
     grid: Grid
     runtime: Runtime[Any]
     say: Callable[[str], None]
-    clock: Callable[[], float] = time.monotonic
+    clock: Callable[[], int] = time.monotonic_ns
     joules: float = 0.0
     _folder: Path = Path()
     _layers: dict[str, int] = field(default_factory=dict)
@@ -126,7 +126,7 @@ class CurveVisits:
         """Begin a run, or resume it after ``samples`` and the points in its folder."""
         self._folder = folder
         self._layers = {model.name: model.gpu_layers for model in config.models}
-        self._begun = self.clock()
+        self._begun = self._now
         self._answered = math.fsum(sample.seconds for sample in samples)
         if not self.runtime.meter.selection.summed:
             self.say("no operating curves: nothing can be measured on this machine")
@@ -177,7 +177,11 @@ class CurveVisits:
 
     @property
     def _answer_seconds(self) -> float:
-        return self._answered + self.clock() - self._begun - self._visited_now
+        return self._answered + self._now - self._begun - self._visited_now
+
+    @property
+    def _now(self) -> float:
+        return self.clock() / 1e9
 
     def _serve(self, model: str) -> Served:
         return self.runtime.serve(Arm(model, model))
@@ -186,14 +190,14 @@ class CurveVisits:
         """Measure a visit; the model is loaded first where both do not fit into memory."""
         grid, points = self._grids[model], self._points[model]
         served = self._serve(model)
-        start = self.clock()
+        start = self._now
         session, _ = finish_load(self.runtime.backend.load(served.spec, served.local_path()))
         self.runtime.backend.forget()
         time.sleep(grid.cool_down_s)
         seed = self.plan.seed * len(self._orders[model]) + len(points)
-        timer = TurnTimer(session, self.runtime.meter, grid.window_s, seed)
+        timer = TurnTimer(session, self.runtime.meter, grid.window_s, seed, self.clock)
         point = timer.measure(visit)
-        self._visited_now += self.clock() - start
+        self._visited_now += self._now - start
         self.joules += spent_on([point], grid)[1]
         points.append(point)
         append_curve_point(self._folder, model, None, point)

@@ -13,18 +13,12 @@ from etui.bench.run.schedule import build_schedule
 from etui.bench.store.run_config import RunConfig
 from etui.bench.store.sample import Sample
 from etui.calibration.grid import Grid, expected_seconds, list_visits
+from etui.curves.operating_curve import Speed
 from etui.design.curve_visits import SHARE
 from etui.design.evidence import collect_evidence
 from etui.design.load import read_curve_grid
-from etui.design.price import (
-    ArmEvidence,
-    ArmPrice,
-    DesignPrice,
-    Slopes,
-    fit_slopes,
-    price_arm,
-    price_design,
-)
+from etui.design.price import ArmPrice, DesignPrice, price_design
+from etui.design.price_arm import ArmEvidence, Slopes, fit_slopes, price_arm
 
 if TYPE_CHECKING:
     from etui.bench.run.plan import RunPlan
@@ -150,13 +144,18 @@ class _Pricer:
     def _expect_visits(self, grid: Grid) -> float | None:
         """Predict the seconds of all visits; None while the speed of a model is unknown."""
         order = list_visits(grid, self._plan.seed)
-        found = []
-        for model in self._plan.models:
-            arm = next(name for name, arm in self._plan.arms.items() if arm.model == model)
-            curve = self._evidence[arm].curve
-            found.append(None if curve is None else expected_seconds(order, grid, curve.speed))
+        found = [
+            expected_seconds(order, grid, estimate_speed(self._slopes[model]))
+            for model in self._plan.models
+        ]
         known = [seconds for seconds in found if seconds is not None]
         return math.fsum(known) if len(known) == len(found) else None
+
+
+def estimate_speed(slopes: Slopes) -> Speed:
+    """Return the speed of a model by the seconds that one more token takes."""
+    prompt, output = slopes.seconds_per_prompt_token, slopes.seconds_per_output_token
+    return Speed(1 / prompt if prompt > 0 else None, 1 / output if output > 0 else None)
 
 
 def _list_left(plan: RunPlan, done: Mapping[tuple[str, str], set[int]]) -> dict[str, list[Key]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,7 @@ from etui.bench.store.run_config import RunConfig, parse_run_config
 from etui.bench.store.sample import Sample
 from etui.config.machine import machine_name
 from etui.curves.operating_curve import OperatingCurve
-from etui.design.price import ArmEvidence, MeasuredAnswer
+from etui.design.price_arm import ArmEvidence, MeasuredAnswer
 from etui.errors import LogUnavailable
 from etui.log.curve_lookup import find_curve
 from etui.log.past_answers import PastAnswer, read_past_answers, read_run_documents
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from etui.bench.run.plan import RunPlan
     from etui.models.spec import ModelSpec
     from etui.runtime.open import Runtime
+
+
+_THIS_RUN = "this run"
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +82,7 @@ def collect_evidence(
         if sample.arm in found and sample.status != "error":
             found[sample.arm].answers.append(measured_sample(sample))
             found[sample.arm].outputs.append(sample.tokens.output)
-            found[sample.arm].runs.add("this run")
+            found[sample.arm].runs.add(_THIS_RUN)
     curves: dict[str, OperatingCurve | None] = dict.fromkeys(specs)
     try:
         with LogReader(runtime.config) as log:
@@ -208,9 +211,7 @@ def _anonymous(arm: Arm) -> Arm:
 
 
 def _origin(found: _Found) -> str:
-    runs: Sequence[str] = sorted(found.runs)
-    if not runs:
-        return ""
-    if len(runs) == 1:
-        return runs[0]
-    return count_text(len(runs), "run")
+    earlier = len(found.runs - {_THIS_RUN})
+    parts = [_THIS_RUN] if _THIS_RUN in found.runs else []
+    parts += [count_text(earlier, "earlier run")] if earlier else []
+    return " and ".join(parts)

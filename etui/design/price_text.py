@@ -12,7 +12,7 @@ from etui.text.tables import format_table
 from etui.units import count_text, energy_text, seconds_text
 
 _HEADER = (
-    "arm", "prompt", "output", "at most", "a question", "", "all", "", "from",
+    "arm", "prompt", "output", "at most", "energy each", "time each", "energy", "time", "from",
 )  # fmt: skip
 _WAYS = "--pilot N measures N questions of each arm first"
 

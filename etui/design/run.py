@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from etui.bench.store.run_config import BenchPart
 from etui.design.curve_visits import SHARE, build_curve_visits
 from etui.design.dry_run import PlanPrice, price_plan
 from etui.design.load import design_of_run
@@ -27,6 +29,19 @@ def connect_curves(
 ) -> Callable[[RunPlan], SideWork]:
     """Return what builds the side work of a plan: the curves of its design, if it has any."""
     return lambda plan: build_curve_visits(plan, runtime, say)
+
+
+def plan_pilot(plan: RunPlan, questions: int) -> RunPlan:
+    """Return the plan of a pilot: the first questions of a plan, as one block, by every arm.
+
+    They are a random sample of the plan's, as every prefix of it is.
+
+    Args:
+        plan: The plan.
+        questions: Number of questions of the pilot.
+    """
+    blocks = max(1, math.ceil(plan.questions / questions))
+    return replace(plan, block=questions, part=BenchPart(0, blocks))
 
 
 def price_new_run(design: Design, plan: RunPlan, runtime: Runtime[Any]) -> PlanPrice:

@@ -171,15 +171,22 @@ class _Vocabulary:
     def _build_prompt(self, arm: Arm, messages: Sequence[Message]) -> list[int]:
         from etui.reasoning.cot import thinking_prompt
         from etui.reasoning.direct import answer_prompt
-        from etui.reasoning.prompts import build_thinking, choose_style, with_letter_instruction
+        from etui.reasoning.prompts import (
+            ANSWER_MARKER,
+            build_thinking,
+            choose_style,
+            with_letter_instruction,
+        )
 
         session = cast("Session", self)
         if arm.reasoning != "direct" and arm.think_tokens:
             thinking = build_thinking(choose_style(arm, self.facts), self.facts)
             hand_over = self.tokenize(thinking.hand_over)
             return thinking_prompt(messages, arm, session, thinking, len(hand_over)).tokens
-        asked = with_letter_instruction(messages) if arm.readout == "choices" else messages
-        return answer_prompt(asked, arm, session).tokens
+        if arm.readout == "choices":
+            marker = self.tokenize(ANSWER_MARKER)
+            return [*answer_prompt(with_letter_instruction(messages), arm, session).tokens, *marker]
+        return answer_prompt(messages, arm, session).tokens
 
     def close(self) -> None:
         """Free the model."""

@@ -1,0 +1,208 @@
+"""Visits of the grid between blocks: their share of the time, their order, their resume."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from etui.bench.run.side_work import NoSideWork
+from etui.bench.store.run_config import BenchDesign
+from etui.calibration.grid import Grid, Length, Visit, list_visits
+from etui.curves.measured_under import Conditions
+from etui.design.curve_points import read_curve_points
+from etui.design.curve_visits import (
+    SHARE,
+    CurveVisits,
+    build_curve_visits,
+    is_due,
+    next_visit,
+    spent_on,
+)
+from etui.testing.engine_session import SimulatedSession
+from etui.testing.gpu import GpuLoad, SimulatedGpu
+from tests.bench import synthetic
+from tests.design.test_curve_points import point
+
+HERE = Conditions("here", "build", 2)
+GRID = Grid((32, 128), (8, 32), repeats=3, window_s=0.5, cool_down_s=0.0)
+
+
+@dataclass
+class FakeMachine:
+    """A runtime of simulated models on one simulated GPU; its clock is that of the GPU."""
+
+    gpu: SimulatedGpu
+    saved: list[Any] = field(default_factory=list)
+    loads: list[str] = field(default_factory=list)
+    config: Any = None
+
+    def __post_init__(self) -> None:
+        self.backend = SimpleNamespace(load=self._load, forget=lambda: None)
+        self.writer = SimpleNamespace(save_curve=self.saved.append)
+        self.gpu.rest(1.5)
+
+    def _load(self, spec, path):
+        self.loads.append(spec.name)
+        return SimulatedSession(self.gpu)
+        yield
+
+    def serve(self, arm):
+        spec = SimpleNamespace(name=arm.model, sha256="ab")
+        return SimpleNamespace(spec=spec, local_path=lambda: Path("model.gguf"))
+
+    @property
+    def meter(self):
+        return _Meter(self.gpu)
+
+    def seconds(self) -> float:
+        return self.gpu.clock() / 1e9
+
+
+class _Meter:
+    """The GPU as a recorder with one channel."""
+
+    def __init__(self, gpu: SimulatedGpu) -> None:
+        self._gpu = gpu
+        self.idle_watts = 60.0
+        self.selection = SimpleNamespace(summed=(SimpleNamespace(id="gpu:0", limit_watts=350.0),))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._gpu, name)
+
+
+def run_of(**changes):
+    models = (synthetic.MODEL, replace(synthetic.MODEL, name="large"))
+    return synthetic.config(models=models, **changes)
+
+
+def visits(machine: FakeMachine, notes: list[str], grid: Grid = GRID) -> CurveVisits:
+    plan: Any = SimpleNamespace(seed=3, design=None)
+    return CurveVisits(plan, grid, machine, notes.append, machine.gpu.clock)
+
+
+@pytest.fixture
+def machine(monkeypatch, config) -> FakeMachine:
+    monkeypatch.setattr("etui.design.curve_visits.time.sleep", lambda seconds: None)
+    monkeypatch.setattr("etui.design.curve_visits.conditions", lambda *_: HERE)
+    return FakeMachine(SimulatedGpu(GpuLoad(), seed=1), config=config)
+
+
+def answer_for(machine: FakeMachine, seconds: float) -> None:
+    machine.gpu.rest(seconds)
+
+
+def test_visits_take_their_share_of_the_time(machine, tmp_path):
+    made = visits(machine, [])
+    made.begin(run_of(), tmp_path, ())
+    shares = []
+    for _ in range(20):
+        answer_for(machine, 30.0)
+        before = machine.seconds()
+        made.work(lambda: False)
+        shares.append(machine.seconds() - before)
+    whole = 2 * len(list_visits(GRID, 3))
+    points = read_curve_points(tmp_path)
+    assert sum(map(len, points.values())) == whole
+    assert shares[0] <= SHARE * 30 + 4
+    assert shares[-1] == 0
+    assert made.joules > 0
+
+
+def test_the_models_take_turns_in_random_orders_that_resume(machine, tmp_path):
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    whole.mkdir(), cut.mkdir()
+    made = visits(machine, [])
+    made.begin(run_of(), whole, ())
+    answer_for(machine, 1000.0)
+    made.work(lambda: False)
+    expected = {m: [p.visit for p in points] for m, points in read_curve_points(whole).items()}
+    assert expected == {model: list(list_visits(GRID, 3)) for model in ("small", "large")}
+    for seconds in (20.0, 25.0, 1000.0):
+        again = visits(machine, [])  # a new process
+        again.begin(run_of(), cut, ())
+        answer_for(machine, seconds)
+        again.work(lambda: False)
+    found = {m: [p.visit for p in points] for m, points in read_curve_points(cut).items()}
+    assert found == expected
+
+
+def test_a_run_that_ends_is_not_visited(machine, tmp_path):
+    made = visits(machine, [])
+    made.begin(run_of(), tmp_path, ())
+    answer_for(machine, 1000.0)
+    made.work(lambda: True)
+    assert read_curve_points(tmp_path) == {}
+
+
+def test_curves_are_fitted_and_saved_once_there_are_enough_points(machine, tmp_path):
+    notes: list[str] = []
+    made = visits(machine, notes)
+    made.begin(run_of(), tmp_path, ())
+    answer_for(machine, 10.0)
+    made.work(lambda: False)
+    made.finish()
+    assert machine.saved == []
+    assert any("no curve of small is saved yet" in note for note in notes), notes
+    answer_for(machine, 1000.0)
+    made.work(lambda: False)
+    made.finish()
+    assert [record.model for record in machine.saved] == ["small", "large"]
+    assert all(record.source == "calibration" for record in machine.saved)
+
+
+def test_a_model_of_another_machine_has_no_curve(machine, tmp_path):
+    notes: list[str] = []
+    made = visits(machine, notes)
+    remote = replace(synthetic.MODEL, name="far", backend="desk")
+    made.begin(replace(run_of(), models=(remote,)), tmp_path, ())
+    answer_for(machine, 100.0)
+    made.work(lambda: False)
+    made.finish()
+    assert machine.loads == []
+    assert notes == ["no operating curve of far: it runs on desk"]
+
+
+def test_a_plan_without_curves_has_no_side_work():
+    text = "version: 1\ntitle: T\nmodels: {a: [m]}\narms: {d: {}}\nquestions: {suite: sample}\n"
+    plan: Any = SimpleNamespace(design=BenchDesign("d", text), seed=0)
+    assert isinstance(build_curve_visits(plan, SimpleNamespace(), print), NoSideWork)
+    assert isinstance(build_curve_visits(SimpleNamespace(design=None), None, print), NoSideWork)
+    with_curves = text + "curves: {prompt_tokens: [8, 16], output_tokens: [4, 8]}\n"
+    plan.design = BenchDesign("d", with_curves)
+    made = build_curve_visits(plan, SimpleNamespace(), print)
+    assert isinstance(made, CurveVisits)
+    assert (made.grid.computed, made.grid.output) == ((8, 16), (4, 8))
+
+
+@given(st.dictionaries(st.sampled_from("abc"), st.integers(0, 6), min_size=1))
+def test_the_model_that_is_furthest_behind_is_next(done):
+    orders = {
+        model: [Visit(Length(number + 1, 2)) for number in range(5)] for model in ("a", "b", "c")
+    }
+    chosen = next_visit(orders, done)
+    if chosen is None:
+        assert all(done.get(model, 0) >= 5 for model in orders)
+        return
+    model, visit = chosen
+    assert visit == orders[model][done.get(model, 0)]
+    assert done.get(model, 0) == min(done.get(other, 0) for other in orders)
+
+
+@given(st.floats(0, 1e6), st.floats(0, 1e6))
+def test_visits_are_due_below_their_share(answers, spent):
+    share = spent / (answers + spent) if answers + spent else math.inf
+    if abs(share - SHARE) > 1e-9:
+        assert is_due(answers, spent) == (share < SHARE)
+
+
+def test_short_phases_count_with_all_their_repeats():
+    grid = Grid((32,), (8,), window_s=0.9, cool_down_s=0.5)
+    # 0.25 s is repeated 4 times, 0.5 s twice
+    assert spent_on([point()], grid) == (0.25 * 4 + 0.5 * 2 + 0.5, 1.5 * 4 + 2.5 * 2)

@@ -1,0 +1,219 @@
+"""The price of a design: arithmetic on answers, curves and tokens that can be done by hand."""
+
+from __future__ import annotations
+
+import math
+import random
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from etui.arm import Arm
+from etui.curves.measured_under import Conditions
+from etui.curves.operating_curve import OperatingCurve, PhaseCurve, Speed
+from etui.design.price import (
+    Amount,
+    ArmPrice,
+    add_amounts,
+    count_questions_within,
+    price_design,
+)
+from etui.design.price_arm import (
+    ArmEvidence,
+    MeasuredAnswer,
+    Slopes,
+    count_most_output,
+    extrapolate,
+    fit_slopes,
+    price_arm,
+)
+
+DIRECT = Arm("direct", "m", max_tokens=10)
+COT = Arm("cot", "m", "cot", think_tokens=30, max_tokens=10)
+VOTE = Arm("vote", "m", "vote", think_tokens=30, max_tokens=10, votes=3, batch=1)
+CURVE = OperatingCurve(
+    "id", "now", "m", "ab", Conditions("here", "build", 2), "counter", "calibration",
+    PhaseCurve(1.0, 0.1, 0.0, n=9, band=0.1), PhaseCurve(2.0, 0.5, 0.0, n=9, band=0.1),
+    meter_share=0.05, speed=Speed(100.0, 10.0),
+)  # fmt: skip
+NO_SLOPES = Slopes()
+
+
+def answer(joules=10.0, seconds=2.0, computed=100.0, output=20, uncertainty=1.0) -> MeasuredAnswer:
+    return MeasuredAnswer(joules, uncertainty, seconds, computed, output, "counter")
+
+
+def priced(
+    arm: Arm, evidence: ArmEvidence, questions=100, tokens=100.0, slopes=NO_SLOPES
+) -> ArmPrice:
+    return price_arm(arm, "small", evidence, questions, tokens, slopes)
+
+
+@pytest.mark.parametrize(("arm", "most"), [(DIRECT, 10), (COT, 40), (VOTE, 120)])
+def test_the_most_output_is_that_of_all_budgets(arm, most):
+    assert count_most_output(arm) == most
+    assert count_most_output(arm, generates=False) == 0
+
+
+def test_a_readout_of_choices_decodes_nothing():
+    assert count_most_output(replace(DIRECT, readout="choices")) == 0
+
+
+def test_answers_are_extrapolated_by_their_mean():
+    made = priced(COT, ArmEvidence([answer(8.0, 1.0), answer(12.0, 3.0)], origin="this run"))
+    assert made.source == "answers"
+    assert made.origin == "2 answers of this run"
+    assert made.joules is not None
+    assert made.seconds is not None
+    assert made.total_joules is not None
+    assert (made.joules.value, made.seconds.value, made.total_joules.value) == (10.0, 2.0, 1000.0)
+    assert made.kind == "counter"
+    # t of one degree of freedom is 12.706, the standard deviation sqrt(8)
+    expected = 12.706 * math.sqrt(8 * (1 / 2 + 1 / 100))
+    assert made.joules.scatter == pytest.approx(expected, rel=1e-3)
+    assert made.joules.uncertainty == pytest.approx(math.hypot(expected, 1.0), rel=1e-3)
+
+
+def test_longer_prompts_cost_more_than_those_that_were_measured():
+    slopes = Slopes(joules_per_prompt_token=0.1, seconds_per_prompt_token=0.01)
+    evidence = ArmEvidence([answer(), answer()])
+    made = priced(COT, evidence, tokens=150.0, slopes=slopes)
+    assert made.joules is not None
+    assert made.seconds is not None
+    assert made.joules.value == pytest.approx(15.0)
+    assert made.seconds.value == pytest.approx(2.5)
+
+
+def test_all_budgets_cost_at_most_the_tokens_that_are_left():
+    slopes = Slopes(joules_per_output_token=0.5, seconds_per_output_token=0.1)
+    made = priced(COT, ArmEvidence([answer(), answer()]), slopes=slopes)
+    assert made.most_joules == pytest.approx(10 + 20 * 0.5)
+    assert made.most_seconds == pytest.approx(2 + 20 * 0.1)
+    plain = priced(COT, ArmEvidence([answer(), answer()]))
+    assert plain.most_joules == pytest.approx(20.0)
+
+
+def test_one_answer_has_no_spread_and_is_not_extrapolated():
+    made = priced(COT, ArmEvidence([answer()]))
+    assert (made.source, made.joules, made.seconds) == ("none", None, None)
+    assert made.total_joules is None
+    assert made.most_output_tokens == 40
+
+
+def test_unmeasured_answers_tell_seconds_and_no_joules():
+    unmeasured = replace(answer(), joules=None, uncertainty=None, kind=None)
+    made = priced(COT, ArmEvidence([unmeasured, unmeasured]))
+    assert made.joules is None
+    assert made.seconds is not None
+    assert made.kind is None
+
+
+def test_a_curve_prices_an_arm_whose_outputs_are_known():
+    made = priced(COT, ArmEvidence(outputs=[21, 21], curve=CURVE))
+    assert made.source == "curve"
+    assert made.joules is not None
+    assert made.seconds is not None
+    assert made.joules.value == pytest.approx(1 + 10 + 2 + 20 * 0.5)
+    assert made.seconds.value == pytest.approx(1 + 2.0)
+    assert made.most_joules == pytest.approx(1 + 10 + 2 + 39 * 0.5)
+    assert made.most_seconds == pytest.approx(1 + 3.9)
+
+
+def test_the_votes_of_an_answer_share_its_prompt():
+    made = priced(VOTE, ArmEvidence(outputs=[63], curve=CURVE))
+    assert made.joules is not None
+    assert made.seconds is not None
+    assert made.joules.value == pytest.approx(1 + 10 + 3 * (2 + 20 * 0.5))
+    assert made.seconds.value == pytest.approx(1 + 3 * 2.0)
+
+
+def test_a_curve_without_outputs_gives_an_upper_bound_alone():
+    made = priced(COT, ArmEvidence(curve=CURVE))
+    assert (made.source, made.joules) == ("none", None)
+    assert made.most_joules == pytest.approx(1 + 10 + 2 + 39 * 0.5)
+
+
+def test_a_readout_without_output_needs_no_past_outputs():
+    made = priced(replace(DIRECT, readout="choices"), ArmEvidence(curve=CURVE))
+    assert made.source == "curve"
+    assert made.joules is not None
+    assert made.joules.value == pytest.approx(11.0)
+
+
+def test_nothing_known_leaves_tokens_alone():
+    made = priced(COT, ArmEvidence())
+    assert (made.joules, made.seconds, made.most_joules, made.output_tokens) == (None,) * 4
+    assert made.prompt_tokens == 100.0
+    assert "--pilot" in made.origin
+
+
+@given(st.lists(st.floats(0.1, 1e6), min_size=2, max_size=40), st.integers(1, 10**6))
+def test_more_answers_and_more_questions_narrow_the_interval(values, questions):
+    one = extrapolate(values, questions)
+    twice = extrapolate(values * 2, questions)
+    assert one.scatter is not None
+    assert twice.scatter is not None
+    assert twice.scatter <= one.scatter * (1 + 1e-9)
+    more = extrapolate(values, questions + 1)
+    assert more.scatter is not None
+    assert more.scatter <= one.scatter * (1 + 1e-9)
+    assert min(values) * (1 - 1e-9) <= one.value <= max(values) * (1 + 1e-9)
+
+
+def test_the_interval_holds_the_mean_of_further_answers():
+    draw = random.Random(1)
+    held = 0
+    for _ in range(400):
+        amount = extrapolate([draw.gauss(100, 10) for _ in range(5)], 20)
+        later = sum(draw.gauss(100, 10) for _ in range(20)) / 20
+        assert amount.scatter is not None
+        held += abs(later - amount.value) <= amount.scatter
+    assert 0.92 <= held / 400 <= 0.98
+
+
+def test_slopes_are_those_of_the_curve_or_of_the_answers():
+    assert fit_slopes([], CURVE) == Slopes(0.1, 0.5, 0.01, 0.1)
+    answers = [
+        answer(3 + 0.2 * computed + 0.4 * output, 1 + 0.02 * computed, computed, output)
+        for computed in (50.0, 100.0, 200.0)
+        for output in (1, 20, 60)
+    ]
+    found = fit_slopes(answers, None)
+    assert found.joules_per_prompt_token == pytest.approx(0.2)
+    assert found.joules_per_output_token == pytest.approx(0.4)
+    assert found.seconds_per_prompt_token == pytest.approx(0.02)
+    assert found.seconds_per_output_token == pytest.approx(0.0, abs=1e-9)
+    assert fit_slopes(answers[:5], None) == Slopes()
+
+
+def test_a_sum_has_independent_scatter_and_one_meter():
+    total = add_amounts([Amount(10, 3, 5), Amount(20, 4, math.hypot(4, 8))])
+    assert total is not None
+    assert total.value == 30
+    assert total.scatter == pytest.approx(5)
+    assert total.uncertainty == pytest.approx(math.hypot(5, 4 + 8))
+    assert add_amounts([Amount(1, 1, 1), None]) is None
+    assert add_amounts([Amount(1, None, None)]) == Amount(1, None, None)
+
+
+def test_a_design_is_unknown_while_one_of_its_arms_is():
+    known = priced(COT, ArmEvidence([answer(), answer()]))
+    unknown = priced(DIRECT, ArmEvidence())
+    whole = price_design(100, [known, unknown], None)
+    assert (whole.joules, whole.seconds, whole.unknown) == (None, None, ("direct",))
+    assert whole.total_seconds is None
+    assert count_questions_within(whole, 3600, 0.1, 4) is None
+    sure = price_design(100, [known], (20.0, 100.0))
+    assert sure.total_seconds == pytest.approx(220.0)
+    assert sure.total_joules == pytest.approx(1100.0)
+
+
+def test_a_limit_of_time_suffices_for_whole_blocks():
+    known = priced(COT, ArmEvidence([answer(), answer()]), questions=1000)
+    price = price_design(1000, [known, known], (1e6, 1e6))
+    # two arms of 2 s each; the curves take a tenth of 100 s
+    assert count_questions_within(price, 100.0, 0.1, 1) == 22
+    assert count_questions_within(price, 100.0, 0.1, 4) == 20
+    assert count_questions_within(price, 1e9, 0.1, 4) == 1000

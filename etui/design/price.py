@@ -99,6 +99,23 @@ class DesignPrice:
     kind: str | None = None
 
     @property
+    def prompt_tokens(self) -> float | None:
+        """Prompt tokens of all answers; None while those of an arm are unknown."""
+        return _add_bounds((arm.prompt_tokens, arm.questions) for arm in self.arms)
+
+    @property
+    def most_output_tokens(self) -> int:
+        """Output tokens of all answers with all budgets used up."""
+        return sum(arm.most_output_tokens * arm.questions for arm in self.arms)
+
+    @property
+    def tokens(self) -> float | None:
+        """Prompt and output tokens of all answers; None while those of an arm are unknown."""
+        output = _add_bounds((arm.output_tokens, arm.questions) for arm in self.arms)
+        prompt = self.prompt_tokens
+        return None if prompt is None or output is None else prompt + output
+
+    @property
     def total_seconds(self) -> float | None:
         """Seconds of answers and curves; None while one is unknown."""
         if self.seconds is None or self.curve_seconds is None:

@@ -9,7 +9,7 @@ from etui.design.dry_run import PlanPrice
 from etui.design.price import Amount, ArmPrice, DesignPrice
 from etui.text.codec import to_document
 from etui.text.tables import format_table
-from etui.units import count_text, energy_text, seconds_text
+from etui.units import count_text, energy_text, seconds_text, significant
 
 _HEADER = (
     "arm", "prompt", "output", "at most", "energy each", "time each", "energy", "time", "from",
@@ -52,6 +52,7 @@ def build_price_document(price: PlanPrice, within: tuple[float, int | None] | No
     for part in ("left", "whole"):
         found: DesignPrice | None = getattr(price, part)
         if found is not None:
+            document[part]["tokens"] = found.tokens
             document[part]["total_joules"] = found.total_joules
             document[part]["total_seconds"] = found.total_seconds
     document["max_seconds"] = None if within is None else within[0]
@@ -75,6 +76,11 @@ def _build_row(arm: ArmPrice) -> tuple[str, ...]:
 
 def _format_total(what: str, price: DesignPrice) -> Iterator[str]:
     if price.joules is None and price.seconds is None:
+        if price.prompt_tokens is not None:
+            yield (
+                f"{what}: {price.prompt_tokens:,.0f} prompt tokens and at most "
+                f"{price.most_output_tokens:,} output tokens"
+            )
         return
     most = ""
     if price.most_joules is not None and price.most_seconds is not None:
@@ -82,7 +88,10 @@ def _format_total(what: str, price: DesignPrice) -> Iterator[str]:
             f"; at most {energy_text(price.most_joules, None, price.kind)} and "
             f"{seconds_text(price.most_seconds)} with all budgets used up"
         )
-    yield f"{what}: {_joules(price.joules, price.kind)} in {_seconds(price.seconds)}{most}"
+    tokens = price.tokens
+    counted = "" if tokens is None else f"{significant(tokens / 1e6, 3)} million tokens, "
+    cost = f"{_joules(price.joules, price.kind)} in {_seconds(price.seconds)}"
+    yield f"{what}: {counted}{cost}{most}"
     if price.joules is not None and price.joules.uncertainty is not None:
         half = energy_text(price.joules.uncertainty, None, price.kind)
         own = energy_text(price.joules.scatter, None, price.kind)

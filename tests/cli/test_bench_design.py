@@ -187,7 +187,6 @@ def test_options_that_a_design_states_are_refused(etui, models, design, args, wh
     ("change", "code", "what"),
     [
         (("suite: sample", "suite: smaple"), 2, "study.yaml:7:20: unknown suite 'smaple'"),
-        (("block: 2", "shots: 5"), 2, "study.yaml:7:35: --shots 5 needs 5 worked examples"),
         (("[smollm2-135m]", "[smollm3]"), 2, "study.yaml:3:18: unknown model 'smollm3'"),
         (("[smollm2-135m]", "[qwen3-8b]"), 1, "etui models pull qwen3-8b"),
         (("cot,", "cto,"), 2, "study.yaml:6:20: reasoning: 'cto' is not one of"),
@@ -200,6 +199,21 @@ def test_a_design_that_cannot_run_is_refused(etui, models, tmp_path, change, cod
     assert done.returncode == code, done.stderr
     assert what in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_suite_beside_its_design_is_found_from_anywhere(etui, models, tmp_path):
+    rows = "What is 1+1?,1,2,3,4,B\nWhat is 2+2?,1,2,3,4,D\n"
+    (tmp_path / "own.csv").write_text(rows)
+    path = tmp_path / "study.yaml"
+    path.write_text(TEXT.replace("suite: sample", "suite: own.csv"))
+    done = etui("bench", "--design", str(path), "--dry-run", "--json", models=models)
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
+    assert (document["suite"], document["left"]["questions"]) == ("own", 2)
+    path.write_text(path.read_text().replace("block: 2", "shots: 2"))
+    done = etui("bench", "--design", str(path), models=models)
+    assert done.returncode == 2
+    assert "study.yaml:7:36: --shots 2 needs 2 worked examples" in done.stderr
 
 
 def test_names_that_do_not_exist_are_suggested(etui):

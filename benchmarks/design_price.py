@@ -1,6 +1,6 @@
-"""How far the price of a design is from what its run then takes.
+"""How far the price of a design is from what its run then takes, by joules and by the clock.
 
-    python -m benchmarks.design_price [--design quick] [--pilot 4] [--questions 20] [--json] [OPTION...]
+    python -m benchmarks.design_price [--design quick] [--pilot 4] [--questions 20] [--json] ...
 
 A pilot answers other questions than the run (another seed), the rest is what a user does: the price
 of ``--dry-run``, then the run, in an empty home. Compared are joules and seconds of a question of
@@ -16,14 +16,17 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from benchmarks.figures import Figure
+from benchmarks.sides import starter
 from etui.bench.store.run_folder import read_run
+from etui.models.spec import STARTER
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +40,18 @@ class Compared:
     actual_joules: float
     seconds: float
     actual_seconds: float
+
+
+def quick() -> Iterator[Figure]:
+    """The quick design with the starter: how far joules and time are from their price."""
+    starter()
+    options = argparse.Namespace(design="quick", pilot=6, questions=24)
+    with TemporaryDirectory() as home:
+        found = measure(options, ("--model", f"small={STARTER}"), Path(home))
+    joules = abs(found["joules"] / found["actual_joules"] - 1)
+    seconds = abs(found["seconds"] / found["wall_seconds"] - 1)
+    yield Figure("joules of a run, predicted - actual", 100 * joules, "%")
+    yield Figure("seconds of a run, predicted - actual", 100 * seconds, "%")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -26,6 +26,7 @@ NAMES = (
     "child",
     "curves",
     "decode",
+    "design_price",
     "first_token",
     "idle",
     "log",

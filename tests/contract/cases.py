@@ -99,6 +99,8 @@ RUNS = (
         "bench-dry-run",
         (*BENCH, *TWO_SUBJECTS, "--model", "tiny-b", "--dry-run", "--json"),
     ),
+    Case("bench-designs", ("bench", "designs", "--json")),
+    Case("bench-design-price", ("bench", "--design", "study", "--dry-run", "--quiet", "--json")),
     Case("bench", (*BENCH, *TWO_SUBJECTS, *("-m", "tiny-b", "-m", "tiny-c"), "-o", "r1", "--json")),
     Case(
         "bench-lines",

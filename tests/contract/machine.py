@@ -92,7 +92,7 @@ class Machine:
             self._process.communicate()
 
     def _make_folders(self) -> None:
-        for name in ("home/policies", "home/models", "home/elsewhere", "sysfs"):
+        for name in ("home/policies", "home/designs", "home/models", "home/elsewhere", "sysfs"):
             (self.root / name).mkdir(parents=True)
         for letter in "BC":
             write_tiny_model(self.home / "elsewhere" / f"tiny-{letter.lower()}.gguf", letter)
@@ -100,6 +100,7 @@ class Machine:
         shutil.copy(INPUTS / "config.yaml", self.home)
         shutil.copy(INPUTS / "models.yaml", self.home)
         shutil.copy(INPUTS / "policy.yaml", self.home / "policies" / "mine.yaml")
+        shutil.copy(INPUTS / "study.yaml", self.home / "designs")
         shutil.copy(INPUTS / "trial.yaml", self.home / "policies")
         shutil.copy(INPUTS / "broken.yaml", self.root)
         shutil.copy(INPUTS / "outcomes.csv", self.root)

@@ -33,7 +33,7 @@ def designs(ctx: click.Context, as_json: bool) -> None:
     config, catalogue, is_available = load_context()
     found = [_describe(place, catalogue, is_available) for place in list_designs(config)]
     if as_json:
-        print_json(found)
+        print_json({"designs": found})
         return
     for design in found:
         _print_design(design)

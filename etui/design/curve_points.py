@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,14 @@ from etui.calibration.measure import MeasuredPoint
 from etui.errors import EtuiError, InvalidFile
 
 
-def read_curve_points(folder: Path) -> dict[str, tuple[MeasuredPoint, ...]]:
+def read_curve_points(
+    folder: Path, machines: Collection[str] | None = None
+) -> dict[str, tuple[MeasuredPoint, ...]]:
     """Read the points that a run has measured so far.
 
     Args:
         folder: The run folder.
+        machines: Keys of the machines whose points are read; None is all.
 
     Returns:
         Model -> its points in the order of their measurement; empty without a file. A last line
@@ -29,8 +32,9 @@ def read_curve_points(folder: Path) -> dict[str, tuple[MeasuredPoint, ...]]:
         InvalidFile: The file is unreadable, or a line of it is not a point.
     """
     found: dict[str, list[MeasuredPoint]] = {}
-    for model, _, point in _read_lines(folder / CURVES):
-        found.setdefault(model, []).append(point)
+    for model, machine, point in _read_lines(folder / CURVES):
+        if machines is None or machine in machines:
+            found.setdefault(model, []).append(point)
     return {model: tuple(points) for model, points in found.items()}
 
 

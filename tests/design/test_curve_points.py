@@ -55,3 +55,10 @@ def test_a_line_that_is_not_a_point_is_refused_by_its_number(tmp_path: Path):
 def test_a_folder_that_cannot_be_written_is_an_error(tmp_path: Path):
     with pytest.raises(EtuiError, match="cannot write"):
         append_curve_point(tmp_path / "gone", "small", None, point())
+
+
+def test_points_of_some_machines_are_read_alone(tmp_path: Path):
+    append_curve_point(tmp_path, "small", "a", point())
+    append_curve_point(tmp_path, "small", "b", point(64))
+    assert read_curve_points(tmp_path, {"b"}) == {"small": (point(64),)}
+    assert read_curve_points(tmp_path, ()) == {}

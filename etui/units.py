@@ -340,6 +340,35 @@ def points_change_text(
     return f"{text} points [{_plain(low, 1)}, {_plain(high, 1)}]"
 
 
+def multiple_text(
+    multiple: float | None, low: float | None = None, high: float | None = None
+) -> str:
+    """Format a ratio with its interval: ``6.1x [5.2, 7.3]``, ``0.42x [0.37, 0.48]``.
+
+    Args:
+        multiple: The ratio, at least 0; None or not finite is unknown.
+        low: Lower end; the interval is omitted unless both ends are known.
+        high: Upper end.
+    """
+    if not _known(multiple):
+        return UNKNOWN
+    decimals = 1 if multiple == 0 else max(0, 1 - _exponent(multiple, 2))
+    text = f"{_plain(multiple, decimals)}x"
+    if not _known(low) or not _known(high):
+        return text
+    if high - low > 0:  # a narrow interval keeps both ends apart
+        decimals = max(decimals, min(3, -_exponent((high - low) / 2, 1)))
+        text = f"{_plain(multiple, decimals)}x"
+    return f"{text} [{_plain(low, decimals)}, {_plain(high, decimals)}]"
+
+
+def p_value_text(p: float | None) -> str:
+    """Format a p-value: ``p = 0.031``, ``p < 0.001``; None is ``not tested``."""
+    if not _known(p):
+        return "not tested"
+    return "p < 0.001" if p < 0.0005 else f"p = {significant(p, 2) if p < 0.0995 else f'{p:.2f}'}"
+
+
 def significant(value: float, digits: int) -> str:
     """Format ``value`` with ``digits`` significant digits: ``0.0123``, ``1,230``.
 

@@ -217,3 +217,23 @@ def test_carbon_and_price_by_the_users_factors() -> None:
 )
 def test_several_values_share_a_prefix(values, unit, kind, text) -> None:
     assert units.several_text(values, unit, kind) == text
+
+
+def test_multiples_keep_the_digits_of_their_interval() -> None:
+    assert units.multiple_text(6.13, 5.2, 7.31) == "6.1x [5.2, 7.3]"
+    assert units.multiple_text(0.4212, 0.371, 0.479) == "0.42x [0.37, 0.48]"
+    assert units.multiple_text(127.3, 110, 151.2) == "127x [110, 151]"
+    assert units.multiple_text(1.0, 0.998, 1.003) == "1.000x [0.998, 1.003]"
+    assert units.multiple_text(2, 2, 2) == "2.0x [2.0, 2.0]"
+    assert units.multiple_text(36.2) == "36x"
+    assert units.multiple_text(6.1, 5.2, None) == "6.1x"
+    assert units.multiple_text(0.0, 0.0, 0.0) == "0.0x [0.0, 0.0]"
+    assert units.multiple_text(None) == "unknown"
+
+
+def test_p_values_are_never_zero() -> None:
+    assert units.p_value_text(0.0312) == "p = 0.031"
+    assert units.p_value_text(0.5) == "p = 0.50"
+    assert units.p_value_text(1.0) == "p = 1.00"
+    assert units.p_value_text(1e-9) == "p < 0.001"
+    assert units.p_value_text(None) == "not tested"

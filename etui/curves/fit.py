@@ -96,12 +96,20 @@ def fit_turns(points: Sequence[TurnPoint]) -> tuple[PhaseCurve, PhaseCurve]:
     Raises:
         TooFewPoints: There are too few points, or all have the same length.
     """
-    prefill = [
+    prefill, decode = split_phases(points)
+    return fit_phase(prefill, "prefill", bend="if earned"), fit_phase(decode, "decode")
+
+
+def split_phases(
+    points: Sequence[TurnPoint],
+) -> tuple[tuple[PhasePoint, ...], tuple[PhasePoint, ...]]:
+    """Split turns into the points of prefill and decode; a phase without tokens has no point."""
+    prefill = tuple(
         PhasePoint(p.cached_tokens, p.computed_tokens, p.prefill_joules, p.prefill_uncertainty)
         for p in points
         if p.computed_tokens > 0
-    ]
-    decode = [
+    )
+    decode = tuple(
         PhasePoint(
             p.cached_tokens + p.computed_tokens,
             p.output_tokens - 1,
@@ -110,8 +118,8 @@ def fit_turns(points: Sequence[TurnPoint]) -> tuple[PhaseCurve, PhaseCurve]:
         )
         for p in points
         if p.output_tokens > 1
-    ]
-    return fit_phase(prefill, "prefill", bend="if earned"), fit_phase(decode, "decode")
+    )
+    return prefill, decode
 
 
 def fit_phase(points: Sequence[PhasePoint], phase: str, *, bend: str = "always") -> PhaseCurve:
@@ -140,7 +148,7 @@ def fit_phase(points: Sequence[PhasePoint], phase: str, *, bend: str = "always")
     tokens = np.array([p.tokens for p in usable], dtype=float)
     back = np.array([looked_back(p.start, p.tokens) for p in usable], dtype=float)
     joules = np.array([p.joules for p in usable], dtype=float)
-    weights = _compute_weights(usable)
+    weights = compute_weights(usable)
     plain = np.column_stack([np.ones_like(tokens), tokens])
     bent = np.column_stack([plain, back])
     design = bent
@@ -181,7 +189,8 @@ def meter_share(points: Sequence[TurnPoint]) -> float:
     return min(shares, default=0.0)
 
 
-def _compute_weights(points: Sequence[PhasePoint]) -> Vector:
+def compute_weights(points: Sequence[PhasePoint]) -> Vector:
+    """Compute the weight of each point: the reciprocal of its spread, relative to the largest."""
     import numpy as np
 
     if any(p.uncertainty is None for p in points):

@@ -1,0 +1,1 @@
+"""What a design run shows: pure functions from its answers to figures with intervals."""

@@ -1,0 +1,112 @@
+"""The questions that every arm answered, as arrays of questions and arms."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from etui.design.analysis.strategies import Layout, Strategy
+
+if TYPE_CHECKING:
+    from etui.bench.store.sample import Sample
+    from etui.stats.arrays import Flags, Floats
+
+Key = tuple[str, int]
+"""Subject and row of a question."""
+
+
+@dataclass(frozen=True, slots=True)
+class Paired:
+    """Answers of every arm to the same questions.
+
+    Attributes:
+        layout: The arms of the run; the columns are in the order of its strategies.
+        keys: The questions, sorted.
+        samples: The answers of each arm, in the order of the questions.
+        questions_dropped: Questions that some arm has not answered.
+        answers_dropped: Answers to them, which no paired figure uses.
+        silent: Arms of the run without any answer.
+        correct: 1 for a right answer and 0 for any other, shape (questions, arms).
+        joules: Joules of each answer, same shape; NaN if unmeasured.
+        metered: Whether each arm has joules of any question.
+        measured: Questions of which every metered arm has joules, shape (questions,).
+    """
+
+    layout: Layout
+    keys: tuple[Key, ...]
+    samples: tuple[tuple[Sample, ...], ...]
+    questions_dropped: int
+    answers_dropped: int
+    silent: tuple[Strategy, ...]
+    correct: Floats
+    joules: Floats
+    metered: tuple[bool, ...]
+    measured: Flags
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    @property
+    def subjects(self) -> list[str]:
+        """Subject of each question."""
+        return [subject for subject, _ in self.keys]
+
+    def index(self, strategy: Strategy) -> int:
+        """Return the column of a strategy."""
+        return self.layout.strategies.index(strategy)
+
+    def column(self, strategy: Strategy) -> tuple[Sample, ...]:
+        """Return the answers of a strategy."""
+        return self.samples[self.index(strategy)]
+
+    def values(self, read: Callable[[Sample], float | None]) -> Floats:
+        """Read a number of every answer, shape (questions, arms); NaN where it is None."""
+        return _read(self.samples, read)
+
+
+def pair_samples(
+    layout: Layout, samples: Sequence[Sample], kept: Collection[Key] | None = None
+) -> Paired:
+    """Keep the questions that every arm answered; a failed answer counts as one that is not right.
+
+    Args:
+        layout: The arms of the run.
+        samples: Answers of the run, in any order.
+        kept: Questions to use; None is all.
+    """
+    import numpy as np
+
+    answers: dict[str, dict[Key, Sample]] = {one.arm: {} for one in layout.strategies}
+    for sample in samples:
+        if sample.arm in answers:
+            answers[sample.arm].setdefault((sample.subject, sample.row), sample)
+    held = [set(answers[one.arm]) for one in layout.strategies]
+    asked, common = set[Key]().union(*held), set.intersection(*held) if held else set[Key]()
+    used = sorted(common if kept is None else common & set(kept))
+    total = sum(len(inside) for inside in answers.values())
+    chosen = tuple(tuple(answers[one.arm][key] for key in used) for one in layout.strategies)
+    joules = _read(chosen, lambda sample: sample.joules)
+    metered = np.asarray(np.isfinite(joules).any(axis=0))
+    measured = np.isfinite(joules[:, metered]).all(axis=1) & np.full(len(used), metered.any())
+    return Paired(
+        layout=layout,
+        keys=tuple(used),
+        samples=chosen,
+        questions_dropped=len(asked) - len(common),
+        answers_dropped=total - len(common) * len(layout.strategies),
+        silent=tuple(one for one in layout.strategies if not answers[one.arm]),
+        correct=_read(chosen, lambda sample: float(sample.correct)),
+        joules=joules,
+        metered=tuple(bool(one) for one in metered),
+        measured=np.asarray(measured, dtype=bool),
+    )
+
+
+def _read(samples: Sequence[Sequence[Sample]], read: Callable[[Sample], float | None]) -> Floats:
+    import numpy as np
+
+    rows = [[read(sample) for sample in inside] for inside in samples]
+    found = [[np.nan if value is None else float(value) for value in row] for row in rows]
+    count = len(samples[0]) if samples else 0
+    return np.array(found, dtype=np.float64).reshape(len(samples), count).T

@@ -1,0 +1,273 @@
+"""Paired questions, multiples and leads, on runs of which the truth is known."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from etui.design.analysis.arm_figures import compute_arm_figures
+from etui.design.analysis.leads import compute_leads
+from etui.design.analysis.multiples import compute_multiples, find_multiple, resample
+from etui.design.analysis.paired import pair_samples
+from etui.design.analysis.strategies import build_layout
+from tests.design import synthetic
+from tests.design.synthetic import Truth
+
+FOUR = {
+    "small-direct": Truth(0.4, 10.0, 4),
+    "small-cot-64": Truth(0.5, 60.0, 60),
+    "large-direct": Truth(0.6, 30.0, 4),
+    "large-vote-3": Truth(0.7, 300.0, 150),
+}
+
+
+def build(truths=FOUR, per_subject=2, seed=0, kind="counter", **changes):
+    run = synthetic.config(truths, per_subject, **changes)
+    layout = build_layout(run, synthetic.ROLES)
+    return run, layout, synthetic.samples(run, truths, seed, kind)
+
+
+def test_strategies_have_roles_ways_and_a_reference() -> None:
+    _, layout, _ = build(synthetic.seed_truths())
+    labels = [one.label for one in layout.strategies]
+    assert labels[:5] == ["small direct", "small CoT 64", "small CoT 128", "small CoT 256",
+                          "small vote 1"]  # fmt: skip
+    assert layout.reference is not None
+    assert layout.reference.label == "large direct"
+    assert len(set(labels)) == 16
+
+
+def test_without_a_design_models_are_ordered_by_size_and_name_the_roles() -> None:
+    run, _, _ = build()
+    layout = build_layout(run)
+    assert list(layout.roles) == list(synthetic.ROLES.values())
+
+
+def test_arms_of_equal_settings_keep_their_names_apart() -> None:
+    run, _, _ = build()
+    arms = {**run.arms, "again": run.arms["small-direct"]}
+    layout = build_layout(replace(run, arms=arms), synthetic.ROLES)
+    labels = [one.label for one in layout.strategies]
+    assert len(set(labels)) == len(labels)
+
+
+def test_the_unfinished_block_is_left_out_and_counted() -> None:
+    _, layout, rows = build()
+    paired = pair_samples(layout, rows[:-3])
+    assert len(paired) == 113
+    assert paired.questions_dropped == 1
+    assert paired.answers_dropped == 1
+    assert all(len(inside) == 113 for inside in paired.samples)
+
+
+def test_the_order_of_the_samples_does_not_matter() -> None:
+    run, layout, rows = build(per_subject=1)
+    shuffled = random.Random(4).sample(rows, len(rows))
+    one, other = (pair_samples(layout, these) for these in (rows, shuffled))
+    assert one.samples == other.samples
+    assert compute_multiples(resample(one, run.seed)) == compute_multiples(
+        resample(other, run.seed)
+    )
+
+
+def test_an_arm_that_has_not_begun_leaves_no_paired_question() -> None:
+    run, layout, rows = build(per_subject=1)
+    paired = pair_samples(layout, [row for row in rows if row.arm != "large-vote-3"])
+    assert len(paired) == 0
+    assert [one.arm for one in paired.silent] == ["large-vote-3"]
+    assert compute_arm_figures(paired, run.seed) == ()
+
+
+def test_a_failed_answer_counts_as_not_right_and_not_as_missing() -> None:
+    run, layout, rows = build(per_subject=1)
+    rows[0] = replace(rows[0], status="error", correct=False, choice=None, error="no memory")
+    paired = pair_samples(layout, rows)
+    figures = compute_arm_figures(paired, run.seed)
+    assert len(paired) == 57
+    assert figures[0].lost == 1
+
+
+def test_multiples_are_ratios_and_differences_of_the_same_questions() -> None:
+    run, layout, rows = build(per_subject=4)
+    paired = pair_samples(layout, rows)
+    multiples = compute_multiples(resample(paired, run.seed))
+    cot = layout.strategies[1]
+    found = find_multiple(multiples, cot, "direct")
+    assert found is not None
+    sums = {
+        arm: (sum(r.joules or 0 for r in rows if r.arm == arm),
+              sum(r.correct for r in rows if r.arm == arm))
+        for arm in FOUR
+    }  # fmt: skip
+    joules, right = sums["small-cot-64"]
+    base, base_right = sums["small-direct"]
+    assert found.joules is not None
+    assert found.joules.value == pytest.approx(joules / base)
+    assert found.difference.value == pytest.approx((right - base_right) / 228)
+    assert found.per_correct is not None
+    assert found.per_correct.value == pytest.approx((joules / right) / (base / base_right))
+    assert found.per_additional is not None
+    assert found.per_additional.value == pytest.approx((joules - base) / (right - base_right))
+    assert {(m.strategy.arm, m.against) for m in multiples} == {
+        ("small-direct", "large"), ("small-cot-64", "direct"), ("small-cot-64", "large"),
+        ("large-vote-3", "direct"),
+    }  # fmt: skip
+
+
+def test_an_equal_arm_has_a_multiple_of_one_without_width() -> None:
+    run, layout, rows = build()
+    twins = [replace(row, arm="small-cot-64") for row in rows if row.arm == "small-direct"] + [
+        row for row in rows if row.arm != "small-cot-64"
+    ]
+    twins = [replace(row, uncertainty=0.0) for row in twins]
+    paired = pair_samples(layout, twins)
+    found = find_multiple(
+        compute_multiples(resample(paired, run.seed)), layout.strategies[1], "direct"
+    )
+    assert found is not None
+    assert found.joules is not None
+    assert (found.joules.low, found.joules.high) == pytest.approx((1.0, 1.0))
+    assert found.difference.value == 0
+    assert found.difference.low is not None
+    assert found.difference.low < 0  # equal answers to 114 questions do not prove equality
+    assert found.p_holm == 1.0
+
+
+def test_intervals_of_multiples_cover_the_truth() -> None:
+    truths = {"small-direct": Truth(0.4, 10.0, 4), "small-cot-64": Truth(0.5, 60.0, 60)}
+    roles = {"small": "qwen2.5-coder-0.5b"}
+    run = synthetic.config(truths, 2, roles)
+    layout = build_layout(run, roles)
+    covered = [0, 0]
+    for seed in range(60):
+        rows = synthetic.samples(run, truths, seed, "estimate")
+        (one,) = compute_multiples(resample(pair_samples(layout, rows), seed))
+        assert one.joules is not None
+        for at, (figure, truth) in enumerate([(one.joules, 6.0), (one.difference, 0.1)]):
+            assert figure.low is not None
+            assert figure.high is not None
+            covered[at] += figure.low <= truth <= figure.high
+    assert min(covered) >= 52
+
+
+def test_the_error_of_a_counter_widens_a_multiple_and_that_of_an_estimate_cancels() -> None:
+    widths = {}
+    for kind, width in (("counter", 0.0), ("counter", 0.6), ("estimate", 0.4)):
+        run, layout, rows = build(kind=kind)
+        rows = [replace(row, uncertainty=width * (row.joules or 0)) for row in rows]
+        found = compute_multiples(resample(pair_samples(layout, rows), run.seed))[1].joules
+        assert found is not None
+        assert found.low is not None
+        assert found.high is not None
+        widths[kind, width] = found.high - found.low
+    assert widths["counter", 0.6] > 1.1 * widths["counter", 0.0]
+    assert widths["estimate", 0.4] == pytest.approx(widths["counter", 0.0])
+
+
+def test_a_base_that_is_never_right_has_no_multiple_per_right_answer() -> None:
+    truths = {**FOUR, "small-direct": Truth(0.0, 10.0, 4)}
+    run, layout, rows = build(truths)
+    found = find_multiple(
+        compute_multiples(resample(pair_samples(layout, rows), run.seed)),
+        layout.strategies[1],
+        "direct",
+    )
+    assert found is not None
+    assert found.per_correct is None
+    assert found.accuracy is None
+
+
+def test_a_ratio_of_few_questions_is_wider_than_its_resamples() -> None:
+    from etui.design.analysis.intervals import compute_ratio_interval
+
+    drawn = np.linspace(0.9, 1.1, 4001)
+    few, many = (compute_ratio_interval(1.0, 1.0, drawn, np.ones(4001), n) for n in (4, 4000))
+    assert few is not None
+    assert many is not None
+    assert few.low is not None
+    assert many.low is not None
+    assert many.low == pytest.approx(0.905, abs=0.001)
+    assert few.low == pytest.approx(0.905**1.6237, abs=0.001)
+
+
+def test_one_question_has_figures_without_claims() -> None:
+    run, layout, rows = build(per_subject=1)
+    one = [row for row in rows if row.subject == rows[0].subject]
+    paired = pair_samples(layout, one)
+    figures = compute_arm_figures(paired, run.seed)
+    multiples = compute_multiples(resample(paired, run.seed))
+    assert figures[0].seconds.low is None
+    assert all(m.p_holm == 1.0 for m in multiples)
+
+
+def test_questions_without_joules_of_every_arm_are_left_out_of_joules_alone() -> None:
+    run, layout, rows = build()
+    rows[5] = replace(rows[5], joules=None, uncertainty=None, kind=None)
+    paired = pair_samples(layout, rows)
+    figures = compute_arm_figures(paired, run.seed)
+    assert len(paired) == 114
+    assert all(one.energy is not None and one.energy.questions == 113 for one in figures)
+    assert all(one.questions == 114 for one in figures)
+
+
+def test_an_unmetered_arm_takes_no_joules_from_the_others() -> None:
+    run, layout, rows = build()
+    rows = [
+        replace(row, joules=None, uncertainty=None, kind=None) if row.arm == "large-vote-3" else row
+        for row in rows
+    ]
+    paired = pair_samples(layout, rows)
+    figures = compute_arm_figures(paired, run.seed)
+    assert [one.energy is None for one in figures] == [False, False, False, True]
+    found = find_multiple(
+        compute_multiples(resample(paired, run.seed)), layout.strategies[3], "direct"
+    )
+    assert found is not None
+    assert found.joules is None
+
+
+def test_a_lead_is_the_distance_to_the_mixture_of_direct_answers() -> None:
+    run, layout, rows = build(per_subject=6)
+    paired = pair_samples(layout, rows)
+    leads = {one.strategy.arm: one for one in compute_leads(resample(paired, run.seed))}
+    means = {arm: np.mean([r.correct for r in rows if r.arm == arm]) for arm in FOUR}
+    # Both thinking arms cost more than large direct, the best direct answer.
+    assert leads["small-cot-64"].costs_more
+    assert leads["small-cot-64"].lead.value == pytest.approx(
+        means["small-cot-64"] - means["large-direct"]
+    )
+    assert [one.arm for one in leads["large-vote-3"].directs] == ["large-direct"]
+
+
+def test_an_arm_between_the_direct_answers_is_compared_with_their_mixture() -> None:
+    truths = {**FOUR, "small-cot-64": Truth(0.5, 20.0, 20)}
+    run, layout, rows = build(truths, per_subject=6)
+    paired = pair_samples(layout, rows)
+    (lead, _) = compute_leads(resample(paired, run.seed))
+    joules = {arm: np.mean([r.joules for r in rows if r.arm == arm]) for arm in truths}
+    right = {arm: np.mean([r.correct for r in rows if r.arm == arm]) for arm in truths}
+    share = (joules["small-cot-64"] - joules["small-direct"]) / (
+        joules["large-direct"] - joules["small-direct"]
+    )
+    mixed = share * right["large-direct"] + (1 - share) * right["small-direct"]
+    assert not lead.costs_more
+    assert len(lead.directs) == 2
+    assert lead.lead.value == pytest.approx(right["small-cot-64"] - mixed)
+    assert lead.lead.low is not None
+    assert lead.lead.high is not None
+    assert lead.lead.low < lead.lead.value < lead.lead.high
+
+
+def test_without_a_direct_answer_or_joules_there_is_no_lead() -> None:
+    run, layout, rows = build(kind=None)
+    assert compute_leads(resample(pair_samples(layout, rows), run.seed)) == ()
+    truths = {"small-cot-64": FOUR["small-cot-64"]}
+    roles = {"small": "qwen2.5-coder-0.5b"}
+    run = synthetic.config(truths, 1, roles)
+    layout = build_layout(run, roles)
+    paired = pair_samples(layout, synthetic.samples(run, truths))
+    assert compute_leads(resample(paired, 0)) == ()
+    assert compute_multiples(resample(paired, 0)) == ()

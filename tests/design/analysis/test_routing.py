@@ -1,0 +1,107 @@
+"""Routers replayed over a run: cross-fitted, and never better than the oracle that bounds them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from etui.design.analysis.paired import pair_samples
+from etui.design.analysis.router_verdict import judge_replay
+from etui.design.analysis.routing import (
+    BY_SUBJECT,
+    FRUGAL,
+    MIXTURE,
+    ORACLE,
+    find_cheapest_mixture,
+    replay_routers,
+)
+from etui.design.analysis.strategies import build_layout
+from tests.design import synthetic
+from tests.design.synthetic import Truth
+
+TRUTHS = {
+    "small-direct": Truth(0.5, 10.0, 4),
+    "small-cot-64": Truth(0.55, 60.0, 60),
+    "large-direct": Truth(0.5, 40.0, 4),
+}
+
+
+def replay(truths=TRUTHS, per_subject=4, kind="counter", seed=0, roles=synthetic.ROLES):
+    run = synthetic.config(truths, per_subject, roles)
+    rows = synthetic.samples(run, truths, seed, kind)
+    return replay_routers(pair_samples(build_layout(run, roles), rows), 0)
+
+
+def test_the_oracles_bound_every_router() -> None:
+    found = {one.name: one for one in replay().routed}
+    assert list(found) == [ORACLE, FRUGAL, MIXTURE, BY_SUBJECT, "by length"]
+    assert all(found[ORACLE].accuracy >= one.accuracy for one in found.values())
+    assert found[FRUGAL].difference.value >= 0
+    assert found[FRUGAL].joules_per_question <= found[ORACLE].joules_per_question
+    for one in found.values():
+        assert sum(one.shares.values()) == pytest.approx(1.0)
+        assert one.saved.value == pytest.approx(1 - one.joules.value)
+
+
+def test_equal_models_let_a_router_save_without_loss() -> None:
+    found = {one.name: one for one in replay(per_subject=12).routed}
+    assert found[MIXTURE].saved.low is not None
+    assert found[MIXTURE].saved.low > 0.1
+    (mixture,) = [one for one in judge_replay(replay(per_subject=12)) if one.subject == MIXTURE]
+    assert mixture.outcome.startswith("saves")
+
+
+def test_a_router_that_never_leaves_the_reference_says_so() -> None:
+    truths = {"small-direct": Truth(0.1, 30, 4), "large-direct": Truth(0.9, 31, 4)}
+    statements = judge_replay(replay(truths, 12))
+    (text,) = [one.text for one in statements if one.subject == MIXTURE]
+    assert text == (
+        "The best random mixture of arms takes large direct for every question, and so saves "
+        "nothing."
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        ({"kind": None}, "unmeasured"),
+        ({"per_subject": 1, "truths": {"large-direct": Truth(0.5, 40, 4)},
+          "roles": {"large": "qwen2.5-coder-1.5b"}}, "one model"),
+        ({"truths": {"small-direct": Truth(0.5, 9, 4), "large-cot-64": Truth(0.5, 40, 60)}},
+         "no arm that answers directly"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_replayed_says_why(options, why: str) -> None:
+    found = replay(**options)
+    assert found.routed == ()
+    assert why in found.why_not
+    (statement,) = judge_replay(found)
+    assert statement.outcome == "unknown"
+    assert why in statement.text
+
+
+def test_too_few_questions_are_not_replayed() -> None:
+    run = synthetic.config(TRUTHS, 1)
+    rows = [row for row in synthetic.samples(run, TRUTHS) if row.subject < "c"]
+    found = replay_routers(pair_samples(build_layout(run, synthetic.ROLES), rows), 0)
+    assert "too few to learn from" in found.why_not
+
+
+@given(
+    st.integers(2, 6).flatmap(
+        lambda arms: st.tuples(
+            st.lists(st.floats(1, 100), min_size=arms, max_size=arms),
+            st.lists(st.floats(0, 1), min_size=arms, max_size=arms),
+            st.integers(0, arms - 1),
+        )
+    )
+)
+def test_the_cheapest_mixture_is_as_accurate_and_no_more_expensive(case) -> None:
+    cost, accuracy, at = np.array(case[0]), np.array(case[1]), case[2]
+    shares = find_cheapest_mixture(cost, accuracy, at)
+    assert shares.sum() == pytest.approx(1.0)
+    assert (shares >= 0).all()
+    assert shares @ accuracy >= accuracy[at] - 1e-9
+    assert shares @ cost <= cost[at] + 1e-9

@@ -43,8 +43,9 @@ def report(
 ) -> None:
     """Write a run's page, summary and table, and figures for a paper.
 
-    The page works offline: it contains everything, including the texts of the questions. RUN is
-    the run's folder, its id, or `last`.
+    The page works offline: it contains everything, including the texts of the questions. The
+    report of a design (`etui bench --design`) has tables, figures and a verdict instead, and no
+    texts. RUN is the run's folder, its id, or `last`.
     """
     from etui.atomic import write_text
     from etui.bench.analysis.summary import summarise
@@ -63,19 +64,28 @@ def report(
     for edit in recorded.edited:
         click.echo(f"note: {run} was changed outside etui: {edit}", err=True)
     try:
+        no_texts = no_texts or recorded.config.design is not None
         texts = None if no_texts else load_texts(recorded.config, config, data)
         if texts is None and not no_texts:
             click.echo("note: texts of the questions not found; pass --data", err=True)
         labels = load_labels(recorded.config, config, redux)
         summary = summarise(recorded.samples, recorded.config, labels, load_precision(run))
         files = result_files(recorded.config, recorded.samples, summary, texts)
+        design = recorded.config.design is not None
         for file, text in files.items():
-            write_text(run / file, text, errors="surrogatepass")
-        if figures is not None:
+            # The report of a design has a page and a Markdown of its own.
+            if not design or file not in (PAGE_FILE, MARKDOWN_FILE):
+                write_text(run / file, text, errors="surrogatepass")
+        drawn: list[Path] = []
+        if design:
+            drawn = _write_design(run, figures)
+            files[MARKDOWN_FILE] = (run / MARKDOWN_FILE).read_text(encoding="utf-8")
+        elif figures is not None:
             from etui.bench.report.figures import write_figures
 
-            for path in write_figures(figures, recorded.config, recorded.samples):
-                click.echo(str(path), err=as_markdown)
+            drawn = write_figures(figures, recorded.config, recorded.samples)
+        for path in drawn:
+            click.echo(str(path), err=as_markdown)
     except OSError as error:
         raise EtuiError(
             f"cannot write the report: {error.strerror or error}: {error.filename or run}",
@@ -87,3 +97,16 @@ def report(
         click.echo(str(run / PAGE_FILE))
     if open_:
         click.launch(str((run / PAGE_FILE).resolve()))
+
+
+def _write_design(run: Path, figures: Path | None) -> list[Path]:
+    """Write the report of a design into its run, and copy the figures; returns the copies."""
+    import shutil
+
+    from etui.design.report.files import FIGURES, write_design_report
+
+    drawn = [path for path in write_design_report(run, run) if path.parent == run / FIGURES]
+    if figures is None:
+        return []
+    figures.mkdir(parents=True, exist_ok=True)
+    return [Path(shutil.copyfile(path, figures / path.name)) for path in drawn]

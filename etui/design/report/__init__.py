@@ -1,0 +1,1 @@
+"""The report of a design run: a page, Markdown, tables and figures."""

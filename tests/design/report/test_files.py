@@ -1,0 +1,339 @@
+"""The files of a design report: complete, self-contained, equal for equal runs, safe."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from etui.bench.store.run_config import BenchDesign
+from etui.cli.bench_report import report as command
+from etui.design.report.files import write_design_report
+from etui.errors import EtuiError, InvalidFile, UsageError
+from tests.design import synthetic
+from tests.design.synthetic import Truth
+
+SMALL, LARGE = synthetic.ROLES.values()
+CURVES = {SMALL: synthetic.points(), LARGE: synthetic.points(size=2.9, seed=1)}
+FEW = {
+    "small-direct": Truth(0.4, 10.0, 4),
+    "small-cot-64": Truth(0.5, 60.0, 60),
+    "large-direct": Truth(0.6, 30.0, 4),
+}
+TEXTS = ["report.html", "report.md", "table.csv", "subjects.csv", "curves.csv", "verdict.json"]
+FIGURES = [
+    "accuracy_joules", "joules_per_correct", "multiples", "multiples_large", "groups", "subjects",
+    "operating_curves",
+]  # fmt: skip
+EVIL = "</script><script>alert(1)</script>|<img src=x onerror=alert(2)> \x1b[31mred\x07 [x](y)"
+
+
+class Page(HTMLParser):
+    """Tags with their attributes, and whether the elements are nested properly."""
+
+    VOID = frozenset({"meta", "br", "hr", "line", "circle", "rect", "path", "polygon"})
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag) -> None:
+        if tag == "p" and "p" not in self.open:
+            raise AssertionError("a paragraph is closed twice")
+        while self.open and self.open.pop() != tag:
+            pass
+
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory) -> Path:
+    run = synthetic.config(FEW, 2)
+    folder = tmp_path_factory.mktemp("design") / "run"
+    return synthetic.write(folder, run, synthetic.samples(run, FEW), CURVES)
+
+
+@pytest.fixture(scope="module")
+def written(run_folder: Path) -> Path:
+    to = run_folder.parent / "report"
+    write_design_report(run_folder, to)
+    return to
+
+
+def read(folder: Path, name: str) -> str:
+    return (folder / name).read_text(encoding="utf-8")
+
+
+def test_every_file_is_there(written: Path) -> None:
+    assert sorted(path.name for path in written.iterdir()) == sorted([*TEXTS, "figures"])
+    assert sorted(path.name for path in (written / "figures").iterdir()) == sorted(
+        f"{name}.{form}" for name in FIGURES for form in ("svg", "pdf")
+    )
+
+
+def test_equal_runs_give_equal_files(run_folder: Path, written: Path, tmp_path: Path) -> None:
+    for path in write_design_report(run_folder, tmp_path):
+        assert path.read_bytes() == (written / path.relative_to(tmp_path)).read_bytes(), path.name
+
+
+def test_the_page_loads_nothing_and_runs_one_script(written: Path) -> None:
+    page = read(written, "report.html")
+    assert not re.search(r"(?i)\b(https?|wss?|ftp):|//[a-z0-9-]+\.[a-z]", page)
+    tags = Page(page).tags
+    for tag, attributes in tags:
+        assert tag not in ("link", "iframe", "img", "object", "embed", "base", "form")
+        assert not {"src", "href", "action", "srcset", "data"} & set(attributes)
+        assert not any(name.startswith("on") for name in attributes)
+    assert sum(tag == "script" for tag, _ in tags) == 1
+    assert "default-src 'none'" in page
+    assert "url(" not in page
+
+
+def test_every_section_is_there(written: Path) -> None:
+    assert re.findall(r"<h2>(.*?)</h2>", read(written, "report.html")) == [
+        "Verdict", "Accuracy and energy", "Arms", "Multiples", "Where thinking pays",
+        "Operating curves", "What a router would have saved", "Limits", "Configuration", "Method",
+    ]  # fmt: skip
+    headings = re.findall(r"^## (.*)$", read(written, "report.md"), re.M)
+    assert headings == [
+        "Verdict", "Arms", "Multiples", "Where thinking pays", "Operating curves",
+        "What a router would have saved", "Limits", "Method",
+    ]  # fmt: skip
+
+
+def test_charts_have_finite_numbers_inside_their_frame(written: Path) -> None:
+    page = read(written, "report.html")
+    assert "nan" not in re.sub(r"<style>.*?</style>", "", page, flags=re.S).lower().split()
+    for tag, attributes in Page(page).tags:
+        for name in ("x", "y", "cx", "cy", "x1", "x2", "y1", "y2"):
+            if attributes.get(name) is not None:
+                assert -5 <= float(attributes[name] or 0) <= 2600, (tag, attributes)
+
+
+def test_the_markdown_links_every_figure_and_its_tables_are_whole(written: Path) -> None:
+    text = read(written, "report.md")
+    linked = re.findall(r"!\[[^\]]*\]\(([^)]+)\)", text)
+    assert {Path(name).stem for name in linked} == set(FIGURES)
+    assert all((written / name).is_file() for name in linked)
+    widths: set[int] = set()
+    for line in text.splitlines():
+        if not line.startswith("|"):
+            widths = set()
+            continue
+        widths.add(len(re.findall(r"(?<!\\)\|", line)))
+        assert len(widths) == 1, line
+
+
+def test_tables_have_a_number_in_every_cell_that_is_known(written: Path) -> None:
+    for name, rows in (("table.csv", 3), ("subjects.csv", 61), ("curves.csv", 18)):
+        found = list(csv.DictReader(io.StringIO(read(written, name))))
+        assert len(found) == rows, name
+        assert all(None not in row for row in found)
+    first = next(csv.DictReader(io.StringIO(read(written, "table.csv"))))
+    assert first["arm"] == "small-direct"
+    assert float(first["accuracy_low"]) < float(first["accuracy"]) < float(first["accuracy_high"])
+    assert first["energy_kind"] == "estimate"
+
+
+def test_the_verdict_names_the_figures_of_every_claim(written: Path) -> None:
+    document = json.loads(read(written, "verdict.json"))
+    (part,) = document["parts"]
+    assert part["questions"] == 114
+    assert document["complete"] is True
+    assert {arm["strategy"] for arm in part["arms"]} == set(FEW)
+    for one in part["statements"]:
+        names = {figure["name"] for figure in one["evidence"]}
+        assert set(one["decisive"]) <= names
+        assert one["claim"] == bool(one["decisive"])
+        assert one["text"] in re.sub(
+            r"&(#39|amp|lt|gt);", lambda m: {"#39": "'", "amp": "&", "lt": "<", "gt": ">"}[m[1]],
+            read(written, "report.html"),
+        )  # fmt: skip
+
+
+def test_estimates_are_marked_wherever_joules_are(written: Path) -> None:
+    page, text = read(written, "report.html"), read(written, "report.md")
+    assert "joules per question (estimate)" in page
+    assert "J/question (estimate)" in text
+    assert "Joules are estimates" in text
+
+
+def test_a_hostile_title_and_model_are_escaped(tmp_path: Path) -> None:
+    run = synthetic.config(FEW, 1)
+    arms = {name: {**arm, "model": arm["model"] + EVIL} for name, arm in run.arms.items()}
+    models = tuple(replace(model, name=model.name + EVIL) for model in run.models)
+    text = synthetic.DESIGN.replace("title: Reasoning", f"title: {json.dumps(EVIL)} # Reasoning")
+    run = replace(run, arms=arms, models=models, design=BenchDesign(EVIL, text))
+    folder = synthetic.write(tmp_path / "run", run, synthetic.samples(run, FEW))
+    write_design_report(folder, folder, figures=False)
+    page, markdown = read(folder, "report.html"), read(folder, "report.md")
+    assert "<img" not in page
+    assert page.count("<script") == 1
+    assert "\x1b" not in page + markdown
+    assert "<img" not in markdown
+
+
+def build(
+    tmp_path: Path, truths, rows=None, curves=None, kind="counter", figures=False, **changes
+) -> Path:
+    """The folder of a run of few questions, with its report."""
+    used = [role for role in synthetic.ROLES if any(name.startswith(role) for name in truths)]
+    run = synthetic.config(truths, 1, {role: synthetic.ROLES[role] for role in used})
+    run = replace(run, drawn=dict.fromkeys(("anatomy", "marketing", "prehistory"), 14))
+    run = replace(run, **changes)
+    made = synthetic.samples(run, truths, kind=kind) if rows is None else rows(run)
+    folder = synthetic.write(tmp_path / "run", run, made, curves)
+    for path in write_design_report(folder, folder, figures=figures):
+        assert path.stat().st_size > 0
+    return folder
+
+
+def test_no_complete_block_says_so(tmp_path: Path) -> None:
+    folder = build(tmp_path, FEW, lambda run: synthetic.samples(run, FEW)[:2], figures=True)
+    for name in ("report.html", "report.md"):
+        assert "No question has been answered by every arm yet" in read(folder, name)
+    assert not list((folder / "figures").iterdir())
+
+
+def test_no_answer_at_all_says_so(tmp_path: Path) -> None:
+    folder = build(tmp_path, FEW, lambda run: [])
+    assert "unfinished" in read(folder, "report.html")
+
+
+def test_one_model_alone(tmp_path: Path) -> None:
+    truths = {name: truth for name, truth in FEW.items() if name.startswith("small")}
+    folder = build(tmp_path, truths, figures=True)
+    text = read(folder, "report.md")
+    assert "largest model:" not in text
+    assert not (folder / "figures" / "multiples_large.svg").exists()
+
+
+def test_unmeasured_joules_leave_accuracy(tmp_path: Path) -> None:
+    folder = build(tmp_path, FEW, kind=None, figures=True)
+    text, page = read(folder, "report.md"), read(folder, "report.html")
+    assert "Joules are unmeasured, so that nothing is said about cost." in text
+    assert "J/question" not in text.split("## Limits")[0].split("| arm |")[1].split("\n")[0]
+    assert "unmeasured" in page
+    assert {path.stem for path in (folder / "figures").iterdir()} == {
+        "multiples", "multiples_large", "groups", "subjects",
+    }  # fmt: skip
+
+
+def test_a_direct_answer_without_tokens_has_no_joules_per_token(tmp_path: Path) -> None:
+    def rows(run):
+        made = synthetic.samples(run, FEW, kind="counter")
+        return [
+            replace(row, tokens=replace(row.tokens, output=0, thinking=0))
+            if "direct" in row.arm
+            else row
+            for row in made
+        ]
+
+    found = csv.DictReader(io.StringIO(read(build(tmp_path, FEW, rows), "table.csv")))
+    assert [bool(row["joules_per_output_token"]) for row in found] == [False, True, False]
+
+
+def test_an_arm_that_is_never_right_has_no_joules_per_right_answer(tmp_path: Path) -> None:
+    truths = {**FEW, "small-cot-64": Truth(0.0, 60.0, 60), "small-direct": Truth(0.0, 9.0, 4)}
+    found = csv.DictReader(io.StringIO(read(build(tmp_path, truths), "table.csv")))
+    assert [bool(row["joules_per_correct"]) for row in found] == [False, False, True]
+
+
+def test_subjects_of_another_suite_have_no_groups(tmp_path: Path) -> None:
+    folder = build(tmp_path, FEW, suite="quiz", drawn={"numbers": 24, "words": 24}, figures=True)
+    text = read(folder, "report.md")
+    assert "same in all" not in text
+    assert "No group" not in text
+    assert not (folder / "figures" / "groups.svg").exists()
+    assert (folder / "figures" / "subjects.svg").exists()
+
+
+def test_curves_of_too_few_points_say_so(tmp_path: Path) -> None:
+    folder = build(tmp_path, FEW, curves={SMALL: synthetic.points()[:2]}, figures=True)
+    text = read(folder, "report.md")
+    assert f"There is no curve of {SMALL}: cannot fit a curve" in text.replace("\\", "")
+    assert not (folder / "figures" / "operating_curves.svg").exists()
+
+
+def test_a_design_that_this_etui_cannot_read_still_has_a_report(tmp_path: Path) -> None:
+    folder = build(tmp_path, FEW, design=BenchDesign("future", "version: 9\n"))
+    text = read(folder, "report.md")
+    assert text.startswith("# future")
+    assert f"{SMALL} direct" in text
+
+
+def test_percentiles_and_steadiness_are_shown_where_the_summary_has_them(tmp_path: Path) -> None:
+    run = synthetic.config(FEW, 1)
+    part = {"count": 9, "mean": 1.0, "p50": 9.5, "p90": 14.0, "p95": 15.5}
+    arm = {
+        "percentiles": {"joules_per_question": part, "ttft_seconds": part, "other": None},
+        "courses": [{"machine": None, "steady_state": {"is_steady": True, "why": ""}}],
+    }
+    summary = {"arms": dict.fromkeys(FEW, arm)}
+    folder = synthetic.write(tmp_path / "run", run, synthetic.samples(run, FEW), None, summary)
+    write_design_report(folder, folder, figures=False)
+    text = read(folder, "report.md")
+    assert "## Spread and steadiness" in text
+    assert "9.50 J / 14.0 J / 15.5 J" in text
+    assert "| yes |" in text
+    assert "<h2>Spread and steadiness</h2>" in read(folder, "report.html")
+
+
+@pytest.mark.parametrize("summary", [{}, {"arms": None}, {"arms": {"small-direct": 3}}, [], "x"])
+def test_a_summary_without_them_changes_nothing(tmp_path: Path, summary) -> None:
+    run = synthetic.config(FEW, 1)
+    rows = synthetic.samples(run, FEW)[:6]
+    folder = synthetic.write(tmp_path / "run", run, rows, None, summary)
+    write_design_report(folder, folder, figures=False)
+    assert "Spread and steadiness" not in read(folder, "report.md")
+
+
+def test_what_is_not_a_run_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError):
+        write_design_report(tmp_path, tmp_path)
+
+
+def test_damaged_points_are_named_with_their_line(tmp_path: Path) -> None:
+    run = synthetic.config(FEW, 1)
+    folder = synthetic.write(tmp_path / "run", run, synthetic.samples(run, FEW), CURVES)
+    with (folder / "curves.jsonl").open("a", encoding="utf-8") as file:
+        file.write("{}\n")
+    with pytest.raises(InvalidFile, match=r"curves\.jsonl:55"):
+        write_design_report(folder, folder, figures=False)
+
+
+def test_a_report_that_cannot_be_written_says_where(run_folder: Path, tmp_path: Path) -> None:
+    blocked = tmp_path / "file"
+    blocked.write_text("", encoding="utf-8")
+    with pytest.raises(EtuiError, match="cannot write the report"):
+        write_design_report(run_folder, blocked, figures=False)
+
+
+def test_the_command_writes_the_report_of_a_design(tmp_path: Path) -> None:
+    run = synthetic.config(FEW, 1, drawn={"anatomy": 20, "marketing": 20})
+    folder = synthetic.write(tmp_path / "run", run, synthetic.samples(run, FEW), CURVES)
+    paper = tmp_path / "paper"
+    result = CliRunner().invoke(command, [str(folder), "--figures", str(paper)])
+    assert result.exit_code == 0, result.output
+    assert "operating_curves.pdf" in result.stdout
+    assert result.stderr == ""
+    assert {path.suffix for path in paper.iterdir()} == {".svg", ".pdf"}
+    assert (folder / "summary.json").is_file()
+    assert "<h2>Verdict</h2>" in read(folder, "report.html")
+    printed = CliRunner().invoke(command, [str(folder), "--markdown"])
+    assert printed.stdout == read(folder, "report.md")

@@ -56,7 +56,8 @@ def publish(name: str, to: Path, licence: str, allow: tuple[str, ...]) -> None:
     from etui.bench.publish.folder import publish_run
     from etui.bench.publish.private import find_private_data
     from etui.bench.publish.suites import is_own_file
-    from etui.bench.report.sources import load_labels
+    from etui.bench.report.sources import load_labels, load_precision
+    from etui.bench.store.difficulty_table import DIFFICULTY, read_difficulty
     from etui.bench.store.find import find_run
     from etui.bench.store.run_folder import read_run
     from etui.config.load import load_config
@@ -66,7 +67,17 @@ def publish(name: str, to: Path, licence: str, allow: tuple[str, ...]) -> None:
     recorded = read_run(run)
     private = find_private_data((config.home, config.models_dir, run))
     labels = load_labels(recorded.config, config)
-    publish_run(recorded, to, licence=licence, private=private, allowed=allow, labels=labels)
+    table = run / DIFFICULTY
+    publish_run(
+        recorded,
+        to,
+        licence=licence,
+        private=private,
+        allowed=allow,
+        labels=labels,
+        precision=load_precision(run),
+        difficulty=read_difficulty(table) if table.is_file() else None,
+    )
     if is_own_file(recorded.config.suite):
         click.echo(
             f"note: {recorded.config.suite} is your own file: its subjects and right letters are "

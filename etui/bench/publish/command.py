@@ -12,6 +12,7 @@ from etui.arm import Arm
 from etui.bench.prompts.formats import FORMATS
 from etui.bench.publish.suites import is_own_file
 from etui.bench.run.arms import ArmOverrides, build_arms, parse_arm, speculate_arms, to_json
+from etui.bench.store.difficulty_table import DIFFICULTY
 from etui.bench.store.run_config import RunConfig
 from etui.errors import EtuiError
 from etui.text.codec import DocumentError
@@ -85,6 +86,8 @@ def _stop_words(config: RunConfig) -> list[str]:
     if config.precision is not None and config.design is None:
         words += ["--precision", f"{config.precision.points:g}"]
         words += ["--precision-of", config.precision.of]
+        if config.precision.difficulty_sha256 is not None:
+            words += ["--difficulty", DIFFICULTY]
     if config.part is not None:
         words += ["--part", f"{config.part.index + 1}/{config.part.count}"]
     return words

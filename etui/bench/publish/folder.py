@@ -21,12 +21,15 @@ from etui.bench.publish.private import (
     redact_serials,
 )
 from etui.bench.publish.readme import format_readme
+from etui.bench.store.difficulty_table import DIFFICULTY
 from etui.bench.store.run_config import RunConfig
 from etui.bench.store.run_folder import PER_SUBJECT, SAMPLES, SUMMARY, Recorded
 from etui.errors import EtuiError, InvalidFile, UsageError
 
 if TYPE_CHECKING:
+    from etui.bench.analysis.precision import Precision
     from etui.bench.analysis.summary import Summary
+    from etui.bench.store.difficulty_table import DifficultyTable
     from etui.bench.store.sample import Sample
 
 PUBLISH_VERSION = 1
@@ -47,6 +50,8 @@ def publish_run(
     private: PrivateData,
     allowed: Collection[str] = (),
     labels: Mapping[str, Mapping[int, str]] | None = None,
+    precision: Precision | None = None,
+    difficulty: DifficultyTable | None = None,
 ) -> tuple[str, ...]:
     """Write the public folder of a run; writing it again changes nothing.
 
@@ -57,6 +62,8 @@ def publish_run(
         private: What must not occur in any file.
         allowed: Words of it that may.
         labels: Labels of MMLU-Redux.
+        precision: Precision of the run, if it was asked for.
+        difficulty: Table of difficulties of the run; None without one.
 
     Returns:
         Names of the files.
@@ -75,7 +82,14 @@ def publish_run(
     if not recorded.samples:
         raise UsageError("the run has no answers yet", "resume it: etui bench --resume RUN")
     earlier = _check_target(to, recorded.config)
-    texts = build_files(recorded.config, recorded.samples, licence=licence, labels=labels)
+    texts = build_files(
+        recorded.config,
+        recorded.samples,
+        licence=licence,
+        labels=labels,
+        precision=precision,
+        difficulty=difficulty,
+    )
     leaks = find_leaks(texts, private, allowed)
     if leaks:
         raise EtuiError(
@@ -99,6 +113,8 @@ def build_files(
     *,
     licence: str,
     labels: Mapping[str, Mapping[int, str]] | None = None,
+    precision: Precision | None = None,
+    difficulty: DifficultyTable | None = None,
 ) -> dict[str, str]:
     """Build the files of a public folder.
 
@@ -107,6 +123,8 @@ def build_files(
         samples: Its answers.
         licence: SPDX identifier of the licence of the results.
         labels: Labels of MMLU-Redux.
+        precision: Precision of the run, if it was asked for.
+        difficulty: Table of difficulties of the run; None without one.
 
     Returns:
         Name -> text, the checksums last.
@@ -114,7 +132,7 @@ def build_files(
     from etui.bench.analysis.summary import summarise
     from etui.bench.report.files import result_files
 
-    summary = summarise(samples, config, labels)
+    summary = summarise(samples, config, labels, precision)
     results = result_files(config, samples, summary)
     numbers = number_gpus(config)
     command = build_command(config)
@@ -131,6 +149,8 @@ def build_files(
         files[POLICY_FILE] = config.policy.text
     if config.design is not None:
         files[DESIGN_FILE] = config.design.text
+    if difficulty is not None:
+        files[DIFFICULTY] = difficulty.text
     files |= _draw_figures(config, samples)
     names = [*files, SUMS]
     readme = format_readme(config, summary, command, names, licence)
@@ -164,7 +184,7 @@ def _build_record(
         "license": licence,
         "run_id": config.run_id,
         "complete": summary.complete,
-        "questions": config.questions,
+        "questions": summary.questions,
         "command": list(command),
         "config_sha256": config.sha256,
         "plan_sha256": config.plan_sha256,

@@ -416,7 +416,7 @@ def _describe_selection(config: Mapping[str, Any]) -> str:
         parts.append(f"subjects {', '.join(_name(subject) for subject in subjects)}")
     if config.get("per_subject") is not None:
         parts.append(f"{_whole(config['per_subject']):,} questions of each subject")
-    elif config.get("limit") is not None and drawn != config["sizes"]:
+    elif config.get("precision") or (config.get("limit") is not None and drawn != config["sizes"]):
         parts.append("a sample in proportion to the subjects")
     text = "; ".join(parts) if parts else "all questions"
     if len(text) <= _MOST_NAME:

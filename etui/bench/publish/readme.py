@@ -10,6 +10,7 @@ from etui.bench.analysis.summary import Summary
 from etui.bench.analysis.summary_text import markdown, suite_name
 from etui.bench.publish.command import DESIGN_FILE, POLICY_FILE, RepeatCommand
 from etui.bench.publish.suites import SUITES, is_own_file
+from etui.bench.store.difficulty_table import DIFFICULTY
 from etui.bench.store.run_config import RunConfig
 
 _ABOUT = {
@@ -21,6 +22,7 @@ _ABOUT = {
     "per_subject.csv": "right answers of each subject",
     POLICY_FILE: "the policy of the run",
     DESIGN_FILE: "the design of the run",
+    DIFFICULTY: "difficulties of the questions, the covariate of the intervals",
     "SHA256SUMS": "hashes of all these files: `sha256sum -c SHA256SUMS`",
 }
 

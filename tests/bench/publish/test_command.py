@@ -95,5 +95,7 @@ def test_files_of_the_folder_are_named_and_no_place_of_this_machine():
     assert design.words[-2:] == ("--part", "1/4")
     precise = build_command(synthetic.config(precision=BenchPrecision(3.0, "difference")))
     assert precise.words[-4:] == ("--precision", "3", "--precision-of", "difference")
+    helped = build_command(synthetic.config(precision=BenchPrecision(3.0, "accuracy", "ab" * 32)))
+    assert helped.words[-2:] == ("--difficulty", "difficulty.csv")
     for command in (routed, run):
         assert "anna" not in " ".join(build_command(command).words)

@@ -8,11 +8,14 @@ from dataclasses import replace
 
 import pytest
 
+from etui.bench.analysis.precision import Precision, SystemPrecision
 from etui.bench.publish import folder as module
 from etui.bench.publish.folder import publish_run, read_sums
 from etui.bench.publish.private import PrivateData
+from etui.bench.publish.read import read_folder
 from etui.bench.report import files as result_files_module
-from etui.bench.store.run_config import BenchDesign, BenchPolicy
+from etui.bench.store.difficulty_table import parse_difficulty
+from etui.bench.store.run_config import BenchDesign, BenchPolicy, BenchPrecision
 from etui.bench.store.run_folder import Recorded
 from etui.bench.store.sample import parse_sample
 from etui.errors import EtuiError, InvalidFile, UsageError
@@ -87,6 +90,32 @@ def test_the_folder_has_everything_but_texts_and_private_data(tmp_path):
     assert "Measuring Massive Multitask Language Understanding" in readme
     assert "etui bench --suite mmlu" in readme
     assert "![subjects](figures/subjects.svg)" in readme
+
+
+def test_a_run_that_was_precise_is_published_as_complete(tmp_path):
+    table = parse_difficulty("subject,row,difficulty\nlaw,0,0.5\n", "d.csv")
+    asked = recorded()
+    config = replace(
+        asked.config,
+        drawn=asked.config.sizes,
+        per_subject=None,
+        precision=BenchPrecision(3.0, "accuracy", table.sha256),
+    )
+    run = replace(asked, config=config)
+    count = len(run.samples) // 2
+    known = {
+        name: SystemPrecision(0.4, 0.37, 0.43, 0.03, True, count, 50)
+        for name in ("direct", "think")
+    }
+    precision = Precision(3.0, "accuracy", "m", True, count, 5700, (count,), known)
+    names = write(run, tmp_path / "public", precision=precision, difficulty=table)
+    assert "difficulty.csv" in names
+    found = read_folder(tmp_path / "public", "public")
+    assert found.complete
+    assert found.selection == "a sample in proportion to the subjects"
+    readme = (tmp_path / "public" / "README.md").read_text()
+    assert f"±3 points reached after {count} questions of 5,700" in readme
+    assert "unfinished" not in readme
 
 
 def test_publishing_again_changes_nothing_and_keeps_other_files(tmp_path):

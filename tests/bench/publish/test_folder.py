@@ -68,7 +68,7 @@ def test_the_folder_has_everything_but_texts_and_private_data(tmp_path):
     files = read_all(to)
     assert set(files) == set(names) == {
         "README.md", "record.json", "summary.json", "samples.jsonl", "per_subject.csv",
-        "figures/subjects.svg", "SHA256SUMS",
+        "energy_record.json", "figures/subjects.svg", "SHA256SUMS",
     }  # fmt: skip
     for name, content in files.items():
         for private in (b"SECRET", b"/home", b"anna", b"GPU-1a2b", b"m.gguf"):

@@ -13,6 +13,7 @@ import click
 
 from etui.cli.bench_options import (
     arm_options,
+    cluster_options,
     output_options,
     question_options,
     run_options,
@@ -72,6 +73,7 @@ class BenchGroup(click.Group):
 @question_options
 @arm_options
 @run_options
+@cluster_options
 @output_options
 @click.pass_context
 def bench(ctx: click.Context, /, **options: Any) -> None:
@@ -111,6 +113,7 @@ def bench(ctx: click.Context, /, **options: Any) -> None:
 
 
 def _run_bench(ctx: click.Context, options: dict[str, Any]) -> int:
+    from etui.cli.bench_cluster import check_cluster_options, run_on_cluster
     from etui.cli.bench_progress import open_watcher
     from etui.config.config import make_home
     from etui.config.load import load_config
@@ -119,6 +122,7 @@ def _run_bench(ctx: click.Context, options: dict[str, Any]) -> int:
     if options["as_json"] and options["as_lines"]:
         raise click.UsageError("--json and --jsonl cannot be combined")
     # Only the arms of a run decide, which its config.json records.
+    check_cluster_options(options)
     config = replace(load_config(), loop_guard=False)
     make_home(config)
     stopped = Event()
@@ -133,18 +137,32 @@ def _run_bench(ctx: click.Context, options: dict[str, Any]) -> int:
             audience.say(runtime.catalogue.problem)
         runner = BenchRunner(runtime, audience, stopped, on_stop)
         limits = _build_limits(options)
+
+        def start(plan: RunPlan) -> RunOutcome:
+            if on_cluster:
+                return run_on_cluster(runtime, audience, stopped, options, limits, plan, on_stop)
+            return runner.start(plan, options["out"], limits)
+
+        on_cluster = options["cluster"] is not None
         if options["resume"] is not None and options["dry_run"]:
             return _price_rest(ctx, runner, options, limits)
-        if options["resume"] is not None:
+        if options["resume"] is not None and on_cluster:
+            _check_resume_options(ctx, options)
+            outcome = run_on_cluster(runtime, audience, stopped, options, limits, None, on_stop)
+        elif options["resume"] is not None:
             outcome = _resume(ctx, runner, options)
         elif options["design"] is not None:
-            from etui.cli.design_run import build_design_request, price_design_run, start_design
+            from etui.cli.design_run import (
+                build_design_request,
+                plan_design_run,
+                price_design_run,
+            )
 
             request = build_design_request(ctx, options)
             if options["dry_run"]:
                 price_design_run(request, runner, limits, options["pilot"], options["as_json"])
                 return ExitCode.DONE
-            outcome = start_design(request, runner, options["out"], limits)
+            outcome = start(plan_design_run(request, runner))
         else:
             from etui.bench.run.plan import make_plan
 
@@ -163,7 +181,7 @@ def _run_bench(ctx: click.Context, options: dict[str, Any]) -> int:
                 return _print_token_counts(
                     plan, config, runtime.catalogue, as_json=options["as_json"]
                 )
-            outcome = runner.start(plan, options["out"], limits)
+            outcome = start(plan)
         if outcome.config.design is not None:
             from etui.cli.design_run import write_report
 
@@ -189,7 +207,7 @@ def _resume(ctx: click.Context, runner: BenchRunner, options: dict[str, Any]) ->
 def _check_resume_options(ctx: click.Context, options: dict[str, Any]) -> None:
     allowed = {
         "resume", "fail_under", "max_joules", "max_hours", "dry_run",
-        "as_json", "as_lines", "quiet",
+        "as_json", "as_lines", "quiet", "cluster", "node_timeout",
     }  # fmt: skip
     source = ctx.get_parameter_source
     extra = [

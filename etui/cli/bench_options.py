@@ -265,6 +265,29 @@ _RUN_OPTIONS = (
     ),
 )
 
+_CLUSTER_OPTIONS = (
+    click.option(
+        "--cluster",
+        type=TEXT,
+        metavar="ADDRESS|local",
+        help="Answer on the nodes of a Ray cluster: HOST:PORT of its head, or 'local' to start "
+        "Ray on this machine alone.",
+    ),
+    click.option(
+        "--compare/--shard",
+        default=None,
+        help="With --cluster: every node answers all questions, to compare the machines, or the "
+        "nodes share the questions (default).",
+    ),
+    click.option(
+        "--node-timeout",
+        type=FiniteNumber(0, 86_400, open_low=True),
+        metavar="S",
+        help="With --cluster: give the questions of a node to others once it is silent for S "
+        "seconds (default: by its speed, 60 or more).",
+    ),
+)
+
 _OUTPUT_OPTIONS = (
     click.option("--json", "as_json", is_flag=True, help="Print the summary as one JSON document."),
     click.option("--jsonl", "as_lines", is_flag=True, help="Print each answer as a line of JSON."),
@@ -285,6 +308,11 @@ def arm_options(command: Command) -> Command:
 def run_options(command: Command) -> Command:
     """Add the options of the run itself: its folder, its limits, its gate."""
     return _add(_RUN_OPTIONS, command)
+
+
+def cluster_options(command: Command) -> Command:
+    """Add the options of a run on many machines."""
+    return _add(_CLUSTER_OPTIONS, command)
 
 
 def output_options(command: Command) -> Command:

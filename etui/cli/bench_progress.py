@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 _LINE_EVERY_SECONDS = 10.0
 _Z95 = 1.96
 _SHOWN_ARMS = 3
+_SHOWN_MACHINES = 6
 
 
 @dataclass(slots=True)
@@ -45,6 +46,7 @@ class RunTally:
         kind: How the energy is known.
         new: Answers of this process; a resumed run has others.
         began: Monotonic time in seconds at which this process began.
+        machines: Machine of a cluster -> its answers of this process, in the order of their first.
     """
 
     total: int
@@ -54,6 +56,7 @@ class RunTally:
     kind: str | None = None
     new: int = 0
     began: float = 0.0
+    machines: dict[str, int] = field(default_factory=dict)
 
     @property
     def done(self) -> int:
@@ -67,6 +70,13 @@ class RunTally:
         known = self.joules is not None and sample.joules is not None
         self.joules = (self.joules or 0.0) + (sample.joules or 0.0) if known else None
         self.kind = sample.kind or self.kind
+
+    def add_new(self, system: str, sample: Sample) -> None:
+        """Count an answer of this process."""
+        self.add(system, sample)
+        self.new += 1
+        if sample.machine is not None:
+            self.machines[sample.machine] = self.machines.get(sample.machine, 0) + 1
 
     def rate(self, now: float) -> float | None:
         """Return the answers per second since this process began; None before the first."""
@@ -89,6 +99,10 @@ class RunTally:
             parts.append(f"{seconds_text((self.total - self.done) / rate)} left")
         if self.done:
             parts.append(energy_text(self.joules, None, self.kind))
+        if self.machines:
+            counts = [f"{name} {count:,}" for name, count in self.machines.items()]
+            more = ["..."] if len(counts) > _SHOWN_MACHINES else []
+            parts.append(", ".join([*counts[:_SHOWN_MACHINES], *more]))
         return " · ".join(parts)
 
 
@@ -146,8 +160,7 @@ class Watcher:
         if self._config is None or not samples:
             return
         for sample in samples:
-            self._tally.add(self._config.contender(sample.arm), sample)
-            self._tally.new += 1
+            self._tally.add_new(self._config.contender(sample.arm), sample)
             if self._stream:
                 print_json_line(sample.to_json())
         self._show(self._tally, samples[-1].subject)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from etui.bench.run.limits import RunLimits
     from etui.bench.run.plan import RunPlan
-    from etui.bench.run.runner import BenchRunner, RunOutcome
+    from etui.bench.run.runner import BenchRunner
     from etui.design.design import Design
     from etui.design.dry_run import PlanPrice
     from etui.design.plan import DesignRequest
@@ -24,7 +24,7 @@ _ALLOWED = frozenset(
     {
         "design", "models", "data", "limit", "per_subject", "subjects", "seed", "part",
         "out", "fail_under", "max_joules", "max_hours", "dry_run", "pilot",
-        "as_json", "as_lines", "quiet",
+        "as_json", "as_lines", "quiet", "cluster", "compare", "node_timeout",
     }
 )  # fmt: skip
 """Options that a design leaves open."""
@@ -61,13 +61,11 @@ def build_design_request(ctx: click.Context, options: dict[str, Any]) -> DesignR
     )
 
 
-def start_design(
-    request: DesignRequest, runner: BenchRunner, out: Path | None, limits: RunLimits
-) -> RunOutcome:
-    """Run a design in a new folder.
+def plan_design_run(request: DesignRequest, runner: BenchRunner) -> RunPlan:
+    """Plan a run of a design; a run on this machine also measures its curves.
 
     Raises:
-        EtuiError: The design cannot be planned, or did not finish; its answers are kept.
+        EtuiError: The design cannot be planned.
     """
     from etui.design.plan import plan_design
     from etui.design.run import connect_curves
@@ -77,7 +75,7 @@ def start_design(
     if plan.suite.notice:
         runner.audience.say(plan.suite.notice)
     runner.build_side_work = connect_curves(runner.runtime, runner.audience.say)
-    return runner.start(plan, out, limits)
+    return plan
 
 
 def price_design_run(

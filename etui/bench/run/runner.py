@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Sequence
+import platform
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -27,16 +28,25 @@ from etui.bench.run.work import QuestionAnswerer
 from etui.bench.store.difficulty_table import DIFFICULTY
 from etui.bench.store.find import new_run_id, runs_dir
 from etui.bench.store.log_rows import answer_record, run_record
-from etui.bench.store.run_config import RunConfig, differences
+from etui.bench.store.run_config import RunConfig, differences, plan_differences
 from etui.bench.store.run_folder import RUN, RunFolder, read_run
 from etui.bench.store.sample import Sample
 from etui.bench.store.sealed_folder import check_new
+from etui.bench.store.several_machines import (
+    MachineShare,
+    add_machines,
+    assign_keys,
+    is_comparison,
+    name_machine,
+    undo_join,
+)
 from etui.errors import EtuiError, Stopped, UsageError
 
 if TYPE_CHECKING:
     from etui.backends.local import LocalBackend
     from etui.bench.analysis.precision import Precision
     from etui.bench.analysis.summary import Summary
+    from etui.config.config import Config
     from etui.runtime.open import Runtime
 
 
@@ -108,7 +118,7 @@ class BenchRunner:
             check_new(out, RUN)  # report an error before loading models takes minutes
         named = [plan.policy_text.name] if plan.policy and plan.policy_text else list(plan.arms)
         run_id = new_run_id(plan.suite.name, plan.format.name, named, datetime.now())
-        config = self._configure(plan, run_id)
+        config = self.configure(plan, run_id)
         check_sources(
             plan, {model.name: model.sha256 for model in config.models}, self.audience.say
         )
@@ -139,11 +149,50 @@ class BenchRunner:
         with opened:
             before = recorded.config
             refuse_merged(before)
-            plan = restore_difficulty(plan_again(before), before, folder / DIFFICULTY)
-            refuse_changes(before, self._configure(plan, before.run_id))
+            plan = restore_difficulty(plan_again(undo_join(before)), before, folder / DIFFICULTY)
+            now = self.configure(plan, before.run_id)
+            if before.machines is not None:
+                return self._resume_here(plan, before, now, opened, recorded.samples, limits)
+            refuse_changes(before, now)
             return self._run(plan, before, opened, recorded.samples, limits)
 
-    def _configure(self, plan: RunPlan, run_id: str) -> RunConfig:
+    def _resume_here(
+        self,
+        plan: RunPlan,
+        before: RunConfig,
+        now: RunConfig,
+        folder: RunFolder,
+        samples: Sequence[Sample],
+        limits: RunLimits,
+    ) -> RunOutcome:
+        """Resume a run of several machines on this one.
+
+        Raises:
+            UsageError: The plan is another, or machines are compared and this is none of them.
+        """
+        refuse_other_plan(before, now)
+        name = name_machine(platform.node())
+        machine = assign_keys(before.machines or (), {name: now})[name]
+        compare = is_comparison(before)
+        config = add_machines(before, [machine])
+        if compare and config != before:
+            keys = ", ".join(each.key for each in before.machines or ())
+            raise UsageError(
+                f"run {before.run_id} compares {keys}, and this machine is none of them",
+                "resume it on one of them, or with --cluster",
+            )
+        if config != before:
+            folder.add_machines(config)
+
+        share = MachineShare(machine.key, compare)
+        return self._run(plan, config, folder, samples, limits, share)
+
+    def configure(self, plan: RunPlan, run_id: str) -> RunConfig:
+        """Load the models of a plan and describe the run on this machine.
+
+        Raises:
+            EtuiError: A model cannot be loaded, or a question does not fit into its context.
+        """
         runtime = self.runtime
         if plan.policy is None:
             for arm in plan.arms.values():
@@ -164,8 +213,9 @@ class BenchRunner:
         folder: RunFolder,
         before: Sequence[Sample],
         limits: RunLimits,
+        share: MachineShare | None = None,
     ) -> RunOutcome:
-        systems = self._build_systems(plan)
+        systems = self.build_systems(plan)
         side_work = self.build_side_work(plan)
         side_work.begin(config, folder.path, before)
         self.audience.begin(config, folder.path, before)
@@ -187,7 +237,7 @@ class BenchRunner:
         record("running")
         log.save_answers([answer_record(config.run_id, sample) for sample in before])
         spent = math.fsum(s.joules for s in before if s.joules is not None)
-        sink = SampleWriter(folder, self.runtime.meter, see, spent)
+        sink = SampleWriter(folder, self.runtime.meter, see, spent, share)
         status = "error"
         summary: Summary | None = None
         try:
@@ -197,7 +247,10 @@ class BenchRunner:
                 schedule = (
                     build_schedule(plan, systems) if precise is None else precise.pieces(systems)
                 )
-                done = collect_done_rows(config, before)
+                if share is None:
+                    done = collect_done_rows(config, before)
+                else:
+                    done = collect_done_rows(undo_join(config), share.select(before))
                 limit = limits.start(self.stopped.is_set)
 
                 def check(joules: float) -> Ending | None:
@@ -219,10 +272,13 @@ class BenchRunner:
             precision = precise.report if precise is not None else None
             if ending == "complete" and precision and precision.questions < config.questions:
                 ending = "precise"
+            if ending == "complete" and share is not None and share.compare:
+                asked = config.questions * len(config.contenders)
+                ending = ending if len(samples) == asked else "stopped"  # others have some left
             status = "complete" if ending in ("complete", "precise") else "stopped"
             side_work.finish()
             self.audience.say("writing the report")
-            summary = self._write_results(folder, config, samples, precision)
+            summary = write_results(folder, config, samples, self.runtime.config, precision)
         except (KeyboardInterrupt, EtuiError) as error:
             status = "stopped" if isinstance(error, KeyboardInterrupt | Stopped) else "error"
             raise
@@ -232,7 +288,8 @@ class BenchRunner:
                 log.close()
         return RunOutcome(ending, folder.path, config, samples, summary)
 
-    def _build_systems(self, plan: RunPlan) -> dict[str, QuestionAnswerer]:
+    def build_systems(self, plan: RunPlan) -> dict[str, QuestionAnswerer]:
+        """Build the systems of a plan by name: its arms, or its policy."""
         from etui.bench.run.turn_arm import TurnArm, decide_always, decide_by_policy
 
         stopped = self.stopped.is_set
@@ -265,25 +322,35 @@ class BenchRunner:
 
         return {name: build_scoring_arm(arm) for name, arm in plan.arms.items()}
 
-    def _write_results(
-        self,
-        folder: RunFolder,
-        config: RunConfig,
-        samples: Sequence[Sample],
-        precision: Precision | None,
-    ) -> Summary:
-        from etui.bench.analysis.summary import summarise
-        from etui.bench.report.files import result_files
-        from etui.bench.report.sources import load_labels, load_texts
 
-        labels, texts = (
-            load_labels(config, self.runtime.config),
-            load_texts(config, self.runtime.config),
-        )
-        summary = summarise(samples, config, labels, precision)
-        for name, text in result_files(config, samples, summary, texts).items():
-            folder.write(name, text)
-        return summary
+def write_results(
+    folder: RunFolder,
+    config: RunConfig,
+    samples: Sequence[Sample],
+    settings: Config,
+    precision: Precision | None = None,
+) -> Summary:
+    """Write the summary and the reports of a run into its folder.
+
+    Args:
+        folder: The run folder.
+        config: The configuration of the run.
+        samples: All its answers.
+        settings: Folders and settings of this machine.
+        precision: What its confidence sequences know; None if no precision was asked for.
+
+    Raises:
+        EtuiError: A file cannot be written.
+    """
+    from etui.bench.analysis.summary import summarise
+    from etui.bench.report.files import result_files
+    from etui.bench.report.sources import load_labels, load_texts
+
+    labels, texts = load_labels(config, settings), load_texts(config, settings)
+    summary = summarise(samples, config, labels, precision)
+    for name, text in result_files(config, samples, summary, texts).items():
+        folder.write(name, text)
+    return summary
 
 
 def refuse_merged(config: RunConfig) -> None:
@@ -306,15 +373,34 @@ def refuse_changes(before: RunConfig, now: RunConfig) -> None:
     Raises:
         UsageError: The settings differ; the message lists them.
     """
-    if before.sha256 == now.sha256:
+    if before.sha256 != now.sha256:
+        _refuse_differences(before.run_id, differences(before, now))
+
+
+def refuse_other_plan(before: RunConfig, now: RunConfig) -> None:
+    """Refuse to resume a run of several machines on one that asks something else.
+
+    Programs and hardware may differ there: each answer names its machine.
+
+    Args:
+        before: The run.
+        now: The run as it would be on one machine.
+
+    Raises:
+        UsageError: The plans differ; the message lists how.
+    """
+    _refuse_differences(before.run_id, plan_differences(undo_join(before), now))
+
+
+def _refuse_differences(run_id: str, found: Mapping[str, tuple[Any, Any]]) -> None:
+    if not found:
         return
-    found = differences(before, now)
     changes = "; ".join(
         f"{path} was {_format_value(one)} and is now {_format_value(other)}"
         for path, (one, other) in list(found.items())[:6]
     )
     raise UsageError(
-        f"run {before.run_id} was started with different settings: {changes}",
+        f"run {run_id} was started with different settings: {changes}",
         "restore them, or start a new run",
     )
 

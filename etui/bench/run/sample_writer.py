@@ -10,6 +10,7 @@ from queue import SimpleQueue
 from etui.bench.run.work import Answered
 from etui.bench.store.run_folder import RunFolder
 from etui.bench.store.sample import Sample
+from etui.bench.store.several_machines import MachineShare
 from etui.turn.ports import Meter
 
 
@@ -24,6 +25,7 @@ class SampleWriter:
         meter: Provides the energy of an interval.
         show: Called with the samples after they are written, from the writer's thread.
         joules: Joules of earlier answers if the run is resumed.
+        share: The machine's share of a run of several; None for a run of one machine.
     """
 
     def __init__(
@@ -32,6 +34,7 @@ class SampleWriter:
         meter: Meter,
         show: Callable[[Sequence[Sample]], None],
         joules: float = 0.0,
+        share: MachineShare | None = None,
     ) -> None:
         self._folder = folder
         self._meter = meter
@@ -39,6 +42,7 @@ class SampleWriter:
         self._queue: SimpleQueue[Answered | threading.Event | None] = SimpleQueue()
         self._failure: BaseException | None = None
         self._joules = joules
+        self._share = share
         self._thread = threading.Thread(target=self._work, name="etui-bench", daemon=True)
         self._thread.start()
 
@@ -94,6 +98,8 @@ class SampleWriter:
     def _write(self, answered: Answered) -> None:
         self._meter.settle(answered.end_ns)
         samples = answered.samples(self._meter.energy)
+        if self._share is not None:
+            samples = [self._share.place(sample) for sample in samples]
         self._folder.append(samples)
         self._joules += math.fsum(s.joules for s in samples if s.joules is not None)
         self._show(samples)

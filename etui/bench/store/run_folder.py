@@ -115,9 +115,7 @@ class RunFolder:
         """
         check_new(folder, RUN)
         with open_locked(folder, RUN) as lock:
-            document = {**config.to_json(), "config_sha256": config.sha256}
-            text = json.dumps(document, ensure_ascii=False, indent=2) + "\n"
-            write_text(folder / CONFIG, text, errors="surrogatepass")
+            _write_config(folder, config)
             run = cls(folder, lock, (folder / SAMPLES).open("ab", buffering=0), b"")
             # The first answers are written before their seal. With a seal of nothing they are what
             # a crash left behind it; without any, somebody may have removed it.
@@ -148,6 +146,15 @@ class RunFolder:
             run = cls(folder, lock, file, whole)
             run._write_seal()
             return run, recorded
+
+    def add_machines(self, config: RunConfig) -> None:
+        """Record a configuration that differs only in further machines.
+
+        Raises:
+            EtuiError: The file cannot be written.
+        """
+        with explain_write_errors(self.path, RUN):
+            _write_config(self.path, config)
 
     def append(self, samples: Iterable[Sample]) -> None:
         """Append answers to the samples and flush them to the disk.
@@ -187,6 +194,12 @@ class RunFolder:
 
     def _write_seal(self) -> None:
         write_seal(self.path / _SEAL, self._bytes, self._digest.hexdigest())
+
+
+def _write_config(folder: Path, config: RunConfig) -> None:
+    document = {**config.to_json(), "config_sha256": config.sha256}
+    text = json.dumps(document, ensure_ascii=False, indent=2) + "\n"
+    write_text(folder / CONFIG, text, errors="surrogatepass")
 
 
 def _read_config(folder: Path) -> tuple[RunConfig, tuple[str, ...]]:

@@ -1,0 +1,108 @@
+"""``etui bench --cluster``: the options of a run on many machines, and how it is started."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from threading import Event
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from etui.errors import UsageError
+
+if TYPE_CHECKING:
+    from etui.backends.local import LocalBackend
+    from etui.bench.run.limits import RunLimits
+    from etui.bench.run.plan import RunPlan
+    from etui.bench.run.runner import Audience, RunOutcome
+    from etui.cluster.carrier import Carrier
+    from etui.runtime.open import Runtime
+
+
+def check_cluster_options(options: dict[str, Any]) -> None:
+    """Refuse options of a cluster without one, and those that a cluster cannot keep.
+
+    Raises:
+        UsageError: They have no effect.
+    """
+    if options["cluster"] is not None:
+        if options["precision"] is not None:
+            raise UsageError(
+                "--precision cannot be used with --cluster: a stop at a width looks at the answers "
+                "of one machine",
+                "measure the precision on one machine, or set --limit",
+            )
+        return
+    for name, given in (
+        ("--compare" if options["compare"] else "--shard", options["compare"] is not None),
+        ("--node-timeout", options["node_timeout"] is not None),
+    ):
+        if given:
+            raise UsageError(
+                f"{name} has no effect without --cluster", "add --cluster ADDRESS, or remove it"
+            )
+
+
+@contextmanager
+def open_carrier(address: str) -> Iterator[Carrier]:
+    """Connect to a cluster, or start Ray on this machine, for the time of the body.
+
+    Raises:
+        UsageError: Ray is missing, or nothing like it is at the address.
+    """
+    from etui.cluster.connect import open_ray
+    from etui.cluster.ray_carrier import RayCarrier
+    from etui.cluster.settings import parse_address
+
+    with open_ray(parse_address(address)) as ray:
+        carrier = RayCarrier(ray)
+        try:
+            yield carrier
+        finally:
+            carrier.close()
+
+
+def run_on_cluster(
+    runtime: Runtime[LocalBackend],
+    audience: Audience,
+    stopped: Event,
+    options: dict[str, Any],
+    limits: RunLimits,
+    plan: RunPlan | None,
+    on_stop: Callable[[Callable[[], None]], None],
+) -> RunOutcome:
+    """Run a benchmark on a cluster and show what was wasted.
+
+    Args:
+        runtime: This machine.
+        audience: Shows the progress.
+        stopped: Set when the user wants to stop.
+        options: The options of the command line.
+        limits: Stop once these are reached.
+        plan: The plan of a new run; None resumes one.
+        on_stop: Takes a function that the first Ctrl-C calls.
+    """
+    from etui.bench.run.plan import restore_plan
+    from etui.bench.store.find import find_run
+    from etui.cluster.bench_cluster import ClusterBench
+    from etui.cluster.losses import losses_text
+    from etui.cluster.patience import build_patience
+
+    config = runtime.config
+    folder = find_run(options["resume"], config) if plan is None else None
+    with open_carrier(options["cluster"]) as carrier:
+        on_stop(lambda: None)  # the first Ctrl-C lets the nodes end their questions
+        bench = ClusterBench(
+            runtime, audience, stopped, carrier, build_patience(options["node_timeout"])
+        )
+        if plan is not None:
+            outcome = bench.start(plan, options["out"], limits, compare=bool(options["compare"]))
+        else:
+            assert folder is not None
+            outcome = bench.resume(
+                folder, lambda run: restore_plan(run, config, runtime.catalogue), limits
+            )
+    if (wasted := losses_text(outcome.losses)) and not options["quiet"]:
+        click.echo(wasted, err=options["as_json"] or options["as_lines"])
+    return outcome.run

@@ -1,0 +1,375 @@
+"""Run a benchmark on the nodes of a cluster; ``etui bench --cluster`` without the command line.
+
+This process writes the run folder, the log and the reports; the nodes only answer.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+from threading import Event
+from typing import TYPE_CHECKING
+
+from etui.bench.run.limits import NO_LIMITS, RunLimits
+from etui.bench.run.loop import Ending
+from etui.bench.run.plan import RunPlan
+from etui.bench.run.runner import (
+    Audience,
+    RunOutcome,
+    refuse_other_plan,
+    write_results,
+)
+from etui.bench.run.schedule import Piece, build_schedule
+from etui.bench.run.setup import build_run_config
+from etui.bench.store.find import new_run_id, runs_dir
+from etui.bench.store.log_rows import answer_record, run_record
+from etui.bench.store.run_config import RunConfig, parse_run_config
+from etui.bench.store.run_folder import RUN, RunFolder, read_run
+from etui.bench.store.sample import Sample
+from etui.bench.store.sealed_folder import check_new
+from etui.bench.store.several_machines import (
+    MachineShare,
+    add_machines,
+    assign_keys,
+    is_comparison,
+    join_machines,
+    name_system,
+    split_system,
+    undo_join,
+)
+from etui.cluster.carrier import Carrier, ClusterNode
+from etui.cluster.drive import ClusterLoop, NodeTally
+from etui.cluster.losses import Losses, MeanJoules, sum_losses
+from etui.cluster.messages import Opening, write_request
+from etui.cluster.open_nodes import name_machines, open_all, start_nodes
+from etui.cluster.patience import DEFAULT_PATIENCE, Patience
+from etui.cluster.piece_board import BoundPiece, PieceBoard
+from etui.cluster.sidecar import CLUSTER, read_tallies, write_document
+from etui.cluster.versions import read_versions
+from etui.errors import EtuiError, Stopped, UsageError
+from etui.units import count_text
+
+if TYPE_CHECKING:
+    from etui.backends.local import LocalBackend
+    from etui.bench.analysis.summary import Summary
+    from etui.runtime.open import Runtime
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterOutcome:
+    """How a run on a cluster ended.
+
+    Attributes:
+        run: As for a run on one machine.
+        losses: Joules without an answer that counts, since the start of the run.
+    """
+
+    run: RunOutcome
+    losses: Losses
+
+
+@dataclass(frozen=True, slots=True)
+class _Opened:
+    """The nodes of a run that are ready.
+
+    Attributes:
+        nodes: Key of the machine -> its node.
+        configs: Key of the machine -> the configuration of the run there.
+        request: Text of the request that opened them.
+    """
+
+    nodes: Mapping[str, ClusterNode]
+    configs: Mapping[str, RunConfig]
+    request: str
+
+
+@dataclass(slots=True)
+class ClusterBench:
+    """Runs plans on the nodes of a cluster.
+
+    Attributes:
+        runtime: This machine: its folders, its models' hashes, its log. It answers nothing.
+        audience: Shows the progress.
+        stopped: Set when the user wants to stop.
+        carrier: Carries text to the nodes.
+        patience: Limits of silence.
+    """
+
+    runtime: Runtime[LocalBackend]
+    audience: Audience
+    stopped: Event
+    carrier: Carrier
+    patience: Patience = DEFAULT_PATIENCE
+
+    def start(
+        self,
+        plan: RunPlan,
+        out: Path | None,
+        limits: RunLimits = NO_LIMITS,
+        *,
+        compare: bool = False,
+    ) -> ClusterOutcome:
+        """Run a plan in a new folder.
+
+        Args:
+            plan: What to measure.
+            out: The run folder; None creates one in the folder of all runs.
+            limits: Stop once these are reached.
+            compare: Whether every node answers all questions, instead of sharing them.
+
+        Raises:
+            UsageError: The nodes do not fit together, or the plan cannot be compared.
+            EtuiError: The run cannot start, or did not finish; its answers are kept.
+        """
+        if plan.precision is not None or plan.design is not None:
+            option = "--design" if plan.design is not None else "--precision"
+            raise UsageError(
+                f"{option} cannot be used with --cluster",
+                "run a part of the plan on each machine with --part, and join them: etui bench "
+                "merge",
+            )
+        if compare and plan.policy is not None:
+            raise UsageError(
+                "--compare cannot be used with a policy that chooses the arms",
+                "select arms with --arms, or let the nodes share the questions: --shard",
+            )
+        if out is not None:
+            check_new(out, RUN)
+        named = [plan.policy_text.name] if plan.policy and plan.policy_text else list(plan.arms)
+        run_id = new_run_id(plan.suite.name, plan.format.name, named, datetime.now())
+        opened = self._open(plan, run_id)
+        asked = self._describe(plan, run_id)
+        config = join_machines(asked, opened.configs, compare=compare)
+        place = out or runs_dir(self.runtime.config) / run_id
+        with RunFolder.create(place, config) as folder:
+            return self._run(plan, config, folder, (), limits, opened)
+
+    def resume(
+        self,
+        folder: Path,
+        plan_again: Callable[[RunConfig], RunPlan],
+        limits: RunLimits = NO_LIMITS,
+    ) -> ClusterOutcome:
+        """Resume a run that was started on a cluster, on the nodes that are there now.
+
+        Args:
+            folder: The run folder.
+            plan_again: Builds the plan of a run from its configuration.
+            limits: Stop once these are reached; joules used before count, time does not.
+
+        Raises:
+            UsageError: It was started on one machine, or with other data, models or programs.
+            EtuiError: The run cannot resume, or did not finish; its answers are kept.
+        """
+        reopened, recorded = RunFolder.reopen(folder)
+        with reopened:
+            before = recorded.config
+            if before.machines is None:
+                raise UsageError(
+                    f"run {before.run_id} was started on one machine",
+                    "resume it there, without --cluster",
+                )
+            plan = plan_again(undo_join(before))
+            opened = self._open(plan, before.run_id)
+            for config in opened.configs.values():
+                refuse_other_plan(before, config)
+            assigned = assign_keys(before.machines, opened.configs)
+            config = before
+            if not is_comparison(before):
+                config = add_machines(before, list(assigned.values()))
+            known = {machine.key for machine in config.machines or ()}
+            kept = {name: machine.key for name, machine in assigned.items() if machine.key in known}
+            if not kept:
+                raise UsageError(
+                    f"run {before.run_id} compares {', '.join(sorted(known))}, and no node of this "
+                    "cluster is one of them",
+                    "resume it on one of them",
+                )
+            if config != before:
+                reopened.add_machines(config)
+            opened = replace(
+                opened,
+                nodes={kept[name]: opened.nodes[name] for name in kept},
+                configs={kept[name]: opened.configs[name] for name in kept},
+            )
+            return self._run(plan, config, reopened, recorded.samples, limits, opened)
+
+    def _describe(self, plan: RunPlan, run_id: str) -> RunConfig:
+        """Describe a plan as this machine sees it, without loading a model."""
+        runtime = self.runtime
+        return build_run_config(plan, run_id, (), runtime.config, runtime.recorder, None)
+
+    def _open(self, plan: RunPlan, run_id: str) -> _Opened:
+        """Start the nodes, compare them, and have them load data and models.
+
+        Raises:
+            UsageError: A node has other versions, another model or other data.
+            EtuiError: No node is ready.
+        """
+        found = self.carrier.list_nodes()
+        if not found:
+            raise EtuiError("the cluster has no node with a CPU", "start one: ray start --address")
+        nodes = name_machines(found)
+        self.audience.say(f"starting {count_text(len(nodes), 'node')}: {', '.join(nodes)}")
+        say, stopped = self.audience.say, self.stopped.is_set
+        ready = start_nodes(self.carrier, nodes, read_versions(), self.patience, say, stopped)
+        self._refuse_stopped()
+        document = self._describe(plan, run_id).to_json()
+        request = write_request(Opening(document, self._known_hashes(plan)))
+        opened = open_all(self.carrier, ready, request, self.patience, say, stopped)
+        self._refuse_stopped()
+        configs = {key: parse_run_config(each.config) for key, each in opened.items()}
+        first = next(iter(configs))
+        for key, config in configs.items():
+            if config.plan_sha256 != configs[first].plan_sha256:
+                try:
+                    refuse_other_plan(configs[first], config)
+                except UsageError as error:
+                    raise UsageError(
+                        f"nodes {first} and {key} differ: {error.what.partition(': ')[2]}",
+                        "put the same models, data and settings on every node",
+                    ) from error
+        return _Opened({key: ready[key] for key in configs}, configs, request)
+
+    def _refuse_stopped(self) -> None:
+        if self.stopped.is_set():
+            raise Stopped("stopped before the first question")
+
+    def _known_hashes(self, plan: RunPlan) -> dict[str, str | None]:
+        """Return what this machine knows of the files of the models, without needing them."""
+        from etui.models.files import expected_sha256, recorded_sha256
+
+        config = self.runtime.config
+        known: dict[str, str | None] = {}
+        for name in plan.models:
+            spec = self.runtime.catalogue.get(name)
+            if spec.backend is None:
+                known[name] = recorded_sha256(spec, config) or expected_sha256(spec, config)
+        return known
+
+    def _run(
+        self,
+        plan: RunPlan,
+        config: RunConfig,
+        folder: RunFolder,
+        before: Sequence[Sample],
+        limits: RunLimits,
+        opened: _Opened,
+    ) -> ClusterOutcome:
+        self.audience.begin(config, folder.path, before)
+        log = self.runtime.writer
+        sink = _Sink(config, folder, self._see)
+        tallies = {**{m.key: NodeTally() for m in config.machines or ()}}
+        tallies |= read_tallies(folder.path)
+
+        def record(status: str, summary: Summary | None = None) -> None:
+            answers = read_run(folder.path).samples
+            log.save_run(run_record(config, folder.path, answers, status, summary))
+
+        record("running")
+        log.save_answers([answer_record(config.run_id, sample) for sample in before])
+        status = "error"
+        summary: Summary | None = None
+        try:
+            try:
+                ending = self._answer(plan, config, before, limits, opened, sink, tallies)
+            finally:
+                text = write_document(tallies, read_versions()["ray"])
+                folder.write(CLUSTER, text)
+            samples = read_run(folder.path).samples
+            if not samples:
+                raise Stopped(
+                    "stopped before the first answer",
+                    f"resume with: etui bench --resume {folder.path}",
+                )
+            status = "complete" if ending == "complete" else "stopped"
+            self.audience.say("writing the report")
+            summary = write_results(folder, config, samples, self.runtime.config)
+        except (KeyboardInterrupt, EtuiError) as error:
+            status = "stopped" if isinstance(error, KeyboardInterrupt | Stopped) else "error"
+            if isinstance(error, Stopped) and not error.fix:
+                error.fix = f"resume with: etui bench --resume {folder.path}"
+            raise
+        finally:
+            with suppress(EtuiError):  # all is in the folder, and a log error was reported
+                record(status, summary)
+                log.close()
+        losses = sum_losses(tally.losses for tally in tallies.values())
+        return ClusterOutcome(RunOutcome(ending, folder.path, config, samples, summary), losses)
+
+    def _see(self, config: RunConfig, new: Sequence[Sample]) -> None:
+        self.runtime.writer.save_answers([answer_record(config.run_id, each) for each in new])
+        self.audience.see(new)
+
+    def _answer(
+        self,
+        plan: RunPlan,
+        config: RunConfig,
+        before: Sequence[Sample],
+        limits: RunLimits,
+        opened: _Opened,
+        sink: _Sink,
+        tallies: dict[str, NodeTally],
+    ) -> Ending:
+        by_system: dict[str, list[Sample]] = {}
+        for sample in before:
+            by_system.setdefault(sink.system_of(sample), []).append(sample)
+        answered = {(sink.system_of(each), each.subject, each.row) for each in before}
+        systems = undo_join(config).contenders
+        pieces = bind_pieces(build_schedule(plan, systems), config)
+        loop = ClusterLoop(
+            self.carrier,
+            opened.nodes,
+            PieceBoard(pieces, answered),
+            sink,
+            opening=opened.request,
+            versions={key: each.versions for key, each in opened.configs.items()},
+            patience=self.patience,
+            mean=MeanJoules.of(by_system),
+            say=self.audience.say,
+            tallies=tallies,
+        )
+        spent = math.fsum(sample.joules for sample in before if sample.joules is not None)
+        return loop.run(spent, limits.start(self.stopped.is_set))
+
+
+def bind_pieces(pieces: Iterable[Piece], config: RunConfig) -> tuple[BoundPiece, ...]:
+    """Bind pieces to machines: all of them to every machine of a comparison, else to none."""
+    if not is_comparison(config):
+        return tuple(BoundPiece(piece) for piece in pieces)
+    machines = tuple(machine.key for machine in config.machines or ())
+    return tuple(
+        BoundPiece(replace(piece, system=name_system(piece.system, machine)), machine)
+        for piece in pieces
+        for machine in machines
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Sink:
+    """The run folder and whoever looks; see :class:`etui.cluster.drive.RunSink`."""
+
+    config: RunConfig
+    folder: RunFolder
+    see: Callable[[RunConfig, Sequence[Sample]], None]
+
+    def place(self, machine: str, sample: Sample) -> Sample:
+        """Return an answer as the run records it."""
+        return MachineShare(machine, is_comparison(self.config)).place(sample)
+
+    def system_of(self, sample: Sample) -> str:
+        """Return the system of a recorded answer."""
+        return self.config.contender(sample.arm)
+
+    def task_system(self, system: str) -> str:
+        """Return the name that a node knows a system by."""
+        return split_system(system)[0] if is_comparison(self.config) else system
+
+    def write(self, samples: Sequence[Sample]) -> None:
+        """Write answers to the disk, then show them."""
+        self.folder.append(samples)
+        self.see(self.config, samples)

@@ -1,0 +1,203 @@
+"""Connect to a cluster of Ray, or start one on this machine that listens on loopback only.
+
+Ray's own connection hangs for minutes if something else answers at the address, so it is tried in
+a process that can be ended.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from etui.cluster.settings import (
+    AUTH_MODE,
+    AUTH_TOKEN,
+    AUTH_TOKEN_PATH,
+    LOOPBACK,
+    ClusterAddress,
+    build_environment,
+)
+from etui.errors import EtuiError, UsageError
+from etui.units import seconds_text
+
+_DIAL_SECONDS = 3.0
+_PROBE_SECONDS = 15.0
+_STORE_BYTES = 80 << 20
+"""Size of the object store of a local cluster, its minimum is 75 MiB; only small texts travel."""
+
+_PROBE = """
+import json, logging, sys
+import ray
+options = json.loads(sys.argv[2])
+ray.init(address=sys.argv[1], log_to_driver=False, logging_level=logging.CRITICAL, **options)
+print("nodes:", sum(node["Alive"] for node in ray.nodes()))
+"""
+
+
+def check_ray() -> None:
+    """Check that Ray is installed.
+
+    Raises:
+        UsageError: It is not.
+    """
+    if importlib.util.find_spec("ray") is None:
+        raise UsageError("--cluster needs Ray", "install it: pip install 'etui[cluster]'")
+
+
+@contextmanager
+def open_ray(address: ClusterAddress | None) -> Iterator[Any]:
+    """Connect to a cluster for the time of the body.
+
+    Args:
+        address: Its head; None starts Ray on this machine, with one node, and stops it at the end.
+
+    Yields:
+        The module ``ray``, connected.
+
+    Raises:
+        UsageError: Ray is missing, nothing like Ray is at the address, or it has other versions.
+    """
+    check_ray()
+    changes = build_environment(address, os.environ, Path.home())
+    with _set_variables(changes):
+        if address is not None:
+            _dial(address)
+            _probe(address)
+        import ray
+
+        options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL}
+        if address is None:
+            options |= {
+                "address": "local",
+                "include_dashboard": False,
+                "object_store_memory": _STORE_BYTES,
+                "_node_ip_address": LOOPBACK,
+            }
+        else:
+            options |= {"address": str(address), **_on_loopback(address)}
+        try:
+            with _keep_sigterm():
+                ray.init(**options)
+        except Exception as error:
+            raise EtuiError(
+                f"cannot {'start Ray' if address is None else f'connect to Ray at {address}'}: "
+                f"{_last_line(str(error))}",
+                "see docs/cluster.md",
+            ) from error
+        # Ray's thread prints what happens to workers; the driver says it with the node's name.
+        logging.getLogger("ray").setLevel(logging.CRITICAL)
+        try:
+            yield ray
+        finally:
+            ray.shutdown()
+
+
+def _on_loopback(address: ClusterAddress) -> dict[str, str]:
+    return {"_node_ip_address": LOOPBACK} if address.is_loopback else {}
+
+
+def _dial(address: ClusterAddress) -> None:
+    """Check that something listens at an address.
+
+    Raises:
+        UsageError: Nothing does.
+    """
+    try:
+        socket.create_connection((address.host, address.port), _DIAL_SECONDS).close()
+    except OSError as error:
+        raise UsageError(
+            f"nothing answers at {address}: {error.strerror or error}",
+            f"start Ray on the head: ray start --head --node-ip-address={address.host} "
+            f"--port={address.port}",
+        ) from error
+
+
+def _probe(address: ClusterAddress) -> None:
+    """Check that what listens at an address is Ray, takes our token, and requires one.
+
+    Raises:
+        UsageError: It is not, or does not.
+    """
+    problem = _try_connection(address, os.environ)
+    if problem is None:
+        raise UsageError(
+            f"what listens at {address} is not the head of a Ray cluster, or does not answer: "
+            f"no reply within {seconds_text(_PROBE_SECONDS)}",
+            "give the HOST:PORT that `ray start --head` printed",
+        )
+    if problem:
+        raise UsageError(
+            f"Ray at {address} refuses this program: {problem}",
+            "use the same Ray and Python on every node, and the token of the cluster",
+        )
+    if address.is_loopback:
+        return
+    without = {k: v for k, v in os.environ.items() if k not in (AUTH_TOKEN, AUTH_TOKEN_PATH)}
+    if _try_connection(address, {**without, AUTH_MODE: "disabled"}) == "":
+        raise UsageError(
+            f"the cluster at {address} takes programs from whoever reaches it, without a token",
+            f"start Ray on every node with {AUTH_MODE}=token; see docs/cluster.md",
+        )
+
+
+def _try_connection(
+    address: ClusterAddress, environ: Mapping[str, str], seconds: float = _PROBE_SECONDS
+) -> str | None:
+    """Connect in a process of its own.
+
+    Returns:
+        Why it is refused; empty if it is not, None if nothing came of it in time.
+    """
+    words = [sys.executable, "-c", _PROBE, str(address), json.dumps(_on_loopback(address))]
+    try:
+        done = subprocess.run(
+            words, env=dict(environ), capture_output=True, text=True, timeout=seconds, check=False
+        )
+    except subprocess.TimeoutExpired:
+        return None
+    if done.returncode == 0 and "nodes:" in done.stdout:
+        return ""
+    return _last_line(done.stderr) or f"exit code {done.returncode}"
+
+
+def _last_line(text: str) -> str:
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1][:300] if lines else ""
+
+
+@contextmanager
+def _set_variables(changes: Mapping[str, str]) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in changes}
+    os.environ.update(changes)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+@contextmanager
+def _keep_sigterm() -> Iterator[None]:
+    """Keep our handler of SIGTERM while the body connects, which replaces it."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

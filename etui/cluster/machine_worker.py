@@ -1,0 +1,172 @@
+"""A node as a machine that answers: its own folders, meter, engine, models and data."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from threading import Event
+from typing import TYPE_CHECKING
+
+from etui.bench.run.loop import build_work
+from etui.bench.run.plan import RunPlan, restore_plan
+from etui.bench.run.runner import BenchRunner
+from etui.bench.run.schedule import Piece
+from etui.bench.run.work import Answered, QuestionAnswerer
+from etui.bench.store.run_config import RunConfig, parse_run_config
+from etui.cluster.messages import Command, Facts, Message, Opening, Task
+from etui.cluster.node_command import NodeCommand
+from etui.cluster.versions import read_versions, refuse_other_hash
+from etui.config.config import make_home
+from etui.config.load import load_config
+from etui.errors import EtuiError
+from etui.units import percent_text
+
+if TYPE_CHECKING:
+    from etui.backends.local import LocalBackend
+    from etui.bench.store.sample import Sample
+    from etui.models.download import Progress
+    from etui.models.spec import ModelSpec
+    from etui.runtime.open import Runtime
+    from etui.turn.ports import Meter
+
+_STEP = 0.05
+"""Share of a pull between two notes of its progress."""
+
+
+def open_worker() -> MachineWorker:
+    """Open this machine, as the process of a node does; nothing is loaded yet."""
+    return MachineWorker()
+
+
+@dataclass(slots=True)
+class _Notes:
+    """An audience that passes on what a run says; the driver shows the rest."""
+
+    send: Callable[[str], None]
+
+    def say(self, text: str) -> None:
+        self.send(text)
+
+    def begin(self, config: RunConfig, folder: Path, samples: Sequence[Sample]) -> None:
+        pass
+
+    def see(self, samples: Sequence[Sample]) -> None:
+        pass
+
+    def expect(self, questions: int) -> None:
+        pass
+
+
+@dataclass(slots=True)
+class MachineWorker:
+    """This machine; see :class:`etui.cluster.worker.NodeWorker`."""
+
+    _stopped: Event = field(default_factory=Event)
+    _cancels: list[Callable[[], None]] = field(default_factory=list)
+    _runtime: Runtime[LocalBackend] | None = None
+    _plan: RunPlan | None = None
+    _systems: dict[str, QuestionAnswerer] = field(default_factory=dict)
+    _command: NodeCommand = field(default_factory=NodeCommand)
+
+    @property
+    def meter(self) -> Meter:
+        """The power meter of this machine, started."""
+        assert self._runtime is not None
+        return self._runtime.meter
+
+    def describe(self) -> Facts:
+        """Describe the node without loading anything."""
+        return Facts(platform.node(), read_versions(), os.getpid())
+
+    def open(self, opening: Opening, say: Callable[[str], None]) -> RunConfig:
+        """Load the questions and the models of a run; return its configuration here.
+
+        Raises:
+            UsageError: The data or a model are others than the driver's.
+            EtuiError: They cannot be had.
+        """
+        asked = parse_run_config(opening.config)
+        # Only the arms of a run decide, as in a run on one machine.
+        config = replace(load_config(), loop_guard=False)
+        make_home(config)
+        from etui.runtime.open import open_runtime
+
+        runtime = open_runtime(config)
+        self._runtime = runtime
+        plan = restore_plan(asked, config, runtime.catalogue)
+        refuse_other_hash(f"the data of {asked.suite}", plan.suite.sha256, asked.data_sha256)
+        for name in plan.models:
+            self._bring(runtime.catalogue.get(name), opening.models.get(name), say)
+        runner = BenchRunner(runtime, _Notes(say), self._stopped, self._cancels.append)
+        found = runner.configure(plan, asked.run_id)
+        self._plan, self._systems = plan, runner.build_systems(plan)
+        return found
+
+    def answer(self, task: Task) -> Iterator[Answered]:
+        """Answer a piece.
+
+        Raises:
+            StopRequested: The request was stopped; the current question is discarded.
+            EtuiError: The engine failed.
+        """
+        if self._plan is None:
+            raise EtuiError("nothing is open on this node", "this is a bug in etui")
+        piece = Piece(task.system, task.subject, task.rows, 0)
+        yield from self._systems[task.system].answer(build_work(self._plan, piece, set(task.done)))
+
+    def run(self, command: Command) -> Iterator[Message]:
+        """Run an etui command on this machine and yield what it prints."""
+        return self._command.run(command)
+
+    def allow(self) -> None:
+        """Take back an earlier stop."""
+        self._stopped.clear()
+
+    def stop(self) -> None:
+        """End the current request as soon as possible."""
+        self._stopped.set()
+        for cancel in self._cancels:
+            cancel()
+        self._command.stop()
+
+    def _bring(self, spec: ModelSpec, sha256: str | None, say: Callable[[str], None]) -> None:
+        """Pull a model that is missing here, and compare its hash with the driver's.
+
+        Raises:
+            UsageError: It is another file.
+            DownloadFailed: No source has it.
+        """
+        from etui.models.download import pull
+        from etui.models.files import has_file, recorded_sha256, require
+
+        if spec.backend is not None:
+            return
+        assert self._runtime is not None
+        config = self._runtime.config
+        if has_file(spec, config):
+            require(spec, config)
+        else:
+            say(f"{spec.name} is missing here: pulling it")
+            pull(spec, config, _PullNotes(say).report)
+        refuse_other_hash(spec.name, recorded_sha256(spec, config) or spec.sha256, sha256)
+
+
+@dataclass(slots=True)
+class _PullNotes:
+    """Says how far a pull is, every few percent, so that its node is not silent."""
+
+    say: Callable[[str], None]
+    said: float = 0.0
+
+    def report(self, progress: Progress) -> None:
+        if progress.step != "download" or not progress.total_bytes:
+            if progress.step == "failed":
+                self.say(f"{progress.model}: {progress.note}")
+            return
+        share = progress.done_bytes / progress.total_bytes
+        if share - self.said >= _STEP:
+            self.said = share
+            self.say(f"{progress.model}: {percent_text(share)} pulled")

@@ -1,0 +1,198 @@
+"""What travels between the driver of a run and its nodes: lines of JSON, never pickled objects.
+
+A node may run another etui, whose classes differ; text is compared by us and refused by name.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from etui.bench.store.sample import Sample
+from etui.text.codec import DocumentError, from_document, to_document
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What a node says of itself before anything is loaded there.
+
+    Attributes:
+        host: Name of its host.
+        versions: Program -> version, as :func:`etui.cluster.versions.read_versions` reads them.
+        pid: Id of the process that answers.
+    """
+
+    host: str
+    versions: Mapping[str, str | None]
+    pid: int
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """A line about what the node does now."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """The node is ready; ``config`` is the document of its own configuration of the run."""
+
+    config: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """Questions that the node answered together, with their joules."""
+
+    samples: tuple[Sample, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Wasted:
+    """Work that gave no answer, as the node's own meter measured it.
+
+    Attributes:
+        joules: Joules from the start of the piece that are in none of its answers; None if
+            unmeasured.
+        uncertainty: Half width in joules.
+    """
+
+    joules: float | None
+    uncertainty: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A line that a command of the node printed on its standard output."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """A command of the node has ended.
+
+    Attributes:
+        exit_code: Its exit code.
+        errors: The end of its standard error.
+        files: Name -> text of the files that it wrote for the driver.
+    """
+
+    exit_code: int
+    errors: str
+    files: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """An error of the node, which has survived it.
+
+    Attributes:
+        what, fix: As in :class:`etui.errors.EtuiError`.
+        exit_code: As in :class:`etui.errors.EtuiError`; 2 says that every node would fail.
+    """
+
+    what: str
+    fix: str
+    exit_code: int
+
+
+Message = Facts | Note | Opened | Answers | Wasted | Line | Finished | Failed
+
+_KINDS: Mapping[str, type[Any]] = {
+    "facts": Facts,
+    "note": Note,
+    "opened": Opened,
+    "answers": Answers,
+    "wasted": Wasted,
+    "line": Line,
+    "finished": Finished,
+    "failed": Failed,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """What a node must make ready for a bench run.
+
+    Attributes:
+        config: Document of the configuration as the driver plans it, without models.
+        models: Model -> sha256 of its file; None where the driver does not know it.
+    """
+
+    config: Mapping[str, Any]
+    models: Mapping[str, str | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """Questions that a node is to answer.
+
+    Attributes:
+        system: Name of the arm or of the policy.
+        subject: Name of the subject.
+        rows: Every row of the piece, so that the groups that are computed together stay the same.
+        done: Rows of it that are already answered.
+    """
+
+    system: str
+    subject: str
+    rows: tuple[int, ...]
+    done: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """An etui command that a node runs, and which of its files the driver wants.
+
+    Attributes:
+        words: The command line behind ``etui``.
+        collect: Whether the folder that ``--out`` names is sent back; it is appended to ``words``.
+    """
+
+    words: tuple[str, ...]
+    collect: bool = False
+
+
+def write_message(message: Message) -> str:
+    """Write a message of a node as text."""
+    kind = next(name for name, each in _KINDS.items() if each is type(message))
+    return json.dumps({"kind": kind, **to_document(message)})
+
+
+def read_message(text: str) -> Message:
+    """Read a message of a node.
+
+    Raises:
+        DocumentError: It is not one; the node runs another etui.
+    """
+    try:
+        document = json.loads(text)
+        kind = _KINDS[document.pop("kind")]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DocumentError(f"not a message of a node: {text[:80]!r}") from error
+    message: Message = from_document(kind, document, extra="ignore")
+    return message
+
+
+def write_request(request: Opening | Task | Command) -> str:
+    """Write a request to a node as text."""
+    return json.dumps(to_document(request))
+
+
+def read_opening(text: str) -> Opening:
+    """Read the request to open a run."""
+    return from_document(Opening, json.loads(text))
+
+
+def read_task(text: str) -> Task:
+    """Read the request to answer a piece."""
+    return from_document(Task, json.loads(text))
+
+
+def read_command(text: str) -> Command:
+    """Read the request to run a command."""
+    return from_document(Command, json.loads(text))

@@ -6,6 +6,7 @@ This process writes the run folder, the log and the reports; the nodes only answ
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -97,6 +98,7 @@ class ClusterBench:
         stopped: Set when the user wants to stop.
         carrier: Carries text to the nodes.
         patience: Limits of silence.
+        now: Monotonic clock in seconds.
     """
 
     runtime: Runtime[LocalBackend]
@@ -104,6 +106,7 @@ class ClusterBench:
     stopped: Event
     carrier: Carrier
     patience: Patience = DEFAULT_PATIENCE
+    now: Callable[[], float] = time.monotonic
 
     def start(
         self,
@@ -216,11 +219,13 @@ class ClusterBench:
         nodes = name_machines(found)
         self.audience.say(f"starting {count_text(len(nodes), 'node')}: {', '.join(nodes)}")
         say, stopped = self.audience.say, self.stopped.is_set
-        ready = start_nodes(self.carrier, nodes, read_versions(), self.patience, say, stopped)
+        ready = start_nodes(
+            self.carrier, nodes, read_versions(), self.patience, say, stopped, self.now
+        )
         self._refuse_stopped()
         document = self._describe(plan, run_id).to_json()
         request = write_request(Opening(document, self._known_hashes(plan)))
-        opened = open_all(self.carrier, ready, request, self.patience, say, stopped)
+        opened = open_all(self.carrier, ready, request, self.patience, say, stopped, self.now)
         self._refuse_stopped()
         configs = {key: parse_run_config(each.config) for key, each in opened.items()}
         first = next(iter(configs))
@@ -332,6 +337,7 @@ class ClusterBench:
             mean=MeanJoules.of(by_system),
             say=self.audience.say,
             tallies=tallies,
+            now=self.now,
         )
         spent = math.fsum(sample.joules for sample in before if sample.joules is not None)
         return loop.run(spent, limits.start(self.stopped.is_set))

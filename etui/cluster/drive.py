@@ -262,10 +262,8 @@ class ClusterLoop:
         tally.deaths += 1
         state.deaths_in_a_row += 1
         keys = self._board.in_flight(machine)
-        if died and state.stage in ("working", "silent"):
-            questions = min(state.group, len(keys))
-            mean = self._mean.of_system(state.system)
-            tally.losses = tally.losses.add_lost(questions, mean)
+        if died:
+            self._count_lost(machine, state, len(keys))
         lost = self._board.lose(machine)
         back = f", {count_text(len(keys), 'question')} given back" if keys else ""
         self._say(f"node {machine} {'died' if died else 'failed'}{back}: {why}")
@@ -358,8 +356,13 @@ class ClusterLoop:
                     busy.discard(machine)
                     state.stage = "idle" if isinstance(report, Ended) else "gone"
                     if isinstance(report, Died):
-                        questions = min(state.group, len(self._board.in_flight(machine)))
-                        tally = self.tallies[machine]
-                        tally.losses = tally.losses.add_lost(
-                            questions, self._mean.of_system(state.system)
-                        )
+                        self.tallies[machine].deaths += 1
+                        self._count_lost(machine, state, len(self._board.in_flight(machine)))
+
+    def _count_lost(self, machine: str, state: _NodeState, unanswered: int) -> None:
+        """Count what a dead node was answering: at most as many as it answers together."""
+        if unanswered:
+            questions = min(state.group, unanswered)
+            mean = self._mean.of_system(state.system)
+            tally = self.tallies[machine]
+            tally.losses = tally.losses.add_lost(questions, mean)

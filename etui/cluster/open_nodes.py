@@ -129,6 +129,7 @@ def start_nodes(
     patience: Patience,
     say: Callable[[str], None],
     stopped: Callable[[], bool] = lambda: False,
+    now: Callable[[], float] = time.monotonic,
 ) -> dict[str, ClusterNode]:
     """Start the process of every node and compare its versions.
 
@@ -139,6 +140,7 @@ def start_nodes(
         patience: Limits of silence.
         say: Shows a line about the current step.
         stopped: Whether the user stopped the command.
+        now: Monotonic clock in seconds.
 
     Returns:
         The nodes that are ready, by the key of their machine.
@@ -157,6 +159,7 @@ def start_nodes(
         patience.ready,
         say=say,
         stopped=stopped,
+        now=now,
     )
     _refuse_without_etui(nodes, asked)
     refuse_failures(nodes, asked)
@@ -176,6 +179,7 @@ def open_all(
     patience: Patience,
     say: Callable[[str], None],
     stopped: Callable[[], bool] = lambda: False,
+    now: Callable[[], float] = time.monotonic,
 ) -> dict[str, Opened]:
     """Have every node load its questions and models.
 
@@ -186,7 +190,9 @@ def open_all(
         EtuiError: A node has another model or other data, or no node is ready.
     """
     requests = dict.fromkeys(nodes, request)
-    asked = ask_all(carrier, nodes, requests, "open", patience.opening, say=say, stopped=stopped)
+    asked = ask_all(
+        carrier, nodes, requests, "open", patience.opening, say=say, stopped=stopped, now=now
+    )
     refuse_failures(nodes, asked)
     opened: dict[str, Opened] = {}
     for machine, node in nodes.items():

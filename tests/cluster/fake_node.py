@@ -1,0 +1,170 @@
+"""A node without a model: it answers at once or after a while, and its meter counts watts.
+
+Real processes of Ray open it by name, so its settings come from the environment of their raylet:
+``ETUI_FAKE_NODE`` is a JSON object with the fields of :class:`Behaviour`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from threading import Event
+
+from etui.bench.run.scoring import StopRequested
+from etui.bench.store.run_config import BenchModel, RunConfig, parse_run_config
+from etui.bench.store.sample import Sample
+from etui.cluster.messages import Command, Facts, Message, Opening, Task
+from etui.cluster.node_command import NodeCommand
+from etui.cluster.versions import read_versions, refuse_other_hash
+from etui.energy.types import Energy, EnergyOf, Kind
+from etui.errors import EtuiError, UsageError
+from etui.turn.record import Tokens
+
+OPENER = "tests.cluster.fake_node:open_fake"
+WATTS = 10.0
+SHA256 = "ab" * 32
+
+
+@dataclass(frozen=True)
+class Behaviour:
+    """How a fake node behaves."""
+
+    seconds: float = 0.0
+    etui: str | None = None
+    sha256: str = SHA256
+    data_sha256: str | None = None
+    memory_bytes: int = 8 << 30
+    describe_seconds: float = 0.0
+    open_error: str | None = None
+    answer_error: str | None = None
+    answer_exit_code: int = 1
+    hang_after: int | None = None
+
+
+def open_fake() -> FakeNode:
+    """Open the node that the environment describes."""
+    return FakeNode(Behaviour(**json.loads(os.environ.get("ETUI_FAKE_NODE", "{}"))))
+
+
+def answer_text(system: str, subject: str, row: int) -> bool:
+    """Whether the fake answers a question rightly: a pure function of it."""
+    return (len(system) + len(subject) + row) % 3 != 0
+
+
+def make_sample(system: str, subject: str, row: int, joules: float | None = 2.0) -> Sample:
+    right = answer_text(system, subject, row)
+    return Sample(
+        arm=system, subject=subject, row=row, answer="A", choice="A" if right else "B",
+        correct=right, status="answered", text="", logprobs=None, letter_mass=None,
+        confidence=None, margin=None, shots=0, tokens=Tokens(9, 0, 9, 0, 1), prefix_tokens=0.0,
+        joules=joules, uncertainty=None if joules is None else 0.1,
+        kind=None if joules is None else "counter", prefill_joules=joules, decode_joules=0.0,
+        seconds=1.0, prompt_sha256="ab" * 8,
+    )  # fmt: skip
+
+
+class WattMeter:
+    """A meter of a machine that always draws the same power."""
+
+    def settle(self, end_ns: int) -> None:
+        """Every reading is final at once."""
+
+    def mark(self, t_ns: int) -> None:
+        """Nothing steps."""
+
+    def power_curve(self, start_ns: int, end_ns: int, points: int):
+        return [((start_ns + end_ns) // 2, WATTS)] * points
+
+    def energy(self, start_ns: int, end_ns: int) -> Energy:
+        joules = WATTS * (end_ns - start_ns) / 1e9
+        return Energy(start_ns, end_ns, joules, 0.01 * joules, Kind.COUNTER, 1.0)
+
+
+@dataclass(frozen=True)
+class FakeAnswered:
+    system: str
+    subject: str
+    row: int
+    start_ns: int
+    end_ns: int
+
+    def samples(self, energy_of: EnergyOf) -> list[Sample]:
+        energy = energy_of(self.start_ns, self.end_ns)
+        return [make_sample(self.system, self.subject, self.row, energy.joules)]
+
+
+@dataclass
+class FakeNode:
+    """See :class:`etui.cluster.worker.NodeWorker`."""
+
+    behaviour: Behaviour
+    meter: WattMeter = field(default_factory=WattMeter)
+    stopped: Event = field(default_factory=Event)
+    answered: int = 0
+    command: NodeCommand = field(default_factory=NodeCommand)
+
+    def describe(self) -> Facts:
+        if self.behaviour.describe_seconds:
+            Event().wait(self.behaviour.describe_seconds)
+        versions = read_versions()
+        if self.behaviour.etui is not None:
+            versions["etui"] = self.behaviour.etui
+        return Facts(platform.node(), versions, os.getpid())
+
+    def open(self, opening: Opening, say: Callable[[str], None]) -> RunConfig:
+        if self.behaviour.open_error is not None:
+            raise EtuiError(self.behaviour.open_error, "fix it there")
+        asked = parse_run_config(opening.config)
+        refuse_other_hash(
+            f"the data of {asked.suite}", self.behaviour.data_sha256, asked.data_sha256
+        )
+        say("loading")
+        models = []
+        for name in opening.models:
+            refuse_other_hash(name, self.behaviour.sha256, opening.models[name])
+            models.append(make_model(name, self.behaviour.sha256))
+        machine = {"name": "A processor", "memory_bytes": self.behaviour.memory_bytes}
+        return replace(
+            asked,
+            models=tuple(models),
+            machine=machine,
+            energy={"channels": {"package:0": "counter"}},
+        )
+
+    def answer(self, task: Task) -> Iterator[FakeAnswered]:
+        for row in task.rows:
+            if row in task.done:
+                continue
+            start_ns = time.monotonic_ns()
+            if self.behaviour.answer_error is not None:
+                kind = UsageError if self.behaviour.answer_exit_code == 2 else EtuiError
+                raise kind(self.behaviour.answer_error)
+            if self.answered == self.behaviour.hang_after:
+                Event().wait()
+            if self.behaviour.seconds:
+                self.stopped.wait(self.behaviour.seconds)
+            if self.stopped.is_set():
+                raise StopRequested
+            self.answered += 1
+            yield FakeAnswered(task.system, task.subject, row, start_ns, time.monotonic_ns())
+
+    def run(self, command: Command) -> Iterator[Message]:
+        return self.command.run(command)
+
+    def allow(self) -> None:
+        self.stopped.clear()
+
+    def stop(self) -> None:
+        self.stopped.set()
+        self.command.stop()
+
+
+def make_model(name: str, sha256: str) -> BenchModel:
+    return BenchModel(
+        name=name, sha256=sha256, file_bytes=1, gpu_layers=0, context_tokens=4096, sequences=8,
+        batch_tokens=512, kv_type="f16", flash_attention="auto", letters="single",
+    )  # fmt: skip

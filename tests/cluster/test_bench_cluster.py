@@ -1,0 +1,373 @@
+"""A run on scripted nodes: its folder, its machines, its refusals, and how it resumes."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from threading import Event
+
+import pytest
+
+from etui.arm import Arm
+from etui.bench.run.limits import RunLimits
+from etui.bench.run.plan import RunPlan, RunRequest, make_plan, restore_plan
+from etui.bench.run.runner import BenchRunner
+from etui.bench.run.schedule import Piece
+from etui.bench.store.run_config import BenchDesign, RunConfig
+from etui.bench.store.run_folder import read_run
+from etui.bench.store.several_machines import (
+    assign_keys,
+    is_comparison,
+    join_machines,
+    name_machine,
+    split_system,
+    undo_join,
+)
+from etui.cluster.bench_cluster import ClusterBench, bind_pieces
+from etui.cluster.carrier import ClusterNode
+from etui.cluster.open_nodes import name_machines
+from etui.cluster.patience import Patience
+from etui.cluster.sidecar import CLUSTER
+from etui.errors import EtuiError, Stopped, UsageError
+from etui.models.catalogue import load_catalogue
+from etui.runtime.open import open_runtime
+from tests.bench import synthetic
+from tests.cluster.fake_carrier import FakeCarrier, make_script
+from tests.cluster.fake_node import SHA256, Behaviour, FakeAnswered, make_model
+
+PATIENCE = Patience(ready=60, opening=60, first=60, least=60, factor=20, stopping=2)
+MODEL = "gemma-3-270m"
+
+
+@dataclass
+class Audience:
+    lines: list[str] = field(default_factory=list)
+    seen: list = field(default_factory=list)
+
+    def say(self, text: str) -> None:
+        self.lines.append(text)
+
+    def begin(self, config, folder, samples) -> None:
+        self.lines.append(f"begin after {len(samples)}")
+
+    def see(self, samples) -> None:
+        self.seen += samples
+
+
+@pytest.fixture
+def plan(questions_csv, config, monkeypatch) -> RunPlan:
+    # The fake nodes have a file of their own hash; this machine knows none.
+    monkeypatch.setattr(ClusterBench, "_known_hashes", lambda self, plan: {MODEL: SHA256})
+    return make_plan(
+        RunRequest(str(questions_csv), shots=2, models=(MODEL,)), config, load_catalogue(config)
+    )
+
+
+@dataclass
+class Bench:
+    runtime: object
+    config: object
+    audience: Audience = field(default_factory=Audience)
+    stopped: Event = field(default_factory=Event)
+
+    def on(self, *scripts) -> ClusterBench:
+        # Every command closes the log at its end, so each opens this machine anew.
+        self.runtime = open_runtime(self.config)
+        carrier = FakeCarrier(scripts)
+        return ClusterBench(
+            self.runtime, self.audience, self.stopped, carrier, PATIENCE, carrier.now
+        )
+
+    def plan_again(self, run: RunConfig) -> RunPlan:
+        return restore_plan(run, self.config, load_catalogue(self.config))
+
+
+@pytest.fixture
+def bench(config) -> Bench:
+    return Bench(None, config)
+
+
+def keys(folder: Path) -> list[tuple]:
+    return sorted(sample.key for sample in read_run(folder).samples)
+
+
+def test_nodes_share_a_run(plan, bench, tmp_path):
+    out = tmp_path / "run"
+    found = bench.on(make_script("Desk.example"), make_script("laptop")).start(plan, out)
+    run = found.run
+    assert (run.ending, run.summary.complete, len(run.samples)) == ("complete", True, 6)
+    recorded = read_run(out)
+    assert recorded.edited == ()
+    assert [machine.key for machine in recorded.config.machines] == ["desk", "laptop"]
+    assert {sample.machine for sample in recorded.samples} == {"desk", "laptop"}
+    assert recorded.config.models[0].sha256 == SHA256
+    assert found.losses.is_none
+    document = json.loads((out / CLUSTER).read_text())
+    assert document["wasted"]["wasted_joules"] == 0
+    assert sum(each["answers"] for each in document["machines"].values()) == 6
+    assert (out / "report.html").exists()
+    assert bench.audience.seen == list(recorded.samples)
+
+
+def test_the_samples_and_the_summary_are_those_of_one_node(plan, bench, tmp_path):
+    one = bench.on(make_script("a")).start(plan, tmp_path / "one")
+    two = bench.on(make_script("a", "say", "die"), make_script("b")).start(plan, tmp_path / "two")
+    assert keys(tmp_path / "one") == keys(tmp_path / "two")
+    accuracy = [
+        {name: arm.accuracy for name, arm in found.run.summary.arms.items()} for found in (one, two)
+    ]
+    assert accuracy[0] == accuracy[1]
+    assert two.losses.lost_tries == 1
+
+
+def test_nodes_are_compared_as_systems(plan, bench, tmp_path):
+    out = tmp_path / "run"
+    slow = make_script("slow", behaviour=Behaviour(memory_bytes=1 << 30))
+    found = bench.on(make_script("quick"), slow).start(plan, out, compare=True)
+    recorded = read_run(out)
+    assert recorded.config.contenders == (f"{MODEL}@quick", f"{MODEL}@slow")
+    assert len(recorded.samples) == 12
+    for sample in recorded.samples:
+        assert split_system(sample.arm) == (MODEL, sample.machine)
+    assert found.run.summary.complete
+    assert list(found.run.summary.arms) == [f"{MODEL}@quick", f"{MODEL}@slow"]
+    for arm in found.run.summary.arms.values():
+        assert arm.energy is not None  # each system is on one machine, so its joules add up
+        assert arm.energy.per_correct is not None
+
+
+def test_a_run_resumes_with_other_nodes(plan, bench, tmp_path):
+    out = tmp_path / "run"
+    with pytest.raises(Stopped) as stopped:
+        bench.on(make_script("a", "say", "say", "gone")).start(plan, out)
+    assert "no node can answer" in stopped.value.what
+    assert stopped.value.fix == f"resume with: etui bench --resume {out}"
+    assert len(keys(out)) == 2
+    b = make_script("b", behaviour=Behaviour(memory_bytes=1 << 30))
+    found = bench.on(b).resume(out, bench.plan_again)
+    assert found.run.ending == "complete"
+    assert len(keys(out)) == len(set(keys(out))) == 6
+    assert read_run(out).edited == ()
+    assert [machine.key for machine in read_run(out).config.machines] == ["a", "b"]
+    assert found.losses.lost_tries == 1  # that of the first part
+    document = json.loads((out / CLUSTER).read_text())
+    assert (document["machines"]["a"]["answers"], document["machines"]["b"]["answers"]) == (2, 4)
+
+
+def test_an_equal_machine_keeps_its_key(plan, bench, tmp_path):
+    out = tmp_path / "run"
+    with pytest.raises(Stopped):
+        bench.on(make_script("a", "say", "gone")).start(plan, out)
+    bench.on(make_script("other")).resume(out, bench.plan_again)
+    assert [machine.key for machine in read_run(out).config.machines] == ["a"]
+
+
+class Local(BenchRunner):
+    """A run on this machine without a model."""
+
+    memory_bytes = 8 << 30
+
+    def configure(self, plan, run_id):
+        from etui.bench.run.setup import build_run_config
+
+        made = build_run_config(plan, run_id, (), self.runtime.config, self.runtime.recorder, None)
+        machine = {"name": "A processor", "memory_bytes": self.memory_bytes}
+        return replace(
+            made, models=(make_model(MODEL, SHA256),), machine=machine,
+            energy={"channels": {"package:0": "counter"}},
+        )  # fmt: skip
+
+    def build_systems(self, plan):
+        @dataclass
+        class Answerer:
+            name: str
+
+            def answer(self, work):
+                for question in work.questions:
+                    if question.row not in work.done:
+                        yield FakeAnswered(self.name, question.subject, question.row, 0, 10)
+
+        return {name: Answerer(name) for name in plan.arms}
+
+
+@pytest.fixture
+def local(bench):
+    def resume(folder: Path, **changes):
+        runtime = open_runtime(bench.config)
+        runner = type("Local", (Local,), changes)(runtime, bench.audience, Event())
+        with runtime:
+            return runner.resume(folder, bench.plan_again)
+
+    return resume
+
+
+def test_a_cluster_run_resumes_on_one_machine(plan, bench, local, tmp_path, monkeypatch):
+    monkeypatch.setattr("platform.node", lambda: "Here.example")
+    out = tmp_path / "run"
+    with pytest.raises(Stopped):
+        bench.on(make_script("a", "say", "say", "gone")).start(plan, out)
+    found = local(out, memory_bytes=1 << 30)
+    assert found.ending == "complete"
+    recorded = read_run(out)
+    assert recorded.edited == ()
+    assert len(keys(out)) == len(set(keys(out))) == 6
+    assert [machine.key for machine in recorded.config.machines] == ["a", "here"]
+    assert [sample.machine for sample in recorded.samples] == ["a"] * 2 + ["here"] * 4
+
+
+def test_a_comparison_resumes_only_on_its_machines(plan, bench, local, tmp_path, monkeypatch):
+    monkeypatch.setattr("platform.node", lambda: "quick")
+    out = tmp_path / "run"
+    slow = make_script("slow", "say", "gone", behaviour=Behaviour(memory_bytes=1 << 30))
+    quick = make_script("quick", "say", "say", "gone")
+    with pytest.raises(Stopped):
+        bench.on(quick, slow).start(plan, out, compare=True)
+    with pytest.raises(UsageError, match="compares quick, slow, and this machine is none of them"):
+        local(out, memory_bytes=4 << 30)
+    with pytest.raises(UsageError, match="no node of this cluster is one of them"):
+        bench.on(make_script("new", behaviour=Behaviour(memory_bytes=2 << 30))).resume(
+            out, bench.plan_again
+        )
+    found = local(out)
+    assert found.ending == "stopped"  # those of the other machine are left
+    counted = [sample.machine for sample in read_run(out).samples]
+    assert (counted.count("quick"), counted.count("slow")) == (6, 1)
+    again = make_script("slow", behaviour=Behaviour(memory_bytes=1 << 30))
+    whole = bench.on(again).resume(out, bench.plan_again)
+    assert whole.run.ending == "complete"
+    assert len(keys(out)) == len(set(keys(out))) == 12
+
+
+def test_a_run_of_one_machine_is_not_resumed_on_a_cluster(plan, bench, tmp_path):
+    runtime = open_runtime(bench.config)
+    with runtime:
+        Local(runtime, bench.audience, Event()).start(plan, tmp_path / "one")
+    with pytest.raises(UsageError, match="was started on one machine"):
+        bench.on(make_script("a")).resume(tmp_path / "one", bench.plan_again)
+
+
+def test_another_plan_is_not_resumed(plan, bench, tmp_path):
+    out = tmp_path / "run"
+    with pytest.raises(Stopped):
+        bench.on(make_script("a", "say", "gone")).start(plan, out)
+    other = make_script("a", behaviour=Behaviour(sha256="cd" * 32))
+    with pytest.raises(UsageError, match="sha256 cdcdcdcdcdcd there, here abababababab"):
+        bench.on(other).resume(out, bench.plan_again)
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "message"),
+    [
+        (Behaviour(etui="0.2.0"), "node b has etui 0.2.0, here "),
+        (
+            Behaviour(sha256="cd" * 32),
+            "node b: gemma-3-270m has sha256 cdcdcdcdcdcd there, here abababababab",
+        ),
+        (
+            Behaviour(data_sha256="cd" * 32),
+            "node b: the data of sums has sha256 cdcdcdcdcdcd there",
+        ),
+        (Behaviour(open_error="no file"), "node b: no file"),
+    ],
+)
+def test_nodes_that_differ_are_refused_by_name(plan, bench, tmp_path, behaviour, message):
+    with pytest.raises(EtuiError) as error:
+        bench.on(make_script("a"), make_script("b", behaviour=behaviour)).start(
+            plan, tmp_path / "run"
+        )
+    assert message in error.value.what
+    assert error.value.fix
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_hash_unknown_here_is_compared_between_nodes(plan, bench, tmp_path, monkeypatch):
+    monkeypatch.setattr(ClusterBench, "_known_hashes", lambda self, plan: {MODEL: None})
+    other = make_script("b", behaviour=Behaviour(sha256="cd" * 32))
+    with pytest.raises(UsageError, match="nodes a and b differ: models was"):
+        bench.on(make_script("a"), other).start(plan, tmp_path / "run")
+
+
+def test_a_node_that_is_never_ready_is_left_out(plan, bench, tmp_path):
+    found = bench.on(make_script("a"), make_script("b", ready=False)).start(plan, tmp_path / "run")
+    assert found.run.ending == "complete"
+    assert [machine.key for machine in found.run.config.machines] == ["a"]
+    assert any("node b was silent for 1 min" in line for line in bench.audience.lines)
+
+
+def test_without_a_ready_node_there_is_no_run(plan, bench, tmp_path):
+    with pytest.raises(EtuiError, match="no node of the cluster is ready: node b was silent"):
+        bench.on(make_script("b", ready=False)).start(plan, tmp_path / "run")
+    with pytest.raises(EtuiError, match="no node with a CPU"):
+        bench.on().start(plan, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_stop_before_the_first_question_leaves_no_run(plan, bench, tmp_path):
+    bench.stopped.set()
+    with pytest.raises(Stopped, match="before the first question"):
+        bench.on(make_script("a")).start(plan, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_joules_stop_a_run_that_resumes(plan, bench, tmp_path):
+    out = tmp_path / "run"
+    found = bench.on(make_script("a")).start(plan, out, RunLimits(joules=1e-12))
+    assert found.run.ending == "joules"
+    assert 0 < len(keys(out)) < 6
+    assert bench.on(make_script("a")).resume(out, bench.plan_again).run.ending == "complete"
+    assert len(keys(out)) == len(set(keys(out))) == 6
+
+
+def test_a_policy_cannot_be_compared(plan, bench, tmp_path):
+    routed = replace(plan, policy=object())
+    with pytest.raises(UsageError, match="--compare cannot be used with a policy"):
+        bench.on(make_script("a")).start(routed, tmp_path / "run", compare=True)
+
+
+def test_a_design_runs_in_parts(plan, bench, tmp_path):
+    designed = replace(plan, design=BenchDesign("seed", ""))
+    with pytest.raises(UsageError, match="--design cannot be used with --cluster") as error:
+        bench.on(make_script("a")).start(designed, tmp_path / "run")
+    assert "--part" in error.value.fix
+
+
+def test_machines_are_named_by_their_hosts():
+    hosts = ("Desk.home", "desk.work", "Laptop", "...", "Große Kiste")
+    nodes = [ClusterNode(str(at), host, 1.0) for at, host in enumerate(hosts)]
+    assert list(name_machines(nodes)) == ["node", "desk", "gro-e-kiste", "laptop", "desk-2"]
+    assert name_machine("Desk.home") == "desk"
+
+
+def test_a_joined_configuration_comes_apart_again():
+    plan = synthetic.config()
+    found = {"x": plan, "y": replace(plan, machine={"name": "B", "memory_bytes": 1})}
+    for compare in (False, True):
+        joined = join_machines(plan, found, compare=compare)
+        assert is_comparison(joined) == compare
+        assert undo_join(joined) == plan
+        assert undo_join(joined).plan_sha256 == plan.plan_sha256
+    assert joined.contenders[:2] == ("direct@x", "direct@y")
+
+
+def test_machines_of_a_continuation_get_their_keys_back():
+    plan = synthetic.config(machine={"name": "A", "memory_bytes": 8 << 30})
+    other = replace(plan, machine={"name": "B", "memory_bytes": 8 << 30})
+    before = join_machines(plan, {"x": plan, "y": plan, "z": other}, compare=False).machines
+    assigned = assign_keys(before, {"y": plan, "w": plan, "z": plan})
+    assert {name: machine.key for name, machine in assigned.items()} == {
+        "y": "y", "w": "x", "z": "z-2",
+    }  # fmt: skip
+
+
+def test_pieces_of_a_comparison_are_bound_to_their_machine():
+    plan = synthetic.config(arms=("direct",))
+    piece = Piece("direct", "s", (0, 1), 3)
+    shared = join_machines(plan, {"x": plan, "y": plan}, compare=False)
+    assert [bound.machine for bound in bind_pieces([piece], shared)] == [None]
+    compared = join_machines(plan, {"x": plan, "y": plan}, compare=True)
+    bound = bind_pieces([piece], compared)
+    assert [(each.piece.system, each.machine) for each in bound] == [
+        ("direct@x", "x"), ("direct@y", "y"),
+    ]  # fmt: skip
+    assert Arm("direct", "m").name == "direct"

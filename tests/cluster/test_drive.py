@@ -1,0 +1,240 @@
+"""The loop over nodes that die, hang, fail, come back late and disappear."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field, replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from etui.bench.run.schedule import Piece
+from etui.cluster.drive import ClusterLoop, NodeTally
+from etui.cluster.losses import MeanJoules, sum_losses
+from etui.cluster.messages import Opening, write_request
+from etui.cluster.patience import Patience
+from etui.cluster.piece_board import BoundPiece, PieceBoard
+from etui.errors import EtuiError, Stopped, UsageError
+from tests.bench import synthetic
+from tests.cluster.fake_carrier import FakeCarrier, make_script
+from tests.cluster.fake_node import Behaviour
+
+PATIENCE = Patience(ready=5, opening=5, first=5, least=5, factor=2, stopping=2)
+CONFIG = synthetic.config(versions={"etui": "0.1.0"})
+
+
+@dataclass
+class Sink:
+    written: list = field(default_factory=list)
+
+    def place(self, machine, sample):
+        return replace(sample, machine=machine)
+
+    def system_of(self, sample):
+        return sample.arm
+
+    def task_system(self, system):
+        return system
+
+    def write(self, samples):
+        self.written += samples
+
+
+@dataclass
+class Loop:
+    """A loop over scripted nodes, opened."""
+
+    carrier: FakeCarrier
+    sizes: tuple[int, ...] = (4, 4)
+    sink: Sink = field(default_factory=Sink)
+    said: list[str] = field(default_factory=list)
+    tallies: dict[str, NodeTally] = field(default_factory=dict)
+
+    def run(self, check=lambda joules: None, answered=()):
+        opening = write_request(Opening(CONFIG.to_json(), {}))
+        nodes = {script.node.host: script.node for script in self.carrier.scripts.values()}
+        for node in nodes.values():
+            self.carrier.start(node)
+        self.tallies |= {name: NodeTally() for name in nodes}
+        pieces = [
+            BoundPiece(Piece("a", f"s{at}", tuple(range(size)), 0))
+            for at, size in enumerate(self.sizes)
+        ]
+        loop = ClusterLoop(
+            self.carrier, nodes, PieceBoard(pieces, set(answered)), self.sink, opening=opening,
+            versions=dict.fromkeys(nodes, CONFIG.versions), patience=PATIENCE, mean=MeanJoules({}),
+            say=self.said.append, tallies=self.tallies, now=self.carrier.now,
+        )  # fmt: skip
+        return loop.run(0.0, check)
+
+    @property
+    def keys(self):
+        return [(sample.subject, sample.row) for sample in self.sink.written]
+
+    @property
+    def losses(self):
+        return sum_losses(tally.losses for tally in self.tallies.values())
+
+    def expected(self):
+        return [(f"s{at}", row) for at, size in enumerate(self.sizes) for row in range(size)]
+
+
+def test_nodes_share_the_pieces():
+    loop = Loop(FakeCarrier([make_script("x"), make_script("y")]))
+    assert loop.run() == "complete"
+    assert sorted(loop.keys) == loop.expected()
+    assert {sample.machine for sample in loop.sink.written} == {"x", "y"}
+    assert loop.losses.is_none
+
+
+def test_a_node_that_dies_gives_its_questions_back_and_comes_back():
+    x = make_script("x", "say", "say", "die")
+    loop = Loop(FakeCarrier([x, make_script("y")]), (4, 4, 4, 4))
+    assert loop.run() == "complete"
+    assert sorted(loop.keys) == loop.expected()
+    assert x.starts == 2
+    assert "node x died, 2 questions given back: it die" in loop.said
+    assert (loop.losses.lost_tries, loop.losses.lost_questions) == (1, 1)
+    assert loop.losses.estimated_joules is not None
+    assert loop.losses.wasted_joules is None
+    assert loop.tallies["x"].deaths == 1
+
+
+def test_a_node_that_is_gone_is_not_started_again():
+    x = make_script("x", "say", "gone")
+    loop = Loop(FakeCarrier([x, make_script("y")]))
+    assert loop.run() == "complete"
+    assert sorted(loop.keys) == loop.expected()
+    assert x.starts == 1
+    assert loop.tallies["x"].given_up.startswith("is gone")
+
+
+def test_a_node_that_dies_again_and_again_is_given_up():
+    x = make_script("x", *["die"] * 10)
+    y = make_script("y", *["wait"] * 15)
+    loop = Loop(FakeCarrier([x, y]), (2, 2))
+    assert loop.run() == "complete"
+    assert x.starts == 3
+    assert "3 times in a row" in loop.tallies["x"].given_up
+    assert {sample.machine for sample in loop.sink.written} == {"y"}
+
+
+def test_a_silent_node_gives_back_and_its_late_answers_count_once():
+    x = make_script("x", "say", *["wait"] * 24)
+    loop = Loop(FakeCarrier([x, make_script("y", *["wait", "wait", "say"] * 9)]), (4, 1))
+    assert loop.run() == "complete"
+    assert sorted(loop.keys) == loop.expected()
+    assert any("x has been silent" in text and "3 questions" in text for text in loop.said)
+    assert "node x answers again" in loop.said
+    counted = Counter(sample.machine for sample in loop.sink.written)
+    assert counted["x"] + counted["y"] == 5
+    assert 1 <= loop.losses.doubled <= 3  # both answered them, each was counted once
+    assert loop.losses.wasted_joules == pytest.approx(loop.losses.reported_joules)
+
+
+def test_a_node_whose_piece_others_answered_is_stopped():
+    x = make_script("x", "say", *["wait"] * 400)
+    loop = Loop(FakeCarrier([x, make_script("y")]), (4, 4))
+    assert loop.run() == "complete"
+    assert sorted(loop.keys) == loop.expected()
+    assert x.stops == 1
+
+
+def test_without_any_node_the_run_stops_and_can_resume():
+    loop = Loop(FakeCarrier([make_script("x", "say", "gone"), make_script("y", "gone")]))
+    with pytest.raises(Stopped, match=r"no node can answer the 7 questions left: .*x is gone"):
+        loop.run()
+    again = Loop(FakeCarrier([make_script("z")]))
+    assert again.run(answered=[("a", *key) for key in loop.keys]) == "complete"
+    assert sorted(loop.keys + again.keys) == loop.expected()
+
+
+def test_a_run_of_silent_nodes_ends():
+    loop = Loop(FakeCarrier([make_script("x", *["wait"] * 1000)]))
+    with pytest.raises(Stopped, match="node x is silent"):
+        loop.run()
+    assert loop.carrier.seconds < 30
+
+
+def test_a_question_that_fails_on_every_node_ends_the_run_by_name():
+    broken = Behaviour(answer_error="the cache is full")
+    nodes = [make_script("x", behaviour=broken), make_script("y", behaviour=broken)]
+    with pytest.raises(EtuiError, match=r"a, s0: 3 tries on 2 nodes failed.*the cache is full"):
+        Loop(FakeCarrier(nodes), (1,)).run()
+
+
+def test_a_node_that_fails_is_given_up_and_the_others_go_on():
+    broken = make_script("x", behaviour=Behaviour(answer_error="the cache is full"))
+    loop = Loop(FakeCarrier([broken, make_script("y", *["wait"] * 30)]), (2, 2))
+    assert loop.run() == "complete"
+    assert sorted(loop.keys) == loop.expected()
+    assert loop.losses.reported_tries == 3  # it lived and measured them
+    assert loop.losses.lost_tries == 0
+
+
+def test_wrong_usage_would_fail_everywhere_and_ends_the_run():
+    wrong = Behaviour(answer_error="the prompt is too long", answer_exit_code=2)
+    with pytest.raises(UsageError, match="node x: the prompt is too long"):
+        Loop(FakeCarrier([make_script("x", behaviour=wrong)])).run()
+
+
+def test_a_node_that_cannot_open_again_is_given_up():
+    x = make_script("x", "say", "die")
+    y = make_script("y", *["wait"] * 8)
+    carrier = FakeCarrier([x, y])
+    loop = Loop(carrier)
+    start = carrier.start
+
+    def start_broken(node):
+        if node.host == "x" and x.starts:
+            x.behaviour = Behaviour(open_error="no room")
+        start(node)
+
+    carrier.start = start_broken
+    assert loop.run() == "complete"
+    assert loop.tallies["x"].given_up == "did not come back: no room"
+
+
+def test_a_limit_stops_the_nodes_and_takes_what_they_still_say():
+    loop = Loop(FakeCarrier([make_script("x"), make_script("y")]), (9, 9))
+    ending = loop.run(lambda joules: "stopped" if len(loop.keys) >= 4 else None)
+    assert ending == "stopped"
+    assert len(loop.keys) == len(set(loop.keys)) >= 4
+    assert all(script.stops == 1 for script in loop.carrier.scripts.values())
+
+
+def test_answered_questions_are_not_asked_again():
+    loop = Loop(FakeCarrier([make_script("x")]))
+    assert loop.run(answered=[("a", "s0", row) for row in range(4)]) == "complete"
+    assert {subject for subject, _ in loop.keys} == {"s1"}
+
+
+ACTIONS = st.lists(
+    st.sampled_from(["say"] * 6 + ["wait"] * 3 + ["die"] + ["hang"] + ["gone"]), max_size=40
+).map(lambda actions: [each for a in actions for each in (["wait"] * 25 if a == "hang" else [a])])
+
+
+@settings(max_examples=150)
+@given(
+    st.lists(ACTIONS, min_size=1, max_size=4),
+    st.lists(st.integers(1, 6), min_size=1, max_size=5),
+)
+def test_every_question_is_counted_once_whatever_happens(scripts, sizes):
+    nodes = [make_script(f"n{at}", *actions) for at, actions in enumerate(scripts)]
+    loop = Loop(FakeCarrier(nodes), tuple(sizes))
+    failed = None
+    try:
+        loop.run()
+    except (Stopped, EtuiError) as error:
+        failed = error
+    assert len(loop.keys) == len(set(loop.keys))
+    if failed is None:
+        assert sorted(loop.keys) == loop.expected()
+    elif isinstance(failed, Stopped):
+        left = len(loop.expected()) - len(loop.keys)
+        assert f"the {left} questions left" in failed.what
+    counted = sum(tally.answers for tally in loop.tallies.values())
+    assert counted == len(loop.keys)
+    deaths = sum(tally.deaths for tally in loop.tallies.values())
+    assert loop.losses.lost_tries <= deaths

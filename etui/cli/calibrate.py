@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
+from etui.cli.cluster_commands import cluster_option
 from etui.cli.common import load_models, print_event, stop_signals
 from etui.cli.param_types import TEXT, FiniteNumber, WholeNumber
 from etui.errors import ExitCode, UsageError
@@ -52,11 +53,15 @@ Form = Literal["text", "json", "jsonl"]
 @click.option("--force", is_flag=True, help="Measure even if other programs use the machine.")
 @click.option("--fresh", is_flag=True, help="Discard an interrupted calibration and start over.")
 @click.option("--from-log", is_flag=True, help="Fit to the turns in the log instead of measuring.")
+@cluster_option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 @click.option(
     "--jsonl", is_flag=True, help="Print a JSON line per measured length, and the curve last."
 )
+@click.pass_context
 def calibrate(
+    ctx: click.Context,
+    /,
     model: str,
     grid: str | None,
     repeats: int | None,
@@ -65,6 +70,7 @@ def calibrate(
     force: bool,
     fresh: bool,
     from_log: bool,
+    cluster: str | None,
     as_json: bool,
     jsonl: bool,
 ) -> int:
@@ -78,6 +84,7 @@ def calibrate(
     \b
     etui calibrate smollm2-135m
     etui calibrate qwen2.5-coder-1.5b --grid 64,256,1024x32,128 --repeats 5
+    etui calibrate qwen2.5-coder-1.5b --cluster desk:6379
     """  # noqa: D301
     from etui.calibration.run import measure_curve
     from etui.cli.calibrate_progress import print_progress_lines, show_progress
@@ -90,10 +97,16 @@ def calibrate(
         raise UsageError("--from-log measures nothing", "remove the measuring options")
     if as_json and jsonl:
         raise UsageError("--json and --jsonl cannot be combined", "pass only one of them")
+    if from_log and cluster is not None:
+        raise UsageError("--from-log measures nothing", "remove --cluster")
     config = load_config()
     make_home(config)
-    form: Form = "json" if as_json else "jsonl" if jsonl else "text"
     lengths = _build_grid(grid, repeats, window, quick)
+    if cluster is not None:
+        from etui.cli.calibrate_cluster import calibrate_cluster
+
+        return calibrate_cluster(ctx, cluster, config)
+    form: Form = "json" if as_json else "jsonl" if jsonl else "text"
     with TurnWriter(config) as writer:
         writer.ready()
         spec, path = _find_model(model, config)

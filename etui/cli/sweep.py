@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from etui.cli.cluster_commands import cluster_option
 from etui.cli.common import print_event, print_json, stop_signals
 from etui.cli.param_types import TEXT, FiniteNumber, WholeNumber
 from etui.cli.sweep_options import AFTER, build_goal, build_request, find_mode
@@ -135,6 +136,7 @@ if TYPE_CHECKING:
 @click.option(
     "--dry-run", is_flag=True, help="Print settings, blocks and the expected time; measure nothing."
 )
+@cluster_option
 @click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON document.")
 @click.option("--jsonl", is_flag=True, help="Print a JSON line per block, and the result last.")
 @click.option(
@@ -174,6 +176,7 @@ def sweep(ctx: click.Context, /, **options: Any) -> None:
     etui sweep smollm2-135m --axis threads=1,2,4 --axis kv_type=f16,q8_0 --suite sample
     etui sweep --policy balanced --arm quick --workload log --goal joules --within 10
     etui sweep qwen2.5-coder-1.5b --axis power_limit=150,200,250 --cap user
+    etui sweep qwen2.5-coder-1.5b --cluster desk:6379
     etui sweep --apply last
     etui sweep --revert smollm2-135m
     """  # noqa: D301
@@ -198,6 +201,14 @@ def _run(ctx: click.Context, options: dict[str, Any]) -> int:
     from etui.config.load import load_config
 
     config = load_config()
+    if options["cluster"] is not None:
+        from etui.cli.sweep_cluster import sweep_cluster
+        from etui.config.config import make_home
+
+        if mode == "measure" and not options["dry_run"]:
+            build_request(options)  # report options that contradict each other here
+        make_home(config)
+        return sweep_cluster(ctx, options["cluster"], config)
     if mode == "list":
         from etui.cli.sweep_text import print_sweeps
 

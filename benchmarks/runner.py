@@ -24,6 +24,7 @@ NAMES = (
     "bench_speed",
     "chat",
     "child",
+    "cluster",
     "curves",
     "decode",
     "design_price",

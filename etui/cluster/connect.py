@@ -43,6 +43,7 @@ options = json.loads(sys.argv[2])
 ray.init(address=sys.argv[1], log_to_driver=False, logging_level=logging.CRITICAL, **options)
 print("nodes:", sum(node["Alive"] for node in ray.nodes()))
 """
+_FOUND = "nodes:"
 
 
 def check_ray() -> None:
@@ -151,24 +152,52 @@ def _probe(address: ClusterAddress) -> None:
         )
 
 
-def _try_connection(
-    address: ClusterAddress, environ: Mapping[str, str], seconds: float = _PROBE_SECONDS
-) -> str | None:
+def _try_connection(address: ClusterAddress, environ: Mapping[str, str]) -> str | None:
     """Connect in a process of its own.
 
     Returns:
         Why it is refused; empty if it is not, None if nothing came of it in time.
     """
     words = [sys.executable, "-c", _PROBE, str(address), json.dumps(_on_loopback(address))]
+    process = subprocess.Popen(
+        words,
+        env=dict(environ),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+    )
+    lines: list[str] = []
+    reader = threading.Thread(target=_read_probe, args=(process, lines), daemon=True)
+    reader.start()
     try:
-        done = subprocess.run(
-            words, env=dict(environ), capture_output=True, text=True, timeout=seconds, check=False
-        )
+        code = process.wait(_PROBE_SECONDS)
     except subprocess.TimeoutExpired:
         return None
-    if done.returncode == 0 and "nodes:" in done.stdout:
+    finally:
+        process.kill()
+        process.wait()
+        reader.join()
+        if process.stdout is not None:
+            process.stdout.close()
+    if any(_is_refusal(line) for line in lines):
+        return "its token is another, or missing here"
+    if code == 0 and any(line.startswith(_FOUND) for line in lines):
         return ""
-    return _last_line(done.stderr) or f"exit code {done.returncode}"
+    return _last_line("".join(lines)) or f"exit code {code}"
+
+
+def _read_probe(process: subprocess.Popen[str], lines: list[str]) -> None:
+    """Read what a probe prints, and end it at a refusal: Ray would try for half a minute more."""
+    assert process.stdout is not None
+    for line in process.stdout:
+        lines.append(line)
+        if _is_refusal(line):
+            process.kill()
+
+
+def _is_refusal(line: str) -> bool:
+    return "InvalidAuthToken" in line or "Unauthenticated" in line
 
 
 def _last_line(text: str) -> str:

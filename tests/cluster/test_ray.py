@@ -1,0 +1,244 @@
+"""Two real nodes of Ray on loopback: killed, stopped, refused."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+from threading import Event
+
+import psutil
+import pytest
+
+from etui.bench.run.limits import RunLimits
+from etui.bench.run.plan import RunRequest, make_plan, restore_plan
+from etui.bench.run.runner import BenchRunner
+from etui.bench.store.run_folder import read_run
+from etui.cluster import connect
+from etui.cluster.actor import OPENER as MACHINE
+from etui.cluster.bench_cluster import ClusterBench
+from etui.cluster.carrier import Said
+from etui.cluster.connect import open_ray
+from etui.cluster.each_node import EachNode
+from etui.cluster.messages import Command
+from etui.cluster.patience import Patience
+from etui.cluster.ray_carrier import RayCarrier
+from etui.cluster.settings import parse_address
+from etui.errors import UsageError
+from etui.models.catalogue import load_catalogue
+from etui.runtime.open import open_runtime
+from tests.cluster.fake_node import OPENER, SHA256
+from tests.cluster.ray_fixtures import find_ray_processes, find_workers, require_ray, start_cluster
+
+MODEL = "gemma-3-270m"
+PATIENCE = Patience(ready=60, opening=60, first=60, least=30, factor=20, stopping=5)
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory):
+    with start_cluster(tmp_path_factory.mktemp("home"), {"seconds": 0.05}, {"seconds": 0.05}) as up:
+        yield up
+
+
+@pytest.fixture
+def address(cluster):
+    return parse_address(cluster.address)
+
+
+class Audience:
+    def __init__(self):
+        self.lines = []
+        self.count = 0
+        self.act = lambda count: None
+
+    def say(self, text):
+        self.lines.append(text)
+
+    def begin(self, config, folder, samples):
+        pass
+
+    def see(self, samples):
+        self.count += len(samples)
+        self.act(self.count)
+
+
+@pytest.fixture
+def run(address, config, monkeypatch):
+    """Run or resume the sample suite on the cluster, with fake nodes or with this machine's."""
+
+    def go(folder: Path, act=None, *, resume=False, limits=RunLimits(), stopped=None, **changes):  # noqa: B008
+        opener = changes.pop("opener", OPENER)
+        if opener == OPENER:
+            monkeypatch.setattr(ClusterBench, "_known_hashes", lambda self, plan: {MODEL: SHA256})
+        audience = Audience()
+        if act is not None:
+            audience.act = act
+        catalogue = load_catalogue(config)
+        with open_ray(address) as ray:
+            carrier = RayCarrier(ray, opener)
+            bench = ClusterBench(
+                open_runtime(config), audience, stopped or Event(), carrier, PATIENCE
+            )
+            try:
+                if resume:
+                    return audience, bench.resume(
+                        folder, lambda run: restore_plan(run, config, catalogue), limits
+                    )
+                request = RunRequest("sample", models=(changes.pop("model", MODEL),), **changes)
+                plan = make_plan(request, config, catalogue)
+                return audience, bench.start(plan, folder, limits)
+            finally:
+                carrier.close()
+
+    return go
+
+
+def keys(folder):
+    return sorted(sample.key for sample in read_run(folder).samples)
+
+
+def test_a_killed_worker_loses_and_doubles_nothing(run, tmp_path):
+    _, whole = run(tmp_path / "whole")
+    killed = []
+
+    def kill(count):
+        if count >= 20 and not killed:
+            worker = find_workers()[0]
+            killed.append(worker.pid)
+            worker.send_signal(signal.SIGKILL)
+
+    audience, found = run(tmp_path / "killed", kill)
+    assert killed
+    assert found.run.ending == "complete"
+    assert keys(tmp_path / "killed") == keys(tmp_path / "whole")
+    assert len(set(keys(tmp_path / "killed"))) == 60
+    assert [arm.accuracy for arm in found.run.summary.arms.values()] == [
+        arm.accuracy for arm in whole.run.summary.arms.values()
+    ]
+    assert (found.losses.lost_tries, found.losses.wasted_joules) == (1, None)
+    assert found.losses.estimated_joules > 0
+    assert {sample.machine for sample in found.run.samples} == {
+        machine.key for machine in found.run.config.machines
+    }
+    assert any("died" in line and "given back" in line for line in audience.lines)
+
+
+def test_a_stopped_run_resumes(run, tmp_path):
+    stopped = Event()
+    _, found = run(tmp_path / "run", lambda count: count >= 5 and stopped.set(), stopped=stopped)
+    assert found.run.ending == "stopped"
+    done = len(keys(tmp_path / "run"))
+    assert 5 <= done < 30
+    assert found.losses.reported_tries == 2  # both nodes measured the question that was discarded
+    assert found.losses.reported_joules > 0
+    _, again = run(tmp_path / "run", resume=True)
+    assert again.run.ending == "complete"
+    assert len(keys(tmp_path / "run")) == len(set(keys(tmp_path / "run"))) == 60
+
+
+def test_everything_listens_on_loopback_only(address):
+    with open_ray(address) as ray:
+        carrier = RayCarrier(ray, OPENER)
+        try:
+            for node in carrier.list_nodes():
+                carrier.start(node)
+                carrier.call(node.id, "describe", "")
+            described = 0
+            while described < 2:
+                described += sum(isinstance(each, Said) for each in carrier.wait(0.2))
+            found = {
+                place.laddr.ip.removeprefix("::ffff:")  # the same address, on a socket of IPv6
+                for process in [psutil.Process(), *find_ray_processes()]
+                for place in process.net_connections("inet")
+                if place.status == psutil.CONN_LISTEN
+            }
+        finally:
+            carrier.close()
+    assert found == {"127.0.0.1"}
+    assert len(find_ray_processes()) >= 3
+
+
+def test_a_wrong_token_is_refused(address, monkeypatch):
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "cd" * 32)
+    begun = time.monotonic()
+    with pytest.raises(UsageError, match="refuses this program") as error, open_ray(address):
+        pass
+    assert time.monotonic() - begun < 40
+    assert "token" in error.value.fix
+
+
+def test_another_service_is_not_taken_for_ray(monkeypatch):
+    require_ray()
+    monkeypatch.setattr(connect, "_PROBE_SECONDS", 3.0)
+    kept = []
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        threading.Thread(target=lambda: kept.append(server.accept()), daemon=True).start()
+        place = f"127.0.0.1:{server.getsockname()[1]}"
+        with (
+            pytest.raises(UsageError, match="is not the head of a Ray cluster"),
+            open_ray(parse_address(place)),
+        ):
+            pass
+
+
+def test_nothing_at_an_address_is_said_at_once():
+    require_ray()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    begun = time.monotonic()
+    with (
+        pytest.raises(UsageError, match=r"nothing answers at 127\.0\.0\.1"),
+        open_ray(parse_address(f"127.0.0.1:{port}")),
+    ):
+        pass
+    assert time.monotonic() - begun < 5
+
+
+def test_a_command_runs_on_each_node(address):
+    with open_ray(address) as ray:
+        carrier = RayCarrier(ray, OPENER)
+        try:
+            nodes = EachNode(carrier, lambda text: None, lambda: False, PATIENCE)
+            found = nodes.run([Command(("--version",)), Command(("nonsense",))])
+        finally:
+            carrier.close()
+    assert [result.exit_code for result in found.values()] == [2, 2]
+    assert all("nonsense" in result.errors for result in found.values())
+
+
+def test_a_real_model_gives_the_same_answers_after_a_kill(
+    run, starter_model, config, tmp_path, monkeypatch
+):
+    models = tmp_path / "models"
+    models.mkdir()
+    (models / starter_model.name).symlink_to(starter_model)
+    asked = {"subjects": ("logic", "algebra", "history"), "per_subject": 3, "shots": 1}
+    here = replace(config, models_dir=models, loop_guard=False)
+    with open_runtime(here) as runtime:
+        runner = BenchRunner(runtime, Audience(), Event())
+        plan = make_plan(
+            RunRequest("sample", models=("smollm2-135m",), **asked),
+            here,
+            load_catalogue(here),
+        )
+        alone = runner.start(plan, tmp_path / "alone")
+    killed = []
+
+    def kill(count):
+        if count >= 2 and not killed:
+            worker = find_workers()[0]
+            killed.append(worker.pid)
+            worker.send_signal(signal.SIGKILL)
+
+    _, found = run(tmp_path / "killed", kill, opener=MACHINE, model="smollm2-135m", **asked)
+    assert killed
+    assert keys(tmp_path / "killed") == keys(tmp_path / "alone")
+    assert [arm.accuracy for arm in found.run.summary.arms.values()] == [
+        arm.accuracy for arm in alone.summary.arms.values()
+    ]
+    assert found.losses.lost_tries == 1
+    first = read_run(tmp_path / "killed").config.models[0]
+    assert first.sha256 == alone.config.models[0].sha256

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from threading import Event
@@ -52,10 +52,14 @@ def build_words(ctx: click.Context, leave_out: Collection[str]) -> tuple[str, ..
             if isinstance(param, click.Argument):
                 arguments.append(text)
             elif isinstance(each, bool):
-                words.append(param.opts[0] if each else param.secondary_opts[0])
+                words.append(_choose_long(param.opts if each else param.secondary_opts))
             else:
-                words.append(f"{param.opts[0]}={text}" if param.opts[0].startswith("--") else text)
+                words.append(f"{_choose_long(param.opts)}={text}")
     return (*words, *(["--", *arguments] if arguments else []))
+
+
+def _choose_long(names: Sequence[str]) -> str:
+    return max(names, key=len)
 
 
 def _make_absolute(value: object) -> str:

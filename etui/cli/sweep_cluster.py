@@ -19,10 +19,6 @@ _OURS = frozenset({"cluster", "as_json", "jsonl", "out"})
 _REFUSED = {
     "apply": "apply the result on its machine: etui sweep --apply last",
     "dry_run": "a plan depends on the machine: run --dry-run there",
-    "resume": "run the same command again, which resumes on every node",
-    "show": "show a sweep that was sent back without --cluster",
-    "list_": "list the sweeps without --cluster",
-    "revert": "revert on the machine itself",
 }
 
 
@@ -69,7 +65,7 @@ def sweep_cluster(ctx: click.Context, address: str, config: Config) -> int:
 def _refuse_options(ctx: click.Context) -> None:
     for name, fix in _REFUSED.items():
         if ctx.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT:
-            option = f"--{name.strip('_').replace('_', '-')}"
+            option = f"--{name.replace('_', '-')}"
             raise UsageError(f"{option} cannot be used with --cluster", fix)
     if ctx.params["cap"] == "user":
         raise UsageError(

@@ -6,6 +6,7 @@ a process that can be ended.
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import json
 import logging
@@ -44,6 +45,7 @@ ray.init(address=sys.argv[1], log_to_driver=False, logging_level=logging.CRITICA
 print("nodes:", sum(node["Alive"] for node in ray.nodes()))
 """
 _FOUND = "nodes:"
+_PRINTS = "_worker_logs_enabled"
 
 
 def check_ray() -> None:
@@ -96,10 +98,9 @@ def open_ray(address: ClusterAddress | None) -> Iterator[Any]:
                 f"{_last_line(str(error))}",
                 "see docs/cluster.md",
             ) from error
-        # Ray's thread prints what happens to workers; the driver says it with the node's name.
-        logging.getLogger("ray").setLevel(logging.CRITICAL)
         try:
-            yield ray
+            with _keep_stdout_clean():
+                yield ray
         finally:
             ray.shutdown()
 
@@ -203,6 +204,22 @@ def _is_refusal(line: str) -> bool:
 def _last_line(text: str) -> str:
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return lines[-1][:300] if lines else ""
+
+
+@contextmanager
+def _keep_stdout_clean() -> Iterator[None]:
+    """Keep a thread of Ray from printing the deaths of workers into our standard output.
+
+    The driver says them with the name of the node. Ray has no public switch: ``log_to_driver`` and
+    the level of its logger leave these lines.
+    """
+    worker = importlib.import_module("ray._private.worker")
+    before = getattr(worker, _PRINTS, True)
+    setattr(worker, _PRINTS, False)
+    try:
+        yield
+    finally:
+        setattr(worker, _PRINTS, before)
 
 
 @contextmanager

@@ -218,7 +218,9 @@ class ClusterLoop:
             self._count(machine, [self._sink.place(machine, each) for each in message.samples])
         elif isinstance(message, Wasted):
             tally = self.tallies[machine]
-            tally.losses = tally.losses.add_reported(message.joules, message.uncertainty)
+            tally.losses = tally.losses.add_reported(
+                message.joules, message.uncertainty, message.kind
+            )
         elif isinstance(message, Note):
             self._say(f"{machine}: {message.text}")
         elif isinstance(message, Opened):

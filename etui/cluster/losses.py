@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 
 from etui.bench.store.sample import Sample
+from etui.energy.scopes import weakest
+from etui.energy.types import Kind
 from etui.units import count_text, energy_text
 
 
@@ -19,6 +21,7 @@ class Losses:
         reported_tries: Tries that ended without an answer and that the node could measure.
         reported_joules: Joules of both, by the meters of the nodes.
         reported_uncertainty: Half width; the half widths are added.
+        reported_kind: The weakest way in which a part of them was measured; None without any.
         unmeasured_tries: Answers and tries of which a living node could not measure the joules.
         lost_tries: Tries in which the node died, so that their joules are unknown.
         lost_questions: Questions that were being answered then.
@@ -34,6 +37,7 @@ class Losses:
     lost_tries: int = 0
     lost_questions: int = 0
     estimated_joules: float | None = None
+    reported_kind: str | None = None
 
     @property
     def is_none(self) -> bool:
@@ -48,11 +52,15 @@ class Losses:
 
     def add_doubled(self, sample: Sample) -> Losses:
         """Add an answer that came too late."""
-        return replace(self._add(sample.joules, sample.uncertainty), doubled=self.doubled + 1)
+        added = self._add(sample.joules, sample.uncertainty, sample.kind)
+        return replace(added, doubled=self.doubled + 1)
 
-    def add_reported(self, joules: float | None, uncertainty: float | None) -> Losses:
+    def add_reported(
+        self, joules: float | None, uncertainty: float | None, kind: str | None = None
+    ) -> Losses:
         """Add a try that ended without an answer, as the node measured it."""
-        return replace(self._add(joules, uncertainty), reported_tries=self.reported_tries + 1)
+        added = self._add(joules, uncertainty, kind)
+        return replace(added, reported_tries=self.reported_tries + 1)
 
     def add_lost(self, questions: int, mean_joules: float | None) -> Losses:
         """Add a try in which the node died.
@@ -71,13 +79,14 @@ class Losses:
             estimated_joules=estimate,
         )
 
-    def _add(self, joules: float | None, uncertainty: float | None) -> Losses:
+    def _add(self, joules: float | None, uncertainty: float | None, kind: str | None) -> Losses:
         if joules is None:
             return replace(self, unmeasured_tries=self.unmeasured_tries + 1)
         return replace(
             self,
             reported_joules=self.reported_joules + joules,
             reported_uncertainty=self.reported_uncertainty + (uncertainty or 0.0),
+            reported_kind=_find_weakest([self.reported_kind, kind]),
         )
 
 
@@ -88,9 +97,18 @@ def sum_losses(losses: Iterable[Losses]) -> Losses:
     sums: dict[str, float] = {
         field.name: sum(getattr(each, field.name) for each in every)
         for field in fields(Losses)
-        if field.name != "estimated_joules"
+        if field.name not in ("estimated_joules", "reported_kind")
     }
-    return Losses(**sums, estimated_joules=math.fsum(known) if known else None)  # type: ignore[arg-type]
+    return Losses(
+        **sums,  # type: ignore[arg-type]  # counts stay whole numbers
+        estimated_joules=math.fsum(known) if known else None,
+        reported_kind=_find_weakest(each.reported_kind for each in every),
+    )
+
+
+def _find_weakest(kinds: Iterable[str | None]) -> str | None:
+    found = weakest(Kind(kind) for kind in kinds if kind is not None)
+    return None if found is None else found.value
 
 
 @dataclass(slots=True)
@@ -129,7 +147,9 @@ def losses_text(losses: Losses) -> str:
     parts = []
     known_tries = losses.doubled + losses.reported_tries
     if known_tries:
-        what = energy_text(losses.reported_joules, losses.reported_uncertainty or None)
+        what = energy_text(
+            losses.reported_joules, losses.reported_uncertainty or None, losses.reported_kind
+        )
         found = []
         if losses.doubled:
             found.append(f"{count_text(losses.doubled, 'answer')} came late")

@@ -58,10 +58,12 @@ class Wasted:
         joules: Joules from the start of the piece that are in none of its answers; None if
             unmeasured.
         uncertainty: Half width in joules.
+        kind: How the energy was obtained; None if unmeasured.
     """
 
     joules: float | None
     uncertainty: float | None
+    kind: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +162,7 @@ class Command:
 def write_message(message: Message) -> str:
     """Write a message of a node as text."""
     kind = next(name for name, each in _KINDS.items() if each is type(message))
-    return json.dumps({"kind": kind, **to_document(message)})
+    return json.dumps({"message": kind, **to_document(message)})
 
 
 def read_message(text: str) -> Message:
@@ -171,7 +173,7 @@ def read_message(text: str) -> Message:
     """
     try:
         document = json.loads(text)
-        kind = _KINDS[document.pop("kind")]
+        kind = _KINDS[document.pop("message")]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DocumentError(f"not a message of a node: {text[:80]!r}") from error
     message: Message = from_document(kind, document, extra="ignore")

@@ -136,7 +136,8 @@ def _measure_waste(meter: Meter, start_ns: int, counted: list[float | None]) -> 
     known = [joules for joules in counted if joules is not None]
     if energy.joules is None or len(known) < len(counted):
         return Wasted(None, None)
-    return Wasted(max(0.0, energy.joules - sum(known)), energy.uncertainty)
+    kind = None if energy.kind is None else energy.kind.value
+    return Wasted(max(0.0, energy.joules - sum(known)), energy.uncertainty, kind)
 
 
 def _stream(engine: Executor, function: Callable[[Callable[[T], None]], None]) -> Iterator[T]:

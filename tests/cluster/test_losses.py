@@ -20,7 +20,18 @@ def test_measured_waste_is_summed():
     found = Losses().add_doubled(make_sample("a", "s", 0, 2.0)).add_reported(3.0, 0.5)
     assert found.wasted_joules == 5.0
     assert found.reported_uncertainty == pytest.approx(0.6)
-    assert losses_text(found) == "wasted: 5.0 ± 0.6 J (1 answer came late, 1 piece ended early)"
+    assert losses_text(found) == (
+        "wasted: 5.0 ± 0.6 J (counter) (1 answer came late, 1 piece ended early)"
+    )
+
+
+def test_the_weakest_kind_of_a_sum_is_named():
+    found = Losses().add_reported(3.0, 0.5, "counter").add_reported(1.0, 0.5, "estimate")
+    assert found.reported_kind == "estimate"
+    assert "~4.0 J (estimate)" in losses_text(found)
+    assert sum_losses([found, Losses().add_reported(1.0, 0.1, "counter")]).reported_kind == (
+        "estimate"
+    )
 
 
 def test_what_died_is_unknown_and_estimated():

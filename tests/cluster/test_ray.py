@@ -100,7 +100,7 @@ def keys(folder):
     return sorted(sample.key for sample in read_run(folder).samples)
 
 
-def test_a_killed_worker_loses_and_doubles_nothing(run, tmp_path):
+def test_a_killed_worker_loses_and_doubles_nothing(run, tmp_path, capsys):
     _, whole = run(tmp_path / "whole")
     killed = []
 
@@ -124,6 +124,7 @@ def test_a_killed_worker_loses_and_doubles_nothing(run, tmp_path):
         machine.key for machine in found.run.config.machines
     }
     assert any("died" in line and "given back" in line for line in audience.lines)
+    assert capsys.readouterr().out == ""  # where a program reads JSON
 
 
 def test_a_stopped_run_resumes(run, tmp_path):

@@ -46,7 +46,7 @@ from etui.cluster.carrier import Carrier, ClusterNode
 from etui.cluster.drive import ClusterLoop, NodeTally
 from etui.cluster.losses import Losses, MeanJoules, sum_losses
 from etui.cluster.messages import Opening, write_request
-from etui.cluster.open_nodes import name_machines, open_all, start_nodes
+from etui.cluster.open_nodes import name_nodes, open_all, start_nodes
 from etui.cluster.patience import DEFAULT_PATIENCE, Patience
 from etui.cluster.piece_board import BoundPiece, PieceBoard
 from etui.cluster.sidecar import CLUSTER, read_tallies, write_document
@@ -80,12 +80,23 @@ class _Opened:
     Attributes:
         nodes: Key of the machine -> its node.
         configs: Key of the machine -> the configuration of the run there.
+        names: Key of the machine -> the name of the node.
         request: Text of the request that opened them.
     """
 
     nodes: Mapping[str, ClusterNode]
     configs: Mapping[str, RunConfig]
+    names: Mapping[str, str]
     request: str
+
+    def rename(self, keys: Mapping[str, str]) -> _Opened:
+        """Return those nodes that get a key: the one used so far -> the new one."""
+        return _Opened(
+            {new: self.nodes[old] for old, new in keys.items()},
+            {new: self.configs[old] for old, new in keys.items()},
+            {new: self.names[old] for old, new in keys.items()},
+            self.request,
+        )
 
 
 @dataclass(slots=True)
@@ -145,6 +156,7 @@ class ClusterBench:
         named = [plan.policy_text.name] if plan.policy and plan.policy_text else list(plan.arms)
         run_id = new_run_id(plan.suite.name, plan.format.name, named, datetime.now())
         opened = self._open(plan, run_id)
+        opened = opened.rename({name: f"m{at}" for at, name in enumerate(opened.nodes, 1)})
         asked = self._describe(plan, run_id)
         config = join_machines(asked, opened.configs, compare=compare)
         place = out or runs_dir(self.runtime.config) / run_id
@@ -194,11 +206,7 @@ class ClusterBench:
                 )
             if config != before:
                 reopened.add_machines(config)
-            opened = replace(
-                opened,
-                nodes={kept[name]: opened.nodes[name] for name in kept},
-                configs={kept[name]: opened.configs[name] for name in kept},
-            )
+            opened = opened.rename(kept)
             return self._run(plan, config, reopened, recorded.samples, limits, opened)
 
     def _describe(self, plan: RunPlan, run_id: str) -> RunConfig:
@@ -216,7 +224,7 @@ class ClusterBench:
         found = self.carrier.list_nodes()
         if not found:
             raise EtuiError("the cluster has no node with a CPU", "start one: ray start --address")
-        nodes = name_machines(found)
+        nodes = name_nodes(found)
         self.audience.say(f"starting {count_text(len(nodes), 'node')}: {', '.join(nodes)}")
         say, stopped = self.audience.say, self.stopped.is_set
         ready = start_nodes(
@@ -238,7 +246,8 @@ class ClusterBench:
                         f"nodes {first} and {key} differ: {error.what.partition(': ')[2]}",
                         "put the same models, data and settings on every node",
                     ) from error
-        return _Opened({key: ready[key] for key in configs}, configs, request)
+        names = {name: name for name in configs}
+        return _Opened({name: ready[name] for name in configs}, configs, names, request)
 
     def _refuse_stopped(self) -> None:
         if self.stopped.is_set():
@@ -265,6 +274,9 @@ class ClusterBench:
         limits: RunLimits,
         opened: _Opened,
     ) -> ClusterOutcome:
+        for key, node_name in opened.names.items():
+            machine = next(each for each in config.machines or () if each.key == key)
+            self.audience.say(f"{key} is {node_name}: {machine.name}")
         self.audience.begin(config, folder.path, before)
         log = self.runtime.writer
         sink = _Sink(config, folder, self._see)
@@ -337,6 +349,7 @@ class ClusterBench:
             mean=MeanJoules.of(by_system),
             say=self.audience.say,
             tallies=tallies,
+            names=opened.names,
             now=self.now,
         )
         spent = math.fsum(sample.joules for sample in before if sample.joules is not None)

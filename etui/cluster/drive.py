@@ -109,6 +109,7 @@ class ClusterLoop:
         mean: Mean joules of a question so far.
         say: Shows a line about a node.
         tallies: Key of the machine -> what it did so far.
+        names: Key of the machine -> the name of its node, for messages.
         now: Monotonic clock in seconds.
     """
 
@@ -125,6 +126,7 @@ class ClusterLoop:
         mean: MeanJoules,
         say: Callable[[str], None],
         tallies: dict[str, NodeTally],
+        names: Mapping[str, str],
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         self._carrier = carrier
@@ -136,6 +138,7 @@ class ClusterLoop:
         self._mean = mean
         self._say = say
         self._now = now
+        self._names = names
         self.tallies = tallies
         self._states = {machine: _NodeState(node, now()) for machine, node in nodes.items()}
         self._machines = {node.id: machine for machine, node in nodes.items()}
@@ -158,9 +161,17 @@ class ClusterLoop:
             EtuiError: A piece failed on several nodes, or the answers cannot be written.
         """
         self._joules = joules
+        try:
+            ending = self._answer(check)
+        except EtuiError:
+            self._stop_all()  # the others have answers under way
+            raise
+        self._stop_all()
+        return ending
+
+    def _answer(self, check: Callable[[float], Ending | None]) -> Ending:
         while not self._board.is_complete:
             if ending := check(self._joules + self.wasted_joules):
-                self._stop_all()
                 return ending
             self._give_pieces()
             for report in self._carrier.wait(_TICK_SECONDS):
@@ -168,7 +179,6 @@ class ClusterLoop:
             self._note_silence()
             self._stop_overtaken()
             self._refuse_dead_end()
-        self._stop_all()
         return "complete"
 
     # -- nodes ---------------------------------------------------------------
@@ -197,7 +207,7 @@ class ClusterLoop:
                 message = read_message(report.text)
             except DocumentError as error:
                 raise EtuiError(
-                    f"node {machine}: {error}", "install the same etui there"
+                    f"node {self._names[machine]}: {error}", "install the same etui there"
                 ) from error
             self._hear(machine, state, message)
             state.heard = self._now()
@@ -209,7 +219,7 @@ class ClusterLoop:
     def _hear(self, machine: str, state: _NodeState, message: Message) -> None:
         if state.stage == "silent" and not isinstance(message, Failed):
             state.stage = "working"
-            self._say(f"node {machine} answers again")
+            self._say(f"node {self._names[machine]} answers again")
         if isinstance(message, Answers):
             seconds = self._now() - state.heard
             state.longest = max(state.longest or 0.0, seconds)
@@ -222,7 +232,7 @@ class ClusterLoop:
                 message.joules, message.uncertainty, message.kind
             )
         elif isinstance(message, Note):
-            self._say(f"{machine}: {message.text}")
+            self._say(f"{self._names[machine]}: {message.text}")
         elif isinstance(message, Opened):
             found = message.config.get("versions")
             if found != self._versions[machine]:
@@ -231,7 +241,7 @@ class ClusterLoop:
             if state.stage == "opening":
                 self._give_up(machine, state, f"did not come back: {message.what}")
             elif message.exit_code == UsageError.exit_code:
-                raise UsageError(f"node {machine}: {message.what}", message.fix)
+                raise UsageError(f"node {self._names[machine]}: {message.what}", message.fix)
             else:
                 self._lose(machine, state, message.what, died=False)
 
@@ -268,7 +278,7 @@ class ClusterLoop:
             self._count_lost(machine, state, len(keys))
         lost = self._board.lose(machine)
         back = f", {count_text(len(keys), 'question')} given back" if keys else ""
-        self._say(f"node {machine} {'died' if died else 'failed'}{back}: {why}")
+        self._say(f"node {self._names[machine]} {'died' if died else 'failed'}{back}: {why}")
         if lost is not None and lost.times >= MOST_LOSSES and lost.machines > 1:
             raise EtuiError(
                 f"{keys[0][0]}, {keys[0][1]}: {count_text(lost.times, 'try', 'tries')} on "
@@ -288,7 +298,7 @@ class ClusterLoop:
         self._board.lose(machine)
         state.stage = "gone"
         self.tallies[machine].given_up = why
-        self._say(f"node {machine} {why}; the others go on")
+        self._say(f"node {self._names[machine]} {why}; the others go on")
         self._carrier.end(state.node.id)
 
     def _note_silence(self) -> None:
@@ -302,8 +312,9 @@ class ClusterLoop:
             if now - state.heard > limit:
                 state.stage = "silent"
                 back = self._board.give_back(machine)
+                since = seconds_text(now - state.heard)
                 self._say(
-                    f"node {machine} has been silent for {seconds_text(now - state.heard)}: "
+                    f"node {self._names[machine]} has been silent for {since}: "
                     f"{count_text(back, 'question')} given back"
                 )
 
@@ -332,7 +343,7 @@ class ClusterLoop:
             if self._now() - waited <= 2 * limit:
                 return
         gone = "; ".join(
-            f"node {machine} {self.tallies[machine].given_up or 'is silent'}"
+            f"node {self._names[machine]} {self.tallies[machine].given_up or 'is silent'}"
             for machine, state in self._states.items()
             if state.stage in ("silent", "gone")
         )

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from etui.cluster.carrier import Carrier
 from etui.cluster.messages import Command, Failed, Finished, Line, Message, write_request
-from etui.cluster.open_nodes import ask_all, name_machines, start_nodes
+from etui.cluster.open_nodes import ask_all, name_nodes, start_nodes
 from etui.cluster.patience import Patience
 from etui.cluster.versions import read_versions
 from etui.errors import EtuiError, ExitCode
@@ -74,7 +74,7 @@ class EachNode:
         found = self.carrier.list_nodes()
         if not found:
             raise EtuiError("the cluster has no node with a CPU", "start one: ray start --address")
-        nodes = name_machines(found)
+        nodes = name_nodes(found)
         self.say(f"starting {count_text(len(nodes), 'node')}: {', '.join(nodes)}")
         nodes = start_nodes(
             self.carrier, nodes, read_versions(), self.patience, self.say, self.stopped, self.now

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from etui.bench.store.several_machines import name_machine
 from etui.cluster.carrier import Carrier, ClusterNode, Died, Ended, Method, Report, Said
 from etui.cluster.messages import Facts, Failed, Message, Note, Opened, read_message
 from etui.cluster.patience import Patience
@@ -16,13 +16,14 @@ from etui.text.codec import DocumentError
 from etui.units import count_text, seconds_text
 
 _TICK_SECONDS = 0.25
+_NOT_IN_NAMES = re.compile(r"[^a-z0-9_-]+")
 
 
-def name_machines(nodes: Sequence[ClusterNode]) -> dict[str, ClusterNode]:
-    """Give every node a short unique key: its host name, numbered if several have the same."""
+def name_nodes(nodes: Sequence[ClusterNode]) -> dict[str, ClusterNode]:
+    """Give every node a short unique name: that of its host, numbered if several have the same."""
     found: dict[str, ClusterNode] = {}
     for node in sorted(nodes, key=lambda each: (each.host, each.id)):
-        stem = name_machine(node.host)
+        stem = _NOT_IN_NAMES.sub("-", node.host.split(".")[0].lower()).strip("-") or "node"
         key, number = stem, 1
         while key in found:
             number += 1

@@ -20,13 +20,12 @@ from etui.bench.store.several_machines import (
     assign_keys,
     is_comparison,
     join_machines,
-    name_machine,
     split_system,
     undo_join,
 )
 from etui.cluster.bench_cluster import ClusterBench, bind_pieces
 from etui.cluster.carrier import ClusterNode
-from etui.cluster.open_nodes import name_machines
+from etui.cluster.open_nodes import name_nodes
 from etui.cluster.patience import Patience
 from etui.cluster.sidecar import CLUSTER
 from etui.errors import EtuiError, Stopped, UsageError
@@ -99,8 +98,10 @@ def test_nodes_share_a_run(plan, bench, tmp_path):
     assert (run.ending, run.summary.complete, len(run.samples)) == ("complete", True, 6)
     recorded = read_run(out)
     assert recorded.edited == ()
-    assert [machine.key for machine in recorded.config.machines] == ["desk", "laptop"]
-    assert {sample.machine for sample in recorded.samples} == {"desk", "laptop"}
+    assert [machine.key for machine in recorded.config.machines] == ["m1", "m2"]
+    assert {sample.machine for sample in recorded.samples} == {"m1", "m2"}
+    assert "m1 is desk: A processor" in bench.audience.lines
+    assert "desk" not in (out / "config.json").read_text()  # a run can be published
     assert recorded.config.models[0].sha256 == SHA256
     assert found.losses.is_none
     document = json.loads((out / CLUSTER).read_text())
@@ -126,12 +127,12 @@ def test_nodes_are_compared_as_systems(plan, bench, tmp_path):
     slow = make_script("slow", behaviour=Behaviour(memory_bytes=1 << 30))
     found = bench.on(make_script("quick"), slow).start(plan, out, compare=True)
     recorded = read_run(out)
-    assert recorded.config.contenders == (f"{MODEL}@quick", f"{MODEL}@slow")
+    assert recorded.config.contenders == (f"{MODEL}@m1", f"{MODEL}@m2")
     assert len(recorded.samples) == 12
     for sample in recorded.samples:
         assert split_system(sample.arm) == (MODEL, sample.machine)
     assert found.run.summary.complete
-    assert list(found.run.summary.arms) == [f"{MODEL}@quick", f"{MODEL}@slow"]
+    assert list(found.run.summary.arms) == [f"{MODEL}@m1", f"{MODEL}@m2"]
     for arm in found.run.summary.arms.values():
         assert arm.energy is not None  # each system is on one machine, so its joules add up
         assert arm.energy.per_correct is not None
@@ -149,10 +150,10 @@ def test_a_run_resumes_with_other_nodes(plan, bench, tmp_path):
     assert found.run.ending == "complete"
     assert len(keys(out)) == len(set(keys(out))) == 6
     assert read_run(out).edited == ()
-    assert [machine.key for machine in read_run(out).config.machines] == ["a", "b"]
+    assert [machine.key for machine in read_run(out).config.machines] == ["m1", "m2"]
     assert found.losses.lost_tries == 1  # that of the first part
     document = json.loads((out / CLUSTER).read_text())
-    assert (document["machines"]["a"]["answers"], document["machines"]["b"]["answers"]) == (2, 4)
+    assert (document["machines"]["m1"]["answers"], document["machines"]["m2"]["answers"]) == (2, 4)
 
 
 def test_an_equal_machine_keeps_its_key(plan, bench, tmp_path):
@@ -160,7 +161,7 @@ def test_an_equal_machine_keeps_its_key(plan, bench, tmp_path):
     with pytest.raises(Stopped):
         bench.on(make_script("a", "say", "gone")).start(plan, out)
     bench.on(make_script("other")).resume(out, bench.plan_again)
-    assert [machine.key for machine in read_run(out).config.machines] == ["a"]
+    assert [machine.key for machine in read_run(out).config.machines] == ["m1"]
 
 
 class Local(BenchRunner):
@@ -202,8 +203,7 @@ def local(bench):
     return resume
 
 
-def test_a_cluster_run_resumes_on_one_machine(plan, bench, local, tmp_path, monkeypatch):
-    monkeypatch.setattr("platform.node", lambda: "Here.example")
+def test_a_cluster_run_resumes_on_one_machine(plan, bench, local, tmp_path):
     out = tmp_path / "run"
     with pytest.raises(Stopped):
         bench.on(make_script("a", "say", "say", "gone")).start(plan, out)
@@ -212,18 +212,17 @@ def test_a_cluster_run_resumes_on_one_machine(plan, bench, local, tmp_path, monk
     recorded = read_run(out)
     assert recorded.edited == ()
     assert len(keys(out)) == len(set(keys(out))) == 6
-    assert [machine.key for machine in recorded.config.machines] == ["a", "here"]
-    assert [sample.machine for sample in recorded.samples] == ["a"] * 2 + ["here"] * 4
+    assert [machine.key for machine in recorded.config.machines] == ["m1", "m2"]
+    assert [sample.machine for sample in recorded.samples] == ["m1"] * 2 + ["m2"] * 4
 
 
-def test_a_comparison_resumes_only_on_its_machines(plan, bench, local, tmp_path, monkeypatch):
-    monkeypatch.setattr("platform.node", lambda: "quick")
+def test_a_comparison_resumes_only_on_its_machines(plan, bench, local, tmp_path):
     out = tmp_path / "run"
     slow = make_script("slow", "say", "gone", behaviour=Behaviour(memory_bytes=1 << 30))
     quick = make_script("quick", "say", "say", "gone")
     with pytest.raises(Stopped):
         bench.on(quick, slow).start(plan, out, compare=True)
-    with pytest.raises(UsageError, match="compares quick, slow, and this machine is none of them"):
+    with pytest.raises(UsageError, match="compares m1, m2, and this machine is none of them"):
         local(out, memory_bytes=4 << 30)
     with pytest.raises(UsageError, match="no node of this cluster is one of them"):
         bench.on(make_script("new", behaviour=Behaviour(memory_bytes=2 << 30))).resume(
@@ -232,7 +231,7 @@ def test_a_comparison_resumes_only_on_its_machines(plan, bench, local, tmp_path,
     found = local(out)
     assert found.ending == "stopped"  # those of the other machine are left
     counted = [sample.machine for sample in read_run(out).samples]
-    assert (counted.count("quick"), counted.count("slow")) == (6, 1)
+    assert (counted.count("m1"), counted.count("m2")) == (6, 1)
     again = make_script("slow", behaviour=Behaviour(memory_bytes=1 << 30))
     whole = bench.on(again).resume(out, bench.plan_again)
     assert whole.run.ending == "complete"
@@ -291,7 +290,7 @@ def test_a_hash_unknown_here_is_compared_between_nodes(plan, bench, tmp_path, mo
 def test_a_node_that_is_never_ready_is_left_out(plan, bench, tmp_path):
     found = bench.on(make_script("a"), make_script("b", ready=False)).start(plan, tmp_path / "run")
     assert found.run.ending == "complete"
-    assert [machine.key for machine in found.run.config.machines] == ["a"]
+    assert [machine.key for machine in found.run.config.machines] == ["m1"]
     assert any("node b was silent for 1 min" in line for line in bench.audience.lines)
 
 
@@ -335,8 +334,7 @@ def test_a_design_runs_in_parts(plan, bench, tmp_path):
 def test_machines_are_named_by_their_hosts():
     hosts = ("Desk.home", "desk.work", "Laptop", "...", "Große Kiste")
     nodes = [ClusterNode(str(at), host, 1.0) for at, host in enumerate(hosts)]
-    assert list(name_machines(nodes)) == ["node", "desk", "gro-e-kiste", "laptop", "desk-2"]
-    assert name_machine("Desk.home") == "desk"
+    assert list(name_nodes(nodes)) == ["node", "desk", "gro-e-kiste", "laptop", "desk-2"]
 
 
 def test_a_joined_configuration_comes_apart_again():
@@ -353,10 +351,12 @@ def test_a_joined_configuration_comes_apart_again():
 def test_machines_of_a_continuation_get_their_keys_back():
     plan = synthetic.config(machine={"name": "A", "memory_bytes": 8 << 30})
     other = replace(plan, machine={"name": "B", "memory_bytes": 8 << 30})
-    before = join_machines(plan, {"x": plan, "y": plan, "z": other}, compare=False).machines
-    assigned = assign_keys(before, {"y": plan, "w": plan, "z": plan})
+    before = join_machines(plan, {"m1": plan, "m2": plan, "m3": other}, compare=False).machines
+    third = replace(plan, machine={"name": "C", "memory_bytes": 8 << 30})
+    found = {"x": other, "y": plan, "z": third, "w": plan, "v": plan}
+    assigned = assign_keys(before, found)
     assert {name: machine.key for name, machine in assigned.items()} == {
-        "y": "y", "w": "x", "z": "z-2",
+        "x": "m3", "y": "m1", "z": "m4", "w": "m2", "v": "m5",
     }  # fmt: skip
 
 

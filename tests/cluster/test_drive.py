@@ -65,6 +65,7 @@ class Loop:
             self.carrier, nodes, PieceBoard(pieces, set(answered)), self.sink, opening=opening,
             versions=dict.fromkeys(nodes, CONFIG.versions), patience=PATIENCE, mean=MeanJoules({}),
             say=self.said.append, tallies=self.tallies, now=self.carrier.now,
+            names={name: name for name in nodes},
         )  # fmt: skip
         return loop.run(0.0, check)
 

@@ -62,7 +62,9 @@ def test_other_text_is_refused(text):
         read_message(text)
 
 
-@pytest.mark.parametrize("document", [[], {"message": "x"}, {"message": "note"}, {"message": []}, 3])
+@pytest.mark.parametrize(
+    "document", [[], {"message": "x"}, {"message": "note"}, {"message": []}, 3]
+)
 def test_other_documents_are_refused(document):
     with pytest.raises(DocumentError):
         read_message(json.dumps(document))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import platform
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -37,7 +36,6 @@ from etui.bench.store.several_machines import (
     add_machines,
     assign_keys,
     is_comparison,
-    name_machine,
     undo_join,
 )
 from etui.errors import EtuiError, Stopped, UsageError
@@ -171,8 +169,7 @@ class BenchRunner:
             UsageError: The plan is another, or machines are compared and this is none of them.
         """
         refuse_other_plan(before, now)
-        name = name_machine(platform.node())
-        machine = assign_keys(before.machines or (), {name: now})[name]
+        machine = assign_keys(before.machines or (), {"here": now})["here"]
         compare = is_comparison(before)
         config = add_machines(before, [machine])
         if compare and config != before:

@@ -2,12 +2,12 @@
 
 If machines share the questions, a run has the systems of its plan, and each answer names the
 machine that gave it. If machines are compared, every machine answers every question, and a system
-is an arm on a machine: ``smollm2-135m@desk``.
+is an arm on a machine: ``smollm2-135m@m1``. Machines have numbers and not the names of their hosts,
+so that a run can be published.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -16,12 +16,6 @@ from etui.bench.store.run_config import BenchMachine, RunConfig
 from etui.bench.store.sample import Sample
 
 _AT = "@"
-_NOT_A_KEY = re.compile(r"[^a-z0-9_-]+")
-
-
-def name_machine(host: str) -> str:
-    """Make the key of a machine from the name of its host: ``Desk.example`` is ``desk``."""
-    return _NOT_A_KEY.sub("-", host.split(".")[0].lower()).strip("-") or "node"
 
 
 def name_system(system: str, machine: str) -> str:
@@ -81,38 +75,31 @@ def assign_keys(
 ) -> dict[str, BenchMachine]:
     """Decide which machine of a run each machine of its continuation is.
 
-    A machine keeps the key of one that was equal to it, first of the one with its own name. Any
-    other is new to the run, and gets its own name, numbered if that is taken.
+    A machine takes the key of one that was equal to it; any other is new to the run and gets the
+    next number.
 
     Args:
-        before: The machines of the run.
+        before: The machines of the run; none for a new run.
         found: Name of the machine now -> its configuration.
 
     Returns:
         Name of the machine now -> the machine in the run.
     """
     free = {machine.key: machine for machine in before}
+    taken = set(free)
     assigned: dict[str, BenchMachine] = {}
-    described = {name: describe_machine(config, name) for name, config in found.items()}
-    for name, machine in described.items():
-        if name in free and is_same(free[name], machine):
-            assigned[name] = free.pop(name)
-    for name, machine in described.items():
-        if name in assigned:
+    for name, config in found.items():
+        machine = describe_machine(config, "")
+        same = next((each for each in free.values() if is_same(each, machine)), None)
+        if same is not None:
+            assigned[name] = free.pop(same.key)
             continue
-        equal = next((each for each in free.values() if is_same(each, machine)), None)
-        if equal is not None:
-            assigned[name] = free.pop(equal.key)
-    taken = {machine.key for machine in before}
-    for name, machine in described.items():
-        if name not in assigned:
-            key, number = name, 1
-            while key in taken:
-                number += 1
-                key = f"{name}-{number}"
-            taken.add(key)
-            assigned[name] = replace(machine, key=key)
-    return {name: assigned[name] for name in found}
+        number = 1
+        while f"m{number}" in taken:
+            number += 1
+        taken.add(f"m{number}")
+        assigned[name] = replace(machine, key=f"m{number}")
+    return assigned
 
 
 def is_same(one: BenchMachine, other: BenchMachine) -> bool:

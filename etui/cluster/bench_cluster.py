@@ -28,7 +28,7 @@ from etui.bench.run.schedule import Piece, build_schedule
 from etui.bench.run.setup import build_run_config
 from etui.bench.store.find import new_run_id, runs_dir
 from etui.bench.store.log_rows import answer_record, run_record
-from etui.bench.store.run_config import RunConfig, parse_run_config
+from etui.bench.store.run_config import RunConfig, parse_run_config, plan_differences
 from etui.bench.store.run_folder import RUN, RunFolder, read_run
 from etui.bench.store.sample import Sample
 from etui.bench.store.sealed_folder import check_new
@@ -58,6 +58,9 @@ if TYPE_CHECKING:
     from etui.backends.local import LocalBackend
     from etui.bench.analysis.summary import Summary
     from etui.runtime.open import Runtime
+
+_SHOWN_DIFFERENCES = 6
+_SHOWN_CHARACTERS = 40
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,16 +239,7 @@ class ClusterBench:
         opened = open_all(self.carrier, ready, request, self.patience, say, stopped, self.now)
         self._refuse_stopped()
         configs = {key: parse_run_config(each.config) for key, each in opened.items()}
-        first = next(iter(configs))
-        for key, config in configs.items():
-            if config.plan_sha256 != configs[first].plan_sha256:
-                try:
-                    refuse_other_plan(configs[first], config)
-                except UsageError as error:
-                    raise UsageError(
-                        f"nodes {first} and {key} differ: {error.what.partition(': ')[2]}",
-                        "put the same models, data and settings on every node",
-                    ) from error
+        _refuse_other_plans(configs)
         names = {name: name for name in configs}
         return _Opened({name: ready[name] for name in configs}, configs, names, request)
 
@@ -354,6 +348,30 @@ class ClusterBench:
         )
         spent = math.fsum(sample.joules for sample in before if sample.joules is not None)
         return loop.run(spent, limits.start(self.stopped.is_set))
+
+
+def _refuse_other_plans(configs: Mapping[str, RunConfig]) -> None:
+    """Refuse nodes that would not answer the same questions with the same models.
+
+    Raises:
+        UsageError: They differ; the message names both nodes and what differs.
+    """
+    (first, plan), *others = configs.items()
+    for name, config in others:
+        found = plan_differences(plan, config)
+        if found:
+            what = "; ".join(
+                f"{path} is {_shorten(one)} on {first} and {_shorten(other)} on {name}"
+                for path, (one, other) in list(found.items())[:_SHOWN_DIFFERENCES]
+            )
+            raise UsageError(
+                f"the nodes differ: {what}", "put the same models, data and settings on every node"
+            )
+
+
+def _shorten(value: object) -> str:
+    text = str(value)
+    return text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}..."
 
 
 def bind_pieces(pieces: Iterable[Piece], config: RunConfig) -> tuple[BoundPiece, ...]:

@@ -137,10 +137,11 @@ class PieceBoard:
         """Take the piece of a machine back, because it died or failed.
 
         Returns:
-            How often this piece was lost in all; None if the machine had none.
+            How often this piece was lost in all; None if nothing of it was left to answer, or if
+            the machine had none.
         """
         flight = self._release(machine)
-        if flight is None:
+        if flight is None or not self._unanswered(flight.bound):
             return None
         losers = self._losses.setdefault(flight.bound, [])
         losers.append(machine)

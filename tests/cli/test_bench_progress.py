@@ -56,6 +56,18 @@ def test_several_arms_are_told_apart():
     assert "b 0.0 ±" in tally.line(1.0)
 
 
+def test_new_answers_are_counted_by_machine():
+    tally = RunTally(20, began=0.0)
+    tally.add("a", replace(sample(0), machine="m1"))  # of an earlier part of the run
+    for row, machine in enumerate(["m2", "m1", "m2"], 1):
+        tally.add_new("a", replace(sample(row), machine=machine))
+    assert tally.line(1.0).endswith(" · m2 2, m1 1")
+    assert (tally.done, tally.new) == (4, 3)
+    for number in range(3, 12):
+        tally.add_new("a", replace(sample(number + 1), machine=f"m{number}"))
+    assert tally.line(1.0).endswith("m5 1, m6 1, ...")
+
+
 @pytest.mark.parametrize(("right", "asked"), [(0, 3), (3, 3), (50, 200), (14042, 14042)])
 def test_no_accuracy_is_certain(right, asked):
     half = float(format_accuracy(right, asked).split("±")[1].removesuffix("%"))

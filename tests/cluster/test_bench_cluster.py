@@ -14,6 +14,7 @@ from etui.bench.run.limits import RunLimits
 from etui.bench.run.plan import RunPlan, RunRequest, make_plan, restore_plan
 from etui.bench.run.runner import BenchRunner
 from etui.bench.run.schedule import Piece
+from etui.bench.store.log_rows import run_record
 from etui.bench.store.run_config import BenchDesign, RunConfig
 from etui.bench.store.run_folder import read_run
 from etui.bench.store.several_machines import (
@@ -136,6 +137,18 @@ def test_nodes_are_compared_as_systems(plan, bench, tmp_path):
     for arm in found.run.summary.arms.values():
         assert arm.energy is not None  # each system is on one machine, so its joules add up
         assert arm.energy.per_correct is not None
+    assert not any("not pooled" in warning for warning in found.run.summary.warnings)
+    row = run_record(recorded.config, out, recorded.samples, "complete")
+    assert row.joules is None  # a sum over unlike machines would be no figure of anything
+
+
+def test_unlike_machines_that_share_a_run_pool_no_joules(plan, bench, tmp_path):
+    small = make_script("small", behaviour=Behaviour(memory_bytes=1 << 30))
+    found = bench.on(make_script("large"), small).start(plan, tmp_path / "run")
+    (arm,) = found.run.summary.arms.values()
+    assert arm.energy is None
+    assert set(arm.machines) == {"m1", "m2"}
+    assert all(each.energy is not None for each in arm.machines.values())
 
 
 def test_a_run_resumes_with_other_nodes(plan, bench, tmp_path):
@@ -283,7 +296,9 @@ def test_nodes_that_differ_are_refused_by_name(plan, bench, tmp_path, behaviour,
 def test_a_hash_unknown_here_is_compared_between_nodes(plan, bench, tmp_path, monkeypatch):
     monkeypatch.setattr(ClusterBench, "_known_hashes", lambda self, plan: {MODEL: None})
     other = make_script("b", behaviour=Behaviour(sha256="cd" * 32))
-    with pytest.raises(UsageError, match="nodes a and b differ: models was"):
+    with pytest.raises(
+        UsageError, match=r"nodes differ: models.gemma-3-270m is abab.* on a and cdcd.* on b"
+    ):
         bench.on(make_script("a"), other).start(plan, tmp_path / "run")
 
 

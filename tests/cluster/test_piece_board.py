@@ -71,6 +71,13 @@ def test_losses_of_a_piece_are_counted_by_machine():
     assert found.lose("x") is None
 
 
+def test_a_machine_that_dies_after_its_last_answer_has_lost_nothing():
+    found = board(1)
+    found.take("x")
+    found.add("x", [("a", "s0", 0)])
+    assert found.lose("x") is None
+
+
 def test_a_machine_has_one_piece_at_a_time():
     found = board(1, 1)
     found.take("x")

@@ -10,6 +10,7 @@ from etui.bench.analysis.cost import Cost, compute_cost
 from etui.bench.store.machines import explain_difference, group_equal
 from etui.bench.store.run_config import BenchMachine, RunConfig
 from etui.bench.store.sample import Sample
+from etui.bench.store.several_machines import is_comparison
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,9 +47,10 @@ def may_pool(samples: Iterable[Sample], run: RunConfig) -> bool:
 def drop_unpooled(samples: Sequence[Sample], run: RunConfig) -> Sequence[Sample]:
     """Return the samples, without their joules if their machines are not all equal.
 
-    A sum, a mean or a difference over unlike machines depends on which of them answered what.
+    A sum, a mean or a difference over unlike machines depends on which of them answered what. In a
+    comparison of machines each system is on one of them, so its joules stay.
     """
-    if may_pool(samples, run):
+    if is_comparison(run) or may_pool(samples, run):
         return samples
     return [_drop_joules(sample) for sample in samples]
 
@@ -81,7 +83,7 @@ def summarise_machines(
 
 def explain_unpooled(samples: Sequence[Sample], run: RunConfig) -> str | None:
     """Say why the joules of a run are not pooled; None if they are."""
-    if run.machines is None or may_pool(samples, run):
+    if run.machines is None or is_comparison(run) or may_pool(samples, run):
         return None
     keys = {sample.machine for sample in samples}
     used = [machine for machine in run.machines if machine.key in keys]

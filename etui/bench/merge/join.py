@@ -14,6 +14,7 @@ from etui.bench.store.machines import list_machines
 from etui.bench.store.run_config import BenchMachine, RunConfig, plan_differences
 from etui.bench.store.run_folder import Recorded
 from etui.bench.store.sample import Sample
+from etui.bench.store.several_machines import is_comparison
 from etui.errors import InvalidFile, UsageError
 from etui.units import count_text, energy_text
 
@@ -134,6 +135,11 @@ def _check_runs(runs: Sequence[NamedRun]) -> None:
             raise InvalidFile(
                 f"{run.name} was changed outside etui: {'; '.join(run.recorded.edited)}",
                 "restore it from a copy, or merge without it",
+            )
+        if is_comparison(run.config):
+            raise UsageError(
+                f"{run.name} compares machines: its systems are arms on one machine each",
+                "resume it where questions are left; `etui bench compare` takes it as it is",
             )
     for one, other in combinations(runs, 2):
         if one.config.run_id == other.config.run_id:

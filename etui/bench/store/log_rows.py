@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from etui.bench.analysis.machines import drop_unpooled
+from etui.bench.analysis.machines import may_pool
 from etui.bench.analysis.summary import Summary, summary_document
 from etui.bench.store.run_config import RunConfig
 from etui.bench.store.sample import Sample
@@ -35,9 +35,8 @@ def run_record(
         status: ``running``, ``complete``, ``stopped`` or ``error``.
         summary: None before the run has one.
     """
-    samples = drop_unpooled(samples, config)
     known = [s.joules for s in samples if s.joules is not None]
-    measured = bool(samples) and len(known) == len(samples)
+    measured = bool(samples) and len(known) == len(samples) and may_pool(samples, config)
     kind = weakest(Kind(s.kind) for s in samples if s.kind is not None) if measured else None
     return RunRecord(
         run_id=config.run_id,

@@ -25,6 +25,7 @@ from etui.bench.store.parts import list_part
 from etui.bench.store.run_config import BenchPart, RunConfig, parse_run_config
 from etui.bench.store.run_folder import Recorded
 from etui.bench.store.sample import Sample
+from etui.bench.store.several_machines import join_machines
 from etui.errors import InvalidFile, UsageError
 from tests.bench import synthetic
 
@@ -272,6 +273,13 @@ def test_an_answer_of_an_unknown_machine_is_refused():
     samples = [replace(two.recorded.samples[0], machine="m9")]
     with pytest.raises(InvalidFile, match="m9"):
         merged([one, run("odd", samples)])
+
+
+def test_a_comparison_of_machines_is_refused():
+    both = {"m1": PLAN, "m2": replace(PLAN, machine=LAPTOP)}
+    config = join_machines(PLAN, both, compare=True)
+    compared = NamedRun(Path("compared"), Recorded(replace(config, run_id="compared"), (), 0))
+    assert "compared compares machines" in refusal(compared, run("other", []))
 
 
 def test_unfinished_runs_merge_and_empty_ones_too():

@@ -32,6 +32,7 @@ def merge(runs: tuple[str, ...], out: Path | None, as_json: bool, quiet: bool) -
     """  # noqa: D301
     from datetime import datetime
 
+    from etui.bench.analysis.summary import summary_document
     from etui.bench.analysis.summary_text import headline
     from etui.bench.merge.join import NamedRun, merge_runs
     from etui.bench.merge.write import write_merged
@@ -54,7 +55,7 @@ def merge(runs: tuple[str, ...], out: Path | None, as_json: bool, quiet: bool) -
     log = TurnWriter(config, on_error=lambda error: click.echo(error.what, err=True))
     written = write_merged(merged, out or runs_dir(config) / run_id, config, log)
     if as_json:
-        print_json(written.summary)
+        print_json(summary_document(written.summary))
     else:
         click.echo(headline(written.summary))
     if not quiet:

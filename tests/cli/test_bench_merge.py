@@ -37,6 +37,7 @@ def test_two_halves_become_a_run(etui, halves, tmp_path):
     done = etui("bench", "merge", *halves, "--out", str(out), "--json")
     assert done.returncode == 0, done.stderr
     summary = json.loads(done.stdout)
+    assert summary == json.loads((out / "summary.json").read_text())
     assert summary["complete"] is True
     assert list(summary["arms"]["direct"]["machines"]) == ["m1", "m2"]
     recorded = read_run(out)

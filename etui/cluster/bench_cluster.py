@@ -8,28 +8,24 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING
 
+from etui.bench.report.files import write_results
 from etui.bench.run.limits import NO_LIMITS, RunLimits
 from etui.bench.run.loop import Ending
 from etui.bench.run.plan import RunPlan
-from etui.bench.run.runner import (
-    Audience,
-    RunOutcome,
-    refuse_other_plan,
-    write_results,
-)
+from etui.bench.run.resume import read_answers, refuse_other_plan
+from etui.bench.run.run_log import log_run
+from etui.bench.run.runner import Audience, RunOutcome
 from etui.bench.run.schedule import Piece, build_schedule
 from etui.bench.run.setup import build_run_config
 from etui.bench.store.find import new_run_id, runs_dir
-from etui.bench.store.log_rows import answer_record, run_record
 from etui.bench.store.run_config import RunConfig, parse_run_config, plan_differences
-from etui.bench.store.run_folder import RUN, RunFolder, read_run
+from etui.bench.store.run_folder import RUN, RunFolder
 from etui.bench.store.sample import Sample
 from etui.bench.store.sealed_folder import check_new
 from etui.bench.store.several_machines import (
@@ -56,7 +52,6 @@ from etui.units import count_text
 
 if TYPE_CHECKING:
     from etui.backends.local import LocalBackend
-    from etui.bench.analysis.summary import Summary
     from etui.runtime.open import Runtime
 
 _SHOWN_DIFFERENCES = 6
@@ -156,8 +151,7 @@ class ClusterBench:
             )
         if out is not None:
             check_new(out, RUN)
-        named = [plan.policy_text.name] if plan.policy and plan.policy_text else list(plan.arms)
-        run_id = new_run_id(plan.suite.name, plan.format.name, named, datetime.now())
+        run_id = new_run_id(plan.suite.name, plan.format.name, plan.systems, datetime.now())
         opened = self._open(plan, run_id)
         opened = opened.rename({name: f"m{at}" for at, name in enumerate(opened.nodes, 1)})
         asked = self._describe(plan, run_id)
@@ -272,49 +266,29 @@ class ClusterBench:
             machine = next(each for each in config.machines or () if each.key == key)
             self.audience.say(f"{key} is {node_name}: {machine.name}")
         self.audience.begin(config, folder.path, before)
-        log = self.runtime.writer
-        sink = _Sink(config, folder, self._see)
-        tallies = {**{m.key: NodeTally() for m in config.machines or ()}}
+        tallies = {each.key: NodeTally() for each in config.machines or ()}
         tallies |= read_tallies(folder.path)
+        with log_run(self.runtime.writer, config, folder.path, before) as log:
 
-        def record(status: str, summary: Summary | None = None) -> None:
-            answers = read_run(folder.path).samples
-            log.save_run(run_record(config, folder.path, answers, status, summary))
+            def see(new: Sequence[Sample]) -> None:
+                log.add(new)
+                self.audience.see(new)
 
-        record("running")
-        log.save_answers([answer_record(config.run_id, sample) for sample in before])
-        status = "error"
-        summary: Summary | None = None
-        try:
+            sink = _Sink(config, folder, see)
             try:
                 ending = self._answer(plan, config, before, limits, opened, sink, tallies)
+                samples = read_answers(folder.path)
+            except Stopped as error:
+                error.fix = error.fix or f"resume with: etui bench --resume {folder.path}"
+                raise
             finally:
-                text = write_document(tallies, read_versions()["ray"])
-                folder.write(CLUSTER, text)
-            samples = read_run(folder.path).samples
-            if not samples:
-                raise Stopped(
-                    "stopped before the first answer",
-                    f"resume with: etui bench --resume {folder.path}",
-                )
-            status = "complete" if ending == "complete" else "stopped"
+                folder.write(CLUSTER, write_document(tallies, read_versions()["ray"]))
+            log.conclude(ending)
             self.audience.say("writing the report")
-            summary = write_results(folder, config, samples, self.runtime.config)
-        except (KeyboardInterrupt, EtuiError) as error:
-            status = "stopped" if isinstance(error, KeyboardInterrupt | Stopped) else "error"
-            if isinstance(error, Stopped) and not error.fix:
-                error.fix = f"resume with: etui bench --resume {folder.path}"
-            raise
-        finally:
-            with suppress(EtuiError):  # all is in the folder, and a log error was reported
-                record(status, summary)
-                log.close()
+            log.summary = write_results(folder, config, samples, self.runtime.config)
         losses = sum_losses(tally.losses for tally in tallies.values())
-        return ClusterOutcome(RunOutcome(ending, folder.path, config, samples, summary), losses)
-
-    def _see(self, config: RunConfig, new: Sequence[Sample]) -> None:
-        self.runtime.writer.save_answers([answer_record(config.run_id, each) for each in new])
-        self.audience.see(new)
+        outcome = RunOutcome(ending, folder.path, config, samples, log.summary)
+        return ClusterOutcome(outcome, losses)
 
     def _answer(
         self,
@@ -392,7 +366,7 @@ class _Sink:
 
     config: RunConfig
     folder: RunFolder
-    see: Callable[[RunConfig, Sequence[Sample]], None]
+    see: Callable[[Sequence[Sample]], None]
 
     def place(self, machine: str, sample: Sample) -> Sample:
         """Return an answer as the run records it."""
@@ -409,4 +383,4 @@ class _Sink:
     def write(self, samples: Sequence[Sample]) -> None:
         """Write answers to the disk, then show them."""
         self.folder.append(samples)
-        self.see(self.config, samples)
+        self.see(samples)

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from etui.bench.run.plan import RunPlan, RunRequest, make_design_plan
-from etui.bench.store.run_config import BenchDesign, BenchPart
+from etui.bench.store.parts import BenchPart
+from etui.bench.store.run_config import BenchDesign
 from etui.design.design import Design
 from etui.design.library import DesignPlace, find_design
 from etui.design.load import ModelChoice, check_design, resolve_design

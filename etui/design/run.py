@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from etui.bench.store.run_config import BenchPart
+from etui.bench.store.parts import BenchPart
 from etui.design.curve_visits import SHARE, build_curve_visits
 from etui.design.dry_run import PlanPrice, price_plan
 from etui.design.load import design_of_run

@@ -7,8 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from etui.bench.store.parts import list_part
-from etui.bench.store.run_config import BenchPart
+from etui.bench.store.parts import BenchPart, list_part
 from etui.bench.store.run_folder import read_run
 from tests.bench import synthetic
 

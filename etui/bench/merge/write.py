@@ -10,20 +10,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from etui.bench.merge.join import MergedRun, NamedRun
-from etui.bench.store.log_rows import answer_record, run_record
-from etui.bench.store.run_folder import RunFolder
+from etui.bench.report.files import write_results
+from etui.bench.report.log_rows import answer_record, run_record
+from etui.bench.store.difficulty_table import DIFFICULTY
+from etui.bench.store.run_folder import CURVES, RunFolder
 from etui.errors import EtuiError
 
 if TYPE_CHECKING:
     from etui.bench.analysis.summary import Summary
     from etui.config.config import Config
     from etui.log.writer import TurnWriter
-
-_CURVES = "curves.jsonl"
-"""Measured points of a design run, one a line, each with the machine that measured it."""
-
-_DIFFICULTY = "difficulty.csv"
-"""Table of difficulties of a run with a precision; the same in all runs of a plan."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,19 +43,12 @@ def write_merged(merged: MergedRun, to: Path, config: Config, log: TurnWriter) -
         UsageError: The folder is not empty.
         EtuiError: It cannot be written.
     """
-    from etui.bench.analysis.summary import summarise
-    from etui.bench.report.files import result_files
-    from etui.bench.report.sources import load_labels, load_texts
-
     run = replace(merged.config, data_path=_find_data_path(merged.runs))
     curves = "".join(_join_curves(merged))
     with RunFolder.create(to, run) as folder:
         folder.append(merged.samples)
-        summary = summarise(merged.samples, run, load_labels(run, config))
-        texts = load_texts(run, config)
-        for name, text in result_files(run, merged.samples, summary, texts).items():
-            folder.write(name, text)
-        for name, text in {_CURVES: curves, _DIFFICULTY: _read_difficulty(merged.runs)}.items():
+        summary = write_results(folder, run, merged.samples, config)
+        for name, text in {CURVES: curves, DIFFICULTY: _read_difficulty(merged.runs)}.items():
             if text:
                 folder.write(name, text)
     status = "complete" if summary.complete else "stopped"
@@ -80,7 +69,7 @@ def _read_difficulty(runs: Sequence[NamedRun]) -> str:
     """Read the table of difficulties of the first run that has one; empty without."""
     for run in runs:
         with suppress(OSError, UnicodeDecodeError):
-            return (run.folder / _DIFFICULTY).read_text(encoding="utf-8")
+            return (run.folder / DIFFICULTY).read_text(encoding="utf-8")
     return ""
 
 
@@ -91,7 +80,7 @@ def _join_curves(merged: MergedRun) -> Iterator[str]:
     """
     for run, mapping in zip(merged.runs, merged.keys, strict=True):
         try:
-            lines = (run.folder / _CURVES).read_text(encoding="utf-8").splitlines()
+            lines = (run.folder / CURVES).read_text(encoding="utf-8").splitlines()
         except (OSError, UnicodeDecodeError):
             continue
         for line in lines:

@@ -1,4 +1,4 @@
-"""Result files of a run as texts: summary, table of subjects, and reports."""
+"""Result files of a run: summary, table of subjects, energy record and reports."""
 
 from __future__ import annotations
 
@@ -6,17 +6,19 @@ import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from etui.bench.analysis.summary import Summary, summary_document
+from etui.bench.analysis.precision import Precision
+from etui.bench.analysis.summary import Summary, summarise, summary_document
 from etui.bench.analysis.summary_text import markdown, per_subject_csv
 from etui.bench.report.energy_record import build_energy_record
 from etui.bench.store.run_config import RunConfig
-from etui.bench.store.run_folder import PER_SUBJECT, REPORT, SUMMARY
+from etui.bench.store.run_folder import PER_SUBJECT, REPORT, SUMMARY, RunFolder
 from etui.bench.store.sample import Sample
 from etui.energy.energy_record import RECORD_FILE
 from etui.text.codec import to_document
 
 if TYPE_CHECKING:
     from etui.bench.report.questions_json import Texts
+    from etui.config.config import Config
 
 SUMMARY_FILE = SUMMARY
 PER_SUBJECT_FILE = PER_SUBJECT
@@ -50,6 +52,34 @@ def result_files(
         MARKDOWN_FILE: markdown(summary, run),
         RECORD_FILE: _to_json(build_energy_record(run, samples, summary)),
     }
+
+
+def write_results(
+    folder: RunFolder,
+    config: RunConfig,
+    samples: Sequence[Sample],
+    settings: Config,
+    precision: Precision | None = None,
+) -> Summary:
+    """Write the result files of a run into its folder, with the texts of its questions.
+
+    Args:
+        folder: The run folder.
+        config: The configuration of the run.
+        samples: All its answers.
+        settings: Folders and settings of this machine.
+        precision: What its confidence sequences know; None if no precision was asked for.
+
+    Raises:
+        EtuiError: A file cannot be written.
+    """
+    from etui.bench.report.sources import load_labels, load_texts
+
+    labels, texts = load_labels(config, settings), load_texts(config, settings)
+    summary = summarise(samples, config, labels, precision)
+    for name, text in result_files(config, samples, summary, texts).items():
+        folder.write(name, text)
+    return summary
 
 
 def _to_json(value: object) -> str:

@@ -27,15 +27,8 @@ from etui.bench.run.arms import (
     speculate_arms,
 )
 from etui.bench.store.difficulty_table import DifficultyTable
-from etui.bench.store.parts import list_part
-from etui.bench.store.run_config import (
-    BenchDesign,
-    BenchPart,
-    BenchPolicy,
-    BenchPrecision,
-    Order,
-    RunConfig,
-)
+from etui.bench.store.parts import BenchPart, Order, list_part
+from etui.bench.store.run_config import BenchDesign, BenchPolicy, BenchPrecision, RunConfig
 from etui.datasets.question_sample import draw, match_subjects
 from etui.datasets.questions import Question, Suite
 from etui.datasets.suites import is_named_suite, load_suite
@@ -124,6 +117,11 @@ class RunPlan:
     design: BenchDesign | None = None
     part: BenchPart | None = None
     difficulty: DifficultyTable | None = None
+
+    @property
+    def systems(self) -> tuple[str, ...]:
+        """The compared systems: the policy that decides, or the arms."""
+        return tuple(self.arms) if self.policy is None else (self.policy.name,)
 
     @property
     def population(self) -> dict[str, Sequence[Question]]:

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Literal
 
 from etui.bench.run.plan import RunPlan
-from etui.bench.run.schedule import BLOCK
 from etui.bench.store.difficulty_table import DifficultyTable, read_difficulty
+from etui.bench.store.parts import BLOCK
 from etui.bench.store.run_config import BenchPrecision, RunConfig
 from etui.errors import InvalidFile, UsageError
 
@@ -93,8 +93,7 @@ def _check_plan(plan: RunPlan, of: str) -> None:
             "--precision cannot be combined with --part: the run stops by all its answers",
             "remove one of them",
         )
-    systems = 1 if plan.policy is not None else len(plan.arms)
-    if of == "difference" and systems < 2:
+    if of == "difference" and len(plan.systems) < 2:
         raise UsageError(
             "--precision-of difference needs at least two systems",
             "add a --model, a --reasoning or an arm, or use --precision-of accuracy",

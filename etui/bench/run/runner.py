@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -13,11 +11,19 @@ from threading import Event
 from typing import TYPE_CHECKING, Any, Protocol
 
 from etui.arm import Arm
+from etui.bench.report.files import write_results
 from etui.bench.run.limits import NO_LIMITS, RunLimits
 from etui.bench.run.loop import Ending, answer_all, collect_done_rows
 from etui.bench.run.plan import RunPlan
 from etui.bench.run.precision_plan import check_sources, restore_difficulty
 from etui.bench.run.precision_schedule import open_precision
+from etui.bench.run.resume import (
+    read_answers,
+    refuse_changes,
+    refuse_merged,
+    refuse_other_plan,
+)
+from etui.bench.run.run_log import log_run
 from etui.bench.run.sample_writer import SampleWriter
 from etui.bench.run.schedule import build_schedule
 from etui.bench.run.scoring_arm import ScoringArm
@@ -26,9 +32,8 @@ from etui.bench.run.side_work import NoSideWork, SideWork, interleave
 from etui.bench.run.work import QuestionAnswerer
 from etui.bench.store.difficulty_table import DIFFICULTY
 from etui.bench.store.find import new_run_id, runs_dir
-from etui.bench.store.log_rows import answer_record, run_record
-from etui.bench.store.run_config import RunConfig, differences, plan_differences
-from etui.bench.store.run_folder import RUN, RunFolder, read_run
+from etui.bench.store.run_config import RunConfig
+from etui.bench.store.run_folder import RUN, RunFolder
 from etui.bench.store.sample import Sample
 from etui.bench.store.sealed_folder import check_new
 from etui.bench.store.several_machines import (
@@ -38,13 +43,11 @@ from etui.bench.store.several_machines import (
     is_comparison,
     undo_join,
 )
-from etui.errors import EtuiError, Stopped, UsageError
+from etui.errors import UsageError
 
 if TYPE_CHECKING:
     from etui.backends.local import LocalBackend
-    from etui.bench.analysis.precision import Precision
     from etui.bench.analysis.summary import Summary
-    from etui.config.config import Config
     from etui.runtime.open import Runtime
 
 
@@ -114,8 +117,7 @@ class BenchRunner:
         """
         if out is not None:
             check_new(out, RUN)  # report an error before loading models takes minutes
-        named = [plan.policy_text.name] if plan.policy and plan.policy_text else list(plan.arms)
-        run_id = new_run_id(plan.suite.name, plan.format.name, named, datetime.now())
+        run_id = new_run_id(plan.suite.name, plan.format.name, plan.systems, datetime.now())
         config = self.configure(plan, run_id)
         check_sources(
             plan, {model.name: model.sha256 for model in config.models}, self.audience.say
@@ -216,28 +218,18 @@ class BenchRunner:
         side_work = self.build_side_work(plan)
         side_work.begin(config, folder.path, before)
         self.audience.begin(config, folder.path, before)
-        log = self.runtime.writer
+        with log_run(self.runtime.writer, config, folder.path, before) as log:
+            precise = open_precision(plan, config, lambda: sink.wait(), self.audience)
 
-        def record(status: str, summary: Summary | None = None) -> None:
-            answers = read_run(folder.path).samples
-            log.save_run(run_record(config, folder.path, answers, status, summary))
+            def see(new: Sequence[Sample]) -> None:
+                # Not kept in memory: they are on disk, and a long run stays small.
+                if precise is not None:
+                    precise.add(new)
+                log.add(new)
+                self.audience.see(new)
 
-        precise = open_precision(plan, config, lambda: sink.wait(), self.audience)
-
-        def see(new: Sequence[Sample]) -> None:
-            # Not kept in memory: they are on disk, and a long run stays small.
-            if precise is not None:
-                precise.add(new)
-            log.save_answers([answer_record(config.run_id, sample) for sample in new])
-            self.audience.see(new)
-
-        record("running")
-        log.save_answers([answer_record(config.run_id, sample) for sample in before])
-        spent = math.fsum(s.joules for s in before if s.joules is not None)
-        sink = SampleWriter(folder, self.runtime.meter, see, spent, share)
-        status = "error"
-        summary: Summary | None = None
-        try:
+            spent = math.fsum(s.joules for s in before if s.joules is not None)
+            sink = SampleWriter(folder, self.runtime.meter, see, spent, share)
             try:
                 if precise is not None:
                     precise.add(before)
@@ -260,30 +252,18 @@ class BenchRunner:
                 ending = answer_all(plan, schedule, systems, done, sink, check)
             finally:
                 sink.close()
-            samples = read_run(folder.path).samples
-            if not samples:
-                raise Stopped(
-                    "stopped before the first answer",
-                    f"resume with: etui bench --resume {folder.path}",
-                )
+            samples = read_answers(folder.path)
             precision = precise.report if precise is not None else None
             if ending == "complete" and precision and precision.questions < config.questions:
                 ending = "precise"
             if ending == "complete" and share is not None and share.compare:
                 asked = config.questions * len(config.contenders)
                 ending = ending if len(samples) == asked else "stopped"  # others have some left
-            status = "complete" if ending in ("complete", "precise") else "stopped"
+            log.conclude(ending)
             side_work.finish()
             self.audience.say("writing the report")
-            summary = write_results(folder, config, samples, self.runtime.config, precision)
-        except (KeyboardInterrupt, EtuiError) as error:
-            status = "stopped" if isinstance(error, KeyboardInterrupt | Stopped) else "error"
-            raise
-        finally:
-            with suppress(EtuiError):  # all is in the folder, and a log error was reported
-                record(status, summary)
-                log.close()
-        return RunOutcome(ending, folder.path, config, samples, summary)
+            log.summary = write_results(folder, config, samples, self.runtime.config, precision)
+        return RunOutcome(ending, folder.path, config, samples, log.summary)
 
     def build_systems(self, plan: RunPlan) -> dict[str, QuestionAnswerer]:
         """Build the systems of a plan by name: its arms, or its policy."""
@@ -318,90 +298,3 @@ class BenchRunner:
             )
 
         return {name: build_scoring_arm(arm) for name, arm in plan.arms.items()}
-
-
-def write_results(
-    folder: RunFolder,
-    config: RunConfig,
-    samples: Sequence[Sample],
-    settings: Config,
-    precision: Precision | None = None,
-) -> Summary:
-    """Write the summary and the reports of a run into its folder.
-
-    Args:
-        folder: The run folder.
-        config: The configuration of the run.
-        samples: All its answers.
-        settings: Folders and settings of this machine.
-        precision: What its confidence sequences know; None if no precision was asked for.
-
-    Raises:
-        EtuiError: A file cannot be written.
-    """
-    from etui.bench.analysis.summary import summarise
-    from etui.bench.report.files import result_files
-    from etui.bench.report.sources import load_labels, load_texts
-
-    labels, texts = load_labels(config, settings), load_texts(config, settings)
-    summary = summarise(samples, config, labels, precision)
-    for name, text in result_files(config, samples, summary, texts).items():
-        folder.write(name, text)
-    return summary
-
-
-def refuse_merged(config: RunConfig) -> None:
-    """Refuse to resume a run that was merged from others.
-
-    Raises:
-        UsageError: It was.
-    """
-    if config.merged is not None:
-        raise UsageError(
-            f"run {config.run_id} was merged from {', '.join(config.merged)}, and answers nothing "
-            "itself",
-            "resume one of these, or answer another part with --part, and merge again",
-        )
-
-
-def refuse_changes(before: RunConfig, now: RunConfig) -> None:
-    """Refuse to resume a run with different settings.
-
-    Raises:
-        UsageError: The settings differ; the message lists them.
-    """
-    if before.sha256 != now.sha256:
-        _refuse_differences(before.run_id, differences(before, now))
-
-
-def refuse_other_plan(before: RunConfig, now: RunConfig) -> None:
-    """Refuse to resume a run of several machines on one that asks something else.
-
-    Programs and hardware may differ there: each answer names its machine.
-
-    Args:
-        before: The run.
-        now: The run as it would be on one machine.
-
-    Raises:
-        UsageError: The plans differ; the message lists how.
-    """
-    _refuse_differences(before.run_id, plan_differences(undo_join(before), now))
-
-
-def _refuse_differences(run_id: str, found: Mapping[str, tuple[Any, Any]]) -> None:
-    if not found:
-        return
-    changes = "; ".join(
-        f"{path} was {_format_value(one)} and is now {_format_value(other)}"
-        for path, (one, other) in list(found.items())[:6]
-    )
-    raise UsageError(
-        f"run {run_id} was started with different settings: {changes}",
-        "restore them, or start a new run",
-    )
-
-
-def _format_value(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False, default=str)
-    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -8,7 +8,6 @@ from itertools import groupby
 from random import Random
 from typing import TYPE_CHECKING
 
-from etui.bench.store.parts import BLOCK as BLOCK
 from etui.bench.store.parts import choose_block_size, cut_subjects
 from etui.datasets.question_sample import order_balanced
 

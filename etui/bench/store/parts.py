@@ -6,15 +6,29 @@ import heapq
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import Literal
 
 from etui.datasets.question_sample import order_balanced
 
-if TYPE_CHECKING:
-    from etui.bench.store.run_config import BenchPart, Order
-
 BLOCK = 8
 """Default number of questions of a block."""
+
+Order = Literal["subjects", "balanced"]
+"""``subjects``: one subject after the other; ``balanced``: in blocks of all subjects, so that every
+prefix of the run is a stratified random sample."""
+
+
+@dataclass(frozen=True, slots=True)
+class BenchPart:
+    """A share of a plan.
+
+    Attributes:
+        index: 0-based.
+        count: Number of parts.
+    """
+
+    index: int
+    count: int
 
 
 @dataclass(frozen=True, slots=True)

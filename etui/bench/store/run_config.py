@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
-from etui.bench.store.parts import list_part
+from etui.bench.store.parts import BenchPart, Order, list_part
 from etui.text.codec import DocumentError, from_document, to_document
 
 CONFIG_VERSION = 1
@@ -20,10 +20,6 @@ _OF_THE_MACHINE = frozenset(
     {"machine", "machines", "merged", "energy", "threads", "group_questions", "part", "versions"}
 )
 """Further fields in which the runs of one plan may differ."""
-
-Order = Literal["subjects", "balanced"]
-"""``subjects``: one subject after the other; ``balanced``: in blocks of all subjects, so that every
-prefix of the run is a stratified random sample."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,19 +89,6 @@ class BenchPrecision:
     points: float
     of: Literal["accuracy", "difference"]
     difficulty_sha256: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class BenchPart:
-    """A share of a plan (:mod:`etui.bench.store.parts`).
-
-    Attributes:
-        index: 0-based.
-        count: Number of parts.
-    """
-
-    index: int
-    count: int
 
 
 @dataclass(frozen=True, slots=True)

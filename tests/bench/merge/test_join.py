@@ -18,11 +18,11 @@ from etui.bench.analysis.summary_text import headline, markdown
 from etui.bench.merge.join import NamedRun, merge_runs
 from etui.bench.report.figures import write_figures
 from etui.bench.report.lm_eval import lm_eval_document
+from etui.bench.report.log_rows import run_record
 from etui.bench.report.page import render_page
-from etui.bench.run.runner import refuse_merged
-from etui.bench.store.log_rows import run_record
-from etui.bench.store.parts import list_part
-from etui.bench.store.run_config import BenchPart, RunConfig, parse_run_config
+from etui.bench.run.resume import refuse_merged
+from etui.bench.store.parts import BenchPart, list_part
+from etui.bench.store.run_config import RunConfig, parse_run_config
 from etui.bench.store.run_folder import Recorded
 from etui.bench.store.sample import Sample
 from etui.bench.store.several_machines import join_machines

@@ -21,7 +21,8 @@ from etui.bench.run.plan import RunPlan, RunRequest, make_plan
 from etui.bench.run.sample_writer import SampleWriter
 from etui.bench.run.schedule import build_schedule
 from etui.bench.run.scoring_arm import ScoringArm
-from etui.bench.store.run_config import BenchPart, RunConfig
+from etui.bench.store.parts import BenchPart
+from etui.bench.store.run_config import RunConfig
 from etui.bench.store.run_folder import RunFolder, read_run
 from etui.bench.store.sample import Sample
 from etui.config.config import Config

@@ -13,7 +13,7 @@ from etui.bench.run.arms import ArmOverrides, build_arms, check_format, parse_ar
 from etui.bench.run.limits import RunLimits
 from etui.bench.run.loop import answer_all, collect_done_rows
 from etui.bench.run.plan import RunPlan, RunRequest, make_plan
-from etui.bench.run.runner import refuse_changes
+from etui.bench.run.resume import refuse_changes
 from etui.bench.run.sample_writer import SampleWriter
 from etui.bench.run.schedule import build_schedule
 from etui.bench.run.scoring import StopRequested

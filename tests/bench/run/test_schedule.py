@@ -14,7 +14,7 @@ from etui.arm import Arm
 from etui.bench.run.limits import RunLimits
 from etui.bench.run.plan import RunPlan, RunRequest, make_plan
 from etui.bench.run.schedule import build_schedule, order_questions
-from etui.bench.store.run_config import BenchPart
+from etui.bench.store.parts import BenchPart
 from etui.datasets.question_sample import order_balanced
 from etui.models.catalogue import load_catalogue
 

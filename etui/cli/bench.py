@@ -14,6 +14,8 @@ import click
 from etui.cli.bench_options import (
     arm_options,
     cluster_options,
+    format_option,
+    list_given,
     output_options,
     question_options,
     run_options,
@@ -99,21 +101,16 @@ def bench(ctx: click.Context, /, **options: Any) -> None:
     far fewer.
     """  # noqa: D301
     if ctx.invoked_subcommand is not None:
-        given = [
-            name
-            for name in options
-            if ctx.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT
-        ]
-        if given:
+        if given := list_given(ctx):
             raise click.UsageError(
-                f"--{given[0].replace('_', '-')} before {ctx.invoked_subcommand!r} has no effect"
+                f"{format_option(ctx, given[0])} before {ctx.invoked_subcommand!r} has no effect"
             )
         return
     ctx.exit(_run_bench(ctx, options))
 
 
 def _run_bench(ctx: click.Context, options: dict[str, Any]) -> int:
-    from etui.cli.bench_cluster import check_cluster_options, run_on_cluster
+    from etui.cli.bench_cluster import check_cluster_options
     from etui.cli.bench_progress import open_watcher
     from etui.config.config import make_home
     from etui.config.load import load_config
@@ -121,8 +118,8 @@ def _run_bench(ctx: click.Context, options: dict[str, Any]) -> int:
 
     if options["as_json"] and options["as_lines"]:
         raise click.UsageError("--json and --jsonl cannot be combined")
-    # Only the arms of a run decide, which its config.json records.
     check_cluster_options(options)
+    # Only the arms of a run decide, which its config.json records.
     config = replace(load_config(), loop_guard=False)
     make_home(config)
     stopped = Event()
@@ -137,51 +134,16 @@ def _run_bench(ctx: click.Context, options: dict[str, Any]) -> int:
             audience.say(runtime.catalogue.problem)
         runner = BenchRunner(runtime, audience, stopped, on_stop)
         limits = _build_limits(options)
-
-        def start(plan: RunPlan) -> RunOutcome:
-            if on_cluster:
-                return run_on_cluster(runtime, audience, stopped, options, limits, plan, on_stop)
-            return runner.start(plan, options["out"], limits)
-
-        on_cluster = options["cluster"] is not None
-        if options["resume"] is not None and options["dry_run"]:
-            return _price_rest(ctx, runner, options, limits)
-        if options["resume"] is not None and on_cluster:
-            _check_resume_options(ctx, options)
-            outcome = run_on_cluster(runtime, audience, stopped, options, limits, None, on_stop)
-        elif options["resume"] is not None:
-            outcome = _resume(ctx, runner, options)
-        elif options["design"] is not None:
-            from etui.cli.design_run import (
-                build_design_request,
-                plan_design_run,
-                price_design_run,
-            )
-
-            request = build_design_request(ctx, options)
+        if options["resume"] is not None:
+            _check_resume_options(ctx)
             if options["dry_run"]:
-                price_design_run(request, runner, limits, options["pilot"], options["as_json"])
-                return ExitCode.DONE
-            outcome = start(plan_design_run(request, runner))
+                return _price_rest(runner, options, limits)
+            outcome = _resume(runner, options, limits)
         else:
-            from etui.bench.run.plan import make_plan
-
-            if not options["suite"]:
-                raise UsageError(
-                    "no questions given",
-                    "add --suite mmlu, --suite sample, --design NAME or --resume RUN",
-                )
-            if options["pilot"] is not None:
-                raise UsageError("--pilot needs --design", "add --design NAME, or remove it")
-            plan = make_plan(_build_request(options), config, runtime.catalogue, audience.say)
-            plan = _add_precision(plan, options, audience.say)
-            if plan.suite.notice:
-                audience.say(plan.suite.notice)
-            if options["dry_run"]:
-                return _print_token_counts(
-                    plan, config, runtime.catalogue, as_json=options["as_json"]
-                )
-            outcome = start(plan)
+            plan = _plan_run(ctx, runner, options, limits)
+            if plan is None:
+                return ExitCode.DONE
+            outcome = _start(runner, options, limits, plan)
         if outcome.config.design is not None:
             from etui.cli.design_run import write_report
 
@@ -189,43 +151,80 @@ def _run_bench(ctx: click.Context, options: dict[str, Any]) -> int:
     return _print_outcome(outcome, options)
 
 
-def _resume(ctx: click.Context, runner: BenchRunner, options: dict[str, Any]) -> RunOutcome:
+def _plan_run(
+    ctx: click.Context, runner: BenchRunner, options: dict[str, Any], limits: RunLimits
+) -> RunPlan | None:
+    """Plan a new run; a dry run is printed, and returns None."""
+    if options["design"] is not None:
+        from etui.cli.design_run import build_design_request, plan_design_run, price_design_run
+
+        request = build_design_request(ctx, options)
+        if not options["dry_run"]:
+            return plan_design_run(request, runner)
+        price_design_run(request, runner, limits, options["pilot"], options["as_json"])
+        return None
+
+    from etui.bench.run.plan import make_plan
+
+    if not options["suite"]:
+        raise UsageError(
+            "no questions given",
+            "add --suite mmlu, --suite sample, --design NAME or --resume RUN",
+        )
+    if options["pilot"] is not None:
+        raise UsageError("--pilot needs --design", "add --design NAME, or remove it")
+    config, catalogue, say = runner.runtime.config, runner.runtime.catalogue, runner.audience.say
+    plan = _add_precision(make_plan(_build_request(options), config, catalogue, say), options, say)
+    if plan.suite.notice:
+        say(plan.suite.notice)
+    if not options["dry_run"]:
+        return plan
+    _print_token_counts(plan, config, catalogue, as_json=options["as_json"])
+    return None
+
+
+def _start(
+    runner: BenchRunner, options: dict[str, Any], limits: RunLimits, plan: RunPlan
+) -> RunOutcome:
+    if options["cluster"] is not None:
+        from etui.cli.bench_cluster import run_on_cluster
+
+        return run_on_cluster(runner, options, limits, plan)
+    return runner.start(plan, options["out"], limits)
+
+
+def _resume(runner: BenchRunner, options: dict[str, Any], limits: RunLimits) -> RunOutcome:
     from etui.bench.run.plan import restore_plan
     from etui.bench.store.find import find_run
+    from etui.cli.bench_cluster import run_on_cluster
     from etui.design.run import connect_curves
 
-    _check_resume_options(ctx, options)
+    if options["cluster"] is not None:
+        return run_on_cluster(runner, options, limits, None)
     runtime = runner.runtime
     runner.build_side_work = connect_curves(runtime, runner.audience.say)
     return runner.resume(
         find_run(options["resume"], runtime.config),
         lambda run: restore_plan(run, runtime.config, runtime.catalogue),
-        _build_limits(options),
+        limits,
     )
 
 
-def _check_resume_options(ctx: click.Context, options: dict[str, Any]) -> None:
+def _check_resume_options(ctx: click.Context) -> None:
     allowed = {
         "resume", "fail_under", "max_joules", "max_hours", "dry_run",
         "as_json", "as_lines", "quiet", "cluster", "node_timeout",
     }  # fmt: skip
-    source = ctx.get_parameter_source
-    extra = [
-        name
-        for name in options
-        if name not in allowed and source(name) is not click.core.ParameterSource.DEFAULT
-    ]
+    extra = [name for name in list_given(ctx) if name not in allowed]
     if extra:
         raise UsageError(
-            f"{_format_option(extra[0])} cannot be used with --resume: a run continues with the "
-            "settings it was started with",
+            f"{format_option(ctx, extra[0])} cannot be used with --resume: a run continues with "
+            "the settings it was started with",
             "remove it, or start a new run",
         )
 
 
-def _price_rest(
-    ctx: click.Context, runner: BenchRunner, options: dict[str, Any], limits: RunLimits
-) -> int:
+def _price_rest(runner: BenchRunner, options: dict[str, Any], limits: RunLimits) -> int:
     """Print what the rest of a run costs."""
     from etui.bench.run.plan import restore_plan
     from etui.bench.store.find import find_run
@@ -233,7 +232,6 @@ def _price_rest(
     from etui.cli.design_run import print_plan_price
     from etui.design.run import price_rest
 
-    _check_resume_options(ctx, options)
     runtime = runner.runtime
     recorded = read_run(find_run(options["resume"], runtime.config))
     if recorded.config.routed:
@@ -252,11 +250,6 @@ def _build_limits(options: dict[str, Any]) -> RunLimits:
 
     hours = options["max_hours"]
     return RunLimits(options["max_joules"], None if hours is None else 3600 * hours)
-
-
-def _format_option(name: str) -> str:
-    singular = {"models": "--model", "reasonings": "--reasoning", "speculates": "--speculate"}
-    return singular.get(name, f"--{name.replace('_', '-')}")
 
 
 def _build_request(options: dict[str, Any]) -> RunRequest:
@@ -305,7 +298,7 @@ def _add_precision(plan: RunPlan, options: dict[str, Any], say: Callable[[str], 
 
 def _print_token_counts(
     plan: RunPlan, config: Config, catalogue: Catalogue, *, as_json: bool
-) -> int:
+) -> None:
     from etui.bench.run.dry_run import (
         count_tokens,
         describe_expected_questions,
@@ -317,7 +310,7 @@ def _print_token_counts(
         counts["precision"] = describe_expected_questions(plan)
     if as_json:
         click.echo(json.dumps(counts, indent=2))
-        return ExitCode.DONE
+        return
     if plan.precision is not None:
         click.echo(format_expected_questions(plan))
     for model, count in counts["models"].items():
@@ -326,7 +319,6 @@ def _print_token_counts(
             f"questions ({count['prefix']:,} of them for worked examples, once per subject); "
             f"{count['whole']:,} without reuse"
         )
-    return ExitCode.DONE
 
 
 def _print_outcome(outcome: RunOutcome, options: dict[str, Any]) -> int:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from threading import Event
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -12,12 +11,10 @@ import click
 from etui.errors import UsageError
 
 if TYPE_CHECKING:
-    from etui.backends.local import LocalBackend
     from etui.bench.run.limits import RunLimits
     from etui.bench.run.plan import RunPlan
-    from etui.bench.run.runner import Audience, RunOutcome
+    from etui.bench.run.runner import BenchRunner, RunOutcome
     from etui.cluster.carrier import Carrier
-    from etui.runtime.open import Runtime
 
 
 def check_cluster_options(options: dict[str, Any]) -> None:
@@ -64,24 +61,15 @@ def open_carrier(address: str) -> Iterator[Carrier]:
 
 
 def run_on_cluster(
-    runtime: Runtime[LocalBackend],
-    audience: Audience,
-    stopped: Event,
-    options: dict[str, Any],
-    limits: RunLimits,
-    plan: RunPlan | None,
-    on_stop: Callable[[Callable[[], None]], None],
+    runner: BenchRunner, options: dict[str, Any], limits: RunLimits, plan: RunPlan | None
 ) -> RunOutcome:
     """Run a benchmark on a cluster and show what was wasted.
 
     Args:
-        runtime: This machine.
-        audience: Shows the progress.
-        stopped: Set when the user wants to stop.
+        runner: What runs it on this machine; its own engine is not used.
         options: The options of the command line.
         limits: Stop once these are reached.
         plan: The plan of a new run; None resumes one.
-        on_stop: Takes a function that the first Ctrl-C calls.
     """
     from etui.bench.run.plan import restore_plan
     from etui.bench.store.find import find_run
@@ -89,13 +77,13 @@ def run_on_cluster(
     from etui.cluster.losses import losses_text
     from etui.cluster.patience import build_patience
 
+    runtime = runner.runtime
     config = runtime.config
     folder = find_run(options["resume"], config) if plan is None else None
     with open_carrier(options["cluster"]) as carrier:
-        on_stop(lambda: None)  # the first Ctrl-C lets the nodes end their questions
-        bench = ClusterBench(
-            runtime, audience, stopped, carrier, build_patience(options["node_timeout"])
-        )
+        runner.on_stop(lambda: None)  # the first Ctrl-C lets the nodes end their questions
+        patience = build_patience(options["node_timeout"])
+        bench = ClusterBench(runtime, runner.audience, runner.stopped, carrier, patience)
         if plan is not None:
             outcome = bench.start(plan, options["out"], limits, compare=bool(options["compare"]))
         else:

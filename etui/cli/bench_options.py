@@ -323,3 +323,19 @@ def output_options(command: Command) -> Command:
 def _add(options: tuple[Option, ...], command: Command) -> Command:
     """Add options to a command; its help lists them in this order."""
     return reduce(lambda made, option: option(made), reversed(options), command)
+
+
+def list_given(ctx: click.Context) -> list[str]:
+    """List the names of the options that the command line states, in the order of the help."""
+    return [
+        param.name
+        for param in ctx.command.params
+        if param.name is not None
+        and ctx.get_parameter_source(param.name) is not click.core.ParameterSource.DEFAULT
+    ]
+
+
+def format_option(ctx: click.Context, name: str) -> str:
+    """Return an option as it is written on the command line."""
+    found = next(param for param in ctx.command.params if param.name == name)
+    return max(found.opts, key=len)

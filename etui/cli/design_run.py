@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from etui.cli.bench_options import format_option, list_given
 from etui.cli.common import print_json
 from etui.errors import Stopped, UsageError
 
@@ -38,12 +39,11 @@ def build_design_request(ctx: click.Context, options: dict[str, Any]) -> DesignR
     """
     from etui.design.plan import DesignRequest
 
-    given = [name for name in options if _is_given(ctx, name)]
+    given = list_given(ctx)
     for name in given:
         if name not in _ALLOWED:
-            option = {"reasonings": "reasoning", "speculates": "speculate"}.get(name, name)
             raise UsageError(
-                f"--{option.replace('_', '-')} cannot be used with --design, which states it",
+                f"{format_option(ctx, name)} cannot be used with --design, which states it",
                 f"copy the design, change it and pass the file: etui bench designs show "
                 f"{options['design']} > mine.yaml",
             )
@@ -126,7 +126,3 @@ def write_report(folder: Path, say: Callable[[str], None]) -> None:
 
     say("writing the report of the design")
     write_design_report(folder, folder)
-
-
-def _is_given(ctx: click.Context, name: str) -> bool:
-    return ctx.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT

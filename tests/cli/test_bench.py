@@ -257,6 +257,7 @@ def test_generated_answers_are_turns(models, etui_home, tmp_path):
             2,
         ),
         (["--seed", "3", "compare"], "--seed before 'compare' has no effect", 2),
+        (["-r", "cot", "compare"], "--reasoning before 'compare' has no effect", 2),
     ],
 )
 def test_bad_input_has_a_message_and_an_exit_code(etui_home, tmp_path, args, said, code):

@@ -39,7 +39,8 @@ from benchmarks.fake_node import (
     describe_fake,
 )
 from benchmarks.figures import Figure, Skipped, in_turn, median_of
-from etui.bench.run.plan import RunPlan, RunRequest, make_plan
+from etui.bench.run.plan import RunPlan, make_plan
+from etui.bench.run.run_request import RunRequest
 from etui.bench.run.runner import BenchRunner, RunOutcome
 from etui.bench.run.setup import build_run_config
 from etui.bench.run.work import QuestionAnswerer

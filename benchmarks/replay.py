@@ -43,10 +43,11 @@ from etui.routing.accuracy.fitted_file import Provenance, format_fitted
 from etui.routing.accuracy.predictor import AccuracyPredictor
 from etui.routing.accuracy.table import Graded
 from etui.routing.decide import decide
-from etui.routing.library import PolicyPlace, check_text, load_policy
+from etui.routing.library import check_text, load_policy
 from etui.routing.policy import Policy
 from etui.routing.signals.question_words import QuestionText
 from etui.runtime.open import open_runtime
+from etui.yaml.named_files import NamedFile
 
 SUBJECTS = 57
 VOCABULARY = 6000
@@ -81,7 +82,7 @@ def rules(arms: tuple[str, ...]) -> Policy:
     lines += ["rules:", f"  - {{name: sums, priority: 2, when: sums, use: {arms[-1]}}}"]
     lines += [f"  - {{name: long, priority: 1, when: long, use: {arms[len(arms) // 2]}}}"]
     lines += [f"  - {{name: rest, use: {arms[0]}}}"]
-    checked = check_text("\n".join(lines), PolicyPlace("p", Path("p.yaml"), "file"), ("m",))
+    checked = check_text("\n".join(lines), NamedFile("p", Path("p.yaml"), "file"), ("m",))
     assert checked.policy is not None, checked.errors
     return checked.policy
 

@@ -25,7 +25,8 @@ from etui.errors import ExitCode, Stopped, UsageError
 
 if TYPE_CHECKING:
     from etui.bench.run.limits import RunLimits
-    from etui.bench.run.plan import RunPlan, RunRequest
+    from etui.bench.run.plan import RunPlan
+    from etui.bench.run.run_request import RunRequest
     from etui.bench.run.runner import BenchRunner, RunOutcome
     from etui.config.config import Config
     from etui.models.catalogue import Catalogue
@@ -254,7 +255,7 @@ def _build_limits(options: dict[str, Any]) -> RunLimits:
 
 def _build_request(options: dict[str, Any]) -> RunRequest:
     from etui.bench.run.arms import ArmOverrides
-    from etui.bench.run.plan import RunRequest
+    from etui.bench.run.run_request import RunRequest
 
     return RunRequest(
         suite=options["suite"],

@@ -10,8 +10,8 @@ from etui.cli.param_types import TEXT
 
 if TYPE_CHECKING:
     from etui.config.config import Config
-    from etui.design.library import DesignPlace
     from etui.models.catalogue import Catalogue
+    from etui.yaml.named_files import NamedFile
 
 
 @click.group(invoke_without_command=True)
@@ -46,8 +46,9 @@ def show(name: str) -> None:
     """Print the YAML text of a design."""
     from etui.config.load import load_config
     from etui.design.library import find_design
+    from etui.yaml.load import read_text
 
-    click.echo(find_design(name, load_config()).read(), nl=False)
+    click.echo(read_text(find_design(name, load_config()).path), nl=False)
 
 
 @designs.command("schema")
@@ -59,14 +60,15 @@ def schema() -> None:
     print_json(json_schema())
 
 
-def _describe(place: DesignPlace, catalogue: Catalogue, is_available: Any) -> dict[str, Any]:
+def _describe(place: NamedFile, catalogue: Catalogue, is_available: Any) -> dict[str, Any]:
     """Describe a design; one that is not valid has only its errors."""
     from etui.design.load import check_design, list_arm_names
     from etui.errors import InvalidFile
+    from etui.yaml.load import read_text
 
     head = {"name": place.name, "origin": place.origin, "path": str(place.path)}
     try:
-        located = check_design(place.read(), str(place.path), catalogue.models)
+        located = check_design(read_text(place.path), str(place.path), catalogue.models)
     except InvalidFile as error:
         return {**head, "errors": error.what.splitlines()}
     file = located.model

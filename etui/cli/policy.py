@@ -19,8 +19,9 @@ from etui.text.sanitize import sanitize
 
 if TYPE_CHECKING:
     from etui.config.config import Config
-    from etui.routing.library import CheckedPolicy, PolicyPlace
+    from etui.routing.library import CheckedPolicy
     from etui.routing.policy import Policy
+    from etui.yaml.named_files import NamedFile
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 
@@ -175,7 +176,7 @@ def schema() -> None:
     print_json(json_schema())
 
 
-def _load_fitted_arms(place: PolicyPlace, config: Config) -> Callable[[str], bool]:
+def _load_fitted_arms(place: NamedFile, config: Config) -> Callable[[str], bool]:
     """Return a test for the arms in a policy's fit; an unreadable fit has none."""
     from etui.errors import InvalidFile
     from etui.routing.accuracy.fitted_file import load_fitted
@@ -189,7 +190,7 @@ def _load_fitted_arms(place: PolicyPlace, config: Config) -> Callable[[str], boo
     return arms.__contains__
 
 
-def _find_places(names: Sequence[str], config: Config) -> list[PolicyPlace]:
+def _find_places(names: Sequence[str], config: Config) -> list[NamedFile]:
     from etui.routing.library import find_policy, list_policies
 
     return [find_policy(name, config) for name in names] or list(list_policies(config))

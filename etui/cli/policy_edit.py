@@ -70,7 +70,8 @@ def edit(name: str) -> ExitCode:
         replace_text,
         write_draft,
     )
-    from etui.routing.library import PolicyPlace, check_text, find_policy, policy_names
+    from etui.routing.library import check_text, find_policy, policy_names
+    from etui.yaml.named_files import NamedFile
 
     config, catalogue, _ = load_context()
     place = find_policy(name, config)
@@ -86,7 +87,7 @@ def edit(name: str) -> ExitCode:
             draft.unlink()
             click.echo("nothing changed", err=True)
             return ExitCode.DONE
-        draft_place = PolicyPlace(place.name, target, place.origin)
+        draft_place = NamedFile(place.name, target, place.origin)
         checked = check_text(after, draft_place, catalogue.models, policy_names(config))
         if checked.policy is not None:
             break

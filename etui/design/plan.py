@@ -7,13 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from etui.bench.run.plan import RunPlan, RunRequest, make_design_plan
+from etui.bench.run.plan import RunPlan, make_design_plan
+from etui.bench.run.run_request import RunRequest
 from etui.bench.store.parts import BenchPart
 from etui.bench.store.run_config import BenchDesign
 from etui.design.design import Design
-from etui.design.library import DesignPlace, find_design
+from etui.design.library import find_design
 from etui.design.load import ModelChoice, check_design, resolve_design
 from etui.errors import UsageError
+from etui.yaml.load import read_text
+from etui.yaml.named_files import NamedFile
 
 if TYPE_CHECKING:
     from etui.design.schema import DesignFile
@@ -59,7 +62,7 @@ def plan_design(
         DownloadFailed: The data are not on this machine and cannot be downloaded.
     """
     place = find_design(request.name, runtime.config)
-    text = place.read()
+    text = read_text(place.path)
     known = runtime.catalogue.models
     located = check_design(text, str(place.path), known)
     overrides = parse_roles(request.models)
@@ -106,7 +109,7 @@ def parse_roles(options: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def _find_suite(suite: str, place: DesignPlace) -> str:
+def _find_suite(suite: str, place: NamedFile) -> str:
     """Return the path of a suite beside its design; any other suite as it is named."""
     beside = place.path.parent / Path(suite).expanduser()
     return str(beside) if beside.is_file() else suite

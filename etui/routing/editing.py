@@ -14,7 +14,7 @@ from etui.errors import EtuiError, InvalidFile, UsageError
 
 if TYPE_CHECKING:
     from etui.config.config import Config
-    from etui.routing.library import PolicyPlace
+    from etui.yaml.named_files import NamedFile
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}\Z")
 
@@ -55,7 +55,7 @@ def get_own_path(name: str, config: Config) -> Path:
     return config.policies_dir / f"{name}.yaml"
 
 
-def choose_file_to_edit(place: PolicyPlace, config: Config) -> Path:
+def choose_file_to_edit(place: NamedFile, config: Config) -> Path:
     """Return the file to write when a policy is edited; a shipped policy is edited in a copy."""
     return get_own_path(place.path.stem, config) if place.origin == "shipped" else place.path
 
@@ -171,7 +171,7 @@ def save(target: Path, text: str, before: bytes | None, like: Path) -> bytes:
     return text.encode("utf-8")
 
 
-def remove(place: PolicyPlace) -> None:
+def remove(place: NamedFile) -> None:
     """Delete a policy of the user.
 
     Raises:

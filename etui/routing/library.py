@@ -5,36 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from etui.config.config import Config, shipped_dir
-from etui.errors import InvalidFile, Problem, UsageError
+from etui.errors import InvalidFile, Problem
 from etui.routing.policy import Policy
-from etui.text.suggest import suggest
+from etui.yaml.named_files import NamedFile, find_named_file, list_named_files
 
 if TYPE_CHECKING:
     from etui.routing.check.checker import Findings
     from etui.routing.schema.policy_file import PolicyFile
     from etui.yaml.load import Located
-
-_ENDINGS = (".yaml", ".yml")
-
-
-@dataclass(frozen=True, slots=True)
-class PolicyPlace:
-    """The location of one policy.
-
-    Attributes:
-        name: Name of the file without its extension.
-        path: The file.
-        origin: ``user`` (ETUI_HOME/policies), ``shipped``, or ``file`` for a policy given by path.
-        hides: Whether it replaces a shipped policy of the same name.
-    """
-
-    name: str
-    path: Path
-    origin: Literal["user", "shipped", "file"]
-    hides: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,21 +29,16 @@ class CheckedPolicy:
         file: The content of the file; None if it could not be read as a policy.
     """
 
-    place: PolicyPlace
+    place: NamedFile
     errors: tuple[Problem, ...]
     warnings: tuple[Problem, ...]
     policy: Policy | None
     file: PolicyFile | None = None
 
 
-def list_policies(config: Config) -> tuple[PolicyPlace, ...]:
+def list_policies(config: Config) -> tuple[NamedFile, ...]:
     """List every policy that has a name, sorted; the user's own replace shipped ones."""
-    shipped = {path.stem: path for path in _list_files(shipped_dir() / "policies")}
-    own = {path.stem: path for path in _list_files(config.policies_dir)}
-    places = [PolicyPlace(name, path, "shipped") for name, path in shipped.items()]
-    places = [place for place in places if place.name not in own]
-    places += [PolicyPlace(name, path, "user", name in shipped) for name, path in own.items()]
-    return tuple(sorted(places, key=lambda place: place.name))
+    return list_named_files(shipped_dir() / "policies", config.policies_dir)
 
 
 def policy_names(config: Config) -> tuple[str, ...]:
@@ -70,25 +46,14 @@ def policy_names(config: Config) -> tuple[str, ...]:
     return tuple(place.name for place in list_policies(config))
 
 
-def find_policy(name: str, config: Config) -> PolicyPlace:
+def find_policy(name: str, config: Config) -> NamedFile:
     """Find a policy by name; a name that ends in ``.yaml`` or contains a slash is a path.
 
     Raises:
         UsageError: There is no policy of that name.
     """
-    if name.endswith(_ENDINGS) or "/" in name or "\\" in name:
-        path = Path(name).expanduser()
-        return PolicyPlace(path.stem, path, "file")
-    places = list_policies(config)
-    for place in places:
-        if place.name == name:
-            return place
-    names = [place.name for place in places]
-    hint = suggest(name.lower(), names) or f"known policies: {', '.join(names)}"
-    raise UsageError(
-        f"unknown policy {name!r}",
-        f"{hint} (put your own policies into {config.policies_dir}, or pass a .yaml file)",
-    )
+    shipped = shipped_dir() / "policies"
+    return find_named_file(name, shipped, config.policies_dir, "policy", "policies")
 
 
 def load_policy(name: str, config: Config, models: Collection[str]) -> Policy:
@@ -110,7 +75,7 @@ def load_policy(name: str, config: Config, models: Collection[str]) -> Policy:
 
 
 def check_place(
-    place: PolicyPlace,
+    place: NamedFile,
     models: Collection[str],
     is_available: Callable[[str], bool] | None = None,
     *,
@@ -140,7 +105,7 @@ def check_place(
 
 def check_text(
     text: str,
-    place: PolicyPlace,
+    place: NamedFile,
     models: Collection[str],
     policies: Collection[str] | None = None,
 ) -> CheckedPolicy:
@@ -162,8 +127,25 @@ def check_text(
     return _check_located(place, located, models, None, policies)
 
 
+def compile_text(text: str, name: str, models: Collection[str]) -> Policy:
+    """Compile the text of a policy that is not read from a file, such as that of a run.
+
+    Args:
+        text: The YAML text.
+        name: Name of the policy.
+        models: Models of models.yaml by name, or only their names.
+
+    Raises:
+        InvalidFile: The text has errors; ``problems`` holds every one.
+    """
+    checked = check_text(text, NamedFile(name, Path(f"{name}.yaml"), "file"), models)
+    if checked.policy is None:
+        raise InvalidFile.of(checked.errors, f"fix the policy {name} and check it again")
+    return checked.policy
+
+
 def _check_located(
-    place: PolicyPlace,
+    place: NamedFile,
     located: Located[PolicyFile],
     models: Collection[str],
     is_available: Callable[[str], bool] | None,
@@ -179,9 +161,3 @@ def _check_located(
     )
     policy = None if findings.errors else compile_policy(located, place.name, models)
     return CheckedPolicy(place, findings.errors, findings.warnings, policy, located.model)
-
-
-def _list_files(folder: Path) -> list[Path]:
-    if not folder.is_dir():
-        return []
-    return sorted(path for path in folder.iterdir() if path.suffix == ".yaml" and path.is_file())

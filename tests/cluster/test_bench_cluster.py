@@ -12,7 +12,8 @@ import pytest
 from etui.arm import Arm
 from etui.bench.report.log_rows import run_record
 from etui.bench.run.limits import RunLimits
-from etui.bench.run.plan import RunPlan, RunRequest, make_plan, restore_plan
+from etui.bench.run.plan import RunPlan, make_plan, restore_plan
+from etui.bench.run.run_request import RunRequest
 from etui.bench.run.runner import BenchRunner
 from etui.bench.run.schedule import Piece
 from etui.bench.store.run_config import BenchDesign, RunConfig

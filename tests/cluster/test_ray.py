@@ -14,7 +14,8 @@ import psutil
 import pytest
 
 from etui.bench.run.limits import RunLimits
-from etui.bench.run.plan import RunRequest, make_plan, restore_plan
+from etui.bench.run.plan import make_plan, restore_plan
+from etui.bench.run.run_request import RunRequest
 from etui.bench.run.runner import BenchRunner
 from etui.bench.store.run_folder import read_run
 from etui.cluster import connect

@@ -26,6 +26,7 @@ from etui.design.load import (
 from etui.design.schema import json_schema
 from etui.errors import InvalidFile, ModelUnavailable, UsageError
 from etui.models.catalogue import load_catalogue
+from etui.yaml.load import read_text
 from tests.bench import synthetic
 
 TEXT = """\
@@ -178,17 +179,17 @@ def test_the_shipped_designs_are_valid(config: Config):
     assert names == ["quick", "seed"]
     for name in names:
         place = find_design(name, config)
-        design = parse_design(place.read(), str(place.path), name, ModelChoice(known))
+        design = parse_design(read_text(place.path), str(place.path), name, ModelChoice(known))
         assert design.title
         assert design.summary
-        first = place.read().splitlines()[0]
+        first = read_text(place.path).splitlines()[0]
         assert first == "# yaml-language-server: $schema=design.schema.json"
     path = shipped_dir() / "designs" / "design.schema.json"
     assert json.loads(path.read_text()) == json_schema(), "etui bench designs schema"
 
 
 def test_the_seed_has_the_arms_of_the_paper(config: Config):
-    design = parse_design(find_design("seed", config).read(), "seed.yaml", "seed")
+    design = parse_design(read_text(find_design("seed", config).path), "seed.yaml", "seed")
     for role in ("small", "large"):
         of_role = [arm.arm for arm in design.arms.values() if arm.role == role]
         assert sorted(arm.votes for arm in of_role if arm.reasoning == "vote") == [1, 3, 5, 7]
@@ -209,4 +210,4 @@ def test_a_design_of_the_user_takes_the_place_of_the_shipped(config: Config, tmp
         find_design("sed", config)
     assert "did you mean 'seed'?" in caught.value.fix
     with pytest.raises(InvalidFile, match="no such file"):
-        find_design(str(tmp_path / "gone.yaml"), config).read()
+        read_text(find_design(str(tmp_path / "gone.yaml"), config).path)

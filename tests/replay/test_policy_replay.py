@@ -14,7 +14,8 @@ from etui.replay.policy_replay import replay_policy
 from etui.routing.accuracy.fit import fit_heads
 from etui.routing.accuracy.fitted_file import Provenance
 from etui.routing.accuracy.predictor import AccuracyPredictor
-from etui.routing.library import PolicyPlace, check_text
+from etui.routing.library import check_text
+from etui.yaml.named_files import NamedFile
 from tests.replay import made
 
 HEAD = """
@@ -29,7 +30,7 @@ arms:
 
 def policy(rules: str, arms: str = ""):
     text = HEAD + arms + rules
-    found = check_text(text, PolicyPlace("p", Path("p.yaml"), "file"), ("small", "large"))
+    found = check_text(text, NamedFile("p", Path("p.yaml"), "file"), ("small", "large"))
     assert found.policy is not None, found.errors
     return found.policy
 

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from etui.routing.library import CheckedPolicy, PolicyPlace, check_text
+from etui.routing.library import CheckedPolicy, check_text
 from etui.routing.policy import Policy
+from etui.yaml.named_files import NamedFile
 
 MODELS = ("tiny", "small-1b", "large-8b")
 
@@ -17,7 +18,7 @@ Check = Callable[[str], CheckedPolicy]
 
 
 def _check(text: str) -> CheckedPolicy:
-    return check_text(text, PolicyPlace("p", Path("p.yaml"), "file"), MODELS)
+    return check_text(text, NamedFile("p", Path("p.yaml"), "file"), MODELS)
 
 
 @pytest.fixture

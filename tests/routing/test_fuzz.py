@@ -18,10 +18,11 @@ from etui.config.config import Config, shipped_dir
 from etui.errors import EtuiError
 from etui.models.catalogue import load_catalogue
 from etui.routing.decide import decide
-from etui.routing.library import PolicyPlace, check_place, check_text
+from etui.routing.library import check_place, check_text
+from etui.yaml.named_files import NamedFile
 
 NAMES = ("frugal", "balanced", "best")
-PLACE = PolicyPlace("m", Path("m.yaml"), "file")
+PLACE = NamedFile("m", Path("m.yaml"), "file")
 
 LINES = {
     name: (shipped_dir() / "policies" / f"{name}.yaml").read_text().splitlines() for name in NAMES
@@ -36,7 +37,7 @@ PUT_IN = (
 
 def check_mutated(lines: list[str], models: frozenset[str]) -> None:
     """A mutated policy is sound, or each of its errors has a place in it and words."""
-    checked = check_text("\n".join(lines), PolicyPlace("m", Path("m.yaml"), "file"), models)
+    checked = check_text("\n".join(lines), NamedFile("m", Path("m.yaml"), "file"), models)
     assert (checked.policy is None) == bool(checked.errors)
     for problem in (*checked.errors, *checked.warnings):
         assert problem.message
@@ -213,7 +214,7 @@ def test_any_text(text: str) -> None:
 def test_any_bytes(tmp_path: Path, raw: bytes) -> None:
     path = tmp_path / "p.yaml"
     path.write_bytes(raw)
-    checked = check_place(PolicyPlace("p", path, "file"), {"tiny"})
+    checked = check_place(NamedFile("p", path, "file"), {"tiny"})
     assert checked.policy is None
     assert all(problem.message for problem in checked.errors)
 
@@ -250,7 +251,7 @@ def test_ten_megabytes_are_not_read(tmp_path: Path) -> None:
     path = tmp_path / "large.yaml"
     path.write_bytes(b"version: 1\n" + b"# x\n" * 2_600_000)
     start = time.process_time()
-    checked = check_place(PolicyPlace("large", path, "file"), {"tiny"})
+    checked = check_place(NamedFile("large", path, "file"), {"tiny"})
     assert [problem.message for problem in checked.errors] == [
         "larger than 1,000,000 bytes, so it is not read"
     ]

@@ -18,11 +18,12 @@ from etui.models.spec import ModelSpec
 from etui.routing.availability import list_served_places
 from etui.routing.decide import cheapest_arm, decide, decide_arm
 from etui.routing.decision import Decision
-from etui.routing.library import PolicyPlace, check_text
+from etui.routing.library import check_text
 from etui.routing.places import Place, find_weights, list_places
 from etui.routing.policy import Policy, drop_places
 from etui.routing.prediction import PredictedAccuracy, PredictedJoules
 from etui.routing.signals.host_state import HostState
+from etui.yaml.named_files import NamedFile
 
 
 def spec(name: str, backend: str | None = None, same_as: str | None = None) -> ModelSpec:
@@ -51,13 +52,13 @@ CHEAPEST = "rules: [{name: best, objective: {minimize: joules}, arms: [deep]}]\n
 
 
 def make(text: str, models: Mapping[str, ModelSpec] = MODELS) -> Policy:
-    checked = check_text(text, PolicyPlace("p", Path("p.yaml"), "file"), models)
+    checked = check_text(text, NamedFile("p", Path("p.yaml"), "file"), models)
     assert checked.policy is not None, checked.errors
     return checked.policy
 
 
 def warnings(text: str, models: Mapping[str, ModelSpec]) -> list[str]:
-    checked = check_text(text, PolicyPlace("p", Path("p.yaml"), "file"), models)
+    checked = check_text(text, NamedFile("p", Path("p.yaml"), "file"), models)
     return [problem.message for problem in checked.warnings]
 
 

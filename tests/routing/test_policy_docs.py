@@ -10,7 +10,7 @@ import pytest
 
 from etui.config.config import Config
 from etui.models.catalogue import load_catalogue
-from etui.routing.library import PolicyPlace, check_text
+from etui.routing.library import check_text
 from etui.routing.probes import run_probes
 from etui.routing.schema.arms import ArmEntry
 from etui.routing.schema.budgets import (
@@ -25,6 +25,7 @@ from etui.routing.schema.signals import MetadataEntry, NearestEntry
 from etui.routing.signals.host_state import HOST_FIELDS
 from etui.routing.signals.text_measures import MEASURES, TEXT_LIMIT
 from etui.runtime.effort import THINK_TOKENS
+from etui.yaml.named_files import NamedFile
 
 CHECKOUT = Path(__file__).parents[2]
 PAGE = (CHECKOUT / "docs" / "policies.md").read_text(encoding="utf-8")
@@ -39,7 +40,7 @@ def test_the_policies_shown_are_sound(document: str, config: Config) -> None:
     texts = list(policies_in((CHECKOUT / document).read_text(encoding="utf-8")))
     assert texts
     for text in texts:
-        place = PolicyPlace("shown", Path(document), "file")
+        place = NamedFile("shown", Path(document), "file")
         checked = check_text(text, place, load_catalogue(config).models)
         assert checked.policy is not None, checked.errors
         assert not any(outcome.failures for outcome in run_probes(checked.policy))

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from etui.arm import Arm, Reasoning, Speculate
+from etui.arm import Arm
 from etui.bench.prompts.formats import FORMATS, Format
 from etui.bench.prompts.suite_formats import (
     check_suite,
@@ -18,67 +18,24 @@ from etui.bench.prompts.suite_formats import (
 )
 from etui.bench.run.arms import (
     ANSWER_TOKENS,
-    ArmOverrides,
-    build_arms,
     check_format,
-    choose_policy_arms,
-    list_policy_arms,
     parse_arm,
-    speculate_arms,
 )
+from etui.bench.run.plan_arms import choose_arms, compile_policy, list_models, set_seed
+from etui.bench.run.run_request import RunRequest, check_request
 from etui.bench.store.difficulty_table import DifficultyTable
 from etui.bench.store.parts import BenchPart, Order, list_part
 from etui.bench.store.run_config import BenchDesign, BenchPolicy, BenchPrecision, RunConfig
 from etui.datasets.question_sample import draw, match_subjects
 from etui.datasets.questions import Question, Suite
 from etui.datasets.suites import is_named_suite, load_suite
-from etui.errors import InvalidFile, UsageError
+from etui.errors import UsageError
 from etui.units import count_text
 
 if TYPE_CHECKING:
     from etui.config.config import Config
     from etui.models.catalogue import Catalogue
     from etui.routing.policy import Policy
-
-
-_NO_OVERRIDES = ArmOverrides()
-
-
-@dataclass(frozen=True, slots=True)
-class RunRequest:
-    """Request of the command line; None or empty selects the default.
-
-    Attributes:
-        suite: A suite with a name, or a file.
-        models, reasonings: Every pair of them is an arm.
-        arms: Names of arms of the policy.
-        policy: Decides for each question, unless ``arms`` selects some of its arms.
-        format: One of :data:`FORMATS`; None is the suite's, or ``chat`` if reasoning, arms or a
-            policy are asked for.
-        overrides: Settings that override those of the arms.
-        reuse: Whether worked examples are computed once per subject.
-        speculates: Speculation of the arms; with several, each arm is measured with each of them.
-            Empty leaves it to the policy or the model.
-        part: Share of the plan that is answered; None is the whole plan.
-    """
-
-    suite: str
-    split: str = "test"
-    data: str | None = None
-    format: str | None = None
-    shots: int | None = None
-    seed: int = 0
-    limit: int | None = None
-    per_subject: int | None = None
-    subjects: tuple[str, ...] = ()
-    models: tuple[str, ...] = ()
-    reasonings: tuple[Reasoning, ...] = ()
-    arms: tuple[str, ...] = ()
-    policy: str | None = None
-    overrides: ArmOverrides = _NO_OVERRIDES
-    reuse: bool = True
-    speculates: tuple[Speculate, ...] = ()
-    part: BenchPart | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,12 +119,12 @@ def make_plan(
         ModelUnavailable: No suitable model is on this machine.
         DownloadFailed: The suite is not on this machine and cannot be downloaded.
     """
-    _check_request(ask)
-    _list_models(ask, config, catalogue)  # a wrong name is reported before a download
+    check_request(ask)
+    list_models(ask, config, catalogue)  # a wrong name is reported before a download
     suite = _load_suite(ask, config, say)
     format_ = _choose_format(ask, suite)
     answer_tokens = default_answer_tokens(format_, suite, ANSWER_TOKENS)
-    arms, policy, text = _choose_arms(ask, format_, answer_tokens, config, catalogue)
+    arms, policy, text = choose_arms(ask, format_, answer_tokens, config, catalogue)
     if policy is None:
         check_format(arms, format_)
     return _draw_plan(ask, suite, format_, arms, policy, text)
@@ -196,11 +153,11 @@ def make_design_plan(
         InvalidFile: The data are invalid.
         DownloadFailed: The data are not on this machine and cannot be downloaded.
     """
-    _check_request(ask)
+    check_request(ask)
     suite = _load_suite(ask, config, say)
     format_ = _choose_format(ask, suite)
     check_format(arms, format_)
-    plan = _draw_plan(ask, suite, format_, _set_seed(dict(arms), ask.seed), None, None)
+    plan = _draw_plan(ask, suite, format_, set_seed(dict(arms), ask.seed), None, None)
     return replace(plan, order="balanced", block=block, design=design)
 
 
@@ -259,7 +216,7 @@ def restore_plan(run: RunConfig, config: Config, catalogue: Catalogue) -> RunPla
     suite = load_suite(run.suite if named else str(run.data_path), run.split, data, config)
     policy = None
     if run.routed and run.policy is not None:
-        policy = _compile_policy(run.policy, catalogue)
+        policy = compile_policy(run.policy, catalogue)
     return _fill_plan(
         suite,
         RunPlan(
@@ -315,103 +272,13 @@ def _check_part(part: BenchPart | None, questions: int) -> None:
         )
 
 
-def _check_request(ask: RunRequest) -> None:
-    if ask.models and (ask.arms or ask.policy):
-        raise UsageError(
-            "--model cannot be combined with --policy or --arms", "pass only one of them"
-        )
-    if ask.reasonings and not ask.models:
-        raise UsageError("--reasoning needs --model", "add --model, or use --arms")
-    if ask.limit is not None and ask.per_subject is not None:
-        raise UsageError("--limit and --per-subject cannot be combined", "pass only one of them")
-    routed = ask.policy is not None and not ask.arms
-    if routed and (ask.overrides != _NO_OVERRIDES or ask.speculates):
-        raise UsageError(
-            "options for arms cannot be used with a policy that chooses the arms",
-            "change the policy, or select arms with --arms",
-        )
-
-    if routed and ask.format not in (None, "chat"):
-        raise UsageError(
-            f"--format {ask.format} cannot be used with a policy that chooses the arms",
-            "use --format chat, or select arms with --arms",
-        )
-
-
 def _choose_format(ask: RunRequest, suite: Suite) -> Format:
-    routed = ask.policy is not None and not ask.arms
-    generates = bool(ask.reasonings or ask.arms or routed)
+    generates = bool(ask.reasonings or ask.arms or ask.routed)
     format_ = FORMATS[ask.format] if ask.format else None
     if format_ is None:
         return choose_default_format(suite, generates=generates)
     check_suite(format_, suite)
     return format_
-
-
-def _list_models(ask: RunRequest, config: Config, catalogue: Catalogue) -> list[str]:
-    """Return the names of the requested models, the default one without a request.
-
-    Raises:
-        UsageError: A name is unknown.
-    """
-    from etui.models.spec import STARTER
-    from etui.runtime.serving import catalogue_name
-
-    if ask.policy or ask.arms:
-        return []
-    requested = ask.models or ((config.model or STARTER),)
-    names = [catalogue_name(name, config, catalogue) for name in dict.fromkeys(requested)]
-    for name in names:
-        catalogue.get(name)
-    return names
-
-
-def _speculate(arms: Mapping[str, Arm], ask: RunRequest, catalogue: Catalogue) -> dict[str, Arm]:
-    """Set the speculation that the options state."""
-    from etui.runtime.serving import check_draft_option
-
-    made = speculate_arms(arms, ask.speculates)
-    if "draft" in ask.speculates:
-        check_draft_option(made.values(), catalogue)
-    return made
-
-
-def _choose_arms(
-    ask: RunRequest, format_: Format, answer_tokens: int, config: Config, catalogue: Catalogue
-) -> tuple[dict[str, Arm], Policy | None, BenchPolicy | None]:
-    from etui.runtime.serving import choose_speculation, models_on_disk
-
-    if not (ask.policy or ask.arms):
-        names = _list_models(ask, config, catalogue)
-        arms = build_arms(
-            names, ask.reasonings, ask.overrides, format_, answer_tokens=answer_tokens
-        )
-        if format_.generates:
-            arms = {
-                name: replace(
-                    arm, speculate=choose_speculation(catalogue.get(arm.model), arm.reasoning)
-                )
-                for name, arm in arms.items()
-            }
-        elif ask.speculates:
-            raise UsageError(
-                f"--speculate has no effect on format {format_.name}, which decodes nothing",
-                "add --reasoning direct or cot, or remove it",
-            )
-        return _set_seed(_speculate(arms, ask, catalogue), ask.seed), None, None
-    available = models_on_disk(config, catalogue)
-    text = _read_policy(ask.policy or config.policy, config)
-    policy = _compile_policy(text, catalogue)
-    if ask.arms:
-        arms = choose_policy_arms(policy, ask.arms, available, ask.overrides)
-        return _set_seed(_speculate(arms, ask, catalogue), ask.seed), None, text
-    return list_policy_arms(policy, available), policy, text
-
-
-def _set_seed(arms: dict[str, Arm], seed: int) -> dict[str, Arm]:
-    return {
-        name: replace(arm, sampling=replace(arm.sampling, seed=seed)) for name, arm in arms.items()
-    }
 
 
 def _choose_shots(
@@ -434,27 +301,3 @@ def _choose_shots(
             f"use --shots {present}{more}",
         )
     return requested
-
-
-def _read_policy(name: str, config: Config) -> BenchPolicy:
-    from etui.routing.library import find_policy
-
-    place = find_policy(name, config)
-    try:
-        return BenchPolicy(place.name, place.path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(
-            f"cannot read the policy {place.path}: {error}", "use another policy"
-        ) from error
-
-
-def _compile_policy(text: BenchPolicy, catalogue: Catalogue) -> Policy:
-    from etui.routing.library import PolicyPlace, check_text
-    from etui.routing.policy import drop_places
-
-    place = PolicyPlace(text.name, Path(f"{text.name}.yaml"), "file")
-    checked = check_text(text.text, place, catalogue.models)
-    if checked.policy is None:
-        raise InvalidFile.of(checked.errors, f"fix the policy {text.name} and check it again")
-    # The joules of unlike machines are not pooled, so a run is of this machine alone.
-    return drop_places(checked.policy)

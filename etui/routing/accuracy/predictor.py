@@ -23,8 +23,8 @@ from etui.routing.signals.question_words import QuestionText, count_terms, split
 if TYPE_CHECKING:
     from etui.config.config import Config
     from etui.routing.accuracy.fitted_file import ArmHead, ConfidenceCurve, FittedModel, Logistic
-    from etui.routing.library import PolicyPlace
     from etui.routing.policy import Policy
+    from etui.yaml.named_files import NamedFile
 
 FITTED_ENDING = ".fitted.json"
 
@@ -161,7 +161,7 @@ class AccuracyPredictor:
         return sigmoid(z)
 
 
-def get_fitted_path(policy: Policy | PolicyPlace, config: Config) -> Path:
+def get_fitted_path(policy: Policy | NamedFile, config: Config) -> Path:
     """Return the path of a policy's fitted file.
 
     It is next to the policy, or in ETUI_HOME/policies for a shipped policy.

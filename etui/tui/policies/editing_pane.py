@@ -11,7 +11,6 @@ from textual.containers import Vertical
 from textual.timer import Timer
 from textual.widgets import OptionList, Static, TextArea
 
-from etui.routing.library import PolicyPlace
 from etui.tui.app_messages import AppRequest, Unsaved
 from etui.tui.policies.editor import PolicyEditor
 from etui.tui.policies.lists import Problems
@@ -26,6 +25,7 @@ from etui.tui.policies.messages import (
 )
 from etui.tui.policies.tasks import check, run_task
 from etui.tui.policies.text import title_line, verdict_line
+from etui.yaml.named_files import NamedFile
 
 CHECK_AFTER_SECONDS = 0.2
 """Delay from the last key to the check of the text."""
@@ -109,7 +109,7 @@ class EditingPane(Vertical):
         draft = saved.draft
         place = self.opened.place
         if draft.target != place.path:
-            place = PolicyPlace(draft.name, draft.target, "user")
+            place = NamedFile(draft.name, draft.target, "user")
         named = self.opened.named if place.origin == "file" else draft.name
         self.opened = replace(
             self.opened,

@@ -10,7 +10,8 @@ from textual.message import Message
 
 from etui.config.config import Config
 from etui.errors import Problem
-from etui.routing.library import CheckedPolicy, PolicyPlace
+from etui.routing.library import CheckedPolicy
+from etui.yaml.named_files import NamedFile
 
 if TYPE_CHECKING:
     from etui.models.catalogue import Catalogue
@@ -47,7 +48,7 @@ class PolicyEntry:
     """
 
     named: str
-    place: PolicyPlace
+    place: NamedFile
     description: str | None
 
 
@@ -76,7 +77,7 @@ class PolicyOpened:
     """
 
     named: str
-    place: PolicyPlace
+    place: NamedFile
     text: str
     target: Path
     before: bytes | None
@@ -94,7 +95,7 @@ class Subject:
     """The current, perhaps unsaved text of a policy, and what it is checked against."""
 
     text: str
-    place: PolicyPlace
+    place: NamedFile
     context: PolicyContext
 
 
@@ -183,7 +184,7 @@ class Clash:
 class PolicyDeleted:
     """A policy that was deleted."""
 
-    place: PolicyPlace
+    place: NamedFile
 
 
 @dataclass(frozen=True, slots=True)

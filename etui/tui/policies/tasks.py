@@ -24,7 +24,7 @@ from etui.routing.editing import (
     remove,
     save,
 )
-from etui.routing.library import CheckedPolicy, PolicyPlace, check_text, find_policy, list_policies
+from etui.routing.library import CheckedPolicy, check_text, find_policy, list_policies
 from etui.tui.policies.messages import (
     About,
     CheckVerdict,
@@ -46,6 +46,7 @@ from etui.tui.policies.messages import (
 )
 from etui.units import count_text
 from etui.yaml.load import MAX_BYTES
+from etui.yaml.named_files import NamedFile
 
 if TYPE_CHECKING:
     from etui.routing.policy import Policy
@@ -110,11 +111,11 @@ def make_policy(name: str, template: PolicyEntry | None, config: Config) -> Poli
     """
     like = shipped_dir() / "policies" / "blank.yml" if template is None else template.place.path
     path = create(name, read_text(like), config)
-    place = PolicyPlace(name, path, "user")
+    place = NamedFile(name, path, "user")
     return open_policy(PolicyEntry(name, place, None), config)
 
 
-def delete_policy(place: PolicyPlace) -> PolicyDeleted:
+def delete_policy(place: NamedFile) -> PolicyDeleted:
     """Delete a policy of the user.
 
     Raises:
@@ -237,7 +238,7 @@ def save_draft(
     Raises:
         EtuiError: The file cannot be written; it is unchanged.
     """
-    place = PolicyPlace(draft.name, draft.target, "user")
+    place = NamedFile(draft.name, draft.target, "user")
     errors = _checked(Subject(draft.text, place, context)).errors
     if errors and not with_errors:
         return HasErrors(draft, len(errors))

@@ -17,7 +17,8 @@ from etui.bench.merge.write import write_merged
 from etui.bench.prompts.formats import FORMATS
 from etui.bench.run.limits import RunLimits
 from etui.bench.run.loop import answer_all
-from etui.bench.run.plan import RunPlan, RunRequest, make_plan
+from etui.bench.run.plan import RunPlan, make_plan
+from etui.bench.run.run_request import RunRequest
 from etui.bench.run.sample_writer import SampleWriter
 from etui.bench.run.schedule import build_schedule
 from etui.bench.run.scoring_arm import ScoringArm

@@ -9,7 +9,8 @@ import pytest
 
 from etui.arm import Arm
 from etui.bench.run.arms import ArmOverrides, parse_arm, speculate_arms, to_json
-from etui.bench.run.plan import RunRequest, make_plan
+from etui.bench.run.plan import make_plan
+from etui.bench.run.run_request import RunRequest
 from etui.bench.store.run_config import parse_run_config
 from etui.datasets.questions import Question, Suite
 from etui.errors import EtuiError, UsageError

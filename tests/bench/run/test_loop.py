@@ -12,8 +12,9 @@ from etui.bench.prompts.formats import FORMATS
 from etui.bench.run.arms import ArmOverrides, build_arms, check_format, parse_arm, to_json
 from etui.bench.run.limits import RunLimits
 from etui.bench.run.loop import answer_all, collect_done_rows
-from etui.bench.run.plan import RunPlan, RunRequest, make_plan
+from etui.bench.run.plan import RunPlan, make_plan
 from etui.bench.run.resume import refuse_changes
+from etui.bench.run.run_request import RunRequest
 from etui.bench.run.sample_writer import SampleWriter
 from etui.bench.run.schedule import build_schedule
 from etui.bench.run.scoring import StopRequested

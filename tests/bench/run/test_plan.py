@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from etui.bench.run.plan import RunRequest, make_plan, restore_plan
+from etui.bench.run.plan import make_plan, restore_plan
+from etui.bench.run.run_request import RunRequest
 from etui.config.config import Config
 from etui.errors import UsageError
 from etui.models.catalogue import load_catalogue

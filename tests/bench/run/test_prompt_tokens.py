@@ -8,8 +8,9 @@ import pytest
 
 from etui.arm import Arm
 from etui.bench.prompts.formats import FORMATS
-from etui.bench.run.plan import RunRequest, make_plan
+from etui.bench.run.plan import make_plan
 from etui.bench.run.prompt_tokens import count_prompts
+from etui.bench.run.run_request import RunRequest
 from etui.bench.run.turn_arm import TurnArm, decide_always
 from etui.bench.run.work import SubjectWork
 from etui.models.catalogue import load_catalogue

@@ -16,8 +16,9 @@ from etui.chat import Query
 from etui.models.spec import ModelSpec
 from etui.routing.availability import choose_served_arm
 from etui.routing.compile import compile_regex
-from etui.routing.library import CheckedPolicy, PolicyPlace, check_text
+from etui.routing.library import CheckedPolicy, check_text
 from etui.routing.policy import Policy
+from etui.yaml.named_files import NamedFile
 from tests.routing.seen import see_signals
 
 Check = Callable[[str], CheckedPolicy]
@@ -310,7 +311,7 @@ SPECS = {
 def check_arms(arms: str) -> CheckedPolicy:
     text = f"version: 1\nmodels: {{role: [tiny, small-1b]}}\narms: {{{arms}}}\n"
     rules = "rules: [{name: rest, use: a}]\n"
-    return check_text(text + rules, PolicyPlace("p", Path("p.yaml"), "file"), SPECS)
+    return check_text(text + rules, NamedFile("p", Path("p.yaml"), "file"), SPECS)
 
 
 def test_an_arm_that_does_not_say_follows_its_model() -> None:
@@ -341,7 +342,7 @@ def test_a_draft_model_that_is_not_there_is_warned_of() -> None:
 
 def test_a_shadow_is_a_policy_there_is() -> None:
     text = HEAD + REST + "shadow: {policy: frugl}\n"
-    place = PolicyPlace("p", Path("p.yaml"), "file")
+    place = NamedFile("p", Path("p.yaml"), "file")
     checked = check_text(text, place, {"tiny"}, ["frugal", "best"])
     assert [str(problem) for problem in checked.errors] == [
         "p.yaml:7:18: unknown policy 'frugl', did you mean 'frugal'?"

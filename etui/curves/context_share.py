@@ -31,7 +31,7 @@ class Share:
         context: Tokens of context.
         value: The share.
         low, high: Ends of the interval.
-        measured: Whether a context at least as long was measured; otherwise it is extrapolated.
+        measured: Whether a context at least as long was measured; if not, it is extrapolated.
     """
 
     context: int

@@ -1,4 +1,4 @@
-"""Files of questions of any form, told apart by their suffix."""
+"""Read files of questions of any form, which their suffix names."""
 
 from __future__ import annotations
 

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from etui.energy.detection_floor import compute_sensor_floor
+
 CONFIDENCE_PERCENT = 95
 """Confidence of every half width and interval of a record."""
+
+NO_SWEEP: Mapping[str, str] = dict.fromkeys(
+    ("method.window_seconds", "method.cool_down_seconds", "method.paired_blocks"),
+    "only a sweep has it",
+)
+"""Fields of a sweep -> why another record does not have them."""
 
 SourceKind = Literal["bench", "turn", "sweep"]
 
@@ -221,3 +230,37 @@ class RecordFloor:
     basis: Literal["sensor", "a/a"]
     percent: float | None
     joules: float | None
+
+
+def describe_single(value: float) -> Distribution:
+    """Describe a figure of one answer, or one that all answers have."""
+    return Distribution(1, float(value), float(value), float(value), float(value))
+
+
+def build_uncertainty(half_width: float | None, joules: float | None, covers: str) -> Uncertainty:
+    """Build the half width of a total.
+
+    Args:
+        half_width: Joules; None if unknown.
+        joules: The total; None if unmeasured.
+        covers: What the half width and the intervals cover.
+    """
+    return Uncertainty(CONFIDENCE_PERCENT, half_width, _percent(half_width, joules), covers)
+
+
+def build_sensor_floor(
+    half_width: float | None, joules: float | None, kind: str | None
+) -> RecordFloor | None:
+    """Build the floor that follows from the error of the meter alone; None if it has none.
+
+    Args:
+        half_width: Half width of the total in joules; None if unknown.
+        joules: The total; None if unmeasured.
+        kind: How the joules were determined (:class:`etui.energy.types.Kind`).
+    """
+    floor = compute_sensor_floor(half_width, kind)
+    return None if floor is None else RecordFloor("sensor", _percent(floor, joules), floor)
+
+
+def _percent(part: float | None, whole: float | None) -> float | None:
+    return 100 * part / whole if part is not None and whole else None

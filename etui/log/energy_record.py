@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from etui.energy.detection_floor import compute_sensor_floor, explain_no_floor
+from etui.energy.detection_floor import explain_no_floor
 from etui.energy.energy_record import (
     RECORD_VERSION,
     EnergyRecord,
@@ -17,19 +17,19 @@ from etui.energy.energy_record import (
     list_functional_units,
 )
 from etui.energy.record_conditions import (
-    CONFIDENCE_PERCENT,
+    NO_SWEEP,
     BatchSizes,
-    Distribution,
     Framework,
     Hardware,
     Method,
     Precision,
     RecordChannel,
-    RecordFloor,
     RecordModel,
     Source,
-    Uncertainty,
     Utilisation,
+    build_sensor_floor,
+    build_uncertainty,
+    describe_single,
 )
 from etui.turn.record import Attribution, HopRecord, TurnRecord
 
@@ -51,7 +51,6 @@ def build_energy_record(turn: TurnRecord, weights: Mapping[str, str] = NO_WEIGHT
     settings, energy = turn.settings, turn.energy
     pue = float(settings.get("pue", 1.0))
     results = _build_results(turn, pue)
-    floor = compute_sensor_floor(energy.uncertainty, energy.kind)
     attribution = energy.attribution or Attribution("exclusive")
     measurement = Measurement(
         name=turn.arm,
@@ -64,8 +63,8 @@ def build_energy_record(turn: TurnRecord, weights: Mapping[str, str] = NO_WEIGHT
             power_limit_watts=(),
         ),
         models=_build_models(turn, weights),
-        prompt_tokens=_single(turn.tokens.prompt),
-        output_tokens=_single(turn.tokens.output),
+        prompt_tokens=describe_single(turn.tokens.prompt),
+        output_tokens=describe_single(turn.tokens.output),
         batch=BatchSizes(
             sequences=_count_sequences(turn),
             batch_tokens=settings.get("batch_tokens"),
@@ -96,15 +95,8 @@ def build_energy_record(turn: TurnRecord, weights: Mapping[str, str] = NO_WEIGHT
             cool_down_seconds=None,
             paired_blocks=None,
         ),
-        uncertainty=Uncertainty(
-            confidence_percent=CONFIDENCE_PERCENT,
-            joules=energy.uncertainty,
-            percent=_percent(energy.uncertainty, energy.joules),
-            covers=_COVERS,
-        ),
-        detection_floor=None
-        if floor is None
-        else RecordFloor("sensor", _percent(floor, energy.joules), floor),
+        uncertainty=build_uncertainty(energy.uncertainty, energy.joules, _COVERS),
+        detection_floor=build_sensor_floor(energy.uncertainty, energy.joules, energy.kind),
         functional_units=list_functional_units(results),
         results=results,
     )
@@ -147,11 +139,11 @@ def _build_results(turn: TurnRecord, pue: float) -> Results:
         joules_per_question=figure(joules, 1, energy.uncertainty),
         joules_per_correct=None,
         percentiles=RecordPercentiles(
-            joules_per_question=None if joules is None else _single(joules),
-            joules_per_output_token=_single(joules / output)
+            joules_per_question=None if joules is None else describe_single(joules),
+            joules_per_output_token=describe_single(joules / output)
             if joules is not None and output
             else None,
-            ttft_seconds=None if turn.seconds.ttft is None else _single(turn.seconds.ttft),
+            ttft_seconds=None if turn.seconds.ttft is None else describe_single(turn.seconds.ttft),
             inter_token_seconds=None,
         ),
         steady_state=None,
@@ -188,14 +180,6 @@ def _count_sequences(turn: TurnRecord) -> int | None:
     return None if voted or len(turn.votes) > 1 else 1
 
 
-def _single(value: float) -> Distribution:
-    return Distribution(1, float(value), float(value), float(value), float(value))
-
-
-def _percent(part: float | None, whole: float | None) -> float | None:
-    return 100 * part / whole if part is not None and whole else None
-
-
 def _list_reasons(turn: TurnRecord) -> dict[str, str]:
     energy = turn.energy
     is_measured = energy.joules is not None
@@ -217,9 +201,7 @@ def _list_reasons(turn: TurnRecord) -> dict[str, str]:
         "method.kind": unmeasured,
         "method.coverage": unmeasured,
         "method.idle_watts": "no idle baseline was measured; see etui power idle",
-        "method.window_seconds": "only a sweep has it",
-        "method.cool_down_seconds": "only a sweep has it",
-        "method.paired_blocks": "only a sweep has it",
+        **NO_SWEEP,
         "uncertainty": unmeasured,
         "detection_floor": explain_no_floor(energy.uncertainty, energy.kind),
         "detection_floor.percent": "no joules to divide by",

@@ -12,7 +12,7 @@ from etui.bench.analysis.summary import Summary, group_samples
 from etui.bench.store.machines import list_machines
 from etui.bench.store.run_config import BenchMachine, BenchModel, RunConfig
 from etui.bench.store.sample import Sample
-from etui.energy.detection_floor import compute_sensor_floor, explain_no_floor
+from etui.energy.detection_floor import explain_no_floor
 from etui.energy.energy_record import (
     RECORD_VERSION,
     EnergyRecord,
@@ -24,18 +24,18 @@ from etui.energy.energy_record import (
     list_functional_units,
 )
 from etui.energy.record_conditions import (
-    CONFIDENCE_PERCENT,
+    NO_SWEEP,
     BatchSizes,
     Framework,
     Hardware,
     Method,
     Precision,
     RecordChannel,
-    RecordFloor,
     RecordModel,
     Source,
-    Uncertainty,
     Utilisation,
+    build_sensor_floor,
+    build_uncertainty,
 )
 
 _COVERS = (
@@ -92,8 +92,10 @@ def _build_measurement(
     idle = machine.idle.get("watts") if machine.idle is not None else None
     models = _choose_models(name, config, machine.models)
     results = _build_results(samples, cost, course, pue, idle)
+    half_width, joules, kind = (
+        (None, None, None) if cost is None else (cost.uncertainty, cost.joules, cost.kind)
+    )
     measured = [sample for sample in samples if sample.joules is not None]
-    floor = None if cost is None else compute_sensor_floor(cost.uncertainty, cost.kind)
     coverages = [one.coverage for one in measured if one.coverage is not None]
     measurement = Measurement(
         name=name,
@@ -118,7 +120,7 @@ def _build_measurement(
         ),
         pue=pue,
         method=Method(
-            kind=None if cost is None else cost.kind,
+            kind=kind,
             joules="gross",
             loads="excluded",
             sample_hz=machine.energy.get("sample_hz"),
@@ -129,15 +131,8 @@ def _build_measurement(
             cool_down_seconds=None,
             paired_blocks=None,
         ),
-        uncertainty=Uncertainty(
-            confidence_percent=CONFIDENCE_PERCENT,
-            joules=None if cost is None else cost.uncertainty,
-            percent=_percent(cost.uncertainty, cost.joules) if cost is not None else None,
-            covers=_COVERS,
-        ),
-        detection_floor=None
-        if floor is None or cost is None
-        else RecordFloor("sensor", _percent(floor, cost.joules), floor),
+        uncertainty=build_uncertainty(half_width, joules, _COVERS),
+        detection_floor=build_sensor_floor(half_width, joules, kind),
         functional_units=list_functional_units(results),
         results=results,
     )
@@ -278,9 +273,7 @@ def _list_reasons(cost: Cost | None, measurement: Measurement) -> dict[str, str]
         "method.kind": unmeasured,
         "method.coverage": unmeasured if cost is None else _OLD,
         "method.idle_watts": "no idle baseline was measured; see etui power idle",
-        "method.window_seconds": "only a sweep has it",
-        "method.cool_down_seconds": "only a sweep has it",
-        "method.paired_blocks": "only a sweep has it",
+        **NO_SWEEP,
         "uncertainty": unmeasured if cost is None else "the half width of an answer is unknown",
         "detection_floor": explain_no_floor(cost.uncertainty if cost else None, joules or None),
         "detection_floor.percent": "no joules to divide by",
@@ -308,10 +301,6 @@ def _list_reasons(cost: Cost | None, measurement: Measurement) -> dict[str, str]
         "results.early_answers[].joules_per_output_token": "unmeasured, or nothing was generated",
         "results.early_answers[].joules_per_token": "unmeasured",
     }
-
-
-def _percent(part: float | None, whole: float | None) -> float | None:
-    return 100 * part / whole if part is not None and whole else None
 
 
 def _text(value: object) -> str | None:

@@ -105,7 +105,7 @@ def assign_keys(
 def is_same(one: BenchMachine, other: BenchMachine) -> bool:
     """Return whether a run can take two machines for one: equal, or alike in all that is known.
 
-    The idle power is measured anew each time, and an unknown processor equals itself.
+    The idle power is measured again each time, and an unknown processor equals itself.
     """
     return are_equal(one, other) or replace(one, key="", idle=None) == replace(
         other, key="", idle=None

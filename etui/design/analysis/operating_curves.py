@@ -53,7 +53,7 @@ class ModelCurve:
         means: Mean of each measured length, by prompt length and output length.
         prefill, decode: The fitted phases; None if there are too few lengths.
         terms: Tests of the nonlinear part, for the phases that allow one.
-        error: Why nothing could be fitted; empty otherwise.
+        error: Why nothing could be fitted; empty if something was.
         held_out: Mean absolute relative error on lengths that were not fitted; None without any.
     """
 

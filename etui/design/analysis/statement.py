@@ -70,7 +70,7 @@ class Statement:
         evidence: The figures that it follows from; a claim needs all those marked by ``decisive``.
         decisive: Names of the figures that decide; empty for an undecided or unknown outcome.
         questions: Number of questions behind it.
-        what: ``group`` or ``subject`` if it is about one; empty otherwise.
+        what: ``group`` or ``subject`` if it is about one, else empty.
         questions_needed: Questions that would show a difference of 3 points with a probability of
             80 %; None if the outcome is decided, or it is not a matter of questions.
     """

@@ -17,9 +17,7 @@ from etui.energy.energy_record import (
     list_functional_units,
 )
 from etui.energy.record_conditions import (
-    CONFIDENCE_PERCENT,
     BatchSizes,
-    Distribution,
     Framework,
     Hardware,
     Method,
@@ -28,8 +26,9 @@ from etui.energy.record_conditions import (
     RecordFloor,
     RecordModel,
     Source,
-    Uncertainty,
     Utilisation,
+    build_uncertainty,
+    describe_single,
 )
 from etui.stats.tests import Interval
 from etui.sweep.blocks import Block, PhaseCost, Visit
@@ -123,8 +122,8 @@ def _build_measurement(
             ),
         ),
         models=(_build_model(config, one),),
-        prompt_tokens=_single(totals.prefill.tokens / totals.answers),
-        output_tokens=_single(totals.decode.tokens / totals.answers),
+        prompt_tokens=describe_single(totals.prefill.tokens / totals.answers),
+        output_tokens=describe_single(totals.decode.tokens / totals.answers),
         batch=BatchSizes(
             sequences=1 if config.arm is None else None,
             batch_tokens=_int(_value_of(config, one, "batch_tokens")),
@@ -155,14 +154,7 @@ def _build_measurement(
             cool_down_seconds=config.cool_down_s,
             paired_blocks=one.blocks,
         ),
-        uncertainty=Uncertainty(
-            confidence_percent=CONFIDENCE_PERCENT,
-            joules=totals.uncertainty,
-            percent=100 * totals.uncertainty / totals.joules
-            if totals.joules and totals.uncertainty is not None
-            else None,
-            covers=_COVERS,
-        ),
+        uncertainty=build_uncertainty(totals.uncertainty, totals.joules, _COVERS),
         detection_floor=None if floor is None else RecordFloor("a/a", floor, None),
         functional_units=list_functional_units(results),
         results=results,
@@ -251,11 +243,6 @@ def _figure(interval: Interval | None, pue: float) -> RecordFigure | None:
     if interval is None:
         return None
     return build_figure(interval.value, pue, interval.low, interval.high)
-
-
-def _single(value: float) -> Distribution:
-    """Describe a length that all answers of a setting have."""
-    return Distribution(1, value, value, value, value)
 
 
 def _int(value: object) -> int | None:

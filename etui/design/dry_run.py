@@ -72,7 +72,7 @@ def price_plan(
     done = {} if run is None else collect_done_rows(run, known)
     left = _list_left(plan, done)
     pricer = _Pricer(plan, roles, evidence, counts)
-    whole = None if whole_plan is None else pricer.price(_list_all(whole_plan))
+    whole = None if whole_plan is None else pricer.price(_list_left(whole_plan, {}))
     return PlanPrice(
         plan.design.name if plan.design is not None else None,
         plan.suite.name,
@@ -97,20 +97,20 @@ class _Pricer:
         self._counts = counts
         self._slopes = {model: self._find_slopes(model) for model in plan.models}
 
-    def price(self, questions: Mapping[str, list[Key]]) -> DesignPrice:
-        """Price the questions of each arm."""
-        arms = [self._price_arm(name, keys) for name, keys in questions.items()]
-        most = max((len(keys) for keys in questions.values()), default=0)
+    def price(self, pieces: Mapping[str, list[list[Key]]]) -> DesignPrice:
+        """Price the questions of each arm, in the pieces in which it answers them."""
+        arms = [self._price_arm(name, inside) for name, inside in pieces.items()]
+        most = max((arm.questions for arm in arms), default=0)
         return price_design(most, arms, self._price_curves(arms))
 
-    def _price_arm(self, name: str, keys: list[Key]) -> ArmPrice:
+    def _price_arm(self, name: str, pieces: list[list[Key]]) -> ArmPrice:
         arm = self._plan.arms[name]
-        tokens = self._counts.mean(arm, keys)
+        tokens = self._counts.mean(arm, pieces)
         return price_arm(
             arm,
             self._roles.get(name, arm.model),
             self._evidence[name],
-            len(keys),
+            sum(map(len, pieces)),
             tokens,
             self._slopes[arm.model],
             generates=self._plan.format.generates,
@@ -158,15 +158,14 @@ def estimate_speed(slopes: Slopes) -> Speed:
     return Speed(1 / prompt if prompt > 0 else None, 1 / output if output > 0 else None)
 
 
-def _list_left(plan: RunPlan, done: Mapping[tuple[str, str], set[int]]) -> dict[str, list[Key]]:
-    """List the questions of each arm in this part that it has not answered."""
-    left: dict[str, list[Key]] = {name: [] for name in plan.arms}
+def _list_left(
+    plan: RunPlan, done: Mapping[tuple[str, str], set[int]]
+) -> dict[str, list[list[Key]]]:
+    """List the questions of each arm in this part that it has not answered, by piece."""
+    left: dict[str, list[list[Key]]] = {name: [] for name in plan.arms}
     for piece in build_schedule(plan, plan.arms):
         answered = done.get((piece.system, piece.subject), set())
-        left[piece.system] += [(piece.subject, row) for row in piece.rows if row not in answered]
+        rows = [(piece.subject, row) for row in piece.rows if row not in answered]
+        if rows:
+            left[piece.system].append(rows)
     return left
-
-
-def _list_all(plan: RunPlan) -> dict[str, list[Key]]:
-    keys = [(subject, q.row) for subject, rows in plan.drawn.items() for q in rows]
-    return dict.fromkeys(plan.arms, keys)

@@ -45,7 +45,7 @@ class ArmPrice:
         source: Where joules and seconds come from.
         origin: The same in words.
         measured: Number of measured answers behind it.
-        prompt_tokens, output_tokens: Per question; None where unknown.
+        prompt_tokens, output_tokens: Computed per question; None where unknown.
         most_output_tokens: Per question, with all budgets used up.
         joules, seconds: Per question; None where unknown.
         most_joules, most_seconds: Per question, with all budgets used up; None where unknown.

@@ -113,7 +113,7 @@ def price_arm(
         role: Its role.
         evidence: What is known of it.
         questions: Questions that it has to answer.
-        prompt_tokens: Their mean prompt tokens; None if unknown.
+        prompt_tokens: Their mean prompt tokens that are computed; None if unknown.
         slopes: Cost of a token of its model.
         generates: Whether the format writes an answer.
     """
@@ -128,7 +128,8 @@ def price_arm(
         source = "answers"
         origin = f"{len(timed)} answers of {evidence.origin}"
         outputs = _mean([float(answer.output_tokens) for answer in timed])
-        shift = _shift(timed, prompt_tokens)
+        # The log does not say which share of a subject's examples such an answer computed.
+        shift = _shift(timed, prompt_tokens) if generates else 0.0
         seconds = extrapolate(
             [answer.seconds for answer in timed], questions, shift * slopes.seconds_per_prompt_token
         )

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from etui.arm import Arm
-from etui.bench.prompts.formats import chat_messages
+from etui.bench.prompts.completions import build_query
 from etui.bench.prompts.tokens import build_subject_prompts
 from etui.bench.run.plan import RunPlan
 from etui.chat import Message
 from etui.datasets.questions import Question
+from etui.engine.prefix_cache import common_prefix
 
 if TYPE_CHECKING:
     from etui.config.config import Config
@@ -32,23 +33,45 @@ _RENDERED = 3
 
 @dataclass(frozen=True, slots=True)
 class PromptCounts:
-    """Prompt tokens that are computed for each question.
+    """Prompt tokens of each question, and how many of them a subject's questions share.
 
     Attributes:
-        own: Model -> question -> tokens of its text, or of the whole prompt if nothing is added.
+        own: Model -> question -> tokens of its text, worked examples included, or of the whole
+            prompt if nothing is added.
         added: Arm -> tokens that the chat template and the instructions add to each question.
+        shared: Model -> subject -> tokens of ``own`` that are computed once for questions that
+            follow each other; 0 without reuse.
+        shared_added: Arm -> tokens of ``added`` that are; absent if none are.
     """
 
     own: Mapping[str, Mapping[Key, int]]
     added: Mapping[str, float]
+    shared: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    shared_added: Mapping[str, float] = field(default_factory=dict)
 
-    def mean(self, arm: Arm, questions: Iterable[Key]) -> float | None:
-        """Return the mean prompt tokens of an arm over some questions; None if unknown."""
+    def mean(self, arm: Arm, pieces: Iterable[Sequence[Key]]) -> float | None:
+        """Return the mean number of computed prompt tokens of an arm.
+
+        Args:
+            arm: The arm.
+            pieces: Questions of one subject each that are answered one after the other.
+
+        Returns:
+            None if it is unknown, or without questions.
+        """
         own = self.own.get(arm.model)
         if own is None:
             return None
-        counts = [own[key] for key in questions]
-        return sum(counts) / len(counts) + self.added[arm.name] if counts else None
+        shared = self.shared.get(arm.model, {})
+        total, count = 0.0, 0
+        for piece in pieces:
+            for subject, row in piece:
+                total += own[subject, row] + self.added[arm.name]
+            if len(piece) > 1 and (again := shared.get(piece[0][0], 0)):
+                again_added = self.shared_added.get(arm.name, 0.0)
+                total -= (len(piece) - 1) * (again + again_added)
+            count += len(piece)
+        return total / count if count else None
 
 
 def count_prompts(plan: RunPlan, config: Config, catalogue: Catalogue) -> PromptCounts:
@@ -69,6 +92,8 @@ def count_prompts(plan: RunPlan, config: Config, catalogue: Catalogue) -> Prompt
 
     own: dict[str, dict[Key, int]] = {}
     added: dict[str, float] = {}
+    shared: dict[str, dict[str, int]] = {}
+    shared_added: dict[str, float] = {}
     with closing(Library(config.log_dir)) as library, closing(TemplateProcess()) as templates:
         for name in plan.models:
             if catalogue.get(name).backend is not None:
@@ -78,11 +103,14 @@ def count_prompts(plan: RunPlan, config: Config, catalogue: Catalogue) -> Prompt
             context_tokens = min(limit for limit in limits if limit)
             try_model(spec, path, config)
             with closing(_Vocabulary(library, spec, path, context_tokens, templates)) as vocabulary:
-                own[name] = vocabulary.count(plan)
+                own[name], shared[name] = vocabulary.count(plan)
                 for arm in plan.arms.values():
                     if arm.model == name:
                         added[arm.name] = vocabulary.count_added(plan, arm, own[name])
-    return PromptCounts(own, added)
+                        shared_added[arm.name] = vocabulary.count_shared_added(
+                            plan, arm, shared[name]
+                        )
+    return PromptCounts(own, added, shared, shared_added)
 
 
 class _Vocabulary:
@@ -132,43 +160,80 @@ class _Vocabulary:
         )
         return self._model.with_bos(tokens) if bos else tokens
 
-    def count(self, plan: RunPlan) -> dict[Key, int]:
-        """Count the tokens of the text of every question, or of its prompt without a template."""
+    def count(self, plan: RunPlan) -> tuple[dict[Key, int], dict[str, int]]:
+        """Count the tokens of the text of every question, or of its prompt without a template.
+
+        Returns:
+            The tokens of each question, and those of each subject that its questions share.
+        """
         counts: dict[Key, int] = {}
+        shared: dict[str, int] = {}
         for subject, questions in plan.drawn.items():
             examples = plan.examples[subject]
             if plan.format.generates:
                 for question in questions:
-                    counts[subject, question.row] = self._count_text(question, examples)
+                    counts[subject, question.row] = sum(self._count_texts(plan, question))
+                shared[subject] = self._count_shared(plan, questions) if plan.reuse else 0
                 continue
             found = build_subject_prompts(
                 plan.format, questions, examples, self._tokenize_plain,
                 self.facts.context_tokens, reuse=plan.reuse,
             )  # fmt: skip
-            share = found.computed_tokens / max(1, len(questions))
-            counts |= {(subject, question.row): round(share) for question in questions}
-        return counts
+            prefix = len(found.prefix)
+            share = (found.computed_tokens - prefix) / max(1, len(questions))
+            counts |= {(subject, question.row): prefix + round(share) for question in questions}
+            shared[subject] = prefix
+        return counts, shared
 
     def count_added(self, plan: RunPlan, arm: Arm, own: Mapping[Key, int]) -> float:
         """Count the tokens that the template and the instructions of an arm add to a question."""
-        if not plan.format.generates:
+        if not plan.format.generates or plan.format.raw:
             return 0.0
         first = [(subject, questions[0]) for subject, questions in plan.drawn.items() if questions]
         differences = [
-            len(self._build_prompt(arm, chat_messages(question, plan.examples[subject])))
-            - own[subject, question.row]
+            len(self._build_prompt(plan, arm, question)) - own[subject, question.row]
             for subject, question in first[:_RENDERED]
         ]
         return sum(differences) / len(differences) if differences else 0.0
 
-    def _count_text(self, question: Question, examples: Sequence[Question]) -> int:
-        messages = chat_messages(question, examples)
-        return sum(len(self.tokenize(each.content, special=False)) for each in messages)
+    def count_shared_added(self, plan: RunPlan, arm: Arm, shared: Mapping[str, int]) -> float:
+        """Count the tokens that the template adds to the part that a subject's questions share."""
+        if not plan.format.generates or plan.format.raw:
+            return 0.0
+        several = [
+            (subject, questions)
+            for subject, questions in plan.drawn.items()
+            if len(questions) > 1 and shared[subject]
+        ]
+        differences = [
+            common_prefix(*(self._build_prompt(plan, arm, one) for one in questions[:2]))
+            - shared[subject]
+            for subject, questions in several[:_RENDERED]
+        ]
+        return sum(differences) / len(differences) if differences else 0.0
+
+    def _count_texts(self, plan: RunPlan, question: Question) -> list[int]:
+        """Count the tokens of each message."""
+        messages = build_query(plan.format, question, plan.examples[question.subject]).messages()
+        raw = plan.format.raw
+        return [len(self.tokenize(each.content, bos=raw, special=False)) for each in messages]
+
+    def _count_shared(self, plan: RunPlan, questions: Sequence[Question]) -> int:
+        """Count the tokens of the worked examples, which the questions of a subject share."""
+        if not plan.examples[questions[0].subject] or len(questions) < 2:
+            return 0
+        if not plan.format.raw:
+            return sum(self._count_texts(plan, questions[0])[:-1])
+        texts = [
+            build_query(plan.format, one, plan.examples[one.subject]).messages()[-1].content
+            for one in questions[:2]
+        ]
+        return common_prefix(*map(self._tokenize_plain, texts))
 
     def _tokenize_plain(self, text: str) -> list[int]:
         return self.tokenize(text, bos=True, special=False)
 
-    def _build_prompt(self, arm: Arm, messages: Sequence[Message]) -> list[int]:
+    def _build_prompt(self, plan: RunPlan, arm: Arm, question: Question) -> list[int]:
         from etui.reasoning.cot import thinking_prompt
         from etui.reasoning.direct import answer_prompt
         from etui.reasoning.prompts import (
@@ -178,6 +243,7 @@ class _Vocabulary:
             with_letter_instruction,
         )
 
+        messages = build_query(plan.format, question, plan.examples[question.subject]).messages()
         session = cast("Session", self)
         if arm.reasoning != "direct" and arm.think_tokens:
             thinking = build_thinking(choose_style(arm, self.facts), self.facts)

@@ -45,20 +45,53 @@ def test_counts_are_those_of_the_answers(here):
                 work = SubjectWork(subject, questions, (), ())
                 for answered in system.answer(work):
                     sample = answered.sample
-                    counted = counts.mean(arm, [(subject, sample.row)])
+                    counted = counts.mean(arm, [[(subject, sample.row)]])
                     assert counted == pytest.approx(sample.tokens.prompt, abs=1), name
 
 
 def test_a_format_that_reads_letters_counts_its_own_prompts(here):
     plan = make_plan(
-        RunRequest("sample", models=(STARTER,), limit=4, shots=1), here, load_catalogue(here)
+        RunRequest("sample", models=(STARTER,), limit=20, shots=1), here, load_catalogue(here)
     )
     assert plan.format == FORMATS["letters"]
     counts = count_prompts(plan, here, load_catalogue(here))
     (arm,) = plan.arms.values()
-    keys = [(subject, q.row) for subject, questions in plan.drawn.items() for q in questions]
-    mean = counts.mean(arm, keys)
+    pieces = [[(subject, q.row) for q in questions] for subject, questions in plan.drawn.items()]
+    mean = counts.mean(arm, pieces)
     assert mean is not None
     assert 20 < mean < 400
+    alone = counts.mean(arm, [[key] for piece in pieces for key in piece])
+    assert alone is not None
+    assert alone > mean
     assert counts.mean(arm, []) is None
-    assert counts.mean(replace(arm, model="other"), keys) is None
+    assert counts.mean(replace(arm, model="other"), pieces) is None
+
+
+@pytest.mark.parametrize("reuse", [True, False])
+@pytest.mark.parametrize("format_", ["chat", "mmlu-pro"])
+def test_examples_are_counted_as_often_as_a_run_computes_them(here, format_, reuse):
+    plan = make_plan(
+        RunRequest("sample", models=(STARTER,), format="chat", shots=2),
+        here,
+        load_catalogue(here),
+    )
+    worked = {
+        subject: tuple(replace(each, solution="It is so.") for each in examples)
+        for subject, examples in plan.examples.items()
+    }
+    names = ("direct",) if FORMATS[format_].raw else ("direct", "cot")
+    plan = replace(
+        plan, arms={name: ARMS[name] for name in names}, models=(STARTER,), reuse=reuse,
+        format=FORMATS[format_], examples=worked,
+    )  # fmt: skip
+    counts = count_prompts(plan, here, load_catalogue(here))
+    subject, questions = max(plan.drawn.items(), key=lambda item: len(item[1]))
+    assert len(questions) >= 3
+    with open_runtime(here) as runtime:
+        for name, arm in plan.arms.items():
+            system = TurnArm(decide_always(arm), runtime, format_=plan.format, reuse=reuse)
+            work = SubjectWork(subject, questions, (), plan.examples[subject])
+            computed = [answered.sample.tokens.computed for answered in system.answer(work)]
+            counted = counts.mean(arm, [[(subject, q.row) for q in questions]])
+            assert counted == pytest.approx(sum(computed) / len(computed), abs=3), name
+            assert (computed[1] < 0.8 * computed[0]) == reuse

@@ -133,10 +133,7 @@ class DesignPrice:
 def price_design(
     questions: int, arms: Sequence[ArmPrice], curves: tuple[float, float] | None
 ) -> DesignPrice:
-    """Add up the prices of the arms.
-
-    The scatter of different arms is independent, but their meter is the same, so that its error
-    adds up.
+    """Add up the prices of the arms, and their errors (:func:`add_amounts`).
 
     Args:
         questions: Questions of each arm.
@@ -159,14 +156,19 @@ def price_design(
 
 
 def add_amounts(amounts: Sequence[Amount | None]) -> Amount | None:
-    """Add amounts with independent scatter and one meter; None if one is unknown."""
+    """Add amounts; None if one is unknown.
+
+    Their scatter adds up, as the error of their meter does: the arms were measured on the same
+    questions, and a hard or a long one costs more in each of them; the arms of a model share its
+    operating curve. That is right if the errors go together, and too wide if not.
+    """
     known = [amount for amount in amounts if amount is not None]
     if len(known) < len(amounts) or not known:
         return None
     value = math.fsum(amount.value for amount in known)
     if any(amount.scatter is None or amount.uncertainty is None for amount in known):
         return Amount(value, None, None)
-    scatter = math.hypot(*(amount.scatter or 0.0 for amount in known))
+    scatter = math.fsum(amount.scatter or 0.0 for amount in known)
     meter = math.fsum(
         math.sqrt(max((amount.uncertainty or 0.0) ** 2 - (amount.scatter or 0.0) ** 2, 0.0))
         for amount in known

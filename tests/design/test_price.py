@@ -188,14 +188,32 @@ def test_slopes_are_those_of_the_curve_or_of_the_answers():
     assert fit_slopes(answers[:5], None) == Slopes()
 
 
-def test_a_sum_has_independent_scatter_and_one_meter():
+def test_the_errors_of_a_sum_add_up():
     total = add_amounts([Amount(10, 3, 5), Amount(20, 4, math.hypot(4, 8))])
     assert total is not None
     assert total.value == 30
-    assert total.scatter == pytest.approx(5)
-    assert total.uncertainty == pytest.approx(math.hypot(5, 4 + 8))
+    assert total.scatter == pytest.approx(3 + 4)
+    assert total.uncertainty == pytest.approx(math.hypot(3 + 4, 4 + 8))
     assert add_amounts([Amount(1, 1, 1), None]) is None
     assert add_amounts([Amount(1, None, None)]) == Amount(1, None, None)
+
+
+def test_the_interval_of_a_sum_holds_where_the_arms_cost_alike():
+    """Eight arms of which each costs in proportion to the length of the question."""
+    draw = random.Random(2)
+    held = 0
+    for _ in range(200):
+        pilot, later = ([draw.gauss(100, 30) for _ in range(count)] for count in (6, 50))
+        arms = [
+            extrapolate([weight * value + draw.gauss(0, 5) for value in pilot], 50).times(50)
+            for weight in range(1, 9)
+        ]
+        total = add_amounts(arms)
+        assert total is not None
+        assert total.scatter is not None
+        actual = sum(weight * value for weight in range(1, 9) for value in later)
+        held += abs(actual - total.value) <= total.scatter
+    assert held / 200 >= 0.92
 
 
 def test_a_design_is_unknown_while_one_of_its_arms_is():

@@ -8,11 +8,16 @@ largest model, question by question.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from etui.bench.analysis.oracle import cheapest_correct
-from etui.design.analysis.intervals import compute_difference, compute_ratio_interval
+from etui.design.analysis.intervals import (
+    compute_difference,
+    compute_ratio_interval,
+    compute_sensor_share,
+)
 from etui.design.analysis.paired import Paired
 from etui.design.analysis.strategies import Strategy
 from etui.replay.judge import ReplayTable, against_mixture
@@ -114,8 +119,9 @@ def replay_routers(paired: Paired, seed: int) -> Replay:
         BY_SUBJECT: _route(graded, joules, at, seed),
         BY_LENGTH: _route(_band_by_length(graded, lengths), joules, at, seed),
     }
+    sensor = _find_sensor_share(paired, at)
     found = [
-        _judge(name, np.asarray(weight), graded, joules, at, seed)
+        _judge(name, np.asarray(weight), graded, joules, at, seed, sensor)
         for name, weight in weights.items()
     ]
     return Replay(reference, count, tuple(found))
@@ -150,8 +156,12 @@ def _route(graded: Graded, joules: Floats, at: int, seed: int) -> Floats:
 
     probabilities = cross_fit(graded, seed=seed)["subject"]
     enough = probabilities >= probabilities[:, [at]]
-    cost = np.where(enough, joules.mean(axis=0), np.inf)
-    return _one_hot(np.asarray(cost.argmin(axis=1)), joules.shape[1])
+    folds = assign_folds(graded, FOLDS, seed)  # those of the probabilities
+    cost = np.empty(joules.shape)
+    for fold in range(int(folds.max()) + 1):
+        cost[folds == fold] = joules[folds != fold].mean(axis=0)
+    chosen = np.where(enough, cost, np.inf).argmin(axis=1)
+    return _one_hot(np.asarray(chosen), joules.shape[1])
 
 
 def _fit_mixtures(graded: Graded, joules: Floats, at: int, seed: int) -> Floats:
@@ -197,7 +207,7 @@ def find_cheapest_mixture(cost: Floats, accuracy: Floats, at: int) -> Floats:
 
 
 def _judge(
-    name: str, weights: Floats, graded: Graded, joules: Floats, at: int, seed: int
+    name: str, weights: Floats, graded: Graded, joules: Floats, at: int, seed: int, sensor: float
 ) -> RoutedFigures:
     import numpy as np
 
@@ -208,7 +218,7 @@ def _judge(
     drawn = resample_sums(columns, graded.subjects, seed)
     difference, _, _ = compute_difference(columns[:, 0], drawn[:, 0] / count)
     ratio = compute_ratio_interval(
-        float(spent.sum()), float(base_spent.sum()), drawn[:, 1], drawn[:, 2], count
+        float(spent.sum()), float(base_spent.sum()), drawn[:, 1], drawn[:, 2], count, sensor
     )
     assert ratio is not None
     lead = None
@@ -228,6 +238,19 @@ def _judge(
         lead=lead,
         shares={arm: share for arm, share in zip(graded.arms, shares, strict=True) if share > 0},
     )
+
+
+def _find_sensor_share(paired: Paired, at: int) -> float:
+    """Return the relative half width of the meter in a ratio of the joules of two arms.
+
+    A way to choose mixes the answers of arms, so the largest share of an arm is taken for it.
+    """
+    kept = paired.measured.tolist()
+    shares = [
+        compute_sensor_share([s for s, used in zip(inside, kept, strict=True) if used])
+        for inside in paired.samples
+    ]
+    return math.hypot(max(shares), shares[at])
 
 
 def _subtract_from_one(ratio: Interval) -> Interval:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -105,3 +107,33 @@ def test_the_cheapest_mixture_is_as_accurate_and_no_more_expensive(case) -> None
     assert (shares >= 0).all()
     assert shares @ accuracy >= accuracy[at] - 1e-9
     assert shares @ cost <= cost[at] + 1e-9
+
+
+def test_the_joules_of_a_question_do_not_choose_its_own_arm() -> None:
+    truths = {"small-direct": Truth(0.5, 10.0, 4), "large-direct": Truth(0.5, 40.0, 4)}
+    run = synthetic.config(truths, 1)
+    rows = [
+        replace(row, choice=row.answer, correct=True, joules=1.0 if "small" in row.arm else 2.0)
+        for row in synthetic.samples(run, truths, 0, "counter")
+    ]
+    at = next(at for at, row in enumerate(rows) if row.arm == "small-direct")
+    rows[at] = replace(rows[at], joules=1000.0)  # alone, it makes the small model the dearer one
+    found = replay_routers(pair_samples(build_layout(run, synthetic.ROLES), rows), 0)
+    (router,) = [one for one in found.routed if one.name == BY_SUBJECT]
+    assert 0.1 < router.shares["small-direct"] < 0.3  # the fold of that question
+
+
+def test_the_error_of_a_counter_widens_what_is_saved() -> None:
+    truths = {"small-direct": Truth(0.5, 10.0, 4), "large-direct": Truth(0.5, 40.0, 4)}
+    run = synthetic.config(truths, 4)
+    rows = synthetic.samples(run, truths, 0, "counter")
+
+    def widths(share: float) -> list[float]:
+        found = [replace(row, uncertainty=share * (row.joules or 0.0)) for row in rows]
+        paired = pair_samples(build_layout(run, synthetic.ROLES), found)
+        ends = [(one.saved.low, one.saved.high) for one in replay_routers(paired, 0).routed]
+        return [high - low for low, high in ends if low is not None and high is not None]
+
+    exact, coarse = widths(0.0), widths(0.5)
+    assert len(exact) == len(coarse) == 5
+    assert all(one < other for one, other in zip(exact, coarse, strict=True))

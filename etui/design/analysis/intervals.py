@@ -34,6 +34,8 @@ def compute_mean_interval(
 ) -> Interval | None:
     """Compute a mean over questions and its interval; None without a question.
 
+    The interval is widened for few questions as in :func:`compute_ratio_interval`.
+
     Args:
         values: A number of each question.
         subjects: Subject of each question.
@@ -45,7 +47,19 @@ def compute_mean_interval(
     if len(values) < 2:
         return Interval(mean, None, None, None)
     sums = resample_sums([[value / len(values)] for value in values], subjects, seed)[:, 0]
-    return Interval(mean, *percentiles(sums), "bootstrap")
+    low, high = percentiles(sums)
+    widen = _widen_few(len(values))
+    return Interval(
+        mean,
+        None if low is None else mean - widen * max(mean - low, 0.0),
+        None if high is None else mean + widen * max(high - mean, 0.0),
+        "bootstrap",
+    )
+
+
+def _widen_few(questions: int) -> float:
+    """Return Student's quantile for a number of questions over the normal one."""
+    return t_quantile((1 - CONFIDENCE) / 2, questions - 1) / _NORMAL
 
 
 def compute_ratio_interval(
@@ -78,7 +92,7 @@ def compute_ratio_interval(
     value = above / below
     if questions < 2:
         return Interval(value, None, None, None)
-    widen = t_quantile((1 - CONFIDENCE) / 2, questions - 1) / _NORMAL
+    widen = _widen_few(questions)
     low, high = percentiles(ratio(drawn_above, drawn_below))
     off = abs(value) * sensor
     if low is not None:

@@ -200,14 +200,14 @@ def estimate_prefix_mean(
 def build_covariates(difficulty: Floats) -> Floats:
     """Build the covariates of a population from the difficulties of its questions.
 
-    They are the difficulty and its square, standardised: a strong model is wrong only on the
-    hardest questions and a weak one right only on the easiest, which a line does not follow.
+    They are the difficulty, its square and its cube, standardised: a strong model is wrong only on
+    the hardest questions and a weak one right only on the easiest, which a line does not follow.
 
     Args:
         difficulty: Shape (questions,).
 
     Returns:
-        Shape (questions, 2), each column with mean 0; a constant difficulty gives zeros.
+        Shape (questions, 3), each column with mean 0; a constant difficulty gives zeros.
     """
     import numpy as np
 
@@ -217,7 +217,7 @@ def build_covariates(difficulty: Floats) -> Floats:
         return centred / deviation if deviation > 1e-9 else np.zeros_like(centred)
 
     first = standardise(np.asarray(difficulty, dtype=np.float64))
-    return np.column_stack([first, standardise(first**2)])
+    return np.column_stack([first, standardise(first**2), standardise(first**3)])
 
 
 def within_variance(values: Floats, strata: Whole) -> float:

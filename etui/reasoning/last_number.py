@@ -16,6 +16,8 @@ _LAST = re.compile(r"(-?[$0-9.,]{2,})|(-?[0-9]+)")
 _STATED = re.compile(r"#### (\-?[0-9\.\,]+)")
 _IGNORED = tuple(re.compile(pattern) for pattern in (",", r"\$", r"(?s).*#### ", r"\.$"))
 _DIGIT = re.compile(r"[0-9]")
+_VALUE = re.compile(r"-?[$0-9.,]*[0-9](?:[eE][-+]?[0-9]{1,3}(?![0-9]))?")
+"""A number with its exponent, which lm-eval's rules read as a number of its own."""
 
 
 def find_last_number(text: str) -> str | None:
@@ -49,11 +51,12 @@ def strip_number(text: str) -> str | None:
 def last_number_value(text: str) -> str | None:
     """Return the value of the last number of a text: ``$1,234.50`` -> ``1234.5``.
 
-    Unlike :func:`strip_number` it writes equal numbers as equal texts, so votes are counted by it.
+    Unlike :func:`strip_number` it writes equal numbers as equal texts, so votes are counted by it,
+    and it reads exponents: ``1.5e3`` -> ``1500``.
 
     Returns:
         The number in its normal form; None without one.
     """
-    found = find_last_number(text)
-    bare = strip_number(found) if found is not None else None
+    *_, last = (None, *_VALUE.finditer(text.replace("\u2212", "-")))
+    bare = strip_number(last[0]) if last is not None else None
     return None if bare is None else normal_number(bare)

@@ -44,6 +44,21 @@ def test_what_is_ignored(text, bare, value):
     assert last_number_value(text) == value
 
 
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("about 1e3 of them", "1000"),
+        ("1.5E-3", "0.0015"),
+        ("-2e+2.", "-200"),
+        ("−3", "-3"),
+        ("3 eggs, 4e", "4"),
+        ("1e1000", "1000"),
+    ],
+)
+def test_a_value_has_its_exponent_and_its_sign(text, value):
+    assert last_number_value(text) == value
+
+
 def test_an_answer_known_to_be_a_number_needs_no_question_that_asks_for_one():
     asked = "A) 3 apples\nB) 4 apples\nTell me the number of apples."
     assert extract("There are 4 apples.", asked, number=True).key == "4"

@@ -109,3 +109,11 @@ def test_every_format_has_its_rule():
     assert [grades_numbers(label) for label in (None, "number@1", "mmlu-pro@1", "new@9")] == [
         False, True, False, False,
     ]  # fmt: skip
+
+
+def test_a_right_answer_with_an_exponent_is_its_value_and_not_its_exponent():
+    """Files of questions may write numbers so; 3 was right for 1e3 once."""
+    question = asked("1e3")
+    assert grade(NUMBER, "It is 1,000.", question).correct
+    assert grade(NUMBER, "It is 1e3.", question).correct
+    assert not grade(NUMBER, "It is 3.", question).correct

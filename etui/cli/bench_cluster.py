@@ -30,6 +30,13 @@ def check_cluster_options(options: dict[str, Any]) -> None:
                 "of one machine",
                 "measure the precision on one machine, or set --limit",
             )
+        if options["design"] is not None:
+            raise UsageError(
+                "--design cannot be used with --cluster: the curves of a design are measured "
+                "between its blocks, on the machine that answers them",
+                "run a part of the design on each machine with --part, and join them: etui bench "
+                "merge",
+            )
         return
     for name, given in (
         ("--compare" if options["compare"] else "--shard", options["compare"] is not None),

@@ -18,7 +18,7 @@ from etui.bench.report.files import write_results
 from etui.bench.run.limits import NO_LIMITS, RunLimits
 from etui.bench.run.loop import Ending
 from etui.bench.run.plan import RunPlan
-from etui.bench.run.resume import read_answers, refuse_other_plan
+from etui.bench.run.resume import read_answers, refuse_merged, refuse_other_plan
 from etui.bench.run.run_log import log_run
 from etui.bench.run.runner import Audience, RunOutcome
 from etui.bench.run.schedule import Piece, build_schedule
@@ -174,12 +174,14 @@ class ClusterBench:
             limits: Stop once these are reached; joules used before count, time does not.
 
         Raises:
-            UsageError: It was started on one machine, or with other data, models or programs.
+            UsageError: It was started on one machine, with other data, models or programs, or was
+                merged.
             EtuiError: The run cannot resume, or did not finish; its answers are kept.
         """
         reopened, recorded = RunFolder.reopen(folder)
         with reopened:
             before = recorded.config
+            refuse_merged(before)
             if before.machines is None:
                 raise UsageError(
                     f"run {before.run_id} was started on one machine",
@@ -267,7 +269,13 @@ class ClusterBench:
             self.audience.say(f"{key} is {node_name}: {machine.name}")
         self.audience.begin(config, folder.path, before)
         tallies = {each.key: NodeTally() for each in config.machines or ()}
-        tallies |= read_tallies(folder.path)
+        tallies |= read_tallies(folder.path, before)
+        ray = read_versions()["ray"]
+        running: tuple[str, ...] = tuple(opened.nodes)
+
+        def keep() -> None:
+            folder.write(CLUSTER, write_document(tallies, ray, running))
+
         with log_run(self.runtime.writer, config, folder.path, before) as log:
 
             def see(new: Sequence[Sample]) -> None:
@@ -276,13 +284,16 @@ class ClusterBench:
 
             sink = _Sink(config, folder, see)
             try:
-                ending = self._answer(plan, config, before, limits, opened, sink, tallies)
+                ending = self._answer(plan, config, before, limits, opened, sink, tallies, keep)
                 samples = read_answers(folder.path)
-            except Stopped as error:
-                error.fix = error.fix or f"resume with: etui bench --resume {folder.path}"
+                running = ()
+            except EtuiError as error:
+                running = ()
+                if isinstance(error, Stopped):
+                    error.fix = error.fix or f"resume with: etui bench --resume {folder.path}"
                 raise
             finally:
-                folder.write(CLUSTER, write_document(tallies, read_versions()["ray"]))
+                keep()
             log.conclude(ending)
             self.audience.say("writing the report")
             log.summary = write_results(folder, config, samples, self.runtime.config)
@@ -299,6 +310,7 @@ class ClusterBench:
         opened: _Opened,
         sink: _Sink,
         tallies: dict[str, NodeTally],
+        keep: Callable[[], None],
     ) -> Ending:
         by_system: dict[str, list[Sample]] = {}
         for sample in before:
@@ -321,7 +333,18 @@ class ClusterBench:
             now=self.now,
         )
         spent = math.fsum(sample.joules for sample in before if sample.joules is not None)
-        return loop.run(spent, limits.start(self.stopped.is_set))
+        limit = limits.start(self.stopped.is_set)
+        kept: object = None
+
+        def check(joules: float) -> Ending | None:
+            nonlocal kept
+            lost = {key: (tally.deaths, tally.losses) for key, tally in tallies.items()}
+            if lost != kept:  # what was wasted survives a crash of this process
+                keep()
+                kept = lost
+            return limit(joules)
+
+        return loop.run(spent, check)
 
 
 def _refuse_other_plans(configs: Mapping[str, RunConfig]) -> None:

@@ -11,10 +11,12 @@ import importlib.util
 import json
 import logging
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -73,7 +75,7 @@ def open_ray(address: ClusterAddress | None) -> Iterator[Any]:
     """
     check_ray()
     changes = build_environment(address, os.environ, Path.home())
-    with _set_variables(changes):
+    with _set_variables(changes), _make_folder(address) as folder:
         if address is not None:
             _dial(address)
             _probe(address)
@@ -86,6 +88,7 @@ def open_ray(address: ClusterAddress | None) -> Iterator[Any]:
                 "include_dashboard": False,
                 "object_store_memory": _STORE_BYTES,
                 "_node_ip_address": LOOPBACK,
+                "_temp_dir": folder,
             }
         else:
             options |= {"address": str(address), **_on_loopback(address)}
@@ -103,6 +106,31 @@ def open_ray(address: ClusterAddress | None) -> Iterator[Any]:
                 yield ray
         finally:
             ray.shutdown()
+
+
+@contextmanager
+def _make_folder(address: ClusterAddress | None) -> Iterator[str]:
+    """Make a folder for the files of a Ray that is started here, and remove it at the end.
+
+    Ray removes none, and leaves the address of the last cluster in its usual folder, where it would
+    replace that of a cluster of the user. The path is short, as those of sockets in it are limited
+    to 107 bytes.
+    """
+    if address is not None:
+        yield ""
+        return
+    above = os.environ.get("RAY_TMPDIR") or ("/tmp" if os.name == "posix" else None)
+    try:
+        folder = tempfile.mkdtemp(prefix="etui-ray-", dir=above)
+    except OSError as error:
+        raise EtuiError(
+            f"cannot make a folder for Ray in {above}: {error.strerror or error}",
+            "set RAY_TMPDIR to a folder with a short path that can be written",
+        ) from error
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _on_loopback(address: ClusterAddress) -> dict[str, str]:

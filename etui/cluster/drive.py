@@ -203,18 +203,20 @@ class ClusterLoop:
             return
         state = self._states[machine]
         if isinstance(report, Said):
-            try:
-                message = read_message(report.text)
-            except DocumentError as error:
-                raise EtuiError(
-                    f"node {self._names[machine]}: {error}", "install the same etui there"
-                ) from error
-            self._hear(machine, state, message)
+            self._hear(machine, state, self._read(machine, report.text))
             state.heard = self._now()
         elif isinstance(report, Ended):
             self._end_piece(machine, state)
         else:
             self._lose(machine, state, report.why, died=True)
+
+    def _read(self, machine: str, text: str) -> Message:
+        try:
+            return read_message(text)
+        except DocumentError as error:
+            raise EtuiError(
+                f"node {self._names[machine]}: {error}", "install the same etui there"
+            ) from error
 
     def _hear(self, machine: str, state: _NodeState, message: Message) -> None:
         if state.stage == "silent" and not isinstance(message, Failed):
@@ -250,17 +252,16 @@ class ClusterLoop:
         keys = [(self._sink.system_of(each), each.subject, each.row) for each in samples]
         firsts = self._board.add(machine, keys)
         tally = self.tallies[machine]
-        new = []
+        new = [sample for sample, first in zip(samples, firsts, strict=True) if first]
+        if new:
+            self._sink.write(new)
         for sample, (system, _, _), first in zip(samples, keys, firsts, strict=True):
             if not first:
                 tally.losses = tally.losses.add_doubled(sample)
                 continue
-            new.append(sample)
             tally.add(sample)
             self._mean.add(system, sample)
             self._joules += sample.joules or 0.0
-        if new:
-            self._sink.write(new)
 
     def _end_piece(self, machine: str, state: _NodeState) -> None:
         if state.stage in ("working", "silent"):
@@ -350,7 +351,10 @@ class ClusterLoop:
         raise Stopped(f"no node can answer the {self._board.left:,} questions left: {gone}")
 
     def _stop_all(self) -> None:
-        """Have the nodes end their current question, and take what they still answer."""
+        """Have the nodes end their current question, and take what they still answer.
+
+        What a node spent that does not reply is lost, and stays unknown.
+        """
         busy = {key for key, state in self._states.items() if state.stage == "working"}
         for key in busy:
             self._carrier.stop(self._states[key].node.id)
@@ -362,7 +366,7 @@ class ClusterLoop:
                     continue
                 state = self._states[machine]
                 if isinstance(report, Said):
-                    message = read_message(report.text)
+                    message = self._read(machine, report.text)
                     if isinstance(message, Answers | Wasted):
                         self._hear(machine, state, message)
                 else:
@@ -371,11 +375,15 @@ class ClusterLoop:
                     if isinstance(report, Died):
                         self.tallies[machine].deaths += 1
                         self._count_lost(machine, state, len(self._board.in_flight(machine)))
+        for machine, state in self._states.items():
+            if machine in busy or state.stage == "silent":
+                self._count_lost(machine, state, len(self._board.in_flight(machine)))
 
     def _count_lost(self, machine: str, state: _NodeState, unanswered: int) -> None:
         """Count what a dead node was answering: at most as many as it answers together."""
-        if unanswered:
-            questions = min(state.group, unanswered)
+        # What others have answered meanwhile it was answering too, in vain.
+        if unanswered or self._board.is_answered_by_others(machine):
+            questions = min(state.group, max(1, unanswered))
             mean = self._mean.of_system(state.system)
             tally = self.tallies[machine]
             tally.losses = tally.losses.add_lost(questions, mean)

@@ -17,6 +17,9 @@ from etui.units import count_text
 COMMAND_SECONDS = 3600.0
 """How long a command may print nothing: a block of a sweep takes minutes."""
 
+COMMAND_STOP_SECONDS = 60.0
+"""How long a command may take to end after Ctrl-C: it restores caps, and writes what it has."""
+
 
 @dataclass(frozen=True, slots=True)
 class NodeResult:
@@ -101,6 +104,7 @@ class EachNode:
                 say=self.say,
                 stopped=self.stopped,
                 hear=pass_on,
+                stopping_seconds=COMMAND_STOP_SECONDS,
                 now=self.now,
             )
             for machine, node in left.items():

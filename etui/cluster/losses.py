@@ -23,7 +23,8 @@ class Losses:
         reported_uncertainty: Half width; the half widths are added.
         reported_kind: The weakest way in which a part of them was measured; None without any.
         unmeasured_tries: Answers and tries of which a living node could not measure the joules.
-        lost_tries: Tries in which the node died, so that their joules are unknown.
+        lost_tries: Tries in which the node died or was ended without a reply, so that their joules
+            are unknown.
         lost_questions: Questions that were being answered then.
         estimated_joules: Estimate for the lost questions: the mean joules of a question of the
             same system times their number; None if there are none, or no mean is known.
@@ -66,7 +67,7 @@ class Losses:
         """Add a try in which the node died.
 
         Args:
-            questions: Questions that it was answering.
+            questions: Questions that it was answering; 0 if their number is unknown.
             mean_joules: Mean joules of a question of that system; None if unknown.
         """
         estimate = self.estimated_joules
@@ -160,11 +161,15 @@ def losses_text(losses: Losses) -> str:
         parts.append(f"{what} ({', '.join(found)})")
     if losses.lost_tries:
         tries = count_text(losses.lost_tries, "node")
+        asked = (
+            f" while answering {count_text(losses.lost_questions, 'question')}"
+            if losses.lost_questions
+            else ""
+        )
         estimate = (
             f"by estimate {energy_text(losses.estimated_joules, None, 'estimate')}"
             if losses.estimated_joules is not None
             else "without an estimate"
         )
-        questions = count_text(losses.lost_questions, "question")
-        parts.append(f"{tries} died while answering {questions}: unknown joules, {estimate}")
+        parts.append(f"{tries} died{asked}: unknown joules, {estimate}")
     return f"wasted: {'; '.join(parts)}" if parts else ""

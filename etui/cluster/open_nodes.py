@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from etui.cluster.carrier import Carrier, ClusterNode, Died, Ended, Method, Report, Said
 from etui.cluster.messages import Facts, Failed, Message, Note, Opened, read_message
-from etui.cluster.patience import Patience
+from etui.cluster.patience import DEFAULT_PATIENCE, Patience
 from etui.cluster.versions import refuse_other_versions
 from etui.errors import EtuiError, UsageError
 from etui.text.codec import DocumentError
@@ -57,6 +57,7 @@ def ask_all(
     say: Callable[[str], None],
     stopped: Callable[[], bool] = lambda: False,
     hear: Callable[[str, Message], None] = lambda machine, message: None,
+    stopping_seconds: float = DEFAULT_PATIENCE.stopping,
     now: Callable[[], float] = time.monotonic,
 ) -> Conversation:
     """Ask nodes the same thing and wait until each has answered, failed, died or been silent.
@@ -70,6 +71,7 @@ def ask_all(
         say: Shows a line about the current step.
         stopped: Whether the user stopped the command; the nodes are then asked to end.
         hear: Called with every message.
+        stopping_seconds: How long the nodes have to end after that.
         now: Monotonic clock in seconds.
     """
     machines = {node.id: machine for machine, node in nodes.items()}
@@ -79,10 +81,10 @@ def ask_all(
         carrier.call(node.id, method, requests[machine])
         heard[node.id] = now()
         found.said[node.id] = []
-    was_stopped = False
+    until: float | None = None
     while heard:
-        if stopped() and not was_stopped:
-            was_stopped = True
+        if stopped() and until is None:
+            until = now() + stopping_seconds
             for node_id in heard:
                 carrier.stop(node_id)
         for report in carrier.wait(_TICK_SECONDS):
@@ -92,6 +94,10 @@ def ask_all(
         for node_id in [each for each, at in heard.items() if now() - at > silence_seconds]:
             del heard[node_id]
             found.lost[node_id] = f"was silent for {seconds_text(silence_seconds)}"
+        if until is not None and now() > until:
+            for node_id in heard:
+                found.lost[node_id] = f"did not stop within {seconds_text(stopping_seconds)}"
+            break
     return found
 
 
@@ -160,6 +166,7 @@ def start_nodes(
         patience.ready,
         say=say,
         stopped=stopped,
+        stopping_seconds=patience.stopping,
         now=now,
     )
     _refuse_without_etui(nodes, asked)
@@ -192,7 +199,15 @@ def open_all(
     """
     requests = dict.fromkeys(nodes, request)
     asked = ask_all(
-        carrier, nodes, requests, "open", patience.opening, say=say, stopped=stopped, now=now
+        carrier,
+        nodes,
+        requests,
+        "open",
+        patience.opening,
+        say=say,
+        stopped=stopped,
+        stopping_seconds=patience.stopping,
+        now=now,
     )
     refuse_failures(nodes, asked)
     opened: dict[str, Opened] = {}

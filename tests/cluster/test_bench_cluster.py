@@ -17,7 +17,7 @@ from etui.bench.run.run_request import RunRequest
 from etui.bench.run.runner import BenchRunner
 from etui.bench.run.schedule import Piece
 from etui.bench.store.run_config import BenchDesign, RunConfig
-from etui.bench.store.run_folder import read_run
+from etui.bench.store.run_folder import RunFolder, read_run
 from etui.bench.store.several_machines import (
     assign_keys,
     is_comparison,
@@ -260,6 +260,76 @@ def test_a_run_of_one_machine_is_not_resumed_on_a_cluster(plan, bench, tmp_path)
         bench.on(make_script("a")).resume(tmp_path / "one", bench.plan_again)
 
 
+def test_a_merged_run_is_not_resumed_on_a_cluster(plan, bench, tmp_path):
+    out = tmp_path / "merged"
+    planned = synthetic.config(merged=("one", "two"))
+    RunFolder.create(out, join_machines(planned, {"m1": planned}, compare=False)).close()
+    with pytest.raises(UsageError, match="was merged from one, two, and answers nothing itself"):
+        bench.on(make_script("a")).resume(out, bench.plan_again)
+
+
+def test_a_crash_of_the_driver_leaves_the_losses_and_counts_the_answers(
+    plan, bench, tmp_path, monkeypatch
+):
+    out = tmp_path / "run"
+
+    def crash(samples):
+        bench.audience.seen += samples
+        if len(bench.audience.seen) == 4:
+            raise KeyboardInterrupt  # as kill -9 would, nothing is counted after it
+
+    monkeypatch.setattr(bench.audience, "see", crash)
+    with pytest.raises(KeyboardInterrupt):
+        bench.on(make_script("a", "say", "say", "die")).start(plan, out)
+    left = json.loads((out / CLUSTER).read_text())
+    assert left["running"] == ["m1"]
+    assert left["wasted"]["lost_tries"] == 1
+    monkeypatch.undo()
+    monkeypatch.setattr(ClusterBench, "_known_hashes", lambda self, plan: {MODEL: SHA256})
+    found = bench.on(make_script("a")).resume(out, bench.plan_again)
+    assert found.run.ending == "complete"
+    document = json.loads((out / CLUSTER).read_text())
+    assert document["machines"]["m1"]["answers"] == 6
+    # Nobody knows what the node spent on the question that it was answering.
+    assert (document["wasted"]["lost_tries"], document["wasted"]["lost_questions"]) == (2, 1)
+    assert document["wasted"]["wasted_joules"] is None
+    assert document["running"] == []
+
+
+def test_answers_of_a_part_without_the_cluster_are_counted(plan, bench, local, tmp_path):
+    out = tmp_path / "run"
+    with pytest.raises(Stopped):
+        bench.on(make_script("a", "say", "say", "gone")).start(plan, out)
+    lines = (out / CLUSTER).read_text()
+    local(out, memory_bytes=1 << 30)
+    assert (out / CLUSTER).read_text() == lines
+    found = bench.on(make_script("a")).resume(out, bench.plan_again)
+    machines = json.loads((out / CLUSTER).read_text())["machines"]
+    assert {key: each["answers"] for key, each in machines.items()} == {"m1": 2, "m2": 4}
+    assert len(found.run.samples) == 6
+
+
+def test_a_full_disk_stops_a_run_that_resumes(plan, bench, tmp_path, monkeypatch):
+    out = tmp_path / "run"
+    append, kept = RunFolder.append, []
+
+    def fill(self, samples):
+        if len(kept) == 3:
+            raise Stopped("the disk is full", "free some space")
+        kept.append(samples)
+        append(self, samples)
+
+    monkeypatch.setattr(RunFolder, "append", fill)
+    with pytest.raises(Stopped, match="the disk is full"):
+        bench.on(make_script("a"), make_script("b")).start(plan, out)
+    machines = json.loads((out / CLUSTER).read_text())["machines"]
+    assert sum(each["answers"] for each in machines.values()) == len(keys(out)) == 3
+    monkeypatch.setattr(RunFolder, "append", append)
+    found = bench.on(make_script("a"), make_script("b")).resume(out, bench.plan_again)
+    assert found.run.ending == "complete"
+    assert len(keys(out)) == len(set(keys(out))) == 6
+
+
 def test_another_plan_is_not_resumed(plan, bench, tmp_path):
     out = tmp_path / "run"
     with pytest.raises(Stopped):
@@ -323,6 +393,16 @@ def test_a_stop_before_the_first_question_leaves_no_run(plan, bench, tmp_path):
     with pytest.raises(Stopped, match="before the first question"):
         bench.on(make_script("a")).start(plan, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_stop_does_not_wait_for_a_node_that_loads_for_long(plan, bench, tmp_path):
+    script = make_script("a", ready=False)
+    found = bench.on(script)
+    bench.stopped.set()
+    with pytest.raises(EtuiError):
+        found.start(plan, tmp_path / "run")
+    assert script.stops == 1
+    assert found.now() < PATIENCE.stopping + 1
 
 
 def test_joules_stop_a_run_that_resumes(plan, bench, tmp_path):

@@ -169,6 +169,12 @@ def _stream(
             _empty(out)
         # No chunk size: it would buffer bytes and lose them when the connection drops.
         for chunk in response.iter_bytes():
+            if file.size_bytes is not None and out.tell() + len(chunk) > file.size_bytes:
+                _empty(out)  # another file, perhaps without an end; its bytes are worth nothing
+                raise DownloadFailed(
+                    f"the download of {request.shown} is larger than the {file.size_bytes:,} bytes "
+                    "of the published file"
+                )
             out.write(chunk)
             report(out.tell())
     if file.size_bytes is not None and out.tell() != file.size_bytes:

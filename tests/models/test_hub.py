@@ -199,3 +199,45 @@ def test_url_that_does_not_exist_is_named(tmp_path: Path, server: Hub) -> None:
     known = hub.HubFile("0" * 64, 10, None)
     with pytest.raises(DownloadFailed, match=r"download of http://127\.0\.0\.1:.*broke off: .*404"):
         hub.fetch_url(f"{server.address}/a/test.jsonl", known, tmp_path, lambda _: None)
+
+
+def test_a_server_that_sends_too_much_does_not_fill_the_disk(tmp_path: Path, server: Hub) -> None:
+    server.data = bytes(5000)
+    known = hub.HubFile("0" * 64, 100, None)
+    with pytest.raises(DownloadFailed, match="is larger than the 100 bytes of the published file"):
+        hub.fetch_url(f"{server.address}/a/test.jsonl", known, tmp_path / "data", lambda _: None)
+    (partial,) = (tmp_path / "data").iterdir()
+    assert partial.stat().st_size == 0
+    assert len(server.ranges) == 1
+
+
+def test_a_redirect_to_another_host_gets_no_key(
+    tmp_path: Path, server: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    server.data = bytes(range(100))
+    keys: list[str] = []
+
+    class Redirects(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            keys.append(self.headers.get("Authorization", ""))
+            self.send_response(302)
+            self.send_header("Location", f"{server.address}/elsewhere")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    http = ThreadingHTTPServer(("127.0.0.1", 0), Redirects)
+    threading.Thread(target=http.serve_forever, args=(0.01,), daemon=True).start()
+    try:
+        template = f"http://127.0.0.1:{http.server_port}/{{repo_id}}/{{revision}}/{{filename}}"
+        monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
+        known = hub.HubFile(server.hash(), 100, "c" * 40)
+        assert hub.fetch(SOURCE, known, tmp_path, lambda _: None).read_bytes() == server.data
+    finally:
+        http.shutdown()
+        http.server_close()
+    assert keys == ["Bearer hf_secret"]
+    assert server.keys == [""]

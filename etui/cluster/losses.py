@@ -171,5 +171,5 @@ def losses_text(losses: Losses) -> str:
             if losses.estimated_joules is not None
             else "without an estimate"
         )
-        parts.append(f"{tries} died{asked}: unknown joules, {estimate}")
+        parts.append(f"{tries} died or hung{asked}: unknown joules, {estimate}")
     return f"wasted: {'; '.join(parts)}" if parts else ""

@@ -39,7 +39,7 @@ def test_what_died_is_unknown_and_estimated():
     assert found.wasted_joules is None
     assert (found.lost_tries, found.lost_questions, found.estimated_joules) == (1, 2, 8.0)
     text = losses_text(found)
-    assert "1 node died while answering 2 questions: unknown joules" in text
+    assert "1 node died or hung while answering 2 questions: unknown joules" in text
     assert "~8.0 J (estimate)" in text
 
 

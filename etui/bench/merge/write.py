@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from etui.bench.merge.join import MergedRun, NamedRun
 from etui.bench.report.files import write_results
 from etui.bench.report.log_rows import answer_record, run_record
 from etui.bench.store.difficulty_table import DIFFICULTY
-from etui.bench.store.run_folder import CURVES, RunFolder
-from etui.errors import EtuiError
+from etui.bench.store.run_folder import CURVES, RUN, RunFolder
+from etui.bench.store.sealed_folder import LOCK, check_new
+from etui.errors import EtuiError, Stopped
 
 if TYPE_CHECKING:
     from etui.bench.analysis.summary import Summary
@@ -43,12 +46,13 @@ def write_merged(merged: MergedRun, to: Path, config: Config, log: TurnWriter) -
         UsageError: The folder is not empty.
         EtuiError: It cannot be written.
     """
+    check_new(to, RUN)
     run = replace(merged.config, data_path=_find_data_path(merged.runs))
-    curves = "".join(_join_curves(merged))
-    with RunFolder.create(to, run) as folder:
+    others = {CURVES: "".join(_join_curves(merged)), DIFFICULTY: _read_difficulty(merged.runs)}
+    with _make_whole(to) as place, RunFolder.create(place, run) as folder:
         folder.append(merged.samples)
         summary = write_results(folder, run, merged.samples, config)
-        for name, text in {CURVES: curves, DIFFICULTY: _read_difficulty(merged.runs)}.items():
+        for name, text in others.items():
             if text:
                 folder.write(name, text)
     status = "complete" if summary.complete else "stopped"
@@ -57,6 +61,33 @@ def write_merged(merged: MergedRun, to: Path, config: Config, log: TurnWriter) -
         log.save_answers([answer_record(run.run_id, sample) for sample in merged.samples])
         log.close()
     return WrittenRun(to, summary)
+
+
+@contextmanager
+def _make_whole(to: Path) -> Iterator[Path]:
+    """Give a place to write a folder, which appears at ``to`` once it is whole.
+
+    A merged run cannot be resumed, so a part of one would be taken for all that was answered. The
+    place is two levels deep, where no list of runs finds it.
+
+    Raises:
+        EtuiError: The folder cannot be written, or something else appeared there meanwhile.
+    """
+    try:
+        to.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(prefix=f".{to.name[:40]}.", dir=to.parent) as above:
+            place = Path(above) / "run"
+            yield place
+            if to.is_dir():
+                (to / LOCK).unlink(missing_ok=True)
+                to.rmdir()
+            os.replace(place, to)
+    except Stopped as error:
+        raise EtuiError(f"the disk of {to} is full", "free some space, and merge again") from error
+    except OSError as error:
+        raise EtuiError(
+            f"cannot write {to}: {error.strerror or error}", "use another folder with --out"
+        ) from error
 
 
 def _find_data_path(runs: Sequence[NamedRun]) -> str | None:

@@ -16,6 +16,7 @@ from etui.bench.publish.private import (
     PrivateData,
     find_leaks,
     number_gpus,
+    redact_backends,
     redact_config,
     redact_sample,
     redact_serials,
@@ -81,7 +82,6 @@ def publish_run(
         )
     if not recorded.samples:
         raise UsageError("the run has no answers yet", "resume it: etui bench --resume RUN")
-    earlier = _check_target(to, recorded.config)
     texts = build_files(
         recorded.config,
         recorded.samples,
@@ -90,6 +90,7 @@ def publish_run(
         precision=precision,
         difficulty=difficulty,
     )
+    earlier = _check_target(to, recorded.config, texts)
     leaks = find_leaks(texts, private, allowed)
     if leaks:
         raise EtuiError(
@@ -139,7 +140,8 @@ def build_files(
     files = {RECORD: _format_json(_build_record(config, summary, command.words, licence))}
     for name in (ENERGY_RECORD, SUMMARY):
         if name in results:
-            files[name] = _format_json(redact_serials(json.loads(results[name]), numbers))
+            document = redact_backends(json.loads(results[name]))
+            files[name] = _format_json(redact_serials(document, numbers))
     files[SAMPLES] = "".join(
         json.dumps(redact_serials(redact_sample(sample), numbers), ensure_ascii=True) + "\n"
         for sample in samples
@@ -203,8 +205,10 @@ def _draw_figures(config: RunConfig, samples: Sequence[Sample]) -> dict[str, str
         }
 
 
-def _check_target(to: Path, config: RunConfig) -> dict[str, str]:
+def _check_target(to: Path, config: RunConfig, texts: Mapping[str, str]) -> dict[str, str]:
     """Return the checksums of an earlier publication of the run; empty for a new folder.
+
+    A publication that was interrupted is none of these: it has some of the new files already.
 
     Raises:
         UsageError: The folder is of something else, or a file in it was edited.
@@ -222,13 +226,15 @@ def _check_target(to: Path, config: RunConfig) -> dict[str, str]:
         sums = read_sums((to / SUMS).read_text(encoding="utf-8"))
         same = record["run_id"] == config.run_id and "publish_version" in record
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        if _has_only(to, texts):
+            return {}
         raise foreign from None
     if not same:
         raise foreign
     for name, digest in sums.items():
         path = to / name
         try:
-            edited = path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() != digest
+            edited = path.is_file() and not _holds(path, digest, texts.get(name))
         except OSError:
             edited = True
         if edited:
@@ -237,6 +243,32 @@ def _check_target(to: Path, config: RunConfig) -> dict[str, str]:
                 "move it to another name, or publish to a new folder",
             )
     return sums
+
+
+def _holds(path: Path, digest: str, text: str | None) -> bool:
+    """Return whether a file has a hash, or is a text.
+
+    Raises:
+        OSError: It cannot be read.
+    """
+    found = hashlib.sha256(path.read_bytes()).hexdigest()
+    return found == digest or (text is not None and found == _sha256(text))
+
+
+def _has_only(to: Path, texts: Mapping[str, str]) -> bool:
+    """Return whether a folder has nothing but some of the files that will be written."""
+    try:
+        for path in to.rglob("*"):
+            name = path.relative_to(to).as_posix()
+            if name.startswith(".") or (path.is_dir() and not path.is_symlink()):
+                continue
+            text = texts.get(name)
+            pending = path.name.startswith(".") and path.suffix == ".tmp"
+            if not pending and (path.is_symlink() or text is None or not _holds(path, "", text)):
+                return False
+    except OSError:
+        return False
+    return True
 
 
 def _write_files(to: Path, texts: Mapping[str, str], earlier: Collection[str]) -> None:

@@ -84,13 +84,22 @@ def find_private_data(folders: Iterable[Path] = ()) -> PrivateData:
 
 def redact_config(config: RunConfig) -> dict[str, Any]:
     """Return the configuration as JSON values, without places, backends and serial numbers."""
-    document = config.to_json() | {"data_path": None}
-    for machine in (document, *document.get("machines", ())):
-        for model in machine["models"]:
-            if model.get("backend") is not None:
-                model["backend"] = "remote"
-            model.pop("remote_name", None)
+    document = redact_backends(config.to_json() | {"data_path": None})
     return redact_serials(document, number_gpus(config))  # type: ignore[no-any-return]
+
+
+def redact_backends(value: Any) -> Any:
+    """Replace the names that the user gave to remote backends, in a document of plain JSON values.
+
+    The names of models on them are left out.
+    """
+    if isinstance(value, Mapping):
+        return {
+            key: "remote" if key == "backend" and item else redact_backends(item)
+            for key, item in value.items()
+            if key != "remote_name"
+        }
+    return [redact_backends(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def redact_sample(sample: Sample) -> dict[str, Any]:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from filelock import FileLock
 
 CONFIG = "config.json"
-_LOCK = ".lock"
+LOCK = ".lock"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,7 @@ def check_new(folder: Path, kind: FolderKind) -> None:
         )
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"{folder} is a file", "use a new folder with --out")
-    if folder.is_dir() and any(entry.name != _LOCK for entry in folder.iterdir()):
+    if folder.is_dir() and any(entry.name != LOCK for entry in folder.iterdir()):
         raise UsageError(f"{folder} is not empty", "use a new folder with --out")
 
 
@@ -90,7 +90,7 @@ def explain_write_errors(folder: Path, kind: FolderKind) -> Iterator[None]:
 def _acquire_lock(folder: Path) -> FileLock:
     from filelock import FileLock, Timeout
 
-    lock = FileLock(folder / _LOCK)
+    lock = FileLock(folder / LOCK)
     try:
         lock.acquire(timeout=0)
     except Timeout as error:

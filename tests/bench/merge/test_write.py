@@ -22,12 +22,14 @@ from etui.bench.run.run_request import RunRequest
 from etui.bench.run.sample_writer import SampleWriter
 from etui.bench.run.schedule import build_schedule
 from etui.bench.run.scoring_arm import ScoringArm
+from etui.bench.store.find import list_folders
 from etui.bench.store.parts import BenchPart
 from etui.bench.store.run_config import RunConfig
 from etui.bench.store.run_folder import RunFolder, read_run
 from etui.bench.store.sample import Sample
 from etui.config.config import Config
 from etui.energy.types import Energy, Kind
+from etui.errors import EtuiError, Stopped, UsageError
 from etui.log.writer import TurnWriter
 from etui.models.catalogue import load_catalogue
 from tests.bench import synthetic
@@ -162,3 +164,43 @@ def test_a_log_that_cannot_be_written_does_not_lose_the_run(plan, config, tmp_pa
     written = write_merged(merge_runs(runs, "w"), tmp_path / "w", config, log)
     assert written.summary.complete
     assert seen
+
+
+def test_a_merge_that_is_interrupted_leaves_no_run(plan, config, tmp_path, monkeypatch):
+    halves = [
+        answer(replace(plan, part=BenchPart(index, 2)), tmp_path / f"half-{index}")
+        for index in range(2)
+    ]
+    write, runs = RunFolder.write, tmp_path / "runs"
+    seen = []
+
+    def die(self, name, text):
+        seen.extend(list_folders(runs))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(RunFolder, "write", die)
+    with pytest.raises(KeyboardInterrupt):
+        write_merged(merge_runs(halves, "w"), runs / "w", config, TurnWriter(config))
+    assert seen == []  # nor does a list of runs, such as that behind `last`, find it meanwhile
+    assert list(runs.iterdir()) == []
+    monkeypatch.setattr(RunFolder, "write", write)
+    write_merged(merge_runs(halves, "w"), runs / "w", config, TurnWriter(config))
+    assert len(read_run(runs / "w").samples) == 120
+    with pytest.raises(UsageError, match="already contains a run"):
+        write_merged(merge_runs(halves, "w"), runs / "w", config, TurnWriter(config))
+
+
+def test_a_merge_into_a_full_disk_says_to_merge_again(plan, config, tmp_path, monkeypatch):
+    halves = [
+        answer(replace(plan, part=BenchPart(index, 2)), tmp_path / f"half-{index}")
+        for index in range(2)
+    ]
+
+    def fill(self, samples):
+        raise Stopped("the disk is full")
+
+    monkeypatch.setattr(RunFolder, "append", fill)
+    with pytest.raises(EtuiError, match=r"the disk of .*w is full") as error:
+        write_merged(merge_runs(halves, "w"), tmp_path / "w", config, TurnWriter(config))
+    assert error.value.fix == "free some space, and merge again"
+    assert not (tmp_path / "w").exists()

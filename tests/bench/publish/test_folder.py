@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from contextlib import suppress
 from dataclasses import replace
 
 import pytest
@@ -12,7 +13,7 @@ from etui.bench.analysis.precision import Precision, SystemPrecision
 from etui.bench.publish import folder as module
 from etui.bench.publish.folder import publish_run, read_sums
 from etui.bench.publish.private import PrivateData
-from etui.bench.publish.read import read_folder
+from etui.bench.publish.read import BrokenFolder, read_folder
 from etui.bench.report import files as result_files_module
 from etui.bench.store.difficulty_table import parse_difficulty
 from etui.bench.store.run_config import BenchDesign, BenchPolicy, BenchPrecision
@@ -237,3 +238,47 @@ def test_a_folder_that_cannot_be_written_has_a_message(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(EtuiError, match="cannot write"):
         write(recorded(), tmp_path / "file" / "below", private=NO_OWNER)
+
+
+@pytest.mark.parametrize("written", [1, 3, 6])
+@pytest.mark.parametrize("before", [False, True])
+def test_a_publication_that_was_interrupted_is_finished(tmp_path, monkeypatch, written, before):
+    to = tmp_path / "public"
+    if before:
+        write(recorded(), to, licence="CC0-1.0")
+    write_text, count = module.write_text, []
+
+    def die(path, text, **options):
+        if len(count) == written:
+            raise KeyboardInterrupt
+        count.append(path)
+        write_text(path, text, **options)
+
+    monkeypatch.setattr(module, "write_text", die)
+    with pytest.raises(KeyboardInterrupt):
+        write(recorded(), to)
+    seen = None
+    with suppress(BrokenFolder):
+        seen = read_folder(to, "public").licence
+    assert seen in (None, "CC0-1.0" if before else None)  # a board takes the earlier one, or none
+    (to / ".record.json.0a1b2c3d.tmp").write_text("{")
+    monkeypatch.setattr(module, "write_text", write_text)
+    write(recorded(), to)
+    assert read_folder(to, "public").licence == "CC-BY-4.0"
+
+
+def test_a_file_of_another_in_a_begun_publication_is_kept(tmp_path):
+    to = tmp_path / "public"
+    to.mkdir()
+    (to / "README.md").write_text("mine")
+    with pytest.raises(UsageError, match="is not empty, and not a publication of this run"):
+        write(recorded(), to)
+    assert (to / "README.md").read_text() == "mine"
+
+
+def test_no_file_has_the_name_of_a_remote_backend(tmp_path):
+    model = replace(synthetic.MODEL, backend="llama-at-annas", remote_name="big-at-annas")
+    write(recorded(models=(model,)), tmp_path / "public")
+    texts = read_all(tmp_path / "public")
+    assert [name for name, text in texts.items() if b"at-annas" in text] == []
+    assert b'"backend": "remote"' in texts["energy_record.json"]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from etui.atomic import write_bytes
 from etui.cli.cluster_commands import build_words, read_event, refuse_failed, run_on_nodes
 from etui.cli.common import print_json
 from etui.errors import EtuiError, ExitCode, UsageError
@@ -91,7 +92,7 @@ def _keep(machine: str, result: NodeResult, out: Path | None, config: Config) ->
             content = text.encode("utf-8", "surrogateescape")
             path = folder / Path(file).name  # a node names files, never other folders
             if not path.is_file() or path.read_bytes() != content:
-                path.write_bytes(content)
+                write_bytes(path, content)
     except OSError as error:
         raise EtuiError(
             f"cannot write {folder}: {error.strerror or error}", "use another folder with --out"

@@ -19,8 +19,9 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from etui.cluster.settings import (
@@ -36,6 +37,7 @@ from etui.units import seconds_text
 
 _DIAL_SECONDS = 3.0
 _PROBE_SECONDS = 15.0
+_GRACE_SECONDS = 3.0
 _STORE_BYTES = 80 << 20
 """Size of the object store of a local cluster, its minimum is 75 MiB; only small texts travel."""
 
@@ -92,20 +94,52 @@ def open_ray(address: ClusterAddress | None) -> Iterator[Any]:
             }
         else:
             options |= {"address": str(address), **_on_loopback(address)}
-        try:
-            with _keep_sigterm():
-                ray.init(**options)
-        except Exception as error:
-            raise EtuiError(
-                f"cannot {'start Ray' if address is None else f'connect to Ray at {address}'}: "
-                f"{_last_line(str(error))}",
-                "see docs/cluster.md",
-            ) from error
-        try:
+        with _end_processes(ray):
+            _connect(ray, address, options)
             with _keep_stdout_clean():
                 yield ray
-        finally:
-            ray.shutdown()
+
+
+@contextmanager
+def _end_processes(ray: Any) -> Iterator[None]:
+    """Shut Ray down at the end, and end the processes of it that were started and stay behind.
+
+    The agents of a raylet that is interrupted while it starts would stay for a minute.
+    """
+    import psutil
+
+    here = psutil.Process()
+    before = set(here.children(recursive=True))
+    package = str(Path(ray.__file__).parent)
+
+    def is_ray(process: psutil.Process) -> bool:
+        with suppress(psutil.Error):
+            words = " ".join(process.cmdline())
+            return words.startswith("ray::") or package in words
+        return False
+
+    try:
+        yield
+    finally:
+        started = [each for each in here.children(recursive=True) if each not in before]
+        started = [each for each in started if is_ray(each)]
+        ray.shutdown()
+        _, left = psutil.wait_procs(started, _GRACE_SECONDS)
+        for process in left:
+            with suppress(psutil.Error):
+                process.kill()
+
+
+def _connect(ray: Any, address: ClusterAddress | None, options: Mapping[str, Any]) -> None:
+    try:
+        with _hold_signals():
+            ray.init(**options)
+    except Exception as error:
+        raise EtuiError(
+            f"cannot {'start Ray' if address is None else f'connect to Ray at {address}'}: "
+            f"{_last_line(str(error))}",
+            "see docs/cluster.md",
+        ) from error
 
 
 @contextmanager
@@ -128,7 +162,7 @@ def _make_folder(address: ClusterAddress | None) -> Iterator[str]:
             "set RAY_TMPDIR to a folder with a short path that can be written",
         ) from error
     try:
-        yield folder
+        yield str(Path(folder) / "ray")  # Ray lets every user write to its own folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -265,13 +299,31 @@ def _set_variables(changes: Mapping[str, str]) -> Iterator[None]:
 
 
 @contextmanager
-def _keep_sigterm() -> Iterator[None]:
-    """Keep our handler of SIGTERM while the body connects, which replaces it."""
+def _hold_signals() -> Iterator[None]:
+    """Hold a first Ctrl-C back while the body connects, and keep our handler of SIGTERM.
+
+    Ray crashes in its C++ part where Ctrl-C interrupts it, and replaces the handler of SIGTERM.
+
+    Raises:
+        KeyboardInterrupt: What our handler of Ctrl-C raises, after the body.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.getsignal(signal.SIGTERM)
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    held: list[int] = []
+
+    def hold(number: int, frame: FrameType | None) -> None:
+        if held:
+            raise KeyboardInterrupt
+        held.append(number)
+
+    signal.signal(signal.SIGINT, hold)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    ours = before[signal.SIGINT]
+    if held and callable(ours):
+        ours(signal.SIGINT, None)

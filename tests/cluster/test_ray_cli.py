@@ -8,6 +8,8 @@ import signal
 import subprocess
 import sys
 from contextlib import suppress
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import psutil
 import pytest
@@ -28,7 +30,15 @@ def environ(starter_model, tmp_path):
     return {**os.environ, "ETUI_MODELS": str(models), "RAY_AUTH_MODE": "token"}
 
 
-def test_ctrl_c_leaves_a_run_that_resumes_without_the_cluster(environ, tmp_path):
+@pytest.fixture
+def place(environ):
+    """The folder in which Ray has its files, whose path has to be short."""
+    with TemporaryDirectory(prefix="et-") as folder:
+        environ["RAY_TMPDIR"] = folder
+        yield Path(folder)
+
+
+def test_ctrl_c_leaves_a_run_that_resumes_without_the_cluster(environ, place, tmp_path):
     out = tmp_path / "run"
     # Thinking takes seconds a question, so that the first answer is not the last.
     arm = ("-m", "smollm2-135m", "-r", "cot", "--think-tokens", "150", "--max-tokens", "40")
@@ -43,6 +53,8 @@ def test_ctrl_c_leaves_a_run_that_resumes_without_the_cluster(environ, tmp_path)
         assert process.stdout is not None
         first = json.loads(process.stdout.readline())
         children = psutil.Process(process.pid).children(recursive=True)
+        (folder,) = place.iterdir()
+        assert folder.stat().st_mode & 0o077 == 0  # sockets and logs of Ray
         os.killpg(process.pid, signal.SIGINT)  # as a terminal does
         rest, errors = process.communicate(timeout=60)
         _, left = psutil.wait_procs(children, timeout=10)
@@ -58,6 +70,7 @@ def test_ctrl_c_leaves_a_run_that_resumes_without_the_cluster(environ, tmp_path)
     assert f"resume with: etui bench --resume {out}" in errors
     assert children
     assert left == []  # nothing of Ray outlives the command
+    assert list(place.iterdir()) == []
     wasted = json.loads((out / CLUSTER).read_text())["wasted"]
     assert (wasted["reported_tries"], wasted["lost_tries"]) == (1, 0)
     before = len(read_run(out).samples)

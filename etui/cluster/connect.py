@@ -6,24 +6,25 @@ a process that can be ended.
 
 from __future__ import annotations
 
-import importlib
 import importlib.util
 import json
 import logging
 import os
-import shutil
-import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
+from etui.cluster.ray_traces import (
+    end_processes,
+    hold_signals,
+    keep_stdout_clean,
+    make_folder,
+)
 from etui.cluster.settings import (
     AUTH_MODE,
     AUTH_TOKEN,
@@ -37,7 +38,6 @@ from etui.units import seconds_text
 
 _DIAL_SECONDS = 3.0
 _PROBE_SECONDS = 15.0
-_GRACE_SECONDS = 3.0
 _STORE_BYTES = 80 << 20
 """Size of the object store of a local cluster, its minimum is 75 MiB; only small texts travel."""
 
@@ -49,7 +49,6 @@ ray.init(address=sys.argv[1], log_to_driver=False, logging_level=logging.CRITICA
 print("nodes:", sum(node["Alive"] for node in ray.nodes()))
 """
 _FOUND = "nodes:"
-_PRINTS = "_worker_logs_enabled"
 
 
 def check_ray() -> None:
@@ -77,7 +76,8 @@ def open_ray(address: ClusterAddress | None) -> Iterator[Any]:
     """
     check_ray()
     changes = build_environment(address, os.environ, Path.home())
-    with _set_variables(changes), _make_folder(address) as folder:
+    with ExitStack() as stack:
+        stack.enter_context(_set_variables(changes))
         if address is not None:
             _dial(address)
             _probe(address)
@@ -90,49 +90,19 @@ def open_ray(address: ClusterAddress | None) -> Iterator[Any]:
                 "include_dashboard": False,
                 "object_store_memory": _STORE_BYTES,
                 "_node_ip_address": LOOPBACK,
-                "_temp_dir": folder,
+                "_temp_dir": stack.enter_context(make_folder()),
             }
         else:
             options |= {"address": str(address), **_on_loopback(address)}
-        with _end_processes(ray):
+        with end_processes(ray):
             _connect(ray, address, options)
-            with _keep_stdout_clean():
+            with keep_stdout_clean():
                 yield ray
-
-
-@contextmanager
-def _end_processes(ray: Any) -> Iterator[None]:
-    """Shut Ray down at the end, and end the processes of it that were started and stay behind.
-
-    The agents of a raylet that is interrupted while it starts would stay for a minute.
-    """
-    import psutil
-
-    here = psutil.Process()
-    before = set(here.children(recursive=True))
-    package = str(Path(ray.__file__).parent)
-
-    def is_ray(process: psutil.Process) -> bool:
-        with suppress(psutil.Error):
-            words = " ".join(process.cmdline())
-            return words.startswith("ray::") or package in words
-        return False
-
-    try:
-        yield
-    finally:
-        started = [each for each in here.children(recursive=True) if each not in before]
-        started = [each for each in started if is_ray(each)]
-        ray.shutdown()
-        _, left = psutil.wait_procs(started, _GRACE_SECONDS)
-        for process in left:
-            with suppress(psutil.Error):
-                process.kill()
 
 
 def _connect(ray: Any, address: ClusterAddress | None, options: Mapping[str, Any]) -> None:
     try:
-        with _hold_signals():
+        with hold_signals():
             ray.init(**options)
     except Exception as error:
         raise EtuiError(
@@ -140,31 +110,6 @@ def _connect(ray: Any, address: ClusterAddress | None, options: Mapping[str, Any
             f"{_last_line(str(error))}",
             "see docs/cluster.md",
         ) from error
-
-
-@contextmanager
-def _make_folder(address: ClusterAddress | None) -> Iterator[str]:
-    """Make a folder for the files of a Ray that is started here, and remove it at the end.
-
-    Ray removes none, and leaves the address of the last cluster in its usual folder, where it would
-    replace that of a cluster of the user. The path is short, as those of sockets in it are limited
-    to 107 bytes.
-    """
-    if address is not None:
-        yield ""
-        return
-    above = os.environ.get("RAY_TMPDIR") or ("/tmp" if os.name == "posix" else None)
-    try:
-        folder = tempfile.mkdtemp(prefix="etui-ray-", dir=above)
-    except OSError as error:
-        raise EtuiError(
-            f"cannot make a folder for Ray in {above}: {error.strerror or error}",
-            "set RAY_TMPDIR to a folder with a short path that can be written",
-        ) from error
-    try:
-        yield str(Path(folder) / "ray")  # Ray lets every user write to its own folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _on_loopback(address: ClusterAddress) -> dict[str, str]:
@@ -269,22 +214,6 @@ def _last_line(text: str) -> str:
 
 
 @contextmanager
-def _keep_stdout_clean() -> Iterator[None]:
-    """Keep a thread of Ray from printing the deaths of workers into our standard output.
-
-    The driver says them with the name of the node. Ray has no public switch: ``log_to_driver`` and
-    the level of its logger leave these lines.
-    """
-    worker = importlib.import_module("ray._private.worker")
-    before = getattr(worker, _PRINTS, True)
-    setattr(worker, _PRINTS, False)
-    try:
-        yield
-    finally:
-        setattr(worker, _PRINTS, before)
-
-
-@contextmanager
 def _set_variables(changes: Mapping[str, str]) -> Iterator[None]:
     before = {name: os.environ.get(name) for name in changes}
     os.environ.update(changes)
@@ -296,34 +225,3 @@ def _set_variables(changes: Mapping[str, str]) -> Iterator[None]:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
-
-
-@contextmanager
-def _hold_signals() -> Iterator[None]:
-    """Hold a first Ctrl-C back while the body connects, and keep our handler of SIGTERM.
-
-    Ray crashes in its C++ part where Ctrl-C interrupts it, and replaces the handler of SIGTERM.
-
-    Raises:
-        KeyboardInterrupt: What our handler of Ctrl-C raises, after the body.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    held: list[int] = []
-
-    def hold(number: int, frame: FrameType | None) -> None:
-        if held:
-            raise KeyboardInterrupt
-        held.append(number)
-
-    signal.signal(signal.SIGINT, hold)
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-    ours = before[signal.SIGINT]
-    if held and callable(ours):
-        ours(signal.SIGINT, None)

@@ -13,9 +13,8 @@ from types import SimpleNamespace
 import psutil
 import pytest
 
-from etui.cluster import connect
-from etui.cluster.connect import _end_processes, _hold_signals, _make_folder
-from etui.cluster.settings import parse_address
+from etui.cluster import ray_traces
+from etui.cluster.ray_traces import end_processes, hold_signals, make_folder
 from etui.errors import EtuiError
 
 
@@ -24,7 +23,7 @@ def start(*words: str) -> subprocess.Popen[bytes]:
 
 
 def test_processes_of_ray_that_stay_behind_are_ended(tmp_path, monkeypatch):
-    monkeypatch.setattr(connect, "_GRACE_SECONDS", 0.1)
+    monkeypatch.setattr(ray_traces, "_GRACE_SECONDS", 0.1)
     shut = []
     ray = SimpleNamespace(
         __file__=str(tmp_path / "ray" / "__init__.py"), shutdown=lambda: shut.append(True)
@@ -33,7 +32,7 @@ def test_processes_of_ray_that_stay_behind_are_ended(tmp_path, monkeypatch):
     earlier = start(agent)
     found = [earlier]
     try:
-        with suppress(KeyboardInterrupt), _end_processes(ray):
+        with suppress(KeyboardInterrupt), end_processes(ray):
             found += [start(agent), start("other")]
             deadline = time.monotonic() + 10  # until both are past fork, with their own words
             while time.monotonic() < deadline:
@@ -54,15 +53,13 @@ def test_the_folder_of_ray_is_private_and_removed(tmp_path, monkeypatch):
     place = tmp_path / "place"
     place.mkdir()
     monkeypatch.setenv("RAY_TMPDIR", str(place))
-    with suppress(KeyboardInterrupt), _make_folder(None) as folder:
+    with suppress(KeyboardInterrupt), make_folder() as folder:
         os.mkdir(folder)
         os.chmod(folder, 0o777)  # as Ray does
         (above,) = place.iterdir()
         assert above.stat().st_mode & 0o077 == 0
         raise KeyboardInterrupt
     assert list(place.iterdir()) == []
-    with _make_folder(parse_address("127.0.0.1:6379")):
-        assert list(place.iterdir()) == []
 
 
 def test_ctrl_c_waits_until_ray_has_started_and_a_second_does_not():
@@ -79,7 +76,7 @@ def test_ctrl_c_waits_until_ray_has_started_and_a_second_does_not():
 
 
 def hold(seen: list[str], *numbers: int) -> None:
-    with _hold_signals():
+    with hold_signals():
         seen.append("started")
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # as Ray replaces it
         for number in numbers:
@@ -89,5 +86,5 @@ def hold(seen: list[str], *numbers: int) -> None:
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path, monkeypatch):
     monkeypatch.setenv("RAY_TMPDIR", str(tmp_path / "missing"))
-    with pytest.raises(EtuiError, match="cannot make a folder for Ray in"), _make_folder(None):
+    with pytest.raises(EtuiError, match="cannot make a folder for Ray in"), make_folder():
         pass

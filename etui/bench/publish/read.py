@@ -13,12 +13,14 @@ import os
 import stat
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
 from etui.bench.publish.folder import PUBLISH_VERSION, RECORD, SUMS, read_sums
 from etui.bench.store.run_folder import SAMPLES, SUMMARY
+from etui.energy.scopes import weakest
+from etui.energy.types import Kind
 from etui.text.codec import DocumentError, from_document
 from etui.units import ESTIMATE, bytes_text
 
@@ -256,6 +258,7 @@ class _Count:
     correct: int = 0
     joules: float = 0.0
     measured: int = 0
+    kinds: set[str] = field(default_factory=set)
 
 
 def _count_answers(
@@ -284,6 +287,8 @@ def _count_answers(
             if sample.get("joules") is not None:
                 count.joules += _amount(sample["joules"], SAMPLES)
                 count.measured += 1
+                if sample.get("kind") is not None:
+                    count.kinds.add(str(sample["kind"]))
     if digest.hexdigest() != sums.get(SAMPLES):
         raise BrokenFolder(f"{SAMPLES} differs from its checksum in {SUMS}")
     return counts
@@ -363,6 +368,8 @@ def _build_arm(
     kind = energy["kind"]
     if kind not in _KINDS:
         raise BrokenFolder(f"the kind of energy {str(kind)[:20]!r} is unknown")
+    if not count.kinds <= _KINDS or (weakest(map(Kind, count.kinds)) or ESTIMATE) != kind:
+        raise BrokenFolder(f"the kind of energy of {name} is not that of {SAMPLES}")
     return PublicArm(
         name, models, questions, correct, micro, kind, per_question, per_correct, by_machine=False
     )

@@ -193,6 +193,13 @@ def test_forged_answers_are_refused(publish, line, named):
     assert named in why(folder)
 
 
+def test_an_estimate_that_is_called_measured_is_refused(publish):
+    folder = publish("one", kind="estimate")
+    assert read_folder(folder, "one").arms[0].kind == "estimate"
+    change(folder, "summary.json", figures("direct", kind="counter"))
+    assert why(folder) == "the kind of energy of direct is not that of samples.jsonl"
+
+
 def test_an_answer_twice_is_refused(publish):
     folder = publish("one")
     path = folder / "samples.jsonl"

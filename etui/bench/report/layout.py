@@ -70,9 +70,25 @@ def place_label(
     free = [option for option in inside if not any(_overlaps(option[3], box) for box in taken)]
     if not free and not needed:
         return Markup()
-    best_x, best_y, anchor, box = (free or inside or options)[0]
+    best_x, best_y, anchor, box = (free or inside or _squeeze(options, taken, size))[0]
     taken.append(box)
     return svg.label(best_x, best_y, text, class_, anchor)
+
+
+def _squeeze(
+    options: list[tuple[float, float, str, Box]], taken: list[Box], size: Size
+) -> list[tuple[float, float, str, Box]]:
+    """Move labels that are too long for either side into the drawing, free places first."""
+    moved = []
+    last = size.width - 2
+    for _, row, _, (left, top, right, bottom) in options:
+        width = right - left
+        if right > last:  # its width is an estimate, so it grows away from the edge
+            moved.append((last, row, "end", (last - width, top, last, bottom)))
+        else:
+            start = max(2.0, left)
+            moved.append((start, row, "start", (start, top, start + width, bottom)))
+    return sorted(moved, key=lambda one: (one[3][1] <= 0, any(_overlaps(one[3], b) for b in taken)))
 
 
 def box_around(x: float, y: float, half_width: float, half_height: float) -> Box:

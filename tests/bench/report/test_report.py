@@ -13,10 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from etui.bench.analysis.summary import summarise, summary_document
+from etui.bench.report.layout import Size, place_label
 from etui.bench.report.page import render_page
 from etui.bench.report.power_chart import compute_power_steps
 from etui.bench.report.questions_json import embed_json
-from etui.bench.report.svg import Axis, linear_ticks, log_ticks
+from etui.bench.report.svg import CHARACTER_WIDTH, Axis, linear_ticks, log_ticks
 from etui.bench.store.run_folder import read_run
 from etui.cli.bench_report import report as command
 from etui.datasets.questions import Question
@@ -260,3 +261,29 @@ def test_ten_options_have_their_probabilities_in_the_page():
     question = json.loads(Page(page_of(RUN, rows)).json["data"])[0]
     assert all(len(answer[5]) == 10 for answer in question[5] if answer and answer[5])
     assert 'const LETTERS = "ABCDEFGHIJ"' in page_of(RUN, rows)
+
+
+def test_a_label_too_long_for_either_side_stays_in_the_drawing() -> None:
+    size = Size(400, 400, left=46, right=14, class_="narrow")
+    text = "smollm2-135m vote 3x16 25.0 %"
+    label = str(place_label((250.0, 200.0), text, "name", [], size))
+    x = float(re.search(r'x="([\d.]+)"', label)[1])
+    width = len(text) * CHARACTER_WIDTH
+    left = x - width if 'text-anchor="end"' in label else x
+    assert left >= 0
+    assert left + width <= size.width
+
+
+def test_a_group_of_one_question_is_in_the_singular(page: str) -> None:
+    run = synthetic.config(per_subject=1)
+    run = replace(run, drawn={"anatomy": 1, "virology": 1})
+    rows = [row for row in synthetic.samples(run) if row.subject in run.drawn]
+    texts = page_of(run, rows)
+    assert "1 question</span>" in texts
+    assert not re.search(r"\b1 questions", texts)
+
+
+def test_names_of_arms_are_never_cut_in_the_rows_of_the_page(page: str) -> None:
+    for selector in (".stack-name", ".row-name"):
+        rule = re.search(re.escape(selector) + r"[^{}]*\{([^}]*)\}", page)[1]
+        assert "ellipsis" not in rule

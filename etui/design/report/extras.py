@@ -38,11 +38,17 @@ def read_extras(folder: Path, layout: Layout) -> Table | None:
         return None
     arms = _get(document, "arms")
     rows = []
+    estimated = False
     for strategy in layout.strategies:
         arm = _get(arms, strategy.arm)
-        cells = [_format_percentiles(_get(arm, "percentiles"), name) for name, _ in _FIGURES]
+        kind = _get(arm, "energy").get("kind")
+        estimated = estimated or kind == units.ESTIMATE
+        percentiles = _get(arm, "percentiles")
+        cells = [_format_percentiles(percentiles, name, kind) for name, _ in _FIGURES]
         rows.append((strategy.label, *cells, _format_courses(arm)))
-    header = ("arm", *(f"{text}, p50 / p90 / p95" for _, text in _FIGURES), "steady")
+    mark = f" ({units.ESTIMATE})" if estimated else ""
+    names = [text if name.endswith("seconds") else text + mark for name, text in _FIGURES]
+    header = ("arm", *(f"{name}, p50 / p90 / p95" for name in names), "steady")
     kept = [0, *(at for at in range(1, len(header)) if any(row[at] != DASH for row in rows))]
     if len(kept) < 2:
         return None
@@ -56,12 +62,16 @@ def _get(value: object, key: str) -> Mapping[str, Any]:
     return found if isinstance(found, Mapping) else {}
 
 
-def _format_percentiles(percentiles: Mapping[str, Any], name: str) -> str:
+def _format_percentiles(percentiles: Mapping[str, Any], name: str, kind: object) -> str:
     values = [_get(percentiles, name).get(key) for key in _PERCENTILES]
     if not all(isinstance(value, int | float) for value in values):
         return DASH
-    format_one = units.seconds_text if name.endswith("seconds") else units.energy_text
-    return " / ".join(format_one(float(value)) for value in values if value is not None)
+    numbers = [float(value) for value in values if value is not None]
+    if name.endswith("seconds"):
+        return " / ".join(units.seconds_text(value) for value in numbers)
+    shown = units.ESTIMATE if kind == units.ESTIMATE else None
+    texts = [units.energy_text(value, None, shown) for value in numbers]
+    return " / ".join(text.removesuffix(f" ({units.ESTIMATE})") for text in texts)
 
 
 def _format_courses(arm: Mapping[str, Any]) -> str:

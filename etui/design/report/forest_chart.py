@@ -44,8 +44,13 @@ def draw_forest(forest: Forest, size: Size, *, with_text: bool = False) -> Marku
         figures = [row.figures[at] for row in forest.rows]
         axes.append(_choose_axis(panel, [one for one in figures if one], start, start + width))
     parts: list[Markup] = []
+    spans = []
+    at_y = size.top
+    for _, rows in forest.groups:
+        at_y += _HEADING + _ROW * len(rows)
+        spans.append((at_y - _ROW * len(rows), at_y))
     for panel, axis in zip(forest.panels, axes, strict=True):
-        parts += _draw_axis(panel, axis, size.top + 8, height)
+        parts += _draw_axis(panel, axis, spans, height)
     at_y = size.top
     for heading, rows in forest.groups:
         parts.append(svg.label(2, at_y + 21, heading, "row-heading"))
@@ -70,18 +75,21 @@ def _choose_axis(panel: ForestPanel, figures: Sequence[Whisker], start: float, e
     return Axis(low - room, high + room, start, end)
 
 
-def _draw_axis(panel: ForestPanel, axis: Axis, top: float, bottom: float) -> list[Markup]:
+def _draw_axis(
+    panel: ForestPanel, axis: Axis, spans: Sequence[tuple[float, float]], bottom: float
+) -> list[Markup]:
+    """Draw the lines of an axis, except across headings, which may be wider than the margin."""
     parts = []
     placed: list[float] = []
     for value in axis.ticks(max(3, round((axis.end - axis.start) / 44))):
         at = axis.at(value)
-        parts.append(svg.line(at, top, at, bottom, "grid"))
+        parts += [svg.line(at, start, at, end, "grid") for start, end in spans]
         if all(abs(at - other) >= 27 for other in placed):
             placed.append(at)
             parts.append(svg.label(at, bottom + 16, f"{value:,g}", "tick", "middle"))
     if panel.neutral is not None:
         at = axis.at(panel.neutral)
-        parts.append(svg.line(at, top, at, bottom, "zero"))
+        parts += [svg.line(at, start, at, end, "zero") for start, end in spans]
     middle = (axis.start + axis.end) / 2
     return [*parts, svg.label(middle, bottom + 36, panel.title, "title", "middle")]
 

@@ -15,6 +15,9 @@ from etui.design.analysis.router_verdict import ROUTER_NAMES
 from etui.design.analysis.statement import each_text, percent_change_text, points_text
 from etui.stats.tests import Interval
 
+_ROUNDING = 1e-9
+"""Share of a mean below which its interval is rounding: an arm that always uses up its budget."""
+
 
 @dataclass(frozen=True, slots=True)
 class Table:
@@ -83,9 +86,11 @@ def _seconds_text(figure: Interval) -> str:
 
 
 def _half(figure: Interval) -> float | None:
+    """Return the larger half of an interval; 0 where it is only the rounding of equal values."""
     if figure.low is None or figure.high is None:
         return None
-    return max(figure.value - figure.low, figure.high - figure.value)
+    half = max(figure.value - figure.low, figure.high - figure.value)
+    return half if half > _ROUNDING * abs(figure.value) else 0.0
 
 
 def tabulate_multiples(part: PartAnalysis, against: Against) -> Table | None:

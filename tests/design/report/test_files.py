@@ -16,7 +16,11 @@ from click.testing import CliRunner
 from etui.bench.store.run_config import BenchDesign
 from etui.cli.bench_report import report as command
 from etui.design.report.files import write_design_report
+from etui.design.report.forest_chart import WIDE, draw_forest
+from etui.design.report.marks import Forest, ForestPanel, ForestRow, Whisker
+from etui.design.report.tables import _mean_text
 from etui.errors import EtuiError, InvalidFile, UsageError
+from etui.stats.tests import Interval
 from tests.design import synthetic
 from tests.design.synthetic import Truth
 
@@ -292,6 +296,42 @@ def test_percentiles_and_steadiness_are_shown_where_the_summary_has_them(tmp_pat
     assert "9.50 J / 14.0 J / 15.5 J" in text
     assert "| yes |" in text
     assert "<h2>Spread and steadiness</h2>" in read(folder, "report.html")
+
+
+def test_percentiles_of_estimates_are_marked_as_estimates(tmp_path: Path) -> None:
+    run = synthetic.config(FEW, 1)
+    part = {"p50": 9.5, "p90": 14.0, "p95": 15.5}
+    arm = {
+        "percentiles": {"joules_per_question": part, "ttft_seconds": part},
+        "energy": {"kind": "estimate"},
+    }
+    summary = {"arms": dict.fromkeys(FEW, arm)}
+    folder = synthetic.write(tmp_path / "run", run, synthetic.samples(run, FEW), None, summary)
+    write_design_report(folder, folder, figures=False)
+    text = read(folder, "report.md")
+    assert "~9.5 J / ~14 J / ~16 J" in text
+    assert "| J/question (estimate), p50 / p90 / p95 | first token, p50 / p90 / p95 |" in text
+
+
+def test_the_rounding_of_equal_values_is_no_interval() -> None:
+    text = _mean_text(Interval(8.0, 8.0 - 1.8e-15, 8.0 + 1.8e-15, "bootstrap"))
+    assert text == "8.00"
+    assert _mean_text(Interval(8.0, 7.9, 8.1, "bootstrap")) == "8.0 ± 0.1"
+
+
+def test_lines_of_a_forest_do_not_cross_its_headings() -> None:
+    whisker = Whisker(1.4, 1.2, 1.6, "1.4x", True)
+    row = ForestRow("CoT 8", 0, "cot", (whisker,))
+    groups = (("small against small direct", (row, row)), ("large against large direct", (row,)))
+    drawing = str(draw_forest(Forest((ForestPanel("times", "log", 1.0),), groups), WIDE))
+    headings = [float(y) for y in re.findall(r'y="([\d.]+)"[^>]*class="row-heading"', drawing)]
+    lines = re.findall(
+        r'<line[^>]*y1="([\d.]+)"[^>]*y2="([\d.]+)"[^>]*class="(?:zero|grid)"', drawing
+    )
+    assert len(headings) == 2
+    assert lines
+    for low, high in lines:
+        assert not any(float(low) < heading < float(high) for heading in headings)
 
 
 @pytest.mark.parametrize("summary", [{}, {"arms": None}, {"arms": {"small-direct": 3}}, [], "x"])

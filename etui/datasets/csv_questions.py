@@ -13,14 +13,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from etui.datasets.file_text import MOST_PROBLEMS, decode_text
+from etui.datasets.question_record import BadRecord, parse_number
 from etui.datasets.questions import ALL_LETTERS, Question
 from etui.errors import InvalidFile, Problem
 from etui.units import count_text
 
 _MOST_OPTIONS = len(ALL_LETTERS)
+_NUMBER_COLUMNS = frozenset({"question", "answer", "subject", "id"})
+"""All that the header of questions without options may name."""
+
 _FIX = (
     "a row is question, 2 to 10 options (A, B, C, D, ...) and the letter of the answer; put a "
-    "field with a comma or a line break in double quotes"
+    "field with a comma or a line break in double quotes; questions whose answer is a number need "
+    "the header question,answer"
 )
 
 
@@ -30,7 +35,8 @@ class Columns:
 
     Attributes:
         text, answer: Index of the question and of the answer.
-        options: Indices of the options, in the order of their letters.
+        options: Indices of the options, in the order of their letters; empty if the answer of
+            every question is a number.
         subject, identifier: Index of the subject and of the id; None without such a column.
         least, most: Number of fields that a row may have.
         named: Whether a header names the columns; a row may then leave its last options empty.
@@ -57,8 +63,9 @@ def read_csv_questions(raw: bytes, file: str, subject: str) -> list[Question]:
 
     A first line that names the columns (``question``, the letters from ``A``, ``answer``) is a
     header. It may use any order and add ``subject`` and ``id``; a row with fewer options leaves the
-    last ones empty. Without a header, all rows have as many options as the first one, and one more
-    column is the subject; six columns are four options, and seven are four options and a subject.
+    last ones empty. With ``question`` and ``answer`` but no letters, the answers are numbers.
+    Without a header, all rows have as many options as the first one, and one more column is the
+    subject; six columns are four options, and seven are four options and a subject.
 
     Args:
         raw: Content of the file.
@@ -112,7 +119,9 @@ def _find_header(fields: Sequence[str], line: int) -> Columns | None:
     gap = next((chr(ord("a") + at) for at, name in enumerate(letters) if name != chr(97 + at)), "")
     if gap:
         raise _BadRow(f"the header names option {letters[-1].upper()} but not {gap.upper()}")
-    _check_options(len(letters), "the header names ")
+    # Options under other names would make their index look like a number.
+    if letters or not set(names) <= _NUMBER_COLUMNS:
+        _check_options(len(letters), "the header names ")
     optional = {name: names.index(name) for name in ("subject", "id") if name in names}
     needed = [names.index(name) for name in ("question", *letters, "answer")]
     return Columns(
@@ -172,15 +181,20 @@ def _parse_row(fields: Sequence[str], columns: Columns, subject: str, row: int) 
         expected = ", ".join(("question", *ALL_LETTERS[: len(columns.options)], "answer"))
         where = f" as in line {columns.line}" if row else ""
         raise _BadRow(f"has {len(fields)} columns, expected {expected}{where}")
+    if not fields[columns.text]:
+        raise _BadRow("question is empty")
     choices = [fields[at] for at in columns.options]
     while columns.named and len(choices) > 2 and not choices[-1]:
         choices.pop()
-    answer = fields[columns.answer].strip()
+    answer, solution = fields[columns.answer].strip(), ""
     letters = ALL_LETTERS[: len(choices)]
-    if answer not in letters:
+    if not letters:
+        try:
+            answer, solution = parse_number({"answer": answer})
+        except BadRecord as bad:
+            raise _BadRow(str(bad)) from bad
+    elif answer not in letters:
         raise _BadRow(f"the answer {_show(answer)} is not one of {', '.join(letters)}")
-    if not fields[columns.text]:
-        raise _BadRow("question is empty")
     if "" in choices:
         raise _BadRow(f"{ALL_LETTERS[choices.index('')]} is empty")
     return Question(
@@ -189,6 +203,7 @@ def _parse_row(fields: Sequence[str], columns: Columns, subject: str, row: int) 
         text=fields[columns.text],
         choices=tuple(choices),
         answer=answer,
+        solution=solution,
         id=_get(fields, columns.identifier).strip() or None,
     )
 

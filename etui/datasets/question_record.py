@@ -51,7 +51,7 @@ def parse_record(record: Mapping[str, object], subject: str, row: int) -> Questi
         raise BadRecord("question is empty")
     choices, labels = options or ((), None)
     if options is None:
-        answer, solution = _parse_number(record)
+        answer, solution = parse_number(record)
     else:
         if not 2 <= len(choices) <= _MOST_OPTIONS:
             count = count_text(len(choices), "option")
@@ -176,8 +176,15 @@ def _letter_of(answer: object, letters: Sequence[str]) -> str:
     return answer.strip()
 
 
-def _parse_number(record: Mapping[str, object]) -> tuple[str, str]:
-    """Parse the right number and the solution before it."""
+def parse_number(record: Mapping[str, object]) -> tuple[str, str]:
+    """Parse the right number, without commas, and the worked solution before it.
+
+    Args:
+        record: Fields of a question without options; ``answer`` is a number or ends in ``#### 72``.
+
+    Raises:
+        BadRecord: The answer is missing, too long or not a number.
+    """
     answer = record.get("answer")
     if answer is None:
         raise BadRecord("has neither options nor an answer")

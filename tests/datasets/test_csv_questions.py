@@ -74,7 +74,10 @@ def test_a_seventh_column_is_the_subject():
         (b"Which?,1,2,3,4,5,6,7,8,9,10,K\n", "has 12 columns, and neither of the last two"),
         (b"Which?,1,2,3,C\nWho?,1,2,3,4,C\n", "maths.csv:2:1: the answer '4' is not one of A, B"),
         (b"question,A,answer\nWhich?,1,A\n", "maths.csv:1:1: the header names 1 option"),
-        (b"question,answer\nWhich?,7\n", "the header names 0 options"),
+        (b"question,option1,option2,answer\nWhich?,x,y,1\n", "the header names 0 options"),
+        (b"question,answer\nWhich?,A\n", "maths.csv:2:1: has no options, and its answer is not"),
+        (b"question,answer\nWhich?,\n", "maths.csv:2:1: has no options, and its answer is not"),
+        (b"question,answer\n,7\n", "maths.csv:2:1: question is empty"),
         (b"question,A,B,D,answer\n", "the header names option D but not C"),
         (b"question,A,B,B,answer\n", "the header names b twice"),
         (b"question,A,B,C,D,E,F,G,H,I,J,K,answer\n", "the header names 11 options"),
@@ -146,3 +149,14 @@ def test_any_bytes_are_questions_or_a_problem(raw):
     except InvalidFile:
         return
     assert all(2 <= len(one.choices) <= 10 and one.answer in one.letters for one in found)
+
+
+def test_a_header_without_options_is_of_numbers():
+    found = read(
+        b'id,question,answer,subject\nq1,How many?,"1,080",sums\nq2,"And, now?","Six.\n#### 6",\n'
+    )
+    assert [(one.text, one.choices, one.answer, one.solution) for one in found] == [
+        ("How many?", (), "1080", ""),
+        ("And, now?", (), "6", "Six."),
+    ]
+    assert [(one.subject, one.id) for one in found] == [("sums", "q1"), ("maths", "q2")]

@@ -30,7 +30,10 @@ def format_price(price: PlanPrice, within: tuple[float, int | None] | None) -> l
     lines = [f"{name}{count_text(left.questions, 'question')} of {price.suite}, "
              f"{count_text(len(left.arms), 'arm')}; tokens per question"]  # fmt: skip
     lines += format_table([_build_row(arm) for arm in left.arms], header=_HEADER, align="<>>>>>>><")
-    lines += _format_total("in all", left)
+    if left.questions:
+        lines += _format_total("in all", left)
+    else:
+        lines.append("in all: every arm has answered every question")
     if left.curve_seconds:
         lines.append(
             f"with operating curves: {seconds_text(left.total_seconds)}, of which the curves take "
@@ -89,13 +92,19 @@ def _format_total(what: str, price: DesignPrice) -> Iterator[str]:
             f"{seconds_text(price.most_seconds)} with all budgets used up"
         )
     tokens = price.tokens
-    counted = "" if tokens is None else f"{significant(tokens / 1e6, 3)} million tokens, "
+    counted = "" if tokens is None else f"{_count_tokens(tokens)}, "
     cost = f"{_joules(price.joules, price.kind)} in {_seconds(price.seconds)}"
     yield f"{what}: {counted}{cost}{most}"
     if price.joules is not None and price.joules.uncertainty is not None:
         half = energy_text(price.joules.uncertainty, None, price.kind)
         own = energy_text(price.joules.scatter, None, price.kind)
         yield f"  the joules are known to ± {half}, of which ± {own} by the spread of the answers"
+
+
+def _count_tokens(tokens: float) -> str:
+    if tokens < 1e5:
+        return f"{tokens:,.0f} tokens"
+    return f"{significant(tokens / 1e6, 3)} million tokens"
 
 
 def _format_within(seconds: float, questions: int | None, price: DesignPrice) -> str:

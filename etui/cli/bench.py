@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from etui.cli.bench_options import (
+    SECTIONS,
     arm_options,
     cluster_options,
     format_option,
@@ -65,6 +66,20 @@ class BenchGroup(click.Group):
         command = getattr(importlib.import_module(f"etui.cli.bench_{cmd_name}"), cmd_name)
         assert isinstance(command, click.Command)
         return command
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the options in sections, then the subcommands."""
+        rows: dict[str, list[tuple[str, str]]] = {}
+        section = "Options"
+        for param in self.get_params(ctx):
+            section = SECTIONS.get(param.name or "", section)
+            record = param.get_help_record(ctx)
+            if record is not None:
+                rows.setdefault(section, []).append(record)
+        for title, records in rows.items():
+            with formatter.section(title):
+                formatter.write_dl(records)
+        self.format_commands(ctx, formatter)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the list of subcommands, without importing them."""

@@ -19,6 +19,16 @@ Command = Callable[..., Any]
 Option = Callable[[Command], Command]
 
 
+SECTIONS = {
+    "design": "Questions",
+    "models": "Arms",
+    "prefix_reuse": "Run",
+    "cluster": "Many machines",
+    "as_json": "Output",
+}
+"""First parameter of each section of the help -> title of the section."""
+
+
 def _parse_limit(ctx: click.Context, param: click.Parameter, value: str | None) -> int | None:
     """Parse a number of questions or ``all``; None for all."""
     if value in (None, "all"):

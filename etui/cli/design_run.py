@@ -30,6 +30,9 @@ _ALLOWED = frozenset(
 )  # fmt: skip
 """Options that a design leaves open."""
 
+_UNSTATED = frozenset({"precision", "precision_of", "difficulty", "prefix_reuse"})
+"""Options that no key of a design replaces."""
+
 
 def build_design_request(ctx: click.Context, options: dict[str, Any]) -> DesignRequest:
     """Build the request of a design from the options.
@@ -42,8 +45,14 @@ def build_design_request(ctx: click.Context, options: dict[str, Any]) -> DesignR
     given = list_given(ctx)
     for name in given:
         if name not in _ALLOWED:
+            flag = format_option(ctx, name)
+            if name in _UNSTATED:
+                raise UsageError(
+                    f"{flag} cannot be used with --design",
+                    "remove it, or set --limit, --max-hours or --max-joules",
+                )
             raise UsageError(
-                f"{format_option(ctx, name)} cannot be used with --design, which states it",
+                f"{flag} cannot be used with --design, which states it",
                 f"copy the design, change it and pass the file: etui bench designs show "
                 f"{options['design']} > mine.yaml",
             )

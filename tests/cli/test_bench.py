@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import sqlite3
 import subprocess
@@ -11,6 +12,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from etui.bench.store.run_folder import read_run
 
@@ -286,3 +288,13 @@ def test_the_help_states_the_half_widths(etui_home):
     done = run(etui_home, "--help")
     assert "±4.1" in done.stdout
     assert "compare" in done.stdout
+
+
+def test_every_option_is_in_a_section_of_the_help():
+    from etui.cli.bench import bench
+    from etui.cli.bench_options import SECTIONS
+
+    assert set(SECTIONS) <= {param.name for param in bench.params}
+    text = CliRunner().invoke(bench, ["--help"]).output
+    titles = [line[:-1] for line in text.splitlines() if re.fullmatch(r"[A-Z][a-z ]+:", line)]
+    assert titles == [*SECTIONS.values(), "Commands"]

@@ -167,6 +167,7 @@ def test_designs_are_listed_and_shown(etui, etui_home, models, tmp_path):
         (("--suite", "mmlu"), "--suite cannot be used with --design", "etui bench designs show"),
         (("-r", "cot"), "--reasoning cannot be used with --design", "designs show"),
         (("--think-tokens", "9"), "--think-tokens cannot be used with --design", "designs show"),
+        (("--precision", "9"), "--precision cannot be used with --design\n", "--limit"),
         (("-m", "smollm2-135m"), "names no role of the design", "--model ROLE=NAME"),
         (("-m", "big=smollm2-135m"), "no role 'big'", "its roles are small"),
         (("-m", "small=smollm"), "unknown model 'smollm'", "etui models list"),

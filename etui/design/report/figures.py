@@ -96,6 +96,7 @@ def _draw_forest(forest: Forest, *, beside: bool) -> Any:
         panel = forest.panels[at_panel]
         shown = (groups[column],) if beside else groups
         labels: list[tuple[int, str, bool]] = []
+        drawn: list[tuple[Any, int]] = []
         y = 0
         for heading, inside in shown:
             if not beside:
@@ -104,6 +105,7 @@ def _draw_forest(forest: Forest, *, beside: bool) -> Any:
             for row in inside:
                 labels.append((y, row.label, False))
                 _draw_whisker(axes[column], row, at_panel, y)
+                drawn.append((row, y))
                 y += 1
         if column == 0:
             axes[0].set_yticks([at for at, _, _ in labels], [text for _, text, _ in labels])
@@ -112,6 +114,7 @@ def _draw_forest(forest: Forest, *, beside: bool) -> Any:
             text.set(fontsize=size, fontweight="bold" if bold else "normal")
         if panel.scale == "log":
             set_log(axes[column].xaxis)
+        _draw_open_ends(axes[column], drawn, at_panel)
         if panel.neutral is not None:
             axes[column].axvline(panel.neutral, color="0.25", linewidth=0.8, zorder=0)
         axes[column].grid(axis="x", color="0.9", linewidth=0.6)
@@ -138,6 +141,29 @@ def _draw_whisker(axes: Any, row: Any, panel: int, y: int) -> None:
         [figure.value], [y], marker=MARKERS[row.shape], color=colour, markersize=4,
         markerfacecolor="white" if figure.claimed is False else colour, linestyle="",
     )  # fmt: skip
+
+
+def _draw_open_ends(axes: Any, drawn: Sequence[tuple[Any, int]], panel: int) -> None:
+    """Continue the intervals whose upper end is unknown to the edge of the axes, with an arrow.
+
+    An interval that ended at its value would claim that the value is the most it can be.
+    """
+    from matplotlib.transforms import blended_transform_factory
+
+    found = [(row, y, row.figures[panel]) for row, y in drawn]
+    ends = [(row, y, one) for row, y, one in found if one is not None and one.high is None]
+    if not ends:
+        return
+    low, high = axes.get_xlim()
+    room = 1.25 if axes.get_xscale() == "log" else 1.0
+    axes.set_xlim(low, high * room)
+    at_edge = blended_transform_factory(axes.transAxes, axes.transData)
+    for row, y, one in ends:
+        colour = COLOURS[row.colour]
+        axes.plot([one.value, high * room], [y, y], color=colour, linewidth=0.9, alpha=0.6,
+                  scalex=False, zorder=1)  # fmt: skip
+        axes.plot(1, y, ">", color=colour, transform=at_edge, clip_on=False, markersize=3,
+                  scalex=False)  # fmt: skip
 
 
 def _draw_curves(panels: Sequence[CurvePanel], colours: Sequence[str]) -> Any:

@@ -15,6 +15,7 @@ from click.testing import CliRunner
 
 from etui.bench.store.run_config import BenchDesign
 from etui.cli.bench_report import report as command
+from etui.design.report.figures import _draw_forest as _draw_figure
 from etui.design.report.files import write_design_report
 from etui.design.report.forest_chart import WIDE, draw_forest
 from etui.design.report.marks import Forest, ForestPanel, ForestRow, Whisker
@@ -332,6 +333,19 @@ def test_lines_of_a_forest_do_not_cross_its_headings() -> None:
     assert lines
     for low, high in lines:
         assert not any(float(low) < heading < float(high) for heading in headings)
+
+
+def test_an_unknown_upper_end_goes_on_to_the_edge_of_a_figure() -> None:
+    rows = (
+        ForestRow("direct", 0, "direct", (Whisker(90.0, 30.0, None, "~90 J", None),)),
+        ForestRow("CoT 8", 0, "cot", (Whisker(400.0, 80.0, 500.0, "~400 J", None),)),
+    )
+    panel = ForestPanel("joules per right answer", "log", None)
+    axes = _draw_figure(Forest((panel,), (("small", rows),)), beside=False).axes[0]
+    edge = axes.get_xlim()[1]
+    ends = [line.get_xdata()[-1] for line in axes.lines if list(line.get_ydata()) == [1, 1]]
+    assert max(ends) == edge
+    assert [line.get_marker() for line in axes.lines].count(">") == 1
 
 
 @pytest.mark.parametrize("summary", [{}, {"arms": None}, {"arms": {"small-direct": 3}}, [], "x"])

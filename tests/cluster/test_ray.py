@@ -106,10 +106,10 @@ def test_a_killed_worker_loses_and_doubles_nothing(run, tmp_path, capsys):
     killed = []
 
     def kill(count):
-        if count >= 20 and not killed:
-            worker = find_workers()[0]
-            killed.append(worker.pid)
-            worker.send_signal(signal.SIGKILL)
+        # More than once: one that has just ended its piece of five loses nothing.
+        if len(killed) < 3 and count >= 12 + 15 * len(killed) and (workers := find_workers()):
+            killed.append(workers[0].pid)
+            workers[0].send_signal(signal.SIGKILL)
 
     audience, found = run(tmp_path / "killed", kill)
     assert killed
@@ -119,7 +119,8 @@ def test_a_killed_worker_loses_and_doubles_nothing(run, tmp_path, capsys):
     assert [arm.accuracy for arm in found.run.summary.arms.values()] == [
         arm.accuracy for arm in whole.run.summary.arms.values()
     ]
-    assert (found.losses.lost_tries, found.losses.wasted_joules) == (1, None)
+    assert 1 <= found.losses.lost_tries <= len(killed)
+    assert found.losses.wasted_joules is None
     assert found.losses.estimated_joules > 0
     assert {sample.machine for sample in found.run.samples} == {
         machine.key for machine in found.run.config.machines
@@ -134,8 +135,10 @@ def test_a_stopped_run_resumes(run, tmp_path):
     assert found.run.ending == "stopped"
     done = len(keys(tmp_path / "run"))
     assert 5 <= done < 30
-    assert found.losses.reported_tries == 2  # both nodes measured the question that was discarded
-    assert found.losses.reported_joules > 0
+    # Both nodes measure the question that they discard, but for one that has just ended its piece.
+    assert found.losses.reported_tries <= 2
+    assert (found.losses.reported_joules > 0) == (found.losses.reported_tries > 0)
+    assert found.losses.wasted_joules is not None
     _, again = run(tmp_path / "run", resume=True)
     assert again.run.ending == "complete"
     assert len(keys(tmp_path / "run")) == len(set(keys(tmp_path / "run"))) == 60

@@ -380,7 +380,7 @@ def test_nothing_is_applied_of_a_sweep_that_is_not_complete(
         (("--revert", "tiny", "--force"), "--force cannot be used with --revert", "remove"),
         (("--revert", "tyni"), "no model is called 'tyni'", "tiny"),
         (("--show", "last"), "there is no sweep 'last'", "and there are none"),
-        (("tiny", "--suite", "smaple"), "did you mean 'sample'?", "mmlu, sample"),
+        (("tiny", "--suite", "smaple"), "did you mean 'sample'?", "use mmlu, arc-challenge"),
         (("--show", "~no-such-user/x"), "begins with ~ and the name of no user", "in full"),
         (("tiny", "--workload", "~no-such-user/x"), "begins with ~ and", "in full"),
         (("--list", "tiny"), "MODEL cannot be used with --list", "remove"),

@@ -17,6 +17,8 @@ _GRACE_SECONDS = 20.0
 
 def main() -> None:
     """Run ``etui`` with the words of the command line."""
+    # A node that a shell started in the background ignores Ctrl-C, and so would its command.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     threading.Thread(target=_end_with_node, args=(sys.stdin.fileno(),), daemon=True).start()
     sys.argv[0] = "etui"
     runpy.run_module("etui", run_name="__main__", alter_sys=True)

@@ -8,6 +8,7 @@ are stored at the next opportunity; a callback reports each failure at once, and
 from __future__ import annotations
 
 import atexit
+import concurrent.futures.thread  # noqa: F401 - see below
 import sqlite3
 import threading
 from collections.abc import Callable, Iterable, Sequence
@@ -56,6 +57,10 @@ class _Mark:
 
 class TurnWriter:
     """Saves records; each ``save_`` method returns once its record is queued.
+
+    The thread imports what opens the database, which may go on after the end of the main thread.
+    ``concurrent.futures.thread`` cannot be imported then, and pandas, which sqlite-utils imports
+    where it is installed, needs it: so it is imported above.
 
     The thread opens the database, so creating a writer is cheap; :meth:`ready` waits for it, so
     that a log that cannot be written is reported before an answer costs energy.

@@ -106,10 +106,11 @@ def test_a_killed_worker_loses_and_doubles_nothing(run, tmp_path, capsys):
     killed = []
 
     def kill(count):
-        # More than once: one that has just ended its piece of five loses nothing.
-        if len(killed) < 3 and count >= 12 + 15 * len(killed) and (workers := find_workers()):
-            killed.append(workers[0].pid)
-            workers[0].send_signal(signal.SIGKILL)
+        # More than once, in turns: one that has just ended its piece of five loses nothing.
+        if len(killed) < 4 and count >= 8 + 12 * len(killed) and (workers := find_workers()):
+            worker = workers[len(killed) % len(workers)]
+            killed.append(worker.pid)
+            worker.send_signal(signal.SIGKILL)
 
     audience, found = run(tmp_path / "killed", kill)
     assert killed

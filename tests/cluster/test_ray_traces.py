@@ -62,6 +62,15 @@ def test_the_folder_of_ray_is_private_and_removed(tmp_path, monkeypatch):
     assert list(place.iterdir()) == []
 
 
+@pytest.fixture
+def interruptible():
+    """Let Ctrl-C raise, also where the tests run in the background of a shell."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_ctrl_c_waits_until_ray_has_started_and_a_second_does_not():
     seen = []
     before = signal.getsignal(signal.SIGTERM)

@@ -312,11 +312,11 @@ def test_a_replay_has_no_places() -> None:
 
 
 def test_a_bench_run_has_no_places() -> None:
-    from etui.bench.run.plan import _compile_policy
+    from etui.bench.run.plan_arms import compile_policy
     from etui.bench.store.run_config import BenchPolicy
     from etui.models.catalogue import Catalogue
 
-    policy = _compile_policy(BenchPolicy("p", BASE + CHEAPEST), Catalogue(MODELS))
+    policy = compile_policy(BenchPolicy("p", BASE + CHEAPEST), Catalogue(MODELS))
     assert policy.arms["deep"].models == ("big",)
 
 

@@ -6,6 +6,7 @@ import json
 import math
 import random
 from collections.abc import Iterator, Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,8 @@ WORDS = ("iron", "the Sun", "cell walls", "9.8 m/s", "a colder", "None", "éther
 @pytest.fixture(scope="module", autouse=True)
 def offline(tmp_path_factory) -> Iterator[None]:
     """Let the data sets' library fail instead of using the network or the user's folder."""
+    # Before the patch: the hub's library reads it once, for all tests of this process.
+    import_module("huggingface_hub.constants")
     patch = pytest.MonkeyPatch()
     patch.setenv("HF_DATASETS_OFFLINE", "1")
     patch.setenv("HF_HUB_OFFLINE", "1")

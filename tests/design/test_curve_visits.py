@@ -195,7 +195,10 @@ def test_the_model_that_is_furthest_behind_is_next(done):
     assert done.get(model, 0) == min(done.get(other, 0) for other in orders)
 
 
-@given(st.floats(0, 1e6), st.floats(0, 1e6))
+MILLISECONDS = st.integers(0, 10**9).map(lambda count: count / 1000)
+
+
+@given(MILLISECONDS, MILLISECONDS)
 def test_visits_are_due_below_their_share(answers, spent):
     share = spent / (answers + spent) if answers + spent else math.inf
     if abs(share - SHARE) > 1e-9:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from etui.bench.prompts.suite_formats import list_examples
 from etui.bench.store.parts import BenchPart
 from etui.design.curve_visits import SHARE, build_curve_visits
 from etui.design.dry_run import PlanPrice, price_plan
@@ -75,5 +76,7 @@ def _widen(plan: RunPlan) -> RunPlan | None:
     if plan.part is None and plan.questions == sum(suite.sizes.values()):
         return None
     drawn = {subject: tuple(questions) for subject, questions in suite.questions.items()}
-    examples = {subject: tuple(suite.examples.get(subject, ()))[: plan.shots] for subject in drawn}
+    examples = {
+        subject: list_examples(plan.format, suite, subject)[: plan.shots] for subject in drawn
+    }
     return replace(plan, drawn=drawn, examples=examples, part=None)

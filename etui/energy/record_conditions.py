@@ -232,6 +232,16 @@ class RecordFloor:
     joules: float | None
 
 
+def describe_framework(versions: Mapping[str, object]) -> Framework:
+    """Describe the programs by their versions; one without a version is None.
+
+    Args:
+        versions: Program -> version; other keys are ignored.
+    """
+    found = {name: versions.get(name) for name in Framework.__dataclass_fields__}
+    return Framework(**{n: None if value is None else str(value) for n, value in found.items()})
+
+
 def describe_single(value: float) -> Distribution:
     """Describe a figure of one answer, or one that all answers have."""
     return Distribution(1, float(value), float(value), float(value), float(value))

@@ -19,7 +19,6 @@ from etui.energy.energy_record import (
 from etui.energy.record_conditions import (
     NO_SWEEP,
     BatchSizes,
-    Framework,
     Hardware,
     Method,
     Precision,
@@ -29,6 +28,7 @@ from etui.energy.record_conditions import (
     Utilisation,
     build_sensor_floor,
     build_uncertainty,
+    describe_framework,
     describe_single,
 )
 from etui.turn.record import Attribution, HopRecord, TurnRecord
@@ -76,12 +76,7 @@ def build_energy_record(turn: TurnRecord, weights: Mapping[str, str] = NO_WEIGHT
             shared_share=None if energy.joules is None else float(energy.shared),
             attribution=attribution.method,
         ),
-        framework=Framework(
-            etui=settings.get("etui"),
-            llama_cpp_python=settings.get("llama_cpp_python"),
-            llama_cpp=None,
-            python=settings.get("python"),
-        ),
+        framework=describe_framework(settings),
         pue=pue,
         method=Method(
             kind=energy.kind,

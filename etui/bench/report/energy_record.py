@@ -26,7 +26,6 @@ from etui.energy.energy_record import (
 from etui.energy.record_conditions import (
     NO_SWEEP,
     BatchSizes,
-    Framework,
     Hardware,
     Method,
     Precision,
@@ -36,6 +35,7 @@ from etui.energy.record_conditions import (
     Utilisation,
     build_sensor_floor,
     build_uncertainty,
+    describe_framework,
 )
 
 _COVERS = (
@@ -112,12 +112,7 @@ def _build_measurement(
         output_tokens=compute_distribution(one.tokens.output for one in samples),
         batch=_build_batch(name, config, models),
         utilisation=_build_utilisation(config, models, measured),
-        framework=Framework(
-            etui=_text(machine.versions.get("etui")),
-            llama_cpp_python=_text(machine.versions.get("llama_cpp_python")),
-            llama_cpp=_text(machine.versions.get("llama_cpp")),
-            python=_text(machine.versions.get("python")),
-        ),
+        framework=describe_framework(machine.versions),
         pue=pue,
         method=Method(
             kind=kind,
@@ -301,7 +296,3 @@ def _list_reasons(cost: Cost | None, measurement: Measurement) -> dict[str, str]
         "results.early_answers[].joules_per_output_token": "unmeasured, or nothing was generated",
         "results.early_answers[].joules_per_token": "unmeasured",
     }
-
-
-def _text(value: object) -> str | None:
-    return None if value is None else str(value)

@@ -18,7 +18,6 @@ from etui.energy.energy_record import (
 )
 from etui.energy.record_conditions import (
     BatchSizes,
-    Framework,
     Hardware,
     Method,
     Precision,
@@ -28,6 +27,7 @@ from etui.energy.record_conditions import (
     Source,
     Utilisation,
     build_uncertainty,
+    describe_framework,
     describe_single,
 )
 from etui.stats.tests import Interval
@@ -135,12 +135,7 @@ def _build_measurement(
             shared_share=sum(visit.shared for visit in visits) / len(visits),
             attribution="exclusive",
         ),
-        framework=Framework(
-            etui=seen.get("etui"),
-            llama_cpp_python=seen.get("llama_cpp_python"),
-            llama_cpp=None,
-            python=seen.get("python"),
-        ),
+        framework=describe_framework(seen),
         pue=pue,
         method=Method(
             kind=result.kind,

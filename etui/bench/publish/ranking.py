@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from etui.bench.publish.read import PublicArm, PublicRun
+from etui.bench.publish.public_run import PublicArm, PublicRun
 from etui.units import ESTIMATE
 
 Standing = Literal["measured", "estimate", "unranked"]

@@ -13,7 +13,8 @@ from etui.bench.analysis.precision import Precision, SystemPrecision
 from etui.bench.publish import folder as module
 from etui.bench.publish.folder import publish_run, read_sums
 from etui.bench.publish.private import PrivateData
-from etui.bench.publish.read import BrokenFolder, read_folder
+from etui.bench.publish.public_run import BrokenFolder
+from etui.bench.publish.read import read_folder
 from etui.bench.report import files as result_files_module
 from etui.bench.store.difficulty_table import parse_difficulty
 from etui.bench.store.run_config import BenchDesign, BenchPolicy, BenchPrecision

@@ -15,7 +15,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from etui.bench.publish import read as module
-from etui.bench.publish.read import BrokenFolder, read_folder, read_folders
+from etui.bench.publish.public_run import BrokenFolder
+from etui.bench.publish.read import read_folder, read_folders
 
 
 def seal(folder: Path) -> None:

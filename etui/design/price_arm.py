@@ -118,51 +118,29 @@ def price_arm(
         generates: Whether the format writes an answer.
     """
     most = count_most_output(arm, generates=generates)
-    measured = [answer for answer in evidence.answers if answer.joules is not None]
-    timed = evidence.answers
-    joules = seconds = None
-    source: Source = "none"
-    origin = "unknown: measure a few questions with --pilot"
-    outputs = _mean([float(tokens) for tokens in evidence.outputs])
-    if len(timed) >= LEAST_ANSWERS:
-        source = "answers"
-        origin = f"{len(timed)} answers of {evidence.origin}"
-        outputs = _mean([float(answer.output_tokens) for answer in timed])
-        # The log does not say which share of a subject's examples such an answer computed.
-        shift = _shift(timed, prompt_tokens) if generates else 0.0
-        seconds = extrapolate(
-            [answer.seconds for answer in timed], questions, shift * slopes.seconds_per_prompt_token
+    mean = (
+        _extrapolate_answers(evidence, questions, prompt_tokens, slopes, generates=generates)
+        or _predict_mean(arm, evidence, questions, prompt_tokens, most)
+        or _Mean(
+            "none",
+            "unknown: measure a few questions with --pilot",
+            _mean([float(tokens) for tokens in evidence.outputs]),
         )
-        if len(measured) == len(timed):
-            joules = extrapolate(
-                [answer.joules or 0.0 for answer in timed],
-                questions,
-                shift * slopes.joules_per_prompt_token,
-                _meter_share(timed),
-            )
-    elif evidence.curve is not None and prompt_tokens is not None:
-        counted = [0.0] if most == 0 else [float(tokens) for tokens in evidence.outputs]
-        if counted:
-            source = "curve"
-            outputs = _mean(counted)
-            origin = "operating curve of the model" + (
-                f" x {len(counted)} output lengths of the log" if most else ""
-            )
-            joules = predict_by_curve(arm, evidence.curve, prompt_tokens, counted, questions)
-            seconds = _predict_seconds(arm, evidence.curve, prompt_tokens, counted)
+    )
+    joules, seconds = mean.joules, mean.seconds
     most_joules, most_seconds = _bound(
-        arm, evidence, prompt_tokens, most, outputs, joules, seconds, slopes
+        arm, evidence, prompt_tokens, most, mean.output_tokens, joules, seconds, slopes
     )
     return ArmPrice(
         arm=arm.name,
         role=role,
         model=arm.model,
         questions=questions,
-        source=source,
-        origin=origin,
-        measured=len(timed) if source == "answers" else 0,
+        source=mean.source,
+        origin=mean.origin,
+        measured=len(evidence.answers) if mean.source == "answers" else 0,
         prompt_tokens=prompt_tokens,
-        output_tokens=outputs if most else 0.0,
+        output_tokens=mean.output_tokens if most else 0.0,
         most_output_tokens=most,
         joules=joules,
         seconds=seconds,
@@ -170,7 +148,68 @@ def price_arm(
         most_seconds=most_seconds,
         total_joules=None if joules is None else joules.times(questions),
         total_seconds=None if seconds is None else seconds.times(questions),
-        kind=None if joules is None else _find_kind(evidence, source),
+        kind=None if joules is None else _find_kind(evidence, mean.source),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Mean:
+    """Mean cost of an answer, and where it is from; None where it is unknown."""
+
+    source: Source
+    origin: str
+    output_tokens: float | None
+    joules: Amount | None = None
+    seconds: Amount | None = None
+
+
+def _extrapolate_answers(
+    evidence: ArmEvidence,
+    questions: int,
+    prompt_tokens: float | None,
+    slopes: Slopes,
+    *,
+    generates: bool,
+) -> _Mean | None:
+    """Extrapolate the arm's own answers; None with too few of them."""
+    timed = evidence.answers
+    if len(timed) < LEAST_ANSWERS:
+        return None
+    # The log does not say which share of a subject's examples such an answer computed.
+    shift = _shift(timed, prompt_tokens) if generates else 0.0
+    joules = None
+    if all(answer.joules is not None for answer in timed):
+        joules = extrapolate(
+            [answer.joules or 0.0 for answer in timed],
+            questions,
+            shift * slopes.joules_per_prompt_token,
+            _meter_share(timed),
+        )
+    return _Mean(
+        "answers",
+        f"{len(timed)} answers of {evidence.origin}",
+        _mean([float(answer.output_tokens) for answer in timed]),
+        joules,
+        extrapolate(
+            [answer.seconds for answer in timed], questions, shift * slopes.seconds_per_prompt_token
+        ),
+    )
+
+
+def _predict_mean(
+    arm: Arm, evidence: ArmEvidence, questions: int, prompt_tokens: float | None, most: int
+) -> _Mean | None:
+    """Predict by the operating curve; None without a curve or without known output lengths."""
+    counted = [0.0] if most == 0 else [float(tokens) for tokens in evidence.outputs]
+    if evidence.curve is None or prompt_tokens is None or not counted:
+        return None
+    lengths = f" x {len(counted)} output lengths of the log" if most else ""
+    return _Mean(
+        "curve",
+        f"operating curve of the model{lengths}",
+        _mean(counted),
+        predict_by_curve(arm, evidence.curve, prompt_tokens, counted, questions),
+        _predict_seconds(arm, evidence.curve, prompt_tokens, counted),
     )
 
 

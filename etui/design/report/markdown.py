@@ -25,6 +25,7 @@ from etui.design.report.wording import (
     PLANE_NOTE,
     ROUTER_NOTE,
     TABLE_NOTE,
+    answered_by_text,
 )
 from etui.text.tables import format_markdown_table, one_line
 
@@ -44,8 +45,8 @@ def render_markdown(
     parts = [
         f"# {_escape(title)}",
         f"**{_escape(main.verdict.headline)}.** "
-        f"{units.count_text(len(main.paired), 'question')} of {config.questions:,} answered by all "
-        f"{units.count_text(len(analysis.layout.strategies), 'arm')}; {config.suite}, "
+        f"{units.count_text(len(main.paired), 'question')} of {config.questions:,} "
+        f"{answered_by_text(len(analysis.layout.strategies))}; {config.suite}, "
         f"{config.split} split; run {_escape(config.run_id)}; etui {__version__}.",
     ]
     for number, part in enumerate(analysis.parts):

@@ -74,7 +74,7 @@ def render_page(analysis: DesignAnalysis, title: str, extras: Table | None) -> s
         questions=units.count_text(len(main.paired), "question"),
         planned=f"{config.questions:,}",
         suite=f"{config.suite}, {config.split} split",
-        arms=units.count_text(len(analysis.layout.strategies), "arm"),
+        answered_by=wording.answered_by_text(len(analysis.layout.strategies)),
         models=[
             (f"arm-{get_colour(analysis.layout, role)}", role, model)
             for role, model in analysis.layout.roles.items()

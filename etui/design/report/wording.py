@@ -53,3 +53,8 @@ INTERVALS_NOTE = (
     "right than the best random choice between direct answers for the same joules, or than the "
     "most accurate direct answer if all of them cost less."
 )
+
+
+def answered_by_text(arms: int) -> str:
+    """Return ``answered by its arm`` or ``answered by all 16 arms``."""
+    return "answered by its arm" if arms == 1 else f"answered by all {arms:,} arms"

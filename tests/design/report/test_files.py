@@ -20,6 +20,7 @@ from etui.design.report.files import write_design_report
 from etui.design.report.forest_chart import WIDE, draw_forest
 from etui.design.report.marks import Forest, ForestPanel, ForestRow, Whisker
 from etui.design.report.tables import _mean_text
+from etui.design.report.wording import answered_by_text
 from etui.errors import EtuiError, InvalidFile, UsageError
 from etui.stats.tests import Interval
 from tests.design import synthetic
@@ -391,3 +392,8 @@ def test_the_command_writes_the_report_of_a_design(tmp_path: Path) -> None:
     assert "<h2>Verdict</h2>" in read(folder, "report.html")
     printed = CliRunner().invoke(command, [str(folder), "--markdown"])
     assert printed.stdout == read(folder, "report.md")
+
+
+def test_one_arm_is_named_in_the_singular() -> None:
+    assert answered_by_text(1) == "answered by its arm"
+    assert answered_by_text(16) == "answered by all 16 arms"

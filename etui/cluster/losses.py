@@ -41,11 +41,6 @@ class Losses:
     reported_kind: str | None = None
 
     @property
-    def is_none(self) -> bool:
-        """Whether nothing was lost."""
-        return self == Losses()
-
-    @property
     def wasted_joules(self) -> float | None:
         """Measured joules of everything lost; None if a part of it is unknown."""
         unknown = self.lost_tries or self.unmeasured_tries

@@ -27,6 +27,7 @@ from etui.bench.store.several_machines import (
 )
 from etui.cluster.bench_cluster import ClusterBench, bind_pieces
 from etui.cluster.carrier import ClusterNode
+from etui.cluster.losses import Losses
 from etui.cluster.open_nodes import name_nodes
 from etui.cluster.patience import Patience
 from etui.cluster.sidecar import CLUSTER
@@ -105,7 +106,7 @@ def test_nodes_share_a_run(plan, bench, tmp_path):
     assert "m1 is desk: A processor" in bench.audience.lines
     assert "desk" not in (out / "config.json").read_text()  # a run can be published
     assert recorded.config.models[0].sha256 == SHA256
-    assert found.losses.is_none
+    assert found.losses == Losses()
     document = json.loads((out / CLUSTER).read_text())
     assert document["wasted"]["wasted_joules"] == 0
     assert sum(each["answers"] for each in document["machines"].values()) == 6

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from etui.bench.run.schedule import Piece
 from etui.cluster.carrier import Said
 from etui.cluster.drive import ClusterLoop, NodeTally
-from etui.cluster.losses import MeanJoules, sum_losses
+from etui.cluster.losses import Losses, MeanJoules, sum_losses
 from etui.cluster.messages import Opening, write_request
 from etui.cluster.patience import Patience
 from etui.cluster.piece_board import BoundPiece, PieceBoard
@@ -87,7 +87,7 @@ def test_nodes_share_the_pieces():
     assert loop.run() == "complete"
     assert sorted(loop.keys) == loop.expected()
     assert {sample.machine for sample in loop.sink.written} == {"x", "y"}
-    assert loop.losses.is_none
+    assert loop.losses == Losses()
 
 
 def test_a_node_that_dies_gives_its_questions_back_and_comes_back():

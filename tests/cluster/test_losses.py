@@ -49,7 +49,6 @@ def test_an_unmeasured_loss_is_not_zero():
     assert "1 of them unmeasured" in losses_text(found)
     assert losses_text(Losses().add_lost(1, None)).endswith("unknown joules, without an estimate")
     assert losses_text(Losses()) == ""
-    assert Losses().is_none
 
 
 @given(st.lists(LOSSES, max_size=5))

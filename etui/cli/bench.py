@@ -139,9 +139,12 @@ def _run_bench(ctx: click.Context, options: dict[str, Any]) -> int:
     config = replace(load_config(), loop_guard=False)
     make_home(config)
     stopped = Event()
+    limits = _build_limits(options)
     with (
         stop_signals(stopped) as on_stop,
-        open_watcher(stream=options["as_lines"], quiet=options["quiet"]) as audience,
+        open_watcher(
+            stream=options["as_lines"], quiet=options["quiet"], most_seconds=limits.seconds
+        ) as audience,
         open_runtime(config, on_log_error=lambda error: audience.say(error.what)) as runtime,
     ):
         from etui.bench.run.runner import BenchRunner
@@ -149,7 +152,6 @@ def _run_bench(ctx: click.Context, options: dict[str, Any]) -> int:
         if runtime.catalogue.problem:
             audience.say(runtime.catalogue.problem)
         runner = BenchRunner(runtime, audience, stopped, on_stop)
-        limits = _build_limits(options)
         if options["resume"] is not None:
             _check_resume_options(ctx)
             if options["dry_run"]:

@@ -47,6 +47,7 @@ class RunTally:
         new: Answers of this process; a resumed run has others.
         began: Monotonic time in seconds at which this process began.
         machines: Machine of a cluster -> its answers of this process, in the order of their first.
+        most_seconds: Seconds after which this process stops; None without a limit.
     """
 
     total: int
@@ -57,6 +58,7 @@ class RunTally:
     new: int = 0
     began: float = 0.0
     machines: dict[str, int] = field(default_factory=dict)
+    most_seconds: float | None = None
 
     @property
     def done(self) -> int:
@@ -96,7 +98,7 @@ class RunTally:
             parts.append(f"{label}{format_accuracy(self.right[name], self.asked[name])}")
         if rate is not None:
             parts.append(f"{significant(rate, 2)}/s")
-            parts.append(f"{seconds_text((self.total - self.done) / rate)} left")
+            parts.append(self._left((self.total - self.done) / rate, now))
         if self.done:
             parts.append(energy_text(self.joules, None, self.kind))
         if self.machines:
@@ -104,6 +106,14 @@ class RunTally:
             more = ["..."] if len(counts) > _SHOWN_MACHINES else []
             parts.append(", ".join([*counts[:_SHOWN_MACHINES], *more]))
         return " · ".join(parts)
+
+    def _left(self, whole_seconds: float, now: float) -> str:
+        """Format the time until the run is complete, or until its limit if that is earlier."""
+        if self.most_seconds is not None:
+            until_limit = max(0.0, self.most_seconds - (now - self.began))
+            if until_limit < whole_seconds:
+                return f"{seconds_text(until_limit)} until the time limit"
+        return f"{seconds_text(whole_seconds)} left"
 
 
 def format_accuracy(right: int, asked: int) -> str:
@@ -129,12 +139,21 @@ class Watcher:
         show: Shows the progress.
         note: Prints a line about the current step.
         stream: Whether each sample is printed as a line of JSON on stdout.
+        most_seconds: Seconds after which the run stops; None without a limit.
     """
 
-    def __init__(self, show: Show, note: Callable[[str], None], *, stream: bool) -> None:
+    def __init__(
+        self,
+        show: Show,
+        note: Callable[[str], None],
+        *,
+        stream: bool,
+        most_seconds: float | None = None,
+    ) -> None:
         self._show = show
         self._note = note
         self._stream = stream
+        self._most_seconds = most_seconds
         self._tally = RunTally(0)
         self._config: RunConfig | None = None
 
@@ -146,7 +165,7 @@ class Watcher:
         """Begin a run, or resume one after these answers."""
         total = config.questions * len(config.contenders)
         self._config = config
-        self._tally = RunTally(total, began=time.monotonic())
+        self._tally = RunTally(total, began=time.monotonic(), most_seconds=self._most_seconds)
         arms = config.contenders
         what = f"{count_text(config.questions, 'question')} of {config.suite} for {', '.join(arms)}"
         self._note(f"{what}, format {config.format}@{config.format_version}, results in {folder}")
@@ -172,17 +191,21 @@ class Watcher:
 
 
 @contextmanager
-def open_watcher(*, stream: bool, quiet: bool) -> Iterator[Watcher]:
+def open_watcher(
+    *, stream: bool, quiet: bool, most_seconds: float | None = None
+) -> Iterator[Watcher]:
     """Yield a watcher that fits this terminal or pipe; with ``quiet`` it shows nothing."""
     if quiet:
         yield Watcher(lambda tally, subject: None, lambda text: None, stream=stream)
     elif sys.stderr.isatty():
         with _open_bar() as bar:
-            yield Watcher(partial(_show_bar, bar), bar.note, stream=stream)
+            show = partial(_show_bar, bar)
+            yield Watcher(show, bar.note, stream=stream, most_seconds=most_seconds)
     else:
         lines = Lines(time.monotonic() + _LINE_EVERY_SECONDS)
         note = partial(click.echo, err=True)
-        yield Watcher(partial(_show_line, lines), note, stream=stream)
+        show = partial(_show_line, lines)
+        yield Watcher(show, note, stream=stream, most_seconds=most_seconds)
 
 
 @contextmanager

@@ -21,6 +21,16 @@ def test_the_line_tells_rate_rest_accuracy_and_joules():
     assert line == "10 of 100 · 30.0 ± 25.1 % · 2.0/s · 45.0 s left · 20.0 J (counter)"
 
 
+def test_a_time_limit_that_comes_first_is_what_is_left():
+    tally = RunTally(100, began=10.0, most_seconds=20.0)
+    tally.add("direct", sample(0))
+    tally.new += 1
+    assert "15.0 s until the time limit" in tally.line(now=15.0)
+    assert "0 s until the time limit" in tally.line(now=99.0)
+    tally.total = 2
+    assert "5.0 s left" in tally.line(now=15.0)
+
+
 def test_the_rest_is_that_of_the_expected_questions(tmp_path):
     totals: list[int] = []
     watcher = Watcher(

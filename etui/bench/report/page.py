@@ -76,7 +76,7 @@ def render_page(
         questions=questions_json(grouped, texts),
         with_texts=texts is not None,
         legend=embed_json({"arms": [sanitize(name) for name in grouped], "outcomes": OUTCOMES}),
-        config=view.build_tree(run.to_json()),
+        config=view.build_config_tree(run),
         arm_keys=[(f"arm-{at % 8}", sanitize(name)) for at, name in enumerate(grouped)],
         estimate=estimate,
         precision=view.precision_lines(summary),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import Any
 
 from etui import units
@@ -375,6 +376,17 @@ def subject_rows(summary: Summary) -> list[SubjectRow]:
             )
         )
     return rows
+
+
+def build_config_tree(run: RunConfig) -> Node:
+    """Build the tree of a run's configuration: the name of its data, and not where that is.
+
+    A page is passed on, and should not show the folders of this machine.
+    """
+    document = run.to_json()
+    if run.data_path is not None:
+        document["data_path"] = PurePath(run.data_path).name
+    return build_tree(document)
 
 
 def build_tree(value: Any, name: str = "") -> Node:

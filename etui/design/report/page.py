@@ -10,7 +10,7 @@ from markupsafe import Markup
 from etui import __version__, units
 from etui.bench.report.layout import Size
 from etui.bench.report.render import read_resource, render_template
-from etui.bench.report.view import build_tree
+from etui.bench.report.view import build_config_tree
 from etui.design.analysis.analysis import DesignAnalysis, PartAnalysis
 from etui.design.analysis.multiples import Against
 from etui.design.analysis.statement import Statement
@@ -88,7 +88,7 @@ def render_page(analysis: DesignAnalysis, title: str, extras: Table | None) -> s
         extras=extras,
         limits=analysis.limits,
         wording=wording,
-        config=build_tree(config.to_json()),
+        config=build_config_tree(config),
     )
 
 

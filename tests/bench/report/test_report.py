@@ -287,3 +287,9 @@ def test_names_of_arms_are_never_cut_in_the_rows_of_the_page(page: str) -> None:
     for selector in (".stack-name", ".row-name"):
         rule = re.search(re.escape(selector) + r"[^{}]*\{([^}]*)\}", page)[1]
         assert "ellipsis" not in rule
+
+
+def test_the_page_names_the_data_and_not_the_folder_of_this_machine() -> None:
+    page = page_of(replace(RUN, data_path="/home/someone/data/mmlu"), ROWS)
+    assert "someone" not in page
+    assert "data_path" in page

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from urllib.parse import quote
 
 from etui import __version__, units
-from etui.bench.publish.ranking import RankedArm, RankedList, rank_runs
 from etui.bench.publish.public_run import Bounds, PublicRun
+from etui.bench.publish.ranking import RankedArm, RankedList, rank_runs
 from etui.bench.publish.read import Skipped
 from etui.bench.report.render import read_resource, render_template
 

@@ -285,5 +285,7 @@ def _name_machines(config: Mapping[str, Any]) -> tuple[str, ...]:
     names = []
     for machine in machines:
         devices = machine.get("devices") or []
-        names.append(parse_name(", ".join([str(machine.get("name") or "unknown"), *map(str, devices)])))
+        names.append(
+            parse_name(", ".join([str(machine.get("name") or "unknown"), *map(str, devices)]))
+        )
     return tuple(dict.fromkeys(names))

@@ -99,7 +99,9 @@ def read_folder(folder: Path, place: str) -> PublicRun:
     except BrokenFolder:
         raise
     except DocumentError as error:
-        raise BrokenFolder(f"a file is not of the expected form: {parse_name(str(error))}") from error
+        raise BrokenFolder(
+            f"a file is not of the expected form: {parse_name(str(error))}"
+        ) from error
     except _ODD as error:
         reason = f"{type(error).__name__}: {error}"
         raise BrokenFolder(f"it cannot be read: {parse_name(reason)}") from error

@@ -28,7 +28,7 @@ def test_a_time_limit_that_comes_first_is_what_is_left():
     assert "15.0 s until the time limit" in tally.line(now=15.0)
     assert "0 s until the time limit" in tally.line(now=99.0)
     tally.total = 2
-    assert "5.0 s left" in tally.line(now=15.0)
+    assert "5.00 s left" in tally.line(now=15.0)
 
 
 def test_the_rest_is_that_of_the_expected_questions(tmp_path):

@@ -33,6 +33,7 @@ from etui.runtime.serving import (
     sample_as_asked,
     token_cost_for,
 )
+from etui.runtime.similar_questions import NeighbourMemory
 from etui.turn.ports import Served
 
 if TYPE_CHECKING:
@@ -116,6 +117,7 @@ class Runtime(Generic[B]):
         self._defaults: FileCache[tuple[str, str | None]] = FileCache()
         self._read_defaults: tuple[str, str | None] | None = None
         self.log_cache = LogCache(config)
+        self._neighbours = NeighbourMemory()
         self.catalogue: Catalogue = load_catalogue(config)
 
     @cached_property
@@ -256,7 +258,8 @@ class Runtime(Generic[B]):
             log=self.log_cache,
             read_heads=lambda: self._policies.load_heads(policy),
         )
-        return PolicyKnowledge(predictor, read_neighbours(policy, self.config, self.log_cache))
+        earlier = read_neighbours(policy, self.config, self.log_cache, self._neighbours)
+        return PolicyKnowledge(predictor, earlier)
 
     def decide(
         self,

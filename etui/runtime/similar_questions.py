@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from etui.errors import EtuiError
+from etui.routing.signals.similarity import TermCounts
 
 if TYPE_CHECKING:
     from etui.config.config import Config
@@ -31,8 +32,33 @@ _ANSWERS = """
 """
 
 
+class NeighbourMemory:
+    """What reading the earlier questions again need not compute again.
+
+    The log changes with each turn, but only by that turn, and graded answers only by a bench run.
+
+    Attributes:
+        terms: Terms of the questions.
+    """
+
+    def __init__(self) -> None:
+        self.terms = TermCounts()
+        self._graded: tuple[tuple[int, int], tuple[EarlierQuestion, ...]] | None = None
+
+    def read_graded(self, log: LogReader, config: Config) -> tuple[EarlierQuestion, ...]:
+        """Read the graded answers of bench runs, unless there are no others than before."""
+        rows = log.select("SELECT COUNT(*) AS number, MAX(id) AS last FROM answers")
+        key = (int(rows[0]["number"]), int(rows[0]["last"] or 0)) if rows else (0, 0)
+        if self._graded is None or self._graded[0] != key:
+            self._graded = (key, tuple(_read_graded(log, config)))
+        return self._graded[1]
+
+
 def read_neighbours(
-    policy: Policy, config: Config, kept: LogCache | None = None
+    policy: Policy,
+    config: Config,
+    kept: LogCache | None = None,
+    memory: NeighbourMemory | None = None,
 ) -> EarlierQuestions | None:
     """Read the earlier questions from the log and from bench runs, if the policy uses them.
 
@@ -42,6 +68,7 @@ def read_neighbours(
         policy: The policy.
         config: Names the log.
         kept: Keeps what was read from the log; None reads it.
+        memory: Keeps what is computed of it from one change of the log to the next.
 
     Returns:
         The questions; None if no signal uses them, or the log cannot be read.
@@ -54,10 +81,13 @@ def read_neighbours(
     from etui.log.queries import LogReader
     from etui.routing.signals.similarity import EarlierQuestions
 
+    known = NeighbourMemory() if memory is None else memory
+
     def read(log: LogReader) -> EarlierQuestions:
         return EarlierQuestions(
             tuple(_read_turns(log)) if "log" in origins else (),
-            tuple(_read_graded(log, config)) if "runs" in origins else (),
+            known.read_graded(log, config) if "runs" in origins else (),
+            known.terms,
         )
 
     try:

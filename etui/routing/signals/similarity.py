@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import math
-from collections import Counter
+import threading
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
-from etui.routing.signals.question_words import BUCKETS, count_terms, split_question, tf_idf
+from etui.routing.signals.question_words import BUCKETS, count_terms, split_question
+
+if TYPE_CHECKING:
+    from etui.stats.arrays import Floats, Whole
 
 _LOOKED_AT = 4000
 """Characters of a text that are compared; later ones seldom change its topic."""
@@ -29,28 +32,68 @@ class EarlierQuestion:
     correct: bool | None = None
 
 
-class SimilarityIndex:
-    """An index of texts by tf-idf; building one of 2,000 questions takes about 0.2 s."""
+class TermCounts:
+    """Terms of texts, kept so that a text is split only once; safe to use from several threads.
 
-    def __init__(self, texts: Sequence[str]) -> None:
+    Splitting a question takes about 0.1 ms, most of the time of an index.
+
+    Args:
+        most: Number of texts that are kept; those not used for longest are dropped.
+    """
+
+    def __init__(self, most: int = 8192) -> None:
+        self._most = most
+        self._kept: OrderedDict[str, tuple[Whole, Floats]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        """Return the number of texts that are kept."""
+        with self._lock:
+            return len(self._kept)
+
+    def get(self, text: str) -> tuple[Whole, Floats]:
+        """Return the buckets of the words of a text, ascending, and 1 + ln(count) of each."""
+        with self._lock:
+            kept = self._kept.get(text)
+            if kept is not None:
+                self._kept.move_to_end(text)
+                return kept
+        found = _weigh_terms(text)
+        with self._lock:
+            self._kept[text] = found
+            while len(self._kept) > self._most:
+                self._kept.popitem(last=False)
+        return found
+
+
+class SimilarityIndex:
+    """An index of texts by tf-idf.
+
+    Args:
+        texts: The texts.
+        terms: Keeps the terms of the texts for the next index. Once they are known, an index of
+            2,000 questions takes a few milliseconds; without them about 0.2 s.
+    """
+
+    def __init__(self, texts: Sequence[str], terms: TermCounts | None = None) -> None:
         import numpy as np
 
-        counted = [_count_text_terms(text) for text in texts]
-        spread = Counter(bucket for counts in counted for bucket in counts)
+        self._get_terms = _weigh_terms if terms is None else terms.get
         self._size = len(texts)
-        self._idf = [
-            math.log((1 + self._size) / (1 + spread[bucket])) + 1 for bucket in range(BUCKETS)
-        ]
-        rows: dict[int, list[int]] = {}
-        values: dict[int, list[float]] = {}
-        for row, counts in enumerate(counted):
-            for bucket, value in tf_idf(counts, self._idf).items():
-                rows.setdefault(bucket, []).append(row)
-                values.setdefault(bucket, []).append(value)
-        self._rows: dict[int, Any] = {bucket: np.array(found) for bucket, found in rows.items()}
-        self._values: dict[int, Any] = {
-            bucket: np.array(found, dtype=np.float32) for bucket, found in values.items()
-        }
+        found = [self._get_terms(text) for text in texts]
+        lengths = np.fromiter((len(buckets) for buckets, _ in found), np.int64, self._size)
+        rows = np.repeat(np.arange(self._size), lengths)
+        buckets = np.concatenate([np.zeros(0, np.int64), *(each for each, _ in found)])
+        weights = np.concatenate([np.zeros(0), *(each for _, each in found)])
+        spread = np.bincount(buckets, minlength=BUCKETS)
+        self._idf = np.log((1 + self._size) / (1 + spread)) + 1
+        values = weights * self._idf[buckets]
+        squares = np.bincount(rows, values * values, minlength=self._size)
+        values /= np.sqrt(squares)[rows]
+        order = np.argsort(buckets, kind="stable")
+        self._ends = np.cumsum(spread)
+        self._rows = rows[order]
+        self._values = values[order].astype(np.float32)
 
     def nearest(self, text: str, k: int) -> list[int]:
         """Return the indexes of the k most similar texts, best first, ties in order of the texts.
@@ -60,9 +103,13 @@ class SimilarityIndex:
         import numpy as np
 
         scores = np.zeros(self._size, dtype=np.float32)
-        for bucket, value in tf_idf(_count_text_terms(text), self._idf).items():
-            if bucket in self._rows:
-                scores[self._rows[bucket]] += value * self._values[bucket]
+        buckets, weights = self._get_terms(text)
+        values = weights * self._idf[buckets]
+        values /= max(float(np.sqrt(values @ values)), 1e-300)
+        for bucket, value in zip(buckets, values, strict=True):
+            end = self._ends[bucket]
+            start = self._ends[bucket - 1] if bucket else 0
+            scores[self._rows[start:end]] += np.float32(value) * self._values[start:end]
         best = np.argsort(-scores, kind="stable")[:k]
         return [int(index) for index in best if scores[index] > 0]
 
@@ -73,12 +120,17 @@ class EarlierQuestions:
     Args:
         log: Turns that were answered, newest first.
         runs: Graded answers of bench runs.
+        terms: Keeps the terms of the questions for the next such index.
     """
 
     def __init__(
-        self, log: Sequence[EarlierQuestion] = (), runs: Sequence[EarlierQuestion] = ()
+        self,
+        log: Sequence[EarlierQuestion] = (),
+        runs: Sequence[EarlierQuestion] = (),
+        terms: TermCounts | None = None,
     ) -> None:
         self._known = {"log": log, "runs": runs}
+        self._terms = terms
         self._tables: dict[
             tuple[str, str | None], tuple[tuple[EarlierQuestion, ...], SimilarityIndex]
         ] = {}
@@ -94,7 +146,7 @@ class EarlierQuestions:
         key = (asked.of, only)
         if key not in self._tables:
             rows = tuple(row for row in self._known[asked.of] if only in (None, row.arm))
-            self._tables[key] = (rows, SimilarityIndex([row.text for row in rows]))
+            self._tables[key] = (rows, SimilarityIndex([row.text for row in rows], self._terms))
         rows, index = self._tables[key]
         if not rows:
             return None
@@ -110,8 +162,13 @@ def _is_counted(asked: NeighbourQuery, row: EarlierQuestion) -> bool:
     return row.correct is (asked.was == "correct")
 
 
-def _count_text_terms(text: str) -> dict[int, int]:
-    return count_terms(split_question(text[:_LOOKED_AT]))
+def _weigh_terms(text: str) -> tuple[Whole, Floats]:
+    import numpy as np
+
+    counts = count_terms(split_question(text[:_LOOKED_AT]))
+    buckets = np.array(sorted(counts), dtype=np.int64)
+    number = np.array([counts[bucket] for bucket in sorted(counts)], dtype=np.float64)
+    return buckets, 1 + np.log(number)
 
 
 PRIOR_WEIGHT = 10.0

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,15 +21,19 @@ from etui.log.records import AnswerRecord, RunRecord
 from etui.log.writer import TurnWriter
 from etui.routing.decide import decide
 from etui.routing.policy import Policy
+from etui.routing.signals import similarity
+from etui.routing.signals.question_words import BUCKETS, count_terms, split_question, tf_idf
 from etui.routing.signals.similarity import (
     EarlierQuestion,
     EarlierQuestions,
     NeighbourQuery,
     NeighbourTally,
     SimilarityIndex,
+    TermCounts,
     smoothed_share,
 )
-from etui.runtime.similar_questions import read_neighbours
+from etui.runtime import similar_questions
+from etui.runtime.similar_questions import NeighbourMemory, read_neighbours
 from tests.routing.seen import see_signals
 
 Make = Callable[[str], Policy]
@@ -66,6 +72,52 @@ def test_any_texts(texts: list[str], asked: str, k: int) -> None:
     assert len(found) <= k
     assert len(set(found)) == len(found)
     assert all(0 <= index < len(texts) for index in found)
+
+
+WORDS = st.lists(
+    st.sampled_from(["the", "cat", "sat", "on", "a", "mat", "of", "Gauss", "Euler"]), max_size=8
+)
+
+
+@given(st.lists(WORDS, min_size=1, max_size=10), WORDS)
+def test_the_order_is_that_of_the_cosine_of_tf_idf(
+    texts: list[list[str]], asked: list[str]
+) -> None:
+    counts = [count_terms(split_question(" ".join(words))) for words in texts]
+    idf = [
+        math.log((1 + len(texts)) / (1 + sum(bucket in one for one in counts))) + 1
+        for bucket in range(BUCKETS)
+    ]
+    rows = [tf_idf(one, idf) for one in counts]
+    query = tf_idf(count_terms(split_question(" ".join(asked))), idf)
+    cosines = [sum(value * row.get(bucket, 0.0) for bucket, value in query.items()) for row in rows]
+    found = SimilarityIndex([" ".join(words) for words in texts]).nearest(" ".join(asked), 10)
+    assert set(found) == {at for at, cosine in enumerate(cosines) if cosine > 0}
+    assert [cosines[at] for at in found] == pytest.approx(
+        sorted((cosine for cosine in cosines if cosine > 0), reverse=True), abs=1e-5
+    )
+
+
+def test_kept_terms_give_the_same_neighbours_and_are_bounded() -> None:
+    texts = ["the cat sat", "the dog ran", "a theorem of Gauss"]
+    terms = TermCounts(most=2)
+    for _ in range(2):
+        index = SimilarityIndex(texts, terms)
+        assert index.nearest("a dog of Gauss", 3) == SimilarityIndex(texts).nearest(
+            "a dog of Gauss", 3
+        )
+    assert len(terms) == 2
+
+
+def test_a_text_is_split_once_for_many_indexes(monkeypatch: pytest.MonkeyPatch) -> None:
+    split: list[str] = []
+    weigh = similarity._weigh_terms
+    monkeypatch.setattr(similarity, "_weigh_terms", lambda text: split.append(text) or weigh(text))
+    terms = TermCounts()
+    EarlierQuestions(LOG, terms=terms).tally(NeighbourQuery("log", "large", None, 5), "prove it")
+    newer = [EarlierQuestion("a new question", "quick"), *LOG]
+    EarlierQuestions(newer, terms=terms).tally(NeighbourQuery("log", "large", None, 5), "prove it")
+    assert sorted(split) == sorted({row.text for row in newer} | {"prove it"})
 
 
 def test_shares_are_drawn_to_the_share_of_all() -> None:
@@ -165,6 +217,7 @@ def test_they_are_read_from_the_log_and_from_runs(
     assert known.tally(NeighbourQuery("runs", "quick", "wrong", 5), "prove") == NeighbourTally(
         1, 1, 0.5, 2
     )
+    _read_again_from_memory(policy, config, answers[0])
     data.unlink()
     gone = read_neighbours(policy, config)
     assert gone is not None
@@ -197,6 +250,30 @@ def test_rows_of_a_file_of_several_subjects_count_across_them(
     assert known.tally(NeighbourQuery("runs", "quick", "wrong", 5), "prove") == NeighbourTally(
         1, 1, 1.0, 1
     )
+
+
+def _read_again_from_memory(policy: Policy, config: Config, answer: AnswerRecord) -> None:
+    """Check that question files are read again only after other answers came into the log."""
+    memory = NeighbourMemory()
+    loads: list[str | None] = []
+    load = similar_questions._load_run_suite
+
+    def count_loads(name: str | None, *rest: object) -> object:
+        loads.append(name)
+        return load(name, *rest)  # type: ignore[arg-type]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(similar_questions, "_load_run_suite", count_loads)
+        for _ in range(2):
+            known = read_neighbours(policy, config, memory=memory)
+            assert known is not None
+            tally = known.tally(NeighbourQuery("runs", "quick", "wrong", 5), "prove")
+            assert tally == NeighbourTally(1, 1, 0.5, 2)
+        assert loads == ["mine"]
+        with TurnWriter(config) as log:
+            log.save_answers([replace(answer, arm="other")])
+        assert read_neighbours(policy, config, memory=memory) is not None
+        assert loads == ["mine", "mine"]
 
 
 def _turn(database: sqlite3.Connection, number: int) -> dict[str, object]:

@@ -1,7 +1,7 @@
 """Quantities as text: the only place that decides digits, unit and kind of a number.
 
 Three rules hold everywhere. A quantity that was not measured is written ``unmeasured``, never 0. An
-estimate is always written ``~12 J (estimate)``. The uncertainty decides the digits: it is rounded
+estimate is always written ``≈12 J (estimate)``. The uncertainty decides the digits: it is rounded
 to two significant digits (a trailing zero is omitted), and the value is rounded to the same decimal
 place, as recommended by the Guide to the Expression of Uncertainty in Measurement (JCGM 100:2008,
 7.2.6).
@@ -25,6 +25,9 @@ NOT_ABOVE_IDLE = "not above idle"
 ESTIMATE = "estimate"
 """The kind of a value without any hardware reading behind it."""
 
+ABOUT = "≈"
+"""The mark before an estimated number."""
+
 JOULES_PER_WATT_HOUR = 3600.0
 
 _PREFIXES = ((1e-3, "m"), (1.0, ""), (1e3, "k"), (1e6, "M"), (1e9, "G"), (1e12, "T"))
@@ -41,7 +44,7 @@ def energy_text(
     *,
     spread: bool | None = None,
 ) -> str:
-    """Format an energy: ``12.3 ± 0.4 J (counter)``, ``~12 J (estimate)``, ``unmeasured``.
+    """Format an energy: ``12.3 ± 0.4 J (counter)``, ``≈12 J (estimate)``, ``unmeasured``.
 
     Args:
         joules: Energy in joules; None or not finite is unmeasured.
@@ -52,10 +55,32 @@ def energy_text(
     return _measured(joules, uncertainty, kind, "J", spread)
 
 
+def short_energy_text(joules: float | None, kind: str | None = None) -> str:
+    """Format an energy without its kind: ``12.3 J``, an estimate as ``≈12 J``; ``unmeasured``."""
+    return _short_measured(joules, kind, "J")
+
+
+def short_per_token_text(joules_per_token: float | None, kind: str | None = None) -> str:
+    """Format an energy per token without its kind: ``0.66 J/tok``; an estimate has 2 digits.
+
+    The energy next to it is marked as an estimate already.
+    """
+    return _short_measured(joules_per_token, kind, "J/tok").removeprefix(ABOUT)
+
+
+def short_watts_text(watts: float | None, kind: str | None = None) -> str:
+    """Format a power without its kind: ``118 W``, an estimate as ``≈12 W``; ``unmeasured``."""
+    return _short_measured(watts, kind, "W")
+
+
+def _short_measured(value: float | None, kind: str | None, unit: str) -> str:
+    return _measured(value, None, kind, unit, None, suffix="")
+
+
 def energy_range_text(joules: float, low: float, high: float, kind: str | None = None) -> str:
     """Format an energy with an asymmetric interval: ``580 J, 370-1,400``.
 
-    An estimate reads ``~580 J, 370-1,400 (estimate)``.
+    An estimate reads ``≈580 J, 370-1,400 (estimate)``.
 
     Args:
         joules: Energy in joules.
@@ -64,7 +89,7 @@ def energy_range_text(joules: float, low: float, high: float, kind: str | None =
         kind: How the energy was obtained; None omits it.
     """
     step, prefix = _prefix(abs(high))
-    mark, suffix = ("~" if kind == ESTIMATE else ""), (f" ({kind})" if kind else "")
+    mark, suffix = (ABOUT if kind == ESTIMATE else ""), (f" ({kind})" if kind else "")
     digits = 2 if kind == ESTIMATE else 3
     number = _plain(joules / step, digits - 1 - _exponent(joules / step, digits))
     ends = [_plain(end / step, 1 - _exponent(end / step, 2)) for end in (low, high)]
@@ -85,7 +110,7 @@ def net_text(
 
 
 def watt_hours_text(joules: float | None, kind: str | None = None) -> str:
-    """Format a large energy, given in joules, in Wh: ``3.42 Wh``, ``~1.2 kWh (estimate)``."""
+    """Format a large energy, given in joules, in Wh: ``3.42 Wh``, ``≈1.2 kWh (estimate)``."""
     watt_hours = None if joules is None else joules / JOULES_PER_WATT_HOUR
     return _measured(watt_hours, None, kind, "Wh", None)
 
@@ -110,7 +135,7 @@ def per_token_text(
     *,
     spread: bool | None = None,
 ) -> str:
-    """Format an energy per token: ``0.56 J/token``, ``12 mJ/token``, ``~0.5 J/token (estimate)``.
+    """Format an energy per token: ``0.56 J/token``, ``12 mJ/token``, ``≈0.5 J/token (estimate)``.
 
     Args:
         joules_per_token: Joules per output token; None or not finite is unmeasured.
@@ -129,7 +154,7 @@ def per_text(
     *,
     spread: bool | None = None,
 ) -> str:
-    """Format an energy per unit: ``3.1 ± 0.4 J/question``, ``~5 J/correct (estimate)``.
+    """Format an energy per unit: ``3.1 ± 0.4 J/question``, ``≈5 J/correct (estimate)``.
 
     Args:
         joules_per_unit: Joules per unit; None or not finite is unmeasured.
@@ -151,7 +176,7 @@ def several_text(values: Sequence[float], unit: str, kind: str | None = None) ->
         kind: Only an estimate is marked.
     """
     step, prefix = _prefix(max(map(abs, values)))
-    mark, suffix = ("~", f" ({kind})") if kind == ESTIMATE else ("", "")
+    mark, suffix = (ABOUT, f" ({kind})") if kind == ESTIMATE else ("", "")
     digits = 2 if kind == ESTIMATE else 3
     numbers = ", ".join(significant(value / step, digits) for value in values)
     return f"{mark}{numbers} {prefix}{unit}{suffix}"
@@ -160,7 +185,7 @@ def several_text(values: Sequence[float], unit: str, kind: str | None = None) ->
 def watts_text(
     watts: float | None, kind: str | None = None, uncertainty: float | None = None
 ) -> str:
-    """Format a power: ``118 W``, ``~12 W (estimate)``, ``unmeasured``; other kinds are omitted."""
+    """Format a power: ``118 W``, ``≈12 W (estimate)``, ``unmeasured``; other kinds are omitted."""
     return _measured(watts, uncertainty, kind if kind == ESTIMATE else None, "W", None)
 
 
@@ -437,7 +462,7 @@ def _measured(
         number = with_uncertainty(value / step, shown / step)
     if suffix is None:
         suffix = f" ({kind})" if kind else ""
-    return f"{'~' if estimate else ''}{number} {prefix}{unit}{suffix}"
+    return f"{ABOUT if estimate else ''}{number} {prefix}{unit}{suffix}"
 
 
 def _known(value: float | None) -> TypeGuard[float]:

@@ -19,7 +19,7 @@ STEPS = {"m": 1e-3, "": 1.0, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
 
 
 def as_joules(number: str, unit: str) -> float:
-    return float(number.replace(",", "").lstrip("~")) * STEPS[unit.removesuffix("J")]
+    return float(number.replace(",", "").lstrip("≈")) * STEPS[unit.removesuffix("J")]
 
 
 @given(anything, anything, kinds)
@@ -45,8 +45,8 @@ def test_net_joules_are_never_written_below_zero(
         ((4321.0, 120.0, "counter"), "4,320 ± 120 J (counter)"),
         ((987.0, None, "counter"), "987 J (counter)"),
         ((9.99e-3, 0.996e-3, "counter"), "10 ± 1 mJ (counter)"),
-        ((12.3, 4.0, Kind.ESTIMATE), "~12 J (estimate)"),
-        ((123.4, 4.0, "estimate"), "~120 J (estimate)"),
+        ((12.3, 4.0, Kind.ESTIMATE), "≈12 J (estimate)"),
+        ((123.4, 4.0, "estimate"), "≈120 J (estimate)"),
         ((0.0, 0.0, "counter"), "0 J (counter)"),
         ((-3.21, 0.5, "counter"), "-3.2 ± 0.5 J (counter)"),
         ((-0.001, 0.5, "counter"), "0.0 ± 0.5 J (counter)"),
@@ -61,7 +61,7 @@ def test_energy_text(args: tuple[float | None, float | None, str | None], text: 
 
 def test_a_lopsided_energy_has_both_ends() -> None:
     assert units.energy_range_text(580.4, 371.0, 1415.0) == "580 J, 370-1,400"
-    assert units.energy_range_text(0.58, 0.31, 1.4, "estimate") == "~0.58 J, 0.31-1.4 (estimate)"
+    assert units.energy_range_text(0.58, 0.31, 1.4, "estimate") == "≈0.58 J, 0.31-1.4 (estimate)"
     assert units.energy_range_text(8e3, 6e3, 15e3, "counter") == "8.00 kJ, 6.0-15 (counter)"
 
 
@@ -73,7 +73,7 @@ def test_accuracies_have_one_decimal() -> None:
 
 
 def test_the_spread_of_an_estimate_is_written_when_asked() -> None:
-    assert units.energy_text(12.3, 6.0, "estimate", spread=True) == "~12 ± 6 J (estimate)"
+    assert units.energy_text(12.3, 6.0, "estimate", spread=True) == "≈12 ± 6 J (estimate)"
     assert units.energy_text(12.3, 0.4, "counter", spread=False) == "12.3 J (counter)"
 
 
@@ -100,8 +100,25 @@ def test_an_estimate_is_always_labelled(
         units.per_token_text(value, kind),
         units.watts_text(value, kind, width),
     ):
-        assert text.startswith("~") == (kind is Kind.ESTIMATE)
+        assert text.startswith("≈") == (kind is Kind.ESTIMATE)
         assert text.endswith("(estimate)") == (kind is Kind.ESTIMATE)
+
+
+@pytest.mark.parametrize(
+    ("value", "kind", "joules", "per_token", "watts"),
+    [
+        (42.31, "estimate", "≈42 J", "42 J/tok", "≈42 W"),
+        (0.6612, "counter", "0.661 J", "0.661 J/tok", "0.661 W"),
+        (0.0, None, "0 J", "0 J/tok", "0 W"),
+        (None, "estimate", "unmeasured", "unmeasured", "unmeasured"),
+    ],
+)
+def test_a_short_quantity_marks_an_estimate_and_names_no_kind(
+    value: float | None, kind: str | None, joules: str, per_token: str, watts: str
+) -> None:
+    assert units.short_energy_text(value, kind) == joules
+    assert units.short_per_token_text(value, kind) == per_token
+    assert units.short_watts_text(value, kind) == watts
 
 
 @given(anything, anything, kinds)
@@ -144,14 +161,14 @@ def test_no_quantity_is_written_with_an_exponent_or_a_bare_sign(value: float) ->
 def test_energy_per_token_and_power() -> None:
     assert units.per_token_text(0.5612) == "0.561 J/token"
     assert units.per_token_text(0.01234, "counter") == "12.3 mJ/token"
-    assert units.per_token_text(0.5612, "estimate") == "~0.56 J/token (estimate)"
+    assert units.per_token_text(0.5612, "estimate") == "≈0.56 J/token (estimate)"
     assert units.watts_text(118.04, "counter") == "118 W"
     assert units.watts_text(None) == "unmeasured"
 
 
 def test_totals_are_in_joules_and_watt_hours() -> None:
     assert units.total_text(12300.0, None, "counter") == "12.3 kJ (counter), 3.42 Wh"
-    assert units.total_text(12300.0, 500.0, "estimate") == "~12 kJ, ~3.4 Wh (estimate)"
+    assert units.total_text(12300.0, 500.0, "estimate") == "≈12 kJ, ≈3.4 Wh (estimate)"
     assert units.watt_hours_text(3.6e6 * 12) == "12.0 kWh"
 
 
@@ -211,7 +228,7 @@ def test_carbon_and_price_by_the_users_factors() -> None:
     [
         ((3.1, 4.24, 5.07), "J", "counter", "3.10, 4.24, 5.07 J"),
         ((0.0198, 0.0293, 0.0333), "s", None, "19.8, 29.3, 33.3 ms"),
-        ((12.0, 15.4, 19.2), "J", "estimate", "~12, 15, 19 J (estimate)"),
+        ((12.0, 15.4, 19.2), "J", "estimate", "≈12, 15, 19 J (estimate)"),
         ((0.0, 0.0, 0.0), "J", None, "0, 0, 0 J"),
     ],
 )

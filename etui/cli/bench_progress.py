@@ -88,7 +88,7 @@ class RunTally:
     def line(self, now: float) -> str:
         """Format the progress as one line.
 
-        For example ``57 of 570 · 24.6 ± 11.0 % · 3.1/s · 2 min 45 s left · ~812 J (estimate)``.
+        For example ``57 of 570 · 24.6 ± 11.0 % · 3.1/s · 2 min 45 s left · ≈812 J (estimate)``.
         """
         rate = self.rate(now)
         parts = [f"{self.done:,} of {self.total:,}"]

@@ -138,7 +138,7 @@ def losses_text(losses: Losses) -> str:
     """Format losses as one line; empty if there are none.
 
     ``wasted: 3.1 ± 0.2 J (2 answers came late); 1 try died with its node, unknown joules, by
-    estimate ~0.8 J``
+    estimate ≈0.8 J``
     """
     parts = []
     known_tries = losses.doubled + losses.reported_tries

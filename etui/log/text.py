@@ -113,7 +113,7 @@ def _format_cost(total: Total, factors: Factors) -> str:
         cost = compute_cost(joules, factors)
         if cost is not None:
             text = units.cost_text(cost.grams_co2e, cost.price, cost.currency)
-            parts.append(f"~{text}{mark}" if mark else text)
+            parts.append(f"{units.ABOUT}{text}{mark}" if mark else text)
     return " and ".join(parts) or units.UNMEASURED
 
 
@@ -326,8 +326,9 @@ def _format_load(load: LoadRecord) -> str:
 
 def _format_unload(unload: UnloadRecord) -> str:
     energy = units.energy_text(unload.joules, unload.uncertainty, unload.kind)
+    freed = f"{units.ABOUT}{units.bytes_text(unload.freed_bytes)}"
     return (
-        f"{one_line(unload.model)}, ~{units.bytes_text(unload.freed_bytes)} freed (estimate), "
+        f"{one_line(unload.model)}, {freed} freed (estimate), "
         f"{units.seconds_text(unload.seconds)}, {energy}; not in the turn's energy"
     )
 
@@ -359,7 +360,7 @@ def _format_load_row(record: LoadRecord | UnloadRecord) -> tuple[str, ...]:
         what, size = "load", units.bytes_text(record.size_bytes)
         reason = "upcoming question"
     else:
-        what, size = "unload", f"~{units.bytes_text(record.freed_bytes)} (estimate)"
+        what, size = "unload", f"{units.ABOUT}{units.bytes_text(record.freed_bytes)} (estimate)"
         reason = _REASONS.get(record.reason, record.reason)
     return (
         local_time(record.created_at),

@@ -50,7 +50,7 @@ def route_parts(
 
 
 def about_joules(joules: float) -> str:
-    """Format estimated joules without the kind: ``~21 J``."""
+    """Format estimated joules without the kind: ``≈21 J``."""
     return units.energy_text(joules, kind=units.ESTIMATE).removesuffix(f" ({units.ESTIMATE})")
 
 
@@ -158,7 +158,7 @@ def loop_text(record: TurnRecord) -> str:
 
 
 def saved_text(record: TurnRecord) -> str:
-    """Format the cost that ending a repetition saved: `` (saved ~40 J, estimate)``."""
+    """Format the cost that ending a repetition saved: `` (saved ≈40 J, estimate)``."""
     loop = record.loop
     if loop is None or not loop.saved_tokens:
         return ""

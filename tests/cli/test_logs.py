@@ -69,7 +69,7 @@ def test_list(capsys: Capture) -> None:
     fourth, third, second, _ = table.splitlines()[1:]
     assert "unmeasured" in fourth
     assert "[stopped] fourth" in fourth
-    assert "~50 J (estimate)" in third
+    assert "≈50 J (estimate)" in third
     assert "500.00 ± 0.41 J (counter)" in second
 
 
@@ -118,8 +118,8 @@ def test_show_writes_no_net_below_zero_and_marks_the_idle_power_of_an_estimate(
     assert "12.34 ± 0.41 J (counter), net not above idle (idle 18.0 W)" in shown
     assert run(["logs", "show", make_turn(2).turn_id]) == ExitCode.DONE
     shown = " ".join(capsys.readouterr().out.split())
-    assert "net ~8.5 J (estimate) (idle ~3.2 W)" in shown
-    assert "shared CPU, own share ~9.9 J (estimate)" in shown
+    assert "net ≈8.5 J (estimate) (idle ≈3.2 W)" in shown
+    assert "shared CPU, own share ≈9.9 J (estimate)" in shown
 
 
 def test_show_has_phases_tokens_route_and_load(
@@ -143,7 +143,7 @@ def test_show_has_phases_tokens_route_and_load(
         "prefill 2.34 J (counter)",
         "decode 10.0 J (counter)",
         "thinking 4.00 J (counter)",
-        "unload big, ~5.00 GB freed (estimate), 0.25 s, 5 ± 1 J (counter); not in the turn's",
+        "unload big, ≈5.00 GB freed (estimate), 0.25 s, 5 ± 1 J (counter); not in the turn's",
         "load m, 100 MB, 1.50 s, 30 ± 1 J (counter); not in the turn's energy",
         "unmeasured package:0",
         "flags coarse",
@@ -170,8 +170,8 @@ def test_loads_and_unloads_are_listed_together(config: Config, capsys: Capture) 
     assert run(["logs", "loads"]) == ExitCode.DONE
     _, *lines = [" ".join(line.split()[2:]) for line in capsys.readouterr().out.splitlines()]
     assert lines == [
-        "load m 100 MB 1.50 s ~30 J (estimate) turn 01234567",
-        "unload m ~200 MB (estimate) 0.20 s unmeasured idle timeout",
+        "load m 100 MB 1.50 s ≈30 J (estimate) turn 01234567",
+        "unload m ≈200 MB (estimate) 0.20 s unmeasured idle timeout",
         "load m 100 MB 1.50 s 30 ± 1 J (counter) upcoming question",
     ]
     assert run(["logs", "loads", "-n", "1"]) == ExitCode.DONE
@@ -223,7 +223,7 @@ def test_totals_of_models(capsys: Capture) -> None:
     assert head[0] == "MODEL"
     assert big[:2] == ["big", "1"]
     assert small[:2] == ["smollm2-135m", "3"]
-    assert "~50 J (estimate)" in " ".join(small)
+    assert "≈50 J (estimate)" in " ".join(small)
     assert small[-1] == "1"
 
 
@@ -307,7 +307,7 @@ def test_show_has_the_repetition_that_was_cut(
     save(turn)
     assert run(["logs", "show", "aaaa"]) == ExitCode.DONE
     shown = " ".join(capsys.readouterr().out.split())
-    assert f"ended {why} (saved up to ~43 J, estimate)" in shown
+    assert f"ended {why} (saved up to ≈43 J, estimate)" in shown
     assert "answer with its repetition: la femme, la femme" in shown
     assert run(["logs", "show", "aaaa", "--json"]) == ExitCode.DONE
     document = json.loads(capsys.readouterr().out)

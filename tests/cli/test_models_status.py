@@ -113,8 +113,8 @@ def test_an_idle_power_that_is_only_estimated_is_labelled(
     (model,) = status(capsys)["models"]
     assert (model["loaded_idle_kind"], model["cold_idle_kind"]) == ("estimate", "estimate")
     out, _ = text(capsys)
-    assert "~45 W (estimate)" in out
-    assert "~10 W (estimate)" in out
+    assert "≈45 W (estimate)" in out
+    assert "≈10 W (estimate)" in out
     write_baselines(config)
     (model,) = status(capsys)["models"]
     assert (model["loaded_idle_kind"], model["cold_idle_kind"]) == (None, None)

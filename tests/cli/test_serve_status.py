@@ -58,8 +58,8 @@ def test_the_line_has_watts_requests_joules_and_the_address() -> None:
 
 def test_an_estimate_says_so_and_what_is_not_measured_is_no_zero() -> None:
     guess = build_facts(replace(STATUS, books=replace(BOOKS, kind="estimate")))
-    assert "~120 W (estimate)" in format_facts(guess)
-    assert "~4.1 J/request (estimate)" in format_facts(guess)
+    assert "≈120 W (estimate)" in format_facts(guess)
+    assert "≈4.1 J/request (estimate)" in format_facts(guess)
     nothing = build_facts(replace(STATUS, watts=None, books=UNMEASURED))
     assert format_facts(nothing) == "unmeasured · idle · 37 done · 1 failed · unmeasured"
     assert nothing.joules_per_request is None

@@ -28,7 +28,7 @@ def test_measured_waste_is_summed():
 def test_the_weakest_kind_of_a_sum_is_named():
     found = Losses().add_reported(3.0, 0.5, "counter").add_reported(1.0, 0.5, "estimate")
     assert found.reported_kind == "estimate"
-    assert "~4.0 J (estimate)" in losses_text(found)
+    assert "≈4.0 J (estimate)" in losses_text(found)
     assert sum_losses([found, Losses().add_reported(1.0, 0.1, "counter")]).reported_kind == (
         "estimate"
     )
@@ -40,7 +40,7 @@ def test_what_died_is_unknown_and_estimated():
     assert (found.lost_tries, found.lost_questions, found.estimated_joules) == (1, 2, 8.0)
     text = losses_text(found)
     assert "1 node died or hung while answering 2 questions: unknown joules" in text
-    assert "~8.0 J (estimate)" in text
+    assert "≈8.0 J (estimate)" in text
 
 
 def test_an_unmeasured_loss_is_not_zero():

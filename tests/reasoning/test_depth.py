@@ -59,7 +59,7 @@ def test_a_chunk_that_does_not_fit_is_too_dear():
     assert check_joules(fits, 148, 48, 48) is None
     short = JoulesSpent(flat, needed - 4.0, 100, 10)
     assert check_joules(short, 148, 48, 48) == (
-        "48 more tokens would cost ~24 J, but only ~20 J of 54.0 J is left for thinking"
+        "48 more tokens would cost ≈24 J, but only ≈20 J of 54.0 J is left for thinking"
     )
 
 

@@ -129,8 +129,8 @@ def test_joules_that_are_left_bound_the_depth(fake):
     assert probes == []  # no confidence is asked for
     assert end.thinking_tokens == 144  # 3 chunks of 48, 20 for the answer: a fourth is too much
     assert end.why == (
-        "regulated depth after 144 thinking tokens: 48 more tokens would cost ~48 J, but only "
-        "~4.0 J of 168 J is left for thinking (token cost: mean of 4 turns)"
+        "regulated depth after 144 thinking tokens: 48 more tokens would cost ≈48 J, but only "
+        "≈4.0 J of 168 J is left for thinking (token cost: mean of 4 turns)"
     )
     assert "That is enough thinking" in end.thinking
     assert (end.answer, end.status) == ("B", "complete")
@@ -141,7 +141,7 @@ def test_no_thought_is_begun_that_cannot_be_paid(fake):
     _, end, _ = run(session, cot(max_joules=30.0), price=TokenCost(1.0))
     assert (end.thinking_tokens, end.answer) == (0, "B")
     assert end.why.startswith(
-        "regulated depth: no thinking, because 48 more tokens would cost ~48 J"
+        "regulated depth: no thinking, because 48 more tokens would cost ≈48 J"
     )
 
 
@@ -152,8 +152,8 @@ def test_the_exchange_rate_ends_thought_that_gains_nothing(fake):
     assert [p.thinking_tokens for p in probes] == [0, 48, 96]
     assert end.thinking_tokens == 96
     assert end.why == (
-        "regulated depth after 96 thinking tokens: 48 more tokens would cost ~48 J for 0 % more "
-        "confidence, worth ~0.0 J (token cost: operating curve)"
+        "regulated depth after 96 thinking tokens: 48 more tokens would cost ≈48 J for 0 % more "
+        "confidence, worth ≈0.0 J (token cost: operating curve)"
     )
 
 

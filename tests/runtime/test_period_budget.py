@@ -80,7 +80,7 @@ def test_a_spent_hour_degrades_to_the_cheapest_and_says_so(spent, config):
 def test_loads_and_estimates_count_and_unmeasured_turns_are_named(spent, config):
     spent((30, 60.0, "estimate"), (5, None, None), load=41.0)
     (notice,) = ask(config).notices
-    assert notice.startswith("the last hour took ~100 J (estimate), but the policy allows 100 J")
+    assert notice.startswith("the last hour took ≈100 J (estimate), but the policy allows 100 J")
     assert "(1 turn unmeasured and not counted)" in notice
 
 

@@ -351,7 +351,7 @@ class House:
     shelf: FakeShelf
     chats: FakeChats
 
-    def app(self) -> EtuiApp:
+    def app(self, kind: type[EtuiApp] = EtuiApp) -> EtuiApp:
         policies = ("balanced", "best", "frugal")
         backend = Services(self.runner, self.meter, self.shelf, self.chats, policies)
-        return EtuiApp(self.config, Route(self.config.policy), lambda _config: backend)
+        return kind(self.config, Route(self.config.policy), lambda _config: backend)

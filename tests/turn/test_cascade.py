@@ -82,8 +82,8 @@ def test_an_estimated_hop_beside_an_unmeasured_one_is_called_an_estimate():
     assert (first.kind, second.kind) == ("counter", "counter")
     hops = (replace(first, joules=None, kind=None), replace(second, kind="estimate"))
     record = replace(record, hops=hops, energy=replace(record.energy, joules=None, kind=None))
-    assert "2 hops: quick unmeasured, large ~55 J (estimate)" in energy_line(record)
-    assert "~55 J (estimate)" in "\n".join(format_turn(record, []))
+    assert "2 hops: quick unmeasured, large ≈55 J (estimate)" in energy_line(record)
+    assert "≈55 J (estimate)" in "\n".join(format_turn(record, []))
 
 
 def test_events_tell_which_text_belongs_to_which_hop():
@@ -142,7 +142,7 @@ def test_the_load_of_the_next_model_is_part_of_its_price():
     decision = decided(QUICK, LARGE, max_joules=100)
     record = play(two(), decision, outlook=Known({"large": 60.0}, load=20.0)).record
     assert len(record.hops) == 1
-    assert "it would cost ~80 J, but only 70" in record.why
+    assert "it would cost ≈80 J, but only 70" in record.why
 
 
 def test_a_later_hop_that_crashes_leaves_the_answer_there_was():

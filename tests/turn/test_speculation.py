@@ -332,7 +332,7 @@ def test_a_stopped_turn_keeps_the_drafts_it_had() -> None:
 def test_an_estimate_is_marked() -> None:
     record = account_speculation([verified(12 * S, 14 * S)], DECODE, CONSTANT.energy)
     text = speculation_text(record, "estimate")
-    assert text == "drafted 4, accepted 3 (75 %), ~5.3 J per accepted token"
+    assert text == "drafted 4, accepted 3 (75 %), ≈5.3 J per accepted token"
 
 
 class Drafting(Stage):

@@ -15,7 +15,7 @@ _MINUTE = 60.0
 
 
 def joules_text(figure: Interval | None, kind: str | None) -> str:
-    """Format joules with their interval: ``12.3 ± 0.4 J``; ``~12.3 ± 0.4 J`` for an estimate.
+    """Format joules with their interval: ``12.3 ± 0.4 J``; ``≈12.3 ± 0.4 J`` for an estimate.
 
     The word ``(estimate)`` is left to the heading of the column.
     """

@@ -81,7 +81,7 @@ def interaction_sentence(one: Interaction, kind: str | None = None) -> str:
     if less:
         low, high = (None if end is None else -end for end in (high, low))
     text = units.change_text(abs(change.percent), low, high, signed=False)
-    mark = "~" if kind == units.ESTIMATE else ""
+    mark = units.ABOUT if kind == units.ESTIMATE else ""
     return one_line(
         f"{pair}: {mark}{text} {'fewer' if less else 'more'} joules than both effects together "
         f"predict (against {usual})"

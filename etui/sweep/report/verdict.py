@@ -217,7 +217,7 @@ def _claim(what: str, difference: Difference, kind: str | None) -> str:
     text = units.change_text(abs(difference.percent), low, high, signed=False)
     verb = "saves" if saves else "costs"
     if what == JOULES and kind == units.ESTIMATE:
-        return f"{verb} ~{text} of the joules ({units.ESTIMATE})"
+        return f"{verb} {units.ABOUT}{text} of the joules ({units.ESTIMATE})"
     return f"{verb} {text} of the {what}"
 
 

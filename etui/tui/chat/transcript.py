@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -48,6 +48,7 @@ their uncertainty and how they were measured, joules per token, mean watts.
         self._records: list[TurnRecord] = []
         self._window = TurnWindow()
         self._replaced: Collection[str] = ()
+        self._branches: Mapping[str, tuple[int, int]] = {}
         self._moving = False
         self._marker = Static("", markup=False, classes="earlier")
         self._marker.display = False
@@ -112,6 +113,15 @@ their uncertainty and how they were measured, joules per token, mean watts.
         if at_end:
             self._window = TurnWindow(self._window.first, len(self._records))
         self._replaced = replaced
+        self._update_markers()
+
+    def show_branches(self, places: Mapping[str, tuple[int, int]]) -> None:
+        """Mark the turns of which there are several branches.
+
+        Args:
+            places: Number of the branch, from 1, and their count, by turn id.
+        """
+        self._branches = places
         self._update_markers()
 
     async def earlier(self) -> None:
@@ -228,6 +238,7 @@ their uncertainty and how they were measured, joules per token, mean watts.
                 turn.display = below == 0
             else:
                 turn.show_replaced(turn.record.turn_id in self._replaced)
+                turn.show_branch(self._branches.get(turn.record.turn_id))
         self._marker.display = first > 0
         self._marker.update(f"▲ {units.count_text(first, 'earlier turn')}: Page Up shows them")
         self._later.display = below > 0

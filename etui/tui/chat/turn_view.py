@@ -42,7 +42,7 @@ MOST_QUESTION_LINES = 40
 MOST_LIVE_THINKING_CHARACTERS = 1_500
 
 
-TurnAction = Literal["smaller", "larger", "edit", "copy"]
+TurnAction = Literal["smaller", "larger", "edit", "copy", "code", "details", "continue", "withdraw"]
 
 
 def _build_markdown_parser() -> MarkdownIt:
@@ -63,11 +63,19 @@ class TurnView(Vertical, can_focus=True):
     FOCUS_ON_CLICK = False
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("c", "request('copy')", "Copy answer", id="turn.copy"),
+        Binding("y", "request('code')", "Copy code", id="turn.code"),
+        Binding("i", "request('details')", "Details", id="turn.details"),
+        Binding("m", "request('continue')", "Continue", id="turn.continue"),
         Binding("e", "request('edit')", "Edit", id="turn.edit"),
         Binding("minus", "request('smaller')", "Ask smaller", id="turn.smaller", key_display="-"),
         Binding("plus,equals_sign", "request('larger')", "Ask larger", id="turn.larger",
                 key_display="+"),
         Binding("t", "toggle_thinking", "Thinking", id="turn.thought"),
+        Binding("less_than_sign", "branch(-1)", "Branch before", id="turn.branch_before",
+                key_display="<", show=False),
+        Binding("greater_than_sign", "branch(1)", "Branch after", id="turn.branch_after",
+                key_display=">", show=False),
+        Binding("delete", "request('withdraw')", "Withdraw", id="turn.withdraw", show=False),
         Binding("up", "app.focus_previous", "Earlier", id="turn.up", show=False),
         Binding("down", "app.focus_next", "Later", id="turn.down", show=False),
     ]  # fmt: skip
@@ -88,6 +96,19 @@ the earlier one, and the turns after it, in the history that the model reads.
             self.view = view
             self.action = action
 
+    class BranchWanted(Message):
+        """Another branch at this turn was requested.
+
+        Attributes:
+            view: The turn.
+            step: -1 for the branch before this one, 1 for the one after it.
+        """
+
+        def __init__(self, view: TurnView, step: int) -> None:
+            super().__init__()
+            self.view = view
+            self.step = step
+
     def __init__(self, asking: Asking) -> None:
         super().__init__()
         self.asking = asking
@@ -98,6 +119,7 @@ the earlier one, and the turns after it, in the history that the model reads.
         )
         more = f"\n… and {units.count_text(left_out, 'character')} more" if left_out else ""
         self._question = _build_line(f"❯ {shown}{more}", "question")
+        self._branch = _build_line("", "branch")
         self._why = FactLine(classes="why")
         self._thinking_body = Static("", markup=False, classes="thought-text")
         self._thinking_box = Collapsible(self._thinking_body, title="thinking", collapsed=False)
@@ -127,6 +149,7 @@ the earlier one, and the turns after it, in the history that the model reads.
     def compose(self) -> ComposeResult:
         """Lay out the parts of the turn."""
         yield self._question
+        yield self._branch
         yield self._why
         yield self._thinking_box
         yield self._answer
@@ -214,6 +237,14 @@ the earlier one, and the turns after it, in the history that the model reads.
         """Show the cost next to that of the replaced answer."""
         _show(self._costs, costs)
 
+    def show_branch(self, place: tuple[int, int] | None) -> None:
+        """Show that the turn is one of several: ``< 2/3 >``.
+
+        Args:
+            place: Number of the turn, from 1, and their count; None if it is the only one.
+        """
+        _show(self._branch, "" if place is None else f"< {place[0]}/{place[1]} >")
+
     def show_replaced(self, replaced: bool) -> None:
         """Mark whether another answer has replaced this one."""
         self.set_class(replaced, "-replaced")
@@ -253,6 +284,11 @@ the earlier one, and the turns after it, in the history that the model reads.
     def action_request(self, action: TurnAction) -> None:
         """Request an action on this turn from the screen."""
         self.post_message(self.ActionRequested(self, action))
+
+    def action_branch(self, step: int) -> None:
+        """Request the branch before (-1) or after (1) this turn, if there are several."""
+        if self._branch.display:
+            self.post_message(self.BranchWanted(self, step))
 
     def on_click(self, event: events.Click) -> None:
         """Focus the turn on a click on its question; elsewhere a click selects text."""

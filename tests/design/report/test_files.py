@@ -311,7 +311,7 @@ def test_percentiles_of_estimates_are_marked_as_estimates(tmp_path: Path) -> Non
     folder = synthetic.write(tmp_path / "run", run, synthetic.samples(run, FEW), None, summary)
     write_design_report(folder, folder, figures=False)
     text = read(folder, "report.md")
-    assert "~9.5 J / ~14 J / ~16 J" in text
+    assert "≈9.5 J / ≈14 J / ≈16 J" in text
     assert "| J/question (estimate), p50 / p90 / p95 | first token, p50 / p90 / p95 |" in text
 
 
@@ -338,8 +338,8 @@ def test_lines_of_a_forest_do_not_cross_its_headings() -> None:
 
 def test_an_unknown_upper_end_goes_on_to_the_edge_of_a_figure() -> None:
     rows = (
-        ForestRow("direct", 0, "direct", (Whisker(90.0, 30.0, None, "~90 J", None),)),
-        ForestRow("CoT 8", 0, "cot", (Whisker(400.0, 80.0, 500.0, "~400 J", None),)),
+        ForestRow("direct", 0, "direct", (Whisker(90.0, 30.0, None, "≈90 J", None),)),
+        ForestRow("CoT 8", 0, "cot", (Whisker(400.0, 80.0, 500.0, "≈400 J", None),)),
     )
     panel = ForestPanel("joules per right answer", "log", None)
     axes = _draw_figure(Forest((panel,), (("small", rows),)), beside=False).axes[0]

@@ -144,7 +144,7 @@ def test_an_estimate_is_marked() -> None:
     assert "joules per answer (estimate)" in text
     assert "do not come from a sensor" in text
     assert "watts are estimates" in text
-    assert "~9.40 J<small>± 0.19 J" in text
+    assert "≈9.40 J<small>± 0.19 J" in text
     own = page_of(replace(sweep, result=replace(sweep.result, kind=None)))
     assert "estimate" not in own
 
@@ -396,7 +396,7 @@ def test_cells_split_their_interval() -> None:
 
 def test_cells_split_their_half_width() -> None:
     assert split_spread("9.40 ± 0.19 J") == ("9.40 J", "± 0.19 J")
-    assert split_spread("~9.40 ± 0.19 J") == ("~9.40 J", "± 0.19 J")
+    assert split_spread("≈9.40 ± 0.19 J") == ("≈9.40 J", "± 0.19 J")
     assert split_spread("7.82 J ± 80.2 J") == ("7.82 J", "± 80.2 J")
     assert split_spread("1 min 05 s ± 1 min 00 s") == ("1 min 05 s", "± 1 min 00 s")
     assert split_spread("unmeasured") == ("unmeasured", "")

@@ -130,7 +130,7 @@ def test_a_figure_smaller_than_its_uncertainty_keeps_its_digits() -> None:
     text = "\n".join(format_table(make_result(BASE, one)))
     assert "7.82 J ± 80.2 J" in text
     guessed = "\n".join(format_table(make_result(BASE, one, kind="estimate")))
-    assert "~7.8 J ± 80.2 J" in guessed
+    assert "≈7.8 J ± 80.2 J" in guessed
 
 
 def test_time_is_saved_but_no_joules() -> None:
@@ -165,7 +165,7 @@ def test_joules_within_a_time() -> None:
 
 def test_an_estimate_is_named() -> None:
     assert verdict_of(better(), kind="estimate").startswith(
-        "threads=1 saves ~18 % [16, 20] of the joules (estimate) and costs 4 % [3, 5] of the time"
+        "threads=1 saves ≈18 % [16, 20] of the joules (estimate) and costs 4 % [3, 5] of the time"
     )
 
 
@@ -319,7 +319,7 @@ def test_the_sections_of_a_long_sweep() -> None:
 def test_an_estimate_is_marked_everywhere() -> None:
     lines = format_table(replace(results.two_settings().result, kind="estimate"))
     assert "J/answer (estimate)" in lines[0]
-    assert "~10.1 ± 0.2 J" in lines[2]
+    assert "≈10.1 ± 0.2 J" in lines[2]
     assert "change (estimate)" in lines[0]
 
 

@@ -12,6 +12,7 @@ from etui.chat import Message
 from etui.runtime.route import Route
 from etui.tui.app import EtuiApp
 from etui.tui.chat.prompt import Prompt
+from etui.tui.chat.transcript import Transcript
 from etui.tui.chat.turn_view import TurnView
 from etui.tui.modals import ConfirmModal
 from etui.turn.events import HopEnded, HopStarted
@@ -199,5 +200,27 @@ async def test_a_repetition_is_streamed_and_then_cut_with_its_reason(house: Hous
         await answered(pilot, house, 1)
         view = turns(app)[0]
         assert source_of(view) == "Paris. la Femme,"
-        ended = "■ ended: the answer repeats itself (saved up to ~43 J, estimate)"
+        ended = "■ ended: the answer repeats itself (saved up to ≈43 J, estimate)"
         await until(pilot, lambda: text_of(view, "energy").startswith(ended))
+
+
+async def test_a_turn_with_branches_shows_its_place_and_asks_for_another(house: House) -> None:
+    wanted: list[tuple[str, int]] = []
+
+    class Listening(EtuiApp):
+        def on_turn_view_branch_wanted(self, message: TurnView.BranchWanted) -> None:
+            assert message.view.record is not None
+            wanted.append((message.view.record.turn_id, message.step))
+
+    app = house.app(Listening)
+    async with app.run_test(size=WIDE) as pilot:
+        await two_answers(pilot, house)
+        second = house.runner.saved[1].turn_id
+        app.screen.query_one(Transcript).show_branches({second: (2, 3)})
+        assert text_of(turns(app)[0], "branch") == ""
+        assert text_of(turns(app)[1], "branch") == "< 2/3 >"
+        await pilot.press("shift+tab", "<", ">")
+        await until(pilot, lambda: wanted == [(second, -1), (second, 1)])
+        await pilot.press("up", ">")
+        await pilot.pause()
+        assert len(wanted) == 2, "a turn without branches has nowhere to go"

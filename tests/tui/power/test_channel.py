@@ -24,8 +24,8 @@ def test_watts_that_are_not_known_are_unmeasured() -> None:
 
 def test_an_estimate_is_marked_as_one() -> None:
     estimate = Channel("estimate:cpu", "package:0", Kind.ESTIMATE, limit_watts=65.0)
-    assert watts_line(power(12.0, estimate), 65.0) == "~12 W (estimate) of 65.0 W"
-    assert total_watts([power(12.0, estimate)]) == "~12 W (estimate)"
+    assert watts_line(power(12.0, estimate), 65.0) == "≈12 W (estimate) of 65.0 W"
+    assert total_watts([power(12.0, estimate)]) == "≈12 W (estimate)"
 
 
 def test_a_scale_without_a_limit_says_so() -> None:

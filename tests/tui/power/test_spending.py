@@ -58,7 +58,7 @@ def test_net_is_never_shown_below_zero() -> None:
 
 def test_an_estimate_makes_the_sum_one() -> None:
     estimated = turn_record(1, energy=replace(turn_record(0).energy, kind="estimate"))
-    assert chat_text([estimated], net=False) == "~12 J, ~3.5 mWh (estimate) · 1 answer"
+    assert chat_text([estimated], net=False) == "≈12 J, ≈3.5 mWh (estimate) · 1 answer"
 
 
 def test_a_day_tells_readings_and_estimates_apart() -> None:
@@ -66,7 +66,7 @@ def test_a_day_tells_readings_and_estimates_apart() -> None:
     assert today_text(TODAY) == "12.3 kJ, 3.42 Wh · 45 answers"
     both = replace(TODAY, estimated_joules=3600.0, unmeasured_turns=2)
     assert today_text(both) == (
-        "12.3 kJ, 3.42 Wh · ~3,600 J, ~1.0 Wh (estimate) · 45 answers · 2 of them unmeasured"
+        "12.3 kJ, 3.42 Wh · ≈3,600 J, ≈1.0 Wh (estimate) · 45 answers · 2 of them unmeasured"
     )
     assert today_text(replace(TODAY, joules=None)) == "unmeasured · 45 answers"
 
@@ -114,7 +114,7 @@ def test_a_gpu_tells_its_temperature_and_memory_where_known() -> None:
     assert state_line(61.0, Kind.COUNTER, gpu) == ("idle 61.0 W · 54 °C · 4.10 GB of 48.3 GB VRAM")
     assert state_line(None, Kind.COUNTER, None) == "idle not measured"
     bare = replace(gpu, temperature_celsius=None, memory_total_bytes=None)
-    assert state_line(5.0, Kind.ESTIMATE, bare) == "idle ~5.0 W (estimate)"
+    assert state_line(5.0, Kind.ESTIMATE, bare) == "idle ≈5.0 W (estimate)"
 
 
 def test_the_prediction_stands_beside_what_was_measured() -> None:

@@ -36,6 +36,11 @@ def sanitize(text: str) -> str:
     return text.replace("\r\n", "\n").translate(_SAFE)
 
 
+def unify_line_ends(text: str) -> str:
+    r"""Replace ``\r\n`` and a lone ``\r`` by ``\n``: terminals paste lines that end with ``\r``."""
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
 _UNSAFE_IN_JSON = re.compile("[\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 

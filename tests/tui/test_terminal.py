@@ -126,6 +126,22 @@ def test_ask_watch_stop_and_quit(spawn: Spawn, screen: Screen, etui_home: Path) 
     assert all(joules is not None and joules > 0 for _query, _status, joules in (first, second))
 
 
+def test_a_paste_whose_lines_end_with_carriage_returns_is_sent_with_line_feeds(
+    spawn: Spawn, screen: Screen, etui_home: Path
+) -> None:
+    app = spawn("--model", "smollm2-135m")
+    app.expect("loaded in")
+    app.send("\x1b[200~Say hi.\rTo me.\r\nNow.\x1b[201~")
+    app.expect("Now")
+    app.send("\r")
+    app.expect("1 answer")
+    app.send("\x11")
+    app.expect(pexpect.EOF)
+    screen.assert_clean()
+    assert [row[0] for row in rows(etui_home)] == ["Say hi.\nTo me.\nNow."]
+    assert "␍".encode() not in screen.sent
+
+
 def test_every_screen_is_a_key_away_and_a_model_comes_and_goes(
     spawn: Spawn, screen: Screen, etui_home: Path
 ) -> None:

@@ -11,7 +11,7 @@ from textual.message import Message
 from textual.strip import Strip
 
 from etui import units
-from etui.text.sanitize import sanitize
+from etui.text.sanitize import sanitize, unify_line_ends
 from etui.tui.widgets.text_box import TextBox
 
 LARGE_PASTE_CHARACTERS = 20_000
@@ -161,7 +161,7 @@ back earlier questions. A question asked while an answer runs waits for its turn
         """Insert a paste with control characters as symbols, so the text shown is the text sent."""
         event.prevent_default()
         event.stop()
-        inserted = self.replace(self._fold(event.text), *self.selection)
+        inserted = self.replace(self._fold(unify_line_ends(event.text)), *self.selection)
         self.move_cursor(inserted.end_location)
 
     def _fold(self, text: str) -> str:

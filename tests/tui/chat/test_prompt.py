@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from textual import events
 from textual.app import App, ComposeResult
 from textual.pilot import Pilot
@@ -92,6 +93,17 @@ async def test_a_paste_keeps_its_lines_and_loses_its_control_characters() -> Non
         prompt.post_message(events.Paste("\x1b[31mred\r\ntwo"))
         await until(pilot, lambda: prompt.text == "␛[31mred\ntwo")
         assert app.sent == []
+
+
+@pytest.mark.parametrize("line_end", ["\r", "\r\n", "\n"])
+async def test_a_paste_is_sent_with_line_feeds_whatever_ends_its_lines(line_end: str) -> None:
+    app = PromptApp()
+    async with app.run_test() as pilot:
+        prompt = app.query_one(Prompt)
+        prompt.post_message(events.Paste(f"one{line_end}two{line_end}{line_end}three"))
+        await until(pilot, lambda: prompt.text == "one\ntwo\n\nthree")
+        await pilot.press("enter")
+        await until(pilot, lambda: app.sent == ["one\ntwo\n\nthree"])
 
 
 async def test_a_question_put_back_comes_before_the_draft() -> None:

@@ -344,6 +344,13 @@ _SERVING = (
     "CREATE INDEX turns_by_key ON turns (client_key, created_at) WHERE client_key IS NOT NULL",
 )
 
+_ENERGY_INDEX = (
+    # Covers the sums and peaks of days, so that none reads the wide rows; by day, a year of turns.
+    """CREATE INDEX turns_energy ON turns (
+        created_at, model, energy_joules, energy_kind, energy_peak_watts
+    )""",
+)
+
 _STEPS = {
     "m001_create_log": _TABLES,
     "m002_full_text_search": _FULL_TEXT,
@@ -360,6 +367,7 @@ _STEPS = {
     "m013_loops": _LOOPS,
     "m014_sweeps": _SWEEPS,
     "m015_serving": _SERVING,
+    "m017_energy_index": _ENERGY_INDEX,
 }
 
 NAMES = tuple(_STEPS)

@@ -223,6 +223,17 @@ def test_turns_of_before_clients_are_read_without_one(config: Config, make_turn:
     assert old.to_json()["energy"]["attribution"]["batch_joules"] == 12.34
 
 
+def test_peaks_of_turns_of_before_their_index_are_kept(config: Config, make_turn: MakeTurn) -> None:
+    database = made_before(config, "m017_energy_index")
+    old = make_turn()
+    insert_turn(database, replace(old, energy=replace(old.energy, peak_watts=321.0)))
+    database.close()
+    open_for_writing(config).close()
+    with LogReader(config) as log:
+        (peak,) = log.select("SELECT energy_peak_watts FROM turns INDEXED BY turns_energy")
+    assert peak["energy_peak_watts"] == 321.0
+
+
 @pytest.mark.parametrize("count", range(1, len(NAMES)))
 def test_an_etui_of_before_a_migration_refuses_the_database(
     config: Config, monkeypatch: pytest.MonkeyPatch, count: int

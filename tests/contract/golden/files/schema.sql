@@ -13,6 +13,7 @@
 -- migration etui m013_loops
 -- migration etui m014_sweeps
 -- migration etui m015_serving
+-- migration etui m017_energy_index
 CREATE INDEX chats_by_time ON chats (created_at);
 CREATE INDEX curves_by_model ON curves (model, created_at);
 -- idx__sqlite_migrations_migration_set_name
@@ -39,6 +40,7 @@ CREATE INDEX turns_by_seconds ON turns (seconds_total);
 CREATE INDEX turns_by_status ON turns (status, created_at);
 CREATE INDEX turns_by_time ON turns (created_at);
 CREATE INDEX turns_by_tokens ON turns (tokens_output);
+CREATE INDEX turns_energy ON turns ( created_at, model, energy_joules, energy_kind, energy_peak_watts );
 CREATE INDEX turns_history ON turns ( created_at, model, rule, status, policy, chat_id, energy_joules, energy_uncertainty, energy_kind, energy_joules_per_token, seconds_total, tokens_output );
 CREATE INDEX turns_with_hops ON turns (created_at) WHERE hops <> '[]';
 CREATE INDEX unloads_by_time ON unloads (created_at);

@@ -1,0 +1,217 @@
+"""Sum joules by local day and model, and find the peak watts of each day.
+
+Turns and loads of models both count, as they do for the budgets. A turn with hops was answered by
+several models, and each hop is charged to its own. A day is a day of the local calendar, so one
+with a change of the clocks has 23 or 25 hours.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, time, timedelta, tzinfo
+from itertools import pairwise
+from typing import Literal, TypeVar
+
+from etui.energy.types import Kind
+from etui.log.queries import LogReader
+from etui.text.timestamps import format_utc
+
+_Key = TypeVar("_Key", bound=Hashable)
+
+Period = Literal["day", "week", "month", "year"]
+PERIODS: tuple[Period, ...] = ("day", "week", "month", "year")
+"""Calendar periods for which money is summed; a week begins on Monday."""
+
+ENERGY_INDEX = "turns_energy"
+"""The index that has every column that is summed here."""
+
+_HAS_HOPS = "hops <> '[]'"
+_HOPPED = f"SELECT id FROM turns INDEXED BY turns_with_hops WHERE {_HAS_HOPS}"
+_DAYS = "json_each(?) AS day CROSS JOIN"
+_IN_DAY = (
+    "created_at >= json_extract(day.value, '$[0]') AND created_at < json_extract(day.value, '$[1]')"
+)
+_ESTIMATED = f"coalesce(max(joules IS NOT NULL AND kind IS '{Kind.ESTIMATE}'), 0) AS estimated"
+_TURNS_SQL = f"""
+    SELECT day.key AS day, model, count(*) AS items, sum(energy_joules) AS joules,
+        count(*) - count(energy_joules) AS unmeasured, max(energy_peak_watts) AS peak_watts,
+        coalesce(max(energy_joules IS NOT NULL AND energy_kind IS '{Kind.ESTIMATE}'), 0)
+            AS estimated
+    FROM {_DAYS} turns INDEXED BY {ENERGY_INDEX} ON {_IN_DAY}
+    WHERE +turns.id NOT IN ({_HOPPED}) GROUP BY 1, 2
+"""
+# As in etui.log.totals: where one hop of a model is unknown, so is that model's part of the turn.
+_HOPS_SQL = f"""
+    SELECT day, model, count(*) AS items, sum(joules) AS joules,
+        count(*) - count(joules) AS unmeasured, max(peak_watts) AS peak_watts, {_ESTIMATED}
+    FROM (
+        SELECT day, turn, model, kind, peak_watts,
+            CASE WHEN count(joules) = count(*) THEN sum(joules) END AS joules
+        FROM (
+            SELECT day.key AS day, turns.id AS turn, energy_kind AS kind,
+                energy_peak_watts AS peak_watts,
+                json_extract(hop.value, '$.model') AS model,
+                CASE WHEN energy_joules IS NOT NULL
+                    THEN json_extract(hop.value, '$.joules') END AS joules
+            FROM {_DAYS} turns INDEXED BY turns_with_hops ON {_IN_DAY} AND {_HAS_HOPS},
+                json_each(turns.hops) AS hop
+        ) GROUP BY day, turn, model
+    ) GROUP BY day, model
+"""
+_LOADS_SQL = f"""
+    SELECT day.key AS day, model, 0 AS items, sum(joules) AS joules,
+        count(*) - count(joules) AS unmeasured, NULL AS peak_watts, {_ESTIMATED}
+    FROM {_DAYS} loads ON {_IN_DAY} GROUP BY 1, 2
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class EnergySum:
+    """The joules of a group of turns and loads.
+
+    Attributes:
+        turns: Number of turns; one that several models answered counts for each.
+        joules: Gross joules of those that were measured or estimated; None when none was.
+        estimated: Whether some of them are only estimated.
+        unmeasured: Turns and loads that are missing in the sum, because their joules are unknown.
+        peak_watts: Highest watts of the machine during these turns; None when unknown.
+    """
+
+    turns: int = 0
+    joules: float | None = None
+    estimated: bool = False
+    unmeasured: int = 0
+    peak_watts: float | None = None
+
+    @property
+    def kind(self) -> str | None:
+        """``estimate`` if some joules are only estimated, for :mod:`etui.units`."""
+        return Kind.ESTIMATE.value if self.estimated else None
+
+    def __add__(self, other: EnergySum) -> EnergySum:
+        """Return the sum of both groups; unknown joules are counted as missing, never as 0."""
+        known = [joules for joules in (self.joules, other.joules) if joules is not None]
+        peaks = [watts for watts in (self.peak_watts, other.peak_watts) if watts is not None]
+        return EnergySum(
+            self.turns + other.turns,
+            sum(known) if known else None,
+            self.estimated or other.estimated,
+            self.unmeasured + other.unmeasured,
+            max(peaks, default=None),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class ModelDay:
+    """The joules of one model on one local day."""
+
+    day: date
+    model: str
+    spent: EnergySum
+
+
+@dataclass(frozen=True, slots=True)
+class DailyEnergy:
+    """What the log has of a row of days.
+
+    Attributes:
+        days: The days, oldest first, also those without a turn.
+        parts: One entry per day and model.
+    """
+
+    days: tuple[date, ...] = ()
+    parts: tuple[ModelDay, ...] = ()
+
+
+def day_start(day: date, zone: tzinfo | None = None) -> datetime:
+    """Return the first moment of a local day, in UTC.
+
+    Args:
+        day: A day of the calendar.
+        zone: Its time zone; None is the one of this machine.
+    """
+    midnight = datetime.combine(day, time.min, zone)
+    return midnight.astimezone(UTC)
+
+
+def period_start(day: date, period: Period) -> date:
+    """Return the first day of the period that a day is in."""
+    match period:
+        case "day":
+            return day
+        case "week":
+            return day - timedelta(days=day.weekday())
+        case "month":
+            return day.replace(day=1)
+        case "year":
+            return day.replace(month=1, day=1)
+
+
+def read_daily_energy(
+    log: LogReader, first: date, last: date, zone: tzinfo | None = None
+) -> DailyEnergy:
+    """Read the joules of every day from ``first`` to ``last``, both included.
+
+    Raises:
+        LogUnavailable: The log cannot be read.
+    """
+    days = tuple(first + timedelta(days=n) for n in range((last - first).days + 1))
+    starts = [format_utc(day_start(day, zone)) for day in (*days, last + timedelta(days=1))]
+    spans = json.dumps(list(pairwise(starts)))
+    sums: dict[tuple[int, str], EnergySum] = {}
+    for sql in (_TURNS_SQL, _HOPS_SQL, _LOADS_SQL):
+        for row in log.select(sql, (spans,)):
+            found = EnergySum(
+                row["items"],
+                row["joules"],
+                bool(row["estimated"]),
+                row["unmeasured"],
+                row["peak_watts"],
+            )
+            key = (int(row["day"]), row["model"] or "")
+            sums[key] = sums.get(key, EnergySum()) + found
+    parts = [ModelDay(days[day], model, spent) for (day, model), spent in sorted(sums.items())]
+    return DailyEnergy(days, tuple(parts))
+
+
+def sum_parts(parts: Iterable[ModelDay]) -> EnergySum:
+    """Add up entries."""
+    return sum((part.spent for part in parts), EnergySum())
+
+
+def sum_by_day(daily: DailyEnergy, last_days: int) -> list[tuple[date, EnergySum]]:
+    """Sum the last days, oldest first; a day without a turn has no joules."""
+    by_day = _group(daily.parts, lambda part: part.day)
+    return [(day, by_day.get(day, EnergySum())) for day in daily.days[-last_days:]]
+
+
+def sum_by_model(daily: DailyEnergy, since: date | None = None) -> list[tuple[str, EnergySum]]:
+    """Sum per model from a day on (None: all days), the most expensive first, unknown last."""
+    parts = [part for part in daily.parts if since is None or part.day >= since]
+    by_model = _group(parts, lambda part: part.model)
+    return sorted(by_model.items(), key=lambda item: (-(item[1].joules or -1.0), item[0]))
+
+
+def sum_by_period(daily: DailyEnergy, today: date) -> dict[Period, EnergySum]:
+    """Sum the day, week, month and year that ``today`` is in, up to and with that day."""
+    return {
+        period: sum_parts(
+            part for part in daily.parts if period_start(today, period) <= part.day <= today
+        )
+        for period in PERIODS
+    }
+
+
+def first_day_shown(today: date, last_days: int) -> date:
+    """Return the first day to read for a year of money, and for bars over the last days."""
+    week, year = period_start(today, "week"), period_start(today, "year")
+    return min(week, year, today - timedelta(days=last_days - 1))
+
+
+def _group(parts: Sequence[ModelDay], key: Callable[[ModelDay], _Key]) -> dict[_Key, EnergySum]:
+    sums: dict[_Key, EnergySum] = {}
+    for part in parts:
+        sums[key(part)] = sums.get(key(part), EnergySum()) + part.spent
+    return sums

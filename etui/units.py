@@ -233,6 +233,31 @@ def seconds_text(seconds: float | None) -> str:
     return f"{sign}{hours // 24} d {hours % 24} h"
 
 
+def age_text(seconds: float) -> str:
+    """Format the age of a mark on an axis of time: ``30s``, ``120s``, ``10min``, ``2h``."""
+    if seconds < 180:
+        return f"{seconds:.0f}s"
+    if seconds < 7200 or seconds % 1800:
+        return f"{seconds / 60:.5g}min"
+    return f"{seconds / 3600:.3g}h"
+
+
+def span_text(seconds: float) -> str:
+    """Format the time that a graph shows: ``30 s``, ``2 min``, ``1 h``."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 3600 else f"{seconds / 3600:.0f} h"
+
+
+def axis_text(value: float) -> str:
+    """Format a number of an axis in few characters: ``2.5``, ``18``, ``350``, ``2.4k``."""
+    if abs(value) >= 9999.5:
+        return f"{value / 1e3:.0f}k"
+    if abs(value) >= 999.5:
+        return f"{value / 1e3:.1f}".removesuffix(".0") + "k"
+    return f"{value:.0f}" if abs(value) >= 9.95 else f"{value:.1f}".removesuffix(".0")
+
+
 def offset_text(offset_ns: int, error_ns: int) -> str:
     """Format the offset of another clock and its bound: ``7 h 00 min ± 0.21 ms``."""
     return f"{seconds_text(offset_ns / 1e9)} ± {seconds_text(error_ns / 1e9)}"

@@ -254,3 +254,22 @@ def test_p_values_are_never_zero() -> None:
     assert units.p_value_text(1.0) == "p = 1.00"
     assert units.p_value_text(1e-9) == "p < 0.001"
     assert units.p_value_text(None) == "not tested"
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0.0, "0"), (2.5, "2.5"), (5.0, "5"), (9.97, "10"), (18.0, "18"), (350.0, "350"),
+     (1200.0, "1.2k"), (2000.0, "2k"), (12_345.0, "12k")],
+)  # fmt: skip
+def test_a_number_of_an_axis_is_short(value: float, text: str) -> None:
+    assert units.axis_text(value) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "age", "span"),
+    [(30.0, "30s", "30 s"), (120.0, "120s", "2 min"), (210.0, "3.5min", "4 min"),
+     (600.0, "10min", "10 min"), (3600.0, "60min", "1 h"), (9000.0, "2.5h", "2 h")],
+)  # fmt: skip
+def test_ages_and_spans_of_a_graph_are_short(seconds: float, age: str, span: str) -> None:
+    assert units.age_text(seconds) == age
+    assert units.span_text(seconds) == span

@@ -43,6 +43,7 @@ _BOXES = {
     "o": "°",
 }
 _TABLE = {ord(c): ascii_ for ascii_, cs in _BOXES.items() for c in cs}
+_TABLE |= {0x2800 + dots: " ..::==##"[dots.bit_count()] for dots in range(256)}
 _TABLE |= {code: f"{code - 0x2400 + 64:c}" for code in range(0x2400, 0x2420)}
 _NOT_ASCII = re.compile(r"[^\x00-\x7f]")
 

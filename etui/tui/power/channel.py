@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 
 from textual.app import ComposeResult
@@ -11,8 +12,11 @@ from textual.widgets import Static
 from etui import units
 from etui.energy.sources.nvml_watch import GpuState
 from etui.energy.types import Channel, ChannelPower, Kind
+from etui.plots.braille import Graph
+from etui.plots.power_history import TOTAL, PowerHistory
 from etui.text.sanitize import sanitize
 from etui.text.tables import SEPARATOR
+from etui.tui.pacing import SAMPLE_SECONDS
 from etui.tui.services import Vitals
 from etui.tui.widgets.fact_line import FactLine, Line
 from etui.tui.widgets.power_graph import PowerGraph
@@ -33,7 +37,9 @@ class ChannelMeter(Vertical):
         super().__init__()
         self._channel = channel
         self._watts = Line(classes="watts")
-        self._graph = PowerGraph(channel.limit_watts)
+        self._history = PowerHistory()
+        self._idle_watts: float | None = None
+        self._graph = PowerGraph(axes=False, letters=False)
         self._state = FactLine(classes="state")
 
     def compose(self) -> ComposeResult:
@@ -44,15 +50,19 @@ class ChannelMeter(Vertical):
         yield self._graph
         yield self._state
 
-    def push(self, power: ChannelPower, samples: int) -> None:
-        """Add the latest reading, which covers ``samples`` graph samples."""
-        self._graph.push(power.watts, samples)
-        self._watts.set_text(watts_line(power, self._graph.top_watts))
+    def push(self, power: ChannelPower) -> None:
+        """Add the latest reading."""
+        now_ns = time.monotonic_ns()
+        self._history.add(now_ns, {TOTAL: power.watts})
+        buckets = self._history.buckets(TOTAL, now_ns, SAMPLE_SECONDS, self._graph.values)
+        graph = Graph(buckets, self._channel.limit_watts, self._idle_watts)
+        self._graph.show(graph)
+        self._watts.set_text(watts_line(power, graph.top_watts))
 
     def show_vitals(self, vitals: Vitals) -> None:
         """Show the idle watts of the channel and the state of its GPU."""
         idle = vitals.idle_by_channel.get(self._channel.id)
-        self._graph.show_idle(idle)
+        self._idle_watts = idle
         gpu = next((state for state in vitals.gpus if state.scope == self._channel.scope), None)
         self._state.show(state_line(idle, self._channel.kind, gpu))
 

@@ -119,7 +119,7 @@ not include loading the model. *Gross* includes idle power, *net* subtracts it.
                 shown = self._meters[power.channel.id] = ChannelMeter(power.channel)
                 await self.query_one(".meters").mount(shown)
                 shown.show_vitals(self._vitals)
-            shown.push(power, self._pace.samples)
+            shown.push(power)
         self._strip.push(stage, self._pace.samples)
         self._watts_text = total_watts(powers)
         several = len([power for power in powers if power.in_total]) > 1

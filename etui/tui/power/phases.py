@@ -9,8 +9,7 @@ from typing import ClassVar
 from rich.segment import Segment
 from rich.style import Style
 from textual.strip import Strip
-
-from etui.tui.widgets.power_graph import History
+from textual.widget import Widget
 
 
 class Stage(StrEnum):
@@ -54,9 +53,11 @@ def mark_column(marks: str) -> str:
     return letters[-1] if letters else " "
 
 
-class PhaseStrip(History):
+class PhaseStrip(Widget):
     """One row of letters, aligned with the columns of the graphs above."""
 
+    SAMPLES_PER_COLUMN = 2
+    KEPT_COLUMNS = 400
     COMPONENT_CLASSES: ClassVar[set[str]] = {f"phase-strip--{word}" for word in _NAMES.values()}
 
     def __init__(self) -> None:

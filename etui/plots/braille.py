@@ -1,0 +1,214 @@
+"""Power over time in braille: two values and four levels a cell, with axes in watts and time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Literal
+
+from etui import units
+from etui.plots.power_history import Buckets
+from etui.plots.terminal import idle_row, scale_top
+
+Ink = Literal["plain", "load", "prefill", "thinking", "answer", "limit", "idle", "axis"]
+"""What a character of a graph stands for; each has a colour of its own."""
+
+Run = tuple[str, Ink]
+"""Characters of one ink."""
+
+PHASE_INKS: dict[str, Ink] = {
+    " ": "plain",
+    "L": "load",
+    "P": "prefill",
+    "T": "thinking",
+    "A": "answer",
+}
+
+_LEFT, _RIGHT = (0x40, 0x04, 0x02, 0x01), (0x80, 0x20, 0x10, 0x08)
+"""Bits of the dots of a cell, lowest first."""
+
+_BLANK = 0x2800
+_LEVELS = 4
+NEAR_LIMIT_SHARE = 0.95
+"""Share of the limit from which the top of a graph is drawn as near the limit."""
+
+_LEAST_HEIGHT_FOR_HALF = 4
+_TICK_CELLS = 12
+"""Least cells between two marks of the time axis."""
+
+_STEPS_SECONDS = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 21600, 86400)
+_IDLE_LINE, _IDLE_WORD = "┄", " idle "
+
+
+@dataclass(frozen=True, slots=True)
+class Graph:
+    """What a graph shows.
+
+    Attributes:
+        buckets: Watts over time, two a cell.
+        limit_watts: Power limit, the top of the scale; None draws to the highest value.
+        idle_watts: Watts of the idle line; None draws none.
+    """
+
+    buckets: Buckets
+    limit_watts: float | None = None
+    idle_watts: float | None = None
+
+    @property
+    def top_watts(self) -> float:
+        """Top of the scale."""
+        known = [watts for watts in self.buckets.means if watts is not None]
+        return scale_top(self.limit_watts, max([*known, self.idle_watts or 0.0]))
+
+
+def braille_rows(
+    watts: Sequence[float | None], top_watts: float, width: int, height: int
+) -> list[str]:
+    """Draw ``height`` rows of ``width`` cells, the newest value at the right.
+
+    None leaves its half of a cell empty; a known value draws at least the lowest dot, and one above
+    the top is drawn full.
+    """
+    shown = list(watts)[-2 * width :] if width else []
+    levels = [0] * (2 * width - len(shown)) + [_count_dots(w, top_watts, height) for w in shown]
+    rows = []
+    for row in reversed(range(height)):
+        cells = []
+        for left, right in zip(levels[::2], levels[1::2], strict=True):
+            bits = sum(_LEFT[: max(0, min(_LEVELS, left - _LEVELS * row))])
+            bits += sum(_RIGHT[: max(0, min(_LEVELS, right - _LEVELS * row))])
+            cells.append(chr(_BLANK + bits) if bits else " ")
+        rows.append("".join(cells))
+    return rows
+
+
+def sparkline(watts: Sequence[float | None], top_watts: float, width: int) -> str:
+    """Draw one row of ``width`` cells, the newest value at the right."""
+    return braille_rows(watts, top_watts, width, 1)[0]
+
+
+def gutter_width(graph: Graph) -> int:
+    """Return the cells to the left of the plot: the numbers of the axis and its line."""
+    numbers = [graph.top_watts, graph.top_watts / 2, graph.idle_watts or 0.0]
+    return max(len(units.axis_text(number)) for number in numbers) + 1
+
+
+def draw_graph(
+    graph: Graph, width: int, height: int, *, axes: bool = True, letters: bool = True
+) -> list[list[Run]]:
+    """Draw a graph as ``height`` rows of runs, each ``width`` cells wide.
+
+    Args:
+        graph: What to show; its newest values that fit are drawn.
+        width: Cells of a row, the axis included.
+        height: Rows, with the axis of time and the letters of the phases.
+        axes: Draw both axes, as far as they fit.
+        letters: Draw a row with the letters of the phases.
+    """
+    gutter = gutter_width(graph) if axes else 0
+    plot_width = max(0, width - gutter)
+    below = (axes and height > 2) + (letters and height > 3)
+    plot_height = max(1, height - below)
+    phases = _cell_phases(graph.buckets.phases, plot_width)
+    rows = list(_draw_plot(graph, plot_width, plot_height, phases))
+    if axes:
+        labels = axis_labels(graph, plot_height)
+        rows = [
+            [(f"{label:>{gutter - 1}}" + ("┤" if label else "│"), "axis"), *row]
+            for label, row in zip(labels, rows, strict=True)
+        ]
+        if height > 2:
+            line = time_axis(plot_width, 2 * graph.buckets.seconds)
+            rows.append([(" " * (gutter - 1) + "└" + line, "axis")])
+    if letters and height > 3:
+        runs: list[Run] = [("".join(run), PHASE_INKS[phase]) for phase, run in groupby(phases)]
+        rows.append([(" " * gutter, "axis"), *runs] if gutter else runs)
+    return rows[:height]
+
+
+def axis_labels(graph: Graph, height: int) -> list[str]:
+    """Return the number beside each of ``height`` rows, from the top; most are empty.
+
+    The top of the scale, its half where there is room, and the idle watts in their own row.
+    """
+    labels = [""] * height
+    labels[0] = units.axis_text(graph.top_watts)
+    if height >= _LEAST_HEIGHT_FOR_HALF:
+        labels[height // 2] = units.axis_text(graph.top_watts / 2)
+    idle = idle_row(graph.idle_watts, graph.top_watts, height)
+    if idle is not None and idle > 0:
+        for near in (idle - 1, idle + 1):
+            if 0 < near < height:
+                labels[near] = ""
+        labels[idle] = units.axis_text(graph.idle_watts or 0.0)
+    return labels
+
+
+def time_axis(width: int, seconds_per_cell: float) -> str:
+    """Draw an axis of ``width`` cells that ends now, with marks as nvitop has them: ``╴60s├``."""
+    if width <= 0 or seconds_per_cell <= 0:
+        return "─" * width
+    cells = ["─"] * width
+    if width >= 3 * len("now"):
+        cells[-3:] = "now"
+    step = next((s for s in _STEPS_SECONDS if s / seconds_per_cell >= _TICK_CELLS), None)
+    if step is None:
+        return "".join(cells)
+    for age in range(step, int(width * seconds_per_cell) + 1, step):
+        label = units.age_text(age)
+        mark = f"╴{label}├"
+        end = width - round(age / seconds_per_cell)
+        start = end - len(mark) + 1
+        if start >= 0:
+            cells[start : end + 1] = mark
+        elif 0 <= end < len(label) <= width:
+            cells[: len(label)] = label  # the whole width, without room for its mark
+    return "".join(cells)
+
+
+def _draw_plot(graph: Graph, width: int, height: int, phases: str) -> Iterator[list[Run]]:
+    values = graph.buckets.means[-2 * width :] if width else ()
+    top = graph.top_watts
+    rows = braille_rows(values, top, width, height)
+    near = _near_limit(values, graph.limit_watts, width)
+    idle = idle_row(graph.idle_watts, graph.top_watts, height)
+    for y, row in enumerate(rows):
+        inks: list[Ink] = [
+            "limit" if y == 0 and near[x] else PHASE_INKS[phase] for x, phase in enumerate(phases)
+        ]
+        if y == idle:
+            inks = ["idle" if c == " " else ink for c, ink in zip(row, inks, strict=True)]
+            row = _add_idle_line(row)
+        pairs = groupby(zip(row, inks, strict=True), key=lambda pair: pair[1])
+        yield [("".join(c for c, _ in run), ink) for ink, run in pairs]
+
+
+def _add_idle_line(row: str) -> str:
+    """Draw the idle line where a row is empty, and its name in the last place with room."""
+    at = row.rfind(" " * (len(_IDLE_WORD) + 2))
+    line = row.replace(" ", _IDLE_LINE)
+    return line if at < 0 else line[: at + 1] + _IDLE_WORD + line[at + 1 + len(_IDLE_WORD) :]
+
+
+def _near_limit(
+    values: Sequence[float | None], limit_watts: float | None, width: int
+) -> list[bool]:
+    if not limit_watts:
+        return [False] * width
+    near = [watts is not None and watts >= NEAR_LIMIT_SHARE * limit_watts for watts in values]
+    near = [False] * (2 * width - len(near)) + near
+    return [left or right for left, right in zip(near[::2], near[1::2], strict=True)]
+
+
+def _cell_phases(phases: str, width: int) -> str:
+    """Return one letter a cell: the later of its two, unless that is a space."""
+    shown = phases[-2 * width :].rjust(2 * width) if width else ""
+    pairs = zip(shown[::2], shown[1::2], strict=True)
+    return "".join(right if right != " " else left for left, right in pairs)
+
+
+def _count_dots(watts: float | None, top_watts: float, height: int) -> int:
+    if watts is None:
+        return 0
+    return max(1, min(_LEVELS * height, round(watts / top_watts * _LEVELS * height)))

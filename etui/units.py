@@ -283,6 +283,26 @@ def tokens_text(tokens: int | None) -> str:
     return count_text(tokens, "token")
 
 
+def short_count_text(count: float) -> str:
+    """Format a large count in few characters: ``980``, ``1.2k``, ``51k``, ``1.5M``."""
+    for step, letter in ((1e6, "M"), (1e3, "k")):
+        if count >= step * 0.9995:
+            scaled = count / step
+            return f"{_plain(scaled, 1 if scaled < 9.95 else 0)}{letter}"
+    return _plain(count, 0)
+
+
+def short_tokens_text(tokens: int, *, exact: bool = True) -> str:
+    """Format a count of tokens in few characters: ``1 token``, ``1.2k tokens``, ``≈12 tokens``.
+
+    Args:
+        tokens: The count.
+        exact: Whether a tokenizer counted them; an estimate is marked.
+    """
+    mark = "" if exact else ABOUT
+    return f"{mark}{short_count_text(tokens)} {'token' if tokens == 1 else 'tokens'}"
+
+
 def bytes_text(size_bytes: float | None) -> str:
     """Format a size in decimal units, as disks are sold: ``512 B``, ``94.1 MB``, ``1.12 GB``."""
     if not _known(size_bytes):

@@ -273,3 +273,25 @@ def test_a_number_of_an_axis_is_short(value: float, text: str) -> None:
 def test_ages_and_spans_of_a_graph_are_short(seconds: float, age: str, span: str) -> None:
     assert units.age_text(seconds) == age
     assert units.span_text(seconds) == span
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [
+        (0, "0"),
+        (999, "999"),
+        (1000, "1.0k"),
+        (1234, "1.2k"),
+        (9949, "9.9k"),
+        (51_200, "51k"),
+        (999_600, "1.0M"),
+        (1_500_000, "1.5M"),
+    ],
+)
+def test_a_large_count_takes_few_characters(count, text):
+    assert units.short_count_text(count) == text
+
+
+def test_tokens_that_no_tokenizer_counted_are_marked():
+    assert units.short_tokens_text(1) == "1 token"
+    assert units.short_tokens_text(1234, exact=False) == "≈1.2k tokens"

@@ -1,0 +1,154 @@
+"""Read the saved prompts of the user: one YAML file each, in ``prompts/`` of ETUI_HOME."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from etui.config.config import Config
+from etui.errors import InvalidFile, Problem, UsageError
+from etui.prompts.fill import fill, find_bad_variables, find_variables
+from etui.text.suggest import did_you_mean
+
+_ENDINGS = (".yaml", ".yml")
+
+
+@dataclass(frozen=True, slots=True)
+class SavedPrompt:
+    """A question to use again.
+
+    Attributes:
+        name: Its name, without the slash.
+        text: The question, with its variables.
+        system: System prompt of the turn; None leaves that of the chat.
+        arm: Name of the arm of the policy that answers; None leaves it to the rules.
+        path: Its file.
+    """
+
+    name: str
+    text: str
+    system: str | None
+    arm: str | None
+    path: Path
+
+    @property
+    def variables(self) -> tuple[str, ...]:
+        """Names of the variables of the text and of the system prompt, in their order."""
+        return find_variables(f"{self.text}\n{self.system or ''}")
+
+    def filled(self, values: Mapping[str, str]) -> SavedPrompt:
+        """Return the prompt with its variables replaced.
+
+        Raises:
+            UsageError: A variable has no value, or a value no variable.
+        """
+        known = self.variables
+        for name in values:
+            if name not in known:
+                raise UsageError(
+                    f"prompt {self.name!r} has no variable {name!r}{did_you_mean(name, known)}",
+                    "remove it" if known else "it has none: leave out --set",
+                )
+        if missing := [name for name in known if name not in values]:
+            raise UsageError(
+                f"prompt {self.name!r} needs a value for {', '.join(missing)}",
+                "pass " + " ".join(f"--set {name}=…" for name in missing),
+            )
+        system = None if self.system is None else fill(self.system, values)
+        return SavedPrompt(self.name, fill(self.text, values), system, self.arm, self.path)
+
+
+@dataclass(frozen=True, slots=True)
+class PromptLibrary:
+    """The saved prompts.
+
+    Attributes:
+        prompts: Those that can be used, by name, sorted.
+        problems: What is wrong with the other files.
+    """
+
+    prompts: Mapping[str, SavedPrompt]
+    problems: tuple[Problem, ...] = ()
+
+
+def prompts_dir(config: Config) -> Path:
+    """Return the folder of the user's prompts."""
+    return config.home / "prompts"
+
+
+def load_prompts(config: Config) -> PromptLibrary:
+    """Read every saved prompt; a file that cannot be used is named in ``problems``."""
+    prompts: dict[str, SavedPrompt] = {}
+    problems: list[Problem] = []
+    for path in _list_files(prompts_dir(config)):
+        try:
+            prompt = load_prompt(path)
+        except InvalidFile as error:
+            problems += error.problems
+            continue
+        if (other := prompts.get(prompt.name)) is not None:
+            message = f"name: {prompt.name!r} is the name of {other.path.name} already, rename one"
+            problems.append(Problem(str(path), 1, 1, message))
+        else:
+            prompts[prompt.name] = prompt
+    return PromptLibrary(dict(sorted(prompts.items())), tuple(problems))
+
+
+def load_prompt(path: Path) -> SavedPrompt:
+    """Read one saved prompt.
+
+    Raises:
+        InvalidFile: The file cannot be read, or is no prompt; ``problems`` name line and column.
+    """
+    from etui.prompts.schema import NAME_PATTERN, PromptEntry
+    from etui.yaml.load import load_yaml
+
+    located = load_yaml(path, PromptEntry)
+    entry = located.model
+    problems = [
+        located.problem((key,), f"{{{{{bad}}}}} is no variable: use letters, digits and _")
+        for key, text in (("text", entry.text), ("system", entry.system or ""))
+        for bad in find_bad_variables(text)
+    ]
+    name = entry.name or path.stem
+    if not entry.text.strip():
+        problems.append(located.problem(("text",), "text: is empty, write the question here"))
+    if not re.fullmatch(NAME_PATTERN, name):
+        message = f"{name!r} is no name for a prompt: add `name:` with letters, digits, - or _"
+        problems.append(Problem(str(path), 1, 1, message))
+    if problems:
+        raise InvalidFile.of(problems, f"fix {path}")
+    return SavedPrompt(name, entry.text.strip(), entry.system, entry.arm, path)
+
+
+def find_prompt(name: str, config: Config) -> SavedPrompt:
+    """Find a saved prompt by its name; a name that ends in ``.yaml`` is a path.
+
+    Raises:
+        UsageError: There is no prompt of that name.
+        InvalidFile: Its file, or every file that might be it, cannot be used.
+    """
+    if name.endswith(_ENDINGS):
+        return load_prompt(Path(name).expanduser())
+    library = load_prompts(config)
+    if name in library.prompts:
+        return library.prompts[name]
+    folder = prompts_dir(config)
+    own = [p for p in library.problems if Path(p.file).stem == name]
+    if own:
+        raise InvalidFile.of(own, f"fix {own[0].file}")
+    hint = did_you_mean(name, library.prompts)
+    broken = "".join(f"; broken: {problem}" for problem in library.problems)
+    raise UsageError(
+        f"there is no prompt {name!r}{hint}{broken}",
+        f"put a file {name}.yaml with `text: …` into {folder}",
+    )
+
+
+def _list_files(folder: Path) -> list[Path]:
+    try:
+        return sorted(p for p in folder.iterdir() if p.suffix in _ENDINGS and p.is_file())
+    except OSError:  # without the folder there are no prompts
+        return []

@@ -45,9 +45,12 @@ class TextModal(ModalScreen[str | None]):
         yield Footer(show_command_palette=False)
 
     def on_mount(self) -> None:
-        """Focus the text area, with the cursor at its end."""
+        """Focus the text area: one line is selected, so typing replaces it; else go to its end."""
         self._area.focus()
-        self._area.move_cursor(self._area.document.end)
+        if self._one_line:
+            self._area.select_all()
+        else:
+            self._area.move_cursor(self._area.document.end)
 
     def on_text_area_changed(self, changed: TextArea.Changed) -> None:
         """Accept a one-line text on Enter."""

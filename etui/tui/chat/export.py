@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -18,13 +19,19 @@ from etui.turn.text import energy_line
 
 ExportFormat = Literal["markdown", "json"]
 
+_TITLE_CHARACTERS = 60
+_TITLE_BYTES = 120
+"""A file name may have 255 bytes, on some encrypted disks 143."""
+
+_ID_CHARACTERS = 6
+
 _ENDINGS: dict[ExportFormat, str] = {"markdown": "md", "json": "json"}
 
 
 def export_chat(
     config: Config, chat: ChatRecord, turns: Sequence[TurnRecord], form: ExportFormat
 ) -> Path:
-    """Write a chat into ``ETUI_HOME/exports``, replacing an earlier file of the same chat.
+    """Write a chat into ``ETUI_HOME/exports``, replacing its earlier file of the same title.
 
     Returns:
         Path of the file.
@@ -37,7 +44,7 @@ def export_chat(
     else:
         document = build_chat_document(chat, turns, read_weights(config))
         text = json.dumps(document, ensure_ascii=False, indent=2) + "\n"
-    path = config.home / "exports" / f"chat-{chat.chat_id}.{_ENDINGS[form]}"
+    path = config.home / "exports" / f"{build_file_name(chat)}.{_ENDINGS[form]}"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         # A lone surrogate cannot be encoded, and must not prevent the export of the chat.
@@ -48,3 +55,14 @@ def export_chat(
             "free space on that disk, or make the folder writable",
         ) from error
     return path
+
+
+def build_file_name(chat: ChatRecord) -> str:
+    """Build the name of a chat's file from its title, and the begin of its id to keep it unique.
+
+    Only letters, digits and dashes are left of the title, so that it is a name on every disk.
+    """
+    words = re.findall(r"[^\W_]+", chat.name[:_TITLE_CHARACTERS])
+    kept = "-".join(words).lower().encode()[:_TITLE_BYTES].decode(errors="ignore").strip("-")
+    short = re.sub(r"[^A-Za-z0-9-]", "", chat.chat_id.removeprefix("chat-"))[:_ID_CHARACTERS]
+    return f"{kept or 'chat'}-{short}"

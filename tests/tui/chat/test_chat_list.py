@@ -94,11 +94,12 @@ async def test_a_chat_is_named_and_the_name_is_kept(stocked: House) -> None:
         await choose(pilot, "Primes")
         await pilot.press("f2")
         await until(pilot, lambda: isinstance(app.screen, TextModal))
-        app.screen.query_one(TextArea).text = "All Primes"
-        await pilot.press("ctrl+s")
+        area = app.screen.query_one(TextArea)
+        await until(pilot, lambda: area.has_focus and area.selected_text == "Primes")
+        await pilot.press(*"All", "space", *"Primes", "enter")
         await until(pilot, lambda: stocked.chats.kept["chat-b"][0].name == "All Primes")
         await until(pilot, lambda: isinstance(app.screen, ChatsScreen))
-        await until(pilot, lambda: rows(app) and "All Primes" in rows(app)[0])
+        await until(pilot, lambda: rows(app) and "  All Primes" in rows(app)[0])
 
 
 async def test_a_chat_is_deleted_only_after_a_yes(stocked: House) -> None:
@@ -139,7 +140,7 @@ async def test_the_chat_that_is_open_gives_way_to_a_new_one_when_it_is_deleted(
 @pytest.mark.parametrize(("key", "ending"), [("f3", "md"), ("f4", "json")])
 async def test_a_chat_is_exported(stocked: House, key: str, ending: str) -> None:
     app = stocked.app()
-    path = stocked.config.home / "exports" / f"chat-chat-b.{ending}"
+    path = stocked.config.home / "exports" / f"primes-b.{ending}"
     async with app.run_test(size=WIDE) as pilot:
         await open_list(pilot, 3)
         await choose(pilot, "Primes")

@@ -20,6 +20,7 @@ from etui.tui.chat.conversation import (
     name_from_question,
     new_chat,
 )
+from etui.tui.chat.export import build_file_name
 from etui.tui.chat.side_by_side import compare_costs
 from etui.tui.chat.transcript import (
     MOST_TURNS,
@@ -89,6 +90,19 @@ def test_a_name_is_one_short_line(question: str) -> None:
     name = name_from_question(question)
     assert len(name) <= 60
     assert "\n" not in name
+
+
+@given(st.text(max_size=300), st.text("0123456789abcdef", min_size=12, max_size=12))
+def test_a_chat_is_exported_under_its_title(name: str, chat_id: str) -> None:
+    file_name = build_file_name(ChatRecord(chat_id, "2026-01-01T00:00:00Z", name))
+    assert len(file_name.encode()) <= 143
+    assert file_name.endswith(f"-{chat_id[:6]}")
+    assert all(char == "-" or char.isalnum() for char in file_name)
+
+
+def test_a_title_is_readable_in_a_file_name() -> None:
+    chat = ChatRecord("ab12cd34ef56", "2026-01-01T00:00:00Z", "../What is *Zig*? Über C_1")
+    assert build_file_name(chat) == "what-is-zig-über-c-1-ab12cd"
 
 
 @given(st.integers(0, 500), st.lists(st.booleans(), max_size=60))

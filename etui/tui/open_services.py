@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from etui.config.config import Config
+from etui.energy.device_vitals import DeviceReader
 from etui.energy.recorder import Recorder
 from etui.energy.sources.nvml_watch import GpuState, GpuWatch
 from etui.energy.types import ChannelPower, Energy
@@ -30,10 +32,11 @@ if TYPE_CHECKING:
 class LiveMeter:
     """Implements :class:`etui.tui.services.PowerMeter` with a recorder."""
 
-    def __init__(self, recorder: Recorder) -> None:
+    def __init__(self, recorder: Recorder, config: Config) -> None:
         import psutil
 
         self._recorder = recorder
+        self._devices = DeviceReader(recorder, config.sysfs_dir, time.monotonic_ns)
         self._process = psutil.Process()
         self._has_vitals = False
 
@@ -50,7 +53,7 @@ class LiveMeter:
         percent = self._process.cpu_percent()
         share = percent / 100 if self._has_vitals else None
         self._has_vitals = True
-        return Vitals(self._recorder.idle_by_channel, self._gpus(), share)
+        return Vitals(self._recorder.idle_by_channel, self._gpus(), share, self._devices.read())
 
     def _gpus(self) -> tuple[GpuState, ...]:
         watch = self._recorder.watch
@@ -178,7 +181,7 @@ def open_services(config: Config) -> Services:
     service = TurnService(runtime, IdleTracker(runtime.recorder, config))
     return Services(
         service,
-        LiveMeter(runtime.recorder),
+        LiveMeter(runtime.recorder, config),
         InstalledModels(config),
         LoggedChats(config, LogReader(config), runtime.writer),
         tuple(place.name for place in list_policies(config)),

@@ -18,6 +18,7 @@ from etui.turn.events import TurnEvent
 from etui.turn.record import TurnRecord
 
 if TYPE_CHECKING:
+    from etui.energy.device_vitals import DeviceVitals
     from etui.energy.sources.nvml_watch import GpuState
     from etui.log.queries import ChatSummary
     from etui.models.files import Verified
@@ -126,11 +127,17 @@ class Vitals:
         gpus: Newest state of every GPU whose driver reports it.
         app_share: CPU time of this process since the last call, as a share of one core; None on
             the first call.
+        devices: State of every measured device, missing values as None.
     """
 
     idle_by_channel: Mapping[str, float] = field(default_factory=dict)
     gpus: tuple[GpuState, ...] = ()
     app_share: float | None = None
+    devices: tuple[DeviceVitals, ...] = ()
+
+    def device(self, scope: str) -> DeviceVitals | None:
+        """Return the state of a device; None if there is none."""
+        return next((device for device in self.devices if device.scope == scope), None)
 
 
 class PowerMeter(Protocol):

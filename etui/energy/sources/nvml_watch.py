@@ -33,6 +33,7 @@ class GpuState:
     limit_watts: float | None
     memory_used_bytes: int | None = None
     memory_total_bytes: int | None = None
+    utilisation_percent: float | None = None
 
 
 class GpuWatch:
@@ -135,6 +136,7 @@ class GpuWatch:
             limit_watts=limit_mw / 1e3 if limit_mw else None,
             memory_used_bytes=int(memory.used) if memory else None,
             memory_total_bytes=int(memory.total) if memory else None,
+            utilisation_percent=_parse_percent(self._ask("nvmlDeviceGetUtilizationRates", handle)),
         )
 
     def _ask(self, function: str, *args: Any) -> Any:
@@ -145,6 +147,12 @@ class GpuWatch:
         with suppress(library.NVMLError):
             return call(*args)
         return None
+
+
+def _parse_percent(rates: Any) -> float | None:
+    """Return the share of time with a kernel; None if it is not reported (MIG) or out of range."""
+    percent = getattr(rates, "gpu", None)
+    return float(percent) if percent is not None and 0 <= percent <= 100 else None
 
 
 def _is_own_process(pid: int) -> bool:

@@ -6,6 +6,7 @@ import asyncio
 import gc
 import os
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import ClassVar
 from textual import work
 from textual.app import App
 from textual.binding import Binding, BindingType
+from textual.screen import SystemModalScreen
 from textual.widgets import TextArea
 
 from etui.config.config import Config
@@ -33,6 +35,7 @@ from etui.tui.ascii import choose_driver
 from etui.tui.chat.screen import ChatScreen
 from etui.tui.commands import Command, EtuiCommands, route_commands
 from etui.tui.exit_signals import leave_on_terminate
+from etui.tui.interrupt import AGAIN_SECONDS, choose_interrupt
 from etui.tui.modals import ConfirmModal
 from etui.tui.models.first_run import FirstRunScreen
 from etui.tui.modes import MODE_BINDINGS, build_screens, screen_commands
@@ -59,12 +62,14 @@ class EtuiApp(App[None]):
     HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (100, "-wide")]  # noqa: RUF012 as Textual has it
     VERTICAL_BREAKPOINTS = [(0, "-low"), (16, "-high")]  # noqa: RUF012
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("ctrl+q", "quit", "Quit", id="app.quit", priority=True),
-        Binding("ctrl+c", "copy_or_quit", "Copy or quit", id="app.copy_or_quit", show=False,
-                priority=True),
         Binding("f1", "toggle_help", "Help", id="app.help", priority=True),
+        Binding("ctrl+q", "quit", "Quit", id="app.quit", priority=True),
         Binding("ctrl+p", "command_palette", "Menu", id="app.commands", priority=True),
         *MODE_BINDINGS,
+        Binding("ctrl+c", "copy_or_quit", "Copy, stop, quit", id="app.copy_or_quit", show=False,
+                priority=True),
+        Binding("ctrl+z", "suspend_process", "Suspend", id="app.suspend", show=False,
+                priority=True),
     ]  # fmt: skip
 
     def __init__(
@@ -82,6 +87,7 @@ class EtuiApp(App[None]):
         self.backend: Services | None = None
         self.fault: BaseException | None = None
         self._unsaved = Unsaved("")
+        self._interrupted_at: float | None = None
         self._server = ServerControl(self, config, lambda: self.backend)
         self._chat = ChatScreen(config, route)
         self.add_mode("chat", lambda: self._chat)
@@ -206,20 +212,38 @@ class EtuiApp(App[None]):
         self._chat.leave()
 
     async def action_copy_or_quit(self) -> None:
-        """Copy the selected text, or quit if nothing is selected."""
+        """Copy the selected text; without one stop the answer, and leave at the second press."""
         focused = self.focused
         typed = focused.selected_text if isinstance(focused, TextArea) else ""
         if selected := typed or self.screen.get_selected_text():
             self.copy_to_clipboard(selected)
-        else:
-            await self.action_quit()
+            return
+        now = time.monotonic()
+        action = choose_interrupt(now, self._interrupted_at, answering=self._chat.busy)
+        self._interrupted_at = now
+        match action:
+            case "quit":
+                await self.action_quit()
+            case "stop":
+                self._chat.stop_answer()
+                self.notify("answer stopped · Ctrl+C again quits", timeout=AGAIN_SECONDS)
+            case "ask":
+                self.notify("Ctrl+C again quits", timeout=AGAIN_SECONDS)
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """Offer to suspend only where a shell can bring the app back: not in a browser."""
+        if action == "suspend_process":
+            return self._driver is not None and self._driver.can_suspend
+        return super().check_action(action, parameters)
 
     def action_toggle_help(self) -> None:
-        """Show or hide the keys and the help of the focused widget."""
-        if self.screen.query("HelpPanel"):
-            self.action_hide_help_panel()
-        else:
-            self.action_show_help_panel()
+        """Show or hide the keys of this screen and the energy words."""
+        from etui.tui.help import HelpScreen, list_key_groups
+
+        if isinstance(self.screen, HelpScreen):
+            self.screen.action_leave()
+        elif not isinstance(self.screen, SystemModalScreen):  # the palette has no keys of etui
+            self.push_screen(HelpScreen(list_key_groups(self.screen)))
 
     def _fatal_error(self) -> None:
         # Replaces Textual's traceback: run_app reports the error after the terminal is restored.

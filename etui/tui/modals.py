@@ -8,9 +8,10 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical, VerticalScroll
 from textual.screen import ModalScreen
-from textual.widgets import Footer, Static, TextArea
+from textual.widgets import Static, TextArea
 
 from etui.text.sanitize import sanitize
+from etui.tui.widgets.key_footer import KeyFooter
 
 
 class TextModal(ModalScreen[str | None]):
@@ -42,7 +43,7 @@ class TextModal(ModalScreen[str | None]):
             yield Static(sanitize(self._title), markup=False, classes="title")
             yield Static(sanitize(self._help_text), markup=False, classes="help")
             yield self._area
-        yield Footer(show_command_palette=False)
+        yield KeyFooter()
 
     def on_mount(self) -> None:
         """Focus the text area: one line is selected, so typing replaces it; else go to its end."""
@@ -93,7 +94,7 @@ class ConfirmModal(ModalScreen[bool]):
                 with VerticalScroll(classes="details"):
                     yield Static(sanitize(self._details), markup=False)
             yield Static("y yes · n no", markup=False, classes="help")
-        yield Footer(show_command_palette=False)
+        yield KeyFooter()
 
     def action_answer(self, yes: bool) -> None:
         """Close the dialog with the answer."""

@@ -14,6 +14,7 @@ from etui.runtime.route import Route
 from etui.testing.power_limits import read_package, write_package
 from etui.tui.app import EtuiApp
 from etui.tui.chat.prompt import Prompt
+from etui.tui.interrupt import AGAIN_SECONDS, choose_interrupt
 from etui.tui.start import run_app
 from tests.tui.fakes import MODEL, House, until
 from tests.tui.screen import WIDE, answered, ask, notices, panel_text, source_of, turns
@@ -111,15 +112,6 @@ async def test_a_lost_terminal_restores_power_limits(house: House) -> None:
     assert not house.config.power_limits_file.exists()
 
 
-async def test_f1_shows_help_and_hides_it(house: House) -> None:
-    app = house.app()
-    async with app.run_test(size=WIDE) as pilot:
-        await pilot.press("f1")
-        await until(pilot, lambda: app.screen.query("HelpPanel"))
-        await pilot.press("f1")
-        await until(pilot, lambda: not app.screen.query("HelpPanel"))
-
-
 async def test_no_color_draws_in_monochrome(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NO_COLOR", "1")
     app = house.app()
@@ -129,18 +121,72 @@ async def test_no_color_draws_in_monochrome(house: House, monkeypatch: pytest.Mo
         assert app.no_color
 
 
-async def test_ctrl_c_copies_what_is_selected_and_else_quits(house: House) -> None:
+async def test_ctrl_c_copies_what_is_selected(house: House) -> None:
     app = house.app()
     async with app.run_test(size=WIDE) as pilot:
         prompt = app.screen.query_one(Prompt)
         prompt.text = "joules"
         prompt.select_all()
-        await pilot.press("ctrl+c")
+        await pilot.press("ctrl+c", "ctrl+c")
         await until(pilot, lambda: app.clipboard == "joules")
         assert app.is_running
-        prompt.text = ""
+
+
+async def test_ctrl_c_with_nothing_running_asks_for_a_second_one(house: House) -> None:
+    app = house.app()
+    async with app.run_test(size=WIDE) as pilot:
+        await pilot.press("ctrl+c")
+        await until(pilot, lambda: "Ctrl+C again quits" in notices(app))
+        assert app.is_running
         await pilot.press("ctrl+c")
         await until(pilot, lambda: not app.is_running)
+
+
+async def test_ctrl_c_stops_the_answer_and_a_second_one_quits(house: House) -> None:
+    house.runner.hold = True
+    app = house.app()
+    async with app.run_test(size=WIDE) as pilot:
+        await ask(pilot, "Tell me everything")
+        await until(pilot, lambda: turns(app) and "Paris" in source_of(turns(app)[0]))
+        await pilot.press("ctrl+c")
+        await answered(pilot, house, 1)
+        assert house.runner.saved[0].status == "stopped"
+        assert "answer stopped · Ctrl+C again quits" in notices(app)
+        assert app.is_running
+        await pilot.press("ctrl+c")
+        await until(pilot, lambda: not app.is_running)
+
+
+@pytest.mark.parametrize(
+    ("armed_at", "answering", "action"),
+    [
+        (None, True, "stop"),
+        (None, False, "ask"),
+        (8.0, True, "quit"),
+        (8.0, False, "quit"),
+        (10.0 - AGAIN_SECONDS - 0.1, True, "stop"),
+        (10.0 - AGAIN_SECONDS - 0.1, False, "ask"),
+        (11.0, False, "ask"),
+    ],
+)
+def test_only_a_second_ctrl_c_soon_after_the_first_leaves(
+    armed_at: float | None, answering: bool, action: str
+) -> None:
+    assert choose_interrupt(10.0, armed_at, answering=answering) == action
+
+
+async def test_ctrl_z_is_offered_only_where_the_terminal_can_suspend(house: House) -> None:
+    app = house.app()
+    async with app.run_test(size=WIDE):
+        assert "ctrl+z" not in app.screen.active_bindings or (
+            app.screen.active_bindings["ctrl+z"].binding.action != "suspend_process"
+        ), "a headless driver cannot, and neither can a browser"
+        assert app._driver is not None
+        type(app._driver).can_suspend = property(lambda _self: True)  # type: ignore[assignment]
+        try:
+            assert app.screen.active_bindings["ctrl+z"].binding.id == "app.suspend"
+        finally:
+            del type(app._driver).can_suspend
 
 
 def test_a_fault_of_the_app_is_told_without_a_traceback(

@@ -135,7 +135,7 @@ async def test_quiet_mode_draws_less_often_by_key_and_by_config(house: House) ->
         await until(pilot, lambda: "quiet mode" in panel_text(app))
         await ask(pilot, "What is the capital of France?")
         await answered(pilot, house, 1)
-        await pilot.press("f8")
+        await pilot.press("f12")
         await until(pilot, lambda: app.screen._queue.pace is USUAL)
         await until(pilot, lambda: "quiet mode" not in panel_text(app))
 

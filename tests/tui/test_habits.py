@@ -16,6 +16,7 @@ from etui.log.queries import LogReader
 from etui.tui.app import EtuiApp
 from etui.tui.ascii import to_ascii
 from etui.tui.commands import OffersCommands
+from etui.tui.help import HelpScreen
 from etui.tui.keys import find_owners, find_unknown_keys, list_key_names
 from etui.tui.modes import MODE_BINDINGS
 from etui.tui.themes import DARK, LIGHT
@@ -53,7 +54,7 @@ async def test_every_screen_stands_in_small_terminals(
             await pilot.resize_terminal(*other)
             await until(pilot, lambda other=other: app.screen.size == other)
         await pilot.press("f1")
-        await until(pilot, lambda: app.screen.query("HelpPanel"))
+        await until(pilot, lambda: isinstance(app.screen, HelpScreen))
         assert app.fault is None
 
 
@@ -118,11 +119,11 @@ async def test_a_keymap_with_a_wrong_name_is_a_notice(house: House) -> None:
 
 
 async def test_keys_of_other_screens_are_rebound_as_well(house: House) -> None:
-    house.config = replace(house.config, keymap={"app.models": "f12", "models.calibrate": "x"})
+    house.config = replace(house.config, keymap={"app.models": "f11", "models.calibrate": "x"})
     app = house.app()
     async with app.run_test(size=(120, 36)) as pilot:
         await until(pilot, lambda: app.backend is not None)
-        await pilot.press("f12")
+        await pilot.press("f11")
         await until(pilot, lambda: app.current_mode == "models")
         await until(pilot, lambda: "x" in app.screen.active_bindings)
 

@@ -204,6 +204,8 @@ def test_leaving_in_the_middle_of_an_answer_saves_it(
     app.expect("answering")
     if leave == "ctrl+c":
         app.send("\x03")
+        app.expect("again quits")
+        app.send("\x03")
     else:
         app.kill(signal.SIGTERM)
     app.expect(pexpect.EOF)

@@ -12,7 +12,7 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical
 from textual.screen import ModalScreen
-from textual.widgets import Footer, Input, OptionList, Static
+from textual.widgets import Input, OptionList, Static
 from textual.widgets.option_list import Option
 
 from etui import units
@@ -25,6 +25,7 @@ from etui.tui.chat.export import ExportFormat, export_chat
 from etui.tui.modals import ConfirmModal, TextModal
 from etui.tui.notices import notice_text, notify_error
 from etui.tui.services import ChatLog
+from etui.tui.widgets.key_footer import KeyFooter
 
 if TYPE_CHECKING:
     from etui.log.queries import ChatSummary
@@ -83,7 +84,7 @@ F4 write it to a file, F8 deletes it with its turns.
             yield self._search
             yield self._list
             yield self._note
-        yield Footer(show_command_palette=False)
+        yield KeyFooter()
 
     def on_mount(self) -> None:
         """Read the chats from the log."""

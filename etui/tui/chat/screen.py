@@ -11,7 +11,6 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Container
 from textual.screen import Screen
-from textual.widgets import Footer
 
 from etui.config.config import Config
 from etui.errors import EtuiError
@@ -39,6 +38,7 @@ from etui.tui.notices import notify_error
 from etui.tui.pacing import QUIET, USUAL
 from etui.tui.power.panel import PowerPanel
 from etui.tui.services import Services
+from etui.tui.widgets.key_footer import KeyFooter
 
 
 class ChatScreen(Screen[None]):
@@ -52,7 +52,7 @@ class ChatScreen(Screen[None]):
         Binding("ctrl+g", "toggle_net", "Gross or net", id="chat.net", show=False, priority=True),
         Binding("shift+tab", "choose_turn", "Answers", id="chat.answers", key_display="⇧tab"),
         Binding("ctrl+t", "toggle_thinking", "Thinking", id="chat.thought", show=False),
-        Binding("f8", "toggle_quiet", "Quiet mode", id="chat.quiet", show=False),
+        Binding("f12", "toggle_quiet", "Quiet mode", id="chat.quiet", show=False),
         Binding("f9", "system_prompt", "System prompt", id="chat.system", show=False),
         Binding("pageup", "page(-1)", "Scroll up", id="chat.up", show=False, priority=True),
         Binding("pagedown", "page(1)", "Scroll down", id="chat.down", show=False, priority=True),
@@ -88,6 +88,10 @@ class ChatScreen(Screen[None]):
         """Use this route for the next questions."""
         self._queue.take_route(route)
 
+    def stop_answer(self) -> None:
+        """Stop the running answer, and keep its text."""
+        self._queue.stop()
+
     def leave(self) -> None:
         """Stop the running answer and exit once it is in the log."""
         self._queue.leave()
@@ -122,7 +126,7 @@ class ChatScreen(Screen[None]):
             yield self._transcript
             yield self._panel
         yield self._prompt
-        yield Footer(show_command_palette=False, compact=True)
+        yield KeyFooter()
 
     def commands(self) -> list[Command]:
         """Return the palette commands of the chat screen."""

@@ -13,7 +13,7 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.screen import Screen
-from textual.widgets import ContentSwitcher, DataTable, Footer, Input, Static
+from textual.widgets import ContentSwitcher, DataTable, Input, Static
 
 from etui import units
 from etui.config.config import Config
@@ -40,6 +40,7 @@ from etui.tui.history.queries import (
 )
 from etui.tui.history.text import COLUMNS, DetailView, status_text, totals_lines, turn_cells
 from etui.tui.notices import notify_error
+from etui.tui.widgets.key_footer import KeyFooter
 
 _FETCH_WITHIN = 20
 """The next page is read when the cursor is within this many turns of the last one read."""
@@ -96,7 +97,7 @@ day. `e` exports them as JSON lines to `exports` in ETUI_HOME, `E` as CSV.
                 with VerticalScroll(id="totals", can_focus=True):
                     yield self._totals_text
             yield self._status
-        yield Footer(show_command_palette=False)
+        yield KeyFooter()
 
     def commands(self) -> list[Command]:
         """Return the commands of this screen for the command palette."""

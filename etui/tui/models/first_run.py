@@ -9,7 +9,7 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import VerticalScroll
 from textual.screen import Screen
-from textual.widgets import Footer, ProgressBar, Static
+from textual.widgets import ProgressBar, Static
 from textual.worker import get_current_worker
 
 from etui.config.config import Config
@@ -18,6 +18,7 @@ from etui.text.sanitize import sanitize
 from etui.tui.jobs import JobEnded, JobFact, JobProgress, JobUpdated, pull, run_job
 from etui.tui.notices import notice_text
 from etui.tui.services import ListedModel, ModelCatalogue
+from etui.tui.widgets.key_footer import KeyFooter
 
 
 class FirstRunScreen(Screen[bool]):
@@ -54,7 +55,7 @@ again after you have added a file or pulled a model in another terminal.
             yield self._bar
             yield self._status
             yield Static(self._others_text(), classes="others", markup=False)
-        yield Footer(show_command_palette=False)
+        yield KeyFooter()
 
     def on_mount(self) -> None:
         """Focus the guide, so that it can be scrolled."""

@@ -13,7 +13,7 @@ from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.message import Message
 from textual.screen import Screen
-from textual.widgets import DataTable, Footer, ProgressBar, Static
+from textual.widgets import DataTable, ProgressBar, Static
 from textual.worker import get_current_worker
 
 from etui import units
@@ -30,6 +30,7 @@ from etui.tui.models.sweep_job import apply_sweep, plan_sweep, revert_tuned, run
 from etui.tui.models.text import COLUMNS, curve_lines, fact_lines, model_cells, wrap_facts
 from etui.tui.notices import notice_text, notify_error
 from etui.tui.services import Services
+from etui.tui.widgets.key_footer import KeyFooter
 
 _POLL_SECONDS = 1.0
 """Interval between checks of which models are in memory, in seconds."""
@@ -118,7 +119,7 @@ resumes it.
             with Horizontal(id="job"):
                 yield self._status
                 yield self._bar
-        yield Footer(show_command_palette=False)
+        yield KeyFooter()
 
     def on_mount(self) -> None:
         """Add the columns, and watch which models are in memory."""

@@ -11,11 +11,12 @@ from textual.binding import Binding, BindingType
 from textual.containers import Vertical
 from textual.content import Content
 from textual.screen import ModalScreen
-from textual.widgets import Footer, Input, OptionList, Static
+from textual.widgets import Input, OptionList, Static
 
 from etui.errors import UsageError
 from etui.routing.editing import check_name
 from etui.text.sanitize import sanitize
+from etui.tui.widgets.key_footer import KeyFooter
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +66,7 @@ class NewPolicyModal(ModalScreen[NewPolicy | None]):
             yield self._name_input
             yield self._list
             yield self._hint
-        yield Footer(show_command_palette=False)
+        yield KeyFooter()
 
     def on_mount(self) -> None:
         """Select the first template and focus the name."""

@@ -15,7 +15,7 @@ from textual.events import DescendantFocus
 from textual.notifications import SeverityLevel
 from textual.screen import Screen
 from textual.widget import Widget
-from textual.widgets import Footer, OptionList
+from textual.widgets import OptionList
 
 from etui.config.config import Config, shipped_dir
 from etui.errors import UsageError
@@ -46,6 +46,7 @@ from etui.tui.policies.messages import (
 )
 from etui.tui.policies.modals import NewPolicy, NewPolicyModal
 from etui.tui.policies.text import template_names
+from etui.tui.widgets.key_footer import KeyFooter
 from etui.units import count_text
 
 
@@ -94,7 +95,7 @@ Unsaved text is kept until you open another policy or exit etui; both ask first.
                 yield self._policy_list
                 yield self._analysis
             yield self._pane
-        yield Footer(show_command_palette=False)
+        yield KeyFooter()
 
     def on_mount(self) -> None:
         """Show the side of the list on a narrow screen."""

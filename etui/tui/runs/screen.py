@@ -13,7 +13,7 @@ from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, VerticalScroll
 from textual.message import Message
 from textual.screen import Screen
-from textual.widgets import DataTable, Footer, Static
+from textual.widgets import DataTable, Static
 
 from etui import units
 from etui.errors import format_internal_error
@@ -22,6 +22,7 @@ from etui.text.sanitize import sanitize
 from etui.tui.commands import Command
 from etui.tui.notices import notice_text, notify_error
 from etui.tui.runs.run_list import RunEntry, list_runs
+from etui.tui.widgets.key_footer import KeyFooter
 
 _NO_RUNS = """\
 No bench run yet.
@@ -73,7 +74,7 @@ opens the HTML report in a browser.
             yield self._table
             with VerticalScroll(id="run-detail", can_focus=True):
                 yield self._picture
-        yield Footer(show_command_palette=False)
+        yield KeyFooter()
 
     def commands(self) -> list[Command]:
         """Return the commands of this screen for the command palette."""

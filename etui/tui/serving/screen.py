@@ -9,11 +9,12 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical
 from textual.screen import ModalScreen
-from textual.widgets import Footer, Static
+from textual.widgets import Static
 
 from etui.runtime.serve_facts import ServeFacts
 from etui.text.sanitize import sanitize
 from etui.tui.serving.text import state_lines
+from etui.tui.widgets.key_footer import KeyFooter
 
 _LABEL_WIDTH = 10
 
@@ -51,7 +52,7 @@ meanwhile, and questions in the chat are refused.
             yield Static("etui serve", markup=False, classes="title")
             yield self._lines
             yield self._help
-        yield Footer(show_command_palette=False)
+        yield KeyFooter()
 
     def show(self, facts: ServeFacts | None, progress: str, *, runs: bool) -> None:
         """Show a state of the server.

@@ -1,0 +1,144 @@
+"""The help of a screen on one page: the keys that work there now, and the energy words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from rich.cells import cell_len
+from textual.app import App, ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Horizontal, Vertical, VerticalScroll
+from textual.dom import DOMNode
+from textual.screen import ModalScreen, Screen
+from textual.widget import Widget
+from textual.widgets import Static
+
+from etui.text.sanitize import sanitize
+from etui.tui.glossary import WORDS
+from etui.tui.widgets.key_footer import KeyFooter
+
+
+@dataclass(frozen=True, slots=True)
+class KeyGroup:
+    """Keys of one part of a screen.
+
+    Attributes:
+        title: Name of the part.
+        keys: Keys as they are shown, each with what it does.
+    """
+
+    title: str
+    keys: tuple[tuple[str, str], ...]
+
+
+def list_key_groups(screen: Screen[Any]) -> list[KeyGroup]:
+    """List the keys of a screen: those that work now, then those of parts without the focus.
+
+    Only keys with a name are listed: the others are those of any text field or list.
+    """
+    app = screen.app
+    groups: dict[DOMNode, list[Binding]] = {}
+    for node, binding, _enabled, _tooltip in screen.active_bindings.values():
+        if binding.id is not None:
+            groups.setdefault(node, []).append(binding)
+    if screen.is_modal:  # over a window, only keys with priority reach the app
+        always = [b for b in app._bindings if b[1].priority and b[1].id is not None]
+        groups[app] = [binding for _key, binding in always]
+    listed = [(name_part(node), groups[node]) for node in groups if node is not app]
+    shown = {type(node) for node in groups}
+    for widget in screen.query(Widget):
+        bindings = [b for b in _own_bindings(widget) if b.id is not None]
+        if widget.focusable and bindings and type(widget) not in shown:
+            shown.add(type(widget))
+            listed.append((f"{name_part(widget)} (when selected)", bindings))
+    listed.append((name_part(app), groups.get(app, [])))
+    return [KeyGroup(title, pairs) for title, keys in listed if (pairs := _pair_keys(app, keys))]
+
+
+def name_part(node: DOMNode) -> str:
+    """Name a part of a screen by the heading of its help, and the app ``Everywhere``."""
+    if isinstance(node, App):
+        return "Everywhere"
+    heading = (node.HELP or "").strip().split("\n", 1)[0].removeprefix("## ")
+    name = type(node).__name__
+    return heading or (name.removesuffix("Screen") if name.endswith("Screen") else "This window")
+
+
+def format_pairs(pairs: Sequence[tuple[str, str]], indent: int = 2) -> str:
+    """Format words with their meanings, the meanings in one column."""
+    wide = max((cell_len(word) for word, _meaning in pairs), default=0)
+    return "\n".join(
+        f"{' ' * indent}{word}{' ' * (wide - cell_len(word))}  {meaning}" for word, meaning in pairs
+    )
+
+
+class HelpScreen(ModalScreen[None]):
+    """One page: the keys of the screen below, and the energy words.
+
+    Args:
+        groups: The keys of the screen below.
+    """
+
+    AUTO_FOCUS = "#help-page"
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape,q,enter", "leave", "Close", id="help.close", key_display="esc"),
+        Binding("j", "scroll(1)", "Down", id="help.down", show=False),
+        Binding("k", "scroll(-1)", "Up", id="help.up", show=False),
+        Binding("g", "scroll_end(-1)", "Top", id="help.top", show=False),
+        Binding("G", "scroll_end(1)", "End", id="help.end", show=False),
+    ]
+
+    def __init__(self, groups: Sequence[KeyGroup]) -> None:
+        super().__init__()
+        self._groups = groups
+        self._page = VerticalScroll(id="help-page")
+
+    def compose(self) -> ComposeResult:
+        """Lay out the keys and the words, side by side where there is room."""
+        with self._page, Horizontal(classes="columns"):
+            with Vertical(classes="keys"):
+                for group in self._groups:
+                    yield Static(sanitize(group.title), markup=False, classes="title")
+                    yield Static(sanitize(format_pairs(group.keys)), markup=False, classes="group")
+            with Vertical(classes="words"):
+                yield Static("Energy words", markup=False, classes="title")
+                for word, meaning in WORDS:
+                    with Horizontal(classes="word"):
+                        yield Static(word, markup=False, classes="name")
+                        yield Static(meaning, markup=False, classes="meaning")
+        yield KeyFooter()
+
+    def action_leave(self) -> None:
+        """Close the help."""
+        self.dismiss(None)
+
+    def action_scroll(self, rows: int) -> None:
+        """Scroll the page by rows."""
+        self._page.scroll_relative(y=rows, animate=False)
+
+    def action_scroll_end(self, direction: int) -> None:
+        """Scroll to the top or to the end of the page."""
+        if direction < 0:
+            self._page.scroll_home(animate=False)
+        else:
+            self._page.scroll_end(animate=False)
+
+
+def _own_bindings(widget: Widget) -> Iterable[Binding]:
+    """Return the bindings of a widget, one for each key, as the keymap has them."""
+    return [binding for _key, binding in widget._bindings]
+
+
+def _pair_keys(app: App[Any], bindings: Iterable[Binding]) -> tuple[tuple[str, str], ...]:
+    """Join the keys of each action, with what it does; those of the footer come first."""
+    keys: dict[tuple[str, str], list[str]] = {}
+    for binding in sorted(bindings, key=lambda binding: not binding.show):
+        if not binding.description:
+            continue
+        shown = app.get_key_display(binding)
+        displays = keys.setdefault((binding.action, binding.description), [])
+        if shown not in displays:
+            displays.append(shown)
+    return tuple((" ".join(shown), description) for (_, description), shown in keys.items())

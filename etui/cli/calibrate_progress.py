@@ -48,14 +48,30 @@ def show_progress(
 def print_progress_lines(
     model: str, order: Sequence[Visit], grid: Grid, speed: Speed, done: int
 ) -> Iterator[Callable[[int], None]]:
-    """Do the same as JSON lines on stdout, with ``done``, ``points`` and ``seconds_left``."""
+    """Do the same as JSON lines on stdout, with ``done``, ``points`` and ``seconds_left``.
+
+    ``next`` has the lengths of the next measurement; null after the last.
+    """
     start = time.monotonic()
 
     def print_count(count: int, event: str = "measured") -> None:
         elapsed = time.monotonic() - start
         left = seconds_left(order, done, count, elapsed, grid, speed)
         rounded = None if left is None else round(left, 1)
-        print_event(event, model=model, done=count, points=len(order), seconds_left=rounded)
+        coming = order[count].length if count < len(order) else None
+        lengths = (
+            None
+            if coming is None
+            else {"prompt_tokens": coming.computed, "output_tokens": coming.output}
+        )
+        print_event(
+            event,
+            model=model,
+            done=count,
+            points=len(order),
+            seconds_left=rounded,
+            next=lengths,
+        )
 
     print_count(done, "begun")
     yield print_count

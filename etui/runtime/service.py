@@ -166,6 +166,10 @@ class TurnService:
         """Return how often the power after the last unload was measured."""
         return self._between.cool_downs
 
+    def is_busy(self) -> bool:
+        """Return whether an answer, a load or an unload is running."""
+        return self._idle.locked()
+
     @contextmanager
     def at_rest(self, why: str) -> Iterator[Callable[[], bool]]:
         """Unload every model, end the engine process, and refuse questions meanwhile.

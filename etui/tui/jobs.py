@@ -51,6 +51,7 @@ class JobEnded:
         stopped: Whether the user stopped the job.
         question, question_details: What to ask the user before the next step of the job (a forced
             one, if it was refused); empty without a question.
+        options: Options of the command of the next step.
     """
 
     said: str = ""
@@ -59,6 +60,7 @@ class JobEnded:
     stopped: bool = False
     question: str = ""
     question_details: str = ""
+    options: tuple[str, ...] = ()
 
 
 JobFact = JobProgress | JobEnded

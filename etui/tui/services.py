@@ -86,6 +86,9 @@ class TurnRunner(Protocol):
     def cool_downs(self) -> int:
         """Return how often the idle power after an unload was measured; it is in the log then."""
 
+    def is_busy(self) -> bool:
+        """Return whether an answer, a load or an unload is running."""
+
     def at_rest(self, why: str) -> AbstractContextManager[Callable[[], bool]]:
         """Unload all models, and refuse every request inside the context with the reason ``why``.
 

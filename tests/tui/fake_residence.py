@@ -17,6 +17,7 @@ class FakeResidence:
     Attributes:
         held: Names of the models in memory.
         resting: Why everything was given up, each time.
+        busy: Whether an answer runs.
         refusal: Raised instead, as while an answer runs.
     """
 
@@ -25,6 +26,7 @@ class FakeResidence:
     refusal: EtuiError | None = None
     closed: bool = False
     cooled: int = 0
+    busy: bool = False
 
     on_loaded: Callable[[Loaded], object] = lambda _loaded: None
     on_unloaded: Callable[[str], object] = lambda _model: None
@@ -53,6 +55,9 @@ class FakeResidence:
 
     def cool_downs(self) -> int:
         return self.cooled
+
+    def is_busy(self) -> bool:
+        return self.busy
 
     @contextmanager
     def at_rest(self, why: str) -> Iterator[Callable[[], bool]]:

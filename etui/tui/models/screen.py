@@ -10,34 +10,26 @@ from rich.text import Text
 from textual import work
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.containers import Horizontal, Vertical, VerticalScroll
+from textual.containers import Vertical
 from textual.message import Message
 from textual.screen import Screen
-from textual.widgets import DataTable, ProgressBar, Static
-from textual.worker import get_current_worker
+from textual.widgets import DataTable
 
 from etui import units
 from etui.config.config import Config
 from etui.errors import EtuiError, format_internal_error
-from etui.text.sanitize import sanitize
-from etui.tui import jobs
 from etui.tui.commands import Command
-from etui.tui.jobs import JobEnded, JobProgress, JobUpdated, run_job
-from etui.tui.modals import ConfirmModal
-from etui.tui.models.calibration_job import calibrate
+from etui.tui.models.actions import ModelActions
 from etui.tui.models.cards import CardReader, Cards, ModelCard
-from etui.tui.models.sweep_job import apply_sweep, plan_sweep, revert_tuned, run_sweep
-from etui.tui.models.text import COLUMNS, curve_lines, fact_lines, model_cells, wrap_facts
+from etui.tui.models.detail import ModelDetail
+from etui.tui.models.job_bar import JobBar
+from etui.tui.models.text import COLUMNS, model_cells
 from etui.tui.notices import notice_text, notify_error
 from etui.tui.services import Services
 from etui.tui.widgets.key_footer import KeyFooter
 
 _POLL_SECONDS = 1.0
 """Interval between checks of which models are in memory, in seconds."""
-
-_PLOT_HEIGHT = 10
-
-Job = Callable[[Services, Callable[[], bool]], JobEnded]
 
 
 class CardsRead(Message):
@@ -95,37 +87,24 @@ resumes it.
         self._residents: tuple[str, ...] = ()
         self._cool_downs = 0
         self._problem = ""
-        self._running_job = ""
-        self._status_shows_job = False  # instead of free memory and the folder
-        self._job_details: tuple[str, tuple[str, ...]] = ("", ())  # the model, and lines on it
-        self._next_step: Callable[[], object] = lambda: None
         self._table: DataTable[Text] = DataTable(
             cursor_type="row", zebra_stripes=True, id="models", header_height=1
         )
-        self._facts = Static("", markup=False)
-        self._curve = Static("", markup=False)
-        self._bar = ProgressBar(show_eta=False, id="job-bar")
-        self._status = Static("", markup=False, classes="status")
+        self._job = JobBar(backend, config.log_dir)
+        self._actions = ModelActions(config, self._job)
 
     def compose(self) -> ComposeResult:
         """Build the table, the detail and the line of the running job."""
         with Vertical():
             yield self._table
-            with Horizontal(id="model-detail"):
-                with VerticalScroll(id="model-facts", can_focus=True):
-                    yield self._facts
-                with VerticalScroll(id="model-curve", can_focus=True):
-                    yield self._curve
-            with Horizontal(id="job"):
-                yield self._status
-                yield self._bar
+            yield ModelDetail()
+            yield self._job
         yield KeyFooter()
 
     def on_mount(self) -> None:
         """Add the columns, and watch which models are in memory."""
         for column in COLUMNS:
             self._table.add_column(column.title, key=column.key)
-        self._bar.display = False
         self.set_interval(_POLL_SECONDS, self._poll_residents)
 
     def on_screen_resume(self) -> None:
@@ -168,51 +147,32 @@ resumes it.
     def action_pull(self) -> None:
         """Download the model under the cursor."""
         if card := self._current_card():
-            name = card.spec.name
-            self._start_job(
-                f"pulling {name} …",
-                lambda services, stopped: jobs.pull(services.shelf, name, self._post, stopped),
-            )
+            self._actions.pull(card.spec.name)
 
     def action_verify(self) -> None:
         """Check the sha256 of the whole file of the model under the cursor."""
         if card := self._require_file():
-            name = card.spec.name
-            self._start_job(
-                f"checking {name} …",
-                lambda services, stopped: jobs.verify(services.shelf, name, self._post, stopped),
-            )
+            self._actions.verify(card.spec.name)
 
     def action_load(self) -> None:
         """Load the model under the cursor into memory."""
         if card := self._require_file():
-            name = card.spec.name
-            self._start_job(
-                f"loading {name} …", lambda services, _stopped: jobs.load(services.runner, name)
-            )
+            self._actions.load(card.spec.name)
 
     def action_unload(self) -> None:
         """Unload the model under the cursor from memory."""
         if card := self._current_card():
-            name = card.spec.name
-            self._start_job(
-                f"unloading {name} …", lambda services, _stopped: jobs.unload(services.runner, name)
-            )
+            self._actions.unload(card.spec.name)
 
     def action_calibrate(self, quick: bool = False) -> None:
-        """Measure what the tokens of the model under the cursor cost."""
+        """Ask whether to measure what the tokens of the model under the cursor cost."""
         if card := self._require_file():
-            self._start_calibration(card.spec.name, ("--quick",) if quick else ())
+            self._actions.calibrate(card, quick=quick)
 
     def action_sweep(self) -> None:
         """Plan a sweep of the model under the cursor, and measure it once it is confirmed."""
         if card := self._require_file():
-            name = card.spec.name
-            self._start_job(
-                f"planning a sweep of {name} …",
-                lambda _services, stopped: plan_sweep(self._config, name, stopped),
-                partial(self._start_sweep, name, ()),
-            )
+            self._actions.sweep(card.spec.name)
 
     def action_apply_sweep(self) -> None:
         """Apply the best setting of the newest sweep of the model under the cursor."""
@@ -222,24 +182,17 @@ resumes it.
         if card.sweep is None or not card.can_apply:
             self._warn(f"no sweep of {card.spec.name} has a better setting", "s starts a sweep")
             return
-        name, folder = card.spec.name, card.sweep.folder
-        self._start_job(
-            f"applying the sweep of {name} …",
-            lambda _services, stopped: apply_sweep(self._config, name, folder, stopped),
-        )
+        self._actions.apply_sweep(card.spec.name, card.sweep.folder)
 
     def action_revert(self) -> None:
         """Use the settings of models.yaml again for the model under the cursor."""
         card = self._current_card()
         if card is None:
             return
-        name = card.spec.name
         if card.tuned is None:
-            self._warn(f"{name} has the settings of models.yaml")
+            self._warn(f"{card.spec.name} has the settings of models.yaml")
             return
-        self._start_job(
-            f"reverting {name} …", lambda _services, _stopped: revert_tuned(self._config, name)
-        )
+        self._actions.revert(card.spec.name)
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """Leave out of the footer what cannot be done now, so that a narrow one has room."""
@@ -249,27 +202,27 @@ resumes it.
         if action == "revert":
             return card is not None and card.tuned is not None
         if action == "stop":
-            return bool(self._running_job)
+            return self._job.is_running
         return True
 
     def action_stop(self) -> None:
         """Stop the running job."""
-        self.workers.cancel_group(self, "job")
+        self._job.stop()
 
     def on_data_table_row_highlighted(self) -> None:
         """Show the model under the cursor."""
         self._show_current()
 
-    def on_job_updated(self, news: JobUpdated) -> None:
-        """Show the progress or the end of the running job."""
-        match news.fact:
-            case JobProgress(text=text, done=done, total=total):
-                self._show_details(news.fact.subject, news.fact.details)
-                self._status.update(sanitize(f"{text} (Esc stops)"))
-                self._bar.display = total is not None
-                self._bar.update(total=total, progress=done)
-            case JobEnded() as ended:
-                self._end_job(ended)
+    def on_job_bar_changed(self) -> None:
+        """Show the progress of the job in the card of its model."""
+        self._show_current()
+        self.refresh_bindings()
+
+    def on_job_bar_ended(self) -> None:
+        """Read the models again: the job may have changed them."""
+        self._show_current()
+        self.refresh_bindings()
+        self.action_read()
 
     def on_cards_read(self, read: CardsRead) -> None:
         """Fill the table and keep the cursor on its model."""
@@ -290,89 +243,14 @@ resumes it.
         if read.cards.problem and read.cards.problem != self._problem:
             notify_error(self, read.cards.problem)
         self._problem = read.cards.problem
-        if not self._status_shows_job:
-            cooled = "" if self._residents else read.cards.cool_down
-            self._status.update(
-                f"{units.bytes_text(read.cards.ram_bytes)} of memory free · "
-                f"{f'after the last unload: {cooled} · ' if cooled else ''}"
-                # The folder may be long, and a narrow screen cuts the end off.
-                f"models in {sanitize(str(self._config.models_dir))}"
-            )
+        cooled = "" if self._residents else read.cards.cool_down
+        self._job.show_idle(
+            f"{units.bytes_text(read.cards.ram_bytes)} of memory free · "
+            f"{f'after the last unload: {cooled} · ' if cooled else ''}"
+            # The folder may be long, and a narrow screen cuts the end off.
+            f"models in {self._config.models_dir}"
+        )
         self._show_current()
-
-    def _start_calibration(self, name: str, options: tuple[str, ...]) -> None:
-        self._start_job(
-            f"calibrating {name} …",
-            lambda services, stopped: calibrate(
-                services.runner, self._config, name, self._post, stopped, options
-            ),
-            partial(self._start_calibration, name, (*options, "--force")),
-        )
-
-    def _start_sweep(self, name: str, options: tuple[str, ...]) -> None:
-        self._start_job(
-            f"sweeping {name} …",
-            lambda services, stopped: run_sweep(
-                services.runner, self._config, name, self._post, stopped, options
-            ),
-            partial(self._start_sweep, name, (*options, "--force")),
-        )
-
-    def _start_job(
-        self, job_text: str, job: Job, next_step: Callable[[], object] = lambda: None
-    ) -> None:
-        """Start a job unless one is running.
-
-        Args:
-            job_text: What it does, for the status line.
-            job: The job.
-            next_step: What to do if the job ends with a question and the user says yes.
-        """
-        backend = self._backend()
-        if backend is None:
-            self.notify("etui is still starting: try again in a moment", severity="warning")
-        elif self._running_job:
-            running = self._running_job.removesuffix(" …")
-            self._warn(f"{running} is still running", "Esc stops it")
-        else:
-            self._running_job = job_text
-            self._next_step = next_step
-            self._status_shows_job = True
-            self._status.update(sanitize(job_text))
-            self.refresh_bindings()
-            self._run_job(backend, job)
-
-    @work(thread=True, exclusive=True, group="job", exit_on_error=False)
-    def _run_job(self, backend: Services, job: Job) -> None:
-        worker = get_current_worker()
-        run_job(lambda: job(backend, lambda: worker.is_cancelled), self._post, self._config.log_dir)
-
-    def _post(self, fact: jobs.JobFact) -> None:
-        self.post_message(JobUpdated(fact))
-
-    def _end_job(self, ended: JobEnded) -> None:
-        self._running_job = ""
-        self._bar.display = False
-        self.refresh_bindings()
-        self._show_details("", ())
-        if ended.question:
-            self._status.update(sanitize(ended.what or ended.said))
-            self._ask_for_next_step(ended, self._next_step)
-        elif ended.what:
-            self._status.update(sanitize(f"✗ {ended.what}"))
-            notify_error(self, ended.what, ended.fix)
-        else:
-            text = f"{ended.said}: {ended.fix}" if ended.fix else ended.said
-            self._status.update(sanitize(text))
-        self._read_cards()
-
-    @work(exclusive=True, group="question")
-    async def _ask_for_next_step(self, ended: JobEnded, go_on: Callable[[], object]) -> None:
-        modal = ConfirmModal(ended.question, ended.question_details)
-        if await self.app.push_screen_wait(modal):
-            go_on()
-        else:
-            self._status.update("nothing was measured")
 
     @work(thread=True, exclusive=True, group="models-read", exit_on_error=False)
     def _read_cards(self) -> None:
@@ -418,25 +296,12 @@ resumes it.
     def _warn(self, what: str, fix: str = "") -> None:
         self.notify(notice_text(what, fix), severity="warning", markup=False)
 
-    def _show_details(self, subject: str, details: tuple[str, ...]) -> None:
-        """Show or remove the progress of a job in the card of its model."""
-        if (subject, details) != self._job_details:
-            self._job_details = (subject, details)
-            self._show_current()
-
     def _show_current(self) -> None:
+        detail = self.query_one(ModelDetail)
         card = self._current_card()
         if card is None:
             return
-        resident = card.spec.name in self._residents
-        running = self._job_details[1] if self._job_details[0] == card.spec.name else ()
-        facts = list(fact_lines(card, self._cards, resident=resident, running=running))
-        has_curve_pane = self.query_one("#model-curve").display
-        pane = self._curve if has_curve_pane else self._facts
-        curve = list(curve_lines(card, pane.size.width, _PLOT_HEIGHT))
-        if has_curve_pane:
-            self._curve.update(sanitize("\n".join(curve)))
-        else:
-            facts += ["", *curve]
-        self._facts.update(sanitize("\n".join(wrap_facts(facts, self._facts.size.width))))
+        name = card.spec.name
+        resident = name in self._residents
+        detail.show(card, self._cards, resident=resident, job=self._job.lines_for(name))
         self.refresh_bindings()

@@ -176,7 +176,9 @@ def _build_result(
         return JobEnded(f"swept {name}{apply}: {verdict.verdict}")
     if end.may_force and not stopped:
         question = f"{end.what}.\nMeasure anyway? Small differences will not be seen."
-        return JobEnded(what=end.what, fix="stop the other programs", question=question)
+        return JobEnded(
+            what=end.what, fix="stop the other programs", question=question, options=("--force",)
+        )
     if verdict is not None or stopped or end.code == ExitCode.PARTIAL:
         what = end.what if end.code == ExitCode.PARTIAL and not stopped and end.what else "stopped"
         raise JobStopped(f"{what}; what was measured is kept", "press s to resume")

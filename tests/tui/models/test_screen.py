@@ -13,15 +13,18 @@ from textual.pilot import Pilot
 from textual.widgets import DataTable, ProgressBar, Static
 
 from etui.config.backend_spec import BackendSpec
+from etui.energy.types import Energy
 from etui.errors import DownloadFailed, EtuiError
 from etui.log.curve_rows import build_curve_record
 from etui.log.writer import TurnWriter
 from etui.models.catalogue import load_catalogue
 from etui.models.spec import ModelSpec
 from etui.tui.app import EtuiApp
+from etui.tui.jobs import JobProgress
 from etui.tui.modals import ConfirmModal
 from etui.tui.models import calibration_job as calibrating
 from etui.tui.models.cards import CardReader, Cards, ModelCard
+from etui.tui.models.job_bar import JobJoules, format_job
 from etui.tui.models.screen import ModelsScreen
 from etui.tui.models.text import fact_lines
 from tests.contract.tiny_model import write_tiny_model
@@ -29,11 +32,12 @@ from tests.fixtures.turns import TURN
 from tests.log.idle_log import write_baselines, write_residence
 from tests.log.test_curve_rows import CURVE
 from tests.models.test_gguf import UNUSABLE
-from tests.tui.fakes import DEADLINE_SECONDS, MODEL, House, until
+from tests.tui.fakes import DEADLINE_SECONDS, MODEL, WATTS, FakeMeter, House, until
 
 MEASURES = """
 import json, sys
-points = dict(model="m", points=9, seconds_left=4.0)
+lengths = dict(prompt_tokens=128, output_tokens=64)
+points = dict(model="m", points=9, seconds_left=4.0, next=lengths)
 print(json.dumps(dict(event="begun", done=0, **points)), flush=True)
 print(json.dumps(dict(event="measured", done=1, **points)), flush=True)
 """
@@ -249,12 +253,124 @@ async def test_v_checks_the_whole_file(here: House) -> None:
 def measure(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Lets a script measure in place of ``etui calibrate``."""
 
-    def by(script: str) -> None:
+    def by(script: str, cpu_share: float = 0.05) -> None:
+        monkeypatch.setattr(calibrating, "read_cpu_share", lambda: cpu_share)
         monkeypatch.setattr(
             calibrating, "command", lambda _name, options: [sys.executable, "-c", script, *options]
         )
 
     return by
+
+
+async def confirmed(pilot: Pilot[Any], app: EtuiApp, key: str = "c") -> None:
+    """Ask for a calibration and say yes."""
+    await pilot.press(key)
+    await until(pilot, lambda: isinstance(app.screen, ConfirmModal))
+    await pilot.press("y")
+
+
+def dialog(app: EtuiApp) -> str:
+    if not isinstance(app.screen, ConfirmModal):
+        return ""
+    return "\n".join(str(static.content) for static in app.screen.query(Static))
+
+
+@pytest.mark.parametrize("key", ["c", "C"])
+async def test_nothing_is_given_up_before_a_calibration_is_confirmed(
+    here: House, measure: Any, key: str
+) -> None:
+    measure(COMPLETE)
+    here.runner.held = ["another"]
+    app = here.app()
+    async with app.run_test(size=(120, 36)) as pilot:
+        screen = await opened(pilot, app)
+        await pilot.press(key)
+        await until(pilot, lambda: "questions are refused until it ends" in dialog(app))
+        assert "another unloaded" in dialog(app)
+        assert "busy" not in dialog(app)
+        assert here.runner.held == ["another"]
+        await pilot.press("n")
+        await until(pilot, lambda: "nothing was measured" in shown(screen))
+        assert here.runner.held == ["another"]
+        assert here.runner.resting == []
+
+
+async def test_a_busy_machine_is_said_before_anything_is_given_up(
+    here: House, measure: Any
+) -> None:
+    measure(REFUSED, cpu_share=0.6)
+    here.runner.held = ["another"]
+    app = here.app()
+    async with app.run_test(size=(120, 36)) as pilot:
+        screen = await opened(pilot, app)
+        await pilot.press("c")
+        await until(pilot, lambda: "The CPUs are busy (60 %)" in dialog(app))
+        assert here.runner.held == ["another"]
+        await pilot.press("y")  # the command is forced and does not ask a second time
+        await until(pilot, lambda: "calibrated smollm2-135m: 8 points, R² 0.500" in shown(screen))
+
+
+async def test_a_calibration_is_not_even_planned_during_an_answer(
+    here: House, measure: Any
+) -> None:
+    measure(COMPLETE)
+    here.runner.busy = True
+    app = here.app()
+    async with app.run_test(size=(120, 36)) as pilot:
+        await opened(pilot, app)
+        await pilot.press("c")
+        await until(pilot, lambda: "an answer or a model load is running" in notices(app))
+
+
+async def test_a_calibration_shows_its_joules_its_bar_and_what_is_measured(
+    here: House, measure: Any
+) -> None:
+    measure(STOPPED)
+    app = here.app()
+    async with app.run_test(size=(120, 36)) as pilot:
+        screen = await opened(pilot, app)
+        await confirmed(pilot, app)
+        await until(pilot, lambda: "measuring 128 prompt tokens, 64 output tokens" in shown(screen))
+        bar = screen.query_one("#job-bar", ProgressBar)
+        assert (bar.progress, bar.total) == (1, 9)
+        await until(pilot, lambda: " J so far (Esc stops)" in shown(screen))
+        await pilot.press("escape")
+        await until(pilot, lambda: "press c to resume" in shown(screen))
+        assert "measuring 128" not in shown(screen)
+
+
+async def test_a_stopped_quick_calibration_names_its_own_key(here: House, measure: Any) -> None:
+    measure(STOPPED)
+    app = here.app()
+    async with app.run_test(size=(120, 36)) as pilot:
+        screen = await opened(pilot, app)
+        await confirmed(pilot, app, "C")
+        await until(pilot, lambda: "1 of 9" in shown(screen))
+        await pilot.press("escape")
+        await until(pilot, lambda: "press C to resume" in shown(screen))
+
+
+def test_joules_are_added_up_and_pieces_without_a_reading_are_counted_later() -> None:
+    class Meter(FakeMeter):
+        silent = False
+
+        def energy(self, start_ns: int, end_ns: int) -> Energy:
+            if self.silent:
+                return Energy(start_ns, end_ns, None, None, None, 0.0)
+            return super().energy(start_ns, end_ns)
+
+    meter = Meter()
+    joules = JobJoules(meter, 0)
+    meter.silent = True
+    joules.read(1_000_000_000)
+    assert joules.joules is None
+    meter.silent = False
+    joules.read(3_000_000_000)
+    joules.read(4_000_000_000)
+    assert joules.joules == pytest.approx(4 * WATTS)
+    assert format_job(JobProgress("at work"), 200.0, "counter") == (
+        "at work · 200 J so far (Esc stops)"
+    )
 
 
 async def test_c_calibrates_while_no_model_is_held(here: House, measure: Any) -> None:
@@ -263,7 +379,7 @@ async def test_c_calibrates_while_no_model_is_held(here: House, measure: Any) ->
     app = here.app()
     async with app.run_test(size=(120, 36)) as pilot:
         screen = await opened(pilot, app)
-        await pilot.press("c")
+        await confirmed(pilot, app)
         await until(pilot, lambda: "calibrated smollm2-135m: 8 points, R² 0.970" in shown(screen))
         assert here.runner.held == []
         assert here.runner.resting == [f"a calibration of {MODEL} is running"]
@@ -276,7 +392,7 @@ async def test_escape_stops_a_calibration_and_keeps_what_was_measured(
     app = here.app()
     async with app.run_test(size=(120, 36)) as pilot:
         screen = await opened(pilot, app)
-        await pilot.press("c")
+        await confirmed(pilot, app)
         await until(pilot, lambda: "1 of 9, about 4.00 s left" in shown(screen))
         await pilot.press("escape")
         await until(pilot, lambda: "press c to resume" in shown(screen))
@@ -287,8 +403,8 @@ async def test_a_machine_at_work_is_measured_only_when_confirmed(here: House, me
     app = here.app()
     async with app.run_test(size=(120, 36)) as pilot:
         screen = await opened(pilot, app)
-        await pilot.press("c")
-        await until(pilot, lambda: isinstance(app.screen, ConfirmModal))
+        await confirmed(pilot, app)
+        await until(pilot, lambda: "the machine is not at rest" in dialog(app))
         await pilot.press("y")
         await until(pilot, lambda: "calibrated smollm2-135m: 8 points, R² 0.500" in shown(screen))
 
@@ -300,11 +416,11 @@ async def test_a_calibration_is_refused_during_an_answer_and_its_errors_are_told
     app = here.app()
     async with app.run_test(size=(120, 36)) as pilot:
         await opened(pilot, app)
-        await pilot.press("c")
+        await confirmed(pilot, app)
         await until(pilot, lambda: "m is not on this machine" in notices(app))
         assert "→ run: etui models pull m" in notices(app)
         here.runner.refusal = EtuiError("an answer or a load is on its way", "wait for its end")
-        await pilot.press("c")
+        await confirmed(pilot, app)
         await until(pilot, lambda: "an answer or a load is on its way" in notices(app))
 
 
@@ -334,7 +450,7 @@ async def test_leaving_ends_a_calibration(here: House, measure: Any) -> None:
     app = here.app()
     async with app.run_test(size=(120, 36)) as pilot:
         screen = await opened(pilot, app)
-        await pilot.press("c")
+        await confirmed(pilot, app)
         await until(pilot, lambda: "1 of 9" in shown(screen))
         await pilot.press("ctrl+q")
         await until(pilot, lambda: not app.is_running)

@@ -1,0 +1,203 @@
+"""The line of the running job: what it does, its joules so far, and a bar."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from textual import work
+from textual.app import ComposeResult
+from textual.containers import Vertical
+from textual.message import Message
+from textual.widgets import ProgressBar, Static
+from textual.worker import get_current_worker
+
+from etui import units
+from etui.energy.types import Energy
+from etui.text.sanitize import sanitize
+from etui.tui.jobs import JobEnded, JobFact, JobProgress, JobUpdated, run_job
+from etui.tui.modals import ConfirmModal
+from etui.tui.notices import notice_text, notify_error
+from etui.tui.services import PowerMeter, Services
+
+_TICK_SECONDS = 1.0
+"""Interval between two readings of the joules of a job, in seconds."""
+
+Job = Callable[[Services, Callable[[], bool]], JobEnded]
+NextStep = Callable[[JobEnded], object]
+
+
+def _do_nothing(_ended: JobEnded) -> None:
+    """Take no next step."""
+
+
+class JobJoules:
+    """Adds up the gross joules of the machine while a job runs.
+
+    Args:
+        meter: The meter of the app.
+        start_ns: Start of the job on the monotonic clock, ns.
+
+    Attributes:
+        joules: The sum so far; None while nothing was measured.
+        kind: Kind of the last reading.
+    """
+
+    def __init__(self, meter: PowerMeter, start_ns: int) -> None:
+        self._meter = meter
+        self._until_ns = start_ns
+        self.joules: float | None = None
+        self.kind: str | None = None
+
+    def read(self, now_ns: int) -> None:
+        """Add the joules since the last call: a meter does not remember a job of hours."""
+        energy: Energy = self._meter.energy(self._until_ns, now_ns)
+        if energy.joules is None:
+            return
+        self._until_ns = now_ns
+        self.joules = (self.joules or 0.0) + energy.joules
+        self.kind = None if energy.kind is None else str(energy.kind)
+
+
+def format_job(progress: JobProgress, joules: float | None, kind: str | None) -> str:
+    """Write the line of a running job, with its gross joules if they are counted."""
+    shown = kind if kind == "estimate" else None
+    spent = "" if joules is None else f" · {units.energy_text(joules, kind=shown)} so far"
+    return f"{progress.text}{spent} (Esc stops)"
+
+
+class JobBar(Vertical):
+    """Runs one job at a time in a thread and shows how far it is.
+
+    Args:
+        backend: Returns the services of the app; None until they are open.
+        log_dir: Folder of the log files, named where a job fails for an unknown reason.
+    """
+
+    class Changed(Message):
+        """A job began, or there is news of it for the card of its model."""
+
+    class Ended(Message):
+        """A job ended, and what it changed can be read again."""
+
+    def __init__(self, backend: Callable[[], Services | None], log_dir: Path) -> None:
+        super().__init__(id="job")
+        self._backend = backend
+        self._log_dir = log_dir
+        self._name = ""
+        self._next_step: NextStep = _do_nothing
+        self._progress = JobProgress("")
+        self._joules: JobJoules | None = None
+        self._shows_job = False  # instead of the text of the screen
+        self._bar = ProgressBar(show_eta=False, id="job-bar")
+        self._status = Static("", markup=False, classes="status")
+
+    @property
+    def is_running(self) -> bool:
+        """Whether a job runs."""
+        return bool(self._name)
+
+    def lines_for(self, model: str) -> tuple[str, ...]:
+        """Return the progress of the running job in full if it is about this model."""
+        return self._progress.details if self._progress.subject == model else ()
+
+    def compose(self) -> ComposeResult:
+        """Lay out the line and the bar."""
+        yield self._status
+        yield self._bar
+
+    def on_mount(self) -> None:
+        """Hide the bar, and read the joules of a job while it runs."""
+        self._bar.display = False
+        self.set_interval(_TICK_SECONDS, self._read_joules)
+
+    def show_idle(self, text: str) -> None:
+        """Show a text where no job was started yet."""
+        if not self._shows_job:
+            self._status.update(sanitize(text))
+
+    def start(
+        self, text: str, job: Job, next_step: NextStep = _do_nothing, *, metered: bool = False
+    ) -> None:
+        """Start a job unless one is running.
+
+        Args:
+            text: What it does.
+            job: The job.
+            next_step: What to do if the job ends with a question and the user says yes.
+            metered: Whether to count the joules of the machine meanwhile.
+        """
+        services = self._backend()
+        if services is None:
+            self.notify("etui is still starting: try again in a moment", severity="warning")
+        elif self._name:
+            what = f"{self._name.removesuffix(' …')} is still running"
+            self.notify(notice_text(what, "Esc stops it"), severity="warning", markup=False)
+        else:
+            self._name, self._next_step, self._shows_job = text, next_step, True
+            self._joules = JobJoules(services.meter, time.monotonic_ns()) if metered else None
+            self._progress = JobProgress(text)
+            self._status.update(sanitize(text))
+            self.post_message(self.Changed())
+            self._run(services, job)
+
+    def stop(self) -> None:
+        """Stop the running job."""
+        self.workers.cancel_group(self, "job")
+
+    def post(self, fact: JobFact) -> None:
+        """Take a fact of a job; safe from any thread."""
+        self.post_message(JobUpdated(fact))
+
+    @work(thread=True, exclusive=True, group="job", exit_on_error=False)
+    def _run(self, services: Services, job: Job) -> None:
+        worker = get_current_worker()
+        run_job(lambda: job(services, lambda: worker.is_cancelled), self.post, self._log_dir)
+
+    def on_job_updated(self, news: JobUpdated) -> None:
+        """Show the progress or the end of the running job."""
+        news.stop()
+        match news.fact:
+            case JobProgress() as progress:
+                before, self._progress = self._progress, progress
+                self._show_progress()
+                if (before.subject, before.details) != (progress.subject, progress.details):
+                    self.post_message(self.Changed())
+            case JobEnded() as ended:
+                self._end(ended)
+
+    def _read_joules(self) -> None:
+        if self._joules is not None and self._name:
+            self._joules.read(time.monotonic_ns())
+            self._show_progress()
+
+    def _show_progress(self) -> None:
+        counted = self._joules
+        joules, kind = (None, None) if counted is None else (counted.joules, counted.kind)
+        self._status.update(sanitize(format_job(self._progress, joules, kind)))
+        self._bar.display = self._progress.total is not None
+        self._bar.update(total=self._progress.total, progress=self._progress.done)
+
+    def _end(self, ended: JobEnded) -> None:
+        next_step = self._next_step
+        self._name, self._progress, self._joules = "", JobProgress(""), None
+        self._bar.display = False
+        if ended.question:
+            self._status.update(sanitize(ended.what or ended.said))
+            self._ask(ended, next_step)
+        elif ended.what:
+            self._status.update(sanitize(f"✗ {ended.what}"))
+            notify_error(self, ended.what, ended.fix)
+        else:
+            text = f"{ended.said}: {ended.fix}" if ended.fix else ended.said
+            self._status.update(sanitize(text))
+        self.post_message(self.Ended())
+
+    @work(exclusive=True, group="question")
+    async def _ask(self, ended: JobEnded, next_step: NextStep) -> None:
+        modal = ConfirmModal(ended.question, ended.question_details)
+        if await self.app.push_screen_wait(modal):
+            next_step(ended)
+        else:
+            self._status.update("nothing was measured")

@@ -22,6 +22,7 @@ settings.register_profile(
 settings.load_profile("etui")
 
 pytest_plugins = [
+    "tests.fixtures.many_channels",
     "tests.fixtures.models",
     "tests.fixtures.nvml",
     "tests.fixtures.questions",

@@ -11,8 +11,9 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
-from etui.energy.recorder import Recorder
+from etui.energy.recorder import Recorder, Watch
 from etui.energy.scopes import family
+from etui.energy.sources.cpu_watch import CpuWatch
 from etui.energy.sources.nvml_watch import GpuState, GpuWatch
 from etui.energy.sources.sysfs import entries, int_or_none, text_or
 from etui.energy.types import Channel, Kind
@@ -41,7 +42,8 @@ class DeviceVitals:
         limit_watts: Power limit in force.
         memory_used_bytes, memory_total_bytes: Memory of its own.
         shared: Whether other processes use it too.
-        own_share: etui's part of its use, 0..1; None if the driver does not report it by process.
+        own_share: etui's part of its use, 0..1; 1 if nobody else uses it, None if the driver does
+            not report it by process.
     """
 
     scope: str
@@ -78,6 +80,8 @@ class DeviceReader:
         self._clock = clock
         self._cpu_times = cpu_times or read_cpu_times
         self._last_times: Sequence[tuple[float, float]] = ()
+        if isinstance(recorder.cpu_watch, CpuWatch):
+            recorder.cpu_watch.start_attribution()
 
     def read(self) -> tuple[DeviceVitals, ...]:
         """Read the state of every device with a channel, in the order of the channels."""
@@ -106,13 +110,13 @@ class DeviceReader:
             found = self._read_cpu(channel, busy, now_ns)
         else:
             return DeviceVitals(scope)
-        watch = self._recorder.watch
-        if channel.kind is Kind.ESTIMATE:
+        watch: Watch | None = self._recorder.watch
+        if family(scope) == "package" or channel.kind is Kind.ESTIMATE:
             watch = self._recorder.cpu_watch
         share = watch.share(scope, now_ns - _WINDOW_NS, now_ns) if watch is not None else None
         if share is None:
             return found
-        return replace(found, shared=share.shared, own_share=share.own if share.shared else None)
+        return replace(found, shared=share.shared, own_share=share.own)
 
     def _read_cpu(self, channel: Channel, busy: Mapping[str, float], now_ns: int) -> DeviceVitals:
         package = channel.scope if channel.kind is not Kind.ESTIMATE else "package:0"

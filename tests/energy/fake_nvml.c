@@ -7,7 +7,7 @@
  * FAKE_NVML_GPUS   number of GPUs; default 1. GPU i draws (i + 1) times the curve.
  * FAKE_NVML_ARCH   architecture number; default 8 (Ada).
  * FAKE_NVML_MISSING comma-separated names of functions or fields that return "not supported":
- *                  fields, total, usage, instant, average, uuid, instant-gpu (GPU scope only).
+ *                  fields, total, usage, instant, average, uuid, rates, instant-gpu (GPU scope only).
  * FAKE_NVML_STAMP  "refresh" (default) or "call": the event that the field timestamps give.
  * FAKE_NVML_DIES   seconds after which every reading fails with "GPU is lost".
  * FAKE_NVML_PIDS   "pid:sm,pid:sm": compute processes and their SM utilisation.
@@ -254,6 +254,13 @@ int nvmlDeviceGetTemperature(void *device, unsigned sensor, unsigned *celsius) {
 int nvmlDeviceGetClockInfo(void *device, unsigned type, unsigned *mhz) {
     (void)device;
     *mhz = type == 1 ? 1980 : 9501;
+    return SUCCESS;
+}
+
+int nvmlDeviceGetUtilizationRates(void *device, unsigned *rates) {
+    if (missing("rates")) return NOT_SUPPORTED;
+    rates[0] = 10 + 10 * index_of(device);
+    rates[1] = 5;
     return SUCCESS;
 }
 

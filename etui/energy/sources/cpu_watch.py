@@ -112,6 +112,12 @@ class CpuWatch:
     def close(self) -> None:
         """Do nothing: no resource is open."""
 
+    def start_attribution(self) -> None:
+        """Record etui's part from now on; a record without it starts again."""
+        if not self._attribute:
+            self._uses = []
+            self._attribute = True
+
     def share(self, scope: str, start_ns: int, end_ns: int) -> GpuShare:
         """Return whether other processes used the CPUs in an interval, and etui's part of it."""
         if not self._attribute:

@@ -26,6 +26,7 @@ from etui.tui.app_messages import (
     AppRequest,
     BackendFailed,
     BackendOpened,
+    ChatRequested,
     PoliciesListed,
     RouteRequested,
     ShowsRoute,
@@ -182,6 +183,9 @@ class EtuiApp(App[None]):
                 self._take_route(route)
             case PoliciesListed(names=names) if self.backend is not None:
                 self.backend = replace(self.backend, policies=names)
+            case ChatRequested(chat=chat, turn_id=turn_id):
+                self.switch_mode("chat")
+                self._chat.open_chat(chat, turn_id)
             case Unsaved() as unsaved:
                 self._unsaved = unsaved
 

@@ -8,6 +8,7 @@ from typing import Protocol, TypeAlias, runtime_checkable
 
 from textual.message import Message
 
+from etui.log.records import ChatRecord
 from etui.runtime.route import Route
 from etui.tui.services import Services
 
@@ -27,6 +28,14 @@ class PoliciesListed:
 
 
 @dataclass(frozen=True, slots=True)
+class ChatRequested:
+    """Request to show a chat at one of its turns."""
+
+    chat: ChatRecord
+    turn_id: str
+
+
+@dataclass(frozen=True, slots=True)
 class Unsaved:
     """Text that would be lost on exit.
 
@@ -39,7 +48,7 @@ class Unsaved:
     keep: Callable[[], object] = field(default=lambda: None, compare=False)
 
 
-AppAction: TypeAlias = RouteRequested | PoliciesListed | Unsaved
+AppAction: TypeAlias = RouteRequested | PoliciesListed | ChatRequested | Unsaved
 
 
 class AppRequest(Message):

@@ -214,6 +214,14 @@ class ChatScreen(Screen[None]):
         await self._return_from(left)
 
     @work(exclusive=True, group="chats")
+    async def open_chat(self, chat: ChatRecord, turn_id: str) -> None:
+        """Show a chat at one of its turns; the current chat stays while an answer is running."""
+        if self._queue.conversation.chat.chat_id != chat.chat_id:
+            await self._resume(chat)
+        if self._queue.conversation.chat.chat_id == chat.chat_id:
+            await self._transcript.show_turn(turn_id)
+
+    @work(exclusive=True, group="chats")
     async def action_rename(self) -> None:
         """Rename this chat."""
         name = await self.app.push_screen_wait(

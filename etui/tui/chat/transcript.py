@@ -95,6 +95,24 @@ their uncertainty and how they were measured, joules per token, mean watts.
         await self._move_to(latest_window(len(records)))
         self.call_after_refresh(self._anchor_to_end)
 
+    async def show_turn(self, turn_id: str) -> None:
+        """Scroll to a turn and focus it; a turn that the chat does not have changes nothing."""
+        ids = [record.turn_id for record in self._records]
+        if turn_id not in ids:
+            return
+        index = ids.index(turn_id)
+        if not self._window.first <= index < self._window.end:
+            await self._move_to(window_around(index, len(ids)))
+        views = [turn for turn in self.turns if turn.record and turn.record.turn_id == turn_id]
+        if views:
+            self.call_after_refresh(self._bring_to_top, views[0])
+
+    def _bring_to_top(self, view: TurnView) -> None:
+        self.release_anchor()
+        view.focus(scroll_visible=False)
+        self._moving = True
+        self._keep_in_place(view, self.content_region.y)
+
     async def add(self, view: TurnView) -> None:
         """Show a new turn at the bottom, and remove the oldest if there are too many."""
         self._welcome.display = False
@@ -278,3 +296,9 @@ class TurnWindow:
 def latest_window(total: int, most: int = MOST_TURNS) -> TurnWindow:
     """Return the window of the last turns of a chat."""
     return TurnWindow(max(0, total - most), total)
+
+
+def window_around(index: int, total: int, most: int = MOST_TURNS) -> TurnWindow:
+    """Return a window of turns with the turn at ``index`` in its middle, where that is possible."""
+    first = max(0, min(index - most // 2, total - most))
+    return TurnWindow(first, min(total, first + most))

@@ -6,14 +6,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from textual.message import Message
 
 from etui.config.config import Config
+from etui.errors import EtuiError, format_internal_error
 from etui.log.export import write_csv, write_json_lines
 from etui.log.filters import Sort, TurnFilter
 from etui.log.queries import LogReader, TurnSummary
+from etui.log.records import ChatRecord
 from etui.log.totals import Total
 from etui.runtime.weights import read_weights
 from etui.turn.record import LoadRecord, TurnRecord, UnloadRecord
@@ -73,6 +75,22 @@ class Totals:
 
 
 @dataclass(frozen=True, slots=True)
+class Days:
+    """Totals by day over the turns of ``query``."""
+
+    query: HistoryQuery
+    totals: tuple[Total, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ChatFound:
+    """The chat of a turn."""
+
+    chat: ChatRecord
+    turn_id: str
+
+
+@dataclass(frozen=True, slots=True)
 class Exported:
     """The file that the turns were written to, and how many there are."""
 
@@ -88,10 +106,13 @@ class QueryFailed:
     fix: str
 
 
+Fact: TypeAlias = TurnPage | Detail | Totals | Days | ChatFound | Exported | QueryFailed
+
+
 class HistoryNews(Message):
     """A result from the log, posted by a thread."""
 
-    def __init__(self, fact: TurnPage | Detail | Totals | Exported | QueryFailed) -> None:
+    def __init__(self, fact: Fact) -> None:
         super().__init__()
         self.fact = fact
 
@@ -122,6 +143,35 @@ def read_detail(log: LogReader, turn_id: str) -> Detail:
 def read_totals(log: LogReader, query: HistoryQuery, by: TotalsBy) -> Totals:
     """Read the totals of the turns by model, rule or day."""
     return Totals(query, by, tuple(log.totals(by, query.turns)))
+
+
+def read_days(config: Config, query: HistoryQuery) -> Days:
+    """Read the totals of the turns by day, over a connection that is closed again."""
+    with LogReader(config) as log:
+        return Days(query, tuple(log.totals("day", query.turns)))
+
+
+def find_chat(log: LogReader, chat_id: str, turn_id: str) -> ChatFound:
+    """Read the chat that a turn belongs to.
+
+    Raises:
+        UnknownId: The chat was deleted.
+    """
+    return ChatFound(log.get_chat(chat_id), turn_id)
+
+
+def run_query(read: Callable[[], Fact]) -> Fact:
+    """Read from the log and return the result, or the error as a fact."""
+    try:
+        return read()
+    except EtuiError as error:
+        return QueryFailed(error.what, error.fix)
+    except OSError as error:
+        return QueryFailed(
+            f"cannot write the export: {error}", "free some disk space, or fix the folder"
+        )
+    except Exception as error:  # noqa: BLE001 - a fault must reach the screen
+        return QueryFailed(format_internal_error(error), "press F3 to read again")
 
 
 def export_turns(

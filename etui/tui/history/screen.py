@@ -7,26 +7,31 @@ from dataclasses import replace
 from functools import partial
 from typing import ClassVar
 
-from rich.text import Text
 from textual import work
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.screen import Screen
+from textual.timer import Timer
 from textual.widgets import ContentSwitcher, DataTable, Input, Static
 
 from etui import units
 from etui.config.config import Config
-from etui.errors import EtuiError, format_internal_error
 from etui.log.filters import Sort
 from etui.log.queries import LogReader
 from etui.text.sanitize import sanitize
+from etui.tui.app_messages import AppRequest, ChatRequested
 from etui.tui.commands import Command
+from etui.tui.history.columns import SORTS
+from etui.tui.history.day_bars import DayBars
 from etui.tui.history.queries import (
     PAGE_TURNS,
     TOTALS_BY,
+    ChatFound,
+    Days,
     Detail,
     Exported,
+    Fact,
     HistoryNews,
     HistoryQuery,
     QueryFailed,
@@ -34,16 +39,23 @@ from etui.tui.history.queries import (
     TotalsBy,
     TurnPage,
     export_turns,
+    find_chat,
+    read_days,
     read_detail,
     read_page,
     read_totals,
+    run_query,
 )
-from etui.tui.history.text import COLUMNS, DetailView, status_text, totals_lines, turn_cells
-from etui.tui.notices import notify_error
+from etui.tui.history.table import TurnsTable
+from etui.tui.history.text import DetailView, status_text, totals_lines
+from etui.tui.notices import notice_text, notify_error
 from etui.tui.widgets.key_footer import KeyFooter
 
 _FETCH_WITHIN = 20
 """The next page is read when the cursor is within this many turns of the last one read."""
+
+_DAYS_AFTER_SECONDS = 0.4
+"""Delay from the last page to the bars of the days, so that typing never waits for them."""
 
 
 class HistoryScreen(Screen[None]):
@@ -55,6 +67,8 @@ class HistoryScreen(Screen[None]):
         Binding("s", "sort(1)", "Sort", id="history.sort"),
         Binding("r", "reverse", "Reverse", id="history.reverse"),
         Binding("t", "totals", "Totals", id="history.totals"),
+        Binding("b", "fold_days", "Days", id="history.days", show=False),
+        Binding("enter", "open_chat", "Open chat", id="history.open"),
         Binding("e", "export('jsonl')", "Export", id="history.export"),
         Binding("E", "export('csv')", "Export as CSV", id="history.export_csv", show=False),
         Binding("escape", "back", "Back", id="history.back", show=False),
@@ -63,9 +77,10 @@ class HistoryScreen(Screen[None]):
     HELP = """\
 ## History
 
-Every turn of the log. `/` searches questions and answers, `s` sorts by the next column (or click
-a heading), `r` reverses the order. `t` shows the totals of the same turns by model, by rule and by
-day. `e` exports them as JSON lines to `exports` in ETUI_HOME, `E` as CSV.
+Every turn of the log; Enter opens its chat there. `/` searches questions and answers, `s` sorts by
+the next column (or click a heading), `r` reverses the order. The bars are the joules of the same
+turns by day (`b` hides them), `t` shows their totals by model, by rule and by day. `e` exports them
+as JSON lines to `exports` in ETUI_HOME, `E` as CSV.
 """
 
     def __init__(self, config: Config) -> None:
@@ -73,13 +88,12 @@ day. `e` exports them as JSON lines to `exports` in ETUI_HOME, `E` as CSV.
         self._config = config
         self._log: LogReader | None = None
         self._turn_query = HistoryQuery()
-        self._ids: list[str] = []
         self._total = 0
         self._reading = False
         self._totals_by: TotalsBy | None = None
-        self._table: DataTable[Text] = DataTable(
-            cursor_type="row", zebra_stripes=True, id="turns", header_height=1
-        )
+        self._days_timer: Timer | None = None
+        self._days = DayBars()
+        self._table = TurnsTable()
         self._search = Input(placeholder="words in the question or the answer", id="search")
         self._detail = DetailView()
         self._totals_text = Static("", markup=False)
@@ -89,6 +103,7 @@ day. `e` exports them as JSON lines to `exports` in ETUI_HOME, `E` as CSV.
         """Build the search field, the table with its detail, and the totals."""
         with Vertical():
             yield self._search
+            yield self._days
             with ContentSwitcher(initial="both", id="views"):
                 with Horizontal(id="both"):
                     yield self._table
@@ -107,6 +122,8 @@ day. `e` exports them as JSON lines to `exports` in ETUI_HOME, `E` as CSV.
             Command("history: sort", "Sort by the next column", partial(self.action_sort, 1)),
             Command("history: reverse", "Reverse the order", self.action_reverse),
             Command("history: totals", "Show totals by model, rule or day", self.action_totals),
+            Command("history: days", "Show or hide the joules by day", self.action_fold_days),
+            Command("history: open chat", "Show the turn in its chat", self.action_open_chat),
             Command("export: these turns as JSON lines", "Write every field to a file",
                     partial(self.action_export, "jsonl")),
             Command("export: these turns as CSV", "Write a file for a spreadsheet",
@@ -114,9 +131,7 @@ day. `e` exports them as JSON lines to `exports` in ETUI_HOME, `E` as CSV.
         ]  # fmt: skip
 
     def on_mount(self) -> None:
-        """Add the columns of the table."""
-        for column in COLUMNS:
-            self._table.add_column(column.title, key=column.key, width=column.width)
+        """Start without the search field."""
         self._search.display = False
 
     def on_screen_resume(self) -> None:
@@ -157,6 +172,22 @@ day. `e` exports them as JSON lines to `exports` in ETUI_HOME, `E` as CSV.
             self.query_one("#totals").focus()
             self._read_totals(self._turn_query, self._totals_by)
 
+    def action_fold_days(self) -> None:
+        """Show or hide the bars of the days."""
+        self._days.folded = not self._days.folded
+        self._days.draw()
+
+    def action_open_chat(self) -> None:
+        """Show the turn under the cursor in its chat."""
+        turn = self._table.turn_under_cursor
+        if turn is None:
+            return
+        if turn.chat_id is None:
+            text = notice_text("this turn belongs to no chat", "it was asked outside of the app")
+            self.notify(text, severity="warning", markup=False)
+        else:
+            self._find_chat(turn.chat_id, turn.turn_id)
+
     def action_export(self, ending: str) -> None:
         """Write the turns of the current query to a file."""
         self._export(self._turn_query, ending)
@@ -182,9 +213,17 @@ day. `e` exports them as JSON lines to `exports` in ETUI_HOME, `E` as CSV.
         """Move the focus from the search field to the results."""
         (self._table if self._totals_by is None else self.query_one("#totals")).focus()
 
+    def on_resize(self) -> None:
+        """Draw the bars at the new width."""
+        self._days.draw()
+
+    def on_data_table_row_selected(self) -> None:
+        """Open the chat of the selected turn."""
+        self.action_open_chat()
+
     def on_data_table_header_selected(self, selected: DataTable.HeaderSelected) -> None:
         """Sort by the selected column; the current one reverses the order."""
-        sort = next((c.sort for c in COLUMNS if c.key == selected.column_key.value), None)
+        sort = SORTS.get(selected.column_key.value or "")
         if sort is not None and sort is self._turn_query.sort:
             self.action_reverse()
         elif sort is not None:
@@ -192,11 +231,11 @@ day. `e` exports them as JSON lines to `exports` in ETUI_HOME, `E` as CSV.
 
     def on_data_table_row_highlighted(self, highlighted: DataTable.RowHighlighted) -> None:
         """Show the turn under the cursor, and read the next page near the end."""
-        row = highlighted.cursor_row
-        if row < len(self._ids):
-            self._read_detail(self._ids[row])
-        if row >= len(self._ids) - _FETCH_WITHIN and len(self._ids) < self._total:
-            self._read(len(self._ids))
+        row, turns = highlighted.cursor_row, self._table.turns
+        if row < len(turns):
+            self._read_detail(turns[row].turn_id)
+        if row >= len(turns) - _FETCH_WITHIN and len(turns) < self._total:
+            self._read(len(turns))
 
     def on_history_news(self, news: HistoryNews) -> None:
         """Show a result, unless the query has changed since."""
@@ -205,6 +244,10 @@ day. `e` exports them as JSON lines to `exports` in ETUI_HOME, `E` as CSV.
                 self._show_page(page)
             case Detail() as detail:
                 self._detail.show(detail)
+            case Days(query=query, totals=days) if query.search == self._turn_query.search:
+                self._days.show(days)
+            case ChatFound(chat=chat, turn_id=turn_id):
+                self.app.post_message(AppRequest(ChatRequested(chat, turn_id)))
             case Totals() as totals if totals.query == self._turn_query:
                 width = max(20, self.size.width - 4)
                 self._totals_text.update("\n".join(totals_lines(totals.by, totals.totals, width)))
@@ -223,6 +266,9 @@ day. `e` exports them as JSON lines to `exports` in ETUI_HOME, `E` as CSV.
     def _start_again(self) -> None:
         self._reading = False
         self._read(0)
+        if self._days_timer is not None:
+            self._days_timer.stop()
+        self._days_timer = self.set_timer(_DAYS_AFTER_SECONDS, self._read_days)
         if self._totals_by is not None:
             self._read_totals(self._turn_query, self._totals_by)
 
@@ -235,17 +281,15 @@ day. `e` exports them as JSON lines to `exports` in ETUI_HOME, `E` as CSV.
         self._reading = False
         self._total = page.total
         if page.offset == 0:
-            self._table.clear()
-            self._ids.clear()
             self._detail.show(None)
-        for turn in page.turns:
-            self._ids.append(turn.turn_id)
-            self._table.add_row(*turn_cells(turn), key=f"{len(self._ids)}")
+        self._table.show(page.query, page.turns, page.offset)
         self._show_status()
 
     def _show_status(self) -> None:
         self._status.update(
-            status_text(self._turn_query, len(self._ids), self._total, self._totals_by, PAGE_TURNS)
+            status_text(
+                self._turn_query, len(self._table.turns), self._total, self._totals_by, PAGE_TURNS
+            )
         )
 
     @work(thread=True, exclusive=True, group="history-page", exit_on_error=False)
@@ -260,6 +304,16 @@ day. `e` exports them as JSON lines to `exports` in ETUI_HOME, `E` as CSV.
     def _read_totals(self, query: HistoryQuery, by: TotalsBy) -> None:
         self._read_and_post(lambda log: read_totals(log, query, by))
 
+    @work(thread=True, exclusive=True, group="history-days", exit_on_error=False)
+    def _read_days(self) -> None:
+        query = self._turn_query
+        # A connection of its own: a page that is asked for meanwhile does not wait for the days.
+        self._post(lambda: read_days(self._config, query))
+
+    @work(thread=True, exclusive=True, group="history-chat", exit_on_error=False)
+    def _find_chat(self, chat_id: str, turn_id: str) -> None:
+        self._read_and_post(lambda log: find_chat(log, chat_id, turn_id))
+
     @work(thread=True, exclusive=True, group="history-export", exit_on_error=False)
     def _export(self, query: HistoryQuery, ending: str) -> None:
         self._read_and_post(
@@ -268,21 +322,15 @@ day. `e` exports them as JSON lines to `exports` in ETUI_HOME, `E` as CSV.
             )
         )
 
-    def _read_and_post(
-        self, read: Callable[[LogReader], TurnPage | Detail | Totals | Exported]
-    ) -> None:
-        """Read in this thread, and post the result or the error."""
-        fact: TurnPage | Detail | Totals | Exported | QueryFailed
-        try:
+    def _read_and_post(self, read: Callable[[LogReader], Fact]) -> None:
+        """Read from the log in this thread, and post the result or the error."""
+
+        def open_and_read() -> Fact:
             if self._log is None:
                 self._log = LogReader(self._config)
-            fact = read(self._log)
-        except EtuiError as error:
-            fact = QueryFailed(error.what, error.fix)
-        except OSError as error:
-            fact = QueryFailed(
-                f"cannot write the export: {error}", "free some disk space, or fix the folder"
-            )
-        except Exception as error:  # noqa: BLE001 - a fault must reach the screen
-            fact = QueryFailed(format_internal_error(error), "press F3 to read again")
-        self.post_message(HistoryNews(fact))
+            return read(self._log)
+
+        self._post(open_and_read)
+
+    def _post(self, read: Callable[[], Fact]) -> None:
+        self.post_message(HistoryNews(run_query(read)))

@@ -3,84 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from textwrap import wrap
 
-from rich.text import Text
 from textual.app import ComposeResult
 from textual.containers import Vertical
 from textual.widgets import Static
 
 from etui import units
 from etui.log.filters import Sort
-from etui.log.queries import TurnSummary
 from etui.log.text import list_facts, list_texts
 from etui.log.totals import Total
 from etui.plots.terminal import bar, bar_rows, scale_top
 from etui.text.tables import count_cells, fit_cells, one_line
-from etui.text.timestamps import local_time
 from etui.tui.history.queries import Detail, HistoryQuery, TotalsBy
 from etui.turn.record import TurnRecord
 
 _BAR_WIDTH = 24
 _ONE_LINE_FROM = 110
 """Width in cells from which a total and its bar share one line."""
-
-
-@dataclass(frozen=True, slots=True)
-class TurnColumn:
-    """One column of the table; with None as width it is as wide as its cells."""
-
-    key: str
-    title: str
-    sort: Sort | None
-    width: int | None = None
-
-
-COLUMNS = (
-    TurnColumn("time", "TIME", Sort.TIME),
-    TurnColumn("question", "QUESTION", None, 26),
-    TurnColumn("joules", "ENERGY", Sort.JOULES),
-    TurnColumn("per_token", "PER TOKEN", Sort.JOULES_PER_TOKEN),
-    TurnColumn("tokens", "TOKENS", Sort.TOKENS),
-    TurnColumn("seconds", "SECONDS", Sort.SECONDS),
-    TurnColumn("model", "MODEL", Sort.MODEL),
-    TurnColumn("rule", "RULE", Sort.RULE),
-)
-
-
-_RIGHT = frozenset({"joules", "per_token", "tokens", "seconds"})
-
-
-def turn_cells(turn: TurnSummary) -> tuple[Text, ...]:
-    """Build one row of the table, in the order of :data:`COLUMNS`, without markup.
-
-    Only the kind ``estimate`` is shown here; the detail shows the kind of every turn.
-    """
-    mark = "" if turn.status == "complete" else f"[{turn.status}] "
-    texts = {
-        "time": local_time(turn.created_at)[5:16],
-        "question": mark + one_line(turn.query),
-        "joules": units.energy_text(turn.joules, None, _estimate(turn.kind)),
-        "per_token": units.per_token_text(turn.joules_per_token, turn.kind),
-        "tokens": f"{turn.tokens_output:,}",
-        "seconds": units.seconds_text(turn.seconds_total),
-        "model": one_line(turn.model),
-        "rule": one_line(turn.rule or "-"),
-    }
-    return tuple(
-        Text(
-            texts[column.key],
-            justify="right" if column.key in _RIGHT else "left",
-            no_wrap=True,
-            overflow="ellipsis",
-        )
-        for column in COLUMNS
-    )
-
-
-def _estimate(kind: str | None) -> str | None:
-    return kind if kind == units.ESTIMATE else None
 
 
 def status_text(

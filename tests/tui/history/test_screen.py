@@ -14,6 +14,7 @@ from textual.widgets import DataTable, Input, Static
 
 from etui.config.config import Config
 from etui.log.writer import TurnWriter
+from etui.tui.app import EtuiApp
 from etui.tui.history.queries import PAGE_TURNS
 from etui.tui.history.screen import HistoryScreen
 from etui.turn.record import TurnRecord
@@ -23,6 +24,10 @@ from tests.tui.fakes import until
 
 class _HistoryApp(App[None]):
     """Nothing but the screen."""
+
+    CSS_PATH = EtuiApp.CSS_PATH
+    HORIZONTAL_BREAKPOINTS = EtuiApp.HORIZONTAL_BREAKPOINTS
+    VERTICAL_BREAKPOINTS = EtuiApp.VERTICAL_BREAKPOINTS
 
     def __init__(self, config: Config) -> None:
         super().__init__()
@@ -170,3 +175,66 @@ async def test_a_log_that_is_none_is_told_with_its_fix(config: Config) -> None:
         await until(pilot, lambda: app._notifications)
         (notice,) = list(app._notifications)
         assert "not a database" in notice.message
+
+
+async def test_the_heading_of_the_sorted_column_has_an_arrow(config: Config, keep: Keep) -> None:
+    keep([turn(1, 5.0), turn(2, 50.0)])
+    app = _HistoryApp(config)
+
+    def headings() -> str:
+        return " ".join(str(column.label) for column in table_of(app).columns.values())
+
+    async with app.run_test(size=(140, 30)) as pilot:
+        await rows(pilot, app, 2)
+        assert "TIME ▼" in headings()
+        await pilot.press("s")
+        await until(pilot, lambda: "ENERGY ▼" in headings() and "TIME ▼" not in headings())
+        await pilot.press("r")
+        await until(pilot, lambda: "ENERGY ▲" in headings())
+
+
+async def test_columns_come_and_go_with_the_width_and_the_cursor_stays(
+    config: Config, keep: Keep
+) -> None:
+    keep([turn(number, 5.0) for number in range(30)])
+    app = _HistoryApp(config)
+
+    def keys() -> set[str | None]:
+        return {key.value for key in table_of(app).columns}
+
+    async with app.run_test(size=(200, 50)) as pilot:
+        await rows(pilot, app, 30)
+        await until(pilot, lambda: "rule" in keys())
+        await pilot.press("j", "j", "k", "ctrl+d", "G")
+        assert table_of(app).cursor_row == 29
+        await pilot.resize_terminal(40, 20)
+        await until(pilot, lambda: keys() == {"question", "joules", "model"})
+        assert table_of(app).cursor_row == 29
+        await pilot.press("g")
+        assert table_of(app).cursor_row == 0
+
+
+async def test_the_joules_by_day_are_those_of_the_search(config: Config, keep: Keep) -> None:
+    keep([turn(1, 5.0, query="what is a joule"), turn(2, 60.0, query="capital of France")])
+    app = _HistoryApp(config)
+
+    def days() -> str:
+        return str(app.history.query_one("#days", Static).content)
+
+    async with app.run_test(size=(140, 30)) as pilot:
+        await until(pilot, lambda: "65.0 J in 1 day" in days())
+        await pilot.press("slash", *"france")
+        await until(pilot, lambda: "60.0 J in 1 day" in days())
+        await pilot.press("enter", "b")
+        assert not app.history.query_one("#days", Static).display
+
+
+async def test_a_turn_without_a_chat_says_so(config: Config, keep: Keep) -> None:
+    keep([turn(1, 5.0, chat_id=None)])
+    app = _HistoryApp(config)
+    async with app.run_test(size=(140, 30)) as pilot:
+        await rows(pilot, app, 1)
+        await pilot.press("enter")
+        await until(pilot, lambda: app._notifications)
+        (notice,) = list(app._notifications)
+        assert "belongs to no chat" in notice.message

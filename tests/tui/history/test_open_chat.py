@@ -1,0 +1,74 @@
+"""Enter on a turn of the history shows it in its chat."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from textual.pilot import Pilot
+from textual.widgets import DataTable
+
+from etui.log.writer import TurnWriter
+from etui.tui.app import EtuiApp
+from etui.tui.chat.screen import ChatScreen
+from etui.tui.chat.turn_view import TurnView
+from etui.turn.record import TurnRecord
+from tests.tui.fakes import House, turn_record, until
+
+SIZE = (120, 36)
+TURNS = 60
+
+
+def stock(house: House) -> list[TurnRecord]:
+    """One long chat, in the log and behind the chat screen."""
+    made = [
+        turn_record(n, created_at=f"2026-01-01T00:{n:02}:00.000+00:00", answer="line\n\n" * 5)
+        for n in range(TURNS)
+    ]
+    house.chats.keep("Long", made, "chat-1")
+    with TurnWriter(house.config) as writer:
+        writer.save_chat(house.chats.kept["chat-1"][0])
+        for turn in house.chats.kept["chat-1"][1]:
+            writer.save_turn(turn)
+    return made
+
+
+async def at_history(pilot: Pilot[Any], app: EtuiApp) -> DataTable[Any]:
+    await until(pilot, lambda: app.backend is not None)
+    await pilot.press("f3")
+    await until(pilot, lambda: app.current_mode == "history" and app.screen.query(DataTable))
+    table = app.screen.query_one(DataTable)
+    await until(pilot, lambda: table.row_count == TURNS)
+    return table
+
+
+def in_view(app: EtuiApp, turn_id: str) -> bool:
+    """Whether the turn has the focus, and its question is on the screen."""
+    view = app.focused
+    if not isinstance(app.screen, ChatScreen) or not isinstance(view, TurnView):
+        return False
+    top = app.screen.query_one("Transcript").content_region.y
+    return view.record is not None and view.record.turn_id == turn_id and view.region.y == top
+
+
+async def test_enter_opens_the_chat_at_the_turn(house: House) -> None:
+    made = stock(house)
+    app = house.app()
+    async with app.run_test(size=SIZE) as pilot:
+        table = await at_history(pilot, app)
+        table.move_cursor(row=TURNS - 1 - 7)  # newest first
+        await pilot.press("enter")
+        await until(pilot, lambda: in_view(app, made[7].turn_id))
+        assert app.current_mode == "chat"
+
+
+async def test_another_turn_of_the_same_chat_is_scrolled_to(house: House) -> None:
+    made = stock(house)
+    app = house.app()
+    async with app.run_test(size=SIZE) as pilot:
+        table = await at_history(pilot, app)
+        for row in (50, 3):
+            table.move_cursor(row=row)
+            await pilot.press("enter")
+            await until(pilot, lambda row=row: in_view(app, made[TURNS - 1 - row].turn_id))
+            await pilot.press("f3")
+            await until(pilot, lambda: app.current_mode == "history" and table.row_count == TURNS)

@@ -126,6 +126,12 @@ class Model:
             found = [] if isinstance(retry, int) else retry
         return self.with_bos(found) if bos else found
 
+    def count(self, raw: bytes) -> int:
+        """Count the tokens of UTF-8 text, without control tokens, and without making a list."""
+        if int(self._api.llama_vocab_type(self.vocab)) == self._api.LLAMA_VOCAB_TYPE_NONE:
+            return 0  # llama.cpp would abort
+        return abs(int(self._api.llama_tokenize(self.vocab, raw, len(raw), None, 0, False, False)))
+
     def with_bos(self, tokens: list[int]) -> list[int]:
         """Prepend the begin token, if the model uses one and the tokens have none."""
         if self.adds_bos and self.bos is not None and tokens[:1] != [self.bos]:

@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING
 
 from etui.chat import Query
+from etui.engine.token_counter import TokenCounter
 from etui.errors import EtuiError, ModelUnavailable
 from etui.runtime.between_turns import BetweenTurns
 from etui.runtime.cooling import CallLater, start_timer
 from etui.runtime.route import Route
 from etui.turn.events import TurnEvent, TurnFinished
-from etui.turn.record import REPLACES, TurnRecord
+from etui.turn.record import REPLACES, SAVED_PROMPT, TurnRecord
 
 if TYPE_CHECKING:
     from etui.arm import Arm
     from etui.backends.process import ProcessBackend
     from etui.energy.idle_tracker import IdleTracker
     from etui.events import Loaded, Unloaded
+    from etui.runtime.forecast import Forecast
     from etui.runtime.open import Runtime
     from etui.runtime.overrides import Overrides
     from etui.runtime.rerun import Direction
@@ -57,6 +59,7 @@ class TurnService:
         self._between = BetweenTurns(runtime, idle_tracker, call_later)
         self._between.on_unloaded = lambda model: self.on_unloaded(model)
         self._idle = self._between.busy
+        self._counter = TokenCounter()
         self._cancelled = threading.Event()
         self._answering = False
         self._closing = threading.Lock()
@@ -65,13 +68,20 @@ class TurnService:
         self.on_loaded: Callable[[Loaded], object] = lambda _loaded: None
         self.on_unloaded: Callable[[str], object] = lambda _model: None
 
-    def run(self, query: Query, route: Route, replaces: str | None = None) -> Iterator[TurnEvent]:
+    def run(
+        self,
+        query: Query,
+        route: Route,
+        replaces: str | None = None,
+        prompt: str | None = None,
+    ) -> Iterator[TurnEvent]:
         """Decide, answer and save, once the turn before has ended; yield the turn's events.
 
         Args:
             query: The question with its chat.
             route: How its arm is chosen.
             replaces: Id of the turn that this one replaces.
+            prompt: Name of the saved prompt whose system prompt and arm are those of the turn.
         """
         from etui.runtime.choose import choose
         from etui.runtime.serving import refit_curve
@@ -91,7 +101,7 @@ class TurnService:
             turn = self._runtime.run_turn(
                 query,
                 choice,
-                settings={REPLACES: replaces} if replaces else None,
+                settings=_build_settings(replaces, prompt),
                 cancelled=self._cancelled.is_set,
             )
             self._between.begin_turns()
@@ -220,6 +230,31 @@ class TurnService:
         except ModelUnavailable:
             return None
 
+    def forecast(self, query: Query, route: Route, parts: Sequence[str]) -> Forecast:
+        """Forecast a question before it is sent; safe while an answer runs.
+
+        Raises:
+            EtuiError: No arm would answer it.
+        """
+        from etui.runtime.choose import choose
+        from etui.runtime.forecast import forecast_choice
+
+        choice = choose(
+            query,
+            _build_overrides(route),
+            self._runtime,
+            self._between.read_host,
+            within_budgets=False,
+        )
+        resident = self._between.resident
+        return forecast_choice(query, choice, parts, self._runtime, self._counter, resident)
+
+    def count_tokens(self, text: str, model: str) -> int:
+        """Count the tokens of a text for a model, or estimate them without its tokenizer."""
+        from etui.runtime.forecast import count_tokens
+
+        return count_tokens(text, model, self._runtime, self._counter).tokens
+
     def other_route(self, record: TurnRecord, route: Route, direction: Direction) -> Route | None:
         """Return the route to the next smaller or larger arm than the one that answered."""
         from etui.models.catalogue import load_catalogue
@@ -244,6 +279,7 @@ class TurnService:
                 self._close()
 
     def _close(self) -> None:
+        self._counter.close()
         locked = False
         if not self._answering:
             self._between.end_idle()
@@ -270,6 +306,11 @@ class TurnService:
             within_budgets=False,
         )
         return choice.decision.arm
+
+
+def _build_settings(replaces: str | None, prompt: str | None) -> dict[str, str] | None:
+    settings = {REPLACES: replaces, SAVED_PROMPT: prompt}
+    return {key: value for key, value in settings.items() if value} or None
 
 
 def _build_overrides(route: Route) -> Overrides:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from etui.energy.sources.nvml_watch import GpuState
     from etui.log.queries import ChatSummary
     from etui.models.files import Verified
+    from etui.runtime.forecast import Forecast
     from etui.runtime.route import Route
 
 
@@ -51,13 +52,20 @@ class TurnRunner(Protocol):
     on_unloaded: Callable[[str], object]
     confirm: Callable[[str], bool] | None
 
-    def run(self, query: Query, route: Route, replaces: str | None = None) -> Iterator[TurnEvent]:
+    def run(
+        self,
+        query: Query,
+        route: Route,
+        replaces: str | None = None,
+        prompt: str | None = None,
+    ) -> Iterator[TurnEvent]:
         """Decide and answer; the last event is ``TurnFinished``.
 
         Args:
             query: The question and its chat.
             route: How the arm is chosen.
             replaces: Id of the turn that this one replaces; stored in the settings of the turn.
+            prompt: Name of the saved prompt whose system prompt and arm the turn has; stored too.
 
         Raises:
             EtuiError: The turn failed; if it had begun, it is already in the log.
@@ -101,6 +109,21 @@ class TurnRunner(Protocol):
 
     def likely_model(self, route: Route) -> str | None:
         """Return the model that ``warm_up`` would load; None if no model on this machine can."""
+
+    def forecast(self, query: Query, route: Route, parts: Sequence[str]) -> Forecast:
+        """Forecast tokens, joules and room of a question before it is sent, while a turn may run.
+
+        Args:
+            query: The question and its chat.
+            route: How the arm is chosen.
+            parts: The texts that make up the question; each is counted once.
+
+        Raises:
+            EtuiError: No arm would answer it.
+        """
+
+    def count_tokens(self, text: str, model: str) -> int:
+        """Count the tokens of a text for a model, or estimate them without its tokenizer."""
 
     def other_route(
         self, record: TurnRecord, route: Route, direction: Literal["smaller", "larger"]

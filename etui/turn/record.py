@@ -452,3 +452,6 @@ class UnloadRecord:
 
 REPLACES = "replaces"
 """Setting of a turn with the id of the turn it replaces, after an edit or a repetition."""
+
+SAVED_PROMPT = "prompt"
+"""Setting of a turn with the name of the saved prompt whose system prompt and arm it has."""

@@ -26,13 +26,14 @@ from etui.log.totals import Total
 from etui.models.download import Progress, Report
 from etui.models.files import Verified
 from etui.routing.decision import Decision
+from etui.runtime.forecast import ArmForecast, Forecast, TokenCount
 from etui.runtime.route import Route
 from etui.tui.app import EtuiApp
 from etui.tui.services import ListedModel, Services, SpendingTotals, Vitals
 from etui.turn.accounting import compute_account
 from etui.turn.events import Decided, HopEnded, HopStarted, TurnEvent, TurnFinished
 from etui.turn.intervals import Leg
-from etui.turn.record import REPLACES, Seconds, Tokens, TurnEnergy, TurnRecord
+from etui.turn.record import REPLACES, SAVED_PROMPT, Seconds, Tokens, TurnEnergy, TurnRecord
 from tests.tui.fake_residence import FakeResidence
 
 DEADLINE_SECONDS = 120.0
@@ -97,6 +98,12 @@ class FakeMeter:
         )
 
 
+def _set_event() -> threading.Event:
+    event = threading.Event()
+    event.set()
+    return event
+
+
 @dataclass
 class FakeRunner(FakeResidence):
     """Streams ``pieces`` at 200 tokens a second and ends as a real turn does.
@@ -120,6 +127,12 @@ class FakeRunner(FakeResidence):
     _cancelled: threading.Event = field(default_factory=threading.Event)
     _end: threading.Event = field(default_factory=threading.Event)
 
+    forecast_arms: tuple[tuple[str, float | None], ...] = (("quick", 0.5),)
+    forecast_asked: list[str] = field(default_factory=list)
+    forecast_error: EtuiError | None = None
+    forecast_go: threading.Event = field(default_factory=_set_event)
+    exact: bool = True
+    context_tokens: int = 2000
     confirm: Callable[[str], bool] | None = None
     over_budget: str = ""
     hops: tuple[tuple[HopStarted | None, tuple[str, ...], HopEnded], ...] = ()
@@ -146,7 +159,31 @@ class FakeRunner(FakeResidence):
         self._end.set()
         self._cancelled.set()
 
-    def run(self, query: Query, route: Route, replaces: str | None = None) -> Iterator[TurnEvent]:
+    def forecast(self, query: Query, route: Route, parts: Sequence[str]) -> Forecast:
+        """Counts words; 0.5 J a word; the context holds ``context_tokens`` of them."""
+        self.forecast_asked.append(query.text)
+        if self.forecast_error:
+            raise self.forecast_error
+        self.forecast_go.wait(DEADLINE_SECONDS)
+        counts = tuple(TokenCount(len(part.split()), self.exact) for part in parts)
+        tokens = sum(count.tokens for count in counts)
+        arms = tuple(
+            ArmForecast(arm, MODEL, None if factor is None else tokens * factor)
+            for arm, factor in self.forecast_arms
+        )
+        context = self.context_tokens
+        return Forecast(counts, arms, route.model or MODEL, context, context - 20, context - 10)
+
+    def count_tokens(self, text: str, model: str) -> int:
+        return len(text.split())
+
+    def run(
+        self,
+        query: Query,
+        route: Route,
+        replaces: str | None = None,
+        prompt: str | None = None,
+    ) -> Iterator[TurnEvent]:
         self.asked.append((query, route))
         self._cancelled.clear()
         if self.error:
@@ -172,8 +209,8 @@ class FakeRunner(FakeResidence):
         while self.hold and not self.let_go.is_set() and not self._cancelled.is_set():
             self._cancelled.wait(0.01)
         record = self._record(query, decision, shown)
-        if replaces:
-            record = replace(record, settings={REPLACES: replaces})
+        settings = {REPLACES: replaces, SAVED_PROMPT: prompt}
+        record = replace(record, settings={k: v for k, v in settings.items() if v})
         self.saved.append(record)
         yield TurnFinished(record)
 

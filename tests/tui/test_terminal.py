@@ -242,7 +242,11 @@ def test_a_crash_of_the_engine_leaves_the_chat_running(
     app.expect("loaded in")
     app.send(f"{LONG_QUESTION}\r")
     app.expect("answering")
-    (engine,) = psutil.Process(app.pid).children()
+    (engine,) = [
+        each
+        for each in psutil.Process(app.pid).children()
+        if "etui.backends.worker" in each.cmdline()
+    ]
     engine.kill()
     app.expect("SIGKILL")
     app.send("Hi there\r")

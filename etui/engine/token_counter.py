@@ -1,0 +1,176 @@
+"""Count the tokens of a text with a model's own tokenizer, while its engine is busy or not loaded.
+
+``python -m etui.engine.token_counter`` loads vocabularies, never weights, in a process of its own:
+a damaged file ends only that process, no GPU is woken, and no key waits for it. On its standard
+input come lines of JSON, each with the path of a GGUF and the number of bytes of text that follow;
+each is answered by a line with the count, or with null.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any, BinaryIO
+
+MOST_BYTES = 4_000_000
+"""A longer text is not counted: it fits no context, and counting it takes seconds."""
+
+_ENVIRONMENT = {
+    "GGML_NO_BACKTRACE": "1",
+    "CUDA_VISIBLE_DEVICES": "",
+    "HIP_VISIBLE_DEVICES": "",
+    "GGML_VK_VISIBLE_DEVICES": "",
+}
+_KEPT_FROM_CHARACTERS = 500
+_MOST_KEPT = 16
+
+
+class TokenCounter:
+    """Counts tokens in a child process, which starts with the first count.
+
+    Safe to use from several threads; counts block.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._failed: set[Path] = set()
+        self._kept: OrderedDict[tuple[Path, str], int] = OrderedDict()
+        self._closed = False
+
+    def count(self, path: Path, text: str) -> int | None:
+        """Count the tokens of a text, control tokens in it counted as text.
+
+        Args:
+            path: The GGUF file of the model.
+            text: The text.
+
+        Returns:
+            The count; None if the file has no tokenizer that can be used, or the text is far too
+            long.
+        """
+        if not text:
+            return 0
+        raw = text.encode("utf-8", "surrogatepass")
+        if len(raw) > MOST_BYTES:
+            return None
+        key = (path, text)
+        with self._lock:
+            if key in self._kept:
+                self._kept.move_to_end(key)
+                return self._kept[key]
+            if self._closed or path in self._failed:
+                return None
+            count = self._ask(path, raw)
+            if count is None:
+                self._failed.add(path)
+            elif len(text) >= _KEPT_FROM_CHARACTERS:
+                self._kept[key] = count
+                if len(self._kept) > _MOST_KEPT:
+                    self._kept.popitem(last=False)
+            return count
+
+    def close(self) -> None:
+        """End the child process; a count that is running returns None."""
+        self._closed = True
+        process = self._process
+        if process is not None:
+            process.kill()
+            process.wait()
+            with self._lock:  # nobody reads from it any more
+                self._drop()
+
+    def _ask(self, path: Path, raw: bytes) -> int | None:
+        try:
+            process = self._process or self._start()
+            assert process.stdin is not None
+            assert process.stdout is not None
+            request = json.dumps({"path": str(path), "bytes": len(raw)})
+            process.stdin.write(request.encode() + b"\n" + raw)
+            process.stdin.flush()
+            count = json.loads(process.stdout.readline())
+        except (OSError, ValueError):  # it has crashed, or cannot be started
+            self._drop()
+            return None
+        return int(count) if count is not None else None
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "etui.engine.token_counter"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+            env={**os.environ, **_ENVIRONMENT},
+        )
+        return self._process
+
+    def _drop(self) -> None:
+        process, self._process = self._process, None
+        if process is None:
+            return
+        process.kill()
+        process.wait()
+        for stream in (process.stdin, process.stdout):
+            if stream is not None:
+                with contextlib.suppress(OSError):
+                    stream.close()
+
+
+class _Vocabulary:
+    """The vocabulary that was asked for last."""
+
+    def __init__(self) -> None:
+        from etui.engine.library import Library
+
+        self._library = Library(Path(os.devnull) / "no-log")
+        self._model: Any = None
+
+    def count(self, path: Path, raw: bytes) -> int | None:
+        """Count tokens; None if llama.cpp refuses the file."""
+        from etui.engine.model import Model
+        from etui.errors import ModelUnavailable
+
+        if self._model is None or self._model.path != path:
+            if self._model is not None:
+                self._model.free()
+                self._model = None
+            try:
+                self._model = Model(self._library, path, vocabulary_only=True)
+            except ModelUnavailable:
+                return None
+        return int(self._model.count(raw))
+
+
+def serve(requests: BinaryIO, replies: BinaryIO) -> None:
+    """Answer requests until their end."""
+    vocabulary: _Vocabulary | None = None
+    for line in requests:
+        request = json.loads(line)
+        raw = requests.read(request["bytes"])
+        vocabulary = vocabulary or _Vocabulary()
+        replies.write(json.dumps(vocabulary.count(Path(request["path"]), raw)).encode() + b"\n")
+        replies.flush()
+
+
+def main() -> None:
+    """Serve on the standard streams; what llama.cpp prints goes nowhere."""
+    with contextlib.suppress(ImportError, OSError, ValueError):
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    replies = os.fdopen(os.dup(1), "wb")
+    silent = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(silent, 1)
+    serve(sys.stdin.buffer, replies)
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,190 @@
+"""Forecast a question before it is sent: its tokens, the joules of its arms, its room."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from etui.arm import Arm
+from etui.chat import Query
+from etui.errors import EtuiError
+from etui.routing.signals.text_measures import estimate_tokens
+
+if TYPE_CHECKING:
+    from etui.engine.token_counter import TokenCounter
+    from etui.routing.prediction import Predictor
+    from etui.runtime.open import Choice, Runtime
+
+MOST_ARMS = 3
+"""Arms that are forecast: more do not fit into a line."""
+
+_TEMPLATE_TOKENS = 48
+"""Tokens kept free for the chat template and an instruction."""
+
+_ANSWER_SHARE = 0.25
+"""Largest share of the context that is kept free for the answer when a text is cut."""
+
+_LEAST_ANSWER_TOKENS = 16
+
+
+@dataclass(frozen=True, slots=True)
+class TokenCount:
+    """Tokens of a text; ``exact`` if the tokenizer of the model counted them."""
+
+    tokens: int
+    exact: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ArmForecast:
+    """What one arm would spend on a question.
+
+    Attributes:
+        arm, model: Its names.
+        joules: Predicted joules, a load included; None if nothing is known about the model here.
+        uncertainty: Half width in joules; None if unknown.
+        source: How it was predicted.
+    """
+
+    arm: str
+    model: str
+    joules: float | None
+    uncertainty: float | None = None
+    source: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """A question before it is sent.
+
+    Attributes:
+        parts: Tokens of each part of the question.
+        arms: The arm that would answer, then those that it may hand over to, or that were weighed.
+        model: The model that would answer.
+        context_tokens: Its context; None if unknown.
+        room_tokens: Most tokens of a question that leave room for a full answer; None if unknown.
+        most_tokens: Most tokens of a question that are accepted at all; None if unknown.
+    """
+
+    parts: tuple[TokenCount, ...]
+    arms: tuple[ArmForecast, ...]
+    model: str
+    context_tokens: int | None = None
+    room_tokens: int | None = None
+    most_tokens: int | None = None
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of the whole question."""
+        return sum(part.tokens for part in self.parts)
+
+    @property
+    def exact(self) -> bool:
+        """Whether every part was counted by the tokenizer."""
+        return all(part.exact for part in self.parts)
+
+    @property
+    def fits(self) -> bool:
+        """Whether the question fits the context; True if the context is unknown."""
+        return self.most_tokens is None or self.tokens <= self.most_tokens
+
+
+def forecast_choice(
+    query: Query,
+    choice: Choice,
+    parts: Sequence[str],
+    runtime: Runtime[Any],
+    counter: TokenCounter,
+    resident: str | None = None,
+) -> Forecast:
+    """Forecast a question for the arm that was chosen for it.
+
+    Args:
+        query: The question with its chat.
+        choice: The decision.
+        parts: The texts that make up the question, counted one by one so that a long one that
+            stays the same is counted once.
+        runtime: This machine.
+        counter: Counts tokens.
+        resident: Name of the model in memory, which needs no load.
+    """
+    arm = choice.decision.arm
+    predictor: Predictor | None = choice.predictor
+    if predictor is None:
+        predictor = _open_predictor(runtime, resident)
+    arms = tuple(_forecast_arm(each, query, predictor) for each in list_arms(choice)[:MOST_ARMS])
+    counts = tuple(count_tokens(part, arm.model, runtime, counter) for part in parts)
+    context_tokens = find_context_tokens(arm.model, runtime)
+    if context_tokens is None:
+        return Forecast(counts, arms, arm.model)
+    free = context_tokens - _TEMPLATE_TOKENS - estimate_tokens(query.system or "")
+    answer = min(arm.max_tokens, int(context_tokens * _ANSWER_SHARE))
+    return Forecast(
+        counts,
+        arms,
+        arm.model,
+        context_tokens,
+        max(0, free - answer),
+        max(0, free - min(_LEAST_ANSWER_TOKENS, arm.max_tokens)),
+    )
+
+
+def list_arms(choice: Choice) -> tuple[Arm, ...]:
+    """List the arm that answers, then the others of its cascade or of its objective."""
+    decision = choice.decision
+
+    def others() -> Iterator[Arm]:
+        if decision.cascade is not None:
+            yield from decision.cascade.arms
+        for candidate in decision.candidates:
+            if candidate.failed is None:
+                yield candidate.arm
+
+    return tuple(dict.fromkeys((decision.arm, *others())))
+
+
+def count_tokens(text: str, model: str, runtime: Runtime[Any], counter: TokenCounter) -> TokenCount:
+    """Count the tokens of a text for a model; estimate them if its tokenizer is not here."""
+    from etui.models.files import model_path
+
+    count = None
+    spec = runtime.catalogue.models.get(model)
+    if spec is not None and spec.backend is None:
+        path = model_path(spec, runtime.config)
+        if path.is_file():
+            count = counter.count(path, text)
+    if count is None:
+        return TokenCount(estimate_tokens(text), exact=False)
+    return TokenCount(count, exact=True)
+
+
+def find_context_tokens(model: str, runtime: Runtime[Any]) -> int | None:
+    """Return the context of a model as it would be loaded; None if that is unknown."""
+    from etui.engine.load_settings import choose_context_tokens
+    from etui.models.files import model_path
+    from etui.models.gguf import check_gguf
+
+    spec = runtime.catalogue.models.get(model)
+    if spec is None:
+        return None
+    if spec.backend is not None:
+        return spec.context or None
+    try:
+        gguf = check_gguf(model_path(spec, runtime.config))
+    except EtuiError:
+        return spec.context or None
+    return choose_context_tokens(runtime.config, spec, gguf)
+
+
+def _open_predictor(runtime: Runtime[Any], resident: str | None) -> Predictor:
+    from etui.runtime.log_predictor import LogPredictor
+
+    return LogPredictor(runtime.config, runtime.catalogue, resident, log=runtime.log_cache)
+
+
+def _forecast_arm(arm: Arm, query: Query, predictor: Predictor) -> ArmForecast:
+    joules = predictor.joules(arm, query)
+    if joules is None:
+        return ArmForecast(arm.name, arm.model, None)
+    return ArmForecast(arm.name, arm.model, joules.total, joules.uncertainty, joules.source)

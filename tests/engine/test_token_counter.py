@@ -1,0 +1,82 @@
+"""Tokens counted by a model's own tokenizer, in a process of its own."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import psutil
+import pytest
+
+from etui.engine.library import Library
+from etui.engine.model import Model
+from etui.engine.token_counter import MOST_BYTES, TokenCounter
+from tests.contract.tiny_model import write_tiny_model
+
+
+@pytest.fixture
+def counter() -> Iterator[TokenCounter]:
+    with closing(TokenCounter()) as counter:
+        yield counter
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    path = tmp_path / "tiny.gguf"
+    write_tiny_model(path)
+    return path
+
+
+@pytest.mark.parametrize("text", ["", "Say A.", "zwölf\n\x00 <|end|>", "ab c " * 5000])
+def test_the_count_is_that_of_the_engine(counter: TokenCounter, model: Path, text: str) -> None:
+    with closing(Library(model.parent)) as library:
+        engine = Model(library, model, vocabulary_only=True)
+        expected = len(engine.tokenize(text, special=False))
+        engine.free()
+    assert counter.count(model, text) == expected
+    assert counter.count(model, text) == expected
+
+
+def test_a_file_without_a_tokenizer_is_unknown_and_the_next_one_is_counted(
+    counter: TokenCounter, model: Path, tmp_path: Path
+) -> None:
+    damaged = tmp_path / "damaged.gguf"
+    damaged.write_bytes(model.read_bytes()[:300])
+    assert counter.count(damaged, "x") is None
+    assert counter.count(tmp_path / "missing.gguf", "x") is None
+    assert counter.count(model, "x")
+
+
+def test_a_text_that_fits_no_context_is_not_counted(counter: TokenCounter, model: Path) -> None:
+    assert counter.count(model, "x" * (MOST_BYTES + 1)) is None
+
+
+def test_a_process_that_dies_is_unknown_and_leaves_nothing_behind(
+    counter: TokenCounter, model: Path
+) -> None:
+    assert counter.count(model, "x")
+    (child,) = psutil.Process().children()
+    child.kill()
+    assert counter.count(model, "y") is None
+    counter.close()
+    assert counter.count(model, "x" * 1000) is None
+    assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
+    assert psutil.Process().children() == []
+
+
+def test_closing_ends_a_count_in_another_thread(counter: TokenCounter, model: Path) -> None:
+    counts: list[int | None] = []
+    threads = [
+        threading.Thread(target=lambda n=n: counts.append(counter.count(model, f"{n} ab" * 9000)))
+        for n in range(3)
+    ]
+    for thread in threads:
+        thread.start()
+    counter.close()
+    for thread in threads:
+        thread.join(60)
+    assert len(counts) == 3
+    counter.close()
+    assert psutil.Process().children() == []

@@ -1,0 +1,105 @@
+"""What a question would cost, before it is sent."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from etui.chat import Query
+from etui.config.config import Config
+from etui.engine.token_counter import TokenCounter
+from etui.models.spec import STARTER
+from etui.routing.prediction import PredictedJoules
+from etui.routing.signals.text_measures import estimate_tokens
+from etui.runtime.choose import choose
+from etui.runtime.forecast import Forecast, TokenCount, forecast_choice, list_arms
+from etui.runtime.open import Choice, open_runtime
+from etui.runtime.overrides import Overrides
+
+CASCADE = """\
+version: 1
+description: Two arms of one model.
+models: {small: [smollm2-135m]}
+arms:
+  quick: {model: small, reasoning: direct, max_tokens: 64}
+  think: {model: small, reasoning: cot, think_tokens: 64, max_tokens: 64}
+rules:
+  - name: up
+    cascade: {arms: [quick, think], accept_at: 0.9}
+"""
+
+
+@pytest.fixture
+def counter() -> Iterator[TokenCounter]:
+    with closing(TokenCounter()) as counter:
+        yield counter
+
+
+def forecast(
+    config: Config, counter: TokenCounter, query: Query, *parts: str, **overrides: str
+) -> Forecast:
+    with open_runtime(config) as runtime:
+        choice = choose(query, Overrides(**overrides), runtime)  # type: ignore[arg-type]
+        return forecast_choice(query, choice, parts or (query.text,), runtime, counter)
+
+
+def test_tokens_are_counted_by_the_model_and_the_room_leaves_an_answer(
+    config: Config, counter: TokenCounter, starter_model: Path
+) -> None:
+    here = replace(config, models_dir=starter_model.parent)
+    found = forecast(here, counter, Query("What is a joule?"), model=STARTER)
+    assert found.parts == (TokenCount(6, exact=True),)
+    assert found.exact
+    assert found.context_tokens is not None
+    assert found.room_tokens is not None
+    assert found.most_tokens is not None
+    assert found.room_tokens < found.most_tokens < found.context_tokens
+    assert found.fits
+    assert found.arms[0].joules is None, "nothing is known on a fresh machine, and nothing invented"
+
+
+def test_a_question_longer_than_the_context_does_not_fit(
+    config: Config, counter: TokenCounter, starter_model: Path
+) -> None:
+    here = replace(config, models_dir=starter_model.parent, context_tokens=512)
+    found = forecast(here, counter, Query("x"), "x", "word " * 600, model=STARTER)
+    assert found.context_tokens == 512
+    assert found.tokens > 600
+    assert not found.fits
+
+
+def test_without_a_tokenizer_the_tokens_are_an_estimate_and_say_so(
+    config: Config, counter: TokenCounter
+) -> None:
+    config.models_dir.mkdir(parents=True)
+    (config.models_dir / f"{STARTER}.gguf").touch()
+    found = forecast(config, counter, Query("What is a joule?"), model=STARTER)
+    assert found.parts == (TokenCount(estimate_tokens("What is a joule?"), exact=False),)
+    assert not found.exact
+
+
+def test_every_arm_that_may_answer_is_forecast_with_the_predictor_of_the_decision(
+    config: Config, counter: TokenCounter, starter_model: Path, tmp_path: Path
+) -> None:
+    here = replace(config, models_dir=starter_model.parent)
+    policy = tmp_path / "up.yaml"
+    policy.write_text(CASCADE)
+    query = Query("Why?")
+    with open_runtime(here) as runtime:
+        choice = choose(query, Overrides(policy=str(policy)), runtime)
+        assert [arm.name for arm in list_arms(choice)] == ["quick", "think"]
+
+        class Known:
+            def joules(self, arm, asked):  # type: ignore[no-untyped-def]
+                assert asked is query
+                size = 5.0 if arm.name == "quick" else 40.0
+                return PredictedJoules(0.0, 1.0, size, 2.0, source="operating curve")
+
+        known = Choice(choice.decision, Known())  # type: ignore[arg-type]
+        found = forecast_choice(query, known, ["Why?"], runtime, counter)
+    assert [(arm.arm, arm.joules) for arm in found.arms] == [("quick", 6.0), ("think", 41.0)]
+    assert found.arms[0].source == "operating curve"

@@ -41,6 +41,7 @@ from etui.tui.modals import ConfirmModal
 from etui.tui.models.first_run import FirstRunScreen
 from etui.tui.modes import MODE_BINDINGS, build_screens, screen_commands
 from etui.tui.notices import notify_error
+from etui.tui.power.feed import PowerFeed
 from etui.tui.services import OpenServices, Services
 from etui.tui.serving.control import ServerControl, ServerUpdated
 from etui.tui.themes import THEMES
@@ -90,7 +91,8 @@ class EtuiApp(App[None]):
         self._unsaved = Unsaved("")
         self._interrupted_at: float | None = None
         self._server = ServerControl(self, config, lambda: self.backend)
-        self._chat = ChatScreen(config, route)
+        self.power = PowerFeed()
+        self._chat = ChatScreen(config, route, self.power)
         self.add_mode("chat", lambda: self._chat)
         for mode, screen in build_screens(
             config, lambda: self.backend, lambda: self._route

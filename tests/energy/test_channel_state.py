@@ -33,7 +33,9 @@ with open_recorder(config) as recorder:
     limit = time.monotonic() + 60
     while time.monotonic() < limit:
         found = join_states(recorder.latest(), reader.read(), recorder.idle_by_channel)
-        if found[0].device.temperature_celsius is not None and found[0].power.watts is not None:
+        gpus = [s.device for s in found if s.power.channel.scope.startswith("gpu:")]
+        known = all(gpu.temperature_celsius is not None and gpu.own_share for gpu in gpus)
+        if known and found[0].power.watts is not None:
             break
         time.sleep(0.05)
 print(json.dumps([

@@ -36,6 +36,7 @@ from etui.tui.commands import Command
 from etui.tui.modals import TextModal
 from etui.tui.notices import notify_error
 from etui.tui.pacing import QUIET, USUAL
+from etui.tui.power.feed import PowerFeed
 from etui.tui.power.panel import PowerPanel
 from etui.tui.services import Services
 from etui.tui.widgets.key_footer import KeyFooter
@@ -58,11 +59,11 @@ class ChatScreen(Screen[None]):
         Binding("pagedown", "page(1)", "Scroll down", id="chat.down", show=False, priority=True),
     ]
 
-    def __init__(self, config: Config, route: Route) -> None:
+    def __init__(self, config: Config, route: Route, power: PowerFeed | None = None) -> None:
         super().__init__()
         self._config = config
         self._transcript = Transcript()
-        self._panel = PowerPanel()
+        self._panel = PowerPanel(power or PowerFeed())
         self._prompt = Prompt()
         self._queue = TurnQueue(self, config, route, self._transcript, self._panel, self._prompt)
 

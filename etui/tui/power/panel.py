@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -18,7 +19,8 @@ from etui.text.sanitize import sanitize
 from etui.text.tables import SEPARATOR
 from etui.tui.pacing import QUIET, USUAL, Pace
 from etui.tui.power.channel import ChannelMeter, total_watts
-from etui.tui.power.phases import LEGEND, PhaseStrip, Stage
+from etui.tui.power.feed import PowerFeed
+from etui.tui.power.phases import LEGEND, PhaseStrip, Stage, mark_stage
 from etui.tui.power.spending_text import budget_text, chat_text, joules_text, today_text
 from etui.tui.services import PowerMeter, SpendingTotals, Vitals
 from etui.tui.widgets.fact_line import FactLine, Line
@@ -53,7 +55,11 @@ class Section(Vertical):
 
 
 class PowerPanel(VerticalScroll, can_focus=False):
-    """The side panel; on a narrow screen the style sheet reduces it to one line."""
+    """The side panel; on a narrow screen the style sheet reduces it to one line.
+
+    Args:
+        feed: Record of the watts, which every reading is added to.
+    """
 
     HELP = """\
 ## Power
@@ -63,8 +69,9 @@ under the graph show the stage: L load, P prefill, T thinking, A answer. The jou
 not include loading the model. *Gross* includes idle power, *net* subtracts it.
 """
 
-    def __init__(self) -> None:
+    def __init__(self, feed: PowerFeed) -> None:
         super().__init__()
+        self._feed = feed
         self._meters: dict[str, ChannelMeter] = {}
         self._residents: dict[str, str] = {}
         self._pace = USUAL
@@ -113,6 +120,7 @@ not include loading the model. *Gross* includes idle power, *net* subtracts it.
     async def show_power(self, meter: PowerMeter, stage: Stage) -> None:
         """Add the latest reading of every channel, and the current stage."""
         powers = meter.latest()
+        self._feed.add(time.monotonic_ns(), powers, mark_stage(stage))
         for power in powers:
             shown = self._meters.get(power.channel.id)
             if shown is None:
@@ -130,7 +138,8 @@ not include loading the model. *Gross* includes idle power, *net* subtracts it.
         self._vitals_tick -= 1
         if self._vitals_tick <= 0:
             self._vitals_tick = round(1 / self._pace.tick_seconds)
-            self._show_vitals(meter.vitals())
+            self._feed.vitals = meter.vitals()
+            self._show_vitals(self._feed.vitals)
         self._show_fold()
 
     def show_stage(self, stage: Stage) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
+from dataclasses import dataclass
 from threading import Event
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,8 @@ from etui.errors import ExitCode
 
 if TYPE_CHECKING:
     from etui.chat import Query
+    from etui.prompts.attachments import Attachment, Part
+    from etui.runtime.open import Choice, Runtime
     from etui.runtime.overrides import Overrides
     from etui.turn.events import TurnEvent
     from etui.turn.record import TurnRecord
@@ -86,6 +89,35 @@ if TYPE_CHECKING:
     default=None,
     help="End an answer that repeats itself, or let it go on to its last token (default: on).",
 )
+@click.option(
+    "-f",
+    "--file",
+    "files",
+    type=TEXT,
+    multiple=True,
+    metavar="FILE",
+    help="Text file that goes with the question; may be repeated.",
+)
+@click.option(
+    "--part",
+    type=click.Choice(["head", "tail", "ends"]),
+    help="What to keep of files that do not fit the context: their begin, their end, or both.",
+)
+@click.option(
+    "--prompt",
+    "saved",
+    type=TEXT,
+    metavar="NAME",
+    help="Saved prompt (ETUI_HOME/prompts/NAME.yaml); its text comes before PROMPT.",
+)
+@click.option(
+    "--set",
+    "values",
+    type=TEXT,
+    multiple=True,
+    metavar="VAR=VALUE",
+    help="Value of a variable of the saved prompt; may be repeated.",
+)
 @click.option("-s", "--system", type=TEXT, metavar="TEXT", help="System prompt.")
 @click.option(
     "--over-budget", is_flag=True, help="Do not ask when an hourly or daily budget is spent."
@@ -96,6 +128,10 @@ if TYPE_CHECKING:
 @click.option("-q", "--quiet", is_flag=True, help="Print the answer only.")
 def ask(
     prompt: str | None,
+    files: tuple[str, ...],
+    part: Part | None,
+    saved: str | None,
+    values: tuple[str, ...],
     system: str | None,
     as_json: bool,
     quiet: bool,
@@ -103,28 +139,44 @@ def ask(
 ) -> int:
     """Answer one question and show what it cost.
 
-    Standard input is appended to the prompt. The answer streams to stdout; the thinking, the
-    routing reason and the cost (tokens, tok/s, time to first token, joules with their uncertainty
-    and kind, joules per token, mean watts) go to stderr.
+    Standard input is appended to the prompt, and then each file in a fenced block. The answer
+    streams to stdout; the thinking, the routing reason and the cost (tokens, tok/s, time to first
+    token, joules with their uncertainty and kind, joules per token, mean watts) go to stderr.
 
     \b
     etui ask "What is a joule?"
     etui ask --reasoning cot --think-tokens 128 "What is 17 * 23?"
     git diff | etui ask "Write a commit message for this change" --quiet
+    etui ask "What is wrong here?" -f main.py -f trace.txt
+    etui ask --prompt review --set language=Python -f main.py
     """  # noqa: D301
-    from etui.chat import Query
-    from etui.cli.prompt_input import open_standard_input, read_question
+    from etui.cli.prompt_input import (
+        open_standard_input,
+        parse_values,
+        read_question,
+        read_saved,
+    )
+    from etui.prompts.attachments import read_attachment
     from etui.runtime.overrides import Overrides
 
+    template = read_saved(saved, parse_values(values))
+    if template is not None:
+        prompt = "\n\n".join(text for text in (template.text, prompt) if text)
+        system = system or template.system
+        if template.arm is not None and not (overrides["arm"] or overrides["model"]):
+            overrides["arm"] = template.arm
     stdin, is_terminal = open_standard_input()
     question = read_question(prompt, stdin, is_terminal=is_terminal)
+    asked = _Question(
+        question, system or None, [read_attachment(file) for file in files], part, saved
+    )
     show = _print_document
     if not as_json:
         from etui.cli.ask_text import AskText
 
-        show = AskText(question, quiet=quiet).show
+        show = AskText(asked.query.text, quiet=quiet).show
     confirm = _confirm if is_terminal and sys.stderr.isatty() else None
-    record = _answer(Query(question, system=system or None), Overrides(**overrides), show, confirm)
+    record = _answer(asked, Overrides(**overrides), show, confirm)
     return ExitCode.PARTIAL if record.status == "stopped" else ExitCode.DONE
 
 
@@ -133,7 +185,7 @@ def _confirm(question: str) -> bool:
 
 
 def _answer(
-    query: Query,
+    asked: _Question,
     overrides: Overrides,
     show: Callable[[TurnEvent], None],
     confirm: Callable[[str], bool] | None,
@@ -145,17 +197,25 @@ def _answer(
     from etui.runtime.open import open_runtime
     from etui.runtime.serving import refit_curve
     from etui.turn.events import TurnFinished
+    from etui.turn.record import SAVED_PROMPT
 
     config = load_config()
     make_home(config)
     stopped = Event()
     record = None
     with open_runtime(config) as runtime:
-        choice = choose(query, overrides, runtime, lambda: read_host(config), confirm=confirm)
+
+        def decide(query: Query) -> Choice:
+            return choose(query, overrides, runtime, lambda: read_host(config), confirm=confirm)
+
+        query, choice = asked.fit(decide, runtime)
+        settings = {SAVED_PROMPT: asked.saved} if asked.saved else None
         runtime.writer.ready()
         with (
             stop_signals(stopped, runtime.backend.cancel),
-            closing(runtime.run_turn(query, choice, cancelled=stopped.is_set)) as events,
+            closing(
+                runtime.run_turn(query, choice, settings=settings, cancelled=stopped.is_set)
+            ) as events,
         ):
             for event in events:
                 if isinstance(event, TurnFinished):
@@ -165,6 +225,54 @@ def _answer(
             refit_curve(record, config, runtime.writer.save_curve)
     assert record is not None
     return record
+
+
+@dataclass(frozen=True)
+class _Question:
+    """The question as it was asked.
+
+    Attributes:
+        text: The prompt and standard input.
+        system: System prompt; None for none.
+        attachments: The files.
+        part: What to keep of files that do not fit; None refuses them.
+        saved: Name of the saved prompt; None without one.
+    """
+
+    text: str
+    system: str | None
+    attachments: Sequence[Attachment]
+    part: Part | None
+    saved: str | None
+
+    @property
+    def query(self) -> Query:
+        """The question with whole files."""
+        return self._build(self.attachments)
+
+    def fit(self, decide: Callable[[Query], Choice], runtime: Runtime[Any]) -> tuple[Query, Choice]:
+        """Return the question with what fits of its files, and the decision for it.
+
+        Raises:
+            UsageError: The files do not fit, and no part was asked for.
+        """
+        from etui.cli.ask_fit import fit_question
+
+        query = self.query
+        choice = decide(query)
+        if not self.attachments:
+            return query, choice
+        kept = fit_question(self.text, query, choice, self.attachments, self.part, runtime)
+        if kept is None:
+            return query, choice
+        query = self._build(kept)
+        return query, decide(query)
+
+    def _build(self, attachments: Sequence[Attachment]) -> Query:
+        from etui.chat import Query
+        from etui.prompts.attachments import join
+
+        return Query(join(self.text, attachments), system=self.system)
 
 
 def _print_document(event: TurnEvent) -> None:

@@ -1,11 +1,15 @@
-"""The question of ``etui ask``: the argument, followed by standard input."""
+"""The question of ``etui ask``: a saved prompt, the argument, standard input."""
 
 from __future__ import annotations
 
 import sys
-from typing import BinaryIO
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, BinaryIO
 
 from etui.errors import UsageError
+
+if TYPE_CHECKING:
+    from etui.prompts.library import SavedPrompt
 
 MAX_INPUT_BYTES = 10_000_000
 """Far more than any context holds; more is a mistake (a log file, a disk image)."""
@@ -35,6 +39,40 @@ def read_question(prompt: str | None, stdin: BinaryIO | None, *, is_terminal: bo
             "the prompt is not text: it contains bytes that are not UTF-8", "set a UTF-8 locale"
         )
     return question
+
+
+def parse_values(pairs: Sequence[str]) -> dict[str, str]:
+    """Parse ``VAR=VALUE`` pairs.
+
+    Raises:
+        UsageError: One has no equals sign or no name, or a name comes twice.
+    """
+    values: dict[str, str] = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not equals or not name.strip():
+            raise UsageError(f"--set {pair}: no VAR=VALUE", "write it as --set language=Python")
+        if name.strip() in values:
+            raise UsageError(f"--set {name.strip()} is given twice", "give one value")
+        values[name.strip()] = value
+    return values
+
+
+def read_saved(name: str | None, values: Mapping[str, str]) -> SavedPrompt | None:
+    """Read a saved prompt and fill in its variables; None without a name.
+
+    Raises:
+        UsageError: There is no such prompt, or its variables and the values do not match.
+        InvalidFile: Its file cannot be used.
+    """
+    if name is None:
+        if values:
+            raise UsageError("--set has no effect without --prompt", "add --prompt NAME")
+        return None
+    from etui.config.load import load_config
+    from etui.prompts.library import find_prompt
+
+    return find_prompt(name, load_config()).filled(values)
 
 
 def open_standard_input() -> tuple[BinaryIO | None, bool]:

@@ -82,4 +82,5 @@ def build_found_spec(path: Path) -> ModelSpec:
         sources=(PathSource(path),),
         file_bytes=size,
         origin="found",
+        recommend=False,
     )

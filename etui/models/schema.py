@@ -43,7 +43,10 @@ _PACKAGE = re.compile(
 _MOST_PARTS = 999
 
 _REMOTE_KEYS = frozenset(
-    ("size", "backend", "remote_name", "same_as", "context", "thinking", "stop", "sampling")
+    (
+        *("size", "backend", "remote_name", "same_as", "context", "thinking", "stop", "sampling"),
+        "good_for",
+    )
 )
 """The keys that an entry with a backend can have; the others are settings of llama.cpp here."""
 
@@ -181,6 +184,9 @@ class ModelEntry(Strict):
     prefill_threads: Threads | None = None
     batch_tokens: Annotated[int, Field(ge=LEAST_BATCH_TOKENS, le=MOST_BATCH_TOKENS)] | None = None
     draft_tokens: Annotated[int, Field(ge=1, le=MOST_DRAFT_TOKENS)] | None = None
+    good_for: Annotated[str, Field(min_length=1, max_length=100)] = ""
+    recommend: bool = True
+    kv_bytes_per_token: Annotated[int, Field(ge=1, le=1_000_000_000)] | None = None
 
     @field_validator("sha256")
     @classmethod
@@ -251,6 +257,9 @@ class ModelEntry(Strict):
             backend=self.backend,
             remote_name=self.remote_name,
             same_as=self.same_as,
+            good_for=self.good_for,
+            recommend=self.recommend,
+            kv_bytes_per_token=self.kv_bytes_per_token,
         )
 
 

@@ -144,6 +144,10 @@ class ModelSpec:
         remote_name: Its name at the backend; None if it is ``name`` there too.
         same_as: Name of the entry of which this one is another place: the same weights, served by
             another machine. None for a model of its own.
+        good_for: What it is good for, in a few words; empty if the entry does not say.
+        recommend: Whether a first run may recommend it; not a demo, nor a base model.
+        kv_bytes_per_token: Bytes of an f16 KV cache per token, to know the memory before a pull;
+            None if the entry does not say.
     """
 
     name: str
@@ -174,3 +178,6 @@ class ModelSpec:
     backend: str | None = None
     remote_name: str | None = None
     same_as: str | None = None
+    good_for: str = ""
+    recommend: bool = True
+    kv_bytes_per_token: int | None = None

@@ -1,0 +1,145 @@
+"""How fast this machine reads its memory, which bounds the speed of a decode on its CPUs.
+
+``python -m etui.models.memory_speed THREADS`` measures it within a second and prints one JSON
+line. It runs in a process of its own: numpy and its buffers do not stay in that of the app, and
+threads that add up numbers do not hold up a key. The result is kept in ``ETUI_HOME``.
+"""
+
+from __future__ import annotations
+
+import json
+import mmap
+import os
+import statistics
+import sys
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from etui.atomic import write_text
+from etui.config.machine import machine_name
+from etui.errors import EtuiError, ExitCode
+from etui.text.codec import from_document, to_document
+
+if TYPE_CHECKING:
+    from etui.config.config import Config
+
+_BUFFER_BYTES = 128 << 20
+"""All buffers together: several times the cache of most processors."""
+
+_FREE_BYTES = 4 * _BUFFER_BYTES
+"""Memory that has to be free, so that a measurement never makes a machine swap."""
+
+_SECONDS = 0.3
+_LEAST_PASSES = 5
+_ONE_THREAD = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
+
+
+@dataclass(frozen=True, slots=True)
+class MemorySpeed:
+    """A measured reading speed.
+
+    Attributes:
+        machine: The machine, by :func:`etui.config.machine.machine_name`.
+        threads: Number of threads that read.
+        bytes_per_second: Median over several passes.
+    """
+
+    machine: str
+    threads: int
+    bytes_per_second: float
+
+
+def measure_memory_speed(threads: int) -> MemorySpeed:
+    """Measure how fast so many threads read memory together.
+
+    Raises:
+        EtuiError: numpy is missing, or there is too little free memory.
+    """
+    for name in _ONE_THREAD:  # before numpy starts its own threads
+        os.environ[name] = "1"
+    try:
+        import numpy as np
+    except ImportError as error:
+        raise EtuiError(f"cannot measure the memory: {error}", "reinstall etui") from error
+    import psutil
+
+    free = psutil.virtual_memory().available
+    if free < _FREE_BYTES:
+        raise EtuiError(
+            f"cannot measure the memory: {free // 1_000_000:,} MB are free, "
+            f"{_FREE_BYTES // 1_000_000:,} MB are needed",
+            "close other programs",
+        )
+    size = _BUFFER_BYTES // threads // mmap.PAGESIZE * mmap.PAGESIZE
+
+    def fill(_number: int) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
+        block = mmap.mmap(-1, size)
+        if hasattr(mmap, "MADV_HUGEPAGE"):
+            block.madvise(mmap.MADV_HUGEPAGE)  # a tenth of the page faults
+        numbers = np.frombuffer(block, dtype=np.float32)
+        numbers.fill(1.0)
+        return numbers
+
+    with ThreadPoolExecutor(threads) as pool:
+        buffers = list(pool.map(fill, range(threads)))
+        passes: list[float] = []
+        end = time.perf_counter() + _SECONDS
+        while len(passes) < _LEAST_PASSES or time.perf_counter() < end:
+            start = time.perf_counter()
+            list(pool.map(lambda numbers: float(np.dot(numbers, numbers)), buffers))
+            passes.append(time.perf_counter() - start)
+    return MemorySpeed(machine_name(), threads, size * threads / statistics.median(passes))
+
+
+def memory_speed_file(config: Config) -> Path:
+    """Return the path of the file that keeps the measurement."""
+    return config.home / "memory_speed.json"
+
+
+def load_memory_speed(config: Config) -> MemorySpeed | None:
+    """Load the measurement of this machine.
+
+    None without one, where it is of another machine (a shared home), or where the file is damaged:
+    it is measured again then.
+    """
+    try:
+        document = json.loads(memory_speed_file(config).read_text(encoding="utf-8"))
+        speed = from_document(MemorySpeed, document, extra="ignore")
+    except (OSError, ValueError):
+        return None
+    return speed if speed.machine == machine_name() and speed.bytes_per_second > 0 else None
+
+
+def save_memory_speed(config: Config, speed: MemorySpeed) -> None:
+    """Keep a measurement.
+
+    Raises:
+        EtuiError: The file cannot be written.
+    """
+    path = memory_speed_file(config)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_text(path, json.dumps(to_document(speed)) + "\n")
+    except OSError as error:
+        what = f"cannot write {path}: {error.strerror or error}"
+        fix = "make the folder writable, or set ETUI_HOME to one that is"
+        raise EtuiError(what, fix) from error
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Measure with the number of threads in the first argument, and print a JSON line."""
+    try:
+        speed = measure_memory_speed(max(1, int(arguments[0])))
+    except EtuiError as error:
+        sys.stderr.write(f"etui: {error.what}\n{error.fix}\n")
+        return ExitCode.FAILED
+    sys.stdout.write(json.dumps(to_document(speed)) + "\n")
+    return ExitCode.DONE
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

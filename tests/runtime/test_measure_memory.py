@@ -1,0 +1,101 @@
+"""The speed of the memory: measured once, in a process, and never while an answer runs."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from etui.config.config import Config
+from etui.config.machine import machine_name
+from etui.errors import EtuiError
+from etui.models.memory_speed import load_memory_speed, memory_speed_file
+from etui.runtime import measure_memory
+from etui.runtime.measure_memory import find_memory_speed
+
+
+def never() -> bool:
+    return False
+
+
+def test_the_process_measures_this_machine_and_the_result_is_kept(config: Config) -> None:
+    speed = find_memory_speed(config, 1, never)
+    assert speed is not None
+    assert speed.machine == machine_name()
+    assert 1e8 < speed.bytes_per_second < 1e13
+    assert load_memory_speed(config) == speed
+
+
+@pytest.fixture
+def scripted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A process that notes each of its runs, in place of a measurement."""
+    runs = tmp_path / "runs"
+    speed = {"machine": machine_name(), "threads": 2, "bytes_per_second": 2e10}
+    script = f"open({str(runs)!r}, 'a').write('x'); print({json.dumps(json.dumps(speed))})"
+    monkeypatch.setattr(measure_memory, "command", lambda _n: [sys.executable, "-c", script])
+    return runs
+
+
+def test_it_is_measured_once(config: Config, scripted: Path) -> None:
+    first = find_memory_speed(config, 2, never)
+    assert find_memory_speed(config, 2, never) == first
+    assert scripted.read_text() == "x"
+
+
+def test_nothing_is_measured_while_an_answer_runs(config: Config, scripted: Path) -> None:
+    assert find_memory_speed(config, 2, lambda: True) is None
+    assert not scripted.exists()
+
+
+def test_a_measurement_during_which_an_answer_began_is_not_kept(
+    config: Config, scripted: Path
+) -> None:
+    assert find_memory_speed(config, 2, scripted.exists) is None
+    assert scripted.read_text() == "x"
+    assert load_memory_speed(config) is None
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"machine": "another", "threads": 1}'])
+def test_a_damaged_file_is_measured_again(config: Config, scripted: Path, text: str) -> None:
+    memory_speed_file(config).write_text(text)
+    speed = find_memory_speed(config, 2, never)
+    assert speed is not None
+    assert speed.bytes_per_second == 2e10
+
+
+def test_that_of_another_machine_does_not_count(config: Config, scripted: Path) -> None:
+    other = {"machine": "another", "threads": 1, "bytes_per_second": 1e12}
+    memory_speed_file(config).write_text(json.dumps(other))
+    speed = find_memory_speed(config, 2, never)
+    assert speed is not None
+    assert speed.bytes_per_second == 2e10
+
+
+@pytest.mark.parametrize(
+    ("script", "what"),
+    [
+        ("import sys; sys.exit('etui: no room\\nclose other programs')", "no room"),
+        ("raise ImportError('no numpy')", "ImportError: no numpy"),
+        ("import os; os._exit(7)", "exit code 7"),
+        ("print('not JSON')", "cannot be read"),
+    ],
+)
+def test_errors_of_the_process_are_said(
+    config: Config, monkeypatch: pytest.MonkeyPatch, script: str, what: str
+) -> None:
+    monkeypatch.setattr(measure_memory, "command", lambda _n: [sys.executable, "-c", script])
+    with pytest.raises(EtuiError) as raised:
+        find_memory_speed(config, 2, never)
+    assert what in raised.value.what
+    if what == "no room":
+        assert raised.value.fix == "close other programs"
+
+
+def test_a_folder_that_cannot_be_written_is_said(
+    config: Config, scripted: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory_speed_file(config).mkdir()
+    with pytest.raises(EtuiError, match="cannot write"):
+        find_memory_speed(config, 2, never)

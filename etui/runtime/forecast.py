@@ -19,8 +19,11 @@ if TYPE_CHECKING:
 MOST_ARMS = 3
 """Arms that are forecast: more do not fit into a line."""
 
-_TEMPLATE_TOKENS = 48
-"""Tokens kept free for the chat template and an instruction."""
+_TEMPLATE_TOKENS = 96
+"""Tokens kept free for the chat template, with a system prompt of its own and an instruction."""
+
+_LEAST_TEMPLATE_TOKENS = 16
+"""Tokens that any chat template takes."""
 
 _ANSWER_SHARE = 0.25
 """Largest share of the context that is kept free for the answer when a text is cut."""
@@ -118,15 +121,15 @@ def forecast_choice(
     context_tokens = find_context_tokens(arm.model, runtime)
     if context_tokens is None:
         return Forecast(counts, arms, arm.model)
-    free = context_tokens - _TEMPLATE_TOKENS - estimate_tokens(query.system or "")
+    free = context_tokens - estimate_tokens(query.system or "")
     answer = min(arm.max_tokens, int(context_tokens * _ANSWER_SHARE))
     return Forecast(
         counts,
         arms,
         arm.model,
         context_tokens,
-        max(0, free - answer),
-        max(0, free - min(_LEAST_ANSWER_TOKENS, arm.max_tokens)),
+        max(0, free - _TEMPLATE_TOKENS - answer),
+        max(0, free - _LEAST_TEMPLATE_TOKENS - min(_LEAST_ANSWER_TOKENS, arm.max_tokens)),
     )
 
 

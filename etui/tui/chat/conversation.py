@@ -8,10 +8,12 @@ from uuid import uuid4
 
 from etui.chat import Message, Query
 from etui.log.records import ChatRecord
+from etui.prompts.attachments import Attachment, fold
+from etui.routing.signals.text_measures import estimate_tokens
 from etui.runtime.route import Route
 from etui.text.sanitize import sanitize, shorten
 from etui.text.timestamps import utc_now
-from etui.turn.record import REPLACES, TurnRecord
+from etui.turn.record import REPLACES, SAVED_PROMPT, TurnRecord
 
 MOST_NAME_CHARACTERS = 60
 
@@ -24,11 +26,30 @@ class Asking:
         text: The question.
         route: How its arm is chosen; None for the route that is active when its turn begins.
         replaces: Id of the turn that it replaces (edited or asked again); None for a new question.
+        prompt: Name of the saved prompt that it is made with; None without one.
+        system: System prompt of that prompt, for this turn alone; None leaves that of the chat.
+        counted: Attachments whose tokens are known; the text has all of them.
     """
 
     text: str
     route: Route | None = None
     replaces: str | None = None
+    prompt: str | None = None
+    system: str | None = None
+    counted: tuple[Attachment, ...] = ()
+
+    @property
+    def shown(self) -> str:
+        """The question with each attachment as one line."""
+        return fold(self.text, estimate_tokens, self.counted)
+
+    @classmethod
+    def from_record(cls, record: TurnRecord) -> Asking:
+        """Build the question of a logged turn, with what its saved prompt set for it alone."""
+        prompt = record.settings.get(SAVED_PROMPT)
+        return cls(
+            record.query, prompt=prompt, system=record.system if prompt is not None else None
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +78,8 @@ class Conversation:
     def query(self, asking: Asking) -> Query:
         """Build the query to the engine: the question and the messages before it."""
         history = _build_messages(self.before(asking.replaces))
-        return Query(asking.text, self.chat.system, history, self.chat.chat_id)
+        system = asking.system or self.chat.system
+        return Query(asking.text, system, history, self.chat.chat_id)
 
     def before(self, turn_id: str | None) -> tuple[TurnRecord, ...]:
         """Return the current turns before ``turn_id``; before the next question for None."""

@@ -301,7 +301,8 @@ class ChatScreen(Screen[None]):
             )
             return
         self._prompt.focus()
-        await self._queue.ask(Asking(record.query, route, record.turn_id))
+        again = replace(Asking.from_record(record), route=route, replaces=record.turn_id)
+        await self._queue.ask(again)
 
     async def _return_from(self, left: ChatsLeft | None) -> None:
         if left is None:

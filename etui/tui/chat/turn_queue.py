@@ -166,19 +166,18 @@ class TurnQueue:
         view.show_progress(self._progress, now_ns, None)
         query = self.conversation.query(view.asking)
         route = view.asking.route or self.route
-        self._run_in_thread(
-            partial(self._answer, self.services, query, route, view.asking.replaces)
-        )
+        self._run_in_thread(partial(self._answer, self.services, query, route, view.asking))
 
     def _run_in_thread(self, job: Callable[[], None]) -> None:
         self._screen.run_worker(job, thread=True, exclusive=True, group="turn", exit_on_error=False)
 
-    def _answer(self, backend: Services, query: Query, route: Route, replaces: str | None) -> None:
+    def _answer(self, backend: Services, query: Query, route: Route, asking: Asking) -> None:
         threads.answer(
             backend,
             query,
             route,
-            replaces,
+            asking.replaces,
+            asking.prompt,
             post=lambda fact: self._screen.post_message(TurnUpdated(fact)),
             pace=self._drawing.pace,
             log_dir=self._config.log_dir,

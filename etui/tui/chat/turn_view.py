@@ -115,7 +115,7 @@ the earlier one, and the turns after it, in the history that the model reads.
         self.record: TurnRecord | None = None
         self.ended = False
         shown, left_out = shorten(
-            sanitize(asking.text), MOST_QUESTION_CHARACTERS, MOST_QUESTION_LINES
+            sanitize(asking.shown), MOST_QUESTION_CHARACTERS, MOST_QUESTION_LINES
         )
         more = f"\n… and {units.count_text(left_out, 'character')} more" if left_out else ""
         self._question = _build_line(f"❯ {shown}{more}", "question")
@@ -141,7 +141,7 @@ the earlier one, and the turns after it, in the history that the model reads.
     @classmethod
     def from_record(cls, record: TurnRecord) -> TurnView:
         """Build the view of a logged turn."""
-        view = cls(Asking(record.query))
+        view = cls(Asking.from_record(record))
         view.record = record
         view.ended = True
         return view

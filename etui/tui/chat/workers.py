@@ -19,6 +19,7 @@ def answer(
     query: Query,
     route: Route,
     replaces: str | None,
+    prompt: str | None,
     *,
     post: Callable[[TurnFact], object],
     pace: Callable[[], Pace],
@@ -27,7 +28,7 @@ def answer(
     """Run one turn to its end; the last fact is always ``TurnEnded``."""
     ended = TurnEnded()
     try:
-        for fact in batch_events(backend.runner.run(query, route, replaces), pace=pace):
+        for fact in batch_events(backend.runner.run(query, route, replaces, prompt), pace=pace):
             post(fact)
     except EtuiError as error:
         ended = TurnEnded(error.what, error.fix, isinstance(error, EngineFailed))

@@ -7,6 +7,7 @@ and wait for a line of stdin, so that a test can kill or stop the process in the
 from __future__ import annotations
 
 import os
+import select
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,7 +22,9 @@ from tests.sweep.run.test_run import price
 def hang(number: int) -> None:
     if number == int(os.environ.get("SWEEP_HANG_AT", "0")):
         print("hanging", file=sys.stderr, flush=True)
-        sys.stdin.readline()
+        # Not one long read: a signal that comes just before it would wait for its end.
+        while not select.select([sys.stdin], [], [], 0.1)[0]:
+            pass
 
 
 @contextmanager

@@ -162,6 +162,7 @@ def test_a_signal_during_the_restoring_waits_for_its_end(open_limits: Open, conf
 
 
 CHILD = """
+import select
 import signal
 import sys
 from etui.config.load import load_config
@@ -175,7 +176,10 @@ with open_power_limits(config, {}) as limits:
     with LimitHold(config, limits, say=lambda line: print(line, flush=True)) as hold:
         hold.apply("package:0", 40)
         print("ready", flush=True)
-        sys.stdin.read()
+        # Python handles a signal between two calls: one that comes just before a read would wait for
+        # the read to end.
+        while not select.select([sys.stdin], [], [], 0.1)[0]:
+            pass
 """
 
 

@@ -176,8 +176,8 @@ with open_power_limits(config, {}) as limits:
     with LimitHold(config, limits, say=lambda line: print(line, flush=True)) as hold:
         hold.apply("package:0", 40)
         print("ready", flush=True)
-        # Python handles a signal between two calls: one that comes just before a read would wait for
-        # the read to end.
+        # Python handles a signal between two calls: one that comes just before a read would wait
+        # for the read to end.
         while not select.select([sys.stdin], [], [], 0.1)[0]:
             pass
 """

@@ -303,6 +303,17 @@ def short_tokens_text(tokens: int, *, exact: bool = True) -> str:
     return f"{mark}{short_count_text(tokens)} {'token' if tokens == 1 else 'tokens'}"
 
 
+def tok_text(tokens: int | None) -> str:
+    """Format a count of tokens in few cells: ``64 tok``, ``12,345 tok``."""
+    return UNKNOWN if tokens is None else f"{tokens:,} tok"
+
+
+def times_text(ratio: float) -> str:
+    """Format a ratio in words: ``10.7×``, ``0.42×``; one decimal from 1 to 100."""
+    decimals = 0 if ratio >= 99.95 else 1 if ratio >= 0.995 else 1 - _exponent(ratio, 2)
+    return f"{_plain(ratio, decimals)}×"
+
+
 def bytes_text(size_bytes: float | None) -> str:
     """Format a size in decimal units, as disks are sold: ``512 B``, ``94.1 MB``, ``1.12 GB``."""
     if not _known(size_bytes):

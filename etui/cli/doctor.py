@@ -131,7 +131,9 @@ def _format_channels(diagnosis: Diagnosis) -> Iterator[str]:
         if probe.fix:
             yield from (f"      fix: {line}" for line in probe.fix.splitlines())
     if diagnosis.unmeasured:
-        yield f"  unmeasured: {', '.join(diagnosis.unmeasured)}"
+        from etui.energy.scopes import describe_unread
+
+        yield f"  {describe_unread(diagnosis.unmeasured)}"
 
 
 def _format_power_limits(diagnosis: Diagnosis) -> Iterator[str]:

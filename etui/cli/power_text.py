@@ -27,7 +27,9 @@ def format_power(document: PowerDocument) -> Iterator[str]:
     peak = watts_text(energy["peak_watts"], energy["kind"])
     yield f"mean {mean}, peak {peak}, coverage {percent_text(energy['coverage'])}"
     if energy["unmeasured"]:
-        yield f"unmeasured: {', '.join(energy['unmeasured'])} (see `etui doctor`)"
+        from etui.energy.scopes import describe_unread
+
+        yield f"{describe_unread(energy['unmeasured'])} (see `etui doctor`)"
     if cost := document.get("cost"):
         yield _format_cost(cost)
 

@@ -41,6 +41,29 @@ def family(scope: str) -> str:
     return scope.partition(":")[0]
 
 
+def describe_unread(scopes: Sequence[str]) -> str:
+    """Say which hardware has no reading: ``CPU package: not readable``; empty for none."""
+    names = [_describe_scope(scope, scopes) for scope in scopes]
+    return f"{', '.join(names)}: not readable" if names else ""
+
+
+_SCOPE_WORDS = {"package": "CPU package", "dram": "memory", "gpu": "GPU", "module": "GPU module"}
+
+
+def _describe_scope(scope: str, scopes: Sequence[str]) -> str:
+    """Name a scope: ``CPU package``, with its number if there are several; ``GPU GPU-1 on desk``.
+
+    The scope of a remote machine begins with the name of its backend.
+    """
+    backend, _, local = scope.rpartition("/")
+    word, _, number = local.partition(":")
+    lone = sum(family(other.rpartition("/")[2]) == word for other in scopes) == 1
+    name = _SCOPE_WORDS.get(word, word)
+    if number and not (lone and number == "0"):
+        name += f" {number}"
+    return f"{name} on {backend}" if backend else name
+
+
 def weakest(kinds: Iterable[Kind]) -> Kind | None:
     """Return the kind of a sum, which is that of its least certain part; None for no parts."""
     return max(kinds, key=_ORDER.index, default=None)

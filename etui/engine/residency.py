@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from etui import units
 from etui.engine.chat_prompt import TOOL_TAGS, find_tool_format
 from etui.engine.context import Context, ContextOptions
 from etui.engine.library import Device, Library
@@ -289,8 +290,8 @@ class Residency:
         free = psutil.virtual_memory().available
         if working > free and not library.gpus():
             raise ModelUnavailable(
-                f"{spec.name} needs {working / 1e9:.1f} GB for its context, "
-                f"but only {free / 1e9:.1f} GB of memory are free",
+                f"{spec.name} needs {units.bytes_text(working)} for its context, "
+                f"but only {units.bytes_text(free)} of memory are free",
                 "lower its `context` in models.yaml, or `context_tokens` in config.yaml",
             )
 

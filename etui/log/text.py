@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from etui import units
 from etui.energy.carbon_cost import compute_cost
+from etui.energy.scopes import describe_unread
 from etui.text.sanitize import sanitize
 from etui.text.tables import count_cells, fit_cells, format_table, one_line
 from etui.text.timestamps import local_time
@@ -285,7 +286,7 @@ def _list_energy(turn: TurnRecord) -> list[tuple[str, str]]:
     if turn.predicted_joules is not None:
         facts.append(("predicted", units.energy_text(turn.predicted_joules)))
     if e.unmeasured:
-        facts.append(("unmeasured", ", ".join(one_line(scope) for scope in e.unmeasured)))
+        facts.append(("unmeasured", one_line(describe_unread(e.unmeasured))))
     if e.flags:
         facts.append(("flags", ", ".join(e.flags)))
     return facts

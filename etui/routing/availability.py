@@ -8,6 +8,7 @@ from etui.arm import Arm
 from etui.errors import ModelUnavailable
 from etui.routing.places import Place
 from etui.routing.policy import ArmPlan
+from etui.text.tables import SEPARATOR
 
 Available = Callable[[str], bool] | Collection[str]
 """The models on this machine: a test of a name, or the names."""
@@ -46,12 +47,12 @@ def list_served_places(plan: ArmPlan, is_available: Callable[[str], bool]) -> tu
 
 
 def format_substitute(plan: ArmPlan, arm: Arm) -> str:
-    """Write a note if the arm does not run on its first model; else return an empty text."""
+    """Write ``· small stands in for big`` if the arm runs on another model than its first."""
     if arm.model == plan.models[0]:
         return ""
     backend = plan.find_place(arm.model).backend
     where = f" on {backend}" if backend else ""
-    return f"; using {arm.model}{where}: {_format_unavailable([plan.find_place(plan.models[0])])}"
+    return f"{SEPARATOR}{arm.model}{where} stands in for {plan.models[0]}"
 
 
 def format_absent(plan: ArmPlan) -> str:

@@ -17,7 +17,7 @@ from etui.routing.availability import (
     list_served_places,
 )
 from etui.routing.conditions import first_failed, reasons_for
-from etui.routing.decision import Decision, Deferred, RuleTried, SignalValue
+from etui.routing.decision import NO_RULE_MATCHED, Decision, Deferred, RuleTried, SignalValue
 from etui.routing.limits import Fallbacks
 from etui.routing.policy import ArmPlan, Objective, Policy, Rule
 from etui.routing.prediction import Predictor
@@ -27,6 +27,7 @@ from etui.routing.signals.kinds import Situation
 from etui.routing.signals.similarity import Neighbours
 from etui.routing.signals.text_measures import TextFacts
 from etui.text.suggest import suggest
+from etui.text.tables import SEPARATOR
 
 _UNKNOWN = HostState()
 
@@ -206,8 +207,8 @@ def _format_why(rule: Rule, end: Resolved, situation: Situation, unserved: list[
     elif end.why and not isinstance(rule.then, str):
         reason = ""  # the outcome explains itself, and no earlier rule matched
     else:
-        reason = "no earlier rule matched"
-    return f"{rule.name}: " + "; ".join(filter(None, (reason, end.why)))
+        reason = NO_RULE_MATCHED
+    return f"{rule.name}: " + SEPARATOR.join(filter(None, (reason, end.why)))
 
 
 def cheapest_arm(

@@ -21,6 +21,9 @@ from etui.text.codec import to_document
 
 T = TypeVar("T")
 
+NO_RULE_MATCHED = "no rule matched"
+"""The reason of the rule that takes the remaining questions."""
+
 
 class Deferred(Sequence[T], Generic[T]):
     """A sequence that is built when it is first read.

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from math import inf
 
+from etui import units
 from etui.arm import Arm
 from etui.chat import Query
 from etui.routing.availability import (
@@ -153,7 +154,7 @@ def _find_failure(
         return "its joules are unknown"
     most = objective.joules_at_most
     if most is not None and joules is not None and joules.total > most:
-        return f"{joules.total:.3g} J exceeds the limit of {most:g} J"
+        return f"{_about(joules.total)} exceeds the limit of {most:g} J"
     slowest = objective.seconds_at_most
     if slowest is not None:
         if seconds is None:
@@ -222,13 +223,13 @@ def _format_reason(
 ) -> str:
     """Format why the winner was chosen.
 
-    Example: ``quick is the cheapest arm with accuracy >= 0.62 (21 J, large would take 34 J more)``.
+    Example: ``quick is the cheapest arm with accuracy >= 0.62 (≈21 J, no other arm qualifies)``.
     """
     name, joules, accuracy = name_of(winner), winner.joules, winner.accuracy
     floor = objective.accuracy_at_least
-    facts = [f"{joules.total:.3g} J"] if joules is not None else []
+    facts = [_about(joules.total)] if joules is not None else []
     if kept and runner_up is not None and margin is not None:
-        saved = f"would save {-margin:.2g} J" if margin < 0 else "would save nothing"
+        saved = f"would save {_about(-margin)}" if margin < 0 else "would save nothing"
         text = f"{name} is kept because {winner.arm.model} is in memory"
         facts.append(f"{name_of(runner_up)} {saved}")
         return f"{text} ({', '.join(facts)}){_format_prior_note(accuracy)}"
@@ -248,7 +249,7 @@ def _format_reason(
         if floor is not None:
             text += f" with accuracy >= {floor:g}"
         if runner_up is not None and margin is not None:
-            facts.append(f"{name_of(runner_up)} would take {margin:.2g} J more")
+            facts.append(f"{name_of(runner_up)} would take {_about(margin)} more")
         elif len(objective.arms) > 1:
             facts.append("no other arm qualifies")
         elif name != winner.arm.name:
@@ -256,6 +257,11 @@ def _format_reason(
     if facts:
         text += f" ({', '.join(facts)})"
     return text + _format_prior_note(accuracy)
+
+
+def _about(joules: float) -> str:
+    """Format predicted joules, rounded as everywhere else: ``≈21 J``."""
+    return units.short_energy_text(joules, units.ESTIMATE)
 
 
 def _name_candidate(candidate: Candidate, spread: Collection[str]) -> str:

@@ -18,6 +18,8 @@ from etui.routing.limits import Candidate, Cascade
 from etui.routing.objective import ObjectiveResult, weigh
 from etui.routing.policy import ArmPlan, CascadePlan, Objective, Policy, Rule
 from etui.routing.prediction import PredictedJoules, Predictor
+from etui.text.tables import SEPARATOR
+from etui.units import percent_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +94,7 @@ def _resolve_arm(
     arm = choose_served_arm(plan, is_available)
     if arm is None:
         return FallsThrough(format_absent(plan), (plan,))
-    why = format_substitute(plan, arm).removeprefix("; ")
+    why = format_substitute(plan, arm).removeprefix(SEPARATOR)
     return Resolved(arm, why, _predict_joules(outlook, arm, query))
 
 
@@ -130,9 +132,8 @@ def _resolve_cascade(
         return Resolved(first, why, _predict_joules(outlook, first, query))
     hops = min(plan.max_hops, len(ready))
     cascade = Cascade(tuple(ready), plan.accept_at, hops, plan.max_joules)
-    then = ", ".join(arm.name for arm in ready[1:])
-    why = f"{first.name}, then {then}, until an answer is right with probability "
-    why += f"{plan.accept_at:g}"
+    then = ", then ".join(arm.name for arm in ready[1:])
+    why = f"{first.name} first; {then} if below {percent_text(plan.accept_at)} sure"
     return Resolved(first, "; ".join([why, *skipped]), cascade=cascade)
 
 
@@ -161,17 +162,19 @@ def _resolve_objective(
             candidates=weighed.candidates,
             margin_joules=weighed.margin_joules,
         )
-    why = _UNFITTED[weighed.unfitted][0] if weighed.unfitted else weighed.why
+    unfitted = _UNFITTED[weighed.unfitted] if weighed.unfitted is not None else None
+    why = weighed.why if unfitted is None else unfitted.what
     if objective.otherwise is not None:
         plan = policy.arms[objective.otherwise]
         arm = choose_served_arm(plan, is_available)
         if arm is None:
             return FallsThrough(f"{why}; {format_absent(plan)}", (plan,))
-        why = f"{plan.name}, because {why}{format_substitute(plan, arm)}"
+        short = weighed.why if unfitted is None else unfitted.short
+        why = f"default arm ({short}){format_substitute(plan, arm)}"
         joules = _predict_joules(outlook, arm, query)
         return Resolved(arm, why, joules, candidates=weighed.candidates)
-    if weighed.unfitted is not None:
-        fix = _UNFITTED[weighed.unfitted][1].format(policy=policy.name, arm=objective.arms[0])
+    if unfitted is not None:
+        fix = unfitted.fix.format(policy=policy.name, arm=objective.arms[0])
         raise EtuiError(f"rule {rule.name!r} of policy {policy.name!r} cannot choose: {why}", fix)
     plans = [policy.arms[name] for name in objective.arms]
     return FallsThrough(
@@ -179,15 +182,26 @@ def _resolve_objective(
     )
 
 
+@dataclass(frozen=True, slots=True)
+class _Unfitted:
+    """A prediction that is missing for all arms: as a sentence, in a few words, and its fix."""
+
+    what: str
+    short: str
+    fix: str
+
+
 _UNFITTED = {
-    "accuracy": (
+    "accuracy": _Unfitted(
         "no accuracy was fitted for any of its arms",
+        "no accuracy data yet",
         "fit it with `etui policy fit {policy} --outcomes FILE`, add a prior to the objective, as "
         "in prior: {{{arm}: 0.6}}, or add `otherwise: {arm}` to the rule",
     ),
-    "joules": (
+    "joules": _Unfitted(
         "the joules of all of its arms are unknown",
+        "no joules data yet",
         "measure the models with `etui calibrate MODEL`, or add `otherwise: {arm}` to the rule",
     ),
 }
-"""Missing prediction -> message and fix."""
+"""The prediction that is missing -> how to say so."""

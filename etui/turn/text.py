@@ -7,14 +7,13 @@ from typing import Protocol
 from etui import units
 from etui.energy.scopes import family
 from etui.events import Vote
-from etui.routing.decision import Decision
+from etui.routing.decision import NO_RULE_MATCHED, Decision
 from etui.text.tables import SEPARATOR
 from etui.turn.events import HopEnded
 from etui.turn.record import HopRecord, TurnEnergy, TurnRecord
 
 _ENDINGS = {
     "stopped": "■ stopped",
-    "truncated": "■ cut off: the answer used up its tokens",
     "budget": "■ ended by its budget",
     "error": "✗ failed",
 }
@@ -35,17 +34,21 @@ def why_line(decision: Decision) -> str:
         decision.policy, decision.rule, arm.name, arm.reasoning, arm.model, decision.why
     )
     if decision.predicted_joules is not None and decision.cascade is None:
-        parts.append(f"predicted {about_joules(decision.predicted_joules)}")
+        parts.append(f"forecast {about_joules(decision.predicted_joules)}")
     return SEPARATOR.join(part for part in parts if part)
 
 
 def route_parts(
     policy: str | None, rule: str | None, arm: str, reasoning: str, model: str, why: str
 ) -> list[str]:
-    """Format the route, ``balanced › rest › quick (direct) › smollm2-135m``, and its reason."""
+    """Format the route, ``balanced › rest › quick (direct) › smollm2-135m``, and its reason.
+
+    The rule that takes the remaining questions is not named: its reason says that none matched.
+    """
     way = arm if arm == reasoning else f"{arm} ({reasoning})"
-    chosen_by = [part for part in (policy, rule) if part]
     reason = why.removeprefix(f"{rule}: ") if rule else why
+    named = None if reason.startswith(NO_RULE_MATCHED) else rule
+    chosen_by = [part for part in (policy, named) if part]
     return [" › ".join([*chosen_by, way, model]), reason]
 
 
@@ -66,12 +69,14 @@ def vote_line(vote: Vote) -> str:
 
 
 def shared_text(energy: TurnEnergy) -> str:
-    """Format the notice of shared hardware, with etui's own share of the joules if known."""
-    shared = f"shared {_name_shared(energy)}"
+    """Say that the joules count other programs too: ``counts other programs on the CPU``.
+
+    The share of etui follows, if it is known: ``(etui's own ≈9.9 J)``.
+    """
+    shared = f"counts other programs on the {_name_shared(energy)}"
     if energy.own_joules is None:
         return shared
-    kind = energy.kind if energy.kind == units.ESTIMATE else None
-    return f"{shared}, own share {units.energy_text(energy.own_joules, None, kind)}"
+    return f"{shared} (etui's own {units.short_energy_text(energy.own_joules, energy.kind)})"
 
 
 def _name_shared(energy: TurnEnergy) -> str:
@@ -81,6 +86,31 @@ def _name_shared(energy: TurnEnergy) -> str:
     if "estimate" not in families:
         return "GPU"
     return "CPU" if families == {"estimate"} else "GPU or CPU"
+
+
+def ending_text(record: TurnRecord) -> str:
+    """Say how an answer ended, if the model did not end it; else return an empty text."""
+    if record.status == "truncated":
+        return f"■ stopped at {units.tokens_text(record.tokens.output)}"
+    return _ENDINGS.get(record.status, "")
+
+
+FAR_OFF = 2.0
+"""From this ratio of measured to predicted joules, or its inverse, the forecast is mentioned."""
+
+
+def forecast_ratio(record: TurnRecord) -> float | None:
+    """Return the ratio of the measured joules to the predicted ones; None without both."""
+    measured = record.energy.joules
+    return measured / record.predicted_joules if measured and record.predicted_joules else None
+
+
+def forecast_text(record: TurnRecord) -> str:
+    """Say that a forecast was far off: ``10.7× the forecast (79 J)``; else return an empty text."""
+    ratio = forecast_ratio(record)
+    if ratio is None or 1 / FAR_OFF < ratio < FAR_OFF:
+        return ""
+    return f"{units.times_text(ratio)} the forecast ({units.energy_text(record.predicted_joules)})"
 
 
 def hops_text(record: TurnRecord) -> str:
@@ -153,7 +183,7 @@ def loop_text(record: TurnRecord) -> str:
     if what is None:
         return ""
     if record.status != "complete":
-        return f"{_ENDINGS.get(record.status, record.status)}; {what}"
+        return f"{ending_text(record) or record.status}; {what}"
     return f"■ ended: {what}{saved_text(record)}"
 
 
@@ -180,11 +210,11 @@ def energy_line(record: TurnRecord) -> str:
     else:
         parts.append(units.energy_text(energy.joules, energy.uncertainty, energy.kind, spread=True))
         if energy.joules_per_token is not None:
-            parts.append(units.per_token_text(energy.joules_per_token, energy.kind))
-        if record.predicted_joules is not None:
-            parts.append(f"predicted {about_joules(record.predicted_joules)}")
+            parts.append(units.short_per_token_text(energy.joules_per_token, energy.kind))
         if energy.mean_watts is not None:
-            parts.append(f"{units.watts_text(energy.mean_watts, energy.kind)} mean")
+            parts.append(f"{units.short_watts_text(energy.mean_watts, energy.kind)} mean")
+        if far_off := forecast_text(record):
+            parts.append(far_off)
         if energy.shared:
             parts.append(shared_text(energy))
     if record.speculation is not None:
@@ -193,5 +223,34 @@ def energy_line(record: TurnRecord) -> str:
         parts.append("nothing drafted")
     if len(record.hops) > 1:
         parts.append(hops_text(record))
-    ending = loop_text(record) or _ENDINGS.get(record.status)
+    ending = loop_text(record) or ending_text(record)
     return SEPARATOR.join([ending, *parts] if ending else parts)
+
+
+def price_line(record: TurnRecord) -> str:
+    """Format the price of an answer in one line: ``≈42 J · 0.66 J/tok · 64 tok · 30 tok/s``.
+
+    Notes follow only where they matter: how the answer ended, a forecast that was far off, and
+    joules that count other programs too.
+    """
+    energy, tokens, seconds = record.energy, record.tokens, record.seconds
+    parts = [units.short_energy_text(energy.joules, energy.kind)]
+    if energy.joules is None:
+        parts = [f"energy {units.UNMEASURED}"]
+    elif energy.joules_per_token is not None:
+        parts.append(units.short_per_token_text(energy.joules_per_token, energy.kind))
+    parts.append(units.tok_text(tokens.output))
+    if tokens.output and seconds.decode > 0:
+        parts.append(units.rate_text(tokens.output, seconds.decode))
+    parts.append(loop_text(record) or ending_text(record))
+    if can_continue(record):
+        parts.append("m = continue")
+    parts.append(forecast_text(record))
+    if energy.shared and energy.joules is not None:
+        parts.append(shared_text(energy))
+    return SEPARATOR.join(part for part in parts if part)
+
+
+def can_continue(record: TurnRecord) -> bool:
+    """Return whether an answer was cut off before its end, so that it can go on."""
+    return record.status in ("truncated", "stopped") and bool(record.answer.strip())

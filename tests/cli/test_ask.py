@@ -70,7 +70,7 @@ def test_the_answer_is_stdout_and_the_price_is_stderr(etui, models):
     price = done.stderr
     assert "balanced" in price
     assert "smollm2-135m" in price
-    for part in ("tokens", "tok/s", "TTFT", "J (estimate)", "J/token", "W"):
+    for part in ("tokens", "tok/s", "TTFT", "J (estimate)", "J/tok", "W"):
         assert part in price
 
 

@@ -119,7 +119,7 @@ def test_show_writes_no_net_below_zero_and_marks_the_idle_power_of_an_estimate(
     assert run(["logs", "show", make_turn(2).turn_id]) == ExitCode.DONE
     shown = " ".join(capsys.readouterr().out.split())
     assert "net ≈8.5 J (estimate) (idle ≈3.2 W)" in shown
-    assert "shared CPU, own share ≈9.9 J (estimate)" in shown
+    assert "shared counts other programs on the CPU (etui's own ≈9.9 J)" in shown
 
 
 def test_show_has_phases_tokens_route_and_load(
@@ -139,7 +139,7 @@ def test_show_has_phases_tokens_route_and_load(
         "route balanced › math-thinks",
         "40 prompt (30 cached, 10 computed), 20 output (8 thinking), 40.0 tok/s",
         "energy 12.34 ± 0.41 J (counter), net 8.50 J (counter) (idle 3.20 W)",
-        "shared GPU, own share 9.87 J",
+        "counts other programs on the GPU (etui's own 9.87 J)",
         "prefill 2.34 J (counter)",
         "decode 10.0 J (counter)",
         "thinking 4.00 J (counter)",

@@ -186,7 +186,7 @@ def test_probes(capsys: Capture, tmp_path: Path) -> None:
     assert err.splitlines() == [
         f"{path}:9: 'plus': rule rest, expected sums; arm quick, expected any other; "
         "signal sums does not hold",
-        "  rest: no earlier rule matched",
+        "  rest: no rule matched",
     ]
     code, document = call_json(capsys, "test", str(path))
     assert (code, document["passed"], document["failed"]) == (4, 1, 1)

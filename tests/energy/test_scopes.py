@@ -6,7 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from etui.energy.scopes import ScopeOverlap, overlaps, require_disjoint, select_disjoint, weakest
+from etui.energy.scopes import (
+    ScopeOverlap,
+    describe_unread,
+    overlaps,
+    require_disjoint,
+    select_disjoint,
+    weakest,
+)
 from etui.energy.types import Channel, Kind
 
 
@@ -95,3 +102,16 @@ def test_an_overlap_is_refused_by_name() -> None:
 def test_a_sum_is_as_weak_as_its_weakest_part() -> None:
     assert weakest([Kind.COUNTER, Kind.ESTIMATE, Kind.INTEGRATED]) is Kind.ESTIMATE
     assert weakest([]) is None
+
+
+@pytest.mark.parametrize(
+    ("scopes", "said"),
+    [
+        ((), ""),
+        (("package:0",), "CPU package: not readable"),
+        (("package:0", "package:1"), "CPU package 0, CPU package 1: not readable"),
+        (("desk/package:0", "gpu:GPU-1"), "CPU package on desk, GPU GPU-1: not readable"),
+    ],
+)
+def test_hardware_without_a_reading_is_named_in_words(scopes: tuple[str, ...], said: str) -> None:
+    assert describe_unread(scopes) == said

@@ -112,7 +112,7 @@ def test_each_place_is_a_candidate_and_the_cheapest_answers() -> None:
     decision = chosen(make(BASE + CHEAPEST), Curves(DEAR))
     assert (decision.arm.name, decision.arm.model) == ("deep", "big-desk")
     assert decision.why == (
-        "best: deep on desk is the cheapest arm (40 J, deep on rack would take 20 J more)"
+        "best: deep on desk is the cheapest arm (≈40 J, deep on rack would take ≈20 J more)"
     )
     assert decision.margin_joules == 20.0
     assert decision.predicted_joules == 40.0
@@ -155,7 +155,7 @@ def test_a_place_that_is_down_is_shown_and_another_answers() -> None:
     alone = chosen(policy, Curves(DEAR), frozenset({"big"}))
     assert alone.arm.model == "big"
     assert alone.why == (
-        "best: deep on this machine is the cheapest arm (90 J, no other place qualifies)"
+        "best: deep on this machine is the cheapest arm (≈90 J, no other place qualifies)"
     )
     away = chosen(policy, Curves(DEAR), frozenset({"big-desk"}))
     assert away.arm.model == "big-desk"
@@ -218,10 +218,10 @@ def test_places_of_several_arms_compete() -> None:
     both = "rules: [{name: best, objective: {minimize: joules}, arms: [quick, deep]}]\n"
     decision = chosen(make(BASE + both), Curves({"small": 55.0, **DEAR}))
     assert decision.arm.model == "big-desk"
-    assert decision.why.endswith("(40 J, quick would take 15 J more)")
+    assert decision.why.endswith("(≈40 J, quick would take ≈15 J more)")
     decision = chosen(make(BASE + both), Curves({"small": 20.0, **DEAR}))
     assert decision.arm.name == "quick"
-    assert decision.why.endswith("(20 J, deep on desk would take 20 J more)")
+    assert decision.why.endswith("(≈20 J, deep on desk would take ≈20 J more)")
 
 
 def test_other_weights_of_a_role_are_only_used_if_the_first_are_nowhere() -> None:
@@ -232,17 +232,17 @@ def test_other_weights_of_a_role_are_only_used_if_the_first_are_nowhere() -> Non
     assert chosen(policy, curves).arm.model == "big-desk"
     fallback = chosen(policy, curves, frozenset({"small"}))
     assert fallback.arm.model == "small"
-    assert fallback.why.endswith("; using small: big is not on this machine")
+    assert fallback.why.endswith(" · small stands in for big")
 
 
 @pytest.mark.parametrize(
     ("models", "available", "taken", "note"),
     [
         ("[big]", EVERY, "big", ""),
-        ("[big]", {"big-desk", "big-rack"}, "big-desk", "using big-desk on desk: big is not on"),
-        ("[big]", {"big-rack"}, "big-rack", "using big-rack on rack: big is not on this machine"),
+        ("[big]", {"big-desk", "big-rack"}, "big-desk", "big-desk on desk stands in for big"),
+        ("[big]", {"big-rack"}, "big-rack", "big-rack on rack stands in for big"),
         ("[big-rack, big]", EVERY, "big-rack", ""),
-        ("[big-rack, big]", {"big", "big-desk"}, "big", "using big: big-rack on rack is not"),
+        ("[big-rack, big]", {"big", "big-desk"}, "big", "big stands in for big-rack"),
     ],
 )
 def test_a_named_arm_takes_the_first_place_that_is_there(

@@ -86,7 +86,7 @@ def test_the_cheapest_that_is_right_often_enough(make: Make) -> None:
     decision = chosen(policy, Known(SPENT, RIGHT))
     assert decision.arm.name == "quick"
     assert decision.why == (
-        "rest: quick is the cheapest arm with accuracy >= 0.62 (21 J, large would take 34 J more)"
+        "rest: quick is the cheapest arm with accuracy >= 0.62 (≈21 J, large would take ≈34 J more)"
     )
     assert (decision.predicted_joules, decision.predicted_accuracy) == (21.0, 0.70)
     assert decision.margin_joules == 34.0
@@ -97,7 +97,7 @@ def test_the_cheapest_that_is_right_often_enough(make: Make) -> None:
     ]
     doubtful = chosen(policy, Known(SPENT, {**RIGHT, "quick": (0.70, 0.6)}))
     assert doubtful.arm.name == "large"
-    assert doubtful.why.endswith("accuracy >= 0.62 (55 J, no other arm qualifies)")
+    assert doubtful.why.endswith("accuracy >= 0.62 (≈55 J, no other arm qualifies)")
 
 
 def test_the_trace_of_an_objective_is_json(make: Make) -> None:
@@ -133,10 +133,10 @@ def test_bounds_of_joules_and_seconds(make: Make) -> None:
     decision = chosen(make(text), Known(SPENT, RIGHT))
     assert decision.arm.name == "large"
     assert decision.why == (
-        "rest: large has the highest accuracy within 60 J: 0.81 (55 J, quick 0.70)"
+        "rest: large has the highest accuracy within 60 J: 0.81 (≈55 J, quick 0.70)"
     )
     assert decision.margin_joules == -34.0
-    assert decision.candidates[-1].failed == "90 J exceeds the limit of 60 J"
+    assert decision.candidates[-1].failed == "≈90 J exceeds the limit of 60 J"
     with pytest.raises(EtuiError) as caught:
         chosen(make(text), Known(SPENT, RIGHT, seconds=4.0))
     assert "no arm qualifies" in caught.value.what
@@ -153,7 +153,7 @@ def test_the_model_in_memory_is_kept_for_a_small_gain(make: Make) -> None:
     assert decision.arm.name == "large"
     assert decision.margin_joules == -34.0
     assert decision.why == (
-        "rest: large is kept because large-8b is in memory (55 J, quick would save 34 J)"
+        "rest: large is kept because large-8b is in memory (≈55 J, quick would save ≈34 J)"
     )
     assert chosen(policy, outlook, resident="tiny").arm.name == "quick"
     assert chosen(policy, outlook).arm.name == "quick"
@@ -179,7 +179,7 @@ def test_nothing_fitted(make: Make) -> None:
     assert "etui calibrate MODEL" in caught.value.fix
     decision = chosen(make(BASE + OBJECTIVE + "    otherwise: think\n"))
     assert decision.arm.name == "think"
-    assert decision.why == "rest: think, because no accuracy was fitted for any of its arms"
+    assert decision.why == "rest: default arm (no accuracy data yet)"
     assert decision.predicted_accuracy is None
     assert [c.failed for c in decision.candidates] == ["no accuracy was fitted"] * 3
 
@@ -206,14 +206,14 @@ def test_nothing_qualifies(make: Make) -> None:
     )
     kept = chosen(make(text + "    otherwise: quick\n  - {name: rest, use: large}\n"), low)
     assert (kept.rule, kept.arm.name) == ("sums", "quick")
-    assert kept.why.startswith("sums: sums (add); quick, because no arm qualifies: ")
+    assert kept.why.startswith("sums: sums (add) · default arm (no arm qualifies: ")
 
 
 def test_candidates_without_a_model_here(make: Make) -> None:
     policy = make(BASE.replace("large-8b, tiny", "large-8b") + OBJECTIVE)
     decision = chosen(policy, Known(SPENT, RIGHT), available=frozenset({"tiny"}))
     assert (decision.arm.name, decision.arm.model) == ("quick", "tiny")
-    assert decision.why.endswith("; using tiny: small-1b is not on this machine")
+    assert decision.why.endswith(" · tiny stands in for small-1b")
     assert decision.candidates[-1].failed == "large-8b is not on this machine"
     with pytest.raises(ModelUnavailable):
         chosen(policy, Known(SPENT, RIGHT), available=frozenset())
@@ -235,10 +235,7 @@ def test_a_cascade(make: Make) -> None:
     ]
     assert decision.cascade == Cascade(decision.cascade.arms, 0.75, 3, 300.0)
     assert decision.arm == decision.cascade.arms[0]
-    assert (
-        decision.why
-        == "rest: quick, then think, large, until an answer is right with probability 0.75"
-    )
+    assert decision.why == "rest: quick first; think, then large if below 75 % sure"
     assert decision.predicted_joules is None
     assert decision.trace()["cascade"] == {
         "arms": [

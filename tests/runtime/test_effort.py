@@ -37,7 +37,7 @@ efforts: {high: think, none: quick, xhigh: large}
 
 
 def decide(arm: Arm, effort: str) -> Decision:
-    return apply_effort(Decision(arm, "mine", "all", "all: no earlier rule matched"), effort)
+    return apply_effort(Decision(arm, "mine", "all", "all: no rule matched"), effort)
 
 
 def test_the_ladder_doubles_and_medium_is_the_usual_budget() -> None:
@@ -54,7 +54,7 @@ def test_a_direct_arm_thinks_as_much_as_asked(effort: str) -> None:
     assert (arm.reasoning, arm.think_tokens) == ("cot", THINK_TOKENS[effort])
     assert (arm.name, arm.model, arm.readout, arm.max_tokens) == ("quick", "m", "text", 7)
     assert f"reasoning_effort {effort}: up to {arm.think_tokens} thinking tokens" in decision.why
-    assert decision.why.startswith("all: no earlier rule matched; ")
+    assert decision.why.startswith("all: no rule matched; ")
 
 
 def test_none_answers_directly() -> None:

@@ -94,7 +94,7 @@ def test_a_repetition_is_recorded_with_an_estimate_of_what_it_saved():
     document = record.to_json()
     assert document["ended"] == "repeats"
     assert document["loop"]["raw_answer"] == "Paris. Paris. Paris."
-    assert energy_line(record).startswith("■ ended: the answer repeats itself (saved up to ~")
+    assert energy_line(record).startswith("■ ended: the answer repeats itself (saved up to ≈")
     assert ", estimate) · " in energy_line(record)
 
 

@@ -13,7 +13,7 @@ from etui.events import Answer, Batch, Prefilled, Prefilling, Probe, Vote
 from etui.log.text import format_turn
 from etui.text.tables import SEPARATOR
 from etui.turn.events import Decided, TurnFinished
-from etui.turn.text import energy_line, shared_text
+from etui.turn.text import energy_line, price_line, shared_text
 from tests.fixtures.turns import TURN
 from tests.turn.scripted import (
     DECISION,
@@ -91,7 +91,11 @@ class SharedGpu(Meter10W):
 
 
 @pytest.mark.parametrize(
-    ("own_joules", "said"), [(12.0, "shared GPU, own share 12.0 J"), (None, "shared GPU")]
+    ("own_joules", "said"),
+    [
+        (12.0, "counts other programs on the GPU (etui's own 12.0 J)"),
+        (None, "counts other programs on the GPU"),
+    ],
 )
 def test_a_shared_gpu_is_told_and_its_gross_joules_stay(own_joules, said):
     saved = Saved()
@@ -114,7 +118,37 @@ def test_a_shared_gpu_is_told_and_its_gross_joules_stay(own_joules, said):
 )
 def test_what_is_shared_is_named_on_another_machine_too(channels, named):
     energy = replace(TURN.energy, channels=channels, own_joules=None)
-    assert shared_text(energy) == f"shared {named}"
+    assert shared_text(energy) == f"counts other programs on the {named}"
+
+
+@pytest.mark.parametrize(
+    ("changes", "energy", "shown"),
+    [
+        ({}, {}, "≈42 J · 0.66 J/tok · 64 tok · 30.0 tok/s"),
+        ({"status": "truncated"}, {}, "≈42 J · 0.66 J/tok · 64 tok · 30.0 tok/s · "
+                                      "■ stopped at 64 tokens · m = continue"),
+        ({"predicted_joules": 3.9}, {}, "≈42 J · 0.66 J/tok · 64 tok · 30.0 tok/s · "
+                                        "10.8× the forecast (3.90 J)"),
+        ({"predicted_joules": 40.0}, {}, "≈42 J · 0.66 J/tok · 64 tok · 30.0 tok/s"),
+        ({}, {"shared": True, "own_joules": 9.87}, "≈42 J · 0.66 J/tok · 64 tok · 30.0 tok/s · "
+         "counts other programs on the CPU (etui's own ≈9.9 J)"),
+        ({}, {"joules": None, "joules_per_token": None},
+         "energy unmeasured · 64 tok · 30.0 tok/s"),
+    ],
+)  # fmt: skip
+def test_the_price_is_one_line_and_notes_follow_only_where_they_matter(changes, energy, shown):
+    estimate = {
+        "kind": "estimate", "joules": 42.1, "joules_per_token": 0.658,
+        "channels": {"estimate:cpu": 42.1}, "shared": False, "own_joules": None,
+    }  # fmt: skip
+    record = replace(
+        TURN,
+        energy=replace(TURN.energy, **estimate | energy),
+        tokens=replace(TURN.tokens, output=64),
+        seconds=replace(TURN.seconds, decode=64 / 30),
+        **{"answer": "Paris", "status": "complete", "predicted_joules": None} | changes,
+    )
+    assert price_line(record) == shown
 
 
 def test_a_gpu_of_ones_own_is_not_called_shared():

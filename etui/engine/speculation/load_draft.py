@@ -14,6 +14,7 @@ from etui.engine.offload import Needs, layers_that_fit, needs
 from etui.engine.speculation.draft_model import DraftModel, check_same_vocabulary
 from etui.errors import EngineFailed, EtuiError, ModelUnavailable
 from etui.models.gguf import check_usable
+from etui.units import bytes_text
 
 if TYPE_CHECKING:
     from etui.engine.llama_session import LlamaSession
@@ -109,5 +110,5 @@ def _check_room(need: Needs, request: DraftRequest, library: Library, *, on_gpu:
     if not fits:
         raise NoDraft(
             f"the draft model {request.name} does not fit into memory with {request.target}: it "
-            f"needs {need.total_bytes / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free"
+            f"needs {bytes_text(need.total_bytes)}, and {bytes_text(free)} are free"
         )

@@ -47,6 +47,8 @@ from etui.tui.power.phases import Stage
 from etui.tui.services import Services
 from etui.turn.events import Decided, HopEnded, HopStarted, TurnFinished
 
+_STREAMING = (Stage.THINKING, Stage.ANSWERING)
+
 
 class TurnQueue:
     """Queue of the questions of a chat: one turn runs at a time, in a thread that only posts facts.
@@ -192,7 +194,8 @@ class TurnQueue:
         self._progress = advance(self._progress, fact, now_ns, self._panel.residents)
         self._panel.show_stage(self._progress.stage)
         await self._show_fact(view, fact)
-        if self._progress.stage not in (Stage.THINKING, Stage.ANSWERING):
+        # The last fact of a turn may have begun the next one: its progress is not this view's.
+        if view is self._answering and self._progress.stage not in _STREAMING:
             view.show_progress(self._progress, now_ns, None)
 
     async def _show_fact(self, view: TurnView, fact: TurnFact) -> None:
@@ -232,6 +235,8 @@ class TurnQueue:
     async def _end_turn(self, view: TurnView, ended: TurnEnded) -> None:
         await view.close_stream()
         view.ended = True
+        if view.record is None:
+            view.show_progress(self._progress, time.monotonic_ns(), None)
         if ended.engine_lost:
             self._panel.show_no_model()
         if ended.what:

@@ -8,7 +8,6 @@ from etui.energy.sources.nvml_watch import GpuState
 from etui.energy.types import Kind
 from etui.log.totals import Total
 from etui.tui.chat.progress import finished_thinking_title
-from etui.tui.chat.turn_view import predicted_line
 from etui.tui.power.channel import state_line
 from etui.tui.power.panel import RecentTokens
 from etui.tui.power.phases import LEGEND, Stage, mark_column, mark_stage
@@ -115,17 +114,6 @@ def test_a_gpu_tells_its_temperature_and_memory_where_known() -> None:
     assert state_line(None, Kind.COUNTER, None) == "idle not measured"
     bare = replace(gpu, temperature_celsius=None, memory_total_bytes=None)
     assert state_line(5.0, Kind.ESTIMATE, bare) == "idle ≈5.0 W (estimate)"
-
-
-def test_the_prediction_stands_beside_what_was_measured() -> None:
-    assert predicted_line(turn_record(0)) == ""
-    record = turn_record(0, predicted_joules=10.0, predicted_accuracy=0.62)
-    assert predicted_line(record) == ("25 % more joules than predicted · predicted accuracy 62 %")
-    none = replace(record.energy, joules=None)
-    assert predicted_line(replace(record, energy=none)) == "predicted accuracy 62 %"
-    assert predicted_line(turn_record(0, predicted_joules=50.0)) == (
-        "75 % fewer joules than predicted"
-    )
 
 
 def test_a_thought_has_its_share_of_tokens_and_joules() -> None:

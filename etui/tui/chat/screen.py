@@ -12,6 +12,7 @@ from textual.binding import Binding, BindingType
 from textual.containers import Container
 from textual.screen import Screen
 
+from etui import units
 from etui.config.config import Config
 from etui.errors import EtuiError
 from etui.log.records import ChatRecord
@@ -32,6 +33,7 @@ from etui.tui.chat.prompt import Prompt
 from etui.tui.chat.transcript import Transcript
 from etui.tui.chat.turn_queue import TurnQueue
 from etui.tui.chat.turn_view import TurnAction, TurnView
+from etui.tui.clipboard import copy_text
 from etui.tui.commands import Command
 from etui.tui.modals import TextModal
 from etui.tui.notices import notify_error
@@ -142,6 +144,8 @@ class ChatScreen(Screen[None]):
             Command("export: this chat as JSON", "Write a file with all figures",
                     lambda: self.action_export("json")),
             Command("answer: copy", "Copy the last answer", lambda: self._act_on_last("copy")),
+            Command("answer: copy code", "Copy the next code block of the last answer",
+                    lambda: self._act_on_last("code")),
             Command("answer: edit the question", "Change the last question and send it again",
                     lambda: self._act_on_last("edit")),
             Command("answer: ask again, smaller", "Ask the next smaller arm, and compare the costs",
@@ -272,8 +276,9 @@ class ChatScreen(Screen[None]):
         record = view.record
         match action:
             case "copy" if record is not None and record.answer.strip():
-                self.app.copy_to_clipboard(record.answer)
-                self.notify("answer copied to the clipboard")
+                self._copy("the answer", record.answer)
+            case "code":
+                self._copy_code(view)
             case "edit" if view.ended or record is not None:
                 self._prompt.revise(
                     view.asking.text, record.turn_id if record is not None else None
@@ -282,6 +287,21 @@ class ChatScreen(Screen[None]):
                 self._ask_again(view, action)
             case _:
                 self.notify("no answer yet", severity="warning")
+
+    def _copy_code(self, view: TurnView) -> None:
+        """Copy the next block of code of an answer."""
+        found = view.next_code()
+        if found is None:
+            self.notify("no code block in this answer", severity="warning")
+            return
+        number, count, block = found
+        facts = [block.language, units.count_text(len(block.code.splitlines()), "line")]
+        what = f"code block {number} of {count} ({', '.join(filter(None, facts))})"
+        self._copy(sanitize(what), block.code)
+
+    @work(exclusive=True, group="copy")
+    async def _copy(self, what: str, text: str) -> None:
+        self.notify(await copy_text(self.app, what, text), markup=False)
 
     @work(exclusive=True, group="again")
     async def _ask_again(self, view: TurnView, direction: Direction) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from markdown_it import MarkdownIt
 from textual import events
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
@@ -16,6 +15,7 @@ from textual.widgets.markdown import MarkdownStream
 
 from etui import units
 from etui.errors import EtuiError
+from etui.routing.decision import Decision
 from etui.text.sanitize import sanitize, shorten
 from etui.text.tables import SEPARATOR
 from etui.tui.chat.conversation import Asking
@@ -27,11 +27,12 @@ from etui.tui.chat.progress import (
     running_thinking_title,
 )
 from etui.tui.power.phases import Stage
+from etui.tui.widgets.answer_markdown import AnswerMarkdown, CodeBlock, find_code_blocks
 from etui.tui.widgets.code_fences import ShortFences
 from etui.tui.widgets.fact_line import FactLine
 from etui.turn.events import Decided, HopEnded, HopStarted, TurnFinished
 from etui.turn.record import HopRecord, TurnRecord
-from etui.turn.text import energy_line, route_parts, why_line
+from etui.turn.text import price_line, route_parts
 
 MOST_QUESTION_CHARACTERS = 4_000
 
@@ -43,11 +44,6 @@ MOST_LIVE_THINKING_CHARACTERS = 1_500
 
 
 TurnAction = Literal["smaller", "larger", "edit", "copy", "code", "details", "continue", "withdraw"]
-
-
-def _build_markdown_parser() -> MarkdownIt:
-    """Build a Markdown parser that shows raw HTML as text instead of dropping it."""
-    return MarkdownIt("gfm-like", {"html": False})
 
 
 def _build_line(content: str, name: str) -> Static:
@@ -124,11 +120,10 @@ the earlier one, and the turns after it, in the history that the model reads.
         self._thinking_body = Static("", markup=False, classes="thought-text")
         self._thinking_box = Collapsible(self._thinking_body, title="thinking", collapsed=False)
         self._thinking_box.display = False
-        self._answer = Markdown(parser_factory=_build_markdown_parser, open_links=False)
+        self._answer = AnswerMarkdown()
         self._answer.display = False
         self._status = FactLine(classes="status")
         self._energy = FactLine(classes="energy")
-        self._predicted = FactLine(classes="predicted")
         self._costs = _build_line("", "costs")
         self._error = _build_line("", "error")
         self._stream: MarkdownStream | None = None
@@ -137,6 +132,7 @@ the earlier one, and the turns after it, in the history that the model reads.
         self._written = ""
         self._thinking_tokens = 0
         self._thinking_folded = False
+        self._copied_blocks = 0
 
     @classmethod
     def from_record(cls, record: TurnRecord) -> TurnView:
@@ -156,7 +152,6 @@ the earlier one, and the turns after it, in the history that the model reads.
         yield self._status
         yield self._error
         yield self._energy
-        yield self._predicted
         yield self._costs
 
     async def on_mount(self) -> None:
@@ -178,10 +173,12 @@ the earlier one, and the turns after it, in the history that the model reads.
     def show_decision(self, decided: Decided) -> None:
         """Show why this model answers."""
         notices = [f"! {notice}" for notice in decided.decision.notices]
-        self._why.show(sanitize("\n".join([why_line(decided.decision), *notices])))
+        self._why.show(sanitize("\n".join([_format_decision(decided.decision), *notices])))
 
     def show_hop(self, hop: HopStarted) -> None:
-        """Show that another arm answers after the previous one."""
+        """Show that another arm answers after the previous one; the first is in the decision."""
+        if hop.number == 1:
+            return
         arm = hop.arm if hop.arm == hop.reasoning else f"{hop.arm} ({hop.reasoning})"
         route = " › ".join(["then", arm, hop.model])
         parts = [self._why.facts, SEPARATOR.join(p for p in (route, hop.why) if p)]
@@ -262,8 +259,20 @@ the earlier one, and the turns after it, in the history that the model reads.
             self._thinking_body.update(sanitize(record.thinking).strip())
             self._thinking_box.title = finished_thinking_title(record)
             self._fold_thinking()
-        self._energy.show(energy_line(record))
-        self._predicted.show(predicted_line(record))
+        self._energy.show(price_line(record))
+
+    def next_code(self) -> tuple[int, int, CodeBlock] | None:
+        """Return the next block of code with its number, from 1, and their count; None for none.
+
+        After the last block, the first one is next.
+        """
+        source = self.record.answer if self.record is not None else self._written
+        blocks = find_code_blocks(source)
+        if not blocks:
+            return None
+        at = self._copied_blocks % len(blocks)
+        self._copied_blocks = at + 1
+        return at + 1, len(blocks), blocks[at]
 
     async def close_stream(self) -> None:
         """Write the buffered text and close the stream."""
@@ -314,6 +323,15 @@ def _show(static: Static, content: str) -> None:
     static.display = bool(content)
 
 
+def _format_decision(decision: Decision) -> str:
+    """Format the route and its reason; the forecast was shown before the question was sent."""
+    arm = decision.arm
+    parts = route_parts(
+        decision.policy, decision.rule, arm.name, arm.reasoning, arm.model, decision.why
+    )
+    return SEPARATOR.join(part for part in parts if part)
+
+
 def logged_why(record: TurnRecord) -> str:
     """Format the why-line of a logged turn, as it was shown with the answer."""
     parts = route_parts(
@@ -328,16 +346,3 @@ def hop_line(hop: HopEnded | HopRecord) -> str:
     if hop.joules is not None:
         parts.append(units.energy_text(hop.joules))
     return SEPARATOR.join(part for part in parts if part)
-
-
-def predicted_line(record: TurnRecord) -> str:
-    """Return ``27 % more joules than predicted``; empty if nothing was predicted or measured."""
-    predicted, measured = record.predicted_joules, record.energy.joules
-    parts = []
-    if predicted and measured is not None:
-        share = measured / predicted - 1
-        word = "more" if share >= 0 else "fewer"
-        parts.append(f"{units.percent_text(abs(share))} {word} joules than predicted")
-    if record.predicted_accuracy is not None:
-        parts.append(f"predicted accuracy {units.percent_text(record.predicted_accuracy)}")
-    return SEPARATOR.join(parts)

@@ -5,6 +5,9 @@ from __future__ import annotations
 LIVE_LINES = 16
 """Most lines of a fence that is highlighted and laid out again with each new line."""
 
+CONTINUED = "+"
+"""Word in the first line of a fence that goes on with the one before it."""
+
 _FENCES = ("```", "~~~")
 
 
@@ -79,7 +82,7 @@ class ShortFences:
             return ""
         self._lines = 0
         indent = self._opener[: len(self._opener) - len(self._opener.lstrip(" "))]
-        return f"{indent}{marker}\n{self._opener}\n"
+        return f"{indent}{marker}\n{self._opener} {CONTINUED}\n"
 
 
 def _parse_fence_marker(line: str) -> str | None:

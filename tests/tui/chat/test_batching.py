@@ -160,7 +160,7 @@ def test_a_long_fence_comes_in_short_ones_and_nothing_else_changes(
 def test_a_fence_is_closed_and_opened_as_it_was() -> None:
     fences = ShortFences(2)
     assert fences.feed("  ```python\na\nb\nc\n  ```\n") == (
-        "  ```python\na\nb\n  ```\n  ```python\nc\n  ```\n"
+        "  ```python\na\nb\n  ```\n  ```python +\nc\n  ```\n"
     )
 
 

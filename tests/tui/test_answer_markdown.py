@@ -1,0 +1,88 @@
+"""Formulas, code frames and code blocks of an answer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.cells import cell_len
+from textual.app import App, ComposeResult
+
+from etui.tui.widgets.answer_markdown import (
+    AnswerMarkdown,
+    CodeBlock,
+    build_markdown_parser,
+    find_code_blocks,
+    frame_title,
+)
+from tests.tui.fakes import until
+from tests.tui.screen import drawn
+
+
+class Shown(App[None]):
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self._text = text
+
+    def compose(self) -> ComposeResult:
+        yield AnswerMarkdown()
+
+    async def on_mount(self) -> None:
+        await self.query_one(AnswerMarkdown).update(self._text)
+
+
+async def screen_of(text: str, width: int, expected: str) -> str:
+    app: Any = Shown(text)
+    async with app.run_test(size=(width, 24)) as pilot:
+        await until(pilot, lambda: expected in drawn(app))
+        return drawn(app)
+
+
+@pytest.mark.parametrize(
+    ("source", "shown"),
+    [
+        (r"so \[ a_1 * b * c \] holds", r"so \[ a_1 * b * c \] holds"),
+        (r"and \(x_1*y*z\), done", r"and \(x_1*y*z\), done"),
+        ("\\[\nx\n= y\n- z\n\\]", r"\[ x = y - z \]"),
+        ("text\n\\[ \\frac{a}{b} \\]\nmore", r"\[ \frac{a}{b} \]"),
+        (r"a lone \[ stays", r"a lone \[ stays"),
+        (r"a \* star", "a * star"),
+    ],
+)
+async def test_a_formula_keeps_its_backslashes(source: str, shown: str) -> None:
+    await screen_of(source, 60, shown)
+
+
+def test_brackets_inside_code_are_no_formula() -> None:
+    (paragraph,) = [t for t in build_markdown_parser().parse("`\\[ x`") if t.type == "inline"]
+    assert [child.type for child in paragraph.children or ()] == ["code_inline"]
+
+
+@given(st.text(alphabet="\\[]()ab \n*_`-=>1.", max_size=60))
+def test_any_text_can_be_parsed(text: str) -> None:
+    assert build_markdown_parser().parse(text) is not None
+
+
+async def test_code_has_a_frame_and_its_long_lines_are_not_cut() -> None:
+    code = "```python title=a.py\nx = '" + "word " * 20 + "END'\n```"
+    text = await screen_of(code, 50, "END'")
+    top = next(line for line in text.split("\n") if "╭" in line)
+    assert "╭─ python ──" in top
+    assert top.rstrip().endswith("── y copy ─╮")
+
+
+@given(st.text(alphabet="abc+#", max_size=30), st.integers(0, 80))
+def test_a_title_fits_its_frame(language: str, width: int) -> None:
+    title = frame_title(language, width)
+    assert title == language or cell_len(title) == width - 6
+
+
+def test_code_blocks_are_found_in_order_with_their_language() -> None:
+    text = "a\n```py x=1\nif 1:\n    y\n```\n\n- b\n  ~~~\n  z\n  ~~~\n\n```\n\n```\n\n```c\nopen"
+    assert find_code_blocks(text) == (
+        CodeBlock("py", "if 1:\n    y"),
+        CodeBlock("", "z"),
+        CodeBlock("c", "open"),
+    )

@@ -1,0 +1,50 @@
+"""Which tools copy a text, and what is said about it."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from etui.tui.clipboard import Copied, CopyTool, describe_copy, find_copy_tools, run_copy_tools
+
+EVERY = {"tmux", "wl-copy", "xclip", "xsel"}
+
+
+@pytest.mark.parametrize(
+    ("environ", "there", "found"),
+    [
+        ({}, EVERY, []),
+        ({"DISPLAY": ":0"}, EVERY, ["xclip"]),
+        ({"DISPLAY": ":0"}, {"xsel"}, ["xsel"]),
+        ({"DISPLAY": ":0", "WAYLAND_DISPLAY": "w"}, EVERY, ["wl-copy"]),
+        ({"TMUX": "/tmp/t,1,0"}, EVERY, ["tmux"]),
+        ({"TMUX": "/tmp/t,1,0", "DISPLAY": ":0"}, EVERY, ["tmux", "xclip"]),
+        ({"TMUX": "/tmp/t,1,0"}, set(), []),
+        ({}, {"pbcopy"}, ["pbcopy"]),
+    ],
+)
+def test_only_tools_that_can_work_here_are_used(
+    environ: dict[str, str], there: set[str], found: list[str]
+) -> None:
+    tools = find_copy_tools(environ, lambda name: name if name in there else None)
+    assert [tool.name for tool in tools] == found
+
+
+def test_the_result_of_each_tool_is_said() -> None:
+    tools = [
+        CopyTool("good", (sys.executable, "-c", "import sys; assert sys.stdin.read() == 'é'")),
+        CopyTool("bad", (sys.executable, "-c", "import sys; sys.exit(3)")),
+        CopyTool("absent", ("/nowhere/tool",)),
+    ]
+    copied = run_copy_tools(tools, "é")
+    assert describe_copy("the answer", "é", copied) == (
+        "copied the answer · by good, the terminal (OSC 52) · bad failed: exit code 3 · "
+        "absent failed: No such file or directory"
+    )
+
+
+def test_a_text_that_the_terminal_may_refuse_is_said() -> None:
+    text = "x" * 80_000
+    assert describe_copy("it", text, []).endswith("the terminal may refuse a text this long")
+    assert "refuse" not in describe_copy("it", text, [Copied("xclip")])

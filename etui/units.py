@@ -212,6 +212,33 @@ def cost_text(grams_co2e: float | None, price: float | None, currency: str = "")
     return ", ".join(parts)
 
 
+def price_text(price: float | None, currency: str = "") -> str:
+    """Format the price of electricity: ``0.00091 EUR``; None is unknown."""
+    return f"{significant(price, 3)} {currency}".strip() if _known(price) else UNKNOWN
+
+
+def clock_text(mhz: float) -> str:
+    """Format the clock of a chip: ``1.98 GHz``, ``405 MHz``."""
+    return f"{mhz / 1e3:.2f} GHz" if mhz >= 999.5 else f"{mhz:.0f} MHz"
+
+
+def celsius_text(celsius: float) -> str:
+    """Format a temperature: ``61 °C``."""
+    return f"{celsius:.0f} °C"
+
+
+def watts_of_text(watts: float | None, limit_watts: float | None, kind: str | None = None) -> str:
+    """Format a power against its limit: ``231/350 W``, ``≈12/65 W``; ``unmeasured``.
+
+    Without a limit it reads ``231 W``.
+    """
+    if not _known(watts) or not _known(limit_watts):
+        return short_watts_text(watts, kind)
+    about = ABOUT if kind == ESTIMATE else ""
+    step, prefix = _prefix(limit_watts) if limit_watts >= _KILO_FROM else (1.0, "")
+    return f"{about}{axis_text(watts / step)}/{axis_text(limit_watts / step)} {prefix}W"
+
+
 def seconds_text(seconds: float | None) -> str:
     """Format a duration: ``4 ms``, ``0.21 s``, ``12.3 s``, ``3 min 05 s``, ``2 h 05 min``."""
     if not _known(seconds):

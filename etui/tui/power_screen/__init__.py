@@ -1,0 +1,1 @@
+"""The power screen: every channel, and what has been spent."""

@@ -1,0 +1,290 @@
+"""Rows of the power screen: one channel each, with the columns that fit the width."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from etui import units
+from etui.energy.channel_state import ChannelState, total_limit_watts, total_watts
+from etui.energy.scopes import family
+from etui.plots.braille import NEAR_LIMIT_SHARE, braille_rows
+from etui.plots.power_history import TOTAL, Buckets
+from etui.plots.terminal import scale_top
+from etui.text.tables import fit_cells, one_line
+
+Ink = Literal["text", "muted", "spark", "limit", "own", "others", "idle"]
+"""What a part of a row stands for; each has a colour of its own."""
+
+Run = tuple[str, Ink]
+
+MISSING = "–"
+"""A value that no driver reports."""
+
+_LEAST_SPARK = 8
+_STACK_CELLS = 12
+_OWN, _OTHERS, _IDLE, _UNKNOWN = "█", "▒", "░", "┄"
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One row: the total, or a channel.
+
+    Attributes:
+        key: Channel of the history, or ``TOTAL``.
+        name: What it is called on the screen.
+        label: Name of the hardware; empty for the total.
+        watts, limit_watts, idle_watts: Now; None if unknown.
+        own_watts, others_watts: Above idle; None if unknown.
+        kind: ``estimate`` for an estimate.
+        state: The channel; None for the total.
+    """
+
+    key: str
+    name: str
+    label: str
+    watts: float | None
+    limit_watts: float | None
+    idle_watts: float | None
+    own_watts: float | None
+    others_watts: float | None
+    kind: str | None
+    state: ChannelState | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column: its title, its width, and the screen's width from which it is shown."""
+
+    title: str
+    width: int
+    from_width: int
+    text: Callable[[Row], str]
+
+
+def build_rows(states: Sequence[ChannelState]) -> tuple[Row, ...]:
+    """Return a row per channel, after that of the total where several channels are in it."""
+    rows = [
+        Row(
+            state.power.channel.id,
+            name,
+            one_line(state.power.channel.label),
+            state.power.watts,
+            state.limit_watts,
+            state.idle_watts,
+            state.own_watts,
+            state.others_watts,
+            state.kind,
+            state,
+        )
+        for state, name in zip(states, name_channels(states), strict=True)
+    ]
+    several = sum(state.power.in_total for state in states) > 1
+    return (_build_total(states), *rows) if several else tuple(rows)
+
+
+def name_channels(states: Sequence[ChannelState]) -> list[str]:
+    """Name every channel in few letters: ``GPU0``, ``CPU``, ``DRAM``; numbered where several."""
+    words = {"gpu": "GPU", "package": "CPU", "estimate": "CPU", "dram": "DRAM"}
+    kinds = [words.get(family(s.power.channel.scope), "") for s in states]
+    names = []
+    for at, (state, kind) in enumerate(zip(states, kinds, strict=True)):
+        if not kind:
+            names.append(one_line(state.power.channel.scope))
+        elif kind == "GPU" or kinds.count(kind) > 1:
+            names.append(f"{kind}{kinds[:at].count(kind)}")
+        else:
+            names.append(kind)
+    return names
+
+
+def choose_columns(rows: Sequence[Row], width: int) -> list[Column]:
+    """Return the columns between graph and stack that fit, in their order."""
+    has_gpu = any(row.state and row.state.device.memory_total_bytes for row in rows)
+    return [
+        column
+        for column in _COLUMNS
+        if width >= column.from_width and (column.title != "VRAM" or has_gpu)
+    ]
+
+
+def spark_width(rows: Sequence[Row], width: int) -> int:
+    """Return the cells that are left for the graph of a row."""
+    columns = choose_columns(rows, width)
+    taken = _name_width(rows, width) + sum(column.width + 1 for column in columns) + 1
+    return max(_LEAST_SPARK, width - taken - (_stack_width(width)))
+
+
+def header_text(rows: Sequence[Row], width: int, span: str) -> str:
+    """Return the titles above the columns; ``span`` is the time that the graphs show."""
+    title = f"last {span}"
+    text = "".ljust(_name_width(rows, width) + 1) + title.ljust(spark_width(rows, width))
+    text += "".join(f" {column.title:>{column.width}}" for column in choose_columns(rows, width))
+    if _stack_width(width):
+        text += f"  {'etui, others, idle':<{_stack_width(width) - 2}}"
+    return fit_cells(text, width)
+
+
+def row_lines(
+    row: Row, buckets: Buckets, rows: Sequence[Row], width: int, height: int
+) -> list[list[Run]]:
+    """Draw a row as ``height`` lines of runs.
+
+    Args:
+        row: What to draw.
+        buckets: Its watts, two values a cell of ``spark_width``.
+        rows: All rows, which have the same columns.
+        width: Cells of a line.
+        height: Lines; the texts are on the first one, the graph takes all.
+    """
+    cells = spark_width(rows, width)
+    top = row_top(row, buckets)
+    graph = braille_rows(buckets.means[-2 * cells :], top, cells, height)
+    ink: Ink = "limit" if is_near_limit(row) else "spark"
+    room = _name_width(rows, width)
+    first: list[Run] = [
+        (f"{fit_cells(_full_name(row, room), room):<{room}} ", "text"),
+        (graph[0], ink),
+    ]
+    for column in choose_columns(rows, width):
+        text = column.text(row)
+        shade: Ink = "muted" if text == MISSING else "text"
+        first.append((f" {fit_cells(text, column.width):>{column.width}}", shade))
+    if _stack_width(width):
+        first += [("  ", "text"), *stack_runs(row, top, _STACK_CELLS)]
+        if (beside := _stack_width(width) - 2 - _STACK_CELLS) > 0:
+            first.append((f" {fit_cells(own_text(row), beside - 1):<{beside - 1}}", "text"))
+    below: list[list[Run]] = [[(" " * (room + 1), "text"), (line, ink)] for line in graph[1:]]
+    return [first, *below]
+
+
+def row_top(row: Row, buckets: Buckets) -> float:
+    """Return the watts at the top of the row's graph and at the right end of its stack."""
+    return scale_top(row.limit_watts, max(buckets.highest or 0.0, row.watts or 0.0))
+
+
+def is_near_limit(row: Row) -> bool:
+    """Return whether a row draws nearly its limit."""
+    return bool(
+        row.limit_watts
+        and row.watts is not None
+        and row.watts >= NEAR_LIMIT_SHARE * row.limit_watts
+    )
+
+
+def stack_runs(row: Row, top_watts: float, cells: int) -> list[Run]:
+    """Draw etui's watts, those of others and the idle watts on top of each other.
+
+    Where etui's part is unknown, all above idle is drawn as such.
+    """
+    if row.watts is None or top_watts <= 0:
+        return [(MISSING.ljust(cells), "muted")]
+    idle = min(row.idle_watts or 0.0, row.watts)
+    if row.own_watts is None or row.others_watts is None:
+        parts: list[tuple[float, str, Ink]] = [(row.watts - idle, _UNKNOWN, "muted")]
+    else:
+        parts = [(row.own_watts, _OWN, "own"), (row.others_watts, _OTHERS, "others")]
+    parts.append((idle, _IDLE, "idle"))
+    runs: list[Run] = []
+    sum_watts, drawn = 0.0, 0
+    for watts, mark, ink in parts:
+        sum_watts += watts
+        end = min(cells, round(sum_watts / top_watts * cells))
+        if end > drawn:
+            runs.append((mark * (end - drawn), ink))
+            drawn = end
+    return [*runs, (" " * (cells - drawn), "text")]
+
+
+def own_text(row: Row) -> str:
+    """Return ``etui 48 W``; whose it is where that is unknown, is said."""
+    if row.watts is None:
+        return ""
+    if row.own_watts is None:
+        return "whose: unknown"
+    return f"etui {units.short_watts_text(row.own_watts, row.kind)}"
+
+
+def _build_total(states: Sequence[ChannelState]) -> Row:
+    counted = [state for state in states if state.power.in_total]
+
+    def add(values: list[float | None]) -> float | None:
+        known = [value for value in values if value is not None]
+        return sum(known) if known and len(known) == len(values) else None
+
+    return Row(
+        TOTAL,
+        "Total",
+        "",
+        total_watts([state.power for state in states]),
+        total_limit_watts(states),
+        add([state.idle_watts for state in counted]),
+        add([state.own_watts for state in counted]),
+        add([state.others_watts for state in counted]),
+        next((state.kind for state in counted if state.kind), None),
+    )
+
+
+def _name_width(rows: Sequence[Row], width: int) -> int:
+    longest = max((len(row.name) for row in rows), default=5)
+    if width >= 150:
+        longest = max(longest, *(len(_full_name(row, 99)) for row in rows)) if rows else longest
+    return min(longest, 6 if width < 78 else 10 if width < 150 else 26)
+
+
+def _full_name(row: Row, room: int) -> str:
+    full = f"{row.name} {row.label}" if row.label and row.label not in row.name else row.name
+    return full if room > 10 else row.name
+
+
+def _stack_width(width: int) -> int:
+    """Return the cells of the stack with its text: 0 where there is no room."""
+    return 0 if width < 96 else 2 + _STACK_CELLS if width < 112 else 2 + _STACK_CELLS + 15
+
+
+def _use(row: Row) -> str:
+    use = row.state.device.utilisation if row.state else None
+    return MISSING if use is None else units.percent_text(round(use, 2))
+
+
+def _temperature(row: Row) -> str:
+    celsius = row.state.device.temperature_celsius if row.state else None
+    return MISSING if celsius is None else units.celsius_text(celsius)
+
+
+def _clock(row: Row) -> str:
+    mhz = row.state.device.clock_mhz if row.state else None
+    return MISSING if mhz is None else units.clock_text(mhz)
+
+
+def _memory_clock(row: Row) -> str:
+    mhz = row.state.device.memory_mhz if row.state else None
+    return MISSING if mhz is None else units.clock_text(mhz)
+
+
+def _vram(row: Row) -> str:
+    device = row.state.device if row.state else None
+    if device is None or device.memory_total_bytes is None or device.memory_used_bytes is None:
+        return MISSING
+    used = units.significant(device.memory_used_bytes / 1e9, 3)
+    return f"{used}/{units.significant(device.memory_total_bytes / 1e9, 3)} GB"
+
+
+def _watts(row: Row) -> str:
+    return units.watts_of_text(row.watts, row.limit_watts, row.kind)
+
+
+def _idle(row: Row) -> str:
+    return MISSING if row.idle_watts is None else units.short_watts_text(row.idle_watts, row.kind)
+
+
+_COLUMNS = (
+    Column("watts", 11, 0, _watts),
+    Column("use", 5, 36, _use),
+    Column("temp", 6, 40, _temperature),
+    Column("clock", 8, 70, _clock),
+    Column("memory", 8, 170, _memory_clock),
+    Column("VRAM", 13, 118, _vram),
+    Column("idle", 7, 140, _idle),
+)

@@ -1,0 +1,299 @@
+"""The power screen: every channel over the last hour, whose watts they are, what was spent."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from datetime import date
+from typing import ClassVar
+
+from textual import work
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Horizontal, Vertical, VerticalScroll
+from textual.message import Message
+from textual.screen import Screen
+from textual.widgets import Static
+
+from etui import units
+from etui.config.config import Config
+from etui.errors import EtuiError, format_internal_error
+from etui.log.daily_energy import DailyEnergy
+from etui.plots.braille import Graph
+from etui.plots.power_history import ZOOM_SECONDS
+from etui.text.sanitize import sanitize
+from etui.text.tables import SEPARATOR
+from etui.tui.commands import Command
+from etui.tui.power.feed import PowerFeed
+from etui.tui.power_screen.channel_rows import Row, build_rows, header_text, spark_width
+from etui.tui.power_screen.channel_table import ChannelTable
+from etui.tui.power_screen.layout import PARTS, Part, ScreenLayout, choose_layout
+from etui.tui.power_screen.read_spent import read_spent
+from etui.tui.power_screen.spent_text import Spent, day_lines, model_lines, money_lines
+from etui.tui.widgets.fact_line import Line
+from etui.tui.widgets.key_footer import KeyFooter
+from etui.tui.widgets.power_graph import PowerGraph
+
+NOTHING_READ = "no power sensor can be read: `etui doctor` shows why, and what makes it readable"
+NOT_OPEN = "opening the meter …"
+
+_READ_AGAIN_SECONDS = 20.0
+_FIRST_ZOOM = len(ZOOM_SECONDS) - 1
+_TITLES: dict[Part, str] = {
+    "models": "Joules by model, 30 days",
+    "days": "Joules by day",
+    "money": "Spent",
+}
+_LINES: dict[Part, Callable[[Spent, int], list[str]]] = {
+    "models": model_lines,
+    "days": day_lines,
+    "money": money_lines,
+}
+
+
+class SpentRead(Message):
+    """What the log has, read in a thread."""
+
+    def __init__(self, spent: Spent) -> None:
+        super().__init__()
+        self.spent = spent
+
+
+class SpentPart(VerticalScroll, can_focus=True):
+    """A title, and lines that scroll."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("j", "scroll_down", "Down", id="top.scroll_down", show=False),
+        Binding("k", "scroll_up", "Up", id="top.scroll_up", show=False),
+        Binding("g", "scroll_home", "First line", id="top.scroll_first", show=False),
+        Binding("G", "scroll_end", "Last line", id="top.scroll_last", show=False),
+    ]
+
+    def __init__(self, part: Part) -> None:
+        super().__init__(id=part, classes="part")
+        self.part = part
+        self._body = Static("", markup=False)
+
+    def compose(self) -> ComposeResult:
+        """Lay out the lines."""
+        yield self._body
+
+    @property
+    def text(self) -> str:
+        """The lines."""
+        return str(self._body.content)
+
+    def show(self, spent: Spent) -> None:
+        """Show the lines at the width of the part."""
+        width = self.scrollable_content_region.width
+        if width:
+            self._body.update(sanitize("\n".join(_LINES[self.part](spent, width))))
+
+
+class PowerScreen(Screen[None]):
+    """Graph, channels, and what was spent by model, by day, and in money.
+
+    Args:
+        config: Folders, and the price of electricity.
+        feed: Record of the watts; this screen only reads it.
+        interval_seconds: Time between two redraws.
+        letters: Draw the phases of the running answer.
+    """
+
+    AUTO_FOCUS = "ChannelTable"
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("left_square_bracket", "zoom(-1)", "Shorter", id="top.zoom_in", key_display="["),
+        Binding("right_square_bracket", "zoom(1)", "Longer", id="top.zoom_out", key_display="]"),
+        Binding("p,space", "pause", "Pause", id="top.pause"),
+        Binding("tab", "next_part(1)", "Next part", id="top.next", priority=True),
+        Binding("shift+tab", "next_part(-1)", "Part before", id="top.previous", show=False,
+                priority=True),
+        Binding("r", "read", "Read again", id="top.read", show=False),
+    ]  # fmt: skip
+    HELP = """\
+## Power
+
+Watts of the channel under the cursor over the time of the graph; `[` and `]` change that time, `p`
+holds the picture. Below it every channel, then joules by model and by day, and money where
+`price_per_kwh` is set. `tab` moves between the parts, `j` and `k` within one.
+"""
+
+    def __init__(
+        self,
+        config: Config,
+        feed: PowerFeed,
+        *,
+        interval_seconds: float = 1.0,
+        letters: bool = True,
+    ) -> None:
+        super().__init__()
+        self._config = config
+        self._feed = feed
+        self._interval_seconds = interval_seconds
+        self._zoom = _FIRST_ZOOM
+        self._held_ns: int | None = None
+        self._part: Part = "channels"
+        self._left: Part = "days"
+        self._rows: tuple[Row, ...] = ()
+        self._spent: Spent | None = None
+        self._title = Line("", classes="title")
+        self._graph = PowerGraph(letters=letters, id="power-graph")
+        self._columns = Line("", classes="columns")
+        self._table = ChannelTable()
+        self._spent_parts = [SpentPart(part) for part in PARTS[1:]]
+        self._headings = {part: Line(_TITLES[part], classes="heading") for part in PARTS[1:]}
+
+    def compose(self) -> ComposeResult:
+        """Lay out title, graph, channels and parts."""
+        yield self._title
+        yield self._graph
+        yield self._columns
+        yield self._table
+        with Horizontal(id="spent"):
+            for part in self._spent_parts:
+                with Vertical(id=f"{part.part}-box", classes="box"):
+                    yield self._headings[part.part]
+                    yield part
+        yield KeyFooter()
+
+    def commands(self) -> list[Command]:
+        """Return the commands of this screen for the command palette."""
+        return [
+            Command("power: pause", "Hold the picture, or go on", self.action_pause),
+            Command("power: read again", "Read the log again", self.action_read),
+        ]
+
+    def on_mount(self) -> None:
+        """Start to redraw."""
+        self.set_interval(self._interval_seconds, self._draw)
+        self.set_interval(_READ_AGAIN_SECONDS, self._read_if_shown)
+
+    def on_screen_resume(self) -> None:
+        """Read the log again, and draw."""
+        self._read()
+        self._draw()
+
+    def on_resize(self) -> None:
+        """Divide the new size."""
+        self._draw()
+        self.call_after_refresh(self._show_spent)
+
+    def on_channel_table_moved(self) -> None:
+        """Show the channel under the cursor."""
+        self._draw()
+
+    def action_zoom(self, by: int) -> None:
+        """Show a shorter or longer time."""
+        self._zoom = max(0, min(len(ZOOM_SECONDS) - 1, self._zoom + by))
+        self._draw()
+
+    def action_pause(self) -> None:
+        """Hold the picture, or go on; watts are recorded meanwhile."""
+        self._held_ns = time.monotonic_ns() if self._held_ns is None else None
+        self._draw()
+
+    def action_read(self) -> None:
+        """Read the log again."""
+        self._read()
+
+    def action_next_part(self, by: int) -> None:
+        """Move to the next part, and show it where not all have room."""
+        part = PARTS[(PARTS.index(self._part) + by) % len(PARTS)]
+        self._part = part
+        if part in ("models", "days"):
+            self._left = part
+        self._draw()
+        self.query_one(f"#{part}").focus()
+        self.call_after_refresh(self._show_spent)
+
+    def on_descendant_focus(self) -> None:
+        """Follow the focus, wherever the mouse put it."""
+        focused = self.focused
+        if isinstance(focused, SpentPart):
+            self._part = focused.part
+        elif isinstance(focused, ChannelTable):
+            self._part = "channels"
+
+    def on_spent_read(self, read: SpentRead) -> None:
+        """Show what was read."""
+        self._spent = read.spent
+        self._show_spent()
+
+    @property
+    def layout_now(self) -> ScreenLayout:
+        """The layout for the size of the terminal."""
+        width, height = self.app.size
+        return choose_layout(width, height, len(self._rows), self._part, self._left)
+
+    def _read_if_shown(self) -> None:
+        if self.is_current:
+            self._read()
+
+    @work(thread=True, exclusive=True, group="spent", exit_on_error=False)
+    def _read(self) -> None:
+        today = date.today()
+        try:
+            spent = read_spent(self._config, today)
+        except EtuiError as error:
+            spent = Spent(DailyEnergy(), today, problem=f"{error.what}; {error.fix}")
+        except Exception as error:  # noqa: BLE001 - a fault must reach the screen
+            problem = f"{format_internal_error(error)}; run `etui doctor`"
+            spent = Spent(DailyEnergy(), today, problem=problem)
+        self.post_message(SpentRead(spent))
+
+    def _draw(self) -> None:
+        if not self.is_current or not self.is_mounted:
+            return
+        if self._held_ns is None or not self._rows:
+            self._rows = build_rows(self._feed.states())
+        layout = self.layout_now
+        self._take_layout(layout)
+        now_ns = time.monotonic_ns() if self._held_ns is None else self._held_ns
+        span = ZOOM_SECONDS[self._zoom]
+        width = self._table.size.width or self.app.size.width
+        count = 2 * spark_width(self._rows, width)
+        self._table.show(
+            self._rows,
+            {
+                row.key: self._feed.history.buckets(row.key, now_ns, span / count, count)
+                for row in self._rows
+            },
+            layout.row_height,
+        )
+        self._columns.set_text(header_text(self._rows, width, units.span_text(span)))
+        row = self._table.row
+        values = self._graph.values
+        if row is not None and layout.graph_height:
+            buckets = self._feed.history.buckets(row.key, now_ns, span / values, values)
+            self._graph.show(Graph(buckets, row.limit_watts, row.idle_watts))
+        self._title.set_text(self._title_text(row, now_ns, span))
+
+    def _title_text(self, row: Row | None, now_ns: int, span: float) -> str:
+        newest_ns = self._feed.history.newest_ns
+        if row is None:
+            return NOT_OPEN if newest_ns is None else NOTHING_READ
+        whole = self._feed.history.buckets(row.key, now_ns, ZOOM_SECONDS[-1], 2)
+        name = f"{row.name} {row.label}".strip()
+        parts = [f"{name}  {units.watts_of_text(row.watts, row.limit_watts, row.kind)}"]
+        if whole.highest is not None:
+            parts.append(f"peak of the hour {units.short_watts_text(whole.highest, row.kind)}")
+        parts.append(f"[ ] last {units.span_text(span)}")
+        if self._held_ns is not None:
+            parts.append("paused")
+        return sanitize(SEPARATOR.join(parts))
+
+    def _take_layout(self, layout: ScreenLayout) -> None:
+        self._graph.display = layout.graph_height > 0
+        self._graph.styles.height = max(1, layout.graph_height)
+        self._table.display = self._columns.display = layout.channels_height > 0
+        self._table.styles.height = max(1, layout.channels_height)
+        spent = self.query_one("#spent")
+        spent.display = layout.spent_height > 0
+        spent.styles.height = layout.spent_height + 1
+        for part in self._spent_parts:
+            self.query_one(f"#{part.part}-box").display = part.part in layout.parts
+
+    def _show_spent(self) -> None:
+        if self._spent is not None:
+            for part in self._spent_parts:
+                part.show(self._spent)

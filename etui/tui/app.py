@@ -95,7 +95,7 @@ class EtuiApp(App[None]):
         self._chat = ChatScreen(config, route, self.power)
         self.add_mode("chat", lambda: self._chat)
         for mode, screen in build_screens(
-            config, lambda: self.backend, lambda: self._route
+            config, lambda: self.backend, lambda: self._route, self.power
         ).items():
             self.add_mode(mode, screen)
 

@@ -12,6 +12,7 @@ from textual.screen import Screen
 from etui.config.config import Config
 from etui.runtime.route import Route
 from etui.tui.commands import Command
+from etui.tui.power.feed import PowerFeed
 from etui.tui.services import Services
 
 MODE_BINDINGS: list[BindingType] = [
@@ -20,6 +21,7 @@ MODE_BINDINGS: list[BindingType] = [
     Binding("f4", "switch_mode('policies')", "Policies", id="app.policies"),
     Binding("f5", "switch_mode('runs')", "Runs", id="app.runs"),
     Binding("f6", "switch_mode('models')", "Models", id="app.models"),
+    Binding("f10", "switch_mode('power')", "Power", id="app.power"),
 ]
 """Keys that switch to the screens."""
 
@@ -29,11 +31,15 @@ _DESCRIPTIONS = {
     "policies": "Edit policies; explain and replay them before saving",
     "runs": "Bench runs: accuracy against joules",
     "models": "Pull, load and calibrate models; see their energy cost",
+    "power": "Every power channel over the last hour; joules by model and day, and money",
 }
 
 
 def build_screens(
-    config: Config, backend: Callable[[], Services | None], route: Callable[[], Route]
+    config: Config,
+    backend: Callable[[], Services | None],
+    route: Callable[[], Route],
+    feed: PowerFeed,
 ) -> dict[str, Callable[[], Screen[None]]]:
     """Map each mode to a function that creates its screen; imports are deferred until then.
 
@@ -41,6 +47,7 @@ def build_screens(
         config: Folders and settings.
         backend: Returns the services behind the app, None until they are open.
         route: Returns the route of the next questions.
+        feed: Record of the watts of the last hour.
     """
 
     def history() -> Screen[None]:
@@ -64,7 +71,18 @@ def build_screens(
 
         return ModelsScreen(config, backend)
 
-    return {"history": history, "policies": policies, "runs": runs, "models": models}
+    def power() -> Screen[None]:
+        from etui.tui.power_screen.screen import PowerScreen
+
+        return PowerScreen(config, feed)
+
+    return {
+        "history": history,
+        "policies": policies,
+        "runs": runs,
+        "models": models,
+        "power": power,
+    }
 
 
 def screen_commands(app: App[Any]) -> Iterator[Command]:

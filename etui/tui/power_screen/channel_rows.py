@@ -36,7 +36,8 @@ class Row:
         name: What it is called on the screen.
         label: Name of the hardware; empty for the total.
         watts, limit_watts, idle_watts: Now; None if unknown.
-        own_watts, others_watts: Above idle; None if unknown.
+        own_watts, others_watts: Above idle; None if unknown. Those of the total leave out the
+            channels for which they are unknown, and ``all_known`` is False then.
         kind: ``estimate`` for an estimate.
         state: The channel; None for the total.
     """
@@ -51,6 +52,7 @@ class Row:
     others_watts: float | None
     kind: str | None
     state: ChannelState | None = None
+    all_known: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +124,7 @@ def header_text(rows: Sequence[Row], width: int, span: str) -> str:
     text = "".ljust(_name_width(rows, width) + 1) + title.ljust(spark_width(rows, width))
     text += "".join(f" {column.title:>{column.width}}" for column in choose_columns(rows, width))
     if _stack_width(width):
-        text += f"  {'etui, others, idle':<{_stack_width(width) - 2}}"
+        text += f"  {_OWN} etui {_OTHERS} others {_IDLE} idle"
     return fit_cells(text, width)
 
 
@@ -140,7 +142,9 @@ def row_lines(
     """
     cells = spark_width(rows, width)
     top = row_top(row, buckets)
-    graph = braille_rows(buckets.means[-2 * cells :], top, cells, height)
+    graph = braille_rows(
+        buckets.means[-2 * cells :], spark_top(row, buckets, height), cells, height
+    )
     ink: Ink = "limit" if is_near_limit(row) else "spark"
     room = _name_width(rows, width)
     first: list[Run] = [
@@ -154,14 +158,26 @@ def row_lines(
     if _stack_width(width):
         first += [("  ", "text"), *stack_runs(row, top, _STACK_CELLS)]
         if (beside := _stack_width(width) - 2 - _STACK_CELLS) > 0:
-            first.append((f" {fit_cells(own_text(row), beside - 1):<{beside - 1}}", "text"))
+            first.append((f" {own_text(row, beside - 1):<{beside - 1}}", "text"))
     below: list[list[Run]] = [[(" " * (room + 1), "text"), (line, ink)] for line in graph[1:]]
     return [first, *below]
 
 
 def row_top(row: Row, buckets: Buckets) -> float:
-    """Return the watts at the top of the row's graph and at the right end of its stack."""
+    """Return the watts at the right end of the row's stack."""
     return scale_top(row.limit_watts, max(buckets.highest or 0.0, row.watts or 0.0))
+
+
+def spark_top(row: Row, buckets: Buckets, height: int) -> float:
+    """Return the watts at the top of the row's graph.
+
+    One line has four steps, too few for a quiet channel on the scale of its limit: it is drawn to
+    its highest value then, but never on less than a quarter of the limit.
+    """
+    top = row_top(row, buckets)
+    if height > 1 or not row.limit_watts:
+        return top
+    return min(top, max(buckets.highest or 0.0, row.limit_watts / 4))
 
 
 def is_near_limit(row: Row) -> bool:
@@ -174,55 +190,57 @@ def is_near_limit(row: Row) -> bool:
 
 
 def stack_runs(row: Row, top_watts: float, cells: int) -> list[Run]:
-    """Draw etui's watts, those of others and the idle watts on top of each other.
-
-    Where etui's part is unknown, all above idle is drawn as such.
-    """
+    """Draw etui's watts, those of others, those of unknown users and the idle watts in one bar."""
     if row.watts is None or top_watts <= 0:
         return [(MISSING.ljust(cells), "muted")]
     idle = min(row.idle_watts or 0.0, row.watts)
-    if row.own_watts is None or row.others_watts is None:
-        parts: list[tuple[float, str, Ink]] = [(row.watts - idle, _UNKNOWN, "muted")]
-    else:
-        parts = [(row.own_watts, _OWN, "own"), (row.others_watts, _OTHERS, "others")]
-    parts.append((idle, _IDLE, "idle"))
+    own, others = row.own_watts or 0.0, row.others_watts or 0.0
+    parts: list[tuple[float, str, Ink]] = [
+        (own, _OWN, "own"),
+        (others, _OTHERS, "others"),
+        (max(0.0, row.watts - idle - own - others), _UNKNOWN, "muted"),
+        (idle, _IDLE, "idle"),
+    ]
     runs: list[Run] = []
     sum_watts, drawn = 0.0, 0
     for watts, mark, ink in parts:
         sum_watts += watts
         end = min(cells, round(sum_watts / top_watts * cells))
+        if watts > 0 and end == drawn < cells and ink == "own":
+            end += 1  # however little: one sees that etui uses it
         if end > drawn:
             runs.append((mark * (end - drawn), ink))
             drawn = end
     return [*runs, (" " * (cells - drawn), "text")]
 
 
-def own_text(row: Row) -> str:
-    """Return ``etui 48 W``; whose it is where that is unknown, is said."""
-    if row.watts is None:
-        return ""
-    if row.own_watts is None:
-        return "whose: unknown"
-    return f"etui {units.short_watts_text(row.own_watts, row.kind)}"
+def own_text(row: Row, room: int) -> str:
+    """Return ``etui 48 W, others 12 W`` as far as there is room for it."""
+    if row.watts is None or row.own_watts is None:
+        return MISSING
+    least = "" if row.all_known else "≥"
+    own = f"etui {least}{units.short_watts_text(row.own_watts, row.kind)}"
+    others = units.short_watts_text(row.others_watts, row.kind)
+    both = f"{own}, others {others}"
+    return both if len(both) <= room else own
 
 
 def _build_total(states: Sequence[ChannelState]) -> Row:
     counted = [state for state in states if state.power.in_total]
 
-    def add(values: list[float | None]) -> float | None:
-        known = [value for value in values if value is not None]
-        return sum(known) if known and len(known) == len(values) else None
-
+    known = [s for s in counted if s.own_watts is not None and s.others_watts is not None]
+    idle = [state.idle_watts for state in counted if state.idle_watts is not None]
     return Row(
         TOTAL,
         "Total",
         "",
         total_watts([state.power for state in states]),
         total_limit_watts(states),
-        add([state.idle_watts for state in counted]),
-        add([state.own_watts for state in counted]),
-        add([state.others_watts for state in counted]),
+        sum(idle) if idle and len(idle) == len(counted) else None,
+        sum(state.own_watts or 0.0 for state in known) if known else None,
+        sum(state.others_watts or 0.0 for state in known) if known else None,
         next((state.kind for state in counted if state.kind), None),
+        all_known=len(known) == len(counted),
     )
 
 
@@ -240,7 +258,9 @@ def _full_name(row: Row, room: int) -> str:
 
 def _stack_width(width: int) -> int:
     """Return the cells of the stack with its text: 0 where there is no room."""
-    return 0 if width < 96 else 2 + _STACK_CELLS if width < 112 else 2 + _STACK_CELLS + 15
+    if width < 96:
+        return 0
+    return 2 + _STACK_CELLS + (0 if width < 112 else 13 if width < 140 else 28)
 
 
 def _use(row: Row) -> str:
@@ -282,7 +302,7 @@ def _idle(row: Row) -> str:
 _COLUMNS = (
     Column("watts", 11, 0, _watts),
     Column("use", 5, 36, _use),
-    Column("temp", 6, 40, _temperature),
+    Column("temp", 6, 38, _temperature),
     Column("clock", 8, 70, _clock),
     Column("memory", 8, 170, _memory_clock),
     Column("VRAM", 13, 118, _vram),

@@ -61,6 +61,11 @@ driver reports.
         return self._rows[self._cursor] if self._rows else None
 
     @property
+    def width(self) -> int:
+        """Cells of a row, without the scrollbar."""
+        return self.scrollable_content_region.width
+
+    @property
     def text(self) -> str:
         """All rows as text."""
         return "\n".join("".join(text for text, _ in line) for line in self._draw())
@@ -70,7 +75,7 @@ driver reports.
         self._rows, self._buckets, self._row_height = rows, buckets, row_height
         self._cursor = max(0, min(self._cursor, len(rows) - 1))
         self._lines = None
-        self.virtual_size = Size(self.size.width, len(rows) * row_height)
+        self.virtual_size = Size(self.width, len(rows) * row_height)
         self.refresh()
 
     def action_move(self, by: int) -> None:
@@ -92,7 +97,7 @@ driver reports.
 
     def render_line(self, y: int) -> Strip:
         """Draw one line."""
-        width, at = self.size.width, y + self.scroll_offset.y
+        width, at = self.width, y + self.scroll_offset.y
         lines = self._draw()
         if at >= len(lines):
             return Strip.blank(width, self.rich_style)
@@ -107,7 +112,7 @@ driver reports.
         return Strip(segments).adjust_cell_length(width, self.rich_style + back)
 
     def _draw(self) -> list[list[Run]]:
-        width = self.size.width
+        width = self.width
         if self._lines is None or self._lines[0] != width:
             nothing = Buckets(1.0, (), ())
             lines: list[list[tuple[str, Ink]]] = []
@@ -122,6 +127,6 @@ driver reports.
         if row != self._cursor:
             self._cursor = row
             height = self._row_height
-            self.scroll_to_region(Region(0, row * height, self.size.width, height), animate=False)
+            self.scroll_to_region(Region(0, row * height, self.width, height), animate=False)
             self.refresh()
             self.post_message(self.Moved())

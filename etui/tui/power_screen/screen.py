@@ -29,7 +29,13 @@ from etui.tui.power_screen.channel_rows import Row, build_rows, header_text, spa
 from etui.tui.power_screen.channel_table import ChannelTable
 from etui.tui.power_screen.layout import PARTS, Part, ScreenLayout, choose_layout
 from etui.tui.power_screen.read_spent import read_spent
-from etui.tui.power_screen.spent_text import Spent, day_lines, model_lines, money_lines
+from etui.tui.power_screen.spent_text import (
+    DAYS_SHOWN,
+    Spent,
+    day_lines,
+    model_lines,
+    money_lines,
+)
 from etui.tui.widgets.fact_line import Line
 from etui.tui.widgets.key_footer import KeyFooter
 from etui.tui.widgets.power_graph import PowerGraph
@@ -38,12 +44,14 @@ NOTHING_READ = "no power sensor can be read: `etui doctor` shows why, and what m
 NOT_OPEN = "opening the meter …"
 
 _READ_AGAIN_SECONDS = 20.0
+_LONG_TITLE_FROM = 60
 _FIRST_ZOOM = len(ZOOM_SECONDS) - 1
 _TITLES: dict[Part, str] = {
-    "models": "Joules by model, 30 days",
+    "models": f"Joules by model, {DAYS_SHOWN} days",
     "days": "Joules by day",
     "money": "Spent",
 }
+_HINTS: dict[Part, str] = {"models": "  (tab: by day)", "days": "  (tab: by model)"}
 _LINES: dict[Part, Callable[[Spent, int], list[str]]] = {
     "models": model_lines,
     "days": day_lines,
@@ -250,7 +258,7 @@ holds the picture. Below it every channel, then joules by model and by day, and 
         self._take_layout(layout)
         now_ns = time.monotonic_ns() if self._held_ns is None else self._held_ns
         span = ZOOM_SECONDS[self._zoom]
-        width = self._table.size.width or self.app.size.width
+        width = self._table.width or self.app.size.width
         count = 2 * spark_width(self._rows, width)
         self._table.show(
             self._rows,
@@ -276,8 +284,9 @@ holds the picture. Below it every channel, then joules by model and by day, and 
         name = f"{row.name} {row.label}".strip()
         parts = [f"{name}  {units.watts_of_text(row.watts, row.limit_watts, row.kind)}"]
         if whole.highest is not None:
-            parts.append(f"peak of the hour {units.short_watts_text(whole.highest, row.kind)}")
-        parts.append(f"[ ] last {units.span_text(span)}")
+            when = "" if self.app.size.width < _LONG_TITLE_FROM else " in the last hour"
+            parts.append(f"peak {units.short_watts_text(whole.highest, row.kind)}{when}")
+        parts.append(f"[ ] {units.span_text(span)}")
         if self._held_ns is not None:
             parts.append("paused")
         return sanitize(SEPARATOR.join(parts))
@@ -292,6 +301,8 @@ holds the picture. Below it every channel, then joules by model and by day, and 
         spent.styles.height = layout.spent_height + 1
         for part in self._spent_parts:
             self.query_one(f"#{part.part}-box").display = part.part in layout.parts
+            hint = _HINTS.get(part.part, "") if len(layout.parts) == 2 else ""
+            self._headings[part.part].set_text(_TITLES[part.part] + hint)
 
     def _show_spent(self) -> None:
         if self._spent is not None:

@@ -26,6 +26,9 @@ DAYS_SHOWN = 30
 NO_TURN = "no answer in the log yet: ask one in `etui`, or with `etui ask`"
 NO_PRICE = "for money: set price_per_kwh and currency in config.yaml"
 
+_WATT_HOURS_FROM = 44
+"""Width from which the joules of a period are shown in watt-hours too."""
+
 _WORDS: dict[Period, str] = {
     "day": "today",
     "week": "this week",
@@ -90,11 +93,12 @@ def money_lines(spent: Spent, width: int) -> list[str]:
     for period, found, price in list_money(spent):
         joules = units.short_energy_text(found.joules, found.kind) if found.turns else "nothing"
         words = [f"{_WORDS[period]:<10}", f"{joules:>8}"]
-        if found.joules is not None:
-            words.append(f"{units.watt_hours_text(found.joules, None):>8}")
+        money = ""
         if price is not None and spent.factors is not None:
-            words.append(f"{units.price_text(price, spent.factors.currency):>12}")
-        lines.append(fit_cells("  ".join(words), width))
+            money = units.price_text(price, spent.factors.currency)
+        if found.joules is not None and width >= _WATT_HOURS_FROM:
+            words.append(f"{units.watt_hours_text(found.joules):>8}")
+        lines.append(fit_cells("  ".join([*words, f"{money:>12}"]).rstrip(), width))
     missing = sum_by_period(spent.daily, spent.today)["year"].unmeasured
     if missing:
         lines.append(f"{missing:,} without joules, not in these sums")

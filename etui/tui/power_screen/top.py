@@ -1,0 +1,94 @@
+"""``etui power top``: the power screen without the chat, with the meter and nothing else."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import ClassVar
+
+from textual.app import App
+from textual.binding import Binding, BindingType
+
+from etui.config.config import Config
+from etui.errors import ExitCode
+from etui.tui.ascii import choose_driver
+from etui.tui.exit_signals import leave_on_hangup, leave_on_terminate
+from etui.tui.pacing import SAMPLE_SECONDS
+from etui.tui.power.feed import PowerFeed
+from etui.tui.power_screen.screen import PowerScreen
+from etui.tui.services import PowerMeter
+from etui.tui.themes import THEMES
+
+_VITALS_NS = 1_000_000_000
+
+
+class PowerTopApp(App[None]):
+    """The power screen alone.
+
+    Args:
+        config: Folders and settings.
+        meter: The meter; the caller closes it.
+        interval_seconds: Time between two redraws.
+    """
+
+    TITLE = "etui power"
+    CSS_PATH = Path(__file__).parents[1] / "etui.tcss"
+    ENABLE_COMMAND_PALETTE = False
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("f1", "toggle_help", "Help", id="top.help", priority=True),
+        Binding("q", "quit", "Quit", id="top.quit", priority=True),
+        Binding("ctrl+q,ctrl+c", "quit", "Quit", id="top.leave", show=False, priority=True),
+    ]
+
+    def __init__(self, config: Config, meter: PowerMeter, interval_seconds: float = 1.0) -> None:
+        super().__init__(driver_class=choose_driver(config.ascii))
+        self._config = config
+        self._meter = meter
+        self._feed = PowerFeed()
+        self._vitals_ns = -_VITALS_NS
+        self._screen = PowerScreen(
+            config, self._feed, interval_seconds=interval_seconds, letters=False
+        )
+
+    def on_mount(self) -> None:
+        """Apply keymap and theme, show the screen, and start to read the meter."""
+        self.set_keymap(dict(self._config.keymap))
+        for theme in THEMES:
+            self.register_theme(theme)
+        if self._config.theme in self.available_themes:
+            self.theme = self._config.theme
+        leave_on_terminate(self.exit)
+        with suppress(NotImplementedError, RuntimeError, ValueError):
+            asyncio.get_running_loop().add_signal_handler(signal.SIGINT, self.exit)
+        self._read()
+        self.push_screen(self._screen)
+        self.set_interval(SAMPLE_SECONDS, self._read)
+
+    def action_toggle_help(self) -> None:
+        """Show or hide the keys and the help of the focused part."""
+        if self.screen.query("HelpPanel"):
+            self.action_hide_help_panel()
+        else:
+            self.action_show_help_panel()
+
+    def _read(self) -> None:
+        now_ns = time.monotonic_ns()
+        self._feed.add(now_ns, self._meter.latest())
+        if now_ns - self._vitals_ns >= _VITALS_NS:
+            self._vitals_ns = now_ns
+            self._feed.vitals = self._meter.vitals()
+
+
+def run_top(config: Config, meter: PowerMeter, interval_seconds: float) -> int:
+    """Show the screen until the user leaves.
+
+    Returns:
+        The exit code; leaving with Ctrl-C is the usual way out.
+    """
+    app = PowerTopApp(config, meter, interval_seconds)
+    leave_on_hangup(lambda: None)
+    app.run()
+    return app.return_code or ExitCode.DONE

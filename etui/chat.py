@@ -74,6 +74,7 @@ class Query:
         options: What a client asks of the form of the answer.
         owner: Name of the client's key. Prompts of different owners share no prefix in the cache.
         metadata: Facts that a client gave, as pairs of key and value, which policies can read.
+        parent_id: Id of the turn before it in the chat; None for the first one.
     """
 
     text: str
@@ -84,6 +85,7 @@ class Query:
     options: OutputOptions = DEFAULT_OUTPUT
     owner: str = ""
     metadata: tuple[tuple[str, str], ...] = ()
+    parent_id: str | None = None
 
     def messages(self) -> tuple[Message, ...]:
         """Return the whole conversation, ready for a chat template."""

@@ -6,8 +6,11 @@ is up to date follows from :data:`NAMES` alone (see :mod:`etui.log.database`).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
+
+from etui.log.parent_backfill import set_parents
 
 if TYPE_CHECKING:
     from sqlite_utils import Database, Migrations
@@ -351,7 +354,16 @@ _ENERGY_INDEX = (
     )""",
 )
 
-_STEPS = {
+_BRANCHES: tuple[str | Callable[[Database], None], ...] = (
+    # NULL for the first turn of a chat, or of a branch that begins there.
+    "ALTER TABLE turns ADD COLUMN parent_id TEXT",
+    # The turn that the user went back to last; NULL shows the newest branch.
+    "ALTER TABLE chats ADD COLUMN head TEXT",
+    set_parents,
+    "CREATE INDEX turns_by_parent ON turns (parent_id) WHERE parent_id IS NOT NULL",
+)
+
+_STEPS: dict[str, tuple[str | Callable[[Database], None], ...]] = {
     "m001_create_log": _TABLES,
     "m002_full_text_search": _FULL_TEXT,
     "m003_indexes": _INDEXES,
@@ -367,6 +379,7 @@ _STEPS = {
     "m013_loops": _LOOPS,
     "m014_sweeps": _SWEEPS,
     "m015_serving": _SERVING,
+    "m016_branches": _BRANCHES,
     "m017_energy_index": _ENERGY_INDEX,
 }
 
@@ -384,6 +397,9 @@ def migrations() -> Migrations:
     return history
 
 
-def _run(statements: tuple[str, ...], db: Database) -> None:
-    for statement in statements:
-        db.execute(statement)
+def _run(steps: tuple[str | Callable[[Database], None], ...], db: Database) -> None:
+    for step in steps:
+        if isinstance(step, str):
+            db.execute(step)
+        else:
+            step(db)

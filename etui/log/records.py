@@ -8,12 +8,17 @@ from typing import Any, NamedTuple
 
 @dataclass(frozen=True, slots=True)
 class ChatRecord:
-    """One chat of the app."""
+    """One chat of the app.
+
+    ``head`` is the turn that the user went back to last, below which the current branch ends; None
+    for the newest branch.
+    """
 
     chat_id: str
     created_at: str
     name: str
     system: str | None = None
+    head: str | None = None
 
 
 class LoggedQuestion(NamedTuple):
@@ -36,6 +41,7 @@ class LoggedQuestion(NamedTuple):
     kind: str | None
     settings: dict[str, Any]
     first_hop: tuple[str, str] | None
+    parent_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -136,19 +136,19 @@ def parse_turn(row: ReadRow) -> TurnRecord:
 
 QUESTION_COLUMNS = (
     *("turn_id", "chat_id", "query", "system", "answer", "arm", "model", "reasoning"),
-    *("energy_joules", "energy_kind", "settings", "hops"),
+    *("energy_joules", "energy_kind", "parent_id", "settings", "hops"),
 )
 """The columns of ``turns`` that :func:`parse_question` reads, in its order."""
 
 
 def parse_question(values: Sequence[Any]) -> LoggedQuestion:
     """Parse the values of ``QUESTION_COLUMNS``."""
-    *plain, settings, hops = values
+    *plain, parent_id, settings, hops = values
     first_hop = None
     if hops != "[]":
         hop = json.loads(hops)[0]
         first_hop = hop["arm"], hop["model"]
-    return LoggedQuestion._make([*plain, _parse_json(settings), first_hop])
+    return LoggedQuestion._make([*plain, _parse_json(settings), first_hop, parent_id])
 
 
 def _parse_hop(hop: dict[str, Any]) -> HopRecord:

@@ -76,15 +76,53 @@ def replay_turns(
         decide: Decides a query under the policy.
         predictor: Predicts joules and accuracies.
     """
-    chats: dict[str, list[Message]] = {}
+    chats: dict[str, _ReplayedChat] = {}
     replayed = []
     for turn in turns:
-        history = chats.setdefault(turn.chat_id, []) if turn.chat_id is not None else []
-        query = Query(turn.query, turn.system, tuple(history), turn.chat_id)
+        chat = _ReplayedChat()
+        if turn.chat_id is not None:
+            chat = chats.setdefault(turn.chat_id, chat)
+        history = tuple(chat.history_of(turn))
+        query = Query(turn.query, turn.system, history, turn.chat_id)
         replayed.append(_replay_turn(turn, query, decide, arm_from_turn(turn), predictor))
-        if turn.answer:
-            history += [Message("user", turn.query), Message("assistant", turn.answer)]
+        chat.add(turn)
     return replayed
+
+
+class _ReplayedChat:
+    """The turns of one chat so far, which may have branches.
+
+    Only a turn that leaves the branch of the turn before it has its history collected anew: a long
+    chat would need the square of its length otherwise.
+    """
+
+    def __init__(self) -> None:
+        self._turns: dict[str, tuple[str | None, tuple[Message, ...]]] = {}
+        self._last: str | None = None
+        self._messages: list[Message] = []
+
+    def history_of(self, turn: LoggedQuestion) -> list[Message]:
+        """Return the messages before a turn; a parent that is not replayed is the last turn."""
+        known = turn.parent_id is None or turn.parent_id in self._turns
+        if known and turn.parent_id != self._last:
+            at, branch = turn.parent_id, list[tuple[Message, ...]]()
+            while at is not None:
+                at, messages = self._turns[at]
+                branch.append(messages)
+            self._messages = [message for each in reversed(branch) for message in each]
+        return self._messages
+
+    def add(self, turn: LoggedQuestion) -> None:
+        """Add a turn, after whose history was read."""
+        messages: tuple[Message, ...] = ()
+        if turn.answer:
+            messages = Message("user", turn.query), Message("assistant", turn.answer)
+        known = turn.parent_id if turn.parent_id in self._turns else None
+        if turn.parent_id is not None and known is None:
+            known = self._last
+        self._turns[turn.turn_id] = known, messages
+        self._messages += messages
+        self._last = turn.turn_id
 
 
 def arm_from_turn(turn: LoggedQuestion) -> Arm:

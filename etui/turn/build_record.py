@@ -159,6 +159,7 @@ def build_turn_record(query: Query, decision: Decision, ended: Ended, meter: Met
         loop=_build_loop_record(end, compute_spans(legs)[index], energy_of),
         tool_calls=end.tool_calls,
         client=ended.client,
+        parent_id=query.parent_id,
     )
 
 

@@ -315,6 +315,8 @@ class TurnRecord:
     """The tools that the answer calls, a JSON array in the OpenAI form; empty without any."""
     client: ClientRecord | None = None
     """The request of ``etui serve`` that asked for it; None for other front ends."""
+    parent_id: str | None = None
+    """Id of the turn before it in its chat; None for the first turn of a branch."""
 
     def to_json(self) -> dict[str, Any]:
         """Build the document of ``etui ask --json``."""
@@ -323,6 +325,7 @@ class TurnRecord:
             "turn_id": self.turn_id,
             "created_at": self.created_at,
             "chat_id": self.chat_id,
+            "parent_id": self.parent_id,
             "query": self.query,
             "answer": self.answer,
             "thinking": self.thinking,

@@ -29,7 +29,7 @@ from etui.log.records import (
 )
 from etui.log.rows import build_row
 from etui.log.writer import TurnWriter
-from etui.turn.record import LoadRecord, TurnRecord, UnloadRecord
+from etui.turn.record import REPLACES, LoadRecord, TurnRecord, UnloadRecord
 from tests.fixtures.turns import ATTRIBUTION, CLIENT, SPECULATION, TOOL_CALLS
 
 ROOT = Path(__file__).parents[2]
@@ -221,6 +221,28 @@ def test_turns_of_before_clients_are_read_without_one(config: Config, make_turn:
     assert old.client is old.energy.attribution is None
     assert old.to_json()["energy"]["attribution"]["method"] == "exclusive"
     assert old.to_json()["energy"]["attribution"]["batch_joules"] == 12.34
+
+
+def test_chats_of_before_branches_are_a_line_with_replaced_turns_as_branches(
+    config: Config, make_turn: MakeTurn
+) -> None:
+    database = made_before(config, "m016_branches")
+    turns = [replace(make_turn(number), chat_id="c", settings={}) for number in range(5)]
+    turns[3] = replace(turns[3], settings={REPLACES: turns[1].turn_id})
+    turns[4] = replace(turns[4], settings={REPLACES: turns[0].turn_id}, answer=" ")
+    other = replace(make_turn(9), chat_id=None)
+    database.execute("INSERT INTO chats (chat_id, created_at, name) VALUES ('c', 'x', 'C')")
+    for turn in (*turns, other):
+        insert_turn(database, turn)
+    database.execute("UPDATE turns SET settings = 'no JSON' WHERE turn_id = ?", (turns[2].turn_id,))
+    database.close()
+    open_for_writing(config).close()
+    with LogReader(config) as log:
+        found = {row[0]: row[1] for row in log.select("SELECT turn_id, parent_id FROM turns")}
+        assert log.get_chat("c").head is None
+    ids = [turn.turn_id for turn in turns]
+    parents = dict(zip(ids, [None, ids[0], ids[1], ids[0], None], strict=True))
+    assert found == {**parents, other.turn_id: None}
 
 
 def test_peaks_of_turns_of_before_their_index_are_kept(config: Config, make_turn: MakeTurn) -> None:

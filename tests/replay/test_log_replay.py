@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from etui.errors import EtuiError
+from etui.log.records import LoggedQuestion
 from etui.log.writer import TurnWriter
 from etui.models.catalogue import load_catalogue
 from etui.models.files import model_path
-from etui.replay.log_replay import replay_log
+from etui.replay.log_replay import replay_log, replay_turns
 from etui.routing.library import check_text, find_policy
 from etui.runtime.open import open_runtime
 from tests.fixtures.turns import TURN
@@ -47,6 +49,37 @@ def test_the_disk_is_searched_once_for_each_model(config, monkeypatch):
     replayed = replay_log(_policy(config), open_runtime(config))
     assert {again.after for again in replayed} == {("quick", "smollm2-135m")}
     assert asked == ["smollm2-135m"]
+
+
+class Nothing:
+    """Predicts nothing."""
+
+    def joules(self, arm, query):
+        return None
+
+    def accuracy(self, arm, query, confidence):
+        return None
+
+
+def test_a_turn_is_decided_with_the_history_of_its_own_branch():
+    seen = []
+
+    def decide(query):
+        seen.append([message.content for message in query.history if message.role == "user"])
+        raise EtuiError("no arm", "")
+
+    parents = [None, "0", "1", "0", "3", "2", None, "gone"]
+    questions = [
+        LoggedQuestion(
+            *(str(number), "c", f"q{number}", None, f"a{number}", "quick", "m", "direct"),
+            *(1.0, "counter", {}, None, parent),
+        )
+        for number, parent in enumerate(parents)
+    ]
+    replay_turns(questions, decide, Nothing())
+    assert seen == [
+        [], ["q0"], ["q0", "q1"], ["q0"], ["q0", "q3"], ["q0", "q1", "q2"], [], ["q6"],
+    ]  # fmt: skip
 
 
 def test_the_progress_of_a_replay_is_reported_page_by_page(config, monkeypatch):

@@ -42,6 +42,8 @@ class OutputOptions:
         raw: The text of the last message is the prompt as it is, without the chat template.
         prompt_tokens: Token ids of the prompt, with ``raw``; empty tokenizes the text.
         number: The answer is a number: votes are counted by the last number of each.
+        continues: Id of the turn whose answer goes on; the last message is its text so far. The
+            engine goes on with its tokens if it still has them. Empty for a new answer.
     """
 
     stop: tuple[str, ...] = ()
@@ -54,6 +56,7 @@ class OutputOptions:
     raw: bool = False
     prompt_tokens: tuple[int, ...] = ()
     number: bool = False
+    continues: str = ""
 
 
 DEFAULT_OUTPUT = OutputOptions()

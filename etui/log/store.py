@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 
 from etui.log.rows import KEYS, Row
+from etui.text.title import title_from_question
 
 UNSTORABLE = (
     sqlite3.IntegrityError,
@@ -14,8 +15,6 @@ UNSTORABLE = (
     OverflowError,
 )
 """Errors of which the row is the cause, not the database."""
-
-_CHAT_NAME_CHARS = 60
 
 
 class Store:
@@ -56,8 +55,7 @@ class Store:
 
         A turn must never be refused because its chat is missing.
         """
-        words = " ".join(str(turn.get("query", "")).split())
-        name = words if len(words) <= _CHAT_NAME_CHARS else f"{words[: _CHAT_NAME_CHARS - 1]}…"
+        name = title_from_question(str(turn.get("query", "")))
         self._connection.execute(
             "INSERT INTO chats (chat_id, created_at, name, system) VALUES (?, ?, ?, ?) "
             "ON CONFLICT (chat_id) DO NOTHING",

@@ -30,6 +30,7 @@ from etui.turn.hop_meters import (
 from etui.turn.intervals import Leg, LegSpans, TimeInterval, compute_spans, energy_over
 from etui.turn.ports import Meter
 from etui.turn.record import (
+    CONTINUES,
     Attribution,
     ClientRecord,
     HopRecord,
@@ -130,6 +131,7 @@ def build_turn_record(query: Query, decision: Decision, ended: Ended, meter: Met
         hops=_build_hop_records(hops, legs, speculations, chosen, meters) if several else (),
         settings={
             **ended.settings,
+            **({CONTINUES: query.options.continues} if query.options.continues else {}),
             "ended": end.why,
             "think_tokens": arm.think_tokens if arm.reasoning != "direct" else 0,
             "max_tokens": arm.max_tokens,

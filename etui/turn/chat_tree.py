@@ -7,6 +7,26 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol, TypeVar
+
+
+class ChatTurn(Protocol):
+    """The part of a turn's record that the tree needs."""
+
+    @property
+    def turn_id(self) -> str:
+        """Its id."""
+
+    @property
+    def parent_id(self) -> str | None:
+        """Id of the turn before it."""
+
+    @property
+    def answer(self) -> str:
+        """Its answer."""
+
+
+T = TypeVar("T", bound=ChatTurn)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +125,7 @@ class ChatTree:
         newest: dict[str, tuple[int, int]] = {}
         numbers = {turn_id: number for number, turn_id in enumerate(self.parents)}
         # A child is always newer than its parent, so one pass from the newest turn is enough.
-        for turn_id in reversed(self.parents):
+        for turn_id in reversed(list(self.parents)):
             own = numbers[turn_id]
             below = [newest[child] for child in self.children.get(turn_id, ())]
             answered = [own] if turn_id in self.answered else []
@@ -139,6 +159,23 @@ def build_tree(nodes: Iterable[Node]) -> ChatTree:
     return ChatTree(
         parents, {at: tuple(each) for at, each in children.items()}, frozenset(answered)
     )
+
+
+def tree_of(turns: Iterable[ChatTurn]) -> ChatTree:
+    """Build the tree of a chat from the records of its turns, oldest first."""
+    return build_tree(Node(t.turn_id, t.parent_id, bool(t.answer.strip())) for t in turns)
+
+
+def current_branch(turns: Sequence[T], head: str | None = None) -> tuple[T, ...]:
+    """Return the turns of a chat that count, oldest first.
+
+    Args:
+        turns: All turns of the chat, oldest first.
+        head: Id of the turn that the user went back to; None for the newest branch.
+    """
+    tree = tree_of(turns)
+    by_id = {turn.turn_id: turn for turn in turns}
+    return tuple(by_id[turn_id] for turn_id in tree.path(tree.leaf(head)))
 
 
 def line_parents(nodes: Sequence[Node], replaced: Mapping[str, str]) -> dict[str, str | None]:

@@ -453,6 +453,9 @@ class UnloadRecord:
     idle_cold_uncertainty: float | None = None
 
 
+CONTINUES = "continues"
+"""Setting of a turn with the id of the turn whose answer it goes on with; it has the whole text."""
+
 REPLACES = "replaces"
 """Setting of a turn with the id of the turn it replaces, after an edit or a repetition."""
 

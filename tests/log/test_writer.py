@@ -130,8 +130,7 @@ def test_a_turn_of_an_unknown_chat_makes_the_chat(config: Config, make_turn: Mak
         log.save_turn(make_turn(1, chat_id="c1", query="  Why\nis the sky blue? " + "x" * 99))
     with LogReader(config) as reader:
         chat = reader.get_chat("c1")
-        assert chat.name.startswith("Why is the sky blue? x")
-        assert len(chat.name) == 60
+        assert chat.name == "Why is the sky blue?…"
     with TurnWriter(config) as log:
         log.save_chat(ChatRecord("c1", "2026", "Sky", "Be brief."))
     with LogReader(config) as reader:

@@ -33,7 +33,15 @@ from etui.tui.services import ListedModel, Services, SpendingTotals, Vitals
 from etui.turn.accounting import compute_account
 from etui.turn.events import Decided, HopEnded, HopStarted, TurnEvent, TurnFinished
 from etui.turn.intervals import Leg
-from etui.turn.record import REPLACES, SAVED_PROMPT, Seconds, Tokens, TurnEnergy, TurnRecord
+from etui.turn.record import (
+    CONTINUES,
+    REPLACES,
+    SAVED_PROMPT,
+    Seconds,
+    Tokens,
+    TurnEnergy,
+    TurnRecord,
+)
 from tests.tui.fake_residence import FakeResidence
 
 DEADLINE_SECONDS = 120.0
@@ -209,7 +217,8 @@ class FakeRunner(FakeResidence):
         while self.hold and not self.let_go.is_set() and not self._cancelled.is_set():
             self._cancelled.wait(0.01)
         record = self._record(query, decision, shown)
-        settings = {REPLACES: replaces, SAVED_PROMPT: prompt}
+        record = replace(record, parent_id=query.parent_id)
+        settings = {REPLACES: replaces, SAVED_PROMPT: prompt, CONTINUES: query.options.continues}
         record = replace(record, settings={k: v for k, v in settings.items() if v})
         self.saved.append(record)
         yield TurnFinished(record)
@@ -225,6 +234,7 @@ class FakeRunner(FakeResidence):
     def _record(self, query: Query, decision: Decision, shown: list[Event]) -> TurnRecord:
         now = time.monotonic_ns()
         prefilled = next(event for event in shown if isinstance(event, Prefilled))
+        begun = query.last.content if query.last is not None else ""
         thoughts = [event for event in shown if isinstance(event, Thought)]
         answers = [event for event in shown if isinstance(event, Answer)]
         end = Finished(
@@ -235,7 +245,7 @@ class FakeRunner(FakeResidence):
             first_token_ns=prefilled.end_ns,
             status="stopped" if self._cancelled.is_set() else "complete",
             why="",
-            answer="".join(event.text for event in answers),
+            answer=begun + "".join(event.text for event in answers),
             thinking="".join(event.text for event in thoughts),
             prompt_tokens=12,
             cached_tokens=0,
@@ -348,9 +358,13 @@ class FakeChats:
         return self.today
 
     def keep(self, name: str, turns: Sequence[TurnRecord], chat_id: str = "chat-1") -> None:
-        """Put a chat there."""
+        """Put a chat there; turns without a parent follow the turn before them."""
         chat = ChatRecord(chat_id, "2026-01-01T00:00:00Z", name)
-        self.kept[chat_id] = (chat, [replace(turn, chat_id=chat_id) for turn in turns])
+        before = [None, *(turn.turn_id for turn in turns)]
+        self.kept[chat_id] = (chat, [
+            replace(turn, chat_id=chat_id, parent_id=turn.parent_id or parent)
+            for turn, parent in zip(turns, before, strict=False)
+        ])  # fmt: skip
 
 
 def total_of(turns: Sequence[TurnRecord]) -> Total:

@@ -1,21 +1,20 @@
-"""A chat as a value: its record, its turns, and which of them are current."""
+"""A chat as a value: its record, its turns as a tree, and the branch that is current."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from uuid import uuid4
 
-from etui.chat import Message, Query
+from etui.chat import Message, OutputOptions, Query
 from etui.log.records import ChatRecord
 from etui.prompts.attachments import Attachment, fold
 from etui.routing.signals.text_measures import estimate_tokens
 from etui.runtime.route import Route
-from etui.text.sanitize import sanitize, shorten
 from etui.text.timestamps import utc_now
-from etui.turn.record import REPLACES, SAVED_PROMPT, TurnRecord
-
-MOST_NAME_CHARACTERS = 60
+from etui.text.title import title_from_question
+from etui.turn.chat_tree import ChatTree, tree_of
+from etui.turn.record import SAVED_PROMPT, TurnRecord
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +28,7 @@ class Asking:
         prompt: Name of the saved prompt that it is made with; None without one.
         system: System prompt of that prompt, for this turn alone; None leaves that of the chat.
         counted: Attachments whose tokens are known; the text has all of them.
+        continues: Id of the turn whose answer was cut off and is continued; None for a question.
     """
 
     text: str
@@ -37,6 +37,7 @@ class Asking:
     prompt: str | None = None
     system: str | None = None
     counted: tuple[Attachment, ...] = ()
+    continues: str | None = None
 
     @property
     def shown(self) -> str:
@@ -54,7 +55,7 @@ class Asking:
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """One chat with all its saved turns, oldest first."""
+    """One chat with all its saved turns, those of every branch, oldest first."""
 
     chat: ChatRecord
     records: tuple[TurnRecord, ...] = ()
@@ -64,63 +65,113 @@ class Conversation:
         """Name of the chat, or the beginning of its first question; empty before that."""
         if self.chat.name or not self.records:
             return self.chat.name
-        return name_from_question(self.records[0].query)
+        return title_from_question(self.records[0].query)
 
     @property
     def named(self) -> ChatRecord:
         """Record of the chat with its displayed name."""
         return replace(self.chat, name=self.name)
 
+    @property
+    def tree(self) -> ChatTree:
+        """The turns as a tree."""
+        return tree_of(self.records)
+
+    @property
+    def current(self) -> tuple[TurnRecord, ...]:
+        """The turns of the current branch, oldest first."""
+        tree = self.tree
+        return self._path(tree, tree.leaf(self.chat.head))
+
+    def find(self, turn_id: str | None) -> TurnRecord | None:
+        """Return the turn of an id; None without one."""
+        return next((each for each in self.records if each.turn_id == turn_id), None)
+
     def with_record(self, record: TurnRecord) -> Conversation:
-        """Return the chat with one more turn."""
-        return replace(self, records=(*self.records, record))
+        """Return the chat with one more turn; its branch becomes current if it has an answer."""
+        chat = replace(self.chat, head=None) if record.answer.strip() else self.chat
+        return replace(self, chat=chat, records=(*self.records, record))
+
+    def switched(self, turn_id: str) -> Conversation:
+        """Return the chat with the newest branch below a turn as the current one."""
+        tree = self.tree
+        is_newest = tree.leaf() == tree.leaf(turn_id)
+        return replace(self, chat=replace(self.chat, head=None if is_newest else turn_id))
 
     def query(self, asking: Asking) -> Query:
         """Build the query to the engine: the question and the messages before it."""
-        history = _build_messages(self.before(asking.replaces))
-        system = asking.system or self.chat.system
-        return Query(asking.text, system, history, self.chat.chat_id)
-
-    def before(self, turn_id: str | None) -> tuple[TurnRecord, ...]:
-        """Return the current turns before ``turn_id``; before the next question for None."""
-        ids = [record.turn_id for record in self.records]
-        if turn_id is None or turn_id not in ids:
-            return current_turns(self.records)
-        return current_turns(self.records[: ids.index(turn_id)])
+        tree = self.tree
+        place = asking.continues or asking.replaces
+        parent = tree.leaf(self.chat.head)
+        if place is not None and place in tree.parents:
+            parent = tree.parents[place]
+        query = Query(
+            asking.text,
+            asking.system or self.chat.system,
+            _build_messages(self._path(tree, parent)),
+            self.chat.chat_id,
+            parent_id=parent,
+        )
+        begun = self.find(asking.continues)
+        if begun is None:
+            return query
+        return replace(
+            query,
+            history=(*query.history, Message("user", begun.query)),
+            last=Message("assistant", begun.answer),
+            options=OutputOptions(continues=begun.turn_id),
+        )
 
     def replaced(self) -> frozenset[str]:
-        """Return the ids of the turns that were replaced."""
-        kept = {record.turn_id for record in current_turns(self.records)}
+        """Return the ids of the turns that are not on the current branch."""
+        kept = {record.turn_id for record in self.current}
         return frozenset(record.turn_id for record in self.records if record.turn_id not in kept)
+
+    def places(self) -> Mapping[str, tuple[int, int]]:
+        """Return number, from 1, and count of the branches at each turn that has several."""
+        tree = self.tree
+        return {
+            turn_id: (number, len(siblings))
+            for siblings in tree.children.values()
+            if len(siblings) > 1
+            for number, turn_id in enumerate(siblings, 1)
+        }
+
+    def beside(self, turn_id: str, step: int) -> str | None:
+        """Return the turn some branches before (-1) or after (1) a turn; None at the ends."""
+        tree = self.tree
+        return tree.place(turn_id).step(step) if turn_id in tree.parents else None
+
+    def _path(self, tree: ChatTree, turn_id: str | None) -> tuple[TurnRecord, ...]:
+        by_id = {record.turn_id: record for record in self.records}
+        return tuple(by_id[each] for each in tree.path(turn_id))
+
+
+def continuation_route(record: TurnRecord, route: Route) -> Route:
+    """Return the route to the arm, or else the model, that began an answer.
+
+    Args:
+        record: The turn whose answer was cut off.
+        route: The route of the next questions, whose policy is kept without an arm.
+    """
+    if record.policy is not None:
+        return Route(record.policy, arm=record.arm)
+    return Route(route.policy, model=record.model)
+
+
+def refuse_continuation(record: TurnRecord) -> str:
+    """Return why an answer cannot be continued; empty if it can."""
+    if not record.answer.strip():
+        return "no answer to continue: ask again with + or -"
+    if record.status == "complete":
+        return "the answer is complete"
+    return ""
 
 
 def new_chat(system: str | None = None) -> Conversation:
     """Create a chat without turns; it enters the log with its first answer."""
     created_at = utc_now()
     return Conversation(ChatRecord(uuid4().hex[:12], created_at, "", system))
-
-
-def name_from_question(question: str) -> str:
-    """Build a name for a chat from its first question."""
-    words = " ".join(sanitize(question[:1000]).split())
-    kept, left_out = shorten(words, MOST_NAME_CHARACTERS - 1, 1)
-    return f"{kept}…" if left_out > 1 else words
-
-
-def current_turns(records: Sequence[TurnRecord]) -> tuple[TurnRecord, ...]:
-    """Return the turns that count: a turn that replaces another removes it and all after it.
-
-    A turn without an answer replaces nothing: the earlier answer is better than none.
-    """
-    kept: list[TurnRecord] = []
-    for record in records:
-        replaced = record.settings.get(REPLACES)
-        if replaced is not None and record.answer.strip():
-            at = next((i for i, other in enumerate(kept) if other.turn_id == replaced), None)
-            if at is not None:
-                del kept[at:]
-        kept.append(record)
-    return tuple(kept)
 
 
 def _build_messages(records: Sequence[TurnRecord]) -> tuple[Message, ...]:

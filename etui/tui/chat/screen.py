@@ -20,7 +20,13 @@ from etui.runtime.rerun import Direction
 from etui.runtime.route import Route
 from etui.text.sanitize import sanitize
 from etui.tui.chat.chat_list import ChatsLeft, ChatsScreen
-from etui.tui.chat.conversation import Asking, Conversation, new_chat
+from etui.tui.chat.conversation import (
+    Asking,
+    Conversation,
+    continuation_route,
+    new_chat,
+    refuse_continuation,
+)
 from etui.tui.chat.export import ExportFormat, export_chat
 from etui.tui.chat.messages import (
     BudgetConfirm,
@@ -42,6 +48,7 @@ from etui.tui.power.feed import PowerFeed
 from etui.tui.power.panel import PowerPanel
 from etui.tui.services import Services
 from etui.tui.widgets.key_footer import KeyFooter
+from etui.turn.record import TurnRecord
 
 
 class ChatScreen(Screen[None]):
@@ -166,6 +173,18 @@ class ChatScreen(Screen[None]):
         """Carry out the action on the answer that asked for it."""
         self._act_on(request.view, request.action)
 
+    async def on_turn_view_branch_wanted(self, request: TurnView.BranchWanted) -> None:
+        """Show the branch before or after the one of this turn."""
+        record = request.view.record
+        target = None
+        if record is not None:
+            target = self._queue.conversation.beside(record.turn_id, request.step)
+        if target is None:
+            word = "before" if request.step < 0 else "after"
+            self.notify(f"no branch {word} this one")
+        elif self._check_idle():
+            await self._switch_branch(target)
+
     def action_stop(self) -> None:
         """Return from an answer to the prompt; from there, end the edit or stop the answer."""
         if isinstance(self.focused, TurnView):
@@ -223,7 +242,12 @@ class ChatScreen(Screen[None]):
         """Show a chat at one of its turns; the current chat stays while an answer is running."""
         if self._queue.conversation.chat.chat_id != chat.chat_id:
             await self._resume(chat)
-        if self._queue.conversation.chat.chat_id == chat.chat_id:
+        conversation = self._queue.conversation
+        if conversation.chat.chat_id != chat.chat_id:
+            return
+        if turn_id in conversation.replaced() and self._check_idle():
+            await self._switch_branch(turn_id)
+        else:
             await self._transcript.show_turn(turn_id)
 
     @work(exclusive=True, group="chats")
@@ -285,6 +309,8 @@ class ChatScreen(Screen[None]):
                 )
             case "smaller" | "larger" if record is not None:
                 self._ask_again(view, action)
+            case "continue" if record is not None:
+                self._continue(record)
             case _:
                 self.notify("no answer yet", severity="warning")
 
@@ -302,6 +328,31 @@ class ChatScreen(Screen[None]):
     @work(exclusive=True, group="copy")
     async def _copy(self, what: str, text: str) -> None:
         self.notify(await copy_text(self.app, what, text), markup=False)
+
+    @work(exclusive=True, group="again")
+    async def _continue(self, record: TurnRecord) -> None:
+        """Go on with an answer that was cut off, by the model that began it."""
+        why_not = refuse_continuation(record)
+        if why_not:
+            self.notify(why_not, severity="warning")
+            return
+        self._prompt.focus()
+        route = continuation_route(record, self._queue.route)
+        asking = replace(Asking.from_record(record), route=route, continues=record.turn_id)
+        await self._queue.ask(asking)
+
+    async def _switch_branch(self, turn_id: str) -> None:
+        """Make the newest branch below a turn the current one, and remember that."""
+        conversation = self._queue.conversation.switched(turn_id)
+        self._queue.conversation = conversation
+        await self._show_branch()
+        await self._transcript.show_turn(turn_id)
+        await self._change(conversation.named)
+
+    async def _show_branch(self) -> None:
+        """Show the turns of the current branch."""
+        await self._transcript.show(self._queue.conversation.current, ())
+        self._queue.show_branches()
 
     @work(exclusive=True, group="again")
     async def _ask_again(self, view: TurnView, direction: Direction) -> None:
@@ -351,7 +402,7 @@ class ChatScreen(Screen[None]):
         records = conversation.records
         self._panel.show_chat(records)
         self._prompt.remember([record.query for record in records])
-        await self._transcript.show(records, conversation.replaced())
+        await self._show_branch()
         self._prompt.focus()
 
     async def _change(self, chat: ChatRecord) -> None:

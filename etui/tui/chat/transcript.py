@@ -49,6 +49,7 @@ their uncertainty and how they were measured, joules per token, mean watts.
         self._window = TurnWindow()
         self._replaced: Collection[str] = ()
         self._branches: Mapping[str, tuple[int, int]] = {}
+        self._notes: Mapping[str, str] = {}
         self._moving = False
         self._marker = Static("", markup=False, classes="earlier")
         self._marker.display = False
@@ -131,6 +132,30 @@ their uncertainty and how they were measured, joules per token, mean watts.
         if at_end:
             self._window = TurnWindow(self._window.first, len(self._records))
         self._replaced = replaced
+        self._update_markers()
+
+    def show_notes(self, notes: Mapping[str, str]) -> None:
+        """Show lines below the costs of turns.
+
+        Args:
+            notes: Lines by turn id.
+        """
+        self._notes = notes
+        self._update_markers()
+
+    async def remove_turn(self, turn_id: str) -> None:
+        """Remove a turn from the screen, because another one has its text."""
+        ids = [record.turn_id for record in self._records]
+        if turn_id not in ids:
+            return
+        at, window = ids.index(turn_id), self._window
+        del self._records[at]
+        self._window = TurnWindow(
+            window.first - (at < window.first), window.end - (at < window.end)
+        )
+        await self.remove_children(
+            [turn for turn in self.turns if turn.record and turn.record.turn_id == turn_id]
+        )
         self._update_markers()
 
     def show_branches(self, places: Mapping[str, tuple[int, int]]) -> None:
@@ -257,6 +282,7 @@ their uncertainty and how they were measured, joules per token, mean watts.
             else:
                 turn.show_replaced(turn.record.turn_id in self._replaced)
                 turn.show_branch(self._branches.get(turn.record.turn_id))
+                turn.show_costs(self._notes.get(turn.record.turn_id, ""))
         self._marker.display = first > 0
         self._marker.update(f"▲ {units.count_text(first, 'earlier turn')}: Page Up shows them")
         self._later.display = below > 0

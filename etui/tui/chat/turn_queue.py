@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from queue import SimpleQueue
 
@@ -36,8 +37,8 @@ from etui.tui.chat.messages import (
 )
 from etui.tui.chat.progress import TurnProgress, advance
 from etui.tui.chat.prompt import Prompt
-from etui.tui.chat.side_by_side import compare_costs
 from etui.tui.chat.transcript import Transcript
+from etui.tui.chat.turn_notes import build_notes
 from etui.tui.chat.turn_view import TurnView
 from etui.tui.modals import ConfirmModal
 from etui.tui.notices import notify_error
@@ -46,6 +47,7 @@ from etui.tui.power.panel import PowerPanel
 from etui.tui.power.phases import Stage
 from etui.tui.services import Services
 from etui.turn.events import Decided, HopEnded, HopStarted, TurnFinished
+from etui.turn.record import TurnRecord
 
 _STREAMING = (Stage.THINKING, Stage.ANSWERING)
 
@@ -146,6 +148,10 @@ class TurnQueue:
         """Queue a question, to be answered after those before it."""
         view = TurnView(asking)
         await self._transcript.add(view)
+        begun = self.conversation.find(asking.continues)
+        if begun is not None:
+            self._show_beginning(begun, shown=False)
+            await view.write(TextBatch("", begun.answer, 0, 0))
         view.show_progress(TurnProgress(), time.monotonic_ns(), None)
         self._waiting.append(view)
         self._start_next()
@@ -224,13 +230,39 @@ class TurnQueue:
     async def _finish_turn(self, view: TurnView, finished: TurnFinished) -> None:
         record = finished.record
         await view.finish(finished)
+        was_away = self.conversation.chat.head is not None
         self.conversation = self.conversation.with_record(record)
         self._transcript.add_record(record, self.conversation.replaced())
+        if view.asking.continues is not None and record.answer.strip():
+            await self._transcript.remove_turn(view.asking.continues)
+        self.show_branches()
+        if was_away and self.conversation.chat.head is None:
+            self._save_chat()
         self._panel.show_record(record)
         self._panel.show_chat(self.conversation.records)
-        before = [r for r in self.conversation.records if r.turn_id == view.asking.replaces]
-        if before and before[0].query == record.query:
-            view.show_costs(compare_costs(before[0], record))
+
+    def show_branches(self) -> None:
+        """Mark the turns that have several branches, and show what each of them cost."""
+        self._transcript.show_branches(self.conversation.places())
+        self._transcript.show_notes(build_notes(self.conversation.records))
+
+    def _show_beginning(self, begun: TurnRecord, *, shown: bool) -> None:
+        """Hide the turn whose text goes on in another view, or show it again."""
+        for turn in self._transcript.turns:
+            if turn.record is not None and turn.record.turn_id == begun.turn_id:
+                turn.display = shown
+
+    def _save_chat(self) -> None:
+        """Store which branch is current, in a thread; a failure is the writer's to report."""
+        if self.services is None:
+            return
+        chats, chat = self.services.chats, self.conversation.named
+
+        def save() -> None:
+            with suppress(EtuiError):
+                chats.save(chat)
+
+        self._screen.run_worker(save, thread=True, group="head", exit_on_error=False)
 
     async def _end_turn(self, view: TurnView, ended: TurnEnded) -> None:
         await view.close_stream()
@@ -242,6 +274,9 @@ class TurnQueue:
         if ended.what:
             view.show_error(EtuiError(ended.what, ended.fix))
             notify_error(self._screen, ended.what, ended.fix)
+        begun = self.conversation.find(view.asking.continues)
+        if begun is not None and (view.record is None or not view.record.answer.strip()):
+            self._show_beginning(begun, shown=True)
         self._answering = None
         if self._leaving:
             self._screen.app.exit()

@@ -16,8 +16,6 @@ from etui.runtime.route import Route
 from etui.tui.chat.conversation import (
     Asking,
     Conversation,
-    current_turns,
-    name_from_question,
     new_chat,
 )
 from etui.tui.chat.export import build_file_name
@@ -29,52 +27,92 @@ from etui.tui.chat.transcript import (
     TurnWindow,
     latest_window,
 )
-from etui.turn.record import REPLACES, TurnRecord
+from etui.turn.record import TurnRecord
 from tests.tui.fakes import turn_record
 
 
-def replacing(number: int, replaced: int, **changes: object) -> TurnRecord:
-    settings = {REPLACES: f"turn-of-log-{replaced}"}
-    return turn_record(number, settings=settings, **changes)
+def chain(*records: TurnRecord) -> tuple[TurnRecord, ...]:
+    """Turns of one branch: each follows the one before it."""
+    parents = [None, *(record.turn_id for record in records)]
+    return tuple(replace(r, parent_id=p) for r, p in zip(records, parents, strict=False))
+
+
+def beside(number: int, other: TurnRecord, **changes: object) -> TurnRecord:
+    """A turn at the place of another."""
+    return turn_record(number, parent_id=other.parent_id, **changes)
 
 
 def numbers(records: tuple[TurnRecord, ...]) -> list[int]:
     return [int(record.turn_id.rsplit("-", 1)[1]) for record in records]
 
 
-def test_a_turn_takes_the_place_of_another_and_of_all_after_it() -> None:
-    records = [turn_record(0), turn_record(1), turn_record(2), replacing(3, 1), turn_record(4)]
-    assert numbers(current_turns(records)) == [0, 3, 4]
+@pytest.fixture
+def forked() -> Conversation:
+    """Turns 0, 1, 2 in a line; 3 at the place of 1, and 4 after it."""
+    first = chain(turn_record(0), turn_record(1), turn_record(2))
+    third = beside(3, first[1])
+    fourth = turn_record(4, parent_id=third.turn_id)
+    return replace(new_chat("Be brief."), records=(*first, third, fourth))
+
+
+def test_a_turn_takes_the_place_of_another_and_of_all_after_it(forked: Conversation) -> None:
+    assert numbers(forked.current) == [0, 3, 4]
+    assert forked.replaced() == {"turn-of-log-1", "turn-of-log-2"}
+    assert forked.places() == {"turn-of-log-1": (1, 2), "turn-of-log-3": (2, 2)}
+
+
+def test_one_goes_back_to_a_branch_and_forth_again(forked: Conversation) -> None:
+    assert forked.beside("turn-of-log-3", 1) is None
+    earlier = forked.beside("turn-of-log-3", -1)
+    assert earlier == "turn-of-log-1"
+    back = forked.switched(earlier)
+    assert numbers(back.current) == [0, 1, 2]
+    assert back.chat.head == "turn-of-log-1"
+    assert back.query(Asking("And?")).parent_id == "turn-of-log-2"
+    forth = back.switched("turn-of-log-3")
+    assert (forth.chat.head, numbers(forth.current)) == (None, [0, 3, 4])
+
+
+def test_an_answer_on_an_older_branch_makes_it_the_current_one(forked: Conversation) -> None:
+    back = forked.switched("turn-of-log-1")
+    query = back.query(Asking("And?"))
+    longer = back.with_record(turn_record(5, parent_id=query.parent_id))
+    assert longer.chat.head is None
+    assert numbers(longer.current) == [0, 1, 2, 5]
 
 
 def test_a_turn_without_an_answer_replaces_nothing() -> None:
-    records = [turn_record(0), turn_record(1), replacing(2, 1, answer="", status="stopped")]
-    assert numbers(current_turns(records)) == [0, 1, 2]
+    records = chain(turn_record(0), turn_record(1))
+    failed = beside(2, records[1], answer="", status="stopped")
+    chat = replace(new_chat(), records=records).with_record(failed)
+    assert numbers(chat.current) == [0, 1]
+    assert chat.query(Asking("?")).parent_id == "turn-of-log-1"
 
 
-def test_what_replaces_a_turn_that_is_gone_is_simply_the_next() -> None:
-    records = [turn_record(0), replacing(1, 0), replacing(2, 0)]
-    assert numbers(current_turns(records)) == [1, 2]
-
-
-@given(st.lists(st.none() | st.integers(0, 12), max_size=12))
-def test_the_last_turn_always_counts_and_the_order_is_kept(replaced: list[int | None]) -> None:
-    records = [turn_record(n) if of is None else replacing(n, of) for n, of in enumerate(replaced)]
-    kept = numbers(current_turns(records))
-    assert kept == sorted(kept)
-    assert not records or kept[-1] == len(records) - 1
+def test_a_continued_answer_takes_the_place_of_its_beginning(forked: Conversation) -> None:
+    query = forked.query(Asking("Question 4?", continues="turn-of-log-4"))
+    assert query.parent_id == "turn-of-log-3"
+    assert query.options.continues == "turn-of-log-4"
+    assert query.messages()[-2:] == (
+        Message("user", "Question 4?"),
+        Message("assistant", "Answer 4."),
+    )
+    longer = forked.with_record(turn_record(5, parent_id=query.parent_id))
+    assert numbers(longer.current) == [0, 3, 5]
 
 
 def test_a_question_knows_what_was_said_before_the_turn_it_replaces() -> None:
-    chat = replace(new_chat("Be brief."), records=(turn_record(0), turn_record(1), turn_record(2)))
+    records = chain(turn_record(0), turn_record(1), turn_record(2))
+    chat = replace(new_chat("Be brief."), records=records)
     query = chat.query(Asking("Question one, again?", replaces="turn-of-log-1"))
     assert query.history == (Message("user", "Question 0?"), Message("assistant", "Answer 0."))
     assert query.system == "Be brief."
     assert query.chat_id == chat.chat.chat_id
+    assert query.parent_id == "turn-of-log-0"
 
 
 def test_an_unanswered_question_is_no_part_of_the_history() -> None:
-    chat = replace(new_chat(), records=(turn_record(0, answer=" "), turn_record(1)))
+    chat = replace(new_chat(), records=chain(turn_record(0, answer=" "), turn_record(1)))
     assert [m.content for m in chat.query(Asking("?")).history] == ["Question 1?", "Answer 1."]
 
 
@@ -83,13 +121,6 @@ def test_a_chat_goes_by_its_name_or_by_its_first_question() -> None:
     assert chat.name == "Question 0?"
     assert replace(chat, chat=chat.named).chat.name == "Question 0?"
     assert new_chat().name == ""
-
-
-@given(st.text(max_size=300))
-def test_a_name_is_one_short_line(question: str) -> None:
-    name = name_from_question(question)
-    assert len(name) <= 60
-    assert "\n" not in name
 
 
 @given(st.text(max_size=300), st.text("0123456789abcdef", min_size=12, max_size=12))

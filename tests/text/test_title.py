@@ -1,0 +1,67 @@
+"""Titles of chats: short, one line, made of whole words."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from etui.text.title import (
+    MOST_TITLE_CHARACTERS,
+    cut_at_word,
+    title_from_answer,
+    title_from_question,
+)
+
+
+@pytest.mark.parametrize(
+    ("question", "title"),
+    [
+        ("What is Zig?", "What is Zig?"),
+        ("  \n\n# Explain\tthis  code\n```python\nx\n```", "Explain this code"),
+        ("```python\nprint(1)\n```\nwhy?", "print(1) why?"),
+        ("1. First the one\n2. then the other", "First the one then the other"),
+        ("- ", "-"),
+        ("", ""),
+        ("Write a function that computes the n-th Fibonacci number in Python, please",
+         "Write a function that computes the n-th Fibonacci number in…"),
+        ("x" * 80, "x" * 59 + "…"),
+    ],
+)  # fmt: skip
+def test_a_question_gives_its_first_words(question: str, title: str) -> None:
+    assert title_from_question(question) == title
+
+
+@pytest.mark.parametrize(
+    ("answer", "title"),
+    [
+        ('"Zig, a systems language."', "Zig, a systems language"),
+        ("Title: **Primes up to 100**", "Primes up to 100"),
+        ("\n\n# The title is: Oceans\nIt is about oceans.", "Oceans"),
+        ("```\nFibonacci\n```", "Fibonacci"),
+        ('""', ""),
+        ("", ""),
+    ],
+)
+def test_an_answer_gives_a_title_without_its_wrapping(answer: str, title: str) -> None:
+    assert title_from_answer(answer) == title
+
+
+@given(st.text(max_size=300))
+def test_a_title_is_one_short_line(text: str) -> None:
+    for title in (title_from_question(text), title_from_answer(text)):
+        assert len(title) <= MOST_TITLE_CHARACTERS
+        assert title == " ".join(title.split())
+        assert "\x1b" not in title
+    assert bool(title_from_question(text)) == bool(text.split())
+
+
+@given(st.text("ab ,", max_size=120), st.integers(2, 60))
+def test_a_cut_line_keeps_whole_words(text: str, most: int) -> None:
+    line = " ".join(text.split())
+    cut = cut_at_word(line, most)
+    assert len(cut) <= most
+    kept = cut.removesuffix("…")
+    assert line.startswith(kept)
+    if cut != line and " " in line[: most - 1]:
+        assert not line[len(kept) :][:1].isalpha()

@@ -1,0 +1,195 @@
+"""Branches of a chat: going back to an earlier answer, going on with one, and what was saved."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from etui.chat import Message
+from etui.runtime.route import Route
+from etui.tui.app import EtuiApp
+from etui.tui.chat.prompt import Prompt
+from etui.tui.chat.screen import ChatScreen
+from etui.tui.chat.turn_notes import (
+    answer_parts,
+    build_notes,
+    format_parts,
+    format_saved,
+    prefill_joules_per_token,
+)
+from etui.turn.record import CONTINUES, REPLACES, Tokens, TurnRecord
+from tests.tui.fakes import House, turn_record, until
+from tests.tui.screen import WIDE, answered, ask, notices, source_of, text_of, turns
+
+THINK = Route("balanced", arm="think")
+
+
+def chat(app: EtuiApp) -> ChatScreen:
+    assert isinstance(app.screen, ChatScreen)
+    return app.screen
+
+
+def questions(app: EtuiApp) -> list[str]:
+    return [turn.record.query for turn in turns(app) if turn.record is not None]
+
+
+def forked(house: House) -> None:
+    """A chat in the log: First?, then Second? or Other?, with Third? after Second?."""
+    first = turn_record(0, query="First?")
+    second = turn_record(1, query="Second?", parent_id=first.turn_id)
+    third = turn_record(2, query="Third?", parent_id=second.turn_id)
+    other = turn_record(3, query="Other?", parent_id=first.turn_id)
+    house.chats.keep("Forked", [first, second, third, other])
+
+
+async def open_forked(pilot, house: House) -> None:
+    app = pilot.app
+    await until(pilot, lambda: app.backend is not None)
+    record = house.chats.kept["chat-1"][0]
+    await chat(app)._resume(record)
+    await until(pilot, lambda: len(turns(app)) >= 2)
+
+
+async def test_a_resumed_chat_shows_one_branch_and_leads_to_the_other(house: House) -> None:
+    forked(house)
+    app = house.app()
+    async with app.run_test(size=WIDE) as pilot:
+        await open_forked(pilot, house)
+        await until(pilot, lambda: questions(app) == ["First?", "Other?"])
+        await until(pilot, lambda: text_of(turns(app)[1], "branch") == "< 2/2 >")
+        assert text_of(turns(app)[0], "branch") == ""
+        turns(app)[1].focus()
+        await pilot.press("less_than_sign")
+        await until(pilot, lambda: questions(app) == ["First?", "Second?", "Third?"])
+        await until(pilot, lambda: app.focused is turns(app)[1])
+        await until(pilot, lambda: house.chats.kept["chat-1"][0].head == "turn-of-log-1")
+        await pilot.press("less_than_sign")
+        await until(pilot, lambda: "no branch before" in notices(app))
+        await pilot.press("greater_than_sign")
+        await until(pilot, lambda: questions(app) == ["First?", "Other?"])
+        await until(pilot, lambda: house.chats.kept["chat-1"][0].head is None)
+
+
+async def test_the_next_question_follows_the_branch_that_is_shown(house: House) -> None:
+    forked(house)
+    app = house.app()
+    async with app.run_test(size=WIDE) as pilot:
+        await open_forked(pilot, house)
+        await until(pilot, lambda: len(turns(app)) == 2 and turns(app)[1].is_mounted)
+        await until(pilot, lambda: text_of(turns(app)[1], "branch") != "")
+        turns(app)[1].focus()
+        await pilot.press("less_than_sign")
+        await until(pilot, lambda: len(questions(app)) == 3)
+        app.screen.query_one(Prompt).focus()
+        await ask(pilot, "Fourth?")
+        await until(pilot, lambda: len(house.runner.saved) == 1)
+        query = house.runner.asked[0][0]
+        asked = [m.content for m in query.history if m.role == "user"]
+        assert asked == ["First?", "Second?", "Third?"]
+        assert query.parent_id == "turn-of-log-2"
+        await until(pilot, lambda: house.chats.kept["chat-1"][0].head is None)
+        assert chat(app).conversation.current[-1].query == "Fourth?"
+
+
+async def test_a_re_asked_turn_is_a_branch_at_once(house: House) -> None:
+    house.runner.other = THINK
+    app = house.app()
+    async with app.run_test(size=WIDE) as pilot:
+        await ask(pilot, "First?")
+        await answered(pilot, house, 1)
+        await pilot.press("shift+tab", "plus")
+        await answered(pilot, house, 2)
+        await until(pilot, lambda: text_of(turns(app)[1], "branch") == "< 2/2 >")
+        await until(pilot, lambda: "now     think" in text_of(turns(app)[1], "costs"))
+        turns(app)[1].focus()
+        await pilot.press("less_than_sign")
+        await until(pilot, lambda: len(turns(app)) == 1)
+        assert turns(app)[0].record is not None
+        assert turns(app)[0].record.arm == "quick"
+
+
+async def test_an_answer_that_was_stopped_goes_on_as_one(house: House) -> None:
+    house.runner.hold = True
+    app = house.app()
+    async with app.run_test(size=WIDE) as pilot:
+        await ask(pilot, "Capital?")
+        await until(pilot, lambda: turns(app) and "Paris" in source_of(turns(app)[0]))
+        await pilot.press("escape")
+        await answered(pilot, house, 1)
+        await until(pilot, lambda: not chat(app).busy)
+        house.runner.hold, house.runner.pieces = False, (" It lies ", "on the Seine.")
+        await pilot.press("shift+tab", "m")
+        await until(pilot, lambda: len(house.runner.saved) == 2)
+        query, route = house.runner.asked[1]
+        first, second = house.runner.saved
+        assert query.last == Message("assistant", first.answer)
+        assert query.options.continues == first.turn_id
+        assert route == Route("balanced", arm="quick")
+        await until(pilot, lambda: len(turns(app)) == 1 and not chat(app).busy)
+        assert source_of(turns(app)[0]) == f"{first.answer} It lies on the Seine."
+        assert second.settings[CONTINUES] == first.turn_id
+        assert text_of(turns(app)[0], "costs").startswith("2 parts: ")
+        history = chat(app).conversation.query(turns(app)[0].asking.__class__("Next?")).history
+        assert [m.content for m in history] == ["Capital?", second.answer]
+
+
+async def test_a_whole_answer_does_not_go_on(house: House) -> None:
+    app = house.app()
+    async with app.run_test(size=WIDE) as pilot:
+        await ask(pilot, "Capital?")
+        await answered(pilot, house, 1)
+        await pilot.press("shift+tab", "m")
+        await until(pilot, lambda: "the answer is complete" in notices(app))
+        assert len(house.runner.asked) == 1
+
+
+def priced(number: int, computed: int, cached: int, joules: float | None) -> TurnRecord:
+    record = turn_record(number, tokens=Tokens(computed + cached, cached, computed, 0, 25))
+    phases = {"load": 0.0, "prefill": joules, "decode": 10.0}
+    return replace(record, energy=replace(record.energy, phases=phases))
+
+
+def test_the_tokens_that_were_not_computed_again_are_priced() -> None:
+    first = priced(0, 400, 0, 4.0)
+    fork = replace(priced(1, 8, 412, 0.5), settings={REPLACES: first.turn_id}, query="Edited?")
+    notes = build_notes([first, fork])
+    assert notes == {fork.turn_id: "saved 412 prompt tokens ≈ 4.12 J"}
+
+
+def test_a_prefill_that_was_not_measured_prices_nothing() -> None:
+    fork = priced(1, 8, 412, None)
+    assert prefill_joules_per_token(fork, [fork]) is None
+    assert format_saved(fork, None) == "saved 412 prompt tokens"
+    assert format_saved(priced(1, 8, 0, 1.0), 0.1) == ""
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 600), st.none() | st.floats(0, 100)), min_size=1, max_size=8)
+)
+def test_a_prompt_token_costs_what_the_prefills_of_its_model_cost(
+    prefills: list[tuple[int, float | None]],
+) -> None:
+    records = [priced(n, computed, 10, joules) for n, (computed, joules) in enumerate(prefills)]
+    per_token = prefill_joules_per_token(records[-1], records)
+    rates = [
+        joules / computed for computed, joules in prefills if computed >= 16 and joules is not None
+    ]
+    assert (per_token is None) == (not rates)
+    if per_token is not None:
+        assert min(rates) * 0.999 <= per_token <= max(rates) * 1.001 + 1e-9
+
+
+def test_the_parts_of_an_answer_add_up_and_a_circle_ends() -> None:
+    first = turn_record(0)
+    second = turn_record(1, settings={CONTINUES: first.turn_id})
+    third = turn_record(2, settings={CONTINUES: second.turn_id})
+    by_id = {record.turn_id: record for record in (first, second, third)}
+    assert answer_parts(third, by_id) == (first, second, third)
+    assert format_parts([first, second]) == "2 parts: 12.5 J + 12.5 J = 25.0 J · 50 tokens"
+    assert format_parts([first]) == ""
+    unmeasured = replace(first, energy=replace(first.energy, joules=None))
+    assert format_parts([unmeasured, second]) == "2 parts: unmeasured · 50 tokens"
+    loop = turn_record(0, settings={CONTINUES: third.turn_id})
+    assert answer_parts(loop, {**by_id, loop.turn_id: loop})[-1] is loop

@@ -305,6 +305,12 @@ def count_text(count: int | None, noun: str, plural: str | None = None) -> str:
     return f"{count:,} {word}"
 
 
+def place_text(place: int) -> str:
+    """Format a place in a row, counted from 1: ``1st``, ``2nd``, ``11th``, ``22nd``."""
+    ending = "th" if place % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(place % 10)
+    return f"{place:,}{ending or 'th'}"
+
+
 def tokens_text(tokens: int | None) -> str:
     """Format a count of tokens: ``1 token``, ``12,345 tokens``."""
     return count_text(tokens, "token")

@@ -44,6 +44,7 @@ _COMMANDS = {
     "calibrate": _Lazy(
         "etui.cli.calibrate", "calibrate", "Measure what a model's tokens cost on this machine."
     ),
+    "chat": _Lazy("etui.cli.chat", "chat", "Open an earlier chat."),
     "completion": _Lazy(
         "etui.cli.completion",
         "completion",
@@ -114,6 +115,9 @@ class LazyGroup(click.Group):
     "--policy", type=TEXT, metavar="NAME|FILE", help="Policy for the chat (without a command)."
 )
 @click.option("--model", type=TEXT, metavar="NAME", help="Model for the chat, instead of a policy.")
+@click.option(
+    "--continue", "go_on", is_flag=True, help="Open the chat that was used last (`etui chat NAME`)."
+)
 @click.option("--web", is_flag=True, help="Serve the chat to a browser on this machine.")
 @click.option(
     "--web-port",
@@ -127,6 +131,7 @@ def cli(
     debug: bool,
     policy: str | None,
     model: str | None,
+    go_on: bool,
     web: bool,
     web_port: int | None,
 ) -> None:
@@ -144,6 +149,8 @@ def cli(
             )
         if web or web_port:
             raise click.UsageError(f"--web serves the chat, not {ctx.invoked_subcommand!r}")
+        if go_on:
+            raise click.UsageError(f"--continue opens a chat, not {ctx.invoked_subcommand!r}")
         return
     from etui.config.load import load_config
 
@@ -153,16 +160,16 @@ def cli(
         load_config()  # report an invalid setting in the terminal, not in the browser
         _print_error(*(f"etui: {line}" for line in notices))
         with raw_streams():
-            ctx.exit(serve_app(policy=policy, model=model, port=web_port or PORT))
+            ctx.exit(serve_app(policy=policy, model=model, go_on=go_on, port=web_port or PORT))
     if web_port:
         raise click.UsageError("--web-port has no effect without --web")
-    # With --web, textual-serve runs this without a terminal and sets its own driver.
-    if "TEXTUAL_DRIVER" not in os.environ and not (sys.stdin.isatty() and sys.stdout.isatty()):
-        raise click.UsageError("the chat needs a terminal; use `etui ask` in a pipe")
-    from etui.tui.start import run_app  # textual: 300 ms, only for the chat
+    from etui.cli.chat import NO_CHAT, find_last_chat, open_chat
 
-    with raw_streams():
-        ctx.exit(run_app(load_config(), policy=policy, model=model, notices=notices))
+    config = load_config()
+    chat = find_last_chat(config) if go_on else None
+    if go_on and chat is None:
+        notices = (*notices, NO_CHAT)
+    ctx.exit(open_chat(config, policy=policy, model=model, notices=notices, chat=chat))
 
 
 def _restore_power_limits() -> tuple[str, ...]:

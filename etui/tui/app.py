@@ -20,6 +20,7 @@ from textual.widgets import TextArea
 
 from etui.config.config import Config
 from etui.errors import EtuiError, format_internal_error
+from etui.log.records import ChatRecord
 from etui.runtime.route import Route
 from etui.text.sanitize import sanitize
 from etui.tui.app_messages import (
@@ -80,12 +81,14 @@ class EtuiApp(App[None]):
         route: Route,
         open_backend: OpenServices,
         notices: Sequence[str] = (),
+        chat: ChatRecord | None = None,
     ) -> None:
         super().__init__(driver_class=choose_driver(config.ascii))
         self._config = config
         self._route = route
         self._open_backend = open_backend
         self._notices = notices
+        self._to_open = chat
         self.backend: Services | None = None
         self.fault: BaseException | None = None
         self._unsaved = Unsaved("")
@@ -142,10 +145,10 @@ class EtuiApp(App[None]):
         gc.freeze()  # the objects made so far stay: later collections need not scan them
         self.backend = backend = opened.backend
         if any(model.on_disk for model in backend.shelf.models()):
-            self._chat.attach(backend)
+            self._chat.attach(backend, self._to_open)
         else:
             guide = FirstRunScreen(backend.shelf, self._config)
-            self.push_screen(guide, lambda _result: self._chat.attach(backend))
+            self.push_screen(guide, lambda _result: self._chat.attach(backend, self._to_open))
 
     async def on_unmount(self) -> None:
         """Close the backend before the loop waits for the threads that are in it."""

@@ -8,6 +8,7 @@ from etui.text.sanitize import sanitize
 
 if TYPE_CHECKING:
     from textual.app import App
+    from textual.screen import Screen
     from textual.widget import Widget
 
 _ERROR_SECONDS = 12
@@ -28,3 +29,24 @@ def notify_error(node: App[Any] | Widget, what: str, fix: str = "") -> None:
     """
     text = notice_text(what, fix)
     node.notify(text, severity="error", timeout=_ERROR_SECONDS, markup=False)
+
+
+def place_notices(screen: Screen[Any], top: int) -> None:
+    """Let notices rise above a row of a screen, and cover nothing from there on.
+
+    The styles are set only where they change: every change is a layout, after which this is called
+    again.
+
+    Args:
+        screen: The screen.
+        top: First row that stays free, such as that of the prompt.
+    """
+    from textual.widgets._toast import ToastRack
+
+    if top <= 0:
+        return  # there is no layout yet
+    below = max(1, screen.size.height - top)
+    for rack in screen.children:
+        # It grows upward, so of more notices than have room the newest are in view.
+        if isinstance(rack, ToastRack) and rack.styles.margin.bottom != below:
+            rack.styles.margin = (0, 0, below, 0)

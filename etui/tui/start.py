@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from etui.config.config import Config, make_home
 from etui.errors import EtuiError
+from etui.log.records import ChatRecord
 from etui.runtime.route import Route
 from etui.tui.app import EtuiApp
 from etui.tui.exit_signals import leave_on_hangup
@@ -18,6 +19,7 @@ def run_app(
     policy: str | None = None,
     model: str | None = None,
     notices: Sequence[str] = (),
+    chat: ChatRecord | None = None,
 ) -> int:
     """Open the chat and run until the user leaves.
 
@@ -26,6 +28,7 @@ def run_app(
         policy: Policy that routes; None for the configured one.
         model: Model that answers regardless of the policy; None for the configured one.
         notices: What to show at the start, such as a restored power limit.
+        chat: Earlier chat to open; None for a new one.
 
     Returns:
         The exit code.
@@ -35,7 +38,7 @@ def run_app(
     """
     make_home(config)
     route = Route(policy or config.policy, model or config.model)
-    app = EtuiApp(config, route, _open_services, notices)
+    app = EtuiApp(config, route, _open_services, notices, chat)
     leave_on_hangup(app.save_and_close)
     app.run()
     if isinstance(app.fault, EtuiError):

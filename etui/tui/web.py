@@ -30,13 +30,14 @@ _LEAVE_SECONDS = 1.0
 """How long Ctrl-C waits for requests in progress after the tabs have ended."""
 
 
-def serve_app(*, policy: str | None, model: str | None, port: int) -> int:
+def serve_app(*, policy: str | None, model: str | None, port: int, go_on: bool = False) -> int:
     """Serve the app until Ctrl-C.
 
     Args:
         policy: Policy for each tab, as on the command line of the app.
         model: Model for each tab, as on the command line of the app.
         port: Port on the loopback addresses.
+        go_on: Whether each tab opens the chat that was used last.
 
     Returns:
         The exit code.
@@ -61,7 +62,7 @@ def serve_app(*, policy: str | None, model: str | None, port: int) -> int:
         sys.stderr.write(f"etui runs at http://{HOST}:{port}/{token}/ (Ctrl-C to stop)\n")
         sys.stderr.flush()
 
-    server = LocalServer(build_command(policy, model), HOST, port, token)
+    server = LocalServer(build_command(policy, model, go_on=go_on), HOST, port, token)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     try:
         web.run_app(
@@ -76,11 +77,12 @@ def serve_app(*, policy: str | None, model: str | None, port: int) -> int:
     return ExitCode.DONE
 
 
-def build_command(policy: str | None, model: str | None) -> str:
+def build_command(policy: str | None, model: str | None, *, go_on: bool = False) -> str:
     """Build the shell command that starts the app of one tab."""
     arguments = [sys.executable, "-m", "etui"]
     arguments += ["--policy", policy] if policy else []
     arguments += ["--model", model] if model else []
+    arguments += ["--continue"] if go_on else []
     return _quote(arguments)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -15,8 +16,9 @@ from etui.testing.power_limits import read_package, write_package
 from etui.tui.app import EtuiApp
 from etui.tui.chat.prompt import Prompt
 from etui.tui.interrupt import AGAIN_SECONDS, choose_interrupt
+from etui.tui.services import Services
 from etui.tui.start import run_app
-from tests.tui.fakes import MODEL, House, until
+from tests.tui.fakes import DEADLINE_SECONDS, MODEL, House, turn_record, until
 from tests.tui.screen import WIDE, answered, ask, notices, panel_text, source_of, turns
 
 
@@ -202,3 +204,26 @@ def test_a_fault_of_the_app_is_told_without_a_traceback(
     assert house.runner.closed
     out, err = capsys.readouterr()
     assert "Traceback" not in out + err
+
+
+async def test_an_earlier_chat_is_opened_at_the_start(house: House) -> None:
+    house.chats.keep("Capitals", [turn_record(1), turn_record(2)])
+    chat = house.chats.kept["chat-1"][0]
+    backend = Services(house.runner, house.meter, house.shelf, house.chats, ("balanced",))
+    let_go = threading.Event()
+
+    def open_late(_config: object) -> Services:
+        let_go.wait(DEADLINE_SECONDS)
+        return backend
+
+    app = EtuiApp(house.config, Route("balanced"), open_late, chat=chat)
+    async with app.run_test(size=WIDE) as pilot:
+        await ask(pilot, "And of Spain?")  # before anything is open
+        let_go.set()
+        await answered(pilot, house, 1)
+        await until(pilot, lambda: [turn.asking.text for turn in turns(app)] == [
+            "Question 1?", "Question 2?", "And of Spain?",
+        ])  # fmt: skip
+        query, _route = house.runner.asked[0]
+        assert query.chat_id == "chat-1"
+        assert query.history[0].content == "Question 1?"

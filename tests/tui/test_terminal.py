@@ -7,6 +7,7 @@ import re
 import signal
 import sqlite3
 import sys
+import termios
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from pathlib import Path
@@ -291,3 +292,71 @@ def test_a_terminal_without_unicode_is_drawn_in_ascii(spawn: Spawn, screen: Scre
     app.expect(pexpect.EOF)
     assert screen.sent.isascii()
     assert b"> Hi there" in screen.sent
+
+
+def test_ctrl_z_gives_the_shell_a_sane_terminal_and_fg_brings_the_app_back(
+    spawn: Spawn, screen: Screen, starter_model: Path, etui_home: Path
+) -> None:
+    environment = {
+        **os.environ,
+        "ETUI_HOME": str(etui_home),
+        "ETUI_MODELS": str(starter_model.parent),
+        "TERM": "xterm-256color",
+        "PS1": "READY> ",
+    }
+    for name in ("NO_COLOR", "COLUMNS", "LINES", "PROMPT_COMMAND"):
+        environment.pop(name, None)
+    shell = pexpect.spawn(
+        "bash",
+        ["--norc", "--noprofile", "--noediting", "-i"],
+        env=environment,
+        dimensions=(36, 120),
+        timeout=PATIENCE_SECONDS,
+    )
+    shell.logfile_read = screen
+    try:
+        shell.expect("READY> ")
+        before = termios.tcgetattr(shell.fileno())
+        shell.send(f"{sys.executable} -m etui --model smollm2-135m\r")
+        shell.expect("loaded in")
+        shell.send("typed before\x1a")
+        shell.expect("Stopped")
+        shell.expect("READY> ")
+        screen.assert_clean()
+        shell.send("stty -a | tr -d '\\n'; echo; echo the-shell-answers | tr a-z A-Z\r")
+        shell.expect(r" icanon .* echo ")
+        shell.expect("THE-SHELL-ANSWERS")
+        shell.send("fg\r")
+        shell.expect(re.escape("\x1b[?1049h"))
+        shell.expect("typed before")
+        shell.send("\x11")
+        shell.expect("READY> ")
+        screen.assert_clean()
+        assert termios.tcgetattr(shell.fileno())[:4] == before[:4]
+    finally:
+        shell.close(force=True)
+
+
+def test_continue_opens_the_last_chat_and_a_name_opens_another(
+    spawn: Spawn, screen: Screen, etui_home: Path
+) -> None:
+    app = spawn("--model", "smollm2-135m")
+    app.expect("loaded in")
+    app.send("Hi there\r")
+    app.expect("1 answer")
+    app.send("\x11")
+    app.expect(pexpect.EOF)
+    for arguments in (("--continue",), ("chat", "Hi")):
+        again = spawn(*arguments, *(("--model", "smollm2-135m") if arguments[0] == "chat" else ()))
+        again.expect("Hi there")
+        again.expect("1 answer")
+        again.send("\x11")
+        again.expect(pexpect.EOF)
+        again.close()
+        assert again.exitstatus == 0
+    unknown = spawn("chat", "nothing like it")
+    unknown.expect("no chat 'nothing like it'")
+    unknown.expect(pexpect.EOF)
+    unknown.close()
+    assert unknown.exitstatus == 2
+    screen.assert_clean()

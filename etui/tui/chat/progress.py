@@ -107,7 +107,7 @@ def progress_line(progress: TurnProgress, now_ns: int, joules: str | None) -> st
     spent = units.seconds_text((now_ns - progress.stage_ns) / 1e9)
     match progress.stage:
         case Stage.QUEUED:
-            return "queued: starts after the previous answer"
+            return ""
         case Stage.ROUTING:
             return "choosing a model …"
         case Stage.LOADING:

@@ -42,7 +42,7 @@ from etui.tui.chat.turn_view import TurnAction, TurnView
 from etui.tui.clipboard import copy_text
 from etui.tui.commands import Command
 from etui.tui.modals import TextModal
-from etui.tui.notices import notify_error
+from etui.tui.notices import notify_error, place_notices
 from etui.tui.pacing import QUIET, USUAL
 from etui.tui.power.feed import PowerFeed
 from etui.tui.power.panel import PowerPanel
@@ -64,9 +64,14 @@ class ChatScreen(Screen[None]):
         Binding("ctrl+t", "toggle_thinking", "Thinking", id="chat.thought", show=False),
         Binding("f12", "toggle_quiet", "Quiet mode", id="chat.quiet", show=False),
         Binding("f9", "system_prompt", "System prompt", id="chat.system", show=False),
+        Binding(
+            "delete", "withdraw", "Withdraw", id="chat.withdraw", key_display="del", priority=True
+        ),
         Binding("pageup", "page(-1)", "Scroll up", id="chat.up", show=False, priority=True),
         Binding("pagedown", "page(1)", "Scroll down", id="chat.down", show=False, priority=True),
     ]
+
+    HELP = "## Chat"
 
     def __init__(self, config: Config, route: Route, power: PowerFeed | None = None) -> None:
         super().__init__()
@@ -87,11 +92,32 @@ class ChatScreen(Screen[None]):
         return self._queue.busy
 
     def on_mount(self) -> None:
-        """Show the route and start the redraw timer."""
+        """Show the route, start the redraw timer, and keep notices off the prompt."""
         self._queue.start()
+        self.screen_layout_refresh_signal.subscribe(self, self._place_notices, immediate=True)
 
-    def attach(self, services: Services) -> None:
-        """Use these services for the questions of this chat."""
+    def _place_notices(self, _screen: Screen[object]) -> None:
+        place_notices(self, self._prompt.region.y)
+
+    def attach(self, services: Services, chat: ChatRecord | None = None) -> None:
+        """Use these services for the questions, first opening an earlier chat if one is given."""
+        if chat is None:
+            self._queue.attach(services)
+        else:
+            self._open_first(services, chat)
+
+    @work(exclusive=True, group="chats")
+    async def _open_first(self, services: Services, chat: ChatRecord) -> None:
+        """Show an earlier chat; questions that were sent meanwhile belong to it."""
+        try:
+            records = await asyncio.to_thread(services.chats.turns, chat.chat_id)
+        except EtuiError as error:
+            notify_error(self, error.what, error.fix)
+        else:
+            sent = self._queue.take_back()
+            await self._take_chat(Conversation(chat, tuple(records)))
+            for asking in sent:
+                await self._queue.ask(asking)
         self._queue.attach(services)
 
     def take_route(self, route: Route) -> None:
@@ -129,6 +155,8 @@ class ChatScreen(Screen[None]):
     def on_text_area_changed(self) -> None:
         """Draw answers less often while the user types."""
         self._queue.note_typing()
+        if self._queue.waiting:
+            self.refresh_bindings()  # Del withdraws a question only while the prompt is empty
 
     def compose(self) -> ComposeResult:
         """Lay out the transcript, the power panel, the prompt and the footer."""
@@ -193,6 +221,23 @@ class ChatScreen(Screen[None]):
             self._prompt.end_edit()
         else:
             self._queue.stop()
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """Leave Del to the prompt unless it is empty and a question waits."""
+        if action == "withdraw":
+            return (
+                self.focused is self._prompt and not self._prompt.text and bool(self._queue.waiting)
+            )
+        return super().check_action(action, parameters)
+
+    def action_withdraw(self) -> None:
+        """Withdraw the question that was sent last, if it still waits."""
+        if waiting := self._queue.waiting:
+            self._withdraw(waiting[-1])
+
+    def _withdraw(self, view: TurnView) -> None:
+        self._queue.withdraw(view)
+        self.notify("question withdrawn: ↑ in the prompt brings it back")
 
     def action_choose_turn(self) -> None:
         """Focus the answer before the focused one, or the last one."""
@@ -299,6 +344,8 @@ class ChatScreen(Screen[None]):
     def _act_on(self, view: TurnView, action: TurnAction) -> None:
         record = view.record
         match action:
+            case "withdraw":
+                self._withdraw(view)
             case "copy" if record is not None and record.answer.strip():
                 self._copy("the answer", record.answer)
             case "code":

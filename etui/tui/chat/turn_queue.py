@@ -152,18 +152,48 @@ class TurnQueue:
         if begun is not None:
             self._show_beginning(begun, shown=False)
             await view.write(TextBatch("", begun.answer, 0, 0))
-        view.show_progress(TurnProgress(), time.monotonic_ns(), None)
         self._waiting.append(view)
         self._start_next()
+        self._number_waiting()
 
     def stop(self) -> None:
         """Stop the running answer; without one, return a waiting question to the prompt."""
         if self._answering is not None and self.services is not None:
             self.services.runner.cancel()
         elif self._waiting:
-            view = self._waiting.pop()
+            view = self._waiting[-1]
             self._prompt.put_back(view.asking.text)
+            self.withdraw(view)
+
+    @property
+    def waiting(self) -> tuple[TurnView, ...]:
+        """Questions that wait, the next one first."""
+        return tuple(self._waiting)
+
+    def withdraw(self, view: TurnView) -> None:
+        """Take a waiting question out of the queue, and focus the next one or the prompt."""
+        if view not in self._waiting:
+            return
+        at = self._waiting.index(view)
+        self._waiting.remove(view)
+        if view.has_focus:
+            following = self._waiting[min(at, len(self._waiting) - 1)] if self._waiting else None
+            (following or self._prompt).focus()
+        view.remove()
+        self._number_waiting()
+
+    def _number_waiting(self) -> None:
+        for place, view in enumerate(self._waiting, 1):
+            view.show_queued(place)
+        self._screen.refresh_bindings()
+
+    def take_back(self) -> list[Asking]:
+        """Take all waiting questions out of the queue, and return them in their order."""
+        views = list(self._waiting)
+        self._waiting.clear()
+        for view in views:
             view.remove()
+        return [view.asking for view in views]
 
     def _start_next(self) -> None:
         if self.services is None or self._warming or self.busy or not self._waiting:
@@ -172,6 +202,7 @@ class TurnQueue:
         now_ns = time.monotonic_ns()
         self._progress = TurnProgress(Stage.ROUTING, now_ns)
         view.show_progress(self._progress, now_ns, None)
+        self._number_waiting()
         query = self.conversation.query(view.asking)
         route = view.asking.route or self.route
         self._run_in_thread(partial(self._answer, self.services, query, route, view.asking))

@@ -26,7 +26,6 @@ from etui.tui.chat.progress import (
     progress_line,
     running_thinking_title,
 )
-from etui.tui.power.phases import Stage
 from etui.tui.widgets.answer_markdown import AnswerMarkdown, CodeBlock, find_code_blocks
 from etui.tui.widgets.code_fences import ShortFences
 from etui.tui.widgets.fact_line import FactLine
@@ -72,6 +71,7 @@ class TurnView(Vertical, can_focus=True):
         Binding("greater_than_sign", "branch(1)", "Branch after", id="turn.branch_after",
                 key_display=">", show=False),
         Binding("delete", "request('withdraw')", "Withdraw", id="turn.withdraw", show=False),
+        Binding("delete", "request('withdraw')", "Withdraw", id="turn.withdraw", key_display="del"),
         Binding("up", "app.focus_previous", "Earlier", id="turn.up", show=False),
         Binding("down", "app.focus_next", "Later", id="turn.down", show=False),
     ]  # fmt: skip
@@ -114,7 +114,10 @@ the earlier one, and the turns after it, in the history that the model reads.
             sanitize(asking.shown), MOST_QUESTION_CHARACTERS, MOST_QUESTION_LINES
         )
         more = f"\n… and {units.count_text(left_out, 'character')} more" if left_out else ""
-        self._question = _build_line(f"❯ {shown}{more}", "question")
+        self._asked = f"{shown}{more}"
+        self._question = _build_line(f"❯ {self._asked}", "question")
+        self._withdraw = _build_line("", "withdraw")
+        self.queued = False
         self._branch = _build_line("", "branch")
         self._why = FactLine(classes="why")
         self._thinking_body = Static("", markup=False, classes="thought-text")
@@ -144,6 +147,7 @@ the earlier one, and the turns after it, in the history that the model reads.
 
     def compose(self) -> ComposeResult:
         """Lay out the parts of the turn."""
+        yield self._withdraw
         yield self._question
         yield self._branch
         yield self._why
@@ -167,8 +171,26 @@ the earlier one, and the turns after it, in the history that the model reads.
 
     def show_progress(self, progress: TurnProgress, now_ns: int, joules: str | None) -> None:
         """Show what the turn is doing now."""
+        if self.queued:
+            self._show_place("")
         self._status.show(progress_line(progress, now_ns, joules))
-        self.set_class(progress.stage is Stage.QUEUED, "-queued")
+
+    def show_queued(self, place: int) -> None:
+        """Show that the question waits, and how many answers come before its own, from 1."""
+        self._show_place(f"queued ({units.place_text(place)}): ")
+
+    def _show_place(self, place: str) -> None:
+        self.queued = bool(place)
+        self.set_class(self.queued, "-queued")
+        self._question.update(f"❯ {place}{self._asked}")
+        _show(self._withdraw, "del withdraw" if place else "")
+        self.refresh_bindings()
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """Offer to withdraw a question that waits, and nothing else before it is asked."""
+        if action == "request":
+            return (parameters == ("withdraw",)) == self.queued
+        return super().check_action(action, parameters)
 
     def show_decision(self, decided: Decided) -> None:
         """Show why this model answers."""
@@ -301,7 +323,9 @@ the earlier one, and the turns after it, in the history that the model reads.
 
     def on_click(self, event: events.Click) -> None:
         """Focus the turn on a click on its question; elsewhere a click selects text."""
-        if event.widget is self._question:
+        if event.widget is self._withdraw:
+            self.action_request("withdraw")
+        elif event.widget is self._question:
             self.focus()
 
     def _fold_thinking(self) -> None:

@@ -100,7 +100,7 @@ async def test_a_question_asked_meanwhile_waits_and_then_knows_the_first_answer(
         await until(pilot, lambda: len(house.runner.asked) == 1)
         await ask(pilot, "Second?")
         await until(pilot, lambda: len(turns(app)) == 2)
-        assert text_of(turns(app)[1], "status").startswith("queued")
+        assert text_of(turns(app)[1], "question").startswith("❯ queued (1st): ")
         assert len(house.runner.asked) == 1
         house.runner.let_go.set()
         await answered(pilot, house, 2)

@@ -1,0 +1,94 @@
+"""``etui chat NAME``: open an earlier chat; and how ``etui`` alone opens a new one or the last."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import click
+
+from etui.cli.param_types import TEXT
+from etui.cli.streams import raw_streams
+
+if TYPE_CHECKING:
+    from etui.config.config import Config
+    from etui.log.records import ChatRecord
+
+NO_CHAT = "no earlier chat in the log: this is a new one"
+"""Notice of ``--continue`` where there is nothing to continue."""
+
+
+@click.command()
+@click.argument("name", type=TEXT)
+@click.option("--policy", type=TEXT, metavar="NAME|FILE", help="Policy for the next questions.")
+@click.option("--model", type=TEXT, metavar="NAME", help="Model that answers, instead of a policy.")
+@click.pass_context
+def chat(ctx: click.Context, name: str, policy: str | None, model: str | None) -> None:
+    """Open an earlier chat.
+
+    NAME is its title, its id, or a beginning of either that only one chat has; `last` is the chat
+    used last. `etui --continue` opens that one too. An unknown name ends with exit code 2 and the
+    nearest titles.
+    """
+    from etui.config.load import load_config
+
+    config = load_config()
+    ctx.exit(open_chat(config, policy=policy, model=model, chat=_find_named(config, name)))
+
+
+def open_chat(
+    config: Config,
+    *,
+    policy: str | None,
+    model: str | None,
+    notices: Sequence[str] = (),
+    chat: ChatRecord | None = None,
+) -> int:
+    """Open the app in this terminal, on a new chat or an earlier one.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        click.UsageError: There is no terminal.
+    """
+    # With --web, textual-serve runs this without a terminal and sets its own driver.
+    if "TEXTUAL_DRIVER" not in os.environ and not (sys.stdin.isatty() and sys.stdout.isatty()):
+        raise click.UsageError("the chat needs a terminal; use `etui ask` in a pipe")
+    from etui.tui.start import run_app  # textual: 300 ms, only for the chat
+
+    with raw_streams():
+        return run_app(config, policy=policy, model=model, notices=notices, chat=chat)
+
+
+def find_last_chat(config: Config) -> ChatRecord | None:
+    """Return the chat that was used last; None without any.
+
+    Raises:
+        LogUnavailable: The log cannot be read.
+    """
+    from etui.log.queries import LogReader
+
+    with LogReader(config) as log:
+        chats = log.chats(limit=1)
+    return chats[0].chat if chats else None
+
+
+def _find_named(config: Config, name: str) -> ChatRecord:
+    """Return the chat of a name.
+
+    Raises:
+        UsageError: No chat has this name, or several begin with it.
+        LogUnavailable: The log cannot be read.
+    """
+    from etui.errors import UsageError
+    from etui.log.find_chat import find_chat
+    from etui.log.queries import LogReader, UnknownId
+
+    try:
+        with LogReader(config) as log:
+            return find_chat(log, name)
+    except UnknownId as error:
+        raise UsageError(error.what, error.fix) from error

@@ -12,7 +12,10 @@ from textual.timer import Timer
 from textual.widgets import OptionList, Static, TextArea
 
 from etui.tui.app_messages import AppRequest, Unsaved
+from etui.tui.policies.completion import Completion, KnownNames, complete, help_line
+from etui.tui.policies.completion_list import CompletionList
 from etui.tui.policies.editor import PolicyEditor
+from etui.tui.policies.find_bar import FindBar
 from etui.tui.policies.lists import Problems
 from etui.tui.policies.messages import (
     CheckVerdict,
@@ -23,12 +26,17 @@ from etui.tui.policies.messages import (
     Saved,
     Subject,
 )
+from etui.tui.policies.schema_nodes import Schema
 from etui.tui.policies.tasks import check, run_task
-from etui.tui.policies.text import title_line, verdict_line
+from etui.tui.policies.text import hint_line, title_line, verdict_line
+from etui.tui.policies.typing_rules import find_fix, next_fault
 from etui.yaml.named_files import NamedFile
 
 CHECK_AFTER_SECONDS = 0.2
 """Delay from the last key to the check of the text."""
+
+_HINT_AFTER_SECONDS = 0.05
+"""Delay from the last key to the help on the key under the cursor."""
 
 
 class EditingPane(Vertical):
@@ -50,16 +58,24 @@ class EditingPane(Vertical):
         self._in_use = False
         self._check_timer: Timer | None = None
         self._title = Static("", classes="title")
-        self.editor = PolicyEditor()
+        self._hint_timer: Timer | None = None
+        self._schema: Schema | None = None
+        self._completions = CompletionList()
+        self.editor = PolicyEditor(self._completions, self._complete)
+        self._find = FindBar()
+        self._hint = Static("", classes="hint")
         self._verdict = Static("", classes="verdict")
         self._problems = Problems()
 
     def compose(self) -> ComposeResult:
-        """Build the title, the editor, the verdict and the problems."""
+        """Build the title, the editor, the help line, the verdict and the problems."""
         yield self._title
+        yield self._find
         yield self.editor
+        yield self._hint
         yield self._verdict
         yield self._problems
+        yield self._completions
 
     def on_mount(self) -> None:
         """Start without a policy."""
@@ -89,7 +105,9 @@ class EditingPane(Vertical):
         self.editor.show("" if opened is None else opened.text)
         self._saved_text = self.editor.text
         self._verdict.update("" if opened is None else verdict_line(None))
-        self._problems.display = False
+        self._problems.clear()
+        self._completions.close()
+        self._find.close()
         self._handle_edit()
         return opened is None or self._saved_text == opened.text
 
@@ -141,11 +159,71 @@ class EditingPane(Vertical):
         self.editor.colour()
         self._handle_edit()
 
+    def on_text_area_selection_changed(self) -> None:
+        """Describe the key under the cursor soon."""
+        if self._hint_timer is not None:
+            self._hint_timer.stop()
+        self._hint_timer = self.set_timer(_HINT_AFTER_SECONDS, self._show_hint)
+
     def on_option_list_option_selected(self, selected: OptionList.OptionSelected) -> None:
-        """Move the cursor to the selected problem."""
+        """Take a completion, or the suggestion of a problem; without one, go to its line."""
         selected.stop()
+        if selected.option_list is self._completions:
+            self.editor.take_completion()
+            return
         problem = self._problems.problems[selected.option_index]
-        self.editor.go_to(problem.line, problem.column)
+        if (fix := find_fix(self.text, problem)) is not None and not self.editor.read_only:
+            self.editor.apply_fix(fix)
+        else:
+            self.editor.go_to(problem.line, problem.column)
+
+    def on_option_list_option_highlighted(self, moved: OptionList.OptionHighlighted) -> None:
+        """Scroll to the problem under the cursor of the list."""
+        moved.stop()
+        if self._problems.has_focus and moved.option_list is self._problems:
+            problem = self._problems.problems[moved.option_index]
+            self.editor.show_place(problem.line, problem.column)
+
+    def on_problems_line_requested(self, requested: Problems.LineRequested) -> None:
+        """Go to the line of a problem."""
+        self.editor.go_to(requested.problem.line, requested.problem.column)
+
+    def next_fault(self) -> bool:
+        """Go to the next error, or else warning, after the cursor; returns whether there is one."""
+        row, column = self.editor.cursor_location
+        problem = next_fault(self._problems.most_severe, row + 1, column + 1)
+        if problem is not None:
+            self.editor.go_to(problem.line, problem.column)
+            self._show_hint()
+        return problem is not None
+
+    def open_find(self) -> None:
+        """Find a text, at first the selected one."""
+        selected = self.editor.selected_text
+        words = selected if "\n" not in selected else ""
+        self._find.open(self.text, words, self.editor.selection.start)
+
+    def close_overlay(self) -> bool:
+        """Close the completions, or else the find bar; returns whether one was open."""
+        if self._completions.completion is not None:
+            self._completions.close()
+            return True
+        if self._find.display:
+            self.on_find_bar_closed()
+            return True
+        return False
+
+    def on_find_bar_moved(self, moved: FindBar.Moved) -> None:
+        """Show the place that was found."""
+        self.editor.highlight(moved.words if moved.place is not None else "")
+        if moved.place is not None:
+            self.editor.show_place(moved.place[0] + 1, moved.place[1] + 1)
+
+    def on_find_bar_closed(self) -> None:
+        """Close the find bar; the cursor stays at the place."""
+        self._find.close()
+        self.editor.highlight("")
+        self.editor.focus()
 
     def on_policy_news(self, news: PolicyNews) -> None:
         """Show the verdict on the current text."""
@@ -155,6 +233,7 @@ class EditingPane(Vertical):
                 self._verdict.update(verdict_line(verdict))
                 self.editor.mark(checked.errors, (*checked.warnings, *verdict.failing))
                 self._problems.show(verdict)
+                self._show_hint()
 
     def _handle_edit(self) -> None:
         """Report whether the text is saved, and schedule a check after the last key."""
@@ -177,6 +256,34 @@ class EditingPane(Vertical):
             self._title.update("no policy is open")
         else:
             self._title.update(title_line(self.opened, changed=self.changed, in_use=self._in_use))
+
+    def _complete(self, row: int, column: int) -> Completion | None:
+        if self.context is None or self.editor.read_only:
+            return None
+        return complete(self.text, row, column, self._get_schema(), self._known_names())
+
+    def _show_hint(self) -> None:
+        """Show the problem of the cursor's line, or else the help on the key there."""
+        row, column = self.editor.cursor_location
+        here = (problem for problem in self._problems.problems if problem.line == row + 1)
+        text = ""
+        if self.opened is not None:
+            names = self._known_names()
+            text = help_line(self.text, row, column, self._get_schema(), names)
+        self._hint.update(hint_line(next(here, None), text))
+
+    def _get_schema(self) -> Schema:
+        if self._schema is None:
+            from etui.routing.schema.policy_file import json_schema  # imports pydantic
+
+            self._schema = json_schema()
+        return self._schema
+
+    def _known_names(self) -> KnownNames:
+        context = self.context
+        if context is None:
+            return KnownNames()
+        return KnownNames(tuple(context.catalogue.models), context.names)
 
     def _check_now(self) -> None:
         if (subject := self.subject) is not None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import partial
 from typing import ClassVar
 
@@ -12,27 +11,22 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical
 from textual.events import DescendantFocus
-from textual.notifications import SeverityLevel
 from textual.screen import Screen
 from textual.widget import Widget
-from textual.widgets import OptionList
+from textual.widgets import Input, OptionList
 
 from etui.config.config import Config, shipped_dir
-from etui.errors import UsageError
-from etui.routing.editing import check_name, get_own_path
 from etui.runtime.route import Route
 from etui.tui.app_messages import AppRequest, PoliciesListed, RouteRequested
 from etui.tui.commands import Command
-from etui.tui.modals import ConfirmModal, TextModal
-from etui.tui.notices import notice_text
 from etui.tui.policies import tasks
 from etui.tui.policies.analysis_pane import AnalysisPane
 from etui.tui.policies.editing_pane import EditingPane
+from etui.tui.policies.files import PolicyFiles
 from etui.tui.policies.lists import PolicyList
 from etui.tui.policies.messages import (
     CheckVerdict,
     Clash,
-    Draft,
     Fact,
     HasErrors,
     PolicyCatalogue,
@@ -44,10 +38,10 @@ from etui.tui.policies.messages import (
     Reread,
     Saved,
 )
-from etui.tui.policies.modals import NewPolicy, NewPolicyModal
-from etui.tui.policies.text import template_names
 from etui.tui.widgets.key_footer import KeyFooter
-from etui.units import count_text
+
+_LOOK_SECONDS = 2.0
+"""How often the folder of policies is looked at while the screen is shown."""
 
 
 class PoliciesScreen(Screen[None]):
@@ -65,41 +59,54 @@ class PoliciesScreen(Screen[None]):
         Binding("ctrl+r", "replay", "Replay", id="policies.replay"),
         Binding("ctrl+g", "compare('saved')", "Diff", id="policies.diff"),
         Binding("ctrl+o", "use", "Use", id="policies.use"),
+        Binding("f8", "next_fault", "Next fault", id="policies.next_fault"),
+        Binding("ctrl+f", "find", "Find", id="policies.find", priority=True),
+        Binding("slash", "filter", "Filter", id="policies.filter", show=False),
         Binding("escape", "back", "List", id="policies.back", priority=True),
     ]
 
     HELP = """\
 ## Policies
 
-Enter opens a policy. It is checked while you type: problems are listed below it, and Enter on one
-goes to its line. `ctrl+t` shows which arm would answer a question under the text as it is now;
-`ctrl+r` replays the questions of the log; `ctrl+g` shows the differences from the saved file.
-`ctrl+s` saves (a shipped policy is saved as your own copy), `ctrl+o` uses the policy for the next
-questions. In the list `n` creates a policy and `d` deletes one of yours. Esc goes back to the list.
-Unsaved text is kept until you open another policy or exit etui; both ask first.
+Enter opens a policy. Names, keys and values are offered as you type (Tab or Enter takes one,
+`ctrl+space` lists all), and the line below the text explains the key under the cursor. Problems are
+listed below it: `F8` goes to the next one, Enter on one takes its suggestion or goes to its line.
+`ctrl+f` finds, then `n` and `N`.
+
+`ctrl+t` shows which arm would answer a question under the text as it is now; `ctrl+r` replays the
+questions of the log; `ctrl+g` shows the differences from the saved file. `ctrl+s` saves (a shipped
+policy as your own copy), `ctrl+o` uses the policy for the next questions. In the list `n` creates a
+policy, `d` deletes one of yours, `/` filters. Esc goes back to the list. Unsaved text is kept until
+you open another policy or exit etui; both ask first.
 """
 
     def __init__(self, config: Config, route: Callable[[], Route]) -> None:
         super().__init__()
         self._config = config
         self._route = route
-        self._catalogue: PolicyCatalogue | None = None
         self._policy_list = PolicyList()
         self._pane = EditingPane()
+        self._files = PolicyFiles(self, config, self._pane, self._run_task, self._is_needed)
+        self._cursor_to = ""
+        self._seen_files: frozenset[tuple[str, int]] = frozenset()
+        self._filter = Input(placeholder="filter", id="filter", compact=True)
         self._analysis = AnalysisPane(lambda: self._pane.subject)
 
     def compose(self) -> ComposeResult:
         """Build the list, the analyses and the editor."""
         with Horizontal():
             with Vertical(id="aside"):
+                yield self._filter
                 yield self._policy_list
                 yield self._analysis
             yield self._pane
         yield KeyFooter()
 
     def on_mount(self) -> None:
-        """Show the side of the list on a narrow screen."""
+        """Show the side of the list on a narrow screen, and begin to look for new files."""
         self.add_class("-aside")
+        self._filter.display = False
+        self.set_interval(_LOOK_SECONDS, self._look_for_files)
 
     def on_screen_resume(self) -> None:
         """Read the policies again: files may have changed since the last visit."""
@@ -120,6 +127,8 @@ Unsaved text is kept until you open another policy or exit etui; both ask first.
             ("replay the log", "Show which questions would move", self.action_replay),
             ("diff with the saved file", "Show what your edits change", partial(compare, "saved")),
             ("diff with the shipped policy", "Show how yours differs", partial(compare, "shipped")),
+            ("find", "Find a text in the policy", self.action_find),
+            ("next fault", "Go to the next fault", self.action_next_fault),
             ("new", "Create a policy from a template", self.action_new),
             ("delete", "Delete one of your policies", self.action_delete),
             ("read again", "Discard unsaved edits", self.action_read_again),
@@ -128,22 +137,11 @@ Unsaved text is kept until you open another policy or exit etui; both ask first.
 
     def action_save(self) -> None:
         """Save the text; for a shipped policy, ask for the name of the copy."""
-        opened = self._pane.opened
-        if opened is None:
-            return
-        if opened.place.origin == "shipped":
-            self.action_save_as()
-        else:
-            self._save(self._pane.build_draft(opened.place.name, opened))
+        self._files.save()
 
     def action_save_as(self) -> None:
         """Ask for a name and save the text under it."""
-        if self._pane.opened is not None:
-            help_text = "Enter saves it; with the name of a shipped policy it replaces that one"
-            modal = TextModal(
-                "save to your policies as", self._pane.opened.place.name, help_text, one_line=True
-            )
-            self.app.push_screen(modal, self._save_as)
+        self._files.save_as()
 
     def action_use(self) -> None:
         """Use the saved policy for the next questions, if it is valid."""
@@ -151,9 +149,11 @@ Unsaved text is kept until you open another policy or exit etui; both ask first.
         if entry is None:
             return
         if self._pane.changed and self._is_open(entry):
-            self._notify("your edits are not saved", "save them first: ctrl+s", "warning")
+            self._files.notify("your edits are not saved", "save them first: ctrl+s", "warning")
         elif entry.description is None:
-            self._notify(f"{entry.named} has errors, so it cannot be used", "fix and save it first")
+            self._files.notify(
+                f"{entry.named} has errors, so it cannot be used", "fix and save it first"
+            )
         else:
             self.post_message(AppRequest(RouteRequested(Route(entry.named))))
 
@@ -176,51 +176,68 @@ Unsaved text is kept until you open another policy or exit etui; both ask first.
         if other == "shipped":
             path = shipped_dir() / "policies" / f"{opened.place.name}.yaml"
             if not path.is_file():
-                self._notify(f"etui ships no policy {opened.place.name!r}", "", "warning")
+                self._files.notify(f"etui ships no policy {opened.place.name!r}", "", "warning")
                 return
         self._go(self._analysis.answer, aside=True)
         self._analysis.compare(path, other)
 
     def action_new(self) -> None:
         """Create a policy of the user from a template."""
-        if self._catalogue is not None:
-            entry = self._selected_entry()
-            taken = {o.named for o in self._catalogue.policies if o.place.origin == "user"}
-            templates = list(template_names(self._catalogue.policies))
-            like = "" if entry is None else entry.named
-            self.app.push_screen(NewPolicyModal(templates, taken, like), self._create)
+        self._files.new(self._selected_entry())
 
     def action_delete(self) -> None:
         """Delete a policy of the user, after a confirmation."""
-        entry = self._selected_entry()
-        if entry is None:
-            return
-        place = entry.place
-        if place.origin != "user":
-            self._notify(
-                f"{entry.named} is not in your folder", "only your own policies can be deleted"
-            )
-        elif self._is_needed(entry.named) and not place.hides:
-            self._notify(f"{entry.named} is in use", "use another policy first")
-        else:
-            shipped = " and use the shipped policy again" if place.hides else ""
-            self._confirm(
-                f"delete {place.path}{shipped}?",
-                lambda: self._run_task(lambda: tasks.delete_policy(place)),
-            )
+        if (entry := self._selected_entry()) is not None:
+            self._files.delete(entry)
 
     def action_read_again(self) -> None:
         """Discard unsaved edits and read the file again."""
         if (opened := self._pane.opened) is not None:
             self._open(PolicyEntry(opened.named, opened.place, None))
 
+    def action_next_fault(self) -> None:
+        """Go to the next fault after the cursor."""
+        if self._pane.opened is not None:
+            self._go(self._pane.editor, aside=False)
+            if not self._pane.next_fault():
+                self._files.notify("no faults", "", "information")
+
+    def action_find(self) -> None:
+        """Find a text in the open policy."""
+        if self._pane.opened is not None:
+            self.remove_class("-aside")
+            self.call_after_refresh(self._pane.open_find)
+
+    def action_filter(self) -> None:
+        """Filter the list of policies; elsewhere, find a text in the open policy."""
+        if self._policy_list.has_focus:
+            self._filter.display = True
+            self._filter.focus()
+        else:
+            self.action_find()
+
     def action_back(self) -> None:
-        """Go back to the list."""
+        """Close what is open over the text, or else the filter; then go back to the list."""
+        if self._pane.close_overlay():
+            return
+        if self._filter.display:
+            self._filter.value = ""
+            self._filter.display = False
         self._go(self._policy_list, aside=True)
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """Disable going back to the list while it has the focus."""
-        return not (action == "back" and self._policy_list.has_focus)
+        """Disable going back to the list while it has the focus and is not filtered."""
+        return not (action == "back" and self._policy_list.has_focus and not self._filter.display)
+
+    def on_input_changed(self, changed: Input.Changed) -> None:
+        """Filter while the user types."""
+        if changed.input is self._filter:
+            self._policy_list.filter(changed.value)
+
+    def on_input_submitted(self, submitted: Input.Submitted) -> None:
+        """Move from the filter to the list."""
+        if submitted.input is self._filter:
+            self._policy_list.focus()
 
     def on_descendant_focus(self, focused: DescendantFocus) -> None:
         """Show the side of the focused widget on a narrow screen."""
@@ -232,7 +249,7 @@ Unsaved text is kept until you open another policy or exit etui; both ask first.
         if entry is None:
             return
         if self._pane.changed and not self._is_open(entry):
-            self._confirm("discard unsaved edits?", lambda: self._open_to_edit(entry))
+            self._files.confirm("discard unsaved edits?", lambda: self._open_to_edit(entry))
         elif self._is_open(entry):
             self._go(self._pane.editor, aside=False)
         else:
@@ -252,26 +269,29 @@ Unsaved text is kept until you open another policy or exit etui; both ask first.
             case Saved() as saved:
                 self._show_saved(saved)
             case HasErrors(draft=draft, errors=errors):
-                self._confirm_errors(draft, errors)
+                self._files.confirm_errors(draft, errors)
             case Clash(draft=draft, what=what):
-                self._confirm(f"{what}: overwrite it?", lambda: self._save(draft, over=True))
+                self._files.confirm_overwrite(draft, what)
             case PolicyDeleted(place=place):
-                self._notify(f"deleted {place.path}", "", "information")
+                self._files.notify(f"deleted {place.path}", "", "information")
                 if self._pane.opened is not None and self._pane.opened.place == place:
                     self._pane.show(None)
                 self._read_policies()
             case PolicyTaskFailed(what=what, fix=fix):
-                self._notify(what, fix)
+                self._files.notify(what, fix)
 
     def _show_policies(self, catalogue: PolicyCatalogue) -> None:
-        first = self._catalogue is None
-        self._catalogue = catalogue
+        first = self._files.catalogue is None
+        self._files.catalogue = catalogue
         self._pane.context = catalogue.context
         self.post_message(AppRequest(PoliciesListed(catalogue.context.names)))
         self._show_use()
         opened = self._pane.opened
         if first:
             self._policy_list.put_cursor(self._route().policy)
+        elif self._cursor_to and catalogue.find(self._cursor_to) is not None:
+            self._policy_list.put_cursor(self._cursor_to)
+            self._cursor_to = ""
         entry = self._policy_list.under_cursor if opened is None else catalogue.find(opened.named)
         if entry is not None and not self._pane.changed:
             self._run_task(lambda: Reread(tasks.open_policy(entry, self._config)))
@@ -287,61 +307,28 @@ Unsaved text is kept until you open another policy or exit etui; both ask first.
 
     def _show_opened(self, opened: PolicyOpened) -> None:
         if not self._pane.show(opened):
-            self._notify("the file has mixed line endings", "saving makes them uniform", "warning")
-        if self._catalogue is not None and self._catalogue.find(opened.named) is None:
+            self._files.notify(
+                "the file has mixed line endings", "saving makes them uniform", "warning"
+            )
+        if self._files.catalogue is not None and self._files.catalogue.find(opened.named) is None:
+            self._cursor_to = opened.named  # a new policy: it is in the list once that is read
             self._read_policies()
-        self._show_use()
-        self._policy_list.put_cursor(opened.named)
+            self._show_use()
+        else:
+            self._show_use()
+            self._policy_list.put_cursor(opened.named)
 
     def _show_saved(self, saved: Saved) -> None:
         self._pane.mark_saved(saved)
-        self._notify(f"saved as {saved.draft.target}", "", "information")
+        self._files.notify(f"saved as {saved.draft.target}", "", "information")
         self._read_policies()
-
-    def _save_as(self, name: str | None) -> None:
-        opened = self._pane.opened
-        if name is None or opened is None:
-            return
-        try:
-            check_name(name)
-        except UsageError as error:
-            self._notify(error.what, error.fix)
-            return
-        draft = self._pane.build_draft(name, opened)
-        target = get_own_path(name, self._config)
-        if target != opened.target:
-            draft = replace(draft, target=target, before=None)
-        self._save(draft)
-
-    def _confirm_errors(self, draft: Draft, errors: int) -> None:
-        """Ask whether to save a text with errors; refuse for the policy in use."""
-        count = count_text(errors, "error")
-        if self._is_needed(draft.name):
-            self._notify(f"{draft.name} is in use, and the text has {count}",
-                      "fix them, or save it under another name")  # fmt: skip
-        else:
-            self._confirm(f"the text has {count}: save it anyway?",
-                          lambda: self._save(draft, with_errors=True))  # fmt: skip
-
-    def _create(self, new: NewPolicy | None) -> None:
-        if new is None or self._catalogue is None:
-            return
-        template = self._catalogue.find(new.template) if new.template is not None else None
-
-        def create() -> None:
-            self._run_task(lambda: tasks.make_policy(new.name, template, self._config))
-
-        if self._pane.changed:
-            self._confirm("discard unsaved edits?", create)
-        else:
-            create()
 
     def _show_use(self) -> None:
         """Mark the policy of the next questions."""
         route = self._route()
-        if self._catalogue is not None:
+        if self._files.catalogue is not None:
             self._policy_list.show(
-                self._catalogue.policies,
+                self._files.catalogue.policies,
                 lambda entry: route.model is None and entry.named == route.policy,
             )
         opened = self._pane.opened
@@ -357,9 +344,13 @@ Unsaved text is kept until you open another policy or exit etui; both ask first.
 
     def _selected_entry(self) -> PolicyEntry | None:
         """Return the policy under the cursor of the list, or else the edited one."""
-        if self._catalogue is None or self._policy_list.has_focus or self._pane.opened is None:
+        if (
+            self._files.catalogue is None
+            or self._policy_list.has_focus
+            or self._pane.opened is None
+        ):
             return self._policy_list.under_cursor
-        return self._catalogue.find(self._pane.opened.named)
+        return self._files.catalogue.find(self._pane.opened.named)
 
     def _go(self, widget: Widget, *, aside: bool) -> None:
         """Focus a widget; a narrow screen shows its side first."""
@@ -376,26 +367,15 @@ Unsaved text is kept until you open another policy or exit etui; both ask first.
     def _open(self, entry: PolicyEntry) -> None:
         self._run_task(lambda: tasks.open_policy(entry, self._config))
 
-    def _save(self, draft: Draft, *, with_errors: bool = False, over: bool = False) -> None:
-        if (catalogue := self._catalogue) is not None:
-            context = catalogue.context
-            self._run_task(
-                lambda: tasks.save_draft(draft, context, with_errors=with_errors, over=over)
-            )
+    def _look_for_files(self) -> None:
+        """Read the policies again if a file came, went or changed since."""
+        if self.is_current and tasks.list_files(self._config) != self._seen_files:
+            self._read_policies()
 
     def _read_policies(self) -> None:
+        self._seen_files = tasks.list_files(self._config)
         active = self._route().policy
         self._run_task(lambda: tasks.read_policies(self._config, active))
-
-    def _confirm(self, question: str, then: Callable[[], object]) -> None:
-        def answered(yes: bool | None) -> None:
-            if yes:
-                then()
-
-        self.app.push_screen(ConfirmModal(question), answered)
-
-    def _notify(self, what: str, fix: str, severity: SeverityLevel = "error") -> None:
-        self.notify(notice_text(what, fix), severity=severity, markup=False)
 
     @work(thread=True, group="policy-files", exit_on_error=False)
     def _run_task(self, task: Callable[[], Fact]) -> None:

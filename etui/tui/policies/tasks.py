@@ -5,6 +5,7 @@ Every function may wait for the disk or run for long: call it from a thread.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
@@ -81,6 +82,20 @@ def read_policies(config: Config, active: str) -> PolicyCatalogue:
         for named, place in places.items()
     )
     return PolicyCatalogue(PolicyContext(config, catalogue, names), tuple(entries))
+
+
+def list_files(config: Config) -> frozenset[tuple[str, int]]:
+    """Return (name, time of the last change in ns) of the user's policy files; fast enough to poll.
+
+    A folder that cannot be read has none.
+    """
+    with suppress(OSError), os.scandir(config.policies_dir) as entries:
+        return frozenset(
+            (entry.name, entry.stat().st_mtime_ns)
+            for entry in entries
+            if entry.name.endswith(".yaml")
+        )
+    return frozenset()
 
 
 def _description(checked: CheckedPolicy) -> str | None:

@@ -63,6 +63,14 @@ def problem_line(problem: Problem, is_error: bool) -> Content:
     return Content.assemble((sign, colour), (place, "bold"), one_line(problem.message))
 
 
+def hint_line(problem: Problem | None, help_text: str) -> Content:
+    """Format the line below the editor: the problem of the cursor's line, or else its help."""
+    if problem is not None:
+        return Content.assemble((one_line(problem.message), "$text-warning"))
+    name, separator, rest = one_line(help_text).partition(" · ")
+    return Content.assemble((name, "bold"), (separator + rest, _MUTED))
+
+
 def verdict_line(verdict: CheckVerdict | None) -> Content:
     """Format the verdict of the check: ``✓ valid: 5 rules, 4 arms``."""
     if verdict is None:

@@ -34,6 +34,12 @@ def move_by_half(row: int, rows: int, height: int, pages: int) -> int:
     return max(0, min(rows - 1, row + pages * max(1, height // 2)))
 
 
+def has_words(text: str, words: str) -> bool:
+    """Return whether a text has every one of the words; case does not matter."""
+    folded = text.casefold()
+    return all(word in folded for word in words.casefold().split())
+
+
 class RowList(OptionList):
     """A list of options."""
 

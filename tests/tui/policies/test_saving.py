@@ -47,7 +47,9 @@ async def at_policies(pilot: Pilot[None], app: EtuiApp) -> PoliciesScreen:
     """Go to the policies of the whole app; the one that the route names is open."""
     await until(pilot, lambda: app.backend is not None)
     await pilot.press("f4")
-    await until(pilot, lambda: isinstance(app.screen, PoliciesScreen) and app.screen._catalogue)
+    await until(
+        pilot, lambda: isinstance(app.screen, PoliciesScreen) and app.screen._files.catalogue
+    )
     screen = app.screen
     assert isinstance(screen, PoliciesScreen)
     await until(pilot, lambda: screen._pane.opened is not None)
@@ -253,7 +255,7 @@ async def test_a_folder_that_cannot_be_written_keeps_what_was_typed(config: Conf
     async with app.run_test(size=SIZE) as pilot:
         await opened(pilot, app)
         app.type_over("version: 1", "version: 1 # typed")
-        app.policies._save_as("calm")
+        app.policies._files._save_under("calm")
         await until(pilot, lambda: "cannot" in app.told())
         assert app.pane.changed
         assert Path(config.policies_dir).read_text() == "in the way"
@@ -265,7 +267,9 @@ async def test_the_app_uses_a_policy_for_the_next_questions(house: House) -> Non
     async with app.run_test(size=SIZE) as pilot:
         await until(pilot, lambda: app.backend is not None)
         await pilot.press("f4")
-        await until(pilot, lambda: isinstance(app.screen, PoliciesScreen) and app.screen._catalogue)
+        await until(
+            pilot, lambda: isinstance(app.screen, PoliciesScreen) and app.screen._files.catalogue
+        )
         screen = app.screen
         assert isinstance(screen, PoliciesScreen)
         screen._policy_list.put_cursor("mine")

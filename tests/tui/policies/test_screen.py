@@ -29,7 +29,7 @@ async def test_the_policy_in_use_is_open_and_the_list_says_whose_each_is(config:
         assert app.pane.text == (shipped_dir() / "policies" / "balanced.yaml").read_text()
 
 
-async def test_faults_stand_at_their_lines_and_enter_goes_there(config: Config) -> None:
+async def test_faults_stand_at_their_lines_and_space_goes_there(config: Config) -> None:
     keep(config, "mine", OWN)
     app = PoliciesApp(config, "mine")
     async with app.run_test(size=SIZE) as pilot:
@@ -44,7 +44,7 @@ async def test_faults_stand_at_their_lines_and_enter_goes_there(config: Config) 
         assert "✗" in app.drawn().splitlines()[line + 1]
         problems = app.screen.query_one("#problems")
         problems.focus()
-        await pilot.press("enter")
+        await pilot.press("space")
         await until(pilot, lambda: app.pane.editor.has_focus)
         row, column = app.pane.editor.cursor_location
         assert app.pane.editor.document.get_line(row)[column:].startswith("driect")

@@ -30,6 +30,7 @@ class AnswerRequest:
             arm uses none, or there is none on this machine.
         options: What the client asks of the form of the answer.
         owner: Name of the client's key; prompts of other owners share no prefix with it.
+        turn_id: Id of the turn, under which its answer can be continued; empty for none.
     """
 
     model: ModelSpec
@@ -41,6 +42,7 @@ class AnswerRequest:
     draft: tuple[ModelSpec, Path] | None = None
     options: OutputOptions = DEFAULT_OUTPUT
     owner: str = ""
+    turn_id: str = ""
 
 
 class Answerer(Protocol):

@@ -139,7 +139,7 @@ class ConcurrentAnswers:
         ticket: Ticket,
         ending: ExitStack,
     ) -> Iterator[Event]:
-        session.owner = request.owner
+        session.owner, session.label = request.owner, request.turn_id
         session.threads.begin_answer()
         self._queue.begin(ticket)
         for event in end_early(reason(request, session, control), ending):

@@ -88,7 +88,7 @@ class LocalBackend:
         path = require_path(request)
         control = self._control = AnswerControl()
         session = yield from self._residency.session(request.model, path, request.draft)
-        session.owner = request.owner
+        session.owner, session.label = request.owner, request.turn_id
         session.threads.begin_answer()
         try:
             for event in reason(request, session, control):

@@ -40,7 +40,9 @@ class LlamaSequence:
         "following",
         "id",
         "kept_logits",
+        "label",
         "owner",
+        "rest",
         "row",
         "sampler",
         "script",
@@ -51,13 +53,21 @@ class LlamaSequence:
     )
 
     def __init__(
-        self, id_: int, slot: int, tokens: list[int], sampler: Sampler, owner: str = ""
+        self,
+        id_: int,
+        slot: int,
+        tokens: list[int],
+        sampler: Sampler,
+        owner: str = "",
+        label: str = "",
     ) -> None:
         self.id = id_
         self.slot = slot
         self.tokens = tokens
         self.sampler = sampler
         self.owner = owner
+        self.label = label
+        self.rest: tuple[int, ...] = ()  # drawn before it was closed, and not computed
         self.computed = 0
         self.cached = 0
         self.cells: list[

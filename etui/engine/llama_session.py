@@ -19,7 +19,15 @@ from etui.engine.outputs import Outputs
 from etui.engine.prefix_cache import Reuse
 from etui.engine.prefix_donors import PrefixDonors
 from etui.engine.sampler import Sampler, Script
-from etui.engine.session import LikelyToken, ModelFacts, OutputGrammar, Sampled, Step, TokenSequence
+from etui.engine.session import (
+    LikelyToken,
+    ModelFacts,
+    OutputGrammar,
+    RecalledSequence,
+    Sampled,
+    Step,
+    TokenSequence,
+)
 from etui.engine.special_tokens import SpecialTokens
 from etui.engine.speculation.batch_cost import CPU_CURVE, GPU_CURVE, BatchCost
 from etui.engine.speculation.draft_model import DraftModel, Vocabulary
@@ -35,6 +43,10 @@ if TYPE_CHECKING:
     from etui.engine.library import Library
 
 
+_TAIL_TOKENS = 64
+"""Tokens whose text shows where a recalled answer ends."""
+
+
 class LlamaSession:
     """One model in memory with a context of several sequences; used from one thread at a time.
 
@@ -43,6 +55,8 @@ class LlamaSession:
 
     Attributes:
         owner: Owner of sequences that are opened without one.
+        label: Name under which ``recall`` finds the sequences that are opened from now on; empty
+            for none.
         planned: Number of tokens in the last batch by sequence id, even if the batch failed.
     """
 
@@ -60,6 +74,7 @@ class LlamaSession:
             context, context.options.donors, whole_only=model.recurrent or self._windowed
         )
         self.owner = ""
+        self.label = ""
         self.planned: Mapping[int, int] = {}
         self._served_id = 0  # the prompt that got tokens in the last mixed batch
         self._next_id = 0
@@ -415,11 +430,21 @@ class LlamaSession:
         own.sampler.free()
         if own.constraint is not None:
             own.constraint.free()
+        own.rest = tuple(own.tokens[own.computed :])
         del own.tokens[own.computed :]
         own.kept_logits = own.following = None
         evicted = self._donors.add(own) if keep and own.computed else own
         if evicted is not None:
             self._release(evicted)
+
+    def recall(self, label: str) -> RecalledSequence | None:
+        """Return the latest closed sequence with this label and owner; None if it was evicted."""
+        for donor in reversed(self._donors.closed):
+            if label and (donor.label, donor.owner) == (label, self.owner):
+                tokens = (*donor.tokens, *donor.rest)
+                pieces = [self._model.piece(token)[0] for token in tokens[-_TAIL_TOKENS:]]
+                return RecalledSequence(tokens, b"".join(pieces))
+        return None
 
     def forget(self) -> None:
         """Forget closed sequences and what was drafted for any, so that nothing is reused."""
@@ -467,7 +492,7 @@ class LlamaSession:
         sampler = Sampler(
             self._context.api, sampling, self._context.vocabulary, self._facts.context_tokens
         )
-        return LlamaSequence(self._next_id, slot, tokens, sampler, owner)
+        return LlamaSequence(self._next_id, slot, tokens, sampler, owner, self.label)
 
     def _take_slot(self, keep: LlamaSequence | None = None) -> int:
         """Take a free slot, evicting a donor other than ``keep`` if there is none."""

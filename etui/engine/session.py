@@ -80,6 +80,19 @@ class LikelyToken:
     logprob: float
 
 
+@dataclass(frozen=True, slots=True)
+class RecalledSequence:
+    """The tokens of an answer that ended, which are still in the cache.
+
+    Attributes:
+        tokens: Prompt and answer. All but the last are computed, or all of them.
+        tail: Bytes of its last tokens.
+    """
+
+    tokens: tuple[int, ...]
+    tail: bytes
+
+
 class TokenSequence(Protocol):
     """One sequence: the tokens in its cache and those queued to be computed."""
 
@@ -187,6 +200,13 @@ class Session(Protocol):
 
         Raises:
             ContextOverflow: The tokens do not fit into the context.
+        """
+
+    def recall(self, label: str) -> RecalledSequence | None:
+        """Return the answer with this label, to open a sequence that goes on with its tokens.
+
+        A text that is tokenized again need not give the tokens that were drawn. None if the cache
+        no longer has it.
         """
 
     def fork(self, sequence: TokenSequence, sampling: Sampling) -> TokenSequence:

@@ -169,6 +169,10 @@ class Run:
             return text + self._finish(Ending.REPEATS)
         return text + self._finish(Ending.LIMIT) if self.tokens == self._limit else text
 
+    def begin_with(self, piece: bytes) -> None:
+        """Take the bytes of an unfinished character, which the next token completes."""
+        self._stream.push(piece)
+
     def logprobs(self, text: str) -> list[TokenLogprob]:
         """Return the log-probabilities of the tokens that this new text shows."""
         if self._log is None:
@@ -255,8 +259,10 @@ def decode(
         text, before = "", run.tokens
         if control.cancelled():
             text = run.end(Ending.CANCELLED)
+            _take_back(session, sequence, drawn)
         elif run.tokens and control.spent():
             text = run.end(Ending.BUDGET)
+            _take_back(session, sequence, drawn)
         else:
             for sampled in drawn:
                 text = run.take(sampled, at_ns)
@@ -270,6 +276,13 @@ def decode(
             # None, while a cache that cannot remove drafted tokens is computed again.
             drawn, at_ns = step.sampled, step.end_ns
     return run.decoded()
+
+
+def _take_back(session: Session, sequence: TokenSequence, drawn: Sequence[Sampled]) -> None:
+    """Remove drawn tokens that the text does not have, so that the answer can go on from there."""
+    count = sum(not sampled.ends for sampled in drawn)
+    if count:
+        session.rollback(sequence, count)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import codecs
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 from etui.arm import Arm
-from etui.chat import Message
+from etui.chat import DEFAULT_OUTPUT, Message
 from etui.engine.session import Session
 from etui.errors import ContextOverflow, InvalidRequest
-from etui.events import Event
+from etui.events import Answer, Event
 from etui.reasoning.context_fit import (
     SMALLEST_ANSWER_TOKENS,
     FittedPrompt,
@@ -28,9 +30,12 @@ from etui.reasoning.decoding import (
     start_speculation,
 )
 from etui.reasoning.loop_guard import build_guard
-from etui.reasoning.output import PLAIN, Output
+from etui.reasoning.output import PLAIN, Output, check_continuation
 from etui.reasoning.prompts import direct_prompt
 from etui.reasoning.token_log import TokenLog
+
+_COMPARED_CHARACTERS = 48
+"""Characters at the end of an answer by which its tokens are recognised."""
 
 _STAND_IN = "\U00100000"
 """The first of the private characters that a rendered text has in place of special tokens."""
@@ -53,7 +58,8 @@ def direct(
     """
     start_ns = time.monotonic_ns()
     facts = session.facts
-    prompt = answer_prompt(messages, arm, session, output)
+    begun = _go_on(messages, arm, session, output)
+    prompt = begun.prompt
     opened = yield from open_prompt(prompt, arm, session, control, start_ns, grammar=output.grammar)
     try:
         if opened.first is None:
@@ -66,24 +72,86 @@ def direct(
             refused = start_speculation(session, opened.sequence, arm)
         else:
             log = TokenLog(session, opened.sequence, output.top_logprobs)
-        reply = yield from decode(
-            session,
-            opened.sequence,
-            opened.first,
-            Run(
-                min(arm.max_tokens, facts.context_tokens - len(prompt.tokens)),
-                (*facts.stop, *output.stop),
-                guard=build_guard(arm, messages[-1].content),
-                log=log,
-            ),
-            control,
+        run = Run(
+            min(arm.max_tokens, facts.context_tokens - len(prompt.tokens)),
+            (*facts.stop, *output.stop),
+            begun.text + begun.gap,
+            guard=build_guard(arm, messages[-1].content),
+            log=log,
         )
+        run.begin_with(begun.unfinished)
+        if begun.gap:
+            yield Answer(opened.first.at_ns, begun.gap, 0)
+        reply = yield from decode(session, opened.sequence, opened.first, run, control)
         yield from end_speculation(session, opened.sequence, arm)
         status, why = describe_ending(reply, arm)
         why = "; ".join(part for part in (why, refused) if part)
         yield build_finished(opened, None, reply, status=status, why=why)
     finally:
         session.close(opened.sequence)
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """The prompt of an answer, and the text that an answer which goes on begins with.
+
+    Attributes:
+        prompt: The prompt; of an answer that goes on, with its tokens so far.
+        text: The text so far; empty for a new answer.
+        gap: White space that the model wrote behind it, which no record has.
+        unfinished: Bytes of a character that the next token completes.
+    """
+
+    prompt: FittedPrompt
+    text: str = ""
+    gap: str = ""
+    unfinished: bytes = b""
+
+
+def _go_on(messages: Sequence[Message], arm: Arm, session: Session, output: Output) -> Begun:
+    """Build the prompt, with the very tokens of the answer that goes on if the engine has them.
+
+    Raises:
+        ContextOverflow: The question alone does not fit into the context.
+        InvalidRequest: The model cannot go on with a text.
+    """
+    if not output.continues or messages[-1].role != "assistant":
+        return Begun(answer_prompt(messages, arm, session, output))
+    text = messages[-1].content
+    recalled = session.recall(output.continues)
+    found = None if recalled is None else split_tail(recalled.tail, text)
+    least = min(arm.max_tokens, SMALLEST_ANSWER_TOKENS)
+    if recalled is not None and found is not None:
+        tokens = list(recalled.tokens)
+        if len(tokens) + least <= session.facts.context_tokens:
+            return Begun(FittedPrompt(tokens, 0), *found)
+    check_continuation(DEFAULT_OUTPUT, session.facts)
+    return Begun(answer_prompt(messages, arm, session, output), text)
+
+
+def split_tail(tail: bytes, text: str) -> tuple[str, str, bytes] | None:
+    """Find where a text ends in the bytes of the tokens that end with it.
+
+    Args:
+        tail: Bytes of the last tokens.
+        text: The text so far, as it was recorded: stripped, and with U+FFFD for a character that
+            was cut.
+
+    Returns:
+        The text without that mark, the white space behind it, and the bytes of the cut character;
+        None if the tokens are not those of the text.
+    """
+    for kept in (text.rstrip(), text.rstrip().removesuffix("\ufffd")):
+        end = kept[-_COMPARED_CHARACTERS:].encode(errors="replace")
+        at = tail.rfind(end)
+        if not end or at < 0:
+            continue
+        rest = tail[at + len(end) :]
+        decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        gap = decoder.decode(rest)
+        if not gap.strip():
+            return kept, gap, decoder.getstate()[0]
+    return None
 
 
 def answer_prompt(

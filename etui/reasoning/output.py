@@ -34,6 +34,8 @@ class Output:
         raw: The last message is the prompt as it is.
         prompt_tokens: Token ids of a raw prompt; empty tokenizes the text.
         number: The answer is a number.
+        continues: Name of the answer that goes on, if the engine still has its tokens; empty for a
+            new answer.
     """
 
     stop: tuple[str, ...] = ()
@@ -46,6 +48,7 @@ class Output:
     raw: bool = False
     prompt_tokens: tuple[int, ...] = ()
     number: bool = False
+    continues: str = ""
 
 
 PLAIN = Output()
@@ -95,8 +98,8 @@ def build_output(
     """
     check_options(options)
     continues = messages[-1].role == "assistant" and not options.raw
-    if continues:
-        _check_continuation(options, facts)
+    if continues and not options.continues:
+        check_continuation(options, facts)
     lead = arm.reasoning == "cot" and arm.think_tokens > 0
     output = Output(
         options.stop,
@@ -104,6 +107,7 @@ def build_output(
         raw=options.raw,
         prompt_tokens=options.prompt_tokens,
         number=options.number,
+        continues=options.continues,
     )
     if options.prompt_tokens:
         _check_tokens(options.prompt_tokens, facts)
@@ -143,7 +147,12 @@ def _with_tools(output: Output, options: OutputOptions, facts: ModelFacts, *, le
     )
 
 
-def _check_continuation(options: OutputOptions, facts: ModelFacts) -> None:
+def check_continuation(options: OutputOptions, facts: ModelFacts) -> None:
+    """Check that the begin of an answer can be given to a model as text.
+
+    Raises:
+        InvalidRequest: The model always thinks first, or something else is asked of the answer.
+    """
     if facts.think_close is not None and facts.thinking_switch is None:
         raise InvalidRequest(
             f"{facts.name} always thinks, so the begin of its answer cannot be given",
@@ -213,7 +222,8 @@ def adapt_arm(
     if keeps or (arm.reasoning == "direct" and arm.readout != "choices"):
         return arm, ""
     direct = replace(arm, reasoning="direct", readout="text", think_tokens=0)
-    return direct, f"{arm.name} answered directly, because of {reason}"
+    note = f"{arm.name} answered directly, because of {reason}"
+    return direct, "" if options.continues else note
 
 
 def is_plain(options: OutputOptions, messages: Sequence[Message]) -> bool:

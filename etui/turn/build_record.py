@@ -108,7 +108,7 @@ def build_turn_record(query: Query, decision: Decision, ended: Ended, meter: Met
         chat_id=query.chat_id,
         query=query.text,
         system=query.system,
-        answer=end.answer,
+        answer=join_answer(query, end.answer),
         thinking=end.thinking,
         status=ended.status,
         error=ended.error,
@@ -163,6 +163,15 @@ def build_turn_record(query: Query, decision: Decision, ended: Ended, meter: Met
         client=ended.client,
         parent_id=query.parent_id,
     )
+
+
+def join_answer(query: Query, answer: str) -> str:
+    """Return the whole answer of a turn that goes on with one that was cut off.
+
+    A remote backend, and an engine that was lost, report only what is new.
+    """
+    begun = query.last.content if query.options.continues and query.last is not None else ""
+    return answer if answer.startswith(begun.rstrip().rstrip("\ufffd")) else begun + answer
 
 
 def _build_loop_record(end: Finished, spans: LegSpans, energy_of: EnergyOf) -> LoopRecord | None:

@@ -223,6 +223,7 @@ class TurnExecution:
             served.draft,
             query.options,
             query.owner,
+            self._turn_id,
         )
 
     def _record_prediction(self, arm: Arm) -> None:

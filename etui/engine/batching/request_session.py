@@ -13,6 +13,7 @@ from etui.engine.session import (
     LikelyToken,
     ModelFacts,
     OutputGrammar,
+    RecalledSequence,
     Session,
     Step,
     TokenSequence,
@@ -88,6 +89,10 @@ class RequestSession:
             sequence = session.open(tokens, sampling, script, owner=member.owner)
             member.sequences[sequence.id] = sequence
         return sequence
+
+    def recall(self, label: str) -> RecalledSequence | None:
+        """Return None: the answers of several clients in turn leave no room to keep one."""
+        return None
 
     def fork(self, sequence: TokenSequence, sampling: Sampling) -> TokenSequence:
         """Fork a sequence: computed tokens are shared, queued tokens and a script are copied."""

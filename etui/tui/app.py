@@ -54,6 +54,14 @@ NOTICE_SECONDS = 12.0
 """How long a notice of the start is shown."""
 
 
+def stamp_folder(folder: Path) -> int | None:
+    """Return a number that changes with the names in a folder; None without the folder."""
+    try:
+        return folder.stat().st_mtime_ns
+    except OSError:
+        return None
+
+
 class EtuiApp(App[None]):
     """App in which local language models answer and every answer shows its energy in joules."""
 
@@ -69,6 +77,7 @@ class EtuiApp(App[None]):
         Binding("ctrl+q", "quit", "Quit", id="app.quit", priority=True),
         Binding("ctrl+p", "command_palette", "Menu", id="app.commands", priority=True),
         *MODE_BINDINGS,
+        Binding("f7", "route", "Model", id="app.route"),
         Binding("ctrl+c", "copy_or_quit", "Copy, stop, quit", id="app.copy_or_quit", show=False,
                 priority=True),
         Binding("ctrl+z", "suspend_process", "Suspend", id="app.suspend", show=False,
@@ -93,6 +102,7 @@ class EtuiApp(App[None]):
         self.fault: BaseException | None = None
         self._unsaved = Unsaved("")
         self._interrupted_at: float | None = None
+        self._policies_stamp = stamp_folder(config.policies_dir)
         self._server = ServerControl(self, config, lambda: self.backend)
         self.power = PowerFeed()
         self._chat = ChatScreen(config, route, self.power)
@@ -165,7 +175,10 @@ class EtuiApp(App[None]):
     def commands(self) -> Iterator[Command]:
         """Yield the palette commands that are available on every screen."""
         yield from screen_commands(self)
+        yield Command("route: choose …", "Policy, arm or model, with what each costs",
+                      self.action_route)  # fmt: skip
         yield from self._server.commands()
+        self._list_policies()
         if self.backend is not None:
             yield from route_commands(self.backend, self._route, self._take_route)
 
@@ -174,8 +187,31 @@ class EtuiApp(App[None]):
         self._chat.take_route(route)
         if self.screen is not self._chat and isinstance(self.screen, ShowsRoute):
             self.screen.take_route(route)
-        chosen = route.model or f"policy {route.policy}"
+        chosen = route.model or (
+            f"arm {route.arm} of {route.policy}" if route.arm else f"policy {route.policy}"
+        )
         self.notify(sanitize(f"next questions: {chosen}"), markup=False)
+
+    def action_route(self) -> None:
+        """Choose the policy, arm or model of the next questions in a list."""
+        from etui.tui.route_screen import RouteScreen
+
+        if self.backend is None:
+            self.notify("models are not open yet", severity="warning")
+            return
+        self.push_screen(
+            RouteScreen(self._route, self.backend.list_routes),
+            lambda route: self._take_route(route) if route is not None else None,
+        )
+
+    def _list_policies(self) -> None:
+        """Look for policy files that were added or removed since the last look."""
+        from etui.routing.library import policy_names
+
+        stamp = stamp_folder(self._config.policies_dir)
+        if self.backend is not None and stamp != self._policies_stamp:
+            self._policies_stamp = stamp
+            self.backend = replace(self.backend, policies=policy_names(self._config))
 
     def on_server_updated(self, updated: ServerUpdated) -> None:
         """Show a fact about the server."""

@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING
 
 from etui.config.config import Config
@@ -169,6 +170,7 @@ def open_services(config: Config) -> Services:
     from etui.log.queries import LogReader
     from etui.routing.library import list_policies
     from etui.runtime.open import open_process_runtime
+    from etui.runtime.route_choices import list_route_choices
 
     runtime = open_process_runtime(config)
     try:
@@ -187,4 +189,5 @@ def open_services(config: Config) -> Services:
         tuple(place.name for place in list_policies(config)),
         choose_threads(config.threads, config.sysfs_dir),
         usable_cpus(),
+        partial(list_route_choices, config),
     )

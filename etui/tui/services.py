@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from etui.models.files import Verified
     from etui.runtime.forecast import Forecast
     from etui.runtime.route import Route
+    from etui.runtime.route_choices import RouteChoice
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,6 +231,7 @@ class Services:
         policies: Names of the available policies.
         threads: Number of decoding threads.
         cpus: Logical CPUs that these threads and the screen may run on.
+        list_routes: Lists what can answer the next questions; reads files, so call it in a thread.
     """
 
     runner: TurnRunner
@@ -239,6 +241,7 @@ class Services:
     policies: tuple[str, ...]
     threads: int = 1
     cpus: int = 2
+    list_routes: Callable[[Route], Sequence[RouteChoice]] = lambda _route: ()
 
 
 OpenServices = Callable[[Config], Services]

@@ -28,6 +28,7 @@ from etui.models.files import Verified
 from etui.routing.decision import Decision
 from etui.runtime.forecast import ArmForecast, Forecast, TokenCount
 from etui.runtime.route import Route
+from etui.runtime.route_choices import RouteChoice
 from etui.tui.app import EtuiApp
 from etui.tui.services import ListedModel, Services, SpendingTotals, Vitals
 from etui.turn.accounting import compute_account
@@ -401,8 +402,16 @@ class House:
     runner: FakeRunner
     shelf: FakeShelf
     chats: FakeChats
+    routes: tuple[RouteChoice, ...] = ()
 
     def app(self, kind: type[EtuiApp] = EtuiApp) -> EtuiApp:
         policies = ("balanced", "best", "frugal")
-        backend = Services(self.runner, self.meter, self.shelf, self.chats, policies)
+        backend = Services(
+            self.runner,
+            self.meter,
+            self.shelf,
+            self.chats,
+            policies,
+            list_routes=lambda _route: self.routes,
+        )
         return kind(self.config, Route(self.config.policy), lambda _config: backend)

@@ -1,0 +1,165 @@
+"""Choose what answers the next questions: a policy, an arm or a model, in one list to filter."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import ClassVar
+
+from rich.cells import cell_len
+from textual import work
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Vertical
+from textual.screen import ModalScreen
+from textual.widgets import Input, OptionList, Static
+from textual.widgets.option_list import Option
+
+from etui import units
+from etui.errors import EtuiError
+from etui.runtime.route import Route
+from etui.runtime.route_choices import RouteChoice
+from etui.text.sanitize import sanitize
+from etui.text.tables import format_table
+from etui.tui.notices import notice_text
+from etui.tui.widgets.key_footer import KeyFooter
+
+HELP_LINE = "type to filter · ↑ ↓ select · Enter uses it for the next questions"
+
+_NOT_HERE = "not on this machine"
+
+
+class RouteScreen(ModalScreen[Route | None]):
+    """List of policies, arms and models; its result is the chosen route, or None.
+
+    Args:
+        route: The route in use, which is marked.
+        read: Lists the choices; called in a thread.
+    """
+
+    AUTO_FOCUS = "Input"
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape,f7", "leave", "Close", id="route.close", key_display="esc"),
+        Binding("down", "move(1)", "Next", id="route.down", show=False),
+        Binding("up", "move(-1)", "Previous", id="route.up", show=False),
+        Binding("pagedown", "move(8)", "Further down", id="route.page_down", show=False),
+        Binding("pageup", "move(-8)", "Further up", id="route.page_up", show=False),
+    ]
+
+    HELP = "## Policy, arm or model"
+
+    def __init__(self, route: Route, read: Callable[[Route], Sequence[RouteChoice]]) -> None:
+        super().__init__()
+        self._route = route
+        self._read = read
+        self._choices: Sequence[RouteChoice] = ()
+        self._shown: Sequence[RouteChoice] = ()
+        self._filter = Input(placeholder="policy, arm or model", compact=True)
+        self._list = OptionList(markup=False)
+        self._list.can_focus = False  # the keys stay in the filter
+        self._note = Static("reading policies and models …", markup=False, classes="help")
+
+    def compose(self) -> ComposeResult:
+        """Lay out the filter, the list and the line below it."""
+        with Vertical(classes="box"):
+            yield Static(
+                "What answers the next questions, with predicted joules per token",
+                markup=False,
+                classes="title",
+            )
+            yield self._filter
+            yield self._list
+            yield self._note
+        yield KeyFooter()
+
+    def on_mount(self) -> None:
+        """Read the choices."""
+        self._load()
+
+    @work(exclusive=True, group="routes")
+    async def _load(self) -> None:
+        try:
+            self._choices = await asyncio.to_thread(self._read, self._route)
+        except EtuiError as error:
+            self._note.update(notice_text(error.what, error.fix))
+            return
+        self._show()
+
+    def on_input_changed(self, changed: Input.Changed) -> None:
+        """Filter while the user types."""
+        if self._choices:
+            self._show()
+
+    def on_input_submitted(self, submitted: Input.Submitted) -> None:
+        """Choose the selected line."""
+        self._choose(self._list.highlighted)
+
+    def on_option_list_option_selected(self, selected: OptionList.OptionSelected) -> None:
+        """Choose a line by a click."""
+        self._choose(selected.option_index)
+
+    def action_leave(self) -> None:
+        """Close the list and change nothing."""
+        self.dismiss(None)
+
+    def action_move(self, lines: int) -> None:
+        """Select another line."""
+        if self._shown:
+            at = (self._list.highlighted or 0) + lines
+            self._list.highlighted = min(max(at, 0), len(self._shown) - 1)
+
+    def _choose(self, at: int | None) -> None:
+        if at is None or at >= len(self._shown):
+            return
+        choice = self._shown[at]
+        if choice.here:
+            self.dismiss(choice.route)
+        elif choice.kind == "model":
+            self._note.update(sanitize(f"{choice.name} is {_NOT_HERE}: F6 can pull it"))
+        else:
+            self._note.update(sanitize(f"{choice.name} has no model on this machine: F6 pulls one"))
+
+    def _show(self) -> None:
+        self._shown = filter_choices(self._choices, self._filter.value)
+        self._list.clear_options()
+        self._list.add_options([Option(row) for row in format_choices(self._shown, self._route)])
+        current = [at for at, choice in enumerate(self._shown) if choice.route == self._route]
+        if self._shown:
+            self._list.highlighted = 0 if self._filter.value or not current else current[0]
+        self._note.update(HELP_LINE if self._shown else "nothing contains these words")
+
+
+def filter_choices(choices: Sequence[RouteChoice], words: str) -> list[RouteChoice]:
+    """Return the choices that contain every word, in kind, name or details."""
+    wanted = words.casefold().split()
+    return [
+        choice
+        for choice in choices
+        if all(
+            word in f"{choice.kind} {choice.name} {choice.details}".casefold() for word in wanted
+        )
+    ]
+
+
+def format_choices(choices: Sequence[RouteChoice], route: Route) -> list[str]:
+    """Format one line per choice: the one in use, its kind, name, cost, and what else to know."""
+    rows = [
+        (
+            "●" if choice.route == route else " ",
+            choice.kind,
+            sanitize(choice.name),
+            format_cost(choice),
+            sanitize(choice.details if choice.here else f"{_NOT_HERE} · {choice.details}"),
+        )
+        for choice in choices
+    ]
+    return format_table(rows, align="<<<><", measure=cell_len)
+
+
+def format_cost(choice: RouteChoice) -> str:
+    """Format the predicted joules per token: ``≈0.56 J/token``, ``–`` if unknown."""
+    if choice.joules_per_token is None:
+        return "–"
+    least = "from " if choice.kind == "policy" else ""
+    predicted = units.per_token_text(choice.joules_per_token, units.ESTIMATE)
+    return least + predicted.removesuffix(f" ({units.ESTIMATE})")

@@ -16,6 +16,7 @@ import click
 from etui.cli.common import load_models, print_json, print_json_line
 from etui.cli.param_types import TEXT, FiniteNumber
 from etui.cli.power_serve import serve
+from etui.cli.power_top import top
 from etui.cli.streams import control_stream
 from etui.errors import EtuiError, ExitCode, UsageError
 
@@ -397,3 +398,4 @@ def _watch(recorder: Recorder, interval: float) -> int:
 
 
 power.add_command(serve)
+power.add_command(top)

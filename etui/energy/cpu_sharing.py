@@ -58,6 +58,12 @@ def busy_share(uses: Sequence[CpuUse], start_ns: int, end_ns: int) -> float | No
     return min(max(busy / total, 0.0), 1.0) if total > 0 else None
 
 
+def own_share(uses: Sequence[CpuUse], start_ns: int, end_ns: int) -> float | None:
+    """Compute etui's share of the busy CPU time, 0..1; None if it was not recorded."""
+    own, busy, _ = _used(uses, start_ns, end_ns)
+    return min(max(own / busy, 0.0), 1.0) if busy > 0 else None
+
+
 def others_use(uses: Sequence[CpuUse], start_ns: int, end_ns: int) -> tuple[float, float]:
     """Compute what other processes used in an interval.
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
-from etui.energy.recorder import Recorder, Watch
+from etui.energy.recorder import Recorder
 from etui.energy.scopes import family
 from etui.energy.sources.cpu_watch import CpuWatch
 from etui.energy.sources.nvml_watch import GpuState, GpuWatch
@@ -42,8 +42,8 @@ class DeviceVitals:
         limit_watts: Power limit in force.
         memory_used_bytes, memory_total_bytes: Memory of its own.
         shared: Whether other processes use it too.
-        own_share: etui's part of its use, 0..1; 1 if nobody else uses it, None if the driver does
-            not report it by process.
+        own_share: etui's part of its use, 0..1: of SM or CPU time. None if the driver does not
+            report it by process, and if nobody uses a GPU.
     """
 
     scope: str
@@ -110,13 +110,22 @@ class DeviceReader:
             found = self._read_cpu(channel, busy, now_ns)
         else:
             return DeviceVitals(scope)
-        watch: Watch | None = self._recorder.watch
-        if family(scope) == "package" or channel.kind is Kind.ESTIMATE:
-            watch = self._recorder.cpu_watch
-        share = watch.share(scope, now_ns - _WINDOW_NS, now_ns) if watch is not None else None
-        if share is None:
-            return found
-        return replace(found, shared=share.shared, own_share=share.own)
+        shared, own_share = self._read_own(channel, now_ns)
+        return replace(found, shared=shared, own_share=own_share)
+
+    def _read_own(self, channel: Channel, now_ns: int) -> tuple[bool, float | None]:
+        """Return whether others use a device, and etui's part; None where etui may use nothing."""
+        start_ns, cpus, gpus = now_ns - _WINDOW_NS, self._recorder.cpu_watch, self._recorder.watch
+        if family(channel.scope) == "package" or channel.kind is Kind.ESTIMATE:
+            if not isinstance(cpus, CpuWatch):
+                return False, None
+            share = cpus.share(channel.scope, start_ns, now_ns)
+            return share.shared, cpus.own_share(start_ns, now_ns)
+        if not isinstance(gpus, GpuWatch):
+            return False, None
+        share = gpus.share(channel.scope, start_ns, now_ns)
+        is_known = share.shared or gpus.is_used_by_own(channel.scope, start_ns, now_ns)
+        return share.shared, share.own if is_known else None
 
     def _read_cpu(self, channel: Channel, busy: Mapping[str, float], now_ns: int) -> DeviceVitals:
         package = channel.scope if channel.kind is not Kind.ESTIMATE else "package:0"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 
-from etui.energy.cpu_sharing import CpuUse, busy_share, compute_cpu_share
+from etui.energy.cpu_sharing import CpuUse, busy_share, compute_cpu_share, own_share
 from etui.energy.gpu_sharing import GpuShare
 from etui.energy.types import Channel, ChannelProbe, Reading
 
@@ -117,6 +117,10 @@ class CpuWatch:
         if not self._attribute:
             self._uses = []
             self._attribute = True
+
+    def own_share(self, start_ns: int, end_ns: int) -> float | None:
+        """Return etui's share of the busy CPU time, 0..1, also where others use next to nothing."""
+        return own_share(self._uses, start_ns, end_ns) if self._attribute else None
 
     def share(self, scope: str, start_ns: int, end_ns: int) -> GpuShare:
         """Return whether other processes used the CPUs in an interval, and etui's part of it."""

@@ -97,6 +97,14 @@ class GpuWatch:
         """Return whether a GPU was shared in an interval, and etui's part of it."""
         return compute_share(tuple(self._uses), scope, start_ns, end_ns, _REACH_NS)
 
+    def is_used_by_own(self, scope: str, start_ns: int, end_ns: int) -> bool:
+        """Return whether etui's processes are known to have used a GPU in an interval."""
+        return any(
+            use.own_percent
+            for use in tuple(self._uses)
+            if use.scope == scope and start_ns - _REACH_NS <= use.t_ns <= end_ns + _REACH_NS
+        )
+
     def _select_own(self, pids: set[int]) -> set[int]:
         """Return the processes that belong to etui; each process is checked once."""
         self._owners = {pid: self._owners[pid] for pid in pids if pid in self._owners}

@@ -111,6 +111,11 @@ def choose_columns(rows: Sequence[Row], width: int) -> list[Column]:
     ]
 
 
+def column_texts(row: Row | None) -> dict[str, str]:
+    """Return the text of every column by its title; without a row, empty ones."""
+    return {column.title: "" if row is None else column.text(row) for column in _COLUMNS}
+
+
 def spark_width(rows: Sequence[Row], width: int) -> int:
     """Return the cells that are left for the graph of a row."""
     columns = choose_columns(rows, width)
@@ -260,7 +265,7 @@ def _stack_width(width: int) -> int:
     """Return the cells of the stack with its text: 0 where there is no room."""
     if width < 96:
         return 0
-    return 2 + _STACK_CELLS + (0 if width < 112 else 13 if width < 140 else 28)
+    return 2 + _STACK_CELLS + (0 if width < 112 else 14 if width < 140 else 29)
 
 
 def _use(row: Row) -> str:

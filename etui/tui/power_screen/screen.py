@@ -7,6 +7,7 @@ from collections.abc import Callable
 from datetime import date
 from typing import ClassVar
 
+from rich.text import Text
 from textual import work
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
@@ -48,10 +49,10 @@ _LONG_TITLE_FROM = 60
 _FIRST_ZOOM = len(ZOOM_SECONDS) - 1
 _TITLES: dict[Part, str] = {
     "models": f"Joules by model, {DAYS_SHOWN} days",
-    "days": "Joules by day",
+    "days": "Joules and peak watts by day",
     "money": "Spent",
 }
-_HINTS: dict[Part, str] = {"models": "  (tab: by day)", "days": "  (tab: by model)"}
+_HINTS: dict[Part, str] = {"models": " (tab: days)", "days": " (tab: models)"}
 _LINES: dict[Part, Callable[[Spent, int], list[str]]] = {
     "models": model_lines,
     "days": day_lines,
@@ -77,6 +78,8 @@ class SpentPart(VerticalScroll, can_focus=True):
         Binding("G", "scroll_end", "Last line", id="top.scroll_last", show=False),
     ]
 
+    COMPONENT_CLASSES: ClassVar[set[str]] = {"spent-part--bar"}
+
     def __init__(self, part: Part) -> None:
         super().__init__(id=part, classes="part")
         self.part = part
@@ -95,7 +98,9 @@ class SpentPart(VerticalScroll, can_focus=True):
         """Show the lines at the width of the part."""
         width = self.scrollable_content_region.width
         if width:
-            self._body.update(sanitize("\n".join(_LINES[self.part](spent, width))))
+            text = Text(sanitize("\n".join(_LINES[self.part](spent, width))))
+            text.highlight_regex("[█▏▎▍▌▋▊▉]+", self.get_component_rich_style("spent-part--bar"))
+            self._body.update(text)
 
 
 class PowerScreen(Screen[None]):

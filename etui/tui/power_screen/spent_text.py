@@ -26,6 +26,7 @@ DAYS_SHOWN = 30
 NO_TURN = "no answer in the log yet: ask one in `etui`, or with `etui ask`"
 NO_PRICE = "for money: set price_per_kwh and currency in config.yaml"
 
+_LEAST_BAR, _MOST_NAME = 6, 12
 _WATT_HOURS_FROM = 44
 """Width from which the joules of a period are shown in watt-hours too."""
 
@@ -123,16 +124,17 @@ def _bar_lines(rows: Sequence[tuple[str, EnergySum, str]], width: int) -> list[s
     joules = [_joules_text(found) for _, found, _ in rows]
     numbers = max(len(text) for text in joules)
     remarks = max(len(remark) for _, _, remark in rows)
-    if width < numbers + remarks + 24:
+    names = max(len(name) for name, _, _ in rows)
+    if width < min(names, _MOST_NAME) + numbers + remarks + 3 + _LEAST_BAR:
         remarks = 0
-    names = min(max(len(name) for name, _, _ in rows), max(8, (width - numbers - remarks) // 2))
+    names = min(names, max(8, (width - numbers - remarks) // 2))
     room = max(0, width - names - numbers - remarks - 2 - (2 if remarks else 0))
     most = max((found.joules or 0.0 for _, found, _ in rows), default=0.0)
     lines = []
     for (name, found, remark), number in zip(rows, joules, strict=True):
         line = f"{fit_cells(name, names):<{names}} {bar(found.joules, most, room):<{room}} "
         line += f"{number:>{numbers}}"
-        lines.append(f"{line}  {remark:<{remarks}}".rstrip() if remarks else line.rstrip())
+        lines.append(f"{line}  {remark:>{remarks}}".rstrip() if remarks else line.rstrip())
     return lines
 
 
@@ -147,7 +149,7 @@ def _count(found: EnergySum) -> str:
 
 
 def _peak(found: EnergySum) -> str:
-    return "" if found.peak_watts is None else f"peak {units.short_watts_text(found.peak_watts)}"
+    return "" if found.peak_watts is None else units.short_watts_text(found.peak_watts)
 
 
 def _day_text(day: date, today: date) -> str:

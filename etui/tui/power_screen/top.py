@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import sys
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -13,7 +14,6 @@ from textual.app import App
 from textual.binding import Binding, BindingType
 
 from etui.config.config import Config
-from etui.errors import ExitCode
 from etui.tui.ascii import choose_driver
 from etui.tui.exit_signals import leave_on_hangup, leave_on_terminate
 from etui.tui.pacing import SAMPLE_SECONDS
@@ -49,6 +49,7 @@ class PowerTopApp(App[None]):
         self._meter = meter
         self._feed = PowerFeed()
         self._vitals_ns = -_VITALS_NS
+        self.fault: BaseException | None = None
         self._screen = PowerScreen(
             config, self._feed, interval_seconds=interval_seconds, letters=False
         )
@@ -67,6 +68,11 @@ class PowerTopApp(App[None]):
         self.push_screen(self._screen)
         self.set_interval(SAMPLE_SECONDS, self._read)
 
+    def run_until_left(self) -> None:
+        """Show the screen until the user leaves; :attr:`fault` is what ended it, if that."""
+        leave_on_hangup(lambda: None)
+        self.run()
+
     def action_toggle_help(self) -> None:
         """Show or hide the keys and the help of the focused part."""
         if self.screen.query("HelpPanel"):
@@ -74,21 +80,14 @@ class PowerTopApp(App[None]):
         else:
             self.action_show_help_panel()
 
+    def _fatal_error(self) -> None:
+        # Replaces Textual's traceback: the command reports it after the terminal is restored.
+        self.fault = self.fault or sys.exc_info()[1]
+        self._close_messages_no_wait()
+
     def _read(self) -> None:
         now_ns = time.monotonic_ns()
         self._feed.add(now_ns, self._meter.latest())
         if now_ns - self._vitals_ns >= _VITALS_NS:
             self._vitals_ns = now_ns
             self._feed.vitals = self._meter.vitals()
-
-
-def run_top(config: Config, meter: PowerMeter, interval_seconds: float) -> int:
-    """Show the screen until the user leaves.
-
-    Returns:
-        The exit code; leaving with Ctrl-C is the usual way out.
-    """
-    app = PowerTopApp(config, meter, interval_seconds)
-    leave_on_hangup(lambda: None)
-    app.run()
-    return app.return_code or ExitCode.DONE

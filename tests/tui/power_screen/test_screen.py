@@ -153,7 +153,7 @@ async def test_a_tiny_terminal_shows_one_part_at_a_time(house: House) -> None:
         await until(pilot, lambda: "qwen3-4b" in shown(app))
         assert "GPU0" not in shown(app).partition("\n")[2]
         await pilot.resize_terminal(200, 60)
-        await until(pilot, lambda: "GPU7 NVIDIA L40S" in shown(app) and "peak 231 W" in shown(app))
+        await until(pilot, lambda: "GPU7 NVIDIA L40S" in shown(app) and "J  231 W" in shown(app))
 
 
 async def test_no_channel_no_turn_and_no_price_say_what_to_do(house: House) -> None:

@@ -135,6 +135,8 @@ def _check_draft(decision: Decision, overrides: Overrides, runtime: Runtime[Any]
 
 def _load_policy(overrides: Overrides, runtime: Runtime[Any]) -> Policy:
     from etui.models.spec import STARTER
+    from etui.routing.stand_in import add_stand_in
+    from etui.runtime.stand_in import load_stand_in
 
     config, catalogue = runtime.config, runtime.catalogue
     policy = runtime.load_policy(overrides.policy or config.policy)
@@ -144,4 +146,5 @@ def _load_policy(overrides: Overrides, runtime: Runtime[Any]) -> Policy:
             f"there is no model on this machine yet: none in {config.models_dir}",
             f"run: etui models pull {STARTER}",
         )
-    return policy
+    chosen = load_stand_in(config)
+    return policy if chosen is None else add_stand_in(policy, chosen, is_available)

@@ -157,7 +157,7 @@ class EtuiApp(App[None]):
         if any(model.on_disk for model in backend.shelf.models()):
             self._chat.attach(backend, self._to_open)
         else:
-            guide = FirstRunScreen(backend.shelf, self._config)
+            guide = FirstRunScreen(backend, self._config)
             self.push_screen(guide, lambda _result: self._chat.attach(backend, self._to_open))
 
     async def on_unmount(self) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -82,6 +82,12 @@ class InstalledModels:
         from etui.models.download import pull
 
         pull(load_catalogue(self._config).get(name), self._config, report)
+
+    def measure_memory(self, threads: int, is_busy: Callable[[], bool]) -> None:
+        """Measure the speed of the memory in a short process, and keep it."""
+        from etui.runtime.measure_memory import find_memory_speed
+
+        find_memory_speed(self._config, threads, is_busy)
 
     def verify(self, name: str, report: Report) -> Verified:
         """Hash the whole file of a model, even if it was verified before."""

@@ -215,6 +215,17 @@ class ModelCatalogue(Protocol):
             EtuiError: The model could not be downloaded.
         """
 
+    def measure_memory(self, threads: int, is_busy: Callable[[], bool]) -> None:
+        """Measure the speed of the memory unless it is known, or an answer runs; takes a second.
+
+        Args:
+            threads: Number of threads of a decode.
+            is_busy: Whether an answer runs.
+
+        Raises:
+            EtuiError: It cannot be measured, or the result not be kept.
+        """
+
     def verify(self, name: str, report: Report) -> Verified:
         """Check the header and the sha256 of a model's whole file; ``report`` as in ``pull``.
 

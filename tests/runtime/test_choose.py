@@ -13,6 +13,7 @@ from etui.runtime.choose import choose
 from etui.runtime.open import open_runtime
 from etui.runtime.overrides import Overrides
 from etui.runtime.serving import find_draft_file, find_model_file, models_on_disk
+from etui.runtime.stand_in import save_stand_in
 
 QUERY = Query("What is a joule?")
 
@@ -69,6 +70,18 @@ def test_an_unknown_model_gets_the_nearest_names(machine):
     with pytest.raises(UsageError) as caught:
         machine.choose(model="smollm-135m")
     assert "smollm2-135m" in caught.value.fix
+
+
+def test_a_chosen_model_outside_the_policy_stands_in_for_its_missing_models(machine):
+    machine.has("gemma-3-270m")  # in no role of the policy
+    with pytest.raises(ModelUnavailable):
+        machine.choose()
+    save_stand_in(machine.config, "gemma-3-270m")
+    decision = machine.choose()
+    assert decision.arm.model == "gemma-3-270m"
+    assert "gemma-3-270m" in decision.why
+    machine.has("smollm2-135m")
+    assert machine.choose().arm.model == "smollm2-135m", "a model of the policy comes first"
 
 
 def test_the_policy_of_the_config_decides(machine):

@@ -290,6 +290,9 @@ class FakeShelf:
     error: EtuiError | None = None
     go_on: threading.Event = field(default_factory=threading.Event)
     pulled: list[str] = field(default_factory=list)
+    measured: list[int] = field(default_factory=list)
+    memory_error: EtuiError | None = None
+    on_measured: Callable[[], object] = lambda: None
 
     def models(self) -> Sequence[ListedModel]:
         return self.on_offer
@@ -305,6 +308,12 @@ class FakeShelf:
         report(replace(progress, step="verify", done_bytes=98_000_000))
         self.pulled.append(name)
         self.put_on_disk(name)
+
+    def measure_memory(self, threads: int, is_busy: Callable[[], bool]) -> None:
+        self.measured.append(threads)
+        if self.memory_error:
+            raise self.memory_error
+        self.on_measured()
 
     def verify(self, name: str, report: Report) -> Verified:
         report(Progress(name, "verify", "file", 49_000_000, 98_000_000))

@@ -1,40 +1,35 @@
-"""The data that the models screen shows for each model, read in a thread."""
+"""What the models screen shows of each model, and the predictions for those never loaded."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from etui.config.config import Config
+from etui.config.machine import machine_name
 from etui.curves.operating_curve import OperatingCurve
-from etui.energy.cool_down import describe_cool_down
-from etui.engine.library import built_for_gpu, library_folder
-from etui.engine.offload import Needs, needs
-from etui.errors import EtuiError
-from etui.log.queries import LogReader
+from etui.engine.offload import Needs
 from etui.log.totals import Total
-from etui.models.catalogue import load_catalogue
-from etui.models.download import kept_bytes
-from etui.models.files import FileState, file_state, model_path, recorded_sha256
-from etui.models.gguf import Gguf, check_usable
+from etui.models.files import FileState
+from etui.models.gguf import Gguf
+from etui.models.recommend import (
+    Candidate,
+    Fit,
+    find_fit,
+)
 from etui.models.spec import ModelSpec
 from etui.models.tuned import TunedUse
-from etui.runtime.host import read_host
+from etui.runtime.decode_forecast import (
+    DecodeForecast,
+    MachineFacts,
+    MeasuredModel,
+    forecast_decode,
+)
 from etui.runtime.keep_warm import (
     ModelIdle,
-    build_cool_down,
-    find_last_cool_down,
-    read_all_idle,
 )
-from etui.sweep.run.find import sweeps_dir
-from etui.tui.models.last_sweep import LastSweep, SweepResults
+from etui.tui.models.last_sweep import LastSweep
 from etui.turn.record import LoadRecord, UnloadRecord
-
-_LOADS = 200
-"""Number of newest loads and unloads searched for those of each model."""
-
-_SHOWN_LOADS = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +50,9 @@ class ModelCard:
         idle: What keeping it warm costs; None if nothing was measured or logged.
         tuned: The settings that a sweep chose, and what of them is used; None without any.
         sweep: Its newest sweep; None without one.
+        expected_bytes: Memory need by its entry, before its header can be read; None if unknown.
+        fit: Where it fits as a whole.
+        forecast: Its tokens per second and joules per token, measured or predicted.
     """
 
     spec: ModelSpec
@@ -71,6 +69,9 @@ class ModelCard:
     idle: ModelIdle | None = None
     tuned: TunedUse | None = None
     sweep: LastSweep | None = None
+    expected_bytes: int | None = None
+    fit: Fit = "unknown"
+    forecast: DecodeForecast = field(default_factory=DecodeForecast)
 
     @property
     def can_apply(self) -> bool:
@@ -86,8 +87,10 @@ class ModelCard:
 
     @property
     def need_bytes(self) -> int | None:
-        """Memory need in bytes; without a readable header the file size, a lower bound."""
-        return self.need.total_bytes if self.need is not None else self.file_bytes
+        """Memory need in bytes; without a readable header that of its entry, or its file size."""
+        if self.need is not None:
+            return self.need.total_bytes
+        return self.file_bytes if self.expected_bytes is None else self.expected_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +99,8 @@ class Cards:
 
     ``gpu_bytes`` is None for a GPU that this build of llama.cpp cannot use. ``cool_down`` says
     whether the machine went back to cold after the last unload; empty without one. ``problem`` is
-    why no settings of sweeps are used; empty if they are.
+    why no settings of sweeps are used; empty if they are. ``machine`` is what the predictions of
+    models that were never loaded rest on, and ``recommended`` the model to begin with.
     """
 
     models: tuple[ModelCard, ...]
@@ -104,104 +108,65 @@ class Cards:
     gpu_bytes: float | None = None
     cool_down: str = ""
     problem: str = ""
+    machine: MachineFacts = field(default_factory=MachineFacts)
+    recommended: str | None = None
+
+    def find(self, name: str) -> ModelCard | None:
+        """Return the card of a model; None if there is none."""
+        return next((card for card in self.models if card.spec.name == name), None)
 
 
-class CardReader:
-    """Reads the cards; the headers of unchanged files are cached."""
+def add_forecast(
+    card: ModelCard, machine: MachineFacts, ram_bytes: float | None, gpu_bytes: float | None
+) -> ModelCard:
+    """Return the card with where it fits, its speed and its joules; a remote one has none.
 
-    def __init__(self, config: Config) -> None:
-        self._config = config
-        self._log = LogReader(config)
-        self._headers: dict[tuple[Path, int, int], Gguf | str] = {}
-        self._gpu = built_for_gpu(library_folder())
-        self._sweeps = SweepResults(sweeps_dir(config))
+    Args:
+        card: The card.
+        machine: What is known of this machine.
+        ram_bytes: Free memory; None if unknown.
+        gpu_bytes: Free memory of the GPU; None without one that can be used.
+    """
+    if card.spec.backend is not None:
+        return card
+    fit = find_fit(card.need_bytes, ram_bytes, gpu_bytes)
+    curve = card.curve
+    if curve is not None and machine_name() != curve.conditions.machine:
+        curve = None
+    forecast = forecast_decode(card.file_bytes, machine, curve, card.total, on_gpu=fit == "gpu")
+    return replace(card, fit=fit, forecast=forecast)
 
-    def close(self) -> None:
-        """Close the log."""
-        self._log.close()
 
-    def read(self) -> Cards:
-        """Read the current cards.
-
-        Raises:
-            EtuiError: models.yaml or the log cannot be read.
-        """
-        host = read_host(self._config)
-        totals = {total.key: total for total in self._log.totals("model")}
-        loads: list[LoadRecord | UnloadRecord] = [
-            *self._log.loads(_LOADS),
-            *self._log.unloads(_LOADS),
-        ]
-        loads.sort(key=lambda record: record.created_at, reverse=True)
-        catalogue = load_catalogue(self._config)
-        idle = {
-            found.model: found
-            for found in read_all_idle(self._log, self._config, catalogue)
-            if found.is_known
-        }
-        sweeps = self._sweeps.find_last()
-        models = [
-            replace(
-                self._card(spec, totals.get(spec.name), loads),
-                idle=idle.get(spec.name),
-                tuned=catalogue.tuned.get(spec.name),
-                sweep=sweeps.get(spec.name),
+def list_measured(cards: Iterable[ModelCard], machine: str) -> tuple[MeasuredModel, ...]:
+    """List the models whose curve was measured on a machine, to predict others from them."""
+    found = []
+    for card in cards:
+        curve = card.curve
+        if curve is None or card.file_bytes is None or curve.conditions.machine != machine:
+            continue
+        if (rate := curve.speed.decode_tokens_per_second) is not None:
+            found.append(
+                MeasuredModel(
+                    card.spec.name,
+                    card.file_bytes,
+                    rate,
+                    curve.speed.decode_watts,
+                    on_gpu=bool(curve.gpu_layers),
+                )
             )
-            for spec in catalogue
-        ]
-        last = find_last_cool_down(self._log)
-        on_gpu = host.gpu_free_memory_gb if self._gpu else None
-        return Cards(
-            tuple(models),
-            _gigabytes_to_bytes(host.free_memory_gb),
-            _gigabytes_to_bytes(on_gpu),
-            "" if last is None or last[1] else describe_cool_down(build_cool_down(last[0])),
-            catalogue.problem,
+    return tuple(found)
+
+
+def build_candidates(cards: Iterable[ModelCard]) -> list[Candidate]:
+    """Build what a recommendation looks at, for each model of this machine of a known size."""
+    return [
+        Candidate(
+            card.spec.name,
+            card.file_bytes,
+            card.need_bytes,
+            card.forecast.tokens_per_second,
+            card.spec.recommend,
         )
-
-    def _card(
-        self, spec: ModelSpec, total: Total | None, loads: Sequence[LoadRecord | UnloadRecord]
-    ) -> ModelCard:
-        path, state = model_path(spec, self._config), file_state(spec, self._config)
-        header = self._header(path) if state != "absent" else None
-        gguf = header if isinstance(header, Gguf) else None
-        model_loads = [load for load in loads if load.model == spec.name][:_SHOWN_LOADS]
-        return ModelCard(
-            spec=spec,
-            path=path,
-            state=state,
-            file_bytes=gguf.size_bytes if gguf is not None else spec.file_bytes,
-            kept_bytes=kept_bytes(spec, self._config) if state == "absent" else 0,
-            gguf=gguf,
-            need=None if gguf is None else needs(gguf, self._context(spec, gguf), spec.kv_type),
-            fault=header if isinstance(header, str) else "",
-            curve=self._curve(spec),
-            total=total,
-            loads=tuple(model_loads),
-        )
-
-    def _header(self, path: Path) -> Gguf | str:
-        try:
-            stat = path.stat()
-            key = (path, stat.st_size, stat.st_mtime_ns)
-            if key not in self._headers:
-                self._headers[key] = check_usable(path)
-            return self._headers[key]
-        except EtuiError as error:
-            return error.what
-        except OSError as error:
-            return f"cannot read {path}: {error.strerror or error}"
-
-    def _context(self, spec: ModelSpec, gguf: Gguf) -> int:
-        """Return the context length that a load would use, in tokens."""
-        limits = (spec.context, gguf.context_tokens, self._config.context_tokens)
-        return min(limit for limit in limits if limit)
-
-    def _curve(self, spec: ModelSpec) -> OperatingCurve | None:
-        sha256 = spec.sha256 or recorded_sha256(spec, self._config)
-        curves = [c for c in self._log.curves(spec.name) if sha256 in (None, c.model_sha256)]
-        return next(iter(curves), None)
-
-
-def _gigabytes_to_bytes(gigabytes: float | None) -> float | None:
-    return None if gigabytes is None else gigabytes * 1e9
+        for card in cards
+        if card.spec.backend is None and card.file_bytes is not None and card.need_bytes is not None
+    ]

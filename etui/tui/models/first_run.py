@@ -1,31 +1,50 @@
-"""The screen for a machine without a model: how to get one, and a key that pulls it."""
+"""The screen for a machine without a model: choose one, and pull it there."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import ClassVar
 
 from textual import work
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.containers import VerticalScroll
+from textual.containers import Vertical, VerticalScroll
 from textual.screen import Screen
-from textual.widgets import ProgressBar, Static
-from textual.worker import get_current_worker
+from textual.widgets import Static
 
+from etui import units
 from etui.config.config import Config
+from etui.errors import EtuiError, format_internal_error
 from etui.models.spec import STARTER
+from etui.runtime.stand_in import save_stand_in
 from etui.text.sanitize import sanitize
-from etui.tui.jobs import JobEnded, JobFact, JobProgress, JobUpdated, pull, run_job
-from etui.tui.notices import notice_text
-from etui.tui.services import ListedModel, ModelCatalogue
+from etui.tui import jobs
+from etui.tui.jobs import JobEnded
+from etui.tui.models.card_reader import CardReader, CardsRead, limit_without_gpus
+from etui.tui.models.cards import Cards, ModelCard
+from etui.tui.models.cells import CHOOSER_COLUMNS, RECOMMENDED, joules_cell, speed_cell
+from etui.tui.models.details_modal import ModelDetailsModal
+from etui.tui.models.job_bar import JobBar
+from etui.tui.models.model_list import ModelList
+from etui.tui.models.text import choice_lines, wrap_facts
+from etui.tui.notices import notice_text, notify_error
+from etui.tui.services import Services
 from etui.tui.widgets.key_footer import KeyFooter
+
+_FAILED = "✗"
 
 
 class FirstRunScreen(Screen[bool]):
-    """Shows how to get a first model; the result is True once a model is on disk."""
+    """Lists the models with what each costs here; the result is True once one is on disk.
 
+    Args:
+        services: The services of the app.
+        config: Folders and settings.
+    """
+
+    AUTO_FOCUS = "ModelTable"
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("p", "pull", "Pull the starter", id="first_run.pull"),
+        Binding("p", "pull", "Pull", id="first_run.pull"),
         Binding("escape", "stop", "Stop", id="first_run.stop"),
         Binding("r", "look_again", "Look again", id="first_run.look_again"),
     ]
@@ -33,105 +52,189 @@ class FirstRunScreen(Screen[bool]):
     HELP = """\
 ## First run
 
-etui runs models on this machine, from GGUF files. `p` downloads the small starter model; `r` looks
-again after you have added a file or pulled a model in another terminal.
+etui runs models on this machine, from GGUF files. The list shows every model that etui knows: its
+size, where it fits with its whole context, the tokens/s and J/token to expect here (≈ is an
+estimate; Enter says from what) and what it is good for. ★ is the recommended one: the largest that
+fits and writes at least 10 tokens/s. `p` pulls the model under the cursor, `Esc` stops and keeps
+the part so far, `/` finds. `r` looks again after you have added a file or pulled a model in another
+terminal. The model stands in wherever a policy names one that is missing.
 """
 
-    def __init__(self, catalogue: ModelCatalogue, config: Config) -> None:
+    def __init__(self, services: Services, config: Config) -> None:
         super().__init__()
-        self._catalogue = catalogue
-        self._models_dir = config.models_dir
-        self._log_dir = config.log_dir
-        self._pulling = False
-        self._status = Static("", markup=False, classes="status")
-        self._bar = ProgressBar(show_eta=False, show_percentage=True)
-        self._bar.display = False
+        self._services = services
+        self._config = config
+        self._reader: CardReader | None = None
+        self._cards = Cards(())
+        self._moved = False
+        self._cursor_before = ""
+        self._pulling = ""
+        self._title = Static("No model on this machine yet", classes="title", markup=False)
+        self._advice = Static("", classes="advice", markup=False)
+        self._problem = Static("", classes="problem", markup=False)
+        self._list = ModelList(CHOOSER_COLUMNS)
+        self._facts = Static("", markup=False)
+        self._job = JobBar(lambda: services, config.log_dir, quiet=True)
 
     def compose(self) -> ComposeResult:
-        """Build the guide, the progress bar and the list of other models."""
-        with VerticalScroll(id="guide"):
-            yield Static("No model on this machine yet", classes="title", markup=False)
-            yield Static(self._guide_text(), classes="guide-text", markup=False)
-            yield self._bar
-            yield self._status
-            yield Static(self._others_text(), classes="others", markup=False)
+        """Lay out the advice, the list, the model under the cursor and the line of the pull."""
+        with Vertical():
+            yield self._title
+            yield self._advice
+            yield self._problem
+            yield self._list
+            with VerticalScroll(id="choice", can_focus=True):
+                yield self._facts
+            yield self._job
         yield KeyFooter()
 
     def on_mount(self) -> None:
-        """Focus the guide, so that it can be scrolled."""
-        self.query_one("#guide").focus()
+        """Read the models."""
+        self._problem.display = False
+        self._read_cards()
+
+    def on_unmount(self) -> None:
+        """Close the log."""
+        if self._reader is not None:
+            self._reader.close()
+
+    def on_resize(self) -> None:
+        """Wrap the facts to the new width."""
+        self.call_after_refresh(self._show_current)
 
     def action_pull(self) -> None:
-        """Download the starter model."""
-        if self._pulling:
+        """Download the model under the cursor."""
+        card = self._list.current
+        if card is None or self._job.is_running:
             return
-        self._pulling = True
-        self._bar.display = True
-        self._bar.update(total=None, progress=0)
-        self._status.remove_class("-error")
-        self._status.update(f"pulling {STARTER} …")
-        self._pull()
+        if card.spec.backend is not None:
+            self._show_problem(f"{card.spec.name} runs on the backend {card.spec.backend}", "")
+            return
+        name = self._pulling = card.spec.name
+        self._problem.display = False
+        self.remove_class("-problem")
+        self._job.start(
+            f"pulling {name} …",
+            lambda services, stopped: jobs.pull(services.shelf, name, self._job.post, stopped),
+        )
 
     def action_stop(self) -> None:
         """Stop the download; the part so far is kept for the next try."""
-        self.workers.cancel_group(self, "pull")
+        self._job.stop()
 
     def action_look_again(self) -> None:
         """Check whether a model is on disk now."""
-        if not self._pulling and any(model.on_disk for model in self._catalogue.models()):
+        if self._job.is_running:
+            return
+        if any(model.on_disk for model in self._services.shelf.models()):
             self.dismiss(True)
-        elif not self._pulling:
-            self._status.update(f"still no model in {sanitize(str(self._models_dir))}")
+            return
+        self._show_problem(f"still no model in {self._config.models_dir}", "")
+        self._read_cards()
 
-    @work(thread=True, exclusive=True, group="pull", exit_on_error=False)
-    def _pull(self) -> None:
-        worker = get_current_worker()
-        run_job(
-            lambda: pull(self._catalogue, STARTER, self._post, lambda: worker.is_cancelled),
-            self._post,
-            self._log_dir,
-        )
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """Leave Stop out of the footer while nothing is pulled."""
+        return self._job.is_running if action == "stop" else True
 
-    def _post(self, fact: JobFact) -> None:
-        self.post_message(JobUpdated(fact))
+    def on_job_bar_changed(self) -> None:
+        """Offer to stop the pull."""
+        self.refresh_bindings()
 
-    def on_job_updated(self, news: JobUpdated) -> None:
-        """Show the progress of the pull; close the screen after a successful one."""
-        match news.fact:
-            case JobProgress(text=text, done=done, total=total):
-                self._bar.update(total=total, progress=done)
-                self._status.update(text)
+    def on_job_bar_ended(self, news: JobBar.Ended) -> None:
+        """Remember the model and close the screen after a successful pull."""
+        self.refresh_bindings()
+        match news.ended:
             case JobEnded(what="", stopped=False):
-                self.dismiss(True)
+                self._finish()
             case JobEnded(said=said, what=what, fix=fix):
-                self._pulling = False
-                self._bar.display = False
-                self._status.add_class("-error")
-                text = f"✗ {what or said}"
-                self._status.update(notice_text(text, fix))
+                self._show_problem(f"{_FAILED} {what}" if what else said, fix)
+                self._read_cards()
 
-    @property
-    def _pull_command(self) -> str:
-        return f"etui models pull {STARTER}"
+    def on_model_list_highlighted(self) -> None:
+        """Show the model under the cursor."""
+        self._show_current()
 
-    def _guide_text(self) -> str:
-        starter = next((m for m in self._catalogue.models() if m.name == STARTER), None)
-        size = f": {starter.size}" if starter else ""
-        return (
-            f"Press p to pull the starter model.\n"
-            f"{STARTER}{size}\n\n"
-            f"Or pull it in another terminal, then press r:\n\n"
-            f"    {self._pull_command}\n\n"
-            f"Or put any GGUF file into this folder, then press r:\n\n"
-            f"    {sanitize(str(self._models_dir))}"
-        )
+    def on_model_table_details_asked(self) -> None:
+        """Show everything about the model under the cursor."""
+        if card := self._list.current:
+            self.app.push_screen(ModelDetailsModal(card, self._cards, resident=False))
 
-    def _others_text(self) -> str:
-        others = [model for model in self._catalogue.models() if model.name != STARTER]
-        if not others:
-            return ""
-        return "\n".join(["Other models that etui knows:", "", *map(_format_row, others)])
+    def on_cards_read(self, read: CardsRead) -> None:
+        """Show the models; the cursor begins on the recommended one."""
+        if read.cards is None:
+            notify_error(self, read.what, read.fix)
+            return
+        self._cards = cards = read.cards
+        first = cards.recommended or STARTER
+        # The recommendation may change once the memory is measured, unless the user moved away.
+        here = self._list.current
+        cursor = None if self._moved or self._job.is_running else first
+        if here is not None and here.spec.name not in (first, self._cursor_before):
+            cursor, self._moved = None, True
+        self._cursor_before = first
+        self._list.show(cards, (), cursor)
+        self._advice.update(sanitize(describe_advice(cards)))
+        self._job.show_idle(f"enter details · / find · {describe_memory(cards)}")
+        self._show_current()
+
+    @work(thread=True, exclusive=True, group="models-read", exit_on_error=False)
+    def _read_cards(self) -> None:
+        try:
+            if self._reader is None:
+                meter = self._services.meter
+                self._reader = CardReader(self._config, lambda: limit_without_gpus(meter.latest()))
+            for cards in self._reader.read_all(self._services):
+                self.post_message(CardsRead(cards))
+        except EtuiError as error:
+            self.post_message(CardsRead(None, error.what, error.fix))
+        except Exception as error:  # noqa: BLE001 - a fault must reach the screen
+            self.post_message(
+                CardsRead(None, format_internal_error(error), "press r to look again")
+            )
+
+    def _finish(self) -> None:
+        try:
+            save_stand_in(self._config, self._pulling)
+        except EtuiError as error:  # the model is there: say it, and go on
+            notify_error(self, error.what, error.fix)
+        self.dismiss(True)
+
+    def _show_problem(self, what: str, fix: str) -> None:
+        self._problem.set_class(what.startswith(_FAILED), "-error")
+        self._problem.update(notice_text(what, fix))
+        self._problem.display = True
+        self.add_class("-problem")
+
+    def _show_current(self) -> None:
+        card = self._list.current
+        if card is not None:
+            lines = wrap_facts(self._lines(card), self._facts.size.width)
+            self._facts.update(sanitize("\n".join(lines)))
+
+    def _lines(self, card: ModelCard) -> Iterator[str]:
+        yield from choice_lines(card, self._cards)
+        yield ""
+        yield "Other ways, then press r:"
+        yield f"          etui models pull {card.spec.name}"
+        yield f"          any GGUF file in {self._config.models_dir}"
 
 
-def _format_row(model: ListedModel) -> str:
-    return f"  {sanitize(model.name):<20} {sanitize(model.size)}"
+def describe_advice(cards: Cards) -> str:
+    """Write which model to begin with: one sentence."""
+    card = None if cards.recommended is None else cards.find(cards.recommended)
+    if card is None:
+        return f"No model that answers well fits here; {STARTER} is a tiny demo."
+    facts = [units.bytes_text(card.file_bytes)]
+    if card.forecast.tokens_per_second is not None:
+        facts.append(f"{speed_cell(card.forecast)} tok/s")
+    if card.forecast.joules_per_token is not None:
+        facts.append(f"{joules_cell(card.forecast)} J/token")
+    return f"{RECOMMENDED} {card.spec.name} ({', '.join(facts)}) suits this machine."
+
+
+def describe_memory(cards: Cards) -> str:
+    """Write the free memory of the machine and of its GPU."""
+    text = f"{units.bytes_text(cards.ram_bytes)} of memory free"
+    if cards.gpu_bytes is None:
+        return f"{text} · no GPU that this build can use"
+    return f"{text} · {units.bytes_text(cards.gpu_bytes)} free on the GPU"

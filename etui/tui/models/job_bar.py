@@ -73,6 +73,7 @@ class JobBar(Vertical):
     Args:
         backend: Returns the services of the app; None until they are open.
         log_dir: Folder of the log files, named where a job fails for an unknown reason.
+        quiet: Whether errors are left to the screen.
     """
 
     class Changed(Message):
@@ -81,8 +82,15 @@ class JobBar(Vertical):
     class Ended(Message):
         """A job ended, and what it changed can be read again."""
 
-    def __init__(self, backend: Callable[[], Services | None], log_dir: Path) -> None:
+        def __init__(self, ended: JobEnded) -> None:
+            super().__init__()
+            self.ended = ended
+
+    def __init__(
+        self, backend: Callable[[], Services | None], log_dir: Path, *, quiet: bool = False
+    ) -> None:
         super().__init__(id="job")
+        self._quiet = quiet
         self._backend = backend
         self._log_dir = log_dir
         self._name = ""
@@ -188,11 +196,12 @@ class JobBar(Vertical):
             self._ask(ended, next_step)
         elif ended.what:
             self._status.update(sanitize(f"✗ {ended.what}"))
-            notify_error(self, ended.what, ended.fix)
+            if not self._quiet:
+                notify_error(self, ended.what, ended.fix)
         else:
             text = f"{ended.said}: {ended.fix}" if ended.fix else ended.said
             self._status.update(sanitize(text))
-        self.post_message(self.Ended())
+        self.post_message(self.Ended(ended))
 
     @work(exclusive=True, group="question")
     async def _ask(self, ended: JobEnded, next_step: NextStep) -> None:

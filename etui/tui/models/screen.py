@@ -6,40 +6,30 @@ from collections.abc import Callable
 from functools import partial
 from typing import ClassVar
 
-from rich.text import Text
 from textual import work
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical
-from textual.message import Message
 from textual.screen import Screen
-from textual.widgets import DataTable
 
 from etui import units
 from etui.config.config import Config
 from etui.errors import EtuiError, format_internal_error
 from etui.tui.commands import Command
 from etui.tui.models.actions import ModelActions
-from etui.tui.models.cards import CardReader, Cards, ModelCard
+from etui.tui.models.card_reader import CardReader, CardsRead, limit_without_gpus
+from etui.tui.models.cards import Cards, ModelCard
+from etui.tui.models.cells import COLUMNS
 from etui.tui.models.detail import ModelDetail
+from etui.tui.models.details_modal import ModelDetailsModal
 from etui.tui.models.job_bar import JobBar
-from etui.tui.models.text import COLUMNS, model_cells
+from etui.tui.models.model_list import ModelList
 from etui.tui.notices import notice_text, notify_error
 from etui.tui.services import Services
 from etui.tui.widgets.key_footer import KeyFooter
 
 _POLL_SECONDS = 1.0
 """Interval between checks of which models are in memory, in seconds."""
-
-
-class CardsRead(Message):
-    """The current models, or the error that prevented reading them."""
-
-    def __init__(self, cards: Cards | None, what: str = "", fix: str = "") -> None:
-        super().__init__()
-        self.cards = cards
-        self.what = what
-        self.fix = fix
 
 
 class ModelsScreen(Screen[None]):
@@ -50,7 +40,7 @@ class ModelsScreen(Screen[None]):
         backend: Returns the services of the app; None until they are open.
     """
 
-    AUTO_FOCUS = "DataTable"
+    AUTO_FOCUS = "ModelTable"
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("p", "pull", "Pull", id="models.pull"),
         Binding("l", "load", "Load", id="models.load"),
@@ -74,8 +64,9 @@ measures what its tokens cost on this machine, `C` does so in less time and less
 models are unloaded during a calibration, and questions are refused. `s` sweeps the settings of the
 model, to find those that cost the fewest joules; it says what it measures and how long it takes
 before it begins. `a` applies the best setting of the model's newest sweep, and `R` goes back to
-models.yaml. `Esc` stops the running job: what was downloaded or measured is kept, and the same key
-resumes it.
+models.yaml. `Enter` shows everything about a
+model, `/` finds. ★ is the model that suits this machine, ≈ an estimate. `Esc` stops the running
+job: what was downloaded or measured is kept, and the same key resumes it.
 """
 
     def __init__(self, config: Config, backend: Callable[[], Services | None]) -> None:
@@ -87,24 +78,20 @@ resumes it.
         self._residents: tuple[str, ...] = ()
         self._cool_downs = 0
         self._problem = ""
-        self._table: DataTable[Text] = DataTable(
-            cursor_type="row", zebra_stripes=True, id="models", header_height=1
-        )
+        self._list = ModelList(COLUMNS)
         self._job = JobBar(backend, config.log_dir)
         self._actions = ModelActions(config, self._job)
 
     def compose(self) -> ComposeResult:
         """Build the table, the detail and the line of the running job."""
         with Vertical():
-            yield self._table
+            yield self._list
             yield ModelDetail()
             yield self._job
         yield KeyFooter()
 
     def on_mount(self) -> None:
-        """Add the columns, and watch which models are in memory."""
-        for column in COLUMNS:
-            self._table.add_column(column.title, key=column.key)
+        """Watch which models are in memory."""
         self.set_interval(_POLL_SECONDS, self._poll_residents)
 
     def on_screen_resume(self) -> None:
@@ -209,9 +196,15 @@ resumes it.
         """Stop the running job."""
         self._job.stop()
 
-    def on_data_table_row_highlighted(self) -> None:
+    def on_model_list_highlighted(self) -> None:
         """Show the model under the cursor."""
         self._show_current()
+
+    def on_model_table_details_asked(self) -> None:
+        """Show everything about the model under the cursor on a page of its own."""
+        if card := self._current_card():
+            resident = card.spec.name in self._residents
+            self.app.push_screen(ModelDetailsModal(card, self._cards, resident=resident))
 
     def on_job_bar_changed(self) -> None:
         """Show the progress of the job in the card of its model."""
@@ -229,17 +222,10 @@ resumes it.
         if read.cards is None:
             notify_error(self, read.what, read.fix)
             return
-        current = self._current_card()
         self._cards = read.cards
         self._residents = self._resident_names()
         self._cool_downs = self._count_cool_downs()
-        self._table.clear()
-        for card in read.cards.models:
-            resident = card.spec.name in self._residents
-            self._table.add_row(*model_cells(card, read.cards, resident=resident))
-        names = [card.spec.name for card in read.cards.models]
-        if current is not None and current.spec.name in names:
-            self._table.move_cursor(row=names.index(current.spec.name))
+        self._list.show(read.cards, self._residents)
         if read.cards.problem and read.cards.problem != self._problem:
             notify_error(self, read.cards.problem)
         self._problem = read.cards.problem
@@ -256,14 +242,19 @@ resumes it.
     def _read_cards(self) -> None:
         try:
             if self._reader is None:
-                self._reader = CardReader(self._config)
-            self.post_message(CardsRead(self._reader.read()))
+                self._reader = CardReader(self._config, self._read_limit)
+            for cards in self._reader.read_all(self._backend()):
+                self.post_message(CardsRead(cards))
         except EtuiError as error:
             self.post_message(CardsRead(None, error.what, error.fix))
         except Exception as error:  # noqa: BLE001 - a fault must reach the screen
             self.post_message(
                 CardsRead(None, format_internal_error(error), "press r to read again")
             )
+
+    def _read_limit(self) -> float | None:
+        backend = self._backend()
+        return None if backend is None else limit_without_gpus(backend.meter.latest())
 
     def _poll_residents(self) -> None:
         seen = (self._residents, self._cool_downs)
@@ -279,8 +270,7 @@ resumes it.
         return 0 if backend is None else backend.runner.cool_downs()
 
     def _current_card(self) -> ModelCard | None:
-        row, models = self._table.cursor_row, self._cards.models
-        return models[row] if 0 <= row < len(models) else None
+        return self._list.current
 
     def _require_file(self) -> ModelCard | None:
         """Return the model under the cursor if its file exists, or else show how to get it."""
@@ -300,6 +290,7 @@ resumes it.
         detail = self.query_one(ModelDetail)
         card = self._current_card()
         if card is None:
+            detail.clear()
             return
         name = card.spec.name
         resident = name in self._residents

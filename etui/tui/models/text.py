@@ -1,18 +1,14 @@
-"""Format models for the models screen: cells of the table, facts and curve of a model."""
+"""Format one model: its facts, what is expected of it, and its curve."""
 
 from __future__ import annotations
 
 import textwrap
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from datetime import datetime
-
-from rich.text import Text
 
 from etui import units
-from etui.curves.operating_curve import OperatingCurve
 from etui.curves.text import age_text, doubt_text, draw_curve, kind_line, points_text, r2_text
 from etui.models.tuned import TunedUse, describe_use
+from etui.runtime.decode_forecast import DecodeForecast, MachineFacts
 from etui.runtime.keep_warm import ModelIdle
 from etui.runtime.keep_warm_text import (
     break_even_text,
@@ -21,20 +17,12 @@ from etui.runtime.keep_warm_text import (
     power_text,
     unload_text,
 )
-from etui.text.sanitize import sanitize
 from etui.text.timestamps import local_time
 from etui.tui.models.cards import Cards, ModelCard
+from etui.tui.models.cells import UNCALIBRATED, joules_cell, speed_cell, state_text
 from etui.tui.models.last_sweep import LastSweep
 from etui.turn.record import LoadRecord, UnloadRecord
 
-UNCALIBRATED = "uncalibrated"
-_STATES = {
-    "absent": "not on disk",
-    "unchecked": "unchecked",
-    "refused": "refused",
-    "checked": "on disk",
-}
-_SOURCES = {"calibration": "measured", "log": "from the log"}
 _LEAST_PLOT = 24
 _LABEL = 10
 """Width of the labels of facts, in cells."""
@@ -44,50 +32,47 @@ _PLOT_MARGIN = 8
 """Width of the axis to the left of the plot, in cells."""
 
 
-@dataclass(frozen=True, slots=True)
-class ModelColumn:
-    """One column of the table; ``right`` aligns it to the right."""
-
-    key: str
-    title: str
-    right: bool = False
-
-
-COLUMNS = (
-    ModelColumn("name", "MODEL"),
-    ModelColumn("state", "WHERE"),
-    ModelColumn("size", "SIZE", right=True),
-    ModelColumn("fits", "FITS"),
-    ModelColumn("per_token", "PER TOKEN", right=True),
-    ModelColumn("curve", "CURVE"),
-)
-
-
-def model_cells(card: ModelCard, cards: Cards, *, resident: bool) -> tuple[Text, ...]:
-    """Build one row of the table, in the order of :data:`COLUMNS`, without markup."""
-    texts = {
-        "name": card.spec.name,
-        "state": state_text(card, resident=resident),
-        "size": units.bytes_text(card.file_bytes),
-        "fits": fits_text(card, cards).replace("at least ", ""),
-        "per_token": _per_token_text(card),
-        "curve": curve_cell(card.curve),
-    }
-    return tuple(
-        Text(sanitize(texts[c.key]), justify="right" if c.right else "left", no_wrap=True)
-        for c in COLUMNS
-    )
-
-
-def state_text(card: ModelCard, *, resident: bool) -> str:
-    """Return where the model is, in words."""
+def forecast_lines(card: ModelCard, machine: MachineFacts) -> Iterator[str]:
+    """Yield the expected speed and joules of a model, and where each comes from."""
     if card.spec.backend is not None:
-        return f"on {card.spec.backend}"
-    if card.fault:
-        return "damaged"
-    if card.state == "absent" and card.kept_bytes:
-        return "partly pulled"
-    return "in memory" if resident and card.has_file else _STATES[card.state]
+        return
+    forecast = card.forecast
+    if forecast.tokens_per_second is None:
+        why = (
+            "no model was measured on this GPU yet"
+            if card.fit == "gpu"
+            else "the speed of the memory is not measured yet"
+        )
+        yield f"expected  unknown tok/s: {why}"
+    else:
+        yield f"expected  {speed_cell(forecast)} tok/s: {_explain_speed(forecast, machine)}"
+    if forecast.joules_per_token is None:
+        yield "          unknown J/token: no reading to predict it from"
+    else:
+        yield f"          {joules_cell(forecast)} J/token: {_explain_joules(forecast, machine)}"
+
+
+def _explain_speed(forecast: DecodeForecast, machine: MachineFacts) -> str:
+    match forecast.speed_source:
+        case "curve":
+            return "measured by its curve"
+        case "log":
+            return "from its turns in the log"
+        case "other model":
+            return f"scaled by size from {forecast.like}"
+    speed = units.bytes_text(machine.memory_bytes_per_second)
+    return f"at most, estimated from memory bandwidth ({speed}/s)"
+
+
+def _explain_joules(forecast: DecodeForecast, machine: MachineFacts) -> str:
+    match forecast.joules_source:
+        case "curve":
+            return "measured by its curve"
+        case "log":
+            return "from its turns in the log"
+        case "other model":
+            return f"with the watts of {forecast.like}"
+    return f"at the power limit ({units.limit_text(machine.limit_watts)})"
 
 
 def fits_text(card: ModelCard, cards: Cards) -> str:
@@ -97,17 +82,10 @@ def fits_text(card: ModelCard, cards: Cards) -> str:
         return units.UNKNOWN
     on_gpu = cards.gpu_bytes is not None and need <= cards.gpu_bytes
     free, where = (cards.gpu_bytes, " on the GPU") if on_gpu else (cards.ram_bytes, "")
-    at_least = "" if card.need is not None else "at least "
-    text = f"needs {at_least}{units.bytes_text(need)}, {units.bytes_text(free)} free{where}"
+    is_known = card.need is not None or card.spec.kv_bytes_per_token is not None
+    about = "" if is_known else "about "
+    text = f"needs {about}{units.bytes_text(need)}, {units.bytes_text(free)} free{where}"
     return text if free is None or need <= free else f"too large: {text}"
-
-
-def curve_cell(curve: OperatingCurve | None, now: datetime | None = None) -> str:
-    """Describe how well the cost of tokens is known: ``R² 0.991 measured, 3 d ago``."""
-    if curve is None:
-        return UNCALIBRATED
-    source = _SOURCES.get(curve.source, curve.source)
-    return f"R² {r2_text(curve.decode.r2)} {source}, {age_text(curve.created_at, now)}"
 
 
 def fact_lines(
@@ -124,6 +102,8 @@ def fact_lines(
     spec, gguf = card.spec, card.gguf
     yield spec.name
     yield spec.size
+    if spec.good_for:
+        yield f"good for  {spec.good_for}"
     yield ""
     if running:
         yield from running
@@ -150,6 +130,7 @@ def fact_lines(
     else:
         yield from (f"source    {source}" for source in spec.sources)
     yield f"memory    {fits_text(card, cards)}"
+    yield from forecast_lines(card, cards.machine)
     if cards.gpu_bytes is not None:
         yield (
             f"          free: {units.bytes_text(cards.ram_bytes)} of RAM, "
@@ -174,6 +155,16 @@ def fact_lines(
         yield ""
         yield "Last loads"
         yield from (_format_load(load) for load in card.loads)
+
+
+def choice_lines(card: ModelCard, cards: Cards) -> Iterator[str]:
+    """Yield what a choice of a model depends on, and where its file comes from."""
+    yield f"{card.spec.name}: {card.spec.size}"
+    yield from forecast_lines(card, cards.machine)
+    yield f"memory    {fits_text(card, cards)}"
+    if card.kept_bytes:
+        yield f"kept      {units.bytes_text(card.kept_bytes)} downloaded: p resumes"
+    yield from (f"source    {source}" for source in card.spec.sources)
 
 
 def wrap_facts(lines: Iterable[str], width: int) -> Iterator[str]:
@@ -258,13 +249,6 @@ def _idle_lines(idle: ModelIdle) -> Iterator[str]:
     yield f"          kept: {keep_text(idle)}"
     if idle.last_unload is not None:
         yield f"unloaded  {unload_text(idle.last_unload)}"
-
-
-def _per_token_text(card: ModelCard) -> str:
-    total = card.total
-    if total is None:
-        return "-"
-    return units.per_token_text(total.joules_per_token, _per_token_kind(card))
 
 
 def _log_text(card: ModelCard) -> str:

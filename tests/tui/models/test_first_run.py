@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
-from textual.widgets import ProgressBar, Static
+from textual.pilot import Pilot
+from textual.widgets import DataTable, ProgressBar, Static
 
-from etui.errors import DownloadFailed
+from etui.config.machine import machine_name
+from etui.energy.types import Channel, Kind
+from etui.errors import DownloadFailed, EtuiError
+from etui.models.memory_speed import MemorySpeed, save_memory_speed
+from etui.routing.signals.host_state import HostState
+from etui.runtime.stand_in import load_stand_in
 from etui.tui.app import EtuiApp
 from etui.tui.chat.screen import ChatScreen
+from etui.tui.models import card_reader
+from etui.tui.models.details_modal import ModelDetailsModal
 from etui.tui.models.first_run import FirstRunScreen
 from tests.tui.fakes import MODEL, House, until
+from tests.tui.screen import drawn, notices
 
 
 @pytest.fixture
@@ -25,28 +35,137 @@ def guide_text(app: EtuiApp) -> str:
     return "\n".join(str(static.content) for static in app.screen.query(Static))
 
 
-async def test_it_says_the_exact_command_and_where_the_file_goes(bare: House) -> None:
-    app = bare.app()
-    async with app.run_test(size=(80, 24)) as pilot:
-        await until(pilot, lambda: isinstance(app.screen, FirstRunScreen))
-        assert f"etui models pull {MODEL}" in guide_text(app)
-        assert str(bare.config.models_dir) in guide_text(app)
-        assert "135M parameters, 98 MB" in guide_text(app)
-        assert "qwen3-0.6b" in guide_text(app)
+async def opened(pilot: Pilot[Any], app: EtuiApp) -> FirstRunScreen:
+    """The chooser with its models on it."""
+    await until(pilot, lambda: isinstance(app.screen, FirstRunScreen))
+    screen = app.screen
+    assert isinstance(screen, FirstRunScreen)
+    await until(pilot, lambda: screen.query_one(DataTable).row_count)
+    return screen
 
 
-async def test_p_pulls_the_starter_with_progress_and_opens_the_chat(bare: House) -> None:
+def rows(screen: FirstRunScreen) -> dict[str, list[str]]:
+    table = screen.query_one(DataTable)
+    found = [[str(cell) for cell in table.get_row_at(n)] for n in range(table.row_count)]
+    return {cells[0].removesuffix(" ★"): cells for cells in found}
+
+
+async def go_to(pilot: Pilot[Any], screen: FirstRunScreen, name: str) -> None:
+    """Move the cursor to a model."""
+    names = list(rows(screen))
+    screen.query_one(DataTable).move_cursor(row=names.index(name))
+    await until(pilot, lambda: str(screen._facts.content).startswith(f"{name}:"))
+
+
+def keep_speed(house: House, bytes_per_second: float) -> None:
+    save_memory_speed(house.config, MemorySpeed(machine_name(), 2, bytes_per_second))
+
+
+@pytest.fixture
+def roomy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """22 GB of memory are free, and no GPU is there."""
+    monkeypatch.setattr(card_reader, "read_host", lambda _config: HostState(free_memory_gb=22.0))
+
+
+@pytest.mark.usefixtures("roomy")
+async def test_every_model_is_offered_with_what_it_costs_here(bare: House) -> None:
+    keep_speed(bare, 20e9)
+    bare.meter.channels = (
+        Channel("package:0", "package:0", Kind.COUNTER, limit_watts=30.0, label="CPU"),
+    )
+    app = bare.app()
+    async with app.run_test(size=(120, 36)) as pilot:
+        screen = await opened(pilot, app)
+        await until(pilot, lambda: rows(screen)["qwen3-8b"][3] == "≈4.0")
+        assert rows(screen)["qwen3-8b"][1:] == [
+            "5.03 GB", "memory", "≈4.0", "≈7.5", "hard questions, code, thinks",
+        ]  # fmt: skip
+        assert rows(screen)["qwen2.5-coder-1.5b"][0].endswith("★")
+        assert str(screen._advice.content).startswith(
+            "★ qwen2.5-coder-1.5b (1.12 GB, ≈18 tok/s, ≈1.7 J/token) suits this machine"
+        )
+        await until(pilot, lambda: "qwen2.5-coder-1.5b" in str(screen._facts.content))
+        details = " ".join(guide_text(app).split())
+        assert "at most, estimated from memory bandwidth (20.0 GB/s)" in details
+        assert "at the power limit (30 W)" in details
+        assert "etui models pull qwen2.5-coder-1.5b" in details
+        assert str(bare.config.models_dir) in details
+        assert bare.shelf.measured == [], "it is known already"
+
+
+@pytest.mark.usefixtures("roomy")
+async def test_the_memory_is_measured_once_and_the_recommendation_follows(bare: House) -> None:
+    bare.shelf.on_measured = lambda: keep_speed(bare, 80e9)
+    app = bare.app()
+    async with app.run_test(size=(120, 36)) as pilot:
+        screen = await opened(pilot, app)
+        await until(pilot, lambda: rows(screen)["qwen3-8b"][0].endswith("★"))
+        await until(pilot, lambda: str(screen._facts.content).startswith("qwen3-8b"))
+        await pilot.press("r")
+        await until(pilot, lambda: "still no model in" in guide_text(app))
+        assert bare.shelf.measured == [1]
+
+
+async def test_a_measurement_that_fails_is_said_and_models_can_still_be_chosen(
+    bare: House,
+) -> None:
+    bare.shelf.memory_error = EtuiError("the speed of the memory is unknown: no numpy", "reinstall")
+    app = bare.app()
+    async with app.run_test(size=(120, 36)) as pilot:
+        screen = await opened(pilot, app)
+        await until(pilot, lambda: "no numpy\n→ reinstall" in notices(app))
+        assert rows(screen)["qwen3-8b"][3] == "–"
+
+
+@pytest.mark.parametrize("name", [MODEL, "llama-3.2-1b"])
+async def test_p_pulls_the_chosen_model_with_progress_and_opens_the_chat(
+    bare: House, name: str
+) -> None:
     app = bare.app()
     async with app.run_test(size=(80, 24)) as pilot:
-        await until(pilot, lambda: isinstance(app.screen, FirstRunScreen))
+        screen = await opened(pilot, app)
+        await go_to(pilot, screen, name)
         await pilot.press("p")
         bar = app.screen.query_one(ProgressBar)
         await until(pilot, lambda: bar.progress == 98_000_000)
         assert "98.0 MB of 98.0 MB" in guide_text(app)
         bare.shelf.go_on.set()
         await until(pilot, lambda: isinstance(app.screen, ChatScreen))
-        assert bare.shelf.pulled == [MODEL]
+        assert bare.shelf.pulled == [name]
+        assert load_stand_in(bare.config) == name
         await until(pilot, lambda: bare.runner.warmed)
+
+
+async def test_a_slash_finds_models_by_purpose_and_enter_shows_everything(bare: House) -> None:
+    app = bare.app()
+    async with app.run_test(size=(80, 24)) as pilot:
+        screen = await opened(pilot, app)
+        await pilot.press("slash", *"hard")
+        await until(pilot, lambda: list(rows(screen)) == ["qwen3-8b"])
+        await pilot.press("enter")
+        await until(pilot, lambda: isinstance(screen.focused, DataTable))
+        await pilot.press("enter")
+        await until(pilot, lambda: isinstance(app.screen, ModelDetailsModal))
+        await until(pilot, lambda: "hf Qwen/Qwen3-8B-GGUF" in guide_text(app))
+        await pilot.press("escape")
+        await until(pilot, lambda: app.screen is screen)
+        await pilot.press("slash", "escape")
+        await until(pilot, lambda: len(rows(screen)) == 12)
+        await pilot.press("G")
+        await until(pilot, lambda: screen.query_one(DataTable).cursor_row == 11)
+        await pilot.press("g", "j", "j", "k")
+        await until(pilot, lambda: screen.query_one(DataTable).cursor_row == 1)
+
+
+@pytest.mark.parametrize("size", [(40, 10), (80, 24), (120, 36), (200, 60)])
+async def test_the_chooser_fits_every_terminal(bare: House, size: tuple[int, int]) -> None:
+    app = bare.app()
+    async with app.run_test(size=size) as pilot:
+        screen = await opened(pilot, app)
+        await until(pilot, lambda: str(screen._advice.content))
+        table = screen.query_one(DataTable)
+        await until(pilot, lambda: table.region.height >= 3)
+        assert "p Pull" in " ".join(drawn(app).split())
 
 
 async def test_a_failed_pull_says_why_and_can_be_tried_again(bare: House) -> None:
@@ -54,7 +173,7 @@ async def test_a_failed_pull_says_why_and_can_be_tried_again(bare: House) -> Non
     bare.shelf.go_on.set()
     app = bare.app()
     async with app.run_test(size=(80, 24)) as pilot:
-        await until(pilot, lambda: isinstance(app.screen, FirstRunScreen))
+        await opened(pilot, app)
         await pilot.press("p")
         await until(pilot, lambda: "no source gave [the file]" in guide_text(app))
         assert "→ check the network" in guide_text(app)
@@ -66,11 +185,12 @@ async def test_a_failed_pull_says_why_and_can_be_tried_again(bare: House) -> Non
 async def test_escape_stops_a_pull(bare: House) -> None:
     app = bare.app()
     async with app.run_test(size=(80, 24)) as pilot:
-        await until(pilot, lambda: isinstance(app.screen, FirstRunScreen))
+        await opened(pilot, app)
         await pilot.press("p")
         await until(pilot, lambda: "MB of" in guide_text(app))
         await pilot.press("escape")
         await until(pilot, lambda: "the download was stopped" in guide_text(app))
+        assert "✗" not in guide_text(app), "a stop is no error"
         assert bare.shelf.pulled == []
         assert isinstance(app.screen, FirstRunScreen)
 

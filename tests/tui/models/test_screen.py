@@ -23,7 +23,8 @@ from etui.tui.app import EtuiApp
 from etui.tui.jobs import JobProgress
 from etui.tui.modals import ConfirmModal
 from etui.tui.models import calibration_job as calibrating
-from etui.tui.models.cards import CardReader, Cards, ModelCard
+from etui.tui.models.card_reader import CardReader
+from etui.tui.models.cards import Cards, ModelCard
 from etui.tui.models.job_bar import JobJoules, format_job
 from etui.tui.models.screen import ModelsScreen
 from etui.tui.models.text import fact_lines
@@ -86,6 +87,8 @@ async def opened(pilot: Pilot[Any], app: EtuiApp) -> ModelsScreen:
 def row(screen: ModelsScreen, name: str = MODEL) -> list[str]:
     table = screen.query_one(DataTable)
     rows = [[str(cell) for cell in table.get_row_at(n)] for n in range(table.row_count)]
+    for cells in rows:
+        cells[0] = cells[0].removesuffix(" ★")
     return next((cells for cells in rows if cells[0] == name), [])
 
 
@@ -106,11 +109,11 @@ async def test_every_entry_is_there_with_what_it_needs_and_its_curve(house: Hous
     app = house.app()
     async with app.run_test(size=(140, 40)) as pilot:
         screen = await opened(pilot, app)
-        name, where, size, fits, per_token, curve = row(screen)
+        name, where, size, _fits, _speed, joules, good_for, curve = row(screen)
         assert (name, where, size) == (MODEL, "not on disk", "98.4 MB")
-        assert fits.startswith("needs 98.4 MB, ")
-        assert fits.endswith(" free")
-        assert per_token.endswith("J/token")
+        assert not joules.startswith("≈")
+        assert "tiny demo" in good_for
+        assert "needs 415 MB, " in " ".join(shown(screen).split())
         assert curve.startswith("R² 0.980 measured, ")
         assert row(screen, "qwen3-8b")[-1] == "uncalibrated"
         await until(pilot, lambda: "output tokens" in shown(screen))

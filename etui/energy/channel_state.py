@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from etui.energy.device_vitals import DeviceVitals
 from etui.energy.scopes import family
 from etui.energy.types import ChannelPower, Kind
+
+if TYPE_CHECKING:
+    from etui.energy.device_vitals import DeviceVitals
 
 _FIRST = ("gpu", "package", "estimate")
 
@@ -59,6 +62,8 @@ def join_states(
     idle_by_channel: Mapping[str, float],
 ) -> tuple[ChannelState, ...]:
     """Join the watts of every channel with the state of its device: GPUs first, then CPUs."""
+    from etui.energy.device_vitals import DeviceVitals  # with the meter, after the first paint
+
     by_scope = {device.scope: device for device in devices}
     states = [
         ChannelState(

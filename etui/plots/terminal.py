@@ -12,6 +12,9 @@ _LABELS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 _GUTTER = 8
 """Cells to the left of the axis of a plane, for its numbers."""
 
+_ROWS_WITH_MIDDLE = 7
+"""Rows of a plane from which the middle of its axis has a label."""
+
 _LEFT_EIGHTHS = " ▏▎▍▌▋▊▉"
 _FULL = "█"
 _LOWER_EIGHTHS = " ▁▂▃▄▅▆▇█"
@@ -65,12 +68,28 @@ def plot(
 
 @dataclass(frozen=True, slots=True)
 class ArmPoint:
-    """One arm on the plane; ``low`` and ``high`` are the 95 % interval of its accuracy."""
+    """One arm on the plane.
+
+    Attributes:
+        joules: Joules per question.
+        accuracy: Share of right answers.
+        low, high: The 95 % interval of the accuracy.
+        joules_low, joules_high: The 95 % interval of the joules; None if it is not known.
+    """
 
     joules: float
     accuracy: float
     low: float
     high: float
+    joules_low: float | None = None
+    joules_high: float | None = None
+
+    @property
+    def joules_ends(self) -> tuple[float, float]:
+        """Both ends of the interval of the joules; the value itself where one is not known."""
+        low = self.joules if self.joules_low is None else self.joules_low
+        high = self.joules if self.joules_high is None else self.joules_high
+        return max(0.0, min(low, self.joules)), max(high, self.joules)
 
 
 def plane_lines(
@@ -80,7 +99,7 @@ def plane_lines(
     height: int,
     kind: str | None = None,
 ) -> list[str]:
-    """Draw the plane with its axes, and a legend of the letters.
+    """Draw the plane with its axes, bars for both intervals, and a legend of the letters.
 
     Args:
         arms: Arm -> its point.
@@ -92,7 +111,7 @@ def plane_lines(
     if not arms:
         return ["no arm has both an accuracy and joules"]
     columns, rows = max(8, width - _GUTTER - 1), max(4, height - 2)
-    right = 1.08 * max(point.joules for point in arms.values()) or 1.0
+    right = 1.08 * max(point.joules_ends[1] for point in arms.values()) or 1.0
     bottom = max(0.0, min(point.low for point in arms.values()) - 0.02)
     top = min(1.0, max(point.high for point in arms.values()) + 0.02)
 
@@ -110,26 +129,34 @@ def plane_lines(
             share = (x / (columns - 1) * right - a.joules) / (b.joules - a.joules)
             cells[row(a.accuracy + share * (b.accuracy - a.accuracy))][x] = "·"
     for point in arms.values():
+        at, (left_end, right_end) = row(point.accuracy), map(column, point.joules_ends)
+        for x in range(left_end, right_end + 1):
+            cells[at][x] = "─"
         for y in range(row(point.high), row(point.low) + 1):
             cells[y][column(point.joules)] = "│"
     for label, point in zip(_LABELS, arms.values(), strict=False):
         cells[row(point.accuracy)][column(point.joules)] = label
     lines = [_add_axis(line, y, rows, top, bottom) for y, line in enumerate(cells)]
-    lines.append(" " * _GUTTER + "└" + "─" * columns)
+    middle = (columns - 1) // 2
+    axis = ["─"] * columns
+    for x in (0, middle, columns - 1):
+        axis[x] = "┴"
+    lines.append(" " * _GUTTER + "└" + "".join(axis))
     end = units.per_text(right, "question", kind)
-    lines.append(" " * _GUTTER + " 0" + end.rjust(columns - 1))
+    half = units.energy_text(right * middle / (columns - 1), None, None)
+    labels = "0".ljust(max(1, middle - len(half) // 2)) + half
+    if len(labels) + len(end) + 2 > columns:
+        labels = "0"
+    lines.append(" " * (_GUTTER + 1) + labels + end.rjust(columns - len(labels)))
     return lines + _format_legend(arms, kind)
 
 
 def _add_axis(line: list[str], y: int, rows: int, top: float, bottom: float) -> str:
-    text = "".join(line)
-    if y == 0:
-        label = units.accuracy_text(top)
-    elif y == rows - 1:
-        label = units.accuracy_text(bottom)
-    else:
-        label = ""
-    return f"{label:>{_GUTTER - 1}} │{text}"
+    """Put the axis before a row, with an accuracy at the top, in the middle and at the bottom."""
+    label = ""
+    if y in (0, rows - 1) or (y == (rows - 1) // 2 and rows >= _ROWS_WITH_MIDDLE):
+        label = units.accuracy_text(top - (top - bottom) * y / (rows - 1))
+    return f"{label:>{_GUTTER - 1}} {'┤' if label else '│'}{''.join(line)}"
 
 
 def _format_legend(arms: Mapping[str, ArmPoint], kind: str | None) -> list[str]:

@@ -15,7 +15,14 @@ from hypothesis import strategies as st
 from etui.chat import Message
 from etui.config.config import Config
 from etui.log.database import open_for_reading
-from etui.log.filters import Sort, TurnFilter, build_clause, build_match
+from etui.log.filters import (
+    Sort,
+    TurnFilter,
+    build_clause,
+    build_match,
+    build_order,
+    order_by_index,
+)
 from etui.log.migrations import migrations
 from etui.log.queries import LogReader, UnknownId
 from etui.log.records import ChatRecord, LoggedQuestion
@@ -85,6 +92,36 @@ def test_pages_join_without_gap_or_overlap(fill: Fill, make_turn: MakeTurn) -> N
     assert [number for page in pages for number in page] == whole
     assert sorted(whole) == list(range(20))
     assert numbers(log, limit=0) == []
+
+
+@pytest.mark.parametrize("descending", [True, False])
+@pytest.mark.parametrize("sort", Sort)
+def test_a_search_pages_through_the_turns_in_the_order_of_a_filter(
+    fill: Fill, make_turn: MakeTurn, sort: Sort, descending: bool
+) -> None:
+    log = fill(
+        *(
+            make_turn(n, joules=None if n % 5 == 0 else float(n % 7),
+                      query="a joule" if n % 3 else "another thing", model=f"m{n % 2}")
+            for n in range(40)
+        )
+    )  # fmt: skip
+    words, both = TurnFilter(search="jou"), TurnFilter(search="jou", status="complete")
+    how = {"sort": sort, "descending": descending}
+    whole = numbers(log, both, limit=None, **how)
+    assert numbers(log, words, limit=None, **how) == whole
+    pages = [numbers(log, words, limit=7, offset=k, **how) for k in range(0, 42, 7)]
+    assert [number for page in pages for number in page] == whole
+    assert log.count_turns(words) == log.count_turns(both) == len(whole) == 26
+
+
+@pytest.mark.parametrize("sort", [Sort.TIME, Sort.JOULES, Sort.SECONDS, Sort.TOKENS])
+def test_a_search_for_words_sorts_nothing(fill: Fill, make_turn: MakeTurn, sort: Sort) -> None:
+    where = order_by_index(build_clause(TurnFilter(search="joule")), sort)
+    sql = f"EXPLAIN QUERY PLAN SELECT id {where.sql} {build_order(sort, True)} LIMIT 100"
+    plan = " ".join(str(row["detail"]) for row in fill(make_turn(1)).select(sql, where.values))
+    assert "COVERING INDEX turns_by_" in plan
+    assert "TEMP B-TREE" not in plan
 
 
 def test_filters(fill: Fill, make_turn: MakeTurn) -> None:

@@ -14,7 +14,8 @@ SHARES = st.floats(0, 1)
 @st.composite
 def points(draw: st.DrawFn) -> ArmPoint:
     low, accuracy, high = sorted(draw(st.tuples(SHARES, SHARES, SHARES)))
-    return ArmPoint(draw(st.floats(0.001, 1e6)), accuracy, low, high)
+    ends = draw(st.none() | st.floats(0, 2e6)), draw(st.none() | st.floats(0, 2e6))
+    return ArmPoint(draw(st.floats(0.001, 1e6)), accuracy, low, high, *ends)
 
 
 @given(st.dictionaries(st.text("abc", min_size=1), points(), min_size=1, max_size=8),
@@ -112,3 +113,19 @@ def test_the_scale_ends_at_the_limit_or_at_a_round_number(
 )
 def test_the_idle_line_lies_at_its_share_of_the_scale(idle: float | None, row: int | None) -> None:
     assert idle_row(idle, 100.0, 4) == row
+
+
+def test_both_intervals_are_bars_and_the_axes_have_three_labels() -> None:
+    arms = {
+        "quick": ArmPoint(10.0, 0.30, 0.26, 0.34, 8.0, 12.0),
+        "think": ArmPoint(80.0, 0.52, 0.48, 0.56, 60.0, 100.0),
+    }
+    lines = plane_lines(arms, [], 80, 15)
+    row = next(line for line in lines if "B" in line)
+    assert row.count("─") == 26  # 60 to 100 J on 71 columns of 108 J, without the letter
+    assert row[row.index("B") - 1] == row[row.index("B") + 1] == "─"
+    above = lines[lines.index(row) - 1]
+    assert above[row.index("B")] == "│"
+    assert [line.split()[0] for line in lines if "┤" in line] == ["58.0", "41.0", "24.0"]
+    assert lines[14].split() == ["0", "54.0", "J", "108", "J/question"]
+    assert lines[13].count("┴") == 3

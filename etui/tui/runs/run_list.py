@@ -22,12 +22,14 @@ class RunEntry:
         folder: Path of the folder.
         summary: Content of ``summary.json``; None if it is missing or cannot be read.
         why: Why there is no summary; empty if there is one.
+        models: Models of its arms, in the order of the arms.
     """
 
     name: str
     folder: Path
     summary: Summary | None
     why: str = ""
+    models: tuple[str, ...] = ()
 
     @property
     def report(self) -> Path:
@@ -53,6 +55,8 @@ class RunEntry:
                 arm.energy.per_question.value,
                 arm.accuracy.micro.value,
                 *ends(arm.accuracy.micro),
+                arm.energy.per_question.low,
+                arm.energy.per_question.high,
             )
             for name, arm in self._arms.items()
             if arm.energy
@@ -75,14 +79,25 @@ def _start_key(run: RunEntry) -> tuple[str, str]:
     return ("" if run.summary is None else run.summary.started_at, run.name)
 
 
+def _read_models(folder: Path) -> tuple[str, ...]:
+    """Read the models from ``config.json``; none if it cannot be read."""
+    try:
+        arms = json.loads((folder / "config.json").read_text(encoding="utf-8"))["arms"].values()
+        return tuple(dict.fromkeys(str(arm["model"]) for arm in arms))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return ()
+
+
 def _read_run(folder: Path) -> RunEntry:
+    models = _read_models(folder)
     try:
         document = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
         summary = from_document(Summary, document, extra="ignore")
-        run = RunEntry(folder.name, folder, summary)
+        run = RunEntry(folder.name, folder, summary, models=models)
         _ = run.headline, run.points  # so that a damaged summary fails here, not while drawing
     except FileNotFoundError:
-        return RunEntry(folder.name, folder, None, "not finished: no summary yet")
+        return RunEntry(folder.name, folder, None, "not finished: no summary yet", models)
     except (OSError, ValueError, KeyError) as error:
-        return RunEntry(folder.name, folder, None, f"summary.json cannot be read: {error}")
+        why = f"summary.json cannot be read: {error}"
+        return RunEntry(folder.name, folder, None, why, models)
     return run

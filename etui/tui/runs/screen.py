@@ -6,22 +6,21 @@ import webbrowser
 from pathlib import Path
 from typing import ClassVar
 
-from rich.text import Text
 from textual import work
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, VerticalScroll
 from textual.message import Message
 from textual.screen import Screen
-from textual.widgets import DataTable, Static
+from textual.widgets import DataTable, Input, Static
 
-from etui import units
 from etui.errors import format_internal_error
 from etui.plots.terminal import plane_lines
 from etui.text.sanitize import sanitize
 from etui.tui.commands import Command
 from etui.tui.notices import notice_text, notify_error
 from etui.tui.runs.run_list import RunEntry, list_runs
+from etui.tui.runs.table import RunsTable
 from etui.tui.widgets.key_footer import KeyFooter
 
 _NO_RUNS = """\
@@ -50,26 +49,31 @@ class RunsScreen(Screen[None]):
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("o", "open_report", "Open report", id="runs.open"),
         Binding("r", "read", "Read again", id="runs.read"),
+        Binding("s", "sort", "Sort", id="runs.sort"),
+        Binding("slash", "filter", "Filter", id="runs.filter", key_display="/"),
+        Binding("escape", "back", "Back", id="runs.back", show=False),
     ]
 
     HELP = """\
 ## Runs
 
-The runs of `etui bench`. Each arm is a letter at its joules per question and its accuracy, with the
-95 % interval; dots between arms show what a random mixture of the two would reach. `o` or Enter
-opens the HTML report in a browser.
+The runs of `etui bench`, with the accuracy and the joules of their best arm. `s` sorts by the next
+column (or click a heading), `/` filters. Each arm is a letter at its joules per question and its
+accuracy, with bars for both 95 % intervals; dots between arms show what a random mixture of the two
+would reach. `o` or Enter opens the HTML report in a browser.
 """
 
     def __init__(self, runs_dir: Path) -> None:
         super().__init__()
         self._runs_dir = runs_dir
-        self._runs: list[RunEntry] = []
         self._is_read = False  # before, "no runs" would be a guess
-        self._table: DataTable[Text] = DataTable(cursor_type="row", zebra_stripes=True, id="runs")
+        self._table = RunsTable()
+        self._filter = Input(placeholder="words in a run", id="filter", compact=True)
         self._picture = Static("", markup=False)
 
     def compose(self) -> ComposeResult:
-        """Build the table and the detail."""
+        """Build the filter, the table and the detail."""
+        yield self._filter
         with Horizontal():
             yield self._table
             with VerticalScroll(id="run-detail", can_focus=True):
@@ -81,13 +85,14 @@ opens the HTML report in a browser.
         return [
             Command("runs: open report", "Show the run under the cursor in a browser",
                     self.action_open_report),
+            Command("runs: sort", "Sort by the next column", self.action_sort),
+            Command("runs: filter", "Show the runs with these words", self.action_filter),
             Command("runs: read again", "Read the folder again", self.action_read),
         ]  # fmt: skip
 
     def on_mount(self) -> None:
-        """Add the columns of the table."""
-        for title in ("RUN", "WHAT", "QUESTIONS", "BEST"):
-            self._table.add_column(title)
+        """Start without the filter."""
+        self._filter.display = False
 
     def on_screen_resume(self) -> None:
         """Read the runs again."""
@@ -103,7 +108,7 @@ opens the HTML report in a browser.
 
     def action_open_report(self) -> None:
         """Open the HTML report of the run under the cursor."""
-        run = self._current_run()
+        run = self._table.run_under_cursor
         if run is None:
             return
         if not run.report.is_file():
@@ -118,6 +123,35 @@ opens the HTML report in a browser.
                 severity="warning",
                 markup=False,
             )
+
+    def action_sort(self) -> None:
+        """Sort by the next column."""
+        self._table.sort_next()
+
+    def action_filter(self) -> None:
+        """Open the filter."""
+        self._filter.display = True
+        self._filter.focus()
+
+    def action_back(self) -> None:
+        """Close the filter."""
+        if self._filter.display:
+            self._filter.value = ""
+            self._filter.display = False
+            self._table.focus()
+
+    def on_input_changed(self, changed: Input.Changed) -> None:
+        """Filter while the user types."""
+        self._table.filter(changed.value)
+        self._show_current()
+
+    def on_input_submitted(self) -> None:
+        """Move from the filter to the table."""
+        self._table.focus()
+
+    def on_data_table_header_selected(self, selected: DataTable.HeaderSelected) -> None:
+        """Sort by the selected column; the current one reverses the order."""
+        self._table.sort_by(selected.column_key.value)
 
     def on_data_table_row_selected(self) -> None:
         """Open the report of the selected run."""
@@ -142,25 +176,13 @@ opens the HTML report in a browser.
         if read.fault:
             notify_error(self, read.fault, "fix it, then press r to read again")
             return
-        row = self._table.cursor_row
         self._is_read = True
-        self._runs = read.runs
-        self._table.clear()
-        for run in self._runs:
-            self._table.add_row(
-                *(Text(sanitize(cell), no_wrap=True) for cell in _format_cells(run))
-            )
-        self._table.display = bool(self._runs)
-        if self._runs:
-            self._table.move_cursor(row=min(row, len(self._runs) - 1))
+        self._table.display = bool(read.runs)
+        self._table.show(read.runs)
         self._show_current()
 
-    def _current_run(self) -> RunEntry | None:
-        row = self._table.cursor_row
-        return self._runs[row] if 0 <= row < len(self._runs) else None
-
     def _show_current(self) -> None:
-        run = self._current_run()
+        run = self._table.run_under_cursor
         if run is None:
             if self._is_read:
                 self._picture.update(_NO_RUNS)
@@ -172,19 +194,3 @@ opens the HTML report in a browser.
                                        run.kind)]  # fmt: skip
             lines += ["", *(f"! {warning}" for warning in run.summary.warnings)]
         self._picture.update(sanitize("\n".join(lines)))
-
-
-def _format_cells(run: RunEntry) -> tuple[str, ...]:
-    if run.summary is None:
-        return run.name, run.why, "", ""
-    summary = run.summary
-    setup = f"{summary.suite} {summary.format} {summary.shots}-shot"
-    arms = summary.arms
-    best = max((arm.accuracy.micro.value for arm in arms.values()), default=None)
-    done = "" if summary.complete else " (stopped)"
-    return (
-        run.name,
-        f"{setup}, {units.count_text(len(arms), 'arm')}",
-        f"{summary.questions:,}{done}",
-        units.accuracy_text(best),
-    )

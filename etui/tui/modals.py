@@ -21,11 +21,11 @@ class TextModal(ModalScreen[str | None]):
         title: Heading of the dialog.
         text: Initial text.
         help_text: One line below the title.
-        one_line: Whether Enter accepts the text; if not, Enter breaks the line, Ctrl+S accepts.
+        one_line: Whether Enter accepts the text; if not, Enter breaks the line, Ctrl+S saves.
     """
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("ctrl+s", "take", "Accept", id="text.take", priority=True),
+        Binding("ctrl+s", "take", "Save", id="text.take", priority=True),
         Binding("escape", "leave", "Cancel", id="text.leave", priority=True),
     ]
 

@@ -132,9 +132,7 @@ F4 write it to a file, F8 deletes it with its turns.
         if (selected := self._selected()) is None:
             return
         name = await self.app.push_screen_wait(
-            TextModal(
-                "Name of the chat", selected.chat.name, "Enter accepts the name", one_line=True
-            )
+            TextModal("Name of the chat", selected.chat.name, "Enter saves the name", one_line=True)
         )
         if not name or name == selected.chat.name:
             return

@@ -6,6 +6,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, replace
 
 from etui import units
+from etui.energy.types import Energy
 from etui.events import Loaded, Prefilled, Prefilling, Vote
 from etui.text.tables import SEPARATOR
 from etui.tui.chat.messages import TextBatch, TurnEnded, TurnFact
@@ -102,8 +103,14 @@ def _enter(progress: TurnProgress, stage: Stage, now_ns: int) -> TurnProgress:
     return replace(progress, stage=stage, stage_ns=now_ns)
 
 
-def progress_line(progress: TurnProgress, now_ns: int, joules: str | None) -> str:
-    """Describe what a turn is doing: ``loading qwen3-8b … 0.8 s``, ``answering … 34 tokens``."""
+def progress_line(progress: TurnProgress, now_ns: int, energy: Energy | None) -> str:
+    """Describe what a turn is doing: ``answering … 118 tok · ≈71 J · 0.60 J/tok``.
+
+    Args:
+        progress: The running turn.
+        now_ns: Monotonic clock.
+        energy: Energy of the turn so far; None before it is known.
+    """
     spent = units.seconds_text((now_ns - progress.stage_ns) / 1e9)
     match progress.stage:
         case Stage.QUEUED:
@@ -120,14 +127,28 @@ def progress_line(progress: TurnProgress, now_ns: int, joules: str | None) -> st
             )
             return f"reading the prompt …{read}"
         case Stage.THINKING | Stage.ANSWERING:
-            parts = [f"{progress.stage} … {units.tokens_text(progress.output_tokens)}"]
+            parts = [f"{progress.stage} … {units.tok_text(progress.output_tokens)}"]
             if progress.votes:
                 parts.append(units.count_text(progress.votes, "vote"))
-            if joules:
-                parts.append(joules)
+            if energy is not None:
+                parts += _format_price(energy, progress.output_tokens)
             return SEPARATOR.join(parts)
         case Stage.DONE:
             return ""
+
+
+def _format_price(energy: Energy, output_tokens: int) -> list[str]:
+    """Format the joules so far, and those per token once there are some."""
+    kind = None if energy.kind is None else str(energy.kind)
+    parts = [units.short_energy_text(energy.joules, kind)]
+    if energy.joules is not None and output_tokens:
+        parts.append(units.short_per_token_text(energy.joules / output_tokens, kind))
+    return parts
+
+
+def hint_for(stage: Stage) -> str:
+    """Return the key that a stage offers: ``esc stop``; empty for none."""
+    return "" if stage in (Stage.QUEUED, Stage.DONE) else "esc stop"
 
 
 def running_thinking_title(tokens: int) -> str:
@@ -138,14 +159,14 @@ def running_thinking_title(tokens: int) -> str:
 def finished_thinking_title(record: TurnRecord) -> str:
     """Format the title of finished thinking, with its shares of the tokens and of the joules.
 
-    Example: ``thinking · 123 tokens (45 %) · 4.5 J (counter), 38 % of the joules``.
+    Example: ``thinking · 123 tokens (45 %) · ≈4.5 J, 38 % of the joules``.
     """
     energy, tokens = record.energy, record.tokens
     parts = ["thinking", units.tokens_text(tokens.thinking)]
     if tokens.output:
         parts[-1] += f" ({units.percent_text(tokens.thinking / tokens.output)})"
     if energy.thinking_joules is not None:
-        parts.append(units.energy_text(energy.thinking_joules, None, energy.kind))
+        parts.append(units.short_energy_text(energy.thinking_joules, energy.kind))
         if energy.joules:
             parts[-1] += (
                 f", {units.percent_text(energy.thinking_joules / energy.joules)} of the joules"

@@ -27,6 +27,7 @@ from etui.tui.chat.conversation import (
     new_chat,
     refuse_continuation,
 )
+from etui.tui.chat.details import DetailsModal
 from etui.tui.chat.export import ExportFormat, export_chat
 from etui.tui.chat.messages import (
     BudgetConfirm,
@@ -181,6 +182,8 @@ class ChatScreen(Screen[None]):
             Command("answer: copy", "Copy the last answer", lambda: self._act_on_last("copy")),
             Command("answer: copy code", "Copy the next code block of the last answer",
                     lambda: self._act_on_last("code")),
+            Command("answer: details", "Where the numbers of the last answer come from",
+                    lambda: self._act_on_last("details")),
             Command("answer: edit the question", "Change the last question and send it again",
                     lambda: self._act_on_last("edit")),
             Command("answer: ask again, smaller", "Ask the next smaller arm, and compare the costs",
@@ -302,7 +305,7 @@ class ChatScreen(Screen[None]):
             TextModal(
                 "Name of the chat",
                 self._queue.conversation.name,
-                "Enter accepts the name",
+                "Enter saves the name",
                 one_line=True,
             )
         )
@@ -316,7 +319,7 @@ class ChatScreen(Screen[None]):
             TextModal(
                 "System prompt of this chat",
                 self._queue.conversation.chat.system or "",
-                "The model reads this first. Ctrl+S accepts, Esc cancels; empty for none.",
+                "The model reads this first. Ctrl+S saves, Esc cancels; empty for none.",
             )
         )
         if text is not None:
@@ -348,6 +351,8 @@ class ChatScreen(Screen[None]):
                 self._withdraw(view)
             case "copy" if record is not None and record.answer.strip():
                 self._copy("the answer", record.answer)
+            case "details" if record is not None:
+                self.app.push_screen(DetailsModal(record))
             case "code":
                 self._copy_code(view)
             case "edit" if view.ended or record is not None:

@@ -38,7 +38,7 @@ def _row(word: str, record: TurnRecord) -> tuple[str, ...]:
     return (
         word,
         sanitize(f"{record.arm} › {record.model}"),
-        units.energy_text(energy.joules, None, energy.kind),
+        units.short_energy_text(energy.joules, energy.kind),
         units.tokens_text(record.tokens.output),
         units.seconds_text(record.seconds.total),
     )

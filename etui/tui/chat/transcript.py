@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import ClassVar
 
 from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
 from textual.containers import VerticalScroll
+from textual.widget import Widget
 from textual.widgets import Static
 
 from etui import units
+from etui.tui.chat.find import FindBar, FoundWords, choose_match, find_turns
 from etui.tui.chat.turn_view import TurnView
 from etui.turn.record import TurnRecord
 
@@ -34,14 +38,22 @@ class Transcript(VerticalScroll, can_focus=False):
     HELP = """\
 ## Chat
 
-Each answer ends with its cost: tokens, tokens per second, time to first token (TTFT), joules with
-their uncertainty and how they were measured, joules per token, mean watts.
-
-- **counter**: a cumulative hardware counter
-- **integrated**: hardware power readings, integrated over time
-- **estimate**: computed without a hardware reading
-- **unmeasured**: nothing could be read
+Each answer ends with its price: joules, joules per token, tokens, tokens per second. `≈` marks an
+estimate, computed without a hardware reading. `i` on an answer shows where each number comes from.
+j, k, ctrl+d, ctrl+u, g and G move through the chat; `/` finds words, n and N go on.
 """
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("j", "lines(1)", "Line down", id="transcript.line_down", show=False),
+        Binding("k", "lines(-1)", "Line up", id="transcript.line_up", show=False),
+        Binding("ctrl+d", "half_page(1)", "Half page down", id="transcript.half_down", show=False),
+        Binding("ctrl+u", "half_page(-1)", "Half page up", id="transcript.half_up", show=False),
+        Binding("g", "first", "First turn", id="transcript.first", show=False),
+        Binding("G", "last", "Last turn", id="transcript.last", show=False),
+        Binding("slash", "find", "Find", id="transcript.find", key_display="/", show=False),
+        Binding("n", "found(1)", "Next found", id="transcript.found_next", show=False),
+        Binding("N", "found(-1)", "Earlier found", id="transcript.found_before", show=False),
+    ]
 
     def __init__(self) -> None:
         super().__init__()
@@ -55,6 +67,9 @@ their uncertainty and how they were measured, joules per token, mean watts.
         self._marker.display = False
         self._later = Static("", markup=False, classes="later")
         self._later.display = False
+        self._find_bar = FindBar()
+        self._words = ""
+        self._found_words = FoundWords()
         self._welcome = Static(WELCOME, markup=False, classes="welcome")
 
     def compose(self) -> ComposeResult:
@@ -62,6 +77,7 @@ their uncertainty and how they were measured, joules per token, mean watts.
         yield self._marker
         yield self._welcome
         yield self._later
+        yield self._find_bar
 
     def watch_virtual_size(self) -> None:
         """Anchor to the end once there is something to scroll.
@@ -106,13 +122,13 @@ their uncertainty and how they were measured, joules per token, mean watts.
             await self._move_to(window_around(index, len(ids)))
         views = [turn for turn in self.turns if turn.record and turn.record.turn_id == turn_id]
         if views:
-            self.call_after_refresh(self._bring_to_top, views[0])
+            self.call_after_refresh(self._bring_to_top, views[0], views[0])
 
-    def _bring_to_top(self, view: TurnView) -> None:
+    def _bring_to_top(self, view: TurnView, part: Widget) -> None:
         self.release_anchor()
         view.focus(scroll_visible=False)
         self._moving = True
-        self._keep_in_place(view, self.content_region.y)
+        self._keep_in_place(part, self.content_region.y)
 
     async def add(self, view: TurnView) -> None:
         """Show a new turn at the bottom, and remove the oldest if there are too many."""
@@ -188,6 +204,89 @@ their uncertainty and how they were measured, joules per token, mean watts.
         else:
             self.scroll_page_down()
 
+    async def action_lines(self, lines: int) -> None:
+        """Scroll by lines; at an end, mount the turns beyond it."""
+        await self._scroll_by(lines)
+
+    async def action_half_page(self, halves: int) -> None:
+        """Scroll by half pages; at an end, mount the turns beyond it."""
+        await self._scroll_by(halves * max(1, self.size.height // 2))
+
+    async def _scroll_by(self, lines: int) -> None:
+        if lines < 0 and self.scroll_y <= 0:
+            await self.earlier()
+        elif lines > 0 and self.scroll_y >= self.max_scroll_y:
+            await self.later()
+        else:
+            self.release_anchor()
+            self.scroll_relative(y=lines, animate=False)
+
+    async def action_first(self) -> None:
+        """Focus the first turn of the chat."""
+        if self._records:
+            await self.show_turn(self._records[0].turn_id)
+
+    async def action_last(self) -> None:
+        """Focus the last turn, and follow the answer that runs."""
+        await self._move_to(latest_window(len(self._records)))
+        if self.turns:
+            self.turns[-1].focus(scroll_visible=False)
+            self.scroll_end(animate=False)
+            self.call_after_refresh(self._anchor_to_end)
+
+    def action_find(self) -> None:
+        """Open the line to find words in this chat."""
+        self._find_bar.open()
+
+    async def on_find_bar_sought(self, sought: FindBar.Sought) -> None:
+        """Go to the first turn with the words, from the first one in view."""
+        self._words = sought.words
+        await self._go_to_found(0)
+
+    def on_find_bar_closed(self) -> None:
+        """Remove the marks of a search and return to the turn in view."""
+        self._found_words.clear()
+        self._words = ""
+        if self.turns:
+            self.turns[self._turn_in_view() - self._window.first].focus(scroll_visible=False)
+
+    async def action_found(self, step: int) -> None:
+        """Go to the next (1) or the earlier (-1) turn with the words."""
+        if self._words:
+            await self._go_to_found(step)
+
+    async def _go_to_found(self, step: int) -> None:
+        matches = find_turns(self._records, self._words)
+        index = choose_match(matches, self._turn_in_view(), step)
+        if index is None:
+            self._found_words.clear()
+            self._find_bar.show_result("not found" if self._words else "")
+            return
+        place = f"{matches.index(index) + 1} of {units.count_text(len(matches), 'turn')}"
+        self._find_bar.show_result(f"{place} · n next, N before")
+        await self.show_turn(self._records[index].turn_id)
+        self._mark_found(self._records[index].turn_id, self._words)
+
+    def _mark_found(self, turn_id: str, words: str, checks: int = _LATE_CHECKS) -> None:
+        """Mark the words in a turn, and bring them into view; its Markdown may come later."""
+        view = next((t for t in self.turns if t.record and t.record.turn_id == turn_id), None)
+        if view is None or words != self._words:
+            return
+        first = self._found_words.mark(view, words)
+        if first is not None and first.region.bottom > self.content_region.bottom:
+            self._bring_to_top(view, first)
+        elif first is None and checks > 1:
+            again = partial(self._mark_found, turn_id, words, checks - 1)
+            self.set_timer(_LATE_CHECK_SECONDS, again)
+
+    def _turn_in_view(self) -> int:
+        """Return the index of the focused turn, or of the first one in view."""
+        turns = [turn for turn in self.turns if turn.record is not None]
+        seen = [turn for turn in turns if turn.region.overlaps(self.region)]
+        focused = [turn for turn in turns if turn.has_focus_within]
+        chosen = next(iter(focused or seen), None)
+        return self._window.first + (turns.index(chosen) if chosen is not None else 0)
+
     def watch_scroll_y(self, old_value: float, new_value: float) -> None:
         """Mount more turns once the reader reaches an end of the mounted ones."""
         super().watch_scroll_y(old_value, new_value)
@@ -220,7 +319,7 @@ their uncertainty and how they were measured, joules per token, mean watts.
         return next(iter(seen or views), None)
 
     def _keep_in_place(
-        self, view: TurnView, place: int, corrections: int = _SCROLL_CORRECTIONS
+        self, view: Widget, place: int, corrections: int = _SCROLL_CORRECTIONS
     ) -> None:
         """Scroll so that a turn stays in place while others are mounted or removed above it.
 
@@ -237,7 +336,7 @@ their uncertainty and how they were measured, joules per token, mean watts.
             self._keep_later(view, place, self.scroll_y)
 
     def _keep_later(
-        self, view: TurnView, place: int, scroll_y: float, checks: int = _LATE_CHECKS
+        self, view: Widget, place: int, scroll_y: float, checks: int = _LATE_CHECKS
     ) -> None:
         """Correct the position for a while, until the reader scrolls or more turns are mounted."""
         if self._moving or not view.is_mounted or self.scroll_y != scroll_y:

@@ -397,9 +397,8 @@ class TurnQueue:
         if view is None:
             return
         now_ns = time.monotonic_ns()
-        joules = None
+        energy = None
         if progress.energy_start_ns is not None and progress.stage is not Stage.DONE:
-            joules = self._panel.show_turn(
-                meter, progress.energy_start_ns, now_ns, progress.output_tokens
-            )
-        view.show_progress(progress, now_ns, joules)
+            energy = meter.energy(progress.energy_start_ns, now_ns)
+            self._panel.show_turn(meter, progress.energy_start_ns, now_ns, progress.output_tokens)
+        view.show_progress(progress, now_ns, energy)

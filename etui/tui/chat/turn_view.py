@@ -14,6 +14,7 @@ from textual.widgets import Collapsible, Markdown, Static
 from textual.widgets.markdown import MarkdownStream
 
 from etui import units
+from etui.energy.types import Energy
 from etui.errors import EtuiError
 from etui.routing.decision import Decision
 from etui.text.sanitize import sanitize, shorten
@@ -23,12 +24,13 @@ from etui.tui.chat.messages import TextBatch
 from etui.tui.chat.progress import (
     TurnProgress,
     finished_thinking_title,
+    hint_for,
     progress_line,
     running_thinking_title,
 )
 from etui.tui.widgets.answer_markdown import AnswerMarkdown, CodeBlock, find_code_blocks
 from etui.tui.widgets.code_fences import ShortFences
-from etui.tui.widgets.fact_line import FactLine
+from etui.tui.widgets.fact_line import FactLine, HintedLine
 from etui.turn.events import Decided, HopEnded, HopStarted, TurnFinished
 from etui.turn.record import HopRecord, TurnRecord
 from etui.turn.text import price_line, route_parts
@@ -125,8 +127,8 @@ the earlier one, and the turns after it, in the history that the model reads.
         self._thinking_box.display = False
         self._answer = AnswerMarkdown()
         self._answer.display = False
-        self._status = FactLine(classes="status")
-        self._energy = FactLine(classes="energy")
+        self._status = HintedLine(classes="status")
+        self._energy = HintedLine(classes="energy")
         self._costs = _build_line("", "costs")
         self._error = _build_line("", "error")
         self._stream: MarkdownStream | None = None
@@ -169,11 +171,11 @@ the earlier one, and the turns after it, in the history that the model reads.
             if self.record.error:
                 _show(self._error, f"✗ {sanitize(self.record.error)}")
 
-    def show_progress(self, progress: TurnProgress, now_ns: int, joules: str | None) -> None:
-        """Show what the turn is doing now."""
+    def show_progress(self, progress: TurnProgress, now_ns: int, energy: Energy | None) -> None:
+        """Show what the turn is doing now, and its energy so far if that is known."""
         if self.queued:
             self._show_place("")
-        self._status.show(progress_line(progress, now_ns, joules))
+        self._status.show(progress_line(progress, now_ns, energy), hint_for(progress.stage))
 
     def show_queued(self, place: int) -> None:
         """Show that the question waits, and how many answers come before its own, from 1."""
@@ -281,7 +283,7 @@ the earlier one, and the turns after it, in the history that the model reads.
             self._thinking_body.update(sanitize(record.thinking).strip())
             self._thinking_box.title = finished_thinking_title(record)
             self._fold_thinking()
-        self._energy.show(price_line(record))
+        self._energy.show(sanitize(price_line(record)), "i details  + -")
 
     def next_code(self) -> tuple[int, int, CodeBlock] | None:
         """Return the next block of code with its number, from 1, and their count; None for none.

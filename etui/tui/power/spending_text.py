@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from etui.tui.services import BudgetState
 
 
-NO_BASELINE = "net unknown: no idle baseline yet"
+NO_BASELINE = "net needs an idle baseline: leave etui idle for 35 s"
 
 
 def joules_text(energy: Energy | TurnEnergy, *, net: bool) -> str:

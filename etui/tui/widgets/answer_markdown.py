@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 from markdown_it import MarkdownIt
 from markdown_it.rules_block import StateBlock
@@ -153,7 +152,7 @@ def frame_title(language: str, width: int) -> str:
 class AnswerMarkdown(Markdown):
     """Markdown with code in frames and without links that open."""
 
-    BLOCKS: ClassVar[dict[str, type[MarkdownBlock]]] = {
+    BLOCKS = {  # noqa: RUF012 - Textual declares it without ClassVar
         **Markdown.BLOCKS,
         "fence": CodeFence,
         "code_block": CodeFence,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from rich.cells import cell_len
 from textual import events
+from textual.app import ComposeResult
+from textual.containers import Horizontal
 from textual.widgets import Static
 
 from etui.text.tables import SEPARATOR
@@ -70,3 +72,24 @@ class FactLine(Line):
 
     def _lay_out(self, width: int) -> None:
         self.set_text(break_between(self._facts, width) if width else self._facts)
+
+
+class HintedLine(Horizontal):
+    """A line of facts with the keys for them at its right; hidden without facts."""
+
+    def __init__(self, *, classes: str) -> None:
+        super().__init__(classes=f"hinted {classes}-row")
+        self.line = FactLine(classes=classes)
+        self._hint = Line(classes="hint")
+        self.display = False
+
+    def compose(self) -> ComposeResult:
+        """Lay out the facts and the keys."""
+        yield self.line
+        yield self._hint
+
+    def show(self, facts: str, hint: str = "") -> None:
+        """Show these facts and keys from now on."""
+        self.display = bool(facts)
+        self.line.show(facts)
+        self._hint.set_text(hint)

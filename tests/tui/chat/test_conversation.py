@@ -200,8 +200,8 @@ def test_two_costs_stand_below_each_other() -> None:
     energy = replace(before.energy, joules=25.0)
     after = turn_record(1, arm="think", energy=energy)
     assert compare_costs(before, after) == (
-        "before  quick › smollm2-135m  12.5 J (counter)  25 tokens  0.50 s\n"
-        "now     think › smollm2-135m  25.0 J (counter)  25 tokens  0.50 s\n"
+        "before  quick › smollm2-135m  12.5 J  25 tokens  0.50 s\n"
+        "now     think › smollm2-135m  25.0 J  25 tokens  0.50 s\n"
         "2.0 times as many joules as before"
     )
 

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from etui.arm import Arm
+from etui.energy.types import Energy, Kind
 from etui.events import Loaded, Prefilled, Prefilling
 from etui.routing.decision import Decision
 from etui.tui.chat.messages import TextBatch, TurnEnded
@@ -48,13 +49,16 @@ def test_a_long_prompt_shows_how_far_it_was_read() -> None:
     assert line == "reading the prompt … 512 of 2,048 tokens"
 
 
+SPENT = Energy(0, SECOND, 4.2, 0.5, Kind.ESTIMATE, 1.0)
+
+
 def test_thought_and_answer_are_counted_apart_and_together() -> None:
     thought, answer = TextBatch("hm", "", 5, 0), TextBatch("", "Paris", 0, 2)
     prefilled = Prefilled(2 * SECOND, 3 * SECOND, 10, 0, 10)
     thinking = after(DECIDED, prefilled, thought)
-    assert progress_line(thinking, 5 * SECOND, "4.2 J") == "thinking … 5 tokens · 4.2 J"
+    assert progress_line(thinking, 5 * SECOND, SPENT) == "thinking … 5 tok · ≈4.2 J · 0.84 J/tok"
     answering = after(DECIDED, prefilled, thought, answer)
-    assert progress_line(answering, 6 * SECOND, None) == "answering … 7 tokens"
+    assert progress_line(answering, 6 * SECOND, None) == "answering … 7 tok"
     assert after(DECIDED, prefilled, answer, TurnEnded()).stage is Stage.DONE
 
 

@@ -20,7 +20,17 @@ from etui.tui.chat.turn_view import TurnView
 from etui.tui.services import ListedModel
 from etui.tui.widgets.answer_markdown import AnswerMarkdown
 from tests.tui.fakes import House, until
-from tests.tui.screen import WIDE, answered, ask, notices, panel_text, source_of, text_of, turns
+from tests.tui.screen import (
+    WIDE,
+    answered,
+    ask,
+    drawn,
+    notices,
+    panel_text,
+    source_of,
+    text_of,
+    turns,
+)
 
 
 async def test_an_answer_streams_and_ends_with_its_price(house: House) -> None:
@@ -48,7 +58,11 @@ async def test_words_appear_before_the_answer_has_ended(house: House) -> None:
         await until(pilot, lambda: turns(app) and "Paris" in source_of(turns(app)[0]))
         assert house.runner.saved == []
         await until(pilot, lambda: text_of(turns(app)[0], "status").startswith("answering … "))
-        await until(pilot, lambda: "J (counter)" in text_of(turns(app)[0], "status"))
+        await until(pilot, lambda: " J/tok" in text_of(turns(app)[0], "status"))
+        assert re.fullmatch(
+            r"answering … \d+ tok · [\d.]+ J · [\d.]+ J/tok", text_of(turns(app)[0], "status")
+        )
+        assert "esc stop" in drawn(app)
         house.runner.let_go.set()
         await answered(pilot, house, 1)
 
@@ -122,7 +136,7 @@ async def test_the_thought_is_kept_apart_and_folds_when_the_answer_begins(house:
         assert thought.display
         assert thought.collapsed  # type: ignore[attr-defined]
         assert "thinking · 4 tokens" in str(thought.title)  # type: ignore[attr-defined]
-        assert "J (counter)" in str(thought.title)  # type: ignore[attr-defined]
+        assert " J, " in str(thought.title)  # type: ignore[attr-defined]
         assert text_of(turns(app)[0], "thought-text") == "France has one capital."
         assert "one capital" not in source_of(turns(app)[0])
         await pilot.press("ctrl+t")

@@ -120,5 +120,5 @@ def test_a_thought_has_its_share_of_tokens_and_joules() -> None:
     record = turn_record(0, thinking="hm", tokens=replace(turn_record(0).tokens, thinking=10))
     record = replace(record, energy=replace(record.energy, thinking_joules=5.0))
     assert finished_thinking_title(record) == (
-        "thinking · 10 tokens (40 %) · 5.00 J (counter), 40 % of the joules"
+        "thinking · 10 tokens (40 %) · 5.00 J, 40 % of the joules"
     )

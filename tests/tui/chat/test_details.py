@@ -1,0 +1,104 @@
+"""The page that says where the numbers of an answer come from."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from etui.tui.chat.details import NO_BASELINE, DetailsModal, list_details
+from etui.turn.record import HopRecord, TurnRecord
+from tests.tui.fakes import House, turn_record, until
+from tests.tui.screen import answered, ask, drawn
+
+
+def facts(record: TurnRecord) -> dict[str, str]:
+    return dict(list_details(record))
+
+
+def with_energy(**changes: Any) -> TurnRecord:
+    record = turn_record(1)
+    return replace(record, energy=replace(record.energy, **changes))
+
+
+def test_each_number_names_its_source() -> None:
+    shown = facts(turn_record(1))
+    assert shown["energy"] == "12.5 ± 0.5 J (counter), idle included · a hardware counter"
+    assert shown["net"] == "10.0 J, 0.400 J/tok, without 5.00 W idle"
+    assert shown["power"] == "25.0 W mean, 30.0 W peak, 100 % recorded"
+    assert shown["first token"] == "after 0.10 s"
+    assert shown["others"] == "counts no other program"
+    assert shown["model"] == (
+        "balanced › everything-else › quick (direct) › smollm2-135m · no signal holds"
+    )
+    assert [line.split() for line in shown["phases"].split("\n")] == [
+        ["prefill", "2.50", "J", "0.10", "s", "12", "tok"],
+        ["answer", "10.0", "J", "0.40", "s", "25", "tok"],
+    ]
+
+
+def test_an_estimate_says_what_it_counts() -> None:
+    shown = facts(
+        with_energy(
+            kind="estimate", net_joules=None, shared=True, own_joules=3.0,
+            channels={"estimate:cpu": 12.5}, unmeasured=("package:0",),
+        )
+    )  # fmt: skip
+    assert "no hardware reading" in shown["energy"]
+    assert shown["energy"].count("estimate") == 1
+    assert shown["net"] == NO_BASELINE
+    assert shown["others"] == "counts other programs on the CPU (etui's own ≈3.0 J)"
+    assert shown["channels"] == "estimate:cpu ≈12 J, CPU package: not readable"
+    assert not any("(estimate)" in text for name, text in shown.items() if name != "energy")
+
+
+def test_nothing_measured_shows_no_joules() -> None:
+    shown = facts(with_energy(joules=None, phases={}))
+    assert shown["energy"].startswith("unmeasured")
+    assert "net" not in shown
+    assert "others" not in shown
+    assert " 0 J" not in " ".join(shown.values())
+
+
+def test_the_thinking_is_a_phase_of_its_own() -> None:
+    record = with_energy(thinking_joules=4.0)
+    record = replace(record, tokens=replace(record.tokens, thinking=10))
+    rows = [line.split() for line in facts(record)["phases"].split("\n")]
+    assert rows[1] == ["thinking", "4.00", "J", "10", "tok"]
+    assert rows[2][:4] == ["answer", "6.00", "J", "0.40"]
+
+
+def test_the_forecast_stands_beside_what_it_took() -> None:
+    record = replace(turn_record(1), predicted_joules=79.0, predicted_accuracy=0.62)
+    assert facts(record)["forecast"] == "79.0 J · it took 12.5 J, 0.16× · right with 62 %"
+    assert "forecast" not in facts(turn_record(1))
+
+
+def test_each_hop_of_a_cascade_is_a_line() -> None:
+    record = turn_record(1)
+    hop = HopRecord(
+        "quick", "tiny[1]", None, "direct", "Lyon", "complete", 0.4, None, 0.41, False, False,
+        record.tokens, 2.5, None, 0.0, 0.2, "41 % sure",
+    )  # fmt: skip
+    last = replace(hop, arm="think", taken=True, joules=10.0, why="90 % sure")
+    shown = facts(replace(record, hops=(hop, last)))
+    assert shown["hop 1"] == "quick › tiny[1] · 41 % sure · 2.50 J"
+    assert shown["hop 2"] == "✓ think › tiny[1] · 90 % sure · 10.0 J"
+
+
+@pytest.mark.parametrize("size", [(120, 36), (80, 24), (40, 10)], ids=str)
+async def test_i_opens_the_page_for_any_turn_and_closes_it(
+    house: House, size: tuple[int, int]
+) -> None:
+    app = house.app()
+    async with app.run_test(size=size) as pilot:
+        await ask(pilot, "First?")
+        await answered(pilot, house, 1)
+        await pilot.press("shift+tab", "i")
+        await until(pilot, lambda: isinstance(app.screen, DetailsModal))
+        await until(pilot, lambda: "Where the numbers come from" in drawn(app))
+        if size[1] >= 24:
+            assert app.screen.query_one(".facts").max_scroll_y == 0, "one page"
+        await pilot.press("i")
+        await until(pilot, lambda: not isinstance(app.screen, DetailsModal))

@@ -1,0 +1,114 @@
+"""Finding words in a chat, and moving through it by the keys of a pager."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from textual.pilot import Pilot
+from textual.widgets import Input
+
+from etui.tui.app import EtuiApp
+from etui.tui.chat.find import FindBar, choose_match, find_spans, find_turns
+from etui.tui.chat.transcript import Transcript
+from etui.tui.chat.turn_view import TurnView
+from tests.tui.fakes import House, turn_record, until
+from tests.tui.screen import drawn, turns
+
+SIZE = (80, 24)
+RECORDS = [
+    turn_record(n, answer=f"Answer {n}." + (" A Needle is here." if n in (3, 30) else ""))
+    for n in range(60)
+]
+
+
+def test_turns_are_found_in_question_thinking_and_answer_in_any_case() -> None:
+    records = [
+        turn_record(0, query="a NEEDLE"), turn_record(1),
+        turn_record(2, thinking="needles"), turn_record(3, answer="Needle"),
+    ]  # fmt: skip
+    assert find_turns(records, "needle") == [0, 2, 3]
+    assert find_turns(records, "") == []
+
+
+@pytest.mark.parametrize(
+    ("current", "step", "chosen"),
+    [(5, 0, 7), (7, 0, 7), (7, 1, 9), (9, 1, 2), (2, -1, 9), (7, -1, 2), (8, -1, 7)],
+)
+def test_matches_go_round(current: int, step: int, chosen: int) -> None:
+    assert choose_match([2, 7, 9], current, step) == chosen
+    assert choose_match([], current, step) is None
+
+
+@given(st.text(max_size=30), st.text(max_size=4))
+def test_spans_hold_the_words(text: str, words: str) -> None:
+    spans = find_spans(text, words)
+    assert all(text[start:end].casefold() == words.casefold() for start, end in spans)
+    assert all(a[1] <= b[0] for a, b in pairwise(spans))
+
+
+async def long_chat(pilot: Pilot[Any], app: EtuiApp) -> Transcript:
+    transcript = app.screen.query_one(Transcript)
+    await until(pilot, lambda: app.backend is not None)
+    await transcript.show(RECORDS, ())
+    await until(pilot, lambda: len(turns(app)) == 20)
+    await pilot.press("shift+tab")
+    await until(pilot, lambda: isinstance(app.focused, TurnView))
+    return transcript
+
+
+def focused_turn(app: EtuiApp) -> str | None:
+    view = app.focused
+    return view.record.turn_id if isinstance(view, TurnView) and view.record else None
+
+
+async def test_words_are_found_in_turns_that_are_not_mounted(house: House) -> None:
+    app = house.app()
+    async with app.run_test(size=SIZE) as pilot:
+        await long_chat(pilot, app)
+        await pilot.press("/")
+        await until(pilot, lambda: isinstance(app.focused, Input))
+        await pilot.press(*"needle", "enter")
+        await until(pilot, lambda: focused_turn(app) == "turn-of-log-3")
+        await until(pilot, lambda: "Needle" in drawn(app))
+        assert "1 of 2 turns" in drawn(app)
+        await pilot.press("n")
+        await until(pilot, lambda: focused_turn(app) == "turn-of-log-30")
+        await until(pilot, lambda: "2 of 2 turns" in drawn(app))
+        await pilot.press("N")
+        await until(pilot, lambda: focused_turn(app) == "turn-of-log-3")
+        await pilot.press("/", "escape")
+        await until(pilot, lambda: not app.screen.query_one(FindBar).display)
+        await until(pilot, lambda: focused_turn(app) == "turn-of-log-3")
+
+
+async def test_what_is_nowhere_is_not_found(house: House) -> None:
+    app = house.app()
+    async with app.run_test(size=SIZE) as pilot:
+        await long_chat(pilot, app)
+        await pilot.press("/")
+        await until(pilot, lambda: isinstance(app.focused, Input))
+        await pilot.press(*"xyzzy", "enter")
+        await until(pilot, lambda: "not found" in drawn(app))
+
+
+async def test_keys_of_a_pager_move_through_the_chat(house: House) -> None:
+    app = house.app()
+    async with app.run_test(size=SIZE) as pilot:
+        transcript = await long_chat(pilot, app)
+        await until(pilot, lambda: transcript.scroll_y == transcript.max_scroll_y > 0)
+        bottom = transcript.scroll_y
+        await pilot.press("k")
+        await until(pilot, lambda: transcript.scroll_y == bottom - 1)
+        await pilot.press("j")
+        await until(pilot, lambda: transcript.scroll_y == bottom)
+        await pilot.press("ctrl+u")
+        await until(pilot, lambda: transcript.scroll_y == bottom - transcript.size.height // 2)
+        await pilot.press("g")
+        await until(pilot, lambda: focused_turn(app) == "turn-of-log-0")
+        await pilot.press("G")
+        await until(pilot, lambda: focused_turn(app) == "turn-of-log-59")
+        await until(pilot, lambda: transcript.scroll_y == transcript.max_scroll_y)

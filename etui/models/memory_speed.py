@@ -36,6 +36,9 @@ _FREE_BYTES = 4 * _BUFFER_BYTES
 
 _SECONDS = 0.3
 _LEAST_PASSES = 5
+_BUSY_LOAD = 0.5
+"""Processes that wanted a CPU in the last minute, per CPU, from which other programs count."""
+
 _ONE_THREAD = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
 
@@ -47,11 +50,13 @@ class MemorySpeed:
         machine: The machine, by :func:`etui.config.machine.machine_name`.
         threads: Number of threads that read.
         bytes_per_second: Speed of the quickest quarter of several passes.
+        busy: Whether other programs ran: the memory is faster than that.
     """
 
     machine: str
     threads: int
     bytes_per_second: float
+    busy: bool = False
 
 
 def measure_memory_speed(threads: int) -> MemorySpeed:
@@ -75,6 +80,7 @@ def measure_memory_speed(threads: int) -> MemorySpeed:
             f"{_FREE_BYTES // 1_000_000:,} MB are needed",
             "close other programs",
         )
+    busy = psutil.getloadavg()[0] > _BUSY_LOAD * (os.cpu_count() or 1)
     size = _BUFFER_BYTES // threads // mmap.PAGESIZE * mmap.PAGESIZE
 
     def fill(_number: int) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
@@ -94,7 +100,7 @@ def measure_memory_speed(threads: int) -> MemorySpeed:
             list(pool.map(lambda numbers: float(np.dot(numbers, numbers)), buffers))
             passes.append(time.perf_counter() - start)
     quick = statistics.quantiles(passes, n=4)[0]  # the slow ones waited for other programs
-    return MemorySpeed(machine_name(), threads, size * threads / quick)
+    return MemorySpeed(machine_name(), threads, size * threads / quick, busy)
 
 
 def memory_speed_file(config: Config) -> Path:

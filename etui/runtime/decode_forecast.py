@@ -47,6 +47,7 @@ class MachineFacts:
 
     Attributes:
         memory_bytes_per_second: Measured reading speed of the memory; None if unknown.
+        memory_busy: Whether other programs ran while that was measured.
         limit_watts: Sum of the power limits of everything but GPUs; None if one is unknown.
         measured: Models whose decode was measured here.
     """
@@ -54,6 +55,7 @@ class MachineFacts:
     memory_bytes_per_second: float | None = None
     limit_watts: float | None = None
     measured: tuple[MeasuredModel, ...] = ()
+    memory_busy: bool = False
 
 
 @dataclass(frozen=True, slots=True)

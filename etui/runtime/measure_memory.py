@@ -30,6 +30,8 @@ def find_memory_speed(
 ) -> MemorySpeed | None:
     """Return the speed of this machine's memory, measured if it is not known yet.
 
+    One that was measured on a busy machine is measured again, and the faster one kept.
+
     Args:
         config: Names the folder that keeps the result.
         threads: Number of threads of a decode.
@@ -37,17 +39,19 @@ def find_memory_speed(
             one began is discarded.
 
     Returns:
-        The speed; None if an answer runs.
+        The speed; None if it is not known and an answer runs.
 
     Raises:
         EtuiError: It cannot be measured, or not be kept; the message says why.
     """
     kept = load_memory_speed(config)
-    if kept is not None or is_busy():
+    if (kept is not None and not kept.busy) or is_busy():
         return kept
     speed = _measure(threads)
     if is_busy():
-        return None
+        return kept
+    if kept is not None and speed.busy and speed.bytes_per_second <= kept.bytes_per_second:
+        return kept
     save_memory_speed(config, speed)
     return speed
 

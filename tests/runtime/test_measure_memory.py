@@ -11,7 +11,12 @@ import pytest
 from etui.config.config import Config
 from etui.config.machine import machine_name
 from etui.errors import EtuiError
-from etui.models.memory_speed import load_memory_speed, memory_speed_file
+from etui.models.memory_speed import (
+    MemorySpeed,
+    load_memory_speed,
+    memory_speed_file,
+    save_memory_speed,
+)
 from etui.runtime import measure_memory
 from etui.runtime.measure_memory import find_memory_speed
 
@@ -55,6 +60,30 @@ def test_a_measurement_during_which_an_answer_began_is_not_kept(
     assert find_memory_speed(config, 2, scripted.exists) is None
     assert scripted.read_text() == "x"
     assert load_memory_speed(config) is None
+
+
+def test_a_busy_machine_is_measured_again_and_the_faster_speed_kept(
+    config: Config, scripted: Path
+) -> None:
+    fast = MemorySpeed(machine_name(), 2, 9e10, busy=True)
+    save_memory_speed(config, fast)
+    speed = find_memory_speed(config, 2, never)
+    assert speed == MemorySpeed(machine_name(), 2, 2e10)
+    assert load_memory_speed(config) == speed, "it was at rest this time"
+    assert find_memory_speed(config, 2, never) == speed
+    assert scripted.read_text() == "x"
+
+
+def test_two_busy_measurements_keep_the_faster_one(
+    config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow = {"machine": machine_name(), "threads": 2, "bytes_per_second": 1e10, "busy": True}
+    script = f"print({json.dumps(json.dumps(slow))})"
+    monkeypatch.setattr(measure_memory, "command", lambda _n: [sys.executable, "-c", script])
+    fast = MemorySpeed(machine_name(), 2, 3e10, busy=True)
+    save_memory_speed(config, fast)
+    assert find_memory_speed(config, 2, never) == fast
+    assert load_memory_speed(config) == fast
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"machine": "another", "threads": 1}'])

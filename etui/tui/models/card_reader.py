@@ -105,8 +105,9 @@ class CardReader:
         """
         cards = self.read()
         yield cards
-        unknown = cards.machine.memory_bytes_per_second is None
-        if services is None or not unknown or self._has_measured or services.runner.is_busy():
+        machine = cards.machine
+        known = machine.memory_bytes_per_second is not None and not machine.memory_busy
+        if services is None or known or self._has_measured or services.runner.is_busy():
             return
         self._has_measured = True  # a failure is said once, and not with every look
         services.shelf.measure_memory(services.threads, services.runner.is_busy)
@@ -149,6 +150,7 @@ class CardReader:
             None if speed is None else speed.bytes_per_second,
             self._limit_watts(),
             list_measured(models, machine_name()),
+            speed is not None and speed.busy,
         )
         cards = tuple(add_forecast(card, machine, ram_bytes, gpu_bytes) for card in models)
         return Cards(

@@ -236,5 +236,5 @@ def describe_memory(cards: Cards) -> str:
     """Write the free memory of the machine and of its GPU."""
     text = f"{units.bytes_text(cards.ram_bytes)} of memory free"
     if cards.gpu_bytes is None:
-        return f"{text} · no GPU that this build can use"
+        return f"{text} · no usable GPU"
     return f"{text} · {units.bytes_text(cards.gpu_bytes)} free on the GPU"

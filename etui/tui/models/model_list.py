@@ -141,6 +141,7 @@ class ModelList(Vertical):
 
     def on_resize(self, _resized: events.Resize) -> None:
         """Choose the columns for the new width, and keep the cursor in sight."""
+        self._fit()
         if self._fit_columns(self._texts()) != self._fitted:
             self._fill()
         self._table.move_cursor(row=self._table.cursor_row, animate=False)
@@ -180,4 +181,7 @@ class ModelList(Vertical):
 
     def _fit(self) -> None:
         """Take the rows that all models need, so that a filter does not move what is below."""
-        self.styles.height = len(self._cards.models) + 1 + int(self._filter.display)
+        if self.screen.has_class("-low"):
+            self.styles.height = "1fr"  # what is left: the cursor must not be below the screen
+        else:
+            self.styles.height = len(self._cards.models) + 1 + int(self._filter.display)

@@ -61,6 +61,8 @@ def _explain_speed(forecast: DecodeForecast, machine: MachineFacts) -> str:
         case "other model":
             return f"scaled by size from {forecast.like}"
     speed = units.bytes_text(machine.memory_bytes_per_second)
+    if machine.memory_busy:
+        return f"estimated from memory bandwidth ({speed}/s on a busy machine)"
     return f"at most, estimated from memory bandwidth ({speed}/s)"
 
 

@@ -78,7 +78,7 @@ async def test_every_model_is_offered_with_what_it_costs_here(bare: House) -> No
         screen = await opened(pilot, app)
         await until(pilot, lambda: rows(screen)["qwen3-8b"][3] == "≈4.0")
         assert rows(screen)["qwen3-8b"][1:] == [
-            "5.03 GB", "memory", "≈4.0", "≈7.5", "hard questions, code, thinks",
+            "5.03 GB", "memory", "≈4.0", "≈7.5", "hard questions, thinks",
         ]  # fmt: skip
         assert rows(screen)["qwen2.5-coder-1.5b"][0].endswith("★")
         assert str(screen._advice.content).startswith(
@@ -165,6 +165,9 @@ async def test_the_chooser_fits_every_terminal(bare: House, size: tuple[int, int
         await until(pilot, lambda: str(screen._advice.content))
         table = screen.query_one(DataTable)
         await until(pilot, lambda: table.region.height >= 3)
+        assert table.region.bottom < size[1]
+        name = screen._cards.recommended or MODEL
+        await until(pilot, lambda: name in drawn(app).split("MODEL")[1])  # the cursor is in sight
         assert "p Pull" in " ".join(drawn(app).split())
 
 

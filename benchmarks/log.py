@@ -17,11 +17,12 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 from benchmarks.figures import Figure, in_turn, ratio_of, seconds_of, timed_in_turn
 from etui.config.config import Config
+from etui.log.daily_energy import read_daily_energy
 from etui.log.export import write_csv, write_json_lines
 from etui.log.filters import Sort, TurnFilter
 from etui.log.queries import LogReader
@@ -150,6 +151,9 @@ def measure(config: Config, repeats: int = 5) -> dict[str, float]:
         )
         for by in ("model", "rule", "day"):
             results[f"totals by {by}"] = best(lambda b=by: log.totals(b))
+        results["a year by day and model"] = best(
+            lambda: read_daily_energy(log, date(2026, 1, 1), date(2026, 12, 31))
+        )
         turn = log.list_turns(limit=1)[0].turn_id
         results["one turn"] = best(lambda: log.get_turn(turn[:8]))
         results["chats"] = best(lambda: log.chats(limit=100))

@@ -58,7 +58,7 @@ def test_a_pipe_gets_one_table(many_channels: dict[str, str], config: Config) ->
     lines = done.stdout.splitlines()
     assert lines[0].split()[:5] == ["channel", "watts", "use", "temp", "clock"]
     assert [line.split()[0] for line in lines[1:12]] == [
-        "Total", *(f"GPU{n}" for n in range(8)), "CPU", "DRAM",
+        "Total", *(f"GPU{n}" for n in range(8)), "CPU", "RAM",
     ]  # fmt: skip
     assert re.search(r"GPU3 +\d+/450 W +40 % +61 °C +1.98 GHz", done.stdout)
     assert re.search(r"today +3,600 J +1.00 Wh +0.000500 EUR", done.stdout)
@@ -76,13 +76,13 @@ def test_json_has_every_channel_and_null_for_what_is_unknown(
     (line,) = done.stdout.splitlines()
     document = json.loads(line)
     channels = {channel["name"]: channel for channel in document["channels"]}
-    assert list(channels) == [*(f"GPU{n}" for n in range(8)), "CPU", "DRAM"]
+    assert list(channels) == [*(f"GPU{n}" for n in range(8)), "CPU", "RAM"]
     assert channels["GPU1"]["utilisation"] == 0.2
     assert channels["GPU1"]["limit_watts"] == 450
     assert channels["GPU1"]["own_watts"] is None  # nobody uses it
     assert channels["GPU1"]["memory_total_bytes"] is None
     assert channels["CPU"]["temperature_celsius"] == 58
-    assert channels["DRAM"]["utilisation"] is None
+    assert channels["RAM"]["utilisation"] is None
     spent = document["spent"]
     assert spent["periods"]["year"]["joules"] == 3600
     assert "price" not in spent["periods"]["year"]

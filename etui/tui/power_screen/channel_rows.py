@@ -87,8 +87,8 @@ def build_rows(states: Sequence[ChannelState]) -> tuple[Row, ...]:
 
 
 def name_channels(states: Sequence[ChannelState]) -> list[str]:
-    """Name every channel in few letters: ``GPU0``, ``CPU``, ``DRAM``; numbered where several."""
-    words = {"gpu": "GPU", "package": "CPU", "estimate": "CPU", "dram": "DRAM"}
+    """Name every channel in few letters: ``GPU0``, ``CPU``, ``RAM``; numbered where several."""
+    words = {"gpu": "GPU", "package": "CPU", "estimate": "CPU", "dram": "RAM", "psys": "machine"}
     kinds = [words.get(family(s.power.channel.scope), "") for s in states]
     names = []
     for at, (state, kind) in enumerate(zip(states, kinds, strict=True)):

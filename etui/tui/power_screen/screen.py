@@ -27,8 +27,8 @@ from etui.text.tables import SEPARATOR
 from etui.tui.commands import Command
 from etui.tui.power.feed import PowerFeed
 from etui.tui.power_screen.channel_rows import Row, build_rows, header_text, spark_width
-from etui.tui.power_screen.channel_table import ChannelTable
 from etui.tui.power_screen.layout import PARTS, Part, ScreenLayout, choose_layout
+from etui.tui.power_screen.power_table import PowerTable
 from etui.tui.power_screen.read_spent import read_spent
 from etui.tui.power_screen.spent_text import (
     DAYS_SHOWN,
@@ -113,7 +113,7 @@ class PowerScreen(Screen[None]):
         letters: Draw the phases of the running answer.
     """
 
-    AUTO_FOCUS = "ChannelTable"
+    AUTO_FOCUS = "PowerTable"
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("left_square_bracket", "zoom(-1)", "Shorter", id="top.zoom_in", key_display="["),
         Binding("right_square_bracket", "zoom(1)", "Longer", id="top.zoom_out", key_display="]"),
@@ -152,7 +152,7 @@ holds the picture. Below it every channel, then joules by model and by day, and 
         self._title = Line("", classes="title")
         self._graph = PowerGraph(letters=letters, id="power-graph")
         self._columns = Line("", classes="columns")
-        self._table = ChannelTable()
+        self._table = PowerTable()
         self._spent_parts = [SpentPart(part) for part in PARTS[1:]]
         self._headings = {part: Line(_TITLES[part], classes="heading") for part in PARTS[1:]}
 
@@ -191,7 +191,7 @@ holds the picture. Below it every channel, then joules by model and by day, and 
         self._draw()
         self.call_after_refresh(self._show_spent)
 
-    def on_channel_table_moved(self) -> None:
+    def on_power_table_moved(self) -> None:
         """Show the channel under the cursor."""
         self._draw()
 
@@ -224,7 +224,7 @@ holds the picture. Below it every channel, then joules by model and by day, and 
         focused = self.focused
         if isinstance(focused, SpentPart):
             self._part = focused.part
-        elif isinstance(focused, ChannelTable):
+        elif isinstance(focused, PowerTable):
             self._part = "channels"
 
     def on_spent_read(self, read: SpentRead) -> None:

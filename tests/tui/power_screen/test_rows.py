@@ -66,7 +66,7 @@ def text(states: list[ChannelState], at: int, width: int) -> str:
 
 
 def test_channels_have_short_names() -> None:
-    assert name_channels(EIGHT) == [*(f"GPU{n}" for n in range(8)), "CPU", "DRAM"]
+    assert name_channels(EIGHT) == [*(f"GPU{n}" for n in range(8)), "CPU", "RAM"]
     two = [state("package:0"), state("package:1"), state("gpu:x"), state("battery")]
     assert name_channels(two) == ["CPU0", "CPU1", "GPU0", "battery"]
 

@@ -17,7 +17,7 @@ from etui.plots.power_history import TOTAL
 from etui.text.timestamps import format_utc
 from etui.tui.app import EtuiApp
 from etui.tui.power.feed import PowerFeed
-from etui.tui.power_screen.channel_table import ChannelTable
+from etui.tui.power_screen.power_table import PowerTable
 from etui.tui.power_screen.screen import PowerScreen, SpentPart
 from etui.tui.widgets.power_graph import PowerGraph
 from tests.fixtures.turns import TURN
@@ -47,8 +47,8 @@ def part(app: EtuiApp, name: str) -> SpentPart:
     return screen_of(app).query_one(f"#{name}", SpentPart)
 
 
-def table(app: EtuiApp) -> ChannelTable:
-    return screen_of(app).query_one(ChannelTable)
+def table(app: EtuiApp) -> PowerTable:
+    return screen_of(app).query_one(PowerTable)
 
 
 def shown(app: EtuiApp) -> str:
@@ -80,7 +80,7 @@ async def test_f10_shows_channels_and_what_was_spent(house: House) -> None:
         await until(pilot, lambda: "qwen3-4b" in part(app, "models").text)
         await until(pilot, lambda: "500 W" in title(app))
         text = shown(app)
-        for name in ("Total", "GPU0", "GPU7", "CPU", "DRAM"):
+        for name in ("Total", "GPU0", "GPU7", "CPU", "RAM"):
             assert name in text
         assert "50/350 W" in text
         assert "1,234 J" in part(app, "days").text
@@ -118,8 +118,8 @@ async def test_the_graph_shows_the_channel_under_the_cursor(house: House) -> Non
         await pilot.press("j")
         await until(pilot, lambda: title(app).startswith("GPU0 NVIDIA L40S"))
         await pilot.press("G")
-        await until(pilot, lambda: title(app).startswith("DRAM"))
-        await until(pilot, lambda: "DRAM" in shown(app).split("watts")[1])  # it scrolled there
+        await until(pilot, lambda: title(app).startswith("RAM"))
+        await until(pilot, lambda: "RAM " in shown(app).split("watts")[1])  # it scrolled there
         await pilot.press("k", "g")
         await until(pilot, lambda: title(app).startswith("Total"))
 
@@ -129,7 +129,7 @@ async def test_tab_moves_between_the_parts(house: House) -> None:
     app = house.app()
     async with app.run_test(size=(80, 24)) as pilot:
         await visit(pilot, app)
-        assert isinstance(app.focused, ChannelTable)
+        assert isinstance(app.focused, PowerTable)
         for name in ("models", "days", "money"):
             await pilot.press("tab")
             await until(pilot, lambda name=name: app.focused is part(app, name))

@@ -17,7 +17,7 @@ from etui.plots.power_history import Buckets
 from etui.tui.power_screen.channel_rows import Ink, Row, Run, row_lines
 
 
-class ChannelTable(ScrollView, can_focus=True):
+class PowerTable(ScrollView, can_focus=True):
     """Rows of channels, drawn only where they changed."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -34,14 +34,14 @@ is, and whose watts they are. The graph shows the channel under the cursor. `–
 driver reports.
 """
     COMPONENT_CLASSES: ClassVar[set[str]] = {
-        "channel-table--text",
-        "channel-table--muted",
-        "channel-table--spark",
-        "channel-table--limit",
-        "channel-table--own",
-        "channel-table--others",
-        "channel-table--idle",
-        "channel-table--cursor",
+        "power-table--text",
+        "power-table--muted",
+        "power-table--spark",
+        "power-table--limit",
+        "power-table--own",
+        "power-table--others",
+        "power-table--idle",
+        "power-table--cursor",
     }
 
     class Moved(Message):
@@ -104,9 +104,9 @@ driver reports.
         is_current = at // self._row_height == self._cursor
         back = Style()
         if is_current and (self.has_focus or len(self._rows) > 1):
-            back = self.get_component_rich_style("channel-table--cursor")
+            back = self.get_component_rich_style("power-table--cursor")
         segments = [
-            Segment(text, self.get_component_rich_style(f"channel-table--{ink}") + back)
+            Segment(text, self.get_component_rich_style(f"power-table--{ink}") + back)
             for text, ink in lines[at]
         ]
         return Strip(segments).adjust_cell_length(width, self.rich_style + back)

@@ -11,8 +11,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
+from textual.app import App
 from textual.command import DiscoveryHit, Hit, Hits, Provider
 from textual.markup import escape
+from textual.screen import Screen
 
 from etui.runtime.route import Route
 from etui.text.sanitize import sanitize
@@ -42,24 +44,28 @@ class OffersCommands(Protocol):
         """Return the commands for the palette."""
 
 
+def list_commands(app: App[Any], screen: Screen[Any]) -> Iterator[Command]:
+    """Yield the commands of the app and of a screen."""
+    for offering in (app, screen):
+        if isinstance(offering, OffersCommands):
+            yield from offering.commands()
+
+
 class EtuiCommands(Provider):
     """Palette provider for the commands of the app and of the active screen."""
 
-    def _commands(self) -> Iterator[Command]:
-        for offering in (self.app, self.screen):
-            if isinstance(offering, OffersCommands):
-                yield from offering.commands()
-
     async def discover(self) -> Hits:
         """Yield all commands while nothing is typed."""
-        for command in sorted(self._commands(), key=lambda command: command.title):
+        for command in sorted(
+            list_commands(self.app, self.screen), key=lambda command: command.title
+        ):
             yield DiscoveryHit(_escape_markup(command.title), command.run, command.title,
                                _escape_markup(command.help_text))  # fmt: skip
 
     async def search(self, query: str) -> Hits:
         """Yield the commands whose title matches ``query``."""
         matcher = self.matcher(query)
-        for command in self._commands():
+        for command in list_commands(self.app, self.screen):
             if (score := matcher.match(command.title)) > 0:
                 # The highlighter parses markup, and its offsets do not fit escaped text.
                 marked = "[" not in command.title

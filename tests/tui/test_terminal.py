@@ -160,7 +160,7 @@ def test_every_screen_is_a_key_away_and_a_model_comes_and_goes(
     app.send("l")
     app.expect("[^n]loaded smollm2-135m in")
     app.send(F2)
-    app.expect("Ask something")
+    app.expect("for commands")
     app.send("\x11")
     app.expect(pexpect.EOF)
     app.close()

@@ -10,12 +10,14 @@ from textual.binding import Binding, BindingType
 from textual.message import Message
 from textual.strip import Strip
 
-from etui import units
+from etui.prompts.attachments import Attachment
+from etui.prompts.mentions import find_open_mention, write_mention
 from etui.text.sanitize import sanitize, unify_line_ends
+from etui.tui.chat.conversation import Asking
+from etui.tui.chat.draft import Draft, build_draft, is_large, restore, write_placeholder
+from etui.tui.chat.prompt_menu import PromptMenu
+from etui.tui.chat.slash import is_command, unescape
 from etui.tui.widgets.text_box import TextBox
-
-LARGE_PASTE_CHARACTERS = 20_000
-"""A longer paste is shown in the prompt as a placeholder, and is sent in full."""
 
 
 class Prompt(TextBox):
@@ -31,6 +33,7 @@ class Prompt(TextBox):
             key_display="^j",
             show=False,
         ),
+        Binding("tab", "complete", "Complete", id="prompt.complete", show=False),
         Binding("up", "older", "Earlier question", id="prompt.older", show=False),
         Binding("down", "newer", "Later question", id="prompt.newer", show=False),
     ]
@@ -40,15 +43,34 @@ class Prompt(TextBox):
 
 Enter sends; Shift+Enter or Ctrl+J inserts a line break. Up on the first line brings
 back earlier questions. A question asked while an answer runs waits for its turn.
+
+`/` lists the commands and the saved prompts: Enter runs one, Tab completes it. A question that
+begins with a slash needs two. `@` attaches a text file: `@notes.md`, `@"my notes.md"`. The frame
+shows the tokens of the question and the joules that its arm, or each that may answer, would take.
 """
 
     class Sent(Message):
-        """A question to answer; ``replaces`` is the id of the turn whose question was edited."""
+        """A question to answer.
 
-        def __init__(self, text: str, replaces: str | None = None) -> None:
+        Attributes:
+            draft: The question with what it attaches.
+            edited: The earlier question that was edited; None for a new one.
+            replaces: Id of the turn whose question was edited; None if it is not in the log.
+        """
+
+        def __init__(
+            self, draft: Draft, edited: Asking | None = None, replaces: str | None = None
+        ) -> None:
             super().__init__()
-            self.text = text
+            self.draft = draft
+            self.edited = edited
             self.replaces = replaces
+
+    class CommandEntered(Message):
+        """Enter was pressed on a text that begins with a slash; the text stays in the prompt."""
+
+    class Drafted(Message):
+        """The text or the cursor has moved."""
 
     def __init__(self) -> None:
         super().__init__(
@@ -56,16 +78,34 @@ back earlier questions. A question asked while an answer runs waits for its turn
             show_line_numbers=False,
             highlight_cursor_line=False,
             compact=True,
-            placeholder="Ask something: Enter sends, Ctrl+J starts a new line",
+            placeholder="Ask, or / for commands, @ for a file",
         )
+        self.menu = PromptMenu()
         self._own = {b.id for b in self.BINDINGS if isinstance(b, Binding)}
         self._asked: list[str] = []
         self._at = 0
         self._draft = ""
         self._kept = ""
-        self._pastes: dict[str, str] = {}
+        self._pastes: dict[str, Attachment] = {}
+        self._files: dict[str, Attachment] = {}
+        self._edited: Asking | None = None
         self.editing: str | None = None
         """Id of the turn whose question is edited; empty if not logged, None without an edit."""
+
+    @property
+    def draft(self) -> Draft:
+        """The question as it stands here."""
+        return build_draft(unescape(self.text.strip()), self._pastes, self._files)
+
+    @property
+    def edited(self) -> Asking | None:
+        """The earlier question that is edited; None without an edit."""
+        return self._edited
+
+    @property
+    def before_cursor(self) -> str:
+        """The text up to the cursor."""
+        return self.get_text_range((0, 0), self.cursor_location)
 
     async def on_key(self, event: events.Key) -> None:
         """Run the prompt's own keys in the order they are typed.
@@ -74,6 +114,14 @@ back earlier questions. A question asked while an answer runs waits for its turn
         fast typist (or a paste without brackets) would send half a question.
         """
         if event.is_printable:
+            return
+        if self.menu.is_open and event.key in ("up", "down", "escape"):
+            event.prevent_default()
+            event.stop()
+            if event.key == "escape":
+                self.menu.close()
+            else:
+                self.menu.move(-1 if event.key == "up" else 1)
             return
         active = self.screen.active_bindings.get(event.key)
         if active is not None and active.node is self and active.binding.id in self._own:
@@ -88,20 +136,66 @@ back earlier questions. A question asked while an answer runs waits for its turn
         return super().render_line(y)
 
     def action_send(self) -> None:
-        """Send the text, unless it is blank."""
+        """Send the text, unless it is blank; on a command run it, on a path complete it."""
         text = self.text.strip()
         if not text:
+            return
+        if is_command(text):
+            self.post_message(self.CommandEntered())
+            return
+        if self.menu.is_open and self._take_path():
+            return
+        draft = self.draft
+        if not draft.text.strip():
             return
         if not self._asked or self._asked[-1] != text:
             self._asked.append(text)
         self._at = len(self._asked)
         self._draft = ""
-        replaces = self.editing or None
+        replaces, edited = self.editing or None, self._edited
         if self.editing is None:
             self.text = ""
         else:
             self.end_edit()
-        self.post_message(self.Sent(self._unfold(text), replaces))
+        self.menu.close()
+        self.post_message(self.Sent(draft, edited, replaces))
+
+    def action_complete(self) -> None:
+        """Complete the command or the path that is highlighted; else go to the next widget."""
+        chosen = self.menu.chosen
+        if chosen is None:
+            self.screen.focus_next()
+        elif is_command(self.text):
+            self.text = f"/{chosen.title} " if chosen.value.prompt else f"/{chosen.title}"
+            self.move_cursor(self.document.end)
+        else:
+            self._take_path()
+
+    def clear_command(self) -> None:
+        """Empty the prompt after its command was run."""
+        self.menu.close()
+        self.text = ""
+
+    def _take_path(self) -> bool:
+        """Put the highlighted path in place of the typed one; return whether that changes it."""
+        chosen, found = self.menu.chosen, find_open_mention(self.before_cursor)
+        if chosen is None or found is None:
+            return False
+        at, typed = found
+        path = str(chosen.value)
+        if path == typed:
+            return False
+        mention = write_mention(path)
+        if path.endswith("/"):
+            mention = mention.removesuffix('"')  # the path goes on
+            if not mention.startswith('@"'):
+                mention = f"@{path}"
+        before = self.before_cursor
+        row = before.count("\n", 0, at)
+        column = at - (before.rfind("\n", 0, at) + 1)
+        inserted = self.replace(mention, (row, column), self.cursor_location)
+        self.move_cursor(inserted.end_location)
+        return True
 
     def action_break_line(self) -> None:
         """Insert a line break."""
@@ -122,31 +216,33 @@ back earlier questions. A question asked while an answer runs waits for its turn
         elif self._at < len(self._asked):
             self._show(self._at + 1)
 
-    def revise(self, text: str, turn_id: str | None) -> None:
+    def revise(self, asking: Asking, turn_id: str | None) -> None:
         """Edit an earlier question to replace it; the text typed so far is kept for later."""
         if self.editing is None:
             self._kept = self.text
         self.editing = turn_id or ""
+        self._edited = asking
         self.border_title = "editing an earlier question: Enter sends it again, Esc cancels"
-        self.text = self._fold(text)
+        self.text = self._restore(asking.text)
         self.move_cursor(self.document.end)
         self.focus()
 
     def end_edit(self) -> None:
         """Restore the text typed before the edit."""
         self.editing = None
+        self._edited = None
         self.border_title = ""
         self.text, self._kept = self._kept, ""
         self.move_cursor(self.document.end)
 
     def remember(self, questions: Iterable[str]) -> None:
         """Add questions to the history, the newest last, after those of other chats."""
-        self._asked.extend(self._fold(question) for question in questions)
+        self._asked.extend(self._restore(question) for question in questions)
         self._at = len(self._asked)
 
     def put_back(self, text: str) -> None:
         """Put a question that was not asked back into the prompt, before the current text."""
-        text = self._fold(text)
+        text = self._restore(text)
         self.text = f"{text}\n{self.text}" if self.text.strip() else text
         self.move_cursor(self.document.end)
 
@@ -157,24 +253,32 @@ back earlier questions. A question asked while an answer runs waits for its turn
         self.text = self._draft if at == len(self._asked) else self._asked[at]
         self.move_cursor(self.document.end)
 
+    def on_text_area_changed(self) -> None:
+        """Tell the screen that the text has changed."""
+        self.post_message(self.Drafted())
+
+    def on_text_area_selection_changed(self) -> None:
+        """Tell the screen that the cursor has moved."""
+        self.post_message(self.Drafted())
+
     def on_paste(self, event: events.Paste) -> None:
-        """Insert a paste with control characters as symbols, so the text shown is the text sent."""
+        """Insert a paste with control characters as symbols, so the text shown is the text sent.
+
+        A long one is attached, and a marker stands for it.
+        """
         event.prevent_default()
         event.stop()
-        inserted = self.replace(self._fold(unify_line_ends(event.text)), *self.selection)
+        text = sanitize(unify_line_ends(event.text))
+        if is_large(text):
+            paste = Attachment(str(len(self._pastes) + 1), text, pasted=True)
+            text = write_placeholder(paste)
+            self._pastes[text] = paste
+        inserted = self.replace(text, *self.selection)
         self.move_cursor(inserted.end_location)
 
-    def _fold(self, text: str) -> str:
-        """Return the text, or a placeholder if its layout would block the keys."""
-        text = sanitize(text)
-        if len(text) <= LARGE_PASTE_CHARACTERS:
-            return text
-        size = units.count_text(len(text), "character")
-        placeholder = f"[paste {len(self._pastes) + 1}: {size}]"
-        self._pastes[placeholder] = text
-        return placeholder
-
-    def _unfold(self, text: str) -> str:
-        for placeholder, pasted in self._pastes.items():
-            text = text.replace(placeholder, pasted)
-        return text
+    def _restore(self, question: str) -> str:
+        """Return an earlier question as it stands in the prompt."""
+        text, pastes, files = restore(question, len(self._pastes) + 1)
+        self._pastes |= pastes
+        self._files |= files
+        return f"/{text}" if text.startswith("/") else text

@@ -20,6 +20,7 @@ from etui.runtime.rerun import Direction
 from etui.runtime.route import Route
 from etui.text.sanitize import sanitize
 from etui.tui.chat.chat_list import ChatsLeft, ChatsScreen
+from etui.tui.chat.composer import Composer
 from etui.tui.chat.conversation import (
     Asking,
     Conversation,
@@ -33,6 +34,7 @@ from etui.tui.chat.messages import (
     BudgetConfirm,
     ModelLoaded,
     ModelUnloaded,
+    TurnEnded,
     TurnUpdated,
     WarmUpUpdated,
 )
@@ -81,6 +83,7 @@ class ChatScreen(Screen[None]):
         self._panel = PowerPanel(power or PowerFeed())
         self._prompt = Prompt()
         self._queue = TurnQueue(self, config, route, self._transcript, self._panel, self._prompt)
+        self._composer = Composer(self, config, self._prompt, self._queue)
 
     @property
     def conversation(self) -> Conversation:
@@ -120,10 +123,12 @@ class ChatScreen(Screen[None]):
             for asking in sent:
                 await self._queue.ask(asking)
         self._queue.attach(services)
+        self._composer.refresh()
 
     def take_route(self, route: Route) -> None:
         """Use this route for the next questions."""
         self._queue.take_route(route)
+        self._composer.refresh()
 
     def stop_answer(self) -> None:
         """Stop the running answer, and keep its text."""
@@ -136,6 +141,8 @@ class ChatScreen(Screen[None]):
     async def on_turn_updated(self, news: TurnUpdated) -> None:
         """Show what happened in the running turn."""
         await self._queue.take_turn_fact(news.fact)
+        if isinstance(news.fact, TurnEnded):
+            self._composer.refresh()
 
     def on_warm_up_updated(self, news: WarmUpUpdated) -> None:
         """Show how loading a model ahead proceeds."""
@@ -164,6 +171,7 @@ class ChatScreen(Screen[None]):
         with Container(id="body"):
             yield self._transcript
             yield self._panel
+        yield self._prompt.menu
         yield self._prompt
         yield KeyFooter()
 
@@ -198,7 +206,19 @@ class ChatScreen(Screen[None]):
 
     async def on_prompt_sent(self, sent: Prompt.Sent) -> None:
         """Queue the question."""
-        await self._queue.ask(Asking(sent.text, replaces=sent.replaces))
+        await self._composer.send(sent)
+
+    def on_prompt_command_entered(self) -> None:
+        """Run the command."""
+        self._composer.enter_command()
+
+    def on_prompt_menu_picked(self) -> None:
+        """Take the clicked item as Enter does."""
+        self._prompt.action_send()
+
+    def on_prompt_drafted(self) -> None:
+        """Follow what is typed."""
+        self._composer.note_draft()
 
     async def on_turn_view_action_requested(self, request: TurnView.ActionRequested) -> None:
         """Carry out the action on the answer that asked for it."""
@@ -356,9 +376,7 @@ class ChatScreen(Screen[None]):
             case "code":
                 self._copy_code(view)
             case "edit" if view.ended or record is not None:
-                self._prompt.revise(
-                    view.asking.text, record.turn_id if record is not None else None
-                )
+                self._prompt.revise(view.asking, record.turn_id if record is not None else None)
             case "smaller" | "larger" if record is not None:
                 self._ask_again(view, action)
             case "continue" if record is not None:

@@ -9,6 +9,7 @@ from textual import events
 from textual.app import App, ComposeResult
 from textual.pilot import Pilot
 
+from etui.prompts.attachments import Attachment, join
 from etui.tui.chat.prompt import Prompt
 from tests.tui.fakes import until
 
@@ -26,7 +27,7 @@ class PromptApp(App[None]):
         yield Prompt()
 
     def on_prompt_sent(self, sent: Prompt.Sent) -> None:
-        self.sent.append(sent.text)
+        self.sent.append(join(sent.draft.text, sent.draft.pastes))
 
 
 async def send(pilot: Pilot[Any], text: str) -> None:
@@ -123,23 +124,59 @@ async def test_the_prompt_grows_only_so_far() -> None:
         await until(pilot, lambda: prompt.size.height == 10)
 
 
-async def test_a_paste_of_a_megabyte_stands_as_a_sign_and_is_sent_whole() -> None:
+async def test_a_paste_of_a_megabyte_stands_as_a_marker_and_is_sent_whole() -> None:
     app = PromptApp()
-    pasted = "a line of text\n" * 70_000
+    pasted = "a line of text\r" * 70_000
+    block = Attachment("1", pasted.replace("\r", "\n"), pasted=True).block()
     async with app.run_test() as pilot:
         prompt = app.query_one(Prompt)
         await pilot.press(*"sum up ")
         prompt.post_message(events.Paste(pasted))
-        await until(pilot, lambda: prompt.text == "sum up [paste 1: 1,050,000 characters]")
+        marker = "sum up [paste 1: 70,000 lines, ≈262k tokens]"
+        await until(pilot, lambda: prompt.text == marker)
         await pilot.press("enter")
         await until(pilot, lambda: app.sent)
-        assert app.sent == [f"sum up {pasted}"]
+        assert app.sent == [f"sum up [paste 1]\n\n{block}"]
         await pilot.press("up", "enter")
         await until(pilot, lambda: len(app.sent) == 2)
-        assert app.sent[1] == app.sent[0], "the sign stands for it in the history as well"
+        assert app.sent[1] == app.sent[0], "the marker stands for it in the history as well"
 
 
-async def test_a_text_that_only_looks_like_a_sign_is_sent_as_it_is() -> None:
+@pytest.mark.parametrize("lines", [31, 40])
+async def test_a_paste_of_many_lines_is_a_marker_and_a_short_one_is_text(lines: int) -> None:
+    app = PromptApp()
+    async with app.run_test() as pilot:
+        prompt = app.query_one(Prompt)
+        prompt.post_message(events.Paste("x\r" * 10))
+        await until(pilot, lambda: prompt.text == "x\n" * 10)
+        prompt.post_message(events.Paste("y\r" * lines))
+        await until(pilot, lambda: f"[paste 1: {lines} lines, ≈" in prompt.text)
+
+
+async def test_a_question_with_a_paste_comes_back_from_the_log_as_it_stood() -> None:
+    app = PromptApp()
+    sent = join("what is [paste 1]", [Attachment("1", "x\n" * 50, pasted=True)])
+    async with app.run_test() as pilot:
+        prompt = app.query_one(Prompt)
+        prompt.remember([sent])
+        await pilot.press("up")
+        await until(pilot, lambda: "[paste 1: 50 lines, ≈25 tokens]" in prompt.text)
+        await pilot.press("enter")
+        await until(pilot, lambda: app.sent == [sent])
+
+
+async def test_two_slashes_send_a_question_that_begins_with_one() -> None:
+    app = PromptApp()
+    async with app.run_test() as pilot:
+        await pilot.press(*"//etc", "enter")
+        await until(pilot, lambda: app.sent == ["/etc"])
+        await pilot.press("slash", "x", "enter")
+        await pilot.pause()
+        assert app.query_one(Prompt).text == "/x"
+        assert app.sent == ["/etc"]
+
+
+async def test_a_text_that_only_looks_like_a_marker_is_sent_as_it_is() -> None:
     app = PromptApp()
     async with app.run_test() as pilot:
         await send(pilot, "[paste 1: 30,000 characters]")

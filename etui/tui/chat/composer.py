@@ -1,0 +1,285 @@
+"""Between the prompt and the queue: commands, paths, saved prompts, attachments, the forecast."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+
+from textual.screen import Screen
+from textual.worker import Worker
+
+from etui.config.config import Config
+from etui.errors import EtuiError
+from etui.prompts.attachments import Attachment, join
+from etui.prompts.fitting import describe_excess, fit_attachments
+from etui.prompts.library import PromptLibrary, SavedPrompt, load_prompts
+from etui.prompts.mentions import find_mentions, find_open_mention
+from etui.prompts.paths import complete_path
+from etui.runtime.forecast import Forecast
+from etui.runtime.route import Route
+from etui.tui.chat.conversation import Asking
+from etui.tui.chat.draft import Draft, resolve
+from etui.tui.chat.live_forecast import LiveForecast, Wanted, with_tokens
+from etui.tui.chat.prompt import Prompt
+from etui.tui.chat.prompt_menu import MenuItem
+from etui.tui.chat.prompt_modals import PartModal, VariablesModal
+from etui.tui.chat.slash import (
+    SlashEntry,
+    build_entries,
+    find_near,
+    is_command,
+    match_entries,
+    rest_of,
+)
+from etui.tui.chat.turn_queue import TurnQueue
+from etui.tui.commands import list_commands
+from etui.tui.notices import notify_error
+
+_SURELY_SHORT_CHARACTERS = 2_000
+"""A question of fewer characters without attachments is sent without counting it."""
+
+
+class Composer:
+    """Makes questions of what is typed.
+
+    Args:
+        screen: Runs threads and dialogs, and shows notices.
+        config: Names the folder of saved prompts.
+        prompt: Where the user types.
+        queue: Answers the questions.
+    """
+
+    def __init__(
+        self, screen: Screen[None], config: Config, prompt: Prompt, queue: TurnQueue
+    ) -> None:
+        self._screen = screen
+        self._config = config
+        self._prompt = prompt
+        self._queue = queue
+        self._sending = asyncio.Lock()
+        self._forecast = LiveForecast(screen, self._show_forecast)
+        self._library: PromptLibrary | None = None
+        self._entries: tuple[SlashEntry, ...] = ()
+        self._seen = ("", "")
+
+    def note_draft(self) -> None:
+        """Follow what is typed: the list over the prompt, and the forecast in its frame."""
+        prompt = self._prompt
+        seen = (prompt.text, prompt.before_cursor)
+        if seen == self._seen:
+            return
+        has_changed = seen[0] != self._seen[0]
+        self._seen = seen
+        self._offer()
+        if has_changed:
+            self.refresh()
+
+    def refresh(self) -> None:
+        """Forecast the draft again: the route, the chat or the text has changed."""
+        prompt, services = self._prompt, self._queue.services
+        draft = prompt.draft
+        if services is None or not draft.text or is_command(prompt.text):
+            self._forecast.want(None)
+            return
+        edited = prompt.edited
+        self._forecast.want(
+            Wanted(
+                draft,
+                self._queue.conversation,
+                self._queue.route,
+                services,
+                prompt.editing or None,
+                edited.system if edited is not None else None,
+            )
+        )
+
+    def _show_forecast(self, line: str) -> None:
+        self._prompt.border_subtitle = line
+
+    def _offer(self) -> None:
+        menu, text = self._prompt.menu, self._prompt.text
+        if not menu.is_mounted:
+            return
+        if is_command(text):
+            self._offer_commands(text)
+            return
+        self._library = None
+        found = find_open_mention(self._prompt.before_cursor)
+        if found is None:
+            menu.close()
+        else:
+            self._run(partial(self._offer_paths, self._seen, found[1]), "paths", exclusive=True)
+
+    def _offer_commands(self, text: str) -> None:
+        if self._library is None:
+            # A few small files, read once for each slash: the list must not lag behind the keys.
+            self._library = load_prompts(self._config)
+            for problem in self._library.problems[:1]:
+                notify_error(self._screen, str(problem), "fix the file; the other prompts work")
+            commands = list(list_commands(self._screen.app, self._screen))
+            self._entries = build_entries(commands, self._library.prompts)
+        self._prompt.menu.offer(
+            [
+                MenuItem(entry.title, entry.help_text, entry)
+                for entry in match_entries(text, self._entries)
+            ]
+        )
+
+    async def _offer_paths(self, seen: tuple[str, str], fragment: str) -> None:
+        paths = await asyncio.to_thread(complete_path, fragment)
+        if seen == self._seen and self._prompt.has_focus:
+            self._prompt.menu.offer([MenuItem(path, "", path) for path in paths])
+
+    def enter_command(self) -> None:
+        """Run the highlighted command or saved prompt; name the nearest ones of an unknown one."""
+        prompt = self._prompt
+        text = prompt.text.strip()
+        if self._library is None:
+            self._offer_commands(text)
+        entries = match_entries(text, self._entries)
+        chosen = prompt.menu.chosen
+        entry = chosen.value if chosen is not None else (entries[0] if entries else None)
+        if entry not in entries:  # the list is of an earlier text
+            entry = entries[0] if entries else None
+        if not isinstance(entry, SlashEntry):
+            self._refuse_command(text)
+            return
+        rest = rest_of(text) if entry.prompt is not None else ""
+        prompt.clear_command()
+        if entry.prompt is not None:
+            self._run(partial(self._use_prompt, entry.prompt, rest), "saved")
+        elif entry.run is not None:
+            self._screen.app.call_later(entry.run)
+
+    def _refuse_command(self, text: str) -> None:
+        near = find_near(text, self._entries)
+        first = text.split()[0][:60]
+        fix = f"did you mean {', '.join('/' + name for name in near)}? " if near else ""
+        notify_error(
+            self._screen,
+            f"there is no command {first}",
+            f"{fix}To send it as a question, begin with //",
+        )
+
+    async def _use_prompt(self, saved: SavedPrompt, rest: str) -> None:
+        values: dict[str, str] = {}
+        missing = saved.variables
+        if rest and len(missing) == 1:
+            values, missing, rest = {missing[0]: rest}, (), ""
+        if missing:
+            given = await self._screen.app.push_screen_wait(VariablesModal(saved.name, missing))
+            if given is None:
+                self._prompt.text = f"/{saved.name} {rest}".strip()
+                return
+            values |= given
+        filled = saved.filled(values)
+        text = "\n\n".join(part for part in (filled.text, rest) if part)
+        await self._send(Draft(text), Asking("", prompt=filled.name, system=filled.system))
+
+    async def send(self, sent: Prompt.Sent) -> None:
+        """Queue a question, after its files were read and counted in a thread."""
+        asking = Asking("", replaces=sent.replaces)
+        if sent.edited is not None:
+            asking = replace(
+                asking,
+                route=sent.edited.route if sent.edited.prompt is not None else None,
+                prompt=sent.edited.prompt,
+                system=sent.edited.system,
+            )
+        draft = sent.draft
+        short = len(draft.text) <= _SURELY_SHORT_CHARACTERS and not draft.pastes
+        plain = short and asking.prompt is None and not find_mentions(draft.text)
+        if plain and not self._sending.locked():
+            await self._queue.ask(replace(asking, text=draft.text))
+        else:
+            self._run(partial(self._send, draft, asking), "send")
+
+    async def _send(self, draft: Draft, asking: Asking) -> None:
+        async with self._sending:
+            if asking.prompt is not None and asking.route is None:
+                asking = await asyncio.to_thread(self._with_arm, asking)
+            resolved = await asyncio.to_thread(resolve, draft, self._forecast.read)
+            if resolved.problems:
+                problem = resolved.problems[0]
+                self._put_back(draft)
+                notify_error(self._screen, problem.what, problem.fix)
+                return
+            text, attachments = resolved.text, resolved.attachments
+            asking = replace(asking, text=join(text, attachments))
+            forecast = await self._count(asking, text, attachments)
+            if forecast is not None:
+                attachments = with_tokens(resolved, forecast)
+                if not forecast.fits:
+                    kept = await self._fit(text, attachments, forecast)
+                    if kept is None:
+                        self._put_back(draft)
+                        return
+                    attachments = kept
+                asking = replace(asking, text=join(text, attachments), counted=attachments)
+            await self._queue.ask(asking)
+
+    def _with_arm(self, asking: Asking) -> Asking:
+        """Add the arm of the saved prompt that a question of the log was made with."""
+        saved = load_prompts(self._config).prompts.get(asking.prompt or "")
+        if saved is None or saved.arm is None:
+            return asking
+        return replace(asking, route=Route(self._queue.route.policy, arm=saved.arm))
+
+    async def _count(
+        self, asking: Asking, text: str, attachments: tuple[Attachment, ...]
+    ) -> Forecast | None:
+        """Count the tokens; None if that is not possible: the turn itself then says why."""
+        services = self._queue.services
+        if services is None:
+            return None
+        query = self._queue.conversation.query(asking)
+        parts = [text, *(each.block() for each in attachments)]
+        route = asking.route or self._queue.route
+        try:
+            return await asyncio.to_thread(services.runner.forecast, query, route, parts)
+        except EtuiError:
+            return None
+
+    async def _fit(
+        self, text: str, attachments: tuple[Attachment, ...], forecast: Forecast
+    ) -> tuple[Attachment, ...] | None:
+        """Offer to take a part; None if nothing is to be sent."""
+        services = self._queue.services
+        assert services is not None
+        assert forecast.context_tokens is not None
+        assert forecast.room_tokens is not None
+        what = describe_excess(
+            attachments,
+            forecast.tokens,
+            forecast.context_tokens,
+            forecast.model,
+            exact=forecast.exact,
+        )
+        if not attachments or forecast.parts[0].tokens > forecast.room_tokens:
+            notify_error(self._screen, what, "shorten it, or choose a model with more context")
+            return None
+        part = await self._screen.app.push_screen_wait(PartModal(what))
+        if part is None:
+            return None
+        count: Callable[[str], int] = partial(_count_for, services.runner.count_tokens, forecast)
+        kept = await asyncio.to_thread(
+            fit_attachments, text, attachments, part, forecast.room_tokens, count
+        )
+        return tuple(replace(each, exact=forecast.exact) for each in kept)
+
+    def _put_back(self, draft: Draft) -> None:
+        self._prompt.put_back(join(draft.text, draft.pastes))
+
+    def _run(self, job: Callable[[], object], group: str, *, exclusive: bool = False) -> None:
+        _worker: Worker[object] = self._screen.run_worker(
+            job,
+            group=group,
+            exclusive=exclusive,
+            exit_on_error=False,
+        )
+
+
+def _count_for(count: Callable[[str, str], int], forecast: Forecast, text: str) -> int:
+    return count(text, forecast.model)

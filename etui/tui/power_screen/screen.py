@@ -78,6 +78,12 @@ class SpentPart(VerticalScroll, can_focus=True):
         Binding("G", "scroll_end", "Last line", id="top.scroll_last", show=False),
     ]
 
+    HELP = """\
+## What was spent
+
+Joules of answers and of loads of models, by model, by day with the highest watts of its answers,
+and in all; money where `price_per_kwh` is set. An answer without joules is counted and not added.
+"""
     COMPONENT_CLASSES: ClassVar[set[str]] = {"spent-part--bar"}
 
     def __init__(self, part: Part) -> None:

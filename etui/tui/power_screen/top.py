@@ -39,7 +39,7 @@ class PowerTopApp(App[None]):
     ENABLE_COMMAND_PALETTE = False
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("f1", "toggle_help", "Help", id="top.help", priority=True),
-        Binding("q", "quit", "Quit", id="top.quit", priority=True),
+        Binding("q", "quit", "Quit", id="top.quit"),
         Binding("ctrl+q,ctrl+c", "quit", "Quit", id="top.leave", show=False, priority=True),
     ]
 
@@ -74,11 +74,13 @@ class PowerTopApp(App[None]):
         self.run()
 
     def action_toggle_help(self) -> None:
-        """Show or hide the keys and the help of the focused part."""
-        if self.screen.query("HelpPanel"):
-            self.action_hide_help_panel()
+        """Show or close the page with the keys and the energy words."""
+        from etui.tui.help import HelpScreen, list_key_groups
+
+        if isinstance(self.screen, HelpScreen):
+            self.screen.action_leave()
         else:
-            self.action_show_help_panel()
+            self.push_screen(HelpScreen(list_key_groups(self.screen)))
 
     def _fatal_error(self) -> None:
         # Replaces Textual's traceback: the command reports it after the terminal is restored.

@@ -39,7 +39,6 @@ from etui.tui.commands import Command, EtuiCommands, route_commands
 from etui.tui.exit_signals import leave_on_terminate
 from etui.tui.interrupt import AGAIN_SECONDS, choose_interrupt
 from etui.tui.modals import ConfirmModal
-from etui.tui.models.first_run import FirstRunScreen
 from etui.tui.modes import MODE_BINDINGS, build_screens, screen_commands
 from etui.tui.notices import notify_error
 from etui.tui.power.feed import PowerFeed
@@ -157,6 +156,8 @@ class EtuiApp(App[None]):
         if any(model.on_disk for model in backend.shelf.models()):
             self._chat.attach(backend, self._to_open)
         else:
+            from etui.tui.models.first_run import FirstRunScreen
+
             guide = FirstRunScreen(backend, self._config)
             self.push_screen(guide, lambda _result: self._chat.attach(backend, self._to_open))
 

@@ -6,14 +6,17 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from textual.message import Message
 
 from etui import units
 from etui.errors import EtuiError, format_internal_error
-from etui.models.download import Progress, Report
 from etui.text.sanitize import sanitize
 from etui.tui.services import ModelCatalogue, TurnRunner
+
+if TYPE_CHECKING:
+    from etui.models.download import Progress, Report
 
 REPORT_SECONDS = 0.1
 """Least time between two redraws of a progress bar."""

@@ -7,24 +7,24 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Protocol
 
-from etui.chat import Query
 from etui.config.config import Config
-from etui.energy.types import ChannelPower, Energy
-from etui.events import Loaded, Unloaded
-from etui.log.records import ChatRecord
-from etui.log.totals import Total
-from etui.models.download import Report
-from etui.turn.events import TurnEvent
-from etui.turn.record import TurnRecord
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # none of it is needed for the first paint
+    from etui.chat import Query
     from etui.energy.device_vitals import DeviceVitals
     from etui.energy.sources.nvml_watch import GpuState
+    from etui.energy.types import ChannelPower, Energy
+    from etui.events import Loaded, Unloaded
     from etui.log.queries import ChatSummary
+    from etui.log.records import ChatRecord
+    from etui.log.totals import Total
+    from etui.models.download import Report
     from etui.models.files import Verified
     from etui.runtime.forecast import Forecast
     from etui.runtime.route import Route
     from etui.runtime.route_choices import RouteChoice
+    from etui.turn.events import TurnEvent
+    from etui.turn.record import TurnRecord
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from textual import work
 from textual.app import ComposeResult
@@ -16,10 +16,8 @@ from etui import units
 from etui.config.config import Config
 from etui.errors import EtuiError
 from etui.log.records import ChatRecord
-from etui.runtime.rerun import Direction
 from etui.runtime.route import Route
 from etui.text.sanitize import sanitize
-from etui.tui.chat.chat_list import ChatsLeft, ChatsScreen
 from etui.tui.chat.composer import Composer
 from etui.tui.chat.conversation import (
     Asking,
@@ -28,8 +26,6 @@ from etui.tui.chat.conversation import (
     new_chat,
     refuse_continuation,
 )
-from etui.tui.chat.details import DetailsModal
-from etui.tui.chat.export import ExportFormat, export_chat
 from etui.tui.chat.messages import (
     BudgetConfirm,
     ModelLoaded,
@@ -52,6 +48,11 @@ from etui.tui.power.panel import PowerPanel
 from etui.tui.services import Services
 from etui.tui.widgets.key_footer import KeyFooter
 from etui.turn.record import TurnRecord
+
+if TYPE_CHECKING:
+    from etui.runtime.rerun import Direction
+    from etui.tui.chat.chat_list import ChatsLeft
+    from etui.tui.chat.export import ExportFormat
 
 
 class ChatScreen(Screen[None]):
@@ -297,6 +298,8 @@ class ChatScreen(Screen[None]):
     @work(exclusive=True, group="chats")
     async def action_chats(self) -> None:
         """Show the list of chats, and apply its result."""
+        from etui.tui.chat.chat_list import ChatsScreen  # not needed for the first paint
+
         if self._queue.services is None:
             self.notify("the log is not open yet", severity="warning")
             return
@@ -348,6 +351,8 @@ class ChatScreen(Screen[None]):
     @work(exclusive=True, group="export")
     async def action_export(self, form: ExportFormat) -> None:
         """Write this chat to a file."""
+        from etui.tui.chat.export import export_chat  # not needed for the first paint
+
         chat, records = self._queue.conversation.named, self._queue.conversation.records
         try:
             path = await asyncio.to_thread(export_chat, self._config, chat, records, form)
@@ -372,6 +377,8 @@ class ChatScreen(Screen[None]):
             case "copy" if record is not None and record.answer.strip():
                 self._copy("the answer", record.answer)
             case "details" if record is not None:
+                from etui.tui.chat.details import DetailsModal  # not needed for the first paint
+
                 self.app.push_screen(DetailsModal(record))
             case "code":
                 self._copy_code(view)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from textual.app import ComposeResult
 from textual.containers import Vertical
 from textual.widgets import Static
 
 from etui import units
-from etui.energy.sources.nvml_watch import GpuState
 from etui.energy.types import Channel, ChannelPower, Kind
 from etui.plots.braille import Graph
 from etui.plots.power_history import TOTAL, PowerHistory
@@ -20,6 +20,9 @@ from etui.tui.pacing import SAMPLE_SECONDS
 from etui.tui.services import Vitals
 from etui.tui.widgets.fact_line import FactLine, Line
 from etui.tui.widgets.power_graph import PowerGraph
+
+if TYPE_CHECKING:
+    from etui.energy.sources.nvml_watch import GpuState
 
 _KIND_WORDS = {
     Kind.COUNTER: "counter",

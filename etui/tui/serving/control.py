@@ -16,8 +16,6 @@ from etui.tui.commands import Command
 from etui.tui.jobs import JobEnded, JobProgress, run_job
 from etui.tui.notices import notify_error
 from etui.tui.services import Services
-from etui.tui.serving.job import run_server
-from etui.tui.serving.screen import ServerScreen
 
 _GROUP = "server"
 _NOTICE_SECONDS = 12.0
@@ -64,6 +62,8 @@ class ServerControl:
 
     def open(self) -> None:
         """Show the state of the server in a dialog."""
+        from etui.tui.serving.screen import ServerScreen  # not needed for the first paint
+
         if not isinstance(self._app.screen, ServerScreen):
             self._app.push_screen(ServerScreen(self.start, self.stop))
         self._show()
@@ -97,6 +97,8 @@ class ServerControl:
         self._show()
 
     def _run(self, backend: Services) -> None:
+        from etui.tui.serving.job import run_server
+
         worker = get_current_worker()
         run_job(
             lambda: run_server(
@@ -118,6 +120,8 @@ class ServerControl:
             self._app.notify(sanitize(ended.said), timeout=_NOTICE_SECONDS, markup=False)
 
     def _show(self) -> None:
+        from etui.tui.serving.screen import ServerScreen
+
         screen = self._app.screen
         if isinstance(screen, ServerScreen):
             screen.show(self._facts, self._progress, runs=self._runs)

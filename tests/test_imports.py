@@ -80,3 +80,12 @@ def test_the_answering_half_never_imports_textual():
 def test_the_app_paints_before_it_imports_the_meter_and_the_log():
     suspects = ("etui.energy.recorder", "etui.log.writer", "etui.runtime.service", "llama_cpp")
     assert loaded("import etui.tui.start", suspects) == []
+
+
+def test_the_app_paints_before_it_imports_what_the_first_screen_does_not_show():
+    suspects = (
+        "markdown_it", "pygments", "pydantic", "sqlite3", "etui.models.download", "etui.log.export",
+        "etui.tui.chat.chat_list", "etui.tui.models.first_run", "etui.tui.serving.screen",
+        "etui.tui.help", "etui.tui.route_screen",
+    )  # fmt: skip
+    assert loaded("import etui.tui.start", suspects) == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib import import_module
 
 from etui.config.config import Config, make_home
 from etui.errors import EtuiError
@@ -54,4 +55,6 @@ def run_app(
 def _open_services(config: Config) -> Services:
     from etui.tui.open_services import open_services  # meter and log: 50 ms after the first paint
 
-    return open_services(config)
+    services = open_services(config)
+    import_module("etui.tui.widgets.answer_markdown")  # here, and not when the first answer begins
+    return services

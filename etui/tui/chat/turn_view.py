@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from textual import events
 from textual.app import ComposeResult
@@ -10,8 +10,7 @@ from textual.binding import Binding, BindingType
 from textual.containers import Vertical
 from textual.markup import escape
 from textual.message import Message
-from textual.widgets import Collapsible, Markdown, Static
-from textual.widgets.markdown import MarkdownStream
+from textual.widgets import Collapsible, Static
 
 from etui import units
 from etui.energy.types import Energy
@@ -28,12 +27,16 @@ from etui.tui.chat.progress import (
     progress_line,
     running_thinking_title,
 )
-from etui.tui.widgets.answer_markdown import AnswerMarkdown, CodeBlock, find_code_blocks
 from etui.tui.widgets.code_fences import ShortFences
 from etui.tui.widgets.fact_line import FactLine, HintedLine
 from etui.turn.events import Decided, HopEnded, HopStarted, TurnFinished
 from etui.turn.record import HopRecord, TurnRecord
 from etui.turn.text import price_line, route_parts
+
+if TYPE_CHECKING:
+    from textual.widgets.markdown import MarkdownStream
+
+    from etui.tui.widgets.answer_markdown import AnswerMarkdown, CodeBlock
 
 MOST_QUESTION_CHARACTERS = 4_000
 
@@ -52,6 +55,13 @@ def _build_line(content: str, name: str) -> Static:
     static = Static(content, markup=False, classes=name)
     static.display = bool(content)
     return static
+
+
+def _build_markdown() -> AnswerMarkdown:
+    """Build the widget of an answer; its parser takes a tenth of the time to the first paint."""
+    from etui.tui.widgets.answer_markdown import AnswerMarkdown
+
+    return AnswerMarkdown()
 
 
 class TurnView(Vertical, can_focus=True):
@@ -125,7 +135,7 @@ the earlier one, and the turns after it, in the history that the model reads.
         self._thinking_body = Static("", markup=False, classes="thought-text")
         self._thinking_box = Collapsible(self._thinking_body, title="thinking", collapsed=False)
         self._thinking_box.display = False
-        self._answer = AnswerMarkdown()
+        self._answer = _build_markdown()
         self._answer.display = False
         self._status = HintedLine(classes="status")
         self._energy = HintedLine(classes="energy")
@@ -243,7 +253,7 @@ the earlier one, and the turns after it, in the history that the model reads.
                 self._answer.display = True
                 self._answer.add_class("-streaming")
                 self._fences = ShortFences()
-                self._stream = Markdown.get_stream(self._answer)
+                self._stream = type(self._answer).get_stream(self._answer)
             self._written += batch.answer
             await self._stream.write(self._fences.feed(sanitize(batch.answer)))
 
@@ -291,6 +301,8 @@ the earlier one, and the turns after it, in the history that the model reads.
         After the last block, the first one is next.
         """
         source = self.record.answer if self.record is not None else self._written
+        from etui.tui.widgets.answer_markdown import find_code_blocks
+
         blocks = find_code_blocks(source)
         if not blocks:
             return None

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 from etui import units
 from etui.energy.types import Energy
-from etui.log.totals import Total
 from etui.text.tables import SEPARATOR
 from etui.turn.record import TurnEnergy, TurnRecord
 
 if TYPE_CHECKING:
+    from etui.log.totals import Total
     from etui.tui.services import BudgetState
 
 

@@ -12,7 +12,6 @@ from textual.content import Content
 from textual.message import Message
 from textual.widget import Widget
 from textual.widgets import Input, Static
-from textual.widgets.markdown import MarkdownBlock
 
 from etui.turn.record import TurnRecord
 
@@ -96,6 +95,8 @@ class FoundWords:
 def _is_text(static: Static) -> bool:
     """Check whether a widget shows a part of the question, the thinking or the answer."""
     own = static.has_class("question") or static.has_class("thought-text")
+    from textual.widgets.markdown import MarkdownBlock  # its parser: after the first paint
+
     return own or isinstance(static, MarkdownBlock) or static.id == "code-content"
 
 

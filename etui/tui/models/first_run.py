@@ -15,7 +15,7 @@ from textual.widgets import Static
 from etui import units
 from etui.config.config import Config
 from etui.errors import EtuiError, format_internal_error
-from etui.models.spec import STARTER
+from etui.models.spec import STARTER, HubSource, WheelsSource
 from etui.runtime.stand_in import save_stand_in
 from etui.text.sanitize import sanitize
 from etui.tui import jobs
@@ -126,8 +126,9 @@ terminal. The model stands in wherever a policy names one that is missing.
         """Check whether a model is on disk now."""
         if self._job.is_running:
             return
-        if any(model.on_disk for model in self._services.shelf.models()):
-            self.dismiss(True)
+        found = [model.name for model in self._services.shelf.models() if model.on_disk]
+        if found:
+            self._finish(found[0])
             return
         self._show_problem(f"still no model in {self._config.models_dir}", "")
         self._read_cards()
@@ -145,9 +146,10 @@ terminal. The model stands in wherever a policy names one that is missing.
         self.refresh_bindings()
         match news.ended:
             case JobEnded(what="", stopped=False):
-                self._finish()
+                self._finish(self._pulling)
             case JobEnded(said=said, what=what, fix=fix):
-                self._show_problem(f"{_FAILED} {what}" if what else said, fix)
+                other = suggest_other_source(self._pulling, self._cards) if what else ""
+                self._show_problem(f"{_FAILED} {what}" if what else said, f"{fix}{other}")
                 self._read_cards()
 
     def on_model_list_highlighted(self) -> None:
@@ -192,9 +194,9 @@ terminal. The model stands in wherever a policy names one that is missing.
                 CardsRead(None, format_internal_error(error), "press r to look again")
             )
 
-    def _finish(self) -> None:
+    def _finish(self, name: str) -> None:
         try:
-            save_stand_in(self._config, self._pulling)
+            save_stand_in(self._config, name)
         except EtuiError as error:  # the model is there: say it, and go on
             notify_error(self, error.what, error.fix)
         self.dismiss(True)
@@ -217,6 +219,29 @@ terminal. The model stands in wherever a policy names one that is missing.
         yield "Other ways, then press r:"
         yield f"          etui models pull {card.spec.name}"
         yield f"          any GGUF file in {self._config.models_dir}"
+
+
+def suggest_other_source(name: str, cards: Cards) -> str:
+    """Suggest a model of another kind of source, where the hub gave nothing; empty without one.
+
+    Args:
+        name: The model that could not be pulled.
+        cards: All models.
+    """
+    card = cards.find(name)
+    if card is None or not all(isinstance(one, HubSource) for one in card.spec.sources):
+        return ""
+    others = [
+        other
+        for other in cards.models
+        if other.spec.recommend
+        and other.fit in ("gpu", "memory")
+        and any(isinstance(source, WheelsSource) for source in other.spec.sources)
+    ]
+    if not others:
+        return ""
+    best = max(others, key=lambda other: (other.file_bytes or 0, other.spec.name))
+    return f"; {best.spec.name} comes from the package index and not from the hub"
 
 
 def describe_advice(cards: Cards) -> str:

@@ -171,6 +171,31 @@ async def test_the_chooser_fits_every_terminal(bare: House, size: tuple[int, int
         assert "p Pull" in " ".join(drawn(app).split())
 
 
+@pytest.mark.usefixtures("roomy")
+@pytest.mark.parametrize(
+    ("error", "name"),
+    [
+        (DownloadFailed("no connection to the hub", "check the connection"), "llama-3.2-3b"),
+        (DownloadFailed("the disk of /models is full", "free some room and pull again"), MODEL),
+    ],
+)
+async def test_no_network_and_a_full_disk_are_said_with_a_fix(
+    bare: House, error: DownloadFailed, name: str
+) -> None:
+    bare.shelf.error = error
+    bare.shelf.go_on.set()
+    app = bare.app()
+    async with app.run_test(size=(120, 36)) as pilot:
+        screen = await opened(pilot, app)
+        await go_to(pilot, screen, name)
+        await pilot.press("p")
+        await until(pilot, lambda: f"✗ {error.what}\n→ {error.fix}" in guide_text(app))
+        other = "qwen2.5-coder-1.5b comes from the package index"
+        assert (other in guide_text(app)) == (name != MODEL), "only where the hub gave nothing"
+        assert screen._job.is_running is False
+        assert load_stand_in(bare.config) is None
+
+
 async def test_a_failed_pull_says_why_and_can_be_tried_again(bare: House) -> None:
     bare.shelf.error = DownloadFailed("no source gave [the file]", "check the network")
     bare.shelf.go_on.set()
@@ -207,6 +232,7 @@ async def test_r_finds_a_model_that_was_put_there_meanwhile(bare: House) -> None
         bare.shelf.put_on_disk(MODEL)
         await pilot.press("r")
         await until(pilot, lambda: isinstance(app.screen, ChatScreen))
+        assert load_stand_in(bare.config) == MODEL
 
 
 async def test_quitting_from_here_works(bare: House) -> None:

@@ -198,6 +198,7 @@ async def test_its_progress_is_on_the_card_and_escape_stops_it(here: House, swee
         screen = await opened(pilot, app)
         await confirmed(pilot, app)
         await until(pilot, lambda: "12 % more joules" in facts(screen))
+        await until(pilot, lambda: " J so far (Esc stops)" in shown(screen))
         assert "race: all settings that are left" in facts(screen)
         assert "blocks 5 of about 14" in facts(screen)
         assert "settings 2 of 3 left" in facts(screen)

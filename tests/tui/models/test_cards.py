@@ -1,0 +1,163 @@
+"""What the cards predict, and how the list and the details say it."""
+
+from __future__ import annotations
+
+import string
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from etui.config.machine import machine_name
+from etui.curves.measured_under import Conditions
+from etui.curves.operating_curve import Speed
+from etui.energy.types import Channel, ChannelPower, Kind
+from etui.models.spec import HubSource, ModelSpec, PathSource, WheelPart, WheelsSource
+from etui.runtime.decode_forecast import MachineFacts, MeasuredModel
+from etui.tui.models.card_reader import limit_without_gpus
+from etui.tui.models.cards import Cards, ModelCard, add_forecast, list_measured
+from etui.tui.models.cells import COLUMNS, joules_cell, model_cells, model_texts, speed_cell
+from etui.tui.models.first_run import describe_advice, describe_memory, suggest_other_source
+from etui.tui.models.model_list import filter_cards
+from etui.tui.models.text import fact_lines, forecast_lines
+from etui.tui.widgets.columns import fit_columns, measure_columns
+from tests.log.test_curve_rows import CURVE
+
+GB = 10**9
+MACHINE = MachineFacts(memory_bytes_per_second=20e9, limit_watts=18.0)
+HERE = Conditions(machine_name(), "build", 2)
+CURVE_HERE = replace(
+    CURVE,
+    conditions=HERE,
+    speed=Speed(decode_tokens_per_second=40.0, decode_watts=16.0),
+    gpu_layers=0,
+)
+
+
+def card_of(name: str = "m", size: int = 2 * GB, **changes: object) -> ModelCard:
+    spec = ModelSpec(name, "2B parameters", (), file_bytes=size, good_for="short code")
+    card = ModelCard(spec, Path(f"{name}.gguf"), "absent", size, expected_bytes=size + GB)
+    return replace(card, **changes)  # type: ignore[arg-type]
+
+
+def test_an_entry_without_a_file_is_predicted_from_the_memory() -> None:
+    card = add_forecast(card_of(), MACHINE, 16 * GB, None)
+    assert card.fit == "memory"
+    assert (speed_cell(card.forecast), joules_cell(card.forecast)) == ("≈10", "≈1.8")
+    assert list(forecast_lines(card, MACHINE)) == [
+        "expected  ≈10 tok/s: at most, estimated from memory bandwidth (20.0 GB/s)",
+        "          ≈1.8 J/token: at the power limit (18 W)",
+    ]
+    busy = replace(MACHINE, memory_busy=True)
+    assert "20.0 GB/s on a busy machine" in next(forecast_lines(card, busy))
+
+
+def test_a_gpu_without_a_reading_is_unknown_and_says_why() -> None:
+    card = add_forecast(card_of(), MACHINE, 16 * GB, 24 * GB)
+    assert card.fit == "gpu"
+    assert (speed_cell(card.forecast), joules_cell(card.forecast)) == ("–", "–")
+    assert list(forecast_lines(card, MACHINE)) == [
+        "expected  unknown tok/s: no model was measured on this GPU yet",
+        "          unknown J/token: no reading to predict it from",
+    ]
+
+
+def test_a_curve_of_this_machine_predicts_other_models_and_that_of_another_does_not() -> None:
+    measured = card_of("a", GB, curve=CURVE_HERE)
+    elsewhere = card_of("b", GB, curve=replace(CURVE_HERE, conditions=replace(HERE, machine="x")))
+    found = list_measured((measured, elsewhere, card_of("c")), machine_name())
+    assert found == (MeasuredModel("a", GB, 40.0, 16.0, on_gpu=False),)
+    machine = replace(MACHINE, measured=found)
+    own = add_forecast(measured, machine, 16 * GB, None)
+    assert speed_cell(own.forecast) == "40", "measured, so not ≈"
+    other = add_forecast(card_of("c"), machine, 16 * GB, None)
+    assert (speed_cell(other.forecast), joules_cell(other.forecast)) == ("≈20", "≈0.80")
+    assert [line.split(": ")[1] for line in forecast_lines(other, machine)] == [
+        "scaled by size from a",
+        "with the watts of a",
+    ]
+    foreign = add_forecast(elsewhere, MACHINE, 16 * GB, None)
+    assert foreign.forecast.speed_source == "memory"
+
+
+def test_a_remote_model_is_not_predicted() -> None:
+    spec = ModelSpec("far", "served by desk", (), backend="desk")
+    card = ModelCard(spec, Path("far.gguf"), "absent", None)
+    assert add_forecast(card, MACHINE, 16 * GB, None) is card
+    assert list(forecast_lines(card, MACHINE)) == []
+    assert model_texts(card, Cards((card,)), resident=False)["fits"] == "remote"
+
+
+@pytest.mark.parametrize(
+    ("channels", "limit"),
+    [
+        ([], None),
+        ([("package:0", 30.0, True), ("gpu:GPU-1", 300.0, True)], 30.0),
+        ([("package:0", 30.0, True), ("dram:0", None, True)], None),
+        ([("package:0", 30.0, True), ("psys", 90.0, False)], 30.0),
+        ([("gpu:GPU-1", 300.0, True)], None),
+    ],
+)
+def test_the_power_limit_leaves_gpus_and_channels_outside_the_total_out(
+    channels: list[tuple[str, float | None, bool]], limit: float | None
+) -> None:
+    powers = [
+        ChannelPower(Channel(scope, scope, Kind.COUNTER, limit_watts=watts), 0, 1.0, None, total)
+        for scope, watts, total in channels
+    ]
+    assert limit_without_gpus(powers) == limit
+
+
+@given(st.text(string.printable, max_size=12))
+def test_a_filter_keeps_the_order_and_only_models_with_every_word(words: str) -> None:
+    cards = [card_of(name) for name in ("qwen3-4b", "llama-3.2-1b", "code")]
+    found = filter_cards(cards, words)
+    assert [card for card in cards if card in found] == list(found)
+    for card in found:
+        text = f"{card.spec.name} {card.spec.size} {card.spec.good_for}".casefold()
+        assert all(word in text for word in words.casefold().split())
+    if not words.split():
+        assert len(found) == len(cards)
+
+
+def test_control_characters_of_an_entry_do_not_reach_the_list() -> None:
+    spec = ModelSpec("m", "s", (), file_bytes=GB, good_for="\x1b[31mred [b]bold[/b]")
+    card = ModelCard(spec, Path("m.gguf"), "absent", GB)
+    texts = model_texts(card, Cards((card,)), resident=False)
+    fitted = fit_columns(COLUMNS, measure_columns(COLUMNS, [texts]), 200)
+    shown = " ".join(cell.plain for cell in model_cells(texts, fitted))
+    assert "\x1b" not in shown
+    assert "[b]bold[/b]" in shown
+    assert "good for  " in "\n".join(fact_lines(card, Cards((card,)), resident=False))
+
+
+def test_the_advice_names_what_suits_or_says_that_nothing_does() -> None:
+    card = add_forecast(card_of("good"), MACHINE, 16 * GB, None)
+    assert describe_advice(Cards((card,), recommended="good")) == (
+        "★ good (2.00 GB, ≈10 tok/s, ≈1.8 J/token) suits this machine."
+    )
+    assert describe_advice(Cards((card,))) == (
+        "No model that answers well fits here; smollm2-135m is a tiny demo."
+    )
+    assert describe_memory(Cards((), 16 * GB)) == "16.0 GB of memory free · no usable GPU"
+    assert describe_memory(Cards((), 16 * GB, 8 * GB)).endswith("8.00 GB free on the GPU")
+
+
+def test_another_source_is_suggested_only_for_models_of_the_hub() -> None:
+    hub = (HubSource("a/b", "c.gguf"),)
+    wheels = (WheelsSource((WheelPart("a==1", "*"),)),)
+    far, near, local = (
+        replace(card, spec=replace(card.spec, sources=sources), fit="memory")
+        for card, sources in (
+            (card_of("far"), hub),
+            (card_of("near"), wheels),
+            (card_of("local"), (PathSource(Path("x")),)),
+        )
+    )
+    cards = Cards((far, near, local))
+    assert "near comes from the package index" in suggest_other_source("far", cards)
+    assert suggest_other_source("near", cards) == ""
+    assert suggest_other_source("local", cards) == ""
+    assert suggest_other_source("far", Cards((far, replace(near, fit="too large")))) == ""

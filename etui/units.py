@@ -9,15 +9,23 @@ place, as recommended by the Guide to the Expression of Uncertainty in Measureme
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from typing import TypeGuard
+
+from etui.differences import UNKNOWN as UNKNOWN
+from etui.differences import accuracy_text as accuracy_text
+from etui.differences import change_text as change_text
+from etui.differences import difference_text as difference_text
+from etui.differences import margin_text as margin_text
+from etui.differences import multiple_text as multiple_text
+from etui.differences import p_value_text as p_value_text
+from etui.differences import points_change_text as points_change_text
+from etui.differences import points_text as points_text
+from etui.rounding import KILO_FROM, exponent, is_known, is_spread, plain, prefix_of
+from etui.rounding import significant as significant
+from etui.rounding import with_uncertainty as with_uncertainty
 
 UNMEASURED = "unmeasured"
 """An energy or a power without any reading."""
-
-UNKNOWN = "unknown"
-"""Any other unknown quantity."""
 
 NOT_ABOVE_IDLE = "not above idle"
 """Net joules of 0 or below."""
@@ -29,12 +37,6 @@ ABOUT = "≈"
 """The mark before an estimated number."""
 
 JOULES_PER_WATT_HOUR = 3600.0
-
-_PREFIXES = ((1e-3, "m"), (1.0, ""), (1e3, "k"), (1e6, "M"), (1e9, "G"), (1e12, "T"))
-_MILLI_BELOW = 0.0995
-"""Values below a tenth of the unit (rounded to three digits) use the milli-unit."""
-_KILO_FROM = 9999.5
-"""Up to four digits before the point keep the unit, so that 4,321 J and 987 J compare easily."""
 
 
 def energy_text(
@@ -88,11 +90,11 @@ def energy_range_text(joules: float, low: float, high: float, kind: str | None =
         high: Upper end of its interval, joules.
         kind: How the energy was obtained; None omits it.
     """
-    step, prefix = _prefix(abs(high))
+    step, prefix = prefix_of(abs(high))
     mark, suffix = (ABOUT if kind == ESTIMATE else ""), (f" ({kind})" if kind else "")
     digits = 2 if kind == ESTIMATE else 3
-    number = _plain(joules / step, digits - 1 - _exponent(joules / step, digits))
-    ends = [_plain(end / step, 1 - _exponent(end / step, 2)) for end in (low, high)]
+    number = plain(joules / step, digits - 1 - exponent(joules / step, digits))
+    ends = [plain(end / step, 1 - exponent(end / step, 2)) for end in (low, high)]
     return f"{mark}{number} {prefix}J, {'-'.join(ends)}{suffix}"
 
 
@@ -104,7 +106,7 @@ def net_text(
     No work has negative energy: such a value only says that the work took less than the idle power
     varies, or that the machine was not at rest when its idle power was measured.
     """
-    if _known(net_joules) and net_joules <= 0:
+    if is_known(net_joules) and net_joules <= 0:
         return NOT_ABOVE_IDLE
     return energy_text(net_joules, uncertainty, kind)
 
@@ -120,7 +122,7 @@ def total_text(
 ) -> str:
     """Format the total of a chat, a day or a budget in J and Wh: ``12.3 kJ, 3.42 Wh``."""
     energy = energy_text(joules, uncertainty, None if kind == ESTIMATE else kind)
-    if not _known(joules):
+    if not is_known(joules):
         return energy
     if kind == ESTIMATE:
         bare = _measured(joules, uncertainty, ESTIMATE, "J", None, suffix="")
@@ -175,7 +177,7 @@ def several_text(values: Sequence[float], unit: str, kind: str | None = None) ->
         unit: ``J`` or ``s``.
         kind: Only an estimate is marked.
     """
-    step, prefix = _prefix(max(map(abs, values)))
+    step, prefix = prefix_of(max(map(abs, values)))
     mark, suffix = (ABOUT, f" ({kind})") if kind == ESTIMATE else ("", "")
     digits = 2 if kind == ESTIMATE else 3
     numbers = ", ".join(significant(value / step, digits) for value in values)
@@ -205,16 +207,16 @@ def cost_text(grams_co2e: float | None, price: float | None, currency: str = "")
         currency: Name or sign of the currency.
     """
     parts = []
-    if _known(grams_co2e):
+    if is_known(grams_co2e):
         parts.append(f"{significant(grams_co2e, 3)} g CO2e")
-    if _known(price):
+    if is_known(price):
         parts.append(f"{significant(price, 3)} {currency}".strip())
     return ", ".join(parts)
 
 
 def price_text(price: float | None, currency: str = "") -> str:
     """Format the price of electricity: ``0.00091 EUR``; None is unknown."""
-    return f"{significant(price, 3)} {currency}".strip() if _known(price) else UNKNOWN
+    return f"{significant(price, 3)} {currency}".strip() if is_known(price) else UNKNOWN
 
 
 def clock_text(mhz: float) -> str:
@@ -232,16 +234,16 @@ def watts_of_text(watts: float | None, limit_watts: float | None, kind: str | No
 
     Without a limit it reads ``231 W``.
     """
-    if not _known(watts) or not _known(limit_watts):
+    if not is_known(watts) or not is_known(limit_watts):
         return short_watts_text(watts, kind)
     about = ABOUT if kind == ESTIMATE else ""
-    step, prefix = _prefix(limit_watts) if limit_watts >= _KILO_FROM else (1.0, "")
+    step, prefix = prefix_of(limit_watts) if limit_watts >= KILO_FROM else (1.0, "")
     return f"{about}{axis_text(watts / step)}/{axis_text(limit_watts / step)} {prefix}W"
 
 
 def seconds_text(seconds: float | None) -> str:
     """Format a duration: ``4 ms``, ``0.21 s``, ``12.3 s``, ``3 min 05 s``, ``2 h 05 min``."""
-    if not _known(seconds):
+    if not is_known(seconds):
         return UNKNOWN
     sign, size = ("-", -seconds) if seconds < 0 else ("", seconds)
     if size == 0:
@@ -292,7 +294,7 @@ def offset_text(offset_ns: int, error_ns: int) -> str:
 
 def rate_text(tokens: float | None, seconds: float | None) -> str:
     """Format tokens per second: ``38.2 tok/s``; ``unknown`` if no time passed."""
-    if not _known(tokens) or not _known(seconds) or seconds <= 0:
+    if not is_known(tokens) or not is_known(seconds) or seconds <= 0:
         return UNKNOWN
     return f"{significant(tokens / seconds, 3)} tok/s"
 
@@ -321,8 +323,8 @@ def short_count_text(count: float) -> str:
     for step, letter in ((1e6, "M"), (1e3, "k")):
         if count >= step * 0.9995:
             scaled = count / step
-            return f"{_plain(scaled, 1 if scaled < 9.95 else 0)}{letter}"
-    return _plain(count, 0)
+            return f"{plain(scaled, 1 if scaled < 9.95 else 0)}{letter}"
+    return plain(count, 0)
 
 
 def short_tokens_text(tokens: int, *, exact: bool = True) -> str:
@@ -343,19 +345,19 @@ def tok_text(tokens: int | None) -> str:
 
 def times_text(ratio: float) -> str:
     """Format a ratio in words: ``10.7×``, ``0.42×``; one decimal from 1 to 100."""
-    decimals = 0 if ratio >= 99.95 else 1 if ratio >= 0.995 else 1 - _exponent(ratio, 2)
-    return f"{_plain(ratio, decimals)}×"
+    decimals = 0 if ratio >= 99.95 else 1 if ratio >= 0.995 else 1 - exponent(ratio, 2)
+    return f"{plain(ratio, decimals)}×"
 
 
 def bytes_text(size_bytes: float | None) -> str:
     """Format a size in decimal units, as disks are sold: ``512 B``, ``94.1 MB``, ``1.12 GB``."""
-    if not _known(size_bytes):
+    if not is_known(size_bytes):
         return UNKNOWN
     sign, size = ("-", -size_bytes) if size_bytes < 0 else ("", size_bytes)
     for step, unit in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
         if size >= step * 0.9995:
             return f"{sign}{significant(size / step, 3)} {unit}"
-    return f"{_plain(round(size_bytes), 0)} B"
+    return f"{plain(round(size_bytes), 0)} B"
 
 
 def percent_text(share: float | None, uncertainty: float | None = None) -> str:
@@ -363,171 +365,18 @@ def percent_text(share: float | None, uncertainty: float | None = None) -> str:
 
     Only exactly 1 and 0 are written ``100 %`` and ``0 %``.
     """
-    if not _known(share):
+    if not is_known(share):
         return UNKNOWN
     percent = share * 100
-    if _spread(uncertainty):
+    if is_spread(uncertainty):
         return f"{with_uncertainty(percent, uncertainty * 100)} %"
     if 0 < percent < 0.05:
         return "<0.1 %"
     if 99.95 < percent < 100:
         return ">99.9 %"
     if percent < 9.95 or percent > 99:
-        return f"{_plain(percent, 1).removesuffix('.0')} %"
-    return f"{_plain(percent, 0)} %"
-
-
-def accuracy_text(share: float | None) -> str:
-    """Format an accuracy with one decimal: ``61.2 %``; None is unknown."""
-    return f"{share * 100:.1f} %" if _known(share) else UNKNOWN
-
-
-def points_text(low: float, high: float) -> str:
-    """Format an interval of accuracies in per cent, without the sign: ``58.9-63.5``."""
-    return f"{low * 100:.1f}-{high * 100:.1f}"
-
-
-def margin_text(points: float) -> str:
-    """Format a half width in percentage points: ``±3 points``, ``±0.5 points``."""
-    return f"±{points:.3g} points"
-
-
-def difference_text(difference: float) -> str:
-    """Format a difference of accuracies in percentage points: ``+1.2``, ``-0.4``, ``0.0``."""
-    text = f"{difference * 100:+.1f}"
-    return "0.0" if text in ("+0.0", "-0.0") else text
-
-
-def change_text(
-    percent: float | None,
-    low: float | None = None,
-    high: float | None = None,
-    *,
-    signed: bool = True,
-) -> str:
-    """Format a relative difference with its interval: ``-18 % [-20, -16]``, ``+0.4 % [-0.2, 1.0]``.
-
-    The interval decides the digits: half of it keeps one significant digit, and an end that is not
-    0 is not rounded to 0. Without an interval the difference keeps one decimal below 10 %.
-
-    Args:
-        percent: Difference in per cent; None or not finite is unknown.
-        low: Lower end in per cent; the interval is omitted unless both ends are known.
-        high: Upper end in per cent.
-        signed: Whether a positive difference gets a plus sign.
-    """
-    if not _known(percent):
-        return UNKNOWN
-    sign = "+" if signed and percent > 0 else ""
-    if not _known(low) or not _known(high):
-        size = abs(percent)
-        decimals = 0 if size >= 9.95 else 1 if size >= 0.095 or size == 0 else -_exponent(size, 1)
-        return f"{_sign_of(sign, _short(percent, decimals))} %"
-    decimals = _interval_decimals(low, high)
-    figure, *ends = (_plain(value, decimals) for value in (percent, low, high))
-    zeros = "." + "0" * decimals
-    if decimals and all(end.endswith(zeros) for end in ends):
-        figure, *ends = (_plain(value, 0) for value in (percent, low, high))
-    return f"{_sign_of(sign, figure)} % [{', '.join(ends)}]"
-
-
-def points_change_text(
-    points: float | None,
-    low: float | None = None,
-    high: float | None = None,
-    *,
-    signed: bool = True,
-) -> str:
-    """Format a difference of accuracies with its interval: ``-2.1 points [-3.4, -0.8]``.
-
-    Args:
-        points: Difference in percentage points; None or not finite is unknown.
-        low: Lower end; the interval is omitted unless both ends are known.
-        high: Upper end.
-        signed: As in :func:`change_text`.
-    """
-    if not _known(points):
-        return UNKNOWN
-    text = _sign_of("+" if signed and points > 0 else "", _plain(points, 1))
-    if not _known(low) or not _known(high):
-        return f"{text} points"
-    return f"{text} points [{_plain(low, 1)}, {_plain(high, 1)}]"
-
-
-def multiple_text(
-    multiple: float | None, low: float | None = None, high: float | None = None
-) -> str:
-    """Format a ratio with its interval: ``6.1x [5.2, 7.3]``, ``0.42x [0.37, 0.48]``.
-
-    Args:
-        multiple: The ratio, at least 0; None or not finite is unknown.
-        low: Lower end; the interval is omitted unless both ends are known.
-        high: Upper end.
-    """
-    if not _known(multiple):
-        return UNKNOWN
-    decimals = 1 if multiple == 0 else max(0, 1 - _exponent(multiple, 2))
-    text = f"{_plain(multiple, decimals)}x"
-    if not _known(low) or not _known(high):
-        return text
-    if high - low > 0:  # a narrow interval keeps both ends apart
-        decimals = max(decimals, min(3, -_exponent((high - low) / 2, 1)))
-        text = f"{_plain(multiple, decimals)}x"
-    return f"{text} [{_plain(low, decimals)}, {_plain(high, decimals)}]"
-
-
-def p_value_text(p: float | None) -> str:
-    """Format a p-value: ``p = 0.031``, ``p < 0.001``; None is ``not tested``."""
-    if not _known(p):
-        return "not tested"
-    return "p < 0.001" if p < 0.0005 else f"p = {significant(p, 2) if p < 0.0995 else f'{p:.2f}'}"
-
-
-def significant(value: float, digits: int) -> str:
-    """Format ``value`` with ``digits`` significant digits: ``0.0123``, ``1,230``.
-
-    The exponent form is never used, and all digits before the point are kept: 12,345 stays 12,345
-    with three digits.
-    """
-    if value == 0 or not math.isfinite(value):
-        return "0" if value == 0 else str(value)
-    decimals = max(0, digits - 1 - _exponent(value, digits))
-    return _plain(value, decimals)
-
-
-def with_uncertainty(value: float, uncertainty: float) -> str:
-    """Format ``value ± uncertainty`` without a unit: ``12.3 ± 0.4``, ``12,350 ± 120``.
-
-    Args:
-        value: Finite value.
-        uncertainty: Half width, finite and above 0, in the unit of ``value``.
-    """
-    decimals = 1 - _exponent(uncertainty, 2)
-    rounded = f"{round(uncertainty, decimals):.{max(decimals, 0)}f}"
-    if decimals > 0 and rounded.endswith("0"):
-        decimals -= 1
-    return f"{_plain(value, decimals)} ± {_plain(uncertainty, decimals)}"
-
-
-def _interval_decimals(low: float, high: float) -> int:
-    """Return the decimals of an interval's ends: at most 2, and no end but 0 becomes 0."""
-    half = abs(high - low) / 2
-    decimals = 0 if half == 0 else max(0, min(2, -_exponent(half, 1)))
-    while decimals < 2 and any(
-        abs(end) >= 0.005 and round(end, decimals) == 0 for end in (low, high)
-    ):
-        decimals += 1
-    return decimals
-
-
-def _short(value: float, decimals: int) -> str:
-    """Round to ``decimals`` without the zeros behind the point of a whole number."""
-    return _plain(value, decimals).removesuffix("." + "0" * decimals)
-
-
-def _sign_of(sign: str, text: str) -> str:
-    """Put a plus sign before a number unless it was rounded to 0."""
-    return f"{sign}{text}" if text.strip("0.,") else text
+        return f"{plain(percent, 1).removesuffix('.0')} %"
+    return f"{plain(percent, 0)} %"
 
 
 def _measured(
@@ -538,46 +387,17 @@ def _measured(
     spread: bool | None,
     suffix: str | None = None,
 ) -> str:
-    if not _known(value):
+    if not is_known(value):
         return UNMEASURED
     estimate = kind == ESTIMATE
     wanted = (not estimate) if spread is None else spread
-    shown = uncertainty if wanted and _spread(uncertainty) else None
-    step, prefix = _prefix(max(abs(value), shown or 0.0))
+    shown = uncertainty if wanted and is_spread(uncertainty) else None
+    step, prefix = prefix_of(max(abs(value), shown or 0.0))
     if shown is None:
         scaled = value / step
-        number = _plain(scaled, 1 - _exponent(scaled, 2)) if estimate else significant(scaled, 3)
+        number = plain(scaled, 1 - exponent(scaled, 2)) if estimate else significant(scaled, 3)
     else:
         number = with_uncertainty(value / step, shown / step)
     if suffix is None:
         suffix = f" ({kind})" if kind else ""
     return f"{ABOUT if estimate else ''}{number} {prefix}{unit}{suffix}"
-
-
-def _known(value: float | None) -> TypeGuard[float]:
-    return value is not None and math.isfinite(value)
-
-
-def _spread(uncertainty: float | None) -> TypeGuard[float]:
-    return uncertainty is not None and math.isfinite(uncertainty) and uncertainty > 0
-
-
-def _prefix(size: float) -> tuple[float, str]:
-    """Choose the factor and the letter of the SI prefix that suits a size."""
-    if size == 0 or _MILLI_BELOW <= size < _KILO_FROM:
-        return 1.0, ""
-    if size < _MILLI_BELOW:
-        return _PREFIXES[0]
-    fitting = [pair for pair in _PREFIXES[2:] if size >= pair[0] * 0.9995]
-    return fitting[-1]
-
-
-def _exponent(value: float, digits: int) -> int:
-    """Return the power of ten of the first digit of ``value`` rounded to ``digits`` digits."""
-    return int(f"{value:.{digits - 1}e}".partition("e")[2])
-
-
-def _plain(value: float, decimals: int) -> str:
-    """Round at ``decimals`` (negative: before the point) and add thousands separators."""
-    text = f"{round(value, decimals):,.{max(decimals, 0)}f}"
-    return text.removeprefix("-") if not text.strip("-0.,") else text

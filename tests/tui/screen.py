@@ -9,8 +9,9 @@ from textual.widgets import Markdown, Static
 
 from etui.tui.app import EtuiApp
 from etui.tui.chat.prompt import Prompt
-from etui.tui.chat.transcript import MOST_TURNS, Transcript
+from etui.tui.chat.transcript import Transcript
 from etui.tui.chat.turn_view import TurnView
+from etui.tui.chat.turn_window import MOST_TURNS
 from etui.tui.power.panel import PowerPanel
 from tests.tui.fakes import House, until
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar
 
@@ -16,6 +15,7 @@ from textual.widgets import Static
 from etui import units
 from etui.tui.chat.find import FindBar, FoundWords, choose_match, find_turns
 from etui.tui.chat.turn_view import TurnView
+from etui.tui.chat.turn_window import MOST_TURNS, TurnWindow, latest_window, window_around
 from etui.turn.record import TurnRecord
 
 _SCROLL_CORRECTIONS = 4
@@ -386,44 +386,3 @@ j, k, ctrl+d, ctrl+u, g and G move through the chat; `/` finds words, n and N go
         self._marker.update(f"▲ {units.count_text(first, 'earlier turn')}: Page Up shows them")
         self._later.display = below > 0
         self._later.update(f"▼ {units.count_text(below, 'later turn')}: Page Down shows them")
-
-
-MOST_TURNS = 20
-"""Turns kept mounted while answers stream: each one makes a new token more expensive to draw."""
-
-
-PAGE_TURNS = 10
-"""Turns mounted at a time when the reader scrolls."""
-
-
-MOST_TURNS_READING = 40
-"""Turns kept mounted while the reader scrolls through earlier ones."""
-
-
-@dataclass(frozen=True, slots=True)
-class TurnWindow:
-    """Range of the mounted turns of a chat: ``first <= index < end``."""
-
-    first: int = 0
-    end: int = 0
-
-    def earlier(self) -> TurnWindow:
-        """Return the window one page further up, without the turns too far below."""
-        first = max(0, self.first - PAGE_TURNS)
-        return TurnWindow(first, min(self.end, first + MOST_TURNS_READING))
-
-    def later(self, total: int) -> TurnWindow:
-        """Return the window one page further down, without the turns too far above."""
-        end = min(total, self.end + PAGE_TURNS)
-        return TurnWindow(max(self.first, end - MOST_TURNS_READING), end)
-
-
-def latest_window(total: int, most: int = MOST_TURNS) -> TurnWindow:
-    """Return the window of the last turns of a chat."""
-    return TurnWindow(max(0, total - most), total)
-
-
-def window_around(index: int, total: int, most: int = MOST_TURNS) -> TurnWindow:
-    """Return a window of turns with the turn at ``index`` in its middle, where that is possible."""
-    first = max(0, min(index - most // 2, total - most))
-    return TurnWindow(first, min(total, first + most))

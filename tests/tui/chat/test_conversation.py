@@ -20,7 +20,7 @@ from etui.tui.chat.conversation import (
 )
 from etui.tui.chat.export import build_file_name
 from etui.tui.chat.side_by_side import compare_costs
-from etui.tui.chat.transcript import (
+from etui.tui.chat.turn_window import (
     MOST_TURNS,
     MOST_TURNS_READING,
     PAGE_TURNS,

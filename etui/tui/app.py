@@ -92,6 +92,10 @@ class EtuiApp(App[None]):
         chat: ChatRecord | None = None,
     ) -> None:
         super().__init__(driver_class=choose_driver(config.ascii))
+        for theme in THEMES:
+            self.register_theme(theme)
+        if config.theme in self.available_themes:
+            self._begin_with_theme(config.theme)
         self._config = config
         self._route = route
         self._open_backend = open_backend
@@ -111,16 +115,21 @@ class EtuiApp(App[None]):
         ).items():
             self.add_mode(mode, screen)
 
+    def _begin_with_theme(self, name: str) -> None:
+        """Take a theme before the first paint; a later change parses all styles a second time."""
+        self.set_reactive(App.theme, name)
+        dark = self.current_theme.dark
+        for kind, holds in (("dark-mode", dark), ("light-mode", not dark), (f"theme-{name}", True)):
+            self.set_class(holds, f"-{kind}", update=False)
+        self._refresh_truecolor_filter(self.ansi_theme)
+        self.stylesheet.set_variables(self.get_css_variables())
+
     def on_mount(self) -> None:
-        """Apply the keymap and the theme, then open the services in a thread."""
+        """Apply the keymap, then open the services in a thread."""
         self.set_keymap(dict(self._config.keymap))
         if self._config.keymap:
             self._check_keys()
-        for theme in THEMES:
-            self.register_theme(theme)
-        if self._config.theme in self.available_themes:
-            self.theme = self._config.theme
-        else:
+        if self._config.theme not in self.available_themes:
             notify_error(
                 self,
                 f"unknown theme {self._config.theme!r}",

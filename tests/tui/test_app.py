@@ -79,6 +79,27 @@ async def test_every_key_of_the_app_can_be_rebound(house: House) -> None:
                 assert binding.id, f"{owner.__name__}: {binding}"  # type: ignore[union-attr]
 
 
+@pytest.mark.parametrize("theme", ["etui-dark", "etui-light", "textual-light", "nord"])
+async def test_the_first_paint_has_the_theme_and_parses_the_styles_once(
+    house: House, theme: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parsed: list[str] = []
+    refresh = EtuiApp.refresh_css
+    monkeypatch.setattr(
+        EtuiApp, "refresh_css", lambda app, **more: (parsed.append(app.theme), refresh(app, **more))
+    )
+    house.config = replace(house.config, theme=theme)
+    app = house.app()
+    async with app.run_test(size=WIDE) as pilot:
+        await until(pilot, lambda: app.backend is not None)
+        assert parsed == [theme]
+        assert ("-dark-mode" in app.classes) is app.current_theme.dark
+        assert ("-light-mode" in app.classes) is not app.current_theme.dark
+        assert f"-theme-{theme}" in app.classes
+        app.theme = "etui-dark" if theme != "etui-dark" else "etui-light"
+        await until(pilot, lambda: f"-theme-{theme}" not in app.classes and len(parsed) == 2)
+
+
 async def test_an_unknown_theme_is_a_notice(house: House) -> None:
     house.config = replace(house.config, theme="no-such-theme")
     app = house.app()

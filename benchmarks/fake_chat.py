@@ -5,9 +5,11 @@
 
 from __future__ import annotations
 
+import argparse
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from math import sin
 from typing import Any
 
 from etui.arm import Arm
@@ -36,14 +38,22 @@ CHAT = ChatRecord("chat", "2026-01-01T00:00:00Z", "A long chat")
 WATTS = 50.0
 
 
-class FakeMeter:
-    """Always the same watts."""
+def _channel(number: int) -> Channel:
+    name = "gpu:FAKE" if number == 0 else f"gpu:FAKE-{number}"
+    return Channel(name, name, Kind.COUNTER, limit_watts=100.0, label="Fake GPU")
 
-    channel = Channel("gpu:FAKE", "gpu:FAKE", Kind.COUNTER, limit_watts=100.0, label="Fake GPU")
+
+class FakeMeter:
+    """Watts that go up and down, on every channel."""
+
+    def __init__(self, channels: int = 1) -> None:
+        self._channels = [_channel(number) for number in range(channels)]
 
     def latest(self) -> Sequence[ChannelPower]:
-        """One channel."""
-        return [ChannelPower(self.channel, time.monotonic_ns(), WATTS, None, True)]
+        """All channels."""
+        now = time.monotonic_ns()
+        watts = WATTS + 20.0 * sin(now / 1e9)
+        return [ChannelPower(channel, now, watts, None, True) for channel in self._channels]
 
     def energy(self, start_ns: int, end_ns: int) -> Energy:
         """Watts times seconds."""
@@ -64,7 +74,13 @@ class FakeRunner:
         self.on_unloaded: Any = None
         self.confirm: Any = None
 
-    def run(self, query: Query, route: Route, replaces: str | None = None) -> Iterator[TurnEvent]:
+    def run(
+        self,
+        query: Query,
+        route: Route,
+        replaces: str | None = None,
+        prompt: str | None = None,
+    ) -> Iterator[TurnEvent]:
         """A fence that never closes."""
         self._cancelled.clear()
         yield Decided(Decision(Arm("fake", MODEL), None, None, "the only one"))
@@ -158,9 +174,12 @@ def _record(
 
 def main() -> None:
     """Open the app."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--channels", type=int, default=1)
+    channels = parser.parse_args().channels
     config = load_config()
     make_home(config)
-    meter = FakeMeter()
+    meter = FakeMeter(channels)
     backend = Services(FakeRunner(meter), meter, FakeShelf(), FakeChats(), ("balanced",))
     EtuiApp(config, Route("balanced", MODEL), lambda _config: backend).run()
 

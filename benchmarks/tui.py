@@ -1,14 +1,22 @@
 """The app in a real pseudo-terminal: first paint, key echo, what it costs the decode and a core.
 
-First paint is timed from the shell to the prompt on the screen. Key echo is the time from a key to
-its character on the terminal, while a fake engine streams 200 tokens a second into a code fence and
-100 earlier turns are in the chat. Decode is the same greedy answer of the starter model by
-``etui ask`` and in the app, by turns, as the log has it. At rest the CPU time of the app is that of
-its process, the recorder's thread beside it. In the history, on a log of made turns, a key is timed
-until the status line tells of the new order or of what was found, the table drawn before it.
+    python -m benchmarks.tui [CASE ...] [--baseline PATH] [--rounds N] [--keys N] [--seconds N]
+                             [--turns N] [--json]
 
-    python -m benchmarks.tui [--rounds N] [--keys N] [--seconds N] [--turns N] [--only PART ...]
-                             [--json]
+Each case prints one line with its target, and one line of JSON; all run without a name.
+
+- **paint**: from the shell to the prompt on the screen; with ``--baseline``, by turns with the etui
+  of another checkout.
+- **echo**: from a key to its character on the terminal, while a fake engine streams 200 tokens a
+  second into a code fence, and 100 earlier turns are in the chat: the median of the p95 of five
+  runs.
+- **decode**: the same greedy answer of the starter model by ``etui ask`` and in the app, by turns,
+  as the log has it.
+- **panel**: CPU time of the app at rest with 12 channels of known watts and no meter of its own.
+- **history**: on a log of made turns, a key is timed until the status line tells of the new order,
+  or of what was found, the table drawn before it.
+- **attach**: a file of 200 kB is named in the prompt of the starter model; until its tokens are
+  counted there, keys go on to echo.
 """
 
 from __future__ import annotations
@@ -21,26 +29,26 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pexpect
 import psutil
 
 from benchmarks import log
 from benchmarks.figures import Figure, in_turn, median_of, ratio_of
 from benchmarks.sides import starter
+from benchmarks.terminal import PATIENCE_SECONDS, Terminal, terminal
 from etui.config.config import Config
 from etui.config.load import load_config
-from etui.energy.discovery import open_recorder
 from etui.models.spec import STARTER
 
-PROMPT = "Ask something"
-WELCOME = "Every answer shows what it cost"
+PROMPT = "Ask"
+"""The prompt begins so, in this etui and in earlier ones."""
+
 QUESTION = "Write the numbers from 1 to 300, separated by commas."
 RARE = "".join(map(chr, [*range(0x410, 0x450), *range(0x3B1, 0x3C2), *range(0x531, 0x557)]))
 """Letters that nothing else on the screen has."""
@@ -55,8 +63,11 @@ Bare().run()
 """
 """The least that Textual can show."""
 
-PARTS = ("paint", "echo", "decode", "rest", "history")
-PATIENCE_SECONDS = 120
+CHANNELS = 12
+FILE_BYTES = 200_000
+COUNTED = r"[^0-9.\x88][0-9][0-9.,]*k tokens"
+"""Tokens of thousands that a tokenizer counted: an estimate has a sign before it."""
+
 SETTLE_SECONDS = 3.0
 
 SORTS = ("joules, most", "joules per token, most", "seconds, longest", "tokens, most",
@@ -65,71 +76,35 @@ SEARCHES = ("needle", "absent", "half", "common")
 """Words of the made turns: in five of them, in none, in every second, in each."""
 
 
-class Terminal:
-    """A program in a pseudo-terminal whose output is read all the time."""
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What a case measured.
 
-    def __init__(self, command: list[str], home: Path, size: tuple[int, int] = (36, 120)) -> None:
-        environment = {
-            **os.environ,
-            "ETUI_HOME": str(home),
-            "ETUI_MODELS": str(load_config().models_dir),
-            "TERM": "xterm-256color",
-            "LC_ALL": "C.UTF-8",
-        }
-        environment.pop("NO_COLOR", None)
-        self._seen = bytearray()
-        self._more = threading.Condition()
-        self.started = time.perf_counter()
-        self._app = pexpect.spawn(command[0], command[1:], env=environment, dimensions=size)
-        self._app.delaybeforesend = None
-        threading.Thread(target=self._read, daemon=True).start()
+    Attributes:
+        case: Its name.
+        line: The figures in words.
+        target: What is to be reached.
+        reached: Whether it is.
+        figures: The figures.
+    """
+
+    case: str
+    line: str
+    target: str
+    reached: bool
+    figures: dict[str, Any]
 
     @property
-    def pid(self) -> int:
-        """Process number of the program."""
-        return int(self._app.pid)
+    def text(self) -> str:
+        """The figures and the target, in one line."""
+        return f"{self.line}  (target {self.target}: {'reached' if self.reached else 'MISSED'})"
 
-    def send(self, text: str) -> int:
-        """Type something; returns how much was on the terminal before it."""
-        with self._more:
-            before = len(self._seen)
-        self._app.send(text)
-        return before
-
-    def wait(self, text: str, after: int = 0) -> float:
-        """Wait until the program has written something; returns when."""
-        wanted = text.encode()
-        deadline = time.perf_counter() + PATIENCE_SECONDS
-        with self._more:
-            while self._seen.find(wanted, max(0, after - len(wanted))) < 0:
-                if not self._more.wait(deadline - time.perf_counter()):
-                    raise SystemExit(f"{text!r} never came")
-        return time.perf_counter()
-
-    def close(self) -> None:
-        """End the program."""
-        self._app.close(force=True)
-
-    def _read(self) -> None:
-        while True:
-            try:
-                data = self._app.read_nonblocking(65536, None)
-            except (pexpect.EOF, OSError, ValueError):
-                return
-            with self._more:
-                self._seen += data
-                self._more.notify_all()
-
-
-@contextmanager
-def terminal(*command: str) -> Iterator[Terminal]:
-    """A program in a terminal, with a home of its own."""
-    with tempfile.TemporaryDirectory() as home:
-        made = Terminal([sys.executable, *command], Path(home))
-        try:
-            yield made
-        finally:
-            made.close()
+    @property
+    def document(self) -> dict[str, Any]:
+        """The figures and the target, for JSON."""
+        return {
+            "case": self.case, "target": self.target, "reached": self.reached, **self.figures
+        }  # fmt: skip
 
 
 def quick() -> Iterator[Figure]:
@@ -156,31 +131,58 @@ def quick() -> Iterator[Figure]:
     yield median_of("key echo while an answer streams", milliseconds, "ms", "absolute")
 
 
-def paint(rounds: int) -> dict[str, Any]:
-    """Seconds from the shell to the prompt; the first round fills the disk's cache."""
-    taken = [painted("-m", "etui", "--model", STARTER) for _ in range(rounds + 1)]
-    return {"paint_seconds": statistics.median(taken[1:]), "paint_worst_seconds": max(taken[1:])}
-
-
-def painted(*command: str) -> float:
+def painted(*command: str, checkout: Path | None = None) -> float:
     """Seconds from the start of a program to its prompt on the terminal."""
-    with terminal(*command) as app:
+    with terminal(*command, checkout=checkout) as app:
         return app.wait(PROMPT) - app.started
 
 
-def echo(keys: int) -> dict[str, Any]:
-    """Seconds from a key to its character, while an answer streams."""
-    with terminal("-m", "benchmarks.fake_chat") as app:
-        _open_long_chat(app)
-        app.wait("answering", app.send("go\r"))
-        time.sleep(SETTLE_SECONDS)
-        ordered = sorted(echoes(app, RARE[:keys]))
-    return {
-        "echo_median_ms": 1e3 * statistics.median(ordered),
-        "echo_p95_ms": 1e3 * ordered[int(0.95 * (len(ordered) - 1))],
-        "echo_worst_ms": 1e3 * ordered[-1],
-        "keys": len(ordered),
-    }
+def paint(options: argparse.Namespace) -> Result:
+    """Measure seconds from the shell to the prompt; the first round fills the disk's cache."""
+    command = ("-m", "etui", "--model", STARTER)
+    sides: list[Path | None] = [None]
+    if options.baseline is not None:
+        if not (options.baseline / "etui" / "tui").is_dir():
+            raise SystemExit(f"{options.baseline} is no checkout of etui")
+        sides.append(options.baseline)
+    taken = [
+        [painted(*command, checkout=side) for side in sides] for _ in range(options.rounds + 1)
+    ][1:]
+    own = statistics.median(row[0] for row in taken)
+    figures: dict[str, Any] = {
+        "paint_seconds": own, "paint_worst_seconds": max(row[0] for row in taken),
+    }  # fmt: skip
+    line = f"first paint {1e3 * own:.0f} ms, at worst {1e3 * figures['paint_worst_seconds']:.0f} ms"
+    if len(sides) == 1:
+        return Result("paint", line, "< 700 ms", own < 0.7, figures)
+    before = statistics.median(row[1] for row in taken)
+    share = statistics.median(row[0] / row[1] for row in taken)
+    figures |= {"baseline_seconds": before, "paint_ratio": share}
+    line += f", baseline {1e3 * before:.0f} ms, ratio {share:.3f}"
+    return Result("paint", line, "ratio <= 0.90", share <= 0.9, figures)
+
+
+def echo(options: argparse.Namespace) -> Result:
+    """Measure the time from a key to its character, while an answer streams."""
+    runs = []
+    for _ in range(options.rounds):
+        with terminal("-m", "benchmarks.fake_chat") as app:
+            _open_long_chat(app)
+            app.wait("answering", app.send("go\r"))
+            time.sleep(SETTLE_SECONDS)
+            runs.append(sorted(1e3 * taken for taken in echoes(app, RARE[: options.keys])))
+    p95 = [row[int(0.95 * (len(row) - 1))] for row in runs]
+    middle = statistics.median(statistics.median(row) for row in runs)
+    worst = max(row[-1] for row in runs)
+    figures = {
+        "echo_p95_ms": statistics.median(p95), "echo_p95_ms_of_runs": p95,
+        "echo_median_ms": middle, "echo_worst_ms": worst, "keys": len(runs[0]),
+    }  # fmt: skip
+    line = (
+        f"key echo p95 {figures['echo_p95_ms']:.1f} ms (median of {len(runs)} runs of "
+        f"{len(runs[0])} keys), median {middle:.1f} ms, at worst {worst:.0f} ms"
+    )
+    return Result("echo", line, "p95 < 50 ms", statistics.median(p95) < 50, figures)
 
 
 def echoes(app: Terminal, letters: str) -> list[float]:
@@ -194,7 +196,8 @@ def echoes(app: Terminal, letters: str) -> list[float]:
 
 
 def _open_long_chat(app: Terminal) -> None:
-    app.wait("Fake GPU")
+    app.wait(PROMPT)
+    time.sleep(SETTLE_SECONDS / 3)
     app.send("\x0f")  # Ctrl+O: the chats
     app.wait("A long chat")
     time.sleep(SETTLE_SECONDS / 3)  # the list has it chosen by now
@@ -203,20 +206,21 @@ def _open_long_chat(app: Terminal) -> None:
     time.sleep(SETTLE_SECONDS)
 
 
-def decode(rounds: int) -> dict[str, Any]:
-    """Seconds a token by ``etui ask`` and in the app, each of the same answer, by turns."""
+def decode(options: argparse.Namespace) -> Result:
+    """Measure tokens a second by ``etui ask`` and in the app, each of the same answer, by turns."""
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder)
         app = Terminal([sys.executable, "-m", "etui", "--model", STARTER], home)
         try:
-            app.wait("loaded in")
-            time.sleep(SETTLE_SECONDS)
-            for number in range(1, rounds + 1):
+            app.wait(PROMPT)
+            time.sleep(2 * SETTLE_SECONDS)  # the model is in memory
+            for number in range(1, options.rounds + 1):
                 _ask(home)
                 app.send(f"{QUESTION}\r")
                 _wait_for_turns(home / "etui.db", 2 * number)
                 time.sleep(SETTLE_SECONDS / 3)
-                app.wait(WELCOME, app.send("\x0e"))  # Ctrl+N: nothing is remembered
+                app.send("\x0e")  # Ctrl+N: nothing is remembered
+                time.sleep(SETTLE_SECONDS / 3)
         finally:
             app.close()
         with closing(sqlite3.connect(home / "etui.db")) as database:
@@ -226,12 +230,19 @@ def decode(rounds: int) -> dict[str, Any]:
             ).fetchall()
     asked = [seconds for in_app, seconds, _ in rows if not in_app]
     shown = [seconds for in_app, seconds, _ in rows if in_app]
-    return {
+    share = statistics.median(a / b for a, b in zip(asked, shown, strict=True))
+    figures = {
         "ask_ms_per_token": 1e3 * statistics.median(asked),
         "app_ms_per_token": 1e3 * statistics.median(shown),
-        "decode_ratio": statistics.median(b / a for a, b in zip(asked, shown, strict=True)),
+        "decode_ratio": share,
         "same_tokens": len({tokens for _, _, tokens in rows}) == 1,
     }
+    line = (
+        f"decode, tokens a second of app : ask {share:.3f} ({figures['app_ms_per_token']:.2f} : "
+        f"{figures['ask_ms_per_token']:.2f} ms a token, "
+        f"{'the same' if figures['same_tokens'] else 'DIFFERENT'} tokens)"
+    )
+    return Result("decode", line, ">= 0.98", share >= 0.98, figures)
 
 
 def _wait_for_turns(path: Path, turns: int) -> None:
@@ -254,24 +265,14 @@ def _ask(home: Path) -> None:
     )
 
 
-def rest(seconds: float) -> dict[str, Any]:
-    """Shares of one core at rest: the app, the app in quiet mode, and the recorder alone."""
-    with terminal("-m", "etui", "--model", STARTER) as app:
-        app.wait("loaded in")
+def panel(options: argparse.Namespace) -> Result:
+    """Measure the share of one core that the app takes at rest with 12 channels."""
+    with terminal("-m", "benchmarks.fake_chat", "--channels", str(CHANNELS)) as app:
+        app.wait(PROMPT)
         time.sleep(2 * SETTLE_SECONDS)
-        usual = _share(app.pid, seconds)
-        app.send("\x1b[19~")  # F8: quiet mode
-        time.sleep(SETTLE_SECONDS)
-        quiet = _share(app.pid, seconds)
-    with open_recorder(load_config()):
-        time.sleep(SETTLE_SECONDS)
-        alone = _share(os.getpid(), seconds)
-    return {
-        "rest_share": usual,
-        "quiet_share": quiet,
-        "recorder_share": alone,
-        "panel_share": max(0.0, usual - alone),
-    }
+        share = _share(app.pid, options.seconds)
+    line = f"panel with {CHANNELS} channels {100 * share:.1f} % of a core (the whole app at rest)"
+    return Result("panel", line, "< 3 %", share < 0.03, {"panel_share": share})
 
 
 def _share(pid: int, seconds: float) -> float:
@@ -284,14 +285,18 @@ def _share(pid: int, seconds: float) -> float:
     return float(spent / (time.perf_counter() - began))
 
 
-def history(turns: int) -> dict[str, Any]:
-    """Seconds from a key in the history to what it asked for, on a log of so many turns."""
+def history(options: argparse.Namespace) -> Result:
+    """Measure the time from a key in the history to what it asked for, on a log of made turns."""
+    turns = options.turns
     with tempfile.TemporaryDirectory() as folder:
-        home = Path(folder)
-        log.fill(Config(home=home, models_dir=home / "models"), turns)
+        home = options.home or Path(folder)
+        config = Config(home=home, models_dir=home / "models")
+        if not config.database.exists():
+            log.fill(config, turns)
         app = Terminal([sys.executable, "-m", "etui", "--model", STARTER], home)
         try:
-            app.wait("loaded in")
+            app.wait(PROMPT)
+            time.sleep(SETTLE_SECONDS)
             app.wait("newest first", app.send("\x1bOR"))  # F3
             time.sleep(SETTLE_SECONDS)
             sorts = {name: _until(app, "s", f"by {name} first") for name in SORTS}
@@ -306,7 +311,49 @@ def history(turns: int) -> dict[str, Any]:
                 time.sleep(SETTLE_SECONDS / 3)
         finally:
             app.close()
-    return {"turns": turns, "sort_ms": sorts, "search_ms": searches}
+    slow_sort, slow_search = (
+        max(sorts, key=sorts.__getitem__),
+        max(searches, key=searches.__getitem__),
+    )
+    line = (
+        f"history of {turns:,} turns: sort {sorts[slow_sort]:.0f} ms at worst ({slow_sort}), "
+        f"search {searches[slow_search]:.0f} ms at worst ({slow_search})"
+    )
+    reached = max(*sorts.values(), *searches.values()) < 150
+    figures = {"turns": turns, "sort_ms": sorts, "search_ms": searches}
+    return Result("history", line, "both < 150 ms", reached, figures)
+
+
+def attach(options: argparse.Namespace) -> Result:
+    """Measure how long a file takes to be attached and counted, and the keys meanwhile."""
+    taken, waits = [], []
+    for _ in range(options.rounds):
+        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+            home = Path(folder)
+            (home / "big.txt").write_text("The joule is the unit of energy. " * (FILE_BYTES // 33))
+            app = Terminal([sys.executable, "-m", "etui", "--model", STARTER], home)
+            try:
+                app.wait(PROMPT)
+                time.sleep(2 * SETTLE_SECONDS)  # the model is in memory
+                app.send("@big.tx")
+                time.sleep(SETTLE_SECONDS / 3)
+                before = app.send("t ")
+                sent = time.perf_counter()
+                for letter in RARE[: options.keys]:
+                    key = time.perf_counter()
+                    waits.append(1e3 * (app.wait(letter, app.send(letter)) - key))
+                    if app.has(COUNTED, before):
+                        break
+                taken.append(1e3 * (app.wait_for(COUNTED, before) - sent))
+            finally:
+                app.close()
+    middle, worst = statistics.median(taken), max(waits)
+    line = (
+        f"a file of {FILE_BYTES // 1000} kB attached and counted in {middle:.0f} ms, "
+        f"keys meanwhile {worst:.0f} ms at worst"
+    )
+    figures = {"attach_ms": middle, "attach_ms_of_runs": taken, "echo_worst_ms": worst}
+    return Result("attach", line, "< 300 ms, keys < 50 ms", middle < 300 and worst < 50, figures)
 
 
 def _until(app: Terminal, key: str, text: str) -> float:
@@ -315,71 +362,35 @@ def _until(app: Terminal, key: str, text: str) -> float:
     return 1e3 * (app.wait(text, app.send(key)) - sent)
 
 
-def show(report: dict[str, Any]) -> None:
-    """Print what was measured."""
-    if "paint_seconds" in report:
-        print(
-            f"first paint                  {1e3 * report['paint_seconds']:7.0f} ms, at worst "
-            f"{1e3 * report['paint_worst_seconds']:.0f} ms  (to reach: < 700)"
-        )
-    if "echo_p95_ms" in report:
-        print(
-            f"key echo, p95 of {report['keys']:<4d}        {report['echo_p95_ms']:7.1f} ms, median "
-            f"{report['echo_median_ms']:.1f} ms, at worst {report['echo_worst_ms']:.1f} ms  "
-            "(to reach: < 50)"
-        )
-    if "decode_ratio" in report:
-        print(
-            f"decode, app : ask            {report['decode_ratio']:7.3f}     "
-            f"({report['app_ms_per_token']:.2f} : {report['ask_ms_per_token']:.2f} ms/token)  "
-            "(to reach: <= 1.03)"
-        )
-        print(f"  same number of tokens      {'yes' if report['same_tokens'] else 'NO':>7s}")
-    if "panel_share" in report:
-        print(
-            f"at rest, one core            {100 * report['rest_share']:7.1f} %, quiet mode "
-            f"{100 * report['quiet_share']:.1f} %, the recorder alone "
-            f"{100 * report['recorder_share']:.1f} %"
-        )
-        print(
-            f"  the panel                  {100 * report['panel_share']:7.1f} %   (to reach: < 3)"
-        )
-    if "sort_ms" in report:
-        for what in ("sort", "search"):
-            times = report[f"{what}_ms"]
-            slowest = max(times, key=lambda name: times[name])
-            print(
-                f"{what} of {report['turns']:,} turns".ljust(29)
-                + f"{times[slowest]:7.0f} ms at worst ({slowest}), median "
-                f"{statistics.median(times.values()):.0f} ms  (to reach: < 150)"
-            )
+CASES: dict[str, Callable[[argparse.Namespace], Result]] = {
+    "paint": paint,
+    "echo": echo,
+    "decode": decode,
+    "panel": panel,
+    "history": history,
+    "attach": attach,
+}
 
 
 def main() -> None:
-    """Run the parts and print the table."""
+    """Run the cases, one line and one JSON document each."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("cases", nargs="*", metavar="CASE", help=", ".join(CASES))
+    parser.add_argument("--baseline", type=Path, help="checkout of an older etui, for paint")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--keys", type=int, default=100)
-    parser.add_argument("--seconds", type=float, default=20.0)
+    parser.add_argument("--keys", type=int, default=100, help=f"at most {len(RARE)}")
+    parser.add_argument("--seconds", type=float, default=20.0, help="of the panel at rest")
     parser.add_argument("--turns", type=int, default=100_000, help="in the history")
-    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS)
-    parser.add_argument("--json", action="store_true")
-    chosen = parser.parse_args()
-    report: dict[str, Any] = {}
-    if "paint" in chosen.only:
-        report |= paint(chosen.rounds)
-    if "echo" in chosen.only:
-        report |= echo(chosen.keys)
-    if "decode" in chosen.only:
-        report |= decode(chosen.rounds)
-    if "rest" in chosen.only:
-        report |= rest(chosen.seconds)
-    if "history" in chosen.only:
-        report |= history(chosen.turns)
-    if chosen.json:
-        print(json.dumps(report))
-        return
-    show(report)
+    parser.add_argument("--home", type=Path, help="keep the log of the history here, or reuse it")
+    parser.add_argument("--json", action="store_true", help="print only the JSON documents")
+    options = parser.parse_args()
+    if unknown := [name for name in options.cases if name not in CASES]:
+        parser.error(f"no case {unknown[0]!r}; there are {', '.join(CASES)}")
+    for name in options.cases or CASES:
+        result = CASES[name](options)
+        if not options.json:
+            print(result.text, flush=True)
+        print(json.dumps(result.document), flush=True)
 
 
 if __name__ == "__main__":

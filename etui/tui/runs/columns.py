@@ -83,5 +83,5 @@ def sort_runs(runs: Sequence[RunEntry], key: str, descending: bool) -> list[RunE
         return run_texts(run)[key].casefold() or None
 
     known = [(found, run) for run in runs if (found := value(run)) is not None]
-    ordered = sorted(known, key=lambda pair: pair[0], reverse=descending)  # type: ignore[arg-type, return-value]
+    ordered = sorted(known, key=lambda pair: pair[0], reverse=descending)
     return [run for _, run in ordered] + [run for run in runs if value(run) is None]

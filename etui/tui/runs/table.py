@@ -81,8 +81,8 @@ class RunsTable(RowTable[Text]):
         self.clear(columns=True)
         for one in self._fitted:
             heading = one.column.heading(self._sort_key, self._descending)
-            justify = "right" if one.column.right else "left"
-            self.add_column(Text(heading, justify=justify), key=one.column.key, width=one.width)
+            label = Text(heading, justify="right" if one.column.right else "left")
+            self.add_column(label, key=one.column.key, width=one.width)
         for number, (_, texts) in enumerate(rows):
             self.add_row(*(_cell(texts, one) for one in self._fitted), key=f"{number}")
         names = [run.name for run in self._shown]

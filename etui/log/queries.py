@@ -92,6 +92,7 @@ class ChatSummary:
     chat: ChatRecord
     last_at: str
     total: Total | None
+    branches: int = 1
 
 
 _SUMMARY_SQL = {
@@ -276,13 +277,21 @@ class LogReader:
         rows = self._select(
             f"""SELECT *, coalesce(
                     (SELECT max(created_at) FROM turns WHERE turns.chat_id = chats.chat_id),
-                    created_at) AS last_at
+                    created_at) AS last_at,
+                (SELECT count(*) FROM turns WHERE turns.chat_id = chats.chat_id AND NOT EXISTS (
+                    SELECT 1 FROM turns AS next WHERE next.parent_id = turns.turn_id)) AS branches
                 FROM chats {condition} ORDER BY last_at DESC, id DESC LIMIT ? OFFSET ?""",
             (*values, _limit(limit), offset),
         )
         totals = self._sum_chats([row["chat_id"] for row in rows])
         return [
-            ChatSummary(parse_chat(row), row["last_at"], totals.get(row["chat_id"])) for row in rows
+            ChatSummary(
+                parse_chat(row),
+                row["last_at"],
+                totals.get(row["chat_id"]),
+                max(1, row["branches"]),
+            )
+            for row in rows
         ]
 
     def get_chat(self, chat_id: str) -> ChatRecord:

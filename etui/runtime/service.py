@@ -172,6 +172,18 @@ class TurnService:
         """Return the names of the models in memory."""
         return self._between.residents()
 
+    def small_model(self) -> str | None:
+        """Return the model with the smallest file on this machine; None without any."""
+        from etui.models.catalogue import load_catalogue
+        from etui.models.files import model_path
+        from etui.runtime.serving import models_on_disk
+
+        catalogue = load_catalogue(self._config)
+        is_on_disk = models_on_disk(self._config, catalogue, lambda _backend: False)
+        here = [spec for spec in catalogue if is_on_disk(spec.name)]
+        sizes = {spec.name: model_path(spec, self._config).stat().st_size for spec in here}
+        return min(sizes, key=lambda name: sizes[name], default=None)
+
     def cool_downs(self) -> int:
         """Return how often the power after the last unload was measured."""
         return self._between.cool_downs

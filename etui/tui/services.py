@@ -92,6 +92,9 @@ class TurnRunner(Protocol):
     def residents(self) -> Sequence[str]:
         """Return the names of the models in memory."""
 
+    def small_model(self) -> str | None:
+        """Return the smallest model on this machine, for work of its own; None without any."""
+
     def cool_downs(self) -> int:
         """Return how often the idle power after an unload was measured; it is in the log then."""
 

@@ -27,9 +27,13 @@ class FakeResidence:
     closed: bool = False
     cooled: int = 0
     busy: bool = False
+    smallest: str | None = "smollm2-135m"
 
     on_loaded: Callable[[Loaded], object] = lambda _loaded: None
     on_unloaded: Callable[[str], object] = lambda _model: None
+
+    def small_model(self) -> str | None:
+        return self.smallest
 
     def load(self, model: str) -> Loaded | None:
         if self.refusal:

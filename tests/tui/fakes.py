@@ -32,6 +32,7 @@ from etui.runtime.route_choices import RouteChoice
 from etui.tui.app import EtuiApp
 from etui.tui.services import ListedModel, Services, SpendingTotals, Vitals
 from etui.turn.accounting import compute_account
+from etui.turn.chat_tree import tree_of
 from etui.turn.events import Decided, HopEnded, HopStarted, TurnEvent, TurnFinished
 from etui.turn.intervals import Leg
 from etui.turn.record import (
@@ -347,7 +348,12 @@ class FakeChats:
             if search in chat.name or any(search in t.query + t.answer for t in turns)
         ]
         return [
-            ChatSummary(chat, chat.created_at, total_of(turns) if turns else None)
+            ChatSummary(
+                chat,
+                chat.created_at,
+                total_of(turns) if turns else None,
+                max(1, len(tree_of(turns).leaves())),
+            )
             for chat, turns in reversed(found)
         ]
 

@@ -1,4 +1,4 @@
-"""The list of chats: search, resume, rename, export and delete them."""
+"""The list of chats: search, resume, rename, export and delete them, and choose a branch."""
 
 from __future__ import annotations
 
@@ -21,16 +21,20 @@ from etui.errors import EtuiError
 from etui.log.records import ChatRecord
 from etui.text.sanitize import sanitize, shorten
 from etui.text.timestamps import local_time
+from etui.tui.chat.branch_rows import BranchRow, branch_rows
 from etui.tui.chat.export import ExportFormat, export_chat
+from etui.tui.chat.naming import name_chat
 from etui.tui.modals import ConfirmModal, TextModal
 from etui.tui.notices import notice_text, notify_error
-from etui.tui.services import ChatLog
+from etui.tui.services import ChatLog, TurnRunner
 from etui.tui.widgets.key_footer import KeyFooter
+from etui.tui.widgets.list_keys import RowList
 
 if TYPE_CHECKING:
     from etui.log.queries import ChatSummary
 
-_NAME_CHARACTERS = 44
+_NAME_CHARACTERS = 60
+_NARROW_COLUMNS = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,11 +45,21 @@ class ChatsLeft:
         resume: The chat to resume, if any.
         deleted: Ids of the deleted chats.
         renamed: Chats with their new names.
+        branch: Id of a turn of the chat to resume, whose branch is shown; None for the current one.
     """
 
     resume: ChatRecord | None = None
     deleted: frozenset[str] = frozenset()
     renamed: tuple[ChatRecord, ...] = ()
+    branch: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Line:
+    """A line of the list: a chat, or one of its branches."""
+
+    chat: ChatSummary
+    branch: BranchRow | None = None
 
 
 class ChatsScreen(ModalScreen[ChatsLeft]):
@@ -56,25 +70,34 @@ class ChatsScreen(ModalScreen[ChatsLeft]):
         Binding("f2", "rename", "Rename", id="chats.rename"),
         Binding("f3", "export('markdown')", "Markdown", id="chats.markdown"),
         Binding("f4", "export('json')", "JSON", id="chats.json"),
+        Binding("f5", "name", "Name it", id="chats.name"),
         Binding("f8", "delete", "Delete", id="chats.delete"),
+        Binding("slash", "search", "Search", id="chats.search", key_display="/"),
+        Binding("right,l", "unfold(True)", "Branches", id="chats.unfold", show=False),
+        Binding("left,h", "unfold(False)", "Fold", id="chats.fold", show=False),
         Binding("down", "app.focus_next", "List", id="chats.list", show=False),
     ]
 
     HELP = """\
 ## Chats
 
-Type to search names, questions and answers; Enter resumes the selected chat. F2 renames it, F3 and
-F4 write it to a file, F8 deletes it with its turns.
+`/` searches names, questions and answers; Enter resumes the selected chat. Right shows the branches
+of a chat (`●` is the current one), Left hides them, Enter resumes the chat at a branch. F2 renames
+it, F5 lets the smallest model name it and says for how many joules, F3 and F4 write it to a file,
+F8 deletes it with its turns.
 """
 
-    def __init__(self, config: Config, log: ChatLog) -> None:
+    def __init__(self, config: Config, log: ChatLog, runner: TurnRunner) -> None:
         super().__init__()
         self._config = config
         self._log = log
+        self._runner = runner
         self._left = ChatsLeft()
         self._shown: Sequence[ChatSummary] = ()
-        self._search = Input(placeholder="search names, questions and answers", compact=True)
-        self._list = OptionList(markup=False)
+        self._lines: list[_Line] = []
+        self._branches: dict[str, tuple[BranchRow, ...]] = {}
+        self._search = Input(placeholder="/ searches names and texts", compact=True)
+        self._list = RowList(markup=False)
         self._note = Static("reading the log …", markup=False, classes="help")
 
     def compose(self) -> ComposeResult:
@@ -88,7 +111,12 @@ F4 write it to a file, F8 deletes it with its turns.
 
     def on_mount(self) -> None:
         """Read the chats from the log."""
+        self._list.focus()
         self._load_chats()
+
+    def on_resize(self) -> None:
+        """Fit the lines to the width."""
+        self._show_lines()
 
     def on_input_changed(self, changed: Input.Changed) -> None:
         """Search while the user types."""
@@ -104,13 +132,40 @@ F4 write it to a file, F8 deletes it with its turns.
         self.action_resume()
 
     def action_leave(self) -> None:
-        """Close the list and return to the current chat."""
-        self.dismiss(self._left)
+        """Return from the search to the list, or close the list."""
+        if self._search.has_focus and self._shown:
+            self._list.focus()
+        else:
+            self.dismiss(self._left)
+
+    def action_search(self) -> None:
+        """Go to the search field."""
+        self._search.focus()
 
     def action_resume(self) -> None:
         """Resume the selected chat."""
-        if (selected := self._selected()) is not None:
-            self.dismiss(replace(self._left, resume=selected.chat))
+        if (line := self._line()) is not None:
+            branch = None if line.branch is None else line.branch.leaf
+            self.dismiss(replace(self._left, resume=line.chat.chat, branch=branch))
+
+    @work(exclusive=True, group="change")
+    async def action_unfold(self, shown: bool) -> None:
+        """Show the branches of the selected chat, or hide them."""
+        if (selected := self._selected()) is None:
+            return
+        chat = selected.chat
+        if not shown:
+            self._branches.pop(chat.chat_id, None)
+        elif selected.branches > 1:
+            try:
+                turns = await asyncio.to_thread(self._log.turns, chat.chat_id)
+            except EtuiError as error:
+                self._show_error(error)
+                return
+            self._branches[chat.chat_id] = branch_rows(turns, chat.head)
+        self._show_lines()
+        at = next((i for i, each in enumerate(self._lines) if each.chat is selected), None)
+        self._list.highlighted = at
 
     @work(exclusive=True, group="look")
     async def _load_chats(self) -> None:
@@ -119,12 +174,22 @@ F4 write it to a file, F8 deletes it with its turns.
         except EtuiError as error:
             self._show_error(error)
             return
-        at = self._list.highlighted
-        self._list.clear_options()
-        self._list.add_options([Option(row) for row in _rows(self._shown)])
-        if self._shown:
-            self._list.highlighted = min(at or 0, len(self._shown) - 1)
+        self._show_lines()
         self._note.update(self._count_line())
+
+    def _show_lines(self) -> None:
+        """Fill the list with the chats and the branches of those that are unfolded."""
+        at = self._list.highlighted
+        width = self._list.scrollable_content_region.width or self.size.width
+        self._lines, texts = [], list[str]()
+        for chat, text in zip(self._shown, format_rows(self._shown, width), strict=True):
+            rows = self._branches.get(chat.chat.chat_id, ())
+            self._lines += [_Line(chat), *(_Line(chat, row) for row in rows)]
+            texts += [text, *(sanitize(row.text) for row in rows)]
+        self._list.clear_options()
+        self._list.add_options([Option(text) for text in texts])
+        if texts:
+            self._list.highlighted = min(at or 0, len(texts) - 1)
 
     @work(exclusive=True, group="change")
     async def action_rename(self) -> None:
@@ -136,13 +201,32 @@ F4 write it to a file, F8 deletes it with its turns.
         )
         if not name or name == selected.chat.name:
             return
-        renamed = replace(selected.chat, name=name)
+        await self._rename(selected.chat, name)
+
+    async def _rename(self, chat: ChatRecord, name: str) -> None:
+        renamed = replace(chat, name=name)
         try:
             await asyncio.to_thread(self._log.save, renamed)
         except EtuiError as error:
             self._show_error(error)
+            return
         self._left = replace(self._left, renamed=(*self._left.renamed, renamed))
         self._load_chats()
+
+    @work(exclusive=True, group="change")
+    async def action_name(self) -> None:
+        """Let the smallest model name the selected chat, and say what that cost."""
+        if (selected := self._selected()) is None:
+            return
+        self._note.update("naming the chat …")
+        try:
+            turns = await asyncio.to_thread(self._log.turns, selected.chat.chat_id)
+            named = await asyncio.to_thread(name_chat, self._runner, turns, self._config.policy)
+        except EtuiError as error:
+            self._show_error(error)
+            return
+        await self._rename(selected.chat, named.title)
+        self.notify(sanitize(f"{named.title} · {named.cost_text}"), markup=False)
 
     @work(exclusive=True, group="change")
     async def action_delete(self) -> None:
@@ -175,9 +259,13 @@ F4 write it to a file, F8 deletes it with its turns.
         else:
             self.notify(sanitize(f"written to {path}"), markup=False)
 
-    def _selected(self) -> ChatSummary | None:
+    def _line(self) -> _Line | None:
         at = self._list.highlighted
-        return self._shown[at] if at is not None and at < len(self._shown) else None
+        return self._lines[at] if at is not None and at < len(self._lines) else None
+
+    def _selected(self) -> ChatSummary | None:
+        line = self._line()
+        return None if line is None else line.chat
 
     def _count_line(self) -> str:
         if not self._shown:
@@ -202,9 +290,17 @@ def _row(chat: ChatSummary) -> tuple[str, str, str, str]:
     return local_time(chat.last_at)[:16], turns, joules, _name(chat)
 
 
-def _rows(chats: Sequence[ChatSummary]) -> list[str]:
-    """Format one line per chat, with right-aligned numbers."""
+def format_rows(chats: Sequence[ChatSummary], width: int) -> list[str]:
+    """Format one line per chat, with right-aligned numbers; a narrow one has joules and name.
+
+    Args:
+        chats: The chats.
+        width: Columns of the list.
+    """
     rows = [_row(chat) for chat in chats]
+    if width < _NARROW_COLUMNS:
+        joules = max((len(row[2]) for row in rows), default=0)
+        return [f"{row[2]:>{joules}}  {row[3]}" for row in rows]
     turns, joules = (max((len(row[i]) for row in rows), default=0) for i in (1, 2))
     return [f"{r[0]}  {r[1]:>{turns}}  {r[2]:>{joules}}  {r[3]}" for r in rows]
 
@@ -212,4 +308,5 @@ def _rows(chats: Sequence[ChatSummary]) -> list[str]:
 def _name(chat: ChatSummary) -> str:
     words = " ".join(sanitize(chat.chat.name).split()) or chat.chat.chat_id
     kept, left_out = shorten(words, _NAME_CHARACTERS, 1)
-    return f"{kept}…" if left_out else kept
+    name = f"{kept}…" if left_out else kept
+    return f"{name}  ▸ {chat.branches} branches" if chat.branches > 1 else name

@@ -304,7 +304,7 @@ class ChatScreen(Screen[None]):
             self.notify("the log is not open yet", severity="warning")
             return
         left = await self.app.push_screen_wait(
-            ChatsScreen(self._config, self._queue.services.chats)
+            ChatsScreen(self._config, self._queue.services.chats, self._queue.services.runner)
         )
         await self._return_from(left)
 
@@ -461,6 +461,14 @@ class ChatScreen(Screen[None]):
                 self._queue.conversation = replace(self._queue.conversation, chat=chat)
         if left.resume is not None and left.resume.chat_id != current_id:
             await self._resume(left.resume)
+        if left.resume is not None:
+            conversation = self._queue.conversation
+            if (
+                left.branch is not None
+                and conversation.chat.chat_id == left.resume.chat_id
+                and self._check_idle()
+            ):
+                await self._switch_branch(left.branch)
         elif current_id in left.deleted and self._check_idle():
             await self._take_chat(new_chat(self._queue.conversation.chat.system))
 

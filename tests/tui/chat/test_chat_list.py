@@ -6,16 +6,21 @@ import json
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from textual.pilot import Pilot
-from textual.widgets import OptionList, TextArea
+from textual.widgets import Input, OptionList, TextArea
 
 from etui.chat import Message
 from etui.errors import LogUnavailable
 from etui.tui.app import EtuiApp
+from etui.tui.chat.branch_rows import branch_rows
 from etui.tui.chat.chat_list import ChatsScreen
 from etui.tui.chat.prompt import Prompt
 from etui.tui.chat.screen import ChatScreen
 from etui.tui.modals import ConfirmModal, TextModal
+from etui.turn.chat_tree import tree_of
+from etui.turn.record import TurnRecord
 from tests.tui.fakes import House, turn_record, until
 from tests.tui.screen import WIDE, answered, ask, drawn, notices, panel_text, source_of, turns
 
@@ -49,7 +54,7 @@ async def open_list(pilot: Pilot[Any], count: int) -> None:
 
 async def choose(pilot: Pilot[Any], word: str) -> None:
     """Search for a chat so that it is the only one in the list."""
-    await pilot.press(*word)
+    await pilot.press("slash", *word)
     await until(pilot, lambda: len(rows(pilot.app)) == 1)  # type: ignore[arg-type]
 
 
@@ -217,3 +222,97 @@ async def test_a_chat_cannot_be_left_while_an_answer_comes(stocked: House) -> No
         await pilot.press("enter")
         await until(pilot, lambda: "stop it with Esc first" in notices(app))
         assert len(turns(app)) == 1
+
+
+def forked() -> list[TurnRecord]:
+    """First?, and then Second? with Third?, or Other?."""
+    first = turn_record(0, query="First?")
+    second = turn_record(1, query="Second?", parent_id=first.turn_id)
+    third = turn_record(2, query="Third?", parent_id=second.turn_id)
+    return [first, second, third, turn_record(3, query="Other?", parent_id=first.turn_id)]
+
+
+async def test_a_chat_unfolds_to_its_branches_and_is_resumed_at_one(stocked: House) -> None:
+    stocked.chats.keep("Forked", forked(), "chat-d")
+    app = stocked.app()
+    async with app.run_test(size=WIDE) as pilot:
+        await open_list(pilot, 4)
+        assert rows(app)[0].endswith("Forked  ▸ 2 branches")
+        await pilot.press("right")
+        await until(pilot, lambda: len(rows(app)) == 6)
+        assert rows(app)[1:3] == ["  ├ ○ Second? · 3 turns", "  └ ● Other? · 2 turns"]
+        await pilot.press("left")
+        await until(pilot, lambda: len(rows(app)) == 4)
+        await pilot.press("l")
+        await until(pilot, lambda: len(rows(app)) == 6)
+        await pilot.press("j", "enter")
+        await until(pilot, lambda: isinstance(app.screen, ChatScreen) and len(turns(app)) == 3)
+        assert [t.record.query for t in turns(app) if t.record] == ["First?", "Second?", "Third?"]
+        await until(pilot, lambda: stocked.chats.kept["chat-d"][0].head == "turn-of-log-2")
+
+
+async def test_the_list_moves_by_the_keys_of_lists(stocked: House) -> None:
+    app = stocked.app()
+    async with app.run_test(size=WIDE) as pilot:
+        await open_list(pilot, 3)
+        listed = app.screen.query_one(OptionList)
+        for key, row in (("G", 2), ("k", 1), ("g", 0), ("j", 1), ("ctrl+d", 2), ("ctrl+u", 0)):
+            await pilot.press(key)
+            await until(pilot, lambda row=row: listed.highlighted == row)
+        await pilot.press("slash", "m", "escape")
+        await until(pilot, lambda: app.screen.query_one(Input).value == "m")
+        await until(pilot, lambda: listed.has_focus and len(rows(app)) == 2)
+
+
+async def test_the_smallest_model_names_a_chat_and_its_joules_are_shown(stocked: House) -> None:
+    stocked.runner.pieces = ('"Title: ', "Large ", 'oceans."')
+    app = stocked.app()
+    async with app.run_test(size=WIDE) as pilot:
+        await open_list(pilot, 3)
+        await pilot.press("G", "f5")
+        await until(pilot, lambda: stocked.chats.kept["chat-a"][0].name == "Large oceans")
+        await until(pilot, lambda: "Large oceans · named by smollm2-135m for " in notices(app))
+        assert " J" in notices(app)
+        query, route = stocked.runner.asked[0]
+        assert "The largest?" in query.text
+        assert (query.chat_id, route.model) == (None, "smollm2-135m")
+        assert query.options.stop == ("\n",)
+
+
+async def test_a_chat_that_cannot_be_named_keeps_its_name(stocked: House) -> None:
+    stocked.runner.pieces = ('"', '"')
+    app = stocked.app()
+    async with app.run_test(size=WIDE) as pilot:
+        await open_list(pilot, 3)
+        await pilot.press("f5")
+        await until(pilot, lambda: "the chat has no turn yet" in notices(app))
+        await pilot.press("j", "f5")
+        await until(pilot, lambda: "found no title" in notices(app))
+        stocked.runner.smallest = None
+        await pilot.press("f5")
+        await until(pilot, lambda: "no model is on this machine" in notices(app))
+        assert stocked.chats.kept["chat-b"][0].name == "Primes"
+
+
+async def test_a_small_terminal_lists_chats_with_their_names(stocked: House) -> None:
+    app = stocked.app()
+    async with app.run_test(size=(40, 10)) as pilot:
+        await open_list(pilot, 3)
+        names = ("Primes", "Oceans", "Empty")
+        await until(pilot, lambda: all(name in drawn(app) for name in names))
+        assert "25.0 J  Primes" in drawn(app)
+
+
+@given(st.integers(0, 4), st.lists(st.integers(-1, 8), max_size=8))
+def test_every_branch_has_one_row_and_one_is_current(roots: int, parents: list[int]) -> None:
+    records = [
+        turn_record(n, parent_id=f"turn-of-log-{parent}" if 0 <= parent < n else None)
+        for n, parent in enumerate([-1] * roots + parents)
+    ]
+    leaves = tree_of(records).leaves()
+    found = branch_rows(records, None)
+    assert {row.leaf for row in found} == (set(leaves) if len(leaves) > 1 else set())
+    if found:
+        assert [row.current for row in found].count(True) == 1
+        assert [row.last for row in found] == [False] * (len(found) - 1) + [True]
+        assert all(row.depth >= 1 for row in found)

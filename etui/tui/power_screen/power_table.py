@@ -104,7 +104,8 @@ driver reports.
         is_current = at // self._row_height == self._cursor
         back = Style()
         if is_current and (self.has_focus or len(self._rows) > 1):
-            back = self.get_component_rich_style("power-table--cursor")
+            # Only the background: the colours of a row have a meaning.
+            back = Style(bgcolor=self.get_component_rich_style("power-table--cursor").bgcolor)
         segments = [
             Segment(text, self.get_component_rich_style(f"power-table--{ink}") + back)
             for text, ink in lines[at]

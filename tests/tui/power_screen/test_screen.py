@@ -124,6 +124,22 @@ async def test_the_graph_shows_the_channel_under_the_cursor(house: House) -> Non
         await until(pilot, lambda: title(app).startswith("Total"))
 
 
+async def test_the_row_under_the_cursor_keeps_its_colours(house: House) -> None:
+    house.meter.channels = TEN
+    app = house.app()
+    async with app.run_test(size=(120, 36)) as pilot:
+        await visit(pilot, app)
+        await until(pilot, lambda: "GPU1" in table(app).text)
+
+        def colours(y: int) -> list[object]:
+            return [s.style.color for s in table(app).render_line(y) if s.style is not None]
+
+        before = colours(1)
+        await pilot.press("j")
+        await until(pilot, lambda: title(app).startswith("GPU0"))
+        assert colours(1) == before
+
+
 async def test_tab_moves_between_the_parts(house: House) -> None:
     log_turn(house)
     app = house.app()

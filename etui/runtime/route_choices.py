@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from etui.errors import EtuiError, LogUnavailable
@@ -13,9 +13,7 @@ from etui.runtime.route import Route
 if TYPE_CHECKING:
     from etui.config.config import Config
     from etui.models.catalogue import Catalogue
-    from etui.models.spec import ModelSpec
     from etui.routing.policy import Policy
-    from etui.yaml.named_files import NamedFile
 
 RouteKind = Literal["policy", "arm", "model"]
 
@@ -65,14 +63,14 @@ def list_route_choices(config: Config, route: Route) -> tuple[RouteChoice, ...]:
         for spec in catalogue:
             if on_disk(spec.name):
                 sha256 = spec.sha256 or recorded_sha256(spec, config)
-                cost = read_token_cost(_with_hash(spec, sha256), config, log)
+                cost = read_token_cost(replace(spec, sha256=sha256), config, log)
                 if cost is not None:
                     costs[spec.name] = cost.joules_per_token
 
     def choices() -> Iterator[RouteChoice]:
         used: Policy | None = None
         for place in list_policies(config):
-            choice, policy = _describe_policy(place, config, catalogue, on_disk, costs)
+            choice, policy = _describe_policy(place.name, config, catalogue, on_disk, costs)
             used = policy if place.name == route.policy else used
             yield choice
         if used is not None:
@@ -90,14 +88,8 @@ def list_route_choices(config: Config, route: Route) -> tuple[RouteChoice, ...]:
     return tuple(choices())
 
 
-def _with_hash(spec: ModelSpec, sha256: str | None) -> ModelSpec:
-    from dataclasses import replace
-
-    return replace(spec, sha256=sha256)
-
-
 def _describe_policy(
-    place: NamedFile,
+    name: str,
     config: Config,
     catalogue: Catalogue,
     on_disk: Callable[[str], bool],
@@ -106,11 +98,11 @@ def _describe_policy(
     from etui.routing.availability import choose_served_arm
     from etui.routing.library import load_policy
 
-    route = Route(place.name)
+    route = Route(name)
     try:
-        policy = load_policy(place.name, config, catalogue.models)
+        policy = load_policy(name, config, catalogue.models)
     except EtuiError:
-        return RouteChoice("policy", place.name, route, False, None, "has errors: see F4"), None
+        return RouteChoice("policy", name, route, False, None, "has errors: see F4"), None
     served = [
         arm
         for plan in policy.arms.values()
@@ -119,7 +111,7 @@ def _describe_policy(
     known = [costs[arm.model] for arm in served if arm.model in costs]
     return RouteChoice(
         "policy",
-        place.name,
+        name,
         route,
         bool(served),
         min(known, default=None),

@@ -84,10 +84,10 @@ class HelpScreen(ModalScreen[None]):
     AUTO_FOCUS = "#help-page"
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape,q,enter", "leave", "Close", id="help.close", key_display="esc"),
-        Binding("j", "scroll(1)", "Down", id="help.down", show=False),
-        Binding("k", "scroll(-1)", "Up", id="help.up", show=False),
-        Binding("g", "scroll_end(-1)", "Top", id="help.top", show=False),
-        Binding("G", "scroll_end(1)", "End", id="help.end", show=False),
+        Binding("j", "move(1)", "Down", id="help.down", show=False),
+        Binding("k", "move(-1)", "Up", id="help.up", show=False),
+        Binding("g", "jump(-1)", "Top", id="help.top", show=False),
+        Binding("G", "jump(1)", "End", id="help.end", show=False),
     ]
 
     def __init__(self, groups: Sequence[KeyGroup]) -> None:
@@ -114,11 +114,11 @@ class HelpScreen(ModalScreen[None]):
         """Close the help."""
         self.dismiss(None)
 
-    def action_scroll(self, rows: int) -> None:
+    def action_move(self, rows: int) -> None:
         """Scroll the page by rows."""
         self._page.scroll_relative(y=rows, animate=False)
 
-    def action_scroll_end(self, direction: int) -> None:
+    def action_jump(self, direction: int) -> None:
         """Scroll to the top or to the end of the page."""
         if direction < 0:
             self._page.scroll_home(animate=False)

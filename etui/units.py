@@ -262,6 +262,29 @@ def seconds_text(seconds: float | None) -> str:
     return f"{sign}{hours // 24} d {hours % 24} h"
 
 
+def of_limit_text(watts: float, limit_watts: float | None, kind: str | None = None) -> str:
+    """Format a power and its limit in few characters: ``231/350 W``, ``≈18/65 W``, ``9.4 W``."""
+    mark = ABOUT if kind == ESTIMATE else ""
+    if not limit_watts:
+        return f"{mark}{axis_text(watts)} W"
+    return f"{mark}{axis_text(watts)}/{axis_text(limit_watts)} W"
+
+
+def whole_percent_text(share: float) -> str:
+    """Format a share of 1 in whole per cent, in at most five characters: ``87 %``."""
+    return f"{100 * share:.0f} %"
+
+
+def memory_text(used_bytes: float, total_bytes: float) -> str:
+    """Format used and whole memory in few characters: ``40/48 GB``, ``0.9/8 GB``."""
+    return f"{axis_text(used_bytes / 1e9)}/{axis_text(total_bytes / 1e9)} GB"
+
+
+def short_rate_text(tokens_per_second: float) -> str:
+    """Format a speed of decoding in few characters: ``30 tok/s``, ``4.2 tok/s``."""
+    return f"{axis_text(tokens_per_second)} tok/s"
+
+
 def age_text(seconds: float) -> str:
     """Format the age of a mark on an axis of time: ``30s``, ``120s``, ``10min``, ``2h``."""
     if seconds < 180:

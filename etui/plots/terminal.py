@@ -182,6 +182,21 @@ def bar(value: float | None, highest: float, width: int) -> str:
     return _FULL * full + (_LEFT_EIGHTHS[partial] if partial else "")
 
 
+def meter(share: float, width: int) -> str:
+    """Draw a share of 1 as ``width`` cells, the rest as ``░``: ``███░░░░░``; above 1 it is full.
+
+    Any share above 0 fills at least one cell, and only a whole one fills them all.
+    """
+    if width <= 0:
+        return ""
+    cells = round(min(1.0, max(0.0, share)) * width)
+    if share > 0:
+        cells = max(1, cells)
+    if share < 1:
+        cells = min(cells, max(width - 1, 1))
+    return _FULL * cells + "░" * (width - cells)
+
+
 def scale_top(limit_watts: float | None, highest_watts: float) -> float:
     """Return the top of the scale in watts: the limit, else the next of 1, 2, 5, 10 … above."""
     if limit_watts is not None and limit_watts > 0:

@@ -74,7 +74,10 @@ class InstalledModels:
 
         catalogue = load_catalogue(self._config)
         is_on_disk = models_on_disk(self._config, catalogue)
-        return [ListedModel(spec.name, spec.size, is_on_disk(spec.name)) for spec in catalogue]
+        return [
+            ListedModel(spec.name, spec.size, is_on_disk(spec.name), spec.context)
+            for spec in catalogue
+        ]
 
     def pull(self, name: str, report: Report) -> None:
         """Download and verify a model."""

@@ -34,6 +34,7 @@ class ListedModel:
     name: str
     size: str
     on_disk: bool
+    context_tokens: int | None = None
 
 
 class TurnRunner(Protocol):

@@ -9,6 +9,7 @@ from textual.widgets import Markdown, Static
 
 from etui.tui.app import EtuiApp
 from etui.tui.chat.prompt import Prompt
+from etui.tui.chat.title_row import TitleRow
 from etui.tui.chat.transcript import Transcript
 from etui.tui.chat.turn_view import TurnView
 from etui.tui.chat.turn_window import MOST_TURNS
@@ -34,8 +35,11 @@ def source_of(turn: TurnView) -> str:
 
 
 def panel_text(app: EtuiApp) -> str:
+    """What the title, the panel and its line for narrow terminals say."""
+    title = app.screen.query_one(TitleRow)
+    line = app.screen.query_one(".power-status", Static)
     panel = app.screen.query_one(PowerPanel)
-    return "\n".join(str(static.content) for static in panel.query(Static) if static.display)
+    return "\n".join([str(title.content), panel.text, str(line.content)])
 
 
 def drawn(app: EtuiApp) -> str:

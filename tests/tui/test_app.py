@@ -31,9 +31,9 @@ async def test_policy_and_model_are_chosen_from_the_palette(house: House) -> Non
         assert f"model: {MODEL}" in commands
         assert "model: qwen3-0.6b" not in commands, "it is not on disk"
         commands["policy: frugal"].run()
-        await until(pilot, lambda: "policy frugal" in panel_text(app))
+        await until(pilot, lambda: "frugal → " in panel_text(app))
         {c.title: c for c in app.commands()}[f"model: {MODEL}"].run()
-        await until(pilot, lambda: f"you: {MODEL}" in panel_text(app))
+        await until(pilot, lambda: f"you → {MODEL}" in panel_text(app))
         await ask(pilot, "Who answers?")
         await answered(pilot, house, 1)
         assert house.runner.asked[0][1] == Route("frugal", MODEL)

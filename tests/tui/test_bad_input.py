@@ -144,26 +144,26 @@ async def test_gross_and_net_change_places_by_one_key(house: House) -> None:
     house.meter.idle_watts = 10.0
     app = house.app()
     async with app.run_test(size=WIDE) as pilot:
-        await until(pilot, lambda: "idle 10.0 W" in panel_text(app))
+        await until(pilot, lambda: "GPU0" in panel_text(app))
         await ask(pilot, "What is the capital of France?")
         await answered(pilot, house, 1)
-        await until(pilot, lambda: "Last answer (gross" in panel_text(app))
+        await until(pilot, lambda: "LAST ANSWER  gross" in panel_text(app))
         gross, net = (house.runner.saved[0].energy.joules, house.runner.saved[0].energy.net_joules)
         assert gross is not None
         assert net is not None
         assert net == pytest.approx(gross * 0.8, rel=0.01)
         before = panel_text(app)
         await pilot.press("ctrl+g")
-        await until(pilot, lambda: "Last answer (net" in panel_text(app))
+        await until(pilot, lambda: "LAST ANSWER  net" in panel_text(app))
         assert panel_text(app) != before
         await pilot.press("ctrl+g")
-        await until(pilot, lambda: "Last answer (gross" in panel_text(app))
+        await until(pilot, lambda: "LAST ANSWER  gross" in panel_text(app))
 
 
 async def test_the_day_and_the_budgets_stand_in_the_panel(house: House) -> None:
     house.chats.today = SpendingTotals(None, (BudgetState("hour", 20_000.0, 12_300.0),))
     app = house.app()
     async with app.run_test(size=WIDE) as pilot:
-        await until(pilot, lambda: "hour budget 20.0 kJ, 5.56 Wh" in panel_text(app))
+        await until(pilot, lambda: "62 % of 20.0 kJ" in panel_text(app))
         assert "today nothing yet" in panel_text(app)
         await until(pilot, lambda: "this screen: 2.1 % of one core" in panel_text(app))

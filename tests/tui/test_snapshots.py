@@ -112,7 +112,7 @@ async def opened(house: House, size: tuple[int, int]) -> AsyncIterator[Pilot[Any
     app = house.app()
     async with app.run_test(size=size) as pilot:
         await until(pilot, lambda: app.backend is not None)
-        await until(pilot, lambda: "loaded in" in panel_text(app))
+        await until(pilot, lambda: "98.4 MB" in panel_text(app))
         yield pilot
 
 
@@ -145,7 +145,7 @@ async def test_the_chat(house: House, name: str, size: tuple[int, int], theme: s
         await until(pilot, lambda: len(turns(pilot.app)) == 2)  # type: ignore[arg-type]
         screen._panel.show_pace(Pace(1.0, 0, 0))
         for stage in (Stage.LOADING, Stage.PREFILL, Stage.ANSWERING, Stage.DONE):
-            await screen.query_one(PowerPanel).show_power(house.meter, stage)
+            screen.query_one(PowerPanel).show_power(house.meter, stage)
         await settled(pilot)
         matches(pilot.app, name)  # type: ignore[arg-type]
 

@@ -35,6 +35,7 @@ from etui.tui.chat.messages import (
     WarmUpUpdated,
 )
 from etui.tui.chat.prompt import Prompt
+from etui.tui.chat.title_row import TitleRow
 from etui.tui.chat.transcript import Transcript
 from etui.tui.chat.turn_queue import TurnQueue
 from etui.tui.chat.turn_view import TurnAction, TurnView
@@ -71,6 +72,22 @@ class ChatScreen(Screen[None]):
         Binding(
             "delete", "withdraw", "Withdraw", id="chat.withdraw", key_display="del", priority=True
         ),
+        Binding(
+            "left_square_bracket",
+            "zoom(-1)",
+            "Less time",
+            id="power.less",
+            show=False,
+            key_display="[",
+        ),
+        Binding(
+            "right_square_bracket",
+            "zoom(1)",
+            "More time",
+            id="power.more",
+            show=False,
+            key_display="]",
+        ),
         Binding("pageup", "page(-1)", "Scroll up", id="chat.up", show=False, priority=True),
         Binding("pagedown", "page(1)", "Scroll down", id="chat.down", show=False, priority=True),
     ]
@@ -83,7 +100,10 @@ class ChatScreen(Screen[None]):
         self._transcript = Transcript()
         self._panel = PowerPanel(power or PowerFeed())
         self._prompt = Prompt()
-        self._queue = TurnQueue(self, config, route, self._transcript, self._panel, self._prompt)
+        self._title = TitleRow()
+        self._queue = TurnQueue(
+            self, config, route, self._transcript, self._panel, self._prompt, self._title
+        )
         self._composer = Composer(self, config, self._prompt, self._queue)
 
     @property
@@ -169,9 +189,11 @@ class ChatScreen(Screen[None]):
 
     def compose(self) -> ComposeResult:
         """Lay out the transcript, the power panel, the prompt and the footer."""
+        yield self._title
         with Container(id="body"):
-            yield self._transcript
             yield self._panel
+            yield self._transcript
+        yield self._panel.status
         yield self._prompt.menu
         yield self._prompt
         yield KeyFooter()
@@ -201,6 +223,12 @@ class ChatScreen(Screen[None]):
                     lambda: self._act_on_last("larger")),
             Command("energy: gross or net", "Include idle power, or subtract it",
                     self.action_toggle_net),
+            Command("power: show more time", "The graph covers 30 s, 2 min, 10 min or 1 h",
+                    lambda: self.action_zoom(1)),
+            Command("power: show less time", "The graph covers 30 s, 2 min, 10 min or 1 h",
+                    lambda: self.action_zoom(-1)),
+            Command("power: pause or go on", "Stop the graph where it is",
+                    self._panel.action_pause),
             Command("energy: quiet mode", "Redraw less often, to use less power",
                     self.action_toggle_quiet),
         ]  # fmt: skip
@@ -239,7 +267,7 @@ class ChatScreen(Screen[None]):
 
     def action_stop(self) -> None:
         """Return from an answer to the prompt; from there, end the edit or stop the answer."""
-        if isinstance(self.focused, TurnView):
+        if isinstance(self.focused, TurnView | PowerPanel):
             self._prompt.focus()
         elif self._prompt.editing is not None and not self.busy:
             self._prompt.end_edit()
@@ -279,6 +307,10 @@ class ChatScreen(Screen[None]):
         """Switch the panel between gross and net joules."""
         net = self._panel.toggle_net()
         self.notify("net: idle power is subtracted" if net else "gross: idle power is included")
+
+    def action_zoom(self, steps: int) -> None:
+        """Show more or less time in the graph of power."""
+        self._panel.zoom(steps)
 
     def action_toggle_quiet(self) -> None:
         """Switch between quiet mode, which redraws less often, and the usual pace."""

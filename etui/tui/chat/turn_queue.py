@@ -37,6 +37,7 @@ from etui.tui.chat.messages import (
 )
 from etui.tui.chat.progress import TurnProgress, advance
 from etui.tui.chat.prompt import Prompt
+from etui.tui.chat.title_row import TITLE_BUDGET_CELLS, TitleFacts, TitleRow
 from etui.tui.chat.transcript import Transcript
 from etui.tui.chat.turn_notes import build_notes
 from etui.tui.chat.turn_view import TurnView
@@ -45,6 +46,7 @@ from etui.tui.notices import notify_error
 from etui.tui.pacing import QUIET, USUAL, Drawing, Pace
 from etui.tui.power.panel import PowerPanel
 from etui.tui.power.phases import Stage
+from etui.tui.power.spending_text import budget_bar, budget_share_text, tightest_budget
 from etui.tui.services import Services
 from etui.turn.events import Decided, HopEnded, HopStarted, TurnFinished
 from etui.turn.record import TurnRecord
@@ -61,7 +63,8 @@ class TurnQueue:
         screen: Posts the messages, runs the threads and the timer, and shows notices.
         config: Folders and settings.
         route: How the next questions find their arm.
-        transcript, panel, prompt: Widgets of the screen that show turns and take questions back.
+        transcript, panel, prompt, title: Widgets of the screen that show turns and take questions
+            back.
 
     Attributes:
         conversation: The chat that is shown.
@@ -77,6 +80,7 @@ class TurnQueue:
         transcript: Transcript,
         panel: PowerPanel,
         prompt: Prompt,
+        title: TitleRow,
     ) -> None:
         self._screen = screen
         self._config = config
@@ -94,10 +98,12 @@ class TurnQueue:
         self._transcript = transcript
         self._panel = panel
         self._prompt = prompt
+        self._title = title
+        self._contexts: dict[str, int] = {}
 
     def start(self) -> None:
         """Show the route and start the redraw timer."""
-        self._panel.show_route(self.route)
+        self._show_title()
         self.take_pace(QUIET if self._config.quiet else USUAL)
 
     @property
@@ -128,7 +134,7 @@ class TurnQueue:
     def take_route(self, route: Route) -> None:
         """Use this route for the next questions."""
         self.route = route
-        self._panel.show_route(route)
+        self._show_title()
         self._look_up_spending()
         if not self.busy:
             self._load_ahead()
@@ -239,10 +245,12 @@ class TurnQueue:
         match fact:
             case Decided():
                 view.show_decision(fact)
+                self._show_answering()
                 if self._progress.stage is Stage.LOADING:
                     self._panel.show_loading(self._progress.model)
             case HopStarted():
                 view.show_hop(fact)
+                self._show_answering()
                 if self._progress.stage is Stage.LOADING:
                     self._panel.show_loading(self._progress.model)
             case HopEnded():
@@ -309,6 +317,7 @@ class TurnQueue:
         if begun is not None and (view.record is None or not view.record.answer.strip()):
             self._show_beginning(begun, shown=True)
         self._answering = None
+        self._panel.end_turn()
         if self._leaving:
             self._screen.app.exit()
         self._start_next()
@@ -373,6 +382,39 @@ class TurnQueue:
             self._panel.show_spending(None, sanitize(error.what))
         else:
             self._panel.show_spending(spending)
+        if self._panel.answering not in self._contexts:
+            try:
+                models = await asyncio.to_thread(backend.shelf.models)
+            except EtuiError:
+                return  # the models screen says why
+            self._contexts = {m.name: m.context_tokens for m in models if m.context_tokens}
+
+    def _show_answering(self) -> None:
+        self._panel.show_answering(self._progress.model)
+        self._show_title()
+
+    def _show_title(self) -> None:
+        """Show the chat, the route, the context and the budget as they are now."""
+        model = self.route.model or self._panel.answering
+        records, progress = self.conversation.records, self._progress
+        tokens = None
+        if self.busy and progress.total_tokens:
+            tokens = progress.total_tokens + progress.answer_tokens
+        elif records:
+            counts = records[-1].tokens
+            tokens = counts.prompt + counts.output - counts.thinking
+        budget = tightest_budget(self._panel.budgets)
+        self._title.show(
+            TitleFacts(
+                chat=self.conversation.name,
+                route=self.route,
+                model=model,
+                context_tokens=tokens,
+                context_limit=self._contexts.get(model),
+                budget="" if budget is None else budget_bar(budget, TITLE_BUDGET_CELLS),
+                short_budget="" if budget is None else budget_share_text(budget),
+            )
+        )
 
     def note_typing(self) -> None:
         """Draw answers less often while the user types."""
@@ -388,17 +430,17 @@ class TurnQueue:
 
     async def _tick(self) -> None:
         self._drawing.look(busy=self.busy)
+        self._show_title()
         if self.services is None:
             return
         meter = self.services.meter
         view, progress = self._answering, self._progress
         stage = progress.stage if view is not None else Stage.DONE
-        await self._panel.show_power(meter, stage if not self._warming else Stage.LOADING)
+        self._panel.show_power(meter, stage if not self._warming else Stage.LOADING)
         if view is None:
             return
         now_ns = time.monotonic_ns()
         energy = None
         if progress.energy_start_ns is not None and progress.stage is not Stage.DONE:
-            energy = meter.energy(progress.energy_start_ns, now_ns)
-            self._panel.show_turn(meter, progress.energy_start_ns, now_ns, progress.output_tokens)
+            energy = self._panel.show_turn(meter, progress, now_ns)
         view.show_progress(progress, now_ns, energy)

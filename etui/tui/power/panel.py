@@ -1,208 +1,315 @@
-"""The power panel: live power, energy of the running answer, and spent energy."""
+"""The power panel: the running answer, watts over time and by channel, spent energy, models."""
 
 from __future__ import annotations
 
 import time
-from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, ClassVar
 
+from textual import events
 from textual.app import ComposeResult
-from textual.containers import Vertical, VerticalScroll
+from textual.binding import Binding, BindingType
+from textual.containers import VerticalScroll
+from textual.content import Content
 from textual.widgets import Static
 
 from etui import units
-from etui.energy.types import Energy
-from etui.events import Loaded
-from etui.runtime.route import Route
+from etui.energy.channel_state import ChannelState, total_limit_watts, total_watts
+from etui.plots.braille import Graph
+from etui.plots.power_history import TOTAL, ZOOM_SECONDS
 from etui.text.sanitize import sanitize
 from etui.text.tables import SEPARATOR
 from etui.tui.pacing import QUIET, USUAL, Pace
-from etui.tui.power.channel import ChannelMeter, total_watts
+from etui.tui.power.answer_energy import (
+    AnswerEnergy,
+    PhaseJoules,
+    RecentTokens,
+    answer_of_record,
+    facts_line,
+    phase_line,
+)
+from etui.tui.power.channel_table import (
+    MOST_SPARK_CELLS,
+    ChannelFacts,
+    ChannelTable,
+    name_channels,
+)
 from etui.tui.power.feed import PowerFeed
-from etui.tui.power.phases import LEGEND, PhaseStrip, Stage, mark_stage
-from etui.tui.power.spending_text import budget_text, chat_text, joules_text, today_text
-from etui.tui.services import PowerMeter, SpendingTotals, Vitals
-from etui.tui.widgets.fact_line import FactLine, Line
-from etui.turn.record import TurnEnergy, TurnRecord
+from etui.tui.power.phases import Stage, mark_stage
+from etui.tui.power.spending_text import (
+    budget_bar,
+    budget_text,
+    chat_text,
+    tightest_budget,
+    today_text,
+)
+from etui.tui.power.status_line import StatusFacts, status_line
+from etui.tui.services import BudgetState, PowerMeter, SpendingTotals
+from etui.tui.widgets.fact_line import FactLine, Heading, Line
+from etui.tui.widgets.power_graph import PowerGraph
 
-_SPENT = ("chat", "today", "turn", "hour", "day")
-
+if TYPE_CHECKING:
+    from etui.energy.types import Energy
+    from etui.events import Loaded
+    from etui.tui.chat.progress import TurnProgress
+    from etui.turn.record import TurnRecord
 
 NOTHING_READ = "no power sensor can be read; `etui doctor` shows why"
+NO_MODEL = "no model in memory"
+
+_USUAL_ZOOM = 1
+_GRAPH_NS, _TABLE_NS = 500_000_000, 1_000_000_000
+"""Time between two drawings of the graph and of the numbers: faster ones cannot be read."""
+
+_MOST_GRAPH_ROWS, _GRAPH_ROWS, _LEAST_GRAPH_ROWS = 16, 7, 5
+_FIXED_ROWS, _AIRY_ROWS = 8, 4
+"""Rows of the panel beside graph, channels and budgets; rows of its gaps and of its last line."""
+
+_PHASE_STYLES = {
+    "prefill": "$text-primary",
+    "thinking": "$text-accent",
+    "answer": "$text-success",
+    "axis": "",
+}
 
 
-class Section(Vertical):
-    """A heading and the text below it."""
+@dataclass(frozen=True, slots=True)
+class PanelPlan:
+    """How the panel uses its height.
 
-    def __init__(self, heading: str, name: str) -> None:
-        super().__init__(classes=f"wide section {name}")
-        self._heading = Line(heading, classes="heading")
-        self._body = Line("–", classes="body")
+    Attributes:
+        graph_rows: Height of the graph.
+        columns: Channels side by side.
+        airy: Whether there are gaps between the parts.
+    """
 
-    def compose(self) -> ComposeResult:
-        """Lay out the heading and the text."""
-        yield self._heading
-        yield self._body
-
-    def show(self, body: str) -> None:
-        """Show this text."""
-        self._body.set_text(body)
-
-    def rename(self, heading: str) -> None:
-        """Replace the heading."""
-        self._heading.set_text(heading)
+    graph_rows: int
+    columns: int = 1
+    airy: bool = True
 
 
-class PowerPanel(VerticalScroll, can_focus=False):
-    """The side panel; on a narrow screen the style sheet reduces it to one line.
+def plan_panel(height: int, channels: int, budgets: int) -> PanelPlan:
+    """Divide the height of the panel, so that all of it is seen without scrolling if it can be.
+
+    Where it is short, first the gaps go, then the channels are folded into two columns, then the
+    graph shrinks.
+    """
+    left = height - _FIXED_ROWS - budgets
+    for columns, airy in ((1, True), (1, False), (2, False)):
+        rows = left - -(-channels // columns) - (_AIRY_ROWS if airy else 0)
+        if rows >= _GRAPH_ROWS:
+            return PanelPlan(min(rows, _MOST_GRAPH_ROWS), columns, airy)
+    return PanelPlan(max(_LEAST_GRAPH_ROWS, left - -(-channels // 2)), 2, airy=False)
+
+
+class PowerPanel(VerticalScroll):
+    """The side panel; on a narrow screen ``status`` shows its most important facts in one line.
 
     Args:
         feed: Record of the watts, which every reading is added to.
+
+    Attributes:
+        status: The line for narrow screens, which the screen places.
+        budgets: Budgets of the policy, with what is spent of them.
     """
 
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("p,space", "pause", "Pause the graph", id="power.pause"),
+    ]
     HELP = """\
 ## Power
 
-Watts now, on a scale from 0 to the channel's limit; the dotted line is the idle power. The letters
-under the graph show the stage: L load, P prefill, T thinking, A answer. The joules of an answer do
-not include loading the model. *Gross* includes idle power, *net* subtracts it.
+Watts now, on a scale from 0 to the power limit; the dotted line is the idle power. Colours and
+letters show the phase: L load, P prefill, T thinking, A answer. `[` and `]` show less or more time,
+`p` pauses. The joules of an answer do not include loading the model. *Gross* includes idle power,
+*net* subtracts it. `*` marks a channel that is not in the total.
 """
 
     def __init__(self, feed: PowerFeed) -> None:
         super().__init__()
         self._feed = feed
-        self._meters: dict[str, ChannelMeter] = {}
         self._residents: dict[str, str] = {}
+        self._loading = ""
+        self._answering = ""
         self._pace = USUAL
         self._net = False
+        self._answer = AnswerEnergy()
         self._recent = RecentTokens()
-        self._vitals = Vitals()
-        self._vitals_tick = 0
-        self._shown: tuple[str, Energy | TurnEnergy, str] | None = None
+        self._phases = PhaseJoules()
         self._records: Sequence[TurnRecord] = ()
-        self._fold = Line(classes="fold")
-        self._nothing = Line(classes="wide unmeasured")
-        self._strip = PhaseStrip()
-        self._turn = Section("This answer", "turn")
-        self._spent = {name: FactLine(classes=f"wide spent {name}") for name in _SPENT}
-        self._spent_heading = Line("Spent", classes="wide heading second")
-        self._power = Line("Power now", classes="wide heading")
-        self._model = Section("Models", "model")
-        self._app = Line(classes="wide app")
-        self._watts_text = self._turn_text = self._model_text = ""
+        self._today = ""
+        self.budgets: tuple[BudgetState, ...] = ()
+        self._zoom = _USUAL_ZOOM
+        self._paused_ns: int | None = None
+        self._paused_states: tuple[ChannelState, ...] = ()
+        self._vitals_due_ns = self._graph_due_ns = self._table_due_ns = 0
+        self._plan = PanelPlan(_GRAPH_ROWS)
+        self._answer_heading = Heading("THIS ANSWER", classes="heading")
+        self._facts = Line("–", classes="facts")
+        self._bars = Static("", markup=False, classes="bars")
+        self._power_heading = Heading("POWER", classes="heading gap")
+        self._nothing = Line(classes="unmeasured")
+        self._graph = PowerGraph()
+        self._table = ChannelTable()
+        self._spent = FactLine(classes="spent gap")
+        self._budget_lines = {p: Line(classes="budget") for p in ("turn", "hour", "day")}
+        self._model = FactLine(classes="model gap")
+        self._app = Line(classes="app gap")
+        self.status = Line(classes="power-status")
 
     def compose(self) -> ComposeResult:
-        """Lay out the one line of narrow screens, and the parts of wide ones."""
-        yield self._fold
-        yield self._power
+        """Lay out the parts from top to bottom."""
+        yield self._answer_heading
+        yield self._facts
+        yield self._bars
+        yield self._power_heading
         yield self._nothing
-        yield Vertical(classes="wide meters")
-        yield self._strip
-        yield Static(LEGEND, markup=False, classes="wide legend")
-        yield self._turn
-        yield self._spent_heading
-        yield from self._spent.values()
+        yield self._graph
+        yield self._table
+        yield self._spent
+        yield from self._budget_lines.values()
         yield self._model
         yield self._app
 
     def on_mount(self) -> None:
         """Show the panel before any reading or model."""
-        self._strip.add_class("wide")
-        self._model.show("no model")
+        self._nothing.display = False
+        for line in self._budget_lines.values():
+            line.display = False
+        self._show_models()
         self._show_totals()
+
+    def on_resize(self, event: events.Resize) -> None:
+        """Divide the new height, and draw the answer for the new width."""
+        self._adopt_plan()
+        self._show_answer()
+        self._graph_due_ns = self._table_due_ns = 0
+        self._draw(time.monotonic_ns())
 
     @property
     def residents(self) -> frozenset[str]:
         """Names of the models in memory."""
         return frozenset(self._residents)
 
-    async def show_power(self, meter: PowerMeter, stage: Stage) -> None:
-        """Add the latest reading of every channel, and the current stage."""
-        powers = meter.latest()
-        self._feed.add(time.monotonic_ns(), powers, mark_stage(stage))
-        for power in powers:
-            shown = self._meters.get(power.channel.id)
-            if shown is None:
-                shown = self._meters[power.channel.id] = ChannelMeter(power.channel)
-                await self.query_one(".meters").mount(shown)
-                shown.show_vitals(self._vitals)
-            shown.push(power)
-        self._strip.push(stage, self._pace.samples)
-        self._watts_text = total_watts(powers)
-        several = len([power for power in powers if power.in_total]) > 1
-        self._power.set_text(f"Power now: {self._watts_text}" if several else "Power now")
-        self._nothing.display = not powers
-        if not powers:
-            self._nothing.set_text(f"{units.UNMEASURED}: {NOTHING_READ}")
-        self._vitals_tick -= 1
-        if self._vitals_tick <= 0:
-            self._vitals_tick = round(1 / self._pace.tick_seconds)
+    @property
+    def answering(self) -> str:
+        """Name of the model that answers, or that answered last; else of one in memory."""
+        return self._answering or next(reversed(self._residents), "")
+
+    @property
+    def text(self) -> str:
+        """Everything that the panel says, without its graph."""
+        lines = [str(s.content) for s in self.query(Static) if s.display]
+        return "\n".join([*lines, self._table.text])
+
+    def show_power(self, meter: PowerMeter, stage: Stage) -> None:
+        """Add the latest reading of every channel, and draw what is due."""
+        now_ns = time.monotonic_ns()
+        channels = len(self._feed.powers)
+        self._feed.add(now_ns, meter.latest(), mark_stage(stage))
+        if now_ns >= self._vitals_due_ns:
+            self._vitals_due_ns = now_ns + _TABLE_NS
             self._feed.vitals = meter.vitals()
-            self._show_vitals(self._feed.vitals)
-        self._show_fold()
+            self._show_app()
+        if len(self._feed.powers) != channels:
+            self._adopt_plan()
+        self._draw(now_ns)
 
     def show_stage(self, stage: Stage) -> None:
-        """Mark a new stage under the graph, even one that ends at once."""
-        self._strip.note(stage)
+        """Mark a new stage in the graph, even one that ends at once."""
+        self._feed.history.note(mark_stage(stage))
 
-    def show_turn(self, meter: PowerMeter, start_ns: int, now_ns: int, output_tokens: int) -> str:
-        """Show the joules of the running answer since its start, and return their text."""
-        energy = meter.energy(start_ns, now_ns)
-        per_token = _per_token(energy, output_tokens, "mean")
-        recent = self._recent.since(now_ns, output_tokens)
-        if recent is not None and per_token:
-            now = _per_token(meter.energy(recent[0], now_ns), recent[1], "now")
-            per_token += f"\n{now}" if now else ""
-        self._show_joules("This answer", energy, per_token)
-        return joules_text(energy, net=False)
+    def show_turn(self, meter: PowerMeter, progress: TurnProgress, now_ns: int) -> Energy:
+        """Show the joules of the running answer since its start, and return it."""
+        energy = meter.energy(progress.energy_start_ns or now_ns, now_ns)
+        tokens = progress.output_tokens
+        recent = self._recent.since(now_ns, tokens)
+        speed = recent[1] / (now_ns - recent[0]) * 1e9 if recent is not None else None
+        phases: dict[str, float] = {}
+        if energy.joules is not None:
+            phases = self._phases.look(mark_stage(progress.stage), energy.joules)
+        self._answer = AnswerEnergy(energy, tokens, speed, phases, running=True)
+        self._show_answer()
+        return energy
 
     def show_record(self, record: TurnRecord) -> None:
         """Show the joules of the finished answer."""
-        per_token = _per_token(record.energy, record.tokens.output, "mean")
-        self._show_joules("Last answer", record.energy, per_token)
+        self._answering = record.model
+        self._answer = answer_of_record(record)
+        self._phases = PhaseJoules()
+        self._show_answer()
+
+    def end_turn(self) -> None:
+        """Keep what is shown of an answer that has ended, with or without a record."""
+        if self._answer.running:
+            self._answer = replace(self._answer, running=False)
+            self._phases = PhaseJoules()
+            self._show_answer()
+
+    def show_answering(self, model: str) -> None:
+        """Show which model answers."""
+        self._answering = model
+        self._show_status()
 
     def show_chat(self, records: Sequence[TurnRecord]) -> None:
         """Show the energy of the chat so far."""
         self._records = records
+        if not self._answer.running:
+            self._answer = answer_of_record(records[-1]) if records else AnswerEnergy()
+            self._answering = records[-1].model if records else ""
+            self._show_answer()
         self._show_totals()
 
     def show_spending(self, spending: SpendingTotals | None, problem: str = "") -> None:
         """Show the totals of the day and the budgets; for None show ``problem`` instead."""
         if spending is None:
-            self._spent["today"].show(f"today: {problem}")
-            return
-        self._spent["today"].show(f"today {today_text(spending.today)}")
-        budgets = {budget.period: budget_text(budget) for budget in spending.budgets}
-        for period in ("turn", "hour", "day"):
-            text = budgets.get(period)
-            self._spent[period].show(f"{period} budget {text}" if text else "")
+            self._today = f"today: {problem}"
+        else:
+            self._today = f"today {today_text(spending.today)}"
+            self.budgets = spending.budgets
+        self._show_totals()
+        self._adopt_plan()
 
     def toggle_net(self) -> bool:
         """Switch between gross and net joules, and return whether they are net now."""
         self._net = not self._net
         self._show_totals()
-        if self._shown is not None:
-            self._show_joules(*self._shown)
+        self._show_answer()
         return self._net
+
+    def zoom(self, steps: int) -> float:
+        """Show more time for positive ``steps`` and less for negative ones; return its seconds."""
+        self._zoom = max(0, min(len(ZOOM_SECONDS) - 1, self._zoom + steps))
+        self._graph_due_ns = self._table_due_ns = 0
+        self._draw(time.monotonic_ns())
+        return ZOOM_SECONDS[self._zoom]
+
+    def action_pause(self) -> None:
+        """Stop the graph and the channels where they are, or go on."""
+        if self._paused_ns is None:
+            self._paused_ns, self._paused_states = time.monotonic_ns(), self._feed.states()
+        else:
+            self._paused_ns = None
+        self._graph_due_ns = self._table_due_ns = 0
+        self._draw(time.monotonic_ns())
 
     def show_pace(self, pace: Pace) -> None:
         """Adopt the pace at which the panel is drawn from now on."""
         self._pace = pace
-        self._vitals_tick = 0
+        self._vitals_due_ns = 0
 
     def show_loading(self, model: str) -> None:
         """Show that a model is being loaded."""
-        self._show_models(f"loading {model} …")
+        self._loading = model
+        self._show_models()
 
     def show_loaded(self, loaded: Loaded) -> None:
         """Add a model that is now in memory."""
-        layers = loaded.gpu_layers
-        where = f"{units.count_text(layers, 'layer')} on the GPU" if layers else "on the CPU"
-        took = units.seconds_text((loaded.end_ns - loaded.start_ns) / 1e9)
-        size = units.bytes_text(loaded.size_bytes)
+        where = f" ({loaded.gpu_layers} on GPU)" if loaded.gpu_layers else ""
         self._residents.pop(loaded.model, None)
-        self._residents[loaded.model] = f"{size} {where}, loaded in {took}"
+        self._residents[loaded.model] = f"{units.bytes_text(loaded.size_bytes)}{where}"
+        self._loading = ""
         self._show_models()
 
     def show_unloaded(self, model: str) -> None:
@@ -213,84 +320,146 @@ not include loading the model. *Gross* includes idle power, *net* subtracts it.
     def show_no_model(self) -> None:
         """Show that no model is in memory."""
         self._residents.clear()
+        self._loading = ""
         self._show_models()
 
-    def show_route(self, route: Route) -> None:
-        """Show what chooses the next model."""
-        chosen_by = f"you: {route.model}" if route.model else f"policy {route.policy}"
-        self._model.rename(sanitize(f"Models ({chosen_by})"))
+    def _adopt_plan(self) -> None:
+        shown = sum(line.display for line in self._budget_lines.values())
+        self._plan = plan_panel(self.size.height, len(self._feed.powers), shown)
+        self._graph.styles.height = self._plan.graph_rows
+        self.set_class(not self._plan.airy, "-tight")
 
-    def _show_vitals(self, vitals: Vitals) -> None:
-        self._vitals = vitals
-        for shown in self._meters.values():
-            shown.show_vitals(vitals)
+    def _draw(self, now_ns: int) -> None:
+        """Draw the parts that are due; nothing while the panel is hidden."""
+        if now_ns >= self._graph_due_ns:
+            self._graph_due_ns = now_ns + max(_GRAPH_NS, int(self._pace.tick_seconds * 1e9))
+            self._show_status()
+            if self.size.height:
+                self._draw_graph(now_ns)
+        if now_ns >= self._table_due_ns and self.size.height:
+            self._table_due_ns = now_ns + _TABLE_NS
+            self._draw_table(now_ns)
+
+    def _draw_graph(self, now_ns: int) -> None:
+        states = self._states()
+        powers = [state.power for state in states]
+        self._nothing.display = not powers
+        if not powers:
+            self._nothing.set_text(f"{units.UNMEASURED}: {NOTHING_READ}")
+        zoom, end_ns = ZOOM_SECONDS[self._zoom], self._end_ns(now_ns)
+        values = self._graph.values
+        buckets = self._feed.history.buckets(TOTAL, end_ns, zoom / values, values)
+        limit = total_limit_watts(states)
+        self._graph.show(Graph(buckets, limit, self._idle_watts(states)))
+        watts = total_watts(powers)
+        now = units.UNMEASURED
+        if watts is not None:
+            now = units.of_limit_text(watts, limit, self._total_kind(states))
+        span = f"last {units.span_text(zoom)}"
+        self._power_heading.show(f"POWER  {now}", "paused" if self._paused_ns else span)
+
+    def _draw_table(self, now_ns: int) -> None:
+        states = self._states()
+        names = name_channels([state.power.channel for state in states])
+        values = 2 * MOST_SPARK_CELLS
+        zoom, end_ns = ZOOM_SECONDS[self._zoom], self._end_ns(now_ns)
+        by_id = {state.power.channel.id: state for state in states}
+        facts = [
+            ChannelFacts(
+                name,
+                by_id[channel],
+                self._feed.history.buckets(channel, end_ns, zoom / values, values).means,
+            )
+            for channel, name in names.items()
+        ]
+        self._table.show(facts, self._plan.columns)
+
+    def _states(self) -> tuple[ChannelState, ...]:
+        return self._paused_states if self._paused_ns is not None else self._feed.states()
+
+    def _end_ns(self, now_ns: int) -> int:
+        return now_ns if self._paused_ns is None else self._paused_ns
+
+    def _idle_watts(self, states: Sequence[ChannelState]) -> float | None:
+        idle = [state.idle_watts for state in states if state.power.in_total]
+        known = [watts for watts in idle if watts is not None]
+        return sum(known) if known and len(known) == len(idle) else None
+
+    def _total_kind(self, states: Sequence[ChannelState]) -> str | None:
+        return next((s.kind for s in states if s.power.in_total and s.kind), None)
+
+    def _show_app(self) -> None:
         quiet = f"{SEPARATOR}quiet mode" if self._pace is QUIET else ""
-        if vitals.app_share is not None:
-            share = units.percent_text(vitals.app_share)
-            self._app.set_text(f"this screen: {share} of one core{quiet}")
+        share = self._feed.vitals.app_share
+        if share is not None:
+            self._app.set_text(f"this screen: {units.percent_text(share)} of one core{quiet}")
 
-    def _show_joules(self, heading: str, energy: Energy | TurnEnergy, per_token: str) -> None:
-        self._shown = (heading, energy, per_token)
-        joules = joules_text(energy, net=self._net)
-        lines = [joules, per_token]
-        self._turn.show("\n".join(line for line in lines if line))
-        self._turn.rename(f"{heading} ({self._word}, ^g {'gross' if self._net else 'net'})")
-        self._turn_text = joules
-        self._show_fold()
+    def _show_answer(self) -> None:
+        answer, width = self._answer, max(1, self._facts.content_size.width)
+        heading = "THIS ANSWER" if answer.running or answer.energy is None else "LAST ANSWER"
+        if answer.energy is not None:
+            heading += f"  {'net' if self._net else 'gross'}"
+        badge = f"{units.ABOUT} estimated" if answer.is_estimate else answer.kind or ""
+        self._answer_heading.show(heading, badge)
+        self._facts.set_text(facts_line(answer, width, net=self._net) or "–")
+        runs = phase_line(answer, width)
+        bars = Content.assemble(*((text, _PHASE_STYLES.get(ink, "")) for text, ink in runs))
+        if str(bars) != str(self._bars.content):
+            self._bars.update(bars, layout=bool(runs) != bool(str(self._bars.content)))
+        self._show_status()
 
     def _show_totals(self) -> None:
-        self._spent["chat"].show(f"chat {chat_text(self._records, net=self._net)}")
-        word = "chat net, rest gross" if self._net else "gross"
-        self._spent_heading.set_text(f"Spent ({word})")
+        word = "net " if self._net else ""
+        chat = f"SPENT  chat {word}{chat_text(self._records, net=self._net)}"
+        self._spent.show(SEPARATOR.join(part for part in (chat, self._today) if part))
+        width = max(1, self._facts.content_size.width)
+        for period, line in self._budget_lines.items():
+            budget = next((b for b in self.budgets if b.period == period), None)
+            line.display = budget is not None
+            if budget is not None:
+                bar = budget_bar(budget, width)
+                line.set_text(bar or f"{period} {budget_text(budget)}")
+                line.set_class(_share(budget) >= 1, "-over")
+        self._show_status()
 
-    @property
-    def _word(self) -> str:
-        return "net" if self._net else "gross"
+    def _show_models(self) -> None:
+        held = [f"{name} {detail}" for name, detail in reversed(self._residents.items())]
+        loading = [f"loading {self._loading} …"] if self._loading else []
+        text = SEPARATOR.join([*loading, *held]) or NO_MODEL
+        self._model.show(f"LOADED  {sanitize(text)}")
+        self._show_status()
 
-    def _show_models(self, loading: str = "") -> None:
-        held = [f"{name}\n{detail}" for name, detail in reversed(self._residents.items())]
-        lines = [loading, *held] if loading else held
-        self._model.show(sanitize("\n".join(lines) or "no model"))
-        self._model_text = sanitize(
-            loading or next(reversed(self._residents), "no model in memory")
+    def _show_status(self) -> None:
+        width = self.status.content_size.width
+        if not width:
+            return
+        states = self._feed.states()
+        watts = total_watts([state.power for state in states])
+        now_ns = self._feed.history.newest_ns or 0
+        history = self._feed.history.buckets(TOTAL, now_ns, 1.0, 24).means
+        top = total_limit_watts(states) or max((w for w in history if w is not None), default=1.0)
+        budget = tightest_budget(self.budgets)
+        facts = StatusFacts(
+            joules=self._joules_word(),
+            per_token=self._answer.per_token_text(net=self._net),
+            watts="" if not states else units.short_watts_text(watts, self._total_kind(states)),
+            history=history,
+            top_watts=top or 1.0,
+            model=sanitize(f"loading {self._loading}" if self._loading else self.answering)
+            or NO_MODEL,
+            budget="" if budget is None else units.whole_percent_text(_share(budget)),
         )
-        self._show_fold()
+        self.status.set_text(status_line(facts, width))
 
-    def _show_fold(self) -> None:
-        watts = f"now {self._watts_text}" if self._watts_text else ""
-        parts = (self._turn_text, watts, self._model_text)
-        text = SEPARATOR.join(part for part in parts if part)
-        self._fold.set_text(text)
-
-
-def _per_token(energy: Energy | TurnEnergy, output_tokens: int, word: str) -> str:
-    if energy.joules is None or not output_tokens:
-        return ""
-    kind = None if energy.kind is None else str(energy.kind)
-    return f"{units.per_token_text(energy.joules / output_tokens, kind)} {word}"
+    def _joules_word(self) -> str:
+        """Return the joules for one line; without a baseline for net ones, the gross ones."""
+        energy = self._answer.energy
+        if energy is None or not self._net or energy.joules is None:
+            return self._answer.joules_text(net=False)
+        if energy.net_joules is None:
+            return f"{self._answer.joules_text(net=False)} gross"
+        return f"{self._answer.joules_text(net=True)} net"
 
 
-NOW_NS = 2_000_000_000
-"""Window that counts as now, ns: long enough for a counter to advance several times."""
-
-
-@dataclass(slots=True)
-class RecentTokens:
-    """Recent token counts, as pairs of a time (monotonic, ns) and the tokens by then."""
-
-    looks: deque[tuple[int, int]] = field(default_factory=deque)
-
-    def since(self, now_ns: int, output_tokens: int) -> tuple[int, int] | None:
-        """Note the token count, and return the start of the window with the tokens decoded in it.
-
-        None until the window has passed since the first call, and while no token is in it.
-        """
-        if self.looks and output_tokens < self.looks[-1][1]:
-            self.looks.clear()  # another answer
-        self.looks.append((now_ns, output_tokens))
-        while len(self.looks) > 1 and self.looks[1][0] <= now_ns - NOW_NS:
-            self.looks.popleft()
-        start_ns, tokens = self.looks[0]
-        if start_ns > now_ns - NOW_NS or output_tokens == tokens:
-            return None
-        return start_ns, output_tokens - tokens
+def _share(budget: BudgetState) -> float:
+    return (budget.spent_joules or 0.0) / budget.limit_joules

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from etui import units
 from etui.energy.types import Energy
+from etui.plots.terminal import meter
 from etui.text.tables import SEPARATOR
 from etui.turn.record import TurnEnergy, TurnRecord
 
@@ -79,6 +80,35 @@ def budget_text(budget: BudgetState) -> str:
     share = units.percent_text(budget.spent_joules / budget.limit_joules)
     spent = units.total_text(budget.spent_joules)
     return SEPARATOR.join([limit, f"{spent} spent", share])
+
+
+def budget_bar(budget: BudgetState, width: int) -> str:
+    """Return ``hour ███░░░░░ 19 % of 20.0 kJ`` in about ``width`` cells; empty for a turn's budget.
+
+    Where nothing was measured there is no share, and no bar.
+    """
+    if budget.period == "turn":
+        return ""
+    limit = units.short_energy_text(budget.limit_joules)
+    if budget.spent_joules is None:
+        return f"{budget.period} {units.UNMEASURED} of {limit}"
+    share = budget.spent_joules / budget.limit_joules
+    text = f"{units.whole_percent_text(share)} of {limit}"
+    room = min(24, width - len(budget.period) - len(text) - 2)
+    bar = f"{meter(share, room)} " if room >= 4 else ""
+    return f"{budget.period} {bar}{text}"
+
+
+def budget_share_text(budget: BudgetState) -> str:
+    """Return ``hour 19 %``."""
+    share = (budget.spent_joules or 0.0) / budget.limit_joules
+    return f"{budget.period} {units.whole_percent_text(share)}"
+
+
+def tightest_budget(budgets: Sequence[BudgetState]) -> BudgetState | None:
+    """Return the budget of an hour or a day of which the largest share is spent."""
+    known = [b for b in budgets if b.period != "turn" and b.spent_joules is not None]
+    return max(known, key=lambda b: (b.spent_joules or 0.0) / b.limit_joules, default=None)
 
 
 def spent_joules(total: Total | None) -> float | None:

@@ -93,3 +93,26 @@ class HintedLine(Horizontal):
         self.display = bool(facts)
         self.line.show(facts)
         self._hint.set_text(hint)
+
+
+class Heading(Line):
+    """A heading at the left and a fact at the right of one row; the fact goes first."""
+
+    def __init__(self, left: str = "", *, classes: str) -> None:
+        super().__init__(left, classes=classes)
+        self._sides = (left, "")
+
+    def show(self, left: str, right: str = "") -> None:
+        """Show these from now on."""
+        if (left, right) != self._sides:
+            self._sides = (left, right)
+            self._draw()
+
+    def on_resize(self, event: events.Resize) -> None:
+        """Lay the row out for the new width."""
+        self._draw()
+
+    def _draw(self) -> None:
+        left, right = self._sides
+        spare = self.content_size.width - cell_len(left) - cell_len(right)
+        self.set_text(left + " " * spare + right if right and spare > 0 else left)

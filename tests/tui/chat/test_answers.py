@@ -194,7 +194,7 @@ async def test_quitting_answers_no_to_a_budget(house: House) -> None:
 async def test_a_model_given_up_between_answers_leaves_the_panel(house: House) -> None:
     app = house.app()
     async with app.run_test(size=WIDE) as pilot:
-        await until(pilot, lambda: "98.4 MB on the CPU" in panel_text(app))
+        await until(pilot, lambda: "98.4 MB" in panel_text(app))
         house.runner.on_unloaded(MODEL)
         await until(pilot, lambda: "no model" in panel_text(app))
 

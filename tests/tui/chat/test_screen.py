@@ -167,7 +167,7 @@ async def test_markup_and_control_characters_are_text(
         def drawn() -> str:
             return "\n".join(strip.text for strip in app.screen._compositor.render_strips())
 
-        await until(pilot, lambda: drawn().count(legible) == 3)  # question, thought, answer
+        await until(pilot, lambda: drawn().count(legible) == 4)  # title, question, thought, answer
         assert not any(c in drawn() for c in "\x1b\x07\x9b\u202e")
 
 
@@ -243,7 +243,7 @@ async def test_a_model_named_like_markup_is_shown_as_it_is_called(house: House) 
         await until(pilot, lambda: "model: [red]x[/nope]" in drawn())
         await until(pilot, lambda: "policy:" not in drawn() and "found file, 1 MB [/]" in drawn())
         await pilot.press("down", "enter")
-        await until(pilot, lambda: "you: [red]x[/nope]" in panel_text(app))
+        await until(pilot, lambda: "you → [red]x[/nope]" in panel_text(app))
 
 
 def test_every_key_of_the_chat_is_documented() -> None:
@@ -260,7 +260,7 @@ async def test_a_short_chat_begins_at_the_top_and_a_long_answer_is_followed(hous
         transcript = app.screen.query_one(Transcript)
         await ask(pilot, "Short?")
         await answered(pilot, house, 1)
-        await until(pilot, lambda: turns(app)[0].region.y == 1)
+        await until(pilot, lambda: turns(app)[0].region.y == 2)  # below the title
         house.runner.pieces = ("A line.\n\n",) * 60
         await ask(pilot, "Long?")
         await answered(pilot, house, 2)

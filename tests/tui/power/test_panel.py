@@ -14,14 +14,16 @@ from tests.tui.screen import WIDE, answered, ask, panel_text, text_of, turns
 async def test_the_panel_shows_watts_joules_kind_and_the_resident_model(house: House) -> None:
     app = house.app()
     async with app.run_test(size=WIDE) as pilot:
-        await until(pilot, lambda: "50.0 W of 100 W · counter" in panel_text(app))
-        await until(pilot, lambda: MODEL in panel_text(app))
-        assert "98.4 MB" in panel_text(app)
-        assert "policy balanced" in panel_text(app)
+        await until(pilot, lambda: "POWER  50/100 W" in panel_text(app))
+        await until(pilot, lambda: "GPU0" in panel_text(app))
+        await until(pilot, lambda: f"LOADED  {MODEL} 98.4 MB" in panel_text(app))
+        assert "balanced" in panel_text(app)
         await ask(pilot, "What is the capital of France?")
         await answered(pilot, house, 1)
         await until(pilot, lambda: "1 answer" in panel_text(app))
-        assert "± 0.5 J (counter)" in panel_text(app)
+        assert "LAST ANSWER  gross" in panel_text(app)
+        assert "counter" in panel_text(app)
+        assert "J/tok" in panel_text(app)
 
 
 async def test_nothing_measured_is_said_so_and_never_zero(house: House) -> None:
@@ -37,19 +39,21 @@ async def test_nothing_measured_is_said_so_and_never_zero(house: House) -> None:
         await until(pilot, lambda: "chat unmeasured · 1 answer" in panel_text(app))
 
 
-async def test_a_narrow_terminal_folds_the_panel_to_one_line(house: House) -> None:
+async def test_a_narrow_terminal_has_one_line_with_the_joules(house: House) -> None:
     app = house.app()
     async with app.run_test(size=(80, 24)) as pilot:
         panel = app.screen.query_one(PowerPanel)
-        await until(pilot, lambda: panel.size.height == 1)
+        line = app.screen.query_one(".power-status", Static)
+        await until(pilot, lambda: line.size.height == 1)
+        assert not panel.size.height
         await ask(pilot, "What is the capital of France?")
         await answered(pilot, house, 1)
-        fold = panel.query_one(".fold", Static)
-        await until(pilot, lambda: "now 50.0 W" in str(fold.content))
-        assert "J (counter)" in str(fold.content)
-        assert MODEL in str(fold.content)
+        await until(pilot, lambda: "50.0 W" in str(line.content))
+        await until(pilot, lambda: " J · " in str(line.content))
+        assert "J/tok" in str(line.content)
+        assert MODEL in str(line.content)
         await pilot.resize_terminal(120, 36)
-        await until(pilot, lambda: panel.size.height > 10 and not fold.size.height)
+        await until(pilot, lambda: panel.size.height > 10 and not line.size.height)
 
 
 async def test_a_tiny_terminal_still_takes_a_question(house: House) -> None:

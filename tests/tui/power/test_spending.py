@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from etui.energy.sources.nvml_watch import GpuState
-from etui.energy.types import Kind
 from etui.log.totals import Total
 from etui.tui.chat.progress import finished_thinking_title
-from etui.tui.power.channel import state_line
-from etui.tui.power.panel import RecentTokens
-from etui.tui.power.phases import LEGEND, Stage, mark_column, mark_stage
+from etui.tui.power.answer_energy import RecentTokens
+from etui.tui.power.phases import LEGEND, Stage, mark_stage
 from etui.tui.power.spending_text import (
     NO_BASELINE,
+    budget_bar,
     budget_text,
     chat_text,
     joules_text,
     spent_joules,
+    tightest_budget,
     today_text,
 )
 from etui.tui.services import BudgetState
@@ -99,21 +98,27 @@ def test_another_answer_begins_anew() -> None:
     assert recent.since(5 * SECOND, 3) is None
 
 
-def test_a_phase_shorter_than_a_column_is_still_marked() -> None:
-    assert mark_column("P A") == "A"
-    assert mark_column("P ") == "P"
-    assert mark_column("  ") == " "
+def test_every_phase_has_a_letter() -> None:
     assert mark_stage(Stage.DONE) == " "
     for stage in (Stage.LOADING, Stage.PREFILL, Stage.THINKING, Stage.ANSWERING):
         assert mark_stage(stage) in LEGEND
 
 
-def test_a_gpu_tells_its_temperature_and_memory_where_known() -> None:
-    gpu = GpuState(0, "gpu:1", 54.0, None, None, None, 4_100_000_000, 48_300_000_000)
-    assert state_line(61.0, Kind.COUNTER, gpu) == ("idle 61.0 W · 54 °C · 4.10 GB of 48.3 GB VRAM")
-    assert state_line(None, Kind.COUNTER, None) == "idle not measured"
-    bare = replace(gpu, temperature_celsius=None, memory_total_bytes=None)
-    assert state_line(5.0, Kind.ESTIMATE, bare) == "idle ≈5.0 W (estimate)"
+def test_a_budget_has_a_bar_as_long_as_what_is_spent() -> None:
+    spent = BudgetState("hour", 20_000.0, 5_000.0)
+    assert budget_bar(spent, 34) == "hour ███░░░░░░░░░░ 25 % of 20.0 kJ"
+    assert len(budget_bar(spent, 34)) <= 34
+    assert budget_bar(spent, 10) == "hour 25 % of 20.0 kJ"
+    assert budget_bar(BudgetState("day", 400.0, 800.0), 30).count("░") == 0
+    assert "200 %" in budget_bar(BudgetState("day", 400.0, 800.0), 30)
+    assert budget_bar(BudgetState("day", 400.0, None), 30) == "day unmeasured of 400 J"
+    assert budget_bar(BudgetState("turn", 400.0, None), 30) == ""
+
+
+def test_the_tightest_budget_is_the_one_with_the_largest_share() -> None:
+    hour, day = BudgetState("hour", 100.0, 10.0), BudgetState("day", 1000.0, 900.0)
+    assert tightest_budget([BudgetState("turn", 1.0, None), hour, day]) is day
+    assert tightest_budget([BudgetState("hour", 100.0, None)]) is None
 
 
 def test_a_thought_has_its_share_of_tokens_and_joules() -> None:

@@ -1,0 +1,72 @@
+"""The first row: chat, route and model, context and budget, whatever the width."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.cells import cell_len
+
+from etui.runtime.route import Route
+from etui.tui.chat.title_row import TitleFacts, TitleRow, title_line
+from tests.tui.fakes import MODEL, House, until
+from tests.tui.screen import answered, ask
+
+FACTS = TitleFacts(
+    "Python chat", Route("balanced"), "qwen2.5-coder-1.5b", 1200, 8200,
+    "hour ██░░░░░░ 19 % of 20.0 kJ", "hour 19 %",
+)  # fmt: skip
+
+
+def test_a_wide_row_has_everything() -> None:
+    line = title_line(FACTS, 118)
+    assert line.startswith("Python chat · balanced → qwen2.5-coder-1.5b [F7] ")
+    assert line.endswith("ctx █░░░░░░░ 1.2k/8.2k    hour ██░░░░░░ 19 % of 20.0 kJ")
+
+
+def test_a_narrow_row_keeps_the_route_to_the_last() -> None:
+    assert title_line(FACTS, 78).startswith("Python chat · balanced → ")
+    assert title_line(FACTS, 78).endswith("ctx 1.2k/8.2k    hour 19 %")
+    long = replace(FACTS, chat="A chat whose name is a whole question that somebody asked")
+    assert title_line(long, 78).startswith("A chat whose name is")
+    assert "… · balanced → 1.5b " in title_line(long, 78)
+    assert title_line(long, 78).endswith("ctx 1.2k/8.2k    hour 19 %")
+    assert title_line(FACTS, 42) == "Python chat · balanced → 1.5b" + " " * 13
+    assert title_line(FACTS, 15) == "balanced → 1.5b"
+
+
+def test_what_is_unknown_is_left_out() -> None:
+    line = title_line(TitleFacts(route=Route("frugal")), 60)
+    assert line.split("  ")[0] == "new chat · frugal [F7]"
+    assert "ctx" not in line
+    assert "ctx" not in title_line(replace(FACTS, context_limit=None), 118)
+
+
+def test_a_chosen_model_and_an_arm_are_named() -> None:
+    assert "you → big-7b" in title_line(TitleFacts(route=Route("frugal", model="big-7b")), 60)
+    assert "frugal (think)" in title_line(TitleFacts(route=Route("frugal", arm="think")), 60)
+
+
+@given(st.integers(1, 200), st.text(max_size=50), st.text("abc-1.5b[]", max_size=30))
+def test_the_row_fills_its_width(width: int, chat: str, model: str) -> None:
+    line = title_line(replace(FACTS, chat=chat, model=model), width)
+    assert cell_len(line) == width
+    assert "\n" not in line
+
+
+async def test_the_row_follows_the_chat(house: House) -> None:
+    house.shelf.on_offer = tuple(
+        replace(model, context_tokens=8192) for model in house.shelf.on_offer
+    )
+    app = house.app()
+    async with app.run_test(size=(120, 36)) as pilot:
+        title = app.screen.query_one(TitleRow)
+        await until(pilot, lambda: f"new chat · balanced → {MODEL}" in str(title.content))
+        await ask(pilot, "What is the capital of France?")
+        await answered(pilot, house, 1)
+        await until(pilot, lambda: "What is the capital" in str(title.content))
+        await until(pilot, lambda: "18/8.2k" in str(title.content))
+        await pilot.press("ctrl+n")
+        await until(pilot, lambda: "new chat" in str(title.content))
+        assert "ctx" not in str(title.content)

@@ -11,6 +11,7 @@ MOST_TITLE_CHARACTERS = 60
 
 _READ_CHARACTERS = 2_000
 _FENCE = re.compile(r"^\s*(```|~~~)")
+_ATTACHED = re.compile(r"(?:File|Paste) .+:$")
 _MARKS = re.compile(r"^(?:[#>*\-–•\s]|\d+[.)]\s)+")
 _LABEL = re.compile(r"^(?:the\s+)?(?:chat\s+)?title(?:\s+is)?\s*[:：]\s*", re.IGNORECASE)
 _QUOTES = "\"'`*_“”„«»‘’ "
@@ -24,6 +25,8 @@ def title_from_question(question: str) -> str:
     """
     lines = sanitize(question[:_READ_CHARACTERS]).splitlines()
     before = list(takewhile(lambda line: not _FENCE.match(line), lines))
+    if len(before) > 1 and before != lines and _ATTACHED.match(before[-1]):
+        before.pop()  # the name of an attached text
     plain = [line for line in lines if not _FENCE.match(line)]
     for kept in (before, plain):
         words = " ".join(" ".join(_MARKS.sub("", line) for line in kept).split())

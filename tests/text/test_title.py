@@ -65,3 +65,8 @@ def test_a_cut_line_keeps_whole_words(text: str, most: int) -> None:
     assert line.startswith(kept)
     if cut != line and " " in line[: most - 1]:
         assert not line[len(kept) :][:1].isalpha()
+
+
+def test_the_name_of_an_attached_text_is_no_part_of_the_title() -> None:
+    question = "sum up @notes.md\n\nFile notes.md:\n```md\nalpha\n```"
+    assert title_from_question(question) == "sum up @notes.md"

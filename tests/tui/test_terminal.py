@@ -143,6 +143,32 @@ def test_a_paste_whose_lines_end_with_carriage_returns_is_sent_with_line_feeds(
     assert "␍".encode() not in screen.sent
 
 
+def test_a_file_and_a_long_paste_go_with_a_question_and_a_wrong_command_does_not(
+    spawn: Spawn, screen: Screen, etui_home: Path, tmp_path: Path
+) -> None:
+    notes = tmp_path / "notes.md"
+    notes.write_text("Paris is the capital of France.\n")
+    app = spawn("--model", "smollm2-135m")
+    app.expect("loaded in")
+    app.send("/sned\r")
+    app.expect("there is no command /sned")
+    app.send("\x15")
+    app.send("Say yes.\x1b[200~" + "one line\r" * 40 + "\x1b[201~")
+    app.expect("paste 1: 40 lines")
+    app.send(f" @{notes} \r")
+    app.expect("1 answer")
+    app.send("\x11")
+    app.expect(pexpect.EOF)
+    screen.assert_clean()
+    ((query, status, _joules),) = rows(etui_home)
+    lines = "one line\n" * 40
+    assert query == (
+        f"Say yes.[paste 1] @{notes}\n\nFile {notes}:\n```md\nParis is the capital of France.\n"
+        f"```\n\nPaste 1:\n```\n{lines}```"
+    )
+    assert status in ("complete", "truncated")
+
+
 def test_every_screen_is_a_key_away_and_a_model_comes_and_goes(
     spawn: Spawn, screen: Screen, etui_home: Path
 ) -> None:

@@ -83,15 +83,16 @@ class Composer:
         if services is None or not draft.text or is_command(prompt.text):
             self._forecast.want(None)
             return
-        edited = prompt.edited
+        edited = prompt.edited or Asking("")
+        route = edited.route if edited.prompt is not None else None
         self._forecast.want(
             Wanted(
                 draft,
                 self._queue.conversation,
-                self._queue.route,
+                route or self._queue.route,
                 services,
                 prompt.editing or None,
-                edited.system if edited is not None else None,
+                edited.system,
             )
         )
 
@@ -203,7 +204,7 @@ class Composer:
             resolved = await asyncio.to_thread(resolve, draft, self._forecast.read)
             if resolved.problems:
                 problem = resolved.problems[0]
-                self._put_back(draft)
+                self._put_back(draft, asking)
                 notify_error(self._screen, problem.what, problem.fix)
                 return
             text, attachments = resolved.text, resolved.attachments
@@ -214,7 +215,7 @@ class Composer:
                 if not forecast.fits:
                     kept = await self._fit(text, attachments, forecast)
                     if kept is None:
-                        self._put_back(draft)
+                        self._put_back(draft, asking)
                         return
                     attachments = kept
                 asking = replace(asking, text=join(text, attachments), counted=attachments)
@@ -269,8 +270,8 @@ class Composer:
         )
         return tuple(replace(each, exact=forecast.exact) for each in kept)
 
-    def _put_back(self, draft: Draft) -> None:
-        self._prompt.put_back(join(draft.text, draft.pastes))
+    def _put_back(self, draft: Draft, asking: Asking) -> None:
+        self._prompt.put_back(replace(asking, text=join(draft.text, draft.pastes)))
 
     def _run(self, job: Callable[[], object], group: str, *, exclusive: bool = False) -> None:
         _worker: Worker[object] = self._screen.run_worker(

@@ -54,7 +54,7 @@ shows the tokens of the question and the joules that its arm, or each that may a
 
         Attributes:
             draft: The question with what it attaches.
-            edited: The earlier question that was edited; None for a new one.
+            edited: The question that was edited, or put back; None for a new one.
             replaces: Id of the turn whose question was edited; None if it is not in the log.
         """
 
@@ -99,7 +99,7 @@ shows the tokens of the question and the joules that its arm, or each that may a
 
     @property
     def edited(self) -> Asking | None:
-        """The earlier question that is edited; None without an edit."""
+        """The question that is edited, or that was put back with its saved prompt; else None."""
         return self._edited
 
     @property
@@ -153,6 +153,7 @@ shows the tokens of the question and the joules that its arm, or each that may a
         self._at = len(self._asked)
         self._draft = ""
         replaces, edited = self.editing or None, self._edited
+        self._edited = None
         if self.editing is None:
             self.text = ""
         else:
@@ -240,9 +241,11 @@ shows the tokens of the question and the joules that its arm, or each that may a
         self._asked.extend(self._restore(question) for question in questions)
         self._at = len(self._asked)
 
-    def put_back(self, text: str) -> None:
+    def put_back(self, asking: Asking) -> None:
         """Put a question that was not asked back into the prompt, before the current text."""
-        text = self._restore(text)
+        if asking.prompt is not None and not self.text.strip():
+            self._edited = asking
+        text = self._restore(asking.text)
         self.text = f"{text}\n{self.text}" if self.text.strip() else text
         self.move_cursor(self.document.end)
 
@@ -255,6 +258,8 @@ shows the tokens of the question and the joules that its arm, or each that may a
 
     def on_text_area_changed(self) -> None:
         """Tell the screen that the text has changed."""
+        if not self.text and self.editing is None:
+            self._edited = None  # a new question: nothing is left of the one put back
         self.post_message(self.Drafted())
 
     def on_text_area_selection_changed(self) -> None:

@@ -16,9 +16,9 @@ from etui.prompts.attachments import Part
 from etui.text.sanitize import sanitize
 
 _PARTS: tuple[tuple[Part, str], ...] = (
-    ("head", "the begin"),
+    ("head", "the beginning"),
     ("tail", "the end"),
-    ("ends", "begin and end, without the middle"),
+    ("ends", "both ends, without the middle"),
 )
 
 

@@ -168,7 +168,7 @@ class TurnQueue:
             self.services.runner.cancel()
         elif self._waiting:
             view = self._waiting[-1]
-            self._prompt.put_back(view.asking.text)
+            self._prompt.put_back(view.asking)
             self.withdraw(view)
 
     @property

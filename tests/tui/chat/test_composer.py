@@ -17,7 +17,7 @@ from etui.tui.chat.prompt import Prompt
 from etui.tui.chat.prompt_modals import PartModal, VariablesModal
 from etui.tui.chat.slash import SlashEntry, find_near, match_entries
 from tests.tui.fakes import House, until
-from tests.tui.screen import answered, ask, notices, source_of, text_of, turns
+from tests.tui.screen import answered, ask, drawn, notices, source_of, text_of, turns
 
 
 @pytest.fixture
@@ -319,6 +319,61 @@ async def test_a_broken_prompt_is_named_with_its_line_and_the_others_work(house:
         await answered(pilot, house, 1)
         assert house.runner.asked[0][0].text == "Hello"
         assert source_of(turns(app)[0])
+
+
+async def test_a_saved_prompt_that_was_put_back_keeps_its_system_prompt_until_it_is_emptied(
+    house: House, folder: Path
+) -> None:
+    save_prompt(house, "tr", "text: Say @./none\nsystem: You translate.\n")
+    app = house.app()
+    async with app.run_test(size=(120, 36)) as pilot:
+        prompt = await started(pilot)
+        prompt.text = "/tr"
+        await pilot.press("enter")
+        await until(pilot, lambda: prompt.text == "Say @./none")
+        prompt.text = "Say @notes.md"
+        await pilot.press("enter")
+        await answered(pilot, house, 1)
+        assert house.runner.asked[0][0].system == "You translate."
+        await ask(pilot, "plain")
+        await answered(pilot, house, 2)
+        assert house.runner.asked[1][0].system is None
+
+
+async def test_a_prompt_put_back_and_emptied_leaves_nothing_for_the_next_question(
+    house: House, folder: Path
+) -> None:
+    save_prompt(house, "tr", "text: Say @./none\nsystem: You translate.\n")
+    app = house.app()
+    async with app.run_test(size=(120, 36)) as pilot:
+        prompt = await started(pilot)
+        prompt.text = "/tr"
+        await pilot.press("enter")
+        await until(pilot, lambda: prompt.text == "Say @./none")
+        prompt.text = ""
+        await until(pilot, lambda: prompt.edited is None)
+        await ask(pilot, "plain")
+        await answered(pilot, house, 1)
+        assert house.runner.asked[0][0].system is None
+
+
+@pytest.mark.parametrize("size", [(120, 36), (80, 24), (40, 10)])
+async def test_the_list_lies_over_the_transcript_one_line_an_item(
+    house: House, size: tuple[int, int]
+) -> None:
+    app = house.app()
+    async with app.run_test(size=size) as pilot:
+        prompt = await started(pilot)
+        await pilot.press("slash")
+        await until(pilot, lambda: prompt.menu.region.height > 0)
+        region = prompt.menu.region
+        assert region.height == min(8, len(offered(prompt)))
+        assert region.y >= 0
+        assert region.bottom <= prompt.region.y
+        assert region.right <= size[0]
+        lines = drawn(app).split("\n")[region.y : region.bottom]
+        for line, title in zip(lines, offered(prompt), strict=False):
+            assert line.strip().startswith(title[:20])
 
 
 def test_commands_are_found_by_any_of_their_words() -> None:

@@ -10,6 +10,7 @@ from textual.app import App, ComposeResult
 from textual.pilot import Pilot
 
 from etui.prompts.attachments import Attachment, join
+from etui.tui.chat.conversation import Asking
 from etui.tui.chat.prompt import Prompt
 from tests.tui.fakes import until
 
@@ -112,7 +113,7 @@ async def test_a_question_put_back_comes_before_the_draft() -> None:
     async with app.run_test():
         prompt = app.query_one(Prompt)
         prompt.text = "draft"
-        prompt.put_back("question")
+        prompt.put_back(Asking("question"))
         assert prompt.text == "question\ndraft"
 
 

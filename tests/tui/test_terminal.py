@@ -151,7 +151,7 @@ def test_a_file_and_a_long_paste_go_with_a_question_and_a_wrong_command_does_not
     app = spawn("--model", "smollm2-135m")
     app.expect("loaded in")
     app.send("/sned\r")
-    app.expect("there is no command /sned")
+    app.expect("begin with")
     app.send("\x15")
     app.send("Say yes.\x1b[200~" + "one line\r" * 40 + "\x1b[201~")
     app.expect("paste 1: 40 lines")

@@ -237,6 +237,7 @@ def export(form: str, search: str | None, **chosen: str | None) -> None:
     --chat ID chooses the chat.
     """
     from etui.log import export as writing
+    from etui.log.filters import TurnFilter
     from etui.turn.text import energy_line
 
     chat_id = chosen.get("chat")
@@ -246,10 +247,13 @@ def export(form: str, search: str | None, **chosen: str | None) -> None:
     with _open_log() as log:
         if chat_id is not None and form in ("markdown", "json"):
             chat, turns = log.get_chat(chat_id), list(log.turns(turn_filter))
+            is_whole = turn_filter == TurnFilter(chat_id=chat_id)
             if form == "json":
                 print_json(writing.build_chat_document(chat, turns, _read_weights()))
             else:
-                click.echo(writing.format_chat(chat, turns, energy_line), nl=False)
+                # A filter leaves turns out, so what is left is no tree.
+                form_of = writing.format_branch if is_whole else writing.format_chat
+                click.echo(form_of(chat, turns, energy_line), nl=False)
         else:
             # In a terminal the turns themselves show the progress.
             with count_progress("exporting turns", shown=not sys.stdout.isatty()) as report:
@@ -328,15 +332,23 @@ def _show_list(
     turns = log.list_turns(
         turn_filter, sort=Sort(sort), descending=not reverse, limit=limit or None
     )
-    total = log.count_turns(turn_filter)
+    total, elsewhere = log.count_turns(turn_filter), 0
     if as_json:
         print_json({"total": total, "turns": turns})
         return
     if not total:
         _report_empty(log, filtered=turn_filter != TurnFilter())
         return
+    if turn_filter.chat_id is not None and turn_filter == TurnFilter(chat_id=turn_filter.chat_id):
+        branch = log.branch_ids(turn_filter.chat_id)
+        elsewhere, total = total - len(branch), len(branch)
+        turns = log.list_turns(turn_filter, sort=Sort(sort), descending=not reverse, limit=None)
+        turns = [turn for turn in turns if turn.turn_id in branch][: limit or None]
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
     click.echo("\n".join(format_turns(turns, width)))
+    if elsewhere:
+        found = count_text(elsewhere, "turn")
+        click.echo(f"{found} on other branches of this chat; --json lists all", err=True)
     if len(turns) < total:
         click.echo(f"{len(turns)} of {count_text(total, 'turn')}; -n shows more", err=True)
 

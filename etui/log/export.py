@@ -13,6 +13,7 @@ from etui.log.records import ChatRecord
 from etui.log.rows import build_row
 from etui.text.codec import to_document
 from etui.text.sanitize import sanitize
+from etui.turn.chat_tree import current_branch
 from etui.turn.record import TurnRecord
 
 
@@ -68,8 +69,26 @@ def build_chat_document(
     }
 
 
-def format_chat(
+def format_branch(
     chat: ChatRecord, turns: Sequence[TurnRecord], energy_line: Callable[[TurnRecord], str]
+) -> str:
+    """Format the current branch of a chat as Markdown, see :func:`format_chat`.
+
+    Args:
+        chat: The chat.
+        turns: All its turns, oldest first.
+        energy_line: Formats the energy of a turn as one line.
+    """
+    shown = current_branch(turns, chat.head)
+    return format_chat(chat, shown, energy_line, elsewhere=len(turns) - len(shown))
+
+
+def format_chat(
+    chat: ChatRecord,
+    turns: Sequence[TurnRecord],
+    energy_line: Callable[[TurnRecord], str],
+    *,
+    elsewhere: int = 0,
 ) -> str:
     """Format a chat as Markdown: each question as a quotation, its answer, and its energy.
 
@@ -77,9 +96,12 @@ def format_chat(
         chat: The chat.
         turns: Its turns, oldest first.
         energy_line: Formats the energy of a turn as one line.
+        elsewhere: Number of turns on other branches, which are left out.
     """
     name = " ".join(sanitize(chat.name).split())
     parts = [f"# {name or chat.chat_id}", _format_head(chat, turns)]
+    if elsewhere:
+        parts.append(f"*{units.count_text(elsewhere, 'turn')} on other branches left out*")
     if chat.system:
         parts += ["System prompt:", _quote(chat.system)]
     for turn in turns:

@@ -37,6 +37,7 @@ from etui.log.rows import (
 from etui.log.token_cost import COSTS_SQL, LOOKED_AT, TurnCost, mean_token_cost
 from etui.log.totals import Total, parse_total, totals_sql
 from etui.text.suggest import find_nearest, format_suggestion
+from etui.turn.chat_tree import Node, build_tree
 from etui.turn.record import LoadRecord, TurnRecord, UnloadRecord
 
 __all__ = ["ChatSummary", "LogReader", "Sort", "Total", "TurnFilter", "TurnSummary", "UnknownId"]
@@ -328,19 +329,32 @@ class LogReader:
         )
         return [parse_turn(row) for row in reversed(rows)]
 
+    def branch_ids(self, chat_id: str) -> frozenset[str]:
+        """Return the ids of the turns on the current branch of a chat; none for an unknown one."""
+        rows = self._select(
+            "SELECT turn_id, parent_id, trim(answer) <> '' FROM turns WHERE chat_id = ? "
+            "ORDER BY created_at, id",
+            (chat_id,),
+        )
+        heads = self._select("SELECT head FROM chats WHERE chat_id = ?", (chat_id,))
+        tree = build_tree(Node(row[0], row[1], bool(row[2])) for row in rows)
+        return frozenset(tree.path(tree.leaf(heads[0][0] if heads else None)))
+
     def chat_messages(self, chat_id: str) -> tuple[Message, ...]:
-        """Return the questions and answers of a chat, oldest first, to continue it.
+        """Return the questions and answers of a chat's current branch, oldest first.
 
         Excludes turns without an answer: a chat template needs questions and answers to alternate.
         """
         rows = self._select(
-            "SELECT query, answer FROM turns WHERE chat_id = ? AND answer != '' "
+            "SELECT query, answer, turn_id FROM turns WHERE chat_id = ? AND answer != '' "
             "ORDER BY created_at, id",
             (chat_id,),
         )
+        branch = self.branch_ids(chat_id)
         return tuple(
             message
             for row in rows
+            if row["turn_id"] in branch
             for message in (Message("user", row["query"]), Message("assistant", row["answer"]))
         )
 

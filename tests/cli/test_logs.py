@@ -16,6 +16,7 @@ from etui.cli.main import run
 from etui.cli.time_option import parse_since
 from etui.config.config import Config
 from etui.errors import ExitCode, UsageError
+from etui.log.queries import LogReader
 from etui.log.writer import TurnWriter
 from etui.turn.record import ClientRecord, LoadRecord, LoopRecord, TurnRecord, UnloadRecord
 
@@ -241,6 +242,40 @@ def test_export(capsys: Capture) -> None:
     assert json.loads(capsys.readouterr().out)["chat_id"] == "c1"
     assert run(["logs", "export", "--format", "markdown"]) == ExitCode.USAGE
     assert run(["logs", "export", "--format", "json", "--chat", "nope"]) == ExitCode.FAILED
+
+
+def test_a_chat_is_shown_as_its_current_branch(
+    config: Config, make_turn: MakeTurn, capsys: Capture
+) -> None:
+    turns = [make_turn(number, query=f"q{number}", chat_id="c") for number in range(4)]
+    parents = [None, turns[0].turn_id, turns[1].turn_id, turns[0].turn_id]
+    turns = [replace(turn, parent_id=p) for turn, p in zip(turns, parents, strict=True)]
+
+    def listed() -> list[str]:
+        assert run(["logs", "list", "--chat", "c", "--reverse"]) == ExitCode.DONE
+        printed = capsys.readouterr()
+        assert "on other branches of this chat" in printed.err
+        return [word for word in printed.out.split() if word in {"q0", "q1", "q2", "q3"}]
+
+    with TurnWriter(config) as writer:
+        for turn in turns:
+            writer.save_turn(turn)
+    assert listed() == ["q0", "q3"]
+    assert run(["logs", "export", "--format", "markdown", "--chat", "c"]) == ExitCode.DONE
+    text = capsys.readouterr().out
+    assert "> q3" in text
+    assert "> q1" not in text
+    assert "*2 turns on other branches left out*" in text
+    with LogReader(config) as log, TurnWriter(config) as writer:
+        writer.save_chat(replace(log.get_chat("c"), head=turns[1].turn_id))
+    assert listed() == ["q0", "q1", "q2"]
+    with LogReader(config) as log:
+        assert [m.content for m in log.chat_messages("c") if m.role == "user"] == ["q0", "q1", "q2"]
+    assert run(["logs", "export", "--format", "json", "--chat", "c"]) == ExitCode.DONE
+    found = json.loads(capsys.readouterr().out)["turns"]
+    assert [turn["parent_id"] for turn in found] == parents
+    assert run(["logs", "list", "--chat", "c", "--json"]) == ExitCode.DONE
+    assert json.loads(capsys.readouterr().out)["total"] == 4
 
 
 def test_path(config: Config, capsys: Capture) -> None:

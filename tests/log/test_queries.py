@@ -388,11 +388,14 @@ def test_chats_are_listed_by_their_last_turn(
 
 
 def test_a_chat_is_read_back_to_go_on_with_it(fill: Fill, make_turn: MakeTurn) -> None:
+    first = make_turn(1, chat_id="c", query="one", answer="first", thinking="hm")
+    failed = make_turn(2, chat_id="c", query="failed", answer="", status="error")
     log = fill(
-        make_turn(1, chat_id="c", query="one", answer="first", thinking="hm"),
-        make_turn(2, chat_id="c", query="failed", answer="", status="error"),
-        make_turn(3, chat_id="c", query="two", answer="second"),
+        first,
+        replace(failed, parent_id=first.turn_id),
+        replace(make_turn(3, chat_id="c", query="two", answer="second"), parent_id=failed.turn_id),
         make_turn(4, chat_id="d", query="other", answer="chat"),
+        replace(make_turn(0, chat_id="c", query="older", answer="branch"), parent_id=None),
     )
     assert log.chat_messages("c") == (
         Message("user", "one"),
@@ -400,7 +403,7 @@ def test_a_chat_is_read_back_to_go_on_with_it(fill: Fill, make_turn: MakeTurn) -
         Message("user", "two"),
         Message("assistant", "second"),
     )
-    assert [t.query for t in log.chat_turns("c")] == ["one", "failed", "two"]
+    assert [t.query for t in log.chat_turns("c")] == ["older", "one", "failed", "two"]
     assert [t.query for t in log.chat_turns("c", limit=2)] == ["failed", "two"]
     before = make_turn(3).turn_id
     assert [t.query for t in log.chat_turns("c", limit=1, before=before)] == ["failed"]

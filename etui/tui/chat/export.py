@@ -11,7 +11,7 @@ from typing import Literal
 from etui.atomic import write_text
 from etui.config.config import Config
 from etui.errors import EtuiError
-from etui.log.export import build_chat_document, format_chat
+from etui.log.export import build_chat_document, format_branch
 from etui.log.records import ChatRecord
 from etui.runtime.weights import read_weights
 from etui.turn.record import TurnRecord
@@ -40,7 +40,7 @@ def export_chat(
         EtuiError: The file cannot be written.
     """
     if form == "markdown":
-        text = format_chat(chat, turns, energy_line)
+        text = format_branch(chat, turns, energy_line)
     else:
         document = build_chat_document(chat, turns, read_weights(config))
         text = json.dumps(document, ensure_ascii=False, indent=2) + "\n"

@@ -18,3 +18,10 @@ class Route:
     policy: str
     model: str | None = None
     arm: str | None = None
+
+    @property
+    def description(self) -> str:
+        """What answers, in words: ``qwen3-4b``, ``arm think of balanced``, ``policy balanced``."""
+        if self.model is not None:
+            return self.model
+        return f"arm {self.arm} of {self.policy}" if self.arm else f"policy {self.policy}"

@@ -7,15 +7,15 @@ import gc
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
 from textual import work
-from textual.app import App
+from textual.app import App, SystemCommand
 from textual.binding import Binding, BindingType
-from textual.screen import SystemModalScreen
+from textual.screen import Screen, SystemModalScreen
 from textual.widgets import TextArea
 
 from etui.config.config import Config
@@ -51,6 +51,10 @@ LEAVE_SECONDS = 5.0
 
 NOTICE_SECONDS = 12.0
 """How long a notice of the start is shown."""
+
+
+_REPLACED_COMMANDS = frozenset({"Keys", "Quit", "Theme"})
+"""Titles of Textual's commands that etui offers itself."""
 
 
 def stamp_folder(folder: Path) -> int | None:
@@ -187,20 +191,28 @@ class EtuiApp(App[None]):
         yield from screen_commands(self)
         yield Command("route: choose …", "Policy, arm or model, with what each costs",
                       self.action_route)  # fmt: skip
+        yield Command("help", "Keys of this screen, and the energy words", self.action_toggle_help)
+        yield Command("theme: choose …", "Other colours", self.action_change_theme)
+        yield Command("quit", "Stop the running answer, save it and leave", self.action_quit)
+        if self._driver is not None and self._driver.can_suspend:
+            yield Command("suspend", "Back to the shell; fg returns", self.action_suspend_process)
         yield from self._server.commands()
         self._list_policies()
         if self.backend is not None:
             yield from route_commands(self.backend, self._route, self._take_route)
+
+    def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
+        """Yield Textual's commands, without those that :meth:`commands` has."""
+        for command in super().get_system_commands(screen):
+            if command.title not in _REPLACED_COMMANDS:
+                yield command
 
     def _take_route(self, route: Route) -> None:
         self._route = route
         self._chat.take_route(route)
         if self.screen is not self._chat and isinstance(self.screen, ShowsRoute):
             self.screen.take_route(route)
-        chosen = route.model or (
-            f"arm {route.arm} of {route.policy}" if route.arm else f"policy {route.policy}"
-        )
-        self.notify(sanitize(f"next questions: {chosen}"), markup=False)
+        self.notify(sanitize(f"next questions: {route.description}"), markup=False)
 
     def action_route(self) -> None:
         """Choose the policy, arm or model of the next questions in a list."""

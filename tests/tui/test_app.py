@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 import pytest
+from textual.driver import Driver
 
 from etui.energy.power_limits.journal import JournalEntry, new_journal, write_journal
 from etui.errors import EngineFailed, EtuiError
@@ -15,6 +16,7 @@ from etui.runtime.route import Route
 from etui.testing.power_limits import read_package, write_package
 from etui.tui.app import EtuiApp
 from etui.tui.chat.prompt import Prompt
+from etui.tui.commands import list_commands
 from etui.tui.interrupt import AGAIN_SECONDS, choose_interrupt
 from etui.tui.services import Services
 from etui.tui.start import run_app
@@ -248,3 +250,34 @@ async def test_an_earlier_chat_is_opened_at_the_start(house: House) -> None:
         query, _route = house.runner.asked[0]
         assert query.chat_id == "chat-1"
         assert query.history[0].content == "Question 1?"
+
+
+async def test_each_action_is_in_the_palette_once_under_a_short_title(house: House) -> None:
+    app = house.app()
+    async with app.run_test(size=WIDE) as pilot:
+        await until(pilot, lambda: app.backend is not None)
+        titles = [command.title for command in list_commands(app, app.screen)]
+        titles += [command.title for command in app.get_system_commands(app.screen)]
+        assert len({title.casefold() for title in titles}) == len(titles)
+        assert all(len(title) <= 40 for title in titles)
+        assert {"help", "quit", "theme: choose …", "route: choose …"} <= set(titles)
+        assert not {"Keys", "Quit", "Theme"} & set(titles)
+        assert "suspend" not in titles, "a headless driver cannot"
+
+
+def test_a_tab_of_the_browser_cannot_suspend(house: House) -> None:
+    from etui.tui.web_driver import TabDriver
+
+    assert TabDriver.can_suspend is Driver.can_suspend
+
+
+@pytest.mark.parametrize(
+    ("route", "words"),
+    [
+        (Route("balanced"), "policy balanced"),
+        (Route("balanced", "qwen3-4b"), "qwen3-4b"),
+        (Route("balanced", arm="think"), "arm think of balanced"),
+    ],
+)
+def test_a_route_is_described_by_what_answers(route: Route, words: str) -> None:
+    assert route.description == words

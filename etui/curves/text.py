@@ -22,7 +22,7 @@ _GOOD_R2 = 0.9
 _GOOD_MAPE = 0.15
 
 
-def draw_curve(curve: OperatingCurve, width: int = 64, height: int = 14) -> list[str]:
+def draw_curve(curve: OperatingCurve, width: int = 64, height: int = 15) -> list[str]:
     """Draw joules over output tokens in characters; empty without points.
 
     Each prompt length has a line of its own.

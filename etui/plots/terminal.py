@@ -34,7 +34,7 @@ class Series:
 
 
 def plot(
-    series: Sequence[Series], x_label: str, y_label: str, *, width: int = 64, height: int = 14
+    series: Sequence[Series], x_label: str, y_label: str, *, width: int = 64, height: int = 15
 ) -> list[str]:
     """Draw a plot with two axes from 0 and a legend of the characters, as lines of text."""
     everything = [pair for one in series for pair in (*one.line, *one.points)]
@@ -53,14 +53,18 @@ def plot(
     for one in series:  # points after all lines, because the points were measured
         for pair in one.points:
             put(pair, one.point_mark)
-    top = units.significant(most_y, 3)
-    margin = len(top)
+    top, half = units.significant(most_y, 3), units.significant(most_y / 2, 3)
+    margin = max(len(top), len(half))
+    labels = {0: top, height - 1: "0"}
+    if height % 2 and height >= _ROWS_WITH_MIDDLE:
+        labels[height // 2] = half
     lines = [f"{y_label}"]
     for number, row in enumerate(cells):
-        left = top if number == 0 else "0" if number == height - 1 else ""
-        lines.append(f"{left:>{margin}} ┤{''.join(row)}".rstrip())
+        left = labels.get(number, "")
+        lines.append(f"{left:>{margin}} {'┤' if left else '│'}{''.join(row)}".rstrip())
     end = units.significant(most_x, 3)
-    lines.append(f"{'':>{margin}} └{'─' * width}")
+    axis = "".join("┴" if x in (0, (width - 1) // 2, width - 1) else "─" for x in range(width))
+    lines.append(f"{'':>{margin}} └{axis}")
     lines.append(f"{'':>{margin}}  0{x_label:^{width - len(end) - 2}}{end}")
     lines += [f"{'':>{margin}}  {one.line_mark}{one.point_mark} {one.label}" for one in series]
     return lines

@@ -6,7 +6,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from etui.plots.terminal import ArmPoint, bar, bar_rows, idle_row, plane_lines, scale_top
+from etui.plots.terminal import (
+    ArmPoint,
+    Series,
+    bar,
+    bar_rows,
+    idle_row,
+    plane_lines,
+    plot,
+    scale_top,
+)
 
 SHARES = st.floats(0, 1)
 
@@ -129,3 +138,13 @@ def test_both_intervals_are_bars_and_the_axes_have_three_labels() -> None:
     assert [line.split()[0] for line in lines if "┤" in line] == ["58.0", "41.0", "24.0"]
     assert lines[14].split() == ["0", "54.0", "J", "108", "J/question"]
     assert lines[13].count("┴") == 3
+
+
+def test_the_axes_of_a_curve_have_marks_at_their_ends_and_middles() -> None:
+    line = Series("one", [(0.0, 0.0), (100.0, 40.0)], [(100.0, 40.0)], "·", "o")
+    lines = plot([line], "output tokens", "joules", width=61, height=15)
+    assert [row.split()[0] for row in lines if "┤" in row] == ["40.0", "20.0", "0"]
+    axis = next(row for row in lines if "└" in row)
+    marks = [at for at, sign in enumerate(axis) if sign == "┴"]
+    assert [mark - axis.index("└") - 1 for mark in marks] == [0, 30, 60]
+    assert lines[1].endswith("o")

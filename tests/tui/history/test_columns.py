@@ -18,7 +18,7 @@ TEXTS = {
     "time": "11-24 10:01",
     "question": "What is the capital of France, and why is it there?",
     "joules": "123 J",
-    "per_token": "0.56 J/token",
+    "per_token": "0.560 J",
     "tokens": "512",
     "seconds": "12.3 s",
     "model": "qwen2.5-coder-1.5b",

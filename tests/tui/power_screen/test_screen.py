@@ -140,6 +140,18 @@ async def test_the_row_under_the_cursor_keeps_its_colours(house: House) -> None:
         assert colours(1) == before
 
 
+@pytest.mark.parametrize("size", [(120, 36), (80, 24), (200, 60)], ids=str)
+async def test_no_line_of_what_was_spent_is_broken(house: House, size: tuple[int, int]) -> None:
+    log_turn(house)
+    app = house.app()
+    async with app.run_test(size=size) as pilot:
+        await visit(pilot, app)
+        days = part(app, "days")
+        await until(pilot, lambda: "1,234 J" in days.text)
+        await until(pilot, lambda: days.query_one(Static).size.height == 30)  # a line a day
+        await until(pilot, lambda: "Total" in title(app) or "GPU0" in title(app))
+
+
 async def test_tab_moves_between_the_parts(house: House) -> None:
     log_turn(house)
     app = house.app()

@@ -94,9 +94,10 @@ def plan_calibration(
     speed = Speed() if curve is None else curve.speed
     lines = describe_calibration(grid, speed, tuple(runner.residents()))
     if busy:
-        lines.append(
+        lines.insert(
+            0,
             f"! The CPUs are busy ({units.percent_text(cpu_share)}): the curve will be too high. "
-            "Stop the other programs first."
+            "Stop the other programs first.",
         )
     return JobEnded(
         f"a calibration of {name} is planned",
@@ -120,11 +121,11 @@ def describe_calibration(grid: Grid, speed: Speed, resident: Sequence[str]) -> l
     duration = usual if seconds is None else f"about {units.seconds_text(seconds)}"
     prompts, outputs = (f"{lengths[0]:,} to {lengths[-1]:,}" for lengths in
                         (grid.computed, grid.output))  # fmt: skip
-    unloaded = f"{', '.join(resident)} unloaded" if resident else "no other model loaded"
+    unloaded = f" Unloads {', '.join(resident)}." if resident else ""
     return [
         f"{units.count_text(len(visits), 'measurement')}: prompts of {prompts} tokens, "
         f"outputs of {outputs}.",
-        f"Takes {duration}; questions are refused until it ends, {unloaded}.",
+        f"Takes {duration}; questions are refused until it ends.{unloaded}",
         "Esc stops it; what was measured is kept.",
     ]
 

@@ -84,7 +84,7 @@ def joules_cell(forecast: DecodeForecast) -> str:
 def _format_cell(value: float | None, source: str) -> str:
     if value is None:
         return "–"
-    return f"{'' if source in ('curve', 'log') else '≈'}{units.significant(value, 2)}"
+    return f"{'' if source in ('curve', 'log') else units.ABOUT}{units.significant(value, 2)}"
 
 
 def state_text(card: ModelCard, *, resident: bool) -> str:

@@ -44,8 +44,8 @@ class FirstRunScreen(Screen[bool]):
 
     AUTO_FOCUS = "ModelTable"
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("p", "pull", "Pull", id="first_run.pull"),
         Binding("escape", "stop", "Stop", id="first_run.stop"),
+        Binding("p", "pull", "Pull", id="first_run.pull"),
         Binding("r", "look_again", "Look again", id="first_run.look_again"),
     ]
 

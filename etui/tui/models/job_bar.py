@@ -16,6 +16,7 @@ from textual.worker import get_current_worker
 from etui import units
 from etui.energy.types import Energy
 from etui.text.sanitize import sanitize
+from etui.text.tables import count_cells
 from etui.tui.jobs import JobEnded, JobFact, JobProgress, JobUpdated, run_job
 from etui.tui.modals import ConfirmModal
 from etui.tui.notices import notice_text, notify_error
@@ -60,11 +61,21 @@ class JobJoules:
         self.kind = None if energy.kind is None else str(energy.kind)
 
 
-def format_job(progress: JobProgress, joules: float | None, kind: str | None) -> str:
-    """Write the line of a running job, with its gross joules if they are counted."""
-    shown = kind if kind == "estimate" else None
-    spent = "" if joules is None else f" · {units.energy_text(joules, kind=shown)} so far"
-    return f"{progress.text}{spent} (Esc stops)"
+def format_job(progress: JobProgress, joules: float | None, kind: str | None, width: int) -> str:
+    """Write the line of a running job, with its gross joules if they are counted.
+
+    Args:
+        progress: The progress.
+        joules: Its joules so far; None where they are not counted or not measured.
+        kind: Their kind.
+        width: Cells of the line: what it does is left out first, the numbers stay.
+    """
+    spent = "" if joules is None else f" · {units.short_energy_text(joules, kind)} so far"
+    what, _, numbers = progress.text.partition(" … ")
+    forms = [f"{progress.text}{spent} (Esc stops)", f"{progress.text}{spent}"]
+    if what and numbers:
+        forms += [f"{numbers}{spent}", f"{numbers}{spent.removesuffix(' so far')}"]
+    return next((form for form in forms if count_cells(form) <= width), forms[-1])
 
 
 class JobBar(Vertical):
@@ -183,7 +194,9 @@ class JobBar(Vertical):
     def _show_progress(self) -> None:
         counted = self._joules
         joules, kind = (None, None) if counted is None else (counted.joules, counted.kind)
-        self._status.update(sanitize(format_job(self._progress, joules, kind)))
+        self._status.update(
+            sanitize(format_job(self._progress, joules, kind, self._status.size.width))
+        )
         self._bar.display = self._progress.total is not None
         self._bar.update(total=self._progress.total, progress=self._progress.done)
 

@@ -42,6 +42,7 @@ class ModelsScreen(Screen[None]):
 
     AUTO_FOCUS = "ModelTable"
     BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape", "stop", "Stop", id="models.stop"),
         Binding("p", "pull", "Pull", id="models.pull"),
         Binding("l", "load", "Load", id="models.load"),
         Binding("u", "unload", "Unload", id="models.unload"),
@@ -52,7 +53,6 @@ class ModelsScreen(Screen[None]):
         Binding("R", "revert", "Revert", id="models.revert"),
         Binding("v", "verify", "Verify", id="models.verify"),
         Binding("r", "read", "Read again", id="models.read", show=False),
-        Binding("escape", "stop", "Stop", id="models.stop"),
     ]
 
     HELP = """\

@@ -289,7 +289,7 @@ async def test_nothing_is_given_up_before_a_calibration_is_confirmed(
         screen = await opened(pilot, app)
         await pilot.press(key)
         await until(pilot, lambda: "questions are refused until it ends" in dialog(app))
-        assert "another unloaded" in dialog(app)
+        assert "Unloads another." in dialog(app)
         assert "busy" not in dialog(app)
         assert here.runner.held == ["another"]
         await pilot.press("n")
@@ -371,9 +371,22 @@ def test_joules_are_added_up_and_pieces_without_a_reading_are_counted_later() ->
     joules.read(3_000_000_000)
     joules.read(4_000_000_000)
     assert joules.joules == pytest.approx(4 * WATTS)
-    assert format_job(JobProgress("at work"), 200.0, "counter") == (
-        "at work · 200 J so far (Esc stops)"
-    )
+
+
+@pytest.mark.parametrize(
+    ("width", "line"),
+    [
+        (100, "calibrating m … 1 of 9, about 4 s left · ≈200 J so far (Esc stops)"),
+        (60, "calibrating m … 1 of 9, about 4 s left · ≈200 J so far"),
+        (40, "1 of 9, about 4 s left · ≈200 J so far"),
+        (10, "1 of 9, about 4 s left · ≈200 J"),
+    ],
+)
+def test_a_narrow_line_of_a_job_keeps_its_numbers(width: int, line: str) -> None:
+    progress = JobProgress("calibrating m … 1 of 9, about 4 s left")
+    assert format_job(progress, 200.0, "estimate", width) == line
+    without = format_job(progress, None, None, width)
+    assert "J" not in without
 
 
 async def test_c_calibrates_while_no_model_is_held(here: House, measure: Any) -> None:

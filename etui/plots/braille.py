@@ -49,11 +49,13 @@ class Graph:
         buckets: Watts over time, two a cell.
         limit_watts: Power limit, the top of the scale; None draws to the highest value.
         idle_watts: Watts of the idle line; None draws none.
+        end_word: Name of the right end of the axis of time.
     """
 
     buckets: Buckets
     limit_watts: float | None = None
     idle_watts: float | None = None
+    end_word: str = "now"
 
     @property
     def top_watts(self) -> float:
@@ -119,7 +121,7 @@ def draw_graph(
             for label, row in zip(labels, rows, strict=True)
         ]
         if height > 2:
-            line = time_axis(plot_width, 2 * graph.buckets.seconds)
+            line = time_axis(plot_width, 2 * graph.buckets.seconds, graph.end_word)
             rows.append([(" " * (gutter - 1) + "└" + line, "axis")])
     if letters and height > 3:
         runs: list[Run] = [("".join(run), PHASE_INKS[phase]) for phase, run in groupby(phases)]
@@ -145,13 +147,13 @@ def axis_labels(graph: Graph, height: int) -> list[str]:
     return labels
 
 
-def time_axis(width: int, seconds_per_cell: float) -> str:
-    """Draw an axis of ``width`` cells that ends now, with marks as nvitop has them: ``╴60s├``."""
+def time_axis(width: int, seconds_per_cell: float, end_word: str = "now") -> str:
+    """Draw an axis of ``width`` cells up to its end, with marks as nvitop has them: ``╴60s├``."""
     if width <= 0 or seconds_per_cell <= 0:
         return "─" * width
     cells = ["─"] * width
-    if width >= 3 * len("now"):
-        cells[-3:] = "now"
+    if width >= 3 * len(end_word):
+        cells[-len(end_word) :] = end_word
     step = next((s for s in _STEPS_SECONDS if s / seconds_per_cell >= _TICK_CELLS), None)
     if step is None:
         return "".join(cells)

@@ -24,6 +24,7 @@ from etui.tui.app_messages import AppRequest, ChatRequested
 from etui.tui.commands import Command
 from etui.tui.history.columns import SORTS
 from etui.tui.history.day_bars import DayBars
+from etui.tui.history.detail import DetailView
 from etui.tui.history.queries import (
     PAGE_TURNS,
     TOTALS_BY,
@@ -47,7 +48,7 @@ from etui.tui.history.queries import (
     run_query,
 )
 from etui.tui.history.table import TurnsTable
-from etui.tui.history.text import DetailView, status_text, totals_lines
+from etui.tui.history.text import status_text, totals_lines
 from etui.tui.notices import notice_text, notify_error
 from etui.tui.widgets.key_footer import KeyFooter
 

@@ -3,20 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from textwrap import wrap
-
-from textual.app import ComposeResult
-from textual.containers import Vertical
-from textual.widgets import Static
 
 from etui import units
 from etui.log.filters import Sort
-from etui.log.text import list_facts, list_texts
 from etui.log.totals import Total
-from etui.plots.terminal import bar, bar_rows, scale_top
+from etui.plots.terminal import bar
 from etui.text.tables import count_cells, fit_cells, one_line
-from etui.tui.history.queries import Detail, HistoryQuery, TotalsBy
-from etui.turn.record import TurnRecord
+from etui.tui.history.queries import HistoryQuery, TotalsBy
 
 _BAR_WIDTH = 24
 _ONE_LINE_FROM = 110
@@ -83,88 +76,3 @@ def _amount_text(total: Total) -> str:
     if total.unmeasured_turns:
         parts.append(f"{units.count_text(total.unmeasured_turns, 'turn')} unmeasured")
     return f"{' and '.join(parts)} · {units.count_text(total.turns, 'turn')}"
-
-
-class DetailView(Vertical):
-    """One turn in full: its energy and power over time, then the question and the answer."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._detail: Detail | None = None
-        self._watts = Static("", markup=False, classes="watts")
-        self._lines = Static("select a turn", markup=False)
-
-    def compose(self) -> ComposeResult:
-        """Build the graph and the text below it."""
-        yield self._watts
-        yield self._lines
-
-    def show(self, detail: Detail | None) -> None:
-        """Show a turn; None clears the view."""
-        self._detail = detail
-        if detail is None:
-            self._watts.update("")
-            self._lines.update("select a turn")
-            return
-        self._watts.update(power_graph_text(detail.turn, max(20, self.size.width - 2)))
-        self._lines.update("\n".join(_detail_lines(detail, max(20, self.size.width))))
-
-    def on_resize(self) -> None:
-        """Draw again at the new width."""
-        self.show(self._detail)
-
-
-def _detail_lines(detail: Detail, width: int) -> list[str]:
-    """Format the turn in full, each fact indented after its name."""
-    facts = list_facts(detail.turn, detail.loads, detail.unloads)
-    name_width = max(len(name) for name, _ in facts) + 2
-    lines = []
-    for name, text in facts:
-        lines += wrap(f"{name:<{name_width}}{text}", width, subsequent_indent=" " * name_width) or [
-            name
-        ]
-    for title, text in list_texts(detail.turn):
-        lines += ["", f"{title}:", text]
-    return lines
-
-
-_HEIGHT = 4
-
-
-def power_graph_text(turn: TurnRecord, width: int) -> str:
-    """Draw power over time from 0 to a round number of watts, with the phases below.
-
-    Returns:
-        The graph, or a line that says "unmeasured" if no watts were logged.
-    """
-    watts = turn.power_watts
-    known = [value for value in watts if value is not None]
-    if not known:
-        return f"power over time: {units.UNMEASURED}"
-    top = scale_top(None, max(known))
-    wide = _stretch(watts, width)
-    rows = bar_rows(wide, top, len(wide), _HEIGHT)
-    head = f"power over {units.seconds_text(turn.seconds.total)}, 0 to {units.watts_text(top)}"
-    if turn.energy.kind == units.ESTIMATE:
-        head += " (estimate)"
-    return "\n".join([head, *rows, _phases(turn, len(wide))])
-
-
-def _stretch(watts: tuple[float | None, ...], width: int) -> list[float | None]:
-    """Repeat every slice as often as it fits, so that the graph of a short turn is wide too."""
-    if len(watts) >= width:
-        return [watts[index * len(watts) // width] for index in range(width)]
-    return [value for value in watts for _ in range(width // len(watts))]
-
-
-def _phases(turn: TurnRecord, width: int) -> str:
-    """Return ``prefill│decode`` with the bar at the first token."""
-    seconds = turn.seconds
-    if seconds.total <= 0:
-        return ""
-    split = max(1, min(width - 1, round(width * seconds.prefill / seconds.total)))
-    return f"{_pad_name('prefill', split - 1)}│{_pad_name('decode', width - split)}"
-
-
-def _pad_name(name: str, width: int) -> str:
-    return name[:width].ljust(width) if width > 0 else ""

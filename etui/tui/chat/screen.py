@@ -214,6 +214,12 @@ class ChatScreen(Screen[None]):
             Command("chat: withdraw the last question", "Take a waiting question out of the queue",
                     self.action_withdraw),
             Command("answer: copy", "Copy the last answer", lambda: self._act_on_last("copy")),
+            Command("answer: continue", "Go on with the last answer, if it was cut off",
+                    lambda: self._act_on_last("continue")),
+            Command("answer: branch before", "Show the branch before this one at its last fork",
+                    lambda: self.call_later(self._step_at_last_fork, -1)),
+            Command("answer: branch after", "Show the branch after this one at its last fork",
+                    lambda: self.call_later(self._step_at_last_fork, 1)),
             Command("answer: copy code", "Copy the next code block of the last answer",
                     lambda: self._act_on_last("code")),
             Command("answer: details", "Where the numbers of the last answer come from",
@@ -259,12 +265,20 @@ class ChatScreen(Screen[None]):
     async def on_turn_view_branch_wanted(self, request: TurnView.BranchWanted) -> None:
         """Show the branch before or after the one of this turn."""
         record = request.view.record
-        target = None
-        if record is not None:
-            target = self._queue.conversation.beside(record.turn_id, request.step)
+        await self._step_branch(None if record is None else record.turn_id, request.step)
+
+    async def _step_at_last_fork(self, step: int) -> None:
+        """Show another branch at the last turn that has several."""
+        conversation = self._queue.conversation
+        places = conversation.places()
+        forks = [each.turn_id for each in conversation.current if each.turn_id in places]
+        await self._step_branch(forks[-1] if forks else None, step)
+
+    async def _step_branch(self, turn_id: str | None, step: int) -> None:
+        conversation = self._queue.conversation
+        target = None if turn_id is None else conversation.beside(turn_id, step)
         if target is None:
-            word = "before" if request.step < 0 else "after"
-            self.notify(f"no branch {word} this one")
+            self.notify(f"no branch {'before' if step < 0 else 'after'} this one")
         elif self._check_idle():
             await self._switch_branch(target)
 

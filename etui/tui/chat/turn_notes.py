@@ -49,7 +49,7 @@ def answer_parts(record: TurnRecord, by_id: Mapping[str, TurnRecord]) -> tuple[T
 
 
 def format_parts(parts: Sequence[TurnRecord]) -> str:
-    """Format ``2 parts: 42 J + 11 J = 53 J · 640 tokens``; empty for an answer of one part."""
+    """Format ``2 parts: ≈42 J + 11 J = 53 J · 640 tokens``; empty for an answer of one part."""
     if len(parts) < 2:
         return ""
     joules = [part.energy.joules for part in parts]
@@ -60,7 +60,7 @@ def format_parts(parts: Sequence[TurnRecord]) -> str:
     if len(known) < len(parts):
         return f"{len(parts)} parts: {units.UNMEASURED} · {tokens}"
     terms = " + ".join(units.energy_text(each) for each in known)
-    return f"{len(parts)} parts: {terms} = {sign}{units.energy_text(sum(known))} · {tokens}"
+    return f"{len(parts)} parts: {sign}{terms} = {units.energy_text(sum(known))} · {tokens}"
 
 
 def prefill_joules_per_token(record: TurnRecord, records: Sequence[TurnRecord]) -> float | None:

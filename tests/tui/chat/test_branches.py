@@ -72,6 +72,20 @@ async def test_a_resumed_chat_shows_one_branch_and_leads_to_the_other(house: Hou
         await until(pilot, lambda: house.chats.kept["chat-1"][0].head is None)
 
 
+async def test_a_turn_of_another_branch_is_opened_on_its_branch(house: House) -> None:
+    forked(house)
+    app = house.app()
+    async with app.run_test(size=WIDE) as pilot:
+        await open_forked(pilot, house)
+        chat(app).open_chat(house.chats.kept["chat-1"][0], "turn-of-log-1")
+        await until(pilot, lambda: questions(app) == ["First?", "Second?", "Third?"])
+        chat(app).call_later(chat(app)._step_at_last_fork, 1)
+        await until(pilot, lambda: questions(app) == ["First?", "Other?"])
+        await until(pilot, lambda: app.focused is turns(app)[1])
+        chat(app).call_later(chat(app)._step_at_last_fork, 1)
+        await until(pilot, lambda: "no branch after" in notices(app))
+
+
 async def test_the_next_question_follows_the_branch_that_is_shown(house: House) -> None:
     forked(house)
     app = house.app()

@@ -33,9 +33,9 @@ def fit_question(
     """
     from etui.engine.token_counter import TokenCounter
     from etui.prompts.fitting import describe_excess, fit_attachments
-    from etui.runtime.forecast import count_tokens, find_context_tokens, forecast_choice
+    from etui.runtime.forecast import count_tokens, forecast_choice
 
-    context_tokens = find_context_tokens(choice.decision.arm.model, runtime)
+    context_tokens = runtime.find_context_tokens(choice.decision.arm.model)
     size_bytes = len(query.text.encode("utf-8", "surrogatepass"))
     if context_tokens is None or 2 * size_bytes < context_tokens:
         return None

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from etui.arm import Arm
 from etui.chat import Query
-from etui.errors import EtuiError
 from etui.routing.signals.text_measures import estimate_tokens
 
 if TYPE_CHECKING:
@@ -118,7 +117,7 @@ def forecast_choice(
         predictor = _open_predictor(runtime, resident)
     arms = tuple(_forecast_arm(each, query, predictor) for each in list_arms(choice)[:MOST_ARMS])
     counts = tuple(count_tokens(part, arm.model, runtime, counter) for part in parts)
-    context_tokens = find_context_tokens(arm.model, runtime)
+    context_tokens = runtime.find_context_tokens(arm.model)
     if context_tokens is None:
         return Forecast(counts, arms, arm.model)
     free = context_tokens - estimate_tokens(query.system or "")
@@ -160,24 +159,6 @@ def count_tokens(text: str, model: str, runtime: Runtime[Any], counter: TokenCou
     if count is None:
         return TokenCount(estimate_tokens(text), exact=False)
     return TokenCount(count, exact=True)
-
-
-def find_context_tokens(model: str, runtime: Runtime[Any]) -> int | None:
-    """Return the context of a model as it would be loaded; None if that is unknown."""
-    from etui.engine.load_settings import choose_context_tokens
-    from etui.models.files import model_path
-    from etui.models.gguf import check_gguf
-
-    spec = runtime.catalogue.models.get(model)
-    if spec is None:
-        return None
-    if spec.backend is not None:
-        return spec.context or None
-    try:
-        gguf = check_gguf(model_path(spec, runtime.config))
-    except EtuiError:
-        return spec.context or None
-    return choose_context_tokens(runtime.config, spec, gguf)
 
 
 def _open_predictor(runtime: Runtime[Any], resident: str | None) -> Predictor:

@@ -19,7 +19,7 @@ from etui.backends.base import Answerer, ModelHost
 from etui.chat import Query
 from etui.config.config import Config
 from etui.config.load import read_defaults
-from etui.errors import LogUnavailable
+from etui.errors import EtuiError, LogUnavailable
 from etui.models.catalogue import Catalogue, load_catalogue
 from etui.runtime.file_cache import FileCache
 from etui.runtime.log_cache import LogCache
@@ -111,6 +111,7 @@ class Runtime(Generic[B]):
         self._open_recorder = open_recorder
         self._open_writer = open_writer
         self._file_sampling: FileCache[ModelSampling | None] = FileCache()
+        self._contexts: FileCache[int | None] = FileCache()
         self._catalogues: FileCache[Catalogue] = FileCache()
         self._model_files: FileCache[tuple[ModelSpec, Path]] = FileCache()
         self._policies = PolicyCache(config)
@@ -396,6 +397,30 @@ class Runtime(Generic[B]):
         return self._file_sampling.get(
             path, lambda: read_file_sampling(path), lambda _: (str(path),)
         )
+
+    def find_context_tokens(self, model: str) -> int | None:
+        """Return the context of a model as it would be loaded, in tokens; None if it is unknown.
+
+        The header of a file is read once for each state of it: that takes tens of milliseconds.
+        """
+        from etui.models.files import model_path
+
+        spec = self.catalogue.models.get(model)
+        if spec is None or spec.backend is not None:
+            return (spec.context or None) if spec is not None else None
+        path = model_path(spec, self.config)
+        return self._contexts.get(
+            (spec, path), lambda: self._read_context(spec, path), lambda _: (str(path),)
+        )
+
+    def _read_context(self, spec: ModelSpec, path: Path) -> int | None:
+        from etui.engine.load_settings import choose_context_tokens
+        from etui.models.gguf import check_gguf
+
+        try:
+            return choose_context_tokens(self.config, spec, check_gguf(path))
+        except EtuiError:
+            return spec.context or None
 
     def find_token_cost(self, model: str) -> TokenCost | None:
         """Return the joules per token of a model on this machine; None if they are unknown."""

@@ -12,6 +12,7 @@ import pytest
 from etui.chat import Query
 from etui.config.config import Config
 from etui.engine.token_counter import TokenCounter
+from etui.models import gguf
 from etui.models.spec import STARTER
 from etui.routing.prediction import PredictedJoules
 from etui.routing.signals.text_measures import estimate_tokens
@@ -103,3 +104,26 @@ def test_every_arm_that_may_answer_is_forecast_with_the_predictor_of_the_decisio
         found = forecast_choice(query, known, ["Why?"], runtime, counter)
     assert [(arm.arm, arm.joules) for arm in found.arms] == [("quick", 6.0), ("think", 41.0)]
     assert found.arms[0].source == "operating curve"
+
+
+def test_the_header_of_a_model_is_read_once_and_not_for_each_key(
+    config: Config,
+    counter: TokenCounter,
+    starter_model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    reads: list[Path] = []
+    whole = gguf.check_gguf
+
+    def check(path: Path) -> gguf.Gguf:
+        reads.append(path)
+        return whole(path)
+
+    monkeypatch.setattr(gguf, "check_gguf", check)
+    here = replace(config, models_dir=starter_model.parent)
+    with open_runtime(here) as runtime:
+        for text in ("a", "ab", "abc"):
+            choice = choose(Query(text), Overrides(model=STARTER), runtime)
+            forecast_choice(Query(text), choice, [text], runtime, counter)
+    assert len(reads) == 1

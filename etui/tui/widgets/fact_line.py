@@ -68,7 +68,11 @@ class FactLine(Line):
 
     def on_resize(self, event: events.Resize) -> None:
         """Break the lines for the new width."""
-        self._lay_out(self.content_size.width)
+        width = self.content_size.width
+        self._lay_out(width)
+        # A height that was measured for the text of the width before would stay as an empty row.
+        if width and self.content_size.height != count_rows(str(self.content), width):
+            self.call_after_refresh(self.refresh, layout=True)
 
     def _lay_out(self, width: int) -> None:
         self.set_text(break_between(self._facts, width) if width else self._facts)

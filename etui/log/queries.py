@@ -279,8 +279,8 @@ class LogReader:
             f"""SELECT *, coalesce(
                     (SELECT max(created_at) FROM turns WHERE turns.chat_id = chats.chat_id),
                     created_at) AS last_at,
-                (SELECT count(*) FROM turns WHERE turns.chat_id = chats.chat_id AND NOT EXISTS (
-                    SELECT 1 FROM turns AS next WHERE next.parent_id = turns.turn_id)) AS branches
+                (SELECT count(*) - count(DISTINCT parent_id) FROM turns INDEXED BY turns_by_parent
+                    WHERE turns.chat_id = chats.chat_id) AS branches
                 FROM chats {condition} ORDER BY last_at DESC, id DESC LIMIT ? OFFSET ?""",
             (*values, _limit(limit), offset),
         )

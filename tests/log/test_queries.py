@@ -409,6 +409,19 @@ def test_a_chat_is_read_back_to_go_on_with_it(fill: Fill, make_turn: MakeTurn) -
     assert [t.query for t in log.chat_turns("c", limit=1, before=before)] == ["failed"]
 
 
+def test_a_list_of_chats_counts_their_branches(fill: Fill, make_turn: MakeTurn) -> None:
+    turns = [make_turn(number, chat_id="c") for number in range(5)]
+    parents = [None, turns[0].turn_id, turns[1].turn_id, turns[0].turn_id, None]
+    linked = [replace(turn, parent_id=p) for turn, p in zip(turns, parents, strict=True)]
+    log = fill(*linked, make_turn(7, chat_id="d"))
+    assert {each.chat.chat_id: each.branches for each in log.chats()} == {"c": 3, "d": 1}
+    plan = log.select(
+        "EXPLAIN QUERY PLAN SELECT count(*) - count(DISTINCT parent_id) FROM turns "
+        "INDEXED BY turns_by_parent WHERE chat_id = 'c'"
+    )
+    assert any("COVERING INDEX turns_by_parent" in row["detail"] for row in plan)
+
+
 def test_a_log_is_read_while_another_connection_writes(
     config: Config, fill: Fill, make_turn: MakeTurn
 ) -> None:

@@ -36,7 +36,7 @@ CREATE INDEX turns_by_joules ON turns (energy_joules);
 CREATE INDEX turns_by_joules_per_token ON turns (energy_joules_per_token);
 CREATE INDEX turns_by_key ON turns (client_key, created_at) WHERE client_key IS NOT NULL;
 CREATE INDEX turns_by_model ON turns (model, created_at);
-CREATE INDEX turns_by_parent ON turns (parent_id) WHERE parent_id IS NOT NULL;
+CREATE INDEX turns_by_parent ON turns (chat_id, parent_id, turn_id);
 CREATE INDEX turns_by_rule ON turns (rule, created_at);
 CREATE INDEX turns_by_seconds ON turns (seconds_total);
 CREATE INDEX turns_by_status ON turns (status, created_at);

@@ -34,6 +34,7 @@ from tests.log.idle_log import write_baselines, write_residence
 from tests.log.test_curve_rows import CURVE
 from tests.models.test_gguf import UNUSABLE
 from tests.tui.fakes import DEADLINE_SECONDS, MODEL, WATTS, FakeMeter, House, until
+from tests.tui.screen import drawn
 
 MEASURES = """
 import json, sys
@@ -296,6 +297,17 @@ async def test_nothing_is_given_up_before_a_calibration_is_confirmed(
         await until(pilot, lambda: "nothing was measured" in shown(screen))
         assert here.runner.held == ["another"]
         assert here.runner.resting == []
+
+
+async def test_the_question_fits_a_small_terminal(here: House, measure: Any) -> None:
+    measure(COMPLETE, cpu_share=0.6)
+    app = here.app()
+    async with app.run_test(size=(40, 10)) as pilot:
+        await opened(pilot, app)
+        await pilot.press("c")
+        await until(pilot, lambda: "busy" in dialog(app))
+        await until(pilot, lambda: "the curve will be too" in " ".join(drawn(app).split()))
+        assert "y Yes" in " ".join(drawn(app).split())
 
 
 async def test_a_busy_machine_is_said_before_anything_is_given_up(

@@ -13,7 +13,7 @@ from textual.containers import Horizontal, Vertical
 from textual.events import DescendantFocus
 from textual.screen import Screen
 from textual.widget import Widget
-from textual.widgets import Input, OptionList
+from textual.widgets import OptionList
 
 from etui.config.config import Config, shipped_dir
 from etui.runtime.route import Route
@@ -23,7 +23,6 @@ from etui.tui.policies import tasks
 from etui.tui.policies.analysis_pane import AnalysisPane
 from etui.tui.policies.editing_pane import EditingPane
 from etui.tui.policies.files import PolicyFiles
-from etui.tui.policies.lists import PolicyList
 from etui.tui.policies.messages import (
     CheckVerdict,
     Clash,
@@ -38,10 +37,8 @@ from etui.tui.policies.messages import (
     Reread,
     Saved,
 )
+from etui.tui.policies.shelf import PolicyShelf
 from etui.tui.widgets.key_footer import KeyFooter
-
-_LOOK_SECONDS = 2.0
-"""How often the folder of policies is looked at while the screen is shown."""
 
 
 class PoliciesScreen(Screen[None]):
@@ -84,29 +81,25 @@ you open another policy or exit etui; both ask first.
         super().__init__()
         self._config = config
         self._route = route
-        self._policy_list = PolicyList()
+        self._shelf = PolicyShelf(config)
+        self._policy_list = self._shelf.policies
         self._pane = EditingPane()
         self._files = PolicyFiles(self, config, self._pane, self._run_task, self._is_needed)
         self._cursor_to = ""
-        self._seen_files: frozenset[tuple[str, int]] = frozenset()
-        self._filter = Input(placeholder="filter", id="filter", compact=True)
         self._analysis = AnalysisPane(lambda: self._pane.subject)
 
     def compose(self) -> ComposeResult:
         """Build the list, the analyses and the editor."""
         with Horizontal():
             with Vertical(id="aside"):
-                yield self._filter
-                yield self._policy_list
+                yield self._shelf
                 yield self._analysis
             yield self._pane
         yield KeyFooter()
 
     def on_mount(self) -> None:
-        """Show the side of the list on a narrow screen, and begin to look for new files."""
+        """Show the side of the list on a narrow screen."""
         self.add_class("-aside")
-        self._filter.display = False
-        self.set_interval(_LOOK_SECONDS, self._look_for_files)
 
     def on_screen_resume(self) -> None:
         """Read the policies again: files may have changed since the last visit."""
@@ -211,8 +204,7 @@ you open another policy or exit etui; both ask first.
     def action_filter(self) -> None:
         """Filter the list of policies; elsewhere, find a text in the open policy."""
         if self._policy_list.has_focus:
-            self._filter.display = True
-            self._filter.focus()
+            self._shelf.open_filter()
         else:
             self.action_find()
 
@@ -220,24 +212,18 @@ you open another policy or exit etui; both ask first.
         """Close what is open over the text, or else the filter; then go back to the list."""
         if self._pane.close_overlay():
             return
-        if self._filter.display:
-            self._filter.value = ""
-            self._filter.display = False
+        self._shelf.close_filter()
         self._go(self._policy_list, aside=True)
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """Disable going back to the list while it has the focus and is not filtered."""
-        return not (action == "back" and self._policy_list.has_focus and not self._filter.display)
+        return not (
+            action == "back" and self._policy_list.has_focus and not self._shelf.is_filtered
+        )
 
-    def on_input_changed(self, changed: Input.Changed) -> None:
-        """Filter while the user types."""
-        if changed.input is self._filter:
-            self._policy_list.filter(changed.value)
-
-    def on_input_submitted(self, submitted: Input.Submitted) -> None:
-        """Move from the filter to the list."""
-        if submitted.input is self._filter:
-            self._policy_list.focus()
+    def on_policy_shelf_files_changed(self) -> None:
+        """Read the policies again."""
+        self._read_policies()
 
     def on_descendant_focus(self, focused: DescendantFocus) -> None:
         """Show the side of the focused widget on a narrow screen."""
@@ -367,13 +353,8 @@ you open another policy or exit etui; both ask first.
     def _open(self, entry: PolicyEntry) -> None:
         self._run_task(lambda: tasks.open_policy(entry, self._config))
 
-    def _look_for_files(self) -> None:
-        """Read the policies again if a file came, went or changed since."""
-        if self.is_current and tasks.list_files(self._config) != self._seen_files:
-            self._read_policies()
-
     def _read_policies(self) -> None:
-        self._seen_files = tasks.list_files(self._config)
+        self._shelf.note_files()
         active = self._route().policy
         self._run_task(lambda: tasks.read_policies(self._config, active))
 

@@ -112,7 +112,7 @@ async def test_a_full_disk_keeps_the_answer_and_says_where_it_went(house: House)
         await ask(pilot, "What is the capital of France?")
         await until(pilot, lambda: "free space" in notices(app))
         assert source_of(turns(app)[0]) == "Paris is the **capital** of France."
-        assert "J (counter)" in text_of(turns(app)[0], "energy")
+        assert "J/tok" in text_of(turns(app)[0], "energy")
         assert "no room for the log" in text_of(turns(app)[0], "error")
 
 

@@ -302,7 +302,9 @@ j, k, ctrl+d, ctrl+u, g and G move through the chat; `/` finds words, n and N go
             return
         self._moving = True
         fixed = self._find_fixed_turn(window) if stay else None
-        place = fixed.region.y if fixed is not None else 0
+        # Not its region: that is the one before a scroll which is not drawn yet.
+        seen_y = fixed.virtual_region.y - round(self.scroll_y) if fixed is not None else 0
+        place = self.content_region.y + seen_y
         try:
             await self._mount_and_remove(window)
             self._window = window

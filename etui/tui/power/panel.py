@@ -62,7 +62,7 @@ _USUAL_ZOOM = 1
 _GRAPH_NS, _TABLE_NS = 500_000_000, 1_000_000_000
 """Time between two drawings of the graph and of the numbers: faster ones cannot be read."""
 
-_MOST_GRAPH_ROWS, _GRAPH_ROWS, _LEAST_GRAPH_ROWS = 16, 7, 5
+_MOST_GRAPH_ROWS, _GRAPH_ROWS, _LEAST_GRAPH_ROWS = 26, 7, 5
 _FIXED_ROWS, _AIRY_ROWS = 8, 4
 """Rows of the panel beside graph, channels and budgets; rows of its gaps and of its last line."""
 

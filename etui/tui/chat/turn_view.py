@@ -382,5 +382,6 @@ def hop_line(hop: HopEnded | HopRecord) -> str:
     """Describe an answer not taken: ``not taken: quick › smollm2-135m · 41 % sure · 12 J``."""
     parts = [f"not taken: {hop.arm} › {hop.model}", hop.why]
     if hop.joules is not None:
-        parts.append(units.energy_text(hop.joules))
+        kind = hop.kind if isinstance(hop, HopRecord) else None  # only the record knows it
+        parts.append(units.short_energy_text(hop.joules, kind))
     return SEPARATOR.join(part for part in parts if part)

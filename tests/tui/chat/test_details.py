@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from etui.tui.chat.details import NO_BASELINE, DetailsModal, list_details
+from etui.tui.chat.turn_view import hop_line
 from etui.turn.record import HopRecord, TurnRecord
 from tests.tui.fakes import House, turn_record, until
 from tests.tui.screen import answered, ask, drawn
@@ -84,6 +85,7 @@ def test_each_hop_of_a_cascade_is_a_line() -> None:
     last = replace(hop, arm="think", taken=True, joules=10.0, why="90 % sure")
     shown = facts(replace(record, hops=(hop, last)))
     assert shown["hop 1"] == "quick › tiny[1] · 41 % sure · 2.50 J"
+    assert hop_line(replace(hop, kind="estimate")).endswith(" · 41 % sure · ≈2.5 J")
     assert shown["hop 2"] == "✓ think › tiny[1] · 90 % sure · 10.0 J"
 
 

@@ -382,8 +382,10 @@ j, k, ctrl+d, ctrl+u, g and G move through the chat; `/` finds words, n and N go
                 turn.display = below == 0
             else:
                 turn.show_replaced(turn.record.turn_id in self._replaced)
-                turn.show_branch(self._branches.get(turn.record.turn_id))
-                turn.show_costs(self._notes.get(turn.record.turn_id, ""))
+                if (place := self._branches.get(turn.record.turn_id)) is not None:
+                    turn.show_branch(place)
+                if (note := self._notes.get(turn.record.turn_id)) is not None:
+                    turn.show_costs(note)  # without a change there is no new layout
         self._marker.display = first > 0
         self._marker.update(f"▲ {units.count_text(first, 'earlier turn')}: Page Up shows them")
         self._later.display = below > 0

@@ -72,15 +72,20 @@ def build_design(graded: Graded, corpus: Corpus, used: Flags, seed: int = 0) -> 
     several = len(names) > 1 and not corpus.empty
 
     def expected(part: Flags) -> tuple[Floats, Floats, Whole, Floats]:
-        rates, counts = compute_shrunken_rates(graded.correct, number, len(names), part)
+        rates, counts = compute_shrunken_rates(
+            graded.correct, number, len(names), part, weights=graded.weights
+        )
         _, centroids = compute_centroids(words, graded.subjects, part)
         present = [at for at, name in enumerate(names) if counts[at]]
         shares = compute_band_shares(words, centroids)
         return shares @ logits(rates[present]), rates, counts, centroids
 
     if not several:
-        rates, counts = compute_shrunken_rates(graded.correct, number, len(names), used)
-        overall = logits(compute_smoothed_rate(graded.correct[used])[None, :])
+        rates, counts = compute_shrunken_rates(
+            graded.correct, number, len(names), used, weights=graded.weights
+        )
+        heavy = None if graded.weights is None else graded.weights[used]
+        overall = logits(compute_smoothed_rate(graded.correct[used], heavy)[None, :])
         band = np.repeat(overall, len(graded), axis=0)
         return Design(idf, words, scale, columns, [], np.zeros((0, 0)), rates, counts, band)
     band, rates, counts, centroids = expected(used)

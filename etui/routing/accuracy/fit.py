@@ -75,7 +75,13 @@ def _fit_heads(graded: Graded, provenance: Provenance, seed: int, assess: bool) 
     corpus = build_corpus(graded.questions, len(graded))
     design = build_design(graded, corpus, everything, seed)
     strengths = [
-        choose_strength(build_arm_columns(design, at), graded.correct[:, at], groups, seed)
+        choose_strength(
+            build_arm_columns(design, at),
+            graded.correct[:, at],
+            groups,
+            seed,
+            graded.weights_of(at),
+        )
         for at in range(len(graded.arms))
     ]
     folds = assign_folds(graded, FOLDS, seed)
@@ -122,7 +128,13 @@ def _cross_predict(
                 p[held, at] = 1 / (1 + np.exp(-design.band_logits[held, at]))
                 continue
             columns = build_arm_columns(design, at)
-            linear = fit_linear(columns[~held], graded.correct[~held, at], strength)
+            heavy = graded.weights_of(at)
+            linear = fit_linear(
+                columns[~held],
+                graded.correct[~held, at],
+                strength,
+                None if heavy is None else heavy[~held],
+            )
             p[held, at] = linear.probability(columns[held])
     return p
 
@@ -137,24 +149,26 @@ def _fit_arm_head(
 ) -> ArmHead:
     right = graded.correct[:, at]
     facts = graded.facts.get(graded.arms[at], ArmFacts())
-    rate = float(compute_smoothed_rate(right))
+    heavy = graded.weights_of(at)
+    rate = float(compute_smoothed_rate(right, heavy))
+    counts = design.counts if heavy is None else _count_by_band(graded, design, heavy)
     if strength is None:
         logistic = Logistic(intercept=0.0, features=(0.0,) * len(FEATURE_NAMES), band=1.0)
     else:
-        linear = fit_linear(build_arm_columns(design, at), right, strength)
+        linear = fit_linear(build_arm_columns(design, at), right, strength, heavy)
         logistic = export_logistic(linear, design.scale, band=True)
     quality = (
-        compute_quality(crossed[:, at], right)
+        compute_quality(crossed[:, at], right, heavy)
         if crossed is not None
         else Quality(brier=rate * (1 - rate), brier_rate=rate * (1 - rate), ece=0.0, auc=None)
     )
     return ArmHead(
         model=facts.model,
         reasoning=facts.reasoning,
-        n=len(graded),
+        n=len(graded) if heavy is None else max(1, round(float(heavy.sum()))),
         rate=rate,
         rates={
-            name: Rate(p=float(design.rates[band, at]), n=int(design.counts[band]))
+            name: Rate(p=float(design.rates[band, at]), n=int(counts[band]))
             for band, name in enumerate(design.bands)
         },
         logistic=logistic,
@@ -163,14 +177,28 @@ def _fit_arm_head(
     )
 
 
+def _count_by_band(graded: Graded, design: Design, heavy: Floats) -> Floats:
+    """Sum the weights of an arm's labels in each band of the design."""
+    import numpy as np
+
+    total = dict.fromkeys(design.bands, 0.0)
+    for subject, weight in zip(graded.subjects, heavy.tolist(), strict=True):
+        if subject in total:
+            total[subject] += weight
+    return np.asarray([total[band] for band in design.bands])
+
+
 def fit_curves(graded: Graded, at: int, folds: Whole) -> tuple[ConfidenceCurve, ...]:
     """Fit the confidence curves of one arm, that of the margin first."""
     sources: tuple[tuple[Literal["margin", "confidence"], Floats | None], ...] = (
         ("margin", graded.margin),
         ("confidence", graded.confidence),
     )
+    heavy = graded.weights_of(at)
+    # A curve has no weights: it takes the labels that are known for certain.
+    sure = slice(None) if heavy is None else heavy >= 1
     found = [
-        fit_curve(of, values[:, at], graded.correct[:, at], folds)
+        fit_curve(of, values[sure, at], graded.correct[sure, at], folds[sure])
         for of, values in sources
         if values is not None
     ]

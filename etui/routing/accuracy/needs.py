@@ -9,6 +9,7 @@ from etui.routing.accuracy.design import Design, export_logistic
 from etui.routing.accuracy.fitted_file import NeedHead
 from etui.routing.accuracy.logistic import choose_strength, fit_linear
 from etui.routing.accuracy.metrics import compute_auc
+from etui.routing.accuracy.rates import compute_smoothed_rate
 from etui.routing.accuracy.table import ArmFacts
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ def find_pairs(graded: Graded) -> list[Pair]:
     """
     found: list[Pair] = []
     facts = [graded.facts.get(name, ArmFacts()) for name in graded.arms]
-    right = graded.correct.mean(axis=0)
+    right = compute_smoothed_rate(graded.correct, graded.weights)
     for one, other in combinations(range(len(graded.arms)), 2):
         a, b = facts[one], facts[other]
         models = (a.model or a.asked, b.model or b.asked)
@@ -53,15 +54,17 @@ def fit_needs(
     heads = []
     for need, base, other in find_pairs(graded):
         first, second = graded.correct[:, base], graded.correct[:, other]
+        heavy = _weigh_pair(graded, base, other)
         parts = []
         for target in (second & ~first, first & ~second):
-            strength = choose_strength(design.columns, target, groups, seed)
-            linear = fit_linear(design.columns, target, strength)
+            strength = choose_strength(design.columns, target, groups, seed, heavy)
+            linear = fit_linear(design.columns, target, strength, heavy)
             parts.append((target, strength, export_logistic(linear, design.scale, band=False)))
         gained, strength, head = parts[0]
         auc = None
         if folds is not None and strength is not None:
-            auc = compute_auc(_cross_predict(design.columns, gained, strength, folds), gained)
+            p = _cross_predict(design.columns, gained, strength, folds, heavy)
+            auc = compute_auc(p, gained, heavy)
         heads.append(
             NeedHead(
                 need=need,
@@ -69,14 +72,25 @@ def fit_needs(
                 other=graded.arms[other],
                 gained=head,
                 lost=parts[1][2],
-                n=len(graded),
+                n=len(graded) if heavy is None else max(1, round(float(heavy.sum()))),
                 auc=auc,
             )
         )
     return tuple(heads)
 
 
-def _cross_predict(columns: Any, target: Flags, strength: float, folds: Whole) -> Floats:
+def _weigh_pair(graded: Graded, base: int, other: int) -> Floats | None:
+    """Return the weight of each question for a pair of arms: that of its less certain label."""
+    import numpy as np
+
+    if graded.weights is None:
+        return None
+    return np.minimum(graded.weights[:, base], graded.weights[:, other])
+
+
+def _cross_predict(
+    columns: Any, target: Flags, strength: float, folds: Whole, weights: Floats | None
+) -> Floats:
     """Predict held-out questions.
 
     The idf of the words is that of all questions, which leaks no answers.
@@ -86,6 +100,7 @@ def _cross_predict(columns: Any, target: Flags, strength: float, folds: Whole) -
     p = np.empty(len(target))
     for fold in range(int(folds.max()) + 1):
         held = folds == fold
-        linear = fit_linear(columns[~held], target[~held], strength)
+        inside = None if weights is None else weights[~held]
+        linear = fit_linear(columns[~held], target[~held], strength, inside)
         p[held] = linear.probability(columns[held])
     return p

@@ -22,9 +22,14 @@ def number_bands(subjects: Sequence[str]) -> tuple[list[str], Whole]:
 
 
 def compute_shrunken_rates(
-    correct: Flags | Floats, band: Whole, bands: int, used: Flags, m: float = PRIOR_WEIGHT
+    correct: Flags | Floats,
+    band: Whole,
+    bands: int,
+    used: Flags,
+    m: float = PRIOR_WEIGHT,
+    weights: Floats | None = None,
 ) -> tuple[Floats, Whole]:
-    """Compute (s + m*p0) / (n + m) for each band and arm, and n.
+    """Compute (s + m*p0) / (n + m) for each band and arm, and the questions of each band.
 
     Args:
         correct: Whether each answer was right, shape (questions, arms).
@@ -32,6 +37,7 @@ def compute_shrunken_rates(
         bands: Number of bands.
         used: Questions that count.
         m: Weight of p0, the share over all bands, in answers.
+        weights: Weight of each answer, same shape as ``correct``; None is 1 for all.
 
     Returns:
         Rates (bands, arms) and counts (bands,).
@@ -42,9 +48,14 @@ def compute_shrunken_rates(
     at = band[used]
     n = np.bincount(at, minlength=bands)
     right = np.zeros((bands, inside.shape[1]))
-    np.add.at(right, at, inside)
-    p0 = compute_smoothed_rate(inside)
-    return (right + m * p0) / (n[:, None] + m), n.astype(np.int64)
+    if weights is None:
+        np.add.at(right, at, inside)
+        return (right + m * compute_smoothed_rate(inside)) / (n[:, None] + m), n.astype(np.int64)
+    heavy = np.asarray(weights, dtype=np.float64)[used]
+    total = np.zeros_like(right)
+    np.add.at(right, at, inside * heavy)
+    np.add.at(total, at, heavy)
+    return (right + m * compute_smoothed_rate(inside, heavy)) / (total + m), n.astype(np.int64)
 
 
 def logits(p: Floats) -> Floats:
@@ -55,6 +66,8 @@ def logits(p: Floats) -> Floats:
     return np.asarray(np.log(inside / (1 - inside)))
 
 
-def compute_smoothed_rate(correct: Flags | Floats) -> Any:
-    """Compute (s + 1) / (n + 2) for each arm."""
+def compute_smoothed_rate(correct: Flags | Floats, weights: Floats | None = None) -> Any:
+    """Compute (s + 1) / (n + 2) for each arm; with weights s and n are sums of them."""
+    if weights is not None:
+        return ((correct * weights).sum(axis=0) + 1) / (weights.sum(axis=0) + 2)
     return (correct.sum(axis=0) + 1) / (correct.shape[0] + 2)

@@ -43,6 +43,10 @@ class Graded:
         confidence, margin: Values of the answers, same shape, NaN for an answer without one; None
             if no answer has one.
         facts: Arm -> more facts about it.
+        weights: How much each label counts, same shape, from 0 (the arm did not answer, or nobody
+            graded it: its ``correct`` is ignored) to 1 (its answer is known to be right or wrong).
+            A label of which only a probability p is known is a question in two rows: right with
+            p of the weight, wrong with the rest. None is 1 for all.
     """
 
     arms: tuple[str, ...]
@@ -54,9 +58,14 @@ class Graded:
     confidence: Floats | None = None
     margin: Floats | None = None
     facts: dict[str, ArmFacts] = field(default_factory=dict)
+    weights: Floats | None = None
 
     def __len__(self) -> int:
         return len(self.subjects)
+
+    def weights_of(self, arm: int) -> Floats | None:
+        """Return the weights of an arm's labels, by its column; None is 1 for all."""
+        return None if self.weights is None else self.weights[:, arm]
 
     def take(self, selected: Flags) -> Graded:
         """Return the table of the selected questions."""
@@ -75,6 +84,7 @@ class Graded:
             rows(self.confidence),
             rows(self.margin),
             self.facts,
+            rows(self.weights),
         )
 
     def of_arms(self, names: Sequence[str]) -> Graded:
@@ -94,6 +104,7 @@ class Graded:
             columns(self.confidence),
             columns(self.margin),
             {name: self.facts[name] for name in names if name in self.facts},
+            columns(self.weights),
         )
 
 

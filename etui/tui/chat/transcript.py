@@ -28,7 +28,7 @@ _LATE_CHECKS, _LATE_CHECK_SECONDS = 20, 0.05
 WELCOME = """\
 Ask something. Every answer shows what it cost in joules.
 
-A policy chooses the model for each question; ctrl+p changes the policy or the model.
+A policy chooses the model for each question; F7 changes the policy or the model.
 Esc stops an answer and keeps its text. Ctrl+O lists earlier chats. F1 shows all keys."""
 
 

@@ -27,6 +27,7 @@ class ModelDetailsModal(ModalScreen[None]):
         card: The model.
         cards: All models, and the free memory.
         resident: Whether it is in memory.
+        problem: What went wrong with a model, with its fix; shown first. Empty for nothing.
     """
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -37,8 +38,9 @@ class ModelDetailsModal(ModalScreen[None]):
         Binding("G", "jump(1)", "End", id="model.end", show=False),
     ]
 
-    def __init__(self, card: ModelCard, cards: Cards, *, resident: bool) -> None:
+    def __init__(self, card: ModelCard, cards: Cards, *, resident: bool, problem: str = "") -> None:
         super().__init__()
+        self._problem = Static(sanitize(problem), markup=False, classes="problem")
         self._card = card
         self._cards = cards
         self._resident = resident
@@ -47,11 +49,13 @@ class ModelDetailsModal(ModalScreen[None]):
     def compose(self) -> ComposeResult:
         """Lay out the page."""
         with VerticalScroll(id="model-page"):
+            yield self._problem
             yield self._text
         yield KeyFooter()
 
     def on_mount(self) -> None:
         """Focus the page, so that it can be scrolled."""
+        self._problem.display = bool(self._problem.content)
         self.query_one("#model-page").focus()
 
     def on_resize(self) -> None:

@@ -69,6 +69,7 @@ terminal. The model stands in wherever a policy names one that is missing.
         self._moved = False
         self._cursor_before = ""
         self._pulling = ""
+        self._problem_text = ""
         self._title = Static("No model on this machine yet", classes="title", markup=False)
         self._advice = Static("", classes="advice", markup=False)
         self._problem = Static("", classes="problem", markup=False)
@@ -81,9 +82,9 @@ terminal. The model stands in wherever a policy names one that is missing.
         with Vertical():
             yield self._title
             yield self._advice
-            yield self._problem
             yield self._list
             with VerticalScroll(id="choice", can_focus=True):
+                yield self._problem
                 yield self._facts
             yield self._job
         yield KeyFooter()
@@ -108,9 +109,11 @@ terminal. The model stands in wherever a policy names one that is missing.
         if card is None or self._job.is_running:
             return
         if card.spec.backend is not None:
-            self._show_problem(f"{card.spec.name} runs on the backend {card.spec.backend}", "")
+            what = f"{card.spec.name} runs on the backend {card.spec.backend}"
+            self._show_problem(what, "", what)
             return
         name = self._pulling = card.spec.name
+        self._problem_text = ""
         self._problem.display = False
         self.remove_class("-problem")
         self._job.start(
@@ -130,7 +133,8 @@ terminal. The model stands in wherever a policy names one that is missing.
         if found:
             self._finish(found[0])
             return
-        self._show_problem(f"still no model in {self._config.models_dir}", "")
+        what = f"still no model in {self._config.models_dir}"
+        self._show_problem(what, "", what)
         self._read_cards()
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
@@ -147,9 +151,13 @@ terminal. The model stands in wherever a policy names one that is missing.
         match news.ended:
             case JobEnded(what="", stopped=False):
                 self._finish(self._pulling)
-            case JobEnded(said=said, what=what, fix=fix):
-                other = suggest_other_source(self._pulling, self._cards) if what else ""
-                self._show_problem(f"{_FAILED} {what}" if what else said, f"{fix}{other}")
+            case JobEnded(said=said, what="", fix=fix):
+                self._show_problem(said, fix, said)
+                self._read_cards()
+            case JobEnded(what=what, fix=fix):
+                other = suggest_other_source(self._pulling, self._cards)
+                short = f"{_FAILED} not pulled · enter says why"
+                self._show_problem(f"{_FAILED} {what}", f"{fix}{other}", short)
                 self._read_cards()
 
     def on_model_list_highlighted(self) -> None:
@@ -159,7 +167,9 @@ terminal. The model stands in wherever a policy names one that is missing.
     def on_model_table_details_asked(self) -> None:
         """Show everything about the model under the cursor."""
         if card := self._list.current:
-            self.app.push_screen(ModelDetailsModal(card, self._cards, resident=False))
+            problem = self._problem_text
+            modal = ModelDetailsModal(card, self._cards, resident=False, problem=problem)
+            self.app.push_screen(modal)
 
     def on_cards_read(self, read: CardsRead) -> None:
         """Show the models; the cursor begins on the recommended one."""
@@ -201,11 +211,15 @@ terminal. The model stands in wherever a policy names one that is missing.
             notify_error(self, error.what, error.fix)
         self.dismiss(True)
 
-    def _show_problem(self, what: str, fix: str) -> None:
+    def _show_problem(self, what: str, fix: str, short: str) -> None:
+        """Show what went wrong above the facts, and in short in the line of the pull."""
+        self._problem_text = notice_text(what, fix)
         self._problem.set_class(what.startswith(_FAILED), "-error")
-        self._problem.update(notice_text(what, fix))
+        self._problem.update(self._problem_text)
         self._problem.display = True
         self.add_class("-problem")
+        self._job.show_outcome(short)
+        self.query_one("#choice").scroll_home(animate=False)
 
     def _show_current(self) -> None:
         card = self._list.current

@@ -84,7 +84,7 @@ class JobBar(Vertical):
     Args:
         backend: Returns the services of the app; None until they are open.
         log_dir: Folder of the log files, named where a job fails for an unknown reason.
-        quiet: Whether errors are left to the screen.
+        quiet: Whether errors are left to the screen, which has room for all of their text.
     """
 
     class Changed(Message):
@@ -134,6 +134,12 @@ class JobBar(Vertical):
     def show_idle(self, text: str) -> None:
         """Show a text where no job was started yet."""
         if not self._shows_job:
+            self._status.update(sanitize(text))
+
+    def show_outcome(self, text: str) -> None:
+        """Show how the last job ended, or what a key found, until the next job starts."""
+        if not self._name:
+            self._shows_job = True
             self._status.update(sanitize(text))
 
     def start(
@@ -208,7 +214,7 @@ class JobBar(Vertical):
             self._status.update(sanitize(ended.what or ended.said))
             self._ask(ended, next_step)
         elif ended.what:
-            self._status.update(sanitize(f"✗ {ended.what}"))
+            self._status.update("" if self._quiet else sanitize(f"✗ {ended.what}"))
             if not self._quiet:
                 notify_error(self, ended.what, ended.fix)
         else:

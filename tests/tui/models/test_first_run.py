@@ -241,3 +241,46 @@ async def test_quitting_from_here_works(bare: House) -> None:
         await until(pilot, lambda: isinstance(app.screen, FirstRunScreen))
         await pilot.press("ctrl+q")
         await until(pilot, lambda: not app.is_running)
+
+
+LONG_ERROR = DownloadFailed(
+    "could not download qwen3-4b from any source: hf Qwen/Qwen3-4B-GGUF/Qwen3-4B-Q4_K_M.gguf: "
+    "cannot get Qwen3-4B-Q4_K_M.gguf from the hub: no address",
+    "check the connection and pull again",
+)
+
+
+def squeezed(text: str) -> str:
+    """Text without frames, bars and white space, which wrapping adds and removes."""
+    return "".join(char for char in text if char.isprintable() and char not in " │▂▄█▅▆▇▁▃")
+
+
+@pytest.mark.parametrize("size", [(40, 10), (80, 24), (110, 34), (200, 60)])
+async def test_a_failed_download_is_said_whole_with_its_fix(
+    bare: House, size: tuple[int, int]
+) -> None:
+    bare.shelf.error = LONG_ERROR
+    bare.shelf.go_on.set()
+    app = bare.app()
+    async with app.run_test(size=size) as pilot:
+        screen = await opened(pilot, app)
+        await pilot.press("p")
+        await until(pilot, lambda: "not pulled" in drawn(app))
+        assert "…" not in drawn(app).splitlines()[-2], "the line of the pull is not cut"
+        assert "✗ could not" not in drawn(app).splitlines()[-2], "said once"
+        await pilot.press("enter")
+        await until(pilot, lambda: isinstance(app.screen, ModelDetailsModal))
+        await until(pilot, lambda: squeezed(LONG_ERROR.what)[:30] in squeezed(drawn(app)))
+        seen = drawn(app)
+        if size[1] > 10:
+            assert squeezed(LONG_ERROR.what) in squeezed(seen)
+            assert squeezed(LONG_ERROR.fix) in squeezed(seen)
+        else:  # the page scrolls
+            await pilot.press("j", "j", "j")
+            await until(pilot, lambda: "→" in drawn(app))
+        await pilot.press("escape")
+        await until(pilot, lambda: app.screen is screen)
+        if size[1] > 10:
+            pane = squeezed(drawn(app))
+            await until(pilot, lambda: squeezed(LONG_ERROR.what) in squeezed(drawn(app)))
+            assert squeezed(LONG_ERROR.fix) in squeezed(drawn(app)), pane

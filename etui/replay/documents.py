@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NotRequired, TypedDict
+from typing import Literal, NotRequired, TypedDict
 
 
 class Spread(TypedDict):
@@ -75,6 +75,15 @@ class AtBudget(RouterChoice):
     shares: dict[str, float]
 
 
+class AtHull(RouterChoice):
+    """A router at a corner of the hull, or at the geometric middle of two neighbouring corners."""
+
+    kind: Literal["corner", "middle"]
+    arms: list[str]
+    budget: float
+    shares: dict[str, float]
+
+
 class JudgedPolicy(RouterChoice):
     """A replayed policy: the arms that answered, the hops, the rules that matched."""
 
@@ -90,6 +99,7 @@ class RouterEnergy(TypedDict):
     apgr: float
     cost_at_pgr: dict[str, float | None]
     at_budget: list[AtBudget]
+    at_hull: list[AtHull]
 
 
 class Router(TypedDict):

@@ -6,7 +6,7 @@ import io
 from typing import Any
 
 from etui.plots.style import OPEN_AXES, figure_style, save_figure
-from etui.replay.documents import ReplayDocument
+from etui.replay.documents import AtHull, ReplayDocument
 
 _INK = "#222222"
 _MIX = "#8a8a8a"
@@ -46,6 +46,9 @@ def _draw(axes: Any, document: ReplayDocument) -> None:
         axes.plot(xs, ys, color=_ROUTER, lw=2, label=label, zorder=2)
         mixture = [_interpolate(costs, accuracies, x) for x in xs]
         axes.fill_between(xs, mixture, ys, color=_ROUTER, alpha=0.10, lw=0, zorder=0)
+    energy = document["energy"]
+    for place in energy["at_hull"] if energy is not None else ():
+        _draw_gain(axes, place)
     for name, arm in document["arms"].items():
         x, y = arm["cost"], 100 * arm["accuracy"]
         low, high = (100 * end for end in arm["accuracy_interval"])
@@ -67,6 +70,28 @@ def _draw(axes: Any, document: ReplayDocument) -> None:
     axes.grid(color="#e6e6e6", lw=0.6)
     axes.set_axisbelow(True)
     axes.legend(loc="lower right", frameon=False)
+
+
+def _draw_gain(axes: Any, place: AtHull) -> None:
+    """Draw the gain over the mixture at a corner or a middle of the hull, with its interval."""
+    x, y, mixture = place["cost"], 100 * place["accuracy"], 100 * place["mixture_accuracy"]
+    difference = place["difference"]
+    low, high = difference["low"], difference["high"]
+    if low is None or high is None:
+        return
+    below = max(0.0, y - (mixture + 100 * low))
+    above = max(0.0, mixture + 100 * high - y)
+    axes.errorbar([x], [y], [[below], [above]], fmt="s", color=_ROUTER, ms=4, capsize=2, lw=1)
+    axes.annotate(
+        f"{100 * difference['value']:+.1f}",
+        (x, mixture + 100 * high),
+        xytext=(0, 2),
+        textcoords="offset points",
+        ha="center",
+        va="bottom",
+        color=_ROUTER,
+        fontsize=8,
+    )
 
 
 def _label(

@@ -9,16 +9,14 @@ from typing import TYPE_CHECKING, Any
 from etui.bench.analysis.oracle import cheapest_correct
 from etui.replay.documents import (
     JudgedPolicy,
-    McNemar,
     OracleFigures,
     ReplayDocument,
     Router,
-    RouterChoice,
     RouterEnergy,
     SecondRun,
     SingleArm,
-    Spread,
 )
+from etui.replay.mixture import against_mixture, list_hull_places
 from etui.replay.policy_replay import Routed
 from etui.replay.router_curve import (
     Ends,
@@ -35,13 +33,12 @@ from etui.replay.router_curve import (
     oracle_curve,
 )
 from etui.routing.accuracy.metrics import calibration_error
-from etui.stats.bootstrap import compute_interval, resample_means
-from etui.stats.frontier import hull, mixture_accuracies, mixture_costs
-from etui.stats.tests import Interval, mcnemar, wilson
+from etui.stats.frontier import hull
+from etui.stats.tests import wilson
 
 if TYPE_CHECKING:
     from etui.routing.accuracy.table import Graded
-    from etui.stats.arrays import Flags, Floats
+    from etui.stats.arrays import Floats, Whole
 
 TARGETS = (0.5, 0.8, 0.95)
 BUDGETS = (0.25, 0.5, 0.75)
@@ -215,114 +212,60 @@ def _compute_area_interval(
 def _judge_energy(
     p: Floats, curve: RouterCurve, table: ReplayTable, ends: Ends, seed: int
 ) -> RouterEnergy:
-    """Judge a router over cost, and at fixed budgets against the random mixture of equal cost."""
+    """Judge a router over cost: at fixed budgets, and at the corners and middles of the hull."""
     import numpy as np
 
     x, pgr = gain_curve(curve, ends)
-    expected, rows = table.cost.mean(axis=0), np.arange(len(table.graded))
-    budgets, chosen = [], []
-    for share in BUDGETS:
-        budget = ends.low + share * (ends.high - ends.low)
-        within = np.flatnonzero(curve.cost <= budget + 1e-12)
-        price = float(curve.price[within[-1]]) if len(within) else float("inf")
-        chosen.append(choices_at(p, expected, min(price, 1e300)))
-        budgets.append(budget)
-    choices = [(table.graded.correct[rows, column], table.cost[rows, column]) for column in chosen]
+    names, cost = table.graded.arms, table.cost
+    places = list_hull_places(
+        cost.mean(axis=0).tolist(), table.graded.correct.mean(axis=0).tolist()
+    )
+    budgets = [ends.low + share * (ends.high - ends.low) for share in BUDGETS]
+    costs = [*budgets, *(place.cost for place in places)]
+    chosen = [_choose_within(p, curve, cost.mean(axis=0), budget) for budget in costs]
+    rows = np.arange(len(table.graded))
+    choices = [(table.graded.correct[rows, column], cost[rows, column]) for column in chosen]
+    found = against_mixture(choices, table.graded, cost, seed)
+    shares = [_compute_shares(table.graded, column) for column in chosen]
     targets = {
         f"{round(100 * t)}": cost_at(curve, ends.weak_accuracy + t * ends.gain) for t in TARGETS
     }
-    found = against_mixture(choices, table, seed)
+    first = len(BUDGETS)
     return {
         "apgr": apgr(x, pgr),
         "cost_at_pgr": targets,
         "at_budget": [
+            {"budget": budget, "share": share, "shares": answered, **comparison}
+            for budget, share, answered, comparison in zip(
+                budgets, BUDGETS, shares[:first], found[:first], strict=True
+            )
+        ],
+        "at_hull": [
             {
-                "budget": budget,
-                "share": share,
-                "shares": _compute_shares(table.graded, column),
+                "kind": place.kind,
+                "arms": [names[column] for column in place.arms],
+                "budget": place.cost,
+                "shares": answered,
                 **comparison,
             }
-            for budget, share, column, comparison in zip(
-                budgets, BUDGETS, chosen, found, strict=True
+            for place, answered, comparison in zip(
+                places, shares[first:], found[first:], strict=True
             )
         ],
     }
 
 
-def against_mixture(
-    choices: Sequence[tuple[Flags, Floats]], table: ReplayTable, seed: int
-) -> list[RouterChoice]:
-    """Compare choices with the best random mixtures of the arms of equal cost and accuracy.
-
-    Args:
-        choices: For each router or policy, whether each question was right, and its cost.
-        table: The answers and their costs.
-        seed: Seed of the bootstrap.
-    """
+def _choose_within(p: Floats, curve: RouterCurve, expected: Floats, budget: float) -> Whole:
+    """Choose the arm of each question at the lowest price whose mean cost is within a budget."""
     import numpy as np
 
-    arms = len(table.graded.arms)
-    choice_columns = [part for right, cost in choices for part in (right, cost)]
-    stacked = [table.cost, table.graded.correct, *choice_columns]
-    columns = np.column_stack(stacked).astype(np.float64)
-    replicates = resample_means(columns, seed)
-    return [
-        _compare_choice(
-            columns, replicates, arms, 2 * arms + 2 * index, compare_with_arms(right, table.graded)
-        )
-        for index, (right, _) in enumerate(choices)
-    ]
-
-
-def _compare_choice(
-    columns: Floats, replicates: Floats, arms: int, column: int, tests: dict[str, McNemar]
-) -> RouterChoice:
-    """Compare the choices with accuracy in ``column`` and cost in ``column + 1``."""
-    import numpy as np
-
-    def mixed(means: Any) -> Any:
-        return mixture_accuracies(means[:, :arms], means[:, arms : 2 * arms], means[:, column + 1])
-
-    def saved(means: Any) -> Any:
-        equal = mixture_costs(means[:, :arms], means[:, arms : 2 * arms], means[:, column])
-        return np.where(np.isfinite(equal), 1 - means[:, column + 1] / equal, np.inf)
-
-    mean = columns.mean(axis=0)[None, :]
-    accuracy, spent = float(mean[0, column]), float(mean[0, column + 1])
-    reached = bool(np.isfinite(saved(mean)[0]))
-    difference = compute_interval(
-        columns, replicates, lambda means: means[:, column] - mixed(means)
-    )
-    return {
-        "accuracy": accuracy,
-        "cost": spent,
-        "cost_per_correct": spent / accuracy if accuracy else None,
-        "mixture_accuracy": float(mixed(mean)[0]),
-        "difference": _build_spread(difference),
-        "saved": _build_spread(compute_interval(columns, replicates, saved)) if reached else None,
-        "mcnemar": tests,
-    }
-
-
-def _build_spread(interval: Interval) -> Spread:
-    """Convert an interval to JSON values; all intervals of a replay use the same method."""
-    return {"value": interval.value, "low": interval.low, "high": interval.high}
-
-
-def compare_with_arms(right: Flags, graded: Graded) -> dict[str, McNemar]:
-    """Compare with each single arm: questions only one of them got right, and the p-value."""
-    return {
-        name: {
-            "only_this": (gained := int((right & ~other).sum())),
-            "only_arm": (lost := int((other & ~right).sum())),
-            "p_value": mcnemar(gained, lost),
-        }
-        for name, other in zip(graded.arms, graded.correct.T, strict=True)
-    }
+    within = np.flatnonzero(curve.cost <= budget * (1 + 1e-9))
+    price = float(curve.price[within[-1]]) if len(within) else float("inf")
+    return choices_at(p, expected, min(price, 1e300))
 
 
 def _judge_policy(routed: Routed, table: ReplayTable, seed: int) -> JudgedPolicy:
-    (found,) = against_mixture([(routed.correct, routed.cost)], table, seed)
+    (found,) = against_mixture([(routed.correct, routed.cost)], table.graded, table.cost, seed)
     return {
         **found,
         "shares": _compute_shares(table.graded, routed.chosen),

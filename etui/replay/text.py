@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from etui.replay.documents import JudgedPolicy, ReplayDocument, RouterEnergy, Spread
+from etui.replay.documents import (
+    AtHull,
+    JudgedPolicy,
+    ReplayDocument,
+    RouterChoice,
+    RouterEnergy,
+    Spread,
+)
 from etui.text.tables import format_table
 from etui.units import significant
 
@@ -121,22 +128,32 @@ def _format_routers(document: ReplayDocument) -> Iterator[str]:
 def _format_budgets(energy: RouterEnergy, document: ReplayDocument) -> Iterator[str]:
     unit = document["unit"]
     head = ("AT", unit.upper(), "RIGHT", "MIXTURE", "DIFFERENCE", "95 %", "SAVED AT EQUAL ACCURACY")
-    rows = []
-    for point in energy["at_budget"]:
-        difference, saved = point["difference"], point["saved"]
-        rows.append(
-            (
-                f"{point['share']:.0%} of the way",
-                _number_text(point["cost"]),
-                _percent_text(point["accuracy"]),
-                _percent_text(point["mixture_accuracy"]),
-                _points_text(difference["value"]),
-                _points_range_text(difference),
-                _saved_text(saved),
-            )
+    points: list[tuple[str, RouterChoice]] = [
+        (_name_place(place), place) for place in energy["at_hull"]
+    ]
+    points += [(f"{point['share']:.0%} of the way", point) for point in energy["at_budget"]]
+    rows = [
+        (
+            name,
+            _number_text(point["cost"]),
+            _percent_text(point["accuracy"]),
+            _percent_text(point["mixture_accuracy"]),
+            _points_text(point["difference"]["value"]),
+            _points_range_text(point["difference"]),
+            _saved_text(point["saved"]),
         )
-    yield f"router {document['router']} against the random mixture of equal cost:"
+        for name, point in points
+    ]
+    yield (
+        f"router {document['router']} against the random mixture of the hull at equal cost, at the "
+        "hull's corners, the geometric middles between them, and parts of the way:"
+    )
     yield from format_table(rows, header=head, align="<>")
+
+
+def _name_place(place: AtHull) -> str:
+    """Return ``small`` for a corner of the hull, ``small..large`` for a middle."""
+    return "..".join(place["arms"])
 
 
 def _format_policy(name: str, policy: JudgedPolicy, document: ReplayDocument) -> Iterator[str]:

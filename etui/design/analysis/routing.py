@@ -20,7 +20,7 @@ from etui.design.analysis.intervals import (
 )
 from etui.design.analysis.paired import Paired
 from etui.design.analysis.strategies import Strategy
-from etui.replay.judge import ReplayTable, against_mixture
+from etui.replay.mixture import against_mixture
 from etui.replay.outcomes import build_graded
 from etui.routing.accuracy.cross_fit import FOLDS, cross_fit
 from etui.routing.accuracy.table import Graded, assign_folds
@@ -223,8 +223,7 @@ def _judge(
     assert ratio is not None
     lead = None
     if name in (BY_SUBJECT, BY_LENGTH):
-        table = ReplayTable(graded, joules, "J")
-        (against,) = against_mixture([(right > 0.5, spent)], table, seed)
+        (against,) = against_mixture([(right > 0.5, spent)], graded, joules, seed)
         ends = against["difference"]
         lead = Interval(ends["value"], ends["low"], ends["high"], "bootstrap")
     shares = weights.mean(axis=0).tolist()

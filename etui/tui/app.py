@@ -44,6 +44,7 @@ from etui.tui.notices import notify_error
 from etui.tui.power.feed import PowerFeed
 from etui.tui.services import OpenServices, Services
 from etui.tui.serving.control import ServerControl, ServerUpdated
+from etui.tui.stylesheet import CachedStylesheet
 from etui.tui.themes import THEMES
 
 LEAVE_SECONDS = 5.0
@@ -96,6 +97,7 @@ class EtuiApp(App[None]):
         chat: ChatRecord | None = None,
     ) -> None:
         super().__init__(driver_class=choose_driver(config.ascii))
+        self.stylesheet = CachedStylesheet(variables=self.get_css_variables())
         for theme in THEMES:
             self.register_theme(theme)
         if config.theme in self.available_themes:

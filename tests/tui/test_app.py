@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import pytest
+from textual.css import stylesheet
 from textual.driver import Driver
 
 from etui.energy.power_limits.journal import JournalEntry, new_journal, write_journal
@@ -100,6 +102,31 @@ async def test_the_first_paint_has_the_theme_and_parses_the_styles_once(
         assert f"-theme-{theme}" in app.classes
         app.theme = "etui-dark" if theme != "etui-dark" else "etui-light"
         await until(pilot, lambda: f"-theme-{theme}" not in app.classes and len(parsed) == 2)
+
+
+async def test_each_style_is_parsed_once_until_the_theme_changes(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parsed: list[object] = []
+    parse = stylesheet.parse
+    monkeypatch.setattr(
+        stylesheet,
+        "parse",
+        lambda scope, css, read_from, **more: (
+            parsed.append((scope, read_from, more["tie_breaker"]))
+            or parse(scope, css, read_from, **more)
+        ),
+    )
+    app = house.app()
+    async with app.run_test(size=WIDE) as pilot:
+        for key, mode in (("f3", "history"), ("f4", "policies"), ("f6", "models"), ("f2", "chat")):
+            await pilot.press(key)
+            await until(pilot, lambda mode=mode: app.current_mode == mode)
+        assert [source for source, count in Counter(parsed).items() if count > 1] == []
+        parsed.clear()
+        app.theme = "etui-light"
+        await until(pilot, lambda: parsed)
+        assert [source for source, count in Counter(parsed).items() if count > 1] == []
 
 
 async def test_an_unknown_theme_is_a_notice(house: House) -> None:

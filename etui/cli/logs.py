@@ -148,16 +148,59 @@ def show(turn_id: str, as_json: bool) -> None:
     The first characters of its id are enough, if no other id begins with them.
     """
     from etui.log.export import build_turn_document
+    from etui.log.grades_text import format_audit, format_grade
+    from etui.log.labels import read_audits, read_grades
     from etui.log.text import format_turn
 
     with _open_log() as log:
         turn = log.get_turn(turn_id)
         loads = log.loads(turn_id=turn.turn_id)
         unloads = log.unloads(turn_id=turn.turn_id)
+        good = read_grades(log, [turn.turn_id]).get(turn.turn_id)
+        audits = read_audits(log, turn_id=turn.turn_id)
     if as_json:
-        print_json(build_turn_document(turn, _read_weights()))
+        labels = {
+            "grade": None if good is None else format_grade(good),
+            "audits": [to_document(audit) for audit in audits],
+        }
+        print_json(build_turn_document(turn, _read_weights()) | labels)
+        return
+    lines = format_turn(turn, loads, unloads)
+    lines += [f"grade: {format_grade(good)}"] if good is not None else []
+    click.echo("\n".join([*lines, *map(format_audit, audits)]))
+
+
+@logs.command()
+@click.argument("turn_id", type=TEXT, metavar="ID|last")
+@click.argument("grade", type=click.Choice(("good", "bad", "clear")))
+@as_json
+def grade(turn_id: str, grade: str, as_json: bool) -> None:
+    """Say whether the answer of a turn is good or bad.
+
+    `etui policy fit --log` learns from it. A second grade replaces the first, and clear removes
+    it. The first characters of the id are enough, if no other id begins with them.
+    """
+    from etui.config.load import load_config
+    from etui.log.records import GradeRecord
+    from etui.log.writer import TurnWriter
+    from etui.text.tables import one_line
+    from etui.text.timestamps import format_utc
+
+    with _open_log() as log:
+        turn = log.get_turn(turn_id)
+    if grade != "clear" and not turn.answer.strip():
+        raise UsageError(f"turn {turn.turn_id} has no answer to grade", "choose another turn")
+    with TurnWriter(load_config()) as writer:
+        if grade == "clear":
+            writer.clear_grade(turn.turn_id)
+        else:
+            now = format_utc(datetime.now().astimezone())
+            writer.save_grade(GradeRecord(turn.turn_id, now, grade == "good"))
+    if as_json:
+        print_json({"turn_id": turn.turn_id, "grade": None if grade == "clear" else grade})
     else:
-        click.echo("\n".join(format_turn(turn, loads, unloads)))
+        done = "grade removed" if grade == "clear" else grade
+        click.echo(f"{turn.turn_id[:8]}: {done} ({one_line(turn.query)[:60]})")
 
 
 @logs.command()

@@ -364,6 +364,41 @@ _BRANCHES: tuple[str | Callable[[Database], None], ...] = (
     "CREATE INDEX turns_by_parent ON turns (chat_id, parent_id, turn_id)",
 )
 
+_GRADES = (
+    # What the user says of an answer. A turn has one grade, or none.
+    """CREATE TABLE grades (
+        id INTEGER PRIMARY KEY,
+        turn_id TEXT NOT NULL UNIQUE REFERENCES turns (turn_id) ON DELETE CASCADE,
+        created_at TEXT NOT NULL,
+        good INTEGER NOT NULL
+    )""",
+    # Answers of a larger arm to questions that were answered already; their joules are no turn's.
+    """CREATE TABLE audits (
+        id INTEGER PRIMARY KEY,
+        audit_id TEXT NOT NULL UNIQUE,
+        turn_id TEXT NOT NULL REFERENCES turns (turn_id) ON DELETE CASCADE,
+        created_at TEXT NOT NULL,
+        policy TEXT NOT NULL,
+        arm TEXT NOT NULL,
+        model TEXT NOT NULL,
+        model_sha256 TEXT,
+        audited_arm TEXT NOT NULL,
+        audited_model TEXT NOT NULL,
+        status TEXT NOT NULL,
+        answer TEXT NOT NULL,
+        agrees INTEGER,
+        why TEXT NOT NULL,
+        tokens_output INTEGER NOT NULL,
+        seconds REAL NOT NULL,
+        joules REAL,
+        uncertainty REAL,
+        kind TEXT,
+        load_joules REAL
+    )""",
+    "CREATE INDEX audits_by_turn ON audits (turn_id)",
+    "CREATE INDEX audits_by_time ON audits (created_at, joules, load_joules, kind)",
+)
+
 _STEPS: dict[str, tuple[str | Callable[[Database], None], ...]] = {
     "m001_create_log": _TABLES,
     "m002_full_text_search": _FULL_TEXT,
@@ -382,6 +417,7 @@ _STEPS: dict[str, tuple[str | Callable[[Database], None], ...]] = {
     "m015_serving": _SERVING,
     "m016_branches": _BRANCHES,
     "m017_energy_index": _ENERGY_INDEX,
+    "m018_grades_and_audits": _GRADES,
 }
 
 NAMES = tuple(_STEPS)

@@ -45,6 +45,46 @@ class LoggedQuestion(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
+class GradeRecord:
+    """What the user says of the answer of a turn; ``good`` is False for a bad one."""
+
+    turn_id: str
+    created_at: str
+    good: bool
+
+
+@dataclass(frozen=True, slots=True)
+class AuditRecord:
+    """The answer of the audit arm to a question that another arm had answered.
+
+    ``audited_arm`` and ``audited_model`` gave the answer of the turn. ``agrees`` says whether both
+    answers are the same, None if they cannot be compared; ``why`` then says why. ``joules`` is the
+    answer's, ``load_joules`` that of the loads for it (0.0 without one); None if unmeasured. Both
+    belong to audits alone: they are in no turn, and in no load of the log.
+    """
+
+    audit_id: str
+    turn_id: str
+    created_at: str
+    policy: str
+    arm: str
+    model: str
+    model_sha256: str | None
+    audited_arm: str
+    audited_model: str
+    status: str
+    answer: str
+    agrees: bool | None
+    why: str
+    tokens_output: int
+    seconds: float
+    joules: float | None
+    uncertainty: float | None
+    kind: str | None
+    load_joules: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class RunRecord:
     """One bench run: its settings and results in short; the folder has the details."""
 

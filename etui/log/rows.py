@@ -11,8 +11,10 @@ from typing import Any, TypeVar
 
 from etui.log.records import (
     AnswerRecord,
+    AuditRecord,
     ChatRecord,
     CurveRecord,
+    GradeRecord,
     LoggedQuestion,
     RunRecord,
     SweepRecord,
@@ -45,6 +47,8 @@ Record = (
     | CurveRecord
     | SweepRecord
     | SweepSettingRecord
+    | GradeRecord
+    | AuditRecord
 )
 N = TypeVar("N")
 Row = dict[str, Any]
@@ -60,6 +64,8 @@ KEYS: dict[str, tuple[str, ...]] = {
     "curves": ("curve_id",),
     "sweeps": ("sweep_id",),
     "sweep_settings": ("sweep_id", "setting"),
+    "grades": ("turn_id",),
+    "audits": ("audit_id",),
 }
 """Table -> the columns that identify a record."""
 
@@ -73,6 +79,8 @@ _TABLE_OF: dict[type, str] = {
     CurveRecord: "curves",
     SweepRecord: "sweeps",
     SweepSettingRecord: "sweep_settings",
+    GradeRecord: "grades",
+    AuditRecord: "audits",
 }
 _PHASES = ("load", "prefill", "decode")
 _JSON_COLUMNS = (
@@ -177,6 +185,13 @@ def parse_load(row: ReadRow) -> LoadRecord:
 def parse_unload(row: ReadRow) -> UnloadRecord:
     """Parse a row of ``unloads``."""
     return UnloadRecord(**{f.name: row[f.name] for f in fields(UnloadRecord)})
+
+
+def parse_audit(row: ReadRow) -> AuditRecord:
+    """Parse a row of ``audits``."""
+    found = {f.name: row[f.name] for f in fields(AuditRecord)}
+    agrees = found["agrees"]
+    return AuditRecord(**found | {"agrees": None if agrees is None else bool(agrees)})
 
 
 _NESTED = {

@@ -23,8 +23,10 @@ from etui.log import spool as unsaved
 from etui.log.database import BUSY_SECONDS, open_for_writing, translate_error
 from etui.log.records import (
     AnswerRecord,
+    AuditRecord,
     ChatRecord,
     CurveRecord,
+    GradeRecord,
     RunRecord,
     SweepRecord,
     SweepSettingRecord,
@@ -128,6 +130,19 @@ class TurnWriter:
         self._put(record)
         for setting in settings:
             self._put(setting)
+
+    def save_audit(self, record: AuditRecord) -> None:
+        """Queue an audit; save its turn before it."""
+        self._put(record)
+
+    def save_grade(self, record: GradeRecord) -> None:
+        """Queue a grade of a saved turn, in place of one that it had."""
+        self._put(record)
+
+    def clear_grade(self, turn_id: str) -> None:
+        """Queue the removal of a turn's grade; nothing happens if it has none."""
+        sql = "DELETE FROM grades WHERE turn_id = ?"
+        self._enqueue(_Change("the grade was not removed", sql, (turn_id,)))
 
     def delete_chat(self, chat_id: str) -> None:
         """Queue the deletion of a chat and its turns; loads are kept, their energy was spent."""

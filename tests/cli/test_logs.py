@@ -16,7 +16,7 @@ from etui.cli.main import run
 from etui.cli.time_option import parse_since
 from etui.config.config import Config
 from etui.errors import ExitCode, UsageError
-from etui.log.queries import LogReader
+from etui.log.queries import LogReader, Sort
 from etui.log.writer import TurnWriter
 from etui.turn.record import ClientRecord, LoadRecord, LoopRecord, TurnRecord, UnloadRecord
 
@@ -375,3 +375,30 @@ def test_turns_of_a_client_are_listed_and_summed(
     assert sums == {"laptop": 5.0, "": 7.0}
     assert run(["logs", "show", "aaaa00000001"]) == ExitCode.DONE
     assert "key laptop, /v1/responses, request req-1" in capsys.readouterr().out
+
+
+def test_an_answer_is_graded(config: Config, filled: None, capsys: Capture) -> None:
+    with LogReader(config) as log:
+        (turn,) = log.list_turns(limit=1, sort=Sort.TIME, descending=False)
+    assert run(["logs", "grade", turn.turn_id, "bad"]) == ExitCode.DONE
+    assert "bad (first)" in capsys.readouterr().out
+    assert run(["logs", "show", turn.turn_id]) == ExitCode.DONE
+    assert "grade: bad" in capsys.readouterr().out
+    assert run(["logs", "grade", turn.turn_id, "good", "--json"]) == ExitCode.DONE
+    assert json.loads(capsys.readouterr().out) == {"turn_id": turn.turn_id, "grade": "good"}
+    assert run(["logs", "show", turn.turn_id, "--json"]) == ExitCode.DONE
+    assert json.loads(capsys.readouterr().out)["grade"] == "good"
+    assert run(["logs", "grade", turn.turn_id, "clear"]) == ExitCode.DONE
+    capsys.readouterr()
+    assert run(["logs", "show", turn.turn_id, "--json"]) == ExitCode.DONE
+    assert json.loads(capsys.readouterr().out)["grade"] is None
+
+
+def test_a_grade_needs_an_answer_and_a_word(
+    save: Callable[..., None], make_turn: MakeTurn, capsys: Capture
+) -> None:
+    save(make_turn(1, answer=" "))
+    assert run(["logs", "grade", "last", "good"]) == ExitCode.USAGE
+    assert "has no answer to grade" in capsys.readouterr().err
+    assert run(["logs", "grade", "last", "fine"]) == ExitCode.USAGE
+    assert run(["logs", "grade", "nothere", "good"]) != ExitCode.DONE

@@ -82,6 +82,7 @@ CHAT = (
     Case("logs-search", ("logs", "search", "joule", "--json")),
     Case("logs-show", ("logs", "show", "last", "--json")),
     Case("logs-loads", ("logs", "loads", "--json")),
+    Case("logs-grade", ("logs", "grade", "last", "good", "--json")),
     Case("models-status", ("models", "status", "--json")),
     Case("logs-totals", ("logs", "totals", "--by", "policy", "--json")),
     Case("logs-export", ("logs", "export"), "lines"),

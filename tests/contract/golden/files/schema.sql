@@ -15,6 +15,9 @@
 -- migration etui m015_serving
 -- migration etui m016_branches
 -- migration etui m017_energy_index
+-- migration etui m018_grades_and_audits
+CREATE INDEX audits_by_time ON audits (created_at, joules, load_joules, kind);
+CREATE INDEX audits_by_turn ON audits (turn_id);
 CREATE INDEX chats_by_time ON chats (created_at);
 CREATE INDEX curves_by_model ON curves (model, created_at);
 -- idx__sqlite_migrations_migration_set_name
@@ -22,8 +25,10 @@ CREATE INDEX loads_by_time ON loads (created_at);
 CREATE INDEX loads_by_turn ON loads (turn_id);
 CREATE INDEX runs_by_time ON runs (created_at);
 -- sqlite_autoindex_answers_1
+-- sqlite_autoindex_audits_1
 -- sqlite_autoindex_chats_1
 -- sqlite_autoindex_curves_1
+-- sqlite_autoindex_grades_1
 -- sqlite_autoindex_loads_1
 -- sqlite_autoindex_runs_1
 -- sqlite_autoindex_sweep_settings_1
@@ -49,8 +54,10 @@ CREATE INDEX unloads_by_time ON unloads (created_at);
 CREATE INDEX unloads_by_turn ON unloads (turn_id);
 -- _sqlite_migrations
 CREATE TABLE answers ( id INTEGER PRIMARY KEY, run_id TEXT NOT NULL REFERENCES runs (run_id) ON DELETE CASCADE, arm TEXT NOT NULL, subject TEXT NOT NULL, row INTEGER NOT NULL, answer TEXT NOT NULL, choice TEXT, correct INTEGER NOT NULL, letter_mass REAL, status TEXT NOT NULL, tokens_computed INTEGER NOT NULL, tokens_cached INTEGER NOT NULL, tokens_thinking INTEGER NOT NULL, tokens_output INTEGER NOT NULL, joules REAL, uncertainty REAL, kind TEXT, seconds REAL NOT NULL, logprobs TEXT, UNIQUE (run_id, arm, subject, row) );
+CREATE TABLE audits ( id INTEGER PRIMARY KEY, audit_id TEXT NOT NULL UNIQUE, turn_id TEXT NOT NULL REFERENCES turns (turn_id) ON DELETE CASCADE, created_at TEXT NOT NULL, policy TEXT NOT NULL, arm TEXT NOT NULL, model TEXT NOT NULL, model_sha256 TEXT, audited_arm TEXT NOT NULL, audited_model TEXT NOT NULL, status TEXT NOT NULL, answer TEXT NOT NULL, agrees INTEGER, why TEXT NOT NULL, tokens_output INTEGER NOT NULL, seconds REAL NOT NULL, joules REAL, uncertainty REAL, kind TEXT, load_joules REAL );
 CREATE TABLE chats ( id INTEGER PRIMARY KEY, chat_id TEXT NOT NULL UNIQUE, created_at TEXT NOT NULL, name TEXT NOT NULL, system TEXT , head TEXT);
 CREATE TABLE curves ( id INTEGER PRIMARY KEY, curve_id TEXT NOT NULL UNIQUE, created_at TEXT NOT NULL, model TEXT NOT NULL, model_sha256 TEXT, machine TEXT NOT NULL, build TEXT NOT NULL, power_limit_watts REAL, kind TEXT, source TEXT NOT NULL, n INTEGER NOT NULL, r2_prefill REAL, r2_decode REAL, coefficients TEXT NOT NULL, residuals TEXT NOT NULL , settings TEXT NOT NULL DEFAULT '{}');
+CREATE TABLE grades ( id INTEGER PRIMARY KEY, turn_id TEXT NOT NULL UNIQUE REFERENCES turns (turn_id) ON DELETE CASCADE, created_at TEXT NOT NULL, good INTEGER NOT NULL );
 CREATE TABLE loads ( id INTEGER PRIMARY KEY, load_id TEXT NOT NULL UNIQUE, created_at TEXT NOT NULL, model TEXT NOT NULL, model_sha256 TEXT, turn_id TEXT, seconds REAL NOT NULL, joules REAL, uncertainty REAL, kind TEXT, gpu_layers INTEGER NOT NULL, size_bytes INTEGER NOT NULL );
 CREATE TABLE runs ( id INTEGER PRIMARY KEY, run_id TEXT NOT NULL UNIQUE, created_at TEXT NOT NULL, finished_at TEXT, status TEXT NOT NULL, folder TEXT NOT NULL, suite TEXT NOT NULL, format TEXT NOT NULL, shots INTEGER NOT NULL, seed INTEGER NOT NULL, data_sha256 TEXT, config_sha256 TEXT, questions INTEGER NOT NULL, correct INTEGER NOT NULL, joules REAL, uncertainty REAL, kind TEXT, seconds REAL NOT NULL, arms TEXT NOT NULL, config TEXT NOT NULL, summary TEXT NOT NULL );
 CREATE TABLE sweep_settings ( id INTEGER PRIMARY KEY, sweep_id TEXT NOT NULL REFERENCES sweeps (sweep_id) ON DELETE CASCADE, setting TEXT NOT NULL, axes TEXT NOT NULL, stage TEXT NOT NULL, blocks INTEGER NOT NULL, joules REAL, joules_low REAL, joules_high REAL, seconds REAL, seconds_low REAL, seconds_high REAL, joules_percent REAL, joules_percent_low REAL, joules_percent_high REAL, joules_claimed INTEGER NOT NULL, seconds_percent REAL, seconds_percent_low REAL, seconds_percent_high REAL, seconds_claimed INTEGER NOT NULL, accuracy REAL, accuracy_low REAL, accuracy_high REAL, accuracy_points REAL, accuracy_points_low REAL, accuracy_points_high REAL, dropped_after INTEGER, reason TEXT NOT NULL, frontier INTEGER NOT NULL, UNIQUE (sweep_id, setting) );

@@ -1,0 +1,152 @@
+"""Read what is known of the logged answers: the user's grades, and the audits."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from etui.energy.types import Kind
+from etui.log.queries import LogReader
+from etui.log.records import AuditRecord
+from etui.log.rows import ReadRow, parse_audit
+from etui.text.timestamps import format_utc
+
+_LABELLED_SQL = """
+    SELECT turn_id, created_at, query, arm, model, reasoning, hops, policy,
+        (SELECT good FROM grades WHERE grades.turn_id = turns.turn_id) AS good
+    FROM turns
+    WHERE (turn_id IN (SELECT turn_id FROM grades)
+        OR turn_id IN (SELECT turn_id FROM audits WHERE agrees IS NOT NULL))
+        AND status <> 'error'
+    ORDER BY created_at, id
+"""
+_SPENT_SQL = f"""
+    SELECT total(joules) + total(load_joules),
+        coalesce(max(kind IS '{Kind.ESTIMATE.value}'), 0),
+        coalesce(sum(joules IS NULL OR load_joules IS NULL), 0)
+    FROM audits INDEXED BY audits_by_time WHERE created_at >= ?
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class LabelledTurn:
+    """A turn of which something is known in addition to its answer.
+
+    Attributes:
+        turn_id, created_at, query, policy: Those of the turn.
+        arm, model, reasoning: What gave its answer; of a cascade, the hop that was taken.
+        good: The user's grade; None without one.
+        audits: Audits whose answer could be compared, oldest first.
+    """
+
+    turn_id: str
+    created_at: str
+    query: str
+    policy: str | None
+    arm: str
+    model: str
+    reasoning: str
+    good: bool | None
+    audits: tuple[AuditRecord, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class AuditSpending:
+    """The joules that audits took since a point in time, with their loads.
+
+    Attributes:
+        joules: Gross joules, estimates included.
+        estimated: Whether some of them are only estimated.
+        unmeasured: Audits that are missing in the sum in whole or in part.
+    """
+
+    joules: float
+    estimated: bool
+    unmeasured: int
+
+
+def read_labelled(log: LogReader) -> list[LabelledTurn]:
+    """Read the turns with a grade or a comparable audit, oldest first.
+
+    Raises:
+        LogUnavailable: The log cannot be read.
+    """
+    audits: dict[str, list[AuditRecord]] = {}
+    for audit in read_audits(log):
+        if audit.agrees is not None:
+            audits.setdefault(audit.turn_id, []).append(audit)
+    found = []
+    for row in log.select(_LABELLED_SQL):
+        arm, model, reasoning = _find_taken(row)
+        found.append(
+            LabelledTurn(
+                turn_id=row["turn_id"],
+                created_at=row["created_at"],
+                query=row["query"],
+                policy=row["policy"],
+                arm=arm,
+                model=model,
+                reasoning=reasoning,
+                good=None if row["good"] is None else bool(row["good"]),
+                audits=tuple(audits.get(row["turn_id"], ())),
+            )
+        )
+    return found
+
+
+def read_audits(
+    log: LogReader, since: datetime | None = None, turn_id: str | None = None
+) -> list[AuditRecord]:
+    """Read audits, oldest first, also those without a comparison.
+
+    Args:
+        log: The log.
+        since: Time with a zone from which they count; None reads all.
+        turn_id: Only those of this turn; None reads all.
+
+    Raises:
+        LogUnavailable: The log cannot be read.
+    """
+    rows = log.select(
+        "SELECT * FROM audits WHERE created_at >= ?1 AND (?2 IS NULL OR turn_id = ?2) "
+        "ORDER BY created_at, id",
+        ("" if since is None else format_utc(since), turn_id),
+    )
+    return [parse_audit(row) for row in rows]
+
+
+def sum_audits_since(log: LogReader, moment: datetime) -> AuditSpending:
+    """Sum the joules of audits since an aware time.
+
+    Raises:
+        LogUnavailable: The log cannot be read.
+    """
+    rows = log.select(_SPENT_SQL, (format_utc(moment),))
+    if not rows:
+        return AuditSpending(0.0, False, 0)
+    joules, estimated, unmeasured = rows[0]
+    return AuditSpending(joules, bool(estimated), unmeasured)
+
+
+def read_grades(log: LogReader, turn_ids: Sequence[str]) -> dict[str, bool]:
+    """Read the grades of turns; those without one are missing.
+
+    Raises:
+        LogUnavailable: The log cannot be read.
+    """
+    rows = log.select(
+        "SELECT turn_id, good FROM grades WHERE turn_id IN (SELECT value FROM json_each(?))",
+        (json.dumps(list(turn_ids)),),
+    )
+    return {row["turn_id"]: bool(row["good"]) for row in rows}
+
+
+def _find_taken(row: ReadRow) -> tuple[str, str, str]:
+    """Return arm, model and reasoning of the answer: of a cascade, those of the taken hop."""
+    hops = row["hops"]
+    for hop in () if hops == "[]" else json.loads(hops):
+        if hop["taken"]:
+            return hop["arm"], hop["model"], hop["reasoning"]
+    return row["arm"], row["model"], row["reasoning"]

@@ -13,6 +13,7 @@ from etui.cli.policy_edit import diff, edit, new
 from etui.cli.policy_explain import explain
 from etui.cli.policy_fit import fit
 from etui.cli.policy_replay import replay
+from etui.cli.policy_test import test
 from etui.cli.streams import data_stream
 from etui.errors import ExitCode, Problem
 from etui.text.sanitize import sanitize
@@ -117,55 +118,6 @@ def check(names: Sequence[str], as_json: bool) -> ExitCode:
 
 
 @policy.command()
-@click.argument("names", type=TEXT, nargs=-1, metavar="[NAME|FILE]...")
-@as_json
-def test(names: Sequence[str], as_json: bool) -> ExitCode:
-    """Run the probes of policies.
-
-    Without a NAME, runs the probes of the default policy.
-
-    The exit code is 4 if a probe fails.
-    """
-    from etui.routing.library import load_policy
-    from etui.routing.probes import run_probes
-
-    config, catalogue, _ = load_context()
-    rows: list[dict[str, Any]] = []
-    for name in names or (config.policy,):
-        loaded = load_policy(name, config, catalogue.models)
-        if not loaded.probes:
-            click.echo(f"policy {loaded.name} has no probes", err=True)
-        for outcome in run_probes(loaded):
-            decision = outcome.decision
-            rows.append(
-                {
-                    "policy": loaded.name,
-                    "file": str(loaded.path),
-                    "line": outcome.probe.line,
-                    "query": outcome.probe.query,
-                    "passed": not outcome.failures,
-                    "failures": list(outcome.failures),
-                    "rule": decision.rule if decision is not None else None,
-                    "arm": decision.arm.name if decision is not None else None,
-                    "why": decision.why if decision is not None else None,
-                }
-            )
-    failed = [row for row in rows if not row["passed"]]
-    if as_json:
-        print_json({"probes": rows, "passed": len(rows) - len(failed), "failed": len(failed)})
-    else:
-        for row in failed:
-            place = f"{row['file']}:{row['line']}"
-            click.echo(
-                f"{place}: {_shorten(row['query'])!r}: {'; '.join(row['failures'])}", err=True
-            )
-            if row["why"]:
-                click.echo(f"  {sanitize(row['why'])}", err=True)
-        click.echo(f"{len(rows) - len(failed)} of {len(rows)} probes passed")
-    return ExitCode.GATE if failed else ExitCode.DONE
-
-
-@policy.command()
 def schema() -> None:
     """Print the JSON Schema of a policy file.
 
@@ -238,10 +190,5 @@ def _format_count(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
-def _shorten(text: str) -> str:
-    line = sanitize(" ".join(text.split()))
-    return line if len(line) <= 60 else line[:59] + "…"
-
-
-for _command in (explain, new, edit, diff, fit, replay):
+for _command in (test, explain, new, edit, diff, fit, replay):
     policy.add_command(_command)

@@ -20,6 +20,7 @@ from etui.arm import (
     Speculate,
     VoteStop,
 )
+from etui.routing.compile_probe import compile_probe
 from etui.routing.conditions import All, AnyOf, Condition, Holds, Not
 from etui.routing.limits import PeriodBudget, TurnBudget
 from etui.routing.places import PlaceSettings, list_places
@@ -29,15 +30,13 @@ from etui.routing.policy import (
     FallbackPlan,
     Objective,
     Policy,
-    PolicyProbe,
     Rule,
 )
 from etui.routing.schema.arms import ArmEntry
 from etui.routing.schema.budgets import PeriodBudgetEntry
-from etui.routing.schema.policy_file import PolicyFile, ProbeEntry
+from etui.routing.schema.policy_file import PolicyFile
 from etui.routing.schema.rules import DEFAULT_CONFIDENCE, RuleEntry, Tree
 from etui.routing.schema.signals import MetadataEntry, SignalEntry
-from etui.routing.signals.host_state import HostState
 from etui.routing.signals.kinds import (
     HostNumber,
     Keyword,
@@ -118,7 +117,7 @@ def compile_policy(located: Located[PolicyFile], name: str, models: Collection[s
             for rule in sort_rules(file.rules)
         ),
         probes=tuple(
-            _compile_probe(probe, located.where(("probes", index)).line)
+            compile_probe(probe, located.where(("probes", index)).line, located.file)
             for index, probe in enumerate(file.probes)
         ),
         shadow=file.shadow.policy if file.shadow is not None else None,
@@ -387,18 +386,3 @@ def _compile_sampling(entry: ArmEntry) -> tuple[Sampling, SamplingFrom]:
     if entry.reasoning == "vote" and entry.temperature is None:
         given["temperature"], stated["temperature"] = VOTE_TEMPERATURE, "vote"
     return Sampling(**given, seed=entry.seed), replace(OPEN_SAMPLING, **stated)
-
-
-def _compile_probe(entry: ProbeEntry, line: int) -> PolicyProbe:
-    host = entry.host.model_dump() if entry.host is not None else {}
-    return PolicyProbe(
-        query=entry.query,
-        rule=entry.rule,
-        not_rule=entry.not_rule,
-        arm=entry.arm,
-        not_arm=entry.not_arm,
-        signals=dict(entry.signals or {}),
-        metadata=tuple((entry.metadata or {}).items()),
-        host=HostState(**host),
-        line=line,
-    )

@@ -84,8 +84,8 @@ def _answer_key(decision: Decision | str) -> object:
 
 def list_probe_questions(*policies: Policy) -> list[tuple[Query, HostState]]:
     """Return the questions of the policies' probes, without duplicates."""
-    asked = {(probe.query, probe.host): None for policy in policies for probe in policy.probes}
-    return [(Query(text), host) for text, host in asked]
+    asked = {(probe.to_query(), probe.host): None for policy in policies for probe in policy.probes}
+    return list(asked)
 
 
 def _comparable(file: PolicyFile) -> dict[str, Any]:

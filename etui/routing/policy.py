@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from etui.arm import Arm, Speculate
+from etui.chat import Message, Query
 from etui.routing.conditions import Condition
 from etui.routing.limits import OnContextOverflow, OnNoAnswer, PeriodBudget, TurnBudget
 from etui.routing.places import Place
@@ -156,7 +157,14 @@ class PolicyProbe:
         signals: Signals that must hold (True) or must not (False).
         host: The assumed state of the machine.
         line: Its line in the file.
+        file: The file it is read from; empty if it is not from a file.
         metadata: Metadata of the request, as pairs of key and value.
+        system: System prompt of the chat; None for none.
+        history: Earlier messages of the chat, oldest first, without the system prompt.
+        is_case: Whether it is a line of the cases file; the next three are those of a case.
+        id: A name that no other case has; empty without one.
+        tags: What it tests.
+        group: Name that cases share which ask the same in other words; empty without one.
     """
 
     query: str
@@ -167,7 +175,18 @@ class PolicyProbe:
     signals: Mapping[str, bool]
     host: HostState
     line: int
+    file: str = ""
     metadata: tuple[tuple[str, str], ...] = ()
+    system: str | None = None
+    history: tuple[Message, ...] = ()
+    is_case: bool = False
+    id: str = ""
+    tags: tuple[str, ...] = ()
+    group: str = ""
+
+    def to_query(self) -> Query:
+        """Return the question with its chat and metadata."""
+        return Query(self.query, self.system, self.history, metadata=self.metadata)
 
 
 @dataclass(frozen=True, slots=True)

@@ -141,13 +141,13 @@ def parse_yaml(text: str, schema: type[M], *, file: str) -> Located[M]:
     try:
         root = parse_tree(text.removeprefix("\ufeff"), file)
     except YamlError as error:
-        problems = _limit_problems(error.problems)
+        problems = limit_problems(error.problems)
         raise InvalidFile.of(problems, "fix the YAML at that place") from None
     try:
         # As JSON, so that strict checking still accepts a list for a tuple and text for a path.
         model = schema.model_validate_json(json.dumps(root.data), strict=True)
     except ValidationError as error:
-        problems = _limit_problems(_describe_errors(error, root, schema, file))
+        problems = limit_problems(_describe_errors(error, root, schema, file))
         raise InvalidFile.of(problems, "fix the file at each place named") from None
     return Located(model, file, root)
 
@@ -166,7 +166,8 @@ def _refuse_file(file: str, message: str) -> InvalidFile:
     return InvalidFile.of([Problem(file, 0, 0, message)], "name a YAML file that can be read")
 
 
-def _limit_problems(problems: Iterable[Problem]) -> list[Problem]:
+def limit_problems(problems: Iterable[Problem]) -> list[Problem]:
+    """Cut a long list of problems; the last one then says how many more there are."""
     found = list(problems)
     if len(found) <= _MAX_PROBLEMS:
         return found

@@ -114,7 +114,7 @@ def test_diff(capsys: Capture, etui_home: Path, tmp_path: Path) -> None:
     call(capsys, "new", "mine", "--from", "frugal")
     mine = etui_home / "policies" / "mine.yaml"
     changed = FRUGAL.replace("reasoning: direct, max_tokens: 768", "reasoning: direct")
-    changed = changed.replace("at_least: 300", "at_least: 30").replace("python, ", "")
+    changed = changed.replace("at_least: 300", "at_least: 30").replace("[python, ", "[")
     mine.write_text(changed)
     questions = tmp_path / "questions.txt"
     questions.write_text("word " * 40 + "\n\nHello?\n")
@@ -122,7 +122,7 @@ def test_diff(capsys: Capture, etui_home: Path, tmp_path: Path) -> None:
     assert code == 0
     assert out.splitlines()[:4] == [
         "- arms.code.max_tokens: 768",
-        "~ signals.code_words.keywords: -python",
+        "~ signals.code_names.keywords: -python",
         "~ signals.long.tokens.at_least: 300 -> 30",
         "3 of 9 questions are answered differently",
     ]
@@ -132,7 +132,7 @@ def test_diff(capsys: Capture, etui_home: Path, tmp_path: Path) -> None:
     document = json.loads(capsys.readouterr().out)
     assert [change["path"] for change in document["changes"]] == [
         "arms.code.max_tokens",
-        "signals.code_words.keywords",
+        "signals.code_names.keywords",
         "signals.long.tokens.at_least",
     ]
     assert document["questions"] == 7

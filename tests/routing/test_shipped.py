@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 
 import pytest
 
@@ -10,6 +11,8 @@ from etui.chat import Query
 from etui.config.config import Config, shipped_dir
 from etui.models.catalogue import load_catalogue
 from etui.models.spec import STARTER
+from etui.routing.cases import load_cases
+from etui.routing.coverage import group_paraphrases, measure_coverage, measure_robustness
 from etui.routing.decide import decide
 from etui.routing.library import find_policy, load_policy
 from etui.routing.probes import run_probes
@@ -35,6 +38,24 @@ def test_sound_and_true_to_its_probes(name: str, config: Config) -> None:
     outcomes = run_probes(policy)
     assert len(outcomes) >= 4
     assert [outcome.failures for outcome in outcomes] == [()] * len(outcomes)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_its_cases_pass_and_reach_every_rule_and_arm(name: str, config: Config) -> None:
+    policy = load_policy(name, config, load_catalogue(config).models)
+    cases = load_cases(policy, config)
+    assert len(cases) >= 40
+    outcomes = run_probes(policy, cases)
+    assert [(o.probe.id, o.failures) for o in outcomes if o.failures] == []
+    assert measure_coverage(policy, outcomes).percent == 100
+    assert measure_robustness(group_paraphrases(outcomes)) == 100
+    tags = Counter(tag for case in cases for tag in case.tags)
+    assert all(
+        tags[tag] >= 1
+        for tag in ("paraphrase", "negative", "collision", "fallback", "stress", "host")
+    )
+    asked = [(case.to_query(), case.host) for case in cases]
+    assert len(set(asked)) == len(asked), "no question is asked twice"
 
 
 @pytest.mark.parametrize("name", NAMES)

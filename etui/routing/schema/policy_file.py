@@ -7,7 +7,7 @@ Consistency within the file and with the machine (names, order, reachability) is
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, StringConstraints, field_validator, model_validator
 
@@ -37,10 +37,23 @@ class ProbeHost(Strict):
     resident: ModelName | None = None
 
 
+class ProbeMessage(Strict):
+    """One message of the chat that a question belongs to."""
+
+    role: Literal["system", "user", "assistant"]
+    content: Text
+
+
 class ProbeEntry(Strict):
     """A test of the policy: a question and the decision expected for it."""
 
-    query: Text
+    query: Text | None = Field(None, description="The question; or give `messages`.")
+    messages: tuple[ProbeMessage, ...] | None = Field(
+        None,
+        min_length=1,
+        max_length=200,
+        description="A chat that ends with the question, in place of `query`.",
+    )
     metadata: Mapping[str, MetadataText] | None = Field(
         None, min_length=1, description="Metadata of the request, by key."
     )
@@ -57,7 +70,24 @@ class ProbeEntry(Strict):
     def _check_expectations(self) -> Self:
         if all(getattr(self, k) is None for k in ("rule", "not_rule", "arm", "not_arm", "signals")):
             refuse("a probe needs an expectation: rule, not_rule, arm, not_arm or signals")
+        if (self.query is None) == (self.messages is None):
+            refuse("a probe needs either query or messages")
+        if self.messages is not None:
+            if self.messages[-1].role != "user":
+                refuse("the last message is the question, so its role is user", "messages")
+            if any(message.role == "system" for message in self.messages[1:]):
+                refuse("only the first message can have the role system", "messages")
         return self
+
+
+class CaseEntry(ProbeEntry):
+    """A line of a cases file: a probe with a name, tags and a group."""
+
+    id: Name | None = Field(None, description="A name that no other case has.")
+    tags: tuple[Name, ...] = Field(
+        (), max_length=20, description="What the case tests: paraphrase, negative, collision, ..."
+    )
+    group: Name | None = Field(None, description="Cases that ask the same in other words.")
 
 
 class ShadowEntry(Strict):

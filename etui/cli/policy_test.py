@@ -1,0 +1,288 @@
+"""``etui policy test``: run the probes and cases of policies, and say what they cover."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from etui.cli.common import load_context, print_json
+from etui.cli.param_types import TEXT
+from etui.errors import ExitCode, InvalidFile, Problem, UsageError
+from etui.text.sanitize import sanitize
+from etui.text.suggest import did_you_mean
+from etui.units import count_text, percent_text
+
+if TYPE_CHECKING:
+    from etui.config.config import Config
+    from etui.models.catalogue import Catalogue
+    from etui.routing.coverage import Coverage, ParaphraseGroup
+    from etui.routing.policy import Policy, PolicyProbe
+    from etui.routing.probes import ProbeOutcome
+
+_MOST_NAMES = 10
+"""Names listed in one line."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Tested:
+    """A policy with the outcomes of its probes and cases, and what they cover."""
+
+    policy: Policy
+    outcomes: tuple[ProbeOutcome, ...]
+    coverage: Coverage
+    groups: tuple[ParaphraseGroup, ...]
+
+    @property
+    def failed(self) -> tuple[ProbeOutcome, ...]:
+        return tuple(outcome for outcome in self.outcomes if outcome.failures)
+
+
+@click.command()
+@click.argument("names", type=TEXT, nargs=-1, metavar="[NAME|FILE]...")
+@click.option(
+    "--tag",
+    "tags",
+    type=TEXT,
+    multiple=True,
+    metavar="TAG",
+    help="Run only the cases with this tag, and no probes; repeatable.",
+)
+@click.option(
+    "--min-coverage",
+    type=click.FloatRange(0, 100),
+    metavar="PERCENT",
+    help="Fail if less of the rules and arms of a policy is reached.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+def test(
+    names: Sequence[str], tags: Sequence[str], min_coverage: float | None, as_json: bool
+) -> ExitCode:
+    """Run the probes and cases of policies.
+
+    Probes are in the policy, cases in NAME.cases.jsonl beside it, one JSON object a line. Without a
+    NAME, tests all policies. No model is loaded: the questions are decided as if every model were
+    on this machine and nothing were fitted.
+
+    A failure is printed with the rule that decided and the condition that failed first. Then follow
+    the rules and arms that no question reaches, and the groups of paraphrases that are not routed
+    alike.
+
+    The exit code is 4 if a probe or case fails or too little is covered, and 2 if a file has
+    errors.
+    """
+    from etui.routing.library import find_policy, list_policies
+
+    config, catalogue, _ = load_context()
+    places = [find_policy(name, config) for name in names] or list(list_policies(config))
+    loaded: list[tuple[Policy, tuple[PolicyProbe, ...]]] = []
+    problems: list[Problem] = []
+    for place in places:
+        name = place.name if place.origin != "file" else str(place.path)
+        try:
+            loaded.append(_load(name, config, catalogue))
+        except InvalidFile as error:
+            problems += error.problems
+    _check_tags(tags, [probe for _, probes in loaded for probe in probes])
+    tested = [_run(policy, probes, tags) for policy, probes in loaded]
+    for problem in problems:
+        click.echo(sanitize(str(problem)), err=True)
+    if as_json:
+        print_json(_build_document(tested, problems))
+    else:
+        _print(tested)
+    low = [each for each in tested if min_coverage and each.coverage.percent < min_coverage]
+    for each in low:
+        coverage = each.coverage
+        missed = len(coverage.missed_rules) + len(coverage.missed_arms)
+        size = len(coverage.rules) + len(coverage.arms)
+        click.echo(
+            f"policy {each.policy.name}: {size - missed} of {size} rules and arms are reached "
+            f"({percent_text(coverage.percent / 100)}), less than {min_coverage:g} %",
+            err=True,
+        )
+    if problems:
+        return ExitCode.USAGE
+    return ExitCode.GATE if low or any(each.failed for each in tested) else ExitCode.DONE
+
+
+def _load(
+    name: str, config: Config, catalogue: Catalogue
+) -> tuple[Policy, tuple[PolicyProbe, ...]]:
+    """Load a policy with its probes and cases.
+
+    Raises:
+        InvalidFile: The policy or a cases file has errors.
+    """
+    from etui.routing.cases import load_cases
+    from etui.routing.library import load_policy
+
+    policy = load_policy(name, config, catalogue.models)
+    return policy, (*policy.probes, *load_cases(policy, config))
+
+
+def _check_tags(tags: Sequence[str], probes: Sequence[PolicyProbe]) -> None:
+    known = {tag for probe in probes for tag in probe.tags}
+    for tag in tags:
+        if tag not in known:
+            hint = did_you_mean(tag, known, listed=20) if known else "; no case has tags"
+            raise UsageError(f"no case has the tag {tag!r}{hint}", "name a tag of the cases file")
+
+
+def _run(policy: Policy, probes: Sequence[PolicyProbe], tags: Sequence[str]) -> _Tested:
+    from etui.routing.coverage import group_paraphrases, measure_coverage
+    from etui.routing.probes import run_probes
+
+    chosen = [probe for probe in probes if not tags or set(tags) & set(probe.tags)]
+    outcomes = run_probes(policy, chosen)
+    coverage = measure_coverage(policy, outcomes)
+    return _Tested(policy, outcomes, coverage, group_paraphrases(outcomes))
+
+
+def _print(tested: Sequence[_Tested]) -> None:
+    from etui.routing.probes import explain_failure
+
+    for each in tested:
+        if not each.outcomes:
+            click.echo(f"policy {each.policy.name} has no probes and no cases", err=True)
+        for outcome in each.failed:
+            probe = outcome.probe
+            place = f"{probe.file}:{probe.line}"
+            failures = "; ".join(outcome.failures)
+            click.echo(sanitize(f"{place}: {_shorten(probe.query)!r}: {failures}"), err=True)
+            for line in explain_failure(outcome, each.policy):
+                click.echo(f"  {sanitize(line)}", err=True)
+        if each.outcomes:
+            for line in _summary_lines(each):
+                click.echo(sanitize(line))
+    if len(tested) > 1:
+        total = sum(len(each.outcomes) for each in tested)
+        failed = sum(len(each.failed) for each in tested)
+        click.echo(f"{total - failed} of {total} passed")
+
+
+def _summary_lines(tested: _Tested) -> Iterator[str]:
+    total, failed = len(tested.outcomes), len(tested.failed)
+    cases = sum(outcome.probe.is_case for outcome in tested.outcomes)
+    parts = [count_text(total - cases, "probe"), count_text(cases, "case")]
+    coverage = tested.coverage
+    reached = [
+        f"{len(names) - len(missed)} of {count_text(len(names), noun)}"
+        for names, missed, noun in (
+            (coverage.rules, coverage.missed_rules, "rule"),
+            (coverage.arms, coverage.missed_arms, "arm"),
+        )
+    ]
+    line = (
+        f"{tested.policy.name}: {total - failed} of {total} passed ({', '.join(parts)}), "
+        f"{' and '.join(reached)} reached"
+    )
+    if tested.groups:
+        alike = sum(group.is_alike for group in tested.groups)
+        line += f", {alike} of {count_text(len(tested.groups), 'paraphrase group')} alike"
+    yield line
+    for noun, missed in (("rule", coverage.missed_rules), ("arm", coverage.missed_arms)):
+        if missed:
+            yield f"  no question reaches {noun} {_join_names(missed)}"
+    for group in tested.groups:
+        if not group.is_alike:
+            routes = ", ".join(_format_route(route, lines) for route, lines in group.routes)
+            yield f"  group {group.name} is not routed alike: {routes}"
+
+
+def _format_route(route: tuple[str, str] | None, lines: Sequence[int]) -> str:
+    where = f"line{'s' if len(lines) > 1 else ''} {_join_names([str(line) for line in lines])}"
+    return f"{'undecided' if route is None else f'{route[0]} to {route[1]}'} ({where})"
+
+
+def _join_names(names: Sequence[str]) -> str:
+    more = len(names) - _MOST_NAMES
+    return ", ".join(names[:_MOST_NAMES]) + (f" and {more} more" if more > 0 else "")
+
+
+def _build_document(tested: Sequence[_Tested], problems: Sequence[Problem]) -> dict[str, Any]:
+    rows = [_build_row(outcome, each.policy) for each in tested for outcome in each.outcomes]
+    failed = sum(not row["passed"] for row in rows)
+    return {
+        "probes": rows,
+        "passed": len(rows) - failed,
+        "failed": failed,
+        "policies": [_build_summary(each) for each in tested],
+        "errors": [
+            {
+                "file": problem.file,
+                "line": problem.line or None,
+                "column": problem.column or None,
+                "message": problem.message,
+            }
+            for problem in problems
+        ],
+    }
+
+
+def _build_row(outcome: ProbeOutcome, policy: Policy) -> dict[str, Any]:
+    from etui.routing.probes import explain_failure
+
+    probe, decision = outcome.probe, outcome.decision
+    return {
+        "policy": policy.name,
+        "file": probe.file,
+        "line": probe.line,
+        "query": probe.query,
+        "passed": not outcome.failures,
+        "failures": list(outcome.failures),
+        "rule": decision.rule if decision is not None else None,
+        "arm": decision.arm.name if decision is not None else None,
+        "why": decision.why if decision is not None else None,
+        "because": list(explain_failure(outcome, policy)) if outcome.failures else [],
+        "kind": "case" if probe.is_case else "probe",
+        "id": probe.id or None,
+        "tags": list(probe.tags),
+        "group": probe.group or None,
+    }
+
+
+def _build_summary(tested: _Tested) -> dict[str, Any]:
+    from etui.routing.coverage import measure_robustness
+
+    coverage = tested.coverage
+    return {
+        "policy": tested.policy.name,
+        "file": str(tested.policy.path),
+        "cases": sum(outcome.probe.is_case for outcome in tested.outcomes),
+        "passed": len(tested.outcomes) - len(tested.failed),
+        "failed": len(tested.failed),
+        "coverage": {
+            "percent": coverage.percent,
+            "rules": len(coverage.rules),
+            "arms": len(coverage.arms),
+            "missed_rules": list(coverage.missed_rules),
+            "missed_arms": list(coverage.missed_arms),
+        },
+        "robustness": {
+            "percent": measure_robustness(tested.groups),
+            "groups": len(tested.groups),
+            "not_alike": [
+                {
+                    "group": group.name,
+                    "routes": [
+                        {
+                            "rule": route[0] if route is not None else None,
+                            "arm": route[1] if route is not None else None,
+                            "lines": list(lines),
+                        }
+                        for route, lines in group.routes
+                    ],
+                }
+                for group in tested.groups
+                if not group.is_alike
+            ],
+        },
+    }
+
+
+def _shorten(text: str) -> str:
+    line = sanitize(" ".join(text.split()))
+    return line if len(line) <= 60 else line[:59] + "…"

@@ -9,10 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
 from textual.app import App, ComposeResult
+from textual.content import Content
 
 from etui.tui.widgets.answer_markdown import (
     AnswerMarkdown,
     CodeBlock,
+    CodeFence,
     build_markdown_parser,
     find_code_blocks,
     frame_title,
@@ -71,6 +73,25 @@ async def test_code_has_a_frame_and_its_long_lines_are_not_cut() -> None:
     top = next(line for line in text.split("\n") if "╭" in line)
     assert "╭─ python ──" in top
     assert top.rstrip().endswith("── y copy ─╮")
+
+
+async def test_code_is_highlighted_once_and_again_for_another_theme(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    highlighted: list[str] = []
+    highlight = CodeFence.highlight
+
+    def count(code: str, *rest: Any, **more: Any) -> Content:
+        highlighted.append(code)
+        return highlight(code, *rest, **more)
+
+    monkeypatch.setattr(CodeFence, "highlight", staticmethod(count))
+    app: Any = Shown("```python\na = 1\n```\n\n```python +\nb = 2\n```")
+    async with app.run_test(size=(40, 12)) as pilot:
+        await until(pilot, lambda: "b = 2" in drawn(app))
+        assert highlighted == ["a = 1", "b = 2"]
+        app.theme = "textual-light"
+        await until(pilot, lambda: len(highlighted) == 4)
 
 
 @given(st.text(alphabet="abc+#", max_size=30), st.integers(0, 80))

@@ -115,7 +115,21 @@ class CodeFence(MarkdownFence):
         self._continued = CONTINUED in token.info.split()
         token.info = name_language(token.info)
         super().__init__(markdown, token, code)
-        self.set_class(self._continued, "-continued")
+        self._highlighted_for = self._colours
+        self.set_class(self._continued, "-continued", update=False)  # mounting applies the styles
+
+    @property
+    def _colours(self) -> tuple[bool, bool]:
+        """What the highlighting depends on."""
+        return self.app.native_ansi_color, self.app.current_theme.dark
+
+    def notify_style_update(self) -> None:
+        """Highlight again for other colours only, and not twice more while it is mounted."""
+        if self._highlighted_for != self._colours:
+            self._highlighted_for = self._colours
+            super().notify_style_update()
+        else:
+            super(MarkdownFence, self).notify_style_update()
 
     @property
     def allow_horizontal_scroll(self) -> bool:

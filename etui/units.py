@@ -1,7 +1,8 @@
 """Quantities as text: the only place that decides digits, unit and kind of a number.
 
 Three rules hold everywhere. A quantity that was not measured is written ``unmeasured``, never 0. An
-estimate is always written ``≈12 J (estimate)``. The uncertainty decides the digits: it is rounded
+estimate is marked: ``≈12 J (estimate)``, or ``≈12 J`` where a heading, a badge or a row says the
+word once. The uncertainty decides the digits: it is rounded
 to two significant digits (a trailing zero is omitted), and the value is rounded to the same decimal
 place, as recommended by the Guide to the Expression of Uncertainty in Measurement (JCGM 100:2008,
 7.2.6).
@@ -20,6 +21,10 @@ from etui.differences import multiple_text as multiple_text
 from etui.differences import p_value_text as p_value_text
 from etui.differences import points_change_text as points_change_text
 from etui.differences import points_text as points_text
+from etui.durations import age_text as age_text
+from etui.durations import offset_text as offset_text
+from etui.durations import seconds_text as seconds_text
+from etui.durations import span_text as span_text
 from etui.rounding import KILO_FROM, exponent, is_known, is_spread, plain, prefix_of
 from etui.rounding import significant as significant
 from etui.rounding import with_uncertainty as with_uncertainty
@@ -60,6 +65,11 @@ def energy_text(
 def short_energy_text(joules: float | None, kind: str | None = None) -> str:
     """Format an energy without its kind: ``12.3 J``, an estimate as ``≈12 J``; ``unmeasured``."""
     return _short_measured(joules, kind, "J")
+
+
+def marked(text: str) -> str:
+    """Drop the word behind an estimate, which its ``≈`` marks already: ``≈12 ± 4 J``."""
+    return text.removesuffix(f" ({ESTIMATE})")
 
 
 def short_per_token_text(joules_per_token: float | None, kind: str | None = None) -> str:
@@ -112,22 +122,22 @@ def net_text(
 
 
 def watt_hours_text(joules: float | None, kind: str | None = None) -> str:
-    """Format a large energy, given in joules, in Wh: ``3.42 Wh``, ``≈1.2 kWh (estimate)``."""
+    """Format a large energy, given in joules, in Wh: ``3.42 Wh``, an estimate as ``≈1.2 kWh``."""
     watt_hours = None if joules is None else joules / JOULES_PER_WATT_HOUR
-    return _measured(watt_hours, None, kind, "Wh", None)
+    return _short_measured(watt_hours, kind, "Wh")
 
 
 def total_text(
     joules: float | None, uncertainty: float | None = None, kind: str | None = None
 ) -> str:
-    """Format the total of a chat, a day or a budget in J and Wh: ``12.3 kJ, 3.42 Wh``."""
-    energy = energy_text(joules, uncertainty, None if kind == ESTIMATE else kind)
+    """Format the total of a chat, a day or a budget in J and Wh: ``12.3 kJ, 3.42 Wh``.
+
+    An estimate is only marked: ``≈12 kJ, ≈3.4 Wh``.
+    """
+    energy = marked(energy_text(joules, uncertainty, kind))
     if not is_known(joules):
         return energy
-    if kind == ESTIMATE:
-        bare = _measured(joules, uncertainty, ESTIMATE, "J", None, suffix="")
-        return f"{bare}, {watt_hours_text(joules, kind)}"
-    return f"{energy}, {watt_hours_text(joules)}"
+    return f"{energy}, {watt_hours_text(joules, kind if kind == ESTIMATE else None)}"
 
 
 def per_token_text(
@@ -197,7 +207,7 @@ def limit_text(watts: float | None) -> str:
 
 
 def cost_text(grams_co2e: float | None, price: float | None, currency: str = "") -> str:
-    """Format emissions and the price of electricity: ``1.2 g CO2e, 0.00091 EUR``.
+    """Format emissions and the price of electricity: ``1.2 g CO2e, < 0.01 EUR``.
 
     Both follow from the factors in the user's config; None is omitted.
 
@@ -210,13 +220,16 @@ def cost_text(grams_co2e: float | None, price: float | None, currency: str = "")
     if is_known(grams_co2e):
         parts.append(f"{significant(grams_co2e, 3)} g CO2e")
     if is_known(price):
-        parts.append(f"{significant(price, 3)} {currency}".strip())
+        parts.append(price_text(price, currency))
     return ", ".join(parts)
 
 
 def price_text(price: float | None, currency: str = "") -> str:
-    """Format the price of electricity: ``0.00091 EUR``; None is unknown."""
-    return f"{significant(price, 3)} {currency}".strip() if is_known(price) else UNKNOWN
+    """Format money to the cent: ``1.23 EUR``, ``< 0.01 EUR``; None is unknown."""
+    if not is_known(price):
+        return UNKNOWN
+    number = "< 0.01" if 0 < price < 0.005 else f"{price:,.2f}" if price else "0"
+    return f"{number} {currency}".strip()
 
 
 def clock_text(mhz: float) -> str:
@@ -239,27 +252,6 @@ def watts_of_text(watts: float | None, limit_watts: float | None, kind: str | No
     about = ABOUT if kind == ESTIMATE else ""
     step, prefix = prefix_of(limit_watts) if limit_watts >= KILO_FROM else (1.0, "")
     return f"{about}{axis_text(watts / step)}/{axis_text(limit_watts / step)} {prefix}W"
-
-
-def seconds_text(seconds: float | None) -> str:
-    """Format a duration: ``4 ms``, ``0.21 s``, ``12.3 s``, ``3 min 05 s``, ``2 h 05 min``."""
-    if not is_known(seconds):
-        return UNKNOWN
-    sign, size = ("-", -seconds) if seconds < 0 else ("", seconds)
-    if size == 0:
-        return "0 s"
-    if size < 0.0095:
-        return f"{sign}{significant(size * 1e3, 2)} ms"
-    if size < 59.95:
-        return f"{sign}{significant(size, 2 if size < 0.995 else 3)} s"
-    whole = round(size)
-    if whole < 3600:
-        return f"{sign}{whole // 60} min {whole % 60:02d} s"
-    minutes = round(size / 60)
-    if minutes < 48 * 60:
-        return f"{sign}{minutes // 60} h {minutes % 60:02d} min"
-    hours = round(size / 3600)
-    return f"{sign}{hours // 24} d {hours % 24} h"
 
 
 def of_limit_text(watts: float, limit_watts: float | None, kind: str | None = None) -> str:
@@ -285,22 +277,6 @@ def short_rate_text(tokens_per_second: float) -> str:
     return f"{axis_text(tokens_per_second)} tok/s"
 
 
-def age_text(seconds: float) -> str:
-    """Format the age of a mark on an axis of time: ``30s``, ``120s``, ``10min``, ``2h``."""
-    if seconds < 180:
-        return f"{seconds:.0f}s"
-    if seconds < 7200 or seconds % 1800:
-        return f"{seconds / 60:.5g}min"
-    return f"{seconds / 3600:.3g}h"
-
-
-def span_text(seconds: float) -> str:
-    """Format the time that a graph shows: ``30 s``, ``2 min``, ``1 h``."""
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 3600 else f"{seconds / 3600:.0f} h"
-
-
 def axis_text(value: float) -> str:
     """Format a number of an axis in few characters: ``2.5``, ``18``, ``350``, ``2.4k``."""
     if abs(value) >= 9999.5:
@@ -308,11 +284,6 @@ def axis_text(value: float) -> str:
     if abs(value) >= 999.5:
         return f"{value / 1e3:.1f}".removesuffix(".0") + "k"
     return f"{value:.0f}" if abs(value) >= 9.95 else f"{value:.1f}".removesuffix(".0")
-
-
-def offset_text(offset_ns: int, error_ns: int) -> str:
-    """Format the offset of another clock and its bound: ``7 h 00 min ± 0.21 ms``."""
-    return f"{seconds_text(offset_ns / 1e9)} ± {seconds_text(error_ns / 1e9)}"
 
 
 def rate_text(tokens: float | None, seconds: float | None) -> str:

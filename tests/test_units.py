@@ -168,7 +168,7 @@ def test_energy_per_token_and_power() -> None:
 
 def test_totals_are_in_joules_and_watt_hours() -> None:
     assert units.total_text(12300.0, None, "counter") == "12.3 kJ (counter), 3.42 Wh"
-    assert units.total_text(12300.0, 500.0, "estimate") == "≈12 kJ, ≈3.4 Wh (estimate)"
+    assert units.total_text(12300.0, 500.0, "estimate") == "≈12 kJ, ≈3.4 Wh"
     assert units.watt_hours_text(3.6e6 * 12) == "12.0 kWh"
 
 
@@ -217,8 +217,12 @@ def test_rates_counts_sizes_and_shares() -> None:
 
 
 def test_carbon_and_price_by_the_users_factors() -> None:
-    assert units.cost_text(1.234, 0.000912, "EUR") == "1.23 g CO2e, 0.000912 EUR"
+    assert units.cost_text(1.234, 0.000912, "EUR") == "1.23 g CO2e, < 0.01 EUR"
     assert units.cost_text(None, 2.0) == "2.00"
+    assert units.price_text(0.0000369, "EUR") == "< 0.01 EUR"
+    assert units.price_text(0.009, "EUR") == "0.01 EUR"
+    assert units.price_text(1234.5, "EUR") == "1,234.50 EUR"
+    assert units.price_text(0.0, "EUR") == "0 EUR"
     assert units.cost_text(1234.5, None, "EUR") == "1,234 g CO2e"
     assert units.cost_text(None, None) == ""
 

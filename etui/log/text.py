@@ -33,9 +33,6 @@ _HEAD = ("ID", "TIME", "MODEL", "RULE", "TOKENS", "SECONDS", "ENERGY", "PER TOKE
 _CLIENT = "CLIENT"
 
 
-_ESTIMATED = f" ({units.ESTIMATE})"
-
-
 _TOTALS_HEAD = ("TURNS", "TOKENS", "ENERGY", "ESTIMATED", "PER TOKEN", "UNMEASURED")
 
 
@@ -69,8 +66,8 @@ def _format_turn_row(turn: TurnSummary) -> tuple[str, ...]:
         one_line(turn.rule or "-"),
         f"{turn.tokens_output:,}",
         units.seconds_text(turn.seconds_total),
-        units.energy_text(turn.joules, turn.uncertainty, turn.kind),
-        units.per_token_text(turn.joules_per_token, turn.kind),
+        units.marked(units.energy_text(turn.joules, turn.uncertainty, turn.kind)),
+        units.marked(units.per_token_text(turn.joules_per_token, turn.kind)),
         mark + question,
     )
 
@@ -94,9 +91,12 @@ def format_totals(by: str, totals: Sequence[Total], factors: Factors | None = No
             units.total_text(total.joules, total.uncertainty, total.kind),
             "-"
             if total.estimated_joules is None
-            else units.energy_text(total.estimated_joules, None, units.ESTIMATE),
-            units.per_token_text(
-                total.joules_per_token, total.kind if total.joules is not None else units.ESTIMATE
+            else units.short_energy_text(total.estimated_joules, units.ESTIMATE),
+            units.marked(
+                units.per_token_text(
+                    total.joules_per_token,
+                    total.kind if total.joules is not None else units.ESTIMATE,
+                )
             ),
             f"{total.unmeasured_turns:,}",
             *([_format_cost(total, factors)] if factors else []),
@@ -110,11 +110,11 @@ def format_totals(by: str, totals: Sequence[Total], factors: Factors | None = No
 def _format_cost(total: Total, factors: Factors) -> str:
     """Format carbon and cost of a total; estimates are marked, and never added to readings."""
     parts = []
-    for joules, mark in ((total.joules, ""), (total.estimated_joules, " (estimate)")):
+    for joules, mark in ((total.joules, ""), (total.estimated_joules, units.ABOUT)):
         cost = compute_cost(joules, factors)
         if cost is not None:
             text = units.cost_text(cost.grams_co2e, cost.price, cost.currency)
-            parts.append(f"{units.ABOUT}{text}{mark}" if mark else text)
+            parts.append(text if text.startswith("<") else f"{mark}{text}")
     return " and ".join(parts) or units.UNMEASURED
 
 
@@ -160,7 +160,7 @@ def list_facts(
     for vote in turn.votes:
         spent = [units.tokens_text(vote.tokens)]
         if vote.joules is not None:
-            spent.append(units.energy_text(vote.joules, None, turn.energy.kind))
+            spent.append(units.short_energy_text(vote.joules, turn.energy.kind))
         facts.append((f"vote {vote.index + 1}", f"{one_line(vote.answer)} ({', '.join(spent)})"))
     for probe in turn.probes:
         likeliest = max(probe.probabilities.items(), key=lambda item: item[1], default=None)
@@ -202,12 +202,12 @@ def _format_attribution(found: Attribution, turn: TurnRecord) -> str:
     share = "an unknown share" if found.share is None else units.percent_text(found.share)
     batches = units.count_text(found.batches, "batch", "batches")
     text = (
-        f"{share} of {units.energy_text(found.batch_joules, None, kind)} in {batches} "
+        f"{share} of {units.short_energy_text(found.batch_joules, kind)} in {batches} "
         f"of {found.mean_requests:.1f} requests, by "
         + ("Shapley values" if found.method == "shapley" else "tokens")
     )
     if found.spread is not None:
-        text += f" ({units.energy_text(found.spread, None, kind)} from the share by tokens)"
+        text += f" ({units.short_energy_text(found.spread, kind)} from the share by tokens)"
     return text
 
 
@@ -227,12 +227,12 @@ def _format_hop(hop: HopRecord, turn: TurnRecord) -> str:
         one_line(hop.answer) or "no answer",
         units.tokens_text(hop.tokens.output),
         f"{hop.tokens.cached:,} of {hop.tokens.prompt:,} prompt tokens cached",
-        units.energy_text(hop.joules, None, kind),
+        units.short_energy_text(hop.joules, kind),
     ]
     if hop.speculation is not None:
         parts.append(speculation_text(hop.speculation, turn.energy.kind))
     if hop.load_joules:
-        parts.append(f"load {units.energy_text(hop.load_joules, None, kind)}")
+        parts.append(f"load {units.short_energy_text(hop.load_joules, kind)}")
     return ("✓ " if hop.taken else "") + "; ".join(parts)
 
 
@@ -256,21 +256,23 @@ def _format_seconds(turn: TurnRecord) -> str:
 
 def _list_energy(turn: TurnRecord) -> list[tuple[str, str]]:
     e = turn.energy
-    gross = units.energy_text(e.joules, e.uncertainty, e.kind, spread=True)
+    gross = units.marked(units.energy_text(e.joules, e.uncertainty, e.kind, spread=True))
     if e.joules is None:
         facts = [("energy", gross)]
     else:
         net = (
             "no idle baseline"
             if e.net_joules is None
-            else f"net {units.net_text(e.net_joules, None, e.kind)} "
-            f"(idle {units.watts_text(e.idle_watts, e.kind).removesuffix(_ESTIMATED)})"
+            else f"net {units.marked(units.net_text(e.net_joules, None, e.kind))} "
+            f"(idle {units.short_watts_text(e.idle_watts, e.kind)})"
         )
         facts = [("energy", f"{gross}, {net}")]
-        facts.append(("per token", units.per_token_text(e.joules_per_token, e.kind)))
-        watts = f"{units.watts_text(e.mean_watts, e.kind)} mean"
+        if e.kind == units.ESTIMATE:
+            facts.append(("kind", "estimate: no hardware reading"))
+        facts.append(("per token", units.marked(units.per_token_text(e.joules_per_token, e.kind))))
+        watts = f"{units.short_watts_text(e.mean_watts, e.kind)} mean"
         if e.peak_watts is not None:
-            watts += f", {units.watts_text(e.peak_watts, e.kind)} peak"
+            watts += f", {units.short_watts_text(e.peak_watts, e.kind)} peak"
         facts.append(("power", f"{watts}, {units.percent_text(e.coverage)} recorded"))
         if e.shared:
             facts.append(("shared", shared_text(e)))
@@ -278,13 +280,13 @@ def _list_energy(turn: TurnRecord) -> list[tuple[str, str]]:
             facts.append(("attribution", _format_attribution(e.attribution, turn)))
         for phase in ("prefill", "decode"):
             joules = e.phases.get(phase)
-            facts.append((f"  {phase}", units.energy_text(joules, None, e.kind)))
+            facts.append((f"  {phase}", units.short_energy_text(joules, e.kind)))
         if e.thinking_joules is not None and turn.tokens.thinking:
-            facts.append(("  thinking", units.energy_text(e.thinking_joules, None, e.kind)))
+            facts.append(("  thinking", units.short_energy_text(e.thinking_joules, e.kind)))
     for channel, joules in e.channels.items():
-        facts.append((f"  {one_line(channel)}", units.energy_text(joules, None, e.kind)))
+        facts.append((f"  {one_line(channel)}", units.short_energy_text(joules, e.kind)))
     if turn.predicted_joules is not None:
-        facts.append(("predicted", units.energy_text(turn.predicted_joules)))
+        facts.append(("predicted", units.short_energy_text(turn.predicted_joules, units.ESTIMATE)))
     if e.unmeasured:
         facts.append(("unmeasured", one_line(describe_unread(e.unmeasured))))
     if e.flags:
@@ -306,19 +308,19 @@ def _list_speculation(turn: TurnRecord) -> list[tuple[str, str]]:
         joules.append(("draft", s.draft_joules, s.draft_uncertainty))
     joules.append(("waste", s.waste_joules, s.waste_uncertainty))
     facts += [
-        (f"  {name}", units.energy_text(value, half, kind, spread=True))
+        (f"  {name}", units.marked(units.energy_text(value, half, kind, spread=True)))
         for name, value, half in joules
     ]
     each, half = s.joules_per_accepted_token, s.joules_per_accepted_token_uncertainty
     if each is not None:
         facts.append(
-            ("  per accepted", units.per_token_text(each, kind, half, spread=True)),
+            ("  per accepted", units.marked(units.per_token_text(each, kind, half, spread=True))),
         )
     return facts
 
 
 def _format_load(load: LoadRecord) -> str:
-    energy = units.energy_text(load.joules, load.uncertainty, load.kind)
+    energy = units.marked(units.energy_text(load.joules, load.uncertainty, load.kind))
     return (
         f"{one_line(load.model)}, {units.bytes_text(load.size_bytes)}, "
         f"{units.seconds_text(load.seconds)}, {energy}; not in the turn's energy"
@@ -326,10 +328,10 @@ def _format_load(load: LoadRecord) -> str:
 
 
 def _format_unload(unload: UnloadRecord) -> str:
-    energy = units.energy_text(unload.joules, unload.uncertainty, unload.kind)
+    energy = units.marked(units.energy_text(unload.joules, unload.uncertainty, unload.kind))
     freed = f"{units.ABOUT}{units.bytes_text(unload.freed_bytes)}"
     return (
-        f"{one_line(unload.model)}, {freed} freed (estimate), "
+        f"{one_line(unload.model)}, {freed} freed, "
         f"{units.seconds_text(unload.seconds)}, {energy}; not in the turn's energy"
     )
 
@@ -361,7 +363,7 @@ def _format_load_row(record: LoadRecord | UnloadRecord) -> tuple[str, ...]:
         what, size = "load", units.bytes_text(record.size_bytes)
         reason = "upcoming question"
     else:
-        what, size = "unload", f"{units.ABOUT}{units.bytes_text(record.freed_bytes)} (estimate)"
+        what, size = "unload", f"{units.ABOUT}{units.bytes_text(record.freed_bytes)}"
         reason = _REASONS.get(record.reason, record.reason)
     return (
         local_time(record.created_at),
@@ -369,6 +371,6 @@ def _format_load_row(record: LoadRecord | UnloadRecord) -> tuple[str, ...]:
         one_line(record.model),
         size,
         units.seconds_text(record.seconds),
-        units.energy_text(record.joules, record.uncertainty, record.kind),
+        units.marked(units.energy_text(record.joules, record.uncertainty, record.kind)),
         one_line(reason if record.turn_id is None else f"turn {record.turn_id[:8]}"),
     )

@@ -161,5 +161,4 @@ def format_cost(choice: RouteChoice) -> str:
     if choice.joules_per_token is None:
         return "–"
     least = "from " if choice.kind == "policy" else ""
-    predicted = units.per_token_text(choice.joules_per_token, units.ESTIMATE)
-    return least + predicted.removesuffix(f" ({units.ESTIMATE})")
+    return least + units.marked(units.per_token_text(choice.joules_per_token, units.ESTIMATE))

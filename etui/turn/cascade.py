@@ -32,6 +32,7 @@ class Hop:
         failure: The error that ended it.
         at_load: It failed before anything was computed.
         joules: Gross joules, its load excluded; None if unmeasured.
+        kind: How they were obtained; None if unmeasured.
         why: Its result, in words.
         fallbacks: Arms that follow if it failed before anything was computed, best first.
     """
@@ -47,6 +48,7 @@ class Hop:
     failure: EtuiError | None = None
     at_load: bool = False
     joules: float | None = None
+    kind: str | None = None
     why: str = ""
     fallbacks: tuple[Arm, ...] = ()
 

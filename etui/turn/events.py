@@ -57,6 +57,7 @@ class HopEnded:
             record has the final value.
         why: The result, in words.
         taken: Whether this is the answer of the turn. After the last hop it may be an earlier one.
+        kind: How the joules were obtained; None if unmeasured.
     """
 
     number: int
@@ -68,6 +69,7 @@ class HopEnded:
     joules: float | None
     why: str
     taken: bool = False
+    kind: str | None = None
 
 
 TurnEvent = Decided | HopStarted | Event | HopEnded | TurnFinished

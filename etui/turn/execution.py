@@ -56,6 +56,7 @@ from etui.turn.ports import Meter, Serve, Served, Writer
 from etui.turn.record import Attribution, ClientRecord, TurnRecord
 
 if TYPE_CHECKING:
+    from etui.energy.types import Energy
     from etui.routing.prediction import Predictor
 
 
@@ -263,7 +264,8 @@ class TurnExecution:
         self._seen.append(so_far)
         self._meters.append(self._hop_meter)
         self._hops.append(hop)
-        hop = replace(hop, joules=self._joules_of_last())
+        energy = self._energy_of_last()
+        hop = replace(hop, joules=energy.joules, kind=energy.kind and str(energy.kind))
         self._hops[-1] = replace(hop, accepted=is_accepted(self._decision, hop))
         self._running = None
 
@@ -311,6 +313,7 @@ class TurnExecution:
             joules=hop.joules,
             why=hop.why,
             taken=self._over and choose_hop(self._hops) is hop,
+            kind=hop.kind,
         )
 
     def _spent_so_far(self) -> SpentBefore:
@@ -319,9 +322,9 @@ class TurnExecution:
         seconds = sum(spans.seconds for spans in compute_spans(self._legs())) if self._hops else 0.0
         return SpentBefore(joules, sum(end.output_tokens for end in ends), seconds)
 
-    def _joules_of_last(self) -> float | None:
+    def _energy_of_last(self) -> Energy:
         spans = compute_spans(self._legs())[-1]
-        return energy_over((*spans.prefill, *spans.decode), self._hop_meter.energy).joules
+        return energy_over((*spans.prefill, *spans.decode), self._hop_meter.energy)
 
     def _joules_with_loads(self) -> float | None:
         legs = self._legs()

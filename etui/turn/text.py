@@ -54,7 +54,7 @@ def route_parts(
 
 def about_joules(joules: float) -> str:
     """Format estimated joules without the kind: ``≈21 J``."""
-    return units.energy_text(joules, kind=units.ESTIMATE).removesuffix(f" ({units.ESTIMATE})")
+    return units.short_energy_text(joules, units.ESTIMATE)
 
 
 def hop_line(hop: HopEnded) -> str:
@@ -116,7 +116,7 @@ def forecast_text(record: TurnRecord) -> str:
 def hops_text(record: TurnRecord) -> str:
     """Format the joules of each hop: ``2 hops: quick 12.0 J, large 40.1 J``."""
     each = [
-        f"{hop.arm} {units.energy_text(hop.joules, None, kind_of_hop(hop, record.energy))}"
+        f"{hop.arm} {units.short_energy_text(hop.joules, kind_of_hop(hop, record.energy))}"
         for hop in record.hops
     ]
     return f"{units.count_text(len(record.hops), 'hop')}: {', '.join(each)}"
@@ -188,13 +188,13 @@ def loop_text(record: TurnRecord) -> str:
 
 
 def saved_text(record: TurnRecord) -> str:
-    """Format the cost that ending a repetition saved: `` (saved ≈40 J, estimate)``."""
+    """Format the cost that ending a repetition saved: `` (saved up to ≈40 J)``."""
     loop = record.loop
     if loop is None or not loop.saved_tokens:
         return ""
     if loop.saved_joules is None:
         return f" (saved up to {units.tokens_text(loop.saved_tokens)})"
-    return f" (saved up to {about_joules(loop.saved_joules)}, estimate)"
+    return f" (saved up to {about_joules(loop.saved_joules)})"
 
 
 def energy_line(record: TurnRecord) -> str:

@@ -63,7 +63,7 @@ def test_the_total_of_a_chat_labels_its_estimates(make_turn: MakeTurn) -> None:
     turn = make_turn(1, joules=100.0)
     estimated = replace(turn, energy=replace(turn.energy, kind="estimate"))
     text = format_chat(CHAT, [turn, estimated], energy_line)
-    assert "2 turns, 100 J, 27.8 mWh and ≈100 J, ≈28 mWh (estimate)" in text
+    assert "2 turns, 100 J, 27.8 mWh and ≈100 J, ≈28 mWh" in text
     assert "1 turn, unmeasured" in format_chat(CHAT, [make_turn(3, joules=None)], energy_line)
 
 

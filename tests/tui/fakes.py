@@ -25,7 +25,7 @@ from etui.log.records import ChatRecord
 from etui.log.totals import Total
 from etui.models.download import Progress, Report
 from etui.models.files import Verified
-from etui.routing.decision import Decision
+from etui.routing.decision import Decision, SignalValue
 from etui.runtime.forecast import ArmForecast, Forecast, TokenCount
 from etui.runtime.route import Route
 from etui.runtime.route_choices import RouteChoice
@@ -124,6 +124,8 @@ class FakeRunner(FakeResidence):
     meter: FakeMeter
     pieces: tuple[str, ...] = ("Paris ", "is ", "the ", "**capital** ", "of ", "France.")
     thoughts: tuple[str, ...] = ()
+    why: str = "everything-else: no rule matched"
+    signals: tuple[SignalValue, ...] = ()
     hold: bool = False
     error: EtuiError | None = None
     load_error: EtuiError | None = None
@@ -201,9 +203,8 @@ class FakeRunner(FakeResidence):
         if self.over_budget and not (self.confirm and self.confirm(self.over_budget)):
             raise EtuiError(self.over_budget, "wait an hour")
         arm = Arm(route.arm or "quick", route.model or MODEL)
-        decision = Decision(
-            arm, route.policy, "everything-else", "everything-else: no signal holds"
-        )
+        rule = self.why.partition(":")[0]
+        decision = Decision(arm, route.policy, rule, self.why, signals=self.signals)
         yield Decided(decision)
         shown: list[Event] = []
         for started, texts, ended in self.hops:
@@ -402,7 +403,7 @@ def turn_record(number: int, **changes: Any) -> TurnRecord:
         query=f"Question {number}?", system=None, answer=f"Answer {number}.", thinking="",
         status="complete", error=None, model=MODEL, model_sha256=None, arm="quick",
         reasoning="direct", policy="balanced", rule="everything-else",
-        why="everything-else: no signal holds", tokens=Tokens(12, 0, 12, 0, 25),
+        why="everything-else: no rule matched", tokens=Tokens(12, 0, 12, 0, 25),
         seconds=Seconds(0.0, 0.1, 0.4, 0.5, 0.1), energy=energy,
     )  # fmt: skip
     return replace(record, **changes)

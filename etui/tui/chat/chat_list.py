@@ -286,7 +286,7 @@ def _row(chat: ChatSummary) -> tuple[str, str, str, str]:
     elif total.joules is not None:
         joules = units.energy_text(total.joules)
     else:
-        joules = units.energy_text(total.estimated_joules, None, units.ESTIMATE)
+        joules = units.short_energy_text(total.estimated_joules, units.ESTIMATE)
     return local_time(chat.last_at)[:16], turns, joules, _name(chat)
 
 

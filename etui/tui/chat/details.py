@@ -32,7 +32,7 @@ _SOURCES = {
     "integrated": "hardware power readings, integrated over time",
     "model": "the vendor's power model",
     "battery": "the battery's readings",
-    units.ESTIMATE: "no hardware reading: CPU time and a configured power range",
+    units.ESTIMATE: "estimated, no hardware reading: CPU time and a configured power range",
 }
 """How an energy was obtained, by its kind."""
 
@@ -50,7 +50,9 @@ def _list_energy(record: TurnRecord) -> Iterator[Fact]:
     if energy.joules is None:
         yield "energy", f"{units.UNMEASURED}: nothing could be read; `etui doctor` shows why"
     else:
-        gross = units.energy_text(energy.joules, energy.uncertainty, energy.kind, spread=True)
+        gross = units.marked(
+            units.energy_text(energy.joules, energy.uncertainty, energy.kind, spread=True)
+        )
         source = _SOURCES.get(energy.kind or "", "")
         yield "energy", SEPARATOR.join(part for part in (f"{gross}, idle included", source) if part)
         yield "net", _format_net(record)
@@ -150,7 +152,7 @@ def _list_route(record: TurnRecord) -> Iterator[Fact]:
 def _format_forecast(record: TurnRecord) -> str:
     parts = []
     if record.predicted_joules is not None:
-        parts.append(units.energy_text(record.predicted_joules))
+        parts.append(units.short_energy_text(record.predicted_joules, units.ESTIMATE))
         ratio = forecast_ratio(record)
         if ratio is not None:
             joules = units.short_energy_text(record.energy.joules, record.energy.kind)

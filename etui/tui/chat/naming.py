@@ -33,8 +33,7 @@ class NamedChat:
     def cost_text(self) -> str:
         """Who named the chat and for how much: ``named by smollm2-135m for ≈2.1 J``."""
         energy = self.record.energy
-        joules = units.energy_text(energy.joules, energy.uncertainty, energy.kind)
-        joules = joules.removesuffix(f" ({units.ESTIMATE})")  # the sign ≈ says it
+        joules = units.marked(units.energy_text(energy.joules, energy.uncertainty, energy.kind))
         load = energy.phases.get("load")
         loading = f", and {units.energy_text(load)} to load it" if load else ""
         return f"named by {self.record.model} for {joules}{loading}"

@@ -17,7 +17,6 @@ from etui.energy.types import Energy
 from etui.errors import EtuiError
 from etui.routing.decision import Decision
 from etui.text.sanitize import sanitize, shorten
-from etui.text.tables import SEPARATOR
 from etui.tui.chat.conversation import Asking
 from etui.tui.chat.messages import TextBatch
 from etui.tui.chat.progress import (
@@ -27,11 +26,12 @@ from etui.tui.chat.progress import (
     progress_line,
     running_thinking_title,
 )
+from etui.tui.chat.why import full_why, hop_line, logged_why, next_hop_why, short_why
 from etui.tui.widgets.code_fences import ShortFences
 from etui.tui.widgets.fact_line import FactLine, HintedLine
 from etui.turn.events import Decided, HopEnded, HopStarted, TurnFinished
 from etui.turn.record import HopRecord, TurnRecord
-from etui.turn.text import price_line, route_parts
+from etui.turn.text import price_line
 
 if TYPE_CHECKING:
     from textual.widgets.markdown import MarkdownStream
@@ -148,6 +148,8 @@ the earlier one, and the turns after it, in the history that the model reads.
         self._thinking_tokens = 0
         self._thinking_folded = False
         self._copied_blocks = 0
+        self._decision: Decision | None = None
+        self._hop: HopStarted | None = None
 
     @classmethod
     def from_record(cls, record: TurnRecord) -> TurnView:
@@ -173,7 +175,7 @@ the earlier one, and the turns after it, in the history that the model reads.
     async def on_mount(self) -> None:
         """Show the record of a logged turn."""
         if self.record is not None:
-            self._why.show(logged_why(self.record))
+            self._shorten_why(logged_why(self.record))
             for hop in self.record.hops:
                 if not hop.taken:
                     await self._fold_away(hop, hop.answer)
@@ -206,17 +208,22 @@ the earlier one, and the turns after it, in the history that the model reads.
 
     def show_decision(self, decided: Decided) -> None:
         """Show why this model answers."""
-        notices = [f"! {notice}" for notice in decided.decision.notices]
-        self._why.show(sanitize("\n".join([_format_decision(decided.decision), *notices])))
+        self._decision, self._hop = decided.decision, None
+        self._why.remove_class("-short")
+        self._why.show(full_why(decided.decision))
 
     def show_hop(self, hop: HopStarted) -> None:
         """Show that another arm answers after the previous one; the first is in the decision."""
         if hop.number == 1:
             return
-        arm = hop.arm if hop.arm == hop.reasoning else f"{hop.arm} ({hop.reasoning})"
-        route = " › ".join(["then", arm, hop.model])
-        parts = [self._why.facts, SEPARATOR.join(p for p in (route, hop.why) if p)]
-        self._why.show(sanitize("\n".join(part for part in parts if part)))
+        self._hop = hop
+        self._why.remove_class("-short")
+        self._why.show(next_hop_why(hop))
+
+    def _shorten_why(self, why: str) -> None:
+        """Leave what the user must know about the choice, once there is an answer to read."""
+        self._why.add_class("-short")
+        self._why.show(why)
 
     async def end_hop(self, hop: HopEnded) -> None:
         """Fold away an answer that is not taken, dimmed, to make room for the next."""
@@ -241,6 +248,8 @@ the earlier one, and the turns after it, in the history that the model reads.
 
     async def write(self, batch: TextBatch) -> None:
         """Show the text decoded since the last batch."""
+        if self._decision is not None and not self._why.has_class("-short"):
+            self._shorten_why(short_why(self._decision, self._hop))
         if batch.thinking:
             self._thinking += batch.thinking
             self._thinking_tokens += batch.thinking_tokens
@@ -262,6 +271,8 @@ the earlier one, and the turns after it, in the history that the model reads.
         self.record = finished.record
         self._status.show("")
         await self.close_stream()
+        if self._decision is not None:
+            self._shorten_why(short_why(self._decision, self._hop))
         await self._show_record(finished.record)
 
     def show_costs(self, costs: str) -> None:
@@ -359,29 +370,3 @@ def _tail(thinking: str) -> str:
 def _show(static: Static, content: str) -> None:
     static.update(content)
     static.display = bool(content)
-
-
-def _format_decision(decision: Decision) -> str:
-    """Format the route and its reason; the forecast was shown before the question was sent."""
-    arm = decision.arm
-    parts = route_parts(
-        decision.policy, decision.rule, arm.name, arm.reasoning, arm.model, decision.why
-    )
-    return SEPARATOR.join(part for part in parts if part)
-
-
-def logged_why(record: TurnRecord) -> str:
-    """Format the why-line of a logged turn, as it was shown with the answer."""
-    parts = route_parts(
-        record.policy, record.rule, record.arm, record.reasoning, record.model, record.why
-    )
-    return sanitize(SEPARATOR.join(part for part in parts if part))
-
-
-def hop_line(hop: HopEnded | HopRecord) -> str:
-    """Describe an answer not taken: ``not taken: quick › smollm2-135m · 41 % sure · 12 J``."""
-    parts = [f"not taken: {hop.arm} › {hop.model}", hop.why]
-    if hop.joules is not None:
-        kind = hop.kind if isinstance(hop, HopRecord) else None  # only the record knows it
-        parts.append(units.short_energy_text(hop.joules, kind))
-    return SEPARATOR.join(part for part in parts if part)

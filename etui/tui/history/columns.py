@@ -47,8 +47,8 @@ def turn_texts(turn: TurnSummary) -> dict[str, str]:
     return {
         "time": local_time(turn.created_at)[5:16],
         "question": mark + one_line(turn.query),
-        "joules": units.energy_text(turn.joules, None, kind),
-        "per_token": units.energy_text(turn.joules_per_token, None, kind),
+        "joules": units.short_energy_text(turn.joules, kind),
+        "per_token": units.short_energy_text(turn.joules_per_token, kind),
         "tokens": f"{turn.tokens_output:,}",
         "seconds": units.seconds_text(turn.seconds_total),
         "model": one_line(turn.model),

@@ -73,10 +73,10 @@ def day_bar_lines(totals: Sequence[Total], width: int) -> list[str]:
         return []
     highest, highest_day = max(known)
     kind = units.ESTIMATE if any(day.estimated for day in days) else None
-    head = f"{units.energy_text(sum(joules for joules, _ in known), None, kind)} in "
+    head = f"{units.short_energy_text(sum(joules for joules, _ in known), kind)} in "
     head += units.count_text(len(days), "day")
     if len(known) > 1:
-        head += f" · most {units.energy_text(highest, None, kind)} on {highest_day:%m-%d}"
+        head += f" · most {units.short_energy_text(highest, kind)} on {highest_day:%m-%d}"
     joules = [day.joules or None for day in days]
     columns = [each for each in joules for each in (*[each] * _BAR_CELLS, None)]
     rows = bar_rows(columns, highest or 1.0, len(columns), _ROWS)

@@ -59,7 +59,7 @@ def power_heading(turn: TurnRecord) -> str:
     known = [watts for watts in turn.power_watts if watts is not None]
     kind = turn.energy.kind if turn.energy.kind == units.ESTIMATE else None
     seconds = units.seconds_text(turn.seconds.total)
-    return f"power over {seconds}, at most {units.watts_text(max(known), kind)}"
+    return f"power over {seconds}, at most {units.short_watts_text(max(known), kind)}"
 
 
 def turn_graph(turn: TurnRecord, values: int) -> Graph:
@@ -83,7 +83,7 @@ def turn_phases(turn: TurnRecord, values: int) -> str:
     seconds, tokens = turn.seconds, turn.tokens
     if seconds.total <= 0:
         return " " * values
-    prefill = min(values, round(values * seconds.prefill / seconds.total))
+    prefill = round(values * min(1.0, seconds.prefill / seconds.total))
     share = tokens.thinking / tokens.output if tokens.output else 0.0
     thinking = round((values - prefill) * min(1.0, max(0.0, share)))
     return "P" * prefill + "T" * thinking + "A" * (values - prefill - thinking)

@@ -209,8 +209,8 @@ def curve_lines(card: ModelCard, width: int, height: int) -> Iterator[str]:
         ("decode", curve.decode, "output token"),
     ):
         yield (
-            f"{name:<8} {units.per_text(phase.slope, token, shown_kind)}"
-            f" + {units.energy_text(phase.e0, kind=shown_kind)}, R² {r2_text(phase.r2)}"
+            f"{name:<8} {units.marked(units.per_text(phase.slope, token, shown_kind))}"
+            f" + {units.short_energy_text(phase.e0, shown_kind)}, R² {r2_text(phase.r2)}"
         )
     if curve.held_out_mape is not None:
         yield f"turns off the grid: {units.percent_text(curve.held_out_mape)} mean error"
@@ -258,7 +258,8 @@ def _log_text(card: ModelCard) -> str:
     if total is None:
         return "no turns yet"
     turns = units.count_text(total.turns, "turn")
-    return f"{turns}, {units.per_token_text(total.joules_per_token, _per_token_kind(card))}"
+    joules = units.marked(units.per_token_text(total.joules_per_token, _per_token_kind(card)))
+    return f"{turns}, {joules}"
 
 
 def _per_token_kind(card: ModelCard) -> str | None:
@@ -270,6 +271,6 @@ def _per_token_kind(card: ModelCard) -> str | None:
 
 def _format_load(load: LoadRecord | UnloadRecord) -> str:
     what = "loaded" if isinstance(load, LoadRecord) else "unloaded"
-    energy = units.energy_text(load.joules, load.uncertainty, load.kind)
+    energy = units.marked(units.energy_text(load.joules, load.uncertainty, load.kind))
     seconds = units.seconds_text(load.seconds)
     return f"{local_time(load.created_at)[5:16]}  {what:<8} {seconds}, {energy}"

@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from etui import units
-from etui.energy.types import Energy
 from etui.plots.terminal import meter
 from etui.text.tables import SEPARATOR
-from etui.turn.record import TurnEnergy, TurnRecord
+from etui.turn.record import TurnRecord
 
 if TYPE_CHECKING:
     from etui.log.totals import Total
@@ -17,16 +16,6 @@ if TYPE_CHECKING:
 
 
 NO_BASELINE = "net needs an idle baseline: leave etui idle for 35 s"
-
-
-def joules_text(energy: Energy | TurnEnergy, *, net: bool) -> str:
-    """Format the joules of an answer, gross or net."""
-    kind = energy.kind if energy.kind is None else str(energy.kind)
-    if net and energy.joules is not None:
-        if energy.net_joules is None:
-            return NO_BASELINE
-        return units.net_text(energy.net_joules, energy.uncertainty, kind)
-    return units.energy_text(energy.joules, energy.uncertainty, kind)
 
 
 def chat_text(records: Sequence[TurnRecord], *, net: bool) -> str:

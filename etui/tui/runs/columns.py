@@ -36,8 +36,8 @@ def run_texts(run: RunEntry) -> dict[str, str]:
         kind = arm.energy.kind if arm.energy is not None else None
         shown = kind if kind == units.ESTIMATE else None
         texts["best"] = units.accuracy_text(arm.accuracy.micro.value)
-        texts["joules"] = units.energy_text(joules_per_question(run), None, shown)
-        texts["per_token"] = units.energy_text(joules_per_token(run), None, shown)
+        texts["joules"] = units.short_energy_text(joules_per_question(run), shown)
+        texts["per_token"] = units.short_energy_text(joules_per_token(run), shown)
     return texts
 
 

@@ -139,7 +139,7 @@ async def test_the_thought_of_a_chosen_answer_unfolds(house: House) -> None:
 
 
 async def test_a_hop_that_is_not_taken_is_folded_away_before_the_next_answer(house: House) -> None:
-    rejected = HopEnded(1, "quick", MODEL, 0.4, 0.41, False, 12.0, "41 % sure [x]", False)
+    rejected = HopEnded(1, "quick", MODEL, 0.4, 0.41, False, 12.0, "41 % sure [x]", kind="estimate")
     second = HopStarted(2, "think", "qwen3-0.6b", "cot", "quick was 41 % sure")
     taken = HopEnded(2, "think", "qwen3-0.6b", 0.9, 0.9, True, 30.0, "90 % sure", True)
     house.runner.hops = ((None, ("Lyon.",), rejected), (second, ("Pa", "ris"), taken))
@@ -150,9 +150,9 @@ async def test_a_hop_that_is_not_taken_is_folded_away_before_the_next_answer(hou
         (turn,) = turns(app)
         (hop,) = turn.query(".hop").results(Collapsible)
         assert hop.collapsed
-        assert str(hop.title) == f"not taken: quick › {MODEL} · 41 % sure \\[x] · 12.0 J"
+        assert str(hop.title) == f"not taken: quick › {MODEL} · 41 % sure \\[x] · ≈12 J"
         assert "Lyon" not in source_of(turn)
-        assert "then › think (cot) › qwen3-0.6b · quick was 41 % sure" in text_of(turn, "why")
+        assert text_of(turn, "why") == "then think › qwen3-0.6b"
 
 
 async def test_the_first_hop_is_named_once(house: House) -> None:
@@ -164,7 +164,7 @@ async def test_the_first_hop_is_named_once(house: House) -> None:
     async with app.run_test(size=WIDE) as pilot:
         await ask(pilot, "What is the capital of France?")
         await answered(pilot, house, 1)
-        assert text_of(turns(app)[0], "why").count(MODEL) == 1
+        assert text_of(turns(app)[0], "why") == "", "the first arm answered, as planned"
 
 
 async def test_a_spent_budget_asks_before_it_goes_on(house: House) -> None:
@@ -214,7 +214,7 @@ async def test_a_repetition_is_streamed_and_then_cut_with_its_reason(house: Hous
         await answered(pilot, house, 1)
         view = turns(app)[0]
         assert source_of(view) == "Paris. la Femme,"
-        ended = "■ ended: the answer repeats itself (saved up to ≈43 J, estimate)"
+        ended = "■ ended: the answer repeats itself (saved up to ≈43 J)"
         await until(pilot, lambda: ended in text_of(view, "energy"))
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from etui.tui.chat.details import NO_BASELINE, DetailsModal, list_details
-from etui.tui.chat.turn_view import hop_line
+from etui.tui.chat.why import hop_line
 from etui.turn.record import HopRecord, TurnRecord
 from tests.tui.fakes import House, turn_record, until
 from tests.tui.screen import answered, ask, drawn
@@ -31,7 +31,7 @@ def test_each_number_names_its_source() -> None:
     assert shown["first token"] == "after 0.10 s"
     assert shown["others"] == "counts no other program"
     assert shown["model"] == (
-        "balanced › everything-else › quick (direct) › smollm2-135m · no signal holds"
+        "balanced › everything-else › quick (direct) › smollm2-135m · no rule matched"
     )
     assert [line.split() for line in shown["phases"].split("\n")] == [
         ["prefill", "2.50", "J", "0.10", "s", "12", "tok"],
@@ -51,7 +51,7 @@ def test_an_estimate_says_what_it_counts() -> None:
     assert shown["net"] == NO_BASELINE
     assert shown["others"] == "counts other programs on the CPU (etui's own ≈3.0 J)"
     assert shown["channels"] == "estimate:cpu ≈12 J, CPU package: not readable"
-    assert not any("(estimate)" in text for name, text in shown.items() if name != "energy")
+    assert not any("(estimate)" in text for text in shown.values())
 
 
 def test_nothing_measured_shows_no_joules() -> None:
@@ -72,7 +72,7 @@ def test_the_thinking_is_a_phase_of_its_own() -> None:
 
 def test_the_forecast_stands_beside_what_it_took() -> None:
     record = replace(turn_record(1), predicted_joules=79.0, predicted_accuracy=0.62)
-    assert facts(record)["forecast"] == "79.0 J · it took 12.5 J, 0.16× · right with 62 %"
+    assert facts(record)["forecast"] == "≈79 J · it took 12.5 J, 0.16× · right with 62 %"
     assert "forecast" not in facts(turn_record(1))
 
 

@@ -195,7 +195,7 @@ def test_money_needs_a_price_and_says_where_to_set_it() -> None:
     factors = Factors(None, 0.36, "EUR")
     lines = money_lines(spent(factors), 50)
     assert NO_PRICE not in lines
-    assert lines[0].split() == ["today", "≈3,600", "J", "1.00", "Wh", "0.000360", "EUR"]
+    assert lines[0].split() == ["today", "≈3,600", "J", "1.00", "Wh", "<", "0.01", "EUR"]
     assert "1 without joules" in lines[4]
     prices = {period: price for period, _, price in list_money(spent(factors))}
     assert prices["day"] == pytest.approx(0.00036)

@@ -9,6 +9,7 @@ import click
 
 from etui.cli.common import load_context, print_json, print_problems, print_table
 from etui.cli.param_types import TEXT
+from etui.cli.policy_cases import cases
 from etui.cli.policy_edit import diff, edit, new
 from etui.cli.policy_explain import explain
 from etui.cli.policy_fit import fit
@@ -190,5 +191,5 @@ def _format_count(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
-for _command in (test, explain, new, edit, diff, fit, replay):
+for _command in (test, cases, explain, new, edit, diff, fit, replay):
     policy.add_command(_command)

@@ -143,6 +143,20 @@ def read_grades(log: LogReader, turn_ids: Sequence[str]) -> dict[str, bool]:
     return {row["turn_id"]: bool(row["good"]) for row in rows}
 
 
+def read_named_arms(log: LogReader, turn_ids: Sequence[str]) -> frozenset[str]:
+    """Read which of some turns were answered by an arm or a model that was named, not by a rule.
+
+    Raises:
+        LogUnavailable: The log cannot be read.
+    """
+    rows = log.select(
+        "SELECT turn_id FROM turns WHERE rule IS NULL "
+        "AND turn_id IN (SELECT value FROM json_each(?))",
+        (json.dumps(list(turn_ids)),),
+    )
+    return frozenset(row["turn_id"] for row in rows)
+
+
 def _find_taken(row: ReadRow) -> tuple[str, str, str]:
     """Return arm, model and reasoning of the answer: of a cascade, those of the taken hop."""
     hops = row["hops"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from datetime import datetime
 from functools import lru_cache
@@ -76,17 +76,26 @@ def replay_turns(
         decide: Decides a query under the policy.
         predictor: Predicts joules and accuracies.
     """
+    return [
+        _replay_turn(turn, query, decide, arm_from_turn(turn), predictor)
+        for turn, query in iter_queries(turns)
+    ]
+
+
+def iter_queries(turns: Iterable[LoggedQuestion]) -> Iterator[tuple[LoggedQuestion, Query]]:
+    """Yield every turn with its query, whose history is what its chat had before the turn.
+
+    Args:
+        turns: The turns, oldest first.
+    """
     chats: dict[str, _ReplayedChat] = {}
-    replayed = []
     for turn in turns:
         chat = _ReplayedChat()
         if turn.chat_id is not None:
             chat = chats.setdefault(turn.chat_id, chat)
         history = tuple(chat.history_of(turn))
-        query = Query(turn.query, turn.system, history, turn.chat_id)
-        replayed.append(_replay_turn(turn, query, decide, arm_from_turn(turn), predictor))
+        yield turn, Query(turn.query, turn.system, history, turn.chat_id)
         chat.add(turn)
-    return replayed
 
 
 class _ReplayedChat:

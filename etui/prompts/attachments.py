@@ -72,7 +72,8 @@ class Attachment:
         runs = [len(run) for run in re.findall(r"^ {0,3}(`{3,})", self.text, re.MULTILINE)]
         fence = "`" * (max(runs, default=2) + 1)
         suffix = Path(self.name).suffix.removeprefix(".")
-        language = suffix if suffix.isalnum() and not self.pasted else ""
+        # A paste is tagged as text: a block without a tag counts as code where a policy asks.
+        language = "text" if self.pasted else suffix if suffix.isalnum() else ""
         word = "Paste" if self.pasted else "File"
         end = "" if not self.text or self.text.endswith("\n") else "\n"
         return f"{word} {_one_line(self.name)}:\n{fence}{language}\n{self.text}{end}{fence}"

@@ -10,7 +10,7 @@ from etui.events import Vote
 from etui.routing.decision import NO_RULE_MATCHED, Decision
 from etui.text.tables import SEPARATOR
 from etui.turn.events import HopEnded
-from etui.turn.record import HopRecord, TurnEnergy, TurnRecord
+from etui.turn.record import CONTINUES, HopRecord, TurnEnergy, TurnRecord
 
 _ENDINGS = {
     "stopped": "■ stopped",
@@ -106,8 +106,13 @@ def forecast_ratio(record: TurnRecord) -> float | None:
 
 
 def forecast_text(record: TurnRecord) -> str:
-    """Say that a forecast was far off: ``10.7× the forecast (79 J)``; else return an empty text."""
+    """Say that a forecast was far off: ``10.7× the forecast (79 J)``; else return an empty text.
+
+    An answer that the user stopped, or the rest of one that was continued, was not forecast.
+    """
     ratio = forecast_ratio(record)
+    if record.status == "stopped" or CONTINUES in record.settings:
+        return ""
     if ratio is None or 1 / FAR_OFF < ratio < FAR_OFF:
         return ""
     return f"{units.times_text(ratio)} the forecast ({units.energy_text(record.predicted_joules)})"

@@ -129,6 +129,10 @@ def test_what_is_shared_is_named_on_another_machine_too(channels, named):
                                       "■ stopped at 64 tokens · m = continue"),
         ({"predicted_joules": 3.9}, {}, "≈42 J · 0.66 J/tok · 64 tok · 30.0 tok/s · "
                                         "10.8× the forecast (3.90 J)"),
+        ({"predicted_joules": 3.9, "settings": {"continues": "turn-1"}}, {},
+         "≈42 J · 0.66 J/tok · 64 tok · 30.0 tok/s"),
+        ({"predicted_joules": 390.0, "status": "stopped"}, {},
+         "≈42 J · 0.66 J/tok · 64 tok · 30.0 tok/s · ■ stopped · m = continue"),
         ({"predicted_joules": 40.0}, {}, "≈42 J · 0.66 J/tok · 64 tok · 30.0 tok/s"),
         ({}, {"shared": True, "own_joules": 9.87}, "≈42 J · 0.66 J/tok · 64 tok · 30.0 tok/s · "
          "counts other programs on the CPU (etui's own ≈9.9 J)"),

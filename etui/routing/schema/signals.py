@@ -214,7 +214,9 @@ class SignalEntry(Bounds):
     math_symbols: Range | None = Field(
         None, description="Number of symbols such as =, +, ^, √, \\frac."
     )
-    code_blocks: Range | None = Field(None, description="Number of blocks between ``` fences.")
+    code_blocks: Range | None = Field(
+        None, description="Number of blocks between ``` fences; text, txt, md, rst, log are prose."
+    )
     mean_word_length: Range | None = Field(None, description="Mean letters per word.")
 
     def kinds(self) -> list[str]:

@@ -32,7 +32,8 @@ _DIGITS = re.compile(r"\d+")
 _MATH = re.compile(r"[=+*/^<>%±×÷√∑∫≤≥≠π]|\\(?:frac|sqrt|sum|int)\b")
 _BLANK = re.compile(r"_{2,}")
 _QUESTION = re.compile(r"[?？]")
-_FENCE = re.compile(r"^[ \t]{0,3}(?:```|~~~)", re.MULTILINE)
+_FENCE = re.compile(r"^[ \t]{0,3}(`{3,}|~{3,})[ \t]*([^\s`]*)", re.MULTILINE)
+_PROSE_TAGS = _words("text txt md markdown rst log")
 _STATEMENT = re.compile(r"\bstatement\s+(?:\d+|[ivx]+)\b|^[ \t]*\(?[IVX]{1,4}[.)]\s", re.I | re.M)
 _QUESTION_WORDS = _words(
     "what which who whom whose when where why how "
@@ -106,8 +107,15 @@ def estimate_tokens(text: str) -> int:
 
 
 def _count_code_blocks(text: str) -> int:
-    fences = len(_FENCE.findall(text))
-    return (fences + 1) // 2  # an unclosed block is a block
+    """Count the fenced blocks but those tagged as prose, such as an attached ``notes.md``."""
+    count, opening = 0, ""
+    for fence, tag in _FENCE.findall(text):
+        if not opening:  # an unclosed block is a block
+            opening = fence
+            count += tag.casefold() not in _PROSE_TAGS
+        elif fence.startswith(opening) and not tag:
+            opening = ""
+    return count
 
 
 def _compute_mean_word_length(facts: TextFacts) -> float:

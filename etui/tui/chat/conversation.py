@@ -83,6 +83,14 @@ class Conversation:
         tree = self.tree
         return self._path(tree, tree.leaf(self.chat.head))
 
+    @property
+    def context_tokens(self) -> int | None:
+        """Tokens of the current branch that the next question follows; None before an answer."""
+        if not self.current:
+            return None
+        counts = self.current[-1].tokens
+        return counts.prompt + counts.output - counts.thinking
+
     def find(self, turn_id: str | None) -> TurnRecord | None:
         """Return the turn of an id; None without one."""
         return next((each for each in self.records if each.turn_id == turn_id), None)

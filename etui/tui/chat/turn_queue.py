@@ -21,7 +21,7 @@ from etui.events import Loaded, Unloaded
 from etui.runtime.route import Route
 from etui.text.sanitize import sanitize
 from etui.tui.chat import workers as threads
-from etui.tui.chat.conversation import Asking, new_chat
+from etui.tui.chat.conversation import Asking, Conversation, new_chat
 from etui.tui.chat.messages import (
     BudgetConfirm,
     ModelLoaded,
@@ -100,6 +100,8 @@ class TurnQueue:
         self._prompt = prompt
         self._title = title
         self._contexts: dict[str, int] = {}
+        self._counted: Conversation | None = None
+        self._context_tokens: int | None = None
 
     def start(self) -> None:
         """Show the route and start the redraw timer."""
@@ -396,13 +398,14 @@ class TurnQueue:
     def _show_title(self) -> None:
         """Show the chat, the route, the context and the budget as they are now."""
         model = self.route.model or self._panel.answering
-        records, progress = self.conversation.records, self._progress
-        tokens = None
+        progress = self._progress
         if self.busy and progress.total_tokens:
-            tokens = progress.total_tokens + progress.answer_tokens
-        elif records:
-            counts = records[-1].tokens
-            tokens = counts.prompt + counts.output - counts.thinking
+            tokens: int | None = progress.total_tokens + progress.answer_tokens
+        else:
+            if self._counted is not self.conversation:  # a tick is too often for a long chat
+                self._counted = self.conversation
+                self._context_tokens = self.conversation.context_tokens
+            tokens = self._context_tokens
         budget = tightest_budget(self._panel.budgets)
         self._title.show(
             TitleFacts(

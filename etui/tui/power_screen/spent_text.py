@@ -92,7 +92,7 @@ def money_lines(spent: Spent, width: int) -> list[str]:
         return [spent.problem]
     lines = []
     for period, found, price in list_money(spent):
-        joules = units.short_energy_text(found.joules, found.kind) if found.turns else "nothing"
+        joules = _joules_text(found) if found.joules is not None or found.turns else "nothing"
         words = [f"{_WORDS[period]:<10}", f"{joules:>8}"]
         money = ""
         if price is not None and spent.factors is not None:
@@ -145,7 +145,7 @@ def _joules_text(found: EnergySum) -> str:
 
 
 def _count(found: EnergySum) -> str:
-    return units.count_text(found.turns, "answer")
+    return units.count_text(found.turns, "answer") if found.turns else "only loaded"
 
 
 def _peak(found: EnergySum) -> str:

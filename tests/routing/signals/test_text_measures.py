@@ -38,6 +38,8 @@ def measure(name: str, text: str) -> float:
         ("code_blocks", "```\nx\n```\n\n```py\ny\n```", 2),
         ("code_blocks", "```\nnever closed", 1),
         ("code_blocks", "an inline `x`", 0),
+        ("code_blocks", "Sum up.\n\nFile notes.md:\n```md\nMilk\n```", 0),
+        ("code_blocks", "Paste 1:\n````text\na\n```py\nx\n```\nb\n````\n```\ny\n```", 1),
         ("mean_word_length", "ab abcd", 3),
         ("mean_word_length", "!!!", 0),
         ("tokens", "abcdefgh", 2),

@@ -21,7 +21,7 @@ from etui.tui.chat.turn_notes import (
 )
 from etui.turn.record import CONTINUES, REPLACES, Tokens, TurnRecord
 from tests.tui.fakes import House, turn_record, until
-from tests.tui.screen import WIDE, answered, ask, notices, source_of, text_of, turns
+from tests.tui.screen import WIDE, answered, ask, drawn, notices, source_of, text_of, turns
 
 THINK = Route("balanced", arm="think")
 
@@ -70,6 +70,27 @@ async def test_a_resumed_chat_shows_one_branch_and_leads_to_the_other(house: Hou
         await pilot.press("greater_than_sign")
         await until(pilot, lambda: questions(app) == ["First?", "Other?"])
         await until(pilot, lambda: house.chats.kept["chat-1"][0].head is None)
+
+
+async def test_the_context_meter_shows_the_branch_that_is_shown(house: House) -> None:
+    def turn(n: int, prompt: int, parent: str | None) -> TurnRecord:
+        tokens = replace(turn_record(n).tokens, prompt=prompt, output=10, thinking=0)
+        return turn_record(n, query=f"Question {n}?", parent_id=parent, tokens=tokens)
+
+    house.shelf.on_offer = tuple(
+        replace(model, context_tokens=8192) for model in house.shelf.on_offer
+    )
+    first = turn(0, 100, None)
+    house.chats.keep("Forked", [first, turn(1, 2090, first.turn_id), turn(2, 190, first.turn_id)])
+    app = house.app()
+    async with app.run_test(size=WIDE) as pilot:
+        await open_forked(pilot, house)
+        await until(pilot, lambda: " 200/" in drawn(app))
+        turns(app)[1].focus()
+        await pilot.press("less_than_sign")
+        await until(pilot, lambda: " 2.1k/" in drawn(app))
+        await pilot.press("greater_than_sign")
+        await until(pilot, lambda: " 200/" in drawn(app))
 
 
 async def test_a_turn_of_another_branch_is_opened_on_its_branch(house: House) -> None:

@@ -211,6 +211,13 @@ def test_an_empty_or_broken_log_says_what_to_do() -> None:
         assert lines == ["the log is damaged; move it away"]
 
 
+def test_the_load_of_a_model_is_spent_before_any_answer() -> None:
+    loaded = (ModelDay(TODAY, "small", EnergySum(0, 8.8, True)),)
+    opened = Spent(DailyEnergy((TODAY,), loaded), TODAY)
+    assert money_lines(opened, 50)[0].split()[:3] == ["today", "≈8.8", "J"]
+    assert model_lines(opened, 60)[0].endswith("≈8.8 J  only loaded")
+
+
 @given(st.integers(10, 200))
 def test_lines_fit_their_part(width: int) -> None:
     for lines in (model_lines(spent(), width), day_lines(spent(), width)):

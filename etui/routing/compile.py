@@ -26,6 +26,7 @@ from etui.routing.limits import PeriodBudget, TurnBudget
 from etui.routing.places import PlaceSettings, list_places
 from etui.routing.policy import (
     ArmPlan,
+    AuditPlan,
     CascadePlan,
     FallbackPlan,
     Objective,
@@ -124,6 +125,7 @@ def compile_policy(located: Located[PolicyFile], name: str, models: Collection[s
         **_compile_budgets(file),
         fallbacks=FallbackPlan(**file.fallbacks.model_dump()) if file.fallbacks else FallbackPlan(),
         efforts=dict(file.efforts),
+        audit=_compile_audit(file),
     )
 
 
@@ -189,6 +191,11 @@ def compile_end(rule: RuleEntry) -> str | CascadePlan | Objective:
         otherwise=rule.otherwise,
         prior=dict(objective.prior or {}),
     )
+
+
+def _compile_audit(file: PolicyFile) -> AuditPlan | None:
+    audit = file.audit
+    return None if audit == "off" else AuditPlan(audit.share, audit.arm, audit.joules.day)
 
 
 def _compile_budgets(file: PolicyFile) -> dict[str, Any]:

@@ -147,6 +147,21 @@ class FallbackPlan:
 
 
 @dataclass(frozen=True, slots=True)
+class AuditPlan:
+    """Which turns are audited: answered by one more arm while nothing else runs.
+
+    Attributes:
+        share: Share of the turns that are drawn, in (0, 1].
+        arm: Name of the arm that answers them as well.
+        joules_per_day: The most that all audits of a day and the loads for them may take.
+    """
+
+    share: float
+    arm: str
+    joules_per_day: float
+
+
+@dataclass(frozen=True, slots=True)
 class PolicyProbe:
     """A question and the decision expected for it.
 
@@ -208,6 +223,7 @@ class Policy:
             cheapest (:func:`etui.routing.decide.cheapest_arm`).
         fallbacks: What to do when an answer cannot be produced as planned.
         efforts: Name of the arm that answers for a reasoning effort, by effort.
+        audit: Which turns another arm answers as well, in idle time; None for none.
     """
 
     name: str
@@ -223,6 +239,7 @@ class Policy:
     degrade_to: str | None = None
     fallbacks: FallbackPlan = FallbackPlan()
     efforts: Mapping[str, str] = field(default_factory=dict)
+    audit: AuditPlan | None = None
 
 
 def drop_places(policy: Policy) -> Policy:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from etui.chat import Query
 from etui.engine.token_counter import TokenCounter
 from etui.errors import EtuiError, ModelUnavailable
+from etui.runtime.auditor import Auditor
 from etui.runtime.between_turns import BetweenTurns
 from etui.runtime.cooling import CallLater, start_timer
 from etui.runtime.route import Route
@@ -59,6 +60,7 @@ class TurnService:
         self._between = BetweenTurns(runtime, idle_tracker, call_later)
         self._between.on_unloaded = lambda model: self.on_unloaded(model)
         self._idle = self._between.busy
+        self._auditor = Auditor(runtime, self._between, call_later)
         self._counter = TokenCounter()
         self._cancelled = threading.Event()
         self._answering = False
@@ -87,7 +89,7 @@ class TurnService:
         from etui.runtime.serving import refit_curve
 
         self._raise_if_refused()
-        with self._idle:
+        with self._idle_engine():
             self._between.end_idle()
             self._cancelled.clear()
             self._runtime.reload_catalogue()
@@ -116,6 +118,7 @@ class TurnService:
                         if isinstance(event, TurnFinished):
                             refit_curve(event.record, self._config, self._writer.save_curve)
                             self._between.note_record(event.record)
+                            self._auditor.offer(query, event.record)
             finally:
                 self._answering = False
                 self._between.end_turns()
@@ -130,7 +133,7 @@ class TurnService:
         from etui.runtime.serving import find_draft_file, find_model_file
 
         self._raise_if_refused()
-        with self._idle:
+        with self._idle_engine():
             arm, catalogue = self._likely_arm(route), self._runtime.catalogue
             if catalogue.get(arm.model).backend is not None:
                 return None
@@ -190,7 +193,7 @@ class TurnService:
 
     def is_busy(self) -> bool:
         """Return whether an answer, a load or an unload is running."""
-        return self._idle.locked()
+        return self._idle.locked() and not self._auditor.running
 
     @contextmanager
     def at_rest(self, why: str) -> Iterator[Callable[[], bool]]:
@@ -221,7 +224,10 @@ class TurnService:
             EtuiError: An answer or a load is running.
         """
         self._raise_if_refused()
-        if not self._idle.acquire(blocking=False):
+        # An audit ends at once; nothing else is waited for.
+        seconds = LEAVE_SECONDS if self._auditor.running else 0.0
+        self._auditor.interrupt()
+        if not self._idle.acquire(timeout=seconds):
             raise EtuiError(
                 "an answer or a model load is running",
                 "wait until it ends, or stop it with Esc in the chat",
@@ -230,6 +236,17 @@ class TurnService:
             yield
         finally:
             self._idle.release()
+            self._auditor.rest()
+
+    @contextmanager
+    def _idle_engine(self) -> Iterator[None]:
+        """Run the body once nothing else runs; an audit ends for it."""
+        self._auditor.interrupt()
+        try:
+            with self._idle:
+                yield
+        finally:
+            self._auditor.rest()
 
     def _raise_if_refused(self) -> None:
         if self._refusal:
@@ -288,6 +305,7 @@ class TurnService:
         with self._closing:
             if not self._between.closed:
                 self._between.closed = True
+                self._auditor.close()
                 self._close()
 
     def _close(self) -> None:

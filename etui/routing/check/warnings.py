@@ -179,6 +179,8 @@ def iter_other_arms(file: PolicyFile) -> Iterator[tuple[tuple[str | int, ...], s
         yield ("fallbacks", "load_failed"), file.fallbacks.load_failed
     for effort, arm in file.efforts.items():
         yield ("efforts", effort), arm
+    if file.audit != "off":
+        yield ("audit", "arm"), file.audit.arm
     for name, entry in file.signals.items():
         if entry.nearest is not None and entry.nearest.by is not None:
             yield ("signals", name, "nearest", "by"), entry.nearest.by

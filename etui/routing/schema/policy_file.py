@@ -13,6 +13,7 @@ from pydantic import Field, StringConstraints, field_validator, model_validator
 
 from etui.routing.limits import EFFORTS
 from etui.routing.schema.arms import ArmEntry, ModelName, Name
+from etui.routing.schema.audit import Audit
 from etui.routing.schema.budgets import BudgetsEntry, FallbacksEntry
 from etui.routing.schema.rules import RuleEntry
 from etui.routing.schema.signals import MetadataText, SignalEntry
@@ -130,6 +131,11 @@ class PolicyFile(Strict):
     )
     shadow: ShadowEntry | None = Field(
         None, description="Another policy whose decisions are logged next to this one's."
+    )
+    audit: Audit = Field(
+        "off",
+        description="Answers of another arm to a drawn share of the turns, made while nothing else "
+        "runs, from which `etui policy fit --log` learns.",
     )
     probes: tuple[ProbeEntry, ...] = Field(
         (), max_length=2000, description="Tests of the policy: `etui policy test`."

@@ -1,0 +1,316 @@
+"""Answer a drawn share of the turns by another arm as well, while nothing else runs.
+
+An audit begins some seconds after the last turn has ended, and ends within one batch when the next
+question comes: a load that has begun is finished first. Nothing of it reaches a chat. The turns
+that wait for their audit are kept in memory only.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable
+from contextlib import closing, suppress
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+from etui.errors import EtuiError
+from etui.log.records import AuditRecord
+from etui.routing.limits import TurnBudget
+from etui.turn.audit_label import can_audit, compare_answers, find_answering_arm
+
+if TYPE_CHECKING:
+    from etui.backends.base import Answerer
+    from etui.chat import Query
+    from etui.routing.policy import AuditPlan, Policy
+    from etui.runtime.between_turns import BetweenTurns
+    from etui.runtime.cooling import CallLater
+    from etui.runtime.open import Choice, Runtime
+    from etui.turn.events import TurnEvent
+    from etui.turn.record import LoadRecord, TurnRecord, UnloadRecord
+
+_log = logging.getLogger("etui.audit")
+
+QUIET_SECONDS = 10.0
+"""How long nothing must have run before an audit begins: most next questions come sooner."""
+
+MOST_WAITING = 20
+"""Turns that wait for their audit at most; a newer one takes the place of the oldest."""
+
+MOST_TRIES = 3
+"""How often an audit that a question has ended is begun again."""
+
+LEAVE_SECONDS = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    query: Query
+    record: TurnRecord
+    tries: int = 0
+
+
+@dataclass(slots=True)
+class _Capture:
+    """Keeps the record of an audit, which is no turn of the log."""
+
+    turn: TurnRecord | None = None
+    residence: list[LoadRecord | UnloadRecord] = field(default_factory=list)
+
+    def save_turn(self, record: TurnRecord) -> None:
+        self.turn = record
+
+    def save_load(self, record: LoadRecord) -> None:
+        self.residence.append(record)
+
+    def save_unload(self, record: UnloadRecord) -> None:
+        self.residence.append(record)
+
+    def load_joules(self) -> float | None:
+        known = [each.joules for each in self.residence if each.joules is not None]
+        return sum(known) if len(known) == len(self.residence) else None
+
+
+class Auditor:
+    """Runs the audits of a front end; safe to use from several threads.
+
+    Args:
+        runtime: This machine.
+        between: Looks after the engine between turns; its ``busy`` is held during an audit.
+        call_later: Calls a function after some seconds, on another thread.
+        open_answerer: Opens what answers an audit; None uses the backend.
+        on_event: Called with the events of each audit.
+    """
+
+    def __init__(
+        self,
+        runtime: Runtime[Any],
+        between: BetweenTurns,
+        call_later: CallLater,
+        open_answerer: Callable[[], Answerer] | None = None,
+        on_event: Callable[[TurnEvent], object] = lambda _event: None,
+    ) -> None:
+        self._runtime = runtime
+        self._between = between
+        self._call_later = call_later
+        self._open_answerer = open_answerer or (lambda: runtime.backend)
+        self._on_event = on_event
+        self._changed = threading.Condition()
+        self._jobs: deque[_Job] = deque(maxlen=MOST_WAITING)
+        self._resting = False
+        self._pauses = 0
+        self._closed = False
+        self._cancelled = threading.Event()
+        self._answerer: Answerer | None = None
+        self._running = False
+
+    @property
+    def running(self) -> bool:
+        """Whether an audit runs now."""
+        return self._running
+
+    @property
+    def waiting(self) -> int:
+        """How many turns wait for their audit."""
+        return len(self._jobs)
+
+    def offer(self, query: Query, record: TurnRecord) -> None:
+        """Note a turn that has ended; it is audited later if its policy has it drawn."""
+        if record.policy is None:
+            return
+        with suppress(EtuiError):  # a policy that cannot be read any more audits nothing
+            plan = self._runtime.load_policy(record.policy).audit
+            if plan is not None and can_audit(query, record, plan):
+                with self._changed:
+                    self._jobs.append(_Job(query, record))
+
+    def rest(self) -> None:
+        """Note that nothing runs any more: audits may begin after a while."""
+        with self._changed:
+            self._resting = not self._closed
+            self._pauses += 1
+            pause = self._pauses
+            if not self._resting or not self._jobs:
+                return
+        self._call_later(QUIET_SECONDS, lambda: self._work(pause))
+
+    def interrupt(self) -> None:
+        """End a running audit at once and begin none, because there is something to do."""
+        with self._changed:
+            self._resting = False
+            answerer = self._answerer if self._running else None
+            if self._running:
+                self._cancelled.set()
+        if answerer is not None:
+            with suppress(EtuiError):
+                answerer.cancel()
+
+    def close(self) -> None:
+        """End a running audit, and wait until it is saved; none begins any more."""
+        with self._changed:
+            self._closed = True
+            self._jobs.clear()
+        self.interrupt()
+        with self._changed:
+            self._changed.wait_for(lambda: not self._running, LEAVE_SECONDS)
+
+    def _work(self, pause: int) -> None:
+        """Run the audits that wait, unless another pause has begun since."""
+        with self._changed:
+            if pause != self._pauses:
+                return
+        while self._work_on_next():
+            pass
+
+    def _work_on_next(self) -> bool:
+        """Run the next audit; return whether another one may follow."""
+        busy = self._between.busy
+        if not busy.acquire(blocking=False):
+            return False  # the end of what runs now calls ``rest`` again
+        try:
+            with self._changed:
+                if not self._resting or not self._jobs:
+                    return False
+                job = self._jobs.popleft()
+                self._cancelled.clear()
+                self._running = True
+            try:
+                self._audit(job)
+            except Exception:  # noqa: BLE001  logged: a fault of an audit ends no front end
+                _log.exception("the audit of turn %s failed", job.record.turn_id)
+            finally:
+                with self._changed:
+                    self._running, self._answerer = False, None
+                    self._changed.notify_all()
+        finally:
+            busy.release()
+        return True
+
+    def _audit(self, job: _Job) -> None:
+        try:
+            policy = self._runtime.load_policy(job.record.policy or "")
+            plan = policy.audit
+            if plan is None:
+                return
+            left = self._find_joules_left(plan)
+            choice = self._choose(policy, plan, job.query, left) if left > 0 else None
+        except EtuiError as error:  # no model, no log, a policy that has become invalid
+            _log.info("turn %s is not audited: %s", job.record.turn_id, error)
+            return
+        if choice is None:
+            _log.info("turn %s is not audited: the joules of the day", job.record.turn_id)
+            return
+        query = replace(job.query, chat_id=None, parent_id=None)
+        capture = self._answer(query, choice)
+        if capture.turn is None:
+            return
+        self._save(job, capture.turn, capture.load_joules(), policy)
+        if capture.turn.status == "stopped" and job.tries + 1 < MOST_TRIES:
+            with self._changed:
+                if not self._closed and len(self._jobs) < MOST_WAITING:
+                    self._jobs.append(replace(job, tries=job.tries + 1))
+
+    def _find_joules_left(self, plan: AuditPlan) -> float:
+        """Return what audits may still spend today; nothing once one of them was unmeasured."""
+        from etui.log.labels import sum_audits_since
+        from etui.log.queries import LogReader
+
+        self._runtime.writer.flush()
+        midnight = datetime.now().astimezone().replace(hour=0, minute=0, second=0, microsecond=0)
+        with LogReader(self._runtime.config) as log:
+            spent = sum_audits_since(log, midnight)
+        return 0.0 if spent.unmeasured else plan.joules_per_day - spent.joules
+
+    def _choose(self, policy: Policy, plan: AuditPlan, query: Query, left: float) -> Choice | None:
+        """Choose the audit arm, with what is left of the day as its budget.
+
+        A model of another machine is used only where the policy names it.
+
+        Raises:
+            ModelUnavailable: None of its models can answer.
+        """
+        runtime = self._runtime
+        runtime.reload_catalogue()
+        unstated = {place.model for place in policy.arms[plan.arm].places if not place.stated}
+        available = runtime.find_available()
+
+        def may_answer(model: str) -> bool:
+            return available(model) and not (model in unstated and runtime.is_remote(model))
+
+        knowledge = runtime.collect_knowledge(policy, self._between.resident)
+        choice = runtime.decide(
+            query, policy, host=None, arm=plan.arm, knowledge=knowledge, available=may_answer
+        )
+        predicted = knowledge.predictor.joules(choice.decision.arm, query)
+        if predicted is not None and predicted.total > left:
+            return None
+        usual = choice.decision.budget or TurnBudget()
+        most = left if usual.joules is None else min(left, usual.joules)
+        decision = replace(choice.decision, budget=replace(usual, joules=most))
+        return replace(choice, decision=decision)
+
+    def _answer(self, query: Query, choice: Choice) -> _Capture:
+        capture = _Capture()
+        between = self._between
+        between.end_idle()
+        between.begin_turns()
+        answerer = self._open_answerer()
+        with self._changed:
+            self._answerer = answerer
+        try:
+            events = self._runtime.run_turn(
+                query,
+                choice,
+                writer=capture,
+                cancelled=self._cancelled.is_set,
+                answerer=answerer,
+                turn_id=uuid4().hex[:12],
+            )
+            with suppress(EtuiError), closing(events):
+                for event in events:
+                    if self._cancelled.is_set():
+                        answerer.cancel()  # again: the first one may have been too early
+                    between.watch(event)
+                    self._on_event(event)
+            if capture.turn is not None:
+                between.note_record(capture.turn)
+        finally:
+            between.end_turns()
+        return capture
+
+    def _save(
+        self, job: _Job, found: TurnRecord, load_joules: float | None, policy: Policy
+    ) -> None:
+        from etui.log.queries import LogReader
+
+        arm, model = find_answering_arm(job.record)
+        agreement = compare_answers(job.query, job.record.answer, found.answer)
+        whole = found.status == "complete"
+        record = AuditRecord(
+            audit_id=found.turn_id,
+            turn_id=job.record.turn_id,
+            created_at=found.created_at,
+            policy=policy.name,
+            arm=found.arm,
+            model=found.model,
+            model_sha256=found.model_sha256,
+            audited_arm=arm,
+            audited_model=model,
+            status=found.status,
+            answer=found.answer,
+            agrees=agreement.agrees if whole else None,
+            why=agreement.why if whole else found.status,
+            tokens_output=found.tokens.output,
+            seconds=found.seconds.total,
+            joules=found.energy.joules,
+            uncertainty=found.energy.uncertainty,
+            kind=found.energy.kind,
+            load_joules=load_joules,
+        )
+        with LogReader(self._runtime.config) as log:
+            is_logged = log.find_turn(job.record.turn_id) is not None
+        if is_logged:  # its chat may have been deleted meanwhile
+            self._runtime.writer.save_audit(record)

@@ -1,0 +1,291 @@
+"""Audits of the app: when they run, what they may spend, and how they end for a question."""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from etui.backends.base import AnswerRequest
+from etui.chat import Message, Query
+from etui.config.config import Config
+from etui.energy.idle_tracker import IdleTracker
+from etui.energy.recorder import Recorder
+from etui.events import Event, Finished, Loaded, Residence, Unloaded
+from etui.log.labels import read_audits
+from etui.log.queries import LogReader
+from etui.log.records import AuditRecord
+from etui.log.writer import TurnWriter
+from etui.models.spec import STARTER
+from etui.runtime.auditor import QUIET_SECONDS
+from etui.runtime.open import Runtime
+from etui.runtime.route import Route
+from etui.runtime.service import TurnService
+from etui.testing.devices import FakeClock, FakeDevice
+from etui.testing.play import sample
+from etui.testing.power_curves import constant
+from etui.turn.events import TurnFinished
+from etui.turn.record import TurnRecord
+
+WATTS = 50.0
+
+POLICY = f"""
+version: 1
+arms:
+  quick: {{model: {STARTER}, max_tokens: 20}}
+  large: {{model: {STARTER}, max_tokens: 90}}
+  remote: {{model: {STARTER}, max_tokens: 91}}
+rules:
+  - {{name: all, use: quick}}
+audit: AUDIT
+"""
+
+
+class Engine:
+    """Answers for a second of the clock; ``large`` waits for a cancel if ``slow`` is set."""
+
+    def __init__(self, clock: FakeClock, advance: Callable[[float], None]) -> None:
+        self.clock = clock
+        self.advance = advance
+        self.asked: list[tuple[int, tuple[Message, ...]]] = []
+        self.replies = {20: "Four.", 90: "Four."}
+        self.slow = False
+        self.loads = False
+        self.began = threading.Event()
+        self.cancelled = threading.Event()
+        self.on_unloaded: Callable[[Unloaded], None] = lambda _event: None
+        self.pid: int | None = 4711
+
+    def answer(self, request: AnswerRequest) -> Iterator[Event]:
+        limit = request.arm.max_tokens
+        self.asked.append((limit, request.messages))
+        start = self.clock()
+        if limit == 90 and self.loads:
+            self.advance(2.0)
+            yield Loaded(STARTER, start, self.clock(), 0, 98_000_000)
+            start = self.clock()
+        self.advance(1.0)
+        status = "complete"
+        if limit == 90 and self.slow:
+            self.began.set()
+            assert self.cancelled.wait(30)
+            status = "stopped"
+        text = self.replies[limit]
+        end = self.clock()
+        yield Finished(start, start, start, end, None, status, "", text, "", 5, 0, 5, 0, 2)  # type: ignore[arg-type]
+
+    def load(self, spec: object, path: Path, draft: object = None) -> Iterator[Residence]:
+        return iter(())
+
+    def unload(self, model: str) -> Iterator[Residence]:
+        return iter(())
+
+    def cancel(self) -> None:
+        self.cancelled.set()
+
+    def hurry(self) -> None: ...
+
+    def keep_warm(self, model: str, seconds: float | None) -> None: ...
+
+    def close(self) -> None:
+        self.pid = None
+
+
+class Machine:
+    """A chat on a machine of a constant power, with timers that the test runs."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.clock = FakeClock()
+        self.recorder = Recorder([FakeDevice(constant(WATTS, 1000), self.clock)], clock=self.clock)
+        self.recorder.start = lambda: None  # type: ignore[method-assign]
+        self.timers: list[tuple[float, Callable[[], None]]] = []
+        self.engine = Engine(self.clock, self.advance)
+        runtime: Runtime[Any] = Runtime(
+            config,
+            lambda _: self.engine,
+            lambda _: self.recorder,
+            lambda _: TurnWriter(config),
+        )
+        self.writer = runtime.writer
+        self.service = TurnService(
+            runtime,
+            IdleTracker(self.recorder, config, self.clock),
+            lambda seconds, function: self.timers.append((seconds, function)),
+        )
+        self.advance(3)
+
+    def advance(self, seconds: float) -> None:
+        sample(self.recorder, self.clock, seconds, random.Random(1))
+
+    def ask(self, query: Query | None = None, route: Route | None = None) -> TurnRecord:
+        events = self.service.run(query or Query("What is 2+2?"), route or Route("mine"))
+        *_, last = events
+        assert isinstance(last, TurnFinished)
+        return last.record
+
+    def rest(self) -> None:
+        """Let time pass until every timer has run."""
+        timers, self.timers = self.timers, []
+        for _, function in timers:
+            function()
+
+    def audits(self) -> list[AuditRecord]:
+        self.writer.flush()
+        with LogReader(self.config) as log:
+            return read_audits(log)
+
+    def close(self) -> None:
+        self.service.close()
+
+
+@pytest.fixture
+def here(config: Config, starter_model: Path) -> Config:
+    return replace(config, models_dir=starter_model.parent)
+
+
+@pytest.fixture
+def open_machine(here: Config) -> Callable[[str], Machine]:
+    def open_(audit: str) -> Machine:
+        here.policies_dir.mkdir(parents=True, exist_ok=True)
+        text = POLICY.replace("AUDIT", audit)
+        (here.policies_dir / "mine.yaml").write_text(text, encoding="utf-8")
+        return Machine(here)
+
+    return open_
+
+
+EVERY = "{share: 1, arm: large, joules: {day: 2000}}"
+
+
+def test_a_turn_is_audited_in_idle_time_with_joules_of_its_own(
+    open_machine: Callable[[str], Machine],
+) -> None:
+    with closing(open_machine(EVERY)) as machine:
+        machine.engine.loads = True
+        query = Query("What is 2+2?", "Be brief.", (Message("user", "Hi"),), "chat")
+        turn = machine.ask(query)
+        assert machine.audits() == []
+        assert [seconds for seconds, _ in machine.timers] == [QUIET_SECONDS]
+        machine.rest()
+        (audit,) = machine.audits()
+        with LogReader(machine.config) as log:
+            assert [found.turn_id for found in log.turns()] == [turn.turn_id]
+            assert log.loads() == []
+    assert (audit.turn_id, audit.arm, audit.audited_arm) == (turn.turn_id, "large", "quick")
+    assert audit.agrees is True
+    assert audit.joules == pytest.approx(WATTS, rel=0.2)
+    assert audit.load_joules == pytest.approx(2 * WATTS, rel=0.2)
+    first, second = (messages for _, messages in machine.engine.asked)
+    assert [message.content for message in second] == [message.content for message in first]
+    assert second[0].content == "Be brief."
+
+
+def test_another_answer_differs_and_a_long_one_is_not_compared(
+    open_machine: Callable[[str], Machine],
+) -> None:
+    with closing(open_machine(EVERY)) as machine:
+        machine.engine.replies[90] = "Five."
+        machine.ask()
+        machine.rest()
+        machine.engine.replies |= {20: "word " * 40, 90: "another " * 40}
+        machine.ask(Query("Write about the sea"))
+        machine.rest()
+        found = [audit.agrees for audit in machine.audits()]
+    assert found == [False, None]
+
+
+def test_a_question_ends_a_running_audit_and_it_is_tried_again(
+    open_machine: Callable[[str], Machine],
+) -> None:
+    with closing(open_machine(EVERY)) as machine:
+        machine.engine.slow = True
+        first = machine.ask()
+        thread = threading.Thread(target=machine.rest)
+        thread.start()
+        assert machine.engine.began.wait(30)
+        assert not machine.service.is_busy()
+        machine.ask(Query("And 2+3?"))
+        thread.join(30)
+        (stopped,) = machine.audits()
+        assert (stopped.turn_id, stopped.status, stopped.agrees) == (
+            first.turn_id, "stopped", None,
+        )  # fmt: skip
+        assert stopped.joules is not None
+        machine.engine.slow = False
+        machine.rest()
+        assert sum(audit.agrees is True for audit in machine.audits()) == 2
+
+
+def test_a_question_that_comes_sooner_is_answered_first(
+    open_machine: Callable[[str], Machine],
+) -> None:
+    with closing(open_machine(EVERY)) as machine:
+        machine.ask()
+        (early,) = machine.timers
+        machine.ask(Query("And 2+3?"))
+        early[1]()  # the pause of the first turn is over, and another one has begun
+        assert machine.audits() == []
+        machine.rest()
+        assert len(machine.audits()) == 2
+
+
+def test_the_joules_of_a_day_bound_all_audits(open_machine: Callable[[str], Machine]) -> None:
+    with closing(open_machine("{share: 1, arm: large, joules: {day: 60}}")) as machine:
+        for number in range(4):
+            machine.ask(Query(f"What is 2+{number}?"))
+            machine.rest()
+        audits = machine.audits()
+    assert 1 <= len(audits) < 4
+    assert sum(audit.joules or 0 for audit in audits) < 60 + WATTS
+
+
+@pytest.mark.parametrize("audit", ["off", "{share: 1, arm: quick, joules: {day: 2000}}"])
+def test_nothing_is_audited_where_it_would_say_nothing(
+    open_machine: Callable[[str], Machine], audit: str
+) -> None:
+    with closing(open_machine(audit)) as machine:
+        machine.ask()
+        machine.rest()
+        assert machine.audits() == []
+
+
+def test_a_named_model_has_no_policy_and_no_audit(open_machine: Callable[[str], Machine]) -> None:
+    with closing(open_machine(EVERY)) as machine:
+        machine.engine.replies |= dict.fromkeys(range(1, 5000), "Four.")
+        machine.ask(route=Route("mine", STARTER))
+        machine.rest()
+        assert machine.audits() == []
+
+
+def test_an_arm_without_a_model_here_audits_nothing(
+    here: Config, open_machine: Callable[[str], Machine]
+) -> None:
+    with closing(open_machine(EVERY)) as machine:
+        text = (here.policies_dir / "mine.yaml").read_text(encoding="utf-8")
+        text = text.replace(f"large: {{model: {STARTER}", "large: {model: qwen3-8b")
+        (here.policies_dir / "mine.yaml").write_text(text, encoding="utf-8")
+        machine.ask()
+        machine.rest()
+        assert machine.audits() == []
+        assert machine.ask().answer == "Four."
+
+
+def test_closing_ends_an_audit(open_machine: Callable[[str], Machine]) -> None:
+    machine = open_machine(EVERY)
+    machine.engine.slow = True
+    machine.ask()
+    thread = threading.Thread(target=machine.rest)
+    thread.start()
+    assert machine.engine.began.wait(30)
+    machine.close()
+    thread.join(30)
+    assert not thread.is_alive()
+    with LogReader(machine.config) as log:
+        assert [audit.status for audit in read_audits(log)] == ["stopped"]

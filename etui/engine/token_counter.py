@@ -21,6 +21,10 @@ from typing import Any, BinaryIO
 MOST_BYTES = 4_000_000
 """A longer text is not counted: it fits no context, and counting it takes seconds."""
 
+MOST_VOCABULARIES = 3
+"""Vocabularies in memory, some 40 MB each: a policy changes its mind while one types, and loading
+one takes 0.3 s and more."""
+
 _ENVIRONMENT = {
     "GGML_NO_BACKTRACE": "1",
     "CUDA_VISIBLE_DEVICES": "",
@@ -123,39 +127,40 @@ class TokenCounter:
                     stream.close()
 
 
-class _Vocabulary:
-    """The vocabulary that was asked for last."""
+class _Vocabularies:
+    """The vocabularies that were asked for last."""
 
     def __init__(self) -> None:
         from etui.engine.library import Library
 
         self._library = Library(Path(os.devnull) / "no-log")
-        self._model: Any = None
+        self._models: OrderedDict[Path, Any] = OrderedDict()
 
     def count(self, path: Path, raw: bytes) -> int | None:
         """Count tokens; None if llama.cpp refuses the file."""
         from etui.engine.model import Model
         from etui.errors import ModelUnavailable
 
-        if self._model is None or self._model.path != path:
-            if self._model is not None:
-                self._model.free()
-                self._model = None
+        if path not in self._models:
+            while len(self._models) >= MOST_VOCABULARIES:
+                _, oldest = self._models.popitem(last=False)
+                oldest.free()
             try:
-                self._model = Model(self._library, path, vocabulary_only=True)
+                self._models[path] = Model(self._library, path, vocabulary_only=True)
             except ModelUnavailable:
                 return None
-        return int(self._model.count(raw))
+        self._models.move_to_end(path)
+        return int(self._models[path].count(raw))
 
 
 def serve(requests: BinaryIO, replies: BinaryIO) -> None:
     """Answer requests until their end."""
-    vocabulary: _Vocabulary | None = None
+    vocabularies: _Vocabularies | None = None
     for line in requests:
         request = json.loads(line)
         raw = requests.read(request["bytes"])
-        vocabulary = vocabulary or _Vocabulary()
-        replies.write(json.dumps(vocabulary.count(Path(request["path"]), raw)).encode() + b"\n")
+        vocabularies = vocabularies or _Vocabularies()
+        replies.write(json.dumps(vocabularies.count(Path(request["path"]), raw)).encode() + b"\n")
         replies.flush()
 
 

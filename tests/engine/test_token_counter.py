@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Iterator
 from contextlib import closing
+from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 
 from etui.engine.library import Library
 from etui.engine.model import Model
-from etui.engine.token_counter import MOST_BYTES, TokenCounter
+from etui.engine.token_counter import MOST_BYTES, MOST_VOCABULARIES, TokenCounter, serve
 from tests.contract.tiny_model import write_tiny_model
 
 
@@ -37,6 +40,30 @@ def test_the_count_is_that_of_the_engine(counter: TokenCounter, model: Path, tex
         engine.free()
     assert counter.count(model, text) == expected
     assert counter.count(model, text) == expected
+
+
+def test_the_vocabularies_of_a_few_models_stay_in_memory(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded: list[str] = []
+
+    class Counted(Model):
+        def __init__(self, library: Library, path: Path, **more: Any) -> None:
+            loaded.append(path.name)
+            super().__init__(library, path, **more)
+
+    monkeypatch.setattr("etui.engine.model.Model", Counted)
+    names = ["a", "b", "a", "c", "b", "d", "b", "a"]
+    requests = b""
+    for name in names:
+        path = tmp_path / name
+        path.write_bytes(model.read_bytes())
+        requests += json.dumps({"path": str(path), "bytes": 6}).encode() + b"\nSay A."
+    replies = BytesIO()
+    serve(BytesIO(requests), replies)
+    assert len(set(replies.getvalue().split())) == 1
+    assert loaded == ["a", "b", "c", "d", "a"]
+    assert MOST_VOCABULARIES == 3
 
 
 def test_a_file_without_a_tokenizer_is_unknown_and_the_next_one_is_counted(

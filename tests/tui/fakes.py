@@ -141,6 +141,7 @@ class FakeRunner(FakeResidence):
 
     forecast_arms: tuple[tuple[str, float | None], ...] = (("quick", 0.5),)
     forecast_asked: list[str] = field(default_factory=list)
+    counted_for: list[str] = field(default_factory=list)
     forecast_error: EtuiError | None = None
     forecast_go: threading.Event = field(default_factory=_set_event)
     exact: bool = True
@@ -173,6 +174,8 @@ class FakeRunner(FakeResidence):
 
     def forecast(self, query: Query, route: Route, parts: Sequence[str]) -> Forecast:
         """Counts words; 0.5 J a word; the context holds ``context_tokens`` of them."""
+        if not query.text.strip():
+            return Forecast((), (), MODEL)
         self.forecast_asked.append(query.text)
         if self.forecast_error:
             raise self.forecast_error
@@ -187,6 +190,7 @@ class FakeRunner(FakeResidence):
         return Forecast(counts, arms, route.model or MODEL, context, context - 20, context - 10)
 
     def count_tokens(self, text: str, model: str) -> int:
+        self.counted_for.append(model)
         return len(text.split())
 
     def run(

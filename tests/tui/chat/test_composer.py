@@ -16,7 +16,7 @@ from etui.runtime.route import Route
 from etui.tui.chat.prompt import Prompt
 from etui.tui.chat.prompt_modals import PartModal, VariablesModal
 from etui.tui.chat.slash import SlashEntry, find_near, match_entries
-from tests.tui.fakes import House, until
+from tests.tui.fakes import MODEL, House, until
 from tests.tui.screen import answered, ask, drawn, notices, source_of, text_of, turns
 
 
@@ -215,6 +215,14 @@ async def test_the_forecast_of_the_text_is_in_the_frame(house: House) -> None:
         await until(pilot, lambda: prompt.border_subtitle == "≈6 tokens")
         prompt.text = ""
         await until(pilot, lambda: prompt.border_subtitle == "")
+
+
+async def test_the_vocabulary_is_loaded_once_the_model_is_and_before_a_key(house: House) -> None:
+    app = house.app()
+    async with app.run_test(size=(120, 36)) as pilot:
+        await until(pilot, lambda: house.runner.counted_for)
+        assert house.runner.counted_for == [MODEL]
+        assert house.runner.forecast_asked == []
 
 
 async def test_a_forecast_of_another_text_is_never_shown(house: House) -> None:

@@ -11,7 +11,9 @@ from etui import units
 from etui.plots.power_history import Buckets
 from etui.plots.terminal import idle_row, scale_top
 
-Ink = Literal["plain", "load", "prefill", "thinking", "answer", "limit", "idle", "axis"]
+Ink = Literal[
+    "plain", "load", "prefill", "thinking", "answer", "own", "others", "limit", "idle", "axis"
+]
 """What a character of a graph stands for; each has a colour of its own."""
 
 Run = tuple[str, Ink]
@@ -38,6 +40,8 @@ _TICK_CELLS = 12
 """Least cells between two marks of the time axis."""
 
 _STEPS_SECONDS = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 21600, 86400)
+_LEGEND: tuple[Run, ...] = (("█", "own"), (" etui ", "axis"), ("█", "others"),
+                            (" others and idle", "axis"))  # fmt: skip
 _IDLE_LINE, _IDLE_WORD = "┄", " idle "
 
 
@@ -50,12 +54,15 @@ class Graph:
         limit_watts: Power limit, the top of the scale; None draws to the highest value.
         idle_watts: Watts of the idle line; None draws none.
         end_word: Name of the right end of the axis of time.
+        own: Watts of etui itself in the same buckets, drawn at the bottom in an ink of their own,
+            with the rest above; empty, or None in a bucket, colours by phase.
     """
 
     buckets: Buckets
     limit_watts: float | None = None
     idle_watts: float | None = None
     end_word: str = "now"
+    own: tuple[float | None, ...] = ()
 
     @property
     def top_watts(self) -> float:
@@ -175,6 +182,7 @@ def _draw_plot(graph: Graph, width: int, height: int, phases: str) -> Iterator[l
     rows = braille_rows(values, top, width, height)
     near = _near_limit(values, graph.limit_watts, width)
     idle = idle_row(graph.idle_watts, graph.top_watts, height)
+    stack = _stack_dots(graph, width, height)
     for y, row in enumerate(rows):
         inks: list[Ink] = [
             "limit" if y == 0 and near[x] else PHASE_INKS[phase] for x, phase in enumerate(phases)
@@ -182,8 +190,43 @@ def _draw_plot(graph: Graph, width: int, height: int, phases: str) -> Iterator[l
         if y == idle:
             inks = ["idle" if c == " " else ink for c, ink in zip(row, inks, strict=True)]
             row = _add_idle_line(row)
+        inks = [_stack_ink(own, height - 1 - y, ink) for own, ink in zip(stack, inks, strict=True)]
+        if y == 0 and any(own is not None for own in stack):
+            row, inks = _add_legend(row, inks)
         pairs = groupby(zip(row, inks, strict=True), key=lambda pair: pair[1])
         yield [("".join(c for c, _ in run), ink) for ink, run in pairs]
+
+
+def _stack_dots(graph: Graph, width: int, height: int) -> list[int | None]:
+    """Return the dots of etui's own watts in each cell, the more of its two; None where unknown."""
+    shown = list(graph.own)[-2 * width :] if width else []
+    padded = [None] * (2 * width - len(shown)) + shown
+    dots = [
+        None if watts is None else round(watts / graph.top_watts * _LEVELS * height)
+        for watts in padded
+    ]
+    return [
+        max((each for each in pair if each is not None), default=None)
+        for pair in zip(dots[::2], dots[1::2], strict=True)
+    ]
+
+
+def _stack_ink(own: int | None, rows_below: int, ink: Ink) -> Ink:
+    """Return the ink of a cell where etui's own dots stand below the others'."""
+    if own is None or ink in ("idle", "limit"):
+        return ink
+    return "own" if own - _LEVELS * rows_below >= _LEVELS // 2 else "others"
+
+
+def _add_legend(row: str, inks: list[Ink]) -> tuple[str, list[Ink]]:
+    """Write what both inks are over the last empty cells of a row, or at its left end."""
+    text = "".join(part for part, _ in _LEGEND)
+    if len(row) < len(text):
+        return row, inks
+    at = max(0, row.rfind(" " * (len(text) + 1)))
+    end = at + len(text)
+    legend: list[Ink] = [ink for part, ink in _LEGEND for _ in part]
+    return row[:at] + text + row[end:], [*inks[:at], *legend, *inks[end:]]
 
 
 def _add_idle_line(row: str) -> str:

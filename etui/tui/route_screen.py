@@ -26,6 +26,8 @@ from etui.tui.widgets.key_footer import KeyFooter
 
 HELP_LINE = "type to filter · ↑ ↓ select · Enter uses it for the next questions"
 
+NO_MODEL = "no model on this machine: F6 pulls one"
+
 _NOT_HERE = "not on this machine"
 
 
@@ -126,7 +128,14 @@ class RouteScreen(ModalScreen[Route | None]):
         current = [at for at, choice in enumerate(self._shown) if choice.route == self._route]
         if self._shown:
             self._list.highlighted = 0 if self._filter.value or not current else current[0]
-        self._note.update(HELP_LINE if self._shown else "nothing contains these words")
+        self._note.update(note_for(self._choices, self._shown))
+
+
+def note_for(choices: Sequence[RouteChoice], shown: Sequence[RouteChoice]) -> str:
+    """Return the line below the list: what the keys do, or why nothing can be chosen."""
+    if choices and not shown:
+        return "nothing contains these words"
+    return HELP_LINE if any(choice.here for choice in choices) else NO_MODEL
 
 
 def filter_choices(choices: Sequence[RouteChoice], words: str) -> list[RouteChoice]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -24,7 +25,7 @@ from etui.tui.ascii import to_ascii
 WATTS = st.none() | st.floats(0.0, 1e5)
 
 
-def graph(*watts: float | None, phases: str = "", **facts: float | None) -> Graph:
+def graph(*watts: float | None, phases: str = "", **facts: Any) -> Graph:
     return Graph(Buckets(1.0, watts, watts, phases), **facts)
 
 
@@ -127,3 +128,32 @@ def test_a_phase_is_a_colour_and_a_letter() -> None:
 
 def test_without_unicode_the_graph_is_still_one() -> None:
     assert to_ascii(sparkline([0.0, 2.5, 5.0, 10.0], 10.0, 2)) == ".="
+
+
+def test_own_watts_stand_below_those_of_others_in_an_ink_of_their_own() -> None:
+    watts = (80.0,) * 80
+    own = (20.0,) * 40 + (None,) * 20 + (60.0,) * 20
+    shown = graph(*watts, phases="A" * 80, limit_watts=160.0, own=own)
+    rows = draw_graph(shown, 40, 8, axes=False, letters=False)
+    text = ["".join(part for part, _ in row) for row in rows]
+    assert "█ etui █ others and idle" in text[0]
+    low, high = rows[7], rows[5]
+    assert low == [("⣿" * 20, "own"), ("⣿" * 10, "answer"), ("⣿" * 10, "own")]
+    assert high == [("⣿" * 20, "others"), ("⣿" * 10, "answer"), ("⣿" * 10, "own")]
+
+
+@given(st.lists(st.tuples(WATTS, WATTS), max_size=60), st.integers(0, 40), st.integers(1, 8))
+def test_a_stack_changes_ink_and_never_the_width(
+    pairs: list[tuple[float | None, float | None]], width: int, height: int
+) -> None:
+    shown = graph(*(watts for watts, _ in pairs), own=tuple(own for _, own in pairs))
+    plain = graph(*(watts for watts, _ in pairs))
+    for rows in (draw_graph(one, width, height) for one in (shown, plain)):
+        assert [sum(cell_len(text) for text, _ in row) for row in rows] == [
+            sum(cell_len(text) for text, _ in row) for row in draw_graph(plain, width, height)
+        ]
+
+
+def test_without_own_watts_there_is_no_legend() -> None:
+    rows = draw_graph(graph(*(80.0,) * 80, limit_watts=160.0), 40, 8)
+    assert "etui" not in "".join(text for row in rows for text, _ in row)

@@ -8,7 +8,14 @@ from textual.widgets import Input
 from etui.runtime.route import Route
 from etui.runtime.route_choices import RouteChoice
 from etui.tui.app import EtuiApp
-from etui.tui.route_screen import RouteScreen, filter_choices, format_choices
+from etui.tui.route_screen import (
+    HELP_LINE,
+    NO_MODEL,
+    RouteScreen,
+    filter_choices,
+    format_choices,
+    note_for,
+)
 from tests.tui.fakes import MODEL, House, until
 from tests.tui.screen import WIDE, answered, ask, drawn, notices
 
@@ -69,6 +76,24 @@ async def test_a_model_that_is_not_here_is_not_taken(house: House) -> None:
         await pilot.press("escape")
         await until(pilot, lambda: not isinstance(app.screen, RouteScreen))
         assert app._route == Route("balanced")
+
+
+async def test_an_empty_list_says_why_and_takes_no_more_room_than_that(house: House) -> None:
+    app = house.app()
+    async with app.run_test(size=WIDE) as pilot:
+        house.routes = ()
+        await until(pilot, lambda: app.backend is not None)
+        await pilot.press("f7")
+        await until(pilot, lambda: "no model on this machine: F6 pulls one" in drawn(app))
+        assert app.screen.query_one(".box").size.height < 10
+
+
+def test_the_line_below_the_list_says_what_is_true() -> None:
+    assert note_for((), ()) == NO_MODEL
+    assert note_for(CHOICES, ()) == "nothing contains these words"
+    assert note_for(CHOICES, CHOICES) == HELP_LINE
+    absent = [choice for choice in CHOICES if not choice.here]
+    assert note_for(absent, absent) == NO_MODEL
 
 
 async def test_the_list_fits_the_smallest_terminal(house: House) -> None:

@@ -18,7 +18,7 @@ COLUMNS = (
     TableColumn("per_token", "PER TOKEN", 4, 14, right=True),
     TableColumn("tokens", "TOKENS", 5, 9, right=True),
     TableColumn("seconds", "SECONDS", 6, 10, right=True),
-    TableColumn("model", "MODEL", 2, 24, least=10),
+    TableColumn("model", "MODEL", 2, 24, least=10, enough=20),
     TableColumn("rule", "RULE", 7, 24, least=10),
 )
 """Enough for question, joules and model on 40 columns, and for all on a wide terminal."""

@@ -17,6 +17,8 @@ _STEP_CELLS = _BAR_CELLS + 1
 """Cells from one bar to the next."""
 
 _ROWS = 3
+_HEIGHT_FROM = 20
+"""Rows of the screen from which the bars leave enough of them to the table."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +97,7 @@ def _date_line(days: Sequence[date]) -> str:
 
 
 class DayBars(Static):
-    """The bars, drawn again at each width; hidden while there is nothing to draw."""
+    """The bars, drawn again at each width; hidden without anything to draw or room for it."""
 
     def __init__(self) -> None:
         super().__init__("", markup=False, id="days")
@@ -111,6 +113,7 @@ class DayBars(Static):
     def draw(self) -> None:
         """Draw at the width of the screen."""
         width = self.app.size.width - 2
-        lines = [] if self.folded else day_bar_lines(self._totals, width)
+        low = self.app.size.height < _HEIGHT_FROM
+        lines = [] if self.folded or low else day_bar_lines(self._totals, width)
         self.display = bool(lines)
         self.update("\n".join(lines))

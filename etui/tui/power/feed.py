@@ -19,12 +19,14 @@ class PowerFeed:
 
     Attributes:
         history: Watts by channel id, and ``TOTAL``; a total with an unknown part is unknown.
+        own: Watts above idle that are etui's own, likewise; a total has the parts that are known.
         powers: Newest power of every channel.
         vitals: Newest state of every device.
     """
 
     def __init__(self) -> None:
         self.history = PowerHistory()
+        self.own = PowerHistory()
         self.powers: tuple[ChannelPower, ...] = ()
         self.vitals = Vitals()
 
@@ -39,6 +41,11 @@ class PowerFeed:
         self.powers = tuple(powers)
         watts = {power.channel.id: power.watts for power in powers}
         self.history.add(now_ns, {TOTAL: total_watts(powers), **watts}, phase)
+        own = {state.power.channel.id: state.own_watts for state in self.states()}
+        counted = [own[power.channel.id] for power in powers if power.in_total]
+        known = [each for each in counted if each is not None]
+        if known:
+            self.own.add(now_ns, {TOTAL: sum(known), **own})
 
     def states(self) -> tuple[ChannelState, ...]:
         """Return the newest state of every channel."""

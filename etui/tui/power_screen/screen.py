@@ -284,7 +284,8 @@ holds the picture. Below it every channel, then joules by model and by day, and 
         values = self._graph.values
         if row is not None and layout.graph_height:
             buckets = self._feed.history.buckets(row.key, now_ns, span / values, values)
-            self._graph.show(Graph(buckets, row.limit_watts, row.idle_watts))
+            own = self._feed.own.buckets(row.key, now_ns, span / values, values).means
+            self._graph.show(Graph(buckets, row.limit_watts, row.idle_watts, own=own))
         self._title.set_text(self._title_text(row, now_ns, span))
 
     def _title_text(self, row: Row | None, now_ns: int, span: float) -> str:

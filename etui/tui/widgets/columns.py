@@ -24,6 +24,7 @@ class TableColumn:
         rank: Importance: 0 stays longest as the table gets narrower.
         most: Greatest width in cells; longer cells are cut.
         least: Smallest width in cells of a column that may shrink; None for one that may not.
+        enough: Width in cells that it takes before less important columns get any.
         right: Whether its cells are right-aligned.
         sorts: Whether the table can be sorted by it.
     """
@@ -33,6 +34,7 @@ class TableColumn:
     rank: int
     most: int
     least: int | None = None
+    enough: int | None = None
     right: bool = False
     sorts: bool = True
 
@@ -87,7 +89,9 @@ def fit_columns(
     for column in sorted(columns, key=lambda column: column.rank):
         wanted = needed[column.key]
         if column.least is not None:
-            wanted = min(wanted, max(column.least, column.title_cells))
+            least = min(wanted, max(column.least, column.title_cells))
+            enough = min(wanted, column.enough or 0)
+            wanted = max(least, enough) if enough + PADDING_CELLS <= left else least
         if chosen and wanted + PADDING_CELLS > left:
             break
         wanted = max(1, min(wanted, width - PADDING_CELLS))

@@ -78,6 +78,10 @@ class FactLine(Line):
         self.set_text(break_between(self._facts, width) if width else self._facts)
 
 
+_HINT_FROM = 60
+"""Width in cells from which there is room for keys beside the facts; the footer has them too."""
+
+
 class HintedLine(Horizontal):
     """A line of facts with the keys for them at its right; hidden without facts."""
 
@@ -91,6 +95,10 @@ class HintedLine(Horizontal):
         """Lay out the facts and the keys."""
         yield self.line
         yield self._hint
+
+    def on_resize(self, event: events.Resize) -> None:
+        """Hide the keys where they would break the facts into more rows."""
+        self.set_class(event.size.width < _HINT_FROM, "-tight")
 
     def show(self, facts: str, hint: str = "") -> None:
         """Show these facts and keys from now on."""

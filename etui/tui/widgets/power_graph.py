@@ -34,6 +34,8 @@ class PowerGraph(Widget):
         "power-graph--prefill",
         "power-graph--thinking",
         "power-graph--answer",
+        "power-graph--own",
+        "power-graph--others",
         "power-graph--limit",
         "power-graph--idle",
         "power-graph--axis",

@@ -11,7 +11,7 @@ from etui.tui.chat.details import NO_BASELINE, DetailsModal, list_details
 from etui.tui.chat.why import hop_line
 from etui.turn.record import HopRecord, TurnRecord
 from tests.tui.fakes import House, turn_record, until
-from tests.tui.screen import answered, ask, drawn
+from tests.tui.screen import answered, ask, drawn, turns
 
 
 def facts(record: TurnRecord) -> dict[str, str]:
@@ -30,9 +30,7 @@ def test_each_number_names_its_source() -> None:
     assert shown["power"] == "25.0 W mean, 30.0 W peak, 100 % recorded"
     assert shown["first token"] == "after 0.10 s"
     assert shown["others"] == "counts no other program"
-    assert shown["model"] == (
-        "balanced › everything-else › quick (direct) › smollm2-135m · no rule matched"
-    )
+    assert shown["model"] == ("balanced › quick (direct) › smollm2-135m · no rule matched")
     assert [line.split() for line in shown["phases"].split("\n")] == [
         ["prefill", "2.50", "J", "0.10", "s", "12", "tok"],
         ["answer", "10.0", "J", "0.40", "s", "25", "tok"],
@@ -104,3 +102,25 @@ async def test_i_opens_the_page_for_any_turn_and_closes_it(
             assert app.screen.query_one(".facts").max_scroll_y == 0, "one page"
         await pilot.press("i")
         await until(pilot, lambda: not isinstance(app.screen, DetailsModal))
+
+
+async def test_the_page_uses_the_whole_of_the_smallest_terminal(house: House) -> None:
+    app = house.app()
+    async with app.run_test(size=(40, 10)) as pilot:
+        await ask(pilot, "First?")
+        await answered(pilot, house, 1)
+        await pilot.press("shift+tab", "i")
+        await until(pilot, lambda: app.screen.query(".facts"))
+        await until(pilot, lambda: app.screen.query_one(".facts").size.height >= 8)
+        assert app.screen.query_one(".facts").size.width >= 36
+
+
+async def test_the_keys_beside_a_price_give_way_to_it(house: House) -> None:
+    for width, shown in ((40, False), (120, True)):
+        app = house.app()
+        async with app.run_test(size=(width, 20)) as pilot:
+            house.runner.saved.clear()
+            await ask(pilot, "First?")
+            await answered(pilot, house, 1)
+            await until(pilot, lambda s=shown, a=app: ("i details" in drawn(a)) is s)
+            assert turns(app)[0].query_one(".energy").size.height <= 2

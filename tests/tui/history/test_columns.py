@@ -32,10 +32,18 @@ def shown(width: int) -> list[str]:
 
 
 def test_energy_model_and_joules_per_token_are_seen_at_120_columns() -> None:
-    beside_the_detail = shown(120 - 50 - 2)
+    beside_the_detail = shown(120 - 42 - 3)
     assert {"question", "joules", "model", "per_token"} <= set(beside_the_detail)
     assert "rule" not in beside_the_detail
     assert shown(200) == [column.key for column in COLUMNS]
+
+
+def test_a_model_is_named_in_full_before_the_question_gets_the_rest() -> None:
+    needed = measure_columns(COLUMNS, [TEXTS])
+    for width in (120 - 42 - 3, 78):
+        widths = {one.column.key: one.width for one in fit_columns(COLUMNS, needed, width)}
+        assert widths["model"] == len("qwen2.5-coder-1.5b")
+        assert widths["question"] >= 12
 
 
 def test_a_narrow_terminal_keeps_question_energy_and_model() -> None:

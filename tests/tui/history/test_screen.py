@@ -238,3 +238,17 @@ async def test_a_turn_without_a_chat_says_so(config: Config, keep: Keep) -> None
         await until(pilot, lambda: app._notifications)
         (notice,) = list(app._notifications)
         assert "belongs to no chat" in notice.message
+
+
+@pytest.mark.parametrize(("height", "seen"), [(10, False), (19, False), (24, True)])
+async def test_the_days_leave_the_table_its_rows(
+    keep: Keep, config: Config, height: int, seen: bool
+) -> None:
+    keep([turn(number, 5.0) for number in range(5)])
+    app = _HistoryApp(config)
+    async with app.run_test(size=(40, height)) as pilot:
+        await rows(pilot, app, 5)
+        days = app.history.query_one("#days")
+        await until(pilot, lambda: days._totals)
+        await until(pilot, lambda: days.display is seen)
+        assert app.history.query_one(DataTable).size.height >= 4

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from etui.energy.device_vitals import DeviceVitals
 from etui.energy.types import Channel, ChannelPower, Kind
 from etui.plots.power_history import TOTAL
 from etui.tui.app import EtuiApp
 from etui.tui.power.feed import PowerFeed
+from etui.tui.services import Vitals
 from tests.tui.fakes import House, until
 
 S = 1_000_000_000
@@ -30,6 +32,17 @@ def test_a_cross_check_is_kept_and_not_added() -> None:
     feed.add(1 * S, [power(GPU, 30.0), power(CPU, 12.0, in_total=False)])
     assert feed.history.buckets(TOTAL, 1 * S, 1.0, 1).means == (30.0,)
     assert [state.power.channel.id for state in feed.states()] == ["gpu:a", "package:0"]
+
+
+def test_own_watts_are_kept_beside_the_sum_that_is_known() -> None:
+    feed = PowerFeed()
+    feed.add(1 * S, [power(GPU, 30.0), power(CPU, 12.0)])
+    assert feed.own.newest_ns is None, "no driver says whose watts they are"
+    feed.vitals = Vitals({"gpu:a": 10.0}, devices=(DeviceVitals("gpu:a", own_share=0.5),))
+    feed.add(2 * S, [power(GPU, 30.0), power(CPU, 12.0)])
+    assert feed.own.buckets("gpu:a", 2 * S, 1.0, 2).means == (None, 10.0)
+    assert feed.own.buckets(TOTAL, 2 * S, 1.0, 2).means == (None, 10.0)
+    assert feed.own.buckets("package:0", 2 * S, 1.0, 2).means == (None, None)
 
 
 async def test_the_hour_is_recorded_while_another_screen_is_shown(house: House) -> None:

@@ -84,8 +84,8 @@ class EtuiApp(App[None]):
         *MODE_BINDINGS,
         Binding("ctrl+c", "copy_or_quit", "Copy, stop, quit", id="app.copy_or_quit", show=False,
                 priority=True),
-        Binding("ctrl+z", "suspend_process", "Suspend", id="app.suspend", show=False,
-                priority=True),
+        # No priority: in a text that is edited it undoes. The prompt binds it once more.
+        Binding("ctrl+z", "suspend_process", "Suspend", id="app.suspend", show=False),
     ]  # fmt: skip
 
     def __init__(
@@ -132,6 +132,8 @@ class EtuiApp(App[None]):
 
     def on_mount(self) -> None:
         """Apply the keymap, then open the services in a thread."""
+        # After `fg` the terminal is empty, and Textual draws only what has changed.
+        self.app_resume_signal.subscribe(self, lambda _: self.refresh(layout=True))
         self.set_keymap(dict(self._config.keymap))
         if self._config.keymap:
             self._check_keys()

@@ -229,7 +229,7 @@ def test_only_a_second_ctrl_c_soon_after_the_first_leaves(
 
 async def test_ctrl_z_is_offered_only_where_the_terminal_can_suspend(house: House) -> None:
     app = house.app()
-    async with app.run_test(size=WIDE):
+    async with app.run_test(size=WIDE) as pilot:
         assert "ctrl+z" not in app.screen.active_bindings or (
             app.screen.active_bindings["ctrl+z"].binding.action != "suspend_process"
         ), "a headless driver cannot, and neither can a browser"
@@ -237,6 +237,11 @@ async def test_ctrl_z_is_offered_only_where_the_terminal_can_suspend(house: Hous
         type(app._driver).can_suspend = property(lambda _self: True)  # type: ignore[assignment]
         try:
             assert app.screen.active_bindings["ctrl+z"].binding.id == "app.suspend"
+            await pilot.press("f4")
+            await until(pilot, lambda: app.screen.query("PolicyEditor"))
+            app.screen.query_one("PolicyEditor").focus()
+            await until(pilot, lambda: app.focused is app.screen.query_one("PolicyEditor"))
+            assert app.screen.active_bindings["ctrl+z"].binding.action == "undo"
         finally:
             del type(app._driver).can_suspend
 

@@ -311,6 +311,26 @@ def test_a_suspended_app_leaves_the_terminal_and_comes_back(
     assert [row[1] for row in rows(etui_home)] == ["stopped"]
 
 
+def test_every_screen_is_drawn_anew_after_fg(spawn: Spawn, screen: Screen) -> None:
+    import psutil
+
+    app = spawn("--model", "smollm2-135m")
+    app.expect(LOADED)
+    app.send("\x1bOS")  # F4
+    app.expect("The largest model")
+    process = psutil.Process(app.pid)
+    app.kill(signal.SIGTSTP)
+    app.expect(re.escape("\x1b[?1049l"))
+    while process.status() != psutil.STATUS_STOPPED:
+        pass
+    app.kill(signal.SIGCONT)
+    app.expect(re.escape("\x1b[?1049h"))
+    app.expect("The largest model")
+    app.send("\x11")
+    app.expect(pexpect.EOF)
+    screen.assert_clean()
+
+
 def test_a_terminal_without_unicode_is_drawn_in_ascii(spawn: Spawn, screen: Screen) -> None:
     app = spawn("--model", "smollm2-135m", LC_ALL="C")
     app.expect(LOADED)

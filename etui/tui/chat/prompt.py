@@ -36,6 +36,7 @@ class Prompt(TextBox):
         Binding("tab", "complete", "Complete", id="prompt.complete", show=False),
         Binding("up", "older", "Earlier question", id="prompt.older", show=False),
         Binding("down", "newer", "Later question", id="prompt.newer", show=False),
+        Binding("ctrl+z", "app.suspend_process", "Suspend", id="app.suspend", show=False),
     ]
 
     HELP = """\

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -106,6 +107,7 @@ def check(names: Sequence[str], as_json: bool) -> ExitCode:
         )
         for place in _find_places(names, config)
     ]
+    results = [_add_faults_of_cases(result, config) for result in results]
     for result in results:
         print_problems(result)
     if as_json:
@@ -141,6 +143,20 @@ def _load_fitted_arms(place: NamedFile, config: Config) -> Callable[[str], bool]
     except InvalidFile:
         arms = {}
     return arms.__contains__
+
+
+def _add_faults_of_cases(result: CheckedPolicy, config: Config) -> CheckedPolicy:
+    """Add the faults in the cases of a policy, as warnings: the policy can be used without them."""
+    from etui.errors import InvalidFile
+    from etui.routing.cases import load_cases
+
+    if result.policy is None:
+        return result
+    try:
+        load_cases(result.policy, config)
+    except InvalidFile as error:
+        return replace(result, warnings=(*result.warnings, *error.problems))
+    return result
 
 
 def _find_places(names: Sequence[str], config: Config) -> list[NamedFile]:

@@ -16,6 +16,7 @@ import click
 from etui.cli.common import load_context, print_json, print_problems
 from etui.cli.param_types import TEXT, WholeNumber
 from etui.errors import EtuiError, ExitCode, UsageError
+from etui.units import count_text
 
 if TYPE_CHECKING:
     from etui.chat import Query
@@ -97,7 +98,7 @@ def edit(name: str) -> ExitCode:
             return ExitCode.USAGE
     replace_text(target, after, place.path)
     draft.unlink(missing_ok=True)
-    _print_warnings(checked)
+    _print_warnings(checked, config)
     click.echo(target)
     return ExitCode.DONE
 
@@ -190,15 +191,26 @@ def _run_editor(path: Path) -> None:
         )
 
 
-def _print_warnings(checked: CheckedPolicy) -> None:
+def _print_warnings(checked: CheckedPolicy, config: Config) -> None:
+    from etui.errors import InvalidFile
+    from etui.routing.cases import load_cases
     from etui.routing.probes import run_probes
 
     print_problems(checked)
-    assert checked.policy is not None
-    failed = sum(bool(outcome.failures) for outcome in run_probes(checked.policy))
+    policy = checked.policy
+    assert policy is not None
+    see = f"see `etui policy test {checked.place.name}`"
+    try:
+        cases = load_cases(policy, config)
+    except InvalidFile as error:
+        faults = count_text(len(error.problems), "fault")
+        click.echo(f"warning: {faults} in its cases; {see}", err=True)
+        cases = ()
+    outcomes = run_probes(policy, (*policy.probes, *cases))
+    failed = sum(bool(outcome.failures) for outcome in outcomes)
     if failed:
-        name = checked.place.name
-        click.echo(f"warning: {failed} probes fail; see `etui policy test {name}`", err=True)
+        what = "probes and cases" if cases else "probes"
+        click.echo(f"warning: {failed} of {len(outcomes)} {what} fail; {see}", err=True)
 
 
 def _read_questions(path: Path | None) -> Iterator[tuple[Query, HostState]]:

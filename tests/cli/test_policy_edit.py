@@ -107,7 +107,23 @@ def test_edit_tells_of_probes_that_fail_now(capsys: Capture, editor: Editor) -> 
     editor('Write a Python function that reverses a list.", rule: code}', 'Hm?", rule: code}')
     code, _, err = call(capsys, "edit", "frugal")
     assert code == 0
-    assert "warning: 1 probes fail; see `etui policy test frugal`" in err
+    assert "warning: 1 of 7 probes fail; see `etui policy test frugal`" in err
+
+
+def test_edit_tells_of_cases_that_fail_now(
+    capsys: Capture, etui_home: Path, editor: Editor
+) -> None:
+    folder = etui_home / "policies"
+    folder.mkdir()
+    cases = folder / "frugal.cases.jsonl"
+    cases.write_text('{"query": "Hm?", "arm": "careful"}\n')
+    editor("max_tokens: 384", "max_tokens: 385")
+    _, _, err = call(capsys, "edit", "frugal")
+    assert "warning: 1 of 8 probes and cases fail; see" in err
+    cases.write_text('{"query": "Hm?", "arm": "carefull"}\n')
+    editor("max_tokens: 385", "max_tokens: 386")
+    _, _, err = call(capsys, "edit", "frugal")
+    assert "warning: 1 fault in its cases; see" in err
 
 
 def test_diff(capsys: Capture, etui_home: Path, tmp_path: Path) -> None:

@@ -134,6 +134,13 @@ def test_faulty_cases_do_not_hide_other_policies(capsys: Capture, mine: Path) ->
     ]
 
 
+def test_check_warns_of_faulty_cases(capsys: Capture, mine: Path) -> None:
+    mine.write_text('{"query": "x", "rule": "sum"}\n')
+    assert run(["policy", "check", "mine"]) == 0, "the policy can be used without its cases"
+    err = capsys.readouterr().err
+    assert f"{mine}:1:24: warning: unknown rule 'sum', did you mean 'sums'?" in err
+
+
 def test_no_engine_is_loaded(etui_home: Path) -> None:
     watch = (
         "import sys; from etui.cli.main import run; code = run(['policy', 'test', 'balanced']);"

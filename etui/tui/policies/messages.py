@@ -100,6 +100,20 @@ class Subject:
 
 
 @dataclass(frozen=True, slots=True)
+class CasesVerdict:
+    """Result of the cases of a text.
+
+    Attributes:
+        count, failed: Number of cases that were decided, and of those that failed.
+        problems: Number of faults in the files of cases; nothing was decided if there are any.
+    """
+
+    count: int
+    failed: int
+    problems: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class CheckVerdict:
     """Result of the check of a text.
 
@@ -107,11 +121,13 @@ class CheckVerdict:
         edit: Number of the edit that was checked.
         checked: Errors and warnings, and the policy if it has no errors.
         failing: Probes of the policy that fail, at their lines.
+        cases: Result of its cases; None without a file of cases, or with errors.
     """
 
     edit: int
     checked: CheckedPolicy
     failing: tuple[Problem, ...]
+    cases: CasesVerdict | None = None
 
 
 @dataclass(frozen=True, slots=True)

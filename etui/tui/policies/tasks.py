@@ -28,6 +28,7 @@ from etui.routing.editing import (
 from etui.routing.library import CheckedPolicy, check_text, find_policy, list_policies
 from etui.tui.policies.messages import (
     About,
+    CasesVerdict,
     CheckVerdict,
     Clash,
     Compared,
@@ -51,6 +52,9 @@ from etui.yaml.named_files import NamedFile
 
 if TYPE_CHECKING:
     from etui.routing.policy import Policy
+
+MOST_CASES = 1000
+"""Cases that are run after an edit: half a second on a laptop. `etui policy test` runs all."""
 
 REPLAYED_TURNS = 5000
 """Number of newest turns of the log to replay: a few seconds on a laptop."""
@@ -141,7 +145,7 @@ def delete_policy(place: NamedFile) -> PolicyDeleted:
 
 
 def check(subject: Subject, edit: int) -> CheckVerdict:
-    """Check a text and run its probes."""
+    """Check a text and run its probes and cases."""
     from etui.routing.probes import run_probes
 
     checked = _checked(subject)
@@ -153,7 +157,22 @@ def check(subject: Subject, edit: int) -> CheckVerdict:
             for outcome in run_probes(checked.policy)
             if outcome.failures
         )
-    return CheckVerdict(edit, checked, failing)
+    cases = None if checked.policy is None else _run_cases(checked.policy, subject.context.config)
+    return CheckVerdict(edit, checked, failing, cases)
+
+
+def _run_cases(policy: Policy, config: Config) -> CasesVerdict | None:
+    """Run the first cases of a policy; None if it has none."""
+    from etui.routing.cases import load_cases
+    from etui.routing.probes import run_probes
+
+    try:
+        cases = load_cases(policy, config)
+    except InvalidFile as error:
+        return CasesVerdict(0, 0, len(error.problems))
+    outcomes = run_probes(policy, cases[:MOST_CASES])
+    failed = sum(bool(outcome.failures) for outcome in outcomes)
+    return CasesVerdict(len(outcomes), failed) if outcomes else None
 
 
 def _checked(subject: Subject) -> CheckedPolicy:

@@ -21,7 +21,14 @@ from etui.runtime.explain_text import (
 )
 from etui.text.sanitize import sanitize
 from etui.text.tables import one_line
-from etui.tui.policies.messages import CheckVerdict, Compared, PolicyEntry, PolicyOpened, Replayed
+from etui.tui.policies.messages import (
+    CasesVerdict,
+    CheckVerdict,
+    Compared,
+    PolicyEntry,
+    PolicyOpened,
+    Replayed,
+)
 
 _MUTED = "$foreground 60%"
 """Not $text-muted, which is computed against a background: these texts have none of their own."""
@@ -84,8 +91,21 @@ def verdict_line(verdict: CheckVerdict | None) -> Content:
         )
     colour = "$text-warning" if warnings else "$text-success"
     return Content.assemble(
-        (f"✓ valid{warnings_text}", colour), (f": {_size_text(policy)}", _MUTED)
+        (f"✓ valid{warnings_text}", colour),
+        (f": {_size_text(policy)}", _MUTED),
+        *_cases_parts(verdict.cases),
     )
+
+
+def _cases_parts(cases: CasesVerdict | None) -> list[tuple[str, str]]:
+    if cases is None:
+        return []
+    if cases.problems:
+        return [(f", {units.count_text(cases.problems, 'error')} in its cases", "$text-error")]
+    count = units.count_text(cases.count, "case")
+    if cases.failed:
+        return [(f", {cases.failed} of {count} fail", "$text-warning")]
+    return [(f", {count} pass{'es' if cases.count == 1 else ''}", _MUTED)]
 
 
 def _size_text(policy: Policy) -> str:

@@ -331,3 +331,19 @@ async def test_what_is_not_saved_is_put_aside_where_nobody_can_be_asked(house: H
     aside = file.with_name("mine.yaml.unsaved")
     assert aside.read_text(encoding="utf-8") == OWN + "# one more\n"
     assert file.read_text(encoding="utf-8") == OWN
+
+
+async def test_the_verdict_counts_the_cases(config: Config) -> None:
+    file = keep(config, "mine", OWN)
+    cases = file.with_name("mine.cases.jsonl")
+    cases.write_text('{"query": "Why?", "arm": "quick"}\n{"query": "Who?", "arm": "quick"}\n')
+    app = PoliciesApp(config, "mine")
+    async with app.run_test(size=SIZE) as pilot:
+        await until(pilot, lambda: "1 probe, 2 cases pass" in app.verdict)
+        cases.write_text('{"query": "Why?", "arm": "quick"}\n{"query": "Who?", "arm": "careful"}\n')
+        app.type_over("Few joules.", "Fewer joules.")
+        await pilot.press("ctrl+s")
+        await until(pilot, lambda: "1 of 2 cases fail" in app.verdict)
+        cases.write_text('{"query": "Why?", "arm": "quik"}\n')
+        app.type_over("Fewer joules.", "The fewest joules.")
+        await until(pilot, lambda: "1 error in its cases" in app.verdict)

@@ -96,12 +96,14 @@ class Clause:
         conditions, values: The conditions, and the values for their question marks.
         index: Name of the index to read; None leaves the choice to SQLite.
         only_words: Whether the one condition is a search by the index of words.
+        scans_texts: Whether a search reads all texts, because no index of words has the signs.
     """
 
     conditions: tuple[str, ...]
     values: tuple[str, ...]
     index: str | None
     only_words: bool = False
+    scans_texts: bool = False
 
     @property
     def sql(self) -> str:
@@ -146,8 +148,14 @@ def build_clause(turn_filter: TurnFilter) -> Clause:
         # The + disables the lookup by id, so that SQLite does not fetch the found rows one by one.
         conditions.append(f"+id IN ({found})")
     index = CLIENT_INDEX if of_clients else COVERING_INDEX
-    only_words = len(conditions) == 1 and bool(search) and build_match(search) is not None
-    return Clause(tuple(conditions), tuple(values), index if conditions else None, only_words)
+    by_words = bool(search) and build_match(search) is not None
+    return Clause(
+        tuple(conditions),
+        tuple(values),
+        index if conditions else None,
+        only_words=by_words and len(conditions) == 1,
+        scans_texts=bool(search) and not by_words,
+    )
 
 
 def order_by_index(where: Clause, sort: Sort) -> Clause:

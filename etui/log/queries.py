@@ -44,6 +44,7 @@ __all__ = ["ChatSummary", "LogReader", "Sort", "Total", "TurnFilter", "TurnSumma
 
 _SNIPPET_CHARS = 200
 _PAGE_ROWS = 500
+_PAGE_TOTAL = "page_total"
 
 
 class UnknownId(EtuiError):
@@ -159,6 +160,25 @@ class LogReader:
         """Return a page of the history; unknown values come last in either direction."""
         rows = self._select_page(_SUMMARY_COLUMNS, turn_filter, sort, descending, limit, offset)
         return [TurnSummary(*row) for row in rows]
+
+    def list_page(
+        self, turn_filter: TurnFilter, *, sort: Sort, descending: bool, limit: int, offset: int
+    ) -> tuple[list[TurnSummary], int]:
+        """Return a page of the history, and how many turns the filter has.
+
+        A search that no index helps reads all texts once for both. A page that is not full says
+        how many there are.
+        """
+        scans = build_clause(turn_filter).scans_texts
+        counted = f", {_PAGE_TOTAL}" if scans else ""
+        columns = f"{_SUMMARY_COLUMNS}{counted}"
+        rows = self._select_page(columns, turn_filter, sort, descending, limit, offset)
+        turns = [TurnSummary(*tuple(row)[: len(row) - scans]) for row in rows]
+        if rows and scans:
+            return turns, int(rows[0][_PAGE_TOTAL])
+        if len(rows) < limit and (rows or offset == 0):
+            return turns, offset + len(rows)
+        return turns, self.count_turns(turn_filter)
 
     def turns(
         self,
@@ -392,8 +412,10 @@ class LogReader:
         # Find the page over narrow indexes first; read only its rows in full.
         where = order_by_index(build_clause(turn_filter or TurnFilter()), sort)
         by = build_order(sort, descending)
+        total = f", count(*) OVER () AS {_PAGE_TOTAL}" if where.scans_texts else ""
         sql = (
-            f"SELECT {columns} FROM (SELECT id AS page_id {where.sql} {by} LIMIT ? OFFSET ?) "
+            f"SELECT {columns} FROM "
+            f"(SELECT id AS page_id{total} {where.sql} {by} LIMIT ? OFFSET ?) "
             f"JOIN turns ON id = page_id {by}"
         )
         return self._select(sql, (*where.values, _limit(limit), offset))

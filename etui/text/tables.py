@@ -73,6 +73,8 @@ def one_line(text: str) -> str:
 
 def count_cells(text: str) -> int:
     """Count the terminal cells that a text takes."""
+    if text.isascii():
+        return len(text)
     return sum(_count_char_cells(char) for char in text)
 
 

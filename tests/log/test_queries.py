@@ -115,6 +115,30 @@ def test_a_search_pages_through_the_turns_in_the_order_of_a_filter(
     assert log.count_turns(words) == log.count_turns(both) == len(whole) == 26
 
 
+@pytest.mark.parametrize("search", [None, "joule", "+=", "nothing", "=-"])
+@pytest.mark.parametrize("sort", [Sort.TIME, Sort.JOULES])
+def test_a_page_with_its_count_reads_the_texts_once_where_no_index_has_the_signs(
+    fill: Fill, make_turn: MakeTurn, search: str | None, sort: Sort, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = fill(*(make_turn(n, query="a joule" if n % 3 else "x += 1") for n in range(30)))
+    wanted = TurnFilter(search=search)
+    expected = log.count_turns(wanted)
+    statements: list[str] = []
+    select = log._select
+    monkeypatch.setattr(
+        log, "_select", lambda sql, *values: statements.append(sql) or select(sql, *values)
+    )
+    for offset in range(0, 42, 7):
+        statements.clear()
+        how = {"sort": sort, "descending": True, "limit": 7, "offset": offset}
+        turns, total = log.list_page(wanted, **how)  # type: ignore[arg-type]
+        assert total == expected
+        if turns or not offset:
+            scans = [sql for sql in statements if "LIKE" in sql]
+            assert len(scans) == (1 if search in ("+=", "=-") else 0)
+        assert turns == log.list_turns(wanted, **how)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("sort", [Sort.TIME, Sort.JOULES, Sort.SECONDS, Sort.TOKENS])
 def test_a_search_for_words_sorts_nothing(fill: Fill, make_turn: MakeTurn, sort: Sort) -> None:
     where = order_by_index(build_clause(TurnFilter(search="joule")), sort)

@@ -62,6 +62,11 @@ def test_a_text_that_is_cut_fits(text: str, room: int) -> None:
     assert count_cells(fit_cells(text, room)) <= room
 
 
+@given(st.text(st.characters(max_codepoint=127)))
+def test_ascii_takes_one_cell_a_character(text: str) -> None:
+    assert count_cells(text) == count_cells(f"{text}能") - 2
+
+
 @given(st.text())
 def test_one_line_is_one_line(text: str) -> None:
     assert "\n" not in one_line(text)

@@ -119,14 +119,14 @@ class HistoryNews(Message):
 
 def read_page(log: LogReader, query: HistoryQuery, offset: int) -> TurnPage:
     """Read the page of turns that starts at ``offset``."""
-    turns = log.list_turns(
+    turns, total = log.list_page(
         query.turns,
         sort=query.sort,
         descending=query.descending,
         limit=PAGE_TURNS,
         offset=offset,
     )
-    return TurnPage(query, offset, tuple(turns), log.count_turns(query.turns))
+    return TurnPage(query, offset, tuple(turns), total)
 
 
 def read_detail(log: LogReader, turn_id: str) -> Detail:

@@ -64,6 +64,12 @@ if TYPE_CHECKING:
     metavar="FILE",
     help="Draw accuracy against cost into FILE.",
 )
+@click.option(
+    "--hide-subjects",
+    is_flag=True,
+    help="Judge routers by the words of a question only, as in a chat.",
+)
+@click.option("--blend", is_flag=True, help="Also fit the router blend, which takes minutes.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def replay(
     names: Sequence[str],
@@ -76,6 +82,8 @@ def replay(
     seed: int,
     as_fitted: bool,
     svg: Path | None,
+    hide_subjects: bool,
+    blend: bool,
     as_json: bool,
 ) -> None:
     """Evaluate a policy on existing answers, without running a model.
@@ -98,9 +106,10 @@ def replay(
         raise UsageError(f"{' and '.join(sources)} exclude each other", "pass only one of them")
     policies, folders = split_names(names, runs, config)
     if not outcomes and not folders:
-        if costs or svg or data or as_fitted:
+        if costs or svg or data or as_fitted or hide_subjects or blend:
             raise UsageError(
-                "--costs, --data, --svg and --as-fitted need --outcomes or --runs",
+                "--costs, --data, --svg, --as-fitted, --hide-subjects and --blend need --outcomes "
+                "or --runs",
                 "add one of these, or leave the options out",
             )
         _replay_log(policies or [config.policy], config, catalogue, as_json=as_json)
@@ -115,7 +124,12 @@ def replay(
     if as_fitted and not loaded:
         raise UsageError("--as-fitted needs a policy", "name the policy whose fit to use")
     heads = {policy.name: _load_heads(policy, config) for policy in loaded if as_fitted}
-    document = _judge(table, loaded, heads, seed, show)
+    if loaded and (hide_subjects or blend):
+        raise UsageError(
+            "--hide-subjects and --blend are for the routers of a replay without a policy",
+            "leave out the policy, or these options: a policy never sees a subject",
+        )
+    document = _judge(table, loaded, heads, seed, show, hide_subjects=hide_subjects, blend=blend)
     document["notes"] = notes
     if svg is not None:
         from etui.replay.figure import replay_svg
@@ -206,10 +220,13 @@ def _judge(
     heads: Mapping[str, AccuracyPredictor],
     seed: int,
     show: Any,
+    *,
+    hide_subjects: bool,
+    blend: bool,
 ) -> ReplayDocument:
     from etui.replay.judge import judge
     from etui.replay.policy_replay import replay_policy
-    from etui.routing.accuracy.cross_fit import cross_fit
+    from etui.routing.accuracy.cross_fit import ALL_ROUTERS, ROUTERS, cross_fit
 
     label = "measured joules of the runs, mean" if table.unit else "stated cost"
     routed = [
@@ -224,7 +241,17 @@ def _judge(
         )
         for policy in policies
     ]
-    routers = {} if policies else cross_fit(table.graded, seed=seed, say=show)
+    routers = (
+        {}
+        if policies
+        else cross_fit(
+            table.graded,
+            routers=ALL_ROUTERS if blend else ROUTERS,
+            hide_subjects=hide_subjects,
+            seed=seed,
+            say=show,
+        )
+    )
     show("")
     return judge(table, routers, routed, seed)
 

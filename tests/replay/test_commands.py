@@ -61,7 +61,7 @@ def test_a_router_over_outcomes(outcomes, tmp_path):
     assert {"apgr", "cpt50", "cpt80", "hull", "oracle", "n"} <= set(document)
     assert document["n"] == 300
     assert document["apgr"] > 0.6
-    assert list(document["routers"]) == ["subject", "logistic", "blend"]
+    assert list(document["routers"]) == ["subject", "logistic", "joint"]
     drawing = svg.read_text(encoding="utf-8")
     assert drawing.startswith("<?xml")
     assert all(word in drawing for word in ("oracle", "weak", "strong", "random mixture"))

@@ -154,7 +154,7 @@ def _route(graded: Graded, joules: Floats, at: int, seed: int) -> Floats:
     """Choose the cheapest arm that is predicted to be as accurate as the reference."""
     import numpy as np
 
-    probabilities = cross_fit(graded, seed=seed)["subject"]
+    probabilities = cross_fit(graded, routers=("subject",), seed=seed)["subject"]
     enough = probabilities >= probabilities[:, [at]]
     folds = assign_folds(graded, FOLDS, seed)  # those of the probabilities
     cost = np.empty(joules.shape)

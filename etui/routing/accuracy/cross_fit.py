@@ -1,75 +1,109 @@
 """Cross-fitted probabilities of a right answer, for judging routers: no question in its own fit.
 
-Three routers of increasing complexity, for questions of known subjects:
-
 * ``subject``: the shrunken rate of the question's subject, by arm;
 * ``logistic``: a logistic regression for each arm on light features, subject and hashed tf-idf;
 * ``blend``: the mean of ``logistic``, of extremely randomised trees and of gradient-boosted trees
-  on light features, subject rates and the leading components of the words.
+  on light features, subject rates and the leading components of the words, for each arm;
+* ``joint``: one model of all arms (:mod:`etui.routing.accuracy.joint`), the one that decides live.
 
-The members of the blend make different errors (trees find interactions, the regression single
-words), and the mean of their probabilities ranks questions better than each of them.
+Where subjects are unknown or hidden, the probabilities of the shipped classifier of fields take
+their place in all of them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from etui.routing.accuracy.blas_threads import one_thread
+from etui.routing.accuracy.fields import predict_fields
+from etui.routing.accuracy.joint import QuestionColumns, fit_joint
 from etui.routing.accuracy.logistic import STRENGTHS, fit_linear, fit_scale, has_enough
-from etui.routing.accuracy.rates import compute_shrunken_rates, logits, number_bands
+from etui.routing.accuracy.rates import compute_soft_rates, expect_rates, logits, number_bands
 from etui.routing.accuracy.table import Graded, assign_folds, same_questions
 from etui.routing.accuracy.words import Corpus, build_corpus, compute_idf, compute_tf_idf
 
 if TYPE_CHECKING:
-    from etui.stats.arrays import Flags, Floats, Whole
+    from etui.stats.arrays import Flags, Floats
 
+ROUTERS = ("subject", "logistic", "joint")
+"""The routers of a replay."""
+ALL_ROUTERS = ("subject", "logistic", "blend", "joint")
 FOLDS = 5
 COMPONENTS = 50
 TREES = 200
 
 
 def cross_fit(
-    graded: Graded, *, seed: int = 0, say: Callable[[str], None] = lambda text: None
+    graded: Graded,
+    *,
+    routers: Sequence[str] = ROUTERS,
+    hide_subjects: bool = False,
+    seed: int = 0,
+    say: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Floats]:
     """Compute the probability that each arm is right, for each router.
 
     Args:
         graded: The answers; without question texts only the router ``subject`` is fitted.
+        routers: The routers to fit.
+        hide_subjects: Whether to use the words of a question only, as in a chat.
         seed: Random seed of the folds and of the trees.
         say: Called with a progress message for each fold.
 
     Returns:
-        Router -> probabilities, shape (questions, arms).
+        Router -> probabilities, shape (questions, arms), the best last.
     """
     with one_thread():
-        return _cross_fit(graded, seed, say)
+        return _cross_fit(graded, routers, hide_subjects, seed, say)
 
 
-def _cross_fit(graded: Graded, seed: int, say: Callable[[str], None]) -> dict[str, Floats]:
+def compute_shares(graded: Graded, *, hide_subjects: bool = False) -> Floats:
+    """Compute the share that each question has of each band, shape (questions, bands).
+
+    The bands are the subjects, of which a question has one; without them, the fields that the
+    shipped classifier tells from the words.
+    """
+    import numpy as np
+
+    names, number = number_bands(graded.subjects)
+    if graded.questions and (hide_subjects or len(names) < 2):
+        return predict_fields(graded.questions)
+    if hide_subjects:
+        return np.ones((len(graded), 1))
+    return np.asarray(number[:, None] == np.arange(len(names)), dtype=np.float64)
+
+
+def _cross_fit(
+    graded: Graded,
+    routers: Sequence[str],
+    hide_subjects: bool,
+    seed: int,
+    say: Callable[[str], None],
+) -> dict[str, Floats]:
     import numpy as np
 
     folds = assign_folds(graded, FOLDS, seed)
-    names, number = number_bands(graded.subjects)
+    shares = compute_shares(graded, hide_subjects=hide_subjects)
     corpus = build_corpus(graded.questions, len(graded))
-    found = {"subject": np.empty(graded.correct.shape)}
-    if not corpus.empty:
-        found |= {name: np.empty(graded.correct.shape) for name in ("logistic", "blend")}
+    names = [name for name in ALL_ROUTERS if name in routers]
+    if corpus.empty:
+        names = ["subject"]
+    found = {name: np.empty(graded.correct.shape) for name in names}
     count = int(folds.max()) + 1
     for fold in range(count):
         say(f"fold {fold + 1} of {count}")
         held, used = folds == fold, folds != fold
-        rates, _ = compute_shrunken_rates(graded.correct, number, len(names), used)
-        found["subject"][held] = rates[number[held]]
-        if corpus.empty:
-            continue
-        part = _Fold(graded, corpus, number, len(names), used, held, seed)
-        for arm in range(len(graded.arms)):
-            one = part.logistic(arm)
-            found["logistic"][held, arm] = one
-            found["blend"][held, arm] = np.mean([one, *part.trees(arm)], axis=0)
+        if "subject" in found:
+            heavy = None if graded.weights is None else graded.weights[used]
+            rates, overall = compute_soft_rates(graded.correct[used], shares[used], heavy)
+            found["subject"][held] = expect_rates(shares[held], rates, overall)
+        if len(names) > ("subject" in names):
+            part = _Fold(graded, corpus, shares, used, held, seed)
+            for name in names:
+                if name != "subject":
+                    found[name][held] = part.predict(name)
     return found
 
 
@@ -80,30 +114,69 @@ class _Fold:
         self,
         graded: Graded,
         corpus: Corpus,
-        number: Whole,
-        bands: int,
+        shares: Floats,
         used: Flags,
         held: Flags,
         seed: int,
     ) -> None:
+        self._graded, self._used, self._held, self._seed = graded, used, held, seed
+        self._corpus, self._shares = corpus, shares
+        self._words = compute_tf_idf(corpus.counts, compute_idf(corpus.counts, used))
+
+    def predict(self, router: str) -> Floats:
+        """Predict p of the held-out questions, shape (questions, arms)."""
+        if router == "logistic":
+            return self._logistic
+        if router == "joint":
+            return self._predict_jointly()
+        return self._blend()
+
+    def _predict_jointly(self) -> Floats:
+        """Predict by one model of all arms; by the regressions where questions are too few."""
+        graded, used, held = self._graded, self._used, self._held
+        columns = QuestionColumns(self._corpus.features, self._words, self._shares)
+        inner = assign_folds(graded, FOLDS, self._seed + 1)
+        fit = fit_joint(
+            graded.correct[used],
+            columns.take(used),
+            inner[used],
+            weights=None if graded.weights is None else graded.weights[used],
+            seed=self._seed,
+        )
+        return self._logistic if fit is None else fit.predict(columns.take(held))
+
+    def _blend(self) -> Floats:
         import numpy as np
+
+        members = [
+            np.mean([one, *self.trees(arm)], axis=0) for arm, one in enumerate(self._logistic.T)
+        ]
+        return np.column_stack(members)
+
+    @cached_property
+    def _columns(self) -> Any:
         from scipy import sparse
+
+        light = fit_scale(self._corpus.features, self._used).apply(self._corpus.features)
+        parts = [sparse.csr_matrix(light), sparse.csr_matrix(self._shares), self._words]
+        return sparse.hstack(parts).tocsr()
+
+    @cached_property
+    def _dense(self) -> Floats:
+        import numpy as np
         from sklearn.decomposition import TruncatedSVD
 
-        self._graded, self._used, self._held, self._seed = graded, used, held, seed
-        self._groups = same_questions(graded)
-        words = compute_tf_idf(corpus.counts, compute_idf(corpus.counts, used))
-        light = fit_scale(corpus.features, used).apply(corpus.features)
-        rows = np.arange(len(graded))
-        subject = sparse.csr_matrix(
-            (np.ones(len(graded)), (rows, number)), shape=(len(graded), bands)
+        components = min(COMPONENTS, int(self._used.sum()) - 1, self._words.shape[1] - 1)
+        svd = TruncatedSVD(components, random_state=self._seed).fit(self._words[self._used])
+        return np.column_stack(
+            [self._corpus.features, svd.transform(self._words), self._compute_rates()]
         )
-        self._columns = sparse.hstack([sparse.csr_matrix(light), subject, words]).tocsr()
-        components = min(COMPONENTS, int(used.sum()) - 1, words.shape[1] - 1)
-        svd = TruncatedSVD(components, random_state=seed).fit(words[used])
-        self._dense = np.column_stack(
-            [corpus.features, svd.transform(words), self._compute_rates(number, bands)]
-        )
+
+    @cached_property
+    def _logistic(self) -> Floats:
+        import numpy as np
+
+        return np.column_stack([self.logistic(arm) for arm in range(len(self._graded.arms))])
 
     def logistic(self, arm: int) -> Floats:
         """Predict p of the held-out questions by the logistic regression of an arm."""
@@ -142,13 +215,13 @@ class _Fold:
         members[0].set_params(n_jobs=1)  # several threads would sum the trees in varying order
         return [member.predict_proba(outside)[:, 1] for member in members]
 
-    def _compute_rates(self, number: Whole, bands: int) -> Floats:
+    def _compute_rates(self) -> Floats:
         """Compute logits of the subjects' rates, for used questions from the other inner folds."""
         import numpy as np
 
         def of(part: Flags) -> Floats:
-            rates, _ = compute_shrunken_rates(self._graded.correct, number, bands, part)
-            return logits(rates[number])
+            rates, overall = compute_soft_rates(self._graded.correct[part], self._shares[part])
+            return logits(expect_rates(self._shares, rates, overall))
 
         found = of(self._used)
         inner = assign_folds(self._graded, FOLDS, self._seed + 1)
@@ -167,8 +240,9 @@ class _Fold:
         import numpy as np
         from sklearn.metrics import log_loss
 
-        different = int(self._groups.max()) + 1
-        third = (np.random.default_rng(self._seed + 2).permutation(different) % 3)[self._groups]
+        groups = same_questions(self._graded)
+        different = int(groups.max()) + 1
+        third = (np.random.default_rng(self._seed + 2).permutation(different) % 3)[groups]
         inside, judged = self._used & (third > 0), self._used & (third == 0)
         losses = dict.fromkeys(STRENGTHS, 0.0)
         for strength in STRENGTHS:

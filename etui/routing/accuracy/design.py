@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from etui.routing.accuracy.features import FEATURE_NAMES
+from etui.routing.accuracy.fields import load_classifier, predict_fields
 from etui.routing.accuracy.fitted_file import Logistic, Sparse
 from etui.routing.accuracy.logistic import Linear, Scale, fit_scale
 from etui.routing.accuracy.rates import (
     compute_shrunken_rates,
     compute_smoothed_rate,
+    compute_soft_rates,
     logits,
     number_bands,
 )
@@ -41,8 +44,12 @@ class Design:
         words: tf-idf of all questions, sparse (questions, buckets).
         scale: Scale of the features.
         columns: Scaled features and tf-idf of all questions, sparse.
-        bands: Names of the bands; empty if there are fewer than two.
-        centroids: Centroid of each band, (bands, buckets).
+        bands: Names of the bands; empty if there are none.
+        source: What tells the bands of a question: ``words`` compares them with centroids,
+            ``fields`` asks the classifier that ships with etui.
+        shares: Probability of each band, (questions, bands); by centroids, those of a question used
+            for fitting are computed from the other folds.
+        centroids: Centroid of each band, (bands, buckets); empty for fields.
         rates, counts: Shrunken rates (bands, arms) and number of answers of each band.
         band_logits: Expected logit of the band's rate, (questions, arms). For a question used for
             fitting it is computed from the other folds, so its own answer is not in it.
@@ -53,6 +60,8 @@ class Design:
     scale: Scale
     columns: Any
     bands: list[str]
+    source: Literal["words", "fields"]
+    shares: Floats
     centroids: Floats
     rates: Floats
     counts: Whole
@@ -69,35 +78,85 @@ def build_design(graded: Graded, corpus: Corpus, used: Flags, seed: int = 0) -> 
     scale = fit_scale(corpus.features, used)
     columns = sparse.hstack([sparse.csr_matrix(scale.apply(corpus.features)), words]).tocsr()
     names, number = number_bands(graded.subjects)
-    several = len(names) > 1 and not corpus.empty
-
-    def expected(part: Flags) -> tuple[Floats, Floats, Whole, Floats]:
-        rates, counts = compute_shrunken_rates(
-            graded.correct, number, len(names), part, weights=graded.weights
-        )
-        _, centroids = compute_centroids(words, graded.subjects, part)
-        present = [at for at, name in enumerate(names) if counts[at]]
-        shares = compute_band_shares(words, centroids)
-        return shares @ logits(rates[present]), rates, counts, centroids
-
-    if not several:
+    nothing = np.zeros((0, 0))
+    if corpus.empty:
         rates, counts = compute_shrunken_rates(
             graded.correct, number, len(names), used, weights=graded.weights
         )
         heavy = None if graded.weights is None else graded.weights[used]
         overall = logits(compute_smoothed_rate(graded.correct[used], heavy)[None, :])
         band = np.repeat(overall, len(graded), axis=0)
-        return Design(idf, words, scale, columns, [], np.zeros((0, 0)), rates, counts, band)
-    band, rates, counts, centroids = expected(used)
-    inner = assign_folds(graded, FOLDS, seed + 1)
-    for fold in range(int(inner.max()) + 1):
-        held = used & (inner == fold)
-        others = used & (inner != fold)
-        if held.any() and others.any():
-            band[held] = expected(others)[0][held]
+        shares = np.zeros((len(graded), 0))
+        return Design(idf, words, scale, columns, [], "words", shares, nothing, rates, counts, band)
+    if _has_fields(names):
+        fields = list(load_classifier().names)
+        shares = predict_fields(graded.questions)
+        rates, band = _compute_field_rates(graded, shares, used, seed)
+        counts = np.round(shares[used].sum(axis=0)).astype(np.int64)
+        return Design(
+            idf, words, scale, columns, fields, "fields", shares, nothing, rates, counts, band
+        )
+
+    def expected(part: Flags) -> tuple[Floats, Floats, Whole, Floats, Floats]:
+        rates, counts = compute_shrunken_rates(
+            graded.correct, number, len(names), part, weights=graded.weights
+        )
+        _, centroids = compute_centroids(words, graded.subjects, part)
+        present = [at for at, name in enumerate(names) if counts[at]]
+        shares = np.zeros((len(graded), len(names)))
+        shares[:, present] = compute_band_shares(words, centroids)
+        return shares @ logits(rates), rates, counts, centroids, shares
+
+    band, rates, counts, centroids, shares = expected(used)
+    for held, others in _list_inner_folds(graded, used, seed):
+        inner_band, *_, inner_shares = expected(others)
+        band[held], shares[held] = inner_band[held], inner_shares[held]
     present = [name for at, name in enumerate(names) if counts[at]]
     kept = counts > 0
-    return Design(idf, words, scale, columns, present, centroids, rates[kept], counts[kept], band)
+    return Design(
+        idf,
+        words,
+        scale,
+        columns,
+        present,
+        "words",
+        shares[:, kept],
+        centroids,
+        rates[kept],
+        counts[kept],
+        band,
+    )
+
+
+def _has_fields(names: Sequence[str]) -> bool:
+    """Check whether the classifier of fields knows the subjects, or there are none to compare."""
+    known = set(load_classifier().names)
+    return len(names) < 2 or sum(name in known for name in names) > len(names) / 2
+
+
+def _compute_field_rates(
+    graded: Graded, shares: Floats, used: Flags, seed: int
+) -> tuple[Floats, Floats]:
+    """Compute the rates of the fields, and the expected logit of each question."""
+
+    def rates_of(part: Flags) -> Floats:
+        heavy = None if graded.weights is None else graded.weights[part]
+        return compute_soft_rates(graded.correct[part], shares[part], heavy)[0]
+
+    rates = rates_of(used)
+    band = shares @ logits(rates)
+    for held, others in _list_inner_folds(graded, used, seed):
+        band[held] = shares[held] @ logits(rates_of(others))
+    return rates, band
+
+
+def _list_inner_folds(graded: Graded, used: Flags, seed: int) -> Iterator[tuple[Flags, Flags]]:
+    """Yield the questions of each inner fold that are used, and the other used ones."""
+    inner = assign_folds(graded, FOLDS, seed + 1)
+    for fold in range(int(inner.max()) + 1):
+        held, others = used & (inner == fold), used & (inner != fold)
+        if held.any() and others.any():
+            yield held, others
 
 
 def export_logistic(linear: Linear, scale: Scale, *, band: bool) -> Logistic:

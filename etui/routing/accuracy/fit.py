@@ -17,7 +17,9 @@ from etui.routing.accuracy.design import (
     export_logistic,
 )
 from etui.routing.accuracy.features import FEATURE_NAMES
+from etui.routing.accuracy.fields import load_classifier
 from etui.routing.accuracy.fitted_file import (
+    FITTED_VERSION,
     ArmHead,
     Bands,
     ConfidenceCurve,
@@ -27,6 +29,8 @@ from etui.routing.accuracy.fitted_file import (
     Quality,
     Rate,
 )
+from etui.routing.accuracy.joint import JointFit, QuestionColumns, fit_joint
+from etui.routing.accuracy.joint_export import export_joint
 from etui.routing.accuracy.logistic import choose_strength, fit_linear
 from etui.routing.accuracy.metrics import compute_quality
 from etui.routing.accuracy.needs import fit_needs
@@ -85,25 +89,42 @@ def _fit_heads(graded: Graded, provenance: Provenance, seed: int, assess: bool) 
         for at in range(len(graded.arms))
     ]
     folds = assign_folds(graded, FOLDS, seed)
-    crossed = _cross_predict(graded, corpus, folds, strengths, seed) if assess else None
+    joint = _fit_jointly(graded, corpus, design, seed)
+    crossed = None
+    if joint is not None:
+        crossed = joint.left_out
+    elif assess:
+        crossed = _cross_predict(graded, corpus, folds, strengths, seed)
     arms = {
         name: _fit_arm_head(graded, at, design, strengths[at], folds, crossed)
         for at, name in enumerate(graded.arms)
     }
     return FittedModel(
-        version=1,
+        version=FITTED_VERSION,
         features=FEATURE_NAMES,
         idf=_round_values(design.idf),
         bands=Bands(
             centroids={
-                name: build_sparse(design.centroids[at]) for at, name in enumerate(design.bands)
+                name: build_sparse(design.centroids[at])
+                for at, name in enumerate(design.bands)
+                if design.source == "words"
             },
+            source=design.source,
+            fields_sha256=load_classifier().sha256 if design.source == "fields" else "",
             sharpness=SHARPNESS,
         ),
         arms=arms,
+        joint=None if joint is None else export_joint(joint, graded.arms, design.bands),
         needs=fit_needs(graded, design, groups, folds if assess else None, seed),
         provenance=provenance,
     )
+
+
+def _fit_jointly(graded: Graded, corpus: Corpus, design: Design, seed: int) -> JointFit | None:
+    """Fit the model of all arms; None if the questions are too few for it."""
+    columns = QuestionColumns(corpus.features, design.words, design.shares)
+    inner = assign_folds(graded, FOLDS, seed + 1)
+    return fit_joint(graded.correct, columns, inner, weights=graded.weights, seed=seed)
 
 
 def build_arm_columns(design: Design, arm: int) -> Any:
@@ -181,6 +202,8 @@ def _count_by_band(graded: Graded, design: Design, heavy: Floats) -> Floats:
     """Sum the weights of an arm's labels in each band of the design."""
     import numpy as np
 
+    if design.source == "fields":
+        return np.asarray(np.round(design.shares.T @ heavy))
     total = dict.fromkeys(design.bands, 0.0)
     for subject, weight in zip(graded.subjects, heavy.tolist(), strict=True):
         if subject in total:

@@ -14,9 +14,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from etui.errors import InvalidFile
 from etui.routing.accuracy.features import FEATURE_NAMES
+from etui.routing.accuracy.fields import load_classifier
+from etui.routing.accuracy.joint_file import JointPart
 from etui.routing.signals.question_words import BUCKETS
 
-FITTED_VERSION = 1
+FITTED_VERSION = 2
+READABLE_VERSIONS = (1, 2)
+"""Version 1 has no joint model and no fields."""
 MOST_BYTES = 20_000_000
 
 Number = Annotated[float, Field(allow_inf_nan=False)]
@@ -166,13 +170,18 @@ class NeedHead(_Part):
 
 
 class Bands(_Part):
-    """The bands (subjects) to which questions are assigned by the similarity of their words.
+    """The bands (subjects) to which questions are assigned by their words.
 
     Attributes:
+        source: ``words`` compares a question with centroids; ``fields`` asks the classifier that
+            ships with etui.
+        fields_sha256: Identifies that classifier; empty for ``words``.
         centroids: Band -> centroid of its questions.
         sharpness: Factor of the cosine similarity in the softmax over the bands.
     """
 
+    source: Literal["words", "fields"] = "words"
+    fields_sha256: str = ""
     centroids: dict[str, Sparse]
     sharpness: Number = Field(gt=0)
 
@@ -191,11 +200,12 @@ class Provenance(_Part):
 class FittedModel(_Part):
     """The content of a fitted file."""
 
-    version: Literal[1]
+    version: Literal[1, 2]
     features: tuple[str, ...]
     idf: tuple[Number, ...]
     bands: Bands
     arms: dict[str, ArmHead] = Field(min_length=1)
+    joint: JointPart | None = None
     needs: tuple[NeedHead, ...] = ()
     provenance: Provenance
 
@@ -205,6 +215,10 @@ class FittedModel(_Part):
             raise ValueError("its features differ from those of this etui")
         if len(self.idf) != BUCKETS:
             raise ValueError(f"{len(self.idf)} word buckets, expected {BUCKETS}")
+        if self.bands.source == "fields" and self.bands.fields_sha256 != load_classifier().sha256:
+            raise ValueError("its fields are those of another etui")
+        if self.joint is not None and set(self.joint.arms) != set(self.arms):
+            raise ValueError("its joint model has other arms")
         return self
 
 
@@ -224,7 +238,7 @@ def parse_fitted(text: str, file: str) -> FittedModel:
         raise _invalid(f"{file}: is not valid JSON, or truncated: {str(error)[:80]}") from None
     if not isinstance(document, dict) or "arms" not in document or "provenance" not in document:
         raise _invalid(f"{file}: is not a fitted model")
-    if document.get("version") != FITTED_VERSION:
+    if document.get("version") not in READABLE_VERSIONS:
         found = str(document.get("version"))[:20]
         raise _invalid(f"{file}: has version {found}, this etui reads {FITTED_VERSION}")
     try:

@@ -1,7 +1,8 @@
 """Predict the accuracy of arms with fitted heads: before an answer, and after it.
 
-Prediction is plain Python over a few hundred numbers: about a tenth of a millisecond per question
-for the features, and less for each arm.
+Prediction is plain Python, well below a millisecond per question: features, field and words, then
+the joint model of all arms at once. A fit of few questions, or of an older etui, has a regression
+for each arm instead.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from typing import TYPE_CHECKING, Literal
 from etui.arm import Arm
 from etui.chat import Query
 from etui.routing.accuracy.features import compute_features
+from etui.routing.accuracy.fields import load_classifier
+from etui.routing.accuracy.joint_predictor import JointPredictor
 from etui.routing.prediction import PredictedAccuracy
 from etui.routing.signals.question_words import QuestionText, count_terms, split_question, tf_idf
 
@@ -77,7 +80,10 @@ class AccuracyPredictor:
             for bucket, value in zip(centroid.at, centroid.value, strict=True):
                 self._by_bucket.setdefault(bucket, []).append((band, value))
         self._words: dict[int, dict[int, float]] = {}
+        self._joint = None if model.joint is None else JointPredictor(model.joint)
+        self._fields = load_classifier() if model.bands.source == "fields" else None
         self._last: tuple[str, QuestionInputs] | None = None
+        self._last_joint: tuple[QuestionInputs, dict[str, float]] | None = None
 
     def accuracy(self, arm: Arm, query: Query, confidence: float) -> PredictedAccuracy | None:
         """Predict how likely the arm is right; None if this arm with this model was not fitted.
@@ -89,7 +95,9 @@ class AccuracyPredictor:
         if head is None:
             return None
         inputs = self.prepare_inputs(query.text)
-        p = self._predict(head.logistic, inputs, _compute_band_logit(head, inputs.bands))
+        p = self._predict_jointly(inputs).get(arm.name)
+        if p is None:
+            p = self._predict(head.logistic, inputs, _compute_band_logit(head, inputs.bands))
         n = _count_band_answers(head, inputs.bands)
         low = wilson_low(max(0.0, p - head.quality.ece), n, confidence)
         return PredictedAccuracy(p, low, confidence, head.n, "fitted")
@@ -137,9 +145,22 @@ class AccuracyPredictor:
     def compute_inputs(self, question: QuestionText) -> QuestionInputs:
         """Compute the inputs of the heads for a question that is already split."""
         words = tf_idf(count_terms(question), self.model.idf)
-        return QuestionInputs(compute_features(question), words, self._predict_bands(words))
+        bands = self._predict_bands(question, words)
+        return QuestionInputs(compute_features(question), words, bands)
 
-    def _predict_bands(self, words: dict[int, float]) -> dict[str, float]:
+    def _predict_jointly(self, inputs: QuestionInputs) -> dict[str, float]:
+        """Predict p of all arms by their joint model; the last result is cached."""
+        if self._joint is None:
+            return {}
+        if self._last_joint is None or self._last_joint[0] is not inputs:
+            found = self._joint.predict(inputs.features, inputs.words, inputs.bands)
+            self._last_joint = (inputs, found)
+        return self._last_joint[1]
+
+    def _predict_bands(self, question: QuestionText, words: dict[int, float]) -> dict[str, float]:
+        if self._fields is not None:
+            shares = self._fields.predict(question)
+            return {name: p for name, p in zip(self._fields.names, shares, strict=True) if p}
         cosine = dict.fromkeys(self.model.bands.centroids, 0.0)
         for bucket, value in words.items():
             for band, weight in self._by_bucket.get(bucket, ()):

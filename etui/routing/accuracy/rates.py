@@ -58,6 +58,37 @@ def compute_shrunken_rates(
     return (right + m * compute_smoothed_rate(inside, heavy)) / (total + m), n.astype(np.int64)
 
 
+def compute_soft_rates(
+    correct: Flags | Floats, shares: Floats, weights: Floats | None = None, m: float = PRIOR_WEIGHT
+) -> tuple[Floats, Floats]:
+    """Compute the shrunken rates of bands of which each question has a share.
+
+    Args:
+        correct: Whether each answer was right, shape (questions, arms).
+        shares: Probability of each band, shape (questions, bands).
+        weights: Weight of each answer, same shape as ``correct``; None is 1 for all.
+        m: Weight of the share over all bands, in answers.
+
+    Returns:
+        Rates (bands, arms), and the smoothed rate over all bands (arms,).
+    """
+    import numpy as np
+
+    right = np.asarray(correct, dtype=np.float64)
+    heavy = np.ones_like(right) if weights is None else weights
+    overall = np.asarray(compute_smoothed_rate(right, heavy))
+    return (shares.T @ (heavy * right) + m * overall) / (shares.T @ heavy + m), overall
+
+
+def expect_rates(shares: Floats, rates: Floats, overall: Floats) -> Floats:
+    """Compute the expected rate of each question, (questions, arms); overall without bands."""
+    import numpy as np
+
+    if not shares.shape[1]:
+        return np.repeat(overall[None, :], len(shares), axis=0)
+    return np.asarray(shares @ rates)
+
+
 def logits(p: Floats) -> Floats:
     """Compute ln(p / (1-p)), with p kept at least 1e-4 away from 0 and 1."""
     import numpy as np

@@ -1,0 +1,311 @@
+"""Fit one model of all arms at once: what is learned of a question on one arm informs the others.
+
+The targets are a question's shared difficulty (the mean over the arms) and each arm's deviation
+from it. A multi-target ridge regression on features, bands and words is the linear part, an
+item-response model; a forest of extremely randomised trees corrects it. The columns that come from
+answers (rates of the bands, predictions of the ridge) are computed from other folds for the
+questions of the fit, as they are for a new question. The forest consists of as many groves as there
+are folds, and each grove leaves one fold out: its predictions there calibrate each arm and measure
+the quality.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from etui.routing.accuracy.logistic import Scale, fit_scale
+from etui.routing.accuracy.rates import compute_soft_rates, expect_rates, logits
+
+if TYPE_CHECKING:
+    from etui.stats.arrays import Flags, Floats, Whole
+
+COMPONENTS = 50
+TREES = 100
+LEAF = 15
+FEATURE_SHARE = 0.4
+"""Share of the columns that a split chooses from."""
+LEAST_ROWS = 200
+"""Number of questions below which there is no joint model."""
+STRETCH = 3.0
+"""Factor of the deviations among the targets: a split then separates arms as well as questions."""
+_ALPHA = 12.0
+_STEPS = 30
+_PLATT_PRIOR = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class QuestionColumns:
+    """What is known of questions without their answers.
+
+    Attributes:
+        features: Light features, (questions, features).
+        words: tf-idf, sparse (questions, buckets).
+        shares: Probability of each band, (questions, bands); no columns without bands.
+    """
+
+    features: Floats
+    words: Any
+    shares: Floats
+
+    def take(self, rows: Flags | Whole) -> QuestionColumns:
+        """Return the columns of some questions."""
+        return QuestionColumns(self.features[rows], self.words[rows], self.shares[rows])
+
+
+@dataclass(frozen=True, slots=True)
+class Ridge:
+    """Difficulty and deviations, linear in scaled features, bands and words.
+
+    Attributes:
+        scale: Scale of the features.
+        start: Value without any column, (arms + 1,).
+        weights: (features + bands + buckets, arms + 1).
+    """
+
+    scale: Scale
+    start: Floats
+    weights: Floats
+
+    def predict(self, columns: QuestionColumns) -> Floats:
+        """Predict the mean over the arms and each arm's deviation, (questions, arms + 1)."""
+        import numpy as np
+
+        return np.asarray(_stack(columns, self.scale) @ self.weights) + self.start
+
+
+@dataclass(frozen=True, slots=True)
+class JointFit:
+    """The joint model of all arms.
+
+    Attributes:
+        rates: Shrunken rate of each band and arm, (bands, arms).
+        overall: Smoothed rate of each arm, (arms,).
+        directions: Leading components of the words, (buckets, components).
+        ridge: The linear part.
+        groves: Forests that each leave one fold out.
+        slope, offset: Calibration of each arm's logit, (arms,).
+        left_out: Calibrated p of the questions of the fit, by groves that left them out.
+    """
+
+    rates: Floats
+    overall: Floats
+    directions: Floats
+    ridge: Ridge
+    groves: tuple[Any, ...]
+    slope: Floats
+    offset: Floats
+    left_out: Floats
+
+    def predict(self, columns: QuestionColumns) -> Floats:
+        """Predict p of a right answer, (questions, arms)."""
+        known = _build_dense(
+            columns,
+            self.directions,
+            expect_rates(columns.shares, self.rates, self.overall),
+            self.ridge.predict(columns),
+        )
+        raw = sum(grove.predict(known) for grove in self.groves) / len(self.groves)
+        return calibrate(to_probabilities(raw), self.slope, self.offset)
+
+
+def fit_joint(
+    correct: Flags | Floats,
+    columns: QuestionColumns,
+    folds: Whole,
+    *,
+    weights: Floats | None = None,
+    seed: int = 0,
+    trees: int = TREES,
+) -> JointFit | None:
+    """Fit the joint model; None if there are too few questions, or no words.
+
+    Args:
+        correct: Whether each answer is right, (questions, arms).
+        columns: The questions.
+        folds: Fold of each question; equal questions are in one fold.
+        weights: How much each label counts, (questions, arms), 0 for an unknown one; None counts
+            all of them.
+        seed: Random seed of the trees and the components.
+        trees: Number of trees of all groves together.
+    """
+    import numpy as np
+    from sklearn.decomposition import TruncatedSVD
+    from sklearn.ensemble import ExtraTreesRegressor
+
+    folds = np.unique(folds, return_inverse=True)[1]
+    count = int(folds.max()) + 1 if len(folds) else 0
+    if len(folds) < LEAST_ROWS or count < 2 or not columns.words.nnz:
+        return None
+    y = np.asarray(correct, dtype=np.float64)
+    if y.ndim == 1:
+        y = y[:, None]
+    heavy = np.ones_like(y) if weights is None else np.asarray(weights, dtype=np.float64)
+    rank = max(1, min(COMPONENTS, len(y) - 1, columns.words.shape[1] - 1))
+    svd = TruncatedSVD(rank, random_state=seed).fit(columns.words)
+    directions = svd.components_.T
+    rates, overall = compute_soft_rates(y, columns.shares, heavy)
+    expected = expect_rates(columns.shares, rates, overall)
+    linear = np.empty((len(y), y.shape[1] + 1))
+    for fold in range(count):
+        held, others = folds == fold, folds != fold
+        part = columns.take(others)
+        near, mean = compute_soft_rates(y[others], part.shares, heavy[others])
+        expected[held] = expect_rates(columns.shares[held], near, mean)
+        known = _fill(y[others], heavy[others], expect_rates(part.shares, near, mean))
+        inside = fit_ridge(part, _split_targets(known), heavy[others].mean(axis=1))
+        linear[held] = inside.predict(columns.take(held))
+    filled = _fill(y, heavy, expected)
+    row_weights = heavy.mean(axis=1)
+    ridge = fit_ridge(columns, _split_targets(filled), row_weights)
+    dense = _build_dense(columns, directions, expected, linear)
+    target = _split_targets(filled) * np.append(1.0, np.full(y.shape[1], STRETCH))
+    raw = np.empty_like(target)
+    groves = []
+    for fold in range(count):
+        held, others = folds == fold, folds != fold
+        grove = ExtraTreesRegressor(
+            -(-trees // count),
+            min_samples_leaf=LEAF,
+            max_features=FEATURE_SHARE,
+            random_state=seed + fold,
+            n_jobs=-1,
+        ).fit(dense[others], target[others], sample_weight=row_weights[others])
+        grove.set_params(n_jobs=1)  # several threads would sum the trees in varying order
+        raw[held] = grove.predict(dense[held])
+        groves.append(grove)
+    p = to_probabilities(raw)
+    slope, offset = _fit_calibration(p, y, heavy)
+    return JointFit(
+        rates,
+        overall,
+        directions,
+        ridge,
+        tuple(groves),
+        slope,
+        offset,
+        calibrate(p, slope, offset),
+    )
+
+
+def fit_ridge(columns: QuestionColumns, target: Floats, row_weights: Floats) -> Ridge:
+    """Fit the linear part by conjugate gradients, all targets together.
+
+    Args:
+        columns: The questions.
+        target: Difficulty and deviations, (questions, targets).
+        row_weights: How much each question counts, (questions,).
+    """
+    import numpy as np
+    from scipy import sparse
+
+    scale = fit_scale(columns.features, np.ones(len(target), dtype=bool))
+    stacked = _stack(columns, scale)
+    start = np.average(target, axis=0, weights=row_weights)
+    weighted = (sparse.diags(row_weights) @ stacked).T.tocsr()
+    residual = weighted @ (target - start)
+    found = np.zeros_like(residual)
+    direction = residual.copy()
+    size = (residual**2).sum(axis=0)
+    first = np.maximum(size, 1e-300)
+    for _ in range(_STEPS):
+        image = weighted @ (stacked @ direction) + _ALPHA * direction
+        curvature = (direction * image).sum(axis=0)
+        step = np.divide(size, curvature, out=np.zeros_like(size), where=curvature > 0)
+        found += step * direction
+        residual -= step * image
+        new = (residual**2).sum(axis=0)
+        if (new <= 1e-8 * first).all():
+            break
+        ratio = np.divide(new, size, out=np.zeros_like(new), where=size > 0)
+        direction = residual + ratio * direction
+        size = new
+    return Ridge(scale, start, found)
+
+
+def to_probabilities(raw: Floats) -> Floats:
+    """Convert a difficulty and stretched deviations (..., arms + 1) to probabilities by arm."""
+    import numpy as np
+
+    return np.asarray(np.clip(raw[..., :1] + raw[..., 1:] / STRETCH, 0.0, 1.0))
+
+
+def calibrate(p: Floats, slope: Floats, offset: Floats) -> Floats:
+    """Apply the calibration of each arm to its probabilities."""
+    import numpy as np
+    from scipy.special import expit
+
+    return np.asarray(expit(slope * _logits_of_forest(p) + offset))
+
+
+def _logits_of_forest(p: Floats) -> Floats:
+    """Compute logits, with p kept 0.01 away from 0 and 1: no forest knows more than that."""
+    import numpy as np
+
+    inside = np.clip(p, 0.01, 0.99)
+    return np.asarray(np.log(inside / (1 - inside)))
+
+
+def _stack(columns: QuestionColumns, scale: Scale) -> Any:
+    from scipy import sparse
+
+    light = sparse.csr_matrix(scale.apply(columns.features))
+    return sparse.hstack([light, sparse.csr_matrix(columns.shares), columns.words]).tocsr()
+
+
+def _split_targets(y: Floats) -> Floats:
+    """Split answers into the mean over the arms and the deviations from it."""
+    import numpy as np
+
+    mean = y.mean(axis=1, keepdims=True)
+    return np.column_stack([mean, y - mean])
+
+
+def _fill(y: Floats, heavy: Floats, expected: Floats) -> Floats:
+    """Draw labels that count less than 1 towards what the bands let expect."""
+    import numpy as np
+
+    sure = np.clip(heavy, 0.0, 1.0)
+    return sure * y + (1 - sure) * expected
+
+
+def _build_dense(
+    columns: QuestionColumns, directions: Floats, expected: Floats, linear: Floats
+) -> Floats:
+    """Build the columns of the forest."""
+    import numpy as np
+
+    ease = logits(expected)
+    return np.column_stack(
+        [
+            columns.features,
+            columns.words @ directions,
+            ease,
+            ease - ease.mean(axis=1, keepdims=True),
+            linear,
+        ]
+    ).astype(np.float32)
+
+
+def _fit_calibration(p: Floats, y: Floats, heavy: Floats) -> tuple[Floats, Floats]:
+    """Fit slope and offset of each arm's logit, drawn towards 1 and 0 (Platt, by Newton steps)."""
+    import numpy as np
+    from scipy.special import expit
+
+    slope, offset = np.ones(y.shape[1]), np.zeros(y.shape[1])
+    x = _logits_of_forest(p)
+    for arm in range(y.shape[1]):
+        at = np.array([1.0, 0.0])
+        design = np.column_stack([x[:, arm], np.ones(len(x))])
+        for _ in range(25):
+            guess = expit(design @ at)
+            gradient = design.T @ (heavy[:, arm] * (y[:, arm] - guess))
+            gradient -= _PLATT_PRIOR * (at - (1.0, 0.0))
+            spread = heavy[:, arm] * guess * (1 - guess)
+            curvature = design.T @ (spread[:, None] * design) + _PLATT_PRIOR * np.eye(2)
+            move = np.linalg.solve(curvature, gradient)
+            at = at + move
+            if np.abs(move).max() < 1e-9:
+                break
+        slope[arm], offset[arm] = max(float(at[0]), 0.0), float(at[1])
+    return slope, offset

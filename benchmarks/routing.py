@@ -12,7 +12,8 @@ import random
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import cycle
 from pathlib import Path
@@ -20,11 +21,13 @@ from pathlib import Path
 import yaml
 
 from benchmarks.figures import Figure, median_of, ratio_of, timed_in_turn
+from benchmarks.log import made_turn
 from etui.arm import Arm
 from etui.chat import Query
 from etui.config.load import load_config
 from etui.curves.measured_under import Conditions
 from etui.curves.operating_curve import OperatingCurve, PhaseCurve, Speed
+from etui.log.writer import TurnWriter
 from etui.models.catalogue import load_catalogue
 from etui.routing.accuracy.features import FEATURE_NAMES
 from etui.routing.accuracy.fitted_file import (
@@ -46,6 +49,8 @@ from etui.routing.prediction import PredictedAccuracy, PredictedJoules
 from etui.routing.signals.host_state import HostState
 from etui.routing.signals.question_words import BUCKETS
 from etui.routing.signals.text_measures import TextFacts
+from etui.runtime.log_cache import LogCache
+from etui.runtime.similar_questions import NeighbourMemory, read_neighbours
 
 QUESTIONS = (
     "Hello!",
@@ -66,6 +71,64 @@ OBJECTIVE = (
     "    objective: {minimize: joules, accuracy: {at_least: 0.1}}\n"
     f"    arms: [{', '.join(ARMS)}]\n    otherwise: quick\n"
 )
+
+
+NEAREST = """version: 1
+arms: {quick: {model: smollm2-135m}, large: {model: smollm2-135m, max_tokens: 99}}
+signals: {like_large: {nearest: {of: log, by: large, k: 50}, at_least: 0.5}}
+rules:
+  - {name: like-large, when: like_large, use: large}
+  - {name: rest, use: quick}
+"""
+LOGGED = 2000
+"""Questions that a `nearest` signal searches at most."""
+
+
+def drawn_question(draw: random.Random, words: int = 12) -> str:
+    """A question of drawn words, frequent ones more often than rare ones, as in a language."""
+    return " ".join(f"word{int(draw.paretovariate(0.7)) % 5000}" for _ in range(words)) + "?"
+
+
+@contextmanager
+def nearest_decisions(models: Collection[str]) -> Iterator[tuple[Callable[[], None], ...]]:
+    """Decide by a `nearest` signal over the 2,000 newest turns of a log.
+
+    Yields:
+        A function that saves one more turn, and one that reads the earlier questions and decides.
+    """
+    draw = random.Random(0)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "nearest.yaml"
+        path.write_text(NEAREST)
+        config = replace(load_config(), home=Path(folder))
+        policy = load_policy(str(path), config, models)
+        kept, memory = LogCache(config), NeighbourMemory()
+        with TurnWriter(config) as writer:
+
+            def save() -> None:
+                turn = made_turn(next(count), draw, words)
+                arm = draw.choice(("quick", "large"))
+                writer.save_turn(replace(turn, query=drawn_question(draw), arm=arm))
+                writer.flush()
+
+            def decide_one() -> None:
+                neighbours = read_neighbours(policy, config, kept, memory)
+                query = Query(drawn_question(draw))
+                decide(query, policy, available={"smollm2-135m"}, neighbours=neighbours)
+
+            count, words = iter(range(10**8)), [f"word{number}" for number in range(500)]
+            for _ in range(LOGGED):
+                save()
+            yield save, decide_one
+
+
+def after_each(save: Callable[[], None], work: Callable[[], None], repeats: int) -> list[float]:
+    """Durations of single calls in milliseconds, each after one more turn was saved."""
+    durations = []
+    for _ in range(repeats):
+        save()
+        durations += milliseconds(work, 1)
+    return durations
 
 
 def fitted_model(arms: Iterable[str]) -> FittedModel:
@@ -315,6 +378,12 @@ def main() -> None:
         )
         predictions = milliseconds(predictor(heads), options.repeats)
         report["accuracies of two arms, one question"] = summary(predictions)
+    with nearest_decisions(models) as (save, decide_one):
+        first = milliseconds(decide_one, 1)[0]
+        again = milliseconds(decide_one, options.repeats // 5)
+        report["decide by nearest of 2,000"] = {**summary(again), "first_ms": round(first, 2)}
+        durations = after_each(save, decide_one, options.repeats // 5)
+        report["decide by nearest of 2,000, a turn later"] = summary(durations)
     report["forecast of one arm's joules"] = summary(milliseconds(forecaster(), options.repeats))
     if options.json:
         print(json.dumps(report, indent=2))

@@ -103,7 +103,7 @@ def _read_turns(log: LogReader) -> Iterator[EarlierQuestion]:
     from etui.routing.signals.similarity import EarlierQuestion
 
     for row in log.select(_TURNS, (_MOST_QUESTIONS,)):
-        yield EarlierQuestion(row["query"], row["arm"])
+        yield EarlierQuestion(*row)
 
 
 def _read_graded(log: LogReader, config: Config) -> Iterator[EarlierQuestion]:

@@ -53,14 +53,28 @@ def open_chat(
 
     Raises:
         click.UsageError: There is no terminal.
+        EtuiError: No policy or model has this name.
     """
     # With --web, textual-serve runs this without a terminal and sets its own driver.
     if "TEXTUAL_DRIVER" not in os.environ and not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise click.UsageError("the chat needs a terminal; use `etui ask` in a pipe")
+    _check_names(config, policy, model)
     from etui.tui.start import run_app  # textual: 300 ms, only for the chat
 
     with raw_streams():
         return run_app(config, policy=policy, model=model, notices=notices, chat=chat)
+
+
+def _check_names(config: Config, policy: str | None, model: str | None) -> None:
+    """Refuse an unknown name here: in the app each question would fail for it."""
+    if policy is not None:
+        from etui.routing.library import find_policy
+
+        find_policy(policy, config)
+    if model is not None:
+        from etui.models.catalogue import load_catalogue
+
+        load_catalogue(config).get(model)
 
 
 def find_last_chat(config: Config) -> ChatRecord | None:

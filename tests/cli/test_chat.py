@@ -48,6 +48,26 @@ def test_a_chat_is_opened_by_its_name(
     assert opened[0]["policy"] == "frugal"
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--policy", "balancd"], "did you mean 'balanced'?"),
+        (["--model", "smollm2-135"], "did you mean smollm2-135m"),
+        (["chat", "zig", "--policy", "nothing-like-it"], "known policies: balanced"),
+    ],
+)
+def test_an_unknown_policy_or_model_is_refused_before_the_app_opens(
+    opened: list[dict[str, Any]],
+    chats: None,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    said: str,
+) -> None:
+    assert run(arguments) == 2
+    assert said in capsys.readouterr().err
+    assert opened == []
+
+
 def test_an_unknown_name_ends_with_the_nearest_titles(
     opened: list[dict[str, Any]], chats: None, capsys: pytest.CaptureFixture[str]
 ) -> None:

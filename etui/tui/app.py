@@ -41,6 +41,7 @@ from etui.tui.interrupt import AGAIN_SECONDS, choose_interrupt
 from etui.tui.modals import ConfirmModal
 from etui.tui.modes import MODE_BINDINGS, build_screens, screen_commands
 from etui.tui.notices import notify_error
+from etui.tui.pacing import MOST_MIDDLE_COLLECTIONS
 from etui.tui.power.feed import PowerFeed
 from etui.tui.services import OpenServices, Services
 from etui.tui.serving.control import ServerControl, ServerUpdated
@@ -169,6 +170,8 @@ class EtuiApp(App[None]):
     def on_backend_opened(self, opened: BackendOpened) -> None:
         """Attach the services to the chat, after the first-run screen if no model is on disk."""
         gc.freeze()  # the objects made so far stay: later collections need not scan them
+        often, middle, _ = gc.get_threshold()
+        gc.set_threshold(often, middle, MOST_MIDDLE_COLLECTIONS)  # the chat collects between keys
         self.backend = backend = opened.backend
         if any(model.on_disk for model in backend.shelf.models()):
             self._chat.attach(backend, self._to_open)

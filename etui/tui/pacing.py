@@ -68,6 +68,14 @@ TYPING_FLUSH_NS, TYPING_FENCE_FLUSH_NS = 800_000_000, 2_000_000_000
 the answer is not being read meanwhile."""
 
 
+MIDDLE_COLLECTIONS_DUE = 10
+"""Collections of the middle generation of objects after which a full one is due, as in Python."""
+
+
+MOST_MIDDLE_COLLECTIONS = 100
+"""The same where Python collects by itself, while someone types without a break."""
+
+
 def drawing_share(threads: int, cores: int) -> float:
     """Return the largest share of a core for drawing while ``threads`` decode on ``cores``."""
     return SPARE_CORE_SHARE if threads < cores else NO_SPARE_CORE_SHARE
@@ -118,6 +126,20 @@ class Drawing:
         """Note a key: answers are drawn less often for a moment."""
         self._typed = self._clock()
 
+    def may_collect(self, middle_collections: int) -> bool:
+        """Return whether to look for unused objects in all generations now.
+
+        A full collection stops everything for 30 to 60 ms behind a long chat, so a key is not to
+        meet it.
+
+        Args:
+            middle_collections: Collections of the middle generation since the last full one.
+        """
+        return middle_collections >= MIDDLE_COLLECTIONS_DUE and not self._is_typing()
+
+    def _is_typing(self) -> bool:
+        return self._clock() - self._typed < TYPING_SECONDS
+
     def look(self, *, busy: bool) -> None:
         """Measure what drawing took since the last call, and ease the pace while ``busy``."""
         spent, now = self._thread_clock(), self._clock()
@@ -128,4 +150,4 @@ class Drawing:
     def pace(self) -> Pace:
         """Return how often to draw now."""
         eased = self.usual.eased(self._easing)
-        return eased.while_typing() if self._clock() - self._typed < TYPING_SECONDS else eased
+        return eased.while_typing() if self._is_typing() else eased

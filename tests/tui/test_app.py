@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 from collections import Counter
 from dataclasses import replace
@@ -20,6 +21,7 @@ from etui.tui.app import EtuiApp
 from etui.tui.chat.prompt import Prompt
 from etui.tui.commands import list_commands
 from etui.tui.interrupt import AGAIN_SECONDS, choose_interrupt
+from etui.tui.pacing import MIDDLE_COLLECTIONS_DUE, MOST_MIDDLE_COLLECTIONS
 from etui.tui.services import Services
 from etui.tui.start import run_app
 from tests.tui.fakes import DEADLINE_SECONDS, MODEL, House, turn_record, until
@@ -127,6 +129,27 @@ async def test_each_style_is_parsed_once_until_the_theme_changes(
         app.theme = "etui-light"
         await until(pilot, lambda: parsed)
         assert [source for source, count in Counter(parsed).items() if count > 1] == []
+
+
+async def test_a_key_meets_no_full_collection_of_objects(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full: list[str] = []
+    monkeypatch.setattr("gc.get_count", lambda: (0, 0, MIDDLE_COLLECTIONS_DUE))
+    monkeypatch.setattr("gc.collect", lambda: full.append("collected"))
+    thresholds = gc.get_threshold()
+    app = house.app()
+    try:
+        async with app.run_test(size=WIDE) as pilot:
+            await until(pilot, lambda: full)
+            assert gc.get_threshold() == (*thresholds[:2], MOST_MIDDLE_COLLECTIONS)
+            monkeypatch.setattr("etui.tui.pacing.TYPING_SECONDS", 3600.0)
+            await pilot.press("a")
+            full.clear()
+            await app._chat._queue._tick()
+            assert full == []
+    finally:
+        gc.set_threshold(*thresholds)
 
 
 async def test_an_unknown_theme_is_a_notice(house: House) -> None:

@@ -5,8 +5,11 @@ from __future__ import annotations
 import pytest
 
 from etui.tui.pacing import (
+    MIDDLE_COLLECTIONS_DUE,
+    MOST_MIDDLE_COLLECTIONS,
     TYPING_FENCE_FLUSH_NS,
     TYPING_FLUSH_NS,
+    TYPING_SECONDS,
     USUAL,
     Drawing,
     Pace,
@@ -75,3 +78,13 @@ def test_quiet_mode_is_no_faster_for_typing() -> None:
     drawing.usual = Pace(1.0, 2 * TYPING_FLUSH_NS, 2 * TYPING_FENCE_FLUSH_NS)
     drawing.key_typed()
     assert drawing.pace() == drawing.usual
+
+
+def test_unused_objects_are_looked_for_between_keys() -> None:
+    drawing, clock, _ = make_drawing()
+    assert not drawing.may_collect(MIDDLE_COLLECTIONS_DUE - 1)
+    assert drawing.may_collect(MIDDLE_COLLECTIONS_DUE)
+    drawing.key_typed()
+    assert not drawing.may_collect(MOST_MIDDLE_COLLECTIONS - 1)
+    clock.seconds += TYPING_SECONDS
+    assert drawing.may_collect(MIDDLE_COLLECTIONS_DUE)

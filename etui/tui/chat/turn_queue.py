@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import time
 from collections import deque
 from collections.abc import Callable
@@ -433,6 +434,8 @@ class TurnQueue:
 
     async def _tick(self) -> None:
         self._drawing.look(busy=self.busy)
+        if self._drawing.may_collect(gc.get_count()[2]):
+            gc.collect()
         self._show_title()
         if self.services is None:
             return

@@ -21,6 +21,7 @@ from etui.events import Answer, Finished, Loaded, Prefilled
 from etui.log.queries import ChatSummary
 from etui.log.records import ChatRecord
 from etui.routing.decision import Decision
+from etui.runtime.forecast import ArmForecast, Forecast, TokenCount
 from etui.runtime.route import Route
 from etui.tui.app import EtuiApp
 from etui.tui.services import ListedModel, Services, SpendingTotals, Vitals
@@ -109,6 +110,15 @@ class FakeRunner:
     def likely_model(self, route: Route) -> str | None:
         """The only one."""
         return MODEL
+
+    def forecast(self, query: Query, route: Route, parts: Sequence[str]) -> Forecast:
+        """One joule; tokens are words."""
+        counts = tuple(TokenCount(len(part.split()), exact=True) for part in parts)
+        return Forecast(counts, (ArmForecast("fake", MODEL, 1.0),), MODEL)
+
+    def count_tokens(self, text: str, model: str) -> int:
+        """Words."""
+        return len(text.split())
 
     def other_route(self, record: TurnRecord, route: Route, direction: str) -> Route | None:
         """There is none."""

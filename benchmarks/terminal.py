@@ -37,6 +37,7 @@ class Terminal:
             "LC_ALL": "C.UTF-8",
         }
         environment.pop("NO_COLOR", None)
+        environment.pop("PYTHONDONTWRITEBYTECODE", None)  # modules are compiled once, as installed
         if checkout is not None:
             environment["PYTHONPATH"] = str(checkout.resolve())
         self._seen = bytearray()

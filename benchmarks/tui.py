@@ -72,8 +72,9 @@ SETTLE_SECONDS = 3.0
 
 SORTS = ("joules, most", "joules per token, most", "seconds, longest", "tokens, most",
          "model, a", "rule, a", "time, newest")  # fmt: skip
-SEARCHES = ("needle", "absent", "half", "common")
-"""Words of the made turns: in five of them, in none, in every second, in each."""
+SEARCHES = ("needle", "absent", "half", "common", "=+")
+"""Words of the made turns: in five of them, in none, in every second, in each; and signs, for which
+all texts are read."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from typing import Literal
 Reasoning = Literal["direct", "cot", "vote"]
 Style = Literal["auto", "plain", "draft", "native"]
 Readout = Literal["text", "choices"]
-StopRuleName = Literal["all", "lead", "flip", "adaptive"]
+StopRuleName = Literal["all", "lead", "flip", "adaptive", "unanimous"]
 VoteWeight = Literal["none", "probability"]
 ContextOverflow = Literal["truncate_thought", "drop_history", "fail"]
 Speculate = Literal["off", "lookup", "draft", "mtp", "auto"]
@@ -82,7 +82,7 @@ class VoteStop:
     Attributes:
         rule: ``all`` draws every vote; ``lead`` stops when the remaining votes cannot change the
             winner; ``flip`` and ``adaptive`` stop earlier, at a stated risk
-            (:mod:`etui.reasoning.stop_rules`).
+            (:mod:`etui.reasoning.stop_rules`); ``unanimous`` stops at the first vote that differs.
         eps: ``flip`` stops once the chance that the winner changes is at most this.
         threshold: ``adaptive`` stops once the leader is the majority with this probability.
     """

@@ -2,6 +2,8 @@
 
 - ``lead``: stop when the leader's lead exceeds the number of remaining votes, which then cannot
   change the winner.
+- ``unanimous``: stop at the first vote that differs from the others or has no answer: the votes
+  can then no longer all agree.
 - ``flip``: stop when the remaining votes change the winner with a probability of at most
   ``eps``, under a Beta(1, 1) prior on the two leading answers (finite horizon, exact).
 - ``adaptive``: stop when the leader is the majority of infinitely many votes with a probability of
@@ -97,6 +99,8 @@ def verdict(state: VoteTally, left: int, stop: VoteStop) -> Verdict:
     """
     if left <= 0:
         return Verdict(True, "all")
+    if stop.rule == "unanimous":
+        return Verdict(0 < state.count != state.for_leader, "unanimous")
     if stop.rule == "all" or state.key is None:
         return Verdict(False, stop.rule)
     if state.leader - state.second > left:

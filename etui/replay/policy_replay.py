@@ -14,14 +14,17 @@ from typing import TYPE_CHECKING
 from etui.arm import Arm
 from etui.chat import Query
 from etui.errors import UsageError
+from etui.replay.cascade_walk import WalkNotes, walk_decision
 from etui.routing.accuracy.predictor import AccuracyPredictor
 from etui.routing.decide import decide
-from etui.routing.decision import Decision
-from etui.routing.limits import Cascade
-from etui.routing.policy import CascadePlan, Objective, Policy, drop_places
-from etui.routing.prediction import PredictedAccuracy, PredictedJoules
+from etui.routing.policy import CascadePlan, Objective, Policy, drop_places, list_agreements
+from etui.routing.prediction import (
+    PredictedAccuracy,
+    PredictedAgreement,
+    PredictedJoules,
+    RawConfidence,
+)
 from etui.routing.signals.question_words import QuestionText
-from etui.turn.cascade import Outcome, advance, find_best_outcome, is_sure
 
 if TYPE_CHECKING:
     from etui.routing.accuracy.table import Graded
@@ -86,6 +89,12 @@ class TablePredictor:
         """Calibrate a raw confidence by the heads; None without heads."""
         return None if self._heads is None else self._heads.calibrated(arm, confidence, margin)
 
+    def agreement(
+        self, arms: Sequence[Arm], raw: Sequence[RawConfidence] = ()
+    ) -> PredictedAgreement | None:
+        """Predict the probability of an agreed answer by the heads; None without heads."""
+        return None if self._heads is None else self._heads.agreement(arms, raw)
+
 
 def replay_policy(
     policy: Policy,
@@ -130,7 +139,7 @@ def replay_policy(
     spent = np.empty(count)
     rules: dict[str, int] = {}
     missing: dict[str, int] = {}
-    blind = 0
+    reading = WalkNotes(graded)
     folds = [(range(count), heads)] if heads else _folds(policy, graded, seed, say)
     for rows, fold_heads in folds:
         predictor = TablePredictor(costs, fold_heads, label)
@@ -142,26 +151,20 @@ def replay_policy(
                 outlook=predictor,
             )
             rules[str(decision.rule)] = rules.get(str(decision.rule), 0) + 1
-            walk = _answer(decision, row, graded, cost, predictor)
+            walk = walk_decision(decision, row, graded, cost, predictor)
             if isinstance(walk, str):
                 missing[walk] = missing.get(walk, 0) + 1
                 continue
-            blind += decision.cascade is not None and graded.confidence is None
-            chosen[row], hops[row], spent[row] = walk
+            reading.add(decision, walk)
+            chosen[row], hops[row], spent[row] = walk.column, walk.hops, walk.cost
     if missing:
         missing_text = ", ".join(f"{arm} ({n} questions)" for arm, n in sorted(missing.items()))
         raise UsageError(
             f"policy {policy.name!r} chooses arms that have no answers: {missing_text}",
             f"run them on the same questions: etui bench --arms {','.join(sorted(missing))}",
         )
-    notes = []
-    if blind:
-        notes.append(
-            f"{blind} questions go to a cascade, and these outcomes have no confidence: the first "
-            "arm answers them; replay bench runs to include the further hops"
-        )
     right = graded.correct[np.arange(count), chosen]
-    return Routed(policy.name, chosen, right, spent, hops, rules, tuple(notes))
+    return Routed(policy.name, chosen, right, spent, hops, rules, reading.notes())
 
 
 def format_question(question: QuestionText) -> str:
@@ -191,58 +194,9 @@ def _folds(
             fitted_at="", source=(), data_sha256="", n=len(training), excluded=0, etui=""
         )
         rows = [row for row, column in enumerate(folds.tolist()) if column == fold]
-        yield rows, AccuracyPredictor(fit_heads(training, origin, seed=seed))
-
-
-def _answer(
-    decision: Decision, row: int, graded: Graded, cost: Floats, predictor: TablePredictor
-) -> tuple[int, int, float] | str:
-    """Return the answering arm, hops and cost; or the name of an arm that is not in the table."""
-    if decision.cascade is None or graded.confidence is None:
-        name = decision.arm.name
-        if name not in graded.arms:
-            return name
-        column = graded.arms.index(name)
-        return column, 1, float(cost[row, column])
-    return _walk_cascade(decision.cascade, row, graded, cost, predictor)
-
-
-def _walk_cascade(
-    cascade: Cascade, row: int, graded: Graded, cost: Floats, predictor: TablePredictor
-) -> tuple[int, int, float] | str:
-    """Walk a cascade as a turn does, with the answers of the table."""
-    spent = 0.0
-    outcomes: list[Outcome] = []
-
-    def predict(arm: Arm) -> float | None:
-        predicted = predictor.joules(arm, Query("?"))
-        return None if predicted is None else predicted.total
-
-    while True:
-        step = advance(cascade, outcomes, spent, predict)
-        if step.arm is None or step.barred == "hops":
-            break
-        if step.arm.name not in graded.arms:
-            return step.arm.name
-        if step.barred is not None:
-            break
-        column = graded.arms.index(step.arm.name)
-        spent += float(cost[row, column])
-        confidence = _value_or_none(graded.confidence, row, column)
-        margin = _value_or_none(graded.margin, row, column)
-        probability = predictor.calibrated(step.arm, confidence, margin)
-        accepted = is_sure(cascade, confidence, probability)
-        outcomes.append(Outcome(step.arm, probability, accepted))
-    best = find_best_outcome(outcomes)
-    assert best is not None
-    return graded.arms.index(outcomes[best].arm.name), len(outcomes), spent
-
-
-def _value_or_none(values: Floats | None, row: int, column: int) -> float | None:
-    if values is None:
-        return None
-    value = float(values[row, column])
-    return value if value == value else None
+        agreements = list_agreements(policy)
+        found = fit_heads(training, origin, seed=seed, agreements=agreements)
+        yield rows, AccuracyPredictor(found)
 
 
 def _check_arms(policy: Policy, graded: Graded) -> None:

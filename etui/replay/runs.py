@@ -172,8 +172,16 @@ def _build_table(
     joules = build_array("joules")
     complete = joules is not None and bool(np.isfinite(joules).all())
     table = build_graded(list(arms), keys, [[s.correct for s in row] for row in rows], texts)
+    given = {
+        answer: number
+        for number, answer in enumerate(
+            sorted({sample.choice for row in rows for sample in row if sample.choice is not None})
+        )
+    }
+    answers = [[-1 if s.choice is None else given[s.choice] for s in row] for row in rows]
     return replace(
         table,
+        answers=np.asarray(answers, dtype=np.int64),
         joules=joules if complete else None,
         confidence=build_array("confidence"),
         margin=build_array("margin"),

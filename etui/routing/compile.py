@@ -22,7 +22,7 @@ from etui.arm import (
 )
 from etui.routing.compile_probe import compile_probe
 from etui.routing.conditions import All, AnyOf, Condition, Holds, Not
-from etui.routing.limits import PeriodBudget, TurnBudget
+from etui.routing.limits import Agreement, PeriodBudget, TurnBudget
 from etui.routing.places import PlaceSettings, list_places
 from etui.routing.policy import (
     ArmPlan,
@@ -36,7 +36,7 @@ from etui.routing.policy import (
 from etui.routing.schema.arms import ArmEntry
 from etui.routing.schema.budgets import PeriodBudgetEntry
 from etui.routing.schema.policy_file import PolicyFile
-from etui.routing.schema.rules import DEFAULT_CONFIDENCE, RuleEntry, Tree
+from etui.routing.schema.rules import DEFAULT_CONFIDENCE, CascadeEntry, RuleEntry, Tree
 from etui.routing.schema.signals import MetadataEntry, SignalEntry
 from etui.routing.signals.kinds import (
     HostNumber,
@@ -173,9 +173,7 @@ def compile_end(rule: RuleEntry) -> str | CascadePlan | Objective:
     if rule.use is not None:
         return rule.use
     if rule.cascade is not None:
-        cascade = rule.cascade
-        hops = cascade.max_hops or len(cascade.arms)
-        return CascadePlan(cascade.arms, cascade.accept_at, hops, cascade.max_joules)
+        return _compile_cascade(rule.cascade)
     objective = rule.objective
     assert objective is not None
     floor = objective.accuracy
@@ -196,6 +194,17 @@ def compile_end(rule: RuleEntry) -> str | CascadePlan | Objective:
 def _compile_audit(file: PolicyFile) -> AuditPlan | None:
     audit = file.audit
     return None if audit == "off" else AuditPlan(audit.share, audit.arm, audit.joules.day)
+
+
+def _compile_cascade(cascade: CascadeEntry) -> CascadePlan:
+    arms = tuple(arm for _, arm in cascade.places())
+    agreements = tuple(
+        Agreement(step.agree, cascade.accept_at if step.accept is None else step.accept)
+        for step in cascade.arms
+        if not isinstance(step, str)
+    )
+    hops = cascade.max_hops or len(arms)
+    return CascadePlan(arms, cascade.accept_at, hops, cascade.max_joules, agreements)
 
 
 def _compile_budgets(file: PolicyFile) -> dict[str, Any]:

@@ -216,12 +216,17 @@ def _arm_name(arm: Arm | None) -> str | None:
 
 
 def _cascade_json(cascade: Cascade) -> CascadeTrace:
-    return {
+    document: CascadeTrace = {
         "arms": [{"arm": arm.name, "model": arm.model} for arm in cascade.arms],
         "accept_at": cascade.accept_at,
         "max_hops": cascade.max_hops,
         "max_joules": cascade.max_joules,
     }
+    if cascade.agreements:
+        document["agreements"] = [
+            {"arms": list(step.arms), "accept_at": step.accept_at} for step in cascade.agreements
+        ]
+    return document
 
 
 def _candidate_json(candidate: Candidate) -> CandidateTrace:

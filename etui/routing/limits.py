@@ -25,6 +25,20 @@ OnNoAnswer = Literal["ask_constrained", "next_arm", "keep"]
 
 
 @dataclass(frozen=True, slots=True)
+class Agreement:
+    """A step of a cascade whose answer is accepted if all of its arms give the same one.
+
+    Attributes:
+        arms: Names of the arms, neighbours in the cascade and in its order. A single one draws
+            votes, all of which must be the same.
+        accept_at: Probability of being right from which the common answer is accepted.
+    """
+
+    arms: tuple[str, ...]
+    accept_at: float
+
+
+@dataclass(frozen=True, slots=True)
 class Cascade:
     """Arms tried one after the other until an answer is confident enough.
 
@@ -33,12 +47,29 @@ class Cascade:
         accept_at: Calibrated probability of being right from which an answer is accepted.
         max_hops: Maximum number of arms that answer.
         max_joules: No further arm starts once the turn has spent, or is expected to spend, more.
+        agreements: The steps of several arms, in order; every other arm is a step of its own.
     """
 
     arms: tuple[Arm, ...]
     accept_at: float
     max_hops: int
     max_joules: float | None = None
+    agreements: tuple[Agreement, ...] = ()
+
+    def find_agreement(self, name: str) -> Agreement | None:
+        """Return the step of several answers that an arm belongs to; None for a plain arm."""
+        return next((step for step in self.agreements if name in step.arms), None)
+
+    def number_step(self, name: str) -> int | None:
+        """Return the number, from 1, of the step that an arm belongs to; None for no arm of it."""
+        steps: list[object] = []
+        for arm in self.arms:
+            step = self.find_agreement(arm.name) or arm.name
+            if step not in steps:
+                steps.append(step)
+            if arm.name == name:
+                return steps.index(step) + 1
+        return None
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,13 @@ from typing import Literal
 from etui.arm import Arm, Speculate
 from etui.chat import Message, Query
 from etui.routing.conditions import Condition
-from etui.routing.limits import OnContextOverflow, OnNoAnswer, PeriodBudget, TurnBudget
+from etui.routing.limits import (
+    Agreement,
+    OnContextOverflow,
+    OnNoAnswer,
+    PeriodBudget,
+    TurnBudget,
+)
 from etui.routing.places import Place
 from etui.routing.signals.host_state import HostState
 from etui.routing.signals.kinds import Signal
@@ -71,12 +77,14 @@ class CascadePlan:
         accept_at: Calibrated probability of being right from which an answer is accepted.
         max_hops: Maximum number of arms that answer.
         max_joules: No further arm starts beyond this; None is no limit.
+        agreements: The steps of several answers; their arms are in ``arms`` too.
     """
 
     arms: tuple[str, ...]
     accept_at: float
     max_hops: int
     max_joules: float | None = None
+    agreements: tuple[Agreement, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,6 +248,17 @@ class Policy:
     fallbacks: FallbackPlan = FallbackPlan()
     efforts: Mapping[str, str] = field(default_factory=dict)
     audit: AuditPlan | None = None
+
+
+def list_agreements(policy: Policy) -> tuple[tuple[str, ...], ...]:
+    """Return the arms of every step of several answers in a policy's cascades, each set once."""
+    found = (
+        step.arms
+        for rule in policy.rules
+        if isinstance(rule.then, CascadePlan)
+        for step in rule.then.agreements
+    )
+    return tuple(dict.fromkeys(found))
 
 
 def drop_places(policy: Policy) -> Policy:

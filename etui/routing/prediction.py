@@ -6,6 +6,7 @@ curves from the log and accuracies fitted from graded outcomes.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -36,6 +37,42 @@ class Predictor(Protocol):
         Returns:
             The probability; None if the answer has neither value, or nothing was fitted for it.
         """
+
+    def agreement(
+        self, arms: Sequence[Arm], raw: Sequence[RawConfidence] = ()
+    ) -> PredictedAgreement | None:
+        """Predict how likely an answer is right that the arms agree on; None without a fit.
+
+        Args:
+            arms: The arms; a single one agrees with itself if all of its votes do.
+            raw: Confidence and margin of the answer of each; empty before they are known.
+        """
+
+
+RawConfidence = tuple[float | None, float | None]
+"""Raw confidence of an answer, and its margin; None where it has none."""
+
+
+@dataclass(frozen=True, slots=True)
+class PredictedAgreement:
+    """How likely arms are right that give the same answer, and where they do not.
+
+    Attributes:
+        agreed: Probability that an agreed answer is right, by the margins of the answers if they
+            are known.
+        low, high: Interval at 95 % of the share of all agreed answers that is right.
+        n: Number of agreed answers it was fitted on.
+        apart: Probability that each arm is right where they differ.
+        known: False if the fit knew only right and wrong, so that all probabilities are the least
+            that they can be.
+    """
+
+    agreed: float
+    low: float
+    high: float
+    n: int
+    apart: tuple[float, ...]
+    known: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from etui.arm import Arm
@@ -14,7 +14,7 @@ from etui.routing.availability import (
     format_all_absent,
     format_substitute,
 )
-from etui.routing.limits import Candidate, Cascade
+from etui.routing.limits import Agreement, Candidate, Cascade
 from etui.routing.objective import ObjectiveResult, weigh
 from etui.routing.policy import ArmPlan, CascadePlan, Objective, Policy, Rule
 from etui.routing.prediction import PredictedJoules, Predictor
@@ -131,10 +131,59 @@ def _resolve_cascade(
         why = "; ".join([f"only {first.name}", *skipped])
         return Resolved(first, why, _predict_joules(outlook, first, query))
     hops = min(plan.max_hops, len(ready))
-    cascade = Cascade(tuple(ready), plan.accept_at, hops, plan.max_joules)
-    then = ", then ".join(arm.name for arm in ready[1:])
-    why = f"{first.name} first; {then} if below {percent_text(plan.accept_at)} sure"
-    return Resolved(first, "; ".join([why, *skipped]), cascade=cascade)
+    agreements, dissolved = _keep_agreements(plan.agreements, ready)
+    arms = tuple(_draw_until_one_differs(arm, agreements) for arm in ready)
+    cascade = Cascade(arms, plan.accept_at, hops, plan.max_joules, agreements)
+    why = _describe_cascade(cascade)
+    return Resolved(arms[0], "; ".join([why, *skipped, *dissolved]), cascade=cascade)
+
+
+def _keep_agreements(
+    agreements: Sequence[Agreement], ready: Sequence[Arm]
+) -> tuple[tuple[Agreement, ...], list[str]]:
+    """Return the steps that can be carried out here, and why each other one cannot.
+
+    The arms of a step that cannot are tried one after the other, like any arm of the cascade.
+    """
+    names = [arm.name for arm in ready]
+    kept: list[Agreement] = []
+    why: list[str] = []
+    for step in agreements:
+        here = [name for name in step.arms if name in names]
+        if not here:
+            continue
+        if len(here) < len(step.arms):
+            why.append(f"{here[0]} has no arm left to agree with")
+        elif here[-1] == names[-1]:
+            why.append(f"{' and '.join(here)} need not agree: no arm follows")
+        else:
+            kept.append(step)
+    return tuple(kept), why
+
+
+def _draw_until_one_differs(arm: Arm, agreements: Sequence[Agreement]) -> Arm:
+    """Return the arm of a step of votes so that it stops at the first vote that differs."""
+    if not any(step.arms == (arm.name,) for step in agreements):
+        return arm
+    return replace(arm, stop=replace(arm.stop, rule="unanimous"))
+
+
+def _describe_cascade(cascade: Cascade) -> str:
+    """Describe the order: ``quick first; large if below 75 % sure``."""
+    names = [arm.name for arm in cascade.arms]
+    if not cascade.agreements:
+        then = ", then ".join(names[1:])
+        return f"{names[0]} first; {then} if below {percent_text(cascade.accept_at)} sure"
+    parts: list[str] = []
+    for name in names:
+        step = cascade.find_agreement(name)
+        if step is None:
+            parts.append(name)
+        elif len(step.arms) == 1:
+            parts.append(f"the votes of {name}")
+        elif name == step.arms[0]:
+            parts.append(" and ".join(step.arms))
+    return f"{parts[0]} first; {', then '.join(parts[1:])} if they differ or are not sure enough"
 
 
 def _gives_same_answer(arm: Arm, other: Arm) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 
 
 class SignalTrace(TypedDict):
@@ -40,6 +40,13 @@ class ArmOnModel(TypedDict):
     model: str
 
 
+class AgreementTrace(TypedDict):
+    """A step of several answers; see ``limits.Agreement``."""
+
+    arms: list[str]
+    accept_at: float
+
+
 class CascadeTrace(TypedDict):
     """A cascade; see ``limits.Cascade``."""
 
@@ -47,6 +54,7 @@ class CascadeTrace(TypedDict):
     accept_at: float
     max_hops: int
     max_joules: float | None
+    agreements: NotRequired[list[AgreementTrace]]
 
 
 class JoulesTrace(TypedDict):

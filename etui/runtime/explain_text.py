@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from etui.routing.places import THIS_MACHINE
@@ -156,11 +157,25 @@ def _format_prediction(document: Explanation) -> str:
 def _format_cascade(cascade: CascadeTrace | None) -> str:
     if cascade is None:
         return ""
-    names = " -> ".join(arm["arm"] for arm in cascade["arms"])
+    names = " -> ".join(_format_steps(cascade))
     most = f", at most {cascade['max_joules']:g} J" if cascade["max_joules"] is not None else ""
     hops = cascade["max_hops"]
     fewer = f", at most {hops} of them" if hops < len(cascade["arms"]) else ""
     return f"{names}, accepted at {cascade['accept_at']:g} or more{fewer}{most}"
+
+
+def _format_steps(cascade: CascadeTrace) -> Iterator[str]:
+    """Yield ``quick``, or ``quick and tiny if they agree (0.8 or more)`` for each step."""
+    steps = {name: step for step in cascade.get("agreements", ()) for name in step["arms"]}
+    for arm in (arm["arm"] for arm in cascade["arms"]):
+        step = steps.get(arm)
+        if step is None:
+            yield arm
+        elif len(step["arms"]) == 1:
+            yield f"{arm} if all its votes agree ({step['accept_at']:g} or more)"
+        elif arm == step["arms"][0]:
+            names = " and ".join(step["arms"])
+            yield f"{names} if they agree ({step['accept_at']:g} or more)"
 
 
 def _format_budgets(document: Explanation) -> str:

@@ -6,8 +6,9 @@ policy's fit. Both are read at the first prediction that needs them, and each mo
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import product
 from typing import TYPE_CHECKING, Protocol
 
 from etui.arm import Arm
@@ -15,7 +16,12 @@ from etui.chat import Query
 from etui.errors import LogUnavailable, UsageError
 from etui.routing.joules_predictor import predict_joules, predict_seconds
 from etui.routing.places import find_weights
-from etui.routing.prediction import PredictedAccuracy, PredictedJoules
+from etui.routing.prediction import (
+    PredictedAccuracy,
+    PredictedAgreement,
+    PredictedJoules,
+    RawConfidence,
+)
 from etui.routing.signals.text_measures import TextFacts
 
 if TYPE_CHECKING:
@@ -45,6 +51,16 @@ class Heads(Protocol):
             arm: The arm that answered.
             confidence: The arm's own confidence in its answer.
             margin: Distance between the two best options.
+        """
+
+    def agreement(
+        self, arms: Sequence[Arm], raw: Sequence[RawConfidence] = ()
+    ) -> PredictedAgreement | None:
+        """Predict how likely an answer is right that the arms agree on; None if not fitted.
+
+        Args:
+            arms: The arms.
+            raw: Confidence and margin of the answer of each.
         """
 
 
@@ -120,6 +136,23 @@ class LogPredictor:
             probability = heads.calibrated(same, confidence, margin)
             if probability is not None:
                 return probability
+        return None
+
+    def agreement(
+        self, arms: Sequence[Arm], raw: Sequence[RawConfidence] = ()
+    ) -> PredictedAgreement | None:
+        """Predict how likely an answer is right that the arms agree on; None without a fit.
+
+        Raises:
+            InvalidFile: The policy's fit is damaged.
+        """
+        heads = self._load_heads()
+        if heads is None:
+            return None
+        for same in product(*map(self._list_same, arms)):
+            found = heads.agreement(same, raw)
+            if found is not None:
+                return found
         return None
 
     def _needs_no_load(self, model: str) -> bool:

@@ -11,6 +11,7 @@ from etui.chat import Query
 from etui.energy.types import EnergyOf
 from etui.events import Finished, Loaded, Status, Unloaded
 from etui.routing.decision import Decision
+from etui.routing.limits import Cascade
 from etui.text.timestamps import utc_now
 from etui.turn.accounting import (
     compute_account,
@@ -128,7 +129,9 @@ def build_turn_record(query: Query, decision: Decision, ended: Ended, meter: Met
         votes=tuple(replace(vote, joules=vote_joules.get(vote.index)) for vote in seen.votes),
         probes=tuple(seen.probes),
         power_watts=curve_of_legs(energy, legs, meters),
-        hops=_build_hop_records(hops, legs, speculations, chosen, meters) if several else (),
+        hops=_build_hop_records(decision.cascade, hops, legs, speculations, chosen, meters)
+        if several
+        else (),
         settings={
             **ended.settings,
             **({CONTINUES: query.options.continues} if query.options.continues else {}),
@@ -213,6 +216,7 @@ def describe_threads(
 
 
 def _build_hop_records(
+    cascade: Cascade | None,
     hops: Sequence[Hop],
     legs: Sequence[Leg],
     speculations: Sequence[SpeculationRecord | None],
@@ -220,7 +224,10 @@ def _build_hop_records(
     meters: Sequence[Meter],
 ) -> tuple[HopRecord, ...]:
     return tuple(
-        _build_hop_record(hop, leg, spans, speculation, hop is chosen, meter)
+        replace(
+            _build_hop_record(hop, leg, spans, speculation, hop is chosen, meter),
+            step=cascade.number_step(hop.arm.name) if cascade is not None else None,
+        )
         for hop, leg, spans, speculation, meter in zip(
             hops, legs, compute_spans(legs), speculations, meters, strict=True
         )

@@ -13,6 +13,14 @@ from etui.multiple_choice import parse_options
 from etui.reasoning.extraction import extract
 from etui.routing.decision import Decision
 from etui.routing.limits import Cascade
+from etui.turn.agreement import (
+    Failed,
+    Outcome,
+    PredictAgreement,
+    Together,
+    describe_agreement,
+    settle,
+)
 from etui.units import count_text, energy_text, percent_text
 
 
@@ -35,6 +43,8 @@ class Hop:
         kind: How they were obtained; None if unmeasured.
         why: Its result, in words.
         fallbacks: Arms that follow if it failed before anything was computed, best first.
+        key: What its answer is compared by in a step of several answers; None without an answer.
+        together: Whether the answers of its step agree; None for an arm that is its own step.
     """
 
     arm: Arm
@@ -51,6 +61,8 @@ class Hop:
     kind: str | None = None
     why: str = ""
     fallbacks: tuple[Arm, ...] = ()
+    key: str | None = None
+    together: Together | None = None
 
     @property
     def stopped(self) -> bool:
@@ -70,6 +82,10 @@ class Hop:
             usable=failed is None and not self.stopped and has_output(self.end),
             answered=self.answered,
             failed=failed,
+            key=self.key,
+            confidence=self.end.confidence,
+            margin=self.end.margin,
+            together=self.together,
         )
 
 
@@ -123,6 +139,32 @@ def gave_answer(question: str, arm: Arm, end: Finished) -> bool:
     return extract(end.answer, question, options, truncated=cut).key is not None
 
 
+def find_key(question: str, arm: Arm, end: Finished) -> str | None:
+    """Return what an answer is compared by: the key that votes are counted by.
+
+    It is None without a complete answer, for a call of a tool, and for a vote that was cut short.
+    """
+    if end.tool_calls or not end.answer.strip():
+        return None
+    if end.status not in (("complete",) if arm.reasoning == "vote" else ("complete", "budget")):
+        return None
+    return extract(end.answer, question, parse_options(question)).key
+
+
+def settle_hops(decision: Decision, hops: Sequence[Hop], predict: PredictAgreement) -> list[Hop]:
+    """Judge the step of the last hop by the answers of all of its arms (:func:`settle`)."""
+    settled = settle(decision.cascade, [hop.outcome for hop in hops], predict)
+    return [
+        replace(
+            hop,
+            probability=outcome.probability,
+            accepted=outcome.accepted,
+            together=outcome.together,
+        )
+        for hop, outcome in zip(hops, settled, strict=True)
+    ]
+
+
 def is_accepted(decision: Decision, hop: Hop) -> bool:
     """Return whether an answer is accepted, so that no further arm is needed."""
     if hop.failure is not None or hop.end.status not in ("complete", "budget"):
@@ -169,7 +211,7 @@ def next_step(
         return Stop()
     if step.barred is not None:
         return Stop(_format_barred(decision.cascade, step.arm, step, spent.joules or 0.0))
-    return AskConstrained(step.arm, f"{last.arm.name} was {sure_text(last)}")
+    return AskConstrained(step.arm, _reason_to_continue(decision.cascade, last))
 
 
 def find_best(hops: Sequence[Hop]) -> Hop | None:
@@ -209,9 +251,7 @@ def describe_hop(decision: Decision, hop: Hop, step: AskConstrained | Stop) -> s
         return f"failed: {hop.failure.what.splitlines()[0]}"
     if hop.stopped:
         return "stopped"
-    words = [sure_text(hop)]
-    if decision.cascade is not None:
-        words.append(f"{percent_text(decision.cascade.accept_at)} required")
+    words = _describe_certainty(decision.cascade, hop)
     if isinstance(step, AskConstrained) and step.arm.name == hop.arm.name:
         words.append("asked again for the letter only")
     elif isinstance(step, AskConstrained):
@@ -219,6 +259,32 @@ def describe_hop(decision: Decision, hop: Hop, step: AskConstrained | Stop) -> s
     elif step.why:
         words.append(step.why)
     return ", ".join(words)
+
+
+def _describe_certainty(cascade: Cascade | None, hop: Hop) -> list[str]:
+    """Return how sure an answer is, and what is required; of a step, also whether it agrees."""
+    if cascade is None:
+        return [sure_text(hop)]
+    step = cascade.find_agreement(hop.arm.name) if hop.together is not None else None
+    if step is None:
+        return [sure_text(hop), f"{percent_text(cascade.accept_at)} required"]
+    if hop.together == "agreed":
+        required = f"{percent_text(step.accept_at)} required"
+        return [describe_agreement(step, hop.outcome), sure_text(hop), required]
+    return [describe_agreement(step, hop.outcome) or sure_text(hop)]
+
+
+def _reason_to_continue(cascade: Cascade, last: Hop) -> str:
+    step = cascade.find_agreement(last.arm.name)
+    if step is None or last.together is None:
+        return f"{last.arm.name} was {sure_text(last)}"
+    if last.together == "open":
+        return f"to see whether it agrees with {last.arm.name}"
+    if last.together == "agreed":
+        return f"{' and '.join(step.arms)} agree, but are only {sure_text(last)}"
+    if len(step.arms) == 1:
+        return f"the votes of {last.arm.name} differ"
+    return f"{' and '.join(step.arms)} do not agree"
 
 
 def describe_hops(decision: Decision, hops: Sequence[Hop], chosen: Hop) -> str:
@@ -298,33 +364,8 @@ def failed_at_load(failure: EtuiError, *, began: bool) -> bool:
     return not began and isinstance(failure, ModelUnavailable | EngineFailed)
 
 
-Failed = Literal["load", "answer"]
-"""Where an arm failed: while loading its model, or while answering."""
-
-
 Barred = Literal["hops", "spent", "predicted"]
 """The limit that prevents an arm: number of hops, joules spent, or joules predicted for it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """The result of asking an arm.
-
-    Attributes:
-        arm: The arm.
-        probability: Calibrated probability of being right; None without a fit.
-        accepted: Sure enough, so that no further arm is needed.
-        usable: Its text can be the answer of the turn: not empty, and without a failure or a stop.
-        answered: The text is an answer: a letter if the question has options.
-        failed: Where it failed; None if it did not.
-    """
-
-    arm: Arm
-    probability: float | None
-    accepted: bool
-    usable: bool = True
-    answered: bool = True
-    failed: Failed | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -379,13 +420,25 @@ def advance(
     asked = {outcome.arm.name for outcome in outcomes}
     at = [index for index, arm in enumerate(cascade.arms) if arm.name in asked]
     behind = cascade.arms[at[-1] + 1 :] if at else cascade.arms
+    step = cascade.find_agreement(last.arm.name)
+    if step is not None and last.together == "apart":  # no other answer can make them agree
+        behind = tuple(arm for arm in behind if arm.name not in step.arms)
     if last.failed == "load":
         behind = tuple(arm for arm in behind if arm.model != last.arm.model)
     if not behind:
         return CascadeStep()
     if last.failed is not None:
         return CascadeStep(behind[0])
-    return _apply_limits(cascade, behind[0], len(at), spent or 0.0, predict)
+    following = _list_step(cascade, behind)
+    return _apply_limits(cascade, following, len(at), spent or 0.0, predict)
+
+
+def _list_step(cascade: Cascade, behind: Sequence[Arm]) -> tuple[Arm, ...]:
+    """Return the arms that are still to be asked in the step of the next arm, that arm first."""
+    step = cascade.find_agreement(behind[0].name)
+    if step is None:
+        return (behind[0],)
+    return tuple(arm for arm in behind if arm.name in step.arms)
 
 
 def find_best_outcome(outcomes: Sequence[Outcome]) -> int | None:
@@ -409,18 +462,21 @@ def find_best_outcome(outcomes: Sequence[Outcome]) -> int | None:
 
 def _apply_limits(
     cascade: Cascade,
-    arm: Arm,
+    following: Sequence[Arm],
     hops: int,
     spent: float,
     predict: Callable[[Arm], float | None],
 ) -> CascadeStep:
-    if hops >= cascade.max_hops:
+    """Check the limits for the rest of a step: one that cannot be finished is not started."""
+    arm = following[0]
+    if hops + len(following) > cascade.max_hops:
         return CascadeStep(arm, "hops")
     if cascade.max_joules is None:
         return CascadeStep(arm)
     if spent >= cascade.max_joules:
         return CascadeStep(arm, "spent")
-    predicted = predict(arm)
+    known = [joules for each in following if (joules := predict(each)) is not None]
+    predicted = sum(known) if known else None
     if predicted is not None and spent + predicted > cascade.max_joules:
         return CascadeStep(arm, "predicted", predicted)
     return CascadeStep(arm)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
@@ -11,7 +11,7 @@ from etui.arm import Arm
 from etui.backends.base import Answerer, AnswerRequest
 from etui.chat import Query
 from etui.errors import EngineFailed, EtuiError
-from etui.events import Event, Status
+from etui.events import Event, Finished, Status
 from etui.reasoning.control import BUDGET
 from etui.routing.decision import Decision
 from etui.text.timestamps import utc_now
@@ -38,9 +38,11 @@ from etui.turn.cascade import (
     describe_hop,
     failed_at_load,
     find_best,
+    find_key,
     gave_answer,
     is_accepted,
     next_step,
+    settle_hops,
 )
 from etui.turn.events import HopEnded, HopStarted
 from etui.turn.hop_meters import machine_of, measure_leg_by, settle_meters
@@ -57,7 +59,7 @@ from etui.turn.record import Attribution, ClientRecord, TurnRecord
 
 if TYPE_CHECKING:
     from etui.energy.types import Energy
-    from etui.routing.prediction import Predictor
+    from etui.routing.prediction import PredictedAgreement, Predictor, RawConfidence
 
 
 class TurnExecution:
@@ -256,6 +258,7 @@ class TurnExecution:
             end=end,
             load=so_far.load,
             answered=gave_answer(self._query.text, arm, end),
+            key=self._find_key(arm, end),
             probability=self._calibrated(arm, end.confidence, end.margin),
             failure=failure,
             at_load=failure is not None and failed_at_load(failure, began=bool(began)),
@@ -267,6 +270,7 @@ class TurnExecution:
         energy = self._energy_of_last()
         hop = replace(hop, joules=energy.joules, kind=energy.kind and str(energy.kind))
         self._hops[-1] = replace(hop, accepted=is_accepted(self._decision, hop))
+        self._hops = settle_hops(self._decision, self._hops, self._predict_agreement)
         self._running = None
 
     def _build_fallbacks(self) -> tuple[Arm, ...]:
@@ -280,6 +284,18 @@ class TurnExecution:
         if any(hop.arm.name == arm.name for hop in self._hops):
             return None  # asked again for the letter: the fit is for the arm's usual answers
         return self._predictor.calibrated(arm, confidence, margin)
+
+    def _find_key(self, arm: Arm, end: Finished) -> str | None:
+        """Find what the answer is compared by, if its step compares answers."""
+        cascade = self._decision.cascade
+        if cascade is None or cascade.find_agreement(arm.name) is None:
+            return None
+        return find_key(self._query.text, arm, end)
+
+    def _predict_agreement(
+        self, arms: Sequence[Arm], raw: Sequence[RawConfidence]
+    ) -> PredictedAgreement | None:
+        return None if self._predictor is None else self._predictor.agreement(arms, raw)
 
     def _decide_next(self) -> AskConstrained | Stop:
         last = self._hops[-1]

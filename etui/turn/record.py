@@ -239,6 +239,8 @@ class HopRecord:
     enough, ``taken`` that it is the answer of the turn. ``joules`` and ``seconds`` exclude the
     load, and their sums over all hops are the turn's; ``load_joules`` is 0.0 without a load and
     None if unmeasured. ``kind`` says how ``joules`` were obtained; None in turns of older versions.
+    ``step`` is the number, from 1, of the cascade's step: the hops of arms that had to agree share
+    one. It is None outside of a cascade, and in turns of older versions.
     """
 
     arm: str
@@ -260,6 +262,7 @@ class HopRecord:
     why: str
     speculation: SpeculationRecord | None = None
     kind: str | None = None
+    step: int | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Build the document of one of the ``hops``."""

@@ -13,7 +13,7 @@ from etui.chat import Query
 from etui.errors import EtuiError, ModelUnavailable
 from etui.routing.decide import cheapest_arm, decide, decide_arm
 from etui.routing.decision import Decision
-from etui.routing.limits import Cascade, Fallbacks, PeriodBudget, TurnBudget
+from etui.routing.limits import Agreement, Cascade, Fallbacks, PeriodBudget, TurnBudget
 from etui.routing.policy import Policy
 from etui.routing.prediction import PredictedAccuracy, PredictedJoules
 from etui.routing.signals.host_state import HostState
@@ -263,6 +263,65 @@ def test_a_cascade_of_what_is_here(make: Make) -> None:
     )
     with pytest.raises(ModelUnavailable):
         chosen(policy, available=frozenset())
+
+
+AGREE = """
+rules:
+  - name: rest
+    cascade:
+      arms: [{agree: [quick, other], accept: 0.8}, large]
+      accept_at: 0.75
+"""
+
+
+def agreeing(text: str = AGREE) -> str:
+    return BASE.replace("arms:\n", "arms:\n  other: {model: tiny}\n", 1) + text
+
+
+def test_a_step_of_several_answers(make: Make) -> None:
+    decision = chosen(make(agreeing()))
+    cascade = decision.cascade
+    assert cascade is not None
+    assert [arm.name for arm in cascade.arms] == ["quick", "other", "large"]
+    assert (cascade.max_hops, cascade.agreements) == (3, (Agreement(("quick", "other"), 0.8),))
+    assert [cascade.number_step(name) for name in ("quick", "other", "large", "none")] == [
+        *(1, 1, 2, None)
+    ]
+    assert (
+        decision.why == "rest: quick and other first; large if they differ or are not sure enough"
+    )
+    traced = decision.trace()["cascade"]
+    assert traced is not None
+    assert traced["agreements"] == [{"arms": ["quick", "other"], "accept_at": 0.8}]
+
+
+def test_an_agreement_whose_arms_are_not_all_here_is_tried_arm_by_arm(make: Make) -> None:
+    policy = make(agreeing())
+    here = chosen(policy, available=frozenset({"small-1b", "large-8b"}))
+    assert here.cascade is not None
+    assert here.cascade.agreements == ()
+    assert [arm.name for arm in here.cascade.arms] == ["quick", "large"]
+    assert here.why.endswith("quick has no arm left to agree with")
+    alike = chosen(policy, available=frozenset({"tiny", "large-8b"}))
+    assert "other is skipped: on this machine it is the same as quick" in alike.why
+    assert alike.cascade is not None
+    assert alike.cascade.agreements == ()
+
+
+def test_nobody_need_agree_where_no_arm_follows(make: Make) -> None:
+    policy = make(agreeing().replace("large-8b, tiny", "large-8b"))
+    last = chosen(policy, available=frozenset({"tiny", "small-1b"}))
+    assert last.cascade is not None
+    assert last.cascade.agreements == ()
+    assert last.why.endswith("quick and other need not agree: no arm follows")
+
+
+def test_votes_of_a_step_stop_at_the_first_that_differs(make: Make) -> None:
+    text = AGREE.replace("quick, other", "thrice")
+    votes = "arms:\n  thrice: {model: small, reasoning: vote, votes: 3}\n"
+    decision = chosen(make(BASE.replace("arms:\n", votes, 1) + text))
+    assert decision.arm.stop.rule == "unanimous"
+    assert decision.why.startswith("rest: the votes of thrice first; large if they differ")
 
 
 BUDGETS = """

@@ -12,8 +12,8 @@ from etui.errors import EtuiError
 from etui.events import Answer, Finished, Loaded, Prefilled, Unloaded
 from etui.models.spec import ModelSpec
 from etui.routing.decision import Decision
-from etui.routing.limits import Cascade, Fallbacks, TurnBudget
-from etui.routing.prediction import PredictedJoules
+from etui.routing.limits import Agreement, Cascade, Fallbacks, TurnBudget
+from etui.routing.prediction import PredictedAgreement, PredictedJoules
 from etui.turn.ports import Served
 from etui.turn.run import run_turn
 from tests.turn.scripted import Meter10W, S, Saved
@@ -129,6 +129,7 @@ class Known:
     joules_of: dict[str, float] = field(default_factory=dict)
     calibrates: bool = True
     load: float = 0.0
+    odds: dict[tuple[str, ...], PredictedAgreement] = field(default_factory=dict)
 
     def joules(self, arm, query):
         joules = self.joules_of.get(arm.name)
@@ -140,6 +141,9 @@ class Known:
     def calibrated(self, arm, confidence, margin):
         return confidence / 2 if self.calibrates and confidence is not None else None
 
+    def agreement(self, arms, raw=()):
+        return self.odds.get(tuple(arm.name for arm in arms))
+
 
 def decided(
     *arms: Arm,
@@ -147,12 +151,13 @@ def decided(
     max_hops: int | None = None,
     max_joules: float | None = None,
     budget: TurnBudget | None = None,
+    agreements: tuple[Agreement, ...] = (),
     **fallbacks,
 ) -> Decision:
     """A decision for one arm, or for the cascade of several."""
     cascade = None
     if len(arms) > 1:
-        cascade = Cascade(arms, accept_at, max_hops or len(arms), max_joules)
+        cascade = Cascade(arms, accept_at, max_hops or len(arms), max_joules, agreements)
     return Decision(
         arms[0],
         "trial",

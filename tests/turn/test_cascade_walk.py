@@ -12,13 +12,16 @@ from hypothesis import strategies as st
 
 from etui.arm import Arm
 from etui.errors import EngineFailed
-from etui.replay.policy_replay import _walk_cascade
+from etui.replay.cascade_walk import Walk, walk_cascade
 from etui.routing.accuracy.table import Graded
-from etui.routing.limits import Cascade
-from etui.turn.cascade import CascadeStep, Outcome, advance, find_best_outcome, is_sure
+from etui.routing.limits import Agreement, Cascade
+from etui.routing.prediction import PredictedAgreement
+from etui.turn.agreement import Outcome, settle
+from etui.turn.cascade import CascadeStep, advance, find_best_outcome, is_sure
 from tests.turn.stage import Known, Part, Stage, decided, play
 
 WATTS = 10
+ANSWERS = ("Mars.", "It is Venus, the brightest.", "Jupiter, as far as I know.")
 SHARES = (0.0, 0.3, 0.5, 0.6, 0.9, 1.0)
 
 
@@ -30,6 +33,7 @@ class Asked:
     confidence: float | None
     seconds: int
     predicted: float | None
+    answer: int = 0
     fails_at: str | None = None
 
     @property
@@ -53,17 +57,37 @@ def cases(*, failing: bool) -> st.SearchStrategy[Case]:
         confidence=st.none() | st.sampled_from(SHARES),
         seconds=st.integers(1, 9),
         predicted=st.none() | st.integers(1, 90).map(float),
+        answer=st.sampled_from([0, 0, 1, 2]),
         fails_at=st.sampled_from([None, None, "load", "decode"]) if failing else st.none(),
     )
 
-    def made(asked: list[Asked], accept_at: float, hops: int, joules: float | None, fitted: bool):
+    def made(
+        asked: list[Asked],
+        accept_at: float,
+        hops: int,
+        joules: float | None,
+        fitted: bool,
+        together: tuple[int, int, float, float | None] | None,
+    ):
         named = {f"arm{number}": each for number, each in enumerate(asked)}
         arms = tuple(Arm(name, each.model) for name, each in named.items())
+        agreements: tuple[Agreement, ...] = ()
+        odds = {}
+        if together is not None:
+            first, count, accept, p = together
+            names = tuple(named)[:-1][first : first + count]
+            if len(names) > 1:
+                agreements = (Agreement(names, accept),)
+                if p is not None:
+                    apart = tuple(p / (3 + at) for at in range(len(names)))
+                    odds = {names: PredictedAgreement(p, 0.0, 1.0, 9, apart)}
         known = Known(
             {name: each.predicted for name, each in named.items() if each.predicted is not None},
             calibrates=fitted,
+            odds=odds,
         )
-        return Case(Cascade(arms, accept_at, min(hops, len(arms)), joules), named, known)
+        cascade = Cascade(arms, accept_at, min(hops, len(arms)), joules, agreements)
+        return Case(cascade, named, known)
 
     return st.builds(
         made,
@@ -72,6 +96,13 @@ def cases(*, failing: bool) -> st.SearchStrategy[Case]:
         st.integers(1, 5),
         st.none() | st.integers(1, 40).map(lambda tens: 5.0 * tens),
         st.booleans(),
+        st.none()
+        | st.tuples(
+            st.integers(0, 2),
+            st.integers(2, 3),
+            st.sampled_from(SHARES),
+            st.none() | st.sampled_from(SHARES),
+        ),
     )
 
 
@@ -79,6 +110,7 @@ def live(case: Case) -> tuple[list[str], str, float]:
     """Arms that were asked, the one whose answer is taken, and joules, of a turn."""
     parts = {
         name: Part(
+            answer=ANSWERS[each.answer],
             confidence=each.confidence,
             prefill=0.0,
             decode=each.seconds,
@@ -94,6 +126,7 @@ def live(case: Case) -> tuple[list[str], str, float]:
         accept_at=cascade.accept_at,
         max_hops=cascade.max_hops,
         max_joules=cascade.max_joules,
+        agreements=cascade.agreements,
     )
     record = play(Stage(parts, between_s=0.0), decision, outlook=case.known).record
     return [hop.arm for hop in record.hops], record.arm, record.energy.joules or 0.0
@@ -101,7 +134,8 @@ def live(case: Case) -> tuple[list[str], str, float]:
 
 def replayed(case: Case) -> tuple[list[str], str, float]:
     """The same by the pure functions alone."""
-    spent, outcomes = 0.0, []
+    spent = 0.0
+    outcomes: list[Outcome] = []
     while True:
         step = advance(case.cascade, outcomes, spent, lambda arm: case.asked[arm.name].predicted)
         if step.arm is None or step.barred is not None:
@@ -111,7 +145,16 @@ def replayed(case: Case) -> tuple[list[str], str, float]:
         failed = each.fails_at and ("load" if each.fails_at == "load" else "answer")
         probability = None if failed else case.known.calibrated(step.arm, each.confidence, None)
         sure = not failed and is_sure(case.cascade, each.confidence, probability)
-        outcomes.append(Outcome(step.arm, probability, sure, usable=failed is None, failed=failed))
+        outcome = Outcome(
+            step.arm,
+            probability,
+            sure,
+            usable=failed is None,
+            failed=failed,
+            key=None if failed else str(each.answer),
+            confidence=None if failed else each.confidence,
+        )
+        outcomes = settle(case.cascade, [*outcomes, outcome], case.known.agreement)
     taken = find_best_outcome(outcomes)
     names = [outcome.arm.name for outcome in outcomes]
     return names, names[-1 if taken is None else taken], spent
@@ -136,11 +179,27 @@ def test_a_replay_walks_as_a_live_turn_does(case: Case) -> None:
         (),
         np.zeros((1, len(names)), dtype=bool),
         confidence=np.array([confidence]),
+        answers=np.array([[each.answer for each in asked]]),
     )
     cost = np.array([[float(each.joules) for each in asked]])
-    chosen, hops, spent = _walk_cascade(case.cascade, 0, graded, cost, case.known)
+    walk = walk_cascade(case.cascade, 0, graded, cost, case.known)
+    assert isinstance(walk, Walk)
     arms, taken, joules = live(case)
-    assert (names[chosen], hops, spent) == (taken, len(arms), joules)
+    assert (names[walk.column], walk.hops, walk.cost) == (taken, len(arms), joules)
+
+
+@given(cases(failing=False))
+@settings(max_examples=300, deadline=None)
+def test_an_agreement_is_never_begun_without_room_for_all_its_arms(case: Case) -> None:
+    arms, _, _ = replayed(case)
+    for step in case.cascade.agreements:
+        asked = [name for name in step.arms if name in arms]
+        answers = {case.asked[name].answer for name in asked}
+        if asked and arms[0] != asked[0] and case.cascade.max_joules is None:
+            assert asked == list(step.arms) or len(answers) > 1
+        if len(answers) > 1:  # decided: the rest of the step is not asked
+            assert case.asked[asked[-1]].answer != case.asked[asked[0]].answer
+            assert len({case.asked[name].answer for name in asked[:-1]}) <= 1
 
 
 @given(cases(failing=True))

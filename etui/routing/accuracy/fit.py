@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from etui.errors import UsageError
+from etui.routing.accuracy.agreements import choose_agreements, fit_agreement
 from etui.routing.accuracy.blas_threads import one_thread
 from etui.routing.accuracy.confidence import fit_curve
 from etui.routing.accuracy.design import (
@@ -50,6 +51,7 @@ def fit_heads(
     *,
     seed: int = 0,
     assess: bool = True,
+    agreements: Sequence[tuple[str, ...]] | None = None,
 ) -> FittedModel:
     """Fit the model of a table of graded answers.
 
@@ -58,6 +60,7 @@ def fit_heads(
         provenance: The origin of the answers.
         seed: Random seed of the folds.
         assess: Whether to measure the quality by five folds; a fit inside a fold skips this.
+        agreements: Sets of arms whose agreement is fitted; None fits each two arms.
 
     Raises:
         UsageError: There are fewer than ``LEAST_QUESTIONS`` questions.
@@ -68,10 +71,16 @@ def fit_heads(
             f"provide at least {LEAST_QUESTIONS}; a useful prediction needs a few hundred",
         )
     with one_thread():
-        return _fit_heads(graded, provenance, seed, assess)
+        return _fit_heads(graded, provenance, seed, assess, agreements)
 
 
-def _fit_heads(graded: Graded, provenance: Provenance, seed: int, assess: bool) -> FittedModel:
+def _fit_heads(
+    graded: Graded,
+    provenance: Provenance,
+    seed: int,
+    assess: bool,
+    agreements: Sequence[tuple[str, ...]] | None,
+) -> FittedModel:
     import numpy as np
 
     everything = np.ones(len(graded), dtype=bool)
@@ -99,6 +108,9 @@ def _fit_heads(graded: Graded, provenance: Provenance, seed: int, assess: bool) 
         name: _fit_arm_head(graded, at, design, strengths[at], folds, crossed)
         for at, name in enumerate(graded.arms)
     }
+    together = [
+        fit_agreement(graded, names, folds) for names in choose_agreements(graded, agreements)
+    ]
     return FittedModel(
         version=FITTED_VERSION,
         features=FEATURE_NAMES,
@@ -117,6 +129,7 @@ def _fit_heads(graded: Graded, provenance: Provenance, seed: int, assess: bool) 
         joint=None if joint is None else export_joint(joint, graded.arms, design.bands),
         needs=fit_needs(graded, design, groups, folds if assess else None, seed),
         provenance=provenance,
+        agreements=tuple(head for head in together if head is not None),
     )
 
 

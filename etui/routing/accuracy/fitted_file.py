@@ -147,6 +147,44 @@ class ArmHead(_Part):
     curves: tuple[ConfidenceCurve, ...] = ()
 
 
+class Share(_Part):
+    """A share of n answers that was right: smoothed, with its interval at 95 %."""
+
+    p: Probability
+    low: Probability
+    high: Probability
+    n: int = Field(ge=0)
+
+
+class AgreementHead(_Part):
+    """How likely arms are right that give the same answer, and each where their answers differ.
+
+    Attributes:
+        arms: Names of the arms; a single one agrees with itself if all of its votes do.
+        models: The model of each arm; None if the outcomes do not name it.
+        n: Number of questions that all of them answered.
+        known: Whether their answers are known. From right and wrong alone, arms that are all wrong
+            may agree or not: the shares are then the least that they can be.
+        agreed: Share of the agreed answers that is right.
+        apart: The share of each arm's answers that is right where they differ.
+        curve: Mean margin (or confidence) of agreed answers -> probability that they are right.
+    """
+
+    arms: tuple[str, ...] = Field(min_length=1)
+    models: tuple[str | None, ...]
+    n: int = Field(ge=1)
+    known: bool
+    agreed: Share
+    apart: tuple[Share, ...]
+    curve: ConfidenceCurve | None = None
+
+    @model_validator(mode="after")
+    def _check_lengths(self) -> Self:
+        if not len(self.arms) == len(self.models) == len(self.apart):
+            raise ValueError(f"{len(self.arms)} arms, {len(self.apart)} shares where they differ")
+        return self
+
+
 class NeedHead(_Part):
     """Predicts whether a question needs more than a base arm offers.
 
@@ -207,6 +245,7 @@ class FittedModel(_Part):
     arms: dict[str, ArmHead] = Field(min_length=1)
     joint: JointPart | None = None
     needs: tuple[NeedHead, ...] = ()
+    agreements: tuple[AgreementHead, ...] = ()
     provenance: Provenance
 
     @model_validator(mode="after")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -20,12 +21,18 @@ from etui.chat import Query
 from etui.routing.accuracy.features import compute_features
 from etui.routing.accuracy.fields import load_classifier
 from etui.routing.accuracy.joint_predictor import JointPredictor
-from etui.routing.prediction import PredictedAccuracy
+from etui.routing.prediction import PredictedAccuracy, PredictedAgreement, RawConfidence
 from etui.routing.signals.question_words import QuestionText, count_terms, split_question, tf_idf
 
 if TYPE_CHECKING:
     from etui.config.config import Config
-    from etui.routing.accuracy.fitted_file import ArmHead, ConfidenceCurve, FittedModel, Logistic
+    from etui.routing.accuracy.fitted_file import (
+        AgreementHead,
+        ArmHead,
+        ConfidenceCurve,
+        FittedModel,
+        Logistic,
+    )
     from etui.routing.policy import Policy
     from etui.yaml.named_files import NamedFile
 
@@ -121,6 +128,31 @@ class AccuracyPredictor:
                 return evaluate_curve(curve, value)
         return None
 
+    def agreement(
+        self, arms: Sequence[Arm], raw: Sequence[RawConfidence] = ()
+    ) -> PredictedAgreement | None:
+        """Predict how likely an answer is right that the arms agree on.
+
+        Args:
+            arms: The arms, in the order of the policy.
+            raw: Confidence and margin of the answer of each; empty before they are known.
+
+        Returns:
+            The prediction; None if these arms with these models were not fitted together.
+        """
+        for head in self.model.agreements:
+            fits = all(m in (None, arm.model) for m, arm in zip(head.models, arms, strict=False))
+            if head.arms == tuple(arm.name for arm in arms) and fits:
+                return PredictedAgreement(
+                    _calibrate_agreed(head, raw),
+                    head.agreed.low,
+                    head.agreed.high,
+                    head.agreed.n,
+                    tuple(share.p for share in head.apart),
+                    head.known,
+                )
+        return None
+
     def needs(self, query: Query) -> tuple[Need, ...]:
         """Predict the benefit of the larger arm for each fitted pair of arms."""
         inputs = self.prepare_inputs(query.text)
@@ -206,6 +238,17 @@ def load_heads(policy: Policy, config: Config) -> AccuracyPredictor | None:
     from etui.routing.accuracy.fitted_file import load_fitted
 
     return AccuracyPredictor(load_fitted(path))
+
+
+def _calibrate_agreed(head: AgreementHead, raw: Sequence[RawConfidence]) -> float:
+    """Compute the probability of an agreed answer by its curve, else the share of all."""
+    if head.curve is None or len(raw) != len(head.arms):
+        return head.agreed.p
+    values = [margin if head.curve.of == "margin" else confidence for confidence, margin in raw]
+    known = [value for value in values if value is not None and math.isfinite(value)]
+    if len(known) < len(values):
+        return head.agreed.p
+    return evaluate_curve(head.curve, sum(known) / len(known))
 
 
 def wilson_low(p: float, n: float, confidence: float) -> float:

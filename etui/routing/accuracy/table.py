@@ -47,6 +47,8 @@ class Graded:
             graded it: its ``correct`` is ignored) to 1 (its answer is known to be right or wrong).
             A label of which only a probability p is known is a question in two rows: right with
             p of the weight, wrong with the rest. None is 1 for all.
+        answers: Number of the answer that the arm gave, same shape: equal numbers are equal
+            answers, and -1 is none; None if only right and wrong are known.
     """
 
     arms: tuple[str, ...]
@@ -59,6 +61,7 @@ class Graded:
     margin: Floats | None = None
     facts: dict[str, ArmFacts] = field(default_factory=dict)
     weights: Floats | None = None
+    answers: Whole | None = None
 
     def __len__(self) -> int:
         return len(self.subjects)
@@ -85,6 +88,7 @@ class Graded:
             rows(self.margin),
             self.facts,
             rows(self.weights),
+            None if self.answers is None else self.answers[keep],
         )
 
     def of_arms(self, names: Sequence[str]) -> Graded:
@@ -105,6 +109,7 @@ class Graded:
             columns(self.margin),
             {name: self.facts[name] for name in names if name in self.facts},
             columns(self.weights),
+            None if self.answers is None else self.answers[:, at],
         )
 
 

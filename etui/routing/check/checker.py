@@ -15,6 +15,7 @@ from etui.routing.check.warnings import (
     find_undrafted,
     find_unfitted,
     find_unlike_places,
+    find_unlike_votes,
     find_unserved,
     find_unused,
     iter_other_arms,
@@ -68,6 +69,7 @@ def check_policy(
         warnings += find_undrafted(located, models)
         warnings += find_unlike_places(located, models)
         warnings += find_unfitted(located, fitted)
+        warnings += find_unlike_votes(located)
         warnings += find_slow_patterns(located) if thorough else ()
     return Findings(_sorted(errors), _sorted(warnings))
 

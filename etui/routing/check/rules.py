@@ -8,7 +8,7 @@ from etui.errors import Problem
 from etui.routing.check.reachability import Form, never_holds
 from etui.routing.compile import compile_condition, map_condition_names, sort_rules
 from etui.routing.schema.policy_file import PolicyFile
-from etui.routing.schema.rules import RuleEntry, Tree
+from etui.routing.schema.rules import CascadeEntry, RuleEntry, Tree
 from etui.text.suggest import did_you_mean
 from etui.yaml.load import Located
 from etui.yaml.messages import Loc
@@ -43,13 +43,65 @@ def _check_repeated(located: Located[PolicyFile]) -> Iterator[Problem]:
     for index, rule in enumerate(located.model.rules):
         loc: Loc = ("rules", index)
         if rule.cascade is not None:
-            below = (*loc, "cascade", "arms")
-            yield from _check_duplicates(
-                located, below, rule.cascade.arms, ": the cascade would loop"
-            )
+            yield from _check_cascade(located, (*loc, "cascade"), rule.cascade)
         yield from _check_duplicates(
             located, (*loc, "arms"), rule.arms or (), " among the candidates"
         )
+
+
+def _check_cascade(
+    located: Located[PolicyFile], loc: Loc, cascade: CascadeEntry
+) -> Iterator[Problem]:
+    """Yield the arms that are asked twice, and the agreements of an arm with itself."""
+    seen: set[str] = set()
+    for index, step in enumerate(cascade.arms):
+        place = (*loc, "arms", index)
+        if isinstance(step, str):
+            if step in seen:
+                message = f"arm '{step}' is listed twice: the cascade would loop"
+                yield located.problem(place, message)
+            seen.add(step)
+            continue
+        for at, arm in enumerate(step.agree):
+            if arm in step.agree[:at]:
+                message = f"arm '{arm}' is listed twice: {_ALONE}"
+                yield located.problem((*place, "agree", at), message)
+            elif arm in seen:
+                message = f"arm '{arm}' is listed twice: the cascade would loop"
+                yield located.problem((*place, "agree", at), message)
+        seen.update(step.agree)
+        yield from _check_agreement(located, (*place, "agree"), step.agree)
+
+
+_ALONE = (
+    "an arm always agrees with itself; name two arms, or one with `reasoning: vote` and two votes "
+    "or more"
+)
+
+
+def _check_agreement(
+    located: Located[PolicyFile], loc: Loc, agree: tuple[str, ...]
+) -> Iterator[Problem]:
+    """Yield an agreement of one answer, and arms that differ in nothing but their names."""
+    arms = located.model.arms
+    if len(agree) == 1:
+        entry = arms.get(agree[0])
+        if entry is not None and (entry.reasoning != "vote" or entry.votes == 1):
+            yield located.problem(loc, f"only '{agree[0]}' answers: {_ALONE}")
+        return
+    first: dict[str, str] = {}
+    for at, name in enumerate(agree):
+        entry = arms.get(name)
+        if entry is None:
+            continue
+        other = first.setdefault(entry.model_dump_json(exclude=_SAME_ANSWER), name)
+        if other != name:
+            message = f"'{other}' and '{name}' are the same arm: {_ALONE}"
+            yield located.problem((*loc, at), message)
+
+
+_SAME_ANSWER = {"max_tokens", "max_joules", "speculate", "loop_guard"}
+"""Keys in which two arms may differ and still give the same answer."""
 
 
 def _check_duplicates(

@@ -171,6 +171,26 @@ def find_unfitted(
             )
 
 
+def find_unlike_votes(located: Located[PolicyFile]) -> Iterator[Problem]:
+    """Yield the steps of votes that stop by another rule in a bench than in the cascade.
+
+    Votes of a step end at the first that differs, those of a bench by the stop rule of the arm.
+    """
+    for index, rule in enumerate(located.model.rules):
+        for at, step in enumerate(rule.cascade.arms if rule.cascade is not None else ()):
+            if isinstance(step, str) or len(step.agree) > 1:
+                continue
+            arm = located.model.arms[step.agree[0]]
+            stop = arm.stop.rule if arm.stop is not None else "flip"
+            if stop not in ("all", "unanimous"):
+                yield located.problem(
+                    ("rules", index, "cascade", "arms", at, "agree"),
+                    f"the votes of '{step.agree[0]}' stop by {stop} in a bench, and in this step "
+                    "at the first that differs; give the arm `stop: {rule: unanimous}`, or a fit "
+                    "takes a few equal votes for all of them",
+                )
+
+
 def iter_other_arms(file: PolicyFile) -> Iterator[tuple[tuple[str | int, ...], str]]:
     """Yield the arms that are named outside of rules, as (path, name)."""
     if file.budgets is not None and file.budgets.degrade_to is not None:

@@ -19,10 +19,11 @@ Joules = Annotated[float, Field(gt=0, le=1e9)]
 class StopEntry(Strict):
     """When to stop drawing votes because the majority is certain enough."""
 
-    rule: Literal["all", "lead", "flip", "adaptive"] = Field(
+    rule: Literal["all", "lead", "flip", "adaptive", "unanimous"] = Field(
         "flip",
         description="all draws every vote; lead stops when the remaining votes cannot change the "
-        "winner; flip and adaptive stop earlier, at a configured risk.",
+        "winner; flip and adaptive stop earlier, at a configured risk; unanimous stops at the "
+        "first vote that differs.",
     )
     eps: float | None = Field(
         None, gt=0, lt=1, description="flip: risk that the winner would change (default 0.05)."

@@ -51,11 +51,47 @@ Condition = Annotated[
 Tree.model_rebuild()
 
 
+class AgreeEntry(Strict):
+    """A step of a cascade that accepts an answer if all of its arms give it."""
+
+    agree: tuple[Name, ...] = Field(
+        min_length=1,
+        max_length=5,
+        description="Two arms or more, in the order they are asked, or one with reasoning: vote.",
+    )
+    accept: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="Probability of being right from which the common answer is accepted; default "
+        "accept_at of the cascade.",
+    )
+
+
+def _step_kind(data: Any) -> str | None:
+    if isinstance(data, str):
+        return "an arm"
+    return "an agreement" if isinstance(data, dict | AgreeEntry) else None
+
+
+CascadeStep = Annotated[
+    Annotated[Name, Tag("an arm")] | Annotated[AgreeEntry, Tag("an agreement")],
+    Discriminator(
+        _step_kind,
+        custom_error_type="cascade_step",
+        custom_error_message="a step of a cascade is the name of an arm, or {agree: [ARM, ARM]}",
+    ),
+]
+
+
 class CascadeEntry(Strict):
     """Arms tried one after the other until an answer is confident enough."""
 
-    arms: tuple[Name, ...] = Field(
-        min_length=1, max_length=20, description="In the order they are tried, cheapest first."
+    arms: tuple[CascadeStep, ...] = Field(
+        min_length=1,
+        max_length=20,
+        description="In the order they are tried, cheapest first; {agree: [ARM, ARM]} asks several "
+        "and accepts the answer that all of them give.",
     )
     accept_at: float = Field(
         gt=0, lt=1, description="Probability of being right from which an answer is accepted."
@@ -68,12 +104,31 @@ class CascadeEntry(Strict):
         description="No further arm starts once the turn has spent, or would spend, more.",
     )
 
+    def places(self) -> tuple[tuple[tuple[str | int, ...], str], ...]:
+        """Return every arm in the order they are tried, as (path below the cascade, arm)."""
+        found: list[tuple[tuple[str | int, ...], str]] = []
+        for index, step in enumerate(self.arms):
+            if isinstance(step, str):
+                found.append((("arms", index), step))
+            else:
+                found += [(("arms", index, "agree", at), arm) for at, arm in enumerate(step.agree)]
+        return tuple(found)
+
     @model_validator(mode="after")
     def _check_length(self) -> Self:
         if len(self.arms) == 1:
-            refuse(f"a cascade needs two arms or more; use `use: {self.arms[0]}`", "arms")
-        if self.max_hops is not None and self.max_hops > len(self.arms):
-            refuse(f"max_hops: there are only {len(self.arms)} arms", "max_hops")
+            if isinstance(self.arms[0], str):
+                refuse(f"a cascade needs two arms or more; use `use: {self.arms[0]}`", "arms")
+            refuse("nothing follows where the arms of `agree` differ; add a larger arm", "arms")
+        if not isinstance(self.arms[-1], str):
+            refuse(
+                "a cascade cannot end with `agree`: nothing follows where its arms differ; add a "
+                "larger arm",
+                *("arms", len(self.arms) - 1),
+            )
+        arms = len(self.places())
+        if self.max_hops is not None and self.max_hops > arms:
+            refuse(f"max_hops: there are only {arms} arms", "max_hops")
         return self
 
 
@@ -177,7 +232,7 @@ class RuleEntry(Strict):
         if self.use is not None:
             found.append((("use",), self.use))
         if self.cascade is not None:
-            found += [(("cascade", "arms", i), arm) for i, arm in enumerate(self.cascade.arms)]
+            found += [(("cascade", *path), arm) for path, arm in self.cascade.places()]
         found += [(("arms", i), arm) for i, arm in enumerate(self.arms or ())]
         if self.otherwise is not None:
             found.append((("otherwise",), self.otherwise))

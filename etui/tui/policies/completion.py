@@ -72,6 +72,7 @@ _NAMES_AT: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("arm", ("rules", "*", "otherwise")),
     ("arm", ("rules", "*", "arms", "*")),
     ("arm", ("rules", "*", "cascade", "arms", "*")),
+    ("arm", ("rules", "*", "cascade", "arms", "*", "agree", "*")),
     ("arm", ("budgets", "degrade_to")),
     ("arm", ("fallbacks", "load_failed")),
     ("arm", ("efforts", "*")),

@@ -63,7 +63,46 @@ def rule(end: str) -> str:
         ),
         (
             "cascade: {arms: [quick, {arms: [large, quick]}], accept_at: 0.7}",
-            "8:29: expected text, found a mapping",
+            "8:29: missing key 'agree'",
+        ),
+        (
+            "cascade: {arms: [{agree: [quick, quick]}, large], accept_at: 0.7}",
+            "8:38: arm 'quick' is listed twice: an arm always agrees with itself; name two arms, "
+            "or one with `reasoning: vote` and two votes or more",
+        ),
+        (
+            "cascade: {arms: [{agree: [quick]}, large], accept_at: 0.7}",
+            "8:30: only 'quick' answers: an arm always agrees with itself; name two arms, or one "
+            "with `reasoning: vote` and two votes or more",
+        ),
+        (
+            "cascade: {arms: [{agree: [quick, lage]}, large], accept_at: 0.7}",
+            "8:38: unknown arm 'lage', did you mean 'large'?",
+        ),
+        (
+            "cascade: {arms: [{agree: [quick, large]}], accept_at: 0.7}",
+            "8:21: nothing follows where the arms of `agree` differ; add a larger arm",
+        ),
+        (
+            "cascade: {arms: [quick, {agree: [quick, large]}], accept_at: 0.7}",
+            "8:29: a cascade cannot end with `agree`: nothing follows where its arms differ; add a "
+            "larger arm",
+        ),
+        (
+            "cascade: {arms: [{agree: [quick, large]}, quick], accept_at: 0.7}",
+            "8:47: arm 'quick' is listed twice: the cascade would loop",
+        ),
+        (
+            "cascade: {arms: [{agree: [quick, large], accept: 1.5}, quick], accept_at: 0.7}",
+            "8:54: accept: must be less than 1.0, found 1.5",
+        ),
+        (
+            "cascade: {arms: [{agree: []}, quick], accept_at: 0.7}",
+            "8:30: agree: must have at least 1 item",
+        ),
+        (
+            "cascade: {arms: [3, quick], accept_at: 0.7}",
+            "8:22: a step of a cascade is the name of an arm, or {agree: [ARM, ARM]}",
         ),
         (
             "objective: {minimize: joules}",
@@ -111,6 +150,36 @@ def test_faults_of_ends(check: Check, end: str, fault: str) -> None:
     checked = check(rule(end))
     assert checked.policy is None
     assert f"p.yaml:{fault}" in [str(problem) for problem in checked.errors]
+
+
+TWO = (
+    "version: 1\nmodels: {small: [tiny], large: [large-8b]}\narms:\n"
+    "  quick: {model: small}\n  short: {model: small, max_tokens: 9}\n"
+    "  thrice: {model: small, reasoning: vote, votes: 3, think_tokens: 0}\n"
+    "  large: {model: large}\n"
+)
+
+
+def agreeing(arms: str) -> str:
+    end = f"cascade: {{arms: [{{agree: [{arms}]}}, large], accept_at: 0.7}}"
+    return f"rules:\n  - name: r\n    {end}\n"
+
+
+def test_arms_that_differ_only_in_their_names_do_not_agree(check: Check) -> None:
+    (fault,) = check(TWO + agreeing("quick, short")).errors
+    assert str(fault).startswith("p.yaml:10:38: 'quick' and 'short' are the same arm: an arm alw")
+
+
+def test_one_arm_of_votes_agrees_with_itself(check: Check) -> None:
+    end = agreeing("thrice")
+    checked = check(TWO + end)
+    assert checked.policy is not None
+    warnings = [str(each) for each in checked.warnings]
+    assert any("the votes of 'thrice' stop by flip in a bench" in each for each in warnings)
+    sure = TWO.replace("votes: 3", "votes: 3, stop: {rule: unanimous}")
+    assert not any("stop by" in str(each) for each in check(sure + end).warnings)
+    once = TWO.replace("votes: 3", "votes: 1")
+    assert "only 'thrice' answers" in str(check(once + end).errors[0])
 
 
 @pytest.mark.parametrize(

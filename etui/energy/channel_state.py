@@ -89,6 +89,18 @@ def total_watts(powers: Sequence[ChannelPower]) -> float | None:
     return sum(known) if known and len(known) == len(counted) else None
 
 
+def total_idle_watts(states: Sequence[ChannelState]) -> float | None:
+    """Sum the idle baselines of the channels in the total; None if one has none."""
+    idle = [state.idle_watts for state in states if state.power.in_total]
+    known = [watts for watts in idle if watts is not None]
+    return sum(known) if known and len(known) == len(idle) else None
+
+
+def total_kind(states: Sequence[ChannelState]) -> str | None:
+    """Return ``estimate`` if a channel in the total is one, for :mod:`etui.units`."""
+    return next((s.kind for s in states if s.power.in_total and s.kind), None)
+
+
 def total_limit_watts(states: Sequence[ChannelState]) -> float | None:
     """Sum the power limits of the channels in the total; None if one has none."""
     limits = [state.limit_watts for state in states if state.power.in_total]

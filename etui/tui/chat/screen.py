@@ -12,20 +12,16 @@ from textual.binding import Binding, BindingType
 from textual.containers import Container
 from textual.screen import Screen
 
-from etui import units
 from etui.config.config import Config
 from etui.errors import EtuiError
 from etui.log.records import ChatRecord
 from etui.runtime.route import Route
 from etui.text.sanitize import sanitize
+from etui.tui.chat.answer_actions import AnswerActions
+from etui.tui.chat.chat_commands import chat_commands
+from etui.tui.chat.chat_switch import ChatSwitch
 from etui.tui.chat.composer import Composer
-from etui.tui.chat.conversation import (
-    Asking,
-    Conversation,
-    continuation_route,
-    new_chat,
-    refuse_continuation,
-)
+from etui.tui.chat.conversation import Conversation, new_chat
 from etui.tui.chat.messages import (
     BudgetConfirm,
     ModelLoaded,
@@ -39,7 +35,6 @@ from etui.tui.chat.title_row import TitleRow
 from etui.tui.chat.transcript import Transcript
 from etui.tui.chat.turn_queue import TurnQueue
 from etui.tui.chat.turn_view import TurnAction, TurnView
-from etui.tui.clipboard import copy_text
 from etui.tui.commands import Command
 from etui.tui.modals import TextModal
 from etui.tui.notices import notify_error, place_notices
@@ -48,11 +43,8 @@ from etui.tui.power.feed import PowerFeed
 from etui.tui.power.panel import PowerPanel
 from etui.tui.services import Services
 from etui.tui.widgets.key_footer import KeyFooter
-from etui.turn.record import TurnRecord
 
 if TYPE_CHECKING:
-    from etui.runtime.rerun import Direction
-    from etui.tui.chat.chat_list import ChatsLeft
     from etui.tui.chat.export import ExportFormat
 
 
@@ -69,28 +61,15 @@ class ChatScreen(Screen[None]):
         Binding("ctrl+t", "toggle_thinking", "Thinking", id="chat.thought", show=False),
         Binding("f12", "toggle_quiet", "Quiet mode", id="chat.quiet", show=False),
         Binding("f9", "system_prompt", "System prompt", id="chat.system", show=False),
-        Binding(
-            "delete", "withdraw", "Withdraw", id="chat.withdraw", key_display="del", priority=True
-        ),
-        Binding(
-            "left_square_bracket",
-            "zoom(-1)",
-            "Less time",
-            id="power.less",
-            show=False,
-            key_display="[",
-        ),
-        Binding(
-            "right_square_bracket",
-            "zoom(1)",
-            "More time",
-            id="power.more",
-            show=False,
-            key_display="]",
-        ),
+        Binding("delete", "withdraw", "Withdraw", id="chat.withdraw", key_display="del",
+                priority=True),
+        Binding("left_square_bracket", "zoom(-1)", "Less time", id="power.less", show=False,
+                key_display="["),
+        Binding("right_square_bracket", "zoom(1)", "More time", id="power.more", show=False,
+                key_display="]"),
         Binding("pageup", "page(-1)", "Scroll up", id="chat.up", show=False, priority=True),
         Binding("pagedown", "page(1)", "Scroll down", id="chat.down", show=False, priority=True),
-    ]
+    ]  # fmt: skip
 
     HELP = "## Chat"
 
@@ -105,6 +84,8 @@ class ChatScreen(Screen[None]):
             self, config, route, self._transcript, self._panel, self._prompt, self._title
         )
         self._composer = Composer(self, config, self._prompt, self._queue)
+        self._answers = AnswerActions(self, self._prompt, self._queue)
+        self._switch = ChatSwitch(self, self._queue, self._transcript, self._panel, self._prompt)
 
     @property
     def conversation(self) -> Conversation:
@@ -140,7 +121,7 @@ class ChatScreen(Screen[None]):
             notify_error(self, error.what, error.fix)
         else:
             sent = self._queue.take_back()
-            await self._take_chat(Conversation(chat, tuple(records)))
+            await self._switch.take_chat(Conversation(chat, tuple(records)))
             for asking in sent:
                 await self._queue.ask(asking)
         self._queue.attach(services)
@@ -200,47 +181,7 @@ class ChatScreen(Screen[None]):
 
     def commands(self) -> list[Command]:
         """Return the palette commands of the chat screen."""
-        return [
-            Command("chat: new", "Start a chat without the answers so far", self.action_new_chat),
-            Command("chat: open …", "Search, resume, rename and delete chats", self.action_chats),
-            Command("chat: rename", "Give this chat another name", self.action_rename),
-            Command("chat: system prompt", "Edit what the model reads first",
-                    self.action_system_prompt),
-            Command("export: this chat as Markdown", "Write a file for reading",
-                    lambda: self.action_export("markdown")),
-            Command("export: this chat as JSON", "Write a file with all figures",
-                    lambda: self.action_export("json")),
-            Command("answer: stop", "Stop the running answer, and keep its text", self.action_stop),
-            Command("chat: withdraw the last question", "Take a waiting question out of the queue",
-                    self.action_withdraw),
-            Command("answer: copy", "Copy the last answer", lambda: self._act_on_last("copy")),
-            Command("answer: continue", "Go on with the last answer, if it was cut off",
-                    lambda: self._act_on_last("continue")),
-            Command("answer: branch before", "Show the branch before this one at its last fork",
-                    lambda: self.call_later(self._step_at_last_fork, -1)),
-            Command("answer: branch after", "Show the branch after this one at its last fork",
-                    lambda: self.call_later(self._step_at_last_fork, 1)),
-            Command("answer: copy code", "Copy the next code block of the last answer",
-                    lambda: self._act_on_last("code")),
-            Command("answer: details", "Where the numbers of the last answer come from",
-                    lambda: self._act_on_last("details")),
-            Command("answer: edit the question", "Change the last question and send it again",
-                    lambda: self._act_on_last("edit")),
-            Command("answer: ask again, smaller", "Ask the next smaller arm, and compare the costs",
-                    lambda: self._act_on_last("smaller")),
-            Command("answer: ask again, larger", "Ask the next larger arm, and compare the costs",
-                    lambda: self._act_on_last("larger")),
-            Command("energy: gross or net", "Include idle power, or subtract it",
-                    self.action_toggle_net),
-            Command("power: show more time", "The graph covers 30 s, 2 min, 10 min or 1 h",
-                    lambda: self.action_zoom(1)),
-            Command("power: show less time", "The graph covers 30 s, 2 min, 10 min or 1 h",
-                    lambda: self.action_zoom(-1)),
-            Command("power: pause or go on", "Stop the graph where it is",
-                    self._panel.action_pause),
-            Command("energy: quiet mode", "Redraw less often, to use less power",
-                    self.action_toggle_quiet),
-        ]  # fmt: skip
+        return chat_commands(self)
 
     async def on_prompt_sent(self, sent: Prompt.Sent) -> None:
         """Queue the question."""
@@ -260,27 +201,12 @@ class ChatScreen(Screen[None]):
 
     async def on_turn_view_action_requested(self, request: TurnView.ActionRequested) -> None:
         """Carry out the action on the answer that asked for it."""
-        self._act_on(request.view, request.action)
+        self._answers.act_on(request.view, request.action)
 
     async def on_turn_view_branch_wanted(self, request: TurnView.BranchWanted) -> None:
         """Show the branch before or after the one of this turn."""
         record = request.view.record
-        await self._step_branch(None if record is None else record.turn_id, request.step)
-
-    async def _step_at_last_fork(self, step: int) -> None:
-        """Show another branch at the last turn that has several."""
-        conversation = self._queue.conversation
-        places = conversation.places()
-        forks = [each.turn_id for each in conversation.current if each.turn_id in places]
-        await self._step_branch(forks[-1] if forks else None, step)
-
-    async def _step_branch(self, turn_id: str | None, step: int) -> None:
-        conversation = self._queue.conversation
-        target = None if turn_id is None else conversation.beside(turn_id, step)
-        if target is None:
-            self.notify(f"no branch {'before' if step < 0 else 'after'} this one")
-        elif self._check_idle():
-            await self._switch_branch(target)
+        await self._switch.step_branch(None if record is None else record.turn_id, request.step)
 
     def action_stop(self) -> None:
         """Return from an answer to the prompt; from there, end the edit or stop the answer."""
@@ -302,11 +228,7 @@ class ChatScreen(Screen[None]):
     def action_withdraw(self) -> None:
         """Withdraw the question that was sent last, if it still waits."""
         if waiting := self._queue.waiting:
-            self._withdraw(waiting[-1])
-
-    def _withdraw(self, view: TurnView) -> None:
-        self._queue.withdraw(view)
-        self.notify("question withdrawn: ↑ in the prompt brings it back")
+            self._answers.withdraw(waiting[-1])
 
     def action_choose_turn(self) -> None:
         """Focus the answer before the focused one, or the last one."""
@@ -329,6 +251,18 @@ class ChatScreen(Screen[None]):
         """Show more or less time in the graph of power."""
         self._panel.zoom(steps)
 
+    def pause_graph(self) -> None:
+        """Stop the graph of power where it is, or go on."""
+        self._panel.action_pause()
+
+    async def step_at_last_fork(self, step: int) -> None:
+        """Show another branch at the last turn that has several."""
+        await self._switch.step_at_last_fork(step)
+
+    def act_on_last(self, action: TurnAction) -> None:
+        """Carry out an action on the last answer."""
+        self._answers.act_on_last(self._transcript.turns, action)
+
     def action_toggle_quiet(self) -> None:
         """Switch between quiet mode, which redraws less often, and the usual pace."""
         quiet = self._queue.pace is not QUIET
@@ -341,8 +275,8 @@ class ChatScreen(Screen[None]):
 
     async def action_new_chat(self) -> None:
         """Start a chat without the answers so far; keep the system prompt."""
-        if self._check_idle():
-            await self._take_chat(new_chat(self._queue.conversation.chat.system))
+        if self._switch.check_idle():
+            await self._switch.take_chat(new_chat(self._queue.conversation.chat.system))
 
     @work(exclusive=True, group="chats")
     async def action_chats(self) -> None:
@@ -355,18 +289,18 @@ class ChatScreen(Screen[None]):
         left = await self.app.push_screen_wait(
             ChatsScreen(self._config, self._queue.services.chats, self._queue.services.runner)
         )
-        await self._return_from(left)
+        await self._switch.return_from(left)
 
     @work(exclusive=True, group="chats")
     async def open_chat(self, chat: ChatRecord, turn_id: str) -> None:
         """Show a chat at one of its turns; the current chat stays while an answer is running."""
         if self._queue.conversation.chat.chat_id != chat.chat_id:
-            await self._resume(chat)
+            await self._switch.resume(chat)
         conversation = self._queue.conversation
         if conversation.chat.chat_id != chat.chat_id:
             return
-        if turn_id in conversation.replaced() and self._check_idle():
-            await self._switch_branch(turn_id)
+        if turn_id in conversation.replaced() and self._switch.check_idle():
+            await self._switch.switch_branch(turn_id)
         else:
             await self._transcript.show_turn(turn_id)
 
@@ -382,7 +316,7 @@ class ChatScreen(Screen[None]):
             )
         )
         if name:
-            await self._change(replace(self._queue.conversation.named, name=name))
+            await self._switch.change(replace(self._queue.conversation.named, name=name))
 
     @work(exclusive=True, group="chats")
     async def action_system_prompt(self) -> None:
@@ -395,7 +329,7 @@ class ChatScreen(Screen[None]):
             )
         )
         if text is not None:
-            await self._change(replace(self._queue.conversation.named, system=text or None))
+            await self._switch.change(replace(self._queue.conversation.named, system=text or None))
 
     @work(exclusive=True, group="export")
     async def action_export(self, form: ExportFormat) -> None:
@@ -409,148 +343,3 @@ class ChatScreen(Screen[None]):
             notify_error(self, error.what, error.fix)
         else:
             self.notify(sanitize(f"written to {path}"), markup=False)
-
-    def _act_on_last(self, action: TurnAction) -> None:
-        """Carry out an action on the last answer."""
-        answered = [turn for turn in self._transcript.turns if turn.record is not None]
-        if answered:
-            self._act_on(answered[-1], action)
-        else:
-            self.notify("no answer yet", severity="warning")
-
-    def _act_on(self, view: TurnView, action: TurnAction) -> None:
-        record = view.record
-        match action:
-            case "withdraw":
-                self._withdraw(view)
-            case "copy" if record is not None and record.answer.strip():
-                self._copy("the answer", record.answer)
-            case "details" if record is not None:
-                from etui.tui.chat.details import DetailsModal  # not needed for the first paint
-
-                self.app.push_screen(DetailsModal(record))
-            case "code":
-                self._copy_code(view)
-            case "edit" if view.ended or record is not None:
-                self._prompt.revise(view.asking, record.turn_id if record is not None else None)
-            case "smaller" | "larger" if record is not None:
-                self._ask_again(view, action)
-            case "continue" if record is not None:
-                self._continue(record)
-            case _:
-                self.notify("no answer yet", severity="warning")
-
-    def _copy_code(self, view: TurnView) -> None:
-        """Copy the next block of code of an answer."""
-        found = view.next_code()
-        if found is None:
-            self.notify("no code block in this answer", severity="warning")
-            return
-        number, count, block = found
-        facts = [block.language, units.count_text(len(block.code.splitlines()), "line")]
-        what = f"code block {number} of {count} ({', '.join(filter(None, facts))})"
-        self._copy(sanitize(what), block.code)
-
-    @work(exclusive=True, group="copy")
-    async def _copy(self, what: str, text: str) -> None:
-        self.notify(await copy_text(self.app, what, text), markup=False)
-
-    @work(exclusive=True, group="again")
-    async def _continue(self, record: TurnRecord) -> None:
-        """Go on with an answer that was cut off, by the model that began it."""
-        why_not = refuse_continuation(record)
-        if why_not:
-            self.notify(why_not, severity="warning")
-            return
-        self._prompt.focus()
-        route = continuation_route(record, self._queue.route)
-        asking = replace(Asking.from_record(record), route=route, continues=record.turn_id)
-        await self._queue.ask(asking)
-
-    async def _switch_branch(self, turn_id: str) -> None:
-        """Make the newest branch below a turn the current one, and remember that."""
-        conversation = self._queue.conversation.switched(turn_id)
-        self._queue.conversation = conversation
-        await self._show_branch()
-        await self._transcript.show_turn(turn_id)
-        await self._change(conversation.named)
-
-    async def _show_branch(self) -> None:
-        """Show the turns of the current branch."""
-        await self._transcript.show(self._queue.conversation.current, ())
-        self._queue.show_branches()
-
-    @work(exclusive=True, group="again")
-    async def _ask_again(self, view: TurnView, direction: Direction) -> None:
-        backend, record = self._queue.services, view.record
-        if backend is None or record is None:
-            return
-        try:
-            route = await asyncio.to_thread(
-                backend.runner.other_route, record, self._queue.route, direction
-            )
-        except EtuiError as error:
-            notify_error(self, error.what, error.fix)
-            return
-        if route is None:
-            self.notify(
-                sanitize(f"no arm on this machine is {direction} than {record.arm}"), markup=False
-            )
-            return
-        self._prompt.focus()
-        again = replace(Asking.from_record(record), route=route, replaces=record.turn_id)
-        await self._queue.ask(again)
-
-    async def _return_from(self, left: ChatsLeft | None) -> None:
-        if left is None:
-            return
-        current_id = self._queue.conversation.chat.chat_id
-        for chat in left.renamed:
-            if chat.chat_id == current_id:
-                self._queue.conversation = replace(self._queue.conversation, chat=chat)
-        if left.resume is not None and left.resume.chat_id != current_id:
-            await self._resume(left.resume)
-        if left.resume is not None:
-            conversation = self._queue.conversation
-            if (
-                left.branch is not None
-                and conversation.chat.chat_id == left.resume.chat_id
-                and self._check_idle()
-            ):
-                await self._switch_branch(left.branch)
-        elif current_id in left.deleted and self._check_idle():
-            await self._take_chat(new_chat(self._queue.conversation.chat.system))
-
-    async def _resume(self, chat: ChatRecord) -> None:
-        if self._queue.services is None or not self._check_idle():
-            return
-        try:
-            records = await asyncio.to_thread(self._queue.services.chats.turns, chat.chat_id)
-        except EtuiError as error:
-            notify_error(self, error.what, error.fix)
-            return
-        await self._take_chat(Conversation(chat, tuple(records)))
-
-    async def _take_chat(self, conversation: Conversation) -> None:
-        self._queue.conversation = conversation
-        records = conversation.records
-        self._panel.show_chat(records)
-        self._prompt.remember([record.query for record in records])
-        await self._show_branch()
-        self._prompt.focus()
-
-    async def _change(self, chat: ChatRecord) -> None:
-        """Store a new name or system prompt; a chat without turns is saved once it has a name."""
-        self._queue.conversation = replace(self._queue.conversation, chat=chat)
-        if self._queue.services is None or not (self._queue.conversation.records or chat.name):
-            return
-        try:
-            await asyncio.to_thread(self._queue.services.chats.save, chat)
-        except EtuiError as error:
-            notify_error(self, error.what, error.fix)
-
-    def _check_idle(self) -> bool:
-        if not self._queue.is_empty:
-            self.notify("an answer is running: stop it with Esc first", severity="warning")
-            return False
-        return True

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import gc
 import time
 from collections import deque
@@ -13,16 +12,15 @@ from queue import SimpleQueue
 
 from textual.screen import Screen
 from textual.timer import Timer
-from textual.worker import Worker
 
 from etui.chat import Query
 from etui.config.config import Config
 from etui.errors import EtuiError
 from etui.events import Loaded, Unloaded
 from etui.runtime.route import Route
-from etui.text.sanitize import sanitize
 from etui.tui.chat import workers as threads
-from etui.tui.chat.conversation import Asking, Conversation, new_chat
+from etui.tui.chat.chat_totals import ChatTotals
+from etui.tui.chat.conversation import Asking, new_chat
 from etui.tui.chat.messages import (
     BudgetConfirm,
     ModelLoaded,
@@ -38,7 +36,7 @@ from etui.tui.chat.messages import (
 )
 from etui.tui.chat.progress import TurnProgress, advance
 from etui.tui.chat.prompt import Prompt
-from etui.tui.chat.title_row import TITLE_BUDGET_CELLS, TitleFacts, TitleRow
+from etui.tui.chat.title_row import TitleRow
 from etui.tui.chat.transcript import Transcript
 from etui.tui.chat.turn_notes import build_notes
 from etui.tui.chat.turn_view import TurnView
@@ -47,7 +45,6 @@ from etui.tui.notices import notify_error
 from etui.tui.pacing import QUIET, USUAL, Drawing, Pace
 from etui.tui.power.panel import PowerPanel
 from etui.tui.power.phases import Stage
-from etui.tui.power.spending_text import budget_bar, budget_share_text, tightest_budget
 from etui.tui.services import Services
 from etui.turn.events import Decided, HopEnded, HopStarted, TurnFinished
 from etui.turn.record import TurnRecord
@@ -99,10 +96,7 @@ class TurnQueue:
         self._transcript = transcript
         self._panel = panel
         self._prompt = prompt
-        self._title = title
-        self._contexts: dict[str, int] = {}
-        self._counted: Conversation | None = None
-        self._context_tokens: int | None = None
+        self._totals = ChatTotals(screen, panel, title)
 
     def start(self) -> None:
         """Show the route and start the redraw timer."""
@@ -371,54 +365,15 @@ class TurnQueue:
 
     def _look_up_spending(self) -> None:
         if self.services is not None:
-            # Not a coroutine: one that is cancelled before its start would never be awaited.
-            job = partial(self._show_spending, self.services, self.route)
-            _worker: Worker[None] = self._screen.run_worker(
-                job, exclusive=True, group="spending", exit_on_error=False
-            )
+            self._totals.look_up(self.services, self.route)
 
-    async def _show_spending(self, backend: Services, route: Route) -> None:
-        """Show the totals of the day; the turn itself already reports an unreadable log."""
-        try:
-            spending = await asyncio.to_thread(backend.chats.spending, route)
-        except EtuiError as error:
-            self._panel.show_spending(None, sanitize(error.what))
-        else:
-            self._panel.show_spending(spending)
-        if self._panel.answering not in self._contexts:
-            try:
-                models = await asyncio.to_thread(backend.shelf.models)
-            except EtuiError:
-                return  # the models screen says why
-            self._contexts = {m.name: m.context_tokens for m in models if m.context_tokens}
+    def _show_title(self) -> None:
+        progress = self._progress if self.busy else None
+        self._totals.show_title(self.conversation, self.route, progress)
 
     def _show_answering(self) -> None:
         self._panel.show_answering(self._progress.model)
         self._show_title()
-
-    def _show_title(self) -> None:
-        """Show the chat, the route, the context and the budget as they are now."""
-        model = self.route.model or self._panel.answering
-        progress = self._progress
-        if self.busy and progress.total_tokens:
-            tokens: int | None = progress.total_tokens + progress.answer_tokens
-        else:
-            if self._counted is not self.conversation:  # a tick is too often for a long chat
-                self._counted = self.conversation
-                self._context_tokens = self.conversation.context_tokens
-            tokens = self._context_tokens
-        budget = tightest_budget(self._panel.budgets)
-        self._title.show(
-            TitleFacts(
-                chat=self.conversation.name,
-                route=self.route,
-                model=model,
-                context_tokens=tokens,
-                context_limit=self._contexts.get(model),
-                budget="" if budget is None else budget_bar(budget, TITLE_BUDGET_CELLS),
-                short_budget="" if budget is None else budget_share_text(budget),
-            )
-        )
 
     def note_typing(self) -> None:
         """Draw answers less often while the user types."""

@@ -66,6 +66,14 @@ class AnswerEnergy:
             return units.NOT_ABOVE_IDLE
         return units.short_energy_text(self.energy.net_joules, self.kind)
 
+    def joules_word(self, *, net: bool) -> str:
+        """Return the joules for one line; without a baseline for net ones, the gross ones."""
+        if self.energy is None or not net or self.energy.joules is None:
+            return self.joules_text(net=False)
+        if self.energy.net_joules is None:
+            return f"{self.joules_text(net=False)} gross"
+        return f"{self.joules_text(net=True)} net"
+
     def per_token_text(self, *, net: bool) -> str:
         """Return ``0.66 J/tok``, of the net joules in net mode; empty if unknown."""
         if self.energy is None or not self.output_tokens:

@@ -17,6 +17,7 @@ from etui.energy.channel_state import ChannelState
 from etui.energy.scopes import family
 from etui.energy.types import Channel
 from etui.plots.braille import NEAR_LIMIT_SHARE, sparkline
+from etui.plots.power_history import PowerHistory
 from etui.plots.terminal import scale_top
 from etui.text.sanitize import sanitize
 
@@ -212,6 +213,23 @@ _SHOW: dict[str, Callable[[ChannelState], str]] = {
     "memory": _memory_fact,
     "heat": _heat_fact,
 }
+
+
+def list_channels(
+    states: Sequence[ChannelState], history: PowerHistory, end_ns: int, seconds: float
+) -> list[ChannelFacts]:
+    """Return the rows of the channels, each with its watts of the last ``seconds``."""
+    names = name_channels([state.power.channel for state in states])
+    values = 2 * MOST_SPARK_CELLS
+    by_id = {state.power.channel.id: state for state in states}
+    return [
+        ChannelFacts(
+            name,
+            by_id[channel],
+            history.buckets(channel, end_ns, seconds / values, values).means,
+        )
+        for channel, name in names.items()
+    ]
 
 
 class ChannelTable(Widget):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar
 
 from textual import events
@@ -15,7 +15,13 @@ from textual.content import Content
 from textual.widgets import Static
 
 from etui import units
-from etui.energy.channel_state import ChannelState, total_limit_watts, total_watts
+from etui.energy.channel_state import (
+    ChannelState,
+    total_idle_watts,
+    total_kind,
+    total_limit_watts,
+    total_watts,
+)
 from etui.plots.braille import Graph
 from etui.plots.power_history import TOTAL, ZOOM_SECONDS
 from etui.text.sanitize import sanitize
@@ -29,18 +35,15 @@ from etui.tui.power.answer_energy import (
     facts_line,
     phase_line,
 )
-from etui.tui.power.channel_table import (
-    MOST_SPARK_CELLS,
-    ChannelFacts,
-    ChannelTable,
-    name_channels,
-)
+from etui.tui.power.channel_table import ChannelTable, list_channels
 from etui.tui.power.feed import PowerFeed
+from etui.tui.power.panel_plan import PanelPlan, plan_panel
 from etui.tui.power.phases import Stage, mark_stage
 from etui.tui.power.spending_text import (
     budget_bar,
     budget_text,
     chat_text,
+    spent_share,
     tightest_budget,
     today_text,
 )
@@ -62,45 +65,12 @@ _USUAL_ZOOM = 1
 _GRAPH_NS, _TABLE_NS = 500_000_000, 1_000_000_000
 """Time between two drawings of the graph and of the numbers: faster ones cannot be read."""
 
-_MOST_GRAPH_ROWS, _GRAPH_ROWS, _LEAST_GRAPH_ROWS = 26, 7, 5
-_FIXED_ROWS, _AIRY_ROWS = 8, 4
-"""Rows of the panel beside graph, channels and budgets; rows of its gaps and of its last line."""
-
 _PHASE_STYLES = {
     "prefill": "$text-primary",
     "thinking": "$text-accent",
     "answer": "$text-success",
     "axis": "",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class PanelPlan:
-    """How the panel uses its height.
-
-    Attributes:
-        graph_rows: Height of the graph.
-        columns: Channels side by side.
-        airy: Whether there are gaps between the parts.
-    """
-
-    graph_rows: int
-    columns: int = 1
-    airy: bool = True
-
-
-def plan_panel(height: int, channels: int, budgets: int) -> PanelPlan:
-    """Divide the height of the panel, so that all of it is seen without scrolling if it can be.
-
-    Where it is short, first the gaps go, then the channels are folded into two columns, then the
-    graph shrinks.
-    """
-    left = height - _FIXED_ROWS - budgets
-    for columns, airy in ((1, True), (1, False), (2, False)):
-        rows = left - -(-channels // columns) - (_AIRY_ROWS if airy else 0)
-        if rows >= _GRAPH_ROWS:
-            return PanelPlan(min(rows, _MOST_GRAPH_ROWS), columns, airy)
-    return PanelPlan(max(_LEAST_GRAPH_ROWS, left - -(-channels // 2)), 2, airy=False)
 
 
 class PowerPanel(VerticalScroll):
@@ -144,7 +114,7 @@ letters show the phase: L load, P prefill, T thinking, A answer. `[` and `]` sho
         self._paused_ns: int | None = None
         self._paused_states: tuple[ChannelState, ...] = ()
         self._vitals_due_ns = self._graph_due_ns = self._table_due_ns = 0
-        self._plan = PanelPlan(_GRAPH_ROWS)
+        self._plan = PanelPlan()
         self._answer_heading = Heading("THIS ANSWER", classes="heading")
         self._facts = Line("–", classes="facts")
         self._bars = Static("", markup=False, classes="bars")
@@ -350,28 +320,18 @@ letters show the phase: L load, P prefill, T thinking, A answer. `[` and `]` sho
         values = self._graph.values
         buckets = self._feed.history.buckets(TOTAL, end_ns, zoom / values, values)
         limit = total_limit_watts(states)
-        self._graph.show(Graph(buckets, limit, self._idle_watts(states)))
+        self._graph.show(Graph(buckets, limit, total_idle_watts(states)))
         watts = total_watts(powers)
         now = units.UNMEASURED
         if watts is not None:
-            now = units.of_limit_text(watts, limit, self._total_kind(states))
+            now = units.of_limit_text(watts, limit, total_kind(states))
         span = f"last {units.span_text(zoom)}"
         self._power_heading.show(f"POWER  {now}", "paused" if self._paused_ns else span)
 
     def _draw_table(self, now_ns: int) -> None:
         states = self._states()
-        names = name_channels([state.power.channel for state in states])
-        values = 2 * MOST_SPARK_CELLS
         zoom, end_ns = ZOOM_SECONDS[self._zoom], self._end_ns(now_ns)
-        by_id = {state.power.channel.id: state for state in states}
-        facts = [
-            ChannelFacts(
-                name,
-                by_id[channel],
-                self._feed.history.buckets(channel, end_ns, zoom / values, values).means,
-            )
-            for channel, name in names.items()
-        ]
+        facts = list_channels(states, self._feed.history, end_ns, zoom)
         self._table.show(facts, self._plan.columns)
 
     def _states(self) -> tuple[ChannelState, ...]:
@@ -379,14 +339,6 @@ letters show the phase: L load, P prefill, T thinking, A answer. `[` and `]` sho
 
     def _end_ns(self, now_ns: int) -> int:
         return now_ns if self._paused_ns is None else self._paused_ns
-
-    def _idle_watts(self, states: Sequence[ChannelState]) -> float | None:
-        idle = [state.idle_watts for state in states if state.power.in_total]
-        known = [watts for watts in idle if watts is not None]
-        return sum(known) if known and len(known) == len(idle) else None
-
-    def _total_kind(self, states: Sequence[ChannelState]) -> str | None:
-        return next((s.kind for s in states if s.power.in_total and s.kind), None)
 
     def _show_app(self) -> None:
         quiet = f"{SEPARATOR}quiet mode" if self._pace is QUIET else ""
@@ -419,7 +371,7 @@ letters show the phase: L load, P prefill, T thinking, A answer. `[` and `]` sho
             if budget is not None:
                 bar = budget_bar(budget, width)
                 line.set_text(bar or f"{period} {budget_text(budget)}")
-                line.set_class(_share(budget) >= 1, "-over")
+                line.set_class(spent_share(budget) >= 1, "-over")
         self._show_status()
 
     def _show_models(self) -> None:
@@ -440,26 +392,13 @@ letters show the phase: L load, P prefill, T thinking, A answer. `[` and `]` sho
         top = total_limit_watts(states) or max((w for w in history if w is not None), default=1.0)
         budget = tightest_budget(self.budgets)
         facts = StatusFacts(
-            joules=self._joules_word(),
+            joules=self._answer.joules_word(net=self._net),
             per_token=self._answer.per_token_text(net=self._net),
-            watts="" if not states else units.short_watts_text(watts, self._total_kind(states)),
+            watts="" if not states else units.short_watts_text(watts, total_kind(states)),
             history=history,
             top_watts=top or 1.0,
             model=sanitize(f"loading {self._loading}" if self._loading else self.answering)
             or NO_MODEL,
-            budget="" if budget is None else units.whole_percent_text(_share(budget)),
+            budget="" if budget is None else units.whole_percent_text(spent_share(budget)),
         )
         self.status.set_text(status_line(facts, width))
-
-    def _joules_word(self) -> str:
-        """Return the joules for one line; without a baseline for net ones, the gross ones."""
-        energy = self._answer.energy
-        if energy is None or not self._net or energy.joules is None:
-            return self._answer.joules_text(net=False)
-        if energy.net_joules is None:
-            return f"{self._answer.joules_text(net=False)} gross"
-        return f"{self._answer.joules_text(net=True)} net"
-
-
-def _share(budget: BudgetState) -> float:
-    return (budget.spent_joules or 0.0) / budget.limit_joules

@@ -90,14 +90,18 @@ def budget_bar(budget: BudgetState, width: int) -> str:
 
 def budget_share_text(budget: BudgetState) -> str:
     """Return ``hour 19 %``."""
-    share = (budget.spent_joules or 0.0) / budget.limit_joules
-    return f"{budget.period} {units.whole_percent_text(share)}"
+    return f"{budget.period} {units.whole_percent_text(spent_share(budget))}"
+
+
+def spent_share(budget: BudgetState) -> float:
+    """Return the part of a budget that is spent, above 1 if it is exceeded."""
+    return (budget.spent_joules or 0.0) / budget.limit_joules
 
 
 def tightest_budget(budgets: Sequence[BudgetState]) -> BudgetState | None:
     """Return the budget of an hour or a day of which the largest share is spent."""
     known = [b for b in budgets if b.period != "turn" and b.spent_joules is not None]
-    return max(known, key=lambda b: (b.spent_joules or 0.0) / b.limit_joules, default=None)
+    return max(known, key=spent_share, default=None)
 
 
 def spent_joules(total: Total | None) -> float | None:

@@ -7,7 +7,13 @@ from dataclasses import dataclass
 from typing import Literal
 
 from etui import units
-from etui.energy.channel_state import ChannelState, total_limit_watts, total_watts
+from etui.energy.channel_state import (
+    ChannelState,
+    total_idle_watts,
+    total_kind,
+    total_limit_watts,
+    total_watts,
+)
 from etui.energy.scopes import family
 from etui.plots.braille import NEAR_LIMIT_SHARE, braille_rows
 from etui.plots.power_history import TOTAL, Buckets
@@ -234,17 +240,16 @@ def _build_total(states: Sequence[ChannelState]) -> Row:
     counted = [state for state in states if state.power.in_total]
 
     known = [s for s in counted if s.own_watts is not None and s.others_watts is not None]
-    idle = [state.idle_watts for state in counted if state.idle_watts is not None]
     return Row(
         TOTAL,
         "Total",
         "",
         total_watts([state.power for state in states]),
         total_limit_watts(states),
-        sum(idle) if idle and len(idle) == len(counted) else None,
+        total_idle_watts(states),
         sum(state.own_watts or 0.0 for state in known) if known else None,
         sum(state.others_watts or 0.0 for state in known) if known else None,
-        next((state.kind for state in counted if state.kind), None),
+        total_kind(states),
         all_known=len(known) == len(counted),
     )
 

@@ -48,7 +48,7 @@ async def open_forked(pilot, house: House) -> None:
     app = pilot.app
     await until(pilot, lambda: app.backend is not None)
     record = house.chats.kept["chat-1"][0]
-    await chat(app)._resume(record)
+    await chat(app)._switch.resume(record)
     await until(pilot, lambda: len(turns(app)) >= 2)
 
 
@@ -100,10 +100,10 @@ async def test_a_turn_of_another_branch_is_opened_on_its_branch(house: House) ->
         await open_forked(pilot, house)
         chat(app).open_chat(house.chats.kept["chat-1"][0], "turn-of-log-1")
         await until(pilot, lambda: questions(app) == ["First?", "Second?", "Third?"])
-        chat(app).call_later(chat(app)._step_at_last_fork, 1)
+        chat(app).call_later(chat(app).step_at_last_fork, 1)
         await until(pilot, lambda: questions(app) == ["First?", "Other?"])
         await until(pilot, lambda: app.focused is turns(app)[1])
-        chat(app).call_later(chat(app)._step_at_last_fork, 1)
+        chat(app).call_later(chat(app).step_at_last_fork, 1)
         await until(pilot, lambda: "no branch after" in notices(app))
 
 

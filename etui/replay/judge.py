@@ -24,7 +24,7 @@ from etui.replay.router_curve import (
     accuracy_at,
     apgr,
     apgr_interval,
-    choices_at,
+    choose_within,
     compute_curve,
     cost_at,
     cost_for,
@@ -38,7 +38,7 @@ from etui.stats.tests import wilson
 
 if TYPE_CHECKING:
     from etui.routing.accuracy.table import Graded
-    from etui.stats.arrays import Floats, Whole
+    from etui.stats.arrays import Floats
 
 TARGETS = (0.5, 0.8, 0.95)
 BUDGETS = (0.25, 0.5, 0.75)
@@ -222,7 +222,7 @@ def _judge_energy(
     )
     budgets = [ends.low + share * (ends.high - ends.low) for share in BUDGETS]
     costs = [*budgets, *(place.cost for place in places)]
-    chosen = [_choose_within(p, curve, cost.mean(axis=0), budget) for budget in costs]
+    chosen = [choose_within(p, curve, cost.mean(axis=0), budget) for budget in costs]
     rows = np.arange(len(table.graded))
     choices = [(table.graded.correct[rows, column], cost[rows, column]) for column in chosen]
     found = against_mixture(choices, table.graded, cost, seed)
@@ -253,15 +253,6 @@ def _judge_energy(
             )
         ],
     }
-
-
-def _choose_within(p: Floats, curve: RouterCurve, expected: Floats, budget: float) -> Whole:
-    """Choose the arm of each question at the lowest price whose mean cost is within a budget."""
-    import numpy as np
-
-    within = np.flatnonzero(curve.cost <= budget * (1 + 1e-9))
-    price = float(curve.price[within[-1]]) if len(within) else float("inf")
-    return choices_at(p, expected, min(price, 1e300))
 
 
 def _judge_policy(routed: Routed, table: ReplayTable, seed: int) -> JudgedPolicy:

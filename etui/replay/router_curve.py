@@ -120,6 +120,15 @@ def choices_at(p: Floats, expected: Floats, price: float) -> Whole:
     return np.asarray(chosen)
 
 
+def choose_within(p: Floats, curve: RouterCurve, expected: Floats, budget: float) -> Whole:
+    """Choose the arm of each question at the lowest price whose mean cost is within a budget."""
+    import numpy as np
+
+    within = np.flatnonzero(curve.cost <= budget * (1 + 1e-9))
+    price = float(curve.price[within[-1]]) if len(within) else float("inf")
+    return choices_at(p, expected, min(price, 1e300))
+
+
 def _compute_two_arm_curve(
     p: Floats, expected: Floats, correct: Flags, cost: Floats
 ) -> RouterCurve:

@@ -33,6 +33,7 @@ ALL_ROUTERS = ("subject", "logistic", "blend", "joint")
 FOLDS = 5
 COMPONENTS = 50
 TREES = 200
+"""Trees of ``joint`` and of ``blend``: twice those of a fitted file, to judge with less noise."""
 
 
 def cross_fit(
@@ -87,6 +88,9 @@ def _cross_fit(
     folds = assign_folds(graded, FOLDS, seed)
     shares = compute_shares(graded, hide_subjects=hide_subjects)
     corpus = build_corpus(graded.questions, len(graded))
+    ways: tuple[Floats, ...] = (shares,)
+    if "joint" in routers and not corpus.empty and not hide_subjects:
+        ways = (shares, predict_fields(graded.questions))
     names = [name for name in ALL_ROUTERS if name in routers]
     if corpus.empty:
         names = ["subject"]
@@ -100,7 +104,7 @@ def _cross_fit(
             rates, overall = compute_soft_rates(graded.correct[used], shares[used], heavy)
             found["subject"][held] = expect_rates(shares[held], rates, overall)
         if len(names) > ("subject" in names):
-            part = _Fold(graded, corpus, shares, used, held, seed)
+            part = _Fold(graded, corpus, ways, used, held, seed)
             for name in names:
                 if name != "subject":
                     found[name][held] = part.predict(name)
@@ -114,13 +118,13 @@ class _Fold:
         self,
         graded: Graded,
         corpus: Corpus,
-        shares: Floats,
+        ways: tuple[Floats, ...],
         used: Flags,
         held: Flags,
         seed: int,
     ) -> None:
         self._graded, self._used, self._held, self._seed = graded, used, held, seed
-        self._corpus, self._shares = corpus, shares
+        self._corpus, self._ways, self._shares = corpus, ways, ways[0]
         self._words = compute_tf_idf(corpus.counts, compute_idf(corpus.counts, used))
 
     def predict(self, router: str) -> Floats:
@@ -134,7 +138,7 @@ class _Fold:
     def _predict_jointly(self) -> Floats:
         """Predict by one model of all arms; by the regressions where questions are too few."""
         graded, used, held = self._graded, self._used, self._held
-        columns = QuestionColumns(self._corpus.features, self._words, self._shares)
+        columns = QuestionColumns(self._corpus.features, self._words, self._ways)
         inner = assign_folds(graded, FOLDS, self._seed + 1)
         fit = fit_joint(
             graded.correct[used],
@@ -142,6 +146,7 @@ class _Fold:
             inner[used],
             weights=None if graded.weights is None else graded.weights[used],
             seed=self._seed,
+            trees=TREES,
         )
         return self._logistic if fit is None else fit.predict(columns.take(held))
 

@@ -135,7 +135,7 @@ def _fit_heads(
 
 def _fit_jointly(graded: Graded, corpus: Corpus, design: Design, seed: int) -> JointFit | None:
     """Fit the model of all arms; None if the questions are too few for it."""
-    columns = QuestionColumns(corpus.features, design.words, design.shares)
+    columns = QuestionColumns(corpus.features, design.words, (design.shares,))
     inner = assign_folds(graded, FOLDS, seed + 1)
     return fit_joint(graded.correct, columns, inner, weights=graded.weights, seed=seed)
 

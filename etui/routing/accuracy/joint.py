@@ -11,11 +11,17 @@ the quality.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from etui.routing.accuracy.logistic import Scale, fit_scale
-from etui.routing.accuracy.rates import compute_soft_rates, expect_rates, logits
+from etui.routing.accuracy.rates import (
+    compute_smoothed_rate,
+    compute_soft_rates,
+    expect_rates,
+    logits,
+)
 
 if TYPE_CHECKING:
     from etui.stats.arrays import Flags, Floats, Whole
@@ -27,7 +33,7 @@ FEATURE_SHARE = 0.4
 """Share of the columns that a split chooses from."""
 LEAST_ROWS = 200
 """Number of questions below which there is no joint model."""
-STRETCH = 3.0
+STRETCH = 2.0
 """Factor of the deviations among the targets: a split then separates arms as well as questions."""
 _ALPHA = 12.0
 _STEPS = 30
@@ -41,16 +47,18 @@ class QuestionColumns:
     Attributes:
         features: Light features, (questions, features).
         words: tf-idf, sparse (questions, buckets).
-        shares: Probability of each band, (questions, bands); no columns without bands.
+        shares: Probability of each band, (questions, bands), once for each way to divide questions
+            into bands: by subject, by the field of the words. Empty without bands.
     """
 
     features: Floats
     words: Any
-    shares: Floats
+    shares: tuple[Floats, ...]
 
     def take(self, rows: Flags | Whole) -> QuestionColumns:
         """Return the columns of some questions."""
-        return QuestionColumns(self.features[rows], self.words[rows], self.shares[rows])
+        shares = tuple(each[rows] for each in self.shares)
+        return QuestionColumns(self.features[rows], self.words[rows], shares)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +87,7 @@ class JointFit:
     """The joint model of all arms.
 
     Attributes:
-        rates: Shrunken rate of each band and arm, (bands, arms).
+        rates: Shrunken rate of each band and arm, (bands, arms), for each way to divide.
         overall: Smoothed rate of each arm, (arms,).
         directions: Leading components of the words, (buckets, components).
         ridge: The linear part.
@@ -88,7 +96,7 @@ class JointFit:
         left_out: Calibrated p of the questions of the fit, by groves that left them out.
     """
 
-    rates: Floats
+    rates: tuple[Floats, ...]
     overall: Floats
     directions: Floats
     ridge: Ridge
@@ -102,7 +110,7 @@ class JointFit:
         known = _build_dense(
             columns,
             self.directions,
-            expect_rates(columns.shares, self.rates, self.overall),
+            _expect(columns.shares, self.rates, self.overall),
             self.ridge.predict(columns),
         )
         raw = sum(grove.predict(known) for grove in self.groves) / len(self.groves)
@@ -122,7 +130,7 @@ def fit_joint(
 
     Args:
         correct: Whether each answer is right, (questions, arms).
-        columns: The questions.
+        columns: The questions; with at least one way to divide them, which may have no bands.
         folds: Fold of each question; equal questions are in one fold.
         weights: How much each label counts, (questions, arms), 0 for an unknown one; None counts
             all of them.
@@ -144,18 +152,19 @@ def fit_joint(
     rank = max(1, min(COMPONENTS, len(y) - 1, columns.words.shape[1] - 1))
     svd = TruncatedSVD(rank, random_state=seed).fit(columns.words)
     directions = svd.components_.T
-    rates, overall = compute_soft_rates(y, columns.shares, heavy)
-    expected = expect_rates(columns.shares, rates, overall)
+    rates, overall = _fit_rates(y, columns.shares, heavy)
+    expected = _expect(columns.shares, rates, overall)
     linear = np.empty((len(y), y.shape[1] + 1))
     for fold in range(count):
         held, others = folds == fold, folds != fold
         part = columns.take(others)
-        near, mean = compute_soft_rates(y[others], part.shares, heavy[others])
-        expected[held] = expect_rates(columns.shares[held], near, mean)
-        known = _fill(y[others], heavy[others], expect_rates(part.shares, near, mean))
+        left_out = columns.take(held)
+        near, mean = _fit_rates(y[others], part.shares, heavy[others])
+        expected[:, held] = _expect(left_out.shares, near, mean)
+        known = _fill(y[others], heavy[others], _expect(part.shares, near, mean)[0])
         inside = fit_ridge(part, _split_targets(known), heavy[others].mean(axis=1))
-        linear[held] = inside.predict(columns.take(held))
-    filled = _fill(y, heavy, expected)
+        linear[held] = inside.predict(left_out)
+    filled = _fill(y, heavy, expected[0])
     row_weights = heavy.mean(axis=1)
     ridge = fit_ridge(columns, _split_targets(filled), row_weights)
     dense = _build_dense(columns, directions, expected, linear)
@@ -250,7 +259,8 @@ def _stack(columns: QuestionColumns, scale: Scale) -> Any:
     from scipy import sparse
 
     light = sparse.csr_matrix(scale.apply(columns.features))
-    return sparse.hstack([light, sparse.csr_matrix(columns.shares), columns.words]).tocsr()
+    bands = [sparse.csr_matrix(each) for each in columns.shares]
+    return sparse.hstack([light, *bands, columns.words]).tocsr()
 
 
 def _split_targets(y: Floats) -> Floats:
@@ -269,19 +279,39 @@ def _fill(y: Floats, heavy: Floats, expected: Floats) -> Floats:
     return sure * y + (1 - sure) * expected
 
 
+def _fit_rates(
+    y: Floats, shares: Sequence[Floats], heavy: Floats
+) -> tuple[tuple[Floats, ...], Floats]:
+    """Compute the rates of the bands, and of all questions."""
+    import numpy as np
+
+    overall = np.asarray(compute_smoothed_rate(y, heavy))
+    return tuple(compute_soft_rates(y, each, heavy)[0] for each in shares), overall
+
+
+def _expect(shares: Sequence[Floats], rates: Sequence[Floats], overall: Floats) -> Floats:
+    """Compute the expected rates, (ways, questions, arms); the overall ones without bands."""
+    import numpy as np
+
+    return np.stack([expect_rates(*each, overall) for each in zip(shares, rates, strict=True)])
+
+
 def _build_dense(
     columns: QuestionColumns, directions: Floats, expected: Floats, linear: Floats
 ) -> Floats:
     """Build the columns of the forest."""
     import numpy as np
 
-    ease = logits(expected)
+    rates = [
+        part
+        for ease in logits(expected)
+        for part in (ease, ease - ease.mean(axis=1, keepdims=True))
+    ]
     return np.column_stack(
         [
             columns.features,
             columns.words @ directions,
-            ease,
-            ease - ease.mean(axis=1, keepdims=True),
+            *rates,
             linear,
         ]
     ).astype(np.float32)

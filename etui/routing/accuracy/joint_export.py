@@ -19,12 +19,13 @@ def export_joint(fit: JointFit, arms: Sequence[str], bands: Sequence[str]) -> Jo
     """Convert a fit to a part of the file.
 
     Args:
-        fit: The joint model.
+        fit: The joint model, with one way to divide questions into bands.
         arms: Names of its arms.
         bands: Names of its bands.
     """
     import numpy as np
 
+    (rates,) = fit.rates
     count = len(FEATURE_NAMES)
     scale = fit.ridge.scale
     raw = fit.ridge.weights[:count] * scale.factor[:, None]
@@ -37,7 +38,7 @@ def export_joint(fit: JointFit, arms: Sequence[str], bands: Sequence[str]) -> Jo
     return JointPart(
         arms=tuple(arms),
         bands=tuple(bands),
-        rates=_rows(fit.rates),
+        rates=_rows(rates),
         overall=_row(fit.overall),
         start=_row(fit.ridge.start - scale.mean @ raw),
         features=_rows(raw),

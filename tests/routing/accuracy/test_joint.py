@@ -54,7 +54,7 @@ def columns_of(graded: Graded) -> tuple[QuestionColumns, np.ndarray]:
     corpus = build_corpus(graded.questions, len(graded))
     idf = compute_idf(corpus.counts, np.ones(len(graded), dtype=bool))
     words = compute_tf_idf(corpus.counts, idf)
-    return QuestionColumns(corpus.features, words, compute_shares(graded)), idf
+    return QuestionColumns(corpus.features, words, (compute_shares(graded),)), idf
 
 
 def words_of(columns: QuestionColumns, row: int) -> dict[int, float]:
@@ -78,7 +78,7 @@ def test_the_exported_model_predicts_as_the_fit(arms):
                 predictor.predict(
                     columns.features[row].tolist(),
                     words_of(columns, row),
-                    dict(zip(bands, columns.shares[row].tolist(), strict=True)),
+                    dict(zip(bands, columns.shares[0][row].tolist(), strict=True)),
                 ).values()
             )
             for row in range(len(graded))
@@ -147,7 +147,7 @@ def test_what_one_arm_shows_of_a_question_informs_another_with_few_labels():
     corpus = build_corpus(new.questions, len(new))
     idf = compute_idf(build_corpus(graded.questions, 600).counts, np.ones(600, dtype=bool))
     p = fit.predict(
-        QuestionColumns(corpus.features, compute_tf_idf(corpus.counts, idf), compute_shares(new))
+        QuestionColumns(corpus.features, compute_tf_idf(corpus.counts, idf), (compute_shares(new),))
     )
     right = new.correct[:, 0]
     assert p[right, 0].mean() > p[~right, 0].mean()

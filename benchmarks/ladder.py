@@ -42,7 +42,7 @@ def explain_by_text(graded: Graded, seed: int) -> tuple[np.ndarray, np.ndarray]:
     p = cross_fit(graded, routers=("joint",), seed=seed)["joint"]
     order = np.argsort(graded.correct.mean(axis=0))
     p = p[:, [order[0], order[-1]]]
-    ease, lead = logits(p).mean(axis=1), p[:, 1] - p[:, 0]
+    ease, lead = logits(p).mean(axis=1), logits(p) @ (-1.0, 1.0)
     return ease - ease.mean(), lead - lead.mean()
 
 
@@ -55,10 +55,12 @@ def chances(
 ) -> np.ndarray:
     """Compute P(right), shape (questions, arms), with the mean of each arm as asked."""
     ranks = np.linspace(-1.0, 1.0, len(accuracies)) if len(accuracies) > 1 else np.zeros(1)
+    # A residual flattens the curve of what the text explains; this restores its spread.
+    stretch = np.sqrt(1 + 0.346 * residual.var()) / (1 - GUESS)
     found = []
     for accuracy, rank, own in zip(accuracies, ranks, sharpness, strict=True):
-        slope = own * (ease + residual) + 2.0 * rank * lead
-        low, high = -20.0, 20.0
+        slope = own * (stretch * ease + residual) + rank * stretch * lead
+        low, high = -40.0, 40.0
         for _ in range(60):
             ability = (low + high) / 2
             p = GUESS + (1 - GUESS) / (1 + np.exp(-(slope + ability)))

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from etui.energy.carbon_cost import Factors
     from etui.log.queries import TurnSummary
     from etui.log.totals import Total
-    from etui.turn.record import Attribution, ClientRecord, HopRecord, TurnRecord
+    from etui.turn.record import Attribution, ClientRecord, HopRecord, TurnEnergy, TurnRecord
 
 
 _ID_CHARS = 8
@@ -263,8 +263,7 @@ def _list_energy(turn: TurnRecord) -> list[tuple[str, str]]:
         net = (
             "no idle baseline"
             if e.net_joules is None
-            else f"net {units.marked(units.net_text(e.net_joules, None, e.kind))} "
-            f"(idle {units.short_watts_text(e.idle_watts, e.kind)})"
+            else f"net {_net_text(e)} (idle {units.short_watts_text(e.idle_watts, e.kind)})"
         )
         facts = [("energy", f"{gross}, {net}")]
         if e.kind == units.ESTIMATE:
@@ -292,6 +291,12 @@ def _list_energy(turn: TurnRecord) -> list[tuple[str, str]]:
     if e.flags:
         facts.append(("flags", ", ".join(e.flags)))
     return facts
+
+
+def _net_text(energy: TurnEnergy) -> str:
+    """Format the net joules; the gross ones before them have the kind."""
+    estimated = units.ESTIMATE if energy.kind == units.ESTIMATE else None
+    return units.marked(units.net_text(energy.net_joules, None, estimated))
 
 
 def _list_speculation(turn: TurnRecord) -> list[tuple[str, str]]:

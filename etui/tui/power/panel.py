@@ -313,19 +313,21 @@ letters show the phase: L load, P prefill, T thinking, A answer. `[` and `]` sho
     def _draw_graph(self, now_ns: int) -> None:
         states = self._states()
         powers = [state.power for state in states]
-        self._nothing.display = not powers
+        read = self._feed.history.newest_ns is not None
+        self._nothing.display = read and not powers
+        self._graph.display = bool(powers)
         if not powers:
-            self._nothing.set_text(f"{units.UNMEASURED}: {NOTHING_READ}")
+            self._nothing.set_text(NOTHING_READ)
         zoom, end_ns = ZOOM_SECONDS[self._zoom], self._end_ns(now_ns)
         values = self._graph.values
         buckets = self._feed.history.buckets(TOTAL, end_ns, zoom / values, values)
         limit = total_limit_watts(states)
         self._graph.show(Graph(buckets, limit, total_idle_watts(states)))
         watts = total_watts(powers)
-        now = units.UNMEASURED
+        now = units.UNMEASURED if read else ""
         if watts is not None:
             now = units.of_limit_text(watts, limit, total_kind(states))
-        span = f"last {units.span_text(zoom)}"
+        span = f"last {units.span_text(zoom)}" if powers else ""
         self._power_heading.show(f"POWER  {now}", "paused" if self._paused_ns else span)
 
     def _draw_table(self, now_ns: int) -> None:
@@ -358,6 +360,7 @@ letters show the phase: L load, P prefill, T thinking, A answer. `[` and `]` sho
         bars = Content.assemble(*((text, _PHASE_STYLES.get(ink, "")) for text, ink in runs))
         if str(bars) != str(self._bars.content):
             self._bars.update(bars, layout=bool(runs) != bool(str(self._bars.content)))
+        self._bars.display = bool(runs)
         self._show_status()
 
     def _show_totals(self) -> None:

@@ -262,8 +262,9 @@ def _name_width(rows: Sequence[Row], width: int) -> int:
 
 
 def _full_name(row: Row, room: int) -> str:
-    full = f"{row.name} {row.label}" if row.label and row.label not in row.name else row.name
-    return full if room > 10 else row.name
+    if room <= 10 or not row.label or row.label in row.name:
+        return row.name
+    return row.label if row.label.startswith(f"{row.name} ") else f"{row.name} {row.label}"
 
 
 def _stack_width(width: int) -> int:

@@ -49,7 +49,7 @@ _LONG_TITLE_FROM = 60
 _FIRST_ZOOM = len(ZOOM_SECONDS) - 1
 _TITLES: dict[Part, str] = {
     "models": f"Joules by model, {DAYS_SHOWN} days",
-    "days": "Joules and peak watts by day",
+    "days": "Joules and peaks by day",
     "money": "Spent",
 }
 _HINTS: dict[Part, str] = {"models": " (tab: days)", "days": " (tab: models)"}

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from textual.app import App, ComposeResult
 from textual.widgets import Static
 
+from etui.tui.app import EtuiApp
 from etui.tui.chat.prompt import Prompt
 from etui.tui.chat.transcript import Transcript
+from etui.tui.power.feed import PowerFeed
 from etui.tui.power.panel import PowerPanel
+from etui.tui.widgets.power_graph import PowerGraph
 from tests.tui.fakes import MODEL, House, until
 from tests.tui.screen import WIDE, answered, ask, panel_text, text_of, turns
 
@@ -30,7 +34,8 @@ async def test_nothing_measured_is_said_so_and_never_zero(house: House) -> None:
     house.meter.channels = ()
     app = house.app()
     async with app.run_test(size=WIDE) as pilot:
-        await until(pilot, lambda: "unmeasured: no power sensor" in panel_text(app))
+        await until(pilot, lambda: "no power sensor can be read" in panel_text(app))
+        assert not app.screen.query_one(PowerGraph).display, "an empty scale says nothing"
         await ask(pilot, "What is the capital of France?")
         await answered(pilot, house, 1)
         assert "energy unmeasured" in text_of(turns(app)[0], "energy")
@@ -64,3 +69,20 @@ async def test_a_tiny_terminal_still_takes_a_question(house: House) -> None:
         await answered(pilot, house, 1)
         assert app.screen.query_one(Prompt).region.bottom <= 10
         assert app.screen.query_one(Transcript).size.height >= 5
+
+
+class PanelApp(App[None]):
+    """Nothing but the panel."""
+
+    CSS_PATH = EtuiApp.CSS_PATH
+
+    def compose(self) -> ComposeResult:
+        yield PowerPanel(PowerFeed())
+
+
+async def test_nothing_is_said_of_the_sensors_before_they_are_read() -> None:
+    async with PanelApp().run_test(size=(60, 30)) as pilot:
+        panel = pilot.app.query_one(PowerPanel)
+        await pilot.pause()
+        assert "unmeasured" not in panel.text
+        assert "sensor" not in panel.text

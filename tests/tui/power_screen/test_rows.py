@@ -26,6 +26,7 @@ from etui.tui.power_screen.channel_rows import (
     stack_runs,
 )
 from etui.tui.power_screen.layout import PARTS, choose_layout
+from etui.tui.power_screen.screen import _HINTS, _TITLES
 from etui.tui.power_screen.spent_text import (
     NO_PRICE,
     NO_TURN,
@@ -222,3 +223,15 @@ def test_the_load_of_a_model_is_spent_before_any_answer() -> None:
 def test_lines_fit_their_part(width: int) -> None:
     for lines in (model_lines(spent(), width), day_lines(spent(), width)):
         assert all(count_cells(line) <= max(width, 30) for line in lines)
+
+
+def test_a_label_that_begins_with_the_name_is_enough() -> None:
+    channel = Channel("package:0", "package:0", Kind.COUNTER, label="CPU package 0")
+    one = ChannelState(ChannelPower(channel, 0, 9.0, None, True), DeviceVitals("package:0"), None)
+    rows = build_rows([one])
+    line = "".join(text for text, _ in row_lines(rows[0], FLAT, rows, 200, 1)[0])
+    assert line.startswith("CPU package 0 ")
+
+
+def test_the_titles_of_two_parts_fit_beside_each_other_at_80_columns() -> None:
+    assert all(len(_TITLES[part] + _HINTS[part]) <= 38 for part in ("models", "days"))

@@ -33,7 +33,7 @@ from etui.tui.app_messages import (
     ShowsRoute,
     Unsaved,
 )
-from etui.tui.ascii import choose_driver
+from etui.tui.ascii import choose_driver, name_key
 from etui.tui.chat.screen import ChatScreen
 from etui.tui.commands import Command, EtuiCommands, route_commands
 from etui.tui.exit_signals import leave_on_terminate
@@ -97,7 +97,9 @@ class EtuiApp(App[None]):
         notices: Sequence[str] = (),
         chat: ChatRecord | None = None,
     ) -> None:
-        super().__init__(driver_class=choose_driver(config.ascii))
+        driver = choose_driver(config.ascii)
+        super().__init__(driver_class=driver)
+        self._draws_ascii = driver is not None
         self.stylesheet = CachedStylesheet(variables=self.get_css_variables())
         for theme in THEMES:
             self.register_theme(theme)
@@ -309,6 +311,11 @@ class EtuiApp(App[None]):
         if action == "suspend_process":
             return self._driver is not None and self._driver.can_suspend
         return super().check_action(action, parameters)
+
+    def get_key_display(self, binding: Binding) -> str:
+        """Name a key by words where its sign cannot be drawn."""
+        shown = super().get_key_display(binding)
+        return name_key(shown) if self._draws_ascii else shown
 
     def action_toggle_help(self) -> None:
         """Show or hide the keys of this screen and the energy words."""

@@ -42,6 +42,7 @@ _BOXES = {
     "2": "²",
     "o": "°",
 }
+_KEYS = {"⏎": "enter", "⇧": "shift+", "↑": "up", "↓": "down", "←": "left", "→": "right"}
 _TABLE = {ord(c): ascii_ for ascii_, cs in _BOXES.items() for c in cs}
 _TABLE |= {0x2800 + dots: " ..::==##"[dots.bit_count()] for dots in range(256)}
 _TABLE |= {code: f"{code - 0x2400 + 64:c}" for code in range(0x2400, 0x2420)}
@@ -54,6 +55,13 @@ def to_ascii(text: str) -> str:
         return text
     text = text.replace(" ± ", "+/-").translate(_TABLE)
     return _NOT_ASCII.sub(lambda found: "?" * cell_len(found[0]), text)
+
+
+def name_key(shown: str) -> str:
+    """Write a key that is shown by a sign in words: ``⇧tab`` as ``shift+tab``."""
+    for sign, word in _KEYS.items():
+        shown = shown.replace(sign, word)
+    return shown
 
 
 def shows_unicode(environ: Mapping[str, str], encoding: str) -> bool:

@@ -302,6 +302,24 @@ def _find_tabs(text: str, file: str, inside: set[int]) -> list[Problem]:
 
 _TAB = "a tab; indent YAML with spaces"
 
+_PLAIN = {
+    "did not find expected ',' or ']'": "a `[` is not closed: `,` or `]` is missing",
+    "did not find expected ',' or '}'": "a `{` is not closed: `,` or `}` is missing",
+    "did not find expected node content": "a `[` or `{` is not closed, or lacks a value",
+    "did not find expected key": "this line belongs to no key above it: check its indentation",
+    "did not find expected '-' indicator": "no `-` as above: check its indentation",
+    "did not find expected <document start>": "this line is no `key: value`: check its indentation",
+    "mapping values are not allowed in this context": (
+        "no `key: value` can stand here: check the indentation and the line above, "
+        "or quote a text with `: ` in it"
+    ),
+    "could not find expected ':'": "a `:` is missing after the key",
+    "found unexpected end of stream": "a quote is not closed",
+    "found character that cannot start any token": "no text begins with this character: quote it",
+    "found unknown escape character": "no such escape: use single quotes, or two backslashes",
+}
+"""What libyaml says of the text of a file -> what is wrong with it."""
+
 
 def _build_syntax_problem(
     text: str, file: str, line: int, column: int, error: yaml.MarkedYAMLError
@@ -313,8 +331,10 @@ def _build_syntax_problem(
         return Problem(file, line, indent.index("\t") + 1, _TAB)
     if shown[column - 1 : column] == "\t":
         return Problem(file, line, column, _TAB)
-    parts = [part for part in (error.context, error.problem) if part]
-    message = ": ".join(parts) or "not YAML"
+    message = _PLAIN.get(error.problem or "", "")
+    if not message:
+        parts = [part for part in (error.context, error.problem) if part]
+        message = ": ".join(parts) or "not YAML"
     if error.context and error.context_mark and error.context_mark.line + 1 != line:
         message += f" (started on line {error.context_mark.line + 1})"
     return Problem(file, line, column, " ".join(message.split()))

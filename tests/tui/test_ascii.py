@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
-from etui.tui.ascii import choose_driver, shows_unicode, to_ascii
+from etui.tui.ascii import choose_driver, name_key, shows_unicode, to_ascii
 
 
 @given(st.text(st.characters(exclude_categories=("Cs", "Cc", "Cf", "Mn", "Me", "Mc"))))
@@ -58,3 +58,10 @@ def test_the_user_has_the_last_word(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LC_ALL", "en_US.UTF-8")
     assert choose_driver("auto") is None
     assert choose_driver("always") is not None
+
+
+@pytest.mark.parametrize(
+    ("shown", "named"), [("⏎", "enter"), ("⇧tab", "shift+tab"), ("↑", "up"), ("^n", "^n")]
+)
+def test_a_key_without_a_sign_is_named(shown: str, named: str) -> None:
+    assert name_key(shown) == named

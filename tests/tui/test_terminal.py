@@ -167,7 +167,7 @@ def test_a_file_and_a_long_paste_go_with_a_question_and_a_wrong_command_does_not
     lines = "one line\n" * 40
     assert query == (
         f"Say yes.[paste 1] @{notes}\n\nFile {notes}:\n```md\nParis is the capital of France.\n"
-        f"```\n\nPaste 1:\n```\n{lines}```"
+        f"```\n\nPaste 1:\n```text\n{lines}```"
     )
     assert status in ("complete", "truncated")
 

@@ -13,7 +13,7 @@ from pydantic import Field, model_validator
 
 from etui.errors import ExitCode, InvalidFile, Problem
 from etui.yaml.load import Located, Strict, load_yaml, parse_yaml, refuse
-from etui.yaml.tree import Mark
+from etui.yaml.tree import Mark, YamlError, parse_tree
 
 
 class Budget(Strict):
@@ -151,7 +151,7 @@ def test_syntax_faults_are_located() -> None:
     assert fault.startswith("f.yaml:3:")
     (fault,) = faults("name: 'never closed\n\n")
     assert "f.yaml:" in fault
-    assert "quoted scalar" in fault
+    assert "a quote is not closed" in fault
 
 
 @pytest.mark.parametrize("word", ["no", "yes", "on", "off", "2024-01-01", "12:30", "1_000", "0b1"])
@@ -291,3 +291,26 @@ def test_without_libyaml(data: Any) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.delattr(yaml, "CSafeLoader", raising=False)
         check_never_anything_else(yaml.safe_dump(data, allow_unicode=True))
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "said"),
+    [
+        ("text: [broken\n", 2, "a `[` is not closed: `,` or `]` is missing (started on line 1)"),
+        ("a: {b: 1\nc: 2\n", 2, "a `{` is not closed"),
+        ("arms: {\n", 2, "a `[` or `{` is not closed"),
+        ("a: 'open\nb: 2\n", 3, "a quote is not closed (started on line 1)"),
+        ("a: one: two\n", 1, "quote a text with `: ` in it"),
+        ("a:\n  - x\n y: 1\n", 3, "belongs to no key above it: check its indentation"),
+        ("a: @x\n", 1, "quote it"),
+        ("- a\nb: 1\n", 2, "no `-` as above"),
+        ("a: |\n x\nfoo\n", 4, "a `:` is missing after the key"),
+    ],
+)
+def test_broken_syntax_is_told_in_the_words_of_a_file(text: str, line: int, said: str) -> None:
+    with pytest.raises(YamlError) as caught:
+        parse_tree(text, "a.yaml")
+    problem = caught.value.problems[0]
+    assert problem.line == line
+    assert said in problem.message
+    assert "did not find" not in problem.message

@@ -60,6 +60,7 @@ class Composer:
         self._queue = queue
         self._sending = asyncio.Lock()
         self._forecast = LiveForecast(screen, self._show_forecast)
+        self._problem = ""
         self._library: PromptLibrary | None = None
         self._entries: tuple[SlashEntry, ...] = ()
         self._seen = ("", "")
@@ -117,8 +118,10 @@ class Composer:
         if self._library is None:
             # A few small files, read once for each slash: the list must not lag behind the keys.
             self._library = load_prompts(self._config)
-            for problem in self._library.problems[:1]:
-                notify_error(self._screen, str(problem), "fix the file; the other prompts work")
+            problem = next(map(str, self._library.problems), "")
+            if problem and problem != self._problem:  # once, and not for each slash
+                notify_error(self._screen, problem, "fix the file; the other prompts work")
+            self._problem = problem
             commands = list(list_commands(self._screen.app, self._screen))
             self._entries = build_entries(commands, self._library.prompts)
         self._prompt.menu.offer(

@@ -149,7 +149,9 @@ def _count(found: EnergySum) -> str:
 
 
 def _peak(found: EnergySum) -> str:
-    return "" if found.peak_watts is None else units.short_watts_text(found.peak_watts)
+    if found.peak_watts is None:
+        return ""
+    return units.short_watts_text(found.peak_watts, found.kind)
 
 
 def _day_text(day: date, today: date) -> str:

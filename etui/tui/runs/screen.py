@@ -178,6 +178,7 @@ would reach. `o` or Enter opens the HTML report in a browser.
             return
         self._is_read = True
         self._table.display = bool(read.runs)
+        self.set_class(not read.runs, "-empty")
         self._table.show(read.runs)
         self._show_current()
 

@@ -195,7 +195,7 @@ async def test_a_long_paste_too_long_for_the_context_offers_a_part_too(house: Ho
         await until(pilot, lambda: isinstance(app.screen, PartModal))
         await pilot.press("enter")
         await answered(pilot, house, 1)
-        assert "Paste 1:\n```\nword\nword\n" in house.runner.asked[0][0].text
+        assert "Paste 1:\n```text\nword\nword\n" in house.runner.asked[0][0].text
 
 
 async def test_the_forecast_of_the_text_is_in_the_frame(house: House) -> None:
@@ -327,6 +327,9 @@ async def test_a_broken_prompt_is_named_with_its_line_and_the_others_work(house:
         await answered(pilot, house, 1)
         assert house.runner.asked[0][0].text == "Hello"
         assert source_of(turns(app)[0])
+        await pilot.press("slash")
+        await until(pilot, lambda: offered(prompt))
+        assert notices(app).count("bad.yaml:2:1") == 1, "not again for each slash"
 
 
 async def test_a_saved_prompt_that_was_put_back_keeps_its_system_prompt_until_it_is_emptied(

@@ -184,7 +184,7 @@ def test_bars_by_model_are_those_of_the_days_that_are_shown() -> None:
 def test_bars_by_day_have_the_peak_and_no_zero_for_the_unknown() -> None:
     lines = day_lines(spent(), 60)
     assert lines[0].startswith("today")
-    assert "≈3,600 J  231 W" in lines[0]
+    assert "≈3,600 J  ≈230 W" in lines[0]
     assert "–" in lines[1]
     assert "unmeasured" in lines[2]
     assert " 0 J" not in "\n".join(lines)

@@ -142,6 +142,13 @@ async def test_without_runs_the_screen_says_how_to_make_one(tmp_path: Path) -> N
         await pilot.press("o")
 
 
+async def test_what_to_do_without_runs_takes_the_whole_width(tmp_path: Path) -> None:
+    app = _RunsApp(tmp_path / "none")
+    async with app.run_test(size=(110, 30)) as pilot:
+        await until(pilot, lambda: "No bench run yet" in app.picture)
+        await until(pilot, lambda: app.runs.query_one("#run-detail").region.width == 110)
+
+
 def test_the_kind_of_a_run_is_an_estimate_where_any_of_it_is(folder: Path) -> None:
     run = next(run for run in list_runs(folder) if run.name == "done")
     assert run.kind == "counter"

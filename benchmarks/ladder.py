@@ -17,7 +17,6 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.figures import Figure
 from etui.replay.mixture import against_mixture, list_hull_places
 from etui.replay.outcomes import read_outcomes
 from etui.replay.question_texts import read_texts
@@ -30,11 +29,6 @@ LADDER = "0.533=1,0.653=3,0.779=8,0.867=30"
 COSTS = (4.0, 8.2, 15.3, 22.3)
 GUESS = 0.15
 """Share of right answers on questions that are far too hard."""
-
-
-def quick() -> Sequence[Figure]:
-    """Nothing: this judges accuracy, which does not change from run to run."""
-    return ()
 
 
 def explain_by_text(graded: Graded, seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -22,6 +22,11 @@ if TYPE_CHECKING:
     from etui.routing.accuracy.predictor import AccuracyPredictor
     from etui.routing.policy import Policy
 
+_STATED_COSTS = (
+    "stated costs are charged once for each arm that answers: the votes and probes of an arm count "
+    "only if its cost includes them"
+)
+
 
 @click.command()
 @click.argument("names", type=TEXT, nargs=-1, metavar="[POLICY]")
@@ -172,9 +177,9 @@ def _read_outcomes(
         raise UsageError("a table of outcomes has no costs", f"pass them: --costs {example}")
     stated = read_costs(costs, graded.arms)
     cost = np.tile(np.asarray(list(stated.values())), (len(graded), 1))
-    notes = (
-        [] if texts is not None else ["without --data there are no texts: only subjects are used"]
-    )
+    notes = [_STATED_COSTS]
+    if texts is None:
+        notes.append("without --data there are no texts: only subjects are used")
     return ReplayTable(graded, cost), notes
 
 
@@ -194,7 +199,11 @@ def _read_runs(
     if costs is not None:
         stated = read_costs(costs, graded.arms)
         cost = np.tile(np.asarray(list(stated.values())), (len(graded), 1))
-        return ReplayTable(graded, cost, repeats=found.repeats), list(found.notes)
+        notes = [*found.notes, _STATED_COSTS]
+        votes = [name for name, facts in graded.facts.items() if facts.reasoning == "vote"]
+        if votes:
+            notes.append(f"every vote of {', '.join(votes)} has to be in its stated cost")
+        return ReplayTable(graded, cost, repeats=found.repeats), notes
     if graded.joules is None:
         raise UsageError(
             "the joules of these runs were not measured", "pass the costs: --costs ARM=N,..."

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -18,7 +18,7 @@ from etui.routing.accuracy.fields import load_classifier
 from etui.routing.accuracy.joint_file import JointPart
 from etui.routing.signals.question_words import BUCKETS
 
-FITTED_VERSION = 2
+FITTED_VERSION: Final = 2
 READABLE_VERSIONS = (1, 2)
 """Version 1 has no joint model and no fields."""
 MOST_BYTES = 20_000_000

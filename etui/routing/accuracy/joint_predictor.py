@@ -10,7 +10,7 @@ import math
 import struct
 from array import array
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from etui.routing.accuracy.joint_file import LEAF, VALUE_STEPS, WORD_ZERO
 
@@ -37,8 +37,8 @@ class JointPredictor:
         self._lanes: dict[int, int] = {}
         self._column = part.column.unpack().tobytes()
         self._threshold = part.threshold.unpack().tolist()
-        self._child = part.child.unpack().tolist()
-        self._values = part.values.unpack()
+        self._child = cast("array[int]", part.child.unpack()).tolist()
+        self._values = cast("array[int]", part.values.unpack())
         # A band's rates and ridge weights, in one row.
         self._bands = {
             name: (*rates, *weights)

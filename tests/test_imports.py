@@ -89,3 +89,13 @@ def test_the_app_paints_before_it_imports_what_the_first_screen_does_not_show():
         "etui.tui.help", "etui.tui.route_screen",
     )  # fmt: skip
     assert loaded("import etui.tui.start", suspects) == []
+
+
+def test_the_name_of_a_shipped_model_is_checked_before_the_app_without_parsing_the_catalogue():
+    statement = (
+        "from pathlib import Path\n"
+        "from etui.cli.chat import _check_names\n"
+        "from etui.config.config import Config\n"
+        "_check_names(Config(Path('/nowhere'), Path('/nowhere')), None, 'smollm2-135m')"
+    )
+    assert loaded(statement, ("pydantic", "yaml", "etui.models.catalogue")) == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -71,10 +72,18 @@ def _check_names(config: Config, policy: str | None, model: str | None) -> None:
         from etui.routing.library import find_policy
 
         find_policy(policy, config)
-    if model is not None:
-        from etui.models.catalogue import load_catalogue
+    if model is not None and not _is_shipped(model):
+        from etui.models.catalogue import load_catalogue  # 100 ms with pydantic
 
         load_catalogue(config).get(model)
+
+
+def _is_shipped(model: str) -> bool:
+    """Return whether the models.yaml of etui names a model, without parsing it."""
+    from etui.config.config import shipped_dir
+
+    text = (shipped_dir() / "models.yaml").read_text(encoding="utf-8")
+    return re.search(rf"^  {re.escape(model)}:", text, re.MULTILINE) is not None
 
 
 def find_last_chat(config: Config) -> ChatRecord | None:

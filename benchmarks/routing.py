@@ -346,7 +346,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     parser.add_argument("--repeats", type=int, default=1000)
+    parser.add_argument(
+        "--audits", type=Path, help="simulate audits on this table of outcomes of two arms"
+    )
+    parser.add_argument("--data", type=Path, help="folder of MMLU's files, for --audits")
+    parser.add_argument("--share", type=float, default=0.05, help="share that is audited")
+    parser.add_argument("--seeds", type=int, default=1, help="number of simulations")
     options = parser.parse_args()
+    if options.audits is not None:
+        from benchmarks.audits import simulate_file
+
+        found = simulate_file(options.audits, options.data, options.share, options.seeds)
+        print(json.dumps(found, indent=2))
+        return
     config = load_config()
     models = load_catalogue(config).models
     report: dict[str, dict[str, float]] = {}

@@ -31,6 +31,12 @@ if TYPE_CHECKING:
 )
 @click.option("--runs", type=TEXT, multiple=True, metavar="RUN", help="Bench run; repeatable.")
 @click.option(
+    "--log",
+    "from_log",
+    is_flag=True,
+    help="Graded turns and audits of the log; alone, or added to --outcomes or --runs.",
+)
+@click.option(
     "--data",
     type=click.Path(path_type=Path),
     metavar="DIR",
@@ -61,6 +67,7 @@ def fit(
     names: Sequence[str],
     outcomes: Path | None,
     runs: Sequence[str],
+    from_log: bool,
     data: Path | None,
     split: str,
     exclude_test: Path | None,
@@ -70,9 +77,10 @@ def fit(
 ) -> None:
     """Learn from graded answers how likely each arm is to be right.
 
-    The answers come from bench runs or a table of outcomes; arms are matched by name. The result
-    is saved next to the policy as NAME.fitted.json; the policy's objectives and cascades use it
-    from then on.
+    The answers come from bench runs, a table of outcomes, or the log; arms are matched by name. In
+    the log count what `etui logs grade` and the app say of an answer, and, less, the audits of the
+    policy. The result is saved next to the policy as NAME.fitted.json; the policy's objectives and
+    cascades use it from then on.
     """
     from etui.cli.policy_names import split_names
     from etui.routing.accuracy.fit import fit_heads
@@ -80,15 +88,20 @@ def fit(
 
     config, catalogue, _ = load_context()
     policies, folders = split_names(names, runs, config)
-    if (outcomes is None) == (not folders):
+    given = (outcomes is not None) + bool(folders)
+    if given > 1 or not (given or from_log):
         raise UsageError(
-            "graded answers are missing: pass either --outcomes FILE or --runs RUN",
+            "graded answers are missing: pass either --outcomes FILE or --runs RUN, or --log",
             "create a run with `etui bench --arms A,B --policy NAME`",
         )
     if len(policies) > 1:
         raise UsageError(f"{len(policies)} policies were given", "fit one policy at a time")
-    graded, sources, sha256, notes = _read_answers(outcomes, folders, data, split, config)
     policy = _load_policy(policies, output, config, catalogue)
+    answers = _read_answers(outcomes, folders, data, split, config) if given else None
+    if from_log:
+        answers = _add_log(answers, policy, config)
+    assert answers is not None  # one of the three was given
+    graded, sources, sha256, notes = answers
     if policy is not None:
         graded, arm_notes = _select_arms(policy, graded)
         notes += arm_notes
@@ -110,6 +123,61 @@ def fit(
         print_json(_build_document(output, model, notes))
         return
     _print_fit(output, model, notes)
+
+
+_Answers = tuple["Graded", tuple[str, ...], str, list[str]]
+
+
+def _add_log(answers: _Answers | None, policy: Policy | None, config: Config) -> _Answers:
+    """Return the labels of the log, joined to the answers of a run or a table.
+
+    Raises:
+        UsageError: The log has no label for the policy.
+    """
+    from hashlib import sha256
+
+    from etui.log.label_table import collect_labels
+    from etui.log.labels import read_labelled
+    from etui.log.queries import LogReader
+    from etui.routing.accuracy.labels import join_tables
+    from etui.units import count_text
+
+    with LogReader(config) as log:
+        turns = read_labelled(log)
+    known = {}
+    if answers is not None:
+        table = answers[0]
+        known = {arm: float(table.correct[:, at].mean()) for at, arm in enumerate(table.arms)}
+    name = None if policy is None else policy.name
+    found = collect_labels(turns, name, known, None if policy is None else set(policy.arms))
+    if not found.questions:
+        whose = "the log has no graded turn" + ("" if name is None else f" of policy {name!r}")
+        raise UsageError(
+            whose,
+            "grade answers with `etui logs grade ID good|bad`, or `v` and `x` in the app, or set "
+            "`audit` in the policy",
+        )
+    notes = [
+        f"of the log: {count_text(found.grades, 'grade')}, {count_text(found.audits, 'audit')}"
+    ]
+    if found.left_out:
+        turns_text = count_text(found.left_out, "turn")
+        notes.append(
+            f"left out: {turns_text} of arms that are not in the policy, or had another model"
+        )
+    for pair in found.pairs:
+        if pair.agreed in (0, pair.compared):
+            verb = "agree" if pair.agreed else "differ"
+            notes.append(f"all {pair.compared} audits of {pair.arm} {verb}: no question stands out")
+    if answers is None:
+        return found.table(), ("log",), found.sha256, notes
+    graded, sources, digest, before = answers
+    joined = sha256(f"{digest} {found.sha256}".encode()).hexdigest()
+    if not graded.questions:
+        raise UsageError(
+            "--log needs the texts of the other questions too", "pass their folder with --data"
+        )
+    return join_tables(graded, found.table()), (*sources, "log"), joined, before + notes
 
 
 def _read_answers(

@@ -1,0 +1,208 @@
+"""What the agreement of two answers says of whether either is right.
+
+Let R and T say that the audited arm and the audit arm are right, and c be the probability that two
+wrong answers are the same. They agree with probability
+
+    P(agree) = P(R and T) + c P(neither)
+
+so to take agreement for a right answer overstates the arm's accuracy by
+
+    P(agree) - P(R) = c P(neither) - P(only R)
+
+Arms are right and wrong on the same questions far more often than by chance, and a model without
+that takes an arm that often agrees for better than its audit arm. Here both depend on one
+difficulty z of the question, normal with mean 0 and standard deviation 1:
+
+    P(R | z) = 1 / (1 + exp(s z - u))        P(T | z) = 1 / (1 + exp(s z - v))
+
+v follows from the accuracy of the audit arm, u from the share of answers that agree, with
+u <= v: the audit arm is the better one. The probability that an arm is right, given that both
+agree or differ, is Bayes' rule over z.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+SAME_MISTAKE = 0.35
+"""Probability that two wrong answers are the same (c): with four options, a random wrong answer is
+the same in one of three cases, and models share some of their mistakes."""
+
+AUDIT_ACCURACY = 0.8
+"""Accuracy of an audit arm of which nothing is known."""
+
+AUDIT_WEIGHT = 0.5
+"""Weight of a label by agreement; one by the user has 1. The probabilities above have the
+uncertainty of one label already; this is for the assumptions that they rest on."""
+
+SPREAD = 2.5
+"""Standard deviation of the difficulty in logits (s). With it, two arms of MMLU that are right on
+68 % and 81 % are both right on 62.9 % and both wrong on 13.9 %; measured are 62.8 and 13.8 %."""
+
+SPREAD_WITHIN = 2.2
+"""The same among questions whose words are alike: what is left once the words are known."""
+
+_GRID = tuple(-4.5 + 0.15 * at for at in range(61))
+_DENSITY = tuple(math.exp(-z * z / 2) for z in _GRID)
+_MASS = tuple(d / sum(_DENSITY) for d in _DENSITY)
+_FURTHEST = 15.0
+"""Largest ability in logits; accuracies are closer to 0 and 1 only."""
+
+
+@dataclass(frozen=True, slots=True)
+class AgreementModel:
+    """The joint probabilities of an audited arm and its audit arm.
+
+    Attributes:
+        both: Probability that both are right.
+        only_arm: Probability that only the audited arm is right.
+        only_audit: Probability that only the audit arm is right.
+        same_mistake: Probability that two wrong answers are the same.
+        abilities: Those of the audited arm and of the audit arm, in logits.
+    """
+
+    both: float
+    only_arm: float
+    only_audit: float
+    same_mistake: float = SAME_MISTAKE
+    abilities: tuple[float, float] = (0.0, 0.0)
+
+    @property
+    def neither(self) -> float:
+        """Probability that both are wrong."""
+        return max(0.0, 1 - self.both - self.only_arm - self.only_audit)
+
+    @property
+    def arm(self) -> float:
+        """Probability that the audited arm is right."""
+        return self.both + self.only_arm
+
+    @property
+    def audit(self) -> float:
+        """Probability that the audit arm is right."""
+        return self.both + self.only_audit
+
+    @property
+    def agreement(self) -> float:
+        """Probability that both answers agree."""
+        return self.both + self.same_mistake * self.neither
+
+    @property
+    def bias(self) -> float:
+        """Agreement minus the probability that the audited arm is right."""
+        return self.agreement - self.arm
+
+    def arm_right(self, agrees: bool) -> float:
+        """Compute the probability that the audited arm is right, given whether they agree."""
+        if agrees:
+            return self.both / self.agreement
+        return self.only_arm / (1 - self.agreement)
+
+    def audit_right(self, agrees: bool, arm_right: bool | None = None) -> float:
+        """Compute the probability that the audit arm is right.
+
+        Args:
+            agrees: Whether both answers agree.
+            arm_right: Whether the audited arm is right, if the user has said so; else None.
+        """
+        if arm_right is None:
+            return self.arm_right(True) if agrees else self.only_audit / (1 - self.agreement)
+        if agrees:
+            return float(arm_right)
+        different = (1 - self.same_mistake) * self.neither
+        return 0.0 if arm_right else self.only_audit / (self.only_audit + different)
+
+
+def estimate_agreement(
+    agreed: int, compared: int, audit: float, same_mistake: float = SAME_MISTAKE
+) -> AgreementModel:
+    """Estimate the joint probabilities from how often an arm agrees with its audit arm.
+
+    Args:
+        agreed: Number of answers that agree.
+        compared: Number of answers that were compared.
+        audit: Accuracy of the audit arm; kept in [0.02, 0.98].
+        same_mistake: Probability that two wrong answers are the same.
+    """
+    share = (agreed + 1) / (compared + 2)
+    ability = _find_ability(min(max(audit, 0.02), 0.98))
+
+    def measure_agreement(candidate: float) -> float:
+        return _build_model((candidate, ability), same_mistake).agreement
+
+    own = _bisect(measure_agreement, share, ability)
+    return _build_model((own, ability), same_mistake)
+
+
+def build_scale(model: AgreementModel) -> tuple[AgreementModel, ...]:
+    """Build the models of questions from easy to hard, by falling agreement.
+
+    Among the easy ones both arms are right, among the hard ones both are wrong, and the audit arm
+    gains most in between. Agreement rises again where both only guess, so the scale ends at its
+    least agreement.
+    """
+    scale: list[AgreementModel] = []
+    for step in range(-160, 161):
+        found = _build_model(model.abilities, model.same_mistake, SPREAD_WITHIN, step / 20)
+        if scale and found.agreement >= scale[-1].agreement:
+            break
+        scale.append(found)
+    return tuple(scale)
+
+
+def find_on_scale(scale: Sequence[AgreementModel], agreement: float) -> AgreementModel:
+    """Return the model of the scale whose agreement is nearest to a predicted one."""
+    at = bisect_left(scale, -agreement, key=lambda model: -model.agreement)
+    nearest = scale[max(0, at - 1) : at + 1] or scale[-1:]
+    return min(nearest, key=lambda model: abs(model.agreement - agreement))
+
+
+def compute_bias(both_wrong: float, only_arm: float, same_mistake: float = SAME_MISTAKE) -> float:
+    """Compute by how much the share of agreement exceeds the share of right answers of an arm.
+
+    Args:
+        both_wrong: Share of questions that both arms get wrong.
+        only_arm: Share of questions that only the audited arm gets right.
+        same_mistake: Probability that two wrong answers are the same.
+    """
+    return same_mistake * both_wrong - only_arm
+
+
+def _build_model(
+    abilities: tuple[float, float],
+    same_mistake: float,
+    spread: float = SPREAD,
+    difficulty: float = 0.0,
+) -> AgreementModel:
+    first, second = (_list_chances(ability - difficulty, spread) for ability in abilities)
+    parts = tuple(zip(_MASS, first, second, strict=True))
+    return AgreementModel(
+        both=sum(mass * p * q for mass, p, q in parts),
+        only_arm=sum(mass * p * (1 - q) for mass, p, q in parts),
+        only_audit=sum(mass * (1 - p) * q for mass, p, q in parts),
+        same_mistake=same_mistake,
+        abilities=abilities,
+    )
+
+
+def _find_ability(accuracy: float) -> float:
+    def measure_accuracy(ability: float) -> float:
+        return sum(m * p for m, p in zip(_MASS, _list_chances(ability), strict=True))
+
+    return _bisect(measure_accuracy, accuracy, _FURTHEST)
+
+
+def _list_chances(ability: float, spread: float = SPREAD) -> tuple[float, ...]:
+    """Compute the probability of a right answer at each difficulty of the grid."""
+    return tuple(1 / (1 + math.exp(spread * z - ability)) for z in _GRID)
+
+
+def _bisect(rising: Callable[[float], float], value: float, most: float) -> float:
+    low, high = -_FURTHEST, most
+    for _ in range(50):
+        middle = (low + high) / 2
+        low, high = (middle, high) if rising(middle) < value else (low, middle)
+    return high

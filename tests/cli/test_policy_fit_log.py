@@ -1,0 +1,137 @@
+"""``etui policy fit --log``: grades and audits of the log, and logs that cannot be fitted."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+
+from etui.cli.main import run
+from etui.config.config import Config
+from etui.errors import ExitCode
+from etui.log.records import AuditRecord, GradeRecord
+from etui.log.writer import TurnWriter
+from etui.turn.record import TurnRecord
+
+MakeTurn = Callable[..., TurnRecord]
+Capture = pytest.CaptureFixture[str]
+
+POLICY = """\
+version: 1
+arms:
+  quick: {model: smollm2-135m}
+  large: {model: smollm2-135m, max_tokens: 900}
+rules: [{name: all, use: quick}]
+audit: {share: 1, arm: large, joules: {day: 2000}}
+"""
+
+
+@pytest.fixture
+def mine(config: Config) -> None:
+    config.policies_dir.mkdir(parents=True, exist_ok=True)
+    (config.policies_dir / "mine.yaml").write_text(POLICY, encoding="utf-8")
+
+
+def make_audit(turn: TurnRecord, agrees: bool | None, **changes: str) -> AuditRecord:
+    audit = AuditRecord(
+        audit_id=f"a{turn.turn_id}", turn_id=turn.turn_id, created_at=turn.created_at,
+        policy="mine", arm="large", model="smollm2-135m", model_sha256=None, audited_arm=turn.arm,
+        audited_model=turn.model, status="complete", answer="x", agrees=agrees, why="",
+        tokens_output=1, seconds=1.0, joules=9.0, uncertainty=None, kind="counter", load_joules=0.0,
+    )  # fmt: skip
+    return replace(audit, **changes)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def fill(config: Config, mine: None, make_turn: MakeTurn) -> Callable[..., None]:
+    """Save turns of the arm quick: each with a grade or None, and an agreement or None."""
+
+    def save(labels: list[tuple[bool | None, bool | None]], **changes: str) -> None:
+        settings = {"arm": "quick", "model": "smollm2-135m", "policy": "mine"} | changes
+        with TurnWriter(config) as writer:
+            for number, (good, agrees) in enumerate(labels):
+                kind = "river" if number % 2 else "stone"
+                turn = replace(
+                    make_turn(1, query=f"Which {kind} is number {number}?", **settings),
+                    turn_id=f"t{number:05}",
+                )
+                writer.save_turn(turn)
+                if good is not None:
+                    writer.save_grade(GradeRecord(turn.turn_id, turn.created_at, good))
+                if agrees is not None:
+                    writer.save_audit(make_audit(turn, agrees))
+
+    return save
+
+
+def fit(capsys: Capture, *args: str) -> tuple[int, dict[str, object], str]:
+    code = run(["policy", "fit", "mine", "--log", "--json", *args])
+    shown = capsys.readouterr()
+    return code, json.loads(shown.out) if shown.out else {}, shown.err
+
+
+def test_grades_and_audits_are_fitted(fill: Callable[..., None], capsys: Capture) -> None:
+    fill([(number % 2 == 0, None) for number in range(60)] + [(None, True)] * 90)
+    code, document, _ = fit(capsys)
+    assert code == ExitCode.DONE
+    arms = document["arms"]
+    assert set(arms) == {"quick", "large"}  # type: ignore[call-overload]
+    assert arms["quick"]["n"] == 105  # type: ignore[index]  # 60 grades, 90 audits of half weight
+    assert 0.5 < arms["quick"]["rate"] < arms["large"]["rate"] < 1  # type: ignore[index]
+    assert document["provenance"]["source"] == ["log"]  # type: ignore[index]
+    assert "of the log: 60 grades, 90 audits" in document["notes"]  # type: ignore[operator]
+    assert any("all 90 audits of quick agree" in note for note in document["notes"])  # type: ignore[attr-defined]
+
+
+def test_a_log_without_a_label_says_how_to_get_one(
+    fill: Callable[..., None], capsys: Capture
+) -> None:
+    code, _, error = fit(capsys)
+    assert code == ExitCode.USAGE
+    assert "the log has no graded turn of policy 'mine'" in error
+    assert "etui logs grade" in error
+    fill([(True, None)] * 5)
+    code, _, error = fit(capsys)
+    assert code == ExitCode.USAGE
+    assert "too few to fit anything" in error
+
+
+def test_turns_of_other_policies_arms_and_models_are_left_out(
+    fill: Callable[..., None], config: Config, capsys: Capture
+) -> None:
+    fill([(True, None)] * 30, policy="another")
+    assert fit(capsys)[0] == ExitCode.USAGE
+    fill([(True, None)] * 30, arm="gone")
+    assert fit(capsys)[0] == ExitCode.USAGE
+    fill([(number % 3 == 0, None) for number in range(40)])
+    code, document, _ = fit(capsys)
+    assert code == ExitCode.DONE
+    assert list(document["arms"]) == ["quick"]  # type: ignore[call-overload]
+
+
+@pytest.mark.parametrize("agrees", [True, False])
+def test_labels_that_all_agree_fit_a_rate_alone(
+    fill: Callable[..., None], capsys: Capture, agrees: bool
+) -> None:
+    fill([(None, agrees)] * 250)
+    code, document, _ = fit(capsys)
+    assert code == ExitCode.DONE
+    quick, large = document["arms"]["quick"], document["arms"]["large"]  # type: ignore[index]
+    assert quick["rate"] <= large["rate"] + 1e-9
+    word = "agree" if agrees else "differ"
+    assert any(f"all 250 audits of quick {word}" in note for note in document["notes"])  # type: ignore[attr-defined]
+
+
+def test_the_log_is_added_to_a_table_of_outcomes(
+    fill: Callable[..., None], tmp_path: object, capsys: Capture
+) -> None:
+    fill([(True, None)] * 3)
+    table = f"{tmp_path}/outcomes.csv"
+    rows = "".join(f"anatomy,{n},{n % 2},1\n" for n in range(40))
+    with open(table, "w", encoding="utf-8") as file:
+        file.write("subject,row,quick,large\n" + rows)
+    code, _, error = fit(capsys, "--outcomes", table)
+    assert code == ExitCode.USAGE
+    assert "--data" in error

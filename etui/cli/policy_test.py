@@ -85,10 +85,11 @@ def test(
             loaded.append(_load(name, config, catalogue))
         except InvalidFile as error:
             problems += error.problems
-    _check_tags(tags, [probe for _, probes in loaded for probe in probes])
-    tested = [_run(policy, probes, tags) for policy, probes in loaded]
     for problem in problems:
         click.echo(sanitize(str(problem)), err=True)
+    if not problems:  # the faulty file may be the one with the tag
+        _check_tags(tags, [probe for _, probes in loaded for probe in probes])
+    tested = [_run(policy, probes, tags) for policy, probes in loaded]
     if as_json:
         print_json(_build_document(tested, problems))
     else:

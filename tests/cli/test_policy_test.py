@@ -122,6 +122,8 @@ def test_faulty_cases_do_not_hide_other_policies(capsys: Capture, mine: Path) ->
     assert code == 2
     assert err.splitlines() == [f"{mine}:1:24: unknown rule 'sum', did you mean 'sums'?"]
     assert [line.split(":")[0] for line in out.splitlines()[:-1]] == ["balanced", "best", "frugal"]
+    code, _, err = call(capsys, "mine", "--tag", "mine-alone")
+    assert (code, "unknown rule 'sum'" in err) == (2, True), "the file's faults come first"
     code, out, _ = call(capsys, "mine", "--json")
     assert code == 2
     assert json.loads(out)["errors"] == [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 from etui.log.filters import build_like_pattern
@@ -52,7 +53,7 @@ def find_chat(log: LogReader, name: str) -> ChatRecord:
         if latest:
             return latest[0].chat
     if found:
-        titles = [_title(chat) for chat in found[:_MOST_LISTED]]
+        titles = list_titles(found[:_MOST_LISTED])
         raise UnknownId(f"{len(found)} chats begin with {wanted!r}", titles, "")
     known = log.chats(limit=_MOST_TITLES)
     names = [_title(each.chat) for each in known]
@@ -73,6 +74,13 @@ def choose_chat(found: Sequence[ChatRecord], wanted: str) -> ChatRecord | None:
         if same:
             return same[0]
     return found[0] if len(found) == 1 else None
+
+
+def list_titles(chats: Sequence[ChatRecord]) -> list[str]:
+    """Return what to type for each of these chats: its title, or its id where others have that."""
+    counts = Counter(map(_title, chats))
+    titled = ((chat, _title(chat)) for chat in chats)
+    return [title if counts[title] == 1 else f"{chat.chat_id} ({title})" for chat, title in titled]
 
 
 def _title(chat: ChatRecord) -> str:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from etui.config.config import Config
-from etui.log.find_chat import choose_chat, find_chat
+from etui.log.find_chat import choose_chat, find_chat, list_titles
 from etui.log.queries import LogReader, UnknownId
 from etui.log.records import ChatRecord
 from etui.log.writer import TurnWriter
@@ -50,7 +50,12 @@ def test_a_chat_is_found_by_id_title_or_beginning(log: LogReader, name: str, cha
 def test_several_beginnings_are_refused_with_the_titles(log: LogReader) -> None:
     with pytest.raises(UnknownId, match="4 chats begin with 'P'") as refused:
         find_chat(log, "P")
-    assert refused.value.nearest == ("Primes", "Python", "Python basics", "Primes")
+    assert refused.value.nearest == (
+        "cc44 (Primes)",
+        "Python",
+        "Python basics",
+        "dd55 (Primes)",
+    )
 
 
 @pytest.mark.parametrize("name", ["", "%", "_", "oceans", "aa11x"])
@@ -76,3 +81,12 @@ def test_an_exact_title_is_never_ambiguous(found: list[ChatRecord], wanted: str)
     same = [each for each in found if each.name == wanted]
     chosen = choose_chat(found, wanted)
     assert chosen == (same[0] if same else found[0] if len(found) == 1 else None)
+
+
+def test_chats_of_one_title_are_told_apart_by_their_ids() -> None:
+    chats = [
+        ChatRecord("a1", "", "hello"),
+        ChatRecord("b2", "", "hello"),
+        ChatRecord("c3", "", "x"),
+    ]
+    assert list_titles(chats) == ["a1 (hello)", "b2 (hello)", "x"]

@@ -65,7 +65,7 @@ class RouteScreen(ModalScreen[Route | None]):
         """Lay out the filter, the list and the line below it."""
         with Vertical(classes="box"):
             yield Static(
-                "What answers the next questions, with predicted joules per token",
+                "What answers next (predicted J/token)",
                 markup=False,
                 classes="title",
             )

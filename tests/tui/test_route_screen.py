@@ -103,6 +103,8 @@ async def test_the_list_fits_the_smallest_terminal(house: House) -> None:
         await until(pilot, lambda: app.backend is not None)
         await pilot.press("f7")
         await until(pilot, lambda: "balanced" in drawn(app) and "frugal" in drawn(app))
+        assert "What answers next (predicted J/token)" in drawn(app)
+        assert app.screen.query_one(".box").outer_size.height == 9, "all but the footer"
         assert app.screen.query_one(Input).has_focus
 
 

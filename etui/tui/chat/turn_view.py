@@ -28,7 +28,7 @@ from etui.tui.chat.progress import (
 )
 from etui.tui.chat.why import full_why, hop_line, logged_why, next_hop_why, short_why
 from etui.tui.widgets.code_fences import ShortFences
-from etui.tui.widgets.fact_line import FactLine, HintedLine
+from etui.tui.widgets.fact_line import HINT_FROM, FactLine, HintedLine
 from etui.turn.events import Decided, HopEnded, HopStarted, TurnFinished
 from etui.turn.record import HopRecord, TurnRecord
 from etui.turn.text import price_line
@@ -183,6 +183,10 @@ the earlier one, and the turns after it, in the history that the model reads.
             if self.record.error:
                 _show(self._error, f"✗ {sanitize(self.record.error)}")
 
+    def on_resize(self, event: events.Resize) -> None:
+        """Leave a waiting question its width on a narrow terminal; the footer has the key too."""
+        self._show_withdraw()
+
     def show_progress(self, progress: TurnProgress, now_ns: int, energy: Energy | None) -> None:
         """Show what the turn is doing now, and its energy so far if that is known."""
         if self.queued:
@@ -197,8 +201,12 @@ the earlier one, and the turns after it, in the history that the model reads.
         self.queued = bool(place)
         self.set_class(self.queued, "-queued")
         self._question.update(f"❯ {place}{self._asked}")
-        _show(self._withdraw, "del withdraw" if place else "")
+        self._show_withdraw()
         self.refresh_bindings()
+
+    def _show_withdraw(self) -> None:
+        has_room = self.size.width >= HINT_FROM
+        _show(self._withdraw, "del withdraw" if self.queued and has_room else "")
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """Offer to withdraw a question that waits, and nothing else before it is asked."""

@@ -78,7 +78,7 @@ class FactLine(Line):
         self.set_text(break_between(self._facts, width) if width else self._facts)
 
 
-_HINT_FROM = 60
+HINT_FROM = 60
 """Width in cells from which there is room for keys beside the facts; the footer has them too."""
 
 
@@ -98,7 +98,7 @@ class HintedLine(Horizontal):
 
     def on_resize(self, event: events.Resize) -> None:
         """Hide the keys where they would break the facts into more rows."""
-        self.set_class(event.size.width < _HINT_FROM, "-tight")
+        self.set_class(event.size.width < HINT_FROM, "-tight")
 
     def show(self, facts: str, hint: str = "") -> None:
         """Show these facts and keys from now on."""

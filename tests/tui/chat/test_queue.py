@@ -37,6 +37,7 @@ async def test_waiting_questions_are_numbered_and_one_is_asked_after_the_other(
         await answered(pilot, house, 4)
         assert waiting(app) == []
         assert "del withdraw" not in drawn(app)
+        assert "del Withdraw" in drawn(app), "the footer has the key"
         assert text_of(turns(app)[1], "question") == "❯ two"
 
 
@@ -107,7 +108,7 @@ async def test_a_withdrawn_question_comes_back_with_up(house: House) -> None:
         house.runner.let_go.set()
 
 
-@pytest.mark.parametrize("size", [(40, 10), (80, 24)])
+@pytest.mark.parametrize("size", [(80, 24), (120, 36)])
 async def test_the_key_stands_at_the_right_of_the_question(
     house: House, size: tuple[int, int]
 ) -> None:
@@ -120,3 +121,17 @@ async def test_the_key_stands_at_the_right_of_the_question(
         (line,) = (row for row in drawn(app).split("\n") if "del withdraw" in row)
         assert "queued (1st): two" in line
         house.runner.let_go.set()
+
+
+async def test_a_waiting_question_has_the_whole_width_of_a_narrow_terminal(house: House) -> None:
+    house.runner.hold = True
+    app = house.app()
+    async with app.run_test(size=(40, 16)) as pilot:
+        await ask(pilot, "First?")
+        await until(pilot, lambda: len(house.runner.asked) == 1)
+        await ask(pilot, "Second?")
+        await until(pilot, lambda: "queued (1st): Second?" in drawn(app))
+        assert "del withdraw" not in drawn(app)
+        assert "del Withdraw" in drawn(app), "the footer has the key"
+        house.runner.let_go.set()
+        await answered(pilot, house, 2)

@@ -44,6 +44,11 @@ class Packed(BaseModel):
     type: Literal["B", "h", "H", "I", "f"]
     data: str
 
+    def count(self) -> int:
+        """Count the numbers without unpacking them."""
+        padding = len(self.data) - len(self.data.rstrip("="))
+        return (len(self.data) // 4 * 3 - padding) // array(self.type).itemsize
+
     def unpack(self) -> array[int] | array[float]:
         """Return the numbers.
 
@@ -133,7 +138,7 @@ class JointPart(BaseModel):
             raise ValueError("its joint model does not fit its arms and bands")
         if any(len(row) != arms for row in self.rates):
             raise ValueError("its joint model does not fit its arms and bands")
-        if len(self.words.unpack()) % BUCKETS or self.components < 1:
+        if self.words.count() % BUCKETS or self.components < 1:
             raise ValueError("its joint model does not fit the words of this etui")
         self._check_forest(len(FEATURE_NAMES) + self.components + 3 * arms + 1)
         return self
@@ -141,17 +146,17 @@ class JointPart(BaseModel):
     @property
     def components(self) -> int:
         """Number of components of the words."""
-        return len(self.words.unpack()) // BUCKETS - len(self.arms) - 1
+        return self.words.count() // BUCKETS - len(self.arms) - 1
 
     def _check_forest(self, columns: int) -> None:
         """Check that every walk through a tree ends in a leaf: children come after their node."""
         column, child = self.column.unpack(), self.child.unpack()
         count, width = len(column), len(self.arms) + 1
-        values = len(self.values.unpack())
+        values = self.values.count()
         inner = list(map(operator.ne, column, repeat(LEAF)))
         valid = (
             count > 0
-            and len(child) == len(self.threshold.unpack()) == count
+            and len(child) == self.threshold.count() == count
             and values % width == 0
             and not inner[-1]
             and max(self.roots) < count

@@ -119,6 +119,9 @@ j, k, ctrl+d, ctrl+u, g and G move through the chat; `/` finds words, n and N go
             return
         index = ids.index(turn_id)
         if not self._window.first <= index < self._window.end:
+            if self._moving:  # the last jump has not come to rest
+                self.call_after_refresh(self.show_turn, turn_id)
+                return
             await self._move_to(window_around(index, len(ids)))
         views = [turn for turn in self.turns if turn.record and turn.record.turn_id == turn_id]
         if views:
@@ -228,7 +231,11 @@ j, k, ctrl+d, ctrl+u, g and G move through the chat; `/` finds words, n and N go
 
     async def action_last(self) -> None:
         """Focus the last turn, and follow the answer that runs."""
-        await self._move_to(latest_window(len(self._records)))
+        window = latest_window(len(self._records))
+        if self._moving and window != self._window:  # the last jump has not come to rest
+            self.call_after_refresh(self.action_last)
+            return
+        await self._move_to(window)
         if self.turns:
             self.turns[-1].focus(scroll_visible=False)
             self.scroll_end(animate=False)
@@ -268,14 +275,15 @@ j, k, ctrl+d, ctrl+u, g and G move through the chat; `/` finds words, n and N go
         self._mark_found(self._records[index].turn_id, self._words)
 
     def _mark_found(self, turn_id: str, words: str, checks: int = _LATE_CHECKS) -> None:
-        """Mark the words in a turn, and bring them into view; its Markdown may come later."""
-        view = next((t for t in self.turns if t.record and t.record.turn_id == turn_id), None)
-        if view is None or words != self._words:
+        """Mark the words in a turn, and bring them into view; both may be mounted later."""
+        if words != self._words:
             return
-        first = self._found_words.mark(view, words)
-        if first is not None and first.region.bottom > self.content_region.bottom:
-            self._bring_to_top(view, first)
-        elif first is None and checks > 1:
+        view = next((t for t in self.turns if t.record and t.record.turn_id == turn_id), None)
+        first = self._found_words.mark(view, words) if view is not None else None
+        if view is not None and first is not None:
+            if first.region.bottom > self.content_region.bottom:
+                self._bring_to_top(view, first)
+        elif checks > 1:
             again = partial(self._mark_found, turn_id, words, checks - 1)
             self.set_timer(_LATE_CHECK_SECONDS, again)
 

@@ -85,6 +85,16 @@ async def test_words_are_found_in_turns_that_are_not_mounted(house: House) -> No
         await until(pilot, lambda: focused_turn(app) == "turn-of-log-3")
 
 
+async def test_a_jump_waits_for_the_one_before_it(house: House) -> None:
+    app = house.app()
+    async with app.run_test(size=SIZE) as pilot:
+        transcript = await long_chat(pilot, app)
+        transcript._moving = True
+        await transcript.show_turn("turn-of-log-3")
+        transcript._moving = False
+        await until(pilot, lambda: focused_turn(app) == "turn-of-log-3")
+
+
 async def test_what_is_nowhere_is_not_found(house: House) -> None:
     app = house.app()
     async with app.run_test(size=SIZE) as pilot:

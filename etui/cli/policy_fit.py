@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,7 @@ from etui.errors import EtuiError, UsageError
 if TYPE_CHECKING:
     from etui.config.config import Config
     from etui.models.catalogue import Catalogue
-    from etui.routing.accuracy.fitted_file import FittedModel
+    from etui.routing.accuracy.fitted_file import AgreementHead, FittedModel
     from etui.routing.accuracy.table import Graded
     from etui.routing.policy import Policy
 
@@ -85,6 +85,7 @@ def fit(
     from etui.cli.policy_names import split_names
     from etui.routing.accuracy.fit import fit_heads
     from etui.routing.accuracy.predictor import get_fitted_path
+    from etui.routing.policy import list_agreements
 
     config, catalogue, _ = load_context()
     policies, folders = split_names(names, runs, config)
@@ -114,7 +115,10 @@ def fit(
                 "--exclude-test needs the texts of the questions", "pass their folder with --data"
             )
         graded = drop_questions(graded, read_texts(exclude_test, "test").values())
-    model = fit_heads(graded, _build_provenance(graded, sources, sha256, before), seed=seed)
+    agreements = list_agreements(policy) if policy is not None else None
+    provenance = _build_provenance(graded, sources, sha256, before)
+    model = fit_heads(graded, provenance, seed=seed, agreements=agreements)
+    notes += _list_agreement_notes(agreements, model)
     if output is None:
         assert policy is not None  # without --output there is a policy, the default one at least
         output = get_fitted_path(policy, config)
@@ -304,6 +308,11 @@ def _build_document(path: Path, model: FittedModel, notes: Sequence[str]) -> dic
             }
             for need in model.needs
         ],
+        "agreements": [
+            head.model_dump(include={"arms", "n", "known", "agreed", "apart"})
+            | {"curve": None if head.curve is None else head.curve.of}
+            for head in model.agreements
+        ],
         "notes": list(notes),
     }
 
@@ -343,6 +352,12 @@ def _print_fit(path: Path, model: FittedModel, notes: Sequence[str]) -> None:
                 for need in model.needs
             ],
         )
+    if model.agreements:
+        click.echo()
+        print_table(
+            ("AGREE", "QUESTIONS", "SAME ANSWER", "RIGHT IF THE SAME", "RIGHT IF NOT", "CURVE"),
+            [_format_agreement(agreement) for agreement in model.agreements],
+        )
     click.echo()
     click.echo(
         "Brier, ECE and AUC: five-fold cross-validation; BRIER OF RATE: if only the overall rate "
@@ -350,3 +365,39 @@ def _print_fit(path: Path, model: FittedModel, notes: Sequence[str]) -> None:
     )
     for note in notes:
         click.echo(f"note: {note}", err=True)
+
+
+def _format_agreement(head: AgreementHead) -> tuple[str, ...]:
+    """Format a row: how often the arms agree, and how often they are right then and else.
+
+    Shares of right and wrong alone are the least that they can be, and say so.
+    """
+    least = "" if head.known else "at least "
+    same = f"{100 * head.agreed.n / head.n:.1f} %" if head.known else "unknown"
+    alone = zip(head.arms, head.apart, strict=True)
+    apart = ", ".join(f"{arm} {least}{100 * share.p:.0f} %" for arm, share in alone)
+    return (
+        " and ".join(head.arms) if len(head.arms) > 1 else f"the votes of {head.arms[0]}",
+        f"{head.n:,}",
+        same,
+        f"{least}{100 * head.agreed.p:.1f} % "
+        f"[{100 * head.agreed.low:.1f}, {100 * head.agreed.high:.1f}]",
+        apart,
+        f"{head.curve.kind} of {head.curve.of}, ECE {head.curve.ece:.3f}" if head.curve else "none",
+    )
+
+
+def _list_agreement_notes(
+    agreements: Sequence[tuple[str, ...]] | None, model: FittedModel
+) -> Iterator[str]:
+    """Yield what the answers do not say about the steps of several answers of a policy."""
+    if any(not head.known for head in model.agreements):
+        yield (
+            "these outcomes have only right and wrong, so whether two wrong answers are the same "
+            "is not known: the shares of `agree` are the least that they can be; bench runs have "
+            "the answers"
+        )
+    fitted = {head.arms for head in model.agreements}
+    for arms in agreements or ():
+        if arms not in fitted:
+            yield f"agree of {', '.join(arms)} is not fitted: not all of it was answered"

@@ -38,7 +38,8 @@ class TurnReplay(NamedTuple):
         joules: Measured joules; None if unmeasured.
         kind: How they were measured.
         predicted_before, predicted_after: Joules predicted for the question now, without loads;
-            None if nothing is known about the model.
+            None if nothing is known about the model. ``predicted_after`` of a cascade is that of
+            its first arm, and of those that have to agree with it.
         why: Reason for the decision, or for the lack of one.
         right_before, right_after: Predicted accuracies, 0..1; None if nothing was fitted.
         cascade: Whether a cascade would answer; ``after`` is its first arm, or ``before`` if the
@@ -179,11 +180,14 @@ def _replay_turn(
 ) -> TurnReplay:
     after: Arm | None = None
     cascade = False
+    together: tuple[Arm, ...] = ()
     try:
         decision = decide(query)
         after, why, cascade = decision.arm, decision.why, decision.cascade is not None
+        together = _list_asked_too(decision)
         if cascade and turn.first_hop == _arm_and_model(after):
-            after = before  # the same cascade would start and continue in the same way
+            # The same cascade would start and continue in the same way.
+            after, together = before, ()
         elif _arm_and_model(after) == _arm_and_model(before):
             after = before  # keep the token budget of the turn, or it would look like a change
     except EtuiError as error:
@@ -192,6 +196,10 @@ def _replay_turn(
     predicted_after, right_after = predicted_before, right_before
     if after is not before:
         predicted_after, right_after = _predict(predictor, after, query)
+    for arm in together:
+        joules = _predict_joules(predictor, arm, query)
+        known = joules is not None and predicted_after is not None
+        predicted_after = (predicted_after or 0.0) + (joules or 0.0) if known else None
     return TurnReplay(
         turn.turn_id,
         turn.query,
@@ -206,6 +214,15 @@ def _replay_turn(
         right_after,
         cascade,
     )
+
+
+def _list_asked_too(decision: Decision) -> tuple[Arm, ...]:
+    """List the arms that answer in any case besides the first: those that have to agree with it."""
+    if decision.cascade is None:
+        return ()
+    step = decision.cascade.find_agreement(decision.arm.name)
+    names = step.arms[1:] if step is not None else ()
+    return tuple(arm for arm in decision.cascade.arms if arm.name in names)
 
 
 def _predict(

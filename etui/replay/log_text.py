@@ -30,7 +30,7 @@ def replayed_lines(document: TurnsDocument) -> Iterator[str]:
     yield _accuracy_line(document["accuracy"])
     if document["cascades"]:
         count = units.count_text(document["cascades"], "question")
-        yield f"{count} to a cascade, counted by its first arm unless the turn started with it"
+        yield f"{count} to a cascade, counted by its first step unless the turn started with it"
 
 
 def move_rows(document: TurnsDocument) -> list[tuple[str, str, str]]:

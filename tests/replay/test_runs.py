@@ -14,7 +14,7 @@ from etui.errors import EtuiError, UsageError
 from etui.replay.log_replay import arm_from_turn, build_turns_document, replay_turns
 from etui.replay.runs import read_runs
 from etui.routing.decision import Decision
-from etui.routing.limits import Cascade
+from etui.routing.limits import Agreement, Cascade
 from etui.routing.prediction import PredictedAccuracy, PredictedJoules
 from tests.bench import synthetic
 
@@ -80,6 +80,7 @@ def turn(number, query, arm="quick", joules=5.0, answer="yes", chat="c", hops=()
     return SimpleNamespace(
         turn_id=f"t{number}",
         chat_id=chat,
+        parent_id=f"t{number - 1}",
         query=query,
         system=None,
         answer=answer,
@@ -177,3 +178,33 @@ def test_numbers_are_of_the_same_question(tmp_path, config):
             assert found.joules[at, column] == sample.joules
             margin = found.margin[at, column] if found.margin is not None else np.nan
             assert np.isnan(margin) if sample.margin is None else margin == sample.margin
+
+
+def test_arms_that_have_to_agree_are_predicted_together():
+    quick, think = Arm("quick", "small"), Arm("think", "small", "cot")
+    cascade = Cascade(
+        (quick, think, Arm("large", "big")), 0.7, 3, None, (Agreement(("quick", "think"), 0.7),)
+    )
+    decision = Decision(quick, "p", "r", "both", cascade=cascade)
+    (one,) = replay_turns([turn(1, "Capital?", arm="think")], lambda query: decision, Known())
+    assert one.predicted_after == 34.0
+    (same,) = replay_turns([turn(1, "Capital?", arm="quick")], lambda query: decision, Known())
+    assert (same.predicted_before, same.predicted_after) == (3.0, 34.0)
+    begun = turn(1, "Capital?", arm="think", hops=[("quick", "small"), ("think", "small")])
+    (again,) = replay_turns([begun], lambda query: decision, Known())
+    assert again.predicted_after == again.predicted_before == 31.0
+
+
+def test_answers_of_a_run_are_numbers_that_are_equal_where_the_answers_are(tmp_path, config):
+    run = synthetic.config(("direct", "large"), per_subject=2)
+    made = RunFolder.create(tmp_path / "a", run)
+    samples = list(synthetic.samples(run))
+    made.append(samples)
+    made.close()
+    graded = read_runs([tmp_path / "a"], config).graded
+    assert graded.answers is not None
+    said = {(s.subject, s.row, s.arm): s.choice for s in samples}
+    for at, (subject, row) in enumerate(zip(graded.subjects, graded.rows, strict=True)):
+        first, second = (said[subject, row, arm] for arm in graded.arms)
+        assert (graded.answers[at, 0] == graded.answers[at, 1]) == (first == second)
+        assert (graded.answers[at, 0] >= 0) == (first is not None)

@@ -211,7 +211,7 @@ def build_sample(
         seconds=record.seconds.total,
         prompt_sha256=messages_sha(messages),
         rule=record.rule,
-        hops=tuple(hop.arm for hop in record.hops[:-1]),
+        hops=tuple(hop.arm for hop in record.hops if not hop.taken),
         error=error or record.error,
         speculation=record.speculation,
         decode_seconds=seconds,

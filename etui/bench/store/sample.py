@@ -43,7 +43,8 @@ class Sample:
         seconds: The question's own time plus its share of the prefix's time.
         prompt_sha256: First 16 hex digits of the SHA-256 of the prompt text.
         rule: Matching rule of the policy; None without a policy.
-        hops: Arms that answered before the last one, in order; empty without a cascade.
+        hops: The other arms that answered, in order, whose joules are its own too; empty without
+            a cascade.
         error: Error message, for status ``error``.
         speculation: Drafted tokens and their joules; None if nothing was drafted.
         machine: Key of the machine that answered, in ``machines`` of the configuration; None for

@@ -73,8 +73,11 @@ class AnswerActions:
                 self._run("again", partial(self._ask_again, record, action))
             case "continue" if record is not None:
                 self._run("again", partial(self._continue, record))
-            case _:
+            case _ if view.ended or view.queued:
                 self._screen.notify("no answer yet", severity="warning")
+            case _:
+                what = "the answer is still being written: Esc stops it"
+                self._screen.notify(what, severity="warning")
 
     def _copy_code(self, view: TurnView) -> None:
         """Copy the next block of code of an answer."""

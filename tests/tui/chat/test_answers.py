@@ -20,7 +20,17 @@ from etui.tui.modals import ConfirmModal
 from etui.turn.events import HopEnded, HopStarted
 from etui.turn.record import REPLACES, LoopRecord, TurnRecord
 from tests.tui.fakes import MODEL, House, until
-from tests.tui.screen import WIDE, answered, ask, notices, panel_text, source_of, text_of, turns
+from tests.tui.screen import (
+    WIDE,
+    answered,
+    ask,
+    drawn,
+    notices,
+    panel_text,
+    source_of,
+    text_of,
+    turns,
+)
 
 THINK = Route("balanced", arm="think")
 
@@ -276,3 +286,16 @@ async def test_an_answer_without_code_says_so(house: House) -> None:
         await answered(pilot, house, 1)
         await pilot.press("shift+tab", "y")
         await until(pilot, lambda: "no code block in this answer" in notices(app))
+
+
+async def test_copying_an_answer_that_is_being_written_says_so(house: House) -> None:
+    house.runner.hold = True
+    app = house.app()
+    async with app.run_test(size=WIDE) as pilot:
+        await ask(pilot, "What is Zig?")
+        await until(pilot, lambda: turns(app) and "answering" in drawn(app))
+        turns(app)[0].focus()
+        await pilot.press("c")
+        await until(pilot, lambda: "still being written" in notices(app))
+        house.runner.let_go.set()
+        await answered(pilot, house, 1)

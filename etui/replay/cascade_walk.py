@@ -30,7 +30,9 @@ class Walk:
         column: Column of the arm whose answer was kept.
         hops: Number of arms that answered.
         cost: Cost of all of them.
-        assumed: Arms that are all wrong were taken to agree, as their answers are not known.
+        assumed: Arms that are all wrong were taken to agree, as their answers are not known, and
+            their answer was accepted.
+        held_back: An agreed answer was not accepted, by a share that is the least it can be.
         without_letter: Answers without a letter, which a turn may ask for once more.
     """
 
@@ -38,6 +40,7 @@ class Walk:
     hops: int
     cost: float
     assumed: bool = False
+    held_back: bool = False
     without_letter: int = 0
 
 
@@ -51,7 +54,9 @@ def walk_decision(
         if name not in graded.arms:
             return name
         column = graded.arms.index(name)
-        return Walk(column, 1, float(cost[row, column]), False, _lacks_letter(graded, row, column))
+        return Walk(
+            column, 1, float(cost[row, column]), without_letter=_lacks_letter(graded, row, column)
+        )
     keep = decision.fallbacks.no_answer == "keep"
     return walk_cascade(cascade, row, graded, cost, predictor, keep=keep)
 
@@ -104,13 +109,12 @@ def walk_cascade(
         outcomes = settle(cascade, [*outcomes, outcome], predictor.agreement)
     best = find_best_outcome(outcomes)
     assert best is not None
-    assumed = any(
-        each.together == "agreed" and each.key == _WRONG and len(agreement.arms) > 1
-        for each in outcomes
-        if (agreement := cascade.find_agreement(each.arm.name)) is not None
-    )
+    agreed = [each for each in outcomes if each.together == "agreed" and graded.answers is None]
+    taken = any(each.accepted for each in agreed)
+    assumed = taken and any(each.key == _WRONG for each in agreed)
+    held_back = bool(agreed) and not taken
     column = graded.arms.index(outcomes[best].arm.name)
-    return Walk(column, len(outcomes), spent, assumed, lacking)
+    return Walk(column, len(outcomes), spent, assumed, held_back, lacking)
 
 
 _RIGHT, _WRONG = "right", "wrong"
@@ -139,6 +143,7 @@ class WalkNotes:
     blind: int = 0
     unsure: int = 0
     assumed: int = 0
+    held_back: int = 0
     asked_again: int = 0
 
     def add(self, decision: Decision, walk: Walk) -> None:
@@ -148,6 +153,7 @@ class WalkNotes:
             self.blind += not cascade.agreements
             self.unsure += bool(cascade.agreements)
         self.assumed += walk.assumed
+        self.held_back += walk.held_back
         if decision.fallbacks.no_answer == "ask_constrained":
             self.asked_again += walk.without_letter
 
@@ -169,6 +175,11 @@ class WalkNotes:
                 f"on {self.assumed} questions all arms of `agree` are wrong, and these outcomes do "
                 "not say whether they agree: they are taken to, so that accuracy and cost are the "
                 "least that they can be"
+            )
+        if self.held_back:
+            found.append(
+                f"on {self.held_back} questions an agreed answer is not accepted, because these "
+                "outcomes only show the least that it can be right; bench runs have the answers"
             )
         if self.asked_again:
             found.append(

@@ -84,12 +84,15 @@ def test_an_acceptance_that_agreed_answers_do_not_reach_asks_the_large_arm_each_
 
 def test_of_right_and_wrong_alone_agreement_is_bounded_and_the_report_says_so():
     graded = replace(table(), answers=None)
-    routed = replay_policy(policy(), graded, graded.joules, label="J")
+    routed = replay_policy(policy(0.4), graded, graded.joules, label="J")
     both_wrong = int((~graded.correct[:, :2]).all(axis=1).sum())
-    full = replay_policy(policy(), table(), graded.joules, label="J")
+    full = replay_policy(policy(0.4), table(), graded.joules, label="J")
     assert routed.correct.mean() <= full.correct.mean()
     assert routed.cost.mean() <= full.cost.mean()
     assert f"on {both_wrong} questions all arms of `agree` are wrong" in routed.notes[0]
+    strict = replay_policy(policy(0.75), graded, graded.joules, label="J")
+    assert set(strict.chosen.tolist()) == {2}
+    assert "only show the least that it can be right" in strict.notes[0]
 
 
 def test_without_confidence_a_step_is_still_walked():

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from etui.cli.common import print_json_line
+from etui.cli.common import print_json, print_json_line
 from etui.cli.param_types import FiniteNumber
-from etui.errors import EtuiError, ExitCode
+from etui.errors import EtuiError, ExitCode, UsageError
 
 if TYPE_CHECKING:
     from etui.cli.power_top_text import TopReading
@@ -25,7 +25,8 @@ _LOOK_SECONDS = 2.0
 
 @click.command()
 @click.option("--once", is_flag=True, help="Print one table and exit, as in a pipe.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document per interval.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document and exit.")
+@click.option("--jsonl", "as_lines", is_flag=True, help="Print one JSON document per interval.")
 @click.option(
     "-n",
     "--interval",
@@ -34,7 +35,7 @@ _LOOK_SECONDS = 2.0
     default=1.0,
     help="Seconds between two updates (1).",
 )
-def top(once: bool, as_json: bool, interval: float) -> int:
+def top(once: bool, as_json: bool, as_lines: bool, interval: float) -> int:
     """Show every power channel and what was spent, without the chat.
 
     The screen of F10: watts over the last hour, use, clocks, temperature and limit of every
@@ -46,14 +47,20 @@ def top(once: bool, as_json: bool, interval: float) -> int:
     from etui.config.load import load_config
     from etui.energy.discovery import open_recorder
 
+    given = [f"--{name}" for name, on in
+             (("once", once), ("json", as_json), ("jsonl", as_lines)) if on]  # fmt: skip
+    if len(given) > 1:
+        raise UsageError(f"{' and '.join(given)} cannot be combined", "pass only one of them")
     config = load_config()
     with closing(open_recorder(config)) as recorder:
         recorder.start()
-        if not as_json and not once and sys.stdout.isatty() and sys.stdin.isatty():
+        if not given and sys.stdout.isatty() and sys.stdin.isatty():
             return _show_screen(config, recorder, interval)
         try:
             if as_json:
-                _print_lines(config, recorder, interval, once=once)
+                _print_document(config, recorder)
+            elif as_lines:
+                _print_lines(config, recorder, interval)
             else:
                 _print_table(config, recorder)
         except KeyboardInterrupt:  # the usual way out of a live view
@@ -86,16 +93,22 @@ def _print_table(config: Config, recorder: Recorder) -> None:
         click.echo(line)
 
 
-def _print_lines(config: Config, recorder: Recorder, interval: float, *, once: bool) -> None:
+def _print_document(config: Config, recorder: Recorder) -> None:
     from etui.cli.power_top_text import build_document
 
     read = _open_reader(config, recorder)
-    time.sleep(_LOOK_SECONDS if once else min(interval, _LOOK_SECONDS))
+    time.sleep(_LOOK_SECONDS)
+    print_json(build_document(read()))
+
+
+def _print_lines(config: Config, recorder: Recorder, interval: float) -> None:
+    from etui.cli.power_top_text import build_document
+
+    read = _open_reader(config, recorder)
+    time.sleep(min(interval, _LOOK_SECONDS))
     while True:
         start_s = time.monotonic()
         print_json_line(build_document(read()))
-        if once:
-            return
         time.sleep(max(0.0, interval - (time.monotonic() - start_s)))
 
 

@@ -71,10 +71,9 @@ def test_json_has_every_channel_and_null_for_what_is_unknown(
     many_channels: dict[str, str], config: Config
 ) -> None:
     log_turn(config)
-    done = run(many_channels, "--json", "--once")
+    done = run(many_channels, "--json")
     assert done.returncode == 0, done.stderr
-    (line,) = done.stdout.splitlines()
-    document = json.loads(line)
+    document = json.loads(done.stdout)
     channels = {channel["name"]: channel for channel in document["channels"]}
     assert list(channels) == [*(f"GPU{n}" for n in range(8)), "CPU", "RAM"]
     assert channels["GPU1"]["utilisation"] == 0.2
@@ -94,7 +93,7 @@ def test_json_has_every_channel_and_null_for_what_is_unknown(
 
 def test_lines_go_on_until_ctrl_c(many_channels: dict[str, str]) -> None:
     with subprocess.Popen(
-        [sys.executable, "-m", "etui", "power", "top", "--json", "-n", "0.2"],
+        [sys.executable, "-m", "etui", "power", "top", "--jsonl", "-n", "0.2"],
         env=many_channels,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -119,7 +118,7 @@ def test_a_broken_log_and_no_channel_say_what_to_do(
     assert done.returncode == 0, done.stderr
     assert "unmeasured: no power sensor can be read; `etui doctor` shows why" in done.stdout
     assert "move it away" in done.stdout
-    document = json.loads(run(environ, "--json", "--once").stdout)
+    document = json.loads(run(environ, "--json").stdout)
     assert document["spent"] is document["total_watts"] is None
     assert "move it away" in document["problem"]
 

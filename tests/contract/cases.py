@@ -178,6 +178,7 @@ METER = (
     Case("pull", ("models", "pull", "tiny-b", "--quiet"), "none"),
     Case("power", ("power", "--seconds", "0.4", "--json")),
     Case("power-lines", ("power", "--seconds", "0.6", "--interval", "0.3", "--jsonl"), "lines"),
+    Case("power-top", ("power", "top", "--json")),
     Case("power-selftest", ("power", "selftest", "--seconds", "1.5", "--json"), code=None),
     Case("power-idle", ("power", "idle", "--seconds", "0.5", "--json")),
     Case(

@@ -16,6 +16,7 @@ from tests.contract.normal import normalised
 
 STEPS = [(name, case) for name, cases in MACHINES.items() for case in cases]
 WITHOUT_CASE: Mapping[str, str] = {
+    "power top --jsonl": "it runs until Ctrl-C; tests/cli/test_power_top.py has its lines",
     "serve --jsonl": "it runs until a signal; tests/cli/test_serve_status.py has its lines",
 }
 """Command and option -> why no golden case can be made; a command that ends has one."""

@@ -46,6 +46,7 @@ WRONG = (
     ("policy", "check", "frugl"),
     ("policy", "fit"),
     ("power", "--json", "--jsonl"),
+    ("power", "top", "--json", "--jsonl"),
     ("--policy", "best", "ask", "x"),
     ("--web-port", "80"),
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -135,6 +135,24 @@ class LoggedChats:
         """Delete a chat and its turns, and wait until they are deleted."""
         self._writer.delete_chat(chat_id)
         self._writer.flush()
+
+    def grade(self, turn_id: str, good: bool | None) -> None:
+        """Store what the user says of an answer, and wait until it is written."""
+        from etui.log.records import GradeRecord
+        from etui.text.timestamps import format_utc
+
+        if good is None:
+            self._writer.clear_grade(turn_id)
+        else:
+            now = format_utc(datetime.now().astimezone())
+            self._writer.save_grade(GradeRecord(turn_id, now, good))
+        self._writer.flush()
+
+    def grades(self, turn_ids: Sequence[str]) -> Mapping[str, bool]:
+        """Read what the user has said of answers."""
+        from etui.log.labels import read_grades
+
+        return read_grades(self._reader, turn_ids)
 
     def spending(self, route: Route) -> SpendingTotals:
         """Add up the energy of today and of the policy's budget periods."""

@@ -202,6 +202,12 @@ class ChatLog(Protocol):
     def delete(self, chat_id: str) -> None:
         """Delete a chat and its turns."""
 
+    def grade(self, turn_id: str, good: bool | None) -> None:
+        """Store what the user says of an answer; None removes it."""
+
+    def grades(self, turn_ids: Sequence[str]) -> Mapping[str, bool]:
+        """Return what the user has said of answers: whether each is good; others are missing."""
+
     def spending(self, route: Route) -> SpendingTotals:
         """Return what was spent today and of the policy's budgets."""
 

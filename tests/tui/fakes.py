@@ -343,6 +343,7 @@ class FakeChats:
     kept: dict[str, tuple[ChatRecord, list[TurnRecord]]] = field(default_factory=dict)
     error: EtuiError | None = None
     today: SpendingTotals = field(default_factory=SpendingTotals)
+    graded: dict[str, bool] = field(default_factory=dict)
 
     def chats(self, search: str) -> Sequence[ChatSummary]:
         if self.error:
@@ -372,6 +373,16 @@ class FakeChats:
 
     def delete(self, chat_id: str) -> None:
         del self.kept[chat_id]
+
+    def grade(self, turn_id: str, good: bool | None) -> None:
+        if self.error:
+            raise self.error
+        self.graded.pop(turn_id, None)
+        if good is not None:
+            self.graded[turn_id] = good
+
+    def grades(self, turn_ids: Sequence[str]) -> dict[str, bool]:
+        return {name: self.graded[name] for name in turn_ids if name in self.graded}
 
     def spending(self, route: Route) -> SpendingTotals:
         if self.error:

@@ -16,6 +16,7 @@ from etui.errors import EtuiError
 from etui.text.sanitize import sanitize
 from etui.tui.chat.conversation import Asking, continuation_route, refuse_continuation
 from etui.tui.chat.prompt import Prompt
+from etui.tui.chat.transcript import Transcript
 from etui.tui.chat.turn_queue import TurnQueue
 from etui.tui.chat.turn_view import TurnAction, TurnView
 from etui.tui.clipboard import copy_text
@@ -33,10 +34,14 @@ class AnswerActions:
         screen: Runs the workers, and shows pages and notices.
         prompt: Takes a question to edit.
         queue: Answers the questions that are asked again.
+        transcript: Shows what the user says of an answer.
     """
 
-    def __init__(self, screen: Screen[None], prompt: Prompt, queue: TurnQueue) -> None:
+    def __init__(
+        self, screen: Screen[None], prompt: Prompt, queue: TurnQueue, transcript: Transcript
+    ) -> None:
         self._screen = screen
+        self._transcript = transcript
         self._prompt = prompt
         self._queue = queue
 
@@ -71,6 +76,8 @@ class AnswerActions:
                 self._prompt.revise(view.asking, record.turn_id if record is not None else None)
             case "smaller" | "larger" if record is not None:
                 self._run("again", partial(self._ask_again, record, action))
+            case "good" | "bad" if record is not None and record.answer.strip():
+                self._run("grade", partial(self._grade, view, record.turn_id, action == "good"))
             case "continue" if record is not None:
                 self._run("again", partial(self._continue, record))
             case _ if view.ended or view.queued:
@@ -92,6 +99,19 @@ class AnswerActions:
 
     async def _copy(self, what: str, text: str) -> None:
         self._screen.notify(await copy_text(self._screen.app, what, text), markup=False)
+
+    async def _grade(self, view: TurnView, turn_id: str, good: bool) -> None:
+        """Store what the user says of an answer; the same again takes it back."""
+        services = self._queue.services
+        if services is None:
+            return
+        said = None if view.good is good else good
+        try:
+            await asyncio.to_thread(services.chats.grade, turn_id, said)
+        except EtuiError as error:
+            notify_error(self._screen, error.what, error.fix)
+            return
+        self._transcript.show_grades({turn_id: said})
 
     async def _continue(self, record: TurnRecord) -> None:
         """Go on with an answer that was cut off, by the model that began it."""

@@ -99,10 +99,14 @@ class ChatSwitch:
         if self._queue.services is None or not self.check_idle():
             return
         try:
-            records = await asyncio.to_thread(self._queue.services.chats.turns, chat.chat_id)
+            chats = self._queue.services.chats
+            records = await asyncio.to_thread(chats.turns, chat.chat_id)
+            ids = [record.turn_id for record in records]
+            grades = await asyncio.to_thread(chats.grades, ids)
         except EtuiError as error:
             notify_error(self._screen, error.what, error.fix)
             return
+        self._transcript.show_grades(grades)
         await self.take_chat(Conversation(chat, tuple(records)))
 
     async def take_chat(self, conversation: Conversation) -> None:

@@ -84,7 +84,7 @@ class ChatScreen(Screen[None]):
             self, config, route, self._transcript, self._panel, self._prompt, self._title
         )
         self._composer = Composer(self, config, self._prompt, self._queue)
-        self._answers = AnswerActions(self, self._prompt, self._queue)
+        self._answers = AnswerActions(self, self._prompt, self._queue, self._transcript)
         self._switch = ChatSwitch(self, self._queue, self._transcript, self._panel, self._prompt)
 
     @property

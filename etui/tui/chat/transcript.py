@@ -61,6 +61,7 @@ j, k, ctrl+d, ctrl+u, g and G move through the chat; `/` finds words, n and N go
         self._window = TurnWindow()
         self._replaced: Collection[str] = ()
         self._branches: Mapping[str, tuple[int, int]] = {}
+        self._grades: dict[str, bool | None] = {}
         self._notes: Mapping[str, str] = {}
         self._moving = False
         self._marker = Static("", markup=False, classes="earlier")
@@ -184,6 +185,15 @@ j, k, ctrl+d, ctrl+u, g and G move through the chat; `/` finds words, n and N go
             places: Number of the branch, from 1, and their count, by turn id.
         """
         self._branches = places
+        self._update_markers()
+
+    def show_grades(self, grades: Mapping[str, bool | None]) -> None:
+        """Mark answers with what the user says of them, in addition to those marked already.
+
+        Args:
+            grades: Whether the answer is good, by turn id; None takes the mark away.
+        """
+        self._grades |= grades
         self._update_markers()
 
     async def earlier(self) -> None:
@@ -392,6 +402,8 @@ j, k, ctrl+d, ctrl+u, g and G move through the chat; `/` finds words, n and N go
                 turn.show_replaced(turn.record.turn_id in self._replaced)
                 if (place := self._branches.get(turn.record.turn_id)) is not None:
                     turn.show_branch(place)
+                if (good := self._grades.get(turn.record.turn_id)) is not turn.good:
+                    turn.show_grade(good)
                 if (note := self._notes.get(turn.record.turn_id)) is not None:
                     turn.show_costs(note)  # without a change there is no new layout
         self._marker.display = first > 0

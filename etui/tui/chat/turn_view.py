@@ -47,7 +47,18 @@ MOST_QUESTION_LINES = 40
 MOST_LIVE_THINKING_CHARACTERS = 1_500
 
 
-TurnAction = Literal["smaller", "larger", "edit", "copy", "code", "details", "continue", "withdraw"]
+TurnAction = Literal[
+    "smaller",
+    "larger",
+    "edit",
+    "copy",
+    "code",
+    "details",
+    "continue",
+    "withdraw",
+    "good",
+    "bad",
+]
 
 
 def _build_line(content: str, name: str) -> Static:
@@ -74,6 +85,8 @@ class TurnView(Vertical, can_focus=True):
         Binding("i", "request('details')", "Details", id="turn.details"),
         Binding("m", "request('continue')", "Continue", id="turn.continue"),
         Binding("e", "request('edit')", "Edit", id="turn.edit"),
+        Binding("v", "request('good')", "Good", id="turn.good", show=False),
+        Binding("x", "request('bad')", "Bad", id="turn.bad", show=False),
         Binding("minus", "request('smaller')", "Ask smaller", id="turn.smaller", key_display="-"),
         Binding("plus,equals_sign", "request('larger')", "Ask larger", id="turn.larger",
                 key_display="+"),
@@ -93,7 +106,8 @@ class TurnView(Vertical, can_focus=True):
 
 `c` copies the answer, `e` puts the question back into the prompt to edit and send again. `-` and
 `+` ask it again with the next smaller or larger arm, and show both costs. The new answer replaces
-the earlier one, and the turns after it, in the history that the model reads.
+the earlier one, and the turns after it, in the history that the model reads. `v` says that it is
+good and `x` that it is bad, for `etui policy fit --log`; the same key again takes it back.
 """
 
     class ActionRequested(Message):
@@ -121,6 +135,7 @@ the earlier one, and the turns after it, in the history that the model reads.
         super().__init__()
         self.asking = asking
         self.record: TurnRecord | None = None
+        self.good: bool | None = None
         self.ended = False
         shown, left_out = shorten(
             sanitize(asking.shown), MOST_QUESTION_CHARACTERS, MOST_QUESTION_LINES
@@ -131,6 +146,7 @@ the earlier one, and the turns after it, in the history that the model reads.
         self._withdraw = _build_line("", "withdraw")
         self.queued = False
         self._branch = _build_line("", "branch")
+        self._grade = _build_line("", "grade")
         self._why = FactLine(classes="why")
         self._thinking_body = Static("", markup=False, classes="thought-text")
         self._thinking_box = Collapsible(self._thinking_body, title="thinking", collapsed=False)
@@ -170,6 +186,7 @@ the earlier one, and the turns after it, in the history that the model reads.
         yield self._status
         yield self._error
         yield self._energy
+        yield self._grade
         yield self._costs
 
     async def on_mount(self) -> None:
@@ -286,6 +303,11 @@ the earlier one, and the turns after it, in the history that the model reads.
     def show_costs(self, costs: str) -> None:
         """Show the cost next to that of the replaced answer."""
         _show(self._costs, costs)
+
+    def show_grade(self, good: bool | None) -> None:
+        """Show what the user says of the answer; None shows nothing."""
+        self.good = good
+        _show(self._grade, "" if good is None else f"you said: {'good' if good else 'bad'}")
 
     def show_branch(self, place: tuple[int, int] | None) -> None:
         """Show that the turn is one of several: ``< 2/3 >``.

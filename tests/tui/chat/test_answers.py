@@ -299,3 +299,20 @@ async def test_copying_an_answer_that_is_being_written_says_so(house: House) -> 
         await until(pilot, lambda: "still being written" in notices(app))
         house.runner.let_go.set()
         await answered(pilot, house, 1)
+
+
+async def test_an_answer_is_graded_and_the_grade_is_taken_back(house: House) -> None:
+    app = house.app()
+    async with app.run_test(size=WIDE) as pilot:
+        await two_answers(pilot, house)
+        turn_id = house.runner.saved[1].turn_id
+        await pilot.press("shift+tab", "v")
+        await until(pilot, lambda: house.chats.graded == {turn_id: True})
+        await until(pilot, lambda: text_of(turns(app)[1], "grade") == "you said: good")
+        await pilot.press("x")
+        await until(pilot, lambda: text_of(turns(app)[1], "grade") == "you said: bad")
+        assert house.chats.graded == {turn_id: False}
+        await pilot.press("x")
+        await until(pilot, lambda: house.chats.graded == {})
+        await until(pilot, lambda: not turns(app)[1].query_one(".grade").display)
+        assert not turns(app)[0].query_one(".grade").display

@@ -9,12 +9,13 @@ from typing import Generic, TypeVar, overload
 
 from etui.arm import Arm
 from etui.routing.limits import Candidate, Cascade, Fallbacks, TurnBudget
-from etui.routing.prediction import PredictedJoules
+from etui.routing.prediction import PredictedAgreement, PredictedJoules
 from etui.routing.trace import (
     CandidateTrace,
     CascadeTrace,
     DecisionTrace,
     JoulesTrace,
+    OddsTrace,
     ShadowTrace,
 )
 from etui.text.codec import to_document
@@ -224,9 +225,25 @@ def _cascade_json(cascade: Cascade) -> CascadeTrace:
     }
     if cascade.agreements:
         document["agreements"] = [
-            {"arms": list(step.arms), "accept_at": step.accept_at} for step in cascade.agreements
+            {
+                "arms": list(step.arms),
+                "accept_at": step.accept_at,
+                "odds": None if step.odds is None else _odds_json(step.odds),
+            }
+            for step in cascade.agreements
         ]
     return document
+
+
+def _odds_json(odds: PredictedAgreement) -> OddsTrace:
+    return {
+        "agreed": odds.agreed,
+        "low": odds.low,
+        "high": odds.high,
+        "n": odds.n,
+        "apart": list(odds.apart),
+        "known": odds.known,
+    }
 
 
 def _candidate_json(candidate: Candidate) -> CandidateTrace:

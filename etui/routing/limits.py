@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final, Literal
 from etui.arm import Arm
 
 if TYPE_CHECKING:
-    from etui.routing.prediction import PredictedAccuracy, PredictedJoules
+    from etui.routing.prediction import PredictedAccuracy, PredictedAgreement, PredictedJoules
 
 
 EFFORTS: Final = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
@@ -32,10 +32,12 @@ class Agreement:
         arms: Names of the arms, neighbours in the cascade and in its order. A single one draws
             votes, all of which must be the same.
         accept_at: Probability of being right from which the common answer is accepted.
+        odds: How likely a common answer is right, before it is known; None without a fit.
     """
 
     arms: tuple[str, ...]
     accept_at: float
+    odds: PredictedAgreement | None = None
 
 
 @dataclass(frozen=True, slots=True)

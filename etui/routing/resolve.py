@@ -17,7 +17,7 @@ from etui.routing.availability import (
 from etui.routing.limits import Agreement, Candidate, Cascade
 from etui.routing.objective import ObjectiveResult, weigh
 from etui.routing.policy import ArmPlan, CascadePlan, Objective, Policy, Rule
-from etui.routing.prediction import PredictedJoules, Predictor
+from etui.routing.prediction import PredictedAgreement, PredictedJoules, Predictor
 from etui.text.tables import SEPARATOR
 from etui.units import percent_text
 
@@ -131,8 +131,9 @@ def _resolve_cascade(
         why = "; ".join([f"only {first.name}", *skipped])
         return Resolved(first, why, _predict_joules(outlook, first, query))
     hops = min(plan.max_hops, len(ready))
-    agreements, dissolved = _keep_agreements(plan.agreements, ready)
-    arms = tuple(_draw_until_one_differs(arm, agreements) for arm in ready)
+    kept, dissolved = _keep_agreements(plan.agreements, ready)
+    arms = tuple(_draw_until_one_differs(arm, kept) for arm in ready)
+    agreements = tuple(replace(step, odds=_predict_odds(outlook, step, arms)) for step in kept)
     cascade = Cascade(arms, plan.accept_at, hops, plan.max_joules, agreements)
     why = _describe_cascade(cascade)
     return Resolved(arms[0], "; ".join([why, *skipped, *dissolved]), cascade=cascade)
@@ -159,6 +160,13 @@ def _keep_agreements(
         else:
             kept.append(step)
     return tuple(kept), why
+
+
+def _predict_odds(
+    outlook: Predictor | None, step: Agreement, arms: Sequence[Arm]
+) -> PredictedAgreement | None:
+    members = [arm for arm in arms if arm.name in step.arms]
+    return outlook.agreement(members) if outlook is not None else None
 
 
 def _draw_until_one_differs(arm: Arm, agreements: Sequence[Agreement]) -> Arm:

@@ -45,6 +45,18 @@ class AgreementTrace(TypedDict):
 
     arms: list[str]
     accept_at: float
+    odds: OddsTrace | None
+
+
+class OddsTrace(TypedDict):
+    """How likely an agreed answer is right; see ``prediction.PredictedAgreement``."""
+
+    agreed: float
+    low: float
+    high: float
+    n: int
+    apart: list[float]
+    known: bool
 
 
 class CascadeTrace(TypedDict):

@@ -9,7 +9,13 @@ from etui.routing.places import THIS_MACHINE
 from etui.text.sanitize import sanitize
 
 if TYPE_CHECKING:
-    from etui.routing.trace import CandidateTrace, CascadeTrace, FallbackTrace, ShadowTrace
+    from etui.routing.trace import (
+        AgreementTrace,
+        CandidateTrace,
+        CascadeTrace,
+        FallbackTrace,
+        ShadowTrace,
+    )
     from etui.runtime.explain import Explanation, NeedFound
 
 SIGNAL_HEAD = ("SIGNAL", "HOLDS", "VALUE", "TEST", "DISTANCE", "DETAIL")
@@ -172,10 +178,21 @@ def _format_steps(cascade: CascadeTrace) -> Iterator[str]:
         if step is None:
             yield arm
         elif len(step["arms"]) == 1:
-            yield f"{arm} if all its votes agree ({step['accept_at']:g} or more)"
+            yield f"{arm} if all its votes agree ({_format_odds(step)})"
         elif arm == step["arms"][0]:
-            names = " and ".join(step["arms"])
-            yield f"{names} if they agree ({step['accept_at']:g} or more)"
+            yield f"{' and '.join(step['arms'])} if they agree ({_format_odds(step)})"
+
+
+def _format_odds(step: AgreementTrace) -> str:
+    """Format ``0.7 or more; agreed answers are right 81 % [72, 88] of the time, n=90``."""
+    required, odds = f"{step['accept_at']:g} or more", step["odds"]
+    if odds is None:
+        return f"{required}; uncalibrated"
+    least = "" if odds["known"] else "at least "
+    return (
+        f"{required}; agreed answers are right {least}{100 * odds['agreed']:.0f} % "
+        f"[{100 * odds['low']:.0f}, {100 * odds['high']:.0f}] of the time, n={odds['n']:,}"
+    )
 
 
 def _format_budgets(document: Explanation) -> str:

@@ -15,8 +15,9 @@ from etui.routing.decide import cheapest_arm, decide, decide_arm
 from etui.routing.decision import Decision
 from etui.routing.limits import Agreement, Cascade, Fallbacks, PeriodBudget, TurnBudget
 from etui.routing.policy import Policy
-from etui.routing.prediction import PredictedAccuracy, PredictedJoules
+from etui.routing.prediction import PredictedAccuracy, PredictedAgreement, PredictedJoules
 from etui.routing.signals.host_state import HostState
+from etui.runtime.explain_text import _format_steps
 
 Make = Callable[[str], Policy]
 EVERY = frozenset({"tiny", "small-1b", "large-8b"})
@@ -48,6 +49,10 @@ class Known:
     seconds: float | None = 2.0
     resident: str | None = None
     load: float = 0.0
+    odds: PredictedAgreement | None = None
+
+    def agreement(self, arms: list[Arm]) -> PredictedAgreement | None:
+        return self.odds
 
     def joules(self, arm: Arm, query: Query) -> PredictedJoules | None:
         if arm.name not in self.spent:
@@ -292,7 +297,30 @@ def test_a_step_of_several_answers(make: Make) -> None:
     )
     traced = decision.trace()["cascade"]
     assert traced is not None
-    assert traced["agreements"] == [{"arms": ["quick", "other"], "accept_at": 0.8}]
+    assert traced["agreements"] == [{"arms": ["quick", "other"], "accept_at": 0.8, "odds": None}]
+    assert (
+        next(_format_steps(traced)) == "quick and other if they agree (0.8 or more; uncalibrated)"
+    )
+
+
+def test_what_agreement_is_worth_is_part_of_the_decision(make: Make) -> None:
+    odds = PredictedAgreement(0.81, 0.72, 0.88, 90, (0.3, 0.4), known=False)
+    decision = chosen(make(agreeing()), Known(SPENT, odds=odds))
+    traced = decision.trace()["cascade"]
+    assert traced is not None
+    assert traced["agreements"][0]["odds"] == {
+        "agreed": 0.81,
+        "low": 0.72,
+        "high": 0.88,
+        "n": 90,
+        "apart": [0.3, 0.4],
+        "known": False,
+    }
+    assert json.loads(json.dumps(traced)) == traced
+    assert next(_format_steps(traced)) == (
+        "quick and other if they agree (0.8 or more; agreed answers are right at least 81 % "
+        "[72, 88] of the time, n=90)"
+    )
 
 
 def test_an_agreement_whose_arms_are_not_all_here_is_tried_arm_by_arm(make: Make) -> None:

@@ -17,8 +17,10 @@ from etui.engine.library import Library
 from etui.engine.model import Model
 from etui.models.catalogue import load_catalogue
 from etui.models.spec import STARTER
+from etui.multiple_choice import parse_options
+from etui.reasoning.extraction import extract
 from etui.routing.decision import Decision
-from etui.routing.limits import Cascade, Fallbacks, TurnBudget
+from etui.routing.limits import Agreement, Cascade, Fallbacks, TurnBudget
 from etui.turn.events import TurnFinished
 from etui.turn.ports import Unlogged
 from etui.turn.run import run_turn, serve_one_model
@@ -102,3 +104,21 @@ def test_a_budget_of_tokens_ends_a_real_answer(engine, starter_model, config):
     record = ask(engine, starter_model, decision, config, "Tell me all you know about it:")
     assert (record.status, record.tokens.output) == ("budget", 5)
     assert record.settings["ended"].startswith("the turn's budget of 5 tokens ended the answer")
+
+
+def test_two_arms_that_agree_answer_on_one_prompt(engine, starter_model, config, tmp_path):
+    """The same letter is accepted, another goes up; the second arm reuses the question."""
+    step = Agreement((CHOOSE.name, DIRECT.name), accept_at=0.01)
+    cascade = Cascade((CHOOSE, DIRECT, THINK), 0.99, 3, None, (step,))
+    decision = Decision(CHOOSE, "p", "r", "r: always", cascade=cascade)
+    record = ask(engine, starter_model, decision, config, "Do two agree:")
+    first, second, *rest = record.hops
+    assert (first.arm, second.arm, first.step, second.step) == ("choose", "direct", 1, 1)
+    assert second.tokens.cached >= question_tokens(starter_model, tmp_path)
+    said = extract(second.answer, QUESTION, parse_options(QUESTION)).key
+    assert second.accepted == (said == first.answer.strip())
+    assert [hop.step for hop in rest] == ([] if second.accepted else [2])
+    joules = [hop.joules for hop in record.hops]
+    assert None not in joules
+    # Every hop is charged; the turn also has the moments between them.
+    assert 0 < sum(filter(None, joules)) <= (record.energy.joules or 0.0) * 1.001

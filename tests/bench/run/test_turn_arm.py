@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from etui.errors import ContextOverflow, EngineFailed
 from etui.events import Answer, Finished, Prefilled
 from etui.models.spec import ModelSpec
 from etui.routing.decision import Decision
+from etui.routing.limits import Agreement, Cascade
 from etui.runtime.open import Choice, Runtime
 from etui.turn.ports import Served
 from tests.metering import Sliced
@@ -80,6 +82,20 @@ class Answerer:
         """Nothing runs."""
 
 
+class InTurn(Answerer):
+    """Answers one after the other, three seconds each."""
+
+    def answer(self, request):
+        after_ns = 3 * S * len(self.requests)
+        for event in super().answer(request):
+            moved = {
+                field.name: getattr(event, field.name) + after_ns
+                for field in fields(event)
+                if field.name.endswith("_ns")
+            }
+            yield replace(event, **moved)
+
+
 class Machine(Runtime):
     """A runtime on which any arm is served."""
 
@@ -135,6 +151,27 @@ def test_a_turn_is_accounted_as_any_other():
     assert sample.text == "Hm.\n\nB"
     assert sample.confidence == pytest.approx(0.8)
     assert sample.seconds == pytest.approx(3)
+
+
+@pytest.mark.parametrize(
+    ("texts", "right", "joules", "others"),
+    [
+        (("B", "It is (B)."), True, 60, ("quick",)),
+        (("B", "A", "C"), False, 90, ("quick", "other")),
+    ],
+)
+def test_every_arm_that_had_to_agree_is_charged_and_named(texts, right, joules, others):
+    other, large = Arm("other", "m", max_tokens=9), Arm("large", "m", max_tokens=8)
+    step = Agreement(("quick", "other"), 0.5)
+    cascade = Cascade((ARM, other, large), 0.9, 3, None, (step,))
+    decision = Decision(ARM, "p", "rule-1", "because", cascade=cascade)
+    config = Config(home=Path("/nowhere"), models_dir=Path("/nowhere"))
+    answerer = InTurn(*texts)
+    machine = Machine(config, lambda _: answerer, lambda _: Meter())
+    asked = TurnArm(lambda query: Choice(decision), machine)
+    work = SubjectWork("logic", QUESTIONS[:1], frozenset(), ())
+    (sample,) = [s for turned in asked.answer(work) for s in turned.samples(None)]
+    assert (sample.correct, sample.joules, sample.hops) == (right, pytest.approx(joules), others)
 
 
 def test_the_times_of_the_tokens_are_kept():

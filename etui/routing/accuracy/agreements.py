@@ -16,14 +16,16 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from etui.routing.accuracy.confidence import fit_curve
 from etui.routing.accuracy.fitted_file import AgreementHead, ConfidenceCurve, Share
+from etui.routing.accuracy.predictor import wilson_low
 from etui.routing.accuracy.table import ArmFacts, Graded
-from etui.stats.tests import wilson
 
 if TYPE_CHECKING:
     from etui.stats.arrays import Flags, Floats, Whole
 
 MOST_PAIRED_ARMS = 6
 """Number of arms above which a fit without a policy leaves out the agreement of each two."""
+_ONE_SIDED = 0.975
+"""Confidence of each end of an interval at 95 %."""
 _WHOLE = 1.0 - 1e-9
 """Share of the votes from which all of them agree."""
 
@@ -125,10 +127,11 @@ def _compute_share(right: Flags, of: Flags) -> Share:
     n = int(of.sum())
     if n == 0:
         return Share(p=0.5, low=0.0, high=1.0, n=0)
-    found = wilson(int(right.sum()), n)
+    count = int(right.sum())
+    low = wilson_low(count / n, n, _ONE_SIDED)
+    high = 1 - wilson_low(1 - count / n, n, _ONE_SIDED)
     # Towards one half by one answer each way, so that few answers are never certain.
-    p = (int(right.sum()) + 1) / (n + 2)
-    return Share(p=p, low=found.low or 0.0, high=1.0 if found.high is None else found.high, n=n)
+    return Share(p=(count + 1) / (n + 2), low=low, high=high, n=n)
 
 
 def _fit_curve(

@@ -11,6 +11,7 @@ together as often as the real ones are. Routers are cross-fitted on the simulate
 from __future__ import annotations
 
 import argparse
+import csv
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -91,6 +92,17 @@ def simulate(
     return table, facts
 
 
+def write(table: Graded, path: Path) -> None:
+    """Write a table of outcomes, for `etui policy replay --outcomes`."""
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["subject", "row", *table.arms])
+        for subject, row, right in zip(
+            table.subjects, table.rows, table.correct.astype(int).tolist(), strict=True
+        ):
+            writer.writerow([subject, row, *right])
+
+
 def judge_ladder(
     table: Graded, cost: np.ndarray, routers: dict[str, np.ndarray], costs: Sequence[float]
 ) -> dict[str, list[dict[str, float]]]:
@@ -128,11 +140,15 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--hide-subjects", action="store_true")
     parser.add_argument("--blend", action="store_true", help="also fit blend, which takes minutes")
+    parser.add_argument("--write", type=Path, help="write the simulated table here, and end")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     options = parser.parse_args()
     steps = [tuple(map(float, part.split("="))) for part in options.ladder.split(",")]
     graded, _ = read_outcomes(options.outcomes, read_texts(options.data, "test"))
     table, facts = simulate(graded, [accuracy for accuracy, _ in steps], options.seed)
+    if options.write is not None:
+        write(table, options.write)
+        return
     cost = np.tile([price for _, price in steps], (len(table), 1))
     if options.costs == "hull":
         right = table.correct.mean(axis=0).tolist()

@@ -37,7 +37,8 @@ STRETCH = 2.0
 """Factor of the deviations among the targets: a split then separates arms as well as questions."""
 _ALPHA = 12.0
 _STEPS = 30
-_PLATT_PRIOR = 30.0
+_SLOPE_PRIOR = 100.0
+_OFFSET_PRIOR = 300.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -302,11 +303,7 @@ def _build_dense(
     """Build the columns of the forest."""
     import numpy as np
 
-    rates = [
-        part
-        for ease in logits(expected)
-        for part in (ease, ease - ease.mean(axis=1, keepdims=True))
-    ]
+    rates = [part for ease in logits(expected) for part in (ease, ease[:, 1:] - ease[:, :1])]
     return np.column_stack(
         [
             columns.features,
@@ -318,24 +315,27 @@ def _build_dense(
 
 
 def _fit_calibration(p: Floats, y: Floats, heavy: Floats) -> tuple[Floats, Floats]:
-    """Fit slope and offset of each arm's logit, drawn towards 1 and 0 (Platt, by Newton steps)."""
+    """Fit the slope of all arms' logits, and the offset of each (Platt, by Newton steps).
+
+    The arms share the slope, since unequal ones would look like a gain of one arm over another. The
+    slope is drawn towards 1, and the offsets, which only balance it, towards 0.
+    """
     import numpy as np
     from scipy.special import expit
 
-    slope, offset = np.ones(y.shape[1]), np.zeros(y.shape[1])
-    x = _logits_of_forest(p)
-    for arm in range(y.shape[1]):
-        at = np.array([1.0, 0.0])
-        design = np.column_stack([x[:, arm], np.ones(len(x))])
-        for _ in range(25):
-            guess = expit(design @ at)
-            gradient = design.T @ (heavy[:, arm] * (y[:, arm] - guess))
-            gradient -= _PLATT_PRIOR * (at - (1.0, 0.0))
-            spread = heavy[:, arm] * guess * (1 - guess)
-            curvature = design.T @ (spread[:, None] * design) + _PLATT_PRIOR * np.eye(2)
-            move = np.linalg.solve(curvature, gradient)
-            at = at + move
-            if np.abs(move).max() < 1e-9:
-                break
-        slope[arm], offset[arm] = max(float(at[0]), 0.0), float(at[1])
-    return slope, offset
+    x, arms = _logits_of_forest(p), y.shape[1]
+    at = np.append(1.0, np.zeros(arms))
+    prior = at.copy()
+    strength = np.append(_SLOPE_PRIOR, np.full(arms, _OFFSET_PRIOR))
+    for _ in range(25):
+        guess = expit(at[0] * x + at[1:])
+        error = heavy * (y - guess)
+        spread = heavy * guess * (1 - guess)
+        gradient = np.append((error * x).sum(), error.sum(axis=0)) - strength * (at - prior)
+        curvature = np.diag(np.append((spread * x * x).sum(), spread.sum(axis=0)) + strength)
+        curvature[0, 1:] = curvature[1:, 0] = (spread * x).sum(axis=0)
+        move = np.linalg.solve(curvature, gradient)
+        at = at + move
+        if np.abs(move).max() < 1e-9:
+            break
+    return np.full(arms, max(float(at[0]), 0.0)), at[1:]

@@ -75,7 +75,7 @@ class JointPart(BaseModel):
 
     A forest predicts the mean over the arms and each arm's deviation, times ``stretch``, from
     columns in this order: the features, the components of the words, the logit of the expected rate
-    of each arm, its difference to the mean of these logits, and the predictions of the ridge
+    of each arm, the differences to that of the first arm, and the predictions of the ridge
     regression.
 
     Attributes:
@@ -140,7 +140,7 @@ class JointPart(BaseModel):
             raise ValueError("its joint model does not fit its arms and bands")
         if self.words.count() % BUCKETS or self.components < 1:
             raise ValueError("its joint model does not fit the words of this etui")
-        self._check_forest(len(FEATURE_NAMES) + self.components + 3 * arms + 1)
+        self._check_forest(len(FEATURE_NAMES) + self.components + 3 * arms)
         return self
 
     @property

@@ -96,7 +96,6 @@ class JointPredictor:
         rates = sums[:arms] if self._bands else part.overall
         linear = [one + two for one, two in zip(linear, sums[arms:], strict=True)]
         ease = [_logit(rate) for rate in rates]
-        middle = sum(ease) / arms
         # Single precision, as the trees were grown on: a value stays on its side of a threshold.
         return array(
             "f",
@@ -104,7 +103,7 @@ class JointPredictor:
                 *features,
                 *components,
                 *ease,
-                *(value - middle for value in ease),
+                *(value - ease[0] for value in ease[1:]),
                 *linear,
             ),
         ).tolist()

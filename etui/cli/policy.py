@@ -116,6 +116,8 @@ def check(names: Sequence[str], as_json: bool) -> ExitCode:
         for result in results:
             if result.policy is not None:
                 click.echo(f"{result.place.path}: ok, {_format_size(result.policy)}")
+                for line in _describe_fit(result.policy, config):
+                    click.echo(f"  {line}")
     valid = all(result.policy is not None for result in results)
     return ExitCode.DONE if valid else ExitCode.USAGE
 
@@ -129,6 +131,22 @@ def schema() -> None:
     from etui.routing.schema.policy_file import json_schema
 
     print_json(json_schema())
+
+
+def _describe_fit(loaded: Policy, config: Config) -> list[str]:
+    """Describe age, scope and state of a policy's fit; nothing without one, or if it is damaged."""
+    from etui.errors import InvalidFile
+    from etui.routing.accuracy.predictor import load_heads
+    from etui.runtime.fit_health import format_health, read_health
+
+    try:
+        heads = load_heads(loaded, config)
+    except InvalidFile as error:
+        return [error.what]
+    if heads is None:
+        return []
+    health = read_health(config, loaded.name, tuple(loaded.arms), heads.model)
+    return [] if health is None else format_health(health)
 
 
 def _load_fitted_arms(place: NamedFile, config: Config) -> Callable[[str], bool]:

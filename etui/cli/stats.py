@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from etui.cli.param_types import WholeNumber
-from etui.errors import ExitCode
+from etui.errors import ExitCode, UsageError
 from etui.text.codec import to_document
 
 if TYPE_CHECKING:
@@ -43,8 +43,13 @@ class _Stats:
     is_flag=True,
     help="Replay idling and loads under several keep-warm times instead.",
 )
+@click.option(
+    "--audit",
+    is_flag=True,
+    help="Show what audits cost, and how often each arm agreed with the audit arm, instead.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
-def stats(days: int, idle: bool, as_json: bool) -> int:
+def stats(days: int, idle: bool, audit: bool, as_json: bool) -> int:
     """Compare predicted with measured joules.
 
     Shows the mean error and the bias of the predictions per model and per arm, and what a policy
@@ -54,8 +59,19 @@ def stats(days: int, idle: bool, as_json: bool) -> int:
     With --idle, replays the gaps between the questions of chats: the joules of idling and of loads
     with keep_warm of 1, 5, 15 and 60 minutes, always, the break-even time T* and auto, and with the
     best fixed time found in hindsight.
+
+    With --audit, sums the audits and grades, and compares the accuracy of each arm before and after
+    the policy's fit.
     """
     from etui.config.load import load_config
+
+    if idle and audit:
+        raise UsageError("--idle cannot be used with --audit", "pass only one of them")
+    if audit:
+        from etui.cli.stats_audit import print_audits
+
+        print_audits(load_config(), days, as_json)
+        return ExitCode.DONE
 
     if idle:
         _print_idle(load_config(), days, as_json)

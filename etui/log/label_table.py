@@ -74,6 +74,8 @@ def collect_labels(
     policy: str | None = None,
     accuracies: Mapping[str, float] | None = None,
     arms: Collection[str] | None = None,
+    *,
+    by_question: bool = True,
 ) -> LogLabels:
     """Collect the labels of the turns.
 
@@ -83,6 +85,7 @@ def collect_labels(
         accuracies: Known accuracies of audit arms; without one it is that of the grades of the
             arm's own answers, or else ``AUDIT_ACCURACY``.
         arms: Arms that the policy has now; others are left out. None takes all.
+        by_question: Whether agreement is predicted for each question, which takes a fit.
     """
     of_policy = [turn for turn in turns if policy is None or turn.policy == policy]
     used = [_drop_arms(turn, arms) for turn in of_policy if arms is None or turn.arm in arms]
@@ -106,7 +109,7 @@ def collect_labels(
     }
     questions, times = [], []
     digest = hashlib.sha256()
-    models = _model_turns(here, facts, pairs)
+    models = _model_turns(here, facts, pairs) if by_question else {}
     for turn in here:
         labels = _label_turn(turn, facts, pairs, models)
         if labels:

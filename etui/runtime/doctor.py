@@ -274,10 +274,17 @@ def _check_log(config: Config) -> Folder:
 
 def _check_policy(config: Config) -> list[str]:
     from etui.models.catalogue import load_catalogue
+    from etui.routing.accuracy.predictor import load_heads
     from etui.routing.library import load_policy
+    from etui.runtime.fit_health import build_notice, read_health
 
     try:
-        load_policy(config.policy, config, load_catalogue(config).models)
+        policy = load_policy(config.policy, config, load_catalogue(config).models)
+        heads = load_heads(policy, config)
+        if heads is None:
+            return []
+        health = read_health(config, policy.name, tuple(policy.arms), heads.model)
     except EtuiError as error:
         return [error.what]
-    return []
+    notice = "" if health is None else build_notice(health, policy.name)
+    return [notice] if notice else []

@@ -155,6 +155,11 @@ class LogPredictor:
                 return found
         return None
 
+    def fit_notice(self) -> str:
+        """Return what is to be said of the fit, if it was used; empty without anything."""
+        heads = self._heads[0] if self._heads is not None else None
+        return str(getattr(heads, "notice", ""))
+
     def _needs_no_load(self, model: str) -> bool:
         """Return whether a model is in memory, or another machine's to load."""
         spec = self._catalogue.models.get(model)

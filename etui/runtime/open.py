@@ -42,13 +42,15 @@ if TYPE_CHECKING:
     from etui.backends.process import ProcessBackend
     from etui.backends.remote.backend import RemoteBackend
     from etui.energy.recorder import Recorder
+    from etui.log.queries import LogReader
     from etui.log.writer import TurnWriter
     from etui.models.spec import ModelSampling, ModelSpec
     from etui.routing.decision import Decision
     from etui.routing.policy import Policy
     from etui.routing.signals.host_state import HostState
     from etui.routing.signals.similarity import EarlierQuestions
-    from etui.runtime.log_predictor import LogPredictor
+    from etui.runtime.fit_health import FitHealth
+    from etui.runtime.log_predictor import Heads, LogPredictor
     from etui.runtime.remote.remote_meters import RemoteMeters
     from etui.turn.events import TurnEvent
     from etui.turn.ports import Meter, Writer
@@ -257,10 +259,31 @@ class Runtime(Generic[B]):
             self.catalogue,
             resident,
             log=self.log_cache,
-            read_heads=lambda: self._policies.load_heads(policy),
+            read_heads=lambda: self._read_heads(policy),
         )
         earlier = read_neighbours(policy, self.config, self.log_cache, self._neighbours)
         return PolicyKnowledge(predictor, earlier)
+
+    def _read_heads(self, policy: Policy) -> Heads | None:
+        """Read a policy's fit; where it is worse than its rates by now, the rates predict."""
+        from etui.routing.accuracy.predictor import AccuracyPredictor
+        from etui.runtime.fit_health import GuardedHeads, build_notice, read_health_from
+
+        heads = self._policies.load_heads(policy)
+        if not isinstance(heads, AccuracyPredictor):
+            return heads
+        model = heads.model
+
+        def read(log: LogReader) -> FitHealth:
+            return read_health_from(log, policy.name, tuple(policy.arms), model)
+
+        try:
+            key = ("fit", policy.name, tuple(policy.arms), model.provenance.fitted_at)
+            health = self.log_cache.get(key, read)
+        except LogUnavailable:  # a log that cannot be read must not prevent an answer
+            return heads
+        notice = build_notice(health, policy.name)
+        return GuardedHeads(heads, health.set_aside, notice) if notice else heads
 
     def decide(
         self,
@@ -318,6 +341,8 @@ class Runtime(Generic[B]):
             decision = replace_by_cheapest(
                 decision, policy, query, predictor, is_available, degraded
             )
+        if notice := predictor.fit_notice():
+            decision = replace(decision, notices=(*decision.notices, notice))
         if decision.cascade is not None:
             predictor.calibrated(decision.arm, None, None)  # report a damaged fit now
         if shadow:

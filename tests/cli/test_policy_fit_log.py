@@ -135,3 +135,38 @@ def test_the_log_is_added_to_a_table_of_outcomes(
     code, _, error = fit(capsys, "--outcomes", table)
     assert code == ExitCode.USAGE
     assert "--data" in error
+
+
+def test_a_fit_that_has_become_worse_is_set_aside_with_a_notice(
+    fill: Callable[..., None], config: Config, capsys: Capture
+) -> None:
+    from etui.chat import Query
+    from etui.runtime.open import Runtime
+
+    path = config.policies_dir / "mine.yaml"
+    text = POLICY.replace("use: quick", "objective: {maximize: accuracy}, arms: [quick, large]")
+    path.write_text(text, encoding="utf-8")
+    fill([(number % 2 == 0, None) for number in range(300)])
+    assert fit(capsys)[0] == ExitCode.DONE
+    fitted = config.policies_dir / "mine.fitted.json"
+    document = json.loads(fitted.read_text(encoding="utf-8"))
+    document["provenance"]["fitted_at"] = "2000-01-01T00:00:00Z"
+    fitted.write_text(json.dumps(document), encoding="utf-8")
+
+    def find_notices() -> tuple[str, ...]:
+        runtime = Runtime(config, lambda _: None)  # type: ignore[arg-type,return-value]
+        try:
+            policy = runtime.load_policy("mine")
+            choice = runtime.decide(
+                Query("Which river is it?"), policy, host=None, available=lambda _model: True
+            )
+            return choice.decision.notices
+        finally:
+            runtime.close()
+
+    assert find_notices() == ()
+    fill([(number % 2 == 1, None) for number in range(300)])  # the opposite is true now
+    (notice,) = find_notices()
+    assert notice.startswith("the fit of quick is worse than its rate")
+    assert run(["policy", "check", "mine"]) == ExitCode.DONE
+    assert "quick: set aside" in capsys.readouterr().out

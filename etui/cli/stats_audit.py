@@ -1,0 +1,203 @@
+"""``etui stats --audit``: what audits cost, what they found, and what fits made of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+import click
+
+from etui.errors import EtuiError
+
+if TYPE_CHECKING:
+    from etui.config.config import Config
+    from etui.log.label_table import LogLabels
+    from etui.log.records import AuditRecord
+
+
+@dataclass(frozen=True, slots=True)
+class PairSummary:
+    """How often an arm agreed with an audit arm, and the accuracy that follows.
+
+    Attributes:
+        policy, arm, audit_arm: The pair.
+        compared, agreed: Audits that could be compared, and those that agree.
+        agreement, low, high: The share that agrees, with Wilson's interval at 95 %.
+        accuracy_before: Accuracy of the arm that its fit predicts; None without a fit.
+        accuracy_after: Accuracy of the arm that follows from the labels, at the audit arm's.
+        audit_accuracy: Accuracy of the audit arm that was assumed or known.
+        fitted_from_log: Whether the policy's fit contains labels of the log.
+    """
+
+    policy: str
+    arm: str
+    audit_arm: str
+    compared: int
+    agreed: int
+    agreement: float
+    low: float | None
+    high: float | None
+    accuracy_before: float | None
+    accuracy_after: float
+    audit_accuracy: float
+    fitted_from_log: bool
+
+
+@dataclass(frozen=True, slots=True)
+class AuditSummary:
+    """The audits of some days; joules exclude unmeasured ones."""
+
+    days: int
+    audits: int
+    compared: int
+    agreed: int
+    unfinished: int
+    joules: float
+    load_joules: float
+    estimated: bool
+    unmeasured: int
+    good: int
+    bad: int
+    pairs: tuple[PairSummary, ...]
+
+
+def print_audits(config: Config, days: int, as_json: bool) -> None:
+    """Print the audits of the last days.
+
+    Raises:
+        LogUnavailable: The log cannot be read.
+    """
+    from etui.cli.common import print_json
+
+    found = summarise_audits(config, days)
+    if as_json:
+        print_json(asdict(found))
+        return
+    for line in _format_summary(found):
+        click.echo(line)
+
+
+def summarise_audits(config: Config, days: int, now: datetime | None = None) -> AuditSummary:
+    """Sum up the audits and grades of the last days.
+
+    Raises:
+        LogUnavailable: The log cannot be read.
+    """
+    from etui.log.label_table import collect_labels
+    from etui.log.labels import read_audits, read_labelled
+    from etui.log.queries import LogReader
+    from etui.units import ESTIMATE
+
+    since = (now or datetime.now(UTC)) - timedelta(days=days)
+    with LogReader(config) as log:
+        audits = read_audits(log, since)
+        turns = [
+            turn for turn in read_labelled(log) if datetime.fromisoformat(turn.created_at) >= since
+        ]
+    pairs: list[PairSummary] = []
+    for policy in dict.fromkeys(turn.policy for turn in turns if turn.policy is not None):
+        rates, from_log = _read_rates(config, policy)
+        labels = collect_labels(turns, policy, by_question=False)
+        pairs += _summarise_pairs(policy, labels, rates, from_log)
+    return AuditSummary(
+        days=days,
+        audits=len(audits),
+        compared=sum(audit.agrees is not None for audit in audits),
+        agreed=sum(audit.agrees is True for audit in audits),
+        unfinished=sum(audit.status != "complete" for audit in audits),
+        joules=_sum(audit.joules for audit in audits),
+        load_joules=_sum(audit.load_joules for audit in audits),
+        estimated=any(audit.kind == ESTIMATE for audit in audits),
+        unmeasured=sum(_is_unmeasured(audit) for audit in audits),
+        good=sum(turn.good is True for turn in turns),
+        bad=sum(turn.good is False for turn in turns),
+        pairs=tuple(pairs),
+    )
+
+
+def _summarise_pairs(
+    policy: str, labels: LogLabels, rates: dict[str, float], from_log: bool
+) -> Iterator[PairSummary]:
+    from etui.stats.tests import wilson
+
+    for pair in labels.pairs:
+        share = wilson(pair.agreed, pair.compared)
+        yield PairSummary(
+            policy=policy,
+            arm=pair.arm,
+            audit_arm=pair.audit_arm,
+            compared=pair.compared,
+            agreed=pair.agreed,
+            agreement=share.value,
+            low=share.low,
+            high=share.high,
+            accuracy_before=rates.get(pair.arm),
+            accuracy_after=pair.model.arm,
+            audit_accuracy=pair.model.audit,
+            fitted_from_log=from_log,
+        )
+
+
+def _read_rates(config: Config, policy: str) -> tuple[dict[str, float], bool]:
+    """Return the fitted rate of each arm, and whether the fit contains the log."""
+    from etui.models.catalogue import load_catalogue
+    from etui.routing.accuracy.predictor import load_heads
+    from etui.routing.library import load_policy
+
+    try:
+        loaded = load_policy(policy, config, load_catalogue(config).models)
+        heads = load_heads(loaded, config)
+    except EtuiError:  # the policy was deleted, or its fit is damaged
+        return {}, False
+    if heads is None:
+        return {}, False
+    model = heads.model
+    return {name: head.rate for name, head in model.arms.items()}, "log" in model.provenance.source
+
+
+def _format_summary(found: AuditSummary) -> Iterator[str]:
+    from etui.text.tables import format_table
+    from etui.units import ESTIMATE, count_text, energy_text, percent_text
+
+    days = count_text(found.days, "day")
+    if not found.audits and not found.good + found.bad:
+        yield f"no audit and no grade in the last {days}"
+        return
+    kind = ESTIMATE if found.estimated else None
+    cost = energy_text(found.joules, kind=kind)
+    if found.load_joules:
+        cost += f" and {energy_text(found.load_joules, kind=kind)} of loading"
+    yield f"{count_text(found.audits, 'audit')} in the last {days}: {cost}"
+    if found.unmeasured:
+        yield f"{count_text(found.unmeasured, 'audit')} unmeasured and not counted in the joules"
+    if found.unfinished:
+        yield f"{count_text(found.unfinished, 'audit')} not finished, mostly for the next question"
+    yield f"{count_text(found.good + found.bad, 'grade')}: {found.good} good, {found.bad} bad"
+    if not found.pairs:
+        return
+    rows = [
+        (
+            pair.policy,
+            pair.arm,
+            pair.audit_arm,
+            f"{pair.agreed} of {pair.compared}",
+            f"{percent_text(pair.agreement)} [{percent_text(pair.low)}, {percent_text(pair.high)}]",
+            percent_text(pair.accuracy_before),
+            percent_text(pair.accuracy_after),
+        )
+        for pair in found.pairs
+    ]
+    head = ("POLICY", "ARM", "AUDIT ARM", "AGREE", "SHARE", "FITTED", "BY LABELS")
+    yield from format_table(rows, header=head)
+    for policy in dict.fromkeys(pair.policy for pair in found.pairs if not pair.fitted_from_log):
+        yield f"not in the fit yet; run: etui policy fit {policy} --log"
+
+
+def _sum(values: Iterator[float | None]) -> float:
+    return sum(value for value in values if value is not None)
+
+
+def _is_unmeasured(audit: AuditRecord) -> bool:
+    return audit.joules is None or audit.load_joules is None

@@ -132,11 +132,10 @@ def _resolve_cascade(
         return Resolved(first, why, _predict_joules(outlook, first, query))
     hops = min(plan.max_hops, len(ready))
     kept, dissolved = _keep_agreements(plan.agreements, ready)
-    arms = tuple(_draw_until_one_differs(arm, kept) for arm in ready)
-    agreements = tuple(replace(step, odds=_predict_odds(outlook, step, arms)) for step in kept)
-    cascade = Cascade(arms, plan.accept_at, hops, plan.max_joules, agreements)
+    agreements = tuple(replace(step, odds=_predict_odds(outlook, step, ready)) for step in kept)
+    cascade = Cascade(tuple(ready), plan.accept_at, hops, plan.max_joules, agreements)
     why = _describe_cascade(cascade)
-    return Resolved(arms[0], "; ".join([why, *skipped, *dissolved]), cascade=cascade)
+    return Resolved(first, "; ".join([why, *skipped, *dissolved]), cascade=cascade)
 
 
 def _keep_agreements(
@@ -167,13 +166,6 @@ def _predict_odds(
 ) -> PredictedAgreement | None:
     members = [arm for arm in arms if arm.name in step.arms]
     return outlook.agreement(members) if outlook is not None else None
-
-
-def _draw_until_one_differs(arm: Arm, agreements: Sequence[Agreement]) -> Arm:
-    """Return the arm of a step of votes so that it stops at the first vote that differs."""
-    if not any(step.arms == (arm.name,) for step in agreements):
-        return arm
-    return replace(arm, stop=replace(arm.stop, rule="unanimous"))
 
 
 def _describe_cascade(cascade: Cascade) -> str:

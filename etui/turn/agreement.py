@@ -114,6 +114,17 @@ def compare(step: Agreement, given: Sequence[Outcome]) -> Together:
     return "agreed" if len(given) == len(step.arms) else "open"
 
 
+def draw_until_one_differs(cascade: Cascade | None, arm: Arm) -> Arm:
+    """Return the arm; of a step of votes, one that stops at the first vote that differs.
+
+    The other votes can no longer all agree, so they would be spent in vain.
+    """
+    step = cascade.find_agreement(arm.name) if cascade is not None else None
+    if step is None or len(step.arms) > 1:
+        return arm
+    return replace(arm, stop=replace(arm.stop, rule="unanimous"))
+
+
 def _is_sure(step: Agreement, odds: PredictedAgreement | None, given: Sequence[Outcome]) -> bool:
     if odds is not None:
         return odds.agreed >= step.accept_at

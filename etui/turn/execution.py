@@ -16,6 +16,7 @@ from etui.reasoning.control import BUDGET
 from etui.routing.decision import Decision
 from etui.text.timestamps import utc_now
 from etui.turn.accumulator import AnswerAccumulator
+from etui.turn.agreement import draw_until_one_differs
 from etui.turn.budget import (
     REMOTE_CHECK_EVERY_NS,
     BudgetMonitor,
@@ -175,6 +176,7 @@ class TurnExecution:
         return record
 
     def _answer(self, arm: Arm) -> Iterator[Event]:
+        arm = draw_until_one_differs(self._decision.cascade, arm)
         monitor = BudgetMonitor(
             self._decision.budget, self._spent_so_far(), arm, self._meter.energy
         )

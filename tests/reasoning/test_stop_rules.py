@@ -133,3 +133,11 @@ def test_weights_can_overrule_the_count():
 def test_votes_that_weigh_nothing_decide_nothing():
     state = tally(casts("AAA", [0.0, 0.0, 0.0]))
     assert not verdict(state, 2, VoteStop("flip")).stop
+
+
+@given(st.lists(KEYS, min_size=1, max_size=9), st.integers(1, 9))
+def test_unanimous_stops_exactly_at_the_first_vote_that_differs(keys, left):
+    first = next((at for at, key in enumerate(keys) if key is None or key != keys[0]), None)
+    for count in range(1, len(keys) + 1):
+        stopped = verdict(tally(casts(keys[:count])), left, VoteStop("unanimous")).stop
+        assert stopped == (first is not None and count > first)

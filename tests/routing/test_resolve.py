@@ -344,11 +344,12 @@ def test_nobody_need_agree_where_no_arm_follows(make: Make) -> None:
     assert last.why.endswith("quick and other need not agree: no arm follows")
 
 
-def test_votes_of_a_step_stop_at_the_first_that_differs(make: Make) -> None:
+def test_votes_of_one_arm_are_a_step(make: Make) -> None:
     text = AGREE.replace("quick, other", "thrice")
     votes = "arms:\n  thrice: {model: small, reasoning: vote, votes: 3}\n"
     decision = chosen(make(BASE.replace("arms:\n", votes, 1) + text))
-    assert decision.arm.stop.rule == "unanimous"
+    # Only within its step it stops at the first vote that differs.
+    assert decision.arm.stop.rule == "flip"
     assert decision.why.startswith("rest: the votes of thrice first; large if they differ")
 
 

@@ -138,13 +138,14 @@ def test_an_arm_that_fails_leaves_the_other_as_any_arm_of_a_cascade():
 
 
 def test_votes_of_one_arm_agree_if_all_do():
-    votes = Arm("quick", "small", "vote", votes=3, stop=VoteStop("unanimous"))
+    votes = Arm("quick", "small", "vote", votes=3, stop=VoteStop("flip"))
     decision = decided(votes, LARGE, agreements=(Agreement(("quick",), 0.6),))
     outlook = Known(odds={("quick",): PredictedAgreement(0.65, 0.5, 0.8, 30, (0.2,))})
     same = stage()
     same.parts["quick"] = Part("B", 1.0)
     record = play(same, decision, query=CHOICE, outlook=outlook).record
     assert [hop.arm for hop in record.hops] == ["quick"]
+    assert same.requests[0].arm.stop.rule == "unanimous"
     assert "quick all its votes agree, 65 % sure, 60 % required" in record.why
     split = stage()
     split.parts["quick"] = Part("B", 0.67)

@@ -15,44 +15,16 @@ from typing import TYPE_CHECKING, Any
 from etui.arm import Arm
 from etui.chat import Query
 from etui.errors import LogUnavailable
+from etui.routing.accuracy.drift import NEWEST, ArmHealth, judge_arm
 from etui.routing.accuracy.labels import format_question
 from etui.routing.accuracy.predictor import AccuracyPredictor, wilson_low
 from etui.routing.prediction import PredictedAccuracy
-from etui.stats.betting import compute_capital
 
 if TYPE_CHECKING:
     from etui.config.config import Config
     from etui.log.label_table import LogLabels
     from etui.log.queries import LogReader
     from etui.routing.accuracy.fitted_file import FittedModel
-
-LEVEL = 0.05
-"""Probability of setting aside a fit that is not worse than its rates, however often one looks."""
-
-NEWEST = 200
-"""Number of the last labels over which a fit must be worse too."""
-
-
-@dataclass(frozen=True, slots=True)
-class ArmHealth:
-    """The fit of one arm against the labels since then.
-
-    Attributes:
-        arm: Name of the arm.
-        labels: Number of labels since the fit.
-        predicted, observed: Mean predicted accuracy, and mean of the labels; None without any.
-        excess: Mean squared error of the fit minus that of the rate, over the last labels.
-        set_aside: Whether the rate predicts in place of the fit.
-        drifted: Whether the arm is right more, or less, often than predicted.
-    """
-
-    arm: str
-    labels: int
-    predicted: float | None
-    observed: float | None
-    excess: float | None
-    set_aside: bool
-    drifted: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,32 +128,6 @@ def measure_health(
     )
 
 
-def judge_arm(arm: str, rate: float, pairs: Sequence[tuple[float, float]]) -> ArmHealth:
-    """Judge the fit of an arm.
-
-    Args:
-        arm: Name of the arm.
-        rate: Its overall rate, which is what it would predict without a fit.
-        pairs: (predicted, label) since the fit, oldest first; both in [0, 1].
-    """
-    if not pairs:
-        return ArmHealth(arm, 0, None, None, None, set_aside=False, drifted=False)
-    excess = [(p - y) ** 2 - (rate - y) ** 2 for p, y in pairs]
-    mean = _mean(excess[-NEWEST:])
-    worse = compute_capital(excess) >= 1 / LEVEL and mean > 0
-    ahead = compute_capital(y - p for p, y in pairs)
-    behind = compute_capital(p - y for p, y in pairs)
-    return ArmHealth(
-        arm=arm,
-        labels=len(pairs),
-        predicted=_mean([p for p, _ in pairs]),
-        observed=_mean([y for _, y in pairs]),
-        excess=mean,
-        set_aside=worse,
-        drifted=max(ahead, behind) >= 2 / LEVEL,
-    )
-
-
 def read_health(
     config: Config, policy: str, arms: Sequence[str], model: FittedModel
 ) -> FitHealth | None:
@@ -256,10 +202,6 @@ def _measure_scope(heads: AccuracyPredictor, newest: Sequence[str]) -> float | N
         seen = sum(heads.model.idf[bucket] < unseen for bucket in words)
         alike += bool(words) and seen >= len(words) / 2
     return alike / len(newest)
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
 
 
 def _parse_time(text: str) -> datetime | None:

@@ -10,13 +10,14 @@ import numpy as np
 from etui.arm import Arm
 from etui.chat import Query
 from etui.log.label_table import LogLabels
+from etui.routing.accuracy.drift import judge_arm
 from etui.routing.accuracy.fit import fit_heads
 from etui.routing.accuracy.fitted_file import FittedModel, Provenance
 from etui.routing.accuracy.labels import LabelledQuestion, label_grade
 from etui.routing.accuracy.predictor import AccuracyPredictor
 from etui.routing.accuracy.table import ArmFacts, Graded
 from etui.routing.signals.question_words import split_question
-from etui.runtime.fit_health import GuardedHeads, judge_arm, measure_health
+from etui.runtime.fit_health import GuardedHeads, measure_health
 
 NOW = datetime(2026, 7, 11, tzinfo=UTC)
 

@@ -77,17 +77,17 @@ def _draw_gain(axes: Any, place: AtHull) -> None:
     x, y, mixture = place["cost"], 100 * place["accuracy"], 100 * place["mixture_accuracy"]
     difference = place["difference"]
     low, high = difference["low"], difference["high"]
-    if low is None or high is None:
+    if low is None or high is None or low == high:  # only the cheapest arm answers
         return
     below = max(0.0, y - (mixture + 100 * low))
     above = max(0.0, mixture + 100 * high - y)
     axes.errorbar([x], [y], [[below], [above]], fmt="s", color=_ROUTER, ms=4, capsize=2, lw=1)
     axes.annotate(
         f"{100 * difference['value']:+.1f}",
-        (x, mixture + 100 * high),
-        xytext=(0, 2),
+        (x, y),
+        xytext=(-5, 1),
         textcoords="offset points",
-        ha="center",
+        ha="right",
         va="bottom",
         color=_ROUTER,
         fontsize=8,

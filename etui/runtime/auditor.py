@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import closing, suppress
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     from etui.runtime.between_turns import BetweenTurns
     from etui.runtime.cooling import CallLater
     from etui.runtime.open import Choice, Runtime
-    from etui.turn.events import TurnEvent
     from etui.turn.record import LoadRecord, TurnRecord, UnloadRecord
 
 _log = logging.getLogger("etui.audit")
@@ -82,7 +82,8 @@ class Auditor:
         between: Looks after the engine between turns; its ``busy`` is held during an audit.
         call_later: Calls a function after some seconds, on another thread.
         open_answerer: Opens what answers an audit; None uses the backend.
-        on_event: Called with the events of each audit.
+        on_audited: Called with start and end of each audit, on the clock.
+        clock_ns: Monotonic clock.
     """
 
     def __init__(
@@ -91,13 +92,15 @@ class Auditor:
         between: BetweenTurns,
         call_later: CallLater,
         open_answerer: Callable[[], Answerer] | None = None,
-        on_event: Callable[[TurnEvent], object] = lambda _event: None,
+        on_audited: Callable[[int, int], object] = lambda _start_ns, _end_ns: None,
+        clock_ns: Callable[[], int] = time.monotonic_ns,
     ) -> None:
         self._runtime = runtime
         self._between = between
         self._call_later = call_later
         self._open_answerer = open_answerer or (lambda: runtime.backend)
-        self._on_event = on_event
+        self._on_audited = on_audited
+        self._clock_ns = clock_ns
         self._changed = threading.Condition()
         self._jobs: deque[_Job] = deque(maxlen=MOST_WAITING)
         self._resting = False
@@ -255,6 +258,7 @@ class Auditor:
     def _answer(self, query: Query, choice: Choice) -> _Capture:
         capture = _Capture()
         between = self._between
+        start_ns = self._clock_ns()
         between.end_idle()
         between.begin_turns()
         answerer = self._open_answerer()
@@ -274,11 +278,11 @@ class Auditor:
                     if self._cancelled.is_set():
                         answerer.cancel()  # again: the first one may have been too early
                     between.watch(event)
-                    self._on_event(event)
             if capture.turn is not None:
                 between.note_record(capture.turn)
         finally:
             between.end_turns()
+            self._on_audited(start_ns, self._clock_ns())
         return capture
 
     def _save(

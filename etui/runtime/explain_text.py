@@ -57,6 +57,7 @@ def explained_facts(document: Explanation) -> list[tuple[str, str]]:
         ("fallbacks", _format_fallbacks(document["fallbacks"])),
         ("shadow", _format_shadow(document["shadow"])),
         ("predicted", _format_prediction(document)),
+        *(("notice", notice) for notice in document["notices"]),
         *(("needs", _format_need(need)) for need in document["needs"]),
     ]
     return [(name, sanitize(text)) for name, text in facts if text]

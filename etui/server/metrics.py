@@ -74,7 +74,7 @@ class ServerCollector:
         yield total
         owned = CounterMetricFamily(
             "etui_owned_joules",
-            "The same joules by whose they are: turns by model, loads, and idle time.",
+            "The same joules by whose they are: turns by model, loads, audits, and idle time.",
             labels=["owner", "model"],
         )
         owners = [("turns", model, joules) for model, joules in books.turns_by_model.items()]
@@ -82,6 +82,7 @@ class ServerCollector:
             *owners,
             ("loads", "", books.loads),
             ("idle", "", books.idle),
+            ("audits", "", books.audits or None),  # most servers have none
         ):
             if joules is not None:
                 owned.add_metric([owner, model], self._rising.keep((owner, model), joules))

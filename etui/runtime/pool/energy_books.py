@@ -14,6 +14,9 @@ from etui.turn.batch_parts import Span, measure_spans
 from etui.turn.intervals import TimeInterval, subtract
 from etui.turn.ports import Meter
 
+AUDITS = "\0audits"
+"""Stands for the model of audits, which are no turns; no model has such a name."""
+
 _ANCHOR_NS = 1_200_000_000_000
 """Half widths are added this often: that of a long interval is less than those of its parts."""
 
@@ -86,6 +89,10 @@ class EnergyBookkeeper:
         """Add the time of a load or an unload."""
         self._add(_Work(None, start_ns, end_ns))
 
+    def add_audit(self, start_ns: int, end_ns: int) -> None:
+        """Add the time of an audit, with the loads for it."""
+        self._add(_Work(AUDITS, start_ns, end_ns))
+
     def close_until(self, t_ns: int) -> None:
         """Sum up everything before a time; work that is added later counts from there on.
 
@@ -125,8 +132,10 @@ class EnergyBookkeeper:
             anchored = self._measure_anchored(now_ns)
             half_width = _add(self._half_width, anchored.uncertainty)
             kinds = [*self._kinds]
-        turns = _total(list(sums.by_model.values()))
-        total = _total([turns, sums.loads, sums.idle])
+        by_model = dict(sums.by_model)
+        audits = by_model.pop(AUDITS, 0.0)
+        turns = _total(list(by_model.values()))
+        total = _total([turns, sums.loads, sums.idle, audits])
         return EnergyBooks(
             total=total,
             turns=turns,
@@ -134,8 +143,9 @@ class EnergyBookkeeper:
             idle=sums.idle,
             uncertainty=None if total is None else half_width,
             turns_by_model={
-                model: joules for model, joules in sums.by_model.items() if joules is not None
+                model: joules for model, joules in by_model.items() if joules is not None
             },
+            audits=audits,
             kind=str(weakest(kinds)) if kinds and total is not None else None,
         )
 

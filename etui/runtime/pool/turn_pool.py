@@ -18,6 +18,7 @@ from etui.errors import (
     format_internal_error,
 )
 from etui.events import Finished, Loaded, Residence, Unloaded
+from etui.runtime.auditor import Auditor
 from etui.runtime.between_turns import BetweenTurns, EngineProcess
 from etui.runtime.cooling import CallLater, start_timer
 from etui.runtime.pool.energy_books import EnergyBookkeeper
@@ -105,6 +106,14 @@ class TurnPool:
         self._call_later = call_later
         self._call_later(BOOKS_SECONDS, self._close_books_later)
         self._budgets = KeyBudgets(joules_per_hour or {}, runtime.config)
+        self._auditor = Auditor(
+            runtime,
+            self._between,
+            call_later,
+            self._backend.open_answerer,
+            on_audited=self._books.add_audit,
+            clock_ns=self._clock_ns,
+        )
         self._errands = Errands("etui-pool-errands")
         self._changed = threading.Condition()
         self._queue = TurnQueue(queue_limit)
@@ -136,6 +145,7 @@ class TurnPool:
             Stopped: The pool is closing.
         """
         self._budgets.check(request.key)
+        self._auditor.interrupt()
         turn = PooledTurn(request, on_event, self._clock_ns(), self._leave_queue)
         with self._changed:
             if not self._accepting:
@@ -205,6 +215,7 @@ class TurnPool:
             turn.cancel()
         if not first:
             return
+        self._auditor.close()
         if not self._wait_for_turns(grace_seconds):
             self._cancel_running()
             if not self._wait_for_turns(LEAVE_SECONDS):
@@ -324,6 +335,7 @@ class TurnPool:
                         if isinstance(event, TurnFinished):
                             record = event.record
                             self._note(turn, record)
+                            self._auditor.offer(query, record)
                         turn.report(event)
         except EtuiError as error:
             return record, error
@@ -427,6 +439,7 @@ class TurnPool:
         """Note that a turn begins; the first one ends the idle time."""
         with self._entering:
             if self._active == 0:
+                self._auditor.interrupt()
                 self._between.busy.acquire()
                 self._between.end_idle()
                 self._between.begin_turns()
@@ -441,6 +454,7 @@ class TurnPool:
                     self._between.end_turns()
                 finally:
                     self._between.busy.release()
+                    self._auditor.rest()
 
     def _choose(self, request: TurnRequest, query: Query) -> Choice:
         from etui.runtime.choose import choose

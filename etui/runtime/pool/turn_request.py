@@ -61,7 +61,7 @@ class RunningTurn(Protocol):
 class EnergyBooks:
     """Joules since the start of the pool, and whose they are; None where unmeasured.
 
-    ``turns`` + ``loads`` + ``idle`` = ``total``.
+    ``turns`` + ``loads`` + ``idle`` + ``audits`` = ``total``.
 
     Attributes:
         total: Joules of the machine's meter.
@@ -71,6 +71,7 @@ class EnergyBooks:
         uncertainty: Half width of ``total``.
         turns_by_model: Those of turns, by model.
         kind: The weakest kind of the readings.
+        audits: Those of audits and the loads for them.
     """
 
     total: float | None
@@ -80,6 +81,7 @@ class EnergyBooks:
     uncertainty: float | None = None
     turns_by_model: Mapping[str, float] = field(default_factory=dict)
     kind: str | None = None
+    audits: float | None = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,6 +44,11 @@ class Packed(BaseModel):
     type: Literal["B", "h", "H", "I", "f"]
     data: str
 
+    @model_validator(mode="after")
+    def _check_data(self) -> Self:
+        self.unpack()
+        return self
+
     def count(self) -> int:
         """Count the numbers without unpacking them."""
         padding = len(self.data) - len(self.data.rstrip("="))

@@ -158,6 +158,7 @@ def test_a_turn_is_accounted_as_any_other():
     [
         (("B", "It is (B)."), True, 60, ("quick",)),
         (("B", "A", "C"), False, 90, ("quick", "other")),
+        (("A", "B", "I cannot say."), True, 90, ("quick", "large")),
     ],
 )
 def test_every_arm_that_had_to_agree_is_charged_and_named(texts, right, joules, others):

@@ -17,12 +17,14 @@ from etui.chat import Message, Query
 from etui.config.config import Config
 from etui.energy.idle_tracker import IdleTracker
 from etui.energy.recorder import Recorder
+from etui.errors import ModelUnavailable
 from etui.events import Event, Finished, Loaded, Residence, Unloaded
 from etui.log.labels import read_audits
 from etui.log.queries import LogReader
 from etui.log.records import AuditRecord
 from etui.log.writer import TurnWriter
 from etui.models.spec import STARTER
+from etui.routing.places import Place
 from etui.runtime.auditor import QUIET_SECONDS
 from etui.runtime.open import Runtime
 from etui.runtime.route import Route
@@ -289,3 +291,34 @@ def test_closing_ends_an_audit(open_machine: Callable[[str], Machine]) -> None:
     assert not thread.is_alive()
     with LogReader(machine.config) as log:
         assert [audit.status for audit in read_audits(log)] == ["stopped"]
+
+
+def test_another_place_of_the_model_is_asked_only_if_the_policy_names_it(
+    here: Config, open_machine: Callable[[str], Machine]
+) -> None:
+    with closing(open_machine(EVERY)) as machine:
+        runtime = machine.service._runtime
+        record = machine.ask()
+        policy = runtime.load_policy("mine")
+        plan = policy.arms["large"]
+        places = (
+            Place("far-away", "absent", "desk", stated=False),
+            Place("far-away", "absent", "desk", stated=True),
+        )
+        asked = []
+        for place in places:
+            arm = replace(plan.arm, model="far-away")
+            moved = replace(plan, models=("far-away",), places=(place,), arm=arm)
+            arms = {**policy.arms, "large": moved}
+            runtime.load_policy = lambda _name, arms=arms: replace(policy, arms=arms)  # type: ignore[method-assign]
+            runtime.find_available = lambda: lambda _model: True  # type: ignore[method-assign]
+            runtime.is_remote = lambda model: model == "far-away"  # type: ignore[method-assign]
+            assert policy.audit is not None
+            try:
+                choice = machine.service._auditor._choose(
+                    runtime.load_policy("mine"), policy.audit, Query(record.query), 100.0
+                )
+                asked.append(choice is not None)
+            except ModelUnavailable:
+                asked.append(False)
+    assert asked == [False, True]

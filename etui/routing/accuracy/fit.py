@@ -137,7 +137,28 @@ def _fit_jointly(graded: Graded, corpus: Corpus, design: Design, seed: int) -> J
     """Fit the model of all arms; None if the questions are too few for it."""
     columns = QuestionColumns(corpus.features, design.words, (design.shares,))
     inner = assign_folds(graded, FOLDS, seed + 1)
-    return fit_joint(graded.correct, columns, inner, weights=graded.weights, seed=seed)
+    correct, weights = _join_labels(graded)
+    return fit_joint(correct, columns, inner, weights=weights, seed=seed)
+
+
+def _join_labels(graded: Graded) -> tuple[Floats, Floats | None]:
+    """Return the labels of each question and arm as one, and how much it counts.
+
+    A probable label is in two rows of its question, right and wrong, with weights that differ from
+    arm to arm. The joint model weighs whole rows, so each row gets the probability in their place.
+    """
+    import numpy as np
+
+    correct = graded.correct.astype(np.float64)
+    if graded.weights is None:
+        return correct, None
+    groups = same_questions(graded)
+    shape = (int(groups.max()) + 1, correct.shape[1])
+    right, total = np.zeros(shape), np.zeros(shape)
+    np.add.at(right, groups, correct * graded.weights)
+    np.add.at(total, groups, graded.weights)
+    p = np.divide(right, total, out=np.zeros(shape), where=total > 0)
+    return p[groups], np.minimum(total, 1.0)[groups]
 
 
 def build_arm_columns(design: Design, arm: int) -> Any:

@@ -7,12 +7,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from etui.arm import Arm
+from etui.chat import Query
 from etui.routing.accuracy.agreement import (
     build_scale,
     compute_bias,
     estimate_agreement,
     find_on_scale,
 )
+from etui.routing.accuracy.fit import fit_heads
+from etui.routing.accuracy.fitted_file import Provenance
 from etui.routing.accuracy.labels import (
     Label,
     LabelledQuestion,
@@ -22,6 +26,7 @@ from etui.routing.accuracy.labels import (
     label_grade,
     model_questions,
 )
+from etui.routing.accuracy.predictor import AccuracyPredictor
 from etui.routing.signals.question_words import split_question
 
 SHARE = st.floats(0.05, 0.95)
@@ -109,3 +114,22 @@ def test_a_table_has_a_row_for_each_possible_truth() -> None:
     assert joined.weights is not None
     assert joined.weights[3:].tolist() == [[0.0, 0.0], [0.0, 0.5], [0.0, 0.0]]
     assert len(build_label_table([])) == 0
+
+
+def test_probable_labels_that_differ_between_arms_stay_apart_in_a_fit() -> None:
+    """Both rows of a question weigh the same; only their parts differ from arm to arm."""
+    labels = {"quick": Label(0.3, 0.5), "large": Label(0.9, 0.5)}
+    words = ("river", "stone", "poem", "cell")
+    table = build_label_table(
+        [
+            LabelledQuestion(split_question(f"What {words[n % 4]} is number {n}?"), labels)
+            for n in range(400)
+        ]
+    )
+    origin = Provenance(fitted_at="", source=(), data_sha256="", n=400, excluded=0, etui="")
+    heads = AccuracyPredictor(fit_heads(table, origin, assess=False))
+    found = [
+        heads.accuracy(Arm(name, "any"), Query("What stone is it?"), 0.9)
+        for name in ("quick", "large")
+    ]
+    assert [round(each.p, 1) for each in found if each is not None] == [0.3, 0.9]

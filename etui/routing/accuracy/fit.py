@@ -52,6 +52,7 @@ def fit_heads(
     seed: int = 0,
     assess: bool = True,
     agreements: Sequence[tuple[str, ...]] | None = None,
+    jointly: bool = True,
 ) -> FittedModel:
     """Fit the model of a table of graded answers.
 
@@ -61,6 +62,7 @@ def fit_heads(
         seed: Random seed of the folds.
         assess: Whether to measure the quality by five folds; a fit inside a fold skips this.
         agreements: Sets of arms whose agreement is fitted; None fits each two arms.
+        jointly: Whether to fit the model of all arms together, too.
 
     Raises:
         UsageError: There are fewer than ``LEAST_QUESTIONS`` questions.
@@ -71,7 +73,7 @@ def fit_heads(
             f"provide at least {LEAST_QUESTIONS}; a useful prediction needs a few hundred",
         )
     with one_thread():
-        return _fit_heads(graded, provenance, seed, assess, agreements)
+        return _fit_heads(graded, provenance, seed, assess, agreements, jointly)
 
 
 def _fit_heads(
@@ -80,6 +82,7 @@ def _fit_heads(
     seed: int,
     assess: bool,
     agreements: Sequence[tuple[str, ...]] | None,
+    jointly: bool,
 ) -> FittedModel:
     import numpy as np
 
@@ -98,7 +101,7 @@ def _fit_heads(
         for at in range(len(graded.arms))
     ]
     folds = assign_folds(graded, FOLDS, seed)
-    joint = _fit_jointly(graded, corpus, design, seed)
+    joint = _fit_jointly(graded, corpus, design, seed) if jointly else None
     crossed = None
     if joint is not None:
         crossed = joint.left_out

@@ -106,7 +106,7 @@ def model_questions(
         ("agreement",), ("",) * count, tuple(range(count)), tuple(questions), flags[:, None]
     )
     origin = Provenance(fitted_at="", source=(), data_sha256="", n=count, etui="", excluded=0)
-    heads = AccuracyPredictor(fit_heads(table, origin, assess=False))
+    heads = AccuracyPredictor(fit_heads(table, origin, assess=False, jointly=False))
     scale, arm = build_scale(model), Arm("agreement", "")
     found = []
     for question in questions:

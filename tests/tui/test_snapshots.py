@@ -26,8 +26,9 @@ from etui.tui.chat import turn_queue as answering
 from etui.tui.chat.screen import ChatScreen
 from etui.tui.history.screen import HistoryScreen
 from etui.tui.jobs import JobUpdated
-from etui.tui.models import cards as model_cards
+from etui.tui.models import card_reader
 from etui.tui.models.first_run import FirstRunScreen
+from etui.tui.models.job_bar import JobBar
 from etui.tui.models.screen import ModelsScreen
 from etui.tui.models.sweep_progress import SweepState, build_progress
 from etui.tui.pacing import Pace
@@ -84,6 +85,14 @@ def _frozen(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     yield
     monkeypatch.undo()
     time.tzset()
+
+
+@pytest.fixture
+def same_host(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine with 16 GB of free memory and no GPU."""
+    host = replace(card_reader.read_host(house.config), free_memory_gb=16.0)
+    monkeypatch.setattr(card_reader, "read_host", lambda _config: host)
+    monkeypatch.setattr(card_reader, "built_for_gpu", lambda _folder: False)
 
 
 def matches(app: EtuiApp, name: str) -> None:
@@ -150,7 +159,7 @@ async def test_the_chat(house: House, name: str, size: tuple[int, int], theme: s
         matches(pilot.app, name)  # type: ignore[arg-type]
 
 
-async def test_the_first_run(house: House) -> None:
+async def test_the_first_run(house: House, same_host: None) -> None:
     house.shelf.on_offer = tuple(replace(m, on_disk=False) for m in house.shelf.on_offer)
     house.runner.likely = None
     house.config = replace(house.config, models_dir=NO_MODELS)
@@ -197,10 +206,7 @@ async def test_the_runs(house: House) -> None:
         matches(pilot.app, "runs")  # type: ignore[arg-type]
 
 
-async def test_the_models(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    host = replace(model_cards.read_host(house.config), free_memory_gb=16.0)
-    monkeypatch.setattr(model_cards, "read_host", lambda _config: host)
-    monkeypatch.setattr(model_cards, "built_for_gpu", lambda _folder: False)
+async def test_the_models(house: House, same_host: None) -> None:
     house.config = replace(house.config, models_dir=NO_MODELS)
     async with opened(house, WIDE) as pilot:
         screen = await switched(pilot, "f6", ModelsScreen)
@@ -210,10 +216,7 @@ async def test_the_models(house: House, monkeypatch: pytest.MonkeyPatch) -> None
         matches(pilot.app, "models")  # type: ignore[arg-type]
 
 
-async def test_a_sweep_on_the_models_screen(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    host = replace(model_cards.read_host(house.config), free_memory_gb=16.0)
-    monkeypatch.setattr(model_cards, "read_host", lambda _config: host)
-    monkeypatch.setattr(model_cards, "built_for_gpu", lambda _folder: False)
+async def test_a_sweep_on_the_models_screen(house: House, same_host: None) -> None:
     house.config = replace(house.config, models_dir=NO_MODELS)
     state = SweepState(
         MODEL, settings=12, stage="race", block=7, blocks_left=7, remaining=9,
@@ -223,7 +226,7 @@ async def test_a_sweep_on_the_models_screen(house: House, monkeypatch: pytest.Mo
     async with opened(house, NARROW) as pilot:
         screen = await switched(pilot, "f6", ModelsScreen)
         await until(pilot, lambda: MODEL in _words(screen))
-        screen.post_message(JobUpdated(build_progress(state)))
+        screen.query_one(JobBar).post_message(JobUpdated(build_progress(state)))
         await until(pilot, lambda: "Sweep running" in _words(screen))
         await settled(pilot)
         matches(pilot.app, "models-sweep")  # type: ignore[arg-type]

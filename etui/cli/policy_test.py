@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from etui.cli.common import load_context, print_json
-from etui.cli.param_types import TEXT
+from etui.cli.param_types import TEXT, FiniteNumber
 from etui.errors import ExitCode, InvalidFile, Problem, UsageError
 from etui.text.sanitize import sanitize
 from etui.text.suggest import did_you_mean
@@ -52,7 +52,7 @@ class _Tested:
 )
 @click.option(
     "--min-coverage",
-    type=click.FloatRange(0, 100),
+    type=FiniteNumber(0, 100),
     metavar="PERCENT",
     help="Fail if less of the rules and arms of a policy is reached.",
 )

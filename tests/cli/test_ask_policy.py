@@ -46,7 +46,7 @@ def test_a_cascade_prints_the_answer_that_stands_and_tells_its_hops(etui, models
         "choose on smollm2-135m:" in n and "(uncalibrated), 99 % required" in n for n in notes
     )
     assert any(n.startswith("hop 2: long (direct) on smollm2-135m") for n in notes)
-    assert "2 hops: choose ~" in done.stderr
+    assert "2 hops: choose ≈" in done.stderr
     document = json.loads(etui("logs", "show", "last", "--json", models=models).stdout)
     assert done.stdout.strip() == document["answer"]
     first, second = document["hops"]

@@ -166,7 +166,7 @@ def test_without_hardware_the_table_says_estimate_and_unmeasured(etui: Run) -> N
     done = etui("--seconds", "0.4")
     assert done.returncode == 0
     assert "(estimate)" in done.stdout
-    assert "~" in done.stdout
+    assert "≈" in done.stdout
     assert "CPU package: not readable (see `etui doctor`)" in done.stdout
 
 

@@ -262,7 +262,7 @@ def test_an_estimate_says_so_wherever_its_joules_are(
     sentence, _, head, *rows = out.splitlines()
     assert "of the joules (estimate)" in sentence
     assert "J/answer (estimate)" in head
-    assert "~" in rows[0]
+    assert "≈" in rows[0]
     assert "of the joules (estimate)" in err  # what is used from now on, and why
     with sqlite3.connect(config.database) as log:
         assert log.execute("SELECT verdict FROM sweeps").fetchall() == [(sentence,)]

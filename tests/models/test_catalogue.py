@@ -287,7 +287,7 @@ def test_unknown_name_offers_the_nearest(config: Config) -> None:
             "2:38",
             "'thinking'",
         ),
-        ("models: [", "2:1", "parsing"),
+        ("models: [", "2:1", "not closed"),
         ("models:\n  a: 1", "2:6", "mapping"),
     ],
 )

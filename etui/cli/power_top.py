@@ -6,11 +6,12 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import closing
+from threading import Event
 from typing import TYPE_CHECKING
 
 import click
 
-from etui.cli.common import print_json, print_json_line
+from etui.cli.common import print_json, print_json_line, stop_signals
 from etui.cli.param_types import FiniteNumber
 from etui.errors import EtuiError, ExitCode, UsageError
 
@@ -102,14 +103,28 @@ def _print_document(config: Config, recorder: Recorder) -> None:
 
 
 def _print_lines(config: Config, recorder: Recorder, interval: float) -> None:
+    """Print lines until a signal: between two readings it ends the pause, in one it waits."""
     from etui.cli.power_top_text import build_document
 
     read = _open_reader(config, recorder)
-    time.sleep(min(interval, _LOOK_SECONDS))
-    while True:
-        start_s = time.monotonic()
-        print_json_line(build_document(read()))
-        time.sleep(max(0.0, interval - (time.monotonic() - start_s)))
+    stopped, is_pausing = Event(), False
+
+    def end_pause() -> None:
+        # Raised within a reading, it could get lost in a callback of a driver.
+        if is_pausing:
+            raise KeyboardInterrupt
+
+    with stop_signals(stopped, end_pause):
+        pause_s = min(interval, _LOOK_SECONDS)
+        while True:
+            is_pausing = True
+            if stopped.is_set():
+                return
+            time.sleep(pause_s)
+            is_pausing = False
+            start_s = time.monotonic()
+            print_json_line(build_document(read()))
+            pause_s = max(0.0, interval - (time.monotonic() - start_s))
 
 
 def _open_reader(config: Config, recorder: Recorder) -> Callable[[], TopReading]:

@@ -23,6 +23,8 @@ def title_from_question(question: str) -> str:
     They are those before the first code fence, or after it if there are none before, without
     Markdown marks, cut between two words.
     """
+    if not question[:_READ_CHARACTERS].split():  # a lone carriage return would become a sign
+        return ""
     lines = sanitize(question[:_READ_CHARACTERS]).splitlines()
     before = list(takewhile(lambda line: not _FENCE.match(line), lines))
     if len(before) > 1 and before != lines and _ATTACHED.match(before[-1]):

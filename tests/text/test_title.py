@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from etui.text.title import (
@@ -47,6 +47,7 @@ def test_an_answer_gives_a_title_without_its_wrapping(answer: str, title: str) -
     assert title_from_answer(answer) == title
 
 
+@example("\r")
 @given(st.text(max_size=300))
 def test_a_title_is_one_short_line(text: str) -> None:
     for title in (title_from_question(text), title_from_answer(text)):

@@ -139,15 +139,17 @@ def phase_line(answer: AnswerEnergy, width: int) -> list[Run]:
         letter: _phase_text(answer.phase_joules.get(letter), answer.kind)
         for letter in PHASE_LETTERS
     }
-    fixed = sum(len(letter) + 1 + cell_len(text) for letter, text in texts.items())
-    fixed += len(_GAP) * (len(PHASE_LETTERS) - 1)
+    words = sum(len(letter) + 1 + cell_len(text) for letter, text in texts.items())
+    gaps = len(PHASE_LETTERS) - 1
+    gap = _GAP if words + len(_GAP) * gaps <= width else " "
+    fixed = words + len(gap) * gaps
     # A bar has a space after it and at least one cell, so three of them may round up.
     room = width - fixed - 2 * len(PHASE_LETTERS)
     total = sum(answer.phase_joules.values())
     runs: list[Run] = []
     for letter, text in texts.items():
         drawn = bar(answer.phase_joules.get(letter), total, room)
-        runs += [(f"{_GAP if runs else ''}{letter} ", "axis"), (drawn, PHASE_INKS[letter])]
+        runs += [(f"{gap if runs else ''}{letter} ", "axis"), (drawn, PHASE_INKS[letter])]
         runs.append((f" {text}" if drawn else text, "axis"))
     return runs
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
@@ -70,6 +70,7 @@ def test_a_bar_is_as_long_as_the_joules_of_its_phase() -> None:
     assert [ink for part, ink in runs if "█" in part] == ["answer"]
 
 
+@example({"P": 0.5, "T": 0.5, "A": 0.5}, 30)
 @given(
     st.dictionaries(st.sampled_from("PTA"), st.just(0.0) | st.floats(0.01, 1e6)),
     st.integers(30, 120),

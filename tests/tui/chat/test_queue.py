@@ -37,7 +37,6 @@ async def test_waiting_questions_are_numbered_and_one_is_asked_after_the_other(
         await answered(pilot, house, 4)
         assert waiting(app) == []
         assert "del withdraw" not in drawn(app)
-        assert "del Withdraw" in drawn(app), "the footer has the key"
         assert text_of(turns(app)[1], "question") == "❯ two"
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from math import sin
 from typing import Any
 
@@ -158,6 +158,13 @@ class FakeChats:
         energy, tokens, seconds = compute_account([Leg(end)], meter.energy)
         made = (str(number) for number in range(EARLIER_TURNS))
         return [_record(name, f"Question {name}?", energy, tokens, seconds) for name in made]
+
+    def grades(self, turn_ids: Sequence[str]) -> Mapping[str, bool]:
+        """None is graded."""
+        return {}
+
+    def grade(self, turn_id: str, good: bool | None) -> None:
+        """Nothing is kept."""
 
     def save(self, chat: ChatRecord) -> None:
         """Nothing is kept."""

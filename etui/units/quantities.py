@@ -1,33 +1,20 @@
-"""Quantities as text: the only place that decides digits, unit and kind of a number.
-
-Three rules hold everywhere. A quantity that was not measured is written ``unmeasured``, never 0. An
-estimate is marked: ``≈12 J (estimate)``, or ``≈12 J`` where a heading, a badge or a row says the
-word once. The uncertainty decides the digits: it is rounded
-to two significant digits (a trailing zero is omitted), and the value is rounded to the same decimal
-place, as recommended by the Guide to the Expression of Uncertainty in Measurement (JCGM 100:2008,
-7.2.6).
-"""
+"""Joules, watts, tokens, bytes and money as text."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from etui.differences import UNKNOWN as UNKNOWN
-from etui.differences import accuracy_text as accuracy_text
-from etui.differences import change_text as change_text
-from etui.differences import difference_text as difference_text
-from etui.differences import margin_text as margin_text
-from etui.differences import multiple_text as multiple_text
-from etui.differences import p_value_text as p_value_text
-from etui.differences import points_change_text as points_change_text
-from etui.differences import points_text as points_text
-from etui.durations import age_text as age_text
-from etui.durations import offset_text as offset_text
-from etui.durations import seconds_text as seconds_text
-from etui.durations import span_text as span_text
-from etui.rounding import KILO_FROM, exponent, is_known, is_spread, plain, prefix_of
-from etui.rounding import significant as significant
-from etui.rounding import with_uncertainty as with_uncertainty
+from etui.units.differences import UNKNOWN
+from etui.units.rounding import (
+    KILO_FROM,
+    exponent,
+    is_known,
+    is_spread,
+    plain,
+    prefix_of,
+    significant,
+    with_uncertainty,
+)
 
 UNMEASURED = "unmeasured"
 """An energy or a power without any reading."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from etui.differences import UNKNOWN
-from etui.rounding import is_known, significant
+from etui.units.differences import UNKNOWN
+from etui.units.rounding import is_known, significant
 
 
 def seconds_text(seconds: float | None) -> str:

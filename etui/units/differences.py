@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from etui.rounding import exponent, is_known, plain, significant
+from etui.units.rounding import exponent, is_known, plain, significant
 
 UNKNOWN = "unknown"
 """Any unknown quantity that is no energy and no power."""

@@ -95,8 +95,8 @@ def print_test(raw: bytes, data: Path) -> None:
         p = classifier.predict(question_text(question))
         right += classifier.names[p.index(max(p))] == subject
         loss -= float(np.log(p[classifier.names.index(subject)] + 1e-12))
-    told = f"{right / len(texts):.1%} of {len(texts):,} test questions"
-    print(f"{told}; log loss {loss / len(texts):.3f}")
+    right_text = f"{right / len(texts):.1%} of {len(texts):,} test questions"
+    print(f"{right_text}; log loss {loss / len(texts):.3f}")
 
 
 def main() -> None:
@@ -107,7 +107,7 @@ def main() -> None:
         "--check", action="store_true", help="compare only; exit code 1 if it differs"
     )
     parser.add_argument(
-        "--test", action="store_true", help="print the share of test questions told"
+        "--test", action="store_true", help="print the share of test questions that are recognised"
     )
     options = parser.parse_args()
     raw = make(options.data)

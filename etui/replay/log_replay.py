@@ -102,7 +102,7 @@ def iter_queries(turns: Iterable[LoggedQuestion]) -> Iterator[tuple[LoggedQuesti
 class _ReplayedChat:
     """The turns of one chat so far, which may have branches.
 
-    Only a turn that leaves the branch of the turn before it has its history collected anew: a long
+    Only a turn that leaves the branch of the turn before it has its history collected again: a long
     chat would need the square of its length otherwise.
     """
 

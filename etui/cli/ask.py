@@ -18,7 +18,8 @@ from etui.errors import ExitCode
 if TYPE_CHECKING:
     from etui.chat import Query
     from etui.prompts.attachments import Attachment, Part
-    from etui.runtime.open import Choice, Runtime
+    from etui.runtime.decide import Choice
+    from etui.runtime.open import Runtime
     from etui.runtime.overrides import Overrides
     from etui.turn.events import TurnEvent
     from etui.turn.record import TurnRecord

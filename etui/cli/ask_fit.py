@@ -12,7 +12,8 @@ from etui.errors import UsageError
 if TYPE_CHECKING:
     from etui.chat import Query
     from etui.prompts.attachments import Attachment, Part
-    from etui.runtime.open import Choice, Runtime
+    from etui.runtime.decide import Choice
+    from etui.runtime.open import Runtime
 
 
 def fit_question(
@@ -35,7 +36,9 @@ def fit_question(
     from etui.prompts.fitting import describe_excess, fit_attachments
     from etui.runtime.forecast import count_tokens, forecast_choice
 
-    context_tokens = runtime.find_context_tokens(choice.decision.arm.model)
+    context_tokens = runtime.model_files.find_context_tokens(
+        choice.decision.arm.model, runtime.catalogue
+    )
     size_bytes = len(query.text.encode("utf-8", "surrogatepass"))
     if context_tokens is None or 2 * size_bytes < context_tokens:
         return None

@@ -340,19 +340,21 @@ def replay_log(
     """
     from etui.log.queries import LogReader
     from etui.routing.policy import drop_places
+    from etui.runtime.decide import collect_knowledge, decide_query
     from etui.runtime.serving import models_on_disk
 
     policy = drop_places(policy)
-    knowledge = replace(runtime.collect_knowledge(policy), earlier=None)
+    knowledge = replace(collect_knowledge(policy, runtime), earlier=None)
     # Each model is looked up once: an arm may name a dozen, and that takes longer than deciding.
     is_on_disk = models_on_disk(runtime.config, runtime.catalogue)
     models = {model for plan in policy.arms.values() for model in plan.models}
     on_disk = frozenset(filter(is_on_disk, models))
 
     def decide(query: Query) -> Decision:
-        choice = runtime.decide(
+        choice = decide_query(
             query,
             policy,
+            runtime,
             host=None,
             knowledge=knowledge,
             available=on_disk.__contains__,

@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from etui.routing.policy import AuditPlan, Policy
     from etui.runtime.between_turns import BetweenTurns
     from etui.runtime.cooling import CallLater
-    from etui.runtime.open import Choice, Runtime
+    from etui.runtime.decide import Choice
+    from etui.runtime.open import Runtime
     from etui.turn.record import LoadRecord, TurnRecord, UnloadRecord
 
 _log = logging.getLogger("etui.audit")
@@ -235,6 +236,8 @@ class Auditor:
         Raises:
             ModelUnavailable: None of its models can answer.
         """
+        from etui.runtime.decide import collect_knowledge, decide_query
+
         runtime = self._runtime
         runtime.reload_catalogue()
         unstated = {place.model for place in policy.arms[plan.arm].places if not place.stated}
@@ -243,9 +246,15 @@ class Auditor:
         def may_answer(model: str) -> bool:
             return available(model) and not (model in unstated and runtime.is_remote(model))
 
-        knowledge = runtime.collect_knowledge(policy, self._between.resident)
-        choice = runtime.decide(
-            query, policy, host=None, arm=plan.arm, knowledge=knowledge, available=may_answer
+        knowledge = collect_knowledge(policy, runtime, self._between.resident)
+        choice = decide_query(
+            query,
+            policy,
+            runtime,
+            host=None,
+            arm=plan.arm,
+            knowledge=knowledge,
+            available=may_answer,
         )
         predicted = knowledge.predictor.joules(choice.decision.arm, query)
         if predicted is not None and predicted.total > left:

@@ -10,8 +10,8 @@ from etui.arm import OPEN_SAMPLING, Arm
 from etui.chat import Query
 from etui.errors import ModelUnavailable, UsageError
 from etui.routing.decision import Decision
+from etui.runtime.decide import Choice, decide_query
 from etui.runtime.effort import apply_effort, check_effort
-from etui.runtime.open import Choice, Runtime
 from etui.runtime.overrides import apply_overrides
 from etui.runtime.serving import (
     catalogue_name,
@@ -22,6 +22,7 @@ from etui.runtime.serving import (
 if TYPE_CHECKING:
     from etui.routing.policy import Policy
     from etui.routing.signals.host_state import HostState
+    from etui.runtime.open import Runtime
     from etui.runtime.overrides import Overrides
     from etui.runtime.period_budget import Confirm
 
@@ -97,7 +98,9 @@ def choose(
     if effort is not None and by_effort is not None:
         choice = _decide_by_effort(query, policy, effort, by_effort, runtime)
     if choice is None:
-        choice = runtime.decide(query, policy, host=host, arm=overrides.arm, degraded=degraded)
+        choice = decide_query(
+            query, policy, runtime, host=host, arm=overrides.arm, degraded=degraded
+        )
         if effort is not None and degraded is None:
             choice = replace(choice, decision=apply_effort(choice.decision, effort))
     decision = choice.decision
@@ -111,7 +114,7 @@ def _decide_by_effort(
 ) -> Choice | None:
     """Take the arm that the policy names for an effort; None if it has no model here."""
     try:
-        choice = runtime.decide(query, policy, host=None, arm=arm)
+        choice = decide_query(query, policy, runtime, host=None, arm=arm)
     except ModelUnavailable:
         return None
     why = f"reasoning_effort {effort}: {choice.decision.why}"

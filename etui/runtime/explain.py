@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from etui.routing.decision import Decision
     from etui.routing.policy import Policy
     from etui.routing.prediction import Predictor
-    from etui.runtime.open import Choice, Runtime
+    from etui.runtime.decide import Choice
+    from etui.runtime.open import Runtime
 
 _CONFIDENCE = 0.9
 """Confidence of the accuracy bound that is shown, unless an objective asks for another."""
@@ -169,16 +170,20 @@ def decide_for_show(query: Query, policy: Policy, runtime: Runtime[Any]) -> Deci
     Raises:
         EtuiError: The policy selects no arm, or the policy's fit is damaged.
     """
+    from etui.runtime.decide import collect_knowledge, decide_query
     from etui.runtime.host import read_host
 
     host = read_host(runtime.config)
-    knowledge = runtime.collect_knowledge(policy, host.resident)
+    knowledge = collect_knowledge(policy, runtime, host.resident)
     try:
-        choice = runtime.decide(query, policy, host=host, knowledge=knowledge, every_signal=True)
+        choice = decide_query(
+            query, policy, runtime, host=host, knowledge=knowledge, every_signal=True
+        )
     except ModelUnavailable:
-        choice = runtime.decide(
+        choice = decide_query(
             query,
             policy,
+            runtime,
             host=host,
             knowledge=knowledge,
             available=lambda model: True,

@@ -13,7 +13,8 @@ from etui.routing.signals.text_measures import estimate_tokens
 if TYPE_CHECKING:
     from etui.engine.token_counter import TokenCounter
     from etui.routing.prediction import Predictor
-    from etui.runtime.open import Choice, Runtime
+    from etui.runtime.decide import Choice
+    from etui.runtime.open import Runtime
 
 MOST_ARMS = 3
 """Arms that are forecast: more do not fit into a line."""
@@ -117,7 +118,7 @@ def forecast_choice(
         predictor = _open_predictor(runtime, resident)
     arms = tuple(_forecast_arm(each, query, predictor) for each in list_arms(choice)[:MOST_ARMS])
     counts = tuple(count_tokens(part, arm.model, runtime, counter) for part in parts)
-    context_tokens = runtime.find_context_tokens(arm.model)
+    context_tokens = runtime.model_files.find_context_tokens(arm.model, runtime.catalogue)
     if context_tokens is None:
         return Forecast(counts, arms, arm.model)
     free = context_tokens - estimate_tokens(query.system or "")

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property, partial
-from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
@@ -19,17 +18,16 @@ from etui.backends.base import Answerer, ModelHost
 from etui.chat import Query
 from etui.config.config import Config
 from etui.config.load import read_defaults
-from etui.errors import EtuiError, LogUnavailable
+from etui.errors import LogUnavailable
 from etui.models.catalogue import Catalogue, load_catalogue
 from etui.runtime.file_cache import FileCache
 from etui.runtime.log_cache import LogCache
+from etui.runtime.model_files import ModelFiles
 from etui.runtime.policy_cache import PolicyCache
 from etui.runtime.serving import (
     find_draft_file,
-    find_model_file,
     load_token_cost,
     models_on_disk,
-    read_file_sampling,
     sample_as_asked,
     token_cost_for,
 )
@@ -42,48 +40,15 @@ if TYPE_CHECKING:
     from etui.backends.process import ProcessBackend
     from etui.backends.remote.backend import RemoteBackend
     from etui.energy.recorder import Recorder
-    from etui.log.queries import LogReader
     from etui.log.writer import TurnWriter
-    from etui.models.spec import ModelSampling, ModelSpec
-    from etui.routing.decision import Decision
     from etui.routing.policy import Policy
-    from etui.routing.signals.host_state import HostState
-    from etui.routing.signals.similarity import EarlierQuestions
-    from etui.runtime.fit_health import FitHealth
-    from etui.runtime.log_predictor import Heads, LogPredictor
+    from etui.runtime.decide import Choice
     from etui.runtime.remote.remote_meters import RemoteMeters
     from etui.turn.events import TurnEvent
     from etui.turn.ports import Meter, Writer
     from etui.turn.record import Attribution, ClientRecord
 
 B = TypeVar("B", bound=ModelHost, covariant=True)
-
-
-@dataclass(frozen=True, slots=True)
-class PolicyKnowledge:
-    """Facts of this machine that a policy decides with, in addition to the query.
-
-    Attributes:
-        predictor: Predicts the joules of the arms from the log, and their accuracy from the fit.
-        earlier: The questions that ``nearest`` signals compare with; None if the policy has no such
-            signal, or the log cannot be read.
-    """
-
-    predictor: LogPredictor
-    earlier: EarlierQuestions | None
-
-
-@dataclass(frozen=True, slots=True)
-class Choice:
-    """A decision, and the predictor to use while its turn runs.
-
-    Attributes:
-        decision: The chosen arm or cascade.
-        predictor: Predicts joules and accuracy of the policy's arms; None if no policy decided.
-    """
-
-    decision: Decision
-    predictor: LogPredictor | None = None
 
 
 class Runtime(Generic[B]):
@@ -99,6 +64,9 @@ class Runtime(Generic[B]):
         catalogue: The models, as read when the runtime was opened or by the last
             :meth:`reload_catalogue`.
         log_cache: What decisions have read from the log.
+        policies: The policies that were loaded, with their fits.
+        model_files: What was read from the files of models.
+        neighbours: The earlier questions that decisions have compared with.
     """
 
     def __init__(
@@ -112,15 +80,13 @@ class Runtime(Generic[B]):
         self._open_backend = open_backend
         self._open_recorder = open_recorder
         self._open_writer = open_writer
-        self._file_sampling: FileCache[ModelSampling | None] = FileCache()
-        self._contexts: FileCache[int | None] = FileCache()
         self._catalogues: FileCache[Catalogue] = FileCache()
-        self._model_files: FileCache[tuple[ModelSpec, Path]] = FileCache()
-        self._policies = PolicyCache(config)
+        self.model_files = ModelFiles(config)
+        self.policies = PolicyCache(config)
         self._defaults: FileCache[tuple[str, str | None]] = FileCache()
         self._read_defaults: tuple[str, str | None] | None = None
         self.log_cache = LogCache(config)
-        self._neighbours = NeighbourMemory()
+        self.neighbours = NeighbourMemory()
         self.catalogue: Catalogue = load_catalogue(config)
 
     @cached_property
@@ -232,7 +198,7 @@ class Runtime(Generic[B]):
 
     def policy_names(self) -> tuple[str, ...]:
         """Return the names of all policies, sorted."""
-        return self._policies.names()
+        return self.policies.names()
 
     def load_policy(self, name: str) -> Policy:
         """Load a policy by name or path, or return it from memory if its file is unchanged.
@@ -241,139 +207,7 @@ class Runtime(Generic[B]):
             UsageError: There is no policy of that name.
             InvalidFile: The file has errors.
         """
-        return self._policies.load(name, self.catalogue)
-
-    def collect_knowledge(self, policy: Policy, resident: str | None = None) -> PolicyKnowledge:
-        """Collect the facts of this machine for a policy's decisions; most are read when needed.
-
-        Args:
-            policy: The policy, which need not be saved.
-            resident: Name of the model in memory, which needs no load.
-        """
-        from etui.runtime.log_predictor import build_predictor
-        from etui.runtime.similar_questions import read_neighbours
-
-        predictor = build_predictor(
-            policy,
-            self.config,
-            self.catalogue,
-            resident,
-            log=self.log_cache,
-            read_heads=lambda: self._read_heads(policy),
-        )
-        earlier = read_neighbours(policy, self.config, self.log_cache, self._neighbours)
-        return PolicyKnowledge(predictor, earlier)
-
-    def _read_heads(self, policy: Policy) -> Heads | None:
-        """Read a policy's fit; where it is worse than its rates by now, the rates predict."""
-        from etui.routing.accuracy.predictor import AccuracyPredictor
-        from etui.runtime.fit_health import GuardedHeads, build_notice, read_health_from
-
-        heads = self._policies.load_heads(policy)
-        if not isinstance(heads, AccuracyPredictor):
-            return heads
-        model = heads.model
-
-        def read(log: LogReader) -> FitHealth:
-            return read_health_from(log, policy.name, tuple(policy.arms), model)
-
-        try:
-            key = ("fit", policy.name, tuple(policy.arms), model.provenance.fitted_at)
-            health = self.log_cache.get(key, read)
-        except LogUnavailable:  # a log that cannot be read must not prevent an answer
-            return heads
-        notice = build_notice(health, policy.name)
-        return GuardedHeads(heads, health.set_aside, notice) if notice else heads
-
-    def decide(
-        self,
-        query: Query,
-        policy: Policy,
-        *,
-        host: HostState | None,
-        arm: str | None = None,
-        knowledge: PolicyKnowledge | None = None,
-        degraded: str | None = None,
-        available: Callable[[str], bool] | None = None,
-        every_signal: bool = False,
-        shadow: bool = True,
-    ) -> Choice:
-        """Decide which arm answers a query on this machine.
-
-        Args:
-            query: The question with its chat.
-            policy: The policy, which need not be saved.
-            host: State of the machine; None leaves host signals unknown (a replay).
-            arm: An arm of the policy to use without trying the rules.
-            knowledge: Facts of this machine for the policy; None collects them now.
-            degraded: Why the cheapest arm has to answer; None lets the rules decide.
-            available: Returns whether a model counts as on disk; None looks at the disk.
-            every_signal: Whether signals that no rule needed are evaluated too, for display.
-            shadow: Whether the policy's shadow decides too.
-
-        Raises:
-            UsageError: The policy has no such arm.
-            ModelUnavailable: No model that the policy allows is on this machine.
-            InvalidFile: The policy's fit is damaged.
-        """
-        from etui.routing.decide import decide, decide_arm, replace_by_cheapest
-
-        is_available = available or self.find_available()
-        if knowledge is None:
-            knowledge = self.collect_knowledge(policy, host.resident if host is not None else None)
-        predictor = knowledge.predictor
-        if arm is not None:
-            named = decide_arm(policy, arm, available=is_available, query=query, outlook=predictor)
-            if degraded:
-                notice = f"{degraded}: {arm} answers anyway, as it was named"
-                named = replace(named, notices=(*named.notices, notice))
-            return Choice(named, predictor)
-        decision = decide(
-            query,
-            policy,
-            available=is_available,
-            host=host,
-            outlook=predictor,
-            neighbours=knowledge.earlier,
-            every_signal=every_signal,
-        )
-        if degraded:
-            decision = replace_by_cheapest(
-                decision, policy, query, predictor, is_available, degraded
-            )
-        if notice := predictor.fit_notice():
-            decision = replace(decision, notices=(*decision.notices, notice))
-        if decision.cascade is not None:
-            predictor.calibrated(decision.arm, None, None)  # report a damaged fit now
-        if shadow:
-            decision = self._add_shadow(decision, policy, query, is_available, host)
-        return Choice(decision, predictor)
-
-    def _add_shadow(
-        self,
-        decision: Decision,
-        policy: Policy,
-        query: Query,
-        is_available: Callable[[str], bool],
-        host: HostState | None,
-    ) -> Decision:
-        from etui.routing.shadow import add_shadow
-
-        def collect(other: Policy) -> tuple[LogPredictor, EarlierQuestions | None]:
-            known = self.collect_knowledge(other, host.resident if host is not None else None)
-            return known.predictor, known.earlier
-
-        return add_shadow(
-            decision,
-            policy,
-            query,
-            self.config,
-            self.catalogue.models,
-            available=is_available,
-            host=host,
-            look_ahead=collect,
-            load=self.load_policy,
-        )
+        return self.policies.load(name, self.catalogue)
 
     def serve(self, arm: Arm) -> Served:
         """Find the model file of an arm, and use its idle baseline for net joules from now on.
@@ -391,61 +225,15 @@ class Runtime(Generic[B]):
         if entry.backend is not None:
             price = token_cost_for(arm, entry, self.config, self.log_cache)
             return serve_remote(arm, entry, self.remotes, self.remote_meters, price)
-        spec, path = self._find_model_file(arm)
+        spec, path = self.model_files.find(arm, self.catalogue)
         draft = find_draft_file(arm, spec, self.config, self.catalogue)
         settings = {
             "idle_baseline": self.use_idle_baseline(spec.name),
             **model_settings(spec, self.config),
         }
-        sampled = sample_as_asked(arm, spec, partial(self._read_sampling, path))
+        sampled = sample_as_asked(arm, spec, partial(self.model_files.read_sampling, path))
         price = token_cost_for(arm, spec, self.config, self.log_cache)
         return Served(spec, path, price, settings, draft, sampled)
-
-    def _find_model_file(self, arm: Arm) -> tuple[ModelSpec, Path]:
-        """Find the file of an arm's model; one that was checked is not until it changes.
-
-        Its record in the models folder says so too, but that folder may be read-only.
-        """
-        from etui.models.files import record_path
-
-        def list_files(found: tuple[ModelSpec, Path]) -> tuple[str, str]:
-            return str(found[1]), str(record_path(arm.model, self.config.models_dir))
-
-        return self._model_files.get(
-            self.catalogue.get(arm.model),
-            lambda: find_model_file(arm, self.config, self.catalogue),
-            list_files,
-        )
-
-    def _read_sampling(self, path: Path) -> ModelSampling | None:
-        """Read what a model file asks for, once for each state of it."""
-        return self._file_sampling.get(
-            path, lambda: read_file_sampling(path), lambda _: (str(path),)
-        )
-
-    def find_context_tokens(self, model: str) -> int | None:
-        """Return the context of a model as it would be loaded, in tokens; None if it is unknown.
-
-        The header of a file is read once for each state of it: that takes tens of milliseconds.
-        """
-        from etui.models.files import model_path
-
-        spec = self.catalogue.models.get(model)
-        if spec is None or spec.backend is not None:
-            return (spec.context or None) if spec is not None else None
-        path = model_path(spec, self.config)
-        return self._contexts.get(
-            (spec, path), lambda: self._read_context(spec, path), lambda _: (str(path),)
-        )
-
-    def _read_context(self, spec: ModelSpec, path: Path) -> int | None:
-        from etui.engine.load_settings import choose_context_tokens
-        from etui.models.gguf import check_gguf
-
-        try:
-            return choose_context_tokens(self.config, spec, check_gguf(path))
-        except EtuiError:
-            return spec.context or None
 
     def find_token_cost(self, model: str) -> TokenCost | None:
         """Return the joules per token of a model on this machine; None if they are unknown."""
@@ -482,7 +270,7 @@ class Runtime(Generic[B]):
 
         Args:
             query: The question with its chat.
-            choice: The result of :meth:`decide`.
+            choice: The result of :func:`etui.runtime.choose.choose`.
             writer: Saves the record; None writes to the log.
             settings: Settings of the turn, in addition to versions and threads.
             cancelled: Returns whether the user has stopped the turn.

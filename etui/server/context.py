@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 if TYPE_CHECKING:
     from starlette.requests import Request
 
-    from etui.runtime.open import Choice, Runtime
+    from etui.runtime.decide import Choice
+    from etui.runtime.open import Runtime
     from etui.runtime.overrides import Overrides
     from etui.runtime.pool.turn_request import PoolEvent, PoolStatus, RunningTurn, TurnRequest
     from etui.server.settings import ServerSettings

@@ -13,7 +13,7 @@ from etui.runtime.pool.turn_request import TurnFailed
 from etui.turn.events import TurnFinished
 
 if TYPE_CHECKING:
-    from etui.runtime.open import Choice
+    from etui.runtime.decide import Choice
     from etui.runtime.pool.turn_request import PoolEvent, PoolStatus, RunningTurn, TurnRequest
     from etui.server.context import Pool
     from etui.turn.record import TurnRecord

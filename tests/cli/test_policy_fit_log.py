@@ -141,6 +141,7 @@ def test_a_fit_that_has_become_worse_is_set_aside_with_a_notice(
     fill: Callable[..., None], config: Config, capsys: Capture
 ) -> None:
     from etui.chat import Query
+    from etui.runtime.decide import decide_query
     from etui.runtime.open import Runtime
 
     path = config.policies_dir / "mine.yaml"
@@ -157,8 +158,12 @@ def test_a_fit_that_has_become_worse_is_set_aside_with_a_notice(
         runtime = Runtime(config, lambda _: None)  # type: ignore[arg-type,return-value]
         try:
             policy = runtime.load_policy("mine")
-            choice = runtime.decide(
-                Query("Which river is it?"), policy, host=None, available=lambda _model: True
+            choice = decide_query(
+                Query("Which river is it?"),
+                policy,
+                runtime,
+                host=None,
+                available=lambda _model: True,
             )
             return choice.decision.notices
         finally:

@@ -11,6 +11,7 @@ from etui.config.config import Config
 from etui.errors import UsageError
 from etui.routing.library import load_policy
 from etui.runtime.choose import choose
+from etui.runtime.decide import decide_query
 from etui.runtime.explain import explain, explain_choice
 from etui.runtime.open import Runtime
 from etui.runtime.overrides import Overrides
@@ -26,7 +27,7 @@ def runtime(config: Config) -> Runtime[Any]:
 def test_a_policys_decision_has_the_same_document(runtime: Runtime[Any]) -> None:
     policy = load_policy("balanced", runtime.config, runtime.catalogue.models)
     expected = explain(QUESTION, policy, runtime)
-    choice = runtime.decide(QUESTION, policy, host=None, available=lambda model: True)
+    choice = decide_query(QUESTION, policy, runtime, host=None, available=lambda model: True)
     document = explain_choice(QUESTION, choice, runtime, "balanced")
     assert set(document) == set(expected)
     for key in ("arm", "model", "policy", "rule", "candidates", "models", "policy_file", "needs"):
@@ -44,6 +45,6 @@ def test_a_named_model_has_no_policy(runtime: Runtime[Any]) -> None:
 
 def test_a_policy_that_is_gone_is_reported(runtime: Runtime[Any]) -> None:
     policy = load_policy("balanced", runtime.config, runtime.catalogue.models)
-    choice = runtime.decide(QUESTION, policy, host=None, available=lambda model: True)
+    choice = decide_query(QUESTION, policy, runtime, host=None, available=lambda model: True)
     with pytest.raises(UsageError, match="gone"):
         explain_choice(QUESTION, choice, runtime, "gone")

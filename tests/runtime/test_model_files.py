@@ -44,7 +44,7 @@ def runtime(config: Config) -> Runtime[Any]:
         f"models:\n  mine: {{size: s, sha256: {digest}, sources: [{{path: mine.gguf}}]}}\n"
     )
     runtime = open_runtime(config)
-    runtime._model_files = FileCache(lambda: LATER_NS)  # the file is not as new as it is
+    runtime.model_files._checked = FileCache(lambda: LATER_NS)  # the file is not as new as it is
     return runtime
 
 

@@ -79,9 +79,11 @@ def test_a_file_that_changes_is_read_again(runtime: Runtime[Any], config: Config
 
 
 def test_the_file_is_read_once(runtime: Runtime[Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    runtime._file_sampling = FileCache(lambda: LATER_NS)  # the file is not as new as it is
+    # the file is not as new as it is
+    runtime.model_files._sampling = FileCache(lambda: LATER_NS)
     read: list[Path] = []
-    monkeypatch.setattr("etui.runtime.open.read_file_sampling", lambda path: read.append(path))
+    reader = "etui.runtime.model_files.read_file_sampling"
+    monkeypatch.setattr(reader, lambda path: read.append(path))
     sampled(runtime, model="silent")
     sampled(runtime, model="silent")
     sampled(runtime, model="asks")  # its entry has a sampling

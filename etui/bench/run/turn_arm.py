@@ -22,7 +22,7 @@ from etui.errors import ContextOverflow, EngineFailed
 from etui.multiple_choice import parse_options
 from etui.reasoning.extraction import extract
 from etui.routing.decision import Decision
-from etui.runtime.open import Choice
+from etui.runtime.decide import Choice
 from etui.turn.events import TurnFinished
 from etui.turn.ports import Unlogged
 from etui.turn.record import Tokens, TurnRecord
@@ -249,13 +249,14 @@ def decide_by_policy(policy: Policy, runtime: Runtime[Any]) -> Decide:
     are read once, so that answers of the run do not change the routing of later questions. Hourly
     and daily budgets do not apply: they limit what a person uses.
     """
+    from etui.runtime.decide import collect_knowledge, decide_query
     from etui.runtime.host import read_host
 
-    knowledge = runtime.collect_knowledge(policy)
+    knowledge = collect_knowledge(policy, runtime)
 
     def decide(query: Query) -> Choice:
         host = read_host(runtime.config)
-        choice = runtime.decide(query, policy, host=host, knowledge=knowledge, shadow=False)
+        choice = decide_query(query, policy, runtime, host=host, knowledge=knowledge, shadow=False)
         return replace(choice, decision=close_decision(choice.decision))
 
     return decide

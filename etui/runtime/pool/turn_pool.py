@@ -36,7 +36,8 @@ if TYPE_CHECKING:
     from etui.chat import Query
     from etui.energy.idle_tracker import IdleTracker
     from etui.routing.signals.host_state import HostState
-    from etui.runtime.open import Choice, Runtime
+    from etui.runtime.decide import Choice
+    from etui.runtime.open import Runtime
     from etui.turn.record import TurnRecord
 
 _log = logging.getLogger("etui.pool")

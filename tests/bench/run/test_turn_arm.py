@@ -22,7 +22,8 @@ from etui.events import Answer, Finished, Prefilled
 from etui.models.spec import ModelSpec
 from etui.routing.decision import Decision
 from etui.routing.limits import Agreement, Cascade
-from etui.runtime.open import Choice, Runtime
+from etui.runtime.decide import Choice
+from etui.runtime.open import Runtime
 from etui.turn.ports import Served
 from tests.metering import Sliced
 

@@ -1,0 +1,193 @@
+"""Decide by a policy with what is known on this machine: its log, its fits, earlier questions.
+
+The chat, ``ask``, ``serve``, ``bench --policy``, the explanation and the replay of the log all
+decide here, so that they decide alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from etui.chat import Query
+from etui.errors import LogUnavailable
+
+if TYPE_CHECKING:
+    from etui.log.queries import LogReader
+    from etui.routing.decision import Decision
+    from etui.routing.policy import Policy
+    from etui.routing.signals.host_state import HostState
+    from etui.routing.signals.similarity import EarlierQuestions
+    from etui.runtime.fit_health import FitHealth
+    from etui.runtime.log_predictor import Heads, LogPredictor
+    from etui.runtime.open import Runtime
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyKnowledge:
+    """Facts of this machine that a policy decides with, in addition to the query.
+
+    Attributes:
+        predictor: Predicts the joules of the arms from the log, and their accuracy from the fit.
+        earlier: The questions that ``nearest`` signals compare with; None if the policy has no such
+            signal, or the log cannot be read.
+    """
+
+    predictor: LogPredictor
+    earlier: EarlierQuestions | None
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A decision, and the predictor to use while its turn runs.
+
+    Attributes:
+        decision: The chosen arm or cascade.
+        predictor: Predicts joules and accuracy of the policy's arms; None if no policy decided.
+    """
+
+    decision: Decision
+    predictor: LogPredictor | None = None
+
+
+def collect_knowledge(
+    policy: Policy, runtime: Runtime[Any], resident: str | None = None
+) -> PolicyKnowledge:
+    """Collect the facts of this machine for a policy's decisions; most are read when needed.
+
+    Args:
+        policy: The policy, which need not be saved.
+        runtime: This machine.
+        resident: Name of the model in memory, which needs no load.
+    """
+    from etui.runtime.log_predictor import build_predictor
+    from etui.runtime.similar_questions import read_neighbours
+
+    predictor = build_predictor(
+        policy,
+        runtime.config,
+        runtime.catalogue,
+        resident,
+        log=runtime.log_cache,
+        read_heads=lambda: _read_heads(policy, runtime),
+    )
+    earlier = read_neighbours(policy, runtime.config, runtime.log_cache, runtime.neighbours)
+    return PolicyKnowledge(predictor, earlier)
+
+
+def _read_heads(policy: Policy, runtime: Runtime[Any]) -> Heads | None:
+    """Read a policy's fit; where it is worse than its rates by now, the rates predict."""
+    from etui.routing.accuracy.predictor import AccuracyPredictor
+    from etui.runtime.fit_health import GuardedHeads, build_notice, read_health_from
+
+    heads = runtime.policies.load_heads(policy)
+    if not isinstance(heads, AccuracyPredictor):
+        return heads
+    model = heads.model
+
+    def read(log: LogReader) -> FitHealth:
+        return read_health_from(log, policy.name, tuple(policy.arms), model)
+
+    try:
+        key = ("fit", policy.name, tuple(policy.arms), model.provenance.fitted_at)
+        health = runtime.log_cache.get(key, read)
+    except LogUnavailable:  # a log that cannot be read must not prevent an answer
+        return heads
+    notice = build_notice(health, policy.name)
+    return GuardedHeads(heads, health.set_aside, notice) if notice else heads
+
+
+def decide_query(
+    query: Query,
+    policy: Policy,
+    runtime: Runtime[Any],
+    *,
+    host: HostState | None,
+    arm: str | None = None,
+    knowledge: PolicyKnowledge | None = None,
+    degraded: str | None = None,
+    available: Callable[[str], bool] | None = None,
+    every_signal: bool = False,
+    shadow: bool = True,
+) -> Choice:
+    """Decide which arm answers a query on this machine.
+
+    Args:
+        query: The question with its chat.
+        policy: The policy, which need not be saved.
+        runtime: This machine.
+        host: State of the machine; None leaves host signals unknown (a replay).
+        arm: An arm of the policy to use without trying the rules.
+        knowledge: Facts of this machine for the policy; None collects them now.
+        degraded: Why the cheapest arm has to answer; None lets the rules decide.
+        available: Returns whether a model counts as on disk; None looks at the disk.
+        every_signal: Whether signals that no rule needed are evaluated too, for display.
+        shadow: Whether the policy's shadow decides too.
+
+    Raises:
+        UsageError: The policy has no such arm.
+        ModelUnavailable: No model that the policy allows is on this machine.
+        InvalidFile: The policy's fit is damaged.
+    """
+    from etui.routing.decide import decide, decide_arm, replace_by_cheapest
+
+    is_available = available or runtime.find_available()
+    if knowledge is None:
+        knowledge = collect_knowledge(policy, runtime, _find_resident(host))
+    predictor = knowledge.predictor
+    if arm is not None:
+        named = decide_arm(policy, arm, available=is_available, query=query, outlook=predictor)
+        if degraded:
+            notice = f"{degraded}: {arm} answers anyway, as it was named"
+            named = replace(named, notices=(*named.notices, notice))
+        return Choice(named, predictor)
+    decision = decide(
+        query,
+        policy,
+        available=is_available,
+        host=host,
+        outlook=predictor,
+        neighbours=knowledge.earlier,
+        every_signal=every_signal,
+    )
+    if degraded:
+        decision = replace_by_cheapest(decision, policy, query, predictor, is_available, degraded)
+    if notice := predictor.fit_notice():
+        decision = replace(decision, notices=(*decision.notices, notice))
+    if decision.cascade is not None:
+        predictor.calibrated(decision.arm, None, None)  # report a damaged fit now
+    if shadow:
+        decision = _add_shadow(decision, policy, query, runtime, is_available, host)
+    return Choice(decision, predictor)
+
+
+def _add_shadow(
+    decision: Decision,
+    policy: Policy,
+    query: Query,
+    runtime: Runtime[Any],
+    is_available: Callable[[str], bool],
+    host: HostState | None,
+) -> Decision:
+    from etui.routing.shadow import add_shadow
+
+    def collect(other: Policy) -> tuple[LogPredictor, EarlierQuestions | None]:
+        known = collect_knowledge(other, runtime, _find_resident(host))
+        return known.predictor, known.earlier
+
+    return add_shadow(
+        decision,
+        policy,
+        query,
+        runtime.config,
+        runtime.catalogue.models,
+        available=is_available,
+        host=host,
+        look_ahead=collect,
+        load=runtime.load_policy,
+    )
+
+
+def _find_resident(host: HostState | None) -> str | None:
+    return host.resident if host is not None else None

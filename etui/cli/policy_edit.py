@@ -16,6 +16,7 @@ import click
 from etui.cli.common import load_context, print_json, print_problems
 from etui.cli.param_types import TEXT, WholeNumber
 from etui.errors import EtuiError, ExitCode, UsageError
+from etui.text.sanitize import sanitize
 from etui.units import count_text
 
 if TYPE_CHECKING:
@@ -23,8 +24,9 @@ if TYPE_CHECKING:
     from etui.config.config import Config
     from etui.models.catalogue import Catalogue
     from etui.routing.decision import Decision
-    from etui.routing.diff import OtherAnswer
+    from etui.routing.diff import DifferingCase, OtherAnswer
     from etui.routing.library import CheckedPolicy
+    from etui.routing.policy import Policy, PolicyProbe
     from etui.routing.signals.host_state import HostState
 
 
@@ -124,13 +126,21 @@ def diff(
 ) -> None:
     """Show the differences between two policies.
 
-    Also shows the questions that they decide differently.
+    Also shows the questions that they decide differently, and the cases of NAME.cases.jsonl with
+    what is expected and which of the two policies decides so.
 
-    The questions are the probes of both policies and those of --questions and --logged. They are
-    decided as if every model were on this machine.
+    The questions are the probes of both policies and those of --questions and --logged; the cases
+    are those of both policies. They are decided as if every model were on this machine and nothing
+    were fitted.
     """
-    from etui.routing.diff import find_changes, find_other_answers, list_probe_questions
-    from etui.routing.diff_text import diff_lines
+    from etui.routing.diff import (
+        find_changes,
+        find_differing_cases,
+        find_other_answers,
+        join_cases,
+        list_probe_questions,
+    )
+    from etui.routing.diff_text import case_lines, diff_lines
 
     config, catalogue, _ = load_context()
     first, second = (_load_valid(name, config, catalogue) for name in (before, after))
@@ -142,6 +152,8 @@ def diff(
     asked += [*_read_questions(questions), *_read_logged(config, logged)]
     differing = find_changes(first.file, second.file)
     answers = find_other_answers(first.policy, second.policy, asked, lambda _: True)
+    cases = join_cases(*(_load_cases(policy, config) for policy in (first.policy, second.policy)))
+    differing_cases = find_differing_cases(first.policy, second.policy, cases)
     if as_json:
         document = {
             "before": str(first.place.path),
@@ -149,11 +161,30 @@ def diff(
             "changes": [{"path": c.path, "before": c.before, "after": c.after} for c in differing],
             "questions": len(asked),
             "other_answers": [_build_answer(answer) for answer in answers],
+            "cases": len(cases),
+            "other_cases": [_build_case(each) for each in differing_cases],
         }
         print_json(document)
         return
-    for line in diff_lines(differing, answers, len(asked)):
+    for line in (
+        *diff_lines(differing, answers, len(asked)),
+        *case_lines(differing_cases, len(cases)),
+    ):
         click.echo(line)
+
+
+def _load_cases(policy: Policy, config: Config) -> tuple[PolicyProbe, ...]:
+    """Load the cases of a policy; faults in them are told and leave them out."""
+    from etui.errors import InvalidFile
+    from etui.routing.cases import load_cases
+
+    try:
+        return load_cases(policy, config)
+    except InvalidFile as error:
+        for problem in error.problems:
+            click.echo(sanitize(str(problem)), err=True)
+        click.echo(f"the cases of {policy.name} are left out until they are fixed", err=True)
+        return ()
 
 
 def _load_valid(name: str, config: Config, catalogue: Catalogue) -> CheckedPolicy:
@@ -239,6 +270,26 @@ def _build_answer(answer: OtherAnswer) -> dict[str, Any]:
     return {
         "query": answer.query.text,
         **{side: _build_decision(decision) for side, decision in sides.items()},
+    }
+
+
+def _build_case(each: DifferingCase) -> dict[str, Any]:
+    case = each.case
+    names = {name: getattr(case, name) for name in ("rule", "not_rule", "arm", "not_arm")}
+    return {
+        "file": case.file,
+        "line": case.line,
+        "id": case.id or None,
+        "query": case.query,
+        "expected": {**names, "signals": dict(case.signals)},
+        **{
+            side: {
+                **_build_decision(outcome.decision or "; ".join(outcome.failures)),
+                "passed": not outcome.failures,
+                "failures": list(outcome.failures),
+            }
+            for side, outcome in (("before", each.before), ("after", each.after))
+        },
     }
 
 

@@ -1,4 +1,4 @@
-"""Differences between two policies: in their files, and in what they decide."""
+"""Differences between two policies: in their files, and in what they decide, cases included."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from etui.errors import EtuiError
 from etui.routing.availability import Available
 from etui.routing.decide import decide
 from etui.routing.decision import Decision
-from etui.routing.policy import Policy
+from etui.routing.policy import Policy, PolicyProbe
+from etui.routing.probes import ProbeOutcome, run_probes
 from etui.routing.schema.policy_file import PolicyFile
 from etui.routing.signals.host_state import HostState
 
@@ -42,6 +43,20 @@ class OtherAnswer:
     after: Decision | str
 
 
+@dataclass(frozen=True, slots=True)
+class DifferingCase:
+    """A case that two policies decide differently, or that only one of them passes.
+
+    Attributes:
+        case: The question and what is expected.
+        before, after: What came of it under each policy.
+    """
+
+    case: PolicyProbe
+    before: ProbeOutcome
+    after: ProbeOutcome
+
+
 def find_changes(before: PolicyFile, after: PolicyFile) -> tuple[Change, ...]:
     """Return every value that differs between two files, in the order of the first.
 
@@ -67,6 +82,38 @@ def find_other_answers(
         if _answer_key(one) != _answer_key(other):
             found.append(OtherAnswer(query, one, other))
     return tuple(found)
+
+
+def find_differing_cases(
+    before: Policy, after: Policy, cases: Iterable[PolicyProbe]
+) -> tuple[DifferingCase, ...]:
+    """Run cases under two policies and return those with another arm, setting or verdict.
+
+    A rule, an arm or a signal that a policy does not have is an expectation that it does not meet.
+    """
+    asked = tuple(cases)
+    pairs = zip(asked, run_probes(before, asked), run_probes(after, asked), strict=True)
+    return tuple(
+        DifferingCase(case, one, other)
+        for case, one, other in pairs
+        if _outcome_key(one) != _outcome_key(other)
+    )
+
+
+def join_cases(*each: Iterable[PolicyProbe]) -> tuple[PolicyProbe, ...]:
+    """Join the cases of several policies; a question with the same expectations counts once."""
+    found: dict[object, PolicyProbe] = {}
+    for cases in each:
+        for case in cases:
+            names = (case.rule, case.not_rule, case.arm, case.not_arm)
+            signals = tuple(sorted(case.signals.items()))
+            found.setdefault((case.to_query(), case.host, names, signals), case)
+    return tuple(found.values())
+
+
+def _outcome_key(outcome: ProbeOutcome) -> object:
+    decision = outcome.decision
+    return not outcome.failures, _answer_key("" if decision is None else decision)
 
 
 def _try_decide(

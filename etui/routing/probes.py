@@ -73,9 +73,25 @@ def _run_probe(probe: PolicyProbe, policy: Policy) -> ProbeOutcome:
     if probe.signals:
         holds = {value.name: value.holds for value in decision.signals}
         for name, expected in probe.signals.items():
-            if holds[name] is not expected:
+            if name not in holds:
+                failures.append(f"there is no signal {name}")
+            elif holds[name] is not expected:
                 failures.append(f"signal {name} {'holds' if holds[name] else 'does not hold'}")
     return ProbeOutcome(probe, decision, tuple(failures))
+
+
+def format_expectation(probe: PolicyProbe) -> str:
+    """Format what is expected: ``rule talk, not arm large, signal long does not hold``."""
+    named = (
+        ("rule", probe.rule), ("not rule", probe.not_rule), ("arm", probe.arm),
+        ("not arm", probe.not_arm),
+    )  # fmt: skip
+    parts = [f"{what} {name}" for what, name in named if name is not None]
+    parts += [
+        f"signal {name} {'holds' if holds else 'does not hold'}"
+        for name, holds in probe.signals.items()
+    ]
+    return ", ".join(parts)
 
 
 def explain_failure(outcome: ProbeOutcome, policy: Policy) -> tuple[str, ...]:

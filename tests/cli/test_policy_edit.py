@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import stat
 import sys
 from collections.abc import Callable
@@ -157,9 +158,81 @@ def test_diff(capsys: Capture, etui_home: Path, tmp_path: Path) -> None:
 
 def test_diff_of_one_with_itself_and_with_a_broken_one(capsys: Capture, tmp_path: Path) -> None:
     code, out, _ = call(capsys, "diff", "best", "best", "--logged", "5")
-    assert (code, out) == (0, "0 of 4 questions are answered differently\n")
+    same, cases = out.splitlines()
+    assert (code, same) == (0, "0 of 4 questions are answered differently")
+    assert re.fullmatch(r"0 of \d+ cases are decided differently", cases)
     broken = tmp_path / "broken.yaml"
     broken.write_text("version: 1\n")
     code, out, err = call(capsys, "diff", "best", str(broken))
     assert (code, out) == (2, "")
     assert "missing key 'arms'" in err
+
+
+PAIR = """
+version: 1
+arms: {small: {model: smollm2-135m}, large: {model: smollm2-135m, max_tokens: 900}}
+signals: {code: {keywords: [python]}}
+rules:
+  - {name: code, when: code, use: large}
+  - {name: rest, use: small}
+"""
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> tuple[Path, Path]:
+    """Two policies: the second sends code to the small arm, and has no signal of it."""
+    before, after = tmp_path / "before.yaml", tmp_path / "after.yaml"
+    before.write_text(PAIR)
+    after.write_text(
+        PAIR.replace("signals: {code: {keywords: [python]}}\n", "").replace(
+            "  - {name: code, when: code, use: large}\n", ""
+        )
+    )
+    (tmp_path / "before.cases.jsonl").write_text(
+        '{"id": "sort", "query": "Sort in python.", "rule": "code", "signals": {"code": true}}\n'
+        '{"query": "Hello", "arm": "small"}\n'
+        '{"query": "python?", "not_arm": "large"}\n'
+    )
+    (tmp_path / "after.cases.jsonl").write_text('{"query": "Hello", "arm": "small"}\n')
+    return before, after
+
+
+def test_diff_runs_the_cases_of_both(capsys: Capture, pair: tuple[Path, Path]) -> None:
+    before, after = map(str, pair)
+    code, out, err = call(capsys, "diff", before, after)
+    assert (code, err) == (0, "")
+    at = out.splitlines().index("2 of 3 cases are decided differently: 1 fail now, 1 pass now")
+    assert out.splitlines()[at + 1 :] == [
+        "  Sort in python.",
+        "    before.cases.jsonl:1 (sort) expects rule code, signal code holds",
+        "    - code -> large: smollm2-135m, direct; passes",
+        "    + rest -> small: smollm2-135m, direct; fails",
+        "  python?",
+        "    before.cases.jsonl:3 expects not arm large",
+        "    - code -> large: smollm2-135m, direct; fails",
+        "    + rest -> small: smollm2-135m, direct; passes",
+    ]
+    run(["policy", "diff", before, after, "--json"])
+    document = json.loads(capsys.readouterr().out)
+    first, second = document["other_cases"]
+    assert (document["cases"], first["id"], first["line"], second["id"]) == (3, "sort", 1, None)
+    assert first["expected"] == {
+        "rule": "code", "not_rule": None, "arm": None, "not_arm": None, "signals": {"code": True},
+    }  # fmt: skip
+    assert (first["before"]["passed"], first["after"]["passed"]) == (True, False)
+    assert first["after"]["failures"] == ["rule rest, expected code", "there is no signal code"]
+
+
+def test_diff_leaves_out_faulty_cases_and_says_so(capsys: Capture, pair: tuple[Path, Path]) -> None:
+    before, after = map(str, pair)
+    cases = pair[0].with_name("before.cases.jsonl")
+    cases.write_text('{"query": "Hello", "rule": "cod"}\n')
+    code, out, err = call(capsys, "diff", before, after)
+    assert code == 0
+    assert "unknown rule 'cod', did you mean 'code'?" in err
+    assert "the cases of before are left out until they are fixed" in err
+    assert "0 of 1 cases are decided differently" in out
+    cases.unlink()
+    cases.with_name("after.cases.jsonl").unlink()
+    _, out, _ = call(capsys, "diff", before, after)
+    assert "cases" not in out

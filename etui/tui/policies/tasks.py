@@ -51,7 +51,7 @@ from etui.yaml.load import MAX_BYTES
 from etui.yaml.named_files import NamedFile
 
 if TYPE_CHECKING:
-    from etui.routing.policy import Policy
+    from etui.routing.policy import Policy, PolicyProbe
 
 MOST_CASES = 1000
 """Cases that are run after an edit: half a second on a laptop. `etui policy test` runs all."""
@@ -228,13 +228,19 @@ def replay(subject: Subject) -> Replayed:
 
 
 def compare(subject: Subject, other: Path, other_name: str) -> Compared:
-    """Compare a text with a file: values and decisions if both are valid, then lines.
+    """Compare a text with a file: values, decisions and cases if both are valid, then lines.
 
     Raises:
         InvalidFile: The file cannot be read.
     """
-    from etui.routing.diff import find_changes, find_other_answers, list_probe_questions
-    from etui.routing.diff_text import diff_lines
+    from etui.routing.diff import (
+        find_changes,
+        find_differing_cases,
+        find_other_answers,
+        join_cases,
+        list_probe_questions,
+    )
+    from etui.routing.diff_text import case_lines, diff_lines
 
     before = read_text(other)
     if before == subject.text:
@@ -246,8 +252,23 @@ def compare(subject: Subject, other: Path, other_name: str) -> Compared:
         differences = find_changes(one.file, two.file)
         questions = list_probe_questions(one.policy, two.policy)
         answers = find_other_answers(one.policy, two.policy, questions, lambda _: True)
-        lines += [*diff_lines(differences, answers, len(questions)), ""]
+        config = subject.context.config
+        cases = join_cases(*(_load_cases(policy, config) for policy in (one.policy, two.policy)))
+        cases = cases[:MOST_CASES]
+        differing = find_differing_cases(one.policy, two.policy, cases)
+        lines += diff_lines(differences, answers, len(questions))
+        lines += [*case_lines(differing, len(cases)), ""]
     return Compared(other_name, (*lines, *_unified(before, subject.text)))
+
+
+def _load_cases(policy: Policy, config: Config) -> tuple[PolicyProbe, ...]:
+    """Load the cases of a policy; none if they have faults, which the check tells."""
+    from etui.routing.cases import load_cases
+
+    try:
+        return load_cases(policy, config)
+    except InvalidFile:
+        return ()
 
 
 def _unified(before: str, after: str) -> list[str]:

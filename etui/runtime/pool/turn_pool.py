@@ -4,48 +4,33 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Collection, Mapping
-from contextlib import closing
-from dataclasses import replace
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Protocol
 
 from etui.backends.base import ConcurrentHost
 from etui.errors import (
     EtuiError,
-    LogUnavailable,
     QueueFull,
     Stopped,
     format_internal_error,
 )
-from etui.events import Finished, Loaded, Residence, Unloaded
-from etui.runtime.auditor import Auditor
 from etui.runtime.between_turns import BetweenTurns, EngineProcess
 from etui.runtime.cooling import CallLater, start_timer
-from etui.runtime.pool.energy_books import EnergyBookkeeper
 from etui.runtime.pool.errands import Errands
-from etui.runtime.pool.key_budgets import KeyBudgets
-from etui.runtime.pool.pooled_turn import NoAnswerer, PooledTurn, UnspentMeter, find_ongoing
-from etui.runtime.pool.turn_meters import open_meters
+from etui.runtime.pool.log_refresh import LogRefresh
+from etui.runtime.pool.pooled_turn import PooledTurn, find_ongoing
 from etui.runtime.pool.turn_queue import TurnQueue
 from etui.runtime.pool.turn_request import PoolEvent, PoolStatus, TurnFailed, TurnRequest
-from etui.turn.events import HopStarted, TurnEvent, TurnFinished
-from etui.turn.record import ClientRecord
+from etui.runtime.pool.turn_runner import TurnEnd, TurnRunner
 from etui.units import count_text
 
 if TYPE_CHECKING:
-    from etui.chat import Query
     from etui.energy.idle_tracker import IdleTracker
-    from etui.routing.signals.host_state import HostState
     from etui.runtime.decide import Choice
     from etui.runtime.open import Runtime
     from etui.turn.record import TurnRecord
 
 _log = logging.getLogger("etui.pool")
-
-REFRESH_SECONDS = 1.0
-"""How long after a turn the facts of the log are read again, once for all turns meanwhile.
-
-It takes some milliseconds, for which the next requests would wait."""
 
 BOOKS_SECONDS = 1200.0
 """How often the books are closed while no turn ends: the meter remembers an hour."""
@@ -55,9 +40,6 @@ SETTLED_NS = 10_000_000_000
 
 LEAVE_SECONDS = 10.0
 """How long closing waits for cancelled turns, before and after it ends the engine's process."""
-
-_END_OF_STATUS = {"stopped": "cancelled", "error": "failed"}
-"""How a turn counts, by the status of its record; others are finished."""
 
 _NEWEST = 0.2
 """Weight of the newest turn in the mean time of turns."""
@@ -99,38 +81,31 @@ class TurnPool:
         self._parallel = max(1, parallel)
         self._clock_ns = idle_tracker.clock
         self._backend = runtime.backend
-        self._writer = runtime.writer
         self._between = BetweenTurns(runtime, idle_tracker, call_later)
-        self._books = EnergyBookkeeper(runtime.meter, self._clock_ns())
-        self._meters = open_meters(runtime, self._parallel, self._books, self._clock_ns)
-        self._between.on_residence = self._book
-        self._call_later = call_later
-        self._call_later(BOOKS_SECONDS, self._close_books_later)
-        self._budgets = KeyBudgets(joules_per_hour or {}, runtime.config)
-        self._auditor = Auditor(
+        self._errands = Errands("etui-pool-errands")
+        self._runner = TurnRunner(
             runtime,
             self._between,
-            call_later,
-            self._backend.open_answerer,
-            on_audited=self._books.add_audit,
+            LogRefresh(runtime, self._between, self._errands, call_later),
+            parallel=self._parallel,
+            joules_per_hour=joules_per_hour or {},
+            call_later=call_later,
             clock_ns=self._clock_ns,
+            count=self._count,
         )
-        self._errands = Errands("etui-pool-errands")
+        self._books = self._runner.books
+        self._call_later = call_later
+        self._call_later(BOOKS_SECONDS, self._close_books_later)
         self._changed = threading.Condition()
         self._queue = TurnQueue(queue_limit)
         self._left: dict[str, PooledTurn] = {}
         """Turns that were cancelled in the queue and are not saved yet."""
         self._running: dict[str, PooledTurn] = {}
-        self._active = 0
-        self._entering = threading.Lock()
         self._accepting = True
         self._ended = {"finished": 0, "failed": 0, "cancelled": 0}
         self._mean_seconds: float | None = None
-        self._unrefreshed: dict[str, TurnRecord] = {}
-        self._refreshing = False
         runtime.log_cache.in_background = True  # renewed after each turn
         runtime.reload_defaults()
-        self._log_failure: LogUnavailable | None = None
 
     def submit(self, request: TurnRequest, on_event: Callable[[PoolEvent], None]) -> PooledTurn:
         """Run a turn as soon as its place in the queue allows.
@@ -145,8 +120,7 @@ class TurnPool:
             BudgetSpent: The hour's joules of the key are spent; ``retry_seconds`` says until when.
             Stopped: The pool is closing.
         """
-        self._budgets.check(request.key)
-        self._auditor.interrupt()
+        self._runner.admit(request.key)
         turn = PooledTurn(request, on_event, self._clock_ns(), self._leave_queue)
         with self._changed:
             if not self._accepting:
@@ -166,7 +140,7 @@ class TurnPool:
         Raises:
             EtuiError: As in :func:`etui.runtime.choose.choose`.
         """
-        return self._choose(request, _build_query(request))
+        return self._runner.decide(request)
 
     def status(self) -> PoolStatus:
         """Return what the pool is doing now."""
@@ -182,10 +156,11 @@ class TurnPool:
             queue_limit=self._queue.limit,
             residents=residents,
             loading=next(
-                (name for name in waiting if name not in residents and self._is_local(name)), None
+                (name for name in waiting if name not in residents and self._runner.is_local(name)),
+                None,
             ),
             watts=self._between.read_watts(),
-            books=self._books.read(self._clock_ns(), find_ongoing(running, self._is_local)),
+            books=self._books.read(self._clock_ns(), find_ongoing(running, self._runner.is_local)),
             accepting=accepting,
             **ended,
         )
@@ -216,7 +191,7 @@ class TurnPool:
             turn.cancel()
         if not first:
             return
-        self._auditor.close()
+        self._runner.end_audits()
         if not self._wait_for_turns(grace_seconds):
             self._cancel_running()
             if not self._wait_for_turns(LEAVE_SECONDS):
@@ -224,10 +199,7 @@ class TurnPool:
                 self._wait_for_turns(LEAVE_SECONDS)
         self._between.closed = True
         self._errands.wait(LEAVE_SECONDS)
-        self._between.end_idle()
-        self._writer.flush()
-        if self._log_failure is not None:
-            raise self._log_failure
+        self._runner.close()
 
     def _cancel_running(self) -> None:
         with self._changed:
@@ -298,69 +270,16 @@ class TurnPool:
         began_ns = turn.began_ns = turn.hop_ns = self._clock_ns()
         record, error = None, None
         try:
-            self._enter()
+            self._runner.enter()
             try:
-                record, error = self._run(turn, (began_ns - turn.submitted_ns) / 1e9)
+                record, error = self._runner.run(turn, (began_ns - turn.submitted_ns) / 1e9)
             finally:
-                self._exit()
+                self._runner.leave()
         except Exception as bug:  # noqa: BLE001  a bug ends its turn, never the pool
             _log.exception("turn %s failed", turn.turn_id)
             error = EtuiError(format_internal_error(bug))
         finally:
             self._end(turn, record, error, (self._clock_ns() - began_ns) / 1e9)
-
-    def _run(
-        self, turn: PooledTurn, queue_seconds: float
-    ) -> tuple[TurnRecord | None, EtuiError | None]:
-        """Run a turn; return its record, None if it has none, and the error that ended it."""
-        query = _build_query(turn.request)
-        record: TurnRecord | None = None
-        try:
-            self._budgets.check(turn.request.key)
-            choice = self._choose(turn.request, query)
-            answerer = turn.guard(self._backend.open_answerer(), self._clock_ns, self._book_crash)
-            with self._meters.open(answerer) as meter:
-                events = self._runtime.run_turn(
-                    query,
-                    choice,
-                    cancelled=turn.is_cancelled,
-                    answerer=answerer,
-                    meter=meter.meter,
-                    turn_id=turn.turn_id,
-                    client=_build_client(turn.request, queue_seconds),
-                    attribution=meter.attribution,
-                )
-                with closing(events):
-                    for event in events:
-                        self._follow(turn, event)
-                        if isinstance(event, TurnFinished):
-                            record = event.record
-                            self._note(turn, record)
-                            self._auditor.offer(query, record)
-                        turn.report(event)
-        except EtuiError as error:
-            return record, error
-        except Exception as bug:  # noqa: BLE001  a bug ends its turn, never the pool
-            _log.exception("turn %s failed", turn.turn_id)
-            return record, EtuiError(format_internal_error(bug))
-        return record, None
-
-    def _follow(self, turn: PooledTurn, event: TurnEvent) -> None:
-        """Follow the loads of a turn, and book its work."""
-        self._between.watch(event)
-        if isinstance(event, HopStarted):
-            turn.hop_ns = self._clock_ns()
-        elif isinstance(event, Loaded | Unloaded):
-            self._book(event)
-        elif isinstance(event, Finished) and self._is_local(turn.model):
-            self._meters.book_answer(turn.model, event)
-
-    def _book(self, event: Residence) -> None:
-        self._books.add_load(event.start_ns, event.end_ns)
-
-    def _book_crash(self, model: str) -> None:
-        if self._is_local(model) and self._backend.pid is None:
-            self._meters.book_crash(model)
 
     def _close_books(self, settled_ns: int) -> None:
         """Sum up the time before the running turns, as far as it is measured."""
@@ -374,16 +293,19 @@ class TurnPool:
             self._close_books(self._clock_ns() - SETTLED_NS)
             self._call_later(BOOKS_SECONDS, self._close_books_later)
 
-    def _note(self, turn: PooledTurn, record: TurnRecord) -> None:
-        """Note what a turn has spent, before its client gets it."""
-        turn.settled_ns = record.energy.end_ns
-        if all(self._is_local(name) for name in (record.model, *(h.model for h in record.hops))):
-            self._meters.book_turn(record)
-        self._between.note_record(record)
-        self._budgets.add(turn.request.key, record.energy.joules)
+    def _end_unbegun(self, turn: PooledTurn) -> None:
+        """Save a turn that was cancelled in the queue: stopped, with 0 tokens."""
+        seconds = (self._clock_ns() - turn.submitted_ns) / 1e9
+        record, error = self._runner.run_unbegun(turn, seconds)
+        self._end(turn, record, error, None)
         with self._changed:
-            self._unrefreshed[record.model] = record
-            self._ended[_END_OF_STATUS.get(record.status, "finished")] += 1
+            del self._left[turn.turn_id]
+            self._changed.notify_all()
+
+    def _count(self, end: TurnEnd) -> None:
+        """Count a turn whose record is saved, before its client gets it."""
+        with self._changed:
+            self._ended[end] += 1
 
     def _end(
         self,
@@ -402,123 +324,7 @@ class TurnPool:
         if error is not None:
             turn.report(TurnFailed(error))
         if record is not None:
-            self._refresh_soon()
-
-    def _end_unbegun(self, turn: PooledTurn) -> None:
-        """Save a turn that was cancelled in the queue: stopped, with 0 tokens."""
-        record: TurnRecord | None = None
-        error: EtuiError | None = None
-        seconds = (self._clock_ns() - turn.submitted_ns) / 1e9
-        try:
-            query = _build_query(turn.request)
-            choice = self._choose(turn.request, query)
-            for event in self._runtime.run_turn(
-                query,
-                choice,
-                cancelled=turn.is_cancelled,
-                answerer=NoAnswerer(self._clock_ns),
-                meter=UnspentMeter(self._runtime.meter),
-                turn_id=turn.turn_id,
-                client=_build_client(turn.request, seconds),
-            ):
-                if isinstance(event, TurnFinished):
-                    record = event.record
-                    with self._changed:
-                        self._ended["cancelled"] += 1
-                turn.report(event)
-        except EtuiError as fault:
-            error = fault
-        except Exception as bug:  # noqa: BLE001  a bug ends its turn, never the pool
-            _log.exception("turn %s failed", turn.turn_id)
-            error = EtuiError(format_internal_error(bug))
-        self._end(turn, record, error, None)
-        with self._changed:
-            del self._left[turn.turn_id]
-            self._changed.notify_all()
-
-    def _enter(self) -> None:
-        """Note that a turn begins; the first one ends the idle time."""
-        with self._entering:
-            if self._active == 0:
-                self._auditor.interrupt()
-                self._between.busy.acquire()
-                self._between.end_idle()
-                self._between.begin_turns()
-            self._active += 1
-
-    def _exit(self) -> None:
-        """Note that a turn has ended; the last one begins the idle time."""
-        with self._entering:
-            self._active -= 1
-            if self._active == 0:
-                try:
-                    self._between.end_turns()
-                finally:
-                    self._between.busy.release()
-                    self._auditor.rest()
-
-    def _choose(self, request: TurnRequest, query: Query) -> Choice:
-        from etui.runtime.choose import choose
-
-        overrides = replace(request.overrides, lenient=True)
-        self._runtime.reload_catalogue()
-        if overrides.model is None and overrides.policy is None:
-            self._runtime.reload_defaults()
-        if self._runtime.log_cache.is_stale():  # another program has written to the log
-            self._refresh_soon()
-        return choose(query, overrides, self._runtime, self._read_host, effort=request.effort)
-
-    def _is_loading(self, model: str, residents: Collection[str]) -> bool:
-        """Return whether a model that a turn waits for is being loaded here."""
-        return model not in residents and self._is_local(model)
-
-    def _is_local(self, model: str) -> bool:
-        spec = self._runtime.catalogue.models.get(model)
-        return spec is None or spec.backend is None
-
-    def _read_host(self) -> HostState:
-        residents = self._between.residents()
-        host = self._between.read_host()
-        if host.resident is None and residents:  # turns run, and none of them has ended yet
-            return replace(host, resident=residents[-1])
-        return host
-
-    def _refresh_soon(self) -> None:
-        with self._changed:
-            if self._refreshing:
-                return
-            self._refreshing = True
-        self._call_later(REFRESH_SECONDS, lambda: self._errands.add(self._refresh))
-
-    def _refresh(self) -> None:
-        """Bring what depends on the log up to date, after one or more turns."""
-        from etui.runtime.serving import refit_curve
-
-        with self._changed:
-            records, self._unrefreshed = tuple(self._unrefreshed.values()), {}
-            self._refreshing = False
-        try:
-            self._writer.flush()
-        except LogUnavailable as failure:  # the writer has reported it; closing does again
-            self._log_failure = failure
-        for record in records:
-            refit_curve(record, self._runtime.config, self._writer.save_curve)
-        self._runtime.log_cache.renew()
-        self._between.update_keep_warm()
-
-
-def _build_query(request: TurnRequest) -> Query:
-    """Build the query of a request, with its owner and its metadata."""
-    query = request.query
-    return replace(
-        query,
-        owner=query.owner or request.key,
-        metadata=query.metadata or tuple(sorted(request.metadata.items())),
-    )
-
-
-def _build_client(request: TurnRequest, queue_seconds: float) -> ClientRecord:
-    return ClientRecord(request.endpoint, request.key, request.request_id, queue_seconds)
+            self._runner.refresh.soon()
 
 
 def _build_closing() -> Stopped:

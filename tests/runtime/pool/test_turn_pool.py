@@ -21,8 +21,8 @@ from etui.models.spec import STARTER
 from etui.routing.signals.host_state import HostState
 from etui.runtime.between_turns import HOST_SECONDS
 from etui.runtime.overrides import Overrides
+from etui.runtime.pool.log_refresh import REFRESH_SECONDS
 from etui.runtime.pool.pooled_turn import NOT_BEGUN, PooledTurn
-from etui.runtime.pool.turn_pool import REFRESH_SECONDS
 from etui.runtime.pool.turn_request import RunningTurn, TurnFailed, TurnRequest
 from etui.turn.events import Decided, TurnFinished
 from tests.backends.remote.stub import STALL, Script, running_stub

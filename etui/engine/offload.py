@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from etui.models.gguf import Gguf
+from etui.models.gguf_header import Gguf
 
 _SPARE_SHARE = 0.05
 """Share left free on every GPU, for the changing needs of the driver and the desktop."""

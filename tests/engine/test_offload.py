@@ -16,7 +16,7 @@ from etui.engine.offload import (
     ram_bytes,
     usable_bytes,
 )
-from etui.models.gguf import Gguf, Tensor
+from etui.models.gguf_header import Gguf, Tensor
 
 GB = 1_000_000_000
 SIZES = st.integers(0, 20 * GB)

@@ -13,6 +13,7 @@ from etui.chat import Query
 from etui.config.config import Config
 from etui.engine.token_counter import TokenCounter
 from etui.models import gguf
+from etui.models.gguf_header import Gguf
 from etui.models.spec import STARTER
 from etui.routing.prediction import PredictedJoules
 from etui.routing.signals.text_measures import estimate_tokens
@@ -117,7 +118,7 @@ def test_the_header_of_a_model_is_read_once_and_not_for_each_key(
     reads: list[Path] = []
     whole = gguf.check_gguf
 
-    def check(path: Path) -> gguf.Gguf:
+    def check(path: Path) -> Gguf:
         reads.append(path)
         return whole(path)
 

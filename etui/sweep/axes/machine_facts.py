@@ -20,7 +20,8 @@ from etui.engine.thread_limits import choose_thread_limits
 from etui.errors import EtuiError
 from etui.models.drafts import find_draft_problem
 from etui.models.files import model_path
-from etui.models.gguf import Gguf, check_usable
+from etui.models.gguf import check_usable
+from etui.models.gguf_header import Gguf
 from etui.sweep.setting import AxisName, Value
 from etui.sweep.work_shape import PLAIN_WORK, WorkShape
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import stat
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -40,7 +41,7 @@ def write_text(
 
 
 def write_bytes(path: Path, content: bytes, *, sync: bool = True, like: Path | None = None) -> None:
-    """Write bytes atomically.
+    """Write bytes atomically; into a device or a pipe, such as /dev/null, without replacing it.
 
     Args:
         path: The file; an existing one is replaced.
@@ -51,6 +52,10 @@ def write_bytes(path: Path, content: bytes, *, sync: bool = True, like: Path | N
     Raises:
         OSError: The file cannot be written; the old content is kept.
     """
+    if _is_special(path):
+        with open(path, "wb") as file:
+            file.write(content)
+        return
     # A random name: two processes writing the same file must not share a temporary file.
     pending = path.with_name(f".{path.name[:_NAME_CHARACTERS]}.{os.urandom(4).hex()}.tmp")
     # Owner only until the permissions of `like` are copied: the content may be private.
@@ -70,3 +75,12 @@ def write_bytes(path: Path, content: bytes, *, sync: bool = True, like: Path | N
         if isinstance(error, OSError) and error.filename == str(pending):
             error.filename = str(path)  # messages name the target, not the temporary file
         raise
+
+
+def _is_special(path: Path) -> bool:
+    """Return whether a path is a device, a pipe or a socket, as /dev/stdout may be."""
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return False
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))

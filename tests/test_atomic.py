@@ -86,3 +86,16 @@ def test_a_name_as_long_as_the_file_system_takes(folder: Path) -> None:
     path = folder / ("é" * 127)
     write_text(path, "text")
     assert path.read_text() == "text"
+
+
+def test_a_pipe_is_written_and_not_replaced(folder: Path) -> None:
+    pipe = folder / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        write_text(pipe, "text")
+        assert os.read(reader, 100) == b"text"
+    finally:
+        os.close(reader)
+    assert pipe.is_fifo()
+    assert os.listdir(folder) == ["pipe"]

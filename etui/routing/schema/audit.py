@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, Tag, field_validator
+from pydantic import BeforeValidator, Discriminator, Field, Tag, field_validator
 
 from etui.routing.schema.arms import Joules, Name
 from etui.yaml.load import Strict, refuse
@@ -43,8 +43,15 @@ def _find_branch(value: Any) -> str:
     return "mapping" if isinstance(value, Mapping | AuditEntry) else "word"
 
 
+def _check_word(value: Any) -> Any:
+    if value != "off":
+        refuse("audit is `off`, or {share: 0.02, arm: ARM, joules: {day: 2000}}")
+    return value
+
+
 Audit = Annotated[
-    Annotated[AuditEntry, Tag("mapping")] | Annotated[Literal["off"], Tag("word")],
+    Annotated[AuditEntry, Tag("mapping")]
+    | Annotated[Literal["off"], BeforeValidator(_check_word), Tag("word")],
     Discriminator(_find_branch),
 ]
 """The entry, or ``off``; errors are those of the branch that was written."""

@@ -38,7 +38,10 @@ audit: """
         ("{share: 1, arm: large}", ["missing key 'joules'"]),
         ("{share: 1, arm: large, joules: {}}", ["missing key 'day'"]),
         ("{share: 1, arm: large, joules: {day: 0}}", ["day: must be greater than 0.0, found 0"]),
-        ("no", ["audit: 'no' is not one of off"]),
+        ("no", ["audit is `off`, or {share: 0.02, arm: ARM, joules: {day: 2000}}"]),
+        ("on", ["audit is `off`, or {share: 0.02, arm: ARM, joules: {day: 2000}}"]),
+        ("", ["audit is `off`, or {share: 0.02, arm: ARM, joules: {day: 2000}}"]),
+        ("0.02", ["audit is `off`, or {share: 0.02, arm: ARM, joules: {day: 2000}}"]),
     ],
 )  # fmt: skip
 def test_faults_have_one_message(

@@ -144,7 +144,10 @@ def _build_document(
 
 
 def _predict_needs(query: Query, policy: Policy, config: Config) -> list[NeedFound]:
-    """Predict what the question needs beyond each base arm; empty without a fit."""
+    """Predict what the question needs beyond each base arm; empty without a fit.
+
+    Arms that the policy no longer has are left out.
+    """
     from etui.routing.accuracy.predictor import load_heads
 
     heads = load_heads(policy, config)
@@ -159,6 +162,7 @@ def _predict_needs(query: Query, policy: Policy, config: Config) -> list[NeedFou
             "n": need.n,
         }
         for need in (heads.needs(query) if heads is not None else ())
+        if need.base in policy.arms and need.other in policy.arms
     ]
 
 

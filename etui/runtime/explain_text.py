@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from etui.routing.places import THIS_MACHINE
 from etui.text.sanitize import sanitize
+from etui.units import ABOUT
 
 if TYPE_CHECKING:
     from etui.routing.trace import (
@@ -113,7 +114,9 @@ def _format_candidate(candidate: CandidateTrace, document: Explanation) -> tuple
     spent = ["unknown", "", "", ""]
     if joules is not None:
         spread = joules["uncertainty"]
-        total = f"{joules['total']:.3g}" + (f" ± {spread:.2g}" if spread is not None else "")
+        total = f"{ABOUT}{joules['total']:.3g}"
+        if spread is not None:
+            total += f" ± {spread:.2g}"
         spent = [total, *(f"{joules[phase]:.3g}" for phase in ("load", "prefill", "decode"))]
     right = ("unknown", "")
     if accuracy is not None and accuracy["n"] == 0:
@@ -128,11 +131,22 @@ def _format_candidate(candidate: CandidateTrace, document: Explanation) -> tuple
     if taken and failed:
         outcome = f"taken by `otherwise`: {failed}"
     if document["cascade"] is not None:
-        outcome = "first" if chosen else "if the arms before it are not confident enough"
+        outcome = "first" if chosen else _format_turn_to_answer(candidate["arm"], document)
     model = candidate["model"]
     if any(other["machine"] for other in document["candidates"]):
         model += f" ({candidate['machine'] or THIS_MACHINE})"
     return (candidate["arm"], model, *right, *spent, outcome)
+
+
+def _format_turn_to_answer(arm: str, document: Explanation) -> str:
+    """Format when an arm of a cascade that is not the first answers."""
+    cascade = document["cascade"]
+    assert cascade is not None  # only its arms are asked for
+    for step in cascade.get("agreements", ()):
+        first, *others = step["arms"]
+        if arm in others:
+            return f"to compare its answer with that of {first}"
+    return "if the arms before it are not confident enough"
 
 
 def _format_need(need: NeedFound) -> str:
@@ -148,12 +162,12 @@ def _format_prediction(document: Explanation) -> str:
     predicted, margin = document["predicted"], document["margin_joules"]
     known = []
     if predicted["joules"] is not None:
-        known.append(f"{predicted['joules']:.3g} J")
+        known.append(f"{ABOUT}{predicted['joules']:.3g} J")
     if predicted["accuracy"] is not None:
         known.append(f"accuracy {predicted['accuracy']:.2f}")
     if margin is not None:
         more = "more" if margin >= 0 else "less"
-        known.append(f"the next candidate would take {abs(margin):.2g} J {more}")
+        known.append(f"the next candidate would take {ABOUT}{abs(margin):.2g} J {more}")
     if known:
         return ", ".join(known)
     if document["cascade"] is not None and any(c["joules"] for c in document["candidates"]):

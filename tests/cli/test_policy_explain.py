@@ -39,6 +39,9 @@ def test_needs_stand_in_the_document_and_in_words(
     assert run(["policy", "explain", "hello", "--policy", str(path)]) == 0
     said = capsys.readouterr().out
     assert f"a larger model: strong instead of weak {need['gain']:+.2f}" in said
+    path.write_text(POLICY.replace("strong", "other"))  # an arm that was fitted is gone
+    assert run(["policy", "explain", "hello", "--policy", str(path), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["needs"] == []
 
 
 def test_speculation_and_the_loop_guard_of_the_arm_are_shown(
@@ -60,3 +63,19 @@ def test_speculation_and_the_loop_guard_of_the_arm_are_shown(
         assert (document["speculate"], document["loop_guard"]) == (speculate, guard)
         assert run(["policy", "explain", "hello", "--policy", str(path)]) == 0
         assert words in capsys.readouterr().out
+
+
+def test_an_arm_that_compares_its_answer_says_so(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(
+        "version: 1\n"
+        "arms: {a: {model: smollm2-135m}, b: {model: gemma-3-270m}, c: {model: qwen2.5-coder-1.5b}}"
+        "\nrules: [{name: all, cascade: {arms: [{agree: [a, b]}, c], accept_at: 0.7}}]\n"
+    )
+    assert run(["policy", "explain", "hello", "--policy", str(path)]) == 0
+    rows = {line.split()[0]: line for line in capsys.readouterr().out.splitlines() if line.strip()}
+    assert rows["a"].endswith("first")
+    assert rows["b"].endswith("to compare its answer with that of a")
+    assert rows["c"].endswith("if the arms before it are not confident enough")

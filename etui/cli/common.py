@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from threading import Event
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -47,6 +49,35 @@ def load_models(config: Config) -> Catalogue:
     if catalogue.problem:
         click.echo(catalogue.problem, err=True)
     return catalogue
+
+
+def require_writable(path: Path, fix: str, *, make_folder: bool = False) -> None:
+    """Refuse an output file that cannot be written, before the work whose result it is to hold.
+
+    Args:
+        path: The file, which need not exist.
+        fix: What to do about it.
+        make_folder: Whether a missing folder of the file will be made.
+
+    Raises:
+        EtuiError: It is a folder, or its folder is missing or read-only.
+    """
+    from etui.errors import EtuiError
+
+    folder = path.absolute().parent
+    while make_folder and not folder.exists():
+        folder = folder.parent
+    if path.is_dir():
+        reason = "it is a folder"
+    elif path.exists() and not path.is_file():
+        return  # a device or a pipe, such as /dev/stdout
+    elif not folder.is_dir():
+        reason = f"{folder} is not a folder" if folder.exists() else f"there is no folder {folder}"
+    elif not os.access(folder, os.W_OK | os.X_OK):
+        reason = f"the folder {folder} is read-only"
+    else:
+        return
+    raise EtuiError(f"cannot write {path}: {reason}", fix)
 
 
 def print_problems(checked: CheckedPolicy) -> None:

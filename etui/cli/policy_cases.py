@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -103,7 +104,13 @@ def _write(path: Path, found: LoggedCases) -> None:
     text = "".join(json.dumps(case.document(), ensure_ascii=False) + "\n" for case in found.cases)
     try:
         with open(path, "xb", opener=partial(os.open, mode=0o600)) as file:
-            file.write(text.encode("utf-8", "replace"))
+            try:
+                file.write(text.encode("utf-8", "replace"))
+                file.flush()
+            except BaseException:
+                with suppress(OSError):
+                    path.unlink()
+                raise
     except OSError as error:
         raise EtuiError(
             f"cannot write {path}: {error.strerror or error}", "choose another file with -o"

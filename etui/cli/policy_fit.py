@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from etui.cli.common import load_context, print_json, print_table
+from etui.cli.common import load_context, print_json, print_table, require_writable
 from etui.cli.param_types import TEXT, WholeNumber
 from etui.errors import EtuiError, UsageError
 
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from etui.routing.accuracy.fitted_file import AgreementHead, FittedModel
     from etui.routing.accuracy.table import Graded
     from etui.routing.policy import Policy
+
+_OUTPUT_FIX = "choose another file with --output"
 
 
 @click.command()
@@ -98,6 +100,10 @@ def fit(
     if len(policies) > 1:
         raise UsageError(f"{len(policies)} policies were given", "fit one policy at a time")
     policy = _load_policy(policies, output, config, catalogue)
+    if output is None:
+        assert policy is not None  # without --output there is a policy, the default one at least
+        output = get_fitted_path(policy, config)
+    require_writable(output, _OUTPUT_FIX, make_folder=True)
     answers = _read_answers(outcomes, folders, data, split, config) if given else None
     if from_log:
         answers = _add_log(answers, policy, config)
@@ -119,9 +125,6 @@ def fit(
     provenance = _build_provenance(graded, sources, sha256, before)
     model = fit_heads(graded, provenance, seed=seed, agreements=agreements)
     notes += _list_agreement_notes(agreements, model)
-    if output is None:
-        assert policy is not None  # without --output there is a policy, the default one at least
-        output = get_fitted_path(policy, config)
     _save(output, model)
     if as_json:
         print_json(_build_document(output, model, notes))
@@ -273,9 +276,7 @@ def _save(path: Path, model: FittedModel) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_text(path, format_fitted(model))
     except OSError as error:
-        raise EtuiError(
-            f"cannot write {path}: {error.strerror or error}", "choose another file with --output"
-        ) from None
+        raise EtuiError(f"cannot write {path}: {error.strerror or error}", _OUTPUT_FIX) from None
 
 
 def _build_document(path: Path, model: FittedModel, notes: Sequence[str]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from etui.cli.common import load_context, print_json, print_table
+from etui.cli.common import load_context, print_json, print_table, require_writable
 from etui.cli.param_types import TEXT, WholeNumber
 from etui.cli.progress import count_progress
 from etui.cli.streams import control_stream
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from etui.replay.judge import ReplayTable
     from etui.routing.accuracy.predictor import AccuracyPredictor
     from etui.routing.policy import Policy
+
+_SVG_FIX = "choose another file with --svg"
 
 _STATED_COSTS = (
     "stated costs are charged once for each arm that answers: the votes and probes of an arm count "
@@ -120,6 +122,8 @@ def replay(
         _replay_log(policies or [config.policy], config, catalogue, as_json=as_json)
         return
     loaded = [_load_policy(name, config, catalogue) for name in policies]
+    if svg is not None:
+        require_writable(svg, _SVG_FIX)
     show = _show_progress if not as_json else _ignore
     table, notes = (
         _read_outcomes(outcomes, costs, data, split)
@@ -133,6 +137,10 @@ def replay(
         raise UsageError(
             "--hide-subjects and --blend are for the routers of a replay without a policy",
             "leave out the policy, or these options: a policy never sees a subject",
+        )
+    if hide_subjects and not table.graded.questions:
+        raise UsageError(
+            "--hide-subjects needs the texts of the questions", "pass their folder with --data"
         )
     document = _judge(table, loaded, heads, seed, show, hide_subjects=hide_subjects, blend=blend)
     document["notes"] = notes
@@ -293,12 +301,12 @@ def _write(path: Path, text: str) -> None:
     Raises:
         EtuiError: The file cannot be written.
     """
+    from etui.atomic import write_text
+
     try:
-        path.write_text(text, encoding="utf-8")
+        write_text(path, text)
     except OSError as error:
-        raise EtuiError(
-            f"cannot write {path}: {error.strerror or error}", "choose a file that can be written"
-        ) from None
+        raise EtuiError(f"cannot write {path}: {error.strerror or error}", _SVG_FIX) from None
 
 
 def _show_progress(text: str) -> None:

@@ -27,6 +27,9 @@ _MAX_BYTES = 200_000_000
 _LARGEST_COST = 1e12
 
 _COSTS_FIX = "write --costs {example}: a number above 0 for each arm, joules or any other unit"
+_UNKNOWN_FIX = (
+    "pass the --split of MMLU that the rows count in, and the folder of its files to --data"
+)
 _FIX = "the first line is subject,row,ARM,ARM...; each other line holds 1 or 0 for each arm"
 
 
@@ -51,6 +54,7 @@ def read_outcomes(path: Path, texts: Texts | None = None) -> tuple[Graded, str]:
     problems: list[Problem] = []
     keys: dict[tuple[str, int], int] = {}
     outcomes: list[list[bool]] = []
+    fix = _UNKNOWN_FIX
     for line, fields in rows[1:]:
         try:
             key, values = _parse_row(fields, header)
@@ -59,13 +63,14 @@ def read_outcomes(path: Path, texts: Texts | None = None) -> tuple[Graded, str]:
                 raise ValueError(f"{key[0]} row {key[1]} is already in line {keys[key]}")
         except ValueError as error:
             problems.append(Problem(str(path), line, 1, str(error)))
+            fix = fix if isinstance(error, _UnknownQuestion) else _FIX
             if len(problems) == _MAX_PROBLEMS:
                 break
             continue
         keys[key] = line
         outcomes.append(values)
     if problems:
-        raise InvalidFile.of(problems, _FIX)
+        raise InvalidFile.of(problems, fix)
     if not outcomes:
         raise InvalidFile.of([Problem(str(path), 1, 1, "has no outcomes")], _FIX)
     return build_graded(arms, list(keys), outcomes, texts), hashlib.sha256(raw).hexdigest()
@@ -171,6 +176,10 @@ def _parse_row(fields: Sequence[str], header: Sequence[str]) -> tuple[tuple[str,
     return (subject, int(row)), [value == "1" for value in values]
 
 
+class _UnknownQuestion(ValueError):
+    """A question that the texts do not have."""
+
+
 def _check_known(key: tuple[str, int], texts: Texts | None) -> None:
     if texts is None or key in texts:
         return
@@ -178,9 +187,10 @@ def _check_known(key: tuple[str, int], texts: Texts | None) -> None:
     subjects = {name for name, _ in texts}
     if subject in subjects:
         last = max(index for name, index in texts if name == subject)
-        raise ValueError(f"{subject} has no row {row}, its last is {last}")
+        raise _UnknownQuestion(f"{subject} has no row {row}, its last is {last}")
     hint = suggest(subject, subjects)
-    raise ValueError(f"the data has no subject {subject[:60]!r}" + (f"; {hint}" if hint else ""))
+    known = f"; {hint}" if hint else ""
+    raise _UnknownQuestion(f"the data has no subject {subject[:60]!r}{known}")
 
 
 def read_costs(text: str, arms: Sequence[str]) -> dict[str, float]:

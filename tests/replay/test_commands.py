@@ -124,6 +124,10 @@ def test_a_shipped_policy_is_fitted_into_the_users_folder(outcomes, config):
         (("fit", "balanced", "--outcomes", "{file}"), "is an arm of policy 'balanced'"),
         (("fit", "a", "b", "--outcomes", "{file}"), "2 policies were given"),
         (("fit", "--outcomes", "{file}", "--output", "/proc/none/x.json"), "cannot write"),
+        (("fit", "--outcomes", "none.csv", "--output", "/tmp"), "cannot write"),
+        (("replay", "--outcomes", "none.csv", *COSTS, "--svg", "/tmp/no/r.svg"), "cannot write"),
+        (("replay", "--outcomes", "none.csv", *COSTS, "--svg", "/tmp"), "cannot write"),
+        (("replay", "--outcomes", "{file}", *COSTS, "--hide-subjects"), "needs the texts"),
         (
             ("fit", "--outcomes", "{file}", "--output", "x.json", "--exclude-test", "{data}"),
             "--exclude-test needs the texts",
@@ -148,6 +152,17 @@ def test_wrong_calls_are_told_how_to_mend(outcomes, arguments, said):
     assert error.fix
     if said != "cannot write":
         assert error.exit_code == 2
+
+
+def test_rows_of_another_split_name_the_option(outcomes, tmp_path):
+    file, data = outcomes
+    lines = file.read_text(encoding="utf-8").splitlines()
+    other = tmp_path / "other.csv"
+    subject = lines[1].partition(",")[0]
+    other.write_text(f"{lines[0]}\n{subject},9999,1,0\n", encoding="utf-8")
+    error = refused("replay", "--outcomes", other, *COSTS, "--data", data)
+    assert "has no row 9999" in error.what
+    assert "--split" in error.fix
 
 
 def test_runs_are_named_one_behind_the_other(tmp_path):

@@ -104,14 +104,13 @@ def _format_routers(document: ReplayDocument) -> Iterator[str]:
     ]
     for name, router in document["routers"].items():
         interval = router.get("apgr_interval")
-        ece = ", ".join(f"{value:.3f}" for value in router["ece"].values())
         rows.append(
             (
                 name,
                 f"{router['apgr']:.3f}",
                 _share_range_text(interval),
                 *map(_share_text, (router["cpt50"], router["cpt80"], router["cpt95"])),
-                ece,
+                _calibration_text(list(router["ece"].values())),
             )
         )
     area = document["oracle"]["apgr"]
@@ -178,6 +177,13 @@ def _format_policy(name: str, policy: JudgedPolicy, document: ReplayDocument) ->
         )
     for note in policy["notes"]:
         yield f"  note: {note}"
+
+
+def _calibration_text(errors: list[float]) -> str:
+    """Format the calibration error of each arm; of more than three the least and the largest."""
+    if len(errors) > 3:
+        return f"{min(errors):.3f}..{max(errors):.3f}"
+    return ", ".join(f"{error:.3f}" for error in errors)
 
 
 def _percent_text(share: float) -> str:

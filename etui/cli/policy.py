@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,7 @@ from etui.text.sanitize import sanitize
 
 if TYPE_CHECKING:
     from etui.config.config import Config
+    from etui.routing.check.fit_warnings import FitFacts
     from etui.routing.library import CheckedPolicy
     from etui.routing.policy import Policy
     from etui.yaml.named_files import NamedFile
@@ -102,7 +103,7 @@ def check(names: Sequence[str], as_json: bool) -> ExitCode:
             catalogue.models,
             is_on_disk,
             policies=policies,
-            fitted=_load_fitted_arms(place, config),
+            fit=_load_fit_facts(place, config, catalogue.models),
             thorough=True,
         )
         for place in _find_places(names, config)
@@ -149,18 +150,28 @@ def _describe_fit(loaded: Policy, config: Config) -> list[str]:
     return [] if health is None else format_health(health)
 
 
-def _load_fitted_arms(place: NamedFile, config: Config) -> Callable[[str], bool]:
-    """Return a test for the arms in a policy's fit; an unreadable fit has none."""
+def _load_fit_facts(place: NamedFile, config: Config, models: Collection[str]) -> FitFacts:
+    """Return what was fitted for a policy; an unreadable fit has nothing."""
     from etui.errors import InvalidFile
     from etui.routing.accuracy.fitted_file import load_fitted
-    from etui.routing.accuracy.predictor import get_fitted_path
+    from etui.routing.accuracy.predictor import compute_ceiling, get_fitted_path
+    from etui.routing.check.fit_warnings import FitFacts
+    from etui.routing.places import find_weights
 
     path = get_fitted_path(place, config)
     try:
-        arms = load_fitted(path).arms if path.is_file() else {}
+        fit = load_fitted(path) if path.is_file() else None
     except InvalidFile:
-        arms = {}
-    return arms.__contains__
+        fit = None
+    if fit is None:
+        return FitFacts()
+    return FitFacts(
+        {
+            name: None if head.model is None else find_weights(models, head.model)
+            for name, head in fit.arms.items()
+        },
+        {head.arms: compute_ceiling(head) for head in fit.agreements},
+    )
 
 
 def _add_faults_of_cases(result: CheckedPolicy, config: Config) -> CheckedPolicy:

@@ -243,6 +243,7 @@ def _odds_json(odds: PredictedAgreement) -> OddsTrace:
         "n": odds.n,
         "apart": list(odds.apart),
         "known": odds.known,
+        "at_most": odds.at_most,
     }
 
 

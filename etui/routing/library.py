@@ -14,6 +14,7 @@ from etui.yaml.named_files import NamedFile, find_named_file, list_named_files
 
 if TYPE_CHECKING:
     from etui.routing.check.checker import Findings
+    from etui.routing.check.fit_warnings import FitFacts
     from etui.routing.schema.policy_file import PolicyFile
     from etui.yaml.load import Located
 
@@ -80,7 +81,7 @@ def check_place(
     is_available: Callable[[str], bool] | None = None,
     *,
     policies: Collection[str] | None = None,
-    fitted: Callable[[str], bool] | None = None,
+    fit: FitFacts | None = None,
     thorough: bool = False,
 ) -> CheckedPolicy:
     """Check one policy file, and compile it if it has no errors.
@@ -90,7 +91,7 @@ def check_place(
         models: Models of models.yaml by name, or only their names.
         is_available: Whether a model is on this machine; None skips this check.
         policies: Valid names of a shadow policy; None skips this check.
-        fitted: Whether an accuracy was fitted for an arm; None skips this check.
+        fit: What was fitted for the policy; None skips this check.
         thorough: Also try every pattern on texts made to slow it down.
     """
     from etui.routing.schema.policy_file import PolicyFile
@@ -100,7 +101,7 @@ def check_place(
         located = load_yaml(place.path, PolicyFile)
     except InvalidFile as error:
         return CheckedPolicy(place, error.problems, (), None)
-    return _check_located(place, located, models, is_available, policies, fitted, thorough)
+    return _check_located(place, located, models, is_available, policies, fit, thorough)
 
 
 def check_text(
@@ -150,14 +151,14 @@ def _check_located(
     models: Collection[str],
     is_available: Callable[[str], bool] | None,
     policies: Collection[str] | None,
-    fitted: Callable[[str], bool] | None = None,
+    fit: FitFacts | None = None,
     thorough: bool = False,
 ) -> CheckedPolicy:
     from etui.routing.check.checker import check_policy
     from etui.routing.compile import compile_policy
 
     findings: Findings = check_policy(
-        located, models, is_available, policies=policies, fitted=fitted, thorough=thorough
+        located, models, is_available, policies=policies, fit=fit, thorough=thorough
     )
     policy = None if findings.errors else compile_policy(located, place.name, models)
     return CheckedPolicy(place, findings.errors, findings.warnings, policy, located.model)

@@ -39,6 +39,23 @@ class Agreement:
     accept_at: float
     odds: PredictedAgreement | None = None
 
+    @property
+    def is_out_of_reach(self) -> bool:
+        """Whether the fit accepts no common answer, whatever its margins."""
+        return self.odds is not None and self.odds.at_most < self.accept_at
+
+    @property
+    def is_in_vain(self) -> bool:
+        """Whether that is certain: it follows from enough answers, not from a lack of them.
+
+        The answers have to be known, and the whole interval of the share that is right has to be
+        below what is required. Of a fit of few answers, more of them may say something else.
+        """
+        odds = self.odds
+        return (
+            self.is_out_of_reach and odds is not None and odds.known and odds.high < self.accept_at
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Cascade:

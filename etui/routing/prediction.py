@@ -65,6 +65,7 @@ class PredictedAgreement:
         apart: Probability that each arm is right where they differ.
         known: False if the fit knew only right and wrong, so that all probabilities are the least
             that they can be.
+        at_most: The highest probability that the fit gives an agreed answer, at any margins.
     """
 
     agreed: float
@@ -73,6 +74,7 @@ class PredictedAgreement:
     n: int
     apart: tuple[float, ...]
     known: bool = True
+    at_most: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -126,16 +126,54 @@ def _resolve_cascade(
         ready.append(arm)
     if not ready:
         return FallsThrough(format_all_absent(absent), tuple(absent))
-    first = ready[0]
     if len(ready) == 1:
-        why = "; ".join([f"only {first.name}", *skipped])
-        return Resolved(first, why, _predict_joules(outlook, first, query))
-    hops = min(plan.max_hops, len(ready))
+        return _resolve_alone(ready[0], skipped, query, outlook)
     kept, dissolved = _keep_agreements(plan.agreements, ready)
     agreements = tuple(replace(step, odds=_predict_odds(outlook, step, ready)) for step in kept)
+    in_vain = _find_in_vain(plan, agreements, len(ready))
+    if in_vain:
+        unasked = {name for step in in_vain for name in step.arms}
+        ready = [arm for arm in ready if arm.name not in unasked]
+        agreements = tuple(step for step in agreements if step not in in_vain)
+        skipped += map(_describe_in_vain, in_vain)
+        if len(ready) == 1:
+            return _resolve_alone(ready[0], [*skipped, *dissolved], query, outlook)
+    hops = min(plan.max_hops, len(ready))
     cascade = Cascade(tuple(ready), plan.accept_at, hops, plan.max_joules, agreements)
     why = _describe_cascade(cascade)
-    return Resolved(first, "; ".join([why, *skipped, *dissolved]), cascade=cascade)
+    return Resolved(ready[0], "; ".join([why, *skipped, *dissolved]), cascade=cascade)
+
+
+def _resolve_alone(
+    arm: Arm, notes: Sequence[str], query: Query, outlook: Predictor | None
+) -> Resolved:
+    """Return the only arm that is left of a cascade."""
+    why = "; ".join([f"only {arm.name}", *notes])
+    return Resolved(arm, why, _predict_joules(outlook, arm, query))
+
+
+def _find_in_vain(
+    plan: CascadePlan, agreements: Sequence[Agreement], arms: int
+) -> tuple[Agreement, ...]:
+    """Return the steps that need not be asked, since the fit never accepts what they agree on.
+
+    Every question then goes on to the next arm anyway. Where a limit may forbid that arm, the
+    answers of the step are what is left, so all of its arms are asked.
+    """
+    if plan.max_joules is not None or plan.max_hops < arms:
+        return ()
+    return tuple(step for step in agreements if step.is_in_vain)
+
+
+def _describe_in_vain(step: Agreement) -> str:
+    """Describe why a step is not asked: ``a and b are not asked: ...``."""
+    assert step.odds is not None
+    most, required = f"{100 * step.odds.at_most:.1f} %", f"{100 * step.accept_at:g} %"
+    if len(step.arms) == 1:
+        who, when = f"{step.arms[0]} is", "if all its votes agree"
+    else:
+        who, when = f"{' and '.join(step.arms)} are", "where they agree"
+    return f"{who} not asked: {when} at most {most} are right, {required} required"
 
 
 def _keep_agreements(

@@ -57,6 +57,7 @@ class OddsTrace(TypedDict):
     n: int
     apart: list[float]
     known: bool
+    at_most: float
 
 
 class CascadeTrace(TypedDict):

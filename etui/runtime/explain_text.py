@@ -204,9 +204,12 @@ def _format_odds(step: AgreementTrace) -> str:
     if odds is None:
         return f"{required}; uncalibrated"
     least = "" if odds["known"] else "at least "
+    never = ""
+    if odds["at_most"] < step["accept_at"]:
+        never = f", {100 * odds['at_most']:.0f} % at most, so never accepted"
     return (
         f"{required}; agreed answers are right {least}{100 * odds['agreed']:.0f} % "
-        f"[{100 * odds['low']:.0f}, {100 * odds['high']:.0f}] of the time, n={odds['n']:,}"
+        f"[{100 * odds['low']:.0f}, {100 * odds['high']:.0f}] of the time, n={odds['n']:,}{never}"
     )
 
 

@@ -8,7 +8,7 @@ greater over the last labels too, the rate predicts until the policy is fitted a
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,7 @@ from etui.errors import LogUnavailable
 from etui.routing.accuracy.drift import NEWEST, ArmHealth, judge_arm
 from etui.routing.accuracy.labels import format_question
 from etui.routing.accuracy.predictor import AccuracyPredictor, wilson_low
-from etui.routing.prediction import PredictedAccuracy
+from etui.routing.prediction import PredictedAccuracy, PredictedAgreement, RawConfidence
 
 if TYPE_CHECKING:
     from etui.config.config import Config
@@ -80,6 +80,18 @@ class GuardedHeads:
     def calibrated(self, arm: Arm, confidence: float | None, margin: float | None) -> float | None:
         """Compute the probability that a given answer is right, as the fit does."""
         return self._heads.calibrated(arm, confidence, margin)
+
+    def agreement(
+        self, arms: Sequence[Arm], raw: Sequence[RawConfidence] = ()
+    ) -> PredictedAgreement | None:
+        """Predict the worth of agreement as the fit does.
+
+        With an arm whose fit is set aside, the fit does not say that asking is in vain.
+        """
+        found = self._heads.agreement(arms, raw)
+        if found is None or self.set_aside.isdisjoint(arm.name for arm in arms):
+            return found
+        return replace(found, at_most=1.0)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._heads, name)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 
@@ -304,7 +304,7 @@ def test_a_step_of_several_answers(make: Make) -> None:
 
 
 def test_what_agreement_is_worth_is_part_of_the_decision(make: Make) -> None:
-    odds = PredictedAgreement(0.81, 0.72, 0.88, 90, (0.3, 0.4), known=False)
+    odds = PredictedAgreement(0.81, 0.72, 0.88, 90, (0.3, 0.4), known=False, at_most=0.85)
     decision = chosen(make(agreeing()), Known(SPENT, odds=odds))
     traced = decision.trace()["cascade"]
     assert traced is not None
@@ -315,12 +315,61 @@ def test_what_agreement_is_worth_is_part_of_the_decision(make: Make) -> None:
         "n": 90,
         "apart": [0.3, 0.4],
         "known": False,
+        "at_most": 0.85,
     }
     assert json.loads(json.dumps(traced)) == traced
     assert next(_format_steps(traced)) == (
         "quick and other if they agree (0.8 or more; agreed answers are right at least 81 % "
         "[72, 88] of the time, n=90)"
     )
+
+
+NEVER = PredictedAgreement(0.6, 0.5, 0.7, 90, (0.3, 0.4), at_most=0.64)
+"""Agreement that a fit of 90 answers never finds right 80 % of the time."""
+
+
+def test_a_step_that_is_never_accepted_is_not_asked(make: Make) -> None:
+    decision = chosen(make(agreeing()), Known(SPENT, odds=NEVER))
+    assert (decision.arm.name, decision.cascade) == ("large", None)
+    assert decision.predicted_joules == SPENT["large"]
+    assert decision.why == (
+        "rest: only large; quick and other are not asked: where they agree at most 64.0 % are "
+        "right, 80 % required"
+    )
+    longer = agreeing().replace("}, large]", "}, think, large]")
+    decision = chosen(make(longer), Known(SPENT, odds=NEVER))
+    assert decision.cascade is not None
+    assert [arm.name for arm in decision.cascade.arms] == ["think", "large"]
+    assert (decision.cascade.agreements, decision.cascade.max_hops) == ((), 2)
+    assert decision.why.startswith("rest: think first; large if below 75 % sure; quick and other")
+
+
+@pytest.mark.parametrize(
+    ("odds", "limit"),
+    [
+        (replace(NEVER, at_most=0.8), ""),  # reached at the highest margin
+        (replace(NEVER, high=0.81), ""),  # too few answers to say so
+        (replace(NEVER, known=False), ""),  # the least that it can be
+        (None, ""),
+        (NEVER, "max_hops: 2"),  # large would not be asked after them
+        (NEVER, "max_joules: 100"),
+    ],
+)
+def test_a_step_is_asked_unless_it_is_certainly_in_vain(
+    make: Make, odds: PredictedAgreement | None, limit: str
+) -> None:
+    decision = chosen(make(agreeing() + f"      {limit}\n"), Known(SPENT, odds=odds))
+    assert decision.cascade is not None
+    assert [arm.name for arm in decision.cascade.arms] == ["quick", "other", "large"]
+    assert "not asked" not in decision.why
+
+
+def test_a_step_that_is_asked_in_vain_is_named(make: Make) -> None:
+    odds = replace(NEVER, high=0.81)
+    decision = chosen(make(agreeing()), Known(SPENT, odds=odds))
+    traced = decision.trace()["cascade"]
+    assert traced is not None
+    assert next(_format_steps(traced)).endswith("n=90, 64 % at most, so never accepted)")
 
 
 def test_an_agreement_whose_arms_are_not_all_here_is_tried_arm_by_arm(make: Make) -> None:

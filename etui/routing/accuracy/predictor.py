@@ -150,6 +150,7 @@ class AccuracyPredictor:
                     head.agreed.n,
                     tuple(share.p for share in head.apart),
                     head.known,
+                    compute_ceiling(head),
                 )
         return None
 
@@ -249,6 +250,16 @@ def _calibrate_agreed(head: AgreementHead, raw: Sequence[RawConfidence]) -> floa
     if len(known) < len(values):
         return head.agreed.p
     return evaluate_curve(head.curve, sum(known) / len(known))
+
+
+def compute_ceiling(head: AgreementHead) -> float:
+    """Compute the highest probability of an agreed answer, whatever its margins, from 0 to 1.
+
+    Answers without margins have the share of all, so it is never below that.
+    """
+    if head.curve is None:
+        return head.agreed.p
+    return max(head.agreed.p, *(evaluate_curve(head.curve, end) for end in (0.0, 1.0)))
 
 
 def wilson_low(p: float, n: float, confidence: float) -> float:

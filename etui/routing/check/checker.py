@@ -9,11 +9,11 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 
 from etui.errors import Problem
+from etui.routing.check.fit_warnings import FitFacts, find_misfits, find_unfitted
 from etui.routing.check.rules import check_known, check_rules
 from etui.routing.check.warnings import (
     find_slow_patterns,
     find_undrafted,
-    find_unfitted,
     find_unlike_places,
     find_unlike_votes,
     find_unserved,
@@ -42,7 +42,7 @@ def check_policy(
     is_available: Callable[[str], bool] | None = None,
     *,
     policies: Collection[str] | None = None,
-    fitted: Callable[[str], bool] | None = None,
+    fit: FitFacts | None = None,
     thorough: bool = False,
 ) -> Findings:
     """Check the content of a policy file.
@@ -52,7 +52,7 @@ def check_policy(
         models: Models of models.yaml by name, or only their names.
         is_available: Whether a model is on this machine; None skips this check.
         policies: Names of all policies; None skips this check.
-        fitted: Whether an accuracy was fitted for an arm; None skips this check.
+        fit: What was fitted for the policy; None skips this check.
         thorough: Also try every pattern on texts made to slow it down.
     """
     errors = [
@@ -68,7 +68,8 @@ def check_policy(
     if not errors:
         warnings += find_undrafted(located, models)
         warnings += find_unlike_places(located, models)
-        warnings += find_unfitted(located, fitted)
+        warnings += find_unfitted(located, fit, models)
+        warnings += find_misfits(located, fit, models)
         warnings += find_unlike_votes(located)
         warnings += find_slow_patterns(located) if thorough else ()
     return Findings(_sorted(errors), _sorted(warnings))

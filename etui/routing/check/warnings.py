@@ -10,7 +10,6 @@ from etui.routing.compile import (
     compile_regex,
     find_settings,
     map_condition_names,
-    sort_rules,
 )
 from etui.routing.conditions import iter_signal_names
 from etui.routing.places import Place, list_places
@@ -130,45 +129,6 @@ def find_undrafted(located: Located[PolicyFile], models: Collection[str]) -> Ite
                     f"{model} has no draft model; add `draft: NAME` to its entry in models.yaml, "
                     "or use speculate: lookup",
                 )
-
-
-def find_unfitted(
-    located: Located[PolicyFile], fitted: Callable[[str], bool] | None
-) -> Iterator[Problem]:
-    """Yield objectives whose accuracy is neither fitted nor stated, or that may have no answer.
-
-    Args:
-        located: The file.
-        fitted: Whether an accuracy was fitted for an arm; None skips this check.
-    """
-    file = located.model
-    for index, rule in enumerate(file.rules):
-        objective = rule.objective
-        if objective is None:
-            continue
-        loc = ("rules", index, "objective")
-        if fitted is not None and (objective.accuracy or objective.maximize):
-            prior = objective.prior or {}
-            unknown = [a for a in rule.arms or () if a not in prior and not fitted(a)]
-            if unknown:
-                then = f"'{rule.otherwise}' answers" if rule.otherwise else "it cannot choose"
-                yield located.problem(
-                    loc,
-                    f"no accuracy was fitted or stated for {', '.join(unknown)}, so "
-                    + (
-                        f"{then} until you run `etui policy fit`"
-                        if len(unknown) == len(rule.arms or ())
-                        else "they never qualify until you run `etui policy fit`"
-                    ),
-                    key=True,
-                )
-        if rule.otherwise is None and rule is sort_rules(file.rules)[-1]:
-            yield located.problem(
-                loc,
-                f"rule '{rule.name}' is the last and has no `otherwise`: if no candidate "
-                "qualifies, no arm answers",
-                key=True,
-            )
 
 
 def find_unlike_votes(located: Located[PolicyFile]) -> Iterator[Problem]:

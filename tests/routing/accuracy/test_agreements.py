@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import lru_cache
 
 import numpy as np
 import pytest
@@ -12,8 +13,16 @@ from hypothesis import strategies as st
 from etui.arm import Arm
 from etui.routing.accuracy.agreements import find_agreed, fit_agreement
 from etui.routing.accuracy.fit import fit_heads
-from etui.routing.accuracy.fitted_file import Provenance, format_fitted, parse_fitted
-from etui.routing.accuracy.predictor import AccuracyPredictor
+from etui.routing.accuracy.fitted_file import (
+    AgreementHead,
+    ConfidenceCurve,
+    FittedModel,
+    Provenance,
+    Share,
+    format_fitted,
+    parse_fitted,
+)
+from etui.routing.accuracy.predictor import AccuracyPredictor, compute_ceiling
 from etui.routing.accuracy.table import ArmFacts, Graded
 
 PAIR = ("a", "b")
@@ -121,3 +130,40 @@ def test_labels_that_are_only_probable_do_not_count():
     head = fit_agreement(graded, PAIR, FOLDS[:10])
     assert head is not None
     assert (head.n, head.agreed.n) == (6, 6)
+
+
+UNIT = st.floats(0, 1)
+
+
+@st.composite
+def curves(draw: st.DrawFn) -> ConfidenceCurve:
+    if draw(st.booleans()):
+        slope, shift = (draw(st.floats(-20, 20)) for _ in range(2))
+        return ConfidenceCurve(of="margin", kind="platt", a=slope, b=shift, n=9, ece=0.0)
+    count = draw(st.integers(1, 6))
+    x, p = (tuple(sorted(draw(UNIT) for _ in range(count))) for _ in range(2))
+    return ConfidenceCurve(of="margin", kind="isotonic", x=x, p=p, n=9, ece=0.0)
+
+
+@lru_cache(maxsize=1)
+def fit_once() -> FittedModel:
+    graded = table([[0, 0]] * 30 + [[1, 2]] * 30)
+    origin = Provenance(fitted_at="", source=(), data_sha256="", n=60, excluded=0, etui="")
+    return fit_heads(graded, origin, agreements=())
+
+
+@given(curve=st.none() | curves(), share=UNIT, margins=st.tuples(UNIT, UNIT))
+def test_no_agreed_answer_is_more_likely_right_than_the_ceiling(curve, share, margins):
+    agreed = Share(p=share, low=0, high=1, n=9)
+    head = AgreementHead(
+        arms=PAIR, models=(None, None), n=9, known=True, agreed=agreed, apart=(agreed, agreed),
+        curve=curve,
+    )  # fmt: skip
+    ceiling = compute_ceiling(head)
+    heads = AccuracyPredictor(fit_once().model_copy(update={"agreements": (head,)}))
+    arms = (Arm("a", "x"), Arm("b", "y"))
+    for raw in ((), [(None, margin) for margin in margins], [(None, 1.0)] * 2, [(None, 0.0)] * 2):
+        found = heads.agreement(arms, raw)
+        assert found is not None
+        assert found.agreed <= ceiling + 1e-12
+        assert found.at_most == ceiling

@@ -9,6 +9,7 @@ import pytest
 
 from etui.chat import Query
 from etui.routing.check.checker import check_policy
+from etui.routing.check.fit_warnings import FitFacts
 from etui.routing.library import CheckedPolicy
 from etui.routing.policy import Policy
 from etui.routing.schema.policy_file import PolicyFile
@@ -332,7 +333,7 @@ def test_objectives_without_fit_or_prior_are_worth_a_look() -> None:
 
     def warned(text: str, *fitted: str) -> list[str]:
         located = parse_yaml(text, PolicyFile, file=str(Path("p.yaml")))
-        found = check_policy(located, {"tiny", "large-8b"}, fitted=set(fitted).__contains__)
+        found = check_policy(located, {"tiny", "large-8b"}, fit=FitFacts(dict.fromkeys(fitted)))
         assert found.errors == ()
         return [str(problem) for problem in found.warnings]
 
@@ -352,3 +353,24 @@ def test_objectives_without_fit_or_prior_are_worth_a_look() -> None:
     ]
     stated = text.replace("0.6}}", "0.6}, prior: {quick: 0.5, large: 0.7}}")
     assert warned(stated + "    otherwise: quick\n") == []
+
+
+def test_steps_that_are_never_accepted_and_arms_of_other_models_are_worth_a_look() -> None:
+    text = rule("cascade: {arms: [{agree: [quick, poll], accept: 0.7}, large], accept_at: 0.75}")
+    text = text.replace("arms:\n", "arms:\n  poll: {model: tiny, reasoning: cot}\n", 1)
+
+    def warn(at_most: float, **arms: str | None) -> list[str]:
+        located = parse_yaml(text, PolicyFile, file="p.yaml")
+        fit = FitFacts(arms, {("quick", "poll"): at_most})
+        found = check_policy(located, {"tiny", "large-8b"}, fit=fit)
+        assert found.errors == ()
+        return [problem.message for problem in found.warnings]
+
+    assert warn(0.7, quick="tiny", poll="tiny") == []
+    (never,) = warn(0.6234, quick="tiny", poll=None)
+    assert never == (
+        "an answer that quick and poll agree on is never accepted: by the fit it is right 62.3 % "
+        "of the time at most, and 70 % is required; lower `accept`, or remove the step"
+    )
+    (other,) = warn(0.6, quick="old-model", poll="tiny", gone="x")  # nor is the step predicted
+    assert other.startswith("the fit of arm 'quick' is of old-model, so nothing is predicted")

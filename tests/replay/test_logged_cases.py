@@ -211,6 +211,8 @@ def test_the_command(capsys: Capture, config: Config, tmp_path: Path) -> None:
     assert code == 2
     assert "exists already" in err
     assert call()[0] == 1, "what is a case already is none again"
+    own.write_text("")  # as the shell makes it for `>>`, before the command runs
+    assert len(call()[1].splitlines()) == 2
     own.unlink()
     assert call("--since", "2099-01-01")[0] == 1
     assert call("--since", "soon")[0] == 2

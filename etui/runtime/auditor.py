@@ -207,15 +207,21 @@ class Auditor:
         if choice is None:
             _log.info("turn %s is not audited: the joules of the day", job.record.turn_id)
             return
+        if self._cancelled.is_set():  # a question came meanwhile: no load may begin
+            self._wait_again(job)
+            return
         query = replace(job.query, chat_id=None, parent_id=None)
         capture = self._answer(query, choice)
         if capture.turn is None:
             return
         self._save(job, capture.turn, capture.load_joules(), policy)
         if capture.turn.status == "stopped" and job.tries + 1 < MOST_TRIES:
-            with self._changed:
-                if not self._closed and len(self._jobs) < MOST_WAITING:
-                    self._jobs.append(replace(job, tries=job.tries + 1))
+            self._wait_again(replace(job, tries=job.tries + 1))
+
+    def _wait_again(self, job: _Job) -> None:
+        with self._changed:
+            if not self._closed and len(self._jobs) < MOST_WAITING:
+                self._jobs.append(job)
 
     def _find_joules_left(self, plan: AuditPlan) -> float:
         """Return what audits may still spend today; nothing once one of them was unmeasured."""

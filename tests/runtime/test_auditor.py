@@ -225,6 +225,29 @@ def test_a_question_ends_a_running_audit_and_it_is_tried_again(
         assert sum(audit.agrees is True for audit in machine.audits()) == 2
 
 
+def test_a_question_that_comes_before_the_engine_is_asked_ends_the_audit(
+    open_machine: Callable[[str], Machine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with closing(open_machine(EVERY)) as machine:
+        auditor = machine.service._auditor
+        choose = auditor._choose
+
+        def interrupted(*given: Any) -> Any:
+            auditor.interrupt()
+            return choose(*given)
+
+        machine.ask()
+        monkeypatch.setattr(auditor, "_choose", interrupted)
+        asked = len(machine.engine.asked)
+        machine.rest()
+        assert len(machine.engine.asked) == asked, "no load and no prompt for it"
+        assert not machine.audits()
+        monkeypatch.undo()
+        auditor.rest()
+        machine.rest()
+        assert [audit.agrees for audit in machine.audits()] == [True]
+
+
 def test_a_question_that_comes_sooner_is_answered_first(
     open_machine: Callable[[str], Machine],
 ) -> None:

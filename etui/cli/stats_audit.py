@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
@@ -47,15 +47,15 @@ class PairSummary:
 
 @dataclass(frozen=True, slots=True)
 class AuditSummary:
-    """The audits of some days; joules exclude unmeasured ones."""
+    """The audits of some days; joules exclude unmeasured ones, and are None if all are."""
 
     days: int
     audits: int
     compared: int
     agreed: int
     unfinished: int
-    joules: float
-    load_joules: float
+    joules: float | None
+    load_joules: float | None
     estimated: bool
     unmeasured: int
     good: int
@@ -107,8 +107,8 @@ def summarise_audits(config: Config, days: int, now: datetime | None = None) -> 
         compared=sum(audit.agrees is not None for audit in audits),
         agreed=sum(audit.agrees is True for audit in audits),
         unfinished=sum(audit.status != "complete" for audit in audits),
-        joules=_sum(audit.joules for audit in audits),
-        load_joules=_sum(audit.load_joules for audit in audits),
+        joules=_sum([audit.joules for audit in audits]),
+        load_joules=_sum([audit.load_joules for audit in audits]),
         estimated=any(audit.kind == ESTIMATE for audit in audits),
         unmeasured=sum(_is_unmeasured(audit) for audit in audits),
         good=sum(turn.good is True for turn in turns),
@@ -169,8 +169,11 @@ def _format_summary(found: AuditSummary) -> Iterator[str]:
     cost = energy_text(found.joules, kind=kind)
     if found.load_joules:
         cost += f" and {energy_text(found.load_joules, kind=kind)} of loading"
-    yield f"{count_text(found.audits, 'audit')} in the last {days}: {cost}"
-    if found.unmeasured:
+    if found.audits:
+        yield f"{count_text(found.audits, 'audit')} in the last {days}: {cost}"
+    else:
+        yield f"no audit in the last {days}"
+    if found.unmeasured and found.joules is not None:
         yield f"{count_text(found.unmeasured, 'audit')} unmeasured and not counted in the joules"
     if found.unfinished:
         yield f"{count_text(found.unfinished, 'audit')} not finished, mostly for the next question"
@@ -195,8 +198,10 @@ def _format_summary(found: AuditSummary) -> Iterator[str]:
         yield f"not in the fit yet; run: etui policy fit {policy} --log"
 
 
-def _sum(values: Iterator[float | None]) -> float:
-    return sum(value for value in values if value is not None)
+def _sum(values: Sequence[float | None]) -> float | None:
+    """Sum the known values; None if there are values and none of them is known."""
+    known = [value for value in values if value is not None]
+    return sum(known, 0.0) if known or not values else None
 
 
 def _is_unmeasured(audit: AuditRecord) -> bool:

@@ -12,7 +12,9 @@ from etui.cli.main import run
 from etui.cli.stats_audit import summarise_audits
 from etui.config.config import Config
 from etui.errors import ExitCode
-from tests.cli.test_policy_fit_log import fill, mine
+from etui.log.queries import LogReader
+from etui.log.writer import TurnWriter
+from tests.cli.test_policy_fit_log import fill, make_audit, mine
 
 __all__ = ["fill", "mine"]
 
@@ -53,6 +55,28 @@ def test_the_text_and_the_fit_that_follows(fill: Callable[..., None], capsys: Ca
     assert pair["accuracy_before"] == pytest.approx(pair["accuracy_after"], abs=0.1)
     assert run(["policy", "check", "mine"]) == ExitCode.DONE
     assert "of log" in capsys.readouterr().out
+
+
+def test_unmeasured_audits_are_not_0_joules(fill: Callable[..., None], config: Config) -> None:
+    fill([(None, None)])
+    with TurnWriter(config) as writer, LogReader(config) as log:
+        (turn,) = log.list_turns(limit=1)
+        writer.save_audit(make_audit(turn, True, joules=None, kind=None))
+        writer.flush()
+    found = summarise_audits(config, 36_000)
+    assert (found.audits, found.joules, found.unmeasured) == (1, None, 1)
+    assert run(["stats", "--audit", "--days", "36000"]) == ExitCode.DONE
+
+
+def test_grades_alone_are_not_audits_of_0_joules(
+    fill: Callable[..., None], capsys: Capture
+) -> None:
+    fill([(True, None)])
+    assert run(["stats", "--audit", "--days", "36000"]) == ExitCode.DONE
+    assert capsys.readouterr().out.splitlines() == [
+        "no audit in the last 36,000 days",
+        "1 grade: 1 good, 0 bad",
+    ]
 
 
 def test_a_log_without_audits_says_so(config: Config, capsys: Capture) -> None:

@@ -249,7 +249,8 @@ def _read_questions(path: Path | None) -> Iterator[tuple[Query, HostState]]:
     from etui.routing.editing import read_text
     from etui.routing.signals.host_state import HostState
 
-    lines = read_text(path).splitlines() if path is not None else []
+    text = "" if path is None else read_text(path).removeprefix("\ufeff")
+    lines = text.splitlines()
     yield from ((Query(line), HostState()) for line in lines if line.strip())
 
 

@@ -134,7 +134,7 @@ def test_diff(capsys: Capture, etui_home: Path, tmp_path: Path) -> None:
     changed = changed.replace("at_least: 300", "at_least: 30").replace("[python, ", "[")
     mine.write_text(changed)
     questions = tmp_path / "questions.txt"
-    questions.write_text("word " * 40 + "\n\nHello?\n")
+    questions.write_text("\ufeff" + "word " * 40 + "\r\n\r\nHello?\r\n", encoding="utf-8")
     code, out, _ = call(capsys, "diff", "frugal", "mine", "--questions", str(questions))
     assert code == 0
     assert out.splitlines()[:4] == [
@@ -145,6 +145,7 @@ def test_diff(capsys: Capture, etui_home: Path, tmp_path: Path) -> None:
     ]
     assert "    - everything-else -> quick: qwen3-0.6b, direct" in out
     assert "    + long-text -> careful: qwen3-4b, direct" in out
+    assert "\ufeff" not in out, "the mark of a file is no part of its first question"
     run(["policy", "diff", "frugal", "mine", "--json"])
     document = json.loads(capsys.readouterr().out)
     assert [change["path"] for change in document["changes"]] == [

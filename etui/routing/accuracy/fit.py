@@ -38,6 +38,7 @@ from etui.routing.accuracy.needs import fit_needs
 from etui.routing.accuracy.rates import compute_smoothed_rate
 from etui.routing.accuracy.table import ArmFacts, Graded, assign_folds, same_questions
 from etui.routing.accuracy.words import SHARPNESS, Corpus, build_corpus
+from etui.units import count_text
 
 if TYPE_CHECKING:
     from etui.stats.arrays import Floats, Whole
@@ -69,7 +70,7 @@ def fit_heads(
     """
     if len(graded) < LEAST_QUESTIONS:
         raise UsageError(
-            f"{len(graded)} graded questions are too few to fit anything",
+            f"{count_text(len(graded), 'graded question')}: too few to fit anything",
             f"provide at least {LEAST_QUESTIONS}; a useful prediction needs a few hundred",
         )
     with one_thread():

@@ -13,12 +13,11 @@ from etui.engine.batch_plan import plan_batch, rotate
 from etui.engine.chat_prompt import ChatPrompt
 from etui.engine.context import Context, ContextOptions
 from etui.engine.grammar.constraint import build_constraint
-from etui.engine.llama_sequence import LlamaSequence as LlamaSequence
+from etui.engine.llama_sequence import LlamaSequence
 from etui.engine.model import Model
 from etui.engine.outputs import Outputs
-from etui.engine.prefix_cache import Reuse
-from etui.engine.prefix_donors import PrefixDonors
-from etui.engine.sampler import Sampler, Script
+from etui.engine.sampler import Script
+from etui.engine.sequence_cache import SequenceCache
 from etui.engine.session import (
     LikelyToken,
     ModelFacts,
@@ -36,7 +35,7 @@ from etui.engine.speculation.mtp import load_heads
 from etui.engine.speculation.speculator import Drafter, Speculator
 from etui.engine.template import ChatTemplate
 from etui.engine.thread_control import ThreadControl
-from etui.errors import ContextOverflow, EngineFailed
+from etui.errors import ContextOverflow
 from etui.events import Verified
 
 if TYPE_CHECKING:
@@ -68,24 +67,18 @@ class LlamaSession:
         self._facts = facts
         self._special = SpecialTokens(model.special_tokens())
         self._prompt = ChatPrompt(template, self._special, facts.tool_format, facts.name)
-        self._free_slots = list(range(context.options.sequences))[::-1]
-        self._live: dict[int, LlamaSequence] = {}
-        self._donors = PrefixDonors(
-            context, context.options.donors, whole_only=model.recurrent or self._windowed
-        )
         self.owner = ""
         self.label = ""
         self.planned: Mapping[int, int] = {}
         self._served_id = 0  # the prompt that got tokens in the last mixed batch
-        self._next_id = 0
-        self._next_cell = 0
         self._drafts = DraftVerifier(
             Speculator(BatchCost(GPU_CURVE if model.offloaded else CPU_CURVE)),
             context,
             facts.context_tokens,
             refuse_speculation(model, context.options),
         )
-        self._decoder = BatchDecoder(context, self._drafts, self._evict)
+        self._sequences = SequenceCache(context, model, facts.context_tokens, self._drafts.drop)
+        self._decoder = BatchDecoder(context, self._drafts, self._sequences.evict)
         self._outputs = Outputs(context, model, self._decoder)
 
     @property
@@ -137,23 +130,20 @@ class LlamaSession:
     @property
     def free_tokens(self) -> int:
         """Cells not held by open sequences; shared prefixes count once."""
-        return self._context.capacity - self.count_cells(self._live.values())
+        return self._sequences.free_tokens
 
     def count_cells(self, sequences: Iterable[TokenSequence]) -> int:
         """Count the cells that sequences hold; shared ones count once."""
-        held: set[int] = set()
-        for sequence in sequences:
-            held.update(self._find(sequence).cells)
-        return len(held)
+        return self._sequences.count_cells(sequences)
 
     def share_among_clients(self) -> None:
         """Keep the prefixes of several clients, and compute one that requests share only once."""
-        self._donors.serve_several_clients(self._context.options.sequences // 2)
+        self._sequences.donors.serve_several_clients(self._context.options.sequences // 2)
 
     @property
     def free_sequences(self) -> int:
         """Number of sequences that can still be opened or forked."""
-        return len(self._free_slots) + len(self._donors.closed)
+        return self._sequences.free_sequences
 
     def render(
         self, messages: Sequence[Message], *, thinking: bool | None = None, tools: str = ""
@@ -206,91 +196,36 @@ class LlamaSession:
             raise ValueError("a sequence needs at least one token")
         if len(tokens) > self._facts.context_tokens:
             raise ContextOverflow(len(tokens), self._facts.context_tokens, 0)
-        new, owner = list(tokens), owner or self.owner
-        found = self._donors.find(new, owner, self._live.values(), len(self._free_slots))
-        if not self._donors.several_clients:
-            for donor in self._donors.take_all_but(found and found[1]):
-                self._release(donor)
-        if found is None:
-            sequence = self._create(self._take_slot(), new, sampling, owner)
-        else:
-            sequence = self._reuse(*found, new, sampling)
+        sequence = self._sequences.open(list(tokens), sampling, owner or self.owner, self.label)
         if script is not None:
-            sequence.script = Script(len(new), tuple(script))
-        self._donors.follow(sequence, self._live.values())
-        self._live[sequence.id] = sequence
-        return sequence
-
-    def _reuse(
-        self, reuse: Reuse, donor: LlamaSequence, tokens: list[int], sampling: Sampling
-    ) -> LlamaSequence:
-        length = reuse.length
-        if reuse.take_over:
-            self._donors.closed.remove(donor)
-            if length < donor.computed and not self._context.remove(donor.slot, length):
-                self._context.remove(donor.slot, 0)  # no partial removal: compute all of it
-                length = 0
-            sequence = self._create(donor.slot, tokens, sampling, donor.owner)
-        else:
-            self._drafts.drop(donor)
-            length = min(length, donor.computed)
-            slot = self._take_slot(keep=donor)
-            sequence = self._create(slot, tokens, sampling, donor.owner)
-            end = -1 if length == donor.computed else length
-            self._context.copy(donor.slot, sequence.slot, end)
-            if reuse.copies:
-                self._donors.refresh(donor)
-        sequence.computed = sequence.cached = length
-        sequence.cells = donor.cells[:length]
+            sequence.script = Script(len(tokens), tuple(script))
         return sequence
 
     def fork(self, sequence: TokenSequence, sampling: Sampling) -> LlamaSequence:
         """Fork a sequence: computed tokens are shared, queued tokens and a script are copied."""
-        parent = self._find(sequence)
+        parent = self._sequences.find(sequence)
         self._drafts.drop(parent)
-        child = self._create(self._take_slot(), list(parent.tokens), sampling, parent.owner)
-        child.script = parent.script
-        child.constraint = parent.constraint.clone() if parent.constraint else None
-        if parent.computed:
-            self._context.copy(parent.slot, child.slot)
-        child.computed = child.cached = parent.computed
-        child.cells = list(parent.cells)
-        child.row, child.epoch = parent.row, parent.epoch
-        self._live[child.id] = child
-        return child
+        return self._sequences.fork(parent, sampling, self.label)
 
     def extend(self, sequence: TokenSequence, tokens: Sequence[int]) -> None:
         """Queue tokens that the model did not draw (a hand-over sentence, a probe)."""
-        own = self._find(sequence)
+        own = self._sequences.find(sequence)
         self._drafts.drop(own)
         own.tokens.extend(tokens)
 
     def rollback(self, sequence: TokenSequence, count: int) -> bool:
         """Remove the last ``count`` tokens; False if the model does not support partial removal."""
-        own = self._find(sequence)
+        own = self._sequences.find(sequence)
         keep = len(own.tokens) - count
         if count < 0 or keep < 0:
             raise ValueError(f"cannot remove {count} of {len(own.tokens)} tokens")
         self._drafts.drop(own)
-        if keep < own.computed and not self._truncate(own, keep):
+        if keep < own.computed and not self._sequences.truncate(own, keep):
             return False
         del own.tokens[keep:]
         if own.speculation is not None and own.speculation.index is not None:
             own.speculation.index.truncate(keep)
         return True
-
-    def _truncate(self, sequence: LlamaSequence, keep: int) -> bool:
-        if (self._windowed and keep > 0) or not self._context.remove(sequence.slot, keep):
-            return False
-        sequence.computed = keep
-        del sequence.cells[keep:]
-        sequence.epoch = -1
-        return True
-
-    @property
-    def _windowed(self) -> bool:
-        """Whether tokens outside the sliding window are dropped, which rules out a rollback."""
-        return self._model.sliding_window > 0 and not self._context.options.full_window
 
     def step(self, sequences: Sequence[TokenSequence], *, draw: bool = True) -> Step:
         """Compute one batch of queued tokens, and draw a token for each queue that became empty.
@@ -318,13 +253,13 @@ class LlamaSession:
                 decodes; prompts are then served in turn. None sets no limit, and serves prompts in
                 the given order.
         """
-        own = [(self._find(sequence), draw) for sequence, draw in wanted]
+        own = [(self._sequences.find(sequence), draw) for sequence, draw in wanted]
         draws = {s.id: draw for s, draw in own}
         epoch = self._decoder.epoch
         ready = [s for s, _ in own if s.epoch == epoch and s.computed == len(s.tokens)]
         sampled = [self._draw(s) for s in ready if draws[s.id]]
         rest = [s for s, _ in own if s not in ready]
-        rest = [s for s in rest if not self._donors.waits(s, self._live, draws)]
+        rest = [s for s in rest if not self._sequences.waits(s, draws)]
         plan = self._plan(rest, prompt_limit, decoding=bool(ready))
         self.planned = {s.id: count for s, count in plan}
         kept = []
@@ -335,16 +270,14 @@ class LlamaSession:
             self._drafts.plan(plan, alone=len(own) == 1 and own[0][1])
         start_ns = time.monotonic_ns()
         # Without room for it, the next step raises CacheFull: drawn tokens must not get lost.
-        plan = self._decoder.decode(plan, len(self._live), may_wait=bool(sampled))
+        plan = self._decoder.decode(plan, len(self._sequences.live), may_wait=bool(sampled))
         end_ns = time.monotonic_ns()
         for sequence, logits in kept:
             sequence.kept_logits = (self._decoder.epoch, logits)
         if plan:
             self._drafts.learn(plan, start_ns, end_ns)
         for sequence, count in plan:
-            sequence.computed += count
-            sequence.cells.extend(range(self._next_cell, self._next_cell + count))
-            self._next_cell += count
+            self._sequences.add_computed(sequence, count)
             if sequence.computed == len(sequence.tokens):
                 sequence.epoch = self._decoder.epoch
                 if draws[sequence.id]:
@@ -363,7 +296,7 @@ class LlamaSession:
             if length > self._facts.context_tokens:
                 raise ContextOverflow(length, self._facts.context_tokens, 0)
             if sequence.computed == length:
-                self._requeue_last(sequence)
+                self._sequences.requeue_last(sequence)
         if prompt_limit is not None:
             prompts = [sequence for sequence in sequences if sequence.pending > 1]
             order = rotate([sequence.id for sequence in prompts], self._served_id)
@@ -377,15 +310,11 @@ class LlamaSession:
             self._served_id = plan[-1][0].id
         return plan
 
-    def _requeue_last(self, sequence: LlamaSequence) -> None:
-        if not self._truncate(sequence, len(sequence.tokens) - 1):
-            self._truncate(sequence, 0)  # no partial removal: recompute all of it
-
     def _draw(self, sequence: LlamaSequence) -> Sampled:
         sampled = self._outputs.draw(sequence)
         if self._drafts.verification is not None and not sampled.stuck:
-            self._next_cell += self._drafts.judge(
-                sequence, sampled.token, self._next_cell, ends=sampled.ends
+            self._sequences.next_cell += self._drafts.judge(
+                sequence, sampled.token, self._sequences.next_cell, ends=sampled.ends
             )
         return sampled
 
@@ -395,7 +324,7 @@ class LlamaSession:
         Raises:
             ValueError: The sequence was not in the last batch, so its logits are overwritten.
         """
-        return self._outputs.logprobs(self._find(sequence), tokens)
+        return self._outputs.logprobs(self._sequences.find(sequence), tokens)
 
     def top_logprobs(self, sequence: TokenSequence, count: int) -> tuple[LikelyToken, ...]:
         """Return the most likely tokens where the last step drew a token, best first.
@@ -403,7 +332,7 @@ class LlamaSession:
         Raises:
             ValueError: The sequence was not in the last batch, so its logits are overwritten.
         """
-        return self._outputs.rank(self._find(sequence), count)
+        return self._outputs.rank(self._sequences.find(sequence), count)
 
     def constrain(self, sequence: TokenSequence, grammar: OutputGrammar) -> None:
         """Let steps draw only tokens that the grammar allows, from the next token on.
@@ -411,7 +340,7 @@ class LlamaSession:
         Raises:
             InvalidRequest: llama.cpp does not accept the grammar.
         """
-        own = self._find(sequence)
+        own = self._sequences.find(sequence)
         constraint = build_constraint(
             self._context.api, self._model, grammar, len(own.tokens), own.constraint
         )
@@ -421,40 +350,34 @@ class LlamaSession:
 
     def close(self, sequence: TokenSequence, *, keep: bool = True) -> None:
         """Close a sequence; with ``keep`` its tokens stay cached as a prefix for later ones."""
-        own = self._live.get(sequence.id)
+        own = self._sequences.live.get(sequence.id)
         if own is None:
             return
         self._drafts.drop(own)
         self._drafts.stop(own)
-        del self._live[own.id]
         own.sampler.free()
         if own.constraint is not None:
             own.constraint.free()
-        own.rest = tuple(own.tokens[own.computed :])
-        del own.tokens[own.computed :]
-        own.kept_logits = own.following = None
-        evicted = self._donors.add(own) if keep and own.computed else own
-        if evicted is not None:
-            self._release(evicted)
+        self._sequences.close(own, keep=keep)
 
     def recall(self, label: str) -> RecalledSequence | None:
         """Return the latest closed sequence with this label and owner; None if it was evicted."""
-        for donor in reversed(self._donors.closed):
-            if label and (donor.label, donor.owner) == (label, self.owner):
-                tokens = (*donor.tokens, *donor.rest)
-                pieces = [self._model.piece(token)[0] for token in tokens[-_TAIL_TOKENS:]]
-                return RecalledSequence(tokens, b"".join(pieces))
-        return None
+        donor = self._sequences.find_closed(label, self.owner)
+        if donor is None:
+            return None
+        tokens = (*donor.tokens, *donor.rest)
+        pieces = [self._model.piece(token)[0] for token in tokens[-_TAIL_TOKENS:]]
+        return RecalledSequence(tokens, b"".join(pieces))
 
     def forget(self) -> None:
         """Forget closed sequences and what was drafted for any, so that nothing is reused."""
-        while self._evict():
+        while self._sequences.evict():
             pass
         self.speculator.forget()
 
     def free(self) -> None:
         """Free the context and the model."""
-        for sequence in list(self._live.values()):
+        for sequence in list(self._sequences.live.values()):
             self.close(sequence, keep=False)
         self.speculator.free()
         self._context.free()
@@ -468,48 +391,13 @@ class LlamaSession:
         Returns:
             Why there will be no speculation; empty if there will be.
         """
-        own = self._find(sequence)
+        own = self._sequences.find(sequence)
         if own.constraint is not None:
             return "a grammar constrains the answer"
         return self._drafts.start(own, method)
 
     def settle(self, sequence: TokenSequence) -> tuple[Verified, ...]:
         """Drop the drafted tokens not drawn yet; return the verifications not yet reported."""
-        own = self._find(sequence)
+        own = self._sequences.find(sequence)
         self._drafts.drop(own)
         return take_verified(own)
-
-    def _find(self, sequence: TokenSequence) -> LlamaSequence:
-        own = self._live.get(sequence.id)
-        if own is None:
-            raise ValueError(f"sequence {sequence.id} is closed")
-        return own
-
-    def _create(
-        self, slot: int, tokens: list[int], sampling: Sampling, owner: str
-    ) -> LlamaSequence:
-        self._next_id += 1
-        sampler = Sampler(
-            self._context.api, sampling, self._context.vocabulary, self._facts.context_tokens
-        )
-        return LlamaSequence(self._next_id, slot, tokens, sampler, owner, self.label)
-
-    def _take_slot(self, keep: LlamaSequence | None = None) -> int:
-        """Take a free slot, evicting a donor other than ``keep`` if there is none."""
-        if not self._free_slots and not self._evict(keep):
-            raise EngineFailed(
-                f"{len(self._live)} sequences are open, the maximum of this context",
-                "lower `batch` of the arm",
-            )
-        return self._free_slots.pop()
-
-    def _evict(self, keep: LlamaSequence | None = None) -> bool:
-        """Evict a donor other than ``keep``; False if there is none."""
-        donor = self._donors.pop(keep)
-        if donor is not None:
-            self._release(donor)
-        return donor is not None
-
-    def _release(self, sequence: LlamaSequence) -> None:
-        self._context.remove(sequence.slot, 0)
-        self._free_slots.append(sequence.slot)

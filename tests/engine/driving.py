@@ -6,7 +6,8 @@ import pytest
 
 from etui.arm import Sampling
 from etui.chat import Message
-from etui.engine.llama_session import LlamaSequence, LlamaSession
+from etui.engine.llama_sequence import LlamaSequence
+from etui.engine.llama_session import LlamaSession
 from etui.engine.session import Sampled, TokenSequence
 
 GREEDY = Sampling(temperature=0)

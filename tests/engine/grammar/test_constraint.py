@@ -9,7 +9,8 @@ import pytest
 
 from etui.arm import Sampling
 from etui.engine.grammar.output_grammar import build_schema_grammar
-from etui.engine.llama_session import LlamaSequence, LlamaSession
+from etui.engine.llama_sequence import LlamaSequence
+from etui.engine.llama_session import LlamaSession
 from etui.engine.session import OutputGrammar
 from etui.errors import InvalidRequest
 from tests.engine.conftest import MakeSession

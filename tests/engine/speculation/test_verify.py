@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 
 from etui.arm import Sampling
-from etui.engine import llama_session
-from etui.engine.llama_session import LlamaSequence, LlamaSession
+from etui.engine import sequence_cache
+from etui.engine.llama_sequence import LlamaSequence
+from etui.engine.llama_session import LlamaSession
 from etui.engine.session import Sampled
 from etui.engine.speculation import draft_verifier
 from etui.errors import ContextOverflow, EngineFailed
@@ -65,7 +66,7 @@ DRAFTS = {"right": draft_best, "half": draft_half, "wrong": draft_wrong}
 
 @pytest.fixture(autouse=True)
 def fake_sampler(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(llama_session, "Sampler", FakeSampler)
+    monkeypatch.setattr(sequence_cache, "Sampler", FakeSampler)
 
 
 def opened(
@@ -123,7 +124,7 @@ def test_the_probability_of_every_answer_is_the_models(
     length, total = 4, 0.0
     for answer in itertools.product(range(V), repeat=length):
         forced = Forced(answer)
-        monkeypatch.setattr(llama_session, "Sampler", lambda *_, own=forced: own)
+        monkeypatch.setattr(sequence_cache, "Sampler", lambda *_, own=forced: own)
         session, _ = make_fake_session(logits_of, V)
         session.add_drafter(FakeDrafter(DRAFTS[drafts]))
         sequence = session.open(PROMPT, SAMPLED)

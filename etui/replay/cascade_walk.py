@@ -15,7 +15,7 @@ from etui.routing.decision import Decision
 from etui.routing.limits import Cascade
 from etui.routing.prediction import Predictor
 from etui.turn.agreement import Outcome, settle
-from etui.turn.cascade import advance, find_best_outcome, is_sure
+from etui.turn.cascade_step import advance, find_best_outcome, is_sure
 
 if TYPE_CHECKING:
     from etui.routing.accuracy.table import Graded

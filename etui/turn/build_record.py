@@ -20,7 +20,8 @@ from etui.turn.accounting import (
     sum_tokens,
 )
 from etui.turn.accumulator import AnswerAccumulator
-from etui.turn.cascade import Hop, choose_hop, describe_hops
+from etui.turn.cascade import choose_hop
+from etui.turn.hop import Hop
 from etui.turn.hop_meters import (
     attribute_turn,
     curve_of_legs,
@@ -28,6 +29,7 @@ from etui.turn.hop_meters import (
     measure_leg_by,
     widen_legs,
 )
+from etui.turn.hop_text import describe_hops
 from etui.turn.intervals import Leg, LegSpans, TimeInterval, compute_spans, energy_over
 from etui.turn.ports import Meter
 from etui.turn.record import (

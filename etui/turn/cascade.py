@@ -1,107 +1,18 @@
-"""Walk a cascade: decide whether an answer is accepted, which arm follows, which answer counts."""
+"""Decide what follows a hop of a turn: whether its answer is accepted, and which arm is next."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
 
 from etui.arm import Arm
 from etui.errors import EngineFailed, EtuiError, ModelUnavailable
-from etui.events import Finished, Loaded
 from etui.multiple_choice import parse_options
-from etui.reasoning.extraction import extract
 from etui.routing.decision import Decision
-from etui.routing.limits import Cascade
-from etui.turn.agreement import (
-    Failed,
-    Outcome,
-    PredictAgreement,
-    Together,
-    describe_agreement,
-    settle,
-)
-from etui.units import count_text, energy_text, percent_text
-
-
-@dataclass(frozen=True, slots=True)
-class Hop:
-    """The completed part of one arm in a turn.
-
-    Attributes:
-        arm: The arm as it ran (a budget may have lowered its ``max_joules``).
-        model: Name of the model that answered.
-        sha256: Hash of its file; None if unknown.
-        end: Its final event, built from the earlier events if the engine sent none.
-        load: The load it waited for.
-        answered: Its text is an answer: a letter if the question has options.
-        probability: Calibrated probability of being right; None without a fit.
-        accepted: Sure enough for the cascade, or there is no cascade.
-        failure: The error that ended it.
-        at_load: It failed before anything was computed.
-        joules: Gross joules, its load excluded; None if unmeasured.
-        kind: How they were obtained; None if unmeasured.
-        why: Its result, in words.
-        fallbacks: Arms that follow if it failed before anything was computed, best first.
-        key: What its answer is compared by in a step of several answers; None without an answer.
-        together: Whether the answers of its step agree; None for an arm that is its own step.
-    """
-
-    arm: Arm
-    model: str
-    sha256: str | None
-    end: Finished
-    load: Loaded | None = None
-    answered: bool = True
-    probability: float | None = None
-    accepted: bool = True
-    failure: EtuiError | None = None
-    at_load: bool = False
-    joules: float | None = None
-    kind: str | None = None
-    why: str = ""
-    fallbacks: tuple[Arm, ...] = ()
-    key: str | None = None
-    together: Together | None = None
-
-    @property
-    def stopped(self) -> bool:
-        """Whether the user stopped it."""
-        return self.end.status == "stopped"
-
-    @property
-    def outcome(self) -> Outcome:
-        """Its result, as input for the walk over the cascade."""
-        failed: Failed | None = None
-        if self.failure is not None:
-            failed = "load" if self.at_load else "answer"
-        return Outcome(
-            arm=self.arm,
-            probability=self.probability,
-            accepted=self.accepted,
-            usable=failed is None and not self.stopped and has_output(self.end),
-            answered=self.answered,
-            failed=failed,
-            key=self.key,
-            confidence=self.end.confidence,
-            margin=self.end.margin,
-            together=self.together,
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class AskConstrained:
-    """The arm that follows, and why."""
-
-    arm: Arm
-    why: str
-
-
-@dataclass(frozen=True, slots=True)
-class Stop:
-    """No further arm follows; ``why`` names the limit that prevents it, or is empty."""
-
-    why: str = ""
+from etui.turn.agreement import PredictAgreement, settle
+from etui.turn.cascade_step import advance, find_best_outcome, is_sure
+from etui.turn.hop import AskConstrained, Hop, Stop, has_output
+from etui.turn.hop_text import format_barred, reason_to_continue
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,39 +27,6 @@ class Spent:
 
     joules: float | None
     budget: str | None = None
-
-
-def has_output(end: Finished) -> bool:
-    """Return whether there is any text, or a call of a tool."""
-    return bool(end.answer or end.tool_calls)
-
-
-def gave_answer(question: str, arm: Arm, end: Finished) -> bool:
-    """Return whether there is an answer.
-
-    It is a majority of votes, a call of a tool, a letter for options, or any text.
-    """
-    if arm.reasoning == "vote":
-        return end.confidence is not None
-    if end.tool_calls:
-        return True
-    options = parse_options(question)
-    if not options:
-        return bool(end.answer.strip())
-    cut = end.status == "truncated"
-    return extract(end.answer, question, options, truncated=cut).key is not None
-
-
-def find_key(question: str, arm: Arm, end: Finished) -> str | None:
-    """Return what an answer is compared by: the key that votes are counted by.
-
-    It is None without a complete answer, for a call of a tool, and for a vote that was cut short.
-    """
-    if end.tool_calls or not end.answer.strip():
-        return None
-    if end.status not in (("complete",) if arm.reasoning == "vote" else ("complete", "budget")):
-        return None
-    return extract(end.answer, question, parse_options(question)).key
 
 
 def settle_hops(decision: Decision, hops: Sequence[Hop], predict: PredictAgreement) -> list[Hop]:
@@ -210,8 +88,8 @@ def next_step(
     if step.arm is None:
         return Stop()
     if step.barred is not None:
-        return Stop(_format_barred(decision.cascade, step.arm, step, spent.joules or 0.0))
-    return AskConstrained(step.arm, _reason_to_continue(decision.cascade, last))
+        return Stop(format_barred(decision.cascade, step.arm, step, spent.joules or 0.0))
+    return AskConstrained(step.arm, reason_to_continue(decision.cascade, last))
 
 
 def find_best(hops: Sequence[Hop]) -> Hop | None:
@@ -230,71 +108,6 @@ def choose_hop(hops: Sequence[Hop]) -> Hop:
     if last.stopped and has_output(last.end):
         return last
     return find_best(hops) or last
-
-
-def sure_text(hop: Hop) -> str:
-    """Format ``82 % sure``, ``82 % confident (uncalibrated)``, or what is missing."""
-    if not hop.answered:
-        return "without an answer"
-    if hop.end.status == "truncated":
-        return "cut off"
-    if hop.probability is not None:
-        return f"{percent_text(hop.probability)} sure"
-    if hop.end.confidence is not None:
-        return f"{percent_text(hop.end.confidence)} confident (uncalibrated)"
-    return "without a confidence"
-
-
-def describe_hop(decision: Decision, hop: Hop, step: AskConstrained | Stop) -> str:
-    """Describe the result of a hop."""
-    if hop.failure is not None:
-        return f"failed: {hop.failure.what.splitlines()[0]}"
-    if hop.stopped:
-        return "stopped"
-    words = _describe_certainty(decision.cascade, hop)
-    if isinstance(step, AskConstrained) and step.arm.name == hop.arm.name:
-        words.append("asked again for the letter only")
-    elif isinstance(step, AskConstrained):
-        words.append(f"continuing with {step.arm.name}")
-    elif step.why:
-        words.append(step.why)
-    return ", ".join(words)
-
-
-def _describe_certainty(cascade: Cascade | None, hop: Hop) -> list[str]:
-    """Return how sure an answer is, and what is required; of a step, also whether it agrees."""
-    if cascade is None:
-        return [sure_text(hop)]
-    step = cascade.find_agreement(hop.arm.name) if hop.together is not None else None
-    if step is None:
-        return [sure_text(hop), f"{percent_text(cascade.accept_at)} required"]
-    if hop.together == "agreed":
-        required = f"{percent_text(step.accept_at)} required"
-        return [describe_agreement(step, hop.outcome), sure_text(hop), required]
-    return [describe_agreement(step, hop.outcome) or sure_text(hop)]
-
-
-def _reason_to_continue(cascade: Cascade, last: Hop) -> str:
-    step = cascade.find_agreement(last.arm.name)
-    if step is None or last.together is None:
-        return f"{last.arm.name} was {sure_text(last)}"
-    if last.together == "open":
-        return f"to see whether it agrees with {last.arm.name}"
-    if last.together == "agreed":
-        return f"{' and '.join(step.arms)} agree, but are only {sure_text(last)}"
-    if len(step.arms) == 1:
-        return f"the votes of {last.arm.name} differ"
-    return f"{' and '.join(step.arms)} do not agree"
-
-
-def describe_hops(decision: Decision, hops: Sequence[Hop], chosen: Hop) -> str:
-    """Describe the hops of a cascade or of a turn with several; empty for a plain turn."""
-    if decision.cascade is None and len(hops) == 1:
-        return ""
-    parts = [f"{hop.arm.name} {hop.why}" for hop in hops]
-    if chosen is not hops[-1]:
-        parts.append(f"the answer of {chosen.arm.name} is used")
-    return "; ".join(parts)
 
 
 def _after_failure(decision: Decision, hops: Sequence[Hop], last: Hop) -> AskConstrained | Stop:
@@ -346,137 +159,6 @@ def _ask_for_letter(
     return AskConstrained(arm, f"{last.arm.name} named no option")
 
 
-def _format_barred(cascade: Cascade, arm: Arm, step: CascadeStep, spent: float) -> str:
-    if step.barred == "hops":
-        most = count_text(cascade.max_hops, "hop")
-        return f"{arm.name} skipped: the cascade is limited to {most}"
-    assert cascade.max_joules is not None
-    limit = energy_text(cascade.max_joules)
-    if step.predicted is None:
-        return f"{arm.name} skipped: the cascade's {limit} are spent"
-    estimate = energy_text(step.predicted, kind="estimate").removesuffix(" (estimate)")
-    left = energy_text(cascade.max_joules - spent)
-    return f"{arm.name} skipped: it would cost {estimate}, but only {left} of {limit} is left"
-
-
 def failed_at_load(failure: EtuiError, *, began: bool) -> bool:
     """Return whether a failure means that the model could not be loaded."""
     return not began and isinstance(failure, ModelUnavailable | EngineFailed)
-
-
-Barred = Literal["hops", "spent", "predicted"]
-"""The limit that prevents an arm: number of hops, joules spent, or joules predicted for it."""
-
-
-@dataclass(frozen=True, slots=True)
-class CascadeStep:
-    """What follows in a cascade.
-
-    Attributes:
-        arm: The next arm; None at the end.
-        barred: The limit that prevents it; None if it runs.
-        predicted: Its predicted joules, if they are what prevents it.
-    """
-
-    arm: Arm | None = None
-    barred: Barred | None = None
-    predicted: float | None = None
-
-
-def is_sure(cascade: Cascade, confidence: float | None, probability: float | None) -> bool:
-    """Return whether an answer is sure enough to be accepted.
-
-    Args:
-        cascade: The cascade with the threshold ``accept_at``.
-        confidence: Raw confidence, 0..1, used without a fit. None is never sure.
-        probability: Calibrated probability; None without a fit.
-    """
-    sure = confidence if probability is None else probability
-    return sure is not None and sure >= cascade.accept_at
-
-
-def advance(
-    cascade: Cascade,
-    outcomes: Sequence[Outcome],
-    spent: float | None,
-    predict: Callable[[Arm], float | None],
-) -> CascadeStep:
-    """Decide what follows the arms that have run.
-
-    After a failed arm the next one runs regardless of the joules spent, unless there is an answer
-    already; arms of a model that could not be loaded are skipped.
-
-    Args:
-        cascade: The arms and their limits.
-        outcomes: Outcomes of the arms that have run, in order; empty at the start.
-        spent: Joules so far, loads included; None if unmeasured.
-        predict: Predicts the joules of an arm; returns None if unknown.
-    """
-    if not outcomes:
-        return CascadeStep(cascade.arms[0])
-    last = outcomes[-1]
-    if last.accepted or (last.failed is not None and find_best_outcome(outcomes) is not None):
-        return CascadeStep()
-    asked = {outcome.arm.name for outcome in outcomes}
-    at = [index for index, arm in enumerate(cascade.arms) if arm.name in asked]
-    behind = cascade.arms[at[-1] + 1 :] if at else cascade.arms
-    step = cascade.find_agreement(last.arm.name)
-    if step is not None and last.together == "apart":  # no other answer can make them agree
-        behind = tuple(arm for arm in behind if arm.name not in step.arms)
-    if last.failed == "load":
-        behind = tuple(arm for arm in behind if arm.model != last.arm.model)
-    if not behind:
-        return CascadeStep()
-    if last.failed is not None:
-        return CascadeStep(behind[0])
-    following = _list_step(cascade, behind)
-    return _apply_limits(cascade, following, len(at), spent or 0.0, predict)
-
-
-def _list_step(cascade: Cascade, behind: Sequence[Arm]) -> tuple[Arm, ...]:
-    """Return the arms that are still to be asked in the step of the next arm, that arm first."""
-    step = cascade.find_agreement(behind[0].name)
-    if step is None:
-        return (behind[0],)
-    return tuple(arm for arm in behind if arm.name in step.arms)
-
-
-def find_best_outcome(outcomes: Sequence[Outcome]) -> int | None:
-    """Return the index of the answer of the turn; None if there is no answer.
-
-    It is the accepted one, or the one most likely right; of equals the later one. Raw confidences
-    of different reasoning methods are not comparable, so if one of them is uncalibrated, the last
-    answer is used.
-    """
-    answers = [index for index, outcome in enumerate(outcomes) if outcome.usable]
-    answers = [index for index in answers if outcomes[index].answered] or answers
-    if not answers:
-        return None
-    accepted = [index for index in answers if outcomes[index].accepted]
-    if accepted:
-        return accepted[-1]
-    ranked = [(outcomes[index].probability, index) for index in answers]
-    calibrated = [(p, index) for p, index in ranked if p is not None]
-    return max(calibrated)[1] if len(calibrated) == len(answers) else answers[-1]
-
-
-def _apply_limits(
-    cascade: Cascade,
-    following: Sequence[Arm],
-    hops: int,
-    spent: float,
-    predict: Callable[[Arm], float | None],
-) -> CascadeStep:
-    """Check the limits for the rest of a step: one that cannot be finished is not started."""
-    arm = following[0]
-    if hops + len(following) > cascade.max_hops:
-        return CascadeStep(arm, "hops")
-    if cascade.max_joules is None:
-        return CascadeStep(arm)
-    if spent >= cascade.max_joules:
-        return CascadeStep(arm, "spent")
-    known = [joules for each in following if (joules := predict(each)) is not None]
-    predicted = sum(known) if known else None
-    if predicted is not None and spent + predicted > cascade.max_joules:
-        return CascadeStep(arm, "predicted", predicted)
-    return CascadeStep(arm)

@@ -31,22 +31,18 @@ from etui.turn.build_record import (
     build_unload_record,
 )
 from etui.turn.cascade import (
-    AskConstrained,
-    Hop,
     Spent,
-    Stop,
     choose_hop,
-    describe_hop,
     failed_at_load,
     find_best,
-    find_key,
-    gave_answer,
     is_accepted,
     next_step,
     settle_hops,
 )
 from etui.turn.events import HopEnded, HopStarted
+from etui.turn.hop import AskConstrained, Hop, Stop, find_key, gave_answer
 from etui.turn.hop_meters import machine_of, measure_leg_by, settle_meters
+from etui.turn.hop_text import describe_hop
 from etui.turn.intervals import (
     Leg,
     compute_spans,

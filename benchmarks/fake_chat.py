@@ -18,7 +18,7 @@ from etui.config.config import make_home
 from etui.config.load import load_config
 from etui.energy.types import Channel, ChannelPower, Energy, Kind
 from etui.events import Answer, Finished, Loaded, Prefilled
-from etui.log.queries import ChatSummary
+from etui.log.chat_queries import ChatSummary
 from etui.log.records import ChatRecord
 from etui.routing.decision import Decision
 from etui.runtime.forecast import ArmForecast, Forecast, TokenCount

@@ -22,6 +22,7 @@ from pathlib import Path
 
 from benchmarks.figures import Figure, in_turn, ratio_of, seconds_of, timed_in_turn
 from etui.config.config import Config
+from etui.log.chat_queries import list_chats
 from etui.log.daily_energy import read_daily_energy
 from etui.log.export import write_csv, write_json_lines
 from etui.log.filters import Sort, TurnFilter
@@ -156,7 +157,7 @@ def measure(config: Config, repeats: int = 5) -> dict[str, float]:
         )
         turn = log.list_turns(limit=1)[0].turn_id
         results["one turn"] = best(lambda: log.get_turn(turn[:8]))
-        results["chats"] = best(lambda: log.chats(limit=100))
+        results["chats"] = best(lambda: list_chats(log, limit=100))
     return results
 
 

@@ -92,10 +92,11 @@ def find_last_chat(config: Config) -> ChatRecord | None:
     Raises:
         LogUnavailable: The log cannot be read.
     """
+    from etui.log.chat_queries import list_chats
     from etui.log.queries import LogReader
 
     with LogReader(config) as log:
-        chats = log.chats(limit=1)
+        chats = list_chats(log, limit=1)
     return chats[0].chat if chats else None
 
 

@@ -368,6 +368,7 @@ def _build_filter(chosen: dict[str, str | None], search: str | None = None) -> T
 def _show_list(
     log: LogReader, turn_filter: TurnFilter, limit: int, sort: str, reverse: bool, as_json: bool
 ) -> None:
+    from etui.log.chat_queries import find_branch
     from etui.log.filters import Sort, TurnFilter
     from etui.log.text import format_turns
     from etui.units import count_text
@@ -383,7 +384,7 @@ def _show_list(
         _report_empty(log, filtered=turn_filter != TurnFilter())
         return
     if turn_filter.chat_id is not None and turn_filter == TurnFilter(chat_id=turn_filter.chat_id):
-        branch = log.branch_ids(turn_filter.chat_id)
+        branch = find_branch(log, turn_filter.chat_id)
         elsewhere, total = total - len(branch), len(branch)
         turns = log.list_turns(turn_filter, sort=Sort(sort), descending=not reverse, limit=None)
         turns = [turn for turn in turns if turn.turn_id in branch][: limit or None]

@@ -212,3 +212,8 @@ def build_like_pattern(text: str) -> str:
 def _storable(text: str) -> str:
     """Remove what SQLite cannot store: NUL would end the text, lone surrogates are not text."""
     return re.sub("[\x00\ud800-\udfff]", "", text)
+
+
+def sql_limit(limit: int | None) -> int:
+    """Convert a limit for SQLite, where a negative one means no limit."""
+    return -1 if limit is None else max(0, limit)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
+from etui.log.chat_queries import list_chats
 from etui.log.filters import build_like_pattern
 from etui.log.queries import LogReader, UnknownId
 from etui.log.records import ChatRecord
@@ -49,13 +50,13 @@ def find_chat(log: LogReader, name: str) -> ChatRecord:
     if chosen is not None:
         return chosen
     if wanted == LATEST:
-        latest = log.chats(limit=1)
+        latest = list_chats(log, limit=1)
         if latest:
             return latest[0].chat
     if found:
         titles = list_titles(found[:_MOST_LISTED])
         raise UnknownId(f"{len(found)} chats begin with {wanted!r}", titles, "")
-    known = log.chats(limit=_MOST_TITLES)
+    known = list_chats(log, limit=_MOST_TITLES)
     names = [_title(each.chat) for each in known]
     raise UnknownId(
         f"no chat {wanted!r} in the log",

@@ -1,4 +1,4 @@
-"""Read turns, chats, totals and loads from the log over a read-only connection."""
+"""Read turns, totals and loads from the log over a read-only connection."""
 
 from __future__ import annotations
 
@@ -6,11 +6,10 @@ import json
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from typing import Any
 
 from etui.arm import TokenCost
-from etui.chat import Message
 from etui.config.config import Config
 from etui.curves.operating_curve import OperatingCurve
 from etui.errors import EtuiError
@@ -21,9 +20,9 @@ from etui.log.filters import (
     Sort,
     TurnFilter,
     build_clause,
-    build_like_pattern,
     build_order,
     order_by_index,
+    sql_limit,
 )
 from etui.log.records import ChatRecord, LoggedQuestion
 from etui.log.rows import (
@@ -37,10 +36,9 @@ from etui.log.rows import (
 from etui.log.token_cost import COSTS_SQL, LOOKED_AT, TurnCost, mean_token_cost
 from etui.log.totals import Total, parse_total, totals_sql
 from etui.text.suggest import find_nearest, format_suggestion
-from etui.turn.chat_tree import Node, build_tree
 from etui.turn.record import LoadRecord, TurnRecord, UnloadRecord
 
-__all__ = ["ChatSummary", "LogReader", "Sort", "Total", "TurnFilter", "TurnSummary", "UnknownId"]
+__all__ = ["LogReader", "Sort", "Total", "TurnFilter", "TurnSummary", "UnknownId"]
 
 _SNIPPET_CHARS = 200
 _PAGE_ROWS = 500
@@ -85,16 +83,6 @@ class TurnSummary:
     mean_watts: float | None
     endpoint: str | None = None
     key: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class ChatSummary:
-    """One line of the list of chats; ``total`` is None for a chat without turns."""
-
-    chat: ChatRecord
-    last_at: str
-    total: Total | None
-    branches: int = 1
 
 
 _SUMMARY_SQL = {
@@ -286,35 +274,6 @@ class LogReader:
         """Read unloads of models, newest first; with ``turn_id`` only those of that turn."""
         return [parse_unload(row) for row in self._select_residence("unloads", limit, turn_id)]
 
-    def chats(
-        self, search: str | None = None, *, limit: int | None = 50, offset: int = 0
-    ) -> list[ChatSummary]:
-        """Read chats, last used first; ``search`` selects by words in the name or the turns."""
-        condition, values = "", tuple[str, ...]()
-        if search is not None and search.strip():
-            found = build_clause(TurnFilter(search=search))
-            condition = f"WHERE name LIKE ? ESCAPE '\\' OR chat_id IN (SELECT chat_id {found.sql})"
-            values = (build_like_pattern(search.strip()), *found.values)
-        rows = self._select(
-            f"""SELECT *, coalesce(
-                    (SELECT max(created_at) FROM turns WHERE turns.chat_id = chats.chat_id),
-                    created_at) AS last_at,
-                (SELECT count(*) - count(DISTINCT parent_id) FROM turns INDEXED BY turns_by_parent
-                    WHERE turns.chat_id = chats.chat_id) AS branches
-                FROM chats {condition} ORDER BY last_at DESC, id DESC LIMIT ? OFFSET ?""",
-            (*values, _limit(limit), offset),
-        )
-        totals = self._sum_chats([row["chat_id"] for row in rows])
-        return [
-            ChatSummary(
-                parse_chat(row),
-                row["last_at"],
-                totals.get(row["chat_id"]),
-                max(1, row["branches"]),
-            )
-            for row in rows
-        ]
-
     def get_chat(self, chat_id: str) -> ChatRecord:
         """Return the chat of an id.
 
@@ -325,58 +284,6 @@ class LogReader:
         if not rows:
             raise UnknownId(f"no chat {chat_id!r} in the log {self._path}", (), "")
         return parse_chat(rows[0])
-
-    def chat_turns(
-        self, chat_id: str, *, limit: int | None = None, before: str | None = None
-    ) -> list[TurnRecord]:
-        """Return the last turns of a chat, oldest first.
-
-        Args:
-            chat_id: The chat.
-            limit: Maximum number of turns.
-            before: Id of a turn; only earlier ones are returned.
-        """
-        condition, values = "", tuple[str, ...]()
-        if before is not None:
-            condition = (
-                "AND (created_at, id) < (SELECT created_at, id FROM turns WHERE turn_id = ?)"
-            )
-            values = (before,)
-        rows = self._select(
-            f"SELECT * FROM turns WHERE chat_id = ? {condition} "
-            "ORDER BY created_at DESC, id DESC LIMIT ?",
-            (chat_id, *values, _limit(limit)),
-        )
-        return [parse_turn(row) for row in reversed(rows)]
-
-    def branch_ids(self, chat_id: str) -> frozenset[str]:
-        """Return the ids of the turns on the current branch of a chat; none for an unknown one."""
-        rows = self._select(
-            "SELECT turn_id, parent_id, trim(answer) <> '' FROM turns WHERE chat_id = ? "
-            "ORDER BY created_at, id",
-            (chat_id,),
-        )
-        heads = self._select("SELECT head FROM chats WHERE chat_id = ?", (chat_id,))
-        tree = build_tree(Node(row[0], row[1], bool(row[2])) for row in rows)
-        return frozenset(tree.path(tree.leaf(heads[0][0] if heads else None)))
-
-    def chat_messages(self, chat_id: str) -> tuple[Message, ...]:
-        """Return the questions and answers of a chat's current branch, oldest first.
-
-        Excludes turns without an answer: a chat template needs questions and answers to alternate.
-        """
-        rows = self._select(
-            "SELECT query, answer, turn_id FROM turns WHERE chat_id = ? AND answer != '' "
-            "ORDER BY created_at, id",
-            (chat_id,),
-        )
-        branch = self.branch_ids(chat_id)
-        return tuple(
-            message
-            for row in rows
-            if row["turn_id"] in branch
-            for message in (Message("user", row["query"]), Message("assistant", row["answer"]))
-        )
 
     def names(self, column: str) -> list[str]:
         """Return every model, rule, status or policy in the log, as choices for a filter.
@@ -398,7 +305,7 @@ class LogReader:
         condition = "WHERE turn_id = ?" if turn_id is not None else ""
         values: tuple[Any, ...] = (turn_id,) if turn_id is not None else ()
         sql = f"SELECT * FROM {table} {condition} ORDER BY created_at DESC, id DESC LIMIT ?"
-        return self._select(sql, (*values, _limit(limit)))
+        return self._select(sql, (*values, sql_limit(limit)))
 
     def _select_page(
         self,
@@ -418,15 +325,7 @@ class LogReader:
             f"(SELECT id AS page_id{total} {where.sql} {by} LIMIT ? OFFSET ?) "
             f"JOIN turns ON id = page_id {by}"
         )
-        return self._select(sql, (*where.values, _limit(limit), offset))
-
-    def _sum_chats(self, chat_ids: Sequence[str]) -> dict[str, Total]:
-        by_chat: dict[str, Total] = {}
-        for chat_id in chat_ids:
-            where = replace(build_clause(TurnFilter(chat_id=chat_id)), index="turns_by_chat")
-            for row in self._select(*totals_sql("chat", where)):
-                by_chat[chat_id] = parse_total(row)
-        return by_chat
+        return self._select(sql, (*where.values, sql_limit(limit), offset))
 
     def _select_by_prefix(self, columns: str, prefix: str, limit: int) -> list[sqlite3.Row]:
         return self._select(
@@ -453,8 +352,3 @@ class LogReader:
                 return self._connection.execute(sql, tuple(values)).fetchall()
             except sqlite3.Error as error:
                 raise translate_error(self._path, error) from error
-
-
-def _limit(limit: int | None) -> int:
-    """Convert a limit for SQLite, where a negative one means no limit."""
-    return -1 if limit is None else max(0, limit)

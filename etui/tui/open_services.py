@@ -15,7 +15,8 @@ from etui.energy.recorder import Recorder
 from etui.energy.sources.nvml_watch import GpuState, GpuWatch
 from etui.energy.types import ChannelPower, Energy
 from etui.errors import LogUnavailable
-from etui.log.queries import ChatSummary, LogReader
+from etui.log.chat_queries import ChatSummary, list_chat_turns, list_chats
+from etui.log.queries import LogReader
 from etui.log.records import ChatRecord
 from etui.log.totals import Total
 from etui.log.writer import TurnWriter
@@ -120,11 +121,11 @@ class LoggedChats:
 
     def chats(self, search: str) -> Sequence[ChatSummary]:
         """List chats, most recently used first."""
-        return self._reader.chats(search, limit=_MAX_CHATS)
+        return list_chats(self._reader, search, limit=_MAX_CHATS)
 
     def turns(self, chat_id: str) -> Sequence[TurnRecord]:
         """List every turn of a chat, oldest first."""
-        return self._reader.chat_turns(chat_id)
+        return list_chat_turns(self._reader, chat_id)
 
     def save(self, chat: ChatRecord) -> None:
         """Store a chat, and wait until it is written."""

@@ -15,7 +15,7 @@ if TYPE_CHECKING:  # none of it is needed for the first paint
     from etui.energy.sources.nvml_watch import GpuState
     from etui.energy.types import ChannelPower, Energy
     from etui.events import Loaded, Unloaded
-    from etui.log.queries import ChatSummary
+    from etui.log.chat_queries import ChatSummary
     from etui.log.records import ChatRecord
     from etui.log.totals import Total
     from etui.models.download import Report

@@ -16,6 +16,7 @@ from etui.cli.main import run
 from etui.cli.time_option import parse_since
 from etui.config.config import Config
 from etui.errors import ExitCode, UsageError
+from etui.log.chat_queries import find_branch, list_chat_turns
 from etui.log.queries import LogReader, Sort
 from etui.log.writer import TurnWriter
 from etui.turn.record import ClientRecord, LoadRecord, LoopRecord, TurnRecord, UnloadRecord
@@ -270,7 +271,9 @@ def test_a_chat_is_shown_as_its_current_branch(
         writer.save_chat(replace(log.get_chat("c"), head=turns[1].turn_id))
     assert listed() == ["q0", "q1", "q2"]
     with LogReader(config) as log:
-        assert [m.content for m in log.chat_messages("c") if m.role == "user"] == ["q0", "q1", "q2"]
+        branch = find_branch(log, "c")
+        on_branch = [t.query for t in list_chat_turns(log, "c") if t.turn_id in branch]
+        assert on_branch == ["q0", "q1", "q2"]
     assert run(["logs", "export", "--format", "json", "--chat", "c"]) == ExitCode.DONE
     found = json.loads(capsys.readouterr().out)["turns"]
     assert [turn["parent_id"] for turn in found] == parents

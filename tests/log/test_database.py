@@ -16,6 +16,7 @@ from sqlite_utils import Database
 
 from etui.config.config import Config
 from etui.errors import LogUnavailable
+from etui.log.chat_queries import list_chats
 from etui.log.database import open_for_reading, open_for_writing, translate_error
 from etui.log.filters import TurnFilter
 from etui.log.migrations import NAMES, SET_NAME, migrations
@@ -368,7 +369,7 @@ def test_a_missing_or_empty_database_reads_as_an_empty_log(config: Config) -> No
             assert log.list_turns() == []
             assert log.count_turns() == 0
             assert log.totals() == []
-            assert log.chats() == []
+            assert list_chats(log) == []
         assert config.database.exists() == exists
 
 

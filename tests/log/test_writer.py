@@ -18,6 +18,7 @@ from etui.config.config import Config
 from etui.errors import LogUnavailable
 from etui.log import spool as unsaved
 from etui.log import writer
+from etui.log.chat_queries import list_chats
 from etui.log.database import open_for_writing
 from etui.log.filters import TurnFilter
 from etui.log.migrations import SET_NAME
@@ -146,7 +147,7 @@ def test_chats_are_renamed_and_deleted_with_their_turns(
         log.save_chat(ChatRecord("c2", "2026", "Second"))
         log.delete_chat("c1")
     with LogReader(config) as reader:
-        assert [summary.chat.name for summary in reader.chats()] == ["Second"]
+        assert [summary.chat.name for summary in list_chats(reader)] == ["Second"]
         found = reader.list_turns(TurnFilter(search="needle"))
         assert sorted(turn.query for turn in found) == ["needle 2", "needle 3"]
 

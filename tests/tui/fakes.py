@@ -20,7 +20,7 @@ from etui.energy.sources.nvml_watch import GpuState
 from etui.energy.types import Channel, ChannelPower, Energy, Kind
 from etui.errors import EtuiError
 from etui.events import Answer, Event, Finished, Loaded, Prefilled, Thought
-from etui.log.queries import ChatSummary
+from etui.log.chat_queries import ChatSummary
 from etui.log.records import ChatRecord
 from etui.log.totals import Total
 from etui.models.download import Progress, Report

@@ -31,7 +31,7 @@ from etui.tui.widgets.key_footer import KeyFooter
 from etui.tui.widgets.list_keys import RowList
 
 if TYPE_CHECKING:
-    from etui.log.queries import ChatSummary
+    from etui.log.chat_queries import ChatSummary
 
 _NAME_CHARACTERS = 60
 _NARROW_COLUMNS = 60

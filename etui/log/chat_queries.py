@@ -1,0 +1,101 @@
+"""Read the chats of the log: their list, their turns, and the branch that goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from etui.log.filters import TurnFilter, build_clause, build_like_pattern, sql_limit
+from etui.log.records import ChatRecord
+from etui.log.rows import parse_chat, parse_turn
+from etui.log.totals import Total, parse_total, totals_sql
+from etui.turn.chat_tree import Node, build_tree
+from etui.turn.record import TurnRecord
+
+if TYPE_CHECKING:
+    from etui.log.queries import LogReader
+
+
+@dataclass(frozen=True, slots=True)
+class ChatSummary:
+    """One line of the list of chats; ``total`` is None for a chat without turns."""
+
+    chat: ChatRecord
+    last_at: str
+    total: Total | None
+    branches: int = 1
+
+
+def list_chats(
+    log: LogReader, search: str | None = None, *, limit: int | None = 50, offset: int = 0
+) -> list[ChatSummary]:
+    """Read chats, last used first; ``search`` selects by words in the name or the turns."""
+    condition, values = "", tuple[str, ...]()
+    if search is not None and search.strip():
+        found = build_clause(TurnFilter(search=search))
+        condition = f"WHERE name LIKE ? ESCAPE '\\' OR chat_id IN (SELECT chat_id {found.sql})"
+        values = (build_like_pattern(search.strip()), *found.values)
+    rows = log.select(
+        f"""SELECT *, coalesce(
+                (SELECT max(created_at) FROM turns WHERE turns.chat_id = chats.chat_id),
+                created_at) AS last_at,
+            (SELECT count(*) - count(DISTINCT parent_id) FROM turns INDEXED BY turns_by_parent
+                WHERE turns.chat_id = chats.chat_id) AS branches
+            FROM chats {condition} ORDER BY last_at DESC, id DESC LIMIT ? OFFSET ?""",
+        (*values, sql_limit(limit), offset),
+    )
+    totals = _sum_chats(log, [row["chat_id"] for row in rows])
+    return [
+        ChatSummary(
+            parse_chat(row),
+            row["last_at"],
+            totals.get(row["chat_id"]),
+            max(1, row["branches"]),
+        )
+        for row in rows
+    ]
+
+
+def _sum_chats(log: LogReader, chat_ids: Sequence[str]) -> dict[str, Total]:
+    by_chat: dict[str, Total] = {}
+    for chat_id in chat_ids:
+        where = replace(build_clause(TurnFilter(chat_id=chat_id)), index="turns_by_chat")
+        for row in log.select(*totals_sql("chat", where)):
+            by_chat[chat_id] = parse_total(row)
+    return by_chat
+
+
+def list_chat_turns(
+    log: LogReader, chat_id: str, *, limit: int | None = None, before: str | None = None
+) -> list[TurnRecord]:
+    """Return the last turns of a chat, oldest first.
+
+    Args:
+        log: The log.
+        chat_id: The chat.
+        limit: Maximum number of turns.
+        before: Id of a turn; only earlier ones are returned.
+    """
+    condition, values = "", tuple[str, ...]()
+    if before is not None:
+        condition = "AND (created_at, id) < (SELECT created_at, id FROM turns WHERE turn_id = ?)"
+        values = (before,)
+    rows = log.select(
+        f"SELECT * FROM turns WHERE chat_id = ? {condition} "
+        "ORDER BY created_at DESC, id DESC LIMIT ?",
+        (chat_id, *values, sql_limit(limit)),
+    )
+    return [parse_turn(row) for row in reversed(rows)]
+
+
+def find_branch(log: LogReader, chat_id: str) -> frozenset[str]:
+    """Return the ids of the turns on the current branch of a chat; none for an unknown one."""
+    rows = log.select(
+        "SELECT turn_id, parent_id, trim(answer) <> '' FROM turns WHERE chat_id = ? "
+        "ORDER BY created_at, id",
+        (chat_id,),
+    )
+    heads = log.select("SELECT head FROM chats WHERE chat_id = ?", (chat_id,))
+    tree = build_tree(Node(row[0], row[1], bool(row[2])) for row in rows)
+    return frozenset(tree.path(tree.leaf(heads[0][0] if heads else None)))

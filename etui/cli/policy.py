@@ -22,9 +22,11 @@ from etui.text.sanitize import sanitize
 
 if TYPE_CHECKING:
     from etui.config.config import Config
+    from etui.routing.accuracy.fitted_file import FittedModel
     from etui.routing.check.fit_warnings import FitFacts
     from etui.routing.library import CheckedPolicy
     from etui.routing.policy import Policy
+    from etui.runtime.fit_health_text import FitTrace
     from etui.yaml.named_files import NamedFile
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
@@ -92,34 +94,41 @@ def check(names: Sequence[str], as_json: bool) -> ExitCode:
 
     Errors and warnings go to standard error, one per line, with file, line and column. The exit
     code is 2 if there is an error.
+
+    For a policy with a fit, also says how old it is, what it was fitted on, which arms it does not
+    cover, and how it has done on the graded turns since. A damaged fit is an error.
     """
     from etui.routing.library import check_place, policy_names
 
     config, catalogue, is_on_disk = load_context()
     policies = policy_names(config)
-    results = [
-        check_place(
+    results: list[tuple[CheckedPolicy, FitTrace | None]] = []
+    for place in _find_places(names, config):
+        fit, faults = _load_fit(place, config)
+        result = check_place(
             place,
             catalogue.models,
             is_on_disk,
             policies=policies,
-            fit=_load_fit_facts(place, config, catalogue.models),
+            fit=None if faults else _list_fit_facts(fit, catalogue.models),
             thorough=True,
         )
-        for place in _find_places(names, config)
-    ]
-    results = [_add_faults_of_cases(result, config) for result in results]
-    for result in results:
+        result = _add_faults_of_cases(replace(result, errors=(*result.errors, *faults)), config)
+        health = None
+        if fit is not None and result.policy is not None:
+            from etui.runtime.fit_health import read_health
+            from etui.runtime.fit_health_text import build_fit_document
+
+            health = build_fit_document(read_health(config, result.policy, fit, is_on_disk))
+        results.append((result, health))
+    for result, _ in results:
         print_problems(result)
     if as_json:
-        print_json({"policies": [_build_check(result) for result in results]})
+        print_json({"policies": [_build_check(*each) for each in results]})
     else:
-        for result in results:
-            if result.policy is not None:
-                click.echo(f"{result.place.path}: ok, {_format_size(result.policy)}")
-                for line in _describe_fit(result.policy, config):
-                    click.echo(f"  {line}")
-    valid = all(result.policy is not None for result in results)
+        for result, health in results:
+            _print_valid(result, health)
+    valid = not any(result.errors for result, _ in results)
     return ExitCode.DONE if valid else ExitCode.USAGE
 
 
@@ -134,44 +143,44 @@ def schema() -> None:
     print_json(json_schema())
 
 
-def _describe_fit(loaded: Policy, config: Config) -> list[str]:
-    """Describe age, scope and state of a policy's fit; nothing without one, or if it is damaged."""
-    from etui.errors import InvalidFile
-    from etui.routing.accuracy.predictor import load_heads
-    from etui.runtime.fit_health import format_health, read_health
+def _print_valid(result: CheckedPolicy, health: FitTrace | None) -> None:
+    """Print the size of a policy without errors, and age, scope and state of its fit."""
+    from etui.runtime.fit_health_text import format_fit
 
-    try:
-        heads = load_heads(loaded, config)
-    except InvalidFile as error:
-        return [error.what]
-    if heads is None:
-        return []
-    health = read_health(config, loaded.name, tuple(loaded.arms), heads.model)
-    return [] if health is None else format_health(health)
+    if result.errors or result.policy is None:
+        return
+    click.echo(f"{result.place.path}: ok, {_format_size(result.policy)}")
+    for line in () if health is None else format_fit(health):
+        click.echo(f"  {sanitize(line)}")
 
 
-def _load_fit_facts(place: NamedFile, config: Config, models: Collection[str]) -> FitFacts:
-    """Return what was fitted for a policy; an unreadable fit has nothing."""
+def _load_fit(place: NamedFile, config: Config) -> tuple[FittedModel | None, tuple[Problem, ...]]:
+    """Load the fit of a policy; None without one, and with the faults of one that is damaged."""
     from etui.errors import InvalidFile
     from etui.routing.accuracy.fitted_file import load_fitted
-    from etui.routing.accuracy.predictor import compute_ceiling, get_fitted_path
-    from etui.routing.check.fit_warnings import FitFacts
-    from etui.routing.places import find_weights
+    from etui.routing.accuracy.predictor import get_fitted_path
 
     path = get_fitted_path(place, config)
     try:
-        fit = load_fitted(path) if path.is_file() else None
-    except InvalidFile:
-        fit = None
+        return (load_fitted(path) if path.is_file() else None), ()
+    except InvalidFile as error:
+        faults = (replace(each, message=f"{each.message}; {error.fix}") for each in error.problems)
+        return None, tuple(faults)
+
+
+def _list_fit_facts(fit: FittedModel | None, models: Collection[str]) -> FitFacts:
+    """List what was fitted for a policy, for its check."""
+    from etui.routing.accuracy.predictor import compute_ceiling
+    from etui.routing.check.fit_warnings import FitFacts
+    from etui.routing.places import find_weights
+
     if fit is None:
         return FitFacts()
-    return FitFacts(
-        {
-            name: None if head.model is None else find_weights(models, head.model)
-            for name, head in fit.arms.items()
-        },
-        {head.arms: compute_ceiling(head) for head in fit.agreements},
-    )
+    weights = {
+        name: None if head.model is None else find_weights(models, head.model)
+        for name, head in fit.arms.items()
+    }
+    return FitFacts(weights, {head.arms: compute_ceiling(head) for head in fit.agreements})
 
 
 def _add_faults_of_cases(result: CheckedPolicy, config: Config) -> CheckedPolicy:
@@ -205,13 +214,14 @@ def _format_row(row: Mapping[str, Any]) -> tuple[str, str, str]:
     )
 
 
-def _build_check(result: CheckedPolicy) -> dict[str, Any]:
+def _build_check(result: CheckedPolicy, health: FitTrace | None) -> dict[str, Any]:
     return {
         "name": result.place.name,
         "path": str(result.place.path),
-        "valid": result.policy is not None,
+        "valid": not result.errors,
         "errors": [_build_problem(problem) for problem in result.errors],
         "warnings": [_build_problem(problem) for problem in result.warnings],
+        "fit": health,
     }
 
 

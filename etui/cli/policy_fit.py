@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -108,7 +108,7 @@ def fit(
     if from_log:
         answers = _add_log(answers, policy, config)
     assert answers is not None  # one of the three was given
-    graded, sources, sha256, notes = answers
+    graded, notes = answers.graded, answers.notes
     if policy is not None:
         graded, arm_notes = _select_arms(policy, graded)
         notes += arm_notes
@@ -122,7 +122,7 @@ def fit(
             )
         graded = drop_questions(graded, read_texts(exclude_test, "test").values())
     agreements = list_agreements(policy) if policy is not None else None
-    provenance = _build_provenance(graded, sources, sha256, before)
+    provenance = _build_provenance(graded, answers, before)
     model = fit_heads(graded, provenance, seed=seed, agreements=agreements)
     notes += _list_agreement_notes(agreements, model)
     _save(output, model)
@@ -132,7 +132,15 @@ def fit(
     _print_fit(output, model, notes)
 
 
-_Answers = tuple["Graded", tuple[str, ...], str, list[str]]
+@dataclass(frozen=True, slots=True)
+class _Answers:
+    """Graded answers, with their sources and suites, the SHA-256 of their data, and notes."""
+
+    graded: Graded
+    sources: tuple[str, ...]
+    suites: tuple[str, ...]
+    sha256: str
+    notes: list[str]
 
 
 def _add_log(answers: _Answers | None, policy: Policy | None, config: Config) -> _Answers:
@@ -153,7 +161,7 @@ def _add_log(answers: _Answers | None, policy: Policy | None, config: Config) ->
         turns = read_labelled(log)
     known = {}
     if answers is not None:
-        table = answers[0]
+        table = answers.graded
         known = {arm: float(table.correct[:, at].mean()) for at, arm in enumerate(table.arms)}
     name = None if policy is None else policy.name
     found = collect_labels(turns, name, known, None if policy is None else set(policy.arms))
@@ -177,20 +185,25 @@ def _add_log(answers: _Answers | None, policy: Policy | None, config: Config) ->
             verb = "agree" if pair.agreed else "differ"
             notes.append(f"all {pair.compared} audits of {pair.arm} {verb}: no question stands out")
     if answers is None:
-        return found.table(), ("log",), found.sha256, notes
-    graded, sources, digest, before = answers
-    joined = sha256(f"{digest} {found.sha256}".encode()).hexdigest()
-    if not graded.questions:
+        return _Answers(found.table(), ("log",), (), found.sha256, notes)
+    joined = sha256(f"{answers.sha256} {found.sha256}".encode()).hexdigest()
+    if not answers.graded.questions:
         raise UsageError(
             "--log needs the texts of the other questions too", "pass their folder with --data"
         )
-    return join_tables(graded, found.table()), (*sources, "log"), joined, before + notes
+    return replace(
+        answers,
+        graded=join_tables(answers.graded, found.table()),
+        sources=(*answers.sources, "log"),
+        sha256=joined,
+        notes=answers.notes + notes,
+    )
 
 
 def _read_answers(
     outcomes: Path | None, folders: Sequence[Path], data: Path | None, split: str, config: Config
-) -> tuple[Graded, tuple[str, ...], str, list[str]]:
-    """Return the answers, their sources, the SHA-256 of the data, and notes."""
+) -> _Answers:
+    """Read the answers of a table or of runs."""
     if outcomes is not None:
         from etui.replay.outcomes import read_outcomes
         from etui.replay.question_texts import read_texts
@@ -202,11 +215,13 @@ def _read_answers(
             if texts is not None
             else ["without --data there are no texts: every question gets the overall rate"]
         )
-        return graded, (outcomes.name,), sha256, notes
+        suites = (f"mmlu {split}",) if texts is not None else ()
+        return _Answers(graded, (outcomes.name,), suites, sha256, notes)
     from etui.replay.runs import read_runs
 
     found = read_runs(folders, config, data)
-    return found.graded, found.sources, found.data_sha256, list(found.notes)
+    suites = (f"{found.suite} {found.split}",)
+    return _Answers(found.graded, found.sources, suites, found.data_sha256, list(found.notes))
 
 
 def _load_policy(
@@ -245,7 +260,7 @@ def _select_arms(policy: Policy, graded: Graded) -> tuple[Graded, list[str]]:
     return replace(graded.of_arms(shared), facts=facts), notes
 
 
-def _build_provenance(graded: Graded, sources: tuple[str, ...], sha256: str, before: int) -> Any:
+def _build_provenance(graded: Graded, answers: _Answers, before: int) -> Any:
     from datetime import UTC, datetime
 
     from etui import __version__
@@ -255,8 +270,9 @@ def _build_provenance(graded: Graded, sources: tuple[str, ...], sha256: str, bef
         raise UsageError("every question is also in the test files", "use other answers")
     return Provenance(
         fitted_at=f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}",
-        source=sources,
-        data_sha256=sha256,
+        source=answers.sources,
+        suites=answers.suites,
+        data_sha256=answers.sha256,
         n=len(graded),
         excluded=before - len(graded),
         etui=__version__,

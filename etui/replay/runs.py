@@ -29,6 +29,7 @@ class RunTable:
         graded: The first answer of each arm to each question.
         repeats: The same questions and arms from a second run; None without one.
         kinds: How the joules were measured; empty if unmeasured.
+        suite: Suite of the questions.
         split: Split of the questions.
         data_sha256: SHA-256 of the data.
         sources: Ids of the runs.
@@ -38,6 +39,7 @@ class RunTable:
     graded: Graded
     repeats: Graded | None
     kinds: tuple[str, ...]
+    suite: str
     split: str
     data_sha256: str
     sources: tuple[str, ...]
@@ -97,6 +99,7 @@ def read_runs(folders: Sequence[Path], config: Config, data: Path | None = None)
         graded,
         repeats,
         tuple(kinds) if graded.joules is not None else (),
+        first.suite,
         first.split,
         first.data_sha256,
         tuple(run.config.run_id for run in recorded),

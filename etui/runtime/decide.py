@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 from etui.chat import Query
 from etui.errors import LogUnavailable
+from etui.routing.policy import CascadePlan
 
 if TYPE_CHECKING:
     from etui.log.queries import LogReader
+    from etui.routing.accuracy.fitted_file import FittedModel
     from etui.routing.decision import Decision
     from etui.routing.policy import Policy
     from etui.routing.signals.host_state import HostState
@@ -79,23 +81,53 @@ def collect_knowledge(
 def _read_heads(policy: Policy, runtime: Runtime[Any]) -> Heads | None:
     """Read a policy's fit; where it is worse than its rates by now, the rates predict."""
     from etui.routing.accuracy.predictor import AccuracyPredictor
-    from etui.runtime.fit_health import GuardedHeads, build_notice, read_health_from
+    from etui.runtime.fit_health import GuardedHeads
+    from etui.runtime.fit_health_text import build_notice
 
     heads = runtime.policies.load_heads(policy)
     if not isinstance(heads, AccuracyPredictor):
         return heads
-    model = heads.model
-
-    def read(log: LogReader) -> FitHealth:
-        return read_health_from(log, policy.name, tuple(policy.arms), model)
-
-    try:
-        key = ("fit", policy.name, tuple(policy.arms), model.provenance.fitted_at)
-        health = runtime.log_cache.get(key, read)
-    except LogUnavailable:  # a log that cannot be read must not prevent an answer
-        return heads
+    health = _compare_with_log(policy, heads.model, runtime, None)
     notice = build_notice(health, policy.name)
     return GuardedHeads(heads, health.set_aside, notice) if notice else heads
+
+
+def read_fit_health(policy: Policy, runtime: Runtime[Any]) -> FitHealth | None:
+    """Compare a policy's fit with the policy, the models here and the log; None without a fit.
+
+    Raises:
+        InvalidFile: The fit is damaged.
+    """
+    from etui.routing.accuracy.predictor import AccuracyPredictor
+
+    heads = runtime.policies.load_heads(policy)
+    if not isinstance(heads, AccuracyPredictor):
+        return None
+    return _compare_with_log(policy, heads.model, runtime, runtime.find_available())
+
+
+def _compare_with_log(
+    policy: Policy,
+    model: FittedModel,
+    runtime: Runtime[Any],
+    is_available: Callable[[str], bool] | None,
+) -> FitHealth:
+    """Compare a fit with the log; one that cannot be read must not prevent an answer."""
+    from etui.runtime.fit_health import list_models_now, measure_health, read_health_from
+
+    models = list_models_now(policy, is_available)
+
+    def read(log: LogReader) -> FitHealth:
+        return read_health_from(log, policy, model, models)
+
+    # What the health depends on besides the log: the arms, and the steps of several answers.
+    arms = tuple((name, plan.models, plan.arm.reasoning) for name, plan in policy.arms.items())
+    ends = tuple(rule.then for rule in policy.rules if isinstance(rule.then, CascadePlan))
+    key = ("fit", policy.name, arms, tuple(models.items()), ends, model.provenance.fitted_at)
+    try:
+        return runtime.log_cache.get(key, read)
+    except LogUnavailable:
+        return measure_health(model, policy, None, models=models)
 
 
 def decide_query(

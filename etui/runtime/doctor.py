@@ -276,15 +276,16 @@ def _check_policy(config: Config) -> list[str]:
     from etui.models.catalogue import load_catalogue
     from etui.routing.accuracy.predictor import load_heads
     from etui.routing.library import load_policy
-    from etui.runtime.fit_health import build_notice, read_health
+    from etui.runtime.fit_health import read_health
+    from etui.runtime.fit_health_text import build_notice
 
     try:
         policy = load_policy(config.policy, config, load_catalogue(config).models)
         heads = load_heads(policy, config)
         if heads is None:
             return []
-        health = read_health(config, policy.name, tuple(policy.arms), heads.model)
+        health = read_health(config, policy, heads.model)
     except EtuiError as error:
         return [error.what]
-    notice = "" if health is None else build_notice(health, policy.name)
+    notice = build_notice(health, policy.name)
     return [notice] if notice else []

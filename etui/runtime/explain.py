@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict
 from etui.arm import Speculate
 from etui.errors import ModelUnavailable
 from etui.routing.trace import DecisionTrace
+from etui.runtime.fit_health_text import FitTrace, build_fit_document
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -70,6 +71,7 @@ class Explanation(DecisionTrace):
     models: list[ModelOfArm]
     period_budgets: list[PeriodLimit]
     needs: list[NeedFound]
+    fit: FitTrace | None
 
 
 def explain(query: Query, policy: Policy, runtime: Runtime[Any]) -> Explanation:
@@ -140,7 +142,15 @@ def _build_document(
             for b in (() if policy is None else policy.period_budgets)
         ],
         "needs": [] if policy is None else _predict_needs(query, policy, runtime.config),
+        "fit": None if policy is None else _describe_fit(policy, runtime),
     }
+
+
+def _describe_fit(policy: Policy, runtime: Runtime[Any]) -> FitTrace | None:
+    from etui.runtime.decide import read_fit_health
+
+    health = read_fit_health(policy, runtime)
+    return None if health is None else build_fit_document(health)
 
 
 def _predict_needs(query: Query, policy: Policy, config: Config) -> list[NeedFound]:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from etui.routing.places import THIS_MACHINE
+from etui.runtime.fit_health_text import format_fit
 from etui.text.sanitize import sanitize
 from etui.units import ABOUT
 
@@ -60,8 +61,14 @@ def explained_facts(document: Explanation) -> list[tuple[str, str]]:
         ("predicted", _format_prediction(document)),
         *(("notice", notice) for notice in document["notices"]),
         *(("needs", _format_need(need)) for need in document["needs"]),
+        *(("fit", line) for line in _list_fit_lines(document)),
     ]
     return [(name, sanitize(text)) for name, text in facts if text]
+
+
+def _list_fit_lines(document: Explanation) -> Iterator[str]:
+    if document["fit"] is not None:
+        yield from format_fit(document["fit"])
 
 
 def find_machine(document: Explanation) -> str | None:

@@ -1,4 +1,4 @@
-"""Compare a policy's fit with the labels of the log since then, and set aside what is worse.
+"""Compare a policy's fit with the policy and with the labels of the log since then.
 
 The fit of an arm predicts each question; the arm's rate alone predicts the same for all. Where the
 squared error of the fit is greater, by a test that may be looked at after each label, and was
@@ -7,7 +7,7 @@ greater over the last labels too, the rate predicts until the policy is fitted a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -18,6 +18,9 @@ from etui.errors import LogUnavailable
 from etui.routing.accuracy.drift import NEWEST, ArmHealth, judge_arm
 from etui.routing.accuracy.labels import format_question
 from etui.routing.accuracy.predictor import AccuracyPredictor, wilson_low
+from etui.routing.availability import choose_served_arm
+from etui.routing.limits import Agreement
+from etui.routing.policy import CascadePlan
 from etui.routing.prediction import PredictedAccuracy, PredictedAgreement, RawConfidence
 
 if TYPE_CHECKING:
@@ -25,6 +28,24 @@ if TYPE_CHECKING:
     from etui.log.label_table import LogLabels
     from etui.log.queries import LogReader
     from etui.routing.accuracy.fitted_file import FittedModel
+    from etui.routing.policy import Policy
+
+
+@dataclass(frozen=True, slots=True)
+class ChangedArm:
+    """An arm that answers in another way than it was fitted.
+
+    Attributes:
+        arm: Name of the arm.
+        fitted: The model that was fitted, or the reasoning method.
+        now: The models that may answer, or the method now.
+        is_predicted: Whether the fit still predicts for it: only its method differs.
+    """
+
+    arm: str
+    fitted: str
+    now: tuple[str, ...]
+    is_predicted: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,22 +56,32 @@ class FitHealth:
         fitted_at: When it was fitted, ISO 8601.
         days: Its age.
         n: Number of graded questions.
-        source: Where they come from.
-        models: Arm -> the model that was fitted; None for any.
+        source: Where they come from: runs, a table, the log.
+        suites: The suites of the runs; empty if unknown.
+        models: Fitted arm of the policy -> the model that was fitted; None for any.
         alike: Share of the newest logged questions of which half the words were in fitted
             questions; None without a log.
+        missing: Arms of the policy that were not fitted.
+        changed: Arms that have another model, or another reasoning method.
         gone: Fitted arms that the policy has no more.
+        graded: Number of graded or audited turns since; None if the log cannot be read.
         arms: The fitted arms of the policy.
+        steps: Steps of several answers of the policy, with what the fit says of them.
     """
 
     fitted_at: str
     days: float | None
     n: int
     source: tuple[str, ...]
-    models: dict[str, str | None]
+    suites: tuple[str, ...]
+    models: Mapping[str, str | None]
     alike: float | None
+    missing: tuple[str, ...]
+    changed: tuple[ChangedArm, ...]
     gone: tuple[str, ...]
+    graded: int | None
     arms: tuple[ArmHealth, ...]
+    steps: tuple[Agreement, ...]
 
     @property
     def set_aside(self) -> frozenset[str]:
@@ -97,64 +128,86 @@ class GuardedHeads:
         return getattr(self._heads, name)
 
 
+def list_models_now(
+    policy: Policy, is_available: Callable[[str], bool] | None = None
+) -> dict[str, tuple[str, ...]]:
+    """List the models that may answer for each arm: the one here, or all where none is.
+
+    Args:
+        policy: The policy.
+        is_available: Whether a model is available; None lists all models of each arm.
+    """
+    found = {}
+    for name, plan in policy.arms.items():
+        arm = None if is_available is None else choose_served_arm(plan, is_available)
+        found[name] = plan.models if arm is None else (arm.model,)
+    return found
+
+
 def measure_health(
     model: FittedModel,
-    labels: LogLabels,
-    arms: Sequence[str],
+    policy: Policy,
+    labels: LogLabels | None,
     newest: Sequence[str] = (),
+    *,
     now: datetime | None = None,
+    models: Mapping[str, Sequence[str]] | None = None,
 ) -> FitHealth:
-    """Compare a fit with labels.
+    """Compare a fit with its policy and with labels.
 
     Args:
         model: The fit.
-        labels: The labels of the log; those before the fit are ignored.
-        arms: Arms that the policy has now.
+        policy: The policy as it is now.
+        labels: The labels of the log; those before the fit are ignored, and so are those of other
+            models. None if the log cannot be read.
         newest: The newest questions of the log, for the scope.
         now: The time, with a zone; None is now.
+        models: Arm -> models that may answer for it here; None takes those of the policy.
     """
     heads = AccuracyPredictor(model)
     fitted_at = _parse_time(model.provenance.fitted_at)
-    found: dict[str, list[tuple[float, float]]] = {arm: [] for arm in model.arms if arm in arms}
-    for each, created_at in zip(labels.questions, labels.created_at, strict=True):
-        at = _parse_time(created_at)
-        if fitted_at is None or at is None or at <= fitted_at:
-            continue
-        query = Query(format_question(each.question))
-        for name, label in each.labels.items():
-            if name in found:
-                arm = Arm(name, model.arms[name].model or "")
-                predicted = heads.accuracy(arm, query, 0.9)
-                if predicted is not None:
-                    found[name].append((predicted.p, label.p))
+    changed = tuple(_find_changed(model, policy, models or list_models_now(policy)))
+    graded, pairs = _pair_labels(heads, policy, labels, fitted_at)
     now = now or datetime.now(UTC)
     return FitHealth(
         fitted_at=model.provenance.fitted_at,
         days=None if fitted_at is None else (now - fitted_at).total_seconds() / 86_400,
         n=model.provenance.n,
         source=tuple(model.provenance.source),
-        models={name: head.model for name, head in model.arms.items()},
+        suites=tuple(model.provenance.suites),
+        models={name: head.model for name, head in model.arms.items() if name in policy.arms},
         alike=_measure_scope(heads, newest),
-        gone=tuple(name for name in model.arms if name not in arms),
-        arms=tuple(judge_arm(name, model.arms[name].rate, pairs) for name, pairs in found.items()),
+        missing=tuple(name for name in policy.arms if name not in model.arms),
+        changed=changed,
+        gone=tuple(name for name in model.arms if name not in policy.arms),
+        graded=graded,
+        arms=tuple(judge_arm(name, model.arms[name].rate, pairs[name]) for name in pairs),
+        steps=tuple(_predict_steps(heads, policy, changed)),
     )
 
 
 def read_health(
-    config: Config, policy: str, arms: Sequence[str], model: FittedModel
-) -> FitHealth | None:
-    """Read the log and compare a policy's fit with it; None if the log cannot be read."""
+    config: Config,
+    policy: Policy,
+    model: FittedModel,
+    is_available: Callable[[str], bool] | None = None,
+) -> FitHealth:
+    """Read the log and compare a policy's fit with it, as far as the log can be read."""
     from etui.log.queries import LogReader
 
+    models = list_models_now(policy, is_available)
     try:
         with LogReader(config) as log:
-            return read_health_from(log, policy, arms, model)
+            return read_health_from(log, policy, model, models)
     except LogUnavailable:
-        return None
+        return measure_health(model, policy, None, models=models)
 
 
 def read_health_from(
-    log: LogReader, policy: str, arms: Sequence[str], model: FittedModel
+    log: LogReader,
+    policy: Policy,
+    model: FittedModel,
+    models: Mapping[str, Sequence[str]] | None = None,
 ) -> FitHealth:
     """Compare a policy's fit with an open log.
 
@@ -165,43 +218,90 @@ def read_health_from(
     from etui.log.labels import read_labelled
 
     known = {name: head.rate for name, head in model.arms.items()}
-    labels = collect_labels(read_labelled(log), policy, known, arms, by_question=False)
+    turns = read_labelled(log)
+    labels = collect_labels(turns, policy.name, known, tuple(policy.arms), by_question=False)
     newest = [turn.query for turn in log.list_turns(limit=NEWEST)]
-    return measure_health(model, labels, arms, newest)
+    return measure_health(model, policy, labels, newest, models=models)
 
 
-def build_notice(health: FitHealth, policy: str) -> str:
-    """Build the notice about arms whose fit is set aside; empty without any."""
-    if not health.set_aside:
-        return ""
-    names = ", ".join(arm.arm for arm in health.arms if arm.set_aside)
-    return (
-        f"the fit of {names} is worse than its rate on the labels since then, so the rate is used; "
-        f"run: etui policy fit {policy} --log"
-    )
+def _find_weights(policy: Policy, arm: str, model: str) -> str:
+    """Return the name of a model's weights, where an arm may have it from several places."""
+    plan = policy.arms.get(arm)
+    return model if plan is None else plan.find_place(model).weights
 
 
-def format_health(health: FitHealth) -> list[str]:
-    """Format age, scope and state of a fit as lines."""
-    from etui.units import count_text, percent_text
-
-    age = "" if health.days is None else f", {count_text(int(health.days), 'day')} ago"
-    lines = [
-        f"fit of {health.fitted_at[:10]}{age}: {count_text(health.n, 'question')} of "
-        f"{', '.join(health.source)}"
-    ]
-    if health.alike is not None:
-        lines.append(f"{percent_text(health.alike)} of the newest questions are like those fitted")
-    for arm in health.arms:
-        if arm.predicted is None or arm.observed is None:
+def _find_changed(
+    model: FittedModel, policy: Policy, models: Mapping[str, Sequence[str]]
+) -> list[ChangedArm]:
+    found = []
+    for name, plan in policy.arms.items():
+        head = model.arms.get(name)
+        if head is None:
             continue
-        state = "set aside: worse than its rate" if arm.set_aside else ""
-        state = state or ("drifted" if arm.drifted else "holds")
-        rates = f"{percent_text(arm.observed)} right, {percent_text(arm.predicted)} predicted"
-        lines.append(f"{arm.arm}: {state}; {rates}, {count_text(arm.labels, 'label')} since")
-    if health.gone:
-        lines.append(f"fitted arms that the policy has no more: {', '.join(health.gone)}")
-    return lines
+        now = tuple(models.get(name, plan.models))
+        weights = {_find_weights(policy, name, each) for each in now}
+        if head.model is not None and _find_weights(policy, name, head.model) not in weights:
+            found.append(ChangedArm(name, head.model, now, is_predicted=False))
+        elif head.reasoning not in (None, plan.arm.reasoning):
+            method = (plan.arm.reasoning,)
+            found.append(ChangedArm(name, str(head.reasoning), method, is_predicted=True))
+    return found
+
+
+def _pair_labels(
+    heads: AccuracyPredictor,
+    policy: Policy,
+    labels: LogLabels | None,
+    fitted_at: datetime | None,
+) -> tuple[int | None, dict[str, list[tuple[float, float]]]]:
+    """Return the number of labelled turns since the fit, and (predicted, label) of each arm."""
+    fitted = heads.model.arms
+    pairs: dict[str, list[tuple[float, float]]] = {a: [] for a in fitted if a in policy.arms}
+    if labels is None:
+        return None, pairs
+    of_fit = {
+        name
+        for name in pairs
+        if name in labels.facts and _is_same_model(policy, name, fitted[name].model, labels)
+    }
+    graded = 0
+    for each, created_at in zip(labels.questions, labels.created_at, strict=True):
+        at = _parse_time(created_at)
+        if fitted_at is None or at is None or at <= fitted_at:
+            continue
+        graded += 1
+        query = Query(format_question(each.question))
+        for name, label in each.labels.items():
+            if name in of_fit:
+                predicted = heads.accuracy(Arm(name, fitted[name].model or ""), query, 0.9)
+                if predicted is not None:
+                    pairs[name].append((predicted.p, label.p))
+    return graded, pairs
+
+
+def _is_same_model(policy: Policy, arm: str, fitted: str | None, labels: LogLabels) -> bool:
+    """Return whether the labels of an arm are of the model that was fitted."""
+    answered = labels.facts[arm].model
+    if fitted is None or answered is None:
+        return True
+    return _find_weights(policy, arm, answered) == _find_weights(policy, arm, fitted)
+
+
+def _predict_steps(
+    heads: AccuracyPredictor, policy: Policy, changed: Sequence[ChangedArm]
+) -> list[Agreement]:
+    """Return the steps of several answers, each set of arms and bound once, with their odds."""
+    unpredicted = {each.arm for each in changed if not each.is_predicted}
+    plans = [rule.then for rule in policy.rules if isinstance(rule.then, CascadePlan)]
+    found = []
+    for step in dict.fromkeys(step for plan in plans for step in plan.agreements):
+        heads_of = [head for head in heads.model.agreements if head.arms == step.arms]
+        odds = None
+        if heads_of and unpredicted.isdisjoint(step.arms):
+            named = zip(step.arms, heads_of[0].models, strict=True)
+            odds = heads.agreement([Arm(name, model or "") for name, model in named])
+        found.append(replace(step, odds=odds))
+    return found
 
 
 def _measure_scope(heads: AccuracyPredictor, newest: Sequence[str]) -> float | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -175,3 +176,102 @@ def test_a_fit_that_has_become_worse_is_set_aside_with_a_notice(
     assert notice.startswith("the fit of quick is worse than its rate")
     assert run(["policy", "check", "mine"]) == ExitCode.DONE
     assert "quick: set aside" in capsys.readouterr().out
+
+
+@pytest.fixture
+def fitted(fill: Callable[..., None], config: Config, capsys: Capture) -> Path:
+    """The fit of the policy mine, by 60 grades of its arm quick."""
+    fill([(number % 2 == 0, None) for number in range(60)], reasoning="direct")
+    assert fit(capsys)[0] == ExitCode.DONE
+    return config.policies_dir / "mine.fitted.json"
+
+
+def test_check_tells_age_scope_and_what_is_not_covered(fitted: Path, capsys: Capture) -> None:
+    assert run(["policy", "check", "mine"]) == ExitCode.DONE
+    lines = [line.strip() for line in capsys.readouterr().out.splitlines()[1:]]
+    assert lines[0].endswith(", today: 60 questions of log")
+    assert lines[1:3] == ["fitted: quick (smollm2-135m)", "not fitted: large"]
+    assert "no graded or audited turn since, so drift is not watched" in lines
+    assert run(["policy", "check", "mine", "--json"]) == ExitCode.DONE
+    (checked,) = json.loads(capsys.readouterr().out)["policies"]
+    health = checked["fit"]
+    assert (health["questions"], health["source"], health["graded"]) == (60, ["log"], 0)
+    assert (health["missing"], health["gone"], health["changed"]) == (["large"], [], [])
+    assert run(["policy", "check", "frugal", "--json"]) == ExitCode.DONE
+    assert json.loads(capsys.readouterr().out)["policies"][0]["fit"] is None
+
+
+def test_explain_tells_the_health_of_the_fit(
+    fitted: Path, fill: Callable[..., None], capsys: Capture
+) -> None:
+    document = json.loads(fitted.read_text(encoding="utf-8"))
+    document["provenance"]["fitted_at"] = "2000-01-01T00:00:00Z"
+    fitted.write_text(json.dumps(document), encoding="utf-8")
+    assert run(["policy", "explain", "Why?", "--policy", "mine", "--json"]) == ExitCode.DONE
+    health = json.loads(capsys.readouterr().out)["fit"]
+    assert (health["graded"], health["arms"][0]["labels"]) == (60, 60)
+    assert health["days"] > 9_000
+    assert run(["policy", "explain", "Why?", "--policy", "mine"]) == ExitCode.DONE
+    shown = capsys.readouterr().out
+    assert "fit        fit of 2000-01-01, " in shown
+    assert "fit        60 graded or audited turns since" in shown
+    assert "fit        quick: holds; " in shown
+
+
+def test_a_fit_of_other_arms_and_models_is_told(
+    fitted: Path, config: Config, capsys: Capture
+) -> None:
+    path = config.policies_dir / "mine.yaml"
+    path.write_text(POLICY.replace("smollm2-135m}", "qwen3-0.6b}"), encoding="utf-8")
+    assert run(["policy", "check", "mine"]) == ExitCode.DONE
+    out, err = capsys.readouterr()
+    told = "the fit of arm 'quick' is of smollm2-135m, so nothing is predicted for it until you run"
+    assert f"mine.yaml:3:18: warning: {told} `etui policy fit`" in err
+    assert "quick was fitted with smollm2-135m and is qwen3-0.6b now: nothing is predicted" in out
+    path.write_text(POLICY.replace("quick", "swift"), encoding="utf-8")
+    assert run(["policy", "check", "mine"]) == ExitCode.DONE
+    out = capsys.readouterr().out
+    assert "no arm of the policy is in this fit, so nothing is predicted" in out
+    assert "fitted arms that the policy has no more: quick" in out
+    assert run(["policy", "explain", "Why?", "--policy", "mine"]) == ExitCode.DONE
+    assert "arm        swift" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("damage", "told"),
+    [
+        (lambda text: "", "is not valid JSON, or truncated: "),
+        (lambda text: text[: len(text) // 2], "is not valid JSON, or truncated: "),
+        (lambda text: "no: json", "is not valid JSON, or truncated: "),
+        (lambda text: "[" * 100_000, "is not valid JSON, or truncated: "),
+        (lambda text: "[]", "is not a fitted model"),
+        (lambda text: "{}", "is not a fitted model"),
+        (
+            lambda text: text.replace('"version":2', '"version":3'),
+            "has version 3 of a newer etui, this etui reads 2",
+        ),
+        (lambda text: text.replace('"version":2', '"version":null'), "has version null, this etui"),
+        (
+            lambda text: text.replace('"n":60', '"n":"many"'),
+            "arms.quick.n: Input should be a valid integer",
+        ),
+        (lambda text: "\udcff" + text, "cannot be read: not UTF-8 text"),
+    ],
+)
+def test_a_damaged_fit_is_an_error_of_the_check(
+    fitted: Path, capsys: Capture, damage: Callable[[str], str], told: str
+) -> None:
+    text = damage(fitted.read_text(encoding="utf-8"))
+    fitted.write_bytes(text.encode("utf-8", "surrogateescape"))
+    assert run(["policy", "check", "mine"]) == ExitCode.USAGE
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert f"{fitted}: {told}" in err
+    assert "run `etui policy fit` again, or delete the file" in err
+    assert len(err) < 900
+    assert run(["policy", "check", "mine", "--json"]) == ExitCode.USAGE
+    (checked,) = json.loads(capsys.readouterr().out)["policies"]
+    assert (checked["valid"], checked["fit"]) == (False, None)
+    assert checked["errors"][0]["file"] == str(fitted)
+    assert run(["policy", "explain", "Why?", "--policy", "mine"]) == ExitCode.USAGE
+    assert f"{fitted}: {told}" in capsys.readouterr().err

@@ -2,23 +2,44 @@
 
 from __future__ import annotations
 
+import json
 import random
 from datetime import UTC, datetime
 
 import numpy as np
+import pytest
 
 from etui.arm import Arm
 from etui.chat import Query
 from etui.log.label_table import LogLabels
+from etui.models.spec import ModelSpec
 from etui.routing.accuracy.drift import judge_arm
 from etui.routing.accuracy.fit import fit_heads
-from etui.routing.accuracy.fitted_file import FittedModel, Provenance
+from etui.routing.accuracy.fitted_file import AgreementHead, FittedModel, Provenance, Share
 from etui.routing.accuracy.labels import LabelledQuestion, label_grade
 from etui.routing.accuracy.predictor import AccuracyPredictor
 from etui.routing.accuracy.table import ArmFacts, Graded
+from etui.routing.library import compile_text
+from etui.routing.policy import Policy
 from etui.routing.signals.question_words import split_question
-from etui.runtime.fit_health import GuardedHeads, measure_health
+from etui.runtime.fit_health import (
+    ChangedArm,
+    FitHealth,
+    GuardedHeads,
+    list_models_now,
+    measure_health,
+)
+from etui.runtime.fit_health_text import build_fit_document, build_notice, format_fit
 
+POLICY = """
+version: 1
+models: {small: [tiny, old-tiny], big: [large]}
+arms:
+  quick: {model: small}
+  large: {model: big}
+rules:
+  - {name: all, cascade: {arms: [quick, large], accept_at: 0.7}}
+"""
 NOW = datetime(2026, 7, 11, tzinfo=UTC)
 
 
@@ -38,7 +59,15 @@ def make_fit() -> FittedModel:
     return fit_heads(table, origin)
 
 
-def make_labels(count: int, *, swapped: bool, day: int = 5) -> LogLabels:
+def make_policy(text: str = POLICY) -> Policy:
+    return compile_text(text, "mine", ["tiny", "old-tiny", "large"])
+
+
+def measure(model: FittedModel, labels: LogLabels | None, *newest: str) -> FitHealth:
+    return measure_health(model, make_policy(), labels, newest, now=NOW)
+
+
+def make_labels(count: int, *, swapped: bool, day: int = 5, model: str = "tiny") -> LogLabels:
     kinds = [n % 2 for n in range(count)]
     return LogLabels(
         questions=tuple(
@@ -49,24 +78,25 @@ def make_labels(count: int, *, swapped: bool, day: int = 5) -> LogLabels:
             for n, k in enumerate(kinds)
         ),
         created_at=(f"2026-07-{day:02}T00:00:00.000Z",) * count,
-        facts={}, pairs=(), grades=count, audits=0, left_out=0, sha256="",
+        facts={"quick": ArmFacts(model)}, pairs=(), grades=count, audits=0, left_out=0, sha256="",
     )  # fmt: skip
 
 
 def test_a_fit_that_still_holds_is_kept() -> None:
-    found = measure_health(make_fit(), make_labels(80, swapped=False), ["quick"], now=NOW)
+    found = measure(make_fit(), make_labels(80, swapped=False))
     (quick,) = found.arms
     assert (quick.labels, quick.set_aside) == (80, False)
     assert quick.excess is not None
     assert quick.excess < 0
     assert found.days == 10
     assert found.gone == ("old",)
-    assert found.models == {"quick": "tiny", "old": None}
+    assert found.models == {"quick": "tiny"}
+    assert (found.missing, found.changed, found.graded) == (("large",), (), 80)
 
 
 def test_a_fit_that_is_worse_than_its_rate_is_set_aside_until_it_is_fitted_again() -> None:
     model = make_fit()
-    found = measure_health(model, make_labels(80, swapped=True), ["quick"], now=NOW)
+    found = measure(model, make_labels(80, swapped=True))
     assert found.set_aside == {"quick"}
     heads = AccuracyPredictor(model)
     guarded, arm = GuardedHeads(heads, found.set_aside), Arm("quick", "tiny")
@@ -86,9 +116,9 @@ def test_labels_before_the_fit_and_few_labels_decide_nothing() -> None:
         **{name: getattr(make_labels(80, swapped=True), name) for name in LogLabels.__slots__},
         "created_at": ("2026-06-01T00:00:00.000Z",) * 80,
     })  # fmt: skip
-    (quick,) = measure_health(model, before, ["quick"]).arms
+    (quick,) = measure(model, before).arms
     assert (quick.labels, quick.set_aside, quick.predicted) == (0, False, None)
-    assert not measure_health(model, make_labels(6, swapped=True), ["quick"]).set_aside
+    assert not measure(model, make_labels(6, swapped=True)).set_aside
 
 
 def test_an_arm_that_is_right_less_often_than_predicted_has_drifted() -> None:
@@ -101,7 +131,117 @@ def test_an_arm_that_is_right_less_often_than_predicted_has_drifted() -> None:
 
 def test_questions_unlike_the_fitted_ones_are_told() -> None:
     model, none = make_fit(), make_labels(0, swapped=False)
-    assert measure_health(model, none, ["quick"], ["What stone is 7?"] * 3).alike == 1
+    assert measure(model, none, *["What stone is 7?"] * 3).alike == 1
     strange = ["Schreibe ein langes Gedicht über Bäume"]
-    assert measure_health(model, none, ["quick"], strange).alike == 0
-    assert measure_health(model, none, ["quick"]).alike is None
+    assert measure(model, none, *strange).alike == 0
+    assert measure(model, none).alike is None
+
+
+def test_labels_of_another_model_do_not_judge_the_fit() -> None:
+    model = make_fit()
+    found = measure(model, make_labels(80, swapped=True, model="old-tiny"))
+    (quick,) = found.arms
+    assert (quick.labels, found.set_aside, found.graded) == (0, frozenset(), 80)
+
+
+@pytest.mark.parametrize(
+    ("here", "changed"),
+    [
+        (None, ()),
+        ({"tiny", "large"}, ()),
+        ({"large"}, ()),  # none is here: any of them may come
+        ({"old-tiny"}, (ChangedArm("quick", "tiny", ("old-tiny",), is_predicted=False),)),
+    ],
+)
+def test_an_arm_with_another_model_is_not_covered(
+    here: set[str] | None, changed: tuple[ChangedArm, ...]
+) -> None:
+    policy = make_policy()
+    models = list_models_now(policy, None if here is None else here.__contains__)
+    found = measure_health(make_fit(), policy, None, models=models)
+    assert found.changed == changed
+
+
+def test_an_arm_at_another_place_of_its_weights_is_covered() -> None:
+    known = {
+        "tiny": ModelSpec("tiny", "", (), backend="desk", same_as="old-tiny"),
+        "old-tiny": ModelSpec("old-tiny", "", ()),
+        "large": ModelSpec("large", "", ()),
+    }
+    policy = compile_text(POLICY.replace("[tiny, old-tiny]", "[old-tiny]"), "mine", known)
+    models = list_models_now(policy, {"old-tiny"}.__contains__)
+    labels = make_labels(80, swapped=True, model="old-tiny")
+    found = measure_health(make_fit(), policy, labels, models=models, now=NOW)
+    assert (found.changed, found.set_aside) == ((), {"quick"})
+
+
+def test_another_reasoning_method_is_told_and_still_predicted() -> None:
+    policy = make_policy(POLICY.replace("{model: small}", "{model: small, reasoning: cot}"))
+    heads = make_fit()
+    quick = heads.arms["quick"].model_copy(update={"reasoning": "direct"})
+    model = heads.model_copy(update={"arms": heads.arms | {"quick": quick}})
+    found = measure_health(model, policy, None)
+    assert found.changed == (ChangedArm("quick", "direct", ("cot",), is_predicted=True),)
+    lines = list(format_fit(build_fit_document(found)))
+    assert (
+        "quick was fitted with direct and is cot now: what is predicted is of the other method"
+        in lines
+    )
+
+
+def test_a_step_has_the_odds_of_the_fit_unless_an_arm_changed() -> None:
+    text = POLICY.replace(
+        "arms: [quick, large]", "arms: [{agree: [quick, poll], accept: 0.6}, large]"
+    )
+    text = text.replace("arms:\n", "arms:\n  poll: {model: small, reasoning: cot}\n", 1)
+    share = Share(p=0.5, low=0.4, high=0.55, n=90)
+    head = AgreementHead(
+        arms=("quick", "poll"), models=("tiny", "tiny"), n=99, known=True, agreed=share,
+        apart=(share, share),
+    )  # fmt: skip
+    model = make_fit().model_copy(update={"agreements": (head,)})
+    (step,) = measure_health(model, make_policy(text), None).steps
+    assert step.odds is not None
+    assert (step.odds.at_most, step.is_out_of_reach, step.is_in_vain) == (0.5, True, True)
+    document = build_fit_document(measure_health(model, make_policy(text), None))
+    assert document["steps"][0]["never_accepted"]
+    assert list(format_fit(document))[-1] == (
+        "quick and poll agree: right 50 % of the time, 50 % at most by their margins; 60 % "
+        "required, so never accepted"
+    )
+    models = {"quick": ("old-tiny",), "poll": ("tiny",), "large": ("large",)}
+    (step,) = measure_health(model, make_policy(text), None, models=models).steps
+    assert step.odds is None
+
+
+def test_age_scope_and_state_are_lines_and_a_document() -> None:
+    model = make_fit()
+    document = build_fit_document(measure(model, make_labels(80, swapped=True), "What stone?"))
+    assert json.loads(json.dumps(document)) == document
+    assert list(format_fit(document)) == [
+        "fit of 2026-07-01, 10 days ago: 300 questions of run",
+        "fitted: quick (tiny)",
+        "not fitted: large",
+        "fitted arms that the policy has no more: old",
+        "100 % of the newest questions are like those fitted",
+        "80 graded or audited turns since",
+        "quick: set aside: worse than its rate; 50 % right, 50 % predicted, 80 labels since",
+    ]
+    origin = model.provenance.model_copy(update={"suites": ("mmlu val",), "fitted_at": "?"})
+    unread = measure(model.model_copy(update={"provenance": origin}), None)
+    assert next(format_fit(build_fit_document(unread))) == (
+        "fit of ?: 300 questions of mmlu val (run)"
+    )
+    assert "the log cannot be read, so what came since is unknown" in format_fit(
+        build_fit_document(unread)
+    )
+    assert build_notice(unread, "mine") == ""
+
+
+def test_a_fit_without_an_arm_of_the_policy_says_so() -> None:
+    policy = make_policy(POLICY.replace("quick", "swift"))
+    found = measure_health(make_fit(), policy, make_labels(9, swapped=False), now=NOW)
+    assert (found.arms, found.gone, found.missing) == ((), ("quick", "old"), ("swift", "large"))
+    assert "no arm of the policy is in this fit, so nothing is predicted" in format_fit(
+        build_fit_document(found)
+    )

@@ -12,7 +12,7 @@ from typing import Annotated, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from etui.errors import InvalidFile
+from etui.errors import InvalidFile, Problem
 from etui.routing.accuracy.features import FEATURE_NAMES
 from etui.routing.accuracy.fields import load_classifier
 from etui.routing.accuracy.joint_file import JointPart
@@ -225,10 +225,11 @@ class Bands(_Part):
 
 
 class Provenance(_Part):
-    """The origin of the graded answers."""
+    """The origin of the graded answers: runs, a table or the log, and the suites of runs."""
 
     fitted_at: str
     source: tuple[str, ...]
+    suites: tuple[str, ...] = ()
     data_sha256: str
     n: int = Field(ge=1)
     excluded: int = Field(0, ge=0)
@@ -274,19 +275,21 @@ def parse_fitted(text: str, file: str) -> FittedModel:
     try:
         document = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise _invalid(f"{file}: is not valid JSON, or truncated: {str(error)[:80]}") from None
+        raise _invalid(file, f"is not valid JSON, or truncated: {str(error)[:80]}") from None
     if not isinstance(document, dict) or "arms" not in document or "provenance" not in document:
-        raise _invalid(f"{file}: is not a fitted model")
-    if document.get("version") not in READABLE_VERSIONS:
-        found = str(document.get("version"))[:20]
-        raise _invalid(f"{file}: has version {found}, this etui reads {FITTED_VERSION}")
+        raise _invalid(file, "is not a fitted model")
+    version = document.get("version")
+    if version not in READABLE_VERSIONS:
+        newer = isinstance(version, int) and version > FITTED_VERSION
+        found = json.dumps(version)[:20] + (" of a newer etui" if newer else "")
+        raise _invalid(file, f"has version {found}, this etui reads {FITTED_VERSION}")
     try:
         return FittedModel.model_validate_json(text)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         place = ".".join(str(part)[:40] for part in first["loc"][:6])
         message = f"{place}: {first['msg']}" if place else first["msg"]
-        raise _invalid(f"{file}: {message}") from None
+        raise _invalid(file, message) from None
 
 
 def load_fitted(path: Path) -> FittedModel:
@@ -297,11 +300,11 @@ def load_fitted(path: Path) -> FittedModel:
     """
     try:
         if path.stat().st_size > MOST_BYTES:
-            raise _invalid(f"{path}: is larger than any fitted model")
+            raise _invalid(str(path), "is larger than any fitted model")
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "not UTF-8 text"
-        raise _invalid(f"{path}: cannot be read: {reason}") from None
+        raise _invalid(str(path), f"cannot be read: {reason}") from None
     return parse_fitted(text, str(path))
 
 
@@ -310,5 +313,6 @@ def format_fitted(model: FittedModel) -> str:
     return json.dumps(model.model_dump(mode="json"), separators=(",", ":")) + "\n"
 
 
-def _invalid(what: str) -> InvalidFile:
-    return InvalidFile(what, "run `etui policy fit` again, or delete the file")
+def _invalid(file: str, message: str) -> InvalidFile:
+    fix = "run `etui policy fit` again, or delete the file"
+    return InvalidFile.of([Problem(file, 0, 0, message)], fix)

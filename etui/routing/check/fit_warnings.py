@@ -95,10 +95,12 @@ def find_misfits(
                 "until you run `etui policy fit`",
             )
     for index, rule in enumerate(file.rules):
-        for at, step in enumerate(rule.cascade.arms if rule.cascade is not None else ()):
+        cascade = rule.cascade
+        for at, step in enumerate(cascade.arms if cascade is not None else ()):
             if isinstance(step, str) or not all(fit.covers(a, weights[a]) for a in step.agree):
                 continue
-            required = rule.cascade.accept_at if step.accept is None else step.accept
+            assert cascade is not None
+            required = cascade.accept_at if step.accept is None else step.accept
             at_most = fit.agreed_at_most.get(step.agree)
             if at_most is not None and at_most < required:
                 yield located.problem(

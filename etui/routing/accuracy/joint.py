@@ -5,7 +5,7 @@ from it. A multi-target ridge regression on features, bands and words is the lin
 item-response model; a forest of extremely randomised trees corrects it. The columns that come from
 answers (rates of the bands, predictions of the ridge) are computed from other folds for the
 questions of the fit, as they are for a new question. The forest consists of as many groves as there
-are folds, and each grove leaves one fold out: its predictions there calibrate each arm and measure
+are folds, and each grove leaves one fold out: its predictions there calibrate the arms and measure
 the quality.
 """
 
@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from etui.routing.accuracy.joint_calibration import Calibration, fit_calibration
 from etui.routing.accuracy.logistic import Scale, fit_scale
 from etui.routing.accuracy.rates import (
     compute_smoothed_rate,
@@ -31,14 +32,12 @@ TREES = 100
 LEAF = 15
 FEATURE_SHARE = 0.4
 """Share of the columns that a split chooses from."""
-LEAST_ROWS = 200
+LEAST_ROWS = 100
 """Number of questions below which there is no joint model."""
 STRETCH = 2.0
 """Factor of the deviations among the targets: a split then separates arms as well as questions."""
 _ALPHA = 12.0
 _STEPS = 30
-_SLOPE_PRIOR = 100.0
-_OFFSET_PRIOR = 300.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +92,7 @@ class JointFit:
         directions: Leading components of the words, (buckets, components).
         ridge: The linear part.
         groves: Forests that each leave one fold out.
-        slope, offset: Calibration of each arm's logit, (arms,).
+        calibration: Calibration of the arms' logits.
         left_out: Calibrated p of the questions of the fit, by groves that left them out.
     """
 
@@ -102,20 +101,15 @@ class JointFit:
     directions: Floats
     ridge: Ridge
     groves: tuple[Any, ...]
-    slope: Floats
-    offset: Floats
+    calibration: Calibration
     left_out: Floats
 
     def predict(self, columns: QuestionColumns) -> Floats:
         """Predict p of a right answer, (questions, arms)."""
-        known = _build_dense(
-            columns,
-            self.directions,
-            _expect(columns.shares, self.rates, self.overall),
-            self.ridge.predict(columns),
-        )
+        expected = _expect(columns.shares, self.rates, self.overall)
+        known = _build_dense(columns, self.directions, expected, self.ridge.predict(columns))
         raw = sum(grove.predict(known) for grove in self.groves) / len(self.groves)
-        return calibrate(to_probabilities(raw), self.slope, self.offset)
+        return self.calibration.apply(to_probabilities(raw), expected[0])
 
 
 def fit_joint(
@@ -185,16 +179,15 @@ def fit_joint(
         raw[held] = grove.predict(dense[held])
         groves.append(grove)
     p = to_probabilities(raw)
-    slope, offset = _fit_calibration(p, y, heavy)
+    calibration = fit_calibration(p, expected[0], y, heavy)
     return JointFit(
         rates,
         overall,
         directions,
         ridge,
         tuple(groves),
-        slope,
-        offset,
-        calibrate(p, slope, offset),
+        calibration,
+        calibration.apply(p, expected[0]),
     )
 
 
@@ -238,22 +231,6 @@ def to_probabilities(raw: Floats) -> Floats:
     import numpy as np
 
     return np.asarray(np.clip(raw[..., :1] + raw[..., 1:] / STRETCH, 0.0, 1.0))
-
-
-def calibrate(p: Floats, slope: Floats, offset: Floats) -> Floats:
-    """Apply the calibration of each arm to its probabilities."""
-    import numpy as np
-    from scipy.special import expit
-
-    return np.asarray(expit(slope * _logits_of_forest(p) + offset))
-
-
-def _logits_of_forest(p: Floats) -> Floats:
-    """Compute logits, with p kept 0.01 away from 0 and 1: no forest knows more than that."""
-    import numpy as np
-
-    inside = np.clip(p, 0.01, 0.99)
-    return np.asarray(np.log(inside / (1 - inside)))
 
 
 def _stack(columns: QuestionColumns, scale: Scale) -> Any:
@@ -312,30 +289,3 @@ def _build_dense(
             linear,
         ]
     ).astype(np.float32)
-
-
-def _fit_calibration(p: Floats, y: Floats, heavy: Floats) -> tuple[Floats, Floats]:
-    """Fit the slope of all arms' logits, and the offset of each (Platt, by Newton steps).
-
-    The arms share the slope, since unequal ones would look like a gain of one arm over another. The
-    slope is drawn towards 1, and the offsets, which only balance it, towards 0.
-    """
-    import numpy as np
-    from scipy.special import expit
-
-    x, arms = _logits_of_forest(p), y.shape[1]
-    at = np.append(1.0, np.zeros(arms))
-    prior = at.copy()
-    strength = np.append(_SLOPE_PRIOR, np.full(arms, _OFFSET_PRIOR))
-    for _ in range(25):
-        guess = expit(at[0] * x + at[1:])
-        error = heavy * (y - guess)
-        spread = heavy * guess * (1 - guess)
-        gradient = np.append((error * x).sum(), error.sum(axis=0)) - strength * (at - prior)
-        curvature = np.diag(np.append((spread * x * x).sum(), spread.sum(axis=0)) + strength)
-        curvature[0, 1:] = curvature[1:, 0] = (spread * x).sum(axis=0)
-        move = np.linalg.solve(curvature, gradient)
-        at = at + move
-        if np.abs(move).max() < 1e-9:
-            break
-    return np.full(arms, max(float(at[0]), 0.0)), at[1:]

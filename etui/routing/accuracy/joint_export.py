@@ -52,8 +52,11 @@ def export_joint(fit: JointFit, arms: Sequence[str], bands: Sequence[str]) -> Jo
         child=pack("I", np.asarray(child, dtype="<u4").tobytes()),
         values=pack("h", np.asarray(values, dtype="<i2").tobytes()),
         stretch=STRETCH,
-        slope=_row(fit.slope),
-        offset=_row(fit.offset),
+        slope=_row(fit.calibration.slope),
+        spread=round(fit.calibration.spread, _DIGITS),
+        band_mean=round(fit.calibration.band_mean, _DIGITS),
+        band_spread=round(fit.calibration.band_spread, _DIGITS),
+        offset=_row(fit.calibration.offset),
     )
 
 

@@ -100,7 +100,10 @@ class JointPart(BaseModel):
             ``values``.
         values: The predictions of the leaves, in steps of 1 / ``VALUE_STEPS``.
         stretch: Factor of the deviations.
-        slope, offset: Calibration of each arm's logit.
+        slope, spread: Calibration of the logits: weight of their mean for each arm, and of each
+            arm's difference from the mean.
+        band_mean, band_spread: The same for the logits of the expected rates.
+        offset: Constant of each arm.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -122,6 +125,9 @@ class JointPart(BaseModel):
     values: Packed
     stretch: Number = Field(gt=0)
     slope: Row
+    spread: Number
+    band_mean: Number
+    band_spread: Number
     offset: Row
 
     @model_validator(mode="after")

@@ -12,13 +12,14 @@ from array import array
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, cast
 
+from etui.routing.accuracy.joint_calibration import LEAST_P
 from etui.routing.accuracy.joint_file import LEAF, VALUE_STEPS, WORD_ZERO
 
 if TYPE_CHECKING:
     from etui.routing.accuracy.joint_file import JointPart
 
-LEAST_P = 0.01
-"""The forest's probability is kept this far away from 0 and 1, before it is calibrated."""
+_MOST = math.log((1 - LEAST_P) / LEAST_P)
+"""Largest logit that the calibration takes."""
 _ONE = 65_535
 """Integer that stands for a tf-idf of 1."""
 
@@ -64,14 +65,18 @@ class JointPredictor:
         columns = self._build_columns(features, words, bands)
         total = self._walk(columns)
         scale = 1 / (len(part.roots) * VALUE_STEPS)
-        mean = total[0] * scale
+        stretched = scale / part.stretch
+        ease = total[0] * scale
+        forest = [_logit(ease + one * stretched, LEAST_P) for one in total[1:]]
+        first = len(features) + self._rank
+        bands = [min(max(one, -_MOST), _MOST) for one in columns[first : first + len(forest)]]
+        mean, band_mean = sum(forest) / len(forest), sum(bands) / len(bands)
+        shared = part.band_mean * band_mean - part.spread * mean - part.band_spread * band_mean
         found = {}
-        for arm, deviation, slope, offset in zip(
-            part.arms, total[1:], part.slope, part.offset, strict=True
+        for arm, own, band, slope, offset in zip(
+            part.arms, forest, bands, part.slope, part.offset, strict=True
         ):
-            raw = mean + deviation * scale / part.stretch
-            inside = min(max(raw, LEAST_P), 1 - LEAST_P)
-            z = slope * math.log(inside / (1 - inside)) + offset
+            z = slope * mean + part.spread * own + part.band_spread * band + shared + offset
             found[arm] = 1 / (1 + math.exp(-z)) if z > -700 else 0.0
         return found
 
@@ -146,6 +151,6 @@ class JointPredictor:
         return [sum(each) for each in zip(*leaves, strict=True)]
 
 
-def _logit(p: float) -> float:
-    inside = min(max(p, 1e-4), 1 - 1e-4)
+def _logit(p: float, least: float = 1e-4) -> float:
+    inside = min(max(p, least), 1 - least)
     return math.log(inside / (1 - inside))

@@ -165,7 +165,7 @@ def test_an_arm_that_is_always_right_or_wrong_is_predicted_so(outcome):
 
 
 def test_too_few_questions_or_no_texts_have_no_joint_model():
-    assert fit_heads(made.graded(120), ORIGIN).joint is None
+    assert fit_heads(made.graded(90), ORIGIN).joint is None
     silent = replace(made.graded(400), questions=())
     assert fit_heads(silent, ORIGIN).joint is None
     assert list(cross_fit(silent)) == ["subject"]

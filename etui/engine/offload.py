@@ -8,8 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from etui.models.gguf_header import Gguf
+
+if TYPE_CHECKING:
+    from etui.engine.library import Device
+    from etui.models.spec import ModelSpec
 
 _SPARE_SHARE = 0.05
 """Share left free on every GPU, for the changing needs of the driver and the desktop."""
@@ -110,6 +115,25 @@ def layers_that_fit(need: Needs, free_bytes: int) -> int:
     if room <= 0:
         return 0
     return 1 + min(need.layers, int(room // max(1, per_layer)))
+
+
+def choose_layers(gpus: Sequence[Device], spec: ModelSpec, need: Needs) -> int:
+    """Choose how many layers to put on the GPUs, from their currently free memory.
+
+    Args:
+        gpus: The GPUs that llama.cpp sees.
+        spec: The model, with its ``gpu_layers`` and ``split``.
+        need: The memory that it needs.
+    """
+    if not gpus:
+        return 0
+    if spec.gpu_layers == "all":
+        return need.layers + 1
+    if spec.gpu_layers == "auto":
+        free = [gpu.free_bytes for gpu in gpus]
+        usable = usable_bytes(free, spec.split, spec.main_gpu, spec.tensor_split)
+        return layers_that_fit(need, usable)
+    return min(int(spec.gpu_layers), need.layers + 1)
 
 
 def fewer_layers(layers: int) -> int:

@@ -9,49 +9,31 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from etui import units
-from etui.engine.chat_prompt import TOOL_TAGS, find_tool_format
-from etui.engine.context import Context, ContextOptions
 from etui.engine.library import Device, Library
 from etui.engine.llama_session import LlamaSession
 from etui.engine.load_settings import (
     GPU_BATCH_TOKENS,
     apply_settings,
     check_split,
-    choose_batch_tokens,
     choose_context_tokens,
-    choose_flash_attention,
-    read_process_seconds,
     session_key,
 )
-from etui.engine.model import Model, Split
 from etui.engine.offload import (
     Needs,
-    fewer_layers,
-    layers_that_fit,
+    choose_layers,
     needs,
     ram_bytes,
-    usable_bytes,
 )
-from etui.engine.session import ModelFacts
-from etui.engine.speculation.load_draft import DraftRequest, NoDraft, load_draft
-from etui.engine.template import PLAIN_STOP, ChatTemplate
+from etui.engine.session_loader import SessionLoader
 from etui.engine.template_process import TemplateProcess
-from etui.engine.thread_control import ThreadControl
-from etui.engine.thread_limits import choose_thread_limits
 from etui.engine.trial import try_model
-from etui.errors import EngineFailed, EtuiError, ModelUnavailable
+from etui.errors import EngineFailed, ModelUnavailable
 from etui.events import Loaded, Residence, Unloaded, UnloadReason
 from etui.models.gguf import check_usable
 
 if TYPE_CHECKING:
     from etui.config.config import Config
     from etui.models.spec import ModelSpec
-
-SEQUENCES = 16
-"""Sequences of a context: the votes of one batch, a probe, and prefix donors of other chats."""
-
-RECURRENT_SEQUENCES = 4
-"""The same for recurrent and hybrid models, which need one state per sequence."""
 
 
 @dataclass(slots=True)
@@ -92,6 +74,7 @@ class Residency:
         self._clock = clock
         self._library: Library | None = None
         self._templates = TemplateProcess()
+        self._loader = SessionLoader(config, self._templates, trials=trials)
         self._residents: dict[str, _Resident] = {}  # least recently used first
         self._keep_seconds: dict[str, float | None] = {}
 
@@ -140,10 +123,10 @@ class Residency:
             yield unloaded
             start_ns = time.monotonic_ns()
         heads = gguf.nextn_layers > 0
-        session, layers = self._load(library, spec, path, need, context_tokens, heads=heads)
+        session, layers = self._loader.load(library, spec, path, need, context_tokens, heads=heads)
         bytes_ = need.total_bytes
         if draft is not None:
-            bytes_ += self._load_draft(library, spec, draft, session, layers)
+            bytes_ += self._loader.add_draft(library, spec, draft, session, layers)
         draft_path = None if draft is None else draft[1]
         self._residents[spec.name] = _Resident(
             session, session_key(spec, path), draft_path, spec.sha256, bytes_, self._clock()
@@ -303,144 +286,8 @@ class Residency:
         import psutil
 
         gpus = library.gpus()
-        layers = self._choose_layers(library, spec, need)
+        layers = choose_layers(gpus, spec, need)
         if spec.gpu_layers == "auto" and gpus and layers <= need.layers:
             return False
         shared = any(gpu.integrated for gpu in gpus)  # its memory is RAM
         return ram_bytes(need, 0 if shared else layers) <= psutil.virtual_memory().available
-
-    def _load(
-        self,
-        library: Library,
-        spec: ModelSpec,
-        path: Path,
-        need: Needs,
-        context_tokens: int,
-        *,
-        heads: bool,
-    ) -> tuple[LlamaSession, int]:
-        """Load with the configured GPU layers; ``auto`` retries with fewer after a failure."""
-        layers = self._choose_layers(library, spec, need)
-        while True:
-            try:
-                model, context = self._create_context(
-                    library, spec, path, context_tokens, layers, heads=heads
-                )
-                break
-            except (ModelUnavailable, EngineFailed):
-                if layers == 0 or spec.gpu_layers != "auto":
-                    raise
-                layers = fewer_layers(layers)
-        # A template fails with any number of layers.
-        session = self._create_session(spec, model, context)
-        session.open_heads(library)
-        session.speculator.draft_tokens = spec.draft_tokens
-        return session, layers
-
-    def _load_draft(
-        self,
-        library: Library,
-        spec: ModelSpec,
-        draft: tuple[ModelSpec, Path],
-        session: LlamaSession,
-        layers: int,
-    ) -> int:
-        """Load the draft model of a model; return its bytes, 0 if it was left out.
-
-        One that cannot be loaded or does not fit into what is left is left out, and arms that ask
-        for it say so: their answers are the same without it.
-
-        Raises:
-            ModelUnavailable: It has another vocabulary.
-        """
-        try:
-            drafter, bytes_ = load_draft(
-                DraftRequest(*draft, spec.name, spec.kv_type),
-                session,
-                library,
-                on_gpu=layers > 0,
-                trial=(lambda own, at: try_model(own, at, self._config)) if self._trials else None,
-            )
-        except NoDraft as missing:
-            session.note_missing_draft(str(missing))
-            return 0
-        except EtuiError:
-            session.free()
-            raise
-        session.add_drafter(drafter)
-        return bytes_
-
-    def _choose_layers(self, library: Library, spec: ModelSpec, need: Needs) -> int:
-        """Choose how many layers to put on the GPUs, from their currently free memory."""
-        gpus = library.gpus()
-        if not gpus:
-            return 0
-        if spec.gpu_layers == "all":
-            return need.layers + 1
-        if spec.gpu_layers == "auto":
-            free = [gpu.free_bytes for gpu in gpus]
-            usable = usable_bytes(free, spec.split, spec.main_gpu, spec.tensor_split)
-            return layers_that_fit(need, usable)
-        return min(int(spec.gpu_layers), need.layers + 1)
-
-    def _create_context(
-        self,
-        library: Library,
-        spec: ModelSpec,
-        path: Path,
-        context_tokens: int,
-        layers: int,
-        *,
-        heads: bool,
-    ) -> tuple[Model, Context]:
-        tags = [tag for tag in (spec.think_open, spec.think_close, *TOOL_TAGS) if tag]
-        # Without a GPU there is nothing to split, and llama.cpp rejects a main GPU.
-        split = Split(spec.split, spec.main_gpu, spec.tensor_split) if layers else None
-        limits = choose_thread_limits(spec, self._config, on_gpu=layers > 0)
-        threads = ThreadControl(limits.decode, limits.prefill, adapt=limits.adapt, note=limits.note)
-        self._templates.start()  # it becomes ready while the weights are loaded
-        helper_seconds = read_process_seconds(self._templates.pid)
-        model = Model(library, path, layers, split, shown=tags, heads=heads)
-        try:
-            options = ContextOptions(
-                context_tokens=context_tokens,
-                threads=threads.limit,
-                sequences=RECURRENT_SEQUENCES
-                if model.recurrent
-                else max(SEQUENCES, 2 * self._config.parallel),
-                batch_tokens=choose_batch_tokens(spec, layers),
-                kv_type=spec.kv_type,
-                flash_attention=choose_flash_attention(spec, layers),
-                offload_kv=layers > 0,
-            )
-            context = Context(library, model, options)
-            context.threads = threads
-            threads.loaded(read_process_seconds(self._templates.pid) - helper_seconds)
-            return model, context
-        except EtuiError:
-            model.free()
-            raise
-
-    def _create_session(self, spec: ModelSpec, model: Model, context: Context) -> LlamaSession:
-        source = model.metadata("tokenizer.chat_template")
-        try:
-            template = ChatTemplate(
-                self._templates, spec.name, source, model.bos_text, model.eos_text
-            )
-        except EtuiError:
-            context.free()
-            model.free()
-            raise
-        facts = ModelFacts(
-            name=spec.name,
-            context_tokens=context.options.context_tokens,
-            think_open=spec.think_open,
-            think_close=spec.think_close,
-            thinking_switch=spec.thinking_switch,
-            stop=tuple(spec.stop) if source else (*spec.stop, *PLAIN_STOP),
-            has_template=bool(source),
-            batch_tokens=context.options.batch_tokens,
-            vocabulary_tokens=model.vocabulary,
-            tool_format=find_tool_format(source),
-        )
-        return LlamaSession(model, context, facts, template)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from etui.engine.library import Device
 from etui.engine.offload import (
     Needs,
+    choose_layers,
     fewer_layers,
     layers_that_fit,
     needs,
@@ -17,6 +20,7 @@ from etui.engine.offload import (
     usable_bytes,
 )
 from etui.models.gguf_header import Gguf, Tensor
+from etui.models.spec import ModelSpec
 
 GB = 1_000_000_000
 SIZES = st.integers(0, 20 * GB)
@@ -138,3 +142,16 @@ def test_the_input_embeddings_stay_in_ram() -> None:
     assert ram_bytes(need, 4) == (24 - 8) * GB
     assert ram_bytes(need, 10) == (24 - 20) * GB
     assert ram_bytes(need, 11) == (24 - 22) * GB
+
+
+@pytest.mark.parametrize(
+    ("gpu_layers", "gpus", "expected"),
+    [("all", 1, 11), ("auto", 1, 4), (3, 1, 3), (99, 1, 11), ("all", 0, 0), (3, 0, 0)],
+)
+def test_the_layers_are_those_of_the_model_or_what_fits(
+    gpu_layers: Any, gpus: int, expected: int
+) -> None:
+    need = Needs(10, GB, GB, 11 * GB, 10 * GB, GB)
+    found = [Device("GPU0", "fake", 9 * GB, 24 * GB)] * gpus
+    spec = ModelSpec("m", "7B", (), gpu_layers=gpu_layers)
+    assert choose_layers(found, spec, need) == expected

@@ -17,7 +17,7 @@ from etui.backends.base import AnswerRequest
 from etui.backends.local import LocalBackend
 from etui.chat import Message
 from etui.config.config import Config
-from etui.engine import residency as module
+from etui.engine import session_loader as module
 from etui.engine.context import ContextOptions
 from etui.engine.library import Device, Library
 from etui.engine.model import Split
@@ -80,7 +80,7 @@ def test_a_failed_load_with_auto_steps_down(
             super().__init__(*args, **kwargs)  # type: ignore[arg-type]
 
     monkeypatch.setattr(module, "Model", Failing)
-    monkeypatch.setattr(Residency, "_choose_layers", lambda *_: 31)
+    monkeypatch.setattr(module, "choose_layers", lambda *_: 31)
     _, loaded, _ = opened(residency, SPEC, starter_model)
     assert loaded is not None
     assert loaded.gpu_layers == 0

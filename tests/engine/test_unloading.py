@@ -17,7 +17,7 @@ from etui.backends.local import LocalBackend
 from etui.chat import Message, Query
 from etui.config.config import Config
 from etui.energy.types import Energy, Kind
-from etui.engine import residency as module
+from etui.engine import session_loader as module
 from etui.engine.library import Device, Library
 from etui.engine.load_settings import CPU_BATCH_TOKENS
 from etui.engine.residency import Residency

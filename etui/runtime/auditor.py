@@ -197,8 +197,8 @@ class Auditor:
         try:
             policy = self._runtime.load_policy(job.record.policy or "")
             plan = policy.audit
-            if plan is None:
-                return
+            if plan is None or not can_audit(job.query, job.record, plan):
+                return  # the policy was edited since
             left = self._find_joules_left(plan)
             choice = self._choose(policy, plan, job.query, left) if left > 0 else None
         except EtuiError as error:  # no model, no log, a policy that has become invalid

@@ -302,6 +302,19 @@ def test_an_arm_without_a_model_here_audits_nothing(
         assert machine.ask().answer == "Four."
 
 
+def test_a_policy_that_was_edited_since_decides(
+    open_machine: Callable[[str], Machine], here: Config
+) -> None:
+    with closing(open_machine(EVERY)) as machine:
+        machine.ask()
+        file = here.policies_dir / "mine.yaml"
+        file.write_text(POLICY.replace("AUDIT", EVERY.replace("large", "quick")), encoding="utf-8")
+        asked = len(machine.engine.asked)
+        machine.rest()
+        assert len(machine.engine.asked) == asked, "quick has answered the turn itself"
+        assert not machine.audits()
+
+
 def test_closing_ends_an_audit(open_machine: Callable[[str], Machine]) -> None:
     machine = open_machine(EVERY)
     machine.engine.slow = True

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterable
 from pathlib import Path
 
+import click
 import pytest
 
+from etui.cli.main import cli
 from etui.config.config import Config
 from etui.models.catalogue import load_catalogue
 from etui.routing.library import check_text
@@ -60,3 +63,23 @@ def test_the_ladder_of_efforts_on_the_page_is_that_of_the_code() -> None:
     tokens = " | ".join(str(count) for count in THINK_TOKENS.values())
     assert f"| effort | {names} |" in PAGE
     assert f"| thinking tokens, at most | {tokens} |" in PAGE
+
+
+@pytest.mark.parametrize("document", ["docs/policies.md", "docs/replay.md"])
+def test_the_commands_shown_have_what_they_need(document: str) -> None:
+    """Each command of a code block is parsed as the command line parses it."""
+    text = (CHECKOUT / document).read_text(encoding="utf-8")
+    blocks = re.findall(r"```\n(.*?)```", text, re.DOTALL)
+    lines = [line for block in blocks for line in block.splitlines() if line.startswith("etui ")]
+    assert lines
+    for line in lines:
+        words = shlex.split(re.split(r"\s{4,}|\s>> ", line)[0])[1:]
+        command: click.Command = cli
+        while isinstance(command, click.Group) and not words[0].startswith("-"):
+            name, *words = words
+            found = command.get_command(click.Context(command), name)
+            assert found is not None, line
+            command = found
+        context = command.make_context(command.name, words)
+        if command.name == "bench":
+            assert any(context.params[key] for key in ("suite", "design", "resume")), line

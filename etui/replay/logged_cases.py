@@ -5,7 +5,6 @@ The texts are the user's own, so a case holds no more of a chat than its decisio
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from etui.chat import Query
 from etui.errors import EtuiError
 from etui.replay.log_replay import iter_queries
+from etui.replay.near_duplicates import NearDuplicates, count_trigrams
 from etui.routing.decide import decide
 from etui.routing.policy import Policy
 from etui.turn.record import REPLACES
@@ -31,8 +31,8 @@ MOST_CHARACTERS = 20_000
 MOST_MESSAGES = 200
 """Messages of the longest chat in a cases file."""
 
-_COMPARED_CHARACTERS = 1000
-_WORD = re.compile(r"\w+")
+_COUNTED_CASES = 1000
+"""Cases in which trigrams are counted, to compare by rare ones."""
 
 Route = tuple[str, str]
 """A rule and an arm."""
@@ -255,14 +255,15 @@ def spread_cases(cases: Iterable[LoggedCase], limit: int) -> list[LoggedCase]:
     for place, case in enumerate(order):
         queues.setdefault(case.route, []).append((place, case))
     chosen: dict[int, LoggedCase] = {}
-    shapes: dict[tuple[Route, str | None, str | None], list[frozenset[str]]] = {}
+    frequencies = count_trigrams(case.query.text for case in order[:_COUNTED_CASES])
+    kept: dict[tuple[Route, str | None, str | None], NearDuplicates] = {}
 
     def take(place: int, case: LoggedCase) -> bool:
-        shape = _find_trigrams(case.query.text)
-        others = shapes.setdefault((case.route, case.arm, case.not_arm), [])
-        if any(_find_likeness(shape, other) >= NEAR_DUPLICATE for other in others):
+        expected = case.route, case.arm, case.not_arm
+        if expected not in kept:
+            kept[expected] = NearDuplicates(NEAR_DUPLICATE, frequencies)
+        if not kept[expected].add(case.query.text):
             return False
-        others.append(shape)
         chosen[place] = case
         return True
 
@@ -279,15 +280,3 @@ def spread_cases(cases: Iterable[LoggedCase], limit: int) -> list[LoggedCase]:
                 pass
         waiting = [queue for queue in waiting if queue]
     return [chosen[place] for place in sorted(chosen)]
-
-
-def _find_trigrams(text: str) -> frozenset[str]:
-    folded = text[:_COMPARED_CHARACTERS].casefold()
-    letters = f"  {' '.join(_WORD.findall(folded)) or normalize_question(folded)} "
-    return frozenset(letters[at : at + 3] for at in range(len(letters) - 2))
-
-
-def _find_likeness(one: frozenset[str], other: frozenset[str]) -> float:
-    """Compute the Jaccard index of two sets that are not empty, 0..1."""
-    shared = len(one & other)
-    return shared / (len(one) + len(other) - shared)

@@ -351,13 +351,23 @@ def main() -> None:
     )
     parser.add_argument("--data", type=Path, help="folder of MMLU's files, for --audits")
     parser.add_argument("--share", type=float, default=0.05, help="share that is audited")
-    parser.add_argument("--seeds", type=int, default=1, help="number of simulations")
+    parser.add_argument("--seeds", type=int, default=5, help="number of simulations")
+    parser.add_argument(
+        "--ladder",
+        metavar="A,B",
+        help="with --audits: two simulated arms of these accuracies in place of the table's",
+    )
     options = parser.parse_args()
     if options.audits is not None:
-        from benchmarks.audits import simulate_file
+        from benchmarks.audits import format_simulation, simulate_file
 
-        found = simulate_file(options.audits, options.data, options.share, options.seeds)
-        print(json.dumps(found, indent=2))
+        simulated = simulate_file(
+            options.audits, options.data, options.share, options.seeds, options.ladder
+        )
+        if options.json:
+            print(json.dumps(simulated, indent=2))
+        else:
+            print("\n".join(format_simulation(simulated)))
         return
     config = load_config()
     models = load_catalogue(config).models

@@ -28,6 +28,14 @@ _SPENT_SQL = f"""
         coalesce(sum(joules IS NULL OR load_joules IS NULL), 0)
     FROM audits INDEXED BY audits_by_time WHERE created_at >= ?
 """
+_LARGEST_LOAD_SQL = """
+    SELECT max(joules) FROM (
+        SELECT joules, created_at FROM loads WHERE model = ?1 AND joules > 0
+        UNION ALL
+        SELECT load_joules, created_at FROM audits WHERE model = ?1 AND load_joules > 0
+        ORDER BY created_at DESC LIMIT 10
+    )
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +136,18 @@ def sum_audits_since(log: LogReader, moment: datetime) -> AuditSpending:
         return AuditSpending(0.0, False, 0)
     joules, estimated, unmeasured = rows[0]
     return AuditSpending(joules, bool(estimated), unmeasured)
+
+
+def find_largest_load(log: LogReader, model: str) -> float | None:
+    """Return the joules of the largest of a model's last ten loads; None if none was measured.
+
+    The loads of audits count, which are in no turn.
+
+    Raises:
+        LogUnavailable: The log cannot be read.
+    """
+    rows = log.select(_LARGEST_LOAD_SQL, (model,))
+    return None if not rows or rows[0][0] is None else float(rows[0][0])
 
 
 def read_grades(log: LogReader, turn_ids: Sequence[str]) -> dict[str, bool]:

@@ -193,7 +193,10 @@ def compile_end(rule: RuleEntry) -> str | CascadePlan | Objective:
 
 def _compile_audit(file: PolicyFile) -> AuditPlan | None:
     audit = file.audit
-    return None if audit == "off" else AuditPlan(audit.share, audit.arm, audit.joules.day)
+    if audit == "off":
+        return None
+    day, reserve = audit.joules.day, audit.joules.reserve
+    return AuditPlan(audit.share, audit.arm, day, day / 2 if reserve is None else reserve)
 
 
 def _compile_cascade(cascade: CascadeEntry) -> CascadePlan:

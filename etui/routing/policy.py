@@ -162,11 +162,13 @@ class AuditPlan:
         share: Share of the turns that are drawn, in (0, 1].
         arm: Name of the arm that answers them as well.
         joules_per_day: The most that all audits of a day and the loads for them may take.
+        reserve_joules: What must be left of it for a load that was never measured.
     """
 
     share: float
     arm: str
     joules_per_day: float
+    reserve_joules: float
 
 
 @dataclass(frozen=True, slots=True)

@@ -263,12 +263,28 @@ class Auditor:
             available=may_answer,
         )
         predicted = knowledge.predictor.joules(choice.decision.arm, query)
-        if predicted is not None and predicted.total > left:
+        left -= self._bound_load(choice.decision.arm.model, plan)
+        if left <= 0 or (predicted is not None and predicted.prefill + predicted.decode > left):
             return None
         usual = choice.decision.budget or TurnBudget()
         most = left if usual.joules is None else min(left, usual.joules)
         decision = replace(choice.decision, budget=replace(usual, joules=most))
         return replace(choice, decision=decision)
+
+    def _bound_load(self, model: str, plan: AuditPlan) -> float:
+        """Return the joules to keep for the load of the audit's model, which nothing can end.
+
+        A budget bounds only the answer. An earlier load of the model says what the next one takes;
+        before its first one it is the reserve that the policy states.
+        """
+        from etui.log.labels import find_largest_load
+        from etui.log.queries import LogReader
+
+        if model in self._between.residents() or self._runtime.is_remote(model):
+            return 0.0
+        with LogReader(self._runtime.config) as log:
+            largest = find_largest_load(log, model)
+        return plan.reserve_joules if largest is None else largest
 
     def _answer(self, query: Query, choice: Choice) -> _Capture:
         capture = _Capture()

@@ -271,6 +271,49 @@ def test_the_joules_of_a_day_bound_all_audits(open_machine: Callable[[str], Mach
     assert sum(audit.joules or 0 for audit in audits) < 60 + WATTS
 
 
+def ask_often(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> list[AuditRecord]:
+    """Ask six questions; the model of each audit is loaded for it, which takes 100 J."""
+    monkeypatch.setattr(machine.service._auditor._between, "residents", lambda: ())
+    machine.engine.loads = True
+    for number in range(6):
+        machine.ask(Query(f"What is 2+{number}?"))
+        machine.rest()
+    return machine.audits()
+
+
+@pytest.mark.parametrize(
+    ("joules", "most"),
+    [
+        ("{day: 250}", 1),  # 150 J for the first; 100 J are no more than the next load takes
+        ("{day: 250, reserve: 249}", 1),
+        ("{day: 390}", 2),
+        ("{day: 850}", 5),
+    ],
+)
+def test_the_load_of_an_audit_is_part_of_the_day(
+    open_machine: Callable[[str], Machine],
+    monkeypatch: pytest.MonkeyPatch,
+    joules: str,
+    most: int,
+) -> None:
+    day = float(joules.removeprefix("{day: ").partition("}")[0].partition(",")[0])
+    with closing(open_machine(f"{{share: 1, arm: large, joules: {joules}}}")) as machine:
+        audits = ask_often(machine, monkeypatch)
+    assert [audit.load_joules for audit in audits] == [pytest.approx(100, rel=0.1)] * most
+    assert sum((audit.joules or 0) + (audit.load_joules or 0) for audit in audits) <= day
+
+
+def test_a_load_that_was_never_measured_needs_the_reserve(
+    open_machine: Callable[[str], Machine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with closing(open_machine("{share: 1, arm: large, joules: {day: 400, reserve: 390}}")) as first:
+        first.engine.loads = False
+        first.ask()
+        first.rest()  # 50 J of an answer without a load
+        assert len(first.audits()) == 1
+        assert len(ask_often(first, monkeypatch)) == 1, "350 J are left, and 390 J are to be kept"
+
+
 @pytest.mark.parametrize("audit", ["off", "{share: 1, arm: quick, joules: {day: 2000}}"])
 def test_nothing_is_audited_where_it_would_say_nothing(
     open_machine: Callable[[str], Machine], audit: str

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Discriminator, Field, Tag, field_validator
+from pydantic import BeforeValidator, Discriminator, Field, Tag, field_validator, model_validator
 
 from etui.routing.schema.arms import Joules, Name
 from etui.yaml.load import Strict, refuse
@@ -17,6 +17,19 @@ class AuditJoulesEntry(Strict):
     day: Joules = Field(
         description="Gross joules of the audits of a day and of the model loads for them."
     )
+    reserve: Joules | None = Field(
+        None,
+        description=(
+            "Joules that must be left of the day for a load that was never measured on this "
+            "machine. Default: half of `day`."
+        ),
+    )
+
+    @model_validator(mode="after")
+    def _check_reserve(self) -> AuditJoulesEntry:
+        if self.reserve is not None and self.reserve >= self.day:
+            refuse(f"a reserve of {self.reserve:g} J is never left of {self.day:g} J a day")
+        return self
 
 
 class AuditEntry(Strict):

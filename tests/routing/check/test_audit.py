@@ -38,6 +38,10 @@ audit: """
         ("{share: 1, arm: large}", ["missing key 'joules'"]),
         ("{share: 1, arm: large, joules: {}}", ["missing key 'day'"]),
         ("{share: 1, arm: large, joules: {day: 0}}", ["day: must be greater than 0.0, found 0"]),
+        (
+            "{share: 1, arm: large, joules: {day: 9, reserve: 9}}",
+            ["a reserve of 9 J is never left of 9 J a day"],
+        ),
         ("no", ["audit is `off`, or {share: 0.02, arm: ARM, joules: {day: 2000}}"]),
         ("on", ["audit is `off`, or {share: 0.02, arm: ARM, joules: {day: 2000}}"]),
         ("", ["audit is `off`, or {share: 0.02, arm: ARM, joules: {day: 2000}}"]),
@@ -53,7 +57,7 @@ def test_faults_have_one_message(
 def test_an_audit_uses_its_arm(check: Callable[[str], CheckedPolicy]) -> None:
     checked = check(f"{TEXT}{{share: 1, arm: large, joules: {{day: 2000}}}}")
     assert checked.policy is not None
-    assert checked.policy.audit == AuditPlan(1.0, "large", 2000.0)
+    assert checked.policy.audit == AuditPlan(1.0, "large", 2000.0, 1000.0)
     assert not checked.warnings
 
 

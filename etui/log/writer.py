@@ -34,7 +34,8 @@ from etui.log.records import (
 from etui.log.rows import Record, build_row, choose_table
 from etui.log.spool import UnsavedRow
 from etui.log.store import Store
-from etui.turn.record import LoadRecord, TurnRecord, UnloadRecord
+from etui.turn.record import TurnRecord
+from etui.turn.residence_record import LoadRecord, UnloadRecord
 from etui.units import count_text
 
 _BATCH_ROWS = 500

@@ -31,7 +31,8 @@ if TYPE_CHECKING:
     from etui.runtime.cooling import CallLater
     from etui.runtime.decide import Choice
     from etui.runtime.open import Runtime
-    from etui.turn.record import LoadRecord, TurnRecord, UnloadRecord
+    from etui.turn.record import TurnRecord
+    from etui.turn.residence_record import LoadRecord, UnloadRecord
 
 _log = logging.getLogger("etui.audit")
 

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from etui.models.spec import ModelSpec
     from etui.routing.signals.host_state import HostState
     from etui.runtime.open import Runtime
-    from etui.turn.record import TurnRecord, UnloadRecord
+    from etui.turn.record import TurnRecord
+    from etui.turn.residence_record import UnloadRecord
 
 
 HOST_SECONDS = 1.0

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from etui.config.config import Config
     from etui.energy.recorder import Recorder
     from etui.events import Unloaded
-    from etui.turn.record import UnloadRecord
+    from etui.turn.residence_record import UnloadRecord
 
 CallLater = Callable[[float, Callable[[], None]], object]
 """Calls a function once after some seconds, on any thread."""

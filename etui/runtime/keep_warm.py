@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from etui.config.config import Config
     from etui.log.queries import LogReader
     from etui.models.catalogue import Catalogue
-    from etui.turn.record import UnloadRecord
+    from etui.turn.residence_record import UnloadRecord
 
 _UNLOADS = 500
 """Number of newest unloads searched for the last one of each model."""

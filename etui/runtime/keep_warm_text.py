@@ -8,7 +8,7 @@ from etui.energy.cool_down import describe_cool_down
 from etui.energy.keep_warm import Measured
 from etui.runtime.keep_warm import ModelIdle, build_cool_down
 from etui.text.timestamps import local_time
-from etui.turn.record import UnloadRecord
+from etui.turn.residence_record import UnloadRecord
 from etui.units import UNKNOWN, energy_text, seconds_text, significant, watts_text
 
 UNTIL_NEEDED = "until memory is needed"

@@ -32,18 +32,10 @@ from etui.turn.hop_meters import (
 from etui.turn.hop_text import describe_hops
 from etui.turn.intervals import Leg, LegSpans, TimeInterval, compute_spans, energy_over
 from etui.turn.ports import Meter
-from etui.turn.record import (
-    CONTINUES,
-    Attribution,
-    ClientRecord,
-    HopRecord,
-    LoadRecord,
-    LoopRecord,
-    SpeculationRecord,
-    TurnRecord,
-    UnloadRecord,
-)
+from etui.turn.record import CONTINUES, Attribution, ClientRecord, HopRecord, LoopRecord, TurnRecord
+from etui.turn.residence_record import LoadRecord, UnloadRecord
 from etui.turn.speculation import account_speculation, sum_speculation
+from etui.turn.speculation_record import SpeculationRecord
 
 
 @dataclass(frozen=True, slots=True)

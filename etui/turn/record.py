@@ -1,14 +1,15 @@
-"""Records of a turn, a load and an unload, as stored in the log and written as JSON."""
+"""The record of a turn, as stored in the log and written as JSON."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from etui.energy.documents import energy_document
 from etui.text.codec import to_document
+from etui.turn.speculation_record import SpeculationRecord
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +134,15 @@ class VoteRecord:
     raw_thinking: str = ""
 
 
+def _vote_document(vote: VoteRecord) -> dict[str, Any]:
+    """Build the document of one of the ``votes``; most did not end by repeating themselves."""
+    document = asdict(vote)
+    if not vote.ended:
+        for name in ("ended", "raw_answer", "raw_thinking"):
+            del document[name]
+    return document
+
+
 @dataclass(frozen=True, slots=True)
 class LoopRecord:
     """What was left out of a turn, or not decoded, because its text repeats itself.
@@ -162,73 +172,6 @@ class ProbeRecord:
     thinking_tokens: int
     probabilities: dict[str, float]
     tokens: int
-
-
-@dataclass(frozen=True, slots=True)
-class SpeculationRecord:
-    """Drafted tokens of an answer and the joules of verifying them; joules are None if unmeasured.
-
-    Attributes:
-        method: ``lookup``, ``draft`` or ``mtp``; several are joined by ``+``.
-        batches, rows: Verified batches and their tokens: in each the last token of the answer and
-            the drafted ones. A batch gives one token more than it accepts.
-        drafted, accepted: Drafted tokens, and those of them that the model drew too.
-        verify_seconds, draft_seconds: Durations of these batches, and of drafting by a model.
-        verify_joules: Joules of these batches, a part of the decode phase.
-        draft_joules: Joules of drafting by a model, another part of it; 0.0 for ``lookup``.
-        accepted_joules, waste_joules: Shares of ``verify_joules``, split by the rows of each batch:
-            those of accepted and those of rejected tokens. The remaining rows are the tokens that
-            are computed without speculation too.
-
-    Each ``_uncertainty`` is a half width in joules.
-    """
-
-    method: str
-    batches: int
-    rows: int
-    drafted: int
-    accepted: int
-    verify_seconds: float
-    draft_seconds: float
-    verify_joules: float | None
-    verify_uncertainty: float | None
-    draft_joules: float | None
-    draft_uncertainty: float | None
-    accepted_joules: float | None
-    accepted_uncertainty: float | None
-    waste_joules: float | None
-    waste_uncertainty: float | None
-
-    @property
-    def joules_per_accepted_token(self) -> float | None:
-        """Joules of all drafted rows and of the drafting, per accepted token; None without one."""
-        return self._per_accepted(self.accepted_joules, self.waste_joules, self.draft_joules)
-
-    @property
-    def joules_per_accepted_token_uncertainty(self) -> float | None:
-        """Half width of ``joules_per_accepted_token``, as if its parts had the same cause."""
-        return self._per_accepted(
-            self.accepted_uncertainty, self.waste_uncertainty, self.draft_uncertainty
-        )
-
-    def _per_accepted(self, *parts: float | None) -> float | None:
-        known = [part for part in parts if part is not None]
-        return sum(known) / self.accepted if self.accepted and len(known) == len(parts) else None
-
-    def to_json(self) -> dict[str, Any]:
-        """Build the document ``speculation`` of ``etui ask --json``."""
-        return {
-            **asdict(self),
-            "joules_per_accepted_token": self.joules_per_accepted_token,
-            "joules_per_accepted_token_uncertainty": self.joules_per_accepted_token_uncertainty,
-        }
-
-
-def parse_speculation(document: Mapping[str, Any] | None) -> SpeculationRecord | None:
-    """Parse the document of ``SpeculationRecord.to_json``, or None; derived values are ignored."""
-    if document is None:
-        return None
-    return SpeculationRecord(**{f.name: document[f.name] for f in fields(SpeculationRecord)})
 
 
 @dataclass(frozen=True, slots=True)
@@ -323,7 +266,7 @@ class TurnRecord:
 
     def to_json(self) -> dict[str, Any]:
         """Build the document of ``etui ask --json``."""
-        energy, tokens, seconds = self.energy, self.tokens, self.seconds
+        energy = self.energy
         return {
             "turn_id": self.turn_id,
             "created_at": self.created_at,
@@ -342,53 +285,13 @@ class TurnRecord:
             "policy": self.policy,
             "rule": self.rule,
             "why": self.why,
-            "tokens": {
-                "prompt": tokens.prompt,
-                "cached": tokens.cached,
-                "computed": tokens.computed,
-                "thinking": tokens.thinking,
-                "output": tokens.output,
-            },
-            "votes": [
-                {
-                    "index": v.index,
-                    "answer": v.answer,
-                    "thinking": v.thinking,
-                    "tokens": v.tokens,
-                    "weight": v.weight,
-                    "choice": v.choice,
-                    "status": v.status,
-                    "joules": v.joules,
-                    **(
-                        {
-                            "ended": v.ended,
-                            "raw_answer": v.raw_answer,
-                            "raw_thinking": v.raw_thinking,
-                        }
-                        if v.ended
-                        else {}
-                    ),
-                }
-                for v in self.votes
-            ],
-            "probes": [
-                {
-                    "thinking_tokens": p.thinking_tokens,
-                    "probabilities": p.probabilities,
-                    "tokens": p.tokens,
-                }
-                for p in self.probes
-            ],
+            "tokens": asdict(self.tokens),
+            "votes": [_vote_document(vote) for vote in self.votes],
+            "probes": [asdict(probe) for probe in self.probes],
             "hops": [hop.to_json() for hop in self.hops],
             "power_watts": list(self.power_watts),
             "confidence": self.confidence,
-            "seconds": {
-                "load": seconds.load,
-                "prefill": seconds.prefill,
-                "decode": seconds.decode,
-                "total": seconds.total,
-                "ttft": seconds.ttft,
-            },
+            "seconds": asdict(self.seconds),
             "energy": energy_document(
                 energy,
                 {
@@ -405,55 +308,6 @@ class TurnRecord:
             **({"tool_calls": json.loads(self.tool_calls)} if self.tool_calls else {}),
             **({"client": asdict(self.client)} if self.client is not None else {}),
         }
-
-
-@dataclass(frozen=True, slots=True)
-class LoadRecord:
-    """One load of a model, whose joules count for no turn.
-
-    ``turn_id`` is the turn that waited for it; None for a load before a question.
-    """
-
-    load_id: str
-    created_at: str
-    model: str
-    model_sha256: str | None
-    turn_id: str | None
-    seconds: float
-    joules: float | None
-    uncertainty: float | None
-    kind: str | None
-    gpu_layers: int
-    size_bytes: int
-
-
-@dataclass(frozen=True, slots=True)
-class UnloadRecord:
-    """An unload; ``reason`` and ``freed_bytes`` as in :class:`etui.events.Unloaded`.
-
-    ``turn_id`` is the turn that needed the memory; None if no turn did. The idle watts are those
-    of the machine in the last seconds before the unload, in a few seconds after the engine's
-    process has ended (only after the last model), and of the cold baseline at that time; half
-    widths at 95 %. They are None if they were not measured.
-    """
-
-    unload_id: str
-    created_at: str
-    model: str
-    model_sha256: str | None
-    turn_id: str | None
-    reason: str
-    seconds: float
-    joules: float | None
-    uncertainty: float | None
-    kind: str | None
-    freed_bytes: int
-    idle_before_watts: float | None = None
-    idle_before_uncertainty: float | None = None
-    idle_after_watts: float | None = None
-    idle_after_uncertainty: float | None = None
-    idle_cold_watts: float | None = None
-    idle_cold_uncertainty: float | None = None
 
 
 CONTINUES = "continues"

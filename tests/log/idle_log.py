@@ -11,7 +11,8 @@ from etui.energy.idle_baseline import Baselines, IdleBaseline, save_baselines
 from etui.log.writer import TurnWriter
 from etui.testing.idle_days import ANSWER_SECONDS
 from etui.text.timestamps import format_utc
-from etui.turn.record import LoadRecord, Seconds, UnloadRecord
+from etui.turn.record import Seconds
+from etui.turn.residence_record import LoadRecord, UnloadRecord
 from tests.fixtures.turns import TURN
 
 MODEL = "office-model"

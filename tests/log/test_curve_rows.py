@@ -22,7 +22,8 @@ from etui.models.spec import ModelSpec
 from etui.routing.joules_predictor import ArmKey
 from etui.runtime.provenance import conditions
 from etui.runtime.serving import refit_curve, token_cost_for
-from etui.turn.record import Attribution, LoadRecord, Seconds, Tokens
+from etui.turn.record import Attribution, Seconds, Tokens
+from etui.turn.residence_record import LoadRecord
 from tests.fixtures.turns import SPECULATION
 
 NOW = Conditions("a machine", "llama-cpp-python 9", 2, ("gpu:GPU-1",), 300.0)

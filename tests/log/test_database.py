@@ -30,7 +30,8 @@ from etui.log.records import (
 )
 from etui.log.rows import build_row
 from etui.log.writer import TurnWriter
-from etui.turn.record import REPLACES, LoadRecord, TurnRecord, UnloadRecord
+from etui.turn.record import REPLACES, TurnRecord
+from etui.turn.residence_record import LoadRecord, UnloadRecord
 from tests.fixtures.turns import ATTRIBUTION, CLIENT, SPECULATION, TOOL_CALLS
 
 ROOT = Path(__file__).parents[2]

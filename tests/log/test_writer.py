@@ -25,7 +25,8 @@ from etui.log.migrations import SET_NAME
 from etui.log.queries import LogReader
 from etui.log.records import AnswerRecord, ChatRecord, CurveRecord, RunRecord
 from etui.log.writer import TurnWriter
-from etui.turn.record import LoadRecord, LoopRecord, TurnRecord, UnloadRecord, VoteRecord
+from etui.turn.record import LoopRecord, TurnRecord, VoteRecord
+from etui.turn.residence_record import LoadRecord, UnloadRecord
 
 MakeTurn = Callable[..., TurnRecord]
 

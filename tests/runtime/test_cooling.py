@@ -28,7 +28,7 @@ from etui.runtime.open import Runtime
 from etui.runtime.route import Route
 from etui.runtime.service import TurnService
 from etui.testing.idle_gpu import IdlePower, IdlingGpu
-from etui.turn.record import UnloadRecord
+from etui.turn.residence_record import UnloadRecord
 from tests.energy.test_idle_baseline import Busy
 from tests.log.idle_log import write_baselines, write_residence, write_turns
 

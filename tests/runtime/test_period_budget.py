@@ -17,7 +17,7 @@ from etui.runtime.choose import choose
 from etui.runtime.open import open_runtime
 from etui.runtime.overrides import Overrides
 from etui.runtime.period_budget import compute_period_start, find_overruns
-from etui.turn.record import LoadRecord
+from etui.turn.residence_record import LoadRecord
 from tests.turn.stage import QUICK, Part, Stage, decided, play
 
 POLICY = """

@@ -55,7 +55,7 @@ class TokenTotals:
 
 @dataclass(frozen=True, slots=True)
 class SpeculationTotals:
-    """Drafted tokens of a system's answers; see :class:`etui.turn.record.SpeculationRecord`.
+    """Drafted tokens of a system's answers, as in :mod:`etui.turn.speculation_record`.
 
     Attributes:
         questions: Questions with drafted tokens; all values are sums over these.

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from etui.text.codec import from_document, to_document
-from etui.turn.record import SpeculationRecord, Tokens
+from etui.turn.record import Tokens
+from etui.turn.speculation_record import SpeculationRecord
 
 SampleStatus = Literal["answered", "no_answer", "truncated", "error"]
 

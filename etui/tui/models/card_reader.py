@@ -42,7 +42,7 @@ from etui.sweep.run.find import sweeps_dir
 from etui.tui.models.cards import Cards, ModelCard, add_forecast, build_candidates, list_measured
 from etui.tui.models.last_sweep import SweepResults
 from etui.tui.services import Services
-from etui.turn.record import LoadRecord, UnloadRecord
+from etui.turn.residence_record import LoadRecord, UnloadRecord
 
 _LOADS = 200
 """Number of newest loads and unloads searched for those of each model."""

@@ -29,7 +29,7 @@ from etui.runtime.keep_warm import (
     ModelIdle,
 )
 from etui.tui.models.last_sweep import LastSweep
-from etui.turn.record import LoadRecord, UnloadRecord
+from etui.turn.residence_record import LoadRecord, UnloadRecord
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ from etui.text.timestamps import local_time
 from etui.tui.models.cards import Cards, ModelCard
 from etui.tui.models.cells import UNCALIBRATED, joules_cell, speed_cell, state_text
 from etui.tui.models.last_sweep import LastSweep
-from etui.turn.record import LoadRecord, UnloadRecord
+from etui.turn.residence_record import LoadRecord, UnloadRecord
 
 _LEAST_PLOT = 24
 _LABEL = 10

@@ -15,6 +15,7 @@ import json
 import os
 import random
 import resource
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -39,7 +40,7 @@ from etui.replay.log_replay import build_turns_document, replay_log
 from etui.replay.policy_replay import format_question, replay_policy
 from etui.routing.accuracy.cross_fit import cross_fit
 from etui.routing.accuracy.fit import fit_heads
-from etui.routing.accuracy.fitted_file import Provenance, format_fitted
+from etui.routing.accuracy.fitted_file import Provenance, format_fitted, parse_fitted
 from etui.routing.accuracy.predictor import AccuracyPredictor
 from etui.routing.accuracy.table import Graded
 from etui.routing.decide import decide
@@ -92,6 +93,13 @@ def seconds(work: Callable[[], Any]) -> tuple[float, Any]:
     start = time.perf_counter()
     found = work()
     return time.perf_counter() - start, found
+
+
+def seconds_and_cpu(work: Callable[[], Any]) -> tuple[float, float, Any]:
+    """Duration of one call, its CPU time over all threads, and what it gave."""
+    before = time.process_time()
+    wall, found = seconds(work)
+    return wall, time.process_time() - before, found
 
 
 def made_log(home: Path, turns: int) -> Config:
@@ -208,9 +216,16 @@ def main() -> None:
         origin = Provenance(
             fitted_at="", source=(), data_sha256="", n=len(table), excluded=0, etui=""
         )
-        report["fit"], model = seconds(lambda: fit_heads(table, origin))
-        report["cross-fit"], _ = seconds(lambda: cross_fit(table))
-        report["fitted file, MB"] = len(format_fitted(model)) / 1e6
+        report["fit"], report["fit, CPU"], model = seconds_and_cpu(lambda: fit_heads(table, origin))
+        report["cross-fit"], report["cross-fit, CPU"], _ = seconds_and_cpu(lambda: cross_fit(table))
+        text = format_fitted(model)
+        report["fitted file, MB"] = len(text) / 1e6
+        loads = [
+            seconds_and_cpu(lambda: AccuracyPredictor(parse_fitted(text, "benchmark")))
+            for _ in range(9)
+        ]
+        report["load of it, ms"] = 1e3 * statistics.median(wall for wall, *_ in loads)
+        report["load of it, CPU, ms"] = 1e3 * statistics.median(cpu for _, cpu, _ in loads)
         heads = AccuracyPredictor(model)
         queries = [Query(format_question(question)) for question in table.questions[:300]]
         arms = [Arm(name, "m") for name in table.arms]

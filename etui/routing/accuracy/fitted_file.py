@@ -273,23 +273,27 @@ def parse_fitted(text: str, file: str) -> FittedModel:
         InvalidFile: The text is not a fitted model, damaged, or of another etui version.
     """
     try:
+        return FittedModel.model_validate_json(text)
+    except ValidationError as error:
+        raise _explain(error, text, file) from None
+
+
+def _explain(error: ValidationError, text: str, file: str) -> InvalidFile:
+    """Build the error of a text that is no fitted model of this etui, which is read once more."""
+    try:
         document = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise _invalid(file, f"is not valid JSON, or truncated: {str(error)[:80]}") from None
+    except (ValueError, RecursionError) as fault:
+        return _invalid(file, f"is not valid JSON, or truncated: {str(fault)[:80]}")
     if not isinstance(document, dict) or "arms" not in document or "provenance" not in document:
-        raise _invalid(file, "is not a fitted model")
+        return _invalid(file, "is not a fitted model")
     version = document.get("version")
     if version not in READABLE_VERSIONS:
         newer = isinstance(version, int) and version > FITTED_VERSION
         found = json.dumps(version)[:20] + (" of a newer etui" if newer else "")
-        raise _invalid(file, f"has version {found}, this etui reads {FITTED_VERSION}")
-    try:
-        return FittedModel.model_validate_json(text)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        place = ".".join(str(part)[:40] for part in first["loc"][:6])
-        message = f"{place}: {first['msg']}" if place else first["msg"]
-        raise _invalid(file, message) from None
+        return _invalid(file, f"has version {found}, this etui reads {FITTED_VERSION}")
+    first = error.errors(include_url=False)[0]
+    place = ".".join(str(part)[:40] for part in first["loc"][:6])
+    return _invalid(file, f"{place}: {first['msg']}" if place else first["msg"])
 
 
 def load_fitted(path: Path) -> FittedModel:

@@ -25,7 +25,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 SAME_MISTAKE = 0.35
 """Probability that two wrong answers are the same (c): with four options, a random wrong answer is
@@ -48,6 +48,7 @@ SPREAD_WITHIN = 2.2
 _GRID = tuple(-4.5 + 0.15 * at for at in range(61))
 _DENSITY = tuple(math.exp(-z * z / 2) for z in _GRID)
 _MASS = tuple(d / sum(_DENSITY) for d in _DENSITY)
+_SMALL = 1e-6
 _FURTHEST = 15.0
 """Largest ability in logits; accuracies are closer to 0 and 1 only."""
 
@@ -62,6 +63,8 @@ class AgreementModel:
         only_audit: Probability that only the audit arm is right.
         same_mistake: Probability that two wrong answers are the same.
         abilities: Those of the audited arm and of the audit arm, in logits.
+        observed: Share of answers that agree, where two arms of these accuracies would agree less
+            often; None where they would agree as often.
     """
 
     both: float
@@ -69,6 +72,7 @@ class AgreementModel:
     only_audit: float
     same_mistake: float = SAME_MISTAKE
     abilities: tuple[float, float] = (0.0, 0.0)
+    observed: float | None = None
 
     @property
     def neither(self) -> float:
@@ -96,10 +100,17 @@ class AgreementModel:
         return self.agreement - self.arm
 
     def arm_right(self, agrees: bool) -> float:
-        """Compute the probability that the audited arm is right, given whether they agree."""
-        if agrees:
-            return self.both / self.agreement
-        return self.only_arm / (1 - self.agreement)
+        """Compute the probability that the audited arm is right, given whether they agree.
+
+        Its mean over the answers is the arm's accuracy, also where they agree more often than the
+        model explains: then agreement says less.
+        """
+        apart = self.only_arm / (1 - self.agreement)
+        if not agrees:
+            return apart
+        if self.observed is not None:
+            return (self.arm - (1 - self.observed) * apart) / self.observed
+        return self.both / self.agreement
 
     def audit_right(self, agrees: bool, arm_right: bool | None = None) -> float:
         """Compute the probability that the audit arm is right.
@@ -134,7 +145,8 @@ def estimate_agreement(
         return _build_model((candidate, ability), same_mistake).agreement
 
     own = _bisect(measure_agreement, share, ability)
-    return _build_model((own, ability), same_mistake)
+    model = _build_model((own, ability), same_mistake)
+    return replace(model, observed=share) if share > model.agreement + _SMALL else model
 
 
 def build_scale(model: AgreementModel) -> tuple[AgreementModel, ...]:

@@ -44,8 +44,12 @@ def test_the_model_is_one_of_probabilities(agreed: int, audit: float, same: floa
     for agrees in (True, False):
         assert 0 <= model.arm_right(agrees) <= 1
         assert 0 <= model.audit_right(agrees) <= 1
-    mean = model.agreement * model.arm_right(True) + (1 - model.agreement) * model.arm_right(False)
-    assert mean == pytest.approx(model.arm)
+    share = model.agreement if model.observed is None else model.observed
+    assert share == pytest.approx((agreed + 1) / 1002, abs=1e-3) or share > (agreed + 1) / 1002
+    mean = share * model.arm_right(True) + (1 - share) * model.arm_right(False)
+    assert mean == pytest.approx(model.arm), "labels are neither better nor worse than their arm"
+    mean = share * model.audit_right(True) + (1 - share) * model.audit_right(False)
+    assert model.observed is None or mean == pytest.approx(model.audit)
 
 
 def test_the_pair_of_mmlu_is_told_from_its_agreement() -> None:

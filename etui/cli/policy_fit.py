@@ -112,7 +112,7 @@ def fit(
     if policy is not None:
         graded, arm_notes = _select_arms(policy, graded)
         notes += arm_notes
-    before = len(graded)
+    before = graded.question_count
     if exclude_test is not None:
         from etui.replay.question_texts import drop_questions, read_texts
 
@@ -182,8 +182,9 @@ def _add_log(answers: _Answers | None, policy: Policy | None, config: Config) ->
         )
     for pair in found.pairs:
         if pair.agreed in (0, pair.compared):
-            verb = "agree" if pair.agreed else "differ"
-            notes.append(f"all {pair.compared} audits of {pair.arm} {verb}: no question stands out")
+            verb = "agrees" if pair.agreed else "differs"
+            audits = count_text(pair.compared, "audit")
+            notes.append(f"every audit of {pair.arm} {verb} ({audits}): no question stands out")
     if answers is None:
         return _Answers(found.table(), ("log",), (), found.sha256, notes)
     joined = sha256(f"{answers.sha256} {found.sha256}".encode()).hexdigest()
@@ -273,8 +274,8 @@ def _build_provenance(graded: Graded, answers: _Answers, before: int) -> Any:
         source=answers.sources,
         suites=answers.suites,
         data_sha256=answers.sha256,
-        n=len(graded),
-        excluded=before - len(graded),
+        n=graded.question_count,
+        excluded=before - graded.question_count,
         etui=__version__,
     )
 

@@ -83,7 +83,8 @@ def test_grades_and_audits_are_fitted(fill: Callable[..., None], capsys: Capture
     assert 0.5 < arms["quick"]["rate"] < arms["large"]["rate"] < 1  # type: ignore[index]
     assert document["provenance"]["source"] == ["log"]  # type: ignore[index]
     assert "of the log: 60 grades, 90 audits" in document["notes"]  # type: ignore[operator]
-    assert any("all 90 audits of quick agree" in note for note in document["notes"])  # type: ignore[attr-defined]
+    assert document["provenance"]["n"] == 150, "a label of an audit is no question more"  # type: ignore[index]
+    assert any("every audit of quick agrees (90 audits)" in note for note in document["notes"])  # type: ignore[attr-defined]
 
 
 def test_a_log_without_a_label_says_how_to_get_one(
@@ -93,7 +94,7 @@ def test_a_log_without_a_label_says_how_to_get_one(
     assert code == ExitCode.USAGE
     assert "the log has no graded turn of policy 'mine'" in error
     assert "etui logs grade" in error
-    fill([(True, None)] * 5)
+    fill([(None, True)] * 15)
     code, _, error = fit(capsys)
     assert code == ExitCode.USAGE
     assert "too few to fit anything" in error
@@ -121,8 +122,10 @@ def test_labels_that_all_agree_fit_a_rate_alone(
     assert code == ExitCode.DONE
     quick, large = document["arms"]["quick"], document["arms"]["large"]  # type: ignore[index]
     assert quick["rate"] <= large["rate"] + 1e-9
-    word = "agree" if agrees else "differ"
-    assert any(f"all 250 audits of quick {word}" in note for note in document["notes"])  # type: ignore[attr-defined]
+    if agrees:  # no better than the audit arm is taken to be
+        assert quick["rate"] <= 0.81
+    word = "agrees" if agrees else "differs"
+    assert any(f"every audit of quick {word} (250 audits)" in note for note in document["notes"])  # type: ignore[attr-defined]
 
 
 def test_the_log_is_added_to_a_table_of_outcomes(

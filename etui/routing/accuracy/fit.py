@@ -68,9 +68,9 @@ def fit_heads(
     Raises:
         UsageError: There are fewer than ``LEAST_QUESTIONS`` questions.
     """
-    if len(graded) < LEAST_QUESTIONS:
+    if graded.question_count < LEAST_QUESTIONS:
         raise UsageError(
-            f"{count_text(len(graded), 'graded question')}: too few to fit anything",
+            f"{count_text(graded.question_count, 'graded question')}: too few to fit anything",
             f"provide at least {LEAST_QUESTIONS}; a useful prediction needs a few hundred",
         )
     with one_thread():

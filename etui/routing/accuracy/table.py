@@ -66,6 +66,13 @@ class Graded:
     def __len__(self) -> int:
         return len(self.subjects)
 
+    @property
+    def question_count(self) -> int:
+        """Number of questions; one with an uncertain label has two rows."""
+        if self.weights is None:
+            return len(self)
+        return len(set(zip(self.subjects, self.rows, strict=True)))
+
     def weights_of(self, arm: int) -> Floats | None:
         """Return the weights of an arm's labels, by its column; None is 1 for all."""
         return None if self.weights is None else self.weights[:, arm]

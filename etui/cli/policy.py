@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +23,6 @@ from etui.text.sanitize import sanitize
 if TYPE_CHECKING:
     from etui.config.config import Config
     from etui.routing.accuracy.fitted_file import FittedModel
-    from etui.routing.check.fit_warnings import FitFacts
     from etui.routing.library import CheckedPolicy
     from etui.routing.policy import Policy
     from etui.runtime.fit_health_text import FitTrace
@@ -99,6 +98,8 @@ def check(names: Sequence[str], as_json: bool) -> ExitCode:
     cover, and how it has done on the graded turns since. A damaged fit is an error.
     """
     from etui.routing.library import check_place, policy_names
+    from etui.runtime.fit_health import list_fit_facts, read_health
+    from etui.runtime.fit_health_text import build_fit_document
 
     config, catalogue, is_on_disk = load_context()
     policies = policy_names(config)
@@ -110,15 +111,12 @@ def check(names: Sequence[str], as_json: bool) -> ExitCode:
             catalogue.models,
             is_on_disk,
             policies=policies,
-            fit=None if faults else _list_fit_facts(fit, catalogue.models),
+            fit=None if faults else list_fit_facts(fit, catalogue.models),
             thorough=True,
         )
         result = _add_faults_of_cases(replace(result, errors=(*result.errors, *faults)), config)
         health = None
         if fit is not None and result.policy is not None:
-            from etui.runtime.fit_health import read_health
-            from etui.runtime.fit_health_text import build_fit_document
-
             health = build_fit_document(read_health(config, result.policy, fit, is_on_disk))
         results.append((result, health))
     for result, _ in results:
@@ -166,21 +164,6 @@ def _load_fit(place: NamedFile, config: Config) -> tuple[FittedModel | None, tup
     except InvalidFile as error:
         faults = (replace(each, message=f"{each.message}; {error.fix}") for each in error.problems)
         return None, tuple(faults)
-
-
-def _list_fit_facts(fit: FittedModel | None, models: Collection[str]) -> FitFacts:
-    """List what was fitted for a policy, for its check."""
-    from etui.routing.accuracy.predictor import compute_ceiling
-    from etui.routing.check.fit_warnings import FitFacts
-    from etui.routing.places import find_weights
-
-    if fit is None:
-        return FitFacts()
-    weights = {
-        name: None if head.model is None else find_weights(models, head.model)
-        for name, head in fit.arms.items()
-    }
-    return FitFacts(weights, {head.arms: compute_ceiling(head) for head in fit.agreements})
 
 
 def _add_faults_of_cases(result: CheckedPolicy, config: Config) -> CheckedPolicy:

@@ -109,6 +109,7 @@ def check_text(
     place: NamedFile,
     models: Collection[str],
     policies: Collection[str] | None = None,
+    fit: FitFacts | None = None,
 ) -> CheckedPolicy:
     """Check the text of a policy that is not saved yet, and compile it if it has no errors.
 
@@ -117,6 +118,7 @@ def check_text(
         place: The file it belongs to.
         models: Models of models.yaml by name, or only their names.
         policies: Valid names of a shadow policy; None skips this check.
+        fit: What was fitted for the policy; None skips this check.
     """
     from etui.routing.schema.policy_file import PolicyFile
     from etui.yaml.load import parse_yaml
@@ -125,7 +127,7 @@ def check_text(
         located = parse_yaml(text, PolicyFile, file=str(place.path))
     except InvalidFile as error:
         return CheckedPolicy(place, error.problems, (), None)
-    return _check_located(place, located, models, None, policies)
+    return _check_located(place, located, models, None, policies, fit)
 
 
 def compile_text(text: str, name: str, models: Collection[str]) -> Policy:

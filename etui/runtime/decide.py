@@ -6,7 +6,7 @@ decide here, so that they decide alike.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -81,13 +81,17 @@ def collect_knowledge(
 def _read_heads(policy: Policy, runtime: Runtime[Any]) -> Heads | None:
     """Read a policy's fit; where it is worse than its rates by now, the rates predict."""
     from etui.routing.accuracy.predictor import AccuracyPredictor
-    from etui.runtime.fit_health import GuardedHeads
+    from etui.runtime.fit_health import GuardedHeads, list_models_now
     from etui.runtime.fit_health_text import build_notice
 
     heads = runtime.policies.load_heads(policy)
     if not isinstance(heads, AccuracyPredictor):
         return heads
-    health = _compare_with_log(policy, heads.model, runtime, None)
+    models = list_models_now(policy)
+    try:
+        health = _compare_with_log(policy, heads.model, runtime, models)
+    except LogUnavailable:  # a log that cannot be read must not prevent an answer
+        return heads
     notice = build_notice(health, policy.name)
     return GuardedHeads(heads, health.set_aside, notice) if notice else heads
 
@@ -99,23 +103,30 @@ def read_fit_health(policy: Policy, runtime: Runtime[Any]) -> FitHealth | None:
         InvalidFile: The fit is damaged.
     """
     from etui.routing.accuracy.predictor import AccuracyPredictor
+    from etui.runtime.fit_health import list_models_now, measure_health
 
     heads = runtime.policies.load_heads(policy)
     if not isinstance(heads, AccuracyPredictor):
         return None
-    return _compare_with_log(policy, heads.model, runtime, runtime.find_available())
+    models = list_models_now(policy, runtime.find_available())
+    try:
+        return _compare_with_log(policy, heads.model, runtime, models)
+    except LogUnavailable:
+        return measure_health(heads.model, policy, None, models=models)
 
 
 def _compare_with_log(
     policy: Policy,
     model: FittedModel,
     runtime: Runtime[Any],
-    is_available: Callable[[str], bool] | None,
+    models: Mapping[str, tuple[str, ...]],
 ) -> FitHealth:
-    """Compare a fit with the log; one that cannot be read must not prevent an answer."""
-    from etui.runtime.fit_health import list_models_now, measure_health, read_health_from
+    """Compare a fit with the log, once for each state of it.
 
-    models = list_models_now(policy, is_available)
+    Raises:
+        LogUnavailable: The log cannot be read.
+    """
+    from etui.runtime.fit_health import read_health_from
 
     def read(log: LogReader) -> FitHealth:
         return read_health_from(log, policy, model, models)
@@ -124,10 +135,7 @@ def _compare_with_log(
     arms = tuple((name, plan.models, plan.arm.reasoning) for name, plan in policy.arms.items())
     ends = tuple(rule.then for rule in policy.rules if isinstance(rule.then, CascadePlan))
     key = ("fit", policy.name, arms, tuple(models.items()), ends, model.provenance.fitted_at)
-    try:
-        return runtime.log_cache.get(key, read)
-    except LogUnavailable:
-        return measure_health(model, policy, None, models=models)
+    return runtime.log_cache.get(key, read)
 
 
 def decide_query(

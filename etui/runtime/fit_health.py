@@ -7,7 +7,7 @@ greater over the last labels too, the rate predicts until the policy is fitted a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -17,9 +17,11 @@ from etui.chat import Query
 from etui.errors import LogUnavailable
 from etui.routing.accuracy.drift import NEWEST, ArmHealth, judge_arm
 from etui.routing.accuracy.labels import format_question
-from etui.routing.accuracy.predictor import AccuracyPredictor, wilson_low
+from etui.routing.accuracy.predictor import AccuracyPredictor, compute_ceiling, wilson_low
 from etui.routing.availability import choose_served_arm
+from etui.routing.check.fit_warnings import FitFacts
 from etui.routing.limits import Agreement
+from etui.routing.places import find_weights
 from etui.routing.policy import CascadePlan
 from etui.routing.prediction import PredictedAccuracy, PredictedAgreement, RawConfidence
 
@@ -142,6 +144,22 @@ def list_models_now(
         arm = None if is_available is None else choose_served_arm(plan, is_available)
         found[name] = plan.models if arm is None else (arm.model,)
     return found
+
+
+def list_fit_facts(fit: FittedModel | None, models: Collection[str]) -> FitFacts:
+    """List what was fitted for a policy, for its check; nothing without a fit.
+
+    Args:
+        fit: The fit; None without one.
+        models: Models of models.yaml by name, or only their names.
+    """
+    if fit is None:
+        return FitFacts()
+    weights = {
+        name: None if head.model is None else find_weights(models, head.model)
+        for name, head in fit.arms.items()
+    }
+    return FitFacts(weights, {head.arms: compute_ceiling(head) for head in fit.agreements})
 
 
 def measure_health(

@@ -135,6 +135,27 @@ def format_fit(fit: FitTrace) -> Iterator[str]:
     yield from filter(None, map(_format_step, fit["steps"]))
 
 
+def format_briefly(fit: FitTrace) -> str:
+    """Format age and what is amiss in a few words: ``fit 12 days ago, quick set aside``."""
+    aside = [arm["arm"] for arm in fit["arms"] if arm["set_aside"]]
+    other = [each["arm"] for each in fit["changed"] if not each["is_predicted"]]
+    parts = [f"fit{_format_age(fit['days']).removeprefix(',') or ' of unknown age'}"]
+    parts += [f"{', '.join(aside)} set aside"] if aside else []
+    parts += [f"{', '.join(other)} with another model"] if other else []
+    parts += [] if fit["arms"] else ["of other arms"]
+    return ", ".join(parts)
+
+
+def is_amiss(fit: FitTrace) -> bool:
+    """Return whether a fit does not say what its policy asks of it: it is time for a new one."""
+    return (
+        not fit["arms"]
+        or any(arm["set_aside"] for arm in fit["arms"])
+        or any(not each["is_predicted"] for each in fit["changed"])
+        or any(step["never_accepted"] for step in fit["steps"])
+    )
+
+
 def _format_age(days: float | None) -> str:
     """Format ``, 12 days ago``; within a day, ``, today``."""
     if days is None:

@@ -20,6 +20,7 @@ from etui.tui.policies.lists import Problems
 from etui.tui.policies.messages import (
     CheckVerdict,
     Draft,
+    FitRead,
     PolicyContext,
     PolicyNews,
     PolicyOpened,
@@ -27,7 +28,7 @@ from etui.tui.policies.messages import (
     Subject,
 )
 from etui.tui.policies.schema_nodes import Schema
-from etui.tui.policies.tasks import check, run_task
+from etui.tui.policies.tasks import check, read_fit, run_task
 from etui.tui.policies.text import hint_line, title_line, verdict_line
 from etui.tui.policies.typing_rules import find_fix, next_fault
 from etui.yaml.named_files import NamedFile
@@ -56,6 +57,7 @@ class EditingPane(Vertical):
         self._saved_text = ""
         self._edit_number = 0
         self._in_use = False
+        self._fit: FitRead | None = None
         self._check_timer: Timer | None = None
         self._title = Static("", classes="title")
         self._hint_timer: Timer | None = None
@@ -92,7 +94,9 @@ class EditingPane(Vertical):
         """The text and what it is checked against; None while no policy is open."""
         if self.opened is None or self.context is None:
             return None
-        return Subject(self.text, replace(self.opened.place, path=self.opened.target), self.context)
+        place = replace(self.opened.place, path=self.opened.target)
+        facts = None if self._fit is None else self._fit.facts
+        return Subject(self.text, place, self.context, facts)
 
     def show(self, opened: PolicyOpened | None) -> bool:
         """Show a policy for editing; None clears the editor.
@@ -101,6 +105,7 @@ class EditingPane(Vertical):
             Whether the text is unchanged: the editor makes mixed line endings uniform.
         """
         self.opened = opened
+        self._fit = None
         self.editor.read_only = opened is None
         self.editor.show("" if opened is None else opened.text)
         self._saved_text = self.editor.text
@@ -109,12 +114,14 @@ class EditingPane(Vertical):
         self._completions.close()
         self._find.close()
         self._handle_edit()
+        self._read_fit_now()
         return opened is None or self._saved_text == opened.text
 
     def update_place(self, opened: PolicyOpened) -> None:
         """Replace the opened policy by one with the same text at a place of another kind."""
         self.opened = opened
         self._show_title()
+        self._read_fit_now()
 
     def build_draft(self, name: str, opened: PolicyOpened) -> Draft:
         """Return the text as it is now as a draft that replaces the opened policy."""
@@ -139,6 +146,7 @@ class EditingPane(Vertical):
         )
         self._saved_text = draft.text
         self._handle_edit()
+        self._read_fit_now()
 
     def save_aside(self) -> None:
         """Save unsaved text next to its file, as ``NAME.unsaved``; it is lost if that fails."""
@@ -226,8 +234,14 @@ class EditingPane(Vertical):
         self.editor.focus()
 
     def on_policy_news(self, news: PolicyNews) -> None:
-        """Show the verdict on the current text."""
+        """Show the verdict on the current text, and the fit of the policy."""
         match news.fact:
+            case FitRead(named=named) as fit if self.opened and self.opened.named == named:
+                known = None if self._fit is None else self._fit.facts
+                self._fit = fit
+                self._show_title()
+                if fit.facts != known:
+                    self._handle_edit()  # what was fitted is part of the check
             case CheckVerdict() as verdict if verdict.edit == self._edit_number:
                 checked = verdict.checked
                 self._verdict.update(verdict_line(verdict))
@@ -255,7 +269,10 @@ class EditingPane(Vertical):
         if self.opened is None:
             self._title.update("no policy is open")
         else:
-            self._title.update(title_line(self.opened, changed=self.changed, in_use=self._in_use))
+            title = title_line(
+                self.opened, changed=self.changed, in_use=self._in_use, fit=self._fit
+            )
+            self._title.update(title)
 
     def _complete(self, row: int, column: int) -> Completion | None:
         if self.context is None or self.editor.read_only:
@@ -288,6 +305,15 @@ class EditingPane(Vertical):
     def _check_now(self) -> None:
         if (subject := self.subject) is not None:
             self._check(subject, self._edit_number)
+
+    def _read_fit_now(self) -> None:
+        """Read the fit of the opened policy: it may be new, or the saved arms are others now."""
+        if self.opened is not None and (subject := self.subject) is not None:
+            self._read_fit(replace(subject, fit=None), self.opened.named)
+
+    @work(thread=True, exclusive=True, group="policy-fit", exit_on_error=False)
+    def _read_fit(self, subject: Subject, named: str) -> None:
+        self.post_message(PolicyNews(run_task(lambda: read_fit(subject, named))))
 
     @work(thread=True, exclusive=True, group="policy-check", exit_on_error=False)
     def _check(self, subject: Subject, edit: int) -> None:

@@ -16,6 +16,7 @@ from etui.yaml.named_files import NamedFile
 if TYPE_CHECKING:
     from etui.models.catalogue import Catalogue
     from etui.replay.documents import TurnsDocument
+    from etui.routing.check.fit_warnings import FitFacts
     from etui.runtime.explain import Explanation
 
 About: TypeAlias = Literal["", "explain", "replay", "compare"]
@@ -92,11 +93,32 @@ class Reread:
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """The current, perhaps unsaved text of a policy, and what it is checked against."""
+    """The current, perhaps unsaved text of a policy, and what it is checked against.
+
+    ``fit`` is what was fitted for it; None without a fit, or until that is read.
+    """
 
     text: str
     place: NamedFile
     context: PolicyContext
+    fit: FitFacts | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class FitRead:
+    """The fit of a policy.
+
+    Attributes:
+        named: How a route refers to the policy.
+        summary: Its age and what is amiss, in a few words; empty without a fit.
+        is_amiss: Whether it is time for a new one.
+        facts: What was fitted; None without a fit, or if it cannot be used.
+    """
+
+    named: str
+    summary: str = ""
+    is_amiss: bool = False
+    facts: FitFacts | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,8 +235,8 @@ class PolicyTaskFailed:
 
 
 Fact: TypeAlias = (
-    PolicyCatalogue | PolicyOpened | Reread | CheckVerdict | Explained | Replayed | Compared
-    | Saved | HasErrors | Clash | PolicyDeleted | PolicyTaskFailed
+    PolicyCatalogue | PolicyOpened | Reread | FitRead | CheckVerdict | Explained | Replayed
+    | Compared | Saved | HasErrors | Clash | PolicyDeleted | PolicyTaskFailed
 )  # fmt: skip
 
 

@@ -35,6 +35,7 @@ from etui.tui.policies.messages import (
     Draft,
     Explained,
     Fact,
+    FitRead,
     HasErrors,
     PolicyCatalogue,
     PolicyContext,
@@ -161,6 +162,26 @@ def check(subject: Subject, edit: int) -> CheckVerdict:
     return CheckVerdict(edit, checked, failing, cases)
 
 
+def read_fit(subject: Subject, named: str) -> FitRead:
+    """Read age and state of the fit of a policy; nothing without one, or if the text has errors."""
+    from etui.routing.accuracy.predictor import load_heads
+    from etui.runtime.fit_health import list_fit_facts, read_health
+    from etui.runtime.fit_health_text import build_fit_document, format_briefly, is_amiss
+    from etui.runtime.serving import models_on_disk
+
+    context, policy = subject.context, _checked(subject).policy
+    try:
+        heads = load_heads(policy, context.config) if policy is not None else None
+    except InvalidFile:
+        return FitRead(named, "its fit is damaged: see Explain", is_amiss=True)
+    if heads is None or policy is None:
+        return FitRead(named)
+    is_on_disk = models_on_disk(context.config, context.catalogue)
+    found = build_fit_document(read_health(context.config, policy, heads.model, is_on_disk))
+    facts = list_fit_facts(heads.model, context.catalogue.models)
+    return FitRead(named, format_briefly(found), is_amiss(found), facts)
+
+
 def _run_cases(policy: Policy, config: Config) -> CasesVerdict | None:
     """Run the first cases of a policy; None if it has none."""
     from etui.routing.cases import load_cases
@@ -180,7 +201,8 @@ def _checked(subject: Subject) -> CheckedPolicy:
     if len(subject.text.encode("utf-8", "replace")) > MAX_BYTES:
         message = f"larger than {MAX_BYTES:,} bytes: etui would not read it"
         return CheckedPolicy(place, (Problem(str(place.path), 0, 0, message),), (), None)
-    return check_text(subject.text, place, context.catalogue.models, context.names)
+    models = context.catalogue.models
+    return check_text(subject.text, place, models, context.names, subject.fit)
 
 
 def _require_policy(subject: Subject) -> Policy:

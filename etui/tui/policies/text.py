@@ -25,6 +25,7 @@ from etui.tui.policies.messages import (
     CasesVerdict,
     CheckVerdict,
     Compared,
+    FitRead,
     PolicyEntry,
     PolicyOpened,
     Replayed,
@@ -49,8 +50,10 @@ def entry_line(entry: PolicyEntry, in_use: bool) -> Content:
     )
 
 
-def title_line(opened: PolicyOpened, *, changed: bool, in_use: bool) -> Content:
-    """Describe the edited policy: ``mine · not saved · in use · yours``."""
+def title_line(
+    opened: PolicyOpened, *, changed: bool, in_use: bool, fit: FitRead | None = None
+) -> Content:
+    """Describe the edited policy: ``mine · not saved · in use · yours · fit 12 days ago``."""
     place = opened.place
     owner = "shipped, saved as your own copy" if place.origin == "shipped" else "yours"
     if place.origin == "file":
@@ -60,7 +63,14 @@ def title_line(opened: PolicyOpened, *, changed: bool, in_use: bool) -> Content:
         (" · not saved" if changed else "", "$text-warning"),
         (" · in use" if in_use else "", "$text-success"),
         (f" · {owner}", _MUTED),
+        *_fit_parts(fit),
     )
+
+
+def _fit_parts(fit: FitRead | None) -> list[tuple[str, str]]:
+    if fit is None or not fit.summary:
+        return []
+    return [(f" · {one_line(fit.summary)}", "$text-warning" if fit.is_amiss else _MUTED)]
 
 
 def problem_line(problem: Problem, is_error: bool) -> Content:

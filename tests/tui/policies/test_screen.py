@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from etui.config.config import Config, shipped_dir
 from etui.log.writer import TurnWriter
+from etui.routing.accuracy.fit import fit_heads
+from etui.routing.accuracy.fitted_file import Provenance, format_fitted
+from etui.routing.accuracy.predictor import FITTED_ENDING
+from etui.routing.accuracy.table import ArmFacts, Graded
 from tests.fixtures.turns import TURN
 from tests.tui.fakes import until
 from tests.tui.policies_app import OWN, PoliciesApp, keep, put_models
@@ -77,6 +82,56 @@ async def test_a_question_is_explained_by_the_text_that_is_not_saved(config: Con
         await until(pilot, lambda: "arm careful" in app.answer)
         app.type_over("use: careful", "use: nobody")
         await until(pilot, lambda: "the policy has 1 error" in app.answer)
+
+
+def keep_fit(config: Config, *arms: str, model: str = "smollm2-135m") -> None:
+    """Save a fit of the policy mine, of 40 answers of each arm."""
+    table = Graded(
+        arms, ("",) * 40, tuple(range(40)), (), np.tile([[True], [False]], (20, len(arms))),
+        facts={arm: ArmFacts(model) for arm in arms},
+    )  # fmt: skip
+    origin = Provenance(
+        fitted_at="2026-01-01T00:00:00Z", source=("run",), data_sha256="", n=40, etui="0"
+    )
+    text = format_fitted(fit_heads(table, origin, agreements=()))
+    (config.policies_dir / f"mine{FITTED_ENDING}").write_text(text, encoding="utf-8")
+
+
+async def test_the_title_tells_the_age_of_the_fit_and_explain_all_of_it(config: Config) -> None:
+    put_models(config, "smollm2-135m")
+    keep(config, "mine", OWN)
+    keep_fit(config, "quick")
+    app = PoliciesApp(config, "mine")
+    async with app.run_test(size=SIZE) as pilot:
+        await until(pilot, lambda: "yours · fit" in app.drawn())
+        assert " days ago" in app.drawn()
+        await pilot.press("ctrl+t", *"why")
+        await until(pilot, lambda: "fit of 2026-01-01, " in app.answer)
+        assert "not fitted: careful" in app.answer
+
+
+async def test_a_fit_of_other_arms_is_a_warning_and_a_damaged_one_is_told(config: Config) -> None:
+    keep(config, "mine", OWN)
+    keep_fit(config, "gone")
+    app = PoliciesApp(config, "mine")
+    async with app.run_test(size=SIZE) as pilot:
+        await until(pilot, lambda: "of other arms" in app.drawn())
+    (config.policies_dir / f"mine{FITTED_ENDING}").write_text("{", encoding="utf-8")
+    app = PoliciesApp(config, "mine")
+    async with app.run_test(size=SIZE) as pilot:
+        await until(pilot, lambda: "its fit is damaged" in app.drawn())
+        await pilot.press("ctrl+t", *"why")
+        await until(pilot, lambda: "is not valid JSON, or truncated" in app.answer)
+
+
+async def test_arms_of_another_model_than_the_fitted_one_are_marked(config: Config) -> None:
+    keep(config, "mine", OWN)
+    keep_fit(config, "quick", "careful", model="qwen3-0.6b")
+    app = PoliciesApp(config, "mine")
+    async with app.run_test(size=SIZE) as pilot:
+        await until(pilot, lambda: "with another model" in app.drawn())
+        await until(pilot, lambda: any("fit of arm" in line for line in app.problem_lines()))
+        assert "!" in app.pane.editor.marks().values()
 
 
 async def test_a_replay_tells_what_would_move_before_anything_is_saved(config: Config) -> None:

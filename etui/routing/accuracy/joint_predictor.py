@@ -69,12 +69,12 @@ class JointPredictor:
         ease = total[0] * scale
         forest = [_logit(ease + one * stretched, LEAST_P) for one in total[1:]]
         first = len(features) + self._rank
-        bands = [min(max(one, -_MOST), _MOST) for one in columns[first : first + len(forest)]]
-        mean, band_mean = sum(forest) / len(forest), sum(bands) / len(bands)
+        held = [min(max(one, -_MOST), _MOST) for one in columns[first : first + len(forest)]]
+        mean, band_mean = sum(forest) / len(forest), sum(held) / len(held)
         shared = part.band_mean * band_mean - part.spread * mean - part.band_spread * band_mean
         found = {}
         for arm, own, band, slope, offset in zip(
-            part.arms, forest, bands, part.slope, part.offset, strict=True
+            part.arms, forest, held, part.slope, part.offset, strict=True
         ):
             z = slope * mean + part.spread * own + part.band_spread * band + shared + offset
             found[arm] = 1 / (1 + math.exp(-z)) if z > -700 else 0.0

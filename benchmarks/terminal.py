@@ -47,12 +47,19 @@ class Terminal:
             command[0], command[1:], env=environment, dimensions=size, cwd=str(home)
         )
         self._app.delaybeforesend = None
+        self._app.ptyproc.delayafterterminate = 0.5  # a busy machine takes a while to end it
         threading.Thread(target=self._read, daemon=True).start()
 
     @property
     def pid(self) -> int:
         """Process number of the program."""
         return int(self._app.pid)
+
+    @property
+    def written_bytes(self) -> int:
+        """Number of bytes that the program has written so far."""
+        with self._more:
+            return len(self._seen)
 
     def send(self, text: str) -> int:
         """Type something; returns how much was on the terminal before it."""

@@ -72,6 +72,10 @@ MIDDLE_COLLECTIONS_DUE = 10
 """Collections of the middle generation of objects after which a full one is due, as in Python."""
 
 
+BUSY_MIDDLE_COLLECTIONS_DUE = 60
+"""The same while an answer runs: a collection may take a quarter of what drawing takes."""
+
+
 MOST_MIDDLE_COLLECTIONS = 100
 """The same where Python collects by itself, while someone types without a break."""
 
@@ -126,7 +130,7 @@ class Drawing:
         """Note a key: answers are drawn less often for a moment."""
         self._typed = self._clock()
 
-    def may_collect(self, middle_collections: int) -> bool:
+    def may_collect(self, middle_collections: int, *, busy: bool) -> bool:
         """Return whether to look for unused objects in all generations now.
 
         A full collection stops everything for 30 to 60 ms behind a long chat, so a key is not to
@@ -134,8 +138,10 @@ class Drawing:
 
         Args:
             middle_collections: Collections of the middle generation since the last full one.
+            busy: Whether an answer runs; what it leaves is collected once it has ended.
         """
-        return middle_collections >= MIDDLE_COLLECTIONS_DUE and not self._is_typing()
+        due = BUSY_MIDDLE_COLLECTIONS_DUE if busy else MIDDLE_COLLECTIONS_DUE
+        return middle_collections >= due and not self._is_typing()
 
     def _is_typing(self) -> bool:
         return self._clock() - self._typed < TYPING_SECONDS

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from etui.tui.pacing import (
+    BUSY_MIDDLE_COLLECTIONS_DUE,
     MIDDLE_COLLECTIONS_DUE,
     MOST_MIDDLE_COLLECTIONS,
     TYPING_FENCE_FLUSH_NS,
@@ -82,9 +83,16 @@ def test_quiet_mode_is_no_faster_for_typing() -> None:
 
 def test_unused_objects_are_looked_for_between_keys() -> None:
     drawing, clock, _ = make_drawing()
-    assert not drawing.may_collect(MIDDLE_COLLECTIONS_DUE - 1)
-    assert drawing.may_collect(MIDDLE_COLLECTIONS_DUE)
+    assert not drawing.may_collect(MIDDLE_COLLECTIONS_DUE - 1, busy=False)
+    assert drawing.may_collect(MIDDLE_COLLECTIONS_DUE, busy=False)
     drawing.key_typed()
-    assert not drawing.may_collect(MOST_MIDDLE_COLLECTIONS - 1)
+    assert not drawing.may_collect(MOST_MIDDLE_COLLECTIONS - 1, busy=False)
     clock.seconds += TYPING_SECONDS
-    assert drawing.may_collect(MIDDLE_COLLECTIONS_DUE)
+    assert drawing.may_collect(MIDDLE_COLLECTIONS_DUE, busy=False)
+
+
+def test_unused_objects_wait_for_the_end_of_a_running_answer() -> None:
+    drawing, _, _ = make_drawing()
+    assert not drawing.may_collect(MIDDLE_COLLECTIONS_DUE, busy=True)
+    assert drawing.may_collect(BUSY_MIDDLE_COLLECTIONS_DUE, busy=True)
+    assert BUSY_MIDDLE_COLLECTIONS_DUE < MOST_MIDDLE_COLLECTIONS  # before Python does it by itself

@@ -43,12 +43,13 @@ from etui.tui.power.feed import PowerFeed
 from etui.tui.power.panel import PowerPanel
 from etui.tui.services import Services
 from etui.tui.widgets.key_footer import KeyFooter
+from etui.tui.widgets.settled_layout import SettledLayout
 
 if TYPE_CHECKING:
     from etui.tui.chat.export import ExportFormat
 
 
-class ChatScreen(Screen[None]):
+class ChatScreen(SettledLayout):
     """The transcript, the power panel and the prompt."""
 
     AUTO_FOCUS = "Prompt"

@@ -389,7 +389,7 @@ class TurnQueue:
 
     async def _tick(self) -> None:
         self._drawing.look(busy=self.busy)
-        if self._drawing.may_collect(gc.get_count()[2]):
+        if self._drawing.may_collect(gc.get_count()[2], busy=self.busy):
             gc.collect()
         self._show_title()
         if self.services is None:

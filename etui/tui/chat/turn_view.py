@@ -398,5 +398,7 @@ def _tail(thinking: str) -> str:
 
 
 def _show(static: Static, content: str) -> None:
-    static.update(content)
+    """Show a line, and hide an empty one; the same line again lays nothing out."""
+    if str(static.content) != content:
+        static.update(content)
     static.display = bool(content)

@@ -15,6 +15,7 @@ from textual.widgets.markdown import MarkdownBlock, MarkdownFence
 
 from etui.text.sanitize import sanitize
 from etui.tui.widgets.code_fences import CONTINUED
+from etui.tui.widgets.growing_list import GrowingBulletList, GrowingOrderedList
 
 COPY_HINT = "y copy"
 _FRAME_CELLS = 6
@@ -170,6 +171,8 @@ class AnswerMarkdown(Markdown):
         **Markdown.BLOCKS,
         "fence": CodeFence,
         "code_block": CodeFence,
+        "bullet_list_open": GrowingBulletList,
+        "ordered_list_open": GrowingOrderedList,
     }
 
     def __init__(self) -> None:

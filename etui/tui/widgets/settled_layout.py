@@ -1,0 +1,26 @@
+"""A screen that lays a growing text out once, where Textual does it twice."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from textual.geometry import Size
+from textual.screen import Screen
+from textual.widget import Widget
+
+
+class SettledLayout(Screen[None]):
+    """A screen whose layout asks for no further one because it gave widgets their new sizes.
+
+    Textual stores the size that a layout has found in ``Widget.virtual_size``, which requests a
+    layout whenever it changes: the second one finds what the first one did. Whatever a new size
+    does change, such as a scroll bar that is needed now, still requests its own.
+    """
+
+    def _refresh_layout(self, size: Size | None = None, scroll: bool = False) -> None:
+        found: Any = Widget.virtual_size
+        before, found._layout = found._layout, False
+        try:
+            super()._refresh_layout(size, scroll)
+        finally:
+            found._layout = before

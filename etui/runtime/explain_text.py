@@ -213,7 +213,8 @@ def _format_odds(step: AgreementTrace) -> str:
     least = "" if odds["known"] else "at least "
     never = ""
     if odds["at_most"] < step["accept_at"]:
-        never = f", {100 * odds['at_most']:.0f} % at most, so never accepted"
+        best = f", {100 * odds['at_most']:.1f} % at the best margins"
+        never = f"{best if odds['at_most'] > odds['agreed'] else ''}, so never accepted"
     return (
         f"{required}; agreed answers are right {least}{100 * odds['agreed']:.0f} % "
         f"[{100 * odds['low']:.0f}, {100 * odds['high']:.0f}] of the time, n={odds['n']:,}{never}"

@@ -159,7 +159,8 @@ def list_fit_facts(fit: FittedModel | None, models: Collection[str]) -> FitFacts
         name: None if head.model is None else find_weights(models, head.model)
         for name, head in fit.arms.items()
     }
-    return FitFacts(weights, {head.arms: compute_ceiling(head) for head in fit.agreements})
+    agreed = {head.arms: (compute_ceiling(head), head.known) for head in fit.agreements}
+    return FitFacts(weights, agreed)
 
 
 def measure_health(

@@ -185,14 +185,19 @@ def _format_step(step: StepTrace) -> str:
     """Format what agreement is worth; empty if the arms were not fitted together."""
     if step["agreed"] is None:
         return ""
-    arms, least = step["arms"], "" if step["known"] else "at least "
+    arms, agreed, at_most = step["arms"], step["agreed"], step["at_most"]
+    assert at_most is not None
     who = f"{' and '.join(arms)} agree" if len(arms) > 1 else f"the votes of {arms[0]} agree"
+    right = f"right {'' if step['known'] else 'at least '}{_format_share(agreed)} of the time"
+    if at_most > agreed:
+        right += f", {_format_share(at_most)} at the best margins"
     never = ", so never accepted" if step["never_accepted"] else ""
-    return (
-        f"{who}: right {least}{percent_text(step['agreed'])} of the time, "
-        f"{percent_text(step['at_most'])} at most by their margins; "
-        f"{percent_text(step['accept_at'])} required{never}"
-    )
+    return f"{who}: {right}; {100 * step['accept_at']:g} % required{never}"
+
+
+def _format_share(share: float) -> str:
+    """Format with a decimal, so that a share just below what is required differs from it."""
+    return f"{100 * share:.1f} %"
 
 
 def _build_arm(arm: ArmHealth, model: str | None) -> FittedArmTrace:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from etui.cli.main import run
 from etui.routing.accuracy.fit import fit_heads
 from etui.routing.accuracy.fitted_file import Provenance, format_fitted
 from etui.routing.accuracy.predictor import FITTED_ENDING
+from etui.routing.accuracy.table import ArmFacts, Graded
 from tests.replay import made
 
 POLICY = """
@@ -79,3 +81,50 @@ def test_an_arm_that_compares_its_answer_says_so(
     assert rows["a"].endswith("first")
     assert rows["b"].endswith("to compare its answer with that of a")
     assert rows["c"].endswith("if the arms before it are not confident enough")
+
+
+AGREE = """
+version: 1
+arms:
+  weak: {model: smollm2-135m}
+  other: {model: smollm2-135m, reasoning: cot}
+  strong: {model: smollm2-135m, reasoning: vote, votes: 3}
+rules:
+  - name: all
+    cascade: {arms: [{agree: [weak, other], accept: ACCEPT}, strong], accept_at: 0.75}
+"""
+
+
+@pytest.mark.parametrize("accept", ["0.9", "0.4"])
+def test_a_step_that_the_fit_never_accepts_is_left_out(
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    accept: str,
+) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(AGREE.replace("ACCEPT", accept))
+    answers = np.array([[0, 0, 0]] * 90 + [[1, 1, 0]] * 60 + [[0, 2, 0]] * 50)
+    facts = {name: ArmFacts("smollm2-135m") for name in ("weak", "other", "strong")}
+    table = Graded(
+        tuple(facts), ("",) * 200, tuple(range(200)), (), answers == 0, answers=answers, facts=facts
+    )
+    origin = Provenance(fitted_at="2026", source=("made",), data_sha256="", n=200, etui="0")
+    model = fit_heads(table, origin, agreements=[("weak", "other")])
+    (tmp_path / f"mine{FITTED_ENDING}").write_text(format_fitted(model))
+    never = accept == "0.9"
+    assert run(["policy", "check", str(path)]) == 0
+    out, err = capsys.readouterr()
+    told = "weak and other agree: right 59.9 % of the time; "
+    assert f"{told}90 % required, so never accepted\n" in out if never else f"{told}40 %" in out
+    assert ("mine.yaml:9:30: warning: an answer that weak and other agree on" in err) is never
+    assert run(["policy", "explain", "hello", "--policy", str(path), "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    asked = "weak and other are not asked: where they agree at most 59.9 % are right, 90 % required"
+    assert document["arm"] == ("strong" if never else "weak")
+    assert (asked in document["why"]) is never
+    assert (document["cascade"] is None) is never
+    if not never:
+        (step,) = document["cascade"]["agreements"]
+        assert step["odds"]["at_most"] == pytest.approx(91 / 152)
+    assert run(["policy", "explain", "hello", "--policy", str(path)]) == 0
+    assert told in capsys.readouterr().out

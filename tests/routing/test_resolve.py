@@ -369,7 +369,9 @@ def test_a_step_that_is_asked_in_vain_is_named(make: Make) -> None:
     decision = chosen(make(agreeing()), Known(SPENT, odds=odds))
     traced = decision.trace()["cascade"]
     assert traced is not None
-    assert next(_format_steps(traced)).endswith("n=90, 64 % at most, so never accepted)")
+    assert next(_format_steps(traced)).endswith(
+        "n=90, 64.0 % at the best margins, so never accepted)"
+    )
 
 
 def test_an_agreement_whose_arms_are_not_all_here_is_tried_arm_by_arm(make: Make) -> None:

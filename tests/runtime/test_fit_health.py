@@ -206,8 +206,7 @@ def test_a_step_has_the_odds_of_the_fit_unless_an_arm_changed() -> None:
     document = build_fit_document(measure_health(model, make_policy(text), None))
     assert document["steps"][0]["never_accepted"]
     assert list(format_fit(document))[-1] == (
-        "quick and poll agree: right 50 % of the time, 50 % at most by their margins; 60 % "
-        "required, so never accepted"
+        "quick and poll agree: right 50.0 % of the time; 60 % required, so never accepted"
     )
     models = {"quick": ("old-tiny",), "poll": ("tiny",), "large": ("large",)}
     (step,) = measure_health(model, make_policy(text), None, models=models).steps

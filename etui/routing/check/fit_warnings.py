@@ -18,11 +18,12 @@ class FitFacts:
 
     Attributes:
         arms: Fitted arm -> the weights that answered; None for any model.
-        agreed_at_most: Arms of a step -> the highest probability of an answer they agree on.
+        agreed: Arms of a step -> the highest probability of an answer that they agree on, and
+            whether that is known from their answers: else it is the least that it can be.
     """
 
     arms: Mapping[str, str | None] = field(default_factory=dict)
-    agreed_at_most: Mapping[tuple[str, ...], float] = field(default_factory=dict)
+    agreed: Mapping[tuple[str, ...], tuple[float, bool]] = field(default_factory=dict)
 
     def covers(self, arm: str, weights: Collection[str]) -> bool:
         """Return whether an arm was fitted, with one of these weights."""
@@ -101,13 +102,18 @@ def find_misfits(
                 continue
             assert cascade is not None
             required = cascade.accept_at if step.accept is None else step.accept
-            at_most = fit.agreed_at_most.get(step.agree)
-            if at_most is not None and at_most < required:
+            at_most, known = fit.agreed.get(step.agree, (1.0, True))
+            if at_most < required:
+                share = f"{100 * at_most:.1f} % of the time"
+                why = f"by the fit it is right {share} at most"
+                fix = "lower `accept`, or remove the step"
+                if not known:
+                    why = f"the fit knows only right and wrong, and of that {share} is certain"
+                    fix = "fit it from bench runs, which have the answers, or lower `accept`"
                 yield located.problem(
                     ("rules", index, "cascade", "arms", at, "agree"),
-                    f"an answer that {_join(step.agree)} agree on is never accepted: by the fit "
-                    f"it is right {100 * at_most:.1f} % of the time at most, and "
-                    f"{100 * required:g} % is required; lower `accept`, or remove the step",
+                    f"an answer that {_join(step.agree)} agree on is never accepted: {why}, and "
+                    f"{100 * required:g} % is required; {fix}",
                 )
 
 

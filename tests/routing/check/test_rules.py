@@ -359,9 +359,9 @@ def test_steps_that_are_never_accepted_and_arms_of_other_models_are_worth_a_look
     text = rule("cascade: {arms: [{agree: [quick, poll], accept: 0.7}, large], accept_at: 0.75}")
     text = text.replace("arms:\n", "arms:\n  poll: {model: tiny, reasoning: cot}\n", 1)
 
-    def warn(at_most: float, **arms: str | None) -> list[str]:
+    def warn(at_most: float, known: bool = True, **arms: str | None) -> list[str]:
         located = parse_yaml(text, PolicyFile, file="p.yaml")
-        fit = FitFacts(arms, {("quick", "poll"): at_most})
+        fit = FitFacts(arms, {("quick", "poll"): (at_most, known)})
         found = check_policy(located, {"tiny", "large-8b"}, fit=fit)
         assert found.errors == ()
         return [problem.message for problem in found.warnings]
@@ -371,6 +371,12 @@ def test_steps_that_are_never_accepted_and_arms_of_other_models_are_worth_a_look
     assert never == (
         "an answer that quick and poll agree on is never accepted: by the fit it is right 62.3 % "
         "of the time at most, and 70 % is required; lower `accept`, or remove the step"
+    )
+    (unsure,) = warn(0.6234, False, quick="tiny", poll=None)
+    assert unsure.endswith(
+        "never accepted: the fit knows only right and wrong, and of that 62.3 % of the time is "
+        "certain, and 70 % is required; fit it from bench runs, which have the answers, or lower "
+        "`accept`"
     )
     (other,) = warn(0.6, quick="old-model", poll="tiny", gone="x")  # nor is the step predicted
     assert other.startswith("the fit of arm 'quick' is of old-model, so nothing is predicted")

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from etui.config.config import Config
     from etui.log.label_table import LogLabels
     from etui.log.records import AuditRecord
+    from etui.replay.fit_change import FitChange
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,8 +26,8 @@ class PairSummary:
         policy, arm, audit_arm: The pair.
         compared, agreed: Audits that could be compared, and those that agree.
         agreement, low, high: The share that agrees, with Wilson's interval at 95 %.
-        accuracy_before: Accuracy of the arm that its fit predicts; None without a fit.
-        accuracy_after: Accuracy of the arm that follows from the labels, at the audit arm's.
+        accuracy_fitted: Accuracy of the arm in the fit of now; None without a fit.
+        accuracy_by_labels: Accuracy of the arm that follows from the labels, at the audit arm's.
         audit_accuracy: Accuracy of the audit arm that was assumed or known.
         fitted_from_log: Whether the policy's fit contains labels of the log.
     """
@@ -39,15 +40,18 @@ class PairSummary:
     agreement: float
     low: float | None
     high: float | None
-    accuracy_before: float | None
-    accuracy_after: float
+    accuracy_fitted: float | None
+    accuracy_by_labels: float
     audit_accuracy: float
     fitted_from_log: bool
 
 
 @dataclass(frozen=True, slots=True)
 class AuditSummary:
-    """The audits of some days; joules exclude unmeasured ones, and are None if all are."""
+    """The audits of some days; joules exclude unmeasured ones, and are None if all are.
+
+    ``changes`` are those of routing by the last fit of each policy that contains the log.
+    """
 
     days: int
     audits: int
@@ -61,6 +65,7 @@ class AuditSummary:
     good: int
     bad: int
     pairs: tuple[PairSummary, ...]
+    changes: tuple[FitChange, ...] = ()
 
 
 def print_audits(config: Config, days: int, as_json: bool) -> None:
@@ -114,7 +119,19 @@ def summarise_audits(config: Config, days: int, now: datetime | None = None) -> 
         good=sum(turn.good is True for turn in turns),
         bad=sum(turn.good is False for turn in turns),
         pairs=tuple(pairs),
+        changes=_compare_fits(config, [pair.policy for pair in pairs if pair.fitted_from_log]),
     )
+
+
+def _compare_fits(config: Config, policies: Sequence[str]) -> tuple[FitChange, ...]:
+    from etui.replay.fit_change import compare_with_fit
+    from etui.runtime.open import open_runtime
+
+    if not policies:
+        return ()
+    with open_runtime(config) as runtime:
+        found = [compare_with_fit(policy, runtime) for policy in dict.fromkeys(policies)]
+    return tuple(change for change in found if change is not None)
 
 
 def _summarise_pairs(
@@ -133,8 +150,8 @@ def _summarise_pairs(
             agreement=share.value,
             low=share.low,
             high=share.high,
-            accuracy_before=rates.get(pair.arm),
-            accuracy_after=pair.model.arm,
+            accuracy_fitted=rates.get(pair.arm),
+            accuracy_by_labels=pair.model.arm,
             audit_accuracy=pair.model.audit,
             fitted_from_log=from_log,
         )
@@ -187,15 +204,42 @@ def _format_summary(found: AuditSummary) -> Iterator[str]:
             pair.audit_arm,
             f"{pair.agreed} of {pair.compared}",
             f"{percent_text(pair.agreement)} [{percent_text(pair.low)}, {percent_text(pair.high)}]",
-            percent_text(pair.accuracy_before),
-            percent_text(pair.accuracy_after),
+            percent_text(pair.accuracy_fitted),
+            percent_text(pair.accuracy_by_labels),
         )
         for pair in found.pairs
     ]
     head = ("POLICY", "ARM", "AUDIT ARM", "AGREE", "SHARE", "FITTED", "BY LABELS")
     yield from format_table(rows, header=head)
+    for change in found.changes:
+        yield from _format_change(change)
     for policy in dict.fromkeys(pair.policy for pair in found.pairs if not pair.fitted_from_log):
         yield f"not in the fit yet; run: etui policy fit {policy} --log"
+
+
+def _format_change(change: FitChange) -> Iterator[str]:
+    from etui.text.timestamps import local_time
+    from etui.units import count_text, energy_text, percent_text
+
+    turns = count_text(change.turns, "turn")
+    moves = ", ".join(f"{move.before} to {move.after} {move.turns}" for move in change.moves)
+    yield (
+        f"{change.policy}, the last {turns} before the fit of {local_time(change.fitted_at)}: "
+        + (f"{change.moved} would be routed otherwise now ({moves})" if moves else "none moves")
+    )
+    if change.undecided:
+        yield f"  {change.undecided} of them have no arm now, because a model is missing"
+    if change.joules_before is not None:
+        yield (
+            f"  joules predicted for {count_text(change.compared_joules, 'turn')}: "
+            f"{energy_text(change.joules_before)} as routed, {energy_text(change.joules_after)} now"
+        )
+    if change.accuracy_before is not None:
+        yield (
+            f"  right by the fit of now: {percent_text(change.accuracy_before)} as routed, "
+            f"{percent_text(change.accuracy_after)} now"
+        )
+    yield "  as routed: by policy, fit and machine of that time; now: without machine and budgets"
 
 
 def _sum(values: Sequence[float | None]) -> float | None:

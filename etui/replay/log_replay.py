@@ -323,6 +323,7 @@ def replay_log(
     runtime: Runtime[Any],
     newest: int | None = None,
     report: Callable[[int, int], None] | None = None,
+    turn_filter: TurnFilter | None = None,
 ) -> list[TurnReplay]:
     """Decide the turns of the log again under a policy, which need not be saved.
 
@@ -334,6 +335,7 @@ def replay_log(
         runtime: The runtime of this machine, whose log is read.
         newest: Number of newest turns to replay; None replays all.
         report: Called now and then with the number of turns replayed and the number of all.
+        turn_filter: The turns to replay, in place of the newest ones.
 
     Raises:
         EtuiError: The log cannot be read, or the fitted file of the policy is damaged.
@@ -363,7 +365,8 @@ def replay_log(
         return choice.decision
 
     with LogReader(runtime.config) as log:
-        turns = log.questions(_filter_newest(log, newest), report=report)
+        wanted = turn_filter or _filter_newest(log, newest)
+        turns = log.questions(wanted, report=report)
         return replay_turns(turns, decide, knowledge.predictor)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 
@@ -34,8 +35,8 @@ def test_audits_are_summed_and_agreement_has_an_interval(
     assert pair.agreement == 0.75
     assert pair.low == pytest.approx(0.598, abs=0.002)
     assert pair.high == pytest.approx(0.858, abs=0.002)
-    assert pair.accuracy_before is None
-    assert pair.accuracy_after < pair.audit_accuracy
+    assert pair.accuracy_fitted is None
+    assert pair.accuracy_by_labels < pair.audit_accuracy
     assert not pair.fitted_from_log
     assert summarise_audits(config, 1, datetime(2100, 1, 1, tzinfo=UTC)).audits == 0
 
@@ -52,7 +53,7 @@ def test_the_text_and_the_fit_that_follows(fill: Callable[..., None], capsys: Ca
     assert run(["stats", "--audit", "--days", "36000", "--json"]) == ExitCode.DONE
     (pair,) = json.loads(capsys.readouterr().out)["pairs"]
     assert pair["fitted_from_log"]
-    assert pair["accuracy_before"] == pytest.approx(pair["accuracy_after"], abs=0.1)
+    assert pair["accuracy_fitted"] == pytest.approx(pair["accuracy_by_labels"], abs=0.1)
     assert run(["policy", "check", "mine"]) == ExitCode.DONE
     assert "of log" in capsys.readouterr().out
 
@@ -77,6 +78,56 @@ def test_grades_alone_are_not_audits_of_0_joules(
         "no audit in the last 36,000 days",
         "1 grade: 1 good, 0 bad",
     ]
+
+
+LEARNING = """\
+version: 1
+arms:
+  quick: {model: smollm2-135m}
+  large: {model: smollm2-135m, max_tokens: 900}
+rules:
+  - name: all
+    objective: {maximize: accuracy}
+    arms: [quick, large]
+    otherwise: quick
+audit: {share: 1, arm: large, joules: {day: 2000}}
+"""
+
+
+def test_what_a_fit_of_audits_changed_is_shown_for_the_turns_before_it(
+    fill: Callable[..., None],
+    config: Config,
+    capsys: Capture,
+    starter_model: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Bad grades of an arm send its turns to the other one."""
+    monkeypatch.setenv("ETUI_MODELS", str(starter_model.parent))
+    fill([(False, None)] * 60 + [(None, False)] * 60, rule="all")
+    (config.policies_dir / "mine.yaml").write_text(LEARNING, encoding="utf-8")
+    before = summarise_audits(config, 36_000)
+    assert before.changes == (), "there is no fit yet"
+    assert run(["policy", "fit", "mine", "--log"]) == ExitCode.DONE
+    capsys.readouterr()
+    assert run(["stats", "--audit", "--days", "36000", "--json"]) == ExitCode.DONE
+    (change,) = json.loads(capsys.readouterr().out)["changes"]
+    assert change["policy"] == "mine"
+    assert change["turns"] == 120, change
+    assert not change["undecided"]
+    assert change["moves"] == [{"before": "quick", "after": "large", "turns": 120}]
+    assert change["accuracy_before"] < 0.3 < 0.5 < change["accuracy_after"]
+    assert run(["stats", "--audit", "--days", "36000"]) == ExitCode.DONE
+    shown = capsys.readouterr().out
+    assert "the last 120 turns before the fit of" in shown
+    assert "120 would be routed otherwise now (quick to large 120)" in shown
+
+
+def test_named_arms_are_no_decision_that_a_fit_changed(
+    fill: Callable[..., None], config: Config, capsys: Capture
+) -> None:
+    fill([(number % 2 == 0, None) for number in range(40)], rule=None)
+    assert run(["policy", "fit", "mine", "--log"]) == ExitCode.DONE
+    assert summarise_audits(config, 36_000).changes == ()
 
 
 def test_a_log_without_audits_says_so(config: Config, capsys: Capture) -> None:

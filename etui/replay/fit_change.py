@@ -1,0 +1,143 @@
+"""Compare what a policy decided before its last fit with what it decides now.
+
+What was decided then is in the log: by the policy and the fit of that time, for the machine as it
+was. What is decided now is a replay: by the policy and the fit of now, without the state of the
+machine and without budgets. Joules and accuracies of both are predicted now.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from etui.errors import EtuiError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from etui.replay.log_replay import TurnReplay
+    from etui.runtime.open import Runtime
+
+NEWEST_TURNS = 200
+"""Turns before a fit that are compared at most."""
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """How many turns another arm would answer now."""
+
+    before: str
+    after: str
+    turns: int
+
+
+@dataclass(frozen=True, slots=True)
+class FitChange:
+    """What changed for the newest turns that a policy decided before its last fit.
+
+    Attributes:
+        policy: Name of the policy.
+        fitted_at: When it was fitted last.
+        turns: Number of turns that were compared.
+        undecided: Turns for which the policy finds no arm now, because a model is missing.
+        moves: Where turns would go now, most first.
+        compared_joules: Turns with a prediction of joules for both.
+        joules_before, joules_after: Their sums in joules, without loads; None without any.
+        compared_accuracy: Turns with a predicted accuracy for both.
+        accuracy_before, accuracy_after: Their means; None without any.
+    """
+
+    policy: str
+    fitted_at: str
+    turns: int
+    undecided: int
+    moves: tuple[Move, ...]
+    compared_joules: int
+    joules_before: float | None
+    joules_after: float | None
+    compared_accuracy: int
+    accuracy_before: float | None
+    accuracy_after: float | None
+
+    @property
+    def moved(self) -> int:
+        """How many turns another arm would answer now."""
+        return sum(move.turns for move in self.moves)
+
+
+def compare_with_fit(
+    name: str, runtime: Runtime[Any], newest: int = NEWEST_TURNS
+) -> FitChange | None:
+    """Decide the turns again that a policy decided before its last fit.
+
+    Args:
+        name: The policy.
+        runtime: The runtime of this machine, whose log is read.
+        newest: How many of the newest of those turns are compared.
+
+    Returns:
+        The comparison; None without a fit that contains labels of the log, without a turn before
+        it, or if the policy cannot be read any more.
+
+    Raises:
+        LogUnavailable: The log cannot be read.
+    """
+    from etui.log.filters import TurnFilter
+    from etui.log.labels import read_named_arms
+    from etui.log.queries import LogReader
+    from etui.replay.log_replay import replay_log
+    from etui.routing.accuracy.predictor import load_heads
+
+    try:
+        policy = runtime.load_policy(name)
+        heads = load_heads(policy, runtime.config)
+    except EtuiError:  # the policy was deleted, or its fit is damaged
+        return None
+    if heads is None or "log" not in heads.model.provenance.source:
+        return None
+    fitted_at = heads.model.provenance.fitted_at
+    before = TurnFilter(policy=name, until=datetime.fromisoformat(fitted_at))
+    with LogReader(runtime.config) as log:
+        count = log.count_turns(before)
+        if not count:
+            return None
+        (first,) = log.list_turns(before, limit=1, offset=min(count, newest) - 1)
+        since = replace(before, since=datetime.fromisoformat(first.created_at))
+        named = read_named_arms(log, [turn.turn_id for turn in log.questions(since)])
+    replayed = replay_log(policy, runtime, turn_filter=since)
+    return summarise_change(
+        name, fitted_at, [turn for turn in replayed if turn.turn_id not in named]
+    )
+
+
+def summarise_change(
+    policy: str, fitted_at: str, replayed: Sequence[TurnReplay]
+) -> FitChange | None:
+    """Sum up a replay of the turns before a fit; None without a turn."""
+    from etui.replay.log_replay import build_turns_document
+
+    if not replayed:
+        return None
+    document = build_turns_document(policy, list(replayed))
+    joules, accuracy = document["joules"], document["accuracy"]
+    moves: dict[tuple[str, str], int] = {}
+    for turn in replayed:
+        if turn.moves and turn.after is not None:
+            move = turn.before[0], turn.after[0]
+            moves[move] = moves.get(move, 0) + 1
+    return FitChange(
+        policy=policy,
+        fitted_at=fitted_at,
+        turns=len(replayed),
+        undecided=document["undecided"],
+        moves=tuple(
+            Move(*move, count) for move, count in sorted(moves.items(), key=lambda each: -each[1])
+        ),
+        compared_joules=joules["predicted_turns"],
+        joules_before=joules["predicted_before"],
+        joules_after=joules["predicted_after"],
+        compared_accuracy=accuracy["predicted_turns"],
+        accuracy_before=accuracy["predicted_before"],
+        accuracy_after=accuracy["predicted_after"],
+    )

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from etui.cli.common import write_output
+
 
 @click.command()
 @click.argument(
@@ -27,10 +29,9 @@ def board(folder: Path, output: Path | None, open_: bool) -> None:
     and named. Runs of other data or formats are in other lists, and estimates are ranked apart.
     The page is one file and loads nothing.
     """
-    from etui.atomic import write_text
     from etui.bench.publish.board import render_board
     from etui.bench.publish.read import read_folders
-    from etui.errors import EtuiError, UsageError
+    from etui.errors import UsageError
     from etui.text.tables import one_line
 
     runs, skipped = read_folders(folder)
@@ -43,12 +44,7 @@ def board(folder: Path, output: Path | None, open_: bool) -> None:
         )
     page = output or folder / "board.html"
     text = render_board(runs, skipped, _find_links(page, folder))
-    try:
-        write_text(page, text, errors="replace")
-    except OSError as error:
-        raise EtuiError(
-            f"cannot write {page}: {error.strerror or error}", "choose another file with --output"
-        ) from error
+    write_output(page, text, "choose another file with --output", errors="replace")
     click.echo(str(page))
     if open_:
         click.launch(str(page.resolve()))

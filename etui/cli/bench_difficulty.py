@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from etui.cli.common import write_output
 from etui.cli.param_types import TEXT
 
 if TYPE_CHECKING:
@@ -42,13 +43,12 @@ def difficulty(runs: tuple[str, ...], tables: tuple[Path, ...], out: Path) -> No
     etui bench difficulty last --outcomes other_models.csv -o difficulty.csv
     etui bench --suite mmlu --precision 3 --difficulty difficulty.csv --model qwen2.5-coder-0.5b
     """  # noqa: D301
-    from etui.atomic import write_text
     from etui.bench.analysis.difficulty import build_difficulty, collect_models
     from etui.bench.store.difficulty_table import parse_difficulty
     from etui.bench.store.find import find_run
     from etui.bench.store.run_folder import read_run
     from etui.config.load import load_config
-    from etui.errors import EtuiError, UsageError
+    from etui.errors import UsageError
     from etui.units import count_text
 
     if not runs and not tables:
@@ -67,12 +67,7 @@ def difficulty(runs: tuple[str, ...], tables: tuple[Path, ...], out: Path) -> No
         models += collect_models(recorded.config, recorded.samples, f"run {recorded.config.run_id}")
     models += [model for path in tables for model in _read_table(path)]
     text = build_difficulty(models)
-    try:
-        write_text(out, text)
-    except OSError as error:
-        raise EtuiError(
-            f"cannot write {out}: {error.strerror or error}", "use another file with --out"
-        ) from error
+    write_output(out, text, "use another file with --out")
     made = parse_difficulty(text, str(out))
     click.echo(
         f"{out}: {count_text(len(made.values), 'question')}, answered by "

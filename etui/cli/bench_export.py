@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from etui.cli.common import write_output
 from etui.cli.param_types import TEXT
 
 
@@ -28,11 +29,10 @@ def export(run: str, lm_eval: bool, output: Path | None) -> None:
     If the run has several arms, choose one with RUN:ARM. RUN is the run's folder, its id, or
     `last`.
     """
-    from etui.atomic import write_text
     from etui.bench.analysis.select import read_systems
     from etui.bench.report.lm_eval import default_path, lm_eval_document
     from etui.config.load import load_config
-    from etui.errors import EtuiError, UsageError
+    from etui.errors import UsageError
 
     if not lm_eval:
         raise UsageError("no export format given", "add it: etui bench export RUN --lm-eval")
@@ -51,11 +51,6 @@ def export(run: str, lm_eval: bool, output: Path | None) -> None:
         click.echo(text, nl=False)
         return
     path = default_path(output, document) if output.is_dir() else output
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_text(path, text, errors="surrogatepass")
-    except OSError as error:
-        raise EtuiError(
-            f"cannot write {path}: {error.strerror or error}", "choose another file with --output"
-        ) from error
+    fix = "choose another file with --output"
+    write_output(path, text, fix, make_folder=True, errors="surrogatepass")
     click.echo(str(path))

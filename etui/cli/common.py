@@ -80,6 +80,32 @@ def require_writable(path: Path, fix: str, *, make_folder: bool = False) -> None
     raise EtuiError(f"cannot write {path}: {reason}", fix)
 
 
+def write_output(
+    path: Path, text: str, fix: str, *, make_folder: bool = False, errors: str = "strict"
+) -> None:
+    """Write an output file as a whole, or leave what was there.
+
+    Args:
+        path: The file.
+        text: Its content.
+        fix: What to do if it cannot be written.
+        make_folder: Whether to make a missing folder of the file.
+        errors: What to do with lone surrogates, as in ``str.encode``.
+
+    Raises:
+        EtuiError: The file cannot be written.
+    """
+    from etui.atomic import write_text
+    from etui.errors import EtuiError
+
+    try:
+        if make_folder:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        write_text(path, text, errors=errors)
+    except OSError as error:
+        raise EtuiError(f"cannot write {path}: {error.strerror or error}", fix) from error
+
+
 def print_problems(checked: CheckedPolicy) -> None:
     """Print every error and warning on standard error, one per line."""
     for problem in checked.errors:

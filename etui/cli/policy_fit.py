@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from etui.cli.common import load_context, print_json, print_table, require_writable
-from etui.cli.param_types import TEXT, WholeNumber
-from etui.errors import EtuiError, UsageError
+from etui.cli.answer_options import (
+    data_option,
+    outcomes_option,
+    policies_argument,
+    runs_option,
+    split_option,
+)
+from etui.cli.common import load_context, print_json, require_writable, write_output
+from etui.cli.param_types import WholeNumber
+from etui.cli.policy_fit_text import build_fit_document, list_agreement_notes, print_fit
+from etui.errors import UsageError
 
 if TYPE_CHECKING:
     from etui.config.config import Config
     from etui.models.catalogue import Catalogue
-    from etui.routing.accuracy.fitted_file import AgreementHead, FittedModel
     from etui.routing.accuracy.table import Graded
     from etui.routing.policy import Policy
 
@@ -24,33 +31,17 @@ _OUTPUT_FIX = "choose another file with --output"
 
 
 @click.command()
-@click.argument("names", type=TEXT, nargs=-1, metavar="[POLICY]")
-@click.option(
-    "--outcomes",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="CSV file with the columns subject,row,ARM,ARM...; 1 where the arm was right.",
-)
-@click.option("--runs", type=TEXT, multiple=True, metavar="RUN", help="Bench run; repeatable.")
+@policies_argument
+@outcomes_option
+@runs_option
 @click.option(
     "--log",
     "from_log",
     is_flag=True,
     help="Graded turns and audits of the log; alone, or added to --outcomes or --runs.",
 )
-@click.option(
-    "--data",
-    type=click.Path(path_type=Path),
-    metavar="DIR",
-    help="Folder of MMLU's files, for the texts of the questions.",
-)
-@click.option(
-    "--split",
-    type=click.Choice(["test", "val", "dev"]),
-    default="test",
-    show_default=True,
-    help="Split of MMLU that the rows of --outcomes refer to.",
-)
+@data_option
+@split_option
 @click.option(
     "--exclude-test",
     type=click.Path(path_type=Path),
@@ -86,6 +77,7 @@ def fit(
     """
     from etui.cli.policy_names import split_names
     from etui.routing.accuracy.fit import fit_heads
+    from etui.routing.accuracy.fitted_file import format_fitted
     from etui.routing.accuracy.predictor import get_fitted_path
     from etui.routing.policy import list_agreements
 
@@ -124,12 +116,12 @@ def fit(
     agreements = list_agreements(policy) if policy is not None else None
     provenance = _build_provenance(graded, answers, before)
     model = fit_heads(graded, provenance, seed=seed, agreements=agreements)
-    notes += _list_agreement_notes(agreements, model)
-    _save(output, model)
+    notes += list_agreement_notes(agreements, model)
+    write_output(output, format_fitted(model), _OUTPUT_FIX, make_folder=True)
     if as_json:
-        print_json(_build_document(output, model, notes))
+        print_json(build_fit_document(output, model, notes))
         return
-    _print_fit(output, model, notes)
+    print_fit(output, model, notes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -278,144 +270,3 @@ def _build_provenance(graded: Graded, answers: _Answers, before: int) -> Any:
         excluded=before - graded.question_count,
         etui=__version__,
     )
-
-
-def _save(path: Path, model: FittedModel) -> None:
-    """Write the fit atomically.
-
-    Raises:
-        EtuiError: The file cannot be written.
-    """
-    from etui.atomic import write_text
-    from etui.routing.accuracy.fitted_file import format_fitted
-
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_text(path, format_fitted(model))
-    except OSError as error:
-        raise EtuiError(f"cannot write {path}: {error.strerror or error}", _OUTPUT_FIX) from None
-
-
-def _build_document(path: Path, model: FittedModel, notes: Sequence[str]) -> dict[str, Any]:
-    return {
-        "file": str(path),
-        "provenance": model.provenance.model_dump(),
-        "arms": {
-            name: {
-                "model": head.model,
-                "reasoning": head.reasoning,
-                "n": head.n,
-                "rate": head.rate,
-                "bands": len(head.rates),
-                "c": head.logistic.c,
-                **head.quality.model_dump(),
-                "curves": [
-                    {"of": curve.of, "kind": curve.kind, "n": curve.n, "ece": curve.ece}
-                    for curve in head.curves
-                ],
-            }
-            for name, head in model.arms.items()
-        },
-        "needs": [
-            {
-                "need": need.need,
-                "base": need.base,
-                "other": need.other,
-                "n": need.n,
-                "auc": need.auc,
-            }
-            for need in model.needs
-        ],
-        "agreements": [
-            head.model_dump(include={"arms", "n", "known", "agreed", "apart"})
-            | {"curve": None if head.curve is None else head.curve.of}
-            for head in model.agreements
-        ],
-        "notes": list(notes),
-    }
-
-
-def _print_fit(path: Path, model: FittedModel, notes: Sequence[str]) -> None:
-    origin = model.provenance
-    excluded = f", {origin.excluded} excluded that are also in test" if origin.excluded else ""
-    click.echo(f"{path}: {origin.n:,} questions of {', '.join(origin.source)}{excluded}")
-    click.echo()
-    rows = [
-        (
-            name,
-            head.model or "any",
-            f"{100 * head.rate:.1f} %",
-            f"{head.quality.brier:.3f}",
-            f"{head.quality.brier_rate:.3f}",
-            f"{head.quality.ece:.3f}",
-            "" if head.quality.auc is None else f"{head.quality.auc:.3f}",
-            ", ".join(f"{curve.kind} of {curve.of}, ECE {curve.ece:.3f}" for curve in head.curves)
-            or "no confidence",
-        )
-        for name, head in model.arms.items()
-    ]
-    head = ("ARM", "MODEL", "RIGHT", "BRIER", "BRIER OF RATE", "ECE", "AUC", "AFTER AN ANSWER")
-    print_table(head, rows)
-    if model.needs:
-        click.echo()
-        print_table(
-            ("NEEDS", "BASE", "OTHER", "AUC"),
-            [
-                (
-                    need.need.replace("_", " "),
-                    need.base,
-                    need.other,
-                    "unknown" if need.auc is None else f"{need.auc:.3f}",
-                )
-                for need in model.needs
-            ],
-        )
-    if model.agreements:
-        click.echo()
-        print_table(
-            ("AGREE", "QUESTIONS", "SAME ANSWER", "RIGHT IF THE SAME", "RIGHT IF NOT", "CURVE"),
-            [_format_agreement(agreement) for agreement in model.agreements],
-        )
-    click.echo()
-    click.echo(
-        "Brier, ECE and AUC: five-fold cross-validation; BRIER OF RATE: if only the overall rate "
-        "were predicted"
-    )
-    for note in notes:
-        click.echo(f"note: {note}", err=True)
-
-
-def _format_agreement(head: AgreementHead) -> tuple[str, ...]:
-    """Format a row: how often the arms agree, and how often they are right then and else.
-
-    Shares of right and wrong alone are the least that they can be, and say so.
-    """
-    least = "" if head.known else "at least "
-    same = f"{100 * head.agreed.n / head.n:.1f} %" if head.known else "unknown"
-    alone = zip(head.arms, head.apart, strict=True)
-    apart = ", ".join(f"{arm} {least}{100 * share.p:.0f} %" for arm, share in alone)
-    return (
-        " and ".join(head.arms) if len(head.arms) > 1 else f"the votes of {head.arms[0]}",
-        f"{head.n:,}",
-        same,
-        f"{least}{100 * head.agreed.p:.1f} % "
-        f"[{100 * head.agreed.low:.1f}, {100 * head.agreed.high:.1f}]",
-        apart,
-        f"{head.curve.kind} of {head.curve.of}, ECE {head.curve.ece:.3f}" if head.curve else "none",
-    )
-
-
-def _list_agreement_notes(
-    agreements: Sequence[tuple[str, ...]] | None, model: FittedModel
-) -> Iterator[str]:
-    """Yield what the answers do not say about the steps of several answers of a policy."""
-    if any(not head.known for head in model.agreements):
-        yield (
-            "these outcomes have only right and wrong, so whether two wrong answers are the same "
-            "is not known: the shares of `agree` are the least that they can be; bench runs have "
-            "the answers"
-        )
-    fitted = {head.arms for head in model.agreements}
-    for arms in agreements or ():
-        if arms not in fitted:
-            yield f"agree of {', '.join(arms)} is not fitted: not all of it was answered"

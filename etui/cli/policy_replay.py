@@ -8,11 +8,18 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from etui.cli.common import load_context, print_json, print_table, require_writable
+from etui.cli.answer_options import (
+    data_option,
+    outcomes_option,
+    policies_argument,
+    runs_option,
+    split_option,
+)
+from etui.cli.common import load_context, print_json, print_table, require_writable, write_output
 from etui.cli.param_types import TEXT, WholeNumber
 from etui.cli.progress import count_progress
 from etui.cli.streams import control_stream
-from etui.errors import EtuiError, UsageError
+from etui.errors import UsageError
 
 if TYPE_CHECKING:
     from etui.config.config import Config
@@ -31,29 +38,13 @@ _STATED_COSTS = (
 
 
 @click.command()
-@click.argument("names", type=TEXT, nargs=-1, metavar="[POLICY]")
-@click.option(
-    "--outcomes",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="CSV file with the columns subject,row,ARM,ARM...; 1 where the arm was right.",
-)
+@policies_argument
+@outcomes_option
 @click.option("--costs", type=TEXT, metavar="ARM=N,...", help="Cost of a question on each arm.")
-@click.option("--runs", type=TEXT, multiple=True, metavar="RUN", help="Bench run; repeatable.")
+@runs_option
 @click.option("--log", "of_log", is_flag=True, help="Replay the questions of the log (default).")
-@click.option(
-    "--data",
-    type=click.Path(path_type=Path),
-    metavar="DIR",
-    help="Folder of MMLU's files, for the texts of the questions.",
-)
-@click.option(
-    "--split",
-    type=click.Choice(["test", "val", "dev"]),
-    default="test",
-    show_default=True,
-    help="Split of MMLU that the rows of --outcomes refer to.",
-)
+@data_option
+@split_option
 @click.option(
     "--seed",
     type=WholeNumber(0, 2**32 - 1),
@@ -147,7 +138,7 @@ def replay(
     if svg is not None:
         from etui.replay.figure import replay_svg
 
-        _write(svg, replay_svg(document))
+        write_output(svg, replay_svg(document), _SVG_FIX)
     if as_json:
         print_json(document)
         return
@@ -293,20 +284,6 @@ def _replay_log(
     if moves := move_rows(document):
         click.echo()
         print_table(("FROM", "TO", "QUESTIONS"), moves)
-
-
-def _write(path: Path, text: str) -> None:
-    """Write a file that the user named.
-
-    Raises:
-        EtuiError: The file cannot be written.
-    """
-    from etui.atomic import write_text
-
-    try:
-        write_text(path, text)
-    except OSError as error:
-        raise EtuiError(f"cannot write {path}: {error.strerror or error}", _SVG_FIX) from None
 
 
 def _show_progress(text: str) -> None:

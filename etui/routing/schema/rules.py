@@ -251,7 +251,10 @@ class RuleEntry(Strict):
                     refuse(f"{key} needs an objective; it has no effect with {ends[0]}", key)
             return self
         if self.arms is None:
-            refuse("an objective needs candidates, as in `arms: [quick, large]`", "objective")
+            refuse(
+                "an objective needs candidates: `arms: [quick, large]` in its rule",
+                "objective",
+            )
         if self.switch_margin_joules is not None and self.objective.minimize is None:
             refuse(
                 "switch_margin_joules has no effect with maximize: accuracy", "switch_margin_joules"

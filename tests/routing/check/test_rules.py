@@ -107,7 +107,7 @@ def rule(end: str) -> str:
         ),
         (
             "objective: {minimize: joules}",
-            "8:16: an objective needs candidates, as in `arms: [quick, large]`",
+            "8:16: an objective needs candidates: `arms: [quick, large]` in its rule",
         ),
         (
             "objective: {}\n    arms: [quick]",

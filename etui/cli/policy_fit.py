@@ -18,7 +18,12 @@ from etui.cli.answer_options import (
 )
 from etui.cli.common import load_context, print_json, require_writable, write_output
 from etui.cli.param_types import WholeNumber
-from etui.cli.policy_fit_text import build_fit_document, list_agreement_notes, print_fit
+from etui.cli.policy_fit_text import (
+    build_fit_document,
+    list_agreement_notes,
+    list_uniform_notes,
+    print_fit,
+)
 from etui.errors import UsageError
 
 if TYPE_CHECKING:
@@ -116,6 +121,7 @@ def fit(
     agreements = list_agreements(policy) if policy is not None else None
     provenance = _build_provenance(graded, answers, before)
     model = fit_heads(graded, provenance, seed=seed, agreements=agreements)
+    notes += list_uniform_notes(graded)
     notes += list_agreement_notes(agreements, model)
     write_output(output, format_fitted(model), _OUTPUT_FIX, make_folder=True)
     if as_json:

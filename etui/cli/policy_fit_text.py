@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from etui.cli.common import print_table
+from etui.units import count_text
 
 if TYPE_CHECKING:
     from etui.routing.accuracy.fitted_file import AgreementHead, FittedModel
+    from etui.routing.accuracy.table import Graded
 
 
 def build_fit_document(path: Path, model: FittedModel, notes: Sequence[str]) -> dict[str, Any]:
@@ -129,6 +131,16 @@ def _format_agreement(head: AgreementHead) -> tuple[str, ...]:
         apart,
         f"{head.curve.kind} of {head.curve.of}, ECE {head.curve.ece:.3f}" if head.curve else "none",
     )
+
+
+def list_uniform_notes(graded: Graded) -> Iterator[str]:
+    """Yield a note for each arm whose labels are all the same, so that only a rate is fitted."""
+    for at, arm in enumerate(graded.arms):
+        weights = graded.weights_of(at)
+        right = graded.correct[:, at] if weights is None else graded.correct[weights > 0, at]
+        if len(right) and right.all() == right.any():
+            word, answers = "right" if right.all() else "wrong", count_text(len(right), "answer")
+            yield f"every answer of {arm} is {word} ({answers}): no question stands out"
 
 
 def list_agreement_notes(

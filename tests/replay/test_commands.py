@@ -154,6 +154,16 @@ def test_wrong_calls_are_told_how_to_mend(outcomes, arguments, said):
         assert error.exit_code == 2
 
 
+def test_answers_that_are_all_right_are_noted(tmp_path):
+    file = tmp_path / "easy.csv"
+    rows = "".join(f"anatomy,{row},1,{row % 2}\n" for row in range(30))
+    file.write_text(f"subject,row,weak,strong\n{rows}", encoding="utf-8")
+    given = ("fit", "--outcomes", file, "--output", tmp_path / "out.json", "--json")
+    notes = json.loads(run(*given).stdout)["notes"]
+    assert "every answer of weak is right (30 answers): no question stands out" in notes
+    assert not any("strong" in note for note in notes)
+
+
 def test_rows_of_another_split_name_the_option(outcomes, tmp_path):
     file, data = outcomes
     lines = file.read_text(encoding="utf-8").splitlines()

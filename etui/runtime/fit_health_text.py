@@ -117,12 +117,15 @@ def format_fit(fit: FitTrace) -> Iterator[str]:
         models = (f"{arm['arm']} ({arm['model'] or 'any model'})" for arm in fit["arms"])
         yield f"fitted: {', '.join(models)}"
     else:
-        yield "no arm of the policy is in this fit, so nothing is predicted"
+        yield (
+            "no arm of the policy is in this fit, so nothing is predicted; run `etui policy fit` "
+            "again"
+        )
     if fit["missing"]:
         yield f"not fitted: {', '.join(fit['missing'])}"
     yield from map(_format_changed, fit["changed"])
     if fit["gone"]:
-        yield f"fitted arms that the policy has no more: {', '.join(fit['gone'])}"
+        yield f"fitted arms that the policy no longer has, ignored: {', '.join(fit['gone'])}"
     if fit["alike"] is not None:
         yield f"{percent_text(fit['alike'])} of the newest questions are like those fitted"
     if fit["graded"] is None:

@@ -235,7 +235,7 @@ def test_a_fit_of_other_arms_and_models_is_told(
     assert run(["policy", "check", "mine"]) == ExitCode.DONE
     out = capsys.readouterr().out
     assert "no arm of the policy is in this fit, so nothing is predicted" in out
-    assert "fitted arms that the policy has no more: quick" in out
+    assert "fitted arms that the policy no longer has, ignored: quick" in out
     assert run(["policy", "explain", "Why?", "--policy", "mine"]) == ExitCode.DONE
     assert "arm        swift" in capsys.readouterr().out
 

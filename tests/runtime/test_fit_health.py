@@ -221,7 +221,7 @@ def test_age_scope_and_state_are_lines_and_a_document() -> None:
         "fit of 2026-07-01, 10 days ago: 300 questions of run",
         "fitted: quick (tiny)",
         "not fitted: large",
-        "fitted arms that the policy has no more: old",
+        "fitted arms that the policy no longer has, ignored: old",
         "100 % of the newest questions are like those fitted",
         "80 graded or audited turns since",
         "quick: set aside: worse than its rate; 50 % right, 50 % predicted, 80 labels since",
@@ -241,6 +241,7 @@ def test_a_fit_without_an_arm_of_the_policy_says_so() -> None:
     policy = make_policy(POLICY.replace("quick", "swift"))
     found = measure_health(make_fit(), policy, make_labels(9, swapped=False), now=NOW)
     assert (found.arms, found.gone, found.missing) == ((), ("quick", "old"), ("swift", "large"))
-    assert "no arm of the policy is in this fit, so nothing is predicted" in format_fit(
-        build_fit_document(found)
+    assert (
+        "no arm of the policy is in this fit, so nothing is predicted; run `etui policy fit` again"
+        in format_fit(build_fit_document(found))
     )

@@ -174,7 +174,7 @@ def diff(
 
 
 def _load_cases(policy: Policy, config: Config) -> tuple[PolicyProbe, ...]:
-    """Load the cases of a policy; faults in them are told and leave them out."""
+    """Load the cases of a policy; without them, and with a message, if they have errors."""
     from etui.errors import InvalidFile
     from etui.routing.cases import load_cases
 

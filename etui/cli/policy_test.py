@@ -62,8 +62,8 @@ def test(
 ) -> ExitCode:
     """Run the probes and cases of policies.
 
-    Probes are in the policy, cases in NAME.cases.jsonl beside it, one JSON object a line. Without a
-    NAME, tests all policies. No model is loaded: the questions are decided as if every model were
+    Probes are in the policy, cases in NAME.cases.jsonl next to it, one JSON object a line. Without
+    a NAME, tests all policies. No model is loaded: the questions are decided as if every model were
     on this machine and nothing were fitted.
 
     A failure is printed with the rule that decided and the condition that failed first. Then follow

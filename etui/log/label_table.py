@@ -51,7 +51,7 @@ class LogLabels:
         pairs: How often each audited arm agrees with its audit arm.
         grades: Number of turns with a grade.
         audits: Number of compared audits.
-        left_out: Turns of an arm that has another model now, or that the policy has no more.
+        left_out: Turns of an arm that has another model now, or that the policy no longer has.
         sha256: Hash of the turns and their labels.
     """
 

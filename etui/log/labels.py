@@ -40,7 +40,7 @@ _LARGEST_LOAD_SQL = """
 
 @dataclass(frozen=True, slots=True)
 class LabelledTurn:
-    """A turn of which something is known in addition to its answer.
+    """A turn with a grade or an audit.
 
     Attributes:
         turn_id, created_at, query, policy: Those of the turn.

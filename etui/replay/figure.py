@@ -26,7 +26,7 @@ _LINE_FROM = 9.0
 
 @dataclass(frozen=True, slots=True)
 class _Note:
-    """A text beside a point of the chart, in the units of the axes."""
+    """A text next to a point of the chart, in the units of the axes."""
 
     text: str
     x: float
@@ -181,7 +181,7 @@ def _list_bars(
 def _write_notes(
     axes: Any, notes: Sequence[_Note], bars: Sequence[tuple[float, float, float]]
 ) -> None:
-    """Write texts beside their points, where they cover neither points nor each other."""
+    """Write texts next to their points, where they cover neither points nor each other."""
     renderer = axes.figure.canvas.get_renderer()
     to_pixels = axes.transData.transform
     frame = axes.get_window_extent(renderer)

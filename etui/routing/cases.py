@@ -1,6 +1,6 @@
 """Read the cases of a policy: questions and what is expected for them, one JSON object a line.
 
-They are in NAME.cases.jsonl beside NAME.yaml. A case is a probe of the policy file with a name,
+They are in NAME.cases.jsonl next to NAME.yaml. A case is a probe of the policy file with a name,
 tags and a group. A file may hold thousands of them, so it is read without a YAML parser.
 """
 
@@ -32,7 +32,7 @@ MAX_BYTES = 50_000_000
 def list_cases_paths(policy_path: Path, config: Config) -> tuple[Path, ...]:
     """List the cases files of a policy that exist.
 
-    It is the one beside the policy, and for a shipped policy also that of the user in
+    It is the one next to the policy, and for a shipped policy also that of the user in
     ETUI_HOME/policies.
     """
     name = policy_path.stem + CASES_ENDING

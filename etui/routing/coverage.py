@@ -41,7 +41,7 @@ class ParaphraseGroup:
         name: Name of the group.
         size: Number of its cases, at least two.
         routes: Each pair of rule and arm that its cases were routed to, with the lines of the
-            cases, most cases first; None stands for no decision.
+            cases, most cases first; None if there was no decision.
     """
 
     name: str

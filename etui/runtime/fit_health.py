@@ -65,7 +65,7 @@ class FitHealth:
             questions; None without a log.
         missing: Arms of the policy that were not fitted.
         changed: Arms that have another model, or another reasoning method.
-        gone: Fitted arms that the policy has no more.
+        gone: Fitted arms that the policy no longer has.
         graded: Number of graded or audited turns since; None if the log cannot be read.
         arms: The fitted arms of the policy.
         steps: Steps of several answers of the policy, with what the fit says of them.
@@ -119,7 +119,7 @@ class GuardedHeads:
     ) -> PredictedAgreement | None:
         """Predict the worth of agreement as the fit does.
 
-        With an arm whose fit is set aside, the fit does not say that asking is in vain.
+        With an arm whose fit is set aside, the fit does not rule out that they agree.
         """
         found = self._heads.agreement(arms, raw)
         if found is None or self.set_aside.isdisjoint(arm.name for arm in arms):

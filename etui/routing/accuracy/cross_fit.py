@@ -64,7 +64,7 @@ def compute_shares(graded: Graded, *, hide_subjects: bool = False) -> Floats:
     """Compute the share that each question has of each band, shape (questions, bands).
 
     The bands are the subjects, of which a question has one; without them, the fields that the
-    shipped classifier tells from the words.
+    shipped classifier predicts from the words.
     """
     import numpy as np
 

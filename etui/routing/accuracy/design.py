@@ -45,7 +45,7 @@ class Design:
         scale: Scale of the features.
         columns: Scaled features and tf-idf of all questions, sparse.
         bands: Names of the bands; empty if there are none.
-        source: What tells the bands of a question: ``words`` compares them with centroids,
+        source: Where the bands of a question come from: ``words`` compares them with centroids,
             ``fields`` asks the classifier that ships with etui.
         shares: Probability of each band, (questions, bands); by centroids, those of a question used
             for fitting are computed from the other folds.

@@ -31,9 +31,9 @@ LEAST_SHARE = 0.005
 _PREFIX = 5
 _LANE_BYTES = 4
 _ONE = 4095
-"""Integer that stands for a tf-idf of 1; a lane holds the sum over thousands of words."""
+"""Integer for a tf-idf of 1; a lane holds the sum over thousands of words."""
 _ZERO = 128
-"""Byte that stands for a weight of 0."""
+"""Byte in the file for a weight of 0."""
 
 
 def count_field_terms(question: QuestionText) -> dict[int, int]:
@@ -54,7 +54,7 @@ class FieldClassifier:
     Attributes:
         names: Names of the fields.
         bias: Score of each field for a question without words.
-        step: Weight that one step of a byte stands for.
+        step: Weight of one step of a byte.
         sharpness: Factor of the scores in the softmax.
         idf: Inverse document frequency of each bucket.
         weights: A byte for each bucket and field, bucket after bucket; ``_ZERO`` is 0.

@@ -22,7 +22,7 @@ from etui.routing.signals.question_words import BUCKETS
 LEAF = 255
 """Number in place of a column: the node is a leaf."""
 WORD_ZERO = 2**15
-"""Number that stands for a weight of 0 of a word."""
+"""Number in the file for a weight of 0 of a word."""
 VALUE_STEPS = 8192.0
 """Steps per unit of the values in the leaves."""
 

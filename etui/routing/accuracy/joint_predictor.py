@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _MOST = math.log((1 - LEAST_P) / LEAST_P)
 """Largest logit that the calibration takes."""
 _ONE = 65_535
-"""Integer that stands for a tf-idf of 1."""
+"""Integer for a tf-idf of 1."""
 
 
 class JointPredictor:

@@ -77,9 +77,9 @@ def model_questions(
 ) -> list[AgreementModel] | None:
     """Predict how often the answers to each question agree, and what follows for both arms.
 
-    That both arms differ says little of which of them is right: where questions are hard, both are
-    wrong, and the audit arm is not worth its joules. Only the mean over similar questions tells
-    hard ones from those that the audit arm alone gets right.
+    Two answers that differ do not show which of them is right: on hard questions both are wrong,
+    and the audit arm is not worth its joules. Only the mean over similar questions separates hard
+    ones from those that the audit arm alone gets right.
 
     Args:
         questions: The audited questions.

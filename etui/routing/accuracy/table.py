@@ -43,10 +43,10 @@ class Graded:
         confidence, margin: Values of the answers, same shape, NaN for an answer without one; None
             if no answer has one.
         facts: Arm -> more facts about it.
-        weights: How much each label counts, same shape, from 0 (the arm did not answer, or nobody
-            graded it: its ``correct`` is ignored) to 1 (its answer is known to be right or wrong).
-            A label of which only a probability p is known is a question in two rows: right with
-            p of the weight, wrong with the rest. None is 1 for all.
+        weights: How much each label counts, same shape, from 0 (the arm did not answer, or its
+            answer has no grade: its ``correct`` is ignored) to 1 (its answer is known to be right
+            or wrong). A label of which only a probability p is known is a question in two rows:
+            right with p of the weight, wrong with the rest. None is 1 for all.
         answers: Number of the answer that the arm gave, same shape: equal numbers are equal
             answers, and -1 is none; None if only right and wrong are known.
     """

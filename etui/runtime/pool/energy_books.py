@@ -15,7 +15,7 @@ from etui.turn.intervals import TimeInterval, subtract
 from etui.turn.ports import Meter
 
 AUDITS = "\0audits"
-"""Stands for the model of audits, which are no turns; no model has such a name."""
+"""Key of audits, which are no turns, in place of a model; no model has such a name."""
 
 _ANCHOR_NS = 1_200_000_000_000
 """Half widths are added this often: that of a long interval is less than those of its parts."""

@@ -56,57 +56,72 @@ def choose(
         ModelUnavailable: No model that the policy allows is on this machine.
         BudgetSpent: A spent budget refuses the query, or the user did not confirm.
     """
-    config, catalogue = runtime.config, runtime.catalogue
     if overrides.model and (overrides.policy or overrides.arm):
         raise UsageError(
             "--model cannot be combined with --policy or --arm", "pass only one of them"
         )
     if effort is not None:
         effort = None if _asks_for_reasoning(overrides) else check_effort(effort)
-    model = overrides.model or (config.model if not (overrides.policy or overrides.arm) else None)
+    model = overrides.model
+    if not (model or overrides.policy or overrides.arm):
+        model = runtime.config.model
     if model:
-        model = catalogue_name(model, config, catalogue)
-        spec = catalogue.get(model)  # report an unknown name before any energy is used
-        named = "`model` in config.yaml"
-        if overrides.model:
-            named = "the request names" if overrides.lenient else "--model"
-        way = overrides.reasoning or "direct"
-        arm = Arm(
-            way,
-            model,
-            speculate=choose_speculation(spec, way),
-            sampling_from=OPEN_SAMPLING,
-        )
-        decision = Decision(arm, None, None, f"{named} {model}")
-        if effort is not None:
-            decision = apply_effort(decision, effort)
-        decision = apply_overrides(decision, overrides)
-        _check_draft(decision, overrides, runtime)
-        return Choice(_note_problem(decision, catalogue.problem))
-    policy = _load_policy(overrides, runtime)
-    degraded = None
-    if within_budgets and policy.period_budgets:
-        from etui.runtime.period_budget import read_overruns, settle
+        choice = Choice(_decide_named(model, overrides, runtime, effort))
+    else:
+        policy = _load_policy(overrides, runtime)
+        degraded = None
+        if within_budgets and policy.period_budgets:
+            from etui.runtime.period_budget import read_overruns, settle
 
-        overruns = read_overruns(policy.period_budgets, config)
-        degraded = settle(overruns, confirm, overrides.over_budget)
-    host = read_host() if read_host is not None and not overrides.arm else None
-    by_effort = None
-    if effort is not None and overrides.arm is None and degraded is None:
-        by_effort = policy.efforts.get(effort)
-    choice = None
-    if effort is not None and by_effort is not None:
-        choice = _decide_by_effort(query, policy, effort, by_effort, runtime)
-    if choice is None:
-        choice = decide_query(
-            query, policy, runtime, host=host, arm=overrides.arm, degraded=degraded
-        )
-        if effort is not None and degraded is None:
-            choice = replace(choice, decision=apply_effort(choice.decision, effort))
-    decision = choice.decision
-    decision = apply_overrides(decision, overrides)
+            overruns = read_overruns(policy.period_budgets, runtime.config)
+            degraded = settle(overruns, confirm, overrides.over_budget)
+        host = read_host() if read_host is not None and not overrides.arm else None
+        choice = _decide_by_policy(query, policy, runtime, host, overrides.arm, degraded, effort)
+    decision = apply_overrides(choice.decision, overrides)
     _check_draft(decision, overrides, runtime)
-    return replace(choice, decision=_note_problem(decision, catalogue.problem))
+    return replace(choice, decision=_note_problem(decision, runtime.catalogue.problem))
+
+
+def _decide_named(
+    model: str, overrides: Overrides, runtime: Runtime[Any], effort: str | None
+) -> Decision:
+    """Take a model that the user or config.yaml names, without a policy."""
+    model = catalogue_name(model, runtime.config, runtime.catalogue)
+    spec = runtime.catalogue.get(model)  # report an unknown name before any energy is used
+    named = "`model` in config.yaml"
+    if overrides.model:
+        named = "the request names" if overrides.lenient else "--model"
+    way = overrides.reasoning or "direct"
+    arm = Arm(
+        way,
+        model,
+        speculate=choose_speculation(spec, way),
+        sampling_from=OPEN_SAMPLING,
+    )
+    decision = Decision(arm, None, None, f"{named} {model}")
+    return decision if effort is None else apply_effort(decision, effort)
+
+
+def _decide_by_policy(
+    query: Query,
+    policy: Policy,
+    runtime: Runtime[Any],
+    host: HostState | None,
+    arm: str | None,
+    degraded: str | None,
+    effort: str | None,
+) -> Choice:
+    """Decide by a policy, of which the user may name an arm, and a client an effort."""
+    if effort is not None and degraded is None:
+        by_effort = policy.efforts.get(effort) if arm is None else None
+        if by_effort is not None:
+            choice = _decide_by_effort(query, policy, effort, by_effort, runtime)
+            if choice is not None:
+                return choice
+    choice = decide_query(query, policy, runtime, host=host, arm=arm, degraded=degraded)
+    if effort is not None and degraded is None:
+        return replace(choice, decision=apply_effort(choice.decision, effort))
+    return choice
 
 
 def _decide_by_effort(

@@ -6,10 +6,10 @@ policy's fit. Both are read at the first prediction that needs them, and each mo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from itertools import product
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from etui.arm import Arm
 from etui.chat import Query
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from etui.routing.joules_predictor import LoggedModelFacts
     from etui.routing.policy import Policy
     from etui.runtime.log_cache import LogCache
+
+_T = TypeVar("_T")
 
 
 class Heads(Protocol):
@@ -114,14 +116,9 @@ class LogPredictor:
         Raises:
             InvalidFile: The policy's fit is damaged.
         """
-        heads = self._load_heads()
-        if heads is None:
-            return None
-        for same in self._list_same(arm):
-            accuracy = heads.accuracy(same, query, confidence)
-            if accuracy is not None:
-                return accuracy
-        return None
+        return self._ask_fit(
+            lambda fit: (fit.accuracy(same, query, confidence) for same in self._list_same(arm))
+        )
 
     def calibrated(self, arm: Arm, confidence: float | None, margin: float | None) -> float | None:
         """Predict the probability that a given answer is right; None without a fit.
@@ -129,14 +126,9 @@ class LogPredictor:
         Raises:
             InvalidFile: The policy's fit is damaged.
         """
-        heads = self._load_heads()
-        if heads is None:
-            return None
-        for same in self._list_same(arm):
-            probability = heads.calibrated(same, confidence, margin)
-            if probability is not None:
-                return probability
-        return None
+        return self._ask_fit(
+            lambda fit: (fit.calibrated(same, confidence, margin) for same in self._list_same(arm))
+        )
 
     def agreement(
         self, arms: Sequence[Arm], raw: Sequence[RawConfidence] = ()
@@ -146,14 +138,9 @@ class LogPredictor:
         Raises:
             InvalidFile: The policy's fit is damaged.
         """
-        heads = self._load_heads()
-        if heads is None:
-            return None
-        for same in product(*map(self._list_same, arms)):
-            found = heads.agreement(same, raw)
-            if found is not None:
-                return found
-        return None
+        return self._ask_fit(
+            lambda fit: (fit.agreement(same, raw) for same in product(*map(self._list_same, arms)))
+        )
 
     def fit_notice(self) -> str:
         """Return what is to be said of the fit, if it was used; empty without anything."""
@@ -175,10 +162,14 @@ class LogPredictor:
         ]
         return (arm, *(replace(arm, model=name) for name in names))
 
-    def _load_heads(self) -> Heads | None:
+    def _ask_fit(self, predict: Callable[[Heads], Iterable[_T | None]]) -> _T | None:
+        """Return the first prediction of the fit that is known; None without one, or a fit."""
         if self._heads is None:
             self._heads = (self._read_heads(),)
-        return self._heads[0]
+        fit = self._heads[0]
+        if fit is None:
+            return None
+        return next((found for found in predict(fit) if found is not None), None)
 
     def _measure_text(self, query: Query) -> TextFacts:
         if self._text is None or self._text[0] is not query:

@@ -14,7 +14,8 @@ outcomes_option = click.option(
     "--outcomes",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="CSV file with the columns subject,row,ARM,ARM...; 1 where the arm was right.",
+    help="CSV file with the columns subject,row,ARM,ARM...; 1 where the arm was right. Costs in "
+    "ARM:cost.",
 )
 
 runs_option = click.option(

@@ -160,7 +160,7 @@ def _add_log(answers: _Answers | None, policy: Policy | None, config: Config) ->
     known = {}
     if answers is not None:
         table = answers.graded
-        known = {arm: float(table.correct[:, at].mean()) for at, arm in enumerate(table.arms)}
+        known = {arm: table.compute_rate(at) for at, arm in enumerate(table.arms)}
     name = None if policy is None else policy.name
     found = collect_labels(turns, name, known, None if policy is None else set(policy.arms))
     if not found.questions:
@@ -204,11 +204,12 @@ def _read_answers(
 ) -> _Answers:
     """Read the answers of a table or of runs."""
     if outcomes is not None:
-        from etui.replay.outcomes import read_outcomes
+        from etui.replay.outcomes import read_table
         from etui.replay.question_texts import read_texts
 
         texts = read_texts(data, split) if data is not None else None
-        graded, sha256 = read_outcomes(outcomes, texts)
+        table = read_table(outcomes, texts)
+        graded, sha256 = table.graded, table.sha256
         notes = (
             []
             if texts is not None

@@ -40,7 +40,12 @@ _STATED_COSTS = (
 @click.command()
 @policies_argument
 @outcomes_option
-@click.option("--costs", type=TEXT, metavar="ARM=N,...", help="Cost of a question on each arm.")
+@click.option(
+    "--costs",
+    type=TEXT,
+    metavar="ARM=N,...",
+    help="Cost of a question on each arm, if the table has none.",
+)
 @runs_option
 @click.option("--log", "of_log", is_flag=True, help="Replay the questions of the log (default).")
 @data_option
@@ -164,19 +169,32 @@ def _read_outcomes(
     import numpy as np
 
     from etui.replay.judge import ReplayTable
-    from etui.replay.outcomes import read_costs, read_outcomes
+    from etui.replay.outcomes import read_costs, read_table
     from etui.replay.question_texts import read_texts
 
     texts = read_texts(data, split) if data is not None else None
-    graded, _ = read_outcomes(path, texts)
+    table, left_out = read_table(path, texts).keep_complete()
+    graded = table.graded
     if len(graded.arms) < 2:
         raise UsageError(f"{path} has only one arm: nothing to choose", "use two or more arms")
-    if costs is None:
+    if not len(graded):
+        raise UsageError(
+            f"no question of {path} was answered by every arm",
+            "leave out the arms with few answers",
+        )
+    if costs is None and table.cost is None:
         example = ",".join(f"{arm}={10**at}" for at, arm in enumerate(graded.arms))
         raise UsageError("a table of outcomes has no costs", f"pass them: --costs {example}")
-    stated = read_costs(costs, graded.arms)
-    cost = np.tile(np.asarray(list(stated.values())), (len(graded), 1))
+    cost = table.cost
+    if costs is not None:
+        stated = read_costs(costs, graded.arms)
+        cost = np.tile(np.asarray(list(stated.values())), (len(graded), 1))
+    assert cost is not None  # one of the two was given
     notes = [_STATED_COSTS]
+    if costs is not None and table.cost is not None:
+        notes.append("--costs replaces the costs of the table")
+    if left_out:
+        notes.append(f"left out: {left_out:,} questions that not every arm answered")
     if texts is None:
         notes.append("without --data there are no texts: only subjects are used")
     return ReplayTable(graded, cost), notes

@@ -1,22 +1,30 @@
-"""Read a table of graded answers and the cost of its arms."""
+"""Read a table of graded answers and the cost of its arms.
+
+A cell is 1 or 0, or empty where an arm has no answer. A column named for an arm and its cost
+(``small:cost``, ``cost_small``) holds the cost of each of its answers.
+"""
 
 from __future__ import annotations
 
 import csv
 import hashlib
 import io
+import math
+import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from etui.errors import InvalidFile, Problem, UsageError
 from etui.routing.accuracy.table import Graded
 from etui.routing.signals.question_words import QuestionText
+from etui.text.sanitize import sanitize
 from etui.text.suggest import suggest
 
 if TYPE_CHECKING:
     from etui.datasets.questions import Question
-
+    from etui.stats.arrays import Floats
 
 Texts = Mapping[tuple[str, int], "Question"]
 """(subject, row) -> the question."""
@@ -30,11 +38,46 @@ _COSTS_FIX = "write --costs {example}: a number above 0 for each arm, joules or 
 _UNKNOWN_FIX = (
     "pass the --split of MMLU that the rows count in, and the folder of its files to --data"
 )
-_FIX = "the first line is subject,row,ARM,ARM...; each other line holds 1 or 0 for each arm"
+_FIX = (
+    "the first line is subject,row,ARM,ARM...; each other line holds 1 or 0 for each arm, or "
+    "nothing where it has no answer"
+)
+_OUTCOMES = {"1": 1, "1.0": 1, "0": 0, "0.0": 0, "": None}
+"""Cells and what they say; tables with empty cells are often saved with decimal points."""
+_COST_WORD = "(?:costs?|joules|price)"
+_COST_COLUMN = re.compile(
+    rf"{_COST_WORD}[ _:./-]+(?P<after>.+)|(?P<before>.+?)[ _:./-]+{_COST_WORD}", re.IGNORECASE
+)
+
+
+@dataclass(frozen=True, slots=True)
+class OutcomeTable:
+    """A table of outcomes.
+
+    Attributes:
+        graded: The answers; with weights of 0 where an arm has none.
+        cost: Cost of each answer, (questions, arms), NaN where there is none; None without columns
+            of costs.
+        sha256: SHA-256 of the file.
+    """
+
+    graded: Graded
+    cost: Floats | None
+    sha256: str
+
+    def keep_complete(self) -> tuple[OutcomeTable, int]:
+        """Keep the questions that every arm answered; also returns how many were left out."""
+        heavy = self.graded.weights
+        if heavy is None:
+            return self, 0
+        whole = (heavy > 0).all(axis=1)
+        graded = replace(self.graded.take(whole), weights=None)
+        cost = None if self.cost is None else self.cost[whole]
+        return OutcomeTable(graded, cost, self.sha256), int((~whole).sum())
 
 
 def read_outcomes(path: Path, texts: Texts | None = None) -> tuple[Graded, str]:
-    """Read a table of outcomes.
+    """Read a table in which every arm answered every question.
 
     Args:
         path: The CSV file.
@@ -44,21 +87,43 @@ def read_outcomes(path: Path, texts: Texts | None = None) -> tuple[Graded, str]:
         The table, and the SHA-256 of the file.
 
     Raises:
+        InvalidFile: As :func:`read_table` does, and for a cell without an outcome.
+    """
+    table = _read(path, texts, empty=False)
+    return table.graded, table.sha256
+
+
+def read_table(path: Path, texts: Texts | None = None) -> OutcomeTable:
+    """Read a table of outcomes, in which cells may be empty, and the costs in it.
+
+    Args:
+        path: The CSV file.
+        texts: The questions of the outcomes; None leaves the questions without text.
+
+    Raises:
         InvalidFile: The file is not a table of outcomes, or has questions that are not in
             ``texts``; with the line of each problem.
     """
+    return _read(path, texts, empty=True)
+
+
+def _read(path: Path, texts: Texts | None, *, empty: bool) -> OutcomeTable:
+    import numpy as np
+
     raw = _read_bytes(path)
     rows = _parse_rows(raw, str(path))
-    header = [name.strip() for name in rows[0][1]]
-    arms = _parse_arms(header, str(path))
+    layout = _parse_header([sanitize(name.strip()) for name in rows[0][1]], str(path))
+    subjects = None if texts is None else _find_last_rows(texts)
     problems: list[Problem] = []
     keys: dict[tuple[str, int], int] = {}
-    outcomes: list[list[bool]] = []
+    outcomes: list[list[int | None]] = []
+    costs: list[list[float]] = []
     fix = _UNKNOWN_FIX
     for line, fields in rows[1:]:
         try:
-            key, values = _parse_row(fields, header)
-            _check_known(key, texts)
+            key, values, spent = _parse_row(fields, layout, empty=empty)
+            if texts is not None and subjects is not None and key not in texts:
+                raise _UnknownQuestion(_describe_unknown(key, subjects))
             if key in keys:
                 raise ValueError(f"{key[0]} row {key[1]} is already in line {keys[key]}")
         except ValueError as error:
@@ -69,11 +134,24 @@ def read_outcomes(path: Path, texts: Texts | None = None) -> tuple[Graded, str]:
             continue
         keys[key] = line
         outcomes.append(values)
+        costs.append(spent)
     if problems:
         raise InvalidFile.of(problems, fix)
     if not outcomes:
         raise InvalidFile.of([Problem(str(path), 1, 1, "has no outcomes")], _FIX)
-    return build_graded(arms, list(keys), outcomes, texts), hashlib.sha256(raw).hexdigest()
+    known = np.asarray([[value is not None for value in row] for row in outcomes], dtype=bool)
+    if not known.any(axis=0).all():
+        never = layout.arms[int(np.flatnonzero(~known.any(axis=0))[0])]
+        raise InvalidFile.of([Problem(str(path), 1, 1, f"{never} has no outcome")], _FIX)
+    right = [[value == 1 for value in row] for row in outcomes]
+    graded = build_graded(layout.arms, list(keys), right, texts)
+    if not known.all():
+        graded = replace(graded, weights=known.astype(np.float64))
+    cost = np.asarray(costs, dtype=np.float64) if layout.costs else None
+    if cost is not None and not (np.nanmean(cost, axis=0) > 0).all():
+        free = layout.arms[int(np.flatnonzero(~(np.nanmean(cost, axis=0) > 0))[0])]
+        raise InvalidFile.of([Problem(str(path), 1, 1, f"every cost of {free} is 0")], _FIX)
+    return OutcomeTable(graded, cost, hashlib.sha256(raw).hexdigest())
 
 
 def build_graded(
@@ -135,8 +213,18 @@ def _parse_rows(raw: bytes, file: str) -> list[tuple[int, list[str]]]:
     return rows
 
 
-def _parse_arms(header: Sequence[str], file: str) -> tuple[str, ...]:
-    """Return the column names after subject and row."""
+@dataclass(frozen=True, slots=True)
+class _Layout:
+    """The columns of a table: their names, and the places of arms and of their costs."""
+
+    header: tuple[str, ...]
+    arms: tuple[str, ...]
+    answers: tuple[int, ...]
+    costs: tuple[int, ...]
+
+
+def _parse_header(header: Sequence[str], file: str) -> _Layout:
+    """Find the columns of the arms, after subject and row, and those of their costs."""
     fault = None
     if tuple(header[:2]) != ("subject", "row"):
         missing = [name for name in ("subject", "row") if name not in header]
@@ -154,43 +242,82 @@ def _parse_arms(header: Sequence[str], file: str) -> tuple[str, ...]:
         fault = f"has two columns {duplicate!r}"
     if fault:
         raise InvalidFile.of([Problem(file, 1, 1, fault)], _FIX)
-    return tuple(header[2:])
+    costs: dict[str, int] = {}
+    for at, name in enumerate(header[2:], start=2):
+        found = _COST_COLUMN.fullmatch(name)
+        arm = None if found is None else found["after"] or found["before"]
+        if arm is not None and arm in header[2:]:
+            costs.setdefault(arm, at)
+    answers = [at for at in range(2, len(header)) if at not in costs.values()]
+    arms = tuple(header[at] for at in answers)
+    missing = [arm for arm in arms if arm not in costs]
+    if costs and missing:
+        fault = f"has no column of costs for {', '.join(missing)}"
+        raise InvalidFile.of([Problem(file, 1, 1, fault)], _FIX)
+    return _Layout(
+        tuple(header), arms, tuple(answers), tuple(costs[arm] for arm in arms) if costs else ()
+    )
 
 
-def _parse_row(fields: Sequence[str], header: Sequence[str]) -> tuple[tuple[str, int], list[bool]]:
-    """Parse a row into its question and outcomes.
+def _parse_row(
+    fields: Sequence[str], layout: _Layout, *, empty: bool
+) -> tuple[tuple[str, int], list[int | None], list[float]]:
+    """Parse a row into its question, its outcomes and its costs.
 
     Raises:
         ValueError: The row is invalid; the message describes the problem.
     """
-    if len(fields) != len(header):
-        raise ValueError(f"has {len(fields)} columns, the first line has {len(header)}")
-    subject, row, *values = (field.strip() for field in fields)
+    if len(fields) != len(layout.header):
+        raise ValueError(f"has {len(fields)} columns, the first line has {len(layout.header)}")
+    cells = [field.strip() for field in fields]
+    subject, row = cells[:2]
     if not subject:
         raise ValueError("subject is empty")
     if not (row.isascii() and row.isdigit() and len(row) < 10):
         raise ValueError(f"row is {row[:20]!r}, not a number from 0")
-    for name, value in zip(header[2:], values, strict=True):
-        if value not in ("0", "1"):
+    outcomes: list[int | None] = []
+    for name, at in zip(layout.arms, layout.answers, strict=True):
+        value = cells[at]
+        if value not in _OUTCOMES or (not value and not empty):
             raise ValueError(f"{name} is {value[:20]!r}, not 0 or 1")
-    return (subject, int(row)), [value == "1" for value in values]
+        outcomes.append(_OUTCOMES[value])
+    costs = [
+        _parse_cost(cells[at], layout.header[at], answered=outcome is not None)
+        for at, outcome in zip(layout.costs, outcomes if layout.costs else (), strict=True)
+    ]
+    return (subject, int(row)), outcomes, costs
+
+
+def _parse_cost(value: str, column: str, *, answered: bool) -> float:
+    if not answered:
+        return math.nan
+    try:
+        cost = float(value)
+    except ValueError:
+        raise ValueError(f"{column} is {value[:20]!r}, not a number") from None
+    if not 0 <= cost <= _LARGEST_COST:  # false for nan too
+        raise ValueError(f"{column} is {value[:20]}, not from 0 to {_LARGEST_COST:g}")
+    return cost
 
 
 class _UnknownQuestion(ValueError):
     """A question that the texts do not have."""
 
 
-def _check_known(key: tuple[str, int], texts: Texts | None) -> None:
-    if texts is None or key in texts:
-        return
+def _find_last_rows(texts: Texts) -> dict[str, int]:
+    """Return the last row of each subject."""
+    last: dict[str, int] = {}
+    for subject, row in texts:
+        last[subject] = max(row, last.get(subject, -1))
+    return last
+
+
+def _describe_unknown(key: tuple[str, int], last: Mapping[str, int]) -> str:
     subject, row = key
-    subjects = {name for name, _ in texts}
-    if subject in subjects:
-        last = max(index for name, index in texts if name == subject)
-        raise _UnknownQuestion(f"{subject} has no row {row}, its last is {last}")
-    hint = suggest(subject, subjects)
-    known = f"; {hint}" if hint else ""
-    raise _UnknownQuestion(f"the data has no subject {subject[:60]!r}{known}")
+    if subject in last:
+        return f"{subject} has no row {row}, its last is {last[subject]}"
+    hint = suggest(subject, last)
+    return f"the data has no subject {subject[:60]!r}" + (f"; {hint}" if hint else "")
 
 
 def read_costs(text: str, arms: Sequence[str]) -> dict[str, float]:
@@ -203,8 +330,8 @@ def read_costs(text: str, arms: Sequence[str]) -> dict[str, float]:
         example=",".join(f"{arm}={10**index}" for index, arm in enumerate(arms[:3]))
     )
     costs: dict[str, float] = {}
-    for part in text.split(","):
-        name, equals, value = (piece.strip() for piece in part.partition("="))
+    for part in _split_costs(text, arms):
+        name, equals, value = (piece.strip() for piece in part.rpartition("="))
         if not equals or not name:
             raise UsageError(f"--costs: {part.strip()[:60]!r} is not ARM=NUMBER", fix)
         if name not in arms:
@@ -224,3 +351,14 @@ def read_costs(text: str, arms: Sequence[str]) -> dict[str, float]:
     if missing:
         raise UsageError(f"--costs: no cost for {', '.join(missing)}", fix)
     return {arm: costs[arm] for arm in arms}
+
+
+def _split_costs(text: str, arms: Sequence[str]) -> list[str]:
+    """Split ``ARM=NUMBER,...`` at commas, of which the name of an arm may have some too."""
+    parts: list[str] = []
+    for piece in text.split(","):
+        if parts and "=" not in parts[-1] and any(arm.startswith(parts[-1]) for arm in arms):
+            parts[-1] += f",{piece}"
+        else:
+            parts.append(piece.lstrip())
+    return parts

@@ -76,6 +76,29 @@ def test_without_texts_there_are_subjects_alone(outcomes):
     assert "without --data" in result.stdout
 
 
+def test_a_table_with_empty_cells_and_its_own_costs(outcomes, tmp_path):
+    lines = outcomes[0].read_text(encoding="utf-8").splitlines()
+    rows = [f"{line},{1 + at % 3},{10 + at % 5}" for at, line in enumerate(lines[1:])]
+    subject, row, *_ = lines[8].split(",")
+    rows[7] = f"{subject},{row},1,,2,"
+    file = tmp_path / "costs.csv"
+    text = "\n".join([f"{lines[0]},weak:cost,strong:cost", *rows])
+    file.write_text(text, encoding="utf-8")
+    document = json.loads(run("replay", "--outcomes", file, "--json").stdout)
+    assert document["n"] == 299
+    assert document["arms"]["weak"]["cost"] == pytest.approx(2, abs=0.02)
+    assert any("left out: 1 " in note for note in document["notes"])
+    assert any("stated costs are charged once" in note for note in document["notes"])
+    other = json.loads(run("replay", "--outcomes", file, *COSTS, "--json").stdout)
+    assert other["arms"]["strong"]["cost"] == 10
+    assert any("replaces the costs" in note for note in other["notes"])
+    target = tmp_path / "out.json"
+    given = ("--outcomes", file, "--data", outcomes[1], "--output", target, "--json")
+    fitted = json.loads(run("fit", *given).stdout)
+    assert fitted["arms"]["strong"]["n"] == 299
+    assert fitted["arms"]["weak"]["n"] == 300
+
+
 def test_fit_then_explain_by_what_was_fitted(outcomes, tmp_path):
     file, data = outcomes
     policy = tmp_path / "mine.yaml"

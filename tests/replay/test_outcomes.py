@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from etui.errors import EtuiError, InvalidFile, UsageError
-from etui.replay.outcomes import read_costs, read_outcomes
+from etui.replay.outcomes import read_costs, read_outcomes, read_table
 from etui.replay.question_texts import drop_questions, read_texts
 from tests.replay import made
 
@@ -114,3 +114,72 @@ def test_questions_that_also_stand_in_another_split_are_left_out(tmp_path):
 def test_a_missing_file_is_said(tmp_path):
     with pytest.raises(EtuiError, match="cannot be read"):
         read_outcomes(tmp_path / "none.csv")
+
+
+def written(tmp_path, text):
+    file = tmp_path / "table.csv"
+    file.write_text(text, encoding="utf-8")
+    return file
+
+
+def test_an_empty_cell_is_an_arm_without_an_answer(tmp_path):
+    file = written(tmp_path, "subject,row,a,b\nx,0,1,\nx,1,0.0,1.0\nx,2,,0\n")
+    table = read_table(file)
+    assert table.graded.weights.tolist() == [[1, 0], [1, 1], [0, 1]]
+    assert table.graded.compute_rate(0) == 0.5
+    kept, left_out = table.keep_complete()
+    assert left_out == 2
+    assert kept.graded.weights is None
+    assert kept.graded.correct.tolist() == [[False, True]]
+    with pytest.raises(InvalidFile, match="b is '', not 0 or 1"):
+        read_outcomes(file)
+
+
+def test_an_arm_without_any_answer_is_refused(tmp_path):
+    with pytest.raises(InvalidFile, match="b has no outcome"):
+        read_table(written(tmp_path, "subject,row,a,b\nx,0,1,\n"))
+
+
+@pytest.mark.parametrize(
+    "head",
+    ["a,b,a:cost,b:cost", "a,b,cost_a,cost_b", "a,b,a joules,b joules", "a,b,Cost a,b price"],
+)
+def test_costs_are_read_from_columns_named_for_their_arms(tmp_path, head):
+    table = read_table(written(tmp_path, f"subject,row,{head}\nx,0,1,0,2.5,30\nx,1,1,1,0,20\n"))
+    assert table.graded.arms == ("a", "b")
+    assert table.cost.tolist() == [[2.5, 30.0], [0.0, 20.0]]
+
+
+def test_a_column_that_is_no_cost_of_an_arm_is_an_arm(tmp_path):
+    table = read_table(written(tmp_path, "subject,row,low cost,high cost\nx,0,1,0\n"))
+    assert table.graded.arms == ("low cost", "high cost")
+    assert table.cost is None
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("subject,row,a,b,a:cost\nx,0,1,1,2\n", ":1:1: has no column of costs for b"),
+        ("subject,row,a,a:cost\nx,0,1,much\n", ":2:1: a:cost is 'much', not a number"),
+        ("subject,row,a,a:cost\nx,0,1,-1\n", ":2:1: a:cost is -1, not from 0"),
+        ("subject,row,a,a:cost\nx,0,1,nan\n", ":2:1: a:cost is nan, not from 0"),
+        ("subject,row,a,a:cost\nx,0,1,\n", ":2:1: a:cost is '', not a number"),
+        ("subject,row,a,a:cost\nx,0,1,0\n", ":1:1: every cost of a is 0"),
+    ],
+)
+def test_faults_of_costs_are_told_with_their_line(tmp_path, text, said):
+    with pytest.raises(InvalidFile) as raised:
+        read_table(written(tmp_path, text))
+    assert said in raised.value.what
+
+
+def test_names_with_signs_of_the_option_have_costs_too():
+    arms = ('phi "mini", 3.8B', "mixtral=8x7b", "模型")
+    assert read_costs('phi "mini", 3.8B=2, mixtral=8x7b=20,模型=3', arms) == dict(
+        zip(arms, (2.0, 20.0, 3.0), strict=True)
+    )
+
+
+def test_a_name_cannot_send_escape_sequences(tmp_path):
+    table = read_table(written(tmp_path, "subject,row,\x1b[31ma,b\nx,0,1,0\n"))
+    assert table.graded.arms == ("␛[31ma", "b")

@@ -77,6 +77,12 @@ class Graded:
         """Return the weights of an arm's labels, by its column; None is 1 for all."""
         return None if self.weights is None else self.weights[:, arm]
 
+    def compute_rate(self, arm: int) -> float:
+        """Compute the share of an arm's answers that is right, by its column."""
+        heavy = self.weights_of(arm)
+        right = self.correct[:, arm]
+        return float(right.mean() if heavy is None else (heavy * right).sum() / heavy.sum())
+
     def take(self, selected: Flags) -> Graded:
         """Return the table of the selected questions."""
         keep = [at for at, held in enumerate(selected.tolist()) if held]

@@ -237,6 +237,12 @@ def _load_heads(policy: Policy, config: Config) -> AccuracyPredictor:
             f"policy {policy.name!r} has no saved fit",
             f"run `etui policy fit {policy.name}` on other questions, or leave --as-fitted out",
         )
+    if policy.arms.keys().isdisjoint(heads.model.arms):
+        raise UsageError(
+            f"the saved fit of policy {policy.name!r} has none of its arms: it is of "
+            f"{', '.join(heads.model.arms)}",
+            f"run `etui policy fit {policy.name}` on other questions, or leave --as-fitted out",
+        )
     return heads
 
 

@@ -116,6 +116,20 @@ def test_fit_then_explain_by_what_was_fitted(outcomes, tmp_path):
     assert "policy mine" in result.stdout
 
 
+def test_a_saved_fit_of_other_arms_is_not_replayed(outcomes, tmp_path):
+    file, data = outcomes
+    policy, fitted = tmp_path / "mine.yaml", tmp_path / "mine.fitted.json"
+    policy.write_text(POLICY, encoding="utf-8")
+    run("fit", "--outcomes", file, "--output", fitted)
+    given = ("replay", policy, "--outcomes", file, "--data", data, *COSTS, "--as-fitted")
+    assert "policy mine" in run(*given).stdout
+    text = fitted.read_text(encoding="utf-8").replace('"weak"', '"w"').replace('"strong"', '"s"')
+    fitted.write_text(text, encoding="utf-8")
+    error = refused(*given)
+    assert error.what == "the saved fit of policy 'mine' has none of its arms: it is of w, s"
+    assert "etui policy fit mine" in error.fix
+
+
 def test_fit_leaves_out_what_is_also_in_test(outcomes, tmp_path):
     file, data = outcomes
     target = tmp_path / "out.json"

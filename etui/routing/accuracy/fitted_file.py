@@ -280,6 +280,8 @@ def parse_fitted(text: str, file: str) -> FittedModel:
 
 def _explain(error: ValidationError, text: str, file: str) -> InvalidFile:
     """Build the error of a text that is no fitted model of this etui, which is read once more."""
+    if not text.strip():
+        return _invalid(file, "is empty")
     try:
         document = json.loads(text)
     except (ValueError, RecursionError) as fault:
@@ -290,7 +292,8 @@ def _explain(error: ValidationError, text: str, file: str) -> InvalidFile:
     if version not in READABLE_VERSIONS:
         newer = isinstance(version, int) and version > FITTED_VERSION
         found = json.dumps(version)[:20] + (" of a newer etui" if newer else "")
-        return _invalid(file, f"has version {found}, this etui reads {FITTED_VERSION}")
+        message = f"has version {found}, this etui reads {FITTED_VERSION}"
+        return _invalid(file, message, "update etui, or " if newer else "")
     first = error.errors(include_url=False)[0]
     place = ".".join(str(part)[:40] for part in first["loc"][:6])
     return _invalid(file, f"{place}: {first['msg']}" if place else first["msg"])
@@ -317,6 +320,7 @@ def format_fitted(model: FittedModel) -> str:
     return json.dumps(model.model_dump(mode="json"), separators=(",", ":")) + "\n"
 
 
-def _invalid(file: str, message: str) -> InvalidFile:
-    fix = "run `etui policy fit` again, or delete the file"
+def _invalid(file: str, message: str, first: str = "") -> InvalidFile:
+    """Return the error; its fix begins with ``first``."""
+    fix = f"{first}run `etui policy fit` again, or delete the file"
     return InvalidFile.of([Problem(file, 0, 0, message)], fix)

@@ -228,7 +228,7 @@ def _without(document, key):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda text: "", "is not valid JSON"),
+        (lambda text: "", "is empty"),
         (lambda text: text[: len(text) // 2], "is not valid JSON"),
         (lambda text: "[]", "is not a fitted model"),
         (lambda text: json.dumps(_without(json.loads(text), "arms")), "is not a fitted model"),

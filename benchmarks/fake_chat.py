@@ -103,11 +103,11 @@ class FakeRunner:
         energy, counted, seconds = compute_account([Leg(end)], self._meter.energy)
         yield TurnFinished(_record("now", query.text, energy, counted, seconds))
 
-    def warm_up(self, route: Route) -> Loaded | None:
+    def warm_up(self, route: Route, chat_id: str | None = None) -> Loaded | None:
         """It is there at once."""
         return Loaded(MODEL, 0, 0, 0, 1_000_000)
 
-    def likely_model(self, route: Route) -> str | None:
+    def likely_model(self, route: Route, chat_id: str | None = None) -> str | None:
         """The only one."""
         return MODEL
 

@@ -68,7 +68,7 @@ def choose(
     if model:
         choice = Choice(_decide_named(model, overrides, runtime, effort))
     else:
-        policy = _load_policy(overrides, runtime)
+        policy = load_policy_here(overrides, runtime)
         degraded = None
         if within_budgets and policy.period_budgets:
             from etui.runtime.period_budget import read_overruns, settle
@@ -151,7 +151,13 @@ def _check_draft(decision: Decision, overrides: Overrides, runtime: Runtime[Any]
         check_draft_option(arms, runtime.catalogue)
 
 
-def _load_policy(overrides: Overrides, runtime: Runtime[Any]) -> Policy:
+def load_policy_here(overrides: Overrides, runtime: Runtime[Any]) -> Policy:
+    """Load the policy that routes, with the stand-in that the user has chosen for its models.
+
+    Raises:
+        InvalidFile: The policy is not valid.
+        ModelUnavailable: There is no model on this machine.
+    """
     from etui.models.spec import STARTER
     from etui.routing.stand_in import add_stand_in
     from etui.runtime.stand_in import load_stand_in

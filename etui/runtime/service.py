@@ -125,8 +125,8 @@ class TurnService:
             self._writer.flush()
             self._between.update_keep_warm()
 
-    def warm_up(self, route: Route) -> Loaded | None:
-        """Load the model that the route would most likely use, after checking its file.
+    def warm_up(self, route: Route, chat_id: str | None = None) -> Loaded | None:
+        """Load the model that the next question of a chat is likely to use, checking its file.
 
         A model of a remote backend is loaded there, with its first answer.
         """
@@ -134,7 +134,7 @@ class TurnService:
 
         self._raise_if_refused()
         with self._idle_engine():
-            arm, catalogue = self._likely_arm(route), self._runtime.catalogue
+            arm, catalogue = self._likely_arm(route, chat_id), self._runtime.catalogue
             if catalogue.get(arm.model).backend is not None:
                 return None
             spec, path = find_model_file(arm, self._config, catalogue)
@@ -252,10 +252,10 @@ class TurnService:
         if self._refusal:
             raise EtuiError(self._refusal, "wait until it ends, or stop it on its screen")
 
-    def likely_model(self, route: Route) -> str | None:
-        """Return the model that a plain question would use; None if no model can answer."""
+    def likely_model(self, route: Route, chat_id: str | None = None) -> str | None:
+        """Return the model that the next question is likely to use; None if none can answer."""
         try:
-            return self._likely_arm(route).model
+            return self._likely_arm(route, chat_id).model
         except ModelUnavailable:
             return None
 
@@ -324,18 +324,12 @@ class TurnService:
             if locked:
                 self._idle.release()
 
-    def _likely_arm(self, route: Route) -> Arm:
-        from etui.runtime.choose import choose
+    def _likely_arm(self, route: Route, chat_id: str | None) -> Arm:
+        from etui.runtime.likely_arm import find_likely_arm
 
         self._runtime.reload_catalogue()
-        choice = choose(
-            Query("Hello"),
-            _build_overrides(route),
-            self._runtime,
-            self._between.read_host,
-            within_budgets=False,
-        )
-        return choice.decision.arm
+        overrides = _build_overrides(route)
+        return find_likely_arm(overrides, self._runtime, self._between.read_host, chat_id)
 
 
 def _build_settings(replaces: str | None, prompt: str | None) -> dict[str, str] | None:

@@ -73,8 +73,13 @@ class TurnRunner(Protocol):
             EtuiError: The turn failed; if it had begun, it is already in the log.
         """
 
-    def warm_up(self, route: Route) -> Loaded | None:
-        """Load the model that this route is likely to use; None if it is already in memory."""
+    def warm_up(self, route: Route, chat_id: str | None = None) -> Loaded | None:
+        """Load the model that the next question is likely to use; None if it is in memory.
+
+        Args:
+            route: How the next arm is chosen.
+            chat_id: The chat that goes on; None for none.
+        """
 
     def load(self, model: str) -> Loaded | None:
         """Load a model; None if it is already in memory.
@@ -112,7 +117,7 @@ class TurnRunner(Protocol):
             EtuiError: The runner is busy.
         """
 
-    def likely_model(self, route: Route) -> str | None:
+    def likely_model(self, route: Route, chat_id: str | None = None) -> str | None:
         """Return the model that ``warm_up`` would load; None if no model on this machine can."""
 
     def forecast(self, query: Query, route: Route, parts: Sequence[str]) -> Forecast:

@@ -153,10 +153,10 @@ class FakeRunner(FakeResidence):
     def other_route(self, record: TurnRecord, route: Route, direction: str) -> Route | None:
         return self.other
 
-    def likely_model(self, route: Route) -> str | None:
+    def likely_model(self, route: Route, chat_id: str | None = None) -> str | None:
         return route.model or self.likely
 
-    def warm_up(self, route: Route) -> Loaded | None:
+    def warm_up(self, route: Route, chat_id: str | None = None) -> Loaded | None:
         self.warmed.append(route)
         if self.load_error:
             raise self.load_error

@@ -323,12 +323,14 @@ class TurnQueue:
     def _load_ahead(self) -> None:
         if self.services is not None and not self._warming:
             self._warming = True
-            self._run_in_thread(partial(self._warm_up, self.services, self.route))
+            chat_id = self.conversation.chat.chat_id
+            self._run_in_thread(partial(self._warm_up, self.services, self.route, chat_id))
 
-    def _warm_up(self, backend: Services, route: Route) -> None:
+    def _warm_up(self, backend: Services, route: Route, chat_id: str) -> None:
         threads.warm_up(
             backend,
             route,
+            chat_id,
             post=lambda fact: self._screen.post_message(WarmUpUpdated(fact)),
             log_dir=self._config.log_dir,
         )

@@ -42,7 +42,12 @@ def answer(
 
 
 def warm_up(
-    backend: Services, route: Route, *, post: Callable[[WarmUpFact], object], log_dir: Path
+    backend: Services,
+    route: Route,
+    chat_id: str,
+    *,
+    post: Callable[[WarmUpFact], object],
+    log_dir: Path,
 ) -> None:
     """Load the likely model ahead of a question, then what forecasts need of it.
 
@@ -50,10 +55,10 @@ def warm_up(
     """
     model = None
     try:
-        model = backend.runner.likely_model(route)
+        model = backend.runner.likely_model(route, chat_id)
         if model is not None:
             post(WarmingUp(model))
-        done = WarmedUp(backend.runner.warm_up(route) if model is not None else None)
+        done = WarmedUp(backend.runner.warm_up(route, chat_id) if model is not None else None)
     except EtuiError as error:
         done = WarmedUp(None, error.what, error.fix)
     except Exception as error:  # noqa: BLE001 - a fault must reach the screen

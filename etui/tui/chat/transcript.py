@@ -9,6 +9,7 @@ from typing import ClassVar
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import VerticalScroll
+from textual.geometry import Size
 from textual.widget import Widget
 from textual.widgets import Static
 
@@ -16,6 +17,7 @@ from etui import units
 from etui.tui.chat.find import FindBar, FoundWords, choose_match, find_turns
 from etui.tui.chat.turn_view import TurnView
 from etui.tui.chat.turn_window import MOST_TURNS, TurnWindow, latest_window, window_around
+from etui.tui.widgets.settled_layout import BlankBox
 from etui.turn.record import TurnRecord
 
 _SCROLL_CORRECTIONS = 4
@@ -32,7 +34,7 @@ A policy chooses the model for each question; F7 changes the policy or the model
 Esc stops an answer and keeps its text. Ctrl+O lists earlier chats. F1 shows all keys."""
 
 
-class Transcript(VerticalScroll, can_focus=False):
+class Transcript(BlankBox, VerticalScroll, can_focus=False):
     """Scrolling list of turns; only a window of a long chat is mounted."""
 
     HELP = """\
@@ -79,6 +81,15 @@ j, k, ctrl+d, ctrl+u, g and G move through the chat; `/` finds words, n and N go
         yield self._welcome
         yield self._later
         yield self._find_bar
+
+    def _size_updated(
+        self, size: Size, virtual_size: Size, container_size: Size, layout: bool = True
+    ) -> bool:
+        before = self.virtual_size
+        has_changed = super()._size_updated(size, virtual_size, container_size, layout)
+        if self.virtual_size != before:
+            self.watch_virtual_size()  # which a box that only grows does not cause
+        return has_changed
 
     def watch_virtual_size(self) -> None:
         """Anchor to the end once there is something to scroll.

@@ -51,6 +51,9 @@ from etui.turn.record import TurnRecord
 
 _STREAMING = (Stage.THINKING, Stage.ANSWERING)
 
+_MOST_TICKS = 2
+"""Ticks after which the numbers of a streaming answer change without a new batch of its text."""
+
 
 class TurnQueue:
     """Queue of the questions of a chat: one turn runs at a time, in a thread that only posts facts.
@@ -89,6 +92,7 @@ class TurnQueue:
         self._answering: TurnView | None = None
         self._progress = TurnProgress()
         self._drawing = Drawing()
+        self._counted_ns = 0
         self._warming = False
         self._leaving = False
         self._confirming = SimpleQueue[bool]()
@@ -203,7 +207,7 @@ class TurnQueue:
             return
         view = self._answering = self._waiting.popleft()
         now_ns = time.monotonic_ns()
-        self._progress = TurnProgress(Stage.ROUTING, now_ns)
+        self._progress, self._counted_ns = TurnProgress(Stage.ROUTING, now_ns), 0
         view.show_progress(self._progress, now_ns, None)
         self._number_waiting()
         query = self.conversation.query(view.asking)
@@ -234,6 +238,8 @@ class TurnQueue:
         self._progress = advance(self._progress, fact, now_ns, self._panel.residents)
         self._panel.show_stage(self._progress.stage)
         await self._show_fact(view, fact)
+        if isinstance(fact, TextBatch) and now_ns - self._counted_ns >= self._tick_ns:
+            self._show_numbers(view, now_ns)
         # The last fact of a turn may have begun the next one: its progress is not this view's.
         if view is self._answering and self._progress.stage not in _STREAMING:
             view.show_progress(self._progress, now_ns, None)
@@ -403,7 +409,19 @@ class TurnQueue:
         if view is None:
             return
         now_ns = time.monotonic_ns()
-        energy = None
-        if progress.energy_start_ns is not None and progress.stage is not Stage.DONE:
-            energy = self._panel.show_turn(meter, progress, now_ns)
+        is_fresh = now_ns - self._counted_ns < _MOST_TICKS * self._tick_ns
+        if not (is_fresh and progress.stage in _STREAMING):  # else they change with the text
+            self._show_numbers(view, now_ns)
+
+    def _show_numbers(self, view: TurnView, now_ns: int) -> None:
+        """Show tokens and joules of the running turn; with a batch of its text they cost less."""
+        progress, services, energy = self._progress, self.services, None
+        self._counted_ns = now_ns
+        is_measured = progress.energy_start_ns is not None and progress.stage is not Stage.DONE
+        if is_measured and services is not None:
+            energy = self._panel.show_turn(services.meter, progress, now_ns)
         view.show_progress(progress, now_ns, energy)
+
+    @property
+    def _tick_ns(self) -> int:
+        return int(self._drawing.usual.tick_seconds * 1e9)

@@ -29,6 +29,7 @@ from etui.tui.chat.progress import (
 from etui.tui.chat.why import full_why, hop_line, logged_why, next_hop_why, short_why
 from etui.tui.widgets.code_fences import ShortFences
 from etui.tui.widgets.fact_line import HINT_FROM, FactLine, HintedLine
+from etui.tui.widgets.settled_layout import BlankBox
 from etui.turn.events import Decided, HopEnded, HopStarted, TurnFinished
 from etui.turn.record import HopRecord, TurnRecord
 from etui.turn.text import price_line
@@ -75,7 +76,7 @@ def _build_markdown() -> AnswerMarkdown:
     return AnswerMarkdown()
 
 
-class TurnView(Vertical, can_focus=True):
+class TurnView(BlankBox, Vertical, can_focus=True):
     """A turn: question, why-line, thinking, answer, energy line."""
 
     FOCUS_ON_CLICK = False

@@ -16,6 +16,7 @@ from textual.widgets.markdown import MarkdownBlock, MarkdownFence
 from etui.text.sanitize import sanitize
 from etui.tui.widgets.code_fences import CONTINUED
 from etui.tui.widgets.growing_list import GrowingBulletList, GrowingOrderedList
+from etui.tui.widgets.settled_layout import BlankBox
 
 COPY_HINT = "y copy"
 _FRAME_CELLS = 6
@@ -164,7 +165,7 @@ def frame_title(language: str, width: int) -> str:
     return f"{left}{'─' * dashes} {COPY_HINT}" if dashes >= 1 else language
 
 
-class AnswerMarkdown(Markdown):
+class AnswerMarkdown(BlankBox, Markdown):
     """Markdown with code in frames and without links that open."""
 
     BLOCKS = {  # noqa: RUF012 - Textual declares it without ClassVar

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from textual.geometry import Size
 from textual.screen import Screen
@@ -24,3 +24,21 @@ class SettledLayout(Screen[None]):
             super()._refresh_layout(size, scroll)
         finally:
             found._layout = before
+
+
+if TYPE_CHECKING:
+    _Mixin = Widget
+else:  # a style sheet names the first widget among the bases of a class
+    _Mixin = object
+
+
+class BlankBox(_Mixin):
+    """Mixin for a container whose lines are all alike: those drawn before stay when it grows."""
+
+    def _size_updated(
+        self, size: Size, virtual_size: Size, container_size: Size, layout: bool = True
+    ) -> bool:
+        if size.width == self._size.width:
+            self._size = size  # Textual draws every line of a widget again if this differs
+            layout = False  # and if its virtual size does
+        return super()._size_updated(size, virtual_size, container_size, layout)

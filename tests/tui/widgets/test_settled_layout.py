@@ -7,9 +7,10 @@ from textual.app import App, ComposeResult
 from textual.containers import Vertical, VerticalScroll
 from textual.geometry import Size
 from textual.screen import Screen
+from textual.strip import Strip
 from textual.widgets import Static
 
-from etui.tui.widgets.settled_layout import SettledLayout
+from etui.tui.widgets.settled_layout import BlankBox, SettledLayout
 from tests.tui.fakes import until
 
 
@@ -57,3 +58,45 @@ async def test_a_scroll_bar_that_is_needed_now_takes_its_width() -> None:
         assert scroll.max_scroll_y == 20
         text.update("short")
         await until(pilot, lambda: text.size == (40, 1))
+
+
+class Box(BlankBox, Vertical):
+    def __init__(self) -> None:
+        super().__init__(Static("one\ntwo\nthree"))
+        self.drawn: list[int] = []
+
+    def render_line(self, y: int) -> Strip:
+        self.drawn.append(y)
+        return super().render_line(y)
+
+
+class BoxApp(App[None]):
+    CSS = "Vertical { height: auto; background: blue; }"
+
+    def compose(self) -> ComposeResult:
+        yield Box()
+
+
+async def test_the_blank_lines_of_a_box_that_grows_are_not_drawn_again() -> None:
+    app = BoxApp()
+    async with app.run_test(size=(40, 10)) as pilot:
+        box, text = app.query_one(Box), app.query_one(Static)
+        await until(pilot, lambda: 2 in box.drawn)
+        await pilot.pause()
+        box.drawn.clear()
+        text.update("one\ntwo\nthree\nfour")
+        await until(pilot, lambda: box.size.height == 4)
+        await until(pilot, lambda: box.drawn)
+        assert box.drawn == [3]
+        assert box.virtual_size.height == 4
+
+
+async def test_a_box_of_another_width_is_drawn_again() -> None:
+    app = BoxApp()
+    async with app.run_test(size=(40, 10)) as pilot:
+        box = app.query_one(Box)
+        await until(pilot, lambda: 2 in box.drawn)
+        box.drawn.clear()
+        await pilot.resize_terminal(30, 10)
+        await until(pilot, lambda: {0, 1, 2} <= set(box.drawn))
+        assert box.styles.background.hex == "#0000FF", "the style sheet knows it as its base"

@@ -6,11 +6,18 @@ import math
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol, Self
+from typing import Self
 
 from etui.energy.gpu_sharing import GpuShare
+from etui.energy.interval_energy import (
+    UseOfCpus,
+    Watch,
+    find_peak,
+    slice_power,
+    sum_channels,
+)
 from etui.energy.sampler import PowerSampler
-from etui.energy.scopes import Selection, select_disjoint, weakest
+from etui.energy.scopes import Selection, select_disjoint
 from etui.energy.suspend import read_suspended_ns
 from etui.energy.tracks.channel_trace import ChannelTrace, CrossCheck
 from etui.energy.types import (
@@ -22,29 +29,13 @@ from etui.energy.types import (
     PowerSource,
     Reading,
 )
-from etui.energy.uncertainty import combine
 from etui.errors import UsageError
 
-_PEAK_BINS = 600
 _QUICK_PERIOD_S = 0.005
 """A counter refreshed this often is read once more at each mark."""
 SETTLE_S = 0.4
 SETTLE_OF_AVERAGE = 0.6
 """Longest wait for an interval to settle, seconds; a running average of A s adds 0.6 A to it."""
-
-
-class Watch(Protocol):
-    """A record of the processes that use the GPUs, or the CPUs."""
-
-    def share(self, scope: str, start_ns: int, end_ns: int) -> GpuShare:
-        """Return whether a scope was shared in an interval, and etui's part of it."""
-
-
-class UseOfCpus(Watch, Protocol):
-    """A record of the processes that use the CPUs."""
-
-    def busy_share(self, start_ns: int, end_ns: int) -> float | None:
-        """Return the utilisation of all CPUs in an interval, 0..1; None if not recorded."""
 
 
 class Recorder:
@@ -210,34 +201,24 @@ class Recorder:
         with self._lock:
             summed, missing = self._measured(self.selection.summed, start_ns, end_ns)
             checks, _ = self._measured(self.selection.cross_checks, start_ns, end_ns)
-            peak = self._peak(summed, start_ns, end_ns)
-        unmeasured = (*self._unmeasured, *(s for s in missing if s not in self._unmeasured))
-        if not summed:
-            return Energy(
-                start_ns, end_ns, None, None, None, 0.0,
-                cross_checks=checks, unmeasured=unmeasured, flags=("unmeasured",),
-            )  # fmt: skip
-        joules = math.fsum(part.joules for part in summed)
-        idle = [self._idle.get(part.id) for part in summed]
-        known_idle = [watts for watts in idle if watts is not None]
-        seconds = (end_ns - start_ns) / 1e9
-        shared, own_joules = self._compute_own(summed, start_ns, end_ns)
-        flags = [flag for part in summed for flag in part.flags] + ["shared"] * shared
-        return Energy(
-            start_ns=start_ns,
-            end_ns=end_ns,
-            joules=joules,
-            uncertainty=combine([part.half_widths for part in summed]),
-            kind=weakest(part.kind for part in summed),
-            coverage=0.0 if missing else min(part.coverage for part in summed),
-            idle_watts=sum(known_idle) if len(known_idle) == len(idle) else None,
-            mean_watts=joules / seconds if seconds else None,
+            peak = find_peak(
+                summed,
+                start_ns,
+                end_ns,
+                lambda part, slice_ns: self._traces[part.id].slice_watts(
+                    start_ns, end_ns, slice_ns
+                ),
+            )
+        return sum_channels(
+            start_ns,
+            end_ns,
+            summed,
+            checks,
+            missing=missing,
+            unmeasured=self._unmeasured,
             peak_watts=peak,
-            channels=summed,
-            cross_checks=checks,
-            unmeasured=unmeasured,
-            flags=tuple(dict.fromkeys(flags)),
-            own_joules=own_joules,
+            idle_watts=self._idle,
+            find_share=lambda part: self._find_share(part, start_ns, end_ns),
         )
 
     def joules_of(self, spans: Sequence[tuple[int, int]]) -> list[float | None]:
@@ -310,20 +291,10 @@ class Recorder:
         if end_ns <= start_ns or points < 1:
             return []
         marks = [start_ns + (end_ns - start_ns) * i // points for i in range(points + 1)]
-        curve: list[tuple[int, float | None]] = []
         with self._lock:
             traces = [self._traces[c.id] for c in self.selection.summed]
             totals = [[trace.running(t_ns) for t_ns in marks] for trace in traces]
-        for index in range(points):
-            span = marks[index + 1] - marks[index]
-            joules = [
-                row[index + 1][0] - row[index][0]
-                for row in totals
-                if row[index + 1][1] > row[index][1]
-            ]
-            watts = math.fsum(joules) / span * 1e9 if joules and span else None
-            curve.append(((marks[index] + marks[index + 1]) // 2, watts))
-        return curve
+        return slice_power(marks, totals)
 
     def measure_idle(self, seconds: float = 5.0) -> Energy:
         """Measure the current idle power and use it as the baseline.
@@ -412,37 +383,11 @@ class Recorder:
                 found.append(part)
         return tuple(found), missing
 
-    def _compute_own(
-        self, summed: Sequence[ChannelEnergy], start_ns: int, end_ns: int
-    ) -> tuple[bool, float | None]:
-        """Return whether a part of the sum was shared, and the joules that are etui's own."""
-        shared, known, own = False, True, 0.0
-        for part in summed:
-            scope = self._traces[part.id].channel.scope
-            watch = self.cpu_watch if part.kind is Kind.ESTIMATE else self.watch
-            share = watch.share(scope, start_ns, end_ns) if watch is not None else None
-            if share is None or not share.shared:
-                own += part.joules
-                continue
-            shared = True
-            idle = self._idle.get(part.id, 0.0) * (end_ns - start_ns) / 1e9
-            known = known and share.own is not None
-            own += max(part.joules - idle, 0.0) * (share.own or 0.0)
-        return shared, own if shared and known else None
-
-    def _peak(self, summed: Sequence[ChannelEnergy], start_ns: int, end_ns: int) -> float | None:
-        """Return the largest watts of the sum; of several channels, in slices from 0.25 s."""
-        if len(summed) == 1:
-            return summed[0].peak_watts
-        if not summed or end_ns <= start_ns:
-            return None
-        slice_ns = max(250_000_000, (end_ns - start_ns) // _PEAK_BINS)
-        if end_ns - start_ns <= slice_ns:
-            return math.fsum(part.mean_watts for part in summed)
-        total = sum(
-            self._traces[part.id].slice_watts(start_ns, end_ns, slice_ns) for part in summed
-        )
-        return float(max(total))  # type: ignore[arg-type]
+    def _find_share(self, part: ChannelEnergy, start_ns: int, end_ns: int) -> GpuShare | None:
+        """Find etui's part of a channel's use; None if nothing records it."""
+        watch = self.cpu_watch if part.kind is Kind.ESTIMATE else self.watch
+        scope = self._traces[part.id].channel.scope
+        return watch.share(scope, start_ns, end_ns) if watch is not None else None
 
 
 def _is_quick(source: PowerSource) -> bool:

@@ -23,8 +23,7 @@ agree or differ, is Bayes' rule over z.
 from __future__ import annotations
 
 import math
-from bisect import bisect_left
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 SAME_MISTAKE = 0.35
@@ -38,12 +37,21 @@ AUDIT_WEIGHT = 0.5
 """Weight of a label by agreement; one by the user has 1. The probabilities above have the
 uncertainty of one label already; this is for the assumptions that they rest on."""
 
+PREDICTED_WEIGHT = 1.0
+"""Weight of a label that follows from the agreement predicted for its question. It is drawn to the
+mean already, as far as the audits leave it open; a smaller weight would do that twice."""
+
 SPREAD = 2.5
 """Standard deviation of the difficulty in logits (s). With it, two arms of MMLU that are right on
 68 % and 81 % are both right on 62.9 % and both wrong on 13.9 %; measured are 62.8 and 13.8 %."""
 
 SPREAD_WITHIN = 2.2
 """The same among questions whose words are alike: what is left once the words are known."""
+
+SCALE_START = -8.0
+SCALE_STEP = 0.1
+"""Difficulty of the first model of a scale, and from one to the next, in logits."""
+_SCALE_STEPS = 161
 
 _GRID = tuple(-4.5 + 0.15 * at for at in range(61))
 _DENSITY = tuple(math.exp(-z * z / 2) for z in _GRID)
@@ -157,19 +165,13 @@ def build_scale(model: AgreementModel) -> tuple[AgreementModel, ...]:
     least agreement.
     """
     scale: list[AgreementModel] = []
-    for step in range(-160, 161):
-        found = _build_model(model.abilities, model.same_mistake, SPREAD_WITHIN, step / 20)
+    for step in range(_SCALE_STEPS):
+        difficulty = SCALE_START + step * SCALE_STEP
+        found = _build_model(model.abilities, model.same_mistake, SPREAD_WITHIN, difficulty)
         if scale and found.agreement >= scale[-1].agreement:
             break
         scale.append(found)
     return tuple(scale)
-
-
-def find_on_scale(scale: Sequence[AgreementModel], agreement: float) -> AgreementModel:
-    """Return the model of the scale whose agreement is nearest to a predicted one."""
-    at = bisect_left(scale, -agreement, key=lambda model: -model.agreement)
-    nearest = scale[max(0, at - 1) : at + 1] or scale[-1:]
-    return min(nearest, key=lambda model: abs(model.agreement - agreement))
 
 
 def compute_bias(both_wrong: float, only_arm: float, same_mistake: float = SAME_MISTAKE) -> float:

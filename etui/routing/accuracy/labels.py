@@ -9,9 +9,9 @@ from typing import Any
 
 from etui.routing.accuracy.agreement import (
     AUDIT_WEIGHT,
+    PREDICTED_WEIGHT,
     AgreementModel,
     build_scale,
-    find_on_scale,
 )
 from etui.routing.accuracy.table import ArmFacts, Graded
 from etui.routing.signals.question_words import QuestionText
@@ -63,7 +63,8 @@ def label_audit(
             :func:`model_questions`, which contains this agreement already.
     """
     if predicted and good is None:
-        return {arm: Label(model.arm, AUDIT_WEIGHT), audit_arm: Label(model.audit, AUDIT_WEIGHT)}
+        own = Label(model.arm, PREDICTED_WEIGHT)
+        return {arm: own, audit_arm: Label(model.audit, PREDICTED_WEIGHT)}
     own = (
         Label(model.arm_right(agrees), AUDIT_WEIGHT)
         if good is None
@@ -91,29 +92,13 @@ def model_questions(
     """
     import numpy as np
 
-    from etui.arm import Arm
-    from etui.chat import Query
-    from etui.routing.accuracy.fit import fit_heads
-    from etui.routing.accuracy.fitted_file import Provenance
+    from etui.routing.accuracy.agreement_fit import average_models
     from etui.routing.accuracy.logistic import has_enough
-    from etui.routing.accuracy.predictor import AccuracyPredictor
 
     flags = np.asarray(agrees, dtype=bool)
     if not has_enough(flags):
         return None
-    count = len(questions)
-    table = Graded(
-        ("agreement",), ("",) * count, tuple(range(count)), tuple(questions), flags[:, None]
-    )
-    origin = Provenance(fitted_at="", source=(), data_sha256="", n=count, etui="", excluded=0)
-    heads = AccuracyPredictor(fit_heads(table, origin, assess=False, jointly=False))
-    scale, arm = build_scale(model), Arm("agreement", "")
-    found = []
-    for question in questions:
-        predicted = heads.accuracy(arm, Query(format_question(question)), 0.9)
-        assert predicted is not None  # it was fitted just now
-        found.append(find_on_scale(scale, predicted.p))
-    return found
+    return average_models(questions, flags, build_scale(model))
 
 
 def format_question(question: QuestionText) -> str:

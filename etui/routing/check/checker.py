@@ -12,6 +12,7 @@ from etui.errors import Problem
 from etui.routing.check.fit_warnings import FitFacts, find_misfits, find_unfitted
 from etui.routing.check.rules import check_known, check_rules
 from etui.routing.check.warnings import (
+    find_idle_audit,
     find_slow_patterns,
     find_undrafted,
     find_unlike_places,
@@ -71,6 +72,7 @@ def check_policy(
         warnings += find_unfitted(located, fit, models)
         warnings += find_misfits(located, fit, models)
         warnings += find_unlike_votes(located)
+        warnings += find_idle_audit(located)
         warnings += find_slow_patterns(located) if thorough else ()
     return Findings(_sorted(errors), _sorted(warnings))
 

@@ -151,6 +151,17 @@ def find_unlike_votes(located: Located[PolicyFile]) -> Iterator[Problem]:
                 )
 
 
+def find_idle_audit(located: Located[PolicyFile]) -> Iterator[Problem]:
+    """Yield an audit whose arm answers every turn itself: nothing is left to audit."""
+    file = located.model
+    answering = {arm for rule in file.rules for _, arm in rule.ends()}
+    if file.audit != "off" and answering == {file.audit.arm}:
+        yield located.problem(
+            ("audit", "arm"),
+            f"nothing is audited: '{file.audit.arm}' answers every turn itself; name another arm",
+        )
+
+
 def iter_other_arms(file: PolicyFile) -> Iterator[tuple[tuple[str | int, ...], str]]:
     """Yield the arms that are named outside of rules, as (path, name)."""
     if file.budgets is not None and file.budgets.degrade_to is not None:

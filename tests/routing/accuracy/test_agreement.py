@@ -13,7 +13,6 @@ from etui.routing.accuracy.agreement import (
     build_scale,
     compute_bias,
     estimate_agreement,
-    find_on_scale,
 )
 from etui.routing.accuracy.fit import fit_heads
 from etui.routing.accuracy.fitted_file import Provenance
@@ -79,9 +78,6 @@ def test_the_audit_arm_gains_most_in_the_middle_of_the_scale() -> None:
     gain = [model.audit - model.arm for model in scale]
     assert agreement == sorted(agreement, reverse=True)
     assert 0 < int(np.argmax(gain)) < len(scale) - 1
-    assert find_on_scale(scale, 1.0) == scale[0]
-    assert find_on_scale(scale, 0.0) == scale[-1]
-    assert find_on_scale(scale, 0.5).agreement == pytest.approx(0.5, abs=0.01)
 
 
 def test_questions_that_agree_less_are_harder_for_both() -> None:
@@ -97,6 +93,30 @@ def test_questions_that_agree_less_are_harder_for_both() -> None:
     assert easy > hard + 0.3
     assert model_questions(texts[:50], agrees[:50].tolist(), model) is None
     assert model_questions(texts, [True] * 600, model) is None
+
+
+def test_the_mean_of_the_questions_is_that_of_all_audits() -> None:
+    """Without a difference between questions, each has the accuracies of the pair, about."""
+    rng = np.random.default_rng(1)
+    agrees = rng.random(500) < 0.675
+    texts = [split_question(f"What is river number {n}?") for n in range(500)]
+    model = estimate_agreement(int(agrees.sum()), 500, 0.8)
+    found = model_questions(texts, agrees.tolist(), model)
+    assert found is not None
+    assert np.mean([each.agreement for each in found]) == pytest.approx(0.675, abs=0.04)
+    assert np.std([each.arm for each in found]) < 0.1
+    assert all(each.neither >= 0 and each.only_arm <= each.only_audit + 0.01 for each in found)
+    assert found == model_questions(texts, agrees.tolist(), model), "the same audits, the same fit"
+
+
+def test_a_predicted_label_counts_whole_and_a_grade_stays_certain() -> None:
+    model = estimate_agreement(60, 100, 0.8)
+    predicted = label_audit(model, "quick", "large", agrees=True, predicted=True)
+    assert predicted["quick"] == Label(model.arm, 1.0)
+    graded = label_audit(model, "quick", "large", agrees=True, good=False, predicted=True)
+    assert graded["quick"] == Label(0.0, 1.0)
+    alone = label_audit(model, "quick", "large", agrees=True)
+    assert alone["quick"].weight == 0.5
 
 
 def test_a_table_has_a_row_for_each_possible_truth() -> None:

@@ -61,6 +61,16 @@ def test_an_audit_uses_its_arm(check: Callable[[str], CheckedPolicy]) -> None:
     assert not checked.warnings
 
 
+def test_an_arm_that_answers_every_turn_audits_nothing(
+    check: Callable[[str], CheckedPolicy],
+) -> None:
+    checked = check(f"{TEXT}{{share: 1, arm: quick, joules: {{day: 2000}}}}")
+    assert [problem.message for problem in checked.warnings] == [
+        "arm 'large' is unused",
+        "nothing is audited: 'quick' answers every turn itself; name another arm",
+    ]
+
+
 @pytest.mark.parametrize("text", [f"{TEXT}off", TEXT.removesuffix("audit: ")])
 def test_no_audit_is_the_default(check: Callable[[str], CheckedPolicy], text: str) -> None:
     checked = check(text)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from etui.text.tables import format_table
+from etui.text.tables import count_cells, format_table
 
 if TYPE_CHECKING:
     from etui.config.config import Config
@@ -117,7 +117,7 @@ def print_problems(checked: CheckedPolicy) -> None:
 
 def print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print a table on standard output; a column is as wide as its widest cell."""
-    for line in format_table(rows, header=head):
+    for line in format_table(rows, header=head, measure=count_cells):
         click.echo(line)
 
 

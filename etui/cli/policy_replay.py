@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -139,7 +139,7 @@ def replay(
             "--hide-subjects needs the texts of the questions", "pass their folder with --data"
         )
     document = _judge(table, loaded, heads, seed, show, hide_subjects=hide_subjects, blend=blend)
-    document["notes"] = notes
+    document["notes"] = [*notes, *_list_vote_notes(loaded, table)]
     if svg is not None:
         from etui.replay.figure import replay_svg
 
@@ -226,6 +226,18 @@ def _read_runs(
             "the joules of these runs were not measured", "pass the costs: --costs ARM=N,..."
         )
     return ReplayTable(graded, graded.joules, "J", found.kinds, found.repeats), list(found.notes)
+
+
+def _list_vote_notes(policies: Sequence[Policy], table: ReplayTable) -> Iterator[str]:
+    """Yield which arms of the policies vote, and what their stated costs have to include."""
+    if table.unit:  # measured joules have every vote
+        return
+    for policy in policies:
+        arms = [policy.arms[name].arm for name in table.graded.arms if name in policy.arms]
+        votes = [f"{arm.name} ({arm.votes})" for arm in arms if arm.reasoning == "vote"]
+        if votes:
+            named = ", ".join(votes)
+            yield f"arms of {policy.name} that vote, each with all its votes in its cost: {named}"
 
 
 def _load_heads(policy: Policy, config: Config) -> AccuracyPredictor:

@@ -158,7 +158,7 @@ def _list_notes(document: ReplayDocument, gains: Sequence[AtHull]) -> Iterator[_
     for name, arm in document["arms"].items():
         yield _Note(_cut(name), arm["cost"], 100 * arm["accuracy"], 292)
     for place in gains:
-        text = f"{100 * place['difference']['value']:+.1f}"
+        text = f"{100 * place['difference']['value']:+z.1f}"
         yield _Note(text, place["cost"], 100 * place["accuracy"], 157, _ROUTER, 7.5)
 
 

@@ -12,7 +12,7 @@ from etui.replay.documents import (
     RouterEnergy,
     Spread,
 )
-from etui.text.tables import format_table
+from etui.text.tables import count_cells, format_table
 from etui.units import significant
 
 
@@ -81,7 +81,7 @@ def _format_arms(document: ReplayDocument) -> Iterator[str]:
             )
         )
     head = ("ARM", "RIGHT", "95 %", unit.upper(), f"{unit.upper()}/RIGHT", "")
-    yield from format_table(rows, header=head, align="<>")
+    yield from format_table(rows, header=head, align="<>", measure=count_cells)
 
 
 def _format_routers(document: ReplayDocument) -> Iterator[str]:
@@ -115,7 +115,7 @@ def _format_routers(document: ReplayDocument) -> Iterator[str]:
         )
     area = document["oracle"]["apgr"]
     rows.append(("oracle", f"{area:.3f}", "", "", "", "", ""))
-    yield from format_table(rows, header=head, align="<>")
+    yield from format_table(rows, header=head, align="<>", measure=count_cells)
     two = len(document["arms"]) == 2
     what = f"share of questions that go to {document['strong']}" if two else "normalised cost"
     yield (
@@ -147,7 +147,7 @@ def _format_budgets(energy: RouterEnergy, document: ReplayDocument) -> Iterator[
         f"router {document['router']} against the random mixture of the hull at equal cost, at the "
         "hull's corners, the geometric middles between them, and parts of the way:"
     )
-    yield from format_table(rows, header=head, align="<>")
+    yield from format_table(rows, header=head, align="<>", measure=count_cells)
 
 
 def _name_place(place: AtHull) -> str:
@@ -166,7 +166,7 @@ def _format_policy(name: str, policy: JudgedPolicy, document: ReplayDocument) ->
         f"difference {_points_text(difference['value'])} {_points_range_text(difference)}"
     )
     yield f"  saved at equal accuracy: {_saved_text(policy['saved'])}"
-    shares = ", ".join(f"{arm} {share:.0%}" for arm, share in policy["shares"].items())
+    shares = ", ".join(f"{arm} {share:.0%}" for arm, share in policy["shares"].items() if share)
     yield f"  answered by: {shares}; {policy['mean_hops']:.2f} hops per question"
     rules = ", ".join(f"{rule} {count:,}" for rule, count in policy["rules"].items())
     yield f"  rules: {rules}"
@@ -200,18 +200,18 @@ def _share_range_text(ends: list[float | None] | None) -> str:
 
 
 def _points_text(difference: float) -> str:
-    return f"{100 * difference:+.2f} pp"
+    return f"{100 * difference:+z.2f} pp"
 
 
 def _points_range_text(interval: Spread) -> str:
-    return f"[{_end_text(interval['low'], '+.2f')}, {_end_text(interval['high'], '+.2f')}]"
+    return f"[{_end_text(interval['low'], '+z.2f')}, {_end_text(interval['high'], '+z.2f')}]"
 
 
 def _saved_text(saved: Spread | None) -> str:
     if saved is None:
         return "no mixture is as accurate"
-    ends = f"[{_end_text(saved['low'], '.0f')}, {_end_text(saved['high'], '.0f')}]"
-    return f"{100 * saved['value']:.0f} % {ends}"
+    ends = f"[{_end_text(saved['low'], 'z.0f')}, {_end_text(saved['high'], 'z.0f')}]"
+    return f"{100 * saved['value']:z.0f} % {ends}"
 
 
 def _end_text(end: float | None, form: str) -> str:

@@ -99,6 +99,30 @@ def test_a_table_with_empty_cells_and_its_own_costs(outcomes, tmp_path):
     assert fitted["arms"]["weak"]["n"] == 300
 
 
+VOTING = """
+version: 1
+description: d
+models: {small: [smollm2-135m], large: [qwen2.5-coder-1.5b]}
+arms:
+  weak: {model: small, reasoning: vote, votes: 5}
+  strong: {model: large}
+rules:
+  - name: all
+    cascade: {arms: [weak, strong], accept_at: 0.8}
+"""
+
+
+def test_stated_costs_name_the_arms_that_vote(outcomes, tmp_path):
+    file, data = outcomes
+    policy = tmp_path / "voting.yaml"
+    policy.write_text(VOTING, encoding="utf-8")
+    given = ("--outcomes", file, "--data", data, *COSTS)
+    text = run("replay", policy, *given).stdout
+    assert "arms of voting that vote, each with all its votes in its cost: weak (5)" in text
+    policy.write_text(VOTING.replace(", reasoning: vote, votes: 5", ""), encoding="utf-8")
+    assert "that vote" not in run("replay", policy, *given).stdout
+
+
 def test_fit_then_explain_by_what_was_fitted(outcomes, tmp_path):
     file, data = outcomes
     policy = tmp_path / "mine.yaml"

@@ -13,6 +13,7 @@ from etui.replay.figure import replay_svg
 from etui.replay.judge import ReplayTable, judge
 from etui.replay.text import replay_lines
 from etui.routing.accuracy.table import Graded
+from etui.text.tables import count_cells
 
 NAMES = (
     "qwen2.5-0.5b",
@@ -75,3 +76,9 @@ def test_the_report_of_nine_arms_has_one_range_of_calibration_errors():
     assert any(f"{min(errors):.3f}..{max(errors):.3f}" in line for line in lines)
     table = lines[lines.index("") :]
     assert max(map(len, table[: table.index("", 1)])) < 100
+
+
+def test_names_with_wide_characters_keep_the_columns():
+    lines = [line for line in replay_lines(document(9)) if " % " in line and "hull" in line]
+    assert len({count_cells(line[: line.index(" %")]) for line in lines}) == 1
+    assert not any("-0.00" in line for line in replay_lines(document(9)))

@@ -21,7 +21,8 @@ from etui.routing.check.warnings import (
     find_unused,
     iter_other_arms,
 )
-from etui.routing.compile import compile_regex, map_condition_names, order_signals
+from etui.routing.compile import map_condition_names, order_signals
+from etui.routing.compile_signal import compile_regex
 from etui.routing.limits import EFFORTS
 from etui.routing.schema.policy_file import PolicyFile
 from etui.routing.signals.language import LANGUAGES

@@ -7,10 +7,10 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from etui.errors import Problem
 from etui.routing.compile import (
     compile_condition,
-    compile_regex,
     find_settings,
     map_condition_names,
 )
+from etui.routing.compile_signal import compile_regex
 from etui.routing.conditions import iter_signal_names
 from etui.routing.places import Place, list_places
 from etui.routing.schema.policy_file import PolicyFile

@@ -21,7 +21,7 @@ from etui.runtime.pool.log_refresh import LogRefresh
 from etui.runtime.pool.pooled_turn import PooledTurn, find_ongoing
 from etui.runtime.pool.turn_queue import TurnQueue
 from etui.runtime.pool.turn_request import PoolEvent, PoolStatus, TurnFailed, TurnRequest
-from etui.runtime.pool.turn_runner import TurnEnd, TurnRunner
+from etui.runtime.pool.turn_runner import PoolTurnRunner, TurnEnd
 from etui.units import count_text
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ class TurnPool:
         self._backend = runtime.backend
         self._between = BetweenTurns(runtime, idle_tracker, call_later)
         self._errands = Errands("etui-pool-errands")
-        self._runner = TurnRunner(
+        self._runner = PoolTurnRunner(
             runtime,
             self._between,
             LogRefresh(runtime, self._between, self._errands, call_later),

@@ -39,7 +39,7 @@ _END_OF_STATUS: Mapping[str, TurnEnd] = {"stopped": "cancelled", "error": "faile
 """How a turn counts, by the status of its record; others are finished."""
 
 
-class TurnRunner:
+class PoolTurnRunner:
     """Runs turns on the threads of a pool, several at a time; it has no queue.
 
     Args:

@@ -29,6 +29,7 @@ from etui.errors import UsageError
 if TYPE_CHECKING:
     from etui.config.config import Config
     from etui.models.catalogue import Catalogue
+    from etui.routing.accuracy.fitted_file import FittedModel
     from etui.routing.accuracy.table import Graded
     from etui.routing.policy import Policy
 
@@ -123,11 +124,20 @@ def fit(
     model = fit_heads(graded, provenance, seed=seed, agreements=agreements)
     notes += list_uniform_notes(graded)
     notes += list_agreement_notes(agreements, model)
+    notes += [] if policy is None else _list_never_accepted(policy, model)
     write_output(output, format_fitted(model), _OUTPUT_FIX, make_folder=True)
     if as_json:
         print_json(build_fit_document(output, model, notes))
         return
     print_fit(output, model, notes)
+
+
+def _list_never_accepted(policy: Policy, model: FittedModel) -> list[str]:
+    """List the steps of several answers of a policy that its new fit never accepts."""
+    from etui.runtime.fit_health import measure_health
+    from etui.runtime.fit_health_text import build_fit_document, list_never_accepted
+
+    return list_never_accepted(build_fit_document(measure_health(model, policy, None)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -159,6 +159,11 @@ def is_amiss(fit: FitTrace) -> bool:
     )
 
 
+def list_never_accepted(fit: FitTrace) -> list[str]:
+    """List the steps of several answers that the fit never accepts, as lines."""
+    return [_format_step(step) for step in fit["steps"] if step["never_accepted"]]
+
+
 def _format_age(days: float | None) -> str:
     """Format ``, 12 days ago``; within a day, ``, today``."""
     if days is None:

@@ -33,9 +33,11 @@ rules:
 COST = (1.0, 3.0, 8.0)
 
 
-def policy(accept: float = 0.6):
+def policy(accept: float = 0.6, max_joules: int | None = None):
     models = ("smollm2-135m", "qwen2.5-coder-0.5b", "qwen2.5-coder-1.5b")
     text = TEXT.replace("ACCEPT", str(accept))
+    if max_joules is not None:
+        text = text.replace("accept_at: 0.7", f"accept_at: 0.7, max_joules: {max_joules}")
     found = check_text(text, NamedFile("p", Path("p.yaml"), "file"), models)
     assert found.policy is not None, found.errors
     return found.policy
@@ -76,10 +78,14 @@ def test_agreed_answers_are_taken_and_every_arm_that_answered_is_charged():
     )
 
 
-def test_an_acceptance_that_agreed_answers_do_not_reach_asks_the_large_arm_each_time():
+def test_an_acceptance_that_agreed_answers_do_not_reach_asks_the_large_arm_alone():
     graded = table()
     routed = replay_policy(policy(0.99), graded, graded.joules, label="J")
-    assert set(routed.cost.tolist()) == {9.0, 12.0}
+    assert set(routed.cost.tolist()) == {8.0}
+    # With a limit that may forbid the large arm, the others are asked as well.
+    limited = replay_policy(policy(0.99, 50), graded, graded.joules, label="J")
+    assert set(limited.cost.tolist()) == {9.0, 12.0}
+    assert (limited.chosen == routed.chosen).all()
 
 
 def test_of_right_and_wrong_alone_agreement_is_bounded_and_the_report_says_so():
@@ -156,7 +162,10 @@ def test_fit_says_what_agreement_is_worth_and_what_is_not_known(tmp_path):
     assert any(
         "whether two wrong answers are the same is not known" in n for n in document["notes"]
     )
+    assert any("60 % required, so never accepted" in note for note in document["notes"])
+    file.write_text(TEXT.replace("ACCEPT", "0.2"))
     shown = call("fit", file, "--outcomes", write(tmp_path))
+    assert "never accepted" not in shown.output
     assert "small and middle  200        unknown" in shown.output
     assert "at least" in shown.output
 

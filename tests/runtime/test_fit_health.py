@@ -208,6 +208,12 @@ def test_a_step_has_the_odds_of_the_fit_unless_an_arm_changed() -> None:
     assert list(format_fit(document))[-1] == (
         "quick and poll agree: right 50.0 % of the time; 60 % required, so never accepted"
     )
+    arms = (Arm("quick", "tiny"), Arm("poll", "tiny"))
+    for aside, at_most in (((), 0.5), (("large",), 0.5), (("poll",), 1.0)):
+        guarded = GuardedHeads(AccuracyPredictor(model), frozenset(aside))
+        found = guarded.agreement(arms)  # a fit that is set aside does not forbid to ask
+        assert found is not None
+        assert (found.agreed, found.at_most) == (0.5, at_most)
     models = {"quick": ("old-tiny",), "poll": ("tiny",), "large": ("large",)}
     (step,) = measure_health(model, make_policy(text), None, models=models).steps
     assert step.odds is None

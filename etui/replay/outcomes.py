@@ -24,7 +24,7 @@ from etui.text.suggest import suggest
 
 if TYPE_CHECKING:
     from etui.datasets.questions import Question
-    from etui.stats.arrays import Floats
+    from etui.stats.arrays import Flags, Floats
 
 Texts = Mapping[tuple[str, int], "Question"]
 """(subject, row) -> the question."""
@@ -70,7 +70,7 @@ class OutcomeTable:
         heavy = self.graded.weights
         if heavy is None:
             return self, 0
-        whole = (heavy > 0).all(axis=1)
+        whole: Flags = (heavy > 0).all(axis=1)
         graded = replace(self.graded.take(whole), weights=None)
         cost = None if self.cost is None else self.cost[whole]
         return OutcomeTable(graded, cost, self.sha256), int((~whole).sum())

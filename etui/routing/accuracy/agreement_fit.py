@@ -50,8 +50,8 @@ def average_models(
         total += [np.interp(difficulty, grid, part) for part in parts]
     first = scale[0]
     return [
-        AgreementModel(*mean, same_mistake=first.same_mistake, abilities=first.abilities)
-        for mean in (total / REPEATS).T.tolist()
+        AgreementModel(both, only_arm, only_audit, first.same_mistake, first.abilities)
+        for both, only_arm, only_audit in (total / REPEATS).T.tolist()
     ]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +12,10 @@ from rich.cells import cell_len
 from textual.app import App, ComposeResult
 from textual.content import Content
 
+import etui.tui.app
+from etui.tui.chat.conversation import Asking
+from etui.tui.chat.messages import TextBatch
+from etui.tui.chat.turn_view import TurnView
 from etui.tui.widgets.answer_markdown import (
     AnswerMarkdown,
     CodeBlock,
@@ -19,6 +24,7 @@ from etui.tui.widgets.answer_markdown import (
     find_code_blocks,
     frame_title,
 )
+from etui.tui.widgets.code_fences import LIVE_LINES
 from tests.tui.fakes import until
 from tests.tui.screen import drawn
 
@@ -107,3 +113,35 @@ def test_code_blocks_are_found_in_order_with_their_language() -> None:
         CodeBlock("", "z"),
         CodeBlock("c", "open"),
     )
+
+
+class Streaming(App[None]):
+    CSS_PATH = Path(etui.tui.app.__file__).with_name("etui.tcss")
+
+    def compose(self) -> ComposeResult:
+        yield TurnView(Asking("Code?"))
+
+
+@pytest.mark.parametrize("lines", [1, LIVE_LINES - 1, LIVE_LINES, 2 * LIVE_LINES + 3])
+async def test_code_that_streams_has_one_closed_frame(lines: int) -> None:
+    app: Any = Streaming()
+    code = [f"a = {number}" for number in range(lines)]
+    async with app.run_test(size=(40, 3 * LIVE_LINES)) as pilot:
+        view = app.query_one(TurnView)
+        for piece in ("```python\n", *(f"{line}\n" for line in code[:-1]), code[-1]):
+            await view.write(TextBatch("", piece, 0, 1))
+        await until(pilot, lambda: frame_of(drawn(app)) == code)
+        await view.write(TextBatch("", "\n```\n\nAnd after it.", 0, 1))
+        await until(pilot, lambda: "And after it." in drawn(app))
+        await until(pilot, lambda: frame_of(drawn(app)) == code)
+        await view.close_stream()
+
+
+def frame_of(text: str) -> list[str] | None:
+    """The lines in the one frame on a screen; None if it is open, or not the only one."""
+    rows = [row.strip() for row in text.split("\n")]
+    tops = [at for at, row in enumerate(rows) if row.startswith("╭")]
+    ends = [at for at, row in enumerate(rows) if row.startswith("╰")]
+    if len(tops) != 1 or len(ends) != 1:
+        return None
+    return [row.strip("│ ") for row in rows[tops[0] + 1 : ends[0]]]

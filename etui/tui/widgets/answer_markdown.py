@@ -120,6 +120,20 @@ class CodeFence(MarkdownFence):
         self._highlighted_for = self._colours
         self.set_class(self._continued, "-continued", update=False)  # mounting applies the styles
 
+    def on_mount(self) -> None:
+        """Join the frame of the block before, if this one goes on with it."""
+        self._join_frame()
+
+    def _join_frame(self) -> None:
+        """Take over the lower border of the frame with the first line, and show nothing before."""
+        if not self._continued:
+            return
+        self.display = bool(self.code)
+        siblings = list(self.parent.children) if self.parent is not None else []
+        at = siblings.index(self) if self in siblings else 0
+        if self.code and at > 0 and isinstance(siblings[at - 1], CodeFence):
+            siblings[at - 1].add_class("-goes-on")
+
     @property
     def _colours(self) -> tuple[bool, bool]:
         """What the highlighting depends on."""
@@ -144,6 +158,7 @@ class CodeFence(MarkdownFence):
 
     def _copy_context(self, block: MarkdownBlock) -> None:
         super()._copy_context(block)
+        self._join_frame()
         self._show_title(self.outer_size.width)
 
     def _show_title(self, width: int) -> None:

@@ -67,10 +67,12 @@ class OutcomeTable:
 
     def keep_complete(self) -> tuple[OutcomeTable, int]:
         """Keep the questions that every arm answered; also returns how many were left out."""
+        import numpy as np
+
         heavy = self.graded.weights
         if heavy is None:
             return self, 0
-        whole: Flags = (heavy > 0).all(axis=1)
+        whole: Flags = np.asarray((heavy > 0).all(axis=1))
         graded = replace(self.graded.take(whole), weights=None)
         cost = None if self.cost is None else self.cost[whole]
         return OutcomeTable(graded, cost, self.sha256), int((~whole).sum())

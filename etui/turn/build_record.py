@@ -126,32 +126,7 @@ def build_turn_record(query: Query, decision: Decision, ended: Ended, meter: Met
         hops=_build_hop_records(decision.cascade, hops, legs, speculations, chosen, meters)
         if several
         else (),
-        settings={
-            **ended.settings,
-            **({CONTINUES: query.options.continues} if query.options.continues else {}),
-            "ended": end.why,
-            "think_tokens": arm.think_tokens if arm.reasoning != "direct" else 0,
-            "max_tokens": arm.max_tokens,
-            "margin": end.margin,
-            "probability": chosen.probability,
-            "votes": arm.votes if arm.reasoning == "vote" else 0,
-            "style": arm.style,
-            "loop_guard": bool(arm.loop_guard),
-            "temperature": arm.sampling.temperature,
-            "top_p": arm.sampling.top_p,
-            "top_k": arm.sampling.top_k,
-            "min_p": arm.sampling.min_p,
-            "seed": arm.sampling.seed,
-            "speculate": arm.speculate,
-            "repeat_penalty": arm.sampling.repeat_penalty,
-            "repeat_last_n": arm.sampling.repeat_last_n,
-            "sampling_from": asdict(arm.sampling_from),
-            "dropped_messages": seen.prefilled.dropped_messages if seen.prefilled else 0,
-            "batch_tokens": seen.prefilled.batch_tokens if seen.prefilled else None,
-            **describe_threads(
-                seen, ended.settings.get("threads"), ended.settings.get("prefill_limit")
-            ),
-        },
+        settings=_build_settings(query, ended, chosen, seen),
         trace=decision.trace(),
         speculation=sum_speculation(speculations),
         ended=end.ended,
@@ -160,6 +135,39 @@ def build_turn_record(query: Query, decision: Decision, ended: Ended, meter: Met
         client=ended.client,
         parent_id=query.parent_id,
     )
+
+
+def _build_settings(
+    query: Query, ended: Ended, hop: Hop, seen: AnswerAccumulator
+) -> dict[str, Any]:
+    """Build the settings of a turn: what its answer was decoded with, as needed to repeat it."""
+    arm = hop.arm
+    return {
+        **ended.settings,
+        **({CONTINUES: query.options.continues} if query.options.continues else {}),
+        "ended": hop.end.why,
+        "think_tokens": arm.think_tokens if arm.reasoning != "direct" else 0,
+        "max_tokens": arm.max_tokens,
+        "margin": hop.end.margin,
+        "probability": hop.probability,
+        "votes": arm.votes if arm.reasoning == "vote" else 0,
+        "style": arm.style,
+        "loop_guard": bool(arm.loop_guard),
+        "temperature": arm.sampling.temperature,
+        "top_p": arm.sampling.top_p,
+        "top_k": arm.sampling.top_k,
+        "min_p": arm.sampling.min_p,
+        "seed": arm.sampling.seed,
+        "speculate": arm.speculate,
+        "repeat_penalty": arm.sampling.repeat_penalty,
+        "repeat_last_n": arm.sampling.repeat_last_n,
+        "sampling_from": asdict(arm.sampling_from),
+        "dropped_messages": seen.prefilled.dropped_messages if seen.prefilled else 0,
+        "batch_tokens": seen.prefilled.batch_tokens if seen.prefilled else None,
+        **describe_threads(
+            seen, ended.settings.get("threads"), ended.settings.get("prefill_limit")
+        ),
+    }
 
 
 def join_answer(query: Query, answer: str) -> str:

@@ -52,8 +52,9 @@ SPARE_CORE_SHARE = 0.15
 """Largest share of a core for drawing an answer: keys wait while something is drawn."""
 
 
-NO_SPARE_CORE_SHARE = 0.04
-"""The same if every core decodes: time spent drawing is then time without tokens."""
+NO_SPARE_CORE_SHARE = 0.015
+"""The same if every core decodes: time spent drawing is then time without tokens. Together with the
+rest of the app it is to stay below 2 %."""
 
 
 MOST_EASED = 4.0

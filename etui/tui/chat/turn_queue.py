@@ -240,6 +240,7 @@ class TurnQueue:
         await self._show_fact(view, fact)
         if isinstance(fact, TextBatch) and now_ns - self._counted_ns >= self._tick_ns:
             self._show_numbers(view, now_ns)
+            self._panel.draw_due()
         # The last fact of a turn may have begun the next one: its progress is not this view's.
         if view is self._answering and self._progress.stage not in _STREAMING:
             view.show_progress(self._progress, now_ns, None)
@@ -405,16 +406,16 @@ class TurnQueue:
         meter = self.services.meter
         view, progress = self._answering, self._progress
         stage = progress.stage if view is not None else Stage.DONE
-        self._panel.show_power(meter, stage if not self._warming else Stage.LOADING)
-        if view is None:
-            return
         now_ns = time.monotonic_ns()
-        is_fresh = now_ns - self._counted_ns < _MOST_TICKS * self._tick_ns
-        if not (is_fresh and progress.stage in _STREAMING):  # else they change with the text
+        # Numbers and the graph of a running answer change with its text: one drawing, not two.
+        follows = stage in _STREAMING and now_ns - self._counted_ns < _MOST_TICKS * self._tick_ns
+        stage = stage if not self._warming else Stage.LOADING
+        self._panel.show_power(meter, stage, draw=not follows)
+        if view is not None and not follows:
             self._show_numbers(view, now_ns)
 
     def _show_numbers(self, view: TurnView, now_ns: int) -> None:
-        """Show tokens and joules of the running turn; with a batch of its text they cost less."""
+        """Show tokens and joules of the running turn."""
         progress, services, energy = self._progress, self.services, None
         self._counted_ns = now_ns
         is_measured = progress.energy_start_ns is not None and progress.stage is not Stage.DONE

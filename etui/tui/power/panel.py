@@ -173,8 +173,14 @@ letters show the phase: L load, P prefill, T thinking, A answer. `[` and `]` sho
         lines = [str(s.content) for s in self.query(Static) if s.display]
         return "\n".join([*lines, self._table.text])
 
-    def show_power(self, meter: PowerMeter, stage: Stage) -> None:
-        """Add the latest reading of every channel, and draw what is due."""
+    def show_power(self, meter: PowerMeter, stage: Stage, *, draw: bool = True) -> None:
+        """Add the latest reading of every channel, and draw what is due.
+
+        Args:
+            meter: The readings.
+            stage: What the running turn is doing.
+            draw: Whether to draw now; otherwise :meth:`draw_due` does it soon.
+        """
         now_ns = time.monotonic_ns()
         channels = len(self._feed.powers)
         self._feed.add(now_ns, meter.latest(), mark_stage(stage))
@@ -184,7 +190,12 @@ letters show the phase: L load, P prefill, T thinking, A answer. `[` and `]` sho
             self._show_app()
         if len(self._feed.powers) != channels:
             self._adopt_plan()
-        self._draw(now_ns)
+        if draw:
+            self._draw(now_ns)
+
+    def draw_due(self) -> None:
+        """Draw what is due, along with something else that is drawn now."""
+        self._draw(time.monotonic_ns())
 
     def show_stage(self, stage: Stage) -> None:
         """Mark a new stage in the graph, even one that ends at once."""

@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 
 from etui.tui.app import EtuiApp
+from etui.tui.chat.messages import TextBatch
 from etui.tui.chat.prompt import Prompt
+from etui.tui.power.panel import PowerPanel
 from tests.tui.fakes import House, until
 from tests.tui.screen import WIDE, answered, ask, drawn, text_of, turns
 
@@ -134,3 +136,34 @@ async def test_a_waiting_question_has_the_whole_width_of_a_narrow_terminal(house
         assert "del Withdraw" in drawn(app), "the footer has the key"
         house.runner.let_go.set()
         await answered(pilot, house, 2)
+
+
+async def test_numbers_and_graph_are_drawn_along_with_the_text_of_a_running_answer(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    house.runner.hold = True
+    app = house.app()
+    async with app.run_test(size=WIDE) as pilot:
+        await ask(pilot, "one")
+        await until(pilot, lambda: text_of(turns(app)[0], "status").startswith("answering"))
+        queue = app._chat._queue
+        assert queue._ticker is not None
+        queue._ticker.stop()
+        seen: list[str] = []
+        show_turn = PowerPanel.show_turn
+        monkeypatch.setattr(
+            PowerPanel, "show_turn", lambda *rest: (seen.append("numbers"), show_turn(*rest))[1]
+        )
+        monkeypatch.setattr(PowerPanel, "_draw", lambda *_: seen.append("graph"))
+
+        queue._counted_ns = 0
+        await queue.take_turn_fact(TextBatch("", " more", 0, 1))
+        assert seen == ["numbers", "graph"]
+        await queue.take_turn_fact(TextBatch("", " and more", 0, 1))
+        await queue._tick()
+        assert seen == ["numbers", "graph"], "they were drawn a moment ago"
+        queue._counted_ns = 0
+        await queue._tick()
+        assert sorted(seen[2:]) == ["graph", "numbers"], "a text that stalls stops neither"
+        house.runner.let_go.set()
+        await answered(pilot, house, 1)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from datetime import datetime
 from functools import lru_cache
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 from etui.arm import Arm, Reasoning, Speculate
 from etui.chat import Message, Query
 from etui.errors import EtuiError
-from etui.replay.documents import TurnsDocument
+from etui.replay.documents import Move, ReplayedTurn, TurnsDocument
 
 if TYPE_CHECKING:
     from etui.log.filters import TurnFilter
@@ -265,21 +266,13 @@ def build_turns_document(policy: str, replayed: list[TurnReplay]) -> TurnsDocume
         if turn.right_before is not None and turn.right_after is not None
     ]
     measured = [turn.joules for turn in replayed if turn.joules is not None]
-    moves: dict[tuple[str, str], int] = {}
-    for turn in replayed:
-        if turn.moves and turn.after is not None:
-            move = (" on ".join(turn.before), " on ".join(turn.after))
-            moves[move] = moves.get(move, 0) + 1
     return {
         "policy": policy,
         "n": len(replayed),
         "moved": sum(turn.moves for turn in replayed),
         "undecided": sum(turn.after is None for turn in replayed),
         "cascades": sum(turn.cascade for turn in replayed),
-        "moves": [
-            {"from": source, "to": target, "n": count}
-            for (source, target), count in sorted(moves.items(), key=lambda item: -item[1])
-        ],
+        "moves": _count_moves(replayed),
         "joules": {
             "measured": sum(measured) if measured else None,
             "measured_turns": len(measured),
@@ -297,24 +290,37 @@ def build_turns_document(policy: str, replayed: list[TurnReplay]) -> TurnsDocume
             if accuracies
             else None,
         },
-        "turns": [
-            {
-                "turn_id": turn.turn_id,
-                "before": {"arm": turn.before[0], "model": turn.before[1]},
-                "after": None
-                if turn.after is None
-                else {"arm": turn.after[0], "model": turn.after[1]},
-                "moves": turn.moves,
-                "joules": turn.joules,
-                "kind": turn.kind,
-                "predicted_before": turn.predicted_before,
-                "predicted_after": turn.predicted_after,
-                "right_before": turn.right_before,
-                "right_after": turn.right_after,
-                "why": turn.why,
-            }
-            for turn in replayed
-        ],
+        "turns": [_build_turn_document(turn) for turn in replayed],
+    }
+
+
+def _count_moves(replayed: Sequence[TurnReplay]) -> list[Move]:
+    """Count the turns that another arm answers, by both arms, most first."""
+    moves = Counter(
+        (" on ".join(turn.before), " on ".join(turn.after))
+        for turn in replayed
+        if turn.moves and turn.after is not None
+    )
+    return [
+        {"from": source, "to": target, "n": count}
+        for (source, target), count in moves.most_common()
+    ]
+
+
+def _build_turn_document(turn: TurnReplay) -> ReplayedTurn:
+    after = turn.after
+    return {
+        "turn_id": turn.turn_id,
+        "before": {"arm": turn.before[0], "model": turn.before[1]},
+        "after": None if after is None else {"arm": after[0], "model": after[1]},
+        "moves": turn.moves,
+        "joules": turn.joules,
+        "kind": turn.kind,
+        "predicted_before": turn.predicted_before,
+        "predicted_after": turn.predicted_after,
+        "right_before": turn.right_before,
+        "right_after": turn.right_after,
+        "why": turn.why,
     }
 
 

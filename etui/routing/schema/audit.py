@@ -28,7 +28,10 @@ class AuditJoulesEntry(Strict):
     @model_validator(mode="after")
     def _check_reserve(self) -> AuditJoulesEntry:
         if self.reserve is not None and self.reserve >= self.day:
-            refuse(f"a reserve of {self.reserve:g} J is never left of {self.day:g} J a day")
+            refuse(
+                f"`reserve` ({self.reserve:g} J) must be less than `day` ({self.day:g} J), "
+                "or no audit begins"
+            )
         return self
 
 

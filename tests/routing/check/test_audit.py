@@ -40,7 +40,7 @@ audit: """
         ("{share: 1, arm: large, joules: {day: 0}}", ["day: must be greater than 0.0, found 0"]),
         (
             "{share: 1, arm: large, joules: {day: 9, reserve: 9}}",
-            ["a reserve of 9 J is never left of 9 J a day"],
+            ["`reserve` (9 J) must be less than `day` (9 J), or no audit begins"],
         ),
         ("no", ["audit is `off`, or {share: 0.02, arm: ARM, joules: {day: 2000}}"]),
         ("on", ["audit is `off`, or {share: 0.02, arm: ARM, joules: {day: 2000}}"]),

@@ -159,11 +159,12 @@ def _add_log(answers: _Answers | None, policy: Policy | None, config: Config) ->
     """
     from hashlib import sha256
 
-    from etui.log.label_table import collect_labels
+    from etui.log.label_table import LEAST_GRADES, collect_labels
     from etui.log.labels import read_labelled
     from etui.log.queries import LogReader
+    from etui.routing.accuracy.agreement import AUDIT_ACCURACY
     from etui.routing.accuracy.labels import join_tables
-    from etui.units import count_text
+    from etui.units import count_text, percent_text
 
     with LogReader(config) as log:
         turns = read_labelled(log)
@@ -189,6 +190,11 @@ def _add_log(answers: _Answers | None, policy: Policy | None, config: Config) ->
             f"left out: {turns_text} of arms that are not in the policy, or had another model"
         )
     for pair in found.pairs:
+        if pair.assumed:
+            notes.append(
+                f"how often {pair.audit_arm} is right is unknown and taken as "
+                f"{percent_text(AUDIT_ACCURACY)}: grade {LEAST_GRADES} of its answers or add --runs"
+            )
         if pair.agreed in (0, pair.compared):
             verb = "agrees" if pair.agreed else "differs"
             audits = count_text(pair.compared, "audit")

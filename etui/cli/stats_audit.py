@@ -219,7 +219,7 @@ def _format_summary(found: AuditSummary) -> Iterator[str]:
 
 def _format_change(change: FitChange) -> Iterator[str]:
     from etui.text.timestamps import local_time
-    from etui.units import count_text, energy_text, percent_text
+    from etui.units import ESTIMATE, count_text, energy_text, percent_text
 
     turns = count_text(change.turns, "turn")
     moves = ", ".join(f"{move.before} to {move.after} {move.turns}" for move in change.moves)
@@ -232,7 +232,8 @@ def _format_change(change: FitChange) -> Iterator[str]:
     if change.joules_before is not None:
         yield (
             f"  joules predicted for {count_text(change.compared_joules, 'turn')}: "
-            f"{energy_text(change.joules_before)} as routed, {energy_text(change.joules_after)} now"
+            f"{energy_text(change.joules_before, kind=ESTIMATE)} as routed, "
+            f"{energy_text(change.joules_after, kind=ESTIMATE)} now"
         )
     if change.accuracy_before is not None:
         yield (

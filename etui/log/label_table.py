@@ -31,6 +31,8 @@ class PairAgreement:
         arm, audit_arm: The two arms.
         agreed, compared: Number of answers that agree, of those that were compared.
         model: The model of both accuracies that follows.
+        assumed: Whether nothing is known of the audit arm, whose accuracy is then
+            ``AUDIT_ACCURACY``.
     """
 
     arm: str
@@ -38,6 +40,7 @@ class PairAgreement:
     agreed: int
     compared: int
     model: AgreementModel
+    assumed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +107,7 @@ def collect_labels(
             sum(found),
             len(found),
             estimate_agreement(sum(found), len(found), known.get(by, AUDIT_ACCURACY)),
+            by not in known,
         )
         for (arm, by), found in counted.items()
     }

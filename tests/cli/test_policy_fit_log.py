@@ -84,6 +84,7 @@ def test_grades_and_audits_are_fitted(fill: Callable[..., None], capsys: Capture
     assert document["provenance"]["source"] == ["log"]  # type: ignore[index]
     assert "of the log: 60 grades, 90 audits" in document["notes"]  # type: ignore[operator]
     assert document["provenance"]["n"] == 150, "a label of an audit is no question more"  # type: ignore[index]
+    assert any("is unknown and taken as 80 %" in note for note in document["notes"])  # type: ignore[attr-defined]
     assert any("every audit of quick agrees (90 audits)" in note for note in document["notes"])  # type: ignore[attr-defined]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import sqlite3
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from statistics import median
 from typing import TYPE_CHECKING
 
@@ -30,6 +31,7 @@ PAST_TURNS = 200
 
 
 _SPEED_TURNS = 20
+"""Number of turns that a speed is computed from, for each phase."""
 
 
 _LOADS = 10
@@ -107,16 +109,17 @@ def _measure_speed(log: LogReader, model: str, sha256: str | None, now: Conditio
 
     Without measured turns it is that of the others, without watts.
     """
-    rows = log.select(POINTS_SQL, (model, sha256, _SPEED_TURNS))
+    rows = log.select(POINTS_SQL, (model, sha256, PAST_TURNS))
     measured = _compute_speed(_select_here(parse_logged_turns(rows), now))
     if measured is not None:
         return measured
-    unmeasured = log.select(_SECONDS_SQL, (model, sha256, _SPEED_TURNS))
+    unmeasured = log.select(_SECONDS_SQL, (model, sha256, PAST_TURNS))
     alike = [row for row in unmeasured if row["machine"] in (None, now.machine)]
+    decoded = [row for row in alike if row["tokens_output"] > 1]
     return (
         Speed(
-            _rate([(row["tokens_computed"], row["seconds_prefill"]) for row in alike]),
-            _rate([(row["tokens_output"] - 1, row["seconds_decode"]) for row in alike]),
+            _rate([(r["tokens_computed"], r["seconds_prefill"]) for r in alike[:_SPEED_TURNS]]),
+            _rate([(r["tokens_output"] - 1, r["seconds_decode"]) for r in decoded[:_SPEED_TURNS]]),
         )
         if alike
         else None
@@ -138,7 +141,7 @@ def _measure_speculated(
     by_setting: dict[str, list[LoggedTurn]] = {}
     for turn in _select_here(parse_logged_turns(rows), now):
         by_setting.setdefault(str(turn.settings["speculate"]), []).append(turn)
-    speeds = {name: _compute_speed(turns[:_SPEED_TURNS]) for name, turns in by_setting.items()}
+    speeds = {name: _compute_speed(turns) for name, turns in by_setting.items()}
     return {name: speed for name, speed in speeds.items() if speed is not None}
 
 
@@ -147,10 +150,22 @@ def _select_here(turns: Sequence[LoggedTurn], now: Conditions) -> list[LoggedTur
 
 
 def _compute_speed(turns: Sequence[LoggedTurn]) -> Speed | None:
-    """Compute the speed of turns whose energy is of the same kind as that of the newest."""
+    """Compute the speed of turns whose energy is of the same kind as that of the newest.
+
+    Each phase is that of the newest turns that have it: an answer of one token decodes nothing,
+    and many in a row would hide how fast the model decodes.
+    """
     if not turns:
         return None
-    return compute_speed([turn.point for turn in turns if turn.kind == turns[0].kind])
+    points = [turn.point for turn in turns if turn.kind == turns[0].kind]
+    prefill = compute_speed(points[:_SPEED_TURNS])
+    decoded = [p for p in points if p.output_tokens > 1 and p.decode_seconds]
+    decode = compute_speed(decoded[:_SPEED_TURNS])
+    return replace(
+        prefill,
+        decode_tokens_per_second=decode.decode_tokens_per_second,
+        decode_watts=decode.decode_watts,
+    )
 
 
 def _group_output(rows: Sequence[sqlite3.Row]) -> Mapping[ArmKey, PastOutput]:

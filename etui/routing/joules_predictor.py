@@ -72,7 +72,7 @@ def predict_joules(
     if facts.curve is None and facts.speed is None and speculated is None:
         return None
     tokens = predict_tokens(arm, text, facts, cached_tokens)
-    past = facts.past.get(ArmKey.of(arm))
+    past = _get_past(arm, facts)
     predicted: PredictedJoules | None = None
     if speculated is not None:
         predicted = _predict_by_speed(speculated, arm, tokens, past)
@@ -102,7 +102,7 @@ def predict_seconds(
     if speed is None:
         return None
     tokens = predict_tokens(arm, text, facts)
-    seconds = speed.seconds(tokens.computed, tokens.output)
+    seconds = speed.seconds(tokens.computed, _limit_output(speed, tokens, _get_past(arm, facts)))
     if resident or seconds is None:
         return seconds
     return None if facts.load_seconds is None else seconds + facts.load_seconds
@@ -125,6 +125,10 @@ def predict_votes(arm: Arm) -> float:
     return float(arm.votes) if arm.stop.rule == "all" else max(1.0, _VOTE_SHARE * arm.votes)
 
 
+def _get_past(arm: Arm, facts: LoggedModelFacts) -> PastOutput | None:
+    return facts.past.get(ArmKey.of(arm))
+
+
 def _predict_output(arm: Arm, text: TextFacts, facts: LoggedModelFacts) -> float:
     if arm.readout == "choices" and text.measure("options"):
         return 0.0
@@ -132,7 +136,7 @@ def _predict_output(arm: Arm, text: TextFacts, facts: LoggedModelFacts) -> float
     if arm.reasoning != "direct":
         prior += _THINKING_SHARE * arm.think_tokens
     prior *= predict_votes(arm)
-    past = facts.past.get(ArmKey.of(arm))
+    past = _get_past(arm, facts)
     if past is None:
         return prior
     return (past.turns * past.mean_tokens + PRIOR_TURNS * prior) / (past.turns + PRIOR_TURNS)
@@ -163,11 +167,19 @@ def _predict_by_speed(
 ) -> PredictedJoules | None:
     prefill_rate, prefill_watts = speed.prefill_tokens_per_second, speed.prefill_watts
     rate, watts = speed.decode_tokens_per_second, speed.decode_watts
-    if not prefill_rate or prefill_watts is None or not rate or watts is None:
+    if not prefill_rate or prefill_watts is None:
         return None
     prefill = tokens.computed / prefill_rate * prefill_watts
-    decode = max(tokens.output - 1, 0.0) / rate * watts
-    source = f"uncalibrated: {significant(rate, 2)} tok/s at {significant(watts, 2)} W"
+    output = _limit_output(speed, tokens, past)
+    if rate and watts is not None:
+        decode = max(output - 1, 0.0) / rate * watts
+        source = f"uncalibrated: {significant(rate, 2)} tok/s at {significant(watts, 2)} W"
+    elif output <= 1:
+        decode = 0.0  # the first output token is drawn at the end of the prefill
+        speed_text = f"{significant(prefill_rate, 2)} tok/s at {significant(prefill_watts, 2)} W"
+        source = f"uncalibrated: prefill {speed_text}, {_say_no_decode(output, past)}"
+    else:
+        return None
     if arm.reasoning == "vote":
         decode, source = _adjust_for_votes(decode, source, tokens, past)
     return PredictedJoules(
@@ -175,9 +187,26 @@ def _predict_by_speed(
         prefill=prefill,
         decode=decode,
         uncertainty=_UNCALIBRATED_SPREAD * (prefill + decode),
-        seconds=speed.seconds(tokens.computed, tokens.output),
+        seconds=speed.seconds(tokens.computed, output),
         source=source,
     )
+
+
+def _limit_output(speed: Speed, tokens: ExpectedTokens, past: PastOutput | None) -> float:
+    """Return the output tokens to predict; 1 for a model that has never decoded any but the first.
+
+    No rate of the decode is known of it then. If enough turns of the same arm had one token each,
+    it is assumed that the next one has one too, without the prior of an arm without turns.
+    """
+    if speed.decode_tokens_per_second or past is None or past.turns < PRIOR_TURNS:
+        return tokens.output
+    return min(tokens.output, 1.0) if past.mean_tokens <= 1 else tokens.output
+
+
+def _say_no_decode(output: float, past: PastOutput | None) -> str:
+    if past is None or output <= 0:
+        return "no decode expected"
+    return f"one output token assumed, as in {past.turns} earlier turns"
 
 
 def _adjust_for_votes(

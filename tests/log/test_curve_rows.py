@@ -257,6 +257,28 @@ def test_facts_of_a_model(config, turn):
     )
 
 
+@pytest.mark.parametrize("measured", [True, False])
+def test_answers_of_one_token_do_not_hide_how_fast_a_model_decodes(config, turn, measured):
+    def change(made):
+        if measured:
+            return made
+        unknown = dict.fromkeys(made.energy.phases)
+        return replace(made, energy=replace(made.energy, phases=unknown))
+
+    one = [turn(i, computed=45, output=1) for i in range(20, 45)]
+    longer = [turn(i, computed=90, output=21) for i in range(5)]
+    save(config, *map(change, [*longer, *one]))
+    with LogReader(config) as log:
+        speed = read_model_facts(log, "m", "ab", NOW).speed
+    assert speed.prefill_tokens_per_second == pytest.approx(100.0)
+    assert speed.decode_tokens_per_second == pytest.approx(10.0)
+    if measured:
+        assert speed.prefill_watts == pytest.approx(PREFILL.joules(0, 45) / 0.45)
+        assert speed.decode_watts == pytest.approx(DECODE.joules(90, 20) / 2.0)
+    else:
+        assert (speed.prefill_watts, speed.decode_watts) == (None, None)
+
+
 def test_turns_with_and_without_speculation_are_not_mixed(config, turn):
     plain = [turn(i, output=21) for i in range(3)]
     settings = {**SETTINGS, "speculate": "auto"}

@@ -18,6 +18,7 @@ from etui.routing.joules_predictor import (
     LoggedModelFacts,
     PastOutput,
     predict_joules,
+    predict_seconds,
     predict_tokens,
 )
 from etui.routing.signals.text_measures import TextFacts
@@ -159,3 +160,37 @@ def test_no_part_is_negative_and_a_longer_question_is_never_cheaper(
     assert min(said.load, said.prefill, said.decode, said.uncertainty) >= 0
     more = predict_joules(arm, longer, facts, resident=resident, cached_tokens=cached)
     assert more.total >= said.total - 1e-9
+
+
+ONE_TOKEN = {ArmKey.of(DIRECT): PastOutput(200, 1.0)}
+UNDECODED = LoggedModelFacts(speed=Speed(400.0, None, 50.0, None), prompt_overhead=0.0)
+
+
+def test_an_arm_that_never_decoded_is_predicted_from_its_prefill_and_says_so():
+    said = predict_joules(DIRECT, PLAIN, replace(UNDECODED, past=ONE_TOKEN), resident=True)
+    assert said.prefill == pytest.approx(100 / 400 * 50)
+    assert said.decode == 0.0
+    assert said.seconds == pytest.approx(100 / 400)
+    assert said.source == (
+        "uncalibrated: prefill 400 tok/s at 50 W, one output token assumed, as in 200 earlier turns"
+    )
+    seconds = predict_seconds(DIRECT, PLAIN, replace(UNDECODED, past=ONE_TOKEN), resident=True)
+    assert seconds == pytest.approx(100 / 400)
+    choice = predict_joules(CHOOSE, OPTIONS, UNDECODED, resident=True)
+    assert choice.decode == 0.0
+    assert choice.source.endswith("no decode expected")
+
+
+@pytest.mark.parametrize(
+    "past",
+    [
+        {},
+        {ArmKey.of(DIRECT): PastOutput(PRIOR_TURNS - 1, 1.0)},
+        {ArmKey.of(DIRECT): PastOutput(200, 1.1)},
+        {ArmKey.of(replace(DIRECT, max_tokens=7)): PastOutput(200, 1.0)},
+    ],
+)
+def test_no_rate_of_the_decode_is_made_up_for_longer_answers(past):
+    facts = replace(UNDECODED, past=past)
+    assert predict_joules(DIRECT, PLAIN, facts, resident=True) is None
+    assert predict_seconds(DIRECT, PLAIN, facts, resident=True) is None

@@ -21,6 +21,7 @@ from etui.log.curve_lookup import (
 )
 from etui.log.records import CurveRecord
 from etui.routing.joules_predictor import ArmKey, LoggedModelFacts, PastOutput
+from etui.routing.past_audits import MeasuredAudit, PastAudits, average_audits
 
 if TYPE_CHECKING:
     from etui.log.queries import LogReader
@@ -72,6 +73,17 @@ _LOADS_SQL = """
 """
 
 
+# An audit has no machine of its own: it ran in the home of the turn that it audits.
+_AUDITS_SQL = """
+    SELECT audits.arm, audits.joules, audits.uncertainty, audits.seconds, audits.kind,
+        audits.load_joules, json_extract(turns.settings, '$.machine') AS machine
+    FROM audits JOIN turns USING (turn_id)
+    WHERE audits.model = ? AND audits.model_sha256 IS ?
+        AND audits.status IN ('complete', 'truncated')
+    ORDER BY audits.created_at DESC, audits.id DESC LIMIT ?
+"""
+
+
 def read_model_facts(
     log: LogReader,
     model: str,
@@ -93,15 +105,33 @@ def read_model_facts(
     """
     past = log.select(_PAST_SQL, (model, sha256, PAST_TURNS))
     loads = _select_kind(log.select(_LOADS_SQL, (model, sha256, _LOADS)), "kind")
+    audits = _select_audits(log.select(_AUDITS_SQL, (model, sha256, PAST_TURNS)), now)
+    audit_loads = [row["load_joules"] for row in audits if row["load_joules"]]
     return LoggedModelFacts(
         curve=find_curve(log, model, sha256, now, save),
         speed=_measure_speed(log, model, sha256, now),
-        load_joules=_mean([row["joules"] for row in loads]),
+        load_joules=_mean([row["joules"] for row in loads] or audit_loads[:_LOADS]),
         load_seconds=_mean([row["seconds"] for row in loads]),
         past=_group_output(past),
         prompt_overhead=_median_overhead(past),
         speculated=_measure_speculated(log, model, sha256, now),
+        audits=_group_audits(audits),
     )
+
+
+def _select_audits(rows: Sequence[sqlite3.Row], now: Conditions) -> list[sqlite3.Row]:
+    """Select the audits here whose energy is of the kind of the newest measured one, if any."""
+    here = [row for row in rows if row["machine"] in (None, now.machine)]
+    kind = next((row["kind"] for row in here if row["joules"] is not None), None)
+    return [row for row in here if row["joules"] is None or row["kind"] == kind]
+
+
+def _group_audits(rows: Sequence[sqlite3.Row]) -> Mapping[str, PastAudits]:
+    by_arm: dict[str, list[MeasuredAudit]] = {}
+    for row in rows:
+        audit = MeasuredAudit(row["joules"], row["uncertainty"], row["seconds"])
+        by_arm.setdefault(row["arm"], []).append(audit)
+    return {arm: average_audits(audits) for arm, audits in by_arm.items()}
 
 
 def _measure_speed(log: LogReader, model: str, sha256: str | None, now: Conditions) -> Speed | None:

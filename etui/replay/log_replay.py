@@ -241,7 +241,7 @@ def _arm_and_model(arm: Arm) -> tuple[str, str]:
 
 def _predict_joules(predictor: Predictor, arm: Arm, query: Query) -> float | None:
     predicted = predictor.joules(arm, query)
-    return None if predicted is None else predicted.prefill + predicted.decode
+    return None if predicted is None else predicted.answer
 
 
 def _predict_accuracy(predictor: Predictor, arm: Arm, query: Query) -> float | None:

@@ -1,8 +1,8 @@
 """Predict the joules an arm spends on a query: pure arithmetic over facts already read.
 
 The model's operating curve is used if there is one, else the tokens per second and the watts of
-its last turns; the ``source`` of a prediction says which. An arm that speculates is predicted from
-the last turns with the same setting, if there are any.
+its last turns, else the mean of the arm's own audits; the ``source`` of a prediction says which.
+An arm that speculates is predicted from the last turns with the same setting, if there are any.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 
 from etui.arm import Arm
 from etui.curves.operating_curve import OperatingCurve, Speed, format_source
+from etui.routing.past_audits import PastAudits, predict_by_audits
 from etui.routing.prediction import PredictedJoules
 from etui.routing.signals.text_measures import TextFacts
 from etui.units import significant
@@ -69,8 +70,6 @@ def predict_joules(
         cached_tokens: Tokens of the conversation that are in its cache.
     """
     speculated = facts.speculated.get(arm.speculate)
-    if facts.curve is None and facts.speed is None and speculated is None:
-        return None
     tokens = predict_tokens(arm, text, facts, cached_tokens)
     past = _get_past(arm, facts)
     predicted: PredictedJoules | None = None
@@ -84,6 +83,8 @@ def predict_joules(
         predicted = _predict_by_speed(facts.speed, arm, tokens, past)
     if predicted is not None and arm.speculate != "off" and speculated is None:
         predicted = replace(predicted, source=f"{predicted.source}, without speculation")
+    if predicted is None:
+        predicted = predict_by_audits(facts.audits.get(arm.name))
     return None if predicted is None else _add_load(predicted, facts, resident)
 
 
@@ -99,10 +100,13 @@ def predict_seconds(
         resident: Whether the model needs no load.
     """
     speed = facts.curve.speed if facts.curve is not None else facts.speed
-    if speed is None:
-        return None
-    tokens = predict_tokens(arm, text, facts)
-    seconds = speed.seconds(tokens.computed, _limit_output(speed, tokens, _get_past(arm, facts)))
+    seconds = None
+    if speed is not None:
+        tokens = predict_tokens(arm, text, facts)
+        output = _limit_output(speed, tokens, _get_past(arm, facts))
+        seconds = speed.seconds(tokens.computed, output)
+    if seconds is None and arm.name in facts.audits:
+        seconds = facts.audits[arm.name].seconds
     if resident or seconds is None:
         return seconds
     return None if facts.load_seconds is None else seconds + facts.load_seconds
@@ -283,6 +287,7 @@ class LoggedModelFacts:
             plus the error of the estimate.
         speculated: Setting of ``Arm.speculate`` -> tokens per second and watts of the last turns
             with it, which no curve describes: what drafted tokens save depends on the text.
+        audits: Name of an arm -> its last audits with the model.
     """
 
     curve: OperatingCurve | None = None
@@ -292,3 +297,4 @@ class LoggedModelFacts:
     past: Mapping[ArmKey, PastOutput] = field(default_factory=dict)
     prompt_overhead: float | None = None
     speculated: Mapping[str, Speed] = field(default_factory=dict)
+    audits: Mapping[str, PastAudits] = field(default_factory=dict)

@@ -83,24 +83,43 @@ class PredictedJoules:
 
     Attributes:
         load: Joules to load its model; 0.0 only if the model is in memory.
-        prefill, decode: Joules of the two phases.
+        prefill, decode: Joules of the two phases; None where only their sum is known.
         uncertainty: Half width; None if unknown.
         seconds: Expected duration, load included; None if unknown.
         source: How it was predicted, in words: ``operating curve``, or ``uncalibrated: 38 tok/s at
             45 W``.
+        whole: Joules of both phases together, where the two are not known.
     """
 
     load: float
-    prefill: float
-    decode: float
+    prefill: float | None
+    decode: float | None
     uncertainty: float | None = None
     seconds: float | None = None
     source: str = ""
+    whole: float | None = None
+
+    def __post_init__(self) -> None:
+        """Check that either both phases or their sum are known.
+
+        Raises:
+            ValueError: Neither is known, or both are.
+        """
+        if (self.prefill is None or self.decode is None) == (self.whole is None):
+            raise ValueError("either both phases or their sum must be known")
+
+    @property
+    def answer(self) -> float:
+        """Joules of prefill and decode, without the load."""
+        if self.prefill is None or self.decode is None:
+            assert self.whole is not None
+            return self.whole
+        return self.prefill + self.decode
 
     @property
     def total(self) -> float:
         """Joules of the whole turn and its load."""
-        return self.load + self.prefill + self.decode
+        return self.load + self.answer
 
 
 @dataclass(frozen=True, slots=True)

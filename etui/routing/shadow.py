@@ -66,6 +66,6 @@ def add_shadow(
         reason = error.what.splitlines()[0]
         return replace(decision, shadow=Shadow(policy.shadow, None, None, reason))
     predicted = outlook.joules(tried.arm, query) if outlook is not None else None
-    joules = None if predicted is None else predicted.prefill + predicted.decode
+    joules = None if predicted is None else predicted.answer
     shadow = Shadow(policy.shadow, tried.arm, tried.rule, tried.why, joules)
     return replace(decision, shadow=shadow)

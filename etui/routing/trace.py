@@ -75,8 +75,8 @@ class JoulesTrace(TypedDict):
 
     total: float
     load: float
-    prefill: float
-    decode: float
+    prefill: float | None
+    decode: float | None
     uncertainty: float | None
     seconds: float | None
     source: str

@@ -265,7 +265,7 @@ class Auditor:
         )
         predicted = knowledge.predictor.joules(choice.decision.arm, query)
         left -= self._bound_load(choice.decision.arm.model, plan)
-        if left <= 0 or (predicted is not None and predicted.prefill + predicted.decode > left):
+        if left <= 0 or (predicted is not None and predicted.answer > left):
             return None
         usual = choice.decision.budget or TurnBudget()
         most = left if usual.joules is None else min(left, usual.joules)

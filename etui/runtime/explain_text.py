@@ -124,7 +124,8 @@ def _format_candidate(candidate: CandidateTrace, document: Explanation) -> tuple
         total = f"{ABOUT}{joules['total']:.3g}"
         if spread is not None:
             total += f" ± {spread:.2g}"
-        spent = [total, *(f"{joules[phase]:.3g}" for phase in ("load", "prefill", "decode"))]
+        phases = (joules["load"], joules["prefill"], joules["decode"])
+        spent = [total, *("unknown" if part is None else f"{part:.3g}" for part in phases)]
     right = ("unknown", "")
     if accuracy is not None and accuracy["n"] == 0:
         right = (f"{accuracy['p']:.2f}", accuracy["source"])

@@ -230,7 +230,7 @@ class TurnExecution:
     def _record_prediction(self, arm: Arm) -> None:
         """Record the predicted joules of the hop, without its load, like the energy of the turn."""
         expected = self._predictor.joules(arm, self._query) if self._predictor is not None else None
-        self._predicted.append(None if expected is None else expected.prefill + expected.decode)
+        self._predicted.append(None if expected is None else expected.answer)
 
     def _close(
         self,

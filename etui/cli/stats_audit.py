@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
     from etui.log.label_table import LogLabels
     from etui.log.records import AuditRecord
     from etui.replay.fit_change import FitChange
+
+
+_ENDED_EARLY = ("truncated", "stopped", "budget")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +54,13 @@ class PairSummary:
 class AuditSummary:
     """The audits of some days; joules exclude unmeasured ones, and are None if all are.
 
-    ``changes`` are those of routing by the last fit of each policy that contains the log.
+    Attributes:
+        unfinished: Audits without a whole answer, which are not compared: the sum of the next four.
+        cut_off: Audits that ended at their token limit.
+        stopped: Audits that ended for a question, or with etui.
+        out_of_joules: Audits that ended because the joules of the day were spent.
+        failed: Audits that ended in an error.
+        changes: Those of routing by the last fit of each policy that contains the log.
     """
 
     days: int
@@ -58,6 +68,10 @@ class AuditSummary:
     compared: int
     agreed: int
     unfinished: int
+    cut_off: int
+    stopped: int
+    out_of_joules: int
+    failed: int
     joules: float | None
     load_joules: float | None
     estimated: bool
@@ -101,6 +115,7 @@ def summarise_audits(config: Config, days: int, now: datetime | None = None) -> 
         turns = [
             turn for turn in read_labelled(log) if datetime.fromisoformat(turn.created_at) >= since
         ]
+    statuses = Counter(audit.status for audit in audits if audit.status != "complete")
     pairs: list[PairSummary] = []
     for policy in dict.fromkeys(turn.policy for turn in turns if turn.policy is not None):
         rates, from_log = _read_rates(config, policy)
@@ -111,7 +126,11 @@ def summarise_audits(config: Config, days: int, now: datetime | None = None) -> 
         audits=len(audits),
         compared=sum(audit.agrees is not None for audit in audits),
         agreed=sum(audit.agrees is True for audit in audits),
-        unfinished=sum(audit.status != "complete" for audit in audits),
+        unfinished=sum(statuses.values()),
+        cut_off=statuses["truncated"],
+        stopped=statuses["stopped"],
+        out_of_joules=statuses["budget"],
+        failed=sum(n for status, n in statuses.items() if status not in _ENDED_EARLY),
         joules=_sum([audit.joules for audit in audits]),
         load_joules=_sum([audit.load_joules for audit in audits]),
         estimated=any(audit.kind == ESTIMATE for audit in audits),
@@ -193,7 +212,7 @@ def _format_summary(found: AuditSummary) -> Iterator[str]:
     if found.unmeasured and found.joules is not None:
         yield f"{count_text(found.unmeasured, 'audit')} unmeasured and not counted in the joules"
     if found.unfinished:
-        yield f"{count_text(found.unfinished, 'audit')} not finished, mostly for the next question"
+        yield f"{count_text(found.unfinished, 'audit')} not finished: {_format_unfinished(found)}"
     yield f"{count_text(found.good + found.bad, 'grade')}: {found.good} good, {found.bad} bad"
     if not found.pairs:
         return
@@ -215,6 +234,16 @@ def _format_summary(found: AuditSummary) -> Iterator[str]:
         yield from _format_change(change)
     for policy in dict.fromkeys(pair.policy for pair in found.pairs if not pair.fitted_from_log):
         yield f"not in the fit yet; run: etui policy fit {policy} --log"
+
+
+def _format_unfinished(found: AuditSummary) -> str:
+    counts = (
+        (found.cut_off, "cut off at the token limit"),
+        (found.stopped, "stopped for a question or at exit"),
+        (found.out_of_joules, "out of joules for the day"),
+        (found.failed, "failed"),
+    )
+    return ", ".join(f"{number} {how}" for number, how in counts if number)
 
 
 def _format_change(change: FitChange) -> Iterator[str]:

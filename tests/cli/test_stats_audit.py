@@ -69,6 +69,27 @@ def test_unmeasured_audits_are_not_0_joules(fill: Callable[..., None], config: C
     assert run(["stats", "--audit", "--days", "36000"]) == ExitCode.DONE
 
 
+def test_audits_that_did_not_finish_are_counted_by_how_they_ended(
+    fill: Callable[..., None], config: Config, capsys: Capture
+) -> None:
+    fill([(None, None)] * 8)
+    ends = ["complete", "truncated", "truncated", "truncated", "stopped", "stopped", "budget"]
+    with TurnWriter(config) as writer, LogReader(config) as log:
+        for turn, status in zip(log.list_turns(limit=8), [*ends, "error"], strict=True):
+            writer.save_audit(make_audit(turn, None, status=status))
+        writer.flush()
+    assert run(["stats", "--audit", "--days", "36000"]) == ExitCode.DONE
+    line = (
+        "7 audits not finished: 3 cut off at the token limit, 2 stopped for a question or at exit, "
+        "1 out of joules for the day, 1 failed"
+    )
+    assert line in capsys.readouterr().out.splitlines()
+    assert run(["stats", "--audit", "--days", "36000", "--json"]) == ExitCode.DONE
+    document = json.loads(capsys.readouterr().out)
+    names = ("unfinished", "cut_off", "stopped", "out_of_joules", "failed")
+    assert [document[name] for name in names] == [7, 3, 2, 1, 1]
+
+
 def test_grades_alone_are_not_audits_of_0_joules(
     fill: Callable[..., None], capsys: Capture
 ) -> None:

@@ -53,7 +53,7 @@ def test_audits_that_were_stopped_or_are_of_another_file_or_kind_do_not_count(re
     facts = read(
         *[{"kind": "estimate"}] * 5,
         *[{}] * 5,
-        *[{"status": "cancelled"}, {"model_sha256": "cd"}, {"model": "other"}, {"arm": "huge"}],
+        *[{"status": "stopped"}, {"model_sha256": "cd"}, {"model": "other"}, {"arm": "huge"}],
         {"status": "truncated", "joules": 26.0},
     )
     assert facts.audits["large"].measured == 6

@@ -28,6 +28,7 @@ from etui.errors import UsageError
 
 if TYPE_CHECKING:
     from etui.config.config import Config
+    from etui.log.label_table import PairAgreement
     from etui.models.catalogue import Catalogue
     from etui.routing.accuracy.fitted_file import FittedModel
     from etui.routing.accuracy.table import Graded
@@ -159,12 +160,12 @@ def _add_log(answers: _Answers | None, policy: Policy | None, config: Config) ->
     """
     from hashlib import sha256
 
-    from etui.log.label_table import LEAST_GRADES, collect_labels
+    from etui.log.label_table import collect_labels
     from etui.log.labels import read_labelled
     from etui.log.queries import LogReader
-    from etui.routing.accuracy.agreement import AUDIT_ACCURACY
     from etui.routing.accuracy.labels import join_tables
-    from etui.units import count_text, percent_text
+    from etui.routing.policy import list_priors
+    from etui.units import count_text
 
     with LogReader(config) as log:
         turns = read_labelled(log)
@@ -173,7 +174,8 @@ def _add_log(answers: _Answers | None, policy: Policy | None, config: Config) ->
         table = answers.graded
         known = {arm: table.compute_rate(at) for at, arm in enumerate(table.arms)}
     name = None if policy is None else policy.name
-    found = collect_labels(turns, name, known, None if policy is None else set(policy.arms))
+    arms, priors = (None, {}) if policy is None else (set(policy.arms), list_priors(policy))
+    found = collect_labels(turns, name, known, arms, priors=priors)
     if not found.questions:
         whose = "the log has no graded turn" + ("" if name is None else f" of policy {name!r}")
         raise UsageError(
@@ -189,12 +191,8 @@ def _add_log(answers: _Answers | None, policy: Policy | None, config: Config) ->
         notes.append(
             f"left out: {turns_text} of arms that are not in the policy, or had another model"
         )
+    notes += dict.fromkeys(_say_audit_accuracy(pair) for pair in found.pairs)
     for pair in found.pairs:
-        if pair.assumed:
-            notes.append(
-                f"how often {pair.audit_arm} is right is unknown and taken as "
-                f"{percent_text(AUDIT_ACCURACY)}: grade {LEAST_GRADES} of its answers or add --runs"
-            )
         if pair.agreed in (0, pair.compared):
             verb = "agrees" if pair.agreed else "differs"
             audits = count_text(pair.compared, "audit")
@@ -213,6 +211,27 @@ def _add_log(answers: _Answers | None, policy: Policy | None, config: Config) ->
         sha256=joined,
         notes=answers.notes + notes,
     )
+
+
+def _say_audit_accuracy(pair: PairAgreement) -> str:
+    """Write which accuracy of the audit arm the labels of a pair rest on, and how to better it."""
+    from etui.log.label_table import LEAST_GRADES
+    from etui.units import percent_text
+
+    arm, share = pair.audit_arm, percent_text(pair.model.audit)
+    better = f"grade {LEAST_GRADES} of its answers or add --runs"
+    match pair.basis:
+        case "answers":
+            return f"{arm} is right on {share} of the other answers of the fit"
+        case "grades":
+            return f"{arm} is right on {share}, by the grades of its answers"
+        case "prior":
+            return f"{arm} is taken to be right on {share}, the `prior` of the policy: {better}"
+        case "assumed":
+            return (
+                f"how often {arm} is right is unknown and taken as {share}: "
+                f"{better}, or state it as `prior` of the objective"
+            )
 
 
 def _read_answers(

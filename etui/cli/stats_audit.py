@@ -32,7 +32,8 @@ class PairSummary:
         agreement, low, high: The share that agrees, with Wilson's interval at 95 %.
         accuracy_fitted: Accuracy of the arm in the fit of now; None without a fit.
         accuracy_by_labels: Accuracy of the arm that follows from the labels, at the audit arm's.
-        audit_accuracy: Accuracy of the audit arm that was assumed or known.
+        audit_accuracy: Accuracy of the audit arm.
+        audit_accuracy_from: ``grades`` of its answers, ``prior`` of the policy, or ``assumed``.
         fitted_from_log: Whether the policy's fit contains labels of the log.
     """
 
@@ -47,6 +48,7 @@ class PairSummary:
     accuracy_fitted: float | None
     accuracy_by_labels: float
     audit_accuracy: float
+    audit_accuracy_from: str
     fitted_from_log: bool
 
 
@@ -118,8 +120,8 @@ def summarise_audits(config: Config, days: int, now: datetime | None = None) -> 
     statuses = Counter(audit.status for audit in audits if audit.status != "complete")
     pairs: list[PairSummary] = []
     for policy in dict.fromkeys(turn.policy for turn in turns if turn.policy is not None):
-        rates, from_log = _read_rates(config, policy)
-        labels = collect_labels(turns, policy, by_question=False)
+        rates, from_log, priors = _read_rates(config, policy)
+        labels = collect_labels(turns, policy, priors=priors, by_question=False)
         pairs += _summarise_pairs(policy, labels, rates, from_log)
     return AuditSummary(
         days=days,
@@ -172,25 +174,30 @@ def _summarise_pairs(
             accuracy_fitted=rates.get(pair.arm),
             accuracy_by_labels=pair.model.arm,
             audit_accuracy=pair.model.audit,
+            audit_accuracy_from=pair.basis,
             fitted_from_log=from_log,
         )
 
 
-def _read_rates(config: Config, policy: str) -> tuple[dict[str, float], bool]:
-    """Return the fitted rate of each arm, and whether the fit contains the log."""
+def _read_rates(config: Config, policy: str) -> tuple[dict[str, float], bool, dict[str, float]]:
+    """Return the fitted rate of each arm, whether the fit contains the log, and stated priors."""
     from etui.models.catalogue import load_catalogue
     from etui.routing.accuracy.predictor import load_heads
     from etui.routing.library import load_policy
+    from etui.routing.policy import list_priors
 
+    priors: dict[str, float] = {}
     try:
         loaded = load_policy(policy, config, load_catalogue(config).models)
+        priors = list_priors(loaded)
         heads = load_heads(loaded, config)
     except EtuiError:  # the policy was deleted, or its fit is damaged
-        return {}, False
+        return {}, False, priors
     if heads is None:
-        return {}, False
+        return {}, False, priors
     model = heads.model
-    return {name: head.rate for name, head in model.arms.items()}, "log" in model.provenance.source
+    rates = {name: head.rate for name, head in model.arms.items()}
+    return rates, "log" in model.provenance.source, priors
 
 
 def _format_summary(found: AuditSummary) -> Iterator[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from etui.log.labels import LabelledTurn
 from etui.routing.accuracy.agreement import AUDIT_ACCURACY, AgreementModel, estimate_agreement
@@ -23,6 +24,11 @@ LEAST_GRADES = 20
 """Grades of an audit arm's own answers from which its accuracy is that of the grades."""
 
 
+Basis = Literal["answers", "grades", "prior", "assumed"]
+"""Where the accuracy of an audit arm is from, best first: other answers of a fit, grades of its own
+answers, the prior that the policy states, or nothing (``AUDIT_ACCURACY``)."""
+
+
 @dataclass(frozen=True, slots=True)
 class PairAgreement:
     """How often an arm agrees with an audit arm.
@@ -31,8 +37,7 @@ class PairAgreement:
         arm, audit_arm: The two arms.
         agreed, compared: Number of answers that agree, of those that were compared.
         model: The model of both accuracies that follows.
-        assumed: Whether nothing is known of the audit arm, whose accuracy is then
-            ``AUDIT_ACCURACY``.
+        basis: Where the accuracy of the audit arm is from.
     """
 
     arm: str
@@ -40,7 +45,7 @@ class PairAgreement:
     agreed: int
     compared: int
     model: AgreementModel
-    assumed: bool = False
+    basis: Basis = "assumed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +83,7 @@ def collect_labels(
     accuracies: Mapping[str, float] | None = None,
     arms: Collection[str] | None = None,
     *,
+    priors: Mapping[str, float] | None = None,
     by_question: bool = True,
 ) -> LogLabels:
     """Collect the labels of the turns.
@@ -86,15 +92,16 @@ def collect_labels(
         turns: Turns with a grade or a compared audit, oldest first.
         policy: Only turns that this policy decided; None takes all.
         accuracies: Known accuracies of audit arms; without one it is that of the grades of the
-            arm's own answers, or else ``AUDIT_ACCURACY``.
+            arm's own answers, or else its prior, or else ``AUDIT_ACCURACY``.
         arms: Arms that the policy has now; others are left out. None takes all.
+        priors: Accuracies of arms that the policy states.
         by_question: Whether agreement is predicted for each question, which takes a fit.
     """
     of_policy = [turn for turn in turns if policy is None or turn.policy == policy]
     used = [_drop_arms(turn, arms) for turn in of_policy if arms is None or turn.arm in arms]
     facts = _find_facts(used)
     here = [turn for turn in used if facts[turn.arm].model == turn.model]
-    known = {**_count_grades(here), **(accuracies or {})}
+    known = _find_accuracies(accuracies or {}, _count_grades(here), priors or {})
     counted: dict[tuple[str, str], list[bool]] = {}
     for turn in here:
         for audit in turn.audits:
@@ -106,8 +113,8 @@ def collect_labels(
             by,
             sum(found),
             len(found),
-            estimate_agreement(sum(found), len(found), known.get(by, AUDIT_ACCURACY)),
-            by not in known,
+            estimate_agreement(sum(found), len(found), known.get(by, _ASSUMED)[0]),
+            known.get(by, _ASSUMED)[1],
         )
         for (arm, by), found in counted.items()
     }
@@ -187,6 +194,18 @@ def _find_facts(turns: Sequence[LabelledTurn]) -> dict[str, ArmFacts]:
             found[audit.arm] = ArmFacts(audit.model, reasoning)
         found[turn.arm] = ArmFacts(turn.model, turn.reasoning)
     return found
+
+
+_ASSUMED: tuple[float, Basis] = (AUDIT_ACCURACY, "assumed")
+
+
+def _find_accuracies(
+    answers: Mapping[str, float], grades: Mapping[str, float], priors: Mapping[str, float]
+) -> dict[str, tuple[float, Basis]]:
+    """Return the best known accuracy of each arm, and where it is from."""
+    found: dict[str, tuple[float, Basis]] = {arm: (p, "prior") for arm, p in priors.items()}
+    found |= {arm: (p, "grades") for arm, p in grades.items()}
+    return found | {arm: (p, "answers") for arm, p in answers.items()}
 
 
 def _count_grades(turns: Sequence[LabelledTurn]) -> dict[str, float]:

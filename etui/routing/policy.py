@@ -263,6 +263,15 @@ def list_agreements(policy: Policy) -> tuple[tuple[str, ...], ...]:
     return tuple(dict.fromkeys(found))
 
 
+def list_priors(policy: Policy) -> dict[str, float]:
+    """Return the stated accuracy of each arm: that of the first rule that is tried and has one."""
+    found: dict[str, float] = {}
+    for rule in policy.rules:
+        if isinstance(rule.then, Objective):
+            found = {**rule.then.prior, **found}
+    return found
+
+
 def drop_places(policy: Policy) -> Policy:
     """Return a policy whose arms have only the models that its file names.
 

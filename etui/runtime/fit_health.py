@@ -22,7 +22,7 @@ from etui.routing.availability import choose_served_arm
 from etui.routing.check.fit_warnings import FitFacts
 from etui.routing.limits import Agreement
 from etui.routing.places import find_weights
-from etui.routing.policy import CascadePlan
+from etui.routing.policy import CascadePlan, list_priors
 from etui.routing.prediction import PredictedAccuracy, PredictedAgreement, RawConfidence
 
 if TYPE_CHECKING:
@@ -238,7 +238,14 @@ def read_health_from(
 
     known = {name: head.rate for name, head in model.arms.items()}
     turns = read_labelled(log)
-    labels = collect_labels(turns, policy.name, known, tuple(policy.arms), by_question=False)
+    labels = collect_labels(
+        turns,
+        policy.name,
+        known,
+        tuple(policy.arms),
+        priors=list_priors(policy),
+        by_question=False,
+    )
     newest = [turn.query for turn in log.list_turns(limit=NEWEST)]
     return measure_health(model, policy, labels, newest, models=models)
 

@@ -88,6 +88,45 @@ def test_grades_and_audits_are_fitted(fill: Callable[..., None], capsys: Capture
     assert any("every audit of quick agrees (90 audits)" in note for note in document["notes"])  # type: ignore[attr-defined]
 
 
+PRIOR = POLICY.replace(
+    "{name: all, use: quick}",
+    "{name: all, objective: {maximize: accuracy, prior: {large: 0.43}}, arms: [quick, large]}",
+)
+
+
+def test_the_prior_of_the_policy_comes_before_the_assumed_accuracy(
+    fill: Callable[..., None], config: Config, capsys: Capture
+) -> None:
+    fill([(None, number % 2 == 0) for number in range(80)])
+    (config.policies_dir / "mine.yaml").write_text(PRIOR, encoding="utf-8")
+    code, document, _ = fit(capsys)
+    assert code == ExitCode.DONE
+    assert document["arms"]["large"]["rate"] == pytest.approx(0.43, abs=0.03)  # type: ignore[index]
+    (note,) = (note for note in document["notes"] if "taken" in note)  # type: ignore[attr-defined]
+    assert note.startswith(
+        "large is taken to be right on 43 %, the `prior` of the policy: grade 20"
+    )
+    assert run(["stats", "--audit", "--days", "36000", "--json"]) == ExitCode.DONE
+    (pair,) = json.loads(capsys.readouterr().out)["pairs"]
+    assert pair["audit_accuracy"] == pytest.approx(0.43)
+    assert pair["audit_accuracy_from"] == "prior"
+
+
+def test_grades_of_the_audit_arm_come_before_its_prior(
+    fill: Callable[..., None], config: Config, make_turn: MakeTurn, capsys: Capture
+) -> None:
+    fill([(None, number % 2 == 0) for number in range(80)])
+    (config.policies_dir / "mine.yaml").write_text(PRIOR, encoding="utf-8")
+    with TurnWriter(config) as writer:
+        for number in range(38):
+            own = make_turn(number, arm="large", model="smollm2-135m", policy="mine")
+            own = replace(own, turn_id=f"g{number}")
+            writer.save_turn(own)
+            writer.save_grade(GradeRecord(own.turn_id, own.created_at, number % 4 > 0))
+    _, document, _ = fit(capsys)
+    assert "large is right on 73 %, by the grades of its answers" in document["notes"]  # type: ignore[operator]
+
+
 def test_a_log_without_a_label_says_how_to_get_one(
     fill: Callable[..., None], capsys: Capture
 ) -> None:

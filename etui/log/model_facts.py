@@ -73,10 +73,12 @@ _LOADS_SQL = """
 """
 
 
-# An audit has no machine of its own: it ran in the home of the turn that it audits.
+# An audit has neither machine nor prompt of its own in the log: they are those of the audited turn.
 _AUDITS_SQL = """
     SELECT audits.arm, audits.joules, audits.uncertainty, audits.seconds, audits.kind,
-        audits.load_joules, json_extract(turns.settings, '$.machine') AS machine
+        audits.load_joules, json_extract(turns.settings, '$.machine') AS machine,
+        turns.tokens_prompt, turns.chat_id, length(CAST(turns.query AS BLOB)) AS query_bytes,
+        length(CAST(coalesce(turns.system, '') AS BLOB)) AS system_bytes
     FROM audits JOIN turns USING (turn_id)
     WHERE audits.model = ? AND audits.model_sha256 IS ?
         AND audits.status IN ('complete', 'truncated')
@@ -113,7 +115,7 @@ def read_model_facts(
         load_joules=_mean([row["joules"] for row in loads] or audit_loads[:_LOADS]),
         load_seconds=_mean([row["seconds"] for row in loads]),
         past=_group_output(past),
-        prompt_overhead=_median_overhead(past),
+        prompt_overhead=_median_overhead(past or audits),
         speculated=_measure_speculated(log, model, sha256, now),
         audits=_group_audits(audits),
     )
@@ -129,7 +131,8 @@ def _select_audits(rows: Sequence[sqlite3.Row], now: Conditions) -> list[sqlite3
 def _group_audits(rows: Sequence[sqlite3.Row]) -> Mapping[str, PastAudits]:
     by_arm: dict[str, list[MeasuredAudit]] = {}
     for row in rows:
-        audit = MeasuredAudit(row["joules"], row["uncertainty"], row["seconds"])
+        prompt = row["tokens_prompt"] or None
+        audit = MeasuredAudit(row["joules"], row["uncertainty"], row["seconds"], prompt)
         by_arm.setdefault(row["arm"], []).append(audit)
     return {arm: average_audits(audits) for arm, audits in by_arm.items()}
 

@@ -1,7 +1,7 @@
 """Predict the joules an arm spends on a query: pure arithmetic over facts already read.
 
 The model's operating curve is used if there is one, else the tokens per second and the watts of
-its last turns, else the mean of the arm's own audits; the ``source`` of a prediction says which.
+its last turns, else the joules of the arm's own audits; the ``source`` of a prediction says which.
 An arm that speculates is predicted from the last turns with the same setting, if there are any.
 """
 
@@ -84,7 +84,7 @@ def predict_joules(
     if predicted is not None and arm.speculate != "off" and speculated is None:
         predicted = replace(predicted, source=f"{predicted.source}, without speculation")
     if predicted is None:
-        predicted = predict_by_audits(facts.audits.get(arm.name))
+        predicted = predict_by_audits(facts.audits.get(arm.name), tokens.computed + tokens.cached)
     return None if predicted is None else _add_load(predicted, facts, resident)
 
 
@@ -100,13 +100,14 @@ def predict_seconds(
         resident: Whether the model needs no load.
     """
     speed = facts.curve.speed if facts.curve is not None else facts.speed
+    tokens = predict_tokens(arm, text, facts)
     seconds = None
     if speed is not None:
-        tokens = predict_tokens(arm, text, facts)
         output = _limit_output(speed, tokens, _get_past(arm, facts))
         seconds = speed.seconds(tokens.computed, output)
-    if seconds is None and arm.name in facts.audits:
-        seconds = facts.audits[arm.name].seconds
+    audited = facts.audits[arm.name].seconds if arm.name in facts.audits else None
+    if seconds is None and audited is not None:
+        seconds = audited.compute_at(tokens.computed)
     if resident or seconds is None:
         return seconds
     return None if facts.load_seconds is None else seconds + facts.load_seconds

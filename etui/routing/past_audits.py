@@ -1,7 +1,8 @@
-"""What an arm's own audits say of its next answer: the mean of their joules and seconds.
+"""What an arm's own audits say of its next answer: joules and seconds by the length of the prompt.
 
 Used for a model that answered nothing but audits, of which the log has no turns: neither a curve
-nor a speed can be computed then, because an audit has no phases.
+nor a speed can be computed then, because an audit has no phases. A flat mean would make a long
+prompt look cheap, and an objective would prefer the arm for these.
 """
 
 from __future__ import annotations
@@ -9,12 +10,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import fmean, stdev
+from statistics import fmean, linear_regression
 
 from etui.routing.prediction import PredictedJoules
 
 LEAST_AUDITS = 5
 """Smallest number of audits whose mean is a prediction."""
+
+LEAST_FOR_LINE = 10
+"""Smallest number of audits from which the length of the prompt is taken into account."""
 
 _Z95 = 1.96
 
@@ -27,11 +31,25 @@ class MeasuredAudit:
         joules: Gross joules; None if unmeasured.
         uncertainty: Half width in joules; None if unknown.
         seconds: Duration.
+        prompt_tokens: Length of the prompt, as counted for the audited answer; None if unknown.
     """
 
     joules: float | None
     uncertainty: float | None
     seconds: float
+    prompt_tokens: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """``base + slope * prompt tokens``; neither is negative, and a mean has the slope 0."""
+
+    base: float
+    slope: float = 0.0
+
+    def compute_at(self, prompt_tokens: float) -> float:
+        """Compute the value for a prompt."""
+        return self.base + self.slope * prompt_tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,45 +58,80 @@ class PastAudits:
 
     Attributes:
         measured: Number of audits with joules.
-        joules: Their mean; None with fewer than ``LEAST_AUDITS`` of them.
-        spread: Half width at 95 % of the joules of one more audit: the standard deviation of the
-            audits, and the error of the meter itself; None without ``joules``.
-        seconds: Mean duration of all audits; None with fewer than ``LEAST_AUDITS``.
+        joules: Joules by length of the prompt; None with fewer than ``LEAST_AUDITS`` of them.
+        scatter: Half width at 95 % of the joules of one more audit, from those of the audits.
+        meter_share: Relative uncertainty of the meter itself.
+        seconds: Duration likewise; None with fewer than ``LEAST_AUDITS``.
     """
 
     measured: int
-    joules: float | None
-    spread: float | None
-    seconds: float | None
+    joules: Line | None
+    scatter: float
+    meter_share: float
+    seconds: Line | None
 
 
 def average_audits(audits: Sequence[MeasuredAudit]) -> PastAudits:
-    """Compute the means of audits whose energy is of one kind."""
-    known = [audit.joules for audit in audits if audit.joules is not None]
-    seconds = fmean(a.seconds for a in audits) if len(audits) >= LEAST_AUDITS else None
-    if len(known) < LEAST_AUDITS:
-        return PastAudits(len(known), None, None, seconds)
-    mean = fmean(known)
-    scatter = _Z95 * stdev(known) * math.sqrt(1 + 1 / len(known))
-    return PastAudits(len(known), mean, math.hypot(scatter, _meter_share(audits) * mean), seconds)
+    """Fit joules and seconds of audits whose energy is of one kind."""
+    joules = [(a.prompt_tokens, a.joules) for a in audits if a.joules is not None]
+    found = fit_line(joules)
+    seconds = fit_line([(a.prompt_tokens, a.seconds) for a in audits])
+    return PastAudits(
+        measured=len(joules),
+        joules=None if found is None else found[0],
+        scatter=0.0 if found is None else _Z95 * found[1] * math.sqrt(1 + 1 / len(joules)),
+        meter_share=_compute_meter_share(audits),
+        seconds=None if seconds is None else seconds[0],
+    )
 
 
-def predict_by_audits(past: PastAudits | None) -> PredictedJoules | None:
+def fit_line(points: Sequence[tuple[float | None, float]]) -> tuple[Line, float] | None:
+    """Fit values by prompt tokens, or take their mean where the tokens do not explain them.
+
+    Returns:
+        The line, and the standard deviation of the values around it; None with fewer than
+        ``LEAST_AUDITS`` points.
+    """
+    if len(points) < LEAST_AUDITS:
+        return None
+    values = [value for _, value in points]
+    mean = Line(fmean(values))
+    flat = mean, _compute_deviation([(0.0, value) for value in values], mean, 1)
+    known = [(tokens, value) for tokens, value in points if tokens is not None]
+    tokens, values = [at for at, _ in known], [value for _, value in known]
+    if len(known) < LEAST_FOR_LINE or min(tokens) == max(tokens):
+        return flat
+    slope, base = linear_regression(tokens, values)
+    if base < 0:
+        slope, base = linear_regression(tokens, values, proportional=True)
+    line = Line(base, slope)
+    deviation = _compute_deviation(known, line, 2)
+    return (line, deviation) if slope > 0 and deviation < flat[1] else flat
+
+
+def predict_by_audits(past: PastAudits | None, prompt_tokens: float) -> PredictedJoules | None:
     """Predict the joules of an arm in memory from its audits; None with too few measured ones."""
     if past is None or past.joules is None:
         return None
+    joules = past.joules.compute_at(prompt_tokens)
+    how = f"{past.measured} audits, by length of the prompt"
     return PredictedJoules(
         load=0.0,
         prefill=None,
         decode=None,
-        uncertainty=past.spread,
-        seconds=past.seconds,
-        source=f"mean of {past.measured} audits",
-        whole=past.joules,
+        uncertainty=math.hypot(past.scatter, past.meter_share * joules),
+        seconds=None if past.seconds is None else past.seconds.compute_at(prompt_tokens),
+        source=how if past.joules.slope else f"mean of {past.measured} audits",
+        whole=joules,
     )
 
 
-def _meter_share(audits: Sequence[MeasuredAudit]) -> float:
+def _compute_deviation(points: Sequence[tuple[float, float]], line: Line, terms: int) -> float:
+    squares = math.fsum((value - line.compute_at(tokens)) ** 2 for tokens, value in points)
+    return math.sqrt(squares / (len(points) - terms))
+
+
+def _compute_meter_share(audits: Sequence[MeasuredAudit]) -> float:
     """Return the smallest relative uncertainty, which is left however long an audit is."""
     shares = [a.uncertainty / a.joules for a in audits if a.uncertainty is not None and a.joules]
     return min(shares, default=0.0)

@@ -15,7 +15,14 @@ from etui.chat import Query
 from etui.curves.operating_curve import Speed
 from etui.routing.decision import _joules_json
 from etui.routing.joules_predictor import LoggedModelFacts, predict_joules, predict_seconds
-from etui.routing.past_audits import LEAST_AUDITS, MeasuredAudit, average_audits
+from etui.routing.past_audits import (
+    LEAST_AUDITS,
+    Line,
+    MeasuredAudit,
+    average_audits,
+    fit_line,
+    predict_by_audits,
+)
 from etui.routing.prediction import PredictedJoules
 from etui.routing.signals.text_measures import TextFacts
 
@@ -77,7 +84,45 @@ def test_phases_and_their_sum_are_not_both_unknown():
 @given(st.lists(st.floats(0, 1e6), min_size=LEAST_AUDITS, max_size=50), st.floats(0, 1))
 def test_the_mean_lies_between_the_audits_and_the_spread_is_no_less_than_the_meter(joules, share):
     found = average_audits([MeasuredAudit(each, share * each, 1.0) for each in joules])
-    assert min(joules) * (1 - 1e-9) <= found.joules <= max(joules) * (1 + 1e-9)
+    said = predict_by_audits(found, 1e6)
+    assert min(joules) * (1 - 1e-9) <= said.answer <= max(joules) * (1 + 1e-9)
     assert found.measured == len(joules)
-    if any(joules):
-        assert found.spread >= share * found.joules * (1 - 1e-6)
+    assert said.uncertainty >= min(share, 1) * said.answer * (1 - 1e-6) or not any(joules)
+
+
+def test_a_longer_prompt_takes_more_where_the_audits_say_so():
+    lengths = [40, 60, 80, 100, 120, 200, 300, 400, 600, 800]
+    audits = [MeasuredAudit(2.0 + 0.2 * n, None, 0.1 + 0.01 * n, n) for n in lengths]
+    facts = LoggedModelFacts(audits={"large": average_audits(audits)}, prompt_overhead=10.0)
+    said = predict_joules(LARGE, TextFacts(Query("x" * 2000)), facts, resident=True)
+    assert said.answer == pytest.approx(2.0 + 0.2 * 510)
+    assert said.seconds == pytest.approx(0.1 + 0.01 * 510)
+    assert said.uncertainty == pytest.approx(0.0, abs=1e-6)
+    assert said.source == "10 audits, by length of the prompt"
+    seconds = predict_seconds(LARGE, TextFacts(Query("x" * 2000)), facts, resident=True)
+    assert seconds == pytest.approx(said.seconds)
+    few = LoggedModelFacts(audits={"large": average_audits(audits[:9])})
+    assert predict_joules(LARGE, TEXT, few, resident=True).source == "mean of 9 audits"
+
+
+def test_audits_that_the_length_does_not_explain_have_their_mean():
+    level = [MeasuredAudit(20.0 - n % 2, None, 1.0, 100.0 + n // 2) for n in range(20)]
+    falling = [MeasuredAudit(20.0 - n, None, 1.0, 100.0 + n) for n in range(15)]
+    assert average_audits(level).joules == Line(19.5)
+    assert average_audits(falling).joules == Line(13.0)
+
+
+@given(
+    st.lists(
+        st.tuples(st.none() | st.integers(1, 100_000), st.floats(0, 1e5)),
+        min_size=LEAST_AUDITS,
+        max_size=40,
+    ),
+    st.integers(1, 100_000),
+)
+def test_a_line_is_never_negative_and_never_falls(points, tokens):
+    line, deviation = fit_line(points)
+    assert line.base >= 0
+    assert line.slope >= 0
+    assert deviation >= 0
+    assert line.compute_at(tokens + 100) >= line.compute_at(tokens)

@@ -142,11 +142,11 @@ def _measure_speed(log: LogReader, model: str, sha256: str | None, now: Conditio
 
     Without measured turns it is that of the others, without watts.
     """
-    rows = log.select(POINTS_SQL, (model, sha256, PAST_TURNS))
+    rows = _select_turns(log, POINTS_SQL, model, sha256)
     measured = _compute_speed(_select_here(parse_logged_turns(rows), now))
     if measured is not None:
         return measured
-    unmeasured = log.select(_SECONDS_SQL, (model, sha256, PAST_TURNS))
+    unmeasured = _select_turns(log, _SECONDS_SQL, model, sha256)
     alike = [row for row in unmeasured if row["machine"] in (None, now.machine)]
     decoded = [row for row in alike if row["tokens_output"] > 1]
     return (
@@ -157,6 +157,14 @@ def _measure_speed(log: LogReader, model: str, sha256: str | None, now: Conditio
         if alike
         else None
     )
+
+
+def _select_turns(log: LogReader, sql: str, model: str, sha256: str | None) -> list[sqlite3.Row]:
+    """Select the newest turns; many of them only if some of these decoded nothing."""
+    rows = log.select(sql, (model, sha256, _SPEED_TURNS))
+    if all(row["tokens_output"] > 1 for row in rows):
+        return rows
+    return log.select(sql, (model, sha256, PAST_TURNS))
 
 
 def _rate(points: Sequence[tuple[int, float | None]]) -> float | None:

@@ -89,3 +89,16 @@ def test_joules_are_predicted_from_one_token_answers_and_from_audits(day, capsys
     assert joules["predicted_after"] == pytest.approx(3 * measured, rel=0.02)
     assert run(["policy", "replay", "day"]) == ExitCode.DONE
     assert "no data about the models" not in capsys.readouterr().out
+
+
+def test_the_phases_of_an_audit_are_unknown_and_not_0(day, capsys):
+    question = ["policy", "explain", "--policy", "day", "x" * 400]
+    assert run([*question, "--json"]) == ExitCode.DONE
+    (candidate,) = json.loads(capsys.readouterr().out)["candidates"]
+    joules = candidate["joules"]
+    assert joules["total"] == pytest.approx(30.0, rel=0.05)
+    assert (joules["prefill"], joules["decode"]) == (None, None)
+    assert joules["source"].startswith("30 audits, by length of the prompt")
+    assert run(question) == ExitCode.DONE
+    row = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("large"))
+    assert row.count("unknown") == 3, "accuracy, prefill and decode"

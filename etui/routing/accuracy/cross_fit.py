@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from etui.routing.accuracy.blas_threads import one_thread
 from etui.routing.accuracy.fields import predict_fields
 from etui.routing.accuracy.joint import QuestionColumns, fit_joint
+from etui.routing.accuracy.joint_calibration import fit_mix, is_mixed
 from etui.routing.accuracy.logistic import STRENGTHS, fit_linear, fit_scale, has_enough
 from etui.routing.accuracy.rates import compute_soft_rates, expect_rates, logits, number_bands
 from etui.routing.accuracy.table import Graded, assign_folds, same_questions
@@ -136,7 +137,7 @@ class _Fold:
         return self._blend()
 
     def _predict_jointly(self) -> Floats:
-        """Predict by one model of all arms; by the regressions where questions are too few."""
+        """Predict by the model of all arms; with few questions, also by the regressions."""
         graded, used, held = self._graded, self._used, self._held
         columns = QuestionColumns(self._corpus.features, self._words, self._ways)
         inner = assign_folds(graded, FOLDS, self._seed + 1)
@@ -148,7 +149,14 @@ class _Fold:
             seed=self._seed,
             trees=TREES,
         )
-        return self._logistic if fit is None else fit.predict(columns.take(held))
+        if fit is None:
+            return self._logistic
+        p, questions = fit.predict(columns.take(held)), int(used.sum())
+        if not is_mixed(questions):
+            return p
+        # The mean differences of the held-out questions are predictions, too: no answer is in them.
+        mix = fit_mix(p, self._logistic, questions)
+        return p if mix is None else mix.apply(p, self._logistic)
 
     def _blend(self) -> Floats:
         import numpy as np

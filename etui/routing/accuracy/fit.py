@@ -31,6 +31,7 @@ from etui.routing.accuracy.fitted_file import (
     Rate,
 )
 from etui.routing.accuracy.joint import JointFit, QuestionColumns, fit_joint
+from etui.routing.accuracy.joint_calibration import fit_mix, is_mixed
 from etui.routing.accuracy.joint_export import export_joint
 from etui.routing.accuracy.logistic import choose_strength, fit_linear
 from etui.routing.accuracy.metrics import compute_quality
@@ -103,11 +104,14 @@ def _fit_heads(
     ]
     folds = assign_folds(graded, FOLDS, seed)
     joint = _fit_jointly(graded, corpus, design, seed) if jointly else None
-    crossed = None
-    if joint is not None:
-        crossed = joint.left_out
-    elif assess:
+    mix = None
+    crossed = None if joint is None else joint.left_out
+    if assess and crossed is None:
         crossed = _cross_predict(graded, corpus, folds, strengths, seed)
+    elif crossed is not None and is_mixed(questions := int(groups.max()) + 1):
+        own = _cross_predict(graded, corpus, folds, strengths, seed)
+        mix = fit_mix(crossed, own, questions)
+        crossed = crossed if mix is None else mix.apply(crossed, own)
     arms = {
         name: _fit_arm_head(graded, at, design, strengths[at], folds, crossed)
         for at, name in enumerate(graded.arms)
@@ -130,7 +134,7 @@ def _fit_heads(
             sharpness=SHARPNESS,
         ),
         arms=arms,
-        joint=None if joint is None else export_joint(joint, graded.arms, design.bands),
+        joint=None if joint is None else export_joint(joint, graded.arms, design.bands, mix),
         needs=fit_needs(graded, design, groups, folds if assess else None, seed),
         provenance=provenance,
         agreements=tuple(head for head in together if head is not None),

@@ -21,6 +21,10 @@ _PRIOR = (1.0, 0.5, 0.0, 0.1)
 _PRIOR_STRENGTH = 50.0
 _ARM_STRENGTH = 300.0
 _OFFSET_STRENGTH = 30.0
+_MOST_MIXED = 0.7
+_NONE_MIXED = 3_000
+MIXED_SPREAD = 0.5
+"""Factor of the differences that regressions predict: each is fitted alone, so they are noisier."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +58,51 @@ class Calibration:
         band_mean, band_rest = _split(expected)
         z = self.slope * mean + self.spread * rest + self.offset
         return np.asarray(expit(z + self.band_mean * band_mean + self.band_spread * band_rest))
+
+
+@dataclass(frozen=True, slots=True)
+class RegressionMix:
+    """Share of the arms' own regressions in the differences between the arms.
+
+    Attributes:
+        share: Share of the regressions, from 0 to 1; the rest is the joint model's.
+        offset: Constant of each arm, which keeps its mean difference as it was, (arms,).
+    """
+
+    share: float
+    offset: Floats
+
+    def apply(self, p: Floats, own: Floats) -> Floats:
+        """Mix probabilities of the joint model with those of the regressions, (questions, arms)."""
+        import numpy as np
+        from scipy.special import expit
+
+        mean, rest = _split(p)
+        mixed = (1 - self.share) * rest + self.share * MIXED_SPREAD * _split(own)[1]
+        return np.asarray(expit(mean + mixed + self.offset))
+
+
+def is_mixed(questions: int) -> bool:
+    """Return whether the regressions have a share in a fit of so many questions."""
+    return questions < _NONE_MIXED
+
+
+def fit_mix(p: Floats, own: Floats, questions: int) -> RegressionMix | None:
+    """Fit the mix; None of many questions, or of one arm.
+
+    A forest needs more answers than a regression to tell more from the same words. So the share of
+    the regressions falls from 0.7 to none at 3,000 questions.
+
+    Args:
+        p: The joint model's probabilities of questions that it was not fitted on.
+        own: Those of the regressions, same shape.
+        questions: Number of questions of the fit.
+    """
+    if not is_mixed(questions) or p.shape[1] < 2:
+        return None
+    share = _MOST_MIXED * (1 - questions / _NONE_MIXED)
+    rest = _split(p)[1].mean(axis=0) - MIXED_SPREAD * _split(own)[1].mean(axis=0)
+    return RegressionMix(share, share * rest)
 
 
 def fit_calibration(p: Floats, expected: Floats, y: Floats, heavy: Floats) -> Calibration:

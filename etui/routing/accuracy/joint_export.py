@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from etui.routing.accuracy.features import FEATURE_NAMES
 from etui.routing.accuracy.joint import STRETCH, JointFit
+from etui.routing.accuracy.joint_calibration import RegressionMix
 from etui.routing.accuracy.joint_file import LEAF, VALUE_STEPS, WORD_ZERO, JointPart, pack
 
 if TYPE_CHECKING:
@@ -15,13 +16,16 @@ if TYPE_CHECKING:
 _DIGITS = 7
 
 
-def export_joint(fit: JointFit, arms: Sequence[str], bands: Sequence[str]) -> JointPart:
+def export_joint(
+    fit: JointFit, arms: Sequence[str], bands: Sequence[str], mix: RegressionMix | None = None
+) -> JointPart:
     """Convert a fit to a part of the file.
 
     Args:
         fit: The joint model, with one way to divide questions into bands.
         arms: Names of its arms.
         bands: Names of its bands.
+        mix: Share of the arms' own regressions; None without.
     """
     import numpy as np
 
@@ -57,6 +61,8 @@ def export_joint(fit: JointFit, arms: Sequence[str], bands: Sequence[str]) -> Jo
         band_mean=round(fit.calibration.band_mean, _DIGITS),
         band_spread=round(fit.calibration.band_spread, _DIGITS),
         offset=_row(fit.calibration.offset),
+        mixed=0.0 if mix is None else round(mix.share, _DIGITS),
+        mixed_offset=() if mix is None else _row(mix.offset),
     )
 
 

@@ -104,6 +104,8 @@ class JointPart(BaseModel):
             arm's difference from the mean.
         band_mean, band_spread: The same for the logits of the expected rates.
         offset: Constant of each arm.
+        mixed: Share of the arms' own regressions in the differences between the logits.
+        mixed_offset: Constant of each arm with that share; empty without.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -129,6 +131,8 @@ class JointPart(BaseModel):
     band_mean: Number
     band_spread: Number
     offset: Row
+    mixed: Number = Field(0.0, ge=0, le=1)
+    mixed_offset: Row = ()
 
     @model_validator(mode="after")
     def _check_shapes(self) -> Self:
@@ -141,6 +145,7 @@ class JointPart(BaseModel):
             (self.band_weights, len(self.bands)),
             (self.slope, arms),
             (self.offset, arms),
+            (self.mixed_offset, arms if self.mixed else 0),
         ]
         rows = [*self.features, *self.band_weights]
         if any(len(values) != count for values, count in lengths) or any(

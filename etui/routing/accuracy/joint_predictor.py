@@ -12,7 +12,7 @@ from array import array
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, cast
 
-from etui.routing.accuracy.joint_calibration import LEAST_P
+from etui.routing.accuracy.joint_calibration import LEAST_P, MIXED_SPREAD
 from etui.routing.accuracy.joint_file import LEAF, VALUE_STEPS, WORD_ZERO
 
 if TYPE_CHECKING:
@@ -51,6 +51,11 @@ class JointPredictor:
         """Names of the arms."""
         return self._part.arms
 
+    @property
+    def is_mixed(self) -> bool:
+        """Whether the arms' own regressions have a share in the predictions."""
+        return self._part.mixed > 0
+
     def predict(
         self, features: Sequence[float], words: Mapping[int, float], bands: Mapping[str, float]
     ) -> dict[str, float]:
@@ -78,6 +83,21 @@ class JointPredictor:
         ):
             z = slope * mean + part.spread * own + part.band_spread * band + shared + offset
             found[arm] = 1 / (1 + math.exp(-z)) if z > -700 else 0.0
+        return found
+
+    def mix(self, joint: Mapping[str, float], own: Mapping[str, float]) -> dict[str, float]:
+        """Mix p of the joint model with p of the arms' own regressions, by arm.
+
+        See :class:`etui.routing.accuracy.joint_calibration.RegressionMix`.
+        """
+        part = self._part
+        logits = [_logit(joint[arm], LEAST_P) for arm in part.arms]
+        others = [_logit(own[arm], LEAST_P) for arm in part.arms]
+        keep, add = 1 - part.mixed, part.mixed * MIXED_SPREAD
+        shared = part.mixed * sum(logits) / len(logits) - add * sum(others) / len(others)
+        found = {}
+        for arm, one, two, offset in zip(part.arms, logits, others, part.mixed_offset, strict=True):
+            found[arm] = 1 / (1 + math.exp(-(shared + keep * one + add * two + offset)))
         return found
 
     def _build_columns(

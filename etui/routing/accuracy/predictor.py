@@ -1,8 +1,8 @@
 """Predict the accuracy of arms with fitted heads: before an answer, and after it.
 
 Prediction is plain Python, well below a millisecond per question: features, field and words, then
-the joint model of all arms at once. A fit of few questions, or of an older etui, has a regression
-for each arm instead.
+the joint model of all arms at once. In a fit of few questions a regression for each arm has a share
+in it; a fit of very few, or of an older etui, has nothing else.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ class AccuracyPredictor:
         inputs = self.prepare_inputs(query.text)
         p = self._predict_jointly(inputs).get(arm.name)
         if p is None:
-            p = self._predict(head.logistic, inputs, _compute_band_logit(head, inputs.bands))
+            p = self._predict_alone(head, inputs)
         n = _count_band_answers(head, inputs.bands)
         low = wilson_low(max(0.0, p - head.quality.ece), n, confidence)
         return PredictedAccuracy(p, low, confidence, head.n, "fitted")
@@ -187,8 +187,16 @@ class AccuracyPredictor:
             return {}
         if self._last_joint is None or self._last_joint[0] is not inputs:
             found = self._joint.predict(inputs.features, inputs.words, inputs.bands)
+            if self._joint.is_mixed:
+                heads = self.model.arms
+                own = {name: self._predict_alone(heads[name], inputs) for name in found}
+                found = self._joint.mix(found, own)
             self._last_joint = (inputs, found)
         return self._last_joint[1]
+
+    def _predict_alone(self, head: ArmHead, inputs: QuestionInputs) -> float:
+        """Predict p of one arm by its own regression."""
+        return self._predict(head.logistic, inputs, _compute_band_logit(head, inputs.bands))
 
     def _predict_bands(self, question: QuestionText, words: dict[int, float]) -> dict[str, float]:
         if self._fields is not None:

@@ -18,6 +18,7 @@ from etui.routing.accuracy.cross_fit import compute_shares, cross_fit
 from etui.routing.accuracy.fit import fit_heads
 from etui.routing.accuracy.fitted_file import Provenance, format_fitted, parse_fitted
 from etui.routing.accuracy.joint import QuestionColumns, fit_joint
+from etui.routing.accuracy.joint_calibration import fit_mix
 from etui.routing.accuracy.joint_export import export_joint
 from etui.routing.accuracy.joint_file import JointPart
 from etui.routing.accuracy.joint_predictor import JointPredictor
@@ -104,6 +105,36 @@ def test_the_export_of_any_forest_walks_as_sklearn_does(seed, arms, trees):
     walked = np.array([predictor._walk(row.tolist()) for row in asked])
     count = sum(len(grove.estimators_) for grove in fit.groves)
     assert np.abs(walked / (8192 * count) - raw.reshape(8, width)).max() < 1e-4
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(0, 2**16), st.integers(2, 6), st.integers(100, 2_900))
+def test_the_file_mixes_as_the_replay_does(seed, arms, questions):
+    graded = table(arms, 200)
+    columns, _ = columns_of(graded)
+    fit = fit_joint(graded.correct, columns, assign_folds(graded), trees=5)
+    draw = np.random.default_rng(seed)
+    p, own = draw.uniform(0.02, 0.98, (2, 30, arms))
+    mix = fit_mix(p, own, questions)
+    part = export_joint(fit, graded.arms, sorted(set(graded.subjects)), mix)
+    predictor = JointPredictor(JointPart.model_validate_json(part.model_dump_json()))
+    named = [[dict(zip(graded.arms, row, strict=True)) for row in each] for each in (p, own)]
+    found = [list(predictor.mix(*both).values()) for both in zip(*named, strict=True)]
+    np.testing.assert_allclose(found, mix.apply(p, own), atol=1e-5)
+
+
+@pytest.mark.parametrize(("count", "is_mixed"), [(400, True), (3_100, False)])
+def test_few_questions_are_predicted_with_the_regressions_of_the_arms(count, is_mixed):
+    graded = table(2, count)
+    fitted = parse_fitted(format_fitted(fit_heads(graded, ORIGIN, assess=False)), "f")
+    assert (fitted.joint.mixed > 0) is is_mixed
+    alone = fitted.joint.model_copy(update={"mixed": 0.0, "mixed_offset": ()})
+    query = Query(format_question(graded.questions[0]))
+    both, joint = (
+        [AccuracyPredictor(model).accuracy(Arm(name, "m"), query, 0.9).p for name in graded.arms]
+        for model in (fitted, fitted.model_copy(update={"joint": alone}))
+    )
+    assert (both != joint) is is_mixed
 
 
 def test_live_equals_replay():

@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
 from scipy.special import expit, logit
 
-from etui.routing.accuracy.joint_calibration import Calibration, fit_calibration
+from etui.routing.accuracy.joint_calibration import (
+    MIXED_SPREAD,
+    Calibration,
+    fit_calibration,
+    fit_mix,
+)
 
 ARMS = 6
 
@@ -77,3 +84,29 @@ def test_the_parts_are_added_in_logits():
     expected = one.slope * z.mean() + 0.5 * (z - z.mean()) + one.offset
     expected = expected + 0.25 * band.mean() + 0.1 * (band - band.mean())
     np.testing.assert_allclose(one.apply(p, rates), expit(expected))
+
+
+@given(st.integers(0, 10_000), st.integers(2, 9), st.integers(2, 60))
+def test_regressions_change_the_differences_of_a_question_and_nothing_else(seed, arms, count):
+    draw = np.random.default_rng(seed)
+    p, own = draw.uniform(0.05, 0.95, (2, count, arms))
+    mix = fit_mix(p, own, 600)
+    found, before = logit(mix.apply(p, own)), logit(p)
+    np.testing.assert_allclose(found.mean(axis=1), before.mean(axis=1))
+    gap, was, others = (each - each[:, :1] for each in (found, before, logit(own)))
+    np.testing.assert_allclose(gap.mean(axis=0), was.mean(axis=0), atol=1e-9)
+    expected = (1 - mix.share) * was + mix.share * MIXED_SPREAD * others
+    np.testing.assert_allclose(gap - gap.mean(axis=0), expected - expected.mean(axis=0), atol=1e-9)
+
+
+def test_the_share_of_the_regressions_falls_with_the_questions():
+    p = np.full((4, 2), 0.5)
+    shares = [fit_mix(p, p, count).share for count in (1, 600, 1500, 2999)]
+    assert shares == sorted(shares, reverse=True)
+    np.testing.assert_allclose(shares[1:3], [0.56, 0.35])
+    assert 0 < shares[3] < 0.001
+    assert fit_mix(p, p, 3000) is None
+
+
+def test_one_arm_is_predicted_by_the_joint_model_alone():
+    assert fit_mix(np.full((4, 1), 0.5), np.full((4, 1), 0.9), 600) is None

@@ -122,9 +122,9 @@ def replay(
         require_writable(svg, _SVG_FIX)
     show = _show_progress if not as_json else _ignore
     table, notes = (
-        _read_outcomes(outcomes, costs, data, split)
+        _read_outcomes(outcomes, costs, data, split, loaded)
         if outcomes is not None
-        else _read_runs(folders, costs, data, config)
+        else _read_runs(folders, costs, data, config, loaded)
     )
     if as_fitted and not loaded:
         raise UsageError("--as-fitted needs a policy", "name the policy whose fit to use")
@@ -164,7 +164,7 @@ def _load_policy(name: str, config: Config, catalogue: Catalogue) -> Policy:
 
 
 def _read_outcomes(
-    path: Path, costs: str | None, data: Path | None, split: str
+    path: Path, costs: str | None, data: Path | None, split: str, policies: Sequence[Policy]
 ) -> tuple[ReplayTable, list[str]]:
     import numpy as np
 
@@ -173,7 +173,10 @@ def _read_outcomes(
     from etui.replay.question_texts import read_texts
 
     texts = read_texts(data, split) if data is not None else None
-    table, left_out = read_table(path, texts).keep_complete()
+    found = read_table(path, texts)
+    named = found.graded.arms
+    judged, notes = _choose_arms(named, policies)
+    table, left_out = found.of_arms(judged).keep_complete()
     graded = table.graded
     if len(graded.arms) < 2:
         raise UsageError(f"{path} has only one arm: nothing to choose", "use two or more arms")
@@ -187,10 +190,10 @@ def _read_outcomes(
         raise UsageError("a table of outcomes has no costs", f"pass them: --costs {example}")
     cost = table.cost
     if costs is not None:
-        stated = read_costs(costs, graded.arms)
-        cost = np.tile(np.asarray(list(stated.values())), (len(graded), 1))
+        stated = read_costs(costs, named)
+        cost = np.tile(np.asarray([stated[name] for name in judged]), (len(graded), 1))
     assert cost is not None  # one of the two was given
-    notes = [_STATED_COSTS]
+    notes.append(_STATED_COSTS)
     if costs is not None and table.cost is not None:
         notes.append("--costs replaces the costs of the table")
     if left_out:
@@ -201,7 +204,11 @@ def _read_outcomes(
 
 
 def _read_runs(
-    folders: Sequence[Path], costs: str | None, data: Path | None, config: Config
+    folders: Sequence[Path],
+    costs: str | None,
+    data: Path | None,
+    config: Config,
+    policies: Sequence[Policy],
 ) -> tuple[ReplayTable, list[str]]:
     import numpy as np
 
@@ -210,22 +217,40 @@ def _read_runs(
     from etui.replay.runs import read_runs
 
     found = read_runs(folders, config, data)
-    graded = found.graded
+    named = found.graded.arms
+    judged, left = _choose_arms(named, policies)
+    graded = found.graded.of_arms(judged)
+    repeats = None if found.repeats is None else found.repeats.of_arms(judged)
+    notes = [*found.notes, *left]
     if len(graded.arms) < 2:
         raise UsageError("the runs have only one arm: nothing to choose", "add runs of other arms")
     if costs is not None:
-        stated = read_costs(costs, graded.arms)
-        cost = np.tile(np.asarray(list(stated.values())), (len(graded), 1))
-        notes = [*found.notes, _STATED_COSTS]
+        stated = read_costs(costs, named)
+        cost = np.tile(np.asarray([stated[name] for name in judged]), (len(graded), 1))
+        notes.append(_STATED_COSTS)
         votes = [name for name, facts in graded.facts.items() if facts.reasoning == "vote"]
         if votes:
             notes.append(f"every vote of {', '.join(votes)} has to be in its stated cost")
-        return ReplayTable(graded, cost, repeats=found.repeats), notes
+        return ReplayTable(graded, cost, repeats=repeats), notes
     if graded.joules is None:
         raise UsageError(
             "the joules of these runs were not measured", "pass the costs: --costs ARM=N,..."
         )
-    return ReplayTable(graded, graded.joules, "J", found.kinds, found.repeats), list(found.notes)
+    return ReplayTable(graded, graded.joules, "J", found.kinds, repeats), notes
+
+
+def _choose_arms(
+    arms: Sequence[str], policies: Sequence[Policy]
+) -> tuple[Sequence[str], list[str]]:
+    """Choose the arms to judge: those of the policies, else all; also returns notes.
+
+    A policy is compared with a mixture of its own arms: others would be a choice that it lacks.
+    """
+    own = [arm for arm in arms if any(arm in policy.arms for policy in policies)]
+    if len(own) < 2:
+        return arms, []
+    others = [arm for arm in arms if arm not in own]
+    return own, [f"not arms of the policy, left out: {', '.join(others)}"] if others else []
 
 
 def _list_vote_notes(policies: Sequence[Policy], table: ReplayTable) -> Iterator[str]:

@@ -65,6 +65,12 @@ class OutcomeTable:
     cost: Floats | None
     sha256: str
 
+    def of_arms(self, names: Sequence[str]) -> OutcomeTable:
+        """Return the table with these arms only, in this order."""
+        at = [self.graded.arms.index(name) for name in names]
+        cost = None if self.cost is None else self.cost[:, at]
+        return OutcomeTable(self.graded.of_arms(names), cost, self.sha256)
+
     def keep_complete(self) -> tuple[OutcomeTable, int]:
         """Keep the questions that every arm answered; also returns how many were left out."""
         import numpy as np

@@ -282,3 +282,23 @@ def test_apgr_on_the_outcomes_of_two_real_models():
     assert document["routers"]["subject"]["apgr"] > 0.64
     assert document["cpt50"] < 0.30
     assert document["oracle"]["accuracy"] == pytest.approx(0.8617, abs=1e-4)
+
+
+def test_a_policy_is_compared_with_a_mixture_of_its_own_arms(outcomes, etui_home, tmp_path):
+    file, data = outcomes
+    (etui_home / "policies").mkdir(parents=True, exist_ok=True)
+    (etui_home / "policies" / "mine.yaml").write_text(POLICY)
+    # A cheap arm that is always right, which the policy lacks; it skipped half of the questions.
+    lines = file.read_text().splitlines()
+    cells = [",1" if at % 2 else "," for at in range(1, len(lines))]
+    wide = tmp_path / "wide.csv"
+    wide.write_text("\n".join([lines[0] + ",wizard", *map(str.__add__, lines[1:], cells)]))
+    plain, other = (
+        json.loads(
+            run("replay", "mine", "--outcomes", path, *costs, "--data", data, "--json").stdout
+        )
+        for path, costs in ((file, COSTS), (wide, ("--costs", "wizard=0.1,weak=1,strong=10")))
+    )
+    assert other["policies"] == plain["policies"]
+    assert list(other["arms"]) == ["weak", "strong"]
+    assert "not arms of the policy, left out: wizard" in other["notes"]

@@ -95,7 +95,7 @@ def test_an_objective_goes_by_heads_of_the_other_folds():
     routed = replay_policy(OBJECTIVE, table, table.joules, label="J")
     hard = np.array(["=" in q.stem for q in table.questions])
     assert routed.chosen[hard].mean() > 0.8
-    assert routed.chosen[~hard].mean() < 0.2
+    assert routed.chosen[~hard].mean() < 0.25
     # Heads that saw the answers could not be told from these by a question's own outcome.
     flipped = replace(table, correct=table.correct.copy())
     flipped.correct[5] = ~flipped.correct[5]

@@ -14,7 +14,7 @@ import pytest
 
 from etui.config.config import Config
 from etui.engine import library as library_module
-from etui.engine import residency as module
+from etui.engine import session_loader
 from etui.engine.library import (
     Device,
     Library,
@@ -118,7 +118,7 @@ def test_a_model_is_not_split_over_the_integrated_gpu(
 def test_what_lies_on_an_integrated_gpu_takes_ram(
     config: Config, starter_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class OnCpu(module.Model):
+    class OnCpu(session_loader.Model):
         def __init__(self, library: Library, path: Path, _layers: int, *_: object, **__: object):
             super().__init__(library, path, 0)
 
@@ -127,7 +127,7 @@ def test_what_lies_on_an_integrated_gpu_takes_ram(
 
     residency = Residency(config)
     spec = ModelSpec("one", "135M", (), context=512)
-    monkeypatch.setattr(module, "Model", OnCpu)
+    monkeypatch.setattr(session_loader, "Model", OnCpu)
     monkeypatch.setattr(psutil, "virtual_memory", memory)
     for name, integrated, gone in (("a", False, 0), ("b", False, 0), ("c", True, 2)):
         gpu = Device("GPU0", "fake", 10 * GB, 16 * GB, integrated)
@@ -226,7 +226,7 @@ def test_a_model_without_gpu_layers_is_given_no_device(
 
     monkeypatch.setattr(library.api, "llama_model_load_from_file", spy)
     for layers in (0, 3):
-        module.Model(library, starter_model, layers, vocabulary_only=True).free()
+        session_loader.Model(library, starter_model, layers, vocabulary_only=True).free()
     assert given == {0: True, 3: False}
 
 

@@ -206,9 +206,9 @@ class InstantResidency:
         """Nothing is held."""
 
 
-def main() -> None:
-    """Run the worker on standard input and output."""
-    residency.Residency = InstantResidency  # type: ignore[assignment, misc]
+def run_worker(models: type[InstantResidency]) -> None:
+    """Run the worker on standard input and output, with these models in place of real ones."""
+    residency.Residency = models  # type: ignore[assignment, misc]
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     replies = os.dup(sys.stdout.fileno())
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
@@ -216,4 +216,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_worker(InstantResidency)

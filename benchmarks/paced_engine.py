@@ -6,15 +6,11 @@
 from __future__ import annotations
 
 import os
-import signal
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from benchmarks.fake_engine import InstantResidency, InstantSession
-from etui.backends.worker import Worker
-from etui.engine import residency
+from benchmarks.fake_engine import InstantResidency, InstantSession, run_worker
 from etui.engine.session import Sampled, Step, TokenSequence
 from etui.events import Loaded, Residence
 
@@ -92,14 +88,5 @@ class PacedResidency(InstantResidency):
             yield Loaded(name, now, now, 0, 0)
 
 
-def main() -> None:
-    """Run the worker on standard input and output."""
-    residency.Residency = PacedResidency  # type: ignore[assignment, misc]
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    replies = os.dup(sys.stdout.fileno())
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-    Worker(sys.stdin.buffer, replies).run()
-
-
 if __name__ == "__main__":
-    main()
+    run_worker(PacedResidency)

@@ -64,7 +64,7 @@ def test_comparing_is_symmetric() -> None:
 def test_only_whole_answers_of_other_arms_are_audited(
     make_turn: Callable[..., TurnRecord],
 ) -> None:
-    plan, query = AuditPlan(1.0, "large", 100.0), Query("What is a joule?")
+    plan, query = AuditPlan(1.0, "large", 100.0, 50.0), Query("What is a joule?")
     turn = make_turn(1, arm="quick", status="complete")
     assert can_audit(query, turn, plan)
     assert not can_audit(query, turn, replace(plan, share=0.0))

@@ -68,7 +68,7 @@ def explained_facts(document: Explanation) -> list[tuple[str, str]]:
 
 def _list_fit_lines(document: Explanation) -> Iterator[str]:
     if document["fit"] is not None:
-        yield from format_fit(document["fit"])
+        yield from (line.removeprefix("fit ") for line in format_fit(document["fit"]))
 
 
 def find_machine(document: Explanation) -> str | None:

@@ -256,7 +256,7 @@ def test_explain_tells_the_health_of_the_fit(
     assert health["days"] > 9_000
     assert run(["policy", "explain", "Why?", "--policy", "mine"]) == ExitCode.DONE
     shown = capsys.readouterr().out
-    assert "fit        fit of 2000-01-01, " in shown
+    assert "fit        of 2000-01-01, " in shown
     assert "fit        60 graded or audited turns since" in shown
     assert "fit        quick: holds; " in shown
 

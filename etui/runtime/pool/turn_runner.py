@@ -179,11 +179,8 @@ class PoolTurnRunner:
                             self._note(turn, record)
                             self._auditor.offer(query, record)
                         turn.report(event)
-        except EtuiError as error:
-            return record, error
-        except Exception as bug:  # noqa: BLE001  a bug ends its turn, never the pool
-            _log.exception("turn %s failed", turn.turn_id)
-            return record, EtuiError(format_internal_error(bug))
+        except Exception as fault:  # noqa: BLE001  a bug ends its turn, never the pool
+            return record, _name_fault(turn, fault)
         return record, None
 
     def _follow(self, turn: PooledTurn, event: TurnEvent) -> None:
@@ -224,11 +221,8 @@ class PoolTurnRunner:
                     record = event.record
                     self._count("cancelled")
                 turn.report(event)
-        except EtuiError as error:
-            return record, error
-        except Exception as bug:  # noqa: BLE001  a bug ends its turn, never the pool
-            _log.exception("turn %s failed", turn.turn_id)
-            return record, EtuiError(format_internal_error(bug))
+        except Exception as fault:  # noqa: BLE001  a bug ends its turn, never the pool
+            return record, _name_fault(turn, fault)
         return record, None
 
     def _note(self, turn: PooledTurn, record: TurnRecord) -> None:
@@ -253,6 +247,14 @@ class PoolTurnRunner:
         """
         self._between.end_idle()
         self.refresh.finish()
+
+
+def _name_fault(turn: PooledTurn, fault: Exception) -> EtuiError:
+    """Return the error that ends a turn; a bug is logged with its traceback."""
+    if isinstance(fault, EtuiError):
+        return fault
+    _log.error("turn %s failed", turn.turn_id, exc_info=fault)
+    return EtuiError(format_internal_error(fault))
 
 
 def _build_query(request: TurnRequest) -> Query:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from datetime import datetime
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 from etui.errors import EtuiError
@@ -115,25 +116,18 @@ def summarise_change(
     policy: str, fitted_at: str, replayed: Sequence[TurnReplay]
 ) -> FitChange | None:
     """Sum up a replay of the turns before a fit; None without a turn."""
-    from etui.replay.log_replay import build_turns_document
+    from etui.replay.log_replay import build_turns_document, count_moves
 
     if not replayed:
         return None
     document = build_turns_document(policy, list(replayed))
     joules, accuracy = document["joules"], document["accuracy"]
-    moves: dict[tuple[str, str], int] = {}
-    for turn in replayed:
-        if turn.moves and turn.after is not None:
-            move = turn.before[0], turn.after[0]
-            moves[move] = moves.get(move, 0) + 1
     return FitChange(
         policy=policy,
         fitted_at=fitted_at,
         turns=len(replayed),
         undecided=document["undecided"],
-        moves=tuple(
-            Move(*move, count) for move, count in sorted(moves.items(), key=lambda each: -each[1])
-        ),
+        moves=tuple(Move(*move) for move in count_moves(replayed, itemgetter(0))),
         compared_joules=joules["predicted_turns"],
         joules_before=joules["predicted_before"],
         joules_after=joules["predicted_after"],

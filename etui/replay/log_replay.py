@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 from etui.arm import Arm, Reasoning, Speculate
 from etui.chat import Message, Query
 from etui.errors import EtuiError
-from etui.replay.documents import Move, ReplayedTurn, TurnsDocument
+from etui.replay.documents import ReplayedTurn, TurnsDocument
 
 if TYPE_CHECKING:
     from etui.log.filters import TurnFilter
@@ -272,7 +272,10 @@ def build_turns_document(policy: str, replayed: list[TurnReplay]) -> TurnsDocume
         "moved": sum(turn.moves for turn in replayed),
         "undecided": sum(turn.after is None for turn in replayed),
         "cascades": sum(turn.cascade for turn in replayed),
-        "moves": _count_moves(replayed),
+        "moves": [
+            {"from": before, "to": after, "n": count}
+            for before, after, count in count_moves(replayed, " on ".join)
+        ],
         "joules": {
             "measured": sum(measured) if measured else None,
             "measured_turns": len(measured),
@@ -294,17 +297,24 @@ def build_turns_document(policy: str, replayed: list[TurnReplay]) -> TurnsDocume
     }
 
 
-def _count_moves(replayed: Sequence[TurnReplay]) -> list[Move]:
-    """Count the turns that another arm answers, by both arms, most first."""
+def count_moves(
+    replayed: Sequence[TurnReplay], name: Callable[[tuple[str, str]], str]
+) -> list[tuple[str, str, int]]:
+    """Count the turns that another arm answers, by both arms, most first.
+
+    Args:
+        replayed: The turns.
+        name: Names an arm and its model.
+
+    Returns:
+        The name before, the name after, and the number of turns.
+    """
     moves = Counter(
-        (" on ".join(turn.before), " on ".join(turn.after))
+        (name(turn.before), name(turn.after))
         for turn in replayed
         if turn.moves and turn.after is not None
     )
-    return [
-        {"from": source, "to": target, "n": count}
-        for (source, target), count in moves.most_common()
-    ]
+    return [(before, after, count) for (before, after), count in moves.most_common()]
 
 
 def _build_turn_document(turn: TurnReplay) -> ReplayedTurn:

@@ -43,7 +43,7 @@ class DeviceVitals:
         memory_used_bytes, memory_total_bytes: Memory of its own.
         shared: Whether other processes use it too.
         own_share: etui's part of its use, 0..1: of SM or CPU time. None if the driver does not
-            report it by process, and if nobody uses a GPU.
+            report it by process, and if no program uses a GPU.
     """
 
     scope: str

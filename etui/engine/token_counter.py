@@ -87,7 +87,7 @@ class TokenCounter:
         if process is not None:
             process.kill()
             process.wait()
-            with self._lock:  # nobody reads from it any more
+            with self._lock:  # no thread reads from it any more
                 self._drop()
 
     def _ask(self, path: Path, raw: bytes) -> int | None:

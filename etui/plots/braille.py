@@ -14,7 +14,7 @@ from etui.plots.terminal import idle_row, scale_top
 Ink = Literal[
     "plain", "load", "prefill", "thinking", "answer", "own", "others", "limit", "idle", "axis"
 ]
-"""What a character of a graph stands for; each has a colour of its own."""
+"""What a character of a graph means; each has a colour of its own."""
 
 Run = tuple[str, Ink]
 """Characters of one ink."""

@@ -1,6 +1,6 @@
 """Text files and long pastes as a part of a question: read them, write them, show them short.
 
-An attached text stands after the question, in a fenced block under its name, so that the log has
+An attached text follows the question, in a fenced block under its name, so that the log has
 what the model was sent. A screen shows the block as one line.
 """
 
@@ -84,7 +84,7 @@ class Attachment:
         return self.text.count("\n") + (not self.text.endswith("\n") and bool(self.text))
 
     def marker(self) -> str:
-        """Return what stands for it on a screen: ``@notes.md 1.2k tokens``."""
+        """Return its short form on a screen: ``@notes.md 1.2k tokens``."""
         name = f"paste {self.name}:" if self.pasted else f"@{_one_line(self.name)}"
         facts = [units.count_text(self.lines, "line")] if self.pasted else []
         if self.tokens is not None:

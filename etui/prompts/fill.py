@@ -15,7 +15,7 @@ def find_variables(text: str) -> tuple[str, ...]:
 
 
 def find_bad_variables(text: str) -> tuple[str, ...]:
-    """Find what stands in double braces and is no name of a variable."""
+    """Find texts in double braces that are no name of a variable."""
     return tuple(b[1].strip() for b in _BRACES.finditer(text) if not _VARIABLE.fullmatch(b[0]))
 
 

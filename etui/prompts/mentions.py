@@ -21,9 +21,9 @@ class Mention:
     """A path named in a question.
 
     Attributes:
-        start, end: Where it stands, the ``@`` and its quotes included; characters.
+        start, end: Its place, the ``@`` and its quotes included; characters.
         path: The path as it is written.
-        quoted: Whether it stands in quotes, and so is meant as a path.
+        quoted: Whether it is in quotes, and so is meant as a path.
     """
 
     start: int
@@ -66,7 +66,7 @@ def find_open_mention(text: str) -> tuple[int, str] | None:
         text: The text before the cursor.
 
     Returns:
-        Where its ``@`` stands, and the path so far; None if none is being typed.
+        The place of its ``@``, and the path so far; None if none is being typed.
     """
     found = re.search(r'(?<![^\s(\[{])@(?:"([^"\n]*)|([^\s"\'`@]*))$', text)
     if found is None or any(start <= found.start() < end for start, end in _find_code(text)):

@@ -21,7 +21,7 @@ _LINGER_SECONDS = 2.0
 """How long a refused connection may take to read its answer; it counts as open until then."""
 
 _MOST_REFUSED = 64
-"""Connections over the limit that are told so; further ones are closed at once.
+"""Connections over the limit that get an answer saying so; further ones are closed at once.
 
 Each takes a file descriptor until its client has read the answer.
 """

@@ -20,7 +20,7 @@ class ServerSettings:
         keys: Keys by their names; without any, requests need no key.
         origins: Origins of web pages that may send requests (``https://chat.example``).
         allow_hosts: Further values of ``Host``, such as the name of a reverse proxy. One without a
-            port stands for this server's port, and for the default ports of HTTP and HTTPS.
+            port means this server's port and the default ports of HTTP and HTTPS.
         policy, model: What answers requests for the model ``default``, or for none; None of both
             is the policy of config.yaml.
         body_limit_bytes: Largest body of a request.

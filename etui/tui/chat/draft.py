@@ -1,4 +1,4 @@
-"""What stands in the prompt, as a value: the text as typed, and what it attaches."""
+"""The content of the prompt, as a value: the text as typed, and what it attaches."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from etui.text.sanitize import sanitize
 
 LARGE_PASTE_CHARACTERS = 2_000
 LARGE_PASTE_LINES = 30
-"""A longer paste is attached, and stands in the prompt as a marker."""
+"""A longer paste is attached, and shown in the prompt as a marker."""
 
 LARGE_TEXT_CHARACTERS = 20_000
 """The layout of a longer text would block the keys."""
@@ -26,7 +26,7 @@ _SENT_PASTE = re.compile(r"\[paste (\d+)\]")
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """A question as it stands in the prompt.
+    """A question as it is in the prompt.
 
     Attributes:
         text: The text, with ``[paste 1]`` for each long paste.
@@ -64,7 +64,7 @@ def is_large(pasted: str) -> bool:
 
 
 def write_placeholder(paste: Attachment) -> str:
-    """Return what stands in the prompt for a paste: ``[paste 1: 120 lines, ≈1.2k tokens]``."""
+    """Return the marker of a paste in the prompt: ``[paste 1: 120 lines, ≈1.2k tokens]``."""
     lines = units.count_text(paste.lines, "line")
     tokens = units.short_tokens_text(estimate_tokens(paste.text), exact=False)
     return f"[paste {paste.name}: {lines}, {tokens}]"
@@ -77,7 +77,7 @@ def build_draft(
 
     Args:
         text: The text of the prompt.
-        placeholders: Every paste so far by what stands for it.
+        placeholders: Every paste so far by its marker.
         kept: Files of earlier questions by path.
     """
     pastes = []
@@ -96,7 +96,7 @@ def restore(question: str, first: int) -> tuple[str, dict[str, Attachment], dict
         first: Number of the next paste.
 
     Returns:
-        The text for the prompt, its pastes by what stands for them, and its files by path.
+        The text for the prompt, its pastes by their markers, and its files by path.
     """
     text, attachments = split(question)
     files = {each.name: each for each in attachments if not each.pasted}

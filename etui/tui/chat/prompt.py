@@ -95,7 +95,7 @@ shows the tokens of the question and the joules that its arm, or each that may a
 
     @property
     def draft(self) -> Draft:
-        """The question as it stands here."""
+        """The question as it is here."""
         return build_draft(unescape(self.text.strip()), self._pastes, self._files)
 
     @property
@@ -270,7 +270,7 @@ shows the tokens of the question and the joules that its arm, or each that may a
     def on_paste(self, event: events.Paste) -> None:
         """Insert a paste with control characters as symbols, so the text shown is the text sent.
 
-        A long one is attached, and a marker stands for it.
+        A long one is attached, and a marker takes its place.
         """
         event.prevent_default()
         event.stop()
@@ -283,7 +283,7 @@ shows the tokens of the question and the joules that its arm, or each that may a
         self.move_cursor(inserted.end_location)
 
     def _restore(self, question: str) -> str:
-        """Return an earlier question as it stands in the prompt."""
+        """Return an earlier question as it was in the prompt."""
         text, pastes, files = restore(question, len(self._pastes) + 1)
         self._pastes |= pastes
         self._files |= files

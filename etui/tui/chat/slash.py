@@ -78,7 +78,7 @@ def match_entries(text: str, entries: Sequence[SlashEntry]) -> tuple[SlashEntry,
 
 
 def rest_of(text: str) -> str:
-    """Return what stands after the name of a saved prompt."""
+    """Return what follows the name of a saved prompt."""
     head, _, rest = text.removeprefix("/").lstrip().partition(" ")
     if "\n" in head:
         _, _, rest = text.partition("\n")

@@ -21,7 +21,7 @@ from etui.plots.terminal import scale_top
 from etui.text.tables import fit_cells, one_line
 
 Ink = Literal["text", "muted", "spark", "limit", "own", "others", "idle"]
-"""What a part of a row stands for; each has a colour of its own."""
+"""What a part of a row means; each has a colour of its own."""
 
 Run = tuple[str, Ink]
 

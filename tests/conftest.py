@@ -14,12 +14,15 @@ from etui.config.load import load_config
 # How fast an example runs says something about the machine and nothing about etui. The profile is
 # loaded before any test is collected, so that it holds for all of them in any order.
 # A test that suppresses a health check itself gets the others back, and fails on a busy machine.
-settings.register_profile(
-    "etui",
-    deadline=None,
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
-)
-settings.load_profile("etui")
+# 25 examples find what a change usually breaks; `HYPOTHESIS_PROFILE=thorough` searches longer.
+for name, examples in (("default", 25), ("thorough", 200)):
+    settings.register_profile(
+        f"etui-{name}",
+        max_examples=examples,
+        deadline=None,
+        suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+    )
+settings.load_profile(f"etui-{os.environ.get('HYPOTHESIS_PROFILE', 'default')}")
 
 pytest_plugins = [
     "tests.fixtures.many_channels",

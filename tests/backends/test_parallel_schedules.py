@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from etui.arm import Arm, EarlyExit
@@ -115,7 +115,6 @@ class Played:
             self.errors[index] = error
 
 
-@settings(max_examples=60)
 @given(SCHEDULES, st.sets(st.integers(1, 200), max_size=2))
 def test_any_schedule_ends_and_each_answer_is_what_it_is_alone(config: Config, asked, faults):
     with pytest.MonkeyPatch.context() as monkeypatch:

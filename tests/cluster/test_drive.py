@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, field, replace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from etui.bench.run.schedule import Piece
@@ -240,7 +240,6 @@ ACTIONS = st.lists(
 ).map(lambda actions: [each for a in actions for each in (["wait"] * 25 if a == "hang" else [a])])
 
 
-@settings(max_examples=150)
 @given(
     st.lists(ACTIONS, min_size=1, max_size=4),
     st.lists(st.integers(1, 6), min_size=1, max_size=5),

@@ -6,7 +6,7 @@ import itertools
 import random
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from etui.curves.fit import (
@@ -48,7 +48,6 @@ small = st.floats(1e-6, 1e-3)
 
 
 @given(coefficient, coefficient, small, coefficient, coefficient, small)
-@settings(max_examples=40, deadline=None)
 def test_noiseless_turns_give_their_coefficients_back(e0, a, a2, e1, b, c):
     prefill, decode = fit_turns(turns(PhaseCurve(e0, a, a2), PhaseCurve(e1, b, c)))
     assert (prefill.e0, prefill.slope) == pytest.approx((e0, a), rel=1e-4, abs=1e-6)
@@ -68,7 +67,6 @@ def test_noiseless_turns_give_their_coefficients_back(e0, a, a2, e1, b, c):
     ).filter(lambda points: len({tokens for _, tokens, _, _ in points}) > 1),
     st.sampled_from(["always", "if earned"]),
 )
-@settings(max_examples=60, deadline=None)
 def test_no_coefficient_and_no_prediction_is_negative(points, bend):
     fitted = fit_phase([PhasePoint(*point) for point in points], "decode", bend=bend)
     assert min(fitted.e0, fitted.slope, fitted.bend, fitted.band) >= 0

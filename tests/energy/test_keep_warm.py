@@ -6,7 +6,7 @@ import math
 import random
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from etui.energy.keep_warm import (
@@ -120,7 +120,6 @@ def test_break_even_never_costs_more_than_twice_an_optimum_that_knows_the_gaps(
 
 
 @given(GAPS, JOULES, POWER)
-@settings(max_examples=50)
 def test_the_chosen_time_is_no_worse_than_any_other_over_what_the_gaps_stand_for(
     gaps: list[float], load: float, watts: float
 ) -> None:

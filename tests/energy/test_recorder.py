@@ -8,7 +8,7 @@ from dataclasses import replace
 from itertools import pairwise
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from etui.energy.recorder import Recorder
@@ -136,7 +136,6 @@ def test_the_power_curve_holds_the_energy_of_its_interval() -> None:
     seconds=st.floats(0.001, 8),
     points=st.integers(1, 60),
 )
-@settings(max_examples=60)
 def test_the_power_curve_is_that_of_the_energies_of_its_slices(
     curve: str, sensors: list[str], seed: int, start_s: float, seconds: float, points: int
 ) -> None:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from etui.chat import Message
@@ -154,7 +154,6 @@ def test_plain_texts_have_the_tokens_of_the_whole_text(session: Fixed, text: str
     assert tokens == whole(session, messages)
 
 
-@settings(deadline=None, max_examples=25)
 @given(
     st.lists(
         st.text(

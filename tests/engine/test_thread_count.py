@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from etui.engine.thread_count import (
@@ -27,8 +27,6 @@ machines = st.builds(
     placement=st.sampled_from(PLACEMENTS),
     tick_ns=st.sampled_from([0, 1_000_000, 4_000_000]),
 )
-
-few = settings(max_examples=30, deadline=None)
 
 
 def steps() -> st.SearchStrategy[StepTimes]:
@@ -54,7 +52,6 @@ def test_the_count_stays_between_one_and_the_limit(limit: int, taken: list[StepT
         assert advance(before, step) == state  # pure: the same again
 
 
-@few
 @given(machine=machines)
 def test_a_quiet_machine_keeps_all_threads(machine: SimulatedCores) -> None:
     state = machine.run(start(machine.cores), 3)
@@ -62,7 +59,6 @@ def test_a_quiet_machine_keeps_all_threads(machine: SimulatedCores) -> None:
     assert not machine.changes
 
 
-@few
 @given(machine=machines, quiet=st.floats(0, 2))
 def test_a_busy_core_costs_one_thread_within_two_late_steps_or_a_fifth_of_a_second(
     machine: SimulatedCores, quiet: float
@@ -75,7 +71,6 @@ def test_a_busy_core_costs_one_thread_within_two_late_steps_or_a_fifth_of_a_seco
     assert machine.run(state, 2).count == machine.cores - 1
 
 
-@few
 @given(machine=machines, busy=st.integers(1, 3))
 def test_full_speed_is_back_within_two_seconds_or_two_steps(
     machine: SimulatedCores, busy: int
@@ -89,7 +84,6 @@ def test_full_speed_is_back_within_two_seconds_or_two_steps(
         assert machine.now_ns - freed_ns < 2_000_000_000 or machine.steps - before <= 2
 
 
-@few
 @given(machine=machines)
 def test_nothing_is_tried_while_no_core_is_idle(machine: SimulatedCores) -> None:
     machine.busy = 1
@@ -113,7 +107,6 @@ def test_failed_attempts_become_rare_where_idle_time_is_not_counted() -> None:
     assert lost < 0.1
 
 
-@few
 @given(
     machine=machines,
     growth=st.floats(1.0, 1.01),
@@ -130,7 +123,6 @@ def test_a_longer_context_is_no_reason(machine: SimulatedCores, growth: float, j
     assert state.count == machine.cores
 
 
-@few
 @given(machine=machines, rows=st.lists(st.integers(1, 128), min_size=2, max_size=80))
 def test_batches_of_any_length_are_compared_with_their_own(
     machine: SimulatedCores, rows: list[int]

@@ -10,7 +10,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from etui.config.config import Config
@@ -57,7 +57,6 @@ def served(make_turn: MakeTurn) -> list[TurnRecord]:
 
 
 @given(ATTRIBUTIONS | st.none(), CLIENTS | st.none(), st.sampled_from(("", TOOL_CALLS)))
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_a_row_has_the_attribution_the_client_and_the_tool_calls(
     make_turn: MakeTurn,
     attribution: Attribution | None,

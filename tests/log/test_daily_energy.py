@@ -9,7 +9,7 @@ from datetime import UTC, date, datetime, timedelta
 from zoneinfo import ZoneInfo
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from etui.config.config import Config
@@ -120,9 +120,6 @@ ENTRIES = st.lists(
 )
 
 
-@settings(
-    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
 @given(entries=ENTRIES, zone=st.sampled_from([BERLIN, ZoneInfo("America/St_Johns"), UTC]))
 def test_the_sums_over_days_and_over_models_are_the_total(
     config: Config, entries: list[Entry], zone: ZoneInfo

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import combinations
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from etui.plots.label_places import Box, Label, find_distance, place_labels
@@ -15,7 +15,6 @@ POINTS = st.lists(
 )
 
 
-@settings(max_examples=60, deadline=None)
 @given(POINTS)
 def test_nine_labels_stay_inside_and_apart(points):
     labels = [Label(x, y, 90, 12) for x, y in points]

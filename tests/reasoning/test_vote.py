@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from etui.arm import Arm, VoteStop
@@ -142,7 +142,6 @@ TEXTS = st.lists(
 ).map(lambda drawn: [f"{'so ' * n}the answer is {key}" for key, n in drawn])
 
 
-@settings(max_examples=60, deadline=None)
 @given(
     texts=TEXTS,
     rule=st.sampled_from(["all", "lead", "flip", "adaptive"]),

@@ -7,7 +7,7 @@ from math import sqrt
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from etui.replay.judge import ReplayTable, judge
@@ -30,7 +30,6 @@ def test_corners_and_geometric_middles_of_a_hull_with_an_arm_below_it():
     assert [place.cost for place in places] == pytest.approx([1, sqrt(8), 8, sqrt(240), 30])
 
 
-@settings(max_examples=100)
 @given(st.lists(POINT, min_size=1, max_size=9))
 def test_places_ascend_and_alternate(points):
     costs, accuracies = zip(*points, strict=True)

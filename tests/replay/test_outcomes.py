@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from etui.errors import EtuiError, InvalidFile, UsageError
@@ -59,7 +59,6 @@ def test_what_is_wrong_is_told_with_its_line(tmp_path, text, said):
     assert raised.value.fix
 
 
-@settings(max_examples=150)
 @given(st.binary(max_size=200))
 def test_any_bytes_give_a_table_or_a_located_error(tmp_path, raw):
     file = tmp_path / "any.csv"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from etui.bench.analysis.oracle import cheapest_correct
@@ -51,7 +51,6 @@ def test_questions_of_equal_score_change_sides_together():
     assert area(p, correct, cost) == pytest.approx(0.5)
 
 
-@settings(max_examples=60)
 @given(st.lists(st.tuples(st.integers(0, 1), st.integers(0, 1)), min_size=4, max_size=60))
 def test_no_router_beats_the_oracle(pairs):
     correct, cost = table([*pairs, (0, 1)])

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from etui.chat import Query
@@ -72,7 +72,6 @@ def test_every_line_left_out_doubled_or_broken(name: str, config: Config) -> Non
 
 
 @given(data=st.data())
-@settings(max_examples=120, deadline=None)
 def test_lines_mutated_at_random(data: st.DataObject) -> None:
     lines = list(LINES[data.draw(st.sampled_from(NAMES))])
     for _ in range(data.draw(st.integers(1, 3))):
@@ -174,7 +173,6 @@ def test_the_whole_language_is_sound() -> None:
 
 
 @given(st.lists(st.tuples(st.sampled_from(PATHS), junk), min_size=1, max_size=3))
-@settings(max_examples=400, deadline=None)
 def test_any_value_in_any_place(changes: list[tuple[tuple[str | int, ...], Any]]) -> None:
     document: Any = copy.deepcopy(WHOLE)
     for path, value in changes:
@@ -187,7 +185,6 @@ def test_any_value_in_any_place(changes: list[tuple[tuple[str | int, ...], Any]]
 
 
 @given(st.lists(st.tuples(st.sampled_from(PATHS), st.sampled_from(PATHS)), min_size=1, max_size=3))
-@settings(max_examples=200, deadline=None)
 def test_any_part_in_the_place_of_another(
     moves: list[tuple[tuple[str | int, ...], tuple[str | int, ...]]],
 ) -> None:
@@ -205,7 +202,6 @@ def test_any_part_in_the_place_of_another(
 
 
 @given(st.text(max_size=200))
-@settings(max_examples=200, deadline=None)
 def test_any_text(text: str) -> None:
     errors_are_located(text)
 

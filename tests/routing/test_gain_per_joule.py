@@ -6,7 +6,7 @@ from types import MappingProxyType
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from etui.arm import Arm
@@ -62,7 +62,6 @@ def choose_replayed(arms, price):
     return int(choices_at(p[None, :] / 20, joules, price)[0])
 
 
-@settings(max_examples=200)
 @given(ARMS, EXCHANGE)
 def test_live_and_replay_choose_alike(arms, exchange):
     # A percentage point may cost `exchange` joules: a joule is worth 1 / (100 * exchange).
@@ -77,7 +76,6 @@ def test_live_and_replay_choose_alike(arms, exchange):
         assert arms[live] == arms[replayed]
 
 
-@settings(max_examples=200)
 @given(ARMS, st.floats(1e-4, 1.0))
 def test_no_price_chooses_an_arm_below_the_hull(arms, price):
     chosen = arms[choose_replayed(arms, price)]
@@ -88,7 +86,6 @@ def test_no_price_chooses_an_arm_below_the_hull(arms, price):
     assert p - price * joules == pytest.approx(best)
 
 
-@settings(max_examples=100)
 @given(ARMS, st.lists(st.floats(1e-4, 1.0), min_size=2, max_size=5))
 def test_a_lower_price_never_buys_less(arms, prices):
     costs = [arms[choose_replayed(arms, price)][0] for price in sorted(prices, reverse=True)]

@@ -22,7 +22,7 @@ from etui.stats.bootstrap import (
 )
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.integers(2, 12), st.integers(1, 5), st.integers(0, 10**6))
 def test_the_bootstrap_has_the_variance_of_a_stratified_sum(
     size: int, strata: int, seed: int
@@ -94,7 +94,6 @@ columns_of = st.integers(2, 40).flatmap(
 )
 
 
-@settings(max_examples=25, deadline=None)
 @given(columns_of, seeds)
 def test_one_seed_gives_one_set_of_replicates(rows: list[tuple[float, float]], seed: int) -> None:
     labels = [str(at % 3) for at in range(len(rows))]
@@ -107,7 +106,6 @@ def test_one_seed_gives_one_set_of_replicates(rows: list[tuple[float, float]], s
         assert np.array_equal(draw(), draw())
 
 
-@settings(max_examples=25, deadline=None)
 @given(columns_of, seeds)
 def test_the_name_of_a_stratum_changes_nothing(rows: list[tuple[float, float]], seed: int) -> None:
     one = resample_sums(rows, ["a"] * len(rows), seed, 40)
@@ -118,7 +116,7 @@ def test_the_name_of_a_stratum_changes_nothing(rows: list[tuple[float, float]], 
     )
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(st.integers(30, 120), seeds)
 def test_one_stratum_has_the_spread_of_the_plain_bootstrap(size: int, seed: int) -> None:
     values = np.random.default_rng(seed).normal(size=(size, 1))
@@ -130,7 +128,7 @@ def test_one_stratum_has_the_spread_of_the_plain_bootstrap(size: int, seed: int)
     assert sums.mean() == pytest.approx(means.mean(), abs=6 * means.std() / math.sqrt(4000))
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(st.integers(20, 60), seeds)
 def test_the_interval_shrinks_with_the_root_of_the_questions(size: int, seed: int) -> None:
     few = np.random.default_rng(seed).normal(size=(size, 1))
@@ -151,7 +149,6 @@ def test_the_interval_shrinks_with_the_root_of_the_questions(size: int, seed: in
     assert width(many) == pytest.approx(width(few) / 4, rel=0.15)
 
 
-@settings(max_examples=25, deadline=None)
 @given(columns_of, seeds)
 def test_resamples_stay_within_the_values(rows: list[tuple[float, float]], seed: int) -> None:
     columns = np.array(rows)
@@ -160,7 +157,6 @@ def test_resamples_stay_within_the_values(rows: list[tuple[float, float]], seed:
     assert (means <= columns.max(axis=0) + 1e-9).all()
 
 
-@settings(max_examples=25, deadline=None)
 @given(st.lists(st.integers(1, 50), min_size=1, max_size=9), st.integers(1, 90), st.integers(1, 40))
 def test_every_resample_holds_as_many_questions(
     counts: list[int], replicates: int, chunk: int

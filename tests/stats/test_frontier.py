@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from etui.stats.frontier import hull, mixture_accuracies, mixture_accuracy, mixture_costs
@@ -30,7 +30,6 @@ def columns(found: list[tuple[float, float]]) -> tuple[np.ndarray, np.ndarray]:
 
 
 @given(points)
-@settings(deadline=None)
 def test_nothing_is_above_the_hull(found: dict[str, tuple[float, float]]) -> None:
     on = hull(found)
     assert on
@@ -80,7 +79,6 @@ def test_of_equal_points_the_first_is_taken(found: list[tuple[float, float]]) ->
     assert on == [found.index(found[at]) for at in on]
 
 
-@settings(deadline=None)
 @given(arms, costs_apart)
 def test_many_sets_have_the_mixtures_of_each(found: list[tuple[float, float]], at: float) -> None:
     named = dict(enumerate(found))
@@ -92,7 +90,6 @@ def test_many_sets_have_the_mixtures_of_each(found: list[tuple[float, float]], a
     assert twice.tolist() == [mixed, mixed]
 
 
-@settings(deadline=None)
 @given(arms, st.floats(0, 1))
 def test_the_cost_of_a_mixture_reaches_its_accuracy(
     found: list[tuple[float, float]], wanted: float

@@ -6,7 +6,7 @@ import math
 from itertools import product
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from etui.stats.tests import holm, mcnemar, wilson
@@ -14,7 +14,6 @@ from etui.stats.tests import holm, mcnemar, wilson
 counts = st.integers(1, 400).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n)))
 
 
-@settings(deadline=None)  # the first call imports scipy
 @given(counts)
 def test_wilson_ends_are_where_the_score_test_just_rejects(pair: tuple[int, int]) -> None:
     successes, trials = pair
@@ -33,7 +32,6 @@ def test_a_share_of_nothing_is_refused() -> None:
         wilson(0, 0)
 
 
-@settings(deadline=None)
 @given(st.integers(0, 6), st.integers(0, 6))
 def test_mcnemar_counts_every_split_at_least_as_uneven(first: int, second: int) -> None:
     total = first + second

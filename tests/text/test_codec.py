@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from etui.arm import Arm, EarlyExit, Sampling
@@ -84,7 +84,6 @@ ARM_TEXT = (
 
 
 @pytest.mark.parametrize("kind", VALUES)
-@settings(max_examples=25)
 @given(data=st.data())
 def test_a_value_comes_back_and_its_text_is_that_of_asdict(kind: type[Any], data: Any) -> None:
     value = data.draw(VALUES[kind])

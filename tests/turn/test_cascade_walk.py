@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from etui.arm import Arm
@@ -161,13 +161,11 @@ def replayed(case: Case) -> tuple[list[str], str, float]:
 
 
 @given(cases(failing=True))
-@settings(max_examples=300, deadline=None)
 def test_a_live_turn_walks_as_the_pure_functions_do(case: Case) -> None:
     assert live(case) == replayed(case)
 
 
 @given(cases(failing=False))
-@settings(max_examples=300, deadline=None)
 def test_a_replay_walks_as_a_live_turn_does(case: Case) -> None:
     names = tuple(case.asked)
     asked = case.asked.values()
@@ -189,7 +187,6 @@ def test_a_replay_walks_as_a_live_turn_does(case: Case) -> None:
 
 
 @given(cases(failing=False))
-@settings(max_examples=300, deadline=None)
 def test_an_agreement_is_never_begun_without_room_for_all_its_arms(case: Case) -> None:
     arms, _, _ = replayed(case)
     for step in case.cascade.agreements:

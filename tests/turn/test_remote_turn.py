@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import cycle
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from etui.energy.remote.meter import RemoteMeter
@@ -44,7 +44,6 @@ def run(machine: Machine, *arms, parts: dict[str, Part], budget: TurnBudget | No
     return played.record, meter, stage
 
 
-@settings(max_examples=25)
 @given(
     st.lists(st.tuples(st.integers(0, 9 * MS), st.integers(0, 9 * MS)), min_size=1, max_size=9),
     st.integers(-HOURS // 7 // 60, HOURS),

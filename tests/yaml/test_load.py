@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import Field, model_validator
 
@@ -248,13 +248,11 @@ def check_never_anything_else(text: str) -> None:
 
 
 @given(st.text())
-@settings(max_examples=200, deadline=None)
 def test_any_text(text: str) -> None:
     check_never_anything_else(text)
 
 
 @given(st.text(alphabet="naemcout:[]{}&*!|>-?'\"#%@`,\n \t<=~0.5\\xud8", max_size=80))
-@settings(max_examples=400, deadline=None)
 def test_yaml_like_text(text: str) -> None:
     check_never_anything_else(text)
 
@@ -276,7 +274,6 @@ _data = st.recursive(
 
 
 @given(_data)
-@settings(max_examples=200, deadline=None)
 def test_any_data(data: Any) -> None:
     import yaml
 
@@ -284,7 +281,6 @@ def test_any_data(data: Any) -> None:
 
 
 @given(_data)
-@settings(max_examples=60, deadline=None)
 def test_without_libyaml(data: Any) -> None:
     import yaml
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from etui.bench.analysis.oracle import cheapest_correct, oracle
@@ -66,7 +66,6 @@ answers = st.integers(1, 4).flatmap(
 
 
 @given(answers)
-@settings(deadline=None)
 def test_the_cheapest_right_arm_is_the_first_of_the_least(
     rows: list[list[tuple[bool, float]]],
 ) -> None:

@@ -6,7 +6,7 @@ import random
 from dataclasses import replace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from etui.bench.analysis.steady_state import (
@@ -127,7 +127,6 @@ def test_a_clear_drift_is_never_called_steady() -> None:
     assert True not in verdicts
 
 
-@settings(max_examples=40)
 @given(
     st.integers(0, 1000), st.floats(1e-3, 1e3), st.floats(0, 0.5), st.integers(LEAST_ANSWERS, 60)
 )
@@ -142,7 +141,6 @@ def test_the_unit_does_not_matter(seed: int, factor: float, drift: float, count:
     assert 0 <= one.p <= 1
 
 
-@settings(max_examples=60)
 @given(
     st.lists(
         st.tuples(

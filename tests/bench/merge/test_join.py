@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from etui.bench.analysis.comparable import System, list_differences
@@ -180,7 +180,6 @@ def test_the_joules_of_unmeasured_duplicates_are_unknown_and_never_0():
     assert any("unmeasured" in note for note in joined.notes)
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(0, 3), min_size=len(ANSWERS) // 4, max_size=len(ANSWERS) // 4))
 def test_no_answer_is_lost_or_doubled(owners):
     """Answers spread over four runs, some in two of them."""

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from etui.bench.publish import read as module
@@ -271,7 +271,6 @@ JSON = st.recursive(
 )
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.sampled_from(["record.json", "summary.json"]), st.integers(0, 10_000), JSON)
 def test_no_document_raises_another_error(publish, tmp_path, name, at, value):
     """Any value of a document is replaced by any other."""

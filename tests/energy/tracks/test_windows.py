@@ -9,7 +9,7 @@ from itertools import pairwise
 from statistics import median
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from etui.energy.recorder import Recorder
@@ -112,7 +112,6 @@ def test_errors_are_small(
     seed=st.integers(0, 3),
     name=st.sampled_from(sorted(SENSORS)),
 )
-@settings(max_examples=40, deadline=None)
 def test_adjacent_windows_add_up_exactly(cuts: list[float], seed: int, name: str) -> None:
     recorder, clock = _recorded(name, seed)
     marks = sorted(clock.at(cut) for cut in cuts)
@@ -132,7 +131,6 @@ def _recorded(name: str, seed: int) -> tuple[Recorder, FakeClock]:
 
 
 @given(start=st.floats(1.5, 10), length=st.floats(0.0, 8.0), more=st.floats(0.0, 1.0))
-@settings(max_examples=60, deadline=None)
 def test_a_longer_window_never_holds_less(start: float, length: float, more: float) -> None:
     recorder, clock = _recorded("counter 100 ms", 0)
     short = recorder.energy(clock.at(start), clock.at(start + length))

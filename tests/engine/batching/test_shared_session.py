@@ -7,7 +7,7 @@ from collections.abc import Callable
 from itertools import pairwise
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from etui.arm import Arm, EarlyExit, Sampling
@@ -82,7 +82,6 @@ REQUESTS = st.lists(
 )
 
 
-@settings(max_examples=60)
 @given(REQUESTS, st.sets(st.integers(1, 150), max_size=2))
 def test_any_schedule_gives_each_answer_what_it_says_alone(requests, faults):
     shared, context, batches = share()

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from etui.engine.grammar.constraint import Constraint, build_constraint
@@ -336,7 +336,6 @@ def schema_of(value: Any, data: st.DataObject) -> Any:
 
 
 @given(value=JSON_VALUES, data=st.data())
-@settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
 def test_a_value_is_taken_by_the_grammars_of_its_schemas(
     accepts: Accepts, model: Model, value: Any, data: st.DataObject
 ) -> None:
@@ -369,7 +368,6 @@ ANYTHING = st.recursive(
 
 
 @given(schema=ANYTHING)
-@settings(deadline=None)
 def test_any_document_is_a_grammar_or_refused(model: Model, schema: Any) -> None:
     try:
         grammar = build_schema_grammar(json.dumps(schema))
@@ -405,7 +403,7 @@ WALKS = (
 
 
 @given(seed=st.integers(0, 2**32 - 1), schema=st.sampled_from(WALKS))
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 def test_whatever_is_allowed_can_be_drawn(model: Model, seed: int, schema: Any) -> None:
     """Random tokens with parts of characters in them; llama.cpp aborts if it cannot read one."""
     import numpy as np

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from etui.engine.chat_prompt import is_deep
@@ -105,7 +105,6 @@ ANYTHING = st.recursive(
 
 
 @given(document=st.lists(ANYTHING, max_size=3) | ANYTHING, choice=st.text(max_size=12))
-@settings(deadline=None)
 def test_any_document_is_tools_or_refused(document: Any, choice: str) -> None:
     try:
         tools = read_tools(json.dumps(document))

@@ -7,7 +7,7 @@ from functools import lru_cache
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from etui.arm import Arm
@@ -72,7 +72,6 @@ answers = st.lists(st.lists(st.integers(-1, 2), min_size=3, max_size=3), min_siz
 
 
 @given(answers, st.integers(2, 3))
-@settings(max_examples=200, deadline=None)
 def test_right_and_wrong_never_promise_more_than_the_answers_show(rows, arms):
     full = table([row[:arms] for row in rows])
     names = full.arms

@@ -7,7 +7,7 @@ from importlib.resources import files
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from etui.routing.accuracy.fields import (
@@ -53,7 +53,6 @@ def test_damaged_bytes_are_refused():
             parse_classifier(damaged)
 
 
-@settings(max_examples=60)
 @given(st.text(max_size=300))
 def test_any_text_gives_probabilities(text):
     p = load_classifier().predict(QuestionText(text))

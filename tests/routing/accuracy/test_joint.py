@@ -90,7 +90,7 @@ def test_the_exported_model_predicts_as_the_fit(arms):
     assert np.abs(found - exact).max() < 0.02
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.integers(0, 2**16), st.integers(1, 4), st.integers(2, 6))
 def test_the_export_of_any_forest_walks_as_sklearn_does(seed, arms, trees):
     draw = np.random.default_rng(seed)
@@ -107,7 +107,7 @@ def test_the_export_of_any_forest_walks_as_sklearn_does(seed, arms, trees):
     assert np.abs(walked / (8192 * count) - raw.reshape(8, width)).max() < 1e-4
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.integers(0, 2**16), st.integers(2, 6), st.integers(100, 2_900))
 def test_the_file_mixes_as_the_replay_does(seed, arms, questions):
     graded = table(arms, 200)

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from etui.arm import Arm
@@ -250,7 +250,6 @@ def test_a_damaged_file_is_said(fitted, change, said, tmp_path):
     assert "etui policy fit" in raised.value.fix
 
 
-@settings(max_examples=80)
 @given(st.data())
 def test_any_cut_or_change_is_read_or_refused(fitted, data):
     text = format_fitted(fitted)

@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import pytest
 import regex
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from etui.chat import Query
@@ -76,7 +76,6 @@ PIECES = st.sampled_from(["a", "b", "ab ", "a?", "b*", "a+", "a{0,2}", "[ab]", "
 
 
 @given(st.lists(PIECES, min_size=1, max_size=5), st.text(alphabet="ab 1_", max_size=12))
-@settings(deadline=None)
 def test_every_match_begins_as_the_pattern_plainly_does(pieces: list[str], text: str) -> None:
     pattern = "".join(pieces)
     start = find_literal_prefix(pattern)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from etui.stats.tests import holm, mcnemar, wilson
@@ -78,7 +78,6 @@ def test_settings_without_answers_are_left_out_and_no_baseline_has_no_difference
     assert compare_accuracies(KEYS, {}, {}, seed=0) == {}
 
 
-@settings(max_examples=25)
 @given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=2, max_size=60))
 def test_swapping_the_baseline_flips_the_sign(pairs):
     one, other = ([pair[at] for pair in pairs] for at in (0, 1))

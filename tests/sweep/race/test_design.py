@@ -6,7 +6,7 @@ import random
 from dataclasses import replace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from etui.errors import EtuiError
@@ -131,7 +131,6 @@ def test_without_halving_every_round_has_the_full_grid():
 # ---- resuming
 
 
-@settings(max_examples=25, deadline=None)
 @given(
     kind=st.sampled_from(sorted(MACHINES)),
     seed=st.integers(0, 10_000),
@@ -156,7 +155,6 @@ def test_a_sweep_that_was_cut_anywhere_plans_the_same_blocks(kind, seed, cut, ha
 # ---- dropping
 
 
-@settings(max_examples=25, deadline=None)
 @given(
     kind=st.sampled_from(sorted(MACHINES)),
     seed=st.integers(0, 10_000),

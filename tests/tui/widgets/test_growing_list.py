@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from textual.app import App, ComposeResult
 from textual.containers import Horizontal
@@ -72,7 +72,7 @@ async def test_a_list_that_grows_looks_like_one_that_is_rebuilt(name: str) -> No
     await check_growth(cut(LISTS[name], 2))
 
 
-@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=8)
 @given(
     st.lists(
         st.sampled_from(["- a", "\n", "  - b", "1. c", "2. d", " e", "\n\n", "x"]), max_size=12

@@ -1,7 +1,7 @@
 """Tell the field of a question from its words, by a classifier that ships with etui.
 
 ``mmlu_fields.bin`` is linear over hashed words and their first letters, trained on the dev and val
-questions of MMLU by ``docs/make_fields.py``; ``mmlu_fields.md`` has its licence and how good it is.
+questions of MMLU by ``docs/generate.py``; ``mmlu_fields.md`` has its licence and how good it is.
 A prediction is plain Python and touches only the words of the question: the weights of a bucket are
 one integer with a lane of 32 bits for each field, so one multiplication weighs all fields at once.
 """

@@ -42,7 +42,7 @@ def test_the_file_is_small_and_has_its_licence_beside_it():
     assert len(raw) <= 600_000
     note = files("etui.routing.accuracy").joinpath("mmlu_fields.md").read_text()
     assert "MIT License" in note
-    assert "make_fields.py" in note
+    assert "docs/generate.py" in note
     assert len(load_classifier().names) == 57
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 GOLDEN = Path(__file__).parent / "golden"
-REDRAW = os.environ.get("ETUI_REDRAW") == "1"
+REDRAW = os.environ.get("ETUI_REDRAW") in ("1", "numbers")
 HOW = "`ETUI_REDRAW=1 pytest tests/contract` writes the golden files; read the diff before a commit"
 
 

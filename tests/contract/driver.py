@@ -26,6 +26,7 @@ from typing import Any
 import psutil
 
 from etui.cli.main import run
+from etui.config import machine
 from etui.energy.sources import cpu_watch
 
 REST, FULL = 0.05, 0.95
@@ -95,6 +96,7 @@ def main(scenario: Path, results: Path) -> None:
     package = Package(Path(document["package"])) if document["package"] else None
     cpu_watch.read_cpu_seconds = lambda: (REST * time.monotonic(), time.monotonic())
     psutil.cpu_percent = lambda *args, **more: package.next_use() if package else 100 * REST
+    machine._CPUINFO = Path(document["cpuinfo"])
     os.chdir(document["folder"])
     found = {}
     for step in document["steps"]:

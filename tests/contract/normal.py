@@ -11,6 +11,8 @@ _CHECKOUT = str(Path(__file__).parents[2])
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)")
 _RUN_ID = re.compile(r"\d{8}-\d{6}-([\w.-]+)-[0-9a-f]{4}\b")
 _ID = re.compile(r"[0-9a-f]{12}")
+_DAY = re.compile(r"\d{4}-\d\d-\d\d")
+_MACHINE_NAME = re.compile(r".+, \d+ CPUs, \S+ \S+")
 
 _VERSIONS = {"etui", "python", "llama_cpp_python", "llama_cpp", "build", "version"}
 _MACHINE = {"system", "machine"}
@@ -26,6 +28,8 @@ _STEADY_FLOATS = {
 }
 _OPTIONAL_FLOATS = {"period_seconds", "watts", "peak_watts"}
 """What a busy machine may not have measured."""
+_BY_JOULES = {"candidates": "arm", "totals": "key"}
+"""Lists that come in the order of measured joules, and the key to sort them by."""
 _WHOLE: Mapping[str, str] = {
     # Depends on how even the clock of this machine is.
     "flags": "<flags>",
@@ -103,8 +107,8 @@ class _Normal:
     def _list(self, key: str, values: list[Any]) -> list[Any]:
         found: list[Any] = []
         alike = 0
-        if key == "candidates" and not self._steady:
-            values = sorted(values, key=lambda one: str(one["arm"]))  # they come by their joules
+        if key in _BY_JOULES and not self._steady:
+            values = sorted(values, key=lambda one: str(one[_BY_JOULES[key]]))
         for value in _own_models(values):
             item = self.of(key, value)
             if found and alike and item == found[-1]:
@@ -123,6 +127,10 @@ class _Normal:
             return "<sha256>"
         if (key == "id" or key.endswith("_id")) and _ID.fullmatch(text):
             return "<id>"
+        if key == "day" and _DAY.fullmatch(text):
+            return "<day>"
+        if _MACHINE_NAME.fullmatch(text):
+            return "<machine>"
         text = text.replace(self._root, "<root>").replace(_CHECKOUT, "<checkout>")
         text = _RUN_ID.sub(r"<stamp>-\1-<id>", text)
         return _TIME.sub("<time>", text)

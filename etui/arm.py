@@ -23,27 +23,19 @@ VOTE_TEMPERATURE = 0.7
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How tokens are sampled.
+    """How tokens are sampled."""
 
-    Attributes:
-        temperature: 0 is greedy.
-        top_p: Probability mass kept (nucleus sampling); 1 keeps all.
-        top_k: Candidates kept; 0 keeps all.
-        min_p: Smallest probability kept, relative to the most likely token; 0 keeps all.
-        seed: Random seed; the same seed on the same machine and build repeats an answer.
-        repeat_penalty: Divides the positive logits of repeated tokens, and multiplies the negative
-            ones; 1 leaves them as they are.
-        repeat_last_n: Last tokens of prompt and answer in which a token counts as repeated; -1 is
-            the whole context, 0 none.
-    """
-
-    temperature: float = 0.0
-    top_p: float = 0.95
-    top_k: int = 40
-    min_p: float = 0.05
-    seed: int = 0
+    temperature: float = 0.0  # 0 is greedy
+    top_p: float = 0.95  # Probability mass kept (nucleus sampling); 1 keeps all
+    top_k: int = 40  # Candidates kept; 0 keeps all
+    min_p: float = 0.05  # Smallest probability kept, relative to the most likely token; 0 keeps all
+    seed: int = 0  # Random seed; the same seed on the same machine and build repeats an answer
     repeat_penalty: float = 1.0
+    """Divides the positive logits of repeated tokens, and multiplies the negative ones; 1 leaves
+    them as they are."""
     repeat_last_n: int = 64
+    """Last tokens of prompt and answer in which a token counts as repeated; -1 is the whole
+    context, 0 none."""
 
 
 SamplingOrigin = Literal[
@@ -77,88 +69,63 @@ OPEN_SAMPLING = SamplingFrom(*("default",) * 6)
 
 @dataclass(frozen=True, slots=True)
 class VoteStop:
-    """When to stop drawing votes because the majority is certain enough.
-
-    Attributes:
-        rule: ``all`` draws every vote; ``lead`` stops when the remaining votes cannot change the
-            winner; ``flip`` and ``adaptive`` stop earlier, at a stated risk
-            (:mod:`etui.reasoning.stop_rules`); ``unanimous`` stops at the first vote that differs.
-        eps: ``flip`` stops once the chance that the winner changes is at most this.
-        threshold: ``adaptive`` stops once the leader is the majority with this probability.
-    """
+    """When to stop drawing votes because the majority is certain enough."""
 
     rule: StopRuleName = "flip"
-    eps: float = 0.05
+    """``all`` draws every vote; ``lead`` stops when the remaining votes cannot change the winner;
+    ``flip`` and ``adaptive`` stop earlier, at a stated risk (:mod:`etui.reasoning.stop_rules`);
+    ``unanimous`` stops at the first vote that differs."""
+    eps: float = 0.05  # `flip` stops once the chance that the winner changes is at most this
     threshold: float = 0.95
+    """``adaptive`` stops once the leader is the majority with this probability."""
 
 
 @dataclass(frozen=True, slots=True)
 class EarlyExit:
-    """When to stop thinking before the budget is used up, because the answer is settled.
+    """When to stop thinking before the budget is used up, because the answer is settled."""
 
-    Attributes:
-        every: Thinking tokens between two probes of the answer.
-        min_p: Probability the answer must have.
-        stable: Consecutive probes that must give the same answer.
-    """
-
-    every: int = 48
-    min_p: float = 0.9
-    stable: int = 2
+    every: int = 48  # Thinking tokens between two probes of the answer
+    min_p: float = 0.9  # Probability the answer must have
+    stable: int = 2  # Consecutive probes that must give the same answer
 
 
 @dataclass(frozen=True, slots=True)
 class Arm:
-    """A model, a reasoning method, and what it may spend.
+    """A model, a reasoning method, and what it may spend."""
 
-    Attributes:
-        name: Name in the policy, or ``custom`` for an arm given by command-line options.
-        model: Name in models.yaml; roles are resolved before an arm is made.
-        reasoning: ``direct``, ``cot`` (thinking with a budget) or ``vote`` (majority).
-        think_tokens: Thinking budget in tokens, for ``cot`` and ``vote``.
-        max_tokens: Tokens reserved for the answer, in addition to the thinking.
-        votes: Maximum number of answers drawn by ``vote``.
-        batch: Maximum number decoded at a time; fewer if the cache has no room for them.
-        stop: When ``vote`` stops drawing answers.
-        weight: Weight of a vote: 1, or the ``probability`` of its answer.
-        style: How the model is prompted to think; ``auto`` is ``native`` for a model with think
-            tags, else ``plain``.
-        readout: ``text`` decodes the answer, ``choices`` reads the option letters' logits.
-        sampling: How tokens are sampled.
-        sampling_from: Where its values come from, and which of them the model may replace.
-        early_exit: When ``cot`` stops before its budget; None disables it.
-        exchange: Joules that one percentage point of confidence is worth: a chunk of thinking that
-            is expected to cost more is not started. None disables the comparison.
-        max_joules: Maximum joules of one answer of this arm; None is no limit.
-        context_overflow: What is cut when the conversation, the thinking and the answer do not
-            all fit: the thinking budget (then the oldest messages, once it is 0), the oldest
-            messages first, or nothing.
-        speculate: Where drafted tokens come from, which the model verifies in batches: ``lookup``
-            copies them from the prompt and the answer so far, ``draft`` asks a second model,
-            ``mtp`` the model's own heads; ``auto`` takes what pays. Votes are never speculated.
-        loop_guard: Whether an answer that repeats itself is ended; None leaves it to the setting
-            of config.yaml, and without one it is not.
-    """
-
-    name: str
-    model: str
+    name: str  # Name in the policy, or `custom` for an arm given by command-line options
+    model: str  # Name in models.yaml; roles are resolved before an arm is made
     reasoning: Reasoning = "direct"
-    think_tokens: int = 256
-    max_tokens: int = 512
-    votes: int = DEFAULT_VOTES
-    batch: int = 8
-    stop: VoteStop = VoteStop()
-    weight: VoteWeight = "none"
+    """``direct``, ``cot`` (thinking with a budget) or ``vote`` (majority)."""
+    think_tokens: int = 256  # Thinking budget in tokens, for `cot` and `vote`
+    max_tokens: int = 512  # Tokens reserved for the answer, in addition to the thinking
+    votes: int = DEFAULT_VOTES  # Maximum number of answers drawn by `vote`
+    batch: int = 8  # Maximum number decoded at a time; fewer if the cache has no room for them
+    stop: VoteStop = VoteStop()  # When `vote` stops drawing answers
+    weight: VoteWeight = "none"  # Weight of a vote: 1, or the `probability` of its answer
     style: Style = "auto"
+    """How the model is prompted to think; ``auto`` is ``native`` for a model with think tags, else
+    ``plain``."""
     readout: Readout = "text"
+    """``text`` decodes the answer, ``choices`` reads the option letters' logits."""
     sampling: Sampling = Sampling()
-    early_exit: EarlyExit | None = None
+    early_exit: EarlyExit | None = None  # When `cot` stops before its budget; None disables it
     exchange: float | None = None
-    max_joules: float | None = None
+    """Joules that one percentage point of confidence is worth: a chunk of thinking that is expected
+    to cost more is not started. None disables the comparison."""
+    max_joules: float | None = None  # Maximum joules of one answer of this arm; None is no limit
     context_overflow: ContextOverflow = "truncate_thought"
+    """What is cut when the conversation, the thinking and the answer do not all fit: the thinking
+    budget (then the oldest messages, once it is 0), the oldest messages first, or nothing."""
     speculate: Speculate = "off"
+    """Where drafted tokens come from, which the model verifies in batches: ``lookup`` copies them
+    from the prompt and the answer so far, ``draft`` asks a second model, ``mtp`` the model's own
+    heads; ``auto`` takes what pays. Votes are never speculated."""
     sampling_from: SamplingFrom = SamplingFrom()
+    """Where its values come from, and which of them the model may replace."""
     loop_guard: bool | None = None
+    """Whether an answer that repeats itself is ended; None leaves it to the setting of config.yaml,
+    and without one it is not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,21 +134,16 @@ class TokenCost:
 
     Decoding m tokens with c tokens in the context takes b*m + k*(c*m + m^2/2) joules: the decode
     part of an operating curve, without its constant.
-
-    Attributes:
-        joules_per_token: b, joules of a decoded token in an empty context.
-        joules_per_token_per_context: k, additional joules per token in the context.
-        joules_per_prompt_token: Joules of a computed prompt token.
-        source: Origin of the numbers, for messages: ``operating curve``, ``mean of 12 turns``.
-        batched: Whether it is known from shares of shared batches alone, which cannot say how a
-            batch is to be divided.
     """
 
-    joules_per_token: float
-    joules_per_token_per_context: float = 0.0
-    joules_per_prompt_token: float = 0.0
+    joules_per_token: float  # B, joules of a decoded token in an empty context
+    joules_per_token_per_context: float = 0.0  # K, additional joules per token in the context
+    joules_per_prompt_token: float = 0.0  # Joules of a computed prompt token
     source: str = ""
+    """Origin of the numbers, for messages: ``operating curve``, ``mean of 12 turns``."""
     batched: bool = False
+    """Whether it is known from shares of shared batches alone, which cannot say how a batch is to
+    be divided."""
 
     def decode_joules(self, context_tokens: int, tokens: int) -> float:
         """Return the joules of decoding ``tokens`` after ``context_tokens`` are in the context."""

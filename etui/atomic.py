@@ -45,7 +45,6 @@ def write_bytes(path: Path, content: bytes, *, sync: bool = True, like: Path | N
 
     Args:
         path: The file; an existing one is replaced.
-        content: The complete content.
         sync: As in :func:`write_text`.
         like: As in :func:`write_text`.
 

@@ -10,53 +10,39 @@ Role = Literal["system", "user", "assistant", "tool"]
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One message of a chat, in the form chat templates expect.
+    """One message of a chat, in the form chat templates expect."""
 
-    Attributes:
-        role: Who wrote it; ``tool`` is the result of a tool call.
-        content: Its text.
-        tool_calls: Tools that an assistant's message calls, a JSON array in the OpenAI form; empty
-            without any.
-        tool_call_id: Id of the call that a tool's message answers; empty for other roles.
-    """
-
-    role: Role
+    role: Role  # Who wrote it; `tool` is the result of a tool call
     content: str
     tool_calls: str = ""
-    tool_call_id: str = ""
+    """Tools that an assistant's message calls, a JSON array in the OpenAI form; empty without any.
+    """
+    tool_call_id: str = ""  # Id of the call that a tool's message answers; empty for other roles
 
 
 @dataclass(frozen=True, slots=True)
 class OutputOptions:
-    """What a client asks of the form of an answer; the defaults ask for nothing.
+    """What a client asks of the form of an answer; the defaults ask for nothing."""
 
-    Attributes:
-        stop: Strings that end the answer, in addition to those of the model.
-        json_schema: JSON schema that the answer has to match, as JSON text; empty for any text.
-        tools: Tools that the model may call, a JSON array in the OpenAI form; empty for none.
-        tool_choice: ``auto``, ``none``, ``required``, or ``function:NAME`` for one tool.
-        parallel_tool_calls: Whether one answer may call several tools.
-        top_logprobs: Number of alternatives reported with each token of the answer; 0 reports the
-            log-probabilities of its tokens alone, None reports nothing.
-        count: Number of answers that are drawn after one prefill.
-        raw: The text of the last message is the prompt as it is, without the chat template.
-        prompt_tokens: Token ids of the prompt, with ``raw``; empty tokenizes the text.
-        number: The answer is a number: votes are counted by the last number of each.
-        continues: Id of the turn whose answer goes on; the last message is its text so far. The
-            engine goes on with its tokens if it still has them. Empty for a new answer.
-    """
-
-    stop: tuple[str, ...] = ()
+    stop: tuple[str, ...] = ()  # Strings that end the answer, in addition to those of the model
     json_schema: str = ""
+    """JSON schema that the answer has to match, as JSON text; empty for any text."""
     tools: str = ""
-    tool_choice: str = "auto"
-    parallel_tool_calls: bool = True
+    """Tools that the model may call, a JSON array in the OpenAI form; empty for none."""
+    tool_choice: str = "auto"  # `auto`, `none`, `required`, or `function:NAME` for one tool
+    parallel_tool_calls: bool = True  # Whether one answer may call several tools
     top_logprobs: int | None = None
-    count: int = 1
+    """Number of alternatives reported with each token of the answer; 0 reports the log-
+    probabilities of its tokens alone, None reports nothing."""
+    count: int = 1  # Number of answers that are drawn after one prefill
     raw: bool = False
+    """The text of the last message is the prompt as it is, without the chat template."""
     prompt_tokens: tuple[int, ...] = ()
-    number: bool = False
+    """Token ids of the prompt, with ``raw``; empty tokenizes the text."""
+    number: bool = False  # The answer is a number: votes are counted by the last number of each
     continues: str = ""
+    """Id of the turn whose answer goes on; the last message is its text so far. The engine goes on
+    with its tokens if it still has them. Empty for a new answer."""
 
 
 DEFAULT_OUTPUT = OutputOptions()
@@ -65,30 +51,22 @@ DEFAULT_OUTPUT = OutputOptions()
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """A user question with its conversation.
+    """A user question with its conversation."""
 
-    Attributes:
-        text: The question, never empty.
-        system: System prompt of the chat; None for none.
-        history: Earlier messages of the chat, oldest first, without the system prompt.
-        chat_id: Id of the chat; None for a single question.
-        last: The last message, if it is not the question (a tool's result after it, or the begin of
-            the answer); the question is then a part of ``history``. None for most queries.
-        options: What a client asks of the form of the answer.
-        owner: Name of the client's key. Prompts of different owners share no prefix in the cache.
-        metadata: Facts that a client gave, as pairs of key and value, which policies can read.
-        parent_id: Id of the turn before it in the chat; None for the first one.
-    """
-
-    text: str
-    system: str | None = None
+    text: str  # The question, never empty
+    system: str | None = None  # System prompt of the chat; None for none
     history: tuple[Message, ...] = ()
-    chat_id: str | None = None
+    """Earlier messages of the chat, oldest first, without the system prompt."""
+    chat_id: str | None = None  # Id of the chat; None for a single question
     last: Message | None = None
-    options: OutputOptions = DEFAULT_OUTPUT
+    """The last message, if it is not the question (a tool's result after it, or the begin of the
+    answer); the question is then a part of ``history``. None for most queries."""
+    options: OutputOptions = DEFAULT_OUTPUT  # What a client asks of the form of the answer
     owner: str = ""
+    """Name of the client's key. Prompts of different owners share no prefix in the cache."""
     metadata: tuple[tuple[str, str], ...] = ()
-    parent_id: str | None = None
+    """Facts that a client gave, as pairs of key and value, which policies can read."""
+    parent_id: str | None = None  # Id of the turn before it in the chat; None for the first one
 
     def messages(self) -> tuple[Message, ...]:
         """Return the whole conversation, ready for a chat template."""

@@ -60,15 +60,13 @@ class Problem:
     """One problem in a file.
 
     Attributes:
-        file: The path as the user gave it.
         line, column: Position, counted from 1; 0 if the problem concerns the whole file.
-        message: What is wrong, with the closest known name if a name is unknown.
     """
 
-    file: str
+    file: str  # The path as the user gave it
     line: int
     column: int
-    message: str
+    message: str  # What is wrong, with the closest known name if a name is unknown
 
     def __str__(self) -> str:
         if not self.line:
@@ -81,7 +79,6 @@ class InvalidFile(EtuiError):
 
     Args:
         what: Every problem, one per line.
-        fix: One line that says how to fix it.
         problems: The same problems as objects; empty for a file without lines (a GGUF).
     """
 
@@ -126,13 +123,7 @@ class Stopped(EtuiError):
 
 
 class ContextOverflow(UsageError):
-    """The prompt does not fit into the model's context.
-
-    Args:
-        prompt_tokens: Length of the prompt in tokens.
-        context_tokens: Size of the context in tokens.
-        reserved_tokens: Tokens reserved for the answer.
-    """
+    """The prompt does not fit into the model's context."""
 
     def __init__(self, prompt_tokens: int, context_tokens: int, reserved_tokens: int) -> None:
         self.prompt_tokens = prompt_tokens
@@ -177,12 +168,7 @@ class EngineFailed(EtuiError):
 
 
 class CacheFull(EngineFailed):
-    """The open sequences fill the KV cache, and nothing can be evicted.
-
-    Args:
-        capacity_tokens: Size of the cache in tokens.
-        sequences: Number of open sequences.
-    """
+    """The open sequences fill the KV cache, and nothing can be evicted."""
 
     def __init__(self, capacity_tokens: int, sequences: int) -> None:
         self.capacity_tokens = capacity_tokens

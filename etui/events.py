@@ -33,21 +33,17 @@ class Loaded:
 
 @dataclass(frozen=True, slots=True)
 class Unloaded:
-    """A model was unloaded; its memory is free at ``end_ns``.
-
-    Attributes:
-        reason: ``room`` made for another model (comes before that model's ``Loaded``), ``idle``
-            after its ``keep_warm`` time without an answer (between answers), ``changed`` if its
-            entry in models.yaml changed and it is loaded again, ``asked`` if the user unloaded it.
-        freed_bytes: Estimated size in memory: weights, KV cache and buffers.
-    """
+    """A model was unloaded; its memory is free at ``end_ns``."""
 
     model: str
     model_sha256: str | None
     start_ns: int
     end_ns: int
     reason: UnloadReason
-    freed_bytes: int
+    """``room`` made for another model (comes before that model's ``Loaded``), ``idle`` after its
+    ``keep_warm`` time without an answer (between answers), ``changed`` if its entry in models.yaml
+    changed and it is loaded again, ``asked`` if the user unloaded it."""
+    freed_bytes: int  # Estimated size in memory: weights, KV cache and buffers
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,37 +100,25 @@ class TokenLogprob:
 
     It follows the ``Answer`` event of its token. Texts are bytes, since a token may be a part of a
     character.
-
-    Attributes:
-        piece: Bytes of the token.
-        logprob: Its log-probability in nats, under the full softmax before sampling.
-        top: The most likely tokens at its place, as pairs of bytes and log-probability, best first.
-        index: Number of the answer, from 0, if several are drawn.
     """
 
     t_ns: int
     piece: tuple[int, ...]
-    logprob: float
+    logprob: float  # Its log-probability in nats, under the full softmax before sampling
     top: tuple[tuple[tuple[int, ...], float], ...] = ()
-    index: int = 0
+    """The most likely tokens at its place, as pairs of bytes and log-probability, best first."""
+    index: int = 0  # Number of the answer, from 0, if several are drawn
 
 
 @dataclass(frozen=True, slots=True)
 class ToolCall:
-    """A part of a tool call, as it is decoded; its tokens are counted by ``Answer`` events.
-
-    Attributes:
-        index: Number of the call within the answer, from 0.
-        call_id: Its id.
-        name: Name of the tool; only the first part has it, others have an empty text.
-        arguments: Text to append to the arguments, which are a JSON object in the end.
-    """
+    """A part of a tool call, as it is decoded; its tokens are counted by ``Answer`` events."""
 
     t_ns: int
-    index: int
+    index: int  # Number of the call within the answer, from 0
     call_id: str
-    name: str
-    arguments: str
+    name: str  # Name of the tool; only the first part has it, others have an empty text
+    arguments: str  # Text to append to the arguments, which are a JSON object in the end
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,23 +126,20 @@ class Vote:
     """One vote of a majority vote has ended, or one of several answers that a client asked for.
 
     Attributes:
-        index: Its number, from 0; its seed is the arm's plus this.
-        tokens: Decoded tokens; ``Thought`` and ``Answer`` events have reported them already.
-        weight: Weight in the count, 0..1.
-        choice: The answer it counts for (a letter, a number, words); None without an answer.
-        status: ``no_answer`` ended without one, ``truncated`` was cut off before one;
-            ``uncounted`` ended after the vote was decided, ``abandoned`` was dropped unfinished.
         ended, raw_answer, raw_thinking, saved_tokens, tool_calls: As in ``Finished``.
     """
 
     t_ns: int
-    index: int
+    index: int  # Its number, from 0; its seed is the arm's plus this
     answer: str
     thinking: str
-    tokens: int
-    weight: float
+    tokens: int  # Decoded tokens; `Thought` and `Answer` events have reported them already
+    weight: float  # Weight in the count, 0..1
     choice: str | None = None
+    """The answer it counts for (a letter, a number, words); None without an answer."""
     status: VoteStatus = "answered"
+    """``no_answer`` ended without one, ``truncated`` was cut off before one; ``uncounted`` ended
+    after the vote was decided, ``abandoned`` was dropped unfinished."""
     ended: Ended = ""
     raw_answer: str = ""
     raw_thinking: str = ""
@@ -180,18 +161,13 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """A probe of the answer in the middle of the thinking.
-
-    Attributes:
-        thinking_tokens: Thinking tokens so far.
-        probabilities: Pairs of option letter (or the answer in words) and probability.
-        tokens: Tokens the probe computed and decoded; they are not part of the output.
-    """
+    """A probe of the answer in the middle of the thinking."""
 
     t_ns: int
-    thinking_tokens: int
+    thinking_tokens: int  # Thinking tokens so far
     probabilities: tuple[tuple[str, float], ...]
-    tokens: int = 0
+    """Pairs of option letter (or the answer in words) and probability."""
+    tokens: int = 0  # Tokens the probe computed and decoded; they are not part of the output
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,13 +179,12 @@ class ThreadsChanged:
 
     Attributes:
         decode_threads, prefill_threads: Threads of the batches that follow.
-        why: Reason, in a few words.
     """
 
     t_ns: int
     decode_threads: int
     prefill_threads: int
-    why: str
+    why: str  # Reason, in a few words
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,17 +193,14 @@ class Verified:
 
     Attributes:
         start_ns, end_ns: Start and end of the verification batch.
-        draft_start_ns: Start of the drafting; equal to ``start_ns`` if it took no model.
-        method: ``lookup``, ``draft`` or ``mtp``.
-        rows: Tokens in the batch: the last token and the drafted ones.
         drafted, accepted: Drafted tokens, and those of them that the model drew too.
     """
 
     start_ns: int
     end_ns: int
-    draft_start_ns: int
-    method: str
-    rows: int
+    draft_start_ns: int  # Start of the drafting; equal to `start_ns` if it took no model
+    method: str  # `lookup`, `draft` or `mtp`
+    rows: int  # Tokens in the batch: the last token and the drafted ones
     drafted: int
     accepted: int
 
@@ -238,35 +210,22 @@ class Finished:
     """The last event of every answer, however it ended.
 
     Attributes:
-        start_ns: Start of the answer, loading excluded.
-        prefill_end_ns: Time of the first token (equal to ``end_ns`` without tokens).
-        thinking_end_ns: End of the thinking, for votes that of the last one; equal to
-            ``prefill_end_ns`` without thinking.
-        end_ns: Time of the last token.
-        first_token_ns: Time of the first decoded token; None without tokens.
-        status: How it ended.
-        why: One sentence on what ended the answer or its thinking, if that was not the model
-            itself (which budget, which stop rule, which error).
-        prompt_tokens, cached_tokens, computed_tokens: prompt = cached + computed.
         thinking_tokens, output_tokens: Output counts thinking and answer.
-        confidence: Raw confidence in 0..1: the probability of the answer's letter, the geometric
-            mean probability of its tokens, or the agreement of votes; None if not available.
-        margin: Lead of the first option or answer over the second, 0..1; None without two.
-        ended: Which part was ended because it repeats itself; its text is cut after the first
-            round.
-        raw_answer, raw_thinking: The texts with all decoded rounds; empty where nothing was cut.
-        saved_tokens: Tokens that were not decoded because of it, up to the limits of the arm.
-        tool_calls: The tools that the answer calls, a JSON array in the OpenAI form; empty without
-            any.
+        raw_answer, raw_thinking: The texts with all decoded rounds; empty where nothing was
+            cut.
     """
 
-    start_ns: int
-    prefill_end_ns: int
+    start_ns: int  # Start of the answer, loading excluded
+    prefill_end_ns: int  # Time of the first token (equal to `end_ns` without tokens)
     thinking_end_ns: int
-    end_ns: int
-    first_token_ns: int | None
+    """End of the thinking, for votes that of the last one; equal to ``prefill_end_ns`` without
+    thinking."""
+    end_ns: int  # Time of the last token
+    first_token_ns: int | None  # Time of the first decoded token; None without tokens
     status: Status
     why: str
+    """One sentence on what ended the answer or its thinking, if that was not the model itself
+    (which budget, which stop rule, which error)."""
     answer: str
     thinking: str
     prompt_tokens: int
@@ -275,27 +234,27 @@ class Finished:
     thinking_tokens: int
     output_tokens: int
     confidence: float | None = None
+    """Raw confidence in 0..1: the probability of the answer's letter, the geometric mean
+    probability of its tokens, or the agreement of votes; None if not available."""
     margin: float | None = None
+    """Lead of the first option or answer over the second, 0..1; None without two."""
     ended: Ended = ""
+    """Which part was ended because it repeats itself; its text is cut after the first round."""
     raw_answer: str = ""
     raw_thinking: str = ""
-    saved_tokens: int = 0
+    saved_tokens: int = 0  # Tokens that were not decoded because of it, up to the limits of the arm
     tool_calls: str = ""
+    """The tools that the answer calls, a JSON array in the OpenAI form; empty without any."""
 
 
 @dataclass(frozen=True, slots=True)
 class BatchShare:
-    """The tokens of one answer in a shared batch.
+    """The tokens of one answer in a shared batch."""
 
-    Attributes:
-        number: Number of the answer, unique within its backend.
-        prompt_tokens: Tokens computed before the first token of the answer.
-        decode_tokens: Tokens computed after it: drawn ones, those of a hand-over, of votes, probes.
-    """
-
-    number: int
-    prompt_tokens: int
+    number: int  # Number of the answer, unique within its backend
+    prompt_tokens: int  # Tokens computed before the first token of the answer
     decode_tokens: int
+    """Tokens computed after it: drawn ones, those of a hand-over, of votes, probes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -305,18 +264,15 @@ class SharedBatch:
     While answers are running, batches follow one another without a gap: each starts where the
     previous one ended, or where the first answer after a pause began. So the time in which the
     engine works for anybody is the union of its batches and of its loads and unloads.
-
-    Attributes:
-        model: Name of the model.
-        shares: One for each answer with tokens in the batch; for a failed batch those that it
-            should have computed. A span without a batch (a fault before the first one) has the
-            answers that were running, with 0 tokens.
     """
 
     model: str
     start_ns: int
     end_ns: int
     shares: tuple[BatchShare, ...]
+    """One for each answer with tokens in the batch; for a failed batch those that it should have
+    computed. A span without a batch (a fault before the first one) has the answers that were
+    running, with 0 tokens."""
 
 
 Residence = Loaded | Unloaded

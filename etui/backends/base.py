@@ -17,32 +17,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class AnswerRequest:
-    """A request for one answer.
+    """A request for one answer."""
 
-    Attributes:
-        model: The entry of models.yaml.
-        path: Its GGUF file, already verified; None for a model of a remote backend.
-        messages: The conversation, the question last.
-        arm: How to answer.
-        chat_id: Id of the chat, to reuse its cache; None for a single question.
-        price: Joules per token of this model on this machine; None if unknown.
-        draft: The model that drafts tokens for it and its GGUF file, already verified; None if the
-            arm uses none, or there is none on this machine.
-        options: What the client asks of the form of the answer.
-        owner: Name of the client's key; prompts of other owners share no prefix with it.
-        turn_id: Id of the turn, under which its answer can be continued; empty for none.
-    """
-
-    model: ModelSpec
-    path: Path | None
-    messages: tuple[Message, ...]
+    model: ModelSpec  # The entry of models.yaml
+    path: Path | None  # Its GGUF file, already verified; None for a model of a remote backend
+    messages: tuple[Message, ...]  # The conversation, the question last
     arm: Arm
-    chat_id: str | None = None
+    chat_id: str | None = None  # Id of the chat, to reuse its cache; None for a single question
     price: TokenCost | None = None
+    """Joules per token of this model on this machine; None if unknown."""
     draft: tuple[ModelSpec, Path] | None = None
-    options: OutputOptions = DEFAULT_OUTPUT
-    owner: str = ""
-    turn_id: str = ""
+    """The model that drafts tokens for it and its GGUF file, already verified; None if the arm uses
+    none, or there is none on this machine."""
+    options: OutputOptions = DEFAULT_OUTPUT  # What the client asks of the form of the answer
+    owner: str = ""  # Name of the client's key; prompts of other owners share no prefix with it
+    turn_id: str = ""  # Id of the turn, under which its answer can be continued; empty for none
 
 
 class Answerer(Protocol):
@@ -89,14 +78,11 @@ class NumberedAnswerer(Answerer, Protocol):
 
 
 class ConcurrentHost(ModelHost, Protocol):
-    """Answers several requests at a time.
-
-    Attributes:
-        on_batch: Called after each shared batch, before the events that follow from it; None
-            reports none. It must return fast.
-    """
+    """Answers several requests at a time."""
 
     on_batch: Callable[[SharedBatch], None] | None
+    """Called after each shared batch, before the events that follow from it; None reports none. It
+    must return fast."""
 
     def open_answerer(self) -> NumberedAnswerer:
         """Return an answerer for the requests of one turn."""

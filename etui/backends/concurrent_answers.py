@@ -196,11 +196,7 @@ class ConcurrentAnswers:
             self._queue.leave(ticket)
 
     def _may_begin(self, admission: _Admission, running: int) -> bool:
-        """Return whether the first request in the queue may begin while the others run.
-
-        Raises:
-            ContextOverflow: It would not fit into the context even alone.
-        """
+        """Return whether the first request in the queue may begin while the others run."""
         if running == 0:
             return True
         request = admission.request
@@ -241,11 +237,7 @@ class _Admission:
             self._bound += len(options.tools.encode("utf-8", "replace"))
 
     def fits(self, shared: SharedSession) -> bool:
-        """Return whether it fits along with the running requests.
-
-        Raises:
-            ContextOverflow: It would not fit into the context even alone.
-        """
+        """Return whether it fits along with the running requests."""
         reserved = shared.room_by_reservation()
         if may_begin(self._estimate(self._bound), reserved):
             return True

@@ -26,7 +26,6 @@ class DispatchingBackend(Generic[H]):
     Args:
         open_local: Opens the local backend, at its first use: a machine that only asks remote
             models starts no engine.
-        remotes: Remote backends by name.
     """
 
     def __init__(self, open_local: Callable[[], H], remotes: Mapping[str, RemoteBackend]) -> None:

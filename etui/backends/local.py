@@ -39,7 +39,6 @@ class LocalBackend:
     batches, and loads, unloads and ``forget`` wait until the answers before them have ended.
 
     Args:
-        config: Folders and settings.
         trials: Load a file that etui does not know in a process of its own first, so that a crash
             of llama.cpp is an error of the answer and not the end of this process.
 
@@ -103,8 +102,6 @@ class LocalBackend:
         """Load a model before a question is asked; the load runs while the iterator is read.
 
         Args:
-            model: The model.
-            path: Its file.
             draft: The model that drafts tokens for it, and its file; None if none is needed.
 
         Yields:
@@ -232,9 +229,8 @@ class LocalAnswerer:
         """Answer a request; it waits for its turn while the iterator is read.
 
         Args:
-            request: The request.
-            number: Number of the answer, which no other running one has; None counts. A caller
-                that numbers one answer has to number all answers of the backend.
+            number: Number of the answer, which no other running one has; None counts. A caller that
+                numbers one answer has to number all answers of the backend.
 
         Yields:
             The events of the answer; the last is ``Finished``.

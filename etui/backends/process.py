@@ -142,8 +142,6 @@ class ProcessBackend:
         """Load a model before a question is asked; the load runs while the iterator is read.
 
         Args:
-            model: The model.
-            path: Its file.
             draft: The model that drafts tokens for it, and its file; None if none is needed.
 
         Yields:
@@ -177,7 +175,6 @@ class ProcessBackend:
         A new child starts without these times, so set them after each load and answer.
 
         Args:
-            model: Name of the model.
             seconds: The time; None keeps it until another model needs the memory.
         """
         child = self._child
@@ -192,7 +189,6 @@ class ProcessBackend:
         """Send a request and yield the events that answer it; closing the iterator cancels it.
 
         Args:
-            build_message: Builds the request from its number.
             on_begin: Called with the process and the number after the request was sent.
 
         Raises:
@@ -250,7 +246,6 @@ class ProcessAnswerer:
     """Answers the requests of one turn in the child process, one at a time.
 
     Args:
-        backend: The process.
         reused: Whether turn after turn uses it, so that a cancel ends the running answer only.
             Without it, a cancel also ends the answers that begin later.
     """

@@ -9,11 +9,7 @@ from etui.events import Answer, Event, Finished, Prefilled, Thought
 
 @dataclass(slots=True)
 class StoppedAnswer:
-    """What an answer has yielded, to finish it when it is cancelled in a queue or in a probe.
-
-    Attributes:
-        start_ns: Start of the answer.
-    """
+    """What an answer has yielded, to finish it when it is cancelled in a queue or in a probe."""
 
     start_ns: int
     _prefilled: Prefilled | None = None
@@ -41,12 +37,7 @@ class StoppedAnswer:
                 self._thought_ns = event.t_ns
 
     def finish(self, now_ns: int, why: str) -> Finished:
-        """Build the last event.
-
-        Args:
-            now_ns: The time now, on the monotonic clock.
-            why: Where it was stopped.
-        """
+        """Build the last event."""
         prompt = self._prefilled
         prefill_end_ns = now_ns if prompt is None else prompt.end_ns
         thinking, answer = self._tokens[Thought], self._tokens[Answer]

@@ -63,11 +63,7 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class Unload:
-    """To the child: unload a model; the reply is ``Unloaded`` if it was in memory.
-
-    Attributes:
-        model: Name of the model.
-    """
+    """To the child: unload a model; the reply is ``Unloaded`` if it was in memory."""
 
     number: int
     model: str
@@ -75,15 +71,10 @@ class Unload:
 
 @dataclass(frozen=True, slots=True)
 class KeepWarm:
-    """To the child: keep a model so long after its last answer; there is no reply.
+    """To the child: keep a model so long after its last answer; there is no reply."""
 
-    Attributes:
-        model: Name of the model, in memory or not.
-        seconds: The time; None keeps it until another model needs the memory.
-    """
-
-    model: str
-    seconds: float | None
+    model: str  # Name of the model, in memory or not
+    seconds: float | None  # The time; None keeps it until another model needs the memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,16 +108,11 @@ class Done:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """From the child: answer ``number`` ended with an error.
-
-    Attributes:
-        kind: Class name of the error in :mod:`etui.errors`.
-        values: Attributes of the error.
-    """
+    """From the child: answer ``number`` ended with an error."""
 
     number: int
-    kind: str
-    values: Mapping[str, Any]
+    kind: str  # Class name of the error in :mod:`etui.errors`
+    values: Mapping[str, Any]  # Attributes of the error
 
     @classmethod
     def of(cls, number: int, error: EtuiError) -> Failed:

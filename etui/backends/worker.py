@@ -78,7 +78,6 @@ class Worker:
     """Serve one parent over two pipes.
 
     Args:
-        requests: Lines from the parent.
         replies: File descriptor of the pipe to the parent.
         open_engine: Opens the backend that answers, for the configuration on the first line.
         pause: Sleeps for some seconds.

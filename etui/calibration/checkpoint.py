@@ -36,11 +36,7 @@ class PointsFile:
     or under other conditions are discarded.
 
     Args:
-        config: Configuration with the home folder.
-        model: Name of the model.
-        sha256: Hash of its file.
         grid: The requested lengths.
-        conditions: The conditions for which the points are valid.
     """
 
     def __init__(

@@ -27,22 +27,16 @@ class Length(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Grid:
-    """Prompt and output lengths, measured in every combination.
+    """Prompt and output lengths, measured in every combination."""
 
-    Attributes:
-        computed: Prompt lengths.
-        output: Output lengths, at least 2: the first token is drawn by the prefill alone.
-        repeats: Number of measurements of each combination.
-        window_s: Least seconds of a phase. A shorter phase is repeated back to back until it has
-            lasted as long, because meters are refreshed ten times a second at best.
-        cool_down_s: Seconds of idle time before each visit.
-    """
-
-    computed: tuple[int, ...] = (32, 128, 512, 1024)
+    computed: tuple[int, ...] = (32, 128, 512, 1024)  # Prompt lengths
     output: tuple[int, ...] = (16, 64, 192)
-    repeats: int = 3
+    """Output lengths, at least 2: the first token is drawn by the prefill alone."""
+    repeats: int = 3  # Number of measurements of each combination
     window_s: float = 2.0
-    cool_down_s: float = 1.0
+    """Least seconds of a phase. A shorter phase is repeated back to back until it has lasted as
+    long, because meters are refreshed ten times a second at best."""
+    cool_down_s: float = 1.0  # Seconds of idle time before each visit
 
     @property
     def points(self) -> int:
@@ -69,7 +63,6 @@ def parse_grid(text: str, base: Grid) -> Grid:
     """Parse ``32,128,512x16,64``: prompt lengths, and output lengths after the ``x``.
 
     Args:
-        text: The grid.
         base: Grid with the other settings.
 
     Raises:
@@ -160,11 +153,9 @@ def seconds_left(
     """Predict the remaining seconds, scaled by how long the visits so far took.
 
     Args:
-        order: Every visit.
         begun: Number of visits that were done at the start.
         done: Number of visits that are done now.
         elapsed_s: Seconds since the start.
-        grid: The grid of the visits.
         speed: Tokens per second of the model.
 
     Returns:

@@ -32,19 +32,12 @@ _FILLER = " and"
 
 @dataclass(frozen=True, slots=True)
 class MeasuredPoint:
-    """The result of one visit.
-
-    Attributes:
-        visit: The visit.
-        point: Joules of one turn of its length.
-        kind: How its energy was determined.
-        shared: Whether other processes used a GPU meanwhile.
-    """
+    """The result of one visit."""
 
     visit: Visit
-    point: TurnPoint
-    kind: Kind | None
-    shared: bool
+    point: TurnPoint  # Joules of one turn of its length
+    kind: Kind | None  # How its energy was determined
+    shared: bool  # Whether other processes used a GPU meanwhile
 
 
 @dataclass(slots=True)
@@ -67,7 +60,6 @@ class TurnTimer:
         meter: A running recorder.
         window_s: Seconds that a phase lasts at least; it is repeated back to back until then.
         seed: Seed of the prompts, which are words in random order: no two share a prefix.
-        clock: Monotonic clock in nanoseconds, the same as the meter's.
     """
 
     def __init__(
@@ -200,11 +192,7 @@ def warm_up(timer: TurnTimer, lengths: Sequence[Length]) -> Speed:
 
 
 def _divide_by_runs(parts: Sequence[Energy], runs: int) -> tuple[float, float]:
-    """Return the joules of one of ``runs`` equal runs, and their half width.
-
-    Raises:
-        EtuiError: A part is unmeasured.
-    """
+    """Return the joules of one of ``runs`` equal runs, and their half width."""
     joules = [energy.joules for energy in parts if energy.joules is not None]
     if len(joules) < len(parts):
         raise EtuiError("nothing can be measured on this machine", "see `etui doctor`")

@@ -46,8 +46,6 @@ class ShowProgress(Protocol):
         """Show the progress during the body of a ``with``.
 
         Args:
-            order: The measurements, in their order.
-            grid: The grid of lengths.
             speed: Speed of the model, to estimate the time left.
             done: Number of points measured before.
 
@@ -72,11 +70,8 @@ def measure_curve(
 
     Args:
         spec: The model, with the hash its file was checked against.
-        path: Its file.
-        config: Folders and settings.
         writer: Writes the curve and the load to the log.
         grid: The lengths to measure; those that do not fit into the context are left out.
-        show_progress: Shows the progress.
         note: Called with a line that a reader of the curve should know.
         force: Measure even if other programs use the machine.
         fresh: Discard an interrupted calibration and start over.
@@ -152,12 +147,8 @@ def fit_measured(
     """Fit a curve to the points on the grid, and compute its error on those off the grid.
 
     Args:
-        done: The measured points.
-        spec: The model.
-        measured_under: The conditions of the measurement.
         idle_watts: Idle power in watts; None if unknown.
         layers: Number of layers on a GPU.
-        complete: Whether every length was measured.
 
     Raises:
         Stopped: The calibration was stopped before there were enough points.
@@ -188,11 +179,7 @@ def fit_measured(
 def _in_memory(
     spec: ModelSpec, path: Path, config: Config, recorder: Recorder, writer: TurnWriter
 ) -> Iterator[tuple[Session, int]]:
-    """Load the model and save its load, with its joules, to the log.
-
-    Yields:
-        The model's session, and its number of layers on a GPU.
-    """
+    """Load the model and save its load, with its joules, to the log."""
     with closing(Residency(config, trials=True)) as residency:
         loading, layers = residency.session(spec, path), 0
         while True:

@@ -230,21 +230,13 @@ def _answer(
 
 @dataclass(frozen=True)
 class _Question:
-    """The question as it was asked.
+    """The question as it was asked."""
 
-    Attributes:
-        text: The prompt and standard input.
-        system: System prompt; None for none.
-        attachments: The files.
-        part: What to keep of files that do not fit; None refuses them.
-        saved: Name of the saved prompt; None without one.
-    """
-
-    text: str
-    system: str | None
+    text: str  # The prompt and standard input
+    system: str | None  # System prompt; None for none
     attachments: Sequence[Attachment]
-    part: Part | None
-    saved: str | None
+    part: Part | None  # What to keep of files that do not fit; None refuses them
+    saved: str | None  # Name of the saved prompt; None without one
 
     @property
     def query(self) -> Query:
@@ -252,11 +244,7 @@ class _Question:
         return self._build(self.attachments)
 
     def fit(self, decide: Callable[[Query], Choice], runtime: Runtime[Any]) -> tuple[Query, Choice]:
-        """Return the question with what fits of its files, and the decision for it.
-
-        Raises:
-            UsageError: The files do not fit, and no part was asked for.
-        """
+        """Return the question with what fits of its files, and the decision for it."""
         from etui.cli.ask_fit import fit_question
 
         query = self.query

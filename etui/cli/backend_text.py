@@ -22,7 +22,6 @@ def format_backends(found: Sequence[RemoteStatus], catalogue: Catalogue) -> Iter
     """Yield a line for each backend: how fast it answered, what it is, and what it serves.
 
     Args:
-        found: What the backends answered.
         catalogue: The entries, whose names at the backends come first.
     """
     for status in found:

@@ -40,25 +40,21 @@ class RunTally:
     """The progress of a run.
 
     Attributes:
-        total: Answers of the finished run, over all systems.
         right, asked: System -> count, in the order of the run.
-        joules: Sum over the answers so far; None once the joules of one are unknown.
-        kind: How the energy is known.
-        new: Answers of this process; a resumed run has others.
-        began: Monotonic time in seconds at which this process began.
-        machines: Machine of a cluster -> its answers of this process, in the order of their first.
-        most_seconds: Seconds after which this process stops; None without a limit.
     """
 
-    total: int
+    total: int  # Answers of the finished run, over all systems
     right: dict[str, int] = field(default_factory=dict)
     asked: dict[str, int] = field(default_factory=dict)
     joules: float | None = 0.0
-    kind: str | None = None
-    new: int = 0
-    began: float = 0.0
+    """Sum over the answers so far; None once the joules of one are unknown."""
+    kind: str | None = None  # How the energy is known
+    new: int = 0  # Answers of this process; a resumed run has others
+    began: float = 0.0  # Monotonic time in seconds at which this process began
     machines: dict[str, int] = field(default_factory=dict)
+    """Machine of a cluster -> its answers of this process, in the order of their first."""
     most_seconds: float | None = None
+    """Seconds after which this process stops; None without a limit."""
 
     @property
     def done(self) -> int:
@@ -136,7 +132,6 @@ class Watcher:
     """Counts the answers of a run, shows its progress and streams its samples.
 
     Args:
-        show: Shows the progress.
         note: Prints a line about the current step.
         stream: Whether each sample is printed as a line of JSON on stdout.
         most_seconds: Seconds after which the run stops; None without a limit.

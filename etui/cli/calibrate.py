@@ -137,11 +137,7 @@ def _print_note(text: str) -> None:
 
 
 def _build_grid(text: str | None, repeats: int | None, window: float | None, quick: bool) -> Grid:
-    """Build the grid of lengths to measure.
-
-    Raises:
-        UsageError: The text is not a grid, or the grid is too small to fit a curve to.
-    """
+    """Build the grid of lengths to measure."""
     from etui.calibration.grid import QUICK, Grid, parse_grid
     from etui.curves.fit import LEAST_POINTS
 

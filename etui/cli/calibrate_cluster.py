@@ -21,9 +21,7 @@ def calibrate_cluster(ctx: click.Context, address: str, config: Config) -> int:
     """Calibrate a model on every node, and save the curves to the log of this machine too.
 
     Args:
-        ctx: The context of the command.
         address: HOST:PORT, or ``local``.
-        config: Folders and settings.
 
     Raises:
         Stopped: It was interrupted; the same command resumes.

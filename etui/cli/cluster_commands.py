@@ -35,7 +35,6 @@ def build_words(ctx: click.Context, leave_out: Collection[str]) -> tuple[str, ..
     Paths of files become absolute; the same file must be there on every node.
 
     Args:
-        ctx: The context of the command.
         leave_out: Names of parameters that the nodes do not get.
     """
     words: list[str] = [str(ctx.command.name)]
@@ -123,8 +122,6 @@ def refuse_failed(results: Mapping[str, NodeResult], stopped: bool, again: str) 
 
     Args:
         results: Key of the machine -> how its command ended.
-        stopped: Whether the user stopped it.
-        again: How to resume.
 
     Raises:
         Stopped: A command was interrupted; what it measured is kept on its node.

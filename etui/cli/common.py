@@ -86,8 +86,6 @@ def write_output(
     """Write an output file as a whole, or leave what was there.
 
     Args:
-        path: The file.
-        text: Its content.
         fix: What to do if it cannot be written.
         make_folder: Whether to make a missing folder of the file.
         errors: What to do with lone surrogates, as in ``str.encode``.
@@ -171,7 +169,6 @@ def stop_signals(
 
     Args:
         stopped: Set by the first signal.
-        cancels: Called by the first signal.
 
     Yields:
         A function that adds one more function for the first signal to call.

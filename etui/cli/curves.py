@@ -61,11 +61,7 @@ def curves(model: str | None, svg: Path | None, as_json: bool) -> int:
 
 
 def _find_curves(config: Config, model: str | None) -> list[OperatingCurve]:
-    """Return the newest curve of each model, file, machine, channels and source; at least one.
-
-    Raises:
-        EtuiError: The log has no curve.
-    """
+    """Return the newest curve of each model, file, machine, channels and source; at least one."""
     from etui.log.queries import LogReader
 
     with LogReader(config) as log:
@@ -131,11 +127,7 @@ def _format_curves(found: Sequence[OperatingCurve], now: Mapping[str, Conditions
 
 
 def _draw(found: Sequence[OperatingCurve], svg: Path) -> None:
-    """Draw the curves into an SVG file.
-
-    Raises:
-        EtuiError: The file cannot be written.
-    """
+    """Draw the curves into an SVG file."""
     from etui.curves.figure import figure_svg
 
     try:

@@ -17,37 +17,27 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class ModelRow:
-    """One model in ``list``.
-
-    Attributes:
-        bytes: Size of its file; None if it is not known before the download.
-        state: See :data:`etui.models.files.FileState`; a file that cannot be used is refused too.
-        problem: Why the file cannot be used; empty if it can, or if there is none.
-        fits: Whether the file fits into the free memory; None if its size is not known.
-        tuned_by: Id of the sweep whose settings are used; None if they are those of the entry.
-        backend: Name of the remote backend that serves it; None for a model of this machine. The
-            state of a remote model is ``remote``.
-        remote_name: Its name at the backend; None for a model of this machine.
-        same_as: The model that it is another place of; None for a model of its own.
-        served: Whether the backend says that it serves it; None if it was not asked, or said
-            nothing.
-    """
+    """One model in ``list``."""
 
     name: str
     size: str
-    bytes: int | None
+    bytes: int | None  # Size of its file; None if it is not known before the download
     on_disk: bool
-    state: str
-    problem: str
+    state: str  # See :data:`etui.models.files.FileState`; a file that cannot be used is refused too
+    problem: str  # Why the file cannot be used; empty if it can, or if there is none
     path: str
-    fits: bool | None
+    fits: bool | None  # Whether the file fits into the free memory; None if its size is not known
     origin: str
     sources: tuple[str, ...]
     tuned_by: str | None = None
+    """Id of the sweep whose settings are used; None if they are those of the entry."""
     backend: str | None = None
-    remote_name: str | None = None
-    same_as: str | None = None
+    """Name of the remote backend that serves it; None for a model of this machine. The state of a
+    remote model is ``remote``."""
+    remote_name: str | None = None  # Its name at the backend; None for a model of this machine
+    same_as: str | None = None  # The model that it is another place of; None for a model of its own
     served: bool | None = None
+    """Whether the backend says that it serves it; None if it was not asked, or said nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,19 +69,14 @@ class GgufFacts:
 
 @dataclass(frozen=True, slots=True)
 class TunedFacts:
-    """The settings that a sweep chose for a model, and what of them is used.
-
-    Attributes:
-        used: Key of models.yaml -> the value that replaces that of the entry.
-        why_not: Why none of the values is used; empty if they can be.
-        edited: Key -> the later value of models.yaml or config.yaml, which is used instead.
-        settings: What the sweep chose.
-    """
+    """The settings that a sweep chose for a model, and what of them is used."""
 
     used: Mapping[TunedKey, Value]
-    why_not: str
+    """Key of models.yaml -> the value that replaces that of the entry."""
+    why_not: str  # Why none of the values is used; empty if they can be
     edited: Mapping[TunedKey, Value]
-    settings: TunedSettings
+    """Key -> the later value of models.yaml or config.yaml, which is used instead."""
+    settings: TunedSettings  # What the sweep chose
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,9 +142,6 @@ def build_model_row(
     """Describe a model by its entry, the size of its file, and the check of its header.
 
     Args:
-        spec: The entry.
-        config: Folders and settings.
-        free_bytes: Free memory.
         backends: What the remote backends answered; None if they were not asked.
     """
     from etui.models.files import file_size, file_state, find_file_problem, model_path
@@ -216,11 +198,6 @@ def _build_remote_row(spec: ModelSpec, backend: str, status: RemoteStatus | None
 
 def read_model_facts(spec: ModelSpec, config: Config, catalogue: Catalogue) -> ModelFacts:
     """Read the entry of a model and, if it is on disk, the header of its file.
-
-    Args:
-        spec: The entry.
-        config: Folders and settings.
-        catalogue: Has the entry of the draft model.
 
     Raises:
         ModelUnavailable: The file is damaged.

@@ -37,12 +37,7 @@ class ChannelIdle:
 
 @dataclass(frozen=True, slots=True)
 class LastUnload:
-    """A logged unload with the idle power around it.
-
-    Attributes:
-        state: ``cold``, ``above`` or ``unknown``.
-        text: The same in words.
-    """
+    """A logged unload with the idle power around it."""
 
     created_at: str
     model: str
@@ -51,8 +46,8 @@ class LastUnload:
     after_watts: Figure
     cold_watts: Figure
     above_cold_watts: Figure
-    state: CoolState
-    text: str
+    state: CoolState  # `cold`, `above` or `unknown`
+    text: str  # The same in words
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +56,6 @@ class ModelStatus:
 
     Attributes:
         break_even_seconds, break_even_low, break_even_high: T*; None if unknown or infinite.
-        keep_warm: The setting.
-        keep_seconds: The time in effect; None keeps the model until memory is needed.
         auto_seconds, auto_basis, auto_why: What ``keep_warm: auto`` chooses.
     """
 
@@ -82,7 +75,7 @@ class ModelStatus:
     break_even_high: float | None
     gaps: int
     keep_warm: float | Literal["auto", "always"]
-    keep_seconds: float | None
+    keep_seconds: float | None  # The time in effect; None keeps the model until memory is needed
     auto_seconds: float | None
     auto_basis: str
     auto_why: str
@@ -91,14 +84,10 @@ class ModelStatus:
 
 @dataclass(frozen=True, slots=True)
 class DeviceStatus:
-    """Whether the machine went back to cold after the last unload.
-
-    Attributes:
-        loaded_since: Whether a model was loaded after it.
-    """
+    """Whether the machine went back to cold after the last unload."""
 
     last_unload: LastUnload
-    loaded_since: bool
+    loaded_since: bool  # Whether a model was loaded after it
 
 
 @dataclass(frozen=True, slots=True)

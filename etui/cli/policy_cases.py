@@ -94,11 +94,7 @@ def cases(name: str, from_log: bool, since: str | None, limit: int, output: Path
 
 
 def _write(path: Path, found: LoggedCases) -> None:
-    """Write a new file that only the user can read.
-
-    Raises:
-        EtuiError: It cannot be written.
-    """
+    """Write a new file that only the user can read."""
     import json
 
     text = "".join(json.dumps(case.document(), ensure_ascii=False) + "\n" for case in found.cases)

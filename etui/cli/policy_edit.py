@@ -188,11 +188,7 @@ def _load_cases(policy: Policy, config: Config) -> tuple[PolicyProbe, ...]:
 
 
 def _load_valid(name: str, config: Config, catalogue: Catalogue) -> CheckedPolicy:
-    """Check a policy that must be valid.
-
-    Raises:
-        InvalidFile: It has errors.
-    """
+    """Check a policy that must be valid."""
     from etui.errors import InvalidFile
     from etui.routing.library import check_place, find_policy
 

@@ -64,11 +64,7 @@ def explain(query: str, name: str | None, metadata: tuple[str, ...], as_json: bo
 
 
 def _parse_metadata(given: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
-    """Parse ``KEY=VALUE``; a key that is repeated has its last value.
-
-    Raises:
-        UsageError: An entry has no key or no ``=``.
-    """
+    """Parse ``KEY=VALUE``; a key that is repeated has its last value."""
     found: dict[str, str] = {}
     for entry in given:
         key, equals, value = entry.partition("=")

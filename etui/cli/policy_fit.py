@@ -153,11 +153,7 @@ class _Answers:
 
 
 def _add_log(answers: _Answers | None, policy: Policy | None, config: Config) -> _Answers:
-    """Return the labels of the log, joined to the answers of a run or a table.
-
-    Raises:
-        UsageError: The log has no label for the policy.
-    """
+    """Return the labels of the log, joined to the answers of a run or a table."""
     from hashlib import sha256
 
     from etui.log.label_table import collect_labels

@@ -20,8 +20,6 @@ def build_fit_document(path: Path, model: FittedModel, notes: Sequence[str]) -> 
     """Build the document of ``etui policy fit --json``.
 
     Args:
-        path: File of the fit.
-        model: The fit.
         notes: What the answers lacked.
     """
     return {

@@ -17,11 +17,6 @@ def split_names(
 
     With ``--runs A``, further runs may follow as plain arguments.
 
-    Args:
-        names: The plain arguments.
-        runs: The values of ``--runs``.
-        config: Settings with the folder of the runs.
-
     Raises:
         UsageError: A run does not exist.
     """

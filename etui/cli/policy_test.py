@@ -112,11 +112,7 @@ def test(
 def _load(
     name: str, config: Config, catalogue: Catalogue
 ) -> tuple[Policy, tuple[PolicyProbe, ...]]:
-    """Load a policy with its probes and cases.
-
-    Raises:
-        InvalidFile: The policy or a cases file has errors.
-    """
+    """Load a policy with its probes and cases."""
     from etui.routing.cases import load_cases
     from etui.routing.library import load_policy
 

@@ -323,11 +323,7 @@ def _until_stopped() -> Iterator[None]:
 
 
 def _measure(recorder: Recorder, seconds: float) -> tuple[int, int]:
-    """Measure for a while, which Ctrl-C shortens.
-
-    Returns:
-        Start and end in monotonic nanoseconds; all readings up to the end are in.
-    """
+    """Measure for a while, which Ctrl-C shortens."""
     time.sleep(_WARM_UP_S)
     start_ns = time.monotonic_ns()
     with _until_stopped():

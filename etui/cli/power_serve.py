@@ -92,11 +92,7 @@ def serve(
 
 
 def _read_variable(name: str) -> str:
-    """Read the key in an environment variable.
-
-    Raises:
-        UsageError: It is not set.
-    """
+    """Read the key in an environment variable."""
     key = os.environ.get(name, "")
     if not key:
         raise UsageError(

@@ -28,16 +28,10 @@ NOTHING_READ = "no power sensor can be read; `etui doctor` shows why"
 
 @dataclass(frozen=True, slots=True)
 class TopReading:
-    """Everything that is printed once.
-
-    Attributes:
-        states: Every channel.
-        peak_watts: Highest watts of the total in the last hour, or since the start.
-        spent: What the log has.
-    """
+    """Everything that is printed once."""
 
     states: Sequence[ChannelState]
-    peak_watts: float | None
+    peak_watts: float | None  # Highest watts of the total in the last hour, or since the start
     spent: Spent
 
 

@@ -22,9 +22,6 @@ def open_bar(*columns: ProgressColumn) -> Iterator[Bar]:
 
     Args:
         columns: Parts of the bar's line.
-
-    Yields:
-        The bar.
     """
     from rich.console import Console
     from rich.progress import Progress
@@ -96,7 +93,6 @@ class Bar:
             done: Work done, in any unit. Work from before the step does not count in its speed.
             total: The whole work; None if it is not known.
             step: A value other than the last one starts a new bar.
-            fields: Values for the columns.
         """
         description = sanitize(description)
         if self._task is not None and step != self._step:

@@ -239,11 +239,7 @@ def _build_status_line(address: str, *, quiet: bool, as_lines: bool) -> StatusLi
 
 
 def _check_default(settings: ServerSettings, config: Config) -> None:
-    """Check that what answers by default can answer, before anything is opened.
-
-    Raises:
-        EtuiError: The policy or the model does not exist, or there is no model on this machine.
-    """
+    """Check that what answers by default can answer, before anything is opened."""
     from etui.chat import Query
     from etui.runtime.choose import choose
     from etui.runtime.open import open_process_runtime

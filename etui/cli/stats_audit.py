@@ -27,14 +27,8 @@ class PairSummary:
     """How often an arm agreed with an audit arm, and the accuracy that follows.
 
     Attributes:
-        policy, arm, audit_arm: The pair.
         compared, agreed: Audits that could be compared, and those that agree.
         agreement, low, high: The share that agrees, with Wilson's interval at 95 %.
-        accuracy_fitted: Accuracy of the arm in the fit of now; None without a fit.
-        accuracy_by_labels: Accuracy of the arm that follows from the labels, at the audit arm's.
-        audit_accuracy: Accuracy of the audit arm.
-        audit_accuracy_from: ``grades`` of its answers, ``prior`` of the policy, or ``assumed``.
-        fitted_from_log: Whether the policy's fit contains labels of the log.
     """
 
     policy: str
@@ -45,35 +39,28 @@ class PairSummary:
     agreement: float
     low: float | None
     high: float | None
-    accuracy_fitted: float | None
+    accuracy_fitted: float | None  # Accuracy of the arm in the fit of now; None without a fit
     accuracy_by_labels: float
+    """Accuracy of the arm that follows from the labels, at the audit arm's."""
     audit_accuracy: float
-    audit_accuracy_from: str
-    fitted_from_log: bool
+    audit_accuracy_from: str  # `grades` of its answers, `prior` of the policy, or `assumed`
+    fitted_from_log: bool  # Whether the policy's fit contains labels of the log
 
 
 @dataclass(frozen=True, slots=True)
 class AuditSummary:
-    """The audits of some days; joules exclude unmeasured ones, and are None if all are.
-
-    Attributes:
-        unfinished: Audits without a whole answer, which are not compared: the sum of the next four.
-        cut_off: Audits that ended at their token limit.
-        stopped: Audits that ended for a question, or with etui.
-        out_of_joules: Audits that ended because the joules of the day were spent.
-        failed: Audits that ended in an error.
-        changes: Those of routing by the last fit of each policy that contains the log.
-    """
+    """The audits of some days; joules exclude unmeasured ones, and are None if all are."""
 
     days: int
     audits: int
     compared: int
     agreed: int
     unfinished: int
-    cut_off: int
-    stopped: int
-    out_of_joules: int
-    failed: int
+    """Audits without a whole answer, which are not compared: the sum of the next four."""
+    cut_off: int  # Audits that ended at their token limit
+    stopped: int  # Audits that ended for a question, or with etui
+    out_of_joules: int  # Audits that ended because the joules of the day were spent
+    failed: int  # Audits that ended in an error
     joules: float | None
     load_joules: float | None
     estimated: bool
@@ -82,6 +69,7 @@ class AuditSummary:
     bad: int
     pairs: tuple[PairSummary, ...]
     changes: tuple[FitChange, ...] = ()
+    """Those of routing by the last fit of each policy that contains the log."""
 
 
 def print_audits(config: Config, days: int, as_json: bool) -> None:

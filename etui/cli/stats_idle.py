@@ -24,20 +24,14 @@ ASSUMPTIONS = (
 
 @dataclass(frozen=True, slots=True)
 class TimeDocument:
-    """The gaps under one keep-warm time.
-
-    Attributes:
-        seconds: None for never and for ``auto``.
-        joules: Idle power and loads of all gaps.
-        extra_joules: The same without the cold idle power, which no time can save.
-    """
+    """The gaps under one keep-warm time."""
 
     name: str
-    seconds: float | None
+    seconds: float | None  # None for never and for `auto`
     loads: int
     warm_seconds: float
-    joules: Figure
-    extra_joules: Figure
+    joules: Figure  # Idle power and loads of all gaps
+    extra_joules: Figure  # The same without the cold idle power, which no time can save
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +39,6 @@ class DayDocument:
     """One day: ``auto`` against the best fixed time found in hindsight for that day.
 
     Attributes:
-        best_seconds: That time.
         ratio, extra_ratio: ``auto`` divided by it, with and without the cold idle power.
     """
 
@@ -63,19 +56,16 @@ class ModelDocument:
     """The replay of one model.
 
     Attributes:
-        missing: What is missing for a replay; empty if nothing is.
-        channels: Idle watts by device.
-        break_even_seconds: T*; None if unknown or infinite.
         ratio, extra_ratio: As for a day, over all of them.
     """
 
     name: str
-    missing: str
+    missing: str  # What is missing for a replay; empty if nothing is
     load_joules: Figure
     extra_watts: Figure
     cold_watts: Figure
-    channels: tuple[ChannelIdle, ...]
-    break_even_seconds: float | None
+    channels: tuple[ChannelIdle, ...]  # Idle watts by device
+    break_even_seconds: float | None  # T*; None if unknown or infinite
     gaps: int
     gap_seconds: float
     times: tuple[TimeDocument, ...]

@@ -27,11 +27,7 @@ _OUTPUT_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, 
 
 
 class SafeStream:
-    """A text stream that replaces control characters in all that is written.
-
-    Args:
-        raw: The stream below.
-    """
+    """A text stream that replaces control characters in all that is written."""
 
     def __init__(self, raw: TextIO) -> None:
         self.raw = raw
@@ -94,9 +90,6 @@ def open_streams() -> bool:
 
     Python sets a closed stream to None. Text that cannot be encoded, such as a file name that is
     not UTF-8, is written with backslashes on standard output too, as on standard error.
-
-    Returns:
-        Whether standard output is open.
     """
     if _is_closed(sys.stdin):
         sys.stdin = open(os.devnull, encoding="utf-8")  # noqa: SIM115 - open until the end

@@ -274,11 +274,7 @@ def _measure(mode: str, options: dict[str, Any], config: Config) -> int:
 
 
 def _check_restored(config: Config) -> None:
-    """Fail where a power limit could not be restored, which was said with its command.
-
-    Raises:
-        EtuiError: The journal of changed limits is still there.
-    """
+    """Fail where a power limit could not be restored, which was said with its command."""
     if config.power_limits_file.exists():
         raise EtuiError(
             "the power limit is not as it was found",
@@ -287,11 +283,7 @@ def _check_restored(config: Config) -> None:
 
 
 def _print_outcome(outcome: SweepOutcome, options: dict[str, Any], config: Config) -> int:
-    """Print the result and return the exit code.
-
-    Raises:
-        Stopped: The sweep is not complete.
-    """
+    """Print the result and return the exit code."""
     from etui.cli.sweep_text import print_result
     from etui.sweep.report.document import build_document
     from etui.sweep.run.find import REPORT

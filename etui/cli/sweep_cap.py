@@ -64,10 +64,6 @@ def _ask_by_line(asked: CapRequest) -> None:
 
 
 def _read_line() -> None:
-    """Wait for a line.
-
-    Raises:
-        Stopped: The input has ended, so the limit cannot be confirmed.
-    """
+    """Wait for a line."""
     if not sys.stdin.readline():
         raise Stopped("the input ended before the power limit was set", "resume the sweep to go on")

@@ -27,9 +27,7 @@ def sweep_cluster(ctx: click.Context, address: str, config: Config) -> int:
     """Sweep on every node, and keep a copy of each sweep in the folder of all sweeps here.
 
     Args:
-        ctx: The context of the command.
         address: HOST:PORT, or ``local``.
-        config: Folders and settings.
 
     Raises:
         UsageError: An option is for one machine only.
@@ -76,11 +74,7 @@ def _refuse_options(ctx: click.Context) -> None:
 
 
 def _keep(machine: str, result: NodeResult, out: Path | None, config: Config) -> Path:
-    """Write the files of a node's sweep: into OUT/MACHINE, or into the folder of all sweeps.
-
-    Raises:
-        EtuiError: They cannot be written.
-    """
+    """Write the files of a node's sweep: into OUT/MACHINE, or into the folder of all sweeps."""
     from etui.sweep.run.find import sweeps_dir
 
     begun = read_event(result, "begun") or {}

@@ -92,17 +92,12 @@ def format_drop(drop: Drop) -> str:
 
 @dataclass(slots=True)
 class TextAudience:
-    """Shows a sweep to people.
-
-    Attributes:
-        show: Shows a line that replaces the last one, with the work done and all work, in blocks.
-        say: Prints a line that stays.
-        last: The progress after the last complete block.
-    """
+    """Shows a sweep to people."""
 
     show: Callable[[str, float, float], None]
-    say: Callable[[str], None]
-    last: SweepProgress | None = None
+    """Shows a line that replaces the last one, with the work done and all work, in blocks."""
+    say: Callable[[str], None]  # Prints a line that stays
+    last: SweepProgress | None = None  # The progress after the last complete block
 
     def note(self, text: str) -> None:
         """Print a line."""
@@ -142,13 +137,9 @@ class TextAudience:
 
 @dataclass(slots=True)
 class JsonAudience:
-    """Writes a sweep as JSON lines to stdout.
+    """Writes a sweep as JSON lines to stdout."""
 
-    Attributes:
-        last: The progress after the last complete block.
-    """
-
-    last: SweepProgress | None = field(default=None)
+    last: SweepProgress | None = field(default=None)  # The progress after the last complete block
 
     def note(self, text: str) -> None:
         """Write a ``note``."""

@@ -18,7 +18,6 @@ def parse_since(text: str, now: datetime) -> datetime:
 
     Args:
         text: User input; a date or time without a zone is in the zone of ``now``.
-        now: The current time, aware.
 
     Raises:
         UsageError: It is none of these.

@@ -39,7 +39,6 @@ class NodeActor:
         Args:
             number: Number of the request, from 1.
             method: A :data:`etui.cluster.carrier.Method`.
-            text: The request.
         """
         with self._lock:
             self._current = number

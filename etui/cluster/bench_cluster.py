@@ -60,31 +60,19 @@ _SHOWN_CHARACTERS = 40
 
 @dataclass(frozen=True, slots=True)
 class ClusterOutcome:
-    """How a run on a cluster ended.
-
-    Attributes:
-        run: As for a run on one machine.
-        losses: Joules without an answer that counts, since the start of the run.
-    """
+    """How a run on a cluster ended."""
 
     run: RunOutcome
-    losses: Losses
+    losses: Losses  # Joules without an answer that counts, since the start of the run
 
 
 @dataclass(frozen=True, slots=True)
 class _Opened:
-    """The nodes of a run that are ready.
+    """The nodes of a run that are ready."""
 
-    Attributes:
-        nodes: Key of the machine -> its node.
-        configs: Key of the machine -> the configuration of the run there.
-        names: Key of the machine -> the name of the node.
-        request: Text of the request that opened them.
-    """
-
-    nodes: Mapping[str, ClusterNode]
-    configs: Mapping[str, RunConfig]
-    names: Mapping[str, str]
+    nodes: Mapping[str, ClusterNode]  # Key of the machine -> its node
+    configs: Mapping[str, RunConfig]  # Key of the machine -> the configuration of the run there
+    names: Mapping[str, str]  # Key of the machine -> the name of the node
     request: str
 
     def rename(self, keys: Mapping[str, str]) -> _Opened:
@@ -99,23 +87,15 @@ class _Opened:
 
 @dataclass(slots=True)
 class ClusterBench:
-    """Runs plans on the nodes of a cluster.
-
-    Attributes:
-        runtime: This machine: its folders, its models' hashes, its log. It answers nothing.
-        audience: Shows the progress.
-        stopped: Set when the user wants to stop.
-        carrier: Carries text to the nodes.
-        patience: Limits of silence.
-        now: Monotonic clock in seconds.
-    """
+    """Runs plans on the nodes of a cluster."""
 
     runtime: Runtime[LocalBackend]
-    audience: Audience
-    stopped: Event
-    carrier: Carrier
-    patience: Patience = DEFAULT_PATIENCE
-    now: Callable[[], float] = time.monotonic
+    """This machine: its folders, its models' hashes, its log. It answers nothing."""
+    audience: Audience  # Shows the progress
+    stopped: Event  # Set when the user wants to stop
+    carrier: Carrier  # Carries text to the nodes
+    patience: Patience = DEFAULT_PATIENCE  # Limits of silence
+    now: Callable[[], float] = time.monotonic  # Monotonic clock in seconds
 
     def start(
         self,
@@ -128,7 +108,6 @@ class ClusterBench:
         """Run a plan in a new folder.
 
         Args:
-            plan: What to measure.
             out: The run folder; None creates one in the folder of all runs.
             limits: Stop once these are reached.
             compare: Whether every node answers all questions, instead of sharing them.
@@ -169,7 +148,6 @@ class ClusterBench:
         """Resume a run that was started on a cluster, on the nodes that are there now.
 
         Args:
-            folder: The run folder.
             plan_again: Builds the plan of a run from its configuration.
             limits: Stop once these are reached; joules used before count, time does not.
 
@@ -214,12 +192,7 @@ class ClusterBench:
         return build_run_config(plan, run_id, (), runtime.config, runtime.recorder, None)
 
     def _open(self, plan: RunPlan, run_id: str) -> _Opened:
-        """Start the nodes, compare them, and have them load data and models.
-
-        Raises:
-            UsageError: A node has other versions, another model or other data.
-            EtuiError: No node is ready.
-        """
+        """Start the nodes, compare them, and have them load data and models."""
         found = self.carrier.list_nodes()
         if not found:
             raise EtuiError("the cluster has no node with a CPU", "start one: ray start --address")
@@ -348,11 +321,7 @@ class ClusterBench:
 
 
 def _refuse_other_plans(configs: Mapping[str, RunConfig]) -> None:
-    """Refuse nodes that would not answer the same questions with the same models.
-
-    Raises:
-        UsageError: They differ; the message names both nodes and what differs.
-    """
+    """Refuse nodes that would not answer the same questions with the same models."""
     (first, plan), *others = configs.items()
     for name, config in others:
         found = plan_differences(plan, config)

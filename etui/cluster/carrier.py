@@ -15,13 +15,7 @@ Method = Literal["describe", "open", "answer", "command"]
 
 @dataclass(frozen=True, slots=True)
 class ClusterNode:
-    """A node of the cluster.
-
-    Attributes:
-        id: Its id in the cluster.
-        host: Name of its host.
-        cpus, gpus: What it offers.
-    """
+    """A node of the cluster."""
 
     id: str
     host: str
@@ -46,14 +40,10 @@ class Ended:
 
 @dataclass(frozen=True, slots=True)
 class Died:
-    """The process of a node has died, or could not start.
-
-    Attributes:
-        why: As the carrier reports it, in one line.
-    """
+    """The process of a node has died, or could not start."""
 
     node: str
-    why: str
+    why: str  # As the carrier reports it, in one line
 
 
 Report = Said | Ended | Died

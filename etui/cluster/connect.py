@@ -117,11 +117,7 @@ def _on_loopback(address: ClusterAddress) -> dict[str, str]:
 
 
 def _dial(address: ClusterAddress) -> None:
-    """Check that something listens at an address.
-
-    Raises:
-        UsageError: Nothing does.
-    """
+    """Check that something listens at an address."""
     try:
         socket.create_connection((address.host, address.port), _DIAL_SECONDS).close()
     except OSError as error:
@@ -133,11 +129,7 @@ def _dial(address: ClusterAddress) -> None:
 
 
 def _probe(address: ClusterAddress) -> None:
-    """Check that what listens at an address is Ray, takes our token, and requires one.
-
-    Raises:
-        UsageError: It is not, or does not.
-    """
+    """Check that what listens at an address is Ray, takes our token, and requires one."""
     problem = _try_connection(address, os.environ)
     if problem is None:
         raise UsageError(
@@ -161,11 +153,7 @@ def _probe(address: ClusterAddress) -> None:
 
 
 def _try_connection(address: ClusterAddress, environ: Mapping[str, str]) -> str | None:
-    """Connect in a process of its own.
-
-    Returns:
-        Why it is refused; empty if it is not, None if nothing came of it in time.
-    """
+    """Connect in a process of its own."""
     words = [sys.executable, "-c", _PROBE, str(address), json.dumps(_on_loopback(address))]
     process = subprocess.Popen(
         words,

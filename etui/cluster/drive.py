@@ -37,23 +37,14 @@ Stage = Literal["opening", "idle", "working", "silent", "gone"]
 
 @dataclass(slots=True)
 class NodeTally:
-    """What a machine did in a run.
-
-    Attributes:
-        answers: Its answers that count.
-        joules: Their joules; None once one is unmeasured.
-        seconds: Their seconds.
-        deaths: How often its process died or failed.
-        given_up: Why it was given up; empty if it was not.
-        losses: What it spent without an answer that counts.
-    """
+    """What a machine did in a run."""
 
     answers: int = 0
-    joules: float | None = 0.0
+    joules: float | None = 0.0  # Their joules; None once one is unmeasured
     seconds: float = 0.0
-    deaths: int = 0
-    given_up: str = ""
-    losses: Losses = field(default_factory=Losses)
+    deaths: int = 0  # How often its process died or failed
+    given_up: str = ""  # Why it was given up; empty if it was not
+    losses: Losses = field(default_factory=Losses)  # What it spent without an answer that counts
 
     def add(self, sample: Sample) -> None:
         """Add an answer that counts."""
@@ -101,16 +92,12 @@ class ClusterLoop:
     Args:
         carrier: Carries the text; its nodes are open.
         nodes: Key of the machine -> node.
-        board: The pieces.
-        sink: Receives the answers.
         opening: Text of the request that opens a node again after its process has died.
         versions: Key of the machine -> the versions it was opened with.
-        patience: Limits of silence.
         mean: Mean joules of a question so far.
         say: Shows a line about a node.
         tallies: Key of the machine -> what it did so far.
         names: Key of the machine -> the name of its node, for messages.
-        now: Monotonic clock in seconds.
     """
 
     def __init__(
@@ -329,11 +316,7 @@ class ClusterLoop:
                 self._carrier.stop(state.node.id)
 
     def _refuse_dead_end(self) -> None:
-        """End the run if no node can answer what is left.
-
-        Raises:
-            Stopped: None can.
-        """
+        """End the run if no node can answer what is left."""
         live = [m for m, state in self._states.items() if state.stage not in ("silent", "gone")]
         if self._board.is_complete or self._board.can_continue(live):
             return

@@ -23,38 +23,25 @@ COMMAND_STOP_SECONDS = 60.0
 
 @dataclass(frozen=True, slots=True)
 class NodeResult:
-    """How a command ended on a node.
+    """How a command ended on a node."""
 
-    Attributes:
-        lines: What it printed on its standard output.
-        exit_code: Its exit code; None if the node died, was silent, or could not run it.
-        errors: The end of its standard error, or why there is no exit code.
-        files: Name -> text of the files that it wrote for the driver.
-    """
-
-    lines: tuple[str, ...]
-    exit_code: int | None
-    errors: str
+    lines: tuple[str, ...]  # What it printed on its standard output
+    exit_code: int | None  # Its exit code; None if the node died, was silent, or could not run it
+    errors: str  # The end of its standard error, or why there is no exit code
     files: Mapping[str, str] = field(default_factory=dict)
+    """Name -> text of the files that it wrote for the driver."""
 
 
 @dataclass(frozen=True, slots=True)
 class EachNode:
-    """The nodes of a cluster, on each of which the same command runs.
+    """The nodes of a cluster, on each of which the same command runs."""
 
-    Attributes:
-        carrier: Carries text to the nodes.
-        say: Shows a line about the current step.
-        stopped: Whether the user stopped the command; the commands are then interrupted.
-        patience: Limits of silence.
-        now: Monotonic clock in seconds.
-    """
-
-    carrier: Carrier
-    say: Callable[[str], None]
+    carrier: Carrier  # Carries text to the nodes
+    say: Callable[[str], None]  # Shows a line about the current step
     stopped: Callable[[], bool]
-    patience: Patience
-    now: Callable[[], float] = time.monotonic
+    """Whether the user stopped the command; the commands are then interrupted."""
+    patience: Patience  # Limits of silence
+    now: Callable[[], float] = time.monotonic  # Monotonic clock in seconds
 
     def run(
         self,

@@ -14,31 +14,23 @@ from etui.units import count_text, energy_text
 
 @dataclass(frozen=True, slots=True)
 class Losses:
-    """What one machine, or all of a run, spent without an answer that counts.
+    """What one machine, or all of a run, spent without an answer that counts."""
 
-    Attributes:
-        doubled: Answers that came after another node's answer to the same question.
-        reported_tries: Tries that ended without an answer and that the node could measure.
-        reported_joules: Joules of both, by the meters of the nodes.
-        reported_uncertainty: Half width; the half widths are added.
-        reported_kind: The weakest way in which a part of them was measured; None without any.
-        unmeasured_tries: Answers and tries of which a living node could not measure the joules.
-        lost_tries: Tries in which the node died or was ended without a reply, so that their joules
-            are unknown.
-        lost_questions: Questions that were being answered then.
-        estimated_joules: Estimate for the lost questions: the mean joules of a question of the
-            same system times their number; None if there are none, or no mean is known.
-    """
-
-    doubled: int = 0
-    reported_tries: int = 0
-    reported_joules: float = 0.0
-    reported_uncertainty: float = 0.0
+    doubled: int = 0  # Answers that came after another node's answer to the same question
+    reported_tries: int = 0  # Tries that ended without an answer and that the node could measure
+    reported_joules: float = 0.0  # Joules of both, by the meters of the nodes
+    reported_uncertainty: float = 0.0  # Half width; the half widths are added
     unmeasured_tries: int = 0
+    """Answers and tries of which a living node could not measure the joules."""
     lost_tries: int = 0
-    lost_questions: int = 0
+    """Tries in which the node died or was ended without a reply, so that their joules are unknown.
+    """
+    lost_questions: int = 0  # Questions that were being answered then
     estimated_joules: float | None = None
+    """Estimate for the lost questions: the mean joules of a question of the same system times their
+    number; None if there are none, or no mean is known."""
     reported_kind: str | None = None
+    """The weakest way in which a part of them was measured; None without any."""
 
     @property
     def wasted_joules(self) -> float | None:

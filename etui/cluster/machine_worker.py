@@ -133,12 +133,7 @@ class MachineWorker:
         self._command.stop()
 
     def _bring(self, spec: ModelSpec, sha256: str | None, say: Callable[[str], None]) -> None:
-        """Pull a model that is missing here, and compare its hash with the driver's.
-
-        Raises:
-            UsageError: It is another file.
-            DownloadFailed: No source has it.
-        """
+        """Pull a model that is missing here, and compare its hash with the driver's."""
         from etui.models.download import pull
         from etui.models.files import has_file, recorded_sha256, require
 

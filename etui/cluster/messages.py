@@ -16,17 +16,12 @@ from etui.text.codec import DocumentError, from_document, to_document
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What a node says of itself before anything is loaded there.
-
-    Attributes:
-        host: Name of its host.
-        versions: Program -> version, as :func:`etui.cluster.versions.read_versions` reads them.
-        pid: Id of the process that answers.
-    """
+    """What a node says of itself before anything is loaded there."""
 
     host: str
     versions: Mapping[str, str | None]
-    pid: int
+    """Program -> version, as :func:`etui.cluster.versions.read_versions` reads them."""
+    pid: int  # Id of the process that answers
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,18 +47,12 @@ class Answers:
 
 @dataclass(frozen=True, slots=True)
 class Wasted:
-    """Work that gave no answer, as the node's own meter measured it.
-
-    Attributes:
-        joules: Joules from the start of the piece that are in none of its answers; None if
-            unmeasured.
-        uncertainty: Half width in joules.
-        kind: How the energy was obtained; None if unmeasured.
-    """
+    """Work that gave no answer, as the node's own meter measured it."""
 
     joules: float | None
-    uncertainty: float | None
-    kind: str | None = None
+    """Joules from the start of the piece that are in none of its answers; None if unmeasured."""
+    uncertainty: float | None  # Half width in joules
+    kind: str | None = None  # How the energy was obtained; None if unmeasured
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,17 +64,11 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """A command of the node has ended.
-
-    Attributes:
-        exit_code: Its exit code.
-        errors: The end of its standard error.
-        files: Name -> text of the files that it wrote for the driver.
-    """
+    """A command of the node has ended."""
 
     exit_code: int
-    errors: str
-    files: Mapping[str, str]
+    errors: str  # The end of its standard error
+    files: Mapping[str, str]  # Name -> text of the files that it wrote for the driver
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,12 +77,11 @@ class Failed:
 
     Attributes:
         what, fix: As in :class:`etui.errors.EtuiError`.
-        exit_code: As in :class:`etui.errors.EtuiError`; 2 says that every node would fail.
     """
 
     what: str
     fix: str
-    exit_code: int
+    exit_code: int  # As in :class:`etui.errors.EtuiError`; 2 says that every node would fail
 
 
 Message = Facts | Note | Opened | Answers | Wasted | Line | Finished | Failed
@@ -118,45 +100,32 @@ _KINDS: Mapping[str, type[Any]] = {
 
 @dataclass(frozen=True, slots=True)
 class Opening:
-    """What a node must make ready for a bench run.
-
-    Attributes:
-        config: Document of the configuration as the driver plans it, without models.
-        models: Model -> sha256 of its file; None where the driver does not know it.
-    """
+    """What a node must make ready for a bench run."""
 
     config: Mapping[str, Any]
+    """Document of the configuration as the driver plans it, without models."""
     models: Mapping[str, str | None]
+    """Model -> sha256 of its file; None where the driver does not know it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """Questions that a node is to answer.
+    """Questions that a node is to answer."""
 
-    Attributes:
-        system: Name of the arm or of the policy.
-        subject: Name of the subject.
-        rows: Every row of the piece, so that the groups that are computed together stay the same.
-        done: Rows of it that are already answered.
-    """
-
-    system: str
+    system: str  # Name of the arm or of the policy
     subject: str
     rows: tuple[int, ...]
-    done: tuple[int, ...] = ()
+    """Every row of the piece, so that the groups that are computed together stay the same."""
+    done: tuple[int, ...] = ()  # Rows of it that are already answered
 
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """An etui command that a node runs, and which of its files the driver wants.
+    """An etui command that a node runs, and which of its files the driver wants."""
 
-    Attributes:
-        words: The command line behind ``etui``.
-        collect: Whether the folder that ``--out`` names is sent back; it is appended to ``words``.
-    """
-
-    words: tuple[str, ...]
+    words: tuple[str, ...]  # The command line behind `etui`
     collect: bool = False
+    """Whether the folder that ``--out`` names is sent back; it is appended to ``words``."""
 
 
 def write_message(message: Message) -> str:

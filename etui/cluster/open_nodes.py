@@ -34,17 +34,12 @@ def name_nodes(nodes: Sequence[ClusterNode]) -> dict[str, ClusterNode]:
 
 @dataclass(slots=True)
 class Conversation:
-    """One request to several nodes, and what came back so far.
-
-    Attributes:
-        said: Node id -> its messages other than notes, once it has ended.
-        failed: Node id -> its error.
-        lost: Node id -> why it has no answer.
-    """
+    """One request to several nodes, and what came back so far."""
 
     said: dict[str, list[Message]] = field(default_factory=dict)
-    failed: dict[str, Failed] = field(default_factory=dict)
-    lost: dict[str, str] = field(default_factory=dict)
+    """Node id -> its messages other than notes, once it has ended."""
+    failed: dict[str, Failed] = field(default_factory=dict)  # Node id -> its error
+    lost: dict[str, str] = field(default_factory=dict)  # Node id -> why it has no answer
 
 
 def ask_all(
@@ -66,13 +61,9 @@ def ask_all(
         carrier: Carries the text.
         nodes: Key of the machine -> node.
         requests: Key of the machine -> text of its request.
-        method: What is asked.
         silence_seconds: How long a node may be silent.
-        say: Shows a line about the current step.
         stopped: Whether the user stopped the command; the nodes are then asked to end.
-        hear: Called with every message.
         stopping_seconds: How long the nodes have to end after that.
-        now: Monotonic clock in seconds.
     """
     machines = {node.id: machine for machine, node in nodes.items()}
     found = Conversation()
@@ -143,11 +134,7 @@ def start_nodes(
     Args:
         carrier: Carries the text.
         nodes: Key of the machine -> node.
-        here: The versions of the driver.
-        patience: Limits of silence.
-        say: Shows a line about the current step.
         stopped: Whether the user stopped the command.
-        now: Monotonic clock in seconds.
 
     Returns:
         The nodes that are ready, by the key of their machine.
@@ -258,11 +245,7 @@ def _keep_ready(
     asked: Conversation,
     say: Callable[[str], None],
 ) -> dict[str, ClusterNode]:
-    """End the processes of nodes that are not ready, and name them.
-
-    Raises:
-        EtuiError: None is ready.
-    """
+    """End the processes of nodes that are not ready, and name them."""
     reasons = []
     for machine, node in nodes.items():
         if machine not in ready:

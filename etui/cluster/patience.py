@@ -13,23 +13,14 @@ MOST_LOSSES = 3
 
 @dataclass(frozen=True, slots=True)
 class Patience:
-    """Limits of silence, in seconds.
+    """Limits of silence, in seconds."""
 
-    Attributes:
-        ready: Until the process of a node has started and said its versions.
-        opening: Between two messages while models are pulled and loaded.
-        first: Until the first answer of a node of which no answer is known.
-        least: Between two answers; the floor under ``factor``.
-        factor: Times the longest time between two answers so far.
-        stopping: For the end of the current question after the run was stopped.
-    """
-
-    ready: float = 60.0
-    opening: float = 600.0
-    first: float = 600.0
-    least: float = 60.0
-    factor: float = 20.0
-    stopping: float = 10.0
+    ready: float = 60.0  # Until the process of a node has started and said its versions
+    opening: float = 600.0  # Between two messages while models are pulled and loaded
+    first: float = 600.0  # Until the first answer of a node of which no answer is known
+    least: float = 60.0  # Between two answers; the floor under `factor`
+    factor: float = 20.0  # Times the longest time between two answers so far
+    stopping: float = 10.0  # For the end of the current question after the run was stopped
 
     def limit_silence(self, longest_seconds: float | None) -> float:
         """Return how long a node may be silent while it answers.

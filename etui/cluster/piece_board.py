@@ -32,18 +32,12 @@ class BoundPiece:
 
 @dataclass(slots=True)
 class _Flight:
-    """A piece that a machine was given.
-
-    Attributes:
-        keys: The questions of the piece.
-        given_back: Whether others may answer it too, since the machine has been silent.
-        overtaken: Whether another machine has answered one of its questions meanwhile.
-    """
+    """A piece that a machine was given."""
 
     bound: BoundPiece
-    keys: frozenset[Key]
-    given_back: bool = False
-    overtaken: bool = False
+    keys: frozenset[Key]  # The questions of the piece
+    given_back: bool = False  # Whether others may answer it too, since the machine has been silent
+    overtaken: bool = False  # Whether another machine has answered one of its questions meanwhile
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +61,6 @@ class PieceBoard:
     """The pieces of a run on several machines.
 
     Args:
-        pieces: The pieces in the order of the run.
         answered: Keys that are answered already.
     """
 

@@ -28,9 +28,6 @@ def make_folder() -> Iterator[str]:
     replace that of a cluster of the user. The path is short, as those of sockets in it are limited
     to 107 bytes.
 
-    Yields:
-        The path for Ray, which makes it.
-
     Raises:
         EtuiError: There is no place for it.
     """

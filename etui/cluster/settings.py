@@ -28,14 +28,9 @@ ON_NETWORK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 
 @dataclass(frozen=True, slots=True)
 class ClusterAddress:
-    """The address of a cluster's head.
+    """The address of a cluster's head."""
 
-    Attributes:
-        host: Name or IP address; ``127.0.0.1`` for every name of this machine's loopback.
-        port: Its port.
-    """
-
-    host: str
+    host: str  # Name or IP address; `127.0.0.1` for every name of this machine's loopback
     port: int
 
     @property
@@ -99,7 +94,6 @@ def build_environment(
 
     Args:
         address: The head; None starts Ray on this machine.
-        environ: The variables of this process.
         home: The user's home folder, which may hold a token of Ray.
 
     Returns:

@@ -44,7 +44,6 @@ def write_document(
 
     Args:
         tallies: Key of the machine -> what it did.
-        ray: Version of Ray.
         running: Keys of the machines that may be answering now. If this process dies, so do theirs,
             and what they spent on their current question stays unknown.
     """
@@ -69,7 +68,6 @@ def read_tallies(folder: Path, samples: Iterable[Sample]) -> dict[str, NodeTally
     part without a cluster. Losses come from the document; without a valid one there are none.
 
     Args:
-        folder: The run folder.
         samples: All answers of the run.
 
     Returns:

@@ -44,7 +44,6 @@ def refuse_other_versions(
 
     Args:
         nodes: Key of the machine -> its versions.
-        here: The versions of the driver.
 
     Raises:
         UsageError: A version differs; the message names each node and each program.

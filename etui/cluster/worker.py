@@ -72,9 +72,7 @@ def serve(worker: NodeWorker, method: str, text: str, engine: Executor) -> Itera
     """Do what a driver asks; an error becomes a message, since errors are not pickled either.
 
     Args:
-        worker: This machine.
         method: A :data:`etui.cluster.carrier.Method`.
-        text: The request.
         engine: Its only thread runs the engine, whose parts belong to one thread.
     """
     try:
@@ -141,11 +139,7 @@ def _measure_waste(meter: Meter, start_ns: int, counted: list[float | None]) -> 
 
 
 def _stream(engine: Executor, function: Callable[[Callable[[T], None]], None]) -> Iterator[T]:
-    """Run a function on the engine's thread and yield what it emits, as it does.
-
-    Raises:
-        BaseException: What the function raised, after everything that it emitted.
-    """
+    """Run a function on the engine's thread and yield what it emits, as it does."""
     items: SimpleQueue[tuple[T] | None] = SimpleQueue()
     future = engine.submit(function, lambda item: items.put((item,)))
     future.add_done_callback(lambda _: items.put(None))

@@ -14,34 +14,24 @@ BackendKind = Literal["openai", "llama-server", "vllm", "ollama", "etui"]
 
 @dataclass(frozen=True, slots=True)
 class BackendSpec:
-    """One entry of ``backends`` in config.yaml.
+    """One entry of ``backends`` in config.yaml."""
 
-    Attributes:
-        name: Its name, which models.yaml refers to.
-        url: Base URL of its API, ``/v1`` included.
-        kind: Which server it is, which decides what it can do; ``openai`` is any other one.
-        key_env: Environment variable with its key; None for a server without keys.
-        meter: URL of the meter of its machine (``etui power serve``, or an etui); None leaves its
-            joules unmeasured.
-        meter_key_env: Environment variable with the meter's key; None for one without keys.
-        plain_key: Whether the keys may be sent over ``http://`` beyond this machine.
-        connect_seconds: Longest time for a connection.
-        silent_seconds: Longest time without a byte of an answer.
-        retries: How often a request that the server has not begun is sent again.
-        fallbacks: Names of the models that answer while the backend cannot, best first.
-    """
-
-    name: str
-    url: str
+    name: str  # Its name, which models.yaml refers to
+    url: str  # Base URL of its API, `/v1` included
     kind: BackendKind = "openai"
-    key_env: str | None = None
+    """Which server it is, which decides what it can do; ``openai`` is any other one."""
+    key_env: str | None = None  # Environment variable with its key; None for a server without keys
     meter: str | None = None
+    """URL of the meter of its machine (``etui power serve``, or an etui); None leaves its joules
+    unmeasured."""
     meter_key_env: str | None = None
-    plain_key: bool = False
-    connect_seconds: float = 5.0
-    silent_seconds: float = 120.0
-    retries: int = 2
+    """Environment variable with the meter's key; None for one without keys."""
+    plain_key: bool = False  # Whether the keys may be sent over `http://` beyond this machine
+    connect_seconds: float = 5.0  # Longest time for a connection
+    silent_seconds: float = 120.0  # Longest time without a byte of an answer
+    retries: int = 2  # How often a request that the server has not begun is sent again
     fallbacks: tuple[str, ...] = ()
+    """Names of the models that answer while the backend cannot, best first."""
 
 
 def read_key(variable: str | None, environ: Mapping[str, str]) -> str | None:

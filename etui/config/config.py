@@ -17,59 +17,49 @@ class Config:
     """Folders and settings, from the environment and ``config.yaml``.
 
     Attributes:
-        home: Folder for config, data and logs (``ETUI_HOME``, else the platform's data folder).
-        models_dir: Folder for model files (``ETUI_MODELS``, else ``models`` in home).
-        sysfs_dir: Root of every sysfs read (``ETUI_SYSFS``, else ``/sys``).
-        policy: Policy that routes when none is named.
-        model: Model that answers every question without a policy; None leaves it to the policy.
-        threads: Number of llama.cpp threads; None (``auto``) uses at most the number of physical
-            cores, and fewer while other processes use them.
-        context_tokens: Upper limit on a context in tokens, to save memory; None uses the model's.
-        keep_warm: How long the app keeps a model in memory after its last answer, in seconds;
-            ``always`` keeps it until another model needs the memory, ``auto`` until idling has
-            cost more joules than loading it again (:mod:`etui.energy.keep_warm`).
-        loop_guard: Whether an answer that repeats itself is ended, unless its arm decides.
-        sample_hz: Readings per second of every power channel.
-        cpu_idle_watts, cpu_limit_watts: Range of the CPU power estimate on a machine without power
-            readings; None uses a documented default for the number of cores.
-        estimate: ``auto`` estimates only if nothing can be measured, ``always`` adds the estimate
-            to the measured channels, ``never`` leaves the energy unmeasured.
-        carbon_g_per_kwh: Grams of CO2 equivalent per kilowatt-hour; None shows no carbon.
-        price_per_kwh: Price of a kilowatt-hour in ``currency``; None shows no cost.
-        currency: Name or symbol of the currency.
-        pue: Power usage effectiveness of the place, at least 1; joules are not multiplied by it.
-        theme: Theme of the app: ``etui-dark``, ``etui-light``, or one of Textual's.
-        quiet: Whether the app starts in quiet mode, which redraws less often.
-        ascii: ``auto`` draws with ASCII if the locale cannot show Unicode; ``always`` and ``never``
-            override that.
-        keymap: Binding id -> keys, to rebind keys of the app.
-        backends: Remote backends by name.
-        parallel: Number of answers of one model that the engine computes at a time.
+        cpu_idle_watts, cpu_limit_watts: Range of the CPU power estimate on a machine without
+            power readings; None uses a documented default for the number of cores.
     """
 
-    home: Path
-    models_dir: Path
-    sysfs_dir: Path = Path("/sys")
-    policy: str = "balanced"
+    home: Path  # Folder for config, data and logs (`ETUI_HOME`, else the platform's data folder)
+    models_dir: Path  # Folder for model files (`ETUI_MODELS`, else `models` in home)
+    sysfs_dir: Path = Path("/sys")  # Root of every sysfs read (`ETUI_SYSFS`, else `/sys`)
+    policy: str = "balanced"  # Policy that routes when none is named
     model: str | None = None
+    """Model that answers every question without a policy; None leaves it to the policy."""
     threads: int | None = None
+    """Number of llama.cpp threads; None (``auto``) uses at most the number of physical cores, and
+    fewer while other processes use them."""
     context_tokens: int | None = None
+    """Upper limit on a context in tokens, to save memory; None uses the model's."""
     keep_warm: float | Literal["auto", "always"] = "always"
+    """How long the app keeps a model in memory after its last answer, in seconds; ``always`` keeps
+    it until another model needs the memory, ``auto`` until idling has cost more joules than loading
+    it again (:mod:`etui.energy.keep_warm`)."""
     loop_guard: bool = True
-    sample_hz: float = 20.0
+    """Whether an answer that repeats itself is ended, unless its arm decides."""
+    sample_hz: float = 20.0  # Readings per second of every power channel
     cpu_idle_watts: float | None = None
     cpu_limit_watts: float | None = None
     estimate: str = "auto"
+    """``auto`` estimates only if nothing can be measured, ``always`` adds the estimate to the
+    measured channels, ``never`` leaves the energy unmeasured."""
     carbon_g_per_kwh: float | None = None
+    """Grams of CO2 equivalent per kilowatt-hour; None shows no carbon."""
     price_per_kwh: float | None = None
+    """Price of a kilowatt-hour in ``currency``; None shows no cost."""
     currency: str = ""
     pue: float = 1.0
-    theme: str = "etui-dark"
-    quiet: bool = False
+    """Power usage effectiveness of the place, at least 1; joules are not multiplied by it."""
+    theme: str = "etui-dark"  # Theme of the app: `etui-dark`, `etui-light`, or one of Textual's
+    quiet: bool = False  # Whether the app starts in quiet mode, which redraws less often
     ascii: Literal["auto", "always", "never"] = "auto"
+    """``auto`` draws with ASCII if the locale cannot show Unicode; ``always`` and ``never``
+    override that."""
     keymap: Mapping[str, str] = field(default_factory=dict)
+    """Binding id -> keys, to rebind keys of the app."""
     backends: Mapping[str, BackendSpec] = field(default_factory=dict)
-    parallel: int = 1
+    parallel: int = 1  # Number of answers of one model that the engine computes at a time
 
     @property
     def database(self) -> Path:

@@ -17,9 +17,6 @@ def load_config(environ: Mapping[str, str] = os.environ) -> Config:
         environ: Environment variables; ``ETUI_HOME``, ``ETUI_MODELS`` and ``ETUI_SYSFS`` name
             folders.
 
-    Returns:
-        The Config, with the settings of ``config.yaml`` if there is one.
-
     Raises:
         InvalidFile: ``config.yaml`` has an unknown key or an invalid value.
     """

@@ -28,17 +28,14 @@ class Share:
     """A share of joules with its interval at 95 %; from 0 to 1, since no joules are negative.
 
     Attributes:
-        context: Tokens of context.
-        value: The share.
         low, high: Ends of the interval.
-        measured: Whether a context at least as long was measured; if not, it is extrapolated.
     """
 
     context: int
     value: float
     low: float
     high: float
-    measured: bool
+    measured: bool  # Whether a context at least as long was measured; if not, it is extrapolated
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,24 +43,19 @@ class ContextTerm:
     """The term of the context of one phase.
 
     Attributes:
-        phase: ``prefill`` or ``decode``.
-        points: Number of points.
-        longest: Longest measured context in tokens.
-        joules: Additional joules per token for each token it looks back on.
         low, high: Ends of its interval at 95 %.
-        p: Two-sided p-value of 0.
-        shares: The share of the term at some contexts: of the joules of a prompt of that length in
-            prefill, of the joules of a token after that many in decode.
     """
 
-    phase: Phase
+    phase: Phase  # `prefill` or `decode`
     points: int
-    longest: float
-    joules: float
+    longest: float  # Longest measured context in tokens
+    joules: float  # Additional joules per token for each token it looks back on
     low: float
     high: float
-    p: float
+    p: float  # Two-sided p-value of 0
     shares: tuple[Share, ...]
+    """The share of the term at some contexts: of the joules of a prompt of that length in prefill,
+    of the joules of a token after that many in decode."""
 
 
 def estimate_context_term(
@@ -72,8 +64,6 @@ def estimate_context_term(
     """Estimate the term of the context and test whether it differs from 0.
 
     Args:
-        points: Measured points of one phase.
-        phase: Which phase.
         contexts: Contexts in tokens at which to state the share.
         seed: Seed of the draws behind the intervals of the shares.
 

@@ -12,19 +12,14 @@ _STEPS = 96
 
 @dataclass(frozen=True, slots=True)
 class DrawnLine:
-    """Joules of a turn over its output tokens, for one prompt length.
+    """Joules of a turn over its output tokens, for one prompt length."""
 
-    Attributes:
-        computed: Prompt tokens.
-        line: (output tokens, joules) by the curve.
-        band: (output tokens, half width in joules at 95 %) along the line.
-        points: (output tokens, joules) measured with prompts of about this length.
-    """
-
-    computed: int
-    line: tuple[tuple[float, float], ...]
+    computed: int  # Prompt tokens
+    line: tuple[tuple[float, float], ...]  # (output tokens, joules) by the curve
     band: tuple[tuple[float, float], ...]
+    """(output tokens, half width in joules at 95 %) along the line."""
     points: tuple[tuple[float, float], ...]
+    """(output tokens, joules) measured with prompts of about this length."""
 
 
 def compute_drawn_lines(curve: OperatingCurve) -> tuple[DrawnLine, ...]:

@@ -130,7 +130,6 @@ def fit_phase(points: Sequence[PhasePoint], phase: str, *, bend: str = "always")
 
     Args:
         points: Measured points; those that are not finite are left out.
-        phase: Name of the phase, for the error.
         bend: ``always`` fits the term of the context; ``if earned`` only if the corrected Akaike
             criterion (Hurvich and Tsai 1989) is lower with it.
 
@@ -240,9 +239,6 @@ def _compute_band(joules: Vector, predicted: Vector, terms: int) -> tuple[float,
     The residuals have either a constant spread or one proportional to the prediction; the likelier
     one is used (Gaussian, maximum likelihood), widened by Student's t for the number of points and
     by the uncertainty of the fit itself.
-
-    Returns:
-        The half width in joules and False, or as a share of the prediction and True.
     """
     import numpy as np
     from scipy.special import stdtrit

@@ -25,29 +25,25 @@ class Conditions:
     """Everything besides the model that joules per token depend on.
 
     Attributes:
-        machine: Processor, number of CPUs and system, for people.
-        build: Version of the engine.
-        threads: Most threads of the engine; with ``prefill_threads``, those of decode.
-        channels: Ids of the power channels in a total; empty where not known.
-        power_limit_watts: Sum of the limits of those channels; None if one has none.
-        prefill_threads: Most threads of prefill, where they differ from ``threads``.
-        kv_type, flash_attention: Type of the KV cache and of the attention, as configured; None if
-            unknown.
-        batch_tokens: Most tokens of a batch, as configured: a number or ``auto``; None if unknown.
-        tuned: Settings of the model that a sweep chose, and their values; the others are those of
-            models.yaml.
+        kv_type, flash_attention: Type of the KV cache and of the attention, as configured; None
+            if unknown.
     """
 
-    machine: str
-    build: str
-    threads: int
-    channels: tuple[str, ...] = ()
+    machine: str  # Processor, number of CPUs and system, for people
+    build: str  # Version of the engine
+    threads: int  # Most threads of the engine; with `prefill_threads`, those of decode
+    channels: tuple[str, ...] = ()  # Ids of the power channels in a total; empty where not known
     power_limit_watts: float | None = None
+    """Sum of the limits of those channels; None if one has none."""
     prefill_threads: int | None = None
+    """Most threads of prefill, where they differ from ``threads``."""
     kv_type: str | None = None
     flash_attention: str | None = None
     batch_tokens: str | None = None
+    """Most tokens of a batch, as configured: a number or ``auto``; None if unknown."""
     tuned: tuple[tuple[str, str], ...] = ()
+    """Settings of the model that a sweep chose, and their values; the others are those of
+    models.yaml."""
 
 
 def parse_conditions(

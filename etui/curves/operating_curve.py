@@ -30,28 +30,20 @@ def looked_back(start: float, tokens: float) -> float:
 
 @dataclass(frozen=True, slots=True)
 class PhaseCurve:
-    """One phase: ``e0 + slope * tokens + bend * looked_back``, joules.
+    """One phase: ``e0 + slope * tokens + bend * looked_back``, joules."""
 
-    Attributes:
-        e0: Joules of a phase, independent of its length.
-        slope: Joules per token in an empty context.
-        bend: Additional joules per token for each token that it looks back on.
-        r2: Share of the points' variance that the curve explains; None if they have no variance.
-        n: Number of fitted points.
-        band: Half width of a prediction at 95 %, from the residuals: joules, or with
-            ``proportional`` a share of the prediction.
-        proportional: Whether the residuals grow with the joules.
-        mape: Mean absolute residual relative to the measured joules, of the fitted points.
-    """
-
-    e0: float
-    slope: float
-    bend: float = 0.0
+    e0: float  # Joules of a phase, independent of its length
+    slope: float  # Joules per token in an empty context
+    bend: float = 0.0  # Additional joules per token for each token that it looks back on
     r2: float | None = None
-    n: int = 0
+    """Share of the points' variance that the curve explains; None if they have no variance."""
+    n: int = 0  # Number of fitted points
     band: float = 0.0
-    proportional: bool = True
+    """Half width of a prediction at 95 %, from the residuals: joules, or with ``proportional`` a
+    share of the prediction."""
+    proportional: bool = True  # Whether the residuals grow with the joules
     mape: float | None = None
+    """Mean absolute residual relative to the measured joules, of the fitted points."""
 
     def joules(self, start: float, tokens: float) -> float:
         """Predict the joules of ``tokens`` after ``start`` tokens of context; 0 for no tokens."""
@@ -118,38 +110,30 @@ class OperatingCurve:
     """The curve of one model on one machine.
 
     Attributes:
-        curve_id: Id of the curve in the log.
-        created_at: ISO 8601, UTC.
         model, model_sha256: The model and the hash of its file.
-        conditions: The conditions for which it is valid.
-        kind: How its energy was determined (``counter``, ``estimate``, ...).
-        source: ``calibration``, or ``log`` for a fit to turns of the log.
         prefill, decode: The two phases.
-        meter_share: Relative uncertainty of the meter itself, which no number of repeats reduces
-            (0.4 for an estimate).
-        idle_watts: Idle power during the measurement, to compute net joules; None if unknown.
-        speed: Tokens per second of the same points.
-        held_out_mape: Mean absolute relative error on points off the grid that were not fitted;
-            None without such points.
-        points: The fitted points, for a figure.
-        gpu_layers: Number of layers on a GPU; None where not known.
     """
 
     curve_id: str
-    created_at: str
+    created_at: str  # ISO 8601, UTC
     model: str
     model_sha256: str | None
     conditions: Conditions
-    kind: str | None
-    source: Source
+    kind: str | None  # How its energy was determined (`counter`, `estimate`, ...)
+    source: Source  # `calibration`, or `log` for a fit to turns of the log
     prefill: PhaseCurve
     decode: PhaseCurve
     meter_share: float = 0.0
+    """Relative uncertainty of the meter itself, which no number of repeats reduces (0.4 for an
+    estimate)."""
     idle_watts: float | None = None
-    speed: Speed = Speed()
+    """Idle power during the measurement, to compute net joules; None if unknown."""
+    speed: Speed = Speed()  # Tokens per second of the same points
     held_out_mape: float | None = None
-    points: tuple[Residual, ...] = ()
-    gpu_layers: int | None = None
+    """Mean absolute relative error on points off the grid that were not fitted; None without such
+    points."""
+    points: tuple[Residual, ...] = ()  # The fitted points, for a figure
+    gpu_layers: int | None = None  # Number of layers on a GPU; None where not known
 
     @property
     def n(self) -> int:

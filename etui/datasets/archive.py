@@ -23,7 +23,6 @@ def read_files(place: Path, splits: Collection[str]) -> Files:
 
     Args:
         place: A folder, or a tar or zip archive.
-        splits: The splits to read.
 
     Raises:
         UsageError: The path does not exist.

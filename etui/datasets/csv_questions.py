@@ -35,23 +35,21 @@ class Columns:
 
     Attributes:
         text, answer: Index of the question and of the answer.
-        options: Indices of the options, in the order of their letters; empty if the answer of
-            every question is a number.
         subject, identifier: Index of the subject and of the id; None without such a column.
         least, most: Number of fields that a row may have.
-        named: Whether a header names the columns; a row may then leave its last options empty.
-        line: Line of the file that defines them.
     """
 
     text: int
     options: tuple[int, ...]
+    """Indices of the options, in the order of their letters; empty if the answer of every question
+    is a number."""
     answer: int
     subject: int | None
     identifier: int | None
     least: int
     most: int
-    named: bool
-    line: int
+    named: bool  # Whether a header names the columns; a row may then leave its last options empty
+    line: int  # Line of the file that defines them
 
 
 class _BadRow(ValueError):
@@ -68,8 +66,6 @@ def read_csv_questions(raw: bytes, file: str, subject: str) -> list[Question]:
     subject; six columns are four options, and seven are four options and a subject.
 
     Args:
-        raw: Content of the file.
-        file: Name of the file, for messages.
         subject: Subject of rows that have none.
 
     Raises:

@@ -36,9 +36,7 @@ def load_mmlu_files(
     """Load MMLU's files of a split and of the worked examples.
 
     Args:
-        config: Provides ``ETUI_HOME``.
         split: ``test``, ``val`` or ``dev``.
-        say: Receives progress messages of a download.
         download: Fetches the archive; None downloads it from the Hugging Face hub.
 
     Raises:

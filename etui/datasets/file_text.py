@@ -36,10 +36,6 @@ def read_content(path: Path) -> bytes:
 def decode_text(raw: bytes, file: str) -> str:
     """Decode UTF-8, with or without a byte order mark.
 
-    Args:
-        raw: Content of the file.
-        file: Name of the file, for messages.
-
     Raises:
         InvalidFile: It is not UTF-8, or contains NUL bytes.
     """

@@ -22,11 +22,6 @@ _FIX = (
 def read_jsonl_questions(raw: bytes, file: str, subject: str) -> list[Question]:
     """Parse the questions of a JSON Lines file.
 
-    Args:
-        raw: Content of the file.
-        file: Name of the file, for messages.
-        subject: Subject of questions that name none.
-
     Raises:
         InvalidFile: The file has problems, each reported with its line.
     """
@@ -49,10 +44,7 @@ def collect_questions(
 
     Args:
         records: Line and fields of each record.
-        file: Name of the file, for messages.
-        subject: Subject of questions that name none.
         problems: Those found while the records are read; further ones are added.
-        fix: How to fix problems.
 
     Raises:
         InvalidFile: There are problems, no questions, or both options and numbers as answers.

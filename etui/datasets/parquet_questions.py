@@ -40,11 +40,6 @@ def require_pyarrow(file: str) -> Any:
 def read_parquet_questions(raw: bytes, file: str, subject: str) -> list[Question]:
     """Parse the questions of a Parquet file; rows are counted as lines, from 1.
 
-    Args:
-        raw: Content of the file.
-        file: Name of the file, for messages.
-        subject: Subject of questions that name none.
-
     Raises:
         EtuiError: pyarrow is not installed.
         InvalidFile: It is not Parquet, or has problems, each reported with its row.

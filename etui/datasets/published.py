@@ -20,19 +20,17 @@ class PublishedFile:
     """One file as it is published.
 
     Attributes:
-        site: ``hub`` (the dataset ``repo`` there) or ``github`` (the repository ``repo``).
         repo, commit, path: Repository, commit and path of the file.
-        sha256, size_bytes: Its hash and size.
-        name: Its name in ``ETUI_HOME/data/SUITE``.
     """
 
     site: Literal["hub", "github"]
+    """``hub`` (the dataset ``repo`` there) or ``github`` (the repository ``repo``)."""
     repo: str
     commit: str
     path: str
     sha256: str
     size_bytes: int
-    name: str
+    name: str  # Its name in `ETUI_HOME/data/SUITE`
 
     def __str__(self) -> str:
         return f"{'hf' if self.site == 'hub' else 'github'} {self.repo}/{self.path}"
@@ -40,45 +38,28 @@ class PublishedFile:
 
 @dataclass(frozen=True, slots=True)
 class PublishedSplit:
-    """One split of a suite.
-
-    Attributes:
-        questions: Its number of questions.
-        content_sha256: Hash of its questions; None if unknown.
-        file: Where it is published.
-        stems: Names of its file in a local copy, without suffix.
-    """
+    """One split of a suite."""
 
     questions: int
-    content_sha256: str | None
+    content_sha256: str | None  # Hash of its questions; None if unknown
     file: PublishedFile
-    stems: tuple[str, ...]
+    stems: tuple[str, ...]  # Names of its file in a local copy, without suffix
 
 
 @dataclass(frozen=True, slots=True)
 class PublishedSuite:
-    """A suite of one file per split.
+    """A suite of one file per split."""
 
-    Attributes:
-        name: ``gsm8k``, for ``--suite``.
-        title: ``GSM8K``.
-        licence: ``MIT``.
-        dataset: Its dataset on the hub, which lm-eval names.
-        grading: How answers are compared.
-        by_category: Whether the category of a question is its subject; if not, all questions have
-            the name of the suite as their subject.
-        splits: The splits; ``dev`` has the worked examples.
-        folders: Folders of a local copy that may hold the files.
-    """
-
-    name: str
-    title: str
-    licence: str
-    dataset: str
-    grading: Grading
+    name: str  # `gsm8k`, for `--suite`
+    title: str  # `GSM8K`
+    licence: str  # `MIT`
+    dataset: str  # Its dataset on the hub, which lm-eval names
+    grading: Grading  # How answers are compared
     by_category: bool
-    splits: Mapping[Split, PublishedSplit]
-    folders: tuple[str, ...]
+    """Whether the category of a question is its subject; if not, all questions have the name of the
+    suite as their subject."""
+    splits: Mapping[Split, PublishedSplit]  # The splits; `dev` has the worked examples
+    folders: tuple[str, ...]  # Folders of a local copy that may hold the files
 
     def list_local(self, split: Split) -> Iterator[str]:
         """List the paths at which a local copy may have a split, the most likely first."""

@@ -31,8 +31,6 @@ def read_local(suite: PublishedSuite, split: Split, place: Path) -> Files:
     """Read a split from a file or a folder, with the worked examples if the folder has them.
 
     Args:
-        suite: The suite.
-        split: The split to read.
         place: A file of its questions, or a folder of files named by split.
 
     Raises:
@@ -77,10 +75,6 @@ def load_published_files(
     """Load a split and the worked examples from ``ETUI_HOME``; download what is missing there.
 
     Args:
-        suite: The suite.
-        split: The split to load.
-        config: Provides ``ETUI_HOME``.
-        say: Receives progress messages of a download.
         fetch: Downloads a file; None takes it from where it is published.
 
     Raises:

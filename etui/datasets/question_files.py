@@ -17,11 +17,6 @@ def read_questions(raw: bytes, file: str, subject: str) -> list[Question]:
 
     All questions of a file have options, or the answers of all of them are numbers.
 
-    Args:
-        raw: Content of the file.
-        file: Name of the file, for its suffix and for messages.
-        subject: Subject of questions that name none.
-
     Raises:
         EtuiError: It is Parquet, and pyarrow is not installed.
         InvalidFile: The file has problems, each reported with its line.

@@ -50,7 +50,6 @@ def order_balanced(sizes: Mapping[str, int], seed: int) -> tuple[tuple[str, int]
 
     Args:
         sizes: Subject -> its number of questions.
-        seed: Seed of the order.
 
     Returns:
         Subject and index of each question, in the order in which they are asked.

@@ -25,27 +25,18 @@ Grading = Literal["letter", "number"]
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """One row of a file, unchanged.
+    """One row of a file, unchanged."""
 
-    Attributes:
-        subject: ``abstract_algebra``.
-        row: 0-based row of the file, without the header line.
-        text: The question.
-        choices: The two to ten options, in the order of their letters; empty if the answer is a
-            number.
-        answer: The right letter, or the right number as its file states it.
-        solution: Worked solution that the file gives; empty without one. It is shown only in worked
-            examples.
-        id: Identifier that the file gives; None without one.
-    """
-
-    subject: str
-    row: int
+    subject: str  # `abstract_algebra`
+    row: int  # 0-based row of the file, without the header line
     text: str
     choices: tuple[str, ...]
-    answer: str
+    """The two to ten options, in the order of their letters; empty if the answer is a number."""
+    answer: str  # The right letter, or the right number as its file states it
     solution: str = ""
-    id: str | None = None
+    """Worked solution that the file gives; empty without one. It is shown only in worked examples.
+    """
+    id: str | None = None  # Identifier that the file gives; None without one
 
     @property
     def letters(self) -> tuple[str, ...]:
@@ -55,28 +46,21 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Suite:
-    """The questions of one split, and the worked examples of every subject.
-
-    Attributes:
-        name: ``mmlu`` or another suite with a name, or the stem of a file (its whole name if the
-            stem is the name of a suite).
-        split: The split of the questions.
-        sha256: Hash of the data. Of MMLU, the sample and own files it is :func:`hash_files` of the
-            files of questions and examples; of the other suites, which exist in several forms, it
-            is :func:`hash_questions` of the questions and then the examples.
-        questions: Subject -> its rows in file order.
-        examples: Subject -> worked examples for the prompt; they are never asked.
-        notice: Caveat about the data; empty if there is none.
-        grading: How answers are compared with the right ones.
-    """
+    """The questions of one split, and the worked examples of every subject."""
 
     name: str
+    """``mmlu`` or another suite with a name, or the stem of a file (its whole name if the stem is
+    the name of a suite)."""
     split: str
     sha256: str
-    questions: Mapping[str, Sequence[Question]]
+    """Hash of the data. Of MMLU, the sample and own files it is :func:`hash_files` of the files of
+    questions and examples; of the other suites, which exist in several forms, it is
+    :func:`hash_questions` of the questions and then the examples."""
+    questions: Mapping[str, Sequence[Question]]  # Subject -> its rows in file order
     examples: Mapping[str, Sequence[Question]]
-    notice: str = ""
-    grading: Grading = "letter"
+    """Subject -> worked examples for the prompt; they are never asked."""
+    notice: str = ""  # Caveat about the data; empty if there is none
+    grading: Grading = "letter"  # How answers are compared with the right ones
 
     @property
     def sizes(self) -> dict[str, int]:

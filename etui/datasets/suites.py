@@ -66,8 +66,6 @@ def load_suite(
         split: ``test``, ``val`` or ``dev``.
         data: Local copy of a suite with a name; None uses the copy in ``ETUI_HOME``, or downloads
             it. MMLU is a folder or an archive, others are a folder or a file.
-        config: Provides ``ETUI_HOME``.
-        say: Receives progress messages of a download.
 
     Raises:
         UsageError: The suite, the split or the path does not exist.
@@ -170,11 +168,7 @@ def _load_published(
 
 
 def _read_published(suite: PublishedSuite, file: str, raw: bytes) -> list[Question]:
-    """Read the questions of a published suite, and set their subjects.
-
-    Raises:
-        InvalidFile: They are not answered as those of this suite are.
-    """
+    """Read the questions of a published suite, and set their subjects."""
     questions = read_questions(raw, file, suite.name)
     if find_grading(questions) != suite.grading:
         kinds = {"letter": "have options", "number": "have numbers as their answers"}
@@ -203,11 +197,7 @@ def _find_difference(suite: PublishedSuite, split: Split, questions: Sequence[Qu
 
 
 def _check_mmlu(suite: Suite) -> Suite:
-    """Check that MMLU is complete; add a notice if its files are not the original ones.
-
-    Raises:
-        InvalidFile: Subjects or worked examples are missing.
-    """
+    """Check that MMLU is complete; add a notice if its files are not the original ones."""
     without_dev = sorted(set(suite.questions) - set(suite.examples)) if suite.split != "dev" else []
     if without_dev:
         raise InvalidFile(

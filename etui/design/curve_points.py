@@ -21,7 +21,6 @@ def read_curve_points(
     """Read the points that a run has measured so far.
 
     Args:
-        folder: The run folder.
         machines: Keys of the machines whose points are read; None is all.
 
     Returns:
@@ -42,10 +41,7 @@ def append_curve_point(folder: Path, model: str, machine: str | None, point: Mea
     """Append a point and wait until it is on the disk; a line that was cut off is dropped first.
 
     Args:
-        folder: The run folder.
-        model: The measured model.
         machine: Key of the machine that measured it; None for the only machine of a run.
-        point: The measured point.
 
     Raises:
         EtuiError: The file cannot be written.

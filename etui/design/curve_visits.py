@@ -46,7 +46,6 @@ def next_visit(
     """Choose the next visit: of the model that is furthest behind, the first one that is left.
 
     Args:
-        orders: Model -> all its visits in order.
         done: Model -> number of its visits that are done.
 
     Returns:
@@ -68,7 +67,6 @@ def spent_on(points: Sequence[MeasuredPoint], grid: Grid) -> tuple[float, float]
     """Estimate the seconds and the joules of visits from their points, which are per turn.
 
     Args:
-        points: The points.
         grid: Their grid; a phase was repeated until it had lasted its ``window_s``.
     """
     seconds = joules = 0.0
@@ -95,23 +93,15 @@ def build_curve_visits(
 
 @dataclass(slots=True)
 class CurveVisits:
-    """The visits of a run.
+    """The visits of a run."""
 
-    Attributes:
-        plan: The plan, whose models are visited, and whose seed orders the visits.
-        grid: Lengths to measure.
-        runtime: This machine, with llama.cpp in this process.
-        say: Shows a line about the current step.
-        clock: Monotonic clock in nanoseconds, the same as the meter's.
-        joules: Joules of the visits so far.
-    """
-
-    plan: RunPlan
-    grid: Grid
-    runtime: Runtime[Any]
-    say: Callable[[str], None]
+    plan: RunPlan  # The plan, whose models are visited, and whose seed orders the visits
+    grid: Grid  # Lengths to measure
+    runtime: Runtime[Any]  # This machine, with llama.cpp in this process
+    say: Callable[[str], None]  # Shows a line about the current step
     clock: Callable[[], int] = time.monotonic_ns
-    joules: float = 0.0
+    """Monotonic clock in nanoseconds, the same as the meter's."""
+    joules: float = 0.0  # Joules of the visits so far
     _folder: Path = Path()
     _layers: dict[str, int] = field(default_factory=dict)
     _orders: dict[str, tuple[Visit, ...]] = field(default_factory=dict)

@@ -11,17 +11,12 @@ from etui.calibration.grid import Grid
 
 @dataclass(frozen=True, slots=True)
 class DesignArm:
-    """An arm of a design.
-
-    Attributes:
-        name: Name in the run: that of the role, of the entry, and the values of its lists, joined
-            by hyphens, such as ``small-vote-3``.
-        role: The role whose model answers.
-        arm: The arm as it runs.
-    """
+    """An arm of a design."""
 
     name: str
-    role: str
+    """Name in the run: that of the role, of the entry, and the values of its lists, joined by
+    hyphens, such as ``small-vote-3``."""
+    role: str  # The role whose model answers
     arm: Arm
 
 
@@ -30,25 +25,18 @@ class Design:
     """The layout of a study, resolved to the models of this machine or of a run.
 
     Attributes:
-        name: Name of its file without the extension.
-        title: What the study measures, in a line.
-        summary: What it is for; may be empty.
-        models: Role -> model that serves it, smallest role first.
-        arms: Name -> arm, in the order of the file within each role.
         suite, split, format, shots, seed: As in :class:`etui.bench.run.plan.RunRequest`.
-        block: Number of questions that every arm answers before the next ones are asked.
-        curves: Lengths of the operating curves; None measures none.
     """
 
-    name: str
-    title: str
-    summary: str
-    models: Mapping[str, str]
-    arms: Mapping[str, DesignArm]
+    name: str  # Name of its file without the extension
+    title: str  # What the study measures, in a line
+    summary: str  # What it is for; may be empty
+    models: Mapping[str, str]  # Role -> model that serves it, smallest role first
+    arms: Mapping[str, DesignArm]  # Name -> arm, in the order of the file within each role
     suite: str
     split: str
     format: str
     shots: int | None
     seed: int
-    block: int
-    curves: Grid | None
+    block: int  # Number of questions that every arm answers before the next ones are asked
+    curves: Grid | None  # Lengths of the operating curves; None measures none

@@ -29,19 +29,13 @@ Key = tuple[str, int]
 
 @dataclass(frozen=True, slots=True)
 class PlanPrice:
-    """What a plan costs: all of it, and what is left to answer.
+    """What a plan costs: all of it, and what is left to answer."""
 
-    Attributes:
-        name: Name of the design; None for a run without one.
-        suite: Its questions.
-        left: Of the questions that this run still has to answer, within its part.
-        whole: Of all questions of the suite, as if none was answered; None if it is the same.
-    """
-
-    name: str | None
+    name: str | None  # Name of the design; None for a run without one
     suite: str
-    left: DesignPrice
+    left: DesignPrice  # Of the questions that this run still has to answer, within its part
     whole: DesignPrice | None
+    """Of all questions of the suite, as if none was answered; None if it is the same."""
 
 
 def price_plan(
@@ -55,12 +49,8 @@ def price_plan(
     """Price a plan; no weights are loaded.
 
     Args:
-        plan: What is asked.
-        runtime: This machine.
-        roles: Arm -> role.
         whole_plan: The same plan with all questions of its suite; None if it is ``plan``.
         run: The run that is resumed; None for a new one.
-        samples: Its answers.
 
     Raises:
         ModelUnavailable: A model is not on this machine, or crashes llama.cpp.

@@ -33,19 +33,12 @@ _THIS_RUN = "this run"
 
 @dataclass(frozen=True, slots=True)
 class Here:
-    """What joules depend on here, besides the arm and its model.
-
-    Attributes:
-        machine: Name of the machine.
-        threads: Threads of llama.cpp.
-        llama_cpp: Version of the bindings.
-        channels: Ids of the power channels.
-    """
+    """What joules depend on here, besides the arm and its model."""
 
     machine: str
-    threads: int
-    llama_cpp: str | None
-    channels: frozenset[str]
+    threads: int  # Threads of llama.cpp
+    llama_cpp: str | None  # Version of the bindings
+    channels: frozenset[str]  # Ids of the power channels
 
 
 @dataclass(slots=True)
@@ -64,10 +57,8 @@ def collect_evidence(
     """Collect what is known of every arm of a plan.
 
     Args:
-        plan: The plan.
         runtime: This machine; nothing is loaded.
         run: The run that is resumed; None for a new one.
-        samples: Its answers.
 
     Returns:
         Arm -> what is known of it. A log that cannot be read knows nothing.

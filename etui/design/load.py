@@ -26,17 +26,13 @@ _SAMPLING = ("temperature", "top_p", "top_k", "min_p")
 
 @dataclass(frozen=True, slots=True)
 class ModelChoice:
-    """How the roles of a design are resolved to models.
+    """How the roles of a design are resolved to models."""
 
-    Attributes:
-        known: Names in models.yaml; None accepts every name.
-        is_available: Whether a model is on this machine; None takes the first name of each role.
-        overrides: Role -> model that replaces those of the file.
-    """
-
-    known: Collection[str] | None = None
+    known: Collection[str] | None = None  # Names in models.yaml; None accepts every name
     is_available: Callable[[str], bool] | None = None
+    """Whether a model is on this machine; None takes the first name of each role."""
     overrides: Mapping[str, str] = field(default_factory=dict)
+    """Role -> model that replaces those of the file."""
 
 
 ANY_MODEL = ModelChoice()
@@ -47,10 +43,7 @@ def parse_design(text: str, place: str, name: str, choice: ModelChoice = ANY_MOD
     """Parse a design and resolve its roles.
 
     Args:
-        text: The YAML text.
         place: Name of its file in messages.
-        name: Name of the design.
-        choice: How its roles are resolved.
 
     Raises:
         InvalidFile: The text is not a valid design; ``problems`` holds every problem.
@@ -66,7 +59,6 @@ def check_design(
     """Parse a design and check it, without looking for its models.
 
     Args:
-        text: The YAML text.
         place: Name of its file in messages.
         known: Names in models.yaml; None accepts every name.
 
@@ -118,9 +110,6 @@ def resolve_design(located: Located[DesignFile], name: str, choice: ModelChoice)
 
 def design_of_run(config: RunConfig) -> Design:
     """Return the design of a run, with the models, arms and seed that the run used.
-
-    Args:
-        config: Configuration of the run.
 
     Raises:
         ValueError: The run has no design.

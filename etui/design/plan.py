@@ -29,14 +29,12 @@ class DesignRequest:
     """What the command line asks of a design; None or empty leaves it to the design.
 
     Attributes:
-        name: Name or path of the design.
-        models: ``ROLE=NAME`` for each role with another model.
         data, limit, per_subject, subjects, seed, part: As in
             :class:`etui.bench.run.plan.RunRequest`.
     """
 
     name: str
-    models: Sequence[str] = ()
+    models: Sequence[str] = ()  # `ROLE=NAME` for each role with another model
     data: str | None = None
     limit: int | None = None
     per_subject: int | None = None
@@ -49,11 +47,6 @@ def plan_design(
     request: DesignRequest, runtime: Runtime[Any], say: Callable[[str], None]
 ) -> tuple[Design, RunPlan]:
     """Make the plan of a design.
-
-    Args:
-        request: What is asked.
-        runtime: This machine.
-        say: Receives progress messages of a download.
 
     Raises:
         UsageError: A name does not exist, or options cannot be combined.

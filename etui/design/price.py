@@ -16,17 +16,11 @@ Source = Literal["answers", "curve", "none"]
 
 @dataclass(frozen=True, slots=True)
 class Amount:
-    """A predicted amount, in joules or seconds.
-
-    Attributes:
-        value: The prediction.
-        scatter: Half width at 95 % on the same meter; None if unknown.
-        uncertainty: The same, with the error of the meter itself.
-    """
+    """A predicted amount, in joules or seconds."""
 
     value: float
-    scatter: float | None
-    uncertainty: float | None
+    scatter: float | None  # Half width at 95 % on the same meter; None if unknown
+    uncertainty: float | None  # The same, with the error of the meter itself
 
     def times(self, count: float) -> Amount:
         """Return ``count`` times the amount, as if its error were the same each time."""
@@ -40,36 +34,28 @@ class ArmPrice:
     """What an arm will cost.
 
     Attributes:
-        arm, role, model: The arm.
-        questions: Questions that it has to answer.
-        source: Where joules and seconds come from.
-        origin: The same in words.
-        measured: Number of measured answers behind it.
         prompt_tokens, output_tokens: Computed per question; None where unknown.
-        most_output_tokens: Per question, with all budgets used up.
         joules, seconds: Per question; None where unknown.
         most_joules, most_seconds: Per question, with all budgets used up; None where unknown.
-        total_joules, total_seconds: For all its questions.
-        kind: How the joules were measured; None where unknown.
     """
 
     arm: str
     role: str
     model: str
     questions: int
-    source: Source
-    origin: str
-    measured: int
+    source: Source  # Where joules and seconds come from
+    origin: str  # The same in words
+    measured: int  # Number of measured answers behind it
     prompt_tokens: float | None
     output_tokens: float | None
-    most_output_tokens: int
+    most_output_tokens: int  # Per question, with all budgets used up
     joules: Amount | None
     seconds: Amount | None
     most_joules: float | None
     most_seconds: float | None
     total_joules: Amount | None
     total_seconds: Amount | None
-    kind: str | None = None
+    kind: str | None = None  # How the joules were measured; None where unknown
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,26 +63,23 @@ class DesignPrice:
     """What the questions of a design will cost.
 
     Attributes:
-        questions: Questions of each arm.
-        arms: The arms; one that has answered some of them pays only for the others.
         joules, seconds: Of all answers; None while an arm is unknown.
         most_joules, most_seconds: With all budgets used up; None while one is unknown.
-        curve_joules, curve_seconds: Of the operating curves measured on the way; None if unknown,
-            and 0 without curves.
-        unknown: Arms of which the joules or the seconds are unknown.
-        kind: Kind of the least certain joules; None where unknown.
+        curve_joules, curve_seconds: Of the operating curves measured on the way; None if
+            unknown, and 0 without curves.
     """
 
     questions: int
     arms: tuple[ArmPrice, ...]
+    """The arms; one that has answered some of them pays only for the others."""
     joules: Amount | None
     seconds: Amount | None
     most_joules: float | None
     most_seconds: float | None
     curve_joules: float | None
     curve_seconds: float | None
-    unknown: tuple[str, ...]
-    kind: str | None = None
+    unknown: tuple[str, ...]  # Arms of which the joules or the seconds are unknown
+    kind: str | None = None  # Kind of the least certain joules; None where unknown
 
     @property
     def prompt_tokens(self) -> float | None:
@@ -136,8 +119,6 @@ def price_design(
     """Add up the prices of the arms, and their errors (:func:`add_amounts`).
 
     Args:
-        questions: Questions of each arm.
-        arms: The arms.
         curves: Seconds and joules of the operating curves; None if unknown.
     """
     unknown = tuple(arm.arm for arm in arms if arm.joules is None or arm.seconds is None)
@@ -182,8 +163,6 @@ def count_questions_within(
     """Count the questions that every arm answers within some time; None while an arm is unknown.
 
     Args:
-        price: The price of a design.
-        seconds: The time.
         share: Share of it that the operating curves take at most.
         block: Questions of a block; the last one may be cut short.
     """

@@ -39,19 +39,14 @@ class MeasuredAnswer:
 
 @dataclass(frozen=True, slots=True)
 class ArmEvidence:
-    """What is known of an arm before it answers.
-
-    Attributes:
-        answers: Its measured answers on this machine.
-        outputs: Output tokens of its answers anywhere, those on other machines included.
-        curve: Operating curve of its model on this machine; None without one.
-        origin: Where the answers are from, in a few words.
-    """
+    """What is known of an arm before it answers."""
 
     answers: Sequence[MeasuredAnswer] = ()
     outputs: Sequence[int] = ()
+    """Output tokens of its answers anywhere, those on other machines included."""
     curve: OperatingCurve | None = None
-    origin: str = ""
+    """Operating curve of its model on this machine; None without one."""
+    origin: str = ""  # Where the answers are from, in a few words
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,10 +104,6 @@ def price_arm(
     """Price an arm.
 
     Args:
-        arm: The arm.
-        role: Its role.
-        evidence: What is known of it.
-        questions: Questions that it has to answer.
         prompt_tokens: Their mean prompt tokens that are computed; None if unknown.
         slopes: Cost of a token of its model.
         generates: Whether the format writes an answer.

@@ -21,7 +21,6 @@ def format_price(price: PlanPrice, within: tuple[float, int | None] | None) -> l
     """Write a price as lines.
 
     Args:
-        price: The price.
         within: Seconds of ``--max-hours``, and the questions of every arm that they suffice for;
             None without a limit.
     """

@@ -36,10 +36,6 @@ def plan_pilot(plan: RunPlan, questions: int) -> RunPlan:
     """Return the plan of a pilot: the first questions of a plan, as one block, by every arm.
 
     They are a random sample of the plan's, as every prefix of it is.
-
-    Args:
-        plan: The plan.
-        questions: Number of questions of the pilot.
     """
     blocks = max(1, math.ceil(plan.questions / questions))
     return replace(plan, block=questions, part=BenchPart(0, blocks))

@@ -21,8 +21,6 @@ def find_other_use(
 
     Args:
         recorder: A recorder that ran in the interval.
-        start_ns: Start of the interval.
-        end_ns: End of the interval.
         cpu_share: Utilisation of all CPUs, 0..1; None takes what the recorder has recorded.
 
     Returns:
@@ -47,9 +45,7 @@ def refuse_busy(
     It looks for a second, in which etui itself must be idle.
 
     Args:
-        recorder: A running recorder.
         force: Measure anyway, and note what runs.
-        note: Called with that line.
         consequence: What it means for the result: ``the curve will be too high``.
 
     Raises:

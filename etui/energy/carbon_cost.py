@@ -12,16 +12,10 @@ JOULES_PER_KWH = 3_600_000.0
 
 @dataclass(frozen=True, slots=True)
 class Factors:
-    """Factors for one kilowatt-hour; None where the user states none.
+    """Factors for one kilowatt-hour; None where the user states none."""
 
-    Attributes:
-        carbon_g_per_kwh: Grams of CO2 equivalent.
-        price_per_kwh: Price in ``currency``.
-        currency: Name or sign of the currency.
-    """
-
-    carbon_g_per_kwh: float | None = None
-    price_per_kwh: float | None = None
+    carbon_g_per_kwh: float | None = None  # Grams of CO2 equivalent
+    price_per_kwh: float | None = None  # Price in `currency`
     currency: str = ""
 
 

@@ -17,16 +17,11 @@ _FIRST = ("gpu", "package", "estimate")
 
 @dataclass(frozen=True, slots=True)
 class ChannelState:
-    """One power channel at a moment; None where a value is not reported.
+    """One power channel at a moment; None where a value is not reported."""
 
-    Attributes:
-        power: Its newest watts.
-        device: State of the device that it measures; all None where no driver reports one.
-        idle_watts: Its idle baseline.
-    """
-
-    power: ChannelPower
+    power: ChannelPower  # Its newest watts
     device: DeviceVitals
+    """State of the device that it measures; all None where no driver reports one."""
     idle_watts: float | None = None
 
     @property

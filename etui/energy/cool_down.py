@@ -32,16 +32,10 @@ CoolState = Literal["cold", "above", "unknown"]
 
 @dataclass(frozen=True, slots=True)
 class CoolDown:
-    """Idle power around an unload, of the channels that are measured together; None if unknown.
+    """Idle power around an unload, of the channels that are measured together; None if unknown."""
 
-    Attributes:
-        before: With the model in memory, just before the unload.
-        after: After the engine's process has ended.
-        cold: The cold baseline.
-    """
-
-    before: Measured | None = None
-    after: Measured | None = None
+    before: Measured | None = None  # With the model in memory, just before the unload
+    after: Measured | None = None  # After the engine's process has ended
     cold: Measured | None = None
 
     @property
@@ -76,7 +70,6 @@ def choose_before_interval(rested_ns: int | None, unload_ns: int) -> tuple[int, 
 
     Args:
         rested_ns: End of the last answer or load, monotonic clock; None if unknown.
-        unload_ns: Start of the unload.
 
     Returns:
         Start and end; None if the model has rested for too short a time.

@@ -21,16 +21,14 @@ class Calibration:
 
     Attributes:
         idle_watts, limit_watts: Power at no and at full utilisation.
-        band: Twice the standard deviation of the readings around the fit, relative to their mean.
-        span: Utilisation between the lowest and the highest reading, 0..1.
-        points: Readings fitted.
     """
 
     idle_watts: float
     limit_watts: float
     band: float
-    span: float
-    points: int
+    """Twice the standard deviation of the readings around the fit, relative to their mean."""
+    span: float  # Utilisation between the lowest and the highest reading, 0..1
+    points: int  # Readings fitted
 
     @property
     def trustworthy(self) -> bool:

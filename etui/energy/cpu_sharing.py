@@ -20,19 +20,12 @@ the time in which the CPUs are busy: a few services run on every machine."""
 
 @dataclass(frozen=True, slots=True)
 class CpuUse:
-    """CPU seconds up to a time; only differences are meaningful.
+    """CPU seconds up to a time; only differences are meaningful."""
 
-    Attributes:
-        t_ns: Time on the monotonic clock, nanoseconds.
-        own_seconds: Used by etui's own processes.
-        busy_seconds: Used by all processes.
-        total_seconds: Used and unused, of all CPUs together.
-    """
-
-    t_ns: int
-    own_seconds: float
+    t_ns: int  # Time on the monotonic clock, nanoseconds
+    own_seconds: float  # Used by etui's own processes
     busy_seconds: float
-    total_seconds: float
+    total_seconds: float  # Used and unused, of all CPUs together
 
 
 def compute_cpu_share(uses: Sequence[CpuUse], start_ns: int, end_ns: int) -> GpuShare:
@@ -40,8 +33,6 @@ def compute_cpu_share(uses: Sequence[CpuUse], start_ns: int, end_ns: int) -> Gpu
 
     Args:
         uses: Samples in the order of time.
-        start_ns: Start of the interval.
-        end_ns: End of the interval.
     """
     own, busy, total = _used(uses, start_ns, end_ns)
     if busy <= 0 or total <= 0:

@@ -31,31 +31,20 @@ CpuTimes = Callable[[], Sequence[tuple[float, float]]]
 
 @dataclass(frozen=True, slots=True)
 class DeviceVitals:
-    """The state of one device at a moment; None where it is not reported.
+    """The state of one device at a moment; None where it is not reported."""
 
-    Attributes:
-        scope: The hardware, as in its channel.
-        utilisation: Share of the time in which it worked, 0..1.
-        temperature_celsius: Temperature of the chip.
-        clock_mhz: Clock of its cores; of a CPU the mean.
-        memory_mhz: Clock of its memory.
-        limit_watts: Power limit in force.
-        memory_used_bytes, memory_total_bytes: Memory of its own.
-        shared: Whether other processes use it too.
-        own_share: etui's part of its use, 0..1: of SM or CPU time. None if the driver does not
-            report it by process, and if no program uses a GPU.
-    """
-
-    scope: str
-    utilisation: float | None = None
+    scope: str  # The hardware, as in its channel
+    utilisation: float | None = None  # Share of the time in which it worked, 0..1
     temperature_celsius: float | None = None
-    clock_mhz: float | None = None
+    clock_mhz: float | None = None  # Clock of its cores; of a CPU the mean
     memory_mhz: float | None = None
-    limit_watts: float | None = None
+    limit_watts: float | None = None  # Power limit in force
     memory_used_bytes: int | None = None
     memory_total_bytes: int | None = None
-    shared: bool = False
+    shared: bool = False  # Whether other processes use it too
     own_share: float | None = None
+    """Etui's part of its use, 0..1: of SM or CPU time. None if the driver does not report it by
+    process, and if no program uses a GPU."""
 
 
 class DeviceReader:
@@ -63,8 +52,6 @@ class DeviceReader:
 
     Args:
         recorder: Its channels, and its watches on the GPUs and CPUs.
-        sysfs_dir: Root of sysfs.
-        clock: Monotonic clock, ns.
         cpu_times: Times of every logical CPU; None asks the system.
     """
 
@@ -205,7 +192,6 @@ def read_gpu(sysfs_dir: Path, scope: str) -> DeviceVitals:
     """Read the state of a GPU from its driver's files (amdgpu; i915 and xe give fewer).
 
     Args:
-        sysfs_dir: Root of sysfs.
         scope: ``gpu:`` with the PCI address, or with the name of its hwmon folder.
     """
     name = scope.partition(":")[2]

@@ -40,7 +40,6 @@ def find_sources(config: Config, clock: Callable[[], int] = time.monotonic_ns) -
 
     Args:
         config: Root of sysfs, and whether to estimate.
-        clock: Monotonic clock in nanoseconds.
     """
     nvml = NvmlSource(clock)
     rapl = RaplSource(config.sysfs_dir, clock)

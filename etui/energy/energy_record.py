@@ -43,17 +43,14 @@ class RecordFigure:
     """Joules per functional unit.
 
     Attributes:
-        it_joules: Joules of the machine.
         low, high: Its interval; None if an end is unknown.
-        sensor: The part of its half width that is due to the meter.
-        facility_joules: ``it_joules`` times the PUE.
     """
 
     it_joules: float
     low: float | None
     high: float | None
-    sensor: float | None
-    facility_joules: float
+    sensor: float | None  # The part of its half width that is due to the meter
+    facility_joules: float  # `it_joules` times the PUE
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,115 +68,72 @@ class Results:
     """What was measured; joules are those of the machine unless the name says ``facility``.
 
     Attributes:
-        questions: Answers with measured joules, which all figures refer to.
-        correct: Right answers among them.
-        computed_tokens: Computed tokens of the prompts, shared prefixes included.
-        output_tokens: Thinking and answer tokens.
-        seconds: Time of the answers.
-        it_joules: Gross joules of the machine.
-        facility_joules: ``it_joules`` times the PUE.
-        net_joules: ``it_joules`` less idle watts times seconds.
         prefill_joules, decode_joules: ``it_joules`` by phase.
         mean_watts, peak_watts: Power of the channels.
-        joules_per_output_token: All joules over thinking and answer tokens.
-        joules_per_decoded_token: Joules of decoding over the same tokens.
-        joules_per_computed_token: Joules of prefill over its computed tokens.
-        joules_per_question: Joules per question.
-        joules_per_correct: Joules per right answer, those of wrong answers included.
-        percentiles: Percentiles.
-        steady_state: Whether the machine worked evenly.
-        early_answers: The first, second and tenth answer; empty if they are not known.
     """
 
-    questions: int
-    correct: int | None
-    computed_tokens: float | None
-    output_tokens: int | None
-    seconds: float | None
-    it_joules: float | None
-    facility_joules: float | None
-    net_joules: float | None
+    questions: int  # Answers with measured joules, which all figures refer to
+    correct: int | None  # Right answers among them
+    computed_tokens: float | None  # Computed tokens of the prompts, shared prefixes included
+    output_tokens: int | None  # Thinking and answer tokens
+    seconds: float | None  # Time of the answers
+    it_joules: float | None  # Gross joules of the machine
+    facility_joules: float | None  # `it_joules` times the PUE
+    net_joules: float | None  # `it_joules` less idle watts times seconds
     prefill_joules: float | None
     decode_joules: float | None
     mean_watts: float | None
     peak_watts: float | None
-    joules_per_output_token: RecordFigure | None
-    joules_per_decoded_token: RecordFigure | None
-    joules_per_computed_token: RecordFigure | None
+    joules_per_output_token: RecordFigure | None  # All joules over thinking and answer tokens
+    joules_per_decoded_token: RecordFigure | None  # Joules of decoding over the same tokens
+    joules_per_computed_token: RecordFigure | None  # Joules of prefill over its computed tokens
     joules_per_question: RecordFigure | None
     joules_per_correct: RecordFigure | None
+    """Joules per right answer, those of wrong answers included."""
     percentiles: RecordPercentiles
-    steady_state: SteadyState | None
+    steady_state: SteadyState | None  # Whether the machine worked evenly
     early_answers: tuple[EarlyAnswer, ...]
+    """The first, second and tenth answer; empty if they are not known."""
 
 
 @dataclass(frozen=True, slots=True)
 class Missing:
-    """A field that is null.
+    """A field that is null."""
 
-    Attributes:
-        field: Its path in the measurement; ``[]`` is any element of a list.
-        why: Why it is unknown.
-    """
-
-    field: str
+    field: str  # Its path in the measurement; `[]` is any element of a list
     why: str
 
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """Joules of one system on one machine, with their conditions.
+    """Joules of one system on one machine, with their conditions."""
 
-    Attributes:
-        name: The arm, the policy, or the setting.
-        machine_key: Key of the machine in a run of several machines, else empty.
-        hardware: The machine.
-        models: The models that answered.
-        prompt_tokens: Length of the prompts, reused tokens included.
-        output_tokens: Length of the outputs, thinking included.
-        batch: What was computed together.
-        utilisation: How busy the devices were.
-        framework: Versions of the programs.
-        pue: Power usage effectiveness of the place, as the user states it; 1 at home.
-        method: How the joules were measured.
-        uncertainty: Half width of the joules.
-        detection_floor: Smallest difference that could have been shown; None if unknown.
-        functional_units: Units that ``results`` has joules for.
-        results: What was measured.
-        missing: Every field that is None, and why.
-    """
-
-    name: str
-    machine_key: str
+    name: str  # The arm, the policy, or the setting
+    machine_key: str  # Key of the machine in a run of several machines, else empty
     hardware: Hardware
     models: tuple[RecordModel, ...]
-    prompt_tokens: Distribution | None
-    output_tokens: Distribution | None
-    batch: BatchSizes
-    utilisation: Utilisation
-    framework: Framework
-    pue: float
-    method: Method
-    uncertainty: Uncertainty
+    prompt_tokens: Distribution | None  # Length of the prompts, reused tokens included
+    output_tokens: Distribution | None  # Length of the outputs, thinking included
+    batch: BatchSizes  # What was computed together
+    utilisation: Utilisation  # How busy the devices were
+    framework: Framework  # Versions of the programs
+    pue: float  # Power usage effectiveness of the place, as the user states it; 1 at home
+    method: Method  # How the joules were measured
+    uncertainty: Uncertainty  # Half width of the joules
     detection_floor: RecordFloor | None
-    functional_units: tuple[FunctionalUnit, ...]
+    """Smallest difference that could have been shown; None if unknown."""
+    functional_units: tuple[FunctionalUnit, ...]  # Units that `results` has joules for
     results: Results
-    missing: tuple[Missing, ...] = ()
+    missing: tuple[Missing, ...] = ()  # Every field that is None, and why
 
 
 @dataclass(frozen=True, slots=True)
 class EnergyRecord:
-    """The document of ``energy_record.json``.
-
-    Attributes:
-        schema_version: :data:`RECORD_VERSION`.
-        source: Where the measurements come from.
-        measurements: One for each system on each machine.
-    """
+    """The document of ``energy_record.json``."""
 
     schema_version: int
-    source: Source
-    measurements: tuple[Measurement, ...]
+    source: Source  # Where the measurements come from
+    measurements: tuple[Measurement, ...]  # One for each system on each machine
 
 
 def build_figure(
@@ -212,7 +166,6 @@ def explain_missing(measurement: Measurement, reasons: Mapping[str, str]) -> Mea
     """Return a measurement with the list of its null fields.
 
     Args:
-        measurement: The measurement, without the list.
         reasons: Path of a field, or of an object around it, -> why it is unknown. The longest path
             counts; ``[]`` is any element of a list.
     """

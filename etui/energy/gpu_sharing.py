@@ -14,34 +14,25 @@ class GpuUse:
     """A sample of the processes that use one GPU.
 
     Attributes:
-        t_ns: Time on the monotonic clock, nanoseconds.
-        scope: Scope of the GPU.
-        own_percent, other_percent: SM utilisation of etui's processes and of all others; None when
-            the driver does not report it by process.
-        others: Number of other processes with a compute context.
-        unknown: Number of processes with an unknown owner (another PID namespace, as in a
-            container).
+        own_percent, other_percent: SM utilisation of etui's processes and of all others; None
+            when the driver does not report it by process.
     """
 
-    t_ns: int
+    t_ns: int  # Time on the monotonic clock, nanoseconds
     scope: str
     own_percent: float | None
     other_percent: float | None
-    others: int
+    others: int  # Number of other processes with a compute context
     unknown: int = 0
+    """Number of processes with an unknown owner (another PID namespace, as in a container)."""
 
 
 @dataclass(frozen=True, slots=True)
 class GpuShare:
-    """Whether a GPU, or the CPUs of an estimate, were shared in an interval, and etui's part.
+    """Whether a GPU, or the CPUs of an estimate, were shared in an interval, and etui's part."""
 
-    Attributes:
-        shared: Another process used it.
-        own: etui's share of the SM or CPU time, 0..1; None when it cannot be determined.
-    """
-
-    shared: bool
-    own: float | None
+    shared: bool  # Another process used it
+    own: float | None  # Etui's share of the SM or CPU time, 0..1; None when it cannot be determined
 
 
 def compute_share(
@@ -50,10 +41,6 @@ def compute_share(
     """Compute etui's share of a GPU over an interval.
 
     Args:
-        uses: Samples of all GPUs.
-        scope: Scope of the GPU.
-        start_ns: Start of the interval.
-        end_ns: End of the interval.
         reach_ns: How far outside the interval a sample still counts, nanoseconds.
     """
     near = [

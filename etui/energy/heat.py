@@ -33,23 +33,21 @@ class Heat:
 
     Attributes:
         cpu_celsius, gpu_celsius: Hottest sensor of the CPUs and of the GPUs; None if unknown.
-        cpu_throttles: How often a CPU was slowed down by heat so far, by counter.
-        gpu_slowed_ns: Time that a GPU was slowed down by heat so far, by scope, nanoseconds.
-        slowed_gpus: Scopes of the GPUs that are slowed down by heat now.
     """
 
     cpu_celsius: float | None = None
     gpu_celsius: float | None = None
     cpu_throttles: Mapping[str, int] = field(default_factory=dict)
+    """How often a CPU was slowed down by heat so far, by counter."""
     gpu_slowed_ns: Mapping[str, int] = field(default_factory=dict)
-    slowed_gpus: tuple[str, ...] = ()
+    """Time that a GPU was slowed down by heat so far, by scope, nanoseconds."""
+    slowed_gpus: tuple[str, ...] = ()  # Scopes of the GPUs that are slowed down by heat now
 
 
 class HeatSensors:
     """The temperature sensors and throttle counters of this machine.
 
     Args:
-        sysfs_dir: Root of sysfs.
         nvml: The NVIDIA GPUs that are measured; None without any.
     """
 

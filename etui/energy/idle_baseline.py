@@ -46,22 +46,16 @@ BaselineKind = Literal["loaded", "cold", "formula"]
 
 @dataclass(frozen=True, slots=True)
 class IdleBaseline:
-    """One baseline.
+    """One baseline."""
 
-    Attributes:
-        watts: Channel id -> mean watts.
-        measured_at: Seconds since 1970.
-        seconds: Length of the measurement.
-        steady: Whether the power stayed within a quarter of its mean and no other program used the
-            machine; False means that the machine was not idle.
-        uncertainty: Half width of the total at 95 %, watts; None in a file of an earlier etui.
-    """
-
-    watts: Watts
-    measured_at: float
-    seconds: float
+    watts: Watts  # Channel id -> mean watts
+    measured_at: float  # Seconds since 1970
+    seconds: float  # Length of the measurement
     steady: bool
+    """Whether the power stayed within a quarter of its mean and no other program used the machine;
+    False means that the machine was not idle."""
     uncertainty: float | None = None
+    """Half width of the total at 95 %, watts; None in a file of an earlier etui."""
 
     @property
     def total_watts(self) -> float:
@@ -86,15 +80,11 @@ class IdleBaseline:
 
 @dataclass(frozen=True, slots=True)
 class Baselines:
-    """The baselines of this machine.
+    """The baselines of this machine."""
 
-    Attributes:
-        cold: Without a model in memory; None if never measured.
-        loaded: Model -> baseline with that model in memory.
-    """
-
-    cold: IdleBaseline | None = None
+    cold: IdleBaseline | None = None  # Without a model in memory; None if never measured
     loaded: Mapping[str, IdleBaseline] = field(default_factory=dict)
+    """Model -> baseline with that model in memory."""
 
     def of(
         self, model: str | None, channels: Collection[str]
@@ -139,7 +129,6 @@ def measure_baseline(
     """Measure the current idle power and use it as the recorder's baseline.
 
     Args:
-        recorder: A running recorder.
         seconds: Length of the measurement; nothing else should run meanwhile.
         force: Measure even if other programs use the machine.
 

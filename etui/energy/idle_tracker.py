@@ -39,12 +39,7 @@ class IdleTracker:
     """Finds idle baselines in the pauses of a front end that answers one question at a time.
 
     Args:
-        recorder: A recorder that runs all the time.
-        config: Configuration with the folder of the baselines.
         clock: Monotonic clock in nanoseconds, the same as the recorder's.
-
-    Attributes:
-        clock: The same.
     """
 
     def __init__(

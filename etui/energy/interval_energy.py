@@ -51,8 +51,6 @@ def sum_channels(
     """Sum the channels of an interval.
 
     Args:
-        start_ns: Start of the interval.
-        end_ns: Its end.
         summed: The channels of the total, as far as they were recorded.
         checks: Channels that measure the same again.
         missing: Scopes of the total without a record.
@@ -124,9 +122,6 @@ def find_peak(
     """Return the largest watts of the sum; of several channels, in slices from 0.25 s.
 
     Args:
-        summed: The channels of the total.
-        start_ns: Start of the interval.
-        end_ns: Its end.
         slice_watts: Returns the mean watts of a channel in slices of so many nanoseconds.
     """
     if len(summed) == 1:

@@ -65,32 +65,25 @@ class BreakEven:
     """The time after which idling has cost as much as loading again.
 
     Attributes:
-        seconds: T*; infinite if a model in memory draws no more than none.
         low, high: Interval at 95 %; ``high`` is infinite if the extra watts may be 0.
     """
 
-    seconds: float
+    seconds: float  # T*; infinite if a model in memory draws no more than none
     low: float
     high: float
 
 
 @dataclass(frozen=True, slots=True)
 class KeepWarm:
-    """How long to keep a model after its last answer.
+    """How long to keep a model after its last answer."""
 
-    Attributes:
-        seconds: The time; None keeps it until the memory is needed.
-        basis: ``gaps`` has the least mean joules over earlier gaps, ``break_even`` is T* because
-            there are too few gaps, ``no_extra`` keeps it because idling costs nothing measurable,
-            ``unknown`` keeps it because a number is missing.
-        why: The same in one clause.
-        break_even: T* with its interval; None if a number is missing.
-    """
-
-    seconds: float | None
+    seconds: float | None  # The time; None keeps it until the memory is needed
     basis: Basis
-    why: str
-    break_even: BreakEven | None = None
+    """``gaps`` has the least mean joules over earlier gaps, ``break_even`` is T* because there are
+    too few gaps, ``no_extra`` keeps it because idling costs nothing measurable, ``unknown`` keeps
+    it because a number is missing."""
+    why: str  # The same in one clause
+    break_even: BreakEven | None = None  # T* with its interval; None if a number is missing
 
 
 def compute_break_even(load_joules: Measured, extra_watts: Measured) -> BreakEven:
@@ -125,7 +118,6 @@ def compute_gap_joules(
     Args:
         gap: Seconds from an answer to the next question to the same model.
         keep_seconds: How long it is kept; infinite never unloads it.
-        load_joules: Joules of loading it again.
         extra_watts: Watts above cold idle while it is in memory.
     """
     idling = min(gap, keep_seconds) * extra_watts

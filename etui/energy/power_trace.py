@@ -25,7 +25,6 @@ class TraceWriter:
 
     Args:
         file: A text file, open for writing.
-        channels: The recorded channels.
         unmeasured: Scopes that no source can read.
     """
 
@@ -67,7 +66,6 @@ class TraceSource:
     """A source that replays recorded readings, one round per read.
 
     Args:
-        channels: The recorded channels.
         readings: Every reading with its channel's id, in order.
     """
 

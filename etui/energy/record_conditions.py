@@ -22,68 +22,41 @@ SourceKind = Literal["bench", "turn", "sweep"]
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where the measurements come from: a run, a turn or a sweep.
-
-    Attributes:
-        kind: What it is.
-        id: Its id.
-        created_at: Its start, ISO 8601.
-        workload: What was answered: the suite and format of a run, one question of a turn, or the
-            workload of a sweep.
-    """
+    """Where the measurements come from: a run, a turn or a sweep."""
 
     kind: SourceKind
     id: str
-    created_at: str
+    created_at: str  # Its start, ISO 8601
     workload: str
+    """What was answered: the suite and format of a run, one question of a turn, or the workload of
+    a sweep."""
 
 
 @dataclass(frozen=True, slots=True)
 class RecordChannel:
-    """A power channel of the total.
+    """A power channel of the total."""
 
-    Attributes:
-        id: Its id, which begins with the scope.
-        kind: How its energy is determined.
-        label: Name of the device.
-        limit_watts: Power limit of the device.
-    """
-
-    id: str
-    kind: str | None
+    id: str  # Its id, which begins with the scope
+    kind: str | None  # How its energy is determined
     label: str | None
-    limit_watts: float | None
+    limit_watts: float | None  # Power limit of the device
 
 
 @dataclass(frozen=True, slots=True)
 class Hardware:
-    """The machine.
+    """The machine."""
 
-    Attributes:
-        machine: Processor, number of CPUs, system and architecture.
-        memory_bytes: Size of its memory.
-        threads: Threads of llama.cpp.
-        channels: The power channels of the total.
-        power_limit_watts: Power limits that were read back while measuring, ascending; empty if
-            none was.
-    """
-
-    machine: str | None
+    machine: str | None  # Processor, number of CPUs, system and architecture
     memory_bytes: int | None
-    threads: int | None
-    channels: tuple[RecordChannel, ...]
+    threads: int | None  # Threads of llama.cpp
+    channels: tuple[RecordChannel, ...]  # The power channels of the total
     power_limit_watts: tuple[float, ...]
+    """Power limits that were read back while measuring, ascending; empty if none was."""
 
 
 @dataclass(frozen=True, slots=True)
 class Precision:
-    """Precision of the numbers of a model.
-
-    Attributes:
-        weights: Quantisation of the weights.
-        kv_type: Type of the KV cache.
-        flash_attention: Setting of flash attention.
-    """
+    """Precision of the numbers of a model."""
 
     weights: str | None
     kv_type: str | None
@@ -92,23 +65,14 @@ class Precision:
 
 @dataclass(frozen=True, slots=True)
 class RecordModel:
-    """A model that answered.
-
-    Attributes:
-        name: Its name in models.yaml.
-        sha256: Hash of its file.
-        file_bytes: Size of its file.
-        gpu_layers: Layers on the GPU.
-        precision: Its precision.
-        backend: The remote backend that served it; empty for this machine.
-    """
+    """A model that answered."""
 
     name: str
-    sha256: str | None
+    sha256: str | None  # Hash of its file
     file_bytes: int | None
     gpu_layers: int | None
     precision: Precision
-    backend: str
+    backend: str  # The remote backend that served it; empty for this machine
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,8 +80,6 @@ class Distribution:
     """Mean and percentiles of a figure over answers, or over the gaps between tokens.
 
     Attributes:
-        count: Number of values.
-        mean: Their mean.
         p50, p90, p95: Their percentiles.
     """
 
@@ -130,35 +92,24 @@ class Distribution:
 
 @dataclass(frozen=True, slots=True)
 class BatchSizes:
-    """What was computed together.
+    """What was computed together."""
 
-    Attributes:
-        sequences: Most sequences decoded at the same time (votes).
-        batch_tokens: Most tokens of one batch of the prompt.
-        questions_together: Most questions computed in one batch.
-    """
-
-    sequences: int | None
-    batch_tokens: int | None
-    questions_together: int | None
+    sequences: int | None  # Most sequences decoded at the same time (votes)
+    batch_tokens: int | None  # Most tokens of one batch of the prompt
+    questions_together: int | None  # Most questions computed in one batch
 
 
 @dataclass(frozen=True, slots=True)
 class Utilisation:
-    """How busy the measured devices were.
+    """How busy the measured devices were."""
 
-    Attributes:
-        questions_at_a_time: Questions in progress at the same time.
-        is_shared: Whether other processes used the measured devices at any time.
-        shared_share: Share of the answers (or visits of a sweep) during which they did, 0..1.
-        attribution: How the joules of shared batches were divided: ``exclusive`` if there were
-            none, ``tokens``, ``shapley``, or ``none`` if the part of others is not known.
-    """
-
-    questions_at_a_time: int | None
-    is_shared: bool | None
+    questions_at_a_time: int | None  # Questions in progress at the same time
+    is_shared: bool | None  # Whether other processes used the measured devices at any time
     shared_share: float | None
+    """Share of the answers (or visits of a sweep) during which they did, 0..1."""
     attribution: str | None
+    """How the joules of shared batches were divided: ``exclusive`` if there were none, ``tokens``,
+    ``shapley``, or ``none`` if the part of others is not known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,24 +127,17 @@ class Method:
     """How the joules were measured.
 
     Attributes:
-        kind: The weakest kind of the channels (:class:`etui.energy.types.Kind`).
-        joules: ``gross``: the idle power is included.
-        loads: ``excluded``: the loading of models is not included.
-        sample_hz: Readings per second of each channel.
-        idle_watts: Idle power of the channels, as measured before; the base of ``net_joules``.
-        unmeasured: Parts of the machine without a reading.
-        coverage: Smallest share of an answer's time that was recorded, 0..1.
         window_seconds, cool_down_seconds: Shortest phase, and pause before it, of a sweep.
-        paired_blocks: Blocks of a sweep.
     """
 
-    kind: str | None
-    joules: Literal["gross"]
-    loads: Literal["excluded"]
-    sample_hz: float | None
+    kind: str | None  # The weakest kind of the channels (:class:`etui.energy.types.Kind`)
+    joules: Literal["gross"]  # `gross`: the idle power is included
+    loads: Literal["excluded"]  # `excluded`: the loading of models is not included
+    sample_hz: float | None  # Readings per second of each channel
     idle_watts: float | None
-    unmeasured: tuple[str, ...] | None
-    coverage: float | None
+    """Idle power of the channels, as measured before; the base of ``net_joules``."""
+    unmeasured: tuple[str, ...] | None  # Parts of the machine without a reading
+    coverage: float | None  # Smallest share of an answer's time that was recorded, 0..1
     window_seconds: float | None
     cool_down_seconds: float | None
     paired_blocks: int | None
@@ -201,35 +145,23 @@ class Method:
 
 @dataclass(frozen=True, slots=True)
 class Uncertainty:
-    """Half width of the total of the joules.
+    """Half width of the total of the joules."""
 
-    Attributes:
-        confidence_percent: Confidence of every half width and interval of the measurement.
-        joules: Half width of ``results.it_joules`` that is due to the meter.
-        percent: The same in per cent of the joules.
-        covers: What the half width and the intervals cover.
-    """
-
-    confidence_percent: int
-    joules: float | None
-    percent: float | None
-    covers: str
+    confidence_percent: int  # Confidence of every half width and interval of the measurement
+    joules: float | None  # Half width of `results.it_joules` that is due to the meter
+    percent: float | None  # The same in per cent of the joules
+    covers: str  # What the half width and the intervals cover
 
 
 @dataclass(frozen=True, slots=True)
 class RecordFloor:
-    """The smallest difference that could have been shown.
-
-    Attributes:
-        basis: ``sensor`` is the error of the meter alone, over all answers together; ``a/a`` comes
-            from the same setting measured twice in each block, so it includes all other noise.
-        percent: Smallest difference in per cent of the joules.
-        joules: Smallest difference of the total joules (``sensor``).
-    """
+    """The smallest difference that could have been shown."""
 
     basis: Literal["sensor", "a/a"]
-    percent: float | None
-    joules: float | None
+    """``sensor`` is the error of the meter alone, over all answers together; ``a/a`` comes from the
+    same setting measured twice in each block, so it includes all other noise."""
+    percent: float | None  # Smallest difference in per cent of the joules
+    joules: float | None  # Smallest difference of the total joules (`sensor`)
 
 
 def describe_framework(versions: Mapping[str, object]) -> Framework:

@@ -47,14 +47,13 @@ class Recorder:
     Args:
         sources: Sources to read; the recorder closes them.
         hz: Readings per second.
-        clock: Monotonic clock in nanoseconds.
         unmeasured: Scopes of this machine that no source can read.
         keep_seconds: Length of the history to keep, in seconds.
         estimate: ``auto``, ``always`` or ``never``, as in the Config.
         sleep: Function that waits for a number of seconds.
         watch: Records who uses the GPUs; it must be one of the sources.
-        suspended: Time that the machine was suspended, nanoseconds; None asks the system where
-            the clock is the system's.
+        suspended: Time that the machine was suspended, nanoseconds; None asks the system where the
+            clock is the system's.
         cpu_watch: Records who uses the CPUs, in the same way.
     """
 
@@ -166,7 +165,6 @@ class Recorder:
         """Wait until readings past ``end_ns`` exist, so that its energy no longer changes.
 
         Args:
-            end_ns: End of the interval.
             timeout_s: The longest wait, seconds; None is 0.4 s, and more where power readings are
                 running averages, which lag by half their length.
 

@@ -44,9 +44,7 @@ class PowerSampler:
     driver made them wait.
 
     Args:
-        sources: Sources to read.
         interval_ns: Time between two reads, nanoseconds.
-        clock: Monotonic clock in nanoseconds.
         ingest: Called with each source's readings, by one thread at a time.
         suspended: Time that the machine was suspended, nanoseconds; only differences count.
         interrupt: Called before the first reading of a source after a suspend.

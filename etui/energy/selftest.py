@@ -16,19 +16,12 @@ _NOTHING_MEASURED = "nothing can be measured on this machine; see `etui doctor`"
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """The result of one check.
+    """The result of one check."""
 
-    Attributes:
-        name: ``additivity``, ``agreement``, ``coverage``, ``period`` or ``hardware``.
-        channel: Channel id; empty for the total.
-        passed: Whether the check passed; None when it cannot be made on this machine.
-        detail: The result with its numbers, for people.
-    """
-
-    name: str
-    channel: str
-    passed: bool | None
-    detail: str
+    name: str  # `additivity`, `agreement`, `coverage`, `period` or `hardware`
+    channel: str  # Channel id; empty for the total
+    passed: bool | None  # Whether the check passed; None when it cannot be made on this machine
+    detail: str  # The result with its numbers, for people
 
 
 def run_selftest(recorder: Recorder, start_ns: int, end_ns: int) -> tuple[Check, ...]:
@@ -37,7 +30,6 @@ def run_selftest(recorder: Recorder, start_ns: int, end_ns: int) -> tuple[Check,
     Args:
         recorder: A recorder that has recorded the interval and settled it.
         start_ns: Start of the interval; a few seconds under load show more than idle ones.
-        end_ns: End of the interval.
     """
     checks = [_hardware(recorder), _additivity(recorder, start_ns, end_ns)]
     for channel in recorder.channels:

@@ -27,74 +27,51 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Channel:
-    """One part of the machine whose energy can be read or estimated.
+    """One part of the machine whose energy can be read or estimated."""
 
-    Attributes:
-        id: Unique; begins with the scope (``gpu:GPU-1a2b``, ``package:0``, ``estimate:cpu``).
-        scope: The hardware that it covers (``gpu:GPU-1a2b``, ``package:0``, ``dram:0``, ``psys``,
-            ``battery``).
-        kind: How the energy is determined.
-        parent: Scope that covers this one, None at the top.
-        limit_watts: Power limit, the top of the fixed scale; None if unknown.
-        label: A name for people (``NVIDIA L40S``).
-        range_joules: Value at which a cumulative counter wraps to 0; None if it never does.
-        average_s: Seconds over which a power reading is averaged; 0 if it is instant.
-        period_s: Expected seconds between two refreshes of the reading; None if it is learned.
-        relative_error: Relative half width of the reading itself (0.4 for an estimate).
-        idle_watts: Idle power of an estimate, which its formula states; None for a channel whose
-            idle power has to be measured.
-    """
-
-    id: str
+    id: str  # Unique; begins with the scope (`gpu:GPU-1a2b`, `package:0`, `estimate:cpu`)
     scope: str
-    kind: Kind
-    parent: str | None = None
-    limit_watts: float | None = None
-    label: str = ""
+    """The hardware that it covers (``gpu:GPU-1a2b``, ``package:0``, ``dram:0``, ``psys``,
+    ``battery``)."""
+    kind: Kind  # How the energy is determined
+    parent: str | None = None  # Scope that covers this one, None at the top
+    limit_watts: float | None = None  # Power limit, the top of the fixed scale; None if unknown
+    label: str = ""  # A name for people (`NVIDIA L40S`)
     range_joules: float | None = None
-    average_s: float = 0.0
+    """Value at which a cumulative counter wraps to 0; None if it never does."""
+    average_s: float = 0.0  # Seconds over which a power reading is averaged; 0 if it is instant
     period_s: float | None = None
-    relative_error: float = 0.0
+    """Expected seconds between two refreshes of the reading; None if it is learned."""
+    relative_error: float = 0.0  # Relative half width of the reading itself (0.4 for an estimate)
     idle_watts: float | None = None
+    """Idle power of an estimate, which its formula states; None for a channel whose idle power has
+    to be measured."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """One reading of one channel; a failed read has neither joules nor watts.
+    """One reading of one channel; a failed read has neither joules nor watts."""
 
-    Attributes:
-        t_ns: Time of the read on the monotonic clock.
-        joules: Cumulative counter, not yet unwrapped; None if the channel has none.
-        watts: Power at that time; None if unknown.
-        driver_us: The driver's own timestamp, microseconds; None where it gives none.
-        updated_ns: That timestamp on the monotonic clock. The meter detects whether it is the time
-            of the refresh, which is useful, or of the call, which is not.
-    """
-
-    t_ns: int
-    joules: float | None
-    watts: float | None = None
+    t_ns: int  # Time of the read on the monotonic clock
+    joules: float | None  # Cumulative counter, not yet unwrapped; None if the channel has none
+    watts: float | None = None  # Power at that time; None if unknown
     driver_us: int | None = None
+    """The driver's own timestamp, microseconds; None where it gives none."""
     updated_ns: int | None = None
+    """That timestamp on the monotonic clock. The meter detects whether it is the time of the
+    refresh, which is useful, or of the call, which is not."""
 
 
 @dataclass(frozen=True, slots=True)
 class ChannelProbe:
-    """The report of ``etui doctor`` on one channel that exists or could exist.
+    """The report of ``etui doctor`` on one channel that exists or could exist."""
 
-    Attributes:
-        id: Channel id, or the name of the source when nothing was found.
-        found: Whether the hardware or its interface exists.
-        readable: Whether it returned a reading.
-        why_not: Why it does not exist or cannot be read; for a readable one, a remark or empty.
-        fix: The exact command or line that fixes it; empty when there is none.
-    """
-
-    id: str
-    found: bool
+    id: str  # Channel id, or the name of the source when nothing was found
+    found: bool  # Whether the hardware or its interface exists
     readable: bool
     why_not: str = ""
-    fix: str = ""
+    """Why it does not exist or cannot be read; for a readable one, a remark or empty."""
+    fix: str = ""  # The exact command or line that fixes it; empty when there is none
 
 
 class PowerSource(Protocol):
@@ -152,37 +129,29 @@ class Energy:
     """Energy of an interval: the sum over disjoint scopes, with its uncertainty.
 
     Attributes:
-        start_ns, end_ns: The interval, monotonic clock.
-        joules: Gross energy, joules; None, and never 0, when nothing was measured.
-        uncertainty: Half width in joules at 95 %; None when ``joules`` is None.
-        idle_watts: Idle power of the summed channels, None without a baseline.
-        kind: The weakest kind in the sum; None when nothing was measured.
-        coverage: Share of the interval that was recorded, the smallest of the channels (0..1).
         mean_watts, peak_watts: Watts of the sum; None when unknown.
-        channels: The summed channels.
-        cross_checks: Covering channels that are not in the sum (psys, battery).
-        unmeasured: Scopes of this machine without a reading.
-        flags: Qualifications of the result (``coarse``, ``lag``, ``gap``, ``extrapolated``,
-            ``disagrees``, ``no-counter``, ``shared``, ``unmeasured``).
-        own_joules: Joules of etui's own processes, where others used a GPU or the CPUs of an
-            estimate: energy above idle times etui's share of SM or CPU time; None if nothing was
-            shared, or if the driver does not report the use of a shared GPU by process.
     """
 
     start_ns: int
     end_ns: int
-    joules: float | None
-    uncertainty: float | None
-    kind: Kind | None
-    coverage: float
-    idle_watts: float | None = None
+    joules: float | None  # Gross energy, joules; None, and never 0, when nothing was measured
+    uncertainty: float | None  # Half width in joules at 95 %; None when `joules` is None
+    kind: Kind | None  # The weakest kind in the sum; None when nothing was measured
+    coverage: float  # Share of the interval that was recorded, the smallest of the channels (0..1)
+    idle_watts: float | None = None  # Idle power of the summed channels, None without a baseline
     mean_watts: float | None = None
     peak_watts: float | None = None
     channels: tuple[ChannelEnergy, ...] = ()
     cross_checks: tuple[ChannelEnergy, ...] = ()
-    unmeasured: tuple[str, ...] = ()
+    """Covering channels that are not in the sum (psys, battery)."""
+    unmeasured: tuple[str, ...] = ()  # Scopes of this machine without a reading
     flags: tuple[str, ...] = field(default=())
+    """Qualifications of the result (``coarse``, ``lag``, ``gap``, ``extrapolated``, ``disagrees``,
+    ``no-counter``, ``shared``, ``unmeasured``)."""
     own_joules: float | None = None
+    """Joules of etui's own processes, where others used a GPU or the CPUs of an estimate: energy
+    above idle times etui's share of SM or CPU time; None if nothing was shared, or if the driver
+    does not report the use of a shared GPU by process."""
 
     @property
     def seconds(self) -> float:

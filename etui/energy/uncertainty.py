@@ -9,20 +9,14 @@ from dataclasses import dataclass, replace
 
 @dataclass(frozen=True, slots=True)
 class HalfWidths:
-    """The parts of a half width at 95 %, joules, by what the channels of a total have in common.
-
-    Attributes:
-        shared: The power did the same on all channels: what it did inside a tick at the two ends,
-            when it stepped, how late a reading follows it.
-        own: Random for each channel: when its counter moved, what its samples missed.
-        stated: Relative error of the reading itself (that of an estimate).
-        unknown: Bounds that are added as they are: time without a reading, digits.
-    """
+    """The parts of a half width at 95 %, joules, by what the channels of a total have in common."""
 
     shared: float = 0.0
-    own: float = 0.0
-    stated: float = 0.0
-    unknown: float = 0.0
+    """The power did the same on all channels: what it did inside a tick at the two ends, when it
+    stepped, how late a reading follows it."""
+    own: float = 0.0  # Random for each channel: when its counter moved, what its samples missed
+    stated: float = 0.0  # Relative error of the reading itself (that of an estimate)
+    unknown: float = 0.0  # Bounds that are added as they are: time without a reading, digits
 
     @property
     def total(self) -> float:

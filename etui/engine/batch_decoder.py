@@ -17,7 +17,6 @@ class BatchDecoder:
     """Decode the batches of one session.
 
     Args:
-        context: The context of the session.
         drafts: Its drafts; one may be verified by a batch.
         evict: Evicts a closed sequence from the cache; returns whether there was one.
 
@@ -35,7 +34,6 @@ class BatchDecoder:
         """Decode the plan, or as much as fits after every closed sequence was evicted.
 
         Args:
-            plan: The batch.
             live: Number of open sequences, for the message of a full cache.
             may_wait: Compute nothing if the cache is full, instead of raising.
 

@@ -49,7 +49,6 @@ def rotate(ids: Sequence[int], last: int) -> list[int]:
     """Return the indices of ids in their order, beginning after the id that was served last.
 
     Args:
-        ids: Ids of sequences.
         last: Id of the sequence that was served last; it need not be one of them.
     """
     order = sorted(range(len(ids)), key=ids.__getitem__)

@@ -45,10 +45,8 @@ class ChatPrompt:
     """Renders conversations with one template, and keeps special tokens out of their texts.
 
     Args:
-        template: The chat template.
         special: The special tokens that no message may forge.
         tool_format: How the template writes calls; empty if it has no place for tools.
-        model: Name of the model, for errors.
     """
 
     def __init__(
@@ -204,11 +202,7 @@ def _parse_tools(text: str) -> list[Any]:
 
 
 def _parse_calls(text: str) -> list[Mapping[str, Any]]:
-    """Parse the calls of a message; each has a function with a name.
-
-    Raises:
-        InvalidRequest: They are not in the OpenAI form.
-    """
+    """Parse the calls of a message; each has a function with a name."""
     try:
         calls = json.loads(text)
     except (ValueError, RecursionError) as error:

@@ -26,37 +26,28 @@ Flash = Literal["auto", "on", "off"]
 
 @dataclass(frozen=True, slots=True)
 class ContextOptions:
-    """Size and settings of a context.
+    """Size and settings of a context."""
 
-    Attributes:
-        context_tokens: Cells of the KV cache; with ``unified`` all sequences share them.
-        sequences: Maximum number of sequences, prefix donors included.
-        batch_tokens: Maximum number of tokens in one batch. Needed to repeat a result: chunking a
-            prompt differently changes the last bits of its logits.
-        threads: Threads of prefill and decode; the most of them where a ThreadControl adapts them.
-        unified: One cache for all sequences, so that prefixes are shared without a copy.
-        donors: Maximum number of closed sequences kept as prefix donors. Without flash attention
-            each of their tokens, although masked, slows the other sequences down a little.
-        flash_attention: ``auto`` lets llama.cpp decide by device. On a CPU it accumulates in half
-            precision (log-probabilities off by up to 0.3 nats, depending on the position of a
-            token in the cache) and is no faster, hence ``off`` there; a quantised cache needs it.
-        kv_type: Type of the KV cache (``f16``, ``q8_0``, ...).
-        full_window: Keep all tokens of sliding-window models, so that sequences can be rolled back.
-        offload_kv: Keep the KV cache on the GPU if layers are offloaded.
-        verify_rows: Maximum number of rows of a batch that verifies drafted tokens.
-    """
-
-    context_tokens: int
+    context_tokens: int  # Cells of the KV cache; with `unified` all sequences share them
     threads: int
-    sequences: int = 16
+    """Threads of prefill and decode; the most of them where a ThreadControl adapts them."""
+    sequences: int = 16  # Maximum number of sequences, prefix donors included
     batch_tokens: int = 512
-    unified: bool = True
+    """Maximum number of tokens in one batch. Needed to repeat a result: chunking a prompt
+    differently changes the last bits of its logits."""
+    unified: bool = True  # One cache for all sequences, so that prefixes are shared without a copy
     donors: int = 4
+    """Maximum number of closed sequences kept as prefix donors. Without flash attention each of
+    their tokens, although masked, slows the other sequences down a little."""
     flash_attention: Flash = "off"
-    kv_type: str = "f16"
+    """``auto`` lets llama.cpp decide by device. On a CPU it accumulates in half precision (log-
+    probabilities off by up to 0.3 nats, depending on the position of a token in the cache) and is
+    no faster, hence ``off`` there; a quantised cache needs it."""
+    kv_type: str = "f16"  # Type of the KV cache (`f16`, `q8_0`, ...)
     full_window: bool = True
-    offload_kv: bool = True
-    verify_rows: int = 16
+    """Keep all tokens of sliding-window models, so that sequences can be rolled back."""
+    offload_kv: bool = True  # Keep the KV cache on the GPU if layers are offloaded
+    verify_rows: int = 16  # Maximum number of rows of a batch that verifies drafted tokens
 
 
 class Context:
@@ -174,9 +165,6 @@ class DecodeBatch:
         """Queue tokens of one sequence.
 
         Args:
-            sequence: Number of the sequence.
-            tokens: Consecutive tokens.
-            position: Position of the first of them.
             with_logits: Whether to compute the logits of the last one.
 
         Returns:

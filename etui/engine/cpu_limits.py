@@ -97,7 +97,6 @@ class SpareCpu:
         """Return the mean number of idle CPUs since the last look.
 
         Args:
-            now_ns: Time on the monotonic clock.
             longest_ns: Longest time since the last look; None is any.
 
         Returns:

@@ -274,9 +274,6 @@ def default_threads(sysfs_dir: Path = Path("/sys")) -> int:
 
     That is the number of physical cores this process may run on, or the CPU quota of its control
     group if that is lower: more threads slow decoding down.
-
-    Args:
-        sysfs_dir: Where sysfs is mounted.
     """
     cores = count_cores(sysfs_dir, cpu_affinity())
     quota = read_cpu_quota(sysfs_dir)

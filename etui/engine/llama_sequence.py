@@ -17,15 +17,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Following:
-    """A wait for a prefix that another sequence is about to compute.
-
-    Attributes:
-        leader: The sequence that computes it.
-        length: Tokens of the prefix.
-    """
+    """A wait for a prefix that another sequence is about to compute."""
 
     leader: LlamaSequence
-    length: int
+    length: int  # Tokens of the prefix
 
 
 class LlamaSequence:

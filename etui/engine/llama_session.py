@@ -184,7 +184,6 @@ class LlamaSession:
 
         Args:
             tokens: Its first tokens, at least one.
-            sampling: How to sample.
             script: Tokens to draw one after another, whatever the logits say; None draws freely.
             owner: Whose it is: it reuses nothing of other owners. Empty is that of the session.
 
@@ -248,7 +247,6 @@ class LlamaSession:
         """Compute one batch for several owners, as ``step`` does for one; it raises the same.
 
         Args:
-            wanted: The sequences, and whether to draw a token for each.
             prompt_limit: Maximum number of prompt tokens in the batch while another sequence
                 decodes; prompts are then served in turn. None sets no limit, and serves prompts in
                 the given order.

@@ -19,17 +19,12 @@ ALL_LAYERS = -1
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """How a model is split over several GPUs.
-
-    Attributes:
-        mode: ``layer`` (whole layers to each), ``row`` (each matrix in rows) or ``none``.
-        main_gpu: Index of the GPU that holds the model with ``none``.
-        shares: Share of the model on each GPU; empty splits by free memory.
-    """
+    """How a model is split over several GPUs."""
 
     mode: str = "layer"
-    main_gpu: int = 0
-    shares: tuple[float, ...] = ()
+    """``layer`` (whole layers to each), ``row`` (each matrix in rows) or ``none``."""
+    main_gpu: int = 0  # Index of the GPU that holds the model with `none`
+    shares: tuple[float, ...] = ()  # Share of the model on each GPU; empty splits by free memory
 
 
 class Model:
@@ -37,7 +32,6 @@ class Model:
 
     Args:
         library: The library that loads it; it must outlive the model.
-        path: The GGUF file.
         gpu_layers: Layers on the GPU, ``ALL_LAYERS`` for all; ignored by a build without offload.
             With 0 no GPU is used at all: by default llama.cpp would still compute long batches on
             it, and fail where its memory is full.
@@ -114,7 +108,6 @@ class Model:
         """Tokenize a text.
 
         Args:
-            text: The text.
             bos: Prepend the begin token if the model uses one and the text has none.
             special: Parse ``<|im_start|>`` and similar as control tokens, not as text.
         """

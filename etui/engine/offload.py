@@ -24,23 +24,14 @@ _COMPUTE_BYTES_FLOOR = 128_000_000
 
 @dataclass(frozen=True, slots=True)
 class Needs:
-    """Bytes a model needs.
+    """Bytes a model needs."""
 
-    Attributes:
-        layers: Blocks of the model.
-        layer_bytes: Mean weights of one block.
-        output_bytes: Output matrix and other weights outside the blocks, without the input
-            embeddings.
-        weight_bytes: All weights.
-        kv_bytes: KV cache of the whole context.
-        compute_bytes: Compute buffers.
-    """
-
-    layers: int
-    layer_bytes: int
+    layers: int  # Blocks of the model
+    layer_bytes: int  # Mean weights of one block
     output_bytes: int
+    """Output matrix and other weights outside the blocks, without the input embeddings."""
     weight_bytes: int
-    kv_bytes: int
+    kv_bytes: int  # KV cache of the whole context
     compute_bytes: int
 
     @property
@@ -57,7 +48,6 @@ def needs(gguf: Gguf, context_tokens: int, kv_type: str, batch_tokens: int = 512
 
     Args:
         gguf: Header of the model.
-        context_tokens: Size of the context.
         kv_type: Type of the KV cache (``f16``, ``q8_0``, ...).
         batch_tokens: Maximum number of tokens in one batch.
     """
@@ -94,7 +84,6 @@ def usable_bytes(
     With shares, the GPU with the least free memory for its share limits the total.
 
     Args:
-        free_bytes: Free bytes of each GPU.
         split: ``none`` (all on ``main_gpu``), ``layer`` or ``row``.
         main_gpu: Index of the GPU used with ``none``.
         shares: Share of each GPU, in any unit; GPUs without one get nothing. Empty: by free memory.
@@ -123,7 +112,6 @@ def choose_layers(gpus: Sequence[Device], spec: ModelSpec, need: Needs) -> int:
     Args:
         gpus: The GPUs that llama.cpp sees.
         spec: The model, with its ``gpu_layers`` and ``split``.
-        need: The memory that it needs.
     """
     if not gpus:
         return 0

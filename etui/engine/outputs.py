@@ -89,14 +89,7 @@ class Outputs:
 def _rank_tokens(
     logits: NDArray[np.float32], log_sum: float, count: int, model: Model
 ) -> tuple[LikelyToken, ...]:
-    """Return the ``count`` most likely tokens, best first; of equal ones the lower number first.
-
-    Args:
-        logits: Logits of the whole model.
-        log_sum: Log of the sum of their exponentials.
-        count: Number of tokens; less than 1 returns none.
-        model: The model, for the texts of the tokens.
-    """
+    """Return the ``count`` most likely tokens, best first; of equal ones the lower number first."""
     import numpy as np
 
     count = min(count, len(logits))

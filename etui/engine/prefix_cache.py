@@ -30,32 +30,20 @@ FOLLOWED_TOKENS = 32
 
 @dataclass(frozen=True, slots=True)
 class Donor:
-    """A sequence in the cache that a new one may start from.
+    """A sequence in the cache that a new one may start from."""
 
-    Attributes:
-        slot: Its sequence number in llama.cpp's KV cache.
-        tokens: Its computed tokens.
-        closed: It is no longer in use, so a new sequence may take it over.
-    """
-
-    slot: int
+    slot: int  # Its sequence number in llama.cpp's KV cache
     tokens: Sequence[int]
-    closed: bool
+    closed: bool  # It is no longer in use, so a new sequence may take it over
 
 
 @dataclass(frozen=True, slots=True)
 class Reuse:
-    """The choice to reuse the first ``length`` tokens of ``donor``.
-
-    Attributes:
-        donor: The donor.
-        length: Tokens to reuse.
-        copies: A closed donor is copied, so that its own chat can still continue it.
-    """
+    """The choice to reuse the first ``length`` tokens of ``donor``."""
 
     donor: Donor
     length: int
-    copies: bool = False
+    copies: bool = False  # A closed donor is copied, so that its own chat can still continue it
 
     @property
     def take_over(self) -> bool:
@@ -80,7 +68,6 @@ def choose_reuse(
 
     Args:
         donors: Oldest first; of equally long prefixes the latest donor is chosen.
-        tokens: Tokens of the new sequence.
         whole_only: The model does not support partial removal, so that a donor can be continued
             only if all of its tokens are a prefix.
         free_slots: Unused slots, in addition to those of closed donors.

@@ -33,15 +33,13 @@ class PrefixDonors:
     would show another owner what somebody asked.
 
     Args:
-        cache: The KV cache.
         limit: Maximum number of closed sequences.
         whole_only: The model does not support partial removal, so that a donor can be continued
             only if all of its tokens are a prefix.
 
     Attributes:
-        closed: The closed sequences.
-        several_clients: Whether donors of other chats are kept. Their cells slow down the attention
-            of each token, so with one user only the chat that goes on is kept.
+        several_clients: Whether donors of other chats are kept. Their cells slow down the
+            attention of each token, so with one user only the chat that goes on is kept.
     """
 
     def __init__(self, cache: CellCache, limit: int, *, whole_only: bool) -> None:

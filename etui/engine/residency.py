@@ -93,8 +93,6 @@ class Residency:
         threads and another depth of drafts are set without a load.
 
         Args:
-            spec: The model.
-            path: Its file.
             draft: The model that drafts tokens for it, and its file; None if none is needed.
 
         Yields:

@@ -18,14 +18,10 @@ class Script:
     """The tokens that a sequence draws, whatever its logits say; after the last, it draws its own.
 
     The position decides which token is next, so a rolled back or forked sequence draws the same.
-
-    Attributes:
-        start: Length of the sequence before the first token.
-        tokens: The tokens; one that ends a text does not end the sequence.
     """
 
-    start: int
-    tokens: tuple[int, ...]
+    start: int  # Length of the sequence before the first token
+    tokens: tuple[int, ...]  # The tokens; one that ends a text does not end the sequence
 
     def find(self, length: int) -> int | None:
         """Return the token that a sequence of this length draws; None where it draws its own."""
@@ -46,7 +42,6 @@ class Sampler:
 
     Args:
         api: The bindings of llama.cpp.
-        sampling: How to sample.
         vocabulary: Number of tokens in the vocabulary.
         context_tokens: Maximum length of the sequence, which is the window of the penalties for
             ``repeat_last_n: -1``.
@@ -78,7 +73,6 @@ class Sampler:
 
         Args:
             context: The llama.cpp context.
-            row: Output of its last batch.
             tokens: The tokens of the sequence so far, which the penalties look at.
         """
         if self._window:

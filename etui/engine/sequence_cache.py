@@ -22,9 +22,6 @@ class SequenceCache:
     """Gives sequences their slots, and reuses what closed ones have computed.
 
     Args:
-        context: The context of the session.
-        model: Its model.
-        context_tokens: Most tokens of a sequence.
         drop_draft: Called with a sequence before its cells are shared.
 
     Attributes:

@@ -26,71 +26,49 @@ class ModelFacts:
     """Properties of the loaded model that reasoning may use.
 
     Attributes:
-        name: Name in models.yaml.
-        context_tokens: Maximum length of a sequence in tokens.
         think_open, think_close: Tags around thinking (``<think>``); None for a plain model.
-        thinking_switch: Name of the template variable that turns thinking on or off
-            (``enable_thinking``); None if there is none.
-        stop: Strings that end an answer, in addition to the vocabulary's end tokens.
-        has_template: Whether the GGUF contains a chat template.
-        batch_tokens: Maximum number of tokens in one batch. Prompts are computed in chunks of this
-            size, and another size changes the last bits of their logits. None if unknown.
-        vocabulary_tokens: Number of tokens in the vocabulary; None if unknown.
-        tool_format: How the chat template writes the calls of tools; empty if it has none that etui
-            can read.
     """
 
     name: str
-    context_tokens: int
+    context_tokens: int  # Maximum length of a sequence in tokens
     think_open: str | None
     think_close: str | None
     thinking_switch: str | None
-    stop: tuple[str, ...]
-    has_template: bool
+    """Name of the template variable that turns thinking on or off (``enable_thinking``); None if
+    there is none."""
+    stop: tuple[str, ...]  # Strings that end an answer, in addition to the vocabulary's end tokens
+    has_template: bool  # Whether the GGUF contains a chat template
     batch_tokens: int | None = None
-    vocabulary_tokens: int | None = None
+    """Maximum number of tokens in one batch. Prompts are computed in chunks of this size, and
+    another size changes the last bits of their logits. None if unknown."""
+    vocabulary_tokens: int | None = None  # Number of tokens in the vocabulary; None if unknown
     tool_format: ToolFormat = ""
+    """How the chat template writes the calls of tools; empty if it has none that etui can read."""
 
 
 @dataclass(frozen=True, slots=True)
 class OutputGrammar:
-    """A grammar that constrains what a sequence draws.
+    """A grammar that constrains what a sequence draws."""
 
-    Attributes:
-        text: Its rules in GBNF, llama.cpp's notation; the rule ``root`` is the whole text.
-        param: The part of the request that asks for it, for errors.
-    """
-
-    text: str
-    param: str = "response_format"
+    text: str  # Its rules in GBNF, llama.cpp's notation; the rule `root` is the whole text
+    param: str = "response_format"  # The part of the request that asks for it, for errors
 
 
 @dataclass(frozen=True, slots=True)
 class LikelyToken:
-    """One of the most likely tokens at a place.
-
-    Attributes:
-        token: Its number.
-        piece: Its bytes; those of its name for a control token.
-        logprob: Its log-probability under the full softmax before sampling, in nats.
-    """
+    """One of the most likely tokens at a place."""
 
     token: int
-    piece: bytes
-    logprob: float
+    piece: bytes  # Its bytes; those of its name for a control token
+    logprob: float  # Its log-probability under the full softmax before sampling, in nats
 
 
 @dataclass(frozen=True, slots=True)
 class RecalledSequence:
-    """The tokens of an answer that ended, which are still in the cache.
+    """The tokens of an answer that ended, which are still in the cache."""
 
-    Attributes:
-        tokens: Prompt and answer. All but the last are computed, or all of them.
-        tail: Bytes of its last tokens.
-    """
-
-    tokens: tuple[int, ...]
-    tail: bytes
+    tokens: tuple[int, ...]  # Prompt and answer. All but the last are computed, or all of them.
+    tail: bytes  # Bytes of its last tokens
 
 
 class TokenSequence(Protocol):
@@ -136,19 +114,17 @@ class Step:
 
     Attributes:
         start_ns, end_ns: Start and end of the decode on the monotonic clock.
-        computed: Number of tokens in this batch, by sequence id.
-        sampled: One token for each sequence whose queue became empty in this batch.
-        verified: Verification batches whose last drafted token was drawn or dropped since the
-            previous step.
-        verified_ids: Sequence id of each of them.
     """
 
     start_ns: int
     end_ns: int
-    computed: dict[int, int]
+    computed: dict[int, int]  # Number of tokens in this batch, by sequence id
     sampled: tuple[Sampled, ...]
+    """One token for each sequence whose queue became empty in this batch."""
     verified: tuple[Verified, ...] = ()
-    verified_ids: tuple[int, ...] = ()
+    """Verification batches whose last drafted token was drawn or dropped since the previous step.
+    """
+    verified_ids: tuple[int, ...] = ()  # Sequence id of each of them
 
 
 class Session(Protocol):

@@ -64,14 +64,7 @@ class SessionLoader:
 
         Args:
             library: llama.cpp.
-            spec: The model.
-            path: Its file.
-            need: The memory that it needs.
-            context_tokens: Size of its context.
             heads: Whether the file has heads for multi-token prediction.
-
-        Returns:
-            The session, and the layers on GPUs.
 
         Raises:
             ModelUnavailable: llama.cpp rejected the file.

@@ -47,14 +47,13 @@ class SpecialToken:
     """A token that a vocabulary finds in a text before it splits the rest.
 
     Attributes:
-        text: Its text.
-        control: Whether it is read only with control tokens on (``<|im_end|>``); a user-defined
-            token (``<think>``, runs of spaces) is always read.
         strips_left, strips_right: Whether spaces next to it are dropped.
     """
 
     text: str
     control: bool = True
+    """Whether it is read only with control tokens on (``<|im_end|>``); a user-defined token
+    (``<think>``, runs of spaces) is always read."""
     strips_left: bool = False
     strips_right: bool = False
 

@@ -37,7 +37,6 @@ class ChatTemplate:
 
     Args:
         process: The process that renders it; it must outlive the template.
-        model: Name of the model, for messages.
         source: Jinja source from the GGUF; None uses ``PLAIN_TEMPLATE``.
         bos_text, eos_text: Texts of the begin and end tokens, which templates write themselves.
 

@@ -42,7 +42,6 @@ class TemplateFailed(Exception):
 
     Args:
         kind: Name of the exception's class.
-        message: Its text.
     """
 
     def __init__(self, kind: str, message: str) -> None:
@@ -58,7 +57,6 @@ class TemplateProcess:
 
     Args:
         seconds: CPU time of a request.
-        memory_bytes: Memory of a request.
     """
 
     def __init__(self, seconds: float = SECONDS, memory_bytes: int = MEMORY_BYTES) -> None:

@@ -205,7 +205,6 @@ class Renderer:
     """Compile and render templates for one parent.
 
     Args:
-        requests, replies: The pipes from and to the parent.
         seconds: CPU time of a request, after which the kernel kills this process.
         memory_bytes: Memory that a request may take, for messages.
     """

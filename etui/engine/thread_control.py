@@ -34,7 +34,6 @@ class ThreadControl:
         spare: The idle CPUs of the machine.
         cpu_clock: CPU time of this process, nanoseconds.
         thread_clock: CPU time of the calling thread, nanoseconds.
-        clock: Monotonic clock in nanoseconds.
     """
 
     def __init__(
@@ -121,7 +120,6 @@ class ThreadControl:
         """Compute a batch with the threads for its length, and choose those of the next.
 
         Args:
-            rows: Tokens in the batch.
             set_threads: Sets the threads of batches of one token, and of all others.
             run: Computes the batch and returns a code, 0 for success.
 
@@ -203,11 +201,7 @@ class ThreadControl:
 
 
 class FollowedThreads(ThreadControl):
-    """The counts of another control, for a context that computes between its batches (drafts).
-
-    Args:
-        leader: The other control.
-    """
+    """The counts of another control, for a context that computes between its batches (drafts)."""
 
     def __init__(self, leader: ThreadControl) -> None:
         super().__init__(leader.limit, adapt=False)

@@ -61,23 +61,15 @@ _TYPICAL = 32
 
 @dataclass(frozen=True, slots=True)
 class StepTimes:
-    """Times of one computed batch, in nanoseconds.
-
-    Attributes:
-        end_ns: Its end on the monotonic clock.
-        wall_ns: Its duration.
-        cpu_ns: CPU time that the process used for it, in all threads.
-        rows: Tokens in the batch.
-        spare_cores: Mean number of idle cores since the last look; None without a new look.
-        after_pause: Whether the threads slept before it.
-    """
+    """Times of one computed batch, in nanoseconds."""
 
     end_ns: int
     wall_ns: int
-    cpu_ns: int
-    rows: int = 1
+    cpu_ns: int  # CPU time that the process used for it, in all threads
+    rows: int = 1  # Tokens in the batch
     spare_cores: float | None = None
-    after_pause: bool = False
+    """Mean number of idle cores since the last look; None without a new look."""
+    after_pause: bool = False  # Whether the threads slept before it
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,31 +86,22 @@ class ThreadCount:
     """The number of threads, and what the rule remembers.
 
     Attributes:
-        limit: Most threads: what the process may run on.
-        count: Threads of the next batch, 1 to ``limit``.
-        why: Reason for the last change; empty before the first.
-        wall_ns, lost_ns, expected_ns: Sums over the window: durations of the steps, CPU time that
-            their threads did not get, and the longest durations that are not late.
-        lag_ns: CPU time in ``lost_ns`` that may be late and not lost.
-        typical: Typical times, the last used at the end.
-        raised_ns: When a thread was added last.
-        spare_cores: Idle cores at the last look; None before one with this count.
-        hold_ns: Waiting time after the last failed attempt.
-        not_before_ns: When the next thread may be added.
+        wall_ns, lost_ns, expected_ns: Sums over the window: durations of the steps, CPU time
+            that their threads did not get, and the longest durations that are not late.
     """
 
-    limit: int
-    count: int
-    why: str = ""
+    limit: int  # Most threads: what the process may run on
+    count: int  # Threads of the next batch, 1 to `limit`
+    why: str = ""  # Reason for the last change; empty before the first
     wall_ns: float = 0.0
     lost_ns: float = 0.0
     expected_ns: float = 0.0
-    lag_ns: float = 0.0
-    typical: tuple[Typical, ...] = ()
-    raised_ns: int | None = None
-    spare_cores: float | None = None
-    hold_ns: int = 0
-    not_before_ns: int = 0
+    lag_ns: float = 0.0  # CPU time in `lost_ns` that may be late and not lost
+    typical: tuple[Typical, ...] = ()  # Typical times, the last used at the end
+    raised_ns: int | None = None  # When a thread was added last
+    spare_cores: float | None = None  # Idle cores at the last look; None before one with this count
+    hold_ns: int = 0  # Waiting time after the last failed attempt
+    not_before_ns: int = 0  # When the next thread may be added
 
     @property
     def lost_cores(self) -> float:

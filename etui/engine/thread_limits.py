@@ -18,14 +18,12 @@ class ThreadLimits:
 
     Attributes:
         decode, prefill: Most threads of short and of long batches.
-        adapt: Whether fewer are used while other processes take the cores.
-        note: Why a limit is lower than asked for; empty if none is.
     """
 
     decode: int
     prefill: int
-    adapt: bool
-    note: str = ""
+    adapt: bool  # Whether fewer are used while other processes take the cores
+    note: str = ""  # Why a limit is lower than asked for; empty if none is
 
 
 def choose_thread_limits(spec: ModelSpec, config: Config, *, on_gpu: bool = False) -> ThreadLimits:
@@ -36,7 +34,6 @@ def choose_thread_limits(spec: ModelSpec, config: Config, *, on_gpu: bool = Fals
     threads that wait for it look like threads that wait for a core.
 
     Args:
-        spec: The model.
         config: The number of threads of all others, None for ``auto``, and the root of sysfs.
         on_gpu: Whether layers of the model are on a GPU.
     """

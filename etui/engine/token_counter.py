@@ -53,7 +53,6 @@ class TokenCounter:
 
         Args:
             path: The GGUF file of the model.
-            text: The text.
 
         Returns:
             The count; None if the file has no tokenizer that can be used, or the text is far too

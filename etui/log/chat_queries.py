@@ -72,8 +72,6 @@ def list_chat_turns(
     """Return the last turns of a chat, oldest first.
 
     Args:
-        log: The log.
-        chat_id: The chat.
         limit: Maximum number of turns.
         before: Id of a turn; only earlier ones are returned.
     """

@@ -34,9 +34,7 @@ def find_curve(
 
     Args:
         log: Where curves and turns are read.
-        model: Name of the model.
         sha256: SHA-256 of its file; None if it is not known.
-        now: Conditions of this machine.
         save: Takes a curve that is fitted here because the log has grown enough. With None nothing
             is fitted: a fit takes half a second, and no answer should wait for it.
     """
@@ -134,24 +132,16 @@ SPECULATED_SQL = _POINTS_SQL.format(
 
 @dataclass(frozen=True, slots=True)
 class LoggedTurn:
-    """One turn as a point of a curve, with the conditions of its measurement.
+    """One turn as a point of a curve, with the conditions of its measurement."""
 
-    Attributes:
-        created_at: ISO 8601, UTC.
-        point: Tokens, joules and seconds.
-        kind: How its energy is known.
-        channels: Ids of the channels in its total.
-        settings: Recorded machine, build and threads.
-        shared: Whether other processes used a GPU at the same time, or other requests were in its
-            batches.
-    """
-
-    created_at: str
-    point: TurnPoint
-    kind: str | None
-    channels: tuple[str, ...]
-    settings: dict[str, Any]
+    created_at: str  # ISO 8601, UTC
+    point: TurnPoint  # Tokens, joules and seconds
+    kind: str | None  # How its energy is known
+    channels: tuple[str, ...]  # Ids of the channels in its total
+    settings: dict[str, Any]  # Recorded machine, build and threads
     shared: bool
+    """Whether other processes used a GPU at the same time, or other requests were in its batches.
+    """
 
 
 def parse_logged_turns(rows: Sequence[sqlite3.Row]) -> list[LoggedTurn]:

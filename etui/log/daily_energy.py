@@ -69,21 +69,16 @@ _LOADS_SQL = f"""
 
 @dataclass(frozen=True, slots=True)
 class EnergySum:
-    """The joules of a group of turns and loads.
+    """The joules of a group of turns and loads."""
 
-    Attributes:
-        turns: Number of turns; one that several models answered counts for each.
-        joules: Gross joules of those that were measured or estimated; None when none was.
-        estimated: Whether some of them are only estimated.
-        unmeasured: Turns and loads that are missing in the sum, because their joules are unknown.
-        peak_watts: Highest watts of the machine during these turns; None when unknown.
-    """
-
-    turns: int = 0
+    turns: int = 0  # Number of turns; one that several models answered counts for each
     joules: float | None = None
+    """Gross joules of those that were measured or estimated; None when none was."""
     estimated: bool = False
     unmeasured: int = 0
+    """Turns and loads that are missing in the sum, because their joules are unknown."""
     peak_watts: float | None = None
+    """Highest watts of the machine during these turns; None when unknown."""
 
     @property
     def kind(self) -> str | None:
@@ -114,22 +109,16 @@ class ModelDay:
 
 @dataclass(frozen=True, slots=True)
 class DailyEnergy:
-    """What the log has of a row of days.
+    """What the log has of a row of days."""
 
-    Attributes:
-        days: The days, oldest first, also those without a turn.
-        parts: One entry per day and model.
-    """
-
-    days: tuple[date, ...] = ()
-    parts: tuple[ModelDay, ...] = ()
+    days: tuple[date, ...] = ()  # The days, oldest first, also those without a turn
+    parts: tuple[ModelDay, ...] = ()  # One entry per day and model
 
 
 def day_start(day: date, zone: tzinfo | None = None) -> datetime:
     """Return the first moment of a local day, in UTC.
 
     Args:
-        day: A day of the calendar.
         zone: Its time zone; None is the one of this machine.
     """
     midnight = datetime.combine(day, time.min, zone)

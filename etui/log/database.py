@@ -31,11 +31,7 @@ class _Connection(sqlite3.Connection):
     """
 
     def execute(self, sql: str, parameters: Any = (), /) -> sqlite3.Cursor:
-        """Execute one statement.
-
-        Raises:
-            sqlite3.Error: The statement failed.
-        """
+        """Execute one statement."""
         try:
             return super().execute(sql, parameters)
         except UnicodeDecodeError as error:
@@ -158,11 +154,7 @@ def _connect_reader(path: Path) -> sqlite3.Connection:
 
 
 def _pending(connection: sqlite3.Connection, path: Path) -> bool:
-    """Return whether migrations are missing.
-
-    Raises:
-        LogUnavailable: The database is from a newer etui, damaged, or of another program.
-    """
+    """Return whether migrations are missing."""
     tables = {
         row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
     }

@@ -45,7 +45,6 @@ def build_energy_record(turn: TurnRecord, weights: Mapping[str, str] = NO_WEIGHT
     """Build the energy record of a turn: one measurement.
 
     Args:
-        turn: The turn.
         weights: Hash of a model -> quantisation of its weights, of the models on this machine.
     """
     settings, energy = turn.settings, turn.energy

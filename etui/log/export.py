@@ -23,7 +23,6 @@ def build_turn_document(
     """Build the document of ``etui ask --json``, with system prompt, trace and energy record.
 
     Args:
-        turn: The turn.
         weights: Hash of a model -> quantisation of its weights.
     """
     return turn.to_json() | {
@@ -75,9 +74,7 @@ def format_branch(
     """Format the current branch of a chat as Markdown, see :func:`format_chat`.
 
     Args:
-        chat: The chat.
         turns: All its turns, oldest first.
-        energy_line: Formats the energy of a turn as one line.
     """
     shown = current_branch(turns, chat.head)
     return format_chat(chat, shown, energy_line, elsewhere=len(turns) - len(shown))
@@ -93,9 +90,7 @@ def format_chat(
     """Format a chat as Markdown: each question as a quotation, its answer, and its energy.
 
     Args:
-        chat: The chat.
         turns: Its turns, oldest first.
-        energy_line: Formats the energy of a turn as one line.
         elsewhere: Number of turns on other branches, which are left out.
     """
     name = " ".join(sanitize(chat.name).split())

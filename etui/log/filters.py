@@ -63,7 +63,6 @@ class TurnFilter:
     Attributes:
         model, rule, status, policy, chat_id: Equal to the turn's.
         since, until: Aware times; ``since`` is included, ``until`` is not.
-        search: Words, as a user types them, that the question or the answer contains.
         key, endpoint: Name of the client's key, and path of its request; equal to the turn's.
     """
 
@@ -75,6 +74,7 @@ class TurnFilter:
     since: datetime | None = None
     until: datetime | None = None
     search: str | None = None
+    """Words, as a user types them, that the question or the answer contains."""
     key: str | None = None
     endpoint: str | None = None
 
@@ -94,16 +94,14 @@ class Clause:
 
     Attributes:
         conditions, values: The conditions, and the values for their question marks.
-        index: Name of the index to read; None leaves the choice to SQLite.
-        only_words: Whether the one condition is a search by the index of words.
-        scans_texts: Whether a search reads all texts, because no index of words has the signs.
     """
 
     conditions: tuple[str, ...]
     values: tuple[str, ...]
-    index: str | None
-    only_words: bool = False
+    index: str | None  # Name of the index to read; None leaves the choice to SQLite
+    only_words: bool = False  # Whether the one condition is a search by the index of words
     scans_texts: bool = False
+    """Whether a search reads all texts, because no index of words has the signs."""
 
     @property
     def sql(self) -> str:

@@ -27,7 +27,6 @@ def find_chat(log: LogReader, name: str) -> ChatRecord:
     used last is returned. ``last`` is the chat used last, unless a chat has this title.
 
     Args:
-        log: The log.
         name: What the user wrote.
 
     Raises:

@@ -47,7 +47,6 @@ class Use:
     """One turn of a chat.
 
     Attributes:
-        models: The models that it used.
         start_seconds, end_seconds: Its beginning and end, in seconds since 1970.
     """
 
@@ -58,32 +57,21 @@ class Use:
 
 @dataclass(frozen=True, slots=True)
 class Gap:
-    """The time between two questions to the same model.
+    """The time between two questions to the same model."""
 
-    Attributes:
-        start_seconds: End of the answer before it, in seconds since 1970.
-        seconds: Its length.
-    """
-
-    start_seconds: float
+    start_seconds: float  # End of the answer before it, in seconds since 1970
     seconds: float
 
 
 @dataclass(frozen=True, slots=True)
 class LoadCost:
-    """What loading a model takes.
-
-    Attributes:
-        joules: Mean gross joules of its last loads, the start of the engine's process included.
-        seconds: Mean seconds.
-        loads: Number of loads.
-        kind: How their energy was determined.
-    """
+    """What loading a model takes."""
 
     joules: Measured
-    seconds: float
+    """Mean gross joules of its last loads, the start of the engine's process included."""
+    seconds: float  # Mean seconds
     loads: int
-    kind: str | None
+    kind: str | None  # How their energy was determined
 
 
 def read_uses(log: LogReader, limit: int = RECENT_TURNS) -> list[Use]:
@@ -129,8 +117,6 @@ def read_load_cost(log: LogReader, model: str, sha256: str | None) -> LoadCost |
     loads (Student's t). Of a single load, the spread is not known.
 
     Args:
-        log: Where they are read.
-        model: Name of the model.
         sha256: SHA-256 of its file; None takes the loads of any file.
 
     Raises:

@@ -34,43 +34,29 @@ class PairAgreement:
     """How often an arm agrees with an audit arm.
 
     Attributes:
-        arm, audit_arm: The two arms.
         agreed, compared: Number of answers that agree, of those that were compared.
-        model: The model of both accuracies that follows.
-        basis: Where the accuracy of the audit arm is from.
     """
 
     arm: str
     audit_arm: str
     agreed: int
     compared: int
-    model: AgreementModel
-    basis: Basis = "assumed"
+    model: AgreementModel  # The model of both accuracies that follows
+    basis: Basis = "assumed"  # Where the accuracy of the audit arm is from
 
 
 @dataclass(frozen=True, slots=True)
 class LogLabels:
-    """The labels of the log, for a fit.
+    """The labels of the log, for a fit."""
 
-    Attributes:
-        questions: The questions with their labels, oldest first.
-        created_at: When each was asked.
-        facts: Arm -> model and reasoning.
-        pairs: How often each audited arm agrees with its audit arm.
-        grades: Number of turns with a grade.
-        audits: Number of compared audits.
-        left_out: Turns of an arm that has another model now, or that the policy no longer has.
-        sha256: Hash of the turns and their labels.
-    """
-
-    questions: tuple[LabelledQuestion, ...]
+    questions: tuple[LabelledQuestion, ...]  # The questions with their labels, oldest first
     created_at: tuple[str, ...]
-    facts: Mapping[str, ArmFacts]
-    pairs: tuple[PairAgreement, ...]
-    grades: int
-    audits: int
-    left_out: int
-    sha256: str
+    facts: Mapping[str, ArmFacts]  # Arm -> model and reasoning
+    pairs: tuple[PairAgreement, ...]  # How often each audited arm agrees with its audit arm
+    grades: int  # Number of turns with a grade
+    audits: int  # Number of compared audits
+    left_out: int  # Turns of an arm that has another model now, or that the policy no longer has
+    sha256: str  # Hash of the turns and their labels
 
     def table(self) -> Graded:
         """Build the table of a fit."""

@@ -43,10 +43,7 @@ class LabelledTurn:
     """A turn with a grade or an audit.
 
     Attributes:
-        turn_id, created_at, query, policy: Those of the turn.
         arm, model, reasoning: What gave its answer; of a cascade, the hop that was taken.
-        good: The user's grade; None without one.
-        audits: Audits whose answer could be compared, oldest first.
     """
 
     turn_id: str
@@ -56,23 +53,17 @@ class LabelledTurn:
     arm: str
     model: str
     reasoning: str
-    good: bool | None
-    audits: tuple[AuditRecord, ...]
+    good: bool | None  # The user's grade; None without one
+    audits: tuple[AuditRecord, ...]  # Audits whose answer could be compared, oldest first
 
 
 @dataclass(frozen=True, slots=True)
 class AuditSpending:
-    """The joules that audits took since a point in time, with their loads.
+    """The joules that audits took since a point in time, with their loads."""
 
-    Attributes:
-        joules: Gross joules, estimates included.
-        estimated: Whether some of them are only estimated.
-        unmeasured: Audits that are missing in the sum in whole or in part.
-    """
-
-    joules: float
+    joules: float  # Gross joules, estimates included
     estimated: bool
-    unmeasured: int
+    unmeasured: int  # Audits that are missing in the sum in whole or in part
 
 
 def read_labelled(log: LogReader) -> list[LabelledTurn]:
@@ -110,7 +101,6 @@ def read_audits(
     """Read audits, oldest first, also those without a comparison.
 
     Args:
-        log: The log.
         since: Time with a zone from which they count; None reads all.
         turn_id: Only those of this turn; None reads all.
 

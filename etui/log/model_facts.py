@@ -96,8 +96,6 @@ def read_model_facts(
     """Read the facts of one model.
 
     Args:
-        log: Where they are read.
-        model: Name of the model.
         sha256: SHA-256 of its file; None if it is not known.
         now: Conditions of this machine; a curve made under others is not used.
         save: Takes a curve that was fitted to the log, so that it is fitted only once.

@@ -25,12 +25,7 @@ _CHAIN = " → "
 
 @dataclass(frozen=True, slots=True)
 class PredictionOutcome:
-    """One turn whose joules were predicted and measured, loads excluded.
-
-    Attributes:
-        shadow: Decision of the policy on trial, from the trace; None without one.
-        hops: Arm and model of each hop, in order; empty without hops.
-    """
+    """One turn whose joules were predicted and measured, loads excluded."""
 
     model: str
     arm: str
@@ -38,7 +33,9 @@ class PredictionOutcome:
     predicted_joules: float | None
     measured_joules: float | None
     shadow: dict[str, Any] | None
+    """Decision of the policy on trial, from the trace; None without one."""
     hops: tuple[tuple[str, str], ...] = ()
+    """Arm and model of each hop, in order; empty without hops."""
 
     @property
     def models_text(self) -> str:
@@ -54,60 +51,41 @@ class PredictionOutcome:
 
 @dataclass(frozen=True, slots=True)
 class PredictionAccuracy:
-    """Error of the predictions of a group of turns.
+    """Error of the predictions of a group of turns."""
 
-    Attributes:
-        key: Model or arm; of turns with hops, those of all hops.
-        n: Turns with both numbers.
-        mape: Mean absolute error relative to the measured joules.
-        bias: Sum of the predicted over the sum of the measured joules, minus 1; above 0 the
-            predictions are too high.
-    """
-
-    key: str
-    n: int
-    mape: float | None
+    key: str  # Model or arm; of turns with hops, those of all hops
+    n: int  # Turns with both numbers
+    mape: float | None  # Mean absolute error relative to the measured joules
     bias: float | None
+    """Sum of the predicted over the sum of the measured joules, minus 1; above 0 the predictions
+    are too high."""
 
 
 @dataclass(frozen=True, slots=True)
 class ShadowSummary:
-    """What a policy on trial would have done.
-
-    Attributes:
-        policy: Its name.
-        turns: Turns that it was evaluated on.
-        elsewhere: Turns for which it chose another arm or model.
-        undecided: Turns that it could not decide.
-        compared: Turns in ``elsewhere`` with predicted joules for both decisions.
-        joules_difference: Predicted joules of the policy on trial minus those of the actual
-            decision, over the compared turns; None without any.
-    """
+    """What a policy on trial would have done."""
 
     policy: str
     turns: int
-    elsewhere: int
-    undecided: int
-    compared: int
+    elsewhere: int  # Turns for which it chose another arm or model
+    undecided: int  # Turns that it could not decide
+    compared: int  # Turns in `elsewhere` with predicted joules for both decisions
     joules_difference: float | None
+    """Predicted joules of the policy on trial minus those of the actual decision, over the compared
+    turns; None without any."""
 
 
 @dataclass(frozen=True, slots=True)
 class Drift:
-    """A curve compared with the last turns.
-
-    Attributes:
-        curve: The curve.
-        turns: Number of turns.
-        median_error: Median of measured over predicted joules, minus 1; None without turns.
-        drifted: There are at least ``LEAST_DRIFT_TURNS`` turns, and more than half of them are
-            outside the curve's own 95 % band.
-    """
+    """A curve compared with the last turns."""
 
     curve: OperatingCurve
     turns: int
     median_error: float | None
+    """Median of measured over predicted joules, minus 1; None without turns."""
     drifted: bool
+    """There are at least ``LEAST_DRIFT_TURNS`` turns, and more than half of them are outside the
+    curve's own 95 % band."""
 
 
 def outcomes_sql(where: Clause) -> str:

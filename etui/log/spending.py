@@ -34,17 +34,11 @@ _KEY_SQL = (
 
 @dataclass(frozen=True, slots=True)
 class Spending:
-    """The joules spent since a point in time.
+    """The joules spent since a point in time."""
 
-    Attributes:
-        joules: Gross joules, estimates included.
-        estimated: Whether some of them are only estimated.
-        unmeasured_turns: Turns that are missing in the sum, because their joules are unknown.
-    """
-
-    joules: float
+    joules: float  # Gross joules, estimates included
     estimated: bool
-    unmeasured_turns: int
+    unmeasured_turns: int  # Turns that are missing in the sum, because their joules are unknown
 
 
 def sum_joules_since(log: LogReader, moment: datetime) -> Spending:
@@ -65,7 +59,6 @@ def sum_key_joules_since(log: LogReader, key: str, moment: datetime) -> Spending
     """Sum the joules of the turns of a client's key since an aware time; loads belong to none.
 
     Args:
-        log: The log.
         key: Name of the key, as in the turns' ``ClientRecord``; empty for clients without one.
         moment: The time from which turns count, by their start.
 

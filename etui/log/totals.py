@@ -36,39 +36,26 @@ _HAS_HOPS = "hops <> '[]'"
 
 @dataclass(frozen=True, slots=True)
 class Total:
-    """The joules, tokens and seconds of a group of turns.
-
-    Attributes:
-        key: The model, rule, day (local, ``2026-11-24``), chat or name of a client's key; empty for
-            turns without one.
-        turns: All turns of the group; a turn that several models answered counts for each.
-        joules: Sum over the turns with a hardware reading; None when there is none.
-        uncertainty: Sum of their half widths, which bounds the error even if all share its cause.
-        kind: The weakest kind in ``joules``.
-        estimated_joules: Sum over the turns that were only estimated; None when there is none.
-        unmeasured_turns: Turns that are in neither sum.
-        output_tokens: Thinking and answer tokens of all turns.
-        joules_per_token: Over the turns with a reading, or else over the estimated ones.
-        seconds: Prefill and decode of all turns, loads excluded.
-    """
+    """The joules, tokens and seconds of a group of turns."""
 
     key: str
-    turns: int
-    joules: float | None
+    """The model, rule, day (local, ``2026-11-24``), chat or name of a client's key; empty for turns
+    without one."""
+    turns: int  # All turns of the group; a turn that several models answered counts for each
+    joules: float | None  # Sum over the turns with a hardware reading; None when there is none
     uncertainty: float | None
-    kind: str | None
+    """Sum of their half widths, which bounds the error even if all share its cause."""
+    kind: str | None  # The weakest kind in `joules`
     estimated_joules: float | None
-    unmeasured_turns: int
-    output_tokens: int
-    joules_per_token: float | None
-    seconds: float
+    """Sum over the turns that were only estimated; None when there is none."""
+    unmeasured_turns: int  # Turns that are in neither sum
+    output_tokens: int  # Thinking and answer tokens of all turns
+    joules_per_token: float | None  # Over the turns with a reading, or else over the estimated ones
+    seconds: float  # Prefill and decode of all turns, loads excluded
 
 
 def totals_sql(by: str, where: Clause) -> tuple[str, tuple[str, ...]]:
     """Build the statement for :class:`Total`: most expensive group first, days newest first.
-
-    Returns:
-        The statement and its values.
 
     Raises:
         KeyError: ``by`` is not in :data:`GROUPS`.
@@ -128,9 +115,6 @@ def _parts_by_model(where: Clause) -> tuple[str, tuple[str, ...]]:
     """Build ``FROM`` with one row per turn and model, with the columns that totals sum.
 
     The conditions select turns, so they apply to whole turns and not to their hops.
-
-    Returns:
-        The text that follows ``SELECT columns``, and its values.
     """
     # Only turns with hops are read in full: a partial index finds them.
     with_hops = f"SELECT id FROM turns INDEXED BY {_HOPS_INDEX} WHERE {_HAS_HOPS}"

@@ -19,17 +19,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Catalogue:
-    """Every model by name: shipped entries, replaced by the user's of that name, then found files.
-
-    Attributes:
-        models: Name -> model.
-        tuned: Name -> the settings that a sweep chose for it, and what of them is used.
-        problem: Why no such settings are used at all (a damaged file); empty if they can be.
-    """
+    """Every model by name: shipped entries, replaced by the user's of that name, then found files."""
 
     models: Mapping[str, ModelSpec]
     tuned: Mapping[str, TunedUse] = field(default_factory=dict)
-    problem: str = ""
+    """Name -> the settings that a sweep chose for it, and what of them is used."""
+    problem: str = ""  # Why no such settings are used at all (a damaged file); empty if they can be
 
     def __iter__(self) -> Iterator[ModelSpec]:
         return iter(self.models.values())

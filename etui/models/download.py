@@ -30,22 +30,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """Progress of a pull.
-
-    Attributes:
-        model: Name in models.yaml.
-        step: ``wait`` for another pull of the same model, ``download``, ``verify``, or ``failed``
-            when a source failed and the next one is tried.
-        note: The source; for ``failed``, why.
-        done_bytes: Bytes on disk, including those of an earlier attempt.
-        total_bytes: Size of the whole file in bytes; None if unknown.
-    """
+    """Progress of a pull."""
 
     model: str
     step: Literal["wait", "download", "verify", "failed"]
-    note: str
-    done_bytes: int = 0
-    total_bytes: int | None = None
+    """``wait`` for another pull of the same model, ``download``, ``verify``, or ``failed`` when a
+    source failed and the next one is tried."""
+    note: str  # The source; for `failed`, why
+    done_bytes: int = 0  # Bytes on disk, including those of an earlier attempt
+    total_bytes: int | None = None  # Size of the whole file in bytes; None if unknown
 
 
 Report = Callable[[Progress], None]
@@ -58,8 +51,6 @@ def pull(spec: ModelSpec, config: Config, progress: Report | None = None) -> Pat
     a later call resumes them. Two pulls of the same model run one after the other.
 
     Args:
-        spec: The model.
-        config: Names the models folder.
         progress: Called during the work, from the calling thread; an exception it raises ends the
             pull and keeps the partial download.
 

@@ -43,11 +43,7 @@ def read_entries(config: Config) -> dict[str, ModelSpec]:
 
 
 def _check_fallbacks(config: Config, models: Mapping[str, ModelSpec]) -> None:
-    """Check the models that answer while a backend cannot, with their positions in config.yaml.
-
-    Raises:
-        InvalidFile: One does not exist.
-    """
+    """Check the models that answer while a backend cannot, with their positions in config.yaml."""
     wrong = [
         (backend.name, place, name)
         for backend in config.backends.values()

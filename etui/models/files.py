@@ -27,21 +27,19 @@ class FileRecord:
     """State of a file when it was last hashed; stored as ``<name>.gguf.json`` next to the models.
 
     Attributes:
-        path: The hashed file.
         size_bytes, mtime_ns: Its size and modification time at that moment.
-        sha256: Hash of the whole file.
-        pinned: Whether the hash came from the hub, so that a file with another one is refused.
-        source: Where the file was pulled from; empty for a file that was copied there by hand.
-        tried: Whether llama.cpp has loaded it once in a process of its own, without a crash.
     """
 
     path: str
     size_bytes: int
     mtime_ns: int
-    sha256: str
+    sha256: str  # Hash of the whole file
     pinned: bool = False
+    """Whether the hash came from the hub, so that a file with another one is refused."""
     source: str = ""
+    """Where the file was pulled from; empty for a file that was copied there by hand."""
     tried: bool = False
+    """Whether llama.cpp has loaded it once in a process of its own, without a crash."""
 
     @classmethod
     def of(
@@ -126,9 +124,7 @@ def list_catalogue_files(
     """List the files and folders from which the entries of all models are read.
 
     Args:
-        models: Name -> entry.
         tuned: Names of models with settings that a sweep chose: those hold for one file only.
-        config: Folders and settings.
     """
     yield from (shipped_dir() / "models.yaml", config.models_file, config.models_dir)
     yield config.tuned_file
@@ -232,21 +228,13 @@ def has_file(spec: ModelSpec, config: Config) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Verified:
-    """A file whose header and sha256 were checked.
-
-    Attributes:
-        name: Name of the model.
-        path: The file.
-        file_bytes: Its size in bytes.
-        sha256: Hash of the whole file.
-        expected: The required hash; None if neither models.yaml nor the hub gives one.
-    """
+    """A file whose header and sha256 were checked."""
 
     name: str
     path: Path
     file_bytes: int
-    sha256: str
-    expected: str | None
+    sha256: str  # Hash of the whole file
+    expected: str | None  # The required hash; None if neither models.yaml nor the hub gives one
 
 
 def require(spec: ModelSpec, config: Config) -> Path:
@@ -272,8 +260,6 @@ def verify(
     """Check the header and hash the whole file, regardless of its record.
 
     Args:
-        spec: The model.
-        config: Names the models folder.
         report: Called with the bytes hashed so far.
 
     Raises:

@@ -122,11 +122,7 @@ _Row = tuple[str, tuple[int, ...], int, int]
 
 
 def _locate_tensors(rows: list[_Row], data_start: int, alignment: int) -> tuple[Tensor, ...]:
-    """Build the tensors with absolute offsets.
-
-    Raises:
-        _ImplausibleError: They do not follow each other with only padding in between.
-    """
+    """Build the tensors with absolute offsets."""
     expected: int | None = 0
     placed: list[Tensor] = []
     for name, shape, kind, offset in rows:

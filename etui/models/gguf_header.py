@@ -52,21 +52,13 @@ class Array:
 
 @dataclass(frozen=True, slots=True)
 class Tensor:
-    """One row of the tensor table.
-
-    Attributes:
-        name: Name of the tensor.
-        shape: Elements along each dimension, fastest first.
-        type: Name of the tensor type; ``type N`` for an unknown type.
-        offset: Position of its first byte in the file.
-        size_bytes: Size of its data in bytes; None for an unknown type.
-    """
+    """One row of the tensor table."""
 
     name: str
-    shape: tuple[int, ...]
-    type: str
-    offset: int
-    size_bytes: int | None
+    shape: tuple[int, ...]  # Elements along each dimension, fastest first
+    type: str  # Name of the tensor type; `type N` for an unknown type
+    offset: int  # Position of its first byte in the file
+    size_bytes: int | None  # Size of its data in bytes; None for an unknown type
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,17 +27,11 @@ _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EFBIG}
 
 @dataclass(frozen=True, slots=True)
 class HubFile:
-    """Metadata of a file on the hub.
-
-    Attributes:
-        sha256: Hash of the file.
-        size_bytes: Its size; None if the hub does not give it.
-        commit: The commit that both belong to.
-    """
+    """Metadata of a file on the hub."""
 
     sha256: str
-    size_bytes: int | None
-    commit: str | None
+    size_bytes: int | None  # Its size; None if the hub does not give it
+    commit: str | None  # The commit that both belong to
 
 
 def look_up(source: HubSource) -> HubFile:
@@ -80,7 +74,6 @@ def fetch(
     """Download a file of the hub, resuming an earlier attempt.
 
     Args:
-        source: Where the file is.
         file: Its metadata from :func:`look_up`; the partial file is named by the sha256.
         folder: Folder of the partial file, which stays after an interruption.
         report: Called with the bytes downloaded so far.

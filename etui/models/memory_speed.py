@@ -44,19 +44,12 @@ _ONE_THREAD = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
 @dataclass(frozen=True, slots=True)
 class MemorySpeed:
-    """A measured reading speed.
+    """A measured reading speed."""
 
-    Attributes:
-        machine: The machine, by :func:`etui.config.machine.machine_name`.
-        threads: Number of threads that read.
-        bytes_per_second: Speed of the quickest quarter of several passes.
-        busy: Whether other programs ran: the memory is faster than that.
-    """
-
-    machine: str
-    threads: int
-    bytes_per_second: float
-    busy: bool = False
+    machine: str  # The machine, by :func:`etui.config.machine.machine_name`
+    threads: int  # Number of threads that read
+    bytes_per_second: float  # Speed of the quickest quarter of several passes
+    busy: bool = False  # Whether other programs ran: the memory is faster than that
 
 
 def measure_memory_speed(threads: int) -> MemorySpeed:

@@ -29,20 +29,12 @@ Fit = Literal["gpu", "memory", "too large", "unknown"]
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A model that could be chosen.
-
-    Attributes:
-        name: Its name.
-        weight_bytes: Size of its file, all of which is read for each token.
-        need_bytes: Memory with its whole context.
-        tokens_per_second: Measured or predicted speed; None if unknown.
-        recommend: Whether it may be recommended.
-    """
+    """A model that could be chosen."""
 
     name: str
-    weight_bytes: int
-    need_bytes: int
-    tokens_per_second: float | None = None
+    weight_bytes: int  # Size of its file, all of which is read for each token
+    need_bytes: int  # Memory with its whole context
+    tokens_per_second: float | None = None  # Measured or predicted speed; None if unknown
     recommend: bool = True
 
 
@@ -50,7 +42,6 @@ def estimate_need_bytes(spec: ModelSpec, context_tokens: int | None = None) -> i
     """Estimate the memory of a model from its entry, before its header can be read.
 
     Args:
-        spec: The entry.
         context_tokens: Upper limit on its context; None uses the entry's.
 
     Returns:
@@ -93,7 +84,6 @@ def recommend_model(
     its speed is known to be too low; a memory of unknown speed counts as slow.
 
     Args:
-        candidates: The models.
         memory_bytes: Free memory of the machine; None if unknown.
         gpu_bytes: Free memory of the GPU; None without one that can be used.
 

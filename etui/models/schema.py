@@ -225,9 +225,7 @@ class ModelEntry(Strict):
         """Convert the entry to a ModelSpec.
 
         Args:
-            name: Name of the entry.
             folder: Folder of the file, where relative paths start.
-            origin: Which file it is.
         """
         return ModelSpec(
             name=name,
@@ -283,14 +281,9 @@ class ModelsFile(Strict):
 
 @dataclass(frozen=True, slots=True)
 class ModelsRead:
-    """The entries of a models.yaml, and where they are in it.
+    """The entries of a models.yaml, and where they are in it."""
 
-    Attributes:
-        specs: The entries, in the order of the file.
-        located: The file.
-    """
-
-    specs: tuple[ModelSpec, ...]
+    specs: tuple[ModelSpec, ...]  # The entries, in the order of the file
     located: Located[ModelsFile]
 
 
@@ -314,8 +307,6 @@ def check_places(
     """Check the backends that the entries of a file name, and the models they are places of.
 
     Args:
-        read: The file.
-        models: Every model by name.
         backends: Names of the backends of config.yaml.
 
     Raises:
@@ -353,7 +344,6 @@ def check_drafts(read: ModelsRead, models: Mapping[str, ModelSpec]) -> None:
     """Check the draft models that the entries of a file name.
 
     Args:
-        read: The file.
         models: Every model by name, those of other files and found ones included.
 
     Raises:

@@ -80,7 +80,6 @@ class ModelSampling:
     Attributes:
         temperature, top_p, top_k, min_p, repeat_penalty, repeat_last_n: As in
             :class:`etui.arm.Sampling`.
-        thinking: What differs while the model thinks; None without a difference.
     """
 
     temperature: float | None = None
@@ -90,19 +89,15 @@ class ModelSampling:
     repeat_penalty: float | None = None
     repeat_last_n: int | None = None
     thinking: ModelSampling | None = None
+    """What differs while the model thinks; None without a difference."""
 
 
 @dataclass(frozen=True, slots=True)
 class TunedBy:
-    """Which values of a model come from a sweep, and not from its entry.
-
-    Attributes:
-        sweep: Id of the sweep.
-        values: Fields of :class:`ModelSpec` and their values.
-    """
+    """Which values of a model come from a sweep, and not from its entry."""
 
     sweep: str
-    values: tuple[tuple[str, str | int], ...]
+    values: tuple[tuple[str, str | int], ...]  # Fields of :class:`ModelSpec` and their values
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,74 +105,63 @@ class ModelSpec:
     """One entry of models.yaml.
 
     Attributes:
-        name: Name in models.yaml; the file is ``<name>.gguf`` in the models folder.
-        size: Size in words ("135M parameters, Q4_1, 98 MB").
-        sources: Where the file comes from, tried in order.
-        sha256: Hash of the whole GGUF; None uses the hub's at the first pull.
-        file_bytes: Size of the file in bytes; None if unknown before the pull.
-        context: Context of one sequence in tokens.
-        gpu_layers: Layers on the GPU: ``auto`` by free memory, ``all``, or a number.
-        kv_type: Type of the KV cache.
-        flash_attention: ``auto`` lets llama.cpp choose on a GPU and is off on a CPU, where it is
-            less exact and no faster.
-        split: How the model is split over several GPUs: by layers (``layer``), each matrix by rows
-            (``row``), or all of it on one (``none``).
-        main_gpu: GPU that holds the model with ``none``, and small results with ``row``; from 0.
-        tensor_split: Share of the model on each GPU; empty splits by their free memory.
-        think_open, think_close: Tags around the thinking (``<think>``); None for a model without.
-        thinking_switch: Variable of the chat template that turns thinking on or off
-            (``enable_thinking``); None if there is none.
-        stop: Strings that end an answer, in addition to the end tokens of the vocabulary.
-        sampling: How the model asks to be sampled; None leaves it to the metadata of its file.
-        origin: ``shipped``, ``user`` (ETUI_HOME/models.yaml) or ``found`` (a GGUF file that no
-            entry names).
-        draft: Name of the model in models.yaml that drafts tokens for it; None for none.
-        speculate: Speculation of arms that do not say; None is ``off``.
-        threads: Most threads of its decode, and of its prefill if that has no own number; None
-            leaves them to the Config.
-        prefill_threads: Most threads of its prefill.
-        batch_tokens: Most tokens of a batch; None is the usual number of the device.
-        draft_tokens: Number of tokens to draft at a time; None chooses it by cost and acceptance.
-        tuned: The values that a sweep chose on this machine; None if all are those of the entry.
-        backend: Name of the remote backend that serves it (``backends`` of config.yaml); None for a
-            model of this machine. A remote model has no sources and no file.
-        remote_name: Its name at the backend; None if it is ``name`` there too.
-        same_as: Name of the entry of which this one is another place: the same weights, served by
-            another machine. None for a model of its own.
-        good_for: What it is good for, in a few words; empty if the entry does not say.
-        recommend: Whether a first run may recommend it; not a demo, nor a base model.
-        kv_bytes_per_token: Bytes of an f16 KV cache per token, to know the memory before a pull;
-            None if the entry does not say.
+        think_open, think_close: Tags around the thinking (``<think>``); None for a model
+            without.
     """
 
-    name: str
-    size: str
-    sources: tuple[Source, ...]
-    sha256: str | None = None
-    file_bytes: int | None = None
-    context: int = FOUND_CONTEXT_TOKENS
+    name: str  # Name in models.yaml; the file is `<name>.gguf` in the models folder
+    size: str  # Size in words ("135M parameters, Q4_1, 98 MB")
+    sources: tuple[Source, ...]  # Where the file comes from, tried in order
+    sha256: str | None = None  # Hash of the whole GGUF; None uses the hub's at the first pull
+    file_bytes: int | None = None  # Size of the file in bytes; None if unknown before the pull
+    context: int = FOUND_CONTEXT_TOKENS  # Context of one sequence in tokens
     gpu_layers: Literal["auto", "all"] | int = "auto"
+    """Layers on the GPU: ``auto`` by free memory, ``all``, or a number."""
     kv_type: KvType = "f16"
     flash_attention: FlashAttention = "auto"
+    """``auto`` lets llama.cpp choose on a GPU and is off on a CPU, where it is less exact and no
+    faster."""
     split: SplitMode = "layer"
+    """How the model is split over several GPUs: by layers (``layer``), each matrix by rows
+    (``row``), or all of it on one (``none``)."""
     main_gpu: int = 0
+    """GPU that holds the model with ``none``, and small results with ``row``; from 0."""
     tensor_split: tuple[float, ...] = ()
+    """Share of the model on each GPU; empty splits by their free memory."""
     think_open: str | None = None
     think_close: str | None = None
     thinking_switch: str | None = None
+    """Variable of the chat template that turns thinking on or off (``enable_thinking``); None if
+    there is none."""
     stop: tuple[str, ...] = ()
+    """Strings that end an answer, in addition to the end tokens of the vocabulary."""
     sampling: ModelSampling | None = None
+    """How the model asks to be sampled; None leaves it to the metadata of its file."""
     origin: Origin = "shipped"
+    """``shipped``, ``user`` (ETUI_HOME/models.yaml) or ``found`` (a GGUF file that no entry names).
+    """
     draft: str | None = None
-    speculate: Speculate | None = None
+    """Name of the model in models.yaml that drafts tokens for it; None for none."""
+    speculate: Speculate | None = None  # Speculation of arms that do not say; None is `off`
     threads: int | None = None
+    """Most threads of its decode, and of its prefill if that has no own number; None leaves them to
+    the Config."""
     prefill_threads: int | None = None
     batch_tokens: int | None = None
+    """Most tokens of a batch; None is the usual number of the device."""
     draft_tokens: int | None = None
+    """Number of tokens to draft at a time; None chooses it by cost and acceptance."""
     tuned: TunedBy | None = None
+    """The values that a sweep chose on this machine; None if all are those of the entry."""
     backend: str | None = None
-    remote_name: str | None = None
+    """Name of the remote backend that serves it (``backends`` of config.yaml); None for a model of
+    this machine. A remote model has no sources and no file."""
+    remote_name: str | None = None  # Its name at the backend; None if it is `name` there too
     same_as: str | None = None
-    good_for: str = ""
-    recommend: bool = True
+    """Name of the entry of which this one is another place: the same weights, served by another
+    machine. None for a model of its own."""
+    good_for: str = ""  # What it is good for, in a few words; empty if the entry does not say
+    recommend: bool = True  # Whether a first run may recommend it; not a demo, nor a base model
     kv_bytes_per_token: int | None = None
+    """Bytes of an f16 KV cache per token, to know the memory before a pull; None if the entry does
+    not say."""

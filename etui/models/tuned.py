@@ -44,79 +44,52 @@ _WITHOUT_VALUE = "auto"
 
 @dataclass(frozen=True, slots=True)
 class PowerAdvice:
-    """A power limit that was part of the best setting; etui does not keep it between runs.
-
-    Attributes:
-        watts: The limit.
-        command: How to set it, as a command or a sentence.
-    """
+    """A power limit that was part of the best setting; etui does not keep it between runs."""
 
     watts: float
-    command: str
+    command: str  # How to set it, as a command or a sentence
 
 
 @dataclass(frozen=True, slots=True)
 class TunedSettings:
-    """The settings that a sweep chose for a model on one machine.
-
-    Attributes:
-        model: Name of the model.
-        sha256: Hash of its file.
-        machine: Name of the machine, as in a turn's settings.
-        values: What differs from the entry.
-        entry: Values of the same keys in models.yaml and config.yaml when this was applied.
-        sweep: Id of the sweep.
-        created: When it was applied, ISO 8601, UTC.
-        goal: What was minimized (``joules``, ``joules within 5 % of the best time``).
-        verdict: What the settings save, in one sentence.
-        power_limit: A power limit that belongs to the setting; None without one.
-        notes: What the user should know about the choice, one line each.
-    """
+    """The settings that a sweep chose for a model on one machine."""
 
     model: str
-    sha256: str
-    machine: str
-    values: Mapping[TunedKey, Value]
+    sha256: str  # Hash of its file
+    machine: str  # Name of the machine, as in a turn's settings
+    values: Mapping[TunedKey, Value]  # What differs from the entry
     entry: Mapping[TunedKey, Value]
+    """Values of the same keys in models.yaml and config.yaml when this was applied."""
     sweep: str
-    created: str
-    goal: str
-    verdict: str
+    created: str  # When it was applied, ISO 8601, UTC
+    goal: str  # What was minimized (`joules`, `joules within 5 % of the best time`)
+    verdict: str  # What the settings save, in one sentence
     power_limit: PowerAdvice | None = None
-    notes: tuple[str, ...] = ()
+    """A power limit that belongs to the setting; None without one."""
+    notes: tuple[str, ...] = ()  # What the user should know about the choice, one line each
 
 
 @dataclass(frozen=True, slots=True)
 class TunedUse:
-    """What of a model's tuned settings is used.
-
-    Attributes:
-        settings: The settings.
-        values: Those that replace the values of the entry now.
-        edited: Key -> value of models.yaml or config.yaml, where it was changed after the sweep:
-            the later decision of the user is followed.
-        why_not: Why none of the values is used; empty if they can be.
-    """
+    """What of a model's tuned settings is used."""
 
     settings: TunedSettings
     values: Mapping[TunedKey, Value] = field(default_factory=dict)
+    """Those that replace the values of the entry now."""
     edited: Mapping[TunedKey, Value] = field(default_factory=dict)
-    why_not: str = ""
+    """Key -> value of models.yaml or config.yaml, where it was changed after the sweep: the later
+    decision of the user is followed."""
+    why_not: str = ""  # Why none of the values is used; empty if they can be
 
 
 @dataclass(frozen=True, slots=True)
 class TunedModels:
-    """Models with their tuned settings.
-
-    Attributes:
-        models: Name -> model.
-        uses: Name -> what of its tuned settings is used; models without any are missing.
-        problem: Why the file cannot be read; empty if it can.
-    """
+    """Models with their tuned settings."""
 
     models: Mapping[str, ModelSpec]
     uses: Mapping[str, TunedUse]
-    problem: str = ""
+    """Name -> what of its tuned settings is used; models without any are missing."""
+    problem: str = ""  # Why the file cannot be read; empty if it can
 
 
 def load_tuned(config: Config) -> tuple[TunedSettings, ...]:
@@ -175,10 +148,6 @@ def apply_tuned(models: Mapping[str, ModelSpec], config: Config) -> TunedModels:
     """Apply the tuned settings of this machine to the entries of the models.
 
     Nothing is applied from a damaged file, but the models can still be used.
-
-    Args:
-        models: Name -> entry.
-        config: Folders and settings.
     """
     try:
         every = load_tuned(config)
@@ -196,14 +165,7 @@ def apply_tuned(models: Mapping[str, ModelSpec], config: Config) -> TunedModels:
 
 
 def check_use(settings: TunedSettings, spec: ModelSpec, config: Config, machine: str) -> TunedUse:
-    """Check which tuned settings of a model can be used.
-
-    Args:
-        settings: The tuned settings.
-        spec: The entry of the model.
-        config: Folders and settings.
-        machine: Name of this machine.
-    """
+    """Check which tuned settings of a model can be used."""
     if settings.machine != machine:
         return TunedUse(settings, why_not=f"they are of another machine ({settings.machine})")
     sha256 = spec.sha256 or recorded_sha256(spec, config)

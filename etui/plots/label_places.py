@@ -37,10 +37,7 @@ class Label:
     """A label to be placed: its point, its size, and the direction that it prefers.
 
     Attributes:
-        x, y: The point.
         width, height: Size of the text.
-        angle: Preferred direction from the point to the text, in degrees; 0 is to the right and 90
-            upwards.
     """
 
     x: float
@@ -48,6 +45,8 @@ class Label:
     width: float
     height: float
     angle: float = 270.0
+    """Preferred direction from the point to the text, in degrees; 0 is to the right and 90 upwards.
+    """
 
 
 def place_labels(labels: Sequence[Label], obstacles: Sequence[Box], frame: Box) -> list[Box]:
@@ -57,7 +56,6 @@ def place_labels(labels: Sequence[Label], obstacles: Sequence[Box], frame: Box) 
     are as near. Without a free place it takes the one that covers the least.
 
     Args:
-        labels: The labels.
         obstacles: What labels should not cover, such as points, error bars and a legend.
         frame: The box that labels stay inside of.
     """

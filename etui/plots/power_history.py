@@ -34,19 +34,12 @@ PHASES = " LPTA"
 
 @dataclass(frozen=True, slots=True)
 class Buckets:
-    """Watts of one channel in equal slices of time, oldest first; the newest may be incomplete.
-
-    Attributes:
-        seconds: Length of one bucket.
-        means: Mean watts of each; None where nothing is known.
-        peaks: Highest watts of each; None where nothing is known.
-        phases: One letter of ``PHASES`` for each: the last that is not a space.
-    """
+    """Watts of one channel in equal slices of time, oldest first; the newest may be incomplete."""
 
     seconds: float
-    means: tuple[float | None, ...]
-    peaks: tuple[float | None, ...]
-    phases: str = ""
+    means: tuple[float | None, ...]  # Mean watts of each; None where nothing is known
+    peaks: tuple[float | None, ...]  # Highest watts of each; None where nothing is known
+    phases: str = ""  # One letter of `PHASES` for each: the last that is not a space
 
     @property
     def highest(self) -> float | None:
@@ -58,7 +51,6 @@ class PowerHistory:
     """Rings of watts, one per channel, on one clock.
 
     Args:
-        keep_seconds: Length of the history.
         hold_seconds: Longest time between two readings that is not a gap.
     """
 
@@ -95,7 +87,6 @@ class PowerHistory:
 
         Args:
             t_ns: Time on the monotonic clock; an earlier one than the last is ignored.
-            watts: Channel -> watts.
             phase: Letter of the phase at that time.
         """
         import numpy as np  # slow to import, and loaded with the meter anyway
@@ -128,8 +119,6 @@ class PowerHistory:
         Args:
             channel: A channel, or ``TOTAL``.
             end_ns: Time in the newest bucket, monotonic clock.
-            seconds: Length of one bucket.
-            count: Number of buckets.
         """
         nothing: tuple[float | None, ...] = (None,) * count
         ring = self._watts.get(channel)

@@ -75,14 +75,12 @@ class ArmPoint:
     """One arm on the plane.
 
     Attributes:
-        joules: Joules per question.
-        accuracy: Share of right answers.
         low, high: The 95 % interval of the accuracy.
         joules_low, joules_high: The 95 % interval of the joules; None if it is not known.
     """
 
-    joules: float
-    accuracy: float
+    joules: float  # Joules per question
+    accuracy: float  # Share of right answers
     low: float
     high: float
     joules_low: float | None = None
@@ -106,7 +104,6 @@ def plane_lines(
     """Draw the plane with its axes, bars for both intervals, and a legend of the letters.
 
     Args:
-        arms: Arm -> its point.
         hull: Arms on the upper hull, cheapest first; dots between them show their mixtures.
         width: Columns of the plane, with axis and numbers.
         height: Rows of the plane, with axis and numbers, without the legend.

@@ -51,21 +51,14 @@ _BLOCK = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Attachment:
-    """A text that goes with a question.
+    """A text that goes with a question."""
 
-    Attributes:
-        name: The path as it was written, or the number of a paste.
-        text: The text, with line feeds.
-        tokens: Its tokens; None if they were not counted.
-        exact: Whether the tokens were counted by the tokenizer of the model that answers.
-        pasted: Whether it was pasted, and is no file.
-    """
-
-    name: str
-    text: str
-    tokens: int | None = None
+    name: str  # The path as it was written, or the number of a paste
+    text: str  # The text, with line feeds
+    tokens: int | None = None  # Its tokens; None if they were not counted
     exact: bool = False
-    pasted: bool = False
+    """Whether the tokens were counted by the tokenizer of the model that answers."""
+    pasted: bool = False  # Whether it was pasted, and is no file
 
     def block(self) -> str:
         """Return the text as a model reads it: its name, and a fence that no line of it closes."""
@@ -127,10 +120,6 @@ def read_attachment(path: str, folder: Path | None = None) -> Attachment:
 def decode_text(data: bytes, name: str) -> str:
     """Decode a file as UTF-8, or as UTF-16 if it begins with its mark.
 
-    Args:
-        data: The whole file.
-        name: Its name, for messages.
-
     Raises:
         UsageError: It is an image, another known format, or bytes that are no text.
     """
@@ -183,7 +172,6 @@ def fold(
     """Return a question with each attachment as one line, for a screen.
 
     Args:
-        question: The question as it was sent.
         estimate: Estimates the tokens of a text.
         counted: Attachments whose tokens are known.
     """
@@ -204,12 +192,6 @@ def fold(
 
 def cut(text: str, part: Part, most_tokens: int, count: Callable[[str], int]) -> str:
     """Cut a text at line ends to what fits, and say in it how much was left out.
-
-    Args:
-        text: The text.
-        part: What is kept.
-        most_tokens: Tokens of the result, at most.
-        count: Counts the tokens of a text.
 
     Returns:
         The part with its note; the text itself if it fits; empty if not even the note fits.

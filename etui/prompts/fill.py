@@ -23,7 +23,6 @@ def fill(text: str, values: Mapping[str, str]) -> str:
     """Replace each variable by its value, once: a value with braces stays as it is.
 
     Args:
-        text: The text.
         values: Value by variable; one that is missing leaves its variable as it is.
     """
     return _VARIABLE.sub(lambda found: values.get(found[1], found[0]), text)

@@ -25,8 +25,6 @@ def describe_excess(
     Args:
         attachments: The attachments with their tokens; the longest one is named. May be empty.
         tokens: Tokens of the whole question.
-        context_tokens: Size of the context.
-        model: Name of the model.
         exact: Whether the tokens were counted by its tokenizer.
     """
     subject = "the question"
@@ -47,11 +45,8 @@ def fit_attachments(
     """Cut the longest attachments until the whole question has at most ``most_tokens``.
 
     Args:
-        question: The text of the question.
-        attachments: What goes with it.
         part: What is kept of a text that is cut.
         most_tokens: Tokens of the question and the blocks of its attachments, at most.
-        count: Counts the tokens of a text.
 
     Returns:
         The attachments in their order, with the tokens of their texts; one that has no room at all

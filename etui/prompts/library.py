@@ -17,20 +17,12 @@ _ENDINGS = (".yaml", ".yml")
 
 @dataclass(frozen=True, slots=True)
 class SavedPrompt:
-    """A question to use again.
+    """A question to use again."""
 
-    Attributes:
-        name: Its name, without the slash.
-        text: The question, with its variables.
-        system: System prompt of the turn; None leaves that of the chat.
-        arm: Name of the arm of the policy that answers; None leaves it to the rules.
-        path: Its file.
-    """
-
-    name: str
-    text: str
-    system: str | None
-    arm: str | None
+    name: str  # Its name, without the slash
+    text: str  # The question, with its variables
+    system: str | None  # System prompt of the turn; None leaves that of the chat
+    arm: str | None  # Name of the arm of the policy that answers; None leaves it to the rules
     path: Path
 
     @property
@@ -62,15 +54,10 @@ class SavedPrompt:
 
 @dataclass(frozen=True, slots=True)
 class PromptLibrary:
-    """The saved prompts.
+    """The saved prompts."""
 
-    Attributes:
-        prompts: Those that can be used, by name, sorted.
-        problems: What is wrong with the other files.
-    """
-
-    prompts: Mapping[str, SavedPrompt]
-    problems: tuple[Problem, ...] = ()
+    prompts: Mapping[str, SavedPrompt]  # Those that can be used, by name, sorted
+    problems: tuple[Problem, ...] = ()  # What is wrong with the other files
 
 
 def prompts_dir(config: Config) -> Path:

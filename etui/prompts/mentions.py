@@ -22,14 +22,12 @@ class Mention:
 
     Attributes:
         start, end: Its place, the ``@`` and its quotes included; characters.
-        path: The path as it is written.
-        quoted: Whether it is in quotes, and so is meant as a path.
     """
 
     start: int
     end: int
     path: str
-    quoted: bool
+    quoted: bool  # Whether it is in quotes, and so is meant as a path
 
     @property
     def is_explicit(self) -> bool:

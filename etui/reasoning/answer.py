@@ -31,7 +31,6 @@ def answer(
     """Answer the last message of a conversation.
 
     Args:
-        messages: The conversation, the question last.
         arm: How to answer; its model is the session's.
         session: The loaded model.
         control: Polled between tokens and between prefill batches.

@@ -19,19 +19,14 @@ class Ballot:
     """One completed vote.
 
     Attributes:
-        index: Its number, from 0.
-        answer, thinking: What it wrote.
-        extracted: The answer it counts for.
-        weight: Weight in the count, 0..1.
-        tokens: Decoded tokens.
         ended, raw_answer, raw_thinking, saved_tokens: As in :class:`etui.events.Vote`.
     """
 
-    index: int
+    index: int  # Its number, from 0
     answer: str
     thinking: str
-    extracted: Extracted
-    weight: float
+    extracted: Extracted  # The answer it counts for
+    weight: float  # Weight in the count, 0..1
     tokens: int
     ended: Ended = ""
     raw_answer: str = ""

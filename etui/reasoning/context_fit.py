@@ -30,17 +30,12 @@ class FittedPrompt:
 
 @dataclass(frozen=True, slots=True)
 class Reserve:
-    """Tokens of the context reserved for the thinking and the answer.
+    """Tokens of the context reserved for the thinking and the answer."""
 
-    Attributes:
-        least: Minimum for a usable answer.
-        whole: Sum of the arm's budgets.
-        gives_way: What is cut if not everything fits (``Arm.context_overflow``).
-    """
-
-    least: int
-    whole: int
+    least: int  # Minimum for a usable answer
+    whole: int  # Sum of the arm's budgets
     gives_way: OverflowRule = "truncate_thought"
+    """What is cut if not everything fits (``Arm.context_overflow``)."""
 
     def choose(self, is_shortest: bool) -> int:
         """Return what has to stay free; ``is_shortest`` if no turn is left to drop."""
@@ -73,7 +68,6 @@ def fit(
     with ``fail`` the whole reserve, and nothing is dropped.
 
     Args:
-        messages: The conversation, the question last.
         render: Renders messages as prompt text.
         session: Tokenizes the prompt.
         reserve: Tokens to keep free after the prompt.

@@ -49,30 +49,21 @@ class Decoded:
     """One run of tokens.
 
     Attributes:
-        text: Text before the stop string, whole characters only; of a loop, its first round.
-        rest: Text after the stop string, decoded with it; the next run starts with it.
-        tokens: Number of decoded tokens, those of the stop string included.
-        ending: Why the run ended.
-        stop: The stop string that ended it; None if none did.
         first_ns, last_ns: Times of the first and the last token; None without tokens.
-        logprob_sum: Sum of the log-probabilities (nats) of the tokens in ``text``; None without
-            tokens.
-        repetition: The loop that ended it; None if none did.
-        whole: The text with all rounds of the loop; empty without a loop.
-        saved_tokens: Tokens that a loop left unused of the run's limit.
     """
 
-    text: str
-    rest: str
-    tokens: int
-    ending: Ending
-    stop: str | None
+    text: str  # Text before the stop string, whole characters only; of a loop, its first round
+    rest: str  # Text after the stop string, decoded with it; the next run starts with it
+    tokens: int  # Number of decoded tokens, those of the stop string included
+    ending: Ending  # Why the run ended
+    stop: str | None  # The stop string that ended it; None if none did
     first_ns: int | None
     last_ns: int | None
     logprob_sum: float | None
-    repetition: Repetition | None = None
-    whole: str = ""
-    saved_tokens: int = 0
+    """Sum of the log-probabilities (nats) of the tokens in ``text``; None without tokens."""
+    repetition: Repetition | None = None  # The loop that ended it; None if none did
+    whole: str = ""  # The text with all rounds of the loop; empty without a loop
+    saved_tokens: int = 0  # Tokens that a loop left unused of the run's limit
 
     @property
     def kept_tokens(self) -> int:
@@ -248,7 +239,6 @@ def decode(
 
     Args:
         session: The loaded model.
-        sequence: The sequence to decode.
         primed: The token drawn by the sequence's last step.
         run: Collects the tokens and decides when to stop.
         control: Polled between tokens.
@@ -287,21 +277,13 @@ def _take_back(session: Session, sequence: TokenSequence, drawn: Sequence[Sample
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """A prompt after its prefill, which may have been cancelled.
-
-    Attributes:
-        sequence: The sequence with the prompt.
-        prompt: The prompt.
-        start_ns: Start of the work on the answer.
-        end_ns: End of the prefill, or its cancellation.
-        first: The first token; None if the prefill was cancelled.
-    """
+    """A prompt after its prefill, which may have been cancelled."""
 
     sequence: TokenSequence
     prompt: FittedPrompt
-    start_ns: int
-    end_ns: int
-    first: Primed | None
+    start_ns: int  # Start of the work on the answer
+    end_ns: int  # End of the prefill, or its cancellation
+    first: Primed | None  # The first token; None if the prefill was cancelled
 
 
 def open_prompt(

@@ -31,18 +31,11 @@ class Look:
 
 @dataclass(frozen=True, slots=True)
 class JoulesSpent:
-    """The joule limit of an answer, and the inputs to estimate what it has spent.
+    """The joule limit of an answer, and the inputs to estimate what it has spent."""
 
-    Attributes:
-        price: Energy cost of tokens; None if unknown.
-        max_joules: Maximum joules of the answer; None is no limit.
-        prompt_tokens: Number of computed prompt tokens.
-        answer_tokens: Tokens reserved for the answer.
-    """
-
-    price: TokenCost | None
-    max_joules: float | None
-    prompt_tokens: int
+    price: TokenCost | None  # Energy cost of tokens; None if unknown
+    max_joules: float | None  # Maximum joules of the answer; None is no limit
+    prompt_tokens: int  # Number of computed prompt tokens
     answer_tokens: int
 
 
@@ -75,7 +68,6 @@ def check_joules(
         spending: The limit of the answer, and what it has spent on the prompt.
         context_tokens: Tokens in the context now, the thinking included.
         thought_tokens: Thinking tokens so far.
-        chunk: Tokens of the next chunk.
     """
     price, limit = spending.price, spending.max_joules
     if price is None or limit is None:
@@ -110,7 +102,6 @@ def check_gain(
         looks: Probes so far, one before the thinking and one after each chunk.
         price: Energy cost of tokens; None skips the check.
         exchange: Joules that one percentage point of confidence is worth.
-        context_tokens: Tokens in the context now.
         chunk: Tokens of the next chunk.
     """
     if price is None or len(looks) <= _GAINS:

@@ -93,28 +93,16 @@ def direct(
 
 @dataclass(frozen=True, slots=True)
 class Begun:
-    """The prompt of an answer, and the text that an answer which goes on begins with.
+    """The prompt of an answer, and the text that an answer which goes on begins with."""
 
-    Attributes:
-        prompt: The prompt; of an answer that goes on, with its tokens so far.
-        text: The text so far; empty for a new answer.
-        gap: White space that the model wrote behind it, which no record has.
-        unfinished: Bytes of a character that the next token completes.
-    """
-
-    prompt: FittedPrompt
-    text: str = ""
-    gap: str = ""
-    unfinished: bytes = b""
+    prompt: FittedPrompt  # The prompt; of an answer that goes on, with its tokens so far
+    text: str = ""  # The text so far; empty for a new answer
+    gap: str = ""  # White space that the model wrote behind it, which no record has
+    unfinished: bytes = b""  # Bytes of a character that the next token completes
 
 
 def _go_on(messages: Sequence[Message], arm: Arm, session: Session, output: Output) -> Begun:
-    """Build the prompt, with the very tokens of the answer that goes on if the engine has them.
-
-    Raises:
-        ContextOverflow: The question alone does not fit into the context.
-        InvalidRequest: The model cannot go on with a text.
-    """
+    """Build the prompt, with the very tokens of the answer that goes on if the engine has them."""
     if not output.continues or messages[-1].role != "assistant":
         return Begun(answer_prompt(messages, arm, session, output))
     text = messages[-1].content
@@ -133,7 +121,6 @@ def split_tail(tail: bytes, text: str) -> tuple[str, str, bytes] | None:
     """Find where a text ends in the bytes of the tokens that end with it.
 
     Args:
-        tail: Bytes of the last tokens.
         text: The text so far, as it was recorded: stripped, and with U+FFFD for a character that
             was cut.
 

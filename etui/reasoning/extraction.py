@@ -54,15 +54,11 @@ _NOT_WORDS = re.compile(r"[^\w\s%/+.-]|(?<!\d)[.-]|\.(?!\d)")
 
 @dataclass(frozen=True, slots=True)
 class Extracted:
-    """The extracted answer.
+    """The extracted answer."""
 
-    Attributes:
-        key: The letter, the number or the words it is counted by; None without an answer.
-        status: ``no_answer``: the text ended without one; ``truncated``: it was cut off before one.
-    """
-
-    key: str | None
+    key: str | None  # The letter, the number or the words it is counted by; None without an answer
     status: ExtractionStatus
+    """``no_answer``: the text ended without one; ``truncated``: it was cut off before one."""
 
 
 def extract(

@@ -49,27 +49,18 @@ def plan_forks(
 
 @dataclass(slots=True)
 class Fork:
-    """An answer that is being decoded.
+    """An answer that is being decoded."""
 
-    Attributes:
-        index: Its number, from 0; its seed is the arm's plus this.
-        run: What it has decoded.
-        logprobs: Log-probabilities of its tokens, if the client asks for them.
-    """
-
-    index: int
+    index: int  # Its number, from 0; its seed is the arm's plus this
     run: ThinkingRun
     logprobs: list[TokenLogprob] = field(default_factory=list)
+    """Log-probabilities of its tokens, if the client asks for them."""
 
 
 class Forks:
     """The answers to one question on one session, as many in a batch as fit into the cache.
 
     Args:
-        count: Number of answers.
-        arm: How to answer.
-        session: The session with the prompt.
-        plan: Plan of each answer.
         opened: The prompt after its prefill; its last token is queued.
 
     Attributes:

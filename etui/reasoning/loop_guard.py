@@ -93,17 +93,11 @@ _SENTENCE_ENDS = (".", "!", "?", "\n", "。")
 
 @dataclass(frozen=True, slots=True)
 class Repetition:
-    """A loop that was found.
+    """A loop that was found."""
 
-    Attributes:
-        kept_tokens: Number of tokens up to the end of the first round.
-        period_tokens: Tokens of one round, the numbers of list items counted as one.
-        rounds: Rounds that were decoded, the first included.
-    """
-
-    kept_tokens: int
-    period_tokens: int
-    rounds: float
+    kept_tokens: int  # Number of tokens up to the end of the first round
+    period_tokens: int  # Tokens of one round, the numbers of list items counted as one
+    rounds: float  # Rounds that were decoded, the first included
 
 
 def asked_rounds(question: str) -> float:

@@ -15,16 +15,13 @@ LetterTokens = Mapping[str, tuple[int, ...]]
 
 @dataclass(frozen=True, slots=True)
 class LetterReading:
-    """Probabilities of the option letters as the next token.
-
-    Attributes:
-        probabilities: Pairs of letter and probability among the letters, in their order; sums to 1.
-        mass: Probability of all letters together under the full softmax; near 0, the model would
-            write something else.
-    """
+    """Probabilities of the option letters as the next token."""
 
     probabilities: tuple[tuple[str, float], ...]
+    """Pairs of letter and probability among the letters, in their order; sums to 1."""
     mass: float
+    """Probability of all letters together under the full softmax; near 0, the model would write
+    something else."""
 
     @property
     def best(self) -> tuple[str, float]:

@@ -20,35 +20,23 @@ TOP_LOGPROBS = 20
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """What the answer has to keep to.
+    """What the answer has to keep to."""
 
-    Attributes:
-        stop: Strings that end the answer, in addition to those of the model.
-        grammar: Grammar of the answer; None for any text.
-        tools: Tools in the prompt, a JSON array in the OpenAI form; empty for none.
-        tool_format: How calls are read out of the text; empty reads none.
-        tool_names: Names of the tools.
-        most_calls: Most calls of an answer.
-        top_logprobs: Alternatives that are reported with each token of the answer; None reports no
-            log-probabilities.
-        raw: The last message is the prompt as it is.
-        prompt_tokens: Token ids of a raw prompt; empty tokenizes the text.
-        number: The answer is a number.
-        continues: Name of the answer that goes on, if the engine still has its tokens; empty for a
-            new answer.
-    """
-
-    stop: tuple[str, ...] = ()
-    grammar: OutputGrammar | None = None
-    tools: str = ""
-    tool_format: ToolFormat = ""
+    stop: tuple[str, ...] = ()  # Strings that end the answer, in addition to those of the model
+    grammar: OutputGrammar | None = None  # Grammar of the answer; None for any text
+    tools: str = ""  # Tools in the prompt, a JSON array in the OpenAI form; empty for none
+    tool_format: ToolFormat = ""  # How calls are read out of the text; empty reads none
     tool_names: tuple[str, ...] = ()
     most_calls: int = 128
     top_logprobs: int | None = None
-    raw: bool = False
-    prompt_tokens: tuple[int, ...] = ()
+    """Alternatives that are reported with each token of the answer; None reports no log-
+    probabilities."""
+    raw: bool = False  # The last message is the prompt as it is
+    prompt_tokens: tuple[int, ...] = ()  # Token ids of a raw prompt; empty tokenizes the text
     number: bool = False
     continues: str = ""
+    """Name of the answer that goes on, if the engine still has its tokens; empty for a new answer.
+    """
 
 
 PLAIN = Output()
@@ -90,8 +78,6 @@ def build_output(
     Args:
         options: What the client asks for.
         arm: The arm that answers, as :func:`adapt_arm` returns it.
-        facts: The model.
-        messages: The conversation, the question last.
 
     Raises:
         InvalidRequest: The model cannot keep to it.
@@ -188,10 +174,7 @@ def adapt_arm(
     place for thinking.
 
     Args:
-        arm: The arm that was chosen.
         options: What the client asks for.
-        facts: The model.
-        messages: The conversation, the question last.
     """
     formed = bool(options.json_schema or (options.tools and options.tool_choice != "none"))
     reason = ""

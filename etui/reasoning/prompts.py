@@ -39,23 +39,14 @@ _HAND_OVER_NATIVE = "\n\nThe budget for thinking is used up, so I answer with wh
 
 @dataclass(frozen=True, slots=True)
 class Thinking:
-    """The texts that make one model think.
-
-    Attributes:
-        style: The thinking style.
-        marker: Text that ends the thinking (the closing tag, or ``Answer:``).
-        opening: Text appended to the prompt to open native thinking.
-        hand_over: Text that ends the thinking when its budget is used up.
-        ended: Text that leads to the answer if the model stopped while thinking.
-        probe: Text that leads directly to the first word of the answer, for a probe.
-    """
+    """The texts that make one model think."""
 
     style: ThinkingStyle
-    marker: str
-    opening: str
-    hand_over: str
-    ended: str
-    probe: str
+    marker: str  # Text that ends the thinking (the closing tag, or `Answer:`)
+    opening: str  # Text appended to the prompt to open native thinking
+    hand_over: str  # Text that ends the thinking when its budget is used up
+    ended: str  # Text that leads to the answer if the model stopped while thinking
+    probe: str  # Text that leads directly to the first word of the answer, for a probe
 
 
 def choose_style(arm: Arm, facts: ModelFacts) -> ThinkingStyle:

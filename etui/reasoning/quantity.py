@@ -28,18 +28,11 @@ class Unit:
 
 @dataclass(frozen=True, slots=True)
 class Quantity:
-    """A number found in a text.
+    """A number found in a text."""
 
-    Attributes:
-        value: Its value in its own unit; a float only for roots and multiples of π.
-        unit: Its unit; None for a bare number.
-        percent: Whether it is a percentage.
-        start, end: Where it is in the text.
-    """
-
-    value: Fraction | float
-    unit: Unit | None
-    percent: bool
+    value: Fraction | float  # Its value in its own unit; a float only for roots and multiples of π
+    unit: Unit | None  # Its unit; None for a bare number
+    percent: bool  # Whether it is a percentage
     start: int
     end: int
 

@@ -36,18 +36,14 @@ class VoteTally:
     """Sum of the votes.
 
     Attributes:
-        key: The leading answer; None until a vote has an answer.
         leader, second: Weights of the two leading answers.
-        for_leader: Votes for the leader.
-        count: Number of votes, those without an answer included.
-        total: Weight of all votes.
     """
 
-    key: str | None
+    key: str | None  # The leading answer; None until a vote has an answer
     leader: float
     second: float
     for_leader: int
-    count: int
+    count: int  # Number of votes, those without an answer included
     total: float
 
     @property
@@ -58,17 +54,12 @@ class VoteTally:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Whether to stop drawing votes, and why.
+    """Whether to stop drawing votes, and why."""
 
-    Attributes:
-        stop: No further votes are needed.
-        rule: The rule that decided: ``lead`` if the remaining votes cannot change the winner.
-        chance: The probability used by the rule, 0..1; None for ``all`` and ``lead``.
-    """
-
-    stop: bool
-    rule: str
+    stop: bool  # No further votes are needed
+    rule: str  # The rule that decided: `lead` if the remaining votes cannot change the winner
     chance: float | None = None
+    """The probability used by the rule, 0..1; None for ``all`` and ``lead``."""
 
 
 def tally(votes: Sequence[Cast]) -> VoteTally:
@@ -95,7 +86,6 @@ def verdict(state: VoteTally, left: int, stop: VoteStop) -> Verdict:
     Args:
         state: The votes so far.
         left: Number of remaining votes, each with a weight of at most 1.
-        stop: The rule.
     """
     if left <= 0:
         return Verdict(True, "all")

@@ -23,24 +23,15 @@ from etui.reasoning.token_log import TokenLog
 
 @dataclass(frozen=True, slots=True)
 class ThinkingPlan:
-    """Token budgets of the thinking and the answer.
+    """Token budgets of the thinking and the answer."""
 
-    Attributes:
-        thinking: Texts that make the model think; None answers directly.
-        think_tokens: Maximum number of thinking tokens.
-        answer_tokens: Maximum number of answer tokens.
-        hand_over: Tokens of ``thinking.hand_over``.
-        guard: Builds the guard that ends the thinking or the answer if it repeats itself; None
-            has none.
-        output: The form of the answer.
-    """
-
-    thinking: Thinking | None
-    think_tokens: int
-    answer_tokens: int
-    hand_over: tuple[int, ...] = ()
+    thinking: Thinking | None  # Texts that make the model think; None answers directly
+    think_tokens: int  # Maximum number of thinking tokens
+    answer_tokens: int  # Maximum number of answer tokens
+    hand_over: tuple[int, ...] = ()  # Tokens of `thinking.hand_over`
     guard: Callable[[], LoopGuard | None] = lambda: None
-    output: Output = PLAIN
+    """Builds the guard that ends the thinking or the answer if it repeats itself; None has none."""
+    output: Output = PLAIN  # The form of the answer
 
     @property
     def tokens(self) -> int:
@@ -92,9 +83,7 @@ class ThinkingRun:
 
     Args:
         session: The loaded model.
-        sequence: The sequence.
         plan: The budgets and the form of the answer.
-        facts: Facts of the model.
         index: Number of the answer, if several are drawn.
 
     Attributes:

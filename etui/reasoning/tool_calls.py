@@ -64,7 +64,6 @@ class ToolCallParser:
         tool_format: How the model writes calls.
         names: Names of the tools. Where a call has no tags, an object with another name is text.
         most: Most calls; further ones are left out.
-        create_id: Creates the id of a call.
     """
 
     def __init__(

@@ -87,7 +87,6 @@ class Poll:
         """Describe the result: ``flip: 3 of 3 votes agree, ...; 5 votes saved``.
 
         Args:
-            started: Number of votes started.
             cut_off: Number of these that were dropped unfinished.
             looped: Number of these that were ended because they repeat themselves.
         """

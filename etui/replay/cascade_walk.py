@@ -24,24 +24,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Walk:
-    """The walk of one question through a policy.
+    """The walk of one question through a policy."""
 
-    Attributes:
-        column: Column of the arm whose answer was kept.
-        hops: Number of arms that answered.
-        cost: Cost of all of them.
-        assumed: Arms that are all wrong were taken to agree, as their answers are not known, and
-            their answer was accepted.
-        held_back: An agreed answer was not accepted, by a share that is the least it can be.
-        without_letter: Answers without a letter, which a turn may ask for once more.
-    """
-
-    column: int
-    hops: int
+    column: int  # Column of the arm whose answer was kept
+    hops: int  # Number of arms that answered
     cost: float
     assumed: bool = False
+    """Arms that are all wrong were taken to agree, as their answers are not known, and their answer
+    was accepted."""
     held_back: bool = False
-    without_letter: int = 0
+    """An agreed answer was not accepted, by a share that is the least it can be."""
+    without_letter: int = 0  # Answers without a letter, which a turn may ask for once more
 
 
 def walk_decision(

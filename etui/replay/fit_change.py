@@ -38,26 +38,19 @@ class FitChange:
     """What changed for the newest turns that a policy decided before its last fit.
 
     Attributes:
-        policy: Name of the policy.
-        fitted_at: When it was fitted last.
-        turns: Number of turns that were compared.
-        undecided: Turns for which the policy finds no arm now, because a model is missing.
-        moves: Where turns would go now, most first.
-        compared_joules: Turns with a prediction of joules for both.
         joules_before, joules_after: Their sums in joules, without loads; None without any.
-        compared_accuracy: Turns with a predicted accuracy for both.
         accuracy_before, accuracy_after: Their means; None without any.
     """
 
     policy: str
     fitted_at: str
-    turns: int
-    undecided: int
-    moves: tuple[Move, ...]
-    compared_joules: int
+    turns: int  # Number of turns that were compared
+    undecided: int  # Turns for which the policy finds no arm now, because a model is missing
+    moves: tuple[Move, ...]  # Where turns would go now, most first
+    compared_joules: int  # Turns with a prediction of joules for both
     joules_before: float | None
     joules_after: float | None
-    compared_accuracy: int
+    compared_accuracy: int  # Turns with a predicted accuracy for both
     accuracy_before: float | None
     accuracy_after: float | None
 
@@ -73,7 +66,6 @@ def compare_with_fit(
     """Decide the turns again that a policy decided before its last fit.
 
     Args:
-        name: The policy.
         runtime: The runtime of this machine, whose log is read.
         newest: How many of the newest of those turns are compared.
 

@@ -23,34 +23,22 @@ MOST_TURNS = 100_000
 
 @dataclass(frozen=True, slots=True)
 class IdleDay:
-    """The gaps that begin on one day, in local time.
+    """The gaps that begin on one day, in local time."""
 
-    Attributes:
-        date: ``2026-11-25``.
-        replay: The times over these gaps; ``auto`` has learned from all gaps before each one.
-    """
-
-    date: str
+    date: str  # `2026-11-25`
     replay: IdleReplay
+    """The times over these gaps; ``auto`` has learned from all gaps before each one."""
 
 
 @dataclass(frozen=True, slots=True)
 class ModelReplay:
-    """The replay of one model.
+    """The replay of one model."""
 
-    Attributes:
-        idle: What is known of keeping it warm.
-        cost: The numbers of the replay; None if one is unknown.
-        whole: All gaps of the window; None without a cost or a gap.
-        days: The same by day.
-        missing: What is missing for a replay; empty if nothing is.
-    """
-
-    idle: ModelIdle
-    cost: IdleCost | None
-    whole: IdleReplay | None
+    idle: ModelIdle  # What is known of keeping it warm
+    cost: IdleCost | None  # The numbers of the replay; None if one is unknown
+    whole: IdleReplay | None  # All gaps of the window; None without a cost or a gap
     days: tuple[IdleDay, ...]
-    missing: str = ""
+    missing: str = ""  # What is missing for a replay; empty if nothing is
 
 
 def replay_log(
@@ -59,9 +47,6 @@ def replay_log(
     """Replay the gaps of each model that was used in chats.
 
     Args:
-        log: The log.
-        config: Folders and settings.
-        catalogue: The models of models.yaml.
         since_seconds: Beginning of the window, in seconds since 1970; ``auto`` learns from earlier
             gaps too.
 

@@ -30,53 +30,34 @@ FIXED_SECONDS: Mapping[str, float] = {
 
 @dataclass(frozen=True, slots=True)
 class IdleCost:
-    """What a model costs on this machine while it answers nothing.
-
-    Attributes:
-        load_joules: Joules of loading it again.
-        extra_watts: Idle watts with it in memory minus those without.
-        cold_watts: Idle watts without it.
-    """
+    """What a model costs on this machine while it answers nothing."""
 
     load_joules: Measured
-    extra_watts: Measured
-    cold_watts: Measured
+    extra_watts: Measured  # Idle watts with it in memory minus those without
+    cold_watts: Measured  # Idle watts without it
 
 
 @dataclass(frozen=True, slots=True)
 class ReplayedTime:
-    """The gaps under one keep-warm time.
+    """The gaps under one keep-warm time."""
 
-    Attributes:
-        name: Name of the time: a fixed one, ``T*``, ``auto``, ``best fixed``.
-        seconds: The time; infinite for never, None if it changed from gap to gap (``auto``).
-        loads: Number of loads at the end of a gap.
-        warm_seconds: Seconds for which the model idled in memory.
-        extra: Joules above cold idle: idling with the model, and the loads.
-        joules: The same with the cold idle power of all gaps.
-    """
-
-    name: str
+    name: str  # Name of the time: a fixed one, `T*`, `auto`, `best fixed`
     seconds: float | None
-    loads: int
-    warm_seconds: float
-    extra: Measured
-    joules: Measured
+    """The time; infinite for never, None if it changed from gap to gap (``auto``)."""
+    loads: int  # Number of loads at the end of a gap
+    warm_seconds: float  # Seconds for which the model idled in memory
+    extra: Measured  # Joules above cold idle: idling with the model, and the loads
+    joules: Measured  # The same with the cold idle power of all gaps
 
 
 @dataclass(frozen=True, slots=True)
 class IdleReplay:
-    """All times over the same gaps.
-
-    Attributes:
-        gaps: Number of gaps.
-        gap_seconds: Their sum.
-        times: The fixed times, ``T*``, ``auto`` and ``best fixed``, in this order.
-    """
+    """All times over the same gaps."""
 
     gaps: int
     gap_seconds: float
     times: tuple[ReplayedTime, ...]
+    """The fixed times, ``T*``, ``auto`` and ``best fixed``, in this order."""
 
     def get(self, name: str) -> ReplayedTime:
         """Return the time of a name."""
@@ -93,7 +74,6 @@ def replay_gaps(
 
     Args:
         gaps: The replayed gaps in seconds, oldest first.
-        cost: What the model costs.
         before: Gaps before them, from which ``auto`` has learned.
         chosen: The times of ``auto``, if they were computed already.
     """

@@ -48,21 +48,14 @@ _NO_ROUTER: Router = {"apgr": None, "ece": {}, "curve": []}
 
 @dataclass(frozen=True, slots=True)
 class ReplayTable:
-    """Input of a replay.
-
-    Attributes:
-        graded: The graded answers.
-        cost: Cost of each answer, (questions, arms).
-        unit: ``J``, or empty for stated costs.
-        kinds: How the joules were measured.
-        repeats: The same questions answered a second time; None if they were not.
-    """
+    """Input of a replay."""
 
     graded: Graded
-    cost: Floats
-    unit: str = ""
-    kinds: tuple[str, ...] = ()
+    cost: Floats  # Cost of each answer, (questions, arms)
+    unit: str = ""  # `J`, or empty for stated costs
+    kinds: tuple[str, ...] = ()  # How the joules were measured
     repeats: Graded | None = None
+    """The same questions answered a second time; None if they were not."""
 
 
 def judge(
@@ -75,10 +68,9 @@ def judge(
 
     Args:
         table: The answers and their costs.
-        routers: Router -> cross-fitted probability that each arm is right, shape (questions,
-            arms); the last router is the best.
+        routers: Router -> cross-fitted probability that each arm is right, shape (questions, arms);
+            the last router is the best.
         policies: Policies replayed over the same questions.
-        seed: Seed of the bootstrap.
     """
     graded, cost = table.graded, table.cost
     ends = find_ends(graded.correct, cost)

@@ -34,31 +34,27 @@ class TurnReplay(NamedTuple):
     A named tuple for the same reason as ``LoggedQuestion``.
 
     Attributes:
-        turn_id, query: The turn.
         before, after: (arm, model); ``after`` is None if the policy finds no arm.
-        joules: Measured joules; None if unmeasured.
-        kind: How they were measured.
         predicted_before, predicted_after: Joules predicted for the question now, without loads;
-            None if nothing is known about the model. ``predicted_after`` of a cascade is that of
-            its first arm, and of those that have to agree with it.
-        why: Reason for the decision, or for the lack of one.
+            None if nothing is known about the model. ``predicted_after`` of a cascade is that
+            of its first arm, and of those that have to agree with it.
         right_before, right_after: Predicted accuracies, 0..1; None if nothing was fitted.
-        cascade: Whether a cascade would answer; ``after`` is its first arm, or ``before`` if the
-            turn itself started with that arm.
     """
 
     turn_id: str
     query: str
     before: tuple[str, str]
     after: tuple[str, str] | None
-    joules: float | None
-    kind: str | None
+    joules: float | None  # Measured joules; None if unmeasured
+    kind: str | None  # How they were measured
     predicted_before: float | None
     predicted_after: float | None
-    why: str
+    why: str  # Reason for the decision, or for the lack of one
     right_before: float | None = None
     right_after: float | None = None
     cascade: bool = False
+    """Whether a cascade would answer; ``after`` is its first arm, or ``before`` if the turn itself
+    started with that arm."""
 
     @property
     def moves(self) -> bool:
@@ -302,10 +298,6 @@ def count_moves(
 ) -> list[tuple[str, str, int]]:
     """Count the turns that another arm answers, by both arms, most first.
 
-    Args:
-        replayed: The turns.
-        name: Names an arm and its model.
-
     Returns:
         The name before, the name after, and the number of turns.
     """
@@ -347,7 +339,6 @@ def replay_log(
     would find itself among those in the log.
 
     Args:
-        policy: The policy.
         runtime: The runtime of this machine, whose log is read.
         newest: Number of newest turns to replay; None replays all.
         report: Called now and then with the number of turns replayed and the number of all.

@@ -43,15 +43,13 @@ class LoggedCase:
     """A logged question and what is expected for it.
 
     Attributes:
-        turn_id: The newest turn that asked it.
-        query: The question, with its chat only if the decision depends on it.
-        route: Rule and arm that the policy decides now.
-        arm, not_arm: The arm that the user corrected the decision to, or found bad; None otherwise.
+        arm, not_arm: The arm that the user corrected the decision to, or found bad; None
+            otherwise.
     """
 
-    turn_id: str
-    query: Query
-    route: Route
+    turn_id: str  # The newest turn that asked it
+    query: Query  # The question, with its chat only if the decision depends on it
+    route: Route  # Rule and arm that the policy decides now
     arm: str | None = None
     not_arm: str | None = None
 
@@ -82,17 +80,11 @@ class LoggedCase:
 
 @dataclass(frozen=True, slots=True)
 class LoggedCases:
-    """Cases made from the log.
+    """Cases made from the log."""
 
-    Attributes:
-        cases: The cases, newest first.
-        questions: Number of turns that were looked at.
-        left_out: Number of those that are too long for a case, or that the policy cannot decide.
-    """
-
-    cases: tuple[LoggedCase, ...]
-    questions: int
-    left_out: int
+    cases: tuple[LoggedCase, ...]  # The cases, newest first
+    questions: int  # Number of turns that were looked at
+    left_out: int  # Number of those that are too long for a case, or that the policy cannot decide
 
 
 def read_logged_cases(
@@ -107,11 +99,9 @@ def read_logged_cases(
     """Make cases of the distinct questions of the log, spread over rules and arms.
 
     Args:
-        log: The log.
         policy: The policy, which decides as :func:`etui.routing.probes.run_probes` does.
         turn_filter: Which turns; None takes all.
         limit: Maximum number of cases.
-        known: Questions that are cases already.
         report: Called now and then with the number of turns read and the number of all.
 
     Raises:
@@ -138,17 +128,11 @@ def read_logged_cases(
 
 @dataclass(frozen=True, slots=True)
 class _UserLabels:
-    """What the user said of turns.
-
-    Attributes:
-        turns: All turns by id.
-        grades: Whether an answer was good, by id of its turn.
-        named: Ids of the turns whose arm was named.
-    """
+    """What the user said of turns."""
 
     turns: Mapping[str, LoggedQuestion]
-    grades: Mapping[str, bool]
-    named: Collection[str]
+    grades: Mapping[str, bool]  # Whether an answer was good, by id of its turn
+    named: Collection[str]  # Ids of the turns whose arm was named
 
 
 def _find_cases(
@@ -246,9 +230,6 @@ def spread_cases(cases: Iterable[LoggedCase], limit: int) -> list[LoggedCase]:
     Args:
         cases: Newest first.
         limit: Maximum number.
-
-    Returns:
-        The chosen cases, newest first.
     """
     order = list(cases)
     queues: dict[Route, list[tuple[int, LoggedCase]]] = {}

@@ -20,17 +20,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class HullPlace:
-    """A cost at which a router is compared with the mixture of the hull.
-
-    Attributes:
-        kind: ``corner`` is the cost of an arm on the hull, ``middle`` the geometric mean of the
-            costs of two neighbours on it.
-        arms: Columns of the corner's arm, or of the two neighbours, cheaper first.
-        cost: The cost.
-    """
+    """A cost at which a router is compared with the mixture of the hull."""
 
     kind: Literal["corner", "middle"]
-    arms: tuple[int, ...]
+    """``corner`` is the cost of an arm on the hull, ``middle`` the geometric mean of the costs of
+    two neighbours on it."""
+    arms: tuple[int, ...]  # Columns of the corner's arm, or of the two neighbours, cheaper first
     cost: float
 
 
@@ -41,7 +36,6 @@ def list_hull_places(costs: Sequence[float], accuracies: Sequence[float]) -> lis
 
     Args:
         costs: Mean cost of each arm.
-        accuracies: Accuracy of each arm.
     """
     points: dict[int, Point] = dict(enumerate(zip(costs, accuracies, strict=True)))
     corners = hull(points)
@@ -60,9 +54,6 @@ def against_mixture(
 
     Args:
         choices: For each router or policy, whether each question was right, and its cost.
-        graded: The answers.
-        cost: Cost of each answer, shape (questions, arms).
-        seed: Seed of the bootstrap.
     """
     import numpy as np
 

@@ -52,18 +52,13 @@ _COST_COLUMN = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class OutcomeTable:
-    """A table of outcomes.
+    """A table of outcomes."""
 
-    Attributes:
-        graded: The answers; with weights of 0 where an arm has none.
-        cost: Cost of each answer, (questions, arms), NaN where there is none; None without columns
-            of costs.
-        sha256: SHA-256 of the file.
-    """
-
-    graded: Graded
+    graded: Graded  # The answers; with weights of 0 where an arm has none
     cost: Floats | None
-    sha256: str
+    """Cost of each answer, (questions, arms), NaN where there is none; None without columns of
+    costs."""
+    sha256: str  # SHA-256 of the file
 
     def of_arms(self, names: Sequence[str]) -> OutcomeTable:
         """Return the table with these arms only, in this order."""
@@ -88,7 +83,6 @@ def read_outcomes(path: Path, texts: Texts | None = None) -> tuple[Graded, str]:
     """Read a table in which every arm answered every question.
 
     Args:
-        path: The CSV file.
         texts: The questions of the outcomes; None leaves the questions without text.
 
     Returns:
@@ -105,7 +99,6 @@ def read_table(path: Path, texts: Texts | None = None) -> OutcomeTable:
     """Read a table of outcomes, in which cells may be empty, and the costs in it.
 
     Args:
-        path: The CSV file.
         texts: The questions of the outcomes; None leaves the questions without text.
 
     Raises:
@@ -171,7 +164,6 @@ def build_graded(
     """Build a table of outcomes.
 
     Args:
-        arms: Names of the arms.
         keys: (subject, row) of each question.
         correct: Whether each arm is right, shape (questions, arms).
         texts: The questions; None leaves them without text.
@@ -270,11 +262,7 @@ def _parse_header(header: Sequence[str], file: str) -> _Layout:
 def _parse_row(
     fields: Sequence[str], layout: _Layout, *, empty: bool
 ) -> tuple[tuple[str, int], list[int | None], list[float]]:
-    """Parse a row into its question, its outcomes and its costs.
-
-    Raises:
-        ValueError: The row is invalid; the message describes the problem.
-    """
+    """Parse a row into its question, its outcomes and its costs."""
     if len(fields) != len(layout.header):
         raise ValueError(f"has {len(fields)} columns, the first line has {len(layout.header)}")
     cells = [field.strip() for field in fields]

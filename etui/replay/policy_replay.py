@@ -35,34 +35,22 @@ _LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 @dataclass(frozen=True, slots=True)
 class Routed:
-    """Result of a replayed policy.
-
-    Attributes:
-        name: The policy.
-        chosen: Column of the arm whose answer was kept, shape (questions,).
-        correct: Whether that answer was right, shape (questions,).
-        cost: Cost of all hops together, shape (questions,).
-        hops: Number of arms that answered, shape (questions,).
-        rules: Rule -> number of questions it decided.
-        notes: Remarks for the reader.
-    """
+    """Result of a replayed policy."""
 
     name: str
-    chosen: Whole
-    correct: Flags
-    cost: Floats
-    hops: Whole
-    rules: dict[str, int]
-    notes: tuple[str, ...] = field(default=())
+    chosen: Whole  # Column of the arm whose answer was kept, shape (questions,)
+    correct: Flags  # Whether that answer was right, shape (questions,)
+    cost: Floats  # Cost of all hops together, shape (questions,)
+    hops: Whole  # Number of arms that answered, shape (questions,)
+    rules: dict[str, int]  # Rule -> number of questions it decided
+    notes: tuple[str, ...] = field(default=())  # Remarks for the reader
 
 
 class TablePredictor:
     """Predicts joules by the mean costs of the table, and accuracy by fitted heads.
 
     Args:
-        costs: Arm -> mean cost.
         heads: Fitted accuracy predictor; None predicts no accuracy.
-        label: Description of the costs.
     """
 
     def __init__(
@@ -109,12 +97,9 @@ def replay_policy(
     """Replay a policy over every question of a table.
 
     Args:
-        policy: The policy.
         graded: The answers; the questions must have texts.
-        cost: Cost of each answer, shape (questions, arms).
         label: Description of the costs: where they are from, in words.
         heads: Heads fitted on other questions; None fits heads on the folds of these questions.
-        seed: Seed of the folds.
         say: Called with a line of progress for each fitted fold.
 
     Raises:

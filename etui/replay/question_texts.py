@@ -16,7 +16,6 @@ def read_texts(data: Path, split: str) -> dict[tuple[str, int], Question]:
 
     Args:
         data: Folder or archive of the MMLU files.
-        split: Name of the split.
 
     Returns:
         (subject, row) -> question.

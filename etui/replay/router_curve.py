@@ -20,17 +20,11 @@ PARTS = 250
 
 @dataclass(frozen=True, slots=True)
 class RouterCurve:
-    """A router's operating points, cheapest first.
+    """A router's operating points, cheapest first."""
 
-    Attributes:
-        cost: Mean cost per question of each point, never falling.
-        accuracy: Share of right answers.
-        price: Accuracy per cost (lambda) from which the point applies.
-    """
-
-    cost: Floats
-    accuracy: Floats
-    price: Floats
+    cost: Floats  # Mean cost per question of each point, never falling
+    accuracy: Floats  # Share of right answers
+    price: Floats  # Accuracy per cost (lambda) from which the point applies
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,9 +32,9 @@ class Ends:
     """The two arms between which a router's gain is counted.
 
     Attributes:
-        weak, strong: Columns of the cheapest arm, and of the most accurate among the other arms.
+        weak, strong: Columns of the cheapest arm, and of the most accurate among the other
+            arms.
         low, high: Their mean costs.
-        weak_accuracy, strong_accuracy: Their accuracies.
     """
 
     weak: int
@@ -83,7 +77,6 @@ def compute_curve(p: Floats, expected: Floats, correct: Flags, cost: Floats) -> 
         p: Predicted probability of a right answer, shape (questions, arms).
         expected: Predicted cost of each arm, shape (arms,).
         correct: Whether each answer is right, shape (questions, arms).
-        cost: Cost of each answer, shape (questions, arms).
     """
     return (
         _compute_two_arm_curve(p, expected, correct, cost)
@@ -99,7 +92,6 @@ def oracle_curve(correct: Flags, cost: Floats) -> RouterCurve:
 
     Args:
         correct: Whether each answer is right, shape (questions, arms).
-        cost: Cost of each answer, shape (questions, arms).
     """
     import numpy as np
 
@@ -225,7 +217,6 @@ def apgr_interval(
         score: Score of each question; the highest go to the strong arm first, shape (questions,).
         weak: Whether the weak arm is right, shape (questions,).
         strong: Whether the strong arm is right, shape (questions,).
-        seed: Seed of the draws.
         replicates: Number of resamples.
         bins: Number of bins of neighbours.
     """

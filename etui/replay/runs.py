@@ -23,27 +23,16 @@ Answers = Mapping[tuple[str, int], "Sample"]
 
 @dataclass(frozen=True, slots=True)
 class RunTable:
-    """The answers of bench runs as a table.
+    """The answers of bench runs as a table."""
 
-    Attributes:
-        graded: The first answer of each arm to each question.
-        repeats: The same questions and arms from a second run; None without one.
-        kinds: How the joules were measured; empty if unmeasured.
-        suite: Suite of the questions.
-        split: Split of the questions.
-        data_sha256: SHA-256 of the data.
-        sources: Ids of the runs.
-        notes: Remarks for the reader.
-    """
-
-    graded: Graded
-    repeats: Graded | None
-    kinds: tuple[str, ...]
+    graded: Graded  # The first answer of each arm to each question
+    repeats: Graded | None  # The same questions and arms from a second run; None without one
+    kinds: tuple[str, ...]  # How the joules were measured; empty if unmeasured
     suite: str
     split: str
-    data_sha256: str
+    data_sha256: str  # SHA-256 of the data
     sources: tuple[str, ...]
-    notes: tuple[str, ...] = field(default=())
+    notes: tuple[str, ...] = field(default=())  # Remarks for the reader
 
 
 def read_runs(folders: Sequence[Path], config: Config, data: Path | None = None) -> RunTable:
@@ -134,11 +123,7 @@ def _group_by_arm(run: Recorded) -> dict[str, dict[tuple[str, int], Sample]]:
 
 
 def _find_common(answers: Sequence[Answers]) -> list[tuple[str, int]]:
-    """Return the questions that every arm answered.
-
-    Raises:
-        UsageError: There are none.
-    """
+    """Return the questions that every arm answered."""
     keys = sorted(set.intersection(*(set(arm_answers) for arm_answers in answers)))
     if not keys:
         raise UsageError(

@@ -67,7 +67,6 @@ def parse_cases(text: str, policy: Policy, *, file: str) -> tuple[PolicyProbe, .
         text: One JSON object a line; blank lines are skipped. An empty file has no cases: a shell
             makes one for `etui policy cases NAME --from-log >> NAME.cases.jsonl`.
         policy: The policy whose rules, arms and signals the cases name.
-        file: Name of the file in messages.
 
     Raises:
         InvalidFile: A line is not a case, or names what the policy does not have; ``problems``
@@ -104,11 +103,6 @@ def parse_cases(text: str, policy: Policy, *, file: str) -> tuple[PolicyProbe, .
 
 
 def _parse_entry(line: str, file: str) -> CaseEntry:
-    """Parse one line.
-
-    Raises:
-        InvalidFile: It is not a case; the problems have the line 1.
-    """
     try:
         json.loads(line, object_pairs_hook=_refuse_repeated, parse_constant=_refuse_constant)
     except json.JSONDecodeError as error:

@@ -74,8 +74,6 @@ def compile_policy(located: Located[PolicyFile], name: str, models: Collection[s
     """Compile the policy that a file describes; the file must have passed ``check_policy``.
 
     Args:
-        located: The file.
-        name: Name of the policy.
         models: Models of models.yaml by name, whose settings apply to arms that do not say; mere
             names have no settings.
     """

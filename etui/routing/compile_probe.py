@@ -9,13 +9,7 @@ from etui.routing.signals.host_state import HostState
 
 
 def compile_probe(entry: ProbeEntry, line: int, file: str) -> PolicyProbe:
-    """Compile a probe or a case.
-
-    Args:
-        entry: The checked entry.
-        line: The line on which it begins.
-        file: The file that it is read from.
-    """
+    """Compile a probe or a case."""
     host = entry.host.model_dump() if entry.host is not None else {}
     messages = tuple(Message(each.role, each.content) for each in entry.messages or ())
     system = messages[0].content if messages and messages[0].role == "system" else None

@@ -35,18 +35,13 @@ class Coverage:
 
 @dataclass(frozen=True, slots=True)
 class ParaphraseGroup:
-    """Cases that ask the same in other words.
-
-    Attributes:
-        name: Name of the group.
-        size: Number of its cases, at least two.
-        routes: Each pair of rule and arm that its cases were routed to, with the lines of the
-            cases, most cases first; None if there was no decision.
-    """
+    """Cases that ask the same in other words."""
 
     name: str
-    size: int
+    size: int  # Number of its cases, at least two
     routes: tuple[tuple[tuple[str, str] | None, tuple[int, ...]], ...]
+    """Each pair of rule and arm that its cases were routed to, with the lines of the cases, most
+    cases first; None if there was no decision."""
 
     @property
     def is_alike(self) -> bool:

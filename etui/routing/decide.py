@@ -49,8 +49,6 @@ def decide(
     through to the next one, and the trace records why.
 
     Args:
-        query: The user's question and its conversation.
-        policy: The rules.
         available: Which models are on this machine.
         host: State of the machine; None leaves it unknown.
         outlook: Expected joules and accuracy of the arms; None leaves them unknown.
@@ -261,8 +259,6 @@ def replace_by_cheapest(
 
     Args:
         decision: What the rules decided.
-        policy: The policy.
-        query: The question with its chat.
         outlook: Predicts the joules of the arms.
         available: Returns whether a model can answer.
         why: Which budget is spent.

@@ -64,23 +64,15 @@ class Deferred(Sequence[T], Generic[T]):
 
 @dataclass(frozen=True, slots=True)
 class SignalValue:
-    """One signal and its value for a query.
-
-    Attributes:
-        name: Its name in the policy.
-        holds: Whether it holds.
-        value: A number, a language or a model; None if unknown.
-        boundary: Where it would change: the nearest end of its range, or the required word.
-        test: The requirement in words ("at least 3").
-        detail: What was found, where a number alone says little ("calculate, how many").
-    """
+    """One signal and its value for a query."""
 
     name: str
     holds: bool
-    value: float | str | None
+    value: float | str | None  # A number, a language or a model; None if unknown
     boundary: float | str | None
-    test: str = ""
-    detail: str = ""
+    """Where it would change: the nearest end of its range, or the required word."""
+    test: str = ""  # The requirement in words ("at least 3")
+    detail: str = ""  # What was found, where a number alone says little ("calculate, how many")
 
     @property
     def distance(self) -> float | None:
@@ -102,21 +94,14 @@ class RuleTried:
 
 @dataclass(frozen=True, slots=True)
 class Shadow:
-    """The decision of a shadow policy for the same query; it is logged and not carried out.
-
-    Attributes:
-        policy: Name of the shadow policy.
-        arm: The arm it chose; None if it could not decide.
-        rule: The rule that matched.
-        why: Why it decided so, or why it could not.
-        predicted_joules: Predicted joules of that arm, its load excluded; None if unknown.
-    """
+    """The decision of a shadow policy for the same query; it is logged and not carried out."""
 
     policy: str
-    arm: Arm | None
+    arm: Arm | None  # The arm it chose; None if it could not decide
     rule: str | None
-    why: str
+    why: str  # Why it decided so, or why it could not
     predicted_joules: float | None = None
+    """Predicted joules of that arm, its load excluded; None if unknown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,37 +109,30 @@ class Decision:
     """The arm for one query, and why it was chosen.
 
     Attributes:
-        arm: The arm that answers.
-        policy: Name of the policy; None if the command line specified the arm in full.
-        rule: Name of the rule that matched; None without a policy.
-        why: The reason in one line ("math-thinks: calc (2 keywords), symbolic (4 of 3)").
-        signals: The signals that were evaluated; all of them for ``policy explain``.
-        rules: The rules that were tried, in order.
-        shadow: The decision of the shadow policy; None without one.
         predicted_joules, predicted_accuracy: None without a prediction.
-        cascade: The arms to try in turn; ``arm`` is the first. None for a single arm.
-        candidates: The candidates of an objective, cheapest first; empty without one.
-        margin_joules: Joules that the runner-up would cost more; None without one.
-        budget: What the turn may spend; None is no limit.
-        fallbacks: What to do when the answer cannot be produced as planned.
-        notices: Messages for the user, such as that a budget led to a cheaper arm.
     """
 
     arm: Arm
-    policy: str | None
-    rule: str | None
-    why: str
+    policy: str | None  # Name of the policy; None if the command line specified the arm in full
+    rule: str | None  # Name of the rule that matched; None without a policy
+    why: str  # The reason in one line ("math-thinks: calc (2 keywords), symbolic (4 of 3)")
     signals: Sequence[SignalValue] = ()
-    rules: Sequence[RuleTried] = ()
+    """The signals that were evaluated; all of them for ``policy explain``."""
+    rules: Sequence[RuleTried] = ()  # The rules that were tried, in order
     predicted_joules: float | None = None
     predicted_accuracy: float | None = None
-    shadow: Shadow | None = None
+    shadow: Shadow | None = None  # The decision of the shadow policy; None without one
     cascade: Cascade | None = None
+    """The arms to try in turn; ``arm`` is the first. None for a single arm."""
     candidates: tuple[Candidate, ...] = ()
+    """The candidates of an objective, cheapest first; empty without one."""
     margin_joules: float | None = None
-    budget: TurnBudget | None = None
+    """Joules that the runner-up would cost more; None without one."""
+    budget: TurnBudget | None = None  # What the turn may spend; None is no limit
     fallbacks: Fallbacks = field(default_factory=Fallbacks)
+    """What to do when the answer cannot be produced as planned."""
     notices: tuple[str, ...] = ()
+    """Messages for the user, such as that a budget led to a cheaper arm."""
 
     def trace(self) -> DecisionTrace:
         """Return the decision as plain JSON values."""

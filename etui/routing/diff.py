@@ -22,11 +22,10 @@ class Change:
     """One value that differs between two files.
 
     Attributes:
-        path: Keys that lead to it, joined by dots (``arms.quick.max_tokens``).
         before, after: The values as in JSON; None if a file does not have the key.
     """
 
-    path: str
+    path: str  # Keys that lead to it, joined by dots (`arms.quick.max_tokens`)
     before: Any
     after: Any
 
@@ -48,11 +47,10 @@ class DifferingCase:
     """A case that two policies decide differently, or that only one of them passes.
 
     Attributes:
-        case: The question and what is expected.
         before, after: What came of it under each policy.
     """
 
-    case: PolicyProbe
+    case: PolicyProbe  # The question and what is expected
     before: ProbeOutcome
     after: ProbeOutcome
 

@@ -25,8 +25,6 @@ def diff_lines(
     """Yield a line for every value that differs, then for every question answered differently.
 
     Args:
-        differing: The values that differ.
-        answers: The questions that are answered differently.
         asked: How many questions were compared.
     """
     for change in differing:

@@ -44,17 +44,11 @@ _UNCALIBRATED_SPREAD = 0.5
 
 @dataclass(frozen=True, slots=True)
 class ExpectedTokens:
-    """Tokens an arm is expected to process.
-
-    Attributes:
-        computed: Prompt tokens to compute.
-        cached: Prompt tokens that are in the cache.
-        output: Output tokens, thinking and all votes included.
-    """
+    """Tokens an arm is expected to process."""
 
     computed: float
     cached: float
-    output: float
+    output: float  # Output tokens, thinking and all votes included
 
 
 def predict_joules(
@@ -63,11 +57,8 @@ def predict_joules(
     """Predict the joules an arm spends on a query; None without data about its model.
 
     Args:
-        arm: The arm.
-        text: The measures of the query.
         facts: Facts about the arm's model.
         resident: Whether the model is in memory; its load costs nothing then.
-        cached_tokens: Tokens of the conversation that are in its cache.
     """
     speculated = facts.speculated.get(arm.speculate)
     tokens = predict_tokens(arm, text, facts, cached_tokens)
@@ -94,7 +85,6 @@ def predict_seconds(
     """Predict how long an arm takes, load included; None if its speed or its load is unknown.
 
     Args:
-        arm: The arm.
         text: The measures of the query.
         facts: Facts about the arm's model.
         resident: Whether the model needs no load.
@@ -262,17 +252,12 @@ class ArmKey:
 
 @dataclass(frozen=True, slots=True)
 class PastOutput:
-    """Output of past turns with the same arm settings.
-
-    Attributes:
-        turns: Number of turns.
-        mean_tokens: Mean output tokens, thinking and answer, of all votes together.
-        decode_joules_per_token: Decode joules over output tokens; None if not measured.
-    """
+    """Output of past turns with the same arm settings."""
 
     turns: int
-    mean_tokens: float
+    mean_tokens: float  # Mean output tokens, thinking and answer, of all votes together
     decode_joules_per_token: float | None = None
+    """Decode joules over output tokens; None if not measured."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -280,22 +265,21 @@ class LoggedModelFacts:
     """Logged facts about one model on this machine; an unknown fact is None, never 0.
 
     Attributes:
-        curve: Its operating curve.
-        speed: Tokens per second of its last turns, and their watts, if they were measured.
         load_joules, load_seconds: Means of its last loads.
-        past: Arm settings -> output of past turns.
-        prompt_overhead: Tokens of a prompt beyond the estimate from its text: the chat template
-            plus the error of the estimate.
-        speculated: Setting of ``Arm.speculate`` -> tokens per second and watts of the last turns
-            with it, which no curve describes: what drafted tokens save depends on the text.
-        audits: Name of an arm -> its last audits with the model.
     """
 
     curve: OperatingCurve | None = None
     speed: Speed | None = None
+    """Tokens per second of its last turns, and their watts, if they were measured."""
     load_joules: float | None = None
     load_seconds: float | None = None
     past: Mapping[ArmKey, PastOutput] = field(default_factory=dict)
+    """Arm settings -> output of past turns."""
     prompt_overhead: float | None = None
+    """Tokens of a prompt beyond the estimate from its text: the chat template plus the error of the
+    estimate."""
     speculated: Mapping[str, Speed] = field(default_factory=dict)
+    """Setting of ``Arm.speculate`` -> tokens per second and watts of the last turns with it, which
+    no curve describes: what drafted tokens save depends on the text."""
     audits: Mapping[str, PastAudits] = field(default_factory=dict)
+    """Name of an arm -> its last audits with the model."""

@@ -24,17 +24,15 @@ class CheckedPolicy:
     """A policy file after its checks.
 
     Attributes:
-        place: The file.
         errors, warnings: The problems found, in the order of the file.
-        policy: The compiled policy; None if there are errors.
-        file: The content of the file; None if it could not be read as a policy.
     """
 
     place: NamedFile
     errors: tuple[Problem, ...]
     warnings: tuple[Problem, ...]
-    policy: Policy | None
+    policy: Policy | None  # The compiled policy; None if there are errors
     file: PolicyFile | None = None
+    """The content of the file; None if it could not be read as a policy."""
 
 
 def list_policies(config: Config) -> tuple[NamedFile, ...]:
@@ -61,9 +59,7 @@ def load_policy(name: str, config: Config, models: Collection[str]) -> Policy:
     """Load a policy by name or path, check it and compile it.
 
     Args:
-        name: Name or path.
         config: Holds the folder of the user's own policies.
-        models: Models of models.yaml by name, or only their names.
 
     Raises:
         UsageError: There is no policy of that name.
@@ -87,8 +83,6 @@ def check_place(
     """Check one policy file, and compile it if it has no errors.
 
     Args:
-        place: The file.
-        models: Models of models.yaml by name, or only their names.
         is_available: Whether a model is on this machine; None skips this check.
         policies: Valid names of a shadow policy; None skips this check.
         fit: What was fitted for the policy; None skips this check.
@@ -114,9 +108,6 @@ def check_text(
     """Check the text of a policy that is not saved yet, and compile it if it has no errors.
 
     Args:
-        text: The YAML text.
-        place: The file it belongs to.
-        models: Models of models.yaml by name, or only their names.
         policies: Valid names of a shadow policy; None skips this check.
         fit: What was fitted for the policy; None skips this check.
     """
@@ -132,11 +123,6 @@ def check_text(
 
 def compile_text(text: str, name: str, models: Collection[str]) -> Policy:
     """Compile the text of a policy that is not read from a file, such as that of a run.
-
-    Args:
-        text: The YAML text.
-        name: Name of the policy.
-        models: Models of models.yaml by name, or only their names.
 
     Raises:
         InvalidFile: The text has errors; ``problems`` holds every one.

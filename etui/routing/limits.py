@@ -26,18 +26,14 @@ OnNoAnswer = Literal["ask_constrained", "next_arm", "keep"]
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """A step of a cascade whose answer is accepted if all of its arms give the same one.
-
-    Attributes:
-        arms: Names of the arms, neighbours in the cascade and in its order. A single one draws
-            votes, all of which must be the same.
-        accept_at: Probability of being right from which the common answer is accepted.
-        odds: How likely a common answer is right, before it is known; None without a fit.
-    """
+    """A step of a cascade whose answer is accepted if all of its arms give the same one."""
 
     arms: tuple[str, ...]
-    accept_at: float
+    """Names of the arms, neighbours in the cascade and in its order. A single one draws votes, all
+    of which must be the same."""
+    accept_at: float  # Probability of being right from which the common answer is accepted
     odds: PredictedAgreement | None = None
+    """How likely a common answer is right, before it is known; None without a fit."""
 
     @property
     def is_out_of_reach(self) -> bool:
@@ -59,21 +55,15 @@ class Agreement:
 
 @dataclass(frozen=True, slots=True)
 class Cascade:
-    """Arms tried one after the other until an answer is confident enough.
+    """Arms tried one after the other until an answer is confident enough."""
 
-    Attributes:
-        arms: Cheapest first, at least two; each has a model on this machine.
-        accept_at: Calibrated probability of being right from which an answer is accepted.
-        max_hops: Maximum number of arms that answer.
-        max_joules: No further arm starts once the turn has spent, or is expected to spend, more.
-        agreements: The steps of several arms, in order; every other arm is a step of its own.
-    """
-
-    arms: tuple[Arm, ...]
-    accept_at: float
-    max_hops: int
+    arms: tuple[Arm, ...]  # Cheapest first, at least two; each has a model on this machine
+    accept_at: float  # Calibrated probability of being right from which an answer is accepted
+    max_hops: int  # Maximum number of arms that answer
     max_joules: float | None = None
+    """No further arm starts once the turn has spent, or is expected to spend, more."""
     agreements: tuple[Agreement, ...] = ()
+    """The steps of several arms, in order; every other arm is a step of its own."""
 
     def find_agreement(self, name: str) -> Agreement | None:
         """Return the step of several answers that an arm belongs to; None for a plain arm."""
@@ -114,39 +104,26 @@ class PeriodBudget:
 
 @dataclass(frozen=True, slots=True)
 class Fallbacks:
-    """What to do when an answer cannot be produced as planned.
-
-    Attributes:
-        load_failed: Arm that answers when the model of another cannot be loaded; None raises the
-            error.
-        context_overflow: What to cut when question and thinking do not fit into the context.
-        no_answer: What to do when a multiple choice or a vote yields no answer.
-        places: Arm -> its models at other machines (the same weights) that are available, in the
-            order they are tried when the place of the arm cannot answer.
-    """
+    """What to do when an answer cannot be produced as planned."""
 
     load_failed: Arm | None = None
+    """Arm that answers when the model of another cannot be loaded; None raises the error."""
     context_overflow: OnContextOverflow = "truncate_thought"
-    no_answer: OnNoAnswer = "keep"
+    """What to cut when question and thinking do not fit into the context."""
+    no_answer: OnNoAnswer = "keep"  # What to do when a multiple choice or a vote yields no answer
     places: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Arm -> its models at other machines (the same weights) that are available, in the order they
+    are tried when the place of the arm cannot answer."""
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """One arm an objective considered, at one of the machines that serve its model.
+    """One arm an objective considered, at one of the machines that serve its model."""
 
-    Attributes:
-        arm: The arm, with the model of that place.
-        joules: Its predicted joules; None if unknown.
-        accuracy: Its predicted accuracy, which is the same at every place; None if unknown.
-        failed: The bound it misses; None if it qualifies.
-        backend: Name of the backend that would answer; None for this machine.
-        seconds: Expected duration, load included; None if unknown.
-    """
-
-    arm: Arm
-    joules: PredictedJoules | None
+    arm: Arm  # The arm, with the model of that place
+    joules: PredictedJoules | None  # Its predicted joules; None if unknown
     accuracy: PredictedAccuracy | None
-    failed: str | None
-    backend: str | None = None
-    seconds: float | None = None
+    """Its predicted accuracy, which is the same at every place; None if unknown."""
+    failed: str | None  # The bound it misses; None if it qualifies
+    backend: str | None = None  # Name of the backend that would answer; None for this machine
+    seconds: float | None = None  # Expected duration, load included; None if unknown

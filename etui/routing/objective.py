@@ -27,24 +27,19 @@ from etui.routing.prediction import PredictedAccuracy, PredictedJoules, Predicto
 
 @dataclass(frozen=True, slots=True)
 class ObjectiveResult:
-    """The outcome of an objective.
+    """The outcome of an objective."""
 
-    Attributes:
-        winner: The candidate that answers; None if none qualifies.
-        candidates: All candidates, cheapest first, those with unknown joules last.
-        margin_joules: Joules that the runner-up would cost more; None without a runner-up, or if
-            unknown. Negative if the winner was chosen although it costs more, because its model is
-            in memory or it is more accurate.
-        why: Why the winner was chosen, or why no candidate qualifies.
-        unfitted: The prediction that is needed but missing for every candidate: ``accuracy`` or
-            ``joules``; None if there is none.
-    """
-
-    winner: Candidate | None
+    winner: Candidate | None  # The candidate that answers; None if none qualifies
     candidates: tuple[Candidate, ...]
+    """All candidates, cheapest first, those with unknown joules last."""
     margin_joules: float | None
-    why: str
+    """Joules that the runner-up would cost more; None without a runner-up, or if unknown. Negative
+    if the winner was chosen although it costs more, because its model is in memory or it is more
+    accurate."""
+    why: str  # Why the winner was chosen, or why no candidate qualifies
     unfitted: str | None
+    """The prediction that is needed but missing for every candidate: ``accuracy`` or ``joules``;
+    None if there is none."""
 
 
 def weigh(
@@ -60,8 +55,6 @@ def weigh(
 
     Args:
         objective: The goal and its bounds.
-        arms: Arms of the policy by name.
-        query: The user's question and its conversation.
         is_available: Which models are on this machine.
         outlook: Expected joules and accuracy of the arms; None leaves them unknown.
         resident: The model in memory; None if there is none, or it is unknown.

@@ -25,19 +25,13 @@ _Z95 = 1.96
 
 @dataclass(frozen=True, slots=True)
 class MeasuredAudit:
-    """What one audit took, without the load of its model.
+    """What one audit took, without the load of its model."""
 
-    Attributes:
-        joules: Gross joules; None if unmeasured.
-        uncertainty: Half width in joules; None if unknown.
-        seconds: Duration.
-        prompt_tokens: Length of the prompt, as counted for the audited answer; None if unknown.
-    """
-
-    joules: float | None
-    uncertainty: float | None
+    joules: float | None  # Gross joules; None if unmeasured
+    uncertainty: float | None  # Half width in joules; None if unknown
     seconds: float
     prompt_tokens: float | None = None
+    """Length of the prompt, as counted for the audited answer; None if unknown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,21 +48,14 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class PastAudits:
-    """The last audits by one arm with one model.
+    """The last audits by one arm with one model."""
 
-    Attributes:
-        measured: Number of audits with joules.
-        joules: Joules by length of the prompt; None with fewer than ``LEAST_AUDITS`` of them.
-        scatter: Half width at 95 % of the joules of one more audit, from those of the audits.
-        meter_share: Relative uncertainty of the meter itself.
-        seconds: Duration likewise; None with fewer than ``LEAST_AUDITS``.
-    """
-
-    measured: int
+    measured: int  # Number of audits with joules
     joules: Line | None
-    scatter: float
-    meter_share: float
-    seconds: Line | None
+    """Joules by length of the prompt; None with fewer than ``LEAST_AUDITS`` of them."""
+    scatter: float  # Half width at 95 % of the joules of one more audit, from those of the audits
+    meter_share: float  # Relative uncertainty of the meter itself
+    seconds: Line | None  # Duration likewise; None with fewer than `LEAST_AUDITS`
 
 
 def average_audits(audits: Sequence[MeasuredAudit]) -> PastAudits:

@@ -28,19 +28,13 @@ class PlaceSettings(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a model runs.
-
-    Attributes:
-        model: Name of its entry.
-        weights: Name of the entry whose weights it has: its own name, or another's.
-        backend: Name of the backend that serves it; None for this machine.
-        stated: Whether the policy names it; False for another place of a model that it names.
-    """
+    """Where a model runs."""
 
     model: str
-    weights: str
-    backend: str | None = None
+    weights: str  # Name of the entry whose weights it has: its own name, or another's
+    backend: str | None = None  # Name of the backend that serves it; None for this machine
     stated: bool = True
+    """Whether the policy names it; False for another place of a model that it names."""
 
     @property
     def machine(self) -> str:

@@ -24,23 +24,17 @@ from etui.routing.signals.kinds import Signal
 
 @dataclass(frozen=True, slots=True)
 class ArmPlan:
-    """An arm whose model is not yet chosen among those on this machine.
+    """An arm whose model is not yet chosen among those on this machine."""
 
-    Attributes:
-        asked: The role or model the policy names.
-        models: Models to choose from, best first.
-        arm: The arm with the first of these models.
-        speculate: Its ``speculate`` with each of them, where the policy leaves it to the model;
-            empty if it is the same with all.
-        places: Where each of the models runs, in their order; empty if all are of this machine,
-            each with weights of its own.
-    """
-
-    asked: str
-    models: tuple[str, ...]
-    arm: Arm
+    asked: str  # The role or model the policy names
+    models: tuple[str, ...]  # Models to choose from, best first
+    arm: Arm  # The arm with the first of these models
     speculate: tuple[Speculate, ...] = ()
+    """Its ``speculate`` with each of them, where the policy leaves it to the model; empty if it is
+    the same with all."""
     places: tuple[Place, ...] = ()
+    """Where each of the models runs, in their order; empty if all are of this machine, each with
+    weights of its own."""
     arms: tuple[Arm, ...] = field(init=False, repr=False, compare=False)
     """The arm with each of the models, built once because every decision needs some of them."""
 
@@ -70,21 +64,14 @@ class ArmPlan:
 
 @dataclass(frozen=True, slots=True)
 class CascadePlan:
-    """A cascade as the policy states it: names of arms, whose models are not yet chosen.
+    """A cascade as the policy states it: names of arms, whose models are not yet chosen."""
 
-    Attributes:
-        arms: Names, in the order they are tried; at least two, without duplicates.
-        accept_at: Calibrated probability of being right from which an answer is accepted.
-        max_hops: Maximum number of arms that answer.
-        max_joules: No further arm starts beyond this; None is no limit.
-        agreements: The steps of several answers; their arms are in ``arms`` too.
-    """
-
-    arms: tuple[str, ...]
-    accept_at: float
-    max_hops: int
-    max_joules: float | None = None
+    arms: tuple[str, ...]  # Names, in the order they are tried; at least two, without duplicates
+    accept_at: float  # Calibrated probability of being right from which an answer is accepted
+    max_hops: int  # Maximum number of arms that answer
+    max_joules: float | None = None  # No further arm starts beyond this; None is no limit
     agreements: tuple[Agreement, ...] = ()
+    """The steps of several answers; their arms are in ``arms`` too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,46 +79,37 @@ class Objective:
     """The goal by which a rule chooses among its candidates, and the bounds they must meet.
 
     Attributes:
-        goal: ``joules`` takes the cheapest candidate that qualifies, ``accuracy`` the one most
-            likely to be right.
-        arms: Names of the candidates, in the order of the file.
-        accuracy_at_least: Minimum for the lower bound of the probability of being right.
-        confidence: One-sided confidence of that bound, 0..1.
         joules_at_most, seconds_at_most: Limits on the predicted turn, its load included.
-        exchange: Joules that a percentage point of accuracy is worth, for the goal ``accuracy``;
-            None takes the most accurate candidate at any cost.
-        switch_margin_joules: The model in memory is kept unless another saves more than this.
-        otherwise: Arm used if no candidate qualifies, or nothing was fitted; None falls through
-            or raises an error.
-        prior: Probability of being right by arm, used where nothing was fitted.
     """
 
     goal: Literal["joules", "accuracy"]
-    arms: tuple[str, ...]
+    """``joules`` takes the cheapest candidate that qualifies, ``accuracy`` the one most likely to
+    be right."""
+    arms: tuple[str, ...]  # Names of the candidates, in the order of the file
     accuracy_at_least: float | None = None
-    confidence: float = 0.9
+    """Minimum for the lower bound of the probability of being right."""
+    confidence: float = 0.9  # One-sided confidence of that bound, 0..1
     joules_at_most: float | None = None
     seconds_at_most: float | None = None
     exchange: float | None = None
+    """Joules that a percentage point of accuracy is worth, for the goal ``accuracy``; None takes
+    the most accurate candidate at any cost."""
     switch_margin_joules: float = 0.0
+    """The model in memory is kept unless another saves more than this."""
     otherwise: str | None = None
+    """Arm used if no candidate qualifies, or nothing was fitted; None falls through or raises an
+    error."""
     prior: Mapping[str, float] = field(default_factory=dict)
+    """Probability of being right by arm, used where nothing was fitted."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """A condition and what it leads to; a rule without a condition matches every query.
-
-    Attributes:
-        name: Its name.
-        priority: Rules of higher priority are tried first.
-        when: The condition; None always holds.
-        then: Name of an arm, a cascade, or an objective.
-    """
+    """A condition and what it leads to; a rule without a condition matches every query."""
 
     name: str
-    priority: int
-    when: Condition | None
+    priority: int  # Rules of higher priority are tried first
+    when: Condition | None  # The condition; None always holds
     then: str | CascadePlan | Objective
 
     @property
@@ -156,19 +134,12 @@ class FallbackPlan:
 
 @dataclass(frozen=True, slots=True)
 class AuditPlan:
-    """Which turns are audited: answered by one more arm while nothing else runs.
+    """Which turns are audited: answered by one more arm while nothing else runs."""
 
-    Attributes:
-        share: Share of the turns that are drawn, in (0, 1].
-        arm: Name of the arm that answers them as well.
-        joules_per_day: The most that all audits of a day and the loads for them may take.
-        reserve_joules: What must be left of it for a load that was never measured.
-    """
-
-    share: float
-    arm: str
-    joules_per_day: float
-    reserve_joules: float
+    share: float  # Share of the turns that are drawn, in (0, 1]
+    arm: str  # Name of the arm that answers them as well
+    joules_per_day: float  # The most that all audits of a day and the loads for them may take
+    reserve_joules: float  # What must be left of it for a load that was never measured
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,20 +147,8 @@ class PolicyProbe:
     """A question and the decision expected for it.
 
     Attributes:
-        query: The question.
         rule, not_rule, arm, not_arm: The rule and arm that must, and must not, be chosen; None
             expects nothing.
-        signals: Signals that must hold (True) or must not (False).
-        host: The assumed state of the machine.
-        line: Its line in the file.
-        file: The file it is read from; empty if it is not from a file.
-        metadata: Metadata of the request, as pairs of key and value.
-        system: System prompt of the chat; None for none.
-        history: Earlier messages of the chat, oldest first, without the system prompt.
-        is_case: Whether it is a line of the cases file; the next three are those of a case.
-        id: A name that no other case has; empty without one.
-        tags: What it tests.
-        group: Name that cases share which ask the same in other words; empty without one.
     """
 
     query: str
@@ -197,17 +156,19 @@ class PolicyProbe:
     not_rule: str | None
     arm: str | None
     not_arm: str | None
-    signals: Mapping[str, bool]
-    host: HostState
+    signals: Mapping[str, bool]  # Signals that must hold (True) or must not (False)
+    host: HostState  # The assumed state of the machine
     line: int
-    file: str = ""
-    metadata: tuple[tuple[str, str], ...] = ()
-    system: str | None = None
+    file: str = ""  # The file it is read from; empty if it is not from a file
+    metadata: tuple[tuple[str, str], ...] = ()  # Metadata of the request, as pairs of key and value
+    system: str | None = None  # System prompt of the chat; None for none
     history: tuple[Message, ...] = ()
+    """Earlier messages of the chat, oldest first, without the system prompt."""
     is_case: bool = False
-    id: str = ""
+    """Whether it is a line of the cases file; the next three are those of a case."""
+    id: str = ""  # A name that no other case has; empty without one
     tags: tuple[str, ...] = ()
-    group: str = ""
+    group: str = ""  # Name that cases share which ask the same in other words; empty without one
 
     def to_query(self) -> Query:
         """Return the question with its chat and metadata."""
@@ -216,40 +177,29 @@ class PolicyProbe:
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """One policy.
+    """One policy."""
 
-    Attributes:
-        name: The name of its file without the extension.
-        path: The file it was read from.
-        description: One line.
-        arms: Arms by name, in the order of the file.
-        signals: Signals by name; a score follows the signals it adds up.
-        rules: Rules in the order they are tried.
-        probes: Its tests.
-        shadow: Name of the policy whose decisions are logged next to its own; None without one.
-        budget: What one turn may spend; None is no limit.
-        period_budgets: What the turns of an hour, or of a day, may spend together.
-        degrade_to: Name of the arm that answers once such a budget is spent; None takes the
-            cheapest (:func:`etui.routing.decide.cheapest_arm`).
-        fallbacks: What to do when an answer cannot be produced as planned.
-        efforts: Name of the arm that answers for a reasoning effort, by effort.
-        audit: Which turns another arm answers as well, in idle time; None for none.
-    """
-
-    name: str
+    name: str  # The name of its file without the extension
     path: Path
     description: str
-    arms: Mapping[str, ArmPlan]
-    signals: Mapping[str, Signal]
-    rules: tuple[Rule, ...]
+    arms: Mapping[str, ArmPlan]  # Arms by name, in the order of the file
+    signals: Mapping[str, Signal]  # Signals by name; a score follows the signals it adds up
+    rules: tuple[Rule, ...]  # Rules in the order they are tried
     probes: tuple[PolicyProbe, ...] = ()
     shadow: str | None = None
-    budget: TurnBudget | None = None
+    """Name of the policy whose decisions are logged next to its own; None without one."""
+    budget: TurnBudget | None = None  # What one turn may spend; None is no limit
     period_budgets: tuple[PeriodBudget, ...] = ()
+    """What the turns of an hour, or of a day, may spend together."""
     degrade_to: str | None = None
+    """Name of the arm that answers once such a budget is spent; None takes the cheapest
+    (:func:`etui.routing.decide.cheapest_arm`)."""
     fallbacks: FallbackPlan = FallbackPlan()
+    """What to do when an answer cannot be produced as planned."""
     efforts: Mapping[str, str] = field(default_factory=dict)
+    """Name of the arm that answers for a reasoning effort, by effort."""
     audit: AuditPlan | None = None
+    """Which turns another arm answers as well, in idle time; None for none."""
 
 
 def list_agreements(policy: Policy) -> tuple[tuple[str, ...], ...]:

@@ -30,7 +30,6 @@ class Predictor(Protocol):
         """Compute the probability that an answer is right from its raw confidence.
 
         Args:
-            arm: The arm that answered.
             confidence: Raw confidence of the answer; None if it has none.
             margin: Difference between the first and the second answer; None if it has none.
 
@@ -58,23 +57,21 @@ class PredictedAgreement:
     """How likely arms are right that give the same answer, and where they do not.
 
     Attributes:
-        agreed: Probability that an agreed answer is right, by the margins of the answers if they
-            are known.
         low, high: Interval at 95 % of the share of all agreed answers that is right.
-        n: Number of agreed answers it was fitted on.
-        apart: Probability that each arm is right where they differ.
-        known: False if the fit knew only right and wrong, so that all probabilities are the least
-            that they can be.
-        at_most: The highest probability that the fit gives an agreed answer, at any margins.
     """
 
     agreed: float
+    """Probability that an agreed answer is right, by the margins of the answers if they are known.
+    """
     low: float
     high: float
-    n: int
-    apart: tuple[float, ...]
+    n: int  # Number of agreed answers it was fitted on
+    apart: tuple[float, ...]  # Probability that each arm is right where they differ
     known: bool = True
+    """False if the fit knew only right and wrong, so that all probabilities are the least that they
+    can be."""
     at_most: float = 1.0
+    """The highest probability that the fit gives an agreed answer, at any margins."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,22 +79,18 @@ class PredictedJoules:
     """Predicted gross joules of an arm on a query, by phase.
 
     Attributes:
-        load: Joules to load its model; 0.0 only if the model is in memory.
         prefill, decode: Joules of the two phases; None where only their sum is known.
-        uncertainty: Half width; None if unknown.
-        seconds: Expected duration, load included; None if unknown.
-        source: How it was predicted, in words: ``operating curve``, or ``uncalibrated: 38 tok/s at
-            45 W``.
-        whole: Joules of both phases together, where the two are not known.
     """
 
-    load: float
+    load: float  # Joules to load its model; 0.0 only if the model is in memory
     prefill: float | None
     decode: float | None
-    uncertainty: float | None = None
-    seconds: float | None = None
+    uncertainty: float | None = None  # Half width; None if unknown
+    seconds: float | None = None  # Expected duration, load included; None if unknown
     source: str = ""
-    whole: float | None = None
+    """How it was predicted, in words: ``operating curve``, or ``uncalibrated: 38 tok/s at 45 W``.
+    """
+    whole: float | None = None  # Joules of both phases together, where the two are not known
 
     def __post_init__(self) -> None:
         """Check that either both phases or their sum are known.
@@ -124,18 +117,10 @@ class PredictedJoules:
 
 @dataclass(frozen=True, slots=True)
 class PredictedAccuracy:
-    """The probability that an arm answers a query correctly.
+    """The probability that an arm answers a query correctly."""
 
-    Attributes:
-        p: Probability of a correct answer.
-        low: One-sided lower bound of ``p`` at ``confidence``.
-        confidence: Confidence of the bound, 0..1.
-        n: Number of graded answers it is based on; 0 for a stated prior, which is not measured.
-        source: ``fitted``, or ``prior``.
-    """
-
-    p: float
-    low: float
-    confidence: float
-    n: int
-    source: str
+    p: float  # Probability of a correct answer
+    low: float  # One-sided lower bound of `p` at `confidence`
+    confidence: float  # Confidence of the bound, 0..1
+    n: int  # Number of graded answers it is based on; 0 for a stated prior, which is not measured
+    source: str  # `fitted`, or `prior`

@@ -16,17 +16,11 @@ _MOST_RULES = 3
 
 @dataclass(frozen=True, slots=True)
 class ProbeOutcome:
-    """The result of one probe or case.
+    """The result of one probe or case."""
 
-    Attributes:
-        probe: The question and its expectations.
-        decision: The decision; None if the policy could not decide.
-        failures: Expectations that were not met; empty if the probe passed.
-    """
-
-    probe: PolicyProbe
-    decision: Decision | None
-    failures: tuple[str, ...]
+    probe: PolicyProbe  # The question and its expectations
+    decision: Decision | None  # The decision; None if the policy could not decide
+    failures: tuple[str, ...]  # Expectations that were not met; empty if the probe passed
 
     @property
     def route(self) -> tuple[str, str] | None:
@@ -43,7 +37,6 @@ def run_probes(
     The result is therefore the same on every machine; an objective takes its ``otherwise``.
 
     Args:
-        policy: The policy.
         probes: Probes or cases; None runs the probes of the policy file.
     """
     chosen = policy.probes if probes is None else probes

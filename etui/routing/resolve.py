@@ -27,34 +27,25 @@ class Resolved:
     """A rule that can be carried out.
 
     Attributes:
-        arm: The arm that answers, or answers first.
-        why: The reason in addition to the rule's condition; may be empty.
-        joules: Predicted joules of the arm; None if unknown, or for a cascade.
-        accuracy: Predicted probability of a right answer; None without an objective.
-        cascade: The available arms, at least two; None for a single arm.
         candidates, margin_joules: As in ``Decision``.
     """
 
-    arm: Arm
-    why: str = ""
-    joules: float | None = None
+    arm: Arm  # The arm that answers, or answers first
+    why: str = ""  # The reason in addition to the rule's condition; may be empty
+    joules: float | None = None  # Predicted joules of the arm; None if unknown, or for a cascade
     accuracy: float | None = None
-    cascade: Cascade | None = None
+    """Predicted probability of a right answer; None without an objective."""
+    cascade: Cascade | None = None  # The available arms, at least two; None for a single arm
     candidates: tuple[Candidate, ...] = ()
     margin_joules: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class FallsThrough:
-    """A rule that cannot be carried out on this machine, so the next rule is tried.
-
-    Attributes:
-        why: The reason.
-        unserved: Arms of the rule without a model on this machine.
-    """
+    """A rule that cannot be carried out on this machine, so the next rule is tried."""
 
     why: str
-    unserved: tuple[ArmPlan, ...] = ()
+    unserved: tuple[ArmPlan, ...] = ()  # Arms of the rule without a model on this machine
 
 
 def resolve_rule(
@@ -69,9 +60,6 @@ def resolve_rule(
     """Resolve what a matching rule leads to.
 
     Args:
-        rule: The rule.
-        policy: The policy it belongs to.
-        query: The user's question and its conversation.
         is_available: Which models are on this machine.
         outlook: Expected joules and accuracy of the arms; None leaves them unknown.
         resident: The model in memory; None if there is none, or it is unknown.

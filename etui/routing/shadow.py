@@ -39,10 +39,7 @@ def add_shadow(
 
     Args:
         decision: The decision of the active policy.
-        policy: The active policy.
-        query: The user's question and its conversation.
         config: Holds the folder of the user's own policies.
-        models: Names of models.yaml.
         available: Which models are on this machine.
         host: State of the machine; None leaves it unknown.
         look_ahead: Provides the shadow's predictions and earlier questions; None provides none.

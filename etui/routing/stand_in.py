@@ -16,8 +16,6 @@ def add_stand_in(policy: Policy, model: str, is_available: Callable[[str], bool]
     to think is there. The policy stays as it is if the model itself is missing.
 
     Args:
-        policy: The policy.
-        model: The model that stands in.
         is_available: Tests whether a named model can answer from this machine.
     """
     if not is_available(model):

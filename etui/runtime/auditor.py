@@ -80,12 +80,10 @@ class Auditor:
     """Runs the audits of a front end; safe to use from several threads.
 
     Args:
-        runtime: This machine.
         between: Looks after the engine between turns; its ``busy`` is held during an audit.
         call_later: Calls a function after some seconds, on another thread.
         open_answerer: Opens what answers an audit; None uses the backend.
         on_audited: Called with start and end of each audit, on the clock.
-        clock_ns: Monotonic clock.
     """
 
     def __init__(
@@ -239,9 +237,6 @@ class Auditor:
         """Choose the audit arm, with what is left of the day as its budget.
 
         A model of another machine is used only where the policy names it.
-
-        Raises:
-            ModelUnavailable: None of its models can answer.
         """
         from etui.runtime.decide import collect_knowledge, decide_query
 

@@ -30,13 +30,10 @@ HOST_SECONDS = 1.0
 
 
 class EngineProcess(Protocol):
-    """The part of a backend that concerns its process between turns.
-
-    Attributes:
-        on_unloaded: Called after an idle unload; it must not wait for an answer.
-    """
+    """The part of a backend that concerns its process between turns."""
 
     on_unloaded: Callable[[Unloaded], None] | None
+    """Called after an idle unload; it must not wait for an answer."""
 
     @property
     def pid(self) -> int | None:
@@ -59,7 +56,6 @@ class BetweenTurns:
         busy: Held while turns, loads or unloads run. Idle unloads only measure what follows if
             they can take it.
         closed: Set when the front end closes: the process is then left to it.
-        on_unloaded: Called with the name of each model that was unloaded.
         on_residence: Called with each load or unload that is outside of turns.
         resident: The model that was used last, if it is still in memory; None if unknown.
     """
@@ -187,7 +183,6 @@ class BetweenTurns:
         """Save the energy of an unload, and notify the listener.
 
         Args:
-            event: The unload.
             rested_ns: End of the work before it; None if it was not idle before.
         """
         self.watch(event)

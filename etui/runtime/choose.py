@@ -40,9 +40,7 @@ def choose(
     """Choose the arm or cascade that answers a query.
 
     Args:
-        query: The question with its chat.
         overrides: The user's options, from the command line or the app.
-        runtime: This machine.
         read_host: Reads the state of the machine; only called when a policy decides.
         confirm: Asks the user whether to exceed a budget; None if there is no one to ask.
         within_budgets: Whether the policy's hourly and daily budgets apply.

@@ -38,7 +38,6 @@ class Cooling:
 
     Args:
         recorder: A recorder that runs all the time.
-        config: Configuration with the folder of the baselines.
         save: Saves a record; one that was saved before is replaced.
         clock: Monotonic clock in nanoseconds, the same as the recorder's.
         call_later: Calls the measurement after the end of the process.

@@ -28,29 +28,22 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class PolicyKnowledge:
-    """Facts of this machine that a policy decides with, in addition to the query.
-
-    Attributes:
-        predictor: Predicts the joules of the arms from the log, and their accuracy from the fit.
-        earlier: The questions that ``nearest`` signals compare with; None if the policy has no such
-            signal, or the log cannot be read.
-    """
+    """Facts of this machine that a policy decides with, in addition to the query."""
 
     predictor: LogPredictor
+    """Predicts the joules of the arms from the log, and their accuracy from the fit."""
     earlier: EarlierQuestions | None
+    """The questions that ``nearest`` signals compare with; None if the policy has no such signal,
+    or the log cannot be read."""
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """A decision, and the predictor to use while its turn runs.
+    """A decision, and the predictor to use while its turn runs."""
 
-    Attributes:
-        decision: The chosen arm or cascade.
-        predictor: Predicts joules and accuracy of the policy's arms; None if no policy decided.
-    """
-
-    decision: Decision
+    decision: Decision  # The chosen arm or cascade
     predictor: LogPredictor | None = None
+    """Predicts joules and accuracy of the policy's arms; None if no policy decided."""
 
 
 def collect_knowledge(
@@ -60,7 +53,6 @@ def collect_knowledge(
 
     Args:
         policy: The policy, which need not be saved.
-        runtime: This machine.
         resident: Name of the model in memory, which needs no load.
     """
     from etui.runtime.log_predictor import build_predictor
@@ -121,11 +113,7 @@ def _compare_with_log(
     runtime: Runtime[Any],
     models: Mapping[str, tuple[str, ...]],
 ) -> FitHealth:
-    """Compare a fit with the log, once for each state of it.
-
-    Raises:
-        LogUnavailable: The log cannot be read.
-    """
+    """Compare a fit with the log, once for each state of it."""
     from etui.runtime.fit_health import read_health_from
 
     def read(log: LogReader) -> FitHealth:
@@ -154,9 +142,7 @@ def decide_query(
     """Decide which arm answers a query on this machine.
 
     Args:
-        query: The question with its chat.
         policy: The policy, which need not be saved.
-        runtime: This machine.
         host: State of the machine; None leaves host signals unknown (a replay).
         arm: An arm of the policy to use without trying the rules.
         knowledge: Facts of this machine for the policy; None collects them now.

@@ -24,38 +24,25 @@ Source = Literal["curve", "log", "other model", "memory", "power range", ""]
 
 @dataclass(frozen=True, slots=True)
 class MeasuredModel:
-    """The decode of one model, as it was measured on this machine.
-
-    Attributes:
-        name: The model.
-        weight_bytes: Bytes of its weights.
-        tokens_per_second: Its speed.
-        watts: Mean gross watts of its decode; None if unknown.
-        on_gpu: Whether its weights are in the memory of a GPU.
-    """
+    """The decode of one model, as it was measured on this machine."""
 
     name: str
     weight_bytes: int
     tokens_per_second: float
-    watts: float | None = None
-    on_gpu: bool = False
+    watts: float | None = None  # Mean gross watts of its decode; None if unknown
+    on_gpu: bool = False  # Whether its weights are in the memory of a GPU
 
 
 @dataclass(frozen=True, slots=True)
 class MachineFacts:
-    """What is known of a machine, to predict models that were never loaded.
-
-    Attributes:
-        memory_bytes_per_second: Measured reading speed of the memory; None if unknown.
-        memory_busy: Whether other programs ran while that was measured.
-        limit_watts: Sum of the power limits of everything but GPUs; None if one is unknown.
-        measured: Models whose decode was measured here.
-    """
+    """What is known of a machine, to predict models that were never loaded."""
 
     memory_bytes_per_second: float | None = None
+    """Measured reading speed of the memory; None if unknown."""
     limit_watts: float | None = None
-    measured: tuple[MeasuredModel, ...] = ()
-    memory_busy: bool = False
+    """Sum of the power limits of everything but GPUs; None if one is unknown."""
+    measured: tuple[MeasuredModel, ...] = ()  # Models whose decode was measured here
+    memory_busy: bool = False  # Whether other programs ran while that was measured
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,17 +50,14 @@ class DecodeForecast:
     """Speed and energy of the decode of a model; None where unknown.
 
     Attributes:
-        tokens_per_second: Output tokens per second.
-        joules_per_token: Gross joules per output token.
         speed_source, joules_source: Where the two come from.
-        like: The measured model from which they were scaled; empty for none.
     """
 
-    tokens_per_second: float | None = None
-    joules_per_token: float | None = None
+    tokens_per_second: float | None = None  # Output tokens per second
+    joules_per_token: float | None = None  # Gross joules per output token
     speed_source: Source = ""
     joules_source: Source = ""
-    like: str = ""
+    like: str = ""  # The measured model from which they were scaled; empty for none
 
     @property
     def is_measured(self) -> bool:
@@ -97,7 +81,6 @@ def forecast_decode(
 
     Args:
         weight_bytes: Bytes of its weights; None if unknown.
-        machine: What is known of this machine.
         curve: Its curve, measured on this machine.
         total: Its turns in the log.
         on_gpu: Whether it fits into the memory of a GPU.

@@ -25,26 +25,17 @@ _TOOLKITS = {
 
 @dataclass(frozen=True, slots=True)
 class Offload:
-    """Whether llama.cpp can use a GPU, and how to enable it.
+    """Whether llama.cpp can use a GPU, and how to enable it."""
 
-    Attributes:
-        compiled_in: Whether this build of llama.cpp has a GPU backend, with or without a device.
-        devices: GPUs that llama.cpp can use, with their memory, as text.
-        graphics_cards: Vendors of the GPUs on the bus, whether or not they are used.
-        fix: The command that reinstalls llama.cpp with offload, or makes its backend find a device;
-            empty when none is needed.
-        problem: Why llama.cpp cannot be loaded; empty if it can.
-        backends: GPU backends of this build (``CUDA``, ``Vulkan``).
-        why_not: Why a build with a GPU backend sees no device; empty if it sees one.
-    """
-
-    compiled_in: bool
-    devices: tuple[str, ...]
-    graphics_cards: tuple[str, ...]
+    compiled_in: bool  # Whether this build of llama.cpp has a GPU backend, with or without a device
+    devices: tuple[str, ...]  # GPUs that llama.cpp can use, with their memory, as text
+    graphics_cards: tuple[str, ...]  # Vendors of the GPUs on the bus, whether or not they are used
     fix: str
-    problem: str = ""
-    backends: tuple[str, ...] = ()
-    why_not: str = ""
+    """The command that reinstalls llama.cpp with offload, or makes its backend find a device; empty
+    when none is needed."""
+    problem: str = ""  # Why llama.cpp cannot be loaded; empty if it can
+    backends: tuple[str, ...] = ()  # GPU backends of this build (`CUDA`, `Vulkan`)
+    why_not: str = ""  # Why a build with a GPU backend sees no device; empty if it sees one
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,17 +60,11 @@ class ModelOnDisk:
 
 @dataclass(frozen=True, slots=True)
 class TunedModel:
-    """The settings that a sweep chose for a model.
-
-    Attributes:
-        name: The model.
-        used: Whether they are used, at least in part.
-        lines: What is used, what it saves, and what to do, as text.
-    """
+    """The settings that a sweep chose for a model."""
 
     name: str
-    used: bool
-    lines: tuple[str, ...]
+    used: bool  # Whether they are used, at least in part
+    lines: tuple[str, ...]  # What is used, what it saves, and what to do, as text
 
 
 @dataclass(frozen=True, slots=True)

@@ -78,7 +78,6 @@ def explain(query: Query, policy: Policy, runtime: Runtime[Any]) -> Explanation:
     """Explain the decision for a query as plain JSON values.
 
     Args:
-        query: The question.
         policy: The policy, which need not be saved.
         runtime: This machine, whose log, state and fits are read; no model is loaded.
 
@@ -96,7 +95,6 @@ def explain_choice(
     Signals that the decision did not need are left out.
 
     Args:
-        query: The question.
         choice: The decision, with the user's options applied.
         runtime: This machine; no model is loaded.
         policy_name: Name or path of the policy that decided; None is the one of config.yaml.

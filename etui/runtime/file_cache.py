@@ -60,7 +60,6 @@ class FileCache(Generic[T]):
         """Return a value, from memory if it is still what a new reading would give.
 
         Args:
-            key: Names the value.
             read: Reads it; its errors are passed on and not kept.
             list_files: Lists the files and folders that the value depends on.
             since: What else it depends on; another one than before reads it again.

@@ -35,55 +35,35 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class ChangedArm:
-    """An arm that answers in another way than it was fitted.
-
-    Attributes:
-        arm: Name of the arm.
-        fitted: The model that was fitted, or the reasoning method.
-        now: The models that may answer, or the method now.
-        is_predicted: Whether the fit still predicts for it: only its method differs.
-    """
+    """An arm that answers in another way than it was fitted."""
 
     arm: str
-    fitted: str
-    now: tuple[str, ...]
-    is_predicted: bool
+    fitted: str  # The model that was fitted, or the reasoning method
+    now: tuple[str, ...]  # The models that may answer, or the method now
+    is_predicted: bool  # Whether the fit still predicts for it: only its method differs
 
 
 @dataclass(frozen=True, slots=True)
 class FitHealth:
-    """A fit, its age, its scope, and how it has done since.
+    """A fit, its age, its scope, and how it has done since."""
 
-    Attributes:
-        fitted_at: When it was fitted, ISO 8601.
-        days: Its age.
-        n: Number of graded questions.
-        source: Where they come from: runs, a table, the log.
-        suites: The suites of the runs; empty if unknown.
-        models: Fitted arm of the policy -> the model that was fitted; None for any.
-        alike: Share of the newest logged questions of which half the words were in fitted
-            questions; None without a log.
-        missing: Arms of the policy that were not fitted.
-        changed: Arms that have another model, or another reasoning method.
-        gone: Fitted arms that the policy no longer has.
-        graded: Number of graded or audited turns since; None if the log cannot be read.
-        arms: The fitted arms of the policy.
-        steps: Steps of several answers of the policy, with what the fit says of them.
-    """
-
-    fitted_at: str
+    fitted_at: str  # When it was fitted, ISO 8601
     days: float | None
-    n: int
-    source: tuple[str, ...]
-    suites: tuple[str, ...]
+    n: int  # Number of graded questions
+    source: tuple[str, ...]  # Where they come from: runs, a table, the log
+    suites: tuple[str, ...]  # The suites of the runs; empty if unknown
     models: Mapping[str, str | None]
+    """Fitted arm of the policy -> the model that was fitted; None for any."""
     alike: float | None
-    missing: tuple[str, ...]
-    changed: tuple[ChangedArm, ...]
-    gone: tuple[str, ...]
-    graded: int | None
-    arms: tuple[ArmHealth, ...]
+    """Share of the newest logged questions of which half the words were in fitted questions; None
+    without a log."""
+    missing: tuple[str, ...]  # Arms of the policy that were not fitted
+    changed: tuple[ChangedArm, ...]  # Arms that have another model, or another reasoning method
+    gone: tuple[str, ...]  # Fitted arms that the policy no longer has
+    graded: int | None  # Number of graded or audited turns since; None if the log cannot be read
+    arms: tuple[ArmHealth, ...]  # The fitted arms of the policy
     steps: tuple[Agreement, ...]
+    """Steps of several answers of the policy, with what the fit says of them."""
 
     @property
     def set_aside(self) -> frozenset[str]:
@@ -136,7 +116,6 @@ def list_models_now(
     """List the models that may answer for each arm: the one here, or all where none is.
 
     Args:
-        policy: The policy.
         is_available: Whether a model is available; None lists all models of each arm.
     """
     found = {}
@@ -151,7 +130,6 @@ def list_fit_facts(fit: FittedModel | None, models: Collection[str]) -> FitFacts
 
     Args:
         fit: The fit; None without one.
-        models: Models of models.yaml by name, or only their names.
     """
     if fit is None:
         return FitFacts()
@@ -175,8 +153,6 @@ def measure_health(
     """Compare a fit with its policy and with labels.
 
     Args:
-        model: The fit.
-        policy: The policy as it is now.
         labels: The labels of the log; those before the fit are ignored, and so are those of other
             models. None if the log cannot be read.
         newest: The newest questions of the log, for the scope.

@@ -41,41 +41,29 @@ class TokenCount:
 
 @dataclass(frozen=True, slots=True)
 class ArmForecast:
-    """What one arm would spend on a question.
-
-    Attributes:
-        arm, model: Its names.
-        joules: Predicted joules, a load included; None if nothing is known about the model here.
-        uncertainty: Half width in joules; None if unknown.
-        source: How it was predicted.
-    """
+    """What one arm would spend on a question."""
 
     arm: str
     model: str
     joules: float | None
-    uncertainty: float | None = None
+    """Predicted joules, a load included; None if nothing is known about the model here."""
+    uncertainty: float | None = None  # Half width in joules; None if unknown
     source: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Forecast:
-    """A question before it is sent.
-
-    Attributes:
-        parts: Tokens of each part of the question.
-        arms: The arm that would answer, then those that it may hand over to, or that were weighed.
-        model: The model that would answer.
-        context_tokens: Its context; None if unknown.
-        room_tokens: Most tokens of a question that leave room for a full answer; None if unknown.
-        most_tokens: Most tokens of a question that are accepted at all; None if unknown.
-    """
+    """A question before it is sent."""
 
     parts: tuple[TokenCount, ...]
     arms: tuple[ArmForecast, ...]
-    model: str
-    context_tokens: int | None = None
+    """The arm that would answer, then those that it may hand over to, or that were weighed."""
+    model: str  # The model that would answer
+    context_tokens: int | None = None  # Its context; None if unknown
     room_tokens: int | None = None
+    """Most tokens of a question that leave room for a full answer; None if unknown."""
     most_tokens: int | None = None
+    """Most tokens of a question that are accepted at all; None if unknown."""
 
     @property
     def tokens(self) -> int:
@@ -104,12 +92,8 @@ def forecast_choice(
     """Forecast a question for the arm that was chosen for it.
 
     Args:
-        query: The question with its chat.
-        choice: The decision.
-        parts: The texts that make up the question, counted one by one so that a long one that
-            stays the same is counted once.
-        runtime: This machine.
-        counter: Counts tokens.
+        parts: The texts that make up the question, counted one by one so that a long one that stays
+            the same is counted once.
         resident: Name of the model in memory, which needs no load.
     """
     arm = choice.decision.arm

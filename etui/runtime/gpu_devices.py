@@ -30,19 +30,14 @@ _SOFTWARE_NOTE = (
 
 @dataclass(frozen=True, slots=True)
 class DriverFacts:
-    """What this machine offers to a backend that looks for a device.
-
-    Attributes:
-        hidden_by: ``NAME=value`` of an environment variable that selects devices; empty without.
-        vulkan_drivers: Names of the installed Vulkan drivers (``radeon_icd.x86_64``).
-        nodes: Device nodes of graphics cards that exist.
-        forbidden_nodes: Those that this user may not open.
-    """
+    """What this machine offers to a backend that looks for a device."""
 
     hidden_by: str = ""
+    """``NAME=value`` of an environment variable that selects devices; empty without."""
     vulkan_drivers: tuple[str, ...] = ()
-    nodes: tuple[str, ...] = ()
-    forbidden_nodes: tuple[str, ...] = ()
+    """Names of the installed Vulkan drivers (``radeon_icd.x86_64``)."""
+    nodes: tuple[str, ...] = ()  # Device nodes of graphics cards that exist
+    forbidden_nodes: tuple[str, ...] = ()  # Those that this user may not open
 
 
 @dataclass(frozen=True, slots=True)

@@ -70,22 +70,17 @@ _GREEDY = Sampling()
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """What one run has to do.
+    """What one run has to do."""
 
-    Attributes:
-        model: Name of the model, or the path of its file.
-        layers: ``none``, ``all`` or ``auto``: the ``gpu_layers`` of this run.
-        reference: Tokens of the greedy answers to compare with; empty in the first run.
-        part_seconds: Longest time of each part (prefill, decode, letters, answers), after which a
-            slow device is asked no more questions.
-        busy_seconds: Time that prefill and decode are repeated for, so that a meter sees them.
-    """
-
-    model: str
-    layers: Layers
+    model: str  # Name of the model, or the path of its file
+    layers: Layers  # `none`, `all` or `auto`: the `gpu_layers` of this run
     reference: tuple[tuple[int, ...], ...] = ()
+    """Tokens of the greedy answers to compare with; empty in the first run."""
     part_seconds: float = 20.0
+    """Longest time of each part (prefill, decode, letters, answers), after which a slow device is
+    asked no more questions."""
     busy_seconds: float = 2.0
+    """Time that prefill and decode are repeated for, so that a meter sees them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,20 +104,14 @@ class Timed:
 
 @dataclass(frozen=True, slots=True)
 class GreedyAnswer:
-    """A greedy answer.
+    """A greedy answer."""
 
-    Attributes:
-        tokens: Its tokens, the end token included.
-        logprobs: Log-probability of each, nats.
-        text: Its text.
-        reference_logprobs: Log-probabilities, computed here, of the reference's tokens, up to and
-            including the first that differs from ``tokens``.
-    """
-
-    tokens: tuple[int, ...]
-    logprobs: tuple[float, ...]
+    tokens: tuple[int, ...]  # Its tokens, the end token included
+    logprobs: tuple[float, ...]  # Log-probability of each, nats
     text: str = ""
     reference_logprobs: tuple[float, ...] = ()
+    """Log-probabilities, computed here, of the reference's tokens, up to and including the first
+    that differs from ``tokens``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,25 +128,20 @@ class RunResult:
     """What one run computed, and how fast.
 
     Attributes:
-        gpu_layers: Layers that etui put on the GPU; the output matrix counts as one.
-        placed: Layers that llama.cpp put there, by its log; None if it does not say.
-        layers: Layers of the model, the output matrix included.
-        load_seconds: Duration of the load.
         prefill, decode: The speed measurements.
-        letters: For each question that was asked the log-probability of each letter, nats.
-        answers: The greedy answers, likewise.
-        free: Free memory of the GPUs; None without any, and where it is that of the machine.
     """
 
-    gpu_layers: int
-    placed: int | None
-    layers: int
+    gpu_layers: int  # Layers that etui put on the GPU; the output matrix counts as one
+    placed: int | None  # Layers that llama.cpp put there, by its log; None if it does not say
+    layers: int  # Layers of the model, the output matrix included
     load_seconds: float
     prefill: Timed
     decode: Timed
     letters: tuple[tuple[float, ...], ...]
+    """For each question that was asked the log-probability of each letter, nats."""
     answers: tuple[GreedyAnswer, ...]
     free: FreeBytes | None
+    """Free memory of the GPUs; None without any, and where it is that of the machine."""
 
 
 def run(
@@ -166,8 +150,6 @@ def run(
     """Load the model as ordered, measure it, and unload it.
 
     Args:
-        order: The model and its layers.
-        config: Folders and settings.
         residency: An empty one; it is left empty.
         report: Called with the name of each stage when it begins.
 

@@ -34,17 +34,12 @@ Code = Literal[
 
 @dataclass(frozen=True, slots=True)
 class PerToken:
-    """Joules per token of an interval, as the meter knows them.
+    """Joules per token of an interval, as the meter knows them."""
 
-    Attributes:
-        joules: Joules per token; None if nothing was measured.
-        uncertainty: Half width in joules per token; None if unknown.
-        kind: Kind of the measurement (``counter``, ``estimate``, ...); None without one.
-    """
-
-    joules: float | None
-    uncertainty: float | None = None
+    joules: float | None  # Joules per token; None if nothing was measured
+    uncertainty: float | None = None  # Half width in joules per token; None if unknown
     kind: str | None = None
+    """Kind of the measurement (``counter``, ``estimate``, ...); None without one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,35 +47,26 @@ class Attempt:
     """One of the three runs: its result, or why there is none.
 
     Attributes:
-        layers: ``none``, ``all`` or ``auto``.
-        result: What it computed; None if it failed.
-        failure: Why it failed; empty if it did not.
         prefill, decode: Joules per token of the two measurements.
-        gpu_measured: Whether the meter measures the GPU's power too.
     """
 
-    layers: Layers
-    result: RunResult | None
-    failure: str = ""
+    layers: Layers  # `none`, `all` or `auto`
+    result: RunResult | None  # What it computed; None if it failed
+    failure: str = ""  # Why it failed; empty if it did not
     prefill: PerToken = PerToken(None)
     decode: PerToken = PerToken(None)
-    gpu_measured: bool = False
+    gpu_measured: bool = False  # Whether the meter measures the GPU's power too
 
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """How far a run's log-probabilities are from those of the CPU, in nats.
-
-    Attributes:
-        letters: Largest difference of a letter.
-        tokens: Largest difference of a token of the greedy answers, up to the first other one.
-        split_margin: Where answers differ: the largest advantage of the run's own token over the
-            CPU's; None if all answers are equal.
-    """
+    """How far a run's log-probabilities are from those of the CPU, in nats."""
 
     letters: float
-    tokens: float
+    tokens: float  # Largest difference of a token of the greedy answers, up to the first other one
     split_margin: float | None
+    """Where answers differ: the largest advantage of the run's own token over the CPU's; None if
+    all answers are equal."""
 
     @property
     def largest(self) -> float:

@@ -30,29 +30,21 @@ class ModelIdle:
     """What is known of keeping one model warm on this machine.
 
     Attributes:
-        model: Name of the model.
-        load: Cost of loading it; None if no load with joules is in the log.
-        loaded_watts: Idle power with it in memory; None if not measured.
-        cold_watts: Idle power without any model; None if not measured.
-        extra_watts: The difference; None unless both cover the same channels.
-        channels: Channel id -> idle watts (with the model, cold) of the channels of both.
-        gaps: Seconds between its questions in the log, oldest first.
-        choice: What ``keep_warm: auto`` chooses.
-        setting: The ``keep_warm`` of config.yaml.
-        last_unload: Its last unload; None without one.
-        loaded_kind, cold_kind: ``estimate`` if the idle power is that of the CPU estimate alone.
+        loaded_kind, cold_kind: ``estimate`` if the idle power is that of the CPU estimate
+            alone.
     """
 
     model: str
-    load: LoadCost | None
-    loaded_watts: Measured | None
-    cold_watts: Measured | None
-    extra_watts: Measured | None
+    load: LoadCost | None  # Cost of loading it; None if no load with joules is in the log
+    loaded_watts: Measured | None  # Idle power with it in memory; None if not measured
+    cold_watts: Measured | None  # Idle power without any model; None if not measured
+    extra_watts: Measured | None  # The difference; None unless both cover the same channels
     channels: dict[str, tuple[float, float]]
-    gaps: tuple[float, ...]
-    choice: KeepWarm
-    setting: Setting
-    last_unload: UnloadRecord | None = None
+    """Channel id -> idle watts (with the model, cold) of the channels of both."""
+    gaps: tuple[float, ...]  # Seconds between its questions in the log, oldest first
+    choice: KeepWarm  # What `keep_warm: auto` chooses
+    setting: Setting  # The `keep_warm` of config.yaml
+    last_unload: UnloadRecord | None = None  # Its last unload; None without one
     loaded_kind: str | None = None
     cold_kind: str | None = None
 
@@ -82,9 +74,6 @@ def read_model_idle(
     """Read what is known of keeping a model warm, and choose its time.
 
     Args:
-        log: The log.
-        config: Folders and settings.
-        model: Name of the model.
         sha256: SHA-256 of its file; None takes the loads of any file.
         baselines: The idle baselines; None reads them.
         uses: The turns of chats; None reads them.

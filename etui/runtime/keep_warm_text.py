@@ -27,7 +27,6 @@ def power_text(watts: Measured | None, kind: str | None = None) -> str:
     """Describe a power: ``45.0 ± 0.3 W``; ``unknown`` if it was not measured.
 
     Args:
-        watts: The power.
         kind: Its kind; an estimate is marked as such.
     """
     if watts is None:

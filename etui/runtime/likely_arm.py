@@ -40,8 +40,6 @@ def find_likely_arm(
 
     Args:
         overrides: What the user has chosen; a model or an arm leaves nothing to find.
-        runtime: This machine.
-        read_host: Reads the state of the machine.
         chat_id: The chat that goes on; None for none.
 
     Raises:
@@ -61,8 +59,6 @@ def read_recent_arms(config: Config, policy: str, chat_id: str | None) -> list[s
     """Read the arms that the rules of a policy chose for the last questions, newest first.
 
     Args:
-        config: Folders and settings.
-        policy: Name of the policy.
         chat_id: Chat whose turns count alone if it has any; None for all chats.
 
     Returns:

@@ -38,9 +38,6 @@ class LogCache:
     value is never older than the log. With ``in_background``, a value may be as old as the last
     :meth:`renew`: a request then never waits for the log.
 
-    Args:
-        config: Names the log.
-
     Attributes:
         in_background: Whether somebody calls :meth:`renew` when the log has changed.
     """
@@ -58,7 +55,6 @@ class LogCache:
         """Return a value of the log.
 
         Args:
-            key: Names the value.
             read: Reads it. Its errors are passed on, and nothing is kept.
 
         Raises:

@@ -41,8 +41,6 @@ class Heads(Protocol):
         """Predict the accuracy of an arm on a query; None if the arm was not fitted.
 
         Args:
-            arm: The arm.
-            query: The question.
             confidence: One-sided confidence of the lower bound.
         """
 
@@ -50,7 +48,6 @@ class Heads(Protocol):
         """Turn the raw confidence of an answer into the probability that it is right.
 
         Args:
-            arm: The arm that answered.
             confidence: The arm's own confidence in its answer.
             margin: Distance between the two best options.
         """
@@ -58,20 +55,13 @@ class Heads(Protocol):
     def agreement(
         self, arms: Sequence[Arm], raw: Sequence[RawConfidence] = ()
     ) -> PredictedAgreement | None:
-        """Predict how likely an answer is right that the arms agree on; None if not fitted.
-
-        Args:
-            arms: The arms.
-            raw: Confidence and margin of the answer of each.
-        """
+        """Predict how likely an answer is right that the arms agree on; None if not fitted."""
 
 
 class LogPredictor:
     """Predictor for this machine; see :class:`etui.routing.prediction.Predictor`.
 
     Args:
-        config: Names the log.
-        catalogue: The models.
         resident: Name of the model in memory; None if unknown or none.
         read_heads: Reads the fit, at the first prediction of an accuracy; returns None without one.
         log: Keeps what was read from the log; None reads it.
@@ -222,8 +212,6 @@ def build_predictor(
 
     Args:
         policy: The policy, whose fit is read at the first prediction of an accuracy.
-        config: Names the log.
-        catalogue: The models.
         resident: Name of the model in memory; None if unknown or none.
         log: Keeps what was read from the log; None reads it.
         read_heads: Reads the fit; None reads its file.

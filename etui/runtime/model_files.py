@@ -21,9 +21,6 @@ class ModelFiles:
 
     Hashing a file takes seconds and reading its header tens of milliseconds; comparing the states
     of files takes some microseconds.
-
-    Args:
-        config: Names the folder of the models, and how they are loaded.
     """
 
     def __init__(self, config: Config) -> None:

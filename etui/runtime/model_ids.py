@@ -28,29 +28,22 @@ _MOST_CHARACTERS = 200
 
 @dataclass(frozen=True, slots=True)
 class ServedModel:
-    """One id that clients may name.
-
-    Attributes:
-        id: The id.
-        kind: What it is.
-        description: One line for people.
-        context_tokens: Size of the context; None if it depends on the arm that is chosen.
-        resident: Whether its model is in memory; for a policy, whether one of its models is.
-        joules_per_token: Joules of a decoded token on this machine in an empty context; None if
-            unknown, and for a policy.
-        joules_source: Where that is from (``operating curve``, ``the mean of 12 turns``); empty if
-            it is unknown.
-        backend: Name of the remote backend that serves it; None for this machine.
-    """
+    """One id that clients may name."""
 
     id: str
     kind: Literal["policy", "arm", "model"]
-    description: str
+    description: str  # One line for people
     context_tokens: int | None = None
+    """Size of the context; None if it depends on the arm that is chosen."""
     resident: bool = False
+    """Whether its model is in memory; for a policy, whether one of its models is."""
     joules_per_token: float | None = None
+    """Joules of a decoded token on this machine in an empty context; None if unknown, and for a
+    policy."""
     joules_source: str = ""
-    backend: str | None = None
+    """Where that is from (``operating curve``, ``the mean of 12 turns``); empty if it is unknown.
+    """
+    backend: str | None = None  # Name of the remote backend that serves it; None for this machine
 
 
 def list_model_ids(
@@ -59,10 +52,6 @@ def list_model_ids(
     """List what clients may name: policies with their arms, then models; only what can answer.
 
     A policy with errors is left out, as are arms and models without a file on this machine.
-
-    Args:
-        runtime: This machine.
-        residents: Names of the models in memory.
     """
     runtime.reload_catalogue()
     is_available = runtime.find_available()
@@ -78,7 +67,6 @@ def parse_model_id(text: str, runtime: Runtime[Any]) -> Overrides:
 
     Args:
         text: The id; empty for none.
-        runtime: This machine.
 
     Raises:
         InvalidRequest: Nothing is called so; ``param`` is ``model``, and the fix has the nearest

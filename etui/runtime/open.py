@@ -55,8 +55,6 @@ class Runtime(Generic[B]):
     """Owns the parts of etui that are open on this machine, and closes them.
 
     Args:
-        config: Folders and settings.
-        open_backend: Opens the backend, at its first use.
         open_recorder: Opens the power meter, at its first use; None opens that of this machine.
         open_writer: Opens the writer of the log, at its first use; None opens the usual one.
 
@@ -65,7 +63,6 @@ class Runtime(Generic[B]):
             :meth:`reload_catalogue`.
         log_cache: What decisions have read from the log.
         policies: The policies that were loaded, with their fits.
-        model_files: What was read from the files of models.
         neighbours: The earlier questions that decisions have compared with.
     """
 
@@ -269,7 +266,6 @@ class Runtime(Generic[B]):
         """Answer a query as decided and save the turn; see :func:`etui.turn.run.run_turn`.
 
         Args:
-            query: The question with its chat.
             choice: The result of :func:`etui.runtime.choose.choose`.
             writer: Saves the record; None writes to the log.
             settings: Settings of the turn, in addition to versions and threads.
@@ -344,7 +340,6 @@ def open_runtime(
     """Open etui with llama.cpp in this process, as ``ask`` and ``bench`` use it.
 
     Args:
-        config: Folders and settings.
         on_log_error: Called when something could not be written to the log.
 
     Raises:

@@ -129,11 +129,7 @@ def _override_arm(arm: Arm, overrides: Overrides) -> Arm:
 
 
 def _check_effect(arm: Arm, overrides: Overrides) -> None:
-    """Refuse overrides that would change nothing.
-
-    Raises:
-        UsageError: An option has no effect; the fix says what to do instead.
-    """
+    """Refuse overrides that would change nothing."""
     if arm.reasoning == "direct" and _or(overrides.think_tokens, 0):
         raise UsageError(
             "--think-tokens has no effect on a direct answer",

@@ -58,7 +58,6 @@ def find_overruns(
     """Find the budgets that are spent.
 
     Args:
-        budgets: The budgets of the policy.
         sum_joules_since: Returns the energy used since a time with a zone.
         now: Local time, with its zone.
     """
@@ -88,7 +87,6 @@ def settle(spent: Sequence[Overrun], confirm: Confirm | None, over_budget: bool)
     """Apply the ``when_exceeded`` of spent budgets: first refuse, then ask, then degrade.
 
     Args:
-        spent: The budgets that are spent.
         confirm: Asks the user; None if there is no one to ask.
         over_budget: Whether the user has agreed in advance.
 

@@ -67,13 +67,6 @@ def other_route(
 ) -> Route | None:
     """Find the next smaller or larger arm of the policy, or else a model without a policy.
 
-    Args:
-        record: The answered turn.
-        route: The route it took.
-        direction: Smaller or larger.
-        config: Folders and settings.
-        catalogue: The models.
-
     Returns:
         The other route; None if there is none.
 

@@ -7,17 +7,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """How the arm of the next questions is chosen.
-
-    Attributes:
-        policy: Name of the policy that decides.
-        model: Model that answers without the policy; None leaves it to the policy.
-        arm: Arm of the policy that answers without its rules; None leaves it to the rules.
-    """
+    """How the arm of the next questions is chosen."""
 
     policy: str
-    model: str | None = None
+    model: str | None = None  # Model that answers without the policy; None leaves it to the policy
     arm: str | None = None
+    """Arm of the policy that answers without its rules; None leaves it to the rules."""
 
     @property
     def description(self) -> str:

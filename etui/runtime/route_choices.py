@@ -20,31 +20,23 @@ RouteKind = Literal["policy", "arm", "model"]
 
 @dataclass(frozen=True, slots=True)
 class RouteChoice:
-    """One policy, arm or model that may answer the next questions.
-
-    Attributes:
-        kind: What it is.
-        name: Its name.
-        route: How the next questions find it.
-        here: Whether a model on this machine can answer for it.
-        joules_per_token: Predicted joules of a decoded token of its model, or of the cheapest model
-            of a policy; None if unknown.
-        details: What else there is to say: description, model, size, or why it cannot be used.
-    """
+    """One policy, arm or model that may answer the next questions."""
 
     kind: RouteKind
     name: str
-    route: Route
-    here: bool
+    route: Route  # How the next questions find it
+    here: bool  # Whether a model on this machine can answer for it
     joules_per_token: float | None = None
+    """Predicted joules of a decoded token of its model, or of the cheapest model of a policy; None
+    if unknown."""
     details: str = ""
+    """What else there is to say: description, model, size, or why it cannot be used."""
 
 
 def list_route_choices(config: Config, route: Route) -> tuple[RouteChoice, ...]:
     """List the policies, the arms of the policy in use, and the models; read from disk each time.
 
     Args:
-        config: Folders and settings.
         route: The route in use, whose policy's arms are listed.
 
     Raises:

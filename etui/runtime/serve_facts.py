@@ -17,42 +17,34 @@ class ServeFacts:
     """The state of a server, as in a line of ``etui serve --jsonl``; None is what is not measured.
 
     Attributes:
-        url: Address of the API; empty if it has none.
-        watts: Power of the machine now.
         running, queued: Requests that are answered, and that wait.
         finished, failed, cancelled: Requests since the start, by their end.
-        joules_per_request: Joules of requests divided by their number; running ones count with
-            what they have used so far. None before the first has ended.
-        uncertainty: Half width of ``joules_per_request``: that of the total, in proportion, since
-            parts of one reading err together.
-        kind: The weakest kind of the readings.
-        idle_share: Joules while nothing ran, divided by all joules.
         joules, joules_uncertainty: All joules since the start.
-        turns_joules, loads_joules, idle_joules: Their parts.
-        residents: Models in memory.
-        loading: Model that is being loaded.
-        accepting: False while the server shuts down.
     """
 
-    url: str
-    watts: float | None
+    url: str  # Address of the API; empty if it has none
+    watts: float | None  # Power of the machine now
     running: int
     queued: int
     finished: int
     failed: int
     cancelled: int
     joules_per_request: float | None
+    """Joules of requests divided by their number; running ones count with what they have used so
+    far. None before the first has ended."""
     uncertainty: float | None
-    kind: str | None
-    idle_share: float | None
+    """Half width of ``joules_per_request``: that of the total, in proportion, since parts of one
+    reading err together."""
+    kind: str | None  # The weakest kind of the readings
+    idle_share: float | None  # Joules while nothing ran, divided by all joules
     joules: float | None
     joules_uncertainty: float | None
     turns_joules: float | None
     loads_joules: float | None
     idle_joules: float | None
-    residents: tuple[str, ...]
-    loading: str | None
-    accepting: bool
+    residents: tuple[str, ...]  # Models in memory
+    loading: str | None  # Model that is being loaded
+    accepting: bool  # False while the server shuts down
 
     @property
     def ended(self) -> int:

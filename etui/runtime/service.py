@@ -44,7 +44,6 @@ class TurnService:
     Attributes:
         confirm: Asks the user whether to exceed a budget; None if there is no one to ask.
         on_loaded: Called after :meth:`load` has loaded a model.
-        on_unloaded: Called with the name of each model that was unloaded.
     """
 
     def __init__(
@@ -80,9 +79,7 @@ class TurnService:
         """Decide, answer and save, once the turn before has ended; yield the turn's events.
 
         Args:
-            query: The question with its chat.
             route: How its arm is chosen.
-            replaces: Id of the turn that this one replaces.
             prompt: Name of the saved prompt whose system prompt and arm are those of the turn.
         """
         from etui.runtime.choose import choose
@@ -218,11 +215,7 @@ class TurnService:
 
     @contextmanager
     def _exclusive(self) -> Iterator[None]:
-        """Run the body while nothing else runs.
-
-        Raises:
-            EtuiError: An answer or a load is running.
-        """
+        """Run the body while nothing else runs."""
         self._raise_if_refused()
         # An audit ends at once; nothing else is waited for.
         seconds = LEAVE_SECONDS if self._auditor.running else 0.0

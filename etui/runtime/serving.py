@@ -63,7 +63,6 @@ def read_token_cost(spec: ModelSpec, config: Config, log: LogReader) -> TokenCos
     Args:
         spec: The model, with the sha256 of its file if it is known.
         config: Settings of llama.cpp, which a curve depends on.
-        log: The log.
 
     Raises:
         LogUnavailable: The log cannot be read.
@@ -177,9 +176,8 @@ def sample_as_asked(
     """Resolve an arm's open sampling values: by models.yaml, or else by the model file.
 
     Args:
-        arm: The arm.
-        spec: The entry of its model. A ``sampling:`` of its own, even an empty one, is all that
-            the model asks for.
+        spec: The entry of its model. A ``sampling:`` of its own, even an empty one, is all that the
+            model asks for.
         read_file: Reads what the file asks for; called only if it is needed.
     """
     from etui.turn.sampling import has_open_sampling, resolve_sampling
@@ -217,7 +215,6 @@ def models_on_disk(
 
     Args:
         config: Folders, and the remote backends.
-        catalogue: The models.
         is_reachable: Returns whether a remote backend can be asked; it gets its name.
     """
     from etui.models.files import has_file

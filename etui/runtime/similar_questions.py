@@ -36,9 +36,6 @@ class NeighbourMemory:
     """What reading the earlier questions again need not compute again.
 
     The log changes with each turn, but only by that turn, and graded answers only by a bench run.
-
-    Attributes:
-        terms: Terms of the questions.
     """
 
     def __init__(self) -> None:
@@ -65,8 +62,6 @@ def read_neighbours(
     A bench run counts only if its question files are still in place; nothing is downloaded.
 
     Args:
-        policy: The policy.
-        config: Names the log.
         kept: Keeps what was read from the log; None reads it.
         memory: Keeps what is computed of it from one change of the log to the next.
 

@@ -59,18 +59,11 @@ class EnergyMeter(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class GpuTrial:
-    """The findings of ``etui doctor --try-gpu``.
-
-    Attributes:
-        model: Name of the model.
-        offload: Backends and devices of llama.cpp.
-        attempts: The runs; none if llama.cpp sees no device.
-        verdict: The conclusion.
-    """
+    """The findings of ``etui doctor --try-gpu``."""
 
     model: str
-    offload: Offload
-    attempts: tuple[Attempt, ...]
+    offload: Offload  # Backends and devices of llama.cpp
+    attempts: tuple[Attempt, ...]  # The runs; none if llama.cpp sees no device
     verdict: Verdict
 
 
@@ -143,8 +136,6 @@ def try_gpu(
         offload: What llama.cpp sees; without a device nothing is run.
         meter: A started power meter.
         report: Called when a stage of a run begins.
-        command: The program of one run.
-        run_seconds: Maximum time of one run.
         part_seconds: Longest time of each part of a run, as in :class:`Order`.
         busy_seconds: Time that prefill and decode are repeated for, so that a meter sees them.
     """

@@ -51,7 +51,6 @@ def build_app(pool: Pool, runtime: Runtime[Any], settings: ServerSettings) -> St
 
     Args:
         pool: Runs the turns.
-        runtime: This machine.
         settings: Whom the server answers, and its limits.
     """
     return build_app_of(ServerContext(pool, runtime, settings))

@@ -68,11 +68,8 @@ def build_chat_turn(
     """Build the turn of a chat completion.
 
     Args:
-        body: The parsed body.
-        context: The server.
         endpoint: Path of the request.
         key: Name of the client's key.
-        request_id: Id of the request.
 
     Raises:
         ApiError: A value is out of its bounds (400), or the model is unknown (404).
@@ -236,7 +233,6 @@ def read_tool_choice(choice: Any, names: list[str]) -> str:
 
     Args:
         choice: The field as parsed; None for none.
-        names: Names of the tools.
 
     Raises:
         ApiError: It is none of these, or names no tool; status 400.
@@ -276,11 +272,7 @@ def _read_effort(body: ChatBody) -> str | None:
 
 
 def _read_prompt(prompt: Any) -> tuple[str, tuple[int, ...]]:
-    """Return the text of a prompt and its token ids, if these were sent.
-
-    Raises:
-        ApiError: It is neither, or there are several; status 400.
-    """
+    """Return the text of a prompt and its token ids, if these were sent."""
     if isinstance(prompt, list) and len(prompt) == 1 and isinstance(prompt[0], str | list):
         prompt = prompt[0]
     if isinstance(prompt, str):

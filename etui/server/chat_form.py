@@ -26,7 +26,6 @@ class ChatForm(CompletionStream):
     """The responses of one chat completion.
 
     Args:
-        query: The question with the options of its output.
         include_usage: Whether a stream ends with a chunk of its usage.
     """
 

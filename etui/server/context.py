@@ -58,22 +58,15 @@ def call_later(seconds: float, function: Callable[[], None]) -> Timer:
 
 @dataclass(frozen=True, slots=True)
 class ServerContext:
-    """What every route is built with.
+    """What every route is built with."""
 
-    Attributes:
-        pool: Runs the turns.
-        runtime: This machine.
-        settings: The settings of the server.
-        parse_model: Turns the id of a model into overrides; None reads the machine's policies and
-            models (:func:`etui.runtime.model_ids.parse_model_id`).
-        call_later: Sets the timer of keep-alive comments, for tests.
-    """
-
-    pool: Pool
+    pool: Pool  # Runs the turns
     runtime: Runtime[Any]
     settings: ServerSettings
     parse_model: Callable[[str], Overrides] | None = None
-    call_later: CallLater = call_later
+    """Turns the id of a model into overrides; None reads the machine's policies and models
+    (:func:`etui.runtime.model_ids.parse_model_id`)."""
+    call_later: CallLater = call_later  # Sets the timer of keep-alive comments, for tests
 
 
 def key_name(request: Request) -> str:

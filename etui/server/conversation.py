@@ -41,10 +41,6 @@ class Conversation:
 def read_conversation(items: Sequence[MessageItem], most: int) -> Conversation:
     """Read the messages of a request.
 
-    Args:
-        items: The messages.
-        most: Most messages.
-
     Raises:
         ApiError: There are too many, no question, content that is no text, or a tool's result
             without a call; status 400.
@@ -62,7 +58,6 @@ def join_text(content: Any, param: str) -> str:
     """Return content as text: a text, or the joined text parts of a list.
 
     Args:
-        content: The content as parsed.
         param: Its field, for errors.
 
     Raises:

@@ -24,19 +24,13 @@ FAILED = "error"
 
 @dataclass(frozen=True, slots=True)
 class TurnCounts:
-    """Counts since the server was started.
+    """Counts since the server was started."""
 
-    Attributes:
-        requests: Turns by (endpoint, status).
-        tokens: Tokens by (model, kind); a kind is ``prompt`` (computed), ``cached``, ``thinking``
-            or ``answer``.
-        queued: Turns that have waited and begun.
-        queue_seconds: Seconds that they waited in all.
-    """
-
-    requests: Mapping[tuple[str, str], int]
+    requests: Mapping[tuple[str, str], int]  # Turns by (endpoint, status)
     tokens: Mapping[tuple[str, str], int]
-    queued: int
+    """Tokens by (model, kind); a kind is ``prompt`` (computed), ``cached``, ``thinking`` or
+    ``answer``."""
+    queued: int  # Turns that have waited and begun
     queue_seconds: float
 
 
@@ -85,11 +79,7 @@ class TurnCounters:
 
 
 class CountedPool:
-    """A pool whose turns are counted.
-
-    Args:
-        pool: The pool that runs them.
-    """
+    """A pool whose turns are counted."""
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool

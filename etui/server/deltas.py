@@ -28,32 +28,24 @@ class Delta:
     """A part of an answer.
 
     Attributes:
-        index: Number of the answer, if several are asked for.
         content, thinking: Text to append.
-        tool: Part of a tool call.
-        logprobs: Log-probabilities of tokens of ``content``.
-        finish: Why the answer has ended; None while it has not.
     """
 
-    index: int = 0
+    index: int = 0  # Number of the answer, if several are asked for
     content: str = ""
     thinking: str = ""
     tool: ToolCall | None = None
-    logprobs: tuple[TokenLogprob, ...] = ()
-    finish: str | None = None
+    logprobs: tuple[TokenLogprob, ...] = ()  # Log-probabilities of tokens of `content`
+    finish: str | None = None  # Why the answer has ended; None while it has not
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """One of several answers.
-
-    Attributes:
-        vote: The answer.
-        logprobs: Log-probabilities of its tokens, if they were asked for.
-    """
+    """One of several answers."""
 
     vote: Vote
     logprobs: tuple[TokenLogprob, ...] = ()
+    """Log-probabilities of its tokens, if they were asked for."""
 
     @property
     def finish(self) -> str:
@@ -65,14 +57,11 @@ class Choice:
 class DeltaReader:
     """Reads the events of one turn.
 
-    Args:
-        query: The question with the options of its output.
-
     Attributes:
         decision: The routing decision; None before it.
         model: Name of the model that answers; empty before the decision.
-        logprobs: Log-probabilities of the answer's tokens so far; of several answers those of the
-            one that ends next.
+        logprobs: Log-probabilities of the answer's tokens so far; of several answers those of
+            the one that ends next.
         choices: The answers that have ended, by their number, if several are asked for.
     """
 

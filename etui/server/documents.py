@@ -25,12 +25,7 @@ _FINISH_REASONS = {"complete": "stop", "truncated": "length", "budget": "length"
 
 
 def finish_reason(status: str, tool_calls: str = "") -> str:
-    """Return the ``finish_reason`` of an answer.
-
-    Args:
-        status: Status of the answer.
-        tool_calls: The tools that it calls, as in its record.
-    """
+    """Return the ``finish_reason`` of an answer."""
     if tool_calls and status == "complete":
         return "tool_calls"
     return _FINISH_REASONS.get(status, "length")

@@ -45,12 +45,10 @@ class ApiError(Exception):
     """A response with an error.
 
     Args:
-        status: HTTP status.
         message: What is wrong and how to fix it; without paths or tracebacks.
         kind: ``type`` of the error in the response.
         code: ``code`` of the error; None for none.
         param: The field of the request that is wrong; None if it is none.
-        headers: Further headers of the response.
     """
 
     def __init__(

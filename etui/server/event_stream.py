@@ -37,9 +37,7 @@ class CompletionStream(ABC):
     """The chunks of one completion, of a chat or of a raw prompt.
 
     Args:
-        query: The question with the options of its output.
         prefix: Start of the response's id, before the id of the turn.
-        kind: ``object`` of a chunk.
         include_usage: Whether the stream ends with a chunk of its usage.
     """
 

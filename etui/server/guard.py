@@ -121,11 +121,7 @@ class Guard:
         raise ApiError(_HEADER_LIMIT, what, code="headers_too_large", headers=_CLOSE)
 
     def _check_key(self, path: str, headers: Headers) -> str:
-        """Return the name of the key; an empty one if the server has no keys.
-
-        Raises:
-            ApiError: There is no key, or it is not one of the server's.
-        """
+        """Return the name of the key; an empty one if the server has no keys."""
         keys = self._settings.keys
         if not keys or path in OPEN_PATHS:
             return ""
@@ -142,11 +138,7 @@ class Guard:
         return name
 
     def _check_framing(self, version: str, headers: Headers) -> None:
-        """Refuse a body whose length a proxy in front could read in another way.
-
-        Raises:
-            ApiError: It has both chunks and a length, or chunks, which HTTP/1.0 does not have.
-        """
+        """Refuse a body whose length a proxy in front could read in another way."""
         if "transfer-encoding" in headers and ("content-length" in headers or version == "1.0"):
             raise ApiError(
                 400,
@@ -191,11 +183,7 @@ class Guard:
         await error_response(error)({"type": "http"}, body.receive, response.send)
 
     async def _answer_preflight(self, headers: Headers, response: _Response) -> None:
-        """Answer a browser that asks whether a page may send a request.
-
-        Raises:
-            ApiError: No page asks, or one that is not named.
-        """
+        """Answer a browser that asks whether a page may send a request."""
         if "origin" not in headers:
             raise ApiError(
                 405, "OPTIONS is for web pages only", code="method_not_allowed", headers=_CLOSE
@@ -273,11 +261,7 @@ class _Body:
         self.disconnected = False
 
     async def receive(self) -> Message:
-        """Receive the next message.
-
-        Raises:
-            ApiError: The body is too large, or does not arrive in time.
-        """
+        """Receive the next message."""
         if self._complete:
             message = await self._receive()
         else:
@@ -332,11 +316,6 @@ class _Response:
         self.started = False
 
     async def send(self, message: Message) -> None:
-        """Send a message of the response.
-
-        Raises:
-            ClientDisconnect: The client did not read for too long.
-        """
         if message["type"] == "http.response.start":
             self.started = True
             headers = MutableHeaders(raw=list(message.get("headers", [])))

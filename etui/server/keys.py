@@ -54,7 +54,6 @@ def parse_keys(text: str, file: str) -> dict[str, str]:
     """Parse a file of keys: one ``name: key`` a line, ``#`` begins a comment.
 
     Args:
-        text: Contents of the file.
         file: Its path, for messages.
 
     Raises:

@@ -41,22 +41,16 @@ _NO_STORE = {"Cache-Control": "no-store"}
 
 @dataclass(frozen=True, slots=True)
 class MeterSource:
-    """A running meter, and what other machines need to know of it.
-
-    Attributes:
-        recorder: The meter, started.
-        running: Returns the number of requests at work on this machine; None if it is not known.
-        loading: Returns whether a model is being loaded.
-        clock: The monotonic clock of the recorder, in nanoseconds.
-        boot_id: Id of this boot: times of different boots cannot be compared.
-        started_ns: When the meter was started.
-    """
+    """A running meter, and what other machines need to know of it."""
 
     recorder: Recorder
     running: Callable[[], int | None] = lambda: None
-    loading: Callable[[], bool] = lambda: False
+    """Returns the number of requests at work on this machine; None if it is not known."""
+    loading: Callable[[], bool] = lambda: False  # Returns whether a model is being loaded
     clock: Callable[[], int] = time.monotonic_ns
+    """The monotonic clock of the recorder, in nanoseconds."""
     boot_id: str = field(default_factory=read_boot_id)
+    """Id of this boot: times of different boots cannot be compared."""
     started_ns: int = field(default_factory=time.monotonic_ns)
 
     def clock_document(self) -> dict[str, Any]:
@@ -127,8 +121,6 @@ class MeterSource:
         """Wait until an interval has settled, and build its document; blocks for up to a second.
 
         Args:
-            start_ns: Start of the interval.
-            end_ns: Its end.
             points: Number of equal slices whose mean watts are added; None adds none.
         """
         settled = self.recorder.settle(end_ns)
@@ -214,11 +206,7 @@ def _build_channel(row: ChannelPower) -> dict[str, Any]:
 
 
 def _read_parameters(request: Request) -> dict[str, str]:
-    """Read the parameters of ``/meter/energy``.
-
-    Raises:
-        ApiError: One is repeated or unknown.
-    """
+    """Read the parameters of ``/meter/energy``."""
     given = request.query_params.multi_items()
     values = dict(given)
     for name, _ in given:
@@ -230,11 +218,7 @@ def _read_parameters(request: Request) -> dict[str, str]:
 
 
 def _read_whole(values: dict[str, str], name: str, most: int) -> int:
-    """Read a whole number from 0 to ``most``.
-
-    Raises:
-        ApiError: It is missing, or no such number.
-    """
+    """Read a whole number from 0 to ``most``."""
     text = values.get(name)
     if text is None:
         raise invalid(f"{name} is missing; times are those of /meter/clock", name)

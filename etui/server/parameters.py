@@ -63,10 +63,6 @@ These are accepted, since many clients always send them.
 def take_known(body: Mapping[str, Any], known: Collection[str]) -> dict[str, Any]:
     """Return the parameters of a request that etui uses; a null is as good as none.
 
-    Args:
-        body: The request.
-        known: Names of the parameters that etui uses.
-
     Raises:
         ApiError: A parameter is not supported with its value, or not known at all; status 400.
     """

@@ -23,11 +23,7 @@ if TYPE_CHECKING:
 
 
 def build_power_app(recorder: Recorder) -> Starlette:
-    """Build the application of a meter.
-
-    Args:
-        recorder: The meter, started.
-    """
+    """Build the application of a meter."""
     source = MeterSource(recorder)
     return build_app_with(
         [
@@ -47,10 +43,8 @@ def serve_meter(
     """Serve a meter until a signal stops it.
 
     Args:
-        recorder: The meter, started.
         settings: Whom the server answers; its port is the one that is bound.
         sockets: What it listens on; closed at the end.
-        on_started: Called when it listens.
     """
     server = GuardedServer(build_power_app(recorder), settings, on_started)
     run_until_stopped(server, sockets, settings)

@@ -39,9 +39,7 @@ class ResponseEvents:
     opens the item that it belongs to, and closes the one before.
 
     Args:
-        turn_id: Id of the turn.
         created_at: When the response was created, seconds since 1970.
-        model: The model that answers.
         echo: What the response repeats of its request.
     """
 

@@ -25,9 +25,7 @@ class ResponsesForm:
     """The response to one request.
 
     Args:
-        query: The question with the options of its output.
         model: The model as the client named it, until it is known which one answers.
-        echo: What the response repeats of its request.
     """
 
     def __init__(self, query: Query, model: str, echo: Mapping[str, Any]) -> None:

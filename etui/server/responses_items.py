@@ -14,15 +14,11 @@ _TEXT_PARTS = ("input_text", "output_text", "text")
 
 @dataclass(slots=True)
 class InputMessages:
-    """The messages of a chat completion as they are collected.
-
-    Attributes:
-        messages: The messages.
-        origins: Where each comes from: ``instructions``, ``input``, or an item, ``input[2]``.
-    """
+    """The messages of a chat completion as they are collected."""
 
     messages: list[dict[str, Any]] = field(default_factory=list)
     origins: list[str] = field(default_factory=list)
+    """Where each comes from: ``instructions``, ``input``, or an item, ``input[2]``."""
 
     def add(self, message: dict[str, Any], origin: str) -> None:
         """Add a message."""
@@ -119,11 +115,7 @@ def _add_message(found: InputMessages, item: Mapping[str, Any], at: str) -> None
 
 
 def _read_content(content: object, at: str) -> str:
-    """Join the texts of a content.
-
-    Raises:
-        ApiError: It has a part that is no text.
-    """
+    """Join the texts of a content."""
     if isinstance(content, str):
         return content
     if not isinstance(content, list):

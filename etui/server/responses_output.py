@@ -110,7 +110,6 @@ def build_items(
     """Build the items of an answer: its thinking, its text, and the tools that it calls.
 
     Args:
-        record: The turn.
         logprobs: Log-probabilities of the tokens of its text.
         text: The text as a stream has it; None takes the one of the record.
     """
@@ -157,9 +156,7 @@ def started_document(
     """Build a response that is in progress.
 
     Args:
-        turn_id: Id of the turn.
         created_at: When the response was created, seconds since 1970.
-        model: The model that answers.
         echo: What is repeated of the request.
     """
     return {
@@ -184,8 +181,6 @@ def ended_document(
 
     Args:
         started: The response while it was in progress.
-        record: The record of its turn.
-        output: Its items.
     """
     status = response_status(record.status)
     error = None

@@ -67,19 +67,13 @@ _RENAMED = {
 
 @dataclass(frozen=True, slots=True)
 class ResponseRequest:
-    """A request for a response, as one for a chat completion.
+    """A request for a response, as one for a chat completion."""
 
-    Attributes:
-        chat: The body of the chat completion.
-        stream: Whether the events are streamed.
-        echo: What the response repeats of its request.
-        origins: Where each message comes from (``instructions``, ``input``, ``input[2]``).
-    """
-
-    chat: Mapping[str, Any]
+    chat: Mapping[str, Any]  # The body of the chat completion
     stream: bool
     echo: Mapping[str, Any]
     origins: tuple[str, ...] = field(default=())
+    """Where each message comes from (``instructions``, ``input``, ``input[2]``)."""
 
     def rename(self, param: str) -> str:
         """Return the name here of a parameter of chat completions."""
@@ -176,17 +170,7 @@ def _read_object(
     keys: set[str],
     neutral: Mapping[str, object] = MappingProxyType({}),
 ) -> Mapping[str, Any]:
-    """Return an object of the body, empty where there is none.
-
-    Args:
-        body: The body.
-        name: Its parameter.
-        keys: Keys that are supported.
-        neutral: Values of other keys that ask for nothing.
-
-    Raises:
-        ApiError: It is no object, or has a key that is not supported.
-    """
+    """Return an object of the body, empty where there is none."""
     value = body.get(name)
     if value is None:
         return {}

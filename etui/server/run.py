@@ -91,9 +91,7 @@ class GuardedServer(uvicorn.Server):
     """uvicorn's server behind the guard, which a signal ends as after success.
 
     Args:
-        app: The application.
         settings: Whom it answers, and its limits; its port is the one that is bound.
-        on_started: Called when it listens.
     """
 
     def __init__(
@@ -160,7 +158,6 @@ class GracefulServer(GuardedServer):
 
     Args:
         context: The server; its port is the one that is bound.
-        on_started: Called when it listens.
     """
 
     def __init__(
@@ -188,9 +185,7 @@ def run_server(
     """Run the server until a signal stops it.
 
     Args:
-        context: The server.
         sockets: What it listens on, of :func:`open_sockets`; closed at the end.
-        on_started: Called when it listens.
     """
     run_until_stopped(GracefulServer(context, on_started), sockets, context.settings)
 
@@ -255,11 +250,7 @@ def _format_host(host: str) -> str:
 
 
 def _open_unix(path: str) -> socket.socket:
-    """Open a unix socket that only its owner can use; one that no server listens on is replaced.
-
-    Raises:
-        EtuiError: The path is taken, or there are no unix sockets here.
-    """
+    """Open a unix socket that only its owner can use; one that no server listens on is replaced."""
     if not hasattr(socket, "AF_UNIX"):
         raise UsageError("this system has no unix sockets", "use --host and --port")
     _remove_stale(path)

@@ -14,51 +14,39 @@ class ServerSettings:
     """What the server listens on, whom it answers, and its limits.
 
     Attributes:
-        host: Address that it is bound to.
-        port: Its port, as clients name it in ``Host``.
-        unix: Path of a unix socket that it listens on instead of an address; None for none.
-        keys: Keys by their names; without any, requests need no key.
-        origins: Origins of web pages that may send requests (``https://chat.example``).
-        allow_hosts: Further values of ``Host``, such as the name of a reverse proxy. One without a
-            port means this server's port and the default ports of HTTP and HTTPS.
-        policy, model: What answers requests for the model ``default``, or for none; None of both
-            is the policy of config.yaml.
-        body_limit_bytes: Largest body of a request.
-        header_limit_bytes: Largest size of the headers of a request, all together.
-        header_count: Most headers of a request.
+        policy, model: What answers requests for the model ``default``, or for none; None of
+            both is the policy of config.yaml.
         header_seconds, body_seconds: Longest time for the headers and for the body to arrive.
-        stall_seconds: Longest time that a client may leave a full socket unread.
-        keep_alive_seconds: A stream sends a comment after this long a silence.
-        grace_seconds: How long running answers may go on after the server was asked to stop.
-        event_limit: Most events that wait for one client.
         max_n, max_stop, max_top_logprobs: Bounds of these parameters.
-        max_messages: Most messages of a conversation.
-        max_stop_characters: Longest stop string.
-        max_schema_bytes: Largest JSON schema, and largest list of tools.
-        max_connections: Most connections at a time.
     """
 
-    host: str = DEFAULT_HOST
-    port: int = DEFAULT_PORT
+    host: str = DEFAULT_HOST  # Address that it is bound to
+    port: int = DEFAULT_PORT  # Its port, as clients name it in `Host`
     unix: str | None = None
+    """Path of a unix socket that it listens on instead of an address; None for none."""
     keys: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """Keys by their names; without any, requests need no key."""
     origins: tuple[str, ...] = ()
+    """Origins of web pages that may send requests (``https://chat.example``)."""
     allow_hosts: tuple[str, ...] = ()
+    """Further values of ``Host``, such as the name of a reverse proxy. One without a port means
+    this server's port and the default ports of HTTP and HTTPS."""
     policy: str | None = None
     model: str | None = None
-    body_limit_bytes: int = 8 * 2**20
-    header_limit_bytes: int = 32 * 2**10
-    header_count: int = 100
+    body_limit_bytes: int = 8 * 2**20  # Largest body of a request
+    header_limit_bytes: int = 32 * 2**10  # Largest size of the headers of a request, all together
+    header_count: int = 100  # Most headers of a request
     header_seconds: float = 10.0
     body_seconds: float = 60.0
-    stall_seconds: float = 30.0
-    keep_alive_seconds: float = 15.0
+    stall_seconds: float = 30.0  # Longest time that a client may leave a full socket unread
+    keep_alive_seconds: float = 15.0  # A stream sends a comment after this long a silence
     grace_seconds: float = 10.0
-    event_limit: int = 4096
+    """How long running answers may go on after the server was asked to stop."""
+    event_limit: int = 4096  # Most events that wait for one client
     max_n: int = 8
     max_stop: int = 4
     max_top_logprobs: int = 20
-    max_messages: int = 2048
-    max_stop_characters: int = 256
-    max_schema_bytes: int = 256 * 2**10
-    max_connections: int = 512
+    max_messages: int = 2048  # Most messages of a conversation
+    max_stop_characters: int = 256  # Longest stop string
+    max_schema_bytes: int = 256 * 2**10  # Largest JSON schema, and largest list of tools
+    max_connections: int = 512  # Most connections at a time

@@ -63,10 +63,7 @@ class TurnResponse(Response):
     with the status of its error, streamed or not.
 
     Args:
-        context: The server.
         turn: The turn that the client asks for.
-        form: Form of the response.
-        streamed: Whether it is streamed.
     """
 
     def __init__(
@@ -160,12 +157,7 @@ def find_failure(event: PoolEvent) -> ApiError | None:
 
 
 class _Sender:
-    """Sends a response; a client that does not read it is not waited for.
-
-    Args:
-        send: Sends a message; it waits while the client's socket is full.
-        stall_seconds: Longest time to wait.
-    """
+    """Sends a response; a client that does not read it is not waited for."""
 
     def __init__(self, send: Send, stall_seconds: float) -> None:
         self._send = send
@@ -179,11 +171,7 @@ class _Sender:
         await self._send({"type": "http.response.start", "status": 200, "headers": raw})
 
     async def send(self, body: bytes, *, more: bool) -> None:
-        """Send a part of the body.
-
-        Raises:
-            ReaderStalled: The client did not read for too long.
-        """
+        """Send a part of the body."""
         try:
             async with asyncio.timeout(self._stall_seconds):
                 await self._send({"type": "http.response.body", "body": body, "more_body": more})

@@ -38,8 +38,6 @@ class TurnStream:
     notice.
 
     Args:
-        context: The server.
-        request: The turn.
         receive: Receives the messages of the client, its whole body already read.
 
     Raises:

@@ -68,7 +68,6 @@ def dump_schema(schema: object, limit_bytes: int, param: str) -> str:
     """Return a JSON schema, or a list of tools with schemas, as JSON text.
 
     Args:
-        schema: The schema as parsed.
         limit_bytes: Largest size of the text.
         param: Its field, for errors.
 

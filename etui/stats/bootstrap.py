@@ -73,8 +73,6 @@ def resample_sums(
     Args:
         columns: Numbers, shape (questions, columns).
         strata: The stratum of each question.
-        seed: Seed of the draws.
-        replicates: Number of resamples.
 
     Returns:
         Shape (replicates, columns).
@@ -104,8 +102,6 @@ def resample_means(columns: Floats, seed: int, replicates: int = PLAIN_REPLICATE
 
     Args:
         columns: Numbers, shape (questions, columns).
-        seed: Seed of the draws.
-        replicates: Number of resamples.
 
     Returns:
         Shape (replicates, columns).
@@ -170,7 +166,6 @@ def multinomial_draw(generator: np.random.Generator, counts: Whole) -> Draw:
     """Return a draw of question counts by kind; a resample has as many questions as the data.
 
     Args:
-        generator: Random number generator.
         counts: Questions of each kind, shape (kinds,).
     """
     total = int(counts.sum())

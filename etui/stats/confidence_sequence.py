@@ -60,32 +60,22 @@ _RIDGE = 1e-3
 
 @dataclass(frozen=True, slots=True)
 class PrefixMean:
-    """The mean of a population, estimated from the first questions of a random order.
+    """The mean of a population, estimated from the first questions of a random order."""
 
-    Attributes:
-        value: Estimate of the mean; with a covariate, corrected by regression.
-        centre: Middle of the interval: the value with pseudo-answers.
-        spread: Variance of one question within its stratum; with a covariate, of what the
-            regression leaves.
-        variance: The same with pseudo-answers.
-        freedom: Degrees of freedom of ``variance``.
-        questions: Number of questions asked.
-        total: Number of questions of the population.
-        low, high: Bounds of the mean.
-        correlation: Multiple correlation of the value and the covariate within strata; None
-            without a covariate.
-    """
-
-    value: float
-    centre: float
+    value: float  # Estimate of the mean; with a covariate, corrected by regression
+    centre: float  # Middle of the interval: the value with pseudo-answers
     spread: float
-    variance: float
-    freedom: float
-    questions: int
-    total: int
+    """Variance of one question within its stratum; with a covariate, of what the regression leaves.
+    """
+    variance: float  # The same with pseudo-answers
+    freedom: float  # Degrees of freedom of `variance`
+    questions: int  # Number of questions asked
+    total: int  # Number of questions of the population
     low: float
     high: float
     correlation: float | None = None
+    """Multiple correlation of the value and the covariate within strata; None without a covariate.
+    """
 
     @property
     def variance_error(self) -> float:
@@ -99,22 +89,14 @@ class PrefixMean:
 
 @dataclass(frozen=True, slots=True)
 class SequenceInterval:
-    """Interval of a confidence sequence at one look.
+    """Interval of a confidence sequence at one look."""
 
-    Attributes:
-        value: Estimate of the mean.
-        low, high: Ends of the interval.
-        half_width: Half of the interval's width before it is cut at the bounds of the mean.
-        time: Share of the information that the asked width needs; from 1 on it is reached.
-        questions: Number of questions asked.
-    """
-
-    value: float
+    value: float  # Estimate of the mean
     low: float
     high: float
-    half_width: float
-    time: float
-    questions: int
+    half_width: float  # Half of the interval's width before it is cut at the bounds of the mean
+    time: float  # Share of the information that the asked width needs; from 1 on it is reached
+    questions: int  # Number of questions asked
 
     @property
     def reached(self) -> bool:
@@ -137,12 +119,7 @@ def crossing_probability(height: float, slope: float) -> float:
 
 @cache
 def boundary_height(slope: float = SLOPE, level: float = 1 - CONFIDENCE) -> float:
-    """Compute the height h at which both sides together are crossed with a probability.
-
-    Args:
-        slope: Slope of the boundary.
-        level: Probability of a crossing.
-    """
+    """Compute the height h at which both sides together are crossed with a probability."""
     from scipy.optimize import brentq
 
     return float(
@@ -264,7 +241,6 @@ def questions_needed(estimate: PrefixMean, half_width: float) -> int:
 
     Args:
         estimate: The mean so far.
-        half_width: Half width asked for; a share.
     """
     height, count = boundary_height(), LEAST_QUESTIONS
     for _ in range(_ROUNDS):  # the pseudo-answers weigh less the more questions there are
@@ -283,7 +259,6 @@ def fixed_sample(variance: float, total: int, half_width: float) -> int:
     Args:
         variance: Variance of one question within its stratum.
         total: Number of questions of the population.
-        half_width: Half width asked for; a share.
     """
     return max(1, _count_for(variance, total, half_width, Z95))
 
@@ -296,16 +271,7 @@ def _count_for(variance: float, total: int, half_width: float, quantile: float) 
 
 
 def _regress(inside: Floats, columns: Floats, means: Floats) -> tuple[Floats, float]:
-    """Fit coefficients within strata.
-
-    Args:
-        inside: Values less the means of their strata, shape (n,).
-        columns: Covariates less the means of their strata, shape (n, k).
-        means: Means of the covariates over all rows, less those of the population, shape (k,).
-
-    Returns:
-        The coefficients, and the share by which their error adds to the variance of the mean.
-    """
+    """Fit coefficients within strata."""
     import numpy as np
 
     products = columns.T @ columns
@@ -319,9 +285,6 @@ def _pool_single(strata: Whole) -> tuple[Whole, Whole]:
     """Count the questions of each stratum; put those that are alone into one stratum.
 
     A single one that is left over joins the smallest other stratum.
-
-    Returns:
-        Sizes of the strata, and the stratum of each question.
     """
     import numpy as np
 
@@ -338,13 +301,7 @@ def _pool_single(strata: Whole) -> tuple[Whole, Whole]:
 
 
 def _compute_variance(inside: Floats, groups: Whole, sizes: Whole) -> float:
-    """Average the variances of the strata by their numbers of questions.
-
-    Args:
-        inside: Deviation of each question from the mean of its stratum.
-        groups: Stratum of each question.
-        sizes: Questions of each stratum.
-    """
+    """Average the variances of the strata by their numbers of questions."""
     import numpy as np
 
     scale = sizes / np.maximum(sizes - 1, 1)

@@ -10,10 +10,6 @@ def fit_non_negative(rows: Sequence[Sequence[float]], values: Sequence[float]) -
 
     Source: Lawson and Hanson 1974, as ``scipy.optimize.nnls``.
 
-    Args:
-        rows: One row of the columns for each value.
-        values: The values.
-
     Returns:
         The coefficient of each column.
     """

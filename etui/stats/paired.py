@@ -28,17 +28,14 @@ class PairedMean:
     """A mean of paired differences.
 
     Attributes:
-        value: The mean, in [-1, 1].
         low, high: Ends of the adjusted interval at 95 %; they contain the mean.
-        deviation: Standard deviation of the differences, adjusted.
-        p: Two-sided p-value of a mean of 0.
     """
 
-    value: float
+    value: float  # The mean, in [-1, 1]
     low: float
     high: float
-    deviation: float
-    p: float
+    deviation: float  # Standard deviation of the differences, adjusted
+    p: float  # Two-sided p-value of a mean of 0
 
 
 def estimate_paired_mean(differences: Floats) -> PairedMean:
@@ -109,7 +106,6 @@ def compute_equality_p(values: Sequence[float], errors: Sequence[float]) -> floa
     """Compute the p-value of equal means: Cochran's Q (Biometrics 10, 1954).
 
     Args:
-        values: At least one mean.
         errors: Their standard errors, above 0.
     """
     from scipy.special import chdtrc

@@ -44,21 +44,17 @@ class MeanEstimate:
     """The mean of a few values.
 
     Attributes:
-        mean: Trimmed mean from 8 values on.
         low, high: Ends of the interval at 95 %; None with one value.
-        p: Two-sided p-value of a mean of 0; None with one value.
-        deviation: Standard error times the root of the number of values; None with one value.
-        values: Number of values.
-        method: ``bootstrap`` or ``student``; None without an interval.
     """
 
-    mean: float
+    mean: float  # Trimmed mean from 8 values on
     low: float | None
     high: float | None
-    p: float | None
+    p: float | None  # Two-sided p-value of a mean of 0; None with one value
     deviation: float | None
+    """Standard error times the root of the number of values; None with one value."""
     values: int
-    method: str | None
+    method: str | None  # `bootstrap` or `student`; None without an interval
 
 
 def count_trimmed(values: int) -> int:
@@ -79,7 +75,6 @@ def estimate_means(samples: Sequence[Floats], seed: int) -> list[MeanEstimate]:
 
     Args:
         samples: Independent values of each, shape (values,), at least one value.
-        seed: Seed of the resamples.
     """
     import numpy as np
 

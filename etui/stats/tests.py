@@ -19,16 +19,14 @@ class Interval:
     """A figure with its interval at 95 %.
 
     Attributes:
-        value: The figure.
         low, high: Ends of the interval; None if an end is unknown (one question; joules per
             correct answer if another sample might have none).
-        method: ``wilson``, ``bootstrap`` or ``student``; None without an interval.
     """
 
     value: float
     low: float | None
     high: float | None
-    method: str | None
+    method: str | None  # `wilson`, `bootstrap` or `student`; None without an interval
 
 
 def wilson(successes: int, trials: int) -> Interval:

@@ -13,18 +13,12 @@ baseline and the finalists again, in blocks that chose nothing, for the claims."
 
 @dataclass(frozen=True, slots=True)
 class PhaseCost:
-    """Cost of one phase (prefill or decode) of one answer, the mean over a visit's answers.
+    """Cost of one phase (prefill or decode) of one answer, the mean over a visit's answers."""
 
-    Attributes:
-        tokens: Tokens of the phase: computed in prefill, drawn in decode.
-        joules: Gross joules; None if unmeasured.
-        uncertainty: Half width of the joules at 95 %, from the meter; None if unmeasured.
-        seconds: Time of the phase.
-    """
-
-    tokens: float
-    joules: float | None
+    tokens: float  # Tokens of the phase: computed in prefill, drawn in decode
+    joules: float | None  # Gross joules; None if unmeasured
     uncertainty: float | None
+    """Half width of the joules at 95 %, from the meter; None if unmeasured."""
     seconds: float
 
 
@@ -33,38 +27,32 @@ class Visit:
     """One measurement of one setting in one block.
 
     Attributes:
-        setting: Key of the setting.
-        copy: 0; 1 for the second visit of the baseline in a block, which is compared with the first
-            (A/A).
-        answers: Answers computed during the visit.
         prefill, decode: Cost of one answer.
         start_ns, end_ns: Monotonic clock, warm-up and cool-down excluded.
-        kind: How the energy was determined (``counter``, ``estimate``, ...).
-        mean_watts: Mean power of the visit.
-        temperature_celsius: Hottest sensor of the swept device at the end; None if unknown.
-        power_limit_watts: Power limit read back during the visit; None if unknown.
         drafted, accepted: Drafted and accepted tokens of one answer; 0 without speculation.
-        shared: Whether other processes used the measured devices.
-        disturbed: Why the visit cannot be used (a busy machine, a suspend); empty if it can.
-        notes: What a reader should know: a cap that was rounded, throttling by heat.
     """
 
     setting: str
     copy: int
-    answers: int
+    """0; 1 for the second visit of the baseline in a block, which is compared with the first (A/A).
+    """
+    answers: int  # Answers computed during the visit
     prefill: PhaseCost
     decode: PhaseCost
     start_ns: int
     end_ns: int
-    kind: str | None = None
+    kind: str | None = None  # How the energy was determined (`counter`, `estimate`, ...)
     mean_watts: float | None = None
     temperature_celsius: float | None = None
+    """Hottest sensor of the swept device at the end; None if unknown."""
     power_limit_watts: float | None = None
+    """Power limit read back during the visit; None if unknown."""
     drafted: float = 0.0
     accepted: float = 0.0
-    shared: bool = False
-    disturbed: str = ""
+    shared: bool = False  # Whether other processes used the measured devices
+    disturbed: str = ""  # Why the visit cannot be used (a busy machine, a suspend); empty if it can
     notes: tuple[str, ...] = ()
+    """What a reader should know: a cap that was rounded, throttling by heat."""
 
     @property
     def joules(self) -> float | None:
@@ -93,34 +81,23 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class BlockPlan:
-    """The next block.
+    """The next block."""
 
-    Attributes:
-        number: From 0, over all stages.
-        stage: What the block is for.
-        order: Keys and copies of the settings, in the order of the visits.
-    """
-
-    number: int
+    number: int  # From 0, over all stages
     stage: Stage
     order: tuple[tuple[str, int], ...]
+    """Keys and copies of the settings, in the order of the visits."""
 
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """A complete block: every visit of its plan, or a failure in place of it.
-
-    Attributes:
-        number, stage: As in its plan.
-        visits: In the order in which they were measured.
-        failures: Settings that could not run; they are not planned again.
-        repeated: Why earlier attempts at this block were discarded, one line each.
-        seconds: Duration of the block with loads, warm-up, cool-down and discarded attempts.
-    """
+    """A complete block: every visit of its plan, or a failure in place of it."""
 
     number: int
     stage: Stage
-    visits: tuple[Visit, ...]
-    failures: tuple[Failure, ...] = ()
+    visits: tuple[Visit, ...]  # In the order in which they were measured
+    failures: tuple[Failure, ...] = ()  # Settings that could not run; they are not planned again
     repeated: tuple[str, ...] = ()
+    """Why earlier attempts at this block were discarded, one line each."""
     seconds: float = 0.0
+    """Duration of the block with loads, warm-up, cool-down and discarded attempts."""

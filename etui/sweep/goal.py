@@ -12,16 +12,12 @@ Measure = Literal["joules", "time", "joules*time"]
 
 @dataclass(frozen=True, slots=True)
 class Goal:
-    """The figure of one answer to minimize.
+    """The figure of one answer to minimize."""
 
-    Attributes:
-        measure: Joules, seconds, or their product.
-        within_percent: Only with ``joules``: most percent that the best setting may be slower than
-            the fastest; None without a limit.
-    """
-
-    measure: Measure = "joules"
+    measure: Measure = "joules"  # Joules, seconds, or their product
     within_percent: float | None = None
+    """Only with ``joules``: most percent that the best setting may be slower than the fastest; None
+    without a limit."""
 
     def cost(self, visit: Visit) -> float | None:
         """Return the figure of a visit; None if its joules are unmeasured."""

@@ -15,42 +15,34 @@ class Difference:
     """A relative difference to a reference, from visits of the same blocks.
 
     Attributes:
-        percent: Mean difference; -18 is 18 % less than the reference.
         low, high: Ends of the interval at 95 %; None if an end is unknown (one block).
-        p: p-value, adjusted by Holm over the family; None without one.
-        blocks: Number of blocks.
-        is_claimed: Whether the difference is beyond noise (p below 0.05, an interval without 0) and
-            not below the detection floor.
     """
 
-    percent: float
+    percent: float  # Mean difference; -18 is 18 % less than the reference
     low: float | None
     high: float | None
-    p: float | None
+    p: float | None  # P-value, adjusted by Holm over the family; None without one
     blocks: int
     is_claimed: bool
+    """Whether the difference is beyond noise (p below 0.05, an interval without 0) and not below
+    the detection floor."""
 
 
 @dataclass(frozen=True, slots=True)
 class Accuracy:
-    """Answers of a setting to the questions of a suite.
-
-    Attributes:
-        correct, questions: Counts.
-        share: Accuracy with Wilson's interval, in [0, 1].
-        difference_points: Accuracy less that of the baseline on the same questions, percentage
-            points, with a bootstrap interval; None for the baseline.
-        p: McNemar's p-value against the baseline, adjusted by Holm; None for the baseline.
-        measured_as: Key of the setting whose answers these are: settings that compute the same
-            numbers (other threads, another power limit) are not measured twice.
-    """
+    """Answers of a setting to the questions of a suite."""
 
     correct: int
     questions: int
-    share: Interval
+    share: Interval  # Accuracy with Wilson's interval, in [0, 1]
     difference_points: Interval | None
+    """Accuracy less that of the baseline on the same questions, percentage points, with a bootstrap
+    interval; None for the baseline."""
     p: float | None
+    """McNemar's p-value against the baseline, adjusted by Holm; None for the baseline."""
     measured_as: str
+    """Key of the setting whose answers these are: settings that compute the same numbers (other
+    threads, another power limit) are not measured twice."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,25 +50,16 @@ class SettingResult:
     """One setting: its costs for one answer, and its differences to the baseline.
 
     Attributes:
-        setting: Key of the setting.
-        values: Its values.
-        stage: ``confirm`` if the figures come from the confirming blocks alone, else ``race``.
-        blocks: Number of blocks.
         joules, seconds: One answer; joules is None if unmeasured.
         prefill_joules_per_token, decode_joules_per_token: By phase; None if unmeasured.
-        joules_difference, seconds_difference: Relative to the baseline; None for the baseline, and
-            where nothing is comparable.
-        accuracy: None without a suite.
-        dropped_after: Number of the block after which it was dropped; None if it was kept, or could
-            not run.
-        drop_reason: Why it was dropped, or could not run; empty if it was kept.
-        is_on_frontier: Whether no other setting is better in joules, seconds and accuracy, of those
-            kept and the best by the goal of each kind of numbers.
+        joules_difference, seconds_difference: Relative to the baseline; None for the baseline,
+            and where nothing is comparable.
     """
 
     setting: str
     values: tuple[tuple[AxisName, Value], ...]
     stage: Literal["race", "confirm"]
+    """``confirm`` if the figures come from the confirming blocks alone, else ``race``."""
     blocks: int
     joules: Interval | None
     seconds: Interval | None
@@ -84,10 +67,13 @@ class SettingResult:
     decode_joules_per_token: Interval | None
     joules_difference: Difference | None
     seconds_difference: Difference | None
-    accuracy: Accuracy | None
+    accuracy: Accuracy | None  # None without a suite
     dropped_after: int | None
-    drop_reason: str
+    """Number of the block after which it was dropped; None if it was kept, or could not run."""
+    drop_reason: str  # Why it was dropped, or could not run; empty if it was kept
     is_on_frontier: bool
+    """Whether no other setting is better in joules, seconds and accuracy, of those kept and the
+    best by the goal of each kind of numbers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,8 +105,6 @@ class DetectionFloor:
         joules_percent, seconds_percent: Smallest difference; None if unmeasured.
         measured_joules_percent, measured_seconds_percent: The difference that was found between
             equal settings, which should be about 0.
-        blocks: Blocks of the comparison.
-        claim_blocks: Number of blocks for which the floor holds.
     """
 
     joules_percent: float | None
@@ -128,7 +112,7 @@ class DetectionFloor:
     measured_joules_percent: float | None
     measured_seconds_percent: float | None
     blocks: int
-    claim_blocks: int
+    claim_blocks: int  # Number of blocks for which the floor holds
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,34 +120,27 @@ class SweepResult:
     """The result of a sweep, or of the blocks so far.
 
     Attributes:
-        baseline: Key of the setting in use before the sweep.
-        best: Key of the best setting by the goal: a claimed improvement if there is one, else the
-            best by rank, or the baseline; None before the first race.
-        goal: What was minimized.
-        is_complete: Whether the sweep is finished.
-        floor: Detection floor; None before its blocks are measured.
-        settings: All settings, the baseline first, then by joules.
         effects, interactions: Of the axes with at least two values.
         blocks, visits: Number measured.
-        repeated: Why blocks were repeated, one line each.
-        notes: What a reader should know: a rounded cap, throttling, an estimate instead of a meter.
-        seconds: Duration so far.
-        full_grid_seconds: Predicted duration of the same sweep without dropping settings.
-        kind: How the energy was determined, the weakest kind of all visits; None if unmeasured.
     """
 
-    baseline: str
+    baseline: str  # Key of the setting in use before the sweep
     best: str | None
+    """Key of the best setting by the goal: a claimed improvement if there is one, else the best by
+    rank, or the baseline; None before the first race."""
     goal: Goal
     is_complete: bool
-    floor: DetectionFloor | None
-    settings: tuple[SettingResult, ...]
+    floor: DetectionFloor | None  # Detection floor; None before its blocks are measured
+    settings: tuple[SettingResult, ...]  # All settings, the baseline first, then by joules
     effects: tuple[AxisEffect, ...]
     interactions: tuple[Interaction, ...]
     blocks: int
     visits: int
-    repeated: tuple[str, ...]
+    repeated: tuple[str, ...]  # Why blocks were repeated, one line each
     notes: tuple[str, ...]
-    seconds: float
+    """What a reader should know: a rounded cap, throttling, an estimate instead of a meter."""
+    seconds: float  # Duration so far
     full_grid_seconds: float | None
+    """Predicted duration of the same sweep without dropping settings."""
     kind: str | None = None
+    """How the energy was determined, the weakest kind of all visits; None if unmeasured."""

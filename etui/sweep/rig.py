@@ -22,7 +22,6 @@ class Rig(Protocol):
         The same tokens are computed for every setting.
 
         Args:
-            setting: The setting.
             copy: 1 for the second visit of the baseline in a block.
 
         Returns:

@@ -29,15 +29,10 @@ AXES: tuple[AxisName, ...] = get_args(AxisName)
 
 @dataclass(frozen=True, slots=True)
 class Axis:
-    """One axis of a sweep.
-
-    Attributes:
-        name: What is varied.
-        values: The values to compare, at least one, each once, in the order given.
-    """
+    """One axis of a sweep."""
 
     name: AxisName
-    values: tuple[Value, ...]
+    values: tuple[Value, ...]  # The values to compare, at least one, each once, in the order given
 
 
 @dataclass(frozen=True, slots=True)

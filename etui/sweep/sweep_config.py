@@ -15,25 +15,16 @@ CapMode = Literal["user", "set"]
 
 @dataclass(frozen=True, slots=True)
 class SweepDesign:
-    """What a sweep will measure.
+    """What a sweep will measure."""
 
-    Attributes:
-        settings: All settings, the baseline first; at least two.
-        goal: What to minimize.
-        seed: Seed of the orders.
-        floor_blocks: Blocks of the baseline against itself, before the race.
-        race_rounds: Most rounds of the race; a round is two blocks, in one order and its reverse.
-        confirm_blocks: Blocks of the baseline and the finalists, after the race.
-        halving: Whether settings that are worse beyond doubt are dropped after a round.
-    """
-
-    settings: tuple[Setting, ...]
+    settings: tuple[Setting, ...]  # All settings, the baseline first; at least two
     goal: Goal = field(default_factory=Goal)
     seed: int = 0
-    floor_blocks: int = 4
+    floor_blocks: int = 4  # Blocks of the baseline against itself, before the race
     race_rounds: int = 5
-    confirm_blocks: int = 8
-    halving: bool = True
+    """Most rounds of the race; a round is two blocks, in one order and its reverse."""
+    confirm_blocks: int = 8  # Blocks of the baseline and the finalists, after the race
+    halving: bool = True  # Whether settings that are worse beyond doubt are dropped after a round
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,49 +32,32 @@ class SweepConfig:
     """The configuration of a sweep, ``config.json`` of its folder.
 
     Attributes:
-        id: Name of the sweep, that of its folder unless ``--out`` names another.
-        created: Local time of the start, ISO 8601 with offset.
-        model: Name of the model of the baseline.
-        model_sha256: Hash of its file.
         policy, arm: Name of the policy and of its arm; None if a model was given.
-        axes: The axes that were asked for, or chosen by default.
-        design: Settings, goal and seed.
-        workload: ``chat``, ``code``, ``long``, ``letters``, ``log``, or the path of a file.
-        workload_sha256: Hash of its texts.
-        output_tokens: Output tokens of each answer.
-        window_s: Least seconds of a phase of a visit.
-        cool_down_s: Least seconds of idle time before a visit.
-        cool_down_celsius: Temperature to wait for before a visit; None waits for the time alone.
-        cap: Who sets power limits; None if the sweep has no such axis.
-        suite: Questions that accuracy is measured on; None without accuracy.
-        questions: Number of them; 0 without accuracy.
-        channels: Power channels that are summed.
-        provenance: Versions, machine and llama.cpp settings, as in a turn's settings.
-        data: Folder or archive of the suite; None if it needs none.
-        suite_sha256: Hash of the suite's files; None without accuracy.
-        notes: What a reader should know about the settings: combinations that were left out, axes
-            whose effects the sweep cannot separate.
     """
 
-    id: str
-    created: str
+    id: str  # Name of the sweep, that of its folder unless `--out` names another
+    created: str  # Local time of the start, ISO 8601 with offset
     model: str
-    model_sha256: str | None
+    model_sha256: str | None  # Hash of its file
     policy: str | None
     arm: str | None
-    axes: tuple[Axis, ...]
-    design: SweepDesign
-    workload: str
-    workload_sha256: str
+    axes: tuple[Axis, ...]  # The axes that were asked for, or chosen by default
+    design: SweepDesign  # Settings, goal and seed
+    workload: str  # `chat`, `code`, `long`, `letters`, `log`, or the path of a file
+    workload_sha256: str  # Hash of its texts
     output_tokens: int
-    window_s: float
-    cool_down_s: float
+    window_s: float  # Least seconds of a phase of a visit
+    cool_down_s: float  # Least seconds of idle time before a visit
     cool_down_celsius: float | None
-    cap: CapMode | None
-    suite: str | None
-    questions: int
-    channels: tuple[str, ...]
+    """Temperature to wait for before a visit; None waits for the time alone."""
+    cap: CapMode | None  # Who sets power limits; None if the sweep has no such axis
+    suite: str | None  # Questions that accuracy is measured on; None without accuracy
+    questions: int  # Number of them; 0 without accuracy
+    channels: tuple[str, ...]  # Power channels that are summed
     provenance: Mapping[str, Any]
-    data: str | None = None
-    suite_sha256: str | None = None
+    """Versions, machine and llama.cpp settings, as in a turn's settings."""
+    data: str | None = None  # Folder or archive of the suite; None if it needs none
+    suite_sha256: str | None = None  # Hash of the suite's files; None without accuracy
     notes: tuple[str, ...] = ()
+    """What a reader should know about the settings: combinations that were left out, axes whose
+    effects the sweep cannot separate."""

@@ -7,21 +7,15 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class WorkShape:
-    """How many tokens one answer draws, and in how many sequences.
+    """How many tokens one answer draws, and in how many sequences."""
 
-    Attributes:
-        think_tokens: Thinking tokens of each sequence, before its answer; 0 without thinking.
-        answer_tokens: Most tokens of each answer after the thinking; None leaves the number to the
-            workload.
-        sequences: Sequences that are decoded in parallel, in one batch: the votes; 1 without.
-        reads_letters: Whether the answer is read from the logits of the option letters: then
-            nothing is decoded, and prefill is the whole work.
-    """
-
-    think_tokens: int = 0
+    think_tokens: int = 0  # Thinking tokens of each sequence, before its answer; 0 without thinking
     answer_tokens: int | None = None
-    sequences: int = 1
+    """Most tokens of each answer after the thinking; None leaves the number to the workload."""
+    sequences: int = 1  # Sequences that are decoded in parallel, in one batch: the votes; 1 without
     reads_letters: bool = False
+    """Whether the answer is read from the logits of the option letters: then nothing is decoded,
+    and prefill is the whole work."""
 
 
 PLAIN_WORK = WorkShape()

@@ -55,35 +55,23 @@ class FakeClock:
 
 @dataclass(frozen=True, slots=True)
 class Sensor:
-    """How a device reports its energy and power.
-
-    Attributes:
-        counter_period_s: Time between two refreshes of the energy counter; None without one.
-        counter_step_joules: Resolution of the counter.
-        range_joules: Value at which the counter wraps; None if it never does.
-        begin_joules: Value of the counter at the start.
-        stamps: Whether readings include the time of the refresh.
-        power_period_s: Time between two refreshes of the power reading; None without one.
-        power_window_s: Length of time before the refresh that the reading averages.
-        power_step_watts: Resolution of the power reading.
-        average_s: Averaging time of the power reading that the channel declares (0 for instant).
-        phase_s: Time of the first refresh.
-        jitter_s: Largest deviation of a refresh of the counter from a regular beat.
-        period_hint_s: Period that the channel declares.
-    """
+    """How a device reports its energy and power."""
 
     counter_period_s: float | None = 0.1
+    """Time between two refreshes of the energy counter; None without one."""
     counter_step_joules: float = 0.001
-    range_joules: float | None = None
-    begin_joules: float = 5000.0
-    stamps: bool = False
+    range_joules: float | None = None  # Value at which the counter wraps; None if it never does
+    begin_joules: float = 5000.0  # Value of the counter at the start
+    stamps: bool = False  # Whether readings include the time of the refresh
     power_period_s: float | None = None
-    power_window_s: float = 0.0
-    power_step_watts: float = 0.001
+    """Time between two refreshes of the power reading; None without one."""
+    power_window_s: float = 0.0  # Length of time before the refresh that the reading averages
+    power_step_watts: float = 0.001  # Resolution of the power reading
     average_s: float = 0.0
-    phase_s: float = 0.0
-    jitter_s: float = 0.0
-    period_hint_s: float | None = None
+    """Averaging time of the power reading that the channel declares (0 for instant)."""
+    phase_s: float = 0.0  # Time of the first refresh
+    jitter_s: float = 0.0  # Largest deviation of a refresh of the counter from a regular beat
+    period_hint_s: float | None = None  # Period that the channel declares
 
 
 class FakeDevice:
@@ -91,12 +79,9 @@ class FakeDevice:
 
     Args:
         curve: The true power, in seconds since the clock's start.
-        clock: The clock of the test.
         sensor: How the device reports its energy and power.
         fails: Seconds -> whether a read at that time fails.
         resets: Times at which the counter restarts at 0, seconds.
-        scope: Scope and id of the channel.
-        limit_watts: Power limit of the channel.
     """
 
     name = "fake"

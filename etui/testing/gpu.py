@@ -23,26 +23,18 @@ class GpuLoad:
 
     Attributes:
         idle_watts, limit_watts: Power at no and at full load.
-        launch_s: Least seconds of a batch.
-        token_s: Seconds per prompt token.
-        look_back_s: Seconds of a token per token that it looks back on.
-        decode_use: Load of a step of one token, 0..1, in an empty context.
-        context_use: Increase of that load per token of context.
-        warm_share: Additional power of the warm chip for the same work, relative.
-        warm_s: Time constant of warming up, seconds.
-        noise: Spread of a batch's power, relative.
     """
 
     idle_watts: float = 60.0
     limit_watts: float = 350.0
-    launch_s: float = 0.009
-    token_s: float = 0.0002
-    look_back_s: float = 1e-7
-    decode_use: float = 0.45
-    context_use: float = 5e-5
-    warm_share: float = 0.05
-    warm_s: float = 40.0
-    noise: float = 0.05
+    launch_s: float = 0.009  # Least seconds of a batch
+    token_s: float = 0.0002  # Seconds per prompt token
+    look_back_s: float = 1e-7  # Seconds of a token per token that it looks back on
+    decode_use: float = 0.45  # Load of a step of one token, 0..1, in an empty context
+    context_use: float = 5e-5  # Increase of that load per token of context
+    warm_share: float = 0.05  # Additional power of the warm chip for the same work, relative
+    warm_s: float = 40.0  # Time constant of warming up, seconds
+    noise: float = 0.05  # Spread of a batch's power, relative
 
     def seconds(self, context: int, tokens: int) -> float:
         """Return the duration of a batch of ``tokens`` after ``context`` tokens."""
@@ -89,7 +81,6 @@ class SimulatedGpu:
     Args:
         load: Time and power of its batches.
         sensor: How it reports energy and power; None is a counter refreshed every 100 ms.
-        seed: Seed of the noise.
     """
 
     def __init__(self, load: GpuLoad, sensor: Sensor | None = None, seed: int = 0) -> None:

@@ -11,13 +11,10 @@ from itertools import pairwise
 
 @dataclass(frozen=True)
 class WattCurve:
-    """Straight lines between points, with jumps where two points share a time.
-
-    Attributes:
-        points: (seconds, watts), times not decreasing; the end values continue on both sides.
-    """
+    """Straight lines between points, with jumps where two points share a time."""
 
     points: tuple[tuple[float, float], ...]
+    """(seconds, watts), times not decreasing; the end values continue on both sides."""
     _times: list[float] = field(init=False, repr=False, compare=False)
     _joules: list[float] = field(init=False, repr=False, compare=False)
 

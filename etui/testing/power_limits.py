@@ -22,8 +22,6 @@ def write_package(
     """Write the RAPL zone of a CPU package, and return its folder.
 
     Args:
-        sysfs_dir: Root of sysfs.
-        number: Number of the package.
         long_watts: Limit ``long_term``, averaged over 28 s.
         short_watts: Limit ``short_term``, over 2.4 ms; None for a package without one.
         max_watts: Highest power that the zone states for ``long_term``; 0 states none.
@@ -72,13 +70,7 @@ def write_amd_gpu(
     """Write the hwmon folder of an AMD GPU with a power limit, and return it.
 
     Args:
-        sysfs_dir: Root of sysfs.
-        address: PCI address.
-        watts: The limit.
-        min_watts: Lowest limit.
-        max_watts: Highest limit.
         default_watts: Limit after a reboot.
-        hwmon: Name of the folder.
         vram_bytes: Memory of its own; little means an APU.
     """
     folder = sysfs_dir / "class" / "hwmon" / hwmon

@@ -43,15 +43,10 @@ class TrueCost:
 
 @dataclass(frozen=True, slots=True)
 class SimulatedMachine:
-    """A machine with a known truth.
-
-    Attributes:
-        kind: One of ``MACHINES``.
-        costs: Each setting and its cost; the baseline first.
-    """
+    """A machine with a known truth."""
 
     kind: str
-    costs: Mapping[Setting, TrueCost]
+    costs: Mapping[Setting, TrueCost]  # Each setting and its cost; the baseline first
 
     @property
     def settings(self) -> tuple[Setting, ...]:
@@ -180,28 +175,19 @@ class _Gpu:
     the least joules at static / (1 - exponent) watts and explodes towards the static power.
 
     Attributes:
-        static_w: Power that computes nothing.
-        exponent: How much the speed of decode depends on the power; prefill depends more.
         decode_w, prefill_w: Demand without a cap.
         decode_s, prefill_s: Seconds of an answer without a cap.
     """
 
-    static_w: float
-    exponent: float
+    static_w: float  # Power that computes nothing
+    exponent: float  # How much the speed of decode depends on the power; prefill depends more
     decode_w: float
     prefill_w: float
     decode_s: float
     prefill_s: float
 
     def run(self, cap_w: float, seconds: float, joules: float, bound: float = 1.0) -> TrueCost:
-        """Return the cost of an answer.
-
-        Args:
-            cap_w: The power cap.
-            seconds: Factor of the seconds of decode without a cap.
-            joules: Factor of its joules.
-            bound: Factor of the exponent of decode.
-        """
+        """Return the cost of an answer."""
         demand = self.decode_w * joules / seconds
         exponent = min(0.8, self.exponent * bound)
         prefill = self._phase(cap_w, self.prefill_w, self.prefill_s, min(0.8, self.exponent * 1.2))

@@ -20,28 +20,21 @@ class SimulatedNoise:
     """What disturbs the visits of a simulated machine.
 
     Attributes:
-        joules, seconds: Standard deviation of the log of a visit's joules at equal seconds, and of
-            its seconds; slower visits also cost more.
-        uneven: Standard deviation of the log of these, by setting: some settings are noisier.
-        warm_up: Rise of joules and seconds from the cold machine, as a share.
-        warm_up_s: Time constant of the rise.
-        wander: Standard deviation of a slow random drift.
-        wander_s: Its correlation time.
-        outliers: Probability that a visit is slower by 5 to 40 % without being noticed.
-        disturbances: Probability that a visit is noticed to be disturbed.
-        quantum: Joules of one step of the meter, over a whole visit.
+        joules, seconds: Standard deviation of the log of a visit's joules at equal seconds, and
+            of its seconds; slower visits also cost more.
     """
 
     joules: float = 0.01
     seconds: float = 0.005
     uneven: float = 0.3
-    warm_up: float = 0.03
-    warm_up_s: float = 240.0
-    wander: float = 0.01
-    wander_s: float = 600.0
-    outliers: float = 0.01
-    disturbances: float = 0.003
-    quantum: float = 0.1
+    """Standard deviation of the log of these, by setting: some settings are noisier."""
+    warm_up: float = 0.03  # Rise of joules and seconds from the cold machine, as a share
+    warm_up_s: float = 240.0  # Time constant of the rise
+    wander: float = 0.01  # Standard deviation of a slow random drift
+    wander_s: float = 600.0  # Its correlation time
+    outliers: float = 0.01  # Probability that a visit is slower by 5 to 40 % without being noticed
+    disturbances: float = 0.003  # Probability that a visit is noticed to be disturbed
+    quantum: float = 0.1  # Joules of one step of the meter, over a whole visit
 
 
 QUIET = SimulatedNoise(0.0, 0.0, 0.0, 0.0, 1.0, 0.0, 1.0, 0.0, 0.0, 0.0)
@@ -66,27 +59,17 @@ def draw_noise(rng: random.Random) -> SimulatedNoise:
 
 @dataclass(slots=True)
 class SimulatedRig:
-    """Measures a simulated machine on a simulated clock; implements ``etui.sweep.rig.Rig``.
-
-    Attributes:
-        machine: The truth.
-        noise: What disturbs the visits.
-        seed: Seed of the noise.
-        failing: Key of a setting -> why it cannot run.
-        unmeasured: Keys of settings whose joules cannot be measured.
-        window_s: Least seconds of a phase; a shorter one is repeated.
-        overhead_s: Seconds of load, warm-up and cool-down of each visit.
-        now_s: The clock, seconds.
-    """
+    """Measures a simulated machine on a simulated clock; implements ``etui.sweep.rig.Rig``."""
 
     machine: SimulatedMachine
-    noise: SimulatedNoise = field(default_factory=SimulatedNoise)
+    noise: SimulatedNoise = field(default_factory=SimulatedNoise)  # What disturbs the visits
     seed: int = 0
     failing: Mapping[str, str] = field(default_factory=dict)
-    unmeasured: frozenset[str] = frozenset()
-    window_s: float = 2.0
-    overhead_s: float = 4.0
-    now_s: float = 0.0
+    """Key of a setting -> why it cannot run."""
+    unmeasured: frozenset[str] = frozenset()  # Keys of settings whose joules cannot be measured
+    window_s: float = 2.0  # Least seconds of a phase; a shorter one is repeated
+    overhead_s: float = 4.0  # Seconds of load, warm-up and cool-down of each visit
+    now_s: float = 0.0  # The clock, seconds
     _rng: random.Random = field(init=False, repr=False)
     _wandered: float = field(init=False, default=0.0, repr=False)
     _wandered_at_s: float = field(init=False, default=0.0, repr=False)

@@ -25,11 +25,7 @@ class TurnLoad:
     """The load of a turn.
 
     Attributes:
-        seconds: Length of the turn.
-        prefill_seconds: Length of its prefill.
         rest_watts, prefill_watts, decode_watts: Power before and after, and in the phases.
-        late_s: The power steps up to this much after the start of a phase, and up to this much
-            before the end of the turn, at random.
     """
 
     seconds: float
@@ -38,6 +34,8 @@ class TurnLoad:
     prefill_watts: float = 300.0
     decode_watts: float = 180.0
     late_s: float = 0.002
+    """The power steps up to this much after the start of a phase, and up to this much before the
+    end of the turn, at random."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,8 +93,6 @@ def play_turns(
 
     Args:
         sensors: One per device; all devices have the same load, each its own phase.
-        load: The load of each turn.
-        count: Number of turns.
         rng: Source of the phases, pauses and delays.
         marked: Whether the recorder is given the marks of the engine's events.
         device: Makes a device, for faults.

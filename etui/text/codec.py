@@ -67,11 +67,7 @@ def _convert_plain(value: object) -> object:
 
 
 def _refuse_unknown(value: Any, document: object, path: str) -> None:
-    """Compare the keys of a document with the fields of the dataclasses built from it.
-
-    Raises:
-        DocumentError: A key has no field; the first one is named.
-    """
+    """Compare the keys of a document with the fields of the dataclasses built from it."""
     if isinstance(document, dict):
         named = is_dataclass(value)
         unknown = document.keys() - value.__dataclass_fields__.keys() if named else ()

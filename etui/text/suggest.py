@@ -19,7 +19,6 @@ def find_nearest(
 
     Args:
         word: The unknown name; case matters.
-        names: The existing names.
         most: The largest number of names to return.
         cutoff: Least similarity, from 0 to 1.
 
@@ -51,8 +50,6 @@ def did_you_mean(word: str, names: Iterable[str], *, listed: int = 8) -> str:
     """Format the end of a sentence about an unknown word; case does not matter.
 
     Args:
-        word: The unknown name.
-        names: The existing names.
         listed: If no name is near, list all of them when there are no more than this.
 
     Returns:

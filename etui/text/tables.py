@@ -31,9 +31,6 @@ def format_table(
         align: ``<`` (left) or ``>`` (right) for each column; the last one also applies to all
             columns that follow.
         measure: Returns the width of a cell; use ``count_cells`` for text with wide characters.
-
-    Returns:
-        One line for the header and one for each row.
     """
     lines = [[join_lines(cell) for cell in row] for row in ([header] if header else []) + [*rows]]
     if not lines:

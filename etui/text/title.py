@@ -54,7 +54,6 @@ def cut_at_word(text: str, most: int) -> str:
     """Cut a line between two words, with an ellipsis; a single long word is cut inside.
 
     Args:
-        text: The line.
         most: Maximum number of characters, the ellipsis included.
     """
     if len(text) <= most:

@@ -37,15 +37,11 @@ class ChatRequested:
 
 @dataclass(frozen=True, slots=True)
 class Unsaved:
-    """Text that would be lost on exit.
+    """Text that would be lost on exit."""
 
-    Attributes:
-        what: Name of the unsaved text; empty if there is none.
-        keep: Saves the text without prompting, on SIGTERM or a lost terminal, in any thread.
-    """
-
-    what: str
+    what: str  # Name of the unsaved text; empty if there is none
     keep: Callable[[], object] = field(default=lambda: None, compare=False)
+    """Saves the text without prompting, on SIGTERM or a lost terminal, in any thread."""
 
 
 AppAction: TypeAlias = RouteRequested | PoliciesListed | ChatRequested | Unsaved

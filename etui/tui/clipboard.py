@@ -46,7 +46,6 @@ def find_copy_tools(
 
     Args:
         environ: ``TMUX``, ``WAYLAND_DISPLAY`` and ``DISPLAY`` say what there is.
-        which: Finds a program by its name.
     """
     tools = [_TMUX] if environ.get("TMUX") and which("tmux") else []
     for variable, tool in _LOCAL:
@@ -95,8 +94,6 @@ def describe_copy(what: str, text: str, copied: Sequence[Copied]) -> str:
     Whether the terminal takes a text by OSC 52 cannot be known.
 
     Args:
-        what: What was copied.
-        text: The text.
         copied: Results of the tools.
     """
     done = [result.tool for result in copied if not result.problem]
@@ -113,9 +110,7 @@ async def copy_text(app: App[Any], what: str, text: str) -> str:
     In a browser only the terminal's way is used: the tools would copy on the server's machine.
 
     Args:
-        app: Writes to the terminal.
         what: What the text is, as in :func:`describe_copy`.
-        text: The text.
     """
     app.copy_to_clipboard(text)
     tools = () if app.is_web else find_copy_tools(os.environ)

@@ -32,7 +32,6 @@ class CommandEnd:
     """How a command ended.
 
     Attributes:
-        code: Its exit code.
         what, fix: The error that it printed; empty without one.
     """
 
@@ -67,8 +66,6 @@ def follow_command(
     """Run a command until it ends; its process has ended at return.
 
     Args:
-        arguments: The command line.
-        env: Environment of the process.
         on_line: Called with each line of stdout, up to a stop and after it.
         stopped: Returns whether to stop: the process gets SIGTERM.
         on_stop: Called once when it is stopped.

@@ -23,15 +23,9 @@ from etui.tui.services import Services
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """One entry of the palette.
+    """One entry of the palette."""
 
-    Attributes:
-        title: Name of the command, shown literally (not as markup).
-        help_text: What the command does.
-        run: Called when the command is chosen.
-    """
-
-    title: str
+    title: str  # Name of the command, shown literally (not as markup)
     help_text: str
     run: Callable[[], Any]
 

@@ -22,15 +22,10 @@ from etui.tui.widgets.key_footer import KeyFooter
 
 @dataclass(frozen=True, slots=True)
 class KeyGroup:
-    """Keys of one part of a screen.
-
-    Attributes:
-        title: Name of the part.
-        keys: Keys as they are shown, each with what it does.
-    """
+    """Keys of one part of a screen."""
 
     title: str
-    keys: tuple[tuple[str, str], ...]
+    keys: tuple[tuple[str, str], ...]  # Keys as they are shown, each with what it does
 
 
 def list_key_groups(screen: Screen[Any]) -> list[KeyGroup]:
@@ -75,11 +70,7 @@ def format_pairs(pairs: Sequence[tuple[str, str]], indent: int = 2) -> str:
 
 
 class HelpScreen(ModalScreen[None]):
-    """One page: the keys of the screen below, and the energy words.
-
-    Args:
-        groups: The keys of the screen below.
-    """
+    """One page: the keys of the screen below, and the energy words."""
 
     AUTO_FOCUS = "#help-page"
     BINDINGS: ClassVar[list[BindingType]] = [

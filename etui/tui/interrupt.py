@@ -16,7 +16,6 @@ def choose_interrupt(now: float, armed_at: float | None, *, answering: bool) -> 
     Args:
         now: Seconds of a monotonic clock.
         armed_at: When the Ctrl+C before it was pressed; None without one.
-        answering: Whether an answer is running.
 
     Returns:
         ``quit`` at the second press, else ``stop`` for a running answer, or ``ask`` without one.

@@ -31,17 +31,14 @@ class JobProgress:
     """Progress of a job.
 
     Attributes:
-        text: One line.
         done, total: How far it is; ``total`` is None if unknown.
-        subject: The model that ``details`` are about.
-        details: The progress in full, for the card of that model.
     """
 
     text: str
     done: float = 0.0
     total: float | None = None
-    subject: str = ""
-    details: tuple[str, ...] = ()
+    subject: str = ""  # The model that `details` are about
+    details: tuple[str, ...] = ()  # The progress in full, for the card of that model
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,21 +46,17 @@ class JobEnded:
     """The last fact of every job.
 
     Attributes:
-        said: The result as text; empty on an error.
-        what, fix: The error that ended the job.
-        stopped: Whether the user stopped the job.
-        question, question_details: What to ask the user before the next step of the job (a forced
-            one, if it was refused); empty without a question.
-        options: Options of the command of the next step.
+        question, question_details: What to ask the user before the next step of the job (a
+            forced one, if it was refused); empty without a question.
     """
 
-    said: str = ""
+    said: str = ""  # The result as text; empty on an error
     what: str = ""
     fix: str = ""
     stopped: bool = False
     question: str = ""
     question_details: str = ""
-    options: tuple[str, ...] = ()
+    options: tuple[str, ...] = ()  # Options of the command of the next step
 
 
 JobFact = JobProgress | JobEnded

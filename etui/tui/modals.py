@@ -18,8 +18,6 @@ class TextModal(ModalScreen[str | None]):
     """Dialog for a text; its result is the text, or None if it was cancelled.
 
     Args:
-        title: Heading of the dialog.
-        text: Initial text.
         help_text: One line below the title.
         one_line: Whether Enter accepts the text; if not, Enter breaks the line, Ctrl+S saves.
     """
@@ -72,7 +70,6 @@ class ConfirmModal(ModalScreen[bool]):
     """Dialog that asks whether to go on; only ``y`` confirms.
 
     Args:
-        question: The question.
         details: What the answer depends on, below it; empty for none.
     """
 

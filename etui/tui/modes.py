@@ -44,7 +44,6 @@ def build_screens(
     """Map each mode to a function that creates its screen; imports are deferred until then.
 
     Args:
-        config: Folders and settings.
         backend: Returns the services behind the app, None until they are open.
         route: Returns the route of the next questions.
         feed: Record of the watts of the last hour.

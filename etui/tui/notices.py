@@ -23,8 +23,6 @@ def notify_error(node: App[Any] | Widget, what: str, fix: str = "") -> None:
     """Show an error as a notice that stays long enough to be read.
 
     Args:
-        node: The app, a screen or a widget.
-        what: What is wrong.
         fix: What to do; an empty text is left out.
     """
     text = notice_text(what, fix)
@@ -38,7 +36,6 @@ def place_notices(screen: Screen[Any], top: int) -> None:
     again.
 
     Args:
-        screen: The screen.
         top: First row that stays free, such as that of the prompt.
     """
     from textual.widgets._toast import ToastRack

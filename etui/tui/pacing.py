@@ -13,18 +13,13 @@ SAMPLE_SECONDS = 0.25
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """Intervals between redraws.
-
-    Attributes:
-        tick_seconds: Between two reads of the meter, which records on its own thread regardless.
-        flush_ns: Between two batches of prose.
-        fence_flush_ns: Between two batches inside an open code fence, which is highlighted again
-            on each append.
-    """
+    """Intervals between redraws."""
 
     tick_seconds: float
-    flush_ns: int
+    """Between two reads of the meter, which records on its own thread regardless."""
+    flush_ns: int  # Between two batches of prose
     fence_flush_ns: int
+    """Between two batches inside an open code fence, which is highlighted again on each append."""
 
     @property
     def samples(self) -> int:
@@ -107,7 +102,6 @@ class Drawing:
     """Current pace of the screen; ``pace`` is called from the turn's thread, the rest from its own.
 
     Args:
-        clock: Monotonic clock, seconds.
         thread_clock: CPU seconds of the thread that draws.
     """
 

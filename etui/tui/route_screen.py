@@ -35,7 +35,6 @@ class RouteScreen(ModalScreen[Route | None]):
     """List of policies, arms and models; its result is the chosen route, or None.
 
     Args:
-        route: The route in use, which is marked.
         read: Lists the choices; called in a thread.
     """
 

@@ -41,18 +41,15 @@ class TurnRunner(Protocol):
     """Answers questions, one at a time.
 
     Methods that answer, load or unload block: call them from a thread.
-
-    Attributes:
-        on_loaded: Called, from any thread, when ``load`` has loaded a model.
-        on_unloaded: Called, from any thread, with the name of a model that was unloaded between
-            two answers.
-        confirm: Called in the turn's thread to ask whether to exceed a spent budget; None if
-            there is no user to ask.
     """
 
     on_loaded: Callable[[Loaded], object]
+    """Called, from any thread, when ``load`` has loaded a model."""
     on_unloaded: Callable[[str], object]
+    """Called, from any thread, with the name of a model that was unloaded between two answers."""
     confirm: Callable[[str], bool] | None
+    """Called in the turn's thread to ask whether to exceed a spent budget; None if there is no user
+    to ask."""
 
     def run(
         self,
@@ -124,7 +121,6 @@ class TurnRunner(Protocol):
         """Forecast tokens, joules and room of a question before it is sent, while a turn may run.
 
         Args:
-            query: The question and its chat.
             route: How the arm is chosen.
             parts: The texts that make up the question; each is counted once.
 
@@ -156,20 +152,15 @@ class TurnRunner(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Vitals:
-    """Further state of the machine.
-
-    Attributes:
-        idle_by_channel: Channel id -> its idle baseline, watts; channels without one are missing.
-        gpus: Newest state of every GPU whose driver reports it.
-        app_share: CPU time of this process since the last call, as a share of one core; None on
-            the first call.
-        devices: State of every measured device, missing values as None.
-    """
+    """Further state of the machine."""
 
     idle_by_channel: Mapping[str, float] = field(default_factory=dict)
-    gpus: tuple[GpuState, ...] = ()
+    """Channel id -> its idle baseline, watts; channels without one are missing."""
+    gpus: tuple[GpuState, ...] = ()  # Newest state of every GPU whose driver reports it
     app_share: float | None = None
-    devices: tuple[DeviceVitals, ...] = ()
+    """CPU time of this process since the last call, as a share of one core; None on the first call.
+    """
+    devices: tuple[DeviceVitals, ...] = ()  # State of every measured device, missing values as None
 
     def device(self, scope: str) -> DeviceVitals | None:
         """Return the state of a device; None if there is none."""
@@ -235,7 +226,6 @@ class ModelCatalogue(Protocol):
 
         Args:
             threads: Number of threads of a decode.
-            is_busy: Whether an answer runs.
 
         Raises:
             EtuiError: It cannot be measured, or the result not be kept.
@@ -251,23 +241,17 @@ class ModelCatalogue(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """Everything behind the screens.
-
-    Attributes:
-        policies: Names of the available policies.
-        threads: Number of decoding threads.
-        cpus: Logical CPUs that these threads and the screen may run on.
-        list_routes: Lists what can answer the next questions; reads files, so call it in a thread.
-    """
+    """Everything behind the screens."""
 
     runner: TurnRunner
     meter: PowerMeter
     shelf: ModelCatalogue
     chats: ChatLog
     policies: tuple[str, ...]
-    threads: int = 1
-    cpus: int = 2
+    threads: int = 1  # Number of decoding threads
+    cpus: int = 2  # Logical CPUs that these threads and the screen may run on
     list_routes: Callable[[Route], Sequence[RouteChoice]] = lambda _route: ()
+    """Lists what can answer the next questions; reads files, so call it in a thread."""
 
 
 OpenServices = Callable[[Config], Services]
@@ -280,17 +264,11 @@ Raises:
 
 @dataclass(frozen=True, slots=True)
 class BudgetState:
-    """A budget of the active policy and what was spent of it, in gross joules.
-
-    Attributes:
-        period: ``turn``, ``hour`` or ``day``.
-        limit_joules: Upper limit.
-        spent_joules: None for the budget of a turn, and if nothing was measured.
-    """
+    """A budget of the active policy and what was spent of it, in gross joules."""
 
     period: Literal["turn", "hour", "day"]
     limit_joules: float
-    spent_joules: float | None
+    spent_joules: float | None  # None for the budget of a turn, and if nothing was measured
 
 
 @dataclass(frozen=True, slots=True)

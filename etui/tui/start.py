@@ -25,7 +25,6 @@ def run_app(
     """Open the chat and run until the user leaves.
 
     Args:
-        config: Folders and settings.
         policy: Policy that routes; None for the configured one.
         model: Model that answers regardless of the policy; None for the configured one.
         notices: What to show at the start, such as a restored power limit.

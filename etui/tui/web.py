@@ -91,9 +91,6 @@ def _listen(port: int) -> list[socket.socket]:
 
     A browser tries ::1 first for ``localhost``. If etui did not listen there, a program of another
     user could, and would be sent the token.
-
-    Raises:
-        EtuiError: The port is taken on one of the loopback addresses.
     """
     sockets = []
     for family, host in ((socket.AF_INET, HOST), (socket.AF_INET6, _HOST_6)):

@@ -45,7 +45,6 @@ class LocalServer(Server):  # type: ignore[misc] # an optional import
     Args:
         command: Shell command that starts the app of one tab.
         host: Address the server listens on; the page works at ``localhost`` too.
-        port: Port of the server.
         token: First part of every path.
         limits: Bounds of each session.
     """

@@ -31,7 +31,6 @@ class Limits:
         rows: Most rows of the terminal.
         message_bytes: Longest message of the page.
         pending_bytes: Input that the app has not read yet.
-        packet_bytes: Longest packet of the app.
         error_bytes: End of the app's stderr that is kept.
         resident_bytes: Memory of the app's process; models are in another process.
         check_seconds: Time between two looks at the memory.

@@ -170,10 +170,6 @@ def split_by_tokens(joules: float, tokens: Sequence[int]) -> list[float]:
     """Split the energy of a batch over its sequences, by their tokens in it.
 
     The parts sum exactly to the whole: the last sequence with tokens absorbs the rounding.
-
-    Args:
-        joules: Energy of the batch.
-        tokens: Tokens of each sequence in the batch.
     """
     total = sum(tokens)
     if total <= 0:

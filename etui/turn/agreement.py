@@ -31,27 +31,22 @@ class Outcome:
     """The result of asking an arm.
 
     Attributes:
-        arm: The arm.
-        probability: Calibrated probability of being right; None without a fit.
-        accepted: Sure enough, so that no further arm is needed.
-        usable: Its text can be the answer of the turn: not empty, and without a failure or a stop.
-        answered: The text is an answer: a letter if the question has options.
-        failed: Where it failed; None if it did not.
-        key: What the answer is compared by: a letter, a number, words; None without an answer.
         confidence, margin: Raw confidence and margin of the answer; None without one.
-        together: Whether the answers of its step agree; None for an arm that is its own step.
     """
 
     arm: Arm
-    probability: float | None
-    accepted: bool
+    probability: float | None  # Calibrated probability of being right; None without a fit
+    accepted: bool  # Sure enough, so that no further arm is needed
     usable: bool = True
-    answered: bool = True
-    failed: Failed | None = None
+    """Its text can be the answer of the turn: not empty, and without a failure or a stop."""
+    answered: bool = True  # The text is an answer: a letter if the question has options
+    failed: Failed | None = None  # Where it failed; None if it did not
     key: str | None = None
+    """What the answer is compared by: a letter, a number, words; None without an answer."""
     confidence: float | None = None
     margin: float | None = None
     together: Together | None = None
+    """Whether the answers of its step agree; None for an arm that is its own step."""
 
 
 def settle(

@@ -29,15 +29,10 @@ from etui.arm import TokenCost
 
 @dataclass(frozen=True, slots=True)
 class BatchCost:
-    """The joules of a batch as a function of its tokens: ``fixed + per_token * tokens``.
+    """The joules of a batch as a function of its tokens: ``fixed + per_token * tokens``."""
 
-    Attributes:
-        fixed: F, joules of a batch besides those of its tokens.
-        per_token: m, joules of each token.
-    """
-
-    fixed: float
-    per_token: float
+    fixed: float  # F, joules of a batch besides those of its tokens
+    per_token: float  # M, joules of each token
 
 
 def find_batch_cost(cost: TokenCost | None) -> BatchCost | None:

@@ -36,7 +36,6 @@ def is_drawn(turn_id: str, share: float) -> bool:
     """Return whether a turn belongs to the audited share: by a hash of its id, always the same.
 
     Args:
-        turn_id: The id, which is random.
         share: The share, in [0, 1]; a turn that is drawn at one share is at every larger one.
     """
     digest = hashlib.sha256(f"{_SEED}:{turn_id}".encode()).digest()

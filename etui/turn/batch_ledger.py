@@ -21,18 +21,14 @@ class BatchGroup:
     A request has the same share in each of them, so they are measured as one.
 
     Attributes:
-        index: Number of the group since the start of the ledger.
-        model: Name of the model.
         start_ns, end_ns: From the start of the first batch to the end of the last one.
-        shares: The tokens of each request in one of its batches.
-        batches: Number of batches.
     """
 
-    index: int
+    index: int  # Number of the group since the start of the ledger
     model: str
     start_ns: int
     end_ns: int
-    shares: tuple[BatchShare, ...]
+    shares: tuple[BatchShare, ...]  # The tokens of each request in one of its batches
     batches: int = 1
 
 
@@ -84,9 +80,7 @@ class BatchLedger:
         """Add the time after the last batch in which answers ran that a crash ended.
 
         Args:
-            model: Name of the model.
             start_ns: End of the last batch, or the start of the first answer.
-            end_ns: When the crash was found.
             numbers: The answers that were running; they share the span equally.
         """
         shares = tuple(BatchShare(number, 0, 0) for number in sorted(set(numbers)))
@@ -105,9 +99,7 @@ class BatchLedger:
         """Return whether a batch close to a time has an answer of others.
 
         Args:
-            t_ns: The time.
             own: Numbers of the answers that are not others'.
-            margin_ns: How close the batch is.
         """
         with self._lock:
             low = bisect_left(self._groups, t_ns - margin_ns, key=lambda group: group.end_ns)
@@ -128,7 +120,6 @@ class BatchLedger:
         used the curve of its time, their shares would not sum to 1.
 
         Args:
-            group: A group of this ledger.
             find_cost: Returns the cost of a batch of a model; None divides by tokens.
         """
         with self._lock:

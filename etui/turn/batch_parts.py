@@ -26,21 +26,13 @@ class BulkMeter(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class BatchPart:
-    """A group of batches and one turn's part in it.
-
-    Attributes:
-        group: The batches.
-        share: The turn's share of their joules, 0..1.
-        by_tokens: Its share by tokens alone.
-        requests: Number of requests in each batch; several answers of the turn count as one.
-        method: How the share was found: ``exclusive``, ``shapley`` or ``tokens``.
-    """
+    """A group of batches and one turn's part in it."""
 
     group: BatchGroup
-    share: float
-    by_tokens: float
-    requests: int
-    method: str
+    share: float  # The turn's share of their joules, 0..1
+    by_tokens: float  # Its share by tokens alone
+    requests: int  # Number of requests in each batch; several answers of the turn count as one
+    method: str  # How the share was found: `exclusive`, `shapley` or `tokens`
 
     @property
     def span(self) -> Span:
@@ -95,8 +87,6 @@ def take_share(machine: Energy, joules: float, share: float, of_time: float) -> 
     """Return a turn's part of an energy.
 
     Args:
-        machine: The energy of the machine.
-        joules: Joules of the turn.
         share: Their share of those of the machine.
         of_time: Mean share over the time, by which idle power is divided.
     """

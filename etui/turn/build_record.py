@@ -40,34 +40,23 @@ from etui.turn.speculation_record import SpeculationRecord
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """A turn that has ended.
-
-    Attributes:
-        turn_id: Id of the turn.
-        created_at: Start of the turn, ISO 8601 in UTC.
-        hops: Its hops, at least one.
-        so_far: The accumulated events of each hop.
-        status: Status of the turn.
-        error: The error that ended it, in one line; None without one.
-        predicted_joules: Predicted joules of its hops together, loads excluded; None if unknown.
-        settings: Further settings needed to repeat it.
-        meters: The meter of each hop; None is that of the turn.
-        client: The request of a client that asked for it; None for other front ends.
-        attribution: Returns how its joules were separated from those of others; None asks the meter
-            of the turn.
-    """
+    """A turn that has ended."""
 
     turn_id: str
-    created_at: str
+    created_at: str  # Start of the turn, ISO 8601 in UTC
     hops: Sequence[Hop]
-    so_far: Sequence[AnswerAccumulator]
+    so_far: Sequence[AnswerAccumulator]  # The accumulated events of each hop
     status: Status
-    error: str | None
+    error: str | None  # The error that ended it, in one line; None without one
     predicted_joules: float | None
-    settings: Mapping[str, Any]
-    meters: Sequence[Meter] | None = None
+    """Predicted joules of its hops together, loads excluded; None if unknown."""
+    settings: Mapping[str, Any]  # Further settings needed to repeat it
+    meters: Sequence[Meter] | None = None  # The meter of each hop; None is that of the turn
     client: ClientRecord | None = None
+    """The request of a client that asked for it; None for other front ends."""
     attribution: Callable[[], Attribution | None] | None = None
+    """Returns how its joules were separated from those of others; None asks the meter of the turn.
+    """
 
 
 def build_leg(hop: Hop, seen: AnswerAccumulator) -> Leg:
@@ -197,7 +186,6 @@ def describe_threads(
     """Describe the threads of an answer as settings of its turn.
 
     Args:
-        seen: The events of the answer.
         threads: Threads of the settings, which hold without an event; None if unknown.
         prefill_threads: Those of prefill, where they differ.
     """

@@ -17,16 +17,11 @@ from etui.turn.hop_text import format_barred, reason_to_continue
 
 @dataclass(frozen=True, slots=True)
 class Spent:
-    """Spending of a turn before its next hop.
-
-    Attributes:
-        joules: Joules since its first answer began, loads between hops included; None if
-            unmeasured.
-        budget: Name of the turn's budget that is spent; None if none is.
-    """
+    """Spending of a turn before its next hop."""
 
     joules: float | None
-    budget: str | None = None
+    """Joules since its first answer began, loads between hops included; None if unmeasured."""
+    budget: str | None = None  # Name of the turn's budget that is spent; None if none is
 
 
 def settle_hops(decision: Decision, hops: Sequence[Hop], predict: PredictAgreement) -> list[Hop]:
@@ -64,7 +59,6 @@ def next_step(
     """Decide what follows the last hop.
 
     Args:
-        question: The question.
         decision: The arm, the cascade, the fallbacks.
         hops: The completed hops, in order; at least one.
         spent: Spending of the turn.

@@ -19,17 +19,11 @@ Barred = Literal["hops", "spent", "predicted"]
 
 @dataclass(frozen=True, slots=True)
 class CascadeStep:
-    """What follows in a cascade.
+    """What follows in a cascade."""
 
-    Attributes:
-        arm: The next arm; None at the end.
-        barred: The limit that prevents it; None if it runs.
-        predicted: Its predicted joules, if they are what prevents it.
-    """
-
-    arm: Arm | None = None
-    barred: Barred | None = None
-    predicted: float | None = None
+    arm: Arm | None = None  # The next arm; None at the end
+    barred: Barred | None = None  # The limit that prevents it; None if it runs
+    predicted: float | None = None  # Its predicted joules, if they are what prevents it
 
 
 def is_sure(cascade: Cascade, confidence: float | None, probability: float | None) -> bool:

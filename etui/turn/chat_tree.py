@@ -31,30 +31,19 @@ T = TypeVar("T", bound=ChatTurn)
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """A turn as the tree sees it.
-
-    Attributes:
-        turn_id: Its id.
-        parent_id: Id of the turn before it; None for the first turn of a branch.
-        answered: Whether it has an answer. A turn without one never replaces another.
-    """
+    """A turn as the tree sees it."""
 
     turn_id: str
-    parent_id: str | None = None
-    answered: bool = True
+    parent_id: str | None = None  # Id of the turn before it; None for the first turn of a branch
+    answered: bool = True  # Whether it has an answer. A turn without one never replaces another.
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a turn is among those that answer at the same place of the chat.
+    """Where a turn is among those that answer at the same place of the chat."""
 
-    Attributes:
-        index: Its index, from 0, in the order of creation.
-        siblings: Ids of the turns at this place, oldest first, itself included.
-    """
-
-    index: int
-    siblings: tuple[str, ...]
+    index: int  # Its index, from 0, in the order of creation
+    siblings: tuple[str, ...]  # Ids of the turns at this place, oldest first, itself included
 
     def step(self, by: int) -> str | None:
         """Return the id of the sibling so many places later; None beyond either end."""
@@ -64,17 +53,13 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class ChatTree:
-    """The turns of one chat; build it with :func:`build_tree`.
-
-    Attributes:
-        parents: Turn id -> id of its parent, oldest turn first; None at the root.
-        children: Turn id, or None for the root -> ids of its children, oldest first.
-        answered: Ids of the turns with an answer.
-    """
+    """The turns of one chat; build it with :func:`build_tree`."""
 
     parents: Mapping[str, str | None] = field(default_factory=dict)
+    """Turn id -> id of its parent, oldest turn first; None at the root."""
     children: Mapping[str | None, tuple[str, ...]] = field(default_factory=dict)
-    answered: frozenset[str] = frozenset()
+    """Turn id, or None for the root -> ids of its children, oldest first."""
+    answered: frozenset[str] = frozenset()  # Ids of the turns with an answer
 
     def path(self, turn_id: str | None) -> tuple[str, ...]:
         """Return the ids from the first turn to this one; empty for None or an unknown id."""
@@ -170,7 +155,6 @@ def current_branch(turns: Sequence[T], head: str | None = None) -> tuple[T, ...]
     """Return the turns of a chat that count, oldest first.
 
     Args:
-        turns: All turns of the chat, oldest first.
         head: Id of the turn that the user went back to; None for the newest branch.
     """
     tree = tree_of(turns)

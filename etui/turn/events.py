@@ -29,47 +29,32 @@ class HopStarted:
 
     A turn of a single arm has none of these events, unless a fallback adds another arm: then the
     first hop has only a ``HopEnded``.
-
-    Attributes:
-        number: Number of the hop, from 1.
-        arm, model, reasoning: The arm that answers.
-        why: Why this arm follows; empty for the first.
     """
 
-    number: int
+    number: int  # Number of the hop, from 1
     arm: str
     model: str
     reasoning: str
-    why: str = ""
+    why: str = ""  # Why this arm follows; empty for the first
 
 
 @dataclass(frozen=True, slots=True)
 class HopEnded:
-    """An arm has answered or failed. Its text is replaced unless it is ``taken``.
+    """An arm has answered or failed. Its text is replaced unless it is ``taken``."""
 
-    Attributes:
-        number: Number of the hop, from 1, as in ``HopStarted``.
-        arm, model: The arm that answered.
-        confidence: Raw confidence, 0..1; None if the answer has none.
-        probability: Calibrated probability of being right; None without a fit.
-        accepted: Whether the answer was sure enough.
-        joules: Preliminary gross joules of the hop, its load excluded; None if unmeasured. The
-            record has the final value.
-        why: The result, in words.
-        taken: Whether this is the answer of the turn. After the last hop it may be an earlier one.
-        kind: How the joules were obtained; None if unmeasured.
-    """
-
-    number: int
+    number: int  # Number of the hop, from 1, as in `HopStarted`
     arm: str
     model: str
-    confidence: float | None
-    probability: float | None
-    accepted: bool
+    confidence: float | None  # Raw confidence, 0..1; None if the answer has none
+    probability: float | None  # Calibrated probability of being right; None without a fit
+    accepted: bool  # Whether the answer was sure enough
     joules: float | None
-    why: str
+    """Preliminary gross joules of the hop, its load excluded; None if unmeasured. The record has
+    the final value."""
+    why: str  # The result, in words
     taken: bool = False
-    kind: str | None = None
+    """Whether this is the answer of the turn. After the last hop it may be an earlier one."""
+    kind: str | None = None  # How the joules were obtained; None if unmeasured
 
 
 TurnEvent = Decided | HopStarted | Event | HopEnded | TurnFinished

@@ -14,43 +14,27 @@ from etui.turn.agreement import Failed, Outcome, Together
 
 @dataclass(frozen=True, slots=True)
 class Hop:
-    """The completed part of one arm in a turn.
+    """The completed part of one arm in a turn."""
 
-    Attributes:
-        arm: The arm as it ran (a budget may have lowered its ``max_joules``).
-        model: Name of the model that answered.
-        sha256: Hash of its file; None if unknown.
-        end: Its final event, built from the earlier events if the engine sent none.
-        load: The load it waited for.
-        answered: Its text is an answer: a letter if the question has options.
-        probability: Calibrated probability of being right; None without a fit.
-        accepted: Sure enough for the cascade, or there is no cascade.
-        failure: The error that ended it.
-        at_load: It failed before anything was computed.
-        joules: Gross joules, its load excluded; None if unmeasured.
-        kind: How they were obtained; None if unmeasured.
-        why: Its result, in words.
-        fallbacks: Arms that follow if it failed before anything was computed, best first.
-        key: What its answer is compared by in a step of several answers; None without an answer.
-        together: Whether the answers of its step agree; None for an arm that is its own step.
-    """
-
-    arm: Arm
+    arm: Arm  # The arm as it ran (a budget may have lowered its `max_joules`)
     model: str
-    sha256: str | None
-    end: Finished
+    sha256: str | None  # Hash of its file; None if unknown
+    end: Finished  # Its final event, built from the earlier events if the engine sent none
     load: Loaded | None = None
-    answered: bool = True
-    probability: float | None = None
-    accepted: bool = True
+    answered: bool = True  # Its text is an answer: a letter if the question has options
+    probability: float | None = None  # Calibrated probability of being right; None without a fit
+    accepted: bool = True  # Sure enough for the cascade, or there is no cascade
     failure: EtuiError | None = None
-    at_load: bool = False
-    joules: float | None = None
-    kind: str | None = None
-    why: str = ""
+    at_load: bool = False  # It failed before anything was computed
+    joules: float | None = None  # Gross joules, its load excluded; None if unmeasured
+    kind: str | None = None  # How they were obtained; None if unmeasured
+    why: str = ""  # Its result, in words
     fallbacks: tuple[Arm, ...] = ()
+    """Arms that follow if it failed before anything was computed, best first."""
     key: str | None = None
+    """What its answer is compared by in a step of several answers; None without an answer."""
     together: Together | None = None
+    """Whether the answers of its step agree; None for an arm that is its own step."""
 
     @property
     def stopped(self) -> bool:

@@ -26,7 +26,6 @@ def settle_meters(legs: Sequence[Leg], meters: Sequence[Meter]) -> None:
 
     Args:
         legs: The legs of a turn, in order.
-        meters: The meter of each.
     """
     last_ns: dict[int, tuple[Meter, int]] = {}
     for leg, meter in zip(widen_legs(legs, meters), meters, strict=True):
@@ -44,7 +43,6 @@ def widen_legs(legs: Sequence[Leg], meters: Sequence[Meter]) -> list[Leg]:
 
     Args:
         legs: The legs of a turn, in order.
-        meters: The meter of each.
     """
     widened = list(legs)
     for meter in {id(each): each for each in meters}.values():
@@ -69,11 +67,6 @@ def curve_of_legs(
     """Return the mean watts of a turn's slices, first to last, each from the meter of its leg.
 
     The slices of a turn on several machines are equal only within each leg.
-
-    Args:
-        energy: The energy of the turn.
-        legs: Its legs, in order.
-        meters: The meter of each.
     """
     if len({id(meter) for meter in meters}) == 1:
         return power_curve(energy.start_ns, energy.end_ns, meters[0])
@@ -94,9 +87,6 @@ def attribute_turn(
     """Return how a turn's joules were separated from those of others.
 
     Args:
-        energy: The energy of the turn.
-        legs: Its legs, in order.
-        meters: The meter of each.
         own_meter: The turn's own meter; the others are those of remote machines.
         find: Returns the attribution on this machine; None asks the meter, if it measures a part.
     """

@@ -83,9 +83,7 @@ def format_barred(cascade: Cascade, arm: Arm, step: CascadeStep, spent: float) -
     """Describe the limit that keeps a cascade from its next arm.
 
     Args:
-        cascade: The cascade with its limits.
         arm: The arm that is not asked.
-        step: What prevents it.
         spent: Joules so far.
     """
     if step.barred == "hops":

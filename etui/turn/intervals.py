@@ -27,21 +27,15 @@ class TimeInterval:
 
 @dataclass(frozen=True, slots=True)
 class Leg:
-    """The part of one arm in a turn.
+    """The part of one arm in a turn."""
 
-    Attributes:
-        end: Its final event.
-        load: The load it waited for; None if its model was in memory.
-        unloads: Unloads of other models that made room for it.
-        energy_of: Returns the energy of an interval of its work; None is that of the turn.
-        load_energy_of: The same for its load and unloads, which are never shared; None as above.
-    """
-
-    end: Finished
-    load: TimeInterval | None = None
-    unloads: tuple[TimeInterval, ...] = ()
+    end: Finished  # Its final event
+    load: TimeInterval | None = None  # The load it waited for; None if its model was in memory
+    unloads: tuple[TimeInterval, ...] = ()  # Unloads of other models that made room for it
     energy_of: EnergyOf | None = None
+    """Returns the energy of an interval of its work; None is that of the turn."""
     load_energy_of: EnergyOf | None = None
+    """The same for its load and unloads, which are never shared; None as above."""
 
     @property
     def excluded(self) -> tuple[TimeInterval, ...]:
@@ -139,7 +133,6 @@ def energy_of_legs(legs: Sequence[Leg], spans: Sequence[LegSpans], energy_of: En
 
     Args:
         legs: The legs, in order; at least one.
-        spans: Their working times.
         energy_of: Returns the energy of an interval of the legs that have no meter of their own.
     """
     parts: list[Energy] = []

@@ -79,27 +79,22 @@ class Unlogged:
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """The model that answers for an arm.
+    """The model that answers for an arm."""
 
-    Attributes:
-        spec: The entry of models.yaml, with the sha256 its file was checked against.
-        path: The model file.
-        price: Energy cost of its tokens, which limits the thinking; None if unknown.
-        settings: Settings of the turn that depend on the model (its idle baseline).
-        draft: The model that drafts tokens for it, and its file; None for none.
-        arm: The arm with the sampling that its model asks for; None leaves the arm as it is.
-        meter: The meter of the machine that answers; None is the turn's own, this machine's.
-        fallbacks: Models that answer if this one cannot and nothing was spent yet, best first.
-    """
-
-    spec: ModelSpec
+    spec: ModelSpec  # The entry of models.yaml, with the sha256 its file was checked against
     path: Path | None
     price: TokenCost | None = None
+    """Energy cost of its tokens, which limits the thinking; None if unknown."""
     settings: Mapping[str, Any] = field(default_factory=dict)
+    """Settings of the turn that depend on the model (its idle baseline)."""
     draft: tuple[ModelSpec, Path] | None = None
+    """The model that drafts tokens for it, and its file; None for none."""
     arm: Arm | None = None
+    """The arm with the sampling that its model asks for; None leaves the arm as it is."""
     meter: Meter | None = None
+    """The meter of the machine that answers; None is the turn's own, this machine's."""
     fallbacks: tuple[str, ...] = ()
+    """Models that answer if this one cannot and nothing was spent yet, best first."""
 
     def local_path(self) -> Path:
         """Return the model file.

@@ -39,38 +39,31 @@ class Attribution:
     """How a turn's joules were separated from those of others that ran at the same time.
 
     Attributes:
-        method: ``exclusive`` if nothing else ran, ``shapley`` or ``tokens`` if it shared batches,
-            ``none`` if its own part is not known (others used a remote machine).
-        share: Its joules divided by those of its batches; 1.0 if exclusive, None if unknown.
-        batch_joules: Joules of all batches that it took part in; None if unmeasured.
-        spread: Difference in joules between the shares by tokens and by Shapley values, which is
-            the error of the method, apart from that of the sensor; None without a curve.
         batches, mean_requests: Number of its batches, and the mean number of requests in them.
     """
 
     method: str
+    """``exclusive`` if nothing else ran, ``shapley`` or ``tokens`` if it shared batches, ``none``
+    if its own part is not known (others used a remote machine)."""
     share: float | None = 1.0
+    """Its joules divided by those of its batches; 1.0 if exclusive, None if unknown."""
     batch_joules: float | None = None
+    """Joules of all batches that it took part in; None if unmeasured."""
     spread: float | None = None
+    """Difference in joules between the shares by tokens and by Shapley values, which is the error
+    of the method, apart from that of the sensor; None without a curve."""
     batches: int = 0
     mean_requests: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
 class ClientRecord:
-    """Where a turn came from, if a client of ``etui serve`` asked for it.
+    """Where a turn came from, if a client of ``etui serve`` asked for it."""
 
-    Attributes:
-        endpoint: Path of the request (``/v1/chat/completions``).
-        key: Name of the client's key, never the key; empty without keys.
-        request_id: Id in the response's ``x-request-id``.
-        queue_seconds: Seconds that the request waited before its work began.
-    """
-
-    endpoint: str
-    key: str = ""
-    request_id: str = ""
-    queue_seconds: float = 0.0
+    endpoint: str  # Path of the request (`/v1/chat/completions`)
+    key: str = ""  # Name of the client's key, never the key; empty without keys
+    request_id: str = ""  # Id in the response's `x-request-id`
+    queue_seconds: float = 0.0  # Seconds that the request waited before its work began
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,17 +141,16 @@ class LoopRecord:
     """What was left out of a turn, or not decoded, because its text repeats itself.
 
     Attributes:
-        raw_answer, raw_thinking: The texts with all decoded rounds; empty where nothing was cut.
-        saved_tokens: Tokens that were not decoded, up to the limits of the arm.
-        saved_joules: Estimate of their joules, at the turn's own joules per decoded token; None if
-            unmeasured. The model might have ended before its limit, so it is the most it would
-            have cost.
+        raw_answer, raw_thinking: The texts with all decoded rounds; empty where nothing was
+            cut.
     """
 
     raw_answer: str
     raw_thinking: str
-    saved_tokens: int
+    saved_tokens: int  # Tokens that were not decoded, up to the limits of the arm
     saved_joules: float | None
+    """Estimate of their joules, at the turn's own joules per decoded token; None if unmeasured. The
+    model might have ended before its limit, so it is the most it would have cost."""
 
 
 @dataclass(frozen=True, slots=True)

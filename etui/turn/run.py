@@ -61,17 +61,13 @@ def run_turn(
     """Answer one query and save the turn.
 
     Args:
-        query: The question with its chat.
         decision: The arm that answers, or the cascade, its budget and its fallbacks.
         serve: Finds the model of an arm; called once per hop.
-        answerer: The backend that answers.
         meter: Returns the energy of intervals of this machine; a hop whose model has a meter of its
             own (``Served.meter``) is measured by that one.
-        writer: Saves the record.
         outlook: Predicts joules and calibrates confidences; None disables both.
         settings: Further settings needed to repeat the turn (versions, threads).
         cancelled: Returns whether the user has stopped the turn, so that no further hop starts.
-        clock_ns: Monotonic clock, for tests.
         turn_id: Id of the turn; None makes one.
         client: The request of a client that asked for it; None for other front ends.
         attribution: Returns how its joules were separated from those of others, once they are

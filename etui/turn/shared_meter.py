@@ -44,8 +44,6 @@ class SharedMeter:
     parts of one reading err together, and so they are never added in quadrature.
 
     Args:
-        meter: The meter of the machine.
-        ledger: The batches of its engine.
         numbers: Returns the numbers of the turn's answers so far.
         weights: Returns the joules per token of a model; None divides its batches by tokens.
     """

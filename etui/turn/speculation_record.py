@@ -12,30 +12,28 @@ class SpeculationRecord:
     """Drafted tokens of an answer and the joules of verifying them; joules are None if unmeasured.
 
     Attributes:
-        method: ``lookup``, ``draft`` or ``mtp``; several are joined by ``+``.
-        batches, rows: Verified batches and their tokens: in each the last token of the answer and
-            the drafted ones. A batch gives one token more than it accepts.
+        batches, rows: Verified batches and their tokens: in each the last token of the answer
+            and the drafted ones. A batch gives one token more than it accepts.
         drafted, accepted: Drafted tokens, and those of them that the model drew too.
         verify_seconds, draft_seconds: Durations of these batches, and of drafting by a model.
-        verify_joules: Joules of these batches, a part of the decode phase.
-        draft_joules: Joules of drafting by a model, another part of it; 0.0 for ``lookup``.
-        accepted_joules, waste_joules: Shares of ``verify_joules``, split by the rows of each batch:
-            those of accepted and those of rejected tokens. The remaining rows are the tokens that
-            are computed without speculation too.
+        accepted_joules, waste_joules: Shares of ``verify_joules``, split by the rows of each
+            batch: those of accepted and those of rejected tokens. The remaining rows are the
+            tokens that are computed without speculation too.
 
     Each ``_uncertainty`` is a half width in joules.
     """
 
-    method: str
+    method: str  # `lookup`, `draft` or `mtp`; several are joined by `+`
     batches: int
     rows: int
     drafted: int
     accepted: int
     verify_seconds: float
     draft_seconds: float
-    verify_joules: float | None
+    verify_joules: float | None  # Joules of these batches, a part of the decode phase
     verify_uncertainty: float | None
     draft_joules: float | None
+    """Joules of drafting by a model, another part of it; 0.0 for ``lookup``."""
     draft_uncertainty: float | None
     accepted_joules: float | None
     accepted_uncertainty: float | None

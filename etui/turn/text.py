@@ -155,7 +155,6 @@ def speculation_text(speculation: Drafts, kind: str | None) -> str:
     """Format ``drafted 120, accepted 96 (80 %), 0.21 J per accepted token``.
 
     Args:
-        speculation: The drafted tokens.
         kind: Kind of the energy; an estimate is marked with ``~``.
     """
     share = units.percent_text(speculation.accepted / speculation.drafted)

@@ -75,7 +75,6 @@ def points_change_text(
         points: Difference in percentage points; None or not finite is unknown.
         low: Lower end; the interval is omitted unless both ends are known.
         high: Upper end.
-        signed: As in :func:`change_text`.
     """
     if not is_known(points):
         return UNKNOWN

@@ -82,7 +82,6 @@ def energy_range_text(joules: float, low: float, high: float, kind: str | None =
     An estimate reads ``≈580 J, 370-1,400 (estimate)``.
 
     Args:
-        joules: Energy in joules.
         low: Lower end of its interval, joules.
         high: Upper end of its interval, joules.
         kind: How the energy was obtained; None omits it.
@@ -140,7 +139,6 @@ def per_token_text(
         joules_per_token: Joules per output token; None or not finite is unmeasured.
         kind: Only an estimate is marked: the energy next to it shows the kind already.
         uncertainty: Half width in joules per token.
-        spread: As in :func:`energy_text`.
     """
     return per_text(joules_per_token, "token", kind, uncertainty, spread=spread)
 
@@ -157,10 +155,8 @@ def per_text(
 
     Args:
         joules_per_unit: Joules per unit; None or not finite is unmeasured.
-        unit: Name of the unit.
         kind: As in :func:`per_token_text`.
         uncertainty: Half width in joules per unit.
-        spread: As in :func:`energy_text`.
     """
     shown = kind if kind == ESTIMATE else None
     return _measured(joules_per_unit, uncertainty, shown, f"J/{unit}", spread)
@@ -170,7 +166,6 @@ def several_text(values: Sequence[float], unit: str, kind: str | None = None) ->
     """Format several values with one prefix: ``3.1, 4.2, 5.0 J``, ``20, 29, 33 ms``.
 
     Args:
-        values: At least one.
         unit: ``J`` or ``s``.
         kind: Only an estimate is marked.
     """
@@ -201,7 +196,6 @@ def cost_text(grams_co2e: float | None, price: float | None, currency: str = "")
     Args:
         grams_co2e: Grams of CO2 equivalent.
         price: Price in ``currency``.
-        currency: Name or sign of the currency.
     """
     parts = []
     if is_known(grams_co2e):
@@ -312,7 +306,6 @@ def short_tokens_text(tokens: int, *, exact: bool = True) -> str:
     """Format a count of tokens in few characters: ``1 token``, ``1.2k tokens``, ``≈12 tokens``.
 
     Args:
-        tokens: The count.
         exact: Whether a tokenizer counted them; an estimate is marked.
     """
     mark = "" if exact else ABOUT

@@ -28,7 +28,6 @@ def with_uncertainty(value: float, uncertainty: float) -> str:
     """Format ``value ± uncertainty`` without a unit: ``12.3 ± 0.4``, ``12,350 ± 120``.
 
     Args:
-        value: Finite value.
         uncertainty: Half width, finite and above 0, in the unit of ``value``.
     """
     decimals = 1 - exponent(uncertainty, 2)

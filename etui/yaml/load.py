@@ -46,24 +46,14 @@ class Strict(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Located(Generic[M]):
-    """The content of a file with the position of every value.
+    """The content of a file with the position of every value."""
 
-    Attributes:
-        model: The validated content.
-        file: The file as the user named it.
-        root: The parsed tree with positions.
-    """
-
-    model: M
-    file: str
-    root: Node
+    model: M  # The validated content
+    file: str  # The file as the user named it
+    root: Node  # The parsed tree with positions
 
     def where(self, loc: Loc) -> Mark:
-        """Find where the value at a path of keys and indexes begins; its nearest parent if absent.
-
-        Args:
-            loc: Keys and indexes from the root.
-        """
+        """Find where the value at a path of keys and indexes begins; its nearest parent if absent."""
         return _find_marks(self.root, loc)[0]
 
     def where_key(self, loc: Loc) -> Mark:
@@ -71,13 +61,7 @@ class Located(Generic[M]):
         return _find_marks(self.root, loc)[1]
 
     def problem(self, loc: Loc, message: str, *, key: bool = False) -> Problem:
-        """Build a problem that was found after parsing, with its position in the file.
-
-        Args:
-            loc: Path of the value.
-            message: What is wrong.
-            key: Whether the position is that of the key, not of the value.
-        """
+        """Build a problem that was found after parsing, with its position in the file."""
         mark = self.where_key(loc) if key else self.where(loc)
         return Problem(self.file, mark.line, mark.column, message)
 
@@ -86,7 +70,6 @@ def load_yaml(path: Path, schema: type[M], *, max_bytes: int = MAX_BYTES) -> Loc
     """Load a YAML file into a model.
 
     Args:
-        path: The file.
         schema: The model; unknown keys are refused if it derives from ``Strict``.
         max_bytes: Larger files are refused and not parsed.
 
@@ -100,7 +83,6 @@ def read_text(path: Path, *, max_bytes: int = MAX_BYTES) -> str:
     """Read the text of a YAML file.
 
     Args:
-        path: The file.
         max_bytes: Larger files are refused.
 
     Raises:
@@ -133,7 +115,6 @@ def parse_yaml(text: str, schema: type[M], *, file: str) -> Located[M]:
     Args:
         text: The content of the file.
         schema: The model; unknown keys are refused if it derives from ``Strict``.
-        file: Name of the file in messages.
 
     Raises:
         InvalidFile: The text is not YAML, or does not fit the schema.
@@ -156,7 +137,6 @@ def refuse(message: str, *at: str | int) -> NoReturn:
     """Refuse a value from inside a pydantic validator.
 
     Args:
-        message: What is wrong.
         at: Keys and indexes from the validated value to the part that is wrong.
     """
     raise PydanticCustomError("refused", "{message}", {"message": message, "at": at})

@@ -14,19 +14,13 @@ _ENDINGS = (".yaml", ".yml")
 
 @dataclass(frozen=True, slots=True)
 class NamedFile:
-    """The location of one file.
+    """The location of one file."""
 
-    Attributes:
-        name: Name of the file without its extension.
-        path: The file.
-        origin: ``user`` (a folder of ETUI_HOME), ``shipped``, or ``file`` if it is given by path.
-        hides: Whether it replaces a shipped file of the same name.
-    """
-
-    name: str
+    name: str  # Name of the file without its extension
     path: Path
     origin: Literal["user", "shipped", "file"]
-    hides: bool = False
+    """``user`` (a folder of ETUI_HOME), ``shipped``, or ``file`` if it is given by path."""
+    hides: bool = False  # Whether it replaces a shipped file of the same name
 
 
 def list_named_files(shipped: Path, own: Path) -> tuple[NamedFile, ...]:
@@ -44,10 +38,7 @@ def find_named_file(name: str, shipped: Path, own: Path, what: str, plural: str)
     """Find a file by name; a name that ends in ``.yaml`` or contains a slash is a path.
 
     Args:
-        name: The name or the path.
-        shipped: Folder of the shipped files.
         own: Folder of the user's own files.
-        what: What such a file is.
         plural: The same of several.
 
     Raises:

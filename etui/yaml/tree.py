@@ -52,21 +52,14 @@ class Mark:
 
 @dataclass(slots=True)
 class Node:
-    """One value of the file.
+    """One value of the file."""
 
-    Attributes:
-        data: The value as plain Python data.
-        mark: Where the value begins.
-        keys: For a mapping, where each key begins.
-        children: For a mapping, key -> value; for a list, index -> item.
-        size: Number of values in it with aliases expanded, itself included.
-    """
-
-    data: Any
+    data: Any  # The value as plain Python data
     mark: Mark
-    keys: dict[str, Mark] = field(default_factory=dict)
+    keys: dict[str, Mark] = field(default_factory=dict)  # For a mapping, where each key begins
     children: dict[str | int, Node] = field(default_factory=dict)
-    size: int = 1
+    """For a mapping, key -> value; for a list, index -> item."""
+    size: int = 1  # Number of values in it with aliases expanded, itself included
 
 
 class YamlError(Exception):
@@ -82,7 +75,6 @@ def parse_tree(text: str, file: str) -> Node:
 
     Args:
         text: The content of the file.
-        file: Name of the file in messages.
 
     Raises:
         YamlError: The text is not YAML, or uses what is refused: tabs as indentation, duplicate
@@ -135,11 +127,7 @@ class _Builder:
         self._documents = 0
 
     def take(self, event: yaml.Event) -> None:
-        """Add one parser event to the tree.
-
-        Raises:
-            YamlError: The event is one that is refused.
-        """
+        """Add one parser event to the tree."""
         import yaml
 
         assert event.start_mark is not None
@@ -247,11 +235,7 @@ class _Builder:
         )
 
     def _refuse(self, mark: Mark, message: str) -> None:
-        """Stop parsing: later problems would only follow from this one.
-
-        Raises:
-            YamlError: Always, with the problems found so far.
-        """
+        """Stop parsing: later problems would only follow from this one."""
         raise YamlError(*self.problems, Problem(self.file, mark.line, mark.column, message))
 
 

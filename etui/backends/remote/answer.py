@@ -61,10 +61,7 @@ class RemoteAnswer:
     """One answer over the requests of a backend.
 
     Args:
-        request: What to answer.
         dialect: How the server is asked.
-        requests: Sends the requests.
-        clock_ns: Monotonic clock.
     """
 
     def __init__(
@@ -121,10 +118,7 @@ class RemoteAnswer:
         """Build a request to the model.
 
         Args:
-            messages: The conversation.
             max_tokens: Most tokens of an answer.
-            thinks: Whether a model with a switch is to think.
-            count: Number of answers.
             logprobs: Alternatives that are needed; None for those that the client asks for.
             seed: Seed instead of the arm's.
             plain_form: Leave out what the client asks of the form of the answer.
@@ -184,7 +178,6 @@ class RemoteAnswer:
         """Read a request, and yield its events; ``self.outcome`` says how it ended.
 
         Args:
-            number: The request.
             reply: Collects the answer.
             enough: Returns whether to stop reading, after each piece.
 

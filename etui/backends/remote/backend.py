@@ -44,7 +44,6 @@ class RemoteBackend:
     Args:
         spec: The entry of config.yaml.
         environ: Environment variables, with the key.
-        clock_ns: Monotonic clock of this machine.
         build_client: Builds the HTTP client, for tests.
 
     Attributes:

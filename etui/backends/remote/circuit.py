@@ -20,8 +20,6 @@ class Circuit:
     (half-open), whose result closes or opens it again.
 
     Args:
-        clock: Seconds of a monotonic clock.
-        failures_to_open: Failures in a row that open it.
         open_seconds: How long it stays open.
     """
 

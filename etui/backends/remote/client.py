@@ -41,7 +41,6 @@ class RemoteClient:
     """Sends requests to one backend; all methods run on its event loop.
 
     Args:
-        spec: The backend.
         key: Its key; None sends none.
         sleep: Waits before a request is sent again.
         most_line_bytes: Longest line of a stream; for tests.
@@ -87,7 +86,6 @@ class RemoteClient:
         """Send a request and yield the documents of its answer as they arrive.
 
         Args:
-            request: The request.
             on_retry: Called with the failure of each try that is followed by another.
 
         Raises:
@@ -116,7 +114,6 @@ class RemoteClient:
         Args:
             path: As in :class:`HttpRequest`.
             seconds: Most seconds until the whole answer is there.
-            body: The document to send.
 
         Returns:
             The document and the headers.

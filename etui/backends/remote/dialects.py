@@ -16,22 +16,15 @@ from etui.errors import InvalidRequest
 
 
 class Dialect(Protocol):
-    """How one kind of server is asked and answers; pure.
-
-    Attributes:
-        kind: The kind.
-        joins_votes: Whether one request can draw several answers after one prefill.
-        joins_probabilities: Whether such a request can ask for probabilities too.
-        ends_thinking: Whether the thinking of a running answer can be ended by another request.
-        gives_probabilities: Whether probabilities are asked for although no client asked for them,
-            since every server of the kind has them; they give an answer its confidence.
-    """
+    """How one kind of server is asked and answers; pure."""
 
     kind: BackendKind
-    joins_votes: bool
-    joins_probabilities: bool
-    ends_thinking: bool
+    joins_votes: bool  # Whether one request can draw several answers after one prefill
+    joins_probabilities: bool  # Whether such a request can ask for probabilities too
+    ends_thinking: bool  # Whether the thinking of a running answer can be ended by another request
     gives_probabilities: bool
+    """Whether probabilities are asked for although no client asked for them, since every server of
+    the kind has them; they give an answer its confidence."""
 
     def build(self, asked: Asked) -> HttpRequest:
         """Build the request.

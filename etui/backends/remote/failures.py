@@ -24,9 +24,6 @@ def build_error(spec: BackendSpec, failure: Failure, model: str, tries: int = 1)
     """Build the error of a failed request.
 
     Args:
-        spec: The backend.
-        failure: Why it failed.
-        model: Name of the model at the backend.
         tries: How often it was sent.
     """
     name = f"the backend {spec.name}"

@@ -33,9 +33,7 @@ def describe_end(reply: Reply, outcome: str, max_tokens: int) -> tuple[Status, s
     """Return the status of an answer, and the reason for it.
 
     Args:
-        reply: The answer.
         outcome: How reading it ended.
-        max_tokens: Most tokens of the answer.
     """
     tokens = count_text(reply.answer_tokens, "token")
     if outcome == "cancelled":
@@ -57,7 +55,6 @@ def describe_notes(requests: Sequence[Sequence[Reply]], retried: Sequence[Failur
     """Describe what a reader of the numbers has to know: further tries, loads, estimates.
 
     Args:
-        requests: The replies of each request.
         retried: Failures of tries that were followed by another.
     """
     notes = []
@@ -83,7 +80,6 @@ def find_prefill_end(reply: Reply, start_ns: int, end_ns: int) -> int:
 
     Args:
         reply: The first request of the answer.
-        start_ns: When it was sent.
         end_ns: The end of the answer, for one without tokens.
     """
     if reply.first_ns is None or reply.last_ns is None:
@@ -110,7 +106,6 @@ def build_finished(
             is in the first of its replies. The text of the answer is that of the last request.
         start_ns: When the first one was sent.
         now_ns: The time now, for an answer without tokens.
-        status: How it ended.
         why: What ended it, in words.
         estimated_prompt: Tokens of the prompt where the server reports none.
     """

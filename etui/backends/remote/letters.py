@@ -18,7 +18,6 @@ def read_letters(first: TokenProbability | None, options: Sequence[Option]) -> L
 
     Args:
         first: The first token with its alternatives; None if the server gave none.
-        options: The options.
 
     Returns:
         None if no letter is among the alternatives.

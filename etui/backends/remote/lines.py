@@ -19,11 +19,7 @@ class StreamFault(ValueError):
 
 
 class LineReader:
-    """Splits bytes into lines, however they are cut into chunks.
-
-    Args:
-        most_line_bytes, most_body_bytes: Bounds of one line and of all of them.
-    """
+    """Splits bytes into lines, however they are cut into chunks."""
 
     def __init__(
         self, most_line_bytes: int = MOST_LINE_BYTES, most_body_bytes: int = MOST_BODY_BYTES

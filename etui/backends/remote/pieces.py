@@ -16,64 +16,41 @@ MOST_TOKENS = 1_000_000_000
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """One request for one or several answers, before a dialect writes it.
-
-    Attributes:
-        model: Name of the model at the server.
-        messages: The conversation, ready to send.
-        sampling: How tokens are sampled.
-        max_tokens: Most tokens of each answer, thinking included.
-        stops: Strings that end an answer.
-        options: What the client asks of the form of the answer.
-        thinking: Whether the model is to think by its own switch; None leaves it to the server.
-        think_tokens: Thinking budget, for servers that keep one.
-        switch: Variable of the chat template that turns thinking on or off; None is the usual one.
-        count: Number of answers of the same prompt.
-        logprobs: Number of alternatives with each token; None asks for no probabilities.
-    """
+    """One request for one or several answers, before a dialect writes it."""
 
     model: str
-    messages: tuple[Message, ...]
+    messages: tuple[Message, ...]  # The conversation, ready to send
     sampling: Sampling
-    max_tokens: int
-    stops: tuple[str, ...] = ()
-    options: OutputOptions = DEFAULT_OUTPUT
+    max_tokens: int  # Most tokens of each answer, thinking included
+    stops: tuple[str, ...] = ()  # Strings that end an answer
+    options: OutputOptions = DEFAULT_OUTPUT  # What the client asks of the form of the answer
     thinking: bool | None = None
-    think_tokens: int | None = None
+    """Whether the model is to think by its own switch; None leaves it to the server."""
+    think_tokens: int | None = None  # Thinking budget, for servers that keep one
     switch: str | None = None
-    count: int = 1
+    """Variable of the chat template that turns thinking on or off; None is the usual one."""
+    count: int = 1  # Number of answers of the same prompt
     logprobs: int | None = None
+    """Number of alternatives with each token; None asks for no probabilities."""
 
 
 @dataclass(frozen=True, slots=True)
 class HttpRequest:
-    """A POST request.
+    """A POST request."""
 
-    Attributes:
-        path: Path below the base URL, or below its root if it begins with ``//``.
-        body: The JSON document to send.
-        lines: Whether the answer is one JSON document a line; else it is a stream of events.
-    """
-
-    path: str
-    body: Mapping[str, Any]
+    path: str  # Path below the base URL, or below its root if it begins with `//`
+    body: Mapping[str, Any]  # The JSON document to send
     lines: bool = False
+    """Whether the answer is one JSON document a line; else it is a stream of events."""
 
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Tokens that a server reports; None where it does not, or where the number cannot be right.
+    """Tokens that a server reports; None where it does not, or where the number cannot be right."""
 
-    Attributes:
-        prompt_tokens: Tokens of the prompt, cached ones included.
-        cached_tokens: Those of them that the server had computed before.
-        output_tokens: Decoded tokens, thinking included.
-        thinking_tokens: Those of them that are thinking.
-    """
-
-    prompt_tokens: int | None = None
-    cached_tokens: int | None = None
-    output_tokens: int | None = None
+    prompt_tokens: int | None = None  # Tokens of the prompt, cached ones included
+    cached_tokens: int | None = None  # Those of them that the server had computed before
+    output_tokens: int | None = None  # Decoded tokens, thinking included
     thinking_tokens: int | None = None
 
 
@@ -118,33 +95,26 @@ class Piece:
     """What one part of a stream says about one of its answers.
 
     Attributes:
-        index: Number of the answer, from 0.
-        text, thinking: New text of each.
-        tools: New parts of tool calls.
-        probabilities: Its tokens with their log-probabilities; empty if the server sends none.
-        finish: Why the answer ended (``stop``, ``length``, ``tool_calls``); None while it goes on.
         usage, timings, progress: What the server reports; None if it does not here.
-        request_id: Id of the answer at the server; empty if it has none.
-        server: Version of the server (``system_fingerprint``); empty if it does not say.
-        energy: The energy document of another etui; None without one.
-        error: The server's error, which ends the stream; empty without one.
-        last: Whether the server says that nothing follows.
     """
 
-    index: int = 0
+    index: int = 0  # Number of the answer, from 0
     text: str = ""
     thinking: str = ""
-    tools: tuple[ToolPart, ...] = ()
+    tools: tuple[ToolPart, ...] = ()  # New parts of tool calls
     probabilities: tuple[TokenProbability, ...] = ()
+    """Its tokens with their log-probabilities; empty if the server sends none."""
     finish: str | None = None
+    """Why the answer ended (``stop``, ``length``, ``tool_calls``); None while it goes on."""
     usage: Usage | None = None
     timings: Timings | None = None
     progress: Progress | None = None
-    request_id: str = ""
-    server: str = ""
+    request_id: str = ""  # Id of the answer at the server; empty if it has none
+    server: str = ""  # Version of the server (`system_fingerprint`); empty if it does not say
     energy: Mapping[str, Any] | None = field(default=None, hash=False)
-    error: str = ""
-    last: bool = False
+    """The energy document of another etui; None without one."""
+    error: str = ""  # The server's error, which ends the stream; empty without one
+    last: bool = False  # Whether the server says that nothing follows
 
     @property
     def tokens(self) -> int:

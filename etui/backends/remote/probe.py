@@ -35,25 +35,19 @@ class RemoteStatus:
 
     Attributes:
         name, url, kind: As in config.yaml.
-        reachable: Whether it answered at all.
-        key_accepted: Whether it took the key; None if that is not known.
-        latency_seconds: Time of the request for the list of models; None if it was not answered.
-        server: Its name and version; None if it does not say.
-        models: Names of the models that it serves.
-        detected: The kind that it seems to be; None if that cannot be seen.
-        problem: What is wrong, in one line; empty if nothing is.
     """
 
     name: str
     url: str
     kind: BackendKind
     reachable: bool = False
-    key_accepted: bool | None = None
+    key_accepted: bool | None = None  # Whether it took the key; None if that is not known
     latency_seconds: float | None = None
-    server: str | None = None
+    """Time of the request for the list of models; None if it was not answered."""
+    server: str | None = None  # Its name and version; None if it does not say
     models: tuple[str, ...] = ()
-    detected: BackendKind | None = None
-    problem: str = ""
+    detected: BackendKind | None = None  # The kind that it seems to be; None if that cannot be seen
+    problem: str = ""  # What is wrong, in one line; empty if nothing is
 
 
 async def probe(
@@ -62,10 +56,7 @@ async def probe(
     """Ask a backend for its models and its version, at the same time.
 
     Args:
-        client: Its client.
-        spec: Its entry.
         seconds: Most seconds of each request.
-        clock_ns: Monotonic clock.
     """
     listed, version = await asyncio.gather(
         _list_models(client, seconds, clock_ns), _read_version(client, spec.kind, seconds)

@@ -43,7 +43,6 @@ class Reply:
         first_ns, last_ns: Times of its first and last token; None without.
         thinking_end_ns: Time of the first token after the thinking; None until then.
         usage, timings, energy: What the server has reported last.
-        request_id: Id of the request at the server.
     """
 
     def __init__(

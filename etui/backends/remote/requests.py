@@ -55,7 +55,6 @@ class Requests:
 
     Args:
         client: The backend's client.
-        dialect: How it is asked.
         clock_ns: Monotonic clock of this machine; every piece has the time when it arrived here.
     """
 

@@ -30,21 +30,14 @@ _NOT_BEGUN = (*_BUSY, 400, 401, 403, 404, 405, 413, 415, 422)
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Why a request failed.
-
-    Attributes:
-        kind: What happened.
-        what: The same in words, without the name of the backend.
-        began: Whether a byte of the answer had arrived.
-        status: Status of the HTTP response; None without one.
-        retry_after: Seconds that the server asks to wait; None if it does not say.
-    """
+    """Why a request failed."""
 
     kind: FailureKind
-    what: str
-    began: bool = False
-    status: int | None = None
+    what: str  # The same in words, without the name of the backend
+    began: bool = False  # Whether a byte of the answer had arrived
+    status: int | None = None  # Status of the HTTP response; None without one
     retry_after: float | None = None
+    """Seconds that the server asks to wait; None if it does not say."""
 
     @property
     def untouched(self) -> bool:

@@ -41,17 +41,11 @@ class Share:
 
 @dataclass(frozen=True, slots=True)
 class LetterMass:
-    """Total probability of the options' letters.
+    """Total probability of the options' letters."""
 
-    Attributes:
-        questions: Number of questions for which it is known.
-        mean: Mean over these questions.
-        share_below_half: Share of these questions with less than 0.5.
-    """
-
-    questions: int
-    mean: float
-    share_below_half: float
+    questions: int  # Number of questions for which it is known
+    mean: float  # Mean over these questions
+    share_below_half: float  # Share of these questions with less than 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,44 +59,27 @@ class ConstantLetter:
 
 @dataclass(frozen=True, slots=True)
 class Labelled:
-    """Accuracy on the questions that MMLU-Redux labelled.
-
-    Attributes:
-        all: Every labelled question.
-        clean: The questions labelled as free of errors; None if the run has none.
-    """
+    """Accuracy on the questions that MMLU-Redux labelled."""
 
     all: Share
-    clean: Share | None
+    clean: Share | None  # The questions labelled as free of errors; None if the run has none
 
 
 @dataclass(frozen=True, slots=True)
 class Accuracy:
-    """Right answers of one system.
+    """Right answers of one system."""
 
-    Attributes:
-        questions: All its questions; those without an answer count as not right.
-        correct: Number of right answers.
-        micro: Share of right answers among all questions.
-        macro: Mean of the subjects' shares.
-        groups: Group of MMLU -> share, for the groups that occur.
-        subjects: Subject -> share, sorted by name.
-        outcomes: Each of ``OUTCOMES`` -> number of questions.
-        letter_mass: None if no log-probabilities were read.
-        labelled: None without an index of labels.
-        strict: Right answers by the stricter reading of the grading rule; None if it has none.
-    """
-
-    questions: int
-    correct: int
-    micro: Interval
-    macro: Interval
-    groups: dict[str, Share]
+    questions: int  # All its questions; those without an answer count as not right
+    correct: int  # Number of right answers
+    micro: Interval  # Share of right answers among all questions
+    macro: Interval  # Mean of the subjects' shares
+    groups: dict[str, Share]  # Group of MMLU -> share, for the groups that occur
     subjects: dict[str, Share]
-    outcomes: dict[str, int]
-    letter_mass: LetterMass | None
-    labelled: Labelled | None
+    outcomes: dict[str, int]  # Each of `OUTCOMES` -> number of questions
+    letter_mass: LetterMass | None  # None if no log-probabilities were read
+    labelled: Labelled | None  # None without an index of labels
     strict: Share | None = None
+    """Right answers by the stricter reading of the grading rule; None if it has none."""
 
 
 def compute_accuracy(
@@ -112,7 +89,6 @@ def compute_accuracy(
 
     Args:
         samples: At least one sample, sorted by question.
-        seed: Seed of the bootstrap.
         labels: Subject -> row -> label of MMLU-Redux (:func:`etui.datasets.mmlu.read_labels`).
     """
     micro, macro = _compute_totals(samples, seed)

@@ -18,24 +18,16 @@ from etui.stats.tests import Interval
 
 @dataclass(frozen=True, slots=True)
 class AgainstMixture:
-    """One system and the best random mixture of the others at its joules.
-
-    Attributes:
-        label: Label of the system.
-        joules_per_question: Joules of the system. The mixture costs the same, or as much as the
-            most expensive of the others if they all cost less.
-        accuracy: Accuracy of the system.
-        mixture: The other systems on the hull, cheapest first.
-        mixture_accuracy: Accuracy of their mixture.
-        difference: Accuracy of the system minus that of the mixture, with its interval.
-    """
+    """One system and the best random mixture of the others at its joules."""
 
     label: str
     joules_per_question: float
+    """Joules of the system. The mixture costs the same, or as much as the most expensive of the
+    others if they all cost less."""
     accuracy: float
-    mixture: tuple[str, ...]
+    mixture: tuple[str, ...]  # The other systems on the hull, cheapest first
     mixture_accuracy: float
-    difference: Interval
+    difference: Interval  # Accuracy of the system minus that of the mixture, with its interval
 
 
 def compare_with_mixtures(systems: Sequence[System]) -> list[AgainstMixture]:

@@ -42,19 +42,12 @@ _BY_MACHINE = frozenset({"threads", "versions.llama_cpp", "machine", "energy.cha
 
 @dataclass(frozen=True, slots=True)
 class System:
-    """One arm of a run, or a policy's whole run.
+    """One arm of a run, or a policy's whole run."""
 
-    Attributes:
-        label: Unique label in the comparison.
-        name: Name of the arm or the policy.
-        run: The configuration of its run.
-        samples: Its answers, sorted by question.
-    """
-
-    label: str
-    name: str
+    label: str  # Unique label in the comparison
+    name: str  # Name of the arm or the policy
     run: RunConfig
-    samples: Sequence[Sample]
+    samples: Sequence[Sample]  # Its answers, sorted by question
 
     @property
     def questions(self) -> list[tuple[str, int]]:
@@ -129,11 +122,7 @@ def _short(value: Any) -> str:
 
 
 def build_labels(named: Sequence[tuple[str, str]]) -> list[str]:
-    """Build a unique label for each system: its name, with its run's name if two share it.
-
-    Args:
-        named: Run and system, in order.
-    """
+    """Build a unique label for each system: its name, with its run's name if two share it."""
     counts: Mapping[str, int] = {
         name: sum(other == name for _, other in named) for _, name in named
     }

@@ -42,20 +42,17 @@ class EnergyDifference:
     """Joules per question of both systems, over the questions that both have measured.
 
     Attributes:
-        questions: Number of these questions.
         first, second: Joules per question.
-        kinds: Kind of each measurement.
-        difference: Second minus first in joules per question. The sensor's half widths of both
-            sides add up like those of one side, since two readings may err in opposite directions.
-        ratio: Second over first; None if the first is 0.
     """
 
-    questions: int
+    questions: int  # Number of these questions
     first: float
     second: float
     kinds: tuple[str | None, str | None]
     difference: Figure
-    ratio: float | None
+    """Second minus first in joules per question. The sensor's half widths of both sides add up like
+    those of one side, since two readings may err in opposite directions."""
+    ratio: float | None  # Second over first; None if the first is 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,31 +60,22 @@ class Comparison:
     """Comparison of a second system with a first; differences are second minus first.
 
     Attributes:
-        first, second: Their labels.
-        questions: Number of questions that both answered.
-        accuracies: Share of right answers of both.
-        difference: Difference of the accuracies over all questions (micro).
-        macro_difference: Difference of the means over subjects.
         both, only_first, only_second, neither: Number of questions by which system is right.
-        p_value: Two-sided p-value of McNemar's exact test.
-        p_holm: The p-value adjusted for the number of comparisons.
-        energy: None if one of them is unmeasured.
-        subjects: Differences by subject, sorted by name.
     """
 
     first: str
     second: str
-    questions: int
-    accuracies: tuple[float, float]
-    difference: Interval
-    macro_difference: Interval
+    questions: int  # Number of questions that both answered
+    accuracies: tuple[float, float]  # Share of right answers of both
+    difference: Interval  # Difference of the accuracies over all questions (micro)
+    macro_difference: Interval  # Difference of the means over subjects
     both: int
     only_first: int
     only_second: int
     neither: int
-    p_value: float
-    p_holm: float
-    energy: EnergyDifference | None
+    p_value: float  # Two-sided p-value of McNemar's exact test
+    p_holm: float  # The p-value adjusted for the number of comparisons
+    energy: EnergyDifference | None  # None if one of them is unmeasured
     subjects: tuple[SubjectDifference, ...]
 
     @property

@@ -19,7 +19,6 @@ def comparison_lines(one: Comparison, *, several: bool) -> list[str]:
     """Format one comparison in a few lines, without the subjects.
 
     Args:
-        one: The comparison.
         several: Whether there are other comparisons, so that the adjusted p-value is shown.
     """
     first, second = (units.accuracy_text(share) for share in one.accuracies)

@@ -31,13 +31,11 @@ class Figure:
     """An energy or a power with both its errors.
 
     Attributes:
-        value: Value in joules per something, or watts.
-        sensor: Half width of the sensor's error; None if unknown.
         low, high: The 95 % interval of sensor and sampling; None if an end is unknown.
     """
 
-    value: float
-    sensor: float | None
+    value: float  # Value in joules per something, or watts
+    sensor: float | None  # Half width of the sensor's error; None if unknown
     low: float | None
     high: float | None
 
@@ -47,32 +45,23 @@ class Cost:
     """Energy of one system; a figure is None if its divisor is 0.
 
     Attributes:
-        questions: Number of questions with measured energy; all figures refer to these.
-        kind: The weakest kind among them.
-        joules: Their sum, without the loading of models.
-        uncertainty: Half width of the sum from the sensor; None if unknown.
         prefill_joules, decode_joules: Joules by phase; None if a question has no phases.
-        per_question: Joules per question.
-        per_correct: Joules per right answer, the joules of wrong answers included.
-        per_output_token: Joules per thinking and answer token, over the questions that generated
-            any; None if none did.
-        per_computed_token: Prefill joules per computed token, shared prefixes included.
-        per_decoded_token: Decode joules per generated token.
-        mean_watts: Joules over seconds.
     """
 
-    questions: int
-    kind: str
-    joules: float
-    uncertainty: float | None
+    questions: int  # Number of questions with measured energy; all figures refer to these
+    kind: str  # The weakest kind among them
+    joules: float  # Their sum, without the loading of models
+    uncertainty: float | None  # Half width of the sum from the sensor; None if unknown
     prefill_joules: float | None
     decode_joules: float | None
     per_question: Figure
-    per_correct: Figure | None
+    per_correct: Figure | None  # Joules per right answer, the joules of wrong answers included
     per_output_token: Figure | None
-    per_computed_token: Figure | None
-    per_decoded_token: Figure | None
-    mean_watts: Figure | None
+    """Joules per thinking and answer token, over the questions that generated any; None if none
+    did."""
+    per_computed_token: Figure | None  # Prefill joules per computed token, shared prefixes included
+    per_decoded_token: Figure | None  # Decode joules per generated token
+    mean_watts: Figure | None  # Joules over seconds
 
 
 def compute_cost(samples: Sequence[Sample], seed: int) -> Cost | None:
@@ -121,8 +110,6 @@ def add_half_widths(
 
     Args:
         widths: Half width of each sample in joules; if one is None, so is the result.
-        subjects: Subject of each sample.
-        kinds: All kinds that occur.
     """
     inside: dict[str, list[float]] = {}
     for width, subject in zip(widths, subjects, strict=True):

@@ -13,17 +13,12 @@ from etui.energy.steadiness import EarlyAnswer, SteadyState
 
 @dataclass(frozen=True, slots=True)
 class Course:
-    """The answers of a system on one machine, in the order they were given.
+    """The answers of a system on one machine, in the order they were given."""
 
-    Attributes:
-        machine: Key of the machine; None for the only machine of a run.
-        steady_state: Whether the machine worked evenly.
-        early_answers: The first, second and tenth answer, as far as there are so many.
-    """
-
-    machine: str | None
-    steady_state: SteadyState
+    machine: str | None  # Key of the machine; None for the only machine of a run
+    steady_state: SteadyState  # Whether the machine worked evenly
     early_answers: tuple[EarlyAnswer, ...]
+    """The first, second and tenth answer, as far as there are so many."""
 
 
 def compute_courses(samples: Iterable[Sample], run: RunConfig) -> dict[str, tuple[Course, ...]]:
@@ -31,7 +26,6 @@ def compute_courses(samples: Iterable[Sample], run: RunConfig) -> dict[str, tupl
 
     Args:
         samples: Answers of the run in the order they were given.
-        run: Configuration of the run.
     """
     found: dict[str, dict[str | None, list[Sample]]] = {}
     for sample in samples:

@@ -20,30 +20,22 @@ class CourseRow:
     """One system on one machine; what does not exist is a dash.
 
     Attributes:
-        name: The system.
-        at: Its number, from 0.
-        machine: Key of the machine; empty in a run of one machine.
-        per_question, per_token, between_tokens: Percentiles p50, p90 and p95, over all machines.
-        floor: Smallest difference in per cent that the meter alone can show, over all machines.
-        early: Joules (or seconds, if unmeasured) of the first, second and tenth answer.
-        early_percent: The same in per cent of what as many tokens usually cost; may be empty.
-        steady: Whether the machine worked evenly.
-        drift: Drift of joules and of time, as far as known.
-        why: The reason for ``steady``.
+        per_question, per_token, between_tokens: Percentiles p50, p90 and p95, over all
+            machines.
     """
 
     name: str
-    at: int
-    machine: str
+    at: int  # Its number, from 0
+    machine: str  # Key of the machine; empty in a run of one machine
     per_question: str
     per_token: str
     between_tokens: str
-    floor: str
-    early: str
-    early_percent: str
-    steady: str
-    drift: tuple[str, ...]
-    why: str
+    floor: str  # Smallest difference in per cent that the meter alone can show, over all machines
+    early: str  # Joules (or seconds, if unmeasured) of the first, second and tenth answer
+    early_percent: str  # The same in per cent of what as many tokens usually cost; may be empty
+    steady: str  # Whether the machine worked evenly
+    drift: tuple[str, ...]  # Drift of joules and of time, as far as known
+    why: str  # The reason for `steady`
 
 
 def build_course_rows(summary: Summary) -> list[CourseRow]:

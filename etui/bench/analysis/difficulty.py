@@ -22,27 +22,16 @@ _SHRINKAGE_RANGE = (0.1, 50.0)
 
 @dataclass(frozen=True, slots=True)
 class ModelOutcomes:
-    """The graded answers of one model.
-
-    Attributes:
-        source: The model, and where its answers are from.
-        outcomes: (subject, row) -> 1, 0, or the mean of several answers.
-        data_sha256: Hash of the data of the questions; None if it is not known.
-    """
+    """The graded answers of one model."""
 
     source: DifficultySource
     outcomes: Mapping[tuple[str, int], float]
-    data_sha256: str | None = None
+    """(subject, row) -> 1, 0, or the mean of several answers."""
+    data_sha256: str | None = None  # Hash of the data of the questions; None if it is not known
 
 
 def collect_models(config: RunConfig, samples: Iterable[Sample], place: str) -> list[ModelOutcomes]:
-    """Collect the outcomes of each model of a run; its arms are averaged.
-
-    Args:
-        config: The configuration of the run.
-        samples: Its answers.
-        place: Name of the run, for the table.
-    """
+    """Collect the outcomes of each model of a run; its arms are averaged."""
     hashes = {model.name: model.sha256 for model in config.models}
     found: dict[str, dict[tuple[str, int], list[bool]]] = {}
     for sample in samples:

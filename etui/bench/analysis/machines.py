@@ -18,21 +18,16 @@ class MachineSummary:
     """Results of one system on one machine.
 
     Attributes:
-        name: Processor, number of CPUs and system.
-        devices: Models of its GPUs; empty without.
-        group: Machines of the same group are equal, so that their joules may be pooled; from 0.
         questions, correct: Number of questions that it answered, and of right answers.
-        seconds: Sum over the questions.
-        energy: Cost of the answers; None if unmeasured.
     """
 
-    name: str
-    devices: tuple[str, ...]
-    group: int
+    name: str  # Processor, number of CPUs and system
+    devices: tuple[str, ...]  # Models of its GPUs; empty without
+    group: int  # Machines of the same group are equal, so that their joules may be pooled; from 0
     questions: int
     correct: int
-    seconds: float
-    energy: Cost | None
+    seconds: float  # Sum over the questions
+    energy: Cost | None  # Cost of the answers; None if unmeasured
 
 
 def may_pool(samples: Iterable[Sample], run: RunConfig) -> bool:
@@ -62,7 +57,6 @@ def summarise_machines(
 
     Args:
         samples: Its samples with their joules, sorted by question.
-        run: Configuration of the run.
 
     Returns:
         Key -> results, in the order of the machines, without those that answered nothing; None for

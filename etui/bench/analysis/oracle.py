@@ -17,19 +17,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Oracle:
-    """Accuracy and cost of the oracle over some arms.
+    """Accuracy and cost of the oracle over some arms."""
 
-    Attributes:
-        questions: Number of questions that every arm answered.
-        accuracy: Share of them that at least one arm answers correctly.
-        joules_per_question: None if an arm is unmeasured.
-        shares: Arm -> share of the questions that the oracle gives to it.
-    """
-
-    questions: int
-    accuracy: float
-    joules_per_question: float | None
-    shares: dict[str, float]
+    questions: int  # Number of questions that every arm answered
+    accuracy: float  # Share of them that at least one arm answers correctly
+    joules_per_question: float | None  # None if an arm is unmeasured
+    shares: dict[str, float]  # Arm -> share of the questions that the oracle gives to it
 
 
 def cheapest_correct(correct: Flags, cost: Floats) -> Whole:
@@ -52,9 +45,6 @@ def cheapest_correct(correct: Flags, cost: Floats) -> Whole:
 
 def oracle(samples: Mapping[str, Sequence[Sample]]) -> Oracle | None:
     """Evaluate the oracle on the questions that all arms answered.
-
-    Args:
-        samples: Arm -> its answers.
 
     Returns:
         None with only one arm or without a common question.

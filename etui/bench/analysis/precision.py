@@ -30,76 +30,54 @@ class SystemPrecision:
     """What is known of the accuracy of a system, or of its difference from the first one.
 
     Attributes:
-        value: The estimate, a share: with a covariate, corrected by regression.
         low, high: Interval at 95 % that holds at every look at once.
-        half_width: Half of its width, before it is cut at 0 and 1.
-        reached: Whether it is as narrow as asked.
-        questions: Questions asked at this look: the first one at which it was reached, else the
-            last one.
-        fixed_sample: Questions that a sample whose size was fixed before needs for the same width,
-            without the covariate; from the variance so far, pseudo-answers included.
-        correlation: Multiple correlation with the covariate within subjects; None without one.
     """
 
-    value: float
+    value: float  # The estimate, a share: with a covariate, corrected by regression
     low: float
     high: float
-    half_width: float
-    reached: bool
+    half_width: float  # Half of its width, before it is cut at 0 and 1
+    reached: bool  # Whether it is as narrow as asked
     questions: int
+    """Questions asked at this look: the first one at which it was reached, else the last one."""
     fixed_sample: int
+    """Questions that a sample whose size was fixed before needs for the same width, without the
+    covariate; from the variance so far, pseudo-answers included."""
     correlation: float | None = None
+    """Multiple correlation with the covariate within subjects; None without one."""
 
 
 @dataclass(frozen=True, slots=True)
 class Precision:
-    """The ``precision`` of ``summary.json``.
+    """The ``precision`` of ``summary.json``."""
 
-    Attributes:
-        points: Half width asked for, in percentage points.
-        of: Target.
-        method: Name of the method.
-        reached: Whether every interval is as narrow as asked.
-        questions: Questions at the last look, for each system.
-        population: Questions of the suite that the accuracy is about.
-        looks: Questions at each look.
-        systems: System -> what is known of it; the first system is left out of differences.
-        reference: The first system, for differences; None for accuracies.
-        difficulty_sha256: Hash of the table of difficulties; None without one.
-        difficulty_questions: Questions of the population that it contains; None without one.
-        differences: System -> predicted number of questions at which its difference from the first
-            system is known to as many points; empty unless several accuracies were asked for.
-    """
-
-    points: float
+    points: float  # Half width asked for, in percentage points
     of: Target
     method: str
-    reached: bool
-    questions: int
-    population: int
+    reached: bool  # Whether every interval is as narrow as asked
+    questions: int  # Questions at the last look, for each system
+    population: int  # Questions of the suite that the accuracy is about
     looks: tuple[int, ...]
     systems: dict[str, SystemPrecision]
-    reference: str | None = None
-    difficulty_sha256: str | None = None
+    """System -> what is known of it; the first system is left out of differences."""
+    reference: str | None = None  # The first system, for differences; None for accuracies
+    difficulty_sha256: str | None = None  # Hash of the table of difficulties; None without one
     difficulty_questions: int | None = None
+    """Questions of the population that it contains; None without one."""
     differences: dict[str, int] | None = None
+    """System -> predicted number of questions at which its difference from the first system is
+    known to as many points; empty unless several accuracies were asked for."""
 
 
 @dataclass(frozen=True, slots=True)
 class Population:
-    """The questions that an accuracy is about.
+    """The questions that an accuracy is about."""
 
-    Attributes:
-        strata: Subject -> its number, from 0.
-        sizes: Subject -> its number of questions.
-        covariates: Question -> index of its row in ``columns``; None without a covariate.
-        columns: Covariates, shape (questions, k); None without.
-    """
-
-    strata: Mapping[str, int]
-    sizes: Mapping[str, int]
+    strata: Mapping[str, int]  # Subject -> its number, from 0
+    sizes: Mapping[str, int]  # Subject -> its number of questions
     covariates: Mapping[Key, int] | None = None
-    columns: Floats | None = None
+    """Question -> index of its row in ``columns``; None without a covariate."""
+    columns: Floats | None = None  # Covariates, shape (questions, k); None without
 
     @property
     def total(self) -> int:
@@ -172,11 +150,8 @@ def take_look(
     """Compute what is known of one target.
 
     Args:
-        population: The population.
         asked: The questions asked so far: the first ones of the balanced order.
         values: 1 or 0 for each, or the difference of two systems.
-        half_width: Half width asked for; a share.
-        target: Target.
     """
     import numpy as np
 
@@ -203,10 +178,6 @@ def take_look(
 
 def predict_questions(total: int, half_width: float) -> dict[float, int]:
     """Predict the questions that a run will ask, by the accuracy of the model.
-
-    Args:
-        total: Questions of the population.
-        half_width: Half width asked for; a share.
 
     Returns:
         Accuracy -> questions. The variance is that of all questions, so subjects of unlike

@@ -91,7 +91,6 @@ def describe_expectation(points: float, expected: Mapping[float, int], most: int
     Args:
         points: Half width asked for.
         expected: Accuracy -> predicted number of questions.
-        most: Most questions that the run asks.
     """
     parts = [
         f"{min(count, most):,} at an accuracy of {units.percent_text(share)}"

@@ -31,7 +31,6 @@ def read_systems(texts: Sequence[str], config: Config) -> tuple[list[list[System
 
     Args:
         texts: Folders or ids of runs, with or without an arm.
-        config: Provides the folder of runs.
 
     Raises:
         UsageError: A run has no such arm, or no answers.

@@ -42,9 +42,6 @@ def judge_steadiness(samples: Sequence[Sample]) -> SteadyState:
 
     It is steady if the interval of each drift is within ``±LIMIT_PERCENT``, and not steady if one
     interval excludes 0 without being within it. Anything else is unknown.
-
-    Args:
-        samples: Answers in the order they were given.
     """
     drifts = (compute_drift(samples, "joules"), compute_drift(samples, "seconds"))
     count = sum(sample.seconds > 0 for sample in samples)
@@ -71,7 +68,6 @@ def compute_drift(samples: Sequence[Sample], figure: str) -> Drift | None:
     """Compute the drift of a figure from the first third of the answers to the last.
 
     Args:
-        samples: Answers in the order they were given.
         figure: ``joules`` or ``seconds``; answers without it are left out.
 
     Returns:
@@ -108,11 +104,7 @@ def compute_drift(samples: Sequence[Sample], figure: str) -> Drift | None:
 
 
 def list_early_answers(samples: Sequence[Sample]) -> tuple[EarlyAnswer, ...]:
-    """List the first, second and tenth answer of one system on one machine, as far as given.
-
-    Args:
-        samples: Answers in the order they were given.
-    """
+    """List the first, second and tenth answer of one system on one machine, as far as given."""
     return tuple(
         _build_early(number, samples[number - 1], samples)
         for number in _EARLY

@@ -58,22 +58,18 @@ class SpeculationTotals:
     """Drafted tokens of a system's answers, as in :mod:`etui.turn.speculation_record`.
 
     Attributes:
-        questions: Questions with drafted tokens; all values are sums over these.
-        method: Methods that drafted, joined by ``+``.
         batches, drafted, accepted: Verified batches, their drafted and their accepted tokens.
-        acceptance: ``accepted`` over ``drafted``.
         verify_joules, draft_joules, waste_joules: None if one of the questions is unmeasured.
-        joules_per_accepted_token: Joules of drafted rows and of the drafting, per accepted token.
 
     Each ``_uncertainty`` is a half width in joules; those of the questions are added.
     """
 
-    questions: int
-    method: str
+    questions: int  # Questions with drafted tokens; all values are sums over these
+    method: str  # Methods that drafted, joined by `+`
     batches: int
     drafted: int
     accepted: int
-    acceptance: float
+    acceptance: float  # `accepted` over `drafted`
     verify_joules: float | None
     verify_uncertainty: float | None
     draft_joules: float | None
@@ -81,62 +77,36 @@ class SpeculationTotals:
     waste_joules: float | None
     waste_uncertainty: float | None
     joules_per_accepted_token: float | None
+    """Joules of drafted rows and of the drafting, per accepted token."""
     joules_per_accepted_token_uncertainty: float | None
 
 
 @dataclass(frozen=True, slots=True)
 class ArmSummary:
-    """Results of one system.
+    """Results of one system."""
 
-    Attributes:
-        accuracy: Right answers.
-        energy: Cost of the answers; None if unmeasured, or if the run's machines are not equal.
-        tokens: Sums over the questions.
-        seconds: Sum over the questions.
-        questions_per_second: None if ``seconds`` is 0.
-        fewer_shots: Number of prompts with fewer worked examples than requested.
-        routes: Arm -> number of questions it answered; empty unless a policy decided.
-        rules: Rule of the policy -> number of questions it matched.
-        speculation: Drafted tokens; None if nothing was drafted.
-        machines: Key of a machine -> its results; None for a run of one machine.
-        percentiles: Percentiles over the questions, and of the times between tokens.
-        courses: The course of the answers on each machine; unlike all else, it depends on the order
-            of the samples.
-    """
-
-    accuracy: Accuracy
+    accuracy: Accuracy  # Right answers
     energy: Cost | None
-    tokens: TokenTotals
-    seconds: float
-    questions_per_second: float | None
-    fewer_shots: int
-    routes: dict[str, int]
-    rules: dict[str, int]
-    speculation: SpeculationTotals | None = None
+    """Cost of the answers; None if unmeasured, or if the run's machines are not equal."""
+    tokens: TokenTotals  # Sums over the questions
+    seconds: float  # Sum over the questions
+    questions_per_second: float | None  # None if `seconds` is 0
+    fewer_shots: int  # Number of prompts with fewer worked examples than requested
+    routes: dict[str, int]  # Arm -> number of questions it answered; empty unless a policy decided
+    rules: dict[str, int]  # Rule of the policy -> number of questions it matched
+    speculation: SpeculationTotals | None = None  # Drafted tokens; None if nothing was drafted
     machines: dict[str, MachineSummary] | None = None
+    """Key of a machine -> its results; None for a run of one machine."""
     percentiles: RecordPercentiles | None = None
+    """Percentiles over the questions, and of the times between tokens."""
     courses: tuple[Course, ...] = ()
+    """The course of the answers on each machine; unlike all else, it depends on the order of the
+    samples."""
 
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """The document of ``summary.json``; attributes not listed are as in ``RunConfig``.
-
-    Attributes:
-        policy: Name of the run's policy.
-        questions: Number of questions for each system; if it stopped at a precision, those that
-            it asked.
-        complete: Whether every system answered all of them.
-        chance: Accuracy of guessing an option; 0 if the answers are numbers.
-        constant_letter: The best single letter; None without answers, and for numbers.
-        arms: System -> results, in the order of the configuration, without those that have no
-            answers.
-        hull: The systems on the upper hull, cheapest first; empty if one is unmeasured.
-        oracle: None with only one system.
-        warnings: Caveats about the figures.
-        grading: As in ``RunConfig``; None is the letter of an option.
-        precision: What the confidence sequences know; None if no precision was asked for.
-    """
+    """The document of ``summary.json``; attributes not listed are as in ``RunConfig``."""
 
     summary_version: int
     run_id: str
@@ -148,18 +118,22 @@ class Summary:
     format_version: int
     shots: int
     seed: int
-    policy: str | None
+    policy: str | None  # Name of the run's policy
     routed: bool
     questions: int
-    complete: bool
-    chance: float
+    """Number of questions for each system; if it stopped at a precision, those that it asked."""
+    complete: bool  # Whether every system answered all of them
+    chance: float  # Accuracy of guessing an option; 0 if the answers are numbers
     constant_letter: ConstantLetter | None
+    """The best single letter; None without answers, and for numbers."""
     arms: dict[str, ArmSummary]
-    hull: list[str]
-    oracle: Oracle | None
-    warnings: list[str]
-    grading: str | None = None
+    """System -> results, in the order of the configuration, without those that have no answers."""
+    hull: list[str]  # The systems on the upper hull, cheapest first; empty if one is unmeasured
+    oracle: Oracle | None  # None with only one system
+    warnings: list[str]  # Caveats about the figures
+    grading: str | None = None  # As in `RunConfig`; None is the letter of an option
     precision: Precision | None = None
+    """What the confidence sequences know; None if no precision was asked for."""
 
     @property
     def kinds(self) -> set[str | None]:
@@ -177,9 +151,7 @@ def summarise(
 
     Args:
         samples: Every answer of the run so far, in the order they were given; may be empty.
-        run: Configuration of the run.
         labels: Labels of MMLU-Redux; used only for MMLU's test questions.
-        precision: Precision of the run, if it was asked for.
     """
     if run.suite != "mmlu" or run.split != "test":
         labels = None

@@ -44,39 +44,25 @@ class NamedRun:
 
 @dataclass(frozen=True, slots=True)
 class Duplicates:
-    """Answers that were left out, since an earlier run has the same question.
-
-    Attributes:
-        answers: Number of them.
-        joules: Their joules; None if those of one are unknown.
-        kinds: How the joules are known.
-    """
+    """Answers that were left out, since an earlier run has the same question."""
 
     answers: int
-    joules: float | None
-    kinds: frozenset[str]
+    joules: float | None  # Their joules; None if those of one are unknown
+    kinds: frozenset[str]  # How the joules are known
 
 
 @dataclass(frozen=True, slots=True)
 class MergedRun:
-    """The joined run.
+    """The joined run."""
 
-    Attributes:
-        runs: The runs that were joined, in their order.
-        config: Its configuration.
-        samples: Its answers, in the order of the runs, each with its machine.
-        keys: For each of the runs, the key of a machine in it -> its key here; a run of one
-            machine has None as the key.
-        duplicates: The answers that were left out.
-        notes: What the reader should know, one sentence each.
-    """
-
-    runs: tuple[NamedRun, ...]
+    runs: tuple[NamedRun, ...]  # The runs that were joined, in their order
     config: RunConfig
-    samples: tuple[Sample, ...]
+    samples: tuple[Sample, ...]  # Its answers, in the order of the runs, each with its machine
     keys: tuple[Mapping[str | None, str], ...]
-    duplicates: Duplicates
-    notes: tuple[str, ...]
+    """For each of the runs, the key of a machine in it -> its key here; a run of one machine has
+    None as the key."""
+    duplicates: Duplicates  # The answers that were left out
+    notes: tuple[str, ...]  # What the reader should know, one sentence each
 
 
 def merge_runs(runs: Sequence[NamedRun], run_id: str) -> MergedRun:
@@ -87,7 +73,6 @@ def merge_runs(runs: Sequence[NamedRun], run_id: str) -> MergedRun:
 
     Args:
         runs: At least two, in the order in which their answers count.
-        run_id: Id of the joined run.
 
     Raises:
         UsageError: There are fewer than two runs, one is there twice, or they are not of one plan.

@@ -37,8 +37,6 @@ def write_merged(merged: MergedRun, to: Path, config: Config, log: TurnWriter) -
     """Write the folder of a joined run.
 
     Args:
-        merged: The joined run.
-        to: The new folder.
         config: Gives the places where the questions and their labels may be.
         log: Receives the row of the run and of each answer, and is closed.
 
@@ -69,9 +67,6 @@ def _make_whole(to: Path) -> Iterator[Path]:
 
     A merged run cannot be resumed, so a part of one would be taken for all that was answered. The
     place is two levels deep, where no list of runs finds it.
-
-    Raises:
-        EtuiError: The folder cannot be written, or something else appeared there meanwhile.
     """
     try:
         to.parent.mkdir(parents=True, exist_ok=True)

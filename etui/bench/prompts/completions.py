@@ -20,8 +20,6 @@ def build_query(format_: Format, question: Question, examples: Sequence[Question
     """Build what is asked of the model in a format that generates.
 
     Args:
-        format_: A format that generates.
-        question: The question.
         examples: The worked examples to show.
 
     Raises:

@@ -23,29 +23,25 @@ class Format:
 
     Attributes:
         name, version: Recorded with every result.
-        reads: ``letters``: log-probabilities of " A", " B" and so on; ``texts``: log-probabilities
-            of the answers' texts; ``answer``: the generated answer.
-        shots: Default number of worked examples.
-        summary: One-line description.
-        fits: Kinds of answers that it can ask for: letters of options, or numbers.
-        raw: The prompt is a text that the model continues, without the chat template. What the
-            model thinks is then a part of its answer.
-        stop: Strings that end the answer.
-        answer_tokens: Most tokens of an answer; None leaves it to the arm.
-        rule: Label of its grading rule (:mod:`etui.bench.prompts.grading`); empty leaves it to the
-            suite.
     """
 
     name: str
     version: int
     reads: Reads
-    shots: int
-    summary: str
+    """``letters``: log-probabilities of " A", " B" and so on; ``texts``: log-probabilities of the
+    answers' texts; ``answer``: the generated answer."""
+    shots: int  # Default number of worked examples
+    summary: str  # One-line description
     fits: tuple[Grading, ...] = ("letter",)
+    """Kinds of answers that it can ask for: letters of options, or numbers."""
     raw: bool = False
-    stop: tuple[str, ...] = ()
-    answer_tokens: int | None = None
+    """The prompt is a text that the model continues, without the chat template. What the model
+    thinks is then a part of its answer."""
+    stop: tuple[str, ...] = ()  # Strings that end the answer
+    answer_tokens: int | None = None  # Most tokens of an answer; None leaves it to the arm
     rule: str = ""
+    """Label of its grading rule (:mod:`etui.bench.prompts.grading`); empty leaves it to the suite.
+    """
 
     @property
     def generates(self) -> bool:
@@ -107,17 +103,11 @@ FORMATS: dict[str, Format] = {
 
 @dataclass(frozen=True, slots=True)
 class PromptText:
-    """A prompt in two parts: the part that a subject's questions share, and the question itself.
+    """A prompt in two parts: the part that a subject's questions share, and the question itself."""
 
-    Attributes:
-        shared: Header and worked examples.
-        own: The question, up to the start of the answer.
-        endings: Letter -> the text after the prompt whose log-probability is read.
-    """
-
-    shared: str
-    own: str
-    endings: dict[str, str]
+    shared: str  # Header and worked examples
+    own: str  # The question, up to the start of the answer
+    endings: dict[str, str]  # Letter -> the text after the prompt whose log-probability is read
 
     @property
     def text(self) -> str:

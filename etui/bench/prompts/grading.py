@@ -30,21 +30,18 @@ class GradingRule:
 
     Attributes:
         name, version: Recorded with every run.
-        numbers: Whether answers are numbers.
-        read: Text -> the answer that it states; None without one.
-        normalise: The right answer, as the data state it -> the form that ``read`` returns; None if
-            it has no such form.
-        read_strictly: Stricter reading, reported in addition; None without one.
-        summary: One-line description.
     """
 
     name: str
     version: int
     numbers: bool
-    read: Callable[[str], str | None]
+    read: Callable[[str], str | None]  # Text -> the answer that it states; None without one
     normalise: Callable[[str], str | None]
+    """The right answer, as the data state it -> the form that ``read`` returns; None if it has no
+    such form."""
     read_strictly: Callable[[str], str | None] | None
-    summary: str
+    """Stricter reading, reported in addition; None without one."""
+    summary: str  # One-line description
 
     @property
     def label(self) -> str:
@@ -54,17 +51,11 @@ class GradingRule:
 
 @dataclass(frozen=True, slots=True)
 class Graded:
-    """A graded text.
+    """A graded text."""
 
-    Attributes:
-        answer: The right answer in its normal form.
-        choice: The answer that the text states; None without one.
-        strict: Whether the stricter reading is right; None if the rule has none.
-    """
-
-    answer: str
-    choice: str | None
-    strict: bool | None
+    answer: str  # The right answer in its normal form
+    choice: str | None  # The answer that the text states; None without one
+    strict: bool | None  # Whether the stricter reading is right; None if the rule has none
 
     @property
     def correct(self) -> bool:
@@ -109,10 +100,6 @@ RULES: dict[str, GradingRule] = {
 
 def find_rule(format_: Format, *, numbers: bool) -> GradingRule | None:
     """Return the rule by which answers of a format are graded.
-
-    Args:
-        format_: The format.
-        numbers: Whether the right answers are numbers.
 
     Returns:
         None where a letter is read from log-probabilities, or stated in a chat.

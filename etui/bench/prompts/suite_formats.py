@@ -27,7 +27,6 @@ def choose_default_format(suite: Suite, *, generates: bool) -> Format:
     are asked for in a chat, since a bare completion does not show the form of the answer.
 
     Args:
-        suite: The questions.
         generates: Whether reasoning, arms or a policy were asked for, which need a chat.
     """
     if generates:
@@ -72,8 +71,6 @@ def default_answer_tokens(format_: Format, suite: Suite, letter_tokens: int) -> 
     """Return the most tokens of an answer, without the thinking, if no option states them.
 
     Args:
-        format_: The format.
-        suite: The questions.
         letter_tokens: Limit of an answer that states a letter.
     """
     if format_.answer_tokens is not None:

@@ -25,38 +25,23 @@ _SAME_END = 2
 
 @dataclass(frozen=True, slots=True)
 class PromptEnding:
-    """A continuation that is scored after a prompt.
+    """A continuation that is scored after a prompt."""
 
-    Attributes:
-        letter: The option it represents.
-        tokens: Its tokens after those that all endings share.
-        weight: Divisor of its log-probability.
-    """
-
-    letter: str
-    tokens: tuple[int, ...]
-    weight: float = 1.0
+    letter: str  # The option it represents
+    tokens: tuple[int, ...]  # Its tokens after those that all endings share
+    weight: float = 1.0  # Divisor of its log-probability
 
 
 @dataclass(frozen=True, slots=True)
 class TokenizedPrompt:
-    """One question, ready to be scored.
-
-    Attributes:
-        question: The question.
-        tokens: The prompt, up to the first token in which the endings differ.
-        shared: Number of leading tokens in common with the subject's worked examples.
-        endings: The continuations to score.
-        shots: Number of worked examples in it.
-        sha: First 16 hex digits of the SHA-256 of its text.
-    """
+    """One question, ready to be scored."""
 
     question: Question
-    tokens: Sequence[int]
-    shared: int
-    endings: tuple[PromptEnding, ...]
-    shots: int
-    sha: str
+    tokens: Sequence[int]  # The prompt, up to the first token in which the endings differ
+    shared: int  # Number of leading tokens in common with the subject's worked examples
+    endings: tuple[PromptEnding, ...]  # The continuations to score
+    shots: int  # Number of worked examples in it
+    sha: str  # First 16 hex digits of the SHA-256 of its text
 
     @property
     def own_tokens(self) -> int:
@@ -76,15 +61,11 @@ class TokenizedPrompt:
 
 @dataclass(frozen=True, slots=True)
 class SubjectPrompts:
-    """The prompts of one subject.
-
-    Attributes:
-        prefix: Tokens of the header and the worked examples; empty if nothing is shared.
-        prompts: In the order of the questions.
-    """
+    """The prompts of one subject."""
 
     prefix: Sequence[int]
-    prompts: tuple[TokenizedPrompt, ...]
+    """Tokens of the header and the worked examples; empty if nothing is shared."""
+    prompts: tuple[TokenizedPrompt, ...]  # In the order of the questions
 
     @property
     def computed_tokens(self) -> int:
@@ -109,7 +90,6 @@ def build_subject_prompts(
 
     Args:
         format_: A format that does not generate.
-        questions: The questions of the subject.
         examples: The worked examples to show.
         tokenize: Tokenises a whole prompt.
         context_tokens: Most tokens of a prompt with its endings.
@@ -214,14 +194,8 @@ def group_prompts(
     longer than a batch is a group of its own, so that its batches hold only its own tokens.
 
     Args:
-        prompts: The prompts of a subject.
-        most_tokens: Most own tokens of a group.
-        most_questions: Most prompts of a group.
         most_cells: Most cells of the cache for the own tokens of a group and all their endings;
             None for any number.
-
-    Yields:
-        The prompts of one group.
     """
     group: list[TokenizedPrompt] = []
     taken = cells = 0

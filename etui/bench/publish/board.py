@@ -86,7 +86,6 @@ def render_board(
     """Render the page; texts of runs are escaped.
 
     Args:
-        runs: The runs.
         skipped: Folders that could not be read, which are named on the page.
         links: Relative path from the page to the folder that was searched, empty for the same
             folder; None for a page without links.

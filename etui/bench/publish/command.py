@@ -25,16 +25,12 @@ DESIGN_FILE = "design.yaml"
 
 @dataclass(frozen=True, slots=True)
 class RepeatCommand:
-    """A command line, and whether it makes exactly the arms of the run.
+    """A command line, and whether it makes exactly the arms of the run."""
 
-    Attributes:
-        words: Its words, the first is ``etui``.
-        exact: False if settings of the arms cannot be given on the command line, or come from a
-            model's own entry in models.yaml.
-    """
-
-    words: tuple[str, ...]
+    words: tuple[str, ...]  # Its words, the first is `etui`
     exact: bool
+    """False if settings of the arms cannot be given on the command line, or come from a model's own
+    entry in models.yaml."""
 
 
 def build_command(config: RunConfig) -> RepeatCommand:
@@ -42,9 +38,6 @@ def build_command(config: RunConfig) -> RepeatCommand:
 
     It names files beside it for a policy, a design and an own suite, and no places of this machine.
     Of a merged run it answers the whole plan on one machine.
-
-    Args:
-        config: The configuration of the run.
     """
     words = ["etui", "bench"]
     if config.design is not None:

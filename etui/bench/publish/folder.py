@@ -57,13 +57,11 @@ def publish_run(
     """Write the public folder of a run; writing it again changes nothing.
 
     Args:
-        recorded: The run.
         to: The folder; new, empty, or of an earlier publication of the same run.
         licence: SPDX identifier of the licence of the results.
         private: What must not occur in any file.
         allowed: Words of it that may.
         labels: Labels of MMLU-Redux.
-        precision: Precision of the run, if it was asked for.
         difficulty: Table of difficulties of the run; None without one.
 
     Returns:
@@ -120,8 +118,6 @@ def build_files(
     """Build the files of a public folder.
 
     Args:
-        config: The configuration of the run.
-        samples: Its answers.
         licence: SPDX identifier of the licence of the results.
         labels: Labels of MMLU-Redux.
         precision: Precision of the run, if it was asked for.
@@ -209,9 +205,6 @@ def _check_target(to: Path, config: RunConfig, texts: Mapping[str, str]) -> dict
     """Return the checksums of an earlier publication of the run; empty for a new folder.
 
     A publication that was interrupted is none of these: it has some of the new files already.
-
-    Raises:
-        UsageError: The folder is of something else, or a file in it was edited.
     """
     if to.exists() and not to.is_dir():
         raise UsageError(f"{to} is a file", "choose a new folder with --to")
@@ -246,11 +239,7 @@ def _check_target(to: Path, config: RunConfig, texts: Mapping[str, str]) -> dict
 
 
 def _holds(path: Path, digest: str, text: str | None) -> bool:
-    """Return whether a file has a hash, or is a text.
-
-    Raises:
-        OSError: It cannot be read.
-    """
+    """Return whether a file has a hash, or is a text."""
     found = hashlib.sha256(path.read_bytes()).hexdigest()
     return found == digest or (text is not None and found == _sha256(text))
 

@@ -53,15 +53,10 @@ _SHORTEST_WORD = 4
 
 @dataclass(frozen=True, slots=True)
 class PrivateData:
-    """What must not be in a public folder.
+    """What must not be in a public folder."""
 
-    Attributes:
-        places: Absolute paths of this user's folders.
-        words: Names of this user and of this machine.
-    """
-
-    places: tuple[str, ...]
-    words: tuple[str, ...]
+    places: tuple[str, ...]  # Absolute paths of this user's folders
+    words: tuple[str, ...]  # Names of this user and of this machine
 
 
 def find_private_data(folders: Iterable[Path] = ()) -> PrivateData:
@@ -149,7 +144,6 @@ def find_leaks(
     """Find private data in texts.
 
     Args:
-        texts: Name of a file -> its text.
         private: What must not occur.
         allowed: Words that may occur.
 

@@ -54,43 +54,26 @@ class PublicArm:
     """One system of a public run.
 
     Attributes:
-        name: Name of the arm or the policy.
-        models: Names of its models.
         questions, correct: Number of questions, and of right answers.
-        accuracy: Share of right answers.
-        kind: How the joules are known; None if they are not, or are not pooled.
         per_question, per_correct: Joules; None if unknown.
-        by_machine: Whether the joules are given for each machine and are not pooled.
     """
 
     name: str
     models: tuple[str, ...]
     questions: int
     correct: int
-    accuracy: Bounds
-    kind: str | None
+    accuracy: Bounds  # Share of right answers
+    kind: str | None  # How the joules are known; None if they are not, or are not pooled
     per_question: Bounds | None
     per_correct: Bounds | None
-    by_machine: bool
+    by_machine: bool  # Whether the joules are given for each machine and are not pooled
 
 
 @dataclass(frozen=True, slots=True)
 class PublicRun:
-    """A public folder that was read.
+    """A public folder that was read."""
 
-    Attributes:
-        place: Path below the folder of the board, with slashes.
-        run_id, started_at, licence: As stated.
-        suite, split, data_sha256, format, format_version, shots: What was asked, and how.
-        selection: Which questions were drawn: ``all``, or ``limit``, ``per subject`` or the names
-            of subjects.
-        complete: Whether every arm answered all questions.
-        machines: Names of its machines with their GPUs.
-        etui: Version that measured.
-        arms: Its systems.
-    """
-
-    place: str
+    place: str  # Path below the folder of the board, with slashes
     run_id: str
     started_at: str
     licence: str
@@ -101,9 +84,11 @@ class PublicRun:
     format_version: int
     shots: int
     selection: str
-    complete: bool
+    """Which questions were drawn: ``all``, or ``limit``, ``per subject`` or the names of subjects.
+    """
+    complete: bool  # Whether every arm answered all questions
     machines: tuple[str, ...]
-    etui: str
+    etui: str  # Version that measured
     arms: tuple[PublicArm, ...]
 
 
@@ -113,16 +98,13 @@ class AnswerCount:
 
     Attributes:
         questions, correct: Number of answers, and of right ones.
-        joules: Sum over the measured answers.
-        measured: Number of answers with joules.
-        kinds: Kinds of these joules.
     """
 
     questions: int = 0
     correct: int = 0
-    joules: float = 0.0
-    measured: int = 0
-    kinds: set[str] = field(default_factory=set)
+    joules: float = 0.0  # Sum over the measured answers
+    measured: int = 0  # Number of answers with joules
+    kinds: set[str] = field(default_factory=set)  # Kinds of these joules
 
 
 def build_public_run(

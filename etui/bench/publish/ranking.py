@@ -19,9 +19,7 @@ class Question:
     """What runs of one list have in common.
 
     Attributes:
-        suite, split, data_sha256: The data.
         format, format_version, shots: How they were asked.
-        selection: How the questions were drawn.
     """
 
     suite: str
@@ -30,7 +28,7 @@ class Question:
     format: str
     format_version: int
     shots: int
-    selection: str
+    selection: str  # How the questions were drawn
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,20 +36,16 @@ class RankedArm:
     """A row of a list.
 
     Attributes:
-        run, arm: What it is.
-        standing: Whether it is ranked, and among which.
-        rank: Its rank, from 1; None if unranked.
         best, worst: The ranks that its interval allows; None if unranked.
-        why: Why it is unranked; empty if it is ranked.
     """
 
     run: PublicRun
     arm: PublicArm
     standing: Standing
-    rank: int | None
+    rank: int | None  # Its rank, from 1; None if unranked
     best: int | None
     worst: int | None
-    why: str
+    why: str  # Why it is unranked; empty if it is ranked
 
 
 @dataclass(frozen=True, slots=True)

@@ -54,9 +54,6 @@ def read_folders(root: Path) -> tuple[list[PublicRun], list[Skipped]]:
 
     Of a run that is there twice, the first by path is read.
 
-    Args:
-        root: The folder.
-
     Returns:
         The runs in the order of their paths, and what was skipped.
     """
@@ -81,10 +78,6 @@ def read_folders(root: Path) -> tuple[list[PublicRun], list[Skipped]]:
 
 def read_folder(folder: Path, place: str) -> PublicRun:
     """Read a public folder.
-
-    Args:
-        folder: The folder.
-        place: Its name on the board.
 
     Raises:
         BrokenFolder: A file is missing, too large, a link, changed or invalid, or figures do not

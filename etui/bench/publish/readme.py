@@ -37,9 +37,6 @@ def format_readme(
     """Format README.md.
 
     Args:
-        config: The configuration of the run.
-        summary: Its results.
-        command: The command line that repeats it.
         files: Names of the other files of the folder.
         licence: SPDX identifier of the licence of the results.
     """

@@ -9,17 +9,11 @@ from etui.datasets.suites import is_named_suite
 
 @dataclass(frozen=True, slots=True)
 class SuiteSource:
-    """Where the questions of a suite come from.
-
-    Attributes:
-        title: Its name for people.
-        citation: How its authors ask to be cited.
-        licence: SPDX identifier of its licence.
-    """
+    """Where the questions of a suite come from."""
 
     title: str
-    citation: str
-    licence: str
+    citation: str  # How its authors ask to be cited
+    licence: str  # SPDX identifier of its licence
 
 
 SUITES = {

@@ -51,9 +51,7 @@ def build_energy_record(
     """Build the energy record of a run.
 
     Args:
-        config: Configuration of the run.
         samples: Its answers, in the order they were given.
-        summary: Their summary.
     """
     machines = list_machines(config)
     measurements = []

@@ -35,9 +35,7 @@ def result_files(
     """Build the result files of a run folder, its energy record included.
 
     Args:
-        run: Configuration of the run.
         samples: Answers in the order they were given; may be incomplete.
-        summary: Summary of the samples.
         texts: Texts of the questions (:func:`etui.bench.report.sources.load_texts`).
 
     Returns:
@@ -64,10 +62,6 @@ def write_results(
     """Write the result files of a run into its folder, with the texts of its questions.
 
     Args:
-        folder: The run folder.
-        config: The configuration of the run.
-        samples: All its answers.
-        settings: Folders and settings of this machine.
         precision: What its confidence sequences know; None if no precision was asked for.
 
     Raises:

@@ -46,8 +46,6 @@ def place_label(
 
     Args:
         at: Position of the mark.
-        text: The label.
-        class_: Its CSS class.
         taken: What it must not cover; its own box is added.
         size: Size of the drawing, which it does not leave.
         needed: Whether it is drawn where there is no free place.

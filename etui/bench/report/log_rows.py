@@ -29,8 +29,6 @@ def run_record(
     if the machines of the run are not equal.
 
     Args:
-        config: The configuration of the run.
-        folder: The run folder.
         samples: The answers so far.
         status: ``running``, ``complete``, ``stopped`` or ``error``.
         summary: None before the run has one.

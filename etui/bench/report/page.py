@@ -31,9 +31,6 @@ def render_page(
     """Render ``report.html``, a single file that loads nothing from the network or the disk.
 
     Args:
-        summary: Summary of the run.
-        run: Configuration of the run.
-        samples: Answers in the order they were given.
         texts: (subject, row) -> question; None if the texts are not available.
     """
     grouped = group_by_system(samples, run)

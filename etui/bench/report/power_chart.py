@@ -76,8 +76,6 @@ def draw_power_chart(
 
     Args:
         series: Arm -> its steps; the position of an arm gives its colour.
-        size: Size of the drawing.
-        estimate: Whether any of the power values is an estimate.
     """
     steps = [step for inside in series.values() for step in inside]
     if not steps:

@@ -29,7 +29,6 @@ def questions_json(grouped: Mapping[str, Sequence[Sample]], texts: Texts | None)
     since a run may have 14,042 questions.
 
     Args:
-        grouped: System -> its samples.
         texts: (subject, row) -> question; None leaves the texts out.
     """
     keys = sorted(

@@ -16,7 +16,6 @@ def render_template(package: str, **values: Any) -> str:
     A template may import the macros of this package from ``macros.html``.
 
     Args:
-        package: Name of the package whose folder has the template.
         values: What the template uses; ``Markup`` passes unchanged.
     """
     from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined

@@ -24,8 +24,6 @@ def load_texts(run: RunConfig, config: Config, data: Path | None = None) -> Text
     Nothing is downloaded.
 
     Args:
-        run: Configuration of the run.
-        config: Provides ``ETUI_HOME``.
         data: Current path of the data; None uses the path of the run.
 
     Returns:
@@ -60,8 +58,6 @@ def load_labels(
     """Read the labels of MMLU-Redux from a given file, or from the data folder if it has them.
 
     Args:
-        run: Configuration of the run.
-        config: Provides ``ETUI_HOME``.
         redux: File with the labels; None searches the data folder.
 
     Raises:

@@ -21,7 +21,6 @@ class Axis:
     Attributes:
         low, high: Values at the two ends, ``low`` below ``high``.
         start, end: Positions of the ends in user units.
-        logarithmic: Whether the scale is logarithmic.
     """
 
     low: float

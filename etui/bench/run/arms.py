@@ -51,10 +51,8 @@ def build_arms(
     """Build an arm for each pair of a model and a reasoning method.
 
     Args:
-        models: Names of the models.
         reasonings: Reasoning methods; empty takes that of the format.
         overrides: Settings that override those of the arms.
-        format_: The prompt format.
         answer_tokens: Most tokens of an answer, without the thinking, if no override states them.
 
     Raises:

@@ -13,15 +13,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class RunLimits:
-    """What a run may use; None is no limit.
+    """What a run may use; None is no limit."""
 
-    Attributes:
-        joules: Most joules, those before a resume included.
-        seconds: Most seconds of this process, loads excluded.
-    """
-
-    joules: float | None = None
-    seconds: float | None = None
+    joules: float | None = None  # Most joules, those before a resume included
+    seconds: float | None = None  # Most seconds of this process, loads excluded
 
     def start(
         self, stopped: Callable[[], bool], now: Callable[[], float] = time.monotonic

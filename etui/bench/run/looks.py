@@ -35,7 +35,6 @@ def choose_first_look(sizes: Mapping[str, int], half_width: float) -> int:
 
     Args:
         sizes: Subject -> its number of questions in the population.
-        half_width: Half width asked for; a share.
     """
     total = sum(sizes.values())
     expected = fixed_sample(_EVEN, total, half_width)

@@ -29,11 +29,7 @@ def answer_all(
     """Run the systems on the questions that they have not answered.
 
     Args:
-        plan: The plan of the run.
-        schedule: The order of the run.
-        systems: Systems by name.
         done: (system, subject) -> rows that are already answered.
-        sink: Receives the answers.
         check_limits: Takes the joules used so far; returns why the run ends now, or None.
 
     Raises:
@@ -59,8 +55,6 @@ def build_work(plan: RunPlan, piece: Piece, done: set[int]) -> SubjectWork:
     """Build the work of a piece from the questions of the plan.
 
     Args:
-        plan: The plan of the run.
-        piece: The piece.
         done: Rows of its subject that its system has answered.
     """
     by_row = {question.row: question for question in plan.drawn[piece.subject]}

@@ -43,20 +43,15 @@ class RunPlan:
     """Everything that a run needs to start.
 
     Attributes:
-        suite: All questions to draw from.
-        drawn: Subject -> the questions of the plan, subjects in the order of the run.
-        examples: Subject -> worked examples in the prompt.
-        arms: Arm -> its settings.
-        policy: The policy that decides for each question; None if every arm answers all of them.
-        policy_text: Name and text of the policy that decides, or that defines the arms.
-        order, block, precision, design, part: As in :class:`etui.bench.store.run_config.RunConfig`.
-        difficulty: Difficulties of the questions; None without.
+        order, block, precision, design, part: As in
+            :class:`etui.bench.store.run_config.RunConfig`.
     """
 
-    suite: Suite
+    suite: Suite  # All questions to draw from
     data_path: str | None
     drawn: Mapping[str, tuple[Question, ...]]
-    examples: Mapping[str, tuple[Question, ...]]
+    """Subject -> the questions of the plan, subjects in the order of the run."""
+    examples: Mapping[str, tuple[Question, ...]]  # Subject -> worked examples in the prompt
     format: Format
     shots: int
     seed: int
@@ -65,7 +60,9 @@ class RunPlan:
     subjects: tuple[str, ...] | None
     arms: Mapping[str, Arm]
     policy: Policy | None = None
+    """The policy that decides for each question; None if every arm answers all of them."""
     policy_text: BenchPolicy | None = None
+    """Name and text of the policy that decides, or that defines the arms."""
     reuse: bool = True
     models: tuple[str, ...] = ()
     order: Order = "subjects"
@@ -73,7 +70,7 @@ class RunPlan:
     precision: BenchPrecision | None = None
     design: BenchDesign | None = None
     part: BenchPart | None = None
-    difficulty: DifficultyTable | None = None
+    difficulty: DifficultyTable | None = None  # Difficulties of the questions; None without
 
     @property
     def systems(self) -> tuple[str, ...]:
@@ -142,11 +139,6 @@ def make_design_plan(
 
     Args:
         ask: The questions; what it says of arms is not used.
-        arms: The arms.
-        design: Name and text of the design.
-        block: Questions of a block.
-        config: Folders and settings.
-        say: Receives progress messages of a download.
 
     Raises:
         UsageError: A name does not exist, or options cannot be combined.

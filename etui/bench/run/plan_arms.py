@@ -43,11 +43,7 @@ def choose_arms(
     """Choose the arms of a request, those of its policy included.
 
     Args:
-        ask: The request.
-        format_: The format of the questions.
         answer_tokens: Most tokens of an answer without thinking, if no option states them.
-        config: Folders and settings.
-        catalogue: The models.
 
     Returns:
         Arm -> its settings, the policy that decides for each question (None if every arm answers

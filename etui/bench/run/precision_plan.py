@@ -16,17 +16,12 @@ from etui.errors import InvalidFile, UsageError
 
 @dataclass(frozen=True, slots=True)
 class PrecisionRequest:
-    """What the command line asks for.
+    """What the command line asks for."""
 
-    Attributes:
-        points: Half width in percentage points, above 0 and below 50.
-        of: Whose half width; None is that of the accuracies.
-        difficulty: File with the difficulties of the questions; None without.
-    """
-
-    points: float
+    points: float  # Half width in percentage points, above 0 and below 50
     of: Literal["accuracy", "difference"] | None = None
-    difficulty: Path | None = None
+    """Whose half width; None is that of the accuracies."""
+    difficulty: Path | None = None  # File with the difficulties of the questions; None without
 
 
 def add_precision(
@@ -35,8 +30,6 @@ def add_precision(
     """Make a plan stop at a precision.
 
     Args:
-        plan: The plan.
-        request: What is asked for.
         say: Receives notes about the table of difficulties.
 
     Raises:
@@ -61,11 +54,6 @@ def add_precision(
 
 def restore_difficulty(plan: RunPlan, run: RunConfig, copy: Path) -> RunPlan:
     """Put the table of difficulties of a run back into its plan.
-
-    Args:
-        plan: The plan of the resumed run.
-        run: Its configuration.
-        copy: The copy of the table in the run folder.
 
     Raises:
         InvalidFile: The copy is missing, or differs from the table that the run was started with.
@@ -129,7 +117,6 @@ def check_sources(
     """Refuse difficulties that are made from the answers of a model that is measured.
 
     Args:
-        plan: The plan.
         hashes: Model of the run -> hash of its file; None if it is not known.
         say: Receives a note about a source of the same name of which no hash is known.
 

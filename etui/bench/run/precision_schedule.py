@@ -40,19 +40,13 @@ class PrecisionAudience(Protocol):
 
 @dataclass(slots=True)
 class PrecisionSchedule:
-    """Pieces of a run until its intervals are as narrow as asked.
-
-    Attributes:
-        plan: The plan, with ``precision``.
-        config: The configuration of the run.
-        wait: Waits until all answers given so far are written, and thus added.
-        notice: Called after each look.
-    """
+    """Pieces of a run until its intervals are as narrow as asked."""
 
     plan: RunPlan
     config: RunConfig
-    wait: Callable[[], None]
+    wait: Callable[[], None]  # Waits until all answers given so far are written, and thus added
     notice: Callable[[Precision, int], None] = lambda precision, needed: None
+    """Called after each look."""
     _right: dict[str, dict[Key, bool]] = field(default_factory=dict)
     _looks: list[int] = field(default_factory=list)
     _found: dict[str, SystemPrecision] = field(default_factory=dict)
@@ -156,8 +150,6 @@ def open_precision(
     """Open the schedule of a plan that stops at a precision; None for another plan.
 
     Args:
-        plan: The plan.
-        config: The configuration of the run.
         wait: Waits until all answers given so far are written.
         audience: Shows how many questions are expected.
     """

@@ -33,27 +33,23 @@ _RENDERED = 3
 
 @dataclass(frozen=True, slots=True)
 class PromptCounts:
-    """Prompt tokens of each question, and how many of them a subject's questions share.
-
-    Attributes:
-        own: Model -> question -> tokens of its text, worked examples included, or of the whole
-            prompt if nothing is added.
-        added: Arm -> tokens that the chat template and the instructions add to each question.
-        shared: Model -> subject -> tokens of ``own`` that are computed once for questions that
-            follow each other; 0 without reuse.
-        shared_added: Arm -> tokens of ``added`` that are; absent if none are.
-    """
+    """Prompt tokens of each question, and how many of them a subject's questions share."""
 
     own: Mapping[str, Mapping[Key, int]]
+    """Model -> question -> tokens of its text, worked examples included, or of the whole prompt if
+    nothing is added."""
     added: Mapping[str, float]
+    """Arm -> tokens that the chat template and the instructions add to each question."""
     shared: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    """Model -> subject -> tokens of ``own`` that are computed once for questions that follow each
+    other; 0 without reuse."""
     shared_added: Mapping[str, float] = field(default_factory=dict)
+    """Arm -> tokens of ``added`` that are; absent if none are."""
 
     def mean(self, arm: Arm, pieces: Iterable[Sequence[Key]]) -> float | None:
         """Return the mean number of computed prompt tokens of an arm.
 
         Args:
-            arm: The arm.
             pieces: Questions of one subject each that are answered one after the other.
 
         Returns:
@@ -161,11 +157,7 @@ class _Vocabulary:
         return self._model.with_bos(tokens) if bos else tokens
 
     def count(self, plan: RunPlan) -> tuple[dict[Key, int], dict[str, int]]:
-        """Count the tokens of the text of every question, or of its prompt without a template.
-
-        Returns:
-            The tokens of each question, and those of each subject that its questions share.
-        """
+        """Count the tokens of the text of every question, or of its prompt without a template."""
         counts: dict[Key, int] = {}
         shared: dict[str, int] = {}
         for subject, questions in plan.drawn.items():

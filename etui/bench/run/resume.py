@@ -57,10 +57,6 @@ def refuse_other_plan(before: RunConfig, now: RunConfig) -> None:
 
     Programs and hardware may differ there: each answer names its machine.
 
-    Args:
-        before: The run.
-        now: The run as it would be on one machine.
-
     Raises:
         UsageError: The plans differ; the message lists how.
     """

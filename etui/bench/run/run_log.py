@@ -22,21 +22,13 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class RunLog:
-    """Keeps the log up to date with a run.
-
-    Attributes:
-        writer: Writes the log.
-        config: Configuration of the run.
-        folder: Its folder.
-        status: As in :func:`etui.bench.report.log_rows.run_record`.
-        summary: Summary of the run; None before it has one.
-    """
+    """Keeps the log up to date with a run."""
 
     writer: TurnWriter
     config: RunConfig
     folder: Path
-    status: str = "running"
-    summary: Summary | None = None
+    status: str = "running"  # As in :func:`etui.bench.report.log_rows.run_record`
+    summary: Summary | None = None  # Summary of the run; None before it has one
 
     def add(self, samples: Sequence[Sample]) -> None:
         """Write the rows of answers."""
@@ -63,9 +55,6 @@ def log_run(
     A run that an error ends is logged as stopped if the user stopped it, else as an error.
 
     Args:
-        writer: Writes the log.
-        config: Configuration of the run.
-        folder: Its folder.
         before: The answers that it has already.
     """
     log = RunLog(writer, config, folder)

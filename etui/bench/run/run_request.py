@@ -17,23 +17,15 @@ class RunRequest:
     """Request of the command line; None or empty selects the default.
 
     Attributes:
-        suite: A suite with a name, or a file.
         models, reasonings: Every pair of them is an arm.
-        arms: Names of arms of the policy.
-        policy: Decides for each question, unless ``arms`` selects some of its arms.
-        format: One of :data:`FORMATS`; None is the suite's, or ``chat`` if reasoning, arms or a
-            policy are asked for.
-        overrides: Settings that override those of the arms.
-        reuse: Whether worked examples are computed once per subject.
-        speculates: Speculation of the arms; with several, each arm is measured with each of them.
-            Empty leaves it to the policy or the model.
-        part: Share of the plan that is answered; None is the whole plan.
     """
 
     suite: str
     split: str = "test"
     data: str | None = None
     format: str | None = None
+    """One of :data:`FORMATS`; None is the suite's, or ``chat`` if reasoning, arms or a policy are
+    asked for."""
     shots: int | None = None
     seed: int = 0
     limit: int | None = None
@@ -42,11 +34,13 @@ class RunRequest:
     models: tuple[str, ...] = ()
     reasonings: tuple[Reasoning, ...] = ()
     arms: tuple[str, ...] = ()
-    policy: str | None = None
-    overrides: ArmOverrides = _NO_OVERRIDES
-    reuse: bool = True
+    policy: str | None = None  # Decides for each question, unless `arms` selects some of its arms
+    overrides: ArmOverrides = _NO_OVERRIDES  # Settings that override those of the arms
+    reuse: bool = True  # Whether worked examples are computed once per subject
     speculates: tuple[Speculate, ...] = ()
-    part: BenchPart | None = None
+    """Speculation of the arms; with several, each arm is measured with each of them. Empty leaves
+    it to the policy or the model."""
+    part: BenchPart | None = None  # Share of the plan that is answered; None is the whole plan
 
     @property
     def routed(self) -> bool:

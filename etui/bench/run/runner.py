@@ -69,17 +69,9 @@ class Audience(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class RunOutcome:
-    """How a run ended.
+    """How a run ended."""
 
-    Attributes:
-        ending: Whether all questions are answered, and if not, why.
-        folder: The run folder.
-        config: Its configuration.
-        samples: All answers.
-        summary: The summary of the answers.
-    """
-
-    ending: Ending
+    ending: Ending  # Whether all questions are answered, and if not, why
     folder: Path
     config: RunConfig
     samples: Sequence[Sample]
@@ -88,27 +80,20 @@ class RunOutcome:
 
 @dataclass(slots=True)
 class BenchRunner:
-    """Runs plans on this machine.
+    """Runs plans on this machine."""
 
-    Attributes:
-        runtime: This machine, with llama.cpp in this process.
-        audience: Shows the progress.
-        stopped: Set when the user wants to stop.
-        on_stop: Called, once the engine is open, with a function that ends a running answer.
-        build_side_work: Builds what a plan does between its blocks.
-    """
-
-    runtime: Runtime[LocalBackend]
-    audience: Audience
-    stopped: Event
+    runtime: Runtime[LocalBackend]  # This machine, with llama.cpp in this process
+    audience: Audience  # Shows the progress
+    stopped: Event  # Set when the user wants to stop
     on_stop: Callable[[Callable[[], None]], None] = lambda cancel: None
+    """Called, once the engine is open, with a function that ends a running answer."""
     build_side_work: Callable[[RunPlan], SideWork] = lambda plan: NoSideWork()
+    """Builds what a plan does between its blocks."""
 
     def start(self, plan: RunPlan, out: Path | None, limits: RunLimits = NO_LIMITS) -> RunOutcome:
         """Run a plan in a new folder.
 
         Args:
-            plan: What to measure.
             out: The run folder; None creates one in the folder of all runs.
             limits: Stop once these are reached.
 
@@ -137,7 +122,6 @@ class BenchRunner:
         """Resume a run.
 
         Args:
-            folder: The run folder.
             plan_again: Builds the plan of a run from its configuration.
             limits: Stop once these are reached; joules used before count, time does not.
 
@@ -165,11 +149,7 @@ class BenchRunner:
         samples: Sequence[Sample],
         limits: RunLimits,
     ) -> RunOutcome:
-        """Resume a run of several machines on this one.
-
-        Raises:
-            UsageError: The plan is another, or machines are compared and this is none of them.
-        """
+        """Resume a run of several machines on this one."""
         refuse_other_plan(before, now)
         machine = assign_keys(before.machines or (), {"here": now})["here"]
         compare = is_comparison(before)

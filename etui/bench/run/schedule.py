@@ -17,19 +17,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """Questions of one subject that one system answers in one go.
+    """Questions of one subject that one system answers in one go."""
 
-    Attributes:
-        system: Name of the arm or of the policy.
-        subject: Name of the subject.
-        rows: Rows of the questions, in the order in which they are asked.
-        block: Number of the block it belongs to, from 0.
-    """
-
-    system: str
+    system: str  # Name of the arm or of the policy
     subject: str
-    rows: tuple[int, ...]
-    block: int
+    rows: tuple[int, ...]  # Rows of the questions, in the order in which they are asked
+    block: int  # Number of the block it belongs to, from 0
 
 
 def build_schedule(plan: RunPlan, systems: Iterable[str]) -> Iterator[Piece]:
@@ -37,7 +30,6 @@ def build_schedule(plan: RunPlan, systems: Iterable[str]) -> Iterator[Piece]:
 
     Args:
         plan: The plan; ``order`` and ``block`` choose the order, ``part`` the share of it.
-        systems: Names of the systems.
 
     Yields:
         The pieces in the order in which they are answered.
@@ -77,10 +69,7 @@ def build_blocks(
 
     Args:
         plan: The plan; its ``seed`` draws the order of the systems.
-        systems: Names of the systems.
         questions: Subject and row of the questions, in order.
-        size: Questions of a block.
-        first: Number of the first block.
     """
     names, order = tuple(systems), list(questions)
     for block, start in enumerate(range(0, len(order), size), first):

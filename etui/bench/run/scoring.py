@@ -20,19 +20,13 @@ class StopRequested(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """Scores of one prompt.
-
-    Attributes:
-        prompt: The prompt.
-        logprobs: Letter -> log-probability of its ending in nats, full softmax at every token.
-        cached: Number of reused tokens.
-        computed: Number of tokens computed for it, endings included.
-    """
+    """Scores of one prompt."""
 
     prompt: TokenizedPrompt
     logprobs: Mapping[str, float]
-    cached: int
-    computed: int
+    """Letter -> log-probability of its ending in nats, full softmax at every token."""
+    cached: int  # Number of reused tokens
+    computed: int  # Number of tokens computed for it, endings included
 
     @property
     def choice(self) -> str:

@@ -110,8 +110,6 @@ class ScoringArm:
     """Scores questions of one model.
 
     Args:
-        name: Name of the arm.
-        session: Returns the session of its model.
         format_: A format that does not generate.
         reuse: Whether worked examples are computed once per subject.
         cancelled: Checked before every batch.
@@ -215,38 +213,28 @@ class Shared:
 
     Attributes:
         start_ns, end_ns: Interval of the computation, monotonic clock.
-        tokens: Number of computed tokens.
-        questions: Questions of the run that share them, including those answered before an
-            interruption.
     """
 
     start_ns: int
     end_ns: int
-    tokens: int
+    tokens: int  # Number of computed tokens
     questions: int
+    """Questions of the run that share them, including those answered before an interruption."""
 
 
 @dataclass(frozen=True, slots=True)
 class Charge:
-    """One question's share of energy, time and tokens.
+    """One question's share of energy, time and tokens."""
 
-    Attributes:
-        joules: Gross joules with its share of the prefix; None if unmeasured.
-        uncertainty: Half width in joules; None if ``joules`` is.
-        kind: The weaker kind of the two measurements.
-        seconds: Its share of the time, the prefix's time included.
-        prefix_tokens: Its share of the prefix's tokens.
-        coverage: The smaller share of both intervals that was recorded, 0..1; None if unmeasured.
-        shared: Whether other processes used the measured devices in either; None if unmeasured.
-    """
-
-    joules: float | None
-    uncertainty: float | None
-    kind: str | None
-    seconds: float
-    prefix_tokens: float
+    joules: float | None  # Gross joules with its share of the prefix; None if unmeasured
+    uncertainty: float | None  # Half width in joules; None if `joules` is
+    kind: str | None  # The weaker kind of the two measurements
+    seconds: float  # Its share of the time, the prefix's time included
+    prefix_tokens: float  # Its share of the prefix's tokens
     coverage: float | None = None
+    """The smaller share of both intervals that was recorded, 0..1; None if unmeasured."""
     shared: bool | None = None
+    """Whether other processes used the measured devices in either; None if unmeasured."""
 
 
 def split_charges(

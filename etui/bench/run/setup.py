@@ -40,10 +40,7 @@ def load_models(
     """Load every model of a run once, to check that it loads and to record how.
 
     Args:
-        plan: The run.
-        answerer: The backend.
         serve: Finds the file of a model by its name.
-        say: Shows a line about the current step.
 
     Returns:
         Each model with its settings in memory.
@@ -84,11 +81,7 @@ def load_models(
 
 
 def _check_remote(served: Served, answerer: LocalBackend) -> BenchModel:
-    """Check that a backend serves a model, and describe it by what is known of it here.
-
-    Raises:
-        ModelUnavailable: It does not.
-    """
+    """Check that a backend serves a model, and describe it by what is known of it here."""
     spec = served.spec
     finish_load(answerer.load(spec, served.path))  # type: ignore[arg-type]  # a remote has no file
     return BenchModel(
@@ -132,10 +125,6 @@ def build_run_config(
     """Build the configuration of a run: everything its results depend on.
 
     Args:
-        plan: The run.
-        run_id: Its id.
-        models: The models with their settings in memory.
-        config: Folders and settings.
         recorder: The power meter.
         idle: Which idle baseline the recorder uses; None without one.
         gpus: The GPUs as llama.cpp describes them.

@@ -56,8 +56,6 @@ def interleave(
     """Yield the pieces of a schedule, and work after each block before the next one is asked for.
 
     Args:
-        pieces: The schedule.
-        side_work: The work.
         ended: Whether the run ends now.
     """
     block: int | None = None

@@ -61,7 +61,6 @@ class TurnArm:
     Args:
         decide: Chooses for each question: always the same arm, or the decision of a policy.
         runtime: This machine; these turns are not logged.
-        format_: A format that generates.
         reuse: Whether the questions of a subject share its worked examples in the cache.
         cancelled: Returns whether the user wants to stop.
     """
@@ -158,9 +157,6 @@ def build_sample(
     A vote is graded by its majority, any other answer by what it states.
 
     Args:
-        record: The turn.
-        question: The question with its right answer.
-        messages: The prompt.
         shots: Number of worked examples in the prompt.
         error: Why there is no valid answer; None if there is one.
         rule: Reads the answer; None reads the option that is stated last.

@@ -13,19 +13,13 @@ from etui.energy.types import EnergyOf
 
 @dataclass(frozen=True, slots=True)
 class SubjectWork:
-    """One subject of a run.
-
-    Attributes:
-        subject: Name of the subject.
-        questions: Every question of it in the run, in order. Answered ones are included, so that
-            the groups that are computed together stay the same.
-        done: Rows that are already answered.
-        examples: Worked examples to show.
-    """
+    """One subject of a run."""
 
     subject: str
     questions: Sequence[Question]
-    done: Collection[int]
+    """Every question of it in the run, in order. Answered ones are included, so that the groups
+    that are computed together stay the same."""
+    done: Collection[int]  # Rows that are already answered
     examples: Sequence[Question]
 
     @property

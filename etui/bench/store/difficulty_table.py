@@ -36,35 +36,22 @@ _FIX = "write it with: etui bench difficulty RUN... -o FILE"
 
 @dataclass(frozen=True, slots=True)
 class DifficultySource:
-    """A model whose answers made a table.
+    """A model whose answers made a table."""
 
-    Attributes:
-        name: Name of the model, or of its column in a table of outcomes.
-        sha256: Hash of its GGUF; None if it is not known.
-        source: The run or the file of its answers.
-    """
-
-    name: str
-    sha256: str | None
-    source: str
+    name: str  # Name of the model, or of its column in a table of outcomes
+    sha256: str | None  # Hash of its GGUF; None if it is not known
+    source: str  # The run or the file of its answers
 
 
 @dataclass(frozen=True, slots=True)
 class DifficultyTable:
-    """Difficulties of questions.
+    """Difficulties of questions."""
 
-    Attributes:
-        values: (subject, row) -> expected accuracy, in [0, 1].
-        models: (subject, row) -> number of models that answered it.
-        data_sha256: Hash of the data of the questions; None if it is not known.
-        sources: Models whose answers it is made of; empty if they are not known.
-        text: The file.
-    """
-
-    values: Mapping[tuple[str, int], float]
-    models: Mapping[tuple[str, int], int]
-    data_sha256: str | None
+    values: Mapping[tuple[str, int], float]  # (subject, row) -> expected accuracy, in [0, 1]
+    models: Mapping[tuple[str, int], int]  # (subject, row) -> number of models that answered it
+    data_sha256: str | None  # Hash of the data of the questions; None if it is not known
     sources: tuple[DifficultySource, ...]
+    """Models whose answers it is made of; empty if they are not known."""
     text: str
 
     @property
@@ -114,7 +101,6 @@ def parse_difficulty(text: str, place: str) -> DifficultyTable:
     """Parse a table.
 
     Args:
-        text: Its text.
         place: Name of the file, for messages.
 
     Raises:
@@ -174,11 +160,7 @@ def _parse_comments(
 
 
 def _parse_row(fields: list[str], header: list[str]) -> tuple[tuple[str, int], float, int]:
-    """Parse a row into question, difficulty and number of models.
-
-    Raises:
-        ValueError: The row is invalid; the message describes the problem.
-    """
+    """Parse a row into question, difficulty and number of models."""
     if len(fields) != len(header):
         raise ValueError(f"has {len(fields)} columns, the first line has {len(header)}")
     subject, row, difficulty = (field.strip() for field in fields[:3])

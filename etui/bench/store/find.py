@@ -51,7 +51,6 @@ def find_folder(text: str, place: Path, noun: str) -> Path:
 
     Args:
         text: What the user gives.
-        place: Where such folders are by default.
         noun: What is in each: ``run``.
 
     Raises:

@@ -30,7 +30,6 @@ def describe_machine(config: RunConfig, key: str) -> BenchMachine:
     """Describe the machine of a run of one machine by the run's own fields.
 
     Args:
-        config: The configuration of the run.
         key: The key that the machine gets: ``m1``.
     """
     devices = config.machine.get("devices")
@@ -122,9 +121,6 @@ def name_devices(channels: Iterable[Channel], described: Sequence[str] = ()) -> 
 
 def read_gpu_driver(sysfs: Path) -> str | None:
     """Read the version of the GPU's kernel driver; the kernel's if the driver is a part of it.
-
-    Args:
-        sysfs: Folder of sysfs.
 
     Returns:
         For example ``nvidia 550.54.15``; None if no driver is loaded.

@@ -20,14 +20,9 @@ prefix of the run is a stratified random sample."""
 
 @dataclass(frozen=True, slots=True)
 class BenchPart:
-    """A share of a plan.
+    """A share of a plan."""
 
-    Attributes:
-        index: 0-based.
-        count: Number of parts.
-    """
-
-    index: int
+    index: int  # 0-based
     count: int
 
 
@@ -36,7 +31,6 @@ class SubjectCut:
     """Questions of a subject that one part answers in one go.
 
     Attributes:
-        subject: Name of the subject.
         start, stop: Range of its drawn questions, as for a slice.
     """
 
@@ -55,7 +49,6 @@ def cut_subjects(sizes: Mapping[str, int], part: BenchPart) -> tuple[SubjectCut,
 
     Args:
         sizes: Subject -> number of drawn questions, in the order of the run.
-        part: The part.
 
     Returns:
         Its cuts in the order of the run; at least one if the plan has a question for every part.
@@ -91,7 +84,6 @@ def list_part(
 
     Args:
         sizes: Subject -> number of drawn questions, in the order of the run.
-        order: Order of the questions of the plan.
         block: Requested questions of a block of the balanced order; None is :data:`BLOCK`.
         seed: Seed of the balanced order.
         part: The part; None is the whole plan.

@@ -27,38 +27,32 @@ class BenchModel:
     """A model of a run, as it was loaded.
 
     Attributes:
-        name: Name in models.yaml.
-        sha256: Hash of the GGUF.
-        file_bytes: Its size.
-        gpu_layers: Layers on the GPU.
-        context_tokens, sequences: Size of the context.
-        batch_tokens: Most tokens of one batch; determines the chunking of every prompt.
         kv_type, flash_attention: Type of the KV cache and of the attention.
-        letters: ``single`` if " A", " B" and so on are one token each after a prompt, ``sequence``
-            if they are scored as sequences; None if the format does not read letters.
         threads, prefill_threads: Threads of its own; None for those of the run.
-        draft_tokens: Number of tokens to draft at a time; None chooses it at each step.
-        quantisation: Quantisation of the weights, by the header of the file; None if unknown.
         backend, remote_name: The remote backend that serves it, and its name there; None for a
             model of this machine. What is not known of a remote model is empty or 0.
     """
 
     name: str
-    sha256: str | None
+    sha256: str | None  # Hash of the GGUF
     file_bytes: int
     gpu_layers: int
     context_tokens: int
     sequences: int
-    batch_tokens: int
+    batch_tokens: int  # Most tokens of one batch; determines the chunking of every prompt
     kv_type: str
     flash_attention: str
     letters: str | None = None
+    """``single`` if " A", " B" and so on are one token each after a prompt, ``sequence`` if they
+    are scored as sequences; None if the format does not read letters."""
     threads: int | None = None
     prefill_threads: int | None = None
     draft_tokens: int | None = None
+    """Number of tokens to draft at a time; None chooses it at each step."""
     backend: str | None = None
     remote_name: str | None = None
     quantisation: str | None = None
+    """Quantisation of the weights, by the header of the file; None if unknown."""
 
 
 _OPTIONAL = (
@@ -77,18 +71,14 @@ class BenchDesign:
 
 @dataclass(frozen=True, slots=True)
 class BenchPrecision:
-    """The width at which a run stops.
+    """The width at which a run stops."""
 
-    Attributes:
-        points: Half width of the 95 % confidence sequence, in percentage points.
-        of: ``accuracy`` of every system, or its ``difference`` from the first system.
-        difficulty_sha256: Hash of the table of difficulties that is the covariate; None without
-            one. The table itself is in the run folder.
-    """
-
-    points: float
+    points: float  # Half width of the 95 % confidence sequence, in percentage points
     of: Literal["accuracy", "difference"]
+    """``accuracy`` of every system, or its ``difference`` from the first system."""
     difficulty_sha256: str | None = None
+    """Hash of the table of difficulties that is the covariate; None without one. The table itself
+    is in the run folder."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,24 +86,19 @@ class BenchMachine:
     """A machine that answered questions of a run of several machines.
 
     Attributes:
-        key: Short unique key, as samples name it.
-        name: As :func:`etui.config.machine.machine_name` describes it.
-        memory_bytes: Its memory.
-        threads: Threads of llama.cpp.
-        models: Its models, as they were loaded there.
         versions, energy, idle: As in :class:`RunConfig`.
-        devices: Models of its GPUs; None if it has none, or if they are unknown.
     """
 
-    key: str
-    name: str
+    key: str  # Short unique key, as samples name it
+    name: str  # As :func:`etui.config.machine.machine_name` describes it
     memory_bytes: int
-    threads: int
-    models: tuple[BenchModel, ...]
+    threads: int  # Threads of llama.cpp
+    models: tuple[BenchModel, ...]  # Its models, as they were loaded there
     versions: Mapping[str, Any]
     energy: Mapping[str, Any]
     idle: Mapping[str, Any] | None = None
     devices: tuple[str, ...] | None = None
+    """Models of its GPUs; None if it has none, or if they are unknown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,84 +114,63 @@ class RunConfig:
     """The questions, settings, models, programs and machine of a run.
 
     Attributes:
-        run_id: Identifies the run.
-        started_at: ISO 8601, UTC.
-        suite: ``mmlu``, ``sample``, or the stem of a CSV file.
-        split: ``test``, ``val`` or ``dev``.
-        data_path: Folder or file given by ``--data`` or ``--suite``; None for etui's own copy.
-        data_sha256: Hash of the suite's files, those of the split and of the examples.
-        sizes: Subject -> questions of the split, in file order.
-        drawn: Subject -> number of questions in the plan, in the order they are asked.
-        format, format_version: The prompt format.
-        shots: Requested number of worked examples.
-        seed: Seed of the sample and of the order of subjects, and first seed of every answer.
         limit, per_subject: Requested number of questions; None is all.
-        subjects: Requested subjects; None is all.
-        arms: Arm -> its settings; all arms of the policy in a policy run.
-        policy: The policy that decides, or that defines the arms; None if the command line
-            defines them.
-        routed: Whether the policy decides for each question. A sample's ``arm`` is then the arm
-            that answered, and all samples belong to one system, the policy.
-        models: The models of the arms.
-        prefix_reuse: Whether worked examples are computed once per subject, not per question.
-        group_questions: Most questions whose letters are read from one batch.
-        threads: Threads of llama.cpp.
-        versions: Program -> version; ``llama_cpp`` is the description reported by the build, and
-            ``gpu_driver`` is only there with a GPU.
-        machine: Name and memory of the machine, and ``devices``, its GPUs, if it has any.
-        energy: ``channels`` of the total (id -> kind), the ``unmeasured`` parts, ``sample_hz``;
-            ``devices`` has the ``label`` and the ``limit_watts`` of channels that have one, and
-            ``pue`` is there if it is not 1.
-        idle: Idle baseline at the start of the run: ``which`` one and its ``watts``; None if there
-            is none.
-        order: Order of the questions.
-        block: Questions of a block of the balanced order; None otherwise.
-        chance: Accuracy of guessing; None is 0.25, four options.
-        precision: Width at which the run stops; None asks all questions.
-        design: The design that laid out the run; None without one.
-        part: Share of the plan that this run answers; None is the whole plan.
-        machines: Machines of a merged or a distributed run; None for a run of one machine.
-        merged: Ids of the runs that were merged into this one; None for a run that answered itself.
-        grading: Rule that graded generated answers, as ``name@version``
-            (:mod:`etui.bench.prompts.grading`); None is the letter of an option.
     """
 
     run_id: str
-    started_at: str
-    suite: str
-    split: str
+    started_at: str  # ISO 8601, UTC
+    suite: str  # `mmlu`, `sample`, or the stem of a CSV file
+    split: str  # `test`, `val` or `dev`
     data_path: str | None
-    data_sha256: str
-    sizes: Mapping[str, int]
+    """Folder or file given by ``--data`` or ``--suite``; None for etui's own copy."""
+    data_sha256: str  # Hash of the suite's files, those of the split and of the examples
+    sizes: Mapping[str, int]  # Subject -> questions of the split, in file order
     drawn: Mapping[str, int]
+    """Subject -> number of questions in the plan, in the order they are asked."""
     format: str
     format_version: int
-    shots: int
-    seed: int
+    shots: int  # Requested number of worked examples
+    seed: int  # Seed of the sample and of the order of subjects, and first seed of every answer
     limit: int | None
     per_subject: int | None
-    subjects: tuple[str, ...] | None
+    subjects: tuple[str, ...] | None  # Requested subjects; None is all
     arms: Mapping[str, Mapping[str, Any]]
+    """Arm -> its settings; all arms of the policy in a policy run."""
     policy: BenchPolicy | None
+    """The policy that decides, or that defines the arms; None if the command line defines them."""
     routed: bool
+    """Whether the policy decides for each question. A sample's ``arm`` is then the arm that
+    answered, and all samples belong to one system, the policy."""
     models: tuple[BenchModel, ...]
-    prefix_reuse: bool
-    group_questions: int
-    threads: int
+    prefix_reuse: bool  # Whether worked examples are computed once per subject, not per question
+    group_questions: int  # Most questions whose letters are read from one batch
+    threads: int  # Threads of llama.cpp
     versions: Mapping[str, Any]
+    """Program -> version; ``llama_cpp`` is the description reported by the build, and
+    ``gpu_driver`` is only there with a GPU."""
     machine: Mapping[str, Any]
+    """Name and memory of the machine, and ``devices``, its GPUs, if it has any."""
     energy: Mapping[str, Any]
+    """``channels`` of the total (id -> kind), the ``unmeasured`` parts, ``sample_hz``; ``devices``
+    has the ``label`` and the ``limit_watts`` of channels that have one, and ``pue`` is there if it
+    is not 1."""
     idle: Mapping[str, Any] | None = None
+    """Idle baseline at the start of the run: ``which`` one and its ``watts``; None if there is
+    none."""
     config_version: int = CONFIG_VERSION
     order: Order = "subjects"
-    block: int | None = None
-    chance: float | None = None
-    precision: BenchPrecision | None = None
-    design: BenchDesign | None = None
-    part: BenchPart | None = None
+    block: int | None = None  # Questions of a block of the balanced order; None otherwise
+    chance: float | None = None  # Accuracy of guessing; None is 0.25, four options
+    precision: BenchPrecision | None = None  # Width at which the run stops; None asks all questions
+    design: BenchDesign | None = None  # The design that laid out the run; None without one
+    part: BenchPart | None = None  # Share of the plan that this run answers; None is the whole plan
     machines: tuple[BenchMachine, ...] | None = None
+    """Machines of a merged or a distributed run; None for a run of one machine."""
     merged: tuple[str, ...] | None = None
+    """Ids of the runs that were merged into this one; None for a run that answered itself."""
     grading: str | None = None
+    """Rule that graded generated answers, as ``name@version`` (:mod:`etui.bench.prompts.grading`);
+    None is the letter of an option."""
 
     @property
     def asked(self) -> Mapping[str, int]:

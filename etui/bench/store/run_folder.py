@@ -46,19 +46,13 @@ RUN = FolderKind("run", "etui bench")
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """The content of a run folder.
-
-    Attributes:
-        config: The configuration of the run.
-        samples: The answers, in the order they were given.
-        good_bytes: Length of the complete lines of ``samples.jsonl``.
-        edited: Descriptions of changes made outside etui; empty if there are none.
-    """
+    """The content of a run folder."""
 
     config: RunConfig
-    samples: tuple[Sample, ...]
-    good_bytes: int
+    samples: tuple[Sample, ...]  # The answers, in the order they were given
+    good_bytes: int  # Length of the complete lines of `samples.jsonl`
     edited: tuple[str, ...] = ()
+    """Descriptions of changes made outside etui; empty if there are none."""
 
 
 def read_run(folder: Path) -> Recorded:

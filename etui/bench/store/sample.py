@@ -24,79 +24,62 @@ class Sample:
     """One graded answer.
 
     Attributes:
-        arm: Name of the arm; in a policy run, the arm that gave the final answer.
         subject, row: The question: its subject and its 0-based row in the subject's file.
-        answer: The right letter, or the right number in the form of the run's grading rule.
-        choice: The chosen letter or number; None if there is none.
-        correct: Whether choice and answer are equal.
-        status: ``no_answer`` ended without an answer, ``truncated`` was cut off before one.
-        text: Generated text; empty for formats that only read log-probabilities.
-        logprobs: Letter -> log-probability in nats, full softmax; None if none were read.
-        letter_mass: Sum of the letters' probabilities; None without ``logprobs``.
         confidence, margin: As in :class:`etui.events.Finished`; None if there is none.
-        shots: Worked examples in the prompt, without those that did not fit.
-        tokens: ``cached`` were reused; ``computed`` are the question's own.
-        prefix_tokens: Its equal share of the computed tokens of the shared prefix.
-        joules: Gross joules with its share of the shared prefix; None if unmeasured.
-        uncertainty: Half width in joules.
-        kind: Kind of the energy measurement (:class:`etui.energy.types.Kind`).
         prefill_joules, decode_joules: Joules by phase; the prefix's share is in prefill.
-        seconds: The question's own time plus its share of the prefix's time.
-        prompt_sha256: First 16 hex digits of the SHA-256 of the prompt text.
-        rule: Matching rule of the policy; None without a policy.
-        hops: The other arms that answered, in order, whose joules are its own too; empty without
-            a cascade.
-        error: Error message, for status ``error``.
-        speculation: Drafted tokens and their joules; None if nothing was drafted.
-        machine: Key of the machine that answered, in ``machines`` of the configuration; None for
-            the only machine of a run.
-        decode_seconds: Time of decoding; None if nothing was decoded, or it is unknown.
-        ttft_seconds: Time to first token; None if nothing was decoded, or it is unknown.
-        inter_token_seconds: Percentiles of the time between two tokens of this answer, as ``p50``,
-            ``p90`` and ``p95``; None with fewer than two tokens, or if unknown.
-        inter_token_bins: The same times as a histogram (:mod:`etui.bench.analysis.distribution`):
-            pairs of bin and count. None as above.
-        coverage: Share of its time that the meter recorded, 0..1; None if unknown.
-        shared: Whether other processes used a measured GPU, or the CPUs of an estimate; None if
-            unknown.
-        strict: Whether the answer is right by the stricter reading of the grading rule (of GSM8K:
-            after ``####``); None if the rule has none.
     """
 
-    arm: str
+    arm: str  # Name of the arm; in a policy run, the arm that gave the final answer
     subject: str
     row: int
-    answer: str
-    choice: str | None
-    correct: bool
+    answer: str  # The right letter, or the right number in the form of the run's grading rule
+    choice: str | None  # The chosen letter or number; None if there is none
+    correct: bool  # Whether choice and answer are equal
     status: SampleStatus
-    text: str
+    """``no_answer`` ended without an answer, ``truncated`` was cut off before one."""
+    text: str  # Generated text; empty for formats that only read log-probabilities
     logprobs: Mapping[str, float] | None
-    letter_mass: float | None
+    """Letter -> log-probability in nats, full softmax; None if none were read."""
+    letter_mass: float | None  # Sum of the letters' probabilities; None without `logprobs`
     confidence: float | None
     margin: float | None
-    shots: int
-    tokens: Tokens
-    prefix_tokens: float
-    joules: float | None
-    uncertainty: float | None
-    kind: str | None
+    shots: int  # Worked examples in the prompt, without those that did not fit
+    tokens: Tokens  # `cached` were reused; `computed` are the question's own
+    prefix_tokens: float  # Its equal share of the computed tokens of the shared prefix
+    joules: float | None  # Gross joules with its share of the shared prefix; None if unmeasured
+    uncertainty: float | None  # Half width in joules
+    kind: str | None  # Kind of the energy measurement (:class:`etui.energy.types.Kind`)
     prefill_joules: float | None
     decode_joules: float | None
-    seconds: float
-    prompt_sha256: str
-    rule: str | None = None
+    seconds: float  # The question's own time plus its share of the prefix's time
+    prompt_sha256: str  # First 16 hex digits of the SHA-256 of the prompt text
+    rule: str | None = None  # Matching rule of the policy; None without a policy
     hops: tuple[str, ...] = ()
-    error: str | None = None
+    """The other arms that answered, in order, whose joules are its own too; empty without a
+    cascade."""
+    error: str | None = None  # Error message, for status `error`
     speculation: SpeculationRecord | None = None
+    """Drafted tokens and their joules; None if nothing was drafted."""
     machine: str | None = None
+    """Key of the machine that answered, in ``machines`` of the configuration; None for the only
+    machine of a run."""
     decode_seconds: float | None = None
+    """Time of decoding; None if nothing was decoded, or it is unknown."""
     ttft_seconds: float | None = None
+    """Time to first token; None if nothing was decoded, or it is unknown."""
     inter_token_seconds: Mapping[str, float] | None = None
+    """Percentiles of the time between two tokens of this answer, as ``p50``, ``p90`` and ``p95``;
+    None with fewer than two tokens, or if unknown."""
     inter_token_bins: tuple[tuple[int, int], ...] | None = None
+    """The same times as a histogram (:mod:`etui.bench.analysis.distribution`): pairs of bin and
+    count. None as above."""
     coverage: float | None = None
+    """Share of its time that the meter recorded, 0..1; None if unknown."""
     shared: bool | None = None
+    """Whether other processes used a measured GPU, or the CPUs of an estimate; None if unknown."""
     strict: bool | None = None
+    """Whether the answer is right by the stricter reading of the grading rule (of GSM8K: after
+    ``####``); None if the rule has none."""
 
     @property
     def key(self) -> tuple[str, str, int]:

@@ -28,15 +28,10 @@ LOCK = ".lock"
 
 @dataclass(frozen=True, slots=True)
 class FolderKind:
-    """What a folder has in it, for error messages.
+    """What a folder has in it, for error messages."""
 
-    Attributes:
-        noun: Its name: ``run``.
-        command: The command that writes it: ``etui bench``.
-    """
-
-    noun: str
-    command: str
+    noun: str  # Its name: `run`
+    command: str  # The command that writes it: `etui bench`
 
 
 def check_new(folder: Path, kind: FolderKind) -> None:
@@ -116,8 +111,6 @@ def append_whole(file: IO[bytes], data: bytes, *, sync: bool) -> None:
     """Append to an unbuffered file; after an error it ends where it ended before.
 
     Args:
-        file: The file.
-        data: Whole lines.
         sync: Whether to wait until they are on the disk.
 
     Raises:
@@ -144,11 +137,6 @@ def write_seal(path: Path, size_bytes: int, sha256: str) -> None:
 
 def find_seal_problem(path: Path, sealed_file: str, raw: bytes) -> str:
     """Compare a file with its seal; lines after the sealed part come from a crash.
-
-    Args:
-        path: The seal.
-        sealed_file: Name of the file.
-        raw: Its content.
 
     Returns:
         What was changed outside etui; empty if nothing.

@@ -39,9 +39,7 @@ def join_machines(plan: RunConfig, found: Mapping[str, RunConfig], *, compare: b
     """Build the configuration of a run on several machines.
 
     Args:
-        plan: The configuration as it was planned.
         found: Key of the machine -> the configuration of the run there; one at least.
-        compare: Whether the machines are compared.
     """
     first = next(iter(found.values()))
     machines = tuple(describe_machine(config, key) for key, config in found.items())
@@ -121,12 +119,7 @@ def add_machines(config: RunConfig, machines: Sequence[BenchMachine]) -> RunConf
 
 @dataclass(frozen=True, slots=True)
 class MachineShare:
-    """The answers of one machine in a run of several.
-
-    Attributes:
-        machine: Its key.
-        compare: Whether the run compares machines.
-    """
+    """The answers of one machine in a run of several."""
 
     machine: str
     compare: bool

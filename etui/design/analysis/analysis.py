@@ -38,46 +38,33 @@ class PartAnalysis:
     """The figures of equal machines, or those of all machines without joules.
 
     Attributes:
-        machine: Name of the machines; empty if the run has only one kind.
-        paired: The paired answers.
-        kind: The weakest kind of the joules; None if unmeasured.
-        arms: Figures of every arm; empty without a paired question.
         multiples, leads: The arms against the direct answers.
         groups, subjects: Differences by group of MMLU and by subject.
-        replay: What a router would have saved.
-        curves: Operating curves, smallest model first.
-        verdict: The sentences.
     """
 
-    machine: str
+    machine: str  # Name of the machines; empty if the run has only one kind
     paired: Paired
-    kind: str | None
-    arms: tuple[ArmFigures, ...]
+    kind: str | None  # The weakest kind of the joules; None if unmeasured
+    arms: tuple[ArmFigures, ...]  # Figures of every arm; empty without a paired question
     multiples: tuple[Multiple, ...]
     leads: tuple[Lead, ...]
     groups: Bands
     subjects: Bands
-    replay: Replay
-    curves: tuple[ModelCurve, ...]
+    replay: Replay  # What a router would have saved
+    curves: tuple[ModelCurve, ...]  # Operating curves, smallest model first
     verdict: Verdict
 
 
 @dataclass(frozen=True, slots=True)
 class DesignAnalysis:
-    """The analysis of a run.
-
-    Attributes:
-        config: Configuration of the run.
-        layout: Its arms.
-        parts: The figures of the run. If its machines are not equal, the first part has the
-            accuracy of all of them, and one part for each kind of machine follows.
-        limits: What the figures do not cover.
-    """
+    """The analysis of a run."""
 
     config: RunConfig
     layout: Layout
     parts: tuple[PartAnalysis, ...]
-    limits: tuple[str, ...]
+    """The figures of the run. If its machines are not equal, the first part has the accuracy of all
+    of them, and one part for each kind of machine follows."""
+    limits: tuple[str, ...]  # What the figures do not cover
 
     @property
     def main(self) -> PartAnalysis:
@@ -99,7 +86,6 @@ def analyse(
     """Analyse a run; the order of the samples does not matter.
 
     Args:
-        config: Configuration of the run.
         samples: Its answers, complete or not.
         read_points: Returns the points of its operating curves.
         roles: Role -> model of the design, smallest first; None names the roles by the models.

@@ -20,30 +20,22 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class ArmFigures:
-    """Figures of one arm.
-
-    Attributes:
-        strategy: The arm.
-        questions: Number of its questions.
-        accuracy: Share of right answers.
-        energy: Joules per question, right answer and output token, over the questions of which
-            every metered arm has joules; None if unmeasured.
-        output_tokens: Thinking and answer tokens of a question.
-        seconds: Time of a question.
-        ttft_seconds: Time to first token, over the questions of which it is known; None if none.
-        outcomes: Each of ``right``, ``wrong``, ``no_answer``, ``truncated``, ``error`` -> number.
-        on_hull: Whether no random mixture of other arms is as accurate for as few joules.
-    """
+    """Figures of one arm."""
 
     strategy: Strategy
     questions: int
-    accuracy: Interval
+    accuracy: Interval  # Share of right answers
     energy: Cost | None
-    output_tokens: Interval
-    seconds: Interval
+    """Joules per question, right answer and output token, over the questions of which every metered
+    arm has joules; None if unmeasured."""
+    output_tokens: Interval  # Thinking and answer tokens of a question
+    seconds: Interval  # Time of a question
     ttft_seconds: Interval | None
+    """Time to first token, over the questions of which it is known; None if none."""
     outcomes: dict[str, int]
+    """Each of ``right``, ``wrong``, ``no_answer``, ``truncated``, ``error`` -> number."""
     on_hull: bool = False
+    """Whether no random mixture of other arms is as accurate for as few joules."""
 
     @property
     def lost(self) -> int:
@@ -52,12 +44,7 @@ class ArmFigures:
 
 
 def compute_arm_figures(paired: Paired, seed: int) -> tuple[ArmFigures, ...]:
-    """Compute the figures of every arm; empty without a paired question.
-
-    Args:
-        paired: The paired answers.
-        seed: Seed of the bootstrap.
-    """
+    """Compute the figures of every arm; empty without a paired question."""
     if not len(paired):
         return ()
     measured = paired.measured.tolist()

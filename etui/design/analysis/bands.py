@@ -30,73 +30,51 @@ class BandDifference:
     """A thinking arm minus the direct answer of its model, in one subject or group.
 
     Attributes:
-        strategy: The arm.
-        base: The direct answer.
-        band: The subject or group.
-        group: Group of MMLU; None for other subjects.
-        questions: Number of questions.
         direct, thinking: Share of right answers of both.
         only_direct, only_thinking: Questions that only one of them got right.
-        difference: Accuracy of the arm minus that of the direct answer.
-        p_value: Two-sided p-value of McNemar's exact test.
-        p_holm: Adjusted for all looks; None with too few questions.
-        per_additional: Joules for each additional right answer; None without one, with too few
-            questions, or unmeasured.
-        effect: What follows from the interval and the adjusted p-value.
     """
 
     strategy: Strategy
-    base: Strategy
-    band: str
-    group: str | None
+    base: Strategy  # The direct answer
+    band: str  # The subject or group
+    group: str | None  # Group of MMLU; None for other subjects
     questions: int
     direct: float
     thinking: float
     only_direct: int
     only_thinking: int
-    difference: Interval
-    p_value: float
-    p_holm: float | None
+    difference: Interval  # Accuracy of the arm minus that of the direct answer
+    p_value: float  # Two-sided p-value of McNemar's exact test
+    p_holm: float | None  # Adjusted for all looks; None with too few questions
     per_additional: Interval | None
-    effect: Effect
+    """Joules for each additional right answer; None without one, with too few questions, or
+    unmeasured."""
+    effect: Effect  # What follows from the interval and the adjusted p-value
 
 
 @dataclass(frozen=True, slots=True)
 class PooledDifference:
-    """All thinking arms of a model together, minus its direct answer, in one subject or group.
-
-    Attributes:
-        role: The model.
-        band, group, questions: As in :class:`BandDifference`.
-        difference: Mean accuracy of the thinking arms minus that of the direct answer; a picture,
-            not a test.
-    """
+    """All thinking arms of a model together, minus its direct answer, in one subject or group."""
 
     role: str
     band: str
     group: str | None
     questions: int
     difference: Interval
+    """Mean accuracy of the thinking arms minus that of the direct answer; a picture, not a test."""
 
 
 @dataclass(frozen=True, slots=True)
 class Bands:
-    """All differences by subject or by group.
+    """All differences by subject or by group."""
 
-    Attributes:
-        what: ``subject`` or ``group``.
-        rows: By arm, then by band.
-        looks: Role -> number of looks that the p-values are adjusted for.
-        equal_p: Arm -> p-value of the same effect in all bands that have enough questions; absent
-            with fewer than two.
-        pooled: By role, then by band.
-    """
-
-    what: str
-    rows: tuple[BandDifference, ...]
-    looks: dict[str, int]
+    what: str  # `subject` or `group`
+    rows: tuple[BandDifference, ...]  # By arm, then by band
+    looks: dict[str, int]  # Role -> number of looks that the p-values are adjusted for
     equal_p: dict[str, float]
-    pooled: tuple[PooledDifference, ...]
+    """Arm -> p-value of the same effect in all bands that have enough questions; absent with fewer
+    than two."""
+    pooled: tuple[PooledDifference, ...]  # By role, then by band
 
 
 def compute_subjects(paired: Paired, seed: int) -> Bands:

@@ -35,11 +35,6 @@ def compute_mean_interval(
     """Compute a mean over questions and its interval; None without a question.
 
     The interval is widened for few questions as in :func:`compute_ratio_interval`.
-
-    Args:
-        values: A number of each question.
-        subjects: Subject of each question.
-        seed: Seed of the bootstrap.
     """
     if not values:
         return None
@@ -81,7 +76,6 @@ def compute_ratio_interval(
         below: The sum that divides.
         drawn_above: The first sum of each resample, shape (resamples,).
         drawn_below: The second sum of each resample, same shape.
-        questions: Number of questions.
         sensor: Relative half width that the meter adds, in quadrature at each end.
 
     Returns:

@@ -22,24 +22,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Lead:
-    """One thinking arm against the direct answers for the same joules.
-
-    Attributes:
-        strategy: The arm.
-        directs: The direct answers of the best mixture, cheapest first.
-        lead: Accuracy of the arm minus that of the mixture that costs as much, or of the most
-            accurate direct answer if all cost less.
-        deviation: Standard deviation of the difference of a question.
-        costs_more: Whether the arm costs more than this mixture, which is then one direct answer.
-        p_holm: Two-sided p-value of no lead, adjusted for the thinking arms of the model.
-    """
+    """One thinking arm against the direct answers for the same joules."""
 
     strategy: Strategy
-    directs: tuple[Strategy, ...]
+    directs: tuple[Strategy, ...]  # The direct answers of the best mixture, cheapest first
     lead: Interval
-    deviation: float
+    """Accuracy of the arm minus that of the mixture that costs as much, or of the most accurate
+    direct answer if all cost less."""
+    deviation: float  # Standard deviation of the difference of a question
     costs_more: bool
-    p_holm: float
+    """Whether the arm costs more than this mixture, which is then one direct answer."""
+    p_holm: float  # Two-sided p-value of no lead, adjusted for the thinking arms of the model
 
 
 def compute_leads(resampled: Resampled) -> tuple[Lead, ...]:

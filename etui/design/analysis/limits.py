@@ -25,10 +25,7 @@ def list_limits(
     """List the limits of a run.
 
     Args:
-        config: Configuration of the run.
-        paired: The paired answers.
         kind: Kind of the joules; None if unmeasured.
-        curves: The operating curves.
     """
     return (
         *_list_machine(config),

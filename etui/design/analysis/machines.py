@@ -16,17 +16,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class MachineGroup:
-    """Equal machines.
+    """Equal machines."""
 
-    Attributes:
-        name: Name of the machine, with their number if there are several.
-        keys: Their keys in the samples.
-        questions: Questions of which every answer comes from one of them.
-    """
-
-    name: str
+    name: str  # Name of the machine, with their number if there are several
     keys: tuple[str, ...]
-    questions: frozenset[Key]
+    questions: frozenset[Key]  # Questions of which every answer comes from one of them
 
 
 def group_machines(config: RunConfig, samples: Sequence[Sample]) -> tuple[MachineGroup, ...]:

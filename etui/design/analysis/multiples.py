@@ -26,40 +26,25 @@ Against = Literal["direct", "large"]
 
 @dataclass(frozen=True, slots=True)
 class Multiple:
-    """One arm against a direct answer; all figures are paired.
-
-    Attributes:
-        strategy: The arm.
-        base: The arm that answers directly.
-        against: Which direct answer this is.
-        questions: Number of questions.
-        difference: Accuracy of the arm minus that of the base, a share.
-        deviation: Standard deviation of the difference of a question.
-        p_value: Two-sided p-value of McNemar's exact test.
-        p_holm: The p-value adjusted for all arms of the model against this base.
-        accuracy: Accuracy of the arm over that of the base; None if the base is never right.
-        joules: Joules over those of the base; None if one of them is unmeasured.
-        per_correct: Joules per right answer over those of the base.
-        per_additional: Joules for each right answer that the arm has beyond the base; the upper end
-            is None if it may have none. None if it has none.
-        seconds: Time over that of the base.
-        tokens: Output tokens over those of the base; None if the base generates none.
-    """
+    """One arm against a direct answer; all figures are paired."""
 
     strategy: Strategy
-    base: Strategy
-    against: Against
+    base: Strategy  # The arm that answers directly
+    against: Against  # Which direct answer this is
     questions: int
-    difference: Interval
-    deviation: float
-    p_value: float
-    p_holm: float
+    difference: Interval  # Accuracy of the arm minus that of the base, a share
+    deviation: float  # Standard deviation of the difference of a question
+    p_value: float  # Two-sided p-value of McNemar's exact test
+    p_holm: float  # The p-value adjusted for all arms of the model against this base
     accuracy: Interval | None
-    joules: Interval | None
-    per_correct: Interval | None
+    """Accuracy of the arm over that of the base; None if the base is never right."""
+    joules: Interval | None  # Joules over those of the base; None if one of them is unmeasured
+    per_correct: Interval | None  # Joules per right answer over those of the base
     per_additional: Interval | None
-    seconds: Interval | None
-    tokens: Interval | None
+    """Joules for each right answer that the arm has beyond the base; the upper end is None if it
+    may have none. None if it has none."""
+    seconds: Interval | None  # Time over that of the base
+    tokens: Interval | None  # Output tokens over those of the base; None if the base generates none
 
 
 RIGHT, SECONDS, TOKENS, JOULES, RIGHT_MEASURED = range(5)
@@ -68,18 +53,11 @@ RIGHT, SECONDS, TOKENS, JOULES, RIGHT_MEASURED = range(5)
 
 @dataclass(frozen=True, slots=True)
 class Resampled:
-    """Sums of every arm over the paired questions, and over their resamples.
-
-    Attributes:
-        paired: The questions.
-        totals: Shape (arms, columns).
-        drawn: Shape (resamples, arms, columns).
-        seed: Seed of the draws.
-    """
+    """Sums of every arm over the paired questions, and over their resamples."""
 
     paired: Paired
-    totals: Floats
-    drawn: Floats
+    totals: Floats  # Shape (arms, columns)
+    drawn: Floats  # Shape (resamples, arms, columns)
     seed: int
 
     def sums(self, strategy: Strategy, column: int) -> tuple[float, Floats]:
@@ -89,12 +67,7 @@ class Resampled:
 
 
 def resample(paired: Paired, seed: int) -> Resampled:
-    """Draw the questions of every subject again, with the answers of all arms together.
-
-    Args:
-        paired: At least one question.
-        seed: Seed of the draws.
-    """
+    """Draw the questions of every subject again, with the answers of all arms together."""
     import numpy as np
 
     measured = paired.measured[:, None]
@@ -143,11 +116,7 @@ def compute_additional_cost(
     """Compute the joules for each right answer that an arm has beyond a direct answer.
 
     Args:
-        paired: The paired answers.
-        strategy: The arm.
-        base: The direct answer.
         rows: Questions to look at.
-        seed: Seed of the bootstrap.
 
     Returns:
         The upper end is None if there may be no additional right answer; None if there is none, or

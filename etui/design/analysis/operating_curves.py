@@ -26,19 +26,17 @@ class LengthMean:
 
     Attributes:
         computed, output: Prompt tokens and output tokens.
-        repeats: Number of measurements.
-        prefill, decode, total: Joules as mean and both ends of the interval at 95 %; the ends are
-            None with one measurement.
-        shared: Whether other processes used a GPU during one of them.
+        prefill, decode, total: Joules as mean and both ends of the interval at 95 %; the ends
+            are None with one measurement.
     """
 
     computed: int
     output: int
-    repeats: int
+    repeats: int  # Number of measurements
     prefill: tuple[float, float | None, float | None]
     decode: tuple[float, float | None, float | None]
     total: tuple[float, float | None, float | None]
-    shared: bool
+    shared: bool  # Whether other processes used a GPU during one of them
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,28 +44,22 @@ class ModelCurve:
     """The operating curve of one model.
 
     Attributes:
-        role, model: The model.
-        kind: How its joules were determined; None if unknown.
-        points: Number of fitted measurements.
-        shared: Number of measurements during which other processes used the hardware.
-        means: Mean of each measured length, by prompt length and output length.
         prefill, decode: The fitted phases; None if there are too few lengths.
-        terms: Tests of the nonlinear part, for the phases that allow one.
-        error: Why nothing could be fitted; empty if something was.
-        held_out: Mean absolute relative error on lengths that were not fitted; None without any.
     """
 
     role: str
     model: str
-    kind: str | None
-    points: int
-    shared: int
+    kind: str | None  # How its joules were determined; None if unknown
+    points: int  # Number of fitted measurements
+    shared: int  # Number of measurements during which other processes used the hardware
     means: tuple[LengthMean, ...]
+    """Mean of each measured length, by prompt length and output length."""
     prefill: PhaseCurve | None
     decode: PhaseCurve | None
-    terms: tuple[ContextTerm, ...]
-    error: str
+    terms: tuple[ContextTerm, ...]  # Tests of the nonlinear part, for the phases that allow one
+    error: str  # Why nothing could be fitted; empty if something was
     held_out: float | None
+    """Mean absolute relative error on lengths that were not fitted; None without any."""
 
     def joules(self, computed: float, output: float, *, bend: bool = True) -> float | None:
         """Predict the joules of a turn; ``bend`` False leaves out the terms of the context."""
@@ -92,8 +84,6 @@ def compute_curves(
 
     Args:
         layout: The arms of the run.
-        points: Model -> its measured points.
-        seed: Seed of the intervals.
     """
     found = [
         _compute_curve(role, model, points[model], seed)

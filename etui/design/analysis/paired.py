@@ -18,31 +18,19 @@ Key = tuple[str, int]
 
 @dataclass(frozen=True, slots=True)
 class Paired:
-    """Answers of every arm to the same questions.
+    """Answers of every arm to the same questions."""
 
-    Attributes:
-        layout: The arms of the run; the columns are in the order of its strategies.
-        keys: The questions, sorted.
-        samples: The answers of each arm, in the order of the questions.
-        questions_dropped: Questions that some arm has not answered.
-        answers_dropped: Answers to them, which no paired figure uses.
-        silent: Arms of the run without any answer.
-        correct: 1 for a right answer and 0 for any other, shape (questions, arms).
-        joules: Joules of each answer, same shape; NaN if unmeasured.
-        metered: Whether each arm has joules of any question.
-        measured: Questions of which every metered arm has joules, shape (questions,).
-    """
-
-    layout: Layout
-    keys: tuple[Key, ...]
+    layout: Layout  # The arms of the run; the columns are in the order of its strategies
+    keys: tuple[Key, ...]  # The questions, sorted
     samples: tuple[tuple[Sample, ...], ...]
-    questions_dropped: int
-    answers_dropped: int
-    silent: tuple[Strategy, ...]
-    correct: Floats
-    joules: Floats
-    metered: tuple[bool, ...]
-    measured: Flags
+    """The answers of each arm, in the order of the questions."""
+    questions_dropped: int  # Questions that some arm has not answered
+    answers_dropped: int  # Answers to them, which no paired figure uses
+    silent: tuple[Strategy, ...]  # Arms of the run without any answer
+    correct: Floats  # 1 for a right answer and 0 for any other, shape (questions, arms)
+    joules: Floats  # Joules of each answer, same shape; NaN if unmeasured
+    metered: tuple[bool, ...]  # Whether each arm has joules of any question
+    measured: Flags  # Questions of which every metered arm has joules, shape (questions,)
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -71,7 +59,6 @@ def pair_samples(
     """Keep the questions that every arm answered; a failed answer counts as one that is not right.
 
     Args:
-        layout: The arms of the run.
         samples: Answers of the run, in any order.
         kept: Questions to use; None is all.
     """

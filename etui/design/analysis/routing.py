@@ -45,45 +45,29 @@ _BANDS = 4
 
 @dataclass(frozen=True, slots=True)
 class RoutedFigures:
-    """One way to choose an arm for each question, against the direct answer of the largest model.
+    """One way to choose an arm for each question, against the direct answer of the largest model."""
 
-    Attributes:
-        name: ``oracle``, ``frugal oracle``, ``mixture``, ``by subject`` or ``by length``.
-        accuracy: Share of right answers.
-        joules_per_question: Joules per question.
-        difference: Accuracy minus that of the reference.
-        joules: Joules over those of the reference.
-        saved: Share of the reference's joules that is saved; negative if more are used.
-        lead: Accuracy minus that of a random mixture of the arms for the same joules; None for the
-            mixture and the oracle.
-        shares: Arm -> share of the questions it answers; arms without any are absent.
-    """
-
-    name: str
-    accuracy: float
+    name: str  # `oracle`, `frugal oracle`, `mixture`, `by subject` or `by length`
+    accuracy: float  # Share of right answers
     joules_per_question: float
-    difference: Interval
-    joules: Interval
-    saved: Interval
+    difference: Interval  # Accuracy minus that of the reference
+    joules: Interval  # Joules over those of the reference
+    saved: Interval  # Share of the reference's joules that is saved; negative if more are used
     lead: Interval | None
+    """Accuracy minus that of a random mixture of the arms for the same joules; None for the mixture
+    and the oracle."""
     shares: dict[str, float]
+    """Arm -> share of the questions it answers; arms without any are absent."""
 
 
 @dataclass(frozen=True, slots=True)
 class Replay:
-    """The replay of a run.
+    """The replay of a run."""
 
-    Attributes:
-        reference: The direct answer of the largest model.
-        questions: Number of questions.
-        routed: Figures of each way to choose.
-        why_not: Why nothing was replayed; empty if something was.
-    """
-
-    reference: Strategy | None
+    reference: Strategy | None  # The direct answer of the largest model
     questions: int
-    routed: tuple[RoutedFigures, ...]
-    why_not: str = ""
+    routed: tuple[RoutedFigures, ...]  # Figures of each way to choose
+    why_not: str = ""  # Why nothing was replayed; empty if something was
 
 
 def replay_routers(paired: Paired, seed: int) -> Replay:

@@ -28,11 +28,7 @@ class Evidence:
     """A figure behind a sentence.
 
     Attributes:
-        name: What it is.
-        unit: Its unit.
-        value: The figure.
         low, high: Ends of its interval at 95 %; None if open or unknown.
-        p: Its p-value, adjusted for everything that was looked at with it; None without a test.
     """
 
     name: str
@@ -41,6 +37,7 @@ class Evidence:
     low: float | None
     high: float | None
     p: float | None = None
+    """Its p-value, adjusted for everything that was looked at with it; None without a test."""
 
     @property
     def note(self) -> str:
@@ -60,30 +57,21 @@ class Evidence:
 
 @dataclass(frozen=True, slots=True)
 class Statement:
-    """A sentence of the verdict.
-
-    Attributes:
-        about: What it is about.
-        subject: The role, arm, band, router or phase.
-        outcome: The finding in a word or two; ``undecided`` if the intervals allow none.
-        text: The sentence.
-        evidence: The figures that it follows from; a claim needs all those marked by ``decisive``.
-        decisive: Names of the figures that decide; empty for an undecided or unknown outcome.
-        questions: Number of questions behind it.
-        what: ``group`` or ``subject`` if it is about one, else empty.
-        questions_needed: Questions that would show a difference of 3 points with a probability of
-            80 %; None if the outcome is decided, or it is not a matter of questions.
-    """
+    """A sentence of the verdict."""
 
     about: About
-    subject: str
-    outcome: str
+    subject: str  # The role, arm, band, router or phase
+    outcome: str  # The finding in a word or two; `undecided` if the intervals allow none
     text: str
     evidence: tuple[Evidence, ...]
+    """The figures that it follows from; a claim needs all those marked by ``decisive``."""
     decisive: tuple[str, ...]
-    questions: int
+    """Names of the figures that decide; empty for an undecided or unknown outcome."""
+    questions: int  # Number of questions behind it
     questions_needed: int | None = None
-    what: str = ""
+    """Questions that would show a difference of 3 points with a probability of 80 %; None if the
+    outcome is decided, or it is not a matter of questions."""
+    what: str = ""  # `group` or `subject` if it is about one, else empty
 
     @property
     def is_claim(self) -> bool:

@@ -15,21 +15,13 @@ DIRECT = "direct"
 
 @dataclass(frozen=True, slots=True)
 class Strategy:
-    """An arm as the report names it.
-
-    Attributes:
-        arm: Name of the arm in the run.
-        role: Role of its model, such as ``small``.
-        model: Name of its model.
-        reasoning: ``direct``, ``cot`` or ``vote``.
-        way: The reasoning and its budget in words: ``direct``, ``CoT 128``, ``vote 5``.
-    """
+    """An arm as the report names it."""
 
     arm: str
-    role: str
+    role: str  # Role of its model, such as `small`
     model: str
-    reasoning: str
-    way: str
+    reasoning: str  # `direct`, `cot` or `vote`
+    way: str  # The reasoning and its budget in words: `direct`, `CoT 128`, `vote 5`
 
     @property
     def label(self) -> str:
@@ -44,15 +36,11 @@ class Strategy:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """The strategies of a run.
-
-    Attributes:
-        strategies: By model, smallest model first; within a model in the order of the run.
-        roles: Role -> model, smallest first.
-    """
+    """The strategies of a run."""
 
     strategies: tuple[Strategy, ...]
-    roles: Mapping[str, str]
+    """By model, smallest model first; within a model in the order of the run."""
+    roles: Mapping[str, str]  # Role -> model, smallest first
 
     def of_role(self, role: str) -> tuple[Strategy, ...]:
         """Return the strategies of a role."""
@@ -72,7 +60,6 @@ def build_layout(config: RunConfig, roles: Mapping[str, str] | None = None) -> L
     """Build the layout of a run.
 
     Args:
-        config: Configuration of the run.
         roles: Role -> model, smallest first; None orders the models by the size of their files and
             names the roles by the models.
     """

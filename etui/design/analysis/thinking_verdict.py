@@ -25,17 +25,11 @@ POINTS = 0.03
 
 @dataclass(frozen=True, slots=True)
 class Comparisons:
-    """The comparisons that a verdict is derived from.
-
-    Attributes:
-        layout: The arms.
-        multiples: Every arm against the direct answers.
-        leads: Every thinking arm against the direct answers for the same joules.
-    """
+    """The comparisons that a verdict is derived from."""
 
     layout: Layout
-    multiples: Sequence[Multiple]
-    leads: Sequence[Lead]
+    multiples: Sequence[Multiple]  # Every arm against the direct answers
+    leads: Sequence[Lead]  # Every thinking arm against the direct answers for the same joules
 
 
 def judge_thinking(found: Comparisons) -> list[Statement]:

@@ -27,15 +27,11 @@ from etui.design.analysis.thinking_verdict import (
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """All sentences.
+    """All sentences."""
 
-    Attributes:
-        headline: The answer to the question of the design, in one sentence.
-        statements: Thinking, replacement, places, routers, curves, and every arm, in this order.
-    """
-
-    headline: str
+    headline: str  # The answer to the question of the design, in one sentence
     statements: tuple[Statement, ...]
+    """Thinking, replacement, places, routers, curves, and every arm, in this order."""
 
     def about(self, *topics: str) -> tuple[Statement, ...]:
         """Return the statements about some topics."""
@@ -69,8 +65,6 @@ def reach_verdict(
     Args:
         comparisons: The arms against each other.
         bands: Differences by group and by subject.
-        replay: The replayed routers.
-        curves: The operating curves.
         kind: Kind of the joules.
     """
     thinking = judge_thinking(comparisons)

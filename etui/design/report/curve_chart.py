@@ -19,9 +19,7 @@ def draw_curves(panel: CurvePanel, colours: Sequence[int], size: Size) -> Markup
     """Draw one panel.
 
     Args:
-        panel: What to draw.
         colours: Number of the colour of each series.
-        size: Size of the drawing.
     """
     x, y = _choose_axes(panel, size)
     parts = _draw_frame(x, y)

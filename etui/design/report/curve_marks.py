@@ -26,37 +26,26 @@ class CurveSeries:
     """One model in a panel; x is tokens.
 
     Attributes:
-        role: The model.
-        points: x, value, and the ends of its interval (None with one measurement).
         line, linear: The fitted curve, and its linear part alone.
-        band: x, lower and upper end of a single turn at 95 %.
-        measured_to: The longest measured x; beyond it the curve is extrapolated.
     """
 
     role: str
     points: tuple[tuple[float, float, float | None, float | None], ...]
+    """X, value, and the ends of its interval (None with one measurement)."""
     line: tuple[tuple[float, float], ...]
     linear: tuple[tuple[float, float], ...]
-    band: tuple[tuple[float, float, float], ...]
-    measured_to: float
+    band: tuple[tuple[float, float, float], ...]  # X, lower and upper end of a single turn at 95 %
+    measured_to: float  # The longest measured x; beyond it the curve is extrapolated
 
 
 @dataclass(frozen=True, slots=True)
 class CurvePanel:
-    """A panel of operating curves.
-
-    Attributes:
-        title: What is shown.
-        y_label: The unit of y.
-        x_label: What x counts.
-        logarithmic: Whether y is logarithmic; x always is.
-        series: The models.
-    """
+    """A panel of operating curves."""
 
     title: str
-    y_label: str
+    y_label: str  # The unit of y
     x_label: str
-    logarithmic: bool
+    logarithmic: bool  # Whether y is logarithmic; x always is
     series: tuple[CurveSeries, ...]
 
 

@@ -25,10 +25,6 @@ _PERCENTILES = ("p50", "p90", "p95")
 def read_extras(folder: Path, layout: Layout) -> Table | None:
     """Read the percentiles and steady states of the arms.
 
-    Args:
-        folder: The run folder.
-        layout: Its arms.
-
     Returns:
         None if there is no readable summary, or it has none of them.
     """

@@ -30,7 +30,6 @@ def draw_forest(forest: Forest, size: Size, *, with_text: bool = False) -> Marku
     """Draw a forest plot.
 
     Args:
-        forest: What to draw.
         size: Width and margins; the height follows from the number of rows.
         with_text: Whether the figures are also written beside each panel.
     """

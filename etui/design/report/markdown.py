@@ -36,8 +36,6 @@ def render_markdown(
     """Render the report.
 
     Args:
-        analysis: The analysis.
-        title: Title of the design.
         extras: Percentiles and steadiness; None without them.
         drawn: Names of the drawn figures, which are in the folder ``figures``.
     """

@@ -24,58 +24,41 @@ class PlaneDot:
     """An arm on the plane of joules and accuracy, with the ends of both intervals.
 
     Attributes:
-        label: What is written at it.
-        role: Role of its model; empty for a router.
-        colour: Number of the colour of its model.
-        shape: Its reasoning.
         joules, accuracy: Value, lower and upper end.
-        on_hull: Whether it is a corner of the line of mixtures.
     """
 
     label: str
-    role: str
-    colour: int
+    role: str  # Role of its model; empty for a router
+    colour: int  # Number of the colour of its model
     shape: Shape
     joules: tuple[float, float, float]
     accuracy: tuple[float, float, float]
-    on_hull: bool
+    on_hull: bool  # Whether it is a corner of the line of mixtures
 
 
 @dataclass(frozen=True, slots=True)
 class Plane:
-    """The plane of joules and accuracy.
-
-    Attributes:
-        dots: The arms.
-        hull: Labels of the corners of the line of mixtures, cheapest first, as positions in dots.
-        routers: Name, joules and accuracy of what a router would have reached.
-        chance: Accuracy of guessing.
-        estimate: Whether the joules are estimates.
-    """
+    """The plane of joules and accuracy."""
 
     dots: tuple[PlaneDot, ...]
     hull: tuple[int, ...]
+    """Labels of the corners of the line of mixtures, cheapest first, as positions in dots."""
     routers: tuple[tuple[str, float, float], ...]
-    chance: float
-    estimate: bool
+    """Name, joules and accuracy of what a router would have reached."""
+    chance: float  # Accuracy of guessing
+    estimate: bool  # Whether the joules are estimates
 
 
 @dataclass(frozen=True, slots=True)
 class Whisker:
-    """A value with its interval; an open end is None.
-
-    Attributes:
-        value, low, high: The figure.
-        claimed: Whether it differs from the neutral value after correction; None if that was not
-            asked.
-        text: The figure in words.
-    """
+    """A value with its interval; an open end is None."""
 
     value: float
     low: float | None
     high: float | None
     claimed: bool | None
-    text: str
+    """Whether it differs from the neutral value after correction; None if that was not asked."""
+    text: str  # The figure in words
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,17 +73,11 @@ class ForestRow:
 
 @dataclass(frozen=True, slots=True)
 class ForestPanel:
-    """A panel of a forest plot.
+    """A panel of a forest plot."""
 
-    Attributes:
-        title: What is shown, with its unit.
-        scale: Linear or logarithmic.
-        neutral: Value of no difference; None if there is none.
-    """
-
-    title: str
-    scale: Scale
-    neutral: float | None
+    title: str  # What is shown, with its unit
+    scale: Scale  # Linear or logarithmic
+    neutral: float | None  # Value of no difference; None if there is none
 
 
 @dataclass(frozen=True, slots=True)

@@ -55,8 +55,6 @@ def render_page(analysis: DesignAnalysis, title: str, extras: Table | None) -> s
     """Render the page, a single file that loads nothing and has no texts of questions.
 
     Args:
-        analysis: The analysis.
-        title: Title of the design.
         extras: Percentiles and steadiness; None without them.
     """
     config, main = analysis.config, analysis.main

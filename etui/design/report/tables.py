@@ -21,17 +21,11 @@ _ROUNDING = 1e-9
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A table of texts.
+    """A table of texts."""
 
-    Attributes:
-        header: Names of the columns; the first one names the rows.
-        rows: Cells of each row.
-        colours: Number of the colour of each row; empty without colours.
-    """
-
-    header: tuple[str, ...]
+    header: tuple[str, ...]  # Names of the columns; the first one names the rows
     rows: tuple[tuple[str, ...], ...]
-    colours: tuple[int, ...] = ()
+    colours: tuple[int, ...] = ()  # Number of the colour of each row; empty without colours
 
 
 def tabulate_arms(part: PartAnalysis) -> Table:

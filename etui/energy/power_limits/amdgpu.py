@@ -28,10 +28,6 @@ class AmdGpuLimit:
     """The limit of one AMD GPU.
 
     Args:
-        scope: Scope of its channel.
-        label: Name for people.
-        folder: Its folder in hwmon.
-        files: Access to the files.
         zeusd: The GPU in a running zeusd; None without one.
     """
 
@@ -125,8 +121,6 @@ def make_device(
 
     Args:
         address: PCI address, or name in hwmon.
-        folder: Folder in hwmon.
-        files: Access to the files.
         zeusd: The GPU in a running zeusd; None without one.
         packages: Scopes of packages that have a limit of their own (RAPL).
     """

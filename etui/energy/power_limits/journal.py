@@ -36,40 +36,21 @@ VERSION = 1
 
 @dataclass(frozen=True, slots=True)
 class JournalEntry:
-    """One changed value.
-
-    Attributes:
-        scope, label: The device.
-        knob: Name of the value in the device.
-        found_watts: The value before the first change.
-        set_watts: The value read back after the last change; None before the first one.
-        is_pending: Whether a change was in progress when the journal was written.
-        setter: Who could set it then.
-        command: The command with which a user restores it.
-    """
+    """One changed value."""
 
     scope: str
     label: str
     knob: str
-    found_watts: float
-    set_watts: float | None
-    is_pending: bool
-    setter: Setter
-    command: str
+    found_watts: float  # The value before the first change
+    set_watts: float | None  # The value read back after the last change; None before the first one
+    is_pending: bool  # Whether a change was in progress when the journal was written
+    setter: Setter  # Who could set it then
+    command: str  # The command with which a user restores it
 
 
 @dataclass(frozen=True, slots=True)
 class Journal:
-    """The journal of one hold.
-
-    Attributes:
-        version: Version of the format.
-        pid, process_start: The process of the hold.
-        boot_id, pid_namespace, machine: Where it runs.
-        created: Local time, ISO 8601 with offset.
-        zeusd_socket: Socket of the zeusd that set the limits; empty without.
-        limits: The changed values.
-    """
+    """The journal of one hold."""
 
     version: int
     pid: int
@@ -77,8 +58,8 @@ class Journal:
     boot_id: str
     pid_namespace: str
     machine: str
-    created: str
-    zeusd_socket: str
+    created: str  # Local time, ISO 8601 with offset
+    zeusd_socket: str  # Socket of the zeusd that set the limits; empty without
     limits: tuple[JournalEntry, ...]
 
 
@@ -206,11 +187,7 @@ def lock_journal(config: Config) -> Iterator[None]:
 
 @contextmanager
 def _lock_machine(config: Config) -> Iterator[None]:
-    """Hold an abstract Unix socket, whose name the kernel drops with the process; Linux only.
-
-    Raises:
-        JournalBusy: Another process has it.
-    """
+    """Hold an abstract Unix socket, whose name the kernel drops with the process; Linux only."""
     if not sys.platform.startswith("linux"):
         yield
         return

@@ -60,10 +60,8 @@ class PowerLimits:
     """The power limits of this machine.
 
     Args:
-        devices: The devices that have one.
         problems: What is wrong with a way to set limits, one line each.
         close: Releases the driver.
-        clock: Monotonic clock in nanoseconds.
         zeusd_socket: Socket of the zeusd in use; empty without.
     """
 
@@ -145,8 +143,6 @@ class PowerLimits:
         included.
 
         Args:
-            scope: The device.
-            watts: The limit.
             ask: Asks the user to set it; None sets it directly or through zeusd.
 
         Returns:
@@ -268,7 +264,6 @@ def open_power_limits(
         root: Whether etui runs as root; None asks the system.
         zeusd_socket: Socket of zeusd if the environment names none.
         library: The ``pynvml`` module; None imports it.
-        clock: Monotonic clock in nanoseconds.
     """
     files = files or LimitFiles()
     source = NvmlSource(clock, library=library)

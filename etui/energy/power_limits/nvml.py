@@ -39,9 +39,6 @@ class NvmlGpuLimit:
 
     Args:
         source: The open driver.
-        channel: The GPU's channel.
-        handle: Its NVML handle.
-        index: Its index in NVML.
         is_root: Whether etui runs as root.
         zeusd: The GPU in a running zeusd; None without one.
     """

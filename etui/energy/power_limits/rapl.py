@@ -63,7 +63,6 @@ class PackageLimit:
     Args:
         scope: ``package:N``, with a die where the kernel lists dies.
         zones: Folders of the package with a long-term limit, the one to set first.
-        files: Access to the files.
     """
 
     unit_watts = _UNIT_WATTS

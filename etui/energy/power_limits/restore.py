@@ -38,20 +38,14 @@ OpenLimits = Callable[[Config, str], PowerLimits]
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """The result for one entry.
-
-    Attributes:
-        entry: The entry.
-        status: ``as_found``: nothing to do; ``restored``: verified by reading back; ``changed``:
-            somebody else has set another value, which is left; ``refused``: it could not be
-            restored; ``missing``: the device is not found.
-        now_watts: The value at the end; None if it cannot be read.
-        why: Why it was refused.
-    """
+    """The result for one entry."""
 
     entry: JournalEntry
     status: Status
-    now_watts: float | None
+    """``as_found``: nothing to do; ``restored``: verified by reading back; ``changed``: somebody
+    else has set another value, which is left; ``refused``: it could not be restored; ``missing``:
+    the device is not found."""
+    now_watts: float | None  # The value at the end; None if it cannot be read
     why: str = ""
 
     @property
@@ -74,7 +68,6 @@ def decide(
     by the driver), and so may one that cannot be read.
 
     Args:
-        entry: What was changed.
         now_watts: The value now; None if it cannot be read.
         rebooted: Whether the machine was started again since, which sets limits to their defaults.
         default_watts: The value after a reboot; None if unknown.

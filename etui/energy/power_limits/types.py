@@ -12,112 +12,68 @@ Setter = Literal["etui", "zeusd", "user"]
 
 @dataclass(frozen=True, slots=True)
 class LimitPart:
-    """One of several limits of a device: the ``long_term`` or ``short_term`` limit of RAPL.
-
-    Attributes:
-        name: Name of the driver.
-        watts: The limit now; None if it cannot be read.
-        max_watts: Highest power that the driver states; None if it states none.
-        window_s: Seconds over which power is averaged; None if unknown.
-    """
+    """One of several limits of a device: the ``long_term`` or ``short_term`` limit of RAPL."""
 
     name: str
-    watts: float | None
-    max_watts: float | None = None
-    window_s: float | None = None
+    watts: float | None  # The limit now; None if it cannot be read
+    max_watts: float | None = None  # Highest power that the driver states; None if it states none
+    window_s: float | None = None  # Seconds over which power is averaged; None if unknown
 
 
 @dataclass(frozen=True, slots=True)
 class PowerLimit:
-    """The power limit of one device; a value that the driver does not state is None.
+    """The power limit of one device; a value that the driver does not state is None."""
 
-    Attributes:
-        scope: Scope as in the meter's channels: ``gpu:GPU-…``, ``package:0``.
-        label: Name for people: ``GPU 0``, ``CPU package 0``.
-        watts: The limit now.
-        enforced_watts: What is enforced now: the lowest of all limits.
-        min_watts, max_watts: Range of the limit.
-        default_watts: The limit after a reboot.
-        setter: Who may set it now.
-        command: The command with which a user sets the limit of now.
-        parts: The single limits, where the device has several.
-        note: What a reader should know: a limit that is switched off; empty if nothing.
-    """
-
-    scope: str
-    label: str
+    scope: str  # Scope as in the meter's channels: `gpu:GPU-…`, `package:0`
+    label: str  # Name for people: `GPU 0`, `CPU package 0`
     watts: float | None
-    enforced_watts: float | None
+    enforced_watts: float | None  # What is enforced now: the lowest of all limits
     min_watts: float | None
     max_watts: float | None
-    default_watts: float | None
-    setter: Setter
-    command: str
-    parts: tuple[LimitPart, ...] = ()
-    note: str = ""
+    default_watts: float | None  # The limit after a reboot
+    setter: Setter  # Who may set it now
+    command: str  # The command with which a user sets the limit of now
+    parts: tuple[LimitPart, ...] = ()  # The single limits, where the device has several
+    note: str = ""  # What a reader should know: a limit that is switched off; empty if nothing
 
 
 @dataclass(frozen=True, slots=True)
 class AppliedLimit:
-    """The result of setting a limit, read back from the driver.
-
-    Attributes:
-        scope: The device.
-        requested: The limit that was to be set, watts.
-        applied: The limit read back; None if it cannot be read.
-        enforced: What is enforced, read back; None if the driver does not say.
-        note: Why it differs from the request: rounded, refused, a lower second limit, heat; empty
-            if it does not.
-        is_refused: Whether the request was not carried out.
-    """
+    """The result of setting a limit, read back from the driver."""
 
     scope: str
-    requested: float
-    applied: float | None
-    enforced: float | None
+    requested: float  # The limit that was to be set, watts
+    applied: float | None  # The limit read back; None if it cannot be read
+    enforced: float | None  # What is enforced, read back; None if the driver does not say
     note: str = ""
-    is_refused: bool = False
+    """Why it differs from the request: rounded, refused, a lower second limit, heat; empty if it
+    does not."""
+    is_refused: bool = False  # Whether the request was not carried out
 
 
 @dataclass(frozen=True, slots=True)
 class LimitReasons:
-    """What holds a device back at one moment.
-
-    Attributes:
-        scope: The device.
-        t_ns: Monotonic clock.
-        enforced_watts: Limit in force; None if the driver does not say.
-        is_power_capped: Whether the power limit lowers the clocks; None if the driver does not say.
-        is_hot: Whether heat lowers the clocks; None if the driver does not say.
-        reasons: All reasons for lower clocks that the driver states.
-    """
+    """What holds a device back at one moment."""
 
     scope: str
     t_ns: int
-    enforced_watts: float | None
+    enforced_watts: float | None  # Limit in force; None if the driver does not say
     is_power_capped: bool | None
-    is_hot: bool | None
-    reasons: tuple[str, ...] = ()
+    """Whether the power limit lowers the clocks; None if the driver does not say."""
+    is_hot: bool | None  # Whether heat lowers the clocks; None if the driver does not say
+    reasons: tuple[str, ...] = ()  # All reasons for lower clocks that the driver states
 
 
 @dataclass(frozen=True, slots=True)
 class CapRequest:
-    """A request to the user to set a limit by hand.
-
-    Attributes:
-        scope, label: The device.
-        watts: The limit to set.
-        current_watts: The limit now; None if it cannot be read.
-        command: The command that sets it.
-        problem: Why the user is asked again; empty the first time.
-    """
+    """A request to the user to set a limit by hand."""
 
     scope: str
     label: str
-    watts: float
-    current_watts: float | None
+    watts: float  # The limit to set
+    current_watts: float | None  # The limit now; None if it cannot be read
     command: str
-    problem: str = ""
+    problem: str = ""  # Why the user is asked again; empty the first time
 
 
 class WriteRefused(Exception):

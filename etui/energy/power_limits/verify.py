@@ -18,7 +18,6 @@ def check_range(limit: PowerLimit, watts: float) -> None:
 
     Args:
         limit: The device, as read when it was opened.
-        watts: The limit to be set.
 
     Raises:
         UsageError: It is not a power, or outside of the range that the driver states.
@@ -49,8 +48,6 @@ def judge_applied(
 
     Args:
         requested: The limit that was to be set, watts.
-        before: The device before.
-        after: The device after.
         unit_watts: Resolution of the driver; a difference up to it is no news.
         failure: Why the limit could not be written; empty if it was.
         lower_because: What enforces less than the limit, if the device knows.

@@ -57,7 +57,6 @@ class Zeusd:
     """A running zeusd.
 
     Args:
-        socket_path: Its Unix socket.
         token: Token for a daemon that requires one; empty without.
         timeout_s: Longest wait for an answer, seconds.
     """
@@ -92,10 +91,6 @@ class Zeusd:
 
     def set_power_limit(self, number: int, watts: float) -> None:
         """Set the limit of a GPU, and wait until the driver has taken it.
-
-        Args:
-            number: Number of the GPU in zeusd.
-            watts: The limit.
 
         Raises:
             ZeusdError: zeusd or the driver refused, or nothing answered.

@@ -97,7 +97,6 @@ class MeterClient:
 
         Args:
             start_ns: Start of the interval, in the other machine's time.
-            end_ns: Its end.
             boot_id: The boot that this time belongs to.
 
         Returns:
@@ -189,11 +188,7 @@ class MeterClient:
         return self._client
 
     def _check_key(self) -> None:
-        """Check that the key may be sent to this URL.
-
-        Raises:
-            MeterFailed: It would be sent in the clear over a network.
-        """
+        """Check that the key may be sent to this URL."""
         if self._key and not self._plain_key and is_exposed(self._base):
             raise MeterFailed(
                 "meter-refused",

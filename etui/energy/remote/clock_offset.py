@@ -23,13 +23,13 @@ class Probe:
     """One question for the clock of another machine.
 
     Attributes:
-        sent_ns, received_ns: When it was sent and answered, monotonic nanoseconds of this machine.
-        remote_ns: The answer: monotonic nanoseconds of the other machine.
+        sent_ns, received_ns: When it was sent and answered, monotonic nanoseconds of this
+            machine.
     """
 
     sent_ns: int
     received_ns: int
-    remote_ns: int
+    remote_ns: int  # The answer: monotonic nanoseconds of the other machine
 
     @property
     def round_trip_ns(self) -> int:
@@ -39,19 +39,12 @@ class Probe:
 
 @dataclass(frozen=True, slots=True)
 class ClockReading:
-    """The offset of the other clock at one time.
+    """The offset of the other clock at one time."""
 
-    Attributes:
-        t_ns: The time, monotonic nanoseconds of this machine.
-        offset_ns: Other clock minus this one.
-        error_ns: Bound of its error.
-        boot_id: Id of the other machine's boot; its clock is only comparable within one.
-    """
-
-    t_ns: int
-    offset_ns: int
+    t_ns: int  # The time, monotonic nanoseconds of this machine
+    offset_ns: int  # Other clock minus this one
     error_ns: int
-    boot_id: str = ""
+    boot_id: str = ""  # Id of the other machine's boot; its clock is only comparable within one
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +60,6 @@ def choose_reading(probes: Sequence[Probe], boot_id: str = "") -> ClockReading:
 
     Args:
         probes: At least one; each is answered after it was sent.
-        boot_id: The boot that all of them report.
     """
     best = min(probes, key=lambda probe: probe.round_trip_ns)
     middle_ns = (best.sent_ns + best.received_ns) // 2

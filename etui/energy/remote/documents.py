@@ -33,19 +33,13 @@ class ClockDocument:
 
 @dataclass(frozen=True, slots=True)
 class StatusDocument:
-    """The answer of ``/meter``, as far as it is needed.
-
-    Attributes:
-        kinds: Kinds of its channels, best first; empty if it has none, or does not say.
-        running: Requests at work there; None if the meter does not know.
-        loading: Whether a model is being loaded there; False if the meter does not say.
-        watts: Watts now; None if unknown.
-    """
+    """The answer of ``/meter``, as far as it is needed."""
 
     kinds: tuple[str, ...]
-    running: int | None
-    loading: bool = False
-    watts: float | None = None
+    """Kinds of its channels, best first; empty if it has none, or does not say."""
+    running: int | None  # Requests at work there; None if the meter does not know
+    loading: bool = False  # Whether a model is being loaded there; False if the meter does not say
+    watts: float | None = None  # Watts now; None if unknown
 
 
 def parse_clock(document: object) -> ClockDocument:
@@ -86,9 +80,7 @@ def parse_energy(document: object, start_ns: int, end_ns: int) -> tuple[Energy, 
     """Parse the answer of ``/meter/energy``.
 
     Args:
-        document: The JSON document.
         start_ns: Start of the interval that was asked for, in the other machine's time.
-        end_ns: Its end.
 
     Returns:
         The energy in the other machine's time, and the id of its boot.

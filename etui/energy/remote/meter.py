@@ -227,11 +227,7 @@ class RemoteMeter:
         return energy
 
     def _read(self, start_ns: int, end_ns: int, start: Offset, end: Offset, boot_id: str) -> Energy:
-        """Read an energy, and return it in this machine's time.
-
-        Raises:
-            MeterFailed: The other machine does not know it.
-        """
+        """Read an energy, and return it in this machine's time."""
         from_ns = start_ns + start.offset_ns
         to_ns = max(from_ns, end_ns + end.offset_ns)
         if from_ns < 0:
@@ -242,11 +238,7 @@ class RemoteMeter:
         return self._localize(energy, start_ns, end_ns, start.error_ns + end.error_ns)
 
     def _shift(self, start_ns: int, end_ns: int) -> tuple[Offset, Offset, str]:
-        """Return the offsets at both ends of an interval, and the boot that they belong to.
-
-        Raises:
-            MeterFailed: The offset is not known.
-        """
+        """Return the offsets at both ends of an interval, and the boot that they belong to."""
         self._read_after(end_ns)
         readings = self._seen.readings
         if len({reading.boot_id for reading in readings}) > 1:
@@ -261,11 +253,7 @@ class RemoteMeter:
         return start, end, readings[0].boot_id
 
     def _read_after(self, end_ns: int) -> None:
-        """Measure the offset after the end of an interval, unless that was done.
-
-        Raises:
-            MeterFailed: It failed, and there is no earlier reading that bounds the offset.
-        """
+        """Measure the offset after the end of an interval, unless that was done."""
         readings = self._seen.readings
         if any(reading.t_ns >= end_ns for reading in readings):
             return

@@ -11,7 +11,6 @@ class UnmeasuredMeter:
     """The meter of a machine that has none: the joules of every interval are unknown.
 
     Args:
-        name: Name of the machine or backend.
         flag: Why there are no joules, in addition to ``unmeasured``; empty for no meter at all.
     """
 

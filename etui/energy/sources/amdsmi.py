@@ -39,7 +39,6 @@ class AmdSmiSource:
 
     Args:
         sysfs_dir: Root of sysfs, for power limits and to recognize APUs.
-        clock: Monotonic clock in nanoseconds.
         library: The module ``amdsmi``; None imports it if it is installed.
         sleep: Function that waits, in seconds, between the two readings of the counters.
     """

@@ -26,7 +26,6 @@ class AppleSource:
     """The parts of an Apple chip for which macOS counts energy.
 
     Args:
-        clock: Monotonic clock in nanoseconds.
         monitor: An ``AppleEnergyMonitor``; None creates one if the package is installed.
         on_apple: Whether this is an Apple Silicon machine; None asks the platform.
     """

@@ -19,12 +19,7 @@ _BAND = 0.1
 
 
 class BatterySource:
-    """Every battery below ``<sysfs>/class/power_supply``, summed into one channel.
-
-    Args:
-        sysfs_dir: Root of sysfs.
-        clock: Monotonic clock in nanoseconds.
-    """
+    """Every battery below ``<sysfs>/class/power_supply``, summed into one channel."""
 
     name = "battery"
 

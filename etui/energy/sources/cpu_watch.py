@@ -22,7 +22,6 @@ class OwnProcesses:
     A process that ends keeps the time it has used in the sum.
 
     Args:
-        clock: Monotonic clock in nanoseconds.
         list_pids: Lists the processes; None asks the system.
         read_seconds: Returns the CPU seconds of a process, None if it has ended; None asks the
             system.
@@ -61,7 +60,6 @@ class CpuWatch:
     """A source without channels: it only records the use of the CPUs.
 
     Args:
-        clock: Monotonic clock in nanoseconds.
         own_seconds: CPU seconds of etui's own processes so far; None asks the system.
         cpu_seconds: Busy and total CPU seconds of the machine; None asks the system.
         attribute: Whether etui's part is needed, which takes a list of all processes.

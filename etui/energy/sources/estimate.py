@@ -33,7 +33,6 @@ class EstimateSource:
     Args:
         idle_watts, limit_watts: Range of the machine; None uses the default for its cores.
         band: Half width of the estimate, relative.
-        clock: Monotonic clock in nanoseconds.
         utilisation: Busy and total CPU seconds since boot; None asks psutil.
     """
 

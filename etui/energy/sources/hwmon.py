@@ -42,8 +42,6 @@ class HwmonSource:
     """GPUs below ``<sysfs>/class/hwmon``.
 
     Args:
-        sysfs_dir: Root of sysfs.
-        clock: Monotonic clock in nanoseconds.
         without: Scopes that another source already reads.
     """
 

@@ -25,30 +25,17 @@ _SLOW_CALL_NS = 50_000_000
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How one GPU is read.
+    """How one GPU is read."""
 
-    Attributes:
-        counter: Where the energy counter comes from: ``field``, ``call`` or empty.
-        power: ``instant``, ``average`` (fields), ``usage`` (call) or empty.
-        scope_id: NVML power scope of the power fields: 0 for the GPU, 1 for the module.
-        average_s: Seconds over which the power reading is averaged; 0 if it is instant.
-    """
-
-    counter: str
-    power: str
+    counter: str  # Where the energy counter comes from: `field`, `call` or empty
+    power: str  # `instant`, `average` (fields), `usage` (call) or empty
     scope_id: int = _GPU_SCOPE
-    average_s: float = 0.0
+    """NVML power scope of the power fields: 0 for the GPU, 1 for the module."""
+    average_s: float = 0.0  # Seconds over which the power reading is averaged; 0 if it is instant
 
 
 class NvmlGpu:
-    """One GPU of a :class:`NvmlSource`, which is read without waiting for the others.
-
-    Args:
-        source: The source with the driver.
-        channel: The channel of the GPU.
-        handle: Its NVML handle.
-        plan: How it is read.
-    """
+    """One GPU of a :class:`NvmlSource`, which is read without waiting for the others."""
 
     name = "nvml-gpu"
 
@@ -85,7 +72,6 @@ class NvmlSource:
     """Every NVIDIA GPU that the driver lists.
 
     Args:
-        clock: Monotonic clock in nanoseconds.
         wall: Wall clock in nanoseconds, for the driver's timestamps.
         library: The ``pynvml`` module; None imports it.
     """

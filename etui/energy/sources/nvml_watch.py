@@ -40,8 +40,6 @@ class GpuWatch:
     """A source without channels: it only records the use and state of the GPUs.
 
     Args:
-        nvml: The source whose GPUs are watched.
-        clock: Monotonic clock in nanoseconds.
         is_own: Whether a process belongs to etui; None asks the system.
         proc: Folder with one entry per process.
     """

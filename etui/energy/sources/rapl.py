@@ -44,12 +44,7 @@ class Zone:
 
 
 class RaplSource:
-    """RAPL zones below ``<sysfs>/class/powercap``.
-
-    Args:
-        sysfs_dir: Root of sysfs.
-        clock: Monotonic clock in nanoseconds.
-    """
+    """RAPL zones below ``<sysfs>/class/powercap``."""
 
     name = "rapl"
 

@@ -56,7 +56,6 @@ class ChannelTrace:
     """The record of one channel.
 
     Args:
-        channel: The recorded channel.
         keep: Number of readings to keep.
         interval_s: Expected time between two reads, seconds.
     """
@@ -89,7 +88,6 @@ class ChannelTrace:
         """Add a reading; one without joules and watts is a failed read.
 
         Args:
-            reading: The reading.
             added: Whether it was added at a mark, close to another read.
         """
         counted = self._by_counter
@@ -374,11 +372,6 @@ class ChannelTrace:
         """Return the ± at which counter and integral agree; 0 where they agree within theirs.
 
         They differ if their difference is over 5 % and over their uncertainty.
-
-        Args:
-            start_ns: Start of the interval.
-            end_ns: End of the interval.
-            half: Half width of the counter's energy, joules; counts in a short interval.
         """
         check = self.cross_check(start_ns, end_ns) if self._by_counter else None
         if check is None:

@@ -45,24 +45,16 @@ _RESUME_NS = 500_000_000
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """The running totals of a channel at one time.
+    """The running totals of a channel at one time."""
 
-    Attributes:
-        joules: Energy since the first knot.
-        covered_ns: Time that was recorded.
-        known_ns: Time whose energy is known, bridged gaps included.
-        blur: Half width of ``joules`` that does not depend on the device: what the power did
-            between two refreshes, and when it stepped at a mark.
-        noise: Half width of ``joules`` that is the device's own: when its counter moved.
-        variance: Accumulated variance of sampling, J^2 (power readings only).
-    """
-
-    joules: float
-    covered_ns: float
-    known_ns: float
+    joules: float  # Energy since the first knot
+    covered_ns: float  # Time that was recorded
+    known_ns: float  # Time whose energy is known, bridged gaps included
     blur: float
-    variance: float = 0.0
-    noise: float = 0.0
+    """Half width of ``joules`` that does not depend on the device: what the power did between two
+    refreshes, and when it stepped at a mark."""
+    variance: float = 0.0  # Accumulated variance of sampling, J^2 (power readings only)
+    noise: float = 0.0  # Half width of `joules` that is the device's own: when its counter moved
 
 
 class Power(Protocol):
@@ -157,8 +149,6 @@ class CounterTrack:
         """Add a reading; None, NaN, infinite and negative values are failed reads.
 
         Args:
-            t_ns: Time of the read.
-            joules: The counter.
             updated_ns: The driver's time of the refresh; None if unknown.
             added: Whether the read was added at a mark, close to another read.
         """

@@ -23,17 +23,11 @@ _LEAST_NOISE_WATTS = 0.5
 
 @dataclass(frozen=True, slots=True)
 class LevelFit:
-    """Levels between marks.
+    """Levels between marks."""
 
-    Attributes:
-        marks_s: Times of the marks, seconds.
-        watts: Levels before, between and after them, one more than marks.
-        covariance: Covariance of the levels, watts squared.
-    """
-
-    marks_s: tuple[float, ...]
-    watts: np.ndarray[Any, Any]
-    covariance: np.ndarray[Any, Any]
+    marks_s: tuple[float, ...]  # Times of the marks, seconds
+    watts: np.ndarray[Any, Any]  # Levels before, between and after them, one more than marks
+    covariance: np.ndarray[Any, Any]  # Covariance of the levels, watts squared
 
     def joules(
         self, times_s: np.ndarray[Any, Any]

@@ -48,21 +48,14 @@ _SIGMAS = 2.5
 
 @dataclass(frozen=True, slots=True)
 class _Repair:
-    """What levels fitted around marks change about the readings.
+    """What levels fitted around marks change about the readings."""
 
-    Attributes:
-        times: Times in nanoseconds, in order.
-        joules: Joules to add to those of the readings; constant before and after.
-        blur: Half width of the fitted energy since the first time, joules.
-        keep: Share of the half width of the readings that it has at least.
-        variance: Variance of sampling that the fit replaces, less its own, J^2.
-    """
-
-    times: np.ndarray[Any, Any]
+    times: np.ndarray[Any, Any]  # Times in nanoseconds, in order
     joules: np.ndarray[Any, Any]
-    blur: np.ndarray[Any, Any]
-    keep: float
-    variance: float
+    """Joules to add to those of the readings; constant before and after."""
+    blur: np.ndarray[Any, Any]  # Half width of the fitted energy since the first time, joules
+    keep: float  # Share of the half width of the readings that it has at least
+    variance: float  # Variance of sampling that the fit replaces, less its own, J^2
 
     def end_at(self) -> int:
         return int(self.times[-1])
@@ -89,9 +82,8 @@ class PowerTrack:
     """The record of one channel's power readings.
 
     Args:
-        keep: Number of readings to keep.
-        gap_s: Readings further apart than this leave a gap; up to four times that, a gap is
-            bridged by a straight line, beyond it the energy is not known.
+        gap_s: Readings further apart than this leave a gap; up to four times that, a gap is bridged
+            by a straight line, beyond it the energy is not known.
         average_s: Seconds over which a reading is averaged; the reading is dated to its middle.
         period_s: Expected time between two refreshes.
     """

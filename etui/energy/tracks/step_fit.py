@@ -23,34 +23,21 @@ _LEAST_EDGE_S = 0.0002
 
 @dataclass(frozen=True, slots=True)
 class EdgeSample:
-    """An edge of a counter: seconds and joules from any origin, and the error of its time.
-
-    Attributes:
-        seconds: Time of the edge.
-        joules: Energy up to it.
-        sigma_s: Standard deviation of ``seconds``.
-        sigma_joules: Standard deviation of ``joules`` themselves (a fitted mark before).
-    """
+    """An edge of a counter: seconds and joules from any origin, and the error of its time."""
 
     seconds: float
-    joules: float
-    sigma_s: float
-    sigma_joules: float = 0.0
+    joules: float  # Energy up to it
+    sigma_s: float  # Standard deviation of `seconds`
+    sigma_joules: float = 0.0  # Standard deviation of `joules` themselves (a fitted mark before)
 
 
 @dataclass(frozen=True, slots=True)
 class MarkFit:
-    """The fit at one mark.
+    """The fit at one mark."""
 
-    Attributes:
-        joules: Energy up to it, from the origin of the edges.
-        sigma_joules: Standard deviation of ``joules``.
-        step_watts: Level after it minus level before it.
-    """
-
-    joules: float
-    sigma_joules: float
-    step_watts: float
+    joules: float  # Energy up to it, from the origin of the edges
+    sigma_joules: float  # Standard deviation of `joules`
+    step_watts: float  # Level after it minus level before it
 
 
 def fit_steps(marks_s: Sequence[float], edges: Sequence[EdgeSample]) -> tuple[MarkFit, ...]:

@@ -22,17 +22,12 @@ MESSAGE_TOKENS = 32
 
 @dataclass(frozen=True, slots=True)
 class Reservation:
-    """What a request may need of the context until its end.
+    """What a request may need of the context until its end."""
 
-    Attributes:
-        prompt_tokens: Length of its prompt; an upper bound before that is known.
-        output_tokens: Maximum number of tokens after the prompt, of all its sequences together.
-        sequences: Maximum number of sequences that are open at a time.
-    """
-
-    prompt_tokens: int = 0
+    prompt_tokens: int = 0  # Length of its prompt; an upper bound before that is known
     output_tokens: int = 0
-    sequences: int = 0
+    """Maximum number of tokens after the prompt, of all its sequences together."""
+    sequences: int = 0  # Maximum number of sequences that are open at a time
 
     @property
     def tokens(self) -> int:
@@ -46,25 +41,17 @@ NOTHING = Reservation()
 
 @dataclass(frozen=True, slots=True)
 class Room:
-    """What a session has left for one more request.
+    """What a session has left for one more request."""
 
-    Attributes:
-        running: Number of running requests.
-        tokens: Free cells, less those that the running requests may still need.
-        sequences: Free sequences, less those that the running requests may still open.
-    """
-
-    running: int
-    tokens: int
-    sequences: int
+    running: int  # Number of running requests
+    tokens: int  # Free cells, less those that the running requests may still need
+    sequences: int  # Free sequences, less those that the running requests may still open
 
 
 def may_begin(need: Reservation, room: Room, shared_tokens: int = 0) -> bool:
     """Return whether a request may begin; alone it always may, and makes do with what there is.
 
     Args:
-        need: What it may need.
-        room: What is left.
         shared_tokens: Tokens of its prompt whose cells it will share with a running request.
     """
     if room.running == 0:
@@ -76,8 +63,6 @@ def estimate_need(arm: Arm, prompt_tokens: int, count: int = 1) -> Reservation:
     """Estimate what a request may need from its arm.
 
     Args:
-        arm: How it is answered.
-        prompt_tokens: Tokens of the prompt.
         count: Answers that are drawn after one prefill.
     """
     output = arm.max_tokens

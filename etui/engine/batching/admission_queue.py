@@ -11,15 +11,10 @@ from dataclasses import dataclass
 
 @dataclass(slots=True, eq=False)
 class Ticket:
-    """A place in the queue, then among the running ones.
+    """A place in the queue, then among the running ones."""
 
-    Attributes:
-        state: ``queued``, ``running`` or ``done``.
-        cancelled: Whether it waits no longer.
-    """
-
-    state: str = "queued"
-    cancelled: bool = False
+    state: str = "queued"  # `queued`, `running` or `done`
+    cancelled: bool = False  # Whether it waits no longer
 
 
 class AdmissionQueue:
@@ -64,10 +59,9 @@ class AdmissionQueue:
         """Wait at the first place until ``ready`` is true; the ticket keeps that place.
 
         Args:
-            ticket: The ticket.
             ready: Decides from the number of running tickets, which cannot grow meanwhile. It is
-                asked again whenever one of them leaves and after ``ask_again``, and never while
-                the queue is locked.
+                asked again whenever one of them leaves and after ``ask_again``, and never while the
+                queue is locked.
             wait_seconds: Longest wait; None waits as long as it takes.
 
         Returns:

@@ -33,7 +33,6 @@ class MeetingPoint:
     the members is held for moments only, so that a cancel never waits for a batch.
 
     Args:
-        session: The session.
         model: Name of its model, for the reported batches.
         on_batch: Called with each batch before its results are handed out; None for none.
         clock: Monotonic clock in nanoseconds, that of the session's steps.

@@ -29,8 +29,6 @@ class RequestSession:
     events of the answer must go on reading them: between two steps the others wait for it.
 
     Args:
-        point: Where the requests meet.
-        member: The request.
         text_lock: Held while a text is rendered or tokenized, which no batch waits for.
     """
 

@@ -27,8 +27,6 @@ class SharedSession:
     the moment when the last one leaves.
 
     Args:
-        session: The session.
-        model_name: Name of its model.
         on_batch: Is called after each batch, before the events that follow from it; None reports
             none.
         clock: Monotonic clock in nanoseconds, that of the session's steps.
@@ -102,7 +100,6 @@ class SharedSession:
 
         Args:
             prompt: Tokens of a new request.
-            owner: Its owner.
 
         Returns:
             What is free besides what the running requests may still need, and the number of leading

@@ -13,7 +13,6 @@ def split_step(step: Step, members: Sequence[Member]) -> list[Step]:
     """Return each member's own part of a step, with the times of the whole batch.
 
     Args:
-        step: The step.
         members: The requests whose sequences it has, with what they wanted.
     """
     if len(members) == 1:

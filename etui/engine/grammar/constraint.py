@@ -180,8 +180,6 @@ def build_constraint(
 
     Args:
         api: The bindings of llama.cpp.
-        model: The model that draws.
-        grammar: The grammar.
         start: Length of the sequence now.
         replaced: The constraint that it replaces, which is freed; None without one.
 

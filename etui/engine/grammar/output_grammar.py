@@ -79,7 +79,6 @@ def build_schema_grammar(
     """Build the grammar of the JSON texts that match a schema.
 
     Args:
-        text: The schema as JSON text.
         param: The part of the request that it comes from, for errors.
         lead: Allow line breaks before the JSON text, for an answer that follows thinking.
 

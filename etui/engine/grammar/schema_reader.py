@@ -65,7 +65,6 @@ def read_schema(text: str, param: str) -> Schema:
     """Read a JSON schema.
 
     Args:
-        text: The schema as JSON text.
         param: The part of the request that it comes from, for errors.
 
     Raises:

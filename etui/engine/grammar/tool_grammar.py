@@ -26,15 +26,10 @@ _PARAM = "tools"
 
 @dataclass(frozen=True, slots=True)
 class Tool:
-    """A tool that a model may call.
-
-    Attributes:
-        name: Its name.
-        parameters: JSON schema of its arguments, as JSON text.
-    """
+    """A tool that a model may call."""
 
     name: str
-    parameters: str
+    parameters: str  # JSON schema of its arguments, as JSON text
 
 
 def read_tools(text: str) -> tuple[Tool, ...]:
@@ -107,7 +102,6 @@ def build_tool_grammar(
     """Build the grammar of an answer that calls at least one of these tools, and writes no text.
 
     Args:
-        tools: The tools, of which any may be called.
         tool_format: How the model writes calls; not empty.
         parallel: Whether it may call several.
         lead: Allow line breaks before the first call, for an answer that follows thinking.

@@ -38,7 +38,6 @@ class BatchCost:
 
     Args:
         curve: Relative cost by rows, with an entry for 1 row of cost 1; interpolated in between.
-        learns: Whether times change the costs.
     """
 
     def __init__(self, curve: Mapping[int, float], *, learns: bool = True) -> None:

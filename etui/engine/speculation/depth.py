@@ -22,17 +22,11 @@ MARGIN = 0.03
 
 @dataclass(frozen=True, slots=True)
 class Depth:
-    """The chosen number of drafted tokens.
+    """The chosen number of drafted tokens."""
 
-    Attributes:
-        tokens: Drafted tokens; 0 drafts nothing.
-        rate: Expected tokens for the cost of a batch of one row; 1 without a draft.
-        cost: Expected cost of drafting and verification, in batches of one row.
-    """
-
-    tokens: int = 0
-    rate: float = 1.0
-    cost: float = 1.0
+    tokens: int = 0  # Drafted tokens; 0 drafts nothing
+    rate: float = 1.0  # Expected tokens for the cost of a batch of one row; 1 without a draft
+    cost: float = 1.0  # Expected cost of drafting and verification, in batches of one row
 
 
 def choose_depth(
@@ -51,7 +45,6 @@ def choose_depth(
         probabilities: Probability that each drafted token is accepted if all before are; read as
             far as the credit goes.
         batch_cost: Cost of a batch by its rows, 1 for one row.
-        draft_cost: Cost of drafting one token.
         start_cost: Cost of the drafter before its first token.
         credit: Largest loss that is allowed if nothing is accepted; None is no limit.
         only: The only depth to choose from, in addition to 0; None allows every one.

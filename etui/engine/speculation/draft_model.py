@@ -77,7 +77,6 @@ class DraftModel:
         vocabulary: Tokens that the verifying model has.
         size_share: Bytes of the draft model relative to the verifying one: its time before it is
             measured.
-        clock_ns: Monotonic clock in nanoseconds.
     """
 
     method = "draft"

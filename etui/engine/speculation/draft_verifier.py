@@ -63,7 +63,6 @@ class DraftVerifier:
 
     Args:
         speculator: The drafters, and how many tokens they draft.
-        cache: Context of the session.
         context_tokens: Most tokens of a sequence.
         refusal: Why drafts cannot be verified; empty if they can.
 
@@ -150,10 +149,7 @@ class DraftVerifier:
         """Compare a drawn token with the drafted one; if they agree, it is computed already.
 
         Args:
-            sequence: The sequence that has drawn it.
-            token: The token.
             cell: Number of the cell that it has in the cache if they agree.
-            ends: Whether it ends the answer.
 
         Returns:
             Whether they agree and the answer goes on, so that the cell is used.

@@ -31,8 +31,6 @@ class DraftRequest:
 
     Attributes:
         spec, path: Its entry in models.yaml, and its file.
-        target: The model that it drafts for.
-        kv_type: Type of its KV cache.
     """
 
     spec: ModelSpec
@@ -60,10 +58,6 @@ def load_draft(
     draft from the CPU takes longer than it saves.
 
     Args:
-        request: The draft model.
-        session: Session of the model that it drafts for.
-        library: The library of the session.
-        on_gpu: Whether the model has layers on a GPU.
         trial: Loads a file that etui does not know in a process of its own first.
 
     Returns:

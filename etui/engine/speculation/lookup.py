@@ -21,15 +21,10 @@ LONGEST_MATCH = 24
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """An earlier occurrence of the last tokens.
+    """An earlier occurrence of the last tokens."""
 
-    Attributes:
-        end: Index of the token after it.
-        length: Number of equal tokens, at most ``LONGEST_MATCH``.
-    """
-
-    end: int
-    length: int
+    end: int  # Index of the token after it
+    length: int  # Number of equal tokens, at most `LONGEST_MATCH`
 
 
 class LookupIndex:

@@ -67,12 +67,7 @@ class Heads(Protocol):
 
 
 class MtpDrafter:
-    """Drafts with the heads; it follows the batches of one sequence of the model.
-
-    Args:
-        heads: The heads.
-        clock_ns: Monotonic clock in nanoseconds.
-    """
+    """Drafts with the heads; it follows the batches of one sequence of the model."""
 
     method = "mtp"
 
@@ -105,7 +100,6 @@ class MtpDrafter:
 
         Args:
             tokens: Tokens of the batch, drafted ones included.
-            position: Position of the first one.
         """
         start_ns = self._clock_ns()
         try:
@@ -192,7 +186,6 @@ class LlamaHeads:
 
     Args:
         ext: The module with the experimental functions.
-        model: The model.
         target: Its context, whose batches are followed.
         context: A context of type MTP over the same model.
     """

@@ -77,14 +77,10 @@ class Speculation:
 class Speculator:
     """Drafters of one model, and what is known of their success; shared by its answers.
 
-    Args:
-        cost: Cost of batches by rows.
-        clock_ns: Monotonic clock in nanoseconds.
-
     Attributes:
-        draft_tokens: Number of tokens to draft at a time; None chooses it by cost and acceptance.
-            A method that was named then drafts at every step, whether it pays or not; ``auto``
-            still chooses whether to draft, and by which method.
+        draft_tokens: Number of tokens to draft at a time; None chooses it by cost and
+            acceptance. A method that was named then drafts at every step, whether it pays or
+            not; ``auto`` still chooses whether to draft, and by which method.
     """
 
     def __init__(self, cost: BatchCost, clock_ns: Callable[[], int] = time.monotonic_ns) -> None:
@@ -131,7 +127,6 @@ class Speculator:
         """Draft the next tokens of a sequence with the method of the largest expected gain.
 
         Args:
-            own: The speculation of the sequence.
             tokens: All its tokens, the last one drawn and not yet computed.
             most: Maximum number of drafted tokens.
 

@@ -33,15 +33,12 @@ class Proposal:
     """A draft.
 
     Attributes:
-        method: ``lookup``, ``draft`` or ``mtp``.
-        tokens: The drafted tokens, at least one.
-        classes: Class of evidence of each, for the estimate of acceptance.
         start_ns, end_ns: Interval of the drafting; equal if no model took part.
     """
 
-    method: str
-    tokens: tuple[int, ...]
-    classes: tuple[int, ...]
+    method: str  # `lookup`, `draft` or `mtp`
+    tokens: tuple[int, ...]  # The drafted tokens, at least one
+    classes: tuple[int, ...]  # Class of evidence of each, for the estimate of acceptance
     start_ns: int
     end_ns: int
 
@@ -51,17 +48,14 @@ class Verification:
     """A batch that verifies a draft, while tokens are drawn from its rows.
 
     Attributes:
-        proposal: The draft.
         start_ns, end_ns: Interval of the batch; 0 before it was computed.
-        accepted: Drafted tokens that the model drew too.
-        rejected: Whether the model drew another token than the next drafted one.
     """
 
     proposal: Proposal
     start_ns: int = 0
     end_ns: int = 0
-    accepted: int = 0
-    rejected: bool = False
+    accepted: int = 0  # Drafted tokens that the model drew too
+    rejected: bool = False  # Whether the model drew another token than the next drafted one
 
     @property
     def rows(self) -> int:

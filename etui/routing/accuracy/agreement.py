@@ -63,24 +63,17 @@ _FURTHEST = 15.0
 
 @dataclass(frozen=True, slots=True)
 class AgreementModel:
-    """The joint probabilities of an audited arm and its audit arm.
+    """The joint probabilities of an audited arm and its audit arm."""
 
-    Attributes:
-        both: Probability that both are right.
-        only_arm: Probability that only the audited arm is right.
-        only_audit: Probability that only the audit arm is right.
-        same_mistake: Probability that two wrong answers are the same.
-        abilities: Those of the audited arm and of the audit arm, in logits.
-        observed: Share of answers that agree, where two arms of these accuracies would agree less
-            often; None where they would agree as often.
-    """
-
-    both: float
-    only_arm: float
-    only_audit: float
-    same_mistake: float = SAME_MISTAKE
+    both: float  # Probability that both are right
+    only_arm: float  # Probability that only the audited arm is right
+    only_audit: float  # Probability that only the audit arm is right
+    same_mistake: float = SAME_MISTAKE  # Probability that two wrong answers are the same
     abilities: tuple[float, float] = (0.0, 0.0)
+    """Those of the audited arm and of the audit arm, in logits."""
     observed: float | None = None
+    """Share of answers that agree, where two arms of these accuracies would agree less often; None
+    where they would agree as often."""
 
     @property
     def neither(self) -> float:

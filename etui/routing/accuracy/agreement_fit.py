@@ -29,8 +29,6 @@ def average_models(
     """Fit the difficulty of questions to their agreement; return the mean model of each question.
 
     Args:
-        questions: The audited questions.
-        agrees: Whether the answers to each agree.
         scale: Models of questions from easy to hard, by falling agreement.
     """
     import numpy as np

@@ -32,15 +32,11 @@ _WHOLE = 1.0 - 1e-9
 
 @dataclass(frozen=True, slots=True)
 class Agreed:
-    """Which questions several arms agree on.
+    """Which questions several arms agree on."""
 
-    Attributes:
-        agree: They gave the same answer, shape (questions,).
-        differ: They gave different answers, or one gave none. Neither is set where it is unknown.
-    """
-
-    agree: Flags
+    agree: Flags  # They gave the same answer, shape (questions,)
     differ: Flags
+    """They gave different answers, or one gave none. Neither is set where it is unknown."""
 
     @property
     def known(self) -> bool:
@@ -78,7 +74,6 @@ def choose_agreements(
     """Yield the sets of arms to fit: those of a policy that the table has, or each two arms.
 
     Args:
-        graded: The answers.
         stated: The sets that a policy names; None for a fit without a policy.
     """
     if stated is None:
@@ -92,8 +87,6 @@ def fit_agreement(graded: Graded, arms: tuple[str, ...], folds: Whole) -> Agreem
     """Fit one set of arms; None if it is not known for any question whether they agree.
 
     Args:
-        graded: The answers.
-        arms: Names of the arms.
         folds: Fold of each question, for the calibration error of the curve.
     """
     import numpy as np

@@ -27,7 +27,6 @@ def fit_curve(
     Args:
         of: The kind of the raw value.
         raw: The value of each answer, NaN if it has none.
-        right: Whether each answer was right.
         folds: Fold of each answer, for the cross-validated calibration error.
     """
     import numpy as np

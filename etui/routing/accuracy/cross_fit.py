@@ -49,7 +49,6 @@ def cross_fit(
 
     Args:
         graded: The answers; without question texts only the router ``subject`` is fitted.
-        routers: The routers to fit.
         hide_subjects: Whether to use the words of a question only, as in a chat.
         seed: Random seed of the folds and of the trees.
         say: Called with a progress message for each fold.

@@ -40,32 +40,26 @@ class Design:
     """Columns of all questions, computed from the questions used for fitting.
 
     Attributes:
-        idf: Inverse document frequency of each bucket.
-        words: tf-idf of all questions, sparse (questions, buckets).
-        scale: Scale of the features.
-        columns: Scaled features and tf-idf of all questions, sparse.
-        bands: Names of the bands; empty if there are none.
-        source: Where the bands of a question come from: ``words`` compares them with centroids,
-            ``fields`` asks the classifier that ships with etui.
-        shares: Probability of each band, (questions, bands); by centroids, those of a question used
-            for fitting are computed from the other folds.
-        centroids: Centroid of each band, (bands, buckets); empty for fields.
         rates, counts: Shrunken rates (bands, arms) and number of answers of each band.
-        band_logits: Expected logit of the band's rate, (questions, arms). For a question used for
-            fitting it is computed from the other folds, so its own answer is not in it.
     """
 
-    idf: Floats
-    words: Any
+    idf: Floats  # Inverse document frequency of each bucket
+    words: Any  # Tf-idf of all questions, sparse (questions, buckets)
     scale: Scale
-    columns: Any
-    bands: list[str]
+    columns: Any  # Scaled features and tf-idf of all questions, sparse
+    bands: list[str]  # Names of the bands; empty if there are none
     source: Literal["words", "fields"]
+    """Where the bands of a question come from: ``words`` compares them with centroids, ``fields``
+    asks the classifier that ships with etui."""
     shares: Floats
-    centroids: Floats
+    """Probability of each band, (questions, bands); by centroids, those of a question used for
+    fitting are computed from the other folds."""
+    centroids: Floats  # Centroid of each band, (bands, buckets); empty for fields
     rates: Floats
     counts: Whole
     band_logits: Floats
+    """Expected logit of the band's rate, (questions, arms). For a question used for fitting it is
+    computed from the other folds, so its own answer is not in it."""
 
 
 def build_design(graded: Graded, corpus: Corpus, used: Flags, seed: int = 0) -> Design:
@@ -163,8 +157,6 @@ def export_logistic(linear: Linear, scale: Scale, *, band: bool) -> Logistic:
     """Convert a regression over scaled features to one over raw features, as the file holds it.
 
     Args:
-        linear: The regression.
-        scale: The scale of its features.
         band: Whether its first column is the logit of the band's rate.
     """
     import numpy as np

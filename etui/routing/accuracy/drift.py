@@ -22,28 +22,23 @@ class ArmHealth:
     """The fit of one arm against the labels since then.
 
     Attributes:
-        arm: Name of the arm.
-        labels: Number of labels since the fit.
         predicted, observed: Mean predicted accuracy, and mean of the labels; None without any.
-        excess: Mean squared error of the fit minus that of the rate, over the last labels.
-        set_aside: Whether the rate predicts in place of the fit.
-        drifted: Whether the arm is right more, or less, often than predicted.
     """
 
     arm: str
-    labels: int
+    labels: int  # Number of labels since the fit
     predicted: float | None
     observed: float | None
     excess: float | None
-    set_aside: bool
-    drifted: bool
+    """Mean squared error of the fit minus that of the rate, over the last labels."""
+    set_aside: bool  # Whether the rate predicts in place of the fit
+    drifted: bool  # Whether the arm is right more, or less, often than predicted
 
 
 def judge_arm(arm: str, rate: float, pairs: Sequence[tuple[float, float]]) -> ArmHealth:
     """Judge the fit of an arm.
 
     Args:
-        arm: Name of the arm.
         rate: Its overall rate, which is what it would predict without a fit.
         pairs: (predicted, label) since the fit, oldest first; both in [0, 1].
     """

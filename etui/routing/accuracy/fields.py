@@ -49,25 +49,15 @@ def count_field_terms(question: QuestionText) -> dict[int, int]:
 
 @dataclass(frozen=True, slots=True)
 class FieldClassifier:
-    """The classifier of one file.
-
-    Attributes:
-        names: Names of the fields.
-        bias: Score of each field for a question without words.
-        step: Weight of one step of a byte.
-        sharpness: Factor of the scores in the softmax.
-        idf: Inverse document frequency of each bucket.
-        weights: A byte for each bucket and field, bucket after bucket; ``_ZERO`` is 0.
-        sha256: Identifies the file.
-    """
+    """The classifier of one file."""
 
     names: tuple[str, ...]
-    bias: tuple[float, ...]
-    step: float
-    sharpness: float
-    idf: tuple[float, ...]
-    weights: bytes
-    sha256: str
+    bias: tuple[float, ...]  # Score of each field for a question without words
+    step: float  # Weight of one step of a byte
+    sharpness: float  # Factor of the scores in the softmax
+    idf: tuple[float, ...]  # Inverse document frequency of each bucket
+    weights: bytes  # A byte for each bucket and field, bucket after bucket; `_ZERO` is 0
+    sha256: str  # Identifies the file
 
     def predict(self, question: QuestionText) -> tuple[float, ...]:
         """Predict the probability of each field; they sum to 1, and unlikely ones are 0."""

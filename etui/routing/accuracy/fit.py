@@ -59,9 +59,6 @@ def fit_heads(
     """Fit the model of a table of graded answers.
 
     Args:
-        graded: The answers.
-        provenance: The origin of the answers.
-        seed: Random seed of the folds.
         assess: Whether to measure the quality by five folds; a fit inside a fold skips this.
         agreements: Sets of arms whose agreement is fitted; None fits each two arms.
         jointly: Whether to fit the model of all arms together, too.

@@ -46,22 +46,15 @@ class Sparse(_Part):
 
 
 class Logistic(_Part):
-    """ln(p / (1-p)) = intercept + features . x + band * band logit + words . tf-idf.
+    """ln(p / (1-p)) = intercept + features . x + band * band logit + words . tf-idf."""
 
-    Attributes:
-        intercept: Intercept for the raw features.
-        features: One weight for each of ``FEATURE_NAMES``.
-        band: Weight of the logit of the shrunken rate of the question's band.
-        words: Weights of the buckets.
-        c: Inverse strength of the L2 penalty, chosen by cross-validation; None if there were too
-            few answers to fit more than their rate.
-    """
-
-    intercept: Number
-    features: tuple[Number, ...]
-    band: Number = 0.0
-    words: Sparse = Sparse(at=(), value=())
+    intercept: Number  # Intercept for the raw features
+    features: tuple[Number, ...]  # One weight for each of `FEATURE_NAMES`
+    band: Number = 0.0  # Weight of the logit of the shrunken rate of the question's band
+    words: Sparse = Sparse(at=(), value=())  # Weights of the buckets
     c: Number | None = None
+    """Inverse strength of the L2 penalty, chosen by cross-validation; None if there were too few
+    answers to fit more than their rate."""
 
     @model_validator(mode="after")
     def _check_features(self) -> Self:
@@ -71,19 +64,13 @@ class Logistic(_Part):
 
 
 class Quality(_Part):
-    """Quality of the predictions on held-out questions (five folds).
+    """Quality of the predictions on held-out questions (five folds)."""
 
-    Attributes:
-        brier: Mean squared error of p.
-        brier_rate: Mean squared error of the plain rate.
-        ece: Expected calibration error over ten bins of equal size.
-        auc: Area under the ROC curve; None if all answers were right, or all wrong.
-    """
-
-    brier: Number
-    brier_rate: Number
-    ece: Probability
+    brier: Number  # Mean squared error of p
+    brier_rate: Number  # Mean squared error of the plain rate
+    ece: Probability  # Expected calibration error over ten bins of equal size
     auc: Probability | None
+    """Area under the ROC curve; None if all answers were right, or all wrong."""
 
 
 class Rate(_Part):
@@ -97,22 +84,20 @@ class ConfidenceCurve(_Part):
     """Raw confidence of an answer -> probability that it is right.
 
     Attributes:
-        of: ``margin`` between the first and the second answer, or ``confidence`` of the first.
-        kind: ``isotonic`` interpolates the knots (x, p); ``platt`` is 1/(1 + exp(-(a*x + b))).
         x, p: The knots, both ascending; empty for ``platt``.
         a, b: The parameters of ``platt``.
-        n: Number of answers it was fitted on.
-        ece: Cross-validated calibration error.
     """
 
     of: Literal["margin", "confidence"]
+    """``margin`` between the first and the second answer, or ``confidence`` of the first."""
     kind: Literal["isotonic", "platt"]
+    """``isotonic`` interpolates the knots (x, p); ``platt`` is 1/(1 + exp(-(a*x + b)))."""
     x: tuple[Number, ...] = ()
     p: tuple[Probability, ...] = ()
     a: Number = 0.0
     b: Number = 0.0
-    n: int = Field(ge=1)
-    ece: Probability
+    n: int = Field(ge=1)  # Number of answers it was fitted on
+    ece: Probability  # Cross-validated calibration error
 
     @model_validator(mode="after")
     def _check_knots(self) -> Self:
@@ -128,23 +113,18 @@ class ArmHead(_Part):
     """The fit of one arm.
 
     Attributes:
-        model: The model that answered; None if the outcomes do not name it.
-        reasoning: The reasoning method; None if the outcomes do not name it.
         n, rate: Number of graded answers, and the share that was right.
-        rates: Band -> shrunken rate.
-        logistic: Predicts the probability of a right answer from the question alone.
-        quality: Quality of that prediction.
-        curves: Predict the probability that an answer is right from its confidence.
     """
 
-    model: str | None
-    reasoning: str | None
+    model: str | None  # The model that answered; None if the outcomes do not name it
+    reasoning: str | None  # The reasoning method; None if the outcomes do not name it
     n: int = Field(ge=1)
     rate: Probability
-    rates: dict[str, Rate]
-    logistic: Logistic
+    rates: dict[str, Rate]  # Band -> shrunken rate
+    logistic: Logistic  # Predicts the probability of a right answer from the question alone
     quality: Quality
     curves: tuple[ConfidenceCurve, ...] = ()
+    """Predict the probability that an answer is right from its confidence."""
 
 
 class Share(_Part):
@@ -157,26 +137,19 @@ class Share(_Part):
 
 
 class AgreementHead(_Part):
-    """How likely arms are right that give the same answer, and each where their answers differ.
-
-    Attributes:
-        arms: Names of the arms; a single one agrees with itself if all of its votes do.
-        models: The model of each arm; None if the outcomes do not name it.
-        n: Number of questions that all of them answered.
-        known: Whether their answers are known. From right and wrong alone, arms that are all wrong
-            may agree or not: the shares are then the least that they can be.
-        agreed: Share of the agreed answers that is right.
-        apart: The share of each arm's answers that is right where they differ.
-        curve: Mean margin (or confidence) of agreed answers -> probability that they are right.
-    """
+    """How likely arms are right that give the same answer, and each where their answers differ."""
 
     arms: tuple[str, ...] = Field(min_length=1)
-    models: tuple[str | None, ...]
-    n: int = Field(ge=1)
+    """Names of the arms; a single one agrees with itself if all of its votes do."""
+    models: tuple[str | None, ...]  # The model of each arm; None if the outcomes do not name it
+    n: int = Field(ge=1)  # Number of questions that all of them answered
     known: bool
-    agreed: Share
-    apart: tuple[Share, ...]
+    """Whether their answers are known. From right and wrong alone, arms that are all wrong may
+    agree or not: the shares are then the least that they can be."""
+    agreed: Share  # Share of the agreed answers that is right
+    apart: tuple[Share, ...]  # The share of each arm's answers that is right where they differ
     curve: ConfidenceCurve | None = None
+    """Mean margin (or confidence) of agreed answers -> probability that they are right."""
 
     @model_validator(mode="after")
     def _check_lengths(self) -> Self:
@@ -189,39 +162,29 @@ class NeedHead(_Part):
     """Predicts whether a question needs more than a base arm offers.
 
     Attributes:
-        need: ``reasoning`` compares two reasoning methods of one model, ``larger_model`` two
-            models.
         base, other: The cheaper arm and the other one.
-        gained: Predicts the probability that only the other arm is right.
-        lost: Predicts the probability that only the base arm is right.
-        n: Number of questions that both answered.
-        auc: Cross-validated area under the ROC curve of ``gained``; None if it cannot be measured.
     """
 
     need: Literal["reasoning", "larger_model"]
+    """``reasoning`` compares two reasoning methods of one model, ``larger_model`` two models."""
     base: str
     other: str
-    gained: Logistic
-    lost: Logistic
-    n: int = Field(ge=1)
+    gained: Logistic  # Predicts the probability that only the other arm is right
+    lost: Logistic  # Predicts the probability that only the base arm is right
+    n: int = Field(ge=1)  # Number of questions that both answered
     auc: Probability | None
+    """Cross-validated area under the ROC curve of ``gained``; None if it cannot be measured."""
 
 
 class Bands(_Part):
-    """The bands (subjects) to which questions are assigned by their words.
-
-    Attributes:
-        source: ``words`` compares a question with centroids; ``fields`` asks the classifier that
-            ships with etui.
-        fields_sha256: Identifies that classifier; empty for ``words``.
-        centroids: Band -> centroid of its questions.
-        sharpness: Factor of the cosine similarity in the softmax over the bands.
-    """
+    """The bands (subjects) to which questions are assigned by their words."""
 
     source: Literal["words", "fields"] = "words"
-    fields_sha256: str = ""
+    """``words`` compares a question with centroids; ``fields`` asks the classifier that ships with
+    etui."""
+    fields_sha256: str = ""  # Identifies that classifier; empty for `words`
     centroids: dict[str, Sparse]
-    sharpness: Number = Field(gt=0)
+    sharpness: Number = Field(gt=0)  # Factor of the cosine similarity in the softmax over the bands
 
 
 class Provenance(_Part):
@@ -266,7 +229,6 @@ def parse_fitted(text: str, file: str) -> FittedModel:
     """Parse the text of a fitted file.
 
     Args:
-        text: The JSON text.
         file: Name of the file, for error messages.
 
     Raises:

@@ -42,18 +42,13 @@ _STEPS = 30
 
 @dataclass(frozen=True, slots=True)
 class QuestionColumns:
-    """What is known of questions without their answers.
+    """What is known of questions without their answers."""
 
-    Attributes:
-        features: Light features, (questions, features).
-        words: tf-idf, sparse (questions, buckets).
-        shares: Probability of each band, (questions, bands), once for each way to divide questions
-            into bands: by subject, by the field of the words. Empty without bands.
-    """
-
-    features: Floats
-    words: Any
+    features: Floats  # Light features, (questions, features)
+    words: Any  # Tf-idf, sparse (questions, buckets)
     shares: tuple[Floats, ...]
+    """Probability of each band, (questions, bands), once for each way to divide questions into
+    bands: by subject, by the field of the words. Empty without bands."""
 
     def take(self, rows: Flags | Whole) -> QuestionColumns:
         """Return the columns of some questions."""
@@ -63,17 +58,11 @@ class QuestionColumns:
 
 @dataclass(frozen=True, slots=True)
 class Ridge:
-    """Difficulty and deviations, linear in scaled features, bands and words.
-
-    Attributes:
-        scale: Scale of the features.
-        start: Value without any column, (arms + 1,).
-        weights: (features + bands + buckets, arms + 1).
-    """
+    """Difficulty and deviations, linear in scaled features, bands and words."""
 
     scale: Scale
-    start: Floats
-    weights: Floats
+    start: Floats  # Value without any column, (arms + 1,)
+    weights: Floats  # (features + bands + buckets, arms + 1)
 
     def predict(self, columns: QuestionColumns) -> Floats:
         """Predict the mean over the arms and each arm's deviation, (questions, arms + 1)."""
@@ -84,25 +73,16 @@ class Ridge:
 
 @dataclass(frozen=True, slots=True)
 class JointFit:
-    """The joint model of all arms.
-
-    Attributes:
-        rates: Shrunken rate of each band and arm, (bands, arms), for each way to divide.
-        overall: Smoothed rate of each arm, (arms,).
-        directions: Leading components of the words, (buckets, components).
-        ridge: The linear part.
-        groves: Forests that each leave one fold out.
-        calibration: Calibration of the arms' logits.
-        left_out: Calibrated p of the questions of the fit, by groves that left them out.
-    """
+    """The joint model of all arms."""
 
     rates: tuple[Floats, ...]
-    overall: Floats
-    directions: Floats
-    ridge: Ridge
-    groves: tuple[Any, ...]
-    calibration: Calibration
-    left_out: Floats
+    """Shrunken rate of each band and arm, (bands, arms), for each way to divide."""
+    overall: Floats  # Smoothed rate of each arm, (arms,)
+    directions: Floats  # Leading components of the words, (buckets, components)
+    ridge: Ridge  # The linear part
+    groves: tuple[Any, ...]  # Forests that each leave one fold out
+    calibration: Calibration  # Calibration of the arms' logits
+    left_out: Floats  # Calibrated p of the questions of the fit, by groves that left them out
 
     def predict(self, columns: QuestionColumns) -> Floats:
         """Predict p of a right answer, (questions, arms)."""
@@ -195,7 +175,6 @@ def fit_ridge(columns: QuestionColumns, target: Floats, row_weights: Floats) -> 
     """Fit the linear part by conjugate gradients, all targets together.
 
     Args:
-        columns: The questions.
         target: Difficulty and deviations, (questions, targets).
         row_weights: How much each question counts, (questions,).
     """

@@ -32,17 +32,14 @@ class Calibration:
     """Weights of the parts of a question's logits; a part is the mean over the arms, or the rest.
 
     Attributes:
-        slope: Weight of the forest's mean, for each arm, (arms,).
-        spread: Weight of each arm's difference from the mean, by the forest.
         band_mean, band_spread: The same of the expected rates of the bands.
-        offset: Constant of each arm, (arms,).
     """
 
-    slope: Floats
-    spread: float
+    slope: Floats  # Weight of the forest's mean, for each arm, (arms,)
+    spread: float  # Weight of each arm's difference from the mean, by the forest
     band_mean: float
     band_spread: float
-    offset: Floats
+    offset: Floats  # Constant of each arm, (arms,)
 
     def apply(self, p: Floats, expected: Floats) -> Floats:
         """Calibrate the forest's probabilities, (questions, arms).
@@ -62,15 +59,10 @@ class Calibration:
 
 @dataclass(frozen=True, slots=True)
 class RegressionMix:
-    """Share of the arms' own regressions in the differences between the arms.
+    """Share of the arms' own regressions in the differences between the arms."""
 
-    Attributes:
-        share: Share of the regressions, from 0 to 1; the rest is the joint model's.
-        offset: Constant of each arm, which keeps its mean difference as it was, (arms,).
-    """
-
-    share: float
-    offset: Floats
+    share: float  # Share of the regressions, from 0 to 1; the rest is the joint model's
+    offset: Floats  # Constant of each arm, which keeps its mean difference as it was, (arms,)
 
     def apply(self, p: Floats, own: Floats) -> Floats:
         """Mix probabilities of the joint model with those of the regressions, (questions, arms)."""
@@ -96,7 +88,6 @@ def fit_mix(p: Floats, own: Floats, questions: int) -> RegressionMix | None:
     Args:
         p: The joint model's probabilities of questions that it was not fitted on.
         own: Those of the regressions, same shape.
-        questions: Number of questions of the fit.
     """
     if not is_mixed(questions) or p.shape[1] < 2:
         return None

@@ -23,8 +23,6 @@ def export_joint(
 
     Args:
         fit: The joint model, with one way to divide questions into bands.
-        arms: Names of its arms.
-        bands: Names of its bands.
         mix: Share of the arms' own regressions; None without.
     """
     import numpy as np

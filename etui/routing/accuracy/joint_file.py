@@ -31,18 +31,14 @@ Row = tuple[Number, ...]
 
 
 class Packed(BaseModel):
-    """An array of numbers of one type, in base64.
-
-    Attributes:
-        type: Type code of :mod:`array`: ``B`` a byte, ``h`` and ``H`` 16 bits with and without
-            sign, ``I`` 32 bits without, ``f`` single precision.
-        data: The bytes, little-endian.
-    """
+    """An array of numbers of one type, in base64."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     type: Literal["B", "h", "H", "I", "f"]
-    data: str
+    """Type code of :mod:`array`: ``B`` a byte, ``h`` and ``H`` 16 bits with and without sign, ``I``
+    32 bits without, ``f`` single precision."""
+    data: str  # The bytes, little-endian
 
     @model_validator(mode="after")
     def _check_data(self) -> Self:
@@ -84,55 +80,45 @@ class JointPart(BaseModel):
     regression.
 
     Attributes:
-        arms: Names of the arms.
-        bands: Names of the bands.
-        rates: Shrunken rate of each band and arm.
-        overall: Smoothed rate of each arm.
-        start, features, band_weights: The ridge regression: its constant, and its weights of raw
-            features and of bands, for the mean and each arm.
-        words: Bucket after bucket, the weights of the components and those of the ridge regression,
-            in steps above ``WORD_ZERO``.
+        start, features, band_weights: The ridge regression: its constant, and its weights of
+            raw features and of bands, for the mean and each arm.
         component_step, word_step: The sizes of these steps.
-        roots: Number of the first node of each tree.
-        column: The column that each node compares, ``LEAF`` for a leaf.
-        threshold: A question with at most this value goes on to the next node.
-        child: The node of the other questions; for a leaf, the number of nodes plus its row in
-            ``values``.
-        values: The predictions of the leaves, in steps of 1 / ``VALUE_STEPS``.
-        stretch: Factor of the deviations.
         slope, spread: Calibration of the logits: weight of their mean for each arm, and of each
             arm's difference from the mean.
         band_mean, band_spread: The same for the logits of the expected rates.
-        offset: Constant of each arm.
-        mixed: Share of the arms' own regressions in the differences between the logits.
-        mixed_offset: Constant of each arm with that share; empty without.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     arms: tuple[str, ...] = Field(min_length=1)
     bands: tuple[str, ...]
-    rates: tuple[Row, ...]
-    overall: Row
+    rates: tuple[Row, ...]  # Shrunken rate of each band and arm
+    overall: Row  # Smoothed rate of each arm
     start: Row
     features: tuple[Row, ...]
     band_weights: tuple[Row, ...]
     words: Packed
+    """Bucket after bucket, the weights of the components and those of the ridge regression, in
+    steps above ``WORD_ZERO``."""
     component_step: Number
     word_step: Number
     roots: tuple[Annotated[int, Field(ge=0)], ...] = Field(min_length=1)
-    column: Packed
-    threshold: Packed
+    """Number of the first node of each tree."""
+    column: Packed  # The column that each node compares, `LEAF` for a leaf
+    threshold: Packed  # A question with at most this value goes on to the next node
     child: Packed
-    values: Packed
-    stretch: Number = Field(gt=0)
+    """The node of the other questions; for a leaf, the number of nodes plus its row in ``values``.
+    """
+    values: Packed  # The predictions of the leaves, in steps of 1 / `VALUE_STEPS`
+    stretch: Number = Field(gt=0)  # Factor of the deviations
     slope: Row
     spread: Number
     band_mean: Number
     band_spread: Number
-    offset: Row
+    offset: Row  # Constant of each arm
     mixed: Number = Field(0.0, ge=0, le=1)
-    mixed_offset: Row = ()
+    """Share of the arms' own regressions in the differences between the logits."""
+    mixed_offset: Row = ()  # Constant of each arm with that share; empty without
 
     @model_validator(mode="after")
     def _check_shapes(self) -> Self:

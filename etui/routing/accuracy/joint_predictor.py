@@ -25,11 +25,7 @@ _ONE = 65_535
 
 
 class JointPredictor:
-    """Predicts with the joint model of one fitted file.
-
-    Args:
-        part: The joint model.
-    """
+    """Predicts with the joint model of one fitted file."""
 
     def __init__(self, part: JointPart) -> None:
         self._part = part
@@ -62,9 +58,7 @@ class JointPredictor:
         """Predict p of a right answer by arm.
 
         Args:
-            features: The light features.
             words: tf-idf by bucket.
-            bands: Band -> probability.
         """
         part = self._part
         columns = self._build_columns(features, words, bands)

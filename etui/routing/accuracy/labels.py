@@ -55,12 +55,11 @@ def label_audit(
 
     Args:
         model: How the agreement of the two arms comes about.
-        arm: The arm whose answer was audited.
         audit_arm: The arm that answered as well.
         agrees: Whether both answers are the same.
         good: The user's grade of the audited answer, which counts in place of the agreement.
-        predicted: Whether the model is that of questions like this one, by
-            :func:`model_questions`, which contains this agreement already.
+        predicted: Whether the model is that of questions like this one, by :func:`model_questions`,
+            which contains this agreement already.
     """
     if predicted and good is None:
         own = Label(model.arm, PREDICTED_WEIGHT)
@@ -81,11 +80,6 @@ def model_questions(
     Two answers that differ do not show which of them is right: on hard questions both are wrong,
     and the audit arm is not worth its joules. Only the mean over similar questions separates hard
     ones from those that the audit arm alone gets right.
-
-    Args:
-        questions: The audited questions.
-        agrees: Whether the answers to each agree.
-        model: The model of all of them.
 
     Returns:
         A model for each question; None with fewer than 100 audits, or ten of either result.

@@ -44,19 +44,15 @@ class Need:
     """Predicted benefit of an arm over a base arm for one question.
 
     Attributes:
-        need: ``reasoning`` or ``larger_model``.
         base, other: Names of the two arms.
-        gained: Probability that only ``other`` is right.
-        lost: Probability that only ``base`` is right.
-        n: Number of questions the prediction was fitted on.
     """
 
     need: Literal["reasoning", "larger_model"]
     base: str
     other: str
-    gained: float
-    lost: float
-    n: int
+    gained: float  # Probability that only `other` is right
+    lost: float  # Probability that only `base` is right
+    n: int  # Number of questions the prediction was fitted on
 
     @property
     def gain(self) -> float:
@@ -113,7 +109,6 @@ class AccuracyPredictor:
         """Compute the probability that an answer is right, by its margin, else by its confidence.
 
         Args:
-            arm: The arm that answered.
             confidence: Raw confidence of the answer; None if it has none.
             margin: Difference between the first and the second answer; None if it has none.
 

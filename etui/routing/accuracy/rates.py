@@ -34,8 +34,6 @@ def compute_shrunken_rates(
     Args:
         correct: Whether each answer was right, shape (questions, arms).
         band: Index of each question's band.
-        bands: Number of bands.
-        used: Questions that count.
         m: Weight of p0, the share over all bands, in answers.
         weights: Weight of each answer, same shape as ``correct``; None is 1 for all.
 

@@ -14,19 +14,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class ArmFacts:
-    """Facts about an arm in addition to its answers; None if the outcomes do not contain them.
-
-    Attributes:
-        model: Name of its model.
-        reasoning: ``direct``, ``cot`` or ``vote``.
-        file_bytes: Size of the model's file.
-        asked: The role or model that a policy names for it, if its model is unknown.
-    """
+    """Facts about an arm in addition to its answers; None if the outcomes do not contain them."""
 
     model: str | None = None
-    reasoning: str | None = None
-    file_bytes: int | None = None
+    reasoning: str | None = None  # `direct`, `cot` or `vote`
+    file_bytes: int | None = None  # Size of the model's file
     asked: str | None = None
+    """The role or model that a policy names for it, if its model is unknown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,34 +28,27 @@ class Graded:
     """Questions, and how each arm answered them. Rows are questions, columns are arms.
 
     Attributes:
-        arms: Names of the arms.
-        subjects: The subject of each question.
-        rows: The row of each question in its subject's file.
-        questions: The text of each question; empty if no text is known.
-        correct: Whether the arm was right, shape (questions, arms).
-        joules: Gross joules of the answers, same shape; None if unmeasured.
-        confidence, margin: Values of the answers, same shape, NaN for an answer without one; None
-            if no answer has one.
-        facts: Arm -> more facts about it.
-        weights: How much each label counts, same shape, from 0 (the arm did not answer, or its
-            answer has no grade: its ``correct`` is ignored) to 1 (its answer is known to be right
-            or wrong). A label of which only a probability p is known is a question in two rows:
-            right with p of the weight, wrong with the rest. None is 1 for all.
-        answers: Number of the answer that the arm gave, same shape: equal numbers are equal
-            answers, and -1 is none; None if only right and wrong are known.
+        confidence, margin: Values of the answers, same shape, NaN for an answer without one;
+            None if no answer has one.
     """
 
     arms: tuple[str, ...]
     subjects: tuple[str, ...]
-    rows: tuple[int, ...]
-    questions: tuple[QuestionText, ...]
-    correct: Flags
-    joules: Floats | None = None
+    rows: tuple[int, ...]  # The row of each question in its subject's file
+    questions: tuple[QuestionText, ...]  # The text of each question; empty if no text is known
+    correct: Flags  # Whether the arm was right, shape (questions, arms)
+    joules: Floats | None = None  # Gross joules of the answers, same shape; None if unmeasured
     confidence: Floats | None = None
     margin: Floats | None = None
-    facts: dict[str, ArmFacts] = field(default_factory=dict)
+    facts: dict[str, ArmFacts] = field(default_factory=dict)  # Arm -> more facts about it
     weights: Floats | None = None
+    """How much each label counts, same shape, from 0 (the arm did not answer, or its answer has no
+    grade: its ``correct`` is ignored) to 1 (its answer is known to be right or wrong). A label of
+    which only a probability p is known is a question in two rows: right with p of the weight, wrong
+    with the rest. None is 1 for all."""
     answers: Whole | None = None
+    """Number of the answer that the arm gave, same shape: equal numbers are equal answers, and -1
+    is none; None if only right and wrong are known."""
 
     def __len__(self) -> int:
         return len(self.subjects)
@@ -145,7 +132,6 @@ def assign_folds(graded: Graded, count: int = 5, seed: int = 0) -> Whole:
     """Assign each question to a fold at random: folds of even size, duplicates in the same fold.
 
     Args:
-        graded: The questions.
         count: Number of folds; at most the number of different questions.
         seed: Random seed; the same seed and question order give the same folds.
 

@@ -20,15 +20,10 @@ mass, and a question between two bands belongs to both."""
 
 @dataclass(frozen=True, slots=True)
 class Corpus:
-    """Matrices of a set of questions.
+    """Matrices of a set of questions."""
 
-    Attributes:
-        features: Light features, (questions, features).
-        counts: Counts of words, sparse (questions, buckets).
-    """
-
-    features: Floats
-    counts: Any
+    features: Floats  # Light features, (questions, features)
+    counts: Any  # Counts of words, sparse (questions, buckets)
 
     @property
     def empty(self) -> bool:

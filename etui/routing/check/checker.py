@@ -50,8 +50,6 @@ def check_policy(
     """Check the content of a policy file.
 
     Args:
-        located: The file.
-        models: Models of models.yaml by name, or only their names.
         is_available: Whether a model is on this machine; None skips this check.
         policies: Names of all policies; None skips this check.
         fit: What was fitted for the policy; None skips this check.

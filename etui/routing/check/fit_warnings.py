@@ -14,16 +14,13 @@ from etui.yaml.load import Located
 
 @dataclass(frozen=True, slots=True)
 class FitFacts:
-    """What was fitted for a policy.
-
-    Attributes:
-        arms: Fitted arm -> the weights that answered; None for any model.
-        agreed: Arms of a step -> the highest probability of an answer that they agree on, and
-            whether that is known from their answers: else it is the least that it can be.
-    """
+    """What was fitted for a policy."""
 
     arms: Mapping[str, str | None] = field(default_factory=dict)
+    """Fitted arm -> the weights that answered; None for any model."""
     agreed: Mapping[tuple[str, ...], tuple[float, bool]] = field(default_factory=dict)
+    """Arms of a step -> the highest probability of an answer that they agree on, and whether that
+    is known from their answers: else it is the least that it can be."""
 
     def covers(self, arm: str, weights: Collection[str]) -> bool:
         """Return whether an arm was fitted, with one of these weights."""
@@ -36,9 +33,7 @@ def find_unfitted(
     """Yield objectives whose accuracy is neither fitted nor stated, or that may have no answer.
 
     Args:
-        located: The file.
         fit: What was fitted; None skips this check.
-        models: Models of models.yaml by name, or only their names.
     """
     file = located.model
     for index, rule in enumerate(file.rules):
@@ -80,9 +75,7 @@ def find_misfits(
     """Yield the arms that were fitted with another model, and steps that no fit ever accepts.
 
     Args:
-        located: The file.
         fit: What was fitted; None skips this check.
-        models: Models of models.yaml by name, or only their names.
     """
     if fit is None:
         return

@@ -29,15 +29,10 @@ def never_holds(condition: Condition) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """A condition in two forms, for comparison with others.
+    """A condition in two forms, for comparison with others."""
 
-    Attributes:
-        needs: Parts that must all hold.
-        takes: Parts of which any one is enough.
-    """
-
-    needs: frozenset[Key]
-    takes: frozenset[Key]
+    needs: frozenset[Key]  # Parts that must all hold
+    takes: frozenset[Key]  # Parts of which any one is enough
 
     @classmethod
     def of(cls, condition: Condition) -> Form:

@@ -78,7 +78,6 @@ def find_unlike_places(located: Located[PolicyFile], models: Collection[str]) ->
     """Yield the arms whose places differ, though they should have the same weights.
 
     Args:
-        located: The file.
         models: Models of models.yaml by name, or only their names, which skips this check.
     """
     file = located.model
@@ -114,7 +113,6 @@ def find_undrafted(located: Located[PolicyFile], models: Collection[str]) -> Ite
     """Yield the arms that ask for a draft model on a model without one.
 
     Args:
-        located: The file.
         models: Models of models.yaml by name, or only their names, which skips this check.
     """
     file = located.model

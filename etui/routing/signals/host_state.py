@@ -9,27 +9,17 @@ from types import MappingProxyType
 
 @dataclass(frozen=True, slots=True)
 class HostState:
-    """The current state of the machine; None is unknown, and a signal on it does not hold.
+    """The current state of the machine; None is unknown, and a signal on it does not hold."""
 
-    Attributes:
-        battery_percent: Charge of the battery, 0..100.
-        on_battery: Whether the battery is discharging.
-        hour: Local time in hours, with fraction, 0 <= hour < 24.
-        free_memory_gb: Memory available without swapping, in 1e9 bytes.
-        gpu_free_memory_gb: Free memory of the GPU that has the most, in 1e9 bytes.
-        gpu_temperature: Temperature of the hottest GPU, in degrees Celsius.
-        watts: Power of the machine, as far as it is measured.
-        resident: Model in memory, by its name in models.yaml.
-    """
-
-    battery_percent: float | None = None
+    battery_percent: float | None = None  # Charge of the battery, 0..100
     on_battery: bool | None = None
-    hour: float | None = None
-    free_memory_gb: float | None = None
+    hour: float | None = None  # Local time in hours, with fraction, 0 <= hour < 24
+    free_memory_gb: float | None = None  # Memory available without swapping, in 1e9 bytes
     gpu_free_memory_gb: float | None = None
-    gpu_temperature: float | None = None
-    watts: float | None = None
-    resident: str | None = None
+    """Free memory of the GPU that has the most, in 1e9 bytes."""
+    gpu_temperature: float | None = None  # Temperature of the hottest GPU, in degrees Celsius
+    watts: float | None = None  # Power of the machine, as far as it is measured
+    resident: str | None = None  # Model in memory, by its name in models.yaml
 
 
 HOST_NUMBERS: Mapping[str, Callable[[HostState], float | None]] = MappingProxyType(

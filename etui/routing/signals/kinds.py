@@ -37,9 +37,6 @@ class Situation(Mapping[str, SignalValue]):
     It is a mapping from the names of the signals to their values, in the order of the policy.
 
     Args:
-        signals: The signals of the policy, by name.
-        text: The query.
-        host: The state of the machine.
         neighbours: Earlier questions; None if there are none.
     """
 
@@ -125,17 +122,11 @@ class SignalKind(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Keyword:
-    """A word or phrase that is matched as a whole ("cat" does not match "concatenate").
+    """A word or phrase that is matched as a whole ("cat" does not match "concatenate")."""
 
-    Attributes:
-        word: As the policy writes it.
-        folded: In lower case and with single spaces.
-        alone: Searches a folded text for it as a whole.
-    """
-
-    word: str
-    folded: str
-    alone: Callable[[str], object]
+    word: str  # As the policy writes it
+    folded: str  # In lower case and with single spaces
+    alone: Callable[[str], object]  # Searches a folded text for it as a whole
 
 
 @dataclass(frozen=True, slots=True)

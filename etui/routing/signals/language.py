@@ -62,7 +62,6 @@ def detect(text: str, words: Sequence[str]) -> str | None:
     """Detect the language of a text; None if the evidence is too weak.
 
     Args:
-        text: The text.
         words: Its words, case-folded.
 
     Returns:

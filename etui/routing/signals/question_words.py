@@ -26,15 +26,10 @@ _FIRST_LABEL = re.compile(r"(?:(?<=\s)|^)(?:\(A\)|A\))\s|^[ \t]*A[.:]\s", re.I |
 
 @dataclass(frozen=True, slots=True)
 class QuestionText:
-    """A question split into stem and options.
+    """A question split into stem and options."""
 
-    Attributes:
-        stem: The question without its options.
-        options: The options; empty for an open question.
-    """
-
-    stem: str
-    options: tuple[str, ...] = ()
+    stem: str  # The question without its options
+    options: tuple[str, ...] = ()  # The options; empty for an open question
 
     @property
     def whole(self) -> str:

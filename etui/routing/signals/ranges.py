@@ -12,8 +12,6 @@ class Bound:
     Attributes:
         at_least, above: Lower end, inclusive and exclusive.
         at_most, below: Upper end, inclusive and exclusive.
-        wraps: Whether a lower end above the upper one spans midnight, for the hour of the day.
-        words: The range in words: ``at least 3 and below 8``.
     """
 
     at_least: float | None = None
@@ -21,7 +19,8 @@ class Bound:
     at_most: float | None = None
     below: float | None = None
     wraps: bool = False
-    words: str = field(init=False)
+    """Whether a lower end above the upper one spans midnight, for the hour of the day."""
+    words: str = field(init=False)  # The range in words: `at least 3 and below 8`
     _ends: tuple[float, ...] = field(init=False, repr=False)
     _over_midnight: bool = field(init=False, repr=False)
     _floor: float | None = field(init=False, repr=False)
@@ -66,12 +65,7 @@ class Bound:
 
 @dataclass(frozen=True, slots=True)
 class Word:
-    """A required word, with all values that satisfy it; a role is satisfied by each of its models.
-
-    Attributes:
-        wanted: The word in the policy.
-        among: The values that satisfy it.
-    """
+    """A required word, with all values that satisfy it; a role is satisfied by each of its models."""
 
     wanted: str
     among: frozenset[str]

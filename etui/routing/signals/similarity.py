@@ -22,16 +22,11 @@ class EarlierQuestion(NamedTuple):
 
     A named tuple, because every decision after a turn makes 2,000: a frozen dataclass takes six
     times as long.
-
-    Attributes:
-        text: The question.
-        arm: Name of the arm that answered.
-        correct: Whether it was right; None if it was not graded.
     """
 
     text: str
     arm: str
-    correct: bool | None = None
+    correct: bool | None = None  # Whether it was right; None if it was not graded
 
 
 class TermCounts:
@@ -81,7 +76,6 @@ class SimilarityIndex:
     """An index of texts by tf-idf.
 
     Args:
-        texts: The texts.
         terms: Keeps the terms of the texts for the next index. Once they are known, an index of
             2,000 questions takes a few milliseconds; without them about 0.2 s.
     """
@@ -151,7 +145,6 @@ class EarlierQuestions:
 
         Args:
             asked: Which earlier questions to search, and which to count.
-            text: The question.
         """
         only = asked.by if asked.of == "runs" else None
         key = (asked.of, only)
@@ -188,37 +181,26 @@ PRIOR_WEIGHT = 10.0
 
 @dataclass(frozen=True, slots=True)
 class NeighbourQuery:
-    """Which earlier questions are searched, and which of them are counted.
-
-    Attributes:
-        of: ``log`` (answered turns) or ``runs`` (graded answers of bench runs).
-        by: Name of an arm. With ``log`` its answers are counted; with ``runs`` only its answers
-            are searched, and None searches those of every arm.
-        was: With ``runs``, the answers that are counted; None for the log.
-        k: Number of most similar questions to look at.
-    """
+    """Which earlier questions are searched, and which of them are counted."""
 
     of: Literal["log", "runs"]
+    """``log`` (answered turns) or ``runs`` (graded answers of bench runs)."""
     by: str | None
+    """Name of an arm. With ``log`` its answers are counted; with ``runs`` only its answers are
+    searched, and None searches those of every arm."""
     was: Literal["correct", "wrong"] | None
-    k: int = 50
+    """With ``runs``, the answers that are counted; None for the log."""
+    k: int = 50  # Number of most similar questions to look at
 
 
 @dataclass(frozen=True, slots=True)
 class NeighbourTally:
-    """How many of the nearest earlier questions are counted.
+    """How many of the nearest earlier questions are counted."""
 
-    Attributes:
-        hits: Number of counted questions among the nearest.
-        n: Number of nearest questions: at most k, each shares a word with the question.
-        base: Share of counted questions in the whole table.
-        size: Number of questions in the whole table.
-    """
-
-    hits: int
-    n: int
-    base: float
-    size: int
+    hits: int  # Number of counted questions among the nearest
+    n: int  # Number of nearest questions: at most k, each shares a word with the question
+    base: float  # Share of counted questions in the whole table
+    size: int  # Number of questions in the whole table
 
 
 class Neighbours(Protocol):

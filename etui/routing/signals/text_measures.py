@@ -47,9 +47,6 @@ _NEGATIONS = _words("not no never none neither nor except without cannot nicht k
 class TextFacts:
     """The measures of one query; each is computed once, on first use.
 
-    Args:
-        query: The user's question and its conversation.
-
     Attributes:
         text: The question; only its two ends if it is long.
     """

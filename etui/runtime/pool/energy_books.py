@@ -32,15 +32,11 @@ class _Work:
 
 @dataclass(frozen=True, slots=True)
 class Ongoing:
-    """Work of the engine that has not been added yet, because it has not ended.
-
-    Attributes:
-        model: Model of the turns that run; None if it is not known yet whether it is a load.
-        since_ns: When it began; the time before is not its own.
-    """
+    """Work of the engine that has not been added yet, because it has not ended."""
 
     model: str | None
-    since_ns: int
+    """Model of the turns that run; None if it is not known yet whether it is a load."""
+    since_ns: int  # When it began; the time before is not its own
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +60,6 @@ class EnergyBookkeeper:
     while there is none.
 
     Args:
-        meter: The meter of the machine.
         start_ns: Start of the books, monotonic clock.
     """
 
@@ -118,7 +113,6 @@ class EnergyBookkeeper:
         """Return the books up to a time; those of the last moments are preliminary.
 
         Args:
-            now_ns: Now, on the monotonic clock.
             ongoing: What the engine does now; None if it rests. The time since it began, or since
                 the last work that was added, belongs to it. As long as it is not known what it is,
                 the books end there.

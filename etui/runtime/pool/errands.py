@@ -11,11 +11,7 @@ _log = logging.getLogger("etui.pool")
 
 
 class Errands:
-    """Runs jobs in order, in the background; safe to use from several threads.
-
-    Args:
-        name: Name of the thread.
-    """
+    """Runs jobs in order, in the background; safe to use from several threads."""
 
     def __init__(self, name: str) -> None:
         self._name = name

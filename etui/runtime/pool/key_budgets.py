@@ -114,7 +114,6 @@ def find_wait(spent: list[tuple[float, float]], limit: float, now: float) -> flo
 
     Args:
         spent: Times in seconds and joules of the window, oldest first.
-        limit: Joules of the window.
         now: The time now, seconds.
     """
     left = sum(joules for _, joules in spent)

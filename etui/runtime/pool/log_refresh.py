@@ -24,7 +24,6 @@ class LogRefresh:
     """Reads the facts of the log again, and fits the curves of models that have new turns.
 
     Args:
-        runtime: This machine, whose log it is.
         between: Chooses how long models stay in memory, from the log too.
         errands: Where the work is done.
         call_later: Calls a function after some seconds.

@@ -35,16 +35,15 @@ class PooledTurn:
         request: What the client asks for.
         on_event: Called with the events. If it fails, it is not called again, and the turn is
             cancelled.
-        submitted_ns: When it was submitted, monotonic clock.
         on_cancelled: Called at the first cancel, with the turn.
 
     Attributes:
-        request, submitted_ns: The same.
         began_ns: When it began to run; None while it waits.
         hop_ns: When its running hop began; None in the queue, and once that has answered.
         settled_ns: End of its work, whose energy is final; None before.
         model: Model of the running hop; empty before the first.
-        works_ns: Since when the engine computes its running hop; None as long as that is not known.
+        works_ns: Since when the engine computes its running hop; None as long as that is not
+            known.
         waits_for: Model from which the turn waits for the first event; None while it answers.
     """
 
@@ -132,8 +131,6 @@ class GuardedAnswerer:
 
     Args:
         inner: The answerer of the backend; a cancel also ends answers that it begins later.
-        cancelled: Returns whether the turn is cancelled.
-        clock_ns: Monotonic clock.
         on_failed: Called with the model when the engine fails, before the turn is measured.
     """
 
@@ -183,11 +180,7 @@ class GuardedAnswerer:
 
 
 class NoAnswerer:
-    """The answerer of a turn that was cancelled in the queue: it needs no engine.
-
-    Args:
-        clock_ns: Monotonic clock.
-    """
+    """The answerer of a turn that was cancelled in the queue: it needs no engine."""
 
     def __init__(self, clock_ns: Callable[[], int]) -> None:
         self._clock_ns = clock_ns
@@ -243,7 +236,6 @@ def find_ongoing(running: Sequence[PooledTurn], is_local: Callable[[str], bool])
     """Find what the engine does now, which is not booked before it has ended.
 
     Args:
-        running: The turns that run.
         is_local: Returns whether a model is one of this machine.
     """
     local = [turn for turn in running if turn.hop_ns is not None and is_local(turn.model)]

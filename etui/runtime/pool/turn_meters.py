@@ -19,15 +19,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class TurnMeter:
-    """The meter of one turn.
+    """The meter of one turn."""
 
-    Attributes:
-        meter: Measures the turn's own joules.
-        attribution: Returns how they were separated from those of others; None if there are none.
-    """
-
-    meter: Meter
+    meter: Meter  # Measures the turn's own joules
     attribution: Callable[[], Attribution | None] | None
+    """Returns how they were separated from those of others; None if there are none."""
 
 
 class TurnMeters(Protocol):
@@ -55,10 +51,8 @@ def open_meters(
     """Return the meters for a number of turns at a time.
 
     Args:
-        runtime: This machine.
         parallel: Most turns at a time; with more than one they share batches.
         books: Where the time in which the engine works is booked.
-        clock_ns: Monotonic clock.
     """
     if parallel > 1:
         return SharedMeters(runtime, books, clock_ns)
@@ -66,13 +60,7 @@ def open_meters(
 
 
 class ExclusiveMeters:
-    """The machine's meter, for turns that run one after another.
-
-    Args:
-        runtime: This machine.
-        books: Where the answers are booked.
-        clock_ns: Monotonic clock.
-    """
+    """The machine's meter, for turns that run one after another."""
 
     def __init__(
         self, runtime: Runtime[Any], books: EnergyBookkeeper, clock_ns: Callable[[], int]
@@ -109,8 +97,6 @@ class SharedMeters:
 
     Args:
         runtime: This machine; its backend reports the batches.
-        books: Where the batches are booked.
-        clock_ns: Monotonic clock.
     """
 
     def __init__(

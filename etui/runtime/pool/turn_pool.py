@@ -218,11 +218,7 @@ class TurnPool:
         return max(1.0, (self._mean_seconds or 1.0) / self._parallel)
 
     def _begin(self, turn: PooledTurn) -> None:
-        """Run a turn on a new thread, which then takes others from the queue; under the lock.
-
-        Raises:
-            QueueFull: The system has no thread left.
-        """
+        """Run a turn on a new thread, which then takes others from the queue; under the lock."""
         self._running[turn.turn_id] = turn
         self._queue.note_begun(turn)
         thread = threading.Thread(target=self._work, args=(turn,), name="etui-turn", daemon=True)

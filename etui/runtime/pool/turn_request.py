@@ -14,25 +14,17 @@ from etui.turn.events import TurnEvent
 
 @dataclass(frozen=True, slots=True)
 class TurnRequest:
-    """A turn to run.
+    """A turn to run."""
 
-    Attributes:
-        query: The question with its conversation, the options of its output, and its owner.
-        overrides: The model, policy or arm that the client names, and its options.
-        endpoint: Path of the HTTP request.
-        key: Name of the client's key; empty without keys.
-        request_id: Id of the HTTP request.
-        effort: Depth that the client asks for (``none`` ... ``max``); None leaves it to the policy.
-        metadata: Facts of the client, which policies can read as signals.
-    """
-
-    query: Query
-    overrides: Overrides
-    endpoint: str = ""
-    key: str = ""
+    query: Query  # The question with its conversation, the options of its output, and its owner
+    overrides: Overrides  # The model, policy or arm that the client names, and its options
+    endpoint: str = ""  # Path of the HTTP request
+    key: str = ""  # Name of the client's key; empty without keys
     request_id: str = ""
     effort: str | None = None
+    """Depth that the client asks for (``none`` ... ``max``); None leaves it to the policy."""
     metadata: Mapping[str, str] = field(default_factory=dict)
+    """Facts of the client, which policies can read as signals."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,26 +54,16 @@ class EnergyBooks:
     """Joules since the start of the pool, and whose they are; None where unmeasured.
 
     ``turns`` + ``loads`` + ``idle`` + ``audits`` = ``total``.
-
-    Attributes:
-        total: Joules of the machine's meter.
-        turns: Those of turns.
-        loads: Those of loads and unloads.
-        idle: Those of the time in which nothing ran.
-        uncertainty: Half width of ``total``.
-        turns_by_model: Those of turns, by model.
-        kind: The weakest kind of the readings.
-        audits: Those of audits and the loads for them.
     """
 
-    total: float | None
+    total: float | None  # Joules of the machine's meter
     turns: float | None
-    loads: float | None
-    idle: float | None
-    uncertainty: float | None = None
+    loads: float | None  # Those of loads and unloads
+    idle: float | None  # Those of the time in which nothing ran
+    uncertainty: float | None = None  # Half width of `total`
     turns_by_model: Mapping[str, float] = field(default_factory=dict)
-    kind: str | None = None
-    audits: float | None = 0.0
+    kind: str | None = None  # The weakest kind of the readings
+    audits: float | None = 0.0  # Those of audits and the loads for them
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,13 +72,7 @@ class PoolStatus:
 
     Attributes:
         running, queued: Turns that run, and that wait.
-        parallel, queue_limit: Most of each.
         finished, failed, cancelled: Turns since the start, by their end.
-        residents: Models in memory.
-        loading: Name of the model that is being loaded; None for none.
-        watts: Power now; None if unknown.
-        books: Joules since the start.
-        accepting: False while the pool shuts down.
     """
 
     running: int
@@ -106,8 +82,8 @@ class PoolStatus:
     finished: int
     failed: int
     cancelled: int
-    residents: tuple[str, ...]
-    loading: str | None
-    watts: float | None
-    books: EnergyBooks
-    accepting: bool = True
+    residents: tuple[str, ...]  # Models in memory
+    loading: str | None  # Name of the model that is being loaded; None for none
+    watts: float | None  # Power now; None if unknown
+    books: EnergyBooks  # Joules since the start
+    accepting: bool = True  # False while the pool shuts down

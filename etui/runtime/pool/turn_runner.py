@@ -43,18 +43,15 @@ class PoolTurnRunner:
     """Runs turns on the threads of a pool, several at a time; it has no queue.
 
     Args:
-        runtime: This machine.
         between: Follows the models in memory, and measures the time between turns.
         refresh: Brings what depends on the log up to date.
         parallel: Most turns that run at a time.
         joules_per_hour: Joules that the turns of a key may take within an hour, by its name.
         call_later: Calls a function after some seconds.
-        clock_ns: Monotonic clock.
         count: Called with the end of a turn whose record is saved, before its client gets it.
 
     Attributes:
         books: Joules since the start, and whose they are.
-        refresh: As above.
     """
 
     def __init__(

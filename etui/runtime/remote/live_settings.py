@@ -10,7 +10,6 @@ class LiveSettings(Mapping[str, Any]):
     """Settings of a turn, of which some are only known when it has ended.
 
     Args:
-        fixed: Those that are known.
         late: Returns the others, whenever they are read.
     """
 

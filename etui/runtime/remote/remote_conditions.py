@@ -49,7 +49,6 @@ def remote_settings(
     """Collect the settings of a turn on a remote backend, which replace those of this machine.
 
     Args:
-        spec: A model with a backend.
         config: Names the backend's address.
         settings: Settings that are known already (``backend_server``).
     """

@@ -43,7 +43,6 @@ class RemoteMeters:
     """Keeps a connection to the meter of each backend that has one.
 
     Args:
-        config: The backends.
         environ: Environment variables, with the keys.
         build_client: Builds the client of a backend's meter with its key.
     """
@@ -64,7 +63,6 @@ class RemoteMeters:
         """Return a model of a remote backend with its meter, and the settings that go with it.
 
         Args:
-            served: The model, which has a backend.
             server: The backend that serves it; None if it cannot be asked how busy it is.
         """
         name = served.spec.backend
@@ -116,24 +114,18 @@ class MeterReport:
     """What ``etui doctor`` finds of the meter of a backend.
 
     Attributes:
-        backend: Name of the backend.
-        url: URL of its meter, without a password; None if it has none.
-        reachable: Whether it answered.
-        offset_ns, error_ns: Its clock minus this machine's, and the bound of the error; None if it
-            could not be measured.
-        kinds: Kinds of its channels, best first; empty if it measures nothing.
-        problem: What is wrong, in one line; empty if nothing is.
-        fix: How to fix it; empty if nothing is wrong.
+        offset_ns, error_ns: Its clock minus this machine's, and the bound of the error; None if
+            it could not be measured.
     """
 
     backend: str
-    url: str | None
+    url: str | None  # URL of its meter, without a password; None if it has none
     reachable: bool = False
     offset_ns: int | None = None
     error_ns: int | None = None
-    kinds: tuple[str, ...] = ()
-    problem: str = ""
-    fix: str = ""
+    kinds: tuple[str, ...] = ()  # Kinds of its channels, best first; empty if it measures nothing
+    problem: str = ""  # What is wrong, in one line; empty if nothing is
+    fix: str = ""  # How to fix it; empty if nothing is wrong
 
 
 def check_meters(

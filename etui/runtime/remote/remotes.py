@@ -28,17 +28,11 @@ LIST_SECONDS = 2.0
 
 @dataclass(frozen=True, slots=True)
 class RemoteModelProblem:
-    """A model of models.yaml that its backend does not serve.
-
-    Attributes:
-        model: Name of the entry.
-        remote_name: Its name at the backend.
-        problem: What is wrong, with the nearest names that the backend serves.
-    """
+    """A model of models.yaml that its backend does not serve."""
 
     model: str
     remote_name: str
-    problem: str
+    problem: str  # What is wrong, with the nearest names that the backend serves
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,10 +43,6 @@ class BackendReport:
         name, url, kind: As in config.yaml.
         reachable, key_accepted, latency_seconds, server, detected: As in
             :class:`etui.backends.remote.probe.RemoteStatus`.
-        models: Names of the models that it serves.
-        entries: The entries of models.yaml that name it.
-        missing: Those of them that it does not serve.
-        problems: What is wrong, one line each.
     """
 
     name: str
@@ -64,9 +54,9 @@ class BackendReport:
     server: str | None
     detected: str | None
     models: tuple[str, ...]
-    entries: tuple[str, ...]
-    missing: tuple[RemoteModelProblem, ...] = ()
-    problems: tuple[str, ...] = ()
+    entries: tuple[str, ...]  # The entries of models.yaml that name it
+    missing: tuple[RemoteModelProblem, ...] = ()  # Those of them that it does not serve
+    problems: tuple[str, ...] = ()  # What is wrong, one line each
 
 
 def open_remotes(config: Config) -> dict[str, RemoteBackend]:
@@ -86,10 +76,6 @@ def serve_remote(
     """Resolve an arm to a model of a remote backend, which is not asked here.
 
     Args:
-        arm: The arm.
-        spec: Its model.
-        remotes: The backends by name.
-        meters: The meters of their machines.
         price: Joules per token of the model; None if they are unknown.
 
     Raises:
@@ -126,7 +112,6 @@ def probe_backends(
     """Ask every backend for its models, all at the same time; never raises.
 
     Args:
-        config: Names the backends.
         seconds: Longest wait for each request.
         remotes: Open backends, which stay open; None opens them here.
     """
@@ -151,8 +136,6 @@ def check_backends(
     Their meters are checked by :func:`etui.runtime.remote.remote_meters.check_meters`.
 
     Args:
-        config: Names the backends.
-        catalogue: The entries that name them.
         seconds: Longest wait for each request.
     """
     found = probe_backends(config, seconds)

@@ -22,11 +22,9 @@ def compare_accuracies(
     a difference of 0 without an interval, since it computes the same numbers.
 
     Args:
-        keys: Keys of the settings, the baseline first.
         answers: Key of a measured setting -> whether each answer is correct, in one order. With
             fewer answers than the baseline's, both are compared on those.
         measured_as: Key -> key whose answers are used; a key that is missing uses its own.
-        seed: Seed of the bootstrap.
 
     Returns:
         Key -> accuracy, without the settings that have no answers.

@@ -61,7 +61,6 @@ def analyse(
     numbers by the goal joins them, dropped or not: the race does not look at accuracy.
 
     Args:
-        design: What the sweep measures.
         blocks: Complete blocks, in order.
         answers: Answers of the suite, by setting; None without a suite.
         measured_as: Key of a setting -> the key under which its answers are, where it differs.
@@ -165,10 +164,6 @@ def _keep_to_floor(
 
     Every difference has a floor by its own blocks. That of an effect of many blocks can be lower
     than the stated one, which is promised to hold for all claims.
-
-    Args:
-        differences: Names, which begin with the figure -> differences.
-        floor: The stated floor.
     """
     if floor is None:
         return dict(differences)

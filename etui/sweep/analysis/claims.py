@@ -38,12 +38,7 @@ def is_best_claimed(result: SweepResult) -> bool:
 
 
 def find_improvement(settings: Sequence[SettingResult], goal: Goal) -> SettingResult | None:
-    """Find the largest claimed improvement on the baseline by a goal; None without one.
-
-    Args:
-        settings: The settings, the baseline first.
-        goal: What to minimize.
-    """
+    """Find the largest claimed improvement on the baseline by a goal; None without one."""
     return _find_largest(_list_improvements(settings, goal), goal)
 
 

@@ -41,9 +41,7 @@ def read_logs(blocks: Sequence[Block], keys: Sequence[str], figure: Figure) -> F
     A visit that was disturbed, or whose figure is unmeasured or not above 0, is missing.
 
     Args:
-        blocks: The blocks.
         keys: Keys of the settings; visits of others are left out.
-        figure: The figure.
 
     Returns:
         Shape (blocks, settings, 2 copies), NaN where a visit is missing.

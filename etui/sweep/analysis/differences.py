@@ -37,15 +37,10 @@ _Other = TypeVar("_Other", bound=Hashable)
 
 @dataclass(frozen=True, slots=True)
 class LogDifference:
-    """A log ratio to a reference that is not yet judged.
+    """A log ratio to a reference that is not yet judged."""
 
-    Attributes:
-        estimate: The log ratio with its interval.
-        floor: Smallest log ratio that is claimed; None if it is unknown.
-    """
-
-    estimate: MeanEstimate
-    floor: float | None
+    estimate: MeanEstimate  # The log ratio with its interval
+    floor: float | None  # Smallest log ratio that is claimed; None if it is unknown
 
 
 def compare_with_baseline(
@@ -58,11 +53,7 @@ def compare_with_baseline(
     """Compare settings with the baseline.
 
     Args:
-        blocks: Blocks of one stage.
-        keys: Keys of the settings, the baseline first.
-        figure: What is compared.
         noise: Noise of the figure, from the A/A comparison.
-        seed: Seed of the bootstrap.
 
     Returns:
         Key -> difference, without the baseline and the settings that have no block with it.
@@ -83,9 +74,6 @@ def compare_in_race(
     """Compare settings with the baseline by blocks in which not all of them are.
 
     Args:
-        blocks: Blocks of the floor and the race.
-        keys: Keys of the settings, the baseline first.
-        figure: What is compared.
         noise: Noise of the figure, from the A/A comparison.
 
     Returns:
@@ -112,9 +100,6 @@ def judge(differences: Mapping[_Name, LogDifference]) -> dict[_Name, Difference]
     A difference is claimed if its adjusted p-value is below 0.05, its interval excludes 0, and it
     is not below the detection floor. So a family of equal settings has a false claim in at most
     5 % of sweeps.
-
-    Args:
-        differences: Any names -> the differences of one family.
     """
     tested = {key: one.estimate.p for key, one in differences.items() if one.estimate.p is not None}
     adjusted = dict(zip(tested, holm(list(tested.values())), strict=True))
@@ -124,12 +109,7 @@ def judge(differences: Mapping[_Name, LogDifference]) -> dict[_Name, Difference]
 def judge_together(
     first: Mapping[_Name, LogDifference], second: Mapping[_Other, LogDifference]
 ) -> tuple[dict[_Name, Difference], dict[_Other, Difference]]:
-    """Judge two groups of differences as one family.
-
-    Args:
-        first: Any names -> differences.
-        second: Any names -> differences.
-    """
+    """Judge two groups of differences as one family."""
     judged = judge(dict(enumerate([*first.values(), *second.values()])))
     results = list(judged.values())
     return (
@@ -164,12 +144,6 @@ def estimate_costs(
 ) -> dict[str, Interval]:
     """Estimate a figure of each setting: the geometric mean over blocks, so that ratios agree.
 
-    Args:
-        blocks: Blocks of one stage.
-        keys: Keys of the settings.
-        figure: The figure.
-        seed: Seed of the bootstrap.
-
     Returns:
         Key -> the figure, without settings that have none; no interval with one block.
     """
@@ -190,12 +164,6 @@ def estimate_race_costs(
 
     A setting that was dropped after two blocks has next to no spread of its own. So its figure is
     the baseline's in all blocks times the ratio of both, and their errors are added in quadrature.
-
-    Args:
-        blocks: Blocks of the floor and the race.
-        keys: Keys of the settings, the baseline first.
-        figure: The figure.
-        seed: Seed of the bootstrap.
 
     Returns:
         Key -> the figure, without settings that have none; no interval with one block.
@@ -242,8 +210,6 @@ def read_meter_uncertainty(
     Half widths of both phases are added, as an error of calibration has the same sign in both.
 
     Args:
-        blocks: Blocks of one stage.
-        key: Key of the setting.
         phases: ``prefill``, ``decode``, or both.
 
     Returns:

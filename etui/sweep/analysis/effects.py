@@ -31,17 +31,11 @@ _ESTIMABLE = 1e-8
 
 @dataclass(frozen=True, slots=True)
 class AxisValues:
-    """The values of an axis that a sweep compares.
-
-    Attributes:
-        axis: The axis.
-        reference: The baseline's value.
-        others: The other values, in the order of the settings.
-    """
+    """The values of an axis that a sweep compares."""
 
     axis: AxisName
-    reference: Value
-    others: tuple[Value, ...]
+    reference: Value  # The baseline's value
+    others: tuple[Value, ...]  # The other values, in the order of the settings
 
 
 def list_axes(settings: Sequence[Setting]) -> tuple[AxisValues, ...]:
@@ -73,7 +67,6 @@ def estimate_effects(
 
     Args:
         settings: All settings, the baseline first.
-        blocks: Blocks of the floor and the race.
         noise: Noise of a visit, from the A/A comparison.
 
     Returns:
@@ -105,7 +98,6 @@ def build_effects(
 
     Args:
         settings: All settings, the baseline first.
-        judged: Effects and interactions.
     """
     return tuple(
         AxisEffect(
@@ -127,7 +119,6 @@ def build_interactions(
 
     Args:
         settings: All settings, the baseline first.
-        judged: Effects and interactions.
     """
     references = {one.axis: one.reference for one in list_axes(settings)}
     return tuple(
@@ -156,15 +147,7 @@ def _estimate(
     asked: Sequence[Column],
     noise: Repeatability,
 ) -> dict[Column, LogDifference]:
-    """Fit effects to the settings' log costs.
-
-    Args:
-        means: The log costs; None without any.
-        settings: All settings.
-        columns: The effects to fit together.
-        asked: Those of them to estimate; one that the settings do not determine is left out.
-        noise: Noise of a visit, from the A/A comparison.
-    """
+    """Fit effects to the settings' log costs."""
     import numpy as np
 
     if means is None:

@@ -20,21 +20,15 @@ BASELINE_COPIES = 2
 
 @dataclass(frozen=True, slots=True)
 class Repeatability:
-    """Noise of a figure of one visit, from the baseline against itself in the same block (A/A).
-
-    Attributes:
-        deviation: Standard deviation of the log of a visit's figure; None with fewer than two
-            blocks.
-        difference: Mean log ratio of the second copy to the first, which should be about 0; None
-            without a block.
-        p: p-value of that difference; None with fewer than two blocks.
-        blocks: Number of blocks with both copies.
-    """
+    """Noise of a figure of one visit, from the baseline against itself in the same block (A/A)."""
 
     deviation: float | None
+    """Standard deviation of the log of a visit's figure; None with fewer than two blocks."""
     difference: float | None
-    p: float | None
-    blocks: int
+    """Mean log ratio of the second copy to the first, which should be about 0; None without a
+    block."""
+    p: float | None  # P-value of that difference; None with fewer than two blocks
+    blocks: int  # Number of blocks with both copies
 
     def floor(self, variance_factor: float, freedom: float) -> float | None:
         """Return the smallest log ratio that an estimate can show.
@@ -86,14 +80,7 @@ def compute_variance_factor(blocks: int) -> float:
 def measure_repeatability(
     blocks: Sequence[Block], baseline: str, figure: Figure, seed: int
 ) -> Repeatability:
-    """Compare both copies of the baseline in every block that has them.
-
-    Args:
-        blocks: Blocks of all stages.
-        baseline: Key of the baseline.
-        figure: What is compared.
-        seed: Seed of the bootstrap.
-    """
+    """Compare both copies of the baseline in every block that has them."""
     logs = read_logs(blocks, [baseline], figure)[:, 0, :]
     differences = drop_missing(logs[:, 1] - logs[:, 0])
     if not len(differences):
@@ -116,7 +103,6 @@ def build_floor(noise: SweepRepeatability, claim_blocks: int) -> DetectionFloor 
     """Build the detection floor; None before the first block with both copies.
 
     Args:
-        noise: Of the A/A comparison.
         claim_blocks: Number of blocks behind the claims.
     """
     if not noise.seconds.blocks:

@@ -15,17 +15,11 @@ from etui.sweep.result import Accuracy, Difference
 
 @dataclass(frozen=True, slots=True)
 class RelativeFigures:
-    """Figures of a setting relative to the baseline.
+    """Figures of a setting relative to the baseline."""
 
-    Attributes:
-        joules: Percent; None if unmeasured.
-        seconds: Percent.
-        accuracy: Share of right answers; None without a suite.
-    """
-
-    joules: float | None
+    joules: float | None  # Percent; None if unmeasured
     seconds: float
-    accuracy: float | None
+    accuracy: float | None  # Share of right answers; None without a suite
 
 
 def find_frontier(candidates: Mapping[str, RelativeFigures]) -> tuple[str, ...]:
@@ -88,9 +82,7 @@ def find_indistinct(
 
     Args:
         keys: Keys of the settings on the frontier, in ascending order of the figure.
-        blocks: The blocks behind the figures.
         figure: What is compared, within blocks.
-        seed: Seed of the bootstrap.
 
     Returns:
         Pairs of neighbours whose 95 % interval contains 0; none with one block.

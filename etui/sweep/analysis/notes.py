@@ -25,8 +25,6 @@ def list_notes(
     """List what a reader should know, the most important first.
 
     Args:
-        blocks: All blocks.
-        noise: Of the A/A comparison.
         accuracy: Empty without a suite.
         indistinct: Neighbours on the frontier that are equal in joules within noise.
         dropped: Settings on the frontier that were dropped in the race.

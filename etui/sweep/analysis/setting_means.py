@@ -37,24 +37,17 @@ _NO_WEIGHT = 1e-12
 
 @dataclass(frozen=True, slots=True)
 class SettingMeans:
-    """Fitted log costs.
-
-    Attributes:
-        keys: The settings that were measured in a block with others; the baseline is the first.
-        logs: Log cost relative to the baseline, shape (settings,).
-        covariance: Their covariance in variances of one visit, shape (settings, settings).
-        counts: Visits, shape (blocks, settings).
-        variances: Variance of the log of one visit of each setting, shape (settings,); None if the
-            visits are too few.
-        freedom: Degrees of freedom of each variance, shape (settings,).
-    """
+    """Fitted log costs."""
 
     keys: tuple[str, ...]
-    logs: Floats
-    covariance: Floats
-    counts: Floats
+    """The settings that were measured in a block with others; the baseline is the first."""
+    logs: Floats  # Log cost relative to the baseline, shape (settings,)
+    covariance: Floats  # Their covariance in variances of one visit, shape (settings, settings)
+    counts: Floats  # Visits, shape (blocks, settings)
     variances: Floats | None
-    freedom: Floats
+    """Variance of the log of one visit of each setting, shape (settings,); None if the visits are
+    too few."""
+    freedom: Floats  # Degrees of freedom of each variance, shape (settings,)
 
     def estimate(self, weights: Floats) -> tuple[MeanEstimate, float, float]:
         """Estimate a contrast.
@@ -94,11 +87,6 @@ def fit_setting_means(
     blocks: Sequence[Block], keys: Sequence[str], figure: Figure
 ) -> SettingMeans | None:
     """Fit the log costs of the settings.
-
-    Args:
-        blocks: Blocks of the floor and the race.
-        keys: Keys of the settings, the baseline first.
-        figure: The figure.
 
     Returns:
         None if the baseline was never measured together with another setting.
@@ -140,13 +128,7 @@ def fit_setting_means(
 def _moderate(
     residuals: Floats, counts: Floats, covariance: Floats
 ) -> tuple[Floats | None, Floats]:
-    """Estimate the variance of one visit of each setting, and its degrees of freedom.
-
-    Args:
-        residuals: Shape (blocks, settings, 2); 0 where a visit is missing.
-        counts: Visits, shape (blocks, settings).
-        covariance: Of the means, in variances of one visit.
-    """
+    """Estimate the variance of one visit of each setting, and its degrees of freedom."""
     import numpy as np
 
     visits = counts.sum(axis=1)

@@ -34,11 +34,8 @@ class StageFigures:
     """Figures of one stage, by the keys of the settings.
 
     Attributes:
-        name: The stage.
-        blocks: Its blocks.
         joules, seconds: Cost of one answer.
         prefill, decode: Joules per token.
-        differences: Differences to the baseline that are not judged yet.
     """
 
     name: Literal["race", "confirm"]
@@ -47,7 +44,7 @@ class StageFigures:
     seconds: Mapping[str, Interval]
     prefill: Mapping[str, Interval]
     decode: Mapping[str, Interval]
-    differences: Mapping[Name, LogDifference]
+    differences: Mapping[Name, LogDifference]  # Differences to the baseline that are not judged yet
 
     def count(self, key: str) -> int:
         """Count the blocks that a setting was measured in."""
@@ -65,14 +62,7 @@ class StageFigures:
 def estimate_race(
     blocks: Sequence[Block], keys: Sequence[str], noise: SweepRepeatability, seed: int
 ) -> StageFigures:
-    """Estimate the figures of the race; before it they are the baseline's, in the floor.
-
-    Args:
-        blocks: All blocks.
-        keys: Keys of the settings, the baseline first.
-        noise: Of the A/A comparison.
-        seed: Seed of the bootstrap.
-    """
+    """Estimate the figures of the race; before it they are the baseline's, in the floor."""
     before = [block for block in blocks if block.stage != "confirm"]
     return _collect(
         "race",
@@ -86,14 +76,7 @@ def estimate_race(
 def estimate_confirmation(
     blocks: Sequence[Block], keys: Sequence[str], noise: SweepRepeatability, seed: int
 ) -> StageFigures:
-    """Estimate the figures of the confirming blocks.
-
-    Args:
-        blocks: All blocks.
-        keys: Keys of the settings, the baseline first.
-        noise: Of the A/A comparison.
-        seed: Seed of the bootstrap.
-    """
+    """Estimate the figures of the confirming blocks."""
     chosen = [block for block in blocks if block.stage == "confirm"]
     return _collect(
         "confirm",

@@ -27,31 +27,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class ArmBaseline:
-    """An arm of a policy, on this machine.
-
-    Attributes:
-        policy: Name of the policy.
-        arm: The arm, with the sampling that its model asks for.
-        spec: Its model, with the speculation of the arm and the hash of the file.
-        path: The file.
-        shape: What one answer computes.
-    """
+    """An arm of a policy, on this machine."""
 
     policy: str
-    arm: Arm
-    spec: ModelSpec
+    arm: Arm  # The arm, with the sampling that its model asks for
+    spec: ModelSpec  # Its model, with the speculation of the arm and the hash of the file
     path: Path
-    shape: WorkShape
+    shape: WorkShape  # What one answer computes
 
 
 def read_arm_baseline(policy: str, arm: str, config: Config, catalogue: Catalogue) -> ArmBaseline:
     """Read an arm of a policy with the first of its models that is on this machine.
-
-    Args:
-        policy: Name or path of the policy.
-        arm: Name of the arm.
-        config: Folders and settings.
-        catalogue: The models.
 
     Raises:
         UsageError: There is no such policy or arm; the nearest name is suggested.

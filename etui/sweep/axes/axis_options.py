@@ -82,11 +82,7 @@ def check_axes(axes: Sequence[Axis], facts: MachineFacts) -> tuple[Axis, ...]:
 
 
 def _check_models(axes: Sequence[Axis], facts: MachineFacts) -> tuple[SweptModel, ...]:
-    """Return the models that are compared.
-
-    Raises:
-        UsageError: One of them is unknown or not on this machine.
-    """
+    """Return the models that are compared."""
     axis = next((axis for axis in axes if axis.name == "model"), None)
     names: tuple[Value, ...] = (facts.model,) if axis is None else axis.values
     for name in map(str, names):

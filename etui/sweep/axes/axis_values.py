@@ -97,9 +97,6 @@ def refuse_value(
 
     Args:
         axis: The axis, any but ``model``.
-        value: The value.
-        model: The model.
-        facts: The machine.
     """
     if axis in ("threads", "decode_threads", "prefill_threads") and int(value) > facts.cpus:
         cpus = "1 CPU" if facts.cpus == 1 else f"{facts.cpus} CPUs"

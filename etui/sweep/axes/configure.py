@@ -21,26 +21,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Configured:
-    """A setting, ready to be loaded.
+    """A setting, ready to be loaded."""
 
-    Attributes:
-        spec: The model with the values of the setting, and the hash of its file.
-        path: Its file.
-        config: The Config of all visits: its number of threads does not adapt to the load. That of
-            the setting is in ``spec``, which comes first.
-        draft: The model that drafts, and its file; None if none is needed.
-        speculate: Where drafted tokens come from.
-        draft_tokens: Number of tokens to draft at a time; None chooses it at each step.
-        power_limit_watts: Power limit to set; None leaves it alone.
-    """
-
-    spec: ModelSpec
+    spec: ModelSpec  # The model with the values of the setting, and the hash of its file
     path: Path
     config: Config
+    """The Config of all visits: its number of threads does not adapt to the load. That of the
+    setting is in ``spec``, which comes first."""
     draft: tuple[ModelSpec, Path] | None
-    speculate: Speculate
-    draft_tokens: int | None
-    power_limit_watts: float | None
+    """The model that drafts, and its file; None if none is needed."""
+    speculate: Speculate  # Where drafted tokens come from
+    draft_tokens: int | None  # Number of tokens to draft at a time; None chooses it at each step
+    power_limit_watts: float | None  # Power limit to set; None leaves it alone
 
 
 def configure(
@@ -50,12 +42,6 @@ def configure(
 
     What the setting does not vary stays as in the entry of its model, and its threads as they are
     now. A quantised cache switches flash attention on where that is no axis.
-
-    Args:
-        setting: The setting.
-        spec: The model of the baseline, with its values.
-        config: Folders and settings.
-        catalogue: Has the other models.
 
     Raises:
         ModelUnavailable: The file of the model, or that of the draft model that it needs, is

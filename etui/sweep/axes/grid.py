@@ -29,15 +29,11 @@ Values = Mapping[AxisName, Value]
 
 @dataclass(frozen=True, slots=True)
 class SettingGrid:
-    """The combinations of a sweep.
+    """The combinations of a sweep."""
 
-    Attributes:
-        settings: Those to compare, the baseline first.
-        notes: Which combinations were left out, and why: one line for each reason.
-    """
-
-    settings: tuple[Setting, ...]
+    settings: tuple[Setting, ...]  # Those to compare, the baseline first
     notes: tuple[str, ...] = ()
+    """Which combinations were left out, and why: one line for each reason."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +54,6 @@ def build_grid(axes: Sequence[Axis], facts: MachineFacts) -> SettingGrid:
 
     Args:
         axes: Axes that :func:`etui.sweep.axes.axis_options.check_axes` has accepted.
-        facts: The machine.
 
     Raises:
         UsageError: There are more than ``MOST_SETTINGS``.

@@ -74,67 +74,44 @@ class PowerRange:
     """The power limits that a sweep can set, the same on every swept device.
 
     Attributes:
-        labels: Names of the devices.
-        watts: The limit now; None if unknown, or if the devices have different ones.
         min_watts, max_watts: Range that all of them allow; None if unknown.
-        default_watts: The lowest of their defaults; None if unknown.
-        can_set: Whether etui may set it itself.
-        current: The limit of each device now.
     """
 
     labels: tuple[str, ...]
-    watts: float | None
+    watts: float | None  # The limit now; None if unknown, or if the devices have different ones
     min_watts: float | None
     max_watts: float | None
-    default_watts: float | None
-    can_set: bool
-    current: tuple[float | None, ...] = ()
+    default_watts: float | None  # The lowest of their defaults; None if unknown
+    can_set: bool  # Whether etui may set it itself
+    current: tuple[float | None, ...] = ()  # The limit of each device now
 
 
 @dataclass(frozen=True, slots=True)
 class SweptModel:
-    """A model on this machine, as far as a sweep can vary it.
-
-    Attributes:
-        name: Name in models.yaml.
-        layers: Layers that can be put on a GPU: its blocks and the output matrix.
-        fitting_layers: How many of them fit on the GPUs now; 0 without a GPU.
-        obstacles: Method of speculation -> why it cannot be used; a method without an entry can.
-        values: Value of every axis now, without the power limit and the model.
-        quantisation: Quantisation of its weights; empty if unknown.
-    """
+    """A model on this machine, as far as a sweep can vary it."""
 
     name: str
-    layers: int
-    fitting_layers: int
+    layers: int  # Layers that can be put on a GPU: its blocks and the output matrix
+    fitting_layers: int  # How many of them fit on the GPUs now; 0 without a GPU
     obstacles: Mapping[str, str]
+    """Method of speculation -> why it cannot be used; a method without an entry can."""
     values: Mapping[AxisName, Value]
-    quantisation: str = ""
+    """Value of every axis now, without the power limit and the model."""
+    quantisation: str = ""  # Quantisation of its weights; empty if unknown
 
 
 @dataclass(frozen=True, slots=True)
 class MachineFacts:
-    """What a sweep can vary here.
-
-    Attributes:
-        model: Name of the baseline model.
-        models: Models on this machine by name; at least the baseline model.
-        known_models: Names of all models, on this machine or not.
-        cores: Physical cores that this process may use, its CPU quota considered.
-        cpus: Logical CPUs that it may run on: the most threads.
-        gpus: The GPUs that llama.cpp sees.
-        power: Power limits; None if no device has one that can be read.
-        shape: What one answer computes.
-    """
+    """What a sweep can vary here."""
 
     model: str
-    models: Mapping[str, SweptModel]
+    models: Mapping[str, SweptModel]  # Models on this machine by name; at least the baseline model
     known_models: tuple[str, ...]
-    cores: int
-    cpus: int
-    gpus: tuple[Device, ...] = ()
-    power: PowerRange | None = None
-    shape: WorkShape = PLAIN_WORK
+    cores: int  # Physical cores that this process may use, its CPU quota considered
+    cpus: int  # Logical CPUs that it may run on: the most threads
+    gpus: tuple[Device, ...] = ()  # The GPUs that llama.cpp sees
+    power: PowerRange | None = None  # Power limits; None if no device has one that can be read
+    shape: WorkShape = PLAIN_WORK  # What one answer computes
     current: Mapping[AxisName, Value] = field(init=False)
     """Value of every axis now; without ``power_limit`` where it is unknown."""
 
@@ -175,12 +152,6 @@ def read_machine_facts(
     """Read what this machine and its models can do. Nothing is loaded.
 
     Args:
-        config: Folders and settings.
-        spec: The model of the baseline.
-        path: Its file.
-        catalogue: All models.
-        shape: What one answer computes.
-        limits: The power limits of this machine.
         gpus: The GPUs; None asks llama.cpp.
 
     Raises:
@@ -284,7 +255,6 @@ def combine_limits(limits: Sequence[LimitRange], device: str) -> PowerRange | No
     """Combine the limits of the swept devices: the range that all of them allow.
 
     Args:
-        limits: The limits of this machine.
         device: What is swept, the kind of its scopes: ``gpu`` or ``package``.
     """
     swept = [limit for limit in limits if limit.scope.partition(":")[0] == device]

@@ -43,17 +43,11 @@ class SubjectQuestions:
 
 @dataclass(frozen=True, slots=True)
 class QuestionSet:
-    """The questions that every setting answers.
-
-    Attributes:
-        suite: Name of the suite.
-        sha256: Hash of its files.
-        subjects: In the order in which they are asked.
-    """
+    """The questions that every setting answers."""
 
     suite: str
-    sha256: str
-    subjects: tuple[SubjectQuestions, ...]
+    sha256: str  # Hash of its files
+    subjects: tuple[SubjectQuestions, ...]  # In the order in which they are asked
 
     @property
     def count(self) -> int:
@@ -69,21 +63,13 @@ class QuestionSet:
 
 @dataclass(frozen=True, slots=True)
 class SettingAnswer:
-    """The answer of a setting to a question.
-
-    Attributes:
-        setting: Key of the setting.
-        number: Number of the question, from 0, in the order in which they were drawn.
-        subject, row: The question.
-        choice: The letter with the highest log-probability.
-        correct: Whether it is the right one.
-    """
+    """The answer of a setting to a question."""
 
     setting: str
-    number: int
+    number: int  # Number of the question, from 0, in the order in which they were drawn
     subject: str
     row: int
-    choice: str
+    choice: str  # The letter with the highest log-probability
     correct: bool
 
 
@@ -108,7 +94,6 @@ def draw_questions(suite: Suite, seed: int, limit: int | None = None) -> Questio
     """Draw the questions of a sweep: the same for equal arguments, in proportion to the subjects.
 
     Args:
-        suite: The suite.
         seed: Seed of the sample and of the order of the subjects.
         limit: Most questions; None asks all.
     """
@@ -143,7 +128,6 @@ def measure_answers(
     Args:
         session_for: Loads the model of a setting.
         settings: All settings to know the accuracy of, the baseline first.
-        questions: The questions.
         done: Key of the setting and number of the question of the answers that exist.
         cancelled: Checked before every batch.
 

@@ -35,10 +35,7 @@ def open_cap(
 
     Args:
         mode: Who sets them; None leaves them alone.
-        facts: Which devices are swept.
-        config: Folders and settings.
         ask: Asks the user to set a limit.
-        note: Called with what was restored.
 
     Raises:
         EtuiError: Another etui holds power limits, or they changed since the facts were read: the

@@ -43,45 +43,31 @@ text that drafts foresee too well."""
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One answer to compute.
-
-    Attributes:
-        prompt: Its tokens.
-        output: The tokens to draw, thinking included; empty computes the prompt alone.
-    """
+    """One answer to compute."""
 
     prompt: tuple[int, ...]
     output: tuple[int, ...] = ()
+    """The tokens to draw, thinking included; empty computes the prompt alone."""
 
 
 @dataclass(frozen=True, slots=True)
 class RecordedAnswer:
-    """What a model wrote for a question: the whole answer, or its thinking before a given answer.
-
-    Attributes:
-        tokens: The drawn tokens, and in place of an end token those of a sentence that leads on.
-        text: The same as text.
-    """
+    """What a model wrote for a question: the whole answer, or its thinking before a given answer."""
 
     tokens: tuple[int, ...]
+    """The drawn tokens, and in place of an end token those of a sentence that leads on."""
     text: str
 
 
 @dataclass(frozen=True, slots=True)
 class AnswerScript:
-    """An answer to replay, as the model of the baseline reads it.
-
-    Attributes:
-        prompt: Tokens of the prompt.
-        output: Tokens of the answer.
-        text: The answer as text, for models with other tokens.
-        as_text: Tokens of that text; a model that splits prompt and text alike has the same tokens.
-    """
+    """An answer to replay, as the model of the baseline reads it."""
 
     prompt: tuple[int, ...]
     output: tuple[int, ...]
-    text: str
+    text: str  # The answer as text, for models with other tokens
     as_text: tuple[int, ...]
+    """Tokens of that text; a model that splits prompt and text alike has the same tokens."""
 
 
 def count_recorded(item: WorkItem, shape: WorkShape) -> int:
@@ -119,9 +105,6 @@ def write_scripts(
 
     Args:
         session: The model of the baseline.
-        items: The questions.
-        shape: Work of an answer.
-        recorded: The recorded parts.
 
     Raises:
         ContextOverflow: A prompt and its answer do not fit into the context.
@@ -167,9 +150,7 @@ def save_recorded(path: Path, key: str, recorded: Sequence[RecordedAnswer | None
     """Save the recorded answers of a sweep, for its resumption.
 
     Args:
-        path: The file.
         key: What they depend on: workload, model and lengths.
-        recorded: The answers.
     """
     answers = [None if each is None else asdict(each) for each in recorded]
     write_text(path, json.dumps({"key": key, "answers": answers}))
@@ -204,11 +185,7 @@ def _count_answer(item: WorkItem, shape: WorkShape) -> int:
 def _fit_prompt(
     session: Session, item: WorkItem, shape: WorkShape, output_tokens: int | None = None
 ) -> list[int]:
-    """Tokenize a prompt as reasoning does.
-
-    Raises:
-        ContextOverflow: It and the answer do not fit into the context.
-    """
+    """Tokenize a prompt as reasoning does."""
     facts = session.facts
     if _computes_prompt_alone(item, shape):
         messages = with_letter_instruction(item.messages)

@@ -61,10 +61,7 @@ class LocalRig:
 
     Args:
         configure: Turns a setting into what the engine takes.
-        recorder: A running recorder.
-        workload: The questions.
         baseline: The setting whose model records the answers that are not given.
-        sysfs_dir: Root of sysfs.
         shape: Work of an answer, for an arm of a policy.
         procedure: Lengths of windows and cool-down.
         cap: Sets and reads the power limit; None where there is none.
@@ -75,7 +72,6 @@ class LocalRig:
         loader: Loads models; None loads them into this process.
         watch: Reads the state of the machine; None is that of this machine.
         meter: Measures the intervals; None is the recorder.
-        clock: Monotonic clock in nanoseconds, the same as the meter's.
         sleep: Function that waits for a number of seconds.
     """
 
@@ -155,7 +151,6 @@ class LocalRig:
         """Apply a setting, warm up, cool down, and measure the workload.
 
         Args:
-            setting: The setting.
             copy: 1 for the second visit of the baseline in a block.
 
         Returns:
@@ -229,12 +224,7 @@ class LocalRig:
 
     @contextmanager
     def _failing(self, setting: Setting) -> Iterator[None]:
-        """Unload the model after an error: sequences may be left open in it.
-
-        Raises:
-            SettingFailed: This machine cannot run the setting.
-            EtuiError: It cannot run the baseline, without which there is nothing to compare.
-        """
+        """Unload the model after an error: sequences may be left open in it."""
         try:
             yield
         except MemoryError as error:
@@ -262,11 +252,7 @@ class LocalRig:
         return EtuiError if setting == self._baseline else SettingFailed
 
     def _require_scripts(self) -> tuple[AnswerScript, ...]:
-        """Return the answers to replay; the first call records those that are not given.
-
-        Raises:
-            EtuiError: The baseline cannot run.
-        """
+        """Return the answers to replay; the first call records those that are not given."""
         if self._scripts is None:
             with self._failing(self._baseline):
                 runnable = self._require_runnable(self._baseline)
@@ -315,11 +301,6 @@ class LocalRig:
         return ""
 
     def _read_state(self) -> MachineState:
-        """Read the state of the machine.
-
-        Raises:
-            Stopped: The sweep began on mains, and now the battery discharges.
-        """
         state = self._watch.read()
         if state.on_battery and not self._began_on_battery:
             raise Stopped(

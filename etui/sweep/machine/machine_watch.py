@@ -32,30 +32,21 @@ _SUSPENDED_NS = 100_000_000
 
 @dataclass(frozen=True, slots=True)
 class MachineState:
-    """The state of the machine at a moment.
-
-    Attributes:
-        t_ns: Monotonic clock.
-        cpu: CPU time so far; None if it cannot be read.
-        suspended_ns: Time that the machine has been suspended so far.
-        on_battery: Whether a battery discharges; None if unknown, or without a battery.
-        heat: Temperatures and throttling.
-    """
+    """The state of the machine at a moment."""
 
     t_ns: int
-    cpu: CpuUse | None = None
-    suspended_ns: int = 0
+    cpu: CpuUse | None = None  # CPU time so far; None if it cannot be read
+    suspended_ns: int = 0  # Time that the machine has been suspended so far
     on_battery: bool | None = None
-    heat: Heat = field(default_factory=Heat)
+    """Whether a battery discharges; None if unknown, or without a battery."""
+    heat: Heat = field(default_factory=Heat)  # Temperatures and throttling
 
 
 class MachineWatch:
     """Reads the state of the machine before and after a visit.
 
     Args:
-        sysfs_dir: Root of sysfs.
         recorder: The recorder, which knows the measured devices and who uses the GPUs.
-        clock: Monotonic clock in nanoseconds.
         own_seconds: CPU seconds of etui's own processes so far; None asks the system.
         cpu_seconds: Busy and total CPU seconds of the machine; None asks the system.
         suspended: Time that the machine has been suspended, nanoseconds.
@@ -126,8 +117,6 @@ def find_disturbance(
     A GPU that others share, of which the driver does not report their part, is no reason.
 
     Args:
-        before: State before the visit.
-        after: State after it.
         gpus: The use of the measured GPUs meanwhile.
         coverage: Share of the visit that the meter recorded, 0..1; None without a meter.
         most_others: Largest share of the CPUs or of a GPU that other programs may use.

@@ -34,9 +34,6 @@ class ModelLoader:
 
     A setting that differs in what a session can change (threads, the depth of drafts) does not load
     the model again.
-
-    Args:
-        on_load: Called with each model that was loaded, and the event of its load.
     """
 
     def __init__(self, on_load: Callable[[ModelSpec, Loaded], object] | None = None) -> None:

@@ -20,19 +20,13 @@ _AVERAGES = 4.0
 
 @dataclass(frozen=True, slots=True)
 class Procedure:
-    """How each visit is measured.
+    """How each visit is measured."""
 
-    Attributes:
-        window_s: Least seconds of prefill, and of decode.
-        cool_down_s: Least seconds of idle time before them.
-        cool_down_celsius: Temperature of the device to wait for, in addition; None for none.
-        most_cool_down_s: Longest wait for it.
-    """
-
-    window_s: float = LEAST_WINDOW_S
-    cool_down_s: float = COOL_DOWN_S
+    window_s: float = LEAST_WINDOW_S  # Least seconds of prefill, and of decode
+    cool_down_s: float = COOL_DOWN_S  # Least seconds of idle time before them
     cool_down_celsius: float | None = None
-    most_cool_down_s: float = MOST_COOL_DOWN_S
+    """Temperature of the device to wait for, in addition; None for none."""
+    most_cool_down_s: float = MOST_COOL_DOWN_S  # Longest wait for it
 
 
 def choose_window_s(channels: Sequence[Channel]) -> float:

@@ -14,21 +14,14 @@ POINTS = 60
 
 @dataclass(frozen=True, slots=True)
 class VisitPower:
-    """Mean watts in equal slices of one visit.
-
-    Attributes:
-        block: Number of the block.
-        setting, copy: As in the visit.
-        start_ns, end_ns: Monotonic clock, as in the visit.
-        watts: Mean watts of each slice; None where nothing was recorded.
-    """
+    """Mean watts in equal slices of one visit."""
 
     block: int
     setting: str
     copy: int
     start_ns: int
     end_ns: int
-    watts: tuple[float | None, ...]
+    watts: tuple[float | None, ...]  # Mean watts of each slice; None where nothing was recorded
 
 
 class PowerRecorder(Protocol):

@@ -44,19 +44,15 @@ class TimedWork:
     """The windows of one visit.
 
     Attributes:
-        prefill: The prompts of all jobs, one after another.
-        decodes: The answer of each job that has one.
-        answers: Number of jobs.
-        computed: Prompt tokens computed in the whole of ``prefill``.
-        drawn: Tokens drawn by one run of each of ``decodes``, over its sequences.
         drafted, accepted: Tokens of one run of each of ``decodes``, the mean of its runs.
     """
 
-    prefill: Window
-    decodes: tuple[Window, ...]
-    answers: int
-    computed: int
+    prefill: Window  # The prompts of all jobs, one after another
+    decodes: tuple[Window, ...]  # The answer of each job that has one
+    answers: int  # Number of jobs
+    computed: int  # Prompt tokens computed in the whole of `prefill`
     drawn: tuple[int, ...] = ()
+    """Tokens drawn by one run of each of ``decodes``, over its sequences."""
     drafted: tuple[float, ...] = ()
     accepted: tuple[float, ...] = ()
 
@@ -69,22 +65,14 @@ class TimedWork:
 
 @dataclass(frozen=True, slots=True)
 class WorkCost:
-    """Cost of one answer, the mean over the jobs.
-
-    Attributes:
-        prefill, decode: By phase.
-        kind: How the energy was determined; None if it is unmeasured.
-        mean_watts: Mean power of all intervals; None if unmeasured.
-        shared: Whether other processes used a measured device.
-        coverage: Share of the phase with the larger gaps that the meter recorded, 0..1.
-    """
+    """Cost of one answer, the mean over the jobs."""
 
     prefill: PhaseCost
     decode: PhaseCost
-    kind: Kind | None
-    mean_watts: float | None
-    shared: bool
-    coverage: float
+    kind: Kind | None  # How the energy was determined; None if it is unmeasured
+    mean_watts: float | None  # Mean power of all intervals; None if unmeasured
+    shared: bool  # Whether other processes used a measured device
+    coverage: float  # Share of the phase with the larger gaps that the meter recorded, 0..1
 
 
 class WorkTimer:
@@ -98,7 +86,6 @@ class WorkTimer:
         window_s: Seconds that each phase lasts at least.
         sequences: Sequences decoded in parallel for each answer.
         speculate: Where drafted tokens come from; sequences decoded in parallel have none.
-        clock: Monotonic clock in nanoseconds, the same as the meter's.
     """
 
     def __init__(

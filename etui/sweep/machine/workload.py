@@ -45,36 +45,23 @@ _PLACE = Path(__file__).with_name("workloads")
 
 @dataclass(frozen=True, slots=True)
 class WorkItem:
-    """One question of a workload.
+    """One question of a workload."""
 
-    Attributes:
-        messages: The conversation; the last message is the question.
-        answer: The answer to replay; None if it has to be recorded.
-        output_tokens: Most tokens of the answer; 0 computes the prompt alone.
-        reads_letters: Whether the question is a multiple choice, answered by an option letter.
-    """
-
-    messages: tuple[Message, ...]
-    answer: str | None = None
-    output_tokens: int = 0
+    messages: tuple[Message, ...]  # The conversation; the last message is the question
+    answer: str | None = None  # The answer to replay; None if it has to be recorded
+    output_tokens: int = 0  # Most tokens of the answer; 0 computes the prompt alone
     reads_letters: bool = False
+    """Whether the question is a multiple choice, answered by an option letter."""
 
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """The questions of a sweep.
+    """The questions of a sweep."""
 
-    Attributes:
-        name: ``chat``, ``code``, ``long``, ``letters``, ``log``, or the path of a file.
-        sha256: Hash of its texts and lengths, by which a resumed sweep recognizes them.
-        items: The questions, at least one.
-        output_tokens: Most output tokens of an answer.
-    """
-
-    name: str
-    sha256: str
-    items: tuple[WorkItem, ...]
-    output_tokens: int = 0
+    name: str  # `chat`, `code`, `long`, `letters`, `log`, or the path of a file
+    sha256: str  # Hash of its texts and lengths, by which a resumed sweep recognizes them
+    items: tuple[WorkItem, ...]  # The questions, at least one
+    output_tokens: int = 0  # Most output tokens of an answer
 
 
 def load_workload(
@@ -152,12 +139,7 @@ def _find_file(name: str) -> Path:
 
 
 def _read_file(path: Path, name: str, output_tokens: int) -> tuple[WorkItem, ...]:
-    """Read a file with a prompt per line, or with a JSON object per line.
-
-    Raises:
-        UsageError: The file has no prompts, or too many.
-        InvalidFile: The file is not text, or a line of it is not a prompt.
-    """
+    """Read a file with a prompt per line, or with a JSON object per line."""
     text = _read_text(path, name)
     if path.suffix.lower() in (".jsonl", ".ndjson", ".json"):
         items = _parse_jsonl(text, name, output_tokens)
@@ -221,11 +203,7 @@ def _parse_jsonl(text: str, name: str, output_tokens: int) -> tuple[WorkItem, ..
 
 
 def _parse_line(line: str) -> tuple[str, str | None]:
-    """Parse a line into a prompt and its answer, if it has one.
-
-    Raises:
-        ValueError: It is not JSON, or not such an object; the message says why.
-    """
+    """Parse a line into a prompt and its answer, if it has one."""
     entry: Any = json.loads(line)
     if not isinstance(entry, dict):
         raise ValueError("this is not an object with a `prompt`")
@@ -248,9 +226,6 @@ def _read_log(config: Config, output_tokens: int, until: datetime | None) -> tup
     """Read the latest distinct questions of the log that have an answer, oldest first.
 
     Each is taken alone, with the system message of its chat but without the messages before it.
-
-    Raises:
-        EtuiError: There is none, or the log cannot be read.
     """
     from etui.log.queries import LogReader
 

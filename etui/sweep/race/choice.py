@@ -24,10 +24,6 @@ def choose_best(design: SweepDesign, blocks: Sequence[Block]) -> str | None:
     The order is that of all blocks. Whether a setting beats the baseline at all is judged by the
     confirming blocks alone once there are two, because the race chose the finalists by its own.
 
-    Args:
-        design: What is measured.
-        blocks: The blocks so far.
-
     Returns:
         Key of the setting; the baseline if none beats it beyond noise; None before the first round
         of the race. With a limit of the time, a baseline that is too slow is replaced by the best

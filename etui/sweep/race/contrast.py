@@ -36,41 +36,28 @@ _LEFT_OUT = 5
 
 @dataclass(frozen=True, slots=True)
 class Noise:
-    """Spread of one visit.
+    """Spread of one visit."""
 
-    Attributes:
-        variance: Variance of the log of a figure.
-        degrees: Degrees of freedom of the estimate; 0 if nothing is known.
-    """
-
-    variance: float
-    degrees: int
+    variance: float  # Variance of the log of a figure
+    degrees: int  # Degrees of freedom of the estimate; 0 if nothing is known
 
 
 @dataclass(frozen=True, slots=True)
 class Contrast:
-    """Log ratio of two settings over their common blocks.
-
-    Attributes:
-        log_ratio: Hodges-Lehmann estimate (the median of the means of all pairs of blocks, each
-            with itself too), which one disturbed block of five hardly moves.
-        error: Standard error.
-        degrees: Degrees of freedom of the error.
-        blocks: Number of common blocks.
-        trimmed: Mean without the blocks that speak most for a ratio above 0; None with one block.
-        trimmed_error: Its standard error.
-        own_error: Standard error of a trimmed mean by the scatter of these blocks alone; infinite
-            with one block.
-        own_degrees: Its degrees of freedom.
-    """
+    """Log ratio of two settings over their common blocks."""
 
     log_ratio: float
+    """Hodges-Lehmann estimate (the median of the means of all pairs of blocks, each with itself
+    too), which one disturbed block of five hardly moves."""
     error: float
-    degrees: int
-    blocks: int
+    degrees: int  # Degrees of freedom of the error
+    blocks: int  # Number of common blocks
     trimmed: float | None
+    """Mean without the blocks that speak most for a ratio above 0; None with one block."""
     trimmed_error: float
     own_error: float
+    """Standard error of a trimmed mean by the scatter of these blocks alone; infinite with one
+    block."""
     own_degrees: int
 
     def margin(self, tail: float) -> float:
@@ -110,15 +97,11 @@ class Contrast:
 
 @dataclass(frozen=True, slots=True)
 class PairedLogs:
-    """Logs of one figure by block and setting.
-
-    Attributes:
-        blocks: For each block, the log of the figure of each measured visit.
-        noise: Spread of one visit.
-    """
+    """Logs of one figure by block and setting."""
 
     blocks: tuple[Mapping[Cell, float], ...]
-    noise: Noise
+    """For each block, the log of the figure of each measured visit."""
+    noise: Noise  # Spread of one visit
 
     def contrast(self, setting: str, reference: str) -> Contrast | None:
         """Compare two settings; None without a block in which both are measured.
@@ -171,10 +154,6 @@ def estimate_noise(blocks: Sequence[Block], logs: Sequence[Mapping[Cell, float]]
     median (the block) and, with enough visits, their slope over the positions (the drift) are
     removed; the rest is noise of two visits. Outliers are cut off at 3.5 robust standard
     deviations.
-
-    Args:
-        blocks: In order.
-        logs: Their figures.
     """
     residuals: list[float] = []
     degrees = 0
@@ -200,11 +179,7 @@ def estimate_noise(blocks: Sequence[Block], logs: Sequence[Mapping[Cell, float]]
 
 
 def hodges_lehmann(values: Sequence[float]) -> float:
-    """Return the median of the means of all pairs (Hodges and Lehmann, Ann. Math. Stat. 34, 1963).
-
-    Args:
-        values: At least one.
-    """
+    """Return the median of the means of all pairs (Hodges and Lehmann, Ann. Math. Stat. 34, 1963)."""
     return median((a + b) / 2 for a, b in combinations_with_replacement(values, 2))
 
 
@@ -260,9 +235,6 @@ def _remove_line(values: Sequence[float]) -> tuple[list[float], int]:
 
     Medians leave an outlier in its place: a mean would spread it over all residuals. The slope is
     the median of those of all pairs (Sen, JASA 63, 1968).
-
-    Returns:
-        The residuals and their degrees of freedom.
     """
     n = len(values)
     if n < 2:

@@ -37,36 +37,22 @@ from etui.sweep.sweep_config import SweepDesign
 
 @dataclass(frozen=True, slots=True)
 class Drop:
-    """A setting that was dropped.
-
-    Attributes:
-        setting: Key of the setting.
-        block: Number of the last block of the round.
-        reason: ``12 % [10, 14] more joules than threads=2``, or why it could not run.
-    """
+    """A setting that was dropped."""
 
     setting: str
-    block: int
-    reason: str
+    block: int  # Number of the last block of the round
+    reason: str  # `12 % [10, 14] more joules than threads=2`, or why it could not run
 
 
 @dataclass(frozen=True, slots=True)
 class RaceProgress:
-    """What is known after some blocks.
-
-    Attributes:
-        design: What is measured.
-        blocks: The blocks so far.
-        remaining: Keys of the settings that are left, the baseline first.
-        drops: In the order in which they were dropped.
-        is_race_over: Whether the finalists are chosen.
-    """
+    """What is known after some blocks."""
 
     design: SweepDesign
     blocks: tuple[Block, ...]
-    remaining: tuple[str, ...]
-    drops: tuple[Drop, ...] = ()
-    is_race_over: bool = False
+    remaining: tuple[str, ...]  # Keys of the settings that are left, the baseline first
+    drops: tuple[Drop, ...] = ()  # In the order in which they were dropped
+    is_race_over: bool = False  # Whether the finalists are chosen
 
     @property
     def keys(self) -> tuple[str, ...]:

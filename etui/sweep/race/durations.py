@@ -54,8 +54,6 @@ def estimate_seconds_left(
     How many settings will be dropped is not known: half of them after each round is assumed.
 
     Args:
-        design: What is measured.
-        blocks: The blocks so far.
         visit_seconds: Seconds of a visit, with load, warm-up and cool-down; used until blocks have
             shown how long one takes.
 
@@ -92,8 +90,6 @@ def estimate_full_grid_seconds(
     was, so that it is in both durations; the longer sweep would have had more of it.
 
     Args:
-        design: What is measured.
-        blocks: The blocks so far.
         visit_seconds: Seconds of a visit; used for stages without a block.
 
     Returns:

@@ -40,20 +40,12 @@ _MORE: dict[Measure, str] = {
 
 @dataclass(frozen=True, slots=True)
 class Standings:
-    """What the blocks say of the settings that are left.
-
-    Attributes:
-        goal: What is minimized.
-        keys: Keys of all settings that can run, the baseline first.
-        remaining: Keys of the settings that are left, the baseline first.
-        costs: Logs of the goal's figure.
-        seconds: Logs of the seconds.
-    """
+    """What the blocks say of the settings that are left."""
 
     goal: Goal
-    keys: tuple[str, ...]
-    remaining: tuple[str, ...]
-    costs: PairedLogs
+    keys: tuple[str, ...]  # Keys of all settings that can run, the baseline first
+    remaining: tuple[str, ...]  # Keys of the settings that are left, the baseline first
+    costs: PairedLogs  # Logs of the goal's figure
     seconds: PairedLogs
 
     @property
@@ -68,10 +60,8 @@ def read_standings(
     """Take the figures of all settings from the blocks.
 
     Args:
-        goal: What is minimized.
         keys: Keys of all settings that can run, the baseline first.
         remaining: Those that are left.
-        blocks: In order.
     """
     costs = pair_logs(blocks, goal.cost)
     seconds = pair_logs(blocks, lambda visit: visit.seconds)
@@ -91,7 +81,6 @@ def find_worse(standings: Standings, tail: float) -> dict[str, str]:
     since the limit is relative to it. The baseline is always kept.
 
     Args:
-        standings: Of the race.
         tail: Probability of a mistake in one comparison.
 
     Returns:

@@ -43,13 +43,10 @@ def measure_blocks(
     loses the running block only.
 
     Args:
-        design: What to measure.
-        rig: Measures the settings.
         blocks: Blocks measured before an interruption.
         clock: Monotonic clock in seconds.
         sleep: Waits for a number of seconds.
         on_visit: Called after each visit, of discarded attempts too.
-        attempts: Most attempts at a block.
         wait_s: Seconds to wait between two attempts.
 
     Raises:
@@ -108,12 +105,7 @@ def _visit_all(
     failures: dict[str, Failure],
     on_visit: OnVisit | None,
 ) -> list[Visit]:
-    """Visit a block's settings in order; a setting that failed before is passed over.
-
-    Raises:
-        _Disturbed: A visit cannot be used.
-        EtuiError: The baseline cannot run.
-    """
+    """Visit a block's settings in order; a setting that failed before is passed over."""
     settings = {setting.key: setting for setting in progress.design.settings}
     visits: list[Visit] = []
     for at, (key, copy) in enumerate(plan.order):

@@ -31,8 +31,6 @@ def build_conditions(
     The energy record (:mod:`etui.sweep.report.energy_record`) has them for each setting.
 
     Args:
-        config: Configuration of the sweep.
-        result: Its result.
         blocks: Its blocks, for what only they know: tokens of the prompts, busy devices.
     """
     seen, visits = config.provenance, [visit for block in blocks for visit in block.visits]

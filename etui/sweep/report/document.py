@@ -35,8 +35,6 @@ def build_document(
     known is None, never 0.
 
     Args:
-        config: Configuration of the sweep.
-        result: Its result.
         blocks: Its blocks, for the conditions; none leaves those unknown that only they have.
     """
     return {

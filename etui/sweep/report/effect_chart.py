@@ -58,8 +58,6 @@ def draw_effects(result: SweepResult, what: str, size: Size) -> Markup | None:
     """Draw the effect of each axis on joules or time, with zero and the floor; None without any.
 
     Args:
-        result: The result.
-        what: ``joules`` or ``time``.
         size: Width and margins; the height follows from the number of effects.
     """
     rows: list[tuple[str, Difference]] = []
@@ -149,13 +147,7 @@ def _bend(percent: float) -> float:
 def _background(
     scale: _Scale, floor: float | None, strips: Sequence[tuple[float, float]]
 ) -> list[Markup]:
-    """Draw the floor, zero and the grid in each strip, and the numbers below the last.
-
-    Args:
-        scale: The scale.
-        floor: Detection floor in per cent.
-        strips: Top and bottom of the places without text.
-    """
+    """Draw the floor, zero and the grid in each strip, and the numbers below the last."""
     parts = []
     bottom = strips[-1][1]
     if floor:

@@ -77,8 +77,6 @@ def build_energy_record(
     """Build the energy record of a sweep, finished or not.
 
     Args:
-        config: Configuration of the sweep.
-        result: Its result.
         blocks: Its blocks; a setting without a visit in them has no measurement.
     """
     visits: dict[str, list[Visit]] = {}

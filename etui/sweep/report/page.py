@@ -40,9 +40,6 @@ def write_report(
 
     Args:
         path: The file; its folder exists.
-        config: Configuration of the sweep.
-        result: Its result.
-        blocks: Its blocks, in order.
         power: Watts of its visits, in the order in which they were measured.
 
     Raises:

@@ -55,7 +55,6 @@ class PlacedVisit:
     """A visit on the time axis of the figure.
 
     Attributes:
-        power: The visit.
         start_s, end_s: Seconds from the start, long pauses left out.
     """
 

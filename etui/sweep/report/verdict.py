@@ -154,13 +154,7 @@ def _find_faster(result: SweepResult) -> SettingResult | None:
 
 
 def _describe(result: SweepResult, one: SettingResult, said: Collection[str] = frozenset()) -> str:
-    """Describe a setting against the baseline: claims first, then what could not be shown.
-
-    Args:
-        result: The result.
-        one: The setting.
-        said: What the sentence has already named as unmeasured.
-    """
+    """Describe a setting against the baseline: claims first, then what could not be shown."""
     differences = {JOULES: one.joules_difference, TIME: one.seconds_difference}
     if one.joules is None:
         del differences[JOULES]

@@ -23,36 +23,22 @@ from etui.sweep.result import Accuracy, Difference, SettingResult, SweepResult
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """A cell of the table: its text, the number to sort by, and a CSS class.
-
-    Attributes:
-        text: What is shown.
-        note: Its interval, on a line of its own; empty without one.
-        order: Number to sort by; empty puts the row last.
-        class_: ``less`` or ``more`` for claimed differences, else empty.
-    """
+    """A cell of the table: its text, the number to sort by, and a CSS class."""
 
     text: str
-    note: str = ""
-    order: str = ""
-    class_: str = ""
+    note: str = ""  # Its interval, on a line of its own; empty without one
+    order: str = ""  # Number to sort by; empty puts the row last
+    class_: str = ""  # `less` or `more` for claimed differences, else empty
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A setting in the table.
+    """A setting in the table."""
 
-    Attributes:
-        name: Its values of the axes that differ.
-        role: Its role, for the colour.
-        state: Its place: ``best``, ``dropped after 7``.
-        cells: Figures, in the order of the headings.
-    """
-
-    name: str
+    name: str  # Its values of the axes that differ
     role: str
-    state: str
-    cells: tuple[Cell, ...]
+    state: str  # Its place: `best`, `dropped after 7`
+    cells: tuple[Cell, ...]  # Figures, in the order of the headings
 
 
 @dataclass(frozen=True, slots=True)

@@ -53,16 +53,13 @@ class NothingToApply(EtuiError):
 
 @dataclass(frozen=True, slots=True)
 class Best:
-    """The best setting of a sweep.
-
-    Attributes:
-        setting: The best setting of the model that was swept; None if no claim beats its baseline.
-        better_model: The best setting of another model of the sweep, where that beats ``setting``;
-            None if none does.
-    """
+    """The best setting of a sweep."""
 
     setting: SettingResult | None
+    """The best setting of the model that was swept; None if no claim beats its baseline."""
     better_model: SettingResult | None
+    """The best setting of another model of the sweep, where that beats ``setting``; None if none
+    does."""
 
 
 def apply_best(
@@ -73,8 +70,6 @@ def apply_best(
     Values of an earlier sweep for axes that this one did not vary are kept.
 
     Args:
-        config: Folders and settings.
-        sweep_config: The sweep.
         result: Its result; the sweep must be finished.
         goal: What to minimize; it may differ from the goal of the sweep.
 
@@ -122,7 +117,6 @@ def choose_setting(result: SweepResult, goal: Goal) -> Best:
 
     Args:
         result: The result of a sweep, the baseline first.
-        goal: What to minimize.
     """
     base = result.settings[0]
     chosen = find_improvement(result.settings, goal)
@@ -245,8 +239,6 @@ def build_limit_command(limits: LimitedDevices, watts: float, *, on_gpu: bool) -
     """Build the command with which a user sets a power limit.
 
     Args:
-        limits: The power limits of this machine.
-        watts: The limit.
         on_gpu: Whether the model ran on a GPU, whose limit was swept; else it was the CPU's.
     """
     family = "gpu" if on_gpu else "package"

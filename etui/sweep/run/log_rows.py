@@ -23,10 +23,6 @@ def build_sweep_record(
     """Build the row of a sweep in its current state.
 
     Args:
-        config: The configuration of the sweep.
-        folder: Its folder.
-        blocks: The blocks so far.
-        result: Their result.
         verdict: The result as a sentence.
     """
     visits = [visit for block in blocks for visit in block.visits]

@@ -40,25 +40,15 @@ Step = Stage | str
 
 @dataclass(frozen=True, slots=True)
 class SweepProgress:
-    """How far a sweep is.
+    """How far a sweep is."""
 
-    Attributes:
-        step: What comes next: a stage of the blocks, ``accuracy``, or ``done``.
-        blocks: Blocks measured.
-        blocks_left: Blocks left, at most: dropped settings may end the race earlier.
-        remaining: Settings left, the baseline included.
-        best: Key of the best setting so far; None before the first round of the race.
-        seconds_left: Estimated time for the blocks left.
-        joules: Sum over the answers measured so far; None if any is unmeasured.
-    """
-
-    step: Step
+    step: Step  # What comes next: a stage of the blocks, `accuracy`, or `done`
     blocks: int
-    blocks_left: int
-    remaining: int
-    best: str | None
-    seconds_left: float
-    joules: float | None
+    blocks_left: int  # Blocks left, at most: dropped settings may end the race earlier
+    remaining: int  # Settings left, the baseline included
+    best: str | None  # Key of the best setting so far; None before the first round of the race
+    seconds_left: float  # Estimated time for the blocks left
+    joules: float | None  # Sum over the answers measured so far; None if any is unmeasured
 
 
 class SweepAudience(Protocol):
@@ -95,41 +85,29 @@ class SweepLog(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Instruments:
-    """What a sweep is measured with.
+    """What a sweep is measured with."""
 
-    Attributes:
-        rig: Measures the settings.
-        read_power: Reads the watts of a visit of the block with this number.
-        measure_answers: Answers the questions of the suite that are missing: settings to measure,
-            and the answers that are there; None without a suite.
-        sleep: Waits for a number of seconds, before a block is begun again.
-    """
-
-    rig: Rig
+    rig: Rig  # Measures the settings
     read_power: Callable[[int, Visit], VisitPower]
+    """Reads the watts of a visit of the block with this number."""
     measure_answers: (
         Callable[[Sequence[Setting], Sequence[SettingAnswer]], Iterator[SettingAnswer]] | None
     ) = None
+    """Answers the questions of the suite that are missing: settings to measure, and the answers
+    that are there; None without a suite."""
     sleep: Callable[[float], object] = time.sleep
+    """Waits for a number of seconds, before a block is begun again."""
 
 
 @dataclass(frozen=True, slots=True)
 class SweepOutcome:
-    """How a sweep ended.
-
-    Attributes:
-        folder: Its folder.
-        config: Its configuration.
-        result: The result of all blocks.
-        blocks: The blocks.
-        why_stopped: Why it is not complete; empty if it is.
-    """
+    """How a sweep ended."""
 
     folder: Path
     config: SweepConfig
     result: SweepResult
     blocks: tuple[Block, ...] = ()
-    why_stopped: str = ""
+    why_stopped: str = ""  # Why it is not complete; empty if it is
 
 
 @dataclass(slots=True)
@@ -137,19 +115,14 @@ class SweepRun:
     """One sweep that is measured by this process.
 
     Attributes:
-        folder: Its folder, locked.
-        config: Its configuration.
-        instruments: What it is measured with.
-        audience: Shows the progress.
-        log: Saves its rows.
         blocks, answers, power: What was measured, also before an interruption.
     """
 
     folder: SweepFolder
     config: SweepConfig
     instruments: Instruments
-    audience: SweepAudience
-    log: SweepLog
+    audience: SweepAudience  # Shows the progress
+    log: SweepLog  # Saves its rows
     blocks: list[Block] = field(default_factory=list)
     answers: list[SettingAnswer] = field(default_factory=list)
     power: list[VisitPower] = field(default_factory=list)

@@ -22,8 +22,6 @@ def analyse_measured(
     """Compute the result of a sweep, finished or not.
 
     Args:
-        config: Its configuration.
-        blocks: The blocks so far.
         answers: The answers so far.
     """
     grouped = group_answers(answers, config.questions)
@@ -42,8 +40,6 @@ def list_asked(
     """List the settings whose accuracy is measured, one of each kind of numbers.
 
     Args:
-        design: What is measured.
-        blocks: The blocks so far.
         answered: Keys of settings that have answered all questions already.
     """
     measured = set(choose_answering(design, blocks, answered).values())
@@ -59,8 +55,6 @@ def choose_answering(
     not: the race looks at the goal alone, and a dropped model may be the most accurate one.
 
     Args:
-        design: What is measured.
-        blocks: The blocks so far.
         answered: Keys of settings that have answered all questions already; they come first.
 
     Returns:
@@ -84,7 +78,6 @@ def group_answers(answers: Sequence[SettingAnswer], questions: int) -> dict[str,
     compared.
 
     Args:
-        answers: In any order.
         questions: Number of questions of the sweep.
     """
     found: dict[str, dict[int, bool]] = {}

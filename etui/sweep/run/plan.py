@@ -37,35 +37,25 @@ class SweepRequest:
     """What a user asks for.
 
     Attributes:
-        model: Name of the model, or path of its file; None takes that of the arm.
         policy, arm: A policy and its arm, instead of a model.
-        axes: Texts like ``threads=1,2``; none takes default axes of this machine.
-        workload: Name of a workload, or path of a file.
-        goal: What to minimize.
-        suite: ``sample``, ``mmlu`` or a CSV file; None measures no accuracy.
-        data: Folder or archive of the suite.
-        limit: Most questions of the suite.
-        cap: Who sets power limits.
         blocks, rounds: Confirming blocks and rounds of the race; None takes the default.
-        halving: Whether settings are dropped that are worse beyond doubt.
-        window_s: Least seconds of a phase; None leaves it to the meter.
-        cool_down_s, cool_down_celsius, output_tokens, seed: As in SweepConfig.
     """
 
-    model: str | None = None
+    model: str | None = None  # Name of the model, or path of its file; None takes that of the arm
     policy: str | None = None
     arm: str | None = None
     axes: tuple[str, ...] = ()
-    workload: str = "chat"
+    """Texts like ``threads=1,2``; none takes default axes of this machine."""
+    workload: str = "chat"  # Name of a workload, or path of a file
     goal: Goal = field(default_factory=Goal)
-    suite: str | None = None
-    data: Path | None = None
-    limit: int | None = None
-    cap: CapMode | None = None
+    suite: str | None = None  # `sample`, `mmlu` or a CSV file; None measures no accuracy
+    data: Path | None = None  # Folder or archive of the suite
+    limit: int | None = None  # Most questions of the suite
+    cap: CapMode | None = None  # Who sets power limits
     blocks: int | None = None
     rounds: int | None = None
-    halving: bool = True
-    window_s: float | None = None
+    halving: bool = True  # Whether settings are dropped that are worse beyond doubt
+    window_s: float | None = None  # Least seconds of a phase; None leaves it to the meter
     cool_down_s: float = COOL_DOWN_S
     cool_down_celsius: float | None = None
     output_tokens: int | None = None
@@ -77,19 +67,15 @@ class SweepPlan:
     """A sweep that can be measured on this machine.
 
     Attributes:
-        config: Its configuration, with the channels left open.
         spec, path: The model of the baseline, with the hash of its file.
-        facts: What the machine and the model can do.
-        workload: The texts to compute.
-        questions: Questions of the suite; None without accuracy.
     """
 
-    config: SweepConfig
+    config: SweepConfig  # Its configuration, with the channels left open
     spec: ModelSpec
     path: Path
-    facts: MachineFacts
-    workload: Workload
-    questions: QuestionSet | None
+    facts: MachineFacts  # What the machine and the model can do
+    workload: Workload  # The texts to compute
+    questions: QuestionSet | None  # Questions of the suite; None without accuracy
 
 
 def make_plan(
@@ -104,11 +90,7 @@ def make_plan(
 
     Args:
         request: What the user asks for.
-        config: Folders and settings.
-        catalogue: The models.
-        sweep_id: Id of the sweep.
         started: Its start, local time.
-        say: Receives progress messages of a download.
 
     Raises:
         UsageError: A name does not exist, a value is not possible here, or there is only one
@@ -261,14 +243,12 @@ class Baseline:
 
     Attributes:
         spec, path: The model, with the speculation of the arm, and its file.
-        policy: Name of the policy that the arm is from; None without one.
-        shape: What one answer computes.
     """
 
     spec: ModelSpec
     path: Path
-    policy: str | None = None
-    shape: WorkShape = PLAIN_WORK
+    policy: str | None = None  # Name of the policy that the arm is from; None without one
+    shape: WorkShape = PLAIN_WORK  # What one answer computes
 
 
 def find_baseline(request: SweepRequest, config: Config, catalogue: Catalogue) -> Baseline:

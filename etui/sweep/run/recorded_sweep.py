@@ -26,25 +26,17 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class RecordedSweep:
-    """The content of a sweep folder.
-
-    Attributes:
-        folder: Its path.
-        config: The configuration.
-        blocks: Complete blocks, in order.
-        answers: Answers to the questions of a suite.
-        power: Watts of the visits; those of a few may be missing after a crash.
-        good_bytes: Length of the complete lines of each file that grows, by its name.
-        is_finished: Whether it has a result of a complete sweep.
-    """
+    """The content of a sweep folder."""
 
     folder: Path
     config: SweepConfig
-    blocks: tuple[Block, ...]
-    answers: tuple[SettingAnswer, ...]
+    blocks: tuple[Block, ...]  # Complete blocks, in order
+    answers: tuple[SettingAnswer, ...]  # Answers to the questions of a suite
     power: tuple[VisitPower, ...]
+    """Watts of the visits; those of a few may be missing after a crash."""
     good_bytes: Mapping[str, int]
-    is_finished: bool
+    """Length of the complete lines of each file that grows, by its name."""
+    is_finished: bool  # Whether it has a result of a complete sweep
 
 
 def read_sweep(folder: Path) -> RecordedSweep:
@@ -128,11 +120,7 @@ def _read_lines(path: Path, kind: type[T]) -> tuple[tuple[T, ...], int]:
 
 
 def _parse_lines(path: Path, raw: bytes, kind: type[T]) -> tuple[tuple[T, ...], int]:
-    """Parse complete lines; return the values and the number of bytes that they take.
-
-    Raises:
-        InvalidFile: A complete line does not hold a value of the kind.
-    """
+    """Parse complete lines; return the values and the number of bytes that they take."""
     values: list[T] = []
     good = 0
     for number, line in enumerate(raw.splitlines(keepends=True), 1):
@@ -151,11 +139,7 @@ def _parse_lines(path: Path, raw: bytes, kind: type[T]) -> tuple[tuple[T, ...], 
 
 
 def _check_seal(folder: Path, raw: bytes) -> None:
-    """Compare the blocks with the seal; lines after the sealed part come from a crash.
-
-    Raises:
-        InvalidFile: The blocks are not those that etui wrote.
-    """
+    """Compare the blocks with the seal; lines after the sealed part come from a crash."""
     found = find_seal_problem(folder / SEAL, BLOCKS, raw)
     if found:
         raise InvalidFile(
@@ -165,11 +149,7 @@ def _check_seal(folder: Path, raw: bytes) -> None:
 
 
 def _check_blocks(path: Path, blocks: Iterable[Block], config: SweepConfig) -> None:
-    """Refuse blocks that cannot belong to the sweep.
-
-    Raises:
-        InvalidFile: A number is out of order, or a setting is not part of the sweep.
-    """
+    """Refuse blocks that cannot belong to the sweep."""
     known = {setting.key for setting in config.design.settings}
     for number, block in enumerate(blocks):
         names = {visit.setting for visit in block.visits}

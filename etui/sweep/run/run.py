@@ -70,8 +70,6 @@ class Workbench(Protocol):
         """Open what measures the settings; it restores what it changed at the end.
 
         Args:
-            plan: What is measured.
-            config: The configuration of the sweep.
             place: Its folder, which may keep what a resumed sweep needs.
         """
 
@@ -80,10 +78,7 @@ class SweepRunner:
     """Runs sweeps on a machine.
 
     Args:
-        config: Folders and settings.
-        audience: Shows the progress.
         log: Saves the rows.
-        open_workbench: Opens the machine.
         now: Returns the local time.
     """
 
@@ -107,7 +102,6 @@ class SweepRunner:
         """Start a sweep, or resume the unfinished one that asks for the same.
 
         Args:
-            request: What to measure.
             out: Its folder; None creates one in the folder of all sweeps.
             fresh: Whether to start over instead.
 
@@ -174,11 +168,7 @@ class SweepRunner:
         return make_plan(request, self._config, catalogue, sweep_id, started, self._audience.note)
 
     def _find_unfinished(self, config: SweepConfig, out: Path | None) -> Path | None:
-        """Find the newest unfinished sweep that asks for the same.
-
-        Raises:
-            UsageError: ``out`` has a sweep that asks for something else.
-        """
+        """Find the newest unfinished sweep that asks for the same."""
         if out is not None:
             if not (out / CONFIG).is_file():
                 return None

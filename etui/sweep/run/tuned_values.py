@@ -48,12 +48,8 @@ def choose_values(
     With them the entry runs as the setting was measured (``etui.sweep.axes.configure``).
 
     Args:
-        best: Axis -> value of the best setting.
-        base: Axis -> value of the baseline.
         earlier: Values of an earlier sweep that are in use; those of axes that this sweep did not
             vary are kept.
-        spec: The entry of the model.
-        config: Folders and settings.
     """
     entry = read_entry_values(spec, config)
     number = entry["threads"]

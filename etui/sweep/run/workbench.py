@@ -42,8 +42,6 @@ class LocalWorkbench:
     """This machine, with a running meter.
 
     Args:
-        config: Folders and settings.
-        recorder: The meter.
         writer: Saves the loads of models.
         note: Called with a line that a reader of the sweep should know.
         ask: Asks the user to set a power limit.

@@ -32,8 +32,6 @@ def batch_events(
     Text is held for at most one more event: a token after a pause is shown at once.
 
     Args:
-        events: Events of the turn.
-        clock_ns: Monotonic clock.
         pace: Returns how often the screen is drawn; called before each batch.
     """
     fence = FenceTracker()

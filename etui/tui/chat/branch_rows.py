@@ -13,22 +13,13 @@ from etui.turn.record import TurnRecord
 
 @dataclass(frozen=True, slots=True)
 class BranchRow:
-    """One branch of a chat.
+    """One branch of a chat."""
 
-    Attributes:
-        leaf: Id of its last turn.
-        depth: Number of forks on its way, from 1.
-        turns: Number of its turns.
-        question: Title of the question that begins it.
-        current: Whether it is the branch that is shown when the chat is opened.
-        last: Whether it is the last row of its chat.
-    """
-
-    leaf: str
-    depth: int
+    leaf: str  # Id of its last turn
+    depth: int  # Number of forks on its way, from 1
     turns: int
-    question: str
-    current: bool
+    question: str  # Title of the question that begins it
+    current: bool  # Whether it is the branch that is shown when the chat is opened
     last: bool = False
 
     @property

@@ -39,19 +39,13 @@ _NARROW_COLUMNS = 60
 
 @dataclass(frozen=True, slots=True)
 class ChatsLeft:
-    """Result of the list of chats.
-
-    Attributes:
-        resume: The chat to resume, if any.
-        deleted: Ids of the deleted chats.
-        renamed: Chats with their new names.
-        branch: Id of a turn of the chat to resume, whose branch is shown; None for the current one.
-    """
+    """Result of the list of chats."""
 
     resume: ChatRecord | None = None
     deleted: frozenset[str] = frozenset()
     renamed: tuple[ChatRecord, ...] = ()
     branch: str | None = None
+    """Id of a turn of the chat to resume, whose branch is shown; None for the current one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -291,12 +285,7 @@ def _row(chat: ChatSummary) -> tuple[str, str, str, str]:
 
 
 def format_rows(chats: Sequence[ChatSummary], width: int) -> list[str]:
-    """Format one line per chat, with right-aligned numbers; a narrow one has joules and name.
-
-    Args:
-        chats: The chats.
-        width: Columns of the list.
-    """
+    """Format one line per chat, with right-aligned numbers; a narrow one has joules and name."""
     rows = [_row(chat) for chat in chats]
     if width < _NARROW_COLUMNS:
         joules = max((len(row[2]) for row in rows), default=0)

@@ -22,13 +22,7 @@ if TYPE_CHECKING:
 
 
 class ChatSwitch:
-    """Replaces the chat of the queue, and shows it.
-
-    Args:
-        screen: Shows notices.
-        queue: Has the chat that is shown.
-        transcript, panel, prompt: Widgets that show it.
-    """
+    """Replaces the chat of the queue, and shows it."""
 
     def __init__(
         self,

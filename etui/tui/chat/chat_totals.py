@@ -20,12 +20,7 @@ from etui.tui.services import Services
 
 
 class ChatTotals:
-    """Looks up what is spent, and shows it with the context in use.
-
-    Args:
-        screen: Runs the look-up.
-        panel, title: Widgets that show it.
-    """
+    """Looks up what is spent, and shows it with the context in use."""
 
     def __init__(self, screen: Screen[None], panel: PowerPanel, title: TitleRow) -> None:
         self._screen = screen
@@ -64,8 +59,6 @@ class ChatTotals:
         """Show the chat, the route, the context and the budget as they are now.
 
         Args:
-            conversation: The chat.
-            route: How the next questions find their arm.
             progress: The running turn; None for none.
         """
         model = route.model or self._panel.answering

@@ -48,7 +48,6 @@ class Composer:
         screen: Runs threads and dialogs, and shows notices.
         config: Names the folder of saved prompts.
         prompt: Where the user types.
-        queue: Answers the questions.
     """
 
     def __init__(

@@ -19,25 +19,20 @@ from etui.turn.record import SAVED_PROMPT, TurnRecord
 
 @dataclass(frozen=True, slots=True)
 class Asking:
-    """A question to be answered.
-
-    Attributes:
-        text: The question.
-        route: How its arm is chosen; None for the route that is active when its turn begins.
-        replaces: Id of the turn that it replaces (edited or asked again); None for a new question.
-        prompt: Name of the saved prompt that it is made with; None without one.
-        system: System prompt of that prompt, for this turn alone; None leaves that of the chat.
-        counted: Attachments whose tokens are known; the text has all of them.
-        continues: Id of the turn whose answer was cut off and is continued; None for a question.
-    """
+    """A question to be answered."""
 
     text: str
     route: Route | None = None
+    """How its arm is chosen; None for the route that is active when its turn begins."""
     replaces: str | None = None
-    prompt: str | None = None
+    """Id of the turn that it replaces (edited or asked again); None for a new question."""
+    prompt: str | None = None  # Name of the saved prompt that it is made with; None without one
     system: str | None = None
+    """System prompt of that prompt, for this turn alone; None leaves that of the chat."""
     counted: tuple[Attachment, ...] = ()
+    """Attachments whose tokens are known; the text has all of them."""
     continues: str | None = None
+    """Id of the turn whose answer was cut off and is continued; None for a question."""
 
     @property
     def shown(self) -> str:

@@ -26,33 +26,23 @@ _SENT_PASTE = re.compile(r"\[paste (\d+)\]")
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """A question as it is in the prompt.
+    """A question as it is in the prompt."""
 
-    Attributes:
-        text: The text, with ``[paste 1]`` for each long paste.
-        pastes: The long pastes that the text has.
-        kept: Files that an earlier question had, by the path as written; used where the file is
-            no longer there.
-    """
-
-    text: str
-    pastes: tuple[Attachment, ...] = ()
+    text: str  # The text, with `[paste 1]` for each long paste
+    pastes: tuple[Attachment, ...] = ()  # The long pastes that the text has
     kept: Mapping[str, Attachment] = field(default_factory=dict)
+    """Files that an earlier question had, by the path as written; used where the file is no longer
+    there."""
 
 
 @dataclass(frozen=True, slots=True)
 class Resolved:
-    """A draft with its files read.
-
-    Attributes:
-        text: The text of the question.
-        attachments: Files in the order in which they are mentioned, then pastes.
-        problems: What is wrong with the files that cannot be attached.
-    """
+    """A draft with its files read."""
 
     text: str
     attachments: tuple[Attachment, ...]
-    problems: tuple[EtuiError, ...] = ()
+    """Files in the order in which they are mentioned, then pastes."""
+    problems: tuple[EtuiError, ...] = ()  # What is wrong with the files that cannot be attached
 
 
 Read = Callable[[str], Attachment]
@@ -76,7 +66,6 @@ def build_draft(
     """Build the draft of a prompt.
 
     Args:
-        text: The text of the prompt.
         placeholders: Every paste so far by its marker.
         kept: Files of earlier questions by path.
     """
@@ -92,7 +81,6 @@ def restore(question: str, first: int) -> tuple[str, dict[str, Attachment], dict
     """Take a question that was sent apart, to stand in the prompt again.
 
     Args:
-        question: The question as it was sent.
         first: Number of the next paste.
 
     Returns:
@@ -124,10 +112,6 @@ def resolve(draft: Draft, read: Read = read_attachment) -> Resolved:
     """Read the files of a draft.
 
     A word after an at sign that names no file stays text, unless it can only be meant as a path.
-
-    Args:
-        draft: The draft.
-        read: Reads a file.
     """
     attachments: dict[str, Attachment] = {}
     problems: list[EtuiError] = []

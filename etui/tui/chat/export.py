@@ -33,9 +33,6 @@ def export_chat(
 ) -> Path:
     """Write a chat into ``ETUI_HOME/exports``, replacing its earlier file of the same title.
 
-    Returns:
-        Path of the file.
-
     Raises:
         EtuiError: The file cannot be written.
     """

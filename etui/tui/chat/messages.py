@@ -31,12 +31,11 @@ class TurnEnded:
 
     Attributes:
         what, fix: The error that ended the turn; both empty without one.
-        engine_lost: Whether the engine's process ended as well, and its models with it.
     """
 
     what: str = ""
     fix: str = ""
-    engine_lost: bool = False
+    engine_lost: bool = False  # Whether the engine's process ended as well, and its models with it
 
 
 @dataclass(frozen=True, slots=True)

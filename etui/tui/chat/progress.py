@@ -20,26 +20,21 @@ class TurnProgress:
     """A running turn.
 
     Attributes:
-        stage: What the turn is doing.
-        stage_ns: Start of the stage, monotonic clock; 0 before the turn begins.
-        energy_start_ns: Start of the energy interval, after the load; None before it begins.
-        model: Name of the answering model; empty before the decision.
         done_tokens, total_tokens: Of the prompt, during prefill.
         thinking_tokens, answer_tokens: Decoded so far.
-        votes: Number of finished votes.
-        hop: Number of the answering arm, from 1; the energy shown is that of all hops.
     """
 
     stage: Stage = Stage.QUEUED
-    stage_ns: int = 0
+    stage_ns: int = 0  # Start of the stage, monotonic clock; 0 before the turn begins
     energy_start_ns: int | None = None
-    model: str = ""
+    """Start of the energy interval, after the load; None before it begins."""
+    model: str = ""  # Name of the answering model; empty before the decision
     done_tokens: int = 0
     total_tokens: int = 0
     thinking_tokens: int = 0
     answer_tokens: int = 0
-    votes: int = 0
-    hop: int = 1
+    votes: int = 0  # Number of finished votes
+    hop: int = 1  # Number of the answering arm, from 1; the energy shown is that of all hops
 
     @property
     def output_tokens(self) -> int:
@@ -53,8 +48,6 @@ def advance(
     """Return the state after ``fact``.
 
     Args:
-        progress: The state before.
-        fact: What happened.
         now_ns: Monotonic clock, for facts that carry no time of their own.
         residents: Models known to be in memory; any other has to be loaded first.
     """
@@ -107,8 +100,6 @@ def progress_line(progress: TurnProgress, now_ns: int, energy: Energy | None) ->
     """Describe what a turn is doing: ``answering … 118 tok · ≈71 J · 0.60 J/tok``.
 
     Args:
-        progress: The running turn.
-        now_ns: Monotonic clock.
         energy: Energy of the turn so far; None before it is known.
     """
     spent = units.seconds_text((now_ns - progress.stage_ns) / 1e9)

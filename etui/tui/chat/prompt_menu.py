@@ -18,17 +18,11 @@ MOST_ROWS = 8
 
 @dataclass(frozen=True, slots=True)
 class MenuItem:
-    """One line of the list.
-
-    Attributes:
-        title: What it is.
-        help_text: What it does; empty for none.
-        value: What the prompt gets if it is chosen.
-    """
+    """One line of the list."""
 
     title: str
-    help_text: str
-    value: Any
+    help_text: str  # What it does; empty for none
+    value: Any  # What the prompt gets if it is chosen
 
 
 class PromptMenu(OptionList, can_focus=False):

@@ -55,12 +55,7 @@ class PartModal(ModalScreen[Part | None]):
 
 
 class VariablesModal(ModalScreen[Mapping[str, str] | None]):
-    """Dialog for the values of a saved prompt; its result is a value for each variable.
-
-    Args:
-        name: Name of the prompt.
-        variables: The variables without a value.
-    """
+    """Dialog for the values of a saved prompt; its result is a value for each variable."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("ctrl+s", "take", "Send", id="variables.take", priority=True),

@@ -16,19 +16,12 @@ _MOST_NEAR = 3
 
 @dataclass(frozen=True, slots=True)
 class SlashEntry:
-    """One entry after the slash.
+    """One entry after the slash."""
 
-    Attributes:
-        title: What is typed, without the slash.
-        help_text: What it does.
-        run: Runs a command; None for a saved prompt.
-        prompt: The saved prompt; None for a command.
-    """
-
-    title: str
+    title: str  # What is typed, without the slash
     help_text: str
-    run: Callable[[], Any] | None = None
-    prompt: SavedPrompt | None = None
+    run: Callable[[], Any] | None = None  # Runs a command; None for a saved prompt
+    prompt: SavedPrompt | None = None  # The saved prompt; None for a command
 
 
 def is_command(text: str) -> bool:
@@ -60,10 +53,6 @@ def match_entries(text: str, entries: Sequence[SlashEntry]) -> tuple[SlashEntry,
     """List the entries that a text matches, the best first.
 
     A saved prompt also matches with words after its name, which are not a part of it.
-
-    Args:
-        text: The text of the prompt, with its slash.
-        entries: All entries.
     """
     query = text.removeprefix("/").strip()
     if not query:

@@ -30,22 +30,17 @@ class TitleFacts:
     """What the row shows.
 
     Attributes:
-        chat: Name of the chat; empty for a new one.
-        route: How the next questions find their arm.
-        model: Model that answers, or that is likely to; empty if unknown.
-        context_tokens, context_limit: Tokens of the chat in the context, and its size; None where
-            unknown.
-        budget: Text of the budget, with its bar.
-        short_budget: The same in few cells.
+        context_tokens, context_limit: Tokens of the chat in the context, and its size; None
+            where unknown.
     """
 
-    chat: str = ""
-    route: Route | None = None
-    model: str = ""
+    chat: str = ""  # Name of the chat; empty for a new one
+    route: Route | None = None  # How the next questions find their arm
+    model: str = ""  # Model that answers, or that is likely to; empty if unknown
     context_tokens: int | None = None
     context_limit: int | None = None
-    budget: str = ""
-    short_budget: str = ""
+    budget: str = ""  # Text of the budget, with its bar
+    short_budget: str = ""  # The same in few cells
 
 
 def title_line(facts: TitleFacts, width: int) -> str:

@@ -166,11 +166,7 @@ j, k, ctrl+d, ctrl+u, g and G move through the chat; `/` finds words, n and N go
         self._update_markers()
 
     def show_notes(self, notes: Mapping[str, str]) -> None:
-        """Show lines below the costs of turns.
-
-        Args:
-            notes: Lines by turn id.
-        """
+        """Show lines below the costs of turns."""
         self._notes = notes
         self._update_markers()
 

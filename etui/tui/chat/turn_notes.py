@@ -67,7 +67,6 @@ def prefill_joules_per_token(record: TurnRecord, records: Sequence[TurnRecord]) 
     """Estimate the joules of a prompt token: of the turn's own prefill, or else of its model's.
 
     Args:
-        record: The turn.
         records: Other turns of the chat, which may be of the same model.
 
     Returns:

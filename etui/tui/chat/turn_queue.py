@@ -62,8 +62,6 @@ class TurnQueue:
 
     Args:
         screen: Posts the messages, runs the threads and the timer, and shows notices.
-        config: Folders and settings.
-        route: How the next questions find their arm.
         transcript, panel, prompt, title: Widgets of the screen that show turns and take questions
             back.
 

@@ -123,7 +123,6 @@ good and `x` that it is bad, for `etui policy fit --log`; the same key again tak
         """Another branch at this turn was requested.
 
         Attributes:
-            view: The turn.
             step: -1 for the branch before this one, 1 for the one after it.
         """
 

@@ -42,7 +42,6 @@ def short_why(decision: Decision, hop: HopStarted | None) -> str:
     """Return what the user must know about the choice in one line; empty for a usual one.
 
     Args:
-        decision: The decision.
         hop: The arm that answers after another one; None for the first.
     """
     signals = [signal.name for signal in decision.signals]

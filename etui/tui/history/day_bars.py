@@ -23,16 +23,10 @@ _HEIGHT_FROM = 20
 
 @dataclass(frozen=True, slots=True)
 class DayEnergy:
-    """What the turns of one day cost.
-
-    Attributes:
-        day: The local day.
-        joules: Read and estimated joules together; None if nothing was measured.
-        estimated: Whether some of them are estimated.
-    """
+    """What the turns of one day cost."""
 
     day: date
-    joules: float | None
+    joules: float | None  # Read and estimated joules together; None if nothing was measured
     estimated: bool
 
 
@@ -40,7 +34,6 @@ def list_days(totals: Sequence[Total], most: int) -> tuple[DayEnergy, ...]:
     """Return the last days up to the newest with a turn, oldest first; days without turns too.
 
     Args:
-        totals: Totals by day.
         most: Largest number of days.
     """
     by_day = {date.fromisoformat(total.key): total for total in totals if total.key}
@@ -61,10 +54,6 @@ def _day_energy(day: date, total: Total | None) -> DayEnergy:
 
 def day_bar_lines(totals: Sequence[Total], width: int) -> list[str]:
     """Draw one bar for each of the last days, on a scale from 0 to the highest one.
-
-    Args:
-        totals: Totals by day.
-        width: Cells of a line.
 
     Returns:
         The sum and the highest day, the rows of the bars, and the dates below them.

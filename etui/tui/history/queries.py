@@ -33,11 +33,10 @@ class HistoryQuery:
     """Which turns are shown, and in which order.
 
     Attributes:
-        search: Words that occur in the question or the answer; empty for every turn.
         sort, descending: Order of the turns.
     """
 
-    search: str = ""
+    search: str = ""  # Words that occur in the question or the answer; empty for every turn
     sort: Sort = Sort.TIME
     descending: bool = True
 

@@ -15,12 +15,7 @@ from etui.tui.models.sweep_job import apply_sweep, plan_sweep, revert_tuned, run
 
 
 class ModelActions:
-    """Starts the jobs on models.
-
-    Args:
-        config: Folders and settings.
-        bar: Runs the jobs.
-    """
+    """Starts the jobs on models."""
 
     def __init__(self, config: Config, bar: JobBar) -> None:
         self._config = config

@@ -75,7 +75,6 @@ def plan_calibration(
 
     Args:
         runner: Says which models are in memory.
-        name: The model.
         curve: Its last curve, whose speed tells how long it takes; None without one.
         stopped: Returns whether to stop.
         quick: Whether to measure a rougher curve in less time.
@@ -111,7 +110,6 @@ def describe_calibration(grid: Grid, speed: Speed, resident: Sequence[str]) -> l
     """Describe what a calibration measures, how long, and what it takes from the user.
 
     Args:
-        grid: The lengths.
         speed: Speed of the model, for the time; all None if unknown.
         resident: Names of the models in memory, which are unloaded.
     """
@@ -142,9 +140,6 @@ def calibrate(
 
     Args:
         runner: Unloads its models and refuses questions during the calibration.
-        config: Folders and settings.
-        name: The model.
-        post: Called with the progress.
         stopped: Returns whether to stop; the measurements so far are kept for the next run.
         options: Options of ``etui calibrate``.
 

@@ -76,7 +76,6 @@ class CardReader:
     """Reads the cards; the headers of unchanged files are cached.
 
     Args:
-        config: Folders and settings.
         limit_watts: Returns the power limit of the machine without its GPUs; None if unknown.
     """
 

@@ -37,41 +37,30 @@ class ModelCard:
     """One entry of models.yaml and everything known about it on this machine.
 
     Attributes:
-        spec: The entry.
-        path: Location of the file, whether it exists or not.
-        state: Whether the file exists and was checked.
-        file_bytes: Size of the file, or of the one to pull; None if unknown.
-        kept_bytes: Bytes kept from an interrupted pull.
         gguf, need: Header of the file and its memory need; None without a valid file.
-        fault: Why the header of an existing file cannot be used; empty if it can.
-        curve: The newest operating curve of this file.
-        total: Totals of its turns in the log.
-        loads: Its last loads and unloads, newest first.
-        idle: What keeping it warm costs; None if nothing was measured or logged.
-        tuned: The settings that a sweep chose, and what of them is used; None without any.
-        sweep: Its newest sweep; None without one.
-        expected_bytes: Memory need by its entry, before its header can be read; None if unknown.
-        fit: Where it fits as a whole.
-        forecast: Its tokens per second and joules per token, measured or predicted.
     """
 
     spec: ModelSpec
-    path: Path
-    state: FileState
-    file_bytes: int | None
-    kept_bytes: int = 0
+    path: Path  # Location of the file, whether it exists or not
+    state: FileState  # Whether the file exists and was checked
+    file_bytes: int | None  # Size of the file, or of the one to pull; None if unknown
+    kept_bytes: int = 0  # Bytes kept from an interrupted pull
     gguf: Gguf | None = None
     need: Needs | None = None
-    fault: str = ""
-    curve: OperatingCurve | None = None
-    total: Total | None = None
-    loads: tuple[LoadRecord | UnloadRecord, ...] = ()
+    fault: str = ""  # Why the header of an existing file cannot be used; empty if it can
+    curve: OperatingCurve | None = None  # The newest operating curve of this file
+    total: Total | None = None  # Totals of its turns in the log
+    loads: tuple[LoadRecord | UnloadRecord, ...] = ()  # Its last loads and unloads, newest first
     idle: ModelIdle | None = None
+    """What keeping it warm costs; None if nothing was measured or logged."""
     tuned: TunedUse | None = None
-    sweep: LastSweep | None = None
+    """The settings that a sweep chose, and what of them is used; None without any."""
+    sweep: LastSweep | None = None  # Its newest sweep; None without one
     expected_bytes: int | None = None
+    """Memory need by its entry, before its header can be read; None if unknown."""
     fit: Fit = "unknown"
     forecast: DecodeForecast = field(default_factory=DecodeForecast)
+    """Its tokens per second and joules per token, measured or predicted."""
 
     @property
     def can_apply(self) -> bool:
@@ -122,8 +111,6 @@ def add_forecast(
     """Return the card with where it fits, its speed and its joules; a remote one has none.
 
     Args:
-        card: The card.
-        machine: What is known of this machine.
         ram_bytes: Free memory; None if unknown.
         gpu_bytes: Free memory of the GPU; None without one that can be used.
     """

@@ -34,9 +34,7 @@ class ModelDetail(Horizontal):
         """Show a model.
 
         Args:
-            card: The model.
             cards: All models, and the free memory.
-            resident: Whether it is in memory.
             job: Lines about a job that runs on it.
         """
         facts = list(fact_lines(card, cards, resident=resident, running=job))

@@ -24,9 +24,7 @@ class ModelDetailsModal(ModalScreen[None]):
     """Shows a model: its facts, every source of its file, and its curve.
 
     Args:
-        card: The model.
         cards: All models, and the free memory.
-        resident: Whether it is in memory.
         problem: What went wrong with a model, with its fix; shown first. Empty for nothing.
     """
 

@@ -35,12 +35,7 @@ _FAILED = "✗"
 
 
 class FirstRunScreen(Screen[bool]):
-    """Lists the models with what each costs here; the result is True once one is on disk.
-
-    Args:
-        services: The services of the app.
-        config: Folders and settings.
-    """
+    """Lists the models with what each costs here; the result is True once one is on disk."""
 
     AUTO_FOCUS = "ModelTable"
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -240,7 +235,6 @@ def suggest_other_source(name: str, cards: Cards) -> str:
 
     Args:
         name: The model that could not be pulled.
-        cards: All models.
     """
     card = cards.find(name)
     if card is None or not all(isinstance(one, HubSource) for one in card.spec.sources):

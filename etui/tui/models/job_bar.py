@@ -36,10 +36,6 @@ def _do_nothing(_ended: JobEnded) -> None:
 class JobJoules:
     """Adds up the gross joules of the machine while a job runs.
 
-    Args:
-        meter: The meter of the app.
-        start_ns: Start of the job on the monotonic clock, ns.
-
     Attributes:
         joules: The sum so far; None while nothing was measured.
         kind: Kind of the last reading.
@@ -65,9 +61,7 @@ def format_job(progress: JobProgress, joules: float | None, kind: str | None, wi
     """Write the line of a running job, with its gross joules if they are counted.
 
     Args:
-        progress: The progress.
         joules: Its joules so far; None where they are not counted or not measured.
-        kind: Their kind.
         width: Cells of the line: what it does is left out first, the numbers stay.
     """
     spent = "" if joules is None else f" · {units.short_energy_text(joules, kind)} so far"
@@ -148,8 +142,6 @@ class JobBar(Vertical):
         """Start a job unless one is running.
 
         Args:
-            text: What it does.
-            job: The job.
             next_step: What to do if the job ends with a question and the user says yes.
             metered: Whether to count the joules of the machine meanwhile.
         """

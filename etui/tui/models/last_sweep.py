@@ -13,25 +13,15 @@ from etui.text.codec import from_document
 
 @dataclass(frozen=True, slots=True)
 class LastSweep:
-    """The newest sweep of a model.
-
-    Attributes:
-        id: Its id.
-        folder: Its folder.
-        created: When it began, ISO 8601.
-        verdict: Its result in one sentence.
-        is_complete: Whether it is finished.
-        is_better: Whether it found a setting that beats the one in use then beyond doubt.
-        has_report: Whether there is a report to open in a browser.
-    """
+    """The newest sweep of a model."""
 
     id: str
     folder: Path
-    created: str
-    verdict: str
+    created: str  # When it began, ISO 8601
+    verdict: str  # Its result in one sentence
     is_complete: bool
-    is_better: bool
-    has_report: bool
+    is_better: bool  # Whether it found a setting that beats the one in use then beyond doubt
+    has_report: bool  # Whether there is a report to open in a browser
 
     @property
     def report(self) -> Path:
@@ -54,11 +44,7 @@ class _Result:
 
 
 class SweepResults:
-    """Reads the results; those of unchanged files are kept.
-
-    Args:
-        folder: Folder of the sweeps.
-    """
+    """Reads the results; those of unchanged files are kept."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder

@@ -64,11 +64,7 @@ class FilterInput(Input):
 
 
 class ModelList(Vertical):
-    """The table and its filter.
-
-    Args:
-        columns: Columns of the table.
-    """
+    """The table and its filter."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("slash", "find", "Find", id="models.find", key_display="/", show=False),
@@ -108,7 +104,6 @@ class ModelList(Vertical):
         """Show the models; the cursor stays on its model.
 
         Args:
-            cards: The models.
             residents: Names of those in memory.
             cursor: The model to move to; None keeps the cursor.
         """

@@ -36,7 +36,6 @@ class ModelsScreen(Screen[None]):
     """A table of models, and below it the model under the cursor with its curve.
 
     Args:
-        config: Folders and settings.
         backend: Returns the services of the app; None until they are open.
     """
 

@@ -72,9 +72,6 @@ def run_sweep(
 
     Args:
         runner: Unloads its models and refuses questions during the sweep.
-        config: Folders and settings.
-        name: The model.
-        post: Called with the progress.
         stopped: Returns whether to stop; the blocks so far are kept for the next run.
         options: Further options of ``etui sweep``.
 

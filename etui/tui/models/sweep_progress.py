@@ -24,21 +24,13 @@ _KEPT_DROPS = 3
 
 @dataclass(frozen=True, slots=True)
 class PlannedSweep:
-    """What a sweep would measure, from ``etui sweep --dry-run --json``.
+    """What a sweep would measure, from ``etui sweep --dry-run --json``."""
 
-    Attributes:
-        settings: Keys of the settings, the one in use first.
-        axes: Axis -> its values.
-        workload: What is computed.
-        seconds: Estimated time.
-        notes: What was left out, and why.
-    """
-
-    settings: tuple[str, ...]
+    settings: tuple[str, ...]  # Keys of the settings, the one in use first
     axes: Mapping[str, tuple[str | int | float, ...]]
     workload: str
-    seconds: float
-    notes: tuple[str, ...] = ()
+    seconds: float  # Estimated time
+    notes: tuple[str, ...] = ()  # What was left out, and why
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,31 +38,22 @@ class SweepState:
     """How far a sweep is, from the lines of ``etui sweep --jsonl``.
 
     Attributes:
-        model: The model.
-        settings: Number of settings at the beginning; 0 before it began.
-        stage: What the last block was for; empty before the first.
         block, blocks_left: Blocks measured, and left at most.
-        remaining: Settings left; None before the first block.
-        best: Key of the best setting so far; None before one is known.
-        seconds_left: Estimated time; None before it began.
-        dropped: Settings dropped last, with the reasons.
-        note: The last note.
-        answered: Answers of the suite that are there, and all of them; None outside that part.
-        folder: Folder of the sweep; None before it began.
     """
 
     model: str
-    settings: int = 0
-    stage: str = ""
+    settings: int = 0  # Number of settings at the beginning; 0 before it began
+    stage: str = ""  # What the last block was for; empty before the first
     block: int = 0
     blocks_left: int = 0
-    remaining: int | None = None
-    best: str | None = None
-    seconds_left: float | None = None
-    dropped: tuple[tuple[str, str], ...] = ()
+    remaining: int | None = None  # Settings left; None before the first block
+    best: str | None = None  # Key of the best setting so far; None before one is known
+    seconds_left: float | None = None  # Estimated time; None before it began
+    dropped: tuple[tuple[str, str], ...] = ()  # Settings dropped last, with the reasons
     note: str = ""
     answered: tuple[int, int] | None = None
-    folder: str | None = None
+    """Answers of the suite that are there, and all of them; None outside that part."""
+    folder: str | None = None  # Folder of the sweep; None before it began
 
 
 @dataclass(frozen=True, slots=True)

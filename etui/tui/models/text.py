@@ -96,9 +96,7 @@ def fact_lines(
     """Yield everything known about a model except its curve.
 
     Args:
-        card: The model.
         cards: All models, and the free memory.
-        resident: Whether it is in memory.
         running: Lines about a job that runs on it.
     """
     spec, gguf = card.spec, card.gguf

@@ -40,17 +40,11 @@ class KnownNames:
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """One completion.
-
-    Attributes:
-        text: What is listed.
-        insert: What replaces the typed part.
-        detail: One line that explains it; may be empty.
-    """
+    """One completion."""
 
     text: str
-    insert: str
-    detail: str = ""
+    insert: str  # What replaces the typed part
+    detail: str = ""  # One line that explains it; may be empty
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +94,6 @@ def complete(
     """List what may be typed at a cursor; None where there is nothing to complete.
 
     Args:
-        text: The text, which may have faults.
         row: Line of the cursor, from 0.
         column: Number of characters before the cursor in its line.
         schema: JSON Schema of a policy.

@@ -44,8 +44,6 @@ class CompletionList(OptionList, can_focus=False):
         """Show candidates below a place of the screen.
 
         Args:
-            completion: The candidates.
-            below: Place of the cursor on the screen.
             selected: Whether the first one is selected already.
         """
         self._completion = completion

@@ -27,8 +27,6 @@ class PolicyFiles:
 
     Args:
         screen: The screen, which shows questions and notices.
-        config: Folders and settings.
-        pane: The edited policy.
         run_task: Runs a task in a thread and posts its result to the screen.
         is_needed: Whether questions need the policy of a name, now or at the next start of etui.
 

@@ -52,7 +52,6 @@ class FindBar(Horizontal, can_focus=True):
         """Find in a text, from a place on.
 
         Args:
-            text: The text.
             words: What to find first; empty keeps what was found last.
             at: (line, column) from which places are visited.
         """

@@ -25,13 +25,7 @@ About: TypeAlias = Literal["", "explain", "replay", "compare"]
 
 @dataclass(frozen=True, slots=True)
 class PolicyContext:
-    """What policies are checked against, read from disk once and used for many checks.
-
-    Attributes:
-        config: Folders and settings.
-        catalogue: The models.
-        names: Names of all policies that can be used.
-    """
+    """What policies are checked against, read from disk once and used for many checks."""
 
     config: Config
     catalogue: Catalogue
@@ -40,17 +34,11 @@ class PolicyContext:
 
 @dataclass(frozen=True, slots=True)
 class PolicyEntry:
-    """One policy of the list.
+    """One policy of the list."""
 
-    Attributes:
-        named: How a route refers to it: by its name, or the path that was given.
-        place: Location of its file.
-        description: Description in the file; None if the policy has errors.
-    """
-
-    named: str
+    named: str  # How a route refers to it: by its name, or the path that was given
     place: NamedFile
-    description: str | None
+    description: str | None  # Description in the file; None if the policy has errors
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,21 +55,13 @@ class PolicyCatalogue:
 
 @dataclass(frozen=True, slots=True)
 class PolicyOpened:
-    """A policy as it was read.
+    """A policy as it was read."""
 
-    Attributes:
-        named: How a route refers to it.
-        place: Location of its file.
-        text: Content of that file.
-        target: File that edits are saved to.
-        before: Content of ``target``; None if it does not exist.
-    """
-
-    named: str
+    named: str  # How a route refers to it
     place: NamedFile
-    text: str
-    target: Path
-    before: bytes | None
+    text: str  # Content of that file
+    target: Path  # File that edits are saved to
+    before: bytes | None  # Content of `target`; None if it does not exist
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,19 +86,12 @@ class Subject:
 
 @dataclass(frozen=True, slots=True)
 class FitRead:
-    """The fit of a policy.
+    """The fit of a policy."""
 
-    Attributes:
-        named: How a route refers to the policy.
-        summary: Its age and what is amiss, in a few words; empty without a fit.
-        is_amiss: Whether it is time for a new one.
-        facts: What was fitted; None without a fit, or if it cannot be used.
-    """
-
-    named: str
-    summary: str = ""
-    is_amiss: bool = False
-    facts: FitFacts | None = None
+    named: str  # How a route refers to the policy
+    summary: str = ""  # Its age and what is amiss, in a few words; empty without a fit
+    is_amiss: bool = False  # Whether it is time for a new one
+    facts: FitFacts | None = None  # What was fitted; None without a fit, or if it cannot be used
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,29 +100,23 @@ class CasesVerdict:
 
     Attributes:
         count, failed: Number of cases that were decided, and of those that failed.
-        problems: Number of faults in the files of cases; nothing was decided if there are any.
     """
 
     count: int
     failed: int
     problems: int = 0
+    """Number of faults in the files of cases; nothing was decided if there are any."""
 
 
 @dataclass(frozen=True, slots=True)
 class CheckVerdict:
-    """Result of the check of a text.
-
-    Attributes:
-        edit: Number of the edit that was checked.
-        checked: Errors and warnings, and the policy if it has no errors.
-        failing: Probes of the policy that fail, at their lines.
-        cases: Result of its cases; None without a file of cases, or with errors.
-    """
+    """Result of the check of a text."""
 
     edit: int
-    checked: CheckedPolicy
-    failing: tuple[Problem, ...]
+    checked: CheckedPolicy  # Errors and warnings, and the policy if it has no errors
+    failing: tuple[Problem, ...]  # Probes of the policy that fail, at their lines
     cases: CasesVerdict | None = None
+    """Result of its cases; None without a file of cases, or with errors."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,17 +148,14 @@ class Draft:
     """A text to save.
 
     Attributes:
-        name: Name of the saved policy.
-        text: Text from the editor.
         target, before: As in :class:`PolicyOpened`.
-        like: File whose permissions a new file takes.
     """
 
-    name: str
+    name: str  # Name of the saved policy
     text: str
     target: Path
     before: bytes | None
-    like: Path
+    like: Path  # File whose permissions a new file takes
 
 
 @dataclass(frozen=True, slots=True)

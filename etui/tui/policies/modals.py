@@ -32,7 +32,6 @@ class NewPolicyModal(ModalScreen[NewPolicy | None]):
 
     Args:
         templates: (name, description) of the policies to start from.
-        taken: Names of the user's own policies.
         like: Template that is selected at first.
     """
 

@@ -24,20 +24,14 @@ _CLOSING = {"'": re.compile("''|(')"), '"': re.compile(r'\\.|(")')}
 
 @dataclass(frozen=True, slots=True)
 class Spot:
-    """The place of the cursor.
+    """The place of the cursor."""
 
-    Attributes:
-        path: Path of the mapping whose key is typed, or of the value that is typed.
-        role: What is typed there; ``either`` where a mapping could begin as well as a value, and
-            ``nothing`` in a comment or a block of text.
-        typed: The part of it before the cursor.
-        start: Column where it begins, from 0.
-    """
-
-    path: Path
+    path: Path  # Path of the mapping whose key is typed, or of the value that is typed
     role: Literal["key", "value", "either", "nothing"]
-    typed: str = ""
-    start: int = 0
+    """What is typed there; ``either`` where a mapping could begin as well as a value, and
+    ``nothing`` in a comment or a block of text."""
+    typed: str = ""  # The part of it before the cursor
+    start: int = 0  # Column where it begins, from 0
 
 
 _NOWHERE = Spot((), "nothing")
@@ -68,7 +62,6 @@ def find_spot(text: str, row: int, column: int) -> Spot:
     """Find the place of a cursor.
 
     Args:
-        text: The whole text.
         row: Line, from 0.
         column: Number of characters before the cursor in its line.
     """

@@ -45,7 +45,6 @@ class PoliciesScreen(Screen[None]):
     """The list and the analyses on the left, the editor and its problems on the right.
 
     Args:
-        config: Folders and settings.
         route: Returns the route of the next questions.
     """
 

@@ -16,14 +16,7 @@ _LOOK_SECONDS = 2.0
 
 
 class PolicyShelf(Vertical):
-    """The policies; a filter above them is shown while it is used.
-
-    Args:
-        config: Folders and settings.
-
-    Attributes:
-        policies: The list.
-    """
+    """The policies; a filter above them is shown while it is used."""
 
     class FilesChanged(Message):
         """A policy file came, went or changed since the policies were read."""

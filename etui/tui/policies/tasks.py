@@ -65,7 +65,6 @@ def read_policies(config: Config, active: str) -> PolicyCatalogue:
     """Read every policy with its description.
 
     Args:
-        config: Folders and settings.
         active: Policy of the current route; if it is a path, it is added to the list.
 
     Raises:
@@ -206,11 +205,7 @@ def _checked(subject: Subject) -> CheckedPolicy:
 
 
 def _require_policy(subject: Subject) -> Policy:
-    """Compile a text to a policy.
-
-    Raises:
-        EtuiError: The text has errors.
-    """
+    """Compile a text to a policy."""
     checked = _checked(subject)
     if checked.policy is None:
         count = count_text(len(checked.errors), "error")
@@ -309,7 +304,6 @@ def save_draft(
     Args:
         draft: The text and its target file.
         context: What the text is checked against.
-        with_errors: Whether to save a text that has errors.
         over: Whether to overwrite a file that has changed since it was read.
 
     Raises:

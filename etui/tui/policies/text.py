@@ -127,12 +127,7 @@ def _size_text(policy: Policy) -> str:
 
 
 def explained_lines(document: Explanation, width: int) -> list[str]:
-    """Format an explanation: the decision, the candidates, the signals and the rules tried.
-
-    Args:
-        document: The explanation.
-        width: Line width in cells.
-    """
+    """Format an explanation: the decision, the candidates, the signals and the rules tried."""
     lines = [
         line for name, text in explained_facts(document) for line in _format_fact(name, text, width)
     ]

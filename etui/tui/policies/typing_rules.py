@@ -64,7 +64,6 @@ def find_fix(text: str, problem: Problem) -> Fix | None:
     """Return the replacement that a problem suggests; None if it suggests none, or no longer fits.
 
     Args:
-        text: The text as it is now.
         problem: A problem that was found in it, with ``did you mean 'x'?`` in its message.
     """
     suggested = _SUGGESTED.search(problem.message)
@@ -83,7 +82,6 @@ def next_fault(problems: tuple[Problem, ...], line: int, column: int) -> Problem
     """Return the first problem after a cursor, or the first one of all; None without problems.
 
     Args:
-        problems: The problems, in any order.
         line: Line of the cursor, from 1.
         column: Column of the cursor, from 1.
     """

@@ -27,21 +27,14 @@ _WIDE_GAP, _GAP = "      ", "  "
 
 @dataclass(frozen=True, slots=True)
 class AnswerEnergy:
-    """The energy of one answer.
+    """The energy of one answer."""
 
-    Attributes:
-        energy: Gross and net joules; None before the first answer.
-        output_tokens: Tokens so far.
-        tokens_per_second: Speed of decoding; None if unknown.
-        phase_joules: Gross joules by the letter of the phase; missing ones are unknown.
-        running: Whether it is still being written.
-    """
-
-    energy: Energy | TurnEnergy | None = None
-    output_tokens: int = 0
-    tokens_per_second: float | None = None
+    energy: Energy | TurnEnergy | None = None  # Gross and net joules; None before the first answer
+    output_tokens: int = 0  # Tokens so far
+    tokens_per_second: float | None = None  # Speed of decoding; None if unknown
     phase_joules: Mapping[str, float] = field(default_factory=dict)
-    running: bool = False
+    """Gross joules by the letter of the phase; missing ones are unknown."""
+    running: bool = False  # Whether it is still being written
 
     @property
     def kind(self) -> str | None:
@@ -197,7 +190,6 @@ class PhaseJoules:
         """Return the joules of each phase until now.
 
         Args:
-            letter: Phase of the answer now.
             joules: Joules of the answer so far; fewer than before begin another answer.
         """
         before = sum(self.closed.values())

@@ -49,17 +49,12 @@ _MISSING = "–"
 
 @dataclass(frozen=True, slots=True)
 class ChannelFacts:
-    """What a row shows.
+    """What a row shows."""
 
-    Attributes:
-        name: Short name, as ``GPU0``.
-        state: Watts, device and idle baseline.
-        watts: Recent watts for the sparkline, which covers all of them; the newest last.
-    """
-
-    name: str
-    state: ChannelState
+    name: str  # Short name, as `GPU0`
+    state: ChannelState  # Watts, device and idle baseline
     watts: tuple[float | None, ...] = ()
+    """Recent watts for the sparkline, which covers all of them; the newest last."""
 
 
 def name_channels(channels: Sequence[Channel]) -> dict[str, str]:
@@ -84,8 +79,6 @@ def channel_rows(facts: Sequence[ChannelFacts], width: int, columns: int = 1) ->
     Facts that no channel reports take no place; one that only some report is ``–`` at the others.
 
     Args:
-        facts: The channels in their order.
-        width: Cells of a row.
         columns: Number of channels side by side, filled from top to bottom.
     """
     if not facts or width <= 0:

@@ -34,8 +34,6 @@ class PowerFeed:
         """Add a reading of every channel.
 
         Args:
-            now_ns: Time on the monotonic clock.
-            powers: Every channel.
             phase: Letter of the phase of the running answer.
         """
         self.powers = tuple(powers)

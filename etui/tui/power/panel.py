@@ -177,7 +177,6 @@ letters show the phase: L load, P prefill, T thinking, A answer. `[` and `]` sho
         """Add the latest reading of every channel, and draw what is due.
 
         Args:
-            meter: The readings.
             stage: What the running turn is doing.
             draw: Whether to draw now; otherwise :meth:`draw_due` does it soon.
         """

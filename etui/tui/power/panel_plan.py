@@ -11,17 +11,11 @@ _FIXED_ROWS, _AIRY_ROWS = 8, 4
 
 @dataclass(frozen=True, slots=True)
 class PanelPlan:
-    """How the panel uses its height.
-
-    Attributes:
-        graph_rows: Height of the graph.
-        columns: Channels side by side.
-        airy: Whether there are gaps between the parts.
-    """
+    """How the panel uses its height."""
 
     graph_rows: int = _GRAPH_ROWS
-    columns: int = 1
-    airy: bool = True
+    columns: int = 1  # Channels side by side
+    airy: bool = True  # Whether there are gaps between the parts
 
 
 def plan_panel(height: int, channels: int, budgets: int) -> PanelPlan:

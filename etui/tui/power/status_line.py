@@ -15,25 +15,15 @@ _LEAST_MODEL = 6
 
 @dataclass(frozen=True, slots=True)
 class StatusFacts:
-    """What the line shows; an empty text is left out.
+    """What the line shows; an empty text is left out."""
 
-    Attributes:
-        joules: Joules of the running or last answer, always shown.
-        per_token: Joules per token.
-        watts: Watts now.
-        history: Recent watts, two a cell.
-        top_watts: Top of the scale of the sparkline.
-        model: The model that answers, or that answered last.
-        budget: Share of the hour's or day's budget.
-    """
-
-    joules: str = ""
+    joules: str = ""  # Joules of the running or last answer, always shown
     per_token: str = ""
     watts: str = ""
-    history: tuple[float | None, ...] = ()
-    top_watts: float = 1.0
-    model: str = ""
-    budget: str = ""
+    history: tuple[float | None, ...] = ()  # Recent watts, two a cell
+    top_watts: float = 1.0  # Top of the scale of the sparkline
+    model: str = ""  # The model that answers, or that answered last
+    budget: str = ""  # Share of the hour's or day's budget
 
 
 def status_line(facts: StatusFacts, width: int) -> str:

@@ -38,26 +38,21 @@ class Row:
     """One row: the total, or a channel.
 
     Attributes:
-        key: Channel of the history, or ``TOTAL``.
-        name: What it is called on the screen.
-        label: Name of the hardware; empty for the total.
         watts, limit_watts, idle_watts: Now; None if unknown.
         own_watts, others_watts: Above idle; None if unknown. Those of the total leave out the
             channels for which they are unknown, and ``all_known`` is False then.
-        kind: ``estimate`` for an estimate.
-        state: The channel; None for the total.
     """
 
-    key: str
+    key: str  # Channel of the history, or `TOTAL`
     name: str
-    label: str
+    label: str  # Name of the hardware; empty for the total
     watts: float | None
     limit_watts: float | None
     idle_watts: float | None
     own_watts: float | None
     others_watts: float | None
-    kind: str | None
-    state: ChannelState | None = None
+    kind: str | None  # `estimate` for an estimate
+    state: ChannelState | None = None  # The channel; None for the total
     all_known: bool = True
 
 
@@ -145,10 +140,8 @@ def row_lines(
     """Draw a row as ``height`` lines of runs.
 
     Args:
-        row: What to draw.
         buckets: Its watts, two values a cell of ``spark_width``.
         rows: All rows, which have the same columns.
-        width: Cells of a line.
         height: Lines; the texts are on the first one, the graph takes all.
     """
     cells = spark_width(rows, width)

@@ -21,31 +21,20 @@ _MOST_ROW = 4
 
 @dataclass(frozen=True, slots=True)
 class ScreenLayout:
-    """Heights in lines, and the parts that are shown.
+    """Heights in lines, and the parts that are shown."""
 
-    Attributes:
-        graph_height: 0 hides the graph.
-        row_height: Lines of a channel.
-        channels_height: Lines of all channels together; they scroll if that is too few.
-        spent_height: Lines below the titles of the parts; 0 hides them.
-        parts: The parts that are shown, from the left.
-    """
-
-    graph_height: int
-    row_height: int
-    channels_height: int
-    spent_height: int
-    parts: tuple[Part, ...]
+    graph_height: int  # 0 hides the graph
+    row_height: int  # Lines of a channel
+    channels_height: int  # Lines of all channels together; they scroll if that is too few
+    spent_height: int  # Lines below the titles of the parts; 0 hides them
+    parts: tuple[Part, ...]  # The parts that are shown, from the left
 
 
 def choose_layout(width: int, height: int, rows: int, focused: Part, left: Part) -> ScreenLayout:
     """Choose the layout for a terminal.
 
     Args:
-        width: Columns of the terminal.
-        height: Its lines.
         rows: Channels, with the total.
-        focused: Part with the focus.
         left: Part that is shown beside the money where only two have room.
     """
     if height < _COMPACT_HEIGHT or width < _COMPACT_WIDTH:

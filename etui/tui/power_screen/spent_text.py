@@ -40,19 +40,13 @@ _WORDS: dict[Period, str] = {
 
 @dataclass(frozen=True, slots=True)
 class Spent:
-    """What the log has, and the price of it.
+    """What the log has, and the price of it."""
 
-    Attributes:
-        daily: Sums by day and model, up to today.
-        today: The local day.
-        factors: The user's price and emissions of a kilowatt-hour; None where none is stated.
-        problem: Why the log cannot be read, with what to do; empty if it can.
-    """
-
-    daily: DailyEnergy
-    today: date
+    daily: DailyEnergy  # Sums by day and model, up to today
+    today: date  # The local day
     factors: Factors | None = None
-    problem: str = ""
+    """The user's price and emissions of a kilowatt-hour; None where none is stated."""
+    problem: str = ""  # Why the log cannot be read, with what to do; empty if it can
 
     @property
     def first_day(self) -> date | None:

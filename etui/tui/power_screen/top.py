@@ -29,7 +29,6 @@ class PowerTopApp(App[None]):
     """The power screen alone.
 
     Args:
-        config: Folders and settings.
         meter: The meter; the caller closes it.
         interval_seconds: Time between two redraws.
     """

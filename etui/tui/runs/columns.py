@@ -65,7 +65,6 @@ def sort_runs(runs: Sequence[RunEntry], key: str, descending: bool) -> list[RunE
 
     Args:
         runs: The runs, the one started last first: their order among equals.
-        key: Key of the column.
         descending: Whether the highest value comes first.
     """
 

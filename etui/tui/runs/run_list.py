@@ -15,21 +15,13 @@ from etui.text.codec import from_document
 
 @dataclass(frozen=True, slots=True)
 class RunEntry:
-    """One run folder.
-
-    Attributes:
-        name: Name of the folder.
-        folder: Path of the folder.
-        summary: Content of ``summary.json``; None if it is missing or cannot be read.
-        why: Why there is no summary; empty if there is one.
-        models: Models of its arms, in the order of the arms.
-    """
+    """One run folder."""
 
     name: str
     folder: Path
-    summary: Summary | None
-    why: str = ""
-    models: tuple[str, ...] = ()
+    summary: Summary | None  # Content of `summary.json`; None if it is missing or cannot be read
+    why: str = ""  # Why there is no summary; empty if there is one
+    models: tuple[str, ...] = ()  # Models of its arms, in the order of the arms
 
     @property
     def report(self) -> Path:

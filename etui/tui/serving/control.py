@@ -34,7 +34,6 @@ class ServerControl:
 
     Args:
         app: The app, which passes on every ``ServerUpdated``.
-        config: Folders and settings.
         backend: Returns the services of the app; None until they are open.
     """
 

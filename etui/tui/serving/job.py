@@ -38,8 +38,6 @@ def run_server(
 
     Args:
         runner: Unloads its models and refuses questions meanwhile.
-        config: Folders and settings.
-        post: Called with each state of the server.
         stopped: Returns whether to stop it.
 
     Raises:

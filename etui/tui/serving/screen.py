@@ -20,11 +20,7 @@ _LABEL_WIDTH = 10
 
 
 class ServerScreen(ModalScreen[None]):
-    """Dialog with the address of the server, its requests and its joules.
-
-    Args:
-        start, stop: Start and stop the server.
-    """
+    """Dialog with the address of the server, its requests and its joules."""
 
     HELP = """\
 ## Server
@@ -60,7 +56,6 @@ meanwhile, and questions in the chat are refused.
         Args:
             facts: The newest state; None before the first, and without a server.
             progress: What it is doing if that is not known from its state.
-            runs: Whether it is running.
         """
         self._runs = runs
         rows = state_lines(facts, progress)

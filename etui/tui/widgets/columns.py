@@ -16,26 +16,16 @@ _ARROW_CELLS = 2
 
 @dataclass(frozen=True, slots=True)
 class TableColumn:
-    """One column of a table.
-
-    Attributes:
-        key: Name of the column.
-        title: Heading.
-        rank: Importance: 0 stays longest as the table gets narrower.
-        most: Greatest width in cells; longer cells are cut.
-        least: Smallest width in cells of a column that may shrink; None for one that may not.
-        enough: Width in cells that it takes before less important columns get any.
-        right: Whether its cells are right-aligned.
-        sorts: Whether the table can be sorted by it.
-    """
+    """One column of a table."""
 
     key: str
     title: str
-    rank: int
-    most: int
+    rank: int  # Importance: 0 stays longest as the table gets narrower
+    most: int  # Greatest width in cells; longer cells are cut
     least: int | None = None
-    enough: int | None = None
-    right: bool = False
+    """Smallest width in cells of a column that may shrink; None for one that may not."""
+    enough: int | None = None  # Width in cells that it takes before less important columns get any
+    right: bool = False  # Whether its cells are right-aligned
     sorts: bool = True
 
     @property
@@ -80,7 +70,6 @@ def fit_columns(
     left goes to the columns that may shrink, by rank.
 
     Args:
-        columns: All columns.
         needed: Width in cells that each column needs, by key.
         width: Cells of the whole table.
     """

@@ -46,13 +46,7 @@ class GrowingOrderedList(MarkdownOrderedList):
 
 
 async def _grow_list(block: MarkdownList, newer: MarkdownBlock, number: int) -> None:
-    """Write the last item of a list again, and mount those after it.
-
-    Args:
-        block: The list.
-        newer: Its newer version, which is not mounted.
-        number: Number of its first item; 0 for bullets.
-    """
+    """Write the last item of a list again, and mount those after it."""
     block._copy_context(newer)
     rows, items = _rows(block), _items(newer)
     last = len(rows) - 1
@@ -104,12 +98,7 @@ async def _grow_item(column: Vertical, blocks: Sequence[MarkdownBlock]) -> None:
 
 
 def _align(rows: Sequence[Horizontal], made: Horizontal) -> None:
-    """Set the numbers of a list as far to the right as those of its newer version.
-
-    Args:
-        rows: The rows of the list.
-        made: The last of them in its newer version, which is not mounted.
-    """
+    """Set the numbers of a list as far to the right as those of its newer version."""
     bullets = [_only(row.children, MarkdownBullet) for row in rows]
     width = len(_only(made._pending_children, MarkdownBullet).symbol)
     if len(bullets[-1].symbol) == width:

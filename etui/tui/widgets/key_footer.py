@@ -18,23 +18,14 @@ HELP_ACTION = "toggle_help"
 
 @dataclass(frozen=True, slots=True)
 class KeyLabel:
-    """A key with its name in the footer.
-
-    Attributes:
-        key: The key, as Textual names it.
-        display: The key, as it is shown.
-        description: What it does, in a word or two.
-        action: The action it runs.
-        enabled: Whether it does something now.
-        tooltip: Longer explanation; empty for none.
-    """
+    """A key with its name in the footer."""
 
     key: str
     display: str
-    description: str
+    description: str  # What it does, in a word or two
     action: str
-    enabled: bool = True
-    tooltip: str = ""
+    enabled: bool = True  # Whether it does something now
+    tooltip: str = ""  # Longer explanation; empty for none
 
     @property
     def cells(self) -> int:

@@ -28,7 +28,6 @@ def move_by_half(row: int, rows: int, height: int, pages: int) -> int:
     Args:
         row: The current row, from 0.
         rows: Number of rows; with 0 the result is 0.
-        height: Rows that are visible.
         pages: Half pages to move; negative moves up.
     """
     return max(0, min(rows - 1, row + pages * max(1, height // 2)))

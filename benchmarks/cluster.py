@@ -47,9 +47,9 @@ from etui.bench.run.work import QuestionAnswerer
 from etui.bench.store.run_config import RunConfig
 from etui.bench.store.run_folder import read_run
 from etui.bench.store.sample import Sample
-from etui.cluster.actor import OPENER as MACHINE
 from etui.cluster.bench_cluster import ClusterBench, ClusterOutcome
 from etui.cluster.connect import open_ray
+from etui.cluster.ray_carrier import OPENER as MACHINE
 from etui.cluster.ray_carrier import RayCarrier
 from etui.cluster.settings import ClusterAddress, build_environment, parse_address
 from etui.config.config import Config, make_home

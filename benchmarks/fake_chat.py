@@ -23,8 +23,8 @@ from etui.log.records import ChatRecord
 from etui.routing.decision import Decision
 from etui.runtime.forecast import ArmForecast, Forecast, TokenCount
 from etui.runtime.route import Route
-from etui.tui.app import EtuiApp
 from etui.tui.services import ListedModel, Services, SpendingTotals, Vitals
+from etui.tui.start import EtuiApp
 from etui.turn.accounting import compute_account
 from etui.turn.events import Decided, TurnEvent, TurnFinished
 from etui.turn.intervals import Leg

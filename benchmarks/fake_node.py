@@ -104,7 +104,7 @@ def describe_fake(plan: RunConfig, models: Mapping[str, str | None]) -> RunConfi
 
 @dataclass(slots=True)
 class FakeWorker:
-    """See :class:`etui.cluster.worker.NodeWorker`."""
+    """See :class:`etui.cluster.ray_carrier.NodeWorker`."""
 
     seconds: float
     meter: SteadyMeter = field(default_factory=SteadyMeter)

@@ -39,7 +39,7 @@ import numpy as np
 
 from benchmarks.figures import Figure
 from etui.bench.analysis.difficulty import average_outcomes
-from etui.bench.run.looks import choose_first_look, choose_next_look
+from etui.bench.run.precision_schedule import choose_first_look, choose_next_look
 from etui.datasets.question_sample import order_balanced
 from etui.errors import EtuiError, ExitCode
 from etui.replay.outcomes import read_outcomes

@@ -2,31 +2,229 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
+from datetime import datetime
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from etui.cli.common import load_context, print_json, print_problems, print_table
-from etui.cli.param_types import TEXT
-from etui.cli.policy_cases import cases
+from etui.cli.common import load_context, print_json, print_json_line, print_problems, print_table
+from etui.cli.param_types import TEXT, WholeNumber
 from etui.cli.policy_edit import diff, edit, new
-from etui.cli.policy_explain import explain
 from etui.cli.policy_fit import fit
 from etui.cli.policy_replay import replay
 from etui.cli.policy_test import test
+from etui.cli.progress import count_progress
 from etui.cli.streams import data_stream
-from etui.errors import ExitCode, Problem
+from etui.errors import EtuiError, ExitCode, Problem, UsageError
 from etui.text.sanitize import sanitize
+from etui.units import count_text
 
 if TYPE_CHECKING:
     from etui.config.config import Config
+    from etui.replay.logged_cases import LoggedCases
     from etui.routing.accuracy.fitted_file import FittedModel
     from etui.routing.library import CheckedPolicy
     from etui.routing.policy import Policy
+    from etui.runtime.explain import Explanation
     from etui.runtime.fit_health_text import FitTrace
     from etui.yaml.named_files import NamedFile
+
+
+@click.command()
+@click.argument("name", type=TEXT, metavar="NAME|FILE")
+@click.option("--from-log", is_flag=True, help="Make cases from the questions of the log.")
+@click.option(
+    "--since",
+    type=TEXT,
+    metavar="WHEN",
+    help="Only questions since WHEN: today, 12h, 7d, or a date or time.",
+)
+@click.option(
+    "--limit",
+    type=WholeNumber(1, 100_000),
+    default=200,
+    show_default=True,
+    metavar="N",
+    help="Maximum number of cases.",
+)
+@click.option(
+    *("-o", "--output"),
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Write a new file, which only you can read, instead of printing.",
+)
+def cases(name: str, from_log: bool, since: str | None, limit: int, output: Path | None) -> None:
+    """Make cases for `etui policy test` from your own questions.
+
+    Each distinct question becomes a case, near-duplicates one, spread over the rules and arms that
+    decide them now, the newest first. The policy has to decide it as it does now, unless you
+    corrected that: by asking the same question again of another arm, or by a grade. Questions that
+    are cases already are left out, so `>> NAME.cases.jsonl` adds what is new.
+
+    The cases hold your questions as you typed them. They stay on this machine; read them before
+    you give them to others.
+    """
+    from etui.cli.time_option import parse_since
+    from etui.log.filters import TurnFilter
+    from etui.log.queries import LogReader
+    from etui.replay.logged_cases import read_logged_cases
+    from etui.routing.cases import load_cases
+    from etui.routing.library import load_policy
+
+    if not from_log:
+        raise UsageError(
+            "nothing says what to make cases from", "add --from-log: the questions of the log"
+        )
+    if output is not None and output.exists():
+        raise UsageError(
+            f"{output} exists already",
+            "name a new file, or add to this one with `>>` in place of -o",
+        )
+    moment = None if since is None else parse_since(since, datetime.now().astimezone())
+    config, catalogue, _ = load_context()
+    policy = load_policy(name, config, catalogue.models)
+    known = [case.query for case in (*policy.probes, *load_cases(policy, config))]
+    turn_filter = None if moment is None else TurnFilter(since=moment)
+    with LogReader(config) as log, count_progress("reading questions") as report:
+        found = read_logged_cases(
+            log, policy, turn_filter=turn_filter, limit=limit, known=known, report=report
+        )
+    if not found.cases:
+        raise EtuiError(
+            f"no new case in {count_text(found.questions, 'question')} of the log",
+            "ask something first, or choose an earlier time with --since",
+        )
+    if output is None:
+        for case in found.cases:
+            print_json_line(case.document())
+    else:
+        _write(output, found)
+    _report(found, output)
+
+
+def _write(path: Path, found: LoggedCases) -> None:
+    """Write a new file that only the user can read."""
+    import json
+
+    text = "".join(json.dumps(case.document(), ensure_ascii=False) + "\n" for case in found.cases)
+    try:
+        with open(path, "xb", opener=partial(os.open, mode=0o600)) as file:
+            try:
+                file.write(text.encode("utf-8", "replace"))
+                file.flush()
+            except BaseException:
+                with suppress(OSError):
+                    path.unlink()
+                raise
+    except OSError as error:
+        raise EtuiError(
+            f"cannot write {path}: {error.strerror or error}", "choose another file with -o"
+        ) from error
+
+
+def _report(found: LoggedCases, output: Path | None) -> None:
+    corrected = sum(case.is_corrected for case in found.cases)
+    parts = [f"{count_text(len(found.cases), 'case')} of {count_text(found.questions, 'question')}"]
+    if corrected:
+        parts.append(f"{corrected} expect what you corrected")
+    if found.left_out:
+        parts.append(f"{found.left_out} too long or undecided")
+    click.echo(", ".join(parts), err=True)
+    where = "these lines hold" if output is None else f"{output} holds"
+    click.echo(f"{where} your questions as you typed them: nothing has left this machine", err=True)
+
+
+@click.command()
+@click.argument("query", type=TEXT)
+@click.option(
+    "--policy", "name", type=TEXT, metavar="NAME|FILE", help="Default: the policy of config.yaml."
+)
+@click.option(
+    "--metadata",
+    "metadata",
+    type=TEXT,
+    metavar="KEY=VALUE",
+    multiple=True,
+    help="Metadata of a request of `etui serve`; may be repeated.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+def explain(query: str, name: str | None, metadata: tuple[str, ...], as_json: bool) -> None:
+    """Explain which arm would answer, and why.
+
+    Shows every signal with its value and its distance from the threshold, every rule that was
+    tried, and the predicted joules and accuracy of each candidate.
+
+    No model is loaded, so this works even before a model is on this machine.
+    """
+    from etui.chat import Query
+    from etui.cli.prompt_input import read_question
+    from etui.config.load import load_config
+    from etui.routing.library import load_policy
+    from etui.runtime import explain as explaining
+    from etui.runtime.open import open_runtime
+
+    query = read_question(query, None, is_terminal=True)
+    config = load_config()
+    with open_runtime(config) as runtime:
+        policy = load_policy(name or config.policy, config, runtime.catalogue.models)
+        asked = Query(query, metadata=_parse_metadata(metadata))
+        document = explaining.explain(asked, policy, runtime)
+    if as_json:
+        print_json(document)
+    else:
+        _print_explanation(document)
+    if not document["on_disk"]:
+        from etui.runtime.explain_text import find_machine
+
+        model, machine = document["model"], find_machine(document)
+        if machine is not None:
+            click.echo(f"{model} on {machine} is not available; see `etui doctor`", err=True)
+        else:
+            click.echo(f"{model} is not on this machine; run `etui models pull {model}`", err=True)
+
+
+def _parse_metadata(given: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
+    """Parse ``KEY=VALUE``; a key that is repeated has its last value."""
+    found: dict[str, str] = {}
+    for entry in given:
+        key, equals, value = entry.partition("=")
+        if not key or not equals:
+            raise UsageError(f"--metadata {entry!r} is not KEY=VALUE", "as in --metadata team=lab")
+        found[key] = value
+    return tuple(found.items())
+
+
+def _print_explanation(document: Explanation) -> None:
+    from etui.runtime.explain_text import (
+        CANDIDATE_HEAD,
+        RULE_HEAD,
+        SIGNAL_HEAD,
+        candidate_rows,
+        explained_facts,
+        joules_sources,
+        rule_rows,
+        signal_rows,
+    )
+
+    for label, text in explained_facts(document):
+        click.echo(f"{label:<10} {text}")
+    if candidates := candidate_rows(document):
+        click.echo()
+        print_table(CANDIDATE_HEAD, candidates)
+        for source in joules_sources(document):
+            click.echo(source)
+    if signals := signal_rows(document):
+        click.echo()
+        print_table(SIGNAL_HEAD, signals)
+    click.echo()
+    print_table(RULE_HEAD, rule_rows(document))
+
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 Method = Literal["describe", "open", "answer", "command"]
-"""What a node can be asked to do; see :class:`etui.cluster.actor.NodeActor`."""
+"""What a node can be asked to do; see :class:`etui.cluster.ray_carrier.NodeActor`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
+import signal
+import subprocess
+import sys
+import threading
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from threading import Event
@@ -16,8 +23,7 @@ from etui.bench.run.runner import BenchRunner
 from etui.bench.run.schedule import Piece
 from etui.bench.run.work import Answered, QuestionAnswerer
 from etui.bench.store.run_config import RunConfig, parse_run_config
-from etui.cluster.messages import Command, Facts, Message, Opening, Task
-from etui.cluster.node_command import NodeCommand
+from etui.cluster.messages import Command, Facts, Finished, Line, Message, Opening, Task
 from etui.cluster.versions import read_versions, refuse_other_hash
 from etui.config.config import make_home
 from etui.config.load import load_config
@@ -31,6 +37,81 @@ if TYPE_CHECKING:
     from etui.models.spec import ModelSpec
     from etui.runtime.open import Runtime
     from etui.turn.ports import Meter
+
+
+_ERROR_LINES = 20
+
+_MOST_FILE_BYTES = 32 << 20
+
+
+@dataclass(slots=True)
+class NodeCommand:
+    """The command that runs on this node, if there is one."""
+
+    _process: subprocess.Popen[str] | None = None
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def run(self, command: Command) -> Iterator[Message]:
+        """Run a command and yield the lines that it prints, and how it ended."""
+        errors: deque[str] = deque(maxlen=_ERROR_LINES)
+        folder: Path | None = None
+        process = subprocess.Popen(
+            [sys.executable, "-m", "etui.cluster.command_child", *command.words],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            encoding="utf-8",
+            errors="replace",
+            env={**os.environ, "NO_COLOR": "1"},
+        )
+        with self._lock:
+            self._process = process
+        assert process.stdout is not None
+        assert process.stderr is not None
+        reader = threading.Thread(target=errors.extend, args=(process.stderr,), daemon=True)
+        reader.start()
+        try:
+            for line in process.stdout:
+                folder = _find_folder(line) or folder
+                yield Line(line.rstrip("\n"))
+            code = process.wait()
+            reader.join()
+            files = _read_files(folder) if command.collect and folder is not None else {}
+            yield Finished(code, "".join(errors), files)
+        finally:
+            with self._lock:
+                self._process = None
+            if process.stdin is not None:
+                with suppress(OSError):
+                    process.stdin.close()
+
+    def stop(self) -> None:
+        """Interrupt the command, as Ctrl-C does; it keeps what it measured."""
+        with self._lock:
+            if self._process is not None:
+                self._process.send_signal(signal.SIGINT)
+
+
+def _find_folder(line: str) -> Path | None:
+    """Find the folder that a command says it writes to, in its line ``begun``."""
+    with suppress(ValueError, TypeError, AttributeError):
+        document = json.loads(line)
+        if document.get("event") == "begun" and isinstance(document.get("folder"), str):
+            return Path(document["folder"])
+    return None
+
+
+def _read_files(folder: Path) -> dict[str, str]:
+    """Read the text files of a folder; hidden ones and very large ones are left out."""
+    found: dict[str, str] = {}
+    for path in sorted(folder.iterdir()):
+        if path.name.startswith(".") or not path.is_file():
+            continue
+        if path.stat().st_size <= _MOST_FILE_BYTES:
+            found[path.name] = path.read_bytes().decode("utf-8", "surrogateescape")
+    return found
+
 
 _STEP = 0.05
 """Share of a pull between two notes of its progress."""
@@ -62,7 +143,7 @@ class _Notes:
 
 @dataclass(slots=True)
 class MachineWorker:
-    """This machine; see :class:`etui.cluster.worker.NodeWorker`."""
+    """This machine; see :class:`etui.cluster.ray_carrier.NodeWorker`."""
 
     _stopped: Event = field(default_factory=Event)
     _cancels: list[Callable[[], None]] = field(default_factory=list)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -9,13 +10,30 @@ from etui.engine.batch_decoder import BatchDecoder
 from etui.engine.context import Context
 from etui.engine.grammar.constraint import follow
 from etui.engine.llama_sequence import LlamaSequence
-from etui.engine.log_sum import LogSum
 from etui.engine.model import Model
 from etui.engine.session import NO_TOKEN, LikelyToken, Sampled
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+
+class LogSum:
+    """Log of the sum of exp(logits); the buffer avoids one vocabulary-sized array per token."""
+
+    def __init__(self, vocabulary: int) -> None:
+        import numpy as np
+
+        self._buffer = np.empty(vocabulary, dtype=np.float32)
+
+    def __call__(self, logits: NDArray[np.float32]) -> float:
+        """Return the log of the sum of exp(logits)."""
+        import numpy as np
+
+        most = logits.max()  # subtracted, so that nothing overflows
+        np.subtract(logits, most, out=self._buffer)
+        np.exp(self._buffer, out=self._buffer)
+        return float(most) + math.log(float(self._buffer.sum()))
 
 
 class Outputs:

@@ -18,7 +18,7 @@ NO_TOKEN = -1
 """Number in place of a token where none could be drawn."""
 
 ToolFormat = Literal["", "hermes", "llama", "mistral"]
-"""How a model writes the calls of tools; see :mod:`etui.reasoning.tool_calls`."""
+"""How a model writes the calls of tools; see :mod:`etui.reasoning.tool_events`."""
 
 
 @dataclass(frozen=True, slots=True)

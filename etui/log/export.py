@@ -8,13 +8,225 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TextIO
 
 from etui import units
-from etui.log.energy_record import NO_WEIGHTS, build_energy_record
+from etui.energy.detection_floor import explain_no_floor
+from etui.energy.energy_record import (
+    RECORD_VERSION,
+    EnergyRecord,
+    Measurement,
+    RecordFigure,
+    RecordPercentiles,
+    Results,
+    build_figure,
+    explain_missing,
+    list_functional_units,
+)
+from etui.energy.record_conditions import (
+    NO_SWEEP,
+    BatchSizes,
+    Hardware,
+    Method,
+    Precision,
+    RecordChannel,
+    RecordModel,
+    Source,
+    Utilisation,
+    build_sensor_floor,
+    build_uncertainty,
+    describe_framework,
+    describe_single,
+)
 from etui.log.records import ChatRecord
 from etui.log.rows import build_row
 from etui.text.codec import to_document
 from etui.text.sanitize import sanitize
 from etui.turn.chat_tree import current_branch
-from etui.turn.record import TurnRecord
+from etui.turn.record import Attribution, HopRecord, TurnRecord
+
+NO_WEIGHTS: Mapping[str, str] = {}
+
+"""Quantisations of no model."""
+
+
+_OLD = "the turn was logged by an earlier version of etui"
+
+_NOT_LOGGED = "the log of turns does not keep it"
+
+_COVERS = "the error of the meter over this turn; another turn would have cost something else"
+
+
+def build_energy_record(turn: TurnRecord, weights: Mapping[str, str] = NO_WEIGHTS) -> EnergyRecord:
+    """Build the energy record of a turn: one measurement.
+
+    Args:
+        weights: Hash of a model -> quantisation of its weights, of the models on this machine.
+    """
+    settings, energy = turn.settings, turn.energy
+    pue = float(settings.get("pue", 1.0))
+    results = _build_results(turn, pue)
+    attribution = energy.attribution or Attribution("exclusive")
+    measurement = Measurement(
+        name=turn.arm,
+        machine_key="",
+        hardware=Hardware(
+            machine=settings.get("machine"),
+            memory_bytes=None,
+            threads=settings.get("decode_threads") or settings.get("threads"),
+            channels=tuple(RecordChannel(name, None, None, None) for name in energy.channels),
+            power_limit_watts=(),
+        ),
+        models=_build_models(turn, weights),
+        prompt_tokens=describe_single(turn.tokens.prompt),
+        output_tokens=describe_single(turn.tokens.output),
+        batch=BatchSizes(
+            sequences=_count_sequences(turn),
+            batch_tokens=settings.get("batch_tokens"),
+            questions_together=max(1, round(attribution.mean_requests)),
+        ),
+        utilisation=Utilisation(
+            questions_at_a_time=max(1, round(attribution.mean_requests)),
+            is_shared=None if energy.joules is None else energy.shared,
+            shared_share=None if energy.joules is None else float(energy.shared),
+            attribution=attribution.method,
+        ),
+        framework=describe_framework(settings),
+        pue=pue,
+        method=Method(
+            kind=energy.kind,
+            joules="gross",
+            loads="excluded",
+            sample_hz=settings.get("sample_hz"),
+            idle_watts=energy.idle_watts,
+            unmeasured=tuple(energy.unmeasured),
+            coverage=None if energy.joules is None else energy.coverage,
+            window_seconds=None,
+            cool_down_seconds=None,
+            paired_blocks=None,
+        ),
+        uncertainty=build_uncertainty(energy.uncertainty, energy.joules, _COVERS),
+        detection_floor=build_sensor_floor(energy.uncertainty, energy.joules, energy.kind),
+        functional_units=list_functional_units(results),
+        results=results,
+    )
+    return EnergyRecord(
+        schema_version=RECORD_VERSION,
+        source=Source("turn", turn.turn_id, turn.created_at, "one question"),
+        measurements=(explain_missing(measurement, _list_reasons(turn)),),
+    )
+
+
+def _build_results(turn: TurnRecord, pue: float) -> Results:
+    energy, output = turn.energy, turn.tokens.output
+    joules, decode = energy.joules, energy.phases.get("decode")
+    prefill, computed = energy.phases.get("prefill"), turn.tokens.computed
+
+    def figure(above: float | None, below: int, width: float | None) -> RecordFigure | None:
+        if above is None or not below:
+            return None
+        sensor = None if width is None else width / below
+        low = None if sensor is None else max(0.0, above / below - sensor)
+        high = None if sensor is None else above / below + sensor
+        return build_figure(above / below, pue, low, high, sensor)
+
+    return Results(
+        questions=1,
+        correct=None,
+        computed_tokens=float(computed),
+        output_tokens=output,
+        seconds=turn.seconds.total,
+        it_joules=joules,
+        facility_joules=None if joules is None else joules * pue,
+        net_joules=energy.net_joules,
+        prefill_joules=prefill,
+        decode_joules=decode,
+        mean_watts=energy.mean_watts,
+        peak_watts=energy.peak_watts,
+        joules_per_output_token=figure(joules, output, energy.uncertainty),
+        joules_per_decoded_token=figure(decode, output, None),
+        joules_per_computed_token=figure(prefill, computed, None),
+        joules_per_question=figure(joules, 1, energy.uncertainty),
+        joules_per_correct=None,
+        percentiles=RecordPercentiles(
+            joules_per_question=None if joules is None else describe_single(joules),
+            joules_per_output_token=describe_single(joules / output)
+            if joules is not None and output
+            else None,
+            ttft_seconds=None if turn.seconds.ttft is None else describe_single(turn.seconds.ttft),
+            inter_token_seconds=None,
+        ),
+        steady_state=None,
+        early_answers=(),
+    )
+
+
+def _build_models(turn: TurnRecord, weights: Mapping[str, str]) -> tuple[RecordModel, ...]:
+    """Build the models of all hops; the settings in the log are those of the taken one."""
+    settings = turn.settings
+    models = dict.fromkeys((hop.model, hop.model_sha256) for hop in turn.hops)
+    models = {(turn.model, turn.model_sha256): None} | models
+    return tuple(
+        RecordModel(
+            name=name,
+            sha256=sha256,
+            file_bytes=None,
+            gpu_layers=None,
+            precision=Precision(
+                weights=weights.get(sha256) if sha256 is not None else None,
+                kv_type=settings.get("kv_type") if name == turn.model else None,
+                flash_attention=settings.get("flash_attention") if name == turn.model else None,
+            ),
+            backend=str(settings.get("backend") or ""),
+        )
+        for name, sha256 in models
+    )
+
+
+def _count_sequences(turn: TurnRecord) -> int | None:
+    """Return 1 without votes; how many votes were decoded together is not in the log."""
+    hops: tuple[HopRecord, ...] = turn.hops
+    voted = turn.reasoning == "vote" or any(hop.reasoning == "vote" for hop in hops)
+    return None if voted or len(turn.votes) > 1 else 1
+
+
+def _list_reasons(turn: TurnRecord) -> dict[str, str]:
+    energy = turn.energy
+    is_measured = energy.joules is not None
+    unmeasured = "the energy is unmeasured"
+    figures = "nothing was computed or generated" if is_measured else unmeasured
+    return {
+        "": _OLD,
+        "hardware.memory_bytes": _NOT_LOGGED,
+        "hardware.channels": _NOT_LOGGED,
+        "models[].sha256": "the file has no known hash, or another machine serves it",
+        "models[].file_bytes": _NOT_LOGGED,
+        "models[].gpu_layers": _NOT_LOGGED,
+        "models[].precision": "the log has the settings of the last model only",
+        "models[].precision.weights": "no model file with this hash is on this machine",
+        "batch.sequences": "how many votes were decoded together is not logged",
+        "batch.batch_tokens": "nothing was computed, or another machine answered",
+        "utilisation": unmeasured,
+        "framework.llama_cpp": "it is the version that llama_cpp_python ships",
+        "method.kind": unmeasured,
+        "method.coverage": unmeasured,
+        "method.idle_watts": "no idle baseline was measured; see etui power idle",
+        **NO_SWEEP,
+        "uncertainty": unmeasured,
+        "detection_floor": explain_no_floor(energy.uncertainty, energy.kind),
+        "detection_floor.percent": "no joules to divide by",
+        "results": figures,
+        "results.correct": "a turn is not graded",
+        "results.joules_per_correct": "a turn is not graded",
+        "results.net_joules": unmeasured if not is_measured else "no idle baseline was measured",
+        "results.peak_watts": unmeasured if not is_measured else "too short to have a peak",
+        **{
+            f"results.joules_per_{phase}_token.{end}": "the half width is that of the whole turn"
+            for phase in ("decoded", "computed")
+            for end in ("low", "high", "sensor")
+        },
+        "results.percentiles": figures,
+        "results.percentiles.ttft_seconds": "nothing was generated",
+        "results.percentiles.inter_token_seconds": "the log does not keep the times of tokens",
+        "results.steady_state": "it needs the answers of a run",
+    }
 
 
 def build_turn_document(

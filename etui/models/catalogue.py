@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Catalogue:
-    """Every model by name: shipped entries, replaced by the user's of that name, then found files."""
+    """Every model by name: shipped entries, the user's in place of those, then found files."""
 
     models: Mapping[str, ModelSpec]
     tuned: Mapping[str, TunedUse] = field(default_factory=dict)

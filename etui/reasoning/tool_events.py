@@ -2,12 +2,302 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import replace
+import json
+import uuid
+from collections.abc import Callable, Collection, Iterable, Iterator
+from dataclasses import dataclass, replace
+from typing import Literal
 
+from etui.engine.session import ToolFormat
+from etui.engine.text_stream import held_back
 from etui.events import Answer, Event, Finished, ToolCall
+from etui.reasoning.call_scanner import CallScanner
 from etui.reasoning.output import Output
-from etui.reasoning.tool_calls import Part, ToolCallParser
+
+_SPACE = " \t\r\n"
+
+_OPENING = {"hermes": "<tool_call>", "llama": "<|python_tag|>", "mistral": "[TOOL_CALLS]"}
+
+_CLOSING = "</tool_call>"
+
+_BARE = ("hermes", "llama")  # an answer can begin with a call that has no tag
+
+_ID_CHARACTERS = 9  # templates of Mistral refuse ids of another length
+
+
+@dataclass(frozen=True, slots=True)
+class CallPart:
+    """A part of a call: its first one has the name, the others text of the arguments."""
+
+    index: int
+    call_id: str
+    name: str
+    arguments: str
+
+
+@dataclass(slots=True)
+class _Call:
+    call_id: str
+    name: str
+    arguments: str = ""
+
+
+Part = str | CallPart
+
+
+def create_call_id() -> str:
+    """Create an id of a call: nine letters and digits."""
+    return uuid.uuid4().hex[:_ID_CHARACTERS]
+
+
+class ToolCallParser:
+    """Incremental parser of one answer.
+
+    Args:
+        tool_format: How the model writes calls.
+        names: Names of the tools. Where a call has no tags, an object with another name is text.
+        most: Most calls; further ones are left out.
+    """
+
+    def __init__(
+        self,
+        tool_format: ToolFormat,
+        names: Collection[str] = (),
+        *,
+        most: int = 128,
+        create_id: Callable[[], str] = create_call_id,
+    ) -> None:
+        self._format = tool_format
+        self._opening = _OPENING.get(tool_format, "")
+        self._names = frozenset(names)
+        self._most = most
+        self._create_id = create_id
+        self._mode: Literal["text", "call", "after"] = "text"
+        self._held = ""  # text that may begin a tag, or space that may precede a call
+        self._written = False  # whether there is text, so that no bare object is a call any more
+        self._scanner = CallScanner()
+        self._raw = ""  # what turns into text again if the call is none
+        self._tail = ""  # after a call: what may end it
+        self._in_list = False
+        self._bare = False  # whether the call has no tag
+        self._named = False  # whether the name of the call was passed on
+        self._calls: list[_Call] = []
+
+    @property
+    def calls(self) -> int:
+        """Number of calls so far."""
+        return len(self._calls)
+
+    def push(self, text: str) -> list[Part]:
+        """Take decoded text and return the parts that are certain."""
+        parts: list[Part] = []
+        for char in text:
+            self._take(char, parts)
+        return _join(parts)
+
+    def finish(self) -> list[Part]:
+        """End the answer and return what was held back."""
+        parts: list[Part] = []
+        if self._mode == "call":
+            self._end_call(parts)
+        elif self._mode == "after":
+            self._end_tail(parts)
+        rest, self._held = self._held, ""
+        if rest.strip(_SPACE) or not self._calls:
+            parts.append(rest)
+        return _join(parts)
+
+    def document(self) -> str:
+        """Return the calls as a JSON array in the OpenAI form; empty without any."""
+        if not self._calls:
+            return ""
+        return json.dumps(
+            [
+                {
+                    "id": call.call_id,
+                    "type": "function",
+                    "function": {"name": call.name, "arguments": call.arguments},
+                }
+                for call in self._calls
+            ],
+            ensure_ascii=False,
+        )
+
+    def _take(self, char: str, parts: list[Part]) -> None:
+        if self._mode == "call":
+            self._take_call(char, parts)
+        elif self._mode == "after":
+            self._take_tail(char, parts)
+        else:
+            self._take_text(char, parts)
+
+    def _take_text(self, char: str, parts: list[Part]) -> None:
+        self._held += char
+        if self._format in _BARE and not self._written:
+            bare = self._held.strip(_SPACE + ";,") if self._calls else self._held.strip(_SPACE)
+            if bare == "{":
+                self._begin_call()
+                self._take_call(char, parts)
+                return
+        if self._opening and self._held.endswith(self._opening):
+            before = self._held[: -len(self._opening)]
+            if before.strip(_SPACE):
+                self._write(before.rstrip(_SPACE), parts)
+            self._begin_call()
+            return
+        keep = held_back(self._held, (self._opening,)) if self._opening else 0
+        sure = self._held[: len(self._held) - keep]
+        if self._separates(sure):
+            return
+        shown = sure.rstrip(_SPACE)
+        self._held = self._held[len(shown) :]
+        self._write(shown, parts)
+
+    def _separates(self, sure: str) -> bool:
+        """Return whether a text could be what separates two calls, or precedes the first."""
+        if self._format == "llama" and self._calls and not self._written:
+            return not sure.strip(_SPACE + ";,")
+        return not sure.strip(_SPACE)
+
+    def _write(self, text: str, parts: list[Part]) -> None:
+        if text:
+            self._written = True
+            parts.append(text)
+
+    def _begin_call(self) -> None:
+        self._mode = "call"
+        self._raw, self._held = self._held, ""
+        self._scanner = CallScanner()
+        self._named = False
+        self._in_list = False
+        self._bare = self._raw.endswith("{")
+        if self._bare:
+            self._raw = self._raw[:-1]  # the scanner takes the brace
+
+    def _take_call(self, char: str, parts: list[Part]) -> None:
+        scanner = self._scanner
+        if self._format == "mistral" and scanner.state == "open" and not self._in_list:
+            self._raw += char
+            if char == "[":
+                self._in_list = True
+            elif char not in _SPACE:
+                self._fall_back("", parts)
+            return
+        self._add(scanner.feed(char), parts)
+        if scanner.state == "done":
+            self._close_call(parts)
+        elif scanner.state == "bad":
+            self._end_call(parts)
+        elif not self._named and (scanner.started or (self._bare and scanner.foreign)):
+            self._fall_back(scanner.raw, parts)
+
+    def _add(self, arguments: str, parts: list[Part]) -> None:
+        """Pass on the arguments, after the name if it was not yet."""
+        scanner = self._scanner
+        if scanner.started and not self._named and self._accepts():
+            self._named = True
+            self._calls.append(_Call(self._create_id(), scanner.name or ""))
+            self._emit(scanner.name or "", "", parts)
+        if arguments and self._named:
+            self._calls[-1].arguments += arguments
+            self._emit("", arguments, parts)
+
+    def _accepts(self) -> bool:
+        tagged = self._format != "llama" and not self._bare
+        return tagged or self._scanner.name in self._names
+
+    def _emit(self, name: str, arguments: str, parts: list[Part]) -> None:
+        index = len(self._calls) - 1
+        if index < self._most:
+            parts.append(CallPart(index, self._calls[-1].call_id, name, arguments))
+
+    def _close_call(self, parts: list[Part]) -> None:
+        """End a complete object: a call, or text if it has no name."""
+        scanner = self._scanner
+        if not self._named and scanner.name is not None and self._accepts():
+            self._named = True
+            self._calls.append(_Call(self._create_id(), scanner.name))
+            self._emit(scanner.name, "", parts)
+        if not self._named:
+            self._end_call(parts)
+            return
+        self._fill_arguments(parts)
+        self._drop_extra()
+        self._mode = "text" if self._format == "llama" or self._bare else "after"
+        self._tail = self._held = ""
+
+    def _fill_arguments(self, parts: list[Part]) -> None:
+        """Give a call without arguments an empty object."""
+        if not self._calls[-1].arguments:
+            self._calls[-1].arguments = "{}"
+            self._emit("", "{}", parts)
+
+    def _drop_extra(self) -> None:
+        del self._calls[self._most :]
+
+    def _end_call(self, parts: list[Part]) -> None:
+        """End what is broken or broken off: a call if its arguments have begun, else text."""
+        if not self._named:
+            self._fall_back(self._scanner.raw, parts)
+            return
+        self._drop_extra()
+        self._add(self._scanner.rest(), parts)
+        self._fill_arguments(parts)
+        broken = self._scanner.state == "bad"
+        self._mode, self._held = "after", ""
+        self._tail = self._scanner.raw[-1] if broken else ""
+
+    def _fall_back(self, raw: str, parts: list[Part]) -> None:
+        self._mode, self._held = "text", ""
+        self._write(self._raw + raw, parts)
+
+    def _take_tail(self, char: str, parts: list[Part]) -> None:
+        self._tail += char
+        if self._format == "mistral":
+            self._take_separator(parts)
+        elif self._tail.endswith(_CLOSING):
+            self._end_tail(parts)
+        elif self._format == "hermes" and self._tail.endswith(self._opening):
+            self._tail = self._tail.removesuffix(self._opening)
+            self._end_tail(parts)
+            self._held = self._opening
+            self._begin_call()
+
+    def _take_separator(self, parts: list[Part]) -> None:
+        tail = self._tail.strip(_SPACE)
+        if tail == ",":
+            self._raw, self._scanner, self._named = self._tail, CallScanner(), False
+            self._mode = "call"
+        elif tail == "]":
+            self._mode, self._held = "text", ""
+        elif tail:
+            self._end_tail(parts)
+
+    def _end_tail(self, parts: list[Part]) -> None:
+        """End what follows a call: drop its closing tag and spare braces, keep any other text."""
+        rest = self._tail.removesuffix(_CLOSING) if self._format == "hermes" else self._tail
+        self._mode, self._held, self._tail = "text", "", ""
+        if rest.strip(_SPACE + "}]"):
+            self._write(rest, parts)
+
+
+def _join(parts: list[Part]) -> list[Part]:
+    """Join neighbouring parts of one text, or of the arguments of one call."""
+    joined: list[Part] = []
+    for part in parts:
+        last = joined[-1] if joined else None
+        if isinstance(part, str):
+            if isinstance(last, str):
+                joined[-1] = last + part
+            elif part:
+                joined.append(part)
+        elif isinstance(last, CallPart) and last.index == part.index and not part.name:
+            joined[-1] = CallPart(
+                last.index, last.call_id, last.name, last.arguments + part.arguments
+            )
+        else:
+            joined.append(part)
+    return joined
 
 
 def separate_calls(events: Iterable[Event], output: Output) -> Iterator[Event]:

@@ -2,16 +2,385 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+import gc
+import os
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from importlib import import_module
+from pathlib import Path
+from typing import ClassVar, Literal
+
+from textual import work
+from textual.app import App, SystemCommand
+from textual.binding import Binding, BindingType
+from textual.css.stylesheet import Stylesheet
+from textual.screen import Screen, SystemModalScreen
+from textual.widgets import TextArea
 
 from etui.config.config import Config, make_home
-from etui.errors import EtuiError
+from etui.errors import EtuiError, format_internal_error
 from etui.log.records import ChatRecord
 from etui.runtime.route import Route
-from etui.tui.app import EtuiApp
-from etui.tui.exit_signals import leave_on_hangup
-from etui.tui.services import Services
+from etui.text.sanitize import sanitize
+from etui.tui.app_messages import (
+    AppRequest,
+    BackendFailed,
+    BackendOpened,
+    ChatRequested,
+    PoliciesListed,
+    RouteRequested,
+    ShowsRoute,
+    Unsaved,
+)
+from etui.tui.ascii import choose_driver, name_key
+from etui.tui.chat.screen import ChatScreen
+from etui.tui.commands import Command, EtuiCommands, route_commands
+from etui.tui.exit_signals import leave_on_hangup, leave_on_terminate
+from etui.tui.modals import ConfirmModal
+from etui.tui.modes import MODE_BINDINGS, build_screens, screen_commands
+from etui.tui.notices import notify_error
+from etui.tui.pacing import MOST_MIDDLE_COLLECTIONS
+from etui.tui.power.feed import PowerFeed
+from etui.tui.services import OpenServices, Services
+from etui.tui.serving.control import ServerControl, ServerUpdated
+from etui.tui.themes import THEMES
+
+
+class CachedStylesheet(Stylesheet):
+    """Keeps what is parsed as long as the theme's variables stay the same.
+
+    Textual sets the variables and parses all sources again for each screen that is opened, twice
+    for the first one, although only a theme changes them.
+    """
+
+    def __init__(self, *, variables: dict[str, str]) -> None:
+        super().__init__(variables=variables)
+        self._known = dict(variables)
+
+    def set_variables(self, variables: dict[str, str]) -> None:
+        """Set CSS variables; the same ones again change nothing."""
+        if variables != self._known:
+            self._known = dict(variables)
+            super().set_variables(variables)
+
+    def reparse(self) -> None:
+        """Parse what is not parsed with these variables yet."""
+        self.parse()
+
+
+AGAIN_SECONDS = 4.0
+
+
+"""How long after one Ctrl+C a second one leaves the app."""
+
+
+Interrupt = Literal["stop", "ask", "quit"]
+
+
+def choose_interrupt(now: float, armed_at: float | None, *, answering: bool) -> Interrupt:
+    """Choose what a Ctrl+C does that has nothing to copy.
+
+    Args:
+        now: Seconds of a monotonic clock.
+        armed_at: When the Ctrl+C before it was pressed; None without one.
+
+    Returns:
+        ``quit`` at the second press, else ``stop`` for a running answer, or ``ask`` without one.
+    """
+    if armed_at is not None and 0 <= now - armed_at <= AGAIN_SECONDS:
+        return "quit"
+    return "stop" if answering else "ask"
+
+
+LEAVE_SECONDS = 5.0
+
+"""Longest wait on exit for the running answer to be stopped and saved."""
+
+
+NOTICE_SECONDS = 12.0
+
+"""How long a notice of the start is shown."""
+
+
+_REPLACED_COMMANDS = frozenset({"Keys", "Quit", "Theme"})
+
+"""Titles of Textual's commands that etui offers itself."""
+
+
+def stamp_folder(folder: Path) -> int | None:
+    """Return a number that changes with the names in a folder; None without the folder."""
+    try:
+        return folder.stat().st_mtime_ns
+    except OSError:
+        return None
+
+
+class EtuiApp(App[None]):
+    """App in which local language models answer and every answer shows its energy in joules."""
+
+    TITLE = "etui"
+    CSS_PATH = Path(__file__).with_name("etui.tcss")
+    DEFAULT_MODE = "chat"
+    PAUSE_GC_ON_SCROLL = True
+    COMMANDS = App.COMMANDS | {EtuiCommands}
+    HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (100, "-wide")]  # noqa: RUF012 as Textual has it
+    VERTICAL_BREAKPOINTS = [(0, "-low"), (16, "-high")]  # noqa: RUF012
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("f1", "toggle_help", "Help", id="app.help", priority=True),
+        Binding("ctrl+q", "quit", "Quit", id="app.quit", priority=True),
+        Binding("ctrl+p", "command_palette", "Menu", id="app.commands", priority=True),
+        Binding("f7", "route", "Model", id="app.route"),
+        *MODE_BINDINGS,
+        Binding("ctrl+c", "copy_or_quit", "Copy, stop, quit", id="app.copy_or_quit", show=False,
+                priority=True),
+        # No priority: in a text that is edited it undoes. The prompt binds it once more.
+        Binding("ctrl+z", "suspend_process", "Suspend", id="app.suspend", show=False),
+    ]  # fmt: skip
+
+    def __init__(
+        self,
+        config: Config,
+        route: Route,
+        open_backend: OpenServices,
+        notices: Sequence[str] = (),
+        chat: ChatRecord | None = None,
+    ) -> None:
+        driver = choose_driver(config.ascii)
+        super().__init__(driver_class=driver)
+        self._draws_ascii = driver is not None
+        self.stylesheet = CachedStylesheet(variables=self.get_css_variables())
+        for theme in THEMES:
+            self.register_theme(theme)
+        if config.theme in self.available_themes:
+            self._begin_with_theme(config.theme)
+        self._config = config
+        self._route = route
+        self._open_backend = open_backend
+        self._notices = notices
+        self._to_open = chat
+        self.backend: Services | None = None
+        self.fault: BaseException | None = None
+        self._unsaved = Unsaved("")
+        self._interrupted_at: float | None = None
+        self._policies_stamp = stamp_folder(config.policies_dir)
+        self._server = ServerControl(self, config, lambda: self.backend)
+        self.power = PowerFeed()
+        self._chat = ChatScreen(config, route, self.power)
+        self.add_mode("chat", lambda: self._chat)
+        for mode, screen in build_screens(
+            config, lambda: self.backend, lambda: self._route, self.power
+        ).items():
+            self.add_mode(mode, screen)
+
+    def _begin_with_theme(self, name: str) -> None:
+        """Take a theme before the first paint; a later change parses all styles a second time."""
+        self.set_reactive(App.theme, name)
+        dark = self.current_theme.dark
+        for kind, holds in (("dark-mode", dark), ("light-mode", not dark), (f"theme-{name}", True)):
+            self.set_class(holds, f"-{kind}", update=False)
+        self._refresh_truecolor_filter(self.ansi_theme)
+        self.stylesheet.set_variables(self.get_css_variables())
+
+    def on_mount(self) -> None:
+        """Apply the keymap, then open the services in a thread."""
+        # After `fg` the terminal is empty, and Textual draws only what has changed.
+        self.app_resume_signal.subscribe(self, lambda _: self.refresh(layout=True))
+        self.set_keymap(dict(self._config.keymap))
+        if self._config.keymap:
+            self._check_keys()
+        if self._config.theme not in self.available_themes:
+            notify_error(
+                self,
+                f"unknown theme {self._config.theme!r}",
+                f"set `theme` in {self._config.config_file} to a theme of the command palette",
+            )
+        for line in self._notices:
+            self.notify(sanitize(line), timeout=NOTICE_SECONDS, markup=False)
+        leave_on_terminate(lambda: self.call_later(self._leave_at_once))
+        self._open()
+
+    @work(thread=True, group="open", exit_on_error=False)
+    def _open(self) -> None:
+        try:
+            self.post_message(BackendOpened(self._open_backend(self._config)))
+        except EtuiError as error:
+            self.post_message(BackendFailed(error.what, error.fix))
+        except Exception as error:  # noqa: BLE001 - a fault must reach the screen
+            self.post_message(
+                BackendFailed(format_internal_error(error), "quit, and run `etui doctor`")
+            )
+
+    @work(thread=True, group="keys", exit_on_error=False)
+    def _check_keys(self) -> None:
+        from etui.tui.keys import find_keymap_faults  # imports every screen
+
+        for what, fix in find_keymap_faults(self._config):
+            self.call_from_thread(notify_error, self, what, fix)
+
+    def on_backend_opened(self, opened: BackendOpened) -> None:
+        """Attach the services to the chat, after the first-run screen if no model is on disk."""
+        gc.freeze()  # the objects made so far stay: later collections need not scan them
+        often, middle, _ = gc.get_threshold()
+        gc.set_threshold(often, middle, MOST_MIDDLE_COLLECTIONS)  # the chat collects between keys
+        self.backend = backend = opened.backend
+        if any(model.on_disk for model in backend.shelf.models()):
+            self._chat.attach(backend, self._to_open)
+        else:
+            from etui.tui.models.first_run import FirstRunScreen
+
+            guide = FirstRunScreen(backend, self._config)
+            self.push_screen(guide, lambda _result: self._chat.attach(backend, self._to_open))
+
+    async def on_unmount(self) -> None:
+        """Close the backend before the loop waits for the threads that are in it."""
+        if self.backend is not None:
+            try:
+                await asyncio.to_thread(self.backend.runner.close)
+            except EtuiError as error:
+                self.fault = self.fault or error
+
+    def on_backend_failed(self, failed: BackendFailed) -> None:
+        """Show why the services could not be opened."""
+        notify_error(self, failed.what, failed.fix)
+
+    def commands(self) -> Iterator[Command]:
+        """Yield the palette commands that are available on every screen."""
+        yield from screen_commands(self)
+        yield Command("route: choose …", "Policy, arm or model, with what each costs",
+                      self.action_route)  # fmt: skip
+        yield Command("help", "Keys of this screen, and the energy words", self.action_toggle_help)
+        yield Command("theme: choose …", "Other colours", self.action_change_theme)
+        yield Command("quit", "Stop the running answer, save it and leave", self.action_quit)
+        if self._driver is not None and self._driver.can_suspend:
+            yield Command("suspend", "Back to the shell; fg returns", self.action_suspend_process)
+        yield from self._server.commands()
+        self._list_policies()
+        if self.backend is not None:
+            yield from route_commands(self.backend, self._route, self._take_route)
+
+    def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
+        """Yield Textual's commands, without those that :meth:`commands` has."""
+        for command in super().get_system_commands(screen):
+            if command.title not in _REPLACED_COMMANDS:
+                yield command
+
+    def _take_route(self, route: Route) -> None:
+        self._route = route
+        self._chat.take_route(route)
+        if self.screen is not self._chat and isinstance(self.screen, ShowsRoute):
+            self.screen.take_route(route)
+        self.notify(sanitize(f"next questions: {route.description}"), markup=False)
+
+    def action_route(self) -> None:
+        """Choose the policy, arm or model of the next questions in a list."""
+        from etui.tui.route_screen import RouteScreen
+
+        if self.backend is None:
+            self.notify("models are not open yet", severity="warning")
+            return
+        self.push_screen(
+            RouteScreen(self._route, self.backend.list_routes),
+            lambda route: self._take_route(route) if route is not None else None,
+        )
+
+    def _list_policies(self) -> None:
+        """Look for policy files that were added or removed since the last look."""
+        from etui.routing.library import policy_names
+
+        stamp = stamp_folder(self._config.policies_dir)
+        if self.backend is not None and stamp != self._policies_stamp:
+            self._policies_stamp = stamp
+            self.backend = replace(self.backend, policies=policy_names(self._config))
+
+    def on_server_updated(self, updated: ServerUpdated) -> None:
+        """Show a fact about the server."""
+        self._server.take(updated.fact)
+
+    def on_app_request(self, request: AppRequest) -> None:
+        """Carry out a request of a screen."""
+        match request.action:
+            case RouteRequested(route=route):
+                self._take_route(route)
+            case PoliciesListed(names=names) if self.backend is not None:
+                self.backend = replace(self.backend, policies=names)
+            case ChatRequested(chat=chat, turn_id=turn_id):
+                self.switch_mode("chat")
+                self._chat.open_chat(chat, turn_id)
+            case Unsaved() as unsaved:
+                self._unsaved = unsaved
+
+    async def action_quit(self) -> None:
+        """Stop the running answer, save it and exit; ask first if typed text would be lost."""
+        if self._unsaved.what:
+            question = f"{self._unsaved.what} has unsaved changes. Leave anyway?"
+            self.push_screen(ConfirmModal(question), lambda yes: self._leave() if yes else None)
+        else:
+            self._leave()
+
+    def save_and_close(self) -> None:
+        """Save typed text and the running answer without prompting; safe from any thread."""
+        self._unsaved.keep()
+        if self.backend is not None:
+            self.backend.runner.close()
+        if os.path.exists(self._config.power_limits_file):
+            from etui.energy.power_limits.restore import release_own
+
+            release_own(self._config)
+
+    def _leave_at_once(self) -> None:
+        self._unsaved.keep()
+        self._leave()
+
+    def _leave(self) -> None:
+        self.set_timer(LEAVE_SECONDS, self.exit)
+        self._chat.leave()
+
+    async def action_copy_or_quit(self) -> None:
+        """Copy the selected text; without one stop the answer, and leave at the second press."""
+        focused = self.focused
+        typed = focused.selected_text if isinstance(focused, TextArea) else ""
+        if selected := typed or self.screen.get_selected_text():
+            self.copy_to_clipboard(selected)
+            return
+        now = time.monotonic()
+        action = choose_interrupt(now, self._interrupted_at, answering=self._chat.busy)
+        self._interrupted_at = now
+        match action:
+            case "quit":
+                await self.action_quit()
+            case "stop":
+                self._chat.stop_answer()
+                self.notify("answer stopped · Ctrl+C again quits", timeout=AGAIN_SECONDS)
+            case "ask":
+                self.notify("Ctrl+C again quits", timeout=AGAIN_SECONDS)
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """Offer to suspend only where a shell can bring the app back: not in a browser."""
+        if action == "suspend_process":
+            return self._driver is not None and self._driver.can_suspend
+        return super().check_action(action, parameters)
+
+    def get_key_display(self, binding: Binding) -> str:
+        """Name a key by words where its sign cannot be drawn."""
+        shown = super().get_key_display(binding)
+        return name_key(shown) if self._draws_ascii else shown
+
+    def action_toggle_help(self) -> None:
+        """Show or hide the keys of this screen and the energy words."""
+        from etui.tui.help import HelpScreen, list_key_groups
+
+        if isinstance(self.screen, HelpScreen):
+            self.screen.action_leave()
+        elif not isinstance(self.screen, SystemModalScreen):  # the palette has no keys of etui
+            self.push_screen(HelpScreen(list_key_groups(self.screen)))
+
+    def _fatal_error(self) -> None:
+        # Replaces Textual's traceback: run_app reports the error after the terminal is restored.
+        self.fault = self.fault or sys.exc_info()[1]
+        self._close_messages_no_wait()
 
 
 def run_app(

@@ -5,17 +5,47 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import sys
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 import psutil
+from textual.drivers.web_driver import WebDriver
+from textual.messages import ExitApp
 from textual_serve.app_service import AppService
 
 from etui.runtime.service import LEAVE_SECONDS
 from etui.text.sanitize import sanitize
-from etui.tui.web_driver import DRIVER
+
+DRIVER = "etui.tui.web_session:TabDriver"
+
+"""Value of ``TEXTUAL_DRIVER``."""
+
+
+class TabDriver(WebDriver):
+    """Driver that leaves at the end of its input.
+
+    Textual's stays: an app whose server was killed would run for ever.
+    """
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._write = self._write_if_read  # type: ignore[assignment]
+
+    def run_input_thread(self) -> None:
+        """Pass on the input, then leave."""
+        super().run_input_thread()
+        if not self.exit_event.is_set():
+            self._app.post_message(ExitApp())
+
+    def _write_if_read(self, data: bytes) -> None:
+        """Write, unless the server has ended: the app still has a turn to save."""
+        with suppress(BrokenPipeError):
+            os.write(self.fileno, data)
+
 
 _STARTED = b"__GANGLION__\n"
 _LINES_BEFORE = 10

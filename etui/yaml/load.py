@@ -53,7 +53,7 @@ class Located(Generic[M]):
     root: Node  # The parsed tree with positions
 
     def where(self, loc: Loc) -> Mark:
-        """Find where the value at a path of keys and indexes begins; its nearest parent if absent."""
+        """Find where the value at a path of keys and indexes begins, or its nearest parent."""
         return _find_marks(self.root, loc)[0]
 
     def where_key(self, loc: Loc) -> Mark:

@@ -15,7 +15,7 @@ from etui.backends import concurrent_answers
 from etui.backends.concurrent_answers import choose_prompt_limit
 from etui.backends.local import LocalAnswerer, LocalBackend
 from etui.config.config import Config
-from etui.engine.batching.request_session import RequestSession
+from etui.engine.batching.shared_session import RequestSession
 from etui.errors import ContextOverflow, EngineFailed, ModelUnavailable
 from etui.events import Event, Finished, Loaded, SharedBatch, Thought, Unloaded
 from etui.models.spec import ModelSpec

@@ -9,8 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from etui.arm import Arm
-from etui.cli.ask_text import AskText
-from etui.cli.repeat_hold import RepeatHold
+from etui.cli.ask_text import AskText, RepeatHold
 from etui.events import Answer
 from etui.routing.decision import Decision
 from etui.routing.limits import Fallbacks

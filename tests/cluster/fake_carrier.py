@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from etui.cluster.carrier import ClusterNode, Died, Ended, Method, Report, Said
 from etui.cluster.messages import write_message
-from etui.cluster.worker import serve
+from etui.cluster.ray_carrier import serve
 from tests.cluster.fake_node import Behaviour, FakeNode
 
 

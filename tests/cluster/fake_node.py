@@ -17,8 +17,8 @@ from threading import Event
 from etui.bench.run.scoring import StopRequested
 from etui.bench.store.run_config import BenchModel, RunConfig, parse_run_config
 from etui.bench.store.sample import Sample
+from etui.cluster.machine_worker import NodeCommand
 from etui.cluster.messages import Command, Facts, Message, Opening, Task
-from etui.cluster.node_command import NodeCommand
 from etui.cluster.versions import read_versions, refuse_other_hash
 from etui.energy.types import Energy, EnergyOf, Kind
 from etui.errors import EtuiError, UsageError
@@ -99,7 +99,7 @@ class FakeAnswered:
 
 @dataclass
 class FakeNode:
-    """See :class:`etui.cluster.worker.NodeWorker`."""
+    """See :class:`etui.cluster.ray_carrier.NodeWorker`."""
 
     behaviour: Behaviour
     meter: WattMeter = field(default_factory=WattMeter)

@@ -9,8 +9,8 @@ import sys
 import pytest
 
 from etui.cluster.each_node import EachNode
+from etui.cluster.machine_worker import NodeCommand, _find_folder, _read_files
 from etui.cluster.messages import Command, Finished, Line
-from etui.cluster.node_command import NodeCommand, _find_folder, _read_files
 from etui.cluster.patience import Patience
 from etui.errors import EtuiError
 from tests.cluster.fake_carrier import FakeCarrier, make_script

@@ -19,13 +19,13 @@ from etui.bench.run.run_request import RunRequest
 from etui.bench.run.runner import BenchRunner
 from etui.bench.store.run_folder import read_run
 from etui.cluster import connect
-from etui.cluster.actor import OPENER as MACHINE
 from etui.cluster.bench_cluster import ClusterBench
 from etui.cluster.carrier import Said
 from etui.cluster.connect import open_ray
 from etui.cluster.each_node import EachNode
 from etui.cluster.messages import Command
 from etui.cluster.patience import Patience
+from etui.cluster.ray_carrier import OPENER as MACHINE
 from etui.cluster.ray_carrier import RayCarrier
 from etui.cluster.settings import parse_address
 from etui.errors import UsageError

@@ -13,8 +13,8 @@ from types import SimpleNamespace
 import psutil
 import pytest
 
-from etui.cluster import ray_traces
-from etui.cluster.ray_traces import end_processes, hold_signals, make_folder
+from etui.cluster import connect as ray_traces
+from etui.cluster.connect import end_processes, hold_signals, make_folder
 from etui.errors import EtuiError
 
 

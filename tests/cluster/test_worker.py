@@ -9,7 +9,6 @@ from threading import Event
 
 import pytest
 
-from etui.cluster.actor import NodeActor
 from etui.cluster.messages import (
     Answers,
     Facts,
@@ -22,7 +21,7 @@ from etui.cluster.messages import (
     read_message,
     write_request,
 )
-from etui.cluster.worker import serve
+from etui.cluster.ray_carrier import NodeActor, serve
 from etui.energy.types import Energy
 from tests.bench import synthetic
 from tests.cluster.fake_node import Behaviour, FakeNode

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from etui.datasets.csv_questions import read_csv_questions
+from etui.datasets.question_files import read_csv_questions
 from etui.datasets.questions import ALL_LETTERS, LETTERS, group_by_subject
 from etui.errors import InvalidFile
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from etui.engine.batch_plan import SHORT_QUEUE, plan_batch, rotate
+from etui.engine.llama_session import SHORT_QUEUE, plan_batch, rotate
 
 PENDING = st.lists(st.integers(1, 200), max_size=12)
 

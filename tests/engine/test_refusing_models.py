@@ -9,7 +9,7 @@ import pytest
 
 from etui.engine.context import Context
 from etui.engine.llama_session import LlamaSession
-from etui.engine.prefix_donors import PrefixDonors
+from etui.engine.sequence_cache import PrefixDonors
 from tests.engine.conftest import MakeSession
 from tests.engine.driving import GREEDY, QUESTION, answer, generate, prefill, prompt
 

@@ -8,8 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from etui.log.energy_record import build_energy_record
-from etui.log.export import build_chat_document, build_turn_document
+from etui.log.export import build_chat_document, build_energy_record, build_turn_document
 from etui.log.records import ChatRecord
 from etui.turn.record import Attribution, TurnRecord
 from tests.fixtures.records import check_document, check_record

@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 
 from etui.config.config import Config
 from etui.errors import InvalidFile, UsageError
-from etui.prompts.fill import fill, find_bad_variables, find_variables
-from etui.prompts.library import find_prompt, load_prompts
+from etui.prompts.library import fill, find_bad_variables, find_prompt, find_variables, load_prompts
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from etui.arm import EarlyExit, TokenCost
-from etui.reasoning.depth import JoulesSpent, Look, check_confidence, check_gain, check_joules
+from etui.reasoning.cot import JoulesSpent, Look, check_confidence, check_gain, check_joules
 
 PRICE = TokenCost(0.5, 0.001, 0.05)
 COUNTS = st.integers(0, 2000)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from etui.reasoning.tool_calls import CallPart, ToolCallParser
+from etui.reasoning.tool_events import CallPart, ToolCallParser
 
 TAGS = ("<tool_call>", "</tool_call>", "[TOOL_CALLS]", "<|python_tag|>")
 GET = '{"name": "get", "arguments": {"city": "Rome", "days": [1, 2]}}'

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from etui.replay import near_duplicates
-from etui.replay.near_duplicates import (
+from etui.replay import logged_cases as near_duplicates
+from etui.replay.logged_cases import (
     NearDuplicates,
     compute_likeness,
     count_trigrams,

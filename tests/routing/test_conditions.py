@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from etui.routing.check.reachability import Form, never_holds
+from etui.routing.check.rules import Form, never_holds
 from etui.routing.conditions import (
     All,
     AnyOf,

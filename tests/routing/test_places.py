@@ -312,7 +312,7 @@ def test_a_replay_has_no_places() -> None:
 
 
 def test_a_bench_run_has_no_places() -> None:
-    from etui.bench.run.plan_arms import compile_policy
+    from etui.bench.run.plan import compile_policy
     from etui.bench.store.run_config import BenchPolicy
     from etui.models.catalogue import Catalogue
 

@@ -17,8 +17,7 @@ from etui.models.catalogue import load_catalogue
 from etui.models.files import model_path
 from etui.routing.decision import Decision
 from etui.routing.limits import Cascade
-from etui.runtime.choose import choose
-from etui.runtime.effort import THINK_TOKENS, apply_effort, check_effort
+from etui.runtime.choose import THINK_TOKENS, apply_effort, check_effort, choose
 from etui.runtime.open import Runtime, open_runtime
 from etui.runtime.overrides import Overrides
 from etui.text.timestamps import utc_now

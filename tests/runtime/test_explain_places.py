@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from etui.chat import Query
-from etui.cli.policy_explain import explain as explain_command
+from etui.cli.policy import explain as explain_command
 from etui.config.backend_spec import BackendSpec
 from etui.config.config import Config
 from etui.log.writer import TurnWriter

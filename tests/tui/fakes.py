@@ -29,8 +29,8 @@ from etui.routing.decision import Decision, SignalValue
 from etui.runtime.forecast import ArmForecast, Forecast, TokenCount
 from etui.runtime.route import Route
 from etui.runtime.route_choices import RouteChoice
-from etui.tui.app import EtuiApp
 from etui.tui.services import ListedModel, Services, SpendingTotals, Vitals
+from etui.tui.start import EtuiApp
 from etui.turn.accounting import compute_account
 from etui.turn.chat_tree import tree_of
 from etui.turn.events import Decided, HopEnded, HopStarted, TurnEvent, TurnFinished

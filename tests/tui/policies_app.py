@@ -11,11 +11,11 @@ from etui.config.config import Config, shipped_dir
 from etui.models.catalogue import load_catalogue
 from etui.models.files import model_path
 from etui.runtime.route import Route
-from etui.tui.app import EtuiApp
 from etui.tui.app_messages import AppAction, AppRequest
 from etui.tui.policies.analysis_pane import AnalysisPane
 from etui.tui.policies.editing_pane import EditingPane
 from etui.tui.policies.screen import PoliciesScreen
+from etui.tui.start import EtuiApp
 
 OWN = """\
 # kept as it is typed

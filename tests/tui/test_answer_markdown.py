@@ -12,7 +12,7 @@ from rich.cells import cell_len
 from textual.app import App, ComposeResult
 from textual.content import Content
 
-import etui.tui.app
+import etui.tui.start
 from etui.tui.chat.conversation import Asking
 from etui.tui.chat.messages import TextBatch
 from etui.tui.chat.turn_view import TurnView
@@ -116,7 +116,7 @@ def test_code_blocks_are_found_in_order_with_their_language() -> None:
 
 
 class Streaming(App[None]):
-    CSS_PATH = Path(etui.tui.app.__file__).with_name("etui.tcss")
+    CSS_PATH = Path(etui.tui.start.__file__).with_name("etui.tcss")
 
     def compose(self) -> ComposeResult:
         yield TurnView(Asking("Code?"))

@@ -17,13 +17,11 @@ from etui.energy.power_limits.journal import JournalEntry, new_journal, write_jo
 from etui.errors import EngineFailed, EtuiError
 from etui.runtime.route import Route
 from etui.testing.power_limits import read_package, write_package
-from etui.tui.app import EtuiApp
 from etui.tui.chat.prompt import Prompt
 from etui.tui.commands import list_commands
-from etui.tui.interrupt import AGAIN_SECONDS, choose_interrupt
 from etui.tui.pacing import MIDDLE_COLLECTIONS_DUE, MOST_MIDDLE_COLLECTIONS
 from etui.tui.services import Services
-from etui.tui.start import run_app
+from etui.tui.start import AGAIN_SECONDS, EtuiApp, choose_interrupt, run_app
 from tests.tui.fakes import DEADLINE_SECONDS, MODEL, House, turn_record, until
 from tests.tui.screen import WIDE, answered, ask, notices, panel_text, source_of, turns
 
@@ -321,7 +319,7 @@ async def test_each_action_is_in_the_palette_once_under_a_short_title(house: Hou
 
 
 def test_a_tab_of_the_browser_cannot_suspend(house: House) -> None:
-    from etui.tui.web_driver import TabDriver
+    from etui.tui.web_session import TabDriver
 
     assert TabDriver.can_suspend is Driver.can_suspend
 

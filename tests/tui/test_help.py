@@ -7,9 +7,8 @@ from dataclasses import replace
 import pytest
 from textual.containers import VerticalScroll
 
-from etui.tui.app import EtuiApp
-from etui.tui.glossary import WORDS
-from etui.tui.help import HelpScreen, KeyGroup, format_pairs, list_key_groups
+from etui.tui.help import WORDS, HelpScreen, KeyGroup, format_pairs, list_key_groups
+from etui.tui.start import EtuiApp
 from tests.tui.fakes import House, until
 from tests.tui.screen import WIDE, answered, ask, drawn
 

@@ -6,8 +6,8 @@ import pytest
 from textual.geometry import Region
 from textual.widgets._toast import ToastRack
 
-from etui.tui.app import EtuiApp
 from etui.tui.chat.prompt import Prompt
+from etui.tui.start import EtuiApp
 from tests.tui.fakes import House, until
 from tests.tui.screen import drawn
 

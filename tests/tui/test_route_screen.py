@@ -7,7 +7,6 @@ from textual.widgets import Input
 
 from etui.runtime.route import Route
 from etui.runtime.route_choices import RouteChoice
-from etui.tui.app import EtuiApp
 from etui.tui.route_screen import (
     HELP_LINE,
     NO_MODEL,
@@ -16,6 +15,7 @@ from etui.tui.route_screen import (
     format_choices,
     note_for,
 )
+from etui.tui.start import EtuiApp
 from tests.tui.fakes import MODEL, House, until
 from tests.tui.screen import WIDE, answered, ask, drawn, notices
 

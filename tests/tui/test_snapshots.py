@@ -21,7 +21,6 @@ from etui.bench.analysis.summary import summarise
 from etui.bench.store.find import runs_dir
 from etui.log.writer import TurnWriter
 from etui.text.codec import to_document
-from etui.tui.app import EtuiApp
 from etui.tui.chat import turn_queue as answering
 from etui.tui.chat.screen import ChatScreen
 from etui.tui.history.screen import HistoryScreen
@@ -37,6 +36,7 @@ from etui.tui.power.panel import PowerPanel
 from etui.tui.power.phases import Stage
 from etui.tui.runs.screen import RunsScreen
 from etui.tui.serving.screen import ServerScreen
+from etui.tui.start import EtuiApp
 from etui.turn.record import Tokens
 from tests.bench import synthetic
 from tests.fixtures.turns import TURN

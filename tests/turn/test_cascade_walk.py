@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from etui.arm import Arm
 from etui.errors import EngineFailed
-from etui.replay.cascade_walk import Walk, walk_cascade
+from etui.replay.policy_replay import Walk, walk_cascade
 from etui.routing.accuracy.table import Graded
 from etui.routing.limits import Agreement, Cascade
 from etui.routing.prediction import PredictedAgreement

@@ -6,6 +6,7 @@ timing where it reports one, or else the first token.
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
@@ -20,8 +21,7 @@ from etui.backends.remote.finishing import (
     estimate_prompt_tokens,
     known_prompt,
 )
-from etui.backends.remote.letters import read_letters
-from etui.backends.remote.pieces import Asked, Piece
+from etui.backends.remote.pieces import Asked, Piece, TokenProbability
 from etui.backends.remote.reply import Reply
 from etui.backends.remote.requests import Arrived, Broke, Ended, Requests
 from etui.backends.remote.retries import Failure
@@ -30,9 +30,10 @@ from etui.chat import Message
 from etui.engine.session import ModelFacts
 from etui.events import Answer, Event, Finished, Prefilled, Prefilling, Probe, Status
 from etui.models.spec import ModelSpec
-from etui.multiple_choice import parse_options
+from etui.multiple_choice import Option, parse_options
 from etui.reasoning.choice_readout import format_option
 from etui.reasoning.control import BUDGET
+from etui.reasoning.option_logits import LetterReading
 from etui.reasoning.prompts import (
     ANSWER_MARKER,
     choose_style,
@@ -40,6 +41,35 @@ from etui.reasoning.prompts import (
     with_letter_instruction,
 )
 from etui.units import percent_text
+
+
+def read_letters(first: TokenProbability | None, options: Sequence[Option]) -> LetterReading | None:
+    """Read the probabilities of the letters, summed over the tokens ``A`` and `` A``.
+
+    A letter that is not among the alternatives has a probability below all of theirs, and counts
+    as 0.
+
+    Args:
+        first: The first token with its alternatives; None if the server gave none.
+
+    Returns:
+        None if no letter is among the alternatives.
+    """
+    if first is None:
+        return None
+    sums = {option.letter: 0.0 for option in options}
+    seen = dict(first.top)
+    seen.setdefault(first.piece, first.logprob)
+    for piece, logprob in seen.items():
+        letter = bytes(piece).decode("utf-8", "replace").strip()
+        if letter in sums:
+            sums[letter] += math.exp(logprob)
+    mass = math.fsum(sums.values())
+    if mass <= 0.0:
+        return None
+    shares = tuple((letter, p / mass) for letter, p in sums.items())
+    return LetterReading(shares, min(1.0, mass))
+
 
 Outcome = Literal["ended", "cancelled", "hurried", "limit"]
 """How reading a request ended: by the server, by the user, by a budget, or by ``enough``."""

@@ -3,21 +3,69 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from etui import __version__, units
 from etui.bench.analysis.accuracy import OUTCOMES
 from etui.bench.analysis.course_text import build_course_rows
 from etui.bench.analysis.machines import drop_unpooled
 from etui.bench.analysis.summary import Summary, group_by_system
-from etui.bench.analysis.summary_text import describe_chance, protocol
+from etui.bench.analysis.summary_text import (
+    DASH,
+    describe_chance,
+    joules_text,
+    machine_text,
+    protocol,
+)
 from etui.bench.report import chart, power_chart, view
-from etui.bench.report.machine_rows import machine_rows
 from etui.bench.report.questions_json import Texts, embed_json, questions_json
 from etui.bench.report.render import read_resource, render_template
 from etui.bench.store.run_config import RunConfig
 from etui.bench.store.sample import Sample
 from etui.text.codec import to_document
 from etui.text.sanitize import sanitize
+
+
+@dataclass(frozen=True, slots=True)
+class MachineRow:
+    """A row of the table of machines; ``energy`` explains missing joules, else it is empty."""
+
+    arm: str
+    colour: int
+    key: str
+    machine: str
+    questions: str
+    energy: str
+    per_question: str
+    per_correct: str
+    watts: str
+    seconds: str
+
+
+def machine_rows(summary: Summary) -> list[MachineRow]:
+    """Build the table of machines, a row for each arm and machine; empty with one machine."""
+    rows = []
+    for at, (name, arm) in enumerate(summary.arms.items()):
+        for key, machine in (arm.machines or {}).items():
+            energy = machine.energy
+            kind = None if energy is None else energy.kind
+            watts = None if energy is None else energy.mean_watts
+            rows.append(
+                MachineRow(
+                    arm=sanitize(name),
+                    colour=at % 8,
+                    key=sanitize(key),
+                    machine=sanitize(machine_text(machine)),
+                    questions=f"{machine.questions:,}",
+                    energy=units.UNMEASURED if energy is None else "",
+                    per_question=DASH if energy is None else joules_text(energy.per_question, kind),
+                    per_correct=DASH if energy is None else joules_text(energy.per_correct, kind),
+                    watts=units.watts_text(watts.value, kind) if watts else DASH,
+                    seconds=units.seconds_text(machine.seconds / machine.questions),
+                )
+            )
+    return rows
+
 
 _PACKAGE = "etui.bench.report"
 

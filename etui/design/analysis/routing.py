@@ -45,7 +45,7 @@ _BANDS = 4
 
 @dataclass(frozen=True, slots=True)
 class RoutedFigures:
-    """One way to choose an arm for each question, against the direct answer of the largest model."""
+    """One way to choose the arms of questions, against the direct answer of the largest model."""
 
     name: str  # `oracle`, `frugal oracle`, `mixture`, `by subject` or `by length`
     accuracy: float  # Share of right answers

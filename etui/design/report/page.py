@@ -8,6 +8,7 @@ from typing import Any
 from markupsafe import Markup
 
 from etui import __version__, units
+from etui.bench.analysis.summary_text import interval_text, joules_text
 from etui.bench.report.layout import Size
 from etui.bench.report.render import read_resource, render_template
 from etui.bench.report.view import build_config_tree
@@ -16,7 +17,6 @@ from etui.design.analysis.multiples import Against
 from etui.design.analysis.statement import Statement
 from etui.design.report import curve_chart, forest_chart, plane_chart, wording
 from etui.design.report.curve_marks import build_curve_panels
-from etui.design.report.findings import list_findings
 from etui.design.report.marks import (
     Forest,
     build_bands,
@@ -35,6 +35,49 @@ from etui.design.report.tables import (
     tabulate_subjects,
 )
 from etui.text.sanitize import sanitize
+
+Finding = tuple[str, str, str]
+
+"""Label, figure and note."""
+
+
+def list_findings(part: PartAnalysis) -> list[Finding]:
+    """List the key figures: questions, the most accurate and the cheapest arm, and the router."""
+    if not part.arms:
+        return []
+    top = max(part.arms, key=lambda one: one.accuracy.value)
+    found: list[Finding] = [
+        (
+            "Most accurate",
+            units.accuracy_text(top.accuracy.value),
+            f"{top.strategy.label}, 95 % CI {interval_text(top.accuracy)}",
+        )
+    ]
+    kind = part.kind if part.kind == units.ESTIMATE else None
+    priced = [
+        (one.strategy.label, one.energy.per_correct)
+        for one in part.arms
+        if one.energy is not None and one.energy.per_correct is not None
+    ]
+    if priced:
+        label, cheapest = min(priced, key=lambda pair: pair[1].value)
+        found.append(
+            ("Cheapest right answer", units.energy_text(cheapest.value, None, kind),
+             f"{label}, {joules_text(cheapest, None)}")
+        )  # fmt: skip
+        label, highest = max(priced, key=lambda pair: pair[1].value)
+        found.append(
+            ("Most expensive one", units.energy_text(highest.value, None, kind),
+             f"{label}, {units.multiple_text(highest.value / cheapest.value)} the cheapest")
+        )  # fmt: skip
+    else:
+        found.append(("Energy", units.UNMEASURED, "no readable power channel"))
+    count = len(part.paired)
+    dropped = part.paired.questions_dropped
+    note = f"{units.count_text(dropped, 'question')} left out" if dropped else "all paired"
+    found.append(("Questions", f"{count:,}", note))
+    return found
+
 
 _PACKAGE = "etui.design.report"
 _BENCH = "etui.bench.report"

@@ -5,14 +5,146 @@ from __future__ import annotations
 import time
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from etui.arm import Speculate
-from etui.engine.speculation.acceptance import Acceptance
 from etui.engine.speculation.batch_cost import BatchCost
 from etui.engine.speculation.depth import Credit, Depth, choose_depth
-from etui.engine.speculation.lookup import LookupIndex, Match, continue_match
 from etui.engine.speculation.verify import Proposal, Verification
+
+_GRAMS = (4, 2)
+
+"""Lengths of the n-grams that are looked up, the longest first."""
+
+
+_CANDIDATES = 16
+
+"""Occurrences compared, the latest first."""
+
+
+LONGEST_MATCH = 24
+
+"""Longer matches are no better evidence."""
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """An earlier occurrence of the last tokens."""
+
+    end: int  # Index of the token after it
+    length: int  # Number of equal tokens, at most `LONGEST_MATCH`
+
+
+class LookupIndex:
+    """Index of the n-grams of one sequence, kept up with its tokens."""
+
+    def __init__(self) -> None:
+        self._ends: tuple[dict[tuple[int, ...], list[int]], ...] = tuple({} for _ in _GRAMS)
+        self._indexed = 0
+
+    def truncate(self, length: int) -> None:
+        """Note that the tokens from ``length`` on were removed; entries of them fail to match."""
+        self._indexed = min(self._indexed, length)
+
+    def find(self, tokens: Sequence[int]) -> Match | None:
+        """Find the longest match of the last tokens, of equally long ones the latest.
+
+        Args:
+            tokens: All tokens of the sequence; those seen before must not have changed, unless
+                ``truncate`` said so.
+        """
+        self._extend(tokens)
+        last = len(tokens)
+        best: Match | None = None
+        for size, ends in zip(_GRAMS, self._ends, strict=True):
+            if last <= size:
+                continue
+            found = ends.get(tuple(tokens[last - size :]), ())
+            for end in reversed(found[-_CANDIDATES:]):
+                length = _match_length(tokens, end) if end < last else 0
+                if length >= size and (best is None or length > best.length):
+                    best = Match(end, length)
+            if best is not None:
+                return best
+        return None
+
+    def _extend(self, tokens: Sequence[int]) -> None:
+        """Index the n-grams that end before the last token: they are followed by a known one."""
+        stop = len(tokens) - 1
+        for size, ends in zip(_GRAMS, self._ends, strict=True):
+            for end in range(max(size, self._indexed + 1), stop + 1):
+                ends.setdefault(tuple(tokens[end - size : end]), []).append(end)
+        self._indexed = max(self._indexed, stop)
+
+
+def continue_match(tokens: Sequence[int], match: Match, count: int) -> list[int]:
+    """Return the ``count`` tokens after a match; one that reaches the end goes on in a circle."""
+    drafted = list(tokens[match.end : match.end + count])
+    while len(drafted) < count:
+        drafted.append(drafted[len(drafted) - (len(tokens) - match.end)])
+    return drafted
+
+
+def _match_length(tokens: Sequence[int], end: int) -> int:
+    last = len(tokens)
+    longest = min(end, LONGEST_MATCH)
+    length = 0
+    while length < longest and tokens[end - 1 - length] == tokens[last - 1 - length]:
+        length += 1
+    return length
+
+
+_MEMORY = 0.95
+
+"""Weight of the trials before, at each further one: the last twenty or so count."""
+
+
+_STRENGTH = 3.0
+
+"""A prior counts as this many trials."""
+
+
+class Acceptance:
+    """Probability of acceptance by class of evidence, given that all drafts before were accepted.
+
+    A class is the position of a token in its draft, or the length of the match that proposed it. Of
+    each, the decayed numbers of accepted and rejected tokens are kept, and a prior that they
+    correct.
+
+    Args:
+        priors: Probability of each class before any trial.
+    """
+
+    def __init__(self, priors: Sequence[float]) -> None:
+        self._priors = tuple(priors)
+        self._accepted = [0.0] * len(priors)
+        self._trials = [0.0] * len(priors)
+
+    def probability(self, class_: int) -> float:
+        """Return the probability for a class; classes beyond the last count as the last."""
+        at = min(class_, len(self._priors) - 1)
+        accepted = self._accepted[at] + _STRENGTH * self._priors[at]
+        return accepted / (self._trials[at] + _STRENGTH)
+
+    def observe(self, classes: Sequence[int], accepted: int, *, rejected: bool) -> None:
+        """Learn from a verified draft.
+
+        Args:
+            classes: Class of each drafted token, in order.
+            accepted: How many of them were accepted.
+            rejected: Whether the next one was rejected; those after it are untried.
+        """
+        for position, class_ in enumerate(classes[: accepted + rejected]):
+            at = min(class_, len(self._priors) - 1)
+            self._trials[at] = _MEMORY * self._trials[at] + 1.0
+            self._accepted[at] = _MEMORY * self._accepted[at] + (position < accepted)
+
+    def relax(self, share: float) -> None:
+        """Forget a share (0..1) of the trials, because the text has changed since."""
+        self._accepted = [(1 - share) * value for value in self._accepted]
+        self._trials = [(1 - share) * value for value in self._trials]
+
 
 _MATCH_PRIORS = ((2, 0.35), (3, 0.5), (4, 0.62), (6, 0.75), (9, 0.83), (16, 0.88), (24, 0.93))
 """Shortest match of each class, and the probability that the token after it is the next one."""

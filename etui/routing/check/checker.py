@@ -5,29 +5,212 @@ A policy with errors cannot be used; warnings point out probable mistakes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from etui.errors import Problem
 from etui.routing.check.fit_warnings import FitFacts, find_misfits, find_unfitted
 from etui.routing.check.rules import check_known, check_rules
-from etui.routing.check.warnings import (
-    find_idle_audit,
-    find_slow_patterns,
-    find_undrafted,
-    find_unlike_places,
-    find_unlike_votes,
-    find_unserved,
-    find_unused,
-    iter_other_arms,
+from etui.routing.compile import (
+    compile_condition,
+    find_settings,
+    map_condition_names,
+    order_signals,
 )
-from etui.routing.compile import map_condition_names, order_signals
 from etui.routing.compile_signal import compile_regex
+from etui.routing.conditions import iter_signal_names
 from etui.routing.limits import EFFORTS
+from etui.routing.places import Place, list_places
 from etui.routing.schema.policy_file import PolicyFile
+from etui.routing.schema.signals import SignalEntry
+from etui.routing.signals.kinds import REGEX_SECONDS
 from etui.routing.signals.language import LANGUAGES
 from etui.yaml.load import Located
 from etui.yaml.messages import Loc
+
+
+def find_unused(located: Located[PolicyFile]) -> Iterator[Problem]:
+    """Yield the signals, arms and roles that nothing refers to."""
+    file = located.model
+    named = {part for entry in file.signals.values() for part in entry.score or ()}
+    for rule in file.rules:
+        if rule.when is not None:
+            named.update(iter_signal_names(compile_condition(rule.when)))
+    signal_by_name = map_condition_names(file.signals)
+    signals = {signal_by_name[name] for name in named if name in signal_by_name}
+    arms = {arm for rule in file.rules for _, arm in rule.ends()}
+    arms.update(arm for _, arm in iter_other_arms(file))
+    roles = {arm.model for arm in file.arms.values()}
+    roles.update(entry.equals for entry in file.signals.values() if entry.equals)
+    used: Mapping[str, tuple[Iterable[str], set[str]]] = {
+        "signals": (file.signals, signals),
+        "arms": (file.arms, arms),
+        "models": (file.models, roles),
+    }
+    one = {"signals": "signal", "arms": "arm", "models": "role"}
+    for section, (names, using) in used.items():
+        for name in names:
+            if name not in using:
+                yield located.problem(
+                    (section, name), f"{one[section]} '{name}' is unused", key=True
+                )
+
+
+def find_unserved(
+    located: Located[PolicyFile],
+    is_available: Callable[[str], bool] | None,
+    models: Collection[str] = (),
+) -> Iterator[Problem]:
+    """Yield the arms without a model on this machine; nothing if it is unknown."""
+    if is_available is None:
+        return
+    file = located.model
+    for arm, entry in file.arms.items():
+        places = list_places(file.models.get(entry.model, (entry.model,)), models)
+        if any(is_available(place.model) for place in places):
+            continue
+        names = ", ".join(
+            f"{place.model} on {place.backend}" if place.backend else place.model
+            for place in places
+        )
+        here = [place.model for place in places if place.backend is None]
+        fix = f"run `etui models pull {here[-1]}`" if here else "check with `etui doctor`"
+        yield located.problem(
+            ("arms", arm, "model"),
+            f"no model of arm '{arm}' is "
+            + ("on this machine" if here else "available")
+            + f": {names}; {fix}",
+        )
+
+
+def find_unlike_places(located: Located[PolicyFile], models: Collection[str]) -> Iterator[Problem]:
+    """Yield the arms whose places differ, though they should have the same weights.
+
+    Args:
+        models: Models of models.yaml by name, or only their names, which skips this check.
+    """
+    file = located.model
+    for arm, entry in file.arms.items():
+        first: dict[str, Place] = {}
+        for place in list_places(file.models.get(entry.model, (entry.model,)), models):
+            other = first.setdefault(place.weights, place)
+            for what in _list_differences(models, other, place):
+                yield located.problem(
+                    ("arms", arm, "model"), f"the places of arm '{arm}' differ: {what}"
+                )
+
+
+def _list_differences(models: Collection[str], one: Place, other: Place) -> Iterator[str]:
+    """Yield in what two places of the same weights differ that changes their answers."""
+    a, b = find_settings(models, one.model), find_settings(models, other.model)
+    if a is None or b is None or one == other:
+        return
+    first, second = (f"{place.model} on {place.machine}" for place in (one, other))
+    if a.context != b.context:
+        yield (
+            f"{first} has a context of {a.context:,} tokens, {second} of {b.context:,}; a question "
+            "that fits one may not fit the other"
+        )
+    if (a.think_open is None) != (b.think_open is None):
+        yes, no = (first, second) if a.think_open is not None else (second, first)
+        yield f"{yes} can think, {no} cannot, by their entries in models.yaml"
+    if None not in (a.sha256, b.sha256) and a.sha256 != b.sha256:
+        yield f"{first} and {second} have files of different sha256, so not the same weights"
+
+
+def find_undrafted(located: Located[PolicyFile], models: Collection[str]) -> Iterator[Problem]:
+    """Yield the arms that ask for a draft model on a model without one.
+
+    Args:
+        models: Models of models.yaml by name, or only their names, which skips this check.
+    """
+    file = located.model
+    for arm, entry in file.arms.items():
+        if entry.speculate != "draft":
+            continue
+        for model in file.models.get(entry.model, (entry.model,)):
+            settings = find_settings(models, model)
+            if settings is not None and settings.draft is None:
+                yield located.problem(
+                    ("arms", arm, "speculate"),
+                    f"{model} has no draft model; add `draft: NAME` to its entry in models.yaml, "
+                    "or use speculate: lookup",
+                )
+
+
+def find_unlike_votes(located: Located[PolicyFile]) -> Iterator[Problem]:
+    """Yield the steps of votes that stop by another rule in a bench than in the cascade.
+
+    Votes of a step end at the first that differs, those of a bench by the stop rule of the arm.
+    """
+    for index, rule in enumerate(located.model.rules):
+        for at, step in enumerate(rule.cascade.arms if rule.cascade is not None else ()):
+            if isinstance(step, str) or len(step.agree) > 1:
+                continue
+            arm = located.model.arms[step.agree[0]]
+            stop = arm.stop.rule if arm.stop is not None else "flip"
+            if stop not in ("all", "unanimous"):
+                yield located.problem(
+                    ("rules", index, "cascade", "arms", at, "agree"),
+                    f"the votes of '{step.agree[0]}' stop by {stop} in a bench, and in this step "
+                    "at the first that differs; give the arm `stop: {rule: unanimous}`, or a fit "
+                    "takes a few equal votes for all of them",
+                )
+
+
+def find_idle_audit(located: Located[PolicyFile]) -> Iterator[Problem]:
+    """Yield an audit whose arm answers every turn itself: nothing is left to audit."""
+    file = located.model
+    answering = {arm for rule in file.rules for _, arm in rule.ends()}
+    if file.audit != "off" and answering == {file.audit.arm}:
+        yield located.problem(
+            ("audit", "arm"),
+            f"nothing is audited: '{file.audit.arm}' answers every turn itself; name another arm",
+        )
+
+
+def iter_other_arms(file: PolicyFile) -> Iterator[tuple[tuple[str | int, ...], str]]:
+    """Yield the arms that are named outside of rules, as (path, name)."""
+    if file.budgets is not None and file.budgets.degrade_to is not None:
+        yield ("budgets", "degrade_to"), file.budgets.degrade_to
+    if file.fallbacks is not None and file.fallbacks.load_failed is not None:
+        yield ("fallbacks", "load_failed"), file.fallbacks.load_failed
+    for effort, arm in file.efforts.items():
+        yield ("efforts", effort), arm
+    if file.audit != "off":
+        yield ("audit", "arm"), file.audit.arm
+    for name, entry in file.signals.items():
+        if entry.nearest is not None and entry.nearest.by is not None:
+            yield ("signals", name, "nearest", "by"), entry.nearest.by
+
+
+_SLOWING = ("a" * 3000, "1" * 3000, " " * 3000, "ab " * 1000, "a" * 3000 + "!", "(" * 3000)
+
+
+def find_slow_patterns(located: Located[PolicyFile]) -> Iterator[Problem]:
+    """Yield the patterns that take too long on some text."""
+    for name, entry in located.model.signals.items():
+        regex, loc = _find_pattern(name, entry)
+        if regex is None:
+            continue
+        pattern = compile_regex(regex)
+        for text in _SLOWING:
+            try:
+                sum(1 for _ in pattern.finditer(text, timeout=REGEX_SECONDS))
+            except TimeoutError:
+                yield located.problem(
+                    loc,
+                    f"this pattern takes more than {REGEX_SECONDS * 1000:.0f} ms on a text like "
+                    f"{text[:3]!r} repeated; the signal is then unknown",
+                )
+                break
+
+
+def _find_pattern(name: str, entry: SignalEntry) -> tuple[str | None, Loc]:
+    """Return the regular expression of a signal, None without one, and its place."""
+    if entry.metadata is not None:
+        return entry.metadata.matches, ("signals", name, "metadata", "matches")
+    return entry.regex, ("signals", name, "regex")
 
 
 @dataclass(frozen=True, slots=True)

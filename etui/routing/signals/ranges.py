@@ -65,7 +65,7 @@ class Bound:
 
 @dataclass(frozen=True, slots=True)
 class Word:
-    """A required word, with all values that satisfy it; a role is satisfied by each of its models."""
+    """A required word, with all values that satisfy it; a role is satisfied by its models."""
 
     wanted: str
     among: frozenset[str]

@@ -3,32 +3,210 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from typing import Any, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal, TypeVar
 
 from etui.energy.scopes import weakest
 from etui.energy.types import Kind
-from etui.sweep.analysis.accuracy_statistics import compare_accuracies
+from etui.stats.bootstrap import compute_interval, resample_means
+from etui.stats.tests import Interval, holm, mcnemar, wilson
 from etui.sweep.analysis.claims import choose_claimed
-from etui.sweep.analysis.costs import joules
-from etui.sweep.analysis.differences import judge, judge_together
+from etui.sweep.analysis.costs import (
+    decode_joules_per_token,
+    joules,
+    prefill_joules_per_token,
+    seconds,
+)
+from etui.sweep.analysis.differences import (
+    LogDifference,
+    add_meter_uncertainty,
+    compare_in_race,
+    compare_with_baseline,
+    estimate_costs,
+    estimate_race_costs,
+    judge,
+    judge_together,
+    read_meter_uncertainty,
+)
 from etui.sweep.analysis.effects import build_effects, build_interactions, estimate_effects
-from etui.sweep.analysis.floor import build_floor, measure_both
+from etui.sweep.analysis.floor import SweepRepeatability, build_floor, measure_both
 from etui.sweep.analysis.frontier import choose_candidates, find_frontier, find_indistinct
 from etui.sweep.analysis.notes import list_notes
-from etui.sweep.analysis.stage_figures import (
-    Name,
-    StageFigures,
-    estimate_confirmation,
-    estimate_race,
-)
-from etui.sweep.blocks import Block
+from etui.sweep.blocks import Block, Figure
 from etui.sweep.race.choice import choose_best, rank_all
 from etui.sweep.race.design import RaceProgress, follow, plan_next
 from etui.sweep.race.durations import estimate_full_grid_seconds
 from etui.sweep.result import Accuracy, DetectionFloor, Difference, SettingResult, SweepResult
 from etui.sweep.sweep_config import SweepDesign
+
+Name = tuple[str, str]
+
+"""``joules`` or ``seconds``, and the key of a setting."""
+
+
+@dataclass(frozen=True, slots=True)
+class StageFigures:
+    """Figures of one stage, by the keys of the settings.
+
+    Attributes:
+        joules, seconds: Cost of one answer.
+        prefill, decode: Joules per token.
+    """
+
+    name: Literal["race", "confirm"]
+    blocks: tuple[Block, ...]
+    joules: Mapping[str, Interval]
+    seconds: Mapping[str, Interval]
+    prefill: Mapping[str, Interval]
+    decode: Mapping[str, Interval]
+    differences: Mapping[Name, LogDifference]  # Differences to the baseline that are not judged yet
+
+    def count(self, key: str) -> int:
+        """Count the blocks that a setting was measured in."""
+        return sum(any(visit.setting == key for visit in block.visits) for block in self.blocks)
+
+    def choose(self, stages: Mapping[str, StageFigures]) -> dict[Name, LogDifference]:
+        """Choose the differences of the settings whose figures come from this stage.
+
+        Args:
+            stages: Key of a setting -> the stage that its figures come from.
+        """
+        return {name: one for name, one in self.differences.items() if stages[name[1]] is self}
+
+
+def estimate_race(
+    blocks: Sequence[Block], keys: Sequence[str], noise: SweepRepeatability, seed: int
+) -> StageFigures:
+    """Estimate the figures of the race; before it they are the baseline's, in the floor."""
+    before = [block for block in blocks if block.stage != "confirm"]
+    return _collect(
+        "race",
+        [block for block in before if block.stage == "race"] or before,
+        lambda figure: estimate_race_costs(before, keys, figure, seed),
+        compare_in_race(before, keys, joules, noise.joules),
+        compare_in_race(before, keys, seconds, noise.seconds),
+    )
+
+
+def estimate_confirmation(
+    blocks: Sequence[Block], keys: Sequence[str], noise: SweepRepeatability, seed: int
+) -> StageFigures:
+    """Estimate the figures of the confirming blocks."""
+    chosen = [block for block in blocks if block.stage == "confirm"]
+    return _collect(
+        "confirm",
+        chosen,
+        lambda figure: estimate_costs(chosen, keys, figure, seed),
+        compare_with_baseline(chosen, keys, joules, noise.joules, seed),
+        compare_with_baseline(chosen, keys, seconds, noise.seconds, seed),
+    )
+
+
+def _collect(
+    name: Literal["race", "confirm"],
+    blocks: Sequence[Block],
+    estimate: Callable[[Figure], dict[str, Interval]],
+    by_joules: Mapping[str, LogDifference],
+    by_seconds: Mapping[str, LogDifference],
+) -> StageFigures:
+    return StageFigures(
+        name=name,
+        blocks=tuple(blocks),
+        joules=_add_meter(estimate(joules), blocks, ("prefill", "decode")),
+        seconds=estimate(seconds),
+        prefill=_add_meter(estimate(prefill_joules_per_token), blocks, ("prefill",)),
+        decode=_add_meter(estimate(decode_joules_per_token), blocks, ("decode",)),
+        differences={
+            **{("joules", key): one for key, one in by_joules.items()},
+            **{("seconds", key): one for key, one in by_seconds.items()},
+        },
+    )
+
+
+def _add_meter(
+    figures: Mapping[str, Interval], blocks: Sequence[Block], phases: Sequence[str]
+) -> dict[str, Interval]:
+    return {
+        key: add_meter_uncertainty(figure, read_meter_uncertainty(blocks, key, phases))
+        for key, figure in figures.items()
+    }
+
+
+def compare_accuracies(
+    keys: Sequence[str],
+    answers: Mapping[str, Sequence[bool]],
+    measured_as: Mapping[str, str],
+    seed: int,
+) -> dict[str, Accuracy]:
+    """Compute the accuracy of each setting, and its difference to the baseline.
+
+    The p-values of McNemar's exact test are adjusted by Holm over the settings that were measured
+    themselves; settings with the same answers count once. A setting with the baseline's answers has
+    a difference of 0 without an interval, since it computes the same numbers.
+
+    Args:
+        answers: Key of a measured setting -> whether each answer is correct, in one order. With
+            fewer answers than the baseline's, both are compared on those.
+        measured_as: Key -> key whose answers are used; a key that is missing uses its own.
+
+    Returns:
+        Key -> accuracy, without the settings that have no answers.
+    """
+    sources = {key: source for key in keys if answers.get(source := measured_as.get(key, key))}
+    reference = sources.get(keys[0]) if keys else None
+    distinct = [source for source in dict.fromkeys(sources.values()) if source != reference]
+    p_values: dict[str, float] = {}
+    differences: dict[str, Interval] = {}
+    if reference is not None:
+        for source in distinct:
+            pairs = list(zip(answers[source], answers[reference], strict=False))
+            differences[source] = _difference(pairs, seed)
+        raw = [_mcnemar(answers[source], answers[reference]) for source in distinct]
+        p_values = dict(zip(distinct, holm(raw), strict=True))
+        differences[reference] = Interval(0.0, 0.0, 0.0, None)
+        p_values[reference] = 1.0
+    found: dict[str, Accuracy] = {}
+    for key, source in sources.items():
+        own = answers[source]
+        correct = sum(own)
+        is_baseline = key == keys[0]
+        found[key] = Accuracy(
+            correct=correct,
+            questions=len(own),
+            share=wilson(correct, len(own)),
+            difference_points=None if is_baseline else differences.get(source),
+            p=None if is_baseline else p_values.get(source),
+            measured_as=source,
+        )
+    return found
+
+
+def _mcnemar(own: Sequence[bool], other: Sequence[bool]) -> float:
+    pairs = list(zip(own, other, strict=False))
+    return mcnemar(sum(a and not b for a, b in pairs), sum(b and not a for a, b in pairs))
+
+
+def _difference(pairs: Sequence[tuple[bool, bool]], seed: int) -> Interval:
+    """Return the difference of two accuracies in percentage points, with its interval.
+
+    Without a question that only one got right, resamples have no spread. The ends are then those of
+    Wilson's interval for the share of such questions: so many that are unseen may exist.
+    """
+    import numpy as np
+
+    changes = np.array([[float(own) - float(other)] for own, other in pairs])
+    found = compute_interval(
+        changes, resample_means(changes, seed), lambda means: means[:, 0] * 100
+    )
+    if changes.any() and found.low != found.high:
+        return found
+    discordant = int(np.abs(changes).sum())
+    unseen = 100 * ((wilson(discordant, len(pairs)).high or 1.0) - discordant / len(pairs))
+    return Interval(
+        found.value, max(-100.0, found.value - unseen), min(100.0, found.value + unseen), "wilson"
+    )
+
 
 T = TypeVar("T", bound=tuple[str, Any])
 

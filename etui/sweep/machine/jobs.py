@@ -52,7 +52,7 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class RecordedAnswer:
-    """What a model wrote for a question: the whole answer, or its thinking before a given answer."""
+    """What a model wrote for a question: the answer, or its thinking before a given answer."""
 
     tokens: tuple[int, ...]
     """The drawn tokens, and in place of an end token those of a sentence that leads on."""

@@ -13,13 +13,259 @@ one look.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations, combinations_with_replacement, pairwise
+from statistics import fmean, median, stdev
 
-from etui.sweep.blocks import Block
+from etui.stats.student_t import t_quantile
+from etui.sweep.blocks import Block, Figure
 from etui.sweep.goal import Goal, Measure
-from etui.sweep.race.contrast import Contrast, PairedLogs, pair_logs
 from etui.units import change_text
+
+Cell = tuple[str, int]
+
+"""Key and copy of a setting."""
+
+
+_FENCE = 3.5
+
+"""Robust standard deviations beyond which a residual counts as an outlier, and is cut off."""
+
+_LEAST_FOR_FENCE = 8
+
+"""Fewest degrees of freedom at which the median of the residuals says what an outlier is."""
+
+_NORMAL_MEDIAN = 0.6745
+
+"""Median of the absolute value of a standard normal variable."""
+
+_LEAST_FOR_SLOPE = 4
+
+"""Fewest visits of a block from which a drift over the positions is removed."""
+
+_LEAST_TO_TRIM = 5
+
+"""Fewest blocks of which the highest and the lowest are not taken as they are."""
+
+_LEFT_OUT = 5
+
+"""One block of so many, rounded up, is left out of a contrast that must hold without its worst."""
+
+
+@dataclass(frozen=True, slots=True)
+class Noise:
+    """Spread of one visit."""
+
+    variance: float  # Variance of the log of a figure
+    degrees: int  # Degrees of freedom of the estimate; 0 if nothing is known
+
+
+@dataclass(frozen=True, slots=True)
+class Contrast:
+    """Log ratio of two settings over their common blocks."""
+
+    log_ratio: float
+    """Hodges-Lehmann estimate (the median of the means of all pairs of blocks, each with itself
+    too), which one disturbed block of five hardly moves."""
+    error: float
+    degrees: int  # Degrees of freedom of the error
+    blocks: int  # Number of common blocks
+    trimmed: float | None
+    """Mean without the blocks that speak most for a ratio above 0; None with one block."""
+    trimmed_error: float
+    own_error: float
+    """Standard error of a trimmed mean by the scatter of these blocks alone; infinite with one
+    block."""
+    own_degrees: int
+
+    def margin(self, tail: float) -> float:
+        """Return the half width that the truth is beyond, on one side, with a probability."""
+        return t_quantile(tail, self.degrees) * self.error if self.degrees else math.inf
+
+    def is_below_zero(self, tail: float) -> bool:
+        """Return whether the ratio is below 0 beyond doubt, by the pooled and by its own noise.
+
+        A setting may be noisier than the others: their noise alone would claim too much of it.
+        """
+        if not self.own_degrees or self.log_ratio + self.margin(tail) >= 0:
+            return False
+        return self.log_ratio + t_quantile(tail, self.own_degrees) * self.own_error < 0
+
+    def exceeds(self, limit: float, tail: float) -> bool:
+        """Return whether the ratio is above a limit beyond doubt.
+
+        It must be so by more than the noise, and still be likely without its worst blocks: one
+        disturbed visit condemns no setting.
+
+        Args:
+            limit: Log ratio.
+            tail: Probability of a false yes if the ratio is just at the limit.
+        """
+        if self.trimmed is None or self.log_ratio - limit <= self.margin(tail):
+            return False
+        return self.trimmed - limit > 2 * self.trimmed_error
+
+    def percent(self, tail: float = 0.025) -> tuple[float, float, float]:
+        """Return the difference and both ends of its interval, in percent of the second setting."""
+        margin = self.margin(tail)
+        ends = (self.log_ratio, self.log_ratio - margin, self.log_ratio + margin)
+        value, low, high = (100 * math.expm1(min(end, 50.0)) for end in ends)
+        return value, low, high
+
+
+@dataclass(frozen=True, slots=True)
+class PairedLogs:
+    """Logs of one figure by block and setting."""
+
+    blocks: tuple[Mapping[Cell, float], ...]
+    """For each block, the log of the figure of each measured visit."""
+    noise: Noise  # Spread of one visit
+
+    def contrast(self, setting: str, reference: str) -> Contrast | None:
+        """Compare two settings; None without a block in which both are measured.
+
+        A setting with two copies in a block (the baseline) counts with their mean.
+        """
+        differences: list[float] = []
+        weight = 0.0
+        for block in self.blocks:
+            own, other = _copies(block, setting), _copies(block, reference)
+            if own and other:
+                differences.append(fmean(own) - fmean(other))
+                weight += 1 / len(own) + 1 / len(other)
+        n = len(differences)
+        if not n:
+            return None
+        weight /= n
+        kept = sorted(differences)[: n - math.ceil(n / _LEFT_OUT)]
+        variance = self.noise.variance * weight
+        return Contrast(
+            hodges_lehmann(differences),
+            math.sqrt(variance / n),
+            self.noise.degrees,
+            n,
+            fmean(kept) if kept else None,
+            math.sqrt(variance / len(kept)) if kept else math.inf,
+            *_own_error(differences),
+        )
+
+    def is_measured(self, setting: str) -> bool:
+        """Return whether any visit of a setting has the figure."""
+        return any(cell[0] == setting for block in self.blocks for cell in block)
+
+
+def pair_logs(blocks: Sequence[Block], figure: Figure) -> PairedLogs:
+    """Take the logs of a figure, and estimate their noise.
+
+    Args:
+        blocks: In order; those of the floor count for the noise.
+        figure: What is compared. A visit without a figure above 0 is left out.
+    """
+    logs = tuple(_read_logs(block, figure) for block in blocks)
+    return PairedLogs(logs, estimate_noise(blocks, logs))
+
+
+def estimate_noise(blocks: Sequence[Block], logs: Sequence[Mapping[Cell, float]]) -> Noise:
+    """Estimate the noise of a visit from pairs of blocks of one stage in opposite orders.
+
+    Within a pair, the differences of the same setting between both blocks hold no setting. Their
+    median (the block) and, with enough visits, their slope over the positions (the drift) are
+    removed; the rest is noise of two visits. Outliers are cut off at 3.5 robust standard
+    deviations.
+    """
+    residuals: list[float] = []
+    degrees = 0
+    for at in _list_pairs(blocks):
+        first, second = logs[at], logs[at + 1]
+        visited = ((visit.setting, visit.copy) for visit in blocks[at].visits)
+        cells = [cell for cell in visited if cell in first and cell in second]
+        if blocks[at].stage == "floor":
+            # Equal settings: the sum of both A/A differences holds neither setting nor drift.
+            if len(cells) == 2:
+                one, other = cells
+                residuals.append(math.fsum(log[one] - log[other] for log in (first, second)) / 2)
+                degrees += 1
+            continue
+        rest, own = _remove_line([first[cell] - second[cell] for cell in cells])
+        residuals += [residual / math.sqrt(2) for residual in rest]
+        degrees += own
+    if not degrees:
+        return Noise(0.0, 0)
+    fence = _find_fence(residuals, degrees)
+    squares = math.fsum(min(abs(residual), fence) ** 2 for residual in residuals)
+    return Noise(squares / degrees, degrees)
+
+
+def hodges_lehmann(values: Sequence[float]) -> float:
+    """Return the median of all pairs' means (Hodges and Lehmann, Ann. Math. Stat. 34, 1963)."""
+    return median((a + b) / 2 for a, b in combinations_with_replacement(values, 2))
+
+
+def _own_error(values: Sequence[float]) -> tuple[float, int]:
+    """Return the standard error of a trimmed mean and its degrees of freedom.
+
+    From five values, an eighth (at least one) is trimmed at either end; the error is that of the
+    winsorized values (Tukey and McLaughlin, Sankhya A 25, 1963).
+    """
+    n = len(values)
+    cut = max(1, n // 8) if n >= _LEAST_TO_TRIM else 0
+    if n < 2:
+        return math.inf, 0
+    ordered = sorted(values)
+    low, high = ordered[cut], ordered[n - 1 - cut]
+    spread = stdev(min(max(value, low), high) for value in ordered)
+    return spread * math.sqrt(n) / (n - 2 * cut), n - 2 * cut - 1
+
+
+def _read_logs(block: Block, figure: Figure) -> dict[Cell, float]:
+    found = {}
+    for visit in block.visits:
+        value = figure(visit)
+        if value is not None and value > 0:
+            found[visit.setting, visit.copy] = math.log(value)
+    return found
+
+
+def _copies(block: Mapping[Cell, float], setting: str) -> list[float]:
+    return [block[setting, copy] for copy in (0, 1) if (setting, copy) in block]
+
+
+def _list_pairs(blocks: Sequence[Block]) -> list[int]:
+    """List the index of the first block of each pair of opposite orders."""
+    found: list[int] = []
+    for at, (first, second) in enumerate(pairwise(blocks)):
+        if first.stage == second.stage and (not found or found[-1] < at - 1):
+            found.append(at)
+    return found
+
+
+def _find_fence(residuals: Sequence[float], degrees: int) -> float:
+    """Return the size at which residuals are cut off; infinite if there are too few to know."""
+    spread = median(map(abs, residuals)) / _NORMAL_MEDIAN
+    if degrees < _LEAST_FOR_FENCE or not spread:
+        return math.inf
+    # Removing lines has shrunk the residuals by this much.
+    return _FENCE * spread * math.sqrt(len(residuals) / degrees)
+
+
+def _remove_line(values: Sequence[float]) -> tuple[list[float], int]:
+    """Remove the median, and the slope over the index where there are enough values.
+
+    Medians leave an outlier in its place: a mean would spread it over all residuals. The slope is
+    the median of those of all pairs (Sen, JASA 63, 1968).
+    """
+    n = len(values)
+    if n < 2:
+        return [], 0
+    slope, degrees = 0.0, n - 1
+    if n >= _LEAST_FOR_SLOPE:
+        pairs = combinations(enumerate(values), 2)
+        slope, degrees = median((b - a) / (j - i) for (i, a), (j, b) in pairs), n - 2
+    level = [value - slope * at for at, value in enumerate(values)]
+    middle = median(level)
+    return [value - middle for value in level], degrees
+
 
 MISTAKE = 0.05
 """Most probability of dropping the true best setting, over the whole race."""

@@ -7,10 +7,12 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
 from etui.config.machine import machine_name
+from etui.engine.library import choose_threads
 from etui.errors import EtuiError, ExitCode
 from etui.models.entries import read_entries
 from etui.models.files import recorded_sha256
 from etui.models.tuned import (
+    TUNED_KEYS,
     PowerAdvice,
     TunedKey,
     TunedSettings,
@@ -24,7 +26,6 @@ from etui.models.tuned import (
 from etui.sweep.analysis.claims import find_claimed_change, find_improvement, is_best_claimed
 from etui.sweep.report.names import short_name
 from etui.sweep.result import SettingResult, SweepResult
-from etui.sweep.run.tuned_values import choose_values
 from etui.text.timestamps import utc_now
 
 if TYPE_CHECKING:
@@ -32,7 +33,93 @@ if TYPE_CHECKING:
     from etui.energy.power_limits.types import LimitDevice
     from etui.models.spec import ModelSpec
     from etui.sweep.goal import Goal
+    from etui.sweep.setting import AxisName
+    from etui.sweep.setting import Value as AxisValue
     from etui.sweep.sweep_config import SweepConfig
+
+
+_AXES: Mapping[AxisName, TunedKey] = {
+    "threads": "threads",
+    "decode_threads": "threads",
+    "prefill_threads": "prefill_threads",
+    "batch_tokens": "batch_tokens",
+    "kv_type": "kv_type",
+    "flash_attention": "flash_attention",
+    "gpu_layers": "gpu_layers",
+    "split": "split",
+    "speculate": "speculate",
+    "draft_tokens": "draft_tokens",
+}
+
+"""Axis -> the key of models.yaml that holds its value; the other axes are not kept."""
+
+
+_NUMBERS: frozenset[TunedKey] = frozenset(
+    {"threads", "prefill_threads", "batch_tokens", "draft_tokens"}
+)
+
+"""Keys that models.yaml leaves open by leaving them out; for the others ``auto`` is a value."""
+
+
+_OPEN = "auto"
+
+
+def choose_values(
+    best: Mapping[AxisName, AxisValue],
+    base: Mapping[AxisName, AxisValue],
+    earlier: Mapping[TunedKey, Value],
+    spec: ModelSpec,
+    config: Config,
+) -> dict[TunedKey, Value]:
+    """Choose the values to keep: those that differ from what models.yaml and config.yaml give.
+
+    With them the entry runs as the setting was measured (``etui.sweep.axes.configure``).
+
+    Args:
+        earlier: Values of an earlier sweep that are in use; those of axes that this sweep did not
+            vary are kept.
+    """
+    entry = read_entry_values(spec, config)
+    number = entry["threads"]
+    threads = choose_threads(number if isinstance(number, int) else None, config.sysfs_dir)
+    wanted, usual = _name_keys(best), _name_keys(base)
+    if "threads" in best:
+        wanted.setdefault("prefill_threads", wanted["threads"])  # the axis is for both phases
+    elif "decode_threads" in best and "prefill_threads" not in best:
+        # Prefill went on as in the baseline; without a number of its own it would follow.
+        own = earlier.get("prefill_threads", entry["prefill_threads"])
+        wanted["prefill_threads"] = earlier.get("threads", threads) if own == _OPEN else own
+    if wanted.get("kv_type", "f16") != "f16":
+        wanted.setdefault("flash_attention", "on")  # a quantised cache needs it
+    defaults: dict[TunedKey, Value] = {
+        "threads": threads,
+        "prefill_threads": wanted.get("threads", earlier.get("threads", threads)),
+    }
+    values: dict[TunedKey, Value] = {}
+    for key in TUNED_KEYS:
+        if key not in wanted:
+            if key in earlier:
+                values[key] = earlier[key]
+            continue
+        value = wanted[key]
+        if entry[key] != _OPEN or entry[key] == value:
+            is_change = entry[key] != value
+        elif key in defaults:
+            is_change = defaults[key] != value
+        else:  # what `auto` gives depends on the device: the baseline has it, if untuned
+            is_change = usual.get(key) != value or earlier.get(key) == value
+        if is_change and not (key in _NUMBERS and value == _OPEN):
+            values[key] = value
+    return values
+
+
+def _name_keys(setting: Mapping[AxisName, AxisValue]) -> dict[TunedKey, Value]:
+    """Name the values of a setting by the keys of models.yaml; numbers there are whole."""
+    return {
+        _AXES[axis]: int(value) if isinstance(value, float) else value
+        for axis, value in setting.items()
+        if axis in _AXES
+    }
 
 
 class LimitedDevices(Protocol):

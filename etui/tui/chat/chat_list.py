@@ -16,22 +16,154 @@ from textual.widgets import Input, OptionList, Static
 from textual.widgets.option_list import Option
 
 from etui import units
+from etui.chat import OutputOptions, Query
 from etui.config.config import Config
 from etui.errors import EtuiError
+from etui.events import Answer
 from etui.log.records import ChatRecord
+from etui.runtime.route import Route
 from etui.text.sanitize import sanitize, shorten
 from etui.text.timestamps import local_time
-from etui.tui.chat.branch_rows import BranchRow, branch_rows
+from etui.text.title import title_from_answer, title_from_question
 from etui.tui.chat.export import ExportFormat, export_chat
-from etui.tui.chat.naming import name_chat
 from etui.tui.modals import ConfirmModal, TextModal
 from etui.tui.notices import notice_text, notify_error
 from etui.tui.services import ChatLog, TurnRunner
 from etui.tui.widgets.key_footer import KeyFooter
 from etui.tui.widgets.list_keys import RowList
+from etui.turn.chat_tree import ChatTree, tree_of
+from etui.turn.events import TurnFinished
+from etui.turn.record import TurnRecord
 
 if TYPE_CHECKING:
     from etui.log.chat_queries import ChatSummary
+
+
+_READ_CHARACTERS = 600
+
+_MOST_ANSWER_CHARACTERS = 90
+
+"""A longer answer is no title, and is stopped: each further token costs joules."""
+
+
+_INSTRUCTION = "Write a title of two to six words for this conversation. Only the title."
+
+
+@dataclass(frozen=True, slots=True)
+class NamedChat:
+    """A title and the turn that wrote it."""
+
+    title: str
+    record: TurnRecord
+
+    @property
+    def cost_text(self) -> str:
+        """Who named the chat and for how much: ``named by smollm2-135m for ≈2.1 J``."""
+        energy = self.record.energy
+        joules = units.marked(units.energy_text(energy.joules, energy.uncertainty, energy.kind))
+        load = energy.phases.get("load")
+        loading = f", and {units.energy_text(load)} to load it" if load else ""
+        return f"named by {self.record.model} for {joules}{loading}"
+
+
+def name_chat(runner: TurnRunner, turns: Sequence[TurnRecord], policy: str) -> NamedChat:
+    """Ask the smallest model for a title; wait for a running answer first.
+
+    Args:
+        runner: Answers the question, in a thread.
+        turns: The turns of the chat, oldest first; the first with an answer is read.
+        policy: Name of the policy, which is not asked.
+
+    Raises:
+        EtuiError: There is no model or nothing to name, or the model found no title.
+    """
+    model = runner.small_model()
+    if model is None:
+        raise EtuiError("no model is on this machine", "pull one on the models screen (F6)")
+    if not turns:
+        raise EtuiError("the chat has no turn yet", "ask something first")
+    query = Query(build_title_question(turns), options=OutputOptions(stop=("\n",)))
+    shown, record = 0, None
+    for event in runner.run(query, Route(policy, model=model)):
+        if isinstance(event, Answer):
+            shown += len(event.text)
+            if shown > _MOST_ANSWER_CHARACTERS:
+                runner.cancel()
+        elif isinstance(event, TurnFinished):
+            record = event.record
+    title = title_from_answer(record.answer) if record is not None else ""
+    if record is None or not title:
+        raise EtuiError(f"{model} found no title", "name the chat yourself with F2")
+    return NamedChat(title, record)
+
+
+def build_title_question(turns: Sequence[TurnRecord]) -> str:
+    """Build the question for a title, from the begin of the first turn with an answer."""
+    first = next((turn for turn in turns if turn.answer.strip()), turns[0])
+    question, answer = first.query[:_READ_CHARACTERS], first.answer[:_READ_CHARACTERS]
+    return f"User: {question}\n\nAssistant: {answer}\n\n{_INSTRUCTION}"
+
+
+@dataclass(frozen=True, slots=True)
+class BranchRow:
+    """One branch of a chat."""
+
+    leaf: str  # Id of its last turn
+    depth: int  # Number of forks on its way, from 1
+    turns: int
+    question: str  # Title of the question that begins it
+    current: bool  # Whether it is the branch that is shown when the chat is opened
+    last: bool = False
+
+    @property
+    def text(self) -> str:
+        """The row: ``├ ● What is Rust? · 3 turns``."""
+        line = "└" if self.last else "├"
+        mark = "●" if self.current else "○"
+        indent = "  " * (self.depth - 1)
+        count = units.count_text(self.turns, "turn")
+        return f"  {line} {indent}{mark} {self.question or self.leaf} · {count}"
+
+
+def branch_rows(records: Sequence[TurnRecord], head: str | None) -> tuple[BranchRow, ...]:
+    """Return the branches of a chat in the order of its tree; empty if there is only one.
+
+    Args:
+        records: All turns of the chat, oldest first.
+        head: The turn that the user went back to; None for the newest branch.
+    """
+    tree = tree_of(records)
+    leaves = _leaves_in_order(tree)
+    if len(leaves) < 2:
+        return ()
+    by_id = {record.turn_id: record for record in records}
+    current = tree.leaf(head)
+    rows = []
+    for leaf in leaves:
+        path = tree.path(leaf)
+        forks = [each for each in path if len(tree.place(each).siblings) > 1]
+        question = title_from_question(by_id[forks[-1]].query)
+        rows.append(
+            BranchRow(
+                leaf, len(forks), len(path), question, leaf == current, last=leaf == leaves[-1]
+            )
+        )
+    return tuple(rows)
+
+
+def _leaves_in_order(tree: ChatTree) -> list[str]:
+    """Return the leaves from the first branch to the last, without recursion: chats are long."""
+    leaves: list[str] = []
+    waiting = list(reversed(tree.children.get(None, ())))
+    while waiting:
+        at = waiting.pop()
+        following = tree.children.get(at, ())
+        if following:
+            waiting.extend(reversed(following))
+        else:
+            leaves.append(at)
+    return leaves
+
 
 _NAME_CHARACTERS = 60
 _NARROW_COLUMNS = 60

@@ -2,31 +2,74 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import ClassVar
 
 from textual import work
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.containers import Vertical
+from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.screen import Screen
+from textual.widgets import Static
 
 from etui import units
 from etui.config.config import Config
 from etui.errors import EtuiError, format_internal_error
+from etui.text.sanitize import sanitize
 from etui.tui.commands import Command
 from etui.tui.models.actions import ModelActions
 from etui.tui.models.card_reader import CardReader, CardsRead, limit_without_gpus
 from etui.tui.models.cards import Cards, ModelCard
 from etui.tui.models.cells import COLUMNS
-from etui.tui.models.detail import ModelDetail
 from etui.tui.models.details_modal import ModelDetailsModal
 from etui.tui.models.job_bar import JobBar
 from etui.tui.models.model_list import ModelList
+from etui.tui.models.text import curve_lines, fact_lines, wrap_facts
 from etui.tui.notices import notice_text, notify_error
 from etui.tui.services import Services
 from etui.tui.widgets.key_footer import KeyFooter
+
+_PLOT_HEIGHT = 10
+
+
+class ModelDetail(Horizontal):
+    """Two panes; a narrow screen hides the second, and the curve follows the facts."""
+
+    def __init__(self) -> None:
+        super().__init__(id="model-detail")
+        self._facts = Static("", markup=False)
+        self._curve = Static("", markup=False)
+
+    def compose(self) -> ComposeResult:
+        """Lay out the facts and the curve."""
+        with VerticalScroll(id="model-facts", can_focus=True):
+            yield self._facts
+        with VerticalScroll(id="model-curve", can_focus=True):
+            yield self._curve
+
+    def show(self, card: ModelCard, cards: Cards, *, resident: bool, job: Sequence[str]) -> None:
+        """Show a model.
+
+        Args:
+            cards: All models, and the free memory.
+            job: Lines about a job that runs on it.
+        """
+        facts = list(fact_lines(card, cards, resident=resident, running=job))
+        has_curve_pane = self.query_one("#model-curve").display
+        pane = self._curve if has_curve_pane else self._facts
+        curve = list(curve_lines(card, pane.size.width, _PLOT_HEIGHT))
+        if has_curve_pane:
+            self._curve.update(sanitize("\n".join(curve)))
+        else:
+            facts += ["", *curve]
+        self._facts.update(sanitize("\n".join(wrap_facts(facts, self._facts.size.width))))
+
+    def clear(self) -> None:
+        """Show nothing, where no model is left in the list."""
+        self._facts.update("")
+        self._curve.update("")
+
 
 _POLL_SECONDS = 1.0
 """Interval between checks of which models are in memory, in seconds."""

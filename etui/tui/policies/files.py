@@ -2,24 +2,112 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
-from typing import Any
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Vertical
+from textual.content import Content
 from textual.notifications import SeverityLevel
-from textual.screen import Screen
+from textual.screen import ModalScreen, Screen
+from textual.widgets import Input, OptionList, Static
 
 from etui.config.config import Config
 from etui.errors import UsageError
 from etui.routing.editing import check_name, get_own_path
+from etui.text.sanitize import sanitize
 from etui.tui.modals import ConfirmModal, TextModal
 from etui.tui.notices import notice_text
 from etui.tui.policies import tasks
 from etui.tui.policies.editing_pane import EditingPane
 from etui.tui.policies.messages import Draft, Fact, PolicyCatalogue, PolicyEntry
-from etui.tui.policies.modals import NewPolicy, NewPolicyModal
 from etui.tui.policies.text import template_names
+from etui.tui.widgets.key_footer import KeyFooter
 from etui.units import count_text
+
+
+@dataclass(frozen=True, slots=True)
+class NewPolicy:
+    """Name and template of a new policy; None as template starts from a blank file."""
+
+    name: str
+    template: str | None
+
+
+class NewPolicyModal(ModalScreen[NewPolicy | None]):
+    """Asks for a name and a template; the result is None if the user cancels.
+
+    Args:
+        templates: (name, description) of the policies to start from.
+        like: Template that is selected at first.
+    """
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("up", "move(-1)", "Up", id="new_policy.up", show=False, priority=True),
+        Binding("down", "move(1)", "Down", id="new_policy.down", show=False, priority=True),
+        Binding("enter", "take", "Create", id="new_policy.take", priority=True),
+        Binding("escape", "leave", "Cancel", id="new_policy.leave", priority=True),
+    ]
+
+    def __init__(
+        self, templates: Sequence[tuple[str, str]], taken: Collection[str], like: str
+    ) -> None:
+        super().__init__()
+        self._names: list[str | None] = [None, *(name for name, _ in templates)]
+        self._taken = taken
+        self._like = like
+        self._name_input = Input(placeholder="name", compact=True)
+        choices = [("blank", "two arms and two rules to fill in"), *templates]
+        self._list = OptionList(
+            *(_format_template(name, what) for name, what in choices), compact=True
+        )
+        self._hint = Static(
+            "↑ ↓ choose a template · Enter creates the policy", markup=False, classes="help"
+        )
+
+    def compose(self) -> ComposeResult:
+        """Build the name field, the list of templates and the hint."""
+        with Vertical(classes="box"):
+            yield Static("new policy", markup=False, classes="title")
+            yield self._name_input
+            yield self._list
+            yield self._hint
+        yield KeyFooter()
+
+    def on_mount(self) -> None:
+        """Select the first template and focus the name."""
+        self._list.can_focus = False
+        known = self._like in self._names
+        self._list.highlighted = self._names.index(self._like) if known else 0
+        self._name_input.focus()
+
+    def action_move(self, steps: int) -> None:
+        """Select the next or the previous template."""
+        index = (self._list.highlighted or 0) + steps
+        self._list.highlighted = max(0, min(index, len(self._names) - 1))
+
+    def action_take(self) -> None:
+        """Close with the name and the template, if the name is valid."""
+        name = self._name_input.value.strip()
+        try:
+            check_name(name)
+            if name in self._taken:
+                raise UsageError(f"policy {name!r} already exists", "choose another name")
+        except UsageError as error:
+            self._hint.update(sanitize(f"✗ {error.what}: {error.fix}"))
+            self._hint.add_class("-error")
+        else:
+            self.dismiss(NewPolicy(name, self._names[self._list.highlighted or 0]))
+
+    def action_leave(self) -> None:
+        """Cancel."""
+        self.dismiss(None)
+
+
+def _format_template(name: str, what: str) -> Content:
+    return Content.assemble((sanitize(name), "bold"), (f"  {sanitize(what)}", "$foreground 60%"))
 
 
 class PolicyFiles:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
 from textual import events
@@ -37,7 +37,6 @@ from etui.tui.power.answer_energy import (
 )
 from etui.tui.power.channel_table import ChannelTable, list_channels
 from etui.tui.power.feed import PowerFeed
-from etui.tui.power.panel_plan import PanelPlan, plan_panel
 from etui.tui.power.phases import Stage, mark_stage
 from etui.tui.power.spending_text import (
     budget_bar,
@@ -57,6 +56,37 @@ if TYPE_CHECKING:
     from etui.events import Loaded
     from etui.tui.chat.progress import TurnProgress
     from etui.turn.record import TurnRecord
+
+
+_MOST_GRAPH_ROWS, _GRAPH_ROWS, _LEAST_GRAPH_ROWS = 26, 7, 5
+
+_FIXED_ROWS, _AIRY_ROWS = 8, 4
+
+"""Rows of the panel beside graph, channels and budgets; rows of its gaps and of its last line."""
+
+
+@dataclass(frozen=True, slots=True)
+class PanelPlan:
+    """How the panel uses its height."""
+
+    graph_rows: int = _GRAPH_ROWS
+    columns: int = 1  # Channels side by side
+    airy: bool = True  # Whether there are gaps between the parts
+
+
+def plan_panel(height: int, channels: int, budgets: int) -> PanelPlan:
+    """Divide the height of the panel, so that all of it is seen without scrolling if it can be.
+
+    Where it is short, first the gaps go, then the channels are folded into two columns, then the
+    graph shrinks.
+    """
+    left = height - _FIXED_ROWS - budgets
+    for columns, airy in ((1, True), (1, False), (2, False)):
+        rows = left - -(-channels // columns) - (_AIRY_ROWS if airy else 0)
+        if rows >= _GRAPH_ROWS:
+            return PanelPlan(min(rows, _MOST_GRAPH_ROWS), columns, airy)
+    return PanelPlan(max(_LEAST_GRAPH_ROWS, left - -(-channels // 2)), 2, airy=False)
+
 
 NOTHING_READ = "no power sensor can be read; `etui doctor` shows why"
 NO_MODEL = "no model in memory"

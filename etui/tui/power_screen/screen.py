@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import date
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from rich.text import Text
 from textual import work
@@ -27,7 +28,6 @@ from etui.text.tables import SEPARATOR
 from etui.tui.commands import Command
 from etui.tui.power.feed import PowerFeed
 from etui.tui.power_screen.channel_rows import Row, build_rows, header_text, spark_width
-from etui.tui.power_screen.layout import PARTS, Part, ScreenLayout, choose_layout
 from etui.tui.power_screen.power_table import PowerTable
 from etui.tui.power_screen.read_spent import read_spent
 from etui.tui.power_screen.spent_text import (
@@ -40,6 +40,64 @@ from etui.tui.power_screen.spent_text import (
 from etui.tui.widgets.fact_line import Line
 from etui.tui.widgets.key_footer import KeyFooter
 from etui.tui.widgets.power_graph import PowerGraph
+
+Part = Literal["channels", "models", "days", "money"]
+
+PARTS: tuple[Part, ...] = ("channels", "models", "days", "money")
+
+"""Parts between which tab moves, in their order; the channels come with the graph."""
+
+
+_COMPACT_HEIGHT, _COMPACT_WIDTH = 16, 60
+
+_WIDE = 112
+
+_FIXED_LINES = 4
+
+"""The title, the titles of the columns, those of the parts, and the footer."""
+
+
+_LEAST_GRAPH, _MOST_GRAPH = 5, 22
+
+_LEAST_SPENT, _MOST_SPENT = 5, 16
+
+_MOST_ROW = 4
+
+
+@dataclass(frozen=True, slots=True)
+class ScreenLayout:
+    """Heights in lines, and the parts that are shown."""
+
+    graph_height: int  # 0 hides the graph
+    row_height: int  # Lines of a channel
+    channels_height: int  # Lines of all channels together; they scroll if that is too few
+    spent_height: int  # Lines below the titles of the parts; 0 hides them
+    parts: tuple[Part, ...]  # The parts that are shown, from the left
+
+
+def choose_layout(width: int, height: int, rows: int, focused: Part, left: Part) -> ScreenLayout:
+    """Choose the layout for a terminal.
+
+    Args:
+        rows: Channels, with the total.
+        left: Part that is shown beside the money where only two have room.
+    """
+    if height < _COMPACT_HEIGHT or width < _COMPACT_WIDTH:
+        room = max(1, height - 3)
+        if focused == "channels":
+            return ScreenLayout(0, 1, room, 0, ())
+        return ScreenLayout(0, 1, 0, room, (focused,))
+    parts: tuple[Part, ...] = ("models", "days", "money") if width >= _WIDE else (left, "money")
+    room = height - _FIXED_LINES
+    spent = max(_LEAST_SPENT, min(_MOST_SPENT, room // 3))
+    rows = max(1, rows)
+    row_height = max(1, min(_MOST_ROW, (room - spent - room // 4) // rows))
+    channels = min(rows * row_height, room - spent - _LEAST_GRAPH)
+    graph = room - spent - channels
+    if graph > _MOST_GRAPH:
+        spent, graph = spent + graph - _MOST_GRAPH, _MOST_GRAPH
+    return ScreenLayout(graph, row_height, channels, spent, parts)
+
 
 NOTHING_READ = "no power sensor can be read: `etui doctor` shows why, and what makes it readable"
 NOT_OPEN = "opening the meter …"

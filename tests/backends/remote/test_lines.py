@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from etui.backends.remote.lines import EventReader, LineReader, StreamFault, parse_document
+from etui.backends.remote.client import EventReader, LineReader, StreamFault, parse_document
 
 TEXTS = st.lists(st.text(st.characters(exclude_characters="\r\n", codec="utf-8"), max_size=20))
 

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from etui.backends.remote.answer import read_letters
 from etui.backends.remote.finishing import build_finished, describe_notes, find_prefill_end
-from etui.backends.remote.letters import read_letters
 from etui.backends.remote.pieces import Piece, Timings, TokenProbability, ToolPart, Usage
 from etui.backends.remote.reply import Reply
 from etui.backends.remote.splitter import ThinkingSplitter

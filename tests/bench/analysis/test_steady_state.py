@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from etui.bench.analysis.steady_state import (
+from etui.bench.analysis.course import (
     LEAST_ANSWERS,
     LIMIT_PERCENT,
     compute_drift,

@@ -11,9 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from etui.bench.publish.board import render_board
+from etui.bench.publish.board import rank_runs, render_board
 from etui.bench.publish.public_run import Bounds, PublicArm, PublicRun
-from etui.bench.publish.ranking import rank_runs
 from etui.bench.publish.read import Skipped, read_folders
 
 ARM = PublicArm(

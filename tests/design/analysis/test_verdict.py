@@ -9,8 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from etui.curves.context_share import ContextTerm, Share
-from etui.design.analysis.analysis import analyse
-from etui.design.analysis.curve_verdict import judge_curves
+from etui.design.analysis.analysis import analyse, judge_curves
 from etui.design.analysis.leads import Lead
 from etui.design.analysis.multiples import Multiple
 from etui.design.analysis.operating_curves import ModelCurve

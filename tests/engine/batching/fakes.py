@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 from etui.arm import Arm
 from etui.chat import Message
-from etui.engine.batching.request_session import RequestSession
+from etui.engine.batching.shared_session import RequestSession
 from etui.engine.context import DECODED, NO_ROOM, ContextOptions
 from etui.engine.llama_session import LlamaSession
 from etui.engine.session import ModelFacts

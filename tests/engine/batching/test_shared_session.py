@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 from etui.arm import Arm, EarlyExit, Sampling
 from etui.engine.batching.admission import Reservation
 from etui.engine.batching.meeting_point import AnswerCancelled
-from etui.engine.batching.request_session import RequestSession
-from etui.engine.batching.shared_session import SharedSession
+from etui.engine.batching.shared_session import RequestSession, SharedSession
 from etui.errors import CacheFull, ContextOverflow, EngineFailed
 from etui.events import Finished, SharedBatch
 from tests.engine.batching.fakes import (

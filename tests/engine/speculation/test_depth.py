@@ -8,10 +8,9 @@ import random
 import pytest
 
 from etui.arm import Speculate
-from etui.engine.speculation.acceptance import Acceptance
 from etui.engine.speculation.batch_cost import CPU_CURVE, GPU_CURVE, BatchCost
 from etui.engine.speculation.depth import MARGIN, Credit, choose_depth
-from etui.engine.speculation.speculator import Speculation, Speculator
+from etui.engine.speculation.speculator import Acceptance, Speculation, Speculator
 from etui.engine.speculation.verify import Verification
 
 CPU = BatchCost(CPU_CURVE, learns=False)

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from etui.engine.speculation.lookup import LONGEST_MATCH, LookupIndex, Match, continue_match
+from etui.engine.speculation.speculator import LONGEST_MATCH, LookupIndex, Match, continue_match
 
 
 def slow_find(tokens: list[int]) -> int:

@@ -15,11 +15,10 @@ from etui.chat import Query
 from etui.errors import InvalidFile
 from etui.replay.policy_replay import format_question
 from etui.routing.accuracy.cross_fit import compute_shares, cross_fit
-from etui.routing.accuracy.fit import fit_heads
+from etui.routing.accuracy.fit import export_joint, fit_heads
 from etui.routing.accuracy.fitted_file import Provenance, format_fitted, parse_fitted
 from etui.routing.accuracy.joint import QuestionColumns, fit_joint
 from etui.routing.accuracy.joint_calibration import fit_mix
-from etui.routing.accuracy.joint_export import export_joint
 from etui.routing.accuracy.joint_file import JointPart
 from etui.routing.accuracy.joint_predictor import JointPredictor
 from etui.routing.accuracy.predictor import AccuracyPredictor

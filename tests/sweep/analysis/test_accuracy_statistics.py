@@ -8,8 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from etui.stats.tests import holm, mcnemar, wilson
-from etui.sweep.analysis.accuracy_statistics import compare_accuracies
-from etui.sweep.analysis.analysis import analyse
+from etui.sweep.analysis.analysis import analyse, compare_accuracies
 from etui.sweep.sweep_config import SweepDesign
 from tests.sweep.measured import Measured, grid
 

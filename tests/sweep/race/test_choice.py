@@ -16,8 +16,14 @@ from etui.sweep.race.elimination import FINALISTS
 from etui.sweep.race.loop import measure_blocks
 from etui.sweep.setting import Setting
 from etui.sweep.sweep_config import SweepDesign
-from etui.testing.sweep_machines import MACHINES, SimulatedMachine, TrueCost
-from etui.testing.sweep_rig import QUIET, SimulatedRig, draw_noise
+from etui.testing.sweep_rig import (
+    MACHINES,
+    QUIET,
+    SimulatedMachine,
+    SimulatedRig,
+    TrueCost,
+    draw_noise,
+)
 
 LITTLE = replace(QUIET, joules=0.003, seconds=0.002)
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from etui.sweep.blocks import Block, PhaseCost, Visit
-from etui.sweep.race.contrast import hodges_lehmann, pair_logs
+from etui.sweep.race.elimination import hodges_lehmann, pair_logs
 
 SETTINGS = [f"threads={n}" for n in range(1, 9)]
 BASE = SETTINGS[0]

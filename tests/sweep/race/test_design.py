@@ -16,8 +16,14 @@ from etui.sweep.race.design import list_drops, list_remaining, next_block
 from etui.sweep.race.loop import measure_blocks
 from etui.sweep.setting import Setting
 from etui.sweep.sweep_config import SweepDesign
-from etui.testing.sweep_machines import MACHINES, SimulatedMachine, TrueCost
-from etui.testing.sweep_rig import QUIET, SimulatedNoise, SimulatedRig
+from etui.testing.sweep_rig import (
+    MACHINES,
+    QUIET,
+    SimulatedMachine,
+    SimulatedNoise,
+    SimulatedRig,
+    TrueCost,
+)
 
 BASE = "threads=1"
 

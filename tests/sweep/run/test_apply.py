@@ -29,8 +29,8 @@ from etui.sweep.run.apply import (
     apply_best,
     build_limit_command,
     choose_setting,
+    choose_values,
 )
-from etui.sweep.run.tuned_values import choose_values
 from etui.sweep.setting import Axis, Setting, Value
 from etui.sweep.sweep_config import SweepConfig, SweepDesign
 

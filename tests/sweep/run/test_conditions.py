@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from etui.sweep.goal import Goal
-from etui.sweep.run.conditions import asks_for_the_same, list_changes
+from etui.sweep.run.run import asks_for_the_same, list_changes
 from etui.sweep.setting import Setting
 from etui.sweep.sweep_config import SweepConfig
 from tests.sweep.values import CONFIG, DESIGN, ONE

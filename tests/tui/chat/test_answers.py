@@ -12,11 +12,11 @@ from textual.widgets import Collapsible
 
 from etui.chat import Message
 from etui.runtime.route import Route
-from etui.tui.app import EtuiApp
 from etui.tui.chat.prompt import Prompt
 from etui.tui.chat.transcript import Transcript
 from etui.tui.chat.turn_view import TurnView
 from etui.tui.modals import ConfirmModal
+from etui.tui.start import EtuiApp
 from etui.turn.events import HopEnded, HopStarted
 from etui.turn.record import REPLACES, LoopRecord, TurnRecord
 from tests.tui.fakes import MODEL, House, until

@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 
 from etui.chat import Message
 from etui.runtime.route import Route
-from etui.tui.app import EtuiApp
 from etui.tui.chat.prompt import Prompt
 from etui.tui.chat.screen import ChatScreen
 from etui.tui.chat.turn_notes import (
@@ -19,6 +18,7 @@ from etui.tui.chat.turn_notes import (
     format_saved,
     prefill_joules_per_token,
 )
+from etui.tui.start import EtuiApp
 from etui.turn.record import CONTINUES, REPLACES, Tokens, TurnRecord
 from tests.tui.fakes import House, turn_record, until
 from tests.tui.screen import WIDE, answered, ask, drawn, notices, source_of, text_of, turns

@@ -13,12 +13,11 @@ from textual.widgets import Input, OptionList, TextArea
 
 from etui.chat import Message
 from etui.errors import LogUnavailable
-from etui.tui.app import EtuiApp
-from etui.tui.chat.branch_rows import branch_rows
-from etui.tui.chat.chat_list import ChatsScreen
+from etui.tui.chat.chat_list import ChatsScreen, branch_rows
 from etui.tui.chat.prompt import Prompt
 from etui.tui.chat.screen import ChatScreen
 from etui.tui.modals import ConfirmModal, TextModal
+from etui.tui.start import EtuiApp
 from etui.turn.chat_tree import tree_of
 from etui.turn.record import TurnRecord
 from tests.tui.fakes import House, turn_record, until

@@ -19,7 +19,7 @@ from etui.tui.chat.conversation import (
     new_chat,
 )
 from etui.tui.chat.export import build_file_name
-from etui.tui.chat.side_by_side import compare_costs
+from etui.tui.chat.turn_notes import compare_costs
 from etui.tui.chat.turn_window import (
     MOST_TURNS,
     MOST_TURNS_READING,

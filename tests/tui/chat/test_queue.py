@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from etui.tui.app import EtuiApp
 from etui.tui.chat.messages import TextBatch
 from etui.tui.chat.prompt import Prompt
 from etui.tui.power.panel import PowerPanel
+from etui.tui.start import EtuiApp
 from tests.tui.fakes import House, until
 from tests.tui.screen import WIDE, answered, ask, drawn, text_of, turns
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from etui.tui.app import EtuiApp
+from etui.tui.start import EtuiApp
 from tests.tui.fakes import House, turn_record, until
 from tests.tui.screen import turns
 

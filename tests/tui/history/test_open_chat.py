@@ -8,9 +8,9 @@ from textual.pilot import Pilot
 from textual.widgets import DataTable
 
 from etui.log.writer import TurnWriter
-from etui.tui.app import EtuiApp
 from etui.tui.chat.screen import ChatScreen
 from etui.tui.chat.turn_view import TurnView
+from etui.tui.start import EtuiApp
 from etui.turn.record import TurnRecord
 from tests.tui.fakes import House, turn_record, until
 

@@ -15,11 +15,11 @@ from etui.errors import DownloadFailed, EtuiError
 from etui.models.memory_speed import MemorySpeed, save_memory_speed
 from etui.routing.signals.host_state import HostState
 from etui.runtime.stand_in import load_stand_in
-from etui.tui.app import EtuiApp
 from etui.tui.chat.screen import ChatScreen
 from etui.tui.models import card_reader
 from etui.tui.models.details_modal import ModelDetailsModal
 from etui.tui.models.first_run import FirstRunScreen
+from etui.tui.start import EtuiApp
 from tests.tui.fakes import MODEL, House, until
 from tests.tui.screen import drawn, notices
 

@@ -19,7 +19,6 @@ from etui.log.curve_rows import build_curve_record
 from etui.log.writer import TurnWriter
 from etui.models.catalogue import load_catalogue
 from etui.models.spec import ModelSpec
-from etui.tui.app import EtuiApp
 from etui.tui.jobs import JobProgress
 from etui.tui.modals import ConfirmModal
 from etui.tui.models import calibration_job as calibrating
@@ -28,6 +27,7 @@ from etui.tui.models.cards import Cards, ModelCard
 from etui.tui.models.job_bar import JobJoules, format_job
 from etui.tui.models.screen import ModelsScreen
 from etui.tui.models.text import fact_lines
+from etui.tui.start import EtuiApp
 from tests.contract.tiny_model import write_tiny_model
 from tests.fixtures.turns import TURN
 from tests.log.idle_log import write_baselines, write_residence

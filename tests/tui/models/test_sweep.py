@@ -20,9 +20,8 @@ from etui.config.machine import machine_name
 from etui.errors import EtuiError
 from etui.models.catalogue import load_catalogue
 from etui.models.tuned import TunedSettings, load_tuned, save_tuned
-from etui.tui.app import EtuiApp
 from etui.tui.modals import ConfirmModal
-from etui.tui.models import sweep_job
+from etui.tui.models import actions as sweep_job
 from etui.tui.models.last_sweep import SweepResults
 from etui.tui.models.screen import ModelsScreen
 from etui.tui.models.sweep_progress import (
@@ -33,6 +32,7 @@ from etui.tui.models.sweep_progress import (
     parse_line,
 )
 from etui.tui.models.text import wrap_facts
+from etui.tui.start import EtuiApp
 from tests.tui.fakes import DEADLINE_SECONDS, MODEL, House, until
 from tests.tui.models.test_screen import notices, opened, shown
 

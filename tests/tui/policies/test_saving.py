@@ -15,12 +15,12 @@ from textual.widgets import Input, TextArea
 
 from etui.config.config import Config
 from etui.runtime.route import Route
-from etui.tui.app import EtuiApp
 from etui.tui.app_messages import PoliciesListed, RouteRequested, Unsaved
 from etui.tui.chat.prompt import Prompt
 from etui.tui.modals import ConfirmModal, TextModal
-from etui.tui.policies.modals import NewPolicyModal
+from etui.tui.policies.files import NewPolicyModal
 from etui.tui.policies.screen import PoliciesScreen
+from etui.tui.start import EtuiApp
 from tests.tui.fakes import House, until
 from tests.tui.policies_app import OWN, PoliciesApp, keep, shipped
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from etui.energy.device_vitals import DeviceVitals
 from etui.energy.types import Channel, ChannelPower, Kind
 from etui.plots.power_history import TOTAL
-from etui.tui.app import EtuiApp
 from etui.tui.power.feed import PowerFeed
 from etui.tui.services import Vitals
+from etui.tui.start import EtuiApp
 from tests.tui.fakes import House, until
 
 S = 1_000_000_000

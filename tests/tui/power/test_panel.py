@@ -5,11 +5,11 @@ from __future__ import annotations
 from textual.app import App, ComposeResult
 from textual.widgets import Static
 
-from etui.tui.app import EtuiApp
 from etui.tui.chat.prompt import Prompt
 from etui.tui.chat.transcript import Transcript
 from etui.tui.power.feed import PowerFeed
 from etui.tui.power.panel import PowerPanel
+from etui.tui.start import EtuiApp
 from etui.tui.widgets.power_graph import PowerGraph
 from tests.tui.fakes import MODEL, House, until
 from tests.tui.screen import WIDE, answered, ask, panel_text, text_of, turns

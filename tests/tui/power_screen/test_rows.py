@@ -25,8 +25,7 @@ from etui.tui.power_screen.channel_rows import (
     spark_width,
     stack_runs,
 )
-from etui.tui.power_screen.layout import PARTS, choose_layout
-from etui.tui.power_screen.screen import _HINTS, _TITLES
+from etui.tui.power_screen.screen import _HINTS, _TITLES, PARTS, choose_layout
 from etui.tui.power_screen.spent_text import (
     NO_PRICE,
     NO_TURN,

@@ -15,10 +15,10 @@ from etui.energy.types import Channel, Kind
 from etui.log.writer import TurnWriter
 from etui.plots.power_history import TOTAL
 from etui.text.timestamps import format_utc
-from etui.tui.app import EtuiApp
 from etui.tui.power.feed import PowerFeed
 from etui.tui.power_screen.power_table import PowerTable
 from etui.tui.power_screen.screen import PowerScreen, SpentPart
+from etui.tui.start import EtuiApp
 from etui.tui.widgets.power_graph import PowerGraph
 from tests.fixtures.turns import TURN
 from tests.tui.fakes import House, until

@@ -14,16 +14,16 @@ from textual.widgets import DataTable, Static
 
 from etui.bench.analysis.summary import summarise
 from etui.text.codec import to_document
-from etui.tui.app import EtuiApp
-from etui.tui.runs.columns import (
+from etui.tui.runs.run_list import list_runs
+from etui.tui.runs.screen import (
     COLUMNS,
+    RunsScreen,
     best_arm,
     joules_per_question,
     run_texts,
     sort_runs,
 )
-from etui.tui.runs.run_list import list_runs
-from etui.tui.runs.screen import RunsScreen
+from etui.tui.start import EtuiApp
 from tests.bench import synthetic
 from tests.tui.fakes import until
 

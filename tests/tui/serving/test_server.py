@@ -18,11 +18,10 @@ from textual.widgets import Static
 from etui.errors import EtuiError
 from etui.runtime.serve_facts import ServeFacts
 from etui.text.codec import to_document
-from etui.tui.app import EtuiApp
 from etui.tui.serving import job
 from etui.tui.serving.job import parse_line
-from etui.tui.serving.screen import ServerScreen
-from etui.tui.serving.text import state_lines
+from etui.tui.serving.screen import ServerScreen, state_lines
+from etui.tui.start import EtuiApp
 from tests.tui.fakes import House, until
 from tests.tui.models.test_screen import notices
 

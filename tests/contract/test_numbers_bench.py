@@ -13,15 +13,15 @@ import pytest
 from etui.bench.analysis.against_mixture import compare_with_mixtures
 from etui.bench.analysis.comparable import System
 from etui.bench.analysis.compare import compare
+from etui.bench.analysis.course import judge_steadiness, list_early_answers
 from etui.bench.analysis.difficulty import average_outcomes, build_difficulty, collect_models
 from etui.bench.analysis.distribution import compute_percentiles, count_gaps, pool_gaps
 from etui.bench.analysis.oracle import oracle
 from etui.bench.analysis.precision import build_population, predict_questions, take_look
-from etui.bench.analysis.steady_state import judge_steadiness, list_early_answers
 from etui.bench.analysis.summary import group_by_system, summarise
 from etui.bench.merge.join import NamedRun, merge_runs
 from etui.bench.report.energy_record import build_energy_record
-from etui.bench.run.looks import choose_first_look, choose_next_look
+from etui.bench.run.precision_schedule import choose_first_look, choose_next_look
 from etui.bench.store.parts import BenchPart, list_part
 from etui.bench.store.run_config import RunConfig
 from etui.bench.store.run_folder import Recorded, read_run

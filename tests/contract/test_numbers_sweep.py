@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from etui.sweep.analysis.accuracy_statistics import compare_accuracies
-from etui.sweep.analysis.analysis import analyse
+from etui.sweep.analysis.analysis import analyse, compare_accuracies
 from etui.sweep.analysis.claims import find_claimed_change, find_improvement, is_best_claimed
 from etui.sweep.goal import Goal
 from etui.sweep.race.choice import choose_best
@@ -21,8 +20,7 @@ from etui.sweep.report.verdict import format_verdict
 from etui.sweep.result import SweepResult
 from etui.sweep.run.apply import choose_setting
 from etui.sweep.sweep_config import SweepDesign
-from etui.testing.sweep_machines import MACHINES
-from etui.testing.sweep_rig import SimulatedRig, draw_noise
+from etui.testing.sweep_rig import MACHINES, SimulatedRig, draw_noise
 from tests.contract.numbers import check_numbers
 from tests.sweep.measured import Measured, grid, unmeasure
 

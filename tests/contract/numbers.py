@@ -12,9 +12,12 @@ import json
 import math
 import os
 from bisect import bisect_left
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import fields, is_dataclass
+from datetime import date, timedelta
+from decimal import Decimal
 from enum import Enum
+from fractions import Fraction
 from pathlib import PurePath
 from typing import Any
 
@@ -83,8 +86,12 @@ def to_plain(value: Any) -> Any:
         return {_to_key(key): to_plain(item) for key, item in value.items()}
     if isinstance(value, Set):
         return sorted((to_plain(item) for item in value), key=repr)
-    if isinstance(value, list | tuple):
+    if isinstance(value, Sequence):
         return [to_plain(item) for item in value]
+    if hasattr(type(value), "model_fields"):
+        return {name: to_plain(getattr(value, name)) for name in type(value).model_fields}
+    if isinstance(value, date | timedelta | Fraction | Decimal | range):
+        return str(value)
     raise TypeError(f"{type(value).__name__} has no plain form")
 
 

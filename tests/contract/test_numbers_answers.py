@@ -15,7 +15,7 @@ from etui.bench.prompts.formats import FORMATS
 from etui.bench.prompts.grading import RULES, grade
 from etui.datasets.questions import Question
 from etui.multiple_choice import parse_options
-from etui.reasoning.depth import JoulesSpent, Look, check_confidence, check_gain, check_joules
+from etui.reasoning.cot import JoulesSpent, Look, check_confidence, check_gain, check_joules
 from etui.reasoning.extraction import extract, normal_text
 from etui.reasoning.last_number import last_number_value
 from etui.reasoning.loop_guard import LoopGuard, asked_rounds

@@ -14,7 +14,7 @@ import pytest
 from etui.config.config import Config
 from etui.log.chat_queries import find_branch, list_chat_turns, list_chats
 from etui.log.daily_energy import read_daily_energy, sum_by_day, sum_by_model, sum_by_period
-from etui.log.energy_record import build_energy_record
+from etui.log.export import build_energy_record
 from etui.log.filters import Sort, TurnFilter
 from etui.log.gaps import compute_gaps, read_load_cost, read_uses
 from etui.log.prediction_quality import compute_accuracy

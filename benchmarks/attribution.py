@@ -27,9 +27,6 @@ from etui.energy.recorder import Recorder
 from etui.energy.types import ChannelEnergy, Energy, Kind
 from etui.events import BatchShare, Finished, Loaded, SharedBatch
 from etui.runtime.pool.energy_books import EnergyBookkeeper
-from etui.testing.devices import SENSORS, FakeClock, FakeDevice
-from etui.testing.play import sample
-from etui.testing.power_curves import WattCurve, constant, steps
 from etui.turn.accounting import compute_account
 from etui.turn.batch_ledger import BatchLedger
 from etui.turn.hop_meters import (
@@ -42,6 +39,9 @@ from etui.turn.hop_meters import (
 from etui.turn.intervals import Leg, TimeInterval
 from etui.turn.record import TurnEnergy
 from etui.turn.shared_meter import SharedMeter
+from tests.support.devices import SENSORS, FakeClock, FakeDevice
+from tests.support.play import sample
+from tests.support.power_curves import WattCurve, constant, steps
 
 S = 1_000_000_000
 IDLE_WATTS = 12.0

@@ -34,10 +34,10 @@ from etui.energy.discovery import open_recorder
 from etui.engine.library import default_threads
 from etui.engine.session import Session
 from etui.runtime.provenance import conditions
-from etui.testing.devices import SENSORS, Sensor
-from etui.testing.engine_session import SimulatedSession
-from etui.testing.gpu import GpuLoad, SimulatedGpu
 from etui.turn.ports import Meter
+from tests.support.devices import SENSORS, Sensor
+from tests.support.engine_session import SimulatedSession
+from tests.support.gpu import GpuLoad, SimulatedGpu
 
 AIM = 0.10
 NOWHERE = Conditions("simulated", "simulated", 1)

@@ -28,10 +28,10 @@ from etui.config.load import load_config
 from etui.energy.discovery import open_recorder
 from etui.energy.recorder import Recorder
 from etui.energy.types import Channel, ChannelProbe, Kind, PowerSource, Reading
-from etui.testing.devices import SENSORS, FakeClock, FakeDevice, Sensor
-from etui.testing.play import EnergyWindow, record, windows
-from etui.testing.power_curves import CURVES, bursts
-from etui.testing.turns import PREFILL_SECONDS, PlayedTurn, TurnLoad, play_turns
+from tests.support.devices import SENSORS, FakeClock, FakeDevice, Sensor
+from tests.support.play import EnergyWindow, record, windows
+from tests.support.power_curves import CURVES, bursts
+from tests.support.turns import PREFILL_SECONDS, PlayedTurn, TurnLoad, play_turns
 
 LENGTHS_S = ((0.1, 0.3), (0.3, 0.6), (0.6, 2.0), (2.0, 5.0), (5.0, 30.0))
 

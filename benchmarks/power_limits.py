@@ -31,7 +31,7 @@ from benchmarks.figures import Figure, Skipped
 from etui.config.load import find_folders
 from etui.energy.power_limits.hold import LimitHold
 from etui.energy.power_limits.limits import open_power_limits
-from etui.testing.power_limits import read_package, write_amd_gpu, write_package
+from tests.support.power_limits import read_package, write_amd_gpu, write_package
 
 Stage = Literal["no journal", "in a change", "set"]
 

@@ -35,7 +35,7 @@ from etui.sweep.race.loop import measure_blocks
 from etui.sweep.result import Difference, SweepResult
 from etui.sweep.setting import AxisName, Value
 from etui.sweep.sweep_config import SweepDesign
-from etui.testing.sweep_rig import MACHINES, SimulatedMachine, SimulatedRig, TrueCost, draw_noise
+from tests.support.sweep_rig import MACHINES, SimulatedMachine, SimulatedRig, TrueCost, draw_noise
 
 FLAT = "flat"
 CLOSE = 0.02

@@ -16,7 +16,7 @@ from benchmarks.sweep import (
     summarize,
 )
 from etui.sweep.goal import Goal
-from etui.testing.sweep_rig import MACHINES
+from tests.support.sweep_rig import MACHINES
 
 
 def outcome(excess=0.0, is_baseline=False, seconds=40.0, stated=()):

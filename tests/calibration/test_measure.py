@@ -25,8 +25,8 @@ from etui.curves.fit import compute_error, fit_curve
 from etui.curves.measured_under import Conditions
 from etui.curves.operating_curve import Speed, mape
 from etui.errors import EtuiError, UsageError
-from etui.testing.engine_session import SimulatedSession
-from etui.testing.gpu import GpuLoad, SimulatedGpu
+from tests.support.engine_session import SimulatedSession
+from tests.support.gpu import GpuLoad, SimulatedGpu
 
 HERE = Conditions("a machine", "a build", 2)
 GRID = Grid()

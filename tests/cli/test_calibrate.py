@@ -22,11 +22,11 @@ from etui.log.queries import LogReader
 from etui.log.writer import TurnWriter
 from etui.models.spec import ModelSpec
 from etui.runtime.provenance import conditions, provenance
-from etui.testing.engine_session import SimulatedSession
-from etui.testing.gpu import GpuLoad, SimulatedGpu
 from etui.turn.record import Tokens
 from tests.fixtures.turns import TURN
 from tests.log.test_curve_rows import CURVE, DECODE, NOW, PREFILL
+from tests.support.engine_session import SimulatedSession
+from tests.support.gpu import GpuLoad, SimulatedGpu
 
 SMALL = Grid((8, 24), (2, 6), repeats=2, window_s=0.05, cool_down_s=0.0)
 SPEC = ModelSpec("m", "tiny", (), sha256="ab")

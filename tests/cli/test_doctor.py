@@ -22,8 +22,8 @@ from etui.runtime.doctor import Diagnosis, Offload
 from etui.runtime.gpu_run import FreeBytes, GreedyAnswer, RunResult, Timed
 from etui.runtime.gpu_verdict import Attempt, PerToken, judge
 from etui.runtime.try_gpu import GpuTrial
-from etui.testing.power_limits import write_amd_gpu, write_package
 from tests.contract.tiny_model import write_tiny_model
+from tests.support.power_limits import write_amd_gpu, write_package
 
 DEVICE = Offload(True, ("A100: 80 GB of 80 GB free",), ("NVIDIA",), "", backends=("CUDA",))
 SECOND = 10**9

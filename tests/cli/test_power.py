@@ -19,9 +19,9 @@ from etui.energy.idle_baseline import load_baselines
 from etui.energy.power_trace import TraceWriter
 from etui.energy.recorder import Recorder
 from etui.energy.selftest import any_failed, run_selftest
-from etui.testing.devices import SENSORS, FakeClock, FakeDevice
-from etui.testing.play import sample
-from etui.testing.power_curves import constant
+from tests.support.devices import SENSORS, FakeClock, FakeDevice
+from tests.support.play import sample
+from tests.support.power_curves import constant
 
 CURVE = "0:100,1.0:100,1.0:300,1.8:300"
 Run = Callable[..., "subprocess.CompletedProcess[str]"]

@@ -13,7 +13,7 @@ import pytest
 from etui.cli.main import run
 from etui.config.config import Config
 from etui.energy.power_limits.journal import JournalEntry, new_journal, write_journal
-from etui.testing.power_limits import read_package, write_package
+from tests.support.power_limits import read_package, write_package
 
 ENTRY = JournalEntry("package:0", "CPU package 0", "long_term", 65.0, 40.0, False, "etui", "")
 RESTORED = "etui: restored the power limit of CPU package 0 to 65 W (an earlier sweep was killed)\n"

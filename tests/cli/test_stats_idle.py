@@ -11,8 +11,8 @@ import pytest
 from etui.cli.main import run
 from etui.config.config import Config
 from etui.errors import ExitCode
-from etui.testing.idle_days import DAYS, draw_times, flatten
 from tests.log.idle_log import MODEL, write_baselines, write_residence, write_turns
+from tests.support.idle_days import DAYS, draw_times, flatten
 
 DAY = 86_400
 

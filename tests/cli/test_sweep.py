@@ -26,9 +26,9 @@ from etui.sweep.report.text import format_verdict
 from etui.sweep.rig import SettingFailed
 from etui.sweep.run.find import list_sweeps
 from etui.sweep.run.recorded_sweep import read_sweep
-from etui.testing.power_limits import write_package
 from etui.text.tables import count_cells
 from tests.contract.tiny_model import write_tiny_model
+from tests.support.power_limits import write_package
 from tests.sweep import results
 from tests.sweep.fakes import FakeWorkbench
 from tests.sweep.run.test_run import price

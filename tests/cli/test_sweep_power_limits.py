@@ -16,8 +16,8 @@ import pytest
 from etui.config.config import Config
 from etui.sweep.run.find import list_sweeps
 from etui.sweep.run.recorded_sweep import is_finished, read_sweep
-from etui.testing.power_limits import read_package, write_package
 from tests.contract.tiny_model import write_tiny_model
+from tests.support.power_limits import read_package, write_package
 
 ROOT = Path(__file__).parents[2]
 ETUI = (sys.executable, "-m", "etui")

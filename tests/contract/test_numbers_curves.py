@@ -23,9 +23,9 @@ from etui.curves.fit import (
 from etui.curves.measured_under import Conditions
 from etui.curves.operating_curve import PhaseCurve, Speed, looked_back, mape
 from etui.log.curve_rows import build_curve_record, curve_document
-from etui.testing.engine_session import SimulatedSession
-from etui.testing.gpu import GpuLoad, SimulatedGpu
 from tests.contract.numbers import check_numbers
+from tests.support.engine_session import SimulatedSession
+from tests.support.gpu import GpuLoad, SimulatedGpu
 
 HERE = Conditions("a machine", "a build", 2)
 LENGTHS = list(itertools.product((32, 128, 512, 1024), (16, 64, 192)))

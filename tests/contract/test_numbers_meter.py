@@ -22,12 +22,12 @@ from etui.energy.idle_baseline import compute_baseline
 from etui.energy.power_trace import TraceWriter, replay
 from etui.energy.recorder import Recorder
 from etui.energy.types import Channel, Energy, Kind
-from etui.testing.devices import SENSORS, FakeClock, FakeDevice, Sensor
-from etui.testing.play import live_windows, sample
-from etui.testing.power_curves import CURVES, steps
-from etui.testing.turns import TurnLoad, play_turns
 from etui.turn.attribution import BatchCost, find_batch_cost, split_by_weights, weigh_requests
 from tests.contract.numbers import check_numbers
+from tests.support.devices import SENSORS, FakeClock, FakeDevice, Sensor
+from tests.support.play import live_windows, sample
+from tests.support.power_curves import CURVES, steps
+from tests.support.turns import TurnLoad, play_turns
 from tests.turn.sharing import Client, any_curve, batch, ledger_of, meter_of
 
 COUNTER = SENSORS["counter 100 ms + instant power"]

@@ -20,8 +20,8 @@ from etui.sweep.report.verdict import format_verdict
 from etui.sweep.result import SweepResult
 from etui.sweep.run.apply import choose_setting
 from etui.sweep.sweep_config import SweepDesign
-from etui.testing.sweep_rig import MACHINES, SimulatedRig, draw_noise
 from tests.contract.numbers import check_numbers
+from tests.support.sweep_rig import MACHINES, SimulatedRig, draw_noise
 from tests.sweep.measured import Measured, grid, unmeasure
 
 LEFT_OUT = {"interactions", "notes"}

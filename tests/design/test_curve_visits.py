@@ -25,10 +25,10 @@ from etui.design.curve_visits import (
     next_visit,
     spent_on,
 )
-from etui.testing.engine_session import SimulatedSession
-from etui.testing.gpu import GpuLoad, SimulatedGpu
 from tests.bench import synthetic
 from tests.design.test_curve_points import point
+from tests.support.engine_session import SimulatedSession
+from tests.support.gpu import GpuLoad, SimulatedGpu
 
 HERE = Conditions("here", "build", 2)
 GRID = Grid((32, 128), (8, 32), repeats=3, window_s=0.5, cool_down_s=0.0)

@@ -17,8 +17,8 @@ from etui.energy.device_vitals import DeviceReader, DeviceVitals
 from etui.energy.recorder import Recorder
 from etui.energy.sources.cpu_watch import CpuWatch
 from etui.energy.types import Channel, ChannelPower, Kind
-from etui.testing.devices import FakeClock, FakeDevice
-from etui.testing.power_curves import steps
+from tests.support.devices import FakeClock, FakeDevice
+from tests.support.power_curves import steps
 
 STATES = """
 import dataclasses, json, os, time

@@ -23,8 +23,8 @@ from etui.energy.sources.cpu_watch import (
 )
 from etui.energy.sources.estimate import EstimateSource
 from etui.energy.types import Energy, Kind
-from etui.testing.devices import FakeClock
-from etui.testing.play import sample
+from tests.support.devices import FakeClock
+from tests.support.play import sample
 
 CORES = 4
 IDLE, LIMIT = 10.0, 110.0

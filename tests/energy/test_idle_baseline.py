@@ -23,9 +23,9 @@ from etui.energy.idle_baseline import (
 from etui.energy.recorder import Recorder
 from etui.energy.sources.estimate import EstimateSource
 from etui.errors import EtuiError
-from etui.testing.devices import FakeClock, FakeDevice
-from etui.testing.play import sample
-from etui.testing.power_curves import WattCurve, constant, steps
+from tests.support.devices import FakeClock, FakeDevice
+from tests.support.play import sample
+from tests.support.power_curves import WattCurve, constant, steps
 
 COLD = IdleBaseline({"gpu:FAKE": 20.0}, 1.0, 5.0, True)
 LOADED = IdleBaseline({"gpu:FAKE": 60.0}, 2.0, 5.0, True)

@@ -11,10 +11,10 @@ from etui.energy.idle_baseline import Baselines, IdleBaseline, load_baselines, s
 from etui.energy.idle_tracker import KEPT_SECONDS, MEASURED_SECONDS, QUIET_SECONDS, IdleTracker
 from etui.energy.recorder import Recorder
 from etui.energy.sources.estimate import EstimateSource
-from etui.testing.devices import FakeClock, FakeDevice
-from etui.testing.play import sample
-from etui.testing.power_curves import WattCurve, constant, steps
 from tests.energy.test_idle_baseline import Busy
+from tests.support.devices import FakeClock, FakeDevice
+from tests.support.play import sample
+from tests.support.power_curves import WattCurve, constant, steps
 
 NEEDED = QUIET_SECONDS + MEASURED_SECONDS
 

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from etui.energy.recorder import Recorder
 from etui.energy.types import Channel, Kind, Reading
-from etui.testing.devices import SENSORS, FakeClock, FakeDevice, Sensor
-from etui.testing.play import sample
-from etui.testing.power_curves import CURVES, constant, steps
+from tests.support.devices import SENSORS, FakeClock, FakeDevice, Sensor
+from tests.support.play import sample
+from tests.support.power_curves import CURVES, constant, steps
 
 
 def machine(clock: FakeClock, *watts: tuple[str, float, str]) -> list[FakeDevice]:

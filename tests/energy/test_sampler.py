@@ -14,7 +14,7 @@ from etui.energy.recorder import Recorder
 from etui.energy.sampler import PowerSampler
 from etui.energy.types import Channel, ChannelProbe, Kind, Reading
 from etui.errors import UsageError
-from etui.testing.devices import FakeClock
+from tests.support.devices import FakeClock
 
 
 class Source:

@@ -11,10 +11,10 @@ from itertools import pairwise
 import pytest
 
 from etui.energy.recorder import Recorder
-from etui.testing.devices import SENSORS, FakeClock, FakeDevice, Sensor
-from etui.testing.play import EnergyWindow, sample
-from etui.testing.power_curves import steps
-from etui.testing.turns import PREFILL_SECONDS, PlayedTurn, TurnLoad, play_turns
+from tests.support.devices import SENSORS, FakeClock, FakeDevice, Sensor
+from tests.support.play import EnergyWindow, sample
+from tests.support.power_curves import steps
+from tests.support.turns import PREFILL_SECONDS, PlayedTurn, TurnLoad, play_turns
 
 COUNTER = SENSORS["counter 100 ms + instant power"]
 DEVICES: dict[str, tuple[Sensor, ...]] = {

@@ -9,11 +9,11 @@ from datetime import UTC, datetime
 from etui.config.config import Config
 from etui.energy.idle_baseline import Baselines, IdleBaseline, save_baselines
 from etui.log.writer import TurnWriter
-from etui.testing.idle_days import ANSWER_SECONDS
 from etui.text.timestamps import format_utc
 from etui.turn.record import Seconds
 from etui.turn.residence_record import LoadRecord, UnloadRecord
 from tests.fixtures.turns import TURN
+from tests.support.idle_days import ANSWER_SECONDS
 
 MODEL = "office-model"
 

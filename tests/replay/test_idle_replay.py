@@ -15,7 +15,7 @@ from etui.replay.idle_replay import (
     find_best_fixed,
     replay_gaps,
 )
-from etui.testing.idle_days import DAYS, draw_gaps, draw_times, flatten
+from tests.support.idle_days import DAYS, draw_gaps, draw_times, flatten
 
 COST = IdleCost(Measured(1500.0, 60.0), Measured(35.0, 1.0), Measured(10.0, 0.5))
 

@@ -27,10 +27,10 @@ from etui.runtime.keep_warm import build_cool_down, read_model_idle
 from etui.runtime.open import Runtime
 from etui.runtime.route import Route
 from etui.runtime.service import TurnService
-from etui.testing.idle_gpu import IdlePower, IdlingGpu
 from etui.turn.residence_record import UnloadRecord
 from tests.energy.test_idle_baseline import Busy
 from tests.log.idle_log import write_baselines, write_residence, write_turns
+from tests.support.idle_gpu import IdlePower, IdlingGpu
 
 SECOND = 10**9
 

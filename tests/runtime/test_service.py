@@ -26,12 +26,12 @@ from etui.models.spec import STARTER
 from etui.runtime.open import Runtime
 from etui.runtime.route import Route
 from etui.runtime.service import TurnService
-from etui.testing.devices import FakeClock, FakeDevice
-from etui.testing.play import sample
-from etui.testing.power_curves import constant
 from etui.turn.events import TurnFinished
 from etui.turn.record import TurnRecord
 from tests.backends.remote.stub import Script, delta, running_stub, sse, usage
+from tests.support.devices import FakeClock, FakeDevice
+from tests.support.play import sample
+from tests.support.power_curves import constant
 
 IDLE_WATTS = 61.0
 

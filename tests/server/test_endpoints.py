@@ -28,13 +28,13 @@ from etui.server.guard import Guard
 from etui.server.models import build_model_routes
 from etui.server.run import GracefulServer, open_sockets
 from etui.server.settings import ServerSettings
-from etui.testing.devices import SENSORS, FakeClock, FakeDevice
-from etui.testing.play import sample
-from etui.testing.power_curves import constant
 from etui.turn.record import ClientRecord
 from tests.fixtures.turns import TURN
 from tests.server.fakes import DEADLINE_SECONDS, FakePool, fail, parse_model, say, wait
 from tests.server.loopback import bind_loopback, serving
+from tests.support.devices import SENSORS, FakeClock, FakeDevice
+from tests.support.play import sample
+from tests.support.power_curves import constant
 
 KEYS = {"alice": "a" * 24, "bob": "b" * 24}
 BOOKS = EnergyBooks(

@@ -17,10 +17,10 @@ from etui.energy.boot_id import read_boot_id
 from etui.energy.recorder import Recorder
 from etui.server.errors import ApiError, error_response
 from etui.server.meter import MeterSource, build_meter_routes
-from etui.testing.devices import SENSORS, FakeClock, FakeDevice
-from etui.testing.play import sample
-from etui.testing.power_curves import constant
 from tests.server.loopback import LIMIT_SECONDS, bind_loopback, serving
+from tests.support.devices import SENSORS, FakeClock, FakeDevice
+from tests.support.play import sample
+from tests.support.power_curves import constant
 
 BOOT = "0b5f2f0c-9f0e-4c5c-8a4e-4f6c0a0a9a11"
 WATTS = 120.0

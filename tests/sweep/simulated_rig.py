@@ -15,8 +15,8 @@ from etui.sweep.machine.local_rig import LocalRig
 from etui.sweep.machine.machine_watch import MachineWatch
 from etui.sweep.machine.workload import WorkItem, Workload, hash_items
 from etui.sweep.setting import Setting
-from etui.testing.engine_session import SimulatedSequence, SimulatedSession
-from etui.testing.gpu import GpuLoad, SimulatedGpu
+from tests.support.engine_session import SimulatedSequence, SimulatedSession
+from tests.support.gpu import GpuLoad, SimulatedGpu
 
 QUIET = replace(GpuLoad(), noise=0.0, warm_share=0.0)
 BASELINE = Setting((("threads", 2),))

@@ -16,12 +16,12 @@ from textual.driver import Driver
 from etui.energy.power_limits.journal import JournalEntry, new_journal, write_journal
 from etui.errors import EngineFailed, EtuiError
 from etui.runtime.route import Route
-from etui.testing.power_limits import read_package, write_package
 from etui.tui.chat.prompt import Prompt
 from etui.tui.commands import list_commands
 from etui.tui.pacing import MIDDLE_COLLECTIONS_DUE, MOST_MIDDLE_COLLECTIONS
 from etui.tui.services import Services
 from etui.tui.start import AGAIN_SECONDS, EtuiApp, choose_interrupt, run_app
+from tests.support.power_limits import read_package, write_package
 from tests.tui.fakes import DEADLINE_SECONDS, MODEL, House, turn_record, until
 from tests.tui.screen import WIDE, answered, ask, notices, panel_text, source_of, turns
 

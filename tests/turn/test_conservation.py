@@ -15,12 +15,12 @@ import benchmarks.attribution
 from benchmarks.attribution import Request, Schedule, play
 from etui.energy.recorder import Recorder
 from etui.energy.sources.rapl import RaplSource
-from etui.testing.devices import SENSORS, FakeClock, FakeDevice
-from etui.testing.play import sample
-from etui.testing.power_curves import CURVES
 from etui.turn.attribution import BatchCost
 from etui.turn.batch_ledger import BatchGroup, BatchLedger
 from etui.turn.record import TurnEnergy
+from tests.support.devices import SENSORS, FakeClock, FakeDevice
+from tests.support.play import sample
+from tests.support.power_curves import CURVES
 from tests.turn.sharing import Client, batch, meter_of, total
 
 TOLERANCE = 1e-9
@@ -146,8 +146,8 @@ import ctypes, random
 driver_ns = ctypes.c_longlong.in_dll(ctypes.CDLL("libnvidia-ml.so.1"), "fake_nvml_now_ns")
 from etui.energy.recorder import Recorder
 from etui.energy.sources.nvml import NvmlSource
-from etui.testing.devices import FakeClock
-from etui.testing.play import sample
+from tests.support.devices import FakeClock
+from tests.support.play import sample
 from tests.turn.test_conservation import play_on
 class SharedClock(FakeClock):
     def advance(self, seconds):

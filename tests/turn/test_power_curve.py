@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 
 from etui.energy.recorder import Recorder
 from etui.energy.types import Energy
-from etui.testing.devices import FakeClock, FakeDevice
-from etui.testing.play import sample
-from etui.testing.power_curves import CURVES
 from etui.turn.accounting import MOST_SLICES, SHORTEST_SLICE_NS, power_curve
 from tests.metering import Sliced
+from tests.support.devices import FakeClock, FakeDevice
+from tests.support.play import sample
+from tests.support.power_curves import CURVES
 
 
 @dataclass

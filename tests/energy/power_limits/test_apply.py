@@ -17,9 +17,9 @@ from etui.energy.power_limits.text import format_range
 from etui.energy.power_limits.types import AppliedLimit, CapRequest, PowerLimit
 from etui.energy.power_limits.verify import check_range, judge_applied
 from etui.errors import UsageError
-from etui.testing.power_limits import read_package, write_amd_gpu, write_package
 from tests.energy.power_limits.conftest import Open, StubbornFiles
 from tests.energy.power_limits.fake_pynvml import FakeNvml
+from tests.support.power_limits import read_package, write_amd_gpu, write_package
 
 GPU = "gpu:GPU-fake-0"
 AMD = "gpu:0000:03:00.0"

@@ -18,8 +18,8 @@ import pytest
 from etui.config.config import Config
 from etui.energy.power_limits.hold import LimitHold
 from etui.energy.power_limits.restore import restore_left_over
-from etui.testing.power_limits import read_package, write_amd_gpu, write_package
 from tests.energy.power_limits.conftest import Open
+from tests.support.power_limits import read_package, write_amd_gpu, write_package
 
 _WRITING = os.O_WRONLY | os.O_RDWR
 

@@ -26,9 +26,9 @@ from etui.energy.power_limits.journal import (
 from etui.energy.power_limits.limits import PowerLimits
 from etui.energy.power_limits.restore import release_own, restore_left_over
 from etui.errors import EtuiError, Stopped
-from etui.testing.power_limits import read_package, write_amd_gpu, write_package
 from tests.energy.power_limits.conftest import Open, StubbornFiles
 from tests.energy.power_limits.fake_pynvml import FakeNvml
+from tests.support.power_limits import read_package, write_amd_gpu, write_package
 
 GPU = "gpu:GPU-fake-0"
 

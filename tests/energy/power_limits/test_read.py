@@ -13,9 +13,9 @@ from etui.energy.power_limits.limits import open_power_limits
 from etui.energy.power_limits.text import describe_limit
 from etui.energy.power_limits.types import LimitPart
 from etui.errors import UsageError
-from etui.testing.power_limits import write_amd_gpu, write_package
 from tests.energy.power_limits.conftest import Open, StubbornFiles
 from tests.energy.power_limits.fake_pynvml import FakeNvml
+from tests.support.power_limits import write_amd_gpu, write_package
 
 
 def test_a_machine_without_devices_has_no_limits(config: Config) -> None:

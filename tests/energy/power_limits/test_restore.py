@@ -29,9 +29,9 @@ from etui.energy.power_limits.process import (
     read_process_start,
 )
 from etui.energy.power_limits.restore import decide, restore_left_over
-from etui.testing.power_limits import read_package, write_package
 from tests.energy.power_limits.conftest import Open, Serve, StubbornFiles
 from tests.energy.power_limits.fake_pynvml import FakeNvml
+from tests.support.power_limits import read_package, write_package
 
 GPU = "gpu:GPU-fake-0"
 COMMAND = "sudo nvidia-smi -i GPU-fake-0 -pl 350"

@@ -11,10 +11,10 @@ from etui.energy.power_limits.hold import LimitHold
 from etui.energy.power_limits.limits import PowerLimits
 from etui.energy.power_limits.types import WriteRefused
 from etui.energy.power_limits.zeusd import Zeusd, ZeusdGpu, parse_error
-from etui.testing.power_limits import write_amd_gpu
 from tests.energy.power_limits.conftest import Open, Serve, StubbornFiles
 from tests.energy.power_limits.fake_pynvml import FakeNvml
 from tests.energy.power_limits.fake_zeusd import FakeZeusd
+from tests.support.power_limits import write_amd_gpu
 
 GPU = "gpu:GPU-fake-0"
 

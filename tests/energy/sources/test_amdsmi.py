@@ -16,9 +16,9 @@ from etui.energy.discovery import find_sources
 from etui.energy.recorder import Recorder
 from etui.energy.sources.amdsmi import AmdSmiSource
 from etui.energy.types import Kind
-from etui.testing.devices import FakeClock
-from etui.testing.play import sample
-from etui.testing.power_curves import WattCurve, constant, steps
+from tests.support.devices import FakeClock
+from tests.support.play import sample
+from tests.support.power_curves import WattCurve, constant, steps
 
 ADDRESS = "0000:03:00.0"
 RESOLUTION_UJ = 15.259

@@ -12,8 +12,8 @@ from etui.energy.discovery import find_sources, open_recorder
 from etui.energy.recorder import Recorder
 from etui.energy.sources.estimate import EstimateSource, default_range_watts
 from etui.energy.types import Kind
-from etui.testing.devices import FakeClock
-from etui.testing.play import sample
+from tests.support.devices import FakeClock
+from tests.support.play import sample
 
 
 def cpu(clock: FakeClock, busy_share: float) -> EstimateSource:

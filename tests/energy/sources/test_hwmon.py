@@ -16,8 +16,8 @@ from etui.energy.sources.apple import AppleSource
 from etui.energy.sources.battery import BatterySource
 from etui.energy.sources.hwmon import HwmonSource
 from etui.energy.types import Kind
-from etui.testing.devices import FakeClock
-from etui.testing.play import sample
+from tests.support.devices import FakeClock
+from tests.support.play import sample
 
 Write = Callable[..., Path]
 

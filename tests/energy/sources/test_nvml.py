@@ -18,7 +18,7 @@ from etui.energy.idle_baseline import Baselines, IdleBaseline, save_baselines
 READ = """
 import collections, ctypes, json, random, sys, time
 import psutil
-from etui.testing.devices import FakeClock
+from tests.support.devices import FakeClock
 seconds = float(sys.argv[1])
 driver_ns = ctypes.c_longlong.in_dll(ctypes.CDLL("libnvidia-ml.so.1"), "fake_nvml_now_ns")
 class SharedClock(FakeClock):
@@ -35,7 +35,7 @@ from etui.config.load import load_config
 from etui.energy.discovery import find_sources, open_recorder
 from etui.energy.recorder import SETTLE_OF_AVERAGE, SETTLE_S
 from etui.energy.sampler import HURRY_INTERVAL_NS
-from etui.testing.play import sample
+from tests.support.play import sample
 config = load_config()
 found = find_sources(config)
 for source in found.sources:

@@ -9,7 +9,7 @@ import pytest
 
 from etui.energy.sources.nvml import INSTANT_POWER, TOTAL_ENERGY, NvmlSource
 from etui.energy.types import DividedSource
-from etui.testing.devices import FakeClock
+from tests.support.devices import FakeClock
 
 
 class Driver:

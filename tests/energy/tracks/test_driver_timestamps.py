@@ -9,9 +9,9 @@ from dataclasses import replace
 import pytest
 
 from etui.energy.recorder import Recorder
-from etui.testing.devices import SENSORS, FakeClock, FakeDevice, Sensor
-from etui.testing.play import EnergyWindow, record, sample, windows
-from etui.testing.power_curves import CURVES, WattCurve
+from tests.support.devices import SENSORS, FakeClock, FakeDevice, Sensor
+from tests.support.play import EnergyWindow, record, sample, windows
+from tests.support.power_curves import CURVES, WattCurve
 
 Warp = Callable[[float], float]
 

@@ -7,7 +7,7 @@ import pytest
 
 from etui.energy.tracks.level_fit import fit_levels, follow_step
 from etui.energy.tracks.pending_marks import PendingMarks
-from etui.testing.power_curves import steps
+from tests.support.power_curves import steps
 
 TURN = steps([(2.0, 40.0), (0.25, 300.0), (1.75, 180.0), (3.0, 40.0)])
 MARKS_S = [2.0, 2.25, 4.0]

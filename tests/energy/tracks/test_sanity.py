@@ -9,9 +9,9 @@ import pytest
 
 from etui.energy.recorder import Recorder
 from etui.energy.types import Channel, Kind
-from etui.testing.devices import SENSORS, FakeClock, FakeDevice
-from etui.testing.play import EnergyWindow, sample
-from etui.testing.power_curves import CURVES, constant
+from tests.support.devices import SENSORS, FakeClock, FakeDevice
+from tests.support.play import EnergyWindow, sample
+from tests.support.power_curves import CURVES, constant
 
 
 @pytest.mark.parametrize("scope", ["gpu:A", "package:0", "dram:0", "module:A", "psys"])

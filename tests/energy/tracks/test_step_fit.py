@@ -8,7 +8,7 @@ import pytest
 
 from etui.energy.tracks.ring_buffer import Columns
 from etui.energy.tracks.step_fit import EdgeSample, fit_steps
-from etui.testing.power_curves import WattCurve, steps
+from tests.support.power_curves import WattCurve, steps
 
 TURN = steps([(1.03, 40.0), (0.06, 300.0), (0.3, 180.0), (1.0, 40.0)])
 MARKS_S = [1.03, 1.09, 1.39]

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 from etui.energy.recorder import Recorder
 from etui.energy.types import Kind
-from etui.testing.devices import SENSORS, FakeClock, FakeDevice, Sensor
-from etui.testing.play import EnergyWindow, live_windows, record, sample, windows
-from etui.testing.power_curves import CURVES, WattCurve, constant, steps
+from tests.support.devices import SENSORS, FakeClock, FakeDevice, Sensor
+from tests.support.play import EnergyWindow, live_windows, record, sample, windows
+from tests.support.power_curves import CURVES, WattCurve, constant, steps
 
 POWER_ONLY = Sensor(counter_period_s=None, power_period_s=0.02, power_window_s=0.02)
 

@@ -32,11 +32,11 @@ from etui.runtime.open import Runtime
 from etui.runtime.overrides import Overrides
 from etui.runtime.pool.turn_pool import TurnPool
 from etui.runtime.pool.turn_request import PoolEvent, TurnFailed, TurnRequest
-from etui.testing.devices import FakeClock, FakeDevice
-from etui.testing.play import sample
-from etui.testing.power_curves import constant
 from etui.turn.events import TurnFinished
 from etui.turn.record import TurnRecord
+from tests.support.devices import FakeClock, FakeDevice
+from tests.support.play import sample
+from tests.support.power_curves import constant
 
 LIMIT_SECONDS = 60.0
 WATTS = 50.0

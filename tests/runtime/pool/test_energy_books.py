@@ -15,7 +15,7 @@ from benchmarks.attribution import CurveMeter
 from etui.energy.types import Energy
 from etui.runtime.pool.energy_books import EnergyBookkeeper, Ongoing
 from etui.runtime.pool.turn_request import EnergyBooks
-from etui.testing.power_curves import constant, steps
+from tests.support.power_curves import constant, steps
 
 S = 1_000_000_000
 

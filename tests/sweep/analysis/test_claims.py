@@ -19,7 +19,7 @@ from etui.sweep.race.loop import measure_blocks
 from etui.sweep.result import SweepResult
 from etui.sweep.setting import Setting
 from etui.sweep.sweep_config import SweepDesign
-from etui.testing.sweep_rig import MACHINES, SimulatedMachine, SimulatedRig, draw_noise
+from tests.support.sweep_rig import MACHINES, SimulatedMachine, SimulatedRig, draw_noise
 
 SWEEPS = 60
 

@@ -16,8 +16,8 @@ from etui.models.catalogue import load_catalogue
 from etui.sweep.axes.machine_facts import MachineFacts, combine_limits, read_machine_facts
 from etui.sweep.machine.caps import open_cap
 from etui.sweep.rig import SettingFailed
-from etui.testing.power_limits import read_package, write_package
 from tests.contract.tiny_model import write_tiny_model
+from tests.support.power_limits import read_package, write_package
 
 
 def refuse_to_ask(asked: CapRequest) -> None:

@@ -16,7 +16,7 @@ from etui.sweep.machine.procedure import Procedure
 from etui.sweep.rig import SettingFailed
 from etui.sweep.setting import Setting
 from etui.sweep.work_shape import WorkShape
-from etui.testing.gpu import SimulatedGpu
+from tests.support.gpu import SimulatedGpu
 from tests.sweep.simulated_rig import (
     BASELINE,
     ITEMS,

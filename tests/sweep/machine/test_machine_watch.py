@@ -18,8 +18,8 @@ from etui.sweep.machine.machine_watch import (
     describe_state,
     find_disturbance,
 )
-from etui.testing.devices import FakeClock, FakeDevice
-from etui.testing.power_curves import constant
+from tests.support.devices import FakeClock, FakeDevice
+from tests.support.power_curves import constant
 from tests.sweep.simulated_rig import write
 
 

@@ -16,7 +16,7 @@ from etui.sweep.race.elimination import FINALISTS
 from etui.sweep.race.loop import measure_blocks
 from etui.sweep.setting import Setting
 from etui.sweep.sweep_config import SweepDesign
-from etui.testing.sweep_rig import (
+from tests.support.sweep_rig import (
     MACHINES,
     QUIET,
     SimulatedMachine,

@@ -12,7 +12,7 @@ from etui.sweep.race.design import next_block
 from etui.sweep.race.loop import ATTEMPTS, measure_blocks
 from etui.sweep.setting import Setting
 from etui.sweep.sweep_config import SweepDesign
-from etui.testing.sweep_rig import QUIET, SimulatedMachine, SimulatedRig, TrueCost
+from tests.support.sweep_rig import QUIET, SimulatedMachine, SimulatedRig, TrueCost
 
 SETTINGS = tuple(Setting((("threads", n),)) for n in (1, 2, 4))
 DESIGN = SweepDesign(SETTINGS, floor_blocks=2, race_rounds=1, confirm_blocks=2)

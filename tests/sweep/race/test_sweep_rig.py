@@ -11,7 +11,7 @@ import pytest
 
 from etui.sweep.goal import Goal
 from etui.sweep.rig import Rig, SettingFailed
-from etui.testing.sweep_rig import MACHINES, QUIET, SimulatedNoise, SimulatedRig, draw_noise
+from tests.support.sweep_rig import MACHINES, QUIET, SimulatedNoise, SimulatedRig, draw_noise
 
 SEEDS = range(20)
 

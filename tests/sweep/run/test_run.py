@@ -20,8 +20,8 @@ from etui.sweep.run.plan import SweepRequest
 from etui.sweep.run.recorded_sweep import read_sweep
 from etui.sweep.run.run import SweepRunner, analyse_folder, describe_plan
 from etui.sweep.setting import Setting
-from etui.testing.power_limits import write_package
 from tests.contract.tiny_model import write_tiny_model
+from tests.support.power_limits import write_package
 from tests.sweep.fakes import Audience, FakeWorkbench, Log
 
 BATCHES = ("batch_tokens=64,128,256,512",)

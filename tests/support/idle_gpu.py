@@ -6,9 +6,9 @@ import random
 from dataclasses import dataclass
 
 from etui.energy.recorder import Recorder
-from etui.testing.devices import FakeClock, FakeDevice, Sensor
-from etui.testing.gpu import Plateaus
-from etui.testing.play import sample
+from tests.support.devices import FakeClock, FakeDevice, Sensor
+from tests.support.gpu import Plateaus
+from tests.support.play import sample
 
 
 @dataclass(frozen=True, slots=True)

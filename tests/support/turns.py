@@ -12,9 +12,9 @@ from dataclasses import dataclass, replace
 
 from etui.energy.recorder import SETTLE_OF_AVERAGE, SETTLE_S, Recorder
 from etui.energy.sampler import BURST_INTERVAL_NS, BURST_NS, HURRY_INTERVAL_NS, dither_interval
-from etui.testing.devices import FakeClock, FakeDevice, Sensor
-from etui.testing.play import EnergyWindow
-from etui.testing.power_curves import steps
+from tests.support.devices import FakeClock, FakeDevice, Sensor
+from tests.support.play import EnergyWindow
+from tests.support.power_curves import steps
 
 PREFILL_SECONDS = {0.3: 0.06, 1.0: 0.15, 2.0: 0.25, 10.0: 0.6}
 """Length of a turn -> length of its prefill, seconds."""

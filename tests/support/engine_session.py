@@ -19,7 +19,7 @@ from etui.engine.session import (
 )
 from etui.errors import ContextOverflow
 from etui.events import Verified
-from etui.testing.gpu import SimulatedGpu
+from tests.support.gpu import SimulatedGpu
 
 _END_EVERY = 37
 """The simulated model draws an end token once in so many tokens."""

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from etui.energy.recorder import SETTLE_OF_AVERAGE, SETTLE_S, Recorder
 from etui.energy.sampler import BURST_INTERVAL_NS, BURST_NS, HURRY_INTERVAL_NS, dither_interval
 from etui.energy.types import Energy
-from etui.testing.devices import FakeClock, FakeDevice, Sensor
-from etui.testing.power_curves import WattCurve
+from tests.support.devices import FakeClock, FakeDevice, Sensor
+from tests.support.power_curves import WattCurve
 
 
 @dataclass(frozen=True, slots=True)

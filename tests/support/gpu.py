@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from etui.energy.recorder import Recorder
 from etui.energy.types import Energy
-from etui.testing.devices import FakeClock, FakeDevice, Sensor
+from tests.support.devices import FakeClock, FakeDevice, Sensor
 
 
 @dataclass(frozen=True, slots=True)

@@ -59,11 +59,11 @@ from etui.routing.signals.host_state import HostState
 from etui.routing.signals.question_words import QuestionText
 from etui.routing.signals.similarity import NeighbourTally, SimilarityIndex, smoothed_share
 from etui.routing.signals.text_measures import MEASURES, TextFacts
-from etui.testing.idle_days import DAYS, draw_gaps, flatten
 from etui.turn.audit_label import is_drawn
 from etui.yaml.named_files import NamedFile
 from tests.contract.numbers import check_numbers
 from tests.replay import made
+from tests.support.idle_days import DAYS, draw_gaps, flatten
 
 QUERIES = (
     "Hello!",

@@ -10,7 +10,7 @@ from etui.atomic import write_text
 from etui.bench.report.render import read_resource, render_template
 from etui.bench.report.view import build_tree
 from etui.sweep.blocks import Block
-from etui.sweep.report import effect_chart, frontier_chart, power_chart, race_chart, view
+from etui.sweep.report import frontier_chart, power_chart, view
 from etui.sweep.report.conditions import (
     build_command,
     build_conditions,
@@ -18,8 +18,8 @@ from etui.sweep.report.conditions import (
 )
 from etui.sweep.report.power_chart import VisitWatts
 from etui.sweep.report.roles import list_shown_roles
-from etui.sweep.report.sentences import floor_sentence, interaction_sentence, time_sentence
-from etui.sweep.report.verdict import JOULES, TIME, format_verdict
+from etui.sweep.report.sentences import floor_sentence, time_sentence
+from etui.sweep.report.verdict import format_verdict
 from etui.sweep.result import SweepResult
 from etui.sweep.sweep_config import SweepConfig
 from etui.text.codec import to_document
@@ -86,27 +86,9 @@ def render_report(
         ],
         has_frontier=sum(one.is_on_frontier for one in result.settings) > 1,
         has_accuracy=any(one.accuracy is not None for one in result.settings),
-        effects=[
-            [
-                effect_chart.draw_effects(result, what, size)
-                for size in (effect_chart.WIDE, effect_chart.NARROW)
-            ]
-            for what in (JOULES, TIME)
-        ],
-        interactions=[interaction_sentence(one, result.kind) for one in result.interactions],
-        equals=[
-            [
-                effect_chart.draw_equal_pair(result, blocks, what, size)
-                for size in (effect_chart.WIDE, effect_chart.NARROW)
-            ]
-            for what in (JOULES, TIME)
-        ],
+        effects=view.build_effect_rows(result),
         floor=floor_sentence(result),
         duration=time_sentence(result),
-        races=[
-            race_chart.draw_race(result, blocks, size)
-            for size in (race_chart.WIDE, race_chart.NARROW)
-        ],
         drops=view.build_drop_rows(result),
         powers=[
             power_chart.draw_power(result, power, size)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Literal
 
 from etui.sweep.report.names import list_varied_axes, name_values, short_name
 from etui.sweep.result import SettingResult, SweepResult
-from etui.text.tables import fit_cells, one_line
 
 Role = Literal["best", "baseline", "frontier", "kept", "dropped"]
 
@@ -19,9 +17,6 @@ NAMES: dict[Role, str] = {
     "dropped": "dropped or could not run",
 }
 """Role -> its name in a legend, the most important first."""
-
-_SHORTEST = 6
-"""Characters that stay of a value whose middle is left out."""
 
 
 def find_role(result: SweepResult, one: SettingResult) -> Role:
@@ -49,15 +44,6 @@ def list_names(result: SweepResult) -> dict[str, str]:
     }
 
 
-def list_value_texts(result: SweepResult) -> dict[str, tuple[str, ...]]:
-    """Return the values of the axes that differ, without the names of the axes, by key."""
-    varied = set(list_varied_axes(result.settings))
-    return {
-        one.setting: tuple(one_line(str(value)) for axis, value in one.values if axis in varied)
-        for one in result.settings
-    }
-
-
 def list_short_names(result: SweepResult) -> dict[str, str]:
     """Return what differs from the baseline, by key; the baseline is named as such."""
     base = next((one.values for one in result.settings if one.setting == result.baseline), ())
@@ -71,20 +57,3 @@ def list_shown_roles(result: SweepResult) -> list[tuple[str, str]]:
     """Return the legend, CSS class and name, of the roles that occur."""
     found = set(list_roles(result).values())
     return [(f"role-{role}", name) for role, name in NAMES.items() if role in found]
-
-
-def fit_values(values: Sequence[str], cells: int) -> str:
-    """Join values of a setting to fit a room: the longest ones lose their middle.
-
-    Args:
-        values: The values, without the names of their axes.
-        cells: Most characters.
-    """
-    parts = list(values)
-    while len(" ".join(parts)) > cells:
-        at = max(range(len(parts)), key=lambda index: len(parts[index]))
-        if len(parts[at]) <= _SHORTEST:
-            return fit_cells(" ".join(parts), cells)
-        middle = len(parts[at]) // 2
-        parts[at] = parts[at][: middle - 1].rstrip("…") + "…" + parts[at][middle + 1 :].lstrip("…")
-    return " ".join(parts)

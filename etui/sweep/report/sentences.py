@@ -1,10 +1,10 @@
-"""Sentences about a sweep: its detection floor, its duration, interactions of two axes."""
+"""Sentences about a sweep: its detection floor, its duration, effects of axes."""
 
 from __future__ import annotations
 
 from etui import units
 from etui.sweep.report.verdict import WHOLE_PERCENT, floor_text
-from etui.sweep.result import AxisEffect, Interaction, SweepResult
+from etui.sweep.result import AxisEffect, SweepResult
 from etui.text.tables import one_line
 
 
@@ -65,24 +65,3 @@ def time_sentence(result: SweepResult) -> str:
 def name_effect(effect: AxisEffect) -> str:
     """Name an effect: ``threads=1 against 2``."""
     return one_line(f"{effect.axis}={effect.value} against {effect.reference}")
-
-
-def interaction_sentence(one: Interaction, kind: str | None = None) -> str:
-    """Format an interaction: which values cost more or less together than their effects say."""
-    pair = " with ".join(
-        f"{axis}={value}" for axis, value in zip(one.axes, one.values, strict=True)
-    )
-    usual = " ".join(
-        f"{axis}={value}" for axis, value in zip(one.axes, one.references, strict=True)
-    )
-    change = one.joules
-    less = change.percent < 0
-    low, high = change.low, change.high
-    if less:
-        low, high = (None if end is None else -end for end in (high, low))
-    text = units.change_text(abs(change.percent), low, high, signed=False)
-    mark = units.ABOUT if kind == units.ESTIMATE else ""
-    return one_line(
-        f"{pair}: {mark}{text} {'fewer' if less else 'more'} joules than both effects together "
-        f"predict (against {usual})"
-    )

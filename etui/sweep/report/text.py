@@ -19,7 +19,6 @@ from etui.sweep.report.cells import (
 from etui.sweep.report.names import list_varied_axes, name_values
 from etui.sweep.report.sentences import (
     floor_sentence,
-    interaction_sentence,
     name_effect,
     time_sentence,
 )
@@ -62,7 +61,6 @@ def format_table(result: SweepResult, width: int = _WIDTH) -> list[str]:
         lines,
         [floor_sentence(result)],
         _effect_lines(result, width),
-        [f"interaction: {interaction_sentence(one, result.kind)}" for one in result.interactions],
         _drop_lines(result),
         [time_sentence(result), *_shorten_list("repeated", result.repeated)],
         _shorten_list("note", result.notes),

@@ -17,6 +17,7 @@ from etui.sweep.report.cells import (
 )
 from etui.sweep.report.names import find_setting
 from etui.sweep.report.roles import find_role, list_names
+from etui.sweep.report.sentences import name_effect
 from etui.sweep.report.verdict import computes_same, floor_text, is_accuracy_claimed
 from etui.sweep.result import Accuracy, Difference, SettingResult, SweepResult
 
@@ -97,6 +98,15 @@ def build_drop_rows(result: SweepResult) -> list[DropRow]:
             one.drop_reason or DASH,
         )
         for one in sorted(dropped, key=when)
+    ]
+
+
+def build_effect_rows(result: SweepResult) -> list[tuple[str, Cell, Cell]]:
+    """Build the table of effects: the name of each, its change in joules and in time."""
+    return [
+        (name_effect(one), _difference(one.joules), _difference(one.seconds))
+        for one in result.effects
+        if one.joules is not None or one.seconds is not None
     ]
 
 

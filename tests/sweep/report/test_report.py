@@ -12,15 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from etui.stats.tests import Interval
-from etui.sweep.report.effect_chart import WIDE, compare_equals, draw_effects, draw_equal_pair
 from etui.sweep.report.frontier_chart import draw_frontier
 from etui.sweep.report.page import render_report, write_report
 from etui.sweep.report.power_chart import draw_power, place_visits, thin_watts
-from etui.sweep.report.race_chart import draw_race
-from etui.sweep.report.roles import fit_values, list_roles, list_shown_roles
+from etui.sweep.report.roles import list_roles, list_shown_roles
 from etui.sweep.report.text import format_verdict
 from etui.sweep.report.view import build_findings, build_rows, split_interval, split_spread
-from etui.sweep.result import Accuracy, DetectionFloor, SettingResult
+from etui.sweep.result import Accuracy, SettingResult
 from tests.sweep import results
 from tests.sweep.results import (
     Power,
@@ -98,16 +96,15 @@ def test_every_section_of_a_full_sweep() -> None:
         "Settings",
         "Effect of each axis",
         "What this machine can show",
-        "How the race went",
         "Watts over time",
         "Conditions",
         "Method",
     ]
-    assert text.count("<svg") == 14
+    assert text.count("<svg") == 4
     shown = Page(text).text
     assert "8 dropped settings are far outside" in shown
     assert "repeated: block 6: another process used 38 %" in shown
-    assert "threads=1 with speculate=lookup: 3 % [2, 4] more joules" in shown
+    assert "kv_type=q8_0 against f16" in shown
     assert "25.3 % [23.3, 27.3] more joules than threads=4" in shown
     assert "dropping saved about 64 %" in shown
     assert "--axis threads=8,4,2,1" in shown
@@ -206,53 +203,6 @@ def test_roles_follow_from_the_result() -> None:
     assert [class_ for class_, _ in list_shown_roles(kept)] == ["role-best", "role-baseline"]
 
 
-def test_what_is_not_claimed_is_an_empty_dot() -> None:
-    chart = draw_effects(results.sixteen_settings().result, "time", WIDE)
-    assert chart is not None
-    assert chart.count('class="unclaimed"') == 1
-    assert chart.count('class="less"') == 1
-    assert chart.count('class="more"') == 3
-    assert 'class="floor-band"' in chart
-    assert draw_effects(results.two_settings().result, "joules", WIDE) is None
-
-
-def test_a_floor_above_all_differences_fills_the_figure() -> None:
-    result = results.sixteen_settings().result
-    floor = DetectionFloor(6606.0, 6606.0, 0.1, 0.1, 4, 2)
-    chart = draw_effects(replace(result, floor=floor), "joules", WIDE)
-    assert chart is not None
-    dots = sorted(float(x) for x in re.findall(r'<circle cx="([\d.]+)"', chart))
-    assert dots[-1] - dots[0] > 100
-    assert "detection floor above 100 %" in chart
-
-
-def test_equal_pairs_are_those_of_the_baseline() -> None:
-    sweep = results.two_settings()
-    found = compare_equals("threads=2", sweep.blocks, "joules")
-    assert [number for number, _ in found] == list(range(12))
-    first = sweep.blocks[0].visits
-    pair = {visit.copy: visit.joules for visit in first if visit.setting == "threads=2"}
-    assert found[0][1] == pytest.approx(100 * (pair[1] / pair[0] - 1))
-    assert compare_equals("threads=1", sweep.blocks, "time") == []
-    chart = draw_equal_pair(sweep.result, sweep.blocks, "time", WIDE)
-    assert chart is not None
-    assert chart.count("<circle") == 12
-    none = results.unmeasured()
-    assert draw_equal_pair(none.result, none.blocks, "joules", WIDE) is None
-
-
-def test_the_race_has_a_cell_for_each_visit() -> None:
-    from etui.sweep.report.race_chart import WIDE as SIZE
-
-    sweep = results.sixteen_settings()
-    chart = draw_race(sweep.result, sweep.blocks, SIZE)
-    assert chart is not None
-    inside = {(block.number, v.setting) for block in sweep.blocks for v in block.visits}
-    assert chart.count('class="cell"') == len(inside)
-    assert chart.count('class="cross"') == 10
-    assert draw_race(sweep.result, (), SIZE) is None
-
-
 def test_the_frontier_is_a_staircase() -> None:
     from etui.sweep.report.frontier_chart import WIDE as SIZE
 
@@ -302,17 +252,6 @@ def test_thinned_watts_keep_their_range(watts, most: int) -> None:
     for value in thin:
         assert value is None or min(known) - 1e-6 <= value <= max(known) + 1e-6
     assert any(value is not None for value in thin) == bool(known)
-
-
-@given(
-    st.lists(st.text("abcdef-_.0123", min_size=1, max_size=40), min_size=1, max_size=5),
-    st.integers(8, 60),
-)
-def test_names_fit_their_room(values, cells: int) -> None:
-    text = fit_values(values, cells)
-    assert len(text) <= cells
-    whole = " ".join(values)
-    assert text == whole or (len(whole) > cells and "…" in text)
 
 
 finite = st.floats(1e-3, 1e4)

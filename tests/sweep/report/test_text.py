@@ -303,7 +303,6 @@ def test_the_sections_of_a_long_sweep() -> None:
     text = "\n".join(lines)
     assert re.search(r"^4 +f16 +lookup +9.40 ± 0.19 J +-24 % \[-26, -22\].* best$", text, re.M)
     assert re.search(r"^kv_type=q8_0 against f16 .*\(\+0.8 % \[-0.1, 1.7\]\)$", text, re.M)
-    assert "interaction: threads=1 with speculate=lookup: 3 % [2, 4] more joules than both" in text
     assert "dropped threads=2 kv_type=q8_0 speculate=off after block 6: 25.3 %" in text
     assert (
         "31 min 12 s for 18 blocks with 164 visits; 1 h 27 min predicted without dropping "

@@ -74,7 +74,7 @@ class Machine:
         }
         scenario.write_text(json.dumps(document), encoding="utf-8")
         self._process = subprocess.Popen(
-            [sys.executable, str(HERE / "driver.py"), str(scenario), str(self.result_file)],
+            [sys.executable, "-P", str(HERE / "driver.py"), str(scenario), str(self.result_file)],
             env=self._environment(),
             cwd=self.root,
             stdin=subprocess.DEVNULL,

@@ -26,7 +26,7 @@ def build_text(kind: str) -> str:
     if kind == "numbers":
         return ", ".join(map(str, range(1, 20_000)))
     if kind == "prose":
-        names = ("energy", "policies", "reasoning", "models", "serve", "bench")
+        names = ("meter", "policies", "reasoning", "models", "serve", "bench")
         texts = ((_ROOT / "docs" / f"{name}.md").read_text() for name in names)
         return "\n\n".join(_paragraphs("\n".join(texts)))
     if kind == "code":

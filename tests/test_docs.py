@@ -34,12 +34,33 @@ def test_the_readme_is_short_and_has_one_picture():
     assert README.count("![") == 1
 
 
-def test_files_the_documents_link_to_exist():
-    roots = [CHECKOUT / "README.md", CHECKOUT / "CONTRIBUTING.md"]
-    for document in [*roots, *sorted((CHECKOUT / "docs").glob("*.md"))]:
-        for target in re.findall(r"\]\(([^)#]+)\)", document.read_text(encoding="utf-8")):
-            if not target.startswith("http"):
-                assert (document.parent / target).exists(), f"{document.name}: {target}"
+DOCUMENTS = [CHECKOUT / "README.md", CHECKOUT / "CONTRIBUTING.md", CHECKOUT / "CHANGELOG.md"]
+DOCUMENTS += sorted((CHECKOUT / "docs").glob("*.md"))
+
+
+def list_anchors(document: Path) -> set[str]:
+    """Return the anchors of the headings of a page, as GitHub makes them."""
+    text = re.sub(r"```.*?```", "", document.read_text(encoding="utf-8"), flags=re.DOTALL)
+    headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: document.name)
+def test_what_the_documents_link_to_exists(document):
+    for link in re.findall(r"\]\(([^)\s]+)\)", document.read_text(encoding="utf-8")):
+        if not link.startswith("http"):
+            target, _, anchor = link.partition("#")
+            page = document.parent / target if target else document
+            assert page.exists(), f"{document.name}: {link}"
+            assert not anchor or anchor in list_anchors(page), f"{document.name}: {link}"
+
+
+def test_the_first_page_leads_to_every_other_one():
+    first = CHECKOUT / "docs" / "index.md"
+    linked = set(re.findall(r"\]\(([\w-]+\.md)", first.read_text(encoding="utf-8")))
+    pages = {path.name for path in (CHECKOUT / "docs").glob("*.md")}
+    assert pages - {"index.md"} == linked
+    assert len(pages - {"cli.md"}) <= 16
 
 
 @pytest.mark.parametrize("name", list(_COMMANDS))

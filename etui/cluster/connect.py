@@ -214,7 +214,7 @@ def _connect(ray: Any, address: ClusterAddress | None, options: Mapping[str, Any
         raise EtuiError(
             f"cannot {'start Ray' if address is None else f'connect to Ray at {address}'}: "
             f"{_last_line(str(error))}",
-            "see docs/cluster.md",
+            "see docs/studies.md",
         ) from error
 
 
@@ -254,7 +254,7 @@ def _probe(address: ClusterAddress) -> None:
     if _try_connection(address, {**without, AUTH_MODE: "disabled"}) == "":
         raise UsageError(
             f"the cluster at {address} takes programs from whoever reaches it, without a token",
-            f"start Ray on every node with {AUTH_MODE}=token; see docs/cluster.md",
+            f"start Ray on every node with {AUTH_MODE}=token; see docs/studies.md",
         )
 
 

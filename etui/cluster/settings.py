@@ -16,7 +16,7 @@ from etui.errors import UsageError
 LOCAL = "local"
 LOOPBACK = "127.0.0.1"
 _DEFAULT_PORT = 6379
-_DOCS = "see docs/cluster.md"
+_DOCS = "see docs/studies.md"
 
 USAGE_STATS = "RAY_USAGE_STATS_ENABLED"
 AUTH_MODE = "RAY_AUTH_MODE"

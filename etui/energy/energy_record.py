@@ -4,7 +4,7 @@ A record holds one measurement for each system (an arm, a policy, a turn, a sett
 each machine. Every measurement states the eleven conditions without which joules per token cannot
 be compared: hardware, model version, precision, prompt length, output length, batch, utilisation,
 framework, PUE, method and uncertainty. What is unknown is None, and ``missing`` says why.
-``docs/energy-record.md`` compares the fields with those of SCI for AI and of MLCommons.
+``docs/files.md`` compares the fields with those of SCI for AI and of MLCommons.
 """
 
 from __future__ import annotations

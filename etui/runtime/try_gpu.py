@@ -101,7 +101,7 @@ def judge_offload(offload: Offload) -> Verdict | None:
             "no_backend",
             f"llama.cpp is built without a GPU backend{rest}",
             offload.fix
-            or "with a GPU, rebuild as docs/gpu.md says; without, models run on the CPU",
+            or "with a GPU, rebuild as docs/config.md says; without, models run on the CPU",
         )
     if not offload.devices:
         return Verdict(False, "no_device", offload.why_not, offload.fix)

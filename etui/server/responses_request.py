@@ -78,7 +78,7 @@ def build_messages(instructions: object, items: str | Sequence[Any]) -> InputMes
 
 def _add_item(found: InputMessages, item: object, at: str) -> None:
     if not isinstance(item, Mapping):
-        raise refuse(f"`{at}` must be an object", "see docs/serve-endpoints.md", at)
+        raise refuse(f"`{at}` must be an object", "see docs/serve.md", at)
     match item.get("type", "message"):
         case "message":
             _add_message(found, item, at)
@@ -309,7 +309,7 @@ def _read_object(
     if value is None:
         return {}
     if not isinstance(value, Mapping):
-        raise refuse(f"`{name}` must be an object", "see docs/serve-endpoints.md", name)
+        raise refuse(f"`{name}` must be an object", "see docs/serve.md", name)
     for key, item in value.items():
         if key not in keys and item is not None and item != neutral.get(key):
             raise refuse_support(f"`{name}.{key}` is not supported", "remove it", f"{name}.{key}")
@@ -348,7 +348,7 @@ def _read_tools(body: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     if tools is None:
         return []
     if not isinstance(tools, list):
-        raise refuse("`tools` must be a list", "see docs/serve-endpoints.md", "tools")
+        raise refuse("`tools` must be a list", "see docs/serve.md", "tools")
     for index, tool in enumerate(tools):
         kind = tool.get("type") if isinstance(tool, Mapping) else None
         if kind != "function":
@@ -386,7 +386,7 @@ def _build_chat_choice(choice: object) -> object:
 def _read_logprobs(body: Mapping[str, Any]) -> dict[str, Any]:
     include = body.get("include") or []
     if not isinstance(include, list):
-        raise refuse("`include` must be a list", "see docs/serve-endpoints.md", "include")
+        raise refuse("`include` must be a list", "see docs/serve.md", "include")
     for index, name in enumerate(include):
         if not isinstance(name, str) or name not in _INCLUDES:
             raise refuse(f"`include` cannot have {name!r} here", "remove it", f"include[{index}]")

@@ -39,7 +39,7 @@ def find_keymap_faults(config: Config) -> Iterator[tuple[str, str]]:
     """Yield the error and its fix for each name in the user's keymap that no key has."""
     for name, near in find_unknown_keys(config.keymap, list_key_names()):
         hint = format_suggestion([near] if near else [], quoted=False)
-        fix = hint or "docs/screens.md lists all key names;"
+        fix = hint or "docs/chat.md lists all key names;"
         yield f"unknown key name {name!r}", f"{fix} fix `keymap` in {config.config_file}"
 
 

@@ -110,7 +110,7 @@ def assert_like_alone(backend: LocalBackend, request: AnswerRequest, said: Finis
     """An answer is what the model says alone, up to the first near-tie.
 
     Kernels add up in another order for a batch of another size, which moves log-probabilities by
-    0.02 nats at the median, and by 0.24 at most (docs/batching.md). So where the texts part, two
+    0.02 nats at the median, and by 0.24 at most (docs/serve.md). So where the texts part, two
     tokens were about equally likely.
     """
     backend.forget()

@@ -1,6 +1,6 @@
 """A real device of llama.cpp, and models on it; every test here is skipped without one.
 
-``docs/gpu.md`` says how to have one on any machine: Mesa's software device of Vulkan.
+``docs/config.md`` says how to have one on any machine: Mesa's software device of Vulkan.
 """
 
 from __future__ import annotations

@@ -65,7 +65,7 @@ def test_the_ladder_of_efforts_on_the_page_is_that_of_the_code() -> None:
     assert f"| thinking tokens, at most | {tokens} |" in PAGE
 
 
-@pytest.mark.parametrize("document", ["docs/policies.md", "docs/replay.md"])
+@pytest.mark.parametrize("document", ["docs/policies.md", "docs/learning.md"])
 def test_the_commands_shown_have_what_they_need(document: str) -> None:
     """Each command of a code block is parsed as the command line parses it."""
     text = (CHECKOUT / document).read_text(encoding="utf-8")

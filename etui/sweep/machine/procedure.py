@@ -37,7 +37,7 @@ def choose_window_s(channels: Sequence[Channel]) -> float:
     """
     wanted = [LEAST_WINDOW_S]
     for channel in channels:
-        # An unknown period is learned; 100 ms is that of NVIDIA's counters (docs/energy.md).
+        # An unknown period is learned; 100 ms is that of NVIDIA's counters (docs/meter.md).
         period_s = 0.1 if channel.period_s is None else channel.period_s
         if channel.kind is not Kind.ESTIMATE:
             wanted += [_REFRESHES * period_s, _AVERAGES * channel.average_s]

@@ -143,4 +143,4 @@ def test_a_machine_without_nvml_has_no_gpu_to_ask(tmp_path):
     recorder = Recorder([FakeDevice(constant(50, 10), clock), nvml], clock=clock)
     watch = MachineWatch(tmp_path, recorder, clock=clock)
     assert watch.read().heat == Heat()
-    assert MOST_OTHERS == 0.05  # as docs/sweep-method.md says
+    assert MOST_OTHERS == 0.05  # as docs/sweep.md says

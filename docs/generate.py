@@ -1,7 +1,7 @@
-"""Write the files of docs/ that are made from the code: ``python docs/generate.py``.
+"""Write the files that are made from the code: ``python docs/generate.py``.
 
-``cli.md`` comes from ``--help``, ``energy-record.schema.json`` from the types of the energy record.
-``tests/test_docs.py`` fails if one is out of date.
+``docs/cli.md`` comes from ``--help``, the JSON Schemas of energy records, policies and designs from
+their types. ``tests/test_docs.py`` fails if one is out of date.
 
 ``python docs/generate.py fields --data DIR [--check] [--test]`` makes the classifier of a
 question's field, ``etui/routing/accuracy/mmlu_fields.bin``, from the folder of the MMLU files: a
@@ -28,12 +28,14 @@ import click
 import msgspec
 
 from etui.cli.main import cli
+from etui.design.schema import json_schema as build_design_schema
 from etui.energy.energy_record import RECORD_VERSION, EnergyRecord
+from etui.routing.schema.policy_file import json_schema as build_policy_schema
 
 if TYPE_CHECKING:
     import numpy as np
 
-DOCS = Path(__file__).parent
+ROOT = Path(__file__).parents[1]
 WIDTH = 100
 HEAD = """# The command line
 
@@ -68,11 +70,17 @@ def render_energy_schema() -> str:
     return json.dumps(document, indent=2) + "\n"
 
 
+def _render_schema(build: Callable[[], dict[str, Any]]) -> Callable[[], str]:
+    return lambda: json.dumps(build(), indent=2, ensure_ascii=False) + "\n"
+
+
 FILES: dict[str, Callable[[], str]] = {
-    "cli.md": render_cli,
-    "energy-record.schema.json": render_energy_schema,
+    "docs/cli.md": render_cli,
+    "docs/energy-record.schema.json": render_energy_schema,
+    "policies/policy.schema.json": _render_schema(build_policy_schema),
+    "designs/design.schema.json": _render_schema(build_design_schema),
 }
-"""Name of a generated file of docs/ -> what renders it."""
+"""A generated file -> what renders it."""
 
 
 def _sections(command: click.Command, path: str, level: int) -> Iterator[str]:
@@ -249,7 +257,7 @@ def _write_fields(options: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    """Write the generated files of docs/, or the classifier of fields."""
+    """Write the generated files, or the classifier of fields."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     fields = parser.add_subparsers(dest="what").add_parser("fields", help="make the classifier")
     fields.add_argument("--data", type=Path, required=True, help="folder of the MMLU files")
@@ -264,7 +272,7 @@ def main() -> None:
         _write_fields(options)
         return
     for name, render in FILES.items():
-        (DOCS / name).write_text(render(), encoding="utf-8")
+        (ROOT / name).write_text(render(), encoding="utf-8")
 
 
 if __name__ == "__main__":

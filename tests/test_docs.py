@@ -132,7 +132,7 @@ GENERATED = runpy.run_path(str(CHECKOUT / "docs" / "generate.py"))["FILES"]
 
 @pytest.mark.parametrize("name", list(GENERATED))
 def test_generated_files_are_up_to_date(name):
-    written = (CHECKOUT / "docs" / name).read_text(encoding="utf-8")
+    written = (CHECKOUT / name).read_text(encoding="utf-8")
     assert written == GENERATED[name](), "run: python docs/generate.py"
 
 

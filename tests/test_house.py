@@ -18,6 +18,7 @@ PACKAGES_OF = {
     "httpx2": {"backends", "energy"},
     "huggingface_hub": {"models"},
     "llama_cpp": {"engine"},
+    "llguidance": {"engine"},
     "matplotlib": {"bench", "curves", "design", "plots", "replay"},
     "pyarrow": {"datasets"},
     "pydantic": {"config", "design", "models", "prompts", "routing", "server", "yaml"},
@@ -34,7 +35,16 @@ PACKAGES_OF = {
 }
 """A heavy library -> the packages that may import it, at the top of a module or in a function."""
 ENGINE_AND_SCREEN = {"llama_cpp", "pynvml", "textual"}
-SLOW = {*ENGINE_AND_SCREEN, "huggingface_hub", "jinja2", "msgspec", "numpy", "pydantic", "yaml"}
+SLOW = {
+    *ENGINE_AND_SCREEN,
+    "huggingface_hub",
+    "jinja2",
+    "llguidance",
+    "msgspec",
+    "numpy",
+    "pydantic",
+    "yaml",
+}
 KNOWN_CYCLE = {("etui.models.tuned", "etui.models.tuned_schema")}
 """Imports that close a cycle today; take one out when it is gone, and never add one."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from etui.engine.grammar.constraint import Constraint
+from etui.engine.constraint import Constraint
 from etui.engine.sampler import Sampler, Script
 from etui.engine.speculation.speculator import Speculation
 from etui.events import Verified

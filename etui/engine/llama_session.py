@@ -10,8 +10,8 @@ from etui.arm import Sampling, Speculate
 from etui.chat import Message
 from etui.engine.batch_decoder import BatchDecoder
 from etui.engine.chat_prompt import ChatPrompt
+from etui.engine.constraint import Constraints
 from etui.engine.context import Context, ContextOptions
-from etui.engine.grammar.constraint import build_constraint
 from etui.engine.llama_sequence import LlamaSequence
 from etui.engine.model import Model
 from etui.engine.outputs import Outputs
@@ -119,6 +119,7 @@ class LlamaSession:
         self._context = context
         self._facts = facts
         self._special = SpecialTokens(model.special_tokens())
+        self._constraints = Constraints(context.api, model)
         self._prompt = ChatPrompt(template, self._special, facts.tool_format, facts.name)
         self.owner = ""
         self.label = ""
@@ -389,12 +390,12 @@ class LlamaSession:
         """Let steps draw only tokens that the grammar allows, from the next token on.
 
         Raises:
-            InvalidRequest: llama.cpp does not accept the grammar.
+            InvalidRequest: The grammar is too large.
         """
         own = self._sequences.find(sequence)
-        constraint = build_constraint(
-            self._context.api, self._model, grammar, len(own.tokens), own.constraint
-        )
+        constraint = self._constraints.make(grammar, len(own.tokens))
+        if own.constraint is not None:
+            own.constraint.free()
         self._drafts.drop(own)
         self._drafts.stop(own)
         own.speculation, own.constraint = None, constraint

@@ -5,9 +5,13 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from etui.arm import Sampling
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 _NO_FREQUENCY = 0.0
 _NO_PRESENCE = 0.0
@@ -82,20 +86,27 @@ class Sampler:
             self._recent = [*self._recent, token][-self._window :]
         return token
 
-    def draw_among(self, candidates: Any, tokens: Sequence[int]) -> int | None:
-        """Draw from these candidates instead; not for a greedy sampler.
+    def draw_among(
+        self, ids: NDArray[np.intp], logits: NDArray[np.float32], tokens: Sequence[int]
+    ) -> int | None:
+        """Draw one of these tokens instead; not for a greedy sampler.
 
         Args:
-            candidates: A ``llama_token_data_array``.
+            ids: The tokens, at least one.
+            logits: Logits of the whole vocabulary.
             tokens: The tokens of the sequence so far.
 
         Returns:
-            The token; None if there is no candidate.
+            The token; None if the chain leaves none.
         """
-        if not candidates.size:
-            return None
+        import numpy as np
+
         if self._window:
             self._show(tokens)
+        data = np.zeros(len(ids), [("id", np.int32), ("logit", np.float32), ("p", np.float32)])
+        data["id"], data["logit"] = ids, logits[ids]
+        pointer = data.ctypes.data_as(self._api.llama_token_data_p)
+        candidates = self._api.llama_token_data_array(pointer, len(data), -1, False)
         self._api.llama_sampler_apply(self._chain, ctypes.byref(candidates))
         if candidates.selected < 0:
             return None

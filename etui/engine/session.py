@@ -50,8 +50,8 @@ class ModelFacts:
 class OutputGrammar:
     """A grammar that constrains what a sequence draws."""
 
-    text: str  # Its rules in GBNF, llama.cpp's notation; the rule `root` is the whole text
-    param: str = "response_format"  # The part of the request that asks for it, for errors
+    text: str  # its rules in llguidance's dialect of Lark; the rule ``start`` is the whole text
+    param: str = "response_format"  # the part of the request that asks for it, for errors
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,7 +196,7 @@ class Session(Protocol):
         does not speculate. A script is drawn whatever the grammar says.
 
         Raises:
-            InvalidRequest: llama.cpp does not accept the grammar.
+            InvalidRequest: The grammar is too large.
         """
 
     def speculate(self, sequence: TokenSequence, method: Speculate) -> str:

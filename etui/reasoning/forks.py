@@ -92,7 +92,7 @@ class Forks:
         One that waits for room is not changed by it: a smaller batch draws the same text.
 
         Raises:
-            InvalidRequest: llama.cpp does not accept the grammar.
+            InvalidRequest: The grammar is too large.
         """
         if not self.waiting or len(self.live) >= self._arm.batch:
             return False

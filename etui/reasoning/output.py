@@ -7,8 +7,12 @@ from dataclasses import dataclass, replace
 
 from etui.arm import Arm
 from etui.chat import DEFAULT_OUTPUT, Message, OutputOptions
-from etui.engine.grammar.output_grammar import build_schema_grammar
-from etui.engine.grammar.tool_grammar import build_tool_grammar, choose_tools, read_tools
+from etui.engine.grammar import (
+    build_schema_grammar,
+    build_tool_grammar,
+    choose_tools,
+    read_tools,
+)
 from etui.engine.session import ModelFacts, OutputGrammar, ToolFormat
 from etui.errors import InvalidRequest
 from etui.reasoning.prompts import choose_style

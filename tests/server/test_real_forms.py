@@ -14,9 +14,9 @@ from typing import Any
 
 import openai
 import pytest
+from jsonschema import validate
 
 from etui.config.config import Config
-from tests.engine.grammar.schema_validator import matches
 from tests.server.fakes import DEADLINE_SECONDS
 
 STARTER, CALLER = "smollm2-135m", "qwen2.5-coder-0.5b"
@@ -85,7 +85,7 @@ def test_json_logprobs_stops_and_several_answers(serve: Serve, options: tuple[st
         assert [choice.index for choice in whole.choices] == [0, 1, 2]
         for choice in whole.choices:
             assert choice.finish_reason == "stop"
-            assert matches(json.loads(choice.message.content), SCHEMA)
+            validate(json.loads(choice.message.content), SCHEMA)
         refused: Any = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"not": {}}}}
         with pytest.raises(openai.BadRequestError, match="'not'") as found:
             create(model=STARTER, messages=ASK, response_format=refused)
@@ -137,7 +137,7 @@ def test_a_tool_is_called_and_its_result_is_answered(
                     name += call.function.name or ""
                     arguments += call.function.arguments or ""
         assert (name, reasons) == ("get_weather", ["tool_calls"])
-        assert matches(json.loads(arguments), WEATHER["function"]["parameters"])
+        validate(json.loads(arguments), WEATHER["function"]["parameters"])
         function = {"name": name, "arguments": arguments}
         calls = [{"id": call_id, "type": "function", "function": function}]
         messages.append({"role": "assistant", "content": None, "tool_calls": calls})

@@ -161,7 +161,7 @@ class RequestSession:
         """Let steps draw only tokens that the grammar allows, from the next token on.
 
         Raises:
-            InvalidRequest: llama.cpp does not accept the grammar.
+            InvalidRequest: The grammar is too large.
         """
         own = self._find(sequence)
         with self._point.use(self._member) as session:

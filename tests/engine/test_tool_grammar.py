@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from etui.engine.chat_prompt import is_deep
-from etui.engine.grammar.constraint import build_constraint
-from etui.engine.grammar.tool_grammar import build_tool_grammar, choose_tools, read_tools
+from etui.engine.constraint import Constraints
+from etui.engine.grammar import build_tool_grammar, choose_tools, read_tools
 from etui.engine.model import Model
 from etui.engine.session import ToolFormat
 from etui.errors import InvalidRequest
@@ -36,12 +36,9 @@ def takes(model: Model, text: str, tool_format: ToolFormat, **options: Any) -> b
     tools = choose_tools(read_tools(TOOLS), options.pop("choice", "required"))
     grammar = build_tool_grammar(tools, tool_format, **{"parallel": True, **options})
     end = next(token for token in range(model.vocabulary) if model.piece(token)[1])
-    constraint = build_constraint(model._api, model, grammar, 0, None)
-    try:
-        tokens = model.tokenize(text, special=False)
-        return all(map(constraint.accept, tokens)) and constraint.allows(end)
-    finally:
-        constraint.free()
+    constraint = Constraints(model._api, model).make(grammar, 0)
+    tokens = model.tokenize(text, special=False)
+    return all(map(constraint.accept, tokens)) and constraint.allows(end)
 
 
 def tagged(call: str) -> str:

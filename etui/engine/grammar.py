@@ -1,0 +1,453 @@
+"""Grammars of an answer: of a JSON schema, and of the calls of tools.
+
+They are written for llguidance, in its dialect of Lark with JSON schemas inside. What a client
+sends is checked first: its size, its keywords (llguidance ignores those that it does not know), and
+that a finite text can match it. llguidance itself works within limits of time and memory.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from etui.engine.chat_prompt import NESTING, is_deep
+from etui.engine.constraint import make_limits
+from etui.engine.session import OutputGrammar, ToolFormat
+from etui.errors import InvalidRequest
+
+SCHEMA_CHARACTERS = 65_536
+DEPTH = 64
+PARTS = 2_000
+TOOLS_CHARACTERS = 262_144
+TOOLS = 128
+CALLS = 16
+"""Most calls of one answer that the grammar allows."""
+
+_OPTIONS = {"whitespace_pattern": r"[ ]|\n[ \t]{0,20}", "coerce_one_of": True}
+_LEAD = r"lead: /\n{0,2}/"  # line breaks that a model writes between its thinking and the answer
+_NOTE_NAMES = (
+    "title description default example examples $schema $id $comment $anchor deprecated readOnly "
+    "writeOnly $defs definitions contentMediaType contentEncoding"
+)
+_NOTES = frozenset(_NOTE_NAMES.split())
+_PROPERTIES = {"properties", "additionalProperties", "patternProperties"}
+_OF_TYPE = {
+    "object": {*_PROPERTIES, "required", "minProperties", "maxProperties"},
+    "array": {"items", "prefixItems", "minItems", "maxItems"},
+    "string": {"minLength", "maxLength", "pattern", "format"},
+    "number": {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"},
+}
+_LISTS = ("allOf", "anyOf", "oneOf")
+_KNOWN = {"type", "enum", "const", "$ref", *_LISTS}.union(*_OF_TYPE.values())
+_ONLY_FALSE = ("uniqueItems", "unevaluatedProperties")
+_FORMAT_NAMES = "date time date-time duration email hostname ipv4 ipv6 uuid uri"
+_FORMATS = frozenset(_FORMAT_NAMES.split())
+_MOST = 10**16 - 1  # of an integer without limits, which a small model may never end
+_PROBED_BYTES = 16
+_NO_DETAILS = "<non-verbose/>"
+_NAME = re.compile(r"[a-zA-Z0-9_.-]{1,64}")
+_PARAM = "tools"
+
+
+def build_schema_grammar(
+    text: str, *, param: str = "response_format", lead: bool = False
+) -> OutputGrammar:
+    """Build the grammar of the JSON texts that match a schema.
+
+    Args:
+        text: The schema as JSON text.
+        param: The part of the request that it comes from, for errors.
+        lead: Allow line breaks before the JSON text, for an answer that follows thinking.
+
+    Raises:
+        InvalidRequest: It is no schema, or one that a grammar cannot keep.
+    """
+    value = f"value: %json {_read_schema(text, param)}"
+    return _finish("lead value" if lead else "value", [value], param)
+
+
+def _finish(start: str, rules: Iterable[str], param: str) -> OutputGrammar:
+    return OutputGrammar("\n".join((f"start: {start}", _LEAD, *rules, "")), param)
+
+
+def _read_schema(text: str, param: str) -> str:
+    """Return the schema that llguidance has to keep for that of a client."""
+    if len(text) > SCHEMA_CHARACTERS:
+        raise InvalidRequest(
+            f"the JSON schema has {len(text)} characters, more than {SCHEMA_CHARACTERS}",
+            "use a smaller schema",
+            param,
+        )
+    try:
+        document = json.loads(text, parse_constant=_refuse_constant, parse_float=_read_float)
+    except (ValueError, RecursionError) as error:
+        raise InvalidRequest(f"the JSON schema is not JSON: {error}", "", param) from error
+    if is_deep(document, 4 * DEPTH):
+        raise InvalidRequest(
+            f"the JSON schema is nested more than {DEPTH} levels deep",
+            "use a flatter schema",
+            param,
+        )
+    return _Reader(document, param).read()
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not a JSON number")
+
+
+def _read_float(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text[:20]} is too large")
+    return number
+
+
+class _Reader:
+    """Reads a document as clients mean it, which is narrower than JSON Schema is.
+
+    An object with ``properties`` has no others unless ``additionalProperties`` says so, and a value
+    has the type that its keywords speak of. What a reference names moves into ``$defs``, once as an
+    object of its own and once as a part of an object that is described in several places.
+    """
+
+    def __init__(self, document: Any, param: str) -> None:
+        self._document = document
+        self._param = param
+        self._named: dict[tuple[str, bool], str] = {}
+        self._defs: dict[str, Any] = {}
+        self._patterns: set[str] = set()
+        self._parts = 0
+
+    def read(self) -> str:
+        root = self._read(self._document, 0, closed=True)
+        if root is False:
+            raise self._refuse("has a part that nothing matches (false)")
+        for pattern in sorted(self._patterns):
+            if fault := _find_fault_of_pattern(pattern):
+                what = f"has the pattern {_short(pattern)}, which a grammar cannot express: {fault}"
+                raise self._refuse(what, "use a simpler pattern")
+        whole = {} if root is True else root
+        text = json.dumps({**whole, "$defs": self._defs, "x-guidance": _OPTIONS})
+        if fault := _find_fault(text):
+            raise self._refuse(f"cannot be kept: {fault}", "leave it out, or use a simpler schema")
+        if not _is_finite(root, _find_finite(self._defs)):
+            raise self._refuse(
+                "has a part that no finite JSON text matches",
+                "a recursive property must not be required",
+            )
+        return text
+
+    def _refuse(self, what: str, fix: str = "") -> InvalidRequest:
+        return InvalidRequest(f"the JSON schema {what}", fix, self._param)
+
+    def _read(self, schema: Any, depth: int, *, closed: bool) -> Any:
+        """Read a part; ``closed`` if it describes an object alone."""
+        self._parts += 1
+        if depth > DEPTH:
+            raise self._refuse(f"is nested more than {DEPTH} levels deep")
+        if self._parts > PARTS:
+            raise self._refuse(f"has more than {PARTS} parts")
+        if isinstance(schema, bool):
+            return schema
+        if not isinstance(schema, dict):
+            raise self._refuse(f"has {_short(schema)} where a schema belongs")
+        own = self._read_keywords(schema)
+        links = [key for key in ("$ref", *_LISTS) if key in own]
+        several = len(links) > 1 or bool(links and _PROPERTIES & own.keys())
+        several = several or (links == ["allOf"] and len(self._expect(own, "allOf", list)) > 1)
+        if closed and "additionalProperties" not in own and (several or not links):
+            own |= self._close(own)
+        for key in own.keys() & {"additionalProperties", "items"}:
+            own[key] = self._read(own[key], depth + 1, closed=True)
+        for key in own.keys() & {"properties", "patternProperties"}:
+            parts = self._expect(own, key, dict).items()
+            own[key] = {name: self._read(each, depth + 1, closed=True) for name, each in parts}
+        for key in own.keys() & {"prefixItems", *_LISTS}:
+            alone = key == "prefixItems" or (closed and not several)
+            parts = self._expect(own, key, list)
+            own[key] = [self._read(each, depth + 1, closed=alone) for each in parts]
+        if "$ref" in own:
+            own["$ref"] = self._refer(own["$ref"], depth, closed=closed and not several)
+        return own
+
+    def _read_keywords(self, schema: Mapping[str, Any]) -> dict[str, Any]:
+        own = {key: value for key, value in schema.items() if key not in _NOTES}
+        for key in _ONLY_FALSE:
+            if own.get(key) is False:
+                del own[key]
+        if extra := own.keys() - _KNOWN:
+            raise self._refuse(
+                f"has {_short(min(extra))}, which etui cannot keep",
+                "leave it out, and check the answer for it",
+            )
+        if not own.keys() & {"type", "enum", "const", "$ref"}:
+            own |= next(({"type": name} for name, of in _OF_TYPE.items() if of & own.keys()), {})
+        if isinstance(own.get("items"), list):  # the form of older drafts
+            own["prefixItems"] = own.pop("items")
+        if "format" in own and own["format"] not in _FORMATS:
+            del own["format"]
+        if own.get("type") == "integer" and not own.keys() & _OF_TYPE["number"] - {"minimum"}:
+            own = {"minimum": -_MOST, "maximum": _MOST, **own}
+        if isinstance(own.get("pattern"), str):
+            self._patterns.add(own["pattern"])
+        return own
+
+    def _expect(self, own: Mapping[str, Any], key: str, kind: type) -> Any:
+        value = own.get(key, kind())
+        if not isinstance(value, kind):
+            name = "an object" if kind is dict else "a list"
+            raise self._refuse(f"has {_short(key)} that is not {name}")
+        return value
+
+    def _close(self, own: Mapping[str, Any]) -> dict[str, Any]:
+        """Return keywords that leave an object the properties that its description names."""
+        parts = list(self._walk(own, set()))
+        described = any("properties" in part for part in parts)
+        if not described or any(part.get("additionalProperties") for part in parts):
+            return {}
+        required = [name for name in self._expect(own, "required", list) if isinstance(name, str)]
+        named = (name for part in parts for name in self._expect(part, "properties", dict))
+        properties = dict.fromkeys((*named, *required), True)
+        return {
+            "properties": {**properties, **own.get("properties", {})},
+            "additionalProperties": False,
+        }
+
+    def _walk(self, part: Any, seen: set[str]) -> Iterator[dict[str, Any]]:
+        """Yield the parts of a description: itself, what it refers to, and its alternatives."""
+        if not isinstance(part, dict):
+            return
+        yield part
+        name = part.get("$ref")
+        if isinstance(name, str) and name.startswith("#") and name not in seen:
+            seen.add(name)
+            yield from self._walk(self._find(name), seen)
+        for key in _LISTS:
+            for each in self._expect(part, key, list):
+                yield from self._walk(each, seen)
+
+    def _refer(self, name: Any, depth: int, *, closed: bool) -> str:
+        if not isinstance(name, str) or not (name == "#" or name.startswith("#/")):
+            raise self._refuse(
+                f"refers to {_short(name)}, outside of itself",
+                "put the schema into $defs and refer to it as #/$defs/NAME",
+            )
+        if (name, closed) not in self._named:
+            own = self._named[name, closed] = f"r{len(self._named)}"
+            self._defs[own] = self._read(self._find(name), depth + 1, closed=closed)
+        return f"#/$defs/{self._named[name, closed]}"
+
+    def _find(self, name: str) -> Any:
+        target = self._document
+        for part in name.split("/")[1:]:
+            key = part.replace("~1", "/").replace("~0", "~")
+            if isinstance(target, dict) and key in target:
+                target = target[key]
+            elif isinstance(target, list) and key.isdecimal() and int(key[:6]) < len(target):
+                target = target[int(key[:6])]
+            else:
+                raise self._refuse(f"refers to {_short(name)}, which it does not have")
+        return target
+
+
+@cache
+def _byte_vocabulary() -> Any:
+    """Return a vocabulary of the single bytes, to try a pattern without a model."""
+    from llguidance import LLTokenizer, TokenizerWrapper
+
+    return LLTokenizer(TokenizerWrapper(_Bytes()), slices=[])
+
+
+class _Bytes:
+    """Each byte as a token, in the form that llguidance asks for."""
+
+    tokens = (*(bytes([byte]) for byte in range(256)), b"")
+    special_token_ids = (256,)
+    eos_token_id = 256
+    bos_token_id = None
+
+    def __call__(self, text: bytes) -> list[int]:
+        return list(text)
+
+
+def _find_fault(schema: str) -> str:
+    """Return why llguidance does not accept a schema; empty if it does."""
+    from llguidance import LLMatcher
+
+    try:
+        grammar = LLMatcher.grammar_from_json_schema(schema)
+    except ValueError as error:
+        return str(error)
+    return _one_line(LLMatcher.validate_grammar(grammar, limits=make_limits()))
+
+
+def _find_fault_of_pattern(pattern: str) -> str:
+    """Return why a pattern cannot be kept; empty if it can be, at least at its begin."""
+    from llguidance import LLMatcher
+
+    grammar = LLMatcher.grammar_from_json_schema(json.dumps({"type": "string", "pattern": pattern}))
+    matcher = LLMatcher(_byte_vocabulary(), grammar, log_level=0, limits=make_limits())
+    matcher.consume_token(ord('"'))
+    for _ in range(_PROBED_BYTES):
+        if matcher.is_accepting() or matcher.is_error():
+            break
+        allowed = matcher.compute_logit_bias()
+        matcher.consume_token(max((b for b in range(256) if allowed[b]), default=0))
+    return _one_line(matcher.get_error())
+
+
+def _find_finite(defs: Mapping[str, Any]) -> set[str]:
+    """Find the names that a finite text can match, by repeating until nothing is added."""
+    finite: set[str] = set()
+    while added := {n for n in defs.keys() - finite if _is_finite(defs[n], finite)}:
+        finite |= added
+    return finite
+
+
+def _is_finite(part: Any, finite: set[str]) -> bool:
+    """Return whether a finite text can match a part, if it can match what ``finite`` names."""
+    if not isinstance(part, dict):
+        return bool(part)
+    if "$ref" in part and part["$ref"].removeprefix("#/$defs/") not in finite:
+        return False
+    if not all(_is_finite(each, finite) for each in part.get("allOf", ())):
+        return False
+    for key in ("anyOf", "oneOf"):
+        if key in part and not any(_is_finite(each, finite) for each in part[key]):
+            return False
+    if part.get("type") == "object":
+        properties = part.get("properties", {})
+        return all(_is_finite(properties.get(n, True), finite) for n in part.get("required", ()))
+    if part.get("type") == "array":
+        prefix = part.get("prefixItems", [])
+        needed = [*prefix, part.get("items", True)][: int(part.get("minItems", 0))]
+        return all(_is_finite(each, finite) for each in needed)
+    return True
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.removesuffix(_NO_DETAILS).split())
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+@dataclass(frozen=True, slots=True)
+class Tool:
+    """A tool that a model may call."""
+
+    name: str
+    parameters: str  # JSON schema of its arguments, as JSON text
+
+
+def read_tools(text: str) -> tuple[Tool, ...]:
+    """Read the tools of a request, a JSON array in the OpenAI form.
+
+    Raises:
+        InvalidRequest: They are not in this form, or too many, too large or too deep.
+    """
+    if len(text) > TOOLS_CHARACTERS:
+        raise _refuse(f"the tools have {len(text)} characters, more than {TOOLS_CHARACTERS}")
+    try:
+        document = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise _refuse(f"the tools are not JSON: {error}") from error
+    if not isinstance(document, list) or not document:
+        raise _refuse("the tools are not a list with at least one tool")
+    if len(document) > TOOLS:
+        raise _refuse(f"there are {len(document)} tools, more than {TOOLS}")
+    if is_deep(document):
+        raise _refuse(f"the tools are nested more than {NESTING} levels deep")
+    tools = tuple(_read_tool(each) for each in document)
+    names = [tool.name for tool in tools]
+    for name in names:
+        if names.count(name) > 1:
+            raise _refuse(f"two tools are called {name!r}")
+    return tools
+
+
+def _read_tool(document: Any) -> Tool:
+    function = document.get("function") if isinstance(document, dict) else None
+    if not isinstance(function, dict) or document.get("type", "function") != "function":
+        raise _refuse("a tool is not an object with `type: function` and a `function`")
+    name = function.get("name")
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise _refuse(
+            "a tool has no name of 1 to 64 letters, digits, underscores, dots and hyphens"
+        )
+    if not isinstance(function.get("description"), str | None):
+        raise _refuse(f"the description of the tool {name!r} is not a text")
+    parameters = function.get("parameters")
+    if parameters is None:
+        parameters = {"type": "object", "properties": {}}
+    if not isinstance(parameters, dict):
+        raise _refuse(f"the parameters of the tool {name!r} are not a JSON schema")
+    return Tool(name, json.dumps(parameters))
+
+
+def choose_tools(tools: Sequence[Tool], choice: str) -> tuple[Tool, ...]:
+    """Return the tools that a ``tool_choice`` leaves: all, or the named one.
+
+    Raises:
+        InvalidRequest: The choice is unknown, or names no tool of the request.
+    """
+    if choice in ("auto", "required"):
+        return tuple(tools)
+    kind, _, name = choice.partition(":")
+    found = tuple(tool for tool in tools if tool.name == name)
+    if kind != "function" or not found:
+        raise InvalidRequest(
+            f"tool_choice {choice[:80]!r} is not auto, none, required or a tool of the request",
+            "name one of the tools",
+            "tool_choice",
+        )
+    return found
+
+
+def build_tool_grammar(
+    tools: Sequence[Tool], tool_format: ToolFormat, *, parallel: bool, lead: bool = False
+) -> OutputGrammar:
+    """Build the grammar of an answer that calls at least one of these tools, and writes no text.
+
+    Args:
+        tools: The tools, of which any may be called.
+        tool_format: How the model writes calls; not empty.
+        parallel: Whether it may call several.
+        lead: Allow line breaks before the first call, for an answer that follows thinking.
+
+    Raises:
+        InvalidRequest: The parameters of a tool are no schema, or one that a grammar cannot keep.
+    """
+    key = "parameters" if tool_format == "llama" else "arguments"
+    rules = [f"call: {' | '.join(f'call{index}' for index in range(len(tools)))}"]
+    for index, tool in enumerate(tools):
+        head = f'{{"name": {_json_text(tool.name)}, "{key}": '
+        rules.append(f'call{index}: {_json_text(head)} schema{index} "}}"')
+        rules.append(f"schema{index}: %json {_read_schema(tool.parameters, _PARAM)}")
+    more = f"{{0,{CALLS - 1}}}"
+    match tool_format:
+        case "hermes":
+            rules.append(r'tagged: "<tool_call>\n" call "\n</tool_call>"')
+            body = rf'tagged ("\n" tagged){more}' if parallel else "tagged"
+        case "mistral":
+            calls = f'call (", " call){more}' if parallel else "call"
+            body = f'"[TOOL_CALLS]" " "? "[" {calls} "]"'
+        case _:
+            body = "call"
+    return _finish(f"lead {body}" if lead else body, rules, _PARAM)
+
+
+def _json_text(text: str) -> str:
+    """Return a string as JSON text, which is how llguidance writes literals too."""
+    return json.dumps(text, ensure_ascii=False)
+
+
+def _refuse(what: str) -> InvalidRequest:
+    return InvalidRequest(what, "use tools in the form of the OpenAI API", _PARAM)

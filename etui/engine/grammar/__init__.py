@@ -1,1 +1,0 @@
-"""Grammars that constrain what a model writes: JSON of a schema, or calls of tools."""

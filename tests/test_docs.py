@@ -36,6 +36,8 @@ def test_the_readme_is_short_and_has_one_picture():
 
 DOCUMENTS = [CHECKOUT / "README.md", CHECKOUT / "CONTRIBUTING.md", CHECKOUT / "CHANGELOG.md"]
 DOCUMENTS += sorted((CHECKOUT / "docs").glob("*.md"))
+DOCUMENTS += [CHECKOUT / "benchmarks" / "README.md", CHECKOUT / "tests" / "contract" / "README.md"]
+DOCUMENTS += [CHECKOUT / "data" / "seed" / "README.md"]
 
 
 def list_anchors(document: Path) -> set[str]:
@@ -45,7 +47,9 @@ def list_anchors(document: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: document.name)
+@pytest.mark.parametrize(
+    "document", DOCUMENTS, ids=lambda document: str(document.relative_to(CHECKOUT))
+)
 def test_what_the_documents_link_to_exists(document):
     for link in re.findall(r"\]\(([^)\s]+)\)", document.read_text(encoding="utf-8")):
         if not link.startswith("http"):

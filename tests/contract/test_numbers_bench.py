@@ -6,6 +6,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,14 +14,23 @@ import pytest
 from etui.bench.analysis.against_mixture import compare_with_mixtures
 from etui.bench.analysis.comparable import System
 from etui.bench.analysis.compare import compare
+from etui.bench.analysis.compare_text import (
+    comparison_lines,
+    mixture_line,
+    subject_lines,
+    verdict,
+)
 from etui.bench.analysis.course import judge_steadiness, list_early_answers
+from etui.bench.analysis.course_text import build_course_rows
 from etui.bench.analysis.difficulty import average_outcomes, build_difficulty, collect_models
 from etui.bench.analysis.distribution import compute_percentiles, count_gaps, pool_gaps
 from etui.bench.analysis.oracle import oracle
 from etui.bench.analysis.precision import build_population, predict_questions, take_look
 from etui.bench.analysis.summary import group_by_system, summarise
+from etui.bench.analysis.summary_text import headline, markdown, per_subject_csv
 from etui.bench.merge.join import NamedRun, merge_runs
 from etui.bench.report.energy_record import build_energy_record
+from etui.bench.report.lm_eval import lm_eval_document
 from etui.bench.run.precision_schedule import choose_first_look, choose_next_look
 from etui.bench.store.parts import BenchPart, list_part
 from etui.bench.store.run_config import RunConfig
@@ -77,7 +87,15 @@ def list_systems(run: RunConfig, rows: Sequence[Sample]) -> dict[str, System]:
 @pytest.mark.parametrize("kind", ["counter", "estimate", None])
 def test_the_summary_of_a_run(kind: str | None) -> None:
     run, rows = build_run(kind)
-    check_numbers(f"bench-summary-{kind}", summarise(rows, run))
+    summary = summarise(rows, run)
+    check_numbers(f"bench-summary-{kind}", summary)
+    texts = {
+        "headline": headline(summary).splitlines(),
+        "markdown": markdown(summary, run).splitlines(),
+        "subjects": per_subject_csv(summary).splitlines(),
+        "course": build_course_rows(summary),
+    }
+    check_numbers(f"bench-texts-{kind}", texts)
 
 
 def test_the_summary_of_a_run_of_an_earlier_version() -> None:
@@ -103,7 +121,7 @@ def test_the_summary_of_a_run_of_an_earlier_version() -> None:
 def test_comparisons_of_systems() -> None:
     run, rows = build_run()
     holes = [replace(row, joules=None, kind=None) if row.row == 3 else row for row in rows]
-    found = {}
+    found: dict[str, Any] = {}
     for label, inside in (("whole", rows), ("holes", holes)):
         systems = list_systems(run, inside)
         names = list(systems)
@@ -113,8 +131,15 @@ def test_comparisons_of_systems() -> None:
             for other in names[at + 1 :]
         ]
     systems = list_systems(run, rows)
-    found["mixtures"] = compare_with_mixtures(list(systems.values()))  # type: ignore[assignment]
-    found["oracle"] = oracle(group_by_system(rows, run))  # type: ignore[assignment]
+    mixtures = compare_with_mixtures(list(systems.values()))
+    found["mixtures"] = mixtures
+    found["oracle"] = oracle(group_by_system(rows, run))
+    found["lines"] = [
+        [*comparison_lines(one, several=True), *subject_lines(one)[:4], verdict(one)]
+        for one in (*found["whole"], *found["holes"])
+    ]
+    found["mixture lines"] = [mixture_line(one) for one in mixtures]
+    found["lm-eval"] = lm_eval_document(systems["direct"])
     check_numbers("bench-compare", found)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from dataclasses import fields
 from typing import Any
 
@@ -16,12 +17,14 @@ from etui.sweep.race.choice import choose_best
 from etui.sweep.race.design import list_drops, list_remaining, next_block
 from etui.sweep.race.durations import estimate_full_grid_seconds, estimate_seconds_left
 from etui.sweep.race.loop import measure_blocks
+from etui.sweep.report.energy_record import build_energy_record
 from etui.sweep.report.verdict import format_verdict
 from etui.sweep.result import SweepResult
 from etui.sweep.run.apply import choose_setting
 from etui.sweep.sweep_config import SweepDesign
 from tests.contract.numbers import check_numbers
 from tests.support.sweep_rig import MACHINES, SimulatedRig, draw_noise
+from tests.sweep import results
 from tests.sweep.measured import Measured, grid, unmeasure
 
 LEFT_OUT = {"interactions", "notes"}
@@ -119,3 +122,10 @@ def test_accuracies_of_settings() -> None:
         "result": figures(result),
     }
     check_numbers("sweep-accuracies", found)
+
+
+@pytest.mark.parametrize("make", [results.sixteen_settings, results.unmeasured])
+def test_the_energy_record_of_a_sweep(make: Callable[[], results.Sweep]) -> None:
+    sweep = make()
+    record = build_energy_record(sweep.config, sweep.result, sweep.blocks)
+    check_numbers(f"sweep-record-{make.__name__.replace('_', '-')}", record)

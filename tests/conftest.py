@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,14 @@ pytest_plugins = [
     "tests.fixtures.questions",
     "tests.fixtures.turns",
 ]
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """As many workers as this process may use CPUs; above eight, models fill the memory."""
+    count = os.cpu_count() or 1
+    if sys.platform == "linux":
+        count = len(os.sched_getaffinity(0))
+    return min(count, 8)
 
 
 @pytest.fixture(autouse=True)

@@ -9,6 +9,8 @@ from benchmarks.audit_day import Judged, is_right, summarise
 from benchmarks.audits import RANDOM, compute_share, draw_agreement, format_simulation, measure_apgr
 from benchmarks.audits import summarise as summarise_runs
 
+pytestmark = pytest.mark.slow
+
 
 def test_a_share_is_the_ratio_of_mean_gains() -> None:
     share = compute_share([0.06, 0.10], [0.1, 0.1])

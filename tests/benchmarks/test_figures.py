@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 
 from benchmarks.figures import Figure, in_turn, median_interval, median_of, ratio_of
 
+pytestmark = pytest.mark.slow
+
 
 def test_a_ratio_is_the_median_over_the_rounds():
     found = ratio_of("a : b", [(1.0, 2.0), (3.0, 2.0), (8.0, 4.0)])

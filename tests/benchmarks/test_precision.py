@@ -11,6 +11,8 @@ import pytest
 
 from benchmarks.precision import made_table, main, read_table, simulate
 
+pytestmark = pytest.mark.slow
+
 
 def shared_table() -> Path | None:
     """The outcomes of two real models, beside the data of MMLU if they are there."""

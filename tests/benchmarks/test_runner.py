@@ -22,6 +22,8 @@ from benchmarks.report import history_text
 from benchmarks.runner import FOLDER, NAMES, Benchmark, measure, shipped
 from etui.errors import InvalidFile
 
+pytestmark = pytest.mark.slow
+
 FAST = Figure("a : b", 0.5, n=5, low=0.4, high=0.6)
 SLOW = Figure("load", 120.0, "ms", "absolute", 3)
 HERE = Machine("CPU", 2, 8, (), "Linux 6", "3.11.9", {"textual": "8.2.8", "numpy": None})

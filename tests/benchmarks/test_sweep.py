@@ -18,6 +18,8 @@ from benchmarks.sweep import (
 from etui.sweep.goal import Goal
 from tests.support.sweep_rig import MACHINES
 
+pytestmark = pytest.mark.slow
+
 
 def outcome(excess=0.0, is_baseline=False, seconds=40.0, stated=()):
     return Outcome(20, excess, 0.0, is_baseline, seconds, 100.0, 100.0, tuple(stated))

@@ -34,6 +34,8 @@ from etui.runtime.open import open_runtime
 from tests.cluster.fake_node import OPENER, SHA256
 from tests.cluster.ray_fixtures import find_ray_processes, find_workers, require_ray, start_cluster
 
+pytestmark = pytest.mark.slow
+
 MODEL = "gemma-3-270m"
 PATIENCE = Patience(ready=60, opening=60, first=60, least=30, factor=20, stopping=5)
 

@@ -18,6 +18,8 @@ from etui.bench.store.run_folder import read_run
 from etui.cluster.sidecar import CLUSTER
 from tests.cluster.ray_fixtures import require_ray
 
+pytestmark = pytest.mark.slow
+
 QUESTIONS = ("--suite", "sample", "--subjects", "logic,algebra", "--per-subject", "2")
 
 

@@ -47,7 +47,10 @@ document.addEventListener("securitypolicyviolation", event => {
 });
 """
 
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed"),
+]
 
 
 class Tab:

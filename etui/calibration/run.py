@@ -23,7 +23,7 @@ from etui.engine.residency import Residency
 from etui.engine.session import Session
 from etui.errors import EtuiError, Stopped
 from etui.events import Loaded
-from etui.log.curve_rows import build_curve_record
+from etui.log.curve_lookup import build_curve_record
 from etui.runtime.provenance import conditions
 from etui.turn.build_record import build_load_record
 from etui.turn.ports import Meter

@@ -169,7 +169,7 @@ def _find_model(name: str, config: Config) -> tuple[ModelSpec, Path]:
 def _fit_log(spec: ModelSpec, config: Config, writer: TurnWriter) -> OperatingCurve:
     from etui.energy.discovery import open_recorder
     from etui.log.curve_lookup import fit_logged_turns, select_comparable_turns
-    from etui.log.curve_rows import build_curve_record
+    from etui.log.curve_lookup import build_curve_record
     from etui.log.queries import LogReader
     from etui.runtime.provenance import conditions
 
@@ -183,7 +183,7 @@ def _fit_log(spec: ModelSpec, config: Config, writer: TurnWriter) -> OperatingCu
 
 def _print_curve(curve: OperatingCurve, form: Form, status: str) -> None:
     from etui.curves.text import doubt_text, fit_lines, points_text
-    from etui.log.curve_rows import curve_document
+    from etui.log.curve_lookup import curve_document
 
     if form == "json":
         click.echo(json.dumps({"status": status, **curve_document(curve)}, indent=2))

@@ -76,7 +76,7 @@ def _save(curves: dict[str, dict[str, Any]], config: Config) -> None:
 
 def _print(curves: dict[str, dict[str, Any]]) -> None:
     from etui.curves.text import doubt_text, fit_lines, points_text
-    from etui.log.curve_rows import parse_curve
+    from etui.log.curve_lookup import parse_curve
 
     for machine, document in curves.items():
         row = {

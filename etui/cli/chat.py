@@ -103,7 +103,7 @@ def find_last_chat(config: Config) -> ChatRecord | None:
 def _find_named(config: Config, name: str) -> ChatRecord:
     """Return the chat of a name."""
     from etui.errors import UsageError
-    from etui.log.find_chat import find_chat
+    from etui.log.chat_queries import find_chat
     from etui.log.queries import LogReader, UnknownId
 
     try:

@@ -36,7 +36,7 @@ def curves(model: str | None, svg: Path | None, as_json: bool) -> int:
     """
     from etui.config.load import load_config
     from etui.curves.measured_under import list_differences
-    from etui.log.curve_rows import curve_document
+    from etui.log.curve_lookup import curve_document
 
     config = load_config()
     found = _find_curves(config, model)

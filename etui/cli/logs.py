@@ -148,9 +148,8 @@ def show(turn_id: str, as_json: bool) -> None:
     The first characters of its id are enough, if no other id begins with them.
     """
     from etui.log.export import build_turn_document
-    from etui.log.grades_text import format_audit, format_grade
     from etui.log.labels import read_audits, read_grades
-    from etui.log.text import format_turn
+    from etui.log.text import format_audit, format_grade, format_turn
 
     with _open_log() as log:
         turn = log.get_turn(turn_id)

@@ -28,7 +28,7 @@ from etui.errors import UsageError
 
 if TYPE_CHECKING:
     from etui.config.config import Config
-    from etui.log.label_table import PairAgreement
+    from etui.log.labels import PairAgreement
     from etui.models.catalogue import Catalogue
     from etui.routing.accuracy.fitted_file import FittedModel
     from etui.routing.accuracy.table import Graded
@@ -156,8 +156,7 @@ def _add_log(answers: _Answers | None, policy: Policy | None, config: Config) ->
     """Return the labels of the log, joined to the answers of a run or a table."""
     from hashlib import sha256
 
-    from etui.log.label_table import collect_labels
-    from etui.log.labels import read_labelled
+    from etui.log.labels import collect_labels, read_labelled
     from etui.log.queries import LogReader
     from etui.routing.accuracy.labels import join_tables
     from etui.routing.policy import list_priors
@@ -211,7 +210,7 @@ def _add_log(answers: _Answers | None, policy: Policy | None, config: Config) ->
 
 def _say_audit_accuracy(pair: PairAgreement) -> str:
     """Write which accuracy of the audit arm the labels of a pair rest on, and how to better it."""
-    from etui.log.label_table import LEAST_GRADES
+    from etui.log.labels import LEAST_GRADES
     from etui.units import percent_text
 
     arm, share = pair.audit_arm, percent_text(pair.model.audit)

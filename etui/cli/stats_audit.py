@@ -14,7 +14,7 @@ from etui.errors import EtuiError
 
 if TYPE_CHECKING:
     from etui.config.config import Config
-    from etui.log.label_table import LogLabels
+    from etui.log.labels import LogLabels
     from etui.log.records import AuditRecord
     from etui.replay.fit_change import FitChange
 
@@ -94,8 +94,7 @@ def summarise_audits(config: Config, days: int, now: datetime | None = None) -> 
     Raises:
         LogUnavailable: The log cannot be read.
     """
-    from etui.log.label_table import collect_labels
-    from etui.log.labels import read_audits, read_labelled
+    from etui.log.labels import collect_labels, read_audits, read_labelled
     from etui.log.queries import LogReader
     from etui.units import ESTIMATE
 

@@ -25,7 +25,7 @@ from etui.curves.fit import TooFewPoints
 from etui.design.curve_points import append_curve_point, read_curve_points
 from etui.design.load import read_curve_grid
 from etui.errors import Stopped, UsageError
-from etui.log.curve_rows import build_curve_record
+from etui.log.curve_lookup import build_curve_record
 from etui.runtime.provenance import conditions
 
 if TYPE_CHECKING:

@@ -1,20 +1,36 @@
-"""Open the database: check its version, migrate it, and explain failures."""
+"""Open the database: check its version, migrate it, and explain failures.
+
+sqlite-utils takes 150 ms to import, so it is imported only to apply migrations: whether a database
+is up to date follows from ``NAMES`` alone.
+"""
 
 from __future__ import annotations
 
 import os
 import sqlite3
 import time
+from functools import partial
+from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from etui.config.config import Config, make_home
 from etui.errors import EtuiError, LogUnavailable
-from etui.log.migrations import NAMES, SET_NAME, migrations
 from etui.text.tables import one_line
+
+if TYPE_CHECKING:
+    from sqlite_utils import Database
 
 BUSY_SECONDS = 5.0
 """How long to wait for another etui that is writing."""
+
+SET_NAME = "etui"
+"""Name of the migration set in ``_sqlite_migrations``."""
+
+NAMES = ("m018_grades_and_audits",)
+"""Every migration of this version, in order; a released one never changes. The first creates the
+schema of 0.1 (``schema.sql``) under the name of the last step before it: a log that has gone
+through those steps has the same schema."""
 
 _ELSEWHERE = "set ETUI_HOME to another folder"
 _DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR)
@@ -164,7 +180,12 @@ def _pending(connection: sqlite3.Connection, path: Path) -> bool:
             "SELECT name FROM _sqlite_migrations WHERE migration_set = ?", (SET_NAME,)
         )
         applied = {row[0] for row in rows}
-    unknown = sorted(applied - set(NAMES))
+    if applied and max(applied) < NAMES[0]:
+        raise LogUnavailable(
+            f"the log {path} was written by an etui from before 0.1",
+            f"move it away (etui starts a new one), or {_ELSEWHERE}",
+        )
+    unknown = sorted(name for name in applied - set(NAMES) if name > NAMES[0])
     if unknown and not applied.issuperset(NAMES):
         # A newer etui has applied ours too.
         raise _build_damage(path, f"unknown migrations {', '.join(unknown)}")
@@ -178,23 +199,37 @@ def _pending(connection: sqlite3.Connection, path: Path) -> bool:
             f"the log {path} is a database of another program",
             f"move it away (etui starts a new one), or {_ELSEWHERE}",
         )
-    return applied != set(NAMES)
+    return not applied.issuperset(NAMES)
 
 
 def _migrate(connection: sqlite3.Connection, path: Path, busy_seconds: float) -> None:
     """Apply the missing migrations in one exclusive transaction."""
-    from sqlite_utils import Database
+    from sqlite_utils import Database, Migrations
 
     _use_wal(connection, busy_seconds)
     connection.execute("BEGIN IMMEDIATE")
     try:
         if _pending(connection, path):
-            migrations().apply(Database(connection, execute_plugins=False))
+            migrations = Migrations(SET_NAME)
+            for name in NAMES:
+                script = "schema" if name == NAMES[0] else name
+                migrations(name=name)(partial(_run_script, script))
+            migrations.apply(Database(connection, execute_plugins=False))
         connection.execute("COMMIT")
     except BaseException:
         if connection.in_transaction:
             connection.execute("ROLLBACK")
         raise
+
+
+def _run_script(name: str, db: Database) -> None:
+    """Run the statements of ``NAME.sql``; ``executescript`` would end the transaction."""
+    statement = ""
+    for line in (files(__package__) / f"{name}.sql").read_text("utf-8").splitlines(keepends=True):
+        statement += line
+        if sqlite3.complete_statement(statement):
+            db.execute(statement)
+            statement = ""
 
 
 def _use_wal(connection: sqlite3.Connection, busy_seconds: float) -> None:

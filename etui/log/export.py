@@ -35,8 +35,7 @@ from etui.energy.record_conditions import (
     describe_framework,
     describe_single,
 )
-from etui.log.records import ChatRecord
-from etui.log.rows import build_row
+from etui.log.records import ChatRecord, build_row
 from etui.text.codec import to_document
 from etui.text.sanitize import sanitize
 from etui.turn.chat_tree import current_branch

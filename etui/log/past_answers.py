@@ -3,12 +3,256 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+import math
+import sqlite3
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from statistics import median
 from typing import TYPE_CHECKING, Any
+
+from etui.curves.fit import compute_speed
+from etui.curves.measured_under import Conditions
+from etui.curves.operating_curve import Speed
+from etui.log.curve_lookup import (
+    POINTS_SQL,
+    SPECULATED_SQL,
+    LoggedTurn,
+    find_curve,
+    parse_logged_turns,
+)
+from etui.log.records import CurveRecord
+from etui.routing.joules_predictor import ArmKey, LoggedModelFacts, PastOutput
+from etui.routing.past_audits import MeasuredAudit, PastAudits, average_audits
 
 if TYPE_CHECKING:
     from etui.log.queries import LogReader
+
+
+PAST_TURNS = 200
+
+"""Number of a model's last turns from which its usual output and prompts are taken."""
+
+
+_SPEED_TURNS = 20
+
+"""Number of turns that a speed is computed from, for each phase."""
+
+
+_LOADS = 10
+
+
+_BYTES_PER_TOKEN = 4
+
+
+_SECONDS_SQL = """
+    SELECT tokens_computed, tokens_output, seconds_prefill, seconds_decode,
+        json_extract(settings, '$.machine') AS machine
+    FROM turns
+    WHERE model = ? AND model_sha256 IS ? AND reasoning <> 'vote' AND probes = '[]' AND hops = '[]'
+        AND speculation_method IS NULL AND status IN ('complete', 'truncated')
+        AND tokens_computed > 0
+    ORDER BY created_at DESC, id DESC LIMIT ?
+"""
+
+
+_PAST_SQL = """
+    SELECT reasoning, status, tokens_prompt, tokens_output, energy_phases_decode, energy_kind,
+        chat_id, length(CAST(query AS BLOB)) AS query_bytes,
+        length(CAST(coalesce(system, '') AS BLOB)) AS system_bytes,
+        json_extract(settings, '$.think_tokens') AS think_tokens,
+        json_extract(settings, '$.max_tokens') AS max_tokens,
+        json_extract(settings, '$.votes') AS votes
+    FROM turns
+    WHERE model = ? AND model_sha256 IS ? AND status IN ('complete', 'truncated')
+        AND hops = '[]'
+    ORDER BY created_at DESC, id DESC LIMIT ?
+"""
+
+
+_LOADS_SQL = """
+    SELECT joules, seconds, kind FROM loads
+    WHERE model = ? AND model_sha256 IS ? AND joules IS NOT NULL
+    ORDER BY created_at DESC, id DESC LIMIT ?
+"""
+
+
+# An audit has neither machine nor prompt of its own in the log: they are those of the audited turn.
+_AUDITS_SQL = """
+    SELECT audits.arm, audits.joules, audits.uncertainty, audits.seconds, audits.kind,
+        audits.load_joules, json_extract(turns.settings, '$.machine') AS machine,
+        turns.tokens_prompt, turns.chat_id, length(CAST(turns.query AS BLOB)) AS query_bytes,
+        length(CAST(coalesce(turns.system, '') AS BLOB)) AS system_bytes
+    FROM audits JOIN turns USING (turn_id)
+    WHERE audits.model = ? AND audits.model_sha256 IS ?
+        AND audits.status IN ('complete', 'truncated')
+    ORDER BY audits.created_at DESC, audits.id DESC LIMIT ?
+"""
+
+
+def read_model_facts(
+    log: LogReader,
+    model: str,
+    sha256: str | None,
+    now: Conditions,
+    save: Callable[[CurveRecord], None] | None = None,
+) -> LoggedModelFacts:
+    """Read the facts of one model.
+
+    Args:
+        sha256: SHA-256 of its file; None if it is not known.
+        now: Conditions of this machine; a curve made under others is not used.
+        save: Takes a curve that was fitted to the log, so that it is fitted only once.
+
+    Raises:
+        LogUnavailable: The log cannot be read.
+    """
+    past = log.select(_PAST_SQL, (model, sha256, PAST_TURNS))
+    loads = _select_kind(log.select(_LOADS_SQL, (model, sha256, _LOADS)), "kind")
+    audits = _select_audits(log.select(_AUDITS_SQL, (model, sha256, PAST_TURNS)), now)
+    audit_loads = [row["load_joules"] for row in audits if row["load_joules"]]
+    return LoggedModelFacts(
+        curve=find_curve(log, model, sha256, now, save),
+        speed=_measure_speed(log, model, sha256, now),
+        load_joules=_mean([row["joules"] for row in loads] or audit_loads[:_LOADS]),
+        load_seconds=_mean([row["seconds"] for row in loads]),
+        past=_group_output(past),
+        prompt_overhead=_median_overhead(past or audits),
+        speculated=_measure_speculated(log, model, sha256, now),
+        audits=_group_audits(audits),
+    )
+
+
+def _select_audits(rows: Sequence[sqlite3.Row], now: Conditions) -> list[sqlite3.Row]:
+    """Select the audits here whose energy is of the kind of the newest measured one, if any."""
+    here = [row for row in rows if row["machine"] in (None, now.machine)]
+    kind = next((row["kind"] for row in here if row["joules"] is not None), None)
+    return [row for row in here if row["joules"] is None or row["kind"] == kind]
+
+
+def _group_audits(rows: Sequence[sqlite3.Row]) -> Mapping[str, PastAudits]:
+    by_arm: dict[str, list[MeasuredAudit]] = {}
+    for row in rows:
+        prompt = row["tokens_prompt"] or None
+        audit = MeasuredAudit(row["joules"], row["uncertainty"], row["seconds"], prompt)
+        by_arm.setdefault(row["arm"], []).append(audit)
+    return {arm: average_audits(audits) for arm, audits in by_arm.items()}
+
+
+def _measure_speed(log: LogReader, model: str, sha256: str | None, now: Conditions) -> Speed | None:
+    """Compute the speed from the last turns on this machine, or on an unrecorded one.
+
+    Without measured turns it is that of the others, without watts.
+    """
+    rows = _select_turns(log, POINTS_SQL, model, sha256)
+    measured = _compute_speed(_select_here(parse_logged_turns(rows), now))
+    if measured is not None:
+        return measured
+    unmeasured = _select_turns(log, _SECONDS_SQL, model, sha256)
+    alike = [row for row in unmeasured if row["machine"] in (None, now.machine)]
+    decoded = [row for row in alike if row["tokens_output"] > 1]
+    return (
+        Speed(
+            _rate([(r["tokens_computed"], r["seconds_prefill"]) for r in alike[:_SPEED_TURNS]]),
+            _rate([(r["tokens_output"] - 1, r["seconds_decode"]) for r in decoded[:_SPEED_TURNS]]),
+        )
+        if alike
+        else None
+    )
+
+
+def _select_turns(log: LogReader, sql: str, model: str, sha256: str | None) -> list[sqlite3.Row]:
+    """Select the newest turns; many of them only if some of these decoded nothing."""
+    rows = log.select(sql, (model, sha256, _SPEED_TURNS))
+    if all(row["tokens_output"] > 1 for row in rows):
+        return rows
+    return log.select(sql, (model, sha256, PAST_TURNS))
+
+
+def _rate(points: Sequence[tuple[int, float | None]]) -> float | None:
+    """Return tokens per second of all points together; None without any."""
+    known = [(tokens, seconds) for tokens, seconds in points if tokens > 0 and seconds]
+    total = math.fsum(seconds for _, seconds in known)
+    return sum(tokens for tokens, _ in known) / total if total > 0 else None
+
+
+def _measure_speculated(
+    log: LogReader, model: str, sha256: str | None, now: Conditions
+) -> Mapping[str, Speed]:
+    """Compute the speed of each setting of ``speculate`` from its last turns on this machine."""
+    rows = log.select(SPECULATED_SQL, (model, sha256, PAST_TURNS))
+    by_setting: dict[str, list[LoggedTurn]] = {}
+    for turn in _select_here(parse_logged_turns(rows), now):
+        by_setting.setdefault(str(turn.settings["speculate"]), []).append(turn)
+    speeds = {name: _compute_speed(turns) for name, turns in by_setting.items()}
+    return {name: speed for name, speed in speeds.items() if speed is not None}
+
+
+def _select_here(turns: Sequence[LoggedTurn], now: Conditions) -> list[LoggedTurn]:
+    return [turn for turn in turns if turn.settings.get("machine") in (None, now.machine)]
+
+
+def _compute_speed(turns: Sequence[LoggedTurn]) -> Speed | None:
+    """Compute the speed of turns whose energy is of the same kind as that of the newest.
+
+    Each phase is that of the newest turns that have it: an answer of one token decodes nothing,
+    and many in a row would hide how fast the model decodes.
+    """
+    if not turns:
+        return None
+    points = [turn.point for turn in turns if turn.kind == turns[0].kind]
+    prefill = compute_speed(points[:_SPEED_TURNS])
+    decoded = [p for p in points if p.output_tokens > 1 and p.decode_seconds]
+    decode = compute_speed(decoded[:_SPEED_TURNS])
+    return replace(
+        prefill,
+        decode_tokens_per_second=decode.decode_tokens_per_second,
+        decode_watts=decode.decode_watts,
+    )
+
+
+def _group_output(rows: Sequence[sqlite3.Row]) -> Mapping[ArmKey, PastOutput]:
+    by_key: dict[ArmKey, list[sqlite3.Row]] = {}
+    for row in rows:
+        if row["tokens_output"] > 0 and row["max_tokens"] is not None:
+            key = ArmKey(
+                row["reasoning"], row["think_tokens"] or 0, row["max_tokens"], row["votes"] or 0
+            )
+            by_key.setdefault(key, []).append(row)
+    return {key: _average_output(found) for key, found in by_key.items()}
+
+
+def _average_output(rows: Sequence[sqlite3.Row]) -> PastOutput:
+    measured = _select_kind(
+        [r for r in rows if r["energy_phases_decode"] is not None], "energy_kind"
+    )
+    tokens = sum(row["tokens_output"] for row in measured)
+    joules = math.fsum(row["energy_phases_decode"] for row in measured)
+    return PastOutput(
+        len(rows),
+        sum(row["tokens_output"] for row in rows) / len(rows),
+        joules / tokens if tokens else None,
+    )
+
+
+def _median_overhead(rows: Sequence[sqlite3.Row]) -> float | None:
+    extra = [
+        row["tokens_prompt"]
+        - -(-row["query_bytes"] // _BYTES_PER_TOKEN)
+        - -(-row["system_bytes"] // _BYTES_PER_TOKEN)
+        for row in rows
+        if row["chat_id"] is None and row["tokens_prompt"] > 0
+    ]
+    return float(median(extra)) if extra else None
+
+
+def _select_kind(rows: Sequence[sqlite3.Row], kind: str) -> list[sqlite3.Row]:
+    """Select the rows whose energy is of the same kind as that of the newest, the first."""
+    return [row for row in rows if row[kind] == rows[0][kind]]
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return math.fsum(values) / len(values) if values else None
+
 
 _RUNS_SQL = "SELECT run_id, config FROM runs WHERE suite = ? ORDER BY created_at DESC, id DESC"
 _ANSWERS_SQL = """

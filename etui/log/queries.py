@@ -13,7 +13,7 @@ from etui.arm import TokenCost
 from etui.config.config import Config
 from etui.curves.operating_curve import OperatingCurve
 from etui.errors import EtuiError
-from etui.log.curve_rows import CURVES_SQL, parse_curve
+from etui.log.curve_lookup import CURVES_SQL, parse_curve
 from etui.log.database import open_for_reading, translate_error
 from etui.log.filters import (
     COUNT_WORDS_SQL,
@@ -24,9 +24,10 @@ from etui.log.filters import (
     order_by_index,
     sql_limit,
 )
-from etui.log.records import ChatRecord, LoggedQuestion
-from etui.log.rows import (
+from etui.log.records import (
     QUESTION_COLUMNS,
+    ChatRecord,
+    LoggedQuestion,
     parse_chat,
     parse_load,
     parse_question,

@@ -19,7 +19,7 @@ except ImportError:  # Windows has no flock; only one etui at a time may write t
     fcntl = None  # type: ignore[assignment]
 
 from etui.config.config import Config
-from etui.log.rows import KEYS, Row
+from etui.log.records import KEYS, Row
 
 
 class UnsavedRow(NamedTuple):

@@ -22,16 +22,20 @@ from etui.errors import LogUnavailable
 from etui.log import spool as unsaved
 from etui.log.database import BUSY_SECONDS, open_for_writing, translate_error
 from etui.log.records import (
+    KEYS,
     AnswerRecord,
     AuditRecord,
     ChatRecord,
     CurveRecord,
     GradeRecord,
+    Record,
+    Row,
     RunRecord,
     SweepRecord,
     SweepSettingRecord,
+    build_row,
+    choose_table,
 )
-from etui.log.rows import KEYS, Record, Row, build_row, choose_table
 from etui.log.spool import UnsavedRow
 from etui.text.title import title_from_question
 from etui.turn.record import TurnRecord

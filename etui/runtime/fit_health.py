@@ -27,7 +27,7 @@ from etui.routing.prediction import PredictedAccuracy, PredictedAgreement, RawCo
 
 if TYPE_CHECKING:
     from etui.config.config import Config
-    from etui.log.label_table import LogLabels
+    from etui.log.labels import LogLabels
     from etui.log.queries import LogReader
     from etui.routing.accuracy.fitted_file import FittedModel
     from etui.routing.policy import Policy
@@ -209,8 +209,7 @@ def read_health_from(
     Raises:
         LogUnavailable: The log cannot be read.
     """
-    from etui.log.label_table import collect_labels
-    from etui.log.labels import read_labelled
+    from etui.log.labels import collect_labels, read_labelled
 
     known = {name: head.rate for name, head in model.arms.items()}
     turns = read_labelled(log)

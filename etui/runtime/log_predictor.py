@@ -176,7 +176,7 @@ class LogPredictor:
 
         A log that cannot be read must not prevent an answer.
         """
-        from etui.log.model_facts import read_model_facts
+        from etui.log.past_answers import read_model_facts
         from etui.log.queries import LogReader
         from etui.models.files import recorded_sha256
         from etui.runtime.remote.remote_conditions import find_conditions

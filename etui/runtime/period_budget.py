@@ -13,7 +13,7 @@ from etui.units import ESTIMATE, count_text, energy_text
 
 if TYPE_CHECKING:
     from etui.config.config import Config
-    from etui.log.spending import Spending
+    from etui.log.totals import Spending
 
 Confirm = Callable[[str], bool]
 """Asks the user a question and returns whether the answer is yes."""
@@ -76,7 +76,7 @@ def read_overruns(budgets: Sequence[PeriodBudget], config: Config) -> tuple[Over
     if not budgets:
         return ()
     from etui.log.queries import LogReader
-    from etui.log.spending import sum_joules_since
+    from etui.log.totals import sum_joules_since
 
     with LogReader(config) as log:
         now = datetime.now().astimezone()

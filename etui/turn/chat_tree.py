@@ -160,28 +160,3 @@ def current_branch(turns: Sequence[T], head: str | None = None) -> tuple[T, ...]
     tree = tree_of(turns)
     by_id = {turn.turn_id: turn for turn in turns}
     return tuple(by_id[turn_id] for turn_id in tree.path(tree.leaf(head)))
-
-
-def line_parents(nodes: Sequence[Node], replaced: Mapping[str, str]) -> dict[str, str | None]:
-    """Return the parents of turns that were stored without any, as the chat showed them.
-
-    Each turn follows the one before it. One that replaces another takes its place, so that the
-    other, and the turns after it, become a branch; without an answer it is left at its place, and
-    the next turn follows the branch that it did not replace.
-
-    Args:
-        nodes: The turns, oldest first; their parents are not read.
-        replaced: Turn id -> id of the turn that it replaces.
-    """
-    parents: dict[str, str | None] = {}
-    end: str | None = None
-    for node in nodes:
-        other = replaced.get(node.turn_id)
-        if other is None or other not in parents:
-            parents[node.turn_id] = end
-            end = node.turn_id
-            continue
-        parents[node.turn_id] = parents[other]
-        if node.answered:
-            end = node.turn_id
-    return parents

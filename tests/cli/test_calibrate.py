@@ -17,7 +17,7 @@ from etui.cli.calibrate import _fit_log
 from etui.cli.calibrate_progress import show_progress
 from etui.curves.text import doubt_text
 from etui.errors import Stopped
-from etui.log.curve_rows import build_curve_record
+from etui.log.curve_lookup import build_curve_record
 from etui.log.queries import LogReader
 from etui.log.writer import TurnWriter
 from etui.models.spec import ModelSpec

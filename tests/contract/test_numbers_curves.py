@@ -22,7 +22,7 @@ from etui.curves.fit import (
 )
 from etui.curves.measured_under import Conditions
 from etui.curves.operating_curve import PhaseCurve, Speed, looked_back, mape
-from etui.log.curve_rows import build_curve_record, curve_document
+from etui.log.curve_lookup import build_curve_record, curve_document
 from tests.contract.numbers import check_numbers
 from tests.support.engine_session import SimulatedSession
 from tests.support.gpu import GpuLoad, SimulatedGpu

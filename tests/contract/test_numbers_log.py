@@ -20,9 +20,8 @@ from etui.log.gaps import compute_gaps, read_load_cost, read_uses
 from etui.log.prediction_quality import compute_accuracy
 from etui.log.queries import LogReader
 from etui.log.records import ChatRecord
-from etui.log.spending import sum_joules_since, sum_key_joules_since
 from etui.log.token_cost import TurnCost, mean_token_cost
-from etui.log.totals import GROUPS
+from etui.log.totals import GROUPS, sum_joules_since, sum_key_joules_since
 from etui.log.writer import TurnWriter
 from etui.text.timestamps import format_utc
 from etui.turn.record import ClientRecord, HopRecord, Tokens, TurnRecord

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from etui.curves.measured_under import Conditions
-from etui.log.model_facts import read_model_facts
+from etui.log.past_answers import read_model_facts
 from etui.log.queries import LogReader
 from etui.log.records import AuditRecord
 from etui.log.writer import TurnWriter

@@ -17,11 +17,9 @@ from etui.config.config import Config
 from etui.log.export import format_chat, write_csv, write_json_lines
 from etui.log.filters import Sort, TurnFilter, build_clause
 from etui.log.queries import LogReader
-from etui.log.records import ChatRecord
-from etui.log.rows import build_row, parse_turn
-from etui.log.spending import Spending, sum_key_joules_since
+from etui.log.records import ChatRecord, build_row, parse_turn
 from etui.log.text import format_turn, format_turns
-from etui.log.totals import totals_sql
+from etui.log.totals import Spending, sum_key_joules_since, totals_sql
 from etui.turn.record import Attribution, ClientRecord, TurnRecord
 from tests.fixtures.turns import ATTRIBUTION, CLIENT, TOOL_CALLS
 

@@ -13,9 +13,14 @@ from etui.arm import Arm
 from etui.curves.fit import TooFewPoints
 from etui.curves.measured_under import Conditions
 from etui.curves.operating_curve import OperatingCurve, PhaseCurve, Residual, Speed
-from etui.log.curve_lookup import LEAST_TURNS, find_curve, fit_logged_turns, select_comparable_turns
-from etui.log.curve_rows import build_curve_record
-from etui.log.model_facts import read_model_facts
+from etui.log.curve_lookup import (
+    LEAST_TURNS,
+    build_curve_record,
+    find_curve,
+    fit_logged_turns,
+    select_comparable_turns,
+)
+from etui.log.past_answers import read_model_facts
 from etui.log.queries import LogReader
 from etui.log.writer import TurnWriter
 from etui.models.spec import ModelSpec

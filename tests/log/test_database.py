@@ -9,28 +9,27 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import fields, replace
+from importlib.resources import files
 from pathlib import Path
 
 import pytest
-from sqlite_utils import Database
 
 from etui.config.config import Config
 from etui.errors import LogUnavailable
 from etui.log.chat_queries import list_chats
-from etui.log.database import open_for_reading, open_for_writing, translate_error
-from etui.log.filters import TurnFilter
-from etui.log.migrations import NAMES, SET_NAME, migrations
+from etui.log.database import NAMES, SET_NAME, open_for_reading, open_for_writing, translate_error
 from etui.log.queries import LogReader
 from etui.log.records import (
     AnswerRecord,
+    ChatRecord,
     CurveRecord,
     RunRecord,
     SweepRecord,
     SweepSettingRecord,
+    build_row,
 )
-from etui.log.rows import build_row
 from etui.log.writer import TurnWriter
-from etui.turn.record import REPLACES, TurnRecord
+from etui.turn.record import TurnRecord
 from etui.turn.residence_record import LoadRecord, UnloadRecord
 from tests.fixtures.turns import ATTRIBUTION, CLIENT, SPECULATION, TOOL_CALLS
 
@@ -104,90 +103,84 @@ def test_an_up_to_date_database_opens_without_sqlite_utils(config: Config) -> No
     )
 
 
-def test_an_older_database_is_migrated_and_keeps_its_rows(config: Config) -> None:
-    database = Database(config.database)
-    migrations().apply(database, stop_before=NAMES[1])
-    database["chats"].insert({"chat_id": "c", "created_at": "2026", "name": "old"})
-    database.close()
+def test_a_log_of_the_last_step_before_0_1_opens_and_keeps_its_rows(
+    config: Config, make_turn: MakeTurn
+) -> None:
+    with TurnWriter(config) as writer:
+        writer.save_turn(make_turn())
+    connection = open_for_writing(config)
+    connection.executemany(
+        "INSERT INTO _sqlite_migrations (migration_set, name, applied_at) VALUES (?, ?, '')",
+        [(SET_NAME, f"m{number:03}_step") for number in range(1, 18)],
+    )
+    connection.close()
+    before = config.database.read_bytes()
+    with LogReader(config) as log:
+        assert log.get_turn(make_turn().turn_id) == make_turn()
+    assert config.database.read_bytes() == before
+
+
+def test_a_log_of_an_earlier_step_is_refused_and_left_alone(config: Config) -> None:
+    connection = open_for_writing(config)
+    connection.execute("UPDATE _sqlite_migrations SET name = 'm017_energy_index'")
+    connection.close()
+    before = config.database.read_bytes()
+    for open_it in (open_for_writing, open_for_reading):
+        with pytest.raises(LogUnavailable, match=r"before 0\.1") as caught:
+            open_it(config)
+        assert "starts a new one" in caught.value.fix
+    assert config.database.read_bytes() == before
+
+
+@pytest.fixture
+def next_version(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """An etui with one more migration than this one."""
+    (tmp_path / "schema.sql").write_text((files("etui.log") / "schema.sql").read_text("utf-8"))
+    (tmp_path / "m019_notes.sql").write_text(
+        "ALTER TABLE chats ADD COLUMN note TEXT NOT NULL DEFAULT ';';\n"
+        "-- A statement may have more than one line.\n"
+        "UPDATE chats\n    SET note = name;\n"
+    )
+    monkeypatch.setattr("etui.log.database.NAMES", (*NAMES, "m019_notes"))
+    monkeypatch.setattr("etui.log.database.files", lambda _package: tmp_path)
+    return tmp_path
+
+
+def test_an_older_database_is_migrated_and_keeps_its_rows(
+    config: Config, request: pytest.FixtureRequest
+) -> None:
+    with TurnWriter(config) as writer:
+        writer.save_chat(ChatRecord("c", "2026", "old"))
+    request.getfixturevalue("next_version")
     reader = open_for_reading(config)
     assert reader is not None
-    assert reader.execute("SELECT name FROM chats").fetchone()["name"] == "old"
+    assert tuple(reader.execute("SELECT name, note FROM chats").fetchone()) == ("old", "old")
     applied = reader.execute("SELECT name FROM _sqlite_migrations ORDER BY id").fetchall()
-    assert tuple(row["name"] for row in applied) == NAMES
+    assert tuple(row["name"] for row in applied) == (*NAMES, "m019_notes")
     reader.close()
 
 
-def made_before(config: Config, name: str) -> Database:
-    """The database as the etui before a migration made it."""
-    database = Database(config.database)
-    migrations().apply(database, stop_before=name)
-    return database
-
-
-def insert_turn(database: Database, turn: TurnRecord) -> None:
-    """Insert a turn with the columns that the database has."""
-    columns = {column.name for column in database["turns"].columns}
-    row = build_row(turn)
-    database["turns"].insert({name: value for name, value in row.items() if name in columns})
-
-
-def test_turns_of_before_shared_gpus_had_columns_are_read_by_their_flags(
-    config: Config, make_turn: MakeTurn
-) -> None:
-    database = made_before(config, "m004_shared_gpu")
-    for number, flags in ((1, ()), (2, ("gap", "shared"))):
-        turn = make_turn(number)
-        insert_turn(database, replace(turn, energy=replace(turn.energy, flags=flags)))
-    database.close()
-    open_for_writing(config).close()
-    with LogReader(config) as log:
-        first, second = (log.get_turn(make_turn(number).turn_id) for number in (1, 2))
-        found = log.list_turns(TurnFilter(search="joule"))
-    assert (first.energy.shared, second.energy.shared) == (False, True)
-    assert first.energy.own_joules is second.energy.own_joules is None
-    assert first.energy.joules == 12.34
-    assert len(found) == 2
-
-
-def test_turns_of_before_speculation_are_read_without_it(
-    config: Config, make_turn: MakeTurn
-) -> None:
-    database = made_before(config, "m011_speculation")
-    insert_turn(database, make_turn())
-    database.close()
-    with TurnWriter(config) as writer:
-        writer.save_turn(make_turn(2, speculation=SPECULATION))
-    with LogReader(config) as log:
-        assert log.get_turn(make_turn(1).turn_id) == make_turn(1)
-        assert log.get_turn(make_turn(2).turn_id) == make_turn(2, speculation=SPECULATION)
-    connection = open_for_reading(config)
-    assert connection is not None
-    drafted = connection.execute(
-        "SELECT speculation_method, speculation_waste_joules, "
-        "speculation_joules_per_accepted_token AS each FROM turns ORDER BY created_at"
-    ).fetchall()
-    assert [tuple(found) for found in drafted] == [(None, None, None), ("lookup+draft", 1.2, 0.7)]
+def test_a_migration_that_fails_changes_nothing(config: Config, next_version: Path) -> None:
+    (next_version / "m019_notes.sql").write_text("DROP TABLE chats;\nDROP TABLE nothing;\n")
+    with pytest.raises(LogUnavailable):
+        open_for_writing(config)
+    connection = sqlite3.connect(config.database)
+    assert connection.execute("SELECT name FROM sqlite_master").fetchall() == []
     connection.close()
 
 
-def test_unloads_of_before_idle_powers_had_columns_are_read_without_them(config: Config) -> None:
-    database = made_before(config, "m012_keep_warm")
-    row = build_row(UnloadRecord("u", "2026", "m", None, None, "idle", 0.2, None, None, None, 9))
-    database["unloads"].insert({k: v for k, v in row.items() if not k.startswith("idle_")})
-    database.close()
-    open_for_writing(config).close()
-    with LogReader(config) as log:
-        (unload,) = log.unloads()
-    assert (unload.unload_id, unload.freed_bytes) == ("u", 9)
-    assert unload.idle_before_watts is unload.idle_after_watts is unload.idle_cold_watts is None
-
-
-def test_a_database_of_before_sweeps_gets_their_tables_and_keeps_its_rows(
-    config: Config, make_turn: MakeTurn
+@pytest.mark.usefixtures("next_version")
+def test_an_etui_of_before_a_migration_refuses_the_database(
+    config: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    database = made_before(config, "m014_sweeps")
-    insert_turn(database, make_turn())
-    database.close()
+    open_for_writing(config).close()
+    monkeypatch.setattr("etui.log.database.NAMES", NAMES)
+    for open_it in (open_for_writing, open_for_reading):
+        with pytest.raises(LogUnavailable, match="m019_notes"):
+            open_it(config)
+
+
+def test_a_sweep_is_saved_again_with_new_figures(config: Config) -> None:
     with TurnWriter(config) as writer:
         writer.save_sweep(SWEEP, [SETTING])
         # As after each block: the same sweep has other figures.
@@ -195,7 +188,6 @@ def test_a_database_of_before_sweeps_gets_their_tables_and_keeps_its_rows(
             replace(SWEEP, blocks=9, complete=True), [replace(SETTING, reason="12 % more joules")]
         )
     with LogReader(config) as log:
-        assert log.get_turn(make_turn().turn_id) == make_turn()
         (sweep,) = log.select("SELECT * FROM sweeps")
         (setting,) = log.select("SELECT * FROM sweep_settings")
     assert (sweep["blocks"], sweep["complete"], sweep["best"]) == (9, 1, None)
@@ -204,69 +196,30 @@ def test_a_database_of_before_sweeps_gets_their_tables_and_keeps_its_rows(
     assert (setting["reason"], setting["accuracy"]) == ("12 % more joules", None)
 
 
-def test_turns_of_before_clients_are_read_without_one(config: Config, make_turn: MakeTurn) -> None:
-    database = made_before(config, "m015_serving")
-    insert_turn(database, make_turn())
-    database.close()
-    turn = make_turn(2)
-    served = replace(
+def test_turns_with_and_without_speculation_and_a_client_are_read_as_saved(
+    config: Config, make_turn: MakeTurn
+) -> None:
+    turn = make_turn(2, speculation=SPECULATION)
+    full = replace(
         turn,
         energy=replace(turn.energy, attribution=ATTRIBUTION),
         client=CLIENT,
         tool_calls=TOOL_CALLS,
     )
     with TurnWriter(config) as writer:
-        writer.save_turn(served)
+        writer.save_turn(make_turn())
+        writer.save_turn(full)
     with LogReader(config) as log:
-        old, new = log.get_turn(make_turn().turn_id), log.get_turn(served.turn_id)
-    assert (old, new) == (make_turn(), served)
-    assert old.client is old.energy.attribution is None
-    assert old.to_json()["energy"]["attribution"]["method"] == "exclusive"
-    assert old.to_json()["energy"]["attribution"]["batch_joules"] == 12.34
-
-
-def test_chats_of_before_branches_are_a_line_with_replaced_turns_as_branches(
-    config: Config, make_turn: MakeTurn
-) -> None:
-    database = made_before(config, "m016_branches")
-    turns = [replace(make_turn(number), chat_id="c", settings={}) for number in range(5)]
-    turns[3] = replace(turns[3], settings={REPLACES: turns[1].turn_id})
-    turns[4] = replace(turns[4], settings={REPLACES: turns[0].turn_id}, answer=" ")
-    other = replace(make_turn(9), chat_id=None)
-    database.execute("INSERT INTO chats (chat_id, created_at, name) VALUES ('c', 'x', 'C')")
-    for turn in (*turns, other):
-        insert_turn(database, turn)
-    database.execute("UPDATE turns SET settings = 'no JSON' WHERE turn_id = ?", (turns[2].turn_id,))
-    database.close()
-    open_for_writing(config).close()
-    with LogReader(config) as log:
-        found = {row[0]: row[1] for row in log.select("SELECT turn_id, parent_id FROM turns")}
-        assert log.get_chat("c").head is None
-    ids = [turn.turn_id for turn in turns]
-    parents = dict(zip(ids, [None, ids[0], ids[1], ids[0], None], strict=True))
-    assert found == {**parents, other.turn_id: None}
-
-
-def test_peaks_of_turns_of_before_their_index_are_kept(config: Config, make_turn: MakeTurn) -> None:
-    database = made_before(config, "m017_energy_index")
-    old = make_turn()
-    insert_turn(database, replace(old, energy=replace(old.energy, peak_watts=321.0)))
-    database.close()
-    open_for_writing(config).close()
-    with LogReader(config) as log:
-        (peak,) = log.select("SELECT energy_peak_watts FROM turns INDEXED BY turns_energy")
-    assert peak["energy_peak_watts"] == 321.0
-
-
-@pytest.mark.parametrize("count", range(1, len(NAMES)))
-def test_an_etui_of_before_a_migration_refuses_the_database(
-    config: Config, monkeypatch: pytest.MonkeyPatch, count: int
-) -> None:
-    open_for_writing(config).close()
-    monkeypatch.setattr("etui.log.database.NAMES", NAMES[:count])
-    for open_it in (open_for_writing, open_for_reading):
-        with pytest.raises(LogUnavailable, match=NAMES[-1]):
-            open_it(config)
+        plain = log.get_turn(make_turn().turn_id)
+        assert (plain, log.get_turn(full.turn_id)) == (make_turn(), full)
+        drafted = log.select(
+            "SELECT speculation_method, speculation_waste_joules, "
+            "speculation_joules_per_accepted_token AS each FROM turns ORDER BY created_at"
+        )
+    assert [tuple(row) for row in drafted] == [(None, None, None), ("lookup+draft", 1.2, 0.7)]
+    assert plain.client is plain.energy.attribution is None
+    assert plain.to_json()["energy"]["attribution"]["method"] == "exclusive"
+    assert plain.to_json()["energy"]["attribution"]["batch_joules"] == 12.34
 
 
 def test_a_newer_database_is_refused_and_left_alone(config: Config) -> None:
@@ -311,8 +264,8 @@ def damage(config: Config, old: bytes, new: bytes) -> None:
 @pytest.mark.parametrize(
     ("old", "new"),
     [
-        (b"m002_full_text_search", b"m002_full_text_sear\xff\xff"),  # a row that is no UTF-8
-        (b"m002_full_text_search", b"m002_full_text_sear\x1b["),  # a row that nobody wrote
+        (b"m018_grades_and_audits", b"m018_grades_and_audi\xff\xff"),  # a row that is no UTF-8
+        (b"m018_grades_and_audits", b"m018_grades_and_audi\x1b["),  # a row that nobody wrote
         (b"CREATE TABLE turns", b"CREATE TABL\xff turns"),  # an error message that is no UTF-8
         (b"CREATE TABLE turns", b"CREATE full! turns"),
         (b"CREATE TABLE turns", b'CREATE "\n\n   " turns'),  # a message of two lines

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from etui.config.config import Config
-from etui.log.find_chat import choose_chat, find_chat, list_titles
+from etui.log.chat_queries import choose_chat, find_chat, list_titles
 from etui.log.queries import LogReader, UnknownId
 from etui.log.records import ChatRecord
 from etui.log.writer import TurnWriter

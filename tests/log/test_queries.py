@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from etui.config.config import Config
 from etui.log.chat_queries import find_branch, list_chat_turns, list_chats
-from etui.log.database import open_for_reading
+from etui.log.database import open_for_reading, open_for_writing
 from etui.log.filters import (
     Sort,
     TurnFilter,
@@ -23,7 +23,6 @@ from etui.log.filters import (
     build_order,
     order_by_index,
 )
-from etui.log.migrations import migrations
 from etui.log.queries import LogReader, UnknownId
 from etui.log.records import ChatRecord, LoggedQuestion
 from etui.log.totals import GROUPS, totals_sql
@@ -210,14 +209,9 @@ def test_search(fill: Fill, make_turn: MakeTurn, text: str, found: list[int]) ->
 
 
 @pytest.fixture(scope="module")
-def schema() -> sqlite3.Connection:
-    from sqlite_utils import Database
-
-    database = Database(memory=True)
-    migrations().apply(database)
-    connection = database.conn
-    assert isinstance(connection, sqlite3.Connection)
-    return connection
+def schema(tmp_path_factory: pytest.TempPathFactory) -> sqlite3.Connection:
+    home = tmp_path_factory.mktemp("schema")
+    return open_for_writing(Config(home=home, models_dir=home / "models"))
 
 
 @given(st.text(max_size=60) | st.text(alphabet="\"*^()-:+ AND'\\%_\0é能a", max_size=30))

@@ -19,9 +19,8 @@ from etui.errors import LogUnavailable
 from etui.log import spool as unsaved
 from etui.log import writer
 from etui.log.chat_queries import list_chats
-from etui.log.database import open_for_writing
+from etui.log.database import SET_NAME, open_for_writing
 from etui.log.filters import TurnFilter
-from etui.log.migrations import SET_NAME
 from etui.log.queries import LogReader
 from etui.log.records import AnswerRecord, ChatRecord, CurveRecord, RunRecord
 from etui.log.writer import TurnWriter

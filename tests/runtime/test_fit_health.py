@@ -11,7 +11,7 @@ import pytest
 
 from etui.arm import Arm
 from etui.chat import Query
-from etui.log.label_table import LogLabels
+from etui.log.labels import LogLabels
 from etui.models.spec import ModelSpec
 from etui.routing.accuracy.drift import judge_arm
 from etui.routing.accuracy.fit import fit_heads

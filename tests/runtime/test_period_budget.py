@@ -10,7 +10,7 @@ import pytest
 from etui.chat import Query
 from etui.errors import BudgetSpent, ExitCode
 from etui.log.queries import LogReader
-from etui.log.spending import Spending, sum_joules_since
+from etui.log.totals import Spending, sum_joules_since
 from etui.log.writer import TurnWriter
 from etui.routing.limits import PeriodBudget
 from etui.runtime.choose import choose

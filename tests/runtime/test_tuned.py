@@ -9,8 +9,7 @@ from etui.config.config import Config
 from etui.config.machine import machine_name
 from etui.curves.operating_curve import OperatingCurve
 from etui.engine.load_settings import session_key
-from etui.log.curve_lookup import find_curve
-from etui.log.curve_rows import build_curve_record
+from etui.log.curve_lookup import build_curve_record, find_curve
 from etui.log.queries import LogReader
 from etui.log.writer import TurnWriter
 from etui.models.catalogue import load_catalogue

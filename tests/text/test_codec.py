@@ -22,7 +22,7 @@ from etui.curves.measured_under import Conditions
 from etui.curves.operating_curve import OperatingCurve
 from etui.energy.idle_baseline import Baselines, IdleBaseline
 from etui.energy.types import Channel, Kind, Reading
-from etui.log.curve_rows import build_curve_record, parse_curve
+from etui.log.curve_lookup import build_curve_record, parse_curve
 from etui.models.files import FileRecord
 from etui.text.codec import DocumentError, from_document, to_document
 from etui.turn.record import HopRecord, ProbeRecord, Tokens, VoteRecord

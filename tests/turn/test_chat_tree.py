@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from etui.turn.chat_tree import ChatTree, Node, build_tree, line_parents
+from etui.turn.chat_tree import Node, build_tree
 
 
 @st.composite
@@ -86,32 +86,3 @@ def test_the_current_branch_has_the_newest_answer(nodes: list[Node]) -> None:
     assert (tree.leaf() is None) == (not nodes)
     if answered:
         assert answered[-1] in tree.path(tree.leaf())
-
-
-def parents_of(*turns: tuple[str, str | None, bool]) -> dict[str, str | None]:
-    nodes = [Node(turn, None, answered) for turn, _, answered in turns]
-    return line_parents(nodes, {turn: other for turn, other, _ in turns if other})
-
-
-def test_older_turns_are_a_line_and_replaced_ones_a_branch() -> None:
-    parents = parents_of(("0", None, True), ("1", None, True), ("2", None, True), ("3", "1", True))
-    assert parents == {"0": None, "1": "0", "2": "1", "3": "0"}
-    assert parents_of(("0", None, True), ("1", "0", False), ("2", None, True)) == {
-        "0": None, "1": None, "2": "0",
-    }  # fmt: skip
-
-
-@given(st.lists(st.tuples(st.none() | st.integers(0, 10), st.booleans()), max_size=12))
-def test_an_older_chat_keeps_the_turn_that_counts_last(
-    turns: list[tuple[int | None, bool]],
-) -> None:
-    nodes = [Node(str(number), None, answered) for number, (_, answered) in enumerate(turns)]
-    replaced = {str(n): str(of) for n, (of, _) in enumerate(turns) if of is not None}
-    parents = line_parents(nodes, replaced)
-    tree: ChatTree = build_tree(
-        [Node(node.turn_id, parents[node.turn_id], node.answered) for node in nodes]
-    )
-    assert set(tree.parents) == set(parents)
-    plain = [n.turn_id for n in nodes if n.answered and n.turn_id not in replaced]
-    if plain and all(int(of) >= int(turn) for turn, of in replaced.items()):
-        assert tree.path(tree.leaf()) == tuple(n.turn_id for n in nodes)

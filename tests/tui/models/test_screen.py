@@ -15,7 +15,7 @@ from textual.widgets import DataTable, ProgressBar, Static
 from etui.config.backend_spec import BackendSpec
 from etui.energy.types import Energy
 from etui.errors import DownloadFailed, EtuiError
-from etui.log.curve_rows import build_curve_record
+from etui.log.curve_lookup import build_curve_record
 from etui.log.writer import TurnWriter
 from etui.models.catalogue import load_catalogue
 from etui.models.spec import ModelSpec

@@ -1,0 +1,376 @@
+-- The log of etui: one schema since 0.1. Column names are the JSON names, flattened.
+
+CREATE TABLE chats (
+    id INTEGER PRIMARY KEY,
+    chat_id TEXT NOT NULL UNIQUE,
+    created_at TEXT NOT NULL,
+    name TEXT NOT NULL,
+    system TEXT,
+    -- The turn that the user went back to last; NULL shows the newest branch.
+    head TEXT
+);
+
+-- An explicit id: the full-text index refers to it, and VACUUM renumbers a hidden rowid.
+CREATE TABLE turns (
+    id INTEGER PRIMARY KEY,
+    turn_id TEXT NOT NULL UNIQUE,
+    created_at TEXT NOT NULL,
+    chat_id TEXT REFERENCES chats (chat_id) ON DELETE CASCADE,
+    status TEXT NOT NULL,
+    model TEXT NOT NULL,
+    model_sha256 TEXT,
+    arm TEXT NOT NULL,
+    reasoning TEXT NOT NULL,
+    policy TEXT,
+    rule TEXT,
+    tokens_prompt INTEGER NOT NULL,
+    tokens_cached INTEGER NOT NULL,
+    tokens_computed INTEGER NOT NULL,
+    tokens_thinking INTEGER NOT NULL,
+    tokens_output INTEGER NOT NULL,
+    seconds_load REAL NOT NULL,
+    seconds_prefill REAL NOT NULL,
+    seconds_decode REAL NOT NULL,
+    seconds_total REAL NOT NULL,
+    seconds_ttft REAL,
+    energy_joules REAL,
+    energy_uncertainty REAL,
+    energy_net_joules REAL,
+    energy_idle_watts REAL,
+    energy_kind TEXT,
+    energy_coverage REAL NOT NULL,
+    energy_mean_watts REAL,
+    energy_peak_watts REAL,
+    energy_joules_per_token REAL,
+    energy_phases_load REAL,
+    energy_phases_prefill REAL,
+    energy_phases_decode REAL,
+    energy_thinking_joules REAL,
+    energy_start_ns INTEGER NOT NULL,
+    energy_end_ns INTEGER NOT NULL,
+    predicted_joules REAL,
+    predicted_accuracy REAL,
+    confidence REAL,
+    energy_channels TEXT NOT NULL,
+    energy_unmeasured TEXT NOT NULL,
+    energy_flags TEXT NOT NULL,
+    why TEXT NOT NULL,
+    error TEXT,
+    query TEXT NOT NULL,
+    answer TEXT NOT NULL,
+    thinking TEXT NOT NULL,
+    system TEXT,
+    votes TEXT NOT NULL,
+    settings TEXT NOT NULL,
+    trace TEXT NOT NULL,
+    energy_shared INTEGER NOT NULL DEFAULT 0,
+    energy_own_joules REAL,
+    probes TEXT NOT NULL DEFAULT '[]',
+    hops TEXT NOT NULL DEFAULT '[]',
+    power_watts TEXT NOT NULL DEFAULT '[]',
+    -- NULL in a turn that drafted nothing.
+    speculation_method TEXT,
+    speculation_batches INTEGER,
+    speculation_rows INTEGER,
+    speculation_drafted INTEGER,
+    speculation_accepted INTEGER,
+    speculation_verify_seconds REAL,
+    speculation_draft_seconds REAL,
+    speculation_verify_joules REAL,
+    speculation_verify_uncertainty REAL,
+    speculation_draft_joules REAL,
+    speculation_draft_uncertainty REAL,
+    speculation_accepted_joules REAL,
+    speculation_accepted_uncertainty REAL,
+    speculation_waste_joules REAL,
+    speculation_waste_uncertainty REAL,
+    speculation_joules_per_accepted_token REAL,
+    speculation_joules_per_accepted_token_uncertainty REAL,
+    ended TEXT NOT NULL DEFAULT '',
+    loop TEXT NOT NULL DEFAULT '{}',
+    -- NULL in a turn that no client of `etui serve` asked for.
+    client_endpoint TEXT,
+    client_key TEXT,
+    client_request_id TEXT,
+    client_queue_seconds REAL,
+    tool_calls TEXT NOT NULL DEFAULT '',
+    -- NULL in a turn of before `etui serve`; it ran alone.
+    energy_attribution_method TEXT,
+    energy_attribution_share REAL,
+    energy_attribution_batch_joules REAL,
+    energy_attribution_spread REAL,
+    energy_attribution_batches INTEGER,
+    energy_attribution_mean_requests REAL,
+    -- NULL for the first turn of a chat, or of a branch that begins there.
+    parent_id TEXT
+);
+
+-- No foreign key on turn_id: a load is logged before its turn, and its joules are kept when the
+-- chat is deleted.
+CREATE TABLE loads (
+    id INTEGER PRIMARY KEY,
+    load_id TEXT NOT NULL UNIQUE,
+    created_at TEXT NOT NULL,
+    model TEXT NOT NULL,
+    model_sha256 TEXT,
+    turn_id TEXT,
+    seconds REAL NOT NULL,
+    joules REAL,
+    uncertainty REAL,
+    kind TEXT,
+    gpu_layers INTEGER NOT NULL,
+    size_bytes INTEGER NOT NULL
+);
+
+CREATE TABLE runs (
+    id INTEGER PRIMARY KEY,
+    run_id TEXT NOT NULL UNIQUE,
+    created_at TEXT NOT NULL,
+    finished_at TEXT,
+    status TEXT NOT NULL,
+    folder TEXT NOT NULL,
+    suite TEXT NOT NULL,
+    format TEXT NOT NULL,
+    shots INTEGER NOT NULL,
+    seed INTEGER NOT NULL,
+    data_sha256 TEXT,
+    config_sha256 TEXT,
+    questions INTEGER NOT NULL,
+    correct INTEGER NOT NULL,
+    joules REAL,
+    uncertainty REAL,
+    kind TEXT,
+    seconds REAL NOT NULL,
+    arms TEXT NOT NULL,
+    config TEXT NOT NULL,
+    summary TEXT NOT NULL
+);
+
+CREATE TABLE answers (
+    id INTEGER PRIMARY KEY,
+    run_id TEXT NOT NULL REFERENCES runs (run_id) ON DELETE CASCADE,
+    arm TEXT NOT NULL,
+    subject TEXT NOT NULL,
+    row INTEGER NOT NULL,
+    answer TEXT NOT NULL,
+    choice TEXT,
+    correct INTEGER NOT NULL,
+    letter_mass REAL,
+    status TEXT NOT NULL,
+    tokens_computed INTEGER NOT NULL,
+    tokens_cached INTEGER NOT NULL,
+    tokens_thinking INTEGER NOT NULL,
+    tokens_output INTEGER NOT NULL,
+    joules REAL,
+    uncertainty REAL,
+    kind TEXT,
+    seconds REAL NOT NULL,
+    logprobs TEXT,
+    UNIQUE (run_id, arm, subject, row)
+);
+
+CREATE TABLE curves (
+    id INTEGER PRIMARY KEY,
+    curve_id TEXT NOT NULL UNIQUE,
+    created_at TEXT NOT NULL,
+    model TEXT NOT NULL,
+    model_sha256 TEXT,
+    machine TEXT NOT NULL,
+    build TEXT NOT NULL,
+    power_limit_watts REAL,
+    kind TEXT,
+    source TEXT NOT NULL,
+    n INTEGER NOT NULL,
+    r2_prefill REAL,
+    r2_decode REAL,
+    coefficients TEXT NOT NULL,
+    residuals TEXT NOT NULL,
+    settings TEXT NOT NULL DEFAULT '{}'
+);
+
+CREATE VIRTUAL TABLE turns_fts USING fts5 (
+    query, answer, content=turns, content_rowid=id,
+    tokenize='unicode61 remove_diacritics 2', prefix='2 3'
+);
+
+CREATE TRIGGER turns_fts_insert AFTER INSERT ON turns BEGIN
+    INSERT INTO turns_fts (rowid, query, answer) VALUES (new.id, new.query, new.answer);
+END;
+
+CREATE TRIGGER turns_fts_delete AFTER DELETE ON turns BEGIN
+    INSERT INTO turns_fts (turns_fts, rowid, query, answer)
+    VALUES ('delete', old.id, old.query, old.answer);
+END;
+
+CREATE TRIGGER turns_fts_update AFTER UPDATE OF query, answer ON turns BEGIN
+    INSERT INTO turns_fts (turns_fts, rowid, query, answer)
+    VALUES ('delete', old.id, old.query, old.answer);
+    INSERT INTO turns_fts (rowid, query, answer) VALUES (new.id, new.query, new.answer);
+END;
+
+CREATE INDEX turns_by_time ON turns (created_at);
+
+CREATE INDEX turns_by_joules ON turns (energy_joules);
+
+CREATE INDEX turns_by_joules_per_token ON turns (energy_joules_per_token);
+
+CREATE INDEX turns_by_seconds ON turns (seconds_total);
+
+CREATE INDEX turns_by_tokens ON turns (tokens_output);
+
+CREATE INDEX turns_by_model ON turns (model, created_at);
+
+CREATE INDEX turns_by_rule ON turns (rule, created_at);
+
+CREATE INDEX turns_by_status ON turns (status, created_at);
+
+CREATE INDEX turns_by_chat ON turns (chat_id, created_at);
+
+-- Covers every filter, sort and total of the history, so that none reads the wide rows.
+CREATE INDEX turns_history ON turns (
+    created_at, model, rule, status, policy, chat_id, energy_joules, energy_uncertainty,
+    energy_kind, energy_joules_per_token, seconds_total, tokens_output
+);
+
+CREATE INDEX chats_by_time ON chats (created_at);
+
+CREATE INDEX loads_by_time ON loads (created_at);
+
+CREATE INDEX loads_by_turn ON loads (turn_id);
+
+CREATE INDEX runs_by_time ON runs (created_at);
+
+CREATE INDEX curves_by_model ON curves (model, created_at);
+
+CREATE TABLE unloads (
+    id INTEGER PRIMARY KEY,
+    unload_id TEXT NOT NULL UNIQUE,
+    created_at TEXT NOT NULL,
+    model TEXT NOT NULL,
+    model_sha256 TEXT,
+    turn_id TEXT,
+    reason TEXT NOT NULL,
+    seconds REAL NOT NULL,
+    joules REAL,
+    uncertainty REAL,
+    kind TEXT,
+    freed_bytes INTEGER NOT NULL,
+    idle_before_watts REAL,
+    idle_before_uncertainty REAL,
+    idle_after_watts REAL,
+    idle_after_uncertainty REAL,
+    idle_cold_watts REAL,
+    idle_cold_uncertainty REAL
+);
+
+CREATE INDEX unloads_by_time ON unloads (created_at);
+
+CREATE INDEX unloads_by_turn ON unloads (turn_id);
+
+-- Finds the few turns with hops without reading the wide rows, to charge each hop to its model.
+CREATE INDEX turns_with_hops ON turns (created_at) WHERE hops <> '[]';
+
+CREATE TABLE sweeps (
+    id INTEGER PRIMARY KEY,
+    sweep_id TEXT NOT NULL UNIQUE,
+    created_at TEXT NOT NULL,
+    folder TEXT NOT NULL,
+    model TEXT NOT NULL,
+    model_sha256 TEXT,
+    machine TEXT NOT NULL,
+    goal TEXT NOT NULL,
+    within_percent REAL,
+    baseline TEXT NOT NULL,
+    best TEXT,
+    verdict TEXT NOT NULL,
+    floor_joules_percent REAL,
+    floor_seconds_percent REAL,
+    blocks INTEGER NOT NULL,
+    visits INTEGER NOT NULL,
+    joules REAL,
+    kind TEXT,
+    seconds REAL NOT NULL,
+    complete INTEGER NOT NULL
+);
+
+CREATE TABLE sweep_settings (
+    id INTEGER PRIMARY KEY,
+    sweep_id TEXT NOT NULL REFERENCES sweeps (sweep_id) ON DELETE CASCADE,
+    setting TEXT NOT NULL,
+    axes TEXT NOT NULL,
+    stage TEXT NOT NULL,
+    blocks INTEGER NOT NULL,
+    joules REAL,
+    joules_low REAL,
+    joules_high REAL,
+    seconds REAL,
+    seconds_low REAL,
+    seconds_high REAL,
+    joules_percent REAL,
+    joules_percent_low REAL,
+    joules_percent_high REAL,
+    joules_claimed INTEGER NOT NULL,
+    seconds_percent REAL,
+    seconds_percent_low REAL,
+    seconds_percent_high REAL,
+    seconds_claimed INTEGER NOT NULL,
+    accuracy REAL,
+    accuracy_low REAL,
+    accuracy_high REAL,
+    accuracy_points REAL,
+    accuracy_points_low REAL,
+    accuracy_points_high REAL,
+    dropped_after INTEGER,
+    reason TEXT NOT NULL,
+    frontier INTEGER NOT NULL,
+    UNIQUE (sweep_id, setting)
+);
+
+CREATE INDEX sweeps_by_model ON sweeps (model, created_at);
+
+-- What a key has spent in the last hour, without reading the wide rows of other turns.
+CREATE INDEX turns_by_key ON turns (client_key, created_at) WHERE client_key IS NOT NULL;
+
+-- Counts the branches of a chat without reading the wide rows, in which it comes last.
+CREATE INDEX turns_by_parent ON turns (chat_id, parent_id, turn_id);
+
+-- Covers the sums and peaks of days, so that none reads the wide rows; by day, a year of turns.
+CREATE INDEX turns_energy ON turns (
+    created_at, model, energy_joules, energy_kind, energy_peak_watts
+);
+
+-- What the user says of an answer. A turn has one grade, or none.
+CREATE TABLE grades (
+    id INTEGER PRIMARY KEY,
+    turn_id TEXT NOT NULL UNIQUE REFERENCES turns (turn_id) ON DELETE CASCADE,
+    created_at TEXT NOT NULL,
+    good INTEGER NOT NULL
+);
+
+-- Answers of a larger arm to questions that were answered already; their joules are no turn's.
+CREATE TABLE audits (
+    id INTEGER PRIMARY KEY,
+    audit_id TEXT NOT NULL UNIQUE,
+    turn_id TEXT NOT NULL REFERENCES turns (turn_id) ON DELETE CASCADE,
+    created_at TEXT NOT NULL,
+    policy TEXT NOT NULL,
+    arm TEXT NOT NULL,
+    model TEXT NOT NULL,
+    model_sha256 TEXT,
+    audited_arm TEXT NOT NULL,
+    audited_model TEXT NOT NULL,
+    status TEXT NOT NULL,
+    answer TEXT NOT NULL,
+    agrees INTEGER,
+    why TEXT NOT NULL,
+    tokens_output INTEGER NOT NULL,
+    seconds REAL NOT NULL,
+    joules REAL,
+    uncertainty REAL,
+    kind TEXT,
+    load_joules REAL
+);
+
+CREATE INDEX audits_by_turn ON audits (turn_id);
+
+CREATE INDEX audits_by_time ON audits (created_at, joules, load_joules, kind);

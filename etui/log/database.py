@@ -7,6 +7,7 @@ is up to date follows from ``NAMES`` alone.
 from __future__ import annotations
 
 import os
+import re
 import sqlite3
 import time
 from functools import partial
@@ -32,6 +33,7 @@ NAMES = ("m018_grades_and_audits",)
 schema of 0.1 (``schema.sql``) under the name of the last step before it: a log that has gone
 through those steps has the same schema."""
 
+_BEFORE_0_1 = re.compile(r"m0(0[1-9]|1[0-7])_\w+")
 _ELSEWHERE = "set ETUI_HOME to another folder"
 _DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR)
 """Codes of damage; a general error means that our own statements do not fit the tables."""
@@ -180,12 +182,12 @@ def _pending(connection: sqlite3.Connection, path: Path) -> bool:
             "SELECT name FROM _sqlite_migrations WHERE migration_set = ?", (SET_NAME,)
         )
         applied = {row[0] for row in rows}
-    if applied and max(applied) < NAMES[0]:
+    unknown = sorted(name for name in applied - set(NAMES) if not _BEFORE_0_1.fullmatch(name))
+    if applied and not unknown and NAMES[0] not in applied:
         raise LogUnavailable(
             f"the log {path} was written by an etui from before 0.1",
             f"move it away (etui starts a new one), or {_ELSEWHERE}",
         )
-    unknown = sorted(name for name in applied - set(NAMES) if name > NAMES[0])
     if unknown and not applied.issuperset(NAMES):
         # A newer etui has applied ours too.
         raise _build_damage(path, f"unknown migrations {', '.join(unknown)}")

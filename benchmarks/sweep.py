@@ -27,14 +27,11 @@ from dataclasses import asdict, dataclass, replace
 from statistics import fmean
 
 from benchmarks.figures import Figure
-from etui.sweep.analysis.analysis import analyse
+from etui.sweep.analysis import analyse
 from etui.sweep.blocks import Block
-from etui.sweep.goal import Goal, Measure
-from etui.sweep.race.choice import choose_best
-from etui.sweep.race.loop import measure_blocks
+from etui.sweep.config import AxisName, Goal, Measure, SweepDesign, Value
+from etui.sweep.race import choose_best, measure_blocks
 from etui.sweep.result import Difference, SweepResult
-from etui.sweep.setting import AxisName, Value
-from etui.sweep.sweep_config import SweepDesign
 from tests.support.sweep_rig import MACHINES, SimulatedMachine, SimulatedRig, TrueCost, draw_noise
 
 FLAT = "flat"

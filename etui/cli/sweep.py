@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from etui.config.config import Config
-    from etui.sweep.run.measure import SweepOutcome
+    from etui.sweep.run import SweepOutcome
 
 
 @click.command()
@@ -229,10 +229,9 @@ def _measure(mode: str, options: dict[str, Any], config: Config) -> int:
     from etui.cli.sweep_progress import open_audience
     from etui.config.config import make_home
     from etui.log.writer import TurnWriter
-    from etui.sweep.run.find import find_sweep
-    from etui.sweep.run.recorded_sweep import read_config
-    from etui.sweep.run.run import SweepRunner
-    from etui.sweep.run.workbench import open_workbench
+    from etui.sweep.folder import find_sweep, read_config
+    from etui.sweep.run import SweepRunner
+    from etui.sweep.workbench import open_workbench
 
     begin: Callable[[SweepRunner], SweepOutcome]
     if mode == "resume":
@@ -285,8 +284,8 @@ def _check_restored(config: Config) -> None:
 def _print_outcome(outcome: SweepOutcome, options: dict[str, Any], config: Config) -> int:
     """Print the result and return the exit code."""
     from etui.cli.sweep_text import print_result
-    from etui.sweep.report.document import build_document
-    from etui.sweep.run.find import REPORT
+    from etui.sweep.document import build_document
+    from etui.sweep.folder import REPORT
 
     document = build_document(outcome.config, outcome.result, outcome.blocks)
     if options["as_json"]:
@@ -312,9 +311,8 @@ def _print_outcome(outcome: SweepOutcome, options: dict[str, Any], config: Confi
 
 def _apply_recorded(options: dict[str, Any], given: set[str], config: Config) -> int:
     from etui.cli.sweep_text import apply_result
-    from etui.sweep.run.find import find_sweep
-    from etui.sweep.run.recorded_sweep import read_sweep
-    from etui.sweep.run.run import analyse_folder
+    from etui.sweep.folder import find_sweep, read_sweep
+    from etui.sweep.run import analyse_folder
 
     name = options["apply"]
     try:

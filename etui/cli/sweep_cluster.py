@@ -75,7 +75,7 @@ def _refuse_options(ctx: click.Context) -> None:
 
 def _keep(machine: str, result: NodeResult, out: Path | None, config: Config) -> Path:
     """Write the files of a node's sweep: into OUT/MACHINE, or into the folder of all sweeps."""
-    from etui.sweep.run.find import sweeps_dir
+    from etui.sweep.folder import sweeps_dir
 
     begun = read_event(result, "begun") or {}
     name = Path(str(begun.get("folder") or machine)).name
@@ -96,8 +96,8 @@ def _keep(machine: str, result: NodeResult, out: Path | None, config: Config) ->
 
 def _print(folders: dict[str, Path]) -> None:
     from etui.cli.sweep_text import print_result
-    from etui.sweep.run.recorded_sweep import read_sweep
-    from etui.sweep.run.run import analyse_folder
+    from etui.sweep.folder import read_sweep
+    from etui.sweep.run import analyse_folder
 
     for machine, folder in folders.items():
         click.echo(f"{machine}:")

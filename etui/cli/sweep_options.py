@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 from etui.errors import UsageError
 
 if TYPE_CHECKING:
-    from etui.sweep.goal import Goal
-    from etui.sweep.run.plan import SweepRequest
+    from etui.sweep.config import Goal
+    from etui.sweep.plan import SweepRequest
 
 AFTER = ""
 """Value of ``--apply`` without a sweep: apply the one that this command measures."""
@@ -72,7 +72,7 @@ def _name_option(name: str) -> str:
 
 def build_goal(options: dict[str, Any]) -> Goal:
     """Build the goal that the options ask for."""
-    from etui.sweep.goal import Goal
+    from etui.sweep.config import Goal
 
     return Goal(options["goal"], options["within"])
 
@@ -83,8 +83,8 @@ def build_request(options: dict[str, Any]) -> SweepRequest:
     Raises:
         UsageError: Options are missing, or have no effect.
     """
-    from etui.sweep.machine.procedure import COOL_DOWN_S
-    from etui.sweep.run.plan import SweepRequest
+    from etui.sweep._measurer import COOL_DOWN_S
+    from etui.sweep.plan import SweepRequest
 
     if options["suite"] is None:
         for name in ("data", "limit"):

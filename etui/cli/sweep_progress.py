@@ -18,10 +18,10 @@ from etui.units import count_text, seconds_text
 
 if TYPE_CHECKING:
     from etui.sweep.blocks import BlockPlan, Failure, Visit
-    from etui.sweep.race.design import Drop
+    from etui.sweep.config import SweepConfig
+    from etui.sweep.race import Drop
     from etui.sweep.result import DetectionFloor
-    from etui.sweep.run.measure import SweepAudience, SweepProgress
-    from etui.sweep.sweep_config import SweepConfig
+    from etui.sweep.run import SweepAudience, SweepProgress
 
 _LINE_EVERY_SECONDS = 10.0
 
@@ -69,7 +69,7 @@ def format_progress(progress: SweepProgress, visit: int = 0, visits: int = 0) ->
 
 def format_floor(floor: DetectionFloor) -> str:
     """Format the smallest difference that the sweep can show."""
-    from etui.sweep.report.verdict import WHOLE_PERCENT, floor_text
+    from etui.sweep.verdict import WHOLE_PERCENT, floor_text
 
     floors = {"joules": floor.joules_percent, "time": floor.seconds_percent}
     known = {what: percent for what, percent in floors.items() if percent is not None}

@@ -16,10 +16,9 @@ from etui.units import count_text, seconds_text
 if TYPE_CHECKING:
     from etui.config.config import Config
     from etui.models.tuned import TunedSettings
-    from etui.sweep.goal import Goal
+    from etui.sweep.config import Goal, SweepConfig
+    from etui.sweep.plan import SweepRequest
     from etui.sweep.result import SweepResult
-    from etui.sweep.run.plan import SweepRequest
-    from etui.sweep.sweep_config import SweepConfig
 
 _LEAST_WIDTH, _SENTENCE_WIDTH = 40, 100
 """Least width for a table, and most of a sentence, in cells of the terminal."""
@@ -29,8 +28,8 @@ def print_plan(
     request: SweepRequest, config: Config, *, as_json: bool, as_line: bool = False
 ) -> int:
     """Print the settings, the blocks and the expected time of a sweep, without measuring."""
-    from etui.sweep.run.apply import describe_goal
-    from etui.sweep.run.run import describe_plan
+    from etui.sweep.apply import describe_goal
+    from etui.sweep.run import describe_plan
 
     plan = describe_plan(request, config)
     if as_json:
@@ -64,8 +63,7 @@ def print_plan(
 
 def print_sweeps(config: Config, *, as_json: bool) -> int:
     """Print the sweeps of the default folder, the newest last."""
-    from etui.sweep.run.find import list_sweeps, sweeps_dir
-    from etui.sweep.run.recorded_sweep import read_sweep
+    from etui.sweep.folder import list_sweeps, read_sweep, sweeps_dir
     from etui.text.timestamps import local_time
 
     rows: list[dict[str, Any]] = []
@@ -111,10 +109,9 @@ def print_sweeps(config: Config, *, as_json: bool) -> int:
 
 def print_sweep(name: str, config: Config, *, as_json: bool) -> int:
     """Print the result of a recorded sweep, finished or not."""
-    from etui.sweep.report.document import build_document
-    from etui.sweep.run.find import REPORT, find_sweep
-    from etui.sweep.run.recorded_sweep import read_sweep
-    from etui.sweep.run.run import analyse_folder
+    from etui.sweep.document import build_document
+    from etui.sweep.folder import REPORT, find_sweep, read_sweep
+    from etui.sweep.run import analyse_folder
 
     recorded = read_sweep(find_sweep(name, config))
     result = analyse_folder(recorded)
@@ -132,7 +129,7 @@ def print_result(result: SweepResult) -> None:
 
     In a pipe or a file the sentence is one line.
     """
-    from etui.sweep.report.text import format_table, format_verdict
+    from etui.sweep.verdict import format_table, format_verdict
 
     verdict = format_verdict(result)
     if not sys.stdout.isatty():
@@ -157,7 +154,7 @@ def apply_result(
         A document: ``applied`` has the settings, None if none is better than those in use, and
         ``why`` says which of both it is.
     """
-    from etui.sweep.run.apply import NothingToApply, apply_best
+    from etui.sweep.apply import NothingToApply, apply_best
 
     try:
         tuned = apply_best(config, sweep_config, result, goal)

@@ -4,7 +4,36 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
+
+from etui.errors import EtuiError
+from etui.sweep.config import Goal, Setting
+
+
+class SettingFailed(EtuiError):
+    """A setting that this machine cannot run; the sweep goes on without it."""
+
+
+class SettingMeasurer(Protocol):
+    """Measures settings."""
+
+    def visit(self, setting: Setting, copy: int) -> Visit:
+        """Apply a setting, warm up, cool down, and measure the workload once.
+
+        The same tokens are computed for every setting.
+
+        Args:
+            copy: 1 for the second visit of the baseline in a block.
+
+        Returns:
+            The measurement; ``disturbed`` says why it cannot be used.
+
+        Raises:
+            SettingFailed: This machine cannot run the setting.
+            Stopped: The sweep cannot go on now (the battery discharges); it can be resumed.
+            EtuiError: The engine or the meter failed.
+        """
+
 
 Stage = Literal["floor", "race", "confirm"]
 """``floor``: the baseline against itself; ``race``: all settings that are left; ``confirm``: the
@@ -65,6 +94,15 @@ class Visit:
     def seconds(self) -> float:
         """Seconds of one answer, prefill and decode."""
         return self.prefill.seconds + self.decode.seconds
+
+    def cost(self, goal: Goal) -> float | None:
+        """Return the figure of one answer to minimize; None if its joules are unmeasured."""
+        if goal.measure == "time":
+            return self.seconds
+        joules = self.joules
+        if joules is None:
+            return None
+        return joules if goal.measure == "joules" else joules * self.seconds
 
 
 Figure = Callable[[Visit], float | None]

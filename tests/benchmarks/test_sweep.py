@@ -15,7 +15,7 @@ from benchmarks.sweep import (
     format_summaries,
     summarize,
 )
-from etui.sweep.goal import Goal
+from etui.sweep.config import Goal
 from tests.support.sweep_rig import MACHINES
 
 pytestmark = pytest.mark.slow

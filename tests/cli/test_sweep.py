@@ -21,11 +21,9 @@ from etui.cli.main import run
 from etui.cli.sweep_text import print_result
 from etui.config.config import Config
 from etui.errors import EtuiError
-from etui.sweep.blocks import Visit
-from etui.sweep.report.text import format_verdict
-from etui.sweep.rig import SettingFailed
-from etui.sweep.run.find import list_sweeps
-from etui.sweep.run.recorded_sweep import read_sweep
+from etui.sweep.blocks import SettingFailed, Visit
+from etui.sweep.folder import list_sweeps, read_sweep
+from etui.sweep.verdict import format_verdict
 from etui.text.tables import count_cells
 from tests.contract.tiny_model import write_tiny_model
 from tests.support.power_limits import write_package
@@ -60,7 +58,7 @@ def sweep(
     def open_bench(*args: Any, **kwargs: Any) -> Iterator[FakeWorkbench]:
         yield bench
 
-    monkeypatch.setattr("etui.sweep.run.workbench.open_workbench", open_bench)
+    monkeypatch.setattr("etui.sweep.workbench.open_workbench", open_bench)
 
     def call(*args: str) -> tuple[int, str, str]:
         code = run(["sweep", *args])

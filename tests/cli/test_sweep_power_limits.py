@@ -14,8 +14,7 @@ from pathlib import Path
 import pytest
 
 from etui.config.config import Config
-from etui.sweep.run.find import list_sweeps
-from etui.sweep.run.recorded_sweep import is_finished, read_sweep
+from etui.sweep.folder import is_finished, list_sweeps, read_sweep
 from tests.contract.tiny_model import write_tiny_model
 from tests.support.power_limits import read_package, write_package
 

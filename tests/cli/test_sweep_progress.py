@@ -23,9 +23,9 @@ from etui.cli.sweep_progress import (
 from etui.energy.power_limits.types import CapRequest
 from etui.errors import Stopped, UsageError
 from etui.sweep.blocks import BlockPlan
-from etui.sweep.race.design import Drop
+from etui.sweep.race import Drop
 from etui.sweep.result import DetectionFloor
-from etui.sweep.run.measure import SweepProgress
+from etui.sweep.run import SweepProgress
 from tests.sweep.values import CONFIG, ONE, TWO, make_visit
 
 PROGRESS = SweepProgress("race", 6, 8, 9, "threads=2", 240.0, 123.4567)

@@ -43,7 +43,7 @@ from etui.events import (
 )
 from etui.models.schema import ModelsFile
 from etui.models.spec import HubSource, ModelSpec, PathSource, WheelPart, WheelsSource
-from etui.sweep.report.document import build_document
+from etui.sweep.document import build_document
 from etui.tui.keys import list_key_names
 
 __all__ = [

@@ -10,18 +10,21 @@ from typing import Any
 import numpy as np
 import pytest
 
-from etui.sweep.analysis.analysis import analyse, compare_accuracies
-from etui.sweep.analysis.claims import find_claimed_change, find_improvement, is_best_claimed
-from etui.sweep.goal import Goal
-from etui.sweep.race.choice import choose_best
-from etui.sweep.race.design import list_drops, list_remaining, next_block
-from etui.sweep.race.durations import estimate_full_grid_seconds, estimate_seconds_left
-from etui.sweep.race.loop import measure_blocks
-from etui.sweep.report.energy_record import build_energy_record
-from etui.sweep.report.verdict import format_verdict
-from etui.sweep.result import SweepResult
-from etui.sweep.run.apply import choose_setting
-from etui.sweep.sweep_config import SweepDesign
+from etui.sweep.analysis import analyse, compare_accuracies
+from etui.sweep.apply import choose_setting
+from etui.sweep.config import Goal, SweepDesign
+from etui.sweep.document import build_energy_record
+from etui.sweep.race import (
+    choose_best,
+    estimate_full_grid_seconds,
+    estimate_seconds_left,
+    list_drops,
+    list_remaining,
+    measure_blocks,
+    next_block,
+)
+from etui.sweep.result import SweepResult, find_claimed_change, find_improvement, is_best_claimed
+from etui.sweep.verdict import format_verdict
 from tests.contract.numbers import check_numbers
 from tests.support.sweep_rig import MACHINES, SimulatedRig, draw_noise
 from tests.sweep import results

@@ -8,10 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
 
-from etui.sweep.blocks import PhaseCost, Visit
-from etui.sweep.goal import Goal
-from etui.sweep.rig import SettingFailed
-from etui.sweep.setting import Setting, Value
+from etui.sweep.blocks import PhaseCost, SettingFailed, Visit
+from etui.sweep.config import Goal, Setting, Value
 
 PROMPT_TOKENS = 256
 
@@ -237,7 +235,7 @@ def _draw_speculation(rng: random.Random) -> Callable[[int], tuple[float, float]
 
 
 def _setting(**values: Value) -> Setting:
-    from etui.sweep.setting import AXES
+    from etui.sweep.config import AXES
 
     return Setting(tuple((axis, values[axis]) for axis in AXES if axis in values))
 
@@ -296,7 +294,7 @@ def draw_noise(rng: random.Random) -> SimulatedNoise:
 
 @dataclass(slots=True)
 class SimulatedRig:
-    """Measures a simulated machine on a simulated clock; implements ``etui.sweep.rig.Rig``."""
+    """Measures a simulated machine on a simulated clock; implements ``etui.sweep.blocks.SettingMeasurer``."""
 
     machine: SimulatedMachine
     noise: SimulatedNoise = field(default_factory=SimulatedNoise)  # What disturbs the visits

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from etui.cli.main import run
-from etui.sweep.run import workbench
+from etui.sweep import workbench
 from tests.sweep.fakes import FakeWorkbench
 from tests.sweep.run.test_run import price
 

@@ -8,15 +8,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from etui.log.records import SweepRecord, SweepSettingRecord
+from etui.sweep._accuracy import SettingAnswer
+from etui.sweep._measurer import VisitPower
 from etui.sweep.blocks import BlockPlan, Failure, PhaseCost, Visit
-from etui.sweep.machine.accuracy import SettingAnswer
-from etui.sweep.machine.visit_power import VisitPower
-from etui.sweep.race.design import Drop
+from etui.sweep.config import Setting, SweepConfig
+from etui.sweep.plan import SweepPlan
+from etui.sweep.race import Drop
 from etui.sweep.result import DetectionFloor
-from etui.sweep.run.measure import Instruments, SweepProgress
-from etui.sweep.run.plan import SweepPlan
-from etui.sweep.setting import Setting
-from etui.sweep.sweep_config import SweepConfig
+from etui.sweep.run import Instruments, SweepProgress
 
 
 @dataclass(slots=True)

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from etui.engine.library import Device
-from etui.sweep.axes.machine_facts import MachineFacts, PowerRange, SweptModel
-from etui.sweep.setting import AxisName, Value
-from etui.sweep.work_shape import PLAIN_WORK, WorkShape
+from etui.sweep._machine import MachineFacts, PowerRange, SweptModel
+from etui.sweep.config import PLAIN_WORK, AxisName, Value, WorkShape
 
 NO_DRAFTS = {
     "draft": "small has no `draft` in models.yaml",

@@ -9,9 +9,8 @@ from dataclasses import dataclass, field, replace
 from itertools import product
 
 from etui.sweep.blocks import Block, BlockPlan, Failure, PhaseCost, Visit
-from etui.sweep.race.design import next_block
-from etui.sweep.setting import Setting
-from etui.sweep.sweep_config import SweepDesign
+from etui.sweep.config import Setting, SweepDesign
+from etui.sweep.race import next_block
 
 Cost = tuple[float, float]
 """Joules and seconds of one answer."""

@@ -10,7 +10,7 @@ from typing import Any
 
 from etui.stats.tests import Interval
 from etui.sweep.blocks import Block, PhaseCost, Stage, Visit
-from etui.sweep.goal import Goal
+from etui.sweep.config import Axis, Goal, Setting, SweepConfig, SweepDesign, Value
 from etui.sweep.result import (
     Accuracy,
     AxisEffect,
@@ -20,8 +20,6 @@ from etui.sweep.result import (
     SettingResult,
     SweepResult,
 )
-from etui.sweep.setting import Axis, Setting, Value
-from etui.sweep.sweep_config import SweepConfig, SweepDesign
 
 SHA256 = "5f" * 32
 PROVENANCE: Mapping[str, Any] = {

@@ -11,10 +11,9 @@ from etui.arm import Speculate
 from etui.chat import Message
 from etui.config.config import Config
 from etui.models.spec import ModelSpec
-from etui.sweep.machine.local_rig import LocalRig
-from etui.sweep.machine.machine_watch import MachineWatch
-from etui.sweep.machine.workload import WorkItem, Workload, hash_items
-from etui.sweep.setting import Setting
+from etui.sweep._measurer import LocalMeasurer, MachineWatch
+from etui.sweep.config import Setting
+from etui.sweep.workload import WorkItem, Workload, hash_items
 from tests.support.engine_session import SimulatedSequence, SimulatedSession
 from tests.support.gpu import GpuLoad, SimulatedGpu
 
@@ -111,7 +110,7 @@ class Machine:
         rest = {key: value for key, value in changes.items() if key != "name"}
         return Runnable(spec, Path(name), self.config, **rest)
 
-    def rig(self, items: tuple[WorkItem, ...] | None = None, **options: Any) -> LocalRig:
+    def rig(self, items: tuple[WorkItem, ...] | None = None, **options: Any) -> LocalMeasurer:
         items = items or ITEMS
         watch = MachineWatch(
             self.sysfs,
@@ -122,7 +121,7 @@ class Machine:
             suspended=lambda: self.suspended_ns,
         )
         self.gpu.rest(1.5)  # a meter has to see a counter move before it can say anything
-        return LocalRig(
+        return LocalMeasurer(
             self.configure,
             self.gpu.recorder,
             Workload("mine", hash_items(items), items),

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from etui.sweep.blocks import Block, PhaseCost, Stage, Visit
-from etui.sweep.setting import Axis, Setting
-from etui.sweep.sweep_config import SweepConfig, SweepDesign
+from etui.sweep.config import Axis, Setting, SweepConfig, SweepDesign
 
 ONE = Setting((("threads", 1), ("kv_type", "f16")))
 TWO = Setting((("threads", 2), ("kv_type", "f16")))

@@ -38,7 +38,7 @@ from etui.runtime.keep_warm import (
     find_last_cool_down,
     read_all_idle,
 )
-from etui.sweep.run.find import sweeps_dir
+from etui.sweep.folder import sweeps_dir
 from etui.tui.models.cards import Cards, ModelCard, add_forecast, build_candidates, list_measured
 from etui.tui.models.last_sweep import SweepResults
 from etui.tui.services import Services

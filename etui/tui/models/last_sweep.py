@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from etui.sweep.run.find import REPORT, RESULT
+from etui.sweep.folder import REPORT, RESULT
 from etui.text.codec import from_document
 
 

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from etui.stats.tests import holm, mcnemar, wilson
-from etui.sweep.analysis.analysis import analyse, compare_accuracies
-from etui.sweep.sweep_config import SweepDesign
+from etui.sweep.analysis import analyse, compare_accuracies
+from etui.sweep.config import SweepDesign
 from tests.sweep.measured import Measured, grid
 
 KEYS = ["a", "b", "c", "d"]

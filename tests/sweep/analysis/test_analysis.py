@@ -9,11 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from etui.sweep.analysis.analysis import analyse
+from etui.sweep.analysis import analyse
 from etui.sweep.blocks import Block
-from etui.sweep.goal import Goal
+from etui.sweep.config import Goal, SweepDesign
 from etui.sweep.result import SettingResult, SweepResult
-from etui.sweep.sweep_config import SweepDesign
 from tests.sweep.measured import Measured, grid, unmeasure
 
 THREADS = grid(threads=(1, 2, 3, 4))

@@ -8,13 +8,12 @@ from dataclasses import replace
 
 import pytest
 
-from etui.sweep.analysis.analysis import analyse
-from etui.sweep.analysis.claims import find_claimed_change, find_improvement, is_best_claimed
-from etui.sweep.goal import Goal
-from etui.sweep.race.choice import choose_best
-from etui.sweep.race.design import SweepDesign
-from etui.sweep.report.verdict import format_verdict
-from etui.sweep.run.apply import choose_setting as choose_applied
+from etui.sweep.analysis import analyse
+from etui.sweep.apply import choose_setting as choose_applied
+from etui.sweep.config import Goal
+from etui.sweep.race import SweepDesign, choose_best
+from etui.sweep.result import find_claimed_change, find_improvement, is_best_claimed
+from etui.sweep.verdict import format_verdict
 from tests.sweep.measured import Measured, grid
 
 THREADS = grid(threads=(1, 2, 3, 4))

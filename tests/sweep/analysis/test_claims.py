@@ -13,12 +13,11 @@ from dataclasses import replace
 
 import pytest
 
-from etui.sweep.analysis.analysis import analyse
+from etui.sweep.analysis import analyse
 from etui.sweep.blocks import PhaseCost, Visit
-from etui.sweep.race.loop import measure_blocks
+from etui.sweep.config import Setting, SweepDesign
+from etui.sweep.race import measure_blocks
 from etui.sweep.result import SweepResult
-from etui.sweep.setting import Setting
-from etui.sweep.sweep_config import SweepDesign
 from tests.support.sweep_rig import MACHINES, SimulatedMachine, SimulatedRig, draw_noise
 
 SWEEPS = 60

@@ -9,12 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from etui.sweep.analysis.analysis import analyse
-from etui.sweep.analysis.costs import joules
-from etui.sweep.analysis.effects import list_axes
-from etui.sweep.analysis.setting_means import fit_setting_means
+from etui.sweep._differences import fit_setting_means, joules, list_axes
+from etui.sweep.analysis import analyse
 from etui.sweep.blocks import Block
-from etui.sweep.sweep_config import SweepDesign
+from etui.sweep.config import SweepDesign
 from tests.sweep.measured import Measured, grid, setting
 
 AXES = {"threads": (2, 1, 4), "kv_type": ("f16", "q8_0")}

@@ -10,16 +10,17 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from etui.sweep.analysis.costs import joules
-from etui.sweep.analysis.differences import compare_with_baseline, judge
-from etui.sweep.analysis.floor import (
+from etui.sweep._differences import (
     Repeatability,
     build_floor,
+    compare_with_baseline,
+    joules,
+    judge,
     measure_both,
     measure_repeatability,
 )
 from etui.sweep.blocks import Block
-from etui.sweep.sweep_config import SweepDesign
+from etui.sweep.config import SweepDesign
 from tests.sweep.measured import Measured, grid
 
 PAIR = grid(threads=(1, 2))

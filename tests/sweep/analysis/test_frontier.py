@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from etui.stats.tests import Interval
-from etui.sweep.analysis.frontier import RelativeFigures, choose_candidates, find_frontier
+from etui.sweep.analysis import RelativeFigures, choose_candidates, find_frontier
 from etui.sweep.result import Accuracy, Difference
 
 figures = st.integers(-3, 3).map(float)

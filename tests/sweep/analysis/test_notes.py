@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from etui.sweep.analysis.analysis import analyse
-from etui.sweep.goal import Goal
-from etui.sweep.report.text import format_verdict
-from etui.sweep.sweep_config import SweepDesign
+from etui.sweep.analysis import analyse
+from etui.sweep.config import Goal, SweepDesign
+from etui.sweep.verdict import format_verdict
 from tests.sweep.measured import Measured, grid, unmeasure
 
 THREADS = grid(threads=(1, 2))

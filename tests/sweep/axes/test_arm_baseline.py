@@ -8,12 +8,9 @@ from etui.arm import Arm
 from etui.config.config import Config
 from etui.errors import ModelUnavailable, UsageError
 from etui.models.catalogue import Catalogue, load_catalogue
-from etui.sweep.axes.arm_baseline import build_work_shape, read_arm_baseline
-from etui.sweep.axes.axis_options import check_axes, parse_axes
-from etui.sweep.axes.configure import configure
-from etui.sweep.axes.machine_facts import read_machine_facts
-from etui.sweep.setting import Setting
-from etui.sweep.work_shape import PLAIN_WORK, WorkShape
+from etui.sweep._axes import check_axes, parse_axes
+from etui.sweep._machine import build_work_shape, configure, read_arm_baseline, read_machine_facts
+from etui.sweep.config import PLAIN_WORK, Setting, WorkShape
 from tests.models.test_gguf import asks, f32, tiny_gguf
 
 ENTRIES = """

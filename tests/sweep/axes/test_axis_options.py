@@ -10,12 +10,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from etui.errors import UsageError
-from etui.sweep.axes.axis_options import check_axes, parse_axes
-from etui.sweep.axes.default_axes import choose_default_axes
-from etui.sweep.axes.grid import MOST_SETTINGS, build_grid, find_obstacle, resolve_values
-from etui.sweep.axes.machine_facts import MachineFacts, PowerRange
-from etui.sweep.setting import AXES, Axis, AxisName, Setting, Value
-from etui.sweep.work_shape import WorkShape
+from etui.sweep._axes import (
+    MOST_SETTINGS,
+    build_grid,
+    check_axes,
+    choose_default_axes,
+    find_obstacle,
+    parse_axes,
+    resolve_values,
+)
+from etui.sweep._machine import MachineFacts, PowerRange
+from etui.sweep.config import AXES, Axis, AxisName, Setting, Value, WorkShape
 from tests.sweep.machines import GPU_POWER, NO_DRAFTS, make_facts, make_model
 
 VALUES: dict[AxisName, st.SearchStrategy[Value]] = {

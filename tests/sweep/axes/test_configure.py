@@ -19,12 +19,10 @@ from etui.engine.residency import Residency
 from etui.errors import ModelUnavailable, UsageError
 from etui.models.catalogue import Catalogue, load_catalogue
 from etui.models.spec import ModelSpec
-from etui.sweep.axes import configure as module
-from etui.sweep.axes.configure import Configured, configure
-from etui.sweep.axes.default_axes import choose_default_axes
-from etui.sweep.axes.grid import build_grid
-from etui.sweep.axes.machine_facts import read_machine_facts
-from etui.sweep.setting import AXES, Setting
+from etui.sweep import _machine as module
+from etui.sweep._axes import build_grid, choose_default_axes
+from etui.sweep._machine import Configured, configure, read_machine_facts
+from etui.sweep.config import AXES, Setting
 from tests.engine.opened import opened
 from tests.models.test_gguf import tiny_gguf
 

@@ -15,15 +15,14 @@ from etui.engine.library import Device
 from etui.models import drafts
 from etui.models.catalogue import Catalogue, load_catalogue
 from etui.models.files import require
-from etui.sweep.axes.axis_options import check_axes
-from etui.sweep.axes.default_axes import choose_default_axes
-from etui.sweep.axes.machine_facts import (
+from etui.sweep._axes import check_axes, choose_default_axes
+from etui.sweep._machine import (
     LimitRange,
     MachineFacts,
     combine_limits,
     read_machine_facts,
 )
-from etui.sweep.work_shape import PLAIN_WORK, WorkShape
+from etui.sweep.config import PLAIN_WORK, WorkShape
 from tests.models.test_gguf import string, tiny_gguf
 from tests.sweep.machines import Limit
 

@@ -15,14 +15,14 @@ from etui.engine.context import ContextOptions
 from etui.engine.residency import Residency
 from etui.models.catalogue import load_catalogue
 from etui.models.spec import STARTER
-from etui.sweep.machine.accuracy import (
+from etui.sweep._accuracy import (
     SettingAnswer,
     draw_questions,
     group_by_numbers,
     measure_answers,
 )
-from etui.sweep.rig import SettingFailed
-from etui.sweep.setting import AXES, Setting
+from etui.sweep.blocks import SettingFailed
+from etui.sweep.config import AXES, Setting
 from tests.bench.fake_engine import FakeSession
 from tests.sweep.measured import grid, setting
 

@@ -13,9 +13,9 @@ from etui.energy.power_limits.limits import open_power_limits
 from etui.energy.power_limits.types import CapRequest
 from etui.errors import EtuiError
 from etui.models.catalogue import load_catalogue
-from etui.sweep.axes.machine_facts import MachineFacts, combine_limits, read_machine_facts
-from etui.sweep.machine.caps import open_cap
-from etui.sweep.rig import SettingFailed
+from etui.sweep._machine import MachineFacts, combine_limits, read_machine_facts
+from etui.sweep.blocks import SettingFailed
+from etui.sweep.workbench import open_cap
 from tests.contract.tiny_model import write_tiny_model
 from tests.support.power_limits import read_package, write_package
 

@@ -8,8 +8,10 @@ from hypothesis import strategies as st
 
 from etui.chat import Message
 from etui.errors import ContextOverflow
-from etui.sweep.machine.jobs import (
+from etui.sweep.config import PLAIN_WORK, WorkShape
+from etui.sweep.workload import (
     RecordedAnswer,
+    WorkItem,
     build_jobs,
     count_recorded,
     load_recorded,
@@ -17,8 +19,6 @@ from etui.sweep.machine.jobs import (
     save_recorded,
     write_scripts,
 )
-from etui.sweep.machine.workload import WorkItem
-from etui.sweep.work_shape import PLAIN_WORK, WorkShape
 from tests.reasoning.scripted import FakeSession, plain_facts, script
 
 

@@ -11,11 +11,10 @@ from types import SimpleNamespace
 import pytest
 
 from etui.errors import EngineFailed, EtuiError, ModelUnavailable, Stopped, UsageError
-from etui.sweep.machine.cap_control import CapControl
-from etui.sweep.machine.procedure import Procedure
-from etui.sweep.rig import SettingFailed
-from etui.sweep.setting import Setting
-from etui.sweep.work_shape import WorkShape
+from etui.sweep._measurer import Procedure
+from etui.sweep.blocks import SettingFailed
+from etui.sweep.config import Setting, WorkShape
+from etui.sweep.workbench import CapControl
 from tests.support.gpu import SimulatedGpu
 from tests.sweep.simulated_rig import (
     BASELINE,

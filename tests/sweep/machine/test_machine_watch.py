@@ -11,7 +11,7 @@ from etui.energy.gpu_sharing import GpuShare
 from etui.energy.heat import Heat
 from etui.energy.recorder import Recorder
 from etui.energy.sources.nvml import NvmlSource
-from etui.sweep.machine.machine_watch import (
+from etui.sweep._measurer import (
     MOST_OTHERS,
     MachineState,
     MachineWatch,

@@ -14,12 +14,10 @@ from etui.energy.recorder import Recorder
 from etui.energy.sources.estimate import EstimateSource
 from etui.models.catalogue import load_catalogue
 from etui.models.spec import STARTER
-from etui.sweep.machine.local_rig import LocalRig
-from etui.sweep.machine.procedure import Procedure
-from etui.sweep.machine.workload import WorkItem, Workload, hash_items
-from etui.sweep.rig import SettingFailed
-from etui.sweep.setting import Setting
-from etui.sweep.work_shape import PLAIN_WORK, WorkShape
+from etui.sweep._measurer import LocalMeasurer, Procedure
+from etui.sweep.blocks import SettingFailed
+from etui.sweep.config import PLAIN_WORK, Setting, WorkShape
+from etui.sweep.workload import WorkItem, Workload, hash_items
 from tests.sweep.simulated_rig import Runnable
 
 CODE = "def add(first, second):\n    total = first + second\n    return total\n"
@@ -44,7 +42,7 @@ def recorder() -> Iterator[Recorder]:
 
 def open_rig(
     config: Config, recorder: Recorder, path: Path, shape: WorkShape = PLAIN_WORK
-) -> LocalRig:
+) -> LocalMeasurer:
     one = replace(config, threads=1)
     spec = load_catalogue(config).models[STARTER]
 
@@ -55,7 +53,7 @@ def open_rig(
             return Runnable(changed, path, one)
         return Runnable(spec, path, one, speculate=values["speculate"])  # type: ignore[arg-type]
 
-    return LocalRig(
+    return LocalMeasurer(
         configure,
         recorder,
         Workload("mine", hash_items(ITEMS), ITEMS),

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from etui.energy.types import Channel, Energy, Kind
-from etui.sweep.machine.jobs import Job
-from etui.sweep.machine.procedure import LEAST_WINDOW_S, MOST_WINDOW_S, choose_window_s
-from etui.sweep.machine.work_timer import TimedWork, Window, WorkTimer, compute_cost
+from etui.sweep._measurer import LEAST_WINDOW_S, MOST_WINDOW_S, choose_window_s
+from etui.sweep._work_timer import TimedWork, Window, WorkTimer, compute_cost
+from etui.sweep.workload import Job
 from tests.engine.speculation.fakes import FakeDrafter, make_fake_session
 
 

@@ -13,7 +13,7 @@ from etui.chat import Message
 from etui.errors import EtuiError, InvalidFile, UsageError
 from etui.log.writer import TurnWriter
 from etui.multiple_choice import parse_options
-from etui.sweep.machine.workload import (
+from etui.sweep.workload import (
     LOGGED_QUESTIONS,
     MOST_ITEMS,
     NAMES,

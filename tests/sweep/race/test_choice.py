@@ -8,14 +8,16 @@ from dataclasses import replace
 
 import pytest
 
-from etui.sweep.goal import Goal
-from etui.sweep.race.choice import choose_best
-from etui.sweep.race.design import list_drops, list_remaining
-from etui.sweep.race.durations import estimate_full_grid_seconds, estimate_seconds_left
-from etui.sweep.race.elimination import FINALISTS
-from etui.sweep.race.loop import measure_blocks
-from etui.sweep.setting import Setting
-from etui.sweep.sweep_config import SweepDesign
+from etui.sweep._elimination import FINALISTS
+from etui.sweep.config import Goal, Setting, SweepDesign
+from etui.sweep.race import (
+    choose_best,
+    estimate_full_grid_seconds,
+    estimate_seconds_left,
+    list_drops,
+    list_remaining,
+    measure_blocks,
+)
 from tests.support.sweep_rig import (
     MACHINES,
     QUIET,

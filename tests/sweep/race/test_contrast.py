@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from etui.sweep._elimination import hodges_lehmann, pair_logs
 from etui.sweep.blocks import Block, PhaseCost, Visit
-from etui.sweep.race.elimination import hodges_lehmann, pair_logs
 
 SETTINGS = [f"threads={n}" for n in range(1, 9)]
 BASE = SETTINGS[0]

@@ -11,11 +11,8 @@ from hypothesis import strategies as st
 
 from etui.errors import EtuiError
 from etui.sweep.blocks import Block, Failure, PhaseCost, Visit
-from etui.sweep.goal import Goal
-from etui.sweep.race.design import list_drops, list_remaining, next_block
-from etui.sweep.race.loop import measure_blocks
-from etui.sweep.setting import Setting
-from etui.sweep.sweep_config import SweepDesign
+from etui.sweep.config import Goal, Setting, SweepDesign
+from etui.sweep.race import list_drops, list_remaining, measure_blocks, next_block
 from tests.support.sweep_rig import (
     MACHINES,
     QUIET,

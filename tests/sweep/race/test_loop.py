@@ -8,10 +8,8 @@ import pytest
 
 from etui.errors import EtuiError, Stopped
 from etui.sweep.blocks import Failure
-from etui.sweep.race.design import next_block
-from etui.sweep.race.loop import ATTEMPTS, measure_blocks
-from etui.sweep.setting import Setting
-from etui.sweep.sweep_config import SweepDesign
+from etui.sweep.config import Setting, SweepDesign
+from etui.sweep.race import ATTEMPTS, measure_blocks, next_block
 from tests.support.sweep_rig import QUIET, SimulatedMachine, SimulatedRig, TrueCost
 
 SETTINGS = tuple(Setting((("threads", n),)) for n in (1, 2, 4))

@@ -9,8 +9,8 @@ from statistics import fmean, stdev
 
 import pytest
 
-from etui.sweep.goal import Goal
-from etui.sweep.rig import Rig, SettingFailed
+from etui.sweep.blocks import SettingFailed, SettingMeasurer
+from etui.sweep.config import Goal
 from tests.support.sweep_rig import MACHINES, QUIET, SimulatedNoise, SimulatedRig, draw_noise
 
 SEEDS = range(20)
@@ -110,7 +110,7 @@ def test_a_setting_that_is_too_slow_is_not_the_best():
 
 
 def test_without_noise_the_visits_are_the_truth():
-    rig: Rig = SimulatedRig(draw("threads", 1), QUIET)
+    rig: SettingMeasurer = SimulatedRig(draw("threads", 1), QUIET)
     machine = draw("threads", 1)
     for setting, cost in machine.costs.items():
         visit = rig.visit(setting, 0)

@@ -11,10 +11,9 @@ from typing import Any
 import pytest
 
 from etui.stats.tests import Interval
-from etui.sweep.goal import Goal
-from etui.sweep.report.conditions import build_command, describe_conditions
-from etui.sweep.report.document import build_document
-from etui.sweep.report.text import format_verdict
+from etui.sweep.config import Goal
+from etui.sweep.document import build_command, build_document, describe_conditions
+from etui.sweep.verdict import format_verdict
 from tests.sweep import results
 
 

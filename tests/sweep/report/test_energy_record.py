@@ -6,8 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from etui.sweep.report.conditions import build_conditions, describe_conditions
-from etui.sweep.report.energy_record import build_energy_record
+from etui.sweep.document import build_conditions, build_energy_record, describe_conditions
 from tests.fixtures.records import check_record
 from tests.sweep import results
 

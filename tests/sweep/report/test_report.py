@@ -12,13 +12,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from etui.stats.tests import Interval
-from etui.sweep.report.frontier_chart import draw_frontier
-from etui.sweep.report.page import render_report, write_report
-from etui.sweep.report.power_chart import draw_power, place_visits, thin_watts
-from etui.sweep.report.roles import list_roles, list_shown_roles
-from etui.sweep.report.text import format_verdict
-from etui.sweep.report.view import build_findings, build_rows, split_interval, split_spread
+from etui.sweep._charts import (
+    draw_frontier,
+    draw_power,
+    list_roles,
+    list_shown_roles,
+    place_visits,
+    thin_watts,
+)
+from etui.sweep.page import (
+    build_findings,
+    build_rows,
+    render_report,
+    split_interval,
+    split_spread,
+    write_report,
+)
 from etui.sweep.result import Accuracy, SettingResult
+from etui.sweep.verdict import format_verdict
 from tests.sweep import results
 from tests.sweep.results import (
     Power,
@@ -204,9 +215,9 @@ def test_roles_follow_from_the_result() -> None:
 
 
 def test_the_frontier_is_a_staircase() -> None:
-    from etui.sweep.report.frontier_chart import WIDE as SIZE
+    from etui.sweep._charts import FRONTIER_SIZES
 
-    chart = draw_frontier(results.two_settings().result, SIZE)
+    chart = draw_frontier(results.two_settings().result, FRONTIER_SIZES[0])
     assert chart is not None
     line = re.search(r'd="([^"]*)" class="hull"', chart)
     assert line is not None
@@ -215,7 +226,7 @@ def test_the_frontier_is_a_staircase() -> None:
     assert points[0][1] == points[1][1]
     assert points[1][0] == points[2][0]
     one = make_result(setting_result("threads=2"))
-    assert draw_frontier(one, SIZE) is None
+    assert draw_frontier(one, FRONTIER_SIZES[0]) is None
 
 
 def test_visits_follow_each_other_after_a_restart() -> None:
@@ -232,16 +243,16 @@ def test_visits_follow_each_other_after_a_restart() -> None:
 
 
 def test_gaps_in_the_watts_stay_gaps() -> None:
-    from etui.sweep.report.power_chart import WIDE as SIZE
+    from etui.sweep._charts import FRONTIER_SIZES
 
     sweep = results.two_settings()
     power = Power(0, "threads=2", 0, 0, 10**10, (5.0, None, None, 7.0, 7.0))
-    chart = draw_power(sweep.result, (power,), SIZE)
+    chart = draw_power(sweep.result, (power,), FRONTIER_SIZES[0])
     assert chart is not None
     assert chart.count('class="power"') == 2
     silent = replace(power, watts=(None, None))
-    assert draw_power(sweep.result, (silent,), SIZE) is None
-    assert draw_power(sweep.result, (), SIZE) is None
+    assert draw_power(sweep.result, (silent,), FRONTIER_SIZES[0]) is None
+    assert draw_power(sweep.result, (), FRONTIER_SIZES[0]) is None
 
 
 @given(st.lists(st.one_of(st.none(), st.floats(0, 1000)), max_size=200), st.integers(1, 100))

@@ -20,19 +20,17 @@ from etui.models.entries import read_entries
 from etui.models.spec import STARTER
 from etui.models.tuned import load_tuned, remove_tuned
 from etui.stats.tests import Interval
-from etui.sweep.goal import Goal
-from etui.sweep.report.document import build_document
-from etui.sweep.report.verdict import format_verdict
-from etui.sweep.result import Difference, SettingResult, SweepResult
-from etui.sweep.run.apply import (
+from etui.sweep.apply import (
     NothingToApply,
     apply_best,
     build_limit_command,
     choose_setting,
     choose_values,
 )
-from etui.sweep.setting import Axis, Setting, Value
-from etui.sweep.sweep_config import SweepConfig, SweepDesign
+from etui.sweep.config import Axis, Goal, Setting, SweepConfig, SweepDesign, Value
+from etui.sweep.document import build_document
+from etui.sweep.result import Difference, SettingResult, SweepResult
+from etui.sweep.verdict import format_verdict
 
 SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 THREADS = choose_threads(None)

@@ -4,10 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from etui.sweep.goal import Goal
-from etui.sweep.run.run import asks_for_the_same, list_changes
-from etui.sweep.setting import Setting
-from etui.sweep.sweep_config import SweepConfig
+from etui.sweep.config import Goal, Setting, SweepConfig
+from etui.sweep.run import asks_for_the_same, list_changes
 from tests.sweep.values import CONFIG, DESIGN, ONE
 
 OTHER = Setting((("threads", 3), ("kv_type", "f16")))

@@ -10,11 +10,18 @@ from hypothesis import strategies as st
 
 from etui.config.config import Config
 from etui.errors import EtuiError, InvalidFile, Stopped, UsageError
-from etui.sweep.machine.accuracy import SettingAnswer
-from etui.sweep.machine.visit_power import VisitPower, read_power
-from etui.sweep.run.find import find_sweep, list_sweeps, new_sweep_id, sweeps_dir
-from etui.sweep.run.folder import SweepFolder
-from etui.sweep.run.recorded_sweep import hash_config, read_config, read_sweep
+from etui.sweep._accuracy import SettingAnswer
+from etui.sweep._measurer import VisitPower, read_power
+from etui.sweep.folder import (
+    SweepFolder,
+    find_sweep,
+    hash_config,
+    list_sweeps,
+    new_sweep_id,
+    read_config,
+    read_sweep,
+    sweeps_dir,
+)
 from tests.sweep.values import CONFIG, ONE, make_block, make_visit
 
 ANSWERS = [

@@ -11,21 +11,18 @@ from pathlib import Path
 import pytest
 
 from etui.errors import EtuiError, Stopped
+from etui.sweep._accuracy import SettingAnswer, analyse_measured, group_answers
 from etui.sweep.blocks import Visit
-from etui.sweep.machine.accuracy import SettingAnswer
-from etui.sweep.race.design import Drop
+from etui.sweep.config import Setting, SweepDesign
+from etui.sweep.folder import SweepFolder, read_sweep
+from etui.sweep.race import Drop
 from etui.sweep.result import DetectionFloor
-from etui.sweep.run.folder import SweepFolder
-from etui.sweep.run.measure import (
+from etui.sweep.run import (
     Instruments,
     SweepOutcome,
     SweepProgress,
     resume_run,
 )
-from etui.sweep.run.measured_result import analyse_measured, group_answers
-from etui.sweep.run.recorded_sweep import read_sweep
-from etui.sweep.setting import Setting
-from etui.sweep.sweep_config import SweepDesign
 from tests.fixtures.records import check_document
 from tests.sweep.fakes import Audience, FakeRig, Log, make_answer, read_no_power
 from tests.sweep.values import CONFIG
@@ -185,7 +182,7 @@ def test_a_full_disk_at_the_report_stops_the_sweep(
     def fill(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")  # of a write: it names no file
 
-    monkeypatch.setattr("etui.sweep.report.page.write_report", fill)
+    monkeypatch.setattr("etui.sweep.page.write_report", fill)
     with pytest.raises(Stopped, match="the disk of") as full:
         run(place, FakeRig(JOULES), Audience(), Log())
     assert f"etui sweep --resume {place}" in full.value.fix

@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from etui.sweep.goal import Goal
-from etui.sweep.machine.accuracy import SettingAnswer
-from etui.sweep.race.design import SweepDesign, list_remaining
+from etui.sweep._accuracy import SettingAnswer, analyse_measured, choose_answering, list_asked
+from etui.sweep.config import Goal, Setting
+from etui.sweep.race import SweepDesign, list_remaining
 from etui.sweep.result import SettingResult, SweepResult
-from etui.sweep.run.measured_result import analyse_measured, choose_answering, list_asked
-from etui.sweep.setting import Setting
 from tests.sweep.fakes import make_answer
 from tests.sweep.measured import Measured, grid
 from tests.sweep.values import CONFIG

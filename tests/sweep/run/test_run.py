@@ -13,13 +13,10 @@ import pytest
 from etui.config.config import Config
 from etui.energy.power_limits.files import LimitFiles
 from etui.errors import EtuiError, InvalidFile, ModelUnavailable, Stopped, UsageError
-from etui.sweep.goal import Goal
-from etui.sweep.run.find import list_sweeps
-from etui.sweep.run.folder import SweepFolder
-from etui.sweep.run.plan import SweepRequest
-from etui.sweep.run.recorded_sweep import read_sweep
-from etui.sweep.run.run import SweepRunner, analyse_folder, describe_plan
-from etui.sweep.setting import Setting
+from etui.sweep.config import Goal, Setting
+from etui.sweep.folder import SweepFolder, list_sweeps, read_sweep
+from etui.sweep.plan import SweepRequest
+from etui.sweep.run import SweepRunner, analyse_folder, describe_plan
 from tests.contract.tiny_model import write_tiny_model
 from tests.support.power_limits import write_package
 from tests.sweep.fakes import Audience, FakeWorkbench, Log

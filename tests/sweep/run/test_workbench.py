@@ -10,8 +10,7 @@ import pytest
 from etui.cli.main import run
 from etui.config.config import Config
 from etui.log.queries import LogReader
-from etui.sweep.run.find import list_sweeps
-from etui.sweep.run.recorded_sweep import read_sweep
+from etui.sweep.folder import list_sweeps, read_sweep
 from tests.contract.tiny_model import write_tiny_model
 
 SMALL = (

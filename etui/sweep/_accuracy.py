@@ -1,0 +1,275 @@
+"""The result of the blocks and the answers that a sweep has so far."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING
+
+from etui.bench.prompts.formats import FORMATS
+from etui.bench.run.scoring_arm import ScoringArm
+from etui.bench.run.work import SubjectWork
+from etui.datasets.question_sample import draw
+from etui.datasets.questions import Question, Suite
+from etui.sweep.analysis import analyse
+from etui.sweep.blocks import Block, SettingFailed
+from etui.sweep.config import AxisName, Setting, SweepConfig, SweepDesign, Value
+from etui.sweep.race import rank_all
+from etui.sweep.result import SweepResult
+
+if TYPE_CHECKING:
+    from etui.engine.llama_session import LlamaSession
+
+
+NUMERIC_AXES: frozenset[AxisName] = frozenset(
+    {"model", "kv_type", "flash_attention", "gpu_layers", "split", "batch_tokens"}
+)
+
+"""Axes that change what is computed, if only by rounding in another order. Threads divide the same
+sums by rows, a power limit changes no sum, and speculation verifies every token of the answer."""
+
+
+FORMAT = FORMATS["letters"]
+
+"""How a question is asked: the log-probabilities of the four letters, which nothing but the model's
+numbers decides."""
+
+
+SessionFor = Callable[[Setting], "LlamaSession"]
+
+"""Loads the model of a setting with its values; raises SettingFailed if it cannot run."""
+
+
+@dataclass(frozen=True, slots=True)
+class SubjectQuestions:
+    """The questions of one subject that are asked, and the worked examples before each."""
+
+    subject: str
+    questions: tuple[Question, ...]
+    examples: tuple[Question, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class QuestionSet:
+    """The questions that every setting answers."""
+
+    suite: str
+    sha256: str  # Hash of its files
+    subjects: tuple[SubjectQuestions, ...]  # In the order in which they are asked
+
+    @property
+    def count(self) -> int:
+        """Number of questions."""
+        return sum(len(subject.questions) for subject in self.subjects)
+
+    @property
+    def numbers(self) -> dict[tuple[str, int], int]:
+        """Subject and row of each question -> its number, from 0."""
+        asked = ((one.subject, question.row) for one in self.subjects for question in one.questions)
+        return {question: number for number, question in enumerate(asked)}
+
+
+@dataclass(frozen=True, slots=True)
+class SettingAnswer:
+    """The answer of a setting to a question."""
+
+    setting: str
+    number: int  # Number of the question, from 0, in the order in which they were drawn
+    subject: str
+    row: int
+    choice: str  # The letter with the highest log-probability
+    correct: bool
+
+
+def group_by_numbers(settings: Sequence[Setting]) -> dict[str, str]:
+    """Find which settings compute the same numbers, so that their answers are the same.
+
+    Args:
+        settings: In order; the first of each group is the one to measure.
+
+    Returns:
+        Key of every setting -> key of the setting whose answers are used.
+    """
+    first: dict[tuple[tuple[AxisName, Value], ...], str] = {}
+    found: dict[str, str] = {}
+    for setting in settings:
+        numbers = tuple(pair for pair in setting.values if pair[0] in NUMERIC_AXES)
+        found[setting.key] = first.setdefault(numbers, setting.key)
+    return found
+
+
+def draw_questions(suite: Suite, seed: int, limit: int | None = None) -> QuestionSet:
+    """Draw the questions of a sweep: the same for equal arguments, in proportion to the subjects.
+
+    Args:
+        seed: Seed of the sample and of the order of the subjects.
+        limit: Most questions; None asks all.
+    """
+    shots = FORMAT.shots
+    return QuestionSet(
+        suite.name,
+        suite.sha256,
+        tuple(
+            SubjectQuestions(
+                subject,
+                tuple(suite.questions[subject][at] for at in indices),
+                tuple(suite.examples.get(subject, ())[:shots]),
+            )
+            for subject, indices in draw(suite.sizes, seed, limit).items()
+        ),
+    )
+
+
+def measure_answers(
+    session_for: SessionFor,
+    settings: Sequence[Setting],
+    questions: QuestionSet,
+    done: Collection[tuple[str, int]] = (),
+    cancelled: Callable[[], bool] = lambda: False,
+) -> Iterator[SettingAnswer]:
+    """Answer the questions with every setting that computes numbers of its own.
+
+    A setting whose questions are all answered is not loaded. One that cannot run is passed over, as
+    the sweep has its reason already. Questions are computed in the same groups after a resume, so
+    that rounding does not change an answer.
+
+    Args:
+        session_for: Loads the model of a setting.
+        settings: All settings to know the accuracy of, the baseline first.
+        done: Key of the setting and number of the question of the answers that exist.
+        cancelled: Checked before every batch.
+
+    Yields:
+        One answer after the other.
+
+    Raises:
+        StopRequested: ``cancelled`` returned true; the current question is discarded.
+        ContextOverflow: A question does not fit into the context, even without worked examples.
+        EtuiError: The engine failed.
+    """
+    measured = set(group_by_numbers(settings).values())
+    numbers = questions.numbers
+    answered = set(done)
+    for setting in settings:
+        key = setting.key
+        works = [
+            SubjectWork(
+                one.subject,
+                one.questions,
+                frozenset(
+                    question.row
+                    for question in one.questions
+                    if (key, numbers[one.subject, question.row]) in answered
+                ),
+                one.examples,
+            )
+            for one in questions.subjects
+        ]
+        works = [work for work in works if work.left]
+        if key not in measured or not works:
+            continue
+        try:
+            session = session_for(setting)
+        except SettingFailed:
+            continue
+        arm = ScoringArm(key, partial(_reopen, session), FORMAT, cancelled=cancelled)
+        for work in works:
+            yield from _answer(arm, work, numbers)
+
+
+def _reopen(session: LlamaSession) -> LlamaSession:
+    return session
+
+
+def _answer(
+    arm: ScoringArm, work: SubjectWork, numbers: Mapping[tuple[str, int], int]
+) -> Iterator[SettingAnswer]:
+    for group in arm.answer(work):
+        for scored in group.scored:
+            question = scored.prompt.question
+            if question.row in group.kept:
+                yield SettingAnswer(
+                    setting=arm.name,
+                    number=numbers[question.subject, question.row],
+                    subject=question.subject,
+                    row=question.row,
+                    choice=scored.choice,
+                    correct=scored.choice == question.answer,
+                )
+
+
+def analyse_measured(
+    config: SweepConfig,
+    blocks: Sequence[Block],
+    answers: Sequence[SettingAnswer],
+) -> SweepResult:
+    """Compute the result of a sweep, finished or not.
+
+    Args:
+        answers: The answers so far.
+    """
+    grouped = group_answers(answers, config.questions)
+    measured_as = choose_answering(config.design, blocks, grouped) if grouped else None
+    result = analyse(config.design, blocks, grouped or None, measured_as)
+    result = replace(result, notes=(*config.notes, *result.notes))
+    if not config.questions or not result.is_complete:
+        return result
+    asked = list_asked(config.design, blocks, grouped)
+    return replace(result, is_complete=all(setting.key in grouped for setting in asked))
+
+
+def list_asked(
+    design: SweepDesign, blocks: Sequence[Block], answered: Collection[str] = ()
+) -> tuple[Setting, ...]:
+    """List the settings whose accuracy is measured, one of each kind of numbers.
+
+    Args:
+        answered: Keys of settings that have answered all questions already.
+    """
+    measured = set(choose_answering(design, blocks, answered).values())
+    return tuple(setting for setting in design.settings if setting.key in measured)
+
+
+def choose_answering(
+    design: SweepDesign, blocks: Sequence[Block], answered: Collection[str] = ()
+) -> dict[str, str]:
+    """Choose which setting answers for those that compute the same numbers.
+
+    It is the baseline for its kind of numbers and the best by the goal for every other, dropped or
+    not: the race looks at the goal alone, and a dropped model may be the most accurate one.
+
+    Args:
+        answered: Keys of settings that have answered all questions already; they come first.
+
+    Returns:
+        Key of every setting that can run -> key of the setting whose answers are used.
+    """
+    baseline, *_ = design.settings
+    ranks = {key: rank for rank, key in enumerate(rank_all(design, blocks))}
+
+    def order(setting: Setting) -> tuple[bool, bool, int]:
+        is_baseline = setting.key == baseline.key
+        return not is_baseline, setting.key not in answered, ranks[setting.key]
+
+    able = [setting for setting in design.settings if setting.key in ranks]
+    return group_by_numbers(sorted(able, key=order))
+
+
+def group_answers(answers: Sequence[SettingAnswer], questions: int) -> dict[str, list[bool]]:
+    """Group answers by setting, in the order of the questions.
+
+    A setting whose questions are not all answered is left out, because only equal questions can be
+    compared.
+
+    Args:
+        questions: Number of questions of the sweep.
+    """
+    found: dict[str, dict[int, bool]] = {}
+    for answer in answers:
+        found.setdefault(answer.setting, {})[answer.number] = answer.correct
+    return {
+        key: [correct for _, correct in sorted(of.items())]
+        for key, of in found.items()
+        if len(of) == questions
+    }

@@ -1,0 +1,430 @@
+"""The rule of the race: which settings are worse beyond doubt, and how the rest are ranked.
+
+After each round every setting is compared with the current best, and is dropped if it is beyond
+doubt not better by 1.5 %. With such an indifference zone (Bechhofer, Ann. Math. Stat. 25, 1954) the
+race also ends between settings that are nearly equal. A setting that is better by 1.5 % or more is
+dropped by mistake in at most 5 % of sweeps: that probability is divided by the number of rounds
+(looks) and by the number of settings that could beat it by luck (Bonferroni), so it holds however
+often and between however many settings is looked. The differences between settings of a sweep are
+mostly many times the noise, and the bound costs little: ``t`` is about 4 where 2 would be used for
+one look.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations, combinations_with_replacement, pairwise
+from statistics import fmean, median, stdev
+
+from etui.stats.student_t import t_quantile
+from etui.sweep.blocks import Block, Figure
+from etui.sweep.config import Goal, Measure
+from etui.units import change_text
+
+Cell = tuple[str, int]
+
+"""Key and copy of a setting."""
+
+
+_FENCE = 3.5
+
+"""Robust standard deviations beyond which a residual counts as an outlier, and is cut off."""
+
+_LEAST_FOR_FENCE = 8
+
+"""Fewest degrees of freedom at which the median of the residuals says what an outlier is."""
+
+_NORMAL_MEDIAN = 0.6745
+
+"""Median of the absolute value of a standard normal variable."""
+
+_LEAST_FOR_SLOPE = 4
+
+"""Fewest visits of a block from which a drift over the positions is removed."""
+
+_LEAST_TO_TRIM = 5
+
+"""Fewest blocks of which the highest and the lowest are not taken as they are."""
+
+_LEFT_OUT = 5
+
+"""One block of so many, rounded up, is left out of a contrast that must hold without its worst."""
+
+
+@dataclass(frozen=True, slots=True)
+class Noise:
+    """Spread of one visit."""
+
+    variance: float  # Variance of the log of a figure
+    degrees: int  # Degrees of freedom of the estimate; 0 if nothing is known
+
+
+@dataclass(frozen=True, slots=True)
+class Contrast:
+    """Log ratio of two settings over their common blocks."""
+
+    log_ratio: float
+    """Hodges-Lehmann estimate (the median of the means of all pairs of blocks, each with itself
+    too), which one disturbed block of five hardly moves."""
+    error: float
+    degrees: int  # Degrees of freedom of the error
+    blocks: int  # Number of common blocks
+    trimmed: float | None
+    """Mean without the blocks that speak most for a ratio above 0; None with one block."""
+    trimmed_error: float
+    own_error: float
+    """Standard error of a trimmed mean by the scatter of these blocks alone; infinite with one
+    block."""
+    own_degrees: int
+
+    def margin(self, tail: float) -> float:
+        """Return the half width that the truth is beyond, on one side, with a probability."""
+        return t_quantile(tail, self.degrees) * self.error if self.degrees else math.inf
+
+    def is_below_zero(self, tail: float) -> bool:
+        """Return whether the ratio is below 0 beyond doubt, by the pooled and by its own noise.
+
+        A setting may be noisier than the others: their noise alone would claim too much of it.
+        """
+        if not self.own_degrees or self.log_ratio + self.margin(tail) >= 0:
+            return False
+        return self.log_ratio + t_quantile(tail, self.own_degrees) * self.own_error < 0
+
+    def exceeds(self, limit: float, tail: float) -> bool:
+        """Return whether the ratio is above a limit beyond doubt.
+
+        It must be so by more than the noise, and still be likely without its worst blocks: one
+        disturbed visit condemns no setting.
+
+        Args:
+            limit: Log ratio.
+            tail: Probability of a false yes if the ratio is just at the limit.
+        """
+        if self.trimmed is None or self.log_ratio - limit <= self.margin(tail):
+            return False
+        return self.trimmed - limit > 2 * self.trimmed_error
+
+    def percent(self, tail: float = 0.025) -> tuple[float, float, float]:
+        """Return the difference and both ends of its interval, in percent of the second setting."""
+        margin = self.margin(tail)
+        ends = (self.log_ratio, self.log_ratio - margin, self.log_ratio + margin)
+        value, low, high = (100 * math.expm1(min(end, 50.0)) for end in ends)
+        return value, low, high
+
+
+@dataclass(frozen=True, slots=True)
+class PairedLogs:
+    """Logs of one figure by block and setting."""
+
+    blocks: tuple[Mapping[Cell, float], ...]
+    """For each block, the log of the figure of each measured visit."""
+    noise: Noise  # Spread of one visit
+
+    def contrast(self, setting: str, reference: str) -> Contrast | None:
+        """Compare two settings; None without a block in which both are measured.
+
+        A setting with two copies in a block (the baseline) counts with their mean.
+        """
+        differences: list[float] = []
+        weight = 0.0
+        for block in self.blocks:
+            own, other = _copies(block, setting), _copies(block, reference)
+            if own and other:
+                differences.append(fmean(own) - fmean(other))
+                weight += 1 / len(own) + 1 / len(other)
+        n = len(differences)
+        if not n:
+            return None
+        weight /= n
+        kept = sorted(differences)[: n - math.ceil(n / _LEFT_OUT)]
+        variance = self.noise.variance * weight
+        return Contrast(
+            hodges_lehmann(differences),
+            math.sqrt(variance / n),
+            self.noise.degrees,
+            n,
+            fmean(kept) if kept else None,
+            math.sqrt(variance / len(kept)) if kept else math.inf,
+            *_own_error(differences),
+        )
+
+    def is_measured(self, setting: str) -> bool:
+        """Return whether any visit of a setting has the figure."""
+        return any(cell[0] == setting for block in self.blocks for cell in block)
+
+
+def pair_logs(blocks: Sequence[Block], figure: Figure) -> PairedLogs:
+    """Take the logs of a figure, and estimate their noise.
+
+    Args:
+        blocks: In order; those of the floor count for the noise.
+        figure: What is compared. A visit without a figure above 0 is left out.
+    """
+    logs = tuple(_read_logs(block, figure) for block in blocks)
+    return PairedLogs(logs, estimate_noise(blocks, logs))
+
+
+def estimate_noise(blocks: Sequence[Block], logs: Sequence[Mapping[Cell, float]]) -> Noise:
+    """Estimate the noise of a visit from pairs of blocks of one stage in opposite orders.
+
+    Within a pair, the differences of the same setting between both blocks hold no setting. Their
+    median (the block) and, with enough visits, their slope over the positions (the drift) are
+    removed; the rest is noise of two visits. Outliers are cut off at 3.5 robust standard
+    deviations.
+    """
+    residuals: list[float] = []
+    degrees = 0
+    for at in _list_pairs(blocks):
+        first, second = logs[at], logs[at + 1]
+        visited = ((visit.setting, visit.copy) for visit in blocks[at].visits)
+        cells = [cell for cell in visited if cell in first and cell in second]
+        if blocks[at].stage == "floor":
+            # Equal settings: the sum of both A/A differences holds neither setting nor drift.
+            if len(cells) == 2:
+                one, other = cells
+                residuals.append(math.fsum(log[one] - log[other] for log in (first, second)) / 2)
+                degrees += 1
+            continue
+        rest, own = _remove_line([first[cell] - second[cell] for cell in cells])
+        residuals += [residual / math.sqrt(2) for residual in rest]
+        degrees += own
+    if not degrees:
+        return Noise(0.0, 0)
+    fence = _find_fence(residuals, degrees)
+    squares = math.fsum(min(abs(residual), fence) ** 2 for residual in residuals)
+    return Noise(squares / degrees, degrees)
+
+
+def hodges_lehmann(values: Sequence[float]) -> float:
+    """Return the median of all pairs' means (Hodges and Lehmann, Ann. Math. Stat. 34, 1963)."""
+    return median((a + b) / 2 for a, b in combinations_with_replacement(values, 2))
+
+
+def _own_error(values: Sequence[float]) -> tuple[float, int]:
+    """Return the standard error of a trimmed mean and its degrees of freedom.
+
+    From five values, an eighth (at least one) is trimmed at either end; the error is that of the
+    winsorized values (Tukey and McLaughlin, Sankhya A 25, 1963).
+    """
+    n = len(values)
+    cut = max(1, n // 8) if n >= _LEAST_TO_TRIM else 0
+    if n < 2:
+        return math.inf, 0
+    ordered = sorted(values)
+    low, high = ordered[cut], ordered[n - 1 - cut]
+    spread = stdev(min(max(value, low), high) for value in ordered)
+    return spread * math.sqrt(n) / (n - 2 * cut), n - 2 * cut - 1
+
+
+def _read_logs(block: Block, figure: Figure) -> dict[Cell, float]:
+    found = {}
+    for visit in block.visits:
+        value = figure(visit)
+        if value is not None and value > 0:
+            found[visit.setting, visit.copy] = math.log(value)
+    return found
+
+
+def _copies(block: Mapping[Cell, float], setting: str) -> list[float]:
+    return [block[setting, copy] for copy in (0, 1) if (setting, copy) in block]
+
+
+def _list_pairs(blocks: Sequence[Block]) -> list[int]:
+    """List the index of the first block of each pair of opposite orders."""
+    found: list[int] = []
+    for at, (first, second) in enumerate(pairwise(blocks)):
+        if first.stage == second.stage and (not found or found[-1] < at - 1):
+            found.append(at)
+    return found
+
+
+def _find_fence(residuals: Sequence[float], degrees: int) -> float:
+    """Return the size at which residuals are cut off; infinite if there are too few to know."""
+    spread = median(map(abs, residuals)) / _NORMAL_MEDIAN
+    if degrees < _LEAST_FOR_FENCE or not spread:
+        return math.inf
+    # Removing lines has shrunk the residuals by this much.
+    return _FENCE * spread * math.sqrt(len(residuals) / degrees)
+
+
+def _remove_line(values: Sequence[float]) -> tuple[list[float], int]:
+    """Remove the median, and the slope over the index where there are enough values.
+
+    Medians leave an outlier in its place: a mean would spread it over all residuals. The slope is
+    the median of those of all pairs (Sen, JASA 63, 1968).
+    """
+    n = len(values)
+    if n < 2:
+        return [], 0
+    slope, degrees = 0.0, n - 1
+    if n >= _LEAST_FOR_SLOPE:
+        pairs = combinations(enumerate(values), 2)
+        slope, degrees = median((b - a) / (j - i) for (i, a), (j, b) in pairs), n - 2
+    level = [value - slope * at for at, value in enumerate(values)]
+    middle = median(level)
+    return [value - middle for value in level], degrees
+
+
+MISTAKE = 0.05
+"""Most probability of dropping the true best setting, over the whole race."""
+WORTH_PERCENT = 1.5
+"""Least gain over the current best that is worth the time to prove it. A setting that beyond doubt
+gains less is dropped; except with the probability above, the choice is within as much of the true
+best."""
+FINALISTS = 3
+"""Most settings, without the baseline, that are confirmed."""
+
+_WORTH_LOG = math.log1p(WORTH_PERCENT / 100)
+_MORE: dict[Measure, str] = {
+    "joules": "more joules than",
+    "time": "more time than",
+    "joules*time": "more joules*time than",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Standings:
+    """What the blocks say of the settings that are left."""
+
+    goal: Goal
+    keys: tuple[str, ...]  # Keys of all settings that can run, the baseline first
+    remaining: tuple[str, ...]  # Keys of the settings that are left, the baseline first
+    costs: PairedLogs  # Logs of the goal's figure
+    seconds: PairedLogs
+
+    @property
+    def baseline(self) -> str:
+        """Key of the baseline."""
+        return self.keys[0]
+
+
+def read_standings(
+    goal: Goal, keys: Sequence[str], remaining: Sequence[str], blocks: Sequence[Block]
+) -> Standings:
+    """Take the figures of all settings from the blocks.
+
+    Args:
+        keys: Keys of all settings that can run, the baseline first.
+        remaining: Those that are left.
+    """
+    costs = pair_logs(blocks, lambda visit: visit.cost(goal))
+    seconds = pair_logs(blocks, lambda visit: visit.seconds)
+    return Standings(goal, tuple(keys), tuple(remaining), costs, seconds)
+
+
+def find_unmeasured(standings: Standings) -> tuple[str, ...]:
+    """List the settings without a figure of the goal in any block."""
+    return tuple(key for key in standings.remaining if not standings.costs.is_measured(key))
+
+
+def find_worse(standings: Standings, tail: float) -> dict[str, str]:
+    """Find the settings that are worse than the current best, or hardly better, beyond doubt.
+
+    With a limit of the time, a setting is dropped if it is slower than allowed beyond doubt, or if
+    it is costlier than one that is allowed beyond doubt. Those that may be the fastest are kept,
+    since the limit is relative to it. The baseline is always kept.
+
+    Args:
+        tail: Probability of a mistake in one comparison.
+
+    Returns:
+        Key of the setting -> reason.
+    """
+    limit = standings.goal.within_percent
+    if limit is None:
+        best = rank(standings)[0]
+        return _find_costlier(standings, best, standings.remaining, tail)
+    fastest = find_fastest(standings)
+    allowed_log = math.log1p(limit / 100)
+    worse: dict[str, str] = {}
+    allowed = [fastest]
+    judged: list[str] = []
+    for key in standings.remaining:
+        contrast = standings.seconds.contrast(key, fastest)
+        if key == fastest or contrast is None:
+            continue
+        if contrast.exceeds(-_WORTH_LOG, tail):
+            judged.append(key)
+        if contrast.log_ratio + contrast.margin(tail) <= allowed_log:
+            allowed.append(key)
+        elif key != standings.baseline and contrast.exceeds(allowed_log, tail):
+            worse[key] = _describe_slower(contrast, fastest, limit)
+    best = min(allowed, key=lambda key: _cost(standings, key))
+    judged = [key for key in judged if key not in worse]
+    return worse | _find_costlier(standings, best, judged, tail)
+
+
+def rank(standings: Standings) -> list[str]:
+    """Order the settings that are left by the goal, the best first.
+
+    With a limit of the time, those within it come first; those above it follow by their time.
+    """
+    limit = standings.goal.within_percent
+    if limit is None:
+        return sorted(standings.remaining, key=lambda key: _cost(standings, key))
+    fastest = find_fastest(standings)
+
+    def order(key: str) -> tuple[bool, float]:
+        slower = compare_seconds(standings, key, fastest)
+        too_slow = slower > math.log1p(limit / 100)
+        return too_slow, slower if too_slow else _cost(standings, key)
+
+    return sorted(standings.remaining, key=order)
+
+
+def find_fastest(standings: Standings) -> str:
+    """Return the setting with the least seconds, dropped or not: limits are relative to it."""
+    return min(standings.keys, key=lambda key: compare_seconds(standings, key, standings.baseline))
+
+
+def compare_seconds(standings: Standings, setting: str, reference: str) -> float:
+    """Return the log ratio of the seconds of two settings; infinite if they are not comparable."""
+    return _log_ratio(standings.seconds, setting, reference)
+
+
+def describe_rank(standings: Standings, setting: str, best: str) -> str:
+    """Write why a setting is not among the finalists, though it is not worse beyond doubt."""
+    text = f"not among the best {FINALISTS} after the race"
+    limit = standings.goal.within_percent
+    if limit is not None:
+        fastest = find_fastest(standings)
+        slower = standings.seconds.contrast(setting, fastest)
+        if slower is not None and slower.log_ratio > math.log1p(limit / 100):
+            return f"{text}: {_describe_slower(slower, fastest, limit)}"
+    contrast = standings.costs.contrast(setting, best)
+    return text if contrast is None else f"{text}: {_describe_more(contrast, standings.goal, best)}"
+
+
+def _describe_slower(contrast: Contrast, fastest: str, limit: float) -> str:
+    difference = change_text(*contrast.percent(), signed=False)
+    return f"{difference} slower than {fastest}, {limit:g} % is allowed"
+
+
+def _describe_more(contrast: Contrast, goal: Goal, reference: str) -> str:
+    return f"{change_text(*contrast.percent(), signed=False)} {_MORE[goal.measure]} {reference}"
+
+
+def _find_costlier(
+    standings: Standings, best: str, among: Sequence[str], tail: float
+) -> dict[str, str]:
+    worse = {}
+    for key in among:
+        if key in (best, standings.baseline):
+            continue
+        contrast = standings.costs.contrast(key, best)
+        if contrast is not None and contrast.exceeds(-_WORTH_LOG, tail):
+            worse[key] = _describe_more(contrast, standings.goal, best)
+    return worse
+
+
+def _cost(standings: Standings, setting: str) -> float:
+    return _log_ratio(standings.costs, setting, standings.baseline)
+
+
+def _log_ratio(logs: PairedLogs, setting: str, reference: str) -> float:
+    if setting == reference:
+        return 0.0
+    contrast = logs.contrast(setting, reference)
+    return math.inf if contrast is None else contrast.log_ratio

@@ -1,0 +1,421 @@
+"""What this machine and a model can do: the facts from which the axes of a sweep are chosen."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol, cast
+
+from etui.arm import Arm, Speculate
+from etui.engine.library import Device, choose_threads, default_threads, usable_cpus
+from etui.engine.load_settings import (
+    GPU_BATCH_TOKENS,
+    choose_batch_tokens,
+    choose_context_tokens,
+    resolve_flash_attention,
+)
+from etui.engine.offload import layers_that_fit, needs, usable_bytes
+from etui.engine.thread_limits import choose_thread_limits
+from etui.errors import EtuiError, UsageError
+from etui.models.drafts import find_draft_problem
+from etui.models.files import model_path
+from etui.models.gguf import check_usable
+from etui.models.gguf_header import Gguf
+from etui.routing.availability import build_unavailable_error, choose_served_arm
+from etui.routing.library import load_policy
+from etui.runtime.serving import (
+    find_draft_file,
+    find_model_file,
+    models_on_disk,
+    read_file_sampling,
+    sample_as_asked,
+)
+from etui.sweep.config import PLAIN_WORK, AxisName, Value, WorkShape
+from etui.text.suggest import did_you_mean
+
+if TYPE_CHECKING:
+    from etui.arm import Arm
+    from etui.config.config import Config
+    from etui.models.catalogue import Catalogue
+    from etui.models.spec import FlashAttention, KvType, ModelSpec, SplitMode
+    from etui.sweep.config import AxisName, Setting, Value
+
+
+@dataclass(frozen=True, slots=True)
+class Configured:
+    """A setting, ready to be loaded."""
+
+    spec: ModelSpec  # The model with the values of the setting, and the hash of its file
+    path: Path
+    config: Config
+    """The Config of all visits: its number of threads does not adapt to the load. That of the
+    setting is in ``spec``, which comes first."""
+    draft: tuple[ModelSpec, Path] | None
+    """The model that drafts, and its file; None if none is needed."""
+    speculate: Speculate  # Where drafted tokens come from
+    draft_tokens: int | None  # Number of tokens to draft at a time; None chooses it at each step
+    power_limit_watts: float | None  # Power limit to set; None leaves it alone
+
+
+def configure(
+    setting: Setting, spec: ModelSpec, config: Config, catalogue: Catalogue
+) -> Configured:
+    """Map a setting to the entry of its model, and to the Config under which it is measured.
+
+    What the setting does not vary stays as in the entry of its model, and its threads as they are
+    now. A quantised cache switches flash attention on where that is no axis.
+
+    Raises:
+        ModelUnavailable: The file of the model, or that of the draft model that it needs, is
+            missing, damaged, or has another sha256.
+        UsageError: There is no such model.
+    """
+    values = dict(setting.values)
+    model = str(values.get("model", spec.name))
+    if model == spec.name:
+        catalogue = replace(catalogue, models={**catalogue.models, model: spec})
+    found, path = find_model_file(Arm("sweep", model), config, catalogue)
+    speculate = cast(Speculate, values.get("speculate", found.speculate or "off"))
+    draft_tokens = _choose_depth(values, found) if speculate != "off" else None
+    chosen = _set_threads(_set_memory(found, values), values, config)
+    chosen = replace(chosen, speculate=speculate, draft_tokens=draft_tokens)
+    power = values.get("power_limit")
+    return Configured(
+        spec=chosen,
+        path=path,
+        config=replace(config, threads=choose_threads(config.threads, config.sysfs_dir)),
+        draft=find_draft_file(Arm("sweep", model, speculate=speculate), chosen, config, catalogue),
+        speculate=speculate,
+        draft_tokens=draft_tokens,
+        power_limit_watts=None if power is None else float(power),
+    )
+
+
+def _choose_depth(values: Mapping[AxisName, Value], spec: ModelSpec) -> int | None:
+    depth = values.get("draft_tokens", spec.draft_tokens)
+    return None if depth in (None, "auto") else int(cast(int, depth))
+
+
+def _set_threads(spec: ModelSpec, values: Mapping[AxisName, Value], config: Config) -> ModelSpec:
+    """Set the threads of both phases, so that neither depends on the Config."""
+    now = choose_thread_limits(spec, config)
+    both = values.get("threads")
+    decode = values.get("decode_threads", now.decode if both is None else both)
+    prefill = values.get("prefill_threads", now.prefill if both is None else both)
+    return replace(spec, threads=int(decode), prefill_threads=int(prefill))
+
+
+def _set_memory(spec: ModelSpec, values: Mapping[AxisName, Value]) -> ModelSpec:
+    """Set what is part of a load: cache, attention, batch, layers and split."""
+    kv_type = cast("KvType", values.get("kv_type", spec.kv_type))
+    flash = cast("FlashAttention", values.get("flash_attention", spec.flash_attention))
+    layers = values.get("gpu_layers", spec.gpu_layers)
+    split = cast("SplitMode", values.get("split", spec.split))
+    batch = values.get("batch_tokens", spec.batch_tokens)
+    return replace(
+        spec,
+        kv_type=kv_type,
+        flash_attention=flash if kv_type == "f16" else "on",
+        gpu_layers="all" if layers == "all" else "auto" if layers == "auto" else int(layers),
+        split=split,
+        tensor_split=() if split == "none" else spec.tensor_split,
+        batch_tokens=None if batch is None else int(batch),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class ArmBaseline:
+    """An arm of a policy, on this machine."""
+
+    policy: str
+    arm: Arm  # The arm, with the sampling that its model asks for
+    spec: ModelSpec  # Its model, with the speculation of the arm and the hash of the file
+    path: Path
+    shape: WorkShape  # What one answer computes
+
+
+def read_arm_baseline(policy: str, arm: str, config: Config, catalogue: Catalogue) -> ArmBaseline:
+    """Read an arm of a policy with the first of its models that is on this machine.
+
+    Raises:
+        UsageError: There is no such policy or arm; the nearest name is suggested.
+        InvalidFile: The policy has errors.
+        ModelUnavailable: None of the arm's models is on this machine, or its file is damaged.
+    """
+    loaded = load_policy(policy, config, catalogue.models)
+    plan = loaded.arms.get(arm)
+    if plan is None:
+        raise UsageError(
+            f"policy {loaded.name} has no arm {arm!r}{did_you_mean(arm, loaded.arms)}",
+            f"`etui policy show {policy}` shows its arms",
+        )
+    served = choose_served_arm(plan, models_on_disk(config, catalogue))
+    if served is None:
+        raise build_unavailable_error(loaded.name, [plan])
+    spec, path = find_model_file(served, config, catalogue)
+    sampled = sample_as_asked(served, spec, lambda: read_file_sampling(path))
+    speculate = "off" if served.reasoning == "vote" else served.speculate
+    return ArmBaseline(
+        loaded.name, sampled, replace(spec, speculate=speculate), path, build_work_shape(served)
+    )
+
+
+def build_work_shape(arm: Arm) -> WorkShape:
+    """Build the shape of an arm's answers: what it computes if it uses its whole budget.
+
+    Votes beyond the batch of the arm are decoded after the first ones, as one batch more, which
+    costs the same again: they are not measured.
+    """
+    if arm.reasoning == "direct" and arm.readout == "choices":
+        return WorkShape(answer_tokens=0, reads_letters=True)
+    return WorkShape(
+        think_tokens=0 if arm.reasoning == "direct" else arm.think_tokens,
+        answer_tokens=arm.max_tokens,
+        sequences=min(arm.votes, arm.batch) if arm.reasoning == "vote" else 1,
+    )
+
+
+DRAFTERS: tuple[Speculate, ...] = ("lookup", "draft", "mtp")
+"""Methods of speculation that draft."""
+
+_RECURRENT_KEYS = (".ssm.", ".wkv.", ".shortconv.", ".kda.")
+"""Parts of the header keys of recurrent and hybrid models, which cannot take tokens back."""
+
+
+class LimitRange(Protocol):
+    """The power limit of a device; a value that the driver does not state is None."""
+
+    @property
+    def scope(self) -> str:
+        """Scope as in the meter's channels: ``gpu:GPU-…``, ``package:0``."""
+
+    @property
+    def label(self) -> str:
+        """Name for people."""
+
+    @property
+    def watts(self) -> float | None:
+        """The limit now."""
+
+    @property
+    def min_watts(self) -> float | None:
+        """Lowest limit."""
+
+    @property
+    def max_watts(self) -> float | None:
+        """Highest limit."""
+
+    @property
+    def default_watts(self) -> float | None:
+        """The limit after a reboot."""
+
+    @property
+    def setter(self) -> str:
+        """Who may set it now: ``user`` if etui cannot."""
+
+
+@dataclass(frozen=True, slots=True)
+class PowerRange:
+    """The power limits that a sweep can set, the same on every swept device.
+
+    Attributes:
+        min_watts, max_watts: Range that all of them allow; None if unknown.
+    """
+
+    labels: tuple[str, ...]
+    watts: float | None  # The limit now; None if unknown, or if the devices have different ones
+    min_watts: float | None
+    max_watts: float | None
+    default_watts: float | None  # The lowest of their defaults; None if unknown
+    can_set: bool  # Whether etui may set it itself
+    current: tuple[float | None, ...] = ()  # The limit of each device now
+
+
+@dataclass(frozen=True, slots=True)
+class SweptModel:
+    """A model on this machine, as far as a sweep can vary it."""
+
+    name: str
+    layers: int  # Layers that can be put on a GPU: its blocks and the output matrix
+    fitting_layers: int  # How many of them fit on the GPUs now; 0 without a GPU
+    obstacles: Mapping[str, str]
+    """Method of speculation -> why it cannot be used; a method without an entry can."""
+    values: Mapping[AxisName, Value]
+    """Value of every axis now, without the power limit and the model."""
+    quantisation: str = ""  # Quantisation of its weights; empty if unknown
+
+
+@dataclass(frozen=True, slots=True)
+class MachineFacts:
+    """What a sweep can vary here."""
+
+    model: str
+    models: Mapping[str, SweptModel]  # Models on this machine by name; at least the baseline model
+    known_models: tuple[str, ...]
+    cores: int  # Physical cores that this process may use, its CPU quota considered
+    cpus: int  # Logical CPUs that it may run on: the most threads
+    gpus: tuple[Device, ...] = ()  # The GPUs that llama.cpp sees
+    power: PowerRange | None = None  # Power limits; None if no device has one that can be read
+    shape: WorkShape = PLAIN_WORK  # What one answer computes
+    current: Mapping[AxisName, Value] = field(init=False)
+    """Value of every axis now; without ``power_limit`` where it is unknown."""
+
+    def __post_init__(self) -> None:
+        values: dict[AxisName, Value] = {"model": self.model, **self.baseline.values}
+        if self.power is not None and self.power.watts is not None:
+            values["power_limit"] = round_watts(self.power.watts)
+        if self.shape.sequences > 1 or self.shape.reads_letters:
+            values["speculate"] = "off"
+        object.__setattr__(self, "current", values)
+
+    @property
+    def baseline(self) -> SweptModel:
+        """The model of the baseline."""
+        return self.models[self.model]
+
+    @property
+    def uses_gpu(self) -> bool:
+        """Whether the baseline has layers on a GPU: then GPUs are swept, else the CPU packages."""
+        return bool(self.gpus) and self.current["gpu_layers"] != 0
+
+
+def round_watts(watts: float) -> int | float:
+    """Return whole watts as an integer, so that equal limits have equal names."""
+    return int(watts) if float(watts).is_integer() else float(watts)
+
+
+def read_machine_facts(
+    config: Config,
+    spec: ModelSpec,
+    path: Path,
+    catalogue: Catalogue,
+    *,
+    shape: WorkShape = PLAIN_WORK,
+    limits: Sequence[LimitRange] = (),
+    gpus: Sequence[Device] | None = None,
+) -> MachineFacts:
+    """Read what this machine and its models can do. Nothing is loaded.
+
+    Args:
+        gpus: The GPUs; None asks llama.cpp.
+
+    Raises:
+        EngineFailed: llama.cpp is missing.
+        ModelUnavailable: The file of the model is damaged.
+    """
+    found = tuple(_list_gpus(config) if gpus is None else gpus)
+    baseline = _read_model(spec, check_usable(path), config, catalogue, found)
+    others = dict(_read_others(spec.name, config, catalogue, found))
+    uses_gpu = bool(found) and baseline.values["gpu_layers"] != 0
+    return MachineFacts(
+        model=spec.name,
+        models={spec.name: baseline, **others},
+        known_models=tuple(dict.fromkeys((spec.name, *catalogue.models))),
+        cores=default_threads(config.sysfs_dir),
+        cpus=usable_cpus(),
+        gpus=found,
+        power=combine_limits(limits, "gpu" if uses_gpu else "package"),
+        shape=shape,
+    )
+
+
+def _list_gpus(config: Config) -> tuple[Device, ...]:
+    from etui.engine.residency import Residency
+
+    residency = Residency(config)
+    try:
+        return residency.gpus()
+    finally:
+        residency.close()
+
+
+def _read_others(
+    name: str, config: Config, catalogue: Catalogue, gpus: Sequence[Device]
+) -> Iterator[tuple[str, SweptModel]]:
+    """Read every other model on this machine, except for damaged files."""
+    for spec in catalogue:
+        path = model_path(spec, config)
+        if spec.name == name or not path.is_file():
+            continue
+        try:
+            yield spec.name, _read_model(spec, check_usable(path), config, catalogue, gpus)
+        except EtuiError:
+            continue
+
+
+def _read_model(
+    spec: ModelSpec, gguf: Gguf, config: Config, catalogue: Catalogue, gpus: Sequence[Device]
+) -> SweptModel:
+    layers = (gguf.layers or 1) + 1
+    fitting = _count_fitting_layers(spec, gguf, config, gpus)
+    asked = fitting if spec.gpu_layers == "auto" else spec.gpu_layers
+    on_gpu = 0 if not gpus else layers if asked == "all" else min(int(asked), layers)
+    threads = choose_thread_limits(spec, config, on_gpu=on_gpu > 0)
+    values: dict[AxisName, Value] = {
+        "threads": threads.decode,
+        "decode_threads": threads.decode,
+        "prefill_threads": threads.prefill,
+        "batch_tokens": choose_batch_tokens(spec, on_gpu),
+        "kv_type": spec.kv_type,
+        "flash_attention": resolve_flash_attention(
+            spec.flash_attention, spec.kv_type, on_gpu=on_gpu > 0
+        ),
+        "gpu_layers": "all" if on_gpu == layers else on_gpu,
+        "split": spec.split,
+        "speculate": spec.speculate or "off",
+        "draft_tokens": spec.draft_tokens or "auto",
+    }
+    obstacles = _find_obstacles(spec, gguf, config, catalogue)
+    return SweptModel(spec.name, layers, fitting, obstacles, values, gguf.quantisation)
+
+
+def _count_fitting_layers(
+    spec: ModelSpec, gguf: Gguf, config: Config, gpus: Sequence[Device]
+) -> int:
+    if not gpus:
+        return 0
+    context_tokens = choose_context_tokens(config, spec, gguf)
+    need = needs(gguf, context_tokens, spec.kv_type, spec.batch_tokens or GPU_BATCH_TOKENS)
+    free = [gpu.free_bytes for gpu in gpus]
+    return layers_that_fit(need, usable_bytes(free, spec.split, spec.main_gpu, spec.tensor_split))
+
+
+def _find_obstacles(
+    spec: ModelSpec, gguf: Gguf, config: Config, catalogue: Catalogue
+) -> dict[str, str]:
+    if any(part in key for key in gguf.metadata for part in _RECURRENT_KEYS):
+        why = f"{spec.name} is recurrent and cannot take tokens back"
+        return dict.fromkeys((*DRAFTERS, "auto"), why)
+    obstacles: dict[str, str] = {}
+    if spec.draft is None:
+        obstacles["draft"] = f"{spec.name} has no `draft` in models.yaml"
+    elif problem := find_draft_problem(spec, spec.draft, config, catalogue):
+        obstacles["draft"] = f"{spec.draft} cannot draft for {spec.name}: {problem}"
+    if not gguf.nextn_layers:
+        obstacles["mtp"] = f"the file of {spec.name} has no heads for multi-token prediction"
+    return obstacles
+
+
+def combine_limits(limits: Sequence[LimitRange], device: str) -> PowerRange | None:
+    """Combine the limits of the swept devices: the range that all of them allow.
+
+    Args:
+        device: What is swept, the kind of its scopes: ``gpu`` or ``package``.
+    """
+    swept = [limit for limit in limits if limit.scope.partition(":")[0] == device]
+    if not swept:
+        return None
+    now = tuple(limit.watts for limit in swept)
+    lows = [limit.min_watts for limit in swept if limit.min_watts is not None]
+    highs = [limit.max_watts for limit in swept if limit.max_watts is not None]
+    defaults = [limit.default_watts for limit in swept if limit.default_watts is not None]
+    return PowerRange(
+        labels=tuple(limit.label for limit in swept),
+        watts=now[0] if len(set(now)) == 1 else None,
+        min_watts=max(lows, default=None),
+        max_watts=min(highs, default=None),
+        default_watts=min(defaults, default=None),
+        can_set=all(limit.setter != "user" for limit in swept),
+        current=now,
+    )

@@ -1,0 +1,297 @@
+"""Measure the jobs of a workload with a loaded model: prefill and decode in windows of their own.
+
+The prompts are computed one after another, each from an empty cache, and all of them again until
+the window is long enough for the meter. Then each answer is decoded alone in the cache, and again
+after a roll back, until the window is long enough.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from etui.arm import Speculate
+from etui.energy.scopes import weakest
+from etui.energy.types import Energy, Kind
+from etui.engine.session import Session, TokenSequence
+from etui.events import Verified
+from etui.sweep.blocks import PhaseCost, SettingFailed
+from etui.sweep.workload import GREEDY, Job
+from etui.turn.ports import Meter
+
+_WARM_UP_PROMPT, _WARM_UP_OUTPUT = 128, 8
+"""Tokens of the warm-up: enough to wake the threads, raise the clocks and touch the weights."""
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """A piece of work that was run ``runs`` times in these intervals of the monotonic clock, ns."""
+
+    intervals: tuple[tuple[int, int], ...]
+    runs: int
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of all runs."""
+        return sum(end - start for start, end in self.intervals) / 1e9
+
+
+@dataclass(frozen=True, slots=True)
+class TimedWork:
+    """The windows of one visit.
+
+    Attributes:
+        drafted, accepted: Tokens of one run of each of ``decodes``, the mean of its runs.
+    """
+
+    prefill: Window  # The prompts of all jobs, one after another
+    decodes: tuple[Window, ...]  # The answer of each job that has one
+    answers: int  # Number of jobs
+    computed: int  # Prompt tokens computed in the whole of `prefill`
+    drawn: tuple[int, ...] = ()
+    """Tokens drawn by one run of each of ``decodes``, over its sequences."""
+    drafted: tuple[float, ...] = ()
+    accepted: tuple[float, ...] = ()
+
+    @property
+    def intervals(self) -> tuple[tuple[int, int], ...]:
+        """All intervals, in the order of time."""
+        windows = (self.prefill, *self.decodes)
+        return tuple(sorted(each for window in windows for each in window.intervals))
+
+
+@dataclass(frozen=True, slots=True)
+class WorkCost:
+    """Cost of one answer, the mean over the jobs."""
+
+    prefill: PhaseCost
+    decode: PhaseCost
+    kind: Kind | None  # How the energy was determined; None if it is unmeasured
+    mean_watts: float | None  # Mean power of all intervals; None if unmeasured
+    shared: bool  # Whether other processes used a measured device
+    coverage: float  # Share of the phase with the larger gaps that the meter recorded, 0..1
+
+
+class WorkTimer:
+    """A loaded model and a meter that measures its work.
+
+    After an error, sequences may be left open: the model has to be loaded again.
+
+    Args:
+        session: The model; nothing else may use it meanwhile.
+        meter: A running recorder.
+        window_s: Seconds that each phase lasts at least.
+        sequences: Sequences decoded in parallel for each answer.
+        speculate: Where drafted tokens come from; sequences decoded in parallel have none.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        meter: Meter,
+        window_s: float,
+        *,
+        sequences: int = 1,
+        speculate: Speculate = "off",
+        clock: Callable[[], int] = time.monotonic_ns,
+    ) -> None:
+        self._session = session
+        self._meter = meter
+        self._window_s = window_s
+        self._sequences = sequences
+        self._speculate: Speculate = speculate if sequences == 1 else "off"
+        self._clock = clock
+
+    def warm_up(self, jobs: Sequence[Job]) -> None:
+        """Compute the beginning of a job, which is not measured."""
+        job = max(jobs, key=lambda each: len(each.output))
+        short = Job(job.prompt[:_WARM_UP_PROMPT], job.output[:_WARM_UP_OUTPUT])
+        group = self._open(short, self._prefill(short)[0])
+        self._decode_once(group, short)
+        self._close(group)
+
+    def measure(self, jobs: Sequence[Job]) -> TimedWork:
+        """Run all jobs until the windows of both phases are full.
+
+        Raises:
+            SettingFailed: The speculation asked for is impossible with this model.
+            EtuiError: The engine failed.
+        """
+        self._session.forget()
+        prefill, computed, last = self._measure_prefill(jobs)
+        answers = [job for job in jobs if len(job.output) > 1]
+        least_s = self._window_s / max(len(answers), 1)
+        decodes: list[Window] = []
+        drafted: list[float] = []
+        accepted: list[float] = []
+        ready: TokenSequence | None = last
+        for job in reversed(jobs):  # the last one is in the cache already
+            sequence, ready = ready, None
+            if len(job.output) > 1:
+                window, verified = self._measure_decode(job, sequence, least_s)
+                decodes.append(window)
+                drafted.append(sum(each.drafted for each in verified) / window.runs)
+                accepted.append(sum(each.accepted for each in verified) / window.runs)
+            elif sequence is not None:
+                self._session.close(sequence, keep=False)
+        drawn = tuple((len(job.output) - 1) * self._sequences for job in reversed(answers))
+        return TimedWork(
+            prefill, tuple(decodes), len(jobs), computed, drawn, tuple(drafted), tuple(accepted)
+        )
+
+    def _measure_prefill(self, jobs: Sequence[Job]) -> tuple[Window, int, TokenSequence]:
+        """Compute all prompts again and again; return the last sequence, which is left open.
+
+        Each sequence is closed before the next is opened, so that no prompt shares a prefix.
+        """
+        start_ns = self._mark()
+        runs = computed = 0
+        while True:
+            runs += 1
+            for number, job in enumerate(jobs, start=1):
+                sequence, count = self._prefill(job)
+                computed += count
+                end_ns = self._clock()
+                if number == len(jobs) and end_ns - start_ns >= self._window_s * 1e9:
+                    self._meter.mark(end_ns)
+                    return Window(((start_ns, end_ns),), runs), computed, sequence
+                self._session.close(sequence, keep=False)
+
+    def _measure_decode(
+        self, job: Job, sequence: TokenSequence | None, least_s: float
+    ) -> tuple[Window, list[Verified]]:
+        """Decode an answer again and again, in one interval while the model can be rolled back.
+
+        A model that cannot be rolled back is prefilled again, outside the intervals.
+        """
+        group = self._open(job, sequence or self._prefill(job)[0])
+        intervals: list[tuple[int, int]] = []
+        verified: list[Verified] = []
+        runs = 0
+        is_fresh = True
+        while not runs or Window(tuple(intervals), runs).seconds < least_s:
+            if runs and not self._roll_back(group, job):
+                self._meter.mark(intervals[-1][1])
+                self._close(group)
+                group = self._open(job, self._prefill(job)[0])
+                is_fresh = True
+            start_ns = self._mark() if is_fresh else intervals.pop()[0]
+            verified += self._decode_once(group, job)
+            intervals.append((start_ns, self._clock()))
+            runs += 1
+            is_fresh = False
+        self._meter.mark(intervals[-1][1])
+        self._close(group)
+        return Window(tuple(intervals), runs), verified
+
+    def _prefill(self, job: Job) -> tuple[TokenSequence, int]:
+        """Compute a prompt and draw the first token; return the number of computed tokens."""
+        sequence = self._session.open(job.prompt, GREEDY, job.output)
+        computed = 0
+        while True:
+            step = self._session.step([sequence])
+            computed += sum(step.computed.values())
+            if step.sampled:
+                return sequence, computed
+
+    def _open(self, job: Job, sequence: TokenSequence) -> list[TokenSequence]:
+        """Fork a sequence after its prefill; without an answer there is nothing to fork for."""
+        count = self._sequences if job.output else 1
+        return [sequence, *(self._session.fork(sequence, GREEDY) for _ in range(count - 1))]
+
+    def _decode_once(self, group: Sequence[TokenSequence], job: Job) -> list[Verified]:
+        """Draw all tokens of an answer after the first, in every sequence."""
+        verified: list[Verified] = []
+        if self._speculate != "off":
+            self._session.forget()  # a draft model would still know the prompt, or the answer
+            refused = self._session.speculate(group[0], self._speculate)
+            if refused and self._speculate != "auto":
+                raise SettingFailed(f"no speculation: {refused}")
+        left = (len(job.output) - 1) * len(group)
+        while left > 0:
+            step = self._session.step(group)
+            left -= len(step.sampled)
+            verified += step.verified
+        if self._speculate != "off":
+            verified += self._session.settle(group[0])
+        return verified
+
+    def _roll_back(self, group: Sequence[TokenSequence], job: Job) -> bool:
+        """Go back to the prompt, and queue the first token again; False if the model cannot.
+
+        If that token stayed computed, an answer of two tokens would be drawn again from the logits
+        after it, and its runs would cost nothing.
+        """
+        for each in group:
+            if not self._session.rollback(each, len(each.tokens) - len(job.prompt)):
+                return False
+            self._session.extend(each, job.output[:1])
+        return True
+
+    def _close(self, group: Sequence[TokenSequence]) -> None:
+        for sequence in group:
+            self._session.close(sequence, keep=False)
+
+    def _mark(self) -> int:
+        """Return the time, and note that the power steps now."""
+        now_ns = self._clock()
+        self._meter.mark(now_ns)
+        return now_ns
+
+
+def compute_cost(work: TimedWork, energy: Callable[[int, int], Energy]) -> WorkCost:
+    """Compute the cost of one answer, the mean over the jobs, from the meter's record.
+
+    Args:
+        work: The windows of a visit.
+        energy: Returns the energy of an interval.
+    """
+    measured = {interval: energy(*interval) for interval in work.intervals}
+    parts = list(measured.values())
+    prefill = _compute_phase([work.prefill], measured, work.answers)
+    decode = _compute_phase(work.decodes, measured, work.answers)
+    joules = [part.joules for part in parts if part.joules is not None]
+    seconds = sum(part.seconds for part in parts)
+    is_measured = len(joules) == len(parts) and seconds > 0
+    return WorkCost(
+        prefill=PhaseCost(work.computed / (work.prefill.runs * work.answers), *prefill),
+        decode=PhaseCost(sum(work.drawn) / work.answers, *decode),
+        kind=weakest(part.kind for part in parts if part.kind is not None) if is_measured else None,
+        mean_watts=math.fsum(joules) / seconds if is_measured else None,
+        shared=any(part.shared for part in parts),
+        coverage=min(
+            _compute_coverage([work.prefill], measured), _compute_coverage(work.decodes, measured)
+        ),
+    )
+
+
+def _compute_coverage(
+    windows: Sequence[Window], measured: Mapping[tuple[int, int], Energy]
+) -> float:
+    """Return the share of the windows that the meter recorded; 1 without any."""
+    parts = [measured[interval] for window in windows for interval in window.intervals]
+    seconds = math.fsum(part.seconds for part in parts)
+    return math.fsum(part.coverage * part.seconds for part in parts) / seconds if seconds else 1.0
+
+
+def _compute_phase(
+    windows: Sequence[Window], measured: Mapping[tuple[int, int], Energy], answers: int
+) -> tuple[float | None, float | None, float]:
+    """Return joules, their half width and seconds of one answer.
+
+    The half widths of intervals are added: errors of a meter are rarely independent. A phase
+    without work has cost nothing, which is known and not a missing value.
+    """
+    seconds = math.fsum(window.seconds / window.runs for window in windows) / answers
+    joules: list[float] = []
+    half_widths: list[float] = []
+    for window in windows:
+        for interval in window.intervals:
+            energy = measured[interval]
+            if energy.joules is None:
+                return None, None, seconds
+            joules.append(energy.joules / window.runs)
+            half_widths.append((energy.uncertainty or 0.0) / window.runs)
+    return math.fsum(joules) / answers, math.fsum(half_widths) / answers, seconds

@@ -1,1 +1,0 @@
-"""The settings that a sweep compares: axes, their values, and what this machine can run."""

@@ -1,0 +1,141 @@
+"""The configuration of a sweep: all that is needed to resume, repeat and report it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+
+Value = str | int | float
+
+
+AxisName = Literal[
+    "model",
+    "threads",
+    "decode_threads",
+    "prefill_threads",
+    "batch_tokens",
+    "kv_type",
+    "flash_attention",
+    "gpu_layers",
+    "split",
+    "speculate",
+    "draft_tokens",
+    "power_limit",
+]
+
+"""What a sweep can vary; ``power_limit`` in watts, ``draft_tokens`` is the depth of speculation."""
+
+
+AXES: tuple[AxisName, ...] = get_args(AxisName)
+
+"""All axes, in the order in which a setting lists its values."""
+
+
+@dataclass(frozen=True, slots=True)
+class Axis:
+    """One axis of a sweep."""
+
+    name: AxisName
+    values: tuple[Value, ...]  # The values to compare, at least one, each once, in the order given
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One combination: a value of every axis of the sweep, in the order of ``AXES``."""
+
+    values: tuple[tuple[AxisName, Value], ...]
+
+    @property
+    def key(self) -> str:
+        """Name in files and tables: ``threads=2 kv_type=q8_0``."""
+        return " ".join(f"{name}={value}" for name, value in self.values)
+
+    def get(self, axis: AxisName) -> Value | None:
+        """Return the value of an axis; None if the sweep does not vary it."""
+        return dict(self.values).get(axis)
+
+
+@dataclass(frozen=True, slots=True)
+class WorkShape:
+    """How many tokens one answer draws, and in how many sequences."""
+
+    think_tokens: int = 0  # Thinking tokens of each sequence, before its answer; 0 without thinking
+    answer_tokens: int | None = None
+    """Most tokens of each answer after the thinking; None leaves the number to the workload."""
+    sequences: int = 1  # Sequences that are decoded in parallel, in one batch: the votes; 1 without
+    reads_letters: bool = False
+    """Whether the answer is read from the logits of the option letters: then nothing is decoded,
+    and prefill is the whole work."""
+
+
+PLAIN_WORK = WorkShape()
+
+"""A model that answers at once, with as many tokens as the workload says."""
+
+
+Measure = Literal["joules", "time", "joules*time"]
+
+
+@dataclass(frozen=True, slots=True)
+class Goal:
+    """The figure of one answer to minimize."""
+
+    measure: Measure = "joules"  # Joules, seconds, or their product
+    within_percent: float | None = None
+    """Only with ``joules``: most percent that the best setting may be slower than the fastest; None
+    without a limit."""
+
+
+CapMode = Literal["user", "set"]
+"""Who sets a power limit: the user, when asked, or etui itself (as root or through zeusd)."""
+
+
+@dataclass(frozen=True, slots=True)
+class SweepDesign:
+    """What a sweep will measure."""
+
+    settings: tuple[Setting, ...]  # All settings, the baseline first; at least two
+    goal: Goal = field(default_factory=Goal)
+    seed: int = 0
+    floor_blocks: int = 4  # Blocks of the baseline against itself, before the race
+    race_rounds: int = 5
+    """Most rounds of the race; a round is two blocks, in one order and its reverse."""
+    confirm_blocks: int = 8  # Blocks of the baseline and the finalists, after the race
+    halving: bool = True  # Whether settings that are worse beyond doubt are dropped after a round
+
+
+@dataclass(frozen=True, slots=True)
+class SweepConfig:
+    """The configuration of a sweep, ``config.json`` of its folder.
+
+    Attributes:
+        policy, arm: Name of the policy and of its arm; None if a model was given.
+    """
+
+    id: str  # Name of the sweep, that of its folder unless `--out` names another
+    created: str  # Local time of the start, ISO 8601 with offset
+    model: str
+    model_sha256: str | None  # Hash of its file
+    policy: str | None
+    arm: str | None
+    axes: tuple[Axis, ...]  # The axes that were asked for, or chosen by default
+    design: SweepDesign  # Settings, goal and seed
+    workload: str  # `chat`, `code`, `long`, `letters`, `log`, or the path of a file
+    workload_sha256: str  # Hash of its texts
+    output_tokens: int
+    window_s: float  # Least seconds of a phase of a visit
+    cool_down_s: float  # Least seconds of idle time before a visit
+    cool_down_celsius: float | None
+    """Temperature to wait for before a visit; None waits for the time alone."""
+    cap: CapMode | None  # Who sets power limits; None if the sweep has no such axis
+    suite: str | None  # Questions that accuracy is measured on; None without accuracy
+    questions: int  # Number of them; 0 without accuracy
+    channels: tuple[str, ...]  # Power channels that are summed
+    provenance: Mapping[str, Any]
+    """Versions, machine and llama.cpp settings, as in a turn's settings."""
+    data: str | None = None  # Folder or archive of the suite; None if it needs none
+    suite_sha256: str | None = None  # Hash of the suite's files; None without accuracy
+    notes: tuple[str, ...] = ()
+    """What a reader should know about the settings: combinations that were left out, axes whose
+    effects the sweep cannot separate."""

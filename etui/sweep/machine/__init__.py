@@ -1,1 +1,0 @@
-"""Measurement of settings on this machine."""

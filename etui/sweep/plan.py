@@ -1,0 +1,287 @@
+"""From what a user asks for to the plan of a sweep, without measuring anything."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from etui.errors import UsageError
+from etui.sweep._axes import build_grid, check_axes, choose_default_axes, parse_axes
+from etui.sweep._machine import read_machine_facts
+from etui.sweep._measurer import COOL_DOWN_S, LEAST_WINDOW_S
+from etui.sweep.config import PLAIN_WORK, CapMode, Goal, SweepConfig, SweepDesign, WorkShape
+from etui.sweep.workload import Workload, load_workload
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from etui.config.config import Config
+    from etui.models.catalogue import Catalogue
+    from etui.models.spec import ModelSpec
+    from etui.sweep._accuracy import QuestionSet
+    from etui.sweep._machine import LimitRange, MachineFacts
+    from etui.sweep.config import Axis
+
+QUESTIONS = 100
+"""Questions of a suite, unless a user gives a number."""
+
+
+@dataclass(frozen=True, slots=True)
+class SweepRequest:
+    """What a user asks for.
+
+    Attributes:
+        policy, arm: A policy and its arm, instead of a model.
+        blocks, rounds: Confirming blocks and rounds of the race; None takes the default.
+    """
+
+    model: str | None = None  # Name of the model, or path of its file; None takes that of the arm
+    policy: str | None = None
+    arm: str | None = None
+    axes: tuple[str, ...] = ()
+    """Texts like ``threads=1,2``; none takes default axes of this machine."""
+    workload: str = "chat"  # Name of a workload, or path of a file
+    goal: Goal = field(default_factory=Goal)
+    suite: str | None = None  # `sample`, `mmlu` or a CSV file; None measures no accuracy
+    data: Path | None = None  # Folder or archive of the suite
+    limit: int | None = None  # Most questions of the suite
+    cap: CapMode | None = None  # Who sets power limits
+    blocks: int | None = None
+    rounds: int | None = None
+    halving: bool = True  # Whether settings are dropped that are worse beyond doubt
+    window_s: float | None = None  # Least seconds of a phase; None leaves it to the meter
+    cool_down_s: float = COOL_DOWN_S
+    cool_down_celsius: float | None = None
+    output_tokens: int | None = None
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class SweepPlan:
+    """A sweep that can be measured on this machine.
+
+    Attributes:
+        spec, path: The model of the baseline, with the hash of its file.
+    """
+
+    config: SweepConfig  # Its configuration, with the channels left open
+    spec: ModelSpec
+    path: Path
+    facts: MachineFacts  # What the machine and the model can do
+    workload: Workload  # The texts to compute
+    questions: QuestionSet | None  # Questions of the suite; None without accuracy
+
+
+def make_plan(
+    request: SweepRequest,
+    config: Config,
+    catalogue: Catalogue,
+    sweep_id: str,
+    started: datetime,
+    say: Callable[[str], None] = lambda text: None,
+) -> SweepPlan:
+    """Plan a sweep: find the model, the settings, the texts and the questions.
+
+    Args:
+        request: What the user asks for.
+        started: Its start, local time.
+
+    Raises:
+        UsageError: A name does not exist, a value is not possible here, or there is only one
+            combination.
+        ModelUnavailable: The model is not on this machine.
+        InvalidFile: The policy, the workload or the suite is not valid.
+    """
+    baseline = find_baseline(request, config, catalogue)
+    spec, path = baseline.spec, baseline.path
+    asked = parse_axes(request.axes)
+    if asked:
+        check_cap(asked, request.cap)
+    limits = read_power_limits(config) if request.cap is not None else ()
+    facts = read_machine_facts(config, spec, path, catalogue, shape=baseline.shape, limits=limits)
+    axes = check_axes(asked or choose_default_axes(facts), facts)
+    check_cap(axes, request.cap)
+    if request.cap == "set" and facts.power is not None and not facts.power.can_set:
+        raise UsageError(
+            f"etui may not set the power limit of {', '.join(facts.power.labels)}",
+            "run it as root, start zeusd and set ZEUSD_SOCK_PATH, or use --cap user",
+        )
+    grid = build_grid(axes, facts)
+    workload = load_workload(
+        locate_workload(request.workload),
+        config,
+        output_tokens=request.output_tokens,
+        until=started,
+    )
+    questions = _load_questions(request, config, say)
+    design = SweepDesign(
+        settings=grid.settings,
+        goal=request.goal,
+        seed=request.seed,
+        halving=request.halving,
+    )
+    if request.blocks is not None:
+        design = replace(design, confirm_blocks=request.blocks)
+    if request.rounds is not None:
+        design = replace(design, race_rounds=request.rounds)
+    sweep = SweepConfig(
+        id=sweep_id,
+        created=started.astimezone().isoformat(timespec="seconds"),
+        model=spec.name,
+        model_sha256=spec.sha256,
+        policy=baseline.policy,
+        arm=request.arm,
+        axes=axes,
+        design=design,
+        workload=workload.name,
+        workload_sha256=workload.sha256,
+        output_tokens=workload.output_tokens,
+        window_s=LEAST_WINDOW_S if request.window_s is None else request.window_s,
+        cool_down_s=request.cool_down_s,
+        cool_down_celsius=request.cool_down_celsius,
+        cap=request.cap,
+        suite=request.suite,
+        questions=0 if questions is None else questions.count,
+        channels=(),
+        provenance=describe_conditions(config, facts) | {"weights": _list_weights(axes, facts)},
+        data=None if request.data is None else str(request.data),
+        suite_sha256=None if questions is None else questions.sha256,
+        notes=grid.notes,
+    )
+    return SweepPlan(sweep, spec, path, facts, workload, questions)
+
+
+def restore_request(before: SweepConfig) -> SweepRequest:
+    """Build the request that a sweep was started with."""
+    design = before.design
+    return SweepRequest(
+        model=before.model if before.arm is None else None,
+        policy=before.policy,
+        arm=before.arm,
+        axes=tuple(format_axis(axis) for axis in before.axes),
+        workload=before.workload,
+        goal=design.goal,
+        suite=before.suite,
+        data=None if before.data is None else Path(before.data),
+        limit=before.questions or None,
+        cap=before.cap,
+        blocks=design.confirm_blocks,
+        rounds=design.race_rounds,
+        halving=design.halving,
+        window_s=before.window_s,
+        cool_down_s=before.cool_down_s,
+        cool_down_celsius=before.cool_down_celsius,
+        output_tokens=before.output_tokens or None,
+        seed=design.seed,
+    )
+
+
+def format_axis(axis: Axis) -> str:
+    """Format an axis as ``--axis`` takes it: ``threads=1,2``."""
+    return f"{axis.name}={','.join(str(value) for value in axis.values)}"
+
+
+def check_cap(axes: Sequence[Axis], cap: CapMode | None) -> None:
+    """Check that ``--cap`` names who sets power limits, where there are any.
+
+    Raises:
+        UsageError: ``--cap`` is missing, or has no effect.
+    """
+    has_limits = any(axis.name == "power_limit" for axis in axes)
+    if has_limits and cap is None:
+        raise UsageError(
+            "an axis power_limit changes the power limit of this machine",
+            "say who sets it: --cap user asks you, --cap set needs root or zeusd",
+        )
+    if cap is not None and not has_limits:
+        raise UsageError(
+            f"--cap {cap} has no effect without power limits to compare",
+            "add --axis power_limit=W,W, or remove it",
+        )
+
+
+def locate_workload(name: str) -> str:
+    """Return the name of a workload, or the absolute path of a file, to find it again later."""
+    path = Path(name).expanduser()
+    return str(path.absolute()) if path.is_file() else name
+
+
+def describe_conditions(config: Config, facts: MachineFacts) -> dict[str, Any]:
+    """Collect versions, the machine, and the settings in use, which a resumed sweep must find."""
+    from etui.runtime.host import read_battery
+    from etui.runtime.provenance import provenance
+
+    _, discharging = read_battery(config.sysfs_dir / "class" / "power_supply")
+    source = "a battery" if discharging else "mains"
+    return {**provenance(config), "power_source": source, "in_use": dict(facts.current)}
+
+
+def _list_weights(axes: Sequence[Axis], facts: MachineFacts) -> dict[str, str]:
+    """List the quantisation of the baseline model and of those of an axis, as far as known."""
+    swept = (value for axis in axes if axis.name == "model" for value in axis.values)
+    models = (facts.models.get(str(name)) for name in (facts.model, *swept))
+    return {model.name: model.quantisation for model in models if model and model.quantisation}
+
+
+def read_power_limits(config: Config) -> Sequence[LimitRange]:
+    """Read the power limits of this machine, which needs no privileges."""
+    from etui.energy.power_limits.limits import open_power_limits
+
+    with open_power_limits(config) as limits:
+        return limits.read()
+
+
+@dataclass(frozen=True, slots=True)
+class Baseline:
+    """The model that is swept, as it is used now.
+
+    Attributes:
+        spec, path: The model, with the speculation of the arm, and its file.
+    """
+
+    spec: ModelSpec
+    path: Path
+    policy: str | None = None  # Name of the policy that the arm is from; None without one
+    shape: WorkShape = PLAIN_WORK  # What one answer computes
+
+
+def find_baseline(request: SweepRequest, config: Config, catalogue: Catalogue) -> Baseline:
+    """Find the model of a request, or of its arm.
+
+    Raises:
+        UsageError: There is no such model, policy or arm.
+        InvalidFile: The policy is not valid.
+        ModelUnavailable: The model is not on this machine.
+    """
+    if request.arm is None:
+        from etui.arm import Arm
+        from etui.runtime.serving import catalogue_name, find_model_file
+
+        name = catalogue_name(request.model or "", config, catalogue)
+        return Baseline(*find_model_file(Arm("direct", name), config, catalogue))
+    from etui.sweep._machine import read_arm_baseline
+
+    policy = request.policy or config.policy
+    found = read_arm_baseline(policy, request.arm, config, catalogue)
+    return Baseline(found.spec, found.path, policy, found.shape)
+
+
+def _load_questions(
+    request: SweepRequest, config: Config, say: Callable[[str], None]
+) -> QuestionSet | None:
+    if request.suite is None:
+        return None
+    from etui.datasets.suites import load_suite
+    from etui.sweep._accuracy import draw_questions
+
+    suite = load_suite(request.suite, "test", request.data, config, say)
+    if suite.grading != "letter":
+        raise UsageError(
+            f"a sweep compares the letters of options, and the answers of {suite.name} are numbers",
+            "use a suite with options, such as --suite mmlu or sample",
+        )
+    if suite.notice:
+        say(suite.notice)
+    return draw_questions(suite, request.seed, request.limit or QUESTIONS)

@@ -1,0 +1,562 @@
+"""The main loop of a sweep: measure block after block."""
+
+from __future__ import annotations
+
+import math
+import random
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import reduce
+from itertools import takewhile
+from typing import get_args
+
+from etui.errors import EtuiError, Stopped
+from etui.sweep._elimination import (
+    FINALISTS,
+    MISTAKE,
+    Standings,
+    compare_seconds,
+    describe_rank,
+    find_fastest,
+    find_unmeasured,
+    find_worse,
+    rank,
+    read_standings,
+)
+from etui.sweep.blocks import (
+    Block,
+    BlockPlan,
+    Failure,
+    SettingFailed,
+    SettingMeasurer,
+    Stage,
+    Visit,
+)
+from etui.sweep.config import Setting, SweepDesign
+
+
+@dataclass(frozen=True, slots=True)
+class Drop:
+    """A setting that was dropped."""
+
+    setting: str
+    block: int  # Number of the last block of the round
+    reason: str  # `12 % [10, 14] more joules than threads=2`, or why it could not run
+
+
+@dataclass(frozen=True, slots=True)
+class RaceProgress:
+    """What is known after some blocks."""
+
+    design: SweepDesign
+    blocks: tuple[Block, ...]
+    remaining: tuple[str, ...]  # Keys of the settings that are left, the baseline first
+    drops: tuple[Drop, ...] = ()  # In the order in which they were dropped
+    is_race_over: bool = False  # Whether the finalists are chosen
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """Keys of all settings, the baseline first."""
+        return tuple(setting.key for setting in self.design.settings)
+
+    @property
+    def able(self) -> tuple[str, ...]:
+        """Keys of the settings that could run so far, dropped or not, the baseline first."""
+        failed = {failure.setting for block in self.blocks for failure in block.failures}
+        return tuple(key for key in self.keys if key not in failed)
+
+    @property
+    def baseline(self) -> str:
+        """Key of the baseline."""
+        return self.remaining[0]
+
+    def count(self, stage: Stage) -> int:
+        """Count the blocks of a stage."""
+        return sum(block.stage == stage for block in self.blocks)
+
+
+def next_block(design: SweepDesign, blocks: Sequence[Block]) -> BlockPlan | None:
+    """Plan the block after those measured; None if the sweep is finished.
+
+    The plan depends only on the design and the blocks, so an interrupted sweep resumes alike.
+
+    Raises:
+        EtuiError: The blocks are not of this design, or the baseline cannot run or be measured.
+    """
+    return plan_next(follow(design, blocks))
+
+
+def list_drops(design: SweepDesign, blocks: Sequence[Block]) -> tuple[Drop, ...]:
+    """List the settings dropped so far, in the order in which they were dropped.
+
+    Raises:
+        EtuiError: As :func:`next_block`.
+    """
+    return follow(design, blocks).drops
+
+
+def list_remaining(design: SweepDesign, blocks: Sequence[Block]) -> tuple[Setting, ...]:
+    """List the settings still in the sweep, the baseline first; finalists once the race is over.
+
+    Raises:
+        EtuiError: As :func:`next_block`.
+    """
+    left = follow(design, blocks).remaining
+    return tuple(setting for setting in design.settings if setting.key in left)
+
+
+def follow(design: SweepDesign, blocks: Sequence[Block]) -> RaceProgress:
+    """Follow a sweep through its blocks.
+
+    Raises:
+        EtuiError: As :func:`next_block`.
+        ValueError: The design has fewer than two settings, one of them twice, or no race.
+    """
+    keys = tuple(setting.key for setting in design.settings)
+    if len(keys) < 2 or len(set(keys)) < len(keys) or design.race_rounds < 1:
+        raise ValueError("a sweep needs two different settings and a round")
+    return reduce(advance, blocks, RaceProgress(design, (), keys))
+
+
+def plan_next(progress: RaceProgress) -> BlockPlan | None:
+    """Plan the block that follows; None if the sweep is finished."""
+    stage = _find_stage(progress)
+    if stage is None:
+        return None
+    number = len(progress.blocks)
+    if progress.count(stage) % 2:
+        first = progress.blocks[-1]
+        order = [(visit.setting, visit.copy) for visit in reversed(first.visits)]
+    else:
+        others = progress.remaining[1:] if stage != "floor" else ()
+        order = [(progress.baseline, 0), (progress.baseline, 1), *((key, 0) for key in others)]
+        # A generator of its own for each block: what comes before a block does not move it.
+        random.Random(f"{progress.design.seed} {number}").shuffle(order)
+    return BlockPlan(number, stage, tuple(order))
+
+
+def advance(progress: RaceProgress, block: Block) -> RaceProgress:
+    """Take in the next block, and decide at the end of a round who is left.
+
+    Raises:
+        EtuiError: The block is not the next one, or the baseline cannot run or be measured.
+    """
+    plan = plan_next(progress)
+    _check(plan, block)
+    failed = {failure.setting: failure.why for failure in block.failures}
+    if progress.baseline in failed:
+        raise EtuiError(
+            f"the baseline {progress.baseline} cannot run: {failed[progress.baseline]}",
+            "choose other settings with --axis, or fix those in use",
+        )
+    after = replace(_drop(progress, failed, block.number), blocks=(*progress.blocks, block))
+    if block.stage == "floor" and after.count("floor") == after.design.floor_blocks:
+        _check_baseline(_standings(after))
+    if block.stage != "race":
+        return after
+    if len(after.remaining) == 1:
+        return replace(after, is_race_over=True)
+    return after if after.count("race") % 2 else _judge(after)
+
+
+def _find_stage(progress: RaceProgress) -> Stage | None:
+    design = progress.design
+    if progress.count("floor") < design.floor_blocks:
+        return "floor"
+    if not progress.is_race_over:
+        return "race"
+    left = len(progress.remaining) > 1 and progress.count("confirm") < design.confirm_blocks
+    return "confirm" if left else None
+
+
+def _judge(progress: RaceProgress) -> RaceProgress:
+    """Drop settings at the end of a round; after the last one, all but the finalists."""
+    design, number = progress.design, len(progress.blocks) - 1
+    standings = _standings(progress)
+    _check_baseline(standings)
+    unmeasured = find_unmeasured(standings)
+    progress = _drop(progress, dict.fromkeys(unmeasured, "its joules are unmeasured"), number)
+    rounds = progress.count("race") // 2
+    if design.halving:
+        worse = find_worse(_standings(progress), _tail(design))
+        progress = _drop(progress, worse, number)
+    is_small = design.halving and len(progress.remaining) - 1 <= FINALISTS
+    if rounds < design.race_rounds and not is_small:
+        return progress
+    standings = _standings(progress)
+    ranked = rank(standings)
+    finalists = [key for key in ranked if key != progress.baseline][:FINALISTS]
+    others = {
+        key: describe_rank(standings, key, ranked[0])
+        for key in progress.remaining[1:]
+        if key not in finalists
+    }
+    return replace(_drop(progress, others, number), is_race_over=True)
+
+
+def _tail(design: SweepDesign) -> float:
+    """Return the probability of a mistake in one comparison."""
+    tests = 1 if design.goal.within_percent is None else 2
+    return MISTAKE / (design.race_rounds * (len(design.settings) - 1) * tests)
+
+
+def _standings(progress: RaceProgress) -> Standings:
+    return read_standings(progress.design.goal, progress.able, progress.remaining, progress.blocks)
+
+
+def _drop(progress: RaceProgress, reasons: dict[str, str], number: int) -> RaceProgress:
+    if not reasons:
+        return progress
+    drops = tuple(Drop(key, number, reason) for key, reason in reasons.items())
+    remaining = tuple(key for key in progress.remaining if key not in reasons)
+    return replace(progress, remaining=remaining, drops=(*progress.drops, *drops))
+
+
+def _check_baseline(standings: Standings) -> None:
+    if standings.baseline in find_unmeasured(standings):
+        raise EtuiError(
+            f"the joules of the baseline {standings.baseline} are unmeasured",
+            "see `etui doctor` for the meters of this machine, or minimize the time: --goal time",
+        )
+
+
+def _check(plan: BlockPlan | None, block: Block) -> None:
+    """Raise an error if a block is not what was planned."""
+    fix = "start a new sweep: this one was changed after it was begun"
+    if plan is None:
+        raise EtuiError(f"block {block.number} comes after the end of the sweep", fix)
+    if (block.number, block.stage) != (plan.number, plan.stage):
+        raise EtuiError(
+            f"block {block.number} ({block.stage}) does not belong to this sweep: "
+            f"block {plan.number} ({plan.stage}) comes next",
+            fix,
+        )
+    failed = {failure.setting for failure in block.failures}
+    visited = [(visit.setting, visit.copy) for visit in block.visits]
+    expected = [cell for cell in plan.order if cell[0] not in failed]
+    planned = {setting for setting, _ in plan.order}
+    if unknown := sorted(failed - planned):
+        raise EtuiError(f"block {block.number} was not to measure {unknown[0]}", fix)
+    if visited == expected:
+        return
+    pairs = zip(visited, expected, strict=False)
+    same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+    if same < len(expected):
+        what = f"visit {same + 1} is not that of {_name(expected[same])}"
+    else:
+        what = f"it has a visit of {_name(visited[same])} too many"
+    raise EtuiError(f"block {block.number} does not belong to this sweep: {what}", fix)
+
+
+def _name(cell: tuple[str, int]) -> str:
+    return f"{cell[0]} (again)" if cell[1] else cell[0]
+
+
+def choose_best(design: SweepDesign, blocks: Sequence[Block]) -> str | None:
+    """Choose the best setting by the goal among those that are left.
+
+    The order is that of all blocks. Whether a setting beats the baseline at all is judged by the
+    confirming blocks alone once there are two, because the race chose the finalists by its own.
+
+    Returns:
+        Key of the setting; the baseline if none beats it beyond noise; None before the first round
+        of the race. With a limit of the time, a baseline that is too slow is replaced by the best
+        setting that is allowed, in any case.
+
+    Raises:
+        EtuiError: The blocks are not of this design, or the baseline cannot run or be measured.
+    """
+    progress = follow(design, blocks)
+    if progress.count("race") < 2:
+        return None
+    baseline = progress.baseline
+    standings = read_standings(design.goal, progress.able, progress.remaining, blocks)
+    ranked = rank(standings)
+    if _is_too_slow(design, standings):
+        return ranked[0]
+    confirming = [block for block in blocks if block.stage != "race"]
+    is_confirmed = progress.count("confirm") >= 2
+    judged = read_standings(
+        design.goal, progress.able, progress.remaining, confirming if is_confirmed else blocks
+    )
+    rivals = len(progress.remaining if is_confirmed else design.settings) - 1
+    looks = 1 if is_confirmed else design.race_rounds
+    # Two-sided tests at 5 % over all rivals, of which only the better side counts.
+    tail = MISTAKE / 2 / max(1, rivals) / looks
+    for key in ranked[: ranked.index(baseline)]:
+        contrast = judged.costs.contrast(key, baseline)
+        if contrast is not None and contrast.is_below_zero(tail):
+            return key
+    return baseline
+
+
+def _is_too_slow(design: SweepDesign, standings: Standings) -> bool:
+    """Return whether the baseline is slower than the limit of the time allows."""
+    if design.goal.within_percent is None:
+        return False
+    slower = compare_seconds(standings, standings.baseline, find_fastest(standings))
+    return slower > math.log1p(design.goal.within_percent / 100)
+
+
+def rank_all(design: SweepDesign, blocks: Sequence[Block]) -> tuple[str, ...]:
+    """Order the settings that can run by the goal, dropped or not, the best first.
+
+    Raises:
+        EtuiError: As :func:`choose_best`.
+    """
+    progress = follow(design, blocks)
+    return tuple(rank(read_standings(design.goal, progress.able, progress.able, blocks)))
+
+
+OVERHEAD_S = 2.0
+
+"""Expected seconds of a visit for the load and the warm-up, before any was measured."""
+
+
+_ROUND_BLOCKS = 2
+
+_STAGES: tuple[Stage, ...] = get_args(Stage)
+
+
+_KEPT = 0.5
+
+"""Share of the settings that is assumed to be left after a round; on simulated machines it is less
+in the first round and more in the later ones."""
+
+
+def count_blocks_left(design: SweepDesign, blocks: Sequence[Block]) -> int:
+    """Count the blocks that are left at most, if no further setting is dropped."""
+    progress = follow(design, blocks)
+    plan = plan_next(progress)
+    if plan is None:
+        return 0
+    done = {stage: progress.count(stage) for stage in _STAGES}
+    others = len(progress.remaining) - 1
+    floor = design.floor_blocks - done["floor"]
+    confirm = design.confirm_blocks - done["confirm"] if others else 0
+    if plan.stage == "confirm":
+        return confirm
+    race = _ROUND_BLOCKS * design.race_rounds - done["race"]
+    if design.halving and others <= FINALISTS:
+        # One round is enough for as many settings as are confirmed.
+        race = max(_ROUND_BLOCKS - done["race"], done["race"] % _ROUND_BLOCKS)
+    return floor + race + confirm
+
+
+def guess_visit_seconds(window_s: float, cool_down_s: float) -> float:
+    """Guess the seconds of a visit before any was measured: two phases, a pause, and the rest."""
+    return 2 * window_s + cool_down_s + OVERHEAD_S
+
+
+def estimate_seconds_left(
+    design: SweepDesign, blocks: Sequence[Block], visit_seconds: float
+) -> float:
+    """Estimate the seconds that a sweep still takes.
+
+    How many settings will be dropped is not known: half of them after each round is assumed.
+
+    Args:
+        visit_seconds: Seconds of a visit, with load, warm-up and cool-down; used until blocks have
+            shown how long one takes.
+
+    Raises:
+        EtuiError: The blocks are not of this design.
+    """
+    progress = follow(design, blocks)
+    others = len(progress.remaining) - 1
+    done = {stage: progress.count(stage) for stage in _STAGES}
+    visits = 2 * max(0, design.floor_blocks - done["floor"])
+    if not progress.is_race_over:
+        for block in range(done["race"], 2 * design.race_rounds):
+            visits += others + 2
+            if block % 2 and design.halving:
+                others = math.ceil(_KEPT * others)
+                if others <= FINALISTS:
+                    break
+    if others:
+        left = max(0, design.confirm_blocks - done["confirm"])
+        visits += left * (min(others, FINALISTS) + 2)
+    stages = ("confirm",) if done["confirm"] else ("race",)
+    # The latest blocks: settings that were dropped may have been slower.
+    latest = [block for block in blocks if block.stage in stages][-2:]
+    return visits * (_mean_visit(latest) or _mean_visit(blocks) or visit_seconds)
+
+
+def estimate_full_grid_seconds(
+    design: SweepDesign, blocks: Sequence[Block], visit_seconds: float | None = None
+) -> float | None:
+    """Estimate the seconds of the same sweep if no setting were dropped before the last round.
+
+    Floor and confirmation are the same in both. A visit of the race counts as long as one of its
+    first round, in which all settings were visited. The time of discarded attempts counts as it
+    was, so that it is in both durations; the longer sweep would have had more of it.
+
+    Args:
+        visit_seconds: Seconds of a visit; used for stages without a block.
+
+    Returns:
+        Seconds; None if neither blocks nor an argument say how long a visit takes.
+
+    Raises:
+        EtuiError: The blocks are not of this design.
+    """
+    progress = follow(design, blocks)
+    by_stage = {stage: [block for block in blocks if block.stage == stage] for stage in _STAGES}
+    race = _mean_visit(by_stage["race"][:2]) or visit_seconds or _mean_visit(blocks)
+    if race is None:
+        return None
+    floor = _mean_visit(by_stage["floor"]) or race
+    confirm = _mean_visit(by_stage["confirm"]) or race
+    others = len(design.settings) - 1
+    finalists = (len(progress.remaining) - 1) if progress.is_race_over else min(others, FINALISTS)
+    confirm_blocks = design.confirm_blocks if finalists else 0
+    return math.fsum(
+        (
+            2 * design.floor_blocks * floor,
+            2 * design.race_rounds * (others + 2) * race,
+            confirm_blocks * (finalists + 2) * confirm,
+            *(_seconds_discarded(measured) for measured in by_stage.values()),
+        )
+    )
+
+
+def _seconds_discarded(blocks: Sequence[Block]) -> float:
+    """Estimate the seconds of the discarded attempts of one stage, waits included."""
+    mean = _mean_visit(blocks)
+    if mean is None or all(block.repeated for block in blocks):
+        return 0.0  # the mean contains them already
+    repeated = [block for block in blocks if block.repeated]
+    return math.fsum(max(0.0, block.seconds - len(block.visits) * mean) for block in repeated)
+
+
+def _mean_visit(blocks: Sequence[Block]) -> float | None:
+    """Return the mean seconds of a visit; None without any.
+
+    Blocks that were repeated count only if there are no others: their seconds contain the waits.
+    """
+    for chosen in ([block for block in blocks if not block.repeated], blocks):
+        seconds = math.fsum(block.seconds for block in chosen)
+        visits = sum(len(block.visits) for block in chosen)
+        if visits and seconds:
+            return seconds / visits
+    return None
+
+
+ATTEMPTS = 5
+"""How often a block is begun before the machine counts as busy."""
+WAIT_S = 30.0
+"""Seconds to wait before a block is begun again: most disturbances (an update, a build) are short,
+and four such waits outlast them."""
+
+OnVisit = Callable[[BlockPlan, int, Visit | Failure], object]
+"""Takes the plan of the running block, the index of the visit in its order, and its result."""
+
+
+class _Disturbed(Exception):
+    """A visit that cannot be used; its text is the reason."""
+
+
+def measure_blocks(
+    design: SweepDesign,
+    rig: SettingMeasurer,
+    blocks: Sequence[Block],
+    *,
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], object] = time.sleep,
+    on_visit: OnVisit | None = None,
+    attempts: int = ATTEMPTS,
+    wait_s: float = WAIT_S,
+) -> Iterator[Block]:
+    """Measure the blocks that are missing, and yield each when it is complete.
+
+    A block with a disturbed visit is measured again from its beginning, because the rest of it
+    would be compared with visits of another time. Ctrl-C (``KeyboardInterrupt``) is not caught: it
+    loses the running block only.
+
+    Args:
+        blocks: Blocks measured before an interruption.
+        clock: Monotonic clock in seconds.
+        sleep: Waits for a number of seconds.
+        on_visit: Called after each visit, of discarded attempts too.
+        wait_s: Seconds to wait between two attempts.
+
+    Raises:
+        Stopped: The sweep cannot go on now, for example because the machine stays busy; it can be
+            resumed.
+        EtuiError: The engine or the meter failed, the blocks are not of this design, or the
+            baseline cannot run or be measured.
+    """
+    progress = follow(design, blocks)
+    while (plan := plan_next(progress)) is not None:
+        block = _measure_block(progress, plan, rig, clock, sleep, on_visit, attempts, wait_s)
+        progress = advance(progress, block)
+        yield block
+
+
+def _measure_block(
+    progress: RaceProgress,
+    plan: BlockPlan,
+    rig: SettingMeasurer,
+    clock: Callable[[], float],
+    sleep: Callable[[float], object],
+    on_visit: OnVisit | None,
+    attempts: int,
+    wait_s: float,
+) -> Block:
+    start = clock()
+    failures: dict[str, Failure] = {}
+    repeated: list[str] = []
+    while True:
+        try:
+            visits = _visit_all(progress, plan, rig, failures, on_visit)
+        except _Disturbed as disturbed:
+            repeated.append(str(disturbed))
+            if len(repeated) >= attempts:
+                raise Stopped(
+                    f"a block was disturbed in all of {attempts} attempts: {disturbed}",
+                    "end what disturbs it (other programs, a meter that fails), then run the same "
+                    "command again to resume",
+                ) from None
+            sleep(wait_s)
+            continue
+        return Block(
+            plan.number,
+            plan.stage,
+            tuple(visits),
+            tuple(failures.values()),
+            tuple(repeated),
+            clock() - start,
+        )
+
+
+def _visit_all(
+    progress: RaceProgress,
+    plan: BlockPlan,
+    rig: SettingMeasurer,
+    failures: dict[str, Failure],
+    on_visit: OnVisit | None,
+) -> list[Visit]:
+    """Visit a block's settings in order; a setting that failed before is passed over."""
+    settings = {setting.key: setting for setting in progress.design.settings}
+    visits: list[Visit] = []
+    for at, (key, copy) in enumerate(plan.order):
+        if key in failures:
+            continue
+        try:
+            visit = rig.visit(settings[key], copy)
+        except SettingFailed as failed:
+            if key == progress.baseline:
+                raise EtuiError(f"the baseline {key} cannot run: {failed.what}", failed.fix) from (
+                    failed
+                )
+            failures[key] = Failure(key, failed.what)
+            if on_visit is not None:
+                on_visit(plan, at, failures[key])
+            continue
+        if on_visit is not None:
+            on_visit(plan, at, visit)
+        if visit.disturbed:
+            raise _Disturbed(f"{key}: {visit.disturbed}")
+        visits.append(visit)
+    return visits

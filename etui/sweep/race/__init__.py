@@ -1,1 +1,0 @@
-"""The order of a sweep: blocks, dropping settings, the best."""

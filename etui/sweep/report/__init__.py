@@ -1,1 +1,0 @@
-"""What a sweep shows: the sentence, the table, the JSON document and the HTML page."""

@@ -1,1 +1,0 @@
-"""Planning, running, resuming and applying a sweep."""

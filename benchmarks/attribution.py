@@ -26,19 +26,19 @@ from etui.arm import TokenCost
 from etui.energy.recorder import Recorder
 from etui.energy.types import ChannelEnergy, Energy, Kind
 from etui.events import BatchShare, Finished, Loaded, SharedBatch
-from etui.runtime.pool.energy_books import EnergyBookkeeper
-from etui.turn.accounting import compute_account
-from etui.turn.batch_ledger import BatchLedger
-from etui.turn.hop_meters import (
+from etui.runtime.energy_books import EnergyBookkeeper
+from etui.turn.accounting import (
+    Leg,
+    TimeInterval,
     attribute_turn,
+    compute_account,
     curve_of_legs,
     measure_leg_by,
     settle_meters,
     widen_legs,
 )
-from etui.turn.intervals import Leg, TimeInterval
 from etui.turn.record import TurnEnergy
-from etui.turn.shared_meter import SharedMeter
+from etui.turn.shared_meter import BatchLedger, SharedMeter
 from tests.support.devices import SENSORS, FakeClock, FakeDevice
 from tests.support.play import sample
 from tests.support.power_curves import WattCurve, constant, steps

@@ -85,8 +85,8 @@ def ask_all(config: Config, texts: Sequence[str], say: Callable[[str], None]) ->
     """Ask the questions one after the other; each drawn one is audited before the next."""
     from etui.chat import Query
     from etui.energy.idle_tracker import IdleTracker
-    from etui.runtime.open import open_process_runtime
-    from etui.runtime.route import Route
+    from etui.runtime.routes import Route
+    from etui.runtime.runtime import open_process_runtime
     from etui.runtime.service import TurnService
     from etui.turn.events import TurnFinished
     from etui.units import energy_text
@@ -143,7 +143,7 @@ def judge(config: Config, letters: dict[str, str]) -> tuple[list[Judged], list[b
 def is_right(query: str, answer: str, letter: str) -> bool:
     """Return whether an answer has the right letter, by the rules that compare two answers."""
     from etui.chat import Query
-    from etui.turn.audit_label import compare_answers
+    from etui.runtime.auditor import compare_answers
 
     return compare_answers(Query(query), answer, letter).agrees is True
 

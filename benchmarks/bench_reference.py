@@ -31,7 +31,7 @@ from etui.datasets.questions import Suite
 from etui.datasets.suites import load_suite
 from etui.models.catalogue import load_catalogue
 from etui.models.spec import STARTER
-from etui.runtime.serving import find_model_file
+from etui.runtime.model_resolution import find_model_file
 
 MARGIN_NATS = 0.1
 """What the first letter must be ahead of the second for a choice to count as clear."""

@@ -55,7 +55,7 @@ from etui.cluster.settings import ClusterAddress, build_environment, parse_addre
 from etui.config.config import Config, make_home
 from etui.config.load import load_config
 from etui.models.catalogue import load_catalogue
-from etui.runtime.open import open_runtime
+from etui.runtime.runtime import open_runtime
 
 TOKEN = "ab" * 32
 STORE_BYTES = 80 << 20

@@ -22,12 +22,11 @@ from etui.log.chat_queries import ChatSummary
 from etui.log.records import ChatRecord
 from etui.routing.decision import Decision
 from etui.runtime.forecast import ArmForecast, Forecast, TokenCount
-from etui.runtime.route import Route
+from etui.runtime.routes import Route
 from etui.tui.services import ListedModel, Services, SpendingTotals, Vitals
 from etui.tui.start import EtuiApp
-from etui.turn.accounting import compute_account
+from etui.turn.accounting import Leg, compute_account
 from etui.turn.events import Decided, TurnEvent, TurnFinished
-from etui.turn.intervals import Leg
 from etui.turn.record import Seconds, Tokens, TurnEnergy, TurnRecord
 
 MODEL = "fake"

@@ -20,7 +20,7 @@ from etui.backends.process import ProcessBackend
 from etui.config.config import make_home
 from etui.config.load import load_config
 from etui.energy.idle_tracker import IdleTracker
-from etui.runtime.open import Runtime
+from etui.runtime.runtime import Runtime
 
 ENGINE = "benchmarks.fake_engine"
 
@@ -68,7 +68,7 @@ def used_bytes(pid: int) -> int:
 
 def main() -> None:
     """Serve until a signal."""
-    from etui.runtime.pool.turn_pool import TurnPool
+    from etui.runtime.turn_pool import TurnPool
     from etui.server.context import ServerContext
     from etui.server.memory import share_heap
     from etui.server.run import open_sockets, run_server

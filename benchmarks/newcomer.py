@@ -28,10 +28,9 @@ from etui.chat import Query
 from etui.config.config import make_home
 from etui.config.load import load_config
 from etui.models.spec import STARTER
-from etui.runtime.choose import choose
+from etui.runtime.decide import Overrides, choose
 from etui.runtime.host import read_host
-from etui.runtime.open import Runtime, open_runtime
-from etui.runtime.overrides import Overrides
+from etui.runtime.runtime import Runtime, open_runtime
 from etui.turn.events import TurnFinished
 from etui.turn.ports import Unlogged
 from etui.turn.record import TurnRecord

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from etui.backends.process import ProcessBackend
 from etui.config.load import load_config
-from etui.runtime import open as opening
+from etui.runtime import runtime as opening
 from etui.tui.start import run_app
 
 if TYPE_CHECKING:

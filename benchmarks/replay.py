@@ -47,7 +47,7 @@ from etui.routing.decide import decide
 from etui.routing.library import check_text, load_policy
 from etui.routing.policy import Policy
 from etui.routing.signals.question_words import QuestionText
-from etui.runtime.open import open_runtime
+from etui.runtime.runtime import open_runtime
 from etui.yaml.named_files import NamedFile
 
 SUBJECTS = 57

@@ -49,8 +49,8 @@ from etui.routing.prediction import PredictedAccuracy, PredictedJoules
 from etui.routing.signals.host_state import HostState
 from etui.routing.signals.question_words import BUCKETS
 from etui.routing.signals.text_measures import TextFacts
-from etui.runtime.log_cache import LogCache
-from etui.runtime.similar_questions import NeighbourMemory, read_neighbours
+from etui.runtime.caches import LogCache
+from etui.runtime.log_predictor import NeighbourMemory, read_neighbours
 
 QUESTIONS = (
     "Hello!",

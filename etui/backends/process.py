@@ -6,28 +6,38 @@ computes as many of them together as ``Config.parallel`` says.
 
 from __future__ import annotations
 
+import contextlib
+import logging
+import os
+import queue
+import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from etui.backends.child_process import HANDSHAKE, ChildProcess
 from etui.backends.wire import (
     Ask,
     Cancel,
     Done,
     EngineEvent,
     Failed,
+    Heartbeat,
     Hello,
     Hurry,
     KeepWarm,
     Load,
     Unload,
+    WireError,
+    decode,
+    encode,
 )
 from etui.errors import EngineFailed
-from etui.events import Event, Loaded, Residence, SharedBatch, Unloaded
+from etui.events import BatchShare, Event, Loaded, Residence, SharedBatch, Unloaded
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -35,6 +45,273 @@ if TYPE_CHECKING:
     from etui.backends.base import AnswerRequest
     from etui.config.config import Config
     from etui.models.spec import ModelSpec
+
+
+_log = logging.getLogger("etui.engine")
+
+
+E = TypeVar("E")
+
+
+CATCH_UP_SECONDS = 1.0
+
+"""Minimum wait for a message: after a suspension of this process, the pipe has to be read first."""
+
+
+HANDSHAKE = 0
+
+"""Number of the mailbox with the handshake; those of requests begin with 1."""
+
+
+READ_SECONDS = 5.0
+
+"""Longest wait for the thread that reads the pipe of a process that has ended."""
+
+
+_ENDED = "ended"
+
+_LOG_LINES = 3
+
+_LOG_BYTES = 4_000_000
+
+
+class ChildProcess:
+    """An engine process; its methods may be called from any thread.
+
+    Args:
+        config: Configuration, sent as the first line.
+        on_unloaded: Called with each unload between answers, on the thread that reads the pipe.
+        on_batch: Called there with each shared batch, and with one more if the process ends while
+            it works: the time after its last batch, for those whose answers were running.
+        worker: The module that runs in the process.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        on_unloaded: Callable[[Unloaded], None],
+        on_batch: Callable[[SharedBatch], None],
+        worker: str,
+    ) -> None:
+        self._on_unloaded = on_unloaded
+        self._on_batch = on_batch
+        self._shares_batches = config.parallel > 1
+        config.log_dir.mkdir(parents=True, exist_ok=True)
+        self._log = config.log_dir / "engine.log"
+        self._log_start = _trim(self._log)
+        with self._log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", worker],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                bufsize=0,
+                start_new_session=True,  # Ctrl-C in the terminal is handled by the parent
+                env={**os.environ, "PYTHONUNBUFFERED": "1"},
+            )
+        self._state = threading.Lock()
+        self._mailboxes: dict[int, queue.SimpleQueue[Any]] = {HANDSHAKE: queue.SimpleQueue()}
+        self._answering: dict[int, str] = {}  # number of an answer -> its model
+        self._worked_ns = 0  # end of the last work that was reported
+        self._has_ended = False
+        self._seen = self._progress = time.monotonic()
+        self._writing = threading.Lock()
+        self._stopped = False
+        self._failure: str | None = None
+        self._reading = threading.Thread(target=self._read, name="engine events", daemon=True)
+        self._reading.start()
+        self._write(config)
+
+    @property
+    def alive(self) -> bool:
+        """Whether the process runs."""
+        return not self._stopped and self.process.poll() is None
+
+    def responds(self, silent_seconds: float) -> bool:
+        """Return whether it is alive and has sent something recently."""
+        return self.alive and time.monotonic() - self._seen < silent_seconds
+
+    def begin(self, message: Ask | Load | Unload) -> None:
+        """Send a request, whose replies :meth:`next` returns until :meth:`end`."""
+        number = message.number
+        with self._state:
+            mailbox = self._mailboxes[number] = queue.SimpleQueue()
+            if self._has_ended:
+                mailbox.put(_ENDED)
+            if isinstance(message, Ask):
+                if not self._answering:
+                    self._worked_ns = time.monotonic_ns()
+                self._answering[number] = message.request.model.name
+            self._progress = time.monotonic()
+        self._write(message)
+
+    def end(self, number: int) -> None:
+        """Forget a request; later replies to it are dropped."""
+        with self._state:
+            self._mailboxes.pop(number, None)
+            self._answering.pop(number, None)
+
+    def send(self, message: object) -> None:
+        """Send a message that has no reply."""
+        self._write(message)
+
+    def _write(self, message: object) -> None:
+        """Write one line; the death of the child is detected when reading."""
+        assert self.process.stdin is not None
+        line = memoryview(encode(message))
+        with self._writing, contextlib.suppress(OSError, ValueError):
+            while line:
+                line = line[self.process.stdin.write(line) :]
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        with contextlib.suppress(OSError, ValueError):
+            reader = os.fdopen(os.dup(self.process.stdout.fileno()), "rb")
+            with reader:
+                for line in reader:
+                    self._seen = time.monotonic()
+                    try:
+                        message = decode(line)
+                    except WireError as error:
+                        self._put_to_all(f"sent an invalid message: {error}")
+                        continue
+                    if not isinstance(message, Heartbeat):
+                        self._progress = self._seen
+                        self._route(message)
+        self._end_span()
+        self._put_to_all(_ENDED)
+
+    def _route(self, message: object) -> None:
+        if isinstance(message, SharedBatch):
+            self._worked_ns = message.end_ns
+            _tell(self._on_batch, message)
+        elif isinstance(message, Unloaded):
+            _tell(self._on_unloaded, message)
+        elif isinstance(message, Hello):
+            self._mailboxes[HANDSHAKE].put(message)
+        elif isinstance(message, EngineEvent | Failed | Done):
+            with self._state:
+                mailbox = self._mailboxes.get(message.number)
+                if not isinstance(message, EngineEvent):
+                    self._answering.pop(message.number, None)
+                elif isinstance(message.event, Loaded):
+                    self._worked_ns = max(self._worked_ns, message.event.end_ns)
+            if mailbox is not None:  # it belongs to no abandoned answer
+                mailbox.put(message)
+
+    def _put_to_all(self, message: str) -> None:
+        with self._state:
+            self._has_ended = self._has_ended or message == _ENDED
+            for mailbox in self._mailboxes.values():
+                mailbox.put(message)
+
+    def _end_span(self) -> None:
+        """Report the time after the last batch, which no batch will report any more."""
+        with self._state:
+            answering, self._answering = self._answering, {}
+        if answering and self._shares_batches:
+            shares = tuple(BatchShare(number, 0, 0) for number in answering)
+            model = next(iter(answering.values()))
+            end_ns = max(self._worked_ns, time.monotonic_ns())
+            _tell(self._on_batch, SharedBatch(model, self._worked_ns, end_ns, shares))
+
+    def next(self, number: int, silent_seconds: float, stalled_seconds: float) -> Any:
+        """Return the next reply to a request, or a text that says why there is none.
+
+        Args:
+            number: Number of the request, or ``HANDSHAKE``.
+            silent_seconds: Longest silence of the process, which sends a heartbeat.
+            stalled_seconds: Longest time without any progress: of this request, or of others that
+                it waits for.
+        """
+        mailbox = self._mailboxes[number]
+        is_confirmed = False
+        while True:
+            now = time.monotonic()
+            left = min(self._seen + silent_seconds, self._progress + stalled_seconds) - now
+            try:
+                message = mailbox.get(timeout=max(left, CATCH_UP_SECONDS))
+            except queue.Empty:
+                fault = self._find_fault(silent_seconds, stalled_seconds)
+                if fault is not None and is_confirmed:
+                    return fault
+                # This process may have been suspended while it waited: the pipe is read first.
+                is_confirmed = fault is not None
+                continue
+            return self._describe_exit() if message == _ENDED else message
+
+    def _find_fault(self, silent_seconds: float, stalled_seconds: float) -> str | None:
+        now = time.monotonic()
+        if now - self._seen >= silent_seconds:
+            return f"did not respond for {silent_seconds:g} s and was stopped"
+        if now - self._progress >= stalled_seconds:
+            return f"made no progress for {stalled_seconds:g} s and was stopped"
+        return None
+
+    def _describe_exit(self) -> str:
+        code = self.process.wait()
+        if self._failure is not None:  # another request has found it and stopped the process
+            return self._failure
+        if code < 0:
+            named = [known.name for known in signal.Signals if known == -code]
+            return f"was killed by {named[0] if named else f'signal {-code}'}"
+        return f"exited with code {code}"
+
+    def stop(self, why: str | None = None) -> None:
+        """Kill the process, close the pipes, and wait until all that it sent has been read.
+
+        So its last batch is reported before the failure of an answer is.
+
+        Args:
+            why: The failure that other running requests report; None if there is none.
+        """
+        with self._state:
+            is_first, self._stopped = not self._stopped, True
+            if is_first:
+                self._failure = why
+        if is_first:
+            self._kill()
+        if threading.current_thread() is not self._reading:
+            self._reading.join(READ_SECONDS)
+
+    def _kill(self) -> None:
+        self.process.kill()  # it has no state to save
+        self.process.wait()
+        for pipe in (self.process.stdin, self.process.stdout):
+            if pipe is not None:
+                with contextlib.suppress(OSError):
+                    pipe.close()
+
+    def log_tail(self) -> str:
+        """Return the last lines that this process wrote to its log."""
+        try:
+            with self._log.open("rb") as file:
+                file.seek(max(self._log_start, self._log.stat().st_size - 8192))
+                lines = file.read().decode("utf-8", "replace").splitlines()
+        except OSError:
+            return ""
+        return " | ".join([line.strip() for line in lines if line.strip()][-_LOG_LINES:])
+
+
+def _tell(listener: Callable[[E], None], event: E) -> None:
+    """Call a listener, whose faults must not end the reading: all requests wait for it."""
+    try:
+        listener(event)
+    except Exception:  # noqa: BLE001  logged
+        _log.exception("a listener of the engine failed")
+
+
+def _trim(log: Path) -> int:
+    """Empty a log that has grown too large, and return the offset of the next line."""
+    try:
+        size = log.stat().st_size
+        if size > _LOG_BYTES:
+            os.truncate(log, 0)
+            return 0
+        return size
+    except OSError:
+        return 0
+
 
 START_SECONDS = 30.0
 SILENT_SECONDS = 10.0

@@ -18,9 +18,8 @@ from etui.errors import ExitCode
 if TYPE_CHECKING:
     from etui.chat import Query
     from etui.prompts.attachments import Attachment, Part
-    from etui.runtime.decide import Choice
-    from etui.runtime.open import Runtime
-    from etui.runtime.overrides import Overrides
+    from etui.runtime.decide import Choice, Overrides
+    from etui.runtime.runtime import Runtime
     from etui.turn.events import TurnEvent
     from etui.turn.record import TurnRecord
 
@@ -158,7 +157,7 @@ def ask(
         read_saved,
     )
     from etui.prompts.attachments import read_attachment
-    from etui.runtime.overrides import Overrides
+    from etui.runtime.decide import Overrides
 
     template = read_saved(saved, parse_values(values))
     if template is not None:
@@ -193,10 +192,10 @@ def _answer(
 ) -> TurnRecord:
     from etui.config.config import make_home
     from etui.config.load import load_config
-    from etui.runtime.choose import choose
+    from etui.runtime.decide import choose
     from etui.runtime.host import read_host
-    from etui.runtime.open import open_runtime
-    from etui.runtime.serving import refit_curve
+    from etui.runtime.model_resolution import refit_curve
+    from etui.runtime.runtime import open_runtime
     from etui.turn.events import TurnFinished
     from etui.turn.record import SAVED_PROMPT
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from etui.chat import Query
     from etui.prompts.attachments import Attachment, Part
     from etui.runtime.decide import Choice
-    from etui.runtime.open import Runtime
+    from etui.runtime.runtime import Runtime
 
 
 def fit_question(

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from etui.cli.model_facts import ModelFacts, ModelRow
     from etui.config.backend_spec import BackendSpec
     from etui.models.catalogue import Catalogue
-    from etui.runtime.remote.remotes import BackendReport
+    from etui.runtime.remote_models import BackendReport
 
 _SHOWN = 8
 

@@ -130,7 +130,7 @@ def _run_bench(ctx: click.Context, options: dict[str, Any]) -> int:
     from etui.cli.bench_progress import open_watcher
     from etui.config.config import make_home
     from etui.config.load import load_config
-    from etui.runtime.open import open_runtime
+    from etui.runtime.runtime import open_runtime
 
     if options["as_json"] and options["as_lines"]:
         raise click.UsageError("--json and --jsonl cannot be combined")

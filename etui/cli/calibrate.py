@@ -159,7 +159,7 @@ def _build_grid(text: str | None, repeats: int | None, window: float | None, qui
 def _find_model(name: str, config: Config) -> tuple[ModelSpec, Path]:
     """Find the model, by its name in the log and with the hash of its file, and the file."""
     from etui.arm import Arm
-    from etui.runtime.serving import catalogue_name, find_model_file
+    from etui.runtime.model_resolution import catalogue_name, find_model_file
 
     catalogue = load_models(config)
     model = catalogue_name(name, config, catalogue)

@@ -30,7 +30,7 @@ def load_context() -> tuple[Config, Catalogue, Callable[[str], bool]]:
         InvalidFile: config.yaml or models.yaml is not valid.
     """
     from etui.config.load import load_config
-    from etui.runtime.serving import models_on_disk
+    from etui.runtime.model_resolution import models_on_disk
 
     config = load_config()
     catalogue = load_models(config)

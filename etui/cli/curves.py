@@ -83,8 +83,7 @@ def _read_conditions(config: Config, models: Collection[str]) -> dict[str, Condi
     from etui.energy.discovery import open_recorder
     from etui.log.queries import LogReader
     from etui.models.catalogue import load_catalogue
-    from etui.runtime.provenance import conditions
-    from etui.runtime.remote.remote_conditions import find_conditions
+    from etui.runtime.provenance import conditions, find_conditions
 
     entries = load_catalogue(config).models
     remote = {m: spec for m in models if (spec := entries.get(m)) is not None and spec.backend}

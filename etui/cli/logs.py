@@ -334,7 +334,7 @@ def _compute_costs(total: Total, factors: Factors | None) -> dict[str, CostDocum
 
 def _read_weights() -> dict[str, str]:
     from etui.config.load import load_config
-    from etui.runtime.weights import read_weights
+    from etui.runtime.provenance import read_weights
 
     return read_weights(load_config())
 

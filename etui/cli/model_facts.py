@@ -169,7 +169,7 @@ def build_model_row(
 
 def _build_remote_row(spec: ModelSpec, backend: str, status: RemoteStatus | None) -> ModelRow:
     """Describe a model of a remote backend by its entry, and by what the backend answered."""
-    from etui.runtime.remote.remotes import find_model_problem
+    from etui.runtime.remote_models import find_model_problem
 
     problem, served = "", None
     if status is not None and (not status.reachable or status.key_accepted is False):

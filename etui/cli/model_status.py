@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from etui.energy.keep_warm import Measured
     from etui.log.queries import LogReader
     from etui.models.catalogue import Catalogue
-    from etui.turn.residence_record import UnloadRecord
+    from etui.turn.record import UnloadRecord
 
 
 @dataclass(frozen=True, slots=True)

@@ -53,7 +53,7 @@ def list_(as_json: bool) -> None:
     from etui.cli.backend_text import format_backends
     from etui.cli.model_facts import build_model_row
     from etui.models.tuned import describe_values
-    from etui.runtime.remote.remotes import probe_backends
+    from etui.runtime.remote_models import probe_backends
 
     config, catalogue = _load_catalogue()
     free = int(psutil.virtual_memory().available)
@@ -102,7 +102,7 @@ def info(name: str, as_json: bool) -> None:
     import psutil
 
     from etui.cli.model_facts import build_model_row, read_model_facts
-    from etui.runtime.remote.remotes import probe_backends
+    from etui.runtime.remote_models import probe_backends
 
     config, catalogue = _load_catalogue()
     spec = catalogue.get(name)
@@ -259,7 +259,7 @@ def status(as_json: bool) -> None:
 
 
 def _print_status(document: Status, known: Sequence[ModelIdle]) -> None:
-    from etui.runtime.keep_warm_text import (
+    from etui.runtime.keep_warm import (
         break_even_text,
         dated_unload_text,
         keep_text,

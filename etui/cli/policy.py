@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from etui.routing.library import CheckedPolicy
     from etui.routing.policy import Policy
     from etui.runtime.explain import Explanation
-    from etui.runtime.fit_health_text import FitTrace
+    from etui.runtime.fit_health import FitTrace
     from etui.yaml.named_files import NamedFile
 
 
@@ -167,7 +167,7 @@ def explain(query: str, name: str | None, metadata: tuple[str, ...], as_json: bo
     from etui.config.load import load_config
     from etui.routing.library import load_policy
     from etui.runtime import explain as explaining
-    from etui.runtime.open import open_runtime
+    from etui.runtime.runtime import open_runtime
 
     query = read_question(query, None, is_terminal=True)
     config = load_config()
@@ -180,7 +180,7 @@ def explain(query: str, name: str | None, metadata: tuple[str, ...], as_json: bo
     else:
         _print_explanation(document)
     if not document["on_disk"]:
-        from etui.runtime.explain_text import find_machine
+        from etui.runtime.explain import find_machine
 
         model, machine = document["model"], find_machine(document)
         if machine is not None:
@@ -201,7 +201,7 @@ def _parse_metadata(given: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
 
 
 def _print_explanation(document: Explanation) -> None:
-    from etui.runtime.explain_text import (
+    from etui.runtime.explain import (
         CANDIDATE_HEAD,
         RULE_HEAD,
         SIGNAL_HEAD,
@@ -296,8 +296,7 @@ def check(names: Sequence[str], as_json: bool) -> ExitCode:
     cover, and how it has done on the graded turns since. A damaged fit is an error.
     """
     from etui.routing.library import check_place, policy_names
-    from etui.runtime.fit_health import list_fit_facts, read_health
-    from etui.runtime.fit_health_text import build_fit_document
+    from etui.runtime.fit_health import build_fit_document, list_fit_facts, read_health
 
     config, catalogue, is_on_disk = load_context()
     policies = policy_names(config)
@@ -341,7 +340,7 @@ def schema() -> None:
 
 def _print_valid(result: CheckedPolicy, health: FitTrace | None) -> None:
     """Print the size of a policy without errors, and age, scope and state of its fit."""
-    from etui.runtime.fit_health_text import format_fit
+    from etui.runtime.fit_health import format_fit
 
     if result.errors or result.policy is None:
         return

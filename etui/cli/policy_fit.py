@@ -135,8 +135,7 @@ def fit(
 
 def _list_never_accepted(policy: Policy, model: FittedModel) -> list[str]:
     """List the steps of several answers of a policy that its new fit never accepts."""
-    from etui.runtime.fit_health import measure_health
-    from etui.runtime.fit_health_text import build_fit_document, list_never_accepted
+    from etui.runtime.fit_health import build_fit_document, list_never_accepted, measure_health
 
     return list_never_accepted(build_fit_document(measure_health(model, policy, None)))
 

@@ -330,7 +330,7 @@ def _replay_log(
 ) -> None:
     from etui.replay.log_replay import build_turns_document, replay_log
     from etui.replay.log_text import move_rows, replayed_lines
-    from etui.runtime.open import open_runtime
+    from etui.runtime.runtime import open_runtime
 
     if len(policies) > 1:
         raise UsageError("the log is replayed with one policy at a time", "name only one")

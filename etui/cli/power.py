@@ -144,7 +144,7 @@ def _in_memory(model: str | None, config: Config) -> Iterator[str | None]:
         return
     from etui.backends.local import LocalBackend
     from etui.models.files import require
-    from etui.runtime.serving import catalogue_name
+    from etui.runtime.model_resolution import catalogue_name
 
     catalogue = load_models(config)
     spec = catalogue.get(catalogue_name(model, config, catalogue))

@@ -189,8 +189,8 @@ def _serve(
     from etui.config.config import make_home
     from etui.config.load import load_config
     from etui.energy.idle_tracker import IdleTracker
-    from etui.runtime.open import open_process_runtime
-    from etui.runtime.pool.turn_pool import TurnPool
+    from etui.runtime.runtime import open_process_runtime
+    from etui.runtime.turn_pool import TurnPool
     from etui.server.context import ServerContext
     from etui.server.memory import share_heap
     from etui.server.run import format_address, open_sockets, run_server
@@ -241,9 +241,8 @@ def _build_status_line(address: str, *, quiet: bool, as_lines: bool) -> StatusLi
 def _check_default(settings: ServerSettings, config: Config) -> None:
     """Check that what answers by default can answer, before anything is opened."""
     from etui.chat import Query
-    from etui.runtime.choose import choose
-    from etui.runtime.open import open_process_runtime
-    from etui.runtime.overrides import Overrides
+    from etui.runtime.decide import Overrides, choose
+    from etui.runtime.runtime import open_process_runtime
 
     with open_process_runtime(config) as runtime:
         overrides = Overrides(model=settings.model, policy=settings.policy)

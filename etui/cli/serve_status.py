@@ -14,7 +14,7 @@ from etui.text.sanitize import sanitize
 if TYPE_CHECKING:
     from threading import Event
 
-    from etui.runtime.pool.turn_request import PoolStatus
+    from etui.runtime.turn_request import PoolStatus
 
 _BUSY_SECONDS = 0.5
 _IDLE_SECONDS = 2.0

@@ -133,7 +133,7 @@ def summarise_audits(config: Config, days: int, now: datetime | None = None) -> 
 
 def _compare_fits(config: Config, policies: Sequence[str]) -> tuple[FitChange, ...]:
     from etui.replay.fit_change import compare_with_fit
-    from etui.runtime.open import open_runtime
+    from etui.runtime.runtime import open_runtime
 
     if not policies:
         return ()

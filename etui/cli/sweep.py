@@ -337,7 +337,7 @@ def _apply_recorded(options: dict[str, Any], given: set[str], config: Config) ->
 def _revert(model: str, config: Config, *, as_json: bool) -> int:
     from etui.models.catalogue import load_catalogue
     from etui.models.tuned import remove_tuned
-    from etui.runtime.serving import catalogue_name
+    from etui.runtime.model_resolution import catalogue_name
 
     catalogue = load_catalogue(config)
     name = catalogue_name(model, config, catalogue)

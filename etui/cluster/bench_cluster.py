@@ -52,7 +52,7 @@ from etui.units import count_text
 
 if TYPE_CHECKING:
     from etui.backends.local import LocalBackend
-    from etui.runtime.open import Runtime
+    from etui.runtime.runtime import Runtime
 
 _SHOWN_DIFFERENCES = 6
 _SHOWN_CHARACTERS = 40

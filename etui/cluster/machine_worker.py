@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from etui.bench.store.sample import Sample
     from etui.models.download import Progress
     from etui.models.spec import ModelSpec
-    from etui.runtime.open import Runtime
+    from etui.runtime.runtime import Runtime
     from etui.turn.ports import Meter
 
 
@@ -173,7 +173,7 @@ class MachineWorker:
         # Only the arms of a run decide, as in a run on one machine.
         config = replace(load_config(), loop_guard=False)
         make_home(config)
-        from etui.runtime.open import open_runtime
+        from etui.runtime.runtime import open_runtime
 
         runtime = open_runtime(config)
         self._runtime = runtime

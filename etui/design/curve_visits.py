@@ -30,7 +30,7 @@ from etui.runtime.provenance import conditions
 
 if TYPE_CHECKING:
     from etui.bench.run.plan import RunPlan
-    from etui.runtime.open import Runtime
+    from etui.runtime.runtime import Runtime
     from etui.turn.ports import Served
 
 SHARE = 0.1

@@ -25,15 +25,15 @@ from etui.errors import LogUnavailable
 from etui.log.curve_lookup import find_curve
 from etui.log.past_answers import PastAnswer, read_past_answers, read_run_documents
 from etui.log.queries import LogReader
+from etui.runtime.model_resolution import find_model_file
 from etui.runtime.provenance import conditions
-from etui.runtime.serving import find_model_file
 from etui.text.codec import DocumentError
 from etui.units import count_text
 
 if TYPE_CHECKING:
     from etui.bench.run.plan import RunPlan
     from etui.models.spec import ModelSpec
-    from etui.runtime.open import Runtime
+    from etui.runtime.runtime import Runtime
 
 
 _THIS_RUN = "this run"

@@ -20,7 +20,7 @@ from etui.yaml.named_files import NamedFile
 
 if TYPE_CHECKING:
     from etui.design.schema import DesignFile
-    from etui.runtime.open import Runtime
+    from etui.runtime.runtime import Runtime
     from etui.yaml.load import Located
 
 

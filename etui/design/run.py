@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from etui.bench.store.run_config import RunConfig
     from etui.bench.store.sample import Sample
     from etui.design.design import Design
-    from etui.runtime.open import Runtime
+    from etui.runtime.runtime import Runtime
 
 
 def connect_curves(

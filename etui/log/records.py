@@ -13,16 +13,18 @@ from etui.turn.record import (
     Attribution,
     ClientRecord,
     HopRecord,
+    LoadRecord,
     LoopRecord,
     ProbeRecord,
     Seconds,
+    SpeculationRecord,
     Tokens,
     TurnEnergy,
     TurnRecord,
+    UnloadRecord,
     VoteRecord,
+    parse_speculation,
 )
-from etui.turn.residence_record import LoadRecord, UnloadRecord
-from etui.turn.speculation_record import SpeculationRecord, parse_speculation
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from etui.energy.scopes import describe_unread
 from etui.text.sanitize import sanitize
 from etui.text.tables import count_cells, fit_cells, format_table, one_line
 from etui.text.timestamps import local_time
-from etui.turn.residence_record import LoadRecord, UnloadRecord
+from etui.turn.record import LoadRecord, UnloadRecord
 from etui.turn.text import kind_of_hop, saved_text, shared_text, speculation_text, undrafted
 
 if TYPE_CHECKING:

@@ -38,8 +38,7 @@ from etui.log.records import (
 )
 from etui.log.spool import UnsavedRow
 from etui.text.title import title_from_question
-from etui.turn.record import TurnRecord
-from etui.turn.residence_record import LoadRecord, UnloadRecord
+from etui.turn.record import LoadRecord, TurnRecord, UnloadRecord
 from etui.units import count_text
 
 UNSTORABLE = (

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from etui.replay.log_replay import TurnReplay
-    from etui.runtime.open import Runtime
+    from etui.runtime.runtime import Runtime
 
 NEWEST_TURNS = 200
 """Turns before a fit that are compared at most."""

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from etui.routing.decision import Decision
     from etui.routing.policy import Policy
     from etui.routing.prediction import Predictor
-    from etui.runtime.open import Runtime
+    from etui.runtime.runtime import Runtime
 
 
 _CONFIDENCE = 0.9
@@ -350,7 +350,7 @@ def replay_log(
     from etui.log.queries import LogReader
     from etui.routing.policy import drop_places
     from etui.runtime.decide import collect_knowledge, decide_query
-    from etui.runtime.serving import models_on_disk
+    from etui.runtime.model_resolution import models_on_disk
 
     policy = drop_places(policy)
     knowledge = replace(collect_knowledge(policy, runtime), earlier=None)

@@ -27,8 +27,7 @@ from etui.routing.prediction import (
     RawConfidence,
 )
 from etui.routing.signals.question_words import QuestionText
-from etui.turn.agreement import Outcome, settle
-from etui.turn.cascade_step import advance, find_best_outcome, is_sure
+from etui.turn.cascade import Outcome, advance, find_best_outcome, is_sure, settle
 
 if TYPE_CHECKING:
     from etui.routing.accuracy.table import Graded

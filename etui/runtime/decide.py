@@ -6,16 +6,41 @@ decide here, so that they decide alike.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import json
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from datetime import datetime, timedelta
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
+from etui.arm import OPEN_SAMPLING, VOTE_TEMPERATURE, Arm, Reasoning, Speculate, StopRuleName, Style
+from etui.atomic import write_text
 from etui.chat import Query
-from etui.errors import LogUnavailable
+from etui.errors import (
+    BudgetSpent,
+    EtuiError,
+    InvalidRequest,
+    LogUnavailable,
+    ModelUnavailable,
+    UsageError,
+)
+from etui.routing.decision import Decision
+from etui.routing.limits import EFFORTS, PeriodBudget
 from etui.routing.policy import CascadePlan
+from etui.runtime.model_resolution import (
+    catalogue_name,
+    check_draft_option,
+    choose_speculation,
+)
+from etui.text.suggest import suggest
+from etui.units import ESTIMATE, count_text, energy_text
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from etui.config.config import Config
     from etui.log.queries import LogReader
+    from etui.log.totals import Spending
     from etui.routing.accuracy.fitted_file import FittedModel
     from etui.routing.decision import Decision
     from etui.routing.policy import Policy
@@ -23,7 +48,489 @@ if TYPE_CHECKING:
     from etui.routing.signals.similarity import EarlierQuestions
     from etui.runtime.fit_health import FitHealth
     from etui.runtime.log_predictor import Heads, LogPredictor
-    from etui.runtime.open import Runtime
+    from etui.runtime.runtime import Runtime
+
+
+def stand_in_file(config: Config) -> Path:
+    """Return the path of the file that keeps the name."""
+    return config.home / "stand_in.json"
+
+
+def load_stand_in(config: Config) -> str | None:
+    """Load the name of the model; None without one, or where the file is damaged."""
+    try:
+        name = json.loads(stand_in_file(config).read_text(encoding="utf-8"))["model"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return name if isinstance(name, str) else None
+
+
+def save_stand_in(config: Config, model: str) -> None:
+    """Keep the name of the model.
+
+    Raises:
+        EtuiError: The file cannot be written.
+    """
+    path = stand_in_file(config)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_text(path, json.dumps({"model": model}) + "\n")
+    except OSError as error:
+        what = f"cannot write {path}: {error.strerror or error}"
+        fix = "make the folder writable, or set ETUI_HOME to one that is"
+        raise EtuiError(what, fix) from error
+
+
+Confirm = Callable[[str], bool]
+
+
+"""Asks the user a question and returns whether the answer is yes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Overrun:
+    """A spent budget, with the energy used in its period."""
+
+    budget: PeriodBudget
+    spending: Spending
+
+    @property
+    def text(self) -> str:
+        """``the last hour took 21.3 kJ, but the policy allows 20.0 kJ``."""
+        period = "the last hour" if self.budget.period == "hour" else "today"
+        kind = ESTIMATE if self.spending.estimated else None
+        took = energy_text(self.spending.joules, kind=kind)
+        text = f"{period} took {took}, but the policy allows {energy_text(self.budget.joules)}"
+        if self.spending.unmeasured_turns:
+            turns = count_text(self.spending.unmeasured_turns, "turn")
+            text += f" ({turns} unmeasured and not counted)"
+        return text
+
+    @property
+    def message(self) -> str:
+        """``the hourly budget is spent: the last hour took ...``."""
+        adjective = {"hour": "hourly", "day": "daily"}[self.budget.period]
+        return f"the {adjective} budget is spent: {self.text}"
+
+
+def compute_period_start(budget: PeriodBudget, now: datetime) -> datetime:
+    """Compute when a budget's period began: an hour ago, or the last midnight in ``now``'s zone."""
+    if budget.period == "hour":
+        return now - timedelta(hours=1)
+    return now.replace(hour=0, minute=0, second=0, microsecond=0)
+
+
+def find_overruns(
+    budgets: Sequence[PeriodBudget], sum_joules_since: Callable[[datetime], Spending], now: datetime
+) -> tuple[Overrun, ...]:
+    """Find the budgets that are spent.
+
+    Args:
+        sum_joules_since: Returns the energy used since a time with a zone.
+        now: Local time, with its zone.
+    """
+    found = [
+        Overrun(budget, sum_joules_since(compute_period_start(budget, now))) for budget in budgets
+    ]
+    return tuple(each for each in found if each.spending.joules >= each.budget.joules)
+
+
+def read_overruns(budgets: Sequence[PeriodBudget], config: Config) -> tuple[Overrun, ...]:
+    """Read the log and find the budgets that are spent; without budgets, the log is not opened.
+
+    Raises:
+        LogUnavailable: The log cannot be read, so the energy used is unknown.
+    """
+    if not budgets:
+        return ()
+    from etui.log.queries import LogReader
+    from etui.log.totals import sum_joules_since
+
+    with LogReader(config) as log:
+        now = datetime.now().astimezone()
+        return find_overruns(budgets, lambda moment: sum_joules_since(log, moment), now)
+
+
+def settle(spent: Sequence[Overrun], confirm: Confirm | None, over_budget: bool) -> str | None:
+    """Apply the ``when_exceeded`` of spent budgets: first refuse, then ask, then degrade.
+
+    Args:
+        confirm: Asks the user; None if there is no one to ask.
+        over_budget: Whether the user has agreed in advance.
+
+    Returns:
+        Why the cheapest arm has to answer; None if the policy decides as usual.
+
+    Raises:
+        BudgetSpent: A budget refuses, or the user did not agree.
+    """
+    for each in spent:
+        if each.budget.when_exceeded == "refuse":
+            raise BudgetSpent(
+                each.message,
+                f"wait for the next {each.budget.period}, raise `budgets` in the policy, or use "
+                "--model",
+            )
+    for each in spent:
+        if each.budget.when_exceeded == "ask":
+            agreed = over_budget or (confirm is not None and confirm(f"{each.message}. Continue?"))
+            if not agreed:
+                raise BudgetSpent(each.message, "add --over-budget to continue, or use --model")
+    degrading = (each for each in spent if each.budget.when_exceeded == "degrade")
+    return next((each.text for each in degrading), None)
+
+
+THINK_TOKENS: Final[Mapping[str, int]] = MappingProxyType(
+    dict(zip(EFFORTS, (0, 64, 128, 256, 512, 1024, 2048), strict=True))
+)
+
+
+"""The ladder: thinking tokens of each effort, where the policy has no table of its own."""
+
+
+def check_effort(effort: str) -> str:
+    """Return an effort that exists.
+
+    Raises:
+        InvalidRequest: There is none of this name; the fix names the nearest.
+    """
+    if effort in THINK_TOKENS:
+        return effort
+    raise InvalidRequest(
+        f"unknown reasoning effort {effort!r}",
+        suggest(effort.lower(), THINK_TOKENS) or f"use one of: {', '.join(THINK_TOKENS)}",
+        param="reasoning_effort",
+    )
+
+
+def apply_effort(decision: Decision, effort: str) -> Decision:
+    """Return a decision whose arm thinks as much as an effort asks for.
+
+    The model stays the one that was chosen. ``none`` answers directly, with one answer. The other
+    efforts think up to the tokens of the ladder: a direct arm becomes one that thinks, votes think
+    as much each, and a chosen letter is decoded as a text. A cascade is reduced to its first arm,
+    because the effort, not the confidence, says how much to spend. The arm that answers if a model
+    cannot be loaded stays as it is.
+    """
+    arm, tokens = decision.arm, THINK_TOKENS[effort]
+    changed = _answer_directly(arm) if tokens == 0 else _think(arm, tokens)
+    depth = "without thinking" if tokens == 0 else f"up to {tokens} thinking tokens"
+    why = f"{decision.why}; reasoning_effort {effort}: {depth}"
+    if decision.cascade is None:
+        return replace(decision, arm=changed, why=why)
+    notice = f"only {arm.name} answers, not the cascade: a reasoning effort was given"
+    return replace(
+        decision, arm=changed, why=why, cascade=None, notices=(*decision.notices, notice)
+    )
+
+
+def _answer_directly(arm: Arm) -> Arm:
+    if arm.reasoning == "direct":
+        return arm
+    sampling, origin = arm.sampling, arm.sampling_from
+    if origin.temperature == "vote":  # only votes need to differ
+        sampling = replace(sampling, temperature=Arm("", "").sampling.temperature)
+        origin = replace(origin, temperature="default")
+    return replace(
+        arm, reasoning="direct", style="auto", early_exit=None, exchange=None,
+        sampling=sampling, sampling_from=origin,
+    )  # fmt: skip
+
+
+def _think(arm: Arm, tokens: int) -> Arm:
+    if arm.reasoning == "direct":
+        return replace(arm, reasoning="cot", think_tokens=tokens, readout="text")
+    return replace(arm, think_tokens=tokens)
+
+
+def choose(
+    query: Query,
+    overrides: Overrides,
+    runtime: Runtime[Any],
+    read_host: Callable[[], HostState] | None = None,
+    *,
+    confirm: Confirm | None = None,
+    within_budgets: bool = True,
+    effort: str | None = None,
+) -> Choice:
+    """Choose the arm or cascade that answers a query.
+
+    Args:
+        overrides: The user's options, from the command line or the app.
+        read_host: Reads the state of the machine; only called when a policy decides.
+        confirm: Asks the user whether to exceed a budget; None if there is no one to ask.
+        within_budgets: Whether the policy's hourly and daily budgets apply.
+        effort: How much a client wants the answer to think: by the policy's ``efforts``, else by
+            the ladder of :mod:`etui.runtime.decide`. Overrides of the reasoning come before it.
+
+    Raises:
+        UsageError: A name does not exist, or the overrides exclude each other.
+        InvalidRequest: There is no such effort.
+        InvalidFile: The policy is not valid.
+        ModelUnavailable: No model that the policy allows is on this machine.
+        BudgetSpent: A spent budget refuses the query, or the user did not confirm.
+    """
+    if overrides.model and (overrides.policy or overrides.arm):
+        raise UsageError(
+            "--model cannot be combined with --policy or --arm", "pass only one of them"
+        )
+    if effort is not None:
+        effort = None if _asks_for_reasoning(overrides) else check_effort(effort)
+    model = overrides.model
+    if not (model or overrides.policy or overrides.arm):
+        model = runtime.config.model
+    if model:
+        choice = Choice(_decide_named(model, overrides, runtime, effort))
+    else:
+        policy = load_policy_here(overrides, runtime)
+        degraded = None
+        if within_budgets and policy.period_budgets:
+            overruns = read_overruns(policy.period_budgets, runtime.config)
+            degraded = settle(overruns, confirm, overrides.over_budget)
+        host = read_host() if read_host is not None and not overrides.arm else None
+        choice = _decide_by_policy(query, policy, runtime, host, overrides.arm, degraded, effort)
+    decision = apply_overrides(choice.decision, overrides)
+    _check_draft(decision, overrides, runtime)
+    return replace(choice, decision=_note_problem(decision, runtime.catalogue.problem))
+
+
+def _decide_named(
+    model: str, overrides: Overrides, runtime: Runtime[Any], effort: str | None
+) -> Decision:
+    """Take a model that the user or config.yaml names, without a policy."""
+    model = catalogue_name(model, runtime.config, runtime.catalogue)
+    spec = runtime.catalogue.get(model)  # report an unknown name before any energy is used
+    named = "`model` in config.yaml"
+    if overrides.model:
+        named = "the request names" if overrides.lenient else "--model"
+    way = overrides.reasoning or "direct"
+    arm = Arm(
+        way,
+        model,
+        speculate=choose_speculation(spec, way),
+        sampling_from=OPEN_SAMPLING,
+    )
+    decision = Decision(arm, None, None, f"{named} {model}")
+    return decision if effort is None else apply_effort(decision, effort)
+
+
+def _decide_by_policy(
+    query: Query,
+    policy: Policy,
+    runtime: Runtime[Any],
+    host: HostState | None,
+    arm: str | None,
+    degraded: str | None,
+    effort: str | None,
+) -> Choice:
+    """Decide by a policy, of which the user may name an arm, and a client an effort."""
+    if effort is not None and degraded is None:
+        by_effort = policy.efforts.get(effort) if arm is None else None
+        if by_effort is not None:
+            choice = _decide_by_effort(query, policy, effort, by_effort, runtime)
+            if choice is not None:
+                return choice
+    choice = decide_query(query, policy, runtime, host=host, arm=arm, degraded=degraded)
+    if effort is not None and degraded is None:
+        return replace(choice, decision=apply_effort(choice.decision, effort))
+    return choice
+
+
+def _decide_by_effort(
+    query: Query, policy: Policy, effort: str, arm: str, runtime: Runtime[Any]
+) -> Choice | None:
+    """Take the arm that the policy names for an effort; None if it has no model here."""
+    try:
+        choice = decide_query(query, policy, runtime, host=None, arm=arm)
+    except ModelUnavailable:
+        return None
+    why = f"reasoning_effort {effort}: {choice.decision.why}"
+    return replace(choice, decision=replace(choice.decision, why=why))
+
+
+def _asks_for_reasoning(overrides: Overrides) -> bool:
+    return overrides.reasoning is not None or overrides.think_tokens is not None
+
+
+def _note_problem(decision: Decision, problem: str) -> Decision:
+    """Add why settings that a sweep chose are not used to the notices of a decision."""
+    return replace(decision, notices=(*decision.notices, problem)) if problem else decision
+
+
+def _check_draft(decision: Decision, overrides: Overrides, runtime: Runtime[Any]) -> None:
+    if overrides.speculate == "draft":
+        arms = decision.cascade.arms if decision.cascade is not None else (decision.arm,)
+        check_draft_option(arms, runtime.catalogue)
+
+
+def load_policy_here(overrides: Overrides, runtime: Runtime[Any]) -> Policy:
+    """Load the policy that routes, with the stand-in that the user has chosen for its models.
+
+    Raises:
+        InvalidFile: The policy is not valid.
+        ModelUnavailable: There is no model on this machine.
+    """
+    from etui.models.spec import STARTER
+    from etui.routing.stand_in import add_stand_in
+
+    config, catalogue = runtime.config, runtime.catalogue
+    policy = runtime.load_policy(overrides.policy or config.policy)
+    is_available = runtime.find_available()
+    if not any(is_available(spec.name) for spec in catalogue):
+        raise ModelUnavailable(
+            f"there is no model on this machine yet: none in {config.models_dir}",
+            f"run: etui models pull {STARTER}",
+        )
+    chosen = load_stand_in(config)
+    return policy if chosen is None else add_stand_in(policy, chosen, is_available)
+
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Overrides:
+    """The user's options; None leaves a value to the policy or to the arm's default.
+
+    ``model`` defines an arm without any policy; ``arm`` names an arm of the policy and skips its
+    rules; the other options change the chosen arm. ``over_budget`` answers yes in advance to a
+    budget that would ask. ``lenient`` leaves out what votes cannot have (a temperature of 0, with
+    which they would be identical) instead of refusing it, for clients that do not know the arm.
+    """
+
+    model: str | None = None
+    policy: str | None = None
+    arm: str | None = None
+    reasoning: Reasoning | None = None
+    think_tokens: int | None = None
+    votes: int | None = None
+    stop: StopRuleName | None = None
+    style: Style | None = None
+    max_tokens: int | None = None
+    temperature: float | None = None
+    seed: int | None = None
+    over_budget: bool = False
+    speculate: Speculate | None = None
+    loop_guard: bool | None = None
+    top_p: float | None = None
+    lenient: bool = False
+
+
+def apply_overrides(decision: Decision, overrides: Overrides) -> Decision:
+    """Return a decision with its arms changed by the overrides.
+
+    Options for reasoning ask for a single answer, so they reduce a cascade to its first arm. They
+    leave the arm that answers if a model cannot be loaded as it is; the other options change it.
+
+    Raises:
+        UsageError: An option has no effect.
+    """
+    arm = _override_arm(decision.arm, overrides)
+    _check_effect(arm, overrides)
+    instead = decision.fallbacks.load_failed
+    if instead is not None:
+        plain = replace(
+            overrides, reasoning=None, think_tokens=None, votes=None, stop=None, style=None
+        )
+        if overrides.speculate == "draft":  # its model may have none, and its answer would fail too
+            plain = replace(plain, speculate=None)
+        fallbacks = replace(decision.fallbacks, load_failed=_override_arm(instead, plain))
+        decision = replace(decision, fallbacks=fallbacks)
+    cascade = decision.cascade
+    if cascade is None:
+        return replace(decision, arm=arm)
+    reasoning_options = (
+        overrides.reasoning,
+        overrides.think_tokens,
+        overrides.votes,
+        overrides.stop,
+        overrides.style,
+    )
+    if any(option is not None for option in reasoning_options):
+        notice = f"only {arm.name} answers, not the cascade: a reasoning option was given"
+        return replace(decision, arm=arm, cascade=None, notices=(*decision.notices, notice))
+    arms = tuple(_override_arm(each, overrides) for each in cascade.arms)
+    return replace(decision, arm=arm, cascade=replace(cascade, arms=arms))
+
+
+def set_loop_guard(decision: Decision, default: bool) -> Decision:
+    """Return a decision whose arms say whether they have a loop guard: by default as given."""
+
+    def with_guard(arm: Arm) -> Arm:
+        return replace(arm, loop_guard=default) if arm.loop_guard is None else arm
+
+    cascade, instead = decision.cascade, decision.fallbacks.load_failed
+    if cascade is not None:
+        cascade = replace(cascade, arms=tuple(map(with_guard, cascade.arms)))
+    if instead is not None:
+        instead = with_guard(instead)
+    return replace(
+        decision,
+        arm=with_guard(decision.arm),
+        cascade=cascade,
+        fallbacks=replace(decision.fallbacks, load_failed=instead),
+    )
+
+
+def _override_arm(arm: Arm, overrides: Overrides) -> Arm:
+    reasoning = overrides.reasoning or arm.reasoning
+    if overrides.lenient and reasoning == "vote" and overrides.temperature == 0:
+        overrides = replace(overrides, temperature=None)
+    temperature = _or(overrides.temperature, arm.sampling.temperature)
+    origin = arm.sampling_from.temperature if overrides.temperature is None else "option"
+    if reasoning == "vote" and temperature == 0 and overrides.temperature is None:
+        temperature, origin = VOTE_TEMPERATURE, "vote"
+    return replace(
+        arm,
+        reasoning=reasoning,
+        think_tokens=_or(overrides.think_tokens, arm.think_tokens),
+        votes=_or(overrides.votes, arm.votes),
+        stop=replace(arm.stop, rule=overrides.stop or arm.stop.rule),
+        style=overrides.style or arm.style,
+        max_tokens=_or(overrides.max_tokens, arm.max_tokens),
+        loop_guard=_or(overrides.loop_guard, arm.loop_guard),
+        sampling=replace(
+            arm.sampling,
+            temperature=temperature,
+            top_p=_or(overrides.top_p, arm.sampling.top_p),
+            seed=_or(overrides.seed, arm.sampling.seed),
+        ),
+        speculate="off" if reasoning == "vote" else overrides.speculate or arm.speculate,
+        sampling_from=replace(
+            arm.sampling_from,
+            temperature=origin,
+            top_p=arm.sampling_from.top_p if overrides.top_p is None else "option",
+        ),
+    )
+
+
+def _check_effect(arm: Arm, overrides: Overrides) -> None:
+    """Refuse overrides that would change nothing."""
+    if arm.reasoning == "direct" and _or(overrides.think_tokens, 0):
+        raise UsageError(
+            "--think-tokens has no effect on a direct answer",
+            "add --reasoning cot, or remove it",
+        )
+    if arm.reasoning != "vote" and (overrides.votes is not None or overrides.stop is not None):
+        option = "--votes" if overrides.votes is not None else "--stop"
+        raise UsageError(
+            f"{option} has no effect on a single answer ({arm.reasoning})",
+            "add --reasoning vote, or remove it",
+        )
+    if arm.reasoning == "vote" and overrides.speculate not in (None, "off"):
+        raise UsageError(
+            "--speculate and votes exclude each other: votes share each batch already",
+            "remove --speculate, or add --reasoning direct or cot",
+        )
+    if arm.reasoning == "vote" and arm.votes > 1 and arm.sampling.temperature == 0:
+        raise UsageError(
+            "votes sampled with --temperature 0 are all the same",
+            f"raise it (the default for votes is {VOTE_TEMPERATURE}), or use --votes 1",
+        )
+
+
+def _or(given: T | None, default: T) -> T:
+    return default if given is None else given
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +562,7 @@ def collect_knowledge(
         policy: The policy, which need not be saved.
         resident: Name of the model in memory, which needs no load.
     """
-    from etui.runtime.log_predictor import build_predictor
-    from etui.runtime.similar_questions import read_neighbours
+    from etui.runtime.log_predictor import build_predictor, read_neighbours
 
     predictor = build_predictor(
         policy,
@@ -73,8 +579,7 @@ def collect_knowledge(
 def _read_heads(policy: Policy, runtime: Runtime[Any]) -> Heads | None:
     """Read a policy's fit; where it is worse than its rates by now, the rates predict."""
     from etui.routing.accuracy.predictor import AccuracyPredictor
-    from etui.runtime.fit_health import GuardedHeads, list_models_now
-    from etui.runtime.fit_health_text import build_notice
+    from etui.runtime.fit_health import GuardedHeads, build_notice, list_models_now
 
     heads = runtime.policies.load_heads(policy)
     if not isinstance(heads, AccuracyPredictor):

@@ -12,8 +12,7 @@ from etui.config.config import Config
 from etui.energy.power_limits.types import PowerLimit
 from etui.energy.types import ChannelProbe
 from etui.errors import EtuiError
-from etui.runtime.remote.remote_meters import MeterReport, check_meters
-from etui.runtime.remote.remotes import BackendReport
+from etui.runtime.remote_models import BackendReport, MeterReport, check_meters
 
 _BUILD_FLAGS = {"NVIDIA": "-DGGML_CUDA=on", "AMD": "-DGGML_HIP=on", "Intel": "-DGGML_VULKAN=on"}
 _TOOLKITS = {
@@ -199,7 +198,7 @@ def _check_models(config: Config, problems: list[str]) -> tuple[ModelOnDisk, ...
 
 def _check_backends(config: Config) -> tuple[BackendReport, ...]:
     from etui.models.catalogue import Catalogue, load_catalogue
-    from etui.runtime.remote.remotes import check_backends
+    from etui.runtime.remote_models import check_backends
 
     try:
         catalogue = load_catalogue(config)
@@ -261,8 +260,7 @@ def _check_policy(config: Config) -> list[str]:
     from etui.models.catalogue import load_catalogue
     from etui.routing.accuracy.predictor import load_heads
     from etui.routing.library import load_policy
-    from etui.runtime.fit_health import read_health
-    from etui.runtime.fit_health_text import build_notice
+    from etui.runtime.fit_health import build_notice, read_health
 
     try:
         policy = load_policy(config.policy, config, load_catalogue(config).models)

@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from etui.errors import InvalidFile, InvalidRequest
-from etui.runtime.overrides import Overrides
+from etui.runtime.decide import Overrides
 from etui.text.suggest import find_nearest, format_suggestion
 
 if TYPE_CHECKING:
     from etui.models.spec import ModelSpec
     from etui.routing.policy import ArmPlan, Policy
-    from etui.runtime.open import Runtime
+    from etui.runtime.runtime import Runtime
 
 DEFAULT_ID = "etui"
 """Names what config.yaml chooses, for clients that insist on a name."""

@@ -2,22 +2,53 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from etui import __version__
 from etui.config.machine import machine_name
 from etui.curves.measured_under import Conditions, parse_conditions
 from etui.engine.library import choose_threads
 from etui.engine.thread_limits import choose_thread_limits
+from etui.errors import EtuiError
 
 if TYPE_CHECKING:
     from etui.config.config import Config
     from etui.energy.types import Channel
+    from etui.log.queries import LogReader
     from etui.models.spec import ModelSpec
+
+
+def read_weights(config: Config) -> dict[str, str]:
+    """Read the quantisation of every model file with a known hash, from its header.
+
+    A damaged file or ``models.yaml`` is left out: an export must not fail because of it.
+
+    Returns:
+        Hash of a model's file -> quantisation of its weights.
+    """
+    from etui.models.catalogue import load_catalogue
+    from etui.models.files import has_file, model_path, recorded_sha256
+    from etui.models.gguf import check_gguf
+
+    found: dict[str, str] = {}
+    try:
+        models = list(load_catalogue(config))
+    except EtuiError:
+        return found
+    for spec in models:
+        try:
+            sha256 = spec.sha256 or recorded_sha256(spec, config)
+            if sha256 is not None and spec.backend is None and has_file(spec, config):
+                found[sha256] = check_gguf(model_path(spec, config)).quantisation
+        except (EtuiError, OSError):
+            continue
+    return found
 
 
 def provenance(config: Config) -> dict[str, Any]:
@@ -90,3 +121,70 @@ def package_version(package: str) -> str | None:
         return version(package)
     except PackageNotFoundError:
         return None
+
+
+_NEWEST_SQL = """
+    SELECT settings FROM turns
+    WHERE model = ? AND model_sha256 IS ? AND json_extract(settings, '$.backend') = ?
+        AND json_extract(settings, '$.backend_host') = ?
+    ORDER BY created_at DESC, id DESC LIMIT 1
+"""
+
+
+_OF_THIS_MACHINE = (
+    *("llama_cpp_python", "cpus", "threads", "threads_setting", "context_tokens"),
+    *("kv_type", "flash_attention", "batch_tokens_setting", "draft_tokens", "idle_baseline"),
+)
+
+
+"""Settings of this machine's engine, which did not answer."""
+
+
+def describe_host(url: str) -> str:
+    """Return scheme, host and port of a URL, without user, password and path."""
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname or "", parts.port
+    except ValueError:
+        return "unknown"
+    host = f"[{host}]" if ":" in host else host
+    return f"{parts.scheme}://{host}:{port}" if port else f"{parts.scheme}://{host}"
+
+
+def remote_settings(
+    spec: ModelSpec, config: Config, settings: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Collect the settings of a turn on a remote backend, which replace those of this machine.
+
+    Args:
+        config: Names the backend's address.
+        settings: Settings that are known already (``backend_server``).
+    """
+    backend = config.backends.get(spec.backend or "")
+    found: dict[str, Any] = {
+        **dict.fromkeys(_OF_THIS_MACHINE),
+        "backend": spec.backend,
+        "backend_kind": None if backend is None else backend.kind,
+        "backend_host": "unknown" if backend is None else describe_host(backend.url),
+        "backend_model": spec.remote_name or spec.name,
+        "backend_server": None,
+        **(settings or {}),
+    }
+    return found | {"machine": parse_conditions(found, ()).machine}
+
+
+def find_conditions(log: LogReader, spec: ModelSpec, config: Config) -> Conditions:
+    """Return the conditions of a model here and now.
+
+    The version of a remote server is that of its last turn: a decision does not ask it.
+
+    Raises:
+        LogUnavailable: The log cannot be read.
+    """
+    if spec.backend is None:
+        return conditions(config, spec=spec)
+    settings = remote_settings(spec, config)
+    place = settings["backend"], settings["backend_host"]
+    rows = log.select(_NEWEST_SQL, (spec.name, spec.sha256, *place))
+    last = json.loads(rows[0]["settings"]) if rows else {}
+    return parse_conditions(settings | {"backend_server": last.get("backend_server")}, ())

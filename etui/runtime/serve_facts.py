@@ -9,7 +9,7 @@ from etui.text.tables import SEPARATOR
 from etui.units import count_text, energy_text, per_text, percent_text, watts_text
 
 if TYPE_CHECKING:
-    from etui.runtime.pool.turn_request import PoolStatus
+    from etui.runtime.turn_request import PoolStatus
 
 
 @dataclass(frozen=True, slots=True)

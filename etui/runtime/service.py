@@ -11,9 +11,8 @@ from etui.chat import Query
 from etui.engine.token_counter import TokenCounter
 from etui.errors import EtuiError, ModelUnavailable
 from etui.runtime.auditor import Auditor
-from etui.runtime.between_turns import BetweenTurns
-from etui.runtime.cooling import CallLater, start_timer
-from etui.runtime.route import Route
+from etui.runtime.between_turns import BetweenTurns, CallLater, start_timer
+from etui.runtime.routes import Route
 from etui.turn.events import TurnEvent, TurnFinished
 from etui.turn.record import REPLACES, SAVED_PROMPT, TurnRecord
 
@@ -22,10 +21,10 @@ if TYPE_CHECKING:
     from etui.backends.process import ProcessBackend
     from etui.energy.idle_tracker import IdleTracker
     from etui.events import Loaded, Unloaded
+    from etui.runtime.decide import Overrides
     from etui.runtime.forecast import Forecast
-    from etui.runtime.open import Runtime
-    from etui.runtime.overrides import Overrides
-    from etui.runtime.rerun import Direction
+    from etui.runtime.routes import Direction
+    from etui.runtime.runtime import Runtime
 
 
 LEAVE_SECONDS = 10.0
@@ -82,8 +81,8 @@ class TurnService:
             route: How its arm is chosen.
             prompt: Name of the saved prompt whose system prompt and arm are those of the turn.
         """
-        from etui.runtime.choose import choose
-        from etui.runtime.serving import refit_curve
+        from etui.runtime.decide import choose
+        from etui.runtime.model_resolution import refit_curve
 
         self._raise_if_refused()
         with self._idle_engine():
@@ -127,7 +126,7 @@ class TurnService:
 
         A model of a remote backend is loaded there, with its first answer.
         """
-        from etui.runtime.serving import find_draft_file, find_model_file
+        from etui.runtime.model_resolution import find_draft_file, find_model_file
 
         self._raise_if_refused()
         with self._idle_engine():
@@ -147,7 +146,7 @@ class TurnService:
             ModelUnavailable: The file is missing, damaged, or has another sha256.
         """
         from etui.arm import Arm
-        from etui.runtime.serving import find_model_file
+        from etui.runtime.model_resolution import find_model_file
 
         with self._exclusive():
             self._runtime.reload_catalogue()
@@ -176,7 +175,7 @@ class TurnService:
         """Return the model with the smallest file on this machine; None without any."""
         from etui.models.catalogue import load_catalogue
         from etui.models.files import model_path
-        from etui.runtime.serving import models_on_disk
+        from etui.runtime.model_resolution import models_on_disk
 
         catalogue = load_catalogue(self._config)
         is_on_disk = models_on_disk(self._config, catalogue, lambda _backend: False)
@@ -258,7 +257,7 @@ class TurnService:
         Raises:
             EtuiError: No arm would answer it.
         """
-        from etui.runtime.choose import choose
+        from etui.runtime.decide import choose
         from etui.runtime.forecast import forecast_choice
 
         choice = choose(
@@ -280,7 +279,7 @@ class TurnService:
     def other_route(self, record: TurnRecord, route: Route, direction: Direction) -> Route | None:
         """Return the route to the next smaller or larger arm than the one that answered."""
         from etui.models.catalogue import load_catalogue
-        from etui.runtime.rerun import other_route
+        from etui.runtime.routes import other_route
 
         return other_route(record, route, direction, self._config, load_catalogue(self._config))
 
@@ -318,7 +317,7 @@ class TurnService:
                 self._idle.release()
 
     def _likely_arm(self, route: Route, chat_id: str | None) -> Arm:
-        from etui.runtime.likely_arm import find_likely_arm
+        from etui.runtime.routes import find_likely_arm
 
         self._runtime.reload_catalogue()
         overrides = _build_overrides(route)
@@ -331,7 +330,7 @@ def _build_settings(replaces: str | None, prompt: str | None) -> dict[str, str] 
 
 
 def _build_overrides(route: Route) -> Overrides:
-    from etui.runtime.overrides import Overrides
+    from etui.runtime.decide import Overrides
 
     return (
         Overrides(model=route.model)

@@ -76,7 +76,7 @@ def choose_model(name: str, config: Config, catalogue: Catalogue) -> ModelSpec:
     """
     from etui.models.files import file_size, find_file_problem, model_path
     from etui.models.spec import STARTER
-    from etui.runtime.serving import catalogue_name
+    from etui.runtime.model_resolution import catalogue_name
 
     if name:
         return catalogue.get(catalogue_name(name, config, catalogue))

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.routing import Route
 
-    from etui.runtime.open import Runtime
+    from etui.runtime.runtime import Runtime
     from etui.server.settings import ServerSettings
 
 _ROUTE_MODULES = (

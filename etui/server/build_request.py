@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from etui.chat import OutputOptions, Query
 from etui.errors import EtuiError
-from etui.runtime.overrides import Overrides
-from etui.runtime.pool.turn_request import TurnRequest
+from etui.runtime.decide import Overrides
+from etui.runtime.turn_request import TurnRequest
 from etui.server.chat_request import (
     CHAT_FIELDS,
     COMPLETION_FIELDS,

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from etui.chat import Query
     from etui.events import TokenLogprob
-    from etui.runtime.pool.turn_request import TurnRequest
+    from etui.runtime.turn_request import TurnRequest
     from etui.server.context import ServerContext
     from etui.turn.record import TurnRecord
 

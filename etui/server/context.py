@@ -10,16 +10,15 @@ from typing import TYPE_CHECKING, Any, Protocol
 if TYPE_CHECKING:
     from starlette.requests import Request
 
-    from etui.runtime.decide import Choice
-    from etui.runtime.open import Runtime
-    from etui.runtime.overrides import Overrides
-    from etui.runtime.pool.turn_request import PoolEvent, PoolStatus, RunningTurn, TurnRequest
+    from etui.runtime.decide import Choice, Overrides
+    from etui.runtime.runtime import Runtime
+    from etui.runtime.turn_request import PoolEvent, PoolStatus, RunningTurn, TurnRequest
     from etui.server.settings import ServerSettings
     from etui.turn.record import TurnRecord
 
 
 class Pool(Protocol):
-    """Runs the turns that clients ask for; see :class:`etui.runtime.pool.turn_pool.TurnPool`."""
+    """Runs the turns that clients ask for; see :class:`etui.runtime.turn_pool.TurnPool`."""
 
     def submit(self, request: TurnRequest, on_event: Callable[[PoolEvent], None]) -> RunningTurn:
         """Queue a turn; its events are reported on another thread.

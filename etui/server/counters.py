@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from etui.errors import BudgetSpent, EtuiError, QueueFull
-from etui.runtime.pool.turn_request import TurnFailed
+from etui.runtime.turn_request import TurnFailed
 from etui.turn.events import TurnFinished
 
 if TYPE_CHECKING:
     from etui.runtime.decide import Choice
-    from etui.runtime.pool.turn_request import PoolEvent, PoolStatus, RunningTurn, TurnRequest
+    from etui.runtime.turn_request import PoolEvent, PoolStatus, RunningTurn, TurnRequest
     from etui.server.context import Pool
     from etui.turn.record import TurnRecord
 

@@ -19,7 +19,7 @@ from etui.turn.events import Decided, HopEnded, HopStarted, TurnFinished
 if TYPE_CHECKING:
     from etui.chat import Query
     from etui.routing.decision import Decision
-    from etui.runtime.pool.turn_request import PoolEvent
+    from etui.runtime.turn_request import PoolEvent
     from etui.turn.record import TurnRecord
 
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from etui.chat import Query
-    from etui.runtime.pool.turn_request import PoolEvent
+    from etui.runtime.turn_request import PoolEvent
     from etui.server.errors import ApiError
     from etui.turn.record import TurnRecord
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from starlette.requests import Request
 
     from etui.energy.recorder import Recorder
-    from etui.runtime.pool.turn_request import EnergyBooks, PoolStatus
+    from etui.runtime.turn_request import EnergyBooks, PoolStatus
     from etui.server.context import Pool, ServerContext
     from etui.server.counters import TurnCounts
 

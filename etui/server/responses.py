@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
 
     from etui.chat import Query
-    from etui.runtime.pool.turn_request import PoolEvent, TurnRequest
+    from etui.runtime.turn_request import PoolEvent, TurnRequest
     from etui.server.context import ServerContext
     from etui.server.errors import ApiError
     from etui.server.responses_events import StreamEvent

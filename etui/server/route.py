@@ -18,7 +18,7 @@ from etui.server.json_body import read_json
 if TYPE_CHECKING:
     from starlette.requests import Request
 
-    from etui.runtime.pool.turn_request import TurnRequest
+    from etui.runtime.turn_request import TurnRequest
     from etui.server.context import ServerContext
 
 PATH = "/v1/route"
@@ -49,7 +49,7 @@ def explain_turn(turn: TurnRequest, context: ServerContext) -> dict[str, Any]:
     Only the name of the policy's file is shown, not its folder.
 
     Raises:
-        EtuiError: As in :func:`etui.runtime.choose.choose`.
+        EtuiError: As in :func:`etui.runtime.decide.choose`.
     """
     from etui.runtime.explain import explain_choice
 

@@ -14,7 +14,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from etui.errors import EtuiError
-from etui.runtime.pool.turn_request import TurnFailed
+from etui.runtime.turn_request import TurnFailed
 from etui.server.documents import encode, headers_of
 from etui.server.errors import ApiError, shutting_down, to_api_error
 from etui.server.protocol import abort_connection
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
 
     from etui.routing.decision import Decision
-    from etui.runtime.pool.turn_request import PoolEvent, RunningTurn, TurnRequest
+    from etui.runtime.turn_request import PoolEvent, RunningTurn, TurnRequest
     from etui.server.context import ServerContext, Timer
     from etui.turn.record import TurnRecord
 

@@ -24,7 +24,7 @@ from etui.models.gguf import check_usable
 from etui.models.gguf_header import Gguf
 from etui.routing.availability import build_unavailable_error, choose_served_arm
 from etui.routing.library import load_policy
-from etui.runtime.serving import (
+from etui.runtime.model_resolution import (
     find_draft_file,
     find_model_file,
     models_on_disk,

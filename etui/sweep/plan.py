@@ -257,7 +257,7 @@ def find_baseline(request: SweepRequest, config: Config, catalogue: Catalogue) -
     """
     if request.arm is None:
         from etui.arm import Arm
-        from etui.runtime.serving import catalogue_name, find_model_file
+        from etui.runtime.model_resolution import catalogue_name, find_model_file
 
         name = catalogue_name(request.model or "", config, catalogue)
         return Baseline(*find_model_file(Arm("direct", name), config, catalogue))

@@ -9,7 +9,7 @@ from typing import Protocol, TypeAlias, runtime_checkable
 from textual.message import Message
 
 from etui.log.records import ChatRecord
-from etui.runtime.route import Route
+from etui.runtime.routes import Route
 from etui.tui.services import Services
 
 

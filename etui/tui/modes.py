@@ -10,7 +10,7 @@ from textual.binding import Binding, BindingType
 from textual.screen import Screen
 
 from etui.config.config import Config
-from etui.runtime.route import Route
+from etui.runtime.routes import Route
 from etui.tui.commands import Command
 from etui.tui.power.feed import PowerFeed
 from etui.tui.services import Services

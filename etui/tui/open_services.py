@@ -21,7 +21,7 @@ from etui.log.records import ChatRecord
 from etui.log.totals import Total
 from etui.log.writer import TurnWriter
 from etui.models.download import Progress, Report
-from etui.runtime.route import Route
+from etui.runtime.routes import Route
 from etui.runtime.service import TurnService
 from etui.tui.power.spending_text import spent_joules
 from etui.tui.services import BudgetState, ListedModel, Services, SpendingTotals, Vitals
@@ -71,7 +71,7 @@ class InstalledModels:
     def models(self) -> Sequence[ListedModel]:
         """List every model, read from disk each time: another etui may have pulled one."""
         from etui.models.catalogue import load_catalogue
-        from etui.runtime.serving import models_on_disk
+        from etui.runtime.model_resolution import models_on_disk
 
         catalogue = load_catalogue(self._config)
         is_on_disk = models_on_disk(self._config, catalogue)
@@ -197,8 +197,8 @@ def open_services(config: Config) -> Services:
     from etui.engine.library import choose_threads, usable_cpus
     from etui.log.queries import LogReader
     from etui.routing.library import list_policies
-    from etui.runtime.open import open_process_runtime
-    from etui.runtime.route_choices import list_route_choices
+    from etui.runtime.routes import list_route_choices
+    from etui.runtime.runtime import open_process_runtime
 
     runtime = open_process_runtime(config)
     try:

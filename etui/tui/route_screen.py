@@ -17,8 +17,7 @@ from textual.widgets.option_list import Option
 
 from etui import units
 from etui.errors import EtuiError
-from etui.runtime.route import Route
-from etui.runtime.route_choices import RouteChoice
+from etui.runtime.routes import Route, RouteChoice
 from etui.text.sanitize import sanitize
 from etui.text.tables import format_table
 from etui.tui.notices import notice_text

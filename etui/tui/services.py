@@ -21,8 +21,7 @@ if TYPE_CHECKING:  # none of it is needed for the first paint
     from etui.models.download import Report
     from etui.models.files import Verified
     from etui.runtime.forecast import Forecast
-    from etui.runtime.route import Route
-    from etui.runtime.route_choices import RouteChoice
+    from etui.runtime.routes import Route, RouteChoice
     from etui.turn.events import TurnEvent
     from etui.turn.record import TurnRecord
 

@@ -23,7 +23,7 @@ from textual.widgets import TextArea
 from etui.config.config import Config, make_home
 from etui.errors import EtuiError, format_internal_error
 from etui.log.records import ChatRecord
-from etui.runtime.route import Route
+from etui.runtime.routes import Route
 from etui.text.sanitize import sanitize
 from etui.tui.app_messages import (
     AppRequest,

@@ -3,23 +3,307 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
 
-from etui.energy.types import EnergyOf
-from etui.events import Batch, Finished
-from etui.turn.intervals import (
-    Leg,
-    LegSpans,
-    TimeInterval,
-    compute_spans,
-    energy_of_legs,
-    energy_over,
-    subtract,
-    sum_of_known,
-    sum_seconds,
-)
-from etui.turn.ports import Meter
-from etui.turn.record import Seconds, Tokens, TurnEnergy
+from etui.energy.scopes import weakest
+from etui.energy.types import ChannelEnergy, Energy, EnergyOf
+from etui.events import Batch, Event, Finished, Loaded, Prefilled, Unloaded
+from etui.turn.ports import Meter, PartMeter
+from etui.turn.record import Attribution, Seconds, Tokens, TurnEnergy
+
+
+def machine_of(meter: Meter) -> Meter:
+    """Return the meter of the whole machine, by which loads and unloads are measured."""
+    return meter.machine if isinstance(meter, PartMeter) else meter
+
+
+def measure_leg_by(leg: Leg, meter: Meter) -> Leg:
+    """Return a leg with the meter of the machine that answered it."""
+    return replace(leg, energy_of=meter.energy, load_energy_of=machine_of(meter).energy)
+
+
+def settle_meters(legs: Sequence[Leg], meters: Sequence[Meter]) -> None:
+    """Wait until the energy of every leg is final.
+
+    Args:
+        legs: The legs of a turn, in order.
+    """
+    last_ns: dict[int, tuple[Meter, int]] = {}
+    for leg, meter in zip(widen_legs(legs, meters), meters, strict=True):
+        last_ns[id(meter)] = meter, leg.end.end_ns
+    for meter, end_ns in last_ns.values():
+        meter.settle(end_ns)
+
+
+def widen_legs(legs: Sequence[Leg], meters: Sequence[Meter]) -> list[Leg]:
+    """Widen the legs that share batches to all of these batches.
+
+    A shared batch begins where the one before it ended, and a turn may have joined a moment later;
+    one that was stopped may have left before the batch had ended. It has its share of both, so that
+    all turns together have all of every batch.
+
+    Args:
+        legs: The legs of a turn, in order.
+    """
+    widened = list(legs)
+    for meter in {id(each): each for each in meters}.values():
+        work = meter.work_span() if isinstance(meter, PartMeter) else None
+        if work is None:
+            continue
+        own = [index for index, each in enumerate(meters) if each is meter]
+        first, last = own[0], own[-1]
+        if first == 0:
+            end = widened[0].end
+            start_ns = min(end.start_ns, work.start_ns)
+            widened[0] = replace(widened[0], end=replace(end, start_ns=start_ns))
+        end = widened[last].end
+        end_ns = max(end.end_ns, work.end_ns)
+        widened[last] = replace(widened[last], end=replace(end, end_ns=end_ns))
+    return widened
+
+
+def curve_of_legs(
+    energy: TurnEnergy, legs: Sequence[Leg], meters: Sequence[Meter]
+) -> tuple[float | None, ...]:
+    """Return the mean watts of a turn's slices, first to last, each from the meter of its leg.
+
+    The slices of a turn on several machines are equal only within each leg.
+    """
+    if len({id(meter) for meter in meters}) == 1:
+        return power_curve(energy.start_ns, energy.end_ns, meters[0])
+    watts: list[float | None] = []
+    for spans, meter in zip(compute_spans(legs), meters, strict=True):
+        intervals = (*spans.prefill, *spans.decode)
+        watts += power_curve(intervals[0].start_ns, intervals[-1].end_ns, meter)
+    return tuple(watts)
+
+
+def attribute_turn(
+    energy: TurnEnergy,
+    legs: Sequence[Leg],
+    meters: Sequence[Meter],
+    own_meter: Meter,
+    find: Callable[[], Attribution | None] | None,
+) -> Attribution:
+    """Return how a turn's joules were separated from those of others.
+
+    Args:
+        own_meter: The turn's own meter; the others are those of remote machines.
+        find: Returns the attribution on this machine; None asks the meter, if it measures a part.
+    """
+    if find is None and isinstance(own_meter, PartMeter):
+        find = own_meter.attribution
+    found = find() if find is not None else None
+    if found is None:
+        found = Attribution("exclusive", batch_joules=energy.joules)
+    remote = [
+        energy_over((*spans.prefill, *spans.decode), meter.energy)
+        for spans, meter in zip(compute_spans(legs), meters, strict=True)
+        if meter is not own_meter
+    ]
+    if any(each.shared or each.joules is None for each in remote):
+        return replace(found, method="none", share=None, batch_joules=None, spread=None)
+    if found.method == "exclusive":
+        spread = None if energy.joules is None else 0.0
+        return replace(found, share=1.0, batch_joules=energy.joules, spread=spread)
+    if remote and found.batch_joules is not None and energy.joules is not None:
+        whole = found.batch_joules + sum(each.joules or 0.0 for each in remote)
+        share = energy.joules / whole if whole else found.share
+        return replace(found, batch_joules=whole, share=share)
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class TimeInterval:
+    """An interval of the monotonic clock."""
+
+    start_ns: int
+    end_ns: int
+
+    @property
+    def seconds(self) -> float:
+        """Length in seconds."""
+        return (self.end_ns - self.start_ns) / 1e9
+
+
+@dataclass(frozen=True, slots=True)
+class Leg:
+    """The part of one arm in a turn."""
+
+    end: Finished  # Its final event
+    load: TimeInterval | None = None  # The load it waited for; None if its model was in memory
+    unloads: tuple[TimeInterval, ...] = ()  # Unloads of other models that made room for it
+    energy_of: EnergyOf | None = None
+    """Returns the energy of an interval of its work; None is that of the turn."""
+    load_energy_of: EnergyOf | None = None
+    """The same for its load and unloads, which are never shared; None as above."""
+
+    @property
+    def excluded(self) -> tuple[TimeInterval, ...]:
+        """Intervals that do not count for the turn: unloads and the load."""
+        return self.unloads if self.load is None else (*self.unloads, self.load)
+
+
+@dataclass(frozen=True, slots=True)
+class LegSpans:
+    """Working times of a leg: intervals of its two phases, without loads and unloads."""
+
+    prefill: tuple[TimeInterval, ...]
+    decode: tuple[TimeInterval, ...]
+
+    @property
+    def seconds(self) -> float:
+        """Length of both phases in seconds."""
+        return sum_seconds((*self.prefill, *self.decode))
+
+
+def compute_spans(legs: Sequence[Leg]) -> tuple[LegSpans, ...]:
+    """Compute the working times of each leg.
+
+    A leg begins where the previous one ended, so that the legs tile the turn: the time between two
+    answers (choosing the next arm, looking up its model) belongs to the next prefill. Loads and
+    unloads in between are excluded.
+    """
+    spans: list[LegSpans] = []
+    begin_ns = legs[0].end.start_ns
+    for leg in legs:
+        end = leg.end
+        prefill = TimeInterval(begin_ns, max(begin_ns, end.prefill_end_ns))
+        decode = TimeInterval(prefill.end_ns, max(prefill.end_ns, end.end_ns))
+        spans.append(LegSpans(subtract(prefill, leg.excluded), (decode,)))
+        begin_ns = decode.end_ns
+    return tuple(spans)
+
+
+def find_marks(event: Event) -> tuple[int, ...]:
+    """Return the times at which an event says that the power stepped, monotonic nanoseconds.
+
+    A load and an unload begin and end, the work of an answer begins after them, decode begins with
+    the first token, and after the last token the machine rests.
+    """
+    match event:
+        case Loaded() | Unloaded():
+            return event.start_ns, event.end_ns
+        case Prefilled():
+            return (event.end_ns,)
+        case Finished():
+            return (event.end_ns,)
+        case _:
+            return ()
+
+
+def subtract(whole: TimeInterval, excluded: Iterable[TimeInterval]) -> tuple[TimeInterval, ...]:
+    """Subtract intervals from an interval; the result has at least one interval, maybe empty."""
+    left: list[TimeInterval] = []
+    begin_ns = whole.start_ns
+    for cut in sorted(excluded, key=lambda interval: interval.start_ns):
+        start_ns = min(max(cut.start_ns, begin_ns), whole.end_ns)
+        if start_ns > begin_ns:
+            left.append(TimeInterval(begin_ns, start_ns))
+        begin_ns = max(begin_ns, min(cut.end_ns, whole.end_ns))
+    if begin_ns < whole.end_ns or not left:
+        left.append(TimeInterval(begin_ns, whole.end_ns))
+    return tuple(left)
+
+
+def merge_adjacent(intervals: Iterable[TimeInterval]) -> tuple[TimeInterval, ...]:
+    """Merge adjacent intervals and drop empty ones, unless all of them are empty."""
+    made: list[TimeInterval] = []
+    for interval in intervals:
+        if made and made[-1].end_ns == interval.start_ns:
+            made[-1] = TimeInterval(made[-1].start_ns, interval.end_ns)
+        elif made and made[-1].start_ns == made[-1].end_ns:
+            made[-1] = interval
+        elif not made or interval.start_ns != interval.end_ns:
+            made.append(interval)
+    return tuple(made)
+
+
+def energy_over(intervals: Iterable[TimeInterval], energy_of: EnergyOf) -> Energy:
+    """Compute the energy of several intervals as one; unmeasured if any part is.
+
+    Half widths are added, which bounds the error if all parts share its cause. ``start_ns`` and
+    ``end_ns`` are the outer ends; watts are means over the parts only, so their difference is not
+    the measured time.
+    """
+    return sum_energies([energy_of(i.start_ns, i.end_ns) for i in merge_adjacent(intervals)])
+
+
+def energy_of_legs(legs: Sequence[Leg], spans: Sequence[LegSpans], energy_of: EnergyOf) -> Energy:
+    """Compute the energy of the work of several legs as one, each by the meter of its machine.
+
+    Args:
+        legs: The legs, in order; at least one.
+        energy_of: Returns the energy of an interval of the legs that have no meter of their own.
+    """
+    parts: list[Energy] = []
+    pairs = zip(legs, spans, strict=True)
+    for meter, members in groupby(pairs, key=lambda pair: pair[0].energy_of or energy_of):
+        intervals = [i for _, each in members for i in (*each.prefill, *each.decode)]
+        parts += [meter(i.start_ns, i.end_ns) for i in merge_adjacent(intervals)]
+    return sum_energies([part for part in parts if part.end_ns > part.start_ns] or parts[:1])
+
+
+def sum_energies(parts: Sequence[Energy]) -> Energy:
+    """Sum the energies of several intervals as one, see :func:`energy_over`; at least one."""
+    if len(parts) == 1:
+        return parts[0]
+    seconds = math.fsum(part.seconds for part in parts)
+    joules = sum_of_known([part.joules for part in parts])
+    kinds = [part.kind for part in parts if part.kind is not None]
+    peaks = [part.peak_watts for part in parts if part.peak_watts is not None]
+    idle = sum_of_known(
+        [p.idle_watts * p.seconds if p.idle_watts is not None else None for p in parts]
+    )
+    measured = joules is not None
+    return Energy(
+        start_ns=parts[0].start_ns,
+        end_ns=parts[-1].end_ns,
+        joules=joules,
+        uncertainty=sum_of_known([part.uncertainty for part in parts]) if measured else None,
+        kind=weakest(kinds) if measured else None,
+        coverage=math.fsum(p.coverage * p.seconds for p in parts) / seconds if measured else 0.0,
+        idle_watts=idle / seconds if idle is not None else None,
+        mean_watts=joules / seconds if joules is not None else None,
+        peak_watts=max(peaks, default=None),
+        channels=_merge_channels(parts) if measured else (),
+        unmeasured=_unique(part.unmeasured for part in parts),
+        flags=_unique(part.flags for part in parts),
+        own_joules=_sum_own_joules(parts),
+    )
+
+
+def sum_seconds(intervals: Iterable[TimeInterval]) -> float:
+    """Sum the lengths of intervals, in seconds."""
+    return math.fsum(interval.seconds for interval in intervals)
+
+
+def sum_of_known(values: Sequence[float | None]) -> float | None:
+    """Sum values; None if one of them is None, or there are none."""
+    known = [value for value in values if value is not None]
+    return math.fsum(known) if known and len(known) == len(values) else None
+
+
+def _sum_own_joules(parts: Sequence[Energy]) -> float | None:
+    if not any(part.shared for part in parts):
+        return None
+    return sum_of_known([part.own_joules if part.shared else part.joules for part in parts])
+
+
+def _unique(lists: Iterable[Iterable[str]]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(name for names in lists for name in names))
+
+
+def _merge_channels(parts: Sequence[Energy]) -> tuple[ChannelEnergy, ...]:
+    made: dict[str, ChannelEnergy] = {}
+    for channel in (channel for part in parts for channel in part.channels):
+        before = made.get(channel.id)
+        made[channel.id] = (
+            channel if before is None else replace(before, joules=before.joules + channel.joules)
+        )
+    return tuple(made.values())
 
 
 def compute_account(

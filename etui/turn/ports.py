@@ -13,9 +13,8 @@ from etui.errors import ModelUnavailable
 
 if TYPE_CHECKING:
     from etui.models.spec import ModelSpec
-    from etui.turn.intervals import TimeInterval
-    from etui.turn.record import Attribution, TurnRecord
-    from etui.turn.residence_record import LoadRecord, UnloadRecord
+    from etui.turn.accounting import TimeInterval
+    from etui.turn.record import Attribution, LoadRecord, TurnRecord, UnloadRecord
 
 
 class Meter(Protocol):

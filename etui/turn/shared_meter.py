@@ -3,27 +3,368 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+import threading
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from itertools import pairwise
+from typing import Protocol, runtime_checkable
 
 from etui.arm import TokenCost
-from etui.energy.types import Energy
-from etui.turn.attribution import BatchCost, compute_shares, find_batch_cost
-from etui.turn.batch_ledger import BatchGroup, BatchLedger
-from etui.turn.batch_parts import (
-    BatchPart,
-    Span,
-    find_range,
-    iter_runs,
-    mean_share,
-    measure_spans,
-    scale,
-    take_share,
-)
-from etui.turn.intervals import TimeInterval, sum_energies, sum_of_known
+from etui.energy.types import ChannelEnergy, Energy
+from etui.events import BatchShare, SharedBatch
+from etui.turn.accounting import TimeInterval, sum_energies, sum_of_known
 from etui.turn.ports import Meter
 from etui.turn.record import Attribution
+
+Span = tuple[int, int]
+
+
+"""Start and end on the monotonic clock, nanoseconds."""
+
+
+@runtime_checkable
+class BulkMeter(Protocol):
+    """A meter that computes the joules of many intervals at once."""
+
+    def joules_of(self, spans: Sequence[Span]) -> Sequence[float | None]:
+        """Return the joules of each interval; None for one that is unmeasured."""
+
+
+@dataclass(frozen=True, slots=True)
+class BatchPart:
+    """A group of batches and one turn's part in it."""
+
+    group: BatchGroup
+    share: float  # The turn's share of their joules, 0..1
+    by_tokens: float  # Its share by tokens alone
+    requests: int  # Number of requests in each batch; several answers of the turn count as one
+    method: str  # How the share was found: `exclusive`, `shapley` or `tokens`
+
+    @property
+    def span(self) -> Span:
+        """Start and end of the group."""
+        return self.group.start_ns, self.group.end_ns
+
+    def cut(self, start_ns: int, end_ns: int) -> Span:
+        """Return the span inside an interval that overlaps it."""
+        return max(self.group.start_ns, start_ns), min(self.group.end_ns, end_ns)
+
+
+def find_range(parts: Sequence[BatchPart], start_ns: int, end_ns: int) -> tuple[int, int]:
+    """Return the indices of the groups that overlap an interval: first, and behind the last."""
+    if end_ns <= start_ns:
+        return 0, 0
+    low = bisect_right(parts, start_ns, key=lambda part: part.group.end_ns)
+    high = bisect_left(parts, end_ns, key=lambda part: part.group.start_ns)
+    return low, max(low, high)
+
+
+def iter_runs(parts: Sequence[BatchPart], low: int, high: int) -> Iterator[tuple[int, int]]:
+    """Yield the groups of a range that follow one another without a gap."""
+    first = low
+    for index in range(low + 1, high):
+        if parts[index].group.start_ns != parts[index - 1].group.end_ns:
+            yield first, index
+            first = index
+    yield first, high
+
+
+def measure_spans(meter: Meter, spans: Sequence[Span]) -> list[float | None]:
+    """Return the joules of each interval; None for one that is unmeasured."""
+    if not spans:
+        return []
+    if isinstance(meter, BulkMeter):
+        return list(meter.joules_of(spans))
+    return [meter.energy(low, high).joules if high > low else 0.0 for low, high in spans]
+
+
+def scale(joules: float | None, share: float) -> float | None:
+    """Return a share of joules; None if they are unknown."""
+    return None if joules is None else joules * share
+
+
+def mean_share(parts: Sequence[BatchPart]) -> float:
+    """Return the mean share of a turn over the batches of some groups."""
+    batches = sum(part.group.batches for part in parts)
+    return math.fsum(part.share * part.group.batches for part in parts) / batches
+
+
+def take_share(machine: Energy, joules: float, share: float, of_time: float) -> Energy:
+    """Return a turn's part of an energy.
+
+    Args:
+        share: Their share of those of the machine.
+        of_time: Mean share over the time, by which idle power is divided.
+    """
+    seconds = machine.seconds
+    return replace(
+        machine,
+        joules=joules,
+        uncertainty=scale(machine.uncertainty, share),
+        idle_watts=scale(machine.idle_watts, of_time),
+        mean_watts=joules / seconds if seconds else None,
+        peak_watts=None,
+        channels=tuple(_scale_channel(channel, share) for channel in machine.channels),
+        cross_checks=(),
+        own_joules=scale(machine.own_joules, share),
+    )
+
+
+def _scale_channel(channel: ChannelEnergy, share: float) -> ChannelEnergy:
+    widths = channel.half_widths
+    return replace(
+        channel,
+        joules=channel.joules * share,
+        uncertainty=channel.uncertainty * share,
+        mean_watts=channel.mean_watts * share,
+        peak_watts=None,
+        half_widths=replace(
+            widths,
+            shared=widths.shared * share,
+            own=widths.own * share,
+            stated=widths.stated * share,
+            unknown=widths.unknown * share,
+        ),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class BatchCost:
+    """The joules of a batch as a function of its tokens: ``fixed + per_token * tokens``."""
+
+    fixed: float  # F, joules of a batch besides those of its tokens
+    per_token: float  # M, joules of each token
+
+
+def find_batch_cost(cost: TokenCost | None) -> BatchCost | None:
+    """Return the cost of a batch by the token cost of its model.
+
+    Returns:
+        None without a usable cost: it is unknown, known from shares of batches alone, or has no
+        joules of a prompt token, which is 0 where none was measured, or is not finite.
+    """
+    if cost is None or cost.batched:
+        return None
+    per_token, decoded = cost.joules_per_prompt_token, cost.joules_per_token
+    if not (math.isfinite(per_token) and math.isfinite(decoded) and per_token > 0):
+        return None
+    return BatchCost(max(0.0, decoded - per_token), per_token)
+
+
+def weigh_requests(tokens: Sequence[int], cost: BatchCost | None) -> list[float]:
+    """Return the weights by which requests share the joules of a batch.
+
+    Args:
+        tokens: Tokens of each request in the batch, of its prompt and decoded ones together.
+        cost: Cost of the batch; None weighs by tokens.
+
+    Returns:
+        Shapley values in joules, or tokens; a request without tokens in a batch of others weighs 0.
+        Where none has tokens, all weigh the same.
+    """
+    count = sum(1 for each in tokens if each > 0)
+    if not count:
+        return [1.0 for _ in tokens]
+    if cost is None:
+        return [float(max(each, 0)) for each in tokens]
+    fixed = cost.fixed / count
+    return [fixed + cost.per_token * each if each > 0 else 0.0 for each in tokens]
+
+
+def compute_shares(tokens: Sequence[int], cost: BatchCost | None) -> list[float]:
+    """Return the share of each request in a batch, 0..1; they sum to 1.
+
+    Args:
+        tokens: Tokens of each request in the batch; at least one request.
+        cost: Cost of the batch; None divides by tokens.
+    """
+    return split_by_weights(1.0, weigh_requests(tokens, cost))
+
+
+def split_by_weights(joules: float, weights: Sequence[float]) -> list[float]:
+    """Split joules in proportion to weights.
+
+    The parts sum to the whole: the last request with a weight takes the rounding.
+
+    Args:
+        joules: Energy of the batch.
+        weights: At least one of them is positive, none negative.
+    """
+    total = math.fsum(weights)
+    parts = [joules * (weight / total) for weight in weights]
+    last = max(index for index, weight in enumerate(weights) if weight > 0)
+    parts[last] = joules - math.fsum(parts[:last])
+    return parts
+
+
+KEEP_SECONDS = 3600.0
+
+"""How long batches are kept; the recorder forgets readings after this time, too."""
+
+
+@dataclass(frozen=True, slots=True)
+class BatchGroup:
+    """Adjacent batches of one model with the same tokens of the same requests.
+
+    A request has the same share in each of them, so they are measured as one.
+
+    Attributes:
+        start_ns, end_ns: From the start of the first batch to the end of the last one.
+    """
+
+    index: int  # Number of the group since the start of the ledger
+    model: str
+    start_ns: int
+    end_ns: int
+    shares: tuple[BatchShare, ...]  # The tokens of each request in one of its batches
+    batches: int = 1
+
+
+class BatchLedger:
+    """The shared batches of an engine, in order; any thread may use it.
+
+    Batches are added in the order of time and do not overlap; what overlaps the one before is cut
+    off, so that no joule is counted twice.
+
+    Args:
+        keep_seconds: Age at which batches are forgotten, counted from the newest.
+    """
+
+    def __init__(self, keep_seconds: float = KEEP_SECONDS) -> None:
+        self._keep_ns = int(keep_seconds * 1e9)
+        self._lock = threading.Lock()
+        self._groups: list[BatchGroup] = []
+        self._first = 0
+        self._of_number: dict[int, list[int]] = {}
+        self._costs: dict[int, BatchCost | None] = {}
+        self._forgotten_ns: int | None = None
+
+    def __len__(self) -> int:
+        """Return the number of groups that are kept."""
+        with self._lock:
+            return len(self._groups)
+
+    @property
+    def forgotten_ns(self) -> int | None:
+        """End of the newest batch that was forgotten; None if none was."""
+        with self._lock:
+            return self._forgotten_ns
+
+    @property
+    def newest_ns(self) -> int | None:
+        """End of the newest batch; None without one."""
+        with self._lock:
+            return self._groups[-1].end_ns if self._groups else self._forgotten_ns
+
+    def add(self, batch: SharedBatch) -> None:
+        """Add a batch that has ended; one without requests or without a duration is ignored."""
+        shares = tuple(sorted(batch.shares, key=lambda share: share.number))
+        if not shares:
+            return
+        with self._lock:
+            self._append(batch.model, batch.start_ns, batch.end_ns, shares)
+
+    def close_span(self, model: str, start_ns: int, end_ns: int, numbers: Iterable[int]) -> None:
+        """Add the time after the last batch in which answers ran that a crash ended.
+
+        Args:
+            start_ns: End of the last batch, or the start of the first answer.
+            numbers: The answers that were running; they share the span equally.
+        """
+        shares = tuple(BatchShare(number, 0, 0) for number in sorted(set(numbers)))
+        if shares:
+            self.add(SharedBatch(model, start_ns, end_ns, shares))
+
+    def find(self, numbers: Iterable[int]) -> list[BatchGroup]:
+        """Return the groups in which answers of these numbers take part, oldest first."""
+        with self._lock:
+            lists = [self._of_number.get(number, []) for number in set(numbers)]
+            indices = lists[0] if len(lists) == 1 else sorted(set().union(*lists))
+            first = self._first
+            return [self._groups[index - first] for index in indices]
+
+    def is_shared_at(self, t_ns: int, own: Container[int], margin_ns: int) -> bool:
+        """Return whether a batch close to a time has an answer of others.
+
+        Args:
+            own: Numbers of the answers that are not others'.
+        """
+        with self._lock:
+            low = bisect_left(self._groups, t_ns - margin_ns, key=lambda group: group.end_ns)
+            for index in range(low, len(self._groups)):
+                group = self._groups[index]
+                if group.start_ns > t_ns + margin_ns:
+                    break
+                if any(share.number not in own for share in group.shares):
+                    return True
+        return False
+
+    def fix_cost(
+        self, group: BatchGroup, find_cost: Callable[[str], BatchCost | None]
+    ) -> BatchCost | None:
+        """Return the cost by which a group is divided; the first call decides for all requests.
+
+        A curve may change between the ends of two answers that shared a batch. If each of them
+        used the curve of its time, their shares would not sum to 1.
+
+        Args:
+            find_cost: Returns the cost of a batch of a model; None divides by tokens.
+        """
+        with self._lock:
+            if group.index in self._costs:
+                return self._costs[group.index]
+        cost = find_cost(group.model)
+        with self._lock:
+            if group.index < self._first:
+                return cost
+            return self._costs.setdefault(group.index, cost)
+
+    def forget_before(self, t_ns: int) -> None:
+        """Forget the batches that ended by a time: no running turn began before it."""
+        with self._lock:
+            self._forget(t_ns)
+
+    def _append(
+        self, model: str, start_ns: int, end_ns: int, shares: tuple[BatchShare, ...]
+    ) -> None:
+        last = self._groups[-1] if self._groups else None
+        before_ns = last.end_ns if last else self._forgotten_ns
+        if before_ns is not None:
+            start_ns = max(start_ns, before_ns)
+        if end_ns <= start_ns:
+            return
+        if (
+            last is not None
+            and last.end_ns == start_ns
+            and last.shares == shares
+            and last.model == model
+        ):
+            self._groups[-1] = replace(last, end_ns=end_ns, batches=last.batches + 1)
+            return
+        index = self._first + len(self._groups)
+        self._groups.append(BatchGroup(index, model, start_ns, end_ns, shares))
+        for share in shares:
+            self._of_number.setdefault(share.number, []).append(index)
+        if self._groups[0].end_ns < end_ns - self._keep_ns - self._keep_ns // 16:
+            self._forget(end_ns - self._keep_ns)  # many at a time, for that moves all the others
+
+    def _forget(self, t_ns: int) -> None:
+        count = bisect_right(self._groups, t_ns, key=lambda group: group.end_ns)
+        if not count:
+            return
+        dropped = self._groups[:count]
+        del self._groups[:count]
+        self._first += count
+        self._forgotten_ns = dropped[-1].end_ns
+        for group in dropped:
+            self._costs.pop(group.index, None)
+        for number in {share.number for group in dropped for share in group.shares}:
+            indices = self._of_number[number]
+            del indices[: bisect_left(indices, self._first)]
+            if not indices:
+                del self._of_number[number]
+
 
 _UNSETTLED_NS = 3_000_000_000
 """While a turn runs, energies older than this are not computed again for a check of its budget."""
@@ -35,7 +376,7 @@ _NEAR_NS = 100_000_000
 class SharedMeter:
     """Measures the part of one turn in the energy of a machine that answers several at a time.
 
-    Each batch of the turn counts with the turn's share of it (:mod:`etui.turn.attribution`), the
+    Each batch of the turn counts with the turn's share of it (:mod:`etui.turn.shared_meter`), the
     part of a batch that is inside an interval with the same share. Time outside its batches costs
     it nothing. So the parts of an interval sum to the interval, and the turns in a batch to the
     batch. Idle power is divided like the joules.

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 
 from etui.energy.types import Energy, EnergyOf
 from etui.events import Verified
-from etui.turn.intervals import TimeInterval, energy_over, sum_of_known, sum_seconds
-from etui.turn.speculation_record import SpeculationRecord
+from etui.turn.accounting import TimeInterval, energy_over, sum_of_known, sum_seconds
+from etui.turn.record import SpeculationRecord
 
 WINDOW_NS = 100_000_000
 """Longest window of several batches: counters are refreshed about ten times a second."""

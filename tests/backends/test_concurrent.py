@@ -15,8 +15,7 @@ import pytest
 
 from etui.arm import Arm
 from etui.backends.base import AnswerRequest
-from etui.backends.child_process import ChildProcess
-from etui.backends.process import ProcessAnswerer, ProcessBackend
+from etui.backends.process import ChildProcess, ProcessAnswerer, ProcessBackend
 from etui.backends.wire import Done
 from etui.chat import Message
 from etui.config.config import Config
@@ -222,7 +221,7 @@ def test_a_suspension_of_the_parent_is_no_silence_of_the_child(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     clock = [100.0]
-    monkeypatch.setattr("etui.backends.child_process.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr("etui.backends.process.time.monotonic", lambda: clock[0])
     child = ChildProcess.__new__(ChildProcess)
     child._seen = child._progress = clock[0]
     child._mailboxes = {1: SuspendedMailbox(child, clock)}  # type: ignore[dict-item]

@@ -11,9 +11,8 @@ from typing import Any
 import pytest
 
 from etui.arm import Arm, EarlyExit
-from etui.backends import concurrent_answers
-from etui.backends.concurrent_answers import choose_prompt_limit
-from etui.backends.local import LocalAnswerer, LocalBackend
+from etui.backends import local as concurrent_answers
+from etui.backends.local import LocalAnswerer, LocalBackend, choose_prompt_limit
 from etui.config.config import Config
 from etui.engine.batching.shared_session import RequestSession
 from etui.errors import ContextOverflow, EngineFailed, ModelUnavailable

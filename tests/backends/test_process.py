@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from etui.arm import Arm
-from etui.backends import child_process
+from etui.backends import process as child_process
 from etui.backends.base import AnswerRequest
 from etui.backends.process import ProcessBackend
 from etui.chat import Message

@@ -19,8 +19,7 @@ from etui.errors import ExitCode, UsageError
 from etui.log.chat_queries import find_branch, list_chat_turns
 from etui.log.queries import LogReader, Sort
 from etui.log.writer import TurnWriter
-from etui.turn.record import ClientRecord, LoopRecord, TurnRecord
-from etui.turn.residence_record import LoadRecord, UnloadRecord
+from etui.turn.record import ClientRecord, LoadRecord, LoopRecord, TurnRecord, UnloadRecord
 
 MakeTurn = Callable[..., TurnRecord]
 Capture = pytest.CaptureFixture[str]

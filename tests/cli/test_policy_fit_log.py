@@ -186,7 +186,7 @@ def test_a_fit_that_has_become_worse_is_set_aside_with_a_notice(
 ) -> None:
     from etui.chat import Query
     from etui.runtime.decide import decide_query
-    from etui.runtime.open import Runtime
+    from etui.runtime.runtime import Runtime
 
     path = config.policies_dir / "mine.yaml"
     text = POLICY.replace("use: quick", "objective: {maximize: accuracy}, arms: [quick, large]")

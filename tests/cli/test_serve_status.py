@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from etui.cli.serve_status import StatusLine
-from etui.runtime.pool.turn_request import EnergyBooks, PoolStatus
 from etui.runtime.serve_facts import ServeFacts, build_facts, format_books, format_facts
+from etui.runtime.turn_request import EnergyBooks, PoolStatus
 from etui.text.codec import from_document
 
 BOOKS = EnergyBooks(

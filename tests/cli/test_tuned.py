@@ -109,9 +109,8 @@ def test_an_answer_says_that_a_damaged_file_is_not_used(
     config: Config, tiny: TunedSettings, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from etui.chat import Query
-    from etui.runtime.choose import choose
-    from etui.runtime.open import open_runtime
-    from etui.runtime.overrides import Overrides
+    from etui.runtime.decide import Overrides, choose
+    from etui.runtime.runtime import open_runtime
 
     (config.models_dir / "smollm2-135m.gguf").write_bytes(b"GGUF")  # a policy looks for files only
     config.tuned_file.write_text("{")

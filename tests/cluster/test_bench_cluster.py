@@ -33,7 +33,7 @@ from etui.cluster.patience import Patience
 from etui.cluster.sidecar import CLUSTER
 from etui.errors import EtuiError, Stopped, UsageError
 from etui.models.catalogue import load_catalogue
-from etui.runtime.open import open_runtime
+from etui.runtime.runtime import open_runtime
 from tests.bench import synthetic
 from tests.cluster.fake_carrier import FakeCarrier, make_script
 from tests.cluster.fake_node import SHA256, Behaviour, FakeAnswered, make_model

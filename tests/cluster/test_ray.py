@@ -30,7 +30,7 @@ from etui.cluster.ray_carrier import RayCarrier
 from etui.cluster.settings import parse_address
 from etui.errors import UsageError
 from etui.models.catalogue import load_catalogue
-from etui.runtime.open import open_runtime
+from etui.runtime.runtime import open_runtime
 from tests.cluster.fake_node import OPENER, SHA256
 from tests.cluster.ray_fixtures import find_ray_processes, find_workers, require_ray, start_cluster
 

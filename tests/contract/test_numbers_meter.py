@@ -22,7 +22,7 @@ from etui.energy.idle_baseline import compute_baseline
 from etui.energy.power_trace import TraceWriter, replay
 from etui.energy.recorder import Recorder
 from etui.energy.types import Channel, Energy, Kind
-from etui.turn.attribution import BatchCost, find_batch_cost, split_by_weights, weigh_requests
+from etui.turn.shared_meter import BatchCost, find_batch_cost, split_by_weights, weigh_requests
 from tests.contract.numbers import check_numbers
 from tests.support.devices import SENSORS, FakeClock, FakeDevice, Sensor
 from tests.support.play import live_windows, sample

@@ -59,7 +59,7 @@ from etui.routing.signals.host_state import HostState
 from etui.routing.signals.question_words import QuestionText
 from etui.routing.signals.similarity import NeighbourTally, SimilarityIndex, smoothed_share
 from etui.routing.signals.text_measures import MEASURES, TextFacts
-from etui.turn.audit_label import is_drawn
+from etui.runtime.auditor import is_drawn
 from etui.yaml.named_files import NamedFile
 from tests.contract.numbers import check_numbers
 from tests.replay import made

@@ -11,7 +11,7 @@ from etui.errors import EngineFailed
 from etui.events import Verified
 from etui.routing.limits import Agreement, TurnBudget
 from etui.routing.prediction import PredictedAgreement
-from etui.turn.intervals import TimeInterval
+from etui.turn.accounting import TimeInterval
 from etui.turn.record import TurnRecord
 from etui.turn.speculation import account_speculation, sum_speculation
 from etui.turn.text import energy_line, forecast_text, hops_text, price_line, speculation_text

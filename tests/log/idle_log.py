@@ -10,8 +10,7 @@ from etui.config.config import Config
 from etui.energy.idle_baseline import Baselines, IdleBaseline, save_baselines
 from etui.log.writer import TurnWriter
 from etui.text.timestamps import format_utc
-from etui.turn.record import Seconds
-from etui.turn.residence_record import LoadRecord, UnloadRecord
+from etui.turn.record import LoadRecord, Seconds, UnloadRecord
 from tests.fixtures.turns import TURN
 from tests.support.idle_days import ANSWER_SECONDS
 

@@ -25,10 +25,9 @@ from etui.log.queries import LogReader
 from etui.log.writer import TurnWriter
 from etui.models.spec import ModelSpec
 from etui.routing.joules_predictor import ArmKey
+from etui.runtime.model_resolution import refit_curve, token_cost_for
 from etui.runtime.provenance import conditions
-from etui.runtime.serving import refit_curve, token_cost_for
-from etui.turn.record import Attribution, Seconds, Tokens
-from etui.turn.residence_record import LoadRecord
+from etui.turn.record import Attribution, LoadRecord, Seconds, Tokens
 from tests.fixtures.turns import SPECULATION
 
 NOW = Conditions("a machine", "llama-cpp-python 9", 2, ("gpu:GPU-1",), 300.0)

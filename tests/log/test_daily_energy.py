@@ -30,8 +30,7 @@ from etui.log.daily_energy import (
 from etui.log.queries import LogReader
 from etui.log.writer import TurnWriter
 from etui.text.timestamps import format_utc
-from etui.turn.record import HopRecord, Tokens, TurnRecord
-from etui.turn.residence_record import LoadRecord
+from etui.turn.record import HopRecord, LoadRecord, Tokens, TurnRecord
 from tests.fixtures.turns import TURN
 
 BERLIN = ZoneInfo("Europe/Berlin")

@@ -29,8 +29,7 @@ from etui.log.records import (
     build_row,
 )
 from etui.log.writer import TurnWriter
-from etui.turn.record import TurnRecord
-from etui.turn.residence_record import LoadRecord, UnloadRecord
+from etui.turn.record import LoadRecord, TurnRecord, UnloadRecord
 from tests.fixtures.turns import ATTRIBUTION, CLIENT, SPECULATION, TOOL_CALLS
 
 ROOT = Path(__file__).parents[2]

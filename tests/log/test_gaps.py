@@ -10,8 +10,7 @@ from etui.config.config import Config
 from etui.log.gaps import compute_gaps, read_load_cost, read_uses
 from etui.log.queries import LogReader
 from etui.log.writer import TurnWriter
-from etui.turn.record import HopRecord, Tokens
-from etui.turn.residence_record import LoadRecord
+from etui.turn.record import HopRecord, LoadRecord, Tokens
 from tests.fixtures.turns import TURN
 from tests.log.idle_log import MODEL, stamp, write_residence, write_turns
 

@@ -11,7 +11,7 @@ from etui.log.queries import LogReader
 from etui.log.token_cost import TurnCost, mean_token_cost
 from etui.log.writer import TurnWriter
 from etui.models.spec import ModelSpec
-from etui.runtime.serving import token_cost_for
+from etui.runtime.model_resolution import token_cost_for
 from etui.turn.record import Attribution, Tokens
 
 SPEC = ModelSpec("m", "tiny", (), sha256="ab" * 32)

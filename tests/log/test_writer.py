@@ -24,8 +24,7 @@ from etui.log.filters import TurnFilter
 from etui.log.queries import LogReader
 from etui.log.records import AnswerRecord, ChatRecord, CurveRecord, RunRecord
 from etui.log.writer import TurnWriter
-from etui.turn.record import LoopRecord, TurnRecord, VoteRecord
-from etui.turn.residence_record import LoadRecord, UnloadRecord
+from etui.turn.record import LoadRecord, LoopRecord, TurnRecord, UnloadRecord, VoteRecord
 
 MakeTurn = Callable[..., TurnRecord]
 

@@ -13,7 +13,7 @@ from etui.errors import InvalidFile, ModelUnavailable
 from etui.models.catalogue import load_catalogue
 from etui.models.download import pull
 from etui.models.files import file_state, model_path, require, verify
-from etui.runtime.serving import find_draft_file, models_on_disk
+from etui.runtime.model_resolution import find_draft_file, models_on_disk
 
 DESK = {"desk": BackendSpec("desk", "http://127.0.0.1:9/v1")}
 

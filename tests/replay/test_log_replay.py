@@ -11,7 +11,7 @@ from etui.models.catalogue import load_catalogue
 from etui.models.files import model_path
 from etui.replay.log_replay import replay_log, replay_turns
 from etui.routing.library import check_text, find_policy
-from etui.runtime.open import open_runtime
+from etui.runtime.runtime import open_runtime
 from tests.fixtures.turns import TURN
 
 POLICY = """
@@ -44,8 +44,8 @@ def test_the_disk_is_searched_once_for_each_model(config, monkeypatch):
     def on_disk(config, catalogue):
         return lambda name: not asked.append(name)
 
-    monkeypatch.setattr("etui.runtime.open.models_on_disk", on_disk)
-    monkeypatch.setattr("etui.runtime.serving.models_on_disk", on_disk)
+    monkeypatch.setattr("etui.runtime.runtime.models_on_disk", on_disk)
+    monkeypatch.setattr("etui.runtime.model_resolution.models_on_disk", on_disk)
     replayed = replay_log(_policy(config), open_runtime(config))
     assert {again.after for again in replayed} == {("quick", "smollm2-135m")}
     assert asked == ["smollm2-135m"]

@@ -27,7 +27,7 @@ from etui.routing.schema.rules import AccuracyFloor, CascadeEntry, ObjectiveEntr
 from etui.routing.schema.signals import MetadataEntry, NearestEntry
 from etui.routing.signals.host_state import HOST_FIELDS
 from etui.routing.signals.text_measures import MEASURES, TEXT_LIMIT
-from etui.runtime.choose import THINK_TOKENS
+from etui.runtime.decide import THINK_TOKENS
 from etui.yaml.named_files import NamedFile
 
 CHECKOUT = Path(__file__).parents[2]

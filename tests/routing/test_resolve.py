@@ -17,7 +17,7 @@ from etui.routing.limits import Agreement, Cascade, Fallbacks, PeriodBudget, Tur
 from etui.routing.policy import Policy
 from etui.routing.prediction import PredictedAccuracy, PredictedAgreement, PredictedJoules
 from etui.routing.signals.host_state import HostState
-from etui.runtime.explain_text import _format_steps
+from etui.runtime.explain import _format_steps
 
 Make = Callable[[str], Policy]
 EVERY = frozenset({"tiny", "small-1b", "large-8b"})

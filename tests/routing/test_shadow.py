@@ -14,9 +14,8 @@ from etui.routing.library import load_policy
 from etui.routing.policy import Policy
 from etui.routing.prediction import PredictedAccuracy, Predictor
 from etui.routing.shadow import add_shadow
-from etui.runtime.choose import choose
-from etui.runtime.open import open_runtime
-from etui.runtime.overrides import Overrides
+from etui.runtime.decide import Overrides, choose
+from etui.runtime.runtime import open_runtime
 
 QUERY = Query("add")
 

@@ -11,7 +11,7 @@ from etui.models.catalogue import load_catalogue
 from etui.routing.library import load_policy
 from etui.routing.policy import Policy
 from etui.routing.stand_in import add_stand_in
-from etui.runtime.stand_in import load_stand_in, save_stand_in, stand_in_file
+from etui.runtime.decide import load_stand_in, save_stand_in, stand_in_file
 
 
 @pytest.fixture

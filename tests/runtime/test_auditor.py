@@ -26,8 +26,8 @@ from etui.log.writer import TurnWriter
 from etui.models.spec import STARTER
 from etui.routing.places import Place
 from etui.runtime.auditor import QUIET_SECONDS
-from etui.runtime.open import Runtime
-from etui.runtime.route import Route
+from etui.runtime.routes import Route
+from etui.runtime.runtime import Runtime
 from etui.runtime.service import TurnService
 from etui.turn.events import TurnFinished
 from etui.turn.record import TurnRecord

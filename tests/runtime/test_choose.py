@@ -9,11 +9,9 @@ import pytest
 from etui.chat import Query
 from etui.errors import InvalidFile, ModelUnavailable, UsageError
 from etui.models.catalogue import load_catalogue
-from etui.runtime.choose import choose
-from etui.runtime.open import open_runtime
-from etui.runtime.overrides import Overrides
-from etui.runtime.serving import find_draft_file, find_model_file, models_on_disk
-from etui.runtime.stand_in import save_stand_in
+from etui.runtime.decide import Overrides, choose, save_stand_in
+from etui.runtime.model_resolution import find_draft_file, find_model_file, models_on_disk
+from etui.runtime.runtime import open_runtime
 
 QUERY = Query("What is a joule?")
 

@@ -24,10 +24,10 @@ from etui.log.writer import TurnWriter
 from etui.models.catalogue import load_catalogue
 from etui.models.spec import STARTER
 from etui.runtime.keep_warm import build_cool_down, read_model_idle
-from etui.runtime.open import Runtime
-from etui.runtime.route import Route
+from etui.runtime.routes import Route
+from etui.runtime.runtime import Runtime
 from etui.runtime.service import TurnService
-from etui.turn.residence_record import UnloadRecord
+from etui.turn.record import UnloadRecord
 from tests.energy.test_idle_baseline import Busy
 from tests.log.idle_log import write_baselines, write_residence, write_turns
 from tests.support.idle_gpu import IdlePower, IdlingGpu

@@ -19,10 +19,9 @@ from etui.routing.accuracy.fitted_file import Provenance, format_fitted
 from etui.routing.accuracy.predictor import FITTED_ENDING
 from etui.routing.accuracy.table import ArmFacts
 from etui.routing.library import load_policy
-from etui.runtime.choose import choose
+from etui.runtime.decide import Overrides, choose
 from etui.runtime.explain import decide_for_show
-from etui.runtime.open import Runtime, open_runtime
-from etui.runtime.overrides import Overrides
+from etui.runtime.runtime import Runtime, open_runtime
 from tests.fixtures.turns import TURN
 from tests.replay import made
 

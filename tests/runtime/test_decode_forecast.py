@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from etui.curves.operating_curve import PhaseCurve, Speed
 from etui.log.totals import Total
-from etui.runtime.decode_forecast import (
+from etui.runtime.forecast import (
     CONTEXT_TOKENS,
     DecodeForecast,
     MachineFacts,

@@ -17,11 +17,10 @@ from etui.models.catalogue import load_catalogue
 from etui.models.files import model_path
 from etui.routing.decision import Decision
 from etui.routing.limits import Cascade
-from etui.runtime.choose import THINK_TOKENS, apply_effort, check_effort, choose
-from etui.runtime.open import Runtime, open_runtime
-from etui.runtime.overrides import Overrides
+from etui.runtime.decide import THINK_TOKENS, Overrides, apply_effort, check_effort, choose
+from etui.runtime.model_resolution import resolve_sampling
+from etui.runtime.runtime import Runtime, open_runtime
 from etui.text.timestamps import utc_now
-from etui.turn.sampling import resolve_sampling
 from tests.fixtures.turns import TURN
 
 MINE = """

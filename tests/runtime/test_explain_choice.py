@@ -10,11 +10,9 @@ from etui.chat import Query
 from etui.config.config import Config
 from etui.errors import UsageError
 from etui.routing.library import load_policy
-from etui.runtime.choose import choose
-from etui.runtime.decide import decide_query
+from etui.runtime.decide import Overrides, choose, decide_query
 from etui.runtime.explain import explain, explain_choice
-from etui.runtime.open import Runtime
-from etui.runtime.overrides import Overrides
+from etui.runtime.runtime import Runtime
 
 QUESTION = Query("What is 17 times 23? Calculate step by step.")
 

@@ -17,9 +17,8 @@ from etui.config.config import Config
 from etui.log.writer import TurnWriter
 from etui.models.catalogue import Catalogue
 from etui.routing.library import load_policy
-from etui.runtime.explain import Explanation, explain
-from etui.runtime.explain_text import candidate_rows, explained_facts
-from etui.runtime.open import Runtime, open_runtime
+from etui.runtime.explain import Explanation, candidate_rows, explain, explained_facts
+from etui.runtime.runtime import Runtime, open_runtime
 from tests.runtime.remote.test_remote_meters import BIG, DESK, remote_turn
 
 POLICY = """
@@ -59,7 +58,7 @@ def explained(
         def on_disk(*_: Any) -> Callable[[str], bool]:
             return available.__contains__
 
-        monkeypatch.setattr("etui.runtime.open.models_on_disk", on_disk)
+        monkeypatch.setattr("etui.runtime.runtime.models_on_disk", on_disk)
         monkeypatch.setattr("etui.runtime.explain.models_on_disk", on_disk, raising=False)
         runtime: Runtime[Any] = open_runtime(remote_config)
         monkeypatch.setattr(runtime, "find_available", on_disk, raising=False)

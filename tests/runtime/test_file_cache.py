@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from etui.runtime.file_cache import FileCache, read_state
+from etui.runtime.caches import FileCache, read_state
 
 LATER_NS = 10_000_000_000
 

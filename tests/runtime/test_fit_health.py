@@ -26,10 +26,12 @@ from etui.runtime.fit_health import (
     ChangedArm,
     FitHealth,
     GuardedHeads,
+    build_fit_document,
+    build_notice,
+    format_fit,
     list_models_now,
     measure_health,
 )
-from etui.runtime.fit_health_text import build_fit_document, build_notice, format_fit
 
 POLICY = """
 version: 1

@@ -17,11 +17,9 @@ from etui.models.gguf_header import Gguf
 from etui.models.spec import STARTER
 from etui.routing.prediction import PredictedJoules
 from etui.routing.signals.text_measures import estimate_tokens
-from etui.runtime.choose import choose
-from etui.runtime.decide import Choice
+from etui.runtime.decide import Choice, Overrides, choose
 from etui.runtime.forecast import Forecast, TokenCount, forecast_choice, list_arms
-from etui.runtime.open import open_runtime
-from etui.runtime.overrides import Overrides
+from etui.runtime.runtime import open_runtime
 
 CASCADE = """\
 version: 1

@@ -12,7 +12,7 @@ from etui.config.config import Config
 from etui.errors import LogUnavailable
 from etui.log.queries import LogReader
 from etui.log.writer import TurnWriter
-from etui.runtime.log_cache import LogCache
+from etui.runtime.caches import LogCache
 from tests.fixtures.turns import TURN
 
 

@@ -12,8 +12,8 @@ from etui.arm import Arm
 from etui.config.config import Config
 from etui.errors import ModelUnavailable
 from etui.models import files
-from etui.runtime.file_cache import FileCache
-from etui.runtime.open import Runtime, open_runtime
+from etui.runtime.caches import FileCache
+from etui.runtime.runtime import Runtime, open_runtime
 from tests.models.test_gguf import tiny_gguf
 
 ARM = Arm("direct", "mine")

@@ -15,9 +15,9 @@ from etui.errors import InvalidFile, InvalidRequest
 from etui.log.writer import TurnWriter
 from etui.models.catalogue import load_catalogue
 from etui.models.files import model_path
+from etui.runtime.decide import Overrides
 from etui.runtime.model_ids import list_model_ids, parse_model_id
-from etui.runtime.open import Runtime, open_runtime
-from etui.runtime.overrides import Overrides
+from etui.runtime.runtime import Runtime, open_runtime
 from tests.fixtures.turns import TURN
 
 MINE = """
@@ -130,7 +130,7 @@ def test_a_broken_policy_is_not_listed_and_its_error_is_told_to_who_names_it(
 
 def test_edits_are_seen_by_the_next_request(runtime: Runtime[Any], config: Config) -> None:
     from etui.chat import Query
-    from etui.runtime.choose import choose
+    from etui.runtime.decide import choose
 
     def decide() -> str:
         runtime.reload_catalogue()

@@ -13,8 +13,8 @@ from etui.curves.measured_under import list_differences, parse_conditions
 from etui.engine import library, thread_limits
 from etui.engine.thread_limits import choose_thread_limits
 from etui.models.spec import ModelSpec
-from etui.runtime.open import Runtime, open_runtime
 from etui.runtime.provenance import conditions, model_settings, provenance
+from etui.runtime.runtime import Runtime, open_runtime
 from tests.models.test_gguf import tiny_gguf
 
 SPEC = ModelSpec("one", "135M", ())

@@ -7,7 +7,7 @@ import pytest
 from etui.arm import OPEN_SAMPLING, Arm
 from etui.routing.decision import Decision
 from etui.routing.limits import Cascade, Fallbacks
-from etui.runtime.overrides import Overrides, apply_overrides, set_loop_guard
+from etui.runtime.decide import Overrides, apply_overrides, set_loop_guard
 
 
 @pytest.mark.parametrize("default", [True, False])

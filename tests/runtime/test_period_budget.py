@@ -13,11 +13,9 @@ from etui.log.queries import LogReader
 from etui.log.totals import Spending, sum_joules_since
 from etui.log.writer import TurnWriter
 from etui.routing.limits import PeriodBudget
-from etui.runtime.choose import choose
-from etui.runtime.open import open_runtime
-from etui.runtime.overrides import Overrides
-from etui.runtime.period_budget import compute_period_start, find_overruns
-from etui.turn.residence_record import LoadRecord
+from etui.runtime.decide import Overrides, choose, compute_period_start, find_overruns
+from etui.runtime.runtime import open_runtime
+from etui.turn.record import LoadRecord
 from tests.turn.stage import QUICK, Part, Stage, decided, play
 
 POLICY = """

@@ -15,8 +15,8 @@ from etui.config.config import Config
 from etui.energy.idle_tracker import IdleTracker
 from etui.log.queries import LogReader
 from etui.models.spec import STARTER
-from etui.runtime.open import open_process_runtime
-from etui.runtime.route import Route
+from etui.runtime.routes import Route
+from etui.runtime.runtime import open_process_runtime
 from etui.runtime.service import TurnService
 from etui.turn.events import TurnFinished
 from etui.turn.record import TurnRecord

@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 
 from etui.config.config import Config
-from etui.runtime.route import Route
-from etui.runtime.route_choices import RouteChoice, list_route_choices
+from etui.runtime.routes import Route, RouteChoice, list_route_choices
 
 POLICY = """\
 version: 1
@@ -24,13 +23,13 @@ def choices(config: Config, monkeypatch: pytest.MonkeyPatch) -> dict[tuple[str, 
     (config.policies_dir / "mine.yaml").write_text(POLICY, encoding="utf-8")
     (config.policies_dir / "broken.yaml").write_text("version: nonsense\n", encoding="utf-8")
     monkeypatch.setattr(
-        "etui.runtime.serving.models_on_disk",
+        "etui.runtime.model_resolution.models_on_disk",
         lambda _config, _catalogue: lambda name: name == "smollm2-135m",
     )
     from etui.arm import TokenCost
 
     monkeypatch.setattr(
-        "etui.runtime.serving.read_token_cost",
+        "etui.runtime.model_resolution.read_token_cost",
         lambda spec, _config, _log: TokenCost(0.25, 0.01, "a curve"),
     )
     listed = list_route_choices(config, Route("mine"))

@@ -14,10 +14,9 @@ from etui.bench.run.turn_arm import decide_by_policy
 from etui.chat import Query
 from etui.config.config import Config
 from etui.routing.library import load_policy
-from etui.runtime.choose import choose
-from etui.runtime.file_cache import FileCache
-from etui.runtime.open import Runtime, open_runtime
-from etui.runtime.overrides import Overrides
+from etui.runtime.caches import FileCache
+from etui.runtime.decide import Overrides, choose
+from etui.runtime.runtime import Runtime, open_runtime
 from etui.turn.ports import Served
 from tests.models.test_gguf import asks, f32, tiny_gguf
 
@@ -82,7 +81,7 @@ def test_the_file_is_read_once(runtime: Runtime[Any], monkeypatch: pytest.Monkey
     # the file is not as new as it is
     runtime.model_files._sampling = FileCache(lambda: LATER_NS)
     read: list[Path] = []
-    reader = "etui.runtime.model_files.read_file_sampling"
+    reader = "etui.runtime.model_resolution.read_file_sampling"
     monkeypatch.setattr(reader, lambda path: read.append(path))
     sampled(runtime, model="silent")
     sampled(runtime, model="silent")

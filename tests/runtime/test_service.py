@@ -23,8 +23,8 @@ from etui.events import Event, Finished, Loaded, Residence, Unloaded
 from etui.log.queries import LogReader
 from etui.log.writer import TurnWriter
 from etui.models.spec import STARTER
-from etui.runtime.open import Runtime
-from etui.runtime.route import Route
+from etui.runtime.routes import Route
+from etui.runtime.runtime import Runtime
 from etui.runtime.service import TurnService
 from etui.turn.events import TurnFinished
 from etui.turn.record import TurnRecord

@@ -16,8 +16,8 @@ from etui.models.catalogue import load_catalogue
 from etui.models.files import model_path, recorded_sha256, require
 from etui.models.spec import ModelSpec
 from etui.models.tuned import TunedSettings, remove_tuned, save_tuned
-from etui.runtime.open import open_runtime
 from etui.runtime.provenance import conditions
+from etui.runtime.runtime import open_runtime
 from tests.contract.tiny_model import write_tiny_model
 from tests.log.test_curve_rows import CURVE
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from etui.config.config import Config
-from etui.runtime.weights import read_weights
+from etui.runtime.provenance import read_weights
 
 
 def test_a_model_file_with_a_known_hash_is_read(tmp_path, make_gguf) -> None:

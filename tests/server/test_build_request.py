@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from etui.config.config import Config
-from etui.runtime.open import open_process_runtime
+from etui.runtime.runtime import open_process_runtime
 from etui.server.build_request import (
     build_chat_turn,
     build_completion_turn,

@@ -20,8 +20,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from etui.config.config import Config
 from etui.energy.recorder import Recorder
 from etui.errors import ModelUnavailable, QueueFull
-from etui.runtime.open import Runtime
-from etui.runtime.pool.turn_request import EnergyBooks, PoolStatus
+from etui.runtime.runtime import Runtime
+from etui.runtime.turn_request import EnergyBooks, PoolStatus
 from etui.server.app import build_app_with
 from etui.server.context import ServerContext
 from etui.server.guard import Guard

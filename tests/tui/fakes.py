@@ -27,14 +27,12 @@ from etui.models.download import Progress, Report
 from etui.models.files import Verified
 from etui.routing.decision import Decision, SignalValue
 from etui.runtime.forecast import ArmForecast, Forecast, TokenCount
-from etui.runtime.route import Route
-from etui.runtime.route_choices import RouteChoice
+from etui.runtime.routes import Route, RouteChoice
 from etui.tui.services import ListedModel, Services, SpendingTotals, Vitals
 from etui.tui.start import EtuiApp
-from etui.turn.accounting import compute_account
+from etui.turn.accounting import Leg, compute_account
 from etui.turn.chat_tree import tree_of
 from etui.turn.events import Decided, HopEnded, HopStarted, TurnEvent, TurnFinished
-from etui.turn.intervals import Leg
 from etui.turn.record import (
     CONTINUES,
     REPLACES,

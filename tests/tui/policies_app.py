@@ -10,7 +10,7 @@ from textual.widgets import OptionList, Static
 from etui.config.config import Config, shipped_dir
 from etui.models.catalogue import load_catalogue
 from etui.models.files import model_path
-from etui.runtime.route import Route
+from etui.runtime.routes import Route
 from etui.tui.app_messages import AppAction, AppRequest
 from etui.tui.policies.analysis_pane import AnalysisPane
 from etui.tui.policies.editing_pane import EditingPane

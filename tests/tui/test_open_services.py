@@ -14,8 +14,7 @@ from etui.log.queries import LogReader
 from etui.log.records import ChatRecord
 from etui.log.writer import TurnWriter
 from etui.models.catalogue import load_catalogue
-from etui.runtime.rerun import other_route
-from etui.runtime.route import Route
+from etui.runtime.routes import Route, other_route
 from etui.tui.open_services import LoggedChats
 from tests.tui.fakes import turn_record
 

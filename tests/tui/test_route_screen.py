@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 from textual.widgets import Input
 
-from etui.runtime.route import Route
-from etui.runtime.route_choices import RouteChoice
+from etui.runtime.routes import Route, RouteChoice
 from etui.tui.route_screen import (
     HELP_LINE,
     NO_MODEL,

@@ -11,8 +11,7 @@ from etui.energy.types import ChannelEnergy, Energy, Kind
 from etui.events import Answer, Finished, Loaded, Prefilled, Thought
 from etui.models.spec import ModelSpec
 from etui.routing.decision import Decision
-from etui.turn.record import TurnRecord
-from etui.turn.residence_record import LoadRecord, UnloadRecord
+from etui.turn.record import LoadRecord, TurnRecord, UnloadRecord
 from etui.turn.run import run_turn, serve_one_model
 from tests.metering import Sliced
 

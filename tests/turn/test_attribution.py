@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from etui.arm import TokenCost
-from etui.turn.attribution import (
+from etui.turn.shared_meter import (
     BatchCost,
     compute_shares,
     find_batch_cost,

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from etui.chat import OutputOptions, Query
 from etui.routing.policy import AuditPlan
-from etui.turn.audit_label import Agreement, can_audit, compare_answers, is_drawn
+from etui.runtime.auditor import Agreement, can_audit, compare_answers, is_drawn
 from etui.turn.record import TurnRecord
 
 CHOICE = "Which one?\nA) red\nB) blue\nC) green"

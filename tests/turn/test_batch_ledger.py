@@ -10,8 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from etui.events import BatchShare, SharedBatch
-from etui.turn.attribution import BatchCost
-from etui.turn.batch_ledger import BatchLedger
+from etui.turn.shared_meter import BatchCost, BatchLedger
 
 S = 1_000_000_000
 

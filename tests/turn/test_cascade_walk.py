@@ -16,8 +16,7 @@ from etui.replay.policy_replay import Walk, walk_cascade
 from etui.routing.accuracy.table import Graded
 from etui.routing.limits import Agreement, Cascade
 from etui.routing.prediction import PredictedAgreement
-from etui.turn.agreement import Outcome, settle
-from etui.turn.cascade_step import CascadeStep, advance, find_best_outcome, is_sure
+from etui.turn.cascade import CascadeStep, Outcome, advance, find_best_outcome, is_sure, settle
 from tests.turn.stage import Known, Part, Stage, decided, play
 
 WATTS = 10
@@ -239,8 +238,8 @@ def test_arms_of_a_model_that_cannot_be_loaded_are_passed_over() -> None:
 
 
 def test_the_walk_imports_neither_the_engine_nor_the_log() -> None:
-    import etui.turn.cascade_step
+    import etui.turn.cascade
 
-    source = Path(etui.turn.cascade_step.__file__).read_text()
+    source = Path(etui.turn.cascade.__file__).read_text()
     assert "etui.engine" not in source
     assert "etui.log" not in source

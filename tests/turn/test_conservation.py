@@ -15,9 +15,8 @@ import benchmarks.attribution
 from benchmarks.attribution import Request, Schedule, play
 from etui.energy.recorder import Recorder
 from etui.energy.sources.rapl import RaplSource
-from etui.turn.attribution import BatchCost
-from etui.turn.batch_ledger import BatchGroup, BatchLedger
 from etui.turn.record import TurnEnergy
+from etui.turn.shared_meter import BatchCost, BatchGroup, BatchLedger
 from tests.support.devices import SENSORS, FakeClock, FakeDevice
 from tests.support.play import sample
 from tests.support.power_curves import CURVES

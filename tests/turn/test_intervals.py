@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from etui.turn.accounting import compute_account
-from etui.turn.intervals import (
+from etui.turn.accounting import (
     Leg,
     TimeInterval,
+    compute_account,
     compute_spans,
     energy_over,
     merge_adjacent,

@@ -9,8 +9,8 @@ import pytest
 
 from etui.arm import OPEN_SAMPLING, Arm, Sampling, SamplingFrom
 from etui.models.spec import ModelSampling, ModelSpec
+from etui.runtime.model_resolution import has_open_sampling, resolve_sampling
 from etui.turn.ports import Served
-from etui.turn.sampling import has_open_sampling, resolve_sampling
 from tests.turn.stage import Part, Stage, decided, play
 
 ASKED = ModelSampling(

@@ -21,10 +21,9 @@ from etui.events import Answer, Loaded, SharedBatch
 from etui.models.catalogue import load_catalogue
 from etui.models.spec import STARTER, ModelSpec
 from etui.routing.decision import Decision
-from etui.runtime.pool.energy_books import EnergyBookkeeper
-from etui.turn.batch_ledger import BatchLedger
+from etui.runtime.energy_books import EnergyBookkeeper
 from etui.turn.run import run_turn, serve_one_model
-from etui.turn.shared_meter import SharedMeter
+from etui.turn.shared_meter import BatchLedger, SharedMeter
 from tests.support.power_curves import steps
 from tests.turn.scripted import Saved
 

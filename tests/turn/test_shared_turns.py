@@ -18,10 +18,10 @@ from etui.events import Answer, Loaded, ToolCall
 from etui.routing.decision import Decision
 from etui.routing.limits import TurnBudget
 from etui.turn.accounting import power_curve
-from etui.turn.batch_ledger import BatchLedger
 from etui.turn.ports import Meter, Served
 from etui.turn.record import Attribution, ClientRecord, TurnRecord
 from etui.turn.run import run_turn
+from etui.turn.shared_meter import BatchLedger
 from tests.turn.scripted import EVENTS, Meter10W, Saved, Scripted, finished, turn
 from tests.turn.sharing import (
     COST,

@@ -14,11 +14,11 @@ from etui.chat import Query
 from etui.energy.types import Energy, Kind
 from etui.events import Answer, Prefilled, Verified
 from etui.models.spec import ModelSpec
-from etui.turn.intervals import TimeInterval
+from etui.turn.accounting import TimeInterval
 from etui.turn.ports import Served
+from etui.turn.record import parse_speculation
 from etui.turn.run import run_turn
 from etui.turn.speculation import WINDOW_NS, account_speculation, sum_speculation
-from etui.turn.speculation_record import parse_speculation
 from etui.turn.text import energy_line, speculation_text
 from tests.turn.scripted import DECISION, SPEC, Meter10W, S, Saved, Scripted, finished, turn
 from tests.turn.stage import LARGE, QUICK, Part, Stage, decided, play

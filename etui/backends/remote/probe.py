@@ -8,9 +8,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from etui.backends.remote.client import RemoteClient
-from etui.backends.remote.failures import RequestFailed
-from etui.backends.remote.pieces import read_count, read_list, read_mapping, read_text
+from etui.backends.remote.client import RemoteClient, RequestFailed
+from etui.backends.remote.stream_parts import read_count, read_list, read_mapping, read_text
 from etui.config.backend_spec import BackendKind, BackendSpec
 
 MOST_MODELS = 10_000

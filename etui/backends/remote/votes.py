@@ -12,13 +12,16 @@ from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, replace
 
 from etui.arm import VoteStop
-from etui.backends.remote.answer import OVERRUN_TOKENS, RemoteAnswer, build_facts
-from etui.backends.remote.failures import RequestFailed
-from etui.backends.remote.finishing import describe_end
-from etui.backends.remote.reply import Reply
-from etui.backends.remote.requests import Arrived, Broke, Ended
-from etui.backends.remote.retries import Failure
-from etui.backends.remote.splitter import ThinkingSplitter
+from etui.backends.remote.answer import (
+    OVERRUN_TOKENS,
+    Arrived,
+    Broke,
+    Ended,
+    RemoteAnswer,
+    build_facts,
+)
+from etui.backends.remote.client import Failure, RequestFailed
+from etui.backends.remote.reply import Reply, ThinkingSplitter, describe_end
 from etui.events import Answer, Event, Status, Thought, TokenLogprob, Vote
 from etui.multiple_choice import parse_options
 from etui.reasoning.ballot import Ballot

@@ -55,7 +55,7 @@ class TokenTotals:
 
 @dataclass(frozen=True, slots=True)
 class SpeculationTotals:
-    """Drafted tokens of a system's answers, as in :mod:`etui.turn.speculation_record`.
+    """Drafted tokens of a system's answers, as in :mod:`etui.turn.record`.
 
     Attributes:
         batches, drafted, accepted: Verified batches, their drafted and their accepted tokens.

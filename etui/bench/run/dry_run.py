@@ -33,7 +33,7 @@ def count_tokens(plan: RunPlan, config: Config, catalogue: Catalogue) -> dict[st
     from etui.engine.model import Model
     from etui.engine.trial import try_model
     from etui.models.gguf import check_usable
-    from etui.runtime.serving import find_model_file
+    from etui.runtime.model_resolution import find_model_file
 
     counts: dict[str, dict[str, int]] = {}
     library = Library(config.log_dir)

@@ -48,7 +48,7 @@ def list_models(ask: RunRequest, config: Config, catalogue: Catalogue) -> list[s
         UsageError: A name is unknown.
     """
     from etui.models.spec import STARTER
-    from etui.runtime.serving import catalogue_name
+    from etui.runtime.model_resolution import catalogue_name
 
     if ask.policy or ask.arms:
         return []
@@ -76,7 +76,7 @@ def choose_arms(
         InvalidFile: The policy is invalid.
         ModelUnavailable: No suitable model is on this machine.
     """
-    from etui.runtime.serving import choose_speculation, models_on_disk
+    from etui.runtime.model_resolution import choose_speculation, models_on_disk
 
     if not (ask.policy or ask.arms):
         names = list_models(ask, config, catalogue)
@@ -127,7 +127,7 @@ def compile_policy(text: BenchPolicy, catalogue: Catalogue) -> Policy:
 
 def _speculate(arms: Mapping[str, Arm], ask: RunRequest, catalogue: Catalogue) -> dict[str, Arm]:
     """Set the speculation that the options state."""
-    from etui.runtime.serving import check_draft_option
+    from etui.runtime.model_resolution import check_draft_option
 
     made = speculate_arms(arms, ask.speculates)
     if "draft" in ask.speculates:

@@ -84,7 +84,7 @@ def count_prompts(plan: RunPlan, config: Config, catalogue: Catalogue) -> Prompt
     from etui.engine.template_process import TemplateProcess
     from etui.engine.trial import try_model
     from etui.models.gguf import check_usable
-    from etui.runtime.serving import find_model_file
+    from etui.runtime.model_resolution import find_model_file
 
     own: dict[str, dict[Key, int]] = {}
     added: dict[str, float] = {}

@@ -48,7 +48,7 @@ from etui.errors import UsageError
 if TYPE_CHECKING:
     from etui.backends.local import LocalBackend
     from etui.bench.analysis.summary import Summary
-    from etui.runtime.open import Runtime
+    from etui.runtime.runtime import Runtime
 
 
 class Audience(Protocol):

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from etui.arm import Arm
     from etui.backends.local import LocalBackend
     from etui.routing.policy import Policy
-    from etui.runtime.open import Runtime
+    from etui.runtime.runtime import Runtime
 
 
 Decide = Callable[[Query], Choice]

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from etui.text.codec import from_document, to_document
-from etui.turn.record import Tokens
-from etui.turn.speculation_record import SpeculationRecord
+from etui.turn.record import SpeculationRecord, Tokens
 
 SampleStatus = Literal["answered", "no_answer", "truncated", "error"]
 

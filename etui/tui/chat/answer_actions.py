@@ -24,7 +24,7 @@ from etui.tui.notices import notify_error
 from etui.turn.record import TurnRecord
 
 if TYPE_CHECKING:
-    from etui.runtime.rerun import Direction
+    from etui.runtime.routes import Direction
 
 
 class AnswerActions:

@@ -21,7 +21,7 @@ from etui.config.config import Config
 from etui.errors import EtuiError
 from etui.events import Answer
 from etui.log.records import ChatRecord
-from etui.runtime.route import Route
+from etui.runtime.routes import Route
 from etui.text.sanitize import sanitize, shorten
 from etui.text.timestamps import local_time
 from etui.text.title import title_from_answer, title_from_question

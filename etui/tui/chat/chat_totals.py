@@ -9,7 +9,7 @@ from textual.screen import Screen
 from textual.worker import Worker
 
 from etui.errors import EtuiError
-from etui.runtime.route import Route
+from etui.runtime.routes import Route
 from etui.text.sanitize import sanitize
 from etui.tui.chat.conversation import Conversation
 from etui.tui.chat.progress import TurnProgress

@@ -24,7 +24,7 @@ from etui.prompts.library import PromptLibrary, SavedPrompt, load_prompts
 from etui.prompts.mentions import find_mentions, find_open_mention
 from etui.prompts.paths import complete_path
 from etui.runtime.forecast import Forecast
-from etui.runtime.route import Route
+from etui.runtime.routes import Route
 from etui.text.sanitize import sanitize
 from etui.tui.chat.conversation import Asking
 from etui.tui.chat.draft import Draft, resolve

@@ -13,7 +13,7 @@ from etui.config.config import Config
 from etui.errors import EtuiError
 from etui.log.export import build_chat_document, format_branch
 from etui.log.records import ChatRecord
-from etui.runtime.weights import read_weights
+from etui.runtime.provenance import read_weights
 from etui.turn.record import TurnRecord
 from etui.turn.text import energy_line
 

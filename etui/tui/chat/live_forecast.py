@@ -20,7 +20,7 @@ from etui.errors import EtuiError
 from etui.prompts.attachments import Attachment, join
 from etui.routing.signals.text_measures import estimate_tokens
 from etui.runtime.forecast import Forecast
-from etui.runtime.route import Route
+from etui.runtime.routes import Route
 from etui.text.sanitize import sanitize
 from etui.text.tables import SEPARATOR
 from etui.tui.chat.conversation import Asking, Conversation

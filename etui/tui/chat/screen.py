@@ -15,7 +15,7 @@ from textual.screen import Screen
 from etui.config.config import Config
 from etui.errors import EtuiError
 from etui.log.records import ChatRecord
-from etui.runtime.route import Route
+from etui.runtime.routes import Route
 from etui.text.sanitize import sanitize
 from etui.tui.chat.answer_actions import AnswerActions
 from etui.tui.chat.chat_switch import ChatSwitch

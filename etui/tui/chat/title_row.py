@@ -10,7 +10,7 @@ from textual.widgets import Static
 
 from etui import units
 from etui.plots.terminal import meter
-from etui.runtime.route import Route
+from etui.runtime.routes import Route
 from etui.text.sanitize import sanitize
 from etui.text.tables import SEPARATOR
 from etui.tui.power.status_line import short_model

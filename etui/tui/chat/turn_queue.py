@@ -17,7 +17,7 @@ from etui.chat import Query
 from etui.config.config import Config
 from etui.errors import EtuiError
 from etui.events import Loaded, Unloaded
-from etui.runtime.route import Route
+from etui.runtime.routes import Route
 from etui.tui.chat import workers as threads
 from etui.tui.chat.chat_totals import ChatTotals
 from etui.tui.chat.conversation import Asking, new_chat

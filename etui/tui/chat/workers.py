@@ -20,7 +20,7 @@ from etui.events import (
     ToolCall,
     Verified,
 )
-from etui.runtime.route import Route
+from etui.runtime.routes import Route
 from etui.tui.chat.messages import TextBatch, TurnEnded, TurnFact, WarmedUp, WarmingUp, WarmUpFact
 from etui.tui.pacing import USUAL, Pace
 from etui.tui.services import Services

@@ -17,9 +17,8 @@ from etui.log.filters import Sort, TurnFilter
 from etui.log.queries import LogReader, TurnSummary
 from etui.log.records import ChatRecord
 from etui.log.totals import Total
-from etui.runtime.weights import read_weights
-from etui.turn.record import TurnRecord
-from etui.turn.residence_record import LoadRecord, UnloadRecord
+from etui.runtime.provenance import read_weights
+from etui.turn.record import LoadRecord, TurnRecord, UnloadRecord
 
 PAGE_TURNS = 100
 """Turns read at a time; the next page is read when the cursor comes near the last one."""

@@ -29,7 +29,7 @@ from etui.models.recommend import (
     recommend_model,
 )
 from etui.models.spec import ModelSpec
-from etui.runtime.decode_forecast import (
+from etui.runtime.forecast import (
     MachineFacts,
 )
 from etui.runtime.host import read_host
@@ -42,7 +42,7 @@ from etui.sweep.folder import sweeps_dir
 from etui.tui.models.cards import Cards, ModelCard, add_forecast, build_candidates, list_measured
 from etui.tui.models.last_sweep import SweepResults
 from etui.tui.services import Services
-from etui.turn.residence_record import LoadRecord, UnloadRecord
+from etui.turn.record import LoadRecord, UnloadRecord
 
 _LOADS = 200
 """Number of newest loads and unloads searched for those of each model."""

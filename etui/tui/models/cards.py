@@ -19,7 +19,7 @@ from etui.models.recommend import (
 )
 from etui.models.spec import ModelSpec
 from etui.models.tuned import TunedUse
-from etui.runtime.decode_forecast import (
+from etui.runtime.forecast import (
     DecodeForecast,
     MachineFacts,
     MeasuredModel,
@@ -29,7 +29,7 @@ from etui.runtime.keep_warm import (
     ModelIdle,
 )
 from etui.tui.models.last_sweep import LastSweep
-from etui.turn.residence_record import LoadRecord, UnloadRecord
+from etui.turn.record import LoadRecord, UnloadRecord
 
 
 @dataclass(frozen=True, slots=True)

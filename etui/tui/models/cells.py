@@ -10,7 +10,7 @@ from rich.text import Text
 from etui import units
 from etui.curves.operating_curve import OperatingCurve
 from etui.curves.text import age_text, r2_text
-from etui.runtime.decode_forecast import DecodeForecast
+from etui.runtime.forecast import DecodeForecast
 from etui.text.sanitize import sanitize
 from etui.tui.models.cards import Cards, ModelCard
 from etui.tui.widgets.columns import FittedColumn, TableColumn

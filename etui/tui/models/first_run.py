@@ -16,7 +16,7 @@ from etui import units
 from etui.config.config import Config
 from etui.errors import EtuiError, format_internal_error
 from etui.models.spec import STARTER, HubSource, WheelsSource
-from etui.runtime.stand_in import save_stand_in
+from etui.runtime.decide import save_stand_in
 from etui.text.sanitize import sanitize
 from etui.tui import jobs
 from etui.tui.jobs import JobEnded

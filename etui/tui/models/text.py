@@ -8,9 +8,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from etui import units
 from etui.curves.text import age_text, doubt_text, draw_curve, kind_line, points_text, r2_text
 from etui.models.tuned import TunedUse, describe_use
-from etui.runtime.decode_forecast import DecodeForecast, MachineFacts
-from etui.runtime.keep_warm import ModelIdle
-from etui.runtime.keep_warm_text import (
+from etui.runtime.forecast import DecodeForecast, MachineFacts
+from etui.runtime.keep_warm import (
+    ModelIdle,
     break_even_text,
     keep_text,
     load_text,
@@ -21,7 +21,7 @@ from etui.text.timestamps import local_time
 from etui.tui.models.cards import Cards, ModelCard
 from etui.tui.models.cells import UNCALIBRATED, joules_cell, speed_cell, state_text
 from etui.tui.models.last_sweep import LastSweep
-from etui.turn.residence_record import LoadRecord, UnloadRecord
+from etui.turn.record import LoadRecord, UnloadRecord
 
 _LEAST_PLOT = 24
 _LABEL = 10

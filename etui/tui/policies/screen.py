@@ -17,7 +17,7 @@ from textual.widget import Widget
 from textual.widgets import Input, OptionList
 
 from etui.config.config import Config, shipped_dir
-from etui.runtime.route import Route
+from etui.runtime.routes import Route
 from etui.tui.app_messages import AppRequest, PoliciesListed, RouteRequested
 from etui.tui.commands import Command
 from etui.tui.policies import tasks

@@ -164,9 +164,14 @@ def check(subject: Subject, edit: int) -> CheckVerdict:
 def read_fit(subject: Subject, named: str) -> FitRead:
     """Read age and state of the fit of a policy; nothing without one, or if the text has errors."""
     from etui.routing.accuracy.predictor import load_heads
-    from etui.runtime.fit_health import list_fit_facts, read_health
-    from etui.runtime.fit_health_text import build_fit_document, format_briefly, is_amiss
-    from etui.runtime.serving import models_on_disk
+    from etui.runtime.fit_health import (
+        build_fit_document,
+        format_briefly,
+        is_amiss,
+        list_fit_facts,
+        read_health,
+    )
+    from etui.runtime.model_resolution import models_on_disk
 
     context, policy = subject.context, _checked(subject).policy
     try:
@@ -221,7 +226,7 @@ def explain(question: str, subject: Subject) -> Explained:
     """
     from etui.chat import Query
     from etui.runtime.explain import explain as explain_query
-    from etui.runtime.open import open_runtime
+    from etui.runtime.runtime import open_runtime
 
     policy = _require_policy(subject)
     with open_runtime(subject.context.config) as runtime:
@@ -236,7 +241,7 @@ def replay(subject: Subject) -> Replayed:
             is damaged.
     """
     from etui.replay.log_replay import build_turns_document, replay_log
-    from etui.runtime.open import open_runtime
+    from etui.runtime.runtime import open_runtime
 
     policy = _require_policy(subject)
     with open_runtime(subject.context.config) as runtime:

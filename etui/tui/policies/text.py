@@ -11,8 +11,8 @@ from etui import units
 from etui.errors import Problem
 from etui.replay.log_text import move_rows, replayed_lines
 from etui.routing.policy import Policy
-from etui.runtime.explain import Explanation
-from etui.runtime.explain_text import (
+from etui.runtime.explain import (
+    Explanation,
     candidate_rows,
     explained_facts,
     joules_sources,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from etui.backends.remote.circuit import Circuit
+from etui.backends.remote.backend import Circuit
 
 
 class Clock:

@@ -9,7 +9,7 @@ import pytest
 
 from etui.arm import OPEN_SAMPLING, Arm, Sampling, SamplingFrom
 from etui.backends.remote.dialects import choose_dialect, find_effort
-from etui.backends.remote.pieces import Asked
+from etui.backends.remote.stream_parts import Asked
 from etui.chat import Message, OutputOptions
 from etui.config.backend_spec import BackendKind
 from etui.errors import InvalidRequest

@@ -11,8 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from etui.backends.remote.dialects import choose_dialect
-from etui.backends.remote.openai_chunks import parse_chunk
-from etui.backends.remote.pieces import Piece, Progress, Timings, ToolPart, Usage
+from etui.backends.remote.stream_parts import Piece, Progress, Timings, ToolPart, Usage, parse_chunk
 from tests.backends.remote.stub import delta, logprob, usage
 
 NUMBERS = st.integers() | st.floats() | st.just(True) | st.just(10**400)

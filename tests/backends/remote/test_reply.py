@@ -10,10 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from etui.backends.remote.answer import read_letters
-from etui.backends.remote.finishing import build_finished, describe_notes, find_prefill_end
-from etui.backends.remote.pieces import Piece, Timings, TokenProbability, ToolPart, Usage
-from etui.backends.remote.reply import Reply
-from etui.backends.remote.splitter import ThinkingSplitter
+from etui.backends.remote.reply import (
+    Reply,
+    ThinkingSplitter,
+    build_finished,
+    describe_notes,
+    find_prefill_end,
+)
+from etui.backends.remote.stream_parts import Piece, Timings, TokenProbability, ToolPart, Usage
 from etui.events import Answer, Event, Thought, TokenLogprob, ToolCall
 from etui.multiple_choice import Option
 

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from etui.backends.remote.failures import build_error
-from etui.backends.remote.retries import (
+from etui.backends.remote.client import (
     LONGEST_WAIT_SECONDS,
     Failure,
+    build_error,
     find_wait,
     parse_retry_after,
 )

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from etui.backends.remote.splitter import ThinkingSplitter
+from etui.backends.remote.reply import ThinkingSplitter
 
 
 def split(splitter: ThinkingSplitter, pieces: list[str]) -> tuple[str, str]:

@@ -15,7 +15,7 @@ from etui.bench.run.turn_arm import TurnArm, decide_always
 from etui.bench.run.work import SubjectWork
 from etui.models.catalogue import load_catalogue
 from etui.models.spec import STARTER
-from etui.runtime.open import open_runtime
+from etui.runtime.runtime import open_runtime
 
 ARMS = {
     "direct": Arm("direct", STARTER, max_tokens=2),

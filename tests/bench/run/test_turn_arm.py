@@ -23,7 +23,7 @@ from etui.models.spec import ModelSpec
 from etui.routing.decision import Decision
 from etui.routing.limits import Agreement, Cascade
 from etui.runtime.decide import Choice
-from etui.runtime.open import Runtime
+from etui.runtime.runtime import Runtime
 from etui.turn.ports import Served
 from tests.metering import Sliced
 

@@ -32,8 +32,8 @@ from etui.routing.signals.similarity import (
     TermCounts,
     smoothed_share,
 )
-from etui.runtime import similar_questions
-from etui.runtime.similar_questions import NeighbourMemory, read_neighbours
+from etui.runtime import log_predictor as similar_questions
+from etui.runtime.log_predictor import NeighbourMemory, read_neighbours
 from tests.routing.seen import see_signals
 
 Make = Callable[[str], Policy]

@@ -28,10 +28,10 @@ from etui.events import (
 from etui.log.queries import LogReader
 from etui.log.writer import TurnWriter
 from etui.models.spec import STARTER
-from etui.runtime.open import Runtime
-from etui.runtime.overrides import Overrides
-from etui.runtime.pool.turn_pool import TurnPool
-from etui.runtime.pool.turn_request import PoolEvent, TurnFailed, TurnRequest
+from etui.runtime.decide import Overrides
+from etui.runtime.runtime import Runtime
+from etui.runtime.turn_pool import TurnPool
+from etui.runtime.turn_request import PoolEvent, TurnFailed, TurnRequest
 from etui.turn.events import TurnFinished
 from etui.turn.record import TurnRecord
 from tests.support.devices import FakeClock, FakeDevice

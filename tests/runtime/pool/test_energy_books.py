@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from benchmarks.attribution import CurveMeter
 from etui.energy.types import Energy
-from etui.runtime.pool.energy_books import EnergyBookkeeper, Ongoing
-from etui.runtime.pool.turn_request import EnergyBooks
+from etui.runtime.energy_books import EnergyBookkeeper, Ongoing
+from etui.runtime.turn_request import EnergyBooks
 from tests.support.power_curves import constant, steps
 
 S = 1_000_000_000

@@ -20,10 +20,9 @@ from etui.events import Answer, Event, Loaded, Prefilled, Unloaded
 from etui.models.spec import STARTER
 from etui.routing.signals.host_state import HostState
 from etui.runtime.between_turns import HOST_SECONDS
-from etui.runtime.overrides import Overrides
-from etui.runtime.pool.log_refresh import REFRESH_SECONDS
-from etui.runtime.pool.pooled_turn import NOT_BEGUN, PooledTurn
-from etui.runtime.pool.turn_request import RunningTurn, TurnFailed, TurnRequest
+from etui.runtime.decide import Overrides
+from etui.runtime.turn_pool import NOT_BEGUN, REFRESH_SECONDS, PooledTurn
+from etui.runtime.turn_request import RunningTurn, TurnFailed, TurnRequest
 from etui.turn.events import Decided, TurnFinished
 from tests.backends.remote.stub import STALL, Script, running_stub
 from tests.runtime.pool.pool_stage import LIMIT_SECONDS, WATTS, Heard, Stage, with_models
@@ -339,7 +338,7 @@ def test_a_turn_that_hears_no_cancel_ends_with_the_process_and_is_saved(
     stage.host.gate, stage.host.deaf = False, True
     heard, turn = stage.submit()
     stage.host.wait_until(lambda: STARTER in stage.host.loaded)
-    monkeypatch.setattr("etui.runtime.pool.turn_pool.LEAVE_SECONDS", 0.01)
+    monkeypatch.setattr("etui.runtime.turn_pool.LEAVE_SECONDS", 0.01)
     closer = threading.Thread(target=stage.pool.close, args=(0,))
     closer.start()
     stage.host.wait_until(lambda: stage.host.closed == 1)

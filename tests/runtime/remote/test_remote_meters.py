@@ -28,10 +28,10 @@ from etui.routing.objective import weigh
 from etui.routing.policy import ArmPlan, Objective
 from etui.runtime.doctor import diagnose
 from etui.runtime.log_predictor import LogPredictor
-from etui.runtime.open import Runtime, open_runtime
-from etui.runtime.remote.remote_conditions import describe_host, find_conditions, remote_settings
-from etui.runtime.remote.remote_meters import RemoteMeters, check_meters
-from etui.runtime.serving import refit_curve, token_cost_for
+from etui.runtime.model_resolution import refit_curve, token_cost_for
+from etui.runtime.provenance import find_conditions
+from etui.runtime.remote_models import RemoteMeters, check_meters, describe_host, remote_settings
+from etui.runtime.runtime import Runtime, open_runtime
 from etui.turn.ports import Served
 from tests.fixtures.turns import TURN
 

@@ -13,10 +13,9 @@ from etui.chat import Query
 from etui.config.config import Config
 from etui.config.load import load_config
 from etui.errors import ModelUnavailable
-from etui.runtime.choose import choose
-from etui.runtime.open import Runtime, open_runtime
-from etui.runtime.overrides import Overrides
-from etui.runtime.remote.remotes import check_backends, probe_backends
+from etui.runtime.decide import Overrides, choose
+from etui.runtime.remote_models import check_backends, probe_backends
+from etui.runtime.runtime import Runtime, open_runtime
 from etui.turn.events import TurnFinished
 from etui.turn.record import TurnRecord
 from tests.backends.remote.stub import Script, Stub, delta, document, running_stub, sse, usage

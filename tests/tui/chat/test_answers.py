@@ -11,7 +11,7 @@ from textual.pilot import Pilot
 from textual.widgets import Collapsible
 
 from etui.chat import Message
-from etui.runtime.route import Route
+from etui.runtime.routes import Route
 from etui.tui.chat.prompt import Prompt
 from etui.tui.chat.transcript import Transcript
 from etui.tui.chat.turn_view import TurnView

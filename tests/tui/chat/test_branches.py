@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from etui.chat import Message
-from etui.runtime.route import Route
+from etui.runtime.routes import Route
 from etui.tui.chat.prompt import Prompt
 from etui.tui.chat.screen import ChatScreen
 from etui.tui.chat.turn_notes import (

@@ -12,7 +12,7 @@ from textual.widgets import Input
 
 from etui.errors import EtuiError
 from etui.prompts.attachments import Attachment, join
-from etui.runtime.route import Route
+from etui.runtime.routes import Route
 from etui.tui.chat.composer import PartModal, VariablesModal
 from etui.tui.chat.prompt import Prompt
 from etui.tui.chat.slash import SlashEntry, find_near, match_entries

@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 from etui.arm import Arm
 from etui.chat import Message
 from etui.log.records import ChatRecord
-from etui.runtime.rerun import Rung, choose_rung, estimate_turn_work, estimate_work
-from etui.runtime.route import Route
+from etui.runtime.routes import Route, Rung, choose_rung, estimate_turn_work, estimate_work
 from etui.tui.chat.conversation import (
     Asking,
     Conversation,

@@ -12,7 +12,7 @@ from textual.widgets import Markdown, Static
 
 from etui.chat import Message
 from etui.errors import EngineFailed, ModelUnavailable
-from etui.runtime.route import Route
+from etui.runtime.routes import Route
 from etui.tui.chat.prompt import Prompt
 from etui.tui.chat.screen import ChatScreen
 from etui.tui.chat.transcript import Transcript

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
-from etui.runtime.route import Route
+from etui.runtime.routes import Route
 from etui.tui.chat.title_row import TitleFacts, TitleRow, title_line
 from tests.tui.fakes import MODEL, House, until
 from tests.tui.screen import answered, ask

@@ -15,7 +15,7 @@ from etui.curves.measured_under import Conditions
 from etui.curves.operating_curve import Speed
 from etui.energy.types import Channel, ChannelPower, Kind
 from etui.models.spec import HubSource, ModelSpec, PathSource, WheelPart, WheelsSource
-from etui.runtime.decode_forecast import MachineFacts, MeasuredModel
+from etui.runtime.forecast import MachineFacts, MeasuredModel
 from etui.tui.models.card_reader import limit_without_gpus
 from etui.tui.models.cards import Cards, ModelCard, add_forecast, list_measured
 from etui.tui.models.cells import COLUMNS, joules_cell, model_cells, model_texts, speed_cell

@@ -14,7 +14,7 @@ from etui.energy.types import Channel, Kind
 from etui.errors import DownloadFailed, EtuiError
 from etui.models.memory_speed import MemorySpeed, save_memory_speed
 from etui.routing.signals.host_state import HostState
-from etui.runtime.stand_in import load_stand_in
+from etui.runtime.decide import load_stand_in
 from etui.tui.chat.screen import ChatScreen
 from etui.tui.models import card_reader
 from etui.tui.models.details_modal import ModelDetailsModal

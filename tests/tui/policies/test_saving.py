@@ -14,7 +14,7 @@ from textual.widget import Widget
 from textual.widgets import Input, TextArea
 
 from etui.config.config import Config
-from etui.runtime.route import Route
+from etui.runtime.routes import Route
 from etui.tui.app_messages import PoliciesListed, RouteRequested, Unsaved
 from etui.tui.chat.prompt import Prompt
 from etui.tui.modals import ConfirmModal, TextModal

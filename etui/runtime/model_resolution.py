@@ -3,21 +3,153 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
-from etui.arm import Arm, Reasoning, Speculate, TokenCost
-from etui.errors import LogUnavailable, ModelUnavailable, UsageError
+from etui.arm import Arm, Reasoning, SamplingOrigin, Speculate, TokenCost
+from etui.errors import EtuiError, LogUnavailable, ModelUnavailable, UsageError
+from etui.models.spec import ModelSampling
+from etui.runtime.caches import FileCache
 
 if TYPE_CHECKING:
+    from etui.arm import Arm
     from etui.config.config import Config
     from etui.log.queries import LogReader
     from etui.log.records import CurveRecord
     from etui.models.catalogue import Catalogue
     from etui.models.spec import ModelSampling, ModelSpec
-    from etui.runtime.log_cache import LogCache
+    from etui.runtime.caches import LogCache
     from etui.turn.record import TurnRecord
+
+
+class ModelFiles:
+    """Facts of model files by model; safe to use from several threads.
+
+    Hashing a file takes seconds and reading its header tens of milliseconds; comparing the states
+    of files takes some microseconds.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._checked: FileCache[tuple[ModelSpec, Path]] = FileCache()
+        self._sampling: FileCache[ModelSampling | None] = FileCache()
+        self._contexts: FileCache[int | None] = FileCache()
+
+    def find(self, arm: Arm, catalogue: Catalogue) -> tuple[ModelSpec, Path]:
+        """Find the file of an arm's model; one that was checked is not until it changes.
+
+        Its record in the models folder says so too, but that folder may be read-only.
+
+        Raises:
+            ModelUnavailable: The file is missing, damaged, or has another sha256.
+        """
+        from etui.models.files import record_path
+
+        def list_files(found: tuple[ModelSpec, Path]) -> tuple[str, str]:
+            return str(found[1]), str(record_path(arm.model, self._config.models_dir))
+
+        return self._checked.get(
+            catalogue.get(arm.model),
+            lambda: find_model_file(arm, self._config, catalogue),
+            list_files,
+        )
+
+    def read_sampling(self, path: Path) -> ModelSampling | None:
+        """Read what a model file asks for, once for each state of it."""
+        return self._sampling.get(path, lambda: read_file_sampling(path), lambda _: (str(path),))
+
+    def find_context_tokens(self, model: str, catalogue: Catalogue) -> int | None:
+        """Return the context of a model as it would be loaded, in tokens; None if it is unknown.
+
+        The header of a file is read once for each state of it: that takes tens of milliseconds.
+        """
+        from etui.models.files import model_path
+
+        spec = catalogue.models.get(model)
+        if spec is None or spec.backend is not None:
+            return (spec.context or None) if spec is not None else None
+        path = model_path(spec, self._config)
+        return self._contexts.get(
+            (spec, path), lambda: self._read_context(spec, path), lambda _: (str(path),)
+        )
+
+    def _read_context(self, spec: ModelSpec, path: Path) -> int | None:
+        from etui.engine.load_settings import choose_context_tokens
+        from etui.models.gguf import check_gguf
+
+        try:
+            return choose_context_tokens(self._config, spec, check_gguf(path))
+        except EtuiError:
+            return spec.context or None
+
+
+LEAST_VOTE_TEMPERATURE = 0.5
+
+"""Lowest temperature of a vote that a model may ask for: the lowest of those in Wang et al.,
+"Self-Consistency Improves Chain of Thought Reasoning in Language Models" (2022)."""
+
+
+_OPEN: tuple[SamplingOrigin, ...] = ("default", "vote")
+
+
+def has_open_sampling(arm: Arm) -> bool:
+    """Return whether the model may replace a value of the arm's sampling."""
+    return any(origin in _OPEN for origin in asdict(arm.sampling_from).values())
+
+
+def resolve_sampling(
+    arm: Arm, asked: ModelSampling | None, origin: Literal["models.yaml", "gguf"], *, tags: bool
+) -> Arm:
+    """Replace the open values of an arm's sampling by those that its model asks for.
+
+    A model that asks for less than ``LEAST_VOTE_TEMPERATURE`` does not set that of a vote: votes
+    drawn nearly greedily are equal, cost joules and decide nothing.
+
+    Args:
+        arm: The arm; values that the policy or an option states are kept.
+        asked: What the model asks for; None leaves the defaults.
+        origin: Where ``asked`` comes from.
+        tags: Whether the model has think tags. One that has thinks only in the native style: the
+            ``plain`` and ``draft`` styles switch its own thinking off.
+
+    Returns:
+        The arm with concrete values and the origin of each.
+    """
+    if asked is None:
+        return arm
+    found: dict[str, tuple[float, SamplingOrigin]] = {
+        name: (value, origin) for name, value in _given(asked).items()
+    }
+    if asked.thinking is not None and _thinks(arm, tags):
+        thinking = _given(asked.thinking).items()
+        found |= {name: (value, "models.yaml thinking") for name, value in thinking}
+    origins = asdict(arm.sampling_from)
+    values: dict[str, Any] = {}
+    sources: dict[str, Any] = {}
+    for name, (value, source) in found.items():
+        votes = arm.reasoning == "vote" and arm.votes > 1
+        too_cool = votes and name == "temperature" and value < LEAST_VOTE_TEMPERATURE
+        if origins[name] in _OPEN and not too_cool:
+            values[name], sources[name] = value, source
+    return replace(
+        arm,
+        sampling=replace(arm.sampling, **values),
+        sampling_from=replace(arm.sampling_from, **sources),
+    )
+
+
+def _given(asked: ModelSampling) -> dict[str, float]:
+    values = asdict(asked)
+    del values["thinking"]
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _thinks(arm: Arm, tags: bool) -> bool:
+    """Return whether the model thinks in this arm, as :mod:`etui.reasoning.prompts` chooses it."""
+    if arm.reasoning == "direct" or not arm.think_tokens:
+        return False
+    return arm.style in ("auto", "native") or not tags
 
 
 def token_cost_for(
@@ -68,7 +200,7 @@ def read_token_cost(spec: ModelSpec, config: Config, log: LogReader) -> TokenCos
         LogUnavailable: The log cannot be read.
     """
     from etui.log.curve_lookup import find_curve
-    from etui.runtime.remote.remote_conditions import find_conditions
+    from etui.runtime.provenance import find_conditions
 
     curve = find_curve(log, spec.name, spec.sha256, find_conditions(log, spec, config))
     return curve.to_decode_price() if curve else log.price(spec.name, spec.sha256)
@@ -180,8 +312,6 @@ def sample_as_asked(
             model asks for.
         read_file: Reads what the file asks for; called only if it is needed.
     """
-    from etui.turn.sampling import has_open_sampling, resolve_sampling
-
     if not has_open_sampling(arm):
         return arm
     tags = spec.think_close is not None

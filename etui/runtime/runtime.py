@@ -20,17 +20,16 @@ from etui.config.config import Config
 from etui.config.load import read_defaults
 from etui.errors import LogUnavailable
 from etui.models.catalogue import Catalogue, load_catalogue
-from etui.runtime.file_cache import FileCache
-from etui.runtime.log_cache import LogCache
-from etui.runtime.model_files import ModelFiles
-from etui.runtime.serving import (
+from etui.runtime.caches import FileCache, LogCache
+from etui.runtime.log_predictor import NeighbourMemory
+from etui.runtime.model_resolution import (
+    ModelFiles,
     find_draft_file,
     load_token_cost,
     models_on_disk,
     sample_as_asked,
     token_cost_for,
 )
-from etui.runtime.similar_questions import NeighbourMemory
 from etui.turn.ports import Served
 
 if TYPE_CHECKING:
@@ -45,7 +44,7 @@ if TYPE_CHECKING:
     from etui.routing.policy import Policy
     from etui.runtime.decide import Choice
     from etui.runtime.log_predictor import Heads
-    from etui.runtime.remote.remote_meters import RemoteMeters
+    from etui.runtime.remote_models import RemoteMeters
     from etui.turn.events import TurnEvent
     from etui.turn.ports import Meter, Writer
     from etui.turn.record import Attribution, ClientRecord
@@ -183,7 +182,7 @@ class Runtime(Generic[B]):
         """The remote backends of config.yaml by name; none is asked before its first request."""
         if not self.config.backends:
             return {}
-        from etui.runtime.remote.remotes import open_remotes
+        from etui.runtime.remote_models import open_remotes
 
         return open_remotes(self.config)
 
@@ -214,7 +213,7 @@ class Runtime(Generic[B]):
     @cached_property
     def remote_meters(self) -> RemoteMeters:
         """The meters of remote backends; each is asked with the first turn on its machine."""
-        from etui.runtime.remote.remote_meters import RemoteMeters
+        from etui.runtime.remote_models import RemoteMeters
 
         return RemoteMeters(self.config)
 
@@ -280,7 +279,7 @@ class Runtime(Generic[B]):
                 damaged, or has another sha256.
         """
         from etui.runtime.provenance import model_settings
-        from etui.runtime.remote.remotes import serve_remote
+        from etui.runtime.remote_models import serve_remote
 
         entry = self.catalogue.get(arm.model)
         if entry.backend is not None:
@@ -330,7 +329,7 @@ class Runtime(Generic[B]):
         """Answer a query as decided and save the turn; see :func:`etui.turn.run.run_turn`.
 
         Args:
-            choice: The result of :func:`etui.runtime.choose.choose`.
+            choice: The result of :func:`etui.runtime.decide.choose`.
             writer: Saves the record; None writes to the log.
             settings: Settings of the turn, in addition to versions and threads.
             cancelled: Returns whether the user has stopped the turn.
@@ -340,7 +339,7 @@ class Runtime(Generic[B]):
             client: The request that asked for it; None for none.
             attribution: Returns how its joules were separated from those of others.
         """
-        from etui.runtime.overrides import set_loop_guard
+        from etui.runtime.decide import set_loop_guard
         from etui.turn.run import run_turn
 
         return run_turn(

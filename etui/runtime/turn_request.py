@@ -8,7 +8,7 @@ from typing import Protocol
 
 from etui.chat import Query
 from etui.errors import EtuiError
-from etui.runtime.overrides import Overrides
+from etui.runtime.decide import Overrides
 from etui.turn.events import TurnEvent
 
 

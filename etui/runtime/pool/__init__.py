@@ -1,1 +1,0 @@
-"""Run the turns of many clients at a time."""

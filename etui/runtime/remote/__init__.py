@@ -1,1 +1,0 @@
-"""Models that other machines serve: backends, meters, and the conditions of their turns."""

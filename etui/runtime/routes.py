@@ -1,0 +1,323 @@
+"""Everything that can answer the next questions: policies, arms and models, with their costs."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+from etui.arm import Arm
+from etui.chat import Query
+from etui.config.config import Config
+from etui.errors import EtuiError, LogUnavailable
+from etui.runtime.decide import Overrides, choose, decide_query, load_policy_here
+from etui.turn.record import TurnRecord
+
+if TYPE_CHECKING:
+    from etui.arm import Arm
+    from etui.config.config import Config
+    from etui.models.catalogue import Catalogue
+    from etui.routing.policy import Policy
+    from etui.routing.signals.host_state import HostState
+    from etui.runtime.runtime import Runtime
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """How the arm of the next questions is chosen."""
+
+    policy: str
+    model: str | None = None  # Model that answers without the policy; None leaves it to the policy
+    arm: str | None = None
+    """Arm of the policy that answers without its rules; None leaves it to the rules."""
+
+    @property
+    def description(self) -> str:
+        """What answers, in words: ``qwen3-4b``, ``arm think of balanced``, ``policy balanced``."""
+        if self.model is not None:
+            return self.model
+        return f"arm {self.arm} of {self.policy}" if self.arm else f"policy {self.policy}"
+
+
+Direction = Literal["smaller", "larger"]
+
+
+_ANSWER_TOKENS = 128
+
+"""Assumed length of an answer in tokens, whatever the limit of its arm."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rung:
+    """A way to answer: its route, and its work in bytes of weights read."""
+
+    route: Route
+    work: float
+
+
+def estimate_work(arm: Arm, size_bytes: int) -> float:
+    """Estimate the bytes of weights that decoding an answer reads; its cost grows with them."""
+    if arm.readout == "choices":
+        return float(size_bytes)
+    thinking = arm.think_tokens if arm.reasoning != "direct" else 0
+    votes = arm.votes if arm.reasoning == "vote" else 1
+    return float(size_bytes) * votes * (thinking + _ANSWER_TOKENS)
+
+
+def estimate_turn_work(record: TurnRecord, size_bytes: int) -> float:
+    """Estimate the work of an answered turn, from the arm settings in its record."""
+    settings = record.settings
+    arm = Arm(
+        record.arm,
+        record.model,
+        "vote" if record.reasoning == "vote" else "cot" if record.reasoning == "cot" else "direct",
+        think_tokens=int(settings.get("think_tokens") or 0),
+        votes=max(1, int(settings.get("votes") or 1)),
+        readout="choices" if settings.get("readout") == "choices" else "text",
+    )
+    return estimate_work(arm, size_bytes)
+
+
+def choose_rung(rungs: Iterable[Rung], work: float, direction: Direction) -> Route | None:
+    """Choose the route with the nearest work that is clearly less or more; None without one."""
+    if direction == "larger":
+        above = [rung for rung in rungs if rung.work > work * 1.001]
+        return min(above, key=lambda rung: rung.work).route if above else None
+    below = [rung for rung in rungs if rung.work < work * 0.999]
+    return max(below, key=lambda rung: rung.work).route if below else None
+
+
+def other_route(
+    record: TurnRecord, route: Route, direction: Direction, config: Config, catalogue: Catalogue
+) -> Route | None:
+    """Find the next smaller or larger arm of the policy, or else a model without a policy.
+
+    Returns:
+        The other route; None if there is none.
+
+    Raises:
+        UsageError: The policy does not exist.
+        InvalidFile: The policy is not valid.
+    """
+    from etui.arm import Arm
+    from etui.models.files import model_path
+    from etui.routing.availability import choose_served_arm
+    from etui.routing.library import load_policy
+    from etui.runtime.model_resolution import models_on_disk
+
+    # How much work a remote model is, its size, is not known here.
+    on_disk = models_on_disk(config, catalogue, lambda _backend: False)
+
+    def size(model: str) -> int:
+        return model_path(catalogue.get(model), config).stat().st_size if on_disk(model) else 0
+
+    policy = load_policy(route.policy, config, catalogue.models)
+    arms = [
+        arm
+        for plan in policy.arms.values()
+        if (arm := choose_served_arm(plan, on_disk)) is not None
+    ]
+    rungs = [
+        Rung(Route(route.policy, arm=arm.name), estimate_work(arm, size(arm.model))) for arm in arms
+    ]
+    work = estimate_turn_work(record, size(record.model))
+    found = choose_rung(rungs, work, direction)
+    if found is not None:
+        return found
+    models = [spec.name for spec in catalogue if on_disk(spec.name)]
+    rungs = [
+        Rung(Route(route.policy, name), estimate_work(Arm("direct", name), size(name)))
+        for name in models
+    ]
+    return choose_rung(rungs, work, direction)
+
+
+LAST_TURNS = 8
+
+"""Turns that count; with more, a change of the questions would show late."""
+
+
+_GREETING = Query("Hello")
+
+
+def find_likely_arm(
+    overrides: Overrides,
+    runtime: Runtime[Any],
+    read_host: Callable[[], HostState],
+    chat_id: str | None = None,
+) -> Arm:
+    """Find the arm that the next question is likely to get.
+
+    Args:
+        overrides: What the user has chosen; a model or an arm leaves nothing to find.
+        chat_id: The chat that goes on; None for none.
+
+    Raises:
+        EtuiError: No arm can answer, as :func:`etui.runtime.decide.choose`.
+    """
+    if overrides.policy and not (overrides.model or overrides.arm):
+        for arm in rank_arms(read_recent_arms(runtime.config, overrides.policy, chat_id)):
+            with suppress(EtuiError):  # the policy has lost the arm, or the machine its model
+                named = Overrides(policy=overrides.policy, arm=arm)
+                return choose(_GREETING, named, runtime, within_budgets=False).decision.arm
+        with suppress(EtuiError):
+            return _find_default_arm(overrides, runtime, read_host)
+    return choose(_GREETING, overrides, runtime, read_host, within_budgets=False).decision.arm
+
+
+def read_recent_arms(config: Config, policy: str, chat_id: str | None) -> list[str]:
+    """Read the arms that the rules of a policy chose for the last questions, newest first.
+
+    Args:
+        chat_id: Chat whose turns count alone if it has any; None for all chats.
+
+    Returns:
+        Names of arms, of a cascade the first; none if the log cannot be read.
+    """
+    from etui.log.queries import LogReader
+
+    sql = (
+        "SELECT coalesce(json_extract(hops, '$[0].arm'), arm) FROM turns "
+        "WHERE policy = ? AND rule IS NOT NULL {} ORDER BY created_at DESC LIMIT ?"
+    )
+    found: list[str] = []
+    with suppress(LogUnavailable), LogReader(config) as log:
+        if chat_id is not None:
+            values = (policy, chat_id, LAST_TURNS)
+            found = [row[0] for row in log.select(sql.format("AND chat_id = ?"), values)]
+        found = found or [row[0] for row in log.select(sql.format(""), (policy, LAST_TURNS))]
+    return found
+
+
+def rank_arms(recent: Sequence[str]) -> list[str]:
+    """Order arms by how often they were chosen; of two alike, the one chosen last comes first."""
+    return [arm for arm, _ in Counter(recent).most_common()]
+
+
+def _find_default_arm(
+    overrides: Overrides, runtime: Runtime[Any], read_host: Callable[[], HostState]
+) -> Arm:
+    """Decide by the rules that match every question."""
+    policy = load_policy_here(overrides, runtime)
+    always = tuple(rule for rule in policy.rules if rule.when is None)
+    choice = decide_query(
+        _GREETING, replace(policy, rules=always), runtime, host=read_host(), shadow=False
+    )
+    return choice.decision.arm
+
+
+RouteKind = Literal["policy", "arm", "model"]
+
+
+@dataclass(frozen=True, slots=True)
+class RouteChoice:
+    """One policy, arm or model that may answer the next questions."""
+
+    kind: RouteKind
+    name: str
+    route: Route  # How the next questions find it
+    here: bool  # Whether a model on this machine can answer for it
+    joules_per_token: float | None = None
+    """Predicted joules of a decoded token of its model, or of the cheapest model of a policy; None
+    if unknown."""
+    details: str = ""
+    """What else there is to say: description, model, size, or why it cannot be used."""
+
+
+def list_route_choices(config: Config, route: Route) -> tuple[RouteChoice, ...]:
+    """List the policies, the arms of the policy in use, and the models; read from disk each time.
+
+    Args:
+        route: The route in use, whose policy's arms are listed.
+
+    Raises:
+        EtuiError: models.yaml cannot be used.
+    """
+    from etui.log.queries import LogReader
+    from etui.models.catalogue import load_catalogue
+    from etui.models.files import recorded_sha256
+    from etui.routing.library import list_policies
+    from etui.runtime.model_resolution import models_on_disk, read_token_cost
+
+    catalogue = load_catalogue(config)
+    on_disk = models_on_disk(config, catalogue)
+    costs: dict[str, float] = {}
+    with suppress(LogUnavailable), LogReader(config) as log:
+        for spec in catalogue:
+            if on_disk(spec.name):
+                sha256 = spec.sha256 or recorded_sha256(spec, config)
+                cost = read_token_cost(replace(spec, sha256=sha256), config, log)
+                if cost is not None:
+                    costs[spec.name] = cost.joules_per_token
+
+    def choices() -> Iterator[RouteChoice]:
+        used: Policy | None = None
+        for place in list_policies(config):
+            choice, policy = _describe_policy(place.name, config, catalogue, on_disk, costs)
+            used = policy if place.name == route.policy else used
+            yield choice
+        if used is not None:
+            yield from _list_arms(used, on_disk, costs)
+        for spec in sorted(catalogue, key=lambda spec: not on_disk(spec.name)):
+            yield RouteChoice(
+                "model",
+                spec.name,
+                Route(route.policy, spec.name),
+                on_disk(spec.name),
+                costs.get(spec.name),
+                spec.size,
+            )
+
+    return tuple(choices())
+
+
+def _describe_policy(
+    name: str,
+    config: Config,
+    catalogue: Catalogue,
+    on_disk: Callable[[str], bool],
+    costs: dict[str, float],
+) -> tuple[RouteChoice, Policy | None]:
+    from etui.routing.availability import choose_served_arm
+    from etui.routing.library import load_policy
+
+    route = Route(name)
+    try:
+        policy = load_policy(name, config, catalogue.models)
+    except EtuiError:
+        return RouteChoice("policy", name, route, False, None, "has errors: see F4"), None
+    served = [
+        arm
+        for plan in policy.arms.values()
+        if (arm := choose_served_arm(plan, on_disk)) is not None
+    ]
+    known = [costs[arm.model] for arm in served if arm.model in costs]
+    return RouteChoice(
+        "policy",
+        name,
+        route,
+        bool(served),
+        min(known, default=None),
+        policy.description,
+    ), policy
+
+
+def _list_arms(
+    policy: Policy, on_disk: Callable[[str], bool], costs: dict[str, float]
+) -> Iterator[RouteChoice]:
+    from etui.routing.availability import choose_served_arm
+
+    for name, plan in policy.arms.items():
+        arm = choose_served_arm(plan, on_disk)
+        model = plan.models[0] if arm is None else arm.model
+        way = plan.arm.reasoning
+        yield RouteChoice(
+            "arm",
+            name,
+            Route(policy.name, arm=name),
+            arm is not None,
+            costs.get(model),
+            f"{model}, {way}",
+        )

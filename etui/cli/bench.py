@@ -25,11 +25,11 @@ from etui.cli.common import print_json, stop_signals
 from etui.errors import ExitCode, Stopped, UsageError
 
 if TYPE_CHECKING:
-    from etui.bench.run.limits import RunLimits
     from etui.bench.run.plan import RunPlan
     from etui.bench.run.run_request import RunRequest
     from etui.bench.run.runner import BenchRunner, RunOutcome
     from etui.config.config import Config
+    from etui.measure.run import RunLimits
     from etui.models.catalogue import Catalogue
 
 _COMMANDS = {
@@ -37,7 +37,6 @@ _COMMANDS = {
     "difficulty": "Make the table of difficulties that --difficulty reads, from runs.",
     "merge": "Join the runs of one plan: parts, other machines, other days.",
     "publish": "Write a run as a folder for a public git repository.",
-    "board": "Write a page that ranks public folders by joules per right answer.",
     "report": "Write a run's page, summary and table, and figures for a paper.",
     "designs": "List the designs of studies, and print one to copy it.",
     "export": "Write a run's results in the form that lm-eval's viewers read.",
@@ -264,7 +263,7 @@ def _price_rest(runner: BenchRunner, options: dict[str, Any], limits: RunLimits)
 
 
 def _build_limits(options: dict[str, Any]) -> RunLimits:
-    from etui.bench.run.limits import RunLimits
+    from etui.measure.run import RunLimits
 
     hours = options["max_hours"]
     return RunLimits(options["max_joules"], None if hours is None else 3600 * hours)

@@ -11,10 +11,10 @@ import click
 from etui.errors import UsageError
 
 if TYPE_CHECKING:
-    from etui.bench.run.limits import RunLimits
     from etui.bench.run.plan import RunPlan
     from etui.bench.run.runner import BenchRunner, RunOutcome
     from etui.cluster.carrier import Carrier
+    from etui.measure.run import RunLimits
 
 
 def check_cluster_options(options: dict[str, Any]) -> None:

@@ -51,7 +51,7 @@ def publish(name: str, to: Path, licence: str, allow: tuple[str, ...]) -> None:
     It has the configuration, the results, the figures, every answer without its texts, the command
     that repeats the run, and checksums. Folders and names of this machine and its user, and serial
     numbers of GPUs, are removed, and the command refuses to write a file in which one is left.
-    `etui bench board` makes a page from such folders. RUN is the run's folder, its id, or `last`.
+    RUN is the run's folder, its id, or `last`.
     """
     from etui.bench.publish.folder import publish_run
     from etui.bench.publish.private import find_private_data

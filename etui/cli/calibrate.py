@@ -168,8 +168,7 @@ def _find_model(name: str, config: Config) -> tuple[ModelSpec, Path]:
 
 def _fit_log(spec: ModelSpec, config: Config, writer: TurnWriter) -> OperatingCurve:
     from etui.energy.discovery import open_recorder
-    from etui.log.curve_lookup import fit_logged_turns, select_comparable_turns
-    from etui.log.curve_lookup import build_curve_record
+    from etui.log.curve_lookup import build_curve_record, fit_logged_turns, select_comparable_turns
     from etui.log.queries import LogReader
     from etui.runtime.provenance import conditions
 

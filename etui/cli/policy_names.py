@@ -21,7 +21,7 @@ def split_names(
         UsageError: A run does not exist.
     """
     from etui.bench.store.find import find_run, runs_dir
-    from etui.bench.store.sealed_folder import CONFIG
+    from etui.measure.folder import CONFIG
 
     policies: list[str] = []
     further: list[str] = []

@@ -15,8 +15,6 @@ from threading import Event
 from typing import TYPE_CHECKING
 
 from etui.bench.report.files import write_results
-from etui.bench.run.limits import NO_LIMITS, RunLimits
-from etui.bench.run.loop import Ending
 from etui.bench.run.plan import RunPlan
 from etui.bench.run.resume import read_answers, refuse_merged, refuse_other_plan
 from etui.bench.run.run_log import log_run
@@ -27,7 +25,6 @@ from etui.bench.store.find import new_run_id, runs_dir
 from etui.bench.store.run_config import RunConfig, parse_run_config, plan_differences
 from etui.bench.store.run_folder import RUN, RunFolder
 from etui.bench.store.sample import Sample
-from etui.bench.store.sealed_folder import check_new
 from etui.bench.store.several_machines import (
     MachineShare,
     add_machines,
@@ -48,6 +45,8 @@ from etui.cluster.piece_board import BoundPiece, PieceBoard
 from etui.cluster.sidecar import CLUSTER, read_tallies, write_document
 from etui.cluster.versions import read_versions
 from etui.errors import EtuiError, Stopped, UsageError
+from etui.measure.folder import check_new
+from etui.measure.run import NO_LIMITS, Ending, RunLimits
 from etui.units import count_text
 
 if TYPE_CHECKING:
@@ -136,7 +135,7 @@ class ClusterBench:
         asked = self._describe(plan, run_id)
         config = join_machines(asked, opened.configs, compare=compare)
         place = out or runs_dir(self.runtime.config) / run_id
-        with RunFolder.create(place, config) as folder:
+        with RunFolder.start(place, config) as folder:
             return self._run(plan, config, folder, (), limits, opened)
 
     def resume(
@@ -156,7 +155,7 @@ class ClusterBench:
                 merged.
             EtuiError: The run cannot resume, or did not finish; its answers are kept.
         """
-        reopened, recorded = RunFolder.reopen(folder)
+        reopened, recorded = RunFolder.resume(folder)
         with reopened:
             before = recorded.config
             refuse_merged(before)
@@ -374,5 +373,5 @@ class _Sink:
 
     def write(self, samples: Sequence[Sample]) -> None:
         """Write answers to the disk, then show them."""
-        self.folder.append(samples)
+        self.folder.add_samples(samples)
         self.see(samples)

@@ -27,8 +27,8 @@ from etui.text.codec import DocumentError
 from etui.units import count_text, seconds_text
 
 if TYPE_CHECKING:
-    from etui.bench.run.loop import Ending
     from etui.bench.store.sample import Sample
+    from etui.measure.run import Ending
 
 _TICK_SECONDS = 0.25
 

@@ -14,7 +14,6 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from queue import SimpleQueue
 from typing import Any, Protocol, TypeVar
 
-from etui.bench.run.scoring import StopRequested
 from etui.bench.run.work import Answered
 from etui.bench.store.run_config import RunConfig
 from etui.cluster.carrier import ClusterNode, Died, Ended, Method, Report, Said
@@ -35,6 +34,7 @@ from etui.cluster.messages import (
     write_message,
 )
 from etui.errors import EtuiError, format_internal_error
+from etui.measure.run import StopRequested
 from etui.turn.ports import Meter
 
 T = TypeVar("T")

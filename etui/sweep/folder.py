@@ -1,9 +1,7 @@
 """The folder of one sweep: ``config.json``, and files that only grow while it is measured.
 
 A block is one line of ``blocks.jsonl``, on the disk before the next one starts, so that a kill
-loses one block at most. A line that was cut off is dropped when the sweep is read. A seal records
-the length and hash of the blocks that etui wrote, which distinguishes a file edited by hand from
-one that a crash cut off.
+loses one block at most.
 """
 
 from __future__ import annotations
@@ -14,21 +12,21 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Self, TypeVar
+from typing import TYPE_CHECKING, Self, TypeVar
 
-from etui.atomic import write_text
-from etui.bench.store.find import find_folder, list_folders, make_id
-from etui.bench.store.sealed_folder import CONFIG as CONFIG
-from etui.bench.store.sealed_folder import (
+from etui.errors import InvalidFile
+from etui.measure.folder import CONFIG as CONFIG
+from etui.measure.folder import (
+    Folder,
     FolderKind,
-    append_whole,
-    check_new,
-    explain_write_errors,
+    Lines,
+    find_folder,
     find_seal_problem,
-    open_locked,
-    write_seal,
+    list_folders,
+    make_id,
+    read_lines,
+    wrong_folder_error,
 )
-from etui.errors import InvalidFile, UsageError
 from etui.sweep._accuracy import SettingAnswer
 from etui.sweep._measurer import VisitPower
 from etui.sweep.blocks import Block
@@ -36,8 +34,6 @@ from etui.sweep.config import SweepConfig
 from etui.text.codec import DocumentError, from_document, to_document
 
 if TYPE_CHECKING:
-    from filelock import FileLock
-
     from etui.config.config import Config
 
 
@@ -55,7 +51,14 @@ RECORDING = "recorded.json"
 
 """The answers that every setting computes again."""
 
-SEAL = "blocks.seal"
+SWEEP = FolderKind(
+    "sweep",
+    "etui sweep",
+    "start a sweep: etui sweep MODEL",
+    BLOCKS,
+    "blocks.seal",
+    (ANSWERS, POWER),
+)
 
 
 def sweeps_dir(config: Config) -> Path:
@@ -113,14 +116,19 @@ def read_sweep(folder: Path) -> RecordedSweep:
         InvalidFile: A file in it is unreadable, of another version, or was changed outside etui.
     """
     config = read_config(folder)
-    raw = read_bytes(folder / BLOCKS)
-    _check_seal(folder, raw)
-    blocks, good = _parse_lines(folder / BLOCKS, raw, Block)
-    _check_blocks(folder / BLOCKS, blocks, config)
-    answers, good_answers = _read_lines(folder / ANSWERS, SettingAnswer)
-    power, good_power = _read_lines(folder / POWER, VisitPower)
-    sizes = {BLOCKS: good, ANSWERS: good_answers, POWER: good_power}
-    return RecordedSweep(folder, config, blocks, answers, power, sizes, is_finished(folder))
+    blocks = _read_lines(folder / BLOCKS, Block)
+    _check_seal(folder, blocks.raw)
+    _check_blocks(folder / BLOCKS, blocks.values, config)
+    answers = _read_lines(folder / ANSWERS, SettingAnswer)
+    power = _read_lines(folder / POWER, VisitPower)
+    sizes = {
+        BLOCKS: blocks.good_bytes,
+        ANSWERS: answers.good_bytes,
+        POWER: power.good_bytes,
+    }
+    return RecordedSweep(
+        folder, config, blocks.values, answers.values, power.values, sizes, is_finished(folder)
+    )
 
 
 def read_config(folder: Path) -> SweepConfig:
@@ -132,7 +140,7 @@ def read_config(folder: Path) -> SweepConfig:
     """
     path = folder / CONFIG
     if not path.is_file():
-        raise no_sweep_error(folder)
+        raise wrong_folder_error(folder, SWEEP)
     fix = "start a new sweep"
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
@@ -169,44 +177,18 @@ def hash_config(content: object) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def read_bytes(path: Path) -> bytes:
-    """Read a file of the folder; empty if it does not exist.
-
-    Raises:
-        InvalidFile: It cannot be read.
-    """
-    try:
-        return path.read_bytes() if path.exists() else b""
-    except OSError as error:
-        raise InvalidFile(f"cannot read {path}: {error.strerror or error}") from error
-
-
-def _read_lines(path: Path, kind: type[T]) -> tuple[tuple[T, ...], int]:
-    return _parse_lines(path, read_bytes(path), kind)
-
-
-def _parse_lines(path: Path, raw: bytes, kind: type[T]) -> tuple[tuple[T, ...], int]:
-    """Parse complete lines; return the values and the number of bytes that they take."""
-    values: list[T] = []
-    good = 0
-    for number, line in enumerate(raw.splitlines(keepends=True), 1):
-        if not line.endswith(b"\n"):
-            break  # cut off while it was written
-        try:
-            values.append(from_document(kind, json.loads(line)))
-        except ValueError as error:
-            raise InvalidFile(
-                f"{path}:{number}: not a line of this etui: {error}",
-                "the file was changed outside etui, or written by another version; "
-                "start a new sweep",
-            ) from error
-        good += len(line)
-    return tuple(values), good
+def _read_lines(path: Path, kind: type[T]) -> Lines[T]:
+    return read_lines(
+        path,
+        lambda document: from_document(kind, document),
+        "a line of this etui",
+        "the file was changed outside etui, or written by another version; start a new sweep",
+    )
 
 
 def _check_seal(folder: Path, raw: bytes) -> None:
     """Compare the blocks with the seal; lines after the sealed part come from a crash."""
-    found = find_seal_problem(folder / SEAL, BLOCKS, raw)
+    found = find_seal_problem(folder, SWEEP, raw)
     if found:
         raise InvalidFile(
             f"{folder} was changed outside etui: {found}",
@@ -228,118 +210,29 @@ def _check_blocks(path: Path, blocks: Iterable[Block], config: SweepConfig) -> N
             )
 
 
-def no_sweep_error(folder: Path) -> UsageError:
-    """Build the error of a folder that has no sweep."""
-    return UsageError(
-        f"{folder} is not a sweep folder: it has no {CONFIG}", "start a sweep: etui sweep MODEL"
-    )
-
-
-SWEEP = FolderKind("sweep", "etui sweep")
-
-
-class SweepFolder:
-    """A sweep folder, locked for writing by this process until it is closed.
-
-    Use :meth:`create` or :meth:`reopen`.
-    """
-
-    def __init__(self, folder: Path, lock: FileLock, sealed: bytes) -> None:
-        self.path = folder
-        self._lock = lock
-        self._digest = hashlib.sha256(sealed)
-        self._sealed_bytes = len(sealed)
-        self._files: dict[str, IO[bytes]] = {}
-        for name in (BLOCKS, ANSWERS, POWER):
-            self._files[name] = (folder / name).open("ab", buffering=0)
+class SweepFolder(Folder):
+    """A sweep folder, locked for writing by this process until it is closed."""
 
     @classmethod
-    def create(cls, folder: Path, config: SweepConfig) -> Self:
-        """Create the folder of a new sweep.
-
-        Raises:
-            UsageError: The path is a file, or the folder is not empty.
-            EtuiError: The folder cannot be written, or another process is writing to it.
-        """
-        check_new(folder, SWEEP)
-        with open_locked(folder, SWEEP) as lock:
-            content = to_document(config)
-            document = {"version": VERSION, "sha256": hash_config(content), "config": content}
-            text = json.dumps(document, ensure_ascii=False, indent=2) + "\n"
-            write_text(folder / CONFIG, text, errors="surrogatepass")
-            sweep = cls(folder, lock, b"")
-            # The first block is written before its seal. With a seal of nothing it is what a crash
-            # left behind it; without any, somebody may have removed it.
-            sweep._write_seal()
-            return sweep
+    def start(cls, folder: Path, config: SweepConfig) -> Self:
+        """Create the folder of a new sweep; errors as in :meth:`Folder.create`."""
+        content = to_document(config)
+        document = {"version": VERSION, "sha256": hash_config(content), "config": content}
+        return cls.create(folder, SWEEP, document)
 
     @classmethod
-    def reopen(cls, folder: Path) -> tuple[Self, RecordedSweep]:
-        """Open the folder of a sweep to resume it; drop last lines that were cut off.
-
-        Raises:
-            UsageError: The folder is not a sweep folder.
-            InvalidFile: A file in it was changed outside etui.
-            EtuiError: The folder cannot be written, or another process is writing to it.
-        """
-        if not (folder / CONFIG).is_file():
-            raise no_sweep_error(folder)
-        with open_locked(folder, SWEEP) as lock:
-            recorded = read_sweep(folder)
-            whole = read_bytes(folder / BLOCKS)[: recorded.good_bytes[BLOCKS]]
-            sweep = cls(folder, lock, whole)
-            for name, size in recorded.good_bytes.items():
-                sweep._files[name].truncate(size)
-            sweep._write_seal()
-            return sweep, recorded
+    def resume(cls, folder: Path) -> tuple[Self, RecordedSweep]:
+        """Open the folder of a sweep to resume it; errors as in :meth:`Folder.reopen`."""
+        return cls.reopen(folder, SWEEP, read_sweep)
 
     def add_block(self, block: Block) -> None:
-        """Append a complete block and flush it to the disk.
-
-        Raises:
-            Stopped: The disk is full; earlier blocks are kept.
-            EtuiError: The folder cannot be written.
-        """
-        line = self._append(BLOCKS, [block])
-        self._digest.update(line)
-        self._sealed_bytes += len(line)
-        with explain_write_errors(self.path, SWEEP):
-            self._write_seal()
+        """Append a complete block and flush it to the disk; errors as in :meth:`Folder.append`."""
+        self.append(BLOCKS, [to_document(block)])
 
     def add_answers(self, answers: Iterable[SettingAnswer]) -> None:
-        """Append answers to questions; errors as in :meth:`add_block`."""
-        self._append(ANSWERS, answers)
+        """Append answers to questions; errors as in :meth:`Folder.append`."""
+        self.append(ANSWERS, map(to_document, answers))
 
     def add_power(self, power: Iterable[VisitPower]) -> None:
-        """Append watts; errors as in :meth:`add_block`."""
-        self._append(POWER, power)
-
-    def write(self, name: str, text: str) -> None:
-        """Write one of the other files atomically.
-
-        Raises:
-            EtuiError: The file cannot be written.
-        """
-        with explain_write_errors(self.path, SWEEP):
-            write_text(self.path / name, text, errors="surrogatepass")
-
-    def close(self) -> None:
-        """Close the folder and release its lock."""
-        for file in self._files.values():
-            file.close()
-        self._lock.release()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def _append(self, name: str, values: Iterable[object]) -> bytes:
-        text = b"".join(json.dumps(to_document(value)).encode() + b"\n" for value in values)
-        with explain_write_errors(self.path, SWEEP):
-            append_whole(self._files[name], text, sync=True)
-        return text
-
-    def _write_seal(self) -> None:
-        write_seal(self.path / SEAL, self._sealed_bytes, self._digest.hexdigest())
+        """Append watts; errors as in :meth:`Folder.append`."""
+        self.append(POWER, map(to_document, power))

@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from etui import __version__, units
+from etui import units
 from etui.atomic import write_text
-from etui.bench.report.render import read_resource, render_template
-from etui.bench.report.view import build_tree
+from etui.measure.page import build_tree, render_template
 from etui.stats.tests import Interval
 from etui.sweep._charts import (
     FRONTIER_SIZES,
@@ -265,7 +264,6 @@ def _has_accuracy(result: SweepResult) -> bool:
 
 
 _PACKAGE = "etui.sweep"
-_BENCH = "etui.bench.report"
 
 
 def write_report(
@@ -300,9 +298,8 @@ def render_report(
     """
     return render_template(
         _PACKAGE,
-        style=read_resource(_BENCH, "report.css") + read_resource(_PACKAGE, "sweep.css"),
-        script=read_resource(_BENCH, "theme.js") + read_resource(_PACKAGE, "sort.js"),
-        version=__version__,
+        style="sweep.css",
+        script="sort.js",
         model=one_line(config.model),
         created=one_line(config.created[:10]),
         sweep_id=one_line(config.id),

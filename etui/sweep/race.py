@@ -11,7 +11,8 @@ from functools import reduce
 from itertools import takewhile
 from typing import get_args
 
-from etui.errors import EtuiError, Stopped
+from etui.errors import EtuiError
+from etui.measure.run import ATTEMPTS, WAIT_S, Disturbed, measure_undisturbed
 from etui.sweep._elimination import (
     FINALISTS,
     MISTAKE,
@@ -443,18 +444,8 @@ def _mean_visit(blocks: Sequence[Block]) -> float | None:
     return None
 
 
-ATTEMPTS = 5
-"""How often a block is begun before the machine counts as busy."""
-WAIT_S = 30.0
-"""Seconds to wait before a block is begun again: most disturbances (an update, a build) are short,
-and four such waits outlast them."""
-
 OnVisit = Callable[[BlockPlan, int, Visit | Failure], object]
 """Takes the plan of the running block, the index of the visit in its order, and its result."""
-
-
-class _Disturbed(Exception):
-    """A visit that cannot be used; its text is the reason."""
 
 
 def measure_blocks(
@@ -506,28 +497,15 @@ def _measure_block(
 ) -> Block:
     start = clock()
     failures: dict[str, Failure] = {}
-    repeated: list[str] = []
-    while True:
-        try:
-            visits = _visit_all(progress, plan, rig, failures, on_visit)
-        except _Disturbed as disturbed:
-            repeated.append(str(disturbed))
-            if len(repeated) >= attempts:
-                raise Stopped(
-                    f"a block was disturbed in all of {attempts} attempts: {disturbed}",
-                    "end what disturbs it (other programs, a meter that fails), then run the same "
-                    "command again to resume",
-                ) from None
-            sleep(wait_s)
-            continue
-        return Block(
-            plan.number,
-            plan.stage,
-            tuple(visits),
-            tuple(failures.values()),
-            tuple(repeated),
-            clock() - start,
-        )
+    visits, repeated = measure_undisturbed(
+        lambda: _visit_all(progress, plan, rig, failures, on_visit),
+        attempts=attempts,
+        wait_s=wait_s,
+        sleep=sleep,
+    )
+    return Block(
+        plan.number, plan.stage, tuple(visits), tuple(failures.values()), repeated, clock() - start
+    )
 
 
 def _visit_all(
@@ -557,6 +535,6 @@ def _visit_all(
         if on_visit is not None:
             on_visit(plan, at, visit)
         if visit.disturbed:
-            raise _Disturbed(f"{key}: {visit.disturbed}")
+            raise Disturbed(f"{key}: {visit.disturbed}")
         visits.append(visit)
     return visits

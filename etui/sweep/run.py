@@ -12,10 +12,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from etui.bench.store.sealed_folder import check_new, explain_write_errors
 from etui.energy.energy_record import RECORD_FILE
 from etui.errors import EtuiError, LogUnavailable, Stopped, UsageError
 from etui.log.records import SweepRecord, SweepSettingRecord
+from etui.measure.folder import check_new, explain_write_errors
 from etui.models.catalogue import load_catalogue
 from etui.stats.tests import Interval
 from etui.sweep._accuracy import (
@@ -581,7 +581,7 @@ class SweepRunner:
                 return self._resume(found, bench)
             bench.check_idle()
             place = out or sweeps_dir(self._config) / config.id
-            with SweepFolder.create(place, config) as folder:
+            with SweepFolder.start(place, config) as folder:
                 recorded = read_sweep(place)
                 return self._measure(plan, folder, recorded, bench)
 
@@ -597,7 +597,7 @@ class SweepRunner:
             return self._resume(place, bench)
 
     def _resume(self, place: Path, bench: Workbench) -> SweepOutcome:
-        folder, recorded = SweepFolder.reopen(place)
+        folder, recorded = SweepFolder.resume(place)
         with folder:
             before = recorded.config
             plan = self._plan(

@@ -135,6 +135,6 @@ def _sample(draw, arm, subject, row, answer, ease, kind) -> Sample:
 
 def write(folder: Path, run: RunConfig, rows: list[Sample]) -> Path:
     """A run folder with these answers, as a run would have left it."""
-    with RunFolder.create(folder, run) as opened:
-        opened.append(rows)
+    with RunFolder.start(folder, run) as opened:
+        opened.add_samples(rows)
     return folder

@@ -46,8 +46,8 @@ def test_a_run_stops_when_it_is_precise_and_is_complete(precise):
 def test_a_resumed_run_stops_where_the_whole_one_did(precise, models, etui_home, tmp_path):
     out, summary = precise
     whole = read_run(out)
-    with RunFolder.create(tmp_path / "part", whole.config) as folder:
-        folder.append(whole.samples[:21])
+    with RunFolder.start(tmp_path / "part", whole.config) as folder:
+        folder.add_samples(whole.samples[:21])
     done = run(etui_home, "--resume", str(tmp_path / "part"), "--json", models=models)
     assert done.returncode == 0, done.stderr
     again = json.loads(done.stdout)

@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from threading import Event
 
-from etui.bench.run.scoring import StopRequested
 from etui.bench.store.run_config import BenchModel, RunConfig, parse_run_config
 from etui.bench.store.sample import Sample
 from etui.cluster.machine_worker import NodeCommand
@@ -22,6 +21,7 @@ from etui.cluster.messages import Command, Facts, Message, Opening, Task
 from etui.cluster.versions import read_versions, refuse_other_hash
 from etui.energy.types import Energy, EnergyOf, Kind
 from etui.errors import EtuiError, UsageError
+from etui.measure.run import StopRequested
 from etui.turn.record import Tokens
 
 OPENER = "tests.cluster.fake_node:open_fake"

@@ -11,7 +11,6 @@ import pytest
 
 from etui.arm import Arm
 from etui.bench.report.log_rows import run_record
-from etui.bench.run.limits import RunLimits
 from etui.bench.run.plan import RunPlan, make_plan, restore_plan
 from etui.bench.run.run_request import RunRequest
 from etui.bench.run.runner import BenchRunner
@@ -32,6 +31,7 @@ from etui.cluster.open_nodes import name_nodes
 from etui.cluster.patience import Patience
 from etui.cluster.sidecar import CLUSTER
 from etui.errors import EtuiError, Stopped, UsageError
+from etui.measure.run import RunLimits
 from etui.models.catalogue import load_catalogue
 from etui.runtime.runtime import open_runtime
 from tests.bench import synthetic
@@ -264,7 +264,7 @@ def test_a_run_of_one_machine_is_not_resumed_on_a_cluster(plan, bench, tmp_path)
 def test_a_merged_run_is_not_resumed_on_a_cluster(plan, bench, tmp_path):
     out = tmp_path / "merged"
     planned = synthetic.config(merged=("one", "two"))
-    RunFolder.create(out, join_machines(planned, {"m1": planned}, compare=False)).close()
+    RunFolder.start(out, join_machines(planned, {"m1": planned}, compare=False)).close()
     with pytest.raises(UsageError, match="was merged from one, two, and answers nothing itself"):
         bench.on(make_script("a")).resume(out, bench.plan_again)
 
@@ -312,7 +312,7 @@ def test_answers_of_a_part_without_the_cluster_are_counted(plan, bench, local, t
 
 def test_a_full_disk_stops_a_run_that_resumes(plan, bench, tmp_path, monkeypatch):
     out = tmp_path / "run"
-    append, kept = RunFolder.append, []
+    append, kept = RunFolder.add_samples, []
 
     def fill(self, samples):
         if len(kept) == 3:
@@ -320,12 +320,12 @@ def test_a_full_disk_stops_a_run_that_resumes(plan, bench, tmp_path, monkeypatch
         kept.append(samples)
         append(self, samples)
 
-    monkeypatch.setattr(RunFolder, "append", fill)
+    monkeypatch.setattr(RunFolder, "add_samples", fill)
     with pytest.raises(Stopped, match="the disk is full"):
         bench.on(make_script("a"), make_script("b")).start(plan, out)
     machines = json.loads((out / CLUSTER).read_text())["machines"]
     assert sum(each["answers"] for each in machines.values()) == len(keys(out)) == 3
-    monkeypatch.setattr(RunFolder, "append", append)
+    monkeypatch.setattr(RunFolder, "add_samples", append)
     found = bench.on(make_script("a"), make_script("b")).resume(out, bench.plan_again)
     assert found.run.ending == "complete"
     assert len(keys(out)) == len(set(keys(out))) == 6

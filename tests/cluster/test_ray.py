@@ -13,7 +13,6 @@ from threading import Event
 import psutil
 import pytest
 
-from etui.bench.run.limits import RunLimits
 from etui.bench.run.plan import make_plan, restore_plan
 from etui.bench.run.run_request import RunRequest
 from etui.bench.run.runner import BenchRunner
@@ -29,6 +28,7 @@ from etui.cluster.ray_carrier import OPENER as MACHINE
 from etui.cluster.ray_carrier import RayCarrier
 from etui.cluster.settings import parse_address
 from etui.errors import UsageError
+from etui.measure.run import RunLimits
 from etui.models.catalogue import load_catalogue
 from etui.runtime.runtime import open_runtime
 from tests.cluster.fake_node import OPENER, SHA256

@@ -161,7 +161,7 @@ def test_runs_that_are_joined() -> None:
             inside = [s for s in answers if s.row in asked.get(s.subject, ())]
             machine = {"name": f"CPU {machines[index]}", "memory_bytes": 64 << 30}
             config = replace(plan, run_id=f"part-{index}", part=part, machine=machine)
-            runs.append(NamedRun(Path(f"p{index}"), Recorded(config, tuple(inside), 0)))
+            runs.append(NamedRun(Path(f"p{index}"), Recorded(config, tuple(inside), {})))
         merged = merge_runs(runs, "whole")
         found[label] = [
             [(row.key, row.machine) for row in merged.samples],

@@ -199,8 +199,8 @@ def write(
     summary: object = None,
 ) -> Path:
     """A run folder, as a design run would have left it."""
-    with RunFolder.create(folder, run) as opened:
-        opened.append(rows)
+    with RunFolder.start(folder, run) as opened:
+        opened.add_samples(rows)
     for model, measured in (curves or {}).items():
         for point in measured:
             append_curve_point(folder, model, None, point)

@@ -240,8 +240,8 @@ def test_runs_are_named_one_behind_the_other(tmp_path):
     run_ = synthetic.config(("direct", "large"), per_subject=2)
     folders = []
     for at in range(2):
-        made_run = RunFolder.create(tmp_path / f"run{at}", replace(run_, run_id=f"run{at}"))
-        made_run.append(synthetic.samples(run_, seed=at))
+        made_run = RunFolder.start(tmp_path / f"run{at}", replace(run_, run_id=f"run{at}"))
+        made_run.add_samples(synthetic.samples(run_, seed=at))
         made_run.close()
         folders.append(tmp_path / f"run{at}")
     document = json.loads(run("replay", "--runs", *folders, "--json").stdout)

@@ -20,9 +20,9 @@ from tests.bench import synthetic
 
 
 def write(folder, run, seed=0):
-    made = RunFolder.create(folder, run)
+    made = RunFolder.start(folder, run)
     for sample in synthetic.samples(run, seed):
-        made.append([sample])
+        made.add_samples([sample])
     made.close()
     return folder
 
@@ -70,8 +70,8 @@ def test_one_arm_on_two_models_is_refused(tmp_path, config):
 
 def test_unmeasured_joules_are_none(tmp_path, config):
     run = synthetic.config(("direct", "large"), per_subject=1)
-    made = RunFolder.create(tmp_path / "a", run)
-    made.append(synthetic.samples(run, kind=None))
+    made = RunFolder.start(tmp_path / "a", run)
+    made.add_samples(synthetic.samples(run, kind=None))
     made.close()
     assert read_runs([tmp_path / "a"], config).graded.joules is None
 
@@ -197,9 +197,9 @@ def test_arms_that_have_to_agree_are_predicted_together():
 
 def test_answers_of_a_run_are_numbers_that_are_equal_where_the_answers_are(tmp_path, config):
     run = synthetic.config(("direct", "large"), per_subject=2)
-    made = RunFolder.create(tmp_path / "a", run)
+    made = RunFolder.start(tmp_path / "a", run)
     samples = list(synthetic.samples(run))
-    made.append(samples)
+    made.add_samples(samples)
     made.close()
     graded = read_runs([tmp_path / "a"], config).graded
     assert graded.answers is not None

@@ -294,7 +294,7 @@ def draw_noise(rng: random.Random) -> SimulatedNoise:
 
 @dataclass(slots=True)
 class SimulatedRig:
-    """Measures a simulated machine on a simulated clock; implements ``etui.sweep.blocks.SettingMeasurer``."""
+    """Measures a simulated machine on a simulated clock, as a ``SettingMeasurer``."""
 
     machine: SimulatedMachine
     noise: SimulatedNoise = field(default_factory=SimulatedNoise)  # What disturbs the visits

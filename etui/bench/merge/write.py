@@ -16,8 +16,8 @@ from etui.bench.report.files import write_results
 from etui.bench.report.log_rows import answer_record, run_record
 from etui.bench.store.difficulty_table import DIFFICULTY
 from etui.bench.store.run_folder import CURVES, RUN, RunFolder
-from etui.bench.store.sealed_folder import LOCK, check_new
 from etui.errors import EtuiError, Stopped
+from etui.measure.folder import LOCK, check_new
 
 if TYPE_CHECKING:
     from etui.bench.analysis.summary import Summary
@@ -47,8 +47,8 @@ def write_merged(merged: MergedRun, to: Path, config: Config, log: TurnWriter) -
     check_new(to, RUN)
     run = replace(merged.config, data_path=_find_data_path(merged.runs))
     others = {CURVES: "".join(_join_curves(merged)), DIFFICULTY: _read_difficulty(merged.runs)}
-    with _make_whole(to) as place, RunFolder.create(place, run) as folder:
-        folder.append(merged.samples)
+    with _make_whole(to) as place, RunFolder.start(place, run) as folder:
+        folder.add_samples(merged.samples)
         summary = write_results(folder, run, merged.samples, config)
         for name, text in others.items():
             if text:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from etui import __version__, units
+from etui import units
 from etui.bench.analysis.accuracy import OUTCOMES
 from etui.bench.analysis.course_text import build_course_rows
 from etui.bench.analysis.machines import drop_unpooled
@@ -18,10 +18,10 @@ from etui.bench.analysis.summary_text import (
     protocol,
 )
 from etui.bench.report import chart, power_chart, view
-from etui.bench.report.questions_json import Texts, embed_json, questions_json
-from etui.bench.report.render import read_resource, render_template
+from etui.bench.report.questions_json import Texts, questions_json
 from etui.bench.store.run_config import RunConfig
 from etui.bench.store.sample import Sample
+from etui.measure.page import embed_json, render_template
 from etui.text.codec import to_document
 from etui.text.sanitize import sanitize
 
@@ -92,9 +92,7 @@ def render_page(
     rows = view.subject_rows(summary)
     return render_template(
         _PACKAGE,
-        style=read_resource(_PACKAGE, "report.css"),
-        script=read_resource(_PACKAGE, "theme.js") + read_resource(_PACKAGE, "report.js"),
-        version=__version__,
+        script="report.js",
         title=protocol(summary),
         summary=summary,
         chance=describe_chance(summary),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,6 +11,7 @@ from markupsafe import Markup
 from etui.bench.analysis.accuracy import OUTCOMES, classify_outcome
 from etui.bench.store.sample import Sample
 from etui.datasets.questions import Question
+from etui.measure.page import embed_json
 from etui.text.sanitize import sanitize, shorten
 
 _MOST_CHARACTERS = 4000
@@ -53,14 +53,6 @@ def questions_json(grouped: Mapping[str, Sequence[Sample]], texts: Texts | None)
             ]
         )
     return embed_json(rows)
-
-
-def embed_json(value: Any) -> Markup:
-    """Encode JSON so that no text in it can close a ``script`` element."""
-    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
-    for character in "<>&":
-        text = text.replace(character, f"\\u{ord(character):04x}")
-    return Markup(text)
 
 
 def _answer(sample: Sample) -> list[Any]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
-from typing import Any
 
 from etui import units
 from etui.bench.analysis.cost import Cost, Figure
@@ -23,6 +22,7 @@ from etui.bench.analysis.summary_text import (
 )
 from etui.bench.store.run_config import RunConfig
 from etui.datasets.mmlu import GROUPS, find_group
+from etui.measure.page import Node, build_tree
 from etui.text.sanitize import sanitize
 
 _OUTCOMES = {
@@ -105,15 +105,6 @@ class SubjectRow:
     group: str
     questions: int
     marks: tuple[GroupMark | None, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Node:
-    """A node of a configuration tree: a text, or inner nodes."""
-
-    name: str
-    items: tuple[Node, ...] | None
-    text: str
 
 
 def arm_rows(summary: Summary, run: RunConfig) -> list[ArmRow]:
@@ -387,21 +378,6 @@ def build_config_tree(run: RunConfig) -> Node:
     if run.data_path is not None:
         document["data_path"] = PurePath(run.data_path).name
     return build_tree(document)
-
-
-def build_tree(value: Any, name: str = "") -> Node:
-    """Build a tree of a configuration; lists of plain values become one text."""
-    if isinstance(value, Mapping):
-        inner = tuple(build_tree(item, str(key)) for key, item in value.items())
-        return Node(sanitize(name), inner, units.count_text(len(inner), "entry", "entries"))
-    if isinstance(value, list | tuple) and any(isinstance(item, Mapping) for item in value):
-        inner = tuple(build_tree(item, str(at + 1)) for at, item in enumerate(value))
-        return Node(sanitize(name), inner, units.count_text(len(inner), "entry", "entries"))
-    if isinstance(value, list | tuple):
-        text = ", ".join(str(item) for item in value)
-    else:
-        text = DASH if value is None else str(value)
-    return Node(sanitize(name), None, sanitize(text))
 
 
 def _describe_arm(name: str, run: RunConfig) -> str:

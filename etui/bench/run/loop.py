@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Literal
 
 from etui.bench.run.plan import RunPlan
 from etui.bench.run.sample_writer import SampleWriter
 from etui.bench.run.schedule import Piece
-from etui.bench.run.scoring import StopRequested
 from etui.bench.run.work import QuestionAnswerer, SubjectWork
 from etui.bench.store.run_config import RunConfig
 from etui.bench.store.sample import Sample
-
-Ending = Literal["complete", "precise", "stopped", "joules", "time"]
-"""All questions are answered, the accuracies are known to the precision asked for, the user stopped
-the run, or the joules or the time are used up."""
+from etui.measure.run import Ending, measure_cells
 
 
 def answer_all(
@@ -35,20 +30,16 @@ def answer_all(
     Raises:
         EtuiError: The engine failed, or the folder cannot be written.
     """
-    for piece in schedule:
-        work = build_work(plan, piece, done.get((piece.system, piece.subject), set()))
-        if not work.left:
-            continue
-        if ending := check_limits(sink.joules):
-            return ending
-        try:
-            for answered in systems[piece.system].answer(work):
-                sink.put(answered)
-                if ending := check_limits(sink.joules):
-                    return ending
-        except StopRequested:
-            return "stopped"
-    return "complete"
+    pieces = (
+        (piece.system, build_work(plan, piece, done.get((piece.system, piece.subject), set())))
+        for piece in schedule
+    )
+    return measure_cells(
+        ((system, work) for system, work in pieces if work.left),
+        lambda cell: systems[cell[0]].answer(cell[1]),
+        sink.put,
+        lambda: check_limits(sink.joules),
+    )
 
 
 def build_work(plan: RunPlan, piece: Piece, done: set[int]) -> SubjectWork:

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from etui.bench.report.log_rows import answer_record, run_record
-from etui.bench.run.loop import Ending
 from etui.bench.store.run_config import RunConfig
 from etui.bench.store.run_folder import read_run
 from etui.bench.store.sample import Sample
 from etui.errors import EtuiError, Stopped
+from etui.measure.run import Ending
 
 if TYPE_CHECKING:
     from etui.bench.analysis.summary import Summary

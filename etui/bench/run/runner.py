@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from etui.arm import Arm
 from etui.bench.report.files import write_results
-from etui.bench.run.limits import NO_LIMITS, RunLimits
-from etui.bench.run.loop import Ending, answer_all, collect_done_rows
+from etui.bench.run.loop import answer_all, collect_done_rows
 from etui.bench.run.plan import RunPlan
 from etui.bench.run.precision_plan import check_sources, restore_difficulty
 from etui.bench.run.precision_schedule import open_precision
@@ -35,7 +34,6 @@ from etui.bench.store.find import new_run_id, runs_dir
 from etui.bench.store.run_config import RunConfig
 from etui.bench.store.run_folder import RUN, RunFolder
 from etui.bench.store.sample import Sample
-from etui.bench.store.sealed_folder import check_new
 from etui.bench.store.several_machines import (
     MachineShare,
     add_machines,
@@ -44,6 +42,8 @@ from etui.bench.store.several_machines import (
     undo_join,
 )
 from etui.errors import UsageError
+from etui.measure.folder import check_new
+from etui.measure.run import NO_LIMITS, Ending, RunLimits
 
 if TYPE_CHECKING:
     from etui.backends.local import LocalBackend
@@ -108,7 +108,7 @@ class BenchRunner:
             plan, {model.name: model.sha256 for model in config.models}, self.audience.say
         )
         place = out or runs_dir(self.runtime.config) / run_id
-        with RunFolder.create(place, config) as folder:
+        with RunFolder.start(place, config) as folder:
             if plan.difficulty is not None:
                 folder.write(DIFFICULTY, plan.difficulty.text)
             return self._run(plan, config, folder, (), limits)
@@ -129,7 +129,7 @@ class BenchRunner:
             UsageError: The run was started with other data, models or programs, or was merged.
             EtuiError: The run cannot resume, or did not finish; its answers are kept.
         """
-        opened, recorded = RunFolder.reopen(folder)
+        opened, recorded = RunFolder.resume(folder)
         with opened:
             before = recorded.config
             refuse_merged(before)

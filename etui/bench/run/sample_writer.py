@@ -100,6 +100,6 @@ class SampleWriter:
         samples = answered.samples(self._meter.energy)
         if self._share is not None:
             samples = [self._share.place(sample) for sample in samples]
-        self._folder.append(samples)
+        self._folder.add_samples(samples)
         self._joules += math.fsum(s.joules for s in samples if s.joules is not None)
         self._show(samples)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import groupby
 from random import Random
 from typing import TYPE_CHECKING
 
 from etui.bench.store.parts import choose_block_size, cut_subjects
 from etui.datasets.question_sample import order_balanced
+from etui.measure.run import shuffle_grouped
 
 if TYPE_CHECKING:
     from etui.bench.run.plan import RunPlan
@@ -102,9 +102,4 @@ def _shuffle_systems(plan: RunPlan, systems: tuple[str, ...], block: int) -> lis
         arm = plan.arms.get(system)
         return arm.model if arm is not None else ""
 
-    random = Random(f"systems {plan.seed} {block}")
-    groups = [list(inside) for _, inside in groupby(sorted(systems, key=model_of), key=model_of)]
-    random.shuffle(groups)
-    for group in groups:
-        random.shuffle(group)
-    return [system for group in groups for system in group]
+    return shuffle_grouped(systems, model_of, Random(f"systems {plan.seed} {block}"))

@@ -10,12 +10,9 @@ from dataclasses import dataclass
 from etui.arm import Sampling
 from etui.bench.prompts.tokens import PromptEnding, TokenizedPrompt
 from etui.engine.session import Session, TokenSequence
+from etui.measure.run import StopRequested
 
 _GREEDY = Sampling(temperature=0.0)
-
-
-class StopRequested(Exception):
-    """The user stopped the run; the current computation is discarded."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from typing import Protocol
 from etui.bench.run.schedule import Piece
 from etui.bench.store.run_config import RunConfig
 from etui.bench.store.sample import Sample
+from etui.measure.run import work_between_blocks
 
 
 class SideWork(Protocol):
@@ -58,11 +59,4 @@ def interleave(
     Args:
         ended: Whether the run ends now.
     """
-    block: int | None = None
-    for piece in pieces:
-        if block is not None and piece.block != block:
-            side_work.work(ended)
-        block = piece.block
-        yield piece
-    if block is not None:
-        side_work.work(ended)
+    return work_between_blocks(pieces, lambda piece: piece.block, lambda: side_work.work(ended))

@@ -12,13 +12,13 @@ from etui.bench.prompts.completions import build_query
 from etui.bench.prompts.formats import FORMATS, Format, messages_sha
 from etui.bench.prompts.grading import GradingRule, find_rule, grade
 from etui.bench.run.arms import close_decision
-from etui.bench.run.scoring import StopRequested
 from etui.bench.run.work import SubjectWork
 from etui.bench.store.sample import Sample, SampleStatus
 from etui.chat import Message, Query
 from etui.datasets.questions import Question
 from etui.energy.types import EnergyOf
 from etui.errors import ContextOverflow, EngineFailed
+from etui.measure.run import StopRequested
 from etui.multiple_choice import parse_options
 from etui.reasoning.extraction import extract
 from etui.routing.decision import Decision

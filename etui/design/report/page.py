@@ -7,10 +7,9 @@ from typing import Any
 
 from markupsafe import Markup
 
-from etui import __version__, units
+from etui import units
 from etui.bench.analysis.summary_text import interval_text, joules_text
 from etui.bench.report.layout import Size
-from etui.bench.report.render import read_resource, render_template
 from etui.bench.report.view import build_config_tree
 from etui.design.analysis.analysis import DesignAnalysis, PartAnalysis
 from etui.design.analysis.multiples import Against
@@ -34,6 +33,7 @@ from etui.design.report.tables import (
     tabulate_routers,
     tabulate_subjects,
 )
+from etui.measure.page import render_template
 from etui.text.sanitize import sanitize
 
 Finding = tuple[str, str, str]
@@ -80,7 +80,6 @@ def list_findings(part: PartAnalysis) -> list[Finding]:
 
 
 _PACKAGE = "etui.design.report"
-_BENCH = "etui.bench.report"
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,9 +103,7 @@ def render_page(analysis: DesignAnalysis, title: str, extras: Table | None) -> s
     chance = 0.25 if config.chance is None else config.chance
     return render_template(
         _PACKAGE,
-        style=read_resource(_BENCH, "report.css") + read_resource(_PACKAGE, "design.css"),
-        script=read_resource(_BENCH, "theme.js"),
-        version=__version__,
+        style="design.css",
         title=title,
         design=config.design.name if config.design is not None else "",
         started=config.started_at[:10],

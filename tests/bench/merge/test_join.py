@@ -38,7 +38,7 @@ ANSWERS = synthetic.samples(PLAN)
 
 def run(name: str, samples: list[Sample], **changes) -> NamedRun:
     config = replace(PLAN, run_id=name, **changes)
-    return NamedRun(Path(name), Recorded(config, tuple(samples), 0))
+    return NamedRun(Path(name), Recorded(config, tuple(samples), {}))
 
 
 def parts(count: int, **changes) -> list[NamedRun]:
@@ -196,7 +196,7 @@ def test_no_answer_is_lost_or_doubled(owners):
     total = sum(len(r.recorded.samples) for r in runs)
     assert joined.duplicates.answers == total - len(some)
     again = merge_runs(
-        [NamedRun(Path("w"), Recorded(joined.config, joined.samples, 0)), runs[0]], "v"
+        [NamedRun(Path("w"), Recorded(joined.config, joined.samples, {})), runs[0]], "v"
     )
     assert {s.key for s in again.samples} == {s.key for s in some}
 
@@ -206,7 +206,7 @@ def test_merged_runs_merge():
     left = merge_runs([one, other_machine(two)], "left")
     right = merge_runs([three, four], "right")
     joined = merged(
-        [NamedRun(Path(m.config.run_id), Recorded(m.config, m.samples, 0)) for m in (left, right)]
+        [NamedRun(Path(m.config.run_id), Recorded(m.config, m.samples, {})) for m in (left, right)]
     )
     assert [m.key for m in joined.config.machines or ()] == ["m1", "m2", "m3", "m4"]
     assert [m.name for m in joined.config.machines or ()].count(LAPTOP["name"]) == 1
@@ -277,7 +277,7 @@ def test_an_answer_of_an_unknown_machine_is_refused():
 def test_a_comparison_of_machines_is_refused():
     both = {"m1": PLAN, "m2": replace(PLAN, machine=LAPTOP)}
     config = join_machines(PLAN, both, compare=True)
-    compared = NamedRun(Path("compared"), Recorded(replace(config, run_id="compared"), (), 0))
+    compared = NamedRun(Path("compared"), Recorded(replace(config, run_id="compared"), (), {}))
     assert "compared compares machines" in refusal(compared, run("other", []))
 
 

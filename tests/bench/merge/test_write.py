@@ -15,14 +15,12 @@ from etui.bench.analysis.summary import summarise
 from etui.bench.merge.join import NamedRun, merge_runs
 from etui.bench.merge.write import write_merged
 from etui.bench.prompts.formats import FORMATS
-from etui.bench.run.limits import RunLimits
 from etui.bench.run.loop import answer_all
 from etui.bench.run.plan import RunPlan, make_plan
 from etui.bench.run.run_request import RunRequest
 from etui.bench.run.sample_writer import SampleWriter
 from etui.bench.run.schedule import build_schedule
 from etui.bench.run.scoring_arm import ScoringArm
-from etui.bench.store.find import list_folders
 from etui.bench.store.parts import BenchPart
 from etui.bench.store.run_config import RunConfig
 from etui.bench.store.run_folder import RunFolder, read_run
@@ -31,6 +29,8 @@ from etui.config.config import Config
 from etui.energy.types import Energy, Kind
 from etui.errors import EtuiError, Stopped, UsageError
 from etui.log.writer import TurnWriter
+from etui.measure.folder import list_folders
+from etui.measure.run import RunLimits
 from etui.models.catalogue import load_catalogue
 from tests.bench import synthetic
 from tests.bench.fake_engine import FakeSession
@@ -79,7 +79,7 @@ def answer(plan: RunPlan, folder: Path) -> NamedRun:
         return ScoringArm(name, lambda: session, FORMATS["letters"], reuse=True)
 
     systems = {name: build(name) for name in ARMS}
-    with RunFolder.create(folder, configure(plan, folder.name)) as opened:
+    with RunFolder.start(folder, configure(plan, folder.name)) as opened:
         sink = SampleWriter(opened, Meter(), lambda samples: None, 0.0)
         check = RunLimits().start(lambda: False)
         assert (
@@ -199,7 +199,7 @@ def test_a_merge_into_a_full_disk_says_to_merge_again(plan, config, tmp_path, mo
     def fill(self, samples):
         raise Stopped("the disk is full")
 
-    monkeypatch.setattr(RunFolder, "append", fill)
+    monkeypatch.setattr(RunFolder, "add_samples", fill)
     with pytest.raises(EtuiError, match=r"the disk of .*w is full") as error:
         write_merged(merge_runs(halves, "w"), tmp_path / "w", config, TurnWriter(config))
     assert error.value.fix == "free some space, and merge again"

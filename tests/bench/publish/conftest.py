@@ -47,7 +47,7 @@ def publish(tmp_path: Path) -> Publish:
         config = replace(config, **({"run_id": f"run-{name}"} | changes))
         samples = tuple(synthetic.samples(config, seed, kind))[:most]
         place = tmp_path / "public" / name
-        publish_run(Recorded(config, samples, 0), place, licence="CC-BY-4.0", private=NO_OWNER)
+        publish_run(Recorded(config, samples, {}), place, licence="CC-BY-4.0", private=NO_OWNER)
         return place
 
     return write

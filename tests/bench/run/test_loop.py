@@ -10,14 +10,12 @@ import pytest
 from etui.arm import Arm
 from etui.bench.prompts.formats import FORMATS
 from etui.bench.run.arms import ArmOverrides, build_arms, check_format, parse_arm, to_json
-from etui.bench.run.limits import RunLimits
 from etui.bench.run.loop import answer_all, collect_done_rows
 from etui.bench.run.plan import RunPlan, make_plan
 from etui.bench.run.resume import refuse_changes
 from etui.bench.run.run_request import RunRequest
 from etui.bench.run.sample_writer import SampleWriter
 from etui.bench.run.schedule import build_schedule
-from etui.bench.run.scoring import StopRequested
 from etui.bench.run.work import SubjectWork
 from etui.bench.store.run_config import RunConfig
 from etui.bench.store.run_folder import RunFolder, read_run
@@ -25,6 +23,7 @@ from etui.bench.store.sample import Sample
 from etui.config.config import Config
 from etui.energy.types import Energy, Kind
 from etui.errors import EtuiError, Stopped, UsageError
+from etui.measure.run import RunLimits, StopRequested
 from etui.models.catalogue import load_catalogue
 from etui.turn.record import Tokens
 from tests.bench import synthetic
@@ -111,7 +110,7 @@ def go(folder: RunFolder, plan: RunPlan, contenders, samples=(), config=None, **
 def test_every_contender_answers_the_same_questions_subject_by_subject(plan, tmp_path):
     contenders = {name: Answerer(name) for name in ("a", "b")}
     config = run_config(plan, "a", "b")
-    with RunFolder.create(tmp_path / "run", config) as folder:
+    with RunFolder.start(tmp_path / "run", config) as folder:
         ending, shown = go(folder, plan, contenders)
     assert ending == "complete"
     assert contenders["a"].asked == contenders["b"].asked
@@ -124,11 +123,11 @@ def test_every_contender_answers_the_same_questions_subject_by_subject(plan, tmp
 def test_a_run_that_was_stopped_goes_on_where_it_was(plan, tmp_path):
     config = run_config(plan, "a", "b")
     place = tmp_path / "run"
-    with RunFolder.create(place, config) as folder:
+    with RunFolder.start(place, config) as folder:
         stopping = {"a": Answerer("a"), "b": Answerer("b", stop_after=2)}
         ending, shown = go(folder, plan, stopping)
     assert (ending, len(shown)) == ("stopped", 5)
-    folder, recorded = RunFolder.reopen(place)
+    folder, recorded = RunFolder.resume(place)
     with folder:
         again = {"a": Answerer("a"), "b": Answerer("b")}
         ending, _ = go(folder, plan, again, recorded.samples, config)
@@ -152,7 +151,7 @@ def test_joules_that_are_spent_end_the_run(plan, tmp_path):
     """Those of an earlier part count, too."""
     config = run_config(plan, "a")
     before = One("a", next(iter(plan.drawn.values()))[0]).samples(Meter().energy)
-    with RunFolder.create(tmp_path / "run", config) as folder:
+    with RunFolder.start(tmp_path / "run", config) as folder:
         answerer = {"a": Answerer("a")}
         ending, shown = go(folder, plan, answerer, before, config, joules=JOULES)
         assert (ending, shown) == ("joules", [])
@@ -163,7 +162,7 @@ def test_joules_that_are_spent_end_the_run(plan, tmp_path):
 def test_the_meter_is_settled_before_it_is_read(plan, tmp_path):
     config = run_config(plan, "a")
     meter = Meter()
-    with RunFolder.create(tmp_path / "run", config) as folder:
+    with RunFolder.start(tmp_path / "run", config) as folder:
         sink = SampleWriter(folder, meter, lambda samples: None)
         check = RunLimits().start(lambda: False)
         answer_all(plan, build_schedule(plan, ["a"]), {"a": Answerer("a")}, {}, sink, check)
@@ -174,12 +173,12 @@ def test_the_meter_is_settled_before_it_is_read(plan, tmp_path):
 
 def test_a_disk_that_fills_ends_the_run_with_its_message(plan, tmp_path, monkeypatch):
     config = run_config(plan, "a")
-    with RunFolder.create(tmp_path / "run", config) as folder:
+    with RunFolder.start(tmp_path / "run", config) as folder:
 
         def full(samples):
             raise Stopped("the disk is full", "free some room")
 
-        monkeypatch.setattr(folder, "append", full)
+        monkeypatch.setattr(folder, "add_samples", full)
         with pytest.raises(Stopped, match="the disk is full"):
             go(folder, plan, {"a": Answerer("a")})
 
@@ -194,7 +193,7 @@ def test_a_fault_while_writing_is_not_swallowed(plan, tmp_path):
             yield Broken(self.name, work.questions[0])
 
     with (
-        RunFolder.create(tmp_path / "run", run_config(plan, "a")) as folder,
+        RunFolder.start(tmp_path / "run", run_config(plan, "a")) as folder,
         pytest.raises(ZeroDivisionError),
     ):
         go(folder, plan, {"a": Breaks("a")})

@@ -11,18 +11,17 @@ import pytest
 
 from etui.arm import Arm
 from etui.bench.prompts.formats import FORMATS
-from etui.bench.run.limits import RunLimits
 from etui.bench.run.loop import answer_all, collect_done_rows
 from etui.bench.run.plan import RunPlan
 from etui.bench.run.precision_plan import PrecisionRequest, add_precision
 from etui.bench.run.precision_schedule import PrecisionSchedule, open_precision
 from etui.bench.run.sample_writer import SampleWriter
-from etui.bench.run.scoring import StopRequested
 from etui.bench.store.difficulty_table import format_difficulty
 from etui.bench.store.run_config import BenchPolicy
 from etui.datasets.question_sample import draw
 from etui.datasets.questions import Question, Suite
 from etui.errors import Stopped
+from etui.measure.run import RunLimits, StopRequested
 from tests.bench import synthetic
 from tests.bench.run.test_loop import Meter, One
 
@@ -85,7 +84,7 @@ class Folder:
 
     samples: list = field(default_factory=list)
 
-    def append(self, samples) -> None:
+    def add_samples(self, samples) -> None:
         self.samples.extend(samples)
 
 
@@ -326,7 +325,7 @@ def test_the_intervals_hold_in_most_orders():
 
 def test_a_disk_that_fills_ends_the_run_at_the_look():
     class Full(Folder):
-        def append(self, samples) -> None:
+        def add_samples(self, samples) -> None:
             raise Stopped("the disk is full", "free some room")
 
     with pytest.raises(Stopped, match="the disk is full"):

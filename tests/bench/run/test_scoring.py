@@ -16,12 +16,13 @@ from etui.bench.prompts.tokens import (
     group_prompts,
     single_letters,
 )
-from etui.bench.run.scoring import Scored, Scorer, StopRequested
+from etui.bench.run.scoring import Scored, Scorer
 from etui.bench.run.scoring_arm import ScoringArm
 from etui.bench.run.work import SubjectWork
 from etui.datasets.questions import Question
 from etui.engine.context import ContextOptions
 from etui.errors import ContextOverflow
+from etui.measure.run import StopRequested
 from tests.bench.fake_engine import FakeSession, believed, expected
 
 QUESTIONS = [

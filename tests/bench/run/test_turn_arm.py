@@ -10,7 +10,6 @@ import pytest
 
 from etui.arm import Arm
 from etui.bench.prompts.formats import FORMATS
-from etui.bench.run.scoring import StopRequested
 from etui.bench.run.turn_arm import TurnArm
 from etui.bench.run.work import SubjectWork
 from etui.bench.store.sample import parse_sample
@@ -19,6 +18,7 @@ from etui.datasets.questions import Question
 from etui.energy.types import Energy, Kind
 from etui.errors import ContextOverflow, EngineFailed
 from etui.events import Answer, Finished, Prefilled
+from etui.measure.run import StopRequested
 from etui.models.spec import ModelSpec
 from etui.routing.decision import Decision
 from etui.routing.limits import Agreement, Cascade

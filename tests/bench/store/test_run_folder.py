@@ -36,9 +36,9 @@ def sample(row: int, subject: str = "anatomy", arm: str = "direct") -> Sample:
 def folder(tmp_path) -> Path:
     """A run with two answers, as a process left it that was killed."""
     place = tmp_path / "run"
-    run = RunFolder.create(place, CONFIG)
-    run.append([sample(0)])
-    run.append([sample(1)])
+    run = RunFolder.start(place, CONFIG)
+    run.add_samples([sample(0)])
+    run.add_samples([sample(1)])
     run.close()
     return place
 
@@ -65,10 +65,10 @@ def test_what_was_written_is_read_again(folder):
 def test_a_line_that_was_cut_off_is_dropped_and_the_run_goes_on(folder, torn):
     with (folder / "samples.jsonl").open("ab") as file:
         file.write(torn)
-    run, recorded = RunFolder.reopen(folder)
+    run, recorded = RunFolder.resume(folder)
     assert recorded.samples == (sample(0), sample(1))
     with run:
-        run.append([sample(2)])
+        run.add_samples([sample(2)])
     assert read_run(folder).samples == (sample(0), sample(1), sample(2))
 
 
@@ -76,7 +76,7 @@ def test_a_line_behind_the_seal_is_kept(folder):
     """The process died between the answer and its seal."""
     with (folder / "samples.jsonl").open("ab") as file:
         file.write(json.dumps(sample(2).to_json()).encode() + b"\n")
-    run, recorded = RunFolder.reopen(folder)
+    run, recorded = RunFolder.resume(folder)
     run.close()
     assert [s.row for s in recorded.samples] == [0, 1, 2]
 
@@ -84,18 +84,18 @@ def test_a_line_behind_the_seal_is_kept(folder):
 @pytest.mark.parametrize("torn", [b"", b'{"arm": "dir'])
 def test_a_kill_between_the_first_answers_and_their_seal_is_resumed(tmp_path, monkeypatch, torn):
     place = tmp_path / "run"
-    run = RunFolder.create(place, CONFIG)
+    run = RunFolder.start(place, CONFIG)
     with monkeypatch.context() as patched:
         patched.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
-            run.append([sample(0), sample(1)])
+            run.add_samples([sample(0), sample(1)])
     run.close()
     with (place / "samples.jsonl").open("ab") as file:
         file.write(torn)
-    again, recorded = RunFolder.reopen(place)
+    again, recorded = RunFolder.resume(place)
     with again:
         assert recorded.samples == (sample(0), sample(1))
-        again.append([sample(2)])
+        again.add_samples([sample(2)])
     assert read_run(place).samples == (sample(0), sample(1), sample(2))
     assert read_run(place).edited == ()
 
@@ -103,10 +103,10 @@ def test_a_kill_between_the_first_answers_and_their_seal_is_resumed(tmp_path, mo
 def test_a_resumed_run_seals_what_it_found(tmp_path):
     """The seal covers it before the next answer: it can no longer be changed unnoticed."""
     place = tmp_path / "run"
-    RunFolder.create(place, CONFIG).close()
+    RunFolder.start(place, CONFIG).close()
     line = json.dumps(sample(0).to_json()).encode() + b"\n"
     (place / "samples.jsonl").write_bytes(line)
-    RunFolder.reopen(place)[0].close()
+    RunFolder.resume(place)[0].close()
     edit_sample(place)
     assert read_run(place).edited
 
@@ -152,7 +152,7 @@ def test_a_folder_changed_by_hand_is_told_and_not_continued(folder, change):
     change(folder)
     assert read_run(folder).edited
     with pytest.raises(InvalidFile, match="changed outside etui"):
-        RunFolder.reopen(folder)
+        RunFolder.resume(folder)
 
 
 @pytest.mark.parametrize("line", ["no json", '{"arm": "direct"}', "[]"])
@@ -172,19 +172,19 @@ def test_a_configuration_that_is_none_is_told(folder, text):
 
 def test_a_folder_that_holds_something_is_not_taken(folder, tmp_path):
     with pytest.raises(UsageError, match="already contains a run"):
-        RunFolder.create(folder, CONFIG)
+        RunFolder.start(folder, CONFIG)
     (tmp_path / "file").write_text("")
     with pytest.raises(UsageError, match="is not empty"):
-        RunFolder.create(tmp_path, CONFIG)
+        RunFolder.start(tmp_path, CONFIG)
     with pytest.raises(UsageError, match="is a file"):
-        RunFolder.create(tmp_path / "file", CONFIG)
+        RunFolder.start(tmp_path / "file", CONFIG)
     with pytest.raises(UsageError, match="not a run folder"):
-        RunFolder.reopen(tmp_path)
+        RunFolder.resume(tmp_path)
 
 
 def _reopen(place: str, answers) -> None:
     try:
-        RunFolder.reopen(Path(place))
+        RunFolder.resume(Path(place))
     except EtuiError as error:
         answers.put(error.what)
     else:
@@ -194,13 +194,13 @@ def _reopen(place: str, answers) -> None:
 def test_two_processes_cannot_write_to_one_folder(folder):
     context = multiprocessing.get_context("fork")
     answers = context.Queue()
-    run, _ = RunFolder.reopen(folder)
+    run, _ = RunFolder.resume(folder)
     other = context.Process(target=_reopen, args=(str(folder), answers))
     other.start()
     assert "another etui is writing" in answers.get(timeout=30)
     other.join()
     run.close()
-    run, _ = RunFolder.reopen(folder)
+    run, _ = RunFolder.resume(folder)
     run.close()
 
 
@@ -222,15 +222,15 @@ class FullDisk:
 
 
 def test_a_full_disk_keeps_what_was_written_and_can_be_resumed(folder):
-    run, _ = RunFolder.reopen(folder)
-    run._file = FullDisk(run._file)
+    run, _ = RunFolder.resume(folder)
+    run._files["samples.jsonl"] = FullDisk(run._files["samples.jsonl"])
     with pytest.raises(Stopped) as caught:
-        run.append([sample(2)])
+        run.add_samples([sample(2)])
     run.close()
     assert "the disk" in caught.value.what
     assert f"--resume {folder}" in caught.value.fix
     assert caught.value.exit_code == ExitCode.PARTIAL
-    run, recorded = RunFolder.reopen(folder)
+    run, recorded = RunFolder.resume(folder)
     run.close()
     assert recorded.samples == (sample(0), sample(1))
 
@@ -238,7 +238,7 @@ def test_a_full_disk_keeps_what_was_written_and_can_be_resumed(folder):
 def test_a_folder_that_cannot_be_written_is_told(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(EtuiError, match="cannot write"):
-        RunFolder.create(tmp_path / "file" / "run", CONFIG)
+        RunFolder.start(tmp_path / "file" / "run", CONFIG)
 
 
 def test_the_hash_leaves_names_out_and_nothing_else():
@@ -266,7 +266,7 @@ def test_runs_are_found_by_path_id_beginning_and_last(config):
     ids = [new_run_id("mmlu", "letters", [f"m/{n}"], datetime(2026, 1, n)) for n in (1, 2)]
     assert all("/" not in run_id for run_id in ids)
     for run_id in ids:
-        RunFolder.create(config.home / "runs" / run_id, CONFIG).close()
+        RunFolder.start(config.home / "runs" / run_id, CONFIG).close()
     first, last = (config.home / "runs" / run_id for run_id in ids)
     assert find_run(str(first), config) == first
     assert find_run(ids[0], config) == first

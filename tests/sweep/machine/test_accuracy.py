@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from etui.bench.run.scoring import StopRequested
 from etui.bench.run.setup import finish_load
 from etui.config.config import Config
 from etui.datasets.suites import load_suite
 from etui.engine.context import ContextOptions
 from etui.engine.residency import Residency
+from etui.measure.run import StopRequested
 from etui.models.catalogue import load_catalogue
 from etui.models.spec import STARTER
 from etui.sweep._accuracy import (

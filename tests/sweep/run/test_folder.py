@@ -35,7 +35,7 @@ POWER = VisitPower(0, ONE.key, 0, 0, 4, (1.0, None, 2.5))
 def folder(tmp_path: Path) -> Path:
     """A sweep of two blocks that nothing writes to."""
     place = tmp_path / "sweep"
-    with SweepFolder.create(place, CONFIG) as sweep:
+    with SweepFolder.start(place, CONFIG) as sweep:
         sweep.add_block(make_block(0))
         sweep.add_power([POWER])
         sweep.add_block(make_block(1))
@@ -53,7 +53,7 @@ def test_what_is_written_is_read(folder: Path) -> None:
 
 
 def test_a_sweep_goes_on_where_it_was_left(folder: Path) -> None:
-    sweep, read = SweepFolder.reopen(folder)
+    sweep, read = SweepFolder.resume(folder)
     with sweep:
         assert len(read.blocks) == 2
         sweep.add_block(make_block(2))
@@ -67,7 +67,7 @@ def test_a_line_that_was_cut_off_is_dropped(folder: Path, name: str) -> None:
         file.write(before.splitlines(keepends=True)[-1][:-7])
     assert len(read_sweep(folder).blocks) == 2
     assert len(read_sweep(folder).answers) == 2
-    sweep, _ = SweepFolder.reopen(folder)
+    sweep, _ = SweepFolder.resume(folder)
     sweep.close()
     assert (folder / name).read_bytes() == before
 
@@ -77,7 +77,7 @@ def test_a_crash_at_any_byte_of_a_block_loses_that_block_alone(
     tmp_path_factory: pytest.TempPathFactory, cut: int
 ) -> None:
     place = tmp_path_factory.mktemp("crash") / "sweep"
-    with SweepFolder.create(place, CONFIG) as sweep:
+    with SweepFolder.start(place, CONFIG) as sweep:
         sweep.add_block(make_block(0))
         seal = (place / "blocks.seal").read_bytes()
         whole = (place / "blocks.jsonl").stat().st_size
@@ -98,7 +98,7 @@ def test_a_block_that_was_edited_is_refused(folder: Path) -> None:
     with pytest.raises(InvalidFile, match="differs from what etui wrote"):
         read_sweep(folder)
     with pytest.raises(InvalidFile, match="start a new sweep"):
-        SweepFolder.reopen(folder)
+        SweepFolder.resume(folder)
 
 
 def test_blocks_without_their_seal_are_refused(folder: Path) -> None:
@@ -115,7 +115,7 @@ def test_a_line_of_another_version_is_refused_with_its_place(folder: Path) -> No
 
 
 def test_a_block_of_another_sweep_is_refused(folder: Path) -> None:
-    sweep, _ = SweepFolder.reopen(folder)
+    sweep, _ = SweepFolder.resume(folder)
     with sweep:
         sweep.add_block(make_block(5))
     with pytest.raises(InvalidFile, match="a block of another sweep"):
@@ -154,34 +154,34 @@ def test_a_configuration_that_is_none_is_refused(folder: Path, content: str) -> 
 
 
 def test_one_process_writes(folder: Path) -> None:
-    sweep, _ = SweepFolder.reopen(folder)
+    sweep, _ = SweepFolder.resume(folder)
     with sweep, pytest.raises(EtuiError, match="another etui is writing"):
-        SweepFolder.reopen(folder)
-    SweepFolder.reopen(folder)[0].close()
+        SweepFolder.resume(folder)
+    SweepFolder.resume(folder)[0].close()
 
 
 def test_a_new_sweep_needs_an_empty_folder(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="already contains a sweep"):
-        SweepFolder.create(folder, CONFIG)
+        SweepFolder.start(folder, CONFIG)
     (tmp_path / "file").write_text("")
     with pytest.raises(UsageError, match="is a file"):
-        SweepFolder.create(tmp_path / "file", CONFIG)
+        SweepFolder.start(tmp_path / "file", CONFIG)
     with pytest.raises(UsageError, match="is not empty"):
-        SweepFolder.create(tmp_path, CONFIG)
+        SweepFolder.start(tmp_path, CONFIG)
     with pytest.raises(UsageError, match="not a sweep folder"):
-        SweepFolder.reopen(tmp_path)
+        SweepFolder.resume(tmp_path)
 
 
 def test_a_full_disk_keeps_the_blocks_and_says_how_to_go_on(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sweep, _ = SweepFolder.reopen(folder)
+    sweep, _ = SweepFolder.resume(folder)
 
     def refuse(number: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with sweep:
-        monkeypatch.setattr("etui.bench.store.sealed_folder.os.fsync", refuse)
+        monkeypatch.setattr("etui.measure.folder.os.fsync", refuse)
         with pytest.raises(Stopped, match="is full") as stopped:
             sweep.add_block(make_block(2))
         monkeypatch.undo()
@@ -194,9 +194,9 @@ def test_sweeps_are_found_by_id_prefix_path_and_age(config: Config, tmp_path: Pa
     with pytest.raises(UsageError, match="there is no sweep 'last'"):
         find_sweep("last", config)
     for name in ("2098-a", "2099-a", "2099-b"):
-        SweepFolder.create(sweeps_dir(config) / name, CONFIG).close()
+        SweepFolder.start(sweeps_dir(config) / name, CONFIG).close()
     elsewhere = tmp_path / "elsewhere"
-    SweepFolder.create(elsewhere, CONFIG).close()
+    SweepFolder.start(elsewhere, CONFIG).close()
     assert [path.name for path in list_sweeps(config)] == ["2098-a", "2099-a", "2099-b"]
     assert find_sweep("2098", config).name == "2098-a"
     assert find_sweep("last", config).name == "2099-b"

@@ -57,9 +57,9 @@ def run(
     """Start a sweep, or go on with it."""
     made = Instruments(rig, read_no_power, **instruments)  # type: ignore[arg-type]
     if place.exists():
-        folder, recorded = SweepFolder.reopen(place)
+        folder, recorded = SweepFolder.resume(place)
     else:
-        folder = SweepFolder.create(
+        folder = SweepFolder.start(
             place,
             replace(SWEEP, questions=questions, design=replace(DESIGN, settings=settings)),
         )

@@ -185,7 +185,7 @@ def test_a_sweep_of_another_machine_is_refused(machine: Machine, tmp_path: Path)
     first = machine.runner.start(ASKED)
     recorded = read_sweep(first.folder)
     provenance = {**recorded.config.provenance, "machine": "another one"}
-    with SweepFolder.create(tmp_path / "x", replace(recorded.config, provenance=provenance)):
+    with SweepFolder.start(tmp_path / "x", replace(recorded.config, provenance=provenance)):
         pass
     with pytest.raises(UsageError, match="the machine was another one and is now"):
         machine.runner.resume(tmp_path / "x")
@@ -284,9 +284,9 @@ def test_a_cut_in_the_accuracy_is_resumed(machine: Machine, tmp_path: Path) -> N
     best = next(one for one in whole.result.settings if one.setting == whole.result.best)
     assert best.accuracy is not None
     assert best.accuracy.questions == 6
-    sweep, recorded = SweepFolder.reopen(whole.folder)
+    sweep, recorded = SweepFolder.resume(whole.folder)
     sweep.close()
-    with SweepFolder.create(tmp_path / "cut", recorded.config) as cut:
+    with SweepFolder.start(tmp_path / "cut", recorded.config) as cut:
         for block in recorded.blocks:
             cut.add_block(block)
         cut.add_answers(recorded.answers[:4])

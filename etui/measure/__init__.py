@@ -1,0 +1,1 @@
+"""The pipeline of every experiment: cells, order, folder, progress and page."""

@@ -19,6 +19,7 @@ from etui.curves.fit import (
     fit_phase,
     fit_turns,
     meter_share,
+    split_phases,
 )
 from etui.curves.measured_under import Conditions
 from etui.curves.operating_curve import PhaseCurve, Speed, looked_back, mape
@@ -41,6 +42,10 @@ def build_turns(noise: float, seed: int, uncertainty: float | None, bend: float)
         d = decode.joules(computed, output - 1) * (1 + rng.gauss(0, noise))
         widths = (None, None) if uncertainty is None else (uncertainty * p, uncertainty * d)
         made.append(TurnPoint(computed, 0, output, p, d, *widths, 0.01 * computed, 0.02 * output))
+    # Turns without a prompt to compute or with one token are points of one phase alone.
+    made.append(TurnPoint(0, 300, 40, 0.2, 17.5, None, None, 0.1, 0.8))
+    made.append(TurnPoint(90, 10, 1, 3.9, 0.1, None, None, 0.9, 0.1))
+    made.append(TurnPoint(70, 0, 2, 3.4, 1.5, None, None, 0.7, 0.02))
     return made
 
 
@@ -61,6 +66,7 @@ def test_a_fit(case: str) -> None:
     record = build_curve_record(curve)
     found = {
         "phases": fit_turns(points),
+        "points": split_phases(points),
         "curve": (curve.prefill, curve.decode, curve.meter_share, curve.speed, curve.kind),
         "share": meter_share(points),
         "speed": compute_speed(points),

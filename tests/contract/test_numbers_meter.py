@@ -21,7 +21,7 @@ from etui.energy.gpu_sharing import GpuUse, compute_share
 from etui.energy.idle_baseline import compute_baseline
 from etui.energy.power_trace import TraceWriter, replay
 from etui.energy.recorder import Recorder
-from etui.energy.types import Channel, Energy, Kind
+from etui.energy.types import Channel, Energy, Kind, Reading
 from etui.turn.shared_meter import BatchCost, find_batch_cost, split_by_weights, weigh_requests
 from tests.contract.numbers import check_numbers
 from tests.support.devices import SENSORS, FakeClock, FakeDevice, Sensor
@@ -63,7 +63,7 @@ def _slug(name: str) -> str:
 def everything(recorder: Recorder, clock: FakeClock, seconds: float = 14.0) -> dict[str, Any]:
     """All that a recorder states about a record."""
     start_ns, end_ns = clock.at(-0.3), clock.at(seconds + 0.3)
-    edges = [clock.at(seconds * at / 37) for at in range(38)]
+    edges = [clock.at(-1 + (seconds + 2) * at / 37) for at in range(38)]
     return {
         "energies": measure(recorder, clock, seconds),
         "net": [energy.net_joules for energy in measure(recorder, clock, seconds)],
@@ -123,6 +123,24 @@ def test_windows_that_have_just_ended(sensor: str) -> None:
     sample(recorder, clock, 2, rng)
     found = live_windows(recorder, clock, curve, 25, rng, lengths_s=(0.05, 2.0))
     check_numbers(f"meter-live-{_slug(sensor)}", [window.energy for window in found])
+
+
+class Late(FakeDevice):
+    """Stamps each refresh late by a delay that varies by up to 4 ms."""
+
+    def _reading(self, now_s: float) -> Reading:
+        reading = super()._reading(now_s)
+        assert reading.updated_ns is not None
+        late_ns = round(random.Random(reading.updated_ns).uniform(1e6, 5e6))
+        return replace(reading, updated_ns=reading.updated_ns + late_ns)
+
+
+def test_timestamps_that_are_late() -> None:
+    clock, rng = FakeClock(), random.Random(12)
+    device = Late(CURVES["bursts"](rng, 24), clock, SENSORS["counter 100 ms, stamped"])
+    recorder = Recorder([device], clock=clock)
+    sample(recorder, clock, 20, rng)
+    check_numbers("meter-late-stamps", everything(recorder, clock, 20.0))
 
 
 TURNS: dict[str, Sequence[Sensor]] = {

@@ -19,7 +19,7 @@ PACKAGES_OF = {
     "huggingface_hub": {"models"},
     "llama_cpp": {"engine"},
     "llguidance": {"engine"},
-    "matplotlib": {"bench", "curves", "design", "plots", "replay"},
+    "matplotlib": {"bench", "design", "plots"},
     "pyarrow": {"datasets"},
     "pydantic": {"config", "design", "models", "prompts", "routing", "server", "yaml"},
     "pynvml": {"energy"},

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 
 from etui.curves.curve_lines import compute_drawn_lines
 from etui.curves.operating_curve import OperatingCurve
-from etui.plots.style import figure_style, save_figure
-
-_COLOURS = ("#0b7285", "#d9480f", "#5f3dc4")  # distinguishable with colour blindness
-_INCHES = (6.4, 4.0)
+from etui.plots.figure import ARM_COLOURS, Figure, Panel, Point
 
 
 def figure_svg(curves: Sequence[OperatingCurve]) -> str:
@@ -19,42 +15,25 @@ def figure_svg(curves: Sequence[OperatingCurve]) -> str:
     Returns:
         The SVG document; equal curves give equal documents.
     """
-    from matplotlib.figure import Figure
-
-    width, height = _INCHES
-    with figure_style():
-        figure = Figure(figsize=(width, height * max(len(curves), 1)), layout="constrained")
-        panels = figure.subplots(len(curves), 1, squeeze=False)
-        for curve, (panel,) in zip(curves, panels, strict=True):
-            _draw_panel(panel, curve)
-        out = io.StringIO()
-        save_figure(figure, out, "svg")
-    return out.getvalue()
+    figure = Figure(6.4, 4.0 * max(len(curves), 1), rows=max(len(curves), 1))
+    for curve, panel in zip(curves, figure.panels, strict=False):
+        _draw_panel(panel, curve)
+    return figure.document()
 
 
-def _draw_panel(panel: object, curve: OperatingCurve) -> None:
-    from matplotlib.axes import Axes
-
-    assert isinstance(panel, Axes)
-    for line, colour in zip(compute_drawn_lines(curve), _COLOURS, strict=False):
-        outputs = [output for output, _ in line.line]
-        joules = [value for _, value in line.line]
-        half = [value for _, value in line.band]
+def _draw_panel(panel: Panel, curve: OperatingCurve) -> None:
+    for line, colour in zip(compute_drawn_lines(curve), ARM_COLOURS, strict=False):
+        outputs, joules = zip(*line.line, strict=True)
+        half = [width for _, width in line.band]
         low = [value - width for value, width in zip(joules, half, strict=True)]
         high = [value + width for value, width in zip(joules, half, strict=True)]
-        panel.fill_between(outputs, low, high, color=colour, alpha=0.15, linewidth=0)
-        panel.plot(outputs, joules, color=colour, label=f"{line.computed} prompt tokens")
-        panel.scatter(
-            [output for output, _ in line.points],
-            [value for _, value in line.points],
-            color=colour,
-            s=14,
-        )
+        label = f"{line.computed} prompt tokens"
+        panel.line(outputs, joules, colour, label=label, band=(low, high))
+        panel.points([Point(x, y, colour=colour, size=3.5) for x, y in line.points])
     kind = "estimate" if curve.kind == "estimate" else curve.kind or "unknown kind"
-    panel.set_title(f"{curve.model}, {curve.source}, {kind}", fontsize=10)
-    panel.set_xlabel("output tokens")
-    panel.set_ylabel("joules of a turn")
-    panel.set_xlim(left=0)
-    panel.set_ylim(bottom=0)
+    title = f"{curve.model}, {curve.source}, {kind}"
+    panel.name_axes("output tokens", "joules of a turn", title)
+    panel.axes.set_xlim(left=0)
+    panel.axes.set_ylim(bottom=0)
     if curve.points:
-        panel.legend(frameon=False, fontsize=8)
+        panel.legend()

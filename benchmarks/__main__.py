@@ -14,7 +14,7 @@ from benchmarks.machine import commit_of, this_machine
 from benchmarks.report import history_text, list_text, outcomes_text
 from benchmarks.runner import FOLDER, Benchmark, own_folders, run, shipped
 from etui.errors import EtuiError
-from etui.text.suggest import did_you_mean
+from etui.text import did_you_mean
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells give it."""

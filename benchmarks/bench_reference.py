@@ -26,7 +26,7 @@ from etui.bench.prompts.formats import FORMATS
 from etui.bench.run.scoring_arm import ScoringArm
 from etui.bench.run.setup import finish_load
 from etui.bench.run.work import SubjectWork
-from etui.config.load import load_config
+from etui.config.config import load_config
 from etui.datasets.questions import Suite
 from etui.datasets.suites import load_suite
 from etui.models.catalogue import load_catalogue

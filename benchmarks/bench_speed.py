@@ -25,7 +25,7 @@ from benchmarks.sides import arguments, make_session, opened_session, starter
 from etui.bench.prompts.formats import FORMATS
 from etui.bench.run.scoring_arm import ScoringArm
 from etui.bench.run.work import SubjectWork
-from etui.config.load import load_config
+from etui.config.config import load_config
 from etui.datasets.question_sample import draw
 from etui.datasets.questions import Suite
 from etui.datasets.suites import load_suite

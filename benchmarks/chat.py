@@ -34,7 +34,7 @@ from benchmarks.sides import (
 )
 from etui.arm import Arm, Sampling
 from etui.chat import Message
-from etui.config.load import load_config
+from etui.config.config import load_config
 from etui.energy.discovery import open_recorder
 from etui.energy.recorder import Recorder
 from etui.engine.llama_session import LlamaSession

@@ -29,8 +29,7 @@ from etui.backends.base import AnswerRequest
 from etui.backends.local import LocalBackend
 from etui.backends.process import ProcessBackend
 from etui.chat import Message
-from etui.config.config import make_home
-from etui.config.load import load_config
+from etui.config.config import load_config, make_home
 from etui.energy.discovery import open_recorder
 from etui.energy.recorder import Recorder
 from etui.errors import EngineFailed

@@ -52,8 +52,7 @@ from etui.cluster.connect import open_ray
 from etui.cluster.ray_carrier import OPENER as MACHINE
 from etui.cluster.ray_carrier import RayCarrier
 from etui.cluster.settings import ClusterAddress, build_environment, parse_address
-from etui.config.config import Config, make_home
-from etui.config.load import load_config
+from etui.config.config import Config, load_config, make_home
 from etui.models.catalogue import load_catalogue
 from etui.runtime.runtime import open_runtime
 

@@ -26,7 +26,7 @@ from benchmarks.figures import Figure
 from benchmarks.sides import make_session
 from etui.calibration.grid import QUICK, Grid, Length, list_visits
 from etui.calibration.measure import GREEDY, TurnTimer, warm_up
-from etui.config.load import load_config
+from etui.config.config import load_config
 from etui.curves.fit import compute_error, fit_curve
 from etui.curves.measured_under import Conditions
 from etui.curves.operating_curve import OperatingCurve, mape

@@ -27,7 +27,7 @@ from benchmarks.sides import (
     make_session,
 )
 from etui.arm import Sampling
-from etui.config.load import load_config
+from etui.config.config import load_config
 from etui.energy.discovery import open_recorder
 from etui.engine.llama_session import LlamaSession
 from etui.engine.text_stream import TextStream

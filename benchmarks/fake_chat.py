@@ -14,8 +14,7 @@ from typing import Any
 
 from etui.arm import Arm
 from etui.chat import Query
-from etui.config.config import make_home
-from etui.config.load import load_config
+from etui.config.config import load_config, make_home
 from etui.energy.types import Channel, ChannelPower, Energy, Kind
 from etui.events import Answer, Finished, Loaded, Prefilled
 from etui.log.chat_queries import ChatSummary

@@ -17,8 +17,7 @@ import psutil
 
 from benchmarks.http_sides import Server, find_port, running
 from etui.backends.process import ProcessBackend
-from etui.config.config import make_home
-from etui.config.load import load_config
+from etui.config.config import load_config, make_home
 from etui.energy.idle_tracker import IdleTracker
 from etui.runtime.runtime import Runtime
 

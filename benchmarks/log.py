@@ -34,7 +34,7 @@ _TARGET_MS = 150.0
 _OPEN = """
 import sys, time
 start = time.perf_counter()
-from etui.config.load import load_config
+from etui.config.config import load_config
 from etui.log.writer import TurnWriter
 with TurnWriter(load_config()) as writer:
     writer.ready()

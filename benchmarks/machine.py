@@ -9,8 +9,7 @@ from pathlib import Path
 
 import psutil
 
-from etui.config.config import make_home
-from etui.config.load import load_config
+from etui.config.config import load_config, make_home
 from etui.config.machine import processor_name
 from etui.engine.library import Library
 from etui.errors import EngineFailed

@@ -23,8 +23,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from benchmarks.figures import Figure, ratio_of, timed_in_turn
-from etui.config.config import Config
-from etui.config.load import load_config
+from etui.config.config import Config, load_config
 from etui.energy.discovery import open_recorder
 from etui.energy.recorder import Recorder
 from etui.energy.types import Channel, ChannelProbe, Kind, PowerSource, Reading

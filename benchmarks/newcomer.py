@@ -25,8 +25,7 @@ from benchmarks.loops import label, split_words
 from benchmarks.sides import starter
 from etui.backends.local import LocalBackend
 from etui.chat import Query
-from etui.config.config import make_home
-from etui.config.load import load_config
+from etui.config.config import load_config, make_home
 from etui.models.spec import STARTER
 from etui.runtime.decide import Overrides, choose
 from etui.runtime.host import read_host

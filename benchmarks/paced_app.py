@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from etui.backends.process import ProcessBackend
-from etui.config.load import load_config
+from etui.config.config import load_config
 from etui.runtime import runtime as opening
 from etui.tui.start import run_app
 

@@ -28,7 +28,7 @@ from tempfile import TemporaryDirectory
 from typing import Literal
 
 from benchmarks.figures import Figure, Skipped
-from etui.config.load import find_folders
+from etui.config.config import find_folders
 from etui.energy.power_limits.hold import LimitHold
 from etui.energy.power_limits.limits import open_power_limits
 from tests.support.power_limits import read_package, write_amd_gpu, write_package

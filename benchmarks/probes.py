@@ -36,7 +36,7 @@ from benchmarks.sides import (
 )
 from etui.arm import VOTE_TEMPERATURE, Arm, EarlyExit, Sampling, VoteStop
 from etui.chat import Message
-from etui.config.load import load_config
+from etui.config.config import load_config
 from etui.energy.discovery import open_recorder
 from etui.engine.llama_session import LlamaSession
 from etui.events import Finished, Probe, Thought, Vote

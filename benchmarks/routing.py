@@ -24,7 +24,7 @@ from benchmarks.figures import Figure, median_of, ratio_of, timed_in_turn
 from benchmarks.log import made_turn
 from etui.arm import Arm
 from etui.chat import Query
-from etui.config.load import load_config
+from etui.config.config import load_config
 from etui.curves.measured_under import Conditions
 from etui.curves.operating_curve import OperatingCurve, PhaseCurve, Speed
 from etui.log.writer import TurnWriter

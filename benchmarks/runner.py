@@ -15,7 +15,7 @@ from tempfile import TemporaryDirectory
 from typing import Literal
 
 from benchmarks.figures import Figure, Quick, Skipped
-from etui.config.load import load_config
+from etui.config.config import load_config
 
 FOLDER = Path(__file__).parent
 NAMES = (

@@ -41,8 +41,7 @@ from etui.arm import Arm
 from etui.backends.base import AnswerRequest
 from etui.backends.local import LocalBackend
 from etui.chat import Message
-from etui.config.config import Config, make_home
-from etui.config.load import load_config
+from etui.config.config import Config, load_config, make_home
 from etui.events import Answer
 from etui.models.spec import ModelSpec
 

@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.figures import Skipped
-from etui.config.config import make_home
-from etui.config.load import load_config
+from etui.config.config import load_config, make_home
 from etui.energy.recorder import Recorder
 from etui.engine.context import Context, ContextOptions
 from etui.engine.library import Library, default_threads

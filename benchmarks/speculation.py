@@ -26,7 +26,7 @@ from benchmarks.figures import Figure, in_turn, ratio_of
 from benchmarks.sides import TimedSession, ignored_ends, make_session, starter
 from etui.arm import Sampling, Speculate
 from etui.chat import Message
-from etui.config.load import load_config
+from etui.config.config import load_config
 from etui.engine.context import Context
 from etui.engine.library import Library, default_threads
 from etui.engine.model import Model

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pexpect
 
-from etui.config.load import load_config
+from etui.config.config import load_config
 
 PATIENCE_SECONDS = 120
 

@@ -29,7 +29,7 @@ from typing import Any, TypeAlias
 from benchmarks.figures import Figure, Skipped, median_of, ratio_of
 from benchmarks.sides import ignored_ends, make_llama
 from etui.arm import Sampling
-from etui.config.load import load_config
+from etui.config.config import load_config
 from etui.energy.recorder import Recorder
 from etui.energy.sources.estimate import EstimateSource
 from etui.engine.context import Context, ContextOptions

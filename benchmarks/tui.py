@@ -42,8 +42,7 @@ from benchmarks import log
 from benchmarks.figures import Figure, in_turn, median_of, ratio_of
 from benchmarks.sides import starter
 from benchmarks.terminal import PATIENCE_SECONDS, Terminal, terminal
-from etui.config.config import Config
-from etui.config.load import load_config
+from etui.config.config import Config, load_config
 from etui.models.spec import STARTER
 
 PROMPT = "Ask"

@@ -24,8 +24,7 @@ from typing import Any
 from benchmarks.figures import Figure
 from etui.backends.base import AnswerRequest
 from etui.chat import Query
-from etui.config.config import Config, shipped_dir
-from etui.config.load import load_config
+from etui.config.config import Config, load_config, shipped_dir
 from etui.energy.idle_tracker import IdleTracker
 from etui.energy.recorder import Recorder
 from etui.events import (

@@ -33,7 +33,7 @@ from benchmarks.sides import (
 )
 from etui.arm import VOTE_TEMPERATURE, Arm, Sampling, VoteStop
 from etui.chat import Message
-from etui.config.load import load_config
+from etui.config.config import load_config
 from etui.energy.discovery import open_recorder
 from etui.events import Finished
 from etui.reasoning.answer import answer

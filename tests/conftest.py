@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-from etui.config.config import Config
-from etui.config.load import load_config
+from etui.config.config import Config, load_config
 
 # How fast an example runs says something about the machine and nothing about etui. The profile is
 # loaded before any test is collected, so that it holds for all of them in any order.

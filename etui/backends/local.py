@@ -103,7 +103,6 @@ R = TypeVar("R")
 
 
 SMALLEST_CHUNK, LARGEST_CHUNK = 32, 256
-
 """Bounds of the prompt tokens in a batch while others decode."""
 
 

@@ -54,17 +54,14 @@ E = TypeVar("E")
 
 
 CATCH_UP_SECONDS = 1.0
-
 """Minimum wait for a message: after a suspension of this process, the pipe has to be read first."""
 
 
 HANDSHAKE = 0
-
 """Number of the mailbox with the handshake; those of requests begin with 1."""
 
 
 READ_SECONDS = 5.0
-
 """Longest wait for the thread that reads the pipe of a process that has ended."""
 
 

@@ -4,7 +4,7 @@ A dataclass is sent as its fields, with the name of its class under ``$``; only 
 here are created when reading. A sequence arrives as a tuple, the type of all sequence fields.
 Events of an answer are wrapped in ``EngineEvent``; an ``Unloaded`` between answers is not.
 
-:mod:`etui.text.codec` cannot read these lines: events and model sources are unions of dataclasses,
+:mod:`etui.codec` cannot read these lines: events and model sources are unions of dataclasses,
 and msgspec distinguishes the members of a union only if they are its own structs.
 """
 

@@ -11,12 +11,12 @@ from typing import Any
 
 from etui.calibration.grid import Grid, Length, Visit
 from etui.calibration.measure import MeasuredPoint
+from etui.codec import from_document, to_document
 from etui.config.config import Config
 from etui.curves.fit import TurnPoint
 from etui.curves.measured_under import Conditions
 from etui.energy.types import Kind
 from etui.errors import EtuiError
-from etui.text.codec import from_document, to_document
 
 
 @dataclass(frozen=True, slots=True)

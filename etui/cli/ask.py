@@ -190,8 +190,7 @@ def _answer(
     show: Callable[[TurnEvent], None],
     confirm: Callable[[str], bool] | None,
 ) -> TurnRecord:
-    from etui.config.config import make_home
-    from etui.config.load import load_config
+    from etui.config.config import load_config, make_home
     from etui.runtime.decide import choose
     from etui.runtime.host import read_host
     from etui.runtime.model_resolution import refit_curve

@@ -33,7 +33,7 @@ def fit_question(
         UsageError: They do not fit, and no part was asked for.
     """
     from etui.engine.token_counter import TokenCounter
-    from etui.prompts.fitting import describe_excess, fit_attachments
+    from etui.prompts.attachments import describe_excess, fit_attachments
     from etui.runtime.forecast import count_tokens, forecast_choice
 
     context_tokens = runtime.model_files.find_context_tokens(

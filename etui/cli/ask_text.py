@@ -11,18 +11,16 @@ from etui.cli.streams import control_stream, data_stream
 from etui.events import Answer, Loaded, Prefilled, Thought, Unloaded, Vote
 from etui.multiple_choice import parse_options
 from etui.routing.decision import Decision
-from etui.text.sanitize import sanitize
+from etui.text import sanitize
 from etui.turn.events import Decided, HopEnded, HopStarted, TurnEvent, TurnFinished
 from etui.turn.text import energy_line, hop_line, vote_line, why_line
 from etui.units import seconds_text
 
 _WORDS = 4
-
 """Words that must have occurred together before, for the text to be held back from the first."""
 
 
 _PIECE = re.compile(r"\s*\w+|\s*[^\w\s]")
-
 """A word or a mark with the white space before it."""
 
 

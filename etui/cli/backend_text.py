@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from etui.text.tables import join_lines
+from etui.text import join_lines
 from etui.units import UNKNOWN, count_text, seconds_text, tokens_text
 
 if TYPE_CHECKING:

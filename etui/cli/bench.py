@@ -127,8 +127,7 @@ def bench(ctx: click.Context, /, **options: Any) -> None:
 def _run_bench(ctx: click.Context, options: dict[str, Any]) -> int:
     from etui.cli.bench_cluster import check_cluster_options
     from etui.cli.bench_progress import open_watcher
-    from etui.config.config import make_home
-    from etui.config.load import load_config
+    from etui.config.config import load_config, make_home
     from etui.runtime.runtime import open_runtime
 
     if options["as_json"] and options["as_lines"]:

@@ -54,7 +54,7 @@ def compare(
         subject_lines,
     )
     from etui.bench.analysis.select import choose_pairs, read_systems
-    from etui.config.load import load_config
+    from etui.config.config import load_config
 
     chosen, notes = read_systems(runs, load_config())
     pairs = choose_pairs(chosen)

@@ -44,7 +44,7 @@ def designs(ctx: click.Context, as_json: bool) -> None:
 @click.argument("name", type=TEXT, metavar="NAME|FILE")
 def show(name: str) -> None:
     """Print the YAML text of a design."""
-    from etui.config.load import load_config
+    from etui.config.config import load_config
     from etui.design.library import find_design
     from etui.yaml.load import read_text
 

@@ -47,7 +47,7 @@ def difficulty(runs: tuple[str, ...], tables: tuple[Path, ...], out: Path) -> No
     from etui.bench.store.difficulty_table import parse_difficulty
     from etui.bench.store.find import find_run
     from etui.bench.store.run_folder import read_run
-    from etui.config.load import load_config
+    from etui.config.config import load_config
     from etui.errors import UsageError
     from etui.units import count_text
 

@@ -31,7 +31,7 @@ def export(run: str, lm_eval: bool, output: Path | None) -> None:
     """
     from etui.bench.analysis.select import read_systems
     from etui.bench.report.lm_eval import default_path, lm_eval_document
-    from etui.config.load import load_config
+    from etui.config.config import load_config
     from etui.errors import UsageError
 
     if not lm_eval:

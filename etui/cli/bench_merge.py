@@ -38,8 +38,7 @@ def merge(runs: tuple[str, ...], out: Path | None, as_json: bool, quiet: bool) -
     from etui.bench.merge.write import write_merged
     from etui.bench.store.find import find_run, new_run_id, runs_dir
     from etui.bench.store.run_folder import RUN, read_run
-    from etui.config.config import make_home
-    from etui.config.load import load_config
+    from etui.config.config import load_config, make_home
     from etui.log.writer import TurnWriter
     from etui.measure.folder import check_new
 

@@ -60,7 +60,7 @@ def publish(name: str, to: Path, licence: str, allow: tuple[str, ...]) -> None:
     from etui.bench.store.difficulty_table import DIFFICULTY, read_difficulty
     from etui.bench.store.find import find_run
     from etui.bench.store.run_folder import read_run
-    from etui.config.load import load_config
+    from etui.config.config import load_config
 
     config = load_config()
     run = find_run(name, config)

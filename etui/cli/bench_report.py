@@ -53,7 +53,7 @@ def report(
     from etui.bench.report.sources import load_labels, load_precision, load_texts
     from etui.bench.store.find import find_run
     from etui.bench.store.run_folder import read_run
-    from etui.config.load import load_config
+    from etui.config.config import load_config
     from etui.errors import EtuiError, UsageError
 
     config = load_config()

@@ -88,8 +88,7 @@ def calibrate(
     """  # noqa: D301
     from etui.calibration.run import measure_curve
     from etui.cli.calibrate_progress import print_progress_lines, show_progress
-    from etui.config.config import make_home
-    from etui.config.load import load_config
+    from etui.config.config import load_config, make_home
     from etui.log.writer import TurnWriter
 
     measuring = (grid, repeats, window, quick or None, force or None, fresh or None)

@@ -59,10 +59,10 @@ def calibrate_cluster(ctx: click.Context, address: str, config: Config) -> int:
 
 def _save(curves: dict[str, dict[str, Any]], config: Config) -> None:
     """Save the curves to the log here; a node of this machine has saved its own already."""
+    from etui.codec import from_document
     from etui.log.queries import LogReader
     from etui.log.records import CurveRecord
     from etui.log.writer import TurnWriter
-    from etui.text.codec import from_document
 
     with TurnWriter(config) as writer:
         writer.ready()

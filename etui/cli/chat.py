@@ -33,7 +33,7 @@ def chat(ctx: click.Context, name: str, policy: str | None, model: str | None) -
     used last. `etui --continue` opens that one too. An unknown name ends with exit code 2 and the
     nearest titles.
     """
-    from etui.config.load import load_config
+    from etui.config.config import load_config
 
     config = load_config()
     ctx.exit(open_chat(config, policy=policy, model=model, chat=_find_named(config, name)))

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from etui.text.tables import count_cells, format_table
+from etui.text import count_cells, format_table
 
 if TYPE_CHECKING:
     from etui.config.config import Config
@@ -29,7 +29,7 @@ def load_context() -> tuple[Config, Catalogue, Callable[[str], bool]]:
     Raises:
         InvalidFile: config.yaml or models.yaml is not valid.
     """
-    from etui.config.load import load_config
+    from etui.config.config import load_config
     from etui.runtime.model_resolution import models_on_disk
 
     config = load_config()
@@ -126,8 +126,8 @@ def print_json(document: Any) -> None:
 
 def print_json_line(document: Any) -> None:
     """Print a JSON document on one line; its strings cannot reach the terminal."""
-    from etui.text.codec import to_document
-    from etui.text.sanitize import escape_json
+    from etui.codec import to_document
+    from etui.text import escape_json
 
     click.echo(escape_json(json.dumps(to_document(document), ensure_ascii=False)))
 
@@ -145,8 +145,8 @@ def format_json(document: Any) -> str:
     """
     import msgspec
 
-    from etui.text.codec import to_document
-    from etui.text.sanitize import escape_json
+    from etui.codec import to_document
+    from etui.text import escape_json
 
     plain = to_document(document)
     try:

@@ -34,7 +34,7 @@ def curves(model: str | None, svg: Path | None, as_json: bool) -> int:
     Draws the newest curve of each model and machine: the joules of a turn over its output tokens,
     for up to three prompt lengths. Lists what has changed since the curve was measured.
     """
-    from etui.config.load import load_config
+    from etui.config.config import load_config
     from etui.curves.measured_under import list_differences
     from etui.log.curve_lookup import curve_document
 
@@ -98,7 +98,7 @@ def _read_conditions(config: Config, models: Collection[str]) -> dict[str, Condi
 def _format_curves(found: Sequence[OperatingCurve], now: Mapping[str, Conditions]) -> Iterator[str]:
     from etui.curves.measured_under import list_differences
     from etui.curves.text import age_text, draw_curve, fit_lines, points_text, r2_text
-    from etui.text.tables import format_table
+    from etui.text import format_table
     from etui.units import percent_text
 
     head = ("model", "source", "n", "R² prefill", "R² decode", "off the grid", "kind", "age")

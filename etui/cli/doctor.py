@@ -37,7 +37,7 @@ def doctor(model: str | None, as_json: bool) -> int:
     tokens/s, J/token and memory side by side, and says in one line what is wrong, if anything is.
     The exit code is then 1 if something is wrong.
     """
-    from etui.config.load import load_config
+    from etui.config.config import load_config
 
     if model is not None:
         return _try_gpu(model, as_json)
@@ -55,7 +55,7 @@ def doctor(model: str | None, as_json: bool) -> int:
 def _try_gpu(model: str, as_json: bool) -> int:
     """Try the GPU with a model; an empty name takes the smallest."""
     from etui.cli.try_gpu_text import build_document, format_trial
-    from etui.config.load import load_config
+    from etui.config.config import load_config
     from etui.energy.discovery import open_recorder
     from etui.models.catalogue import load_catalogue
     from etui.models.files import require
@@ -149,7 +149,7 @@ def _format_power_limits(diagnosis: Diagnosis) -> Iterator[str]:
 
 
 def _format_meters(diagnosis: Diagnosis) -> Iterator[str]:
-    from etui.text.tables import join_lines
+    from etui.text import join_lines
     from etui.units import offset_text
 
     if diagnosis.meters:
@@ -167,7 +167,7 @@ def _format_meters(diagnosis: Diagnosis) -> Iterator[str]:
 
 def _format_models(diagnosis: Diagnosis) -> Iterator[str]:
     from etui.models.spec import STARTER
-    from etui.text.tables import join_lines
+    from etui.text import join_lines
     from etui.units import bytes_text
 
     yield "models on disk"
@@ -180,7 +180,7 @@ def _format_models(diagnosis: Diagnosis) -> Iterator[str]:
 
 
 def _format_tuned(diagnosis: Diagnosis) -> Iterator[str]:
-    from etui.text.tables import join_lines
+    from etui.text import join_lines
 
     if diagnosis.tuned:
         yield "settings chosen by sweeps"

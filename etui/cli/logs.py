@@ -14,8 +14,8 @@ from etui.cli.common import print_json
 from etui.cli.param_types import TEXT, WholeNumber
 from etui.cli.progress import count_progress
 from etui.cli.streams import data_stream
+from etui.codec import to_document
 from etui.errors import UsageError
-from etui.text.codec import to_document
 
 if TYPE_CHECKING:
     from etui.energy.carbon_cost import CostDocument, Factors
@@ -179,11 +179,10 @@ def grade(turn_id: str, grade: str, as_json: bool) -> None:
     `etui policy fit --log` learns from it. A second grade replaces the first, and clear removes
     it. The first characters of the id are enough, if no other id begins with them.
     """
-    from etui.config.load import load_config
+    from etui.config.config import load_config
     from etui.log.records import GradeRecord
     from etui.log.writer import TurnWriter
-    from etui.text.tables import one_line
-    from etui.text.timestamps import format_utc
+    from etui.text import format_utc, one_line
 
     with _open_log() as log:
         turn = log.get_turn(turn_id)
@@ -246,7 +245,7 @@ def totals(by: str, as_json: bool, **chosen: str | None) -> None:
 
     Carbon and cost are included if config.yaml sets factors for them.
     """
-    from etui.config.load import load_config
+    from etui.config.config import load_config
     from etui.energy.carbon_cost import read_factors
     from etui.log.text import format_totals
 
@@ -311,7 +310,7 @@ def export(form: str, search: str | None, **chosen: str | None) -> None:
 @logs.command()
 def path() -> None:
     """Print the path of the log."""
-    from etui.config.load import load_config
+    from etui.config.config import load_config
 
     database = load_config().database
     click.echo(str(database))
@@ -333,14 +332,14 @@ def _compute_costs(total: Total, factors: Factors | None) -> dict[str, CostDocum
 
 
 def _read_weights() -> dict[str, str]:
-    from etui.config.load import load_config
+    from etui.config.config import load_config
     from etui.runtime.provenance import read_weights
 
     return read_weights(load_config())
 
 
 def _open_log() -> LogReader:
-    from etui.config.load import load_config
+    from etui.config.config import load_config
     from etui.log.queries import LogReader
 
     return LogReader(load_config())

@@ -96,7 +96,7 @@ class LazyGroup(click.Group):
         """
         # While a shell completes a line, an unknown command has no completions and is no error.
         if args and args[0] not in _COMMANDS and not ctx.resilient_parsing:
-            from etui.text.suggest import suggest
+            from etui.text import suggest
 
             hint = suggest(args[0], _COMMANDS) or "see `etui --help`"
             raise click.UsageError(f"no such command {args[0]!r}; {hint}", ctx)
@@ -152,7 +152,7 @@ def cli(
         if go_on:
             raise click.UsageError(f"--continue opens a chat, not {ctx.invoked_subcommand!r}")
         return
-    from etui.config.load import load_config
+    from etui.config.config import load_config
 
     if web:
         from etui.tui.web import PORT, serve_app
@@ -177,7 +177,7 @@ def _restore_power_limits() -> tuple[str, ...]:
 
     Without a journal this is one look at the disk, and nothing else is imported.
     """
-    from etui.config.load import find_folders
+    from etui.config.config import find_folders
 
     try:
         config = find_folders()

@@ -202,8 +202,7 @@ def read_model_facts(spec: ModelSpec, config: Config, catalogue: Catalogue) -> M
     Raises:
         ModelUnavailable: The file is damaged.
     """
-    from etui.models.drafts import find_draft_problem
-    from etui.models.files import model_path, recorded_sha256
+    from etui.models.files import find_draft_problem, model_path, recorded_sha256
     from etui.models.gguf import check_gguf
 
     path = model_path(spec, config)

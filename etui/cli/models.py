@@ -11,9 +11,9 @@ import click
 from etui.cli.common import load_models, print_json, print_table
 from etui.cli.param_types import TEXT
 from etui.cli.streams import data_stream
+from etui.codec import to_document
 from etui.errors import EtuiError, ExitCode, Stopped
-from etui.text.codec import to_document
-from etui.text.tables import join_lines
+from etui.text import join_lines
 from etui.units import UNKNOWN, bytes_text, count_text, tokens_text
 
 if TYPE_CHECKING:
@@ -299,7 +299,7 @@ def _print_status(document: Status, known: Sequence[ModelIdle]) -> None:
 
 
 def _load_catalogue() -> tuple[Config, Catalogue]:
-    from etui.config.load import load_config
+    from etui.config.config import load_config
 
     config = load_config()
     return config, load_models(config)

@@ -22,7 +22,7 @@ from etui.cli.policy_test import test
 from etui.cli.progress import count_progress
 from etui.cli.streams import data_stream
 from etui.errors import EtuiError, ExitCode, Problem, UsageError
-from etui.text.sanitize import sanitize
+from etui.text import sanitize
 from etui.units import count_text
 
 if TYPE_CHECKING:
@@ -164,7 +164,7 @@ def explain(query: str, name: str | None, metadata: tuple[str, ...], as_json: bo
     """
     from etui.chat import Query
     from etui.cli.prompt_input import read_question
-    from etui.config.load import load_config
+    from etui.config.config import load_config
     from etui.routing.library import load_policy
     from etui.runtime import explain as explaining
     from etui.runtime.runtime import open_runtime
@@ -273,7 +273,7 @@ def list_(as_json: bool) -> None:
 @click.argument("name", type=TEXT)
 def show(name: str) -> None:
     """Print a policy file unchanged."""
-    from etui.config.load import load_config
+    from etui.config.config import load_config
     from etui.routing.editing import read_text
     from etui.routing.library import find_policy
 

@@ -16,7 +16,7 @@ import click
 from etui.cli.common import load_context, print_json, print_problems
 from etui.cli.param_types import TEXT, WholeNumber
 from etui.errors import EtuiError, ExitCode, UsageError
-from etui.text.sanitize import sanitize
+from etui.text import sanitize
 from etui.units import count_text
 
 if TYPE_CHECKING:

@@ -11,8 +11,7 @@ import click
 from etui.cli.common import load_context, print_json
 from etui.cli.param_types import TEXT, FiniteNumber
 from etui.errors import ExitCode, InvalidFile, Problem, UsageError
-from etui.text.sanitize import sanitize
-from etui.text.suggest import did_you_mean
+from etui.text import did_you_mean, sanitize
 from etui.units import count_text, percent_text
 
 if TYPE_CHECKING:

@@ -108,7 +108,7 @@ def idle(model: str | None, seconds: float, force: bool, as_json: bool) -> int:
     own baseline if there is one. Run nothing else during the measurement: a busy machine is
     refused.
     """
-    from etui.config.load import load_config
+    from etui.config.config import load_config
     from etui.energy.idle_baseline import load_baselines, measure_baseline, save_baselines
     from etui.units import watts_text
 
@@ -301,7 +301,7 @@ def export(prometheus: bool, listen: str | None, seconds: float | None) -> int:
 
 @contextmanager
 def _recording(*, start: bool = True) -> Iterator[Recorder]:
-    from etui.config.load import load_config
+    from etui.config.config import load_config
     from etui.energy.discovery import open_recorder
 
     recorder = open_recorder(load_config())
@@ -350,7 +350,7 @@ def _print_interval(recorder: Recorder, start_ns: int, end_ns: int, as_json: boo
 
 
 def _build_document(recorder: Recorder, start_ns: int, end_ns: int) -> PowerDocument:
-    from etui.config.load import load_config
+    from etui.config.config import load_config
     from etui.energy.carbon_cost import read_factors
     from etui.energy.power_document import power_document
 

@@ -59,7 +59,7 @@ def serve(
     ETUI_API_KEY=$(cat key) etui power serve --host 0.0.0.0 --allow-host desk
     """  # noqa: D301
     require_server("etui power serve")
-    from etui.config.load import load_config
+    from etui.config.config import load_config
     from etui.energy.discovery import open_recorder
     from etui.server.keys import KEY_VARIABLE, read_keys
     from etui.server.power_app import serve_meter

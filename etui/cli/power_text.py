@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from etui.text.tables import format_table
+from etui.text import format_table
 from etui.units import cost_text, energy_text, percent_text, seconds_text, watts_text
 
 if TYPE_CHECKING:

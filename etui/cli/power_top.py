@@ -45,7 +45,7 @@ def top(once: bool, as_json: bool, as_lines: bool, interval: float) -> int:
 
     Prints one table where the output is no terminal.
     """
-    from etui.config.load import load_config
+    from etui.config.config import load_config
     from etui.energy.discovery import open_recorder
 
     given = [f"--{name}" for name, on in

@@ -9,8 +9,7 @@ from typing import Any
 from etui import units
 from etui.energy.channel_state import ChannelState
 from etui.log.daily_energy import EnergySum, sum_by_day, sum_by_model
-from etui.text.tables import format_table
-from etui.text.timestamps import utc_now
+from etui.text import format_table, utc_now
 from etui.tui.power_screen.channel_rows import Row, build_rows, column_texts, own_text
 from etui.tui.power_screen.spent_text import (
     DAYS_SHOWN,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from etui.cli.streams import control_stream
-from etui.text.sanitize import sanitize
+from etui.text import sanitize
 
 if TYPE_CHECKING:
     from rich.progress import Progress, ProgressColumn, TaskID

@@ -69,7 +69,7 @@ def read_saved(name: str | None, values: Mapping[str, str]) -> SavedPrompt | Non
         if values:
             raise UsageError("--set has no effect without --prompt", "add --prompt NAME")
         return None
-    from etui.config.load import load_config
+    from etui.config.config import load_config
     from etui.prompts.library import find_prompt
 
     return find_prompt(name, load_config()).filled(values)

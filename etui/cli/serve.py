@@ -186,8 +186,7 @@ def _serve(
 ) -> None:
     import logging
 
-    from etui.config.config import make_home
-    from etui.config.load import load_config
+    from etui.config.config import load_config, make_home
     from etui.energy.idle_tracker import IdleTracker
     from etui.runtime.runtime import open_process_runtime
     from etui.runtime.turn_pool import TurnPool
@@ -250,7 +249,7 @@ def _check_default(settings: ServerSettings, config: Config) -> None:
 
 
 def _check_origins(origins: Sequence[str]) -> None:
-    from etui.text.web_origin import is_origin
+    from etui.web_origin import is_origin
 
     for origin in origins:
         if not is_origin(origin):

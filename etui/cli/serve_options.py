@@ -43,7 +43,7 @@ def check_hosts(names: Sequence[str]) -> None:
     Raises:
         UsageError: One is no host name.
     """
-    from etui.text.web_origin import is_host
+    from etui.web_origin import is_host
 
     for name in names:
         if not is_host(name):

@@ -7,9 +7,9 @@ import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TextIO
 
+from etui.codec import to_document
 from etui.runtime.serve_facts import ServeFacts, build_facts, format_books, format_facts
-from etui.text.codec import to_document
-from etui.text.sanitize import sanitize
+from etui.text import sanitize
 
 if TYPE_CHECKING:
     from threading import Event

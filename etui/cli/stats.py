@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from etui.cli.param_types import WholeNumber
+from etui.codec import to_document
 from etui.errors import ExitCode, UsageError
-from etui.text.codec import to_document
 
 if TYPE_CHECKING:
     from etui.config.config import Config
@@ -63,7 +63,7 @@ def stats(days: int, idle: bool, audit: bool, as_json: bool) -> int:
     With --audit, sums the audits and grades, and compares the accuracy of each arm before and after
     the policy's fit.
     """
-    from etui.config.load import load_config
+    from etui.config.config import load_config
 
     if idle and audit:
         raise UsageError("--idle cannot be used with --audit", "pass only one of them")
@@ -167,7 +167,7 @@ def _build_document(found: _Stats) -> dict[str, Any]:
 
 
 def _format_stats(found: _Stats) -> Iterator[str]:
-    from etui.text.tables import format_table
+    from etui.text import format_table
     from etui.units import count_text
 
     yield f"{count_text(found.turns, 'turn')} in the last {count_text(found.days, 'day')}"

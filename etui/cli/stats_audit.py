@@ -188,7 +188,7 @@ def _read_rates(config: Config, policy: str) -> tuple[dict[str, float], bool, di
 
 
 def _format_summary(found: AuditSummary) -> Iterator[str]:
-    from etui.text.tables import format_table
+    from etui.text import format_table
     from etui.units import ESTIMATE, count_text, energy_text, percent_text
 
     days = count_text(found.days, "day")
@@ -241,7 +241,7 @@ def _format_unfinished(found: AuditSummary) -> str:
 
 
 def _format_change(change: FitChange) -> Iterator[str]:
-    from etui.text.timestamps import local_time
+    from etui.text import local_time
     from etui.units import ESTIMATE, count_text, energy_text, percent_text
 
     turns = count_text(change.turns, "turn")

@@ -106,7 +106,7 @@ def build_document(found: Sequence[ModelReplay], days: int) -> IdleDocument:
 
 def format_replays(found: Sequence[ModelReplay], days: int) -> Iterator[str]:
     """Yield the lines of the report."""
-    from etui.text.tables import format_table, join_lines
+    from etui.text import format_table, join_lines
     from etui.units import count_text, energy_text, seconds_text
 
     window = count_text(days, "day")

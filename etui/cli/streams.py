@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, TextIO, TypeGuard, cast
 
-from etui.text.sanitize import sanitize
+from etui.text import sanitize
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -198,7 +198,7 @@ def _run(ctx: click.Context, options: dict[str, Any]) -> int:
             f"--within {options['within']:g} cannot be used with --goal {options['goal']}",
             "it limits the time of the setting with the fewest joules: use --goal joules",
         )
-    from etui.config.load import load_config
+    from etui.config.config import load_config
 
     config = load_config()
     if options["cluster"] is not None:

@@ -64,7 +64,7 @@ def print_plan(
 def print_sweeps(config: Config, *, as_json: bool) -> int:
     """Print the sweeps of the default folder, the newest last."""
     from etui.sweep.folder import list_sweeps, read_sweep, sweeps_dir
-    from etui.text.timestamps import local_time
+    from etui.text import local_time
 
     rows: list[dict[str, Any]] = []
     for folder in list_sweeps(config):

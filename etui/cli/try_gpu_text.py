@@ -6,11 +6,11 @@ import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from etui.codec import to_document
 from etui.runtime.gpu_run import RunResult, Timed
 from etui.runtime.gpu_verdict import Attempt, PerToken, compare_runs
 from etui.runtime.try_gpu import GpuTrial
-from etui.text.codec import to_document
-from etui.text.tables import format_table, join_lines
+from etui.text import format_table, join_lines
 from etui.units import bytes_text, per_token_text, rate_text, seconds_text
 
 Cell = Callable[[Attempt, RunResult], str]

@@ -22,8 +22,8 @@ from etui.cluster.messages import (
 )
 from etui.cluster.patience import MOST_DEATHS, MOST_LOSSES, Patience
 from etui.cluster.piece_board import PieceBoard
+from etui.codec import DocumentError
 from etui.errors import EtuiError, Stopped, UsageError
-from etui.text.codec import DocumentError
 from etui.units import count_text, seconds_text
 
 if TYPE_CHECKING:

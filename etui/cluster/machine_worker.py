@@ -25,8 +25,7 @@ from etui.bench.run.work import Answered, QuestionAnswerer
 from etui.bench.store.run_config import RunConfig, parse_run_config
 from etui.cluster.messages import Command, Facts, Finished, Line, Message, Opening, Task
 from etui.cluster.versions import read_versions, refuse_other_hash
-from etui.config.config import make_home
-from etui.config.load import load_config
+from etui.config.config import load_config, make_home
 from etui.errors import EtuiError
 from etui.units import percent_text
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from etui.bench.store.sample import Sample
-from etui.text.codec import DocumentError, from_document, to_document
+from etui.codec import DocumentError, from_document, to_document
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,8 +11,8 @@ from etui.cluster.carrier import Carrier, ClusterNode, Died, Ended, Method, Repo
 from etui.cluster.messages import Facts, Failed, Message, Note, Opened, read_message
 from etui.cluster.patience import DEFAULT_PATIENCE, Patience
 from etui.cluster.versions import refuse_other_versions
+from etui.codec import DocumentError
 from etui.errors import EtuiError, UsageError
-from etui.text.codec import DocumentError
 from etui.units import count_text, seconds_text
 
 _TICK_SECONDS = 0.25

@@ -157,7 +157,6 @@ def _stream(engine: Executor, function: Callable[[Callable[[T], None]], None]) -
 
 
 OPENER = "etui.cluster.machine_worker:open_worker"
-
 """Where the function is that opens a machine: module and name."""
 
 

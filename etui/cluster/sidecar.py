@@ -12,7 +12,7 @@ from typing import Any
 from etui.bench.store.sample import Sample
 from etui.cluster.drive import NodeTally
 from etui.cluster.losses import Losses, sum_losses
-from etui.text.codec import DocumentError, from_document, to_document
+from etui.codec import DocumentError, from_document, to_document
 
 CLUSTER = "cluster.json"
 _VERSION = 1

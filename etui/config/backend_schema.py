@@ -8,8 +8,7 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
-from etui.config.backend_spec import BackendKind, BackendSpec
-from etui.config.base_url import find_url_problem, is_exposed
+from etui.config.backend_spec import BackendKind, BackendSpec, find_url_problem, is_exposed
 from etui.yaml.load import Strict, refuse
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")

@@ -19,7 +19,7 @@ from etui.curves.operating_curve import (
     mape,
 )
 from etui.errors import EtuiError
-from etui.text.timestamps import utc_now
+from etui.text import utc_now
 from etui.units import count_text
 
 if TYPE_CHECKING:

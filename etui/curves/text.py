@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 
 from etui.curves.operating_curve import OperatingCurve, PhaseCurve
-from etui.text.tables import format_table
+from etui.text import format_table
 from etui.units import (
     count_text,
     energy_text,

@@ -19,7 +19,6 @@ from etui.units import count_text
 _MOST_OPTIONS = len(ALL_LETTERS)
 
 _NUMBER_COLUMNS = frozenset({"question", "answer", "subject", "id"})
-
 """All that the header of questions without options may name."""
 
 

@@ -6,7 +6,7 @@ import random
 from collections.abc import Mapping, Sequence
 
 from etui.errors import UsageError
-from etui.text.suggest import suggest
+from etui.text import suggest
 
 
 def draw(

@@ -22,7 +22,7 @@ from etui.datasets.questions import (
     hash_questions,
 )
 from etui.errors import InvalidFile, UsageError
-from etui.text.suggest import did_you_mean
+from etui.text import did_you_mean
 
 if TYPE_CHECKING:
     from etui.config.config import Config

@@ -15,6 +15,7 @@ from etui.bench.run.schedule import build_schedule
 from etui.bench.store.run_config import RunConfig, parse_run_config
 from etui.bench.store.sample import Sample
 from etui.calibration.grid import Grid, expected_seconds, list_visits
+from etui.codec import DocumentError
 from etui.config.machine import machine_name
 from etui.curves.operating_curve import OperatingCurve, Speed
 from etui.design.curve_visits import SHARE
@@ -27,7 +28,6 @@ from etui.log.past_answers import PastAnswer, read_past_answers, read_run_docume
 from etui.log.queries import LogReader
 from etui.runtime.model_resolution import find_model_file
 from etui.runtime.provenance import conditions
-from etui.text.codec import DocumentError
 from etui.units import count_text
 
 if TYPE_CHECKING:

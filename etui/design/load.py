@@ -15,7 +15,7 @@ from etui.calibration.grid import Grid
 from etui.design.design import Design, DesignArm
 from etui.design.schema import LISTED, MOST_ARMS, CurvesEntry, DesignArmEntry, DesignFile
 from etui.errors import InvalidFile, ModelUnavailable, Problem, UsageError
-from etui.text.suggest import did_you_mean
+from etui.text import did_you_mean
 from etui.yaml.load import Located, parse_yaml
 
 _PLAIN = (

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from etui.codec import to_document
 from etui.design.dry_run import PlanPrice
 from etui.design.price import Amount, ArmPrice, DesignPrice
-from etui.text.codec import to_document
-from etui.text.tables import format_table
+from etui.text import format_table
 from etui.units import count_text, energy_text, seconds_text, significant
 
 _HEADER = (

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from etui.codec import to_document
 from etui.energy.record_conditions import (
     BatchSizes,
     Distribution,
@@ -27,7 +28,6 @@ from etui.energy.record_conditions import (
     Utilisation,
 )
 from etui.energy.steadiness import EarlyAnswer, SteadyState
-from etui.text.codec import to_document
 
 RECORD_VERSION = 1
 """Version of the document; fields may be added without a new one."""

@@ -21,6 +21,7 @@ from statistics import stdev
 from typing import Literal
 
 from etui.atomic import write_text
+from etui.codec import from_document, to_document
 from etui.config.config import Config, make_home
 from etui.energy.at_rest import find_other_use
 from etui.energy.keep_warm import Measured
@@ -28,7 +29,6 @@ from etui.energy.recorder import Recorder
 from etui.energy.types import Energy
 from etui.energy.uncertainty import combine
 from etui.errors import EtuiError
-from etui.text.codec import from_document, to_document
 
 _UNSTEADY = 0.25
 _SLICES = 8

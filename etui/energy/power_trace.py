@@ -11,10 +11,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
+from etui.codec import from_document, to_document
 from etui.energy.recorder import Recorder
 from etui.energy.types import Channel, ChannelProbe, Kind, Reading
 from etui.errors import InvalidFile
-from etui.text.codec import from_document, to_document
 
 FORMAT = "etui-power-trace"
 VERSION = 1

@@ -11,7 +11,7 @@ from etui.engine.library import Library
 from etui.engine.model import Model
 from etui.engine.thread_control import ThreadControl
 from etui.errors import EngineFailed
-from etui.models.gguf_types import KV_TYPES
+from etui.models.gguf import KV_TYPES
 
 if TYPE_CHECKING:
     import numpy as np

@@ -42,7 +42,6 @@ if TYPE_CHECKING:
 
 
 SHORT_QUEUE = 16
-
 """Queues up to this length are computed before prompts: those of a hand-over, or of a probe."""
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from etui.engine.library import Device
 from etui.engine.thread_limits import choose_thread_limits
 from etui.errors import ModelUnavailable
-from etui.models.gguf_header import Gguf
+from etui.models.gguf import Gguf
 
 if TYPE_CHECKING:
     from etui.config.config import Config

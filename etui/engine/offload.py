@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from etui.models.gguf_header import Gguf
+from etui.models.gguf import Gguf
 
 if TYPE_CHECKING:
     from etui.engine.library import Device

@@ -11,8 +11,7 @@ from etui.log.filters import TurnFilter, build_clause, build_like_pattern, sql_l
 from etui.log.queries import LogReader, UnknownId
 from etui.log.records import ChatRecord, parse_chat, parse_turn
 from etui.log.totals import Total, parse_total, totals_sql
-from etui.text.sanitize import sanitize
-from etui.text.suggest import find_nearest
+from etui.text import find_nearest, sanitize
 from etui.turn.chat_tree import Node, build_tree
 from etui.turn.record import TurnRecord
 
@@ -21,7 +20,6 @@ if TYPE_CHECKING:
 
 
 LATEST = "last"
-
 """The name of the chat that was used last."""
 
 

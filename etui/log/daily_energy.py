@@ -16,7 +16,7 @@ from typing import Literal, TypeVar
 
 from etui.energy.types import Kind
 from etui.log.queries import LogReader
-from etui.text.timestamps import format_utc
+from etui.text import format_utc
 
 _Key = TypeVar("_Key", bound=Hashable)
 

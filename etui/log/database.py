@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from etui.config.config import Config, make_home
 from etui.errors import EtuiError, LogUnavailable
-from etui.text.tables import one_line
+from etui.text import one_line
 
 if TYPE_CHECKING:
     from sqlite_utils import Database

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TextIO
 
 from etui import units
+from etui.codec import to_document
 from etui.energy.detection_floor import explain_no_floor
 from etui.energy.energy_record import (
     RECORD_VERSION,
@@ -36,13 +37,11 @@ from etui.energy.record_conditions import (
     describe_single,
 )
 from etui.log.records import ChatRecord, build_row
-from etui.text.codec import to_document
-from etui.text.sanitize import sanitize
+from etui.text import sanitize
 from etui.turn.chat_tree import current_branch
 from etui.turn.record import Attribution, HopRecord, TurnRecord
 
 NO_WEIGHTS: Mapping[str, str] = {}
-
 """Quantisations of no model."""
 
 

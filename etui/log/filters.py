@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
 
-from etui.text.timestamps import format_utc
+from etui.text import format_utc
 
 
 class Sort(StrEnum):

@@ -23,15 +23,13 @@ from etui.routing.accuracy.labels import (
 )
 from etui.routing.accuracy.table import ArmFacts, Graded
 from etui.routing.signals.question_words import split_question
-from etui.text.timestamps import format_utc
+from etui.text import format_utc
 
 LEAST_GRADES = 20
-
 """Grades of an audit arm's own answers from which its accuracy is that of the grades."""
 
 
 Basis = Literal["answers", "grades", "prior", "assumed"]
-
 """Where the accuracy of an audit arm is from, best first: other answers of a fit, grades of its own
 answers, the prior that the policy states, or nothing (``AUDIT_ACCURACY``)."""
 

@@ -29,12 +29,10 @@ if TYPE_CHECKING:
 
 
 PAST_TURNS = 200
-
 """Number of a model's last turns from which its usual output and prompts are taken."""
 
 
 _SPEED_TURNS = 20
-
 """Number of turns that a speed is computed from, for each phase."""
 
 

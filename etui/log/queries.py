@@ -36,7 +36,7 @@ from etui.log.records import (
 )
 from etui.log.token_cost import COSTS_SQL, LOOKED_AT, TurnCost, mean_token_cost
 from etui.log.totals import Total, parse_total, totals_sql
-from etui.text.suggest import find_nearest, format_suggestion
+from etui.text import find_nearest, format_suggestion
 from etui.turn.record import LoadRecord, TurnRecord, UnloadRecord
 
 __all__ = ["LogReader", "Sort", "Total", "TurnFilter", "TurnSummary", "UnknownId"]

@@ -282,7 +282,6 @@ KEYS: dict[str, tuple[str, ...]] = {
     "grades": ("turn_id",),
     "audits": ("audit_id",),
 }
-
 """Table -> the columns that identify a record."""
 
 
@@ -308,7 +307,6 @@ _JSON_COLUMNS = (
 )
 
 _NUMBERS = frozenset({int, float, bool, type(None)})
-
 """Types of values that SQLite takes as they are."""
 
 
@@ -368,7 +366,6 @@ QUESTION_COLUMNS = (
     *("turn_id", "chat_id", "query", "system", "answer", "arm", "model", "reasoning"),
     *("energy_joules", "energy_kind", "parent_id", "settings", "hops"),
 )
-
 """The columns of ``turns`` that :func:`parse_question` reads, in its order."""
 
 
@@ -445,13 +442,11 @@ _ATTRIBUTION_COLUMNS = tuple((f.name, f"energy_attribution_{f.name}") for f in f
 _CLIENT_COLUMNS = tuple((f.name, f"client_{f.name}") for f in fields(ClientRecord))
 
 _DERIVED_OF_SPECULATION = ("joules_per_accepted_token", "joules_per_accepted_token_uncertainty")
-
 """Values that follow from the others; they have columns, so that SQL can sort by them."""
 
 _PHASE_COLUMNS = tuple((phase, f"energy_phases_{phase}") for phase in _PHASES)
 
 _EMPTY: Mapping[str, Callable[[], Any]] = {"[]": list, "{}": dict}
-
 """Most lists and objects of a turn are empty; these are not worth a parser."""
 
 

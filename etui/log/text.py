@@ -8,9 +8,7 @@ from typing import TYPE_CHECKING
 from etui import units
 from etui.energy.carbon_cost import compute_cost
 from etui.energy.scopes import describe_unread
-from etui.text.sanitize import sanitize
-from etui.text.tables import count_cells, fit_cells, format_table, one_line
-from etui.text.timestamps import local_time
+from etui.text import count_cells, fit_cells, format_table, local_time, one_line, sanitize
 from etui.turn.record import LoadRecord, UnloadRecord
 from etui.turn.text import kind_of_hop, saved_text, shared_text, speculation_text, undrafted
 

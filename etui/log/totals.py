@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from etui.energy.types import Kind
 from etui.log.filters import CLIENT_INDEX, COVERING_INDEX, OF_CLIENTS, Clause
-from etui.text.timestamps import format_utc
+from etui.text import format_utc
 
 if TYPE_CHECKING:
     from etui.log.queries import LogReader

@@ -37,7 +37,7 @@ from etui.log.records import (
     choose_table,
 )
 from etui.log.spool import UnsavedRow
-from etui.text.title import title_from_question
+from etui.text import title_from_question
 from etui.turn.record import LoadRecord, TurnRecord, UnloadRecord
 from etui.units import count_text
 
@@ -48,7 +48,6 @@ UNSTORABLE = (
     sqlite3.ProgrammingError,
     OverflowError,
 )
-
 """Errors of which the row is the cause, not the database."""
 
 

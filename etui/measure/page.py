@@ -11,7 +11,7 @@ from typing import Any
 from markupsafe import Markup
 
 from etui import __version__, units
-from etui.text.sanitize import sanitize
+from etui.text import sanitize
 
 DASH = "–"
 """Placeholder for a figure that does not exist."""

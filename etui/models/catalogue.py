@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from etui.errors import UsageError
-from etui.models.entries import build_found_spec, read_entries
+from etui.models.files import build_found_spec, read_entries
 from etui.models.spec import ModelSpec, PathSource
 from etui.models.tuned import TunedUse, apply_tuned
-from etui.text.suggest import suggest
+from etui.text import suggest
 
 if TYPE_CHECKING:
     from etui.config.config import Config

@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from etui.atomic import write_text
+from etui.codec import from_document, to_document
 from etui.config.machine import machine_name
 from etui.errors import EtuiError, ExitCode
-from etui.text.codec import from_document, to_document
 
 if TYPE_CHECKING:
     from etui.config.config import Config

@@ -30,7 +30,7 @@ from etui.models.spec import (
     WheelPart,
     WheelsSource,
 )
-from etui.text.suggest import did_you_mean
+from etui.text import did_you_mean
 from etui.yaml.load import Located, Strict, load_yaml, refuse
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,99}")

@@ -12,11 +12,11 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from etui.atomic import write_text
+from etui.codec import to_document
 from etui.config.machine import machine_name
 from etui.errors import EtuiError, InvalidFile
 from etui.models.files import recorded_sha256
 from etui.models.spec import ModelSpec, TunedBy
-from etui.text.codec import to_document
 
 if TYPE_CHECKING:
     from etui.config.config import Config

@@ -16,8 +16,163 @@ from typing import Literal
 
 from etui import units
 from etui.errors import UsageError
-from etui.text.sanitize import sanitize, unify_line_ends
-from etui.text.suggest import find_nearest, format_suggestion
+from etui.text import find_nearest, format_suggestion, sanitize, unify_line_ends
+
+_MENTION = re.compile(r'(?<![^\s(\[{])@(?:"([^"\n]+)"|([^\s"\'`@]+))')
+
+_FENCE = re.compile(r"^[ ]{0,3}(`{3,}|~{3,}).*$", re.MULTILINE)
+
+_SPAN = re.compile(r"`[^`\n]+`")
+
+_DECORATED = re.compile(r"[ \t]*(?:#[^\n]*)?\n\s*(?:@|(?:async[ \t]+)?def\b|class\b)")
+
+_TRAILING = ".,;:!?)]}>…"
+
+
+@dataclass(frozen=True, slots=True)
+class Mention:
+    """A path named in a question.
+
+    Attributes:
+        start, end: Its place, the ``@`` and its quotes included; characters.
+    """
+
+    start: int
+    end: int
+    path: str
+    quoted: bool  # Whether it is in quotes, and so is meant as a path
+
+    @property
+    def is_explicit(self) -> bool:
+        """Whether it can hardly be anything but a path."""
+        return self.quoted or "/" in self.path or "\\" in self.path
+
+
+def find_mentions(text: str) -> tuple[Mention, ...]:
+    """Find the mentions in a text, in their order; they never overlap."""
+    code = _find_code(text)
+    mentions = []
+    for found in _MENTION.finditer(text):
+        if any(start <= found.start() < end for start, end in code):
+            continue
+        mention = _build(text, found)
+        if mention is not None:
+            mentions.append(mention)
+    return tuple(mentions)
+
+
+def write_mention(path: str) -> str:
+    """Write a path as a mention, in quotes if it would not be read back without them."""
+    plain = f"@{path}"
+    found = find_mentions(plain)
+    if len(found) == 1 and found[0].path == path and found[0].end == len(plain):
+        return plain
+    return f'@"{path}"'
+
+
+def find_open_mention(text: str) -> tuple[int, str] | None:
+    """Find the mention that is being typed at the end of a text.
+
+    Args:
+        text: The text before the cursor.
+
+    Returns:
+        The place of its ``@``, and the path so far; None if none is being typed.
+    """
+    found = re.search(r'(?<![^\s(\[{])@(?:"([^"\n]*)|([^\s"\'`@]*))$', text)
+    if found is None or any(start <= found.start() < end for start, end in _find_code(text)):
+        return None
+    return found.start(), found[1] if found[1] is not None else found[2]
+
+
+def _build(text: str, found: re.Match[str]) -> Mention | None:
+    if found[1] is not None:
+        return Mention(found.start(), found.end(), found[1], quoted=True)
+    path = found[2].rstrip(_TRAILING)
+    end = found.start() + 1 + len(path)
+    if not path or "(" in path or text[end : end + 1] == "(":
+        return None
+    begin = text.rfind("\n", 0, found.start()) + 1
+    if not text[begin : found.start()].strip() and _DECORATED.match(text, end):
+        return None
+    return Mention(found.start(), end, path, quoted=False)
+
+
+def _find_code(text: str) -> list[tuple[int, int]]:
+    """Find the ranges of code: fences, an open one to the end, and spans in one line."""
+    ranges: list[tuple[int, int]] = []
+    opened: re.Match[str] | None = None
+    for fence in _FENCE.finditer(text):
+        if opened is None:
+            opened = fence
+        elif fence[1].startswith(opened[1]):
+            ranges.append((opened.start(), fence.end()))
+            opened = None
+    if opened is not None:
+        ranges.append((opened.start(), len(text)))
+    return ranges + [found.span() for found in _SPAN.finditer(text)]
+
+
+_BLOCK_TOKENS = 16
+"""Tokens of the name and the fence of an attachment, at most."""
+
+
+def describe_excess(
+    attachments: Sequence[Attachment],
+    tokens: int,
+    context_tokens: int,
+    model: str,
+    *,
+    exact: bool,
+) -> str:
+    """Say which text is too long, with both numbers.
+
+    Args:
+        attachments: The attachments with their tokens; the longest one is named. May be empty.
+        tokens: Tokens of the whole question.
+        exact: Whether the tokens were counted by its tokenizer.
+    """
+    subject = "the question"
+    if attachments:
+        longest = max(attachments, key=lambda each: each.tokens or 0)
+        subject += f" with {'paste ' if longest.pasted else ''}{longest.name}"
+    size = f"{'' if exact else 'about '}{units.tokens_text(tokens)}"
+    return f"{subject} has {size}; the context of {model} holds {context_tokens:,}"
+
+
+def fit_attachments(
+    question: str,
+    attachments: Sequence[Attachment],
+    part: Part,
+    most_tokens: int,
+    count: Callable[[str], int],
+) -> tuple[Attachment, ...]:
+    """Cut the longest attachments until the whole question has at most ``most_tokens``.
+
+    Args:
+        part: What is kept of a text that is cut.
+        most_tokens: Tokens of the question and the blocks of its attachments, at most.
+
+    Returns:
+        The attachments in their order, with the tokens of their texts; one that has no room at all
+        is left out.
+    """
+    kept = [replace(each, tokens=count(each.text)) for each in attachments]
+    room = most_tokens - count(question) - _BLOCK_TOKENS * len(kept)
+    order = sorted(range(len(kept)), key=lambda index: -_tokens(kept[index]))
+    for index in order:
+        excess = sum(map(_tokens, kept)) - room
+        if excess <= 0:
+            break
+        each = kept[index]
+        text = cut(each.text, part, max(0, _tokens(each) - excess), count)
+        kept[index] = replace(each, text=text, tokens=count(text))
+    return tuple(each for each in kept if each.text)
+
+
+def _tokens(attachment: Attachment) -> int:
+    return attachment.tokens or 0
+
 
 MAX_FILE_BYTES = 10_000_000
 """Far more than any context holds; a larger file is not read."""

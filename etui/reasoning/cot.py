@@ -45,12 +45,10 @@ from etui.reasoning.thinking_run import ThinkingPlan, ThinkingRun, build_plan
 from etui.units import count_text, energy_text, percent_text
 
 CHUNK_TOKENS = 48
-
 """Thinking tokens between two decisions, unless the arm sets a number."""
 
 
 _GAINS = 2
-
 """Number of past gains in confidence that predict the next one: a single one is mostly noise."""
 
 
@@ -155,7 +153,6 @@ def _format_estimate(joules: float) -> str:
 
 
 _TEXT_TOKENS = 20
-
 """Maximum number of tokens that a probe decodes of an answer in words."""
 
 

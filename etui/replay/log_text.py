@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from etui import units
 from etui.replay.documents import MovedAccuracy, MovedJoules, TurnsDocument
-from etui.text.sanitize import sanitize
+from etui.text import sanitize
 from etui.turn.text import about_joules
 
 

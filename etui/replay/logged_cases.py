@@ -31,7 +31,6 @@ _COMPARED_CHARACTERS = 1000
 _WORD = re.compile(r"\w+")
 
 _SHARED = 6
-
 """How many rare trigrams two texts share that are compared (k)."""
 
 

@@ -19,8 +19,7 @@ from typing import TYPE_CHECKING
 from etui.errors import InvalidFile, Problem, UsageError
 from etui.routing.accuracy.table import Graded
 from etui.routing.signals.question_words import QuestionText
-from etui.text.sanitize import sanitize
-from etui.text.suggest import suggest
+from etui.text import sanitize, suggest
 
 if TYPE_CHECKING:
     from etui.datasets.questions import Question

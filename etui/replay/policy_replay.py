@@ -123,7 +123,6 @@ def walk_cascade(
 
 
 _RIGHT, _WRONG = "right", "wrong"
-
 """What answers are compared by where only right and wrong are known."""
 
 

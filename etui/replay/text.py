@@ -12,7 +12,7 @@ from etui.replay.documents import (
     RouterEnergy,
     Spread,
 )
-from etui.text.tables import count_cells, format_table
+from etui.text import count_cells, format_table
 from etui.units import significant
 
 

@@ -8,7 +8,7 @@ from etui.arm import Arm
 from etui.errors import ModelUnavailable
 from etui.routing.places import Place
 from etui.routing.policy import ArmPlan
-from etui.text.tables import SEPARATOR
+from etui.text import SEPARATOR
 
 Available = Callable[[str], bool] | Collection[str]
 """The models on this machine: a test of a name, or the names."""

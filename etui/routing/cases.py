@@ -19,7 +19,7 @@ from etui.errors import InvalidFile, Problem
 from etui.routing.compile_probe import compile_probe
 from etui.routing.policy import Policy, PolicyProbe
 from etui.routing.schema.policy_file import CaseEntry
-from etui.text.suggest import did_you_mean
+from etui.text import did_you_mean
 from etui.yaml.load import limit_problems, parse_yaml, read_text
 
 CASES_ENDING = ".cases.jsonl"

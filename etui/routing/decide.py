@@ -26,8 +26,7 @@ from etui.routing.signals.host_state import HostState
 from etui.routing.signals.kinds import Situation
 from etui.routing.signals.similarity import Neighbours
 from etui.routing.signals.text_measures import TextFacts
-from etui.text.suggest import suggest
-from etui.text.tables import SEPARATOR
+from etui.text import SEPARATOR, suggest
 
 _UNKNOWN = HostState()
 

@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import Generic, TypeVar, overload
 
 from etui.arm import Arm
+from etui.codec import to_document
 from etui.routing.limits import Candidate, Cascade, Fallbacks, TurnBudget
 from etui.routing.prediction import PredictedAgreement, PredictedJoules
 from etui.routing.trace import (
@@ -18,7 +19,6 @@ from etui.routing.trace import (
     OddsTrace,
     ShadowTrace,
 )
-from etui.text.codec import to_document
 
 T = TypeVar("T")
 

@@ -9,7 +9,7 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 from etui.routing.probes import format_expectation
-from etui.text.sanitize import sanitize
+from etui.text import sanitize
 
 if TYPE_CHECKING:
     from etui.routing.decision import Decision

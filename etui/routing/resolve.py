@@ -18,7 +18,7 @@ from etui.routing.limits import Agreement, Candidate, Cascade
 from etui.routing.objective import ObjectiveResult, weigh
 from etui.routing.policy import ArmPlan, CascadePlan, Objective, Policy, Rule
 from etui.routing.prediction import PredictedAgreement, PredictedJoules, Predictor
-from etui.text.tables import SEPARATOR
+from etui.text import SEPARATOR
 from etui.units import percent_text
 
 

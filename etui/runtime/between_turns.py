@@ -29,12 +29,10 @@ if TYPE_CHECKING:
 
 
 CallLater = Callable[[float, Callable[[], None]], object]
-
 """Calls a function once after some seconds, on any thread."""
 
 
 SPARE_SECONDS = 0.5
-
 """Additional wait, so that the readings at the end of the interval have arrived."""
 
 

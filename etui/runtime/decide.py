@@ -32,7 +32,7 @@ from etui.runtime.model_resolution import (
     check_draft_option,
     choose_speculation,
 )
-from etui.text.suggest import suggest
+from etui.text import suggest
 from etui.units import ESTIMATE, count_text, energy_text
 
 if TYPE_CHECKING:
@@ -82,8 +82,6 @@ def save_stand_in(config: Config, model: str) -> None:
 
 
 Confirm = Callable[[str], bool]
-
-
 """Asks the user a question and returns whether the answer is yes."""
 
 
@@ -183,8 +181,6 @@ def settle(spent: Sequence[Overrun], confirm: Confirm | None, over_budget: bool)
 THINK_TOKENS: Final[Mapping[str, int]] = MappingProxyType(
     dict(zip(EFFORTS, (0, 64, 128, 256, 512, 1024, 2048), strict=True))
 )
-
-
 """The ladder: thinking tokens of each effort, where the policy has no table of its own."""
 
 

@@ -11,7 +11,7 @@ from etui.errors import ModelUnavailable
 from etui.routing.places import THIS_MACHINE
 from etui.routing.trace import DecisionTrace
 from etui.runtime.fit_health import FitTrace, build_fit_document, format_fit
-from etui.text.sanitize import sanitize
+from etui.text import sanitize
 from etui.units import ABOUT
 
 if TYPE_CHECKING:

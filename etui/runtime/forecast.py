@@ -21,12 +21,10 @@ if TYPE_CHECKING:
 
 
 CONTEXT_TOKENS = 512
-
 """Context in which a token of a curve is priced: a question with a short answer."""
 
 
 Source = Literal["curve", "log", "other model", "memory", "power range", ""]
-
 """Where a number comes from; empty if it is unknown."""
 
 

@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING, BinaryIO, Literal
 
 from etui.arm import Sampling
 from etui.chat import Message
+from etui.codec import from_document, to_document
 from etui.errors import EtuiError
-from etui.text.codec import from_document, to_document
 
 if TYPE_CHECKING:
     from etui.config.config import Config
@@ -355,7 +355,7 @@ def main() -> None:
     threading.Thread(target=_end_with_parent, args=(sys.stdin.buffer,), daemon=True).start()
     with suppress(BrokenPipeError):
         try:
-            from etui.config.load import load_config
+            from etui.config.config import load_config
             from etui.engine.residency import Residency
             from etui.runtime.doctor import check_offload
 

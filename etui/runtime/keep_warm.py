@@ -12,7 +12,7 @@ from etui.energy.idle_baseline import Baselines, IdleBaseline, load_baselines
 from etui.energy.keep_warm import KeepWarm, Measured, choose_keep_warm
 from etui.energy.sources.estimate import CHANNEL_ID
 from etui.log.gaps import LoadCost, Use, compute_gaps, read_load_cost, read_uses
-from etui.text.timestamps import local_time
+from etui.text import local_time
 from etui.turn.record import UnloadRecord
 from etui.units import ESTIMATE, UNKNOWN, energy_text, seconds_text, significant, watts_text
 

@@ -39,7 +39,6 @@ if TYPE_CHECKING:
 
 
 _MOST_QUESTIONS = 2000
-
 """How many of the newest questions are read from the log, and from the runs."""
 
 

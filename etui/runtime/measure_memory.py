@@ -7,9 +7,9 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING
 
+from etui.codec import from_document
 from etui.errors import EtuiError
 from etui.models.memory_speed import MemorySpeed, load_memory_speed, save_memory_speed
-from etui.text.codec import from_document
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from etui.errors import InvalidFile, InvalidRequest
 from etui.runtime.decide import Overrides
-from etui.text.suggest import find_nearest, format_suggestion
+from etui.text import find_nearest, format_suggestion
 
 if TYPE_CHECKING:
     from etui.models.spec import ModelSpec

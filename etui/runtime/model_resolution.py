@@ -85,7 +85,6 @@ class ModelFiles:
 
 
 LEAST_VOTE_TEMPERATURE = 0.5
-
 """Lowest temperature of a vote that a model may ask for: the lowest of those in Wang et al.,
 "Self-Consistency Improves Chain of Thought Reasoning in Language Models" (2022)."""
 

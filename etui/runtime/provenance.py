@@ -135,8 +135,6 @@ _OF_THIS_MACHINE = (
     *("llama_cpp_python", "cpus", "threads", "threads_setting", "context_tokens"),
     *("kv_type", "flash_attention", "batch_tokens_setting", "draft_tokens", "idle_baseline"),
 )
-
-
 """Settings of this machine's engine, which did not answer."""
 
 

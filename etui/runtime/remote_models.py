@@ -374,7 +374,7 @@ def report_backend(spec: BackendSpec, status: RemoteStatus, catalogue: Catalogue
 
 def find_model_problem(model: ModelSpec, status: RemoteStatus) -> RemoteModelProblem | None:
     """Find why a backend does not serve a model of models.yaml; None if it does."""
-    from etui.text.suggest import did_you_mean
+    from etui.text import did_you_mean
 
     name = model.remote_name or model.name
     tagged = status.kind == "ollama" and f"{name}:latest" in status.models

@@ -45,7 +45,6 @@ Direction = Literal["smaller", "larger"]
 
 
 _ANSWER_TOKENS = 128
-
 """Assumed length of an answer in tokens, whatever the limit of its arm."""
 
 
@@ -135,7 +134,6 @@ def other_route(
 
 
 LAST_TURNS = 8
-
 """Turns that count; with more, a change of the questions would show late."""
 
 

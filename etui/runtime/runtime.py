@@ -16,8 +16,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from etui.backends.base import Answerer, ModelHost
 from etui.chat import Query
-from etui.config.config import Config
-from etui.config.load import read_defaults
+from etui.config.config import Config, read_defaults
 from etui.errors import LogUnavailable
 from etui.models.catalogue import Catalogue, load_catalogue
 from etui.runtime.caches import FileCache, LogCache

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from etui.text.tables import SEPARATOR
+from etui.text import SEPARATOR
 from etui.units import count_text, energy_text, per_text, percent_text, watts_text
 
 if TYPE_CHECKING:

@@ -15,11 +15,11 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from typing import IO, TYPE_CHECKING, Any, Protocol
 
+from etui.codec import from_document
 from etui.errors import ModelUnavailable
 from etui.runtime.doctor import Offload
 from etui.runtime.gpu_run import Layers, Order, RunResult, Timed
 from etui.runtime.gpu_verdict import Attempt, PerToken, Verdict, judge
-from etui.text.codec import from_document
 
 if TYPE_CHECKING:
     from etui.config.config import Config

@@ -28,7 +28,7 @@ from etui.runtime.auditor import Auditor
 from etui.runtime.between_turns import BetweenTurns, CallLater, EngineProcess, start_timer
 from etui.runtime.energy_books import EnergyBookkeeper, Ongoing, open_meters
 from etui.runtime.turn_request import PoolEvent, PoolStatus, TurnFailed, TurnRequest
-from etui.text.timestamps import format_utc
+from etui.text import format_utc
 from etui.turn.events import Decided, HopEnded, HopStarted, TurnEvent, TurnFinished
 from etui.turn.record import ClientRecord
 from etui.units import count_text, energy_text, seconds_text
@@ -50,8 +50,6 @@ if TYPE_CHECKING:
 
 
 NOT_BEGUN = "the client left before the answer began"
-
-
 """Why a turn ended that was cancelled in the queue, or before its first hop."""
 
 
@@ -384,7 +382,6 @@ TurnEnd = Literal["finished", "failed", "cancelled"]
 
 
 _END_OF_STATUS: Mapping[str, TurnEnd] = {"stopped": "cancelled", "error": "failed"}
-
 """How a turn counts, by the status of its record; others are finished."""
 
 
@@ -618,7 +615,6 @@ def _build_client(request: TurnRequest, queue_seconds: float) -> ClientRecord:
 
 
 REFRESH_SECONDS = 1.0
-
 """How long after a turn the facts of the log are read again, once for all turns meanwhile.
 
 It takes some milliseconds, for which the next requests would wait."""

@@ -49,7 +49,6 @@ HARMLESS = frozenset(
         "return_progress",
     }
 )
-
 """They change no answer: whose request it is, and how it is stored, queued or cached."""
 
 
@@ -84,7 +83,6 @@ _NEUTRAL: Mapping[str, Callable[[Any], bool]] = {
     "truncation": lambda value: value == "disabled",
     "background": lambda value: value is False,
 }
-
 """Well-known parameters that etui does not support, with the values that ask for nothing.
 
 These are accepted, since many clients always send them.

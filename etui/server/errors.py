@@ -22,7 +22,7 @@ from etui.errors import (
     Stopped,
     UsageError,
 )
-from etui.text.tables import one_line
+from etui.text import one_line
 
 _PATH = re.compile(
     r"(?<![\w:/.])(?!/v1/)(?:~|[A-Za-z]:)?(?:[/\\][^\s/\\:;,'\"]+)+[/\\]([^\s/\\:;,'\"]*)"

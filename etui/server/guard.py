@@ -17,8 +17,8 @@ from starlette.requests import ClientDisconnect
 
 from etui.server.errors import ApiError, error_response, invalid
 from etui.server.protocol import abort_connection
-from etui.text.tables import one_line
-from etui.text.web_origin import LOOPBACK_NAMES, build_hosts, is_allowed, is_secret
+from etui.text import one_line
+from etui.web_origin import LOOPBACK_NAMES, build_hosts, is_allowed, is_secret
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send

@@ -10,7 +10,7 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 
 from etui.server.errors import model_not_found, quote
-from etui.text.suggest import did_you_mean
+from etui.text import did_you_mean
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import uvicorn
 
-from etui.config.base_url import is_loopback
+from etui.config.backend_spec import is_loopback
 from etui.errors import EtuiError, UsageError
 from etui.server.app import build_app_of
 from etui.server.guard import Guard

@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 
 
 _MOST_EVENTS = 64
-
 """Most events that are sent together, so that one fast turn does not hold up the others."""
 
 

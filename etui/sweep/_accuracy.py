@@ -25,19 +25,16 @@ if TYPE_CHECKING:
 NUMERIC_AXES: frozenset[AxisName] = frozenset(
     {"model", "kv_type", "flash_attention", "gpu_layers", "split", "batch_tokens"}
 )
-
 """Axes that change what is computed, if only by rounding in another order. Threads divide the same
 sums by rows, a power limit changes no sum, and speculation verifies every token of the answer."""
 
 
 FORMAT = FORMATS["letters"]
-
 """How a question is asked: the log-probabilities of the four letters, which nothing but the model's
 numbers decides."""
 
 
 SessionFor = Callable[[Setting], "LlamaSession"]
-
 """Loads the model of a setting with its values; raises SettingFailed if it cannot run."""
 
 

@@ -30,7 +30,7 @@ from etui.sweep._machine import (
     round_watts,
 )
 from etui.sweep.config import AXES, Axis, AxisName, Setting, Value
-from etui.text.suggest import did_you_mean, suggest
+from etui.text import did_you_mean, suggest
 from etui.units import count_text
 
 if TYPE_CHECKING:
@@ -45,7 +45,6 @@ _WORDS: dict[AxisName, tuple[str, ...]] = {
     "gpu_layers": ("all",),
     "draft_tokens": ("auto",),
 }
-
 """Axis -> the words that it takes."""
 
 
@@ -57,7 +56,6 @@ _RANGES: dict[AxisName, tuple[int, int]] = {
     "gpu_layers": (0, 100_000),
     "draft_tokens": (1, MOST_DRAFT_TOKENS),
 }
-
 """Axis -> the least and the most of the whole numbers that it takes."""
 
 
@@ -163,12 +161,10 @@ def _refuse_watts(watts: float, power: PowerRange | None) -> tuple[str, str] | N
 
 
 MOST_SETTINGS = 200
-
 """Most combinations of a sweep: one round of the race measures each of them."""
 
 
 _MOST_PRODUCT = 20_000
-
 """Most combinations to look at, the impossible ones included."""
 
 
@@ -314,12 +310,10 @@ def _resolve_layers(values: Values, model: SweptModel) -> Iterator[tuple[AxisNam
 
 
 MOST_ON_CPU, MOST_ON_GPU = 16, 40
-
 """Most combinations of the default axes: a GPU computes a visit in seconds."""
 
 
 POWER_SHARES = (0.5, 0.7, 0.85, 1.0)
-
 """Power limits to compare, as shares of the default: the knee of most GPUs is between them."""
 
 
@@ -334,7 +328,6 @@ _SAVINGS: tuple[tuple[tuple[AxisName, ...], int], ...] = (
     (("kv_type",), 0),
     (("split",), 0),
 )
-
 """What to do, in this order, while the grid is too large: keep so many last values of an axis."""
 
 

@@ -23,7 +23,7 @@ from etui.sweep.verdict import (
     name_values,
     short_name,
 )
-from etui.text.tables import fit_cells
+from etui.text import fit_cells
 
 Role = Literal["best", "baseline", "frontier", "kept", "dropped"]
 
@@ -35,7 +35,6 @@ NAMES: dict[Role, str] = {
     "kept": "kept, not on the frontier",
     "dropped": "dropped or could not run",
 }
-
 """Role -> its name in a legend, the most important first."""
 
 
@@ -83,12 +82,10 @@ POWER_SIZES = (Size(960, 320, left=64), Size(400, 280, left=50, right=14, class_
 
 
 _POINTS = {"wide": 1800, "narrow": 700}
-
 """Most points of a drawing, over all visits."""
 
 
 _LONGEST_GAP_S = 60.0
-
 """A longer pause between two visits, as of an interrupted sweep, is drawn with this length."""
 
 

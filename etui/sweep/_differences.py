@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
 
 _LARGEST_LOG = 500.0
-
 """Log of the largest factor: 1e217."""
 
 
@@ -121,7 +120,6 @@ def _per_token(phase: PhaseCost) -> float | None:
 _POWER = 0.8
 
 BASELINE_COPIES = 2
-
 """Visits of the baseline in a block, whose mean is the reference of all differences."""
 
 
@@ -229,11 +227,9 @@ def _percent(log_ratio: float | None) -> float | None:
 
 
 _LEAST_FREEDOM = 2
-
 """Fewest degrees of freedom of all residuals for an interval."""
 
 _PRIOR_FREEDOM = 4.0
-
 """Degrees of freedom that the pooled variance counts for. It fits settings whose noise varies by a
 factor of 1.5 (the variance of the log of a variance is trigamma(2) = 0.64)."""
 
@@ -354,12 +350,10 @@ def _moderate(
 
 
 Column = tuple[tuple[AxisName, Value], ...]
-
 """One effect: values that a setting must have; two for an interaction."""
 
 
 EffectName = tuple[str, Column]
-
 """``joules`` or ``seconds``, and an effect."""
 
 

@@ -24,32 +24,25 @@ from etui.sweep.config import Goal, Measure
 from etui.units import change_text
 
 Cell = tuple[str, int]
-
 """Key and copy of a setting."""
 
 
 _FENCE = 3.5
-
 """Robust standard deviations beyond which a residual counts as an outlier, and is cut off."""
 
 _LEAST_FOR_FENCE = 8
-
 """Fewest degrees of freedom at which the median of the residuals says what an outlier is."""
 
 _NORMAL_MEDIAN = 0.6745
-
 """Median of the absolute value of a standard normal variable."""
 
 _LEAST_FOR_SLOPE = 4
-
 """Fewest visits of a block from which a drift over the positions is removed."""
 
 _LEAST_TO_TRIM = 5
-
 """Fewest blocks of which the highest and the lowest are not taken as they are."""
 
 _LEFT_OUT = 5
-
 """One block of so many, rounded up, is left out of a contrast that must hold without its worst."""
 
 

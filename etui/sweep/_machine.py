@@ -18,10 +18,8 @@ from etui.engine.load_settings import (
 from etui.engine.offload import layers_that_fit, needs, usable_bytes
 from etui.engine.thread_limits import choose_thread_limits
 from etui.errors import EtuiError, UsageError
-from etui.models.drafts import find_draft_problem
-from etui.models.files import model_path
-from etui.models.gguf import check_usable
-from etui.models.gguf_header import Gguf
+from etui.models.files import find_draft_problem, model_path
+from etui.models.gguf import Gguf, check_usable
 from etui.routing.availability import build_unavailable_error, choose_served_arm
 from etui.routing.library import load_policy
 from etui.runtime.model_resolution import (
@@ -32,7 +30,7 @@ from etui.runtime.model_resolution import (
     sample_as_asked,
 )
 from etui.sweep.config import PLAIN_WORK, AxisName, Value, WorkShape
-from etui.text.suggest import did_you_mean
+from etui.text import did_you_mean
 
 if TYPE_CHECKING:
     from etui.arm import Arm

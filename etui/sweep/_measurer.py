@@ -56,17 +56,14 @@ if TYPE_CHECKING:
 
 
 MOST_OTHERS = 0.05
-
 """Share of all CPUs, or of a GPU, that other programs may use during a visit."""
 
 
 LEAST_COVERAGE = 0.98
-
 """Share of a visit that the meter has to have recorded."""
 
 
 _LEAST_OTHERS_S = 0.1
-
 """CPU seconds of others below which their share is noise: CPU time is counted in ticks."""
 
 
@@ -193,7 +190,6 @@ def describe_state(before: MachineState, after: MachineState) -> tuple[str, ...]
 
 
 POINTS = 60
-
 """Slices of a visit."""
 
 
@@ -230,16 +226,13 @@ LEAST_WINDOW_S, MOST_WINDOW_S = 1.0, 10.0
 COOL_DOWN_S = 0.5
 
 MOST_COOL_DOWN_S = 60.0
-
 """Longest wait for a temperature, seconds."""
 
 
 _REFRESHES = 20.0
-
 """Refreshes of a slow counter or sensor within a window: its edges are then a few percent of it."""
 
 _AVERAGES = 4.0
-
 """Lengths of a running average within a window."""
 
 
@@ -329,7 +322,6 @@ class ModelLoader:
 
 
 _EQUAL_WATTS = 0.5
-
 """Two readings of a power limit are equal within this."""
 
 

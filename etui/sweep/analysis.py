@@ -283,7 +283,6 @@ def _distinct_accuracy(accuracy: Mapping[str, Accuracy], key: str, baseline: str
 
 
 Name = tuple[str, str]
-
 """``joules`` or ``seconds``, and the key of a setting."""
 
 

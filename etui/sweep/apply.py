@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 from etui.config.machine import machine_name
 from etui.engine.library import choose_threads
 from etui.errors import EtuiError, ExitCode
-from etui.models.entries import read_entries
-from etui.models.files import recorded_sha256
+from etui.models.files import read_entries, recorded_sha256
 from etui.models.tuned import (
     TUNED_KEYS,
     PowerAdvice,
@@ -31,7 +30,7 @@ from etui.sweep.result import (
     is_best_claimed,
 )
 from etui.sweep.verdict import short_name
-from etui.text.timestamps import utc_now
+from etui.text import utc_now
 
 if TYPE_CHECKING:
     from etui.config.config import Config
@@ -53,14 +52,12 @@ _AXES: Mapping[AxisName, TunedKey] = {
     "speculate": "speculate",
     "draft_tokens": "draft_tokens",
 }
-
 """Axis -> the key of models.yaml that holds its value; the other axes are not kept."""
 
 
 _NUMBERS: frozenset[TunedKey] = frozenset(
     {"threads", "prefill_threads", "batch_tokens", "draft_tokens"}
 )
-
 """Keys that models.yaml leaves open by leaving them out; for the others ``auto`` is a value."""
 
 

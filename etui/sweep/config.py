@@ -23,12 +23,10 @@ AxisName = Literal[
     "draft_tokens",
     "power_limit",
 ]
-
 """What a sweep can vary; ``power_limit`` in watts, ``draft_tokens`` is the depth of speculation."""
 
 
 AXES: tuple[AxisName, ...] = get_args(AxisName)
-
 """All axes, in the order in which a setting lists its values."""
 
 
@@ -70,7 +68,6 @@ class WorkShape:
 
 
 PLAIN_WORK = WorkShape()
-
 """A model that answers at once, with as many tokens as the workload says."""
 
 

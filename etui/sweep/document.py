@@ -48,7 +48,7 @@ from etui.sweep.result import (
     is_best_claimed,
 )
 from etui.sweep.verdict import floor_text, format_verdict
-from etui.text.tables import SEPARATOR, one_line
+from etui.text import SEPARATOR, one_line
 
 _COVERS = (
     "the error of the meter, added up over all visits; the intervals of the results cover the "

@@ -14,6 +14,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Self, TypeVar
 
+from etui.codec import DocumentError, from_document, to_document
 from etui.errors import InvalidFile
 from etui.measure.folder import CONFIG as CONFIG
 from etui.measure.folder import (
@@ -31,7 +32,6 @@ from etui.sweep._accuracy import SettingAnswer
 from etui.sweep._measurer import VisitPower
 from etui.sweep.blocks import Block
 from etui.sweep.config import SweepConfig
-from etui.text.codec import DocumentError, from_document, to_document
 
 if TYPE_CHECKING:
     from etui.config.config import Config

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from etui import units
 from etui.atomic import write_text
+from etui.codec import to_document
 from etui.measure.page import build_tree, render_template
 from etui.stats.tests import Interval
 from etui.sweep._charts import (
@@ -45,8 +46,7 @@ from etui.sweep.verdict import (
     state_text,
     time_sentence,
 )
-from etui.text.codec import to_document
-from etui.text.tables import one_line
+from etui.text import one_line
 
 
 @dataclass(frozen=True, slots=True)

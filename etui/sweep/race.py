@@ -311,7 +311,6 @@ def rank_all(design: SweepDesign, blocks: Sequence[Block]) -> tuple[str, ...]:
 
 
 OVERHEAD_S = 2.0
-
 """Expected seconds of a visit for the load and the warm-up, before any was measured."""
 
 
@@ -321,7 +320,6 @@ _STAGES: tuple[Stage, ...] = get_args(Stage)
 
 
 _KEPT = 0.5
-
 """Share of the settings that is assumed to be left after a round; on simulated machines it is less
 in the first round and more in the later ones."""
 

@@ -12,6 +12,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from etui.codec import to_document
 from etui.energy.energy_record import RECORD_FILE
 from etui.errors import EtuiError, LogUnavailable, Stopped, UsageError
 from etui.log.records import SweepRecord, SweepSettingRecord
@@ -55,7 +56,6 @@ from etui.sweep.race import (
     next_block,
 )
 from etui.sweep.result import DetectionFloor, Difference, SettingResult, SweepResult
-from etui.text.codec import to_document
 
 if TYPE_CHECKING:
     from etui.config.config import Config

@@ -5,6 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Collection, Sequence
 
+from etui import text as tables
 from etui import units
 from etui.stats.tests import SIGNIFICANCE, Interval
 from etui.sweep.config import AxisName, Goal, Value
@@ -17,8 +18,7 @@ from etui.sweep.result import (
     SweepResult,
     find_claimed_change,
 )
-from etui.text import tables
-from etui.text.tables import one_line
+from etui.text import one_line
 
 _WIDTH = 120
 

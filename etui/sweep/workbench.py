@@ -46,7 +46,6 @@ if TYPE_CHECKING:
 
 
 Ask = Callable[[CapRequest], None]
-
 """Asks the user to set a limit, and returns when the user says that it is set."""
 
 

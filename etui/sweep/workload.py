@@ -28,7 +28,7 @@ from etui.reasoning.prompts import (
     with_letter_instruction,
 )
 from etui.sweep.config import WorkShape
-from etui.text.suggest import did_you_mean
+from etui.text import did_you_mean
 from etui.units import count_text
 
 if TYPE_CHECKING:
@@ -41,22 +41,18 @@ LOG = "log"
 _OUTPUT_TOKENS = {"chat": 48, "code": 112, "long": 48, "letters": 0, LOG: 96}
 
 _FILE_OUTPUT_TOKENS = 64
-
 """Default output tokens by workload: with them, a visit takes seconds and not minutes."""
 
 
 NAMES = tuple(_OUTPUT_TOKENS)
-
 """The workloads that have a name; every other one is the path of a file."""
 
 
 LOGGED_QUESTIONS = 6
-
 """Questions that the workload ``log`` takes, the latest ones."""
 
 
 MOST_ITEMS = 32
-
 """Most prompts of a file: each visit computes all of them."""
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from textual.app import App
 
-from etui.text.tables import SEPARATOR
+from etui.text import SEPARATOR
 
 MOST_OSC52_BYTES = 74_994
 """Longest text that most terminals accept by OSC 52, in bytes: 100,000 once it is encoded."""

@@ -17,7 +17,7 @@ from textual.markup import escape
 from textual.screen import Screen
 
 from etui.runtime.routes import Route
-from etui.text.sanitize import sanitize
+from etui.text import sanitize
 from etui.tui.services import Services
 
 

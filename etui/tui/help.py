@@ -15,7 +15,7 @@ from textual.screen import ModalScreen, Screen
 from textual.widget import Widget
 from textual.widgets import Static
 
-from etui.text.sanitize import sanitize
+from etui.text import sanitize
 from etui.tui.widgets.key_footer import KeyFooter
 
 WORDS: tuple[tuple[str, str], ...] = (
@@ -34,7 +34,6 @@ WORDS: tuple[tuple[str, str], ...] = (
     ("integrated", "hardware power readings, added up over time"),
     ("unmeasured", "nothing could be read: never counted as 0"),
 )
-
 """Word -> meaning, in the order in which a reader meets them."""
 
 

@@ -12,7 +12,7 @@ from textual.message import Message
 
 from etui import units
 from etui.errors import EtuiError, format_internal_error
-from etui.text.sanitize import sanitize
+from etui.text import sanitize
 from etui.tui.services import ModelCatalogue, TurnRunner
 
 if TYPE_CHECKING:

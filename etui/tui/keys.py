@@ -11,7 +11,7 @@ from textual.binding import Binding
 from textual.dom import DOMNode
 
 from etui.config.config import Config
-from etui.text.suggest import find_nearest, format_suggestion
+from etui.text import find_nearest, format_suggestion
 
 
 def find_owners() -> Iterator[type[DOMNode]]:

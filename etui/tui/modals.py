@@ -10,7 +10,7 @@ from textual.containers import Vertical, VerticalScroll
 from textual.screen import ModalScreen
 from textual.widgets import Static, TextArea
 
-from etui.text.sanitize import sanitize
+from etui.text import sanitize
 from etui.tui.widgets.key_footer import KeyFooter
 
 

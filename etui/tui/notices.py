@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from etui.text.sanitize import sanitize
+from etui.text import sanitize
 
 if TYPE_CHECKING:
     from textual.app import App

@@ -140,7 +140,7 @@ class LoggedChats:
     def grade(self, turn_id: str, good: bool | None) -> None:
         """Store what the user says of an answer, and wait until it is written."""
         from etui.log.records import GradeRecord
-        from etui.text.timestamps import format_utc
+        from etui.text import format_utc
 
         if good is None:
             self._writer.clear_grade(turn_id)

@@ -18,8 +18,7 @@ from textual.widgets.option_list import Option
 from etui import units
 from etui.errors import EtuiError
 from etui.runtime.routes import Route, RouteChoice
-from etui.text.sanitize import sanitize
-from etui.text.tables import format_table
+from etui.text import format_table, sanitize
 from etui.tui.notices import notice_text
 from etui.tui.widgets.key_footer import KeyFooter
 

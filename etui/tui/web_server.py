@@ -14,8 +14,8 @@ import aiohttp_jinja2
 from aiohttp import WSCloseCode, WSMsgType, web
 from textual_serve.server import Server
 
-from etui.text.web_origin import build_hosts, is_allowed, is_secret
 from etui.tui.web_session import Limits, Session, bound, bound_size
+from etui.web_origin import build_hosts, is_allowed, is_secret
 
 _NAMES = ("127.0.0.1", "localhost")
 _HEARTBEAT_SECONDS = 15.0

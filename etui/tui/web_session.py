@@ -18,10 +18,9 @@ from textual.messages import ExitApp
 from textual_serve.app_service import AppService
 
 from etui.runtime.service import LEAVE_SECONDS
-from etui.text.sanitize import sanitize
+from etui.text import sanitize
 
 DRIVER = "etui.tui.web_session:TabDriver"
-
 """Value of ``TEXTUAL_DRIVER``."""
 
 

@@ -29,7 +29,7 @@ from etui.events import (
 )
 from etui.routing.decision import Decision
 from etui.routing.limits import Cascade
-from etui.text.timestamps import utc_now
+from etui.text import utc_now
 from etui.turn.accounting import (
     Leg,
     LegSpans,

@@ -200,26 +200,18 @@ def find_key(question: str, arm: Arm, end: Finished) -> str | None:
 
 
 PredictAgreement = Callable[[Sequence[Arm], Sequence[RawConfidence]], PredictedAgreement | None]
-
-
 """Predicts how likely an agreed answer is right; see ``Predictor.agreement``."""
 
 
 Together = Literal["open", "agreed", "apart"]
-
-
 """Whether the answers of a step agree; ``open`` while another one may still decide."""
 
 
 Failed = Literal["load", "answer"]
-
-
 """Where an arm failed: while loading its model, or while answering."""
 
 
 ALL_VOTES = 1.0 - 1e-9
-
-
 """Share of the votes from which all of them are for one answer."""
 
 
@@ -337,7 +329,6 @@ def describe_agreement(step: Agreement, outcome: Outcome) -> str:
 
 
 Barred = Literal["hops", "spent", "predicted"]
-
 """The limit that prevents an arm: number of hops, joules spent, or joules predicted for it."""
 
 

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
+from etui.codec import to_document
 from etui.energy.documents import energy_document
-from etui.text.codec import to_document
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,7 +26,7 @@ from etui.events import Event, Finished, Status
 from etui.reasoning.control import BUDGET
 from etui.routing.decision import Decision
 from etui.routing.limits import TurnBudget
-from etui.text.timestamps import utc_now
+from etui.text import utc_now
 from etui.turn.accounting import (
     Leg,
     compute_spans,
@@ -80,14 +80,10 @@ if TYPE_CHECKING:
 
 
 _CHECK_EVERY_NS = 100_000_000
-
-
 """Interval between two checks of the joules; checking tokens and seconds costs nothing."""
 
 
 REMOTE_CHECK_EVERY_NS = 1_000_000_000
-
-
 """The same for the meter of another machine, which is asked over the network."""
 
 

@@ -18,8 +18,6 @@ from etui.turn.ports import Meter
 from etui.turn.record import Attribution
 
 Span = tuple[int, int]
-
-
 """Start and end on the monotonic clock, nanoseconds."""
 
 
@@ -199,7 +197,6 @@ def split_by_weights(joules: float, weights: Sequence[float]) -> list[float]:
 
 
 KEEP_SECONDS = 3600.0
-
 """How long batches are kept; the recorder forgets readings after this time, too."""
 
 

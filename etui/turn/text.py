@@ -8,7 +8,7 @@ from etui import units
 from etui.energy.scopes import family
 from etui.events import Vote
 from etui.routing.decision import NO_RULE_MATCHED, Decision
-from etui.text.tables import SEPARATOR
+from etui.text import SEPARATOR
 from etui.turn.events import HopEnded
 from etui.turn.record import CONTINUES, HopRecord, TurnEnergy, TurnRecord
 

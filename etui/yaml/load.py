@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from etui.errors import InvalidFile, Problem
-from etui.text.suggest import did_you_mean
+from etui.text import did_you_mean
 from etui.yaml.tree import Mark, Node, YamlError, parse_tree
 
 if TYPE_CHECKING:

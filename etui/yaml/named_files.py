@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from etui.errors import UsageError
-from etui.text.suggest import suggest
+from etui.text import suggest
 
 _ENDINGS = (".yaml", ".yml")
 

@@ -19,7 +19,8 @@ Etui = Callable[..., "CompletedProcess[str]"]
 def etui(etui_home: Path) -> Etui:
     """``etui("ask", "Why?")`` runs the command with the test's folders; models are opt-in.
 
-    It runs in this process; what a signal, a crash or the loader decides needs a process of its own.
+    It runs in this process; what a signal, a crash or the loader decides needs a process of its
+    own.
     """
 
     def run(

@@ -153,8 +153,8 @@ CURVE = {
 
 
 def curve_lines(curve_id: str) -> tuple[str, ...]:
+    from etui.codec import to_document
     from etui.curves.operating_curve import Speed
-    from etui.text.codec import to_document
 
     settings = {**CURVE["settings"], "speed": to_document(Speed())}
     made = {**CURVE, "curve_id": curve_id, "settings": settings}

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from etui.cli.common import format_json, write_output
 from etui.errors import EtuiError
-from etui.text.sanitize import escape_json
+from etui.text import escape_json
 
 texts = st.text(st.characters(exclude_categories=()))
 documents = st.recursive(

@@ -23,7 +23,7 @@ import pytest
 
 from etui.config.config import Config
 from etui.log.writer import TurnWriter
-from etui.text.timestamps import format_utc
+from etui.text import format_utc
 from tests.fixtures.turns import TURN
 
 DEADLINE_SECONDS = 120.0

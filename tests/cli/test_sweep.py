@@ -24,7 +24,7 @@ from etui.errors import EtuiError
 from etui.sweep.blocks import SettingFailed, Visit
 from etui.sweep.folder import list_sweeps, read_sweep
 from etui.sweep.verdict import format_verdict
-from etui.text.tables import count_cells
+from etui.text import count_cells
 from tests.contract.tiny_model import write_tiny_model
 from tests.support.power_limits import write_package
 from tests.sweep import results

@@ -27,7 +27,7 @@ from etui.cluster.messages import (
     write_message,
     write_request,
 )
-from etui.text.codec import DocumentError
+from etui.codec import DocumentError
 from tests.cluster.fake_node import make_sample
 
 MESSAGES = [

@@ -8,9 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from etui.config.backend_spec import BackendSpec
-from etui.config.base_url import find_url_problem, is_exposed, is_loopback
-from etui.config.load import load_config
+from etui.config.backend_spec import BackendSpec, find_url_problem, is_exposed, is_loopback
+from etui.config.config import load_config
 from etui.errors import InvalidFile
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from etui.config.load import load_config
+from etui.config.config import load_config
 from etui.config.schema import Settings
 from etui.errors import InvalidFile
 

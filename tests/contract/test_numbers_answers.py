@@ -28,9 +28,15 @@ from etui.reasoning.stop_rules import (
     tally,
     verdict,
 )
-from etui.text.tables import count_cells, fit_cells, format_markdown_table, format_table
-from etui.text.title import title_from_answer, title_from_question
-from etui.units.rounding import plain, significant, with_uncertainty
+from etui.text import (
+    count_cells,
+    fit_cells,
+    format_markdown_table,
+    format_table,
+    title_from_answer,
+    title_from_question,
+)
+from etui.units import plain, significant, with_uncertainty
 from tests.contract.numbers import check_numbers
 
 AGREEMENT = Path(__file__).parents[1] / "reasoning" / "agreement.tsv"

@@ -23,7 +23,7 @@ from etui.log.records import ChatRecord
 from etui.log.token_cost import TurnCost, mean_token_cost
 from etui.log.totals import GROUPS, sum_joules_since, sum_key_joules_since
 from etui.log.writer import TurnWriter
-from etui.text.timestamps import format_utc
+from etui.text import format_utc
 from etui.turn.record import ClientRecord, HopRecord, LoadRecord, Tokens, TurnRecord
 from tests.contract.numbers import check_numbers
 from tests.fixtures.turns import ATTRIBUTION, SPECULATION, TURN, UNMEASURED

@@ -23,7 +23,7 @@ from tests.support.power_curves import steps
 STATES = """
 import dataclasses, json, os, time
 os.environ["FAKE_NVML_PIDS"] = os.environ["PIDS"] % os.getpid()
-from etui.config.load import load_config
+from etui.config.config import load_config
 from etui.energy.channel_state import join_states
 from etui.energy.device_vitals import DeviceReader
 from etui.energy.discovery import open_recorder

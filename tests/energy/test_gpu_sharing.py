@@ -62,7 +62,7 @@ def test_equal_tokens_cost_the_same() -> None:
 
 MEASURE = """
 import json, os, time
-from etui.config.load import load_config
+from etui.config.config import load_config
 from etui.energy.documents import energy_document
 from etui.energy.discovery import open_recorder
 with open_recorder(load_config()) as recorder:

@@ -19,7 +19,7 @@ from etui.engine.offload import (
     ram_bytes,
     usable_bytes,
 )
-from etui.models.gguf_header import Gguf, Tensor
+from etui.models.gguf import Gguf, Tensor
 from etui.models.spec import ModelSpec
 
 GB = 1_000_000_000

@@ -12,7 +12,7 @@ from etui.config.config import Config
 from etui.engine import trial
 from etui.engine.trial import try_model
 from etui.errors import ModelUnavailable
-from etui.models.entries import build_found_spec
+from etui.models.catalogue import build_found_spec
 from etui.models.files import read_record, require
 from etui.models.spec import ModelSpec
 from tests.contract.tiny_model import write_tiny_model

@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 
 from etui.arm import Sampling
-from etui.config.config import Config
-from etui.config.load import load_config
+from etui.config.config import Config, load_config
 from etui.engine.llama_session import LlamaSession
 from etui.models.catalogue import load_catalogue
 from etui.runtime.doctor import check_offload

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from etui.config.config import Config
 from etui.energy.idle_baseline import Baselines, IdleBaseline, save_baselines
 from etui.log.writer import TurnWriter
-from etui.text.timestamps import format_utc
+from etui.text import format_utc
 from etui.turn.record import LoadRecord, Seconds, UnloadRecord
 from tests.fixtures.turns import TURN
 from tests.support.idle_days import ANSWER_SECONDS

@@ -29,7 +29,7 @@ from etui.log.daily_energy import (
 )
 from etui.log.queries import LogReader
 from etui.log.writer import TurnWriter
-from etui.text.timestamps import format_utc
+from etui.text import format_utc
 from etui.turn.record import HopRecord, LoadRecord, Tokens, TurnRecord
 from tests.fixtures.turns import TURN
 

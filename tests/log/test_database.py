@@ -89,7 +89,7 @@ def test_an_up_to_date_database_opens_without_sqlite_utils(config: Config) -> No
     open_for_writing(config).close()
     code = (
         "import sys\n"
-        "from etui.config.load import load_config\n"
+        "from etui.config.config import load_config\n"
         "from etui.log.writer import TurnWriter\n"
         "writer = TurnWriter(load_config()); writer.ready(); writer.close()\n"
         "from etui.log.queries import LogReader\n"
@@ -337,7 +337,7 @@ def test_a_reader_cannot_write(config: Config) -> None:
 
 def test_two_processes_may_make_the_database_at_once(config: Config) -> None:
     code = (
-        "from etui.config.load import load_config\n"
+        "from etui.config.config import load_config\n"
         "from etui.log.database import open_for_writing\n"
         "import sqlite_utils, sys\n"
         "sys.stdin.read()\n"

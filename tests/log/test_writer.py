@@ -326,7 +326,7 @@ def test_two_writers_and_many_threads_lose_nothing(config: Config, make_turn: Ma
 
 def test_a_program_that_ends_without_close_has_saved_its_turns(config: Config) -> None:
     code = (
-        "from etui.config.load import load_config\n"
+        "from etui.config.config import load_config\n"
         "from etui.log.records import ChatRecord\n"
         "from etui.log.writer import TurnWriter\n"
         "writer = TurnWriter(load_config())\n"

@@ -14,9 +14,7 @@ from hypothesis import strategies as st
 
 from etui.engine.offload import needs
 from etui.errors import ModelUnavailable
-from etui.models.gguf import check_gguf, check_usable, parse
-from etui.models.gguf_header import Array, Gguf
-from etui.models.gguf_types import TENSOR_TYPES
+from etui.models.gguf import TENSOR_TYPES, Array, Gguf, check_gguf, check_usable, parse
 from etui.models.spec import ModelSampling
 from tests.contract.tiny_model import write_tiny_model
 

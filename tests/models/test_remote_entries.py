@@ -81,7 +81,7 @@ def test_without_backends_the_file_to_edit_is_named(config: Config) -> None:
 
 
 def test_a_fallback_that_does_not_exist_is_named_in_config_yaml(config: Config) -> None:
-    from etui.config.load import load_config
+    from etui.config.config import load_config
 
     config.config_file.write_text(
         "backends:\n  desk:\n    url: http://127.0.0.1:9/v1\n    fallbacks: [smolm2-135m]\n"

@@ -5,8 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from etui.prompts.attachments import Attachment, Part, join
-from etui.prompts.fitting import describe_excess, fit_attachments
+from etui.prompts.attachments import Attachment, Part, describe_excess, fit_attachments, join
 
 LINES = st.integers(0, 200).map(lambda n: "".join(f"line {i}\n" for i in range(n)))
 

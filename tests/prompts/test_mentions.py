@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from etui.prompts.mentions import find_mentions, find_open_mention, write_mention
+from etui.prompts.attachments import find_mentions, find_open_mention, write_mention
 
 
 def paths(text: str) -> list[str]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from etui.prompts.paths import MOST_PATHS, complete_path
+from etui.prompts.library import MOST_PATHS, complete_path
 
 
 @pytest.fixture

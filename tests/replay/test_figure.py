@@ -13,7 +13,7 @@ from etui.replay.figure import replay_svg
 from etui.replay.judge import ReplayTable, judge
 from etui.replay.text import replay_lines
 from etui.routing.accuracy.table import Graded
-from etui.text.tables import count_cells
+from etui.text import count_cells
 
 NAMES = (
     "qwen2.5-0.5b",

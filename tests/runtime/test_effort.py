@@ -20,7 +20,7 @@ from etui.routing.limits import Cascade
 from etui.runtime.decide import THINK_TOKENS, Overrides, apply_effort, check_effort, choose
 from etui.runtime.model_resolution import resolve_sampling
 from etui.runtime.runtime import Runtime, open_runtime
-from etui.text.timestamps import utc_now
+from etui.text import utc_now
 from tests.fixtures.turns import TURN
 
 MINE = """

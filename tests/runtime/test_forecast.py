@@ -13,7 +13,7 @@ from etui.chat import Query
 from etui.config.config import Config
 from etui.engine.token_counter import TokenCounter
 from etui.models import gguf
-from etui.models.gguf_header import Gguf
+from etui.models.gguf import Gguf
 from etui.models.spec import STARTER
 from etui.routing.prediction import PredictedJoules
 from etui.routing.signals.text_measures import estimate_tokens

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from etui.config.load import load_config
+from etui.config.config import load_config
 from etui.runtime.host import read_host
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from etui.config.config import Config
-from etui.config.load import load_config
+from etui.codec import to_document
+from etui.config.config import Config, load_config
 from etui.energy.types import Energy
 from etui.errors import ModelUnavailable, UsageError
 from etui.models.catalogue import load_catalogue
@@ -19,7 +19,6 @@ from etui.models.spec import ModelSpec
 from etui.runtime.doctor import Offload, check_offload
 from etui.runtime.gpu_run import GreedyAnswer, RunResult, Timed
 from etui.runtime.try_gpu import choose_model, judge_offload, look_at_offload, try_gpu
-from etui.text.codec import to_document
 from tests.contract.tiny_model import write_tiny_model
 
 DEVICE = Offload(True, ("a GPU: 1 GB of 1 GB free",), ("AMD",), "", backends=("Vulkan",))

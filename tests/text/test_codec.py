@@ -17,6 +17,7 @@ from etui.bench.run.arms import parse_arm, to_json
 from etui.bench.store.run_config import RunConfig, parse_run_config
 from etui.bench.store.sample import Sample, parse_sample
 from etui.calibration.grid import Grid
+from etui.codec import DocumentError, from_document, to_document
 from etui.curves.fit import TurnPoint
 from etui.curves.measured_under import Conditions
 from etui.curves.operating_curve import OperatingCurve
@@ -24,7 +25,6 @@ from etui.energy.idle_baseline import Baselines, IdleBaseline
 from etui.energy.types import Channel, Kind, Reading
 from etui.log.curve_lookup import build_curve_record, parse_curve
 from etui.models.files import FileRecord
-from etui.text.codec import DocumentError, from_document, to_document
 from etui.turn.record import HopRecord, ProbeRecord, Tokens, VoteRecord
 
 JSON_VALUES = st.recursive(

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from etui.text.sanitize import sanitize, shorten
+from etui.text import sanitize, shorten
 
 
 @pytest.mark.parametrize(

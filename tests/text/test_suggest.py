@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from etui.text.suggest import did_you_mean, format_suggestion, suggest
+from etui.text import did_you_mean, format_suggestion, suggest
 
 NAMES = ["balanced", "balance-large", "smallest"]
 

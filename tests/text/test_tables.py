@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from etui.text.tables import (
+from etui.text import (
     count_cells,
     fit_cells,
     format_markdown_table,

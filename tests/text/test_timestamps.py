@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta, timezone
 
-from etui.text.timestamps import format_utc, local_time, utc_now
+from etui.text import format_utc, local_time, utc_now
 
 
 def test_a_time_is_stored_in_utc() -> None:

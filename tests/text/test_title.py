@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from etui.text.title import (
+from etui.text import (
     MOST_TITLE_CHARACTERS,
     cut_at_word,
     title_from_answer,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from etui.text.web_origin import build_hosts, is_allowed, is_host, is_origin
+from etui.web_origin import build_hosts, is_allowed, is_host, is_origin
 
 
 def test_a_port_of_its_own_replaces_that_of_the_server() -> None:

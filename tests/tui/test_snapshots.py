@@ -19,8 +19,8 @@ from textual.widgets import DataTable, Input, OptionList, Static, TextArea
 
 from etui.bench.analysis.summary import summarise
 from etui.bench.store.find import runs_dir
+from etui.codec import to_document
 from etui.log.writer import TurnWriter
-from etui.text.codec import to_document
 from etui.tui.chat import turn_queue as answering
 from etui.tui.chat.screen import ChatScreen
 from etui.tui.history.screen import HistoryScreen

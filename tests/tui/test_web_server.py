@@ -20,9 +20,9 @@ pytest.importorskip("textual_serve")
 import aiohttp
 from aiohttp import web
 
-from etui.text.web_origin import build_hosts, is_allowed, is_secret
 from etui.tui.web_server import LocalServer
 from etui.tui.web_session import Limits, bound_size
+from etui.web_origin import build_hosts, is_allowed, is_secret
 from tests.tui.fakes import DEADLINE_SECONDS
 from tests.tui.web_app import FILE
 

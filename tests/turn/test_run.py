@@ -11,7 +11,7 @@ from etui.energy.types import Energy
 from etui.errors import EngineFailed
 from etui.events import Answer, Batch, Prefilled, Prefilling, Probe, Vote
 from etui.log.text import format_turn
-from etui.text.tables import SEPARATOR
+from etui.text import SEPARATOR
 from etui.turn.events import Decided, TurnFinished
 from etui.turn.text import energy_line, price_line, shared_text
 from tests.fixtures.turns import TURN

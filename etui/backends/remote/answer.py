@@ -44,7 +44,6 @@ from etui.reasoning.prompts import (
 from etui.units import percent_text
 
 HURRY_SECONDS = 2.0
-
 """Longest wait for the control call that ends the thinking; then the request is closed."""
 
 

@@ -71,7 +71,6 @@ def _how_to_fix(spec: BackendSpec) -> str:
 FailureKind = Literal[
     "unreachable", "status", "silent", "broken", "format", "redirect", "error event"
 ]
-
 """What happened.
 
 ``unreachable``: no connection; ``status``: an error instead of an answer; ``silent``: no byte for
@@ -158,12 +157,10 @@ def parse_retry_after(value: str | None, now: datetime | None = None) -> float |
 
 
 MOST_LINE_BYTES = 4 << 20
-
 """Longest line of a stream; a whole answer of 100,000 tokens with probabilities is shorter."""
 
 
 MOST_BODY_BYTES = 256 << 20
-
 """Most bytes of a stream, and a bound against a server that never ends."""
 
 

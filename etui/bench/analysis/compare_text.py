@@ -9,8 +9,8 @@ from typing import Any
 from etui import units
 from etui.bench.analysis.against_mixture import AgainstMixture
 from etui.bench.analysis.compare import Comparison, EnergyDifference
+from etui.codec import to_document
 from etui.stats.tests import Interval
-from etui.text.codec import to_document
 
 _LEVEL = 0.05
 

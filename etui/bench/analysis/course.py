@@ -17,29 +17,24 @@ if TYPE_CHECKING:
 
 
 LIMIT_PERCENT = 5.0
-
 """Largest drift of a steady machine."""
 
 
 LEAST_ANSWERS = 12
-
 """Four in each third."""
 
 
 _TAIL = 0.0125
-
 """Joules and seconds are two tests, so the interval of each is at 97.5 %."""
 
 
 _NO_NOISE = 1e-9
-
 """A relative standard error below this is that of equal costs, rounded."""
 
 
 _EARLY = (1, 2, 10)
 
 _SMALLEST_SHARE = 0.1
-
 """A fitted cost below this share of the mean cost is raised to it: it would divide by about 0."""
 
 

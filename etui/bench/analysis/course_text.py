@@ -10,7 +10,7 @@ from etui.bench.analysis.summary import ArmSummary, Summary
 from etui.energy.detection_floor import compute_sensor_floor
 from etui.energy.record_conditions import Distribution
 from etui.energy.steadiness import Drift, SteadyState
-from etui.text.sanitize import sanitize
+from etui.text import sanitize
 
 _DASH = "–"
 

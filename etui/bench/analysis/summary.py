@@ -30,9 +30,9 @@ from etui.bench.analysis.precision import Precision
 from etui.bench.prompts.grading import grades_numbers
 from etui.bench.store.run_config import RunConfig
 from etui.bench.store.sample import Sample
+from etui.codec import to_document
 from etui.energy.energy_record import RecordPercentiles
 from etui.stats.frontier import hull
-from etui.text.codec import to_document
 from etui.turn.speculation import sum_speculation
 
 SUMMARY_VERSION = 1

@@ -17,7 +17,7 @@ from etui.bench.prompts.grading import grades_numbers
 from etui.bench.store.run_config import RunConfig
 from etui.datasets.suites import suite_title
 from etui.stats.tests import Interval
-from etui.text.tables import format_markdown_table
+from etui.text import format_markdown_table
 from etui.turn.text import speculation_text
 
 DASH = "–"

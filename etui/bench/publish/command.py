@@ -14,8 +14,8 @@ from etui.bench.publish.suites import is_own_file
 from etui.bench.run.arms import ArmOverrides, build_arms, parse_arm, speculate_arms, to_json
 from etui.bench.store.difficulty_table import DIFFICULTY
 from etui.bench.store.run_config import RunConfig
+from etui.codec import DocumentError
 from etui.errors import EtuiError
-from etui.text.codec import DocumentError
 
 T = TypeVar("T")
 

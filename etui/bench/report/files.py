@@ -13,8 +13,8 @@ from etui.bench.report.energy_record import build_energy_record
 from etui.bench.store.run_config import RunConfig
 from etui.bench.store.run_folder import PER_SUBJECT, REPORT, SUMMARY, RunFolder
 from etui.bench.store.sample import Sample
+from etui.codec import to_document
 from etui.energy.energy_record import RECORD_FILE
-from etui.text.codec import to_document
 
 if TYPE_CHECKING:
     from etui.bench.report.questions_json import Texts

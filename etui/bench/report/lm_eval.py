@@ -24,10 +24,10 @@ from etui.bench.prompts.formats import FORMATS
 from etui.bench.prompts.suite_formats import LM_EVAL_FORMATS
 from etui.bench.store.run_config import RunConfig
 from etui.bench.store.sample import Sample
+from etui.codec import to_document
 from etui.datasets.mmlu import GROUPS, find_group
 from etui.datasets.suites import suite_repo
 from etui.stats.bootstrap import STRATIFIED_REPLICATES
-from etui.text.codec import to_document
 
 _UNKNOWN = "N/A"
 """lm-eval's value for an unknown standard error."""

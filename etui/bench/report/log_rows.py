@@ -13,7 +13,7 @@ from etui.bench.store.sample import Sample
 from etui.energy.scopes import weakest
 from etui.energy.types import Kind
 from etui.log.records import AnswerRecord, RunRecord
-from etui.text.timestamps import utc_now
+from etui.text import utc_now
 
 
 def run_record(

@@ -21,9 +21,9 @@ from etui.bench.report import chart, power_chart, view
 from etui.bench.report.questions_json import Texts, questions_json
 from etui.bench.store.run_config import RunConfig
 from etui.bench.store.sample import Sample
+from etui.codec import to_document
 from etui.measure.page import embed_json, render_template
-from etui.text.codec import to_document
-from etui.text.sanitize import sanitize
+from etui.text import sanitize
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from etui.bench.analysis.accuracy import OUTCOMES, classify_outcome
 from etui.bench.store.sample import Sample
 from etui.datasets.questions import Question
 from etui.measure.page import embed_json
-from etui.text.sanitize import sanitize, shorten
+from etui.text import sanitize, shorten
 
 _MOST_CHARACTERS = 4000
 _MOST_LINES = 80

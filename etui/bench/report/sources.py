@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 from etui.bench.analysis.precision import Precision
 from etui.bench.store.run_config import RunConfig
 from etui.bench.store.run_folder import SUMMARY
+from etui.codec import from_document
 from etui.datasets.mmlu import FILE_NAME, read_labels
 from etui.errors import EtuiError
-from etui.text.codec import from_document
 
 if TYPE_CHECKING:
     from etui.bench.report.questions_json import Texts

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from etui.text.sanitize import sanitize
+from etui.text import sanitize
 
 CHARACTER_WIDTH = 7.3
 """Mean width of a character in a 13 px label; used to keep labels apart."""

@@ -23,7 +23,7 @@ from etui.bench.analysis.summary_text import (
 from etui.bench.store.run_config import RunConfig
 from etui.datasets.mmlu import GROUPS, find_group
 from etui.measure.page import Node, build_tree
-from etui.text.sanitize import sanitize
+from etui.text import sanitize
 
 _OUTCOMES = {
     "right": "right",

@@ -16,8 +16,8 @@ from etui.arm import (
     StopRuleName,
 )
 from etui.bench.prompts.formats import Format
+from etui.codec import from_document, to_document
 from etui.errors import UsageError
-from etui.text.codec import from_document, to_document
 
 if TYPE_CHECKING:
     from etui.routing.availability import Available

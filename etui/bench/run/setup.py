@@ -21,7 +21,7 @@ from etui.engine.llama_session import LlamaSession
 from etui.events import Loaded, Residence
 from etui.models.gguf import check_gguf
 from etui.runtime.provenance import provenance
-from etui.text.timestamps import utc_now
+from etui.text import utc_now
 
 if TYPE_CHECKING:
     from etui.backends.local import LocalBackend

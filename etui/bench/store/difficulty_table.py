@@ -20,8 +20,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from etui.codec import DocumentError, from_document
 from etui.errors import InvalidFile, Problem
-from etui.text.codec import DocumentError, from_document
 
 COLUMNS = ("subject", "row", "difficulty", "models")
 DIFFICULTY = "difficulty.csv"

@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 from etui.bench.store.parts import BenchPart, Order, list_part
-from etui.text.codec import DocumentError, from_document, to_document
+from etui.codec import DocumentError, from_document, to_document
 
 CONFIG_VERSION = 1
 

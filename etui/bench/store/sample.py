@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from etui.text.codec import from_document, to_document
+from etui.codec import from_document, to_document
 from etui.turn.record import SpeculationRecord, Tokens
 
 SampleStatus = Literal["answered", "no_answer", "truncated", "error"]

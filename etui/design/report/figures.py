@@ -67,7 +67,6 @@ _OFFSETS = (
     (6, -27),
     (-6, -27),
 )
-
 """Places of a label around its mark, in points; the first that is free is used."""
 
 

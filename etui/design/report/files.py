@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 from etui.atomic import write_text
 from etui.bench.store.run_folder import read_run
+from etui.codec import DocumentError
 from etui.design.analysis.analysis import DesignAnalysis, analyse
 from etui.design.curve_points import read_curve_points
 from etui.errors import EtuiError, InvalidFile
-from etui.text.codec import DocumentError
 
 if TYPE_CHECKING:
     from etui.bench.store.run_config import RunConfig

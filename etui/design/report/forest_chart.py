@@ -11,7 +11,7 @@ from etui.bench.report.layout import Size
 from etui.bench.report.svg import Axis
 from etui.design.report.marks import Forest, ForestPanel, ForestRow, Whisker
 from etui.design.report.plane_chart import draw_shape
-from etui.text.tables import fit_cells
+from etui.text import fit_cells
 
 WIDE = Size(960, 0, left=150, right=6, top=4, bottom=48)
 HALF = Size(470, 0, left=176, right=14, top=4, bottom=48)

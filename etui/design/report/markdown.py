@@ -27,7 +27,7 @@ from etui.design.report.wording import (
     TABLE_NOTE,
     answered_by_text,
 )
-from etui.text.tables import format_markdown_table, one_line
+from etui.text import format_markdown_table, one_line
 
 
 def render_markdown(

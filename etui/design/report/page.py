@@ -34,7 +34,7 @@ from etui.design.report.tables import (
     tabulate_subjects,
 )
 from etui.measure.page import render_template
-from etui.text.sanitize import sanitize
+from etui.text import sanitize
 
 Finding = tuple[str, str, str]
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from etui.codec import to_document
 from etui.design.analysis.analysis import DesignAnalysis, PartAnalysis
 from etui.design.analysis.strategies import Strategy
-from etui.text.codec import to_document
 
 VERSION = 1
 

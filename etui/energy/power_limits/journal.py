@@ -20,6 +20,7 @@ from datetime import datetime
 from pathlib import Path
 
 from etui.atomic import write_text
+from etui.codec import DocumentError, from_document, to_document
 from etui.config.config import Config
 from etui.energy.power_limits.process import (
     PROC,
@@ -29,7 +30,6 @@ from etui.energy.power_limits.process import (
     read_process_start,
 )
 from etui.energy.power_limits.types import Setter
-from etui.text.codec import DocumentError, from_document, to_document
 
 VERSION = 1
 

@@ -29,7 +29,7 @@ from etui.energy.power_limits.zeusd import Zeusd, ZeusdError, ZeusdGpu
 from etui.energy.scopes import family as find_family
 from etui.energy.sources.nvml import NvmlSource
 from etui.errors import UsageError
-from etui.text.suggest import suggest
+from etui.text import suggest
 from etui.units import limit_text
 
 Ask = Callable[[CapRequest], None]

@@ -26,7 +26,7 @@ from etui.energy.power_limits.process import PROC, read_boot_id
 from etui.energy.power_limits.types import WriteRefused
 from etui.energy.power_limits.verify import EXACT_WATTS
 from etui.errors import UsageError, format_internal_error
-from etui.text.sanitize import sanitize
+from etui.text import sanitize
 from etui.units import limit_text
 
 Decision = Literal["as_found", "restore", "changed"]

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from etui.config.base_url import is_exposed
+from etui.config.backend_spec import is_exposed
 from etui.energy.remote.clock_offset import PROBES, ClockReading, Probe, choose_reading
 from etui.energy.remote.failure import FailureFlag, MeterFailed
 from etui.energy.types import ChannelEnergy, Energy, Kind
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 
 MOST_WATTS = 1e6
-
 """Power above which a reading is not believed: a megawatt is more than a hall of machines."""
 
 

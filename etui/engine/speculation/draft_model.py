@@ -11,7 +11,7 @@ from etui.engine.model import Model
 from etui.engine.prefix_cache import common_prefix
 from etui.engine.thread_control import FollowedThreads, ThreadControl
 from etui.errors import ModelUnavailable
-from etui.models.drafts import VOCABULARY_PADDING
+from etui.models.files import VOCABULARY_PADDING
 
 _SAMPLED_TEXTS = 2_000
 """Token texts that are compared, spread over the vocabulary."""

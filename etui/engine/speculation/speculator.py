@@ -14,17 +14,14 @@ from etui.engine.speculation.depth import Credit, Depth, choose_depth
 from etui.engine.speculation.verify import Proposal, Verification
 
 _GRAMS = (4, 2)
-
 """Lengths of the n-grams that are looked up, the longest first."""
 
 
 _CANDIDATES = 16
-
 """Occurrences compared, the latest first."""
 
 
 LONGEST_MATCH = 24
-
 """Longer matches are no better evidence."""
 
 
@@ -96,12 +93,10 @@ def _match_length(tokens: Sequence[int], end: int) -> int:
 
 
 _MEMORY = 0.95
-
 """Weight of the trials before, at each further one: the last twenty or so count."""
 
 
 _STRENGTH = 3.0
-
 """A prior counts as this many trials."""
 
 

@@ -11,12 +11,11 @@ from etui.routing.compile import compile_condition, map_condition_names, sort_ru
 from etui.routing.conditions import All, AnyOf, Condition, Holds, Not, iter_signal_names
 from etui.routing.schema.policy_file import PolicyFile
 from etui.routing.schema.rules import CascadeEntry, RuleEntry, Tree
-from etui.text.suggest import did_you_mean
+from etui.text import did_you_mean
 from etui.yaml.load import Located
 from etui.yaml.messages import Loc
 
 _TABLE_SIGNALS = 8
-
 """Most signals of a condition whose truth table is searched (256 rows)."""
 
 

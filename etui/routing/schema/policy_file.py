@@ -86,7 +86,6 @@ Audit = Annotated[
     | Annotated[Literal["off"], BeforeValidator(_check_word), Tag("word")],
     Discriminator(_find_branch),
 ]
-
 """The entry, or ``off``; errors are those of the branch that was written."""
 
 

@@ -13,7 +13,7 @@ from textual.worker import Worker
 
 from etui import units
 from etui.errors import EtuiError
-from etui.text.sanitize import sanitize
+from etui.text import sanitize
 from etui.tui.chat.conversation import Asking, continuation_route, refuse_continuation
 from etui.tui.chat.prompt import Prompt
 from etui.tui.chat.transcript import Transcript

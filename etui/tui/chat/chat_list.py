@@ -22,9 +22,7 @@ from etui.errors import EtuiError
 from etui.events import Answer
 from etui.log.records import ChatRecord
 from etui.runtime.routes import Route
-from etui.text.sanitize import sanitize, shorten
-from etui.text.timestamps import local_time
-from etui.text.title import title_from_answer, title_from_question
+from etui.text import local_time, sanitize, shorten, title_from_answer, title_from_question
 from etui.tui.chat.export import ExportFormat, export_chat
 from etui.tui.modals import ConfirmModal, TextModal
 from etui.tui.notices import notice_text, notify_error
@@ -42,7 +40,6 @@ if TYPE_CHECKING:
 _READ_CHARACTERS = 600
 
 _MOST_ANSWER_CHARACTERS = 90
-
 """A longer answer is no title, and is stopped: each further token costs joules."""
 
 

@@ -10,7 +10,7 @@ from textual.worker import Worker
 
 from etui.errors import EtuiError
 from etui.runtime.routes import Route
-from etui.text.sanitize import sanitize
+from etui.text import sanitize
 from etui.tui.chat.conversation import Conversation
 from etui.tui.chat.progress import TurnProgress
 from etui.tui.chat.title_row import TITLE_BUDGET_CELLS, TitleFacts, TitleRow

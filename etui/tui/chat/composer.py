@@ -18,14 +18,19 @@ from textual.worker import Worker
 
 from etui.config.config import Config
 from etui.errors import EtuiError
-from etui.prompts.attachments import Attachment, Part, join
-from etui.prompts.fitting import describe_excess, fit_attachments
-from etui.prompts.library import PromptLibrary, SavedPrompt, load_prompts
-from etui.prompts.mentions import find_mentions, find_open_mention
-from etui.prompts.paths import complete_path
+from etui.prompts.attachments import (
+    Attachment,
+    Part,
+    describe_excess,
+    find_mentions,
+    find_open_mention,
+    fit_attachments,
+    join,
+)
+from etui.prompts.library import PromptLibrary, SavedPrompt, complete_path, load_prompts
 from etui.runtime.forecast import Forecast
 from etui.runtime.routes import Route
-from etui.text.sanitize import sanitize
+from etui.text import sanitize
 from etui.tui.chat.conversation import Asking
 from etui.tui.chat.draft import Draft, resolve
 from etui.tui.chat.live_forecast import LiveForecast, Wanted, with_tokens

@@ -11,8 +11,7 @@ from etui.log.records import ChatRecord
 from etui.prompts.attachments import Attachment, fold
 from etui.routing.signals.text_measures import estimate_tokens
 from etui.runtime.routes import Route
-from etui.text.timestamps import utc_now
-from etui.text.title import title_from_question
+from etui.text import title_from_question, utc_now
 from etui.turn.chat_tree import ChatTree, tree_of
 from etui.turn.record import SAVED_PROMPT, TurnRecord
 

@@ -13,8 +13,7 @@ from textual.widgets import Footer, Static
 
 from etui import units
 from etui.energy.scopes import describe_unread
-from etui.text.sanitize import sanitize
-from etui.text.tables import SEPARATOR, count_cells, format_table, one_line
+from etui.text import SEPARATOR, count_cells, format_table, one_line, sanitize
 from etui.turn.record import TurnRecord
 from etui.turn.text import (
     forecast_ratio,

@@ -9,10 +9,9 @@ from pathlib import Path
 
 from etui import units
 from etui.errors import EtuiError, UsageError
-from etui.prompts.attachments import Attachment, read_attachment, split
-from etui.prompts.mentions import Mention, find_mentions
+from etui.prompts.attachments import Attachment, Mention, find_mentions, read_attachment, split
 from etui.routing.signals.text_measures import estimate_tokens
-from etui.text.sanitize import sanitize
+from etui.text import sanitize
 
 LARGE_PASTE_CHARACTERS = 2_000
 LARGE_PASTE_LINES = 30

@@ -21,8 +21,7 @@ from etui.prompts.attachments import Attachment, join
 from etui.routing.signals.text_measures import estimate_tokens
 from etui.runtime.forecast import Forecast
 from etui.runtime.routes import Route
-from etui.text.sanitize import sanitize
-from etui.text.tables import SEPARATOR
+from etui.text import SEPARATOR, sanitize
 from etui.tui.chat.conversation import Asking, Conversation
 from etui.tui.chat.draft import Draft, FileReader, Resolved, resolve
 from etui.tui.services import Services

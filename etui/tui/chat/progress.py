@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from etui import units
 from etui.energy.types import Energy
 from etui.events import Loaded, Prefilled, Prefilling, Vote
-from etui.text.tables import SEPARATOR
+from etui.text import SEPARATOR
 from etui.tui.chat.messages import TextBatch, TurnEnded, TurnFact
 from etui.tui.power.phases import Stage
 from etui.turn.events import Decided, HopStarted, TurnFinished

@@ -10,9 +10,8 @@ from textual.binding import Binding, BindingType
 from textual.message import Message
 from textual.strip import Strip
 
-from etui.prompts.attachments import Attachment
-from etui.prompts.mentions import find_open_mention, write_mention
-from etui.text.sanitize import sanitize, unify_line_ends
+from etui.prompts.attachments import Attachment, find_open_mention, write_mention
+from etui.text import sanitize, unify_line_ends
 from etui.tui.chat.conversation import Asking
 from etui.tui.chat.draft import Draft, build_draft, is_large, restore, write_placeholder
 from etui.tui.chat.prompt_menu import PromptMenu

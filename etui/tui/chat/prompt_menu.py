@@ -11,7 +11,7 @@ from textual.message import Message
 from textual.widgets import OptionList
 from textual.widgets.option_list import Option
 
-from etui.text.sanitize import sanitize
+from etui.text import sanitize
 
 MOST_ROWS = 8
 

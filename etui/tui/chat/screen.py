@@ -16,7 +16,7 @@ from etui.config.config import Config
 from etui.errors import EtuiError
 from etui.log.records import ChatRecord
 from etui.runtime.routes import Route
-from etui.text.sanitize import sanitize
+from etui.text import sanitize
 from etui.tui.chat.answer_actions import AnswerActions
 from etui.tui.chat.chat_switch import ChatSwitch
 from etui.tui.chat.composer import Composer

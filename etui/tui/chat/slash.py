@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from etui.prompts.library import SavedPrompt
-from etui.text.suggest import find_nearest
+from etui.text import find_nearest
 from etui.tui.commands import Command
 
 _HELP_CHARACTERS = 60

@@ -11,8 +11,7 @@ from textual.widgets import Static
 from etui import units
 from etui.plots.terminal import meter
 from etui.runtime.routes import Route
-from etui.text.sanitize import sanitize
-from etui.text.tables import SEPARATOR
+from etui.text import SEPARATOR, sanitize
 from etui.tui.power.status_line import short_model
 
 NEW_CHAT = "new chat"

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from rich.cells import cell_len
 
 from etui import units
-from etui.text.sanitize import sanitize
+from etui.text import sanitize
 from etui.turn.record import CONTINUES, REPLACES, TurnRecord
 
 _GAP = "  "

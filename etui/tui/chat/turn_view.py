@@ -16,7 +16,7 @@ from etui import units
 from etui.energy.types import Energy
 from etui.errors import EtuiError
 from etui.routing.decision import Decision
-from etui.text.sanitize import sanitize, shorten
+from etui.text import sanitize, shorten
 from etui.tui.chat.conversation import Asking
 from etui.tui.chat.messages import TextBatch
 from etui.tui.chat.progress import (

@@ -10,8 +10,7 @@ from collections.abc import Sequence
 
 from etui import units
 from etui.routing.decision import Decision
-from etui.text.sanitize import sanitize
-from etui.text.tables import SEPARATOR
+from etui.text import SEPARATOR, sanitize
 from etui.turn.events import HopEnded, HopStarted
 from etui.turn.record import HopRecord, TurnRecord
 from etui.turn.text import route_parts

@@ -7,8 +7,7 @@ from rich.text import Text
 from etui import units
 from etui.log.filters import Sort
 from etui.log.queries import TurnSummary
-from etui.text.tables import one_line
-from etui.text.timestamps import local_time
+from etui.text import local_time, one_line
 from etui.tui.widgets.columns import FittedColumn, TableColumn
 
 COLUMNS = (

@@ -21,8 +21,7 @@ from etui.log.filters import Sort
 from etui.log.queries import LogReader
 from etui.log.totals import Total
 from etui.plots.terminal import bar
-from etui.text.sanitize import sanitize
-from etui.text.tables import count_cells, fit_cells, one_line
+from etui.text import count_cells, fit_cells, one_line, sanitize
 from etui.tui.app_messages import AppRequest, ChatRequested
 from etui.tui.commands import Command
 from etui.tui.history.columns import SORTS
@@ -57,7 +56,6 @@ from etui.tui.widgets.key_footer import KeyFooter
 _BAR_WIDTH = 24
 
 _ONE_LINE_FROM = 110
-
 """Width in cells from which a total and its bar share one line."""
 
 

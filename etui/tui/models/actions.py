@@ -8,9 +8,9 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
+from etui.codec import from_document
 from etui.config.config import Config
 from etui.errors import EtuiError, ExitCode
-from etui.text.codec import from_document
 from etui.tui import jobs
 from etui.tui.command_run import CommandEnd, build_environment, follow_command
 from etui.tui.jobs import JobEnded, JobProgress, JobStopped, Post
@@ -29,7 +29,6 @@ from etui.tui.models.sweep_progress import (
 from etui.tui.services import TurnRunner
 
 _STOP_SECONDS = 60.0
-
 """How long a stopped sweep may take: it writes its result, and restores a power limit."""
 
 

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 
 from etui import units
 from etui.calibration.grid import QUICK, Grid, expected_seconds, list_visits
+from etui.codec import from_document
 from etui.config.config import Config
 from etui.curves.operating_curve import OperatingCurve, Speed
 from etui.energy.at_rest import BUSY_SHARE
 from etui.errors import EtuiError, ExitCode
-from etui.text.codec import from_document
 from etui.tui.command_run import CommandEnd, build_environment, follow_command
 from etui.tui.jobs import JobEnded, JobProgress, JobStopped, Post
 from etui.tui.services import TurnRunner

@@ -21,8 +21,7 @@ from etui.log.totals import Total
 from etui.models.catalogue import load_catalogue
 from etui.models.download import kept_bytes
 from etui.models.files import file_state, model_path, recorded_sha256
-from etui.models.gguf import check_usable
-from etui.models.gguf_header import Gguf
+from etui.models.gguf import Gguf, check_usable
 from etui.models.memory_speed import load_memory_speed
 from etui.models.recommend import (
     estimate_need_bytes,

@@ -11,7 +11,7 @@ from etui.curves.operating_curve import OperatingCurve
 from etui.engine.offload import Needs
 from etui.log.totals import Total
 from etui.models.files import FileState
-from etui.models.gguf_header import Gguf
+from etui.models.gguf import Gguf
 from etui.models.recommend import (
     Candidate,
     Fit,

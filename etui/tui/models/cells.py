@@ -11,7 +11,7 @@ from etui import units
 from etui.curves.operating_curve import OperatingCurve
 from etui.curves.text import age_text, r2_text
 from etui.runtime.forecast import DecodeForecast
-from etui.text.sanitize import sanitize
+from etui.text import sanitize
 from etui.tui.models.cards import Cards, ModelCard
 from etui.tui.widgets.columns import FittedColumn, TableColumn
 

@@ -11,7 +11,7 @@ from textual.containers import VerticalScroll
 from textual.screen import ModalScreen
 from textual.widgets import Static
 
-from etui.text.sanitize import sanitize
+from etui.text import sanitize
 from etui.tui.models.cards import Cards, ModelCard
 from etui.tui.models.text import curve_lines, fact_lines, wrap_facts
 from etui.tui.widgets.key_footer import KeyFooter

@@ -17,7 +17,7 @@ from etui.config.config import Config
 from etui.errors import EtuiError, format_internal_error
 from etui.models.spec import STARTER, HubSource, WheelsSource
 from etui.runtime.decide import save_stand_in
-from etui.text.sanitize import sanitize
+from etui.text import sanitize
 from etui.tui import jobs
 from etui.tui.jobs import JobEnded
 from etui.tui.models.card_reader import CardReader, CardsRead, limit_without_gpus

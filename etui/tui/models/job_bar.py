@@ -15,8 +15,7 @@ from textual.worker import get_current_worker
 
 from etui import units
 from etui.energy.types import Energy
-from etui.text.sanitize import sanitize
-from etui.text.tables import count_cells
+from etui.text import count_cells, sanitize
 from etui.tui.jobs import JobEnded, JobFact, JobProgress, JobUpdated, run_job
 from etui.tui.modals import ConfirmModal
 from etui.tui.notices import notice_text, notify_error

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from etui.codec import from_document
 from etui.sweep.folder import REPORT, RESULT
-from etui.text.codec import from_document
 
 
 @dataclass(frozen=True, slots=True)

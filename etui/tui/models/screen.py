@@ -16,7 +16,7 @@ from textual.widgets import Static
 from etui import units
 from etui.config.config import Config
 from etui.errors import EtuiError, format_internal_error
-from etui.text.sanitize import sanitize
+from etui.text import sanitize
 from etui.tui.commands import Command
 from etui.tui.models.actions import ModelActions
 from etui.tui.models.card_reader import CardReader, CardsRead, limit_without_gpus

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from etui import units
-from etui.text.codec import from_document
+from etui.codec import from_document
 from etui.tui.jobs import JobProgress
 
 _STAGES = {

@@ -17,7 +17,7 @@ from etui.runtime.keep_warm import (
     power_text,
     unload_text,
 )
-from etui.text.timestamps import local_time
+from etui.text import local_time
 from etui.tui.models.cards import Cards, ModelCard
 from etui.tui.models.cells import UNCALIBRATED, joules_cell, speed_cell, state_text
 from etui.tui.models.last_sweep import LastSweep

@@ -9,8 +9,7 @@ from textual.content import Content
 from textual.geometry import Offset
 from textual.widgets import OptionList
 
-from etui.text.sanitize import sanitize
-from etui.text.tables import count_cells, fit_cells
+from etui.text import count_cells, fit_cells, sanitize
 from etui.tui.policies.completion import Candidate, Completion
 
 _DETAIL_CELLS = 44

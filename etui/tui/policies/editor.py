@@ -16,7 +16,7 @@ from textual.strip import Strip
 from textual.widgets.text_area import LanguageDoesNotExist, TextAreaTheme
 
 from etui.errors import Problem
-from etui.text.sanitize import sanitize
+from etui.text import sanitize
 from etui.tui.policies.completion import Completion
 from etui.tui.policies.completion_list import CompletionList
 from etui.tui.policies.typing_rules import Fix, indent_after

@@ -17,7 +17,7 @@ from textual.widgets import Input, OptionList, Static
 from etui.config.config import Config
 from etui.errors import UsageError
 from etui.routing.editing import check_name, get_own_path
-from etui.text.sanitize import sanitize
+from etui.text import sanitize
 from etui.tui.modals import ConfirmModal, TextModal
 from etui.tui.notices import notice_text
 from etui.tui.policies import tasks

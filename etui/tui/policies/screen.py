@@ -43,7 +43,6 @@ from etui.tui.policies.tasks import list_files
 from etui.tui.widgets.key_footer import KeyFooter
 
 _LOOK_SECONDS = 2.0
-
 """How often the folder of policies is looked at while the screen is shown."""
 
 

@@ -19,8 +19,7 @@ from etui.runtime.explain import (
     rule_rows,
     signal_rows,
 )
-from etui.text.sanitize import sanitize
-from etui.text.tables import one_line
+from etui.text import one_line, sanitize
 from etui.tui.policies.messages import (
     CasesVerdict,
     CheckVerdict,

@@ -19,7 +19,7 @@ from etui.energy.types import Channel
 from etui.plots.braille import NEAR_LIMIT_SHARE, sparkline
 from etui.plots.power_history import PowerHistory
 from etui.plots.terminal import scale_top
-from etui.text.sanitize import sanitize
+from etui.text import sanitize
 
 Ink = Literal["name", "spark", "fact", "near", "missing"]
 Run = tuple[str, Ink]

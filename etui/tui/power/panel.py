@@ -24,8 +24,7 @@ from etui.energy.channel_state import (
 )
 from etui.plots.braille import Graph
 from etui.plots.power_history import TOTAL, ZOOM_SECONDS
-from etui.text.sanitize import sanitize
-from etui.text.tables import SEPARATOR
+from etui.text import SEPARATOR, sanitize
 from etui.tui.pacing import QUIET, USUAL, Pace
 from etui.tui.power.answer_energy import (
     AnswerEnergy,
@@ -61,7 +60,6 @@ if TYPE_CHECKING:
 _MOST_GRAPH_ROWS, _GRAPH_ROWS, _LEAST_GRAPH_ROWS = 26, 7, 5
 
 _FIXED_ROWS, _AIRY_ROWS = 8, 4
-
 """Rows of the panel beside graph, channels and budgets; rows of its gaps and of its last line."""
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from etui import units
 from etui.plots.terminal import meter
-from etui.text.tables import SEPARATOR
+from etui.text import SEPARATOR
 from etui.turn.record import TurnRecord
 
 if TYPE_CHECKING:

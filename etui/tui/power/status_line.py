@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from rich.cells import cell_len, set_cell_size
 
 from etui.plots.braille import sparkline
-from etui.text.tables import SEPARATOR
+from etui.text import SEPARATOR
 
 _MOST_SPARK, _LEAST_SPARK = 12, 4
 _LEAST_MODEL = 6

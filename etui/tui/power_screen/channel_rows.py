@@ -18,7 +18,7 @@ from etui.energy.scopes import family
 from etui.plots.braille import NEAR_LIMIT_SHARE, braille_rows
 from etui.plots.power_history import TOTAL, Buckets
 from etui.plots.terminal import scale_top
-from etui.text.tables import fit_cells, one_line
+from etui.text import fit_cells, one_line
 
 Ink = Literal["text", "muted", "spark", "limit", "own", "others", "idle"]
 """What a part of a row means; each has a colour of its own."""

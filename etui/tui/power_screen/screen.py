@@ -23,8 +23,7 @@ from etui.errors import EtuiError, format_internal_error
 from etui.log.daily_energy import DailyEnergy
 from etui.plots.braille import Graph
 from etui.plots.power_history import ZOOM_SECONDS
-from etui.text.sanitize import sanitize
-from etui.text.tables import SEPARATOR
+from etui.text import SEPARATOR, sanitize
 from etui.tui.commands import Command
 from etui.tui.power.feed import PowerFeed
 from etui.tui.power_screen.channel_rows import Row, build_rows, header_text, spark_width
@@ -44,7 +43,6 @@ from etui.tui.widgets.power_graph import PowerGraph
 Part = Literal["channels", "models", "days", "money"]
 
 PARTS: tuple[Part, ...] = ("channels", "models", "days", "money")
-
 """Parts between which tab moves, in their order; the channels come with the graph."""
 
 
@@ -53,7 +51,6 @@ _COMPACT_HEIGHT, _COMPACT_WIDTH = 16, 60
 _WIDE = 112
 
 _FIXED_LINES = 4
-
 """The title, the titles of the columns, those of the parts, and the footer."""
 
 

@@ -18,7 +18,7 @@ from etui.log.daily_energy import (
     sum_by_period,
 )
 from etui.plots.terminal import bar
-from etui.text.tables import fit_cells, one_line
+from etui.text import fit_cells, one_line
 
 DAYS_SHOWN = 30
 """Days with a bar, and the time over which models are compared."""

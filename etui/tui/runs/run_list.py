@@ -9,8 +9,8 @@ from pathlib import Path
 
 from etui.bench.analysis.summary import ArmSummary, Summary
 from etui.bench.analysis.summary_text import ends, headline
+from etui.codec import from_document
 from etui.plots.terminal import ArmPoint
-from etui.text.codec import from_document
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,8 +20,7 @@ from etui import units
 from etui.bench.analysis.summary import ArmSummary
 from etui.errors import format_internal_error
 from etui.plots.terminal import plane_lines
-from etui.text.sanitize import sanitize
-from etui.text.tables import one_line
+from etui.text import one_line, sanitize
 from etui.tui.commands import Command
 from etui.tui.notices import notice_text, notify_error
 from etui.tui.runs.run_list import RunEntry, list_runs
@@ -38,8 +37,6 @@ COLUMNS = (
     TableColumn("joules", "J/QUESTION", 2, 14, right=True),
     TableColumn("per_token", "J/TOKEN", 6, 14, right=True),
 )
-
-
 """The accuracy and the joules are those of the arm with the most right answers."""
 
 
@@ -110,7 +107,6 @@ def sort_runs(runs: Sequence[RunEntry], key: str, descending: bool) -> list[RunE
 _SCROLLBAR_CELLS = 2
 
 _ASCENDING = frozenset({"run", "what", "model", "joules", "per_token"})
-
 """Columns of which the lowest value comes first when they are chosen."""
 
 

@@ -11,7 +11,7 @@ from textual.worker import get_current_worker
 
 from etui.config.config import Config
 from etui.runtime.serve_facts import ServeFacts
-from etui.text.sanitize import sanitize
+from etui.text import sanitize
 from etui.tui.commands import Command
 from etui.tui.jobs import JobEnded, JobProgress, run_job
 from etui.tui.notices import notify_error

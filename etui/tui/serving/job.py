@@ -10,10 +10,10 @@ import json
 import sys
 from collections.abc import Callable
 
+from etui.codec import from_document
 from etui.config.config import Config
 from etui.errors import EtuiError, ExitCode
 from etui.runtime.serve_facts import ServeFacts, format_books
-from etui.text.codec import from_document
 from etui.tui.command_run import build_environment, follow_command
 from etui.tui.jobs import JobEnded, JobProgress
 from etui.tui.services import TurnRunner

@@ -12,7 +12,7 @@ from textual.screen import ModalScreen
 from textual.widgets import Static
 
 from etui.runtime.serve_facts import ServeFacts, format_per_request
-from etui.text.sanitize import sanitize
+from etui.text import sanitize
 from etui.tui.widgets.key_footer import KeyFooter
 from etui.units import energy_text, percent_text, watts_text
 

@@ -13,7 +13,7 @@ from textual import events
 from textual.widgets import Markdown
 from textual.widgets.markdown import MarkdownBlock, MarkdownFence
 
-from etui.text.sanitize import sanitize
+from etui.text import sanitize
 from etui.tui.widgets.code_fences import CONTINUED
 from etui.tui.widgets.growing_list import GrowingBulletList, GrowingOrderedList
 from etui.tui.widgets.settled_layout import BlankBox

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from etui.text.tables import count_cells
+from etui.text import count_cells
 
 PADDING_CELLS = 2
 """Cells that a table adds to each column, one on each side."""

@@ -8,7 +8,7 @@ from textual.app import ComposeResult
 from textual.containers import Horizontal
 from textual.widgets import Static
 
-from etui.text.tables import SEPARATOR
+from etui.text import SEPARATOR
 
 
 def break_between(text: str, width: int) -> str:

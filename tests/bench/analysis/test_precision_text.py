@@ -13,7 +13,7 @@ from etui.bench.analysis.summary_text import headline, markdown
 from etui.bench.report.files import SUMMARY_FILE, result_files
 from etui.bench.report.sources import load_precision
 from etui.bench.store.run_config import BenchPrecision
-from etui.text.codec import from_document
+from etui.codec import from_document
 from tests.bench import synthetic
 
 RUN = synthetic.config(

@@ -14,9 +14,9 @@ import pytest
 
 from etui.bench.analysis.summary import Summary, summarise, summary_document
 from etui.bench.analysis.summary_text import headline, markdown, per_subject_csv
+from etui.codec import from_document, to_document
 from etui.datasets.mmlu import GROUPS, SUBJECT_GROUPS, find_group, read_labels
 from etui.errors import InvalidFile
-from etui.text.codec import from_document, to_document
 from tests.bench import synthetic
 from tests.fixtures.turns import SPECULATION
 

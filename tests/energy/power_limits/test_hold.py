@@ -165,7 +165,7 @@ CHILD = """
 import select
 import signal
 import sys
-from etui.config.load import load_config
+from etui.config.config import load_config
 from etui.energy.power_limits.hold import LimitHold
 from etui.energy.power_limits.limits import open_power_limits
 # The test may run where they are ignored (nohup, a job in the background), and so would they here.

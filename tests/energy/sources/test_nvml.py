@@ -31,7 +31,7 @@ clock.advance(0.0)
 time.time_ns = clock  # before the sources bind it: timestamps of the driver are wall-clock times
 CpuTimes = collections.namedtuple("CpuTimes", "user idle")
 psutil.cpu_times = lambda: CpuTimes(clock() / 2e9, clock() / 2e9)  # half busy, for the estimate
-from etui.config.load import load_config
+from etui.config.config import load_config
 from etui.energy.discovery import find_sources, open_recorder
 from etui.energy.recorder import SETTLE_OF_AVERAGE, SETTLE_S
 from etui.energy.sampler import HURRY_INTERVAL_NS

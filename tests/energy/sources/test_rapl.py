@@ -10,8 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from etui.config.config import Config
-from etui.config.load import load_config
+from etui.config.config import Config, load_config
 from etui.energy.discovery import find_sources, open_recorder
 from etui.energy.sources import rapl
 from etui.energy.sources.rapl import RaplSource, find_zones

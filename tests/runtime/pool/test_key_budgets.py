@@ -15,7 +15,7 @@ from etui.config.config import Config
 from etui.errors import BudgetSpent, EnergyBudgetSpent
 from etui.log.writer import TurnWriter
 from etui.runtime.turn_pool import HOUR_SECONDS, KeyBudgets, find_wait
-from etui.text.timestamps import format_utc
+from etui.text import format_utc
 from etui.turn.record import ClientRecord
 from tests.fixtures.turns import TURN
 from tests.runtime.pool.pool_stage import Stage, with_models

@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 
 from etui.chat import Query
-from etui.config.config import Config
-from etui.config.load import load_config
+from etui.config.config import Config, load_config
 from etui.errors import ModelUnavailable
 from etui.runtime.decide import Overrides, choose
 from etui.runtime.remote_models import check_backends, probe_backends

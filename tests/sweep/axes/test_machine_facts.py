@@ -12,7 +12,7 @@ import pytest
 from etui.config.config import Config
 from etui.engine import cpu_limits, library
 from etui.engine.library import Device
-from etui.models import drafts
+from etui.models import files as drafts
 from etui.models.catalogue import Catalogue, load_catalogue
 from etui.models.files import require
 from etui.sweep._axes import check_axes, choose_default_axes

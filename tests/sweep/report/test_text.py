@@ -14,7 +14,7 @@ from etui.stats.tests import Interval
 from etui.sweep.config import Goal
 from etui.sweep.result import DetectionFloor, Difference, SweepResult
 from etui.sweep.verdict import format_table, format_verdict
-from etui.text.tables import count_cells
+from etui.text import count_cells
 from tests.sweep import results
 from tests.sweep.results import accuracy, difference, make_result, setting_result
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from etui.log.totals import Total
-from etui.text.tables import count_cells
+from etui.text import count_cells
 from etui.tui.history.columns import COLUMNS
 from etui.tui.history.day_bars import day_bar_lines, list_days
 from etui.tui.widgets.columns import fit_columns, measure_columns

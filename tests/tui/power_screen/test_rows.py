@@ -14,7 +14,7 @@ from etui.energy.device_vitals import DeviceVitals
 from etui.energy.types import Channel, ChannelPower, Kind
 from etui.log.daily_energy import DailyEnergy, EnergySum, ModelDay
 from etui.plots.power_history import Buckets
-from etui.text.tables import count_cells
+from etui.text import count_cells
 from etui.tui.power_screen.channel_rows import (
     MISSING,
     build_rows,

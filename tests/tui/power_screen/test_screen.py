@@ -14,7 +14,7 @@ from textual.widgets import Static
 from etui.energy.types import Channel, Kind
 from etui.log.writer import TurnWriter
 from etui.plots.power_history import TOTAL
-from etui.text.timestamps import format_utc
+from etui.text import format_utc
 from etui.tui.power.feed import PowerFeed
 from etui.tui.power_screen.power_table import PowerTable
 from etui.tui.power_screen.screen import PowerScreen, SpentPart

@@ -13,7 +13,7 @@ from textual.pilot import Pilot
 from textual.widgets import DataTable, Static
 
 from etui.bench.analysis.summary import summarise
-from etui.text.codec import to_document
+from etui.codec import to_document
 from etui.tui.runs.run_list import list_runs
 from etui.tui.runs.screen import (
     COLUMNS,

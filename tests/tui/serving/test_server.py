@@ -15,9 +15,9 @@ import pytest
 from textual.pilot import Pilot
 from textual.widgets import Static
 
+from etui.codec import to_document
 from etui.errors import EtuiError
 from etui.runtime.serve_facts import ServeFacts
-from etui.text.codec import to_document
 from etui.tui.serving import job
 from etui.tui.serving.job import parse_line
 from etui.tui.serving.screen import ServerScreen, state_lines

@@ -1,32 +1,164 @@
-"""Joules, watts, tokens, bytes and money as text."""
+"""Quantities as text: the only place that decides digits, unit and kind of a number.
+
+Three rules hold everywhere. A quantity that was not measured is written ``unmeasured``, never 0. An
+estimate is marked: ``≈12 J (estimate)``, or ``≈12 J`` where a heading, a badge or a row says the
+word once. The uncertainty decides the digits: it is rounded
+to two significant digits (a trailing zero is omitted), and the value is rounded to the same decimal
+place, as recommended by the Guide to the Expression of Uncertainty in Measurement (JCGM 100:2008,
+7.2.6).
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from typing import TypeGuard
 
-from etui.units.differences import UNKNOWN
-from etui.units.rounding import (
-    KILO_FROM,
-    exponent,
-    is_known,
-    is_spread,
-    plain,
-    prefix_of,
-    significant,
-    with_uncertainty,
-)
+UNKNOWN = "unknown"
+"""Any unknown quantity that is no energy and no power."""
+
+
+def accuracy_text(share: float | None) -> str:
+    """Format an accuracy with one decimal: ``61.2 %``; None is unknown."""
+    return f"{share * 100:.1f} %" if is_known(share) else UNKNOWN
+
+
+def points_text(low: float, high: float) -> str:
+    """Format an interval of accuracies in per cent, without the sign: ``58.9-63.5``."""
+    return f"{low * 100:.1f}-{high * 100:.1f}"
+
+
+def margin_text(points: float) -> str:
+    """Format a half width in percentage points: ``±3 points``, ``±0.5 points``."""
+    return f"±{points:.3g} points"
+
+
+def difference_text(difference: float) -> str:
+    """Format a difference of accuracies in percentage points: ``+1.2``, ``-0.4``, ``0.0``."""
+    text = f"{difference * 100:+.1f}"
+    return "0.0" if text in ("+0.0", "-0.0") else text
+
+
+def change_text(
+    percent: float | None,
+    low: float | None = None,
+    high: float | None = None,
+    *,
+    signed: bool = True,
+) -> str:
+    """Format a relative difference with its interval: ``-18 % [-20, -16]``, ``+0.4 % [-0.2, 1.0]``.
+
+    The interval decides the digits: half of it keeps one significant digit, and an end that is not
+    0 is not rounded to 0. Without an interval the difference keeps one decimal below 10 %.
+
+    Args:
+        percent: Difference in per cent; None or not finite is unknown.
+        low: Lower end in per cent; the interval is omitted unless both ends are known.
+        high: Upper end in per cent.
+        signed: Whether a positive difference gets a plus sign.
+    """
+    if not is_known(percent):
+        return UNKNOWN
+    sign = "+" if signed and percent > 0 else ""
+    if not is_known(low) or not is_known(high):
+        size = abs(percent)
+        decimals = 0 if size >= 9.95 else 1 if size >= 0.095 or size == 0 else -exponent(size, 1)
+        return f"{_sign_of(sign, _short(percent, decimals))} %"
+    decimals = _interval_decimals(low, high)
+    figure, *ends = (plain(value, decimals) for value in (percent, low, high))
+    zeros = "." + "0" * decimals
+    if decimals and all(end.endswith(zeros) for end in ends):
+        figure, *ends = (plain(value, 0) for value in (percent, low, high))
+    return f"{_sign_of(sign, figure)} % [{', '.join(ends)}]"
+
+
+def points_change_text(
+    points: float | None,
+    low: float | None = None,
+    high: float | None = None,
+    *,
+    signed: bool = True,
+) -> str:
+    """Format a difference of accuracies with its interval: ``-2.1 points [-3.4, -0.8]``.
+
+    Args:
+        points: Difference in percentage points; None or not finite is unknown.
+        low: Lower end; the interval is omitted unless both ends are known.
+        high: Upper end.
+    """
+    if not is_known(points):
+        return UNKNOWN
+    text = _sign_of("+" if signed and points > 0 else "", plain(points, 1))
+    if not is_known(low) or not is_known(high):
+        return f"{text} points"
+    return f"{text} points [{plain(low, 1)}, {plain(high, 1)}]"
+
+
+def multiple_text(
+    multiple: float | None, low: float | None = None, high: float | None = None
+) -> str:
+    """Format a ratio with its interval: ``6.1x [5.2, 7.3]``, ``0.42x [0.37, 0.48]``.
+
+    Args:
+        multiple: The ratio, at least 0; None or not finite is unknown.
+        low: Lower end; the interval is omitted unless both ends are known.
+        high: Upper end.
+    """
+    if not is_known(multiple):
+        return UNKNOWN
+    decimals = 1 if multiple == 0 else max(0, 1 - exponent(multiple, 2))
+    text = f"{plain(multiple, decimals)}x"
+    if not is_known(low) or not is_known(high):
+        return text
+    if high - low > 0:  # a narrow interval keeps both ends apart
+        decimals = max(decimals, min(3, -exponent((high - low) / 2, 1)))
+        text = f"{plain(multiple, decimals)}x"
+    return f"{text} [{plain(low, decimals)}, {plain(high, decimals)}]"
+
+
+def p_value_text(p: float | None) -> str:
+    """Format a p-value: ``p = 0.031``, ``p < 0.001``; None is ``not tested``."""
+    if not is_known(p):
+        return "not tested"
+    return "p < 0.001" if p < 0.0005 else f"p = {significant(p, 2) if p < 0.0995 else f'{p:.2f}'}"
+
+
+def _interval_decimals(low: float, high: float) -> int:
+    """Return the decimals of an interval's ends: at most 2, and no end but 0 becomes 0."""
+    half = abs(high - low) / 2
+    decimals = 0 if half == 0 else max(0, min(2, -exponent(half, 1)))
+    while decimals < 2 and any(
+        abs(end) >= 0.005 and round(end, decimals) == 0 for end in (low, high)
+    ):
+        decimals += 1
+    return decimals
+
+
+def _short(value: float, decimals: int) -> str:
+    """Round to ``decimals`` without the zeros behind the point of a whole number."""
+    return plain(value, decimals).removesuffix("." + "0" * decimals)
+
+
+def _sign_of(sign: str, text: str) -> str:
+    """Put a plus sign before a number unless it was rounded to 0."""
+    return f"{sign}{text}" if text.strip("0.,") else text
+
 
 UNMEASURED = "unmeasured"
 """An energy or a power without any reading."""
 
+
 NOT_ABOVE_IDLE = "not above idle"
 """Net joules of 0 or below."""
+
 
 ESTIMATE = "estimate"
 """The kind of a value without any hardware reading behind it."""
 
+
 ABOUT = "≈"
 """The mark before an estimated number."""
+
 
 JOULES_PER_WATT_HOUR = 3600.0
 
@@ -375,3 +507,110 @@ def _measured(
     if suffix is None:
         suffix = f" ({kind})" if kind else ""
     return f"{ABOUT if estimate else ''}{number} {prefix}{unit}{suffix}"
+
+
+def seconds_text(seconds: float | None) -> str:
+    """Format a duration: ``4 ms``, ``0.21 s``, ``12.3 s``, ``3 min 05 s``, ``2 h 05 min``."""
+    if not is_known(seconds):
+        return UNKNOWN
+    sign, size = ("-", -seconds) if seconds < 0 else ("", seconds)
+    if size == 0:
+        return "0 s"
+    if size < 0.0095:
+        return f"{sign}{significant(size * 1e3, 2)} ms"
+    if size < 59.95:
+        return f"{sign}{significant(size, 2 if size < 0.995 else 3)} s"
+    whole = round(size)
+    if whole < 3600:
+        return f"{sign}{whole // 60} min {whole % 60:02d} s"
+    minutes = round(size / 60)
+    if minutes < 48 * 60:
+        return f"{sign}{minutes // 60} h {minutes % 60:02d} min"
+    hours = round(size / 3600)
+    return f"{sign}{hours // 24} d {hours % 24} h"
+
+
+def offset_text(offset_ns: int, error_ns: int) -> str:
+    """Format the offset of another clock and its bound: ``7 h 00 min ± 0.21 ms``."""
+    return f"{seconds_text(offset_ns / 1e9)} ± {seconds_text(error_ns / 1e9)}"
+
+
+def age_text(seconds: float) -> str:
+    """Format the age of a mark on an axis of time: ``30s``, ``120s``, ``10min``, ``2h``."""
+    if seconds < 180:
+        return f"{seconds:.0f}s"
+    if seconds < 7200 or seconds % 1800:
+        return f"{seconds / 60:.5g}min"
+    return f"{seconds / 3600:.3g}h"
+
+
+def span_text(seconds: float) -> str:
+    """Format the time that a graph shows: ``30 s``, ``2 min``, ``1 h``."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 3600 else f"{seconds / 3600:.0f} h"
+
+
+_PREFIXES = ((1e-3, "m"), (1.0, ""), (1e3, "k"), (1e6, "M"), (1e9, "G"), (1e12, "T"))
+
+_MILLI_BELOW = 0.0995
+"""Values below a tenth of the unit (rounded to three digits) use the milli-unit."""
+
+KILO_FROM = 9999.5
+"""Up to four digits before the point keep the unit, so that 4,321 J and 987 J compare easily."""
+
+
+def significant(value: float, digits: int) -> str:
+    """Format ``value`` with ``digits`` significant digits: ``0.0123``, ``1,230``.
+
+    The exponent form is never used, and all digits before the point are kept: 12,345 stays 12,345
+    with three digits.
+    """
+    if value == 0 or not math.isfinite(value):
+        return "0" if value == 0 else str(value)
+    decimals = max(0, digits - 1 - exponent(value, digits))
+    return plain(value, decimals)
+
+
+def with_uncertainty(value: float, uncertainty: float) -> str:
+    """Format ``value ± uncertainty`` without a unit: ``12.3 ± 0.4``, ``12,350 ± 120``.
+
+    Args:
+        uncertainty: Half width, finite and above 0, in the unit of ``value``.
+    """
+    decimals = 1 - exponent(uncertainty, 2)
+    rounded = f"{round(uncertainty, decimals):.{max(decimals, 0)}f}"
+    if decimals > 0 and rounded.endswith("0"):
+        decimals -= 1
+    return f"{plain(value, decimals)} ± {plain(uncertainty, decimals)}"
+
+
+def is_known(value: float | None) -> TypeGuard[float]:
+    """Check whether a value is there, and finite."""
+    return value is not None and math.isfinite(value)
+
+
+def is_spread(uncertainty: float | None) -> TypeGuard[float]:
+    """Check whether an uncertainty is there, finite and above 0."""
+    return uncertainty is not None and math.isfinite(uncertainty) and uncertainty > 0
+
+
+def prefix_of(size: float) -> tuple[float, str]:
+    """Choose the factor and the letter of the SI prefix that suits a size."""
+    if size == 0 or _MILLI_BELOW <= size < KILO_FROM:
+        return 1.0, ""
+    if size < _MILLI_BELOW:
+        return _PREFIXES[0]
+    fitting = [pair for pair in _PREFIXES[2:] if size >= pair[0] * 0.9995]
+    return fitting[-1]
+
+
+def exponent(value: float, digits: int) -> int:
+    """Return the power of ten of the first digit of ``value`` rounded to ``digits`` digits."""
+    return int(f"{value:.{digits - 1}e}".partition("e")[2])
+
+
+def plain(value: float, decimals: int) -> str:
+    """Round at ``decimals`` (negative: before the point) and add thousands separators."""
+    text = f"{round(value, decimals):,.{max(decimals, 0)}f}"
+    return text.removeprefix("-") if not text.strip("-0.,") else text

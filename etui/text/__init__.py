@@ -1,1 +1,0 @@
-"""Safe terminal text, tables, suggestions and timestamps."""

@@ -15,7 +15,8 @@ from etui.config.machine import machine_name
 from etui.engine.library import choose_threads
 from etui.engine.thread_limits import choose_thread_limits
 from etui.errors import EtuiError, ExitCode
-from etui.models.catalogue import load_catalogue, read_entries
+from etui.models.catalogue import load_catalogue
+from etui.models.files import read_entries
 from etui.models.spec import STARTER
 from etui.models.tuned import load_tuned, remove_tuned
 from etui.stats.tests import Interval

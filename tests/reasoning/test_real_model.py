@@ -45,7 +45,7 @@ def make_session(
     templates = TemplateProcess()
 
     def make(**options: int) -> LlamaSession:
-        values = {"context_tokens": 512, "threads": 2, "sequences": 8, "batch_tokens": 128}
+        values = {"context_tokens": 512, "threads": 1, "sequences": 8, "batch_tokens": 128}
         context = Context(library, model, ContextOptions(**{**values, **options}))
         contexts.append(context)
         facts = ModelFacts("starter", context.capacity, None, None, None, (), True)

@@ -39,7 +39,7 @@ THINK = Arm("think", STARTER, "cot", think_tokens=8, max_tokens=4)
 @pytest.fixture(scope="module")
 def engine(starter_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalBackend]:
     config = Config(home=tmp_path_factory.mktemp("home"), models_dir=starter_model.parent)
-    with closing(LocalBackend(replace(config, threads=2, context_tokens=512))) as engine:
+    with closing(LocalBackend(replace(config, threads=1, context_tokens=512))) as engine:
         yield engine
 
 

@@ -32,7 +32,7 @@ _OPTIONS = {"whitespace_pattern": r"[ ]|\n[ \t]{0,20}", "coerce_one_of": True}
 _LEAD = r"lead: /\n{0,2}/"  # line breaks that a model writes between its thinking and the answer
 _NOTE_NAMES = (
     "title description default example examples $schema $id $comment $anchor deprecated readOnly "
-    "writeOnly $defs definitions contentMediaType contentEncoding"
+    "writeOnly $defs definitions contentMediaType contentEncoding discriminator"
 )
 _NOTES = frozenset(_NOTE_NAMES.split())
 _PROPERTIES = {"properties", "additionalProperties", "patternProperties"}

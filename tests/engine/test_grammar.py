@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from jsonschema import Draft202012Validator, FormatChecker
+from jsonschema import Draft7Validator, Draft202012Validator, FormatChecker
 
 from etui.engine.constraint import Constraints
 from etui.engine.grammar import build_schema_grammar
@@ -24,7 +24,9 @@ Accepts = Callable[[OutputGrammar, str], bool]
 
 
 def matches(value: Any, schema: Any) -> bool:
-    return Draft202012Validator(schema, format_checker=FormatChecker()).is_valid(value)
+    old = isinstance(schema, dict) and isinstance(schema.get("items"), list)
+    kind = Draft7Validator if old else Draft202012Validator
+    return kind(schema, format_checker=FormatChecker()).is_valid(value)
 
 
 @pytest.fixture(scope="module")
@@ -147,6 +149,17 @@ TREE = {
         ({"type": "string", "pattern": "^a+$", "maxLength": 2}, ["aa"], ["aaa", "b"]),
         ({"type": "array", "maxItems": 10**9, "items": {"type": "null"}}, [[], [None]], [[1]]),
         ({"enum": list(range(2000))}, [0, 1999], [2000]),
+        ({"items": [{"type": "null"}, {"type": "integer"}], "minItems": 2}, [[None, 1]], [[1]]),
+        (
+            {"discriminator": {"propertyName": "a"}, "oneOf": [{"const": 1}, {"const": 2}]},
+            [1, 2],
+            [3],
+        ),
+        (
+            {"$defs": {"a": {"type": "string"}}, "$ref": "#/$defs/a", "maxLength": 2},
+            ["ab"],
+            ["abc", 1],
+        ),
         (
             {"properties": {f"p{i}": {"type": "null"} for i in range(201)}},
             [{}, {"p3": None, "p200": None}],

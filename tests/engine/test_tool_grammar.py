@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import cache
 from typing import Any
 
 import pytest
@@ -32,11 +33,16 @@ TOOLS = json.dumps([GET, NOW])
 ROME = '{"name": "get", "arguments": {"city": "Rome"}}'
 
 
+@cache
+def read_once(model: Model) -> Constraints:
+    return Constraints(model._api, model)
+
+
 def takes(model: Model, text: str, tool_format: ToolFormat, **options: Any) -> bool:
     tools = choose_tools(read_tools(TOOLS), options.pop("choice", "required"))
     grammar = build_tool_grammar(tools, tool_format, **{"parallel": True, **options})
     end = next(token for token in range(model.vocabulary) if model.piece(token)[1])
-    constraint = Constraints(model._api, model).make(grammar, 0)
+    constraint = read_once(model).make(grammar, 0)
     tokens = model.tokenize(text, special=False)
     return all(map(constraint.accept, tokens)) and constraint.allows(end)
 

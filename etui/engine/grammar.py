@@ -23,6 +23,9 @@ from etui.errors import InvalidRequest
 SCHEMA_CHARACTERS = 65_536
 DEPTH = 64
 PARTS = 2_000
+PATTERNS = 64
+"""Most different patterns of a schema: each takes up to some 30 ms to try."""
+
 TOOLS_CHARACTERS = 262_144
 TOOLS = 128
 CALLS = 16
@@ -127,6 +130,8 @@ class _Reader:
         root = self._read(self._document, 0, closed=True)
         if root is False:
             raise self._refuse("has a part that nothing matches (false)")
+        if len(self._patterns) > PATTERNS:
+            raise self._refuse(f"has more than {PATTERNS} patterns")
         for pattern in sorted(self._patterns):
             if fault := _find_fault_of_pattern(pattern):
                 what = f"has the pattern {_short(pattern)}, which a grammar cannot express: {fault}"
@@ -195,6 +200,7 @@ class _Reader:
             own = {"minimum": -_MOST, "maximum": _MOST, **own}
         if isinstance(own.get("pattern"), str):
             self._patterns.add(own["pattern"])
+        self._patterns.update(self._expect(own, "patternProperties", dict))
         return own
 
     def _expect(self, own: Mapping[str, Any], key: str, kind: type) -> Any:

@@ -315,6 +315,8 @@ ENTANGLED = {
         ({"type": "string", "pattern": r"(a)\1"}, "cannot express"),
         ({"type": "string", "pattern": r"^a\b$"}, "cannot express"),
         ({"items": {"type": "string", "pattern": "^" + ".?" * 98 + "$"}}, "too many"),
+        ({"patternProperties": {"(": {}}}, "unclosed group"),
+        ({"anyOf": [{"pattern": f"a{at}"} for at in range(65)]}, "more than 64 patterns"),
     ],
 )
 def test_schemas_that_are_refused(schema: Any, what: str) -> None:

@@ -18,7 +18,7 @@ from typing import Any
 
 from markupsafe import Markup, escape
 
-from etui.plots.label_places import Box, Label, find_distance, place_labels
+from etui.plots._label_places import Box, Label, find_distance, place_labels
 
 ARM_COLOURS = (
     "#0f78b4", "#cf6a12", "#1d8a5c", "#b53a80", "#6f55c2", "#94730f", "#c43c2f", "#566579",

@@ -22,10 +22,9 @@ from benchmarks.figures import Figure, Skipped
 from benchmarks.sides import starter
 from etui.arm import Arm
 from etui.backends.local import LocalBackend
-from etui.bench.prompts.formats import FORMATS
-from etui.bench.run.scoring_arm import ScoringArm
-from etui.bench.run.setup import finish_load
-from etui.bench.run.work import SubjectWork
+from etui.bench.formats import FORMATS
+from etui.bench.scoring import ScoringArm, SubjectWork
+from etui.bench.setup import finish_load
 from etui.config.config import load_config
 from etui.datasets.questions import Suite
 from etui.datasets.suites import load_suite

@@ -22,9 +22,8 @@ import psutil
 
 from benchmarks.figures import Figure, in_turn, ratio_of
 from benchmarks.sides import arguments, make_session, opened_session, starter
-from etui.bench.prompts.formats import FORMATS
-from etui.bench.run.scoring_arm import ScoringArm
-from etui.bench.run.work import SubjectWork
+from etui.bench.formats import FORMATS
+from etui.bench.scoring import ScoringArm, SubjectWork
 from etui.config.config import load_config
 from etui.datasets.question_sample import draw
 from etui.datasets.questions import Suite

@@ -39,14 +39,13 @@ from benchmarks.fake_node import (
     describe_fake,
 )
 from benchmarks.figures import Figure, Skipped, in_turn, median_of
-from etui.bench.run.plan import RunPlan, make_plan
-from etui.bench.run.run_request import RunRequest
-from etui.bench.run.runner import BenchRunner, RunOutcome
-from etui.bench.run.setup import build_run_config
-from etui.bench.run.work import QuestionAnswerer
-from etui.bench.store.run_config import RunConfig
-from etui.bench.store.run_folder import read_run
-from etui.bench.store.sample import Sample
+from etui.bench.config import RunConfig
+from etui.bench.folder import read_run
+from etui.bench.plan import RunPlan, RunRequest, make_plan
+from etui.bench.run import BenchRunner, RunOutcome
+from etui.bench.sample import Sample
+from etui.bench.scoring import QuestionAnswerer
+from etui.bench.setup import build_run_config
 from etui.cluster.bench_cluster import ClusterBench, ClusterOutcome
 from etui.cluster.connect import open_ray
 from etui.cluster.ray_carrier import OPENER as MACHINE

@@ -25,7 +25,7 @@ from typing import Any
 
 from benchmarks.figures import Figure
 from benchmarks.sides import starter
-from etui.bench.store.run_folder import read_run
+from etui.bench.folder import read_run
 from etui.models.spec import STARTER
 
 

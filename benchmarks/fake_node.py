@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from threading import Event
 
-from etui.bench.run.work import SubjectWork
-from etui.bench.store.run_config import BenchModel, RunConfig, parse_run_config
-from etui.bench.store.sample import Sample
+from etui.bench.config import BenchModel, RunConfig, parse_run_config
+from etui.bench.sample import Sample
+from etui.bench.scoring import SubjectWork
 from etui.cluster.messages import Command, Facts, Message, Opening, Task
 from etui.cluster.versions import read_versions
 from etui.energy.types import Energy, EnergyOf, Kind

@@ -38,8 +38,8 @@ if __package__ in (None, ""):  # run as a file
 import numpy as np
 
 from benchmarks.figures import Figure
-from etui.bench.analysis.difficulty import average_outcomes
-from etui.bench.run.precision_schedule import choose_first_look, choose_next_look
+from etui.bench.difficulty import average_outcomes
+from etui.bench.schedule import choose_first_look, choose_next_look
 from etui.datasets.question_sample import order_balanced
 from etui.errors import EtuiError, ExitCode
 from etui.replay.outcomes import read_outcomes

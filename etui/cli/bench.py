@@ -25,9 +25,8 @@ from etui.cli.common import print_json, stop_signals
 from etui.errors import ExitCode, Stopped, UsageError
 
 if TYPE_CHECKING:
-    from etui.bench.run.plan import RunPlan
-    from etui.bench.run.run_request import RunRequest
-    from etui.bench.run.runner import BenchRunner, RunOutcome
+    from etui.bench.plan import RunPlan, RunRequest
+    from etui.bench.run import BenchRunner, RunOutcome
     from etui.config.config import Config
     from etui.measure.run import RunLimits
     from etui.models.catalogue import Catalogue
@@ -145,7 +144,7 @@ def _run_bench(ctx: click.Context, options: dict[str, Any]) -> int:
         ) as audience,
         open_runtime(config, on_log_error=lambda error: audience.say(error.what)) as runtime,
     ):
-        from etui.bench.run.runner import BenchRunner
+        from etui.bench.run import BenchRunner
 
         if runtime.catalogue.problem:
             audience.say(runtime.catalogue.problem)
@@ -180,7 +179,7 @@ def _plan_run(
         price_design_run(request, runner, limits, options["pilot"], options["as_json"])
         return None
 
-    from etui.bench.run.plan import make_plan
+    from etui.bench.plan import make_plan
 
     if not options["suite"]:
         raise UsageError(
@@ -210,8 +209,8 @@ def _start(
 
 
 def _resume(runner: BenchRunner, options: dict[str, Any], limits: RunLimits) -> RunOutcome:
-    from etui.bench.run.plan import restore_plan
-    from etui.bench.store.find import find_run
+    from etui.bench.folder import find_run
+    from etui.bench.plan import restore_plan
     from etui.cli.bench_cluster import run_on_cluster
     from etui.design.run import connect_curves
 
@@ -242,9 +241,8 @@ def _check_resume_options(ctx: click.Context) -> None:
 
 def _price_rest(runner: BenchRunner, options: dict[str, Any], limits: RunLimits) -> int:
     """Print what the rest of a run costs."""
-    from etui.bench.run.plan import restore_plan
-    from etui.bench.store.find import find_run
-    from etui.bench.store.run_folder import read_run
+    from etui.bench.folder import find_run, read_run
+    from etui.bench.plan import restore_plan
     from etui.cli.design_run import print_plan_price
     from etui.design.run import price_rest
 
@@ -269,8 +267,8 @@ def _build_limits(options: dict[str, Any]) -> RunLimits:
 
 
 def _build_request(options: dict[str, Any]) -> RunRequest:
-    from etui.bench.run.arms import ArmOverrides
-    from etui.bench.run.run_request import RunRequest
+    from etui.bench.arms import ArmOverrides
+    from etui.bench.plan import RunRequest
 
     return RunRequest(
         suite=options["suite"],
@@ -301,7 +299,7 @@ def _build_request(options: dict[str, Any]) -> RunRequest:
 
 
 def _add_precision(plan: RunPlan, options: dict[str, Any], say: Callable[[str], None]) -> RunPlan:
-    from etui.bench.run.precision_plan import PrecisionRequest, add_precision
+    from etui.bench.plan import PrecisionRequest, add_precision
 
     points, of, difficulty = (options[name] for name in ("precision", "precision_of", "difficulty"))
     if points is None:
@@ -315,7 +313,7 @@ def _add_precision(plan: RunPlan, options: dict[str, Any], say: Callable[[str], 
 def _print_token_counts(
     plan: RunPlan, config: Config, catalogue: Catalogue, *, as_json: bool
 ) -> None:
-    from etui.bench.run.dry_run import (
+    from etui.bench.dry_run import (
         count_tokens,
         describe_expected_questions,
         format_expected_questions,
@@ -339,8 +337,8 @@ def _print_token_counts(
 
 def _print_outcome(outcome: RunOutcome, options: dict[str, Any]) -> int:
     """Print the result and return the exit code."""
-    from etui.bench.analysis.summary import summary_document
-    from etui.bench.analysis.summary_text import headline
+    from etui.bench.summary import summary_document
+    from etui.bench.summary_text import headline
 
     summary = outcome.summary
     if options["as_json"]:

@@ -11,8 +11,8 @@ import click
 from etui.errors import UsageError
 
 if TYPE_CHECKING:
-    from etui.bench.run.plan import RunPlan
-    from etui.bench.run.runner import BenchRunner, RunOutcome
+    from etui.bench.plan import RunPlan
+    from etui.bench.run import BenchRunner, RunOutcome
     from etui.cluster.carrier import Carrier
     from etui.measure.run import RunLimits
 
@@ -78,8 +78,8 @@ def run_on_cluster(
         limits: Stop once these are reached.
         plan: The plan of a new run; None resumes one.
     """
-    from etui.bench.run.plan import restore_plan
-    from etui.bench.store.find import find_run
+    from etui.bench.folder import find_run
+    from etui.bench.plan import restore_plan
     from etui.cluster.bench_cluster import ClusterBench
     from etui.cluster.losses import losses_text
     from etui.cluster.patience import build_patience

@@ -13,9 +13,7 @@ from etui.cli.param_types import TEXT, FiniteNumber
 from etui.errors import ExitCode
 
 if TYPE_CHECKING:
-    from etui.bench.analysis.comparable import System
-    from etui.bench.analysis.compare import Comparison
-    from etui.bench.analysis.compare_text import Gate
+    from etui.bench.compare import Comparison, Gate, System
 
 
 @click.command()
@@ -45,15 +43,17 @@ def compare(
     arm by arm. Only runs that ask the same questions in the same way can be compared. RUN is the
     run's folder, its id, or `last`.
     """
-    from etui.bench.analysis.against_mixture import compare_with_mixtures
-    from etui.bench.analysis.comparable import check_comparable, list_differences
-    from etui.bench.analysis.compare_text import (
+    from etui.bench.compare import (
+        check_comparable,
+        choose_pairs,
+        compare_with_mixtures,
         comparison_document,
         comparison_lines,
+        list_differences,
         mixture_line,
+        read_systems,
         subject_lines,
     )
-    from etui.bench.analysis.select import choose_pairs, read_systems
     from etui.config.config import load_config
 
     chosen, notes = read_systems(runs, load_config())
@@ -88,7 +88,7 @@ def compare(
 
 def _compare_pairs(pairs: Sequence[tuple[System, System]]) -> list[Comparison]:
     """Compare each pair; p-values are adjusted for the number of pairs (Holm)."""
-    from etui.bench.analysis.compare import compare as compare_two
+    from etui.bench.compare import compare as compare_two
     from etui.stats.tests import holm
 
     found = [compare_two(first, second) for first, second in pairs]
@@ -97,7 +97,7 @@ def _compare_pairs(pairs: Sequence[tuple[System, System]]) -> list[Comparison]:
 
 
 def _check_gate(comparisons: Sequence[Comparison], most: float | None) -> Gate | None:
-    from etui.bench.analysis.compare_text import Gate
+    from etui.bench.compare import Gate
 
     if most is None:
         return None

@@ -11,7 +11,7 @@ from etui.cli.common import write_output
 from etui.cli.param_types import TEXT
 
 if TYPE_CHECKING:
-    from etui.bench.analysis.difficulty import ModelOutcomes
+    from etui.bench.difficulty import ModelOutcomes
 
 
 @click.command()
@@ -43,10 +43,8 @@ def difficulty(runs: tuple[str, ...], tables: tuple[Path, ...], out: Path) -> No
     etui bench difficulty last --outcomes other_models.csv -o difficulty.csv
     etui bench --suite mmlu --precision 3 --difficulty difficulty.csv --model qwen2.5-coder-0.5b
     """  # noqa: D301
-    from etui.bench.analysis.difficulty import build_difficulty, collect_models
-    from etui.bench.store.difficulty_table import parse_difficulty
-    from etui.bench.store.find import find_run
-    from etui.bench.store.run_folder import read_run
+    from etui.bench.difficulty import build_difficulty, collect_models, parse_difficulty
+    from etui.bench.folder import find_run, read_run
     from etui.config.config import load_config
     from etui.errors import UsageError
     from etui.units import count_text
@@ -77,8 +75,7 @@ def difficulty(runs: tuple[str, ...], tables: tuple[Path, ...], out: Path) -> No
 
 
 def _read_table(path: Path) -> list[ModelOutcomes]:
-    from etui.bench.analysis.difficulty import ModelOutcomes
-    from etui.bench.store.difficulty_table import DifficultySource
+    from etui.bench.difficulty import DifficultySource, ModelOutcomes
     from etui.replay.outcomes import read_outcomes
 
     graded, _ = read_outcomes(path)

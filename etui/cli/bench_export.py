@@ -29,8 +29,8 @@ def export(run: str, lm_eval: bool, output: Path | None) -> None:
     If the run has several arms, choose one with RUN:ARM. RUN is the run's folder, its id, or
     `last`.
     """
-    from etui.bench.analysis.select import read_systems
-    from etui.bench.report.lm_eval import default_path, lm_eval_document
+    from etui.bench.compare import read_systems
+    from etui.bench.lm_eval import default_path, lm_eval_document
     from etui.config.config import load_config
     from etui.errors import UsageError
 

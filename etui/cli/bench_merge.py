@@ -32,12 +32,10 @@ def merge(runs: tuple[str, ...], out: Path | None, as_json: bool, quiet: bool) -
     """  # noqa: D301
     from datetime import datetime
 
-    from etui.bench.analysis.summary import summary_document
-    from etui.bench.analysis.summary_text import headline
-    from etui.bench.merge.join import NamedRun, merge_runs
-    from etui.bench.merge.write import write_merged
-    from etui.bench.store.find import find_run, new_run_id, runs_dir
-    from etui.bench.store.run_folder import RUN, read_run
+    from etui.bench.folder import RUN, find_run, new_run_id, read_run, runs_dir
+    from etui.bench.merge import NamedRun, merge_runs, write_merged
+    from etui.bench.summary import summary_document
+    from etui.bench.summary_text import headline
     from etui.config.config import load_config, make_home
     from etui.log.writer import TurnWriter
     from etui.measure.folder import check_new

@@ -13,7 +13,7 @@ import click
 from etui.cli.param_types import MOST_JOULES, TEXT, FiniteNumber, WholeNumber
 
 if TYPE_CHECKING:
-    from etui.bench.store.parts import BenchPart
+    from etui.bench.config import BenchPart
 
 Command = Callable[..., Any]
 Option = Callable[[Command], Command]
@@ -51,7 +51,7 @@ def _parse_part(ctx: click.Context, param: click.Parameter, value: str | None) -
     """Parse ``K/N``, the K-th of N parts; None without a value."""
     if value is None:
         return None
-    from etui.bench.store.parts import BenchPart
+    from etui.bench.config import BenchPart
 
     found = re.fullmatch(r"([0-9]{1,4})/([0-9]{1,4})", value)
     index, count = (int(number) for number in found.groups()) if found else (0, 0)

@@ -26,8 +26,8 @@ from etui.units import (
 )
 
 if TYPE_CHECKING:
-    from etui.bench.store.run_config import RunConfig
-    from etui.bench.store.sample import Sample
+    from etui.bench.config import RunConfig
+    from etui.bench.sample import Sample
 
 _LINE_EVERY_SECONDS = 10.0
 _Z95 = 1.96

@@ -53,13 +53,10 @@ def publish(name: str, to: Path, licence: str, allow: tuple[str, ...]) -> None:
     numbers of GPUs, are removed, and the command refuses to write a file in which one is left.
     RUN is the run's folder, its id, or `last`.
     """
-    from etui.bench.publish.folder import publish_run
-    from etui.bench.publish.private import find_private_data
-    from etui.bench.publish.suites import is_own_file
-    from etui.bench.report.sources import load_labels, load_precision
-    from etui.bench.store.difficulty_table import DIFFICULTY, read_difficulty
-    from etui.bench.store.find import find_run
-    from etui.bench.store.run_folder import read_run
+    from etui.bench.difficulty import DIFFICULTY, read_difficulty
+    from etui.bench.folder import find_run, read_run
+    from etui.bench.publish import find_private_data, is_own_file, publish_run
+    from etui.bench.results import load_labels, load_precision
     from etui.config.config import load_config
 
     config = load_config()

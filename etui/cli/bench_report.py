@@ -48,11 +48,16 @@ def report(
     texts. RUN is the run's folder, its id, or `last`.
     """
     from etui.atomic import write_text
-    from etui.bench.analysis.summary import summarise
-    from etui.bench.report.files import MARKDOWN_FILE, PAGE_FILE, result_files
-    from etui.bench.report.sources import load_labels, load_precision, load_texts
-    from etui.bench.store.find import find_run
-    from etui.bench.store.run_folder import read_run
+    from etui.bench.folder import find_run, read_run
+    from etui.bench.results import (
+        MARKDOWN_FILE,
+        PAGE_FILE,
+        load_labels,
+        load_precision,
+        load_texts,
+        result_files,
+    )
+    from etui.bench.summary import summarise
     from etui.config.config import load_config
     from etui.errors import EtuiError, UsageError
 

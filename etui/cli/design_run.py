@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from etui.bench.run.plan import RunPlan
-    from etui.bench.run.runner import BenchRunner
+    from etui.bench.plan import RunPlan
+    from etui.bench.run import BenchRunner
     from etui.design.design import Design
     from etui.design.dry_run import PlanPrice
     from etui.design.plan import DesignRequest

@@ -20,7 +20,7 @@ def split_names(
     Raises:
         UsageError: A run does not exist.
     """
-    from etui.bench.store.find import find_run, runs_dir
+    from etui.bench.folder import find_run, runs_dir
     from etui.measure.folder import CONFIG
 
     policies: list[str] = []

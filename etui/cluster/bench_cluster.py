@@ -14,18 +14,9 @@ from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING
 
-from etui.bench.report.files import write_results
-from etui.bench.run.plan import RunPlan
-from etui.bench.run.resume import read_answers, refuse_merged, refuse_other_plan
-from etui.bench.run.run_log import log_run
-from etui.bench.run.runner import Audience, RunOutcome
-from etui.bench.run.schedule import Piece, build_schedule
-from etui.bench.run.setup import build_run_config
-from etui.bench.store.find import new_run_id, runs_dir
-from etui.bench.store.run_config import RunConfig, parse_run_config, plan_differences
-from etui.bench.store.run_folder import RUN, RunFolder
-from etui.bench.store.sample import Sample
-from etui.bench.store.several_machines import (
+from etui.bench.config import RunConfig, parse_run_config, plan_differences
+from etui.bench.folder import RUN, RunFolder, new_run_id, runs_dir
+from etui.bench.machines import (
     MachineShare,
     add_machines,
     assign_keys,
@@ -35,6 +26,19 @@ from etui.bench.store.several_machines import (
     split_system,
     undo_join,
 )
+from etui.bench.plan import RunPlan
+from etui.bench.results import write_results
+from etui.bench.run import (
+    Audience,
+    RunOutcome,
+    log_run,
+    read_answers,
+    refuse_merged,
+    refuse_other_plan,
+)
+from etui.bench.sample import Sample
+from etui.bench.schedule import Piece, build_schedule
+from etui.bench.setup import build_run_config
 from etui.cluster.carrier import Carrier, ClusterNode
 from etui.cluster.drive import ClusterLoop, NodeTally
 from etui.cluster.losses import Losses, MeanJoules, sum_losses

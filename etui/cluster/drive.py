@@ -27,7 +27,7 @@ from etui.errors import EtuiError, Stopped, UsageError
 from etui.units import count_text, seconds_text
 
 if TYPE_CHECKING:
-    from etui.bench.store.sample import Sample
+    from etui.bench.sample import Sample
     from etui.measure.run import Ending
 
 _TICK_SECONDS = 0.25

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 
-from etui.bench.store.sample import Sample
+from etui.bench.sample import Sample
 from etui.energy.scopes import weakest
 from etui.energy.types import Kind
 from etui.units import count_text, energy_text

@@ -17,12 +17,11 @@ from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING
 
-from etui.bench.run.loop import build_work
-from etui.bench.run.plan import RunPlan, restore_plan
-from etui.bench.run.runner import BenchRunner
-from etui.bench.run.schedule import Piece
-from etui.bench.run.work import Answered, QuestionAnswerer
-from etui.bench.store.run_config import RunConfig, parse_run_config
+from etui.bench.config import RunConfig, parse_run_config
+from etui.bench.plan import RunPlan, restore_plan
+from etui.bench.run import BenchRunner, build_work
+from etui.bench.schedule import Piece
+from etui.bench.scoring import Answered, QuestionAnswerer
 from etui.cluster.messages import Command, Facts, Finished, Line, Message, Opening, Task
 from etui.cluster.versions import read_versions, refuse_other_hash
 from etui.config.config import load_config, make_home
@@ -31,7 +30,7 @@ from etui.units import percent_text
 
 if TYPE_CHECKING:
     from etui.backends.local import LocalBackend
-    from etui.bench.store.sample import Sample
+    from etui.bench.sample import Sample
     from etui.models.download import Progress
     from etui.models.spec import ModelSpec
     from etui.runtime.runtime import Runtime

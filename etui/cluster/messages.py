@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from etui.bench.store.sample import Sample
+from etui.bench.sample import Sample
 from etui.codec import DocumentError, from_document, to_document
 
 

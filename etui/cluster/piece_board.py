@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 
-from etui.bench.run.schedule import Piece
+from etui.bench.schedule import Piece
 
 Key = tuple[str, str, int]
 """System, subject and row of a question."""

@@ -14,8 +14,8 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from queue import SimpleQueue
 from typing import Any, Protocol, TypeVar
 
-from etui.bench.run.work import Answered
-from etui.bench.store.run_config import RunConfig
+from etui.bench.config import RunConfig
+from etui.bench.scoring import Answered
 from etui.cluster.carrier import ClusterNode, Died, Ended, Method, Report, Said
 from etui.cluster.messages import (
     Answers,

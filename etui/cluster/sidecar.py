@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from etui.bench.store.sample import Sample
+from etui.bench.sample import Sample
 from etui.cluster.drive import NodeTally
 from etui.cluster.losses import Losses, sum_losses
 from etui.codec import DocumentError, from_document, to_document

@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from etui.bench.store.run_folder import CURVES
+from etui.bench.folder import CURVES
 from etui.calibration.checkpoint import build_line, parse_line
 from etui.calibration.measure import MeasuredPoint
 from etui.errors import EtuiError

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from etui.arm import Arm
-from etui.bench.run.setup import finish_load
-from etui.bench.run.side_work import NoSideWork, SideWork
-from etui.bench.store.run_config import RunConfig
-from etui.bench.store.sample import Sample
+from etui.bench.config import RunConfig
+from etui.bench.run import NoSideWork, SideWork
+from etui.bench.sample import Sample
+from etui.bench.setup import finish_load
 from etui.calibration.grid import Grid, Visit, fit_into_context, list_visits
 from etui.calibration.measure import MeasuredPoint, TurnTimer
 from etui.calibration.run import fit_measured
@@ -29,7 +29,7 @@ from etui.log.curve_lookup import build_curve_record
 from etui.runtime.provenance import conditions
 
 if TYPE_CHECKING:
-    from etui.bench.run.plan import RunPlan
+    from etui.bench.plan import RunPlan
     from etui.runtime.runtime import Runtime
     from etui.turn.ports import Served
 

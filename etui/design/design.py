@@ -25,7 +25,7 @@ class Design:
     """The layout of a study, resolved to the models of this machine or of a run.
 
     Attributes:
-        suite, split, format, shots, seed: As in :class:`etui.bench.run.plan.RunRequest`.
+        suite, split, format, shots, seed: As in :class:`etui.bench.plan.RunRequest`.
     """
 
     name: str  # Name of its file without the extension

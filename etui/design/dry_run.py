@@ -8,12 +8,12 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from etui.arm import Arm
-from etui.bench.run.arms import parse_arm
-from etui.bench.run.loop import collect_done_rows
-from etui.bench.run.prompt_tokens import PromptCounts, count_prompts
-from etui.bench.run.schedule import build_schedule
-from etui.bench.store.run_config import RunConfig, parse_run_config
-from etui.bench.store.sample import Sample
+from etui.bench.arms import parse_arm
+from etui.bench.config import RunConfig, parse_run_config
+from etui.bench.dry_run import PromptCounts, count_prompts
+from etui.bench.run import collect_done_rows
+from etui.bench.sample import Sample
+from etui.bench.schedule import build_schedule
 from etui.calibration.grid import Grid, expected_seconds, list_visits
 from etui.codec import DocumentError
 from etui.config.machine import machine_name
@@ -31,7 +31,7 @@ from etui.runtime.provenance import conditions
 from etui.units import count_text
 
 if TYPE_CHECKING:
-    from etui.bench.run.plan import RunPlan
+    from etui.bench.plan import RunPlan
     from etui.models.spec import ModelSpec
     from etui.runtime.runtime import Runtime
 

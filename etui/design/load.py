@@ -8,9 +8,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from etui.arm import VOTE_TEMPERATURE, Arm, EarlyExit, Sampling, VoteStop
-from etui.bench.prompts.formats import FORMATS
-from etui.bench.run.arms import check_format, parse_arm
-from etui.bench.store.run_config import BenchDesign, RunConfig
+from etui.bench.arms import check_format, parse_arm
+from etui.bench.config import BenchDesign, RunConfig
+from etui.bench.formats import FORMATS
 from etui.calibration.grid import Grid
 from etui.design.design import Design, DesignArm
 from etui.design.schema import LISTED, MOST_ARMS, CurvesEntry, DesignArmEntry, DesignFile

@@ -7,10 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from etui.bench.run.plan import RunPlan, make_design_plan
-from etui.bench.run.run_request import RunRequest
-from etui.bench.store.parts import BenchPart
-from etui.bench.store.run_config import BenchDesign
+from etui.bench.config import BenchDesign, BenchPart
+from etui.bench.plan import RunPlan, RunRequest, make_design_plan
 from etui.design.design import Design
 from etui.design.library import find_design
 from etui.design.load import ModelChoice, check_design, resolve_design
@@ -30,7 +28,7 @@ class DesignRequest:
 
     Attributes:
         data, limit, per_subject, subjects, seed, part: As in
-            :class:`etui.bench.run.plan.RunRequest`.
+            :class:`etui.bench.plan.RunRequest`.
     """
 
     name: str

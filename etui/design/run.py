@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from etui.bench.prompts.suite_formats import list_examples
-from etui.bench.store.parts import BenchPart
+from etui.bench.config import BenchPart
+from etui.bench.formats import list_examples
 from etui.design.curve_visits import SHARE, build_curve_visits
 from etui.design.dry_run import PlanPrice, price_plan
 from etui.design.load import design_of_run
@@ -17,10 +17,10 @@ from etui.design.price import count_questions_within
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from etui.bench.run.plan import RunPlan
-    from etui.bench.run.side_work import SideWork
-    from etui.bench.store.run_config import RunConfig
-    from etui.bench.store.sample import Sample
+    from etui.bench.config import RunConfig
+    from etui.bench.plan import RunPlan
+    from etui.bench.run import SideWork
+    from etui.bench.sample import Sample
     from etui.design.design import Design
     from etui.runtime.runtime import Runtime
 

@@ -7,8 +7,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, StringConstraints, field_validator, model_validator
 
-from etui.bench.run.arms import ANSWER_TOKENS
-from etui.bench.store.parts import BLOCK
+from etui.bench.arms import ANSWER_TOKENS
+from etui.bench.config import BLOCK
 from etui.routing.schema.arms import ONLY_OF, EarlyExitEntry, ModelName, Name, StopEntry
 from etui.yaml.load import Strict, refuse
 

@@ -3,7 +3,7 @@
 The patterns and the order of the replacements are those of ``lm_eval/tasks/gsm8k/gsm8k.yaml`` of
 EleutherAI/lm-evaluation-harness 0.4.13: the filters ``strict-match`` and ``flexible-extract``, and
 ``regexes_to_ignore`` of its ``exact_match``. A change here needs a new version of the grading rules
-(:mod:`etui.bench.prompts.grading`).
+(:mod:`etui.bench.grading`).
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from etui.bench.analysis.oracle import cheapest_correct
+from etui.bench.accuracy import cheapest_correct
 from etui.replay.documents import (
     JudgedPolicy,
     OracleFigures,

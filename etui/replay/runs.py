@@ -12,9 +12,9 @@ from etui.replay.outcomes import build_graded
 from etui.routing.accuracy.table import ArmFacts, Graded
 
 if TYPE_CHECKING:
-    from etui.bench.store.run_config import RunConfig
-    from etui.bench.store.run_folder import Recorded
-    from etui.bench.store.sample import Sample
+    from etui.bench.config import RunConfig
+    from etui.bench.folder import Recorded
+    from etui.bench.sample import Sample
     from etui.config.config import Config
     from etui.replay.outcomes import Texts
 
@@ -47,8 +47,8 @@ def read_runs(folders: Sequence[Path], config: Config, data: Path | None = None)
         UsageError: A folder is not a run, the runs use different data, or share no question.
         InvalidFile: A file cannot be read.
     """
-    from etui.bench.report.sources import load_texts
-    from etui.bench.store.run_folder import read_run
+    from etui.bench.folder import read_run
+    from etui.bench.results import load_texts
 
     recorded = [read_run(folder) for folder in folders]
     first = recorded[0].config
@@ -113,7 +113,7 @@ def _check_same_data(folders: Sequence[Path], recorded: Sequence[Recorded]) -> l
 
 
 def _group_by_arm(run: Recorded) -> dict[str, dict[tuple[str, int], Sample]]:
-    from etui.bench.analysis.machines import drop_unpooled
+    from etui.bench.summary import drop_unpooled
 
     found: dict[str, dict[tuple[str, int], Sample]] = {}
     for sample in drop_unpooled(run.samples, run.config):

@@ -7,9 +7,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from etui.bench.prompts.formats import FORMATS
-from etui.bench.run.scoring_arm import ScoringArm
-from etui.bench.run.work import SubjectWork
+from etui.bench.formats import FORMATS
+from etui.bench.scoring import ScoringArm, SubjectWork
 from etui.datasets.question_sample import draw
 from etui.datasets.questions import Question, Suite
 from etui.sweep.analysis import analyse

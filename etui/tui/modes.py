@@ -60,7 +60,7 @@ def build_screens(
         return PoliciesScreen(config, route)
 
     def runs() -> Screen[None]:
-        from etui.bench.store.find import runs_dir
+        from etui.bench.folder import runs_dir
         from etui.tui.runs.screen import RunsScreen
 
         return RunsScreen(runs_dir(config))

@@ -7,9 +7,9 @@ import random
 from dataclasses import replace
 from pathlib import Path
 
-from etui.bench.store.run_config import BenchModel, BenchPolicy, RunConfig
-from etui.bench.store.run_folder import RunFolder
-from etui.bench.store.sample import Sample
+from etui.bench.config import BenchModel, BenchPolicy, RunConfig
+from etui.bench.folder import RunFolder
+from etui.bench.sample import Sample
 from etui.datasets.mmlu import SUBJECT_GROUPS
 from etui.turn.record import Tokens
 

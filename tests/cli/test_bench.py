@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from etui.bench.store.run_folder import read_run
+from etui.bench.folder import read_run
 
 SMALL = (
     "--suite",
@@ -174,7 +174,7 @@ def test_a_run_of_another_machine_is_refused(whole, models, etui_home, tmp_path)
     shutil.copytree(whole[0], copy)
     document = json.loads((copy / "config.json").read_text())
     document["threads"] = 99
-    from etui.bench.store.run_config import parse_run_config
+    from etui.bench.config import parse_run_config
 
     document["config_sha256"] = parse_run_config(document).sha256
     write_text(copy / "config.json", json.dumps(document))

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from etui.bench.store.run_folder import CURVES, read_run
+from etui.bench.folder import CURVES, read_run
 from etui.config.config import shipped_dir
 from etui.design.load import design_of_run
 

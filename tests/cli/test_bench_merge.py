@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-from etui.bench.store.parts import BenchPart, list_part
-from etui.bench.store.run_folder import read_run
+from etui.bench.config import BenchPart, list_part
+from etui.bench.folder import read_run
 from tests.bench import synthetic
 
 PLAN = synthetic.config(

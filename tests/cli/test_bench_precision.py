@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from etui.bench.store.difficulty_table import read_difficulty
-from etui.bench.store.run_folder import RunFolder, read_run
+from etui.bench.difficulty import read_difficulty
+from etui.bench.folder import RunFolder, read_run
 from tests.bench import synthetic
 from tests.cli.test_bench import models as models  # a fixture
 from tests.cli.test_bench import run

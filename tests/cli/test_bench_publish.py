@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from etui.bench.store.run_config import BenchPolicy
+from etui.bench.config import BenchPolicy
 from tests.bench import synthetic
 
 PLAN = synthetic.config(

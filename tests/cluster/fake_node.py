@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from threading import Event
 
-from etui.bench.store.run_config import BenchModel, RunConfig, parse_run_config
-from etui.bench.store.sample import Sample
+from etui.bench.config import BenchModel, RunConfig, parse_run_config
+from etui.bench.sample import Sample
 from etui.cluster.machine_worker import NodeCommand
 from etui.cluster.messages import Command, Facts, Message, Opening, Task
 from etui.cluster.versions import read_versions, refuse_other_hash

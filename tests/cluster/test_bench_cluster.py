@@ -10,20 +10,18 @@ from threading import Event
 import pytest
 
 from etui.arm import Arm
-from etui.bench.report.log_rows import run_record
-from etui.bench.run.plan import RunPlan, make_plan, restore_plan
-from etui.bench.run.run_request import RunRequest
-from etui.bench.run.runner import BenchRunner
-from etui.bench.run.schedule import Piece
-from etui.bench.store.run_config import BenchDesign, RunConfig
-from etui.bench.store.run_folder import RunFolder, read_run
-from etui.bench.store.several_machines import (
+from etui.bench.config import BenchDesign, RunConfig
+from etui.bench.folder import RunFolder, read_run
+from etui.bench.machines import (
     assign_keys,
     is_comparison,
     join_machines,
     split_system,
     undo_join,
 )
+from etui.bench.plan import RunPlan, RunRequest, make_plan, restore_plan
+from etui.bench.run import BenchRunner, run_record
+from etui.bench.schedule import Piece
 from etui.cluster.bench_cluster import ClusterBench, bind_pieces
 from etui.cluster.carrier import ClusterNode
 from etui.cluster.losses import Losses
@@ -185,7 +183,7 @@ class Local(BenchRunner):
     memory_bytes = 8 << 30
 
     def configure(self, plan, run_id):
-        from etui.bench.run.setup import build_run_config
+        from etui.bench.setup import build_run_config
 
         made = build_run_config(plan, run_id, (), self.runtime.config, self.runtime.recorder, None)
         machine = {"name": "A processor", "memory_bytes": self.memory_bytes}

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from etui.bench.run.schedule import Piece
+from etui.bench.schedule import Piece
 from etui.cluster.carrier import Said
 from etui.cluster.drive import ClusterLoop, NodeTally
 from etui.cluster.losses import Losses, MeanJoules, sum_losses

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from etui.bench.run.schedule import Piece
+from etui.bench.schedule import Piece
 from etui.cluster.piece_board import BoundPiece, PieceBoard
 
 

@@ -13,10 +13,9 @@ from threading import Event
 import psutil
 import pytest
 
-from etui.bench.run.plan import make_plan, restore_plan
-from etui.bench.run.run_request import RunRequest
-from etui.bench.run.runner import BenchRunner
-from etui.bench.store.run_folder import read_run
+from etui.bench.folder import read_run
+from etui.bench.plan import RunRequest, make_plan, restore_plan
+from etui.bench.run import BenchRunner
 from etui.cluster import connect
 from etui.cluster.bench_cluster import ClusterBench
 from etui.cluster.carrier import Said

@@ -14,7 +14,7 @@ from tempfile import TemporaryDirectory
 import psutil
 import pytest
 
-from etui.bench.store.run_folder import read_run
+from etui.bench.folder import read_run
 from etui.cluster.sidecar import CLUSTER
 from tests.cluster.ray_fixtures import require_ray
 

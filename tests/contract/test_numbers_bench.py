@@ -11,31 +11,34 @@ from typing import Any
 import numpy as np
 import pytest
 
-from etui.bench.analysis.against_mixture import compare_with_mixtures
-from etui.bench.analysis.comparable import System
-from etui.bench.analysis.compare import compare
-from etui.bench.analysis.compare_text import (
+from etui.bench.accuracy import oracle
+from etui.bench.compare import (
+    System,
+    compare,
+    compare_with_mixtures,
     comparison_lines,
     mixture_line,
     subject_lines,
     verdict,
 )
-from etui.bench.analysis.course import judge_steadiness, list_early_answers
-from etui.bench.analysis.course_text import build_course_rows
-from etui.bench.analysis.difficulty import average_outcomes, build_difficulty, collect_models
-from etui.bench.analysis.distribution import compute_percentiles, count_gaps, pool_gaps
-from etui.bench.analysis.oracle import oracle
-from etui.bench.analysis.precision import build_population, predict_questions, take_look
-from etui.bench.analysis.summary import group_by_system, summarise
-from etui.bench.analysis.summary_text import headline, markdown, per_subject_csv
-from etui.bench.merge.join import NamedRun, merge_runs
-from etui.bench.report.energy_record import build_energy_record
-from etui.bench.report.lm_eval import lm_eval_document
-from etui.bench.run.precision_schedule import choose_first_look, choose_next_look
-from etui.bench.store.parts import BenchPart, list_part
-from etui.bench.store.run_config import RunConfig
-from etui.bench.store.run_folder import Recorded, read_run
-from etui.bench.store.sample import Sample
+from etui.bench.config import BenchPart, RunConfig, list_part
+from etui.bench.cost import (
+    compute_percentiles,
+    count_gaps,
+    judge_steadiness,
+    list_early_answers,
+    pool_gaps,
+)
+from etui.bench.difficulty import average_outcomes, build_difficulty, collect_models
+from etui.bench.energy_record import build_energy_record
+from etui.bench.folder import Recorded, read_run
+from etui.bench.lm_eval import lm_eval_document
+from etui.bench.merge import NamedRun, merge_runs
+from etui.bench.precision import build_population, predict_questions, take_look
+from etui.bench.sample import Sample
+from etui.bench.schedule import choose_first_look, choose_next_look
+from etui.bench.summary import group_by_system, summarise
+from etui.bench.summary_text import build_course_rows, headline, markdown, per_subject_csv
 from etui.datasets.question_sample import draw, order_balanced
 from etui.stats.bootstrap import compute_interval, resample_means, resample_sums
 from etui.stats.confidence_sequence import boundary_height, crossing_probability, fixed_sample

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from etui.arm import Arm
-from etui.bench.store.machines import describe_machine
-from etui.bench.store.run_config import RunConfig
-from etui.bench.store.sample import Sample
+from etui.bench.config import RunConfig
+from etui.bench.machines import describe_machine
+from etui.bench.sample import Sample
 from etui.curves.measured_under import Conditions
 from etui.curves.operating_curve import OperatingCurve, PhaseCurve, Speed
 from etui.design.analysis.analysis import DesignAnalysis, analyse

@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from etui.arm import Arm, Sampling
-from etui.bench.run.arms import to_json
-from etui.bench.store.run_config import BenchDesign, RunConfig
-from etui.bench.store.run_folder import RunFolder
-from etui.bench.store.sample import Sample
+from etui.bench.arms import to_json
+from etui.bench.config import BenchDesign, RunConfig
+from etui.bench.folder import RunFolder
+from etui.bench.sample import Sample
 from etui.calibration.grid import Length, Visit
 from etui.calibration.measure import MeasuredPoint
 from etui.curves.fit import TurnPoint

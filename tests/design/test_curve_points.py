@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from etui.bench.store.run_folder import CURVES
+from etui.bench.folder import CURVES
 from etui.calibration.grid import Length, Visit
 from etui.calibration.measure import MeasuredPoint
 from etui.curves.fit import TurnPoint

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from etui.bench.run.side_work import NoSideWork
-from etui.bench.store.run_config import BenchDesign
+from etui.bench.config import BenchDesign
+from etui.bench.run import NoSideWork
 from etui.calibration.grid import Grid, Length, Visit, list_visits
 from etui.curves.measured_under import Conditions
 from etui.design.curve_points import read_curve_points

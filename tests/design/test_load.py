@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from etui.arm import VoteStop
-from etui.bench.run.arms import to_json
-from etui.bench.store.run_config import BenchDesign
+from etui.bench.arms import to_json
+from etui.bench.config import BenchDesign
 from etui.config.config import Config, shipped_dir
 from etui.design.library import designs_dir, find_design, list_designs
 from etui.design.load import (

@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from etui.bench.run.plan import make_plan
-from etui.bench.run.run_request import RunRequest
+from etui.bench.plan import RunRequest, make_plan
 from etui.config.config import Config
 from etui.design.run import _widen
 from etui.models.catalogue import load_catalogue

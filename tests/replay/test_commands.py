@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from etui.bench.store.run_folder import RunFolder
+from etui.bench.folder import RunFolder
 from etui.cli.main import cli
 from tests.bench import synthetic
 from tests.replay import made

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from etui.bench.analysis.oracle import cheapest_correct
+from etui.bench.accuracy import cheapest_correct
 from etui.replay.router_curve import (
     accuracy_at,
     apgr,

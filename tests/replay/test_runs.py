@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from etui.arm import Arm
-from etui.bench.store.run_folder import RunFolder
+from etui.bench.folder import RunFolder
 from etui.errors import EtuiError, UsageError
 from etui.replay.log_replay import arm_from_turn, build_turns_document, replay_turns
 from etui.replay.runs import read_runs

@@ -312,8 +312,8 @@ def test_a_replay_has_no_places() -> None:
 
 
 def test_a_bench_run_has_no_places() -> None:
-    from etui.bench.run.plan import compile_policy
-    from etui.bench.store.run_config import BenchPolicy
+    from etui.bench.config import BenchPolicy
+    from etui.bench.plan import compile_policy
     from etui.models.catalogue import Catalogue
 
     policy = compile_policy(BenchPolicy("p", BASE + CHEAPEST), Catalogue(MODELS))

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from etui.bench.run.turn_arm import decide_by_policy
+from etui.bench.turns import decide_by_policy
 from etui.chat import Query
 from etui.config.config import Config
 from etui.log.writer import TurnWriter

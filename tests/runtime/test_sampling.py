@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from etui.arm import Arm, Sampling, SamplingFrom
-from etui.bench.prompts.formats import FORMATS
-from etui.bench.run.arms import ArmOverrides, build_arms, list_policy_arms, to_json
-from etui.bench.run.turn_arm import decide_by_policy
+from etui.bench.arms import ArmOverrides, build_arms, list_policy_arms, to_json
+from etui.bench.formats import FORMATS
+from etui.bench.turns import decide_by_policy
 from etui.chat import Query
 from etui.config.config import Config
 from etui.routing.library import load_policy

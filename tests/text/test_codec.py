@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from etui.arm import Arm, EarlyExit, Sampling
-from etui.bench.run.arms import parse_arm, to_json
-from etui.bench.store.run_config import RunConfig, parse_run_config
-from etui.bench.store.sample import Sample, parse_sample
+from etui.bench.arms import parse_arm, to_json
+from etui.bench.config import RunConfig, parse_run_config
+from etui.bench.sample import Sample, parse_sample
 from etui.calibration.grid import Grid
 from etui.codec import DocumentError, from_document, to_document
 from etui.curves.fit import TurnPoint

@@ -17,8 +17,8 @@ import textual
 from textual.pilot import Pilot
 from textual.widgets import DataTable, Input, OptionList, Static, TextArea
 
-from etui.bench.analysis.summary import summarise
-from etui.bench.store.find import runs_dir
+from etui.bench.folder import runs_dir
+from etui.bench.summary import summarise
 from etui.codec import to_document
 from etui.log.writer import TurnWriter
 from etui.tui.chat import turn_queue as answering

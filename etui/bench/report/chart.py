@@ -10,12 +10,12 @@ from itertools import pairwise
 from markupsafe import Markup
 
 from etui import units
-from etui.bench.analysis.oracle import Oracle
-from etui.bench.analysis.summary import ArmSummary, Summary
-from etui.bench.analysis.summary_text import ends, interval_text, joules_text
+from etui.bench.accuracy import Oracle
 from etui.bench.report import svg
 from etui.bench.report.layout import Size, box_around, place_label
 from etui.bench.report.svg import Axis
+from etui.bench.summary import ArmSummary, Summary
+from etui.bench.summary_text import ends, interval_text, joules_text
 
 _LOG_FROM = 8.0
 """Ratio of the most expensive to the cheapest arm above which the joules axis is logarithmic."""

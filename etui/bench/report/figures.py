@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from etui import units
-from etui.bench.analysis.cost import Figure as CostFigure
-from etui.bench.analysis.summary import Summary, summarise
-from etui.bench.analysis.summary_text import protocol
-from etui.bench.store.run_config import RunConfig
-from etui.bench.store.sample import Sample
+from etui.bench.config import RunConfig
+from etui.bench.cost import Figure as CostFigure
+from etui.bench.sample import Sample
+from etui.bench.summary import Summary, summarise
+from etui.bench.summary_text import protocol
 from etui.plots.style import OPEN_AXES, figure_style, save_figure
 from etui.stats.tests import Interval
 

@@ -11,7 +11,7 @@ from etui import units
 from etui.bench.report import svg
 from etui.bench.report.layout import Size
 from etui.bench.report.svg import Axis
-from etui.bench.store.sample import Sample
+from etui.bench.sample import Sample
 
 WIDE = Size(960, 300, right=120)
 NARROW = Size(400, 260, left=46, right=14, class_="narrow")

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from etui import units
-from etui.bench.store.machines import group_equal
+from etui.bench.machines import group_equal
 from etui.curves.context_share import ContextTerm
 from etui.design.analysis.arm_figures import ArmFigures, compute_arm_figures
 from etui.design.analysis.band_verdict import judge_bands
@@ -37,8 +37,8 @@ from etui.energy.types import Kind
 from etui.stats.tests import holm
 
 if TYPE_CHECKING:
-    from etui.bench.store.run_config import RunConfig
-    from etui.bench.store.sample import Sample
+    from etui.bench.config import RunConfig
+    from etui.bench.sample import Sample
     from etui.calibration.measure import MeasuredPoint
     from etui.design.analysis.operating_curves import ModelCurve
 

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from etui.bench.analysis.accuracy import OUTCOMES, classify_outcome, compute_accuracy
-from etui.bench.analysis.cost import Cost, compute_cost
+from etui.bench.accuracy import OUTCOMES, classify_outcome, compute_accuracy
+from etui.bench.cost import Cost, compute_cost
 from etui.design.analysis.intervals import compute_mean_interval
 from etui.design.analysis.paired import Paired
 from etui.design.analysis.strategies import Strategy
@@ -15,7 +15,7 @@ from etui.stats.frontier import hull
 from etui.stats.tests import Interval
 
 if TYPE_CHECKING:
-    from etui.bench.store.sample import Sample
+    from etui.bench.sample import Sample
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from etui.bench.analysis.cost import add_half_widths
+from etui.bench.cost import add_half_widths
 from etui.energy.types import Kind
 from etui.stats.bootstrap import percentiles, ratio, resample_sums
 from etui.stats.paired import estimate_paired_mean
@@ -18,7 +18,7 @@ from etui.stats.student_t import t_quantile
 from etui.stats.tests import CONFIDENCE, Interval
 
 if TYPE_CHECKING:
-    from etui.bench.store.sample import Sample
+    from etui.bench.sample import Sample
     from etui.stats.arrays import Floats
 
 _INDEPENDENT: frozenset[str | None] = frozenset({Kind.COUNTER.value, Kind.INTEGRATED.value})

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from etui.design.analysis.strategies import Layout, Strategy
 
 if TYPE_CHECKING:
-    from etui.bench.store.sample import Sample
+    from etui.bench.sample import Sample
     from etui.stats.arrays import Flags, Floats
 
 Key = tuple[str, int]

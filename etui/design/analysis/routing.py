@@ -12,7 +12,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from etui.bench.analysis.oracle import cheapest_correct
+from etui.bench.accuracy import cheapest_correct
 from etui.design.analysis.intervals import (
     compute_difference,
     compute_ratio_interval,

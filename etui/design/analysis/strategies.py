@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from etui.bench.store.run_config import RunConfig
+    from etui.bench.config import RunConfig
 
 DIRECT = "direct"
 

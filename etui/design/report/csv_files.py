@@ -6,7 +6,7 @@ import csv
 import io
 from collections.abc import Iterable, Sequence
 
-from etui.bench.analysis.cost import Cost, Figure
+from etui.bench.cost import Cost, Figure
 from etui.design.analysis.analysis import DesignAnalysis, PartAnalysis
 from etui.design.analysis.arm_figures import ArmFigures
 from etui.design.analysis.multiples import Multiple, find_multiple

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from etui import units
-from etui.bench.analysis.summary_text import DASH
-from etui.bench.store.run_folder import SUMMARY
+from etui.bench.folder import SUMMARY
+from etui.bench.summary_text import DASH
 from etui.design.analysis.strategies import Layout
 from etui.design.report.tables import Table
 

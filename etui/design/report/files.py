@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from etui.atomic import write_text
-from etui.bench.store.run_folder import read_run
+from etui.bench.folder import read_run
 from etui.codec import DocumentError
 from etui.design.analysis.analysis import DesignAnalysis, analyse
 from etui.design.curve_points import read_curve_points
 from etui.errors import EtuiError, InvalidFile
 
 if TYPE_CHECKING:
-    from etui.bench.store.run_config import RunConfig
+    from etui.bench.config import RunConfig
 
 PAGE = "report.html"
 MARKDOWN = "report.md"

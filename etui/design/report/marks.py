@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from etui import units
-from etui.bench.analysis.cost import Figure
+from etui.bench.cost import Figure
 from etui.design.analysis.analysis import PartAnalysis
 from etui.design.analysis.band_verdict import name_band
 from etui.design.analysis.bands import Bands

@@ -8,9 +8,9 @@ from typing import Any
 from markupsafe import Markup
 
 from etui import units
-from etui.bench.analysis.summary_text import interval_text, joules_text
+from etui.bench.page import build_config_tree
 from etui.bench.report.layout import Size
-from etui.bench.report.view import build_config_tree
+from etui.bench.summary_text import interval_text, joules_text
 from etui.design.analysis.analysis import DesignAnalysis, PartAnalysis
 from etui.design.analysis.multiples import Against
 from etui.design.analysis.statement import Statement

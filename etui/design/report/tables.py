@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from etui import units
-from etui.bench.analysis.summary_text import DASH, interval_text, joules_text
+from etui.bench.summary_text import DASH, interval_text, joules_text
 from etui.design.analysis.analysis import PartAnalysis
 from etui.design.analysis.arm_figures import ArmFigures
 from etui.design.analysis.band_verdict import name_band

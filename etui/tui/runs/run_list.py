@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from etui.bench.analysis.summary import ArmSummary, Summary
-from etui.bench.analysis.summary_text import ends, headline
+from etui.bench.summary import ArmSummary, Summary
+from etui.bench.summary_text import ends, headline
 from etui.codec import from_document
 from etui.plots.terminal import ArmPoint
 

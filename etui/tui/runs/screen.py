@@ -17,7 +17,7 @@ from textual.screen import Screen
 from textual.widgets import DataTable, Input, Static
 
 from etui import units
-from etui.bench.analysis.summary import ArmSummary
+from etui.bench.summary import ArmSummary
 from etui.errors import format_internal_error
 from etui.plots.terminal import plane_lines
 from etui.text import one_line, sanitize

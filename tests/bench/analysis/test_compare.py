@@ -9,17 +9,19 @@ from dataclasses import replace
 import pytest
 from click.testing import CliRunner
 
-from etui.bench.analysis.against_mixture import compare_with_mixtures
-from etui.bench.analysis.comparable import (
+from etui.bench.compare import (
     System,
     build_labels,
     check_comparable,
+    choose_pairs,
+    compare,
+    compare_with_mixtures,
     list_differences,
     list_obstacles,
+    read_systems,
+    split_arm,
 )
-from etui.bench.analysis.compare import compare
-from etui.bench.analysis.select import choose_pairs, read_systems, split_arm
-from etui.bench.analysis.summary import group_by_system
+from etui.bench.summary import group_by_system
 from etui.cli.bench_compare import compare as command
 from etui.errors import UsageError
 from etui.stats.tests import mcnemar

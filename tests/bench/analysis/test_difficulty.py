@@ -9,13 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from etui.bench.analysis.difficulty import (
+from etui.bench.difficulty import (
+    DifficultySource,
     ModelOutcomes,
     average_outcomes,
     build_difficulty,
     collect_models,
+    parse_difficulty,
 )
-from etui.bench.store.difficulty_table import DifficultySource, parse_difficulty
 from etui.errors import UsageError
 from tests.bench import synthetic
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from etui.bench.analysis.distribution import (
+from etui.bench.cost import (
     compute_distribution,
     compute_percentiles,
     count_gaps,

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from etui.bench.analysis.oracle import cheapest_correct, oracle
-from etui.bench.analysis.summary import group_by_system
+from etui.bench.accuracy import cheapest_correct, oracle
+from etui.bench.summary import group_by_system
 from tests.bench import synthetic
 
 RUN = synthetic.config(per_subject=3)

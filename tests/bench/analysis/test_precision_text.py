@@ -6,13 +6,17 @@ import json
 
 import pytest
 
-from etui.bench.analysis.precision import Precision, SystemPrecision, predict_questions
-from etui.bench.analysis.precision_text import describe_expectation, describe_precision
-from etui.bench.analysis.summary import Summary, summarise, summary_document
-from etui.bench.analysis.summary_text import headline, markdown
-from etui.bench.report.files import SUMMARY_FILE, result_files
-from etui.bench.report.sources import load_precision
-from etui.bench.store.run_config import BenchPrecision
+from etui.bench.config import BenchPrecision
+from etui.bench.precision import (
+    Precision,
+    SystemPrecision,
+    describe_expectation,
+    describe_precision,
+    predict_questions,
+)
+from etui.bench.results import SUMMARY_FILE, load_precision, result_files
+from etui.bench.summary import Summary, summarise, summary_document
+from etui.bench.summary_text import headline, markdown
 from etui.codec import from_document
 from tests.bench import synthetic
 

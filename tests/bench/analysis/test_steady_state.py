@@ -9,14 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from etui.bench.analysis.course import (
+from etui.bench.cost import (
     LEAST_ANSWERS,
     LIMIT_PERCENT,
     compute_drift,
     judge_steadiness,
     list_early_answers,
 )
-from etui.bench.store.sample import Sample
+from etui.bench.sample import Sample
 from etui.turn.record import Tokens
 from tests.bench import synthetic
 

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from etui.bench.analysis.summary import Summary, summarise, summary_document
-from etui.bench.analysis.summary_text import headline, markdown, per_subject_csv
+from etui.bench.summary import Summary, summarise, summary_document
+from etui.bench.summary_text import headline, markdown, per_subject_csv
 from etui.codec import from_document, to_document
 from etui.datasets.mmlu import GROUPS, SUBJECT_GROUPS, find_group, read_labels
 from etui.errors import InvalidFile

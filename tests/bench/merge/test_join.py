@@ -11,21 +11,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from etui.bench.analysis.comparable import System, list_differences
-from etui.bench.analysis.compare import compare
-from etui.bench.analysis.summary import group_by_system, summarise
-from etui.bench.analysis.summary_text import headline, markdown
-from etui.bench.merge.join import NamedRun, merge_runs
+from etui.bench.compare import System, compare, list_differences
+from etui.bench.config import BenchPart, RunConfig, list_part, parse_run_config
+from etui.bench.folder import Recorded
+from etui.bench.lm_eval import lm_eval_document
+from etui.bench.machines import join_machines
+from etui.bench.merge import NamedRun, merge_runs
+from etui.bench.page import render_page
 from etui.bench.report.figures import write_figures
-from etui.bench.report.lm_eval import lm_eval_document
-from etui.bench.report.log_rows import run_record
-from etui.bench.report.page import render_page
-from etui.bench.run.resume import refuse_merged
-from etui.bench.store.parts import BenchPart, list_part
-from etui.bench.store.run_config import RunConfig, parse_run_config
-from etui.bench.store.run_folder import Recorded
-from etui.bench.store.sample import Sample
-from etui.bench.store.several_machines import join_machines
+from etui.bench.run import refuse_merged, run_record
+from etui.bench.sample import Sample
+from etui.bench.summary import group_by_system, summarise
+from etui.bench.summary_text import headline, markdown
 from etui.errors import InvalidFile, UsageError
 from tests.bench import synthetic
 

@@ -11,20 +11,16 @@ from pathlib import Path
 
 import pytest
 
-from etui.bench.analysis.summary import summarise
-from etui.bench.merge.join import NamedRun, merge_runs
-from etui.bench.merge.write import write_merged
-from etui.bench.prompts.formats import FORMATS
-from etui.bench.run.loop import answer_all
-from etui.bench.run.plan import RunPlan, make_plan
-from etui.bench.run.run_request import RunRequest
-from etui.bench.run.sample_writer import SampleWriter
-from etui.bench.run.schedule import build_schedule
-from etui.bench.run.scoring_arm import ScoringArm
-from etui.bench.store.parts import BenchPart
-from etui.bench.store.run_config import RunConfig
-from etui.bench.store.run_folder import RunFolder, read_run
-from etui.bench.store.sample import Sample
+from etui.bench.config import BenchPart, RunConfig
+from etui.bench.folder import RunFolder, read_run
+from etui.bench.formats import FORMATS
+from etui.bench.merge import NamedRun, merge_runs, write_merged
+from etui.bench.plan import RunPlan, RunRequest, make_plan
+from etui.bench.run import SampleWriter, answer_all
+from etui.bench.sample import Sample
+from etui.bench.schedule import build_schedule
+from etui.bench.scoring import ScoringArm
+from etui.bench.summary import summarise
 from etui.config.config import Config
 from etui.energy.types import Energy, Kind
 from etui.errors import EtuiError, Stopped, UsageError

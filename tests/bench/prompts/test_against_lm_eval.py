@@ -11,11 +11,18 @@ from pathlib import Path
 
 import pytest
 
-from etui.bench.prompts.completions import build_query, completion_text
-from etui.bench.prompts.formats import FORMATS, PromptText, ending_weight, prompt_text, sha16
-from etui.bench.prompts.grading import RULES, grade
-from etui.bench.prompts.tokens import PromptEnding, TokenizedPrompt
-from etui.bench.run.scoring import Scored
+from etui.bench.formats import (
+    FORMATS,
+    PromptText,
+    build_query,
+    completion_text,
+    ending_weight,
+    prompt_text,
+    sha16,
+)
+from etui.bench.grading import RULES, grade
+from etui.bench.scoring import Scored
+from etui.bench.tokens import PromptEnding, TokenizedPrompt
 from etui.datasets.question_files import read_questions
 from etui.datasets.questions import ALL_LETTERS, Question
 from tests.bench.prompts import lm_eval_tasks as theirs

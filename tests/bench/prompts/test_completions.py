@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from etui.bench.prompts.completions import build_query, completion_text
-from etui.bench.prompts.formats import FORMATS, messages_sha, sha16
+from etui.bench.formats import FORMATS, build_query, completion_text, messages_sha, sha16
 from etui.chat import DEFAULT_OUTPUT
 from etui.datasets.questions import Question
 from etui.reasoning.output import check_options

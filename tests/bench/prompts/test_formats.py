@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from etui.bench.prompts.formats import FORMATS, chat_messages, ending_weight, prompt_text, sha16
+from etui.bench.formats import FORMATS, chat_messages, ending_weight, prompt_text, sha16
 from etui.datasets.questions import Question
 from etui.multiple_choice import parse_options
 

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from etui.bench.prompts.formats import FORMATS
-from etui.bench.prompts.grading import RULES, find_rule, grade, grades_numbers
+from etui.bench.formats import FORMATS
+from etui.bench.grading import RULES, find_rule, grade, grades_numbers
 from etui.datasets.questions import Question
 
 FLEXIBLE, NUMBER, LETTER = (RULES[x] for x in ("gsm8k-flexible@1", "number@1", "mmlu-pro@1"))

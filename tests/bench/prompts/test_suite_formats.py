@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from etui.bench.prompts.formats import FORMATS
-from etui.bench.prompts.suite_formats import (
+from etui.bench.formats import (
+    FORMATS,
     check_suite,
     choose_default_format,
     count_examples,

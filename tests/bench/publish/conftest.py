@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from etui.bench.publish import folder
-from etui.bench.publish.folder import publish_run
-from etui.bench.store.run_folder import Recorded
+from etui.bench import publish as folder
+from etui.bench.folder import Recorded
+from etui.bench.publish import publish_run
 from tests.bench import synthetic
 from tests.bench.publish.owner import MACHINE, NO_OWNER
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from etui.bench.publish.private import PrivateData
+from etui.bench.publish import PrivateData
 
 MACHINE = {"name": "A processor, 8 CPUs, Linux x86_64", "memory_bytes": 8 << 30}
 NO_OWNER = PrivateData((), ())

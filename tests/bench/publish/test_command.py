@@ -6,11 +6,10 @@ from dataclasses import replace
 
 import pytest
 
-from etui.bench.publish.command import build_command
-from etui.bench.run.arms import to_json
-from etui.bench.run.plan import make_plan
-from etui.bench.store.parts import BenchPart
-from etui.bench.store.run_config import BenchDesign, BenchPolicy, BenchPrecision
+from etui.bench.arms import to_json
+from etui.bench.config import BenchDesign, BenchPart, BenchPolicy, BenchPrecision
+from etui.bench.plan import make_plan
+from etui.bench.publish import build_command
 from etui.cli.bench import _build_request, bench
 from etui.models.catalogue import load_catalogue
 from tests.bench import synthetic

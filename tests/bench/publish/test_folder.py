@@ -9,15 +9,14 @@ from dataclasses import replace
 
 import pytest
 
-from etui.bench.analysis.precision import Precision, SystemPrecision
-from etui.bench.publish import folder as module
-from etui.bench.publish.folder import publish_run, read_sums
-from etui.bench.publish.private import PrivateData
-from etui.bench.report import files as result_files_module
-from etui.bench.store.difficulty_table import parse_difficulty
-from etui.bench.store.run_config import BenchDesign, BenchPolicy, BenchPrecision
-from etui.bench.store.run_folder import Recorded
-from etui.bench.store.sample import parse_sample
+from etui.bench import publish as module
+from etui.bench import results as result_files_module
+from etui.bench.config import BenchDesign, BenchPolicy, BenchPrecision
+from etui.bench.difficulty import parse_difficulty
+from etui.bench.folder import Recorded
+from etui.bench.precision import Precision, SystemPrecision
+from etui.bench.publish import PrivateData, publish_run, read_sums
+from etui.bench.sample import parse_sample
 from etui.errors import EtuiError, InvalidFile, UsageError
 from tests.bench import synthetic
 from tests.bench.publish.owner import MACHINE, NO_OWNER

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from etui.bench.merge.join import NamedRun, merge_runs
-from etui.bench.publish.private import (
+from etui.bench.folder import Recorded
+from etui.bench.merge import NamedRun, merge_runs
+from etui.bench.publish import (
     PrivateData,
     find_leaks,
     find_private_data,
@@ -20,7 +21,6 @@ from etui.bench.publish.private import (
     redact_sample,
     redact_serials,
 )
-from etui.bench.store.run_folder import Recorded
 from tests.bench import synthetic
 
 UUIDS = ("GPU-1a2b3c4d-0000-1111-2222-333344445555", "GPU-ffffffff-0000-1111-2222-333344445556")

@@ -7,11 +7,11 @@ from dataclasses import replace
 
 import pytest
 
-from etui.bench.analysis.distribution import count_gaps
-from etui.bench.analysis.summary import summarise
-from etui.bench.report.energy_record import build_energy_record
-from etui.bench.report.files import result_files
-from etui.bench.store.run_config import BenchMachine
+from etui.bench.config import BenchMachine
+from etui.bench.cost import count_gaps
+from etui.bench.energy_record import build_energy_record
+from etui.bench.results import result_files
+from etui.bench.summary import summarise
 from tests.bench import synthetic
 from tests.fixtures.records import check_document, check_record
 

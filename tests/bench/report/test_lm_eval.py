@@ -12,9 +12,9 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
-from etui.bench.analysis.comparable import System
-from etui.bench.analysis.summary import group_by_system
-from etui.bench.report.lm_eval import lm_eval_document, pooled_stderr, sanitize_path
+from etui.bench.compare import System
+from etui.bench.lm_eval import lm_eval_document, pooled_stderr, sanitize_path
+from etui.bench.summary import group_by_system
 from etui.cli.bench_export import export as command
 from etui.errors import UsageError
 from tests.bench import synthetic

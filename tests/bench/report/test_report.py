@@ -12,13 +12,12 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
-from etui.bench.analysis.summary import summarise, summary_document
+from etui.bench.folder import read_run
+from etui.bench.page import embed_json, render_page
 from etui.bench.report.layout import Size, place_label
-from etui.bench.report.page import render_page
 from etui.bench.report.power_chart import compute_power_steps
-from etui.bench.report.questions_json import embed_json
 from etui.bench.report.svg import CHARACTER_WIDTH, Axis, linear_ticks, log_ticks
-from etui.bench.store.run_folder import read_run
+from etui.bench.summary import summarise, summary_document
 from etui.cli.bench_report import report as command
 from etui.datasets.questions import Question
 from etui.errors import UsageError

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from etui.bench.report.sources import load_texts
+from etui.bench.results import load_texts
 from etui.config.config import Config
 from etui.datasets.download import suite_dir
 from etui.datasets.suites import load_suite

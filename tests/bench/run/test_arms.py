@@ -8,10 +8,9 @@ from pathlib import Path
 import pytest
 
 from etui.arm import Arm
-from etui.bench.run.arms import ArmOverrides, parse_arm, speculate_arms, to_json
-from etui.bench.run.plan import make_plan
-from etui.bench.run.run_request import RunRequest
-from etui.bench.store.run_config import parse_run_config
+from etui.bench.arms import ArmOverrides, parse_arm, speculate_arms, to_json
+from etui.bench.config import parse_run_config
+from etui.bench.plan import RunRequest, make_plan
 from etui.datasets.questions import Question, Suite
 from etui.errors import EtuiError, UsageError
 from etui.models.catalogue import load_catalogue
@@ -64,7 +63,7 @@ NUMBERS = Suite(
 
 @pytest.fixture
 def numbers(monkeypatch) -> None:
-    monkeypatch.setattr("etui.bench.run.plan.load_suite", lambda *given: NUMBERS)
+    monkeypatch.setattr("etui.bench.plan.load_suite", lambda *given: NUMBERS)
 
 
 @pytest.mark.parametrize(
@@ -111,7 +110,7 @@ def test_a_wrong_model_is_reported_before_the_data_are_loaded(config, monkeypatc
     def load(*given):
         raise AssertionError("the data were loaded")
 
-    monkeypatch.setattr("etui.bench.run.plan.load_suite", load)
+    monkeypatch.setattr("etui.bench.plan.load_suite", load)
     with pytest.raises(EtuiError, match="smollm3"):
         make_plan(RunRequest("mmlu", models=("smollm3",)), config, load_catalogue(config))
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from etui.bench.run.scoring_arm import Shared, split_charges
+from etui.bench.scoring import Shared, split_charges
 from etui.energy.types import Energy, Kind
 
 S = 1_000_000_000

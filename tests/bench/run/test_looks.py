@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from etui.bench.run.precision_schedule import choose_first_look, choose_next_look
+from etui.bench.schedule import choose_first_look, choose_next_look
 from etui.datasets.question_sample import order_balanced
 
 SIZES = st.dictionaries(st.sampled_from("abcdef"), st.integers(1, 900), min_size=1)

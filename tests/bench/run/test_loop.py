@@ -8,18 +8,15 @@ from pathlib import Path
 import pytest
 
 from etui.arm import Arm
-from etui.bench.prompts.formats import FORMATS
-from etui.bench.run.arms import ArmOverrides, build_arms, check_format, parse_arm, to_json
-from etui.bench.run.loop import answer_all, collect_done_rows
-from etui.bench.run.plan import RunPlan, make_plan
-from etui.bench.run.resume import refuse_changes
-from etui.bench.run.run_request import RunRequest
-from etui.bench.run.sample_writer import SampleWriter
-from etui.bench.run.schedule import build_schedule
-from etui.bench.run.work import SubjectWork
-from etui.bench.store.run_config import RunConfig
-from etui.bench.store.run_folder import RunFolder, read_run
-from etui.bench.store.sample import Sample
+from etui.bench.arms import ArmOverrides, build_arms, check_format, parse_arm, to_json
+from etui.bench.config import RunConfig
+from etui.bench.folder import RunFolder, read_run
+from etui.bench.formats import FORMATS
+from etui.bench.plan import RunPlan, RunRequest, make_plan
+from etui.bench.run import SampleWriter, answer_all, collect_done_rows, refuse_changes
+from etui.bench.sample import Sample
+from etui.bench.schedule import build_schedule
+from etui.bench.scoring import SubjectWork
 from etui.config.config import Config
 from etui.energy.types import Energy, Kind
 from etui.errors import EtuiError, Stopped, UsageError

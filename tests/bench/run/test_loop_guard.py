@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 
 from etui.arm import Arm
-from etui.bench.prompts.formats import FORMATS
-from etui.bench.run.arms import ArmOverrides, build_arms, parse_arm, to_json
+from etui.bench.arms import ArmOverrides, build_arms, parse_arm, to_json
+from etui.bench.formats import FORMATS
 
 
 def test_an_arm_without_a_setting_is_written_as_before_there_was_a_guard():

@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from etui.bench.run.plan import make_plan, restore_plan
-from etui.bench.run.run_request import RunRequest
+from etui.bench.plan import RunRequest, make_plan, restore_plan
 from etui.config.config import Config
 from etui.errors import UsageError
 from etui.models.catalogue import load_catalogue

@@ -6,15 +6,14 @@ from dataclasses import replace
 
 import pytest
 
-from etui.bench.run.precision_plan import (
+from etui.bench.config import BenchPart, BenchPrecision
+from etui.bench.difficulty import DifficultySource, format_difficulty
+from etui.bench.plan import (
     PrecisionRequest,
     add_precision,
     check_sources,
     restore_difficulty,
 )
-from etui.bench.store.difficulty_table import DifficultySource, format_difficulty
-from etui.bench.store.parts import BenchPart
-from etui.bench.store.run_config import BenchPrecision
 from etui.errors import InvalidFile, UsageError
 from tests.bench.run.test_precision_schedule import make_config, make_plan, suite
 

@@ -10,14 +10,12 @@ from itertools import pairwise
 import pytest
 
 from etui.arm import Arm
-from etui.bench.prompts.formats import FORMATS
-from etui.bench.run.loop import answer_all, collect_done_rows
-from etui.bench.run.plan import RunPlan
-from etui.bench.run.precision_plan import PrecisionRequest, add_precision
-from etui.bench.run.precision_schedule import PrecisionSchedule, open_precision
-from etui.bench.run.sample_writer import SampleWriter
-from etui.bench.store.difficulty_table import format_difficulty
-from etui.bench.store.run_config import BenchPolicy
+from etui.bench.config import BenchPolicy
+from etui.bench.difficulty import format_difficulty
+from etui.bench.formats import FORMATS
+from etui.bench.plan import PrecisionRequest, RunPlan, add_precision
+from etui.bench.run import SampleWriter, answer_all, collect_done_rows
+from etui.bench.schedule import PrecisionSchedule, open_precision
 from etui.datasets.question_sample import draw
 from etui.datasets.questions import Question, Suite
 from etui.errors import Stopped

@@ -7,12 +7,11 @@ from dataclasses import replace
 import pytest
 
 from etui.arm import Arm
-from etui.bench.prompts.formats import FORMATS
-from etui.bench.run.plan import make_plan
-from etui.bench.run.prompt_tokens import count_prompts
-from etui.bench.run.run_request import RunRequest
-from etui.bench.run.turn_arm import TurnArm, decide_always
-from etui.bench.run.work import SubjectWork
+from etui.bench.dry_run import count_prompts
+from etui.bench.formats import FORMATS
+from etui.bench.plan import RunRequest, make_plan
+from etui.bench.scoring import SubjectWork
+from etui.bench.turns import TurnArm, decide_always
 from etui.models.catalogue import load_catalogue
 from etui.models.spec import STARTER
 from etui.runtime.runtime import open_runtime

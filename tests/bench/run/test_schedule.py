@@ -11,10 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from etui.arm import Arm
-from etui.bench.run.plan import RunPlan, make_plan
-from etui.bench.run.run_request import RunRequest
-from etui.bench.run.schedule import build_schedule, order_questions
-from etui.bench.store.parts import BenchPart
+from etui.bench.config import BenchPart
+from etui.bench.plan import RunPlan, RunRequest, make_plan
+from etui.bench.schedule import build_schedule, order_questions
 from etui.datasets.question_sample import order_balanced
 from etui.measure.run import RunLimits
 from etui.models.catalogue import load_catalogue

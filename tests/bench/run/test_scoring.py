@@ -9,16 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from etui.bench.prompts.formats import FORMATS, prompt_text
-from etui.bench.prompts.tokens import (
+from etui.bench.formats import FORMATS, prompt_text
+from etui.bench.scoring import Scored, Scorer, ScoringArm, SubjectWork
+from etui.bench.tokens import (
     TokenizedPrompt,
     build_subject_prompts,
     group_prompts,
     single_letters,
 )
-from etui.bench.run.scoring import Scored, Scorer
-from etui.bench.run.scoring_arm import ScoringArm
-from etui.bench.run.work import SubjectWork
 from etui.datasets.questions import Question
 from etui.engine.context import ContextOptions
 from etui.errors import ContextOverflow

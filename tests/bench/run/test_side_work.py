@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from etui.bench.run.schedule import Piece
-from etui.bench.run.side_work import NoSideWork, interleave
+from etui.bench.run import NoSideWork, interleave
+from etui.bench.schedule import Piece
 
 
 class Noted(NoSideWork):

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from etui.arm import Arm
-from etui.bench.prompts.formats import FORMATS
-from etui.bench.run.turn_arm import TurnArm
-from etui.bench.run.work import SubjectWork
-from etui.bench.store.sample import parse_sample
+from etui.bench.formats import FORMATS
+from etui.bench.sample import parse_sample
+from etui.bench.scoring import SubjectWork
+from etui.bench.turns import TurnArm
 from etui.config.config import Config
 from etui.datasets.questions import Question
 from etui.energy.types import Energy, Kind

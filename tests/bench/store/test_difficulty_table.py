@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from etui.bench.store.difficulty_table import (
+from etui.bench.difficulty import (
     DifficultySource,
     format_difficulty,
     parse_difficulty,

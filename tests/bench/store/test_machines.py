@@ -9,14 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from etui.bench.store.machines import (
+from etui.bench.config import BenchMachine, RunConfig, parse_run_config
+from etui.bench.machines import (
     are_equal,
     describe_machine,
     group_equal,
     name_devices,
     read_gpu_driver,
 )
-from etui.bench.store.run_config import BenchMachine, RunConfig, parse_run_config
 from etui.energy.types import Channel, Kind
 from tests.bench import synthetic
 

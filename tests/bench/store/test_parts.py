@@ -8,8 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from etui.bench.store.parts import BenchPart, cut_subjects, list_part
-from etui.bench.store.run_config import parse_run_config
+from etui.bench.config import BenchPart, cut_subjects, list_part, parse_run_config
 from tests.bench import synthetic
 
 SIZES = st.dictionaries(

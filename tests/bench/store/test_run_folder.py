@@ -11,10 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from etui.bench.store.find import find_run, new_run_id
-from etui.bench.store.run_config import differences, parse_run_config
-from etui.bench.store.run_folder import RunFolder, read_run
-from etui.bench.store.sample import Sample
+from etui.bench.config import differences, parse_run_config
+from etui.bench.folder import RunFolder, find_run, new_run_id, read_run
+from etui.bench.sample import Sample
 from etui.errors import EtuiError, ExitCode, InvalidFile, Stopped, UsageError
 from etui.turn.record import Tokens
 from tests.bench import synthetic

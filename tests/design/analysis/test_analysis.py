@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from etui.bench.store.machines import describe_machine
+from etui.bench.machines import describe_machine
 from etui.design.analysis.analysis import analyse
 from etui.design.analysis.operating_curves import compute_curves
 from etui.design.analysis.strategies import build_layout

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from etui.bench.store.run_config import BenchDesign
+from etui.bench.config import BenchDesign
 from etui.cli.bench_report import report as command
 from etui.design.report.figures import _draw_forest as _draw_figure
 from etui.design.report.files import write_design_report

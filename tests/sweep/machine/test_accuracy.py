@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from etui.bench.run.setup import finish_load
+from etui.bench.setup import finish_load
 from etui.config.config import Config
 from etui.datasets.suites import load_suite
 from etui.engine.context import ContextOptions

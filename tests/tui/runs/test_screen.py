@@ -12,7 +12,7 @@ from textual.app import App
 from textual.pilot import Pilot
 from textual.widgets import DataTable, Static
 
-from etui.bench.analysis.summary import summarise
+from etui.bench.summary import summarise
 from etui.codec import to_document
 from etui.tui.runs.run_list import list_runs
 from etui.tui.runs.screen import (

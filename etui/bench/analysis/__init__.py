@@ -1,1 +1,0 @@
-"""Accuracy, cost and comparisons of runs."""

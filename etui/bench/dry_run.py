@@ -1,0 +1,346 @@
+"""Token count of a run, from the vocabulary alone: no weights are loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from etui.arm import Arm
+from etui.bench.formats import build_query
+from etui.bench.plan import RunPlan
+from etui.bench.precision import describe_expectation, predict_questions
+from etui.bench.tokens import build_subject_prompts
+from etui.chat import Message
+from etui.datasets.questions import Question
+from etui.engine.prefix_cache import common_prefix
+
+if TYPE_CHECKING:
+    from etui.config.config import Config
+    from etui.engine.library import Library
+    from etui.engine.model import Model
+    from etui.engine.session import Session
+    from etui.engine.template_process import TemplateProcess
+    from etui.models.catalogue import Catalogue
+    from etui.models.spec import ModelSpec
+
+
+Key = tuple[str, int]
+"""Subject and row of a question."""
+
+
+_RENDERED = 3
+"""Questions whose whole prompts are rendered to learn what the chat template adds."""
+
+
+@dataclass(frozen=True, slots=True)
+class PromptCounts:
+    """Prompt tokens of each question, and how many of them a subject's questions share."""
+
+    own: Mapping[str, Mapping[Key, int]]
+    """Model -> question -> tokens of its text, worked examples included, or of the whole prompt if
+    nothing is added."""
+    added: Mapping[str, float]
+    """Arm -> tokens that the chat template and the instructions add to each question."""
+    shared: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    """Model -> subject -> tokens of ``own`` that are computed once for questions that follow each
+    other; 0 without reuse."""
+    shared_added: Mapping[str, float] = field(default_factory=dict)
+    """Arm -> tokens of ``added`` that are; absent if none are."""
+
+    def mean(self, arm: Arm, pieces: Iterable[Sequence[Key]]) -> float | None:
+        """Return the mean number of computed prompt tokens of an arm.
+
+        Args:
+            pieces: Questions of one subject each that are answered one after the other.
+
+        Returns:
+            None if it is unknown, or without questions.
+        """
+        own = self.own.get(arm.model)
+        if own is None:
+            return None
+        shared = self.shared.get(arm.model, {})
+        total, count = 0.0, 0
+        for piece in pieces:
+            for subject, row in piece:
+                total += own[subject, row] + self.added[arm.name]
+            if len(piece) > 1 and (again := shared.get(piece[0][0], 0)):
+                again_added = self.shared_added.get(arm.name, 0.0)
+                total -= (len(piece) - 1) * (again + again_added)
+            count += len(piece)
+        return total / count if count else None
+
+
+def count_prompts(plan: RunPlan, config: Config, catalogue: Catalogue) -> PromptCounts:
+    """Count the prompt tokens of all questions of a plan; those of remote models are unknown.
+
+    What the chat template adds is the same for every question, so that it is rendered for a few of
+    them only.
+
+    Raises:
+        ModelUnavailable: A model is not on this machine, or crashes llama.cpp.
+        ContextOverflow: A question does not fit, even without worked examples.
+    """
+    from etui.engine.library import Library
+    from etui.engine.template_process import TemplateProcess
+    from etui.engine.trial import try_model
+    from etui.models.gguf import check_usable
+    from etui.runtime.model_resolution import find_model_file
+
+    own: dict[str, dict[Key, int]] = {}
+    added: dict[str, float] = {}
+    shared: dict[str, dict[str, int]] = {}
+    shared_added: dict[str, float] = {}
+    with closing(Library(config.log_dir)) as library, closing(TemplateProcess()) as templates:
+        for name in plan.models:
+            if catalogue.get(name).backend is not None:
+                continue
+            spec, path = find_model_file(Arm(name, name), config, catalogue)
+            limits = [spec.context, config.context_tokens, check_usable(path).context_tokens]
+            context_tokens = min(limit for limit in limits if limit)
+            try_model(spec, path, config)
+            with closing(_Vocabulary(library, spec, path, context_tokens, templates)) as vocabulary:
+                own[name], shared[name] = vocabulary.count(plan)
+                for arm in plan.arms.values():
+                    if arm.model == name:
+                        added[arm.name] = vocabulary.count_added(plan, arm, own[name])
+                        shared_added[arm.name] = vocabulary.count_shared_added(
+                            plan, arm, shared[name]
+                        )
+    return PromptCounts(own, added, shared, shared_added)
+
+
+class _Vocabulary:
+    """The vocabulary and the chat template of a model: the part of a session that makes prompts."""
+
+    def __init__(
+        self,
+        library: Library,
+        spec: ModelSpec,
+        path: Path,
+        context_tokens: int,
+        templates: TemplateProcess,
+    ) -> None:
+        from etui.engine.chat_prompt import ChatPrompt, find_tool_format
+        from etui.engine.model import Model
+        from etui.engine.session import ModelFacts
+        from etui.engine.special_tokens import SpecialTokens
+        from etui.engine.template import ChatTemplate
+
+        tags = [tag for tag in (spec.think_open, spec.think_close) if tag]
+        self._model = Model(library, path, shown=tags, vocabulary_only=True)
+        source = self._model.metadata("tokenizer.chat_template")
+        self._special = SpecialTokens(self._model.special_tokens())
+        self.facts = ModelFacts(
+            spec.name, context_tokens, spec.think_open, spec.think_close, spec.thinking_switch,
+            tuple(spec.stop), bool(source), tool_format=find_tool_format(source),
+        )  # fmt: skip
+        template = ChatTemplate(
+            templates, spec.name, source, self._model.bos_text, self._model.eos_text
+        )
+        self._prompt = ChatPrompt(template, self._special, self.facts.tool_format, spec.name)
+
+    def render(
+        self, messages: Sequence[Message], *, thinking: bool | None = None, tools: str = ""
+    ) -> str:
+        """Render a prompt as a session does."""
+        switch = self.facts.thinking_switch
+        variables = {} if thinking is None or switch is None else {switch: thinking}
+        return self._prompt.render(messages, variables, tools)
+
+    def tokenize(self, text: str, *, bos: bool = False, special: bool = True) -> list[int]:
+        """Tokenize a text as a session does."""
+        if not special:
+            return self._model.tokenize(text, bos=bos, special=False)
+        tokens = self._special.tokenize(
+            text, lambda piece, parsed: self._model.tokenize(piece, special=parsed)
+        )
+        return self._model.with_bos(tokens) if bos else tokens
+
+    def count(self, plan: RunPlan) -> tuple[dict[Key, int], dict[str, int]]:
+        """Count the tokens of the text of every question, or of its prompt without a template."""
+        counts: dict[Key, int] = {}
+        shared: dict[str, int] = {}
+        for subject, questions in plan.drawn.items():
+            examples = plan.examples[subject]
+            if plan.format.generates:
+                for question in questions:
+                    counts[subject, question.row] = sum(self._count_texts(plan, question))
+                shared[subject] = self._count_shared(plan, questions) if plan.reuse else 0
+                continue
+            found = build_subject_prompts(
+                plan.format, questions, examples, self._tokenize_plain,
+                self.facts.context_tokens, reuse=plan.reuse,
+            )  # fmt: skip
+            prefix = len(found.prefix)
+            share = (found.computed_tokens - prefix) / max(1, len(questions))
+            counts |= {(subject, question.row): prefix + round(share) for question in questions}
+            shared[subject] = prefix
+        return counts, shared
+
+    def count_added(self, plan: RunPlan, arm: Arm, own: Mapping[Key, int]) -> float:
+        """Count the tokens that the template and the instructions of an arm add to a question."""
+        if not plan.format.generates or plan.format.raw:
+            return 0.0
+        first = [(subject, questions[0]) for subject, questions in plan.drawn.items() if questions]
+        differences = [
+            len(self._build_prompt(plan, arm, question)) - own[subject, question.row]
+            for subject, question in first[:_RENDERED]
+        ]
+        return sum(differences) / len(differences) if differences else 0.0
+
+    def count_shared_added(self, plan: RunPlan, arm: Arm, shared: Mapping[str, int]) -> float:
+        """Count the tokens that the template adds to the part that a subject's questions share."""
+        if not plan.format.generates or plan.format.raw:
+            return 0.0
+        several = [
+            (subject, questions)
+            for subject, questions in plan.drawn.items()
+            if len(questions) > 1 and shared[subject]
+        ]
+        differences = [
+            common_prefix(*(self._build_prompt(plan, arm, one) for one in questions[:2]))
+            - shared[subject]
+            for subject, questions in several[:_RENDERED]
+        ]
+        return sum(differences) / len(differences) if differences else 0.0
+
+    def _count_texts(self, plan: RunPlan, question: Question) -> list[int]:
+        """Count the tokens of each message."""
+        messages = build_query(plan.format, question, plan.examples[question.subject]).messages()
+        raw = plan.format.raw
+        return [len(self.tokenize(each.content, bos=raw, special=False)) for each in messages]
+
+    def _count_shared(self, plan: RunPlan, questions: Sequence[Question]) -> int:
+        """Count the tokens of the worked examples, which the questions of a subject share."""
+        if not plan.examples[questions[0].subject] or len(questions) < 2:
+            return 0
+        if not plan.format.raw:
+            return sum(self._count_texts(plan, questions[0])[:-1])
+        texts = [
+            build_query(plan.format, one, plan.examples[one.subject]).messages()[-1].content
+            for one in questions[:2]
+        ]
+        return common_prefix(*map(self._tokenize_plain, texts))
+
+    def _tokenize_plain(self, text: str) -> list[int]:
+        return self.tokenize(text, bos=True, special=False)
+
+    def _build_prompt(self, plan: RunPlan, arm: Arm, question: Question) -> list[int]:
+        from etui.reasoning.cot import thinking_prompt
+        from etui.reasoning.direct import answer_prompt
+        from etui.reasoning.prompts import (
+            ANSWER_MARKER,
+            build_thinking,
+            choose_style,
+            with_letter_instruction,
+        )
+
+        messages = build_query(plan.format, question, plan.examples[question.subject]).messages()
+        session = cast("Session", self)
+        if arm.reasoning != "direct" and arm.think_tokens:
+            thinking = build_thinking(choose_style(arm, self.facts), self.facts)
+            hand_over = self.tokenize(thinking.hand_over)
+            return thinking_prompt(messages, arm, session, thinking, len(hand_over)).tokens
+        if arm.readout == "choices":
+            marker = self.tokenize(ANSWER_MARKER)
+            return [*answer_prompt(with_letter_instruction(messages), arm, session).tokens, *marker]
+        return answer_prompt(messages, arm, session).tokens
+
+    def close(self) -> None:
+        """Free the model."""
+        self._model.free()
+
+
+def count_tokens(plan: RunPlan, config: Config, catalogue: Catalogue) -> dict[str, Any]:
+    """Count the tokens that a run computes, by model.
+
+    Returns:
+        ``questions``, ``format``, and ``models``: name -> ``computed`` (tokens that the run
+        computes), ``prefix`` (those of them in worked examples), ``whole`` (total without reuse).
+        For formats that generate, these are the prompts' own tokens, without a chat template.
+
+    Raises:
+        ModelUnavailable: A model is not on this machine, or crashes llama.cpp.
+        ContextOverflow: A question does not fit, even without worked examples.
+    """
+    from etui.engine.library import Library
+    from etui.engine.model import Model
+    from etui.engine.trial import try_model
+    from etui.models.gguf import check_usable
+    from etui.runtime.model_resolution import find_model_file
+
+    counts: dict[str, dict[str, int]] = {}
+    library = Library(config.log_dir)
+    for name in plan.models:
+        spec, path = find_model_file(Arm(name, name), config, catalogue)
+        gguf = check_usable(path)
+        try_model(spec, path, config)
+        model = Model(library, path, vocabulary_only=True)
+        try:
+            bounds = [spec.context, config.context_tokens, gguf.context_tokens]
+            counts[name] = _count_model_tokens(plan, model, min(bound for bound in bounds if bound))
+        finally:
+            model.free()
+    library.close()
+    return {"questions": plan.questions, "format": plan.format.name, "models": counts}
+
+
+def describe_expected_questions(plan: RunPlan) -> dict[str, Any]:
+    """Describe how many questions a run that stops at a precision will ask.
+
+    Returns:
+        ``points``, ``of``, ``most`` (the questions that are drawn), and ``expected``: accuracy ->
+        questions. Those of a difference depend on how often the systems disagree, so they are
+        those of an accuracy.
+    """
+    assert plan.precision is not None
+    return {
+        "points": plan.precision.points,
+        "of": plan.precision.of,
+        "most": plan.questions,
+        "expected": {f"{share:g}": count for share, count in _predict(plan).items()},
+    }
+
+
+def format_expected_questions(plan: RunPlan) -> str:
+    """Format the expected number of questions as one line."""
+    assert plan.precision is not None
+    text = describe_expectation(plan.precision.points, _predict(plan), plan.questions)
+    if plan.precision.of == "difference":
+        text += "; a difference needs fewer the more the systems agree"
+    return text
+
+
+def _predict(plan: RunPlan) -> dict[float, int]:
+    assert plan.precision is not None
+    total = sum(len(questions) for questions in plan.population.values())
+    return predict_questions(total, plan.precision.points / 100)
+
+
+def _count_model_tokens(plan: RunPlan, model: Model, context_tokens: int) -> dict[str, int]:
+    computed = prefix = whole = 0
+
+    def tokenize(text: str) -> list[int]:
+        return model.tokenize(text, bos=True, special=False)
+
+    for subject, questions in plan.asked.items():
+        examples = plan.examples[subject]
+        if plan.format.generates:
+            own = sum(
+                len(tokenize(message.content))
+                for question in questions
+                for message in build_query(plan.format, question, examples).messages()
+            )
+            computed, whole = computed + own, whole + own
+            continue
+        found = build_subject_prompts(
+            plan.format, questions, examples, tokenize, context_tokens, reuse=plan.reuse
+        )
+        computed += found.computed_tokens
+        prefix += len(found.prefix)
+        whole += sum(prompt.total_tokens for prompt in found.prompts)
+    return {"computed": computed, "prefix": prefix, "whole": whole}

@@ -1,0 +1,301 @@
+"""The energy record of a run: one measurement for each system on each machine."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from etui.bench.config import BenchMachine, BenchModel, RunConfig
+from etui.bench.cost import (
+    Cost,
+    Course,
+    Figure,
+    compute_cost,
+    compute_distribution,
+    compute_percentiles,
+)
+from etui.bench.machines import list_machines
+from etui.bench.sample import Sample
+from etui.bench.summary import Summary, group_samples
+from etui.energy.detection_floor import explain_no_floor
+from etui.energy.energy_record import (
+    RECORD_VERSION,
+    EnergyRecord,
+    Measurement,
+    RecordFigure,
+    Results,
+    build_figure,
+    explain_missing,
+    list_functional_units,
+)
+from etui.energy.record_conditions import (
+    NO_SWEEP,
+    BatchSizes,
+    Hardware,
+    Method,
+    Precision,
+    RecordChannel,
+    RecordModel,
+    Source,
+    Utilisation,
+    build_sensor_floor,
+    build_uncertainty,
+    describe_framework,
+)
+
+_COVERS = (
+    "the error of the meter; the intervals of joules per token, question and right answer also "
+    "cover the choice of questions"
+)
+_OLD = "the run was measured by an earlier version of etui"
+
+
+def build_energy_record(
+    config: RunConfig, samples: Sequence[Sample], summary: Summary
+) -> EnergyRecord:
+    """Build the energy record of a run.
+
+    Args:
+        samples: Its answers, in the order they were given.
+    """
+    machines = list_machines(config)
+    measurements = []
+    for name, rows in group_samples(samples, config).items():
+        for machine in machines:
+            key = machine.key or None
+            inside = [row for row in rows if len(machines) == 1 or row.machine == key]
+            if not inside:
+                continue
+            arm = summary.arms[name]
+            cost = arm.energy if len(machines) == 1 else compute_cost(inside, config.seed)
+            course = next((one for one in arm.courses if one.machine == key), None)
+            measurements.append(_build_measurement(name, config, machine, inside, cost, course))
+    return EnergyRecord(
+        schema_version=RECORD_VERSION,
+        source=Source(
+            kind="bench",
+            id=config.run_id,
+            created_at=config.started_at,
+            workload=f"{config.suite} {config.split}, {config.shots}-shot "
+            f"{config.format}@{config.format_version}",
+        ),
+        measurements=tuple(measurements),
+    )
+
+
+def _build_measurement(
+    name: str,
+    config: RunConfig,
+    machine: BenchMachine,
+    samples: Sequence[Sample],
+    cost: Cost | None,
+    course: Course | None,
+) -> Measurement:
+    pue = float(machine.energy.get("pue", 1.0))
+    idle = machine.idle.get("watts") if machine.idle is not None else None
+    models = _choose_models(name, config, machine.models)
+    results = _build_results(samples, cost, course, pue, idle)
+    half_width, joules, kind = (
+        (None, None, None) if cost is None else (cost.uncertainty, cost.joules, cost.kind)
+    )
+    measured = [sample for sample in samples if sample.joules is not None]
+    coverages = [one.coverage for one in measured if one.coverage is not None]
+    measurement = Measurement(
+        name=name,
+        machine_key=machine.key,
+        hardware=Hardware(
+            machine=machine.name or None,
+            memory_bytes=machine.memory_bytes or None,
+            threads=machine.threads,
+            channels=_build_channels(machine.energy),
+            power_limit_watts=(),
+        ),
+        models=tuple(_build_model(model) for model in models),
+        prompt_tokens=compute_distribution(one.tokens.prompt for one in samples),
+        output_tokens=compute_distribution(one.tokens.output for one in samples),
+        batch=_build_batch(name, config, models),
+        utilisation=_build_utilisation(config, models, measured),
+        framework=describe_framework(machine.versions),
+        pue=pue,
+        method=Method(
+            kind=kind,
+            joules="gross",
+            loads="excluded",
+            sample_hz=machine.energy.get("sample_hz"),
+            idle_watts=idle,
+            unmeasured=tuple(machine.energy.get("unmeasured") or ()),
+            coverage=min(coverages, default=None),
+            window_seconds=None,
+            cool_down_seconds=None,
+            paired_blocks=None,
+        ),
+        uncertainty=build_uncertainty(half_width, joules, _COVERS),
+        detection_floor=build_sensor_floor(half_width, joules, kind),
+        functional_units=list_functional_units(results),
+        results=results,
+    )
+    return explain_missing(measurement, _list_reasons(cost, measurement))
+
+
+def _build_results(
+    samples: Sequence[Sample],
+    cost: Cost | None,
+    course: Course | None,
+    pue: float,
+    idle: float | None,
+) -> Results:
+    measured = [one for one in samples if one.joules is not None] if cost else samples
+    seconds = sum(one.seconds for one in measured)
+    joules = None if cost is None else cost.joules
+    return Results(
+        questions=len(measured),
+        correct=sum(one.correct for one in measured),
+        computed_tokens=sum(one.tokens.computed + one.prefix_tokens for one in measured),
+        output_tokens=sum(one.tokens.output for one in measured),
+        seconds=seconds,
+        it_joules=joules,
+        facility_joules=None if joules is None else joules * pue,
+        net_joules=None if joules is None or idle is None else joules - idle * seconds,
+        prefill_joules=cost.prefill_joules if cost else None,
+        decode_joules=cost.decode_joules if cost else None,
+        mean_watts=cost.mean_watts.value if cost and cost.mean_watts else None,
+        peak_watts=None,
+        joules_per_output_token=_figure(cost.per_output_token if cost else None, pue),
+        joules_per_decoded_token=_figure(cost.per_decoded_token if cost else None, pue),
+        joules_per_computed_token=_figure(cost.per_computed_token if cost else None, pue),
+        joules_per_question=_figure(cost.per_question if cost else None, pue),
+        joules_per_correct=_figure(cost.per_correct if cost else None, pue),
+        percentiles=compute_percentiles(samples),
+        steady_state=course.steady_state if course else None,
+        early_answers=course.early_answers if course else (),
+    )
+
+
+def _figure(figure: Figure | None, pue: float) -> RecordFigure | None:
+    if figure is None:
+        return None
+    return build_figure(figure.value, pue, figure.low, figure.high, figure.sensor)
+
+
+def _choose_models(
+    name: str, config: RunConfig, models: Sequence[BenchModel]
+) -> tuple[BenchModel, ...]:
+    """Choose the models of a system: that of an arm and its draft model, or all of a policy."""
+    if config.routed:
+        return tuple(models)
+    wanted = config.arms.get(name, {}).get("model")
+    return tuple(model for model in models if model.name == wanted) or tuple(models)
+
+
+def _build_channels(energy: Mapping[str, Any]) -> tuple[RecordChannel, ...]:
+    devices: Mapping[str, Any] = energy.get("devices") or {}
+    return tuple(
+        RecordChannel(
+            id=channel,
+            kind=kind,
+            label=devices.get(channel, {}).get("label"),
+            limit_watts=devices.get(channel, {}).get("limit_watts"),
+        )
+        for channel, kind in (energy.get("channels") or {}).items()
+    )
+
+
+def _build_model(model: BenchModel) -> RecordModel:
+    return RecordModel(
+        name=model.name,
+        sha256=model.sha256,
+        file_bytes=model.file_bytes or None,
+        gpu_layers=None if model.backend else model.gpu_layers,
+        precision=Precision(
+            weights=model.quantisation,
+            kv_type=model.kv_type or None,
+            flash_attention=model.flash_attention or None,
+        ),
+        backend=model.backend or "",
+    )
+
+
+def _build_batch(name: str, config: RunConfig, models: Sequence[BenchModel]) -> BatchSizes:
+    arms = list(config.arms.values()) if config.routed else [config.arms.get(name, {})]
+    counts = {
+        min(int(arm.get("votes", 1)), int(arm.get("batch", 1)))
+        if arm.get("reasoning") == "vote"
+        else 1
+        for arm in arms
+    }
+    tokens = {model.batch_tokens for model in models} - {0}
+    return BatchSizes(
+        sequences=max(counts, default=1),
+        batch_tokens=max(tokens, default=None),
+        questions_together=1 if _generates(config) else config.group_questions,
+    )
+
+
+def _build_utilisation(
+    config: RunConfig, models: Sequence[BenchModel], measured: Sequence[Sample]
+) -> Utilisation:
+    flags = [one.shared for one in measured if one.shared is not None]
+    together = 1 if _generates(config) else config.group_questions
+    attribution = "exclusive" if together == 1 else "tokens"
+    return Utilisation(
+        questions_at_a_time=together,
+        is_shared=any(flags) if flags else None,
+        shared_share=sum(flags) / len(flags) if flags else None,
+        attribution=None if any(model.backend for model in models) else attribution,
+    )
+
+
+def _generates(config: RunConfig) -> bool:
+    from etui.bench.formats import FORMATS
+
+    found = FORMATS.get(config.format)
+    return found is not None and found.generates
+
+
+def _list_reasons(cost: Cost | None, measurement: Measurement) -> dict[str, str]:
+    results, remote = measurement.results, any(model.backend for model in measurement.models)
+    unmeasured = "the energy is unmeasured"
+    no_output = "nothing was generated" if not results.output_tokens else _OLD
+    figures = unmeasured if cost is None else "nothing to divide by, or an unknown half width"
+    model = "it is served by a remote backend" if remote else _OLD
+    joules = "" if cost is None else cost.kind
+    return {
+        "": _OLD,
+        "hardware.channels[].label": "the channel has no name of a device",
+        "hardware.channels[].limit_watts": "the device states no power limit",
+        "models": model,
+        "batch.batch_tokens": model,
+        "utilisation.is_shared": unmeasured if cost is None else _OLD,
+        "utilisation.shared_share": unmeasured if cost is None else _OLD,
+        "utilisation.attribution": "a remote backend may answer others at the same time",
+        "method.kind": unmeasured,
+        "method.coverage": unmeasured if cost is None else _OLD,
+        "method.idle_watts": "no idle baseline was measured; see etui power idle",
+        **NO_SWEEP,
+        "uncertainty": unmeasured if cost is None else "the half width of an answer is unknown",
+        "detection_floor": explain_no_floor(cost.uncertainty if cost else None, joules or None),
+        "detection_floor.percent": "no joules to divide by",
+        "results": figures,
+        "results.joules_per_correct": unmeasured if cost is None else "no answer is right",
+        "results.joules_per_output_token": unmeasured if cost is None else no_output,
+        "results.joules_per_decoded_token": unmeasured if cost is None else no_output,
+        "results.joules_per_correct.high": "another sample of questions might have no right answer",
+        "results.net_joules": unmeasured if cost is None else "no idle baseline was measured",
+        "results.peak_watts": "a run keeps joules and seconds of each answer, not its peak",
+        "results.prefill_joules": unmeasured if cost is None else "a question has no phases",
+        "results.decode_joules": unmeasured if cost is None else "a question has no phases",
+        "results.percentiles.joules_per_question": unmeasured,
+        "results.percentiles.joules_per_output_token": unmeasured if cost is None else no_output,
+        "results.percentiles.ttft_seconds": no_output,
+        "results.percentiles.inter_token_seconds": no_output
+        if not results.output_tokens
+        else "no answer has two tokens with known times",
+        "results.steady_state.is_steady": results.steady_state.why
+        if results.steady_state
+        else _OLD,
+        "results.steady_state": "fewer answers than the test needs, or unmeasured",
+        "results.early_answers[].percent_of_usual": "too few other answers to compare with",
+        "results.early_answers[].joules": "unmeasured",
+        "results.early_answers[].joules_per_output_token": "unmeasured, or nothing was generated",
+        "results.early_answers[].joules_per_token": "unmeasured",
+    }

@@ -1,1 +1,0 @@
-"""Join the folders of one plan into one run: parts of it, other machines, other days."""

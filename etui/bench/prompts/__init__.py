@@ -1,1 +1,0 @@
-"""Prompts of multiple-choice questions, as text and as tokens."""

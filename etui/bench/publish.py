@@ -1,0 +1,792 @@
+"""A public folder of a run: its files, and where they may be written."""
+
+from __future__ import annotations
+
+import getpass
+import hashlib
+import json
+import os
+import platform
+import re
+import shlex
+import socket
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from etui import __version__
+from etui.arm import Arm
+from etui.atomic import write_text
+from etui.bench.arms import ArmOverrides, build_arms, parse_arm, speculate_arms, to_json
+from etui.bench.config import RunConfig
+from etui.bench.difficulty import DIFFICULTY
+from etui.bench.folder import PER_SUBJECT, SAMPLES, SUMMARY, Recorded
+from etui.bench.formats import FORMATS
+from etui.bench.sample import Sample
+from etui.bench.summary import Summary
+from etui.bench.summary_text import markdown, suite_name
+from etui.codec import DocumentError
+from etui.datasets.suites import is_named_suite
+from etui.energy.scopes import family
+from etui.errors import EtuiError, InvalidFile, UsageError
+
+if TYPE_CHECKING:
+    from etui.bench.difficulty import DifficultyTable
+    from etui.bench.precision import Precision
+    from etui.bench.sample import Sample
+    from etui.bench.summary import Summary
+
+
+T = TypeVar("T")
+
+
+POLICY_FILE = "policy.yaml"
+
+DESIGN_FILE = "design.yaml"
+
+
+@dataclass(frozen=True, slots=True)
+class RepeatCommand:
+    """A command line, and whether it makes exactly the arms of the run."""
+
+    words: tuple[str, ...]  # Its words, the first is `etui`
+    exact: bool
+    """False if settings of the arms cannot be given on the command line, or come from a model's own
+    entry in models.yaml."""
+
+
+def build_command(config: RunConfig) -> RepeatCommand:
+    """Build the command line that repeats a run.
+
+    It names files beside it for a policy, a design and an own suite, and no places of this machine.
+    Of a merged run it answers the whole plan on one machine.
+    """
+    words = ["etui", "bench"]
+    if config.design is not None:
+        words += ["--design", DESIGN_FILE, *_limit_words(config), *_number("--seed", config.seed)]
+        return RepeatCommand((*words, *_stop_words(config)), exact=True)
+    words += ["--suite", _suite_option(config)]
+    words += [] if config.split == "test" else ["--split", config.split]
+    words += ["--format", config.format, "--shots", str(config.shots)]
+    words += [*_limit_words(config), *_number("--seed", config.seed)]
+    if config.subjects is not None:
+        words += ["--subjects", ",".join(config.subjects)]
+    exact = True
+    if config.policy is not None:
+        words += ["--policy", POLICY_FILE]
+        if not config.routed:
+            words += ["--arms", ",".join(config.arms)]
+            exact = False  # options that override a policy's arms cannot be recovered
+    else:
+        options, exact = _arm_words(config)
+        words += options
+    words += [] if config.prefix_reuse else ["--no-prefix-reuse"]
+    return RepeatCommand((*words, *_stop_words(config)), exact)
+
+
+def _suite_option(config: RunConfig) -> str:
+    """Return the suite, or the name of the user's file without its folder."""
+    if not is_own_file(config.suite):
+        return config.suite
+    suffix = Path(config.data_path).suffix if config.data_path else ""
+    return f"{config.suite}{suffix or '.csv'}"
+
+
+def _limit_words(config: RunConfig) -> list[str]:
+    return [*_number("--limit", config.limit), *_number("--per-subject", config.per_subject)]
+
+
+def _stop_words(config: RunConfig) -> list[str]:
+    words: list[str] = []
+    if config.precision is not None and config.design is None:
+        words += ["--precision", f"{config.precision.points:g}"]
+        words += ["--precision-of", config.precision.of]
+        if config.precision.difficulty_sha256 is not None:
+            words += ["--difficulty", DIFFICULTY]
+    if config.part is not None:
+        words += ["--part", f"{config.part.index + 1}/{config.part.count}"]
+    return words
+
+
+def _number(option: str, value: int | None) -> list[str]:
+    return [] if value is None else [option, str(value)]
+
+
+def _arm_words(config: RunConfig) -> tuple[list[str], bool]:
+    """Return the options that define the arms, and whether these are exactly the run's."""
+    format_ = FORMATS.get(config.format)
+    try:
+        arms = [parse_arm(settings) for settings in config.arms.values()]
+    except DocumentError:
+        arms = []
+    models = list(dict.fromkeys(arm.model for arm in arms)) or [m.name for m in config.models]
+    words = [word for model in models for word in ("--model", model)]
+    if format_ is None or not arms:
+        return words, False
+    ways = list(dict.fromkeys(arm.reasoning for arm in arms)) if format_.generates else []
+    words += [word for way in ways for word in ("--reasoning", way)]
+    thinking = [arm for arm in arms if arm.reasoning != "direct"]
+    votes = [arm for arm in arms if arm.reasoning == "vote"]
+    overrides = ArmOverrides(
+        think_tokens=_common(arm.think_tokens for arm in thinking),
+        votes=_common(arm.votes for arm in votes),
+        stop=_common(arm.stop.rule for arm in votes),
+        max_tokens=_common(arm.max_tokens for arm in arms),
+        temperature=_common(arm.sampling.temperature for arm in arms),
+        loop_guard=_common(arm.loop_guard for arm in arms),
+    )
+    speculates = list(dict.fromkeys(arm.speculate for arm in arms if arm.reasoning != "vote"))
+    if not format_.generates or speculates == ["off"]:
+        speculates = []
+    methods = [word for method in speculates for word in ("--speculate", method)]
+    # The fewest options that make the same arms: none, else all that the arms have in common.
+    for used in (ArmOverrides(), overrides):
+        with suppress(EtuiError):  # an option that has no effect on these arms
+            made = speculate_arms(build_arms(models, ways, used, format_), speculates)
+            if _settings(made.values()) == _settings(arms):
+                return [*words, *_override_words(used), *methods], True
+    return [*words, *_override_words(overrides), *methods], False
+
+
+def _override_words(overrides: ArmOverrides) -> list[str]:
+    words: list[str] = []
+    values: Mapping[str, Any] = {
+        "--think-tokens": overrides.think_tokens,
+        "--votes": overrides.votes,
+        "--stop": overrides.stop,
+        "--max-tokens": overrides.max_tokens,
+        "--temperature": overrides.temperature,
+    }
+    for option, value in values.items():
+        if value is not None:
+            words += [option, f"{value:g}" if isinstance(value, float) else str(value)]
+    if overrides.loop_guard is not None:
+        words.append("--loop-guard" if overrides.loop_guard else "--no-loop-guard")
+    return words
+
+
+def _common(values: Iterable[T]) -> T | None:
+    """Return the value that all have; None without one."""
+    found = list(values)
+    return found[0] if found and all(value == found[0] for value in found) else None
+
+
+def _settings(arms: Iterable[Arm]) -> dict[str, Any]:
+    """Return the settings of arms but for the seed, which the run's own seed sets."""
+    found = {}
+    for arm in arms:
+        document = to_json(arm)
+        document["sampling"] = {k: v for k, v in document["sampling"].items() if k != "seed"}
+        found[arm.name] = document
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class SuiteSource:
+    """Where the questions of a suite come from."""
+
+    title: str
+    citation: str  # How its authors ask to be cited
+    licence: str  # SPDX identifier of its licence
+
+
+SUITES = {
+    "mmlu": SuiteSource(
+        "MMLU",
+        "Dan Hendrycks, Collin Burns, Steven Basart, Andy Zou, Mantas Mazeika, Dawn Song and Jacob "
+        "Steinhardt: Measuring Massive Multitask Language Understanding. ICLR 2021, "
+        "arXiv:2009.03300",
+        "MIT",
+    ),
+    "arc-challenge": SuiteSource(
+        "ARC-Challenge",
+        "Peter Clark, Isaac Cowhey, Oren Etzioni, Tushar Khot, Ashish Sabharwal, Carissa Schoenick "
+        "and Oyvind Tafjord: Think you have Solved Question Answering? Try ARC, the AI2 Reasoning "
+        "Challenge. 2018, arXiv:1803.05457",
+        "CC-BY-SA-4.0",
+    ),
+    "gsm8k": SuiteSource(
+        "GSM8K",
+        "Karl Cobbe, Vineet Kosaraju, Mohammad Bavarian, Mark Chen, Heewoo Jun, Lukasz Kaiser, "
+        "Matthias Plappert, Jerry Tworek, Jacob Hilton, Reiichiro Nakano, Christopher Hesse and "
+        "John Schulman: Training Verifiers to Solve Math Word Problems. 2021, arXiv:2110.14168",
+        "MIT",
+    ),
+    "mmlu-pro": SuiteSource(
+        "MMLU-Pro",
+        "Yubo Wang, Xueguang Ma, Ge Zhang, Yuansheng Ni, Abhranil Chandra, Shiguang Guo, Weiming "
+        "Ren, Aaran Arulraj, Xuan He, Ziyan Jiang, Tianle Li, Max Ku, Kai Wang, Alex Zhuang, "
+        "Rongqi Fan, Xiang Yue and Wenhu Chen: MMLU-Pro: A More Robust and Challenging Multi-Task "
+        "Language Understanding Benchmark. NeurIPS 2024 Datasets and Benchmarks, arXiv:2406.01574",
+        "MIT",
+    ),
+}
+"""Name of a suite -> its source; the sample of etui and own files have none."""
+
+
+def is_own_file(suite: str) -> bool:
+    """Test whether a suite is a file of the user."""
+    return not is_named_suite(suite)
+
+
+_GPU_SCOPES = frozenset({"gpu", "module"})
+
+_SERIAL = re.compile(
+    r"\b(?:GPU|MIG)-[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){0,3}(?:-[0-9a-fA-F]{1,12})?\b"
+)
+
+_HOME = re.compile(
+    r"(?<![\w.-])(?:/home/|/Users/|[A-Za-z]:\\+Users\\+)[^/\\\s\"',;:]+|/root/[^\s\"',;:]*"
+)
+
+
+_COMMON_WORDS = frozenset(
+    {
+        *("root", "user", "users", "admin", "administrator", "ubuntu", "debian", "fedora", "arch"),
+        *(
+            "localhost",
+            "host",
+            "home",
+            "test",
+            "tests",
+            "guest",
+            "runner",
+            "build",
+            "etui",
+            "bench",
+        ),
+        *("model", "models", "desktop", "laptop", "server", "work", "default", "linux", "docker"),
+    }
+)
+"""Names of users and hosts that say nothing about a person and occur in texts."""
+
+
+_SHORTEST_WORD = 4
+
+
+@dataclass(frozen=True, slots=True)
+class PrivateData:
+    """What must not be in a public folder."""
+
+    places: tuple[str, ...]  # Absolute paths of this user's folders
+    words: tuple[str, ...]  # Names of this user and of this machine
+
+
+def find_private_data(folders: Iterable[Path] = ()) -> PrivateData:
+    """Collect the places and names of this user and this machine.
+
+    Args:
+        folders: Further places: of etui's data, of the models, of the run.
+    """
+    places = {str(place) for folder in (Path.home(), *folders) for place in _forms_of(folder)}
+    hosts = {socket.gethostname(), platform.node()}
+    names = {*hosts, *(host.partition(".")[0] for host in hosts), _user_name()}
+    words = {
+        name for name in names if len(name) >= _SHORTEST_WORD and name.lower() not in _COMMON_WORDS
+    }
+    return PrivateData(
+        tuple(sorted(place for place in places if place != os.sep)),
+        tuple(sorted(words)),
+    )
+
+
+def redact_config(config: RunConfig) -> dict[str, Any]:
+    """Return the configuration as JSON values, without places, backends and serial numbers."""
+    document = redact_backends(config.to_json() | {"data_path": None})
+    return redact_serials(document, number_gpus(config))  # type: ignore[no-any-return]
+
+
+def redact_backends(value: Any) -> Any:
+    """Replace the names that the user gave to remote backends, in a document of plain JSON values.
+
+    The names of models on them are left out.
+    """
+    if isinstance(value, Mapping):
+        return {
+            key: "remote" if key == "backend" and item else redact_backends(item)
+            for key, item in value.items()
+            if key != "remote_name"
+        }
+    return [redact_backends(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def redact_sample(sample: Sample) -> dict[str, Any]:
+    """Return an answer as JSON values, without generated text and error message."""
+    return sample.to_json() | {"text": "", "error": None}
+
+
+def number_gpus(config: RunConfig) -> dict[str, str]:
+    """Give the GPUs of each machine numbers: ``gpu:GPU-1a2b`` -> ``gpu:0``."""
+    found: dict[str, str] = {}
+    energies = [machine.energy for machine in config.machines or ()] or [config.energy]
+    for energy in (*energies, config.energy):
+        scopes = [*_keys(energy.get("channels")), *_items(energy.get("unmeasured"))]
+        counts: dict[str, int] = {}
+        for scope in dict.fromkeys(scopes):
+            word = family(scope)
+            if word in _GPU_SCOPES:
+                found.setdefault(scope, f"{word}:{counts.get(word, 0)}")
+                counts[word] = counts.get(word, 0) + 1
+    return found
+
+
+def redact_serials(value: Any, numbers: Mapping[str, str]) -> Any:
+    """Replace serial numbers of GPUs in all texts of a document, keys included.
+
+    Args:
+        value: Plain JSON values.
+        numbers: Scope of a GPU -> what replaces it; other serial numbers become ``GPU``.
+    """
+    if isinstance(value, Mapping):
+        return {
+            redact_serials(key, numbers): redact_serials(item, numbers)
+            for key, item in value.items()
+        }
+    if isinstance(value, list | tuple):
+        return [redact_serials(item, numbers) for item in value]
+    if not isinstance(value, str):
+        return value
+    for scope in sorted(numbers, key=len, reverse=True):
+        value = value.replace(scope, numbers[scope])
+    return _SERIAL.sub("GPU", value)
+
+
+def find_leaks(
+    texts: Mapping[str, str], private: PrivateData, allowed: Collection[str] = ()
+) -> list[str]:
+    """Find private data in texts.
+
+    Args:
+        private: What must not occur.
+        allowed: Words that may occur.
+
+    Returns:
+        One sentence for each kind of private data in each file.
+    """
+    return [
+        f"{name} contains {what}: {_shorten(found)}"
+        for name, text in texts.items()
+        for what, found in _find_in(text, private, {word.lower() for word in allowed})
+    ]
+
+
+def _find_in(
+    text: str, private: PrivateData, allowed: Collection[str]
+) -> Iterator[tuple[str, str]]:
+    plain = text.replace("\\\\", "\\").replace("\\/", "/")
+    for place in private.places:
+        if re.search(rf"{re.escape(place)}(?![\w-])", plain) and place.lower() not in allowed:
+            yield "a folder of this machine", place
+    for word in private.words:
+        pattern = rf"(?<![a-z0-9]){re.escape(word)}(?![a-z0-9])"
+        if word.lower() not in allowed and re.search(pattern, plain, re.IGNORECASE):
+            yield "the name of this user or this machine", word
+    for what, form in (("a home folder", _HOME), ("the serial number of a GPU", _SERIAL)):
+        found = next((m[0] for m in form.finditer(plain) if m[0].lower() not in allowed), None)
+        if found is not None:
+            yield what, found
+
+
+def _forms_of(folder: Path) -> set[Path]:
+    try:
+        return {folder.absolute(), folder.resolve()}
+    except (OSError, RuntimeError):
+        return {folder.absolute()}
+
+
+def _user_name() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return ""  # a container without an entry for its user
+
+
+def _keys(value: object) -> list[str]:
+    return [str(key) for key in value] if isinstance(value, Mapping) else []
+
+
+def _items(value: object) -> list[str]:
+    return [str(item) for item in value] if isinstance(value, list | tuple) else []
+
+
+def _shorten(text: str) -> str:
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+_ABOUT = {
+    "record.json": "the configuration of the run: questions, arms, models, programs, machines",
+    "energy_record.json": "the energy record: conditions, method and uncertainty of the joules",
+    "summary.json": "the results with their intervals",
+    "samples.jsonl": "one line per question and arm: subject, row, letters, log-probabilities, "
+    "tokens, joules, seconds; no texts",
+    "per_subject.csv": "right answers of each subject",
+    POLICY_FILE: "the policy of the run",
+    DESIGN_FILE: "the design of the run",
+    DIFFICULTY: "difficulties of the questions, the covariate of the intervals",
+    "SHA256SUMS": "hashes of all these files: `sha256sum -c SHA256SUMS`",
+}
+
+
+def format_readme(
+    config: RunConfig,
+    summary: Summary,
+    command: RepeatCommand,
+    files: Collection[str],
+    licence: str,
+) -> str:
+    """Format README.md.
+
+    Args:
+        files: Names of the other files of the folder.
+        licence: SPDX identifier of the licence of the results.
+    """
+    return "\n".join(
+        [
+            f"# {suite_name(summary)}: accuracy and energy of {', '.join(config.contenders)}",
+            "",
+            markdown(summary, config).rstrip(),
+            "",
+            *_list_figures(files),
+            *_describe_repeat(config, command),
+            "",
+            *_list_files(files),
+            "",
+            *_describe_limits(config, summary),
+            "",
+            "## Licence and citation",
+            "",
+            f"SPDX-License-Identifier: {licence}",
+            "",
+            f"The results in this folder are licensed under {licence}.{_name_suite(config)}",
+            "",
+            "Accuracy per joule as a measure of reasoning strategies: Wilhelm, Wittkopp and Kao, "
+            "Beyond Test-Time Compute Strategies: Advocating Energy-per-Token in LLM Inference. "
+            "EuroMLSys 2025, arXiv:2603.20224.",
+            "",
+        ]
+    )
+
+
+def _list_figures(files: Collection[str]) -> Iterator[str]:
+    for name in files:
+        if name.endswith(".svg"):
+            title = name.rpartition("/")[2].removesuffix(".svg").replace("_", " ")
+            yield f"![{title}]({name})"
+            yield ""
+
+
+def _describe_repeat(config: RunConfig, command: RepeatCommand) -> Iterator[str]:
+    yield "## Repeat"
+    yield ""
+    yield "```"
+    yield shlex.join(command.words)
+    yield "```"
+    yield ""
+    if config.merged is not None:
+        yield (
+            f"This run was merged from {len(config.merged):,} runs, which answered parts of it "
+            "(`--part`); the command answers all of it on one machine."
+        )
+        yield ""
+    if not command.exact:
+        yield "Some settings of the arms are not in this command: `arms` of record.json has all."
+        yield ""
+    yield (
+        f"with etui {config.versions.get('etui', __version__)} and these model files, by the names "
+        "of models.yaml:"
+    )
+    yield ""
+    for model in config.models:
+        yield f"- `{model.name}`: sha256 `{model.sha256 or 'unknown, a remote model'}`"
+    yield ""
+    yield (
+        f"The data have the sha256 `{config.data_sha256}`. A run of the same plan has the "
+        f"`plan_sha256` `{config.plan_sha256}`; `etui bench merge` joins such runs."
+    )
+
+
+def _list_files(files: Collection[str]) -> Iterator[str]:
+    yield "## Files"
+    yield ""
+    yield "| file | content |"
+    yield "| --- | --- |"
+    for name in files:
+        about = _ABOUT.get(name, "a figure" if name.endswith(".svg") else "")
+        yield f"| `{name}` | {about} |"
+
+
+def _describe_limits(config: RunConfig, summary: Summary) -> Iterator[str]:
+    yield "## What is not here"
+    yield ""
+    yield (
+        "No questions, no prompts and no generated texts. `subject` and `row` (from 0, in the "
+        "order of the original file) name a question, and `answer` is its right letter"
+        + (
+            ". The questions are not public; only their owner can repeat the run."
+            if is_own_file(config.suite)
+            else ", as in the public data."
+        )
+    )
+    yield (
+        "Places, names of hosts and users, and serial numbers of GPUs were removed: GPUs are "
+        "`gpu:0`, `gpu:1`, ..."
+    )
+    if not summary.complete:
+        yield ""
+        yield "The run is unfinished: the figures cover the questions answered so far."
+
+
+def _name_suite(config: RunConfig) -> str:
+    source = SUITES.get(config.suite)
+    if source is None:
+        return ""
+    return f" The questions are from {source.title} ({source.licence}): {source.citation}."
+
+
+PUBLISH_VERSION = 1
+"""Version of the form of a public folder."""
+
+README = "README.md"
+RECORD = "record.json"
+ENERGY_RECORD = "energy_record.json"
+SUMS = "SHA256SUMS"
+_FIGURES = "figures"
+
+
+def publish_run(
+    recorded: Recorded,
+    to: Path,
+    *,
+    licence: str,
+    private: PrivateData,
+    allowed: Collection[str] = (),
+    labels: Mapping[str, Mapping[int, str]] | None = None,
+    precision: Precision | None = None,
+    difficulty: DifficultyTable | None = None,
+) -> tuple[str, ...]:
+    """Write the public folder of a run; writing it again changes nothing.
+
+    Args:
+        to: The folder; new, empty, or of an earlier publication of the same run.
+        licence: SPDX identifier of the licence of the results.
+        private: What must not occur in any file.
+        allowed: Words of it that may.
+        labels: Labels of MMLU-Redux.
+        difficulty: Table of difficulties of the run; None without one.
+
+    Returns:
+        Names of the files.
+
+    Raises:
+        InvalidFile: The run was changed outside etui.
+        UsageError: The run has no answers, the folder is of something else, or one of its files was
+            edited.
+        EtuiError: A file would contain private data, or cannot be written.
+    """
+    if recorded.edited:
+        raise InvalidFile(
+            f"the run was changed outside etui: {'; '.join(recorded.edited)}",
+            "publish a run as etui wrote it",
+        )
+    if not recorded.samples:
+        raise UsageError("the run has no answers yet", "resume it: etui bench --resume RUN")
+    texts = build_files(
+        recorded.config,
+        recorded.samples,
+        licence=licence,
+        labels=labels,
+        precision=precision,
+        difficulty=difficulty,
+    )
+    earlier = _check_target(to, recorded.config, texts)
+    leaks = find_leaks(texts, private, allowed)
+    if leaks:
+        raise EtuiError(
+            "the public folder would contain private data:\n"
+            + "\n".join(f"  {leak}" for leak in leaks),
+            "rename it in the run's policy or models; --allow WORD if it is not private",
+        )
+    try:
+        _write_files(to, texts, earlier)
+    except OSError as error:
+        raise EtuiError(
+            f"cannot write {error.filename or to}: {error.strerror or error}",
+            "publish to another folder",
+        ) from error
+    return tuple(texts)
+
+
+def build_files(
+    config: RunConfig,
+    samples: Sequence[Sample],
+    *,
+    licence: str,
+    labels: Mapping[str, Mapping[int, str]] | None = None,
+    precision: Precision | None = None,
+    difficulty: DifficultyTable | None = None,
+) -> dict[str, str]:
+    """Build the files of a public folder.
+
+    Args:
+        licence: SPDX identifier of the licence of the results.
+        labels: Labels of MMLU-Redux.
+        precision: Precision of the run, if it was asked for.
+        difficulty: Table of difficulties of the run; None without one.
+
+    Returns:
+        Name -> text, the checksums last.
+    """
+    from etui.bench.results import result_files
+    from etui.bench.summary import summarise
+
+    summary = summarise(samples, config, labels, precision)
+    results = result_files(config, samples, summary)
+    numbers = number_gpus(config)
+    command = build_command(config)
+    files = {RECORD: _format_json(_build_record(config, summary, command.words, licence))}
+    for name in (ENERGY_RECORD, SUMMARY):
+        if name in results:
+            document = redact_backends(json.loads(results[name]))
+            files[name] = _format_json(redact_serials(document, numbers))
+    files[SAMPLES] = "".join(
+        json.dumps(redact_serials(redact_sample(sample), numbers), ensure_ascii=True) + "\n"
+        for sample in samples
+    )
+    files[PER_SUBJECT] = results[PER_SUBJECT]
+    if config.policy is not None:
+        files[POLICY_FILE] = config.policy.text
+    if config.design is not None:
+        files[DESIGN_FILE] = config.design.text
+    if difficulty is not None:
+        files[DIFFICULTY] = difficulty.text
+    files |= _draw_figures(config, samples)
+    names = [*files, SUMS]
+    readme = format_readme(config, summary, command, names, licence)
+    files = {README: redact_serials(readme, numbers), **files}
+    files[SUMS] = "".join(f"{_sha256(text)}  {name}\n" for name, text in files.items())
+    return files
+
+
+def read_sums(text: str) -> dict[str, str]:
+    """Parse checksums in the form of ``sha256sum``: name -> hash.
+
+    Raises:
+        ValueError: A line has another form, or a name leaves the folder.
+    """
+    found: dict[str, str] = {}
+    for line in text.splitlines():
+        digest, _, name = line.partition("  ")
+        parts = Path(name).parts
+        if len(digest) != 64 or not parts or ".." in parts or Path(name).is_absolute():
+            raise ValueError(f"not a line of checksums: {line[:80]!r}")
+        found[name] = digest
+    return found
+
+
+def _build_record(
+    config: RunConfig, summary: Summary, command: Sequence[str], licence: str
+) -> dict[str, Any]:
+    return {
+        "publish_version": PUBLISH_VERSION,
+        "generator": f"etui {__version__}",
+        "license": licence,
+        "run_id": config.run_id,
+        "complete": summary.complete,
+        "questions": summary.questions,
+        "command": list(command),
+        "config_sha256": config.sha256,
+        "plan_sha256": config.plan_sha256,
+        "config": redact_config(config),
+    }
+
+
+def _draw_figures(config: RunConfig, samples: Sequence[Sample]) -> dict[str, str]:
+    from etui.bench.report.figures import write_figures
+
+    with TemporaryDirectory(prefix="etui-figures-") as folder:
+        return {
+            f"{_FIGURES}/{path.name}": path.read_text(encoding="utf-8")
+            for path in write_figures(Path(folder), config, samples)
+            if path.suffix == ".svg"
+        }
+
+
+def _check_target(to: Path, config: RunConfig, texts: Mapping[str, str]) -> dict[str, str]:
+    """Return the checksums of an earlier publication of the run; empty for a new folder.
+
+    A publication that was interrupted is none of these: it has some of the new files already.
+    """
+    if to.exists() and not to.is_dir():
+        raise UsageError(f"{to} is a file", "choose a new folder with --to")
+    entries = [entry for entry in to.iterdir() if entry.name != ".git"] if to.is_dir() else []
+    if not entries:
+        return {}
+    foreign = UsageError(
+        f"{to} is not empty, and not a publication of this run", "choose a new folder with --to"
+    )
+    try:
+        record = json.loads((to / RECORD).read_text(encoding="utf-8"))
+        sums = read_sums((to / SUMS).read_text(encoding="utf-8"))
+        same = record["run_id"] == config.run_id and "publish_version" in record
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        if _has_only(to, texts):
+            return {}
+        raise foreign from None
+    if not same:
+        raise foreign
+    for name, digest in sums.items():
+        path = to / name
+        try:
+            edited = path.is_file() and not _holds(path, digest, texts.get(name))
+        except OSError:
+            edited = True
+        if edited:
+            raise UsageError(
+                f"{path} was edited since it was published, and would be overwritten",
+                "move it to another name, or publish to a new folder",
+            )
+    return sums
+
+
+def _holds(path: Path, digest: str, text: str | None) -> bool:
+    """Return whether a file has a hash, or is a text."""
+    found = hashlib.sha256(path.read_bytes()).hexdigest()
+    return found == digest or (text is not None and found == _sha256(text))
+
+
+def _has_only(to: Path, texts: Mapping[str, str]) -> bool:
+    """Return whether a folder has nothing but some of the files that will be written."""
+    try:
+        for path in to.rglob("*"):
+            name = path.relative_to(to).as_posix()
+            if name.startswith(".") or (path.is_dir() and not path.is_symlink()):
+                continue
+            text = texts.get(name)
+            pending = path.name.startswith(".") and path.suffix == ".tmp"
+            if not pending and (path.is_symlink() or text is None or not _holds(path, "", text)):
+                return False
+    except OSError:
+        return False
+    return True
+
+
+def _write_files(to: Path, texts: Mapping[str, str], earlier: Collection[str]) -> None:
+    """Write the files, the checksums last; remove those of an earlier publication."""
+    for name, text in texts.items():
+        path = to / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_text(path, text, errors="surrogatepass")
+    for name in earlier:
+        if name not in texts:
+            (to / name).unlink(missing_ok=True)
+
+
+def _format_json(document: Any) -> str:
+    return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()

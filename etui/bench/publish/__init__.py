@@ -1,1 +1,0 @@
-"""The public form of a run: a folder fit for a git repository."""

@@ -1,0 +1,659 @@
+"""Run a benchmark from its plan to its reports; ``etui bench`` without the command line."""
+
+from __future__ import annotations
+
+import json
+import math
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from queue import SimpleQueue
+from threading import Event
+from typing import TYPE_CHECKING, Any, Protocol
+
+from etui.arm import Arm
+from etui.bench.config import RunConfig, differences, plan_differences
+from etui.bench.difficulty import DIFFICULTY
+from etui.bench.folder import RUN, RunFolder, new_run_id, read_run, runs_dir
+from etui.bench.machines import (
+    MachineShare,
+    add_machines,
+    assign_keys,
+    is_comparison,
+    undo_join,
+)
+from etui.bench.plan import RunPlan, check_sources, restore_difficulty
+from etui.bench.results import write_results
+from etui.bench.sample import Sample
+from etui.bench.schedule import Piece, build_schedule, open_precision
+from etui.bench.scoring import Answered, QuestionAnswerer, ScoringArm, SubjectWork
+from etui.bench.setup import build_run_config, finish_load, load_models
+from etui.bench.summary import Summary, may_pool, summary_document
+from etui.energy.scopes import weakest
+from etui.energy.types import Kind
+from etui.errors import EtuiError, Stopped, UsageError
+from etui.log.records import AnswerRecord, RunRecord
+from etui.measure.folder import check_new
+from etui.measure.run import NO_LIMITS, Ending, RunLimits, measure_cells, work_between_blocks
+from etui.text import utc_now
+from etui.turn.ports import Meter
+
+if TYPE_CHECKING:
+    from etui.backends.local import LocalBackend
+    from etui.bench.summary import Summary
+    from etui.log.writer import TurnWriter
+    from etui.runtime.runtime import Runtime
+
+
+def run_record(
+    config: RunConfig,
+    folder: Path,
+    samples: Sequence[Sample],
+    status: str,
+    summary: Summary | None = None,
+) -> RunRecord:
+    """Build the row of a run in its current state.
+
+    Joules are None if those of any answer are, since a partial sum would look like the total, and
+    if the machines of the run are not equal.
+
+    Args:
+        samples: The answers so far.
+        status: ``running``, ``complete``, ``stopped`` or ``error``.
+        summary: None before the run has one.
+    """
+    known = [s.joules for s in samples if s.joules is not None]
+    measured = bool(samples) and len(known) == len(samples) and may_pool(samples, config)
+    kind = weakest(Kind(s.kind) for s in samples if s.kind is not None) if measured else None
+    return RunRecord(
+        run_id=config.run_id,
+        created_at=config.started_at,
+        finished_at=None if status == "running" else utc_now("seconds"),
+        status=status,
+        folder=str(folder),
+        suite=config.suite,
+        format=f"{config.format}@{config.format_version}",
+        shots=config.shots,
+        seed=config.seed,
+        data_sha256=config.data_sha256,
+        config_sha256=config.sha256,
+        questions=config.questions if summary is None else summary.questions,
+        correct=sum(s.correct for s in samples),
+        joules=math.fsum(known) if measured else None,
+        uncertainty=math.fsum(s.uncertainty or 0.0 for s in samples) if measured else None,
+        kind=kind.value if kind is not None else None,
+        seconds=math.fsum(s.seconds for s in samples),
+        arms=config.contenders,
+        config=config.to_json(),
+        summary={} if summary is None else summary_document(summary),
+    )
+
+
+def answer_record(run_id: str, sample: Sample) -> AnswerRecord:
+    """Build the row of an answer."""
+    return AnswerRecord(
+        run_id=run_id,
+        arm=sample.arm,
+        subject=sample.subject,
+        row=sample.row,
+        answer=sample.answer,
+        choice=sample.choice,
+        correct=sample.correct,
+        letter_mass=sample.letter_mass,
+        status=sample.status,
+        tokens_computed=sample.tokens.computed,
+        tokens_cached=sample.tokens.cached,
+        tokens_thinking=sample.tokens.thinking,
+        tokens_output=sample.tokens.output,
+        joules=sample.joules,
+        uncertainty=sample.uncertainty,
+        kind=sample.kind,
+        seconds=sample.seconds,
+        logprobs=dict(sample.logprobs) if sample.logprobs is not None else None,
+    )
+
+
+def answer_all(
+    plan: RunPlan,
+    schedule: Iterable[Piece],
+    systems: Mapping[str, QuestionAnswerer],
+    done: Mapping[tuple[str, str], set[int]],
+    sink: SampleWriter,
+    check_limits: Callable[[float], Ending | None],
+) -> Ending:
+    """Run the systems on the questions that they have not answered.
+
+    Args:
+        done: (system, subject) -> rows that are already answered.
+        check_limits: Takes the joules used so far; returns why the run ends now, or None.
+
+    Raises:
+        EtuiError: The engine failed, or the folder cannot be written.
+    """
+    pieces = (
+        (piece.system, build_work(plan, piece, done.get((piece.system, piece.subject), set())))
+        for piece in schedule
+    )
+    return measure_cells(
+        ((system, work) for system, work in pieces if work.left),
+        lambda cell: systems[cell[0]].answer(cell[1]),
+        sink.put,
+        lambda: check_limits(sink.joules),
+    )
+
+
+def build_work(plan: RunPlan, piece: Piece, done: set[int]) -> SubjectWork:
+    """Build the work of a piece from the questions of the plan.
+
+    Args:
+        done: Rows of its subject that its system has answered.
+    """
+    by_row = {question.row: question for question in plan.drawn[piece.subject]}
+    questions = tuple(by_row[row] for row in piece.rows)
+    return SubjectWork(piece.subject, questions, done, plan.examples[piece.subject])
+
+
+def collect_done_rows(
+    config: RunConfig, samples: Iterable[Sample]
+) -> dict[tuple[str, str], set[int]]:
+    """Collect the answered rows: (system, subject) -> rows."""
+    found: dict[tuple[str, str], set[int]] = {}
+    for sample in samples:
+        key = (config.contender(sample.arm), sample.subject)
+        found.setdefault(key, set()).add(sample.row)
+    return found
+
+
+class SideWork(Protocol):
+    """Work between blocks, on the thread that answers."""
+
+    @property
+    def joules(self) -> float:
+        """Joules that it has used so far, those before a resume included."""
+
+    def begin(self, config: RunConfig, folder: Path, samples: Sequence[Sample]) -> None:
+        """Begin a run, or resume it after ``samples``."""
+
+    def work(self, ended: Callable[[], bool]) -> None:
+        """Do what is due between two blocks.
+
+        Args:
+            ended: Whether the run ends now; what is due is then left.
+
+        Raises:
+            EtuiError: The engine failed, or the folder cannot be written.
+        """
+
+    def finish(self) -> None:
+        """Conclude the work of a run that ends, complete or not, before the log is closed."""
+
+
+class NoSideWork:
+    """Does nothing."""
+
+    joules = 0.0
+
+    def begin(self, config: RunConfig, folder: Path, samples: Sequence[Sample]) -> None:
+        """Do nothing."""
+
+    def work(self, ended: Callable[[], bool]) -> None:
+        """Do nothing."""
+
+    def finish(self) -> None:
+        """Do nothing."""
+
+
+def interleave(
+    pieces: Iterable[Piece], side_work: SideWork, ended: Callable[[], bool]
+) -> Iterator[Piece]:
+    """Yield the pieces of a schedule, and work after each block before the next one is asked for.
+
+    Args:
+        ended: Whether the run ends now.
+    """
+    return work_between_blocks(pieces, lambda piece: piece.block, lambda: side_work.work(ended))
+
+
+class SampleWriter:
+    """Measures, writes and shows answers in the order they were given.
+
+    Answers are on the disk as soon as the meter has a reading after their end, some tens of
+    milliseconds later, while the next question is being computed.
+
+    Args:
+        folder: Where the answers are written.
+        meter: Provides the energy of an interval.
+        show: Called with the samples after they are written, from the writer's thread.
+        joules: Joules of earlier answers if the run is resumed.
+        share: The machine's share of a run of several; None for a run of one machine.
+    """
+
+    def __init__(
+        self,
+        folder: RunFolder,
+        meter: Meter,
+        show: Callable[[Sequence[Sample]], None],
+        joules: float = 0.0,
+        share: MachineShare | None = None,
+    ) -> None:
+        self._folder = folder
+        self._meter = meter
+        self._show = show
+        self._queue: SimpleQueue[Answered | threading.Event | None] = SimpleQueue()
+        self._failure: BaseException | None = None
+        self._joules = joules
+        self._share = share
+        self._thread = threading.Thread(target=self._work, name="etui-bench", daemon=True)
+        self._thread.start()
+
+    @property
+    def joules(self) -> float:
+        """Joules of all written answers, those before a resume included."""
+        return self._joules
+
+    def put(self, answered: Answered) -> None:
+        """Queue answers for writing.
+
+        Raises:
+            EtuiError: Earlier answers could not be written.
+        """
+        self._check()
+        self._queue.put(answered)
+
+    def wait(self) -> None:
+        """Wait until the answers put so far are written and shown.
+
+        Raises:
+            EtuiError: One of them could not be written.
+        """
+        written = threading.Event()
+        self._queue.put(written)
+        written.wait()
+        self._check()
+
+    def close(self) -> None:
+        """Wait until all answers are written.
+
+        Raises:
+            EtuiError: An answer could not be written.
+        """
+        self._queue.put(None)
+        self._thread.join()
+        self._check()
+
+    def _check(self) -> None:
+        if self._failure is not None:
+            raise self._failure
+
+    def _work(self) -> None:
+        while (answered := self._queue.get()) is not None:
+            if isinstance(answered, threading.Event):
+                answered.set()
+            elif self._failure is None:
+                try:
+                    self._write(answered)
+                except BaseException as error:  # noqa: BLE001 - raised in the caller's thread
+                    self._failure = error
+
+    def _write(self, answered: Answered) -> None:
+        self._meter.settle(answered.end_ns)
+        samples = answered.samples(self._meter.energy)
+        if self._share is not None:
+            samples = [self._share.place(sample) for sample in samples]
+        self._folder.add_samples(samples)
+        self._joules += math.fsum(s.joules for s in samples if s.joules is not None)
+        self._show(samples)
+
+
+def read_answers(folder: Path) -> tuple[Sample, ...]:
+    """Read the answers of a run that ends.
+
+    Raises:
+        Stopped: It has none.
+    """
+    samples = read_run(folder).samples
+    if not samples:
+        raise Stopped(
+            "stopped before the first answer", f"resume with: etui bench --resume {folder}"
+        )
+    return samples
+
+
+def refuse_merged(config: RunConfig) -> None:
+    """Refuse to resume a run that was merged from others.
+
+    Raises:
+        UsageError: It was.
+    """
+    if config.merged is not None:
+        raise UsageError(
+            f"run {config.run_id} was merged from {', '.join(config.merged)}, and answers nothing "
+            "itself",
+            "resume one of these, or answer another part with --part, and merge again",
+        )
+
+
+def refuse_changes(before: RunConfig, now: RunConfig) -> None:
+    """Refuse to resume a run with different settings.
+
+    Raises:
+        UsageError: The settings differ; the message lists them.
+    """
+    if before.sha256 != now.sha256:
+        _refuse_differences(before.run_id, differences(before, now))
+
+
+def refuse_other_plan(before: RunConfig, now: RunConfig) -> None:
+    """Refuse to resume a run of several machines on one that asks something else.
+
+    Programs and hardware may differ there: each answer names its machine.
+
+    Raises:
+        UsageError: The plans differ; the message lists how.
+    """
+    _refuse_differences(before.run_id, plan_differences(undo_join(before), now))
+
+
+def _refuse_differences(run_id: str, found: Mapping[str, tuple[Any, Any]]) -> None:
+    if not found:
+        return
+    changes = "; ".join(
+        f"{path} was {_format_value(one)} and is now {_format_value(other)}"
+        for path, (one, other) in list(found.items())[:6]
+    )
+    raise UsageError(
+        f"run {run_id} was started with different settings: {changes}",
+        "restore them, or start a new run",
+    )
+
+
+def _format_value(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+@dataclass(slots=True)
+class RunLog:
+    """Keeps the log up to date with a run."""
+
+    writer: TurnWriter
+    config: RunConfig
+    folder: Path
+    status: str = "running"  # As in :func:`etui.bench.run.run_record`
+    summary: Summary | None = None  # Summary of the run; None before it has one
+
+    def add(self, samples: Sequence[Sample]) -> None:
+        """Write the rows of answers."""
+        self.writer.save_answers([answer_record(self.config.run_id, each) for each in samples])
+
+    def conclude(self, ending: Ending) -> None:
+        """Note how the run ended; its row is written when the log is closed."""
+        self.status = "complete" if ending in ("complete", "precise") else "stopped"
+
+    def save(self) -> None:
+        """Write the row of the run, by the answers in its folder."""
+        samples = read_run(self.folder).samples
+        self.writer.save_run(
+            run_record(self.config, self.folder, samples, self.status, self.summary)
+        )
+
+
+@contextmanager
+def log_run(
+    writer: TurnWriter, config: RunConfig, folder: Path, before: Sequence[Sample]
+) -> Iterator[RunLog]:
+    """Log a run for the time of the body, and close the log.
+
+    A run that an error ends is logged as stopped if the user stopped it, else as an error.
+
+    Args:
+        before: The answers that it has already.
+    """
+    log = RunLog(writer, config, folder)
+    log.save()
+    log.add(before)
+    log.status = "error"
+    try:
+        yield log
+    except (KeyboardInterrupt, Stopped):
+        log.status = "stopped"
+        raise
+    except EtuiError:
+        log.status = "error"
+        raise
+    finally:
+        with suppress(EtuiError):  # all is in the folder, and a log error was reported
+            log.save()
+            writer.close()
+
+
+class Audience(Protocol):
+    """Shows the progress of a run."""
+
+    def say(self, text: str) -> None:
+        """Show a line about the current step."""
+
+    def begin(self, config: RunConfig, folder: Path, samples: Sequence[Sample]) -> None:
+        """Show that the run starts, or resumes after ``samples``."""
+
+    def see(self, samples: Sequence[Sample]) -> None:
+        """Show new answers, which are on disk; called from another thread, one call at a time."""
+
+    def expect(self, questions: int) -> None:
+        """Show that about so many questions are asked, since the run stops at a precision."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunOutcome:
+    """How a run ended."""
+
+    ending: Ending  # Whether all questions are answered, and if not, why
+    folder: Path
+    config: RunConfig
+    samples: Sequence[Sample]
+    summary: Summary
+
+
+@dataclass(slots=True)
+class BenchRunner:
+    """Runs plans on this machine."""
+
+    runtime: Runtime[LocalBackend]  # This machine, with llama.cpp in this process
+    audience: Audience  # Shows the progress
+    stopped: Event  # Set when the user wants to stop
+    on_stop: Callable[[Callable[[], None]], None] = lambda cancel: None
+    """Called, once the engine is open, with a function that ends a running answer."""
+    build_side_work: Callable[[RunPlan], SideWork] = lambda plan: NoSideWork()
+    """Builds what a plan does between its blocks."""
+
+    def start(self, plan: RunPlan, out: Path | None, limits: RunLimits = NO_LIMITS) -> RunOutcome:
+        """Run a plan in a new folder.
+
+        Args:
+            out: The run folder; None creates one in the folder of all runs.
+            limits: Stop once these are reached.
+
+        Raises:
+            EtuiError: The run cannot start, or did not finish; its answers are kept.
+        """
+        if out is not None:
+            check_new(out, RUN)  # report an error before loading models takes minutes
+        run_id = new_run_id(plan.suite.name, plan.format.name, plan.systems, datetime.now())
+        config = self.configure(plan, run_id)
+        check_sources(
+            plan, {model.name: model.sha256 for model in config.models}, self.audience.say
+        )
+        place = out or runs_dir(self.runtime.config) / run_id
+        with RunFolder.start(place, config) as folder:
+            if plan.difficulty is not None:
+                folder.write(DIFFICULTY, plan.difficulty.text)
+            return self._run(plan, config, folder, (), limits)
+
+    def resume(
+        self,
+        folder: Path,
+        plan_again: Callable[[RunConfig], RunPlan],
+        limits: RunLimits = NO_LIMITS,
+    ) -> RunOutcome:
+        """Resume a run.
+
+        Args:
+            plan_again: Builds the plan of a run from its configuration.
+            limits: Stop once these are reached; joules used before count, time does not.
+
+        Raises:
+            UsageError: The run was started with other data, models or programs, or was merged.
+            EtuiError: The run cannot resume, or did not finish; its answers are kept.
+        """
+        opened, recorded = RunFolder.resume(folder)
+        with opened:
+            before = recorded.config
+            refuse_merged(before)
+            plan = restore_difficulty(plan_again(undo_join(before)), before, folder / DIFFICULTY)
+            now = self.configure(plan, before.run_id)
+            if before.machines is not None:
+                return self._resume_here(plan, before, now, opened, recorded.samples, limits)
+            refuse_changes(before, now)
+            return self._run(plan, before, opened, recorded.samples, limits)
+
+    def _resume_here(
+        self,
+        plan: RunPlan,
+        before: RunConfig,
+        now: RunConfig,
+        folder: RunFolder,
+        samples: Sequence[Sample],
+        limits: RunLimits,
+    ) -> RunOutcome:
+        """Resume a run of several machines on this one."""
+        refuse_other_plan(before, now)
+        machine = assign_keys(before.machines or (), {"here": now})["here"]
+        compare = is_comparison(before)
+        config = add_machines(before, [machine])
+        if compare and config != before:
+            keys = ", ".join(each.key for each in before.machines or ())
+            raise UsageError(
+                f"run {before.run_id} compares {keys}, and this machine is none of them",
+                "resume it on one of them, or with --cluster",
+            )
+        if config != before:
+            folder.add_machines(config)
+
+        share = MachineShare(machine.key, compare)
+        return self._run(plan, config, folder, samples, limits, share)
+
+    def configure(self, plan: RunPlan, run_id: str) -> RunConfig:
+        """Load the models of a plan and describe the run on this machine.
+
+        Raises:
+            EtuiError: A model cannot be loaded, or a question does not fit into its context.
+        """
+        runtime = self.runtime
+        if plan.policy is None:
+            for arm in plan.arms.values():
+                runtime.serve(arm)  # report a draft model that is missing before any energy is used
+        runtime.recorder.start()
+        self.on_stop(runtime.backend.cancel)
+        models = load_models(
+            plan, runtime.backend, lambda name: runtime.serve(Arm(name, name)), self.audience.say
+        )
+        idle = runtime.use_idle_baseline(plan.models[0])
+        gpus = runtime.backend.describe_gpus()
+        return build_run_config(plan, run_id, models, runtime.config, runtime.recorder, idle, gpus)
+
+    def _run(
+        self,
+        plan: RunPlan,
+        config: RunConfig,
+        folder: RunFolder,
+        before: Sequence[Sample],
+        limits: RunLimits,
+        share: MachineShare | None = None,
+    ) -> RunOutcome:
+        systems = self.build_systems(plan)
+        side_work = self.build_side_work(plan)
+        side_work.begin(config, folder.path, before)
+        self.audience.begin(config, folder.path, before)
+        with log_run(self.runtime.writer, config, folder.path, before) as log:
+            precise = open_precision(plan, config, lambda: sink.wait(), self.audience)
+
+            def see(new: Sequence[Sample]) -> None:
+                # Not kept in memory: they are on disk, and a long run stays small.
+                if precise is not None:
+                    precise.add(new)
+                log.add(new)
+                self.audience.see(new)
+
+            spent = math.fsum(s.joules for s in before if s.joules is not None)
+            sink = SampleWriter(folder, self.runtime.meter, see, spent, share)
+            try:
+                if precise is not None:
+                    precise.add(before)
+                schedule = (
+                    build_schedule(plan, systems) if precise is None else precise.pieces(systems)
+                )
+                if share is None:
+                    done = collect_done_rows(config, before)
+                else:
+                    done = collect_done_rows(undo_join(config), share.select(before))
+                limit = limits.start(self.stopped.is_set)
+
+                def check(joules: float) -> Ending | None:
+                    return limit(joules + side_work.joules)
+
+                def ended() -> bool:
+                    return check(sink.joules) is not None
+
+                schedule = interleave(schedule, side_work, ended)
+                ending = answer_all(plan, schedule, systems, done, sink, check)
+            finally:
+                sink.close()
+            samples = read_answers(folder.path)
+            precision = precise.report if precise is not None else None
+            if ending == "complete" and precision and precision.questions < config.questions:
+                ending = "precise"
+            if ending == "complete" and share is not None and share.compare:
+                asked = config.questions * len(config.contenders)
+                ending = ending if len(samples) == asked else "stopped"  # others have some left
+            log.conclude(ending)
+            side_work.finish()
+            self.audience.say("writing the report")
+            log.summary = write_results(folder, config, samples, self.runtime.config, precision)
+        return RunOutcome(ending, folder.path, config, samples, log.summary)
+
+    def build_systems(self, plan: RunPlan) -> dict[str, QuestionAnswerer]:
+        """Build the systems of a plan by name: its arms, or its policy."""
+        from etui.bench.turns import TurnArm, decide_always, decide_by_policy
+
+        stopped = self.stopped.is_set
+        if plan.policy is not None:
+            decide = decide_by_policy(plan.policy, self.runtime)
+            arm = TurnArm(
+                decide, self.runtime, format_=plan.format, reuse=plan.reuse, cancelled=stopped
+            )
+            return {plan.policy.name: arm}
+        if plan.format.generates:
+            return {
+                name: TurnArm(
+                    decide_always(arm),
+                    self.runtime,
+                    format_=plan.format,
+                    reuse=plan.reuse,
+                    cancelled=stopped,
+                )
+                for name, arm in plan.arms.items()
+            }
+
+        def build_scoring_arm(arm: Arm) -> ScoringArm:
+            def open_session() -> Any:
+                served = self.runtime.serve(arm)
+                return finish_load(self.runtime.backend.load(served.spec, served.local_path()))[0]
+
+            return ScoringArm(
+                arm.name, open_session, plan.format, reuse=plan.reuse, cancelled=stopped
+            )
+
+        return {name: build_scoring_arm(arm) for name, arm in plan.arms.items()}

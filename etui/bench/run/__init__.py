@@ -1,1 +1,0 @@
-"""Planning and execution of a run."""

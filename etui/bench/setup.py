@@ -1,0 +1,214 @@
+"""Load the models of a run and build its RunConfig."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Generator, Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from etui.bench.accuracy import CHANCE
+from etui.bench.arms import to_json
+from etui.bench.config import BenchModel, RunConfig
+from etui.bench.grading import find_rule
+from etui.bench.machines import name_devices, read_gpu_driver
+from etui.bench.plan import RunPlan
+from etui.bench.scoring import SubjectWork, build_prompts, most_questions
+from etui.bench.tokens import single_letters
+from etui.config.machine import machine_name
+from etui.engine.library import describe_llama_cpp
+from etui.engine.llama_session import LlamaSession
+from etui.events import Loaded, Residence
+from etui.models.gguf import check_gguf
+from etui.runtime.provenance import provenance
+from etui.text import utc_now
+
+if TYPE_CHECKING:
+    from etui.backends.local import LocalBackend
+    from etui.config.config import Config
+    from etui.energy.recorder import Recorder
+    from etui.energy.types import Channel
+    from etui.turn.ports import Served
+
+ServeModel = Callable[[str], "Served"]
+"""Finds the file of a model by its name."""
+
+
+def load_models(
+    plan: RunPlan, answerer: LocalBackend, serve: ServeModel, say: Callable[[str], None]
+) -> tuple[BenchModel, ...]:
+    """Load every model of a run once, to check that it loads and to record how.
+
+    Args:
+        serve: Finds the file of a model by its name.
+
+    Returns:
+        Each model with its settings in memory.
+
+    Raises:
+        ModelUnavailable: A model cannot be loaded.
+        ContextOverflow: A question does not fit, even without worked examples.
+    """
+    found: list[BenchModel] = []
+    for name in plan.models:
+        served = serve(name)
+        if served.spec.backend is not None and plan.format.generates:
+            say(f"asking {served.spec.backend} for {name}")
+            found.append(_check_remote(served, answerer))
+            continue
+        say(f"loading {name}")
+        session, loaded = finish_load(answerer.load(served.spec, served.local_path()))
+        options = session.options
+        found.append(
+            BenchModel(
+                name=name,
+                sha256=served.spec.sha256,
+                file_bytes=served.local_path().stat().st_size,
+                gpu_layers=loaded.gpu_layers if loaded is not None else 0,
+                context_tokens=options.context_tokens,
+                sequences=options.sequences,
+                batch_tokens=options.batch_tokens,
+                kv_type=options.kv_type,
+                flash_attention=options.flash_attention,
+                letters=_classify_letters(plan, session),
+                threads=served.spec.threads,
+                prefill_threads=served.spec.prefill_threads,
+                draft_tokens=served.spec.draft_tokens,
+                quantisation=check_gguf(served.local_path()).quantisation,
+            )
+        )
+    return tuple(found)
+
+
+def _check_remote(served: Served, answerer: LocalBackend) -> BenchModel:
+    """Check that a backend serves a model, and describe it by what is known of it here."""
+    spec = served.spec
+    finish_load(answerer.load(spec, served.path))  # type: ignore[arg-type]  # a remote has no file
+    return BenchModel(
+        name=spec.name,
+        sha256=None,
+        file_bytes=0,
+        gpu_layers=0,
+        context_tokens=spec.context,
+        sequences=0,
+        batch_tokens=0,
+        kv_type="",
+        flash_attention="",
+        backend=spec.backend,
+        remote_name=spec.remote_name or spec.name,
+    )
+
+
+def finish_load(
+    loading: Generator[Residence, None, LlamaSession],
+) -> tuple[LlamaSession, Loaded | None]:
+    """Finish a load; return its session, and the load event if the model was not in memory."""
+    loaded = None
+    while True:
+        try:
+            event = next(loading)
+        except StopIteration as end:
+            return end.value, loaded
+        if isinstance(event, Loaded):
+            loaded = event
+
+
+def build_run_config(
+    plan: RunPlan,
+    run_id: str,
+    models: tuple[BenchModel, ...],
+    config: Config,
+    recorder: Recorder,
+    idle: str | None,
+    gpus: Sequence[str] = (),
+) -> RunConfig:
+    """Build the configuration of a run: everything its results depend on.
+
+    Args:
+        recorder: The power meter.
+        idle: Which idle baseline the recorder uses; None without one.
+        gpus: The GPUs as llama.cpp describes them.
+    """
+    facts = provenance(config)
+    channels = (*recorder.selection.summed, *recorder.selection.cross_checks)
+    devices = name_devices(channels, gpus)
+    driver = read_gpu_driver(config.sysfs_dir) if devices else None
+    rule = find_rule(plan.format, numbers=plan.suite.grading == "number")
+    selection = recorder.selection
+    watts = recorder.idle_watts
+    return RunConfig(
+        run_id=run_id,
+        started_at=utc_now("seconds"),
+        suite=plan.suite.name,
+        split=plan.suite.split,
+        data_path=plan.data_path,
+        data_sha256=plan.suite.sha256,
+        sizes=plan.suite.sizes,
+        drawn={subject: len(rows) for subject, rows in plan.drawn.items()},
+        format=plan.format.name,
+        format_version=plan.format.version,
+        shots=plan.shots,
+        seed=plan.seed,
+        limit=plan.limit,
+        per_subject=plan.per_subject,
+        subjects=plan.subjects,
+        arms={name: to_json(arm) for name, arm in plan.arms.items()},
+        policy=plan.policy_text,
+        routed=plan.policy is not None,
+        models=models,
+        prefix_reuse=plan.reuse,
+        group_questions=most_questions(any(model.gpu_layers for model in models)),
+        threads=int(facts["threads"]),
+        versions={
+            "etui": facts["etui"],
+            "python": platform.python_version(),
+            "llama_cpp_python": facts["llama_cpp_python"],
+            "llama_cpp": describe_llama_cpp(),
+            **({} if driver is None else {"gpu_driver": driver}),
+        },
+        machine={
+            "name": machine_name(),
+            "memory_bytes": _memory_bytes(),
+            **({"devices": list(devices)} if devices else {}),
+        },
+        energy={
+            "channels": {channel.id: channel.kind.value for channel in selection.summed},
+            "unmeasured": list(recorder.unmeasured),
+            "sample_hz": recorder.hz,
+            "devices": _describe_devices(selection.summed),
+            **({} if config.pue == 1.0 else {"pue": config.pue}),
+        },
+        idle=None if watts is None else {"which": idle, "watts": watts},
+        order=plan.order,
+        block=plan.block,
+        chance=None if plan.suite.chance == CHANCE else plan.suite.chance,
+        precision=plan.precision,
+        design=plan.design,
+        part=plan.part,
+        grading=None if rule is None else rule.label,
+    )
+
+
+def _classify_letters(plan: RunPlan, session: LlamaSession) -> str | None:
+    """Return whether the letters after a real prompt are single tokens or token sequences."""
+    if plan.format.reads != "letters" or not plan.drawn:
+        return None
+    found = [(subject, each) for subject, rows in plan.drawn.items() for each in rows]
+    subject, question = max(found, key=lambda pair: len(pair[1].choices))  # the first of equals
+    work = SubjectWork(subject, (question,), frozenset(), plan.examples[subject])
+    prompts = build_prompts(session, plan.format, work).prompts
+    return "sequence" if single_letters(prompts) is None else "single"
+
+
+def _describe_devices(channels: Iterable[Channel]) -> dict[str, dict[str, Any]]:
+    """Describe the devices of channels by name and power limit, as far as they are known."""
+    return {
+        channel.id: {"label": channel.label or None, "limit_watts": channel.limit_watts}
+        for channel in channels
+        if channel.label or channel.limit_watts is not None
+    }
+
+
+def _memory_bytes() -> int:
+    import psutil
+
+    return int(psutil.virtual_memory().total)

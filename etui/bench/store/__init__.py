@@ -1,1 +1,0 @@
-"""The run folder, and the runs in the log."""

@@ -1,0 +1,488 @@
+"""Text forms of a summary: one line, a Markdown page for an issue, ``per_subject.csv``."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections import Counter
+from dataclasses import dataclass
+
+from etui import units
+from etui.bench.accuracy import Accuracy, Share
+from etui.bench.config import RunConfig
+from etui.bench.cost import Course, Figure
+from etui.bench.grading import grades_numbers
+from etui.bench.precision import describe_precision
+from etui.bench.summary import ArmSummary, MachineSummary, Summary
+from etui.datasets.suites import suite_title
+from etui.energy.detection_floor import compute_sensor_floor
+from etui.energy.record_conditions import Distribution
+from etui.energy.steadiness import Drift, SteadyState
+from etui.stats.tests import Interval
+from etui.text import format_markdown_table, sanitize
+from etui.turn.text import speculation_text
+
+_DASH = "–"
+
+
+@dataclass(frozen=True, slots=True)
+class CourseRow:
+    """One system on one machine; what does not exist is a dash.
+
+    Attributes:
+        per_question, per_token, between_tokens: Percentiles p50, p90 and p95, over all
+            machines.
+    """
+
+    name: str
+    at: int  # Its number, from 0
+    machine: str  # Key of the machine; empty in a run of one machine
+    per_question: str
+    per_token: str
+    between_tokens: str
+    floor: str  # Smallest difference in per cent that the meter alone can show, over all machines
+    early: str  # Joules (or seconds, if unmeasured) of the first, second and tenth answer
+    early_percent: str  # The same in per cent of what as many tokens usually cost; may be empty
+    steady: str  # Whether the machine worked evenly
+    drift: tuple[str, ...]  # Drift of joules and of time, as far as known
+    why: str  # The reason for `steady`
+
+
+def build_course_rows(summary: Summary) -> list[CourseRow]:
+    """Build the rows of the table; empty for a summary of an earlier version."""
+    return [
+        _build_row(sanitize(name), at, arm, course)
+        for at, (name, arm) in enumerate(summary.arms.items())
+        for course in arm.courses
+    ]
+
+
+def _build_row(name: str, at: int, arm: ArmSummary, course: Course) -> CourseRow:
+    found, kind = arm.percentiles, arm.energy.kind if arm.energy else None
+    state = course.steady_state
+    return CourseRow(
+        name=name,
+        at=at,
+        machine=sanitize(course.machine or ""),
+        per_question=_joules(found.joules_per_question if found else None, kind),
+        per_token=_joules(found.joules_per_output_token if found else None, kind),
+        between_tokens=_seconds(found.inter_token_seconds if found else None),
+        floor=_format_floor(arm),
+        early=_format_early(course, kind),
+        early_percent=_format_early_percent(course),
+        steady={True: "steady", False: "not steady", None: "unknown"}[state.is_steady],
+        drift=_format_drift(state),
+        why=state.why,
+    )
+
+
+def _joules(found: Distribution | None, kind: str | None) -> str:
+    if found is None:
+        return _DASH
+    return units.several_text((found.p50, found.p90, found.p95), "J", kind)
+
+
+def _seconds(found: Distribution | None) -> str:
+    if found is None:
+        return _DASH
+    return units.several_text((found.p50, found.p90, found.p95), "s")
+
+
+def _format_floor(arm: ArmSummary) -> str:
+    cost = arm.energy
+    floor = None if cost is None else compute_sensor_floor(cost.uncertainty, cost.kind)
+    if floor is None or cost is None or cost.joules <= 0:
+        return _DASH
+    return units.change_text(100 * floor / cost.joules, signed=False)
+
+
+def _format_early(course: Course, kind: str | None) -> str:
+    answers = course.early_answers
+    if not answers:
+        return _DASH
+    joules = [one.joules for one in answers]
+    known = [value for value in joules if value is not None]
+    if len(known) < len(joules):
+        return units.several_text([one.seconds for one in answers], "s")
+    return units.several_text(known, "J", kind)
+
+
+def _format_early_percent(course: Course) -> str:
+    found = [one.percent_of_usual for one in course.early_answers]
+    known = [value for value in found if value is not None]
+    if not known or len(known) < len(found):
+        return ""
+    return f"{', '.join(units.significant(value, 2) for value in known)} % of usual"
+
+
+def _format_drift(state: SteadyState) -> tuple[str, ...]:
+    return tuple(
+        _one_drift(name, drift)
+        for name, drift in (("J", state.joules), ("time", state.seconds))
+        if drift is not None
+    )
+
+
+def _one_drift(name: str, drift: Drift) -> str:
+    text = units.change_text(drift.percent, drift.low_percent, drift.high_percent)
+    return f"{name} {text}"
+
+
+DASH = "–"
+"""Placeholder for a figure that does not exist."""
+
+CSV_COLUMNS = ("arm", "subject", "group", "questions", "correct", "accuracy", "low", "high")
+
+
+def headline(summary: Summary) -> str:
+    """Format the run in one line per arm, and its precision if it was asked for.
+
+    ``MMLU 5-shot letters@1: 61.2 % micro (95 % CI 58.9-63.5, n=1,140), 60.8 % macro; letter mass
+    0.97; 3.1 J/question; 5.1 J/correct``
+    """
+    arms = summary.arms
+    if not arms:
+        return f"{protocol(summary)}: no question answered"
+    lines = []
+    for name, arm in arms.items():
+        label = f", {name}" if len(arms) > 1 else ""
+        lines.append(f"{protocol(summary)}{label}: {_arm_line(arm)}")
+        lines += [f"  {_machine_line(key, one)}" for key, one in (arm.machines or {}).items()]
+    if summary.precision is not None:
+        lines += describe_precision(summary.precision)
+    return "\n".join(lines)
+
+
+def missing_energy_text(arm: ArmSummary) -> str:
+    """Say why a system has no joules: unmeasured, or given only by machine."""
+    by_machine = any(machine.energy for machine in (arm.machines or {}).values())
+    return "not pooled, see machines" if by_machine else units.UNMEASURED
+
+
+def protocol(summary: Summary) -> str:
+    """Format the suite, the shots and the format: ``MMLU 5-shot letters@1``."""
+    suite = suite_name(summary)
+    graded = f" graded by {summary.grading}" if summary.grading else ""
+    return f"{suite} {summary.shots}-shot {summary.format}@{summary.format_version}{graded}"
+
+
+def suite_name(summary: Summary) -> str:
+    """Format the suite, with its split unless it is the test split."""
+    suite = suite_title(summary.suite)
+    return suite if summary.split == "test" else f"{suite} ({summary.split})"
+
+
+def ends(figure: Interval | Share) -> tuple[float, float]:
+    """Return both ends of an accuracy's interval; only a damaged file has none.
+
+    Raises:
+        ValueError: An end is missing.
+    """
+    if figure.low is None or figure.high is None:
+        raise ValueError("an accuracy has no interval")
+    return figure.low, figure.high
+
+
+def interval_text(figure: Interval | Share) -> str:
+    """Format the interval of an accuracy: ``58.9-63.5``."""
+    return units.points_text(*ends(figure))
+
+
+def cost_text(figure: Figure | None, unit: str, kind: str | None) -> str:
+    """Format joules per unit without an interval; a dash if there is no figure."""
+    return DASH if figure is None else units.per_text(figure.value, unit, kind)
+
+
+def joules_text(figure: Figure | None, kind: str | None) -> str:
+    """Format joules with their interval, for tables whose heading has the unit: ``3.2 ± 0.4 J``."""
+    if figure is None:
+        return DASH
+    shown = kind if kind == units.ESTIMATE else None
+    low, high = figure.low, figure.high
+    if low is not None and high is not None and is_lopsided(figure):
+        return units.energy_range_text(figure.value, low, high, shown)
+    return units.energy_text(figure.value, half_width(figure), shown, spread=True)
+
+
+def is_lopsided(figure: Figure) -> bool:
+    """Test whether an interval is much wider upwards, so that a half width would mislead."""
+    value, low, high = figure.value, figure.low, figure.high
+    if low is None or high is None or low <= 0:
+        return False
+    return high - value > 1.6 * (value - low)
+
+
+def half_width(figure: Figure) -> float | None:
+    """Return the larger half of an interval; None if an end is unknown."""
+    if figure.low is None or figure.high is None:
+        return None
+    return max(figure.value - figure.low, figure.high - figure.value)
+
+
+def count_lost(accuracy: Accuracy) -> int:
+    """Count the questions that ended without an answer."""
+    outcomes = accuracy.outcomes
+    return outcomes["no_answer"] + outcomes["truncated"] + outcomes["error"]
+
+
+def markdown(summary: Summary, run: RunConfig) -> str:
+    """Format the summary as Markdown for an issue or the notes of a paper."""
+    parts = [f"### {protocol(summary)}", _arms_table(summary)]
+    course = _course_table(summary)
+    if course:
+        parts.append(course)
+    groups = _groups_table(summary)
+    if groups:
+        parts.append(groups)
+    machines = _machines_table(summary)
+    if machines:
+        parts.append(machines)
+    if summary.precision is not None:
+        described = describe_precision(summary.precision)
+        parts.append("\n".join(f"- {_escape_cell(line)}" for line in described))
+    labelled = _labelled_lines(summary)
+    if labelled:
+        parts.append(labelled)
+    strict = _strict_lines(summary)
+    if strict:
+        parts.append(strict)
+    if summary.warnings:
+        parts.append("\n".join(f"- **Note:** {text}" for text in summary.warnings))
+    parts.append(_baselines(summary))
+    parts.append(_format_provenance(summary, run))
+    return "\n\n".join(parts) + "\n"
+
+
+def per_subject_csv(summary: Summary) -> str:
+    """Format one CSV row per arm and subject: right answers and Wilson's 95 % interval."""
+    from etui.datasets.mmlu import find_group
+
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(CSV_COLUMNS)
+    for name, arm in summary.arms.items():
+        for subject, share in arm.accuracy.subjects.items():
+            figures = (f"{figure:.6f}" for figure in (share.accuracy, share.low, share.high))
+            counts = (share.questions, share.correct)
+            writer.writerow([name, subject, find_group(subject) or "", *counts, *figures])
+    return out.getvalue()
+
+
+def _arm_line(arm: ArmSummary) -> str:
+    accuracy, energy = arm.accuracy, arm.energy
+    micro = accuracy.micro
+    parts = [
+        f"{units.accuracy_text(micro.value)} micro (95 % CI {interval_text(micro)}, "
+        f"n={accuracy.questions:,}), {units.accuracy_text(accuracy.macro.value)} macro"
+    ]
+    if accuracy.letter_mass:
+        parts.append(f"letter mass {accuracy.letter_mass.mean:.2f}")
+    if accuracy.strict:
+        parts.append(f"{units.accuracy_text(accuracy.strict.accuracy)} strict-match")
+    if count_lost(accuracy):
+        parts.append(f"{units.percent_text(count_lost(accuracy) / accuracy.questions)} no answer")
+    if energy is None:
+        parts.append(f"energy {missing_energy_text(arm)}")
+    else:
+        parts.append(cost_text(energy.per_question, "question", energy.kind))
+        if energy.per_correct is not None:
+            parts.append(cost_text(energy.per_correct, "correct", energy.kind))
+    if arm.speculation is not None:
+        parts.append(speculation_text(arm.speculation, energy.kind if energy else None))
+    return "; ".join(parts)
+
+
+def _arms_table(summary: Summary) -> str:
+    head = ["arm", "micro (95 % CI)", "macro", "n", "no answer", "letter mass"]
+    head += [
+        "per question",
+        "per right answer",
+        "per output token",
+        "mean power",
+        "time per question",
+    ]
+    rows = []
+    for name, arm in summary.arms.items():
+        accuracy, energy = arm.accuracy, arm.energy
+        micro, mass = accuracy.micro, accuracy.letter_mass
+        row = [
+            _escape_cell(name),
+            f"{units.accuracy_text(micro.value)} ({interval_text(micro)})",
+            units.accuracy_text(accuracy.macro.value),
+            f"{accuracy.questions:,}",
+            units.percent_text(count_lost(accuracy) / accuracy.questions),
+            f"{mass.mean:.2f}" if mass else DASH,
+        ]
+        if energy is None:
+            row += [missing_energy_text(arm), DASH, DASH, DASH]
+        else:
+            kind, watts = energy.kind, energy.mean_watts
+            row += [
+                joules_text(energy.per_question, kind),
+                joules_text(energy.per_correct, kind),
+                joules_text(energy.per_output_token, kind),
+                units.watts_text(None if watts is None else watts.value, kind),
+            ]
+        row.append(units.seconds_text(arm.seconds / accuracy.questions))
+        rows.append(row)
+    return format_markdown_table(rows, header=head, align="<>")
+
+
+def _machine_line(key: str, machine: MachineSummary) -> str:
+    parts = [f"{key} ({machine_text(machine)}): {units.count_text(machine.questions, 'question')}"]
+    energy = machine.energy
+    if energy is None:
+        return f"{parts[0]}; energy {units.UNMEASURED}"
+    parts.append(f"{joules_text(energy.per_question, energy.kind)} per question")
+    if energy.per_correct is not None:
+        parts.append(f"{joules_text(energy.per_correct, energy.kind)} per right answer")
+    if energy.mean_watts is not None:
+        parts.append(units.watts_text(energy.mean_watts.value, energy.kind))
+    return "; ".join(parts)
+
+
+def machine_text(machine: MachineSummary) -> str:
+    """Describe a machine by its processor and its GPUs: ``AMD EPYC, 2 CPUs, 2 x NVIDIA L40S``."""
+    counts = Counter(machine.devices)
+    gpus = [f"{count} x {name}" if count > 1 else name for name, count in counts.items()]
+    return ", ".join([machine.name or "unknown machine", *gpus])
+
+
+def _machines_table(summary: Summary) -> str:
+    rows = []
+    for name, arm in summary.arms.items():
+        for key, machine in (arm.machines or {}).items():
+            energy = machine.energy
+            kind = None if energy is None else energy.kind
+            watts = None if energy is None or energy.mean_watts is None else energy.mean_watts.value
+            rows.append(
+                [
+                    _escape_cell(name),
+                    _escape_cell(f"{key}: {machine_text(machine)}"),
+                    f"{machine.questions:,}",
+                    units.UNMEASURED if energy is None else joules_text(energy.per_question, kind),
+                    DASH if energy is None else joules_text(energy.per_correct, kind),
+                    DASH if energy is None else units.watts_text(watts, kind),
+                    units.seconds_text(machine.seconds / machine.questions),
+                ]
+            )
+    head = ["arm", "machine", "n", "per question", "per right answer", "mean power"]
+    return (
+        format_markdown_table(rows, header=[*head, "time per question"], align="<<>")
+        if rows
+        else ""
+    )
+
+
+def _course_table(summary: Summary) -> str:
+    rows = build_course_rows(summary)
+    if not rows:
+        return ""
+    head = ["arm", "per question, p50, p90, p95", "per output token", "between tokens"]
+    head += ["1st, 2nd, 10th answer", "steady (last third against first)"]
+    return format_markdown_table(
+        [
+            [
+                _escape_cell(f"{row.name} on {row.machine}" if row.machine else row.name),
+                row.per_question,
+                row.per_token,
+                row.between_tokens,
+                row.early,
+                f"{row.steady} ({', '.join(row.drift) or row.why})",
+            ]
+            for row in rows
+        ],
+        header=head,
+        align="<>",
+    )
+
+
+def _groups_table(summary: Summary) -> str:
+    from etui.datasets.mmlu import GROUPS
+
+    arms = summary.arms
+    present = [g for g in GROUPS if any(g in arm.accuracy.groups for arm in arms.values())]
+    if len(present) < 2:
+        return ""
+    rows = []
+    for name, arm in arms.items():
+        shares = (arm.accuracy.groups.get(group) for group in present)
+        cells = (
+            f"{units.accuracy_text(share.accuracy)} ({interval_text(share)})" if share else DASH
+            for share in shares
+        )
+        rows.append([_escape_cell(name), *cells])
+    return format_markdown_table(rows, header=["arm", *present], align="<>")
+
+
+def _labelled_lines(summary: Summary) -> str:
+    lines = []
+    for name, arm in summary.arms.items():
+        labelled = arm.accuracy.labelled
+        clean = labelled and labelled.clean
+        if labelled and clean:
+            lines.append(
+                f"- {_escape_cell(name)}: {units.accuracy_text(clean.accuracy)} "
+                f"({interval_text(clean)}, n={clean.questions:,}) on the questions that "
+                f"MMLU-Redux found valid, {units.accuracy_text(labelled.all.accuracy)} on "
+                f"all {labelled.all.questions:,} that it labelled"
+            )
+    return "\n".join(lines)
+
+
+def _strict_lines(summary: Summary) -> str:
+    lines = []
+    for name, arm in summary.arms.items():
+        strict = arm.accuracy.strict
+        if strict:
+            lines.append(
+                f"- {_escape_cell(name)}: {units.accuracy_text(strict.accuracy)} "
+                f"({interval_text(strict)}) by strict-match, which wants the number after `####`"
+            )
+    return "\n".join(lines)
+
+
+def describe_chance(summary: Summary) -> str:
+    """Describe the accuracy of guessing: ``Chance is 25 %``."""
+    if grades_numbers(summary.grading):
+        return "A number cannot be guessed, so chance is 0"
+    return f"Chance is {units.accuracy_text(summary.chance)}"
+
+
+def _baselines(summary: Summary) -> str:
+    text = describe_chance(summary)
+    letter = summary.constant_letter
+    if letter:
+        text += (
+            f"; always {letter.letter} would score {units.accuracy_text(letter.micro)} micro "
+            f"and {units.accuracy_text(letter.macro)} macro on these questions"
+        )
+    best = summary.oracle
+    if best:
+        joules = best.joules_per_question
+        kinds = summary.kinds
+        kind = units.ESTIMATE if units.ESTIMATE in kinds else None
+        cost = "" if joules is None else f" at {units.per_text(joules, 'question', kind)}"
+        text += (
+            f". The oracle over these arms: {units.accuracy_text(best.accuracy)}{cost} "
+            "(the cheapest correct arm for each question)"
+        )
+    return text + "."
+
+
+def _format_provenance(summary: Summary, run: RunConfig) -> str:
+    models = ", ".join(
+        f"{model.name} (sha256 {(model.sha256 or units.UNKNOWN)[:12]})" for model in run.models
+    )
+    versions = run.versions
+    program = f"etui {versions['etui']}" if "etui" in versions else "etui"
+    return (
+        f"<sub>{_escape_cell(models)} · {program} · seed {summary.seed} · data sha256 "
+        f"{summary.data_sha256[:12]} · prefix reuse {'on' if run.prefix_reuse else 'off'} "
+        f"· {summary.started_at} · run {_escape_cell(summary.run_id)}</sub>"
+    )
+
+
+def _escape_cell(text: str) -> str:
+    """Escape a name so that it neither ends a table cell nor starts HTML."""
+    return text.replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Self
 
+from etui.energy._recordings.channel import ChannelRecording, CrossCheck
 from etui.energy.gpu_sharing import GpuShare
 from etui.energy.interval_energy import (
     UseOfCpus,
@@ -19,7 +20,6 @@ from etui.energy.interval_energy import (
 from etui.energy.sampler import PowerSampler
 from etui.energy.scopes import Selection, select_disjoint
 from etui.energy.suspend import read_suspended_ns
-from etui.energy.tracks.channel_trace import ChannelTrace, CrossCheck
 from etui.energy.types import (
     Channel,
     ChannelEnergy,
@@ -86,7 +86,7 @@ class Recorder:
         self.selection: Selection = select_disjoint(channels, estimate)
         crowd = max(1.0, len(channels) / 8)  # bounds the memory on a machine with 64 GPUs
         keep = int(max(keep_seconds / crowd, min(keep_seconds, 600.0)) * hz)
-        self._traces = {c.id: ChannelTrace(c, keep=keep, interval_s=1 / hz) for c in channels}
+        self._traces = {c.id: ChannelRecording(c, keep=keep, interval_s=1 / hz) for c in channels}
         self._lock = threading.Condition()
         if suspended is None:
             suspended = read_suspended_ns if clock is time.monotonic_ns else lambda: 0

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from etui.energy.tracks.counter_edges import EdgeClock, StepKind, unwrap
+from etui.energy._recordings.edges import EdgeClock, StepKind, unwrap
 
 RANGE = 262_143.328850
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import random
+from typing import NamedTuple
 
 import pytest
 
-from etui.energy.tracks.ring_buffer import Columns
-from etui.energy.tracks.step_fit import EdgeSample, fit_steps
+from etui.energy._recordings.columns import Columns
+from etui.energy._recordings.fits import EdgeSample, fit_steps
 from tests.support.power_curves import WattCurve, steps
 
 TURN = steps([(1.03, 40.0), (0.06, 300.0), (0.3, 180.0), (1.0, 40.0)])
@@ -51,12 +52,17 @@ def test_a_step_follows_from_the_edge_on_its_low_side() -> None:
     assert sorted(errors)[25] < 0.4
 
 
+class Row(NamedTuple):
+    at: int
+    value: float
+
+
 def test_a_row_is_inserted_before_another() -> None:
-    columns = Columns(("i8", "f8"), 4)
+    columns = Columns(Row, 4)
     for value in range(8):
-        columns.append(10 * value, value)
-    columns.insert(7, 65, 6.5)  # there is no room: only the newest rows stay
-    assert columns.column(0).tolist()[-4:] == [50, 60, 65, 70]
-    assert columns.row(-1) == (70, 7.0)
-    columns.insert(len(columns) - 2, 62, 6.2)
-    assert columns.column(0).tolist()[-5:] == [50, 60, 62, 65, 70]
+        columns.append(Row(10 * value, value))
+    columns.insert(7, Row(65, 6.5))  # there is no room: only the newest rows stay
+    assert columns.column("at").tolist()[-4:] == [50, 60, 65, 70]
+    assert columns.row(-1) == Row(70, 7.0)
+    columns.insert(len(columns) - 2, Row(62, 6.2))
+    assert columns.column("at").tolist()[-5:] == [50, 60, 62, 65, 70]

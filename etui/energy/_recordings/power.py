@@ -16,17 +16,15 @@ import math
 from bisect import bisect_right
 from collections import deque
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from etui.energy.tracks.counter_track import Point
-from etui.energy.tracks.level_fit import fit_levels
-from etui.energy.tracks.pending_marks import PendingMarks
-from etui.energy.tracks.ring_buffer import Columns
+from etui.energy._recordings.columns import Columns, PendingMarks
+from etui.energy._recordings.counter import Point
+from etui.energy._recordings.fits import fit_levels
 
 if TYPE_CHECKING:
     import numpy as np
 
-_T, _W, _E, _COVERED, _KNOWN, _VARIANCE = range(6)
 _LONGEST_REFRESH_S = 0.25
 _TYPICAL_REFRESH_S = 0.1
 _APART_NS = 250_000_000
@@ -46,6 +44,17 @@ _SIGMAS = 2.5
 """Half width of the sampling part: the power between samples has a heavy tail (spikes)."""
 
 
+class Sample(NamedTuple):
+    """A reading, dated to the middle of what it averages, with the totals up to it."""
+
+    t_ns: int
+    watts: float
+    joules: float
+    covered_ns: float
+    known_ns: float
+    variance: float  # Of the sampling, J^2
+
+
 @dataclass(frozen=True, slots=True)
 class _Repair:
     """What levels fitted around marks change about the readings."""
@@ -53,7 +62,7 @@ class _Repair:
     times: np.ndarray[Any, Any]  # Times in nanoseconds, in order
     joules: np.ndarray[Any, Any]
     """Joules to add to those of the readings; constant before and after."""
-    blur: np.ndarray[Any, Any]  # Half width of the fitted energy since the first time, joules
+    half_width: np.ndarray[Any, Any]  # Of the fitted energy since the first time, joules
     keep: float  # Share of the half width of the readings that it has at least
     variance: float  # Variance of sampling that the fit replaces, less its own, J^2
 
@@ -74,11 +83,13 @@ class _Repair:
             point,
             joules=point.joules + float(np.interp(at, since, self.joules)),
             variance=point.variance - self.variance * at / float(since[-1]),
-            blur=max(float(np.interp(at, since, self.blur)), self.keep * point.blur),
+            systematic=max(
+                float(np.interp(at, since, self.half_width)), self.keep * point.systematic
+            ),
         )
 
 
-class PowerTrack:
+class PowerRecording:
     """The record of one channel's power readings.
 
     Args:
@@ -91,7 +102,7 @@ class PowerTrack:
     def __init__(
         self, *, keep: int, gap_s: float, average_s: float = 0.0, period_s: float | None = None
     ) -> None:
-        self._rows = Columns(("i8", "f8", "f8", "f8", "f8", "f8"), keep)
+        self._rows = Columns(Sample, keep)
         self._gap_ns = gap_s * 1e9
         self._average_s = average_s
         self._hint_s = period_s or 0.0
@@ -119,7 +130,11 @@ class PowerTrack:
     @property
     def longest_wait_ns(self) -> int:
         """Time after which a change of power appears in the reading."""
-        return int((self.refresh_s or _TYPICAL_REFRESH_S) * 1e9)
+        return int(self._wait_s * 1e9)
+
+    @property
+    def _wait_s(self) -> float:
+        return self.refresh_s or _TYPICAL_REFRESH_S
 
     @property
     def last_ns(self) -> int | None:
@@ -129,19 +144,19 @@ class PowerTrack:
     @property
     def dropped_until_ns(self) -> int | None:
         """Time before which the record was dropped; None if all of it is kept."""
-        return int(self._rows.row(0)[_T]) if self._rows.dropped else None
+        return self._rows.row(0).t_ns if self._rows.dropped else None
 
     @property
     def newest_ns(self) -> int | None:
         """Time that the newest reading represents."""
-        return int(self._rows.row(-1)[_T]) if len(self._rows) else None
+        return self._rows.row(-1).t_ns if len(self._rows) else None
 
     @property
     def latest_watts(self) -> float | None:
         """The newest reading; None after a failed read."""
         if self._failed or not len(self._rows):
             return None
-        return float(self._rows.row(-1)[_W])
+        return self._rows.row(-1).watts
 
     def observe(self, t_ns: int, watts: float | None) -> None:
         """Add a reading; None, NaN, infinite and negative values are failed reads."""
@@ -171,7 +186,7 @@ class PowerTrack:
 
     def curve(self) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
         """Return times in nanoseconds and joules up to them: views, valid until the next read."""
-        return self._rows.column(_T), self._rows.column(_E)
+        return self._rows.column("t_ns"), self._rows.column("joules")
 
     @property
     def nbytes(self) -> int:
@@ -206,7 +221,8 @@ class PowerTrack:
         import numpy as np
 
         joules, known = np.empty(len(times)), np.empty(len(times))
-        upper = self._rows.column(_T).searchsorted(times, side="right")
+        t, w, e, k = (self._rows.column(n) for n in ("t_ns", "watts", "joules", "known_ns"))
+        upper = t.searchsorted(times, side="right")
         plain = (upper > 0) & (upper < len(self._rows))
         if self._repairs:
             ends = np.array([repair.end_at() for repair in self._repairs])
@@ -215,7 +231,6 @@ class PowerTrack:
             at = np.minimum(behind, len(ends) - 1)
             plain &= (behind == len(ends)) | (times <= starts[at])
         high = upper[plain]
-        t, w, e, k = (self._rows.column(column) for column in (_T, _W, _E, _KNOWN))
         t0, w0, k0 = t[high - 1], w[high - 1], k[high - 1]
         since = times[plain] - t0
         share = since / (t[high] - t0)
@@ -232,34 +247,39 @@ class PowerTrack:
 
     def _read_at(self, t_ns: int) -> Point:
         """Return the running totals of the readings as they are."""
-        upper = self._rows.search(_T, t_ns)
+        upper = self._rows.search(t_ns)
         if upper == 0:
             if not len(self._rows):
                 return Point(0.0, 0.0, 0.0, 0.0)
-            _, _, e0, c0, k0, v0 = self._rows.row(0)
-            return Point(e0, c0, k0, 0.0, v0)
-        t0, w0, e0, c0, k0, v0 = self._rows.row(upper - 1)
-        blur = self._end_blur(t_ns)
+            first = self._rows.row(0)
+            return Point(first.joules, first.covered_ns, first.known_ns, 0.0, first.variance)
+        a = self._rows.row(upper - 1)
         if upper == len(self._rows):
-            # The newest reading is valid only until the next one is due.
-            reach = min(float(t_ns - t0), self._hold_ns())
-            covered = min(float(max(min(t_ns, self._read_ns) - t0, 0)), reach)
-            if self._failed:
-                covered = 0.0
-            blur += self._spread(t0, t_ns) * reach / 2e9
-            return Point(e0 + w0 * reach / 1e9, c0 + covered, k0 + reach, blur, v0)
-        t1, w1, _, c1, k1, v1 = self._rows.row(upper)
-        share = (t_ns - t0) / (t1 - t0)
+            return self._after_last(a, t_ns)
+        b = self._rows.row(upper)
+        since_ns = t_ns - a.t_ns
+        share = since_ns / (b.t_ns - a.t_ns)
         joules = 0.0
-        if k1 > k0:
-            seconds = (t_ns - t0) / 1e9
-            joules = seconds * (w0 + share * (w1 - w0) / 2)
+        if b.known_ns > a.known_ns:  # the trapezoid below the line from a to b
+            joules = since_ns / 1e9 * (a.watts + share * (b.watts - a.watts) / 2)
         return Point(
-            e0 + joules,
-            c0 + share * (c1 - c0),
-            k0 + share * (k1 - k0),
-            blur,
-            v0 + share * (v1 - v0),
+            joules=a.joules + joules,
+            covered_ns=a.covered_ns + share * (b.covered_ns - a.covered_ns),
+            known_ns=a.known_ns + share * (b.known_ns - a.known_ns),
+            systematic=self._end_half_width(t_ns),
+            variance=a.variance + share * (b.variance - a.variance),
+        )
+
+    def _after_last(self, last: Sample, t_ns: int) -> Point:
+        """Return the totals after the newest reading, which is valid until the next one is due."""
+        reach = min(float(t_ns - last.t_ns), self._hold_ns())
+        covered = min(float(max(min(t_ns, self._read_ns) - last.t_ns, 0)), reach)
+        return Point(
+            joules=last.joules + last.watts * reach / 1e9,
+            covered_ns=last.covered_ns + (0.0 if self._failed else covered),
+            known_ns=last.known_ns + reach,
+            systematic=self._end_half_width(t_ns) + self._spread(last.t_ns, t_ns) * reach / 2e9,
+            variance=last.variance,
         )
 
     def between(self, start_ns: int, end_ns: int) -> tuple[float, float]:
@@ -269,26 +289,26 @@ class PowerTrack:
 
     def extremes(self, start_ns: int, end_ns: int) -> tuple[float, float] | None:
         """Return the smallest and largest watts read in an interval; None without a reading."""
-        low = self._rows.search(_T, start_ns - 1)
-        high = self._rows.search(_T, end_ns)
+        low = self._rows.search(start_ns - 1)
+        high = self._rows.search(end_ns)
         if high <= low:
             return None
-        watts = self._rows.column(_W)[low:high]
+        watts = self._rows.column("watts")[low:high]
         return float(watts.min()), float(watts.max())
 
     def resolution_watts(self) -> float:
         """Return the resolution of the readings: 1 W when all are whole watts, else 0.001 W."""
         return 1.0 if self._whole and len(self._rows) >= 10 else 0.001
 
-    def sampling_blur(self, start_ns: int, end_ns: int) -> float:
+    def sampling_half_width(self, start_ns: int, end_ns: int) -> float:
         """Compute the half width of an interval's energy from changes between samples."""
         return _SIGMAS * math.sqrt(self._sampling_variance(start_ns, end_ns))
 
-    def lag_blur(self, start_ns: int, end_ns: int) -> float:
+    def lag_half_width(self, start_ns: int, end_ns: int) -> float:
         """Compute the half width of an interval's energy from the lag of the readings."""
         if self._average_s and self._is_repaired(start_ns) and self._is_repaired(end_ns):
             return 0.0  # the marks, and not the readings, say when the power changed
-        late_s = (self.refresh_s or _TYPICAL_REFRESH_S) / 2 + self._average_s / 10
+        late_s = self._wait_s / 2 + self._average_s / 10
         return late_s * abs(self._find_watts(end_ns) - self._find_watts(start_ns))
 
     def _is_repaired(self, t_ns: int) -> bool:
@@ -297,8 +317,8 @@ class PowerTrack:
         return at < len(self._repairs) and self._repairs[at].covers(t_ns)
 
     def _find_watts(self, t_ns: int) -> float:
-        upper = self._rows.search(_T, t_ns)
-        return float(self._rows.row(max(upper - 1, 0))[_W]) if len(self._rows) else 0.0
+        upper = self._rows.search(t_ns)
+        return self._rows.row(max(upper - 1, 0)).watts if len(self._rows) else 0.0
 
     def _sampling_variance(self, start_ns: int, end_ns: int) -> float:
         """Compute the variance of the integral due to changes between samples, J^2.
@@ -316,7 +336,7 @@ class PowerTrack:
 
     def _learn(self, before_ns: int, t_ns: int, watts: float) -> None:
         """Learn the refresh from the shortest recurring times between changes of the reading."""
-        if watts == self._rows.row(-1)[_W]:
+        if watts == self._rows.row(-1).watts:
             return
         middle = (before_ns + t_ns) // 2
         if self._changed_ns is not None and not self._failed:
@@ -330,23 +350,25 @@ class PowerTrack:
 
     def _append(self, t_ns: int, watts: float) -> None:
         if not len(self._rows):
-            self._rows.append(t_ns, watts, 0.0, 0.0, 0.0, 0.0)
+            self._rows.append(Sample(t_ns, watts, 0.0, 0.0, 0.0, 0.0))
             return
-        t0, w0, e0, c0, k0, v0 = self._rows.row(-1)
-        t_ns = max(t_ns, t0 + 1)
-        span = float(t_ns - t0)
+        last = self._rows.row(-1)
+        t_ns = max(t_ns, last.t_ns + 1)
+        span = float(t_ns - last.t_ns)
         gap = self._failed or span > self._gap_ns
         known = span <= 4 * self._gap_ns
-        joules = span * (w0 + watts) / 2e9 if known else 0.0
-        pause = max(span / 1e9, self.refresh_s or _TYPICAL_REFRESH_S)
-        variance = (watts - w0) ** 2 / 2 * pause**2 if known else 0.0
+        joules = span * (last.watts + watts) / 2e9 if known else 0.0
+        pause_s = max(span / 1e9, self._wait_s)
+        variance = (watts - last.watts) ** 2 / 2 * pause_s**2 if known else 0.0
         self._rows.append(
-            t_ns,
-            watts,
-            e0 + joules,
-            c0 + (0.0 if gap else span),
-            k0 + (span if known else 0.0),
-            v0 + variance,
+            Sample(
+                t_ns,
+                watts,
+                last.joules + joules,
+                last.covered_ns + (0.0 if gap else span),
+                last.known_ns + (span if known else 0.0),
+                last.variance + variance,
+            )
         )
 
     def _place_marks(self) -> None:
@@ -355,14 +377,14 @@ class PowerTrack:
         Marks that are closer than the readings can tell apart are fitted together. The result is
         final, so that an interval that has settled does not change.
         """
-        width_s = (self._average_s or _WINDOW_S) + (self.refresh_s or _TYPICAL_REFRESH_S)
+        width_s = (self._average_s or _WINDOW_S) + self._wait_s
         width_ns = int(width_s * 1e9)
         while self._marks and len(self._rows) >= 3:
             group = self._marks.first_group(max(width_ns, _APART_NS))
             late_s = _AVERAGE_SEEN * self._average_s + self.longest_wait_ns / 2e9
             if not self._average_s:
                 late_s += _ROW_S
-            if self._rows.row(-1)[_T] < group[-1] + late_s * 1e9:
+            if self._rows.row(-1).t_ns < group[-1] + late_s * 1e9:
                 return
             self._marks.drop(len(group))
             self._repair(group, width_ns)
@@ -371,17 +393,17 @@ class PowerTrack:
         import numpy as np
 
         edge_ns = self._repairs[-1].end_at() if self._repairs else 0
-        low = max(self._rows.search(_T, group[0] - width_ns // 2) - 1, 0)
-        high = min(self._rows.search(_T, group[-1] + width_ns // 2) + 1, len(self._rows))
-        start_ns = max(int(self._rows.row(low)[_T]), edge_ns)
-        end_ns = int(self._rows.row(high - 1)[_T])
+        low = max(self._rows.search(group[0] - width_ns // 2) - 1, 0)
+        high = min(self._rows.search(group[-1] + width_ns // 2) + 1, len(self._rows))
+        start_ns = max(self._rows.row(low).t_ns, edge_ns)
+        end_ns = self._rows.row(high - 1).t_ns
         reach = max(width_ns, 3 * _APART_NS // 2)
-        first = self._rows.search(_T, group[0] - reach)
-        last = self._rows.search(_T, group[-1] + reach)
+        first = self._rows.search(group[0] - reach)
+        last = self._rows.search(group[-1] + reach)
         if last - first < 2 or start_ns >= group[0] or end_ns <= group[-1]:
             return
-        known = self._rows.column(_COVERED)[low:high]
-        times = self._rows.column(_T)
+        known = self._rows.column("covered_ns")[low:high]
+        times = self._rows.column("t_ns")
         if known[-1] - known[0] < times[high - 1] - times[low]:
             return  # a gap: how the power went is not known
         near = [m for m in self._placed if times[first] - width_ns / 2 < m < group[0]]
@@ -389,9 +411,9 @@ class PowerTrack:
         fit = fit_levels(
             marks,
             (times[first:last] - group[0]) / 1e9,
-            self._rows.column(_W)[first:last],
+            self._rows.column("watts")[first:last],
             self._average_s,
-            (self.refresh_s or _TYPICAL_REFRESH_S) + (0.0 if self._average_s else _WINDOW_S),
+            self._wait_s + (0.0 if self._average_s else _WINDOW_S),
         )
         inside = [int(t) for t in times[low:high] if start_ns < t < end_ns]
         knots = np.array(sorted({start_ns, *inside, *group, end_ns}))
@@ -402,8 +424,8 @@ class PowerTrack:
             lost = 0.0  # which readings are older than a step is not known: keep their bounds
         lost -= float(sigma[-1]) ** 2  # what the fit may be off by, in place of the readings
         keep = 0.0 if self._average_s else 1.0
-        blur = _FIT_SIGMAS * sigma + _MARK_HALF_S * float(np.ptp(fit.watts))
-        repair = _Repair(knots, fitted - (read - read[0]), blur, keep, lost)
+        half_width = _FIT_SIGMAS * sigma + _MARK_HALF_S * float(np.ptp(fit.watts))
+        repair = _Repair(knots, fitted - (read - read[0]), half_width, keep, lost)
         joules, variance = self._repaired[-1] if self._repaired else (0.0, 0.0)
         self._repairs.append(repair)
         self._repaired.append((joules + float(repair.joules[-1]), variance + lost))
@@ -415,15 +437,14 @@ class PowerTrack:
         lag = (self._average_s / 2 + self.refresh_s / 2) * 1e9
         return lag + min(self._gap_ns, 2.5e8)
 
-    def _end_blur(self, t_ns: int) -> float:
-        refresh = self.refresh_s or _TYPICAL_REFRESH_S
-        blur = self._spread(t_ns, t_ns) * refresh
+    def _end_half_width(self, t_ns: int) -> float:
+        half_width = self._spread(t_ns, t_ns) * self._wait_s
         if self._average_s:
-            blur += self._swing(t_ns) * self._average_s / 8
-        return blur
+            half_width += self._swing(t_ns) * self._average_s / 8
+        return half_width
 
     def _spread(self, start_ns: int, end_ns: int) -> float:
-        margin = int((2 * (self.refresh_s or _TYPICAL_REFRESH_S) + self._average_s) * 1e9)
+        margin = int((2 * self._wait_s + self._average_s) * 1e9)
         found = self.extremes(start_ns - margin, end_ns + margin)
         return 0.0 if found is None else found[1] - found[0]
 
@@ -434,10 +455,10 @@ class PowerTrack:
         times A is the largest swing that it hides.
         """
         reach = int(self._average_s * 1e9)
-        low = max(self._rows.search(_T, t_ns - reach) - 1, 0)
-        high = self._rows.search(_T, t_ns + reach)
-        times = self._rows.column(_T)[low:high]
-        watts = self._rows.column(_W)[low:high]
+        low = max(self._rows.search(t_ns - reach) - 1, 0)
+        high = self._rows.search(t_ns + reach)
+        times = self._rows.column("t_ns")[low:high]
+        watts = self._rows.column("watts")[low:high]
         if len(times) < 3:
             return 0.0
         steps = abs(watts[2:] - watts[:-2]) / ((times[2:] - times[:-2]) / 1e9)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from etui.energy.tracks.driver_clock import DriverClock
+from etui.energy._recordings.edges import DriverClock
 
 
 def test_a_constant_error_is_learned() -> None:

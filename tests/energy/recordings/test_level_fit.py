@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from etui.energy.tracks.level_fit import fit_levels, follow_step
-from etui.energy.tracks.pending_marks import PendingMarks
+from etui.energy._recordings.columns import PendingMarks
+from etui.energy._recordings.fits import fit_levels, follow_step
 from tests.support.power_curves import steps
 
 TURN = steps([(2.0, 40.0), (0.25, 300.0), (1.75, 180.0), (3.0, 40.0)])

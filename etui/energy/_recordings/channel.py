@@ -7,9 +7,9 @@ from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from etui.energy._recordings.counter import CounterRecording, Point
+from etui.energy._recordings.power import PowerRecording
 from etui.energy.scopes import family
-from etui.energy.tracks.counter_track import CounterTrack, Point
-from etui.energy.tracks.power_track import PowerTrack
 from etui.energy.types import Channel, ChannelEnergy, Kind, Reading
 from etui.energy.uncertainty import HalfWidths
 
@@ -52,7 +52,7 @@ def find_plausible_watts(channel: Channel) -> float:
     return _PLAUSIBLE_WATTS.get(family(channel.scope), _PLAUSIBLE_ANYWHERE_WATTS)
 
 
-class ChannelTrace:
+class ChannelRecording:
     """The record of one channel.
 
     Args:
@@ -64,10 +64,10 @@ class ChannelTrace:
         self.channel = channel
         gap_s = max(0.5, 5 * interval_s, 5 * (channel.period_s or 0.0))
         self._most_watts = find_plausible_watts(channel)
-        self.power = PowerTrack(
+        self.power = PowerRecording(
             keep=keep, gap_s=gap_s, average_s=channel.average_s, period_s=channel.period_s
         )
-        self.counter = CounterTrack(
+        self.counter = CounterRecording(
             keep=keep,
             gap_s=gap_s,
             max_watts=self._most_watts,
@@ -162,7 +162,7 @@ class ChannelTrace:
 
     def joules_at(self, t_ns: int) -> float:
         """Return the energy up to a time, on the grid; only differences are meaningful."""
-        return round(self._at(t_ns).joules / GRID_JOULES) * GRID_JOULES
+        return _snap(self._at(t_ns).joules)
 
     def joules_of(
         self, starts: np.ndarray[Any, Any], ends: np.ndarray[Any, Any]
@@ -190,7 +190,8 @@ class ChannelTrace:
 
     def running(self, t_ns: int) -> tuple[float, float]:
         """Return joules and known nanoseconds up to a time; only differences are meaningful."""
-        return self.joules_at(t_ns), self._at(t_ns).known_ns
+        point = self._at(t_ns)
+        return _snap(point.joules), point.known_ns
 
     def joules_since_first(self, now_ns: int) -> float | None:
         """Return the energy since the first reading, even if dropped; None without a record."""
@@ -219,7 +220,7 @@ class ChannelTrace:
         known = last.known_ns - first.known_ns
         if known <= 0 and (span > 0 or not self._covers(start_ns)):
             return None
-        joules = self.joules_at(end_ns) - self.joules_at(start_ns)
+        joules = _snap(last.joules) - _snap(first.joules)
         if span == 0:
             return ChannelEnergy(self.channel.id, self._choose_kind(start_ns), 0.0, 0.0, 1.0, 0.0)
         covered = min(max((last.covered_ns - first.covered_ns) / span, 0.0), 1.0)
@@ -297,49 +298,47 @@ class ChannelTrace:
         self, start_ns: int, end_ns: int, first: Point, last: Point
     ) -> HalfWidths:
         span = float(end_ns - start_ns)
-        shared = math.hypot(first.blur, last.blur)
-        ends = math.hypot(first.blur + first.noise, last.blur + last.noise)
+        shared = math.hypot(first.systematic, last.systematic)
+        ends = math.hypot(first.systematic + first.noise, last.systematic + last.noise)
         own = math.sqrt(max(ends**2 - shared**2, 0.0))
         unknown_s = max(span - (last.known_ns - first.known_ns), 0.0) / 1e9
         unknown = GRID_JOULES
         if not self._by_counter:
-            shared = math.hypot(shared, self.power.lag_blur(start_ns, end_ns))
-            sampling = self.power.sampling_blur(start_ns, end_ns)
+            shared = math.hypot(shared, self.power.lag_half_width(start_ns, end_ns))
+            sampling = self.power.sampling_half_width(start_ns, end_ns)
             if self.channel.average_s:
-                shared = math.hypot(shared, sampling)  # averages blur the same load the same way
+                shared = math.hypot(shared, sampling)  # averages hide the same load the same way
             else:
                 own = math.hypot(own, sampling)
             unknown += self.power.resolution_watts() / 2 * span / 1e9
             uncovered_s = max(span - (last.covered_ns - first.covered_ns), 0.0) / 1e9
             unknown_s = max(unknown_s, uncovered_s)
         if unknown_s > 0:
-            unknown += unknown_s * max(self.power.max_watts, self._find_most_watts())
-        unknown += self._compute_break_blur(start_ns, end_ns)
+            most = self.counter.most_watts if len(self.counter) else self.power.max_watts
+            unknown += unknown_s * max(self.power.max_watts, most)
+        unknown += self._bound_breaks(start_ns, end_ns)
         stated = self.channel.relative_error * abs(last.joules - first.joules)
         return HalfWidths(shared, own, stated, unknown)
 
-    def _compute_break_blur(self, start_ns: int, end_ns: int) -> float:
+    def _bound_breaks(self, start_ns: int, end_ns: int) -> float:
         """Return the half width of the energy that power readings replace, joules."""
         if not self._by_counter:
             return 0.0
-        blur = 0.0
-        for first, last in self._find_breaks(start_ns, end_ns):
-            low, high = max(first, start_ns), min(last, end_ns)
-            ends = self.power.at(low).blur + self.power.at(high).blur
-            blur += ends + math.hypot(
-                self.power.sampling_blur(low, high), self.power.lag_blur(low, high)
-            )
-        return blur
+        return sum(
+            self._power_half_width(max(first, start_ns), min(last, end_ns))
+            for first, last in self._find_breaks(start_ns, end_ns)
+        )
+
+    def _power_half_width(self, start_ns: int, end_ns: int) -> float:
+        """Return the half width of integrated power over an interval, joules."""
+        ends = self.power.at(start_ns).systematic + self.power.at(end_ns).systematic
+        return ends + math.hypot(
+            self.power.sampling_half_width(start_ns, end_ns),
+            self.power.lag_half_width(start_ns, end_ns),
+        )
 
     def _find_breaks(self, start_ns: int, end_ns: int) -> list[tuple[int, int]]:
         return [(a, b) for a, b in self._breaks if a < end_ns and b > start_ns]
-
-    def _find_most_watts(self) -> float:
-        first, last = self.counter.first_edge_ns, self.counter.last_edge_ns
-        if first is None or last is None:
-            return self.power.max_watts
-        found = self.counter.slopes(first, last)
-        return found[1] if found else 0.0
 
     def _find_peak(self, start_ns: int, end_ns: int) -> float | None:
         found = self.power.extremes(start_ns, end_ns) or (
@@ -377,12 +376,12 @@ class ChannelTrace:
         if check is None:
             return 0.0
         gap = abs(check.counter_joules - check.integral_joules)
-        first, last = self.power.at(start_ns), self.power.at(end_ns)
-        blur = first.blur + last.blur
-        blur += math.hypot(
-            self.power.sampling_blur(start_ns, end_ns), self.power.lag_blur(start_ns, end_ns)
-        )
-        least = blur if end_ns - start_ns >= _LONG_NS else blur + half
+        apart = self._power_half_width(start_ns, end_ns)
+        least = apart if end_ns - start_ns >= _LONG_NS else apart + half
         if gap <= _DISAGREE * abs(check.counter_joules) or gap <= least:
             return 0.0
-        return gap + blur
+        return gap + apart
+
+
+def _snap(joules: float) -> float:
+    return round(joules / GRID_JOULES) * GRID_JOULES

@@ -62,7 +62,7 @@ def test_power_alone_is_not_believed_beyond_what_hardware_draws() -> None:
 
 
 def test_the_largest_hardware_is_still_believed() -> None:
-    from etui.energy.tracks.channel_trace import find_plausible_watts
+    from etui.energy._recordings.channel import find_plausible_watts
 
     def limit(scope: str, watts: float | None) -> float:
         return find_plausible_watts(Channel(scope, scope, Kind.COUNTER, limit_watts=watts))

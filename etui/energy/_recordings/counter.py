@@ -18,18 +18,23 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from etui.energy.tracks.counter_edges import CounterStep, Edge, EdgeClock, StepKind, unwrap
-from etui.energy.tracks.driver_clock import DriverClock
-from etui.energy.tracks.pending_marks import PendingMarks
-from etui.energy.tracks.ring_buffer import Columns
-from etui.energy.tracks.step_fit import EdgeSample, fit_steps
+from etui.energy._recordings.columns import Columns, PendingMarks
+from etui.energy._recordings.edges import (
+    CounterStep,
+    DriverClock,
+    Edge,
+    EdgeClock,
+    StepKind,
+    unwrap,
+)
+from etui.energy._recordings.fits import EdgeSample, fit_steps
 
 if TYPE_CHECKING:
     import numpy as np
 
-_T, _E, _COVERED, _KNOWN, _HALF, _NOISE, _SHARED, _ADDED = range(8)
+_TYPICAL_PERIOD_NS = 1e8
 _LONG_TICKS = 5
 _EDGES_AFTER = 2
 """Edges after a mark that its fit waits for: one full tick after the step."""
@@ -50,11 +55,29 @@ class Point:
     joules: float  # Energy since the first knot
     covered_ns: float  # Time that was recorded
     known_ns: float  # Time whose energy is known, bridged gaps included
-    blur: float
-    """Half width of ``joules`` that does not depend on the device: what the power did between two
-    refreshes, and when it stepped at a mark."""
+    systematic: float
+    """Half width of ``joules`` that all devices share: what the power did between two refreshes,
+    and when it stepped at a mark."""
     variance: float = 0.0  # Accumulated variance of sampling, J^2 (power readings only)
     noise: float = 0.0  # Half width of `joules` that is the device's own: when its counter moved
+
+
+class Knot(NamedTuple):
+    """A time at which the energy is known, with the totals up to it: an edge, or a fitted mark."""
+
+    t_ns: int
+    joules: float
+    covered_ns: float
+    known_ns: float
+    half_ns: float = 0.0  # Half width of `t_ns`; 0 for a mark
+    noise: float = 0.0  # Half width of `joules` that the fit of a mark leaves
+    systematic: float = 0.0  # Half width of `joules`, since the power may step off the mark
+    is_added: bool = False  # A mark, or read at one: its tick is not a regular one
+
+    @property
+    def is_mark(self) -> bool:
+        """Whether it is a fitted mark."""
+        return self.is_added and self.half_ns == 0.0
 
 
 class Power(Protocol):
@@ -67,7 +90,7 @@ class Power(Protocol):
         """Return the smallest and largest watts read; None without a reading."""
 
 
-class CounterTrack:
+class CounterRecording:
     """The record of one counter.
 
     Args:
@@ -89,7 +112,7 @@ class CounterTrack:
         range_joules: float | None = None,
         period_s: float | None = None,
     ) -> None:
-        self._knots = Columns(("i8", "f8", "f8", "f8", "f8", "f8", "f8", "i1"), keep)
+        self._knots = Columns(Knot, keep)
         self._clock = EdgeClock(period_s)
         self._gap_ns = gap_s * 1e9
         self._max_watts = max_watts
@@ -117,12 +140,12 @@ class CounterTrack:
     @property
     def last_edge_ns(self) -> int | None:
         """Time of the last movement of the counter; None without one."""
-        return int(self._knots.row(-1)[_T]) if len(self._knots) else None
+        return self._knots.row(-1).t_ns if len(self._knots) else None
 
     @property
     def first_edge_ns(self) -> int | None:
         """Time of the oldest movement on record; None without one."""
-        return int(self._knots.row(0)[_T]) if len(self._knots) else None
+        return self._knots.row(0).t_ns if len(self._knots) else None
 
     @property
     def dropped_until_ns(self) -> int | None:
@@ -161,8 +184,7 @@ class CounterTrack:
         if t_ns <= self._read_ns:
             return
         before, before_ns = self._raw, self._read_ns
-        period_ns = self._clock.period_ns or 1e8
-        seconds = (t_ns - self._anchor_ns + period_ns) / 1e9
+        seconds = (t_ns - self._anchor_ns + self._period_ns) / 1e9
         step = unwrap(
             before, joules, seconds=seconds, range_joules=self._range, max_watts=self._max_watts
         )
@@ -189,7 +211,7 @@ class CounterTrack:
 
     def curve(self) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
         """Return times in nanoseconds and joules up to them: views, valid until the next read."""
-        return self._knots.column(_T), self._knots.column(_E)
+        return self._knots.column("t_ns"), self._knots.column("joules")
 
     @property
     def nbytes(self) -> int:
@@ -198,22 +220,24 @@ class CounterTrack:
 
     def at(self, t_ns: int) -> Point:
         """Return the running totals at a time; constant where nothing is known."""
-        upper = self._knots.search(_T, t_ns)
+        upper = self._knots.search(t_ns)
         if upper == 0:
             return self._before_first(t_ns)
-        t0, e0, c0, k0, h0, n0, s0, _ = self._knots.row(upper - 1)
         if upper == len(self._knots):
             return self._after_last(t_ns)
-        t1, e1, c1, k1, h1, n1, s1, _ = self._knots.row(upper)
-        share = (t_ns - t0) / (t1 - t0)
-        watts = (e1 - e0) / (t1 - t0) * 1e9
+        a, b = self._knots.row(upper - 1), self._knots.row(upper)
+        watts = (b.joules - a.joules) / (b.t_ns - a.t_ns) * 1e9
+        share = (t_ns - a.t_ns) / (b.t_ns - a.t_ns)
         left = 1 - share
+        tick = self._bound_tick(upper, a, b, share)
         return Point(
-            e0 + share * (e1 - e0),
-            c0 + share * (c1 - c0),
-            k0 + share * (k1 - k0),
-            self._tick_blur(upper, share) + left * s0 + share * s1,
-            noise=watts * (left * h0 + share * h1) / 1e9 + left * n0 + share * n1,
+            joules=a.joules + share * (b.joules - a.joules),
+            covered_ns=a.covered_ns + share * (b.covered_ns - a.covered_ns),
+            known_ns=a.known_ns + share * (b.known_ns - a.known_ns),
+            systematic=tick + left * a.systematic + share * b.systematic,
+            noise=watts * (left * a.half_ns + share * b.half_ns) / 1e9
+            + left * a.noise
+            + share * b.noise,
         )
 
     def totals(
@@ -230,10 +254,10 @@ class CounterTrack:
         import numpy as np
 
         joules, known = np.empty(len(times)), np.empty(len(times))
-        upper = self._knots.column(_T).searchsorted(times, side="right")
+        t, e, k = (self._knots.column(name) for name in ("t_ns", "joules", "known_ns"))
+        upper = t.searchsorted(times, side="right")
         inside = (upper > 0) & (upper < len(self._knots))
         high = upper[inside]
-        t, e, k = (self._knots.column(column) for column in (_T, _E, _KNOWN))
         share = (times[inside] - t[high - 1]) / (t[high] - t[high - 1])
         joules[inside] = e[high - 1] + share * (e[high] - e[high - 1])
         known[inside] = k[high - 1] + share * (k[high] - k[high - 1])
@@ -244,22 +268,27 @@ class CounterTrack:
 
     def slopes(self, start_ns: int, end_ns: int) -> tuple[float, float] | None:
         """Return the smallest and largest mean watts of the ticks that overlap an interval."""
-        low = max(self._knots.search(_T, start_ns) - 1, 0)
-        high = min(self._knots.search(_T, end_ns) + 1, len(self._knots))
+        low = max(self._knots.search(start_ns) - 1, 0)
+        high = min(self._knots.search(end_ns) + 1, len(self._knots))
         if high - low < 2:
             return None
         watts = self._tick_watts(low, high)
         return (float(watts.min()), float(watts.max())) if len(watts) else None
 
+    @property
+    def _period_ns(self) -> float:
+        return self._clock.period_ns or _TYPICAL_PERIOD_NS
+
     def _tick_watts(self, low: int, high: int) -> np.ndarray[Any, Any]:
         """Return the mean watts of the ticks between two knots, marks and added reads aside."""
-        while low > 0 and self._knots.row(low)[_ADDED]:
+        added = self._knots.column("is_added")
+        while low > 0 and added[low]:
             low -= 1
-        while high < len(self._knots) and self._knots.row(high - 1)[_ADDED]:
+        while high < len(self._knots) and added[high - 1]:
             high += 1
-        regular = self._knots.column(_ADDED)[low:high] == 0
-        times = self._knots.column(_T)[low:high][regular]
-        joules = self._knots.column(_E)[low:high][regular]
+        regular = ~added[low:high]
+        times = self._knots.column("t_ns")[low:high][regular]
+        joules = self._knots.column("joules")[low:high][regular]
         watts: np.ndarray[Any, Any] = (joules[1:] - joules[:-1]) / (times[1:] - times[:-1]) * 1e9
         return watts
 
@@ -278,7 +307,7 @@ class CounterTrack:
         """
         while self._marks and len(self._knots) >= 3:
             mark_ns = self._marks.first_ns
-            upper = self._knots.search(_T, mark_ns)
+            upper = self._knots.search(mark_ns)
             if len(self._knots) - upper < _EDGES_AFTER:
                 return
             self._marks.drop(1)
@@ -286,44 +315,41 @@ class CounterTrack:
                 self._place_mark(mark_ns, upper)
 
     def _place_mark(self, mark_ns: int, upper: int) -> None:
-        t0, e0, c0, k0, _, _, _, _ = self._knots.row(upper - 1)
-        if t0 == mark_ns:
+        a, b = self._knots.row(upper - 1), self._knots.row(upper)
+        if a.t_ns == mark_ns:
             return
         low, high = self._find_fit_range(upper)
-        rows = [self._knots.row(index) for index in range(low, high)]
-        if any(b[_COVERED] - a[_COVERED] < b[_T] - a[_T] for a, b in pairwise(rows)):
+        knots = [self._knots.row(index) for index in range(low, high)]
+        if any(q.covered_ns - p.covered_ns < q.t_ns - p.t_ns for p, q in pairwise(knots)):
             return  # a gap or a reset: how the power went is not known
-        marks = [mark_ns, *self._marks.before(rows[-1][_T])]
+        marks = [mark_ns, *self._marks.before(knots[-1].t_ns)]
         uneven_s = self._estimate_jitter(upper)
         edges = [
             EdgeSample(
-                seconds=(row[_T] - t0) / 1e9,
-                joules=row[_E] - e0,
-                sigma_s=math.hypot(row[_HALF] / 1e9 / math.sqrt(3), uneven_s),
-                sigma_joules=row[_NOISE] / _SIGMAS,
+                seconds=(knot.t_ns - a.t_ns) / 1e9,
+                joules=knot.joules - a.joules,
+                sigma_s=math.hypot(knot.half_ns / 1e9 / math.sqrt(3), uneven_s),
+                sigma_joules=knot.noise / _SIGMAS,
             )
-            for row in rows
+            for knot in knots
         ]
-        found = fit_steps([(each - t0) / 1e9 for each in marks], edges)[0]
-        t1, e1, c1, k1 = self._knots.row(upper)[:4]
-        share = (mark_ns - t0) / (t1 - t0)
-        joules = e0 + min(max(found.joules, 0.0), e1 - e0)
-        self._knots.insert(
-            upper,
-            mark_ns,
-            joules,
-            c0 + share * (c1 - c0),
-            k0 + share * (k1 - k0),
-            0.0,
-            _SIGMAS * found.sigma_joules,
-            abs(found.step_watts) * _MARK_HALF_S,
-            1,
+        found = fit_steps([(each - a.t_ns) / 1e9 for each in marks], edges)[0]
+        share = (mark_ns - a.t_ns) / (b.t_ns - a.t_ns)
+        mark = Knot(
+            t_ns=mark_ns,
+            joules=a.joules + min(max(found.joules, 0.0), b.joules - a.joules),
+            covered_ns=a.covered_ns + share * (b.covered_ns - a.covered_ns),
+            known_ns=a.known_ns + share * (b.known_ns - a.known_ns),
+            noise=_SIGMAS * found.sigma_joules,
+            systematic=abs(found.step_watts) * _MARK_HALF_S,
+            is_added=True,
         )
+        self._knots.insert(upper, mark)
 
     def _find_fit_range(self, upper: int) -> tuple[int, int]:
         """Return the knots around a tick to fit, from the last mark before it."""
         low = upper - 1
-        while low > 0 and upper - low < _FIT_EDGES and not self._is_mark(low):
+        while low > 0 and upper - low < _FIT_EDGES and not self._knots.row(low).is_mark:
             low -= 1
         return low, min(upper + _EDGES_AFTER, len(self._knots))
 
@@ -339,54 +365,68 @@ class CounterTrack:
         if len(watts) < 5:
             return 0.0
         steps = sorted((abs(watts[1:] - watts[:-1]) / (watts[1:] + watts[:-1]) * 2).tolist())
-        period_s = (self._clock.period_ns or 1e8) / 1e9
-        return float(1.8 * steps[len(steps) // 2] * period_s / math.sqrt(6))
-
-    def _is_mark(self, index: int) -> bool:
-        row = self._knots.row(index)
-        return bool(row[_ADDED] and row[_HALF] == 0.0)
+        return float(1.8 * steps[len(steps) // 2] * (self._period_ns / 1e9) / math.sqrt(6))
 
     def _append(self, edge: Edge, delta: float | None, added: bool) -> None:
+        """Add a knot; without a delta the counter was reset, and power readings replace it."""
         if not len(self._knots):
-            self._knots.append(edge.t_ns, 0.0, 0.0, 0.0, edge.half_ns, 0.0, 0.0, 0)
+            self._knots.append(Knot(edge.t_ns, 0.0, 0.0, 0.0, edge.half_ns))
             return
-        t0, e0, c0, k0 = self._knots.row(-1)[:4]
-        t_ns = max(edge.t_ns, t0 + 1)
-        span = t_ns - t0
-        if delta is None:
+        last = self._knots.row(-1)
+        t_ns = max(edge.t_ns, last.t_ns + 1)
+        joules, known, covered = delta, float(t_ns - last.t_ns), float(t_ns - last.t_ns)
+        if joules is None:
             self.resets += 1
             self._clock.lose()
-            joules, known = self._power.between(t0, t_ns)
-            self._knots.append(t_ns, e0 + joules, c0, k0 + known, edge.half_ns, 0.0, 0.0, 0)
-            return
-        covered = 0.0 if self._gap else span
-        self._knots.append(t_ns, e0 + delta, c0 + covered, k0 + span, edge.half_ns, 0.0, 0.0, added)
+            joules, known = self._power.between(last.t_ns, t_ns)
+        if delta is None or self._gap:
+            covered = 0.0
+        self._knots.append(
+            Knot(
+                t_ns,
+                last.joules + joules,
+                last.covered_ns + covered,
+                last.known_ns + known,
+                edge.half_ns,
+                is_added=added and delta is not None,
+            )
+        )
 
     def _before_first(self, t_ns: int) -> Point:
         if not len(self._knots):
             return Point(0.0, 0.0, 0.0, 0.0)
-        t0, e0, c0, k0 = self._knots.row(0)[:4]
-        joules, known = self._power.between(t_ns, t0)
-        return Point(e0 - joules, c0 - known, k0 - known, self._spread(t_ns, t0) * 0.1)
+        first = self._knots.row(0)
+        joules, known = self._power.between(t_ns, first.t_ns)
+        return Point(
+            joules=first.joules - joules,
+            covered_ns=first.covered_ns - known,
+            known_ns=first.known_ns - known,
+            systematic=self._spread(t_ns, first.t_ns) * 0.1,
+        )
 
     def _after_last(self, t_ns: int) -> Point:
-        t0, e0, c0, k0, half = self._knots.row(-1)[:5]
-        span = float(t_ns - t0)
-        noise = self._slope() * half / 1e9
+        last = self._knots.row(-1)
+        span = float(t_ns - last.t_ns)
+        noise = self._slope() * last.half_ns / 1e9
         if span == 0:
-            return Point(e0, c0, k0, 0.0, noise=noise)
-        joules, known = self._power.between(t0, t_ns)
-        period = self._clock.period_ns or 1e8
+            return Point(last.joules, last.covered_ns, last.known_ns, 0.0, noise=noise)
+        joules, known = self._power.between(last.t_ns, t_ns)
         if known < span:
-            reach = min(span, 1.5 * period)
+            reach = min(span, 1.5 * self._period_ns)
             if reach > known:
                 joules, known = self._slope() * reach / 1e9, reach
-        read = 0.0 if self._gap else float(max(min(t_ns, self._read_ns) - t0, 0))
-        blur = self._spread(t0, t_ns) * min(span, 2 * period) / 1e9
-        blur += 0.05 * abs(joules)
-        return Point(e0 + joules, c0 + read, k0 + known, blur, noise=noise)
+        read = 0.0 if self._gap else float(max(min(t_ns, self._read_ns) - last.t_ns, 0))
+        swung_s = min(span, 2 * self._period_ns) / 1e9
+        return Point(
+            joules=last.joules + joules,
+            covered_ns=last.covered_ns + read,
+            known_ns=last.known_ns + known,
+            systematic=self._spread(last.t_ns, t_ns) * swung_s + 0.05 * abs(joules),
+            noise=noise,
+        )
 
     def _slope(self) -> float:
+        """Return the mean watts of the last tick."""
         if len(self._knots) < 2:
             return 0.0
         watts = self._tick_watts(len(self._knots) - 2, len(self._knots))
@@ -398,41 +438,36 @@ class CounterTrack:
 
     def _estimate_range(self, start_ns: int, end_ns: int) -> tuple[float, float]:
         """Bound the watts drawn in an interval by the readings and ticks around it."""
-        margin = int(2 * (self._clock.period_ns or 1e8))
-        found = [
-            pair
-            for pair in (
-                self.slopes(start_ns - margin, end_ns + margin),
-                self._power.extremes(start_ns - margin, end_ns + margin),
-            )
-            if pair is not None
-        ]
+        margin = int(2 * self._period_ns)
+        around = start_ns - margin, end_ns + margin
+        found = [pair for pair in (self.slopes(*around), self._power.extremes(*around)) if pair]
         if not found:
             return 0.0, 0.0
         low = min(pair[0] for pair in found)
         high = max(pair[1] for pair in found)
         return max(0.0, low - 0.02 * high), 1.02 * high
 
-    def _tick_blur(self, upper: int, share: float) -> float:
-        """Bound the error of linear interpolation inside one tick, joules."""
-        t0, e0 = self._knots.row(upper - 1)[:2]
-        t1, e1 = self._knots.row(upper)[:2]
-        seconds = (t1 - t0) / 1e9
-        mean = (e1 - e0) / seconds
-        low, high = self._estimate_range(t0, t1)
+    def _bound_tick(self, upper: int, a: Knot, b: Knot, share: float) -> float:
+        """Bound the error of linear interpolation inside the tick from ``a`` to ``b``, joules."""
+        seconds = (b.t_ns - a.t_ns) / 1e9
+        mean = (b.joules - a.joules) / seconds
+        low, high = self._estimate_range(a.t_ns, b.t_ns)
         swing = 2 * max(high - mean, mean - low, 0.0)
-        if seconds > _LONG_TICKS * (self._clock.period_ns or 1e8) / 1e9:
+        if seconds > _LONG_TICKS * self._period_ns / 1e9:
             # A bridged gap: power may have been anything from 0 to the largest ever measured.
-            swing = max(swing, mean, self._find_most_watts() - mean)
+            swing = max(swing, mean, self.most_watts - mean)
         above, below = swing, min(swing, mean)
         done, left = share * seconds, (1 - share) * seconds
         steps = max(min(done * above, left * below), min(done * below, left * above))
         wander = 2 * self._scatter(upper) * math.sqrt(done * left)
         return float(max(steps, wander))
 
-    def _find_most_watts(self) -> float:
-        """Return the largest mean watts of a tick on record."""
-        found = self.slopes(self._knots.row(0)[_T], self._knots.row(-1)[_T])
+    @property
+    def most_watts(self) -> float:
+        """Largest mean watts of a tick on record; 0 without one."""
+        if not len(self._knots):
+            return 0.0
+        found = self.slopes(self._knots.row(0).t_ns, self._knots.row(-1).t_ns)
         return found[1] if found else 0.0
 
     def _scatter(self, upper: int) -> float:

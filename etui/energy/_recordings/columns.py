@@ -1,0 +1,139 @@
+"""What a recording keeps: the newest rows of numbers, and the marks that wait for readings."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, get_type_hints
+
+if TYPE_CHECKING:
+    import numpy as np
+
+_FIRST_ROWS = 1024
+_DTYPES = {int: "i8", float: "f8", bool: "?"}
+_MOST_MARKS = 1000
+_SAME_NS = 1_000_000
+_MOST_TOGETHER = 8
+
+Row = TypeVar("Row", bound=tuple[Any, ...])
+
+
+class Columns(Generic[Row]):
+    """Rows of a NamedTuple in the order of their first field, one numpy array per field.
+
+    At least the newest ``keep`` rows are always available as one contiguous slice: the arrays have
+    room for twice as many, and when they are full the newest half moves to the front. One
+    structured array would do the same with a name per field, but numpy copies a field of it before
+    each search.
+    """
+
+    def __init__(self, row_type: type[Row], keep: int) -> None:
+        import numpy as np
+
+        self._np = np
+        self._keep = max(keep, 2)
+        self._make_row: Callable[[list[Any]], Row] = row_type._make  # type: ignore[attr-defined]
+        rows = min(2 * self._keep, _FIRST_ROWS)
+        self._columns: dict[str, np.ndarray[Any, Any]] = {
+            name: np.zeros(rows, dtype=_DTYPES[kind])
+            for name, kind in get_type_hints(row_type).items()
+        }
+        self._arrays = list(self._columns.values())
+        self._end = 0
+        self.dropped = False  # Whether old rows were dropped
+
+    def __len__(self) -> int:
+        return self._end
+
+    def append(self, row: Row) -> None:
+        """Add a row."""
+        if self._end == len(self._arrays[0]):
+            self._make_room()
+        for array, value in zip(self._arrays, row, strict=True):
+            array[self._end] = value
+        self._end += 1
+
+    def insert(self, index: int, row: Row) -> None:
+        """Add a row before the row at ``index``."""
+        later = self._end - index
+        self.append(row)  # which may drop old rows, so that the index changes
+        end = self._end
+        start = max(end - 1 - later, 0)
+        for array, value in zip(self._arrays, row, strict=True):
+            array[start + 1 : end] = array[start : end - 1].copy()
+            array[start] = value
+
+    def column(self, name: str) -> np.ndarray[Any, Any]:
+        """Return a view of one field, oldest row first; valid until the next append."""
+        return self._columns[name][: self._end]
+
+    def row(self, index: int) -> Row:
+        """Return one row; negative indices count from the newest."""
+        at = index if index >= 0 else self._end + index
+        return self._make_row([array.item(at) for array in self._arrays])
+
+    def search(self, value: int) -> int:
+        """Count the rows whose first field is at most ``value``."""
+        return int(self._arrays[0][: self._end].searchsorted(value, side="right"))
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of memory in use."""
+        return sum(int(array.nbytes) for array in self._arrays)
+
+    def _make_room(self) -> None:
+        size = len(self._arrays[0])
+        full = 2 * self._keep
+        if size == full:
+            for array in self._arrays:
+                array[: self._keep] = array[size - self._keep :]
+            self._end = self._keep
+            self.dropped = True
+            return
+        for name, array in self._columns.items():
+            self._columns[name] = self._np.zeros(min(2 * size, full), dtype=array.dtype)
+            self._columns[name][:size] = array
+        self._arrays = list(self._columns.values())
+
+
+class PendingMarks:
+    """Times at which the power steps, in order, until the energy there is fitted."""
+
+    def __init__(self) -> None:
+        self._times: list[int] = []
+
+    def __bool__(self) -> bool:
+        return bool(self._times)
+
+    @property
+    def first_ns(self) -> int:
+        """The earliest mark."""
+        return self._times[0]
+
+    def add(self, t_ns: int) -> None:
+        """Add a mark, unless one within a millisecond is there already."""
+        at = bisect_left(self._times, t_ns)
+        if all(abs(near - t_ns) > _SAME_NS for near in self._times[max(at - 1, 0) : at + 1]):
+            self._times.insert(at, t_ns)
+            del self._times[:-_MOST_MARKS]
+
+    def drop(self, count: int) -> None:
+        """Remove the earliest marks."""
+        del self._times[:count]
+
+    def is_pending(self, end_ns: int) -> bool:
+        """Return whether a mark up to a time waits."""
+        return bool(self._times) and self._times[0] <= end_ns
+
+    def before(self, end_ns: int) -> list[int]:
+        """Return the marks before a time."""
+        return self._times[: bisect_left(self._times, end_ns)]
+
+    def first_group(self, apart_ns: int) -> list[int]:
+        """Return the earliest marks that are less than a time apart, at most eight."""
+        count = 1
+        while count < min(len(self._times), _MOST_TOGETHER):
+            if self._times[count] - self._times[count - 1] >= apart_ns:
+                break
+            count += 1
+        return self._times[:count]

@@ -30,12 +30,8 @@ class Vocabulary(Protocol):
     def vocab(self) -> Any:
         """The vocabulary of llama.cpp."""
 
-    @property
-    def vocabulary(self) -> int:
-        """Number of tokens."""
-
-    def piece(self, token: int) -> tuple[bytes, bool]:
-        """Return a token's bytes and whether it ends generation."""
+    def pieces(self) -> list[tuple[bytes, bool]]:
+        """Return each token's bytes and whether it ends generation."""
 
 
 def make_limits() -> Any:
@@ -84,7 +80,7 @@ class Constraints:
     def _read_vocabulary(self) -> None:
         from llguidance import LLTokenizer
 
-        tokens = [self._model.piece(token) for token in range(self._model.vocabulary)]
+        tokens = self._model.pieces()
         ends = [token for token, (_, ends) in enumerate(tokens) if ends]
         self._vocabulary = LLTokenizer.from_llamacpp(
             tokens=[piece for piece, _ in tokens],

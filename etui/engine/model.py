@@ -146,6 +146,10 @@ class Model:
             known = self._pieces[token] = self._compute_piece(token)
         return known
 
+    def pieces(self) -> list[tuple[bytes, bool]]:
+        """Return what :meth:`piece` does for every token, without keeping it."""
+        return [self._compute_piece(token) for token in range(self.vocabulary)]
+
     def _compute_piece(self, token: int) -> tuple[bytes, bool]:
         shown = token in self._shown
         api, buffer = self._api, self._buffer

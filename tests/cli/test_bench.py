@@ -15,6 +15,7 @@ import pytest
 from click.testing import CliRunner
 
 from etui.bench.folder import read_run
+from tests.support.command import run_here
 
 SMALL = (
     "--suite",
@@ -28,17 +29,9 @@ SMALL = (
 )
 
 
-def run(home: Path, *args: str, models: Path | None = None, timeout: float = 300):
-    environ = {**os.environ, "ETUI_HOME": str(home)}
-    if models is not None:
-        environ["ETUI_MODELS"] = str(models)
-    return subprocess.run(
-        [sys.executable, "-m", "etui", "bench", *args],
-        capture_output=True,
-        env=environ,
-        timeout=timeout,
-        text=True,
-    )
+def run(home: Path, *args: str, models: Path | None = None):
+    environ = {} if models is None else {"ETUI_MODELS": str(models)}
+    return run_here("bench", *args, ETUI_HOME=str(home), **environ)
 
 
 @pytest.fixture(scope="module")

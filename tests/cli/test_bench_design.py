@@ -14,6 +14,7 @@ import pytest
 from etui.bench.folder import CURVES, read_run
 from etui.config.config import shipped_dir
 from etui.design.load import design_of_run
+from tests.support.command import run_here
 
 TEXT = """\
 version: 1
@@ -50,12 +51,9 @@ def answers(folder: Path) -> dict:
 def whole(models, design, tmp_path_factory) -> Path:
     """The folder of a run of the design that nothing disturbed."""
     out = tmp_path_factory.mktemp("runs") / "whole"
-    environ = {
-        **os.environ, "ETUI_MODELS": str(models), "ETUI_HOME": str(tmp_path_factory.mktemp("home"))
-    }  # fmt: skip
-    done = subprocess.run(
-        [sys.executable, "-m", "etui", "bench", "--design", str(design), "-n", "6", "-o", str(out)],
-        capture_output=True, env=environ, text=True, timeout=300,
+    done = run_here(
+        *("bench", "--design", str(design), "-n", "6", "-o", str(out)),
+        ETUI_MODELS=str(models), ETUI_HOME=str(tmp_path_factory.mktemp("home")),
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "A study of two ways: small is smollm2-135m" in done.stderr

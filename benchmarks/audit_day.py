@@ -110,7 +110,8 @@ def ask_all(config: Config, texts: Sequence[str], say: Callable[[str], None]) ->
 
 def judge(config: Config, letters: dict[str, str]) -> tuple[list[Judged], list[bool]]:
     """Compare audits with the truth; also returns whether each answer of the small arm is right."""
-    from etui.log.labels import collect_labels, read_audits, read_labelled
+    from etui.learning.labels import collect_labels
+    from etui.log.labels import read_audits, read_labelled
     from etui.log.queries import LogReader
 
     with LogReader(config) as log:

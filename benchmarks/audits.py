@@ -25,25 +25,25 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from etui.routing.accuracy.agreement import (
+from etui.learning.agreement import (
     AUDIT_ACCURACY,
     SAME_MISTAKE,
     AgreementModel,
     compute_bias,
     estimate_agreement,
 )
-from etui.routing.accuracy.cross_fit import FOLDS, cross_fit
-from etui.routing.accuracy.fit import fit_heads
-from etui.routing.accuracy.fitted_file import Provenance
-from etui.routing.accuracy.labels import (
+from etui.learning.cross_fit import FOLDS, cross_fit
+from etui.learning.fit import fit_heads
+from etui.learning.fitted_file import Provenance
+from etui.learning.graded import Graded, assign_folds
+from etui.learning.labels import (
     LabelledQuestion,
     build_label_table,
     format_question,
     label_audit,
     model_questions,
 )
-from etui.routing.accuracy.predictor import AccuracyPredictor
-from etui.routing.accuracy.table import Graded, assign_folds
+from etui.learning.predictor import AccuracyPredictor
 from etui.routing.signals.question_words import QuestionText
 
 if TYPE_CHECKING:
@@ -251,8 +251,7 @@ def simulate_file(
         SystemExit: There are no texts, or not two arms.
     """
     from benchmarks.ladder import simulate as simulate_ladder
-    from etui.replay.outcomes import read_outcomes
-    from etui.replay.question_texts import read_texts
+    from etui.learning.outcomes import read_outcomes, read_texts
 
     if data is None:
         raise SystemExit("--audits needs the texts of the questions: --data DIR")

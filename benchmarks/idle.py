@@ -22,7 +22,7 @@ from statistics import median
 
 from benchmarks.figures import Figure
 from etui.energy.keep_warm import Measured
-from etui.replay.idle_replay import IdleCost, IdleReplay, choose_times, replay_gaps
+from etui.runtime.idle_replay import IdleCost, IdleReplay, choose_times, replay_gaps
 from tests.support.idle_days import DAYS, draw_gaps, flatten
 
 AIM = 1.1

@@ -42,7 +42,7 @@ from etui.bench.difficulty import average_outcomes
 from etui.bench.schedule import choose_first_look, choose_next_look
 from etui.datasets.question_sample import order_balanced
 from etui.errors import EtuiError, ExitCode
-from etui.replay.outcomes import read_outcomes
+from etui.learning.outcomes import read_outcomes
 from etui.stats.confidence_sequence import (
     build_covariates,
     compute_interval,

@@ -32,21 +32,22 @@ from etui.arm import Arm
 from etui.chat import Query
 from etui.cli.common import format_json
 from etui.config.config import Config
+from etui.learning.cross_fit import cross_fit
+from etui.learning.fit import fit_heads
+from etui.learning.fitted_file import Provenance, format_fitted, parse_fitted
+from etui.learning.graded import Graded
+from etui.learning.judge import ReplayTable, judge
+from etui.learning.log_replay import build_turns_document
+from etui.learning.policy_replay import format_question, replay_policy
+from etui.learning.predictor import AccuracyPredictor
 from etui.log.queries import LogReader
 from etui.models.catalogue import load_catalogue
 from etui.models.spec import STARTER
-from etui.replay.judge import ReplayTable, judge
-from etui.replay.log_replay import build_turns_document, replay_log
-from etui.replay.policy_replay import format_question, replay_policy
-from etui.routing.accuracy.cross_fit import cross_fit
-from etui.routing.accuracy.fit import fit_heads
-from etui.routing.accuracy.fitted_file import Provenance, format_fitted, parse_fitted
-from etui.routing.accuracy.predictor import AccuracyPredictor
-from etui.routing.accuracy.table import Graded
 from etui.routing.decide import decide
 from etui.routing.library import check_text, load_policy
 from etui.routing.policy import Policy
 from etui.routing.signals.question_words import QuestionText
+from etui.runtime.replay import replay_log
 from etui.runtime.runtime import open_runtime
 from etui.yaml.named_files import NamedFile
 

@@ -27,10 +27,8 @@ from etui.chat import Query
 from etui.config.config import load_config
 from etui.curves.measured_under import Conditions
 from etui.curves.operating_curve import OperatingCurve, PhaseCurve, Speed
-from etui.log.writer import TurnWriter
-from etui.models.catalogue import load_catalogue
-from etui.routing.accuracy.features import FEATURE_NAMES
-from etui.routing.accuracy.fitted_file import (
+from etui.learning.features import FEATURE_NAMES
+from etui.learning.fitted_file import (
     ArmHead,
     Bands,
     FittedModel,
@@ -40,7 +38,9 @@ from etui.routing.accuracy.fitted_file import (
     Rate,
     Sparse,
 )
-from etui.routing.accuracy.predictor import AccuracyPredictor
+from etui.learning.predictor import AccuracyPredictor
+from etui.log.writer import TurnWriter
+from etui.models.catalogue import load_catalogue
 from etui.routing.decide import decide
 from etui.routing.joules_predictor import ArmKey, LoggedModelFacts, PastOutput, predict_joules
 from etui.routing.library import load_policy

@@ -4,7 +4,7 @@
 their types. ``tests/test_docs.py`` fails if one is out of date.
 
 ``python docs/generate.py fields --data DIR [--check] [--test]`` makes the classifier of a
-question's field, ``etui/routing/accuracy/mmlu_fields.bin``, from the folder of the MMLU files: a
+question's field, ``etui/learning/mmlu_fields.bin``, from the folder of the MMLU files: a
 ridge regression on the dev and val questions, one target for each of the 57 subjects, on tf-idf of
 hashed words and word beginnings. The sharpness of its softmax minimises the log loss of
 leave-one-out predictions.
@@ -162,9 +162,8 @@ def make_fields(data: Path) -> bytes:
     import numpy as np
     from scipy import sparse
 
-    from etui.replay.outcomes import question_text
-    from etui.replay.question_texts import read_texts
-    from etui.routing.accuracy.fields import FIELD_BUCKETS, count_field_terms
+    from etui.learning.features import FIELD_BUCKETS, count_field_terms
+    from etui.learning.outcomes import question_text, read_texts
 
     texts = {
         (s, split, row): q
@@ -226,9 +225,8 @@ def _print_test(raw: bytes, data: Path) -> None:
     """Print how often the classifier recognises the subject of a test question."""
     import numpy as np
 
-    from etui.replay.outcomes import question_text
-    from etui.replay.question_texts import read_texts
-    from etui.routing.accuracy.fields import parse_classifier
+    from etui.learning.features import parse_classifier
+    from etui.learning.outcomes import question_text, read_texts
 
     classifier = parse_classifier(raw)
     texts = read_texts(data, "test")
@@ -242,7 +240,7 @@ def _print_test(raw: bytes, data: Path) -> None:
 
 
 def _write_fields(options: argparse.Namespace) -> None:
-    import etui.routing.accuracy.fields as fields
+    import etui.learning.features as fields
 
     target = Path(fields.__file__).with_name(fields.FILE)
     raw = make_fields(options.data)

@@ -75,8 +75,9 @@ def difficulty(runs: tuple[str, ...], tables: tuple[Path, ...], out: Path) -> No
 
 
 def _read_table(path: Path) -> list[ModelOutcomes]:
-    from etui.bench.difficulty import DifficultySource, ModelOutcomes
-    from etui.replay.outcomes import read_outcomes
+    from etui.bench.analysis.difficulty import ModelOutcomes
+    from etui.bench.store.difficulty_table import DifficultySource
+    from etui.learning.outcomes import read_outcomes
 
     graded, _ = read_outcomes(path)
     keys = list(zip(graded.subjects, graded.rows, strict=True))

@@ -27,8 +27,8 @@ from etui.units import count_text
 
 if TYPE_CHECKING:
     from etui.config.config import Config
-    from etui.replay.logged_cases import LoggedCases
-    from etui.routing.accuracy.fitted_file import FittedModel
+    from etui.learning.fitted_file import FittedModel
+    from etui.learning.logged_cases import LoggedCases
     from etui.routing.library import CheckedPolicy
     from etui.routing.policy import Policy
     from etui.runtime.explain import Explanation
@@ -71,9 +71,9 @@ def cases(name: str, from_log: bool, since: str | None, limit: int, output: Path
     you give them to others.
     """
     from etui.cli.time_option import parse_since
+    from etui.learning.logged_cases import read_logged_cases
     from etui.log.filters import TurnFilter
     from etui.log.queries import LogReader
-    from etui.replay.logged_cases import read_logged_cases
     from etui.routing.cases import load_cases
     from etui.routing.library import load_policy
 
@@ -352,8 +352,8 @@ def _print_valid(result: CheckedPolicy, health: FitTrace | None) -> None:
 def _load_fit(place: NamedFile, config: Config) -> tuple[FittedModel | None, tuple[Problem, ...]]:
     """Load the fit of a policy; None without one, and with the faults of one that is damaged."""
     from etui.errors import InvalidFile
-    from etui.routing.accuracy.fitted_file import load_fitted
-    from etui.routing.accuracy.predictor import get_fitted_path
+    from etui.learning.fitted_file import load_fitted
+    from etui.learning.predictor import get_fitted_path
 
     path = get_fitted_path(place, config)
     try:

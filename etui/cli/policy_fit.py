@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,23 +16,160 @@ from etui.cli.answer_options import (
     runs_option,
     split_option,
 )
-from etui.cli.common import load_context, print_json, require_writable, write_output
+from etui.cli.common import load_context, print_json, print_table, require_writable, write_output
 from etui.cli.param_types import WholeNumber
-from etui.cli.policy_fit_text import (
-    build_fit_document,
-    list_agreement_notes,
-    list_uniform_notes,
-    print_fit,
-)
 from etui.errors import UsageError
+from etui.units import count_text
 
 if TYPE_CHECKING:
     from etui.config.config import Config
-    from etui.log.labels import PairAgreement
+    from etui.learning.fitted_file import AgreementHead, FittedModel
+    from etui.learning.graded import Graded
+    from etui.learning.labels import PairAgreement
     from etui.models.catalogue import Catalogue
-    from etui.routing.accuracy.fitted_file import FittedModel
-    from etui.routing.accuracy.table import Graded
     from etui.routing.policy import Policy
+
+
+def _build_document(path: Path, model: FittedModel, notes: Sequence[str]) -> dict[str, Any]:
+    """Build the document of ``etui policy fit --json``.
+
+    Args:
+        notes: What the answers lacked.
+    """
+    return {
+        "file": str(path),
+        "provenance": model.provenance.model_dump(),
+        "arms": {
+            name: {
+                "model": head.model,
+                "reasoning": head.reasoning,
+                "n": head.n,
+                "rate": head.rate,
+                "bands": len(head.rates),
+                "c": head.logistic.c,
+                **head.quality.model_dump(),
+                "curves": [
+                    {"of": curve.of, "kind": curve.kind, "n": curve.n, "ece": curve.ece}
+                    for curve in head.curves
+                ],
+            }
+            for name, head in model.arms.items()
+        },
+        "needs": [
+            {
+                "need": need.need,
+                "base": need.base,
+                "other": need.other,
+                "n": need.n,
+                "auc": need.auc,
+            }
+            for need in model.needs
+        ],
+        "agreements": [
+            head.model_dump(include={"arms", "n", "known", "agreed", "apart"})
+            | {"curve": None if head.curve is None else head.curve.of}
+            for head in model.agreements
+        ],
+        "notes": list(notes),
+    }
+
+
+def print_fit(path: Path, model: FittedModel, notes: Sequence[str]) -> None:
+    """Print a fit as tables, and its notes on standard error; arguments as above."""
+    origin = model.provenance
+    excluded = f", {origin.excluded} excluded that are also in test" if origin.excluded else ""
+    click.echo(f"{path}: {origin.n:,} questions of {', '.join(origin.source)}{excluded}")
+    click.echo()
+    rows = [
+        (
+            name,
+            head.model or "any",
+            f"{100 * head.rate:.1f} %",
+            f"{head.quality.brier:.3f}",
+            f"{head.quality.brier_rate:.3f}",
+            f"{head.quality.ece:.3f}",
+            "" if head.quality.auc is None else f"{head.quality.auc:.3f}",
+            ", ".join(f"{curve.kind} of {curve.of}, ECE {curve.ece:.3f}" for curve in head.curves)
+            or "no confidence",
+        )
+        for name, head in model.arms.items()
+    ]
+    head = ("ARM", "MODEL", "RIGHT", "BRIER", "BRIER OF RATE", "ECE", "AUC", "AFTER AN ANSWER")
+    print_table(head, rows)
+    if model.needs:
+        click.echo()
+        print_table(
+            ("NEEDS", "BASE", "OTHER", "AUC"),
+            [
+                (
+                    need.need.replace("_", " "),
+                    need.base,
+                    need.other,
+                    "unknown" if need.auc is None else f"{need.auc:.3f}",
+                )
+                for need in model.needs
+            ],
+        )
+    if model.agreements:
+        click.echo()
+        print_table(
+            ("AGREE", "QUESTIONS", "SAME ANSWER", "RIGHT IF THE SAME", "RIGHT IF NOT", "CURVE"),
+            [_format_agreement(agreement) for agreement in model.agreements],
+        )
+    click.echo()
+    click.echo(
+        "Brier, ECE and AUC: five-fold cross-validation; BRIER OF RATE: if only the overall rate "
+        "were predicted"
+    )
+    for note in notes:
+        click.echo(f"note: {note}", err=True)
+
+
+def _format_agreement(head: AgreementHead) -> tuple[str, ...]:
+    """Format a row: how often the arms agree, and how often they are right then and else.
+
+    Shares of right and wrong alone are the least that they can be, and say so.
+    """
+    least = "" if head.known else "at least "
+    same = f"{100 * head.agreed.n / head.n:.1f} %" if head.known else "unknown"
+    alone = zip(head.arms, head.apart, strict=True)
+    apart = ", ".join(f"{arm} {least}{100 * share.p:.0f} %" for arm, share in alone)
+    return (
+        " and ".join(head.arms) if len(head.arms) > 1 else f"the votes of {head.arms[0]}",
+        f"{head.n:,}",
+        same,
+        f"{least}{100 * head.agreed.p:.1f} % "
+        f"[{100 * head.agreed.low:.1f}, {100 * head.agreed.high:.1f}]",
+        apart,
+        f"{head.curve.kind} of {head.curve.of}, ECE {head.curve.ece:.3f}" if head.curve else "none",
+    )
+
+
+def list_uniform_notes(graded: Graded) -> Iterator[str]:
+    """Yield a note for each arm whose labels are all the same, so that only a rate is fitted."""
+    for at, arm in enumerate(graded.arms):
+        weights = graded.weights_of(at)
+        right = graded.correct[:, at] if weights is None else graded.correct[weights > 0, at]
+        if len(right) and right.all() == right.any():
+            word, answers = "right" if right.all() else "wrong", count_text(len(right), "answer")
+            yield f"every answer of {arm} is {word} ({answers}): no question stands out"
+
+
+def list_agreement_notes(
+    agreements: Sequence[tuple[str, ...]] | None, model: FittedModel
+) -> Iterator[str]:
+    """Yield what the answers do not say about the steps of several answers of a policy."""
+    if any(not head.known for head in model.agreements):
+        yield (
+            "these outcomes have only right and wrong, so whether two wrong answers are the same "
+            "is not known: the shares of `agree` are the least that they can be; bench runs have "
+            "the answers"
+        )
+    fitted = {head.arms for head in model.agreements}
+    for arms in agreements or ():
+        if arms not in fitted:
+            yield f"agree of {', '.join(arms)} is not fitted: not all of it was answered"
+
 
 _OUTPUT_FIX = "choose another file with --output"
 
@@ -82,10 +219,10 @@ def fit(
     policy. The result is saved next to the policy as NAME.fitted.json; the policy's objectives and
     cascades use it from then on.
     """
-    from etui.cli.policy_names import split_names
-    from etui.routing.accuracy.fit import fit_heads
-    from etui.routing.accuracy.fitted_file import format_fitted
-    from etui.routing.accuracy.predictor import get_fitted_path
+    from etui.cli.answer_options import split_names
+    from etui.learning.fit import fit_heads
+    from etui.learning.fitted_file import format_fitted
+    from etui.learning.predictor import get_fitted_path
     from etui.routing.policy import list_agreements
 
     config, catalogue, _ = load_context()
@@ -113,7 +250,7 @@ def fit(
         notes += arm_notes
     before = graded.question_count
     if exclude_test is not None:
-        from etui.replay.question_texts import drop_questions, read_texts
+        from etui.learning.outcomes import drop_questions, read_texts
 
         if not graded.questions:
             raise UsageError(
@@ -128,7 +265,7 @@ def fit(
     notes += [] if policy is None else _list_never_accepted(policy, model)
     write_output(output, format_fitted(model), _OUTPUT_FIX, make_folder=True)
     if as_json:
-        print_json(build_fit_document(output, model, notes))
+        print_json(_build_document(output, model, notes))
         return
     print_fit(output, model, notes)
 
@@ -155,9 +292,9 @@ def _add_log(answers: _Answers | None, policy: Policy | None, config: Config) ->
     """Return the labels of the log, joined to the answers of a run or a table."""
     from hashlib import sha256
 
-    from etui.log.labels import collect_labels, read_labelled
+    from etui.learning.labels import collect_labels, join_tables
+    from etui.log.labels import read_labelled
     from etui.log.queries import LogReader
-    from etui.routing.accuracy.labels import join_tables
     from etui.routing.policy import list_priors
     from etui.units import count_text
 
@@ -209,7 +346,7 @@ def _add_log(answers: _Answers | None, policy: Policy | None, config: Config) ->
 
 def _say_audit_accuracy(pair: PairAgreement) -> str:
     """Write which accuracy of the audit arm the labels of a pair rest on, and how to better it."""
-    from etui.log.labels import LEAST_GRADES
+    from etui.learning.labels import LEAST_GRADES
     from etui.units import percent_text
 
     arm, share = pair.audit_arm, percent_text(pair.model.audit)
@@ -233,8 +370,7 @@ def _read_answers(
 ) -> _Answers:
     """Read the answers of a table or of runs."""
     if outcomes is not None:
-        from etui.replay.outcomes import read_table
-        from etui.replay.question_texts import read_texts
+        from etui.learning.outcomes import read_table, read_texts
 
         texts = read_texts(data, split) if data is not None else None
         table = read_table(outcomes, texts)
@@ -246,7 +382,7 @@ def _read_answers(
         )
         suites = (f"mmlu {split}",) if texts is not None else ()
         return _Answers(graded, (outcomes.name,), suites, sha256, notes)
-    from etui.replay.runs import read_runs
+    from etui.bench.graded_runs import read_runs
 
     found = read_runs(folders, config, data)
     suites = (f"{found.suite} {found.split}",)
@@ -266,7 +402,7 @@ def _load_policy(
 
 def _select_arms(policy: Policy, graded: Graded) -> tuple[Graded, list[str]]:
     """Keep the answers of the policy's arms, with the arms' settings in the policy; and notes."""
-    from etui.routing.accuracy.table import ArmFacts
+    from etui.learning.graded import ArmFacts
 
     shared = [arm for arm in graded.arms if arm in policy.arms]
     if not shared:
@@ -293,7 +429,7 @@ def _build_provenance(graded: Graded, answers: _Answers, before: int) -> Any:
     from datetime import UTC, datetime
 
     from etui import __version__
-    from etui.routing.accuracy.fitted_file import Provenance
+    from etui.learning.fitted_file import Provenance
 
     if not len(graded):
         raise UsageError("every question is also in the test files", "use other answers")

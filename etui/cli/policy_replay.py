@@ -20,14 +20,236 @@ from etui.cli.param_types import TEXT, WholeNumber
 from etui.cli.progress import count_progress
 from etui.cli.streams import control_stream
 from etui.errors import UsageError
+from etui.learning.documents import (
+    AtHull,
+    JudgedPolicy,
+    ReplayDocument,
+    RouterChoice,
+    RouterEnergy,
+    Spread,
+)
+from etui.text.tables import count_cells, format_table
+from etui.units import significant
 
 if TYPE_CHECKING:
     from etui.config.config import Config
+    from etui.learning.documents import ReplayDocument
+    from etui.learning.judge import ReplayTable
+    from etui.learning.predictor import AccuracyPredictor
     from etui.models.catalogue import Catalogue
-    from etui.replay.documents import ReplayDocument
-    from etui.replay.judge import ReplayTable
-    from etui.routing.accuracy.predictor import AccuracyPredictor
     from etui.routing.policy import Policy
+
+
+def replay_lines(document: ReplayDocument) -> Iterator[str]:
+    """Yield tables of single arms, routers, policies, and the best router at fixed budgets."""
+    yield _format_head(document)
+    yield ""
+    yield from _format_arms(document)
+    routers = document["routers"]
+    if routers:
+        yield ""
+        yield from _format_routers(document)
+    if (energy := document["energy"]) is not None:
+        yield ""
+        yield from _format_budgets(energy, document)
+    for name, policy in document["policies"].items():
+        yield ""
+        yield from _format_policy(name, policy, document)
+    for note in document.get("notes", ()):
+        yield f"note: {note}"
+
+
+def _format_head(document: ReplayDocument) -> str:
+    arms = ", ".join(document["arms"])
+    costs = f"joules ({', '.join(document['kinds'])})" if document["kinds"] else "stated costs"
+    return f"{document['n']:,} questions; arms {arms}; {costs}; intervals at 95 %"
+
+
+def _format_arms(document: ReplayDocument) -> Iterator[str]:
+    unit = document["unit"]
+    corners = {corner["arm"] for corner in document["hull"]}
+    rows = [
+        (
+            name,
+            _percent_text(arm["accuracy"]),
+            _range_text(arm["accuracy_interval"]),
+            _number_text(arm["cost"]),
+            _number_text(arm["cost_per_correct"]),
+            "on the hull" if name in corners else "below a mixture",
+        )
+        for name, arm in document["arms"].items()
+    ]
+    oracle = document["oracle"]
+    cost_per_right = oracle["cost"] / oracle["accuracy"] if oracle["accuracy"] else None
+    rows.append(
+        (
+            "oracle",
+            _percent_text(oracle["accuracy"]),
+            "",
+            _number_text(oracle["cost"]),
+            _number_text(cost_per_right),
+            "",
+        )
+    )
+    repeated = oracle["reproducible"]
+    if repeated is not None:
+        cost_per_right = repeated["cost"] / repeated["accuracy"] if repeated["accuracy"] else None
+        rows.append(
+            (
+                "oracle, judged on the second run",
+                _percent_text(repeated["accuracy"]),
+                "",
+                _number_text(repeated["cost"]),
+                _number_text(cost_per_right),
+                "",
+            )
+        )
+    head = ("ARM", "RIGHT", "95 %", unit.upper(), f"{unit.upper()}/RIGHT", "")
+    yield from format_table(rows, header=head, align="<>", measure=count_cells)
+
+
+def _format_routers(document: ReplayDocument) -> Iterator[str]:
+    if document["apgr"] is None:
+        yield (
+            f"no arm is more accurate than the cheapest, {document['weak']}: "
+            "a router cannot gain anything"
+        )
+        return
+    head = ("ROUTER", "APGR", "95 %", "CPT50", "CPT80", "CPT95", "ECE")
+    random = document["random"]
+    rows = [
+        (
+            "random",
+            "0.500",
+            "",
+            *(f"{cost:.3f}" for cost in (random["cpt50"], random["cpt80"], random["cpt95"])),
+            "",
+        )
+    ]
+    for name, router in document["routers"].items():
+        interval = router.get("apgr_interval")
+        rows.append(
+            (
+                name,
+                f"{router['apgr']:.3f}",
+                _share_range_text(interval),
+                *map(_share_text, (router["cpt50"], router["cpt80"], router["cpt95"])),
+                _calibration_text(list(router["ece"].values())),
+            )
+        )
+    area = document["oracle"]["apgr"]
+    rows.append(("oracle", f"{area:.3f}", "", "", "", "", ""))
+    yield from format_table(rows, header=head, align="<>", measure=count_cells)
+    two = len(document["arms"]) == 2
+    what = f"share of questions that go to {document['strong']}" if two else "normalised cost"
+    yield (
+        f"PGR from {document['weak']} (0) to {document['strong']} (1); CPT: least {what} "
+        "to reach it; no question is in its own training fold"
+    )
+
+
+def _format_budgets(energy: RouterEnergy, document: ReplayDocument) -> Iterator[str]:
+    unit = document["unit"]
+    head = ("AT", unit.upper(), "RIGHT", "MIXTURE", "DIFFERENCE", "95 %", "SAVED AT EQUAL ACCURACY")
+    points: list[tuple[str, RouterChoice]] = [
+        (_name_place(place), place) for place in energy["at_hull"]
+    ]
+    points += [(f"{point['share']:.0%} of the way", point) for point in energy["at_budget"]]
+    rows = [
+        (
+            name,
+            _number_text(point["cost"]),
+            _percent_text(point["accuracy"]),
+            _percent_text(point["mixture_accuracy"]),
+            _points_text(point["difference"]["value"]),
+            _points_range_text(point["difference"]),
+            _saved_text(point["saved"]),
+        )
+        for name, point in points
+    ]
+    yield (
+        f"router {document['router']} against the random mixture of the hull at equal cost, at the "
+        "hull's corners, the geometric middles between them, and parts of the way:"
+    )
+    yield from format_table(rows, header=head, align="<>", measure=count_cells)
+
+
+def _name_place(place: AtHull) -> str:
+    """Return ``small`` for a corner of the hull, ``small..large`` for a middle."""
+    return "..".join(place["arms"])
+
+
+def _format_policy(name: str, policy: JudgedPolicy, document: ReplayDocument) -> Iterator[str]:
+    difference = policy["difference"]
+    yield (
+        f"policy {name}: {_percent_text(policy['accuracy'])} right at "
+        f"{_number_text(policy['cost'])} {document['unit']} per question"
+    )
+    yield (
+        f"  random mixture of equal cost: {_percent_text(policy['mixture_accuracy'])}; "
+        f"difference {_points_text(difference['value'])} {_points_range_text(difference)}"
+    )
+    yield f"  saved at equal accuracy: {_saved_text(policy['saved'])}"
+    shares = ", ".join(f"{arm} {share:.0%}" for arm, share in policy["shares"].items() if share)
+    yield f"  answered by: {shares}; {policy['mean_hops']:.2f} hops per question"
+    rules = ", ".join(f"{rule} {count:,}" for rule, count in policy["rules"].items())
+    yield f"  rules: {rules}"
+    for arm, test in policy["mcnemar"].items():
+        yield (
+            f"  against {arm}: only the policy is right {test['only_this']:,}, only {arm} "
+            f"{test['only_arm']:,}, p = {test['p_value']:.2g} (McNemar)"
+        )
+    for note in policy["notes"]:
+        yield f"  note: {note}"
+
+
+def _calibration_text(errors: list[float]) -> str:
+    """Format the calibration error of each arm; of more than three the least and the largest."""
+    if len(errors) > 3:
+        return f"{min(errors):.3f}..{max(errors):.3f}"
+    return ", ".join(f"{error:.3f}" for error in errors)
+
+
+def _percent_text(share: float) -> str:
+    return f"{100 * share:.1f} %"
+
+
+def _range_text(ends: list[float]) -> str:
+    return f"{100 * ends[0]:.1f}..{100 * ends[1]:.1f}"
+
+
+def _share_range_text(ends: list[float | None] | None) -> str:
+    low, high = ends or (None, None)
+    return "" if low is None or high is None else f"{low:.3f}..{high:.3f}"
+
+
+def _points_text(difference: float) -> str:
+    return f"{100 * difference:+z.2f} pp"
+
+
+def _points_range_text(interval: Spread) -> str:
+    return f"[{_end_text(interval['low'], '+z.2f')}, {_end_text(interval['high'], '+z.2f')}]"
+
+
+def _saved_text(saved: Spread | None) -> str:
+    if saved is None:
+        return "no mixture is as accurate"
+    ends = f"[{_end_text(saved['low'], 'z.0f')}, {_end_text(saved['high'], 'z.0f')}]"
+    return f"{100 * saved['value']:z.0f} % {ends}"
+
+
+def _end_text(end: float | None, form: str) -> str:
+    """Format one end of an interval in percent; an infinite end is ``open``."""
+    return "open" if end is None else format(100 * end, form)
+
+
+def _number_text(value: float | None) -> str:
+    return "none right" if value is None else significant(value, 4)
+
+
+def _share_text(value: float | None) -> str:
+    return "never" if value is None else f"{value:.3f}"
+
 
 _SVG_FIX = "choose another file with --svg"
 
@@ -97,7 +319,7 @@ def replay(
     answers that exclude the questions being judged or, with --as-fitted, taken from
     `etui policy fit`. Without POLICY, a router is fitted and judged on such folds.
     """
-    from etui.cli.policy_names import split_names
+    from etui.cli.answer_options import split_names
 
     config, catalogue, _ = load_context()
     sources = [
@@ -141,13 +363,12 @@ def replay(
     document = _judge(table, loaded, heads, seed, show, hide_subjects=hide_subjects, blend=blend)
     document["notes"] = [*notes, *_list_vote_notes(loaded, table)]
     if svg is not None:
-        from etui.replay.figure import replay_svg
+        from etui.learning.figure import replay_svg
 
         write_output(svg, replay_svg(document), _SVG_FIX)
     if as_json:
         print_json(document)
         return
-    from etui.replay.text import replay_lines
 
     for line in replay_lines(document):
         click.echo(line)
@@ -168,9 +389,8 @@ def _read_outcomes(
 ) -> tuple[ReplayTable, list[str]]:
     import numpy as np
 
-    from etui.replay.judge import ReplayTable
-    from etui.replay.outcomes import read_costs, read_table
-    from etui.replay.question_texts import read_texts
+    from etui.learning.judge import ReplayTable
+    from etui.learning.outcomes import read_costs, read_table, read_texts
 
     texts = read_texts(data, split) if data is not None else None
     found = read_table(path, texts)
@@ -212,9 +432,9 @@ def _read_runs(
 ) -> tuple[ReplayTable, list[str]]:
     import numpy as np
 
-    from etui.replay.judge import ReplayTable
-    from etui.replay.outcomes import read_costs
-    from etui.replay.runs import read_runs
+    from etui.bench.graded_runs import read_runs
+    from etui.learning.judge import ReplayTable
+    from etui.learning.outcomes import read_costs
 
     found = read_runs(folders, config, data)
     named = found.graded.arms
@@ -266,7 +486,7 @@ def _list_vote_notes(policies: Sequence[Policy], table: ReplayTable) -> Iterator
 
 
 def _load_heads(policy: Policy, config: Config) -> AccuracyPredictor:
-    from etui.routing.accuracy.predictor import load_heads
+    from etui.learning.predictor import load_heads
 
     heads = load_heads(policy, config)
     if heads is None:
@@ -293,9 +513,9 @@ def _judge(
     hide_subjects: bool,
     blend: bool,
 ) -> ReplayDocument:
-    from etui.replay.judge import judge
-    from etui.replay.policy_replay import replay_policy
-    from etui.routing.accuracy.cross_fit import ALL_ROUTERS, ROUTERS, cross_fit
+    from etui.learning.cross_fit import ALL_ROUTERS, ROUTERS, cross_fit
+    from etui.learning.judge import judge
+    from etui.learning.policy_replay import replay_policy
 
     label = "measured joules of the runs, mean" if table.unit else "stated cost"
     routed = [
@@ -328,8 +548,8 @@ def _judge(
 def _replay_log(
     policies: Sequence[str], config: Config, catalogue: Catalogue, *, as_json: bool
 ) -> None:
-    from etui.replay.log_replay import build_turns_document, replay_log
-    from etui.replay.log_text import move_rows, replayed_lines
+    from etui.learning.log_replay import build_turns_document, move_rows, replayed_lines
+    from etui.runtime.replay import replay_log
     from etui.runtime.runtime import open_runtime
 
     if len(policies) > 1:

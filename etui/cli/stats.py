@@ -91,7 +91,7 @@ def stats(days: int, idle: bool, audit: bool, as_json: bool) -> int:
 def _print_idle(config: Config, days: int, as_json: bool) -> None:
     from etui.cli.common import print_json
     from etui.cli.stats_idle import ASSUMPTIONS, build_document, format_replays, read_replays
-    from etui.replay.idle_log import NOT_MEASURED
+    from etui.runtime.idle_replay import NOT_MEASURED
 
     found = read_replays(config, days)
     if as_json:

@@ -14,9 +14,9 @@ from etui.errors import EtuiError
 
 if TYPE_CHECKING:
     from etui.config.config import Config
-    from etui.log.labels import LogLabels
+    from etui.learning.labels import LogLabels
     from etui.log.records import AuditRecord
-    from etui.replay.fit_change import FitChange
+    from etui.runtime.replay import FitChange
 
 
 _ENDED_EARLY = ("truncated", "stopped", "budget")
@@ -94,7 +94,8 @@ def summarise_audits(config: Config, days: int, now: datetime | None = None) -> 
     Raises:
         LogUnavailable: The log cannot be read.
     """
-    from etui.log.labels import collect_labels, read_audits, read_labelled
+    from etui.learning.labels import collect_labels
+    from etui.log.labels import read_audits, read_labelled
     from etui.log.queries import LogReader
     from etui.units import ESTIMATE
 
@@ -132,7 +133,7 @@ def summarise_audits(config: Config, days: int, now: datetime | None = None) -> 
 
 
 def _compare_fits(config: Config, policies: Sequence[str]) -> tuple[FitChange, ...]:
-    from etui.replay.fit_change import compare_with_fit
+    from etui.runtime.replay import compare_with_fit
     from etui.runtime.runtime import open_runtime
 
     if not policies:
@@ -168,8 +169,8 @@ def _summarise_pairs(
 
 def _read_rates(config: Config, policy: str) -> tuple[dict[str, float], bool, dict[str, float]]:
     """Return the fitted rate of each arm, whether the fit contains the log, and stated priors."""
+    from etui.learning.predictor import load_heads
     from etui.models.catalogue import load_catalogue
-    from etui.routing.accuracy.predictor import load_heads
     from etui.routing.library import load_policy
     from etui.routing.policy import list_priors
 

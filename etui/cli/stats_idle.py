@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from etui.cli.model_status import ChannelIdle, Figure, build_figure, drop_infinite
-from etui.replay.idle_log import ModelReplay
-from etui.replay.idle_replay import IdleReplay, ReplayedTime
+from etui.runtime.idle_replay import IdleReplay, ModelReplay, ReplayedTime
 
 if TYPE_CHECKING:
     from etui.config.config import Config
@@ -93,10 +92,10 @@ def read_replays(config: Config, days: int) -> list[ModelReplay]:
 
     from etui.log.queries import LogReader
     from etui.models.catalogue import load_catalogue
-    from etui.replay.idle_log import replay_log
+    from etui.runtime.idle_replay import replay_idle_log
 
     with LogReader(config) as log:
-        return replay_log(log, config, load_catalogue(config), time.time() - days * 86_400)
+        return replay_idle_log(log, config, load_catalogue(config), time.time() - days * 86_400)
 
 
 def build_document(found: Sequence[ModelReplay], days: int) -> IdleDocument:

@@ -39,9 +39,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from etui.config.config import Config
+    from etui.learning.fitted_file import FittedModel
     from etui.log.queries import LogReader
     from etui.log.totals import Spending
-    from etui.routing.accuracy.fitted_file import FittedModel
     from etui.routing.decision import Decision
     from etui.routing.policy import Policy
     from etui.routing.signals.host_state import HostState
@@ -574,7 +574,7 @@ def collect_knowledge(
 
 def _read_heads(policy: Policy, runtime: Runtime[Any]) -> Heads | None:
     """Read a policy's fit; where it is worse than its rates by now, the rates predict."""
-    from etui.routing.accuracy.predictor import AccuracyPredictor
+    from etui.learning.predictor import AccuracyPredictor
     from etui.runtime.fit_health import GuardedHeads, build_notice, list_models_now
 
     heads = runtime.policies.load_heads(policy)
@@ -595,7 +595,7 @@ def read_fit_health(policy: Policy, runtime: Runtime[Any]) -> FitHealth | None:
     Raises:
         InvalidFile: The fit is damaged.
     """
-    from etui.routing.accuracy.predictor import AccuracyPredictor
+    from etui.learning.predictor import AccuracyPredictor
     from etui.runtime.fit_health import list_models_now, measure_health
 
     heads = runtime.policies.load_heads(policy)

@@ -257,8 +257,8 @@ def _check_log(config: Config) -> Folder:
 
 
 def _check_policy(config: Config) -> list[str]:
+    from etui.learning.predictor import load_heads
     from etui.models.catalogue import load_catalogue
-    from etui.routing.accuracy.predictor import load_heads
     from etui.routing.library import load_policy
     from etui.runtime.fit_health import build_notice, read_health
 

@@ -406,7 +406,7 @@ def _predict_needs(query: Query, policy: Policy, config: Config) -> list[NeedFou
 
     Arms that the policy no longer has are left out.
     """
-    from etui.routing.accuracy.predictor import load_heads
+    from etui.learning.predictor import load_heads
 
     heads = load_heads(policy, config)
     return [

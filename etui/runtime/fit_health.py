@@ -15,9 +15,15 @@ from typing import TYPE_CHECKING, Any, TypedDict
 from etui.arm import Arm
 from etui.chat import Query
 from etui.errors import LogUnavailable
-from etui.routing.accuracy.drift import NEWEST, ArmHealth, judge_arm
-from etui.routing.accuracy.labels import format_question
-from etui.routing.accuracy.predictor import AccuracyPredictor, compute_ceiling, wilson_low
+from etui.learning.labels import format_question
+from etui.learning.predictor import (
+    NEWEST,
+    AccuracyPredictor,
+    ArmHealth,
+    compute_ceiling,
+    judge_arm,
+    wilson_low,
+)
 from etui.routing.availability import choose_served_arm
 from etui.routing.check.fit_warnings import FitFacts
 from etui.routing.limits import Agreement
@@ -28,10 +34,10 @@ from etui.units import count_text, percent_text
 
 if TYPE_CHECKING:
     from etui.config.config import Config
-    from etui.log.labels import LogLabels
+    from etui.learning.fitted_file import FittedModel
+    from etui.learning.labels import LogLabels
+    from etui.learning.predictor import ArmHealth
     from etui.log.queries import LogReader
-    from etui.routing.accuracy.drift import ArmHealth
-    from etui.routing.accuracy.fitted_file import FittedModel
     from etui.routing.limits import Agreement
     from etui.routing.policy import Policy
 
@@ -433,7 +439,8 @@ def read_health_from(
     Raises:
         LogUnavailable: The log cannot be read.
     """
-    from etui.log.labels import collect_labels, read_labelled
+    from etui.learning.labels import collect_labels
+    from etui.log.labels import read_labelled
 
     known = {name: head.rate for name, head in model.arms.items()}
     turns = read_labelled(log)

@@ -343,7 +343,7 @@ def build_predictor(
     """
 
     def read_fit() -> Heads | None:
-        from etui.routing.accuracy.predictor import load_heads
+        from etui.learning.predictor import load_heads
 
         return load_heads(policy, config)
 

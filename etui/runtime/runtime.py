@@ -104,7 +104,7 @@ class PolicyCache:
         Raises:
             InvalidFile: The file is damaged, or of another etui version.
         """
-        from etui.routing.accuracy.predictor import get_fitted_path, load_heads
+        from etui.learning.predictor import get_fitted_path, load_heads
 
         path = str(get_fitted_path(policy, self._config))
         return self._heads.get(path, lambda: load_heads(policy, self._config), lambda _: (path,))

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from etui.cli.main import run
-from etui.routing.accuracy.fit import fit_heads
-from etui.routing.accuracy.fitted_file import Provenance, format_fitted
-from etui.routing.accuracy.predictor import FITTED_ENDING
-from etui.routing.accuracy.table import ArmFacts, Graded
-from tests.replay import made
+from etui.learning.fit import fit_heads
+from etui.learning.fitted_file import Provenance, format_fitted
+from etui.learning.graded import ArmFacts, Graded
+from etui.learning.predictor import FITTED_ENDING
+from tests.learning import made
 
 POLICY = """
 version: 1

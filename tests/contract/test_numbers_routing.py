@@ -24,22 +24,18 @@ from etui.energy.keep_warm import (
     compute_gap_joules,
     find_cheapest_time,
 )
+from etui.learning._curves import calibration_error, compute_auc, compute_quality, find_agreed
+from etui.learning.agreement import build_scale, compute_bias, estimate_agreement
+from etui.learning.cross_fit import cross_fit
+from etui.learning.features import compute_features, predict_fields
+from etui.learning.fit import fit_heads
+from etui.learning.fitted_file import FittedModel, Provenance, format_fitted, parse_fitted
+from etui.learning.graded import assign_folds
+from etui.learning.judge import ReplayTable, judge
+from etui.learning.policy_replay import format_question, replay_policy
+from etui.learning.predictor import AccuracyPredictor, judge_arm, wilson_low
 from etui.models.catalogue import load_catalogue
 from etui.multiple_choice import parse_options
-from etui.replay.idle_replay import IdleCost, choose_times, find_best_fixed, replay_gaps
-from etui.replay.judge import ReplayTable, judge
-from etui.replay.policy_replay import format_question, replay_policy
-from etui.routing.accuracy.agreement import build_scale, compute_bias, estimate_agreement
-from etui.routing.accuracy.agreements import find_agreed
-from etui.routing.accuracy.cross_fit import cross_fit
-from etui.routing.accuracy.drift import judge_arm
-from etui.routing.accuracy.features import compute_features
-from etui.routing.accuracy.fields import predict_fields
-from etui.routing.accuracy.fit import fit_heads
-from etui.routing.accuracy.fitted_file import FittedModel, Provenance, format_fitted, parse_fitted
-from etui.routing.accuracy.metrics import calibration_error, compute_auc, compute_quality
-from etui.routing.accuracy.predictor import AccuracyPredictor, wilson_low
-from etui.routing.accuracy.table import assign_folds
 from etui.routing.decide import decide, decide_arm
 from etui.routing.decision import Decision
 from etui.routing.joules_predictor import (
@@ -60,9 +56,10 @@ from etui.routing.signals.question_words import QuestionText
 from etui.routing.signals.similarity import NeighbourTally, SimilarityIndex, smoothed_share
 from etui.routing.signals.text_measures import MEASURES, TextFacts
 from etui.runtime.auditor import is_drawn
+from etui.runtime.idle_replay import IdleCost, choose_times, find_best_fixed, replay_gaps
 from etui.yaml.named_files import NamedFile
 from tests.contract.numbers import check_numbers
-from tests.replay import made
+from tests.learning import made
 from tests.support.idle_days import DAYS, draw_gaps, flatten
 
 QUERIES = (

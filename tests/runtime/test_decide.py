@@ -11,19 +11,19 @@ import pytest
 from etui.bench.turns import decide_by_policy
 from etui.chat import Query
 from etui.config.config import Config
+from etui.learning.fit import fit_heads
+from etui.learning.fitted_file import Provenance, format_fitted
+from etui.learning.graded import ArmFacts
+from etui.learning.predictor import FITTED_ENDING
 from etui.log.writer import TurnWriter
 from etui.models.catalogue import load_catalogue
 from etui.models.files import model_path
-from etui.routing.accuracy.fit import fit_heads
-from etui.routing.accuracy.fitted_file import Provenance, format_fitted
-from etui.routing.accuracy.predictor import FITTED_ENDING
-from etui.routing.accuracy.table import ArmFacts
 from etui.routing.library import load_policy
 from etui.runtime.decide import Overrides, choose
 from etui.runtime.explain import decide_for_show
 from etui.runtime.runtime import Runtime, open_runtime
 from tests.fixtures.turns import TURN
-from tests.replay import made
+from tests.learning import made
 
 BY_FIT = """
 version: 1

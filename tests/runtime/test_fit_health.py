@@ -11,14 +11,12 @@ import pytest
 
 from etui.arm import Arm
 from etui.chat import Query
-from etui.log.labels import LogLabels
+from etui.learning.fit import fit_heads
+from etui.learning.fitted_file import AgreementHead, FittedModel, Provenance, Share
+from etui.learning.graded import ArmFacts, Graded
+from etui.learning.labels import LabelledQuestion, LogLabels, label_grade
+from etui.learning.predictor import AccuracyPredictor, judge_arm
 from etui.models.spec import ModelSpec
-from etui.routing.accuracy.drift import judge_arm
-from etui.routing.accuracy.fit import fit_heads
-from etui.routing.accuracy.fitted_file import AgreementHead, FittedModel, Provenance, Share
-from etui.routing.accuracy.labels import LabelledQuestion, label_grade
-from etui.routing.accuracy.predictor import AccuracyPredictor
-from etui.routing.accuracy.table import ArmFacts, Graded
 from etui.routing.library import compile_text
 from etui.routing.policy import Policy
 from etui.routing.signals.question_words import split_question

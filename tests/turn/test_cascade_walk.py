@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from etui.arm import Arm
 from etui.errors import EngineFailed
-from etui.replay.policy_replay import Walk, walk_cascade
-from etui.routing.accuracy.table import Graded
+from etui.learning.graded import Graded
+from etui.learning.policy_replay import Walk, walk_cascade
 from etui.routing.limits import Agreement, Cascade
 from etui.routing.prediction import PredictedAgreement
 from etui.turn.cascade import CascadeStep, Outcome, advance, find_best_outcome, is_sure, settle

@@ -20,10 +20,10 @@ from etui.design.analysis.intervals import (
 )
 from etui.design.analysis.paired import Paired
 from etui.design.analysis.strategies import Strategy
-from etui.replay.mixture import against_mixture
-from etui.replay.outcomes import build_graded
-from etui.routing.accuracy.cross_fit import FOLDS, cross_fit
-from etui.routing.accuracy.table import Graded, assign_folds
+from etui.learning.cross_fit import FOLDS, cross_fit
+from etui.learning.graded import Graded, assign_folds
+from etui.learning.judge import against_mixture
+from etui.learning.outcomes import build_graded
 from etui.stats.bootstrap import resample_sums
 from etui.stats.tests import Interval
 

@@ -14,8 +14,8 @@ from etui.routing.library import CheckedPolicy
 from etui.yaml.named_files import NamedFile
 
 if TYPE_CHECKING:
+    from etui.learning.documents import TurnsDocument
     from etui.models.catalogue import Catalogue
-    from etui.replay.documents import TurnsDocument
     from etui.routing.check.fit_warnings import FitFacts
     from etui.runtime.explain import Explanation
 

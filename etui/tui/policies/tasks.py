@@ -163,7 +163,7 @@ def check(subject: Subject, edit: int) -> CheckVerdict:
 
 def read_fit(subject: Subject, named: str) -> FitRead:
     """Read age and state of the fit of a policy; nothing without one, or if the text has errors."""
-    from etui.routing.accuracy.predictor import load_heads
+    from etui.learning.predictor import load_heads
     from etui.runtime.fit_health import (
         build_fit_document,
         format_briefly,
@@ -240,7 +240,8 @@ def replay(subject: Subject) -> Replayed:
         EtuiError: The text has errors, the log cannot be read, or the fitted file of the policy
             is damaged.
     """
-    from etui.replay.log_replay import build_turns_document, replay_log
+    from etui.learning.log_replay import build_turns_document
+    from etui.runtime.replay import replay_log
     from etui.runtime.runtime import open_runtime
 
     policy = _require_policy(subject)

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from etui.config.config import Config, shipped_dir
+from etui.learning.fit import fit_heads
+from etui.learning.fitted_file import Provenance, format_fitted
+from etui.learning.graded import ArmFacts, Graded
+from etui.learning.predictor import FITTED_ENDING
 from etui.log.writer import TurnWriter
-from etui.routing.accuracy.fit import fit_heads
-from etui.routing.accuracy.fitted_file import Provenance, format_fitted
-from etui.routing.accuracy.predictor import FITTED_ENDING
-from etui.routing.accuracy.table import ArmFacts, Graded
 from tests.fixtures.turns import TURN
 from tests.tui.fakes import until
 from tests.tui.policies_app import OWN, PoliciesApp, keep, put_models

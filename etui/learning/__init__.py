@@ -1,0 +1,1 @@
+"""What predicts whether an arm is right: graded answers, fits of them, audits and replays."""

@@ -1,0 +1,424 @@
+"""Fit one model of all arms at once: what is learned of a question on one arm informs the others.
+
+The targets are a question's shared difficulty (the mean over the arms) and each arm's deviation
+from it. A multi-target ridge regression on features, bands and words is the linear part, an
+item-response model; a forest of extremely randomised trees corrects it. The columns that come from
+answers (rates of the bands, predictions of the ridge) are computed from other folds for the
+questions of the fit, as they are for a new question. The forest consists of as many groves as there
+are folds, and each grove leaves one fold out: its predictions there calibrate the arms and measure
+the quality.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from etui.learning._regressions import (
+    Scale,
+    compute_smoothed_rate,
+    compute_soft_rates,
+    expect_rates,
+    fit_scale,
+    logits,
+)
+from etui.learning.features import LEAST_P, MIXED_SPREAD
+
+if TYPE_CHECKING:
+    from etui.stats.arrays import Flags, Floats, Whole
+
+
+_PRIOR = (1.0, 0.5, 0.0, 0.1)
+"""The weights without any evidence: of the forest's mean and differences, and of the bands'."""
+
+_PRIOR_STRENGTH = 50.0
+
+_ARM_STRENGTH = 300.0
+
+_OFFSET_STRENGTH = 30.0
+
+_MOST_MIXED = 0.7
+
+_NONE_MIXED = 3_000
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """Weights of the parts of a question's logits; a part is the mean over the arms, or the rest.
+
+    Attributes:
+        band_mean, band_spread: The same of the expected rates of the bands.
+    """
+
+    slope: Floats  # Weight of the forest's mean, for each arm, (arms,)
+    spread: float  # Weight of each arm's difference from the mean, by the forest
+    band_mean: float
+    band_spread: float
+    offset: Floats  # Constant of each arm, (arms,)
+
+    def apply(self, p: Floats, expected: Floats) -> Floats:
+        """Calibrate the forest's probabilities, (questions, arms).
+
+        Args:
+            p: The forest's probabilities, (questions, arms).
+            expected: Expected rates of the questions' bands, same shape.
+        """
+        import numpy as np
+        from scipy.special import expit
+
+        mean, rest = _split(p)
+        band_mean, band_rest = _split(expected)
+        z = self.slope * mean + self.spread * rest + self.offset
+        return np.asarray(expit(z + self.band_mean * band_mean + self.band_spread * band_rest))
+
+
+@dataclass(frozen=True, slots=True)
+class RegressionMix:
+    """Share of the arms' own regressions in the differences between the arms."""
+
+    share: float  # Share of the regressions, from 0 to 1; the rest is the joint model's
+    offset: Floats  # Constant of each arm, which keeps its mean difference as it was, (arms,)
+
+    def apply(self, p: Floats, own: Floats) -> Floats:
+        """Mix probabilities of the joint model with those of the regressions, (questions, arms)."""
+        import numpy as np
+        from scipy.special import expit
+
+        mean, rest = _split(p)
+        mixed = (1 - self.share) * rest + self.share * MIXED_SPREAD * _split(own)[1]
+        return np.asarray(expit(mean + mixed + self.offset))
+
+
+def is_mixed(questions: int) -> bool:
+    """Return whether the regressions have a share in a fit of so many questions."""
+    return questions < _NONE_MIXED
+
+
+def fit_mix(p: Floats, own: Floats, questions: int) -> RegressionMix | None:
+    """Fit the mix; None of many questions, or of one arm.
+
+    A forest needs more answers than a regression to tell more from the same words. So the share of
+    the regressions falls from 0.7 to none at 3,000 questions.
+
+    Args:
+        p: The joint model's probabilities of questions that it was not fitted on.
+        own: Those of the regressions, same shape.
+    """
+    if not is_mixed(questions) or p.shape[1] < 2:
+        return None
+    share = _MOST_MIXED * (1 - questions / _NONE_MIXED)
+    rest = _split(p)[1].mean(axis=0) - MIXED_SPREAD * _split(own)[1].mean(axis=0)
+    return RegressionMix(share, share * rest)
+
+
+def fit_calibration(p: Floats, expected: Floats, y: Floats, heavy: Floats) -> Calibration:
+    """Fit the weights by penalised logistic regression over all arms (Newton steps).
+
+    An arm's mean difference from the others is free, so a small weight of the differences leaves
+    the arms' accuracies as they are.
+
+    Args:
+        p: The forest's probabilities of questions that its trees did not see, (questions, arms).
+        expected: Expected rates of the bands, from other questions, same shape.
+        y: Answers, right or wrong, same shape.
+        heavy: Weight of each answer, same shape.
+    """
+    import numpy as np
+    from scipy.special import expit
+
+    mean, rest = _split(p)
+    band_mean, band_rest = _split(expected)
+    parts = [np.broadcast_to(mean, rest.shape), rest]
+    parts += [np.broadcast_to(band_mean, rest.shape), band_rest]
+    centers = np.stack([part.mean(axis=0) for part in parts])  # (parts, arms)
+    count, arms = len(parts), y.shape[1]
+    prior = np.concatenate([_PRIOR, np.zeros(arms), centers[0] + centers[1]])
+    strength = np.concatenate(
+        [
+            np.full(count, _PRIOR_STRENGTH),
+            np.full(arms, _ARM_STRENGTH),
+            np.full(arms, _OFFSET_STRENGTH),
+        ]
+    )
+    columns = [
+        np.column_stack(
+            [
+                *(part[:, arm] - center[arm] for part, center in zip(parts, centers, strict=True)),
+                mean[:, 0] - centers[0, arm],
+                np.ones(len(y)),
+            ]
+        )
+        for arm in range(arms)
+    ]
+    places = [[*range(count), count + arm, count + arms + arm] for arm in range(arms)]
+    at = prior.copy()
+    for _ in range(25):
+        gradient, curvature = -strength * (at - prior), np.diag(strength)
+        for arm, (own, place) in enumerate(zip(columns, places, strict=True)):
+            guess = expit(own @ at[place])
+            gradient[place] += own.T @ (heavy[:, arm] * (y[:, arm] - guess))
+            spread = heavy[:, arm] * guess * (1 - guess)
+            curvature[np.ix_(place, place)] += (own * spread[:, None]).T @ own
+        move = np.linalg.solve(curvature, gradient)
+        at = at + move
+        if np.abs(move).max() < 1e-9:
+            break
+    slope = np.maximum(at[0] + at[count : count + arms], 0.0)
+    spread, band, band_spread = max(float(at[1]), 0.0), float(at[2]), float(at[3])
+    offset = at[count + arms :] - slope * centers[0]
+    offset -= spread * centers[1] + band * centers[2] + band_spread * centers[3]
+    return Calibration(slope, spread, band, band_spread, offset)
+
+
+def _split(p: Floats) -> tuple[Floats, Floats]:
+    """Split logits into their mean over the arms, (questions, 1), and the differences from it."""
+    import numpy as np
+
+    inside = np.clip(p, LEAST_P, 1 - LEAST_P)
+    z = np.log(inside / (1 - inside))
+    mean = z.mean(axis=1, keepdims=True)
+    return mean, z - mean
+
+
+COMPONENTS = 50
+TREES = 100
+LEAF = 15
+FEATURE_SHARE = 0.4
+"""Share of the columns that a split chooses from."""
+LEAST_ROWS = 100
+"""Number of questions below which there is no joint model."""
+STRETCH = 2.0
+"""Factor of the deviations among the targets: a split then separates arms as well as questions."""
+_ALPHA = 12.0
+_STEPS = 30
+
+
+@dataclass(frozen=True, slots=True)
+class QuestionColumns:
+    """What is known of questions without their answers."""
+
+    features: Floats  # Light features, (questions, features)
+    words: Any  # Tf-idf, sparse (questions, buckets)
+    shares: tuple[Floats, ...]
+    """Probability of each band, (questions, bands), once for each way to divide questions into
+    bands: by subject, by the field of the words. Empty without bands."""
+
+    def take(self, rows: Flags | Whole) -> QuestionColumns:
+        """Return the columns of some questions."""
+        shares = tuple(each[rows] for each in self.shares)
+        return QuestionColumns(self.features[rows], self.words[rows], shares)
+
+
+@dataclass(frozen=True, slots=True)
+class Ridge:
+    """Difficulty and deviations, linear in scaled features, bands and words."""
+
+    scale: Scale
+    start: Floats  # Value without any column, (arms + 1,)
+    weights: Floats  # (features + bands + buckets, arms + 1)
+
+    def predict(self, columns: QuestionColumns) -> Floats:
+        """Predict the mean over the arms and each arm's deviation, (questions, arms + 1)."""
+        import numpy as np
+
+        return np.asarray(_stack(columns, self.scale) @ self.weights) + self.start
+
+
+@dataclass(frozen=True, slots=True)
+class JointFit:
+    """The joint model of all arms."""
+
+    rates: tuple[Floats, ...]
+    """Shrunken rate of each band and arm, (bands, arms), for each way to divide."""
+    overall: Floats  # Smoothed rate of each arm, (arms,)
+    directions: Floats  # Leading components of the words, (buckets, components)
+    ridge: Ridge  # The linear part
+    groves: tuple[Any, ...]  # Forests that each leave one fold out
+    calibration: Calibration  # Calibration of the arms' logits
+    left_out: Floats  # Calibrated p of the questions of the fit, by groves that left them out
+
+    def predict(self, columns: QuestionColumns) -> Floats:
+        """Predict p of a right answer, (questions, arms)."""
+        expected = _expect(columns.shares, self.rates, self.overall)
+        known = _build_dense(columns, self.directions, expected, self.ridge.predict(columns))
+        raw = sum(grove.predict(known) for grove in self.groves) / len(self.groves)
+        return self.calibration.apply(to_probabilities(raw), expected[0])
+
+
+def fit_joint(
+    correct: Flags | Floats,
+    columns: QuestionColumns,
+    folds: Whole,
+    *,
+    weights: Floats | None = None,
+    seed: int = 0,
+    trees: int = TREES,
+) -> JointFit | None:
+    """Fit the joint model; None if there are too few questions, or no words.
+
+    Args:
+        correct: Whether each answer is right, (questions, arms).
+        columns: The questions; with at least one way to divide them, which may have no bands.
+        folds: Fold of each question; equal questions are in one fold.
+        weights: How much each label counts, (questions, arms), 0 for an unknown one; None counts
+            all of them.
+        seed: Random seed of the trees and the components.
+        trees: Number of trees of all groves together.
+    """
+    import numpy as np
+    from sklearn.decomposition import TruncatedSVD
+    from sklearn.ensemble import ExtraTreesRegressor
+
+    folds = np.unique(folds, return_inverse=True)[1]
+    count = int(folds.max()) + 1 if len(folds) else 0
+    if len(folds) < LEAST_ROWS or count < 2 or not columns.words.nnz:
+        return None
+    y = np.asarray(correct, dtype=np.float64)
+    if y.ndim == 1:
+        y = y[:, None]
+    heavy = np.ones_like(y) if weights is None else np.asarray(weights, dtype=np.float64)
+    rank = max(1, min(COMPONENTS, len(y) - 1, columns.words.shape[1] - 1))
+    svd = TruncatedSVD(rank, random_state=seed).fit(columns.words)
+    directions = svd.components_.T
+    rates, overall = _fit_rates(y, columns.shares, heavy)
+    expected = _expect(columns.shares, rates, overall)
+    linear = np.empty((len(y), y.shape[1] + 1))
+    for fold in range(count):
+        held, others = folds == fold, folds != fold
+        part = columns.take(others)
+        left_out = columns.take(held)
+        near, mean = _fit_rates(y[others], part.shares, heavy[others])
+        expected[:, held] = _expect(left_out.shares, near, mean)
+        known = _fill(y[others], heavy[others], _expect(part.shares, near, mean)[0])
+        inside = fit_ridge(part, _split_targets(known), heavy[others].mean(axis=1))
+        linear[held] = inside.predict(left_out)
+    filled = _fill(y, heavy, expected[0])
+    row_weights = heavy.mean(axis=1)
+    ridge = fit_ridge(columns, _split_targets(filled), row_weights)
+    dense = _build_dense(columns, directions, expected, linear)
+    target = _split_targets(filled) * np.append(1.0, np.full(y.shape[1], STRETCH))
+    raw = np.empty_like(target)
+    groves = []
+    for fold in range(count):
+        held, others = folds == fold, folds != fold
+        grove = ExtraTreesRegressor(
+            -(-trees // count),
+            min_samples_leaf=LEAF,
+            max_features=FEATURE_SHARE,
+            random_state=seed + fold,
+            n_jobs=-1,
+        ).fit(dense[others], target[others], sample_weight=row_weights[others])
+        grove.set_params(n_jobs=1)  # several threads would sum the trees in varying order
+        raw[held] = grove.predict(dense[held])
+        groves.append(grove)
+    p = to_probabilities(raw)
+    calibration = fit_calibration(p, expected[0], y, heavy)
+    return JointFit(
+        rates,
+        overall,
+        directions,
+        ridge,
+        tuple(groves),
+        calibration,
+        calibration.apply(p, expected[0]),
+    )
+
+
+def fit_ridge(columns: QuestionColumns, target: Floats, row_weights: Floats) -> Ridge:
+    """Fit the linear part by conjugate gradients, all targets together.
+
+    Args:
+        target: Difficulty and deviations, (questions, targets).
+        row_weights: How much each question counts, (questions,).
+    """
+    import numpy as np
+    from scipy import sparse
+
+    scale = fit_scale(columns.features, np.ones(len(target), dtype=bool))
+    stacked = _stack(columns, scale)
+    start = np.average(target, axis=0, weights=row_weights)
+    weighted = (sparse.diags(row_weights) @ stacked).T.tocsr()
+    residual = weighted @ (target - start)
+    found = np.zeros_like(residual)
+    direction = residual.copy()
+    size = (residual**2).sum(axis=0)
+    first = np.maximum(size, 1e-300)
+    for _ in range(_STEPS):
+        image = weighted @ (stacked @ direction) + _ALPHA * direction
+        curvature = (direction * image).sum(axis=0)
+        step = np.divide(size, curvature, out=np.zeros_like(size), where=curvature > 0)
+        found += step * direction
+        residual -= step * image
+        new = (residual**2).sum(axis=0)
+        if (new <= 1e-8 * first).all():
+            break
+        ratio = np.divide(new, size, out=np.zeros_like(new), where=size > 0)
+        direction = residual + ratio * direction
+        size = new
+    return Ridge(scale, start, found)
+
+
+def to_probabilities(raw: Floats) -> Floats:
+    """Convert a difficulty and stretched deviations (..., arms + 1) to probabilities by arm."""
+    import numpy as np
+
+    return np.asarray(np.clip(raw[..., :1] + raw[..., 1:] / STRETCH, 0.0, 1.0))
+
+
+def _stack(columns: QuestionColumns, scale: Scale) -> Any:
+    from scipy import sparse
+
+    light = sparse.csr_matrix(scale.apply(columns.features))
+    bands = [sparse.csr_matrix(each) for each in columns.shares]
+    return sparse.hstack([light, *bands, columns.words]).tocsr()
+
+
+def _split_targets(y: Floats) -> Floats:
+    """Split answers into the mean over the arms and the deviations from it."""
+    import numpy as np
+
+    mean = y.mean(axis=1, keepdims=True)
+    return np.column_stack([mean, y - mean])
+
+
+def _fill(y: Floats, heavy: Floats, expected: Floats) -> Floats:
+    """Draw labels that count less than 1 towards what the bands let expect."""
+    import numpy as np
+
+    sure = np.clip(heavy, 0.0, 1.0)
+    return sure * y + (1 - sure) * expected
+
+
+def _fit_rates(
+    y: Floats, shares: Sequence[Floats], heavy: Floats
+) -> tuple[tuple[Floats, ...], Floats]:
+    """Compute the rates of the bands, and of all questions."""
+    import numpy as np
+
+    overall = np.asarray(compute_smoothed_rate(y, heavy))
+    return tuple(compute_soft_rates(y, each, heavy)[0] for each in shares), overall
+
+
+def _expect(shares: Sequence[Floats], rates: Sequence[Floats], overall: Floats) -> Floats:
+    """Compute the expected rates, (ways, questions, arms); the overall ones without bands."""
+    import numpy as np
+
+    return np.stack([expect_rates(*each, overall) for each in zip(shares, rates, strict=True)])
+
+
+def _build_dense(
+    columns: QuestionColumns, directions: Floats, expected: Floats, linear: Floats
+) -> Floats:
+    """Build the columns of the forest."""
+    import numpy as np
+
+    rates = [part for ease in logits(expected) for part in (ease, ease[:, 1:] - ease[:, :1])]
+    return np.column_stack(
+        [
+            columns.features,
+            columns.words @ directions,
+            *rates,
+            linear,
+        ]
+    ).astype(np.float32)

@@ -1,0 +1,497 @@
+"""Fit the heads of every arm, with which ``etui.learning.predictor`` predicts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import combinations
+from typing import TYPE_CHECKING, Any, Literal
+
+from etui.errors import UsageError
+from etui.learning._curves import (
+    choose_agreements,
+    compute_auc,
+    compute_quality,
+    fit_agreement,
+    fit_curve,
+)
+from etui.learning._joint import (
+    STRETCH,
+    JointFit,
+    QuestionColumns,
+    RegressionMix,
+    fit_joint,
+    fit_mix,
+    is_mixed,
+)
+from etui.learning._regressions import (
+    DIGITS,
+    FOLDS,
+    SHARPNESS,
+    Corpus,
+    Design,
+    build_corpus,
+    build_design,
+    build_sparse,
+    choose_strength,
+    compute_smoothed_rate,
+    export_logistic,
+    fit_linear,
+)
+from etui.learning.features import FEATURE_NAMES, LEAF, VALUE_STEPS, WORD_ZERO, load_classifier
+from etui.learning.fitted_file import (
+    FITTED_VERSION,
+    ArmHead,
+    Bands,
+    ConfidenceCurve,
+    FittedModel,
+    JointPart,
+    Logistic,
+    NeedHead,
+    Provenance,
+    Quality,
+    Rate,
+    pack,
+)
+from etui.learning.graded import ArmFacts, Graded, assign_folds, same_questions
+from etui.units import count_text
+
+if TYPE_CHECKING:
+    from etui.learning.graded import Graded
+    from etui.stats.arrays import Flags, Floats, Whole
+
+
+Pair = tuple[Literal["reasoning", "larger_model"], int, int]
+
+
+def find_pairs(graded: Graded) -> list[Pair]:
+    """Find pairs of arms that differ in one respect, the cheaper arm first.
+
+    ``reasoning``: a direct arm and one that thinks or votes, of the same model. ``larger_model``:
+    the same reasoning method on two models, the smaller file first; if sizes are unknown, the arm
+    that is right less often first.
+    """
+    found: list[Pair] = []
+    facts = [graded.facts.get(name, ArmFacts()) for name in graded.arms]
+    right = compute_smoothed_rate(graded.correct, graded.weights)
+    for one, other in combinations(range(len(graded.arms)), 2):
+        a, b = facts[one], facts[other]
+        models = (a.model or a.asked, b.model or b.asked)
+        same_model = models[0] is not None and models[0] == models[1]
+        ways = {a.reasoning, b.reasoning}
+        if same_model and None not in ways and "direct" in ways and len(ways) == 2:
+            direct = one if a.reasoning == "direct" else other
+            found.append(("reasoning", direct, other if direct == one else one))
+        elif not same_model and a.reasoning == b.reasoning:
+            sizes = (a.file_bytes, b.file_bytes)
+            if sizes[0] is not None and sizes[1] is not None:
+                swap = sizes[0] > sizes[1]
+            else:
+                swap = bool(right[one] > right[other])
+            found.append(("larger_model", *((other, one) if swap else (one, other))))
+    return found
+
+
+def fit_needs(
+    graded: Graded, design: Design, groups: Whole, folds: Whole | None, seed: int
+) -> tuple[NeedHead, ...]:
+    """Fit the head of each pair; without folds its quality is not measured."""
+    heads = []
+    for need, base, other in find_pairs(graded):
+        first, second = graded.correct[:, base], graded.correct[:, other]
+        heavy = _weigh_pair(graded, base, other)
+        parts = []
+        for target in (second & ~first, first & ~second):
+            strength = choose_strength(design.columns, target, groups, seed, heavy)
+            linear = fit_linear(design.columns, target, strength, heavy)
+            parts.append((target, strength, export_logistic(linear, design.scale, band=False)))
+        gained, strength, head = parts[0]
+        auc = None
+        if folds is not None and strength is not None:
+            p = _cross_predict_need(design.columns, gained, strength, folds, heavy)
+            auc = compute_auc(p, gained, heavy)
+        heads.append(
+            NeedHead(
+                need=need,
+                base=graded.arms[base],
+                other=graded.arms[other],
+                gained=head,
+                lost=parts[1][2],
+                n=len(graded) if heavy is None else max(1, round(float(heavy.sum()))),
+                auc=auc,
+            )
+        )
+    return tuple(heads)
+
+
+def _weigh_pair(graded: Graded, base: int, other: int) -> Floats | None:
+    """Return the weight of each question for a pair of arms: that of its less certain label."""
+    import numpy as np
+
+    if graded.weights is None:
+        return None
+    return np.minimum(graded.weights[:, base], graded.weights[:, other])
+
+
+def _cross_predict_need(
+    columns: Any, target: Flags, strength: float, folds: Whole, weights: Floats | None
+) -> Floats:
+    """Predict held-out questions.
+
+    The idf of the words is that of all questions, which leaks no answers.
+    """
+    import numpy as np
+
+    p = np.empty(len(target))
+    for fold in range(int(folds.max()) + 1):
+        held = folds == fold
+        inside = None if weights is None else weights[~held]
+        linear = fit_linear(columns[~held], target[~held], strength, inside)
+        p[held] = linear.probability(columns[held])
+    return p
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Limit the enclosed fits to one thread, which on small matrices is 10x as fast as several.
+
+    Each library brings its own thread pool, and only pools of loaded libraries can be limited.
+    """
+    import importlib
+
+    from threadpoolctl import threadpool_limits
+
+    for name in ("scipy.linalg", "scipy.optimize", "sklearn.ensemble", "sklearn.linear_model"):
+        importlib.import_module(name)
+
+    with threadpool_limits(1):
+        yield
+
+
+_DIGITS = 7
+
+
+def export_joint(
+    fit: JointFit, arms: Sequence[str], bands: Sequence[str], mix: RegressionMix | None = None
+) -> JointPart:
+    """Convert a fit to a part of the file.
+
+    Args:
+        fit: The joint model, with one way to divide questions into bands.
+        mix: Share of the arms' own regressions; None without.
+    """
+    import numpy as np
+
+    (rates,) = fit.rates
+    count = len(FEATURE_NAMES)
+    scale = fit.ridge.scale
+    raw = fit.ridge.weights[:count] * scale.factor[:, None]
+    component_step, components = _count_steps(fit.directions)
+    word_step, linear = _count_steps(fit.ridge.weights[count + len(bands) :])
+    words = np.column_stack([components, linear]) + WORD_ZERO
+    roots, column, threshold, child, values = _flatten(
+        [tree.tree_ for grove in fit.groves for tree in grove.estimators_]
+    )
+    return JointPart(
+        arms=tuple(arms),
+        bands=tuple(bands),
+        rates=_rows(rates),
+        overall=_row(fit.overall),
+        start=_row(fit.ridge.start - scale.mean @ raw),
+        features=_rows(raw),
+        band_weights=_rows(fit.ridge.weights[count : count + len(bands)]),
+        words=pack("H", words.astype("<u2").tobytes()),
+        component_step=component_step,
+        word_step=word_step,
+        roots=tuple(roots),
+        column=pack("B", np.asarray(column, dtype="<u1").tobytes()),
+        threshold=pack("f", np.asarray(threshold, dtype="<f4").tobytes()),
+        child=pack("I", np.asarray(child, dtype="<u4").tobytes()),
+        values=pack("h", np.asarray(values, dtype="<i2").tobytes()),
+        stretch=STRETCH,
+        slope=_row(fit.calibration.slope),
+        spread=round(fit.calibration.spread, _DIGITS),
+        band_mean=round(fit.calibration.band_mean, _DIGITS),
+        band_spread=round(fit.calibration.band_spread, _DIGITS),
+        offset=_row(fit.calibration.offset),
+        mixed=0.0 if mix is None else round(mix.share, _DIGITS),
+        mixed_offset=() if mix is None else _row(mix.offset),
+    )
+
+
+def _flatten(trees: Sequence[Any]) -> tuple[list[int], Floats, Floats, Floats, Floats]:
+    """Put the nodes of all trees in one row, each tree in the order of a walk to the left.
+
+    sklearn numbers nodes in that order, so the left child of a node is the next one.
+    """
+    import numpy as np
+
+    roots, columns, thresholds, children, values = [], [], [], [], []
+    start = rows = 0
+    total = sum(tree.node_count for tree in trees)
+    for tree in trees:
+        is_leaf = tree.children_left < 0
+        at = np.arange(tree.node_count)
+        assert (tree.children_left[~is_leaf] == at[~is_leaf] + 1).all()
+        roots.append(start)
+        columns.append(np.where(is_leaf, LEAF, tree.feature))
+        # The largest single below the threshold: it separates the same singles.
+        near = tree.threshold.astype(np.float32)
+        lower = np.nextafter(near, np.float32(-np.inf))
+        thresholds.append(np.where(near > tree.threshold, lower, near))
+        number = np.cumsum(is_leaf) - 1
+        children.append(np.where(is_leaf, total + rows + number, start + tree.children_right))
+        leaves = tree.value[is_leaf, :, 0]
+        values.append(np.round(leaves * VALUE_STEPS))
+        start += tree.node_count
+        rows += len(leaves)
+    return (
+        roots,
+        np.concatenate(columns),
+        np.concatenate(thresholds),
+        np.concatenate(children),
+        np.concatenate(values),
+    )
+
+
+def _count_steps(weights: Floats) -> tuple[float, Floats]:
+    """Return the size of a 16-bit step, and weights in such steps."""
+    import numpy as np
+
+    step = float(np.abs(weights).max(initial=0.0)) / 32_000 or 1.0
+    return step, np.round(weights / step)
+
+
+def _row(values: Floats) -> tuple[float, ...]:
+    return tuple(round(float(value), _DIGITS) for value in values)
+
+
+def _rows(values: Floats) -> tuple[tuple[float, ...], ...]:
+    return tuple(_row(row) for row in values)
+
+
+LEAST_QUESTIONS = 20
+
+
+def fit_heads(
+    graded: Graded,
+    provenance: Provenance,
+    *,
+    seed: int = 0,
+    assess: bool = True,
+    agreements: Sequence[tuple[str, ...]] | None = None,
+    jointly: bool = True,
+) -> FittedModel:
+    """Fit the model of a table of graded answers.
+
+    Args:
+        assess: Whether to measure the quality by five folds; a fit inside a fold skips this.
+        agreements: Sets of arms whose agreement is fitted; None fits each two arms.
+        jointly: Whether to fit the model of all arms together, too.
+
+    Raises:
+        UsageError: There are fewer than ``LEAST_QUESTIONS`` questions.
+    """
+    if graded.question_count < LEAST_QUESTIONS:
+        raise UsageError(
+            f"{count_text(graded.question_count, 'graded question')}: too few to fit anything",
+            f"provide at least {LEAST_QUESTIONS}; a useful prediction needs a few hundred",
+        )
+    with one_thread():
+        return _fit_heads(graded, provenance, seed, assess, agreements, jointly)
+
+
+def _fit_heads(
+    graded: Graded,
+    provenance: Provenance,
+    seed: int,
+    assess: bool,
+    agreements: Sequence[tuple[str, ...]] | None,
+    jointly: bool,
+) -> FittedModel:
+    import numpy as np
+
+    everything = np.ones(len(graded), dtype=bool)
+    groups = same_questions(graded)
+    corpus = build_corpus(graded.questions, len(graded))
+    design = build_design(graded, corpus, everything, seed)
+    strengths = [
+        choose_strength(
+            build_arm_columns(design, at),
+            graded.correct[:, at],
+            groups,
+            seed,
+            graded.weights_of(at),
+        )
+        for at in range(len(graded.arms))
+    ]
+    folds = assign_folds(graded, FOLDS, seed)
+    joint = _fit_jointly(graded, corpus, design, seed) if jointly else None
+    mix = None
+    crossed = None if joint is None else joint.left_out
+    if assess and crossed is None:
+        crossed = _cross_predict(graded, corpus, folds, strengths, seed)
+    elif crossed is not None and is_mixed(questions := int(groups.max()) + 1):
+        own = _cross_predict(graded, corpus, folds, strengths, seed)
+        mix = fit_mix(crossed, own, questions)
+        crossed = crossed if mix is None else mix.apply(crossed, own)
+    arms = {
+        name: _fit_arm_head(graded, at, design, strengths[at], folds, crossed)
+        for at, name in enumerate(graded.arms)
+    }
+    together = [
+        fit_agreement(graded, names, folds) for names in choose_agreements(graded, agreements)
+    ]
+    return FittedModel(
+        version=FITTED_VERSION,
+        features=FEATURE_NAMES,
+        idf=_round_values(design.idf),
+        bands=Bands(
+            centroids={
+                name: build_sparse(design.centroids[at])
+                for at, name in enumerate(design.bands)
+                if design.source == "words"
+            },
+            source=design.source,
+            fields_sha256=load_classifier().sha256 if design.source == "fields" else "",
+            sharpness=SHARPNESS,
+        ),
+        arms=arms,
+        joint=None if joint is None else export_joint(joint, graded.arms, design.bands, mix),
+        needs=fit_needs(graded, design, groups, folds if assess else None, seed),
+        provenance=provenance,
+        agreements=tuple(head for head in together if head is not None),
+    )
+
+
+def _fit_jointly(graded: Graded, corpus: Corpus, design: Design, seed: int) -> JointFit | None:
+    """Fit the model of all arms; None if the questions are too few for it."""
+    columns = QuestionColumns(corpus.features, design.words, (design.shares,))
+    inner = assign_folds(graded, FOLDS, seed + 1)
+    correct, weights = _join_labels(graded)
+    return fit_joint(correct, columns, inner, weights=weights, seed=seed)
+
+
+def _join_labels(graded: Graded) -> tuple[Floats, Floats | None]:
+    """Return the labels of each question and arm as one, and how much it counts.
+
+    A probable label is in two rows of its question, right and wrong, with weights that differ from
+    arm to arm. The joint model weighs whole rows, so each row gets the probability in their place.
+    """
+    import numpy as np
+
+    correct = graded.correct.astype(np.float64)
+    if graded.weights is None:
+        return correct, None
+    groups = same_questions(graded)
+    shape = (int(groups.max()) + 1, correct.shape[1])
+    right, total = np.zeros(shape), np.zeros(shape)
+    np.add.at(right, groups, correct * graded.weights)
+    np.add.at(total, groups, graded.weights)
+    p = np.divide(right, total, out=np.zeros(shape), where=total > 0)
+    return p[groups], np.minimum(total, 1.0)[groups]
+
+
+def build_arm_columns(design: Design, arm: int) -> Any:
+    """Build the columns of one arm's head: the logit of its band's rate, features and words."""
+    from scipy import sparse
+
+    return sparse.hstack([sparse.csr_matrix(design.band_logits[:, [arm]]), design.columns]).tocsr()
+
+
+def _cross_predict(
+    graded: Graded, corpus: Corpus, folds: Whole, strengths: Sequence[float | None], seed: int
+) -> Floats:
+    """Predict each arm on every question, with fits that exclude the question."""
+    import numpy as np
+
+    p = np.empty(graded.correct.shape)
+    for fold in range(int(folds.max()) + 1):
+        held = folds == fold
+        design = build_design(graded, corpus, ~held, seed)
+        for at, strength in enumerate(strengths):
+            if strength is None:
+                p[held, at] = 1 / (1 + np.exp(-design.band_logits[held, at]))
+                continue
+            columns = build_arm_columns(design, at)
+            heavy = graded.weights_of(at)
+            linear = fit_linear(
+                columns[~held],
+                graded.correct[~held, at],
+                strength,
+                None if heavy is None else heavy[~held],
+            )
+            p[held, at] = linear.probability(columns[held])
+    return p
+
+
+def _fit_arm_head(
+    graded: Graded,
+    at: int,
+    design: Design,
+    strength: float | None,
+    folds: Whole,
+    crossed: Floats | None,
+) -> ArmHead:
+    right = graded.correct[:, at]
+    facts = graded.facts.get(graded.arms[at], ArmFacts())
+    heavy = graded.weights_of(at)
+    rate = float(compute_smoothed_rate(right, heavy))
+    counts = design.counts if heavy is None else _count_by_band(graded, design, heavy)
+    if strength is None:
+        logistic = Logistic(intercept=0.0, features=(0.0,) * len(FEATURE_NAMES), band=1.0)
+    else:
+        linear = fit_linear(build_arm_columns(design, at), right, strength, heavy)
+        logistic = export_logistic(linear, design.scale, band=True)
+    quality = (
+        compute_quality(crossed[:, at], right, heavy)
+        if crossed is not None
+        else Quality(brier=rate * (1 - rate), brier_rate=rate * (1 - rate), ece=0.0, auc=None)
+    )
+    return ArmHead(
+        model=facts.model,
+        reasoning=facts.reasoning,
+        n=len(graded) if heavy is None else max(1, round(float(heavy.sum()))),
+        rate=rate,
+        rates={
+            name: Rate(p=float(design.rates[band, at]), n=int(counts[band]))
+            for band, name in enumerate(design.bands)
+        },
+        logistic=logistic,
+        quality=quality,
+        curves=fit_curves(graded, at, folds),
+    )
+
+
+def _count_by_band(graded: Graded, design: Design, heavy: Floats) -> Floats:
+    """Sum the weights of an arm's labels in each band of the design."""
+    import numpy as np
+
+    if design.source == "fields":
+        return np.asarray(np.round(design.shares.T @ heavy))
+    total = dict.fromkeys(design.bands, 0.0)
+    for subject, weight in zip(graded.subjects, heavy.tolist(), strict=True):
+        if subject in total:
+            total[subject] += weight
+    return np.asarray([total[band] for band in design.bands])
+
+
+def fit_curves(graded: Graded, at: int, folds: Whole) -> tuple[ConfidenceCurve, ...]:
+    """Fit the confidence curves of one arm, that of the margin first."""
+    sources: tuple[tuple[Literal["margin", "confidence"], Floats | None], ...] = (
+        ("margin", graded.margin),
+        ("confidence", graded.confidence),
+    )
+    heavy = graded.weights_of(at)
+    # A curve has no weights: it takes the labels that are known for certain.
+    sure = slice(None) if heavy is None else heavy >= 1
+    found = [
+        fit_curve(of, values[sure, at], graded.correct[sure, at], folds[sure])
+        for of, values in sources
+        if values is not None
+    ]
+    return tuple(curve for curve in found if curve is not None)
+
+
+def _round_values(values: Floats) -> tuple[float, ...]:
+    return tuple(round(float(value), DIGITS) for value in values)

@@ -1,0 +1,363 @@
+"""Judge single arms, routers and policies over one table of answers, as a document."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from math import sqrt
+from typing import TYPE_CHECKING, Any, Literal
+
+from etui.bench.analysis.oracle import cheapest_correct
+from etui.learning._curves import calibration_error
+from etui.learning._router_curve import (
+    Ends,
+    RouterCurve,
+    accuracy_at,
+    apgr,
+    apgr_interval,
+    choose_within,
+    compute_curve,
+    cost_at,
+    cost_for,
+    find_ends,
+    gain_curve,
+    oracle_curve,
+)
+from etui.learning.documents import (
+    JudgedPolicy,
+    McNemar,
+    OracleFigures,
+    ReplayDocument,
+    Router,
+    RouterChoice,
+    RouterEnergy,
+    SecondRun,
+    SingleArm,
+    Spread,
+)
+from etui.learning.policy_replay import Routed
+from etui.stats.bootstrap import compute_interval, resample_means
+from etui.stats.frontier import Point, hull, mixture_accuracies, mixture_costs
+from etui.stats.tests import Interval, mcnemar, wilson
+
+if TYPE_CHECKING:
+    from etui.learning.graded import Graded
+    from etui.stats.arrays import Flags, Floats
+
+
+@dataclass(frozen=True, slots=True)
+class HullPlace:
+    """A cost at which a router is compared with the mixture of the hull."""
+
+    kind: Literal["corner", "middle"]
+    """``corner`` is the cost of an arm on the hull, ``middle`` the geometric mean of the costs of
+    two neighbours on it."""
+    arms: tuple[int, ...]  # Columns of the corner's arm, or of the two neighbours, cheaper first
+    cost: float
+
+
+def list_hull_places(costs: Sequence[float], accuracies: Sequence[float]) -> list[HullPlace]:
+    """List the corners of the hull and the geometric middles between neighbours, cheapest first.
+
+    The arithmetic middle would lie next to the expensive corner where costs differ by a factor.
+
+    Args:
+        costs: Mean cost of each arm.
+    """
+    points: dict[int, Point] = dict(enumerate(zip(costs, accuracies, strict=True)))
+    corners = hull(points)
+    places = [HullPlace("corner", (column,), points[column][0]) for column in corners[:1]]
+    for left, right in pairwise(corners):
+        middle = sqrt(points[left][0] * points[right][0])
+        places.append(HullPlace("middle", (left, right), middle))
+        places.append(HullPlace("corner", (right,), points[right][0]))
+    return places
+
+
+def against_mixture(
+    choices: Sequence[tuple[Flags, Floats]], graded: Graded, cost: Floats, seed: int
+) -> list[RouterChoice]:
+    """Compare choices with the best random mixtures of the arms of equal cost and accuracy.
+
+    Args:
+        choices: For each router or policy, whether each question was right, and its cost.
+    """
+    import numpy as np
+
+    arms = len(graded.arms)
+    choice_columns = [part for right, spent in choices for part in (right, spent)]
+    stacked = [cost, graded.correct, *choice_columns]
+    columns = np.column_stack(stacked).astype(np.float64)
+    replicates = resample_means(columns, seed)
+    return [
+        _compare_choice(
+            columns, replicates, arms, 2 * arms + 2 * index, compare_with_arms(right, graded)
+        )
+        for index, (right, _) in enumerate(choices)
+    ]
+
+
+def _compare_choice(
+    columns: Floats, replicates: Floats, arms: int, column: int, tests: dict[str, McNemar]
+) -> RouterChoice:
+    """Compare the choices with accuracy in ``column`` and cost in ``column + 1``."""
+    import numpy as np
+
+    def mixed(means: Any) -> Any:
+        return mixture_accuracies(means[:, :arms], means[:, arms : 2 * arms], means[:, column + 1])
+
+    def saved(means: Any) -> Any:
+        equal = mixture_costs(means[:, :arms], means[:, arms : 2 * arms], means[:, column])
+        return np.where(np.isfinite(equal), 1 - means[:, column + 1] / equal, np.inf)
+
+    mean = columns.mean(axis=0)[None, :]
+    accuracy, spent = float(mean[0, column]), float(mean[0, column + 1])
+    reached = bool(np.isfinite(saved(mean)[0]))
+    difference = compute_interval(
+        columns, replicates, lambda means: means[:, column] - mixed(means)
+    )
+    return {
+        "accuracy": accuracy,
+        "cost": spent,
+        "cost_per_correct": spent / accuracy if accuracy else None,
+        "mixture_accuracy": float(mixed(mean)[0]),
+        "difference": _build_spread(difference),
+        "saved": _build_spread(compute_interval(columns, replicates, saved)) if reached else None,
+        "mcnemar": tests,
+    }
+
+
+def _build_spread(interval: Interval) -> Spread:
+    """Convert an interval to JSON values; all intervals of a replay use the same method."""
+    return {"value": interval.value, "low": interval.low, "high": interval.high}
+
+
+def compare_with_arms(right: Flags, graded: Graded) -> dict[str, McNemar]:
+    """Compare with each single arm: questions only one of them got right, and the p-value."""
+    return {
+        name: {
+            "only_this": (gained := int((right & ~other).sum())),
+            "only_arm": (lost := int((other & ~right).sum())),
+            "p_value": mcnemar(gained, lost),
+        }
+        for name, other in zip(graded.arms, graded.correct.T, strict=True)
+    }
+
+
+TARGETS = (0.5, 0.8, 0.95)
+BUDGETS = (0.25, 0.5, 0.75)
+_CURVE_POINTS = 101
+_NO_ROUTER: Router = {"apgr": None, "ece": {}, "curve": []}
+
+
+@dataclass(frozen=True, slots=True)
+class ReplayTable:
+    """Input of a replay."""
+
+    graded: Graded
+    cost: Floats  # Cost of each answer, (questions, arms)
+    unit: str = ""  # `J`, or empty for stated costs
+    kinds: tuple[str, ...] = ()  # How the joules were measured
+    repeats: Graded | None = None
+    """The same questions answered a second time; None if they were not."""
+
+
+def judge(
+    table: ReplayTable,
+    routers: Mapping[str, Floats],
+    policies: Sequence[Routed] = (),
+    seed: int = 0,
+) -> ReplayDocument:
+    """Build the document of a replay, of plain JSON values.
+
+    Args:
+        table: The answers and their costs.
+        routers: Router -> cross-fitted probability that each arm is right, shape (questions, arms);
+            the last router is the best.
+        policies: Policies replayed over the same questions.
+    """
+    graded, cost = table.graded, table.cost
+    ends = find_ends(graded.correct, cost)
+    judged = {name: _judge_router(p, table, ends, seed) for name, p in routers.items()}
+    best = list(routers)[-1] if routers else None
+    best_router = judged.get(best, _NO_ROUTER) if best is not None else _NO_ROUTER
+    names = graded.arms
+    points = dict(
+        enumerate(zip(cost.mean(0).tolist(), graded.correct.mean(0).tolist(), strict=True))
+    )
+    return {
+        "n": len(graded),
+        "unit": table.unit or "cost",
+        "kinds": list(table.kinds),
+        "arms": {name: _judge_arm(table, column) for column, name in enumerate(names)},
+        "weak": names[ends.weak],
+        "strong": names[ends.strong],
+        "hull": [
+            {"arm": names[column], "cost": points[column][0], "accuracy": points[column][1]}
+            for column in hull(points)
+        ],
+        "random": {"apgr": 0.5, "cpt50": 0.5, "cpt80": 0.8, "cpt95": 0.95},
+        "oracle": _judge_oracle(table, ends),
+        "router": best,
+        "apgr": best_router.get("apgr"),
+        "apgr_interval": best_router.get("apgr_interval"),
+        "cpt50": best_router.get("cpt50"),
+        "cpt80": best_router.get("cpt80"),
+        "cpt95": best_router.get("cpt95"),
+        "energy": best_router.get("energy"),
+        "routers": judged,
+        "policies": {routed.name: _judge_policy(routed, table, seed) for routed in policies},
+    }
+
+
+def _judge_arm(table: ReplayTable, column: int) -> SingleArm:
+    right, cost = table.graded.correct[:, column], float(table.cost[:, column].mean())
+    share = wilson(int(right.sum()), len(right))
+    assert share.low is not None
+    assert share.high is not None
+    return {
+        "accuracy": share.value,
+        "accuracy_interval": [share.low, share.high],
+        "cost": cost,
+        "cost_per_correct": cost / share.value if share.value else None,
+    }
+
+
+def _judge_oracle(table: ReplayTable, ends: Ends) -> OracleFigures:
+    import numpy as np
+
+    graded, cost = table.graded, table.cost
+    choices = cheapest_correct(graded.correct, cost)
+    rows = np.arange(len(graded))
+    second: SecondRun | None = None
+    if table.repeats is not None:
+        second = {
+            "accuracy": float(table.repeats.correct[rows, choices].mean()),
+            "cost": float(cost[rows, choices].mean()),
+        }
+    area = None
+    if ends.gain > 0:
+        area = apgr(*gain_curve(oracle_curve(graded.correct, cost), ends))
+    return {
+        "accuracy": float(graded.correct.any(axis=1).mean()),
+        "cost": float(cost[rows, choices].mean()),
+        "shares": _compute_shares(graded, choices),
+        "apgr": area,
+        "reproducible": second,
+    }
+
+
+def _compute_shares(graded: Graded, choices: Any) -> dict[str, float]:
+    import numpy as np
+
+    counts = np.bincount(choices, minlength=len(graded.arms)) / max(1, len(choices))
+    return {name: float(counts[column]) for column, name in enumerate(graded.arms)}
+
+
+def _judge_router(p: Floats, table: ReplayTable, ends: Ends, seed: int) -> Router:
+    import numpy as np
+
+    graded, cost = table.graded, table.cost
+    expected = cost.mean(axis=0)
+    curve = compute_curve(p, expected, graded.correct, cost)
+    ece = {
+        name: calibration_error(p[:, column], graded.correct[:, column])
+        for column, name in enumerate(graded.arms)
+    }
+    grid = np.linspace(float(curve.cost[0]), float(curve.cost[-1]), _CURVE_POINTS)
+    points = [[float(c), accuracy_at(curve, float(c))] for c in grid]
+    if ends.gain <= 0:
+        return {"apgr": None, "ece": ece, "curve": points}
+    x, pgr = gain_curve(
+        *(_compute_call_curve(p, table, ends) if p.shape[1] == 2 else (curve, ends))
+    )
+    half, most, nearly_all = (cost_for(x, pgr, target) for target in TARGETS)
+    return {
+        "apgr": apgr(x, pgr),
+        "ece": ece,
+        "apgr_interval": _compute_area_interval(p, table, ends, seed),
+        "cpt50": half,
+        "cpt80": most,
+        "cpt95": nearly_all,
+        "energy": _judge_energy(p, curve, table, ends, seed),
+        "curve": points,
+    }
+
+
+def _compute_call_curve(p: Floats, table: ReplayTable, ends: Ends) -> tuple[RouterCurve, Ends]:
+    """Compute the curve over the share of calls that the strong one of two arms gets."""
+    import numpy as np
+
+    calls = np.zeros(table.cost.shape)
+    calls[:, ends.strong] = 1.0
+    curve = compute_curve(p, calls.mean(axis=0), table.graded.correct, calls)
+    return curve, Ends(ends.weak, ends.strong, 0.0, 1.0, ends.weak_accuracy, ends.strong_accuracy)
+
+
+def _compute_area_interval(
+    p: Floats, table: ReplayTable, ends: Ends, seed: int
+) -> list[float | None] | None:
+    if p.shape[1] != 2:
+        return None
+    right = table.graded.correct
+    score = p[:, ends.strong] - p[:, ends.weak]
+    found = apgr_interval(score, right[:, ends.weak], right[:, ends.strong], seed)
+    return [found.low, found.high]
+
+
+def _judge_energy(
+    p: Floats, curve: RouterCurve, table: ReplayTable, ends: Ends, seed: int
+) -> RouterEnergy:
+    """Judge a router over cost: at fixed budgets, and at the corners and middles of the hull."""
+    import numpy as np
+
+    x, pgr = gain_curve(curve, ends)
+    names, cost = table.graded.arms, table.cost
+    places = list_hull_places(
+        cost.mean(axis=0).tolist(), table.graded.correct.mean(axis=0).tolist()
+    )
+    budgets = [ends.low + share * (ends.high - ends.low) for share in BUDGETS]
+    costs = [*budgets, *(place.cost for place in places)]
+    chosen = [choose_within(p, curve, cost.mean(axis=0), budget) for budget in costs]
+    rows = np.arange(len(table.graded))
+    choices = [(table.graded.correct[rows, column], cost[rows, column]) for column in chosen]
+    found = against_mixture(choices, table.graded, cost, seed)
+    shares = [_compute_shares(table.graded, column) for column in chosen]
+    targets = {
+        f"{round(100 * t)}": cost_at(curve, ends.weak_accuracy + t * ends.gain) for t in TARGETS
+    }
+    first = len(BUDGETS)
+    return {
+        "apgr": apgr(x, pgr),
+        "cost_at_pgr": targets,
+        "at_budget": [
+            {"budget": budget, "share": share, "shares": answered, **comparison}
+            for budget, share, answered, comparison in zip(
+                budgets, BUDGETS, shares[:first], found[:first], strict=True
+            )
+        ],
+        "at_hull": [
+            {
+                "kind": place.kind,
+                "arms": [names[column] for column in place.arms],
+                "budget": place.cost,
+                "shares": answered,
+                **comparison,
+            }
+            for place, answered, comparison in zip(
+                places, shares[first:], found[first:], strict=True
+            )
+        ],
+    }
+
+
+def _judge_policy(routed: Routed, table: ReplayTable, seed: int) -> JudgedPolicy:
+    (found,) = against_mixture([(routed.correct, routed.cost)], table.graded, table.cost, seed)
+    return {
+        **found,
+        "shares": _compute_shares(table.graded, routed.chosen),
+        "mean_hops": float(routed.hops.mean()),
+        "rules": routed.rules,
+        "notes": list(routed.notes),
+    }

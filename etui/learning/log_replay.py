@@ -1,0 +1,382 @@
+"""Replay the turns of the log under another policy."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from functools import lru_cache
+from typing import TYPE_CHECKING, NamedTuple, get_args
+
+from etui import units
+from etui.arm import Arm, Reasoning, Speculate
+from etui.chat import Message, Query
+from etui.errors import EtuiError
+from etui.learning.documents import MovedAccuracy, MovedJoules, ReplayedTurn, TurnsDocument
+from etui.text.sanitize import sanitize
+from etui.turn.text import about_joules
+
+if TYPE_CHECKING:
+    from etui.log.records import LoggedQuestion
+    from etui.routing.decision import Decision
+    from etui.routing.prediction import Predictor
+
+
+def replayed_lines(document: TurnsDocument) -> Iterator[str]:
+    """Yield the number of questions that would move, and joules and accuracy of both sides.
+
+    Args:
+        document: The document from :func:`etui.learning.log_replay.build_turns_document`.
+    """
+    if not document["n"]:
+        yield "the log has no turns yet"
+        return
+    yield sanitize(
+        f"policy {document['policy']}: {document['moved']:,} of "
+        f"{units.count_text(document['n'], 'question')} would move to another arm"
+    )
+    if document["undecided"]:
+        count = units.count_text(document["undecided"], "question")
+        yield f"{count} for which no arm is available on this machine"
+    yield from _joules_lines(document["joules"])
+    yield _accuracy_line(document["accuracy"])
+    if document["cascades"]:
+        count = units.count_text(document["cascades"], "question")
+        yield f"{count} to a cascade, counted by its first step unless the turn started with it"
+
+
+def move_rows(document: TurnsDocument) -> list[tuple[str, str, str]]:
+    """Return (from, to, questions) of every move, most frequent first."""
+    return [
+        (sanitize(move["from"]), sanitize(move["to"]), f"{move['n']:,}")
+        for move in document["moves"]
+    ]
+
+
+def _joules_lines(joules: MovedJoules) -> Iterator[str]:
+    kinds = joules["kinds"]
+    measured = units.energy_text(joules["measured"], None, kinds[0] if len(kinds) == 1 else None)
+    mixed = f" ({', '.join(kinds)})" if len(kinds) > 1 else ""
+    turns = units.count_text(joules["measured_turns"], "turn")
+    yield f"measured: {measured}{mixed} over {turns}"
+    if not joules["predicted_turns"]:
+        yield "predicted: unknown, no data about the models yet; see `etui calibrate`"
+        return
+    before, after = joules["predicted_before"] or 0.0, joules["predicted_after"] or 0.0
+    yield (
+        f"predicted, without loads: {about_joules(before)} before, "
+        f"{about_joules(after)} after, over {units.count_text(joules['predicted_turns'], 'turn')}"
+    )
+
+
+def _accuracy_line(accuracy: MovedAccuracy) -> str:
+    if not accuracy["predicted_turns"]:
+        return "expected accuracy: unknown, nothing was fitted; see `etui policy fit`"
+    before, after = accuracy["predicted_before"], accuracy["predicted_after"]
+    return (
+        f"expected accuracy: {units.accuracy_text(before)} before, "
+        f"{units.accuracy_text(after)} after, over "
+        f"{units.count_text(accuracy['predicted_turns'], 'turn')}"
+    )
+
+
+_CONFIDENCE = 0.9
+"""Confidence of the predicted bounds; only the middle value is used here."""
+
+
+class TurnReplay(NamedTuple):
+    """A logged turn, and the arm that would answer it under the policy.
+
+    A named tuple for the same reason as ``LoggedQuestion``.
+
+    Attributes:
+        before, after: (arm, model); ``after`` is None if the policy finds no arm.
+        predicted_before, predicted_after: Joules predicted for the question now, without loads;
+            None if nothing is known about the model. ``predicted_after`` of a cascade is that
+            of its first arm, and of those that have to agree with it.
+        right_before, right_after: Predicted accuracies, 0..1; None if nothing was fitted.
+    """
+
+    turn_id: str
+    query: str
+    before: tuple[str, str]
+    after: tuple[str, str] | None
+    joules: float | None  # Measured joules; None if unmeasured
+    kind: str | None  # How they were measured
+    predicted_before: float | None
+    predicted_after: float | None
+    why: str  # Reason for the decision, or for the lack of one
+    right_before: float | None = None
+    right_after: float | None = None
+    cascade: bool = False
+    """Whether a cascade would answer; ``after`` is its first arm, or ``before`` if the turn itself
+    started with that arm."""
+
+    @property
+    def moves(self) -> bool:
+        """Whether another arm or model would answer."""
+        return self.after is not None and self.after != self.before
+
+
+def replay_turns(
+    turns: Iterable[LoggedQuestion],
+    decide: Callable[[Query], Decision],
+    predictor: Predictor,
+) -> list[TurnReplay]:
+    """Decide every turn again, with the history its chat had before the turn.
+
+    Args:
+        turns: The turns, oldest first.
+        decide: Decides a query under the policy.
+        predictor: Predicts joules and accuracies.
+    """
+    return [
+        _replay_turn(turn, query, decide, arm_from_turn(turn), predictor)
+        for turn, query in iter_queries(turns)
+    ]
+
+
+def iter_queries(turns: Iterable[LoggedQuestion]) -> Iterator[tuple[LoggedQuestion, Query]]:
+    """Yield every turn with its query, whose history is what its chat had before the turn.
+
+    Args:
+        turns: The turns, oldest first.
+    """
+    chats: dict[str, _ReplayedChat] = {}
+    for turn in turns:
+        chat = _ReplayedChat()
+        if turn.chat_id is not None:
+            chat = chats.setdefault(turn.chat_id, chat)
+        history = tuple(chat.history_of(turn))
+        yield turn, Query(turn.query, turn.system, history, turn.chat_id)
+        chat.add(turn)
+
+
+class _ReplayedChat:
+    """The turns of one chat so far, which may have branches.
+
+    Only a turn that leaves the branch of the turn before it has its history collected again: a long
+    chat would need the square of its length otherwise.
+    """
+
+    def __init__(self) -> None:
+        self._turns: dict[str, tuple[str | None, tuple[Message, ...]]] = {}
+        self._last: str | None = None
+        self._messages: list[Message] = []
+
+    def history_of(self, turn: LoggedQuestion) -> list[Message]:
+        """Return the messages before a turn; a parent that is not replayed is the last turn."""
+        known = turn.parent_id is None or turn.parent_id in self._turns
+        if known and turn.parent_id != self._last:
+            at, branch = turn.parent_id, list[tuple[Message, ...]]()
+            while at is not None:
+                at, messages = self._turns[at]
+                branch.append(messages)
+            self._messages = [message for each in reversed(branch) for message in each]
+        return self._messages
+
+    def add(self, turn: LoggedQuestion) -> None:
+        """Add a turn, after whose history was read."""
+        messages: tuple[Message, ...] = ()
+        if turn.answer:
+            messages = Message("user", turn.query), Message("assistant", turn.answer)
+        known = turn.parent_id if turn.parent_id in self._turns else None
+        if turn.parent_id is not None and known is None:
+            known = self._last
+        self._turns[turn.turn_id] = known, messages
+        self._messages += messages
+        self._last = turn.turn_id
+
+
+def arm_from_turn(turn: LoggedQuestion) -> Arm:
+    """Rebuild the arm that answered a turn, as far as the log records it."""
+    settings = turn.settings
+    think_tokens, max_tokens, votes = (
+        int(settings.get(name) or 0) for name in ("think_tokens", "max_tokens", "votes")
+    )
+    speculate = str(settings.get("speculate") or "off")
+    return _build_arm(
+        turn.arm, turn.model, turn.reasoning, think_tokens, max_tokens, votes, speculate
+    )
+
+
+@lru_cache(maxsize=256)
+def _build_arm(
+    name: str,
+    model: str,
+    reasoning: str,
+    think_tokens: int,
+    max_tokens: int,
+    votes: int,
+    speculate: str,
+) -> Arm:
+    """Build an arm; a limit of 0 is not recorded. A log repeats the same few arms."""
+    reasonings: dict[str, Reasoning] = {"cot": "cot", "vote": "vote"}
+    methods: dict[str, Speculate] = {name: name for name in get_args(Speculate)}
+    plain = Arm(name, model)
+    return replace(
+        plain,
+        reasoning=reasonings.get(reasoning, "direct"),
+        think_tokens=think_tokens or plain.think_tokens,
+        max_tokens=max_tokens or plain.max_tokens,
+        votes=votes or plain.votes,
+        speculate=methods.get(speculate, "off"),
+    )
+
+
+def _replay_turn(
+    turn: LoggedQuestion,
+    query: Query,
+    decide: Callable[[Query], Decision],
+    before: Arm,
+    predictor: Predictor,
+) -> TurnReplay:
+    after: Arm | None = None
+    cascade = False
+    together: tuple[Arm, ...] = ()
+    try:
+        decision = decide(query)
+        after, why, cascade = decision.arm, decision.why, decision.cascade is not None
+        together = _list_asked_too(decision)
+        if cascade and turn.first_hop == _arm_and_model(after):
+            # The same cascade would start and continue in the same way.
+            after, together = before, ()
+        elif _arm_and_model(after) == _arm_and_model(before):
+            after = before  # keep the token budget of the turn, or it would look like a change
+    except EtuiError as error:
+        why = error.what.splitlines()[0]
+    predicted_before, right_before = _predict(predictor, before, query)
+    predicted_after, right_after = predicted_before, right_before
+    if after is not before:
+        predicted_after, right_after = _predict(predictor, after, query)
+    for arm in together:
+        joules = _predict_joules(predictor, arm, query)
+        known = joules is not None and predicted_after is not None
+        predicted_after = (predicted_after or 0.0) + (joules or 0.0) if known else None
+    return TurnReplay(
+        turn.turn_id,
+        turn.query,
+        _arm_and_model(before),
+        None if after is None else _arm_and_model(after),
+        turn.joules,
+        turn.kind,
+        predicted_before,
+        predicted_after,
+        why,
+        right_before,
+        right_after,
+        cascade,
+    )
+
+
+def _list_asked_too(decision: Decision) -> tuple[Arm, ...]:
+    """List the arms that answer in any case besides the first: those that have to agree with it."""
+    if decision.cascade is None:
+        return ()
+    step = decision.cascade.find_agreement(decision.arm.name)
+    names = step.arms[1:] if step is not None else ()
+    return tuple(arm for arm in decision.cascade.arms if arm.name in names)
+
+
+def _predict(
+    predictor: Predictor, arm: Arm | None, query: Query
+) -> tuple[float | None, float | None]:
+    """Predict joules and accuracy; both are None without an arm."""
+    if arm is None:
+        return None, None
+    return _predict_joules(predictor, arm, query), _predict_accuracy(predictor, arm, query)
+
+
+def _arm_and_model(arm: Arm) -> tuple[str, str]:
+    return arm.name, arm.model
+
+
+def _predict_joules(predictor: Predictor, arm: Arm, query: Query) -> float | None:
+    predicted = predictor.joules(arm, query)
+    return None if predicted is None else predicted.answer
+
+
+def _predict_accuracy(predictor: Predictor, arm: Arm, query: Query) -> float | None:
+    predicted = predictor.accuracy(arm, query, _CONFIDENCE)
+    return None if predicted is None else predicted.p
+
+
+def build_turns_document(policy: str, replayed: list[TurnReplay]) -> TurnsDocument:
+    """Build the document of a replay of the log, of plain JSON values.
+
+    Predicted joules are summed over the turns with both predictions, measured joules over all
+    turns that have them. Accuracies are means.
+    """
+    both = [
+        turn
+        for turn in replayed
+        if turn.predicted_before is not None and turn.predicted_after is not None
+    ]
+    accuracies = [
+        (turn.right_before, turn.right_after)
+        for turn in replayed
+        if turn.right_before is not None and turn.right_after is not None
+    ]
+    measured = [turn.joules for turn in replayed if turn.joules is not None]
+    return {
+        "policy": policy,
+        "n": len(replayed),
+        "moved": sum(turn.moves for turn in replayed),
+        "undecided": sum(turn.after is None for turn in replayed),
+        "cascades": sum(turn.cascade for turn in replayed),
+        "moves": [
+            {"from": before, "to": after, "n": count}
+            for before, after, count in count_moves(replayed, " on ".join)
+        ],
+        "joules": {
+            "measured": sum(measured) if measured else None,
+            "measured_turns": len(measured),
+            "kinds": sorted({turn.kind for turn in replayed if turn.kind is not None}),
+            "predicted_turns": len(both),
+            "predicted_before": sum(turn.predicted_before or 0.0 for turn in both) or None,
+            "predicted_after": sum(turn.predicted_after or 0.0 for turn in both) or None,
+        },
+        "accuracy": {
+            "predicted_turns": len(accuracies),
+            "predicted_before": sum(one for one, _ in accuracies) / len(accuracies)
+            if accuracies
+            else None,
+            "predicted_after": sum(other for _, other in accuracies) / len(accuracies)
+            if accuracies
+            else None,
+        },
+        "turns": [_build_turn_document(turn) for turn in replayed],
+    }
+
+
+def count_moves(
+    replayed: Sequence[TurnReplay], name: Callable[[tuple[str, str]], str]
+) -> list[tuple[str, str, int]]:
+    """Count the turns that another arm answers, by both arms, most first.
+
+    Returns:
+        The name before, the name after, and the number of turns.
+    """
+    moves = Counter(
+        (name(turn.before), name(turn.after))
+        for turn in replayed
+        if turn.moves and turn.after is not None
+    )
+    return [(before, after, count) for (before, after), count in moves.most_common()]
+
+
+def _build_turn_document(turn: TurnReplay) -> ReplayedTurn:
+    after = turn.after
+    return {
+        "turn_id": turn.turn_id,
+        "before": {"arm": turn.before[0], "model": turn.before[1]},
+        "after": None if after is None else {"arm": after[0], "model": after[1]},
+        "moves": turn.moves,
+        "joules": turn.joules,
+        "kind": turn.kind,
+        "predicted_before": turn.predicted_before,
+        "predicted_after": turn.predicted_after,
+        "right_before": turn.right_before,
+        "right_after": turn.right_after,
+        "why": turn.why,
+    }

@@ -1,0 +1,368 @@
+"""Replay a policy over a table of answers: the arms it chooses and their results, hop by hop.
+
+The accuracy predictions of the policy are fitted on the other folds, or were fitted on other
+questions, so no question is decided by its own answer. Budgets, the state of the machine and
+earlier turns of a chat are not replayed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from etui.arm import Arm
+from etui.chat import Query
+from etui.errors import UsageError
+from etui.learning.predictor import AccuracyPredictor
+from etui.routing.decide import decide
+from etui.routing.decision import Decision
+from etui.routing.limits import Cascade
+from etui.routing.policy import CascadePlan, Objective, Policy, drop_places, list_agreements
+from etui.routing.prediction import (
+    PredictedAccuracy,
+    PredictedAgreement,
+    PredictedJoules,
+    Predictor,
+    RawConfidence,
+)
+from etui.routing.signals.question_words import QuestionText
+from etui.turn.cascade import Outcome, advance, find_best_outcome, is_sure, settle
+
+if TYPE_CHECKING:
+    from etui.learning.graded import Graded
+    from etui.stats.arrays import Flags, Floats, Whole
+
+
+@dataclass(frozen=True, slots=True)
+class Walk:
+    """The walk of one question through a policy."""
+
+    column: int  # Column of the arm whose answer was kept
+    hops: int  # Number of arms that answered
+    cost: float
+    assumed: bool = False
+    """Arms that are all wrong were taken to agree, as their answers are not known, and their answer
+    was accepted."""
+    held_back: bool = False
+    """An agreed answer was not accepted, by a share that is the least it can be."""
+    without_letter: int = 0  # Answers without a letter, which a turn may ask for once more
+
+
+def walk_decision(
+    decision: Decision, row: int, graded: Graded, cost: Floats, predictor: Predictor
+) -> Walk | str:
+    """Return the walk of a question; or the name of an arm that is not in the table."""
+    cascade = decision.cascade
+    if cascade is None or (graded.confidence is None and not cascade.agreements):
+        name = decision.arm.name
+        if name not in graded.arms:
+            return name
+        column = graded.arms.index(name)
+        return Walk(
+            column, 1, float(cost[row, column]), without_letter=_lacks_letter(graded, row, column)
+        )
+    keep = decision.fallbacks.no_answer == "keep"
+    return walk_cascade(cascade, row, graded, cost, predictor, keep=keep)
+
+
+def walk_cascade(
+    cascade: Cascade,
+    row: int,
+    graded: Graded,
+    cost: Floats,
+    predictor: Predictor,
+    *,
+    keep: bool = True,
+) -> Walk | str:
+    """Walk a cascade as a turn does, with the answers of the table.
+
+    ``keep`` lets an answer without a letter be sure enough, as the fallback of that name does.
+    """
+    spent, lacking = 0.0, 0
+    outcomes: list[Outcome] = []
+
+    def predict(arm: Arm) -> float | None:
+        predicted = predictor.joules(arm, Query("?"))
+        return None if predicted is None else predicted.total
+
+    while True:
+        step = advance(cascade, outcomes, spent, predict)
+        if step.arm is None or step.barred == "hops":
+            break
+        if step.arm.name not in graded.arms:
+            return step.arm.name
+        if step.barred is not None:
+            break
+        column = graded.arms.index(step.arm.name)
+        spent += float(cost[row, column])
+        confidence = _value_or_none(graded.confidence, row, column)
+        margin = _value_or_none(graded.margin, row, column)
+        probability = predictor.calibrated(step.arm, confidence, margin)
+        lacks = _lacks_letter(graded, row, column)
+        lacking += lacks
+        accepted = is_sure(cascade, confidence, probability) and (keep or not lacks)
+        outcome = Outcome(
+            step.arm,
+            probability,
+            accepted,
+            answered=not lacks,
+            key=_read_key(graded, row, column),
+            confidence=confidence,
+            margin=margin,
+        )
+        outcomes = settle(cascade, [*outcomes, outcome], predictor.agreement)
+    best = find_best_outcome(outcomes)
+    assert best is not None
+    agreed = [each for each in outcomes if each.together == "agreed" and graded.answers is None]
+    taken = any(each.accepted for each in agreed)
+    assumed = taken and any(each.key == _WRONG for each in agreed)
+    held_back = bool(agreed) and not taken
+    column = graded.arms.index(outcomes[best].arm.name)
+    return Walk(column, len(outcomes), spent, assumed, held_back, lacking)
+
+
+_RIGHT, _WRONG = "right", "wrong"
+"""What answers are compared by where only right and wrong are known."""
+
+
+def _read_key(graded: Graded, row: int, column: int) -> str | None:
+    """Return what an answer is compared by; of answers that are not known all wrong ones agree."""
+    if graded.answers is None:
+        return _RIGHT if graded.correct[row, column] else _WRONG
+    number = int(graded.answers[row, column])
+    return str(number) if number >= 0 else None
+
+
+def _lacks_letter(graded: Graded, row: int, column: int) -> bool:
+    """Return whether a multiple choice is known to be without an answer."""
+    options = bool(graded.questions) and bool(graded.questions[row].options)
+    return options and graded.answers is not None and int(graded.answers[row, column]) < 0
+
+
+@dataclass(slots=True)
+class WalkNotes:
+    """Counts what a table cannot say of the walks, for the notes of a report."""
+
+    graded: Graded
+    blind: int = 0
+    unsure: int = 0
+    assumed: int = 0
+    held_back: int = 0
+    asked_again: int = 0
+
+    def add(self, decision: Decision, walk: Walk) -> None:
+        """Count a walk."""
+        cascade = decision.cascade
+        if cascade is not None and self.graded.confidence is None:
+            self.blind += not cascade.agreements
+            self.unsure += bool(cascade.agreements)
+        self.assumed += walk.assumed
+        self.held_back += walk.held_back
+        if decision.fallbacks.no_answer == "ask_constrained":
+            self.asked_again += walk.without_letter
+
+    def notes(self) -> tuple[str, ...]:
+        """Return a sentence for each thing that the table cannot say."""
+        found = []
+        if self.blind:
+            found.append(
+                f"{self.blind} questions go to a cascade, and these outcomes have no confidence: "
+                "the first arm answers them; replay bench runs to include the further hops"
+            )
+        if self.unsure:
+            found.append(
+                f"{self.unsure} questions go to a cascade with `agree`, and these outcomes have no "
+                "confidence: an arm that answers alone is never sure enough"
+            )
+        if self.assumed:
+            found.append(
+                f"on {self.assumed} questions all arms of `agree` are wrong, and these outcomes do "
+                "not say whether they agree: they are taken to, so that accuracy and cost are the "
+                "least that they can be"
+            )
+        if self.held_back:
+            found.append(
+                f"on {self.held_back} questions an agreed answer is not accepted, because these "
+                "outcomes only show the least that it can be right; bench runs have the answers"
+            )
+        if self.asked_again:
+            found.append(
+                f"{self.asked_again} answers have no letter: a turn asks for it once more "
+                "(no_answer: ask_constrained), which is not in the cost"
+            )
+        return tuple(found)
+
+
+def _value_or_none(values: Floats | None, row: int, column: int) -> float | None:
+    if values is None:
+        return None
+    value = float(values[row, column])
+    return value if value == value else None
+
+
+_LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+
+
+@dataclass(frozen=True, slots=True)
+class Routed:
+    """Result of a replayed policy."""
+
+    name: str
+    chosen: Whole  # Column of the arm whose answer was kept, shape (questions,)
+    correct: Flags  # Whether that answer was right, shape (questions,)
+    cost: Floats  # Cost of all hops together, shape (questions,)
+    hops: Whole  # Number of arms that answered, shape (questions,)
+    rules: dict[str, int]  # Rule -> number of questions it decided
+    notes: tuple[str, ...] = field(default=())  # Remarks for the reader
+
+
+class TablePredictor:
+    """Predicts joules by the mean costs of the table, and accuracy by fitted heads.
+
+    Args:
+        heads: Fitted accuracy predictor; None predicts no accuracy.
+    """
+
+    def __init__(
+        self, costs: dict[str, float], heads: AccuracyPredictor | None, label: str
+    ) -> None:
+        self._costs = costs
+        self._heads = heads
+        self._label = label
+
+    def joules(self, arm: Arm, query: Query) -> PredictedJoules | None:
+        """Predict the mean cost of the arm; None for an arm that is not in the table."""
+        cost = self._costs.get(arm.name)
+        return None if cost is None else PredictedJoules(0.0, 0.0, cost, source=self._label)
+
+    def duration(self, arm: Arm, query: Query) -> float | None:
+        """Return None: a table has no durations."""
+        return None
+
+    def accuracy(self, arm: Arm, query: Query, confidence: float) -> PredictedAccuracy | None:
+        """Predict the accuracy by the heads; None without heads."""
+        return None if self._heads is None else self._heads.accuracy(arm, query, confidence)
+
+    def calibrated(self, arm: Arm, confidence: float | None, margin: float | None) -> float | None:
+        """Calibrate a raw confidence by the heads; None without heads."""
+        return None if self._heads is None else self._heads.calibrated(arm, confidence, margin)
+
+    def agreement(
+        self, arms: Sequence[Arm], raw: Sequence[RawConfidence] = ()
+    ) -> PredictedAgreement | None:
+        """Predict the probability of an agreed answer by the heads; None without heads."""
+        return None if self._heads is None else self._heads.agreement(arms, raw)
+
+
+def replay_policy(
+    policy: Policy,
+    graded: Graded,
+    cost: Floats,
+    *,
+    label: str,
+    heads: AccuracyPredictor | None = None,
+    seed: int = 0,
+    say: Callable[[str], None] = lambda text: None,
+) -> Routed:
+    """Replay a policy over every question of a table.
+
+    Args:
+        graded: The answers; the questions must have texts.
+        label: Description of the costs: where they are from, in words.
+        heads: Heads fitted on other questions; None fits heads on the folds of these questions.
+        say: Called with a line of progress for each fitted fold.
+
+    Raises:
+        UsageError: The questions have no texts, the policy has none of the arms, or chooses one
+            that is not in the table.
+        EtuiError: A rule finds no arm.
+    """
+    import numpy as np
+
+    if not graded.questions:
+        raise UsageError(
+            "a policy needs the texts of the questions, and they are missing",
+            "pass the folder of the MMLU files: --data DIR",
+        )
+    _check_arms(policy, graded)
+    policy = drop_places(policy)
+    models = {facts.model for facts in graded.facts.values() if facts.model is not None}
+    is_available: Callable[[str], bool] = models.__contains__ if models else _is_always_available
+    costs = {arm: float(cost[:, column].mean()) for column, arm in enumerate(graded.arms)}
+    count = len(graded)
+    chosen, hops = np.empty(count, dtype=np.int64), np.ones(count, dtype=np.int64)
+    spent = np.empty(count)
+    rules: dict[str, int] = {}
+    missing: dict[str, int] = {}
+    reading = WalkNotes(graded)
+    folds = [(range(count), heads)] if heads else _folds(policy, graded, seed, say)
+    for rows, fold_heads in folds:
+        predictor = TablePredictor(costs, fold_heads, label)
+        for row in rows:
+            decision = decide(
+                Query(format_question(graded.questions[row])),
+                policy,
+                available=is_available,
+                outlook=predictor,
+            )
+            rules[str(decision.rule)] = rules.get(str(decision.rule), 0) + 1
+            walk = walk_decision(decision, row, graded, cost, predictor)
+            if isinstance(walk, str):
+                missing[walk] = missing.get(walk, 0) + 1
+                continue
+            reading.add(decision, walk)
+            chosen[row], hops[row], spent[row] = walk.column, walk.hops, walk.cost
+    if missing:
+        missing_text = ", ".join(f"{arm} ({n} questions)" for arm, n in sorted(missing.items()))
+        raise UsageError(
+            f"policy {policy.name!r} chooses arms that have no answers: {missing_text}",
+            f"run them on the same questions: etui bench --arms {','.join(sorted(missing))}",
+        )
+    right = graded.correct[np.arange(count), chosen]
+    return Routed(policy.name, chosen, right, spent, hops, rules, reading.notes())
+
+
+def format_question(question: QuestionText) -> str:
+    """Format a question as a user would type it: the stem, then the options with letters."""
+    lines = [f"{letter}. {text}" for letter, text in zip(_LETTERS, question.options, strict=False)]
+    return "\n".join((question.stem, *lines)).strip() or "?"
+
+
+def _folds(
+    policy: Policy, graded: Graded, seed: int, say: Callable[[str], None]
+) -> Iterator[tuple[Sequence[int], AccuracyPredictor | None]]:
+    """Yield the rows of each fold, with heads fitted on the others; one fold without heads."""
+    from etui.learning.fit import LEAST_QUESTIONS, fit_heads
+    from etui.learning.fitted_file import Provenance
+    from etui.learning.graded import assign_folds
+
+    needs_heads = any(isinstance(rule.then, CascadePlan | Objective) for rule in policy.rules)
+    if not needs_heads or len(graded) < 2 * LEAST_QUESTIONS:
+        yield range(len(graded)), None
+        return
+    folds = assign_folds(graded, seed=seed)
+    count = int(folds.max()) + 1
+    for fold in range(count):
+        say(f"fold {fold + 1} of {count}")
+        training = graded.take(folds != fold)
+        origin = Provenance(
+            fitted_at="", source=(), data_sha256="", n=len(training), excluded=0, etui=""
+        )
+        rows = [row for row, column in enumerate(folds.tolist()) if column == fold]
+        agreements = list_agreements(policy)
+        found = fit_heads(training, origin, seed=seed, agreements=agreements)
+        yield rows, AccuracyPredictor(found)
+
+
+def _check_arms(policy: Policy, graded: Graded) -> None:
+    if set(policy.arms) & set(graded.arms):
+        return
+    raise UsageError(
+        f"policy {policy.name!r} has none of the arms of the answers: {', '.join(graded.arms)}",
+        f"its arms: {', '.join(policy.arms)}; the names must match",
+    )
+
+
+def _is_always_available(_: str) -> bool:
+    return True

@@ -1,0 +1,554 @@
+"""Predict the accuracy of arms with fitted heads: before an answer, and after it.
+
+Prediction is plain Python, well below a millisecond per question: features, field and words, then
+the joint model of all arms at once. In a fit of few questions a regression for each arm has a share
+in it; a fit of very few, or of an older etui, has nothing else.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from array import array
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from statistics import NormalDist
+from typing import TYPE_CHECKING, Literal, cast
+
+from etui.arm import Arm
+from etui.chat import Query
+from etui.learning.features import (
+    LEAF,
+    LEAST_P,
+    MIXED_SPREAD,
+    VALUE_STEPS,
+    WORD_ZERO,
+    compute_features,
+    load_classifier,
+)
+from etui.routing.prediction import PredictedAccuracy, PredictedAgreement, RawConfidence
+from etui.routing.signals.question_words import QuestionText, count_terms, split_question, tf_idf
+from etui.stats.betting import compute_capital
+
+if TYPE_CHECKING:
+    from etui.config.config import Config
+    from etui.learning.fitted_file import (
+        AgreementHead,
+        ArmHead,
+        ConfidenceCurve,
+        FittedModel,
+        JointPart,
+        Logistic,
+    )
+    from etui.routing.policy import Policy
+    from etui.yaml.named_files import NamedFile
+
+
+LEVEL = 0.05
+"""Probability of setting aside a fit that is not worse than its rates, however often one looks."""
+
+
+NEWEST = 200
+"""Number of the last labels over which a fit must be worse too."""
+
+
+@dataclass(frozen=True, slots=True)
+class ArmHealth:
+    """The fit of one arm against the labels since then.
+
+    Attributes:
+        predicted, observed: Mean predicted accuracy, and mean of the labels; None without any.
+    """
+
+    arm: str
+    labels: int  # Number of labels since the fit
+    predicted: float | None
+    observed: float | None
+    excess: float | None
+    """Mean squared error of the fit minus that of the rate, over the last labels."""
+    set_aside: bool  # Whether the rate predicts in place of the fit
+    drifted: bool  # Whether the arm is right more, or less, often than predicted
+
+
+def judge_arm(arm: str, rate: float, pairs: Sequence[tuple[float, float]]) -> ArmHealth:
+    """Judge the fit of an arm.
+
+    Args:
+        rate: Its overall rate, which is what it would predict without a fit.
+        pairs: (predicted, label) since the fit, oldest first; both in [0, 1].
+    """
+    if not pairs:
+        return ArmHealth(arm, 0, None, None, None, set_aside=False, drifted=False)
+    excess = [(p - y) ** 2 - (rate - y) ** 2 for p, y in pairs]
+    mean = _mean(excess[-NEWEST:])
+    worse = compute_capital(excess) >= 1 / LEVEL and mean > 0
+    ahead = compute_capital(y - p for p, y in pairs)
+    behind = compute_capital(p - y for p, y in pairs)
+    return ArmHealth(
+        arm=arm,
+        labels=len(pairs),
+        predicted=_mean([p for p, _ in pairs]),
+        observed=_mean([y for _, y in pairs]),
+        excess=mean,
+        set_aside=worse,
+        drifted=max(ahead, behind) >= 2 / LEVEL,
+    )
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+_MOST = math.log((1 - LEAST_P) / LEAST_P)
+"""Largest logit that the calibration takes."""
+
+_ONE = 65_535
+"""Integer for a tf-idf of 1."""
+
+
+class JointPredictor:
+    """Predicts with the joint model of one fitted file."""
+
+    def __init__(self, part: JointPart) -> None:
+        self._part = part
+        self._rank = part.components
+        self._words = part.words.unpack().tobytes()
+        self._lanes: dict[int, int] = {}
+        self._column = part.column.unpack().tobytes()
+        self._threshold = part.threshold.unpack().tolist()
+        self._child = cast("array[int]", part.child.unpack()).tolist()
+        self._values = cast("array[int]", part.values.unpack())
+        # A band's rates and ridge weights, in one row.
+        self._bands = {
+            name: (*rates, *weights)
+            for name, rates, weights in zip(part.bands, part.rates, part.band_weights, strict=True)
+        }
+
+    @property
+    def arms(self) -> tuple[str, ...]:
+        """Names of the arms."""
+        return self._part.arms
+
+    @property
+    def is_mixed(self) -> bool:
+        """Whether the arms' own regressions have a share in the predictions."""
+        return self._part.mixed > 0
+
+    def predict(
+        self, features: Sequence[float], words: Mapping[int, float], bands: Mapping[str, float]
+    ) -> dict[str, float]:
+        """Predict p of a right answer by arm.
+
+        Args:
+            words: tf-idf by bucket.
+        """
+        part = self._part
+        columns = self._build_columns(features, words, bands)
+        total = self._walk(columns)
+        scale = 1 / (len(part.roots) * VALUE_STEPS)
+        stretched = scale / part.stretch
+        ease = total[0] * scale
+        forest = [_logit(ease + one * stretched, LEAST_P) for one in total[1:]]
+        first = len(features) + self._rank
+        held = [min(max(one, -_MOST), _MOST) for one in columns[first : first + len(forest)]]
+        mean, band_mean = sum(forest) / len(forest), sum(held) / len(held)
+        shared = part.band_mean * band_mean - part.spread * mean - part.band_spread * band_mean
+        found = {}
+        for arm, own, band, slope, offset in zip(
+            part.arms, forest, held, part.slope, part.offset, strict=True
+        ):
+            z = slope * mean + part.spread * own + part.band_spread * band + shared + offset
+            found[arm] = 1 / (1 + math.exp(-z)) if z > -700 else 0.0
+        return found
+
+    def mix(self, joint: Mapping[str, float], own: Mapping[str, float]) -> dict[str, float]:
+        """Mix p of the joint model with p of the arms' own regressions, by arm.
+
+        See :class:`etui.learning._joint.RegressionMix`.
+        """
+        part = self._part
+        logits = [_logit(joint[arm], LEAST_P) for arm in part.arms]
+        others = [_logit(own[arm], LEAST_P) for arm in part.arms]
+        keep, add = 1 - part.mixed, part.mixed * MIXED_SPREAD
+        shared = part.mixed * sum(logits) / len(logits) - add * sum(others) / len(others)
+        found = {}
+        for arm, one, two, offset in zip(part.arms, logits, others, part.mixed_offset, strict=True):
+            found[arm] = 1 / (1 + math.exp(-(shared + keep * one + add * two + offset)))
+        return found
+
+    def _build_columns(
+        self, features: Sequence[float], words: Mapping[int, float], bands: Mapping[str, float]
+    ) -> list[float]:
+        part, rank, width = self._part, self._rank, len(self._part.arms) + 1
+        sums = self._sum_words(words)
+        components = [part.component_step * value for value in sums[:rank]]
+        linear = [
+            start + part.word_step * one for start, one in zip(part.start, sums[rank:], strict=True)
+        ]
+        for value, weights in zip(features, part.features, strict=True):
+            if value:
+                linear = [one + value * two for one, two in zip(linear, weights, strict=True)]
+        arms = len(part.arms)
+        sums = [0.0] * (arms + width)  # rates, then the ridge regression's part
+        for band, share in bands.items():
+            known = self._bands.get(band)
+            if known is not None:
+                sums = [one + share * two for one, two in zip(sums, known, strict=True)]
+        rates = sums[:arms] if self._bands else part.overall
+        linear = [one + two for one, two in zip(linear, sums[arms:], strict=True)]
+        ease = [_logit(rate) for rate in rates]
+        # Single precision, as the trees were grown on: a value stays on its side of a threshold.
+        return array(
+            "f",
+            (
+                *features,
+                *components,
+                *ease,
+                *(value - ease[0] for value in ease[1:]),
+                *linear,
+            ),
+        ).tolist()
+
+    def _sum_words(self, words: Mapping[int, float]) -> list[float]:
+        """Weigh the words, in steps: one multiplication of integers for all columns of a word.
+
+        An integer has a lane of 64 bits for each column, wide enough for any sum of 16-bit weights
+        times 16-bit amounts.
+        """
+        count = self._rank + len(self._part.arms) + 1
+        total = amounts = 0
+        for bucket, value in words.items():
+            lanes = self._lanes.get(bucket)
+            if lanes is None:
+                raw = self._words[2 * count * bucket : 2 * count * (bucket + 1)]
+                spread = bytearray(8 * count)
+                spread[::8], spread[1::8] = raw[::2], raw[1::2]
+                lanes = self._lanes[bucket] = int.from_bytes(spread, "little")
+            amount = round(_ONE * value)
+            total += amount * lanes
+            amounts += amount
+        found = struct.unpack(f"<{count}Q", total.to_bytes(8 * count, "little"))
+        return [(value - WORD_ZERO * amounts) / _ONE for value in found]
+
+    def _walk(self, columns: list[float]) -> list[int]:
+        """Sum the leaves that a question reaches in all trees."""
+        column, threshold, child = self._column, self._threshold, self._child
+        values, width = self._values, len(self._part.arms) + 1
+        nodes = len(column)
+        leaves = []
+        for root in self._part.roots:
+            node = root
+            at = column[node]
+            while at != LEAF:
+                node = node + 1 if columns[at] <= threshold[node] else child[node]
+                at = column[node]
+            leaf = (child[node] - nodes) * width
+            leaves.append(values[leaf : leaf + width])
+        return [sum(each) for each in zip(*leaves, strict=True)]
+
+
+def _logit(p: float, least: float = 1e-4) -> float:
+    inside = min(max(p, least), 1 - least)
+    return math.log(inside / (1 - inside))
+
+
+FITTED_ENDING = ".fitted.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """Predicted benefit of an arm over a base arm for one question.
+
+    Attributes:
+        base, other: Names of the two arms.
+    """
+
+    need: Literal["reasoning", "larger_model"]
+    base: str
+    other: str
+    gained: float  # Probability that only `other` is right
+    lost: float  # Probability that only `base` is right
+    n: int  # Number of questions the prediction was fitted on
+
+    @property
+    def gain(self) -> float:
+        """Expected increase of the probability of a right answer by ``other``."""
+        return self.gained - self.lost
+
+
+@dataclass(frozen=True, slots=True)
+class QuestionInputs:
+    """Inputs of the heads for one question: features, tf-idf by bucket, band -> probability."""
+
+    features: tuple[float, ...]
+    words: dict[int, float]
+    bands: dict[str, float]
+
+
+class AccuracyPredictor:
+    """Predicts with the fitted heads of one policy.
+
+    Args:
+        model: The content of the fitted file.
+    """
+
+    def __init__(self, model: FittedModel) -> None:
+        self.model = model
+        self._by_bucket: dict[int, list[tuple[str, float]]] = {}
+        for band, centroid in model.bands.centroids.items():
+            for bucket, value in zip(centroid.at, centroid.value, strict=True):
+                self._by_bucket.setdefault(bucket, []).append((band, value))
+        self._words: dict[int, dict[int, float]] = {}
+        self._joint = None if model.joint is None else JointPredictor(model.joint)
+        self._fields = load_classifier() if model.bands.source == "fields" else None
+        self._last: tuple[str, QuestionInputs] | None = None
+        self._last_joint: tuple[QuestionInputs, dict[str, float]] | None = None
+
+    def accuracy(self, arm: Arm, query: Query, confidence: float) -> PredictedAccuracy | None:
+        """Predict how likely the arm is right; None if this arm with this model was not fitted.
+
+        The lower bound is the one-sided Wilson bound over the answers of the predicted bands, after
+        the cross-validated calibration error is subtracted from p.
+        """
+        head = self._find_head(arm)
+        if head is None:
+            return None
+        inputs = self.prepare_inputs(query.text)
+        p = self._predict_jointly(inputs).get(arm.name)
+        if p is None:
+            p = self._predict_alone(head, inputs)
+        n = _count_band_answers(head, inputs.bands)
+        low = wilson_low(max(0.0, p - head.quality.ece), n, confidence)
+        return PredictedAccuracy(p, low, confidence, head.n, "fitted")
+
+    def calibrated(self, arm: Arm, confidence: float | None, margin: float | None) -> float | None:
+        """Compute the probability that an answer is right, by its margin, else by its confidence.
+
+        Args:
+            confidence: Raw confidence of the answer; None if it has none.
+            margin: Difference between the first and the second answer; None if it has none.
+
+        Returns:
+            The probability; None if neither was fitted for this arm.
+        """
+        head = self._find_head(arm)
+        raw = {"margin": margin, "confidence": confidence}
+        for curve in head.curves if head is not None else ():
+            value = raw[curve.of]
+            if value is not None and math.isfinite(value):
+                return evaluate_curve(curve, value)
+        return None
+
+    def agreement(
+        self, arms: Sequence[Arm], raw: Sequence[RawConfidence] = ()
+    ) -> PredictedAgreement | None:
+        """Predict how likely an answer is right that the arms agree on.
+
+        Args:
+            arms: The arms, in the order of the policy.
+            raw: Confidence and margin of the answer of each; empty before they are known.
+
+        Returns:
+            The prediction; None if these arms with these models were not fitted together.
+        """
+        for head in self.model.agreements:
+            fits = all(m in (None, arm.model) for m, arm in zip(head.models, arms, strict=False))
+            if head.arms == tuple(arm.name for arm in arms) and fits:
+                return PredictedAgreement(
+                    _calibrate_agreed(head, raw),
+                    head.agreed.low,
+                    head.agreed.high,
+                    head.agreed.n,
+                    tuple(share.p for share in head.apart),
+                    head.known,
+                    compute_ceiling(head),
+                )
+        return None
+
+    def needs(self, query: Query) -> tuple[Need, ...]:
+        """Predict the benefit of the larger arm for each fitted pair of arms."""
+        inputs = self.prepare_inputs(query.text)
+        return tuple(
+            Need(
+                head.need,
+                head.base,
+                head.other,
+                self._predict(head.gained, inputs, 0.0),
+                self._predict(head.lost, inputs, 0.0),
+                head.n,
+            )
+            for head in self.model.needs
+        )
+
+    def prepare_inputs(self, text: str) -> QuestionInputs:
+        """Compute the inputs of the heads for a question; the last result is cached."""
+        if self._last is None or self._last[0] != text:
+            self._last = (text, self.compute_inputs(split_question(text)))
+        return self._last[1]
+
+    def compute_inputs(self, question: QuestionText) -> QuestionInputs:
+        """Compute the inputs of the heads for a question that is already split."""
+        words = tf_idf(count_terms(question), self.model.idf)
+        bands = self._predict_bands(question, words)
+        return QuestionInputs(compute_features(question), words, bands)
+
+    def _predict_jointly(self, inputs: QuestionInputs) -> dict[str, float]:
+        """Predict p of all arms by their joint model; the last result is cached."""
+        if self._joint is None:
+            return {}
+        if self._last_joint is None or self._last_joint[0] is not inputs:
+            found = self._joint.predict(inputs.features, inputs.words, inputs.bands)
+            if self._joint.is_mixed:
+                heads = self.model.arms
+                own = {name: self._predict_alone(heads[name], inputs) for name in found}
+                found = self._joint.mix(found, own)
+            self._last_joint = (inputs, found)
+        return self._last_joint[1]
+
+    def _predict_alone(self, head: ArmHead, inputs: QuestionInputs) -> float:
+        """Predict p of one arm by its own regression."""
+        return self._predict(head.logistic, inputs, _compute_band_logit(head, inputs.bands))
+
+    def _predict_bands(self, question: QuestionText, words: dict[int, float]) -> dict[str, float]:
+        if self._fields is not None:
+            shares = self._fields.predict(question)
+            return {name: p for name, p in zip(self._fields.names, shares, strict=True) if p}
+        cosine = dict.fromkeys(self.model.bands.centroids, 0.0)
+        for bucket, value in words.items():
+            for band, weight in self._by_bucket.get(bucket, ()):
+                cosine[band] += value * weight
+        return softmax(cosine, self.model.bands.sharpness)
+
+    def _find_head(self, arm: Arm) -> ArmHead | None:
+        head = self.model.arms.get(arm.name)
+        return None if head is None or head.model not in (None, arm.model) else head
+
+    def _predict(self, logistic: Logistic, inputs: QuestionInputs, band_logit: float) -> float:
+        weights = self._words.get(id(logistic))
+        if weights is None:
+            weights = dict(zip(logistic.words.at, logistic.words.value, strict=True))
+            self._words[id(logistic)] = weights
+        z = logistic.intercept + logistic.band * band_logit
+        z += sum(w * x for w, x in zip(logistic.features, inputs.features, strict=True))
+        z += sum(weights.get(bucket, 0.0) * value for bucket, value in inputs.words.items())
+        return sigmoid(z)
+
+
+def get_fitted_path(policy: Policy | NamedFile, config: Config) -> Path:
+    """Return the path of a policy's fitted file.
+
+    It is next to the policy, or in ETUI_HOME/policies for a shipped policy.
+    """
+    from etui.config.config import shipped_dir
+
+    shipped = policy.path.parent == shipped_dir() / "policies"
+    folder = config.policies_dir if shipped else policy.path.parent
+    return folder / f"{policy.name}{FITTED_ENDING}"
+
+
+def load_heads(policy: Policy, config: Config) -> AccuracyPredictor | None:
+    """Load the fitted heads of a policy; None if nothing was fitted.
+
+    Raises:
+        InvalidFile: The file is damaged, or of another etui version.
+    """
+    path = get_fitted_path(policy, config)
+    if not path.is_file():
+        return None
+    from etui.learning.fitted_file import load_fitted
+
+    return AccuracyPredictor(load_fitted(path))
+
+
+def _calibrate_agreed(head: AgreementHead, raw: Sequence[RawConfidence]) -> float:
+    """Compute the probability of an agreed answer by its curve, else the share of all."""
+    if head.curve is None or len(raw) != len(head.arms):
+        return head.agreed.p
+    values = [margin if head.curve.of == "margin" else confidence for confidence, margin in raw]
+    known = [value for value in values if value is not None and math.isfinite(value)]
+    if len(known) < len(values):
+        return head.agreed.p
+    return evaluate_curve(head.curve, sum(known) / len(known))
+
+
+def compute_ceiling(head: AgreementHead) -> float:
+    """Compute the highest probability of an agreed answer, whatever its margins, from 0 to 1.
+
+    Answers without margins have the share of all, so it is never below that.
+    """
+    if head.curve is None:
+        return head.agreed.p
+    return max(head.agreed.p, *(evaluate_curve(head.curve, end) for end in (0.0, 1.0)))
+
+
+def wilson_low(p: float, n: float, confidence: float) -> float:
+    """Compute the lower end of Wilson's one-sided interval for a share p of n answers.
+
+    It is 0 for no answers.
+    """
+    if n <= 0:
+        return 0.0
+    z = _quantile(confidence)
+    centre = p + z * z / (2 * n)
+    half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    return min(max((centre - half) / (1 + z * z / n), 0.0), 1.0)
+
+
+def evaluate_curve(curve: ConfidenceCurve, value: float) -> float:
+    """Evaluate a curve: linear between knots, constant outside of them."""
+    if curve.kind == "platt":
+        return sigmoid(curve.a * value + curve.b)
+    at = bisect_right(curve.x, value)
+    if at == 0:
+        return curve.p[0]
+    if at == len(curve.x):
+        return curve.p[-1]
+    x0, x1, p0, p1 = curve.x[at - 1], curve.x[at], curve.p[at - 1], curve.p[at]
+    return p0 + (p1 - p0) * (value - x0) / (x1 - x0)
+
+
+def sigmoid(z: float) -> float:
+    """Compute 1 / (1 + exp(-z)) without overflow."""
+    if z >= 0:
+        return 1 / (1 + math.exp(-z))
+    small = math.exp(z)
+    return small / (1 + small)
+
+
+def softmax(values: dict[str, float], sharpness: float) -> dict[str, float]:
+    """Compute exp(sharpness * value), scaled to sum to 1."""
+    if not values:
+        return {}
+    largest = max(values.values())
+    raised = {name: math.exp(sharpness * (value - largest)) for name, value in values.items()}
+    total = sum(raised.values())
+    return {name: value / total for name, value in raised.items()}
+
+
+def _compute_band_logit(head: ArmHead, bands: dict[str, float]) -> float:
+    """Compute the expected logit of the shrunken rate over the predicted bands."""
+    overall = logit(head.rate)
+    if not bands:
+        return overall
+    known = {band: logit(rate.p) for band, rate in head.rates.items()}
+    return sum(share * known.get(band, overall) for band, share in bands.items())
+
+
+def _count_band_answers(head: ArmHead, bands: dict[str, float]) -> float:
+    """Compute the expected number of graded answers in the predicted band; all without bands."""
+    known = sum(share * head.rates[band].n for band, share in bands.items() if band in head.rates)
+    return known if bands else float(head.n)
+
+
+def logit(p: float) -> float:
+    """Compute ln(p / (1-p)), with p kept at least 1e-4 away from 0 and 1."""
+    p = min(max(p, 1e-4), 1 - 1e-4)
+    return math.log(p / (1 - p))
+
+
+@lru_cache(maxsize=64)
+def _quantile(confidence: float) -> float:
+    return NormalDist().inv_cdf(min(max(confidence, 1e-9), 1 - 1e-9))

@@ -1,1 +1,0 @@
-"""Replay of policies and routers over existing answers."""

@@ -1,1 +1,0 @@
-"""Predicted accuracy: fitted from graded answers, and applied."""

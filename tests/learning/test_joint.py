@@ -1,0 +1,242 @@
+"""The joint model of all arms: fitted, exported, and the same in the file as in a replay."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from etui.arm import Arm
+from etui.chat import Query
+from etui.errors import InvalidFile
+from etui.learning._joint import QuestionColumns, fit_joint, fit_mix
+from etui.learning._regressions import build_corpus, compute_idf, compute_tf_idf
+from etui.learning.cross_fit import compute_shares, cross_fit
+from etui.learning.fit import export_joint, fit_heads
+from etui.learning.fitted_file import JointPart, Provenance, format_fitted, parse_fitted
+from etui.learning.graded import ArmFacts, Graded, assign_folds
+from etui.learning.policy_replay import format_question
+from etui.learning.predictor import AccuracyPredictor, JointPredictor
+from etui.routing.signals.question_words import BUCKETS
+from tests.learning import made
+
+ORIGIN = Provenance(fitted_at="2026", source=("made",), data_sha256="", n=1, excluded=0, etui="0")
+
+
+def table(arms: int, count: int = 400) -> Graded:
+    """Made questions with so many arms: drawn from the two made ones, better and better."""
+    base = made.graded(count)
+    draw = np.random.default_rng(1)
+    columns = [
+        base.correct[:, 0] | (draw.random(count) < 0.15 * at) if at else base.correct[:, 1]
+        for at in range(arms)
+    ]
+    names = tuple(f"arm{at}" for at in range(arms))
+    return replace(
+        base,
+        arms=names,
+        correct=np.column_stack(columns),
+        joules=None,
+        confidence=None,
+        margin=None,
+        facts={name: ArmFacts(None, "direct", None) for name in names},
+    )
+
+
+def columns_of(graded: Graded) -> tuple[QuestionColumns, np.ndarray]:
+    corpus = build_corpus(graded.questions, len(graded))
+    idf = compute_idf(corpus.counts, np.ones(len(graded), dtype=bool))
+    words = compute_tf_idf(corpus.counts, idf)
+    return QuestionColumns(corpus.features, words, (compute_shares(graded),)), idf
+
+
+def words_of(columns: QuestionColumns, row: int) -> dict[int, float]:
+    found = columns.words[row]
+    return dict(zip(found.indices.tolist(), found.data.tolist(), strict=True))
+
+
+@pytest.mark.parametrize("arms", [1, 2, 5])
+def test_the_exported_model_predicts_as_the_fit(arms):
+    graded = table(arms)
+    columns, _ = columns_of(graded)
+    fit = fit_joint(graded.correct, columns, assign_folds(graded), trees=40)
+    bands = sorted(set(graded.subjects))
+    part = export_joint(fit, graded.arms, bands)
+    part = JointPart.model_validate_json(part.model_dump_json())
+    predictor = JointPredictor(part)
+    exact = fit.predict(columns)
+    found = np.array(
+        [
+            list(
+                predictor.predict(
+                    columns.features[row].tolist(),
+                    words_of(columns, row),
+                    dict(zip(bands, columns.shares[0][row].tolist(), strict=True)),
+                ).values()
+            )
+            for row in range(len(graded))
+        ]
+    )
+    # A value that lies on a threshold may cross it by the rounding of the words: one tree of many.
+    assert np.median(np.abs(found - exact)) < 1e-4
+    assert np.abs(found - exact).max() < 0.02
+
+
+@settings(max_examples=15)
+@given(st.integers(0, 2**16), st.integers(1, 4), st.integers(2, 6))
+def test_the_export_of_any_forest_walks_as_sklearn_does(seed, arms, trees):
+    draw = np.random.default_rng(seed)
+    graded = table(arms, 240)
+    shuffled = replace(graded, correct=draw.random(graded.correct.shape) < draw.random(arms))
+    columns, _ = columns_of(shuffled)
+    fit = fit_joint(shuffled.correct, columns, assign_folds(shuffled), seed=seed, trees=5 * trees)
+    predictor = JointPredictor(export_joint(fit, shuffled.arms, sorted(set(shuffled.subjects))))
+    width = len(fit.groves[0].estimators_[0].tree_.value[0])
+    asked = draw.normal(0, 1, (8, fit.groves[0].n_features_in_)).astype(np.float32)
+    raw = sum(grove.predict(asked) for grove in fit.groves) / len(fit.groves)
+    walked = np.array([predictor._walk(row.tolist()) for row in asked])
+    count = sum(len(grove.estimators_) for grove in fit.groves)
+    assert np.abs(walked / (8192 * count) - raw.reshape(8, width)).max() < 1e-4
+
+
+@settings(max_examples=15)
+@given(st.integers(0, 2**16), st.integers(2, 6), st.integers(100, 2_900))
+def test_the_file_mixes_as_the_replay_does(seed, arms, questions):
+    graded = table(arms, 200)
+    columns, _ = columns_of(graded)
+    fit = fit_joint(graded.correct, columns, assign_folds(graded), trees=5)
+    draw = np.random.default_rng(seed)
+    p, own = draw.uniform(0.02, 0.98, (2, 30, arms))
+    mix = fit_mix(p, own, questions)
+    part = export_joint(fit, graded.arms, sorted(set(graded.subjects)), mix)
+    predictor = JointPredictor(JointPart.model_validate_json(part.model_dump_json()))
+    named = [[dict(zip(graded.arms, row, strict=True)) for row in each] for each in (p, own)]
+    found = [list(predictor.mix(*both).values()) for both in zip(*named, strict=True)]
+    np.testing.assert_allclose(found, mix.apply(p, own), atol=1e-5)
+
+
+@pytest.mark.parametrize(("count", "is_mixed"), [(400, True), (3_100, False)])
+def test_few_questions_are_predicted_with_the_regressions_of_the_arms(count, is_mixed):
+    graded = table(2, count)
+    fitted = parse_fitted(format_fitted(fit_heads(graded, ORIGIN, assess=False)), "f")
+    assert (fitted.joint.mixed > 0) is is_mixed
+    alone = fitted.joint.model_copy(update={"mixed": 0.0, "mixed_offset": ()})
+    query = Query(format_question(graded.questions[0]))
+    both, joint = (
+        [AccuracyPredictor(model).accuracy(Arm(name, "m"), query, 0.9).p for name in graded.arms]
+        for model in (fitted, fitted.model_copy(update={"joint": alone}))
+    )
+    assert (both != joint) is is_mixed
+
+
+def test_live_equals_replay():
+    """The fit of a fold predicts through its file what the router predicts in the replay."""
+    graded = replace(made.graded(600), confidence=None, margin=None)
+    folds = assign_folds(graded, 5, 0)
+    used = folds != 0
+    heads = AccuracyPredictor(
+        parse_fitted(format_fitted(fit_heads(graded.take(used), ORIGIN)), "f")
+    )
+    arms = [Arm("weak", "small"), Arm("strong", "large")]
+    live = np.array(
+        [
+            [heads.accuracy(arm, Query(format_question(question)), 0.9).p for arm in arms]
+            for question in graded.take(~used).questions
+        ]
+    )
+    replayed = cross_fit(graded, routers=("joint",))["joint"][~used]
+    # The replay knows the subject, the chat tells it from the words: the same but for that.
+    assert np.corrcoef(live.ravel(), replayed.ravel())[0, 1] > 0.95
+
+
+def test_the_same_question_gets_the_same_p_from_the_same_heads():
+    graded = made.graded(400)
+    model = fit_heads(graded, ORIGIN)
+    one, other = AccuracyPredictor(model), AccuracyPredictor(parse_fitted(format_fitted(model), ""))
+    for question in graded.questions[:40]:
+        query = Query(format_question(question))
+        assert one.accuracy(Arm("weak", "small"), query, 0.9) == other.accuracy(
+            Arm("weak", "small"), query, 0.9
+        )
+
+
+def test_what_one_arm_shows_of_a_question_informs_another_with_few_labels():
+    graded = made.graded(600)
+    weights = np.ones(graded.correct.shape)
+    weights[60:, 0] = 0.0
+    columns, _ = columns_of(graded)
+    fit = fit_joint(graded.correct, columns, assign_folds(graded), weights=weights)
+    new = made.graded(400, seed=8)
+    corpus = build_corpus(new.questions, len(new))
+    idf = compute_idf(build_corpus(graded.questions, 600).counts, np.ones(600, dtype=bool))
+    p = fit.predict(
+        QuestionColumns(corpus.features, compute_tf_idf(corpus.counts, idf), (compute_shares(new),))
+    )
+    right = new.correct[:, 0]
+    assert p[right, 0].mean() > p[~right, 0].mean()
+
+
+@pytest.mark.parametrize("outcome", [True, False])
+def test_an_arm_that_is_always_right_or_wrong_is_predicted_so(outcome):
+    graded = table(3)
+    correct = graded.correct.copy()
+    correct[:, 1] = outcome
+    heads = AccuracyPredictor(fit_heads(replace(graded, correct=correct), ORIGIN))
+    p = heads.accuracy(Arm("arm1", "m"), Query("Which equation matrix ring group?"), 0.9).p
+    assert (p > 0.95) if outcome else (p < 0.05)
+    assert np.isfinite(p)
+
+
+def test_too_few_questions_or_no_texts_have_no_joint_model():
+    assert fit_heads(made.graded(90), ORIGIN).joint is None
+    silent = replace(made.graded(400), questions=())
+    assert fit_heads(silent, ORIGIN).joint is None
+    assert list(cross_fit(silent)) == ["subject"]
+    assert np.isfinite(cross_fit(made.graded(120))["joint"]).all()
+
+
+def test_an_arm_that_the_policy_no_longer_has_does_no_harm():
+    heads = AccuracyPredictor(fit_heads(table(3), ORIGIN))
+    assert heads.accuracy(Arm("new", "m"), Query("Which ring?"), 0.9) is None
+    assert heads.accuracy(Arm("arm2", "m"), Query("Which ring?"), 0.9) is not None
+
+
+def test_hidden_subjects_are_not_seen():
+    graded = made.graded(400)
+    shuffled = replace(graded, subjects=tuple(reversed(graded.subjects)))
+    for name, p in cross_fit(graded, hide_subjects=True).items():
+        other = cross_fit(shuffled, routers=(name,), hide_subjects=True)[name]
+        assert np.allclose(p, other), name
+
+
+def test_an_old_file_still_works_and_damage_is_refused():
+    model = fit_heads(table(2), ORIGIN)
+    old = json.loads(format_fitted(model))
+    del old["joint"], old["bands"]["source"], old["bands"]["fields_sha256"]
+    old["version"] = 1
+    heads = AccuracyPredictor(parse_fitted(json.dumps(old), "f"))
+    assert heads.accuracy(Arm("arm0", "m"), Query("Which ring?"), 0.9) is not None
+    document = json.loads(format_fitted(model))
+    for change in (
+        {"roots": [10**6]},
+        {"slope": [1.0]},
+        {"arms": ["a", "b"]},
+        {"column": {"type": "B", "data": "AAAA"}},
+        {"child": {"type": "I", "data": "not base64"}},
+        {"words": {"type": "H", "data": "AAAA"}},
+    ):
+        damaged = {**document, "joint": {**document["joint"], **change}}
+        with pytest.raises(InvalidFile, match="joint"):
+            parse_fitted(json.dumps(damaged), "f")
+    other = {**document, "bands": {**document["bands"], "source": "fields", "fields_sha256": "0"}}
+    with pytest.raises(InvalidFile, match="fields"):
+        parse_fitted(json.dumps(other), "f")
+
+
+def test_buckets_are_those_of_the_file():
+    part = fit_heads(table(2), ORIGIN).joint
+    assert len(part.words.unpack()) == BUCKETS * (part.components + 3)

@@ -1,0 +1,104 @@
+"""A policy over a real log."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from etui.errors import EtuiError
+from etui.learning.log_replay import replay_turns
+from etui.log.records import LoggedQuestion
+from etui.log.writer import TurnWriter
+from etui.models.catalogue import load_catalogue
+from etui.models.files import model_path
+from etui.routing.library import check_text, find_policy
+from etui.runtime.replay import replay_log
+from etui.runtime.runtime import open_runtime
+from tests.fixtures.turns import TURN
+
+POLICY = """
+version: 1
+description: d
+models: {small: [smollm2-135m]}
+arms: {quick: {model: small}}
+rules: [{name: all, use: quick}]
+"""
+
+
+def _policy(config):
+    catalogue = load_catalogue(config)
+    policy = check_text(POLICY, find_policy("balanced", config), catalogue.models).policy
+    assert policy is not None
+    return policy
+
+
+def _save(config, count):
+    with TurnWriter(config) as writer:
+        for number in range(count):
+            time = f"2026-11-24T10:{number // 60:02}:{number % 60:02}.000+00:00"
+            writer.save_turn(replace(TURN, turn_id=f"id{number:010}", created_at=time))
+
+
+def test_the_disk_is_searched_once_for_each_model(config, monkeypatch):
+    _save(config, 20)
+    asked = []
+
+    def on_disk(config, catalogue):
+        return lambda name: not asked.append(name)
+
+    monkeypatch.setattr("etui.runtime.runtime.models_on_disk", on_disk)
+    monkeypatch.setattr("etui.runtime.model_resolution.models_on_disk", on_disk)
+    replayed = replay_log(_policy(config), open_runtime(config))
+    assert {again.after for again in replayed} == {("quick", "smollm2-135m")}
+    assert asked == ["smollm2-135m"]
+
+
+class Nothing:
+    """Predicts nothing."""
+
+    def joules(self, arm, query):
+        return None
+
+    def accuracy(self, arm, query, confidence):
+        return None
+
+
+def test_a_turn_is_decided_with_the_history_of_its_own_branch():
+    seen = []
+
+    def decide(query):
+        seen.append([message.content for message in query.history if message.role == "user"])
+        raise EtuiError("no arm", "")
+
+    parents = [None, "0", "1", "0", "3", "2", None, "gone"]
+    questions = [
+        LoggedQuestion(
+            *(str(number), "c", f"q{number}", None, f"a{number}", "quick", "m", "direct"),
+            *(1.0, "counter", {}, None, parent),
+        )
+        for number, parent in enumerate(parents)
+    ]
+    replay_turns(questions, decide, Nothing())
+    assert seen == [
+        [], ["q0"], ["q0", "q1"], ["q0"], ["q0", "q3"], ["q0", "q1", "q2"], [], ["q6"],
+    ]  # fmt: skip
+
+
+def test_the_progress_of_a_replay_is_reported_page_by_page(config, monkeypatch):
+    monkeypatch.setattr("etui.log.queries._PAGE_ROWS", 2)
+    _save(config, 5)
+    reports = []
+    replay_log(_policy(config), open_runtime(config), report=lambda *counts: reports.append(counts))
+    assert reports == [(2, 5), (4, 5), (5, 5)]
+
+
+def test_the_newest_turns_are_replayed_by_rules_that_are_not_saved(config):
+    catalogue = load_catalogue(config)
+    file = model_path(catalogue.get("smollm2-135m"), config)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(b"")
+    _save(config, 5)
+    policy = _policy(config)
+    replayed = replay_log(policy, open_runtime(config), newest=2)
+    assert [again.turn_id for again in replayed] == ["id0000000003", "id0000000004"]
+    assert {again.after for again in replayed} == {("quick", "smollm2-135m")}
+    assert len(replay_log(policy, open_runtime(config))) == 5

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING
 from etui.bench.sample import Sample
 from etui.datasets.mmlu import GROUPS, find_group
 from etui.stats.bootstrap import percentiles, resample_sums
+from etui.stats.frontier import cheapest_correct
 from etui.stats.tests import Interval, wilson
 
 if TYPE_CHECKING:
     from etui.bench.sample import Sample
-    from etui.stats.arrays import Flags, Floats, Whole
+    from etui.stats.arrays import Floats
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,24 +27,6 @@ class Oracle:
     accuracy: float  # Share of them that at least one arm answers correctly
     joules_per_question: float | None  # None if an arm is unmeasured
     shares: dict[str, float]  # Arm -> share of the questions that the oracle gives to it
-
-
-def cheapest_correct(correct: Flags, cost: Floats) -> Whole:
-    """Pick the cheapest correct arm of each question, or the cheapest arm if none is correct.
-
-    Args:
-        correct: Whether each arm is correct, shape (questions, arms).
-        cost: Cost of each answer, same shape; infinite if unmeasured.
-
-    Returns:
-        Column of the arm, shape (questions,); the first among equals.
-    """
-    import numpy as np
-
-    order = np.argsort(cost, axis=1, kind="stable")
-    sorted_right = np.take_along_axis(correct, order, axis=1)
-    first = np.where(sorted_right.any(axis=1), sorted_right.argmax(axis=1), 0)
-    return np.asarray(np.take_along_axis(order, first[:, None], axis=1)[:, 0])
 
 
 def oracle(samples: Mapping[str, Sequence[Sample]]) -> Oracle | None:

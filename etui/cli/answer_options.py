@@ -24,8 +24,8 @@ def split_names(
     Raises:
         UsageError: A run does not exist.
     """
-    from etui.bench.store.find import find_run, runs_dir
-    from etui.bench.store.sealed_folder import CONFIG
+    from etui.bench.folder import find_run, runs_dir
+    from etui.measure.folder import CONFIG
 
     policies: list[str] = []
     further: list[str] = []

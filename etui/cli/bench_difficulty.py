@@ -75,8 +75,7 @@ def difficulty(runs: tuple[str, ...], tables: tuple[Path, ...], out: Path) -> No
 
 
 def _read_table(path: Path) -> list[ModelOutcomes]:
-    from etui.bench.analysis.difficulty import ModelOutcomes
-    from etui.bench.store.difficulty_table import DifficultySource
+    from etui.bench.difficulty import DifficultySource, ModelOutcomes
     from etui.learning.outcomes import read_outcomes
 
     graded, _ = read_outcomes(path)

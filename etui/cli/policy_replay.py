@@ -28,7 +28,7 @@ from etui.learning.documents import (
     RouterEnergy,
     Spread,
 )
-from etui.text.tables import count_cells, format_table
+from etui.text import count_cells, format_table
 from etui.units import significant
 
 if TYPE_CHECKING:

@@ -15,7 +15,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from etui.learning._regressions import (
+from etui.learning.features import LEAST_P, MIXED_SPREAD
+from etui.learning.regressions import (
     Scale,
     compute_smoothed_rate,
     compute_soft_rates,
@@ -23,7 +24,6 @@ from etui.learning._regressions import (
     fit_scale,
     logits,
 )
-from etui.learning.features import LEAST_P, MIXED_SPREAD
 
 if TYPE_CHECKING:
     from etui.stats.arrays import Flags, Floats, Whole

@@ -77,8 +77,8 @@ def _build_columns(questions: Sequence[QuestionText]) -> Floats:
     """Build the light features, scaled, and the probabilities of the fields, of mean 0."""
     import numpy as np
 
-    from etui.learning._regressions import fit_scale
     from etui.learning.features import compute_features, predict_fields
+    from etui.learning.regressions import fit_scale
 
     light = np.asarray([compute_features(question) for question in questions])
     scaled = fit_scale(light, np.ones(len(light), dtype=bool)).apply(light)

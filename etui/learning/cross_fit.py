@@ -17,7 +17,10 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from etui.learning._joint import QuestionColumns, fit_joint, fit_mix, is_mixed
-from etui.learning._regressions import (
+from etui.learning.features import predict_fields
+from etui.learning.fit import one_thread
+from etui.learning.graded import Graded, assign_folds, same_questions
+from etui.learning.regressions import (
     STRENGTHS,
     Corpus,
     build_corpus,
@@ -31,9 +34,6 @@ from etui.learning._regressions import (
     logits,
     number_bands,
 )
-from etui.learning.features import predict_fields
-from etui.learning.fit import one_thread
-from etui.learning.graded import Graded, assign_folds, same_questions
 
 if TYPE_CHECKING:
     from etui.stats.arrays import Flags, Floats

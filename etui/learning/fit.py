@@ -8,13 +8,6 @@ from itertools import combinations
 from typing import TYPE_CHECKING, Any, Literal
 
 from etui.errors import UsageError
-from etui.learning._curves import (
-    choose_agreements,
-    compute_auc,
-    compute_quality,
-    fit_agreement,
-    fit_curve,
-)
 from etui.learning._joint import (
     STRETCH,
     JointFit,
@@ -24,19 +17,12 @@ from etui.learning._joint import (
     fit_mix,
     is_mixed,
 )
-from etui.learning._regressions import (
-    DIGITS,
-    FOLDS,
-    SHARPNESS,
-    Corpus,
-    Design,
-    build_corpus,
-    build_design,
-    build_sparse,
-    choose_strength,
-    compute_smoothed_rate,
-    export_logistic,
-    fit_linear,
+from etui.learning.confidence import (
+    choose_agreements,
+    compute_auc,
+    compute_quality,
+    fit_agreement,
+    fit_curve,
 )
 from etui.learning.features import FEATURE_NAMES, LEAF, VALUE_STEPS, WORD_ZERO, load_classifier
 from etui.learning.fitted_file import (
@@ -54,6 +40,20 @@ from etui.learning.fitted_file import (
     pack,
 )
 from etui.learning.graded import ArmFacts, Graded, assign_folds, same_questions
+from etui.learning.regressions import (
+    DIGITS,
+    FOLDS,
+    SHARPNESS,
+    Corpus,
+    Design,
+    build_corpus,
+    build_design,
+    build_sparse,
+    choose_strength,
+    compute_smoothed_rate,
+    export_logistic,
+    fit_linear,
+)
 from etui.units import count_text
 
 if TYPE_CHECKING:

@@ -8,22 +8,7 @@ from itertools import pairwise
 from math import sqrt
 from typing import TYPE_CHECKING, Any, Literal
 
-from etui.bench.analysis.oracle import cheapest_correct
-from etui.learning._curves import calibration_error
-from etui.learning._router_curve import (
-    Ends,
-    RouterCurve,
-    accuracy_at,
-    apgr,
-    apgr_interval,
-    choose_within,
-    compute_curve,
-    cost_at,
-    cost_for,
-    find_ends,
-    gain_curve,
-    oracle_curve,
-)
+from etui.learning.confidence import calibration_error
 from etui.learning.documents import (
     JudgedPolicy,
     McNemar,
@@ -37,8 +22,22 @@ from etui.learning.documents import (
     Spread,
 )
 from etui.learning.policy_replay import Routed
+from etui.learning.router_curve import (
+    Ends,
+    RouterCurve,
+    accuracy_at,
+    apgr,
+    apgr_interval,
+    choose_within,
+    compute_curve,
+    cost_at,
+    cost_for,
+    find_ends,
+    gain_curve,
+    oracle_curve,
+)
 from etui.stats.bootstrap import compute_interval, resample_means
-from etui.stats.frontier import Point, hull, mixture_accuracies, mixture_costs
+from etui.stats.frontier import Point, cheapest_correct, hull, mixture_accuracies, mixture_costs
 from etui.stats.tests import Interval, mcnemar, wilson
 
 if TYPE_CHECKING:

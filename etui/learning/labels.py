@@ -277,8 +277,8 @@ def model_questions(
     """
     import numpy as np
 
-    from etui.learning._regressions import has_enough
     from etui.learning.agreement import average_models
+    from etui.learning.regressions import has_enough
 
     flags = np.asarray(agrees, dtype=bool)
     if not has_enough(flags):

@@ -13,7 +13,7 @@ from etui.arm import Arm, Reasoning, Speculate
 from etui.chat import Message, Query
 from etui.errors import EtuiError
 from etui.learning.documents import MovedAccuracy, MovedJoules, ReplayedTurn, TurnsDocument
-from etui.text.sanitize import sanitize
+from etui.text import sanitize
 from etui.turn.text import about_joules
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from datetime import datetime
 from etui.energy.types import Kind
 from etui.log.queries import LogReader
 from etui.log.records import AuditRecord, ReadRow, parse_audit
-from etui.text.timestamps import format_utc
+from etui.text import format_utc
 
 _LABELLED_SQL = """
     SELECT turn_id, created_at, query, arm, model, reasoning, hops, policy,

@@ -15,7 +15,7 @@ from itertools import combinations, pairwise
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
-    from etui.stats.arrays import Floats
+    from etui.stats.arrays import Flags, Floats, Whole
 
 Point = tuple[float, float]
 """Cost (joules per question), accuracy."""
@@ -121,3 +121,21 @@ def mixture_costs(cost: Floats, accuracy: Floats, at: Floats) -> Floats:
         between = cost[:, one] + (cost[:, other] - cost[:, one]) * share
         best = np.where((share >= 0) & (share <= 1), np.minimum(best, between), best)
     return np.asarray(best)
+
+
+def cheapest_correct(correct: Flags, cost: Floats) -> Whole:
+    """Pick the cheapest correct arm of each question, or the cheapest arm if none is correct.
+
+    Args:
+        correct: Whether each arm is correct, shape (questions, arms).
+        cost: Cost of each answer, same shape; infinite if unmeasured.
+
+    Returns:
+        Column of the arm, shape (questions,); the first among equals.
+    """
+    import numpy as np
+
+    order = np.argsort(cost, axis=1, kind="stable")
+    sorted_right = np.take_along_axis(correct, order, axis=1)
+    first = np.where(sorted_right.any(axis=1), sorted_right.argmax(axis=1), 0)
+    return np.asarray(np.take_along_axis(order, first[:, None], axis=1)[:, 0])

@@ -24,8 +24,8 @@ from etui.energy.keep_warm import (
     compute_gap_joules,
     find_cheapest_time,
 )
-from etui.learning._curves import calibration_error, compute_auc, compute_quality, find_agreed
 from etui.learning.agreement import build_scale, compute_bias, estimate_agreement
+from etui.learning.confidence import calibration_error, compute_auc, compute_quality, find_agreed
 from etui.learning.cross_fit import cross_fit
 from etui.learning.features import compute_features, predict_fields
 from etui.learning.fit import fit_heads

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from etui.arm import Arm
-from etui.learning._curves import find_agreed, fit_agreement
+from etui.learning.confidence import find_agreed, fit_agreement
 from etui.learning.fit import fit_heads
 from etui.learning.fitted_file import (
     AgreementHead,

@@ -13,7 +13,7 @@ from etui.cli.policy_replay import replay_lines
 from etui.learning.figure import replay_svg
 from etui.learning.graded import Graded
 from etui.learning.judge import ReplayTable, judge
-from etui.text.tables import count_cells
+from etui.text import count_cells
 
 NAMES = (
     "qwen2.5-0.5b",

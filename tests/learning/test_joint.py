@@ -14,13 +14,13 @@ from etui.arm import Arm
 from etui.chat import Query
 from etui.errors import InvalidFile
 from etui.learning._joint import QuestionColumns, fit_joint, fit_mix
-from etui.learning._regressions import build_corpus, compute_idf, compute_tf_idf
 from etui.learning.cross_fit import compute_shares, cross_fit
 from etui.learning.fit import export_joint, fit_heads
 from etui.learning.fitted_file import JointPart, Provenance, format_fitted, parse_fitted
 from etui.learning.graded import ArmFacts, Graded, assign_folds
 from etui.learning.policy_replay import format_question
 from etui.learning.predictor import AccuracyPredictor, JointPredictor
+from etui.learning.regressions import build_corpus, compute_idf, compute_tf_idf
 from etui.routing.signals.question_words import BUCKETS
 from tests.learning import made
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from etui.arm import Arm
 from etui.chat import Query
 from etui.errors import InvalidFile, UsageError
-from etui.learning._curves import calibration_error, evaluate_curve_array, fit_curve
+from etui.learning.confidence import calibration_error, evaluate_curve_array, fit_curve
 from etui.learning.fit import find_pairs, fit_heads
 from etui.learning.fitted_file import Provenance, format_fitted, load_fitted, parse_fitted
 from etui.learning.graded import ArmFacts, assign_folds, same_questions

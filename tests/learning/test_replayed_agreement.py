@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from etui.learning._curves import find_agreed
+from etui.learning.confidence import find_agreed
 from etui.learning.graded import Graded
 from etui.learning.policy_replay import replay_policy
 from etui.learning.predictor import AccuracyPredictor

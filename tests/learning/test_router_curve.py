@@ -7,8 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from etui.bench.analysis.oracle import cheapest_correct
-from etui.learning._router_curve import (
+from etui.learning.router_curve import (
     accuracy_at,
     apgr,
     apgr_interval,
@@ -20,6 +19,7 @@ from etui.learning._router_curve import (
     gain_curve,
     oracle_curve,
 )
+from etui.stats.frontier import cheapest_correct
 
 FIXED = np.array([1.0, 10.0])
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from etui.arm import Arm
+from etui.bench.folder import RunFolder
 from etui.bench.graded_runs import read_runs
-from etui.bench.store.run_folder import RunFolder
 from etui.errors import EtuiError, UsageError
 from etui.learning.log_replay import arm_from_turn, build_turns_document, replay_turns
 from etui.routing.decision import Decision

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from etui.bench.accuracy import cheapest_correct, oracle
+from etui.bench.accuracy import oracle
 from etui.bench.summary import group_by_system
+from etui.stats.frontier import cheapest_correct
 from tests.bench import synthetic
 
 RUN = synthetic.config(per_subject=3)

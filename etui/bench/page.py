@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 
 from etui import units
-from etui.bench.accuracy import OUTCOMES, classify_outcome
+from etui.bench.accuracy import OUTCOMES, Share, classify_outcome
 from etui.bench.config import RunConfig
 from etui.bench.cost import Cost, Figure
 from etui.bench.precision import describe_precision
-from etui.bench.report import chart, power_chart
 from etui.bench.sample import Sample
-from etui.bench.summary import Summary, drop_unpooled, group_by_system
+from etui.bench.summary import ArmSummary, Summary, group_by_system
 from etui.bench.summary_text import (
-    DASH,
     build_course_rows,
     count_lost,
     describe_chance,
@@ -36,15 +34,18 @@ from etui.codec import to_document
 from etui.datasets.mmlu import GROUPS, find_group
 from etui.datasets.questions import Question
 from etui.measure.page import Node, build_tree, embed_json, render_template
+from etui.stats.tests import Interval
 from etui.text import sanitize, shorten
 
-_OUTCOMES = {
-    "right": "right",
-    "wrong": "wrong",
-    "no_answer": "no answer",
-    "truncated": "cut off",
-    "error": "failed",
-}
+if TYPE_CHECKING:
+    from etui.plots import figure as plots
+
+_MOST_CHARACTERS = 4000
+_MOST_LINES = 80
+_OUTCOMES = {"no_answer": "no answer", "truncated": "cut off", "error": "failed"}
+"""Outcome -> its words, where they differ."""
+
+Texts = Mapping[tuple[str, int], Question]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +69,7 @@ class StackedBar:
 
 
 @dataclass(frozen=True, slots=True)
-class GroupMark:
+class Mark:
     """A share with its interval in percent on a track of 0 to 100 %, and its text."""
 
     name: str
@@ -80,107 +81,104 @@ class GroupMark:
     title: str
 
 
-@dataclass(frozen=True, slots=True)
-class ArmRow:
-    """A row of the table of arms.
+def render_page(
+    summary: Summary, run: RunConfig, samples: Sequence[Sample], texts: Texts | None = None
+) -> str:
+    """Render ``report.html``, a single file that loads nothing from the network or the disk.
 
-    ``energy`` explains missing joules and is empty if there are joules. ``clean`` is the accuracy
-    on the questions that MMLU-Redux labelled as free of errors, ``strict`` that by the stricter
-    reading of the grading rule.
+    Args:
+        texts: (subject, row) -> question; None if the texts are not available.
     """
+    from etui.bench.figures import draw_accuracy_joules, draw_power
 
-    name: str
-    colour: int
-    way: str
-    micro: GroupMark
-    interval: str
-    macro: str
-    questions: str
-    energy: str
-    per_question: str
-    per_correct: str
-    per_token: str
-    watts: str
-    seconds: str
-    mass: str
-    lost: str
-    clean: str
-    clean_title: str
-    strict: str
-    strict_title: str
-
-
-@dataclass(frozen=True, slots=True)
-class SubjectRow:
-    """A subject with a mark for each arm; None for an arm without answers in it."""
-
-    subject: str
-    group: str
-    questions: int
-    marks: tuple[GroupMark | None, ...]
-
-
-def arm_rows(summary: Summary, run: RunConfig) -> list[ArmRow]:
-    """Build the table of arms, one row each."""
-    rows = []
-    for at, (name, arm) in enumerate(summary.arms.items()):
-        accuracy, energy = arm.accuracy, arm.energy
-        micro, mass = accuracy.micro, accuracy.letter_mass
-        kind = None if energy is None else energy.kind
-        watts = None if energy is None else energy.mean_watts
-        clean = None if accuracy.labelled is None else accuracy.labelled.clean
-        strict = accuracy.strict
-        rows.append(
-            ArmRow(
-                name=sanitize(name),
-                colour=at % 8,
-                way=sanitize(_describe_arm(name, run)),
-                micro=_mark(name, at, micro.value, *ends(micro)),
-                interval=f"CI {interval_text(micro)}",
-                macro=units.accuracy_text(accuracy.macro.value),
-                questions=f"{accuracy.questions:,}",
-                energy=missing_energy_text(arm) if energy is None else "",
-                per_question=DASH if energy is None else joules_text(energy.per_question, kind),
-                per_correct=DASH if energy is None else joules_text(energy.per_correct, kind),
-                per_token=DASH if energy is None else joules_text(energy.per_output_token, kind),
-                watts=units.watts_text(watts.value, kind) if watts else DASH,
-                seconds=units.seconds_text(arm.seconds / accuracy.questions),
-                mass=f"{mass.mean:.2f}" if mass else DASH,
-                lost=units.percent_text(count_lost(accuracy) / accuracy.questions),
-                clean=units.accuracy_text(clean.accuracy) if clean else DASH,
-                clean_title=f"{interval_text(clean)}, n={clean.questions:,}" if clean else "",
-                strict=units.accuracy_text(strict.accuracy) if strict else DASH,
-                strict_title=f"CI {interval_text(strict)}" if strict else "",
-            )
-        )
-    return rows
+    grouped = group_by_system(samples, run)
+    subjects = _list_subjects(summary)
+    return render_template(
+        "etui.bench",
+        script="report.js",
+        title=protocol(summary),
+        summary=summary,
+        run=run,
+        arms=[(at % 8, name, arm) for at, (name, arm) in enumerate(summary.arms.items())],
+        chance=describe_chance(summary),
+        findings=list_findings(summary),
+        mixture=describe_mixture(summary),
+        chart=_render(
+            draw_accuracy_joules(summary),
+            f"Accuracy against joules per question: {', '.join(summary.arms)}",
+        ),
+        power=_render(
+            draw_power(summary, run, samples), f"Watts over time: {', '.join(summary.arms)}"
+        ),
+        outcomes=_build_bars(summary, _list_outcomes),
+        routes=[one for one in _build_bars(summary, lambda arm: _list_routes(arm, run))
+                if one.segments],
+        phases=_build_phase_bars(summary),
+        courses=build_course_rows(summary) if summary.kinds - {None} else [],
+        tokens=_build_token_bars(summary),
+        groups=_list_groups(summary),
+        subjects=subjects,
+        marks=embed_json(to_document([marks for _, _, _, marks in subjects])),
+        questions=questions_json(grouped, texts),
+        with_texts=texts is not None,
+        legend=embed_json({"arms": [sanitize(name) for name in grouped], "outcomes": OUTCOMES}),
+        config=build_config_tree(run),
+        estimate=units.ESTIMATE in summary.kinds,
+        precision=describe_precision(summary.precision) if summary.precision else [],
+        units=units,
+        text={
+            "count_lost": count_lost,
+            "describe_arm": describe_arm,
+            "interval": interval_text,
+            "joules": joules_text,
+            "machine": machine_text,
+            "mark": build_mark,
+            "missing_energy": missing_energy_text,
+        },
+    )  # fmt: skip
 
 
-def findings(summary: Summary) -> list[tuple[str, str, str]]:
-    """Build the key results, each as label, figure and note."""
+def _render(figure: plots.Figure | None, name: str) -> Markup | None:
+    return None if figure is None else figure.svg(sanitize(name))
+
+
+def describe_arm(name: str, run: RunConfig) -> str:
+    """Describe an arm by its model and reasoning method, and a policy by its arms."""
+    if run.routed:
+        return "policy over " + ", ".join(run.arms)
+    arm = run.arms.get(name, {})
+    return " · ".join(str(arm[key]) for key in ("model", "reasoning") if arm.get(key))
+
+
+def build_mark(name: str, colour: int, figure: Interval | Share) -> Mark:
+    """Build the mark of an accuracy."""
+    value = figure.accuracy if isinstance(figure, Share) else figure.value
+    low, high = ends(figure)
+    text = units.accuracy_text(value)
+    title = f"{sanitize(name)}: {text} ({units.points_text(low, high)})"
+    return Mark(sanitize(name), colour % 8, 100 * value, 100 * low, 100 * high, text, title)
+
+
+def list_findings(summary: Summary) -> list[tuple[str, str, str]]:
+    """List the key results, each as label, figure and note."""
     arms = summary.arms
     if not arms:
         return []
-    found = []
     top = max(arms, key=lambda name: arms[name].accuracy.micro.value)
     micro = arms[top].accuracy.micro
     several = len(arms) > 1
-    found.append(
-        (
-            "Most accurate" if several else "Accuracy",
-            units.accuracy_text(micro.value),
-            f"{sanitize(top) + ', ' if several else ''}95 % CI {interval_text(micro)}",
-        )
-    )
+    named = f"{top}, " if several else ""
+    label = "Most accurate" if several else "Accuracy"
+    found = [(label, units.accuracy_text(micro.value), f"{named}95 % CI {interval_text(micro)}")]
     costs = {name: arm.energy for name, arm in arms.items() if arm.energy is not None}
     per_correct = {name: cost.per_correct for name, cost in costs.items() if cost.per_correct}
     if per_correct:
         label = "Cheapest right answer" if several else "A right answer"
-        found.append(_cheapest(label, per_correct, costs, several))
+        found.append(_find_cheapest(label, per_correct, costs, several))
     if costs:
         label = "Cheapest question" if several else "A question"
         per_question = {name: cost.per_question for name, cost in costs.items()}
-        found.append(_cheapest(label, per_question, costs, several))
+        found.append(_find_cheapest(label, per_question, costs, several))
         name, cost = next(iter(costs.items()))
         if not several and cost.mean_watts:
             text = units.watts_text(cost.mean_watts.value, cost.kind)
@@ -189,197 +187,160 @@ def findings(summary: Summary) -> list[tuple[str, str, str]]:
         by_machine = any(arm.machines for arm in arms.values())
         note = "the machines are not equal" if by_machine else "no readable power channel"
         found.append(("Energy", missing_energy_text(arms[top]), note))
-    best = summary.oracle
-    if best is not None:
-        found.append(
-            (
-                "Oracle",
-                units.accuracy_text(best.accuracy),
-                "with the cheapest correct arm for each question",
-            )
-        )
+    if summary.oracle is not None:
+        note = "with the cheapest correct arm for each question"
+        found.append(("Oracle", units.accuracy_text(summary.oracle.accuracy), note))
     return found
 
 
-def _cheapest(
+def _find_cheapest(
     label: str, figures: Mapping[str, Figure], costs: Mapping[str, Cost], several: bool
 ) -> tuple[str, str, str]:
     name = min(figures, key=lambda name: figures[name].value)
     figure, kind = figures[name], costs[name].kind
     shown = kind if kind == units.ESTIMATE else None
-    text = units.energy_text(figure.value, None, shown)
     half = half_width(figure)
     spread = "" if half is None else f"± {units.significant(half, 2)} J, "
     if figure.low is not None and figure.high is not None and is_lopsided(figure):
         low, high = (units.significant(end, 2) for end in (figure.low, figure.high))
         spread = f"{low}-{high} J, "
-    return label, text, f"{sanitize(name) + ', ' if several else ''}{spread}{kind}"
+    text = units.energy_text(figure.value, None, shown)
+    return label, text, f"{name + ', ' if several else ''}{spread}{kind}"
 
 
-def precision_lines(summary: Summary) -> list[str]:
-    """Describe the precision of the run; empty if none was asked for."""
-    if summary.precision is None:
-        return []
-    return [sanitize(line) for line in describe_precision(summary.precision)]
-
-
-def mixture_sentence(summary: Summary) -> str:
+def describe_mixture(summary: Summary) -> str:
     """Name the arms that are worse than a random mixture of others; empty if there are none."""
-    on, arms = summary.hull, summary.arms
-    off = [sanitize(name) for name in arms if name not in on]
+    on = summary.hull
+    off = [name for name in summary.arms if name not in on]
     if not on or not off:
         return ""
     verb = "is" if len(off) == 1 else "are"
     if len(on) == 1:
         return (
-            f"{_join_names(off)} {verb} below {sanitize(on[0])}, which costs less and gets at "
+            f"{_join_names(off)} {verb} below {on[0]}, which costs less and gets at "
             "least as many answers right."
         )
     return (
         f"{_join_names(off)} {verb} below the line: choosing at random between "
-        f"{_join_names([sanitize(name) for name in on])} gets more answers right for the same "
-        "joules."
+        f"{_join_names(on)} gets more answers right for the same joules."
     )
 
 
-def outcome_bars(summary: Summary) -> list[StackedBar]:
-    """Build a bar of right, wrong and lost answers for each arm."""
-    bars = []
+def _join_names(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+_Part = tuple[str, str, float, str]
+"""Name, CSS class, value and text of a segment."""
+
+
+def _build_bar(at: int, name: str, parts: Iterable[_Part], whole: float, text: str) -> StackedBar:
+    segments = tuple(
+        Segment(part, class_, 100 * value / whole, shown)
+        for part, class_, value, shown in parts
+        if value > 0
+    )
+    return StackedBar(name, at % 8, segments, text)
+
+
+def _build_bars(summary: Summary, list_parts: Any) -> list[StackedBar]:
+    """Build bars of parts that sum to the questions of an arm."""
+    found = []
     for at, (name, arm) in enumerate(summary.arms.items()):
-        accuracy = arm.accuracy
-        segments = tuple(
-            Segment(
-                _OUTCOMES[outcome],
-                f"outcome-{outcome.replace('_', '-')}",
-                100 * count / accuracy.questions,
-                f"{count:,}",
-            )
-            for outcome, count in accuracy.outcomes.items()
-            if count
-        )
-        bars.append(StackedBar(sanitize(name), at % 8, segments, f"{accuracy.questions:,}"))
-    return bars
+        count = arm.accuracy.questions
+        found.append(_build_bar(at, name, list_parts(arm), count, f"{count:,}"))
+    return found
 
 
-def route_bars(summary: Summary, run: RunConfig) -> list[StackedBar]:
-    """Build a bar of the arms that answered in a policy run; empty for other runs."""
-    bars = []
-    arms = list(run.arms)
-    for at, (name, arm) in enumerate(summary.arms.items()):
-        routes, count = arm.routes, arm.accuracy.questions
-        segments = tuple(
-            Segment(
-                sanitize(used),
-                f"route arm-{arms.index(used) % 8}",
-                100 * routes[used] / count,
-                f"{sanitize(used)} {routes[used]:,}",
-            )
-            for used in arms
-            if used in routes
-        )
-        if segments:
-            bars.append(StackedBar(sanitize(name), at % 8, segments, f"{count:,}"))
-    return bars
+def _list_outcomes(arm: ArmSummary) -> Iterable[_Part]:
+    for outcome, count in arm.accuracy.outcomes.items():
+        class_ = f"outcome-{outcome.replace('_', '-')}"
+        yield _OUTCOMES.get(outcome, outcome), class_, count, f"{count:,}"
 
 
-def phase_bars(summary: Summary) -> list[StackedBar]:
+def _list_routes(arm: ArmSummary, run: RunConfig) -> Iterable[_Part]:
+    """List the arms that answered in a policy run; none in other runs."""
+    for at, used in enumerate(run.arms):
+        count = arm.routes.get(used, 0)
+        yield used, f"route arm-{at % 8}", count, f"{used} {count:,}"
+
+
+def _build_phase_bars(summary: Summary) -> list[StackedBar]:
     """Build bars of prefill and decode joules per question on one scale; empty if unknown."""
     arms = summary.arms
     costs = {name: arm.energy for name, arm in arms.items() if arm.energy is not None}
     if len(costs) < len(arms) or any(cost.prefill_joules is None for cost in costs.values()):
         return []
     most = max((cost.per_question.value for cost in costs.values()), default=0) or 1.0
-    bars = []
-    for at, (name, cost) in enumerate(costs.items()):
-        count = cost.questions
-        phases = {"prefill": cost.prefill_joules, "decode": cost.decode_joules}
-        shown = cost.kind if cost.kind == units.ESTIMATE else None
-        segments = tuple(
-            Segment(
-                phase,
-                f"phase-{phase}",
-                100 * joules / count / most,
-                units.energy_text(joules / count, None, shown),
-            )
-            for phase, joules in phases.items()
-            if joules and joules > 0
-        )
-        text = joules_text(cost.per_question, cost.kind)
-        bars.append(StackedBar(sanitize(name), at % 8, segments, text))
-    return bars
-
-
-def token_bars(summary: Summary) -> list[StackedBar]:
-    """Build bars of tokens per question: reused, computed, thinking, answer; on one scale."""
-    parts = []
-    for name, arm in summary.arms.items():
-        tokens, count = arm.tokens, arm.accuracy.questions
-        parts.append(
-            (
-                name,
-                {
-                    "reused": tokens.cached / count,
-                    "computed": (tokens.computed + tokens.prefix) / count,
-                    "thinking": tokens.thinking / count,
-                    "answer": (tokens.output - tokens.thinking) / count,
-                },
-            )
-        )
-    most = max((sum(means.values()) for _, means in parts), default=0) or 1.0
-    return [
-        StackedBar(
-            sanitize(name),
-            at % 8,
-            tuple(
-                Segment(part, f"tokens-{part}", 100 * mean / most, _mean_text(mean))
-                for part, mean in means.items()
-                if mean
-            ),
-            _mean_text(sum(means.values())),
-        )
-        for at, (name, means) in enumerate(parts)
-    ]
-
-
-def group_marks(summary: Summary) -> list[tuple[str, str, list[GroupMark]]]:
-    """Build the groups of MMLU: name, number of questions, and a mark for every arm."""
     found = []
-    for group in GROUPS:
-        marks, count = [], 0
-        for at, (name, arm) in enumerate(summary.arms.items()):
-            share = arm.accuracy.groups.get(group)
-            if share:
-                count = share.questions
-                marks.append(_mark(name, at, share.accuracy, *ends(share)))
-        if marks:
-            found.append((group, f"{count:,}", marks))
+    for at, (name, cost) in enumerate(costs.items()):
+        shown = cost.kind if cost.kind == units.ESTIMATE else None
+        parts = [
+            (phase, f"phase-{phase}", each, units.energy_text(each, None, shown))
+            for phase, joules in (("prefill", cost.prefill_joules), ("decode", cost.decode_joules))
+            if (each := (joules or 0.0) / cost.questions) > 0
+        ]
+        text = joules_text(cost.per_question, cost.kind)
+        found.append(_build_bar(at, name, parts, most, text))
     return found
 
 
-def subject_rows(summary: Summary) -> list[SubjectRow]:
-    """Build a row for each subject, with a mark for each arm in the order of the arms."""
-    arms = summary.arms
-    names = sorted({subject for arm in arms.values() for subject in arm.accuracy.subjects})
-    rows = []
-    for subject in names:
-        marks: list[GroupMark | None] = []
-        count = 0
-        for at, (name, arm) in enumerate(arms.items()):
-            share = arm.accuracy.subjects.get(subject)
-            if share is None:
-                marks.append(None)
-                continue
-            count = max(count, share.questions)
-            marks.append(_mark(name, at, share.accuracy, *ends(share)))
-        rows.append(
-            SubjectRow(
-                subject=sanitize(subject).replace("_", " "),
-                group=find_group(subject) or "",
-                questions=count,
-                marks=tuple(marks),
-            )
+def _build_token_bars(summary: Summary) -> list[StackedBar]:
+    """Build bars of tokens per question: reused, computed, thinking, answer; on one scale."""
+    means = {}
+    for name, arm in summary.arms.items():
+        tokens, count = arm.tokens, arm.accuracy.questions
+        means[name] = {
+            "reused": tokens.cached / count,
+            "computed": (tokens.computed + tokens.prefix) / count,
+            "thinking": tokens.thinking / count,
+            "answer": (tokens.output - tokens.thinking) / count,
+        }
+    most = max((sum(parts.values()) for parts in means.values()), default=0) or 1.0
+    return [
+        _build_bar(
+            at,
+            name,
+            [(part, f"tokens-{part}", mean, _mean_text(mean)) for part, mean in parts.items()],
+            most,
+            _mean_text(sum(parts.values())),
         )
-    return rows
+        for at, (name, parts) in enumerate(means.items())
+    ]
+
+
+def _mean_text(mean: float) -> str:
+    return f"{mean:,.0f}" if mean >= 10 else units.significant(mean, 2)
+
+
+def _list_groups(summary: Summary) -> list[tuple[str, int, list[Mark]]]:
+    """List the groups of MMLU: name, number of questions, and a mark for every arm."""
+    found = []
+    for group in GROUPS:
+        shares = [
+            (at, name, share)
+            for at, (name, arm) in enumerate(summary.arms.items())
+            if (share := arm.accuracy.groups.get(group))
+        ]
+        if shares:
+            marks = [build_mark(name, at, share) for at, name, share in shares]
+            found.append((group, shares[-1][2].questions, marks))
+    return found
+
+
+def _list_subjects(summary: Summary) -> list[tuple[str, str, int, list[Mark | None]]]:
+    """List the subjects: name, group, number of questions, and a mark or None for each arm."""
+    found = []
+    arms = summary.arms
+    for subject in sorted({name for arm in arms.values() for name in arm.accuracy.subjects}):
+        shares = [arm.accuracy.subjects.get(subject) for arm in arms.values()]
+        marks = [
+            None if share is None else build_mark(name, at, share)
+            for at, (name, share) in enumerate(zip(arms, shares, strict=True))
+        ]
+        count = max(share.questions for share in shares if share is not None)
+        found.append((subject.replace("_", " "), find_group(subject) or "", count, marks))
+    return found
 
 
 def build_config_tree(run: RunConfig) -> Node:
@@ -391,38 +352,6 @@ def build_config_tree(run: RunConfig) -> Node:
     if run.data_path is not None:
         document["data_path"] = PurePath(run.data_path).name
     return build_tree(document)
-
-
-def _describe_arm(name: str, run: RunConfig) -> str:
-    """Describe an arm by its model and reasoning method, and a policy by its arms."""
-    if run.routed:
-        return "policy over " + ", ".join(run.arms)
-    arm = run.arms.get(name, {})
-    return " · ".join(str(arm[key]) for key in ("model", "reasoning") if arm.get(key))
-
-
-def _mark(name: str, at: int, value: float, low: float, high: float) -> GroupMark:
-    text = units.accuracy_text(value)
-    title = f"{sanitize(name)}: {text} ({units.points_text(low, high)})"
-    return GroupMark(sanitize(name), at % 8, 100 * value, 100 * low, 100 * high, text, title)
-
-
-def _mean_text(mean: float) -> str:
-    return units.significant(mean, 2) if mean < 10 else f"{mean:,.0f}"
-
-
-def _join_names(names: Sequence[str]) -> str:
-    if len(names) < 2:
-        return "".join(names)
-    return f"{', '.join(names[:-1])} and {names[-1]}"
-
-
-_MOST_CHARACTERS = 4000
-
-_MOST_LINES = 80
-
-
-Texts = Mapping[tuple[str, int], Question]
 
 
 def questions_json(grouped: Mapping[str, Sequence[Sample]], texts: Texts | None) -> Markup:
@@ -485,104 +414,3 @@ def _answer(sample: Sample) -> list[Any]:
 def _short(text: str) -> str:
     kept, left_out = shorten(sanitize(text.strip()), _MOST_CHARACTERS, _MOST_LINES)
     return f"{kept} … ({left_out:,} more characters)" if left_out else kept
-
-
-@dataclass(frozen=True, slots=True)
-class MachineRow:
-    """A row of the table of machines; ``energy`` explains missing joules, else it is empty."""
-
-    arm: str
-    colour: int
-    key: str
-    machine: str
-    questions: str
-    energy: str
-    per_question: str
-    per_correct: str
-    watts: str
-    seconds: str
-
-
-def machine_rows(summary: Summary) -> list[MachineRow]:
-    """Build the table of machines, a row for each arm and machine; empty with one machine."""
-    rows = []
-    for at, (name, arm) in enumerate(summary.arms.items()):
-        for key, machine in (arm.machines or {}).items():
-            energy = machine.energy
-            kind = None if energy is None else energy.kind
-            watts = None if energy is None else energy.mean_watts
-            rows.append(
-                MachineRow(
-                    arm=sanitize(name),
-                    colour=at % 8,
-                    key=sanitize(key),
-                    machine=sanitize(machine_text(machine)),
-                    questions=f"{machine.questions:,}",
-                    energy=units.UNMEASURED if energy is None else "",
-                    per_question=DASH if energy is None else joules_text(energy.per_question, kind),
-                    per_correct=DASH if energy is None else joules_text(energy.per_correct, kind),
-                    watts=units.watts_text(watts.value, kind) if watts else DASH,
-                    seconds=units.seconds_text(machine.seconds / machine.questions),
-                )
-            )
-    return rows
-
-
-_PACKAGE = "etui.bench"
-
-
-def render_page(
-    summary: Summary,
-    run: RunConfig,
-    samples: Sequence[Sample],
-    texts: Texts | None = None,
-) -> str:
-    """Render ``report.html``, a single file that loads nothing from the network or the disk.
-
-    Args:
-        texts: (subject, row) -> question; None if the texts are not available.
-    """
-    grouped = group_by_system(samples, run)
-    series: dict[str, list[Sample]] = {name: [] for name in grouped}
-    for sample in drop_unpooled(samples, run):
-        series[run.contender(sample.arm)].append(sample)
-    steps = power_chart.compute_all_steps(
-        {sanitize(name): inside for name, inside in series.items()}
-    )
-    estimate = units.ESTIMATE in summary.kinds
-    rows = subject_rows(summary)
-    return render_template(
-        _PACKAGE,
-        script="report.js",
-        title=protocol(summary),
-        summary=summary,
-        chance=describe_chance(summary),
-        run=run,
-        models=[sanitize(model.name) for model in run.models],
-        arms=arm_rows(summary, run),
-        machines=machine_rows(summary),
-        findings=findings(summary),
-        mixture=mixture_sentence(summary),
-        charts=[chart.draw_chart(summary, size) for size in (chart.WIDE, chart.NARROW)],
-        power_charts=[
-            power_chart.draw_power_chart(steps, size, estimate)
-            for size in (power_chart.WIDE, power_chart.NARROW)
-        ],
-        outcomes=outcome_bars(summary),
-        routes=route_bars(summary, run),
-        route_keys=[(f"arm-{at % 8}", sanitize(name)) for at, name in enumerate(run.arms)],
-        phases=phase_bars(summary),
-        courses=build_course_rows(summary) if summary.kinds - {None} else [],
-        tokens=token_bars(summary),
-        groups=group_marks(summary),
-        subjects=rows,
-        marks=embed_json(to_document([row.marks for row in rows])),
-        questions=questions_json(grouped, texts),
-        with_texts=texts is not None,
-        legend=embed_json({"arms": [sanitize(name) for name in grouped], "outcomes": OUTCOMES}),
-        config=build_config_tree(run),
-        arm_keys=[(f"arm-{at % 8}", sanitize(name)) for at, name in enumerate(grouped)],
-        estimate=estimate,
-        precision=precision_lines(summary),
-        warnings=[sanitize(text) for text in summary.warnings],
-    )

@@ -704,7 +704,7 @@ def _build_record(
 
 
 def _draw_figures(config: RunConfig, samples: Sequence[Sample]) -> dict[str, str]:
-    from etui.bench.report.figures import write_figures
+    from etui.bench.figures import write_figures
 
     with TemporaryDirectory(prefix="etui-figures-") as folder:
         return {

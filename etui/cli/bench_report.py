@@ -86,7 +86,7 @@ def report(
             drawn = _write_design(run, figures)
             files[MARKDOWN_FILE] = (run / MARKDOWN_FILE).read_text(encoding="utf-8")
         elif figures is not None:
-            from etui.bench.report.figures import write_figures
+            from etui.bench.figures import write_figures
 
             drawn = write_figures(figures, recorded.config, recorded.samples)
         for path in drawn:

@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 
 from etui.bench.compare import System, compare, list_differences
 from etui.bench.config import BenchPart, RunConfig, list_part, parse_run_config
+from etui.bench.figures import write_figures
 from etui.bench.folder import Recorded
 from etui.bench.lm_eval import lm_eval_document
 from etui.bench.machines import join_machines
 from etui.bench.merge import NamedRun, merge_runs
 from etui.bench.page import render_page
-from etui.bench.report.figures import write_figures
 from etui.bench.run import refuse_merged, run_record
 from etui.bench.sample import Sample
 from etui.bench.summary import group_by_system, summarise

@@ -12,11 +12,9 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
+from etui.bench.figures import compute_power_steps
 from etui.bench.folder import read_run
 from etui.bench.page import embed_json, render_page
-from etui.bench.report.layout import Size, place_label
-from etui.bench.report.power_chart import compute_power_steps
-from etui.bench.report.svg import CHARACTER_WIDTH, Axis, linear_ticks, log_ticks
 from etui.bench.summary import summarise, summary_document
 from etui.cli.bench_report import report as command
 from etui.datasets.questions import Question
@@ -69,7 +67,7 @@ def test_nothing_is_fetched(page: str) -> None:
         assert tag not in ("link", "iframe", "img", "object", "embed", "base", "form")
         assert not {"src", "href", "action", "srcset", "data"} & set(attributes)
         assert not any(name.startswith("on") for name in attributes)
-    assert "url(" not in page
+    assert not re.search(r"url\((?!#)", page)
     assert "@import" not in page
     assert "default-src 'none'" in page
 
@@ -87,7 +85,7 @@ def test_every_section_is_there(page: str) -> None:
         "Configuration",
         "Method",
     ]
-    assert page.count("<svg") == 4
+    assert page.count("<svg") == 2
     assert page.count('<li data-at="') == 57
 
 
@@ -154,19 +152,6 @@ def test_embedded_json_reads_back(value: object) -> None:
     text = embed_json(value)
     assert "<" not in text
     assert json.loads(text) == value
-
-
-@given(st.floats(0.001, 1e5), st.floats(1.01, 1e4), st.integers(2, 10))
-def test_ticks_lie_on_their_axis(low: float, factor: float, wanted: int) -> None:
-    high = low * factor
-    for ticks in (linear_ticks(low, high, wanted), log_ticks(low, high)):
-        assert all(low * 0.999 <= tick <= high * 1.001 for tick in ticks)
-        assert ticks == sorted(set(ticks))
-    assert len(linear_ticks(low, high, wanted)) <= 2 * wanted + 2
-    axis = Axis(low, high, 10.0, 110.0, logarithmic=True)
-    assert axis.at(low) == pytest.approx(10)
-    assert axis.at(high) == pytest.approx(110)
-    assert axis.at(high * 2) == pytest.approx(110)
 
 
 @given(st.floats(0.01, 100))
@@ -260,17 +245,6 @@ def test_ten_options_have_their_probabilities_in_the_page():
     question = json.loads(Page(page_of(RUN, rows)).json["data"])[0]
     assert all(len(answer[5]) == 10 for answer in question[5] if answer and answer[5])
     assert 'const LETTERS = "ABCDEFGHIJ"' in page_of(RUN, rows)
-
-
-def test_a_label_too_long_for_either_side_stays_in_the_drawing() -> None:
-    size = Size(400, 400, left=46, right=14, class_="narrow")
-    text = "smollm2-135m vote 3x16 25.0 %"
-    label = str(place_label((250.0, 200.0), text, "name", [], size))
-    x = float(re.search(r'x="([\d.]+)"', label)[1])
-    width = len(text) * CHARACTER_WIDTH
-    left = x - width if 'text-anchor="end"' in label else x
-    assert left >= 0
-    assert left + width <= size.width
 
 
 def test_a_group_of_one_question_is_in_the_singular(page: str) -> None:

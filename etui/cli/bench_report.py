@@ -108,7 +108,7 @@ def _write_design(run: Path, figures: Path | None) -> list[Path]:
     """Write the report of a design into its run, and copy the figures; returns the copies."""
     import shutil
 
-    from etui.design.report.files import FIGURES, write_design_report
+    from etui.design.report import FIGURES, write_design_report
 
     drawn = [path for path in write_design_report(run, run) if path.parent == run / FIGURES]
     if figures is None:

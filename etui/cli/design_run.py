@@ -131,7 +131,7 @@ def describe_design(design: Design, say: Callable[[str], None]) -> None:
 
 def write_report(folder: Path, say: Callable[[str], None]) -> None:
     """Write the report of a design run into its folder."""
-    from etui.design.report.files import write_design_report
+    from etui.design.report import write_design_report
 
     say("writing the report of the design")
     write_design_report(folder, folder)

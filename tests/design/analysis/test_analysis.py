@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 
 from etui.bench.machines import describe_machine
-from etui.design.analysis.analysis import analyse
-from etui.design.analysis.operating_curves import compute_curves
-from etui.design.analysis.strategies import build_layout
+from etui.design._curves import compute_curves
+from etui.design._paired import build_layout
+from etui.design.analysis import analyse
 from tests.design import synthetic
 from tests.design.synthetic import Truth
 
@@ -74,8 +74,8 @@ def test_without_a_complete_block_there_are_limits_and_no_figures() -> None:
     for rows in ([], synthetic.samples(run, TRUTHS)[:2]):
         found = analyse(run, rows, none, synthetic.ROLES)
         assert found.main.arms == ()
-        assert found.main.verdict.headline == "Thinking is not judged for small"
-        (thinking,) = found.main.verdict.about("thinking")
+        assert found.main.headline == "Thinking is not judged with small"
+        (thinking,) = found.main.statements
         assert "no question has been answered by every arm" in thinking.text
         assert not found.is_complete
         assert any("Questions: 0 of 114" in text for text in found.limits)

@@ -1,4 +1,4 @@
-"""Paired questions, multiples and leads, on runs of which the truth is known."""
+"""Paired questions, and multiples, on runs of which the truth is known."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from etui.design.analysis.arm_figures import compute_arm_figures
-from etui.design.analysis.leads import compute_leads
-from etui.design.analysis.multiples import compute_multiples, find_multiple, resample
-from etui.design.analysis.paired import pair_samples
-from etui.design.analysis.strategies import build_layout
+from etui.design._arms import (
+    compute_arm_figures,
+    compute_multiples,
+    find_multiple,
+    resample,
+)
+from etui.design._paired import build_layout, pair_samples
 from tests.design import synthetic
 from tests.design.synthetic import Truth
 
@@ -181,7 +183,7 @@ def test_a_base_that_is_never_right_has_no_multiple_per_right_answer() -> None:
 
 
 def test_a_ratio_of_few_questions_is_wider_than_its_resamples() -> None:
-    from etui.design.analysis.intervals import compute_ratio_interval
+    from etui.design._arms import compute_ratio_interval
 
     drawn = np.linspace(0.9, 1.1, 4001)
     few, many = (compute_ratio_interval(1.0, 1.0, drawn, np.ones(4001), n) for n in (4, 4000))
@@ -229,45 +231,9 @@ def test_an_unmetered_arm_takes_no_joules_from_the_others() -> None:
     assert found.joules is None
 
 
-def test_a_lead_is_the_distance_to_the_mixture_of_direct_answers() -> None:
-    run, layout, rows = build(per_subject=6)
-    paired = pair_samples(layout, rows)
-    leads = {one.strategy.arm: one for one in compute_leads(resample(paired, run.seed))}
-    means = {arm: np.mean([r.correct for r in rows if r.arm == arm]) for arm in FOUR}
-    # Both thinking arms cost more than large direct, the best direct answer.
-    assert leads["small-cot-64"].costs_more
-    assert leads["small-cot-64"].lead.value == pytest.approx(
-        means["small-cot-64"] - means["large-direct"]
-    )
-    assert [one.arm for one in leads["large-vote-3"].directs] == ["large-direct"]
-
-
-def test_an_arm_between_the_direct_answers_is_compared_with_their_mixture() -> None:
-    truths = {**FOUR, "small-cot-64": Truth(0.5, 20.0, 20)}
-    run, layout, rows = build(truths, per_subject=6)
-    paired = pair_samples(layout, rows)
-    (lead, _) = compute_leads(resample(paired, run.seed))
-    joules = {arm: np.mean([r.joules for r in rows if r.arm == arm]) for arm in truths}
-    right = {arm: np.mean([r.correct for r in rows if r.arm == arm]) for arm in truths}
-    share = (joules["small-cot-64"] - joules["small-direct"]) / (
-        joules["large-direct"] - joules["small-direct"]
-    )
-    mixed = share * right["large-direct"] + (1 - share) * right["small-direct"]
-    assert not lead.costs_more
-    assert len(lead.directs) == 2
-    assert lead.lead.value == pytest.approx(right["small-cot-64"] - mixed)
-    assert lead.lead.low is not None
-    assert lead.lead.high is not None
-    assert lead.lead.low < lead.lead.value < lead.lead.high
-
-
-def test_without_a_direct_answer_or_joules_there_is_no_lead() -> None:
-    run, layout, rows = build(kind=None)
-    assert compute_leads(resample(pair_samples(layout, rows), run.seed)) == ()
+def test_without_a_direct_answer_there_are_no_multiples() -> None:
     truths = {"small-cot-64": FOUR["small-cot-64"]}
     roles = {"small": "qwen2.5-coder-0.5b"}
     run = synthetic.config(truths, 1, roles)
-    layout = build_layout(run, roles)
-    paired = pair_samples(layout, synthetic.samples(run, truths))
-    assert compute_leads(resample(paired, 0)) == ()
+    paired = pair_samples(build_layout(run, roles), synthetic.samples(run, truths))
     assert compute_multiples(resample(paired, 0)) == ()

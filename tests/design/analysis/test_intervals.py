@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from etui.design.analysis.intervals import compute_mean_interval
+from etui.design._arms import compute_mean_interval
 
 
 def test_a_mean_is_known_less_well_with_fewer_questions() -> None:

@@ -9,9 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from etui.design.analysis.paired import pair_samples
-from etui.design.analysis.router_verdict import judge_replay
-from etui.design.analysis.routing import (
+from etui.design._paired import build_layout, pair_samples
+from etui.design._routing import (
     BY_SUBJECT,
     FRUGAL,
     MIXTURE,
@@ -19,7 +18,6 @@ from etui.design.analysis.routing import (
     find_cheapest_mixture,
     replay_routers,
 )
-from etui.design.analysis.strategies import build_layout
 from tests.design import synthetic
 from tests.design.synthetic import Truth
 
@@ -51,18 +49,13 @@ def test_equal_models_let_a_router_save_without_loss() -> None:
     found = {one.name: one for one in replay(per_subject=12).routed}
     assert found[MIXTURE].saved.low is not None
     assert found[MIXTURE].saved.low > 0.1
-    (mixture,) = [one for one in judge_replay(replay(per_subject=12)) if one.subject == MIXTURE]
-    assert mixture.outcome.startswith("saves")
 
 
-def test_a_router_that_never_leaves_the_reference_says_so() -> None:
+def test_a_router_that_never_leaves_the_reference_saves_nothing() -> None:
     truths = {"small-direct": Truth(0.1, 30, 4), "large-direct": Truth(0.9, 31, 4)}
-    statements = judge_replay(replay(truths, 12))
-    (text,) = [one.text for one in statements if one.subject == MIXTURE]
-    assert text == (
-        "The best random mixture of arms takes large direct for every question, and so saves "
-        "nothing."
-    )
+    (mixture,) = [one for one in replay(truths, 12).routed if one.name == MIXTURE]
+    assert mixture.shares == {"large-direct": 1.0}
+    assert mixture.saved.value == 0.0
 
 
 @pytest.mark.parametrize(
@@ -79,9 +72,6 @@ def test_what_cannot_be_replayed_says_why(options, why: str) -> None:
     found = replay(**options)
     assert found.routed == ()
     assert why in found.why_not
-    (statement,) = judge_replay(found)
-    assert statement.outcome == "unknown"
-    assert why in statement.text
 
 
 def test_too_few_questions_are_not_replayed() -> None:

@@ -12,19 +12,18 @@ import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from etui.design.analysis.intervals import (
+from etui.bench.accuracy import cheapest_correct
+from etui.design._arms import (
     compute_difference,
     compute_ratio_interval,
     compute_sensor_share,
 )
-from etui.design.analysis.paired import Paired
-from etui.design.analysis.strategies import Strategy
+from etui.design._paired import Paired, Strategy
 from etui.learning.cross_fit import FOLDS, cross_fit
 from etui.learning.graded import Graded, assign_folds
 from etui.learning.judge import against_mixture
 from etui.learning.outcomes import build_graded
 from etui.stats.bootstrap import resample_sums
-from etui.stats.frontier import cheapest_correct
 from etui.stats.tests import Interval
 
 if TYPE_CHECKING:

@@ -8,162 +8,132 @@ from typing import TYPE_CHECKING, Any
 
 from etui import units
 from etui.bench.machines import group_equal
-from etui.curves.context_share import ContextTerm
-from etui.design.analysis.arm_figures import ArmFigures, compute_arm_figures
-from etui.design.analysis.band_verdict import judge_bands
-from etui.design.analysis.bands import Bands, compute_groups, compute_subjects
-from etui.design.analysis.leads import Lead, compute_leads
-from etui.design.analysis.multiples import Multiple, compute_multiples, resample
-from etui.design.analysis.operating_curves import ModelCurve, compute_curves
-from etui.design.analysis.paired import Key, Paired, pair_samples
-from etui.design.analysis.router_verdict import judge_replay
-from etui.design.analysis.routing import BY_SUBJECT, Replay, replay_routers
-from etui.design.analysis.statement import (
-    UNDECIDED,
-    UNKNOWN,
-    Evidence,
-    Statement,
-    percent_change_text,
+from etui.design._arms import (
+    Against,
+    ArmFigures,
+    Multiple,
+    compute_arm_figures,
+    compute_multiples,
+    excludes,
+    resample,
 )
-from etui.design.analysis.strategies import Layout, build_layout
-from etui.design.analysis.thinking_verdict import (
-    Comparisons,
-    judge_arms,
-    judge_replacements,
-    judge_thinking,
-)
+from etui.design._curves import ModelCurve, compute_curves
+from etui.design._paired import Key, Layout, Paired, build_layout, pair_samples
+from etui.design._routing import Replay, replay_routers
 from etui.energy.scopes import weakest
 from etui.energy.types import Kind
-from etui.stats.tests import holm
+from etui.stats.paired import count_questions_needed
+from etui.stats.tests import SIGNIFICANCE, Interval
 
 if TYPE_CHECKING:
     from etui.bench.config import RunConfig
     from etui.bench.sample import Sample
     from etui.calibration.measure import MeasuredPoint
-    from etui.design.analysis.operating_curves import ModelCurve
 
 
-def judge_curves(curves: Sequence[ModelCurve]) -> list[Statement]:
-    """Say for every model and phase whether the joules of the context differ from 0."""
-    terms = [(curve, term) for curve in curves for term in curve.terms]
-    adjusted = holm([term.p for _, term in terms])
-    refused = [_refuse(curve) for curve in curves if curve.error]
-    return refused + [
-        _judge_term(curve, term, p) for (curve, term), p in zip(terms, adjusted, strict=True)
-    ]
+UNDECIDED = "undecided"
+UNKNOWN = "unknown"
+
+_POINTS = 0.03
+"""The difference, as a share, for which the needed number of questions is stated."""
 
 
-def _judge_term(curve: ModelCurve, term: ContextTerm, p: float) -> Statement:
-    figures = tuple(
-        Evidence(
-            f"share at {share.context:,} tokens", "share", share.value, share.low, share.high, p
-        )
-        for share in term.shares
-    )
-    shown = bool(figures) and all(figure.side > 0 for figure in figures)
-    what = "a prompt" if term.phase == "prefill" else "each generated token"
-    parts = " and ".join(
-        f"{percent_change_text(figure)} at {share.context:,} tokens"
-        + ("" if share.measured else " (extrapolated)")
-        for figure, share in zip(figures, term.shares, strict=True)
-    )
-    if shown:
-        text = (
-            f"Attention over the context takes {parts} of the joules of {what} of {curve.role} "
-            f"({units.p_value_text(p)})."
-        )
-    else:
-        text = (
-            f"The joules of {what} of {curve.role} are not shown to depend on the context: {parts} "
-            f"({units.p_value_text(p)}, {units.count_text(term.points, 'measurement')})."
-        )
-    return Statement(
-        "curve", f"{curve.role} {term.phase}", "nonlinear" if shown else UNDECIDED, text, figures,
-        tuple(figure.name for figure in figures) if shown else (), 0,
-    )  # fmt: skip
+def points_text(figure: Interval) -> str:
+    """Format a difference of shares as points: ``+4.1 points [-2.0, 10.1]``."""
+    ends = (None if end is None else 100 * end for end in (figure.low, figure.high))
+    return units.points_change_text(100 * figure.value, *ends)
 
 
-def _refuse(curve: ModelCurve) -> Statement:
-    text = f"There is no curve of {curve.model}: {curve.error}."
-    return Statement("curve", curve.role, UNKNOWN, text, (), (), 0)
+def multiple_text(figure: Interval) -> str:
+    """Format a ratio with its interval: ``6.1x [5.2, 7.3]``."""
+    return units.multiple_text(figure.value, figure.low, figure.high)
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
-    """All sentences."""
+class Statement:
+    """What thinking, or a smaller model, buys: one sentence about one comparison."""
 
-    headline: str  # The answer to the question of the design, in one sentence
-    statements: tuple[Statement, ...]
-    """Thinking, replacement, places, routers, curves, and every arm, in this order."""
-
-    def about(self, *topics: str) -> tuple[Statement, ...]:
-        """Return the statements about some topics."""
-        return tuple(one for one in self.statements if one.about in topics)
-
-    @property
-    def summary(self) -> tuple[Statement, ...]:
-        """The sentences that answer the question: those of the other places follow below them.
-
-        They are about thinking, replacement, groups (subjects without groups), and the router by
-        subject, or why there is none.
-        """
-        places = self.about("band")
-        first = places[0].what if places else ""
-        return (
-            *self.about("thinking", "replacement"),
-            *(one for one in places if one.what == first),
-            *(one for one in self.about("router") if one.subject in (BY_SUBJECT, "")),
-        )
+    subject: str  # Role of the model
+    outcome: str  # `more right`, `fewer right`, `undecided` or `unknown`
+    text: str
 
 
-def reach_verdict(
-    comparisons: Comparisons,
-    bands: Sequence[Bands],
-    replay: Replay,
-    curves: Sequence[ModelCurve],
-    kind: str | None,
-) -> Verdict:
-    """Derive the verdict from the figures.
+def judge(layout: Layout, multiples: Sequence[Multiple]) -> tuple[Statement, ...]:
+    """Say for every model what its best thinking arm buys, and what it is against the largest.
 
-    Args:
-        comparisons: The arms against each other.
-        bands: Differences by group and by subject.
-        kind: Kind of the joules.
+    An outcome other than ``undecided`` needs an interval without 0 and a p-value below 0.05 after
+    Holm's correction for the arms of the model. The best arm is the most accurate one.
     """
-    thinking = judge_thinking(comparisons)
-    return Verdict(
-        _write_headline(thinking),
-        (
-            *thinking,
-            *judge_replacements(comparisons),
-            *(one for inside in bands for one in judge_bands(inside, kind)),
-            *judge_replay(replay),
-            *judge_curves(curves),
-            *judge_arms(comparisons),
+    return (
+        *(_judge_thinking(layout, role, multiples) for role in _list_thinking(layout)),
+        *(
+            _judge_best(role, [m for m in multiples if _is_of(m, "large", role)])
+            for role in layout.roles
+            if any(_is_of(m, "large", role) for m in multiples)
         ),
     )
 
 
+def _list_thinking(layout: Layout) -> list[str]:
+    return [role for role in layout.roles if any(one.thinks for one in layout.of_role(role))]
+
+
+def _is_of(multiple: Multiple, against: Against, role: str) -> bool:
+    return multiple.against == against and multiple.strategy.role == role
+
+
+def _judge_thinking(layout: Layout, role: str, multiples: Sequence[Multiple]) -> Statement:
+    inside = [m for m in multiples if _is_of(m, "direct", role) and m.strategy.thinks]
+    if inside:
+        return _judge_best(role, inside)
+    why = (
+        "no arm of it answers directly"
+        if layout.direct_of(role) is None
+        else "no question has been answered by every arm"
+    )
+    return Statement(role, UNKNOWN, f"What thinking buys with {role} is unknown: {why}.")
+
+
+def _judge_best(role: str, inside: Sequence[Multiple]) -> Statement:
+    best = max(inside, key=lambda one: one.difference.value)
+    side = excludes(best.difference, 0.0) if best.p_holm < SIGNIFICANCE else 0
+    outcome = {1: "more right", -1: "fewer right"}.get(side, UNDECIDED)
+    finding = outcome if side else "no difference shown"
+    cost = (
+        "; joules are unmeasured"
+        if best.joules is None
+        else f", at {multiple_text(best.joules)} the joules"
+    )
+    text = (
+        f"{best.strategy.label} is at {points_text(best.difference)} against {best.base.label} "
+        f"({finding}){cost}."
+    )
+    if not side:
+        needed = count_questions_needed(best.deviation, _POINTS, len(inside))
+        if needed > best.questions:
+            text += f" About {needed:,} questions would show a difference of 3 points."
+    return Statement(role, outcome, text)
+
+
 _HEADLINES = {
-    "pays": "pays for",
-    "does not pay": "does not pay for",
-    "undecided": "is undecided for",
-    "unknown": "is not judged for",
+    "more right": "gets more right with",
+    "fewer right": "gets fewer right with",
+    UNDECIDED: "is undecided with",
+    UNKNOWN: "is not judged with",
 }
 
 
-def _write_headline(thinking: Sequence[Statement]) -> str:
-    if not thinking:
-        return "No arm of this run thinks"
+def write_headline(layout: Layout, multiples: Sequence[Multiple]) -> str:
+    """Write the finding on thinking in one sentence, without its full stop."""
     roles: dict[str, list[str]] = {}
-    for one in thinking:
-        roles.setdefault(one.outcome, []).append(one.subject)
+    for role in _list_thinking(layout):
+        roles.setdefault(_judge_thinking(layout, role, multiples).outcome, []).append(role)
     parts = [
         f"{words} {' and '.join(roles[outcome])}"
         for outcome, words in _HEADLINES.items()
         if outcome in roles
     ]
-    return f"Thinking {', and '.join(parts)}"
+    return f"Thinking {', and '.join(parts)}" if parts else "No arm of this run thinks"
 
 
 _PAPER = (
@@ -320,24 +290,17 @@ ReadPoints = Callable[[Collection[str] | None], Points]
 
 @dataclass(frozen=True, slots=True)
 class PartAnalysis:
-    """The figures of equal machines, or those of all machines without joules.
-
-    Attributes:
-        multiples, leads: The arms against the direct answers.
-        groups, subjects: Differences by group of MMLU and by subject.
-    """
+    """The figures of equal machines, or those of all machines without joules."""
 
     machine: str  # Name of the machines; empty if the run has only one kind
     paired: Paired
     kind: str | None  # The weakest kind of the joules; None if unmeasured
     arms: tuple[ArmFigures, ...]  # Figures of every arm; empty without a paired question
-    multiples: tuple[Multiple, ...]
-    leads: tuple[Lead, ...]
-    groups: Bands
-    subjects: Bands
+    multiples: tuple[Multiple, ...]  # The arms against the direct answers
     replay: Replay  # What a router would have saved
     curves: tuple[ModelCurve, ...]  # Operating curves, smallest model first
-    verdict: Verdict
+    headline: str  # The finding on thinking, in one sentence
+    statements: tuple[Statement, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -380,6 +343,8 @@ def analyse(
     if not groups:
         part = _analyse_part(config, layout, samples, read_points(None))
         limits = list_limits(config, part.paired, part.kind, part.curves)
+        if part.replay.why_not:
+            limits = (*limits, f"No router was replayed: {part.replay.why_not}.")
         return DesignAnalysis(config, layout, (part,), limits)
     bare = [_drop_joules(sample) for sample in samples]
     pooled = _analyse_part(config, layout, bare, {}, "all machines, accuracy only")
@@ -408,27 +373,17 @@ def _analyse_part(
     paired = pair_samples(layout, samples, kept)
     seed = config.seed
     kind = _weakest_kind([s.kind for inside in paired.samples for s in inside if s.joules])
-    multiples: tuple[Multiple, ...] = ()
-    leads: tuple[Lead, ...] = ()
-    if len(paired):
-        resampled = resample(paired, seed)
-        multiples, leads = compute_multiples(resampled), compute_leads(resampled)
-    groups, subjects = compute_groups(paired, seed), compute_subjects(paired, seed)
-    replay, curves = replay_routers(paired, seed), compute_curves(layout, points, seed)
-    shown = [bands for bands in (groups, subjects) if bands.rows]
-    verdict = reach_verdict(Comparisons(layout, multiples, leads), shown, replay, curves, kind)
+    multiples = compute_multiples(resample(paired, seed)) if len(paired) else ()
     return PartAnalysis(
         machine=machine,
         paired=paired,
         kind=kind,
         arms=compute_arm_figures(paired, seed),
         multiples=multiples,
-        leads=leads,
-        groups=groups,
-        subjects=subjects,
-        replay=replay,
-        curves=curves,
-        verdict=verdict,
+        replay=replay_routers(paired, seed),
+        curves=compute_curves(layout, points, seed),
+        headline=write_headline(layout, multiples),
+        statements=judge(layout, multiples),
     )
 
 

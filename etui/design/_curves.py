@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from etui.curves.context_share import ContextTerm, estimate_context_term
 from etui.curves.fit import TooFewPoints, TurnPoint, fit_phase, split_phases
 from etui.curves.operating_curve import PhaseCurve
-from etui.design.analysis.strategies import Layout
+from etui.design._paired import Layout
 from etui.energy.scopes import weakest
 from etui.stats.small_samples import estimate_means
 

@@ -1,1 +1,0 @@
-"""What a design run shows: pure functions from its answers to figures with intervals."""

@@ -1,1 +1,0 @@
-"""The report of a design run: a page, Markdown, tables and figures."""

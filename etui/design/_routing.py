@@ -12,7 +12,6 @@ import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from etui.bench.accuracy import cheapest_correct
 from etui.design._arms import (
     compute_difference,
     compute_ratio_interval,
@@ -24,6 +23,7 @@ from etui.learning.graded import Graded, assign_folds
 from etui.learning.judge import against_mixture
 from etui.learning.outcomes import build_graded
 from etui.stats.bootstrap import resample_sums
+from etui.stats.frontier import cheapest_correct
 from etui.stats.tests import Interval
 
 if TYPE_CHECKING:

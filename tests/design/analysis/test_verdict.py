@@ -92,7 +92,7 @@ def test_thinking_that_beats_the_large_model_says_so_with_its_joules() -> None:
     assert found.headline == "Thinking gets more right with small"
     assert [one.outcome for one in found.statements] == ["more right", "more right"]
     assert "against small direct (more right), at 1.99x" in found.statements[0].text
-    assert "against large direct (more right), at 0.49" in found.statements[1].text
+    assert "against large direct (more right), at 0.5" in found.statements[1].text
 
 
 def test_few_questions_are_undecided_and_say_how_many_are_needed() -> None:

@@ -5,14 +5,16 @@ This process writes the run folder, the log and the reports; the nodes only answ
 
 from __future__ import annotations
 
+import json
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from threading import Event
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from etui.bench.config import RunConfig, parse_run_config, plan_differences
 from etui.bench.folder import RUN, RunFolder, new_run_id, runs_dir
@@ -46,8 +48,8 @@ from etui.cluster.messages import Opening, write_request
 from etui.cluster.open_nodes import name_nodes, open_all, start_nodes
 from etui.cluster.patience import DEFAULT_PATIENCE, Patience
 from etui.cluster.piece_board import BoundPiece, PieceBoard
-from etui.cluster.sidecar import CLUSTER, read_tallies, write_document
 from etui.cluster.versions import read_versions
+from etui.codec import DocumentError, from_document, to_document
 from etui.errors import EtuiError, Stopped, UsageError
 from etui.measure.folder import check_new
 from etui.measure.run import NO_LIMITS, Ending, RunLimits
@@ -56,6 +58,80 @@ from etui.units import count_text
 if TYPE_CHECKING:
     from etui.backends.local import LocalBackend
     from etui.runtime.runtime import Runtime
+
+
+CLUSTER = "cluster.json"
+
+_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class _Machine:
+    """What one machine lost, over all parts of a run that was resumed."""
+
+    deaths: int
+    losses: Losses = field(default_factory=Losses)
+
+
+@dataclass(frozen=True, slots=True)
+class _Document:
+    cluster_version: int
+    ray: str | None
+    machines: Mapping[str, _Machine]
+    running: tuple[str, ...] = ()
+
+
+def write_document(
+    tallies: Mapping[str, NodeTally], ray: str | None, running: Collection[str] = ()
+) -> str:
+    """Write the document as text.
+
+    ``wasted_joules`` is null once a part of the waste is unknown; ``estimated_joules`` is then an
+    estimate for the questions that died with their node.
+
+    Args:
+        tallies: Key of the machine -> what it did.
+        running: Keys of the machines that may be answering now. If this process dies, so do theirs,
+            and what they spent on their current question stays unknown.
+    """
+    total = sum_losses(tally.losses for tally in tallies.values())
+    document = {
+        "cluster_version": _VERSION,
+        "ray": ray,
+        "running": sorted(running),
+        "wasted": {"wasted_joules": total.wasted_joules, **to_document(total)},
+        "machines": {
+            key: {**to_document(tally), "wasted_joules": tally.losses.wasted_joules}
+            for key, tally in tallies.items()
+        },
+    }
+    return json.dumps(document, indent=2) + "\n"
+
+
+def read_tallies(folder: Path, samples: Iterable[Sample]) -> dict[str, NodeTally]:
+    """Read what the machines of a run did before it is resumed.
+
+    Answers are counted in the samples, which are complete after a crash too, and hold those of a
+    part without a cluster. Losses come from the document; without a valid one there are none.
+
+    Args:
+        samples: All answers of the run.
+
+    Returns:
+        Key of the machine -> what it did.
+    """
+    tallies: dict[str, NodeTally] = {}
+    with suppress(OSError, UnicodeDecodeError, ValueError, DocumentError, RecursionError):
+        document: Any = json.loads((folder / CLUSTER).read_text(encoding="utf-8"))
+        found = from_document(_Document, document, extra="ignore")
+        for key, each in found.machines.items():
+            crashed = each.losses.add_lost(0, None) if key in found.running else each.losses
+            tallies[key] = NodeTally(deaths=each.deaths, losses=crashed)
+    for sample in samples:
+        if sample.machine is not None:
+            tallies.setdefault(sample.machine, NodeTally()).add(sample)
+    return tallies
+
 
 _SHOWN_DIFFERENCES = 6
 _SHOWN_CHARACTERS = 40

@@ -9,8 +9,14 @@ import pytest
 
 from etui.arm import Speculate
 from etui.engine.speculation.batch_cost import CPU_CURVE, GPU_CURVE, BatchCost
-from etui.engine.speculation.depth import MARGIN, Credit, choose_depth
-from etui.engine.speculation.speculator import Acceptance, Speculation, Speculator
+from etui.engine.speculation.speculator import (
+    MARGIN,
+    Acceptance,
+    Credit,
+    Speculation,
+    Speculator,
+    choose_depth,
+)
 from etui.engine.speculation.verify import Verification
 
 CPU = BatchCost(CPU_CURVE, learns=False)

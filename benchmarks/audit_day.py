@@ -84,7 +84,7 @@ def draw_questions(data: Path | None, config: Config, count: int, seed: int) -> 
 def ask_all(config: Config, texts: Sequence[str], say: Callable[[str], None]) -> None:
     """Ask the questions one after the other; each drawn one is audited before the next."""
     from etui.chat import Query
-    from etui.energy.idle_tracker import IdleTracker
+    from etui.energy.idle import IdleTracker
     from etui.runtime.routes import Route
     from etui.runtime.runtime import open_process_runtime
     from etui.runtime.service import TurnService

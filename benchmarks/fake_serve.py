@@ -18,7 +18,7 @@ import psutil
 from benchmarks.http_sides import Server, find_port, running
 from etui.backends.process import ProcessBackend
 from etui.config.config import load_config, make_home
-from etui.energy.idle_tracker import IdleTracker
+from etui.energy.idle import IdleTracker
 from etui.runtime.runtime import Runtime
 
 ENGINE = "benchmarks.fake_engine"

@@ -25,7 +25,7 @@ from benchmarks.figures import Figure
 from etui.backends.base import AnswerRequest
 from etui.chat import Query
 from etui.config.config import Config, load_config, shipped_dir
-from etui.energy.idle_tracker import IdleTracker
+from etui.energy.idle import IdleTracker
 from etui.energy.recorder import Recorder
 from etui.events import (
     Answer,

@@ -21,9 +21,7 @@ def loaded(statement: str, suspects: tuple[str, ...]) -> list[str]:
 
 
 def test_the_codec_imports_msgspec_on_its_first_use():
-    statement = (
-        "import etui.codec, etui.models.files, etui.energy.idle_baseline, etui.backends.worker"
-    )
+    statement = "import etui.codec, etui.models.files, etui.energy.idle, etui.backends.worker"
     assert loaded(statement, ("msgspec",)) == []
 
 

@@ -11,10 +11,14 @@ from typing import TYPE_CHECKING, Any
 from etui import units
 from etui.bench.config import RunConfig
 from etui.bench.sample import Sample
-from etui.energy.energy_record import RecordPercentiles
-from etui.energy.record_conditions import Distribution
+from etui.energy.energy_record import (
+    Distribution,
+    Drift,
+    EarlyAnswer,
+    RecordPercentiles,
+    SteadyState,
+)
 from etui.energy.scopes import weakest
-from etui.energy.steadiness import Drift, EarlyAnswer, SteadyState
 from etui.energy.types import Kind
 from etui.stats.bootstrap import percentiles, ratio, resample_sums
 

@@ -17,30 +17,28 @@ from etui.bench.cost import (
 from etui.bench.machines import list_machines
 from etui.bench.sample import Sample
 from etui.bench.summary import Summary, group_samples
-from etui.energy.detection_floor import explain_no_floor
 from etui.energy.energy_record import (
-    RECORD_VERSION,
-    EnergyRecord,
-    Measurement,
-    RecordFigure,
-    Results,
-    build_figure,
-    explain_missing,
-    list_functional_units,
-)
-from etui.energy.record_conditions import (
     NO_SWEEP,
+    RECORD_VERSION,
     BatchSizes,
+    EnergyRecord,
     Hardware,
+    Measurement,
     Method,
     Precision,
     RecordChannel,
+    RecordFigure,
     RecordModel,
+    Results,
     Source,
     Utilisation,
+    build_figure,
     build_sensor_floor,
     build_uncertainty,
     describe_framework,
+    explain_missing,
+    explain_no_floor,
+    list_functional_units,
 )
 
 _COVERS = (

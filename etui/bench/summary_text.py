@@ -15,9 +15,7 @@ from etui.bench.grading import grades_numbers
 from etui.bench.precision import describe_precision
 from etui.bench.summary import ArmSummary, MachineSummary, Summary
 from etui.datasets.suites import suite_title
-from etui.energy.detection_floor import compute_sensor_floor
-from etui.energy.record_conditions import Distribution
-from etui.energy.steadiness import Drift, SteadyState
+from etui.energy.energy_record import Distribution, Drift, SteadyState, compute_sensor_floor
 from etui.stats.tests import Interval
 from etui.text import format_markdown_table, sanitize
 from etui.turn.text import speculation_text

@@ -15,9 +15,8 @@ from etui.calibration.measure import MeasuredPoint, TurnTimer, warm_up
 from etui.curves.fit import TooFewPoints, compute_error, fit_curve
 from etui.curves.measured_under import Conditions
 from etui.curves.operating_curve import OperatingCurve, Speed
-from etui.energy.at_rest import refuse_busy
 from etui.energy.discovery import open_recorder
-from etui.energy.idle_baseline import load_baselines, use_baseline
+from etui.energy.idle import load_baselines, refuse_busy, use_baseline
 from etui.energy.recorder import Recorder
 from etui.engine.residency import Residency
 from etui.engine.session import Session

@@ -137,7 +137,7 @@ def _format_channels(diagnosis: Diagnosis) -> Iterator[str]:
 
 
 def _format_power_limits(diagnosis: Diagnosis) -> Iterator[str]:
-    from etui.energy.power_limits.text import describe_limit
+    from etui.energy.power_limits.limit import describe_limit
 
     yield "power limits"
     for limit in diagnosis.power_limits:

@@ -18,7 +18,7 @@ from etui.codec import to_document
 from etui.errors import UsageError
 
 if TYPE_CHECKING:
-    from etui.energy.carbon_cost import CostDocument, Factors
+    from etui.energy.documents import CostDocument, Factors
     from etui.log.filters import TurnFilter
     from etui.log.queries import LogReader
     from etui.log.totals import Total
@@ -246,7 +246,7 @@ def totals(by: str, as_json: bool, **chosen: str | None) -> None:
     Carbon and cost are included if config.yaml sets factors for them.
     """
     from etui.config.config import load_config
-    from etui.energy.carbon_cost import read_factors
+    from etui.energy.documents import read_factors
     from etui.log.text import format_totals
 
     factors = read_factors(load_config())
@@ -320,7 +320,7 @@ def path() -> None:
 
 def _compute_costs(total: Total, factors: Factors | None) -> dict[str, CostDocument | None]:
     """Return carbon and cost of a total by the user's factors, readings and estimates apart."""
-    from etui.energy.carbon_cost import build_cost_document, compute_cost
+    from etui.energy.documents import build_cost_document, compute_cost
 
     if factors is None:
         return {}

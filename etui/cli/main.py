@@ -183,7 +183,7 @@ def _restore_power_limits() -> tuple[str, ...]:
         config = find_folders()
         if not os.path.exists(config.power_limits_file):
             return ()
-        from etui.energy.power_limits.restore import restore_left_over
+        from etui.energy.power_limits.hold import restore_left_over
 
         return restore_left_over(config)
     except Exception as error:  # noqa: BLE001 - no command may fail because of it

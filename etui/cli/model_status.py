@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from etui.energy.cool_down import CoolState, describe_cool_down
+from etui.energy.idle import CoolState, describe_cool_down
 from etui.runtime.keep_warm import ModelIdle, build_cool_down, find_last_cool_down, read_all_idle
 
 if TYPE_CHECKING:

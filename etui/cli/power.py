@@ -23,7 +23,7 @@ from etui.errors import EtuiError, ExitCode, UsageError
 
 if TYPE_CHECKING:
     from etui.config.config import Config
-    from etui.energy.power_document import PowerDocument
+    from etui.energy.documents import PowerDocument
     from etui.energy.recorder import Recorder
 
 
@@ -201,7 +201,7 @@ def idle(model: str | None, seconds: float, force: bool, as_json: bool) -> int:
     refused.
     """
     from etui.config.config import load_config
-    from etui.energy.idle_baseline import load_baselines, measure_baseline, save_baselines
+    from etui.energy.idle import load_baselines, measure_baseline, save_baselines
     from etui.units import watts_text
 
     config = load_config()
@@ -258,7 +258,7 @@ def calibrate(seconds: float, as_json: bool) -> int:
     without root).
     """
     from etui.cli.power_text import format_calibration
-    from etui.energy.cpu_estimate_fit import fit_range
+    from etui.energy.sources.estimate import fit_range
 
     with _recording() as recorder:
         readings = list(_read_use_and_watts(recorder, seconds))
@@ -364,7 +364,7 @@ def replay(file: Path, as_json: bool) -> int:
 )
 def export(prometheus: bool, listen: str | None, seconds: float | None) -> int:
     """Export metrics to Prometheus and Grafana."""
-    from etui.energy.prometheus import build_registry, format_metrics
+    from etui.energy.documents import build_registry, format_metrics
 
     if listen is None:
         with _recording() as recorder:
@@ -443,8 +443,7 @@ def _print_interval(recorder: Recorder, start_ns: int, end_ns: int, as_json: boo
 
 def _build_document(recorder: Recorder, start_ns: int, end_ns: int) -> PowerDocument:
     from etui.config.config import load_config
-    from etui.energy.carbon_cost import read_factors
-    from etui.energy.power_document import power_document
+    from etui.energy.documents import power_document, read_factors
 
     return power_document(recorder, start_ns, end_ns, read_factors(load_config()))
 

@@ -9,9 +9,8 @@ from etui.text import format_table
 from etui.units import cost_text, energy_text, percent_text, seconds_text, watts_text
 
 if TYPE_CHECKING:
-    from etui.energy.carbon_cost import CostDocument
-    from etui.energy.cpu_estimate_fit import Calibration
-    from etui.energy.power_document import ChannelDocument, PowerDocument
+    from etui.energy.documents import ChannelDocument, CostDocument, PowerDocument
+    from etui.energy.sources.estimate import Calibration
 
 _HEAD = ("channel", "now", "mean", "energy", "since start", "period", "coverage", "notes")
 

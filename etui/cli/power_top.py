@@ -132,8 +132,7 @@ def _open_reader(config: Config, recorder: Recorder) -> Callable[[], TopReading]
     from datetime import date
 
     from etui.cli.power_top_text import TopReading
-    from etui.energy.channel_state import join_states
-    from etui.energy.device_vitals import DeviceReader
+    from etui.energy.devices import DeviceReader, join_states
     from etui.log.daily_energy import DailyEnergy
     from etui.tui.power_screen.read_spent import read_spent
     from etui.tui.power_screen.spent_text import Spent

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from etui import units
-from etui.energy.channel_state import ChannelState
+from etui.energy.devices import ChannelState
 from etui.log.daily_energy import EnergySum, sum_by_day, sum_by_model
 from etui.text import format_table, utc_now
 from etui.tui.power_screen.channel_rows import Row, build_rows, column_texts, own_text

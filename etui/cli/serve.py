@@ -187,7 +187,7 @@ def _serve(
     import logging
 
     from etui.config.config import load_config, make_home
-    from etui.energy.idle_tracker import IdleTracker
+    from etui.energy.idle import IdleTracker
     from etui.runtime.runtime import open_process_runtime
     from etui.runtime.turn_pool import TurnPool
     from etui.server.context import ServerContext

@@ -13,7 +13,7 @@ from etui.errors import Stopped, UsageError
 from etui.units import watts_text
 
 if TYPE_CHECKING:
-    from etui.energy.power_limits.types import CapRequest
+    from etui.energy.power_limits.limit import CapRequest
 
 
 def open_question(*, jsonl: bool) -> Callable[[CapRequest], None]:

@@ -8,19 +8,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from etui.config.config import Config
-from etui.energy.idle_baseline import load_baselines, use_baseline
+from etui.energy.idle import load_baselines, use_baseline
 from etui.energy.recorder import Recorder
 from etui.energy.scopes import COVERING, family, select_disjoint
-from etui.energy.sources.amdsmi import AmdSmiSource
+from etui.energy.sharing import CpuWatch, GpuWatch
 from etui.energy.sources.apple import AppleSource
 from etui.energy.sources.battery import BatterySource
-from etui.energy.sources.cpu_watch import CpuWatch
 from etui.energy.sources.estimate import EstimateSource
-from etui.energy.sources.hwmon import HwmonSource
+from etui.energy.sources.hwmon import AmdSmiSource, HwmonSource
 from etui.energy.sources.nvml import NvmlSource
-from etui.energy.sources.nvml_watch import GpuWatch
-from etui.energy.sources.pci import graphics_cards
 from etui.energy.sources.rapl import RaplSource
+from etui.energy.sources.sysfs import graphics_cards
 from etui.energy.types import Channel, ChannelProbe, Kind, PowerSource
 from etui.units import count_text
 

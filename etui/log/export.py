@@ -9,32 +9,30 @@ from typing import Any, TextIO
 
 from etui import units
 from etui.codec import to_document
-from etui.energy.detection_floor import explain_no_floor
 from etui.energy.energy_record import (
-    RECORD_VERSION,
-    EnergyRecord,
-    Measurement,
-    RecordFigure,
-    RecordPercentiles,
-    Results,
-    build_figure,
-    explain_missing,
-    list_functional_units,
-)
-from etui.energy.record_conditions import (
     NO_SWEEP,
+    RECORD_VERSION,
     BatchSizes,
+    EnergyRecord,
     Hardware,
+    Measurement,
     Method,
     Precision,
     RecordChannel,
+    RecordFigure,
     RecordModel,
+    RecordPercentiles,
+    Results,
     Source,
     Utilisation,
+    build_figure,
     build_sensor_floor,
     build_uncertainty,
     describe_framework,
     describe_single,
+    explain_missing,
+    explain_no_floor,
+    list_functional_units,
 )
 from etui.log.records import ChatRecord, build_row
 from etui.text import sanitize

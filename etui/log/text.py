@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from etui import units
-from etui.energy.carbon_cost import compute_cost
+from etui.energy.documents import compute_cost
 from etui.energy.scopes import describe_unread
 from etui.text import count_cells, fit_cells, format_table, local_time, one_line, sanitize
 from etui.turn.record import LoadRecord, UnloadRecord
 from etui.turn.text import kind_of_hop, saved_text, shared_text, speculation_text, undrafted
 
 if TYPE_CHECKING:
-    from etui.energy.carbon_cost import Factors
+    from etui.energy.documents import Factors
     from etui.log.queries import TurnSummary
     from etui.log.records import AuditRecord
     from etui.log.totals import Total

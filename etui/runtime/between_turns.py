@@ -8,8 +8,13 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
-from etui.energy.cool_down import MEASURED_SECONDS, QUIET_SECONDS, choose_before_interval
-from etui.energy.idle_baseline import load_baselines, measure_idle_watts
+from etui.energy.idle import (
+    COOL_MEASURED_SECONDS,
+    COOL_QUIET_SECONDS,
+    choose_before_interval,
+    load_baselines,
+    measure_idle_watts,
+)
 from etui.errors import EtuiError, LogUnavailable
 from etui.events import Loaded, Residence, Unloaded
 from etui.turn.accounting import find_marks
@@ -19,7 +24,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from etui.config.config import Config
-    from etui.energy.idle_tracker import IdleTracker
+    from etui.energy.idle import IdleTracker
     from etui.energy.recorder import Recorder
     from etui.events import Unloaded
     from etui.models.spec import ModelSpec
@@ -98,7 +103,7 @@ class Cooling:
             pending = self._pending = (record, self._clock())
         # The timer of an earlier wait, which new work has ended, must not end this one.
         self._call_later(
-            QUIET_SECONDS + MEASURED_SECONDS + SPARE_SECONDS,
+            COOL_QUIET_SECONDS + COOL_MEASURED_SECONDS + SPARE_SECONDS,
             lambda: self.end() if self._pending is pending else None,
         )
 
@@ -112,8 +117,8 @@ class Cooling:
         if pending is None:
             return
         record, ended_ns = pending
-        start_ns = ended_ns + int(QUIET_SECONDS * 1e9)
-        end_ns = start_ns + int(MEASURED_SECONDS * 1e9)
+        start_ns = ended_ns + int(COOL_QUIET_SECONDS * 1e9)
+        end_ns = start_ns + int(COOL_MEASURED_SECONDS * 1e9)
         if end_ns > self._clock():
             return
         self._recorder.settle(end_ns)
@@ -311,7 +316,7 @@ class BetweenTurns:
         """
         if self._config.keep_warm != "auto":
             return
-        from etui.energy.idle_tracker import MEASURABLE_SECONDS
+        from etui.energy.idle import MEASURABLE_SECONDS
         from etui.log.queries import LogReader
         from etui.runtime.keep_warm import read_model_idle
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from etui.config.config import Config
-from etui.energy.power_limits.types import PowerLimit
+from etui.energy.power_limits.limit import PowerLimit
 from etui.energy.types import ChannelProbe
 from etui.errors import EtuiError
 from etui.runtime.remote_models import BackendReport, MeterReport, check_meters
@@ -123,7 +123,7 @@ def build_reinstall_command(vendors: Sequence[str], python: str = sys.executable
 
 def check_offload(config: Config) -> Offload:
     """Check which GPU backends llama.cpp was built with, and which devices they find."""
-    from etui.energy.sources.pci import graphics_cards
+    from etui.energy.sources.sysfs import graphics_cards
     from etui.engine.library import Library
     from etui.runtime.gpu_devices import explain_missing_device, read_driver_facts
     from etui.units import bytes_text

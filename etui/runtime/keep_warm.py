@@ -7,8 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from etui.energy.cool_down import CoolDown, describe_cool_down
-from etui.energy.idle_baseline import Baselines, IdleBaseline, load_baselines
+from etui.energy.idle import (
+    Baselines,
+    CoolDown,
+    IdleBaseline,
+    describe_cool_down,
+    load_baselines,
+)
 from etui.energy.keep_warm import KeepWarm, Measured, choose_keep_warm
 from etui.energy.sources.estimate import CHANNEL_ID
 from etui.log.gaps import LoadCost, Use, compute_gaps, read_load_cost, read_uses

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from etui.config.backend_spec import BackendSpec, find_key_problem, read_key
 from etui.energy.remote.client import MeterClient
-from etui.energy.remote.meter import RemoteMeter
-from etui.energy.remote.unmeasured import UnmeasuredMeter
+from etui.energy.remote.meter import RemoteMeter, UnmeasuredMeter
 from etui.errors import EtuiError, ModelUnavailable
 from etui.runtime.model_resolution import sample_as_asked
 from etui.runtime.provenance import describe_host, remote_settings

@@ -307,7 +307,7 @@ class Runtime(Generic[B]):
 
     def use_idle_baseline(self, model: str) -> str | None:
         """Use a model's idle baseline for net joules; return which one is used, None without."""
-        from etui.energy.idle_baseline import load_baselines, use_baseline
+        from etui.energy.idle import load_baselines, use_baseline
 
         return use_baseline(self.recorder, load_baselines(self.config), model)
 

@@ -19,7 +19,7 @@ from etui.turn.record import REPLACES, SAVED_PROMPT, TurnRecord
 if TYPE_CHECKING:
     from etui.arm import Arm
     from etui.backends.process import ProcessBackend
-    from etui.energy.idle_tracker import IdleTracker
+    from etui.energy.idle import IdleTracker
     from etui.events import Loaded, Unloaded
     from etui.runtime.decide import Overrides
     from etui.runtime.forecast import Forecast

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from etui.backends.base import AnswerRequest, NumberedAnswerer
     from etui.chat import Query
     from etui.config.config import Config
-    from etui.energy.idle_tracker import IdleTracker
+    from etui.energy.idle import IdleTracker
     from etui.energy.types import Energy
     from etui.events import Event
     from etui.routing.signals.host_state import HostState

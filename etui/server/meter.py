@@ -18,8 +18,8 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
-from etui.energy.boot_id import read_boot_id
 from etui.energy.documents import energy_document
+from etui.energy.remote.clock import read_boot_id
 from etui.energy.scopes import weakest
 from etui.server.errors import ApiError, invalid
 

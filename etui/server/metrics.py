@@ -151,7 +151,7 @@ def build_metrics_routes(
 
     @cache
     def open_registry() -> CollectorRegistry:
-        from etui.energy.prometheus import build_registry
+        from etui.energy.documents import build_registry
 
         registry = build_registry(open_recorder())
         if pool is not None:

@@ -10,14 +10,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, Self
 
-from etui.energy.cpu_sharing import CpuUse, others_use
-from etui.energy.gpu_sharing import GpuShare
-from etui.energy.heat import Heat, HeatSensors, describe_throttling
-from etui.energy.recorder import Recorder
+from etui.energy.devices import Heat, HeatSensors, describe_throttling
+from etui.energy.recorder import Recorder, read_suspended_ns
 from etui.energy.scopes import family
-from etui.energy.sources.cpu_watch import OwnProcesses, read_cpu_seconds
+from etui.energy.sharing import CpuUse, GpuShare, OwnProcesses, others_use, read_cpu_seconds
 from etui.energy.sources.nvml import NvmlSource
-from etui.energy.suspend import read_suspended_ns
 from etui.energy.types import Channel, Kind
 from etui.engine.llama_session import LlamaSession
 from etui.engine.residency import Residency
@@ -51,7 +48,7 @@ from etui.units import percent_text, seconds_text, watts_text
 
 if TYPE_CHECKING:
     from etui.config.config import Config
-    from etui.energy.power_limits.types import AppliedLimit
+    from etui.energy.power_limits.limit import AppliedLimit
     from etui.models.spec import ModelSpec
 
 

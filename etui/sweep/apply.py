@@ -34,7 +34,7 @@ from etui.text import utc_now
 
 if TYPE_CHECKING:
     from etui.config.config import Config
-    from etui.energy.power_limits.types import LimitDevice
+    from etui.energy.power_limits.limit import LimitDevice
     from etui.models.spec import ModelSpec
     from etui.sweep.config import AxisName, Goal, SweepConfig
     from etui.sweep.config import Value as AxisValue

@@ -11,28 +11,26 @@ from typing import Any
 from etui import units
 from etui.energy.energy_record import (
     RECORD_VERSION,
-    EnergyRecord,
-    Measurement,
-    RecordFigure,
-    RecordPercentiles,
-    Results,
-    build_figure,
-    explain_missing,
-    list_functional_units,
-)
-from etui.energy.record_conditions import (
     BatchSizes,
+    EnergyRecord,
     Hardware,
+    Measurement,
     Method,
     Precision,
     RecordChannel,
+    RecordFigure,
     RecordFloor,
     RecordModel,
+    RecordPercentiles,
+    Results,
     Source,
     Utilisation,
+    build_figure,
     build_uncertainty,
     describe_framework,
     describe_single,
+    explain_missing,
+    list_functional_units,
 )
 from etui.stats.tests import Interval
 from etui.sweep.blocks import Block, PhaseCost, Visit

@@ -10,11 +10,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from etui.energy.at_rest import refuse_busy
 from etui.energy.discovery import open_recorder
+from etui.energy.idle import refuse_busy
 from etui.energy.power_limits.hold import LimitHold
+from etui.energy.power_limits.limit import AppliedLimit, CapRequest
 from etui.energy.power_limits.limits import PowerLimits, open_power_limits
-from etui.energy.power_limits.types import AppliedLimit, CapRequest
 from etui.energy.recorder import Recorder
 from etui.errors import EtuiError
 from etui.events import Loaded
@@ -36,7 +36,7 @@ from etui.turn.build_record import build_load_record
 
 if TYPE_CHECKING:
     from etui.config.config import Config
-    from etui.energy.power_limits.types import AppliedLimit
+    from etui.energy.power_limits.limit import AppliedLimit
     from etui.log.writer import TurnWriter
     from etui.models.spec import ModelSpec
     from etui.sweep._accuracy import QuestionSet

@@ -10,9 +10,9 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from etui.config.config import Config
-from etui.energy.device_vitals import DeviceReader
+from etui.energy.devices import DeviceReader
 from etui.energy.recorder import Recorder
-from etui.energy.sources.nvml_watch import GpuState, GpuWatch
+from etui.energy.sharing import GpuState, GpuWatch
 from etui.energy.types import ChannelPower, Energy
 from etui.errors import LogUnavailable
 from etui.log.chat_queries import ChatSummary, list_chat_turns, list_chats
@@ -193,7 +193,7 @@ def open_services(config: Config) -> Services:
         LogUnavailable: The log cannot be written.
         InvalidFile: models.yaml or a setting cannot be used.
     """
-    from etui.energy.idle_tracker import IdleTracker
+    from etui.energy.idle import IdleTracker
     from etui.engine.library import choose_threads, usable_cpus
     from etui.log.queries import LogReader
     from etui.routing.library import list_policies

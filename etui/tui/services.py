@@ -11,8 +11,8 @@ from etui.config.config import Config
 
 if TYPE_CHECKING:  # none of it is needed for the first paint
     from etui.chat import Query
-    from etui.energy.device_vitals import DeviceVitals
-    from etui.energy.sources.nvml_watch import GpuState
+    from etui.energy.devices import DeviceVitals
+    from etui.energy.sharing import GpuState
     from etui.energy.types import ChannelPower, Energy
     from etui.events import Loaded, Unloaded
     from etui.log.chat_queries import ChatSummary

@@ -321,7 +321,7 @@ class EtuiApp(App[None]):
         if self.backend is not None:
             self.backend.runner.close()
         if os.path.exists(self._config.power_limits_file):
-            from etui.energy.power_limits.restore import release_own
+            from etui.energy.power_limits.hold import release_own
 
             release_own(self._config)
 

@@ -14,7 +14,7 @@ from etui.cli.doctor import format_diagnosis
 from etui.cli.main import run
 from etui.cli.try_gpu_text import build_document, format_trial
 from etui.config.config import Config
-from etui.energy.power_limits.types import PowerLimit
+from etui.energy.power_limits.limit import PowerLimit
 from etui.engine.library import usable_cpus
 from etui.errors import ExitCode
 from etui.runtime import try_gpu as trying

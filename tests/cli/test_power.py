@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from etui.config.config import Config
-from etui.energy.idle_baseline import load_baselines
+from etui.energy.idle import load_baselines
 from etui.energy.power_trace import TraceWriter
 from etui.energy.recorder import Recorder
 from etui.energy.selftest import any_failed, run_selftest

@@ -53,7 +53,7 @@ def test_a_fault_does_not_fail_the_command(
     def fail(config: Config) -> tuple[str, ...]:
         raise RuntimeError("what now")
 
-    monkeypatch.setattr("etui.energy.power_limits.restore.restore_left_over", fail)
+    monkeypatch.setattr("etui.energy.power_limits.hold.restore_left_over", fail)
     assert run(["models", "list"]) == 0
     assert "cannot restore power limits: internal error: RuntimeError" in capsys.readouterr().err
 

@@ -17,7 +17,7 @@ from typing import Any
 import httpx2
 import pytest
 
-from etui.energy.boot_id import read_boot_id
+from etui.energy.remote.clock import read_boot_id
 from etui.errors import ExitCode
 
 LIMIT_SECONDS = 60.0

@@ -20,7 +20,7 @@ from etui.cli.sweep_progress import (
     format_progress,
     open_audience,
 )
-from etui.energy.power_limits.types import CapRequest
+from etui.energy.power_limits.limit import CapRequest
 from etui.errors import Stopped, UsageError
 from etui.sweep.blocks import BlockPlan
 from etui.sweep.race import Drop

@@ -27,7 +27,7 @@ import psutil
 
 from etui.cli.main import run
 from etui.config import machine
-from etui.energy.sources import cpu_watch
+from etui.energy import sharing as cpu_watch
 
 REST, FULL = 0.05, 0.95
 IDLE_WATTS, LIMIT_WATTS = 10.0, 60.0

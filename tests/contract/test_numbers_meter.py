@@ -13,14 +13,20 @@ import pytest
 
 from benchmarks.attribution import CurveMeter, Schedule
 from etui.arm import TokenCost
-from etui.energy.carbon_cost import Factors, compute_cost
-from etui.energy.cpu_estimate_fit import fit_range
-from etui.energy.cpu_sharing import CpuUse, busy_share, compute_cpu_share, others_use
-from etui.energy.detection_floor import compute_sensor_floor
-from etui.energy.gpu_sharing import GpuUse, compute_share
-from etui.energy.idle_baseline import compute_baseline
+from etui.energy.documents import Factors, compute_cost
+from etui.energy.energy_record import compute_sensor_floor
+from etui.energy.idle import compute_baseline
 from etui.energy.power_trace import TraceWriter, replay
 from etui.energy.recorder import Recorder
+from etui.energy.sharing import (
+    CpuUse,
+    GpuUse,
+    busy_share,
+    compute_cpu_share,
+    compute_share,
+    others_use,
+)
+from etui.energy.sources.estimate import fit_range
 from etui.energy.types import Channel, Energy, Kind, Reading
 from etui.turn.shared_meter import BatchCost, find_batch_cost, split_by_weights, weigh_requests
 from tests.contract.numbers import check_numbers

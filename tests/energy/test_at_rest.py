@@ -8,7 +8,7 @@ from typing import Any
 import psutil
 import pytest
 
-from etui.energy.at_rest import refuse_busy
+from etui.energy.idle import refuse_busy
 from etui.errors import EtuiError
 
 

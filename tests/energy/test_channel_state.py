@@ -12,10 +12,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from etui.energy.channel_state import ChannelState, join_states, total_watts
-from etui.energy.device_vitals import DeviceReader, DeviceVitals
+from etui.energy.devices import (
+    ChannelState,
+    DeviceReader,
+    DeviceVitals,
+    join_states,
+    total_watts,
+)
 from etui.energy.recorder import Recorder
-from etui.energy.sources.cpu_watch import CpuWatch
+from etui.energy.sharing import CpuWatch
 from etui.energy.types import Channel, ChannelPower, Kind
 from tests.support.devices import FakeClock, FakeDevice
 from tests.support.power_curves import steps
@@ -24,8 +29,8 @@ STATES = """
 import dataclasses, json, os, time
 os.environ["FAKE_NVML_PIDS"] = os.environ["PIDS"] % os.getpid()
 from etui.config.config import load_config
-from etui.energy.channel_state import join_states
-from etui.energy.device_vitals import DeviceReader
+from etui.energy.devices import join_states
+from etui.energy.devices import DeviceReader
 from etui.energy.discovery import open_recorder
 config = load_config()
 with open_recorder(config) as recorder:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from etui.energy.cpu_estimate_fit import fit_range
+from etui.energy.sources.estimate import fit_range
 
 
 @given(idle=st.floats(1, 50), span=st.floats(5, 300), seed=st.integers(0, 99))

@@ -11,14 +11,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from etui.config.config import Config
-from etui.energy.cpu_sharing import CpuUse, busy_share, compute_cpu_share, others_use
 from etui.energy.discovery import open_recorder
-from etui.energy.gpu_sharing import GpuShare
 from etui.energy.recorder import Recorder
-from etui.energy.sources.cpu_watch import (
+from etui.energy.sharing import (
+    CpuUse,
     CpuWatch,
+    GpuShare,
     OwnProcesses,
+    busy_share,
+    compute_cpu_share,
     list_family,
+    others_use,
     read_process_seconds,
 )
 from etui.energy.sources.estimate import EstimateSource

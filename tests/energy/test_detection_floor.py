@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from etui.energy.detection_floor import compute_sensor_floor, explain_no_floor
+from etui.energy.energy_record import compute_sensor_floor, explain_no_floor
 
 
 @given(st.floats(0, 1e6))

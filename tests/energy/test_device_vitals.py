@@ -9,10 +9,9 @@ from typing import Any
 
 import pytest
 
-from etui.energy.device_vitals import DeviceReader, DeviceVitals, read_cpu_times, read_gpu
+from etui.energy.devices import DeviceReader, DeviceVitals, read_cpu_times, read_gpu
 from etui.energy.recorder import Recorder
-from etui.energy.sources.cpu_watch import CpuWatch
-from etui.energy.sources.nvml_watch import GpuWatch
+from etui.energy.sharing import CpuWatch, GpuWatch
 from etui.energy.types import Channel, ChannelProbe, Kind, Reading
 
 SECOND = 1_000_000_000

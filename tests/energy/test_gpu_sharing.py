@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from etui.energy.gpu_sharing import GpuShare, GpuUse, compute_share
+from etui.energy.sharing import GpuShare, GpuUse, compute_share
 from etui.turn.accounting import split_by_tokens
 
 GPU = "gpu:A"

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from etui.energy.heat import Heat, HeatSensors, describe_throttling
+from etui.energy.devices import Heat, HeatSensors, describe_throttling
 
 
 def write(folder: Path, **files: object) -> None:

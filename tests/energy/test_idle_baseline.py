@@ -10,8 +10,7 @@ import pytest
 
 from etui.config.config import Config
 from etui.energy.discovery import open_recorder
-from etui.energy.gpu_sharing import GpuShare
-from etui.energy.idle_baseline import (
+from etui.energy.idle import (
     Baselines,
     IdleBaseline,
     baseline_file,
@@ -21,6 +20,7 @@ from etui.energy.idle_baseline import (
     use_baseline,
 )
 from etui.energy.recorder import Recorder
+from etui.energy.sharing import GpuShare
 from etui.energy.sources.estimate import EstimateSource
 from etui.errors import EtuiError
 from tests.support.devices import FakeClock, FakeDevice

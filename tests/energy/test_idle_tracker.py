@@ -7,8 +7,16 @@ import random
 import pytest
 
 from etui.config.config import Config
-from etui.energy.idle_baseline import Baselines, IdleBaseline, load_baselines, save_baselines
-from etui.energy.idle_tracker import KEPT_SECONDS, MEASURED_SECONDS, QUIET_SECONDS, IdleTracker
+from etui.energy.idle import (
+    KEPT_SECONDS,
+    PAUSE_MEASURED_SECONDS,
+    PAUSE_QUIET_SECONDS,
+    Baselines,
+    IdleBaseline,
+    IdleTracker,
+    load_baselines,
+    save_baselines,
+)
 from etui.energy.recorder import Recorder
 from etui.energy.sources.estimate import EstimateSource
 from tests.energy.test_idle_baseline import Busy
@@ -16,7 +24,7 @@ from tests.support.devices import FakeClock, FakeDevice
 from tests.support.play import sample
 from tests.support.power_curves import WattCurve, constant, steps
 
-NEEDED = QUIET_SECONDS + MEASURED_SECONDS
+NEEDED = PAUSE_QUIET_SECONDS + PAUSE_MEASURED_SECONDS
 
 
 class Chat:
@@ -132,7 +140,7 @@ def test_nothing_is_measured_where_all_is_estimated(config: Config) -> None:
 
 
 def test_a_pause_in_which_something_ran_is_not_used(config: Config) -> None:
-    chat = Chat(config, steps([(2 + QUIET_SECONDS + 1, 61.0), (1, 200.0), (60, 61.0)]))
+    chat = Chat(config, steps([(2 + PAUSE_QUIET_SECONDS + 1, 61.0), (1, 200.0), (60, 61.0)]))
     chat.rest.begin("m")
     chat.wait(NEEDED + 1)
     assert chat.rest.end() is None

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from etui.energy.gpu_sharing import GpuShare
-from etui.energy.interval_energy import compute_own, find_peak, slice_power, sum_channels
+from etui.energy.recorder import compute_own, find_peak, slice_power, sum_channels
+from etui.energy.sharing import GpuShare
 from etui.energy.types import ChannelEnergy, Kind
 
 SECOND = 1_000_000_000

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from etui.energy.uncertainty import HalfWidths, combine
+from etui.energy.types import HalfWidths, combine
 
 
 def test_shared_parts_add_up_and_own_parts_do_not() -> None:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 from etui.config.config import Config
-from etui.energy.idle_baseline import Baselines, IdleBaseline, save_baselines
+from etui.energy.idle import Baselines, IdleBaseline, save_baselines
 from etui.log.writer import TurnWriter
 from etui.text import format_utc
 from etui.turn.record import LoadRecord, Seconds, UnloadRecord

@@ -15,7 +15,7 @@ import pytest
 from etui.backends.base import AnswerRequest
 from etui.chat import Message, Query
 from etui.config.config import Config
-from etui.energy.idle_tracker import IdleTracker
+from etui.energy.idle import IdleTracker
 from etui.energy.recorder import Recorder
 from etui.errors import ModelUnavailable
 from etui.events import Event, Finished, Loaded, Residence, Unloaded

@@ -13,9 +13,17 @@ import pytest
 from etui.backends.base import AnswerRequest
 from etui.chat import Query
 from etui.config.config import Config
-from etui.energy.cool_down import CoolDown, choose_before_interval, describe_cool_down
-from etui.energy.idle_baseline import Baselines, IdleBaseline, load_baselines, save_baselines
-from etui.energy.idle_tracker import MEASURABLE_SECONDS, IdleTracker
+from etui.energy.idle import (
+    MEASURABLE_SECONDS,
+    Baselines,
+    CoolDown,
+    IdleBaseline,
+    IdleTracker,
+    choose_before_interval,
+    describe_cool_down,
+    load_baselines,
+    save_baselines,
+)
 from etui.energy.keep_warm import Measured
 from etui.errors import EngineFailed
 from etui.events import Event, Finished, Loaded, Residence, Unloaded

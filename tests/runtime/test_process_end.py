@@ -12,7 +12,7 @@ import psutil
 
 from etui.chat import Query
 from etui.config.config import Config
-from etui.energy.idle_tracker import IdleTracker
+from etui.energy.idle import IdleTracker
 from etui.log.queries import LogReader
 from etui.models.spec import STARTER
 from etui.runtime.routes import Route

@@ -15,8 +15,13 @@ from etui.backends.base import AnswerRequest
 from etui.chat import Query
 from etui.config.backend_spec import BackendSpec
 from etui.config.config import Config
-from etui.energy.idle_baseline import Baselines, IdleBaseline, load_baselines, save_baselines
-from etui.energy.idle_tracker import IdleTracker
+from etui.energy.idle import (
+    Baselines,
+    IdleBaseline,
+    IdleTracker,
+    load_baselines,
+    save_baselines,
+)
 from etui.energy.recorder import Recorder
 from etui.errors import EtuiError
 from etui.events import Event, Finished, Loaded, Residence, Unloaded

@@ -13,8 +13,8 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
 
-from etui.energy.boot_id import read_boot_id
 from etui.energy.recorder import Recorder
+from etui.energy.remote.clock import read_boot_id
 from etui.server.errors import ApiError, error_response
 from etui.server.meter import MeterSource, build_meter_routes
 from tests.server.loopback import LIMIT_SECONDS, bind_loopback, serving

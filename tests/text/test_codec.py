@@ -21,7 +21,7 @@ from etui.codec import DocumentError, from_document, to_document
 from etui.curves.fit import TurnPoint
 from etui.curves.measured_under import Conditions
 from etui.curves.operating_curve import OperatingCurve
-from etui.energy.idle_baseline import Baselines, IdleBaseline
+from etui.energy.idle import Baselines, IdleBaseline
 from etui.energy.types import Channel, Kind, Reading
 from etui.log.curve_lookup import build_curve_record, parse_curve
 from etui.models.files import FileRecord

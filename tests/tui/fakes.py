@@ -16,7 +16,7 @@ from textual.pilot import Pilot, WaitForScreenTimeout
 from etui.arm import Arm
 from etui.chat import Query
 from etui.config.config import Config
-from etui.energy.sources.nvml_watch import GpuState
+from etui.energy.sharing import GpuState
 from etui.energy.types import Channel, ChannelPower, Energy, Kind
 from etui.errors import EtuiError
 from etui.events import Answer, Event, Finished, Loaded, Prefilled, Thought

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 from etui.energy._recordings.counter import CounterRecording, Point
 from etui.energy._recordings.power import PowerRecording
 from etui.energy.scopes import family
-from etui.energy.types import Channel, ChannelEnergy, Kind, Reading
-from etui.energy.uncertainty import HalfWidths
+from etui.energy.types import Channel, ChannelEnergy, HalfWidths, Kind, Reading
 
 if TYPE_CHECKING:
     import numpy as np

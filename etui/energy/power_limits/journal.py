@@ -11,6 +11,7 @@ import errno
 import hashlib
 import json
 import os
+import platform
 import socket
 import sys
 from collections.abc import Iterator
@@ -22,30 +23,12 @@ from pathlib import Path
 from etui.atomic import write_text
 from etui.codec import DocumentError, from_document, to_document
 from etui.config.config import Config
-from etui.energy.power_limits.process import (
-    PROC,
-    read_boot_id,
-    read_machine,
-    read_pid_namespace,
-    read_process_start,
-)
-from etui.energy.power_limits.types import Setter
+from etui.energy.power_limits.limit import Setter
 
 VERSION = 1
-
-
-@dataclass(frozen=True, slots=True)
-class JournalEntry:
-    """One changed value."""
-
-    scope: str
-    label: str
-    knob: str
-    found_watts: float  # The value before the first change
-    set_watts: float | None  # The value read back after the last change; None before the first one
-    is_pending: bool  # Whether a change was in progress when the journal was written
-    setter: Setter  # Who could set it then
-    command: str  # The command with which a user restores it
+PROC = Path("/proc")
+_START_TICKS = 19
+"""Index of the start time among the fields of ``/proc/PID/stat`` after the name: field 22."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +46,74 @@ class Journal:
     limits: tuple[JournalEntry, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class JournalEntry:
+    """One changed value."""
+
+    scope: str
+    label: str
+    knob: str
+    found_watts: float  # The value before the first change
+    set_watts: float | None  # The value read back after the last change; None before the first one
+    is_pending: bool  # Whether a change was in progress when the journal was written
+    setter: Setter  # Who could set it then
+    command: str  # The command with which a user restores it
+
+
 class DamagedJournal(Exception):
     """A journal that cannot be understood."""
+
+
+class JournalBusy(Exception):
+    """Another etui holds power limits or restores them now."""
+
+
+def read_boot_id(proc: Path = PROC) -> str:
+    """Return an id that differs after every boot."""
+    with suppress(OSError):
+        return (proc / "sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    import psutil
+
+    return f"boot at {round(psutil.boot_time() / 60)} min"
+
+
+def read_process_start(pid: int, proc: Path = PROC) -> str:
+    """Return the start time of a process, which distinguishes it from a later one of the same id.
+
+    Empty if the process does not run, or is dead and not yet reaped.
+    """
+    if (proc / "self/stat").exists():
+        try:
+            stat = (proc / str(pid) / "stat").read_text(encoding="utf-8", errors="replace")
+        except OSError:
+            return ""
+        # The name is in brackets and may hold spaces and brackets itself.
+        fields = stat.rpartition(")")[2].split()
+        if len(fields) <= _START_TICKS or fields[0] in ("Z", "X"):
+            return ""
+        return f"{fields[_START_TICKS]} ticks"
+    import psutil
+
+    try:
+        return f"{psutil.Process(pid).create_time():.2f} s"
+    except psutil.Error:
+        return ""
+
+
+def read_pid_namespace(proc: Path = PROC) -> str:
+    """Return the id of this process's PID namespace; empty where there are none."""
+    try:
+        return os.readlink(proc / "self/ns/pid")
+    except OSError:
+        return ""
+
+
+def read_machine(etc: Path = Path("/etc")) -> str:
+    """Return an id of this installation: its machine id, or else its name in the network."""
+    with suppress(OSError):
+        if found := (etc / "machine-id").read_text(encoding="ascii").strip():
+            return found
+    return platform.node()
 
 
 def new_journal(
@@ -152,10 +201,6 @@ def is_owner_alive(journal: Journal, proc: Path = PROC) -> bool:
 def is_same_machine(journal: Journal, proc: Path = PROC) -> bool:
     """Return whether a journal is of this machine: ``ETUI_HOME`` may be shared by several."""
     return journal.boot_id == read_boot_id(proc) or journal.machine == read_machine()
-
-
-class JournalBusy(Exception):
-    """Another etui holds power limits or restores them now."""
 
 
 @contextmanager

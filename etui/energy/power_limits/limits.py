@@ -11,21 +11,29 @@ from types import ModuleType, TracebackType
 from typing import Protocol, Self
 
 from etui.config.config import Config
-from etui.energy.power_limits import amdgpu
-from etui.energy.power_limits.files import LimitFiles, is_root
-from etui.energy.power_limits.nvml import find_gpus
-from etui.energy.power_limits.rapl import find_packages
-from etui.energy.power_limits.text import describe_limit
-from etui.energy.power_limits.types import (
+from etui.energy.power_limits.gpus import (
+    Zeusd,
+    ZeusdError,
+    ZeusdGpu,
+    find_amd_folders,
+    find_gpus,
+    make_amd_device,
+)
+from etui.energy.power_limits.limit import (
+    EXACT_WATTS,
     AppliedLimit,
     CapRequest,
     LimitDevice,
+    LimitFiles,
     LimitReasons,
     PowerLimit,
     WriteRefused,
+    check_range,
+    describe_limit,
+    is_root,
+    judge_applied,
 )
-from etui.energy.power_limits.verify import EXACT_WATTS, check_range, judge_applied
-from etui.energy.power_limits.zeusd import Zeusd, ZeusdError, ZeusdGpu
+from etui.energy.power_limits.rapl import find_packages
 from etui.energy.scopes import family as find_family
 from etui.energy.sources.nvml import NvmlSource
 from etui.errors import UsageError
@@ -267,7 +275,7 @@ def open_power_limits(
     """
     files = files or LimitFiles()
     source = NvmlSource(clock, library=library)
-    cards = amdgpu.find_folders(config.sysfs_dir)
+    cards = find_amd_folders(config.sysfs_dir)
     remote: Mapping[str, ZeusdGpu] = {}
     problems = []
     socket = environ.get("ZEUSD_SOCK_PATH") or zeusd_socket
@@ -283,7 +291,7 @@ def open_power_limits(
     if source.library is not None:
         devices += find_gpus(source, is_root() if root is None else root, remote.get)
     devices += [
-        amdgpu.make_device(address, folder, files, remote.get(address.lower()), scopes)
+        make_amd_device(address, folder, files, remote.get(address.lower()), scopes)
         for address, folder in cards
     ]
     devices += packages

@@ -18,20 +18,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from etui.energy.power_limits.files import (
+from etui.energy.power_limits.limit import (
     LimitFiles,
-    format_tee,
-    is_root,
-    read_positive_watts,
-    read_watts,
-    to_microwatts,
-)
-from etui.energy.power_limits.types import (
     LimitPart,
     LimitReasons,
     PowerLimit,
     Setter,
     WriteRefused,
+    format_tee,
+    is_root,
+    read_positive_watts,
+    read_watts,
+    to_microwatts,
 )
 from etui.energy.sources.rapl import read_scope, walk_zone_folders
 from etui.energy.sources.sysfs import int_or_none, text_or

@@ -17,33 +17,18 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from etui.energy.remote.client import MeterClient
-from etui.energy.remote.clock_offset import ClockReading, Offset, find_offset
-from etui.energy.remote.failure import MeterFailed
+from etui.energy.remote.client import MeterClient, MeterFailed
+from etui.energy.remote.clock import ClockReading, Offset, find_offset
 from etui.energy.types import Energy, Kind
 from etui.errors import UsageError
 
 _LOOK_SECONDS = 2.0
 """Seconds between two looks at the other machine while it answers."""
-
 PENDING = "pending"
 """Flag of an interval that is not over. Its joules are those up to the last look, as ``coverage``
 says; None before the first."""
-
 LOAD = "load"
 """Flag of an interval in which the other machine loaded a model."""
-
-
-@dataclass(slots=True)
-class _Seen:
-    """What was seen of the other machine during the turn; guarded by the meter's lock."""
-
-    readings: list[ClockReading]
-    others: bool = False
-    loading: bool = False
-    kind: Kind | None = None
-    running_from_ns: int | None = None
-    so_far: Energy | None = None
 
 
 class RemoteMeter:
@@ -136,7 +121,7 @@ class RemoteMeter:
     def energy(self, start_ns: int, end_ns: int) -> Energy:
         """Return the energy that the other machine took in an interval of this machine's clock.
 
-        Joules are None, with the flag of :mod:`etui.energy.remote.failure`, if it does not know.
+        Joules are None, with the flag of :mod:`etui.energy.remote.client`, if it does not know.
         An interval that is not over has the flag ``pending``, and the joules of its first part.
 
         Raises:
@@ -319,6 +304,18 @@ class RemoteMeter:
         return Energy(t_ns, t_ns, 0.0, 0.0, self._seen.kind, 1.0)
 
 
+@dataclass(slots=True)
+class _Seen:
+    """What was seen of the other machine during the turn; guarded by the meter's lock."""
+
+    readings: list[ClockReading]
+    others: bool = False
+    loading: bool = False
+    kind: Kind | None = None
+    running_from_ns: int | None = None
+    so_far: Energy | None = None
+
+
 def _keep_looking(ref: weakref.ref[RemoteMeter], wake: threading.Condition) -> None:
     """Look at each mark and every two seconds, until the meter has settled or is not used."""
     looks = 0
@@ -336,3 +333,35 @@ def _keep_looking(ref: weakref.ref[RemoteMeter], wake: threading.Condition) -> N
 def _is_due(ref: weakref.ref[RemoteMeter], looks: int) -> bool:
     meter = ref()
     return meter is None or meter._ended or meter._looks != looks
+
+
+class UnmeasuredMeter:
+    """The meter of a machine that has none: the joules of every interval are unknown.
+
+    Args:
+        flag: Why there are no joules, in addition to ``unmeasured``; empty for no meter at all.
+    """
+
+    def __init__(self, name: str, flag: str = "") -> None:
+        self._name = name
+        self._flags = tuple(filter(None, ("unmeasured", flag)))
+
+    def energy(self, start_ns: int, end_ns: int) -> Energy:
+        """Return an energy without joules."""
+        return Energy(
+            start_ns, end_ns, None, None, None, 0.0, unmeasured=(self._name,), flags=self._flags
+        )
+
+    def power_curve(
+        self, start_ns: int, end_ns: int, points: int
+    ) -> Sequence[tuple[int, float | None]]:
+        """Return slices without watts."""
+        span_ns = end_ns - start_ns
+        return [(start_ns + span_ns * (2 * i + 1) // (2 * points), None) for i in range(points)]
+
+    def mark(self, t_ns: int) -> None:
+        """Do nothing."""
+
+    def settle(self, end_ns: int) -> bool:
+        """Return at once."""
+        return False

@@ -1,4 +1,4 @@
-"""GPUs and boards that show power through hwmon, without root: AMD, Intel Arc, others.
+"""GPUs and boards that show power through hwmon, without root, and AMD GPUs through amdsmi.
 
 amdgpu gives ``power1_average`` or, on newer chips, ``power1_input`` in whole or micro-watts; i915
 and xe give ``energy1_input``, a counter in microjoules. An empty file or a sleeping GPU is a
@@ -8,10 +8,13 @@ package.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 from etui.energy.sources.sysfs import (
     SysfsError,
@@ -27,6 +30,10 @@ _POWER_FILES = ("power1_average", "power1_input")
 _ENERGY_FILE = "energy1_input"
 _MOST_APU_VRAM = 2 << 30
 """An APU reserves at most this much of main memory for its GPU, bytes; a card has more."""
+CHECK_SECONDS = 0.3
+"""Time between the two readings of a counter that are compared with power."""
+_TRUSTED_RATIO = (0.1, 10.0)
+_NO_POWER = "no power reading (the GPU may be asleep, or another die of the card reports for both)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,3 +170,165 @@ def _read_micro(path: Path | None) -> float | None:
         return None
     value = int_or_none(path)
     return value / 1e6 if value is not None and value >= 0 else None
+
+
+@dataclass(frozen=True, slots=True)
+class _Gpu:
+    handle: Any
+    channel: Channel
+
+
+class AmdSmiSource:
+    """The GPUs that AMD's own library lists and that report power, if ``amdsmi`` is installed.
+
+    ``amdsmi_get_energy_count`` is a counter in microjoules, finer than the power of hwmon. On some
+    cards and firmware it is off by orders of magnitude (https://github.com/ROCm/amdsmi/issues/38),
+    so it is trusted only if its first movement agrees with power; else power in whole watts is
+    integrated. On a card with two dies, one die reports for both and the other reports nothing.
+    APUs are left to hwmon, which assigns them to the package.
+
+    Args:
+        sysfs_dir: Root of sysfs, for power limits and to recognize APUs.
+        library: The module ``amdsmi``; None imports it if it is installed.
+        sleep: Function that waits, in seconds, between the two readings of the counters.
+    """
+
+    name = "amdsmi"
+
+    def __init__(
+        self,
+        sysfs_dir: Path,
+        clock: Callable[[], int] = time.monotonic_ns,
+        library: ModuleType | Any = None,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._sysfs = sysfs_dir
+        self._clock = clock
+        self._library = _import() if library is None else library
+        self._gpus: list[_Gpu] = []
+        self._probes: list[ChannelProbe] = []
+        if self._library is not None:
+            self._open(sleep)
+
+    @property
+    def channels(self) -> Sequence[Channel]:
+        """GPUs that gave a reading."""
+        return [gpu.channel for gpu in self._gpus]
+
+    def probe(self) -> Sequence[ChannelProbe]:
+        """Report what was found when the source was opened; nothing without the package."""
+        return self._probes
+
+    def read(self) -> Mapping[str, Reading]:
+        """Read counter and power of every GPU; one that fails gives an empty reading."""
+        readings: dict[str, Reading] = {}
+        for gpu in self._gpus:
+            counts = gpu.channel.kind is Kind.COUNTER
+            joules = self._joules(gpu.handle) if counts else None
+            now_ns = self._clock()
+            readings[gpu.channel.id] = Reading(now_ns, joules, self._watts(gpu.handle))
+        return readings
+
+    def close(self) -> None:
+        """Shut the library down."""
+        if self._library is not None:
+            self._call("amdsmi_shut_down")
+            self._library = None
+            self._gpus = []
+
+    def _open(self, sleep: Callable[[float], None]) -> None:
+        try:
+            self._library.amdsmi_init()
+            handles = list(self._library.amdsmi_get_processor_handles())
+        except Exception as error:  # noqa: BLE001 - its errors and ctypes' have no common base
+            why = f"amdsmi cannot be used: {str(error).strip() or type(error).__name__}"
+            self._probes.append(ChannelProbe("amdsmi", True, False, " ".join(why.split())))
+            self._library = None
+            return
+        named = [(handle, address) for handle in handles if (address := self._address(handle))]
+        discrete = [(h, a) for h, a in named if not is_apu(self._device(a))]
+        first = {address: self._sample(handle) for handle, address in discrete}
+        if any(watts and joules is not None for _, joules, watts in first.values()):
+            sleep(CHECK_SECONDS)
+        for handle, address in discrete:
+            self._add(handle, address, first[address])
+
+    def _add(
+        self, handle: Any, address: str, first: tuple[int, float | None, float | None]
+    ) -> None:
+        scope = f"gpu:{address}"
+        then_ns, then_joules, then_watts = first
+        now_ns, joules, watts = self._sample(handle)
+        known = [value for value in (then_watts, watts) if value]
+        if not known:
+            self._probes.append(ChannelProbe(scope, True, False, _NO_POWER))
+            return
+        why_not = ""
+        if joules is not None and then_joules is not None:
+            expected = sum(known) / len(known) * (now_ns - then_ns) / 1e9
+            ratio = (joules - then_joules) / expected if expected > 0 else 0.0
+            if not _TRUSTED_RATIO[0] <= ratio <= _TRUSTED_RATIO[1]:
+                joules = None
+                why_not = f"energy counter is {ratio:.3g} times the power; power is integrated"
+        kind = Kind.INTEGRATED if joules is None or then_joules is None else Kind.COUNTER
+        limit = self._limit_watts(address)
+        channel = Channel(scope, scope, kind, limit_watts=limit, label="AMD GPU")
+        self._gpus.append(_Gpu(handle, channel))
+        self._probes.append(ChannelProbe(scope, True, True, why_not))
+
+    def _sample(self, handle: Any) -> tuple[int, float | None, float | None]:
+        joules = self._joules(handle)
+        return self._clock(), joules, self._watts(handle)
+
+    def _address(self, handle: Any) -> str | None:
+        found = self._call("amdsmi_get_gpu_device_bdf", handle)
+        return found.lower() if isinstance(found, str) and found else None
+
+    def _joules(self, handle: Any) -> float | None:
+        found = self._call("amdsmi_get_energy_count", handle)
+        if not isinstance(found, Mapping):
+            return None
+        count = _parse_number(found.get("energy_accumulator", found.get("power")))
+        resolution_uj = _parse_number(found.get("counter_resolution"))
+        if not count or not resolution_uj:
+            return None
+        return count * resolution_uj / 1e6
+
+    def _watts(self, handle: Any) -> float | None:
+        found = self._call("amdsmi_get_power_info", handle)
+        if not isinstance(found, Mapping):
+            return None
+        average, current = found.get("average_socket_power"), found.get("current_socket_power")
+        return _parse_number(average) or _parse_number(current) or None  # 0 W is a missing value
+
+    def _call(self, name: str, *args: Any) -> Any:
+        try:
+            return getattr(self._library, name)(*args)
+        except Exception:  # noqa: BLE001 - as above; after any error the value is missing
+            return None
+
+    def _device(self, address: str) -> Path:
+        return self._sysfs / "bus" / "pci" / "devices" / address
+
+    def _limit_watts(self, address: str) -> float | None:
+        """Read the power limit from the kernel: amdsmi changed its unit between versions."""
+        for folder in entries(self._device(address) / "hwmon"):
+            if limit := int_or_none(folder / "power1_cap"):
+                return limit / 1e6 if limit > 0 else None
+        return None
+
+
+def _import() -> Any:
+    try:
+        import amdsmi
+    except Exception:  # noqa: BLE001 - without its C library it raises any error of the loader
+        return None
+    return amdsmi
+
+
+def _parse_number(value: object) -> float | None:
+    """Return a finite number of at least 0; None for ``N/A``, all bits set, or anything else."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    all_bits_set = value in (0xFFFF, 0xFFFF_FFFF, 0xFFFF_FFFF_FFFF_FFFF)
+    return float(value) if math.isfinite(value) and value >= 0 and not all_bits_set else None

@@ -1,8 +1,9 @@
-"""Single values below a sysfs root, with the reason when one cannot be read."""
+"""Single values below a sysfs root, with the reason when one cannot be read; its graphics cards."""
 
 from __future__ import annotations
 
 import errno
+from dataclasses import dataclass
 from pathlib import Path
 
 _WHY = {
@@ -14,6 +15,9 @@ _WHY = {
     errno.EBUSY: "the device is asleep",
     errno.EIO: "input/output error",
 }
+_VENDORS = {"0x10de": "NVIDIA", "0x1002": "AMD", "0x8086": "Intel"}
+_DISPLAY_CLASSES = ("0x0300", "0x0302", "0x0380")
+"""VGA controller, 3D controller, other display controller."""
 
 
 class SysfsError(Exception):
@@ -76,3 +80,21 @@ def entries(folder: Path) -> list[Path]:
         return sorted(folder.iterdir())
     except OSError:
         return []
+
+
+@dataclass(frozen=True, slots=True)
+class GraphicsCard:
+    """A card on the bus, with or without a driver; ``path`` is its folder in sysfs."""
+
+    vendor: str
+    path: Path
+
+
+def graphics_cards(sysfs_dir: Path) -> tuple[GraphicsCard, ...]:
+    """List the cards of the vendors for which llama.cpp has a GPU backend, in bus order."""
+    return tuple(
+        GraphicsCard(_VENDORS[vendor], device)
+        for device in entries(sysfs_dir / "bus" / "pci" / "devices")
+        if (vendor := text_or(device / "vendor")) in _VENDORS
+        and text_or(device / "class").startswith(_DISPLAY_CLASSES)
+    )

@@ -15,7 +15,7 @@ from etui.calibration.grid import QUICK, Grid, expected_seconds, list_visits
 from etui.codec import from_document
 from etui.config.config import Config
 from etui.curves.operating_curve import OperatingCurve, Speed
-from etui.energy.at_rest import BUSY_SHARE
+from etui.energy.idle import BUSY_SHARE
 from etui.errors import EtuiError, ExitCode
 from etui.tui.command_run import CommandEnd, build_environment, follow_command
 from etui.tui.jobs import JobEnded, JobProgress, JobStopped, Post

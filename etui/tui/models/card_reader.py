@@ -11,7 +11,7 @@ from textual.message import Message
 from etui.config.config import Config
 from etui.config.machine import machine_name
 from etui.curves.operating_curve import OperatingCurve
-from etui.energy.cool_down import describe_cool_down
+from etui.energy.idle import describe_cool_down
 from etui.energy.types import ChannelPower
 from etui.engine.library import built_for_gpu, library_folder
 from etui.engine.offload import needs

@@ -13,7 +13,7 @@ from textual.strip import Strip
 from textual.widget import Widget
 
 from etui import units
-from etui.energy.channel_state import ChannelState
+from etui.energy.devices import ChannelState
 from etui.energy.scopes import family
 from etui.energy.types import Channel
 from etui.plots.braille import NEAR_LIMIT_SHARE, sparkline

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from etui.energy.channel_state import ChannelState, join_states, total_watts
+from etui.energy.devices import ChannelState, join_states, total_watts
 from etui.energy.types import ChannelPower
 from etui.plots.power_history import TOTAL, PowerHistory
 from etui.tui.services import Vitals

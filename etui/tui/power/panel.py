@@ -15,7 +15,7 @@ from textual.content import Content
 from textual.widgets import Static
 
 from etui import units
-from etui.energy.channel_state import (
+from etui.energy.devices import (
     ChannelState,
     total_idle_watts,
     total_kind,

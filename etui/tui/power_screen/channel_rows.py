@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from etui import units
-from etui.energy.channel_state import (
+from etui.energy.devices import (
     ChannelState,
     total_idle_watts,
     total_kind,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import date
 
 from etui.config.config import Config
-from etui.energy.carbon_cost import read_factors
+from etui.energy.documents import read_factors
 from etui.log.daily_energy import first_day_shown, read_daily_energy
 from etui.log.queries import LogReader
 from etui.tui.power_screen.spent_text import DAYS_SHOWN, Spent

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import date
 
 from etui import units
-from etui.energy.carbon_cost import Factors, compute_cost
+from etui.energy.documents import Factors, compute_cost
 from etui.log.daily_energy import (
     PERIODS,
     DailyEnergy,

@@ -12,9 +12,8 @@ from typing import Any
 import pytest
 
 from etui.config.config import Config
-from etui.energy.power_limits.files import LimitFiles
+from etui.energy.power_limits.limit import LimitFiles, WriteRefused
 from etui.energy.power_limits.limits import PowerLimits, open_power_limits
-from etui.energy.power_limits.types import WriteRefused
 from tests.energy.power_limits.fake_pynvml import FakeNvml
 from tests.energy.power_limits.fake_zeusd import FakeZeusd, serve
 

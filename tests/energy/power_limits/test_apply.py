@@ -12,10 +12,15 @@ from hypothesis import strategies as st
 
 from etui.config.config import Config
 from etui.energy.power_limits.hold import LimitHold
+from etui.energy.power_limits.limit import (
+    AppliedLimit,
+    CapRequest,
+    PowerLimit,
+    check_range,
+    format_range,
+    judge_applied,
+)
 from etui.energy.power_limits.limits import MOST_REQUESTS
-from etui.energy.power_limits.text import format_range
-from etui.energy.power_limits.types import AppliedLimit, CapRequest, PowerLimit
-from etui.energy.power_limits.verify import check_range, judge_applied
 from etui.errors import UsageError
 from tests.energy.power_limits.conftest import Open, StubbornFiles
 from tests.energy.power_limits.fake_pynvml import FakeNvml

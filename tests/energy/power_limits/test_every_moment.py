@@ -16,8 +16,7 @@ from typing import Any
 import pytest
 
 from etui.config.config import Config
-from etui.energy.power_limits.hold import LimitHold
-from etui.energy.power_limits.restore import restore_left_over
+from etui.energy.power_limits.hold import LimitHold, restore_left_over
 from tests.energy.power_limits.conftest import Open
 from tests.support.power_limits import read_package, write_amd_gpu, write_package
 

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from etui.config.config import Config
-from etui.energy.power_limits.hold import LimitHold
+from etui.energy.power_limits.hold import LimitHold, release_own, restore_left_over
 from etui.energy.power_limits.journal import (
     JournalEntry,
     new_journal,
@@ -24,7 +24,6 @@ from etui.energy.power_limits.journal import (
     write_journal,
 )
 from etui.energy.power_limits.limits import PowerLimits
-from etui.energy.power_limits.restore import release_own, restore_left_over
 from etui.errors import EtuiError, Stopped
 from tests.energy.power_limits.conftest import Open, StubbornFiles
 from tests.energy.power_limits.fake_pynvml import FakeNvml

@@ -8,10 +8,8 @@ from typing import Any
 import pytest
 
 from etui.config.config import Config
-from etui.energy.power_limits.files import format_tee
+from etui.energy.power_limits.limit import LimitPart, describe_limit, format_tee
 from etui.energy.power_limits.limits import open_power_limits
-from etui.energy.power_limits.text import describe_limit
-from etui.energy.power_limits.types import LimitPart
 from etui.errors import UsageError
 from tests.energy.power_limits.conftest import Open, StubbornFiles
 from tests.energy.power_limits.fake_pynvml import FakeNvml

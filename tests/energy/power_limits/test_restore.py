@@ -13,22 +13,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from etui.config.config import Config
+from etui.energy.power_limits.hold import decide, restore_left_over
 from etui.energy.power_limits.journal import (
     Journal,
     JournalEntry,
     lock_journal,
     new_journal,
-    read_journal,
-    write_journal,
-)
-from etui.energy.power_limits.limits import PowerLimits
-from etui.energy.power_limits.process import (
     read_boot_id,
+    read_journal,
     read_machine,
     read_pid_namespace,
     read_process_start,
+    write_journal,
 )
-from etui.energy.power_limits.restore import decide, restore_left_over
+from etui.energy.power_limits.limits import PowerLimits
 from tests.energy.power_limits.conftest import Open, Serve, StubbornFiles
 from tests.energy.power_limits.fake_pynvml import FakeNvml
 from tests.support.power_limits import read_package, write_package

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from etui.config.config import Config
+from etui.energy.power_limits.gpus import Zeusd, ZeusdGpu, parse_error
 from etui.energy.power_limits.hold import LimitHold
+from etui.energy.power_limits.limit import WriteRefused
 from etui.energy.power_limits.limits import PowerLimits
-from etui.energy.power_limits.types import WriteRefused
-from etui.energy.power_limits.zeusd import Zeusd, ZeusdGpu, parse_error
 from tests.energy.power_limits.conftest import Open, Serve, StubbornFiles
 from tests.energy.power_limits.fake_pynvml import FakeNvml
 from tests.energy.power_limits.fake_zeusd import FakeZeusd

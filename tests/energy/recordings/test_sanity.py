@@ -108,7 +108,8 @@ def test_a_suspend_is_a_gap(name: str, limit_watts: float | None, late_s: float)
 
 
 def test_the_system_says_how_long_it_was_suspended(monkeypatch: pytest.MonkeyPatch) -> None:
-    from etui.energy import recorder, suspend
+    from etui.energy import recorder
+    from etui.energy import recorder as suspend
 
     assert abs(suspend.read_suspended_ns() - suspend.read_suspended_ns()) < 100_000_000
     asked: list[int] = []

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from etui.energy.remote.clock_offset import (
+from etui.energy.remote.clock import (
     DRIFT,
     ClockReading,
     Probe,

@@ -12,9 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from etui.energy.remote.client import BODY_LIMIT_BYTES
-from etui.energy.remote.failure import MeterFailed
-from etui.energy.remote.unmeasured import UnmeasuredMeter
+from etui.energy.remote.client import BODY_LIMIT_BYTES, MeterFailed
+from etui.energy.remote.meter import UnmeasuredMeter
 from etui.energy.types import Energy, Kind
 from etui.errors import UsageError
 from tests.energy.remote.machine import HOURS, SECOND, Machine

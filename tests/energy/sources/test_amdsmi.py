@@ -14,7 +14,7 @@ import pytest
 from etui.config.config import Config
 from etui.energy.discovery import find_sources
 from etui.energy.recorder import Recorder
-from etui.energy.sources.amdsmi import AmdSmiSource
+from etui.energy.sources.hwmon import AmdSmiSource
 from etui.energy.types import Kind
 from tests.support.devices import FakeClock
 from tests.support.play import sample
@@ -188,7 +188,7 @@ def test_closing_gives_the_library_back(clock: FakeClock, opened: Opened) -> Non
 def installed(clock: FakeClock, monkeypatch: pytest.MonkeyPatch) -> FakeAmdSmi:
     library = FakeAmdSmi(clock, constant(118.0, 1000))
     monkeypatch.setitem(sys.modules, "amdsmi", library)
-    monkeypatch.setattr("etui.energy.sources.amdsmi.CHECK_SECONDS", 0.0)
+    monkeypatch.setattr("etui.energy.sources.hwmon.CHECK_SECONDS", 0.0)
     return library
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from etui.config.config import Config
-from etui.energy.idle_baseline import Baselines, IdleBaseline, save_baselines
+from etui.energy.idle import Baselines, IdleBaseline, save_baselines
 
 READ = """
 import collections, ctypes, json, random, sys, time

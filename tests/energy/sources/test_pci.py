@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from etui.energy.sources.pci import graphics_cards
+from etui.energy.sources.sysfs import graphics_cards
 
 
 def add(sysfs: Path, address: str, vendor: str, class_: str) -> Path:

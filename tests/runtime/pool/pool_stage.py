@@ -12,7 +12,7 @@ from typing import Any
 from etui.backends.base import AnswerRequest
 from etui.chat import Query
 from etui.config.config import Config
-from etui.energy.idle_tracker import IdleTracker
+from etui.energy.idle import IdleTracker
 from etui.energy.recorder import Recorder
 from etui.events import (
     Answer,

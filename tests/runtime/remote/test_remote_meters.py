@@ -18,8 +18,7 @@ from etui.chat import Query
 from etui.cli.doctor import format_diagnosis
 from etui.config.backend_spec import BackendSpec
 from etui.config.config import Config
-from etui.energy.remote.meter import RemoteMeter
-from etui.energy.remote.unmeasured import UnmeasuredMeter
+from etui.energy.remote.meter import RemoteMeter, UnmeasuredMeter
 from etui.log.queries import LogReader
 from etui.log.writer import TurnWriter
 from etui.models.catalogue import Catalogue

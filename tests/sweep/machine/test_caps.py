@@ -8,9 +8,8 @@ from pathlib import Path
 import pytest
 
 from etui.config.config import Config
-from etui.energy.power_limits.files import LimitFiles
+from etui.energy.power_limits.limit import CapRequest, LimitFiles
 from etui.energy.power_limits.limits import open_power_limits
-from etui.energy.power_limits.types import CapRequest
 from etui.errors import EtuiError
 from etui.models.catalogue import load_catalogue
 from etui.sweep._machine import MachineFacts, combine_limits, read_machine_facts

@@ -6,10 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from etui.energy.cpu_sharing import CpuUse
-from etui.energy.gpu_sharing import GpuShare
-from etui.energy.heat import Heat
+from etui.energy.devices import Heat
 from etui.energy.recorder import Recorder
+from etui.energy.sharing import CpuUse, GpuShare
 from etui.energy.sources.nvml import NvmlSource
 from etui.sweep._measurer import (
     MOST_OTHERS,

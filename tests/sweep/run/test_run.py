@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from etui.config.config import Config
-from etui.energy.power_limits.files import LimitFiles
+from etui.energy.power_limits.limit import LimitFiles
 from etui.errors import EtuiError, InvalidFile, ModelUnavailable, Stopped, UsageError
 from etui.sweep.config import Goal, Setting
 from etui.sweep.folder import SweepFolder, list_sweeps, read_sweep

@@ -9,8 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
-from etui.energy.channel_state import ChannelState
-from etui.energy.device_vitals import DeviceVitals
+from etui.energy.devices import ChannelState, DeviceVitals
 from etui.energy.types import Channel, ChannelPower, Kind
 from etui.tui.power.channel_table import (
     ChannelFacts,

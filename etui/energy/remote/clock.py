@@ -3,19 +3,37 @@
 A probe asks the other machine for its clock. The answer was read at some time between sending and
 receiving, however unequal the two ways are, so the difference of the clocks is known up to half of
 the round trip, for certain. Between probes the bound grows with the most that two clocks can drift.
+A clock is comparable within one boot only, which has an id.
 """
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 PROBES = 8
 """Probes of one reading; the one with the shortest round trip counts."""
-
 DRIFT = 1e-3
 """Most that one monotonic clock can gain on another, in seconds per second: the kernel corrects a
 clock by at most 500 ppm (``adjtimex``), on both machines."""
+
+
+def read_boot_id(file: Path = _BOOT_ID) -> str:
+    """Return the id of this boot.
+
+    Where the system has none, the id is a new one of this process: it also changes where the clock
+    runs on, so that times are never compared across a reboot.
+
+    Args:
+        file: Where Linux keeps it.
+    """
+    try:
+        return str(uuid.UUID(file.read_text().strip()))
+    except (OSError, ValueError):
+        return str(uuid.uuid4())
 
 
 @dataclass(frozen=True, slots=True)

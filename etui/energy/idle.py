@@ -1,0 +1,458 @@
+"""The power of the machine while etui does nothing: with a model in memory, and without.
+
+A cold baseline is measured without a model. Weights and a context in GPU memory draw more, so each
+model has a loaded baseline of its own. Baselines are saved in ``ETUI_HOME/idle.json`` by channel,
+and used only while the machine has the same channels. No dedicated measurement is needed: the meter
+records all the time, so a pause between two questions that was long enough is evaluated afterwards.
+
+Only a machine at rest has a baseline: other programs would be subtracted from every answer. The
+idle power of an estimate is not measured, because its formula states it.
+
+Freeing the weights does not make a machine cold: a process that holds a context keeps a GPU at 10
+to 80 W more. So the engine's process ends as well, and the power after it is compared with the cold
+baseline (:class:`CoolDown`).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import stdev
+from typing import Literal
+
+from etui.atomic import write_text
+from etui.codec import from_document, to_document
+from etui.config.config import Config, make_home
+from etui.energy.keep_warm import Measured
+from etui.energy.recorder import Recorder
+from etui.energy.types import Energy, combine
+from etui.errors import EtuiError
+from etui.units import watts_text
+
+_UNSTEADY = 0.25
+_SLICES = 8
+_T_OF_SLICES = 2.365
+"""Quantile of Student's t for a mean of eight slices, at 95 %."""
+_LEAST_COVERAGE = 0.99
+_BELOW = 0.97
+"""A power counts as below a baseline if it is less than this share of it: sensors are noisy."""
+BUSY_SHARE = 0.2
+"""Utilisation of all CPUs above which other programs count as running."""
+_LOOK_S = 1.0
+Watts = Mapping[str, float]
+BaselineKind = Literal["loaded", "cold", "formula"]
+"""Whether a baseline was measured with a model in memory, without, or is that of an estimate."""
+PAUSE_QUIET_SECONDS = 30.0
+"""Wait before the power counts as idle: clocks and fans slow down gradually."""
+PAUSE_MEASURED_SECONDS = 5.0
+"""Length of the interval that is measured."""
+MEASURABLE_SECONDS = PAUSE_QUIET_SECONDS + PAUSE_MEASURED_SECONDS + 1.0
+"""A pause of this length is long enough for a baseline."""
+KEPT_SECONDS = 300.0
+"""Only this last part of a pause is used; a recorder keeps at least ten minutes."""
+COOL_QUIET_SECONDS = 5.0
+"""Wait after the end of the process: clocks and voltages step down gradually."""
+COOL_MEASURED_SECONDS = 5.0
+"""Length of the intervals before the unload and after the end of the process."""
+_COOL_LEAST_SECONDS = 2.0
+"""A shorter interval before the unload is not measured."""
+_SETTLED_SECONDS = 2.0
+"""Time after an answer or a load that does not count as idle before an unload."""
+_COOL_NOISE = 0.03
+"""Difference to the cold baseline, relative, below which a machine is cold: sensors are noisy."""
+CoolState = Literal["cold", "above", "unknown"]
+
+
+@dataclass(frozen=True, slots=True)
+class IdleBaseline:
+    """One baseline."""
+
+    watts: Watts  # Channel id -> mean watts
+    measured_at: float  # Seconds since 1970
+    seconds: float  # Length of the measurement
+    steady: bool
+    """Whether the power stayed within a quarter of its mean and no other program used the machine;
+    False means that the machine was not idle."""
+    uncertainty: float | None = None
+    """Half width of the total at 95 %, watts; None in a file of an earlier etui."""
+
+    @property
+    def total_watts(self) -> float:
+        """Watts of all channels together."""
+        return sum(self.watts.values())
+
+    @property
+    def total(self) -> Measured:
+        """Watts of all channels together, with their half width."""
+        return Measured(self.total_watts, self.uncertainty)
+
+    def is_below(self, other: IdleBaseline) -> bool:
+        """Return whether this power is clearly below that of another baseline's same channels."""
+        if not set(self.watts) <= set(other.watts):
+            return False
+        return self.total_watts < _BELOW * sum(other.watts[name] for name in self.watts)
+
+    def replaces(self, other: IdleBaseline) -> bool:
+        """Return whether another baseline is too high, or lacks a channel of this one."""
+        return self.is_below(other) or not set(self.watts) <= set(other.watts)
+
+
+@dataclass(frozen=True, slots=True)
+class Baselines:
+    """The baselines of this machine."""
+
+    cold: IdleBaseline | None = None  # Without a model in memory; None if never measured
+    loaded: Mapping[str, IdleBaseline] = field(default_factory=dict)
+    """Model -> baseline with that model in memory."""
+
+    def of(
+        self, model: str | None, channels: Collection[str]
+    ) -> tuple[BaselineKind, IdleBaseline] | None:
+        """Return the baseline for a model in memory, else the cold one, else None.
+
+        Args:
+            model: The model in memory; None without one.
+            channels: The channels of a total; a baseline that lacks one of them is skipped.
+        """
+        loaded = None if model is None else self.loaded.get(model)
+        found: tuple[tuple[BaselineKind, IdleBaseline | None], ...] = (
+            ("loaded", loaded),
+            ("cold", self.cold),
+        )
+        for which, idle in found:
+            if idle is not None and channels and set(channels) <= set(idle.watts):
+                return which, idle
+        return None
+
+    def extra_watts(self, model: str) -> Measured | None:
+        """Return how many watts more the machine draws with a model in memory than without.
+
+        Returns:
+            The difference; None without both baselines over the same channels.
+        """
+        loaded = self.loaded.get(model)
+        if loaded is None or self.cold is None or set(loaded.watts) != set(self.cold.watts):
+            return None
+        return loaded.total.minus(self.cold.total)
+
+    def with_idle(self, idle: IdleBaseline, model: str | None) -> Baselines:
+        """Return a copy with a new baseline for a model; None replaces the cold one."""
+        if model is None:
+            return Baselines(idle, self.loaded)
+        return Baselines(self.cold, {**self.loaded, model: idle})
+
+
+def baseline_file(config: Config) -> Path:
+    """Return the path of the file with the baselines."""
+    return config.home / "idle.json"
+
+
+def load_baselines(config: Config) -> Baselines:
+    """Load the saved baselines; empty where the file is missing or damaged.
+
+    A damaged file costs a new measurement, not an answer, so it is not an error.
+    """
+    try:
+        found = json.loads(baseline_file(config).read_text(encoding="utf-8"))
+        return from_document(Baselines, found, extra="ignore")
+    except (OSError, ValueError):  # DocumentError and JSONDecodeError are ValueErrors
+        return Baselines()
+
+
+def save_baselines(config: Config, baselines: Baselines) -> None:
+    """Save the baselines.
+
+    Raises:
+        EtuiError: The file cannot be written.
+    """
+    make_home(config)
+    path = baseline_file(config)
+    document = to_document(baselines)
+    try:
+        write_text(path, json.dumps(document, indent=2) + "\n")
+    except OSError as error:
+        what = f"cannot write {path}: {error.strerror or error}"
+        raise EtuiError(
+            what, "make the folder writable, or set ETUI_HOME to one that is"
+        ) from error
+
+
+def measure_baseline(
+    recorder: Recorder, seconds: float = 5.0, *, force: bool = False
+) -> IdleBaseline | None:
+    """Measure the current idle power and use it as the recorder's baseline.
+
+    Args:
+        seconds: Length of the measurement; nothing else should run meanwhile.
+        force: Measure even if other programs use the machine.
+
+    Returns:
+        The baseline; None when nothing can be measured.
+
+    Raises:
+        EtuiError: Other programs used the machine; the recorder keeps its baseline.
+    """
+    before = recorder.idle_by_channel
+    energy = recorder.measure_idle(seconds)
+    busy = find_other_use(recorder, energy.start_ns, energy.end_ns)
+    if busy and not force and list_measured(recorder):
+        recorder.set_idle(before)
+        raise EtuiError(
+            f"the machine is not idle: {busy}",
+            "end the other programs, or measure anyway with --force",
+        )
+    return _build_idle(recorder, energy)
+
+
+def compute_baseline(recorder: Recorder, start_ns: int, end_ns: int) -> IdleBaseline | None:
+    """Build a baseline from a recorded idle interval; the recorder's own baseline does not change.
+
+    Returns:
+        The baseline; None when a channel of the total was not recorded all the time.
+    """
+    energy = recorder.energy(start_ns, end_ns)
+    return _build_idle(recorder, energy) if energy.coverage >= _LEAST_COVERAGE else None
+
+
+def measure_idle_watts(recorder: Recorder, start_ns: int, end_ns: int) -> Measured | None:
+    """Compute the idle watts of a recorded interval, to compare with a baseline's total.
+
+    Returns:
+        The watts; None if nothing can be measured (an estimate has no idle power of its own), a
+        part of the interval was not recorded, or another program used the machine.
+    """
+    idle = compute_baseline(recorder, start_ns, end_ns) if list_measured(recorder) else None
+    return idle.total if idle is not None and idle.steady else None
+
+
+def use_baseline(
+    recorder: Recorder, baselines: Baselines, model: str | None = None
+) -> BaselineKind | None:
+    """Set the recorder's baseline to that of a model in memory, else to the cold one.
+
+    Returns:
+        Which baseline was set; None when there is none, which leaves the recorder without one.
+    """
+    measured = list_measured(recorder)
+    found = baselines.of(model, measured)
+    recorder.set_idle(found[1].watts if found else None)
+    if not measured and recorder.selection.summed:
+        return "formula"
+    return found[0] if found else None
+
+
+def list_measured(recorder: Recorder) -> list[str]:
+    """List the channels of the total whose idle power has to be measured."""
+    return [c.id for c in recorder.selection.summed if c.idle_watts is None]
+
+
+def _build_idle(recorder: Recorder, energy: Energy) -> IdleBaseline | None:
+    if energy.joules is None or not energy.channels:
+        return None
+    stated = {c.id: c.idle_watts for c in recorder.selection.summed if c.idle_watts is not None}
+    watts = {part.id: stated.get(part.id, part.mean_watts) for part in energy.channels}
+    at_rest = not find_other_use(recorder, energy.start_ns, energy.end_ns)
+    steady = not list_measured(recorder) or (_is_steady(recorder, energy) and at_rest)
+    uncertainty = _compute_uncertainty(recorder, energy, watts.keys() - stated.keys())
+    return IdleBaseline(watts, time.time(), energy.seconds, steady, uncertainty)
+
+
+def _compute_uncertainty(recorder: Recorder, energy: Energy, names: Collection[str]) -> float:
+    """Combine the meter's half width with the spread of the power itself over the interval.
+
+    The idle power of an estimate is stated and the same at any time, so it adds nothing.
+    """
+    if not names or not energy.seconds:
+        return 0.0
+    parts = [part.half_widths for part in energy.channels if part.id in names]
+    curve = recorder.power_curve(energy.start_ns, energy.end_ns, _SLICES)
+    watts = [value for _, value in curve if value is not None]
+    spread = _T_OF_SLICES * stdev(watts) / math.sqrt(len(watts)) if len(watts) > 1 else 0.0
+    return math.hypot(combine(parts) / energy.seconds, spread)
+
+
+def _is_steady(recorder: Recorder, energy: Energy) -> bool:
+    curve = recorder.power_curve(energy.start_ns, energy.end_ns, _SLICES)
+    watts = [value for _, value in curve if value is not None]
+    if len(watts) < _SLICES or not energy.mean_watts:
+        return False
+    return max(watts) - min(watts) <= _UNSTEADY * energy.mean_watts
+
+
+def find_other_use(
+    recorder: Recorder, start_ns: int, end_ns: int, cpu_share: float | None = None
+) -> str:
+    """Find other programs that used the machine while etui was idle.
+
+    Args:
+        recorder: A recorder that ran in the interval.
+        cpu_share: Utilisation of all CPUs, 0..1; None takes what the recorder has recorded.
+
+    Returns:
+        What was used, as text; empty if the machine was at rest.
+    """
+    watch = recorder.watch
+    scopes = [channel.scope for channel in recorder.selection.summed]
+    if watch and any(watch.share(scope, start_ns, end_ns).shared for scope in scopes):
+        return "other processes use a GPU"
+    if cpu_share is None and recorder.cpu_watch is not None:
+        cpu_share = recorder.cpu_watch.busy_share(start_ns, end_ns)
+    if cpu_share is not None and cpu_share > BUSY_SHARE:
+        return f"the CPUs are busy ({cpu_share:.0%})"
+    return ""
+
+
+def refuse_busy(
+    recorder: Recorder, *, force: bool, note: Callable[[str], object], consequence: str
+) -> None:
+    """Refuse a busy machine, because its other joules would be counted as the model's.
+
+    It looks for a second, in which etui itself must be idle.
+
+    Args:
+        force: Measure anyway, and note what runs.
+        consequence: What it means for the result: ``the curve will be too high``.
+
+    Raises:
+        EtuiError: Other programs use the machine.
+    """
+    import psutil
+
+    start_ns = time.monotonic_ns()
+    cpu_share = psutil.cpu_percent(interval=_LOOK_S) / 100
+    end_ns = time.monotonic_ns()
+    recorder.settle(end_ns)
+    what = find_other_use(recorder, start_ns, end_ns, cpu_share)
+    if not what:
+        return
+    if not force:
+        raise EtuiError(
+            f"the machine is not idle: {what}",
+            "end the other programs, or measure anyway with --force",
+        )
+    note(f"the machine is not idle: {what}; {consequence}")
+
+
+class IdleTracker:
+    """Finds idle baselines in the pauses of a front end that answers one question at a time.
+
+    Args:
+        clock: Monotonic clock in nanoseconds, the same as the recorder's.
+    """
+
+    def __init__(
+        self, recorder: Recorder, config: Config, clock: Callable[[], int] = time.monotonic_ns
+    ) -> None:
+        self._recorder = recorder
+        self._config = config
+        self.clock = clock
+        self._model: str | None = None
+        self._since_ns: int | None = None
+
+    @property
+    def since_ns(self) -> int | None:
+        """Start of the running pause on the monotonic clock; None outside of one."""
+        return self._since_ns
+
+    def begin(self, model: str | None) -> None:
+        """Start a pause: an answer or a load has ended with this model in memory.
+
+        Args:
+            model: Name of the model; None without any, and without a process of the engine.
+        """
+        self._model = model
+        self._since_ns = self.clock()
+
+    def end(self) -> IdleBaseline | None:
+        """End the pause before new work, and save the model's baseline if it was long enough.
+
+        A model is measured once, and again when a pause draws less power than its baseline, or has
+        other channels. The cold baseline is replaced as well if the machine draws less even with a
+        model in memory. A pause in which something else ran is not used.
+
+        Returns:
+            The saved baseline; None if there was none to save.
+
+        Raises:
+            EtuiError: The baseline cannot be written.
+        """
+        since_ns, self._since_ns = self._since_ns, None
+        if since_ns is None:
+            return None
+        model, now_ns = self._model, self.clock()
+        start_ns = max(since_ns + _ns(PAUSE_QUIET_SECONDS), now_ns - _ns(KEPT_SECONDS))
+        end_ns = start_ns + _ns(PAUSE_MEASURED_SECONDS)
+        if end_ns > now_ns or not list_measured(self._recorder):
+            return None
+        idle = compute_baseline(self._recorder, start_ns, end_ns)
+        if idle is None or not idle.steady:
+            return None
+        known = load_baselines(self._config)
+        before = known.cold if model is None else known.loaded.get(model)
+        if before is not None and not idle.replaces(before):
+            return None
+        known = known.with_idle(idle, model)
+        if known.cold is not None and idle.is_below(known.cold):
+            known = known.with_idle(idle, None)
+        save_baselines(self._config, known)
+        return idle
+
+
+def _ns(seconds: float) -> int:
+    return int(seconds * 1e9)
+
+
+@dataclass(frozen=True, slots=True)
+class CoolDown:
+    """Idle power around an unload, of the channels that are measured together; None if unknown."""
+
+    before: Measured | None = None  # With the model in memory, just before the unload
+    after: Measured | None = None  # After the engine's process has ended
+    cold: Measured | None = None
+
+    @property
+    def above_cold(self) -> Measured | None:
+        """How many watts more than cold the machine draws afterwards."""
+        if self.after is None or self.cold is None:
+            return None
+        return self.after.minus(self.cold)
+
+    @property
+    def state(self) -> CoolState:
+        """Whether the machine is back to cold, as far as the measurement can tell."""
+        above = self.above_cold
+        if above is None or self.cold is None:
+            return "unknown"
+        noise = max(above.uncertainty or 0.0, _COOL_NOISE * self.cold.value)
+        return "above" if above.value > noise else "cold"
+
+
+def describe_cool_down(found: CoolDown) -> str:
+    """Describe the state: ``back to cold``, ``still 9.0 ± 0.4 W above cold``, ``not known``."""
+    above = found.above_cold
+    if above is None:
+        return "not known"
+    if found.state == "cold":
+        return "back to cold"
+    return f"still {watts_text(above.value, uncertainty=above.uncertainty)} above cold"
+
+
+def choose_before_interval(rested_ns: int | None, unload_ns: int) -> tuple[int, int] | None:
+    """Choose the interval before an unload whose power is that of the idle model.
+
+    Args:
+        rested_ns: End of the last answer or load, monotonic clock; None if unknown.
+
+    Returns:
+        Start and end; None if the model has rested for too short a time.
+    """
+    if rested_ns is None:
+        return None
+    start_ns = max(
+        rested_ns + int(_SETTLED_SECONDS * 1e9), unload_ns - int(COOL_MEASURED_SECONDS * 1e9)
+    )
+    return (start_ns, unload_ns) if unload_ns - start_ns >= _COOL_LEAST_SECONDS * 1e9 else None

@@ -1,0 +1,286 @@
+"""A power limit: its values, the device that has it, its range, and what was set in the end."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol
+
+from etui.energy.sources.sysfs import int_or_none
+from etui.errors import UsageError
+from etui.units import limit_text, seconds_text
+
+Setter = Literal["etui", "zeusd", "user"]
+"""Who may set a limit now: etui itself (root, or a writable file), a running zeusd, or the user."""
+_DENIED = "permission denied"
+EXACT_WATTS = 0.01
+"""Two readings of one limit are equal within this; drivers count in milliwatts or finer."""
+
+
+@dataclass(frozen=True, slots=True)
+class LimitPart:
+    """One of several limits of a device: the ``long_term`` or ``short_term`` limit of RAPL."""
+
+    name: str
+    watts: float | None  # The limit now; None if it cannot be read
+    max_watts: float | None = None  # Highest power that the driver states; None if it states none
+    window_s: float | None = None  # Seconds over which power is averaged; None if unknown
+
+
+@dataclass(frozen=True, slots=True)
+class PowerLimit:
+    """The power limit of one device; a value that the driver does not state is None."""
+
+    scope: str  # Scope as in the meter's channels: `gpu:GPU-…`, `package:0`
+    label: str  # Name for people: `GPU 0`, `CPU package 0`
+    watts: float | None
+    enforced_watts: float | None  # What is enforced now: the lowest of all limits
+    min_watts: float | None
+    max_watts: float | None
+    default_watts: float | None  # The limit after a reboot
+    setter: Setter  # Who may set it now
+    command: str  # The command with which a user sets the limit of now
+    parts: tuple[LimitPart, ...] = ()  # The single limits, where the device has several
+    note: str = ""  # What a reader should know: a limit that is switched off; empty if nothing
+
+
+@dataclass(frozen=True, slots=True)
+class AppliedLimit:
+    """The result of setting a limit, read back from the driver."""
+
+    scope: str
+    requested: float  # The limit that was to be set, watts
+    applied: float | None  # The limit read back; None if it cannot be read
+    enforced: float | None  # What is enforced, read back; None if the driver does not say
+    note: str = ""
+    """Why it differs from the request: rounded, refused, a lower second limit, heat; empty if it
+    does not."""
+    is_refused: bool = False  # Whether the request was not carried out
+
+
+@dataclass(frozen=True, slots=True)
+class LimitReasons:
+    """What holds a device back at one moment."""
+
+    scope: str
+    t_ns: int
+    enforced_watts: float | None  # Limit in force; None if the driver does not say
+    is_power_capped: bool | None
+    """Whether the power limit lowers the clocks; None if the driver does not say."""
+    is_hot: bool | None  # Whether heat lowers the clocks; None if the driver does not say
+    reasons: tuple[str, ...] = ()  # All reasons for lower clocks that the driver states
+
+
+@dataclass(frozen=True, slots=True)
+class CapRequest:
+    """A request to the user to set a limit by hand."""
+
+    scope: str
+    label: str
+    watts: float  # The limit to set
+    current_watts: float | None  # The limit now; None if it cannot be read
+    command: str
+    problem: str = ""  # Why the user is asked again; empty the first time
+
+
+class WriteRefused(Exception):
+    """A limit that could not be written.
+
+    Args:
+        why: The reason, in a few words.
+        denied: Whether a permission is missing.
+        may_follow: Whether the limit may still be set later (no answer came in time).
+    """
+
+    def __init__(self, why: str, *, denied: bool = False, may_follow: bool = False) -> None:
+        super().__init__(why)
+        self.why = why
+        self.denied = denied
+        self.may_follow = may_follow
+
+
+class LimitDevice(Protocol):
+    """A device with a power limit, which may consist of several values (knobs)."""
+
+    @property
+    def scope(self) -> str:
+        """Scope as in the meter's channels."""
+
+    @property
+    def label(self) -> str:
+        """Name for people."""
+
+    @property
+    def unit_watts(self) -> float:
+        """Resolution of the driver: a limit may be rounded by this much."""
+
+    def read(self) -> PowerLimit:
+        """Read everything; no error, a value that cannot be read is None."""
+
+    def read_knobs(self) -> Mapping[str, float | None]:
+        """Read the values that :meth:`write` sets, the main one first, in watts."""
+
+    def plan(self, watts: float) -> Mapping[str, float]:
+        """Return knob -> watts for a limit."""
+
+    def write(self, knob: str, watts: float) -> None:
+        """Set one knob.
+
+        Raises:
+            WriteRefused: The driver, the kernel or zeusd refused.
+        """
+
+    def format_command(self, changes: Mapping[str, float]) -> str:
+        """Return the command with which a user sets knobs (knob -> watts)."""
+
+    def explain_lower(self) -> str:
+        """Name what enforces less than the limit; empty if that is unknown."""
+
+    def read_reasons(self, t_ns: int) -> LimitReasons:
+        """Read what holds the device back now."""
+
+
+def describe_limit(limit: PowerLimit) -> str:
+    """Describe a limit: ``GPU 0: 350 W (100 W to 450 W, default 450 W), etui may set it``."""
+    facts = [format_range(limit)]
+    if limit.default_watts is not None:
+        facts.append(f"default {limit_text(limit.default_watts)}")
+    enforced, watts = limit.enforced_watts, limit.watts
+    if enforced is not None and watts is not None and limit_text(enforced) != limit_text(watts):
+        facts.append(f"{limit_text(limit.enforced_watts)} enforced")
+    facts += [
+        f"{part.name} {limit_text(part.watts)}"
+        + (f" over {seconds_text(part.window_s)}" if part.window_s is not None else "")
+        for part in limit.parts
+    ]
+    if limit.note:
+        facts.append(limit.note)
+    who = {"etui": "etui may set it", "zeusd": "zeusd sets it", "user": "only root may set it"}
+    return f"{limit.label}: {limit_text(limit.watts)} ({', '.join(facts)}), {who[limit.setter]}"
+
+
+def format_range(limit: PowerLimit) -> str:
+    """Format the range of a limit: ``100 W to 450 W``, ``at most 65 W``, ``above 0 W``."""
+    low, high = limit.min_watts, limit.max_watts
+    if low is not None and high is not None:
+        return f"{limit_text(low)} to {limit_text(high)}"
+    if high is not None:
+        return f"at most {limit_text(high)}"
+    return f"at least {limit_text(low)}" if low is not None else "above 0 W"
+
+
+def check_range(limit: PowerLimit, watts: float) -> None:
+    """Check that a device can have a limit.
+
+    Args:
+        limit: The device, as read when it was opened.
+
+    Raises:
+        UsageError: It is not a power, or outside of the range that the driver states.
+    """
+    low, high = limit.min_watts, limit.max_watts
+    is_power = math.isfinite(watts) and watts > 0
+    below = low is not None and watts < low - EXACT_WATTS
+    above = high is not None and watts > high + EXACT_WATTS
+    if is_power and not below and not above:
+        return
+    shown = limit_text(watts) if math.isfinite(watts) else str(watts)
+    raise UsageError(
+        f"a power limit of {shown} is outside of the range of {limit.label}: {format_range(limit)}",
+        "choose a limit inside the range; `etui doctor` lists the power limits",
+    )
+
+
+def judge_applied(
+    requested: float,
+    before: PowerLimit,
+    after: PowerLimit,
+    unit_watts: float,
+    *,
+    failure: str = "",
+    lower_because: str = "",
+) -> AppliedLimit:
+    """Judge the result of a request.
+
+    Args:
+        requested: The limit that was to be set, watts.
+        unit_watts: Resolution of the driver; a difference up to it is no news.
+        failure: Why the limit could not be written; empty if it was.
+        lower_because: What enforces less than the limit, if the device knows.
+    """
+    notes = [failure] if failure else []
+    is_refused = bool(failure)
+    applied, enforced = after.watts, after.enforced_watts
+    if applied is None:
+        notes.append("the limit cannot be read back")
+        is_refused = True
+    elif not failure and abs(applied - requested) > unit_watts + 1e-9:
+        unchanged = before.watts is not None and abs(applied - before.watts) <= EXACT_WATTS
+        if unchanged:
+            notes.append(f"refused without an error: the limit is still {limit_text(applied)}")
+            is_refused = True
+        else:
+            asked = limit_text(requested)
+            notes.append(f"rounded: {asked} was requested, {limit_text(applied)} is set")
+    if applied is not None and enforced is not None and enforced < applied - unit_watts - 1e-9:
+        cause = lower_because or "another limit of the device"
+        notes.append(f"only {limit_text(enforced)} is enforced: {cause}")
+    if after.note and not is_refused:
+        notes.append(after.note)
+    return AppliedLimit(after.scope, requested, applied, enforced, "; ".join(notes), is_refused)
+
+
+def is_root() -> bool:
+    """Return whether etui runs as root."""
+    return hasattr(os, "geteuid") and os.geteuid() == 0
+
+
+class LimitFiles:
+    """Reads and writes limits in sysfs; a test replaces it by one that rounds or refuses."""
+
+    def can_write(self, path: Path) -> bool:
+        """Return whether this process may write a file."""
+        if os.access in os.supports_effective_ids:
+            return os.access(path, os.W_OK, effective_ids=True)
+        return os.access(path, os.W_OK)
+
+    def write(self, path: Path, microwatts: int) -> None:
+        """Write a number in one call, as sysfs needs it.
+
+        Raises:
+            WriteRefused: The kernel refused; ``denied`` if a permission is missing.
+        """
+        try:
+            handle = os.open(path, os.O_WRONLY | os.O_TRUNC)
+            try:
+                os.write(handle, f"{microwatts}\n".encode("ascii"))
+            finally:
+                os.close(handle)
+        except PermissionError as error:
+            raise WriteRefused(_DENIED, denied=True) from error
+        except OSError as error:
+            raise WriteRefused((error.strerror or str(error)).lower()) from error
+
+
+def read_watts(path: Path) -> float | None:
+    """Read a file in microwatts as watts; None if it cannot be read or is negative."""
+    value = int_or_none(path)
+    return value / 1e6 if value is not None and value >= 0 else None
+
+
+def read_positive_watts(path: Path) -> float | None:
+    """Read a file in microwatts as watts; None if it states nothing (0)."""
+    return read_watts(path) or None
+
+
+def to_microwatts(watts: float) -> int:
+    """Convert watts to whole microwatts."""
+    return round(watts * 1e6)
+
+
+def format_tee(microwatts: int, paths: list[Path]) -> str:
+    """Return the command with which a user writes a number into files as root."""
+    return f"echo {microwatts} | sudo tee {' '.join(str(path) for path in paths)}"

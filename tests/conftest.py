@@ -98,3 +98,24 @@ def starter_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
         return pull(spec, config)
     except (EtuiError, OSError) as error:
         pytest.skip(f"no starter model in {folder}, and it cannot be pulled: {error}")
+
+
+@pytest.fixture(scope="session")
+def tiny_starter(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model of 1.5 MB under the starter's name, alone in its folder; it answers ``B.``
+
+    For tests that need a model of llama.cpp, and not what a model of language says.
+    """
+    from etui.models.catalogue import load_catalogue
+    from etui.models.files import FileRecord, write_record
+    from etui.models.spec import STARTER
+    from tests.contract.tiny_model import write_tiny_model
+
+    folder = tmp_path_factory.mktemp("tiny")
+    path = write_tiny_model(folder / f"{STARTER}.gguf")
+    spec = load_catalogue(Config(home=folder, models_dir=folder)).models[STARTER]
+    assert spec.sha256 is not None
+    state = path.stat()
+    record = FileRecord(str(path), state.st_size, state.st_mtime_ns, spec.sha256, pinned=True)
+    write_record(STARTER, folder, record)
+    return path

@@ -19,10 +19,8 @@ QUESTION = "Which is a colour?\nA) red\nB) seven\nC) Monday"
 
 
 @pytest.fixture(scope="module")
-def models(starter_model, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("models")
-    (folder / starter_model.name).symlink_to(starter_model)
-    return folder
+def models(tiny_starter):
+    return tiny_starter.parent
 
 
 @pytest.fixture
@@ -37,7 +35,8 @@ def policy(etui_home):
     return write
 
 
-def test_a_cascade_prints_the_answer_that_stands_and_tells_its_hops(etui, models, policy):
+def test_a_cascade_prints_the_answer_that_stands_and_tells_its_hops(etui, starter_model, policy):
+    models = starter_model.parent
     path = policy(POLICY.replace("ACCEPT", "0.99"))
     done = etui("ask", QUESTION, "--policy", path, models=models)
     assert done.returncode == 0, done.stderr

@@ -35,11 +35,9 @@ def run(home: Path, *args: str, models: Path | None = None):
 
 
 @pytest.fixture(scope="module")
-def models(starter_model, tmp_path_factory) -> Path:
+def models(tiny_starter) -> Path:
     """A models folder with the starter alone, whatever else lies beside it."""
-    folder = tmp_path_factory.mktemp("models")
-    (folder / starter_model.name).symlink_to(starter_model)
-    return folder
+    return tiny_starter.parent
 
 
 @pytest.fixture(scope="module")

@@ -29,11 +29,9 @@ curves: {prompt_tokens: [8, 16], output_tokens: [2, 4], repeats: 1, window_secon
 
 
 @pytest.fixture(scope="module")
-def models(starter_model, tmp_path_factory) -> Path:
+def models(tiny_starter) -> Path:
     """A models folder with the starter alone."""
-    folder = tmp_path_factory.mktemp("models")
-    (folder / starter_model.name).symlink_to(starter_model)
-    return folder
+    return tiny_starter.parent
 
 
 @pytest.fixture(scope="module")

@@ -34,11 +34,8 @@ BENCH = calibration_run.TurnTimer
 
 
 @pytest.fixture
-def models(starter_model, tmp_path):
-    folder = tmp_path / "models"
-    folder.mkdir()
-    (folder / starter_model.name).symlink_to(starter_model)
-    return folder
+def models(tiny_starter):
+    return tiny_starter.parent
 
 
 def test_a_calibration_ends_in_a_curve_that_is_listed_and_drawn(etui, models, tmp_path):

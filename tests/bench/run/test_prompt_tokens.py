@@ -25,8 +25,8 @@ ARMS = {
 
 
 @pytest.fixture
-def here(config, starter_model):
-    return replace(config, models_dir=starter_model.parent)
+def here(config, tiny_starter):
+    return replace(config, models_dir=tiny_starter.parent)
 
 
 def test_counts_are_those_of_the_answers(here):

@@ -68,10 +68,8 @@ def used_bytes(pid: int) -> int:
 def main() -> None:
     """Serve until a signal."""
     from etui.runtime.turn_pool import TurnPool
-    from etui.server.context import ServerContext
-    from etui.server.memory import share_heap
-    from etui.server.run import open_sockets, run_server
-    from etui.server.settings import ServerSettings
+    from etui.server.context import ServerContext, ServerSettings
+    from etui.server.run import open_sockets, run_server, share_heap
 
     share_heap()
     port, parallel, queue = map(int, sys.argv[1:4])

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from etui.cli.serve_status import StatusLine
     from etui.config.config import Config
-    from etui.server.settings import ServerSettings
+    from etui.server.context import ServerSettings
 
 _MOST_PARALLEL = 64
 
@@ -121,8 +121,8 @@ def serve(
     _check_origins(origin)
     check_hosts(allow_host)
     require_server("etui serve")
+    from etui.server.context import DEFAULT_HOST, DEFAULT_PORT, ServerSettings
     from etui.server.keys import read_keys
-    from etui.server.settings import DEFAULT_HOST, DEFAULT_PORT, ServerSettings
 
     given = read_keys(keys, os.environ)
     settings = ServerSettings(
@@ -191,8 +191,7 @@ def _serve(
     from etui.runtime.runtime import open_process_runtime
     from etui.runtime.turn_pool import TurnPool
     from etui.server.context import ServerContext
-    from etui.server.memory import share_heap
-    from etui.server.run import format_address, open_sockets, run_server
+    from etui.server.run import format_address, open_sockets, run_server, share_heap
 
     share_heap()
     config = replace(load_config(), parallel=parallel)

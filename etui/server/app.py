@@ -10,17 +10,7 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from etui.server import (
-    completions,
-    health,
-    meter,
-    metrics,
-    models,
-    responses,
-    route,
-    turns,
-    unavailable,
-)
+from etui.server import completions, meter, metrics, responses, routes
 from etui.server.context import Pool, ServerContext
 from etui.server.counters import CountedPool
 from etui.server.errors import ApiError, error_response
@@ -30,20 +20,7 @@ if TYPE_CHECKING:
     from starlette.routing import Route
 
     from etui.runtime.runtime import Runtime
-    from etui.server.settings import ServerSettings
-
-_ROUTE_MODULES = (
-    completions,
-    responses,
-    models,
-    route,
-    turns,
-    health,
-    metrics,
-    meter,
-    unavailable,
-)
-"""Each has ``build_routes(context) -> list[Route]``."""
+    from etui.server.context import ServerSettings
 
 
 def build_app(pool: Pool, runtime: Runtime[Any], settings: ServerSettings) -> Starlette:
@@ -60,14 +37,24 @@ def build_app_of(context: ServerContext) -> Starlette:
     """Build the application of a context."""
     counted = replace(context, pool=CountedPool(context.pool))
     return build_app_with(
-        [route for module in _ROUTE_MODULES for route in module.build_routes(counted)]
+        [
+            *completions.build_routes(counted),
+            *responses.build_routes(counted),
+            *routes.build_listing_routes(counted),
+            *routes.build_decision_routes(counted),
+            *routes.build_turn_routes(counted),
+            *routes.build_health_routes(counted),
+            *metrics.build_routes(counted),
+            *meter.build_routes(counted),
+            *routes.build_unavailable_routes(counted),
+        ]
     )
 
 
-def build_app_with(routes: Sequence[Route]) -> Starlette:
+def build_app_with(served: Sequence[Route]) -> Starlette:
     """Build an application of some routes, whose errors have the form of the API."""
     app = Starlette(
-        routes=routes,
+        routes=served,
         exception_handlers={
             ApiError: _answer_error,
             HTTPException: _answer_http_error,

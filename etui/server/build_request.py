@@ -32,8 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from etui.server.chat_request import MessageItem
-    from etui.server.context import ServerContext
-    from etui.server.settings import ServerSettings
+    from etui.server.context import ServerContext, ServerSettings
 
 
 _TEXT_PARTS = ("text", "input_text", "output_text", "refusal")

@@ -25,8 +25,8 @@ from etui.server.documents import (
     turn_documents,
 )
 from etui.server.event_stream import CompletionStream
-from etui.server.json_body import read_json
 from etui.server.turn_response import AnswerForm, TurnResponse
+from etui.server.validation import read_json
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
@@ -13,8 +13,55 @@ if TYPE_CHECKING:
     from etui.runtime.decide import Choice, Overrides
     from etui.runtime.runtime import Runtime
     from etui.runtime.turn_request import PoolEvent, PoolStatus, RunningTurn, TurnRequest
-    from etui.server.settings import ServerSettings
     from etui.turn.record import TurnRecord
+
+
+DEFAULT_HOST = "127.0.0.1"
+
+DEFAULT_PORT = 8420
+
+
+@dataclass(frozen=True, slots=True)
+class ServerSettings:
+    """What the server listens on, whom it answers, and its limits.
+
+    Attributes:
+        policy, model: What answers requests for the model ``default``, or for none; None of
+            both is the policy of config.yaml.
+        header_seconds, body_seconds: Longest time for the headers and for the body to arrive.
+        max_n, max_stop, max_top_logprobs: Bounds of these parameters.
+    """
+
+    host: str = DEFAULT_HOST  # Address that it is bound to
+    port: int = DEFAULT_PORT  # Its port, as clients name it in `Host`
+    unix: str | None = None
+    """Path of a unix socket that it listens on instead of an address; None for none."""
+    keys: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """Keys by their names; without any, requests need no key."""
+    origins: tuple[str, ...] = ()
+    """Origins of web pages that may send requests (``https://chat.example``)."""
+    allow_hosts: tuple[str, ...] = ()
+    """Further values of ``Host``, such as the name of a reverse proxy. One without a port means
+    this server's port and the default ports of HTTP and HTTPS."""
+    policy: str | None = None
+    model: str | None = None
+    body_limit_bytes: int = 8 * 2**20  # Largest body of a request
+    header_limit_bytes: int = 32 * 2**10  # Largest size of the headers of a request, all together
+    header_count: int = 100  # Most headers of a request
+    header_seconds: float = 10.0
+    body_seconds: float = 60.0
+    stall_seconds: float = 30.0  # Longest time that a client may leave a full socket unread
+    keep_alive_seconds: float = 15.0  # A stream sends a comment after this long a silence
+    grace_seconds: float = 10.0
+    """How long running answers may go on after the server was asked to stop."""
+    event_limit: int = 4096  # Most events that wait for one client
+    max_n: int = 8
+    max_stop: int = 4
+    max_top_logprobs: int = 20
+    max_messages: int = 2048  # Most messages of a conversation
+    max_stop_characters: int = 256  # Longest stop string
+    max_schema_bytes: int = 256 * 2**10  # Largest JSON schema, and largest list of tools
+    max_connections: int = 512  # Most connections at a time
 
 
 class Pool(Protocol):

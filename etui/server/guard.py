@@ -23,7 +23,7 @@ from etui.web_origin import LOOPBACK_NAMES, build_hosts, is_allowed, is_secret
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-    from etui.server.settings import ServerSettings
+    from etui.server.context import ServerSettings
 
 _log = logging.getLogger("etui.server")
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from starlette.requests import Request
 
     from etui.energy.recorder import Recorder
-    from etui.server.settings import ServerSettings
+    from etui.server.context import ServerSettings
 
 
 def build_power_app(recorder: Recorder) -> Starlette:

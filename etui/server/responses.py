@@ -13,11 +13,11 @@ from etui.server.deltas import DeltaReader
 from etui.server.documents import encode
 from etui.server.errors import ApiError
 from etui.server.event_stream import energy_comment
-from etui.server.json_body import read_json
 from etui.server.responses_events import ResponseEvents
 from etui.server.responses_output import build_items, ended_document, started_document
 from etui.server.responses_request import parse_response_request
 from etui.server.turn_response import TurnResponse
+from etui.server.validation import read_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

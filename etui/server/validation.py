@@ -2,13 +2,163 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import math
+import re
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from etui.server.errors import invalid, quote, shorten
+from etui.server.errors import ApiError, invalid, quote, shorten
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+
+
+MOST_DEPTH = 64
+"""Most levels of objects and arrays."""
+
+
+_MOST_DIGITS = 20
+
+MOST_VALUES = 400_000
+"""Most objects, arrays and items of them: a request with more tokens than any context has fewer."""
+
+
+MOST_KEYS = 10_000
+"""Most keys of one object."""
+
+
+_LARGE_BYTES = 128 * 2**10
+"""A larger body is parsed on another thread, so that other requests do not wait for it."""
+
+
+_STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
+
+
+async def read_json(request: Request) -> dict[str, Any]:
+    """Read the body of a request, which has to be a JSON object.
+
+    Raises:
+        ApiError: It is not one, status 400.
+    """
+    body = await request.body()
+    if len(body) > _LARGE_BYTES:
+        return await asyncio.to_thread(parse_object, body)
+    return parse_object(body)
+
+
+def parse_object(body: bytes) -> dict[str, Any]:
+    """Parse a JSON object.
+
+    Raises:
+        ApiError: It is not valid JSON in UTF-8, no object, has a key twice, a number that is not
+            finite or has too many digits, half a surrogate pair, too many values, or is nested
+            too deeply.
+    """
+    _check_values(body)
+    try:
+        text = body.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise invalid(f"the body is not UTF-8: byte {error.start}") from None
+    try:
+        document = json.loads(
+            text,
+            object_pairs_hook=_build_object,
+            parse_constant=_refuse_constant,
+            parse_int=_parse_int,
+            parse_float=_parse_float,
+        )
+    except RecursionError:
+        raise _too_deep() from None
+    except json.JSONDecodeError as error:
+        raise invalid(
+            f"the body is not valid JSON: {error.msg} at line {error.lineno} column {error.colno}"
+        ) from None
+    if not isinstance(document, dict):
+        raise invalid("the body has to be a JSON object")
+    _check(document)
+    return document
+
+
+def _check_values(body: bytes) -> None:
+    """Bound the values of a body before they are built: each takes far more memory than its text.
+
+    It counts what begins a value outside of texts, so at least all values of valid JSON.
+    """
+    if len(body) <= MOST_VALUES:
+        return
+    marks = _STRING.sub(b"", body)
+    if sum(map(marks.count, (b",", b"[", b"{"))) > MOST_VALUES:
+        raise invalid(f"the body has more than {MOST_VALUES} values")
+
+
+def _build_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len(pairs) > MOST_KEYS:
+        raise invalid(f"an object has more than {MOST_KEYS} keys")
+    built = dict(pairs)
+    if len(built) != len(pairs):
+        seen: set[str] = set()
+        for key, _ in pairs:
+            if key in seen:
+                raise invalid(f"the body has the key {quote(key)} twice", param=quote(key))
+            seen.add(key)
+    return built
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise invalid(f"{name} is no JSON number")
+
+
+def _parse_int(text: str) -> int:
+    if len(text) > _MOST_DIGITS:
+        raise invalid(f"a number has more than {_MOST_DIGITS} digits")
+    return int(text)
+
+
+def _parse_float(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise invalid("a number is too large")
+    return number
+
+
+def _check(document: dict[str, Any]) -> None:
+    """Check depth and texts, level by level, without recursion."""
+    level: list[Any] = [document]
+    for _ in range(MOST_DEPTH):
+        if not level:
+            return
+        below: list[Any] = []
+        for value in level:
+            if isinstance(value, str):
+                _check_text(value)
+            elif isinstance(value, dict):
+                for key in value:
+                    _check_text(key)
+                below += value.values()
+            elif isinstance(value, list):
+                below += value
+        level = below
+    if any(isinstance(value, dict | list) for value in level):
+        raise _too_deep()
+    for value in level:
+        if isinstance(value, str):
+            _check_text(value)
+
+
+def _check_text(text: str) -> None:
+    try:
+        text.isascii() or text.encode("utf-8")
+    except UnicodeEncodeError:
+        raise invalid("a text has half a surrogate pair, which is no character") from None
+
+
+def _too_deep() -> ApiError:
+    return invalid(f"the body is nested more than {MOST_DEPTH} levels deep")
+
 
 M = TypeVar("M", bound=BaseModel)
 

@@ -26,9 +26,8 @@ from etui.runtime.turn_request import (
     TurnFailed,
     TurnRequest,
 )
-from etui.server.context import ServerContext
+from etui.server.context import ServerContext, ServerSettings
 from etui.server.run import GracefulServer, open_sockets
-from etui.server.settings import ServerSettings
 from etui.turn.events import TurnFinished
 from etui.turn.ports import Served
 from etui.turn.record import Attribution, ClientRecord, TurnRecord

@@ -16,9 +16,8 @@ from etui.server.build_request import (
     parse_completion,
     parse_model,
 )
-from etui.server.context import ServerContext
+from etui.server.context import ServerContext, ServerSettings
 from etui.server.errors import ApiError
-from etui.server.settings import ServerSettings
 from tests.server.fakes import FakePool
 
 QUESTION = {"role": "user", "content": "2+2?"}

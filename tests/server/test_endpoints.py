@@ -23,11 +23,10 @@ from etui.errors import ModelUnavailable, QueueFull
 from etui.runtime.runtime import Runtime
 from etui.runtime.turn_request import EnergyBooks, PoolStatus
 from etui.server.app import build_app_with
-from etui.server.context import ServerContext
+from etui.server.context import ServerContext, ServerSettings
 from etui.server.guard import Guard
-from etui.server.models import build_model_routes
+from etui.server.routes import build_model_routes
 from etui.server.run import GracefulServer, open_sockets
-from etui.server.settings import ServerSettings
 from etui.turn.record import ClientRecord
 from tests.fixtures.turns import TURN
 from tests.server.fakes import DEADLINE_SECONDS, FakePool, fail, parse_model, say, wait

@@ -9,7 +9,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from etui.server.errors import ApiError
-from etui.server.json_body import MOST_DEPTH, MOST_VALUES, parse_object
+from etui.server.validation import MOST_DEPTH, MOST_VALUES, parse_object
 
 VALUES = st.recursive(
     st.none()

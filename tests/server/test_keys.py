@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from etui.errors import EtuiError, InvalidFile, UsageError
+from etui.server.context import ServerSettings
 from etui.server.guard import find_key
 from etui.server.keys import parse_keys, read_keys
-from etui.server.settings import ServerSettings
 
 KEY = "0123456789abcdef"
 

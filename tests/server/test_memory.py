@@ -11,7 +11,7 @@ import pytest
 
 SCRIPT = """
 import ctypes, sys, threading
-from etui.server.memory import share_heap
+from etui.server.run import share_heap
 
 share_heap()
 libc = ctypes.CDLL(None)

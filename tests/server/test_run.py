@@ -11,8 +11,8 @@ import pytest
 from starlette.types import Receive, Scope, Send
 
 from etui.errors import EtuiError, UsageError
+from etui.server.context import ServerSettings
 from etui.server.run import GuardedServer, format_address, open_sockets, raise_file_limit
-from etui.server.settings import ServerSettings
 from tests.server.fakes import FakePool, serving
 from tests.server.raw import ask, exchange
 

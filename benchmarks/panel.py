@@ -16,9 +16,8 @@ from textual.app import App, ComposeResult
 from etui.energy.devices import DeviceVitals
 from etui.energy.types import Channel, ChannelPower, Energy, Kind
 from etui.tui.pacing import USUAL
-from etui.tui.power.feed import PowerFeed
+from etui.tui.power.feed import PowerFeed, Stage
 from etui.tui.power.panel import PowerPanel
-from etui.tui.power.phases import Stage
 from etui.tui.services import Vitals
 
 HOUR_NS = 3_600_000_000_000

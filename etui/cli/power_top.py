@@ -71,7 +71,7 @@ def top(once: bool, as_json: bool, as_lines: bool, interval: float) -> int:
 
 def _show_screen(config: Config, recorder: Recorder, interval: float) -> int:
     from etui.tui.open_services import LiveMeter
-    from etui.tui.power_screen.top import PowerTopApp
+    from etui.tui.power.top import PowerTopApp
 
     app = PowerTopApp(config, LiveMeter(recorder, config), interval)
     app.run_until_left()
@@ -134,8 +134,7 @@ def _open_reader(config: Config, recorder: Recorder) -> Callable[[], TopReading]
     from etui.cli.power_top_text import TopReading
     from etui.energy.devices import DeviceReader, join_states
     from etui.log.daily_energy import DailyEnergy
-    from etui.tui.power_screen.read_spent import read_spent
-    from etui.tui.power_screen.spent_text import Spent
+    from etui.tui.power.spent_text import Spent, read_spent
 
     devices = DeviceReader(recorder, config.sysfs_dir, time.monotonic_ns)
     start_ns = time.monotonic_ns()

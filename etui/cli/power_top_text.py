@@ -10,8 +10,8 @@ from etui import units
 from etui.energy.devices import ChannelState
 from etui.log.daily_energy import EnergySum, sum_by_day, sum_by_model
 from etui.text import format_table, utc_now
-from etui.tui.power_screen.channel_rows import Row, build_rows, column_texts, own_text
-from etui.tui.power_screen.spent_text import (
+from etui.tui.power.channel_rows import Row, build_rows, column_texts, own_text
+from etui.tui.power.spent_text import (
     DAYS_SHOWN,
     Spent,
     day_lines,

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from importlib import import_module
+from inspect import getmembers, isclass
+from pkgutil import walk_packages
 from typing import Any, ClassVar
 
 from rich.cells import cell_len
@@ -15,8 +18,47 @@ from textual.screen import ModalScreen, Screen
 from textual.widget import Widget
 from textual.widgets import Static
 
-from etui.text import sanitize
+from etui.config.config import Config
+from etui.text import find_nearest, format_suggestion, sanitize
 from etui.tui.widgets.key_footer import KeyFooter
+
+
+def find_owners() -> Iterator[type[DOMNode]]:
+    """Yield every class of the app that defines key bindings."""
+    package = import_module("etui.tui")
+    for module in walk_packages(package.__path__, "etui.tui."):
+        for _name, owner in getmembers(import_module(module.name), isclass):
+            if not issubclass(owner, DOMNode) or owner.__module__ != module.name:
+                continue
+            if vars(owner).get("BINDINGS"):
+                yield owner
+
+
+def list_key_names() -> frozenset[str]:
+    """Return the names of all keys that can be rebound."""
+    return frozenset(
+        binding.id
+        for owner in find_owners()
+        for binding in vars(owner)["BINDINGS"]
+        if isinstance(binding, Binding) and binding.id is not None
+    )
+
+
+def find_keymap_faults(config: Config) -> Iterator[tuple[str, str]]:
+    """Yield the error and its fix for each name in the user's keymap that no key has."""
+    for name, near in find_unknown_keys(config.keymap, list_key_names()):
+        hint = format_suggestion([near] if near else [], quoted=False)
+        fix = hint or "docs/chat.md lists all key names;"
+        yield f"unknown key name {name!r}", f"{fix} fix `keymap` in {config.config_file}"
+
+
+def find_unknown_keys(keymap: Mapping[str, str], names: Iterable[str]) -> list[tuple[str, str]]:
+    """List the names in ``keymap`` that no key has, each with the nearest one or an empty text."""
+    known = sorted(names)
+    return [
+        (name, next(iter(find_nearest(name, known)), "")) for name in keymap if name not in known
+    ]
+
 
 WORDS: tuple[tuple[str, str], ...] = (
     ("J", "joules: watts × seconds; 3.6 kJ are 1 Wh"),
@@ -34,6 +76,7 @@ WORDS: tuple[tuple[str, str], ...] = (
     ("integrated", "hardware power readings, added up over time"),
     ("unmeasured", "nothing could be read: never counted as 0"),
 )
+
 """Word -> meaning, in the order in which a reader meets them."""
 
 
@@ -104,7 +147,6 @@ class HelpScreen(ModalScreen[None]):
         self._page = VerticalScroll(id="help-page")
 
     def compose(self) -> ComposeResult:
-        """Lay out the keys and the words, side by side where there is room."""
         with self._page, Horizontal(classes="columns"):
             with Vertical(classes="keys"):
                 for group in self._groups:
@@ -119,15 +161,12 @@ class HelpScreen(ModalScreen[None]):
         yield KeyFooter()
 
     def action_leave(self) -> None:
-        """Close the help."""
         self.dismiss(None)
 
     def action_move(self, rows: int) -> None:
-        """Scroll the page by rows."""
         self._page.scroll_relative(y=rows, animate=False)
 
     def action_jump(self, direction: int) -> None:
-        """Scroll to the top or to the end of the page."""
         if direction < 0:
             self._page.scroll_home(animate=False)
         else:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
-from textual.app import ComposeResult
+from textual.app import App, ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical, VerticalScroll
 from textual.screen import ModalScreen
+from textual.widget import Widget
 from textual.widgets import Static, TextArea
 
 from etui.text import sanitize
@@ -36,7 +37,6 @@ class TextModal(ModalScreen[str | None]):
         self._area.set_class(one_line, "-one-line")
 
     def compose(self) -> ComposeResult:
-        """Lay out the title, the help line and the text area."""
         with Vertical(classes="box"):
             yield Static(sanitize(self._title), markup=False, classes="title")
             yield Static(sanitize(self._help_text), markup=False, classes="help")
@@ -52,17 +52,14 @@ class TextModal(ModalScreen[str | None]):
             self._area.move_cursor(self._area.document.end)
 
     def on_text_area_changed(self, changed: TextArea.Changed) -> None:
-        """Accept a one-line text on Enter."""
         # A second change may be queued behind the line break: dismiss only once.
         if self._one_line and self.is_current and "\n" in changed.text_area.text:
             self.dismiss(changed.text_area.text.replace("\n", " ").strip())
 
     def action_take(self) -> None:
-        """Close the dialog with the text."""
         self.dismiss(self._area.text.strip())
 
     def action_leave(self) -> None:
-        """Close the dialog without the text."""
         self.dismiss(None)
 
 
@@ -84,7 +81,6 @@ class ConfirmModal(ModalScreen[bool]):
         self._details = details
 
     def compose(self) -> ComposeResult:
-        """Lay out the question and its keys."""
         with Vertical(classes="box"):
             yield Static(sanitize(self._question), markup=False, classes="title")
             if self._details:
@@ -94,5 +90,11 @@ class ConfirmModal(ModalScreen[bool]):
         yield KeyFooter()
 
     def action_answer(self, yes: bool) -> None:
-        """Close the dialog with the answer."""
         self.dismiss(yes)
+
+
+async def confirm(node: App[Any] | Widget, question: str, details: str = "") -> bool:
+    """Ask a question, from a worker, and return whether the answer is yes."""
+    app: App[Any] = node if isinstance(node, App) else node.app
+    answer: bool = await app.push_screen_wait(ConfirmModal(question, details))
+    return answer

@@ -71,7 +71,7 @@ def build_screens(
         return ModelsScreen(config, backend)
 
     def power() -> Screen[None]:
-        from etui.tui.power_screen.screen import PowerScreen
+        from etui.tui.power.screen import PowerScreen
 
         return PowerScreen(config, feed)
 

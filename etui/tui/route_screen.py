@@ -19,7 +19,7 @@ from etui import units
 from etui.errors import EtuiError
 from etui.runtime.routes import Route, RouteChoice
 from etui.text import format_table, sanitize
-from etui.tui.notices import notice_text
+from etui.tui._work import notice_text
 from etui.tui.widgets.key_footer import KeyFooter
 
 HELP_LINE = "type to filter · ↑ ↓ select · Enter uses it for the next questions"
@@ -59,7 +59,6 @@ class RouteScreen(ModalScreen[Route | None]):
         self._note = Static("reading policies and models …", markup=False, classes="help")
 
     def compose(self) -> ComposeResult:
-        """Lay out the filter, the list and the line below it."""
         with Vertical(classes="box"):
             yield Static(
                 "What answers next (predicted J/token)",
@@ -72,7 +71,6 @@ class RouteScreen(ModalScreen[Route | None]):
         yield KeyFooter()
 
     def on_mount(self) -> None:
-        """Read the choices."""
         self._load()
 
     @work(exclusive=True, group="routes")
@@ -85,24 +83,19 @@ class RouteScreen(ModalScreen[Route | None]):
         self._show()
 
     def on_input_changed(self, changed: Input.Changed) -> None:
-        """Filter while the user types."""
         if self._choices:
             self._show()
 
     def on_input_submitted(self, submitted: Input.Submitted) -> None:
-        """Choose the selected line."""
         self._choose(self._list.highlighted)
 
     def on_option_list_option_selected(self, selected: OptionList.OptionSelected) -> None:
-        """Choose a line by a click."""
         self._choose(selected.option_index)
 
     def action_leave(self) -> None:
-        """Close the list and change nothing."""
         self.dismiss(None)
 
     def action_move(self, lines: int) -> None:
-        """Select another line."""
         if self._shown:
             at = (self._list.highlighted or 0) + lines
             self._list.highlighted = min(max(at, 0), len(self._shown) - 1)

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -21,31 +22,30 @@ from textual.screen import Screen, SystemModalScreen
 from textual.widgets import TextArea
 
 from etui.config.config import Config, make_home
-from etui.errors import EtuiError, format_internal_error
+from etui.errors import EtuiError
 from etui.log.records import ChatRecord
 from etui.runtime.routes import Route
 from etui.text import sanitize
-from etui.tui.app_messages import (
+from etui.tui._work import faults_shown, in_thread, notify_error
+from etui.tui.ascii import choose_driver, leave_on_hangup, leave_on_terminate, name_key
+from etui.tui.chat.screen import ChatScreen
+from etui.tui.commands import (
     AppRequest,
-    BackendFailed,
-    BackendOpened,
     ChatRequested,
+    Command,
+    EtuiCommands,
     PoliciesListed,
     RouteRequested,
     ShowsRoute,
     Unsaved,
+    route_commands,
 )
-from etui.tui.ascii import choose_driver, name_key
-from etui.tui.chat.screen import ChatScreen
-from etui.tui.commands import Command, EtuiCommands, route_commands
-from etui.tui.exit_signals import leave_on_hangup, leave_on_terminate
 from etui.tui.modals import ConfirmModal
 from etui.tui.modes import MODE_BINDINGS, build_screens, screen_commands
-from etui.tui.notices import notify_error
 from etui.tui.pacing import MOST_MIDDLE_COLLECTIONS
 from etui.tui.power.feed import PowerFeed
 from etui.tui.services import OpenServices, Services
-from etui.tui.serving.control import ServerControl, ServerUpdated
+from etui.tui.serving.control import ServerControl
 from etui.tui.themes import THEMES
 
 
@@ -72,6 +72,8 @@ class CachedStylesheet(Stylesheet):
 
 
 AGAIN_SECONDS = 4.0
+
+
 """How long after one Ctrl+C a second one leaves the app."""
 
 
@@ -94,14 +96,17 @@ def choose_interrupt(now: float, armed_at: float | None, *, answering: bool) -> 
 
 
 LEAVE_SECONDS = 5.0
+
 """Longest wait on exit for the running answer to be stopped and saved."""
 
 
 NOTICE_SECONDS = 12.0
+
 """How long a notice of the start is shown."""
 
 
 _REPLACED_COMMANDS = frozenset({"Keys", "Quit", "Theme"})
+
 """Titles of Textual's commands that etui offers itself."""
 
 
@@ -197,30 +202,26 @@ class EtuiApp(App[None]):
         leave_on_terminate(lambda: self.call_later(self._leave_at_once))
         self._open()
 
-    @work(thread=True, group="open", exit_on_error=False)
-    def _open(self) -> None:
-        try:
-            self.post_message(BackendOpened(self._open_backend(self._config)))
-        except EtuiError as error:
-            self.post_message(BackendFailed(error.what, error.fix))
-        except Exception as error:  # noqa: BLE001 - a fault must reach the screen
-            self.post_message(
-                BackendFailed(format_internal_error(error), "quit, and run `etui doctor`")
-            )
+    @work(group="open", exit_on_error=False)
+    async def _open(self) -> None:
+        with faults_shown(self):
+            open_services = partial(self._open_backend, self._config)
+            self._use_services(await in_thread(open_services, "quit, and run `etui doctor`"))
 
-    @work(thread=True, group="keys", exit_on_error=False)
-    def _check_keys(self) -> None:
-        from etui.tui.keys import find_keymap_faults  # imports every screen
+    @work(group="keys", exit_on_error=False)
+    async def _check_keys(self) -> None:
+        from etui.tui.help import find_keymap_faults
 
-        for what, fix in find_keymap_faults(self._config):
-            self.call_from_thread(notify_error, self, what, fix)
+        # It imports every screen.
+        for what, fix in await in_thread(lambda: list(find_keymap_faults(self._config))):
+            notify_error(self, what, fix)
 
-    def on_backend_opened(self, opened: BackendOpened) -> None:
+    def _use_services(self, backend: Services) -> None:
         """Attach the services to the chat, after the first-run screen if no model is on disk."""
         gc.freeze()  # the objects made so far stay: later collections need not scan them
         often, middle, _ = gc.get_threshold()
         gc.set_threshold(often, middle, MOST_MIDDLE_COLLECTIONS)  # the chat collects between keys
-        self.backend = backend = opened.backend
+        self.backend = backend
         if any(model.on_disk for model in backend.shelf.models()):
             self._chat.attach(backend, self._to_open)
         else:
@@ -230,16 +231,11 @@ class EtuiApp(App[None]):
             self.push_screen(guide, lambda _result: self._chat.attach(backend, self._to_open))
 
     async def on_unmount(self) -> None:
-        """Close the backend before the loop waits for the threads that are in it."""
         if self.backend is not None:
             try:
                 await asyncio.to_thread(self.backend.runner.close)
             except EtuiError as error:
                 self.fault = self.fault or error
-
-    def on_backend_failed(self, failed: BackendFailed) -> None:
-        """Show why the services could not be opened."""
-        notify_error(self, failed.what, failed.fix)
 
     def commands(self) -> Iterator[Command]:
         """Yield the palette commands that are available on every screen."""
@@ -290,12 +286,7 @@ class EtuiApp(App[None]):
             self._policies_stamp = stamp
             self.backend = replace(self.backend, policies=policy_names(self._config))
 
-    def on_server_updated(self, updated: ServerUpdated) -> None:
-        """Show a fact about the server."""
-        self._server.take(updated.fact)
-
     def on_app_request(self, request: AppRequest) -> None:
-        """Carry out a request of a screen."""
         match request.action:
             case RouteRequested(route=route):
                 self._take_route(route)
@@ -364,7 +355,6 @@ class EtuiApp(App[None]):
         return name_key(shown) if self._draws_ascii else shown
 
     def action_toggle_help(self) -> None:
-        """Show or hide the keys of this screen and the energy words."""
         from etui.tui.help import HelpScreen, list_key_groups
 
         if isinstance(self.screen, HelpScreen):

@@ -21,6 +21,7 @@ from etui.runtime.service import LEAVE_SECONDS
 from etui.text import sanitize
 
 DRIVER = "etui.tui.web_session:TabDriver"
+
 """Value of ``TEXTUAL_DRIVER``."""
 
 

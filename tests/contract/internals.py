@@ -44,7 +44,7 @@ from etui.events import (
 from etui.models.schema import ModelsFile
 from etui.models.spec import HubSource, ModelSpec, PathSource, WheelPart, WheelsSource
 from etui.sweep.document import build_document
-from etui.tui.keys import list_key_names
+from etui.tui.help import list_key_names
 
 __all__ = [
     "Answer",

@@ -11,9 +11,9 @@ from etui.config.config import Config, shipped_dir
 from etui.models.catalogue import load_catalogue
 from etui.models.files import model_path
 from etui.runtime.routes import Route
-from etui.tui.app_messages import AppAction, AppRequest
-from etui.tui.policies.analysis_pane import AnalysisPane
-from etui.tui.policies.editing_pane import EditingPane
+from etui.tui.commands import AppAction, AppRequest
+from etui.tui.policies._analysis_pane import AnalysisPane
+from etui.tui.policies._editing_pane import EditingPane
 from etui.tui.policies.screen import PoliciesScreen
 from etui.tui.start import EtuiApp
 

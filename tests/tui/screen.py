@@ -9,9 +9,8 @@ from textual.widgets import Markdown, Static
 
 from etui.tui.chat.prompt import Prompt
 from etui.tui.chat.title_row import TitleRow
-from etui.tui.chat.transcript import Transcript
+from etui.tui.chat.transcript import MOST_TURNS, Transcript
 from etui.tui.chat.turn_view import TurnView
-from etui.tui.chat.turn_window import MOST_TURNS
 from etui.tui.power.panel import PowerPanel
 from etui.tui.start import EtuiApp
 from tests.tui.fakes import House, until

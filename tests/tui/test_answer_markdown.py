@@ -14,8 +14,8 @@ from textual.content import Content
 
 import etui.tui.start
 from etui.tui.chat.conversation import Asking
-from etui.tui.chat.messages import TextBatch
 from etui.tui.chat.turn_view import TurnView
+from etui.tui.chat.workers import TextBatch
 from etui.tui.widgets.answer_markdown import (
     AnswerMarkdown,
     CodeBlock,

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from etui.tui.clipboard import Copied, CopyTool, describe_copy, find_copy_tools, run_copy_tools
+from etui.tui.ascii import Copied, CopyTool, describe_copy, find_copy_tools, run_copy_tools
 
 EVERY = {"tmux", "wl-copy", "xclip", "xsel"}
 

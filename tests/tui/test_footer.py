@@ -16,8 +16,9 @@ LABELS = st.lists(
         key=st.uuids().map(str),
         display=st.text("abcdf^", min_size=1, max_size=4),
         description=st.text("abc", min_size=1, max_size=12),
-        action=st.sampled_from(["send", "stop", HELP_ACTION]),
+        action=st.just(HELP_ACTION) | st.uuids().map(str),
     ),
+    unique_by=lambda label: label.action,
     max_size=12,
 )
 

@@ -15,12 +15,11 @@ from textual.widgets import Footer
 from etui.log.queries import LogReader
 from etui.tui.ascii import to_ascii
 from etui.tui.commands import OffersCommands
-from etui.tui.help import HelpScreen
-from etui.tui.keys import find_owners, find_unknown_keys, list_key_names
+from etui.tui.help import HelpScreen, find_owners, find_unknown_keys, list_key_names
 from etui.tui.modes import MODE_BINDINGS
 from etui.tui.start import EtuiApp
 from etui.tui.themes import DARK, LIGHT
-from etui.tui.widgets.text_box import TextBox
+from etui.tui.widgets.settled_layout import TextBox
 from tests.tui.fakes import House, until
 from tests.tui.screen import notices
 

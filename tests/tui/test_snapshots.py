@@ -24,16 +24,15 @@ from etui.log.writer import TurnWriter
 from etui.tui.chat import turn_queue as answering
 from etui.tui.chat.screen import ChatScreen
 from etui.tui.history.screen import HistoryScreen
-from etui.tui.jobs import JobUpdated
 from etui.tui.models import card_reader
+from etui.tui.models._jobs import SweepState, build_progress
 from etui.tui.models.first_run import FirstRunScreen
 from etui.tui.models.job_bar import JobBar
 from etui.tui.models.screen import ModelsScreen
-from etui.tui.models.sweep_progress import SweepState, build_progress
 from etui.tui.pacing import Pace
 from etui.tui.policies.screen import PoliciesScreen
+from etui.tui.power.feed import Stage
 from etui.tui.power.panel import PowerPanel
-from etui.tui.power.phases import Stage
 from etui.tui.runs.screen import RunsScreen
 from etui.tui.serving.screen import ServerScreen
 from etui.tui.start import EtuiApp
@@ -226,7 +225,7 @@ async def test_a_sweep_on_the_models_screen(house: House, same_host: None) -> No
     async with opened(house, NARROW) as pilot:
         screen = await switched(pilot, "f6", ModelsScreen)
         await until(pilot, lambda: MODEL in _words(screen))
-        screen.query_one(JobBar).post_message(JobUpdated(build_progress(state)))
+        screen.query_one(JobBar).post(build_progress(state))
         await until(pilot, lambda: "Sweep running" in _words(screen))
         await settled(pilot)
         matches(pilot.app, "models-sweep")  # type: ignore[arg-type]

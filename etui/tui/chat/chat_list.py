@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, ClassVar
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from textual import work
 from textual.app import ComposeResult
@@ -16,30 +19,87 @@ from textual.widgets import Input, OptionList, Static
 from textual.widgets.option_list import Option
 
 from etui import units
+from etui.atomic import write_text
 from etui.chat import OutputOptions, Query
 from etui.config.config import Config
 from etui.errors import EtuiError
 from etui.events import Answer
+from etui.log.export import build_chat_document, format_branch
 from etui.log.records import ChatRecord
+from etui.runtime.provenance import read_weights
 from etui.runtime.routes import Route
 from etui.text import local_time, sanitize, shorten, title_from_answer, title_from_question
-from etui.tui.chat.export import ExportFormat, export_chat
+from etui.tui._work import notice_text, notify_error
 from etui.tui.modals import ConfirmModal, TextModal
-from etui.tui.notices import notice_text, notify_error
 from etui.tui.services import ChatLog, TurnRunner
+from etui.tui.widgets.columns import RowList
 from etui.tui.widgets.key_footer import KeyFooter
-from etui.tui.widgets.list_keys import RowList
 from etui.turn.chat_tree import ChatTree, tree_of
 from etui.turn.events import TurnFinished
 from etui.turn.record import TurnRecord
+from etui.turn.text import energy_line
 
 if TYPE_CHECKING:
     from etui.log.chat_queries import ChatSummary
 
 
+ExportFormat = Literal["markdown", "json"]
+
+
+_TITLE_CHARACTERS = 60
+
+_TITLE_BYTES = 120
+
+"""A file name may have 255 bytes, on some encrypted disks 143."""
+
+
+_ID_CHARACTERS = 6
+
+
+_ENDINGS: dict[ExportFormat, str] = {"markdown": "md", "json": "json"}
+
+
+def export_chat(
+    config: Config, chat: ChatRecord, turns: Sequence[TurnRecord], form: ExportFormat
+) -> Path:
+    """Write a chat into ``ETUI_HOME/exports``, replacing its earlier file of the same title.
+
+    Raises:
+        EtuiError: The file cannot be written.
+    """
+    if form == "markdown":
+        text = format_branch(chat, turns, energy_line)
+    else:
+        document = build_chat_document(chat, turns, read_weights(config))
+        text = json.dumps(document, ensure_ascii=False, indent=2) + "\n"
+    path = config.home / "exports" / f"{build_file_name(chat)}.{_ENDINGS[form]}"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # A lone surrogate cannot be encoded, and must not prevent the export of the chat.
+        write_text(path, text, errors="replace")
+    except OSError as error:
+        raise EtuiError(
+            f"cannot write {path}: {error.strerror or error}",
+            "free space on that disk, or make the folder writable",
+        ) from error
+    return path
+
+
+def build_file_name(chat: ChatRecord) -> str:
+    """Build the name of a chat's file from its title, and the begin of its id to keep it unique.
+
+    Only letters, digits and dashes are left of the title, so that it is a name on every disk.
+    """
+    words = re.findall(r"[^\W_]+", chat.name[:_TITLE_CHARACTERS])
+    kept = "-".join(words).lower().encode()[:_TITLE_BYTES].decode(errors="ignore").strip("-")
+    short = re.sub(r"[^A-Za-z0-9-]", "", chat.chat_id.removeprefix("chat-"))[:_ID_CHARACTERS]
+    return f"{kept or 'chat'}-{short}"
+
+
 _READ_CHARACTERS = 600
 
 _MOST_ANSWER_CHARACTERS = 90
+
 """A longer answer is no title, and is stopped: each further token costs joules."""
 
 
@@ -224,7 +284,6 @@ F8 deletes it with its turns.
         self._note = Static("reading the log …", markup=False, classes="help")
 
     def compose(self) -> ComposeResult:
-        """Lay out the search field, the list and the line below it."""
         with Vertical(classes="box -tall"):
             yield Static("Chats", markup=False, classes="title")
             yield self._search
@@ -233,25 +292,20 @@ F8 deletes it with its turns.
         yield KeyFooter()
 
     def on_mount(self) -> None:
-        """Read the chats from the log."""
         self._list.focus()
         self._load_chats()
 
     def on_resize(self) -> None:
-        """Fit the lines to the width."""
         self._show_lines()
 
     def on_input_changed(self, changed: Input.Changed) -> None:
-        """Search while the user types."""
         if self.is_mounted:
             self._load_chats()
 
     def on_input_submitted(self, submitted: Input.Submitted) -> None:
-        """Resume the selected chat on Enter in the search field."""
         self.action_resume()
 
     def on_option_list_option_selected(self, selected: OptionList.OptionSelected) -> None:
-        """Resume the chat on Enter or a click in the list."""
         self.action_resume()
 
     def action_leave(self) -> None:
@@ -262,11 +316,9 @@ F8 deletes it with its turns.
             self.dismiss(self._left)
 
     def action_search(self) -> None:
-        """Go to the search field."""
         self._search.focus()
 
     def action_resume(self) -> None:
-        """Resume the selected chat."""
         if (line := self._line()) is not None:
             branch = None if line.branch is None else line.branch.leaf
             self.dismiss(replace(self._left, resume=line.chat.chat, branch=branch))
@@ -316,7 +368,6 @@ F8 deletes it with its turns.
 
     @work(exclusive=True, group="change")
     async def action_rename(self) -> None:
-        """Rename the selected chat."""
         if (selected := self._selected()) is None:
             return
         name = await self.app.push_screen_wait(
@@ -353,7 +404,6 @@ F8 deletes it with its turns.
 
     @work(exclusive=True, group="change")
     async def action_delete(self) -> None:
-        """Delete the selected chat after asking."""
         if (selected := self._selected()) is None:
             return
         turns = units.count_text(selected.total.turns if selected.total else 0, "turn")
@@ -371,7 +421,6 @@ F8 deletes it with its turns.
 
     @work(exclusive=True, group="change")
     async def action_export(self, form: ExportFormat) -> None:
-        """Write the selected chat to a file."""
         if (selected := self._selected()) is None:
             return
         try:

@@ -173,7 +173,6 @@ class DetailsModal(ModalScreen[None]):
         self._facts = list_details(record)
 
     def compose(self) -> ComposeResult:
-        """Lay out the title and the facts, each indented after its name."""
         with Vertical(classes="box"):
             yield Static("Where the numbers come from", markup=False, classes="title")
             with VerticalScroll(classes="facts"):
@@ -184,5 +183,4 @@ class DetailsModal(ModalScreen[None]):
         yield Footer(show_command_palette=False)
 
     def action_leave(self) -> None:
-        """Close the page."""
         self.dismiss(None)

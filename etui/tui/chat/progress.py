@@ -9,8 +9,8 @@ from etui import units
 from etui.energy.types import Energy
 from etui.events import Loaded, Prefilled, Prefilling, Vote
 from etui.text import SEPARATOR
-from etui.tui.chat.messages import TextBatch, TurnEnded, TurnFact
-from etui.tui.power.phases import Stage
+from etui.tui.chat.workers import TextBatch, TurnEnded, TurnFact
+from etui.tui.power.feed import Stage
 from etui.turn.events import Decided, HopStarted, TurnFinished
 from etui.turn.record import TurnRecord
 

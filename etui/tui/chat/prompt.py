@@ -14,9 +14,8 @@ from etui.prompts.attachments import Attachment, find_open_mention, write_mentio
 from etui.text import sanitize, unify_line_ends
 from etui.tui.chat.conversation import Asking
 from etui.tui.chat.draft import Draft, build_draft, is_large, restore, write_placeholder
-from etui.tui.chat.prompt_menu import PromptMenu
-from etui.tui.chat.slash import is_command, unescape
-from etui.tui.widgets.text_box import TextBox
+from etui.tui.chat.prompt_menu import PromptMenu, is_command, unescape
+from etui.tui.widgets.settled_layout import TextBox
 
 
 class Prompt(TextBox):
@@ -199,7 +198,6 @@ shows the tokens of the question and the joules that its arm, or each that may a
         return True
 
     def action_break_line(self) -> None:
-        """Insert a line break."""
         inserted = self.replace("\n", *self.selection)
         self.move_cursor(inserted.end_location)
 
@@ -257,13 +255,11 @@ shows the tokens of the question and the joules that its arm, or each that may a
         self.move_cursor(self.document.end)
 
     def on_text_area_changed(self) -> None:
-        """Tell the screen that the text has changed."""
         if not self.text and self.editing is None:
             self._edited = None  # a new question: nothing is left of the one put back
         self.post_message(self.Drafted())
 
     def on_text_area_selection_changed(self) -> None:
-        """Tell the screen that the cursor has moved."""
         self.post_message(self.Drafted())
 
     def on_paste(self, event: events.Paste) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
 from textual import work
@@ -11,17 +13,30 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Container
 from textual.screen import Screen
+from textual.worker import Worker
 
+from etui import units
 from etui.config.config import Config
 from etui.errors import EtuiError
 from etui.log.records import ChatRecord
 from etui.runtime.routes import Route
 from etui.text import sanitize
-from etui.tui.chat.answer_actions import AnswerActions
-from etui.tui.chat.chat_switch import ChatSwitch
+from etui.tui._work import notify_error, place_notices
+from etui.tui.ascii import copy_text
 from etui.tui.chat.composer import Composer
-from etui.tui.chat.conversation import Conversation, new_chat
-from etui.tui.chat.messages import (
+from etui.tui.chat.conversation import (
+    Asking,
+    Conversation,
+    continuation_route,
+    new_chat,
+    refuse_continuation,
+)
+from etui.tui.chat.prompt import Prompt
+from etui.tui.chat.title_row import TitleRow
+from etui.tui.chat.transcript import Transcript
+from etui.tui.chat.turn_queue import TurnQueue
+from etui.tui.chat.turn_view import TurnAction, TurnView
+from etui.tui.chat.workers import (
     BudgetConfirm,
     ModelLoaded,
     ModelUnloaded,
@@ -29,23 +44,249 @@ from etui.tui.chat.messages import (
     TurnUpdated,
     WarmUpUpdated,
 )
-from etui.tui.chat.prompt import Prompt
-from etui.tui.chat.title_row import TitleRow
-from etui.tui.chat.transcript import Transcript
-from etui.tui.chat.turn_queue import TurnQueue
-from etui.tui.chat.turn_view import TurnAction, TurnView
 from etui.tui.commands import Command
 from etui.tui.modals import TextModal
-from etui.tui.notices import notify_error, place_notices
 from etui.tui.pacing import QUIET, USUAL
 from etui.tui.power.feed import PowerFeed
 from etui.tui.power.panel import PowerPanel
 from etui.tui.services import Services
 from etui.tui.widgets.key_footer import KeyFooter
 from etui.tui.widgets.settled_layout import SettledLayout
+from etui.turn.record import TurnRecord
 
 if TYPE_CHECKING:
-    from etui.tui.chat.export import ExportFormat
+    from etui.runtime.routes import Direction
+    from etui.tui.chat.chat_list import ChatsLeft, ExportFormat
+
+
+class ChatSwitch:
+    """Replaces the chat of the queue, and shows it."""
+
+    def __init__(
+        self,
+        screen: Screen[None],
+        queue: TurnQueue,
+        transcript: Transcript,
+        panel: PowerPanel,
+        prompt: Prompt,
+    ) -> None:
+        self._screen = screen
+        self._queue = queue
+        self._transcript = transcript
+        self._panel = panel
+        self._prompt = prompt
+
+    async def step_at_last_fork(self, step: int) -> None:
+        """Show another branch at the last turn that has several."""
+        conversation = self._queue.conversation
+        places = conversation.places()
+        forks = [each.turn_id for each in conversation.current if each.turn_id in places]
+        await self.step_branch(forks[-1] if forks else None, step)
+
+    async def step_branch(self, turn_id: str | None, step: int) -> None:
+        """Show the branch before or after the one of a turn, if there is one."""
+        conversation = self._queue.conversation
+        target = None if turn_id is None else conversation.beside(turn_id, step)
+        if target is None:
+            self._screen.notify(f"no branch {'before' if step < 0 else 'after'} this one")
+        elif self.check_idle():
+            await self.switch_branch(target)
+
+    async def switch_branch(self, turn_id: str) -> None:
+        """Make the newest branch below a turn the current one, and remember that."""
+        conversation = self._queue.conversation.switched(turn_id)
+        self._queue.conversation = conversation
+        await self._show_branch()
+        await self._transcript.show_turn(turn_id)
+        await self.change(conversation.named)
+
+    async def _show_branch(self) -> None:
+        """Show the turns of the current branch."""
+        await self._transcript.show(self._queue.conversation.current, ())
+        self._queue.show_branches()
+
+    async def return_from(self, left: ChatsLeft | None) -> None:
+        """Apply what was done in the list of chats."""
+        if left is None:
+            return
+        current_id = self._queue.conversation.chat.chat_id
+        for chat in left.renamed:
+            if chat.chat_id == current_id:
+                self._queue.conversation = replace(self._queue.conversation, chat=chat)
+        if left.resume is not None and left.resume.chat_id != current_id:
+            await self.resume(left.resume)
+        if left.resume is not None:
+            conversation = self._queue.conversation
+            if (
+                left.branch is not None
+                and conversation.chat.chat_id == left.resume.chat_id
+                and self.check_idle()
+            ):
+                await self.switch_branch(left.branch)
+        elif current_id in left.deleted and self.check_idle():
+            await self.take_chat(new_chat(self._queue.conversation.chat.system))
+
+    async def resume(self, chat: ChatRecord) -> None:
+        """Show an earlier chat."""
+        if self._queue.services is None or not self.check_idle():
+            return
+        try:
+            chats = self._queue.services.chats
+            records = await asyncio.to_thread(chats.turns, chat.chat_id)
+            ids = [record.turn_id for record in records]
+            grades = await asyncio.to_thread(chats.grades, ids)
+        except EtuiError as error:
+            notify_error(self._screen, error.what, error.fix)
+            return
+        self._transcript.show_grades(grades)
+        await self.take_chat(Conversation(chat, tuple(records)))
+
+    async def take_chat(self, conversation: Conversation) -> None:
+        """Show this chat, and focus the prompt."""
+        self._queue.conversation = conversation
+        records = conversation.records
+        self._panel.show_chat(records)
+        self._prompt.remember([record.query for record in records])
+        await self._show_branch()
+        self._prompt.focus()
+
+    async def change(self, chat: ChatRecord) -> None:
+        """Store a new name or system prompt; a chat without turns is saved once it has a name."""
+        self._queue.conversation = replace(self._queue.conversation, chat=chat)
+        if self._queue.services is None or not (self._queue.conversation.records or chat.name):
+            return
+        try:
+            await asyncio.to_thread(self._queue.services.chats.save, chat)
+        except EtuiError as error:
+            notify_error(self._screen, error.what, error.fix)
+
+    def check_idle(self) -> bool:
+        """Check that no answer is running, and say so if one is."""
+        if not self._queue.is_empty:
+            self._screen.notify("an answer is running: stop it with Esc first", severity="warning")
+            return False
+        return True
+
+
+class AnswerActions:
+    """Carries out the keys of an answer.
+
+    Args:
+        screen: Runs the workers, and shows pages and notices.
+        prompt: Takes a question to edit.
+        queue: Answers the questions that are asked again.
+        transcript: Shows what the user says of an answer.
+    """
+
+    def __init__(
+        self, screen: Screen[None], prompt: Prompt, queue: TurnQueue, transcript: Transcript
+    ) -> None:
+        self._screen = screen
+        self._transcript = transcript
+        self._prompt = prompt
+        self._queue = queue
+
+    def withdraw(self, view: TurnView) -> None:
+        """Take a waiting question out of the queue."""
+        self._queue.withdraw(view)
+        self._screen.notify("question withdrawn: ↑ in the prompt brings it back")
+
+    def act_on_last(self, turns: Sequence[TurnView], action: TurnAction) -> None:
+        """Carry out an action on the last answer."""
+        answered = [turn for turn in turns if turn.record is not None]
+        if answered:
+            self.act_on(answered[-1], action)
+        else:
+            self._screen.notify("no answer yet", severity="warning")
+
+    def act_on(self, view: TurnView, action: TurnAction) -> None:
+        """Carry out an action on an answer, or say that there is none yet."""
+        record = view.record
+        match action:
+            case "withdraw":
+                self.withdraw(view)
+            case "copy" if record is not None and record.answer.strip():
+                self._run("copy", partial(self._copy, "the answer", record.answer))
+            case "details" if record is not None:
+                from etui.tui.chat.details import DetailsModal  # not needed for the first paint
+
+                self._screen.app.push_screen(DetailsModal(record))
+            case "code":
+                self._copy_code(view)
+            case "edit" if view.ended or record is not None:
+                self._prompt.revise(view.asking, record.turn_id if record is not None else None)
+            case "smaller" | "larger" if record is not None:
+                self._run("again", partial(self._ask_again, record, action))
+            case "good" | "bad" if record is not None and record.answer.strip():
+                self._run("grade", partial(self._grade, view, record.turn_id, action == "good"))
+            case "continue" if record is not None:
+                self._run("again", partial(self._continue, record))
+            case _ if view.ended or view.queued:
+                self._screen.notify("no answer yet", severity="warning")
+            case _:
+                what = "the answer is still being written: Esc stops it"
+                self._screen.notify(what, severity="warning")
+
+    def _copy_code(self, view: TurnView) -> None:
+        """Copy the next block of code of an answer."""
+        found = view.next_code()
+        if found is None:
+            self._screen.notify("no code block in this answer", severity="warning")
+            return
+        number, count, block = found
+        facts = [block.language, units.count_text(len(block.code.splitlines()), "line")]
+        what = f"code block {number} of {count} ({', '.join(filter(None, facts))})"
+        self._run("copy", partial(self._copy, sanitize(what), block.code))
+
+    async def _copy(self, what: str, text: str) -> None:
+        self._screen.notify(await copy_text(self._screen.app, what, text), markup=False)
+
+    async def _grade(self, view: TurnView, turn_id: str, good: bool) -> None:
+        """Store what the user says of an answer; the same again takes it back."""
+        services = self._queue.services
+        if services is None:
+            return
+        said = None if view.good is good else good
+        try:
+            await asyncio.to_thread(services.chats.grade, turn_id, said)
+        except EtuiError as error:
+            notify_error(self._screen, error.what, error.fix)
+            return
+        self._transcript.show_grades({turn_id: said})
+
+    async def _continue(self, record: TurnRecord) -> None:
+        """Go on with an answer that was cut off, by the model that began it."""
+        why_not = refuse_continuation(record)
+        if why_not:
+            self._screen.notify(why_not, severity="warning")
+            return
+        self._prompt.focus()
+        route = continuation_route(record, self._queue.route)
+        asking = replace(Asking.from_record(record), route=route, continues=record.turn_id)
+        await self._queue.ask(asking)
+
+    async def _ask_again(self, record: TurnRecord, direction: Direction) -> None:
+        backend = self._queue.services
+        if backend is None:
+            return
+        try:
+            route = await asyncio.to_thread(
+                backend.runner.other_route, record, self._queue.route, direction
+            )
+        except EtuiError as error:
+            notify_error(self._screen, error.what, error.fix)
+            return
+        if route is None:
+            self._screen.notify(
+                sanitize(f"no arm on this machine is {direction} than {record.arm}"), markup=False
+            )
+            return
+        self._prompt.focus()
+        again = replace(Asking.from_record(record), route=route, replaces=record.turn_id)
+        await self._queue.ask(again)
+
+    def _run(self, group: str, job: Callable[[], Coroutine[None, None, None]]) -> None:
+        _worker: Worker[None] = self._screen.run_worker(job, exclusive=True, group=group)
 
 
 def chat_commands(screen: ChatScreen) -> list[Command]:
@@ -191,35 +432,28 @@ class ChatScreen(SettledLayout):
         self._queue.leave()
 
     async def on_turn_updated(self, news: TurnUpdated) -> None:
-        """Show what happened in the running turn."""
         await self._queue.take_turn_fact(news.fact)
         if isinstance(news.fact, TurnEnded):
             self._composer.refresh()
 
     def on_warm_up_updated(self, news: WarmUpUpdated) -> None:
-        """Show how loading a model ahead proceeds."""
         self._queue.take_warm_up_fact(news.fact)
 
     def on_budget_confirm(self, request: BudgetConfirm) -> None:
-        """Ask whether to exceed a budget."""
         self._queue.confirm_budget(request)
 
     def on_model_loaded(self, news: ModelLoaded) -> None:
-        """Show the loaded model."""
         self._panel.show_loaded(news.loaded)
 
     def on_model_unloaded(self, news: ModelUnloaded) -> None:
-        """Remove the unloaded model from the panel."""
         self._panel.show_unloaded(news.model)
 
     def on_text_area_changed(self) -> None:
-        """Draw answers less often while the user types."""
         self._queue.note_typing()
         if self._queue.waiting:
             self.refresh_bindings()  # Del withdraws a question only while the prompt is empty
 
     def compose(self) -> ComposeResult:
-        """Lay out the transcript, the power panel, the prompt and the footer."""
         yield self._title
         with Container(id="body"):
             yield self._panel
@@ -234,27 +468,21 @@ class ChatScreen(SettledLayout):
         return chat_commands(self)
 
     async def on_prompt_sent(self, sent: Prompt.Sent) -> None:
-        """Queue the question."""
         await self._composer.send(sent)
 
     def on_prompt_command_entered(self) -> None:
-        """Run the command."""
         self._composer.enter_command()
 
     def on_prompt_menu_picked(self) -> None:
-        """Take the clicked item as Enter does."""
         self._prompt.action_send()
 
     def on_prompt_drafted(self) -> None:
-        """Follow what is typed."""
         self._composer.note_draft()
 
     async def on_turn_view_action_requested(self, request: TurnView.ActionRequested) -> None:
-        """Carry out the action on the answer that asked for it."""
         self._answers.act_on(request.view, request.action)
 
     async def on_turn_view_branch_wanted(self, request: TurnView.BranchWanted) -> None:
-        """Show the branch before or after the one of this turn."""
         record = request.view.record
         await self._switch.step_branch(None if record is None else record.turn_id, request.step)
 
@@ -268,7 +496,6 @@ class ChatScreen(SettledLayout):
             self._queue.stop()
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """Leave Del to the prompt unless it is empty and a question waits."""
         if action == "withdraw":
             return (
                 self.focused is self._prompt and not self._prompt.text and bool(self._queue.waiting)
@@ -288,17 +515,14 @@ class ChatScreen(SettledLayout):
             before[-1].focus()
 
     def action_toggle_thinking(self) -> None:
-        """Fold or unfold the thinking of the last answer."""
         if turns := self._transcript.turns:
             turns[-1].action_toggle_thinking()
 
     def action_toggle_net(self) -> None:
-        """Switch the panel between gross and net joules."""
         net = self._panel.toggle_net()
         self.notify("net: idle power is subtracted" if net else "gross: idle power is included")
 
     def action_zoom(self, steps: int) -> None:
-        """Show more or less time in the graph of power."""
         self._panel.zoom(steps)
 
     def pause_graph(self) -> None:
@@ -356,7 +580,6 @@ class ChatScreen(SettledLayout):
 
     @work(exclusive=True, group="chats")
     async def action_rename(self) -> None:
-        """Rename this chat."""
         name = await self.app.push_screen_wait(
             TextModal(
                 "Name of the chat",
@@ -370,7 +593,6 @@ class ChatScreen(SettledLayout):
 
     @work(exclusive=True, group="chats")
     async def action_system_prompt(self) -> None:
-        """Change the system prompt of this chat."""
         text = await self.app.push_screen_wait(
             TextModal(
                 "System prompt of this chat",
@@ -383,8 +605,7 @@ class ChatScreen(SettledLayout):
 
     @work(exclusive=True, group="export")
     async def action_export(self, form: ExportFormat) -> None:
-        """Write this chat to a file."""
-        from etui.tui.chat.export import export_chat  # not needed for the first paint
+        from etui.tui.chat.chat_list import export_chat  # not needed for the first paint
 
         chat, records = self._queue.conversation.named, self._queue.conversation.records
         try:

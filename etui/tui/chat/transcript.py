@@ -3,22 +3,199 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar
 
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.containers import VerticalScroll
+from textual.containers import Horizontal, VerticalScroll
+from textual.content import Content
 from textual.geometry import Size
+from textual.message import Message
 from textual.widget import Widget
-from textual.widgets import Static
+from textual.widgets import Input, Static
 
 from etui import units
-from etui.tui.chat.find import FindBar, FoundWords, choose_match, find_turns
 from etui.tui.chat.turn_view import TurnView
-from etui.tui.chat.turn_window import MOST_TURNS, TurnWindow, latest_window, window_around
 from etui.tui.widgets.settled_layout import BlankBox
 from etui.turn.record import TurnRecord
+
+_FOUND_STYLE = "reverse"
+
+
+def find_turns(records: Sequence[TurnRecord], words: str) -> list[int]:
+    """Return the indices of the turns whose question, thinking or answer has ``words``.
+
+    Upper and lower case are the same.
+    """
+    sought = words.casefold()
+    return [
+        index
+        for index, record in enumerate(records)
+        if sought
+        and any(sought in t.casefold() for t in (record.query, record.thinking, record.answer))
+    ]
+
+
+def choose_match(matches: Sequence[int], current: int, step: int) -> int | None:
+    """Return the match after (1) or before (-1) the turn ``current``, going round at the ends.
+
+    With 0 it is the match at ``current`` or the next one. None without any match.
+    """
+    if not matches:
+        return None
+    if step < 0:
+        return next((m for m in reversed(matches) if m < current), matches[-1])
+    at_least = current + step
+    return next((m for m in matches if m >= at_least), matches[0])
+
+
+def find_spans(text: str, words: str) -> list[tuple[int, int]]:
+    """Return start and end of every occurrence of ``words`` in ``text``, without overlaps.
+
+    Nothing is found in the rare text whose length changes with its case.
+    """
+    lower, sought = text.casefold(), words.casefold()
+    if not sought or len(lower) != len(text) or len(sought) != len(words):
+        return []
+    spans, at = [], lower.find(sought)
+    while at >= 0:
+        spans.append((at, at + len(sought)))
+        at = lower.find(sought, at + len(sought))
+    return spans
+
+
+class FoundWords:
+    """The words of a search, marked in the texts of one turn until it is cleared."""
+
+    def __init__(self) -> None:
+        self._marked: list[tuple[Static, Content | str]] = []
+
+    def mark(self, view: Widget, words: str) -> Static | None:
+        """Mark the words in a turn, and return the first text that has them; None for none."""
+        self.clear()
+        first = None
+        for static in view.query(Static):
+            text = static.content
+            if not isinstance(text, Content | str) or not _is_text(static):
+                continue
+            content = text if isinstance(text, Content) else Content(text)
+            spans = find_spans(content.plain, words)
+            if spans:
+                self._marked.append((static, text))
+                first = first or static
+                for start, end in spans:
+                    content = content.stylize(_FOUND_STYLE, start, end)
+                static.update(content)
+        return first
+
+    def clear(self) -> None:
+        """Show the texts without marks again."""
+        for static, text in self._marked:
+            if static.is_mounted:
+                static.update(text)
+        self._marked.clear()
+
+
+def _is_text(static: Static) -> bool:
+    """Check whether a widget shows a part of the question, the thinking or the answer."""
+    own = static.has_class("question") or static.has_class("thought-text")
+    from textual.widgets.markdown import MarkdownBlock  # its parser: after the first paint
+
+    return own or isinstance(static, MarkdownBlock) or static.id == "code-content"
+
+
+class FindBar(Horizontal):
+    """One line to type what to find; hidden until it is asked for."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape", "close", "Close", id="find.close"),
+    ]
+
+    class Sought(Message):
+        """Words were entered."""
+
+        def __init__(self, words: str) -> None:
+            super().__init__()
+            self.words = words
+
+    class Closed(Message):
+        """The line was left."""
+
+    def __init__(self) -> None:
+        super().__init__(classes="find")
+        self._input = Input(placeholder="find in this chat", compact=True)
+        self._result = Static("", markup=False, classes="found")
+        self.display = False
+
+    def compose(self) -> ComposeResult:
+        yield Static("/", markup=False, classes="sign")
+        yield self._input
+        yield self._result
+
+    def open(self) -> None:
+        """Show the line, with the words of the last search selected."""
+        self.display = True
+        self._input.focus()
+        self._input.select_all()
+
+    def show_result(self, result: str) -> None:
+        """Show how many turns were found."""
+        self._result.update(result)
+
+    def on_input_submitted(self, submitted: Input.Submitted) -> None:
+        submitted.stop()
+        self.post_message(self.Sought(submitted.value.strip()))
+
+    def action_close(self) -> None:
+        self.display = False
+        self.post_message(self.Closed())
+
+
+MOST_TURNS = 20
+
+"""Turns kept mounted while answers stream: each one makes a new token more expensive to draw."""
+
+
+PAGE_TURNS = 10
+
+"""Turns mounted at a time when the reader scrolls."""
+
+
+MOST_TURNS_READING = 40
+
+"""Turns kept mounted while the reader scrolls through earlier ones."""
+
+
+@dataclass(frozen=True, slots=True)
+class TurnWindow:
+    """Range of the mounted turns of a chat: ``first <= index < end``."""
+
+    first: int = 0
+    end: int = 0
+
+    def earlier(self) -> TurnWindow:
+        """Return the window one page further up, without the turns too far below."""
+        first = max(0, self.first - PAGE_TURNS)
+        return TurnWindow(first, min(self.end, first + MOST_TURNS_READING))
+
+    def later(self, total: int) -> TurnWindow:
+        """Return the window one page further down, without the turns too far above."""
+        end = min(total, self.end + PAGE_TURNS)
+        return TurnWindow(max(self.first, end - MOST_TURNS_READING), end)
+
+
+def latest_window(total: int, most: int = MOST_TURNS) -> TurnWindow:
+    """Return the window of the last turns of a chat."""
+    return TurnWindow(max(0, total - most), total)
+
+
+def window_around(index: int, total: int, most: int = MOST_TURNS) -> TurnWindow:
+    """Return a window of turns with the turn at ``index`` in its middle, where that is possible."""
+    first = max(0, min(index - most // 2, total - most))
+    return TurnWindow(first, min(total, first + most))
+
 
 _SCROLL_CORRECTIONS = 4
 """How often the scroll position is corrected after turns were mounted or removed."""
@@ -76,7 +253,6 @@ j, k, ctrl+d, ctrl+u, g and G move through the chat; `/` finds words, n and N go
         self._welcome = Static(WELCOME, markup=False, classes="welcome")
 
     def compose(self) -> ComposeResult:
-        """Lay out the markers and the welcome text; turns are mounted between them."""
         yield self._marker
         yield self._welcome
         yield self._later
@@ -242,7 +418,6 @@ j, k, ctrl+d, ctrl+u, g and G move through the chat; `/` finds words, n and N go
             self.scroll_relative(y=lines, animate=False)
 
     async def action_first(self) -> None:
-        """Focus the first turn of the chat."""
         if self._records:
             await self.show_turn(self._records[0].turn_id)
 
@@ -259,7 +434,6 @@ j, k, ctrl+d, ctrl+u, g and G move through the chat; `/` finds words, n and N go
             self.call_after_refresh(self._anchor_to_end)
 
     def action_find(self) -> None:
-        """Open the line to find words in this chat."""
         self._find_bar.open()
 
     async def on_find_bar_sought(self, sought: FindBar.Sought) -> None:
@@ -268,7 +442,6 @@ j, k, ctrl+d, ctrl+u, g and G move through the chat; `/` finds words, n and N go
         await self._go_to_found(0)
 
     def on_find_bar_closed(self) -> None:
-        """Remove the marks of a search and return to the turn in view."""
         self._found_words.clear()
         self._words = ""
         if self.turns:
@@ -313,7 +486,6 @@ j, k, ctrl+d, ctrl+u, g and G move through the chat; `/` finds words, n and N go
         return self._window.first + (turns.index(chosen) if chosen is not None else 0)
 
     def watch_scroll_y(self, old_value: float, new_value: float) -> None:
-        """Mount more turns once the reader reaches an end of the mounted ones."""
         super().watch_scroll_y(old_value, new_value)
         if self._moving or not self.is_mounted:
             return

@@ -18,10 +18,16 @@ from etui.config.config import Config
 from etui.errors import EtuiError
 from etui.events import Loaded, Unloaded
 from etui.runtime.routes import Route
+from etui.tui._work import notify_error
 from etui.tui.chat import workers as threads
-from etui.tui.chat.chat_totals import ChatTotals
 from etui.tui.chat.conversation import Asking, new_chat
-from etui.tui.chat.messages import (
+from etui.tui.chat.progress import TurnProgress, advance
+from etui.tui.chat.prompt import Prompt
+from etui.tui.chat.title_row import ChatTotals, TitleRow
+from etui.tui.chat.transcript import Transcript
+from etui.tui.chat.turn_view import TurnView
+from etui.tui.chat.why import build_notes
+from etui.tui.chat.workers import (
     BudgetConfirm,
     ModelLoaded,
     ModelUnloaded,
@@ -34,17 +40,10 @@ from etui.tui.chat.messages import (
     WarmUpFact,
     WarmUpUpdated,
 )
-from etui.tui.chat.progress import TurnProgress, advance
-from etui.tui.chat.prompt import Prompt
-from etui.tui.chat.title_row import TitleRow
-from etui.tui.chat.transcript import Transcript
-from etui.tui.chat.turn_notes import build_notes
-from etui.tui.chat.turn_view import TurnView
 from etui.tui.modals import ConfirmModal
-from etui.tui.notices import notify_error
 from etui.tui.pacing import QUIET, USUAL, Drawing, Pace
+from etui.tui.power.feed import Stage
 from etui.tui.power.panel import PowerPanel
-from etui.tui.power.phases import Stage
 from etui.tui.services import Services
 from etui.turn.events import Decided, HopEnded, HopStarted, TurnFinished
 from etui.turn.record import TurnRecord

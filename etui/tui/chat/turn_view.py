@@ -18,7 +18,6 @@ from etui.errors import EtuiError
 from etui.routing.decision import Decision
 from etui.text import sanitize, shorten
 from etui.tui.chat.conversation import Asking
-from etui.tui.chat.messages import TextBatch
 from etui.tui.chat.progress import (
     TurnProgress,
     finished_thinking_title,
@@ -27,6 +26,7 @@ from etui.tui.chat.progress import (
     running_thinking_title,
 )
 from etui.tui.chat.why import full_why, hop_line, logged_why, next_hop_why, short_why
+from etui.tui.chat.workers import TextBatch
 from etui.tui.widgets.code_fences import ShortFences
 from etui.tui.widgets.fact_line import HINT_FROM, FactLine, HintedLine
 from etui.tui.widgets.settled_layout import BlankBox
@@ -176,7 +176,6 @@ good and `x` that it is bad, for `etui policy fit --log`; the same key again tak
         return view
 
     def compose(self) -> ComposeResult:
-        """Lay out the parts of the turn."""
         yield self._withdraw
         yield self._question
         yield self._branch
@@ -190,7 +189,6 @@ good and `x` that it is bad, for `etui policy fit --log`; the same key again tak
         yield self._costs
 
     async def on_mount(self) -> None:
-        """Show the record of a logged turn."""
         if self.record is not None:
             self._shorten_why(logged_why(self.record))
             for hop in self.record.hops:
@@ -363,12 +361,10 @@ good and `x` that it is bad, for `etui policy fit --log`; the same key again tak
         _show(self._error, f"✗ {sanitize(error.what)}{fix}")
 
     def action_toggle_thinking(self) -> None:
-        """Fold or unfold the thinking."""
         self._thinking_folded = True
         self._thinking_box.collapsed = not self._thinking_box.collapsed
 
     def action_request(self, action: TurnAction) -> None:
-        """Request an action on this turn from the screen."""
         self.post_message(self.ActionRequested(self, action))
 
     def action_branch(self, step: int) -> None:

@@ -5,7 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
+from queue import SimpleQueue
+
+from textual.message import Message
 
 from etui.chat import Query
 from etui.errors import EngineFailed, EtuiError, format_internal_error
@@ -13,19 +17,112 @@ from etui.events import (
     Answer,
     Batch,
     Finished,
+    Loaded,
+    Prefilled,
+    Prefilling,
     Probe,
     Thought,
     ThreadsChanged,
     TokenLogprob,
     ToolCall,
+    Unloaded,
     Verified,
+    Vote,
 )
 from etui.runtime.routes import Route
-from etui.tui.chat.messages import TextBatch, TurnEnded, TurnFact, WarmedUp, WarmingUp, WarmUpFact
 from etui.tui.pacing import USUAL, Pace
 from etui.tui.services import Services
 from etui.tui.widgets.code_fences import FenceTracker
-from etui.turn.events import TurnEvent
+from etui.turn.events import Decided, HopEnded, HopStarted, TurnEvent, TurnFinished
+
+
+@dataclass(frozen=True, slots=True)
+class TextBatch:
+    """Text decoded since the last batch; the thinking comes before the answer."""
+
+    thinking: str
+    answer: str
+    thinking_tokens: int
+    answer_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class TurnEnded:
+    """The last fact of every turn.
+
+    Attributes:
+        what, fix: The error that ended the turn; both empty without one.
+    """
+
+    what: str = ""
+    fix: str = ""
+    engine_lost: bool = False  # Whether the engine's process ended as well, and its models with it
+
+
+@dataclass(frozen=True, slots=True)
+class WarmingUp:
+    """A model is being loaded ahead of a question."""
+
+    model: str
+
+
+@dataclass(frozen=True, slots=True)
+class WarmedUp:
+    """The model is in memory, or ``what`` and ``fix`` give the error."""
+
+    loaded: Loaded | None
+    what: str = ""
+    fix: str = ""
+
+
+EngineFact = Loaded | Unloaded | Prefilling | Prefilled | Vote
+
+
+TurnFact = Decided | HopStarted | EngineFact | TextBatch | HopEnded | TurnFinished | TurnEnded
+
+
+WarmUpFact = WarmingUp | WarmedUp
+
+
+class TurnUpdated(Message):
+    """A fact about the running turn."""
+
+    def __init__(self, fact: TurnFact) -> None:
+        super().__init__()
+        self.fact = fact
+
+
+class WarmUpUpdated(Message):
+    """A fact about loading a model ahead of a question."""
+
+    def __init__(self, fact: WarmUpFact) -> None:
+        super().__init__()
+        self.fact = fact
+
+
+class BudgetConfirm(Message):
+    """A budget is spent and its policy asks the user; the turn's thread waits for ``answer``."""
+
+    def __init__(self, question: str, answer: SimpleQueue[bool]) -> None:
+        super().__init__()
+        self.question = question
+        self.answer = answer
+
+
+class ModelUnloaded(Message):
+    """A model was unloaded between two answers."""
+
+    def __init__(self, model: str) -> None:
+        super().__init__()
+        self.model = model
+
+
+class ModelLoaded(Message):
+    """A model was loaded at the user's request."""
+
+    def __init__(self, loaded: Loaded) -> None:
+        super().__init__()
+        self.loaded = loaded
 
 
 def batch_events(

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from datetime import datetime
 from functools import partial
-from typing import ClassVar
+from pathlib import Path
+from typing import ClassVar, Literal, TypeVar
 
 from textual import work
 from textual.app import ComposeResult
@@ -17,41 +19,98 @@ from textual.widgets import ContentSwitcher, DataTable, Input, Static
 
 from etui import units
 from etui.config.config import Config
-from etui.log.filters import Sort
-from etui.log.queries import LogReader
+from etui.errors import EtuiError
+from etui.log.export import write_csv, write_json_lines
+from etui.log.filters import Sort, TurnFilter
+from etui.log.queries import LogReader, TurnSummary
 from etui.log.totals import Total
 from etui.plots.terminal import bar
-from etui.text import count_cells, fit_cells, one_line, sanitize
-from etui.tui.app_messages import AppRequest, ChatRequested
-from etui.tui.commands import Command
-from etui.tui.history.columns import SORTS
-from etui.tui.history.day_bars import DayBars
-from etui.tui.history.detail import DetailView
-from etui.tui.history.queries import (
-    PAGE_TURNS,
-    TOTALS_BY,
-    ChatFound,
-    Days,
-    Detail,
-    Exported,
-    Fact,
-    HistoryNews,
-    HistoryQuery,
-    QueryFailed,
-    Totals,
-    TotalsBy,
-    TurnPage,
-    export_turns,
-    find_chat,
-    read_days,
-    read_detail,
-    read_page,
-    read_totals,
-    run_query,
-)
-from etui.tui.history.table import TurnsTable
-from etui.tui.notices import notice_text, notify_error
+from etui.runtime.provenance import read_weights
+from etui.text import count_cells, fit_cells, local_time, one_line, sanitize
+from etui.tui._work import faults_shown, in_thread, warn
+from etui.tui.commands import AppRequest, ChatRequested, Command
+from etui.tui.history._detail import DayBars, DetailView, read_detail
+from etui.tui.widgets.columns import FittedTable, TableColumn
 from etui.tui.widgets.key_footer import KeyFooter
+
+T = TypeVar("T")
+
+PAGE_TURNS = 100
+"""Turns read at a time; the next page is read when the cursor comes near the last one."""
+
+_FETCH_WITHIN = 20
+"""The next page is read when the cursor is within this many turns of the last one read."""
+
+_DAYS_AFTER_SECONDS = 0.4
+"""Delay from the last page to the bars of the days, so that typing never waits for them."""
+
+_READ_AGAIN = "press F3 to read again"
+TotalsBy = Literal["model", "rule", "day"]
+TOTALS_BY: tuple[TotalsBy, ...] = ("model", "rule", "day")
+
+
+@dataclass(frozen=True, slots=True)
+class HistoryQuery:
+    """Which turns are shown, and in which order."""
+
+    search: str = ""  # Words that occur in the question or the answer; empty for every turn
+    sort: Sort = Sort.TIME
+    descending: bool = True
+
+    @property
+    def turns(self) -> TurnFilter:
+        """The query as a filter of the log."""
+        return TurnFilter(search=self.search or None)
+
+
+COLUMNS = (
+    TableColumn("time", "TIME", 3, 11),
+    TableColumn("question", "QUESTION", 0, 60, least=12, sorts=False),
+    TableColumn("joules", "ENERGY", 1, 18, right=True),
+    TableColumn("per_token", "PER TOKEN", 4, 14, right=True),
+    TableColumn("tokens", "TOKENS", 5, 9, right=True),
+    TableColumn("seconds", "SECONDS", 6, 10, right=True),
+    TableColumn("model", "MODEL", 2, 24, least=10, enough=20),
+    TableColumn("rule", "RULE", 7, 24, least=10),
+)
+
+"""Enough for question, joules and model on 40 columns, and for all on a wide terminal."""
+
+
+SORTS = {
+    "time": Sort.TIME,
+    "joules": Sort.JOULES,
+    "per_token": Sort.JOULES_PER_TOKEN,
+    "tokens": Sort.TOKENS,
+    "seconds": Sort.SECONDS,
+    "model": Sort.MODEL,
+    "rule": Sort.RULE,
+}
+
+"""Key of a column -> how it sorts the turns."""
+
+
+_SORTED_COLUMNS = {sort: key for key, sort in SORTS.items()}
+
+
+def turn_texts(turn: TurnSummary) -> dict[str, str]:
+    """Format a turn by column.
+
+    Only the kind ``estimate`` is shown here; the detail shows the kind of every turn.
+    """
+    mark = "" if turn.status == "complete" else f"[{turn.status}] "
+    kind = turn.kind if turn.kind == units.ESTIMATE else None
+    return {
+        "time": local_time(turn.created_at)[5:16],
+        "question": mark + one_line(turn.query),
+        "joules": units.short_energy_text(turn.joules, kind),
+        "per_token": units.short_energy_text(turn.joules_per_token, kind),
+        "tokens": f"{turn.tokens_output:,}",
+        "seconds": units.seconds_text(turn.seconds_total),
+        "model": one_line(turn.model),
+        "rule": one_line(turn.rule or "-"),
+    }
+
 
 _BAR_WIDTH = 24
 
@@ -121,11 +180,35 @@ def _amount_text(total: Total) -> str:
     return f"{' and '.join(parts)} · {units.count_text(total.turns, 'turn')}"
 
 
-_FETCH_WITHIN = 20
-"""The next page is read when the cursor is within this many turns of the last one read."""
+def export_turns(
+    log: LogReader,
+    query: HistoryQuery,
+    config: Config,
+    ending: str,
+    now: Callable[[], datetime] = datetime.now,
+) -> tuple[Path, int]:
+    """Write the turns, oldest first, to a new file in ``exports`` in ETUI_HOME.
 
-_DAYS_AFTER_SECONDS = 0.4
-"""Delay from the last page to the bars of the days, so that typing never waits for them."""
+    Returns:
+        The file, and the number of turns.
+
+    Raises:
+        EtuiError: The file cannot be written.
+    """
+    folder = config.home / "exports"
+    path = folder / f"turns-{now():%Y%m%d-%H%M%S-%f}.{ending}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        count = log.count_turns(query.turns)
+        with path.open("x", encoding="utf-8", newline="") as file:
+            if ending == "csv":
+                write_csv(log.turns(query.turns), file)
+            else:
+                write_json_lines(log.turns(query.turns), file, read_weights(config))
+    except OSError as error:
+        what = f"cannot write the export: {error}"
+        raise EtuiError(what, "free some disk space, or fix the folder") from error
+    return path, count
 
 
 class HistoryScreen(Screen[None]):
@@ -163,14 +246,13 @@ as JSON lines to `exports` in ETUI_HOME, `E` as CSV.
         self._totals_by: TotalsBy | None = None
         self._days_timer: Timer | None = None
         self._days = DayBars()
-        self._table = TurnsTable()
+        self._table = FittedTable[TurnSummary](COLUMNS, turn_texts, id="turns")
         self._search = Input(placeholder="words in the question or the answer", id="search")
         self._detail = DetailView()
         self._totals_text = Static("", markup=False)
         self._status = Static("", markup=False, classes="status")
 
     def compose(self) -> ComposeResult:
-        """Build the search field, the table with its detail, and the totals."""
         with Vertical():
             yield self._search
             yield self._days
@@ -201,7 +283,6 @@ as JSON lines to `exports` in ETUI_HOME, `E` as CSV.
         ]  # fmt: skip
 
     def on_mount(self) -> None:
-        """Start without the search field."""
         self._search.display = False
 
     def on_screen_resume(self) -> None:
@@ -209,23 +290,19 @@ as JSON lines to `exports` in ETUI_HOME, `E` as CSV.
         self._start_again()
 
     def on_unmount(self) -> None:
-        """Close the log."""
         if self._log is not None:
             self._log.close()
 
     def action_search(self) -> None:
-        """Open the search field."""
         self._search.display = True
         self._search.focus()
 
     def action_sort(self, steps: int) -> None:
-        """Sort by the next column."""
         sorts = list(Sort)
         next_sort = sorts[(sorts.index(self._turn_query.sort) + steps) % len(sorts)]
         self._sort_by(next_sort)
 
     def action_reverse(self) -> None:
-        """Reverse the order."""
         self._turn_query = replace(self._turn_query, descending=not self._turn_query.descending)
         self._start_again()
 
@@ -240,27 +317,23 @@ as JSON lines to `exports` in ETUI_HOME, `E` as CSV.
             self._show_status()
         else:
             self.query_one("#totals").focus()
-            self._read_totals(self._turn_query, self._totals_by)
+            self._read_totals(self._totals_by)
 
     def action_fold_days(self) -> None:
-        """Show or hide the bars of the days."""
         self._days.folded = not self._days.folded
         self._days.draw()
 
     def action_open_chat(self) -> None:
-        """Show the turn under the cursor in its chat."""
-        turn = self._table.turn_under_cursor
+        turn = self._table.current
         if turn is None:
             return
         if turn.chat_id is None:
-            text = notice_text("this turn belongs to no chat", "it was asked outside of the app")
-            self.notify(text, severity="warning", markup=False)
+            warn(self, "this turn belongs to no chat", "it was asked outside of the app")
         else:
             self._find_chat(turn.chat_id, turn.turn_id)
 
     def action_export(self, ending: str) -> None:
-        """Write the turns of the current query to a file."""
-        self._export(self._turn_query, ending)
+        self._export(ending)
 
     def action_back(self) -> None:
         """Close the search, or else the totals."""
@@ -273,22 +346,18 @@ as JSON lines to `exports` in ETUI_HOME, `E` as CSV.
             self.action_totals()
 
     def on_input_changed(self, changed: Input.Changed) -> None:
-        """Read again with the new search words."""
         words = changed.value.strip()
         if words != self._turn_query.search:
             self._turn_query = replace(self._turn_query, search=words)
             self._start_again()
 
     def on_input_submitted(self) -> None:
-        """Move the focus from the search field to the results."""
         (self._table if self._totals_by is None else self.query_one("#totals")).focus()
 
     def on_resize(self) -> None:
-        """Draw the bars at the new width."""
         self._days.draw()
 
     def on_data_table_row_selected(self) -> None:
-        """Open the chat of the selected turn."""
         self.action_open_chat()
 
     def on_data_table_header_selected(self, selected: DataTable.HeaderSelected) -> None:
@@ -301,32 +370,11 @@ as JSON lines to `exports` in ETUI_HOME, `E` as CSV.
 
     def on_data_table_row_highlighted(self, highlighted: DataTable.RowHighlighted) -> None:
         """Show the turn under the cursor, and read the next page near the end."""
-        row, turns = highlighted.cursor_row, self._table.turns
+        row, turns = highlighted.cursor_row, self._table.records
         if row < len(turns):
             self._read_detail(turns[row].turn_id)
         if row >= len(turns) - _FETCH_WITHIN and len(turns) < self._total:
             self._read(len(turns))
-
-    def on_history_news(self, news: HistoryNews) -> None:
-        """Show a result, unless the query has changed since."""
-        match news.fact:
-            case TurnPage() as page if page.query == self._turn_query:
-                self._show_page(page)
-            case Detail() as detail:
-                self._detail.show(detail)
-            case Days(query=query, totals=days) if query.search == self._turn_query.search:
-                self._days.show(days)
-            case ChatFound(chat=chat, turn_id=turn_id):
-                self.app.post_message(AppRequest(ChatRequested(chat, turn_id)))
-            case Totals() as totals if totals.query == self._turn_query:
-                width = max(20, self.size.width - 4)
-                self._totals_text.update("\n".join(totals_lines(totals.by, totals.totals, width)))
-                self._show_status()
-            case Exported(path=path, turns=turns):
-                text = f"exported {units.count_text(turns, 'turn')} to {sanitize(str(path))}"
-                self.notify(text, markup=False)
-            case QueryFailed(what=what, fix=fix):
-                notify_error(self, what, fix)
 
     def _sort_by(self, sort: Sort) -> None:
         by_name = sort in (Sort.MODEL, Sort.RULE)
@@ -340,67 +388,87 @@ as JSON lines to `exports` in ETUI_HOME, `E` as CSV.
             self._days_timer.stop()
         self._days_timer = self.set_timer(_DAYS_AFTER_SECONDS, self._read_days)
         if self._totals_by is not None:
-            self._read_totals(self._turn_query, self._totals_by)
+            self._read_totals(self._totals_by)
 
     def _read(self, offset: int) -> None:
         if not self._reading:
             self._reading = True
-            self._read_page(self._turn_query, offset)
-
-    def _show_page(self, page: TurnPage) -> None:
-        self._reading = False
-        self._total = page.total
-        if page.offset == 0:
-            self._detail.show(None)
-        self._table.show(page.query, page.turns, page.offset)
-        self._show_status()
+            self._read_page(offset)
 
     def _show_status(self) -> None:
+        read = len(self._table.records)
         self._status.update(
-            status_text(
-                self._turn_query, len(self._table.turns), self._total, self._totals_by, PAGE_TURNS
-            )
+            status_text(self._turn_query, read, self._total, self._totals_by, PAGE_TURNS)
         )
 
-    @work(thread=True, exclusive=True, group="history-page", exit_on_error=False)
-    def _read_page(self, query: HistoryQuery, offset: int) -> None:
-        self._read_and_post(lambda log: read_page(log, query, offset))
-
-    @work(thread=True, exclusive=True, group="history-detail", exit_on_error=False)
-    def _read_detail(self, turn_id: str) -> None:
-        self._read_and_post(lambda log: read_detail(log, turn_id))
-
-    @work(thread=True, exclusive=True, group="history-totals", exit_on_error=False)
-    def _read_totals(self, query: HistoryQuery, by: TotalsBy) -> None:
-        self._read_and_post(lambda log: read_totals(log, query, by))
-
-    @work(thread=True, exclusive=True, group="history-days", exit_on_error=False)
-    def _read_days(self) -> None:
+    @work(exclusive=True, group="history-page", exit_on_error=False)
+    async def _read_page(self, offset: int) -> None:
         query = self._turn_query
-        # A connection of its own: a page that is asked for meanwhile does not wait for the days.
-        self._post(lambda: read_days(self._config, query))
-
-    @work(thread=True, exclusive=True, group="history-chat", exit_on_error=False)
-    def _find_chat(self, chat_id: str, turn_id: str) -> None:
-        self._read_and_post(lambda log: find_chat(log, chat_id, turn_id))
-
-    @work(thread=True, exclusive=True, group="history-export", exit_on_error=False)
-    def _export(self, query: HistoryQuery, ending: str) -> None:
-        self._read_and_post(
-            lambda log: export_turns(
-                log, query, self._config, "csv" if ending == "csv" else "jsonl"
+        with faults_shown(self):
+            turns, self._total = await self._read_log(
+                lambda log: log.list_page(
+                    query.turns,
+                    sort=query.sort,
+                    descending=query.descending,
+                    limit=PAGE_TURNS,
+                    offset=offset,
+                )
             )
-        )
+            self._reading = False
+            if offset == 0:
+                self._detail.show(None)
+                key = _SORTED_COLUMNS[query.sort]
+                self._table.show(turns, sorted_by=key, descending=query.descending)
+            else:
+                self._table.append(turns)
+            self._show_status()
 
-    def _read_and_post(self, read: Callable[[LogReader], Fact]) -> None:
-        """Read from the log in this thread, and post the result or the error."""
+    @work(exclusive=True, group="history-detail", exit_on_error=False)
+    async def _read_detail(self, turn_id: str) -> None:
+        with faults_shown(self):
+            self._detail.show(await self._read_log(lambda log: read_detail(log, turn_id)))
 
-        def open_and_read() -> Fact:
+    @work(exclusive=True, group="history-totals", exit_on_error=False)
+    async def _read_totals(self, by: TotalsBy) -> None:
+        turns = self._turn_query.turns
+        with faults_shown(self):
+            totals = await self._read_log(lambda log: log.totals(by, turns))
+            width = max(20, self.size.width - 4)
+            self._totals_text.update("\n".join(totals_lines(by, totals, width)))
+            self._show_status()
+
+    @work(exclusive=True, group="history-days", exit_on_error=False)
+    async def _read_days(self) -> None:
+        turns = self._turn_query.turns
+
+        def read() -> Sequence[Total]:
+            # A connection of its own: a page asked for meanwhile does not wait for the days.
+            with LogReader(self._config) as log:
+                return log.totals("day", turns)
+
+        with faults_shown(self):
+            self._days.show(await in_thread(read, _READ_AGAIN))
+
+    @work(exclusive=True, group="history-chat", exit_on_error=False)
+    async def _find_chat(self, chat_id: str, turn_id: str) -> None:
+        with faults_shown(self):
+            chat = await self._read_log(lambda log: log.get_chat(chat_id))
+            self.app.post_message(AppRequest(ChatRequested(chat, turn_id)))
+
+    @work(exclusive=True, group="history-export", exit_on_error=False)
+    async def _export(self, ending: str) -> None:
+        query = self._turn_query
+        with faults_shown(self):
+            path, turns = await self._read_log(
+                lambda log: export_turns(log, query, self._config, ending)
+            )
+            text = f"exported {units.count_text(turns, 'turn')} to {sanitize(str(path))}"
+            self.notify(text, markup=False)
+
+    async def _read_log(self, read: Callable[[LogReader], T]) -> T:
+        def job() -> T:
             if self._log is None:
                 self._log = LogReader(self._config)
             return read(self._log)
 
-        self._post(open_and_read)
-
-    def _post(self, read: Callable[[], Fact]) -> None:
-        self.post_message(HistoryNews(run_query(read)))
+        return await in_thread(job, _READ_AGAIN)

@@ -2,62 +2,264 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
+import json
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from textual.message import Message
-
+from etui.codec import from_document
 from etui.config.config import Config
 from etui.config.machine import machine_name
 from etui.curves.operating_curve import OperatingCurve
 from etui.energy.idle import describe_cool_down
 from etui.energy.types import ChannelPower
 from etui.engine.library import built_for_gpu, library_folder
-from etui.engine.offload import needs
+from etui.engine.offload import Needs, needs
 from etui.errors import EtuiError
 from etui.log.queries import LogReader
 from etui.log.totals import Total
 from etui.models.catalogue import load_catalogue
 from etui.models.download import kept_bytes
-from etui.models.files import file_state, model_path, recorded_sha256
+from etui.models.files import FileState, file_state, model_path, recorded_sha256
 from etui.models.gguf import Gguf, check_usable
 from etui.models.memory_speed import load_memory_speed
 from etui.models.recommend import (
+    Candidate,
+    Fit,
     estimate_need_bytes,
+    find_fit,
     recommend_model,
 )
 from etui.models.spec import ModelSpec
+from etui.models.tuned import TunedUse
 from etui.runtime.forecast import (
+    DecodeForecast,
     MachineFacts,
+    MeasuredModel,
+    forecast_decode,
 )
 from etui.runtime.host import read_host
 from etui.runtime.keep_warm import (
+    ModelIdle,
     build_cool_down,
     find_last_cool_down,
     read_all_idle,
 )
-from etui.sweep.folder import sweeps_dir
-from etui.tui.models.cards import Cards, ModelCard, add_forecast, build_candidates, list_measured
-from etui.tui.models.last_sweep import SweepResults
+from etui.sweep.folder import REPORT, RESULT, sweeps_dir
+from etui.tui._work import in_thread
 from etui.tui.services import Services
 from etui.turn.record import LoadRecord, UnloadRecord
+
+
+@dataclass(frozen=True, slots=True)
+class LastSweep:
+    """The newest sweep of a model."""
+
+    id: str
+    folder: Path
+    created: str  # When it began, ISO 8601
+    verdict: str  # Its result in one sentence
+    is_complete: bool
+    is_better: bool  # Whether it found a setting that beats the one in use then beyond doubt
+    has_report: bool  # Whether there is a report to open in a browser
+
+    @property
+    def report(self) -> Path:
+        """The report, a page for a browser."""
+        return self.folder / REPORT
+
+
+@dataclass(frozen=True, slots=True)
+class _Result:
+    """The part of ``result.json`` that is needed."""
+
+    id: str
+    created: str
+    model: str
+    verdict: str
+    is_complete: bool
+    baseline: str
+    best: str | None
+    is_best_claimed: bool = True
+
+
+class SweepResults:
+    """Reads the results; those of unchanged files are kept."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._read: dict[tuple[Path, int], _Result | None] = {}
+
+    def find_last(self) -> Mapping[str, LastSweep]:
+        """Return the newest sweep of each model; a result that cannot be read is left out."""
+        found: dict[str, LastSweep] = {}
+        read: dict[tuple[Path, int], _Result | None] = {}
+        for path in sorted(self._folder.glob(f"*/{RESULT}")):  # names begin with the time
+            try:
+                key = (path, path.stat().st_mtime_ns)
+            except OSError:
+                continue
+            read[key] = result = self._read[key] if key in self._read else _read_result(path)
+            if result is not None:
+                found[result.model] = _build_sweep(path.parent, result)
+        self._read = read
+        return found
+
+
+def _build_sweep(folder: Path, result: _Result) -> LastSweep:
+    return LastSweep(
+        id=result.id,
+        folder=folder,
+        created=result.created,
+        verdict=result.verdict,
+        is_complete=result.is_complete,
+        is_better=result.is_complete
+        and result.best not in (None, result.baseline)
+        and result.is_best_claimed,
+        has_report=(folder / REPORT).is_file(),
+    )
+
+
+def _read_result(path: Path) -> _Result | None:
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+        return from_document(_Result, document, extra="ignore")
+    except (OSError, ValueError):
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class ModelCard:
+    """One entry of models.yaml and everything known about it on this machine.
+
+    Attributes:
+        gguf, need: Header of the file and its memory need; None without a valid file.
+    """
+
+    spec: ModelSpec
+    path: Path  # Location of the file, whether it exists or not
+    state: FileState  # Whether the file exists and was checked
+    file_bytes: int | None  # Size of the file, or of the one to pull; None if unknown
+    kept_bytes: int = 0  # Bytes kept from an interrupted pull
+    gguf: Gguf | None = None
+    need: Needs | None = None
+    fault: str = ""  # Why the header of an existing file cannot be used; empty if it can
+    curve: OperatingCurve | None = None  # The newest operating curve of this file
+    total: Total | None = None  # Totals of its turns in the log
+    loads: tuple[LoadRecord | UnloadRecord, ...] = ()  # Its last loads and unloads, newest first
+    idle: ModelIdle | None = None
+    """What keeping it warm costs; None if nothing was measured or logged."""
+    tuned: TunedUse | None = None
+    """The settings that a sweep chose, and what of them is used; None without any."""
+    sweep: LastSweep | None = None  # Its newest sweep; None without one
+    expected_bytes: int | None = None
+    """Memory need by its entry, before its header can be read; None if unknown."""
+    fit: Fit = "unknown"
+    forecast: DecodeForecast = field(default_factory=DecodeForecast)
+    """Its tokens per second and joules per token, measured or predicted."""
+
+    @property
+    def can_apply(self) -> bool:
+        """Whether its newest sweep has a better setting that is not in use yet."""
+        if self.sweep is None or not self.sweep.is_better:
+            return False
+        return self.tuned is None or self.tuned.settings.sweep != self.sweep.id
+
+    @property
+    def has_file(self) -> bool:
+        """Whether the file exists, valid or not."""
+        return self.state != "absent"
+
+    @property
+    def need_bytes(self) -> int | None:
+        """Memory need in bytes; without a readable header that of its entry, or its file size."""
+        if self.need is not None:
+            return self.need.total_bytes
+        return self.file_bytes if self.expected_bytes is None else self.expected_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Cards:
+    """All models, and the free memory of the machine in bytes; None if unknown.
+
+    ``gpu_bytes`` is None for a GPU that this build of llama.cpp cannot use. ``cool_down`` says
+    whether the machine went back to cold after the last unload; empty without one. ``problem`` is
+    why no settings of sweeps are used; empty if they are. ``machine`` is what the predictions of
+    models that were never loaded rest on, and ``recommended`` the model to begin with.
+    """
+
+    models: tuple[ModelCard, ...]
+    ram_bytes: float | None = None
+    gpu_bytes: float | None = None
+    cool_down: str = ""
+    problem: str = ""
+    machine: MachineFacts = field(default_factory=MachineFacts)
+    recommended: str | None = None
+
+    def find(self, name: str) -> ModelCard | None:
+        """Return the card of a model; None if there is none."""
+        return next((card for card in self.models if card.spec.name == name), None)
+
+
+def add_forecast(
+    card: ModelCard, machine: MachineFacts, ram_bytes: float | None, gpu_bytes: float | None
+) -> ModelCard:
+    """Return the card with where it fits, its speed and its joules; a remote one has none.
+
+    Args:
+        ram_bytes: Free memory; None if unknown.
+        gpu_bytes: Free memory of the GPU; None without one that can be used.
+    """
+    if card.spec.backend is not None:
+        return card
+    fit = find_fit(card.need_bytes, ram_bytes, gpu_bytes)
+    curve = card.curve
+    if curve is not None and machine_name() != curve.conditions.machine:
+        curve = None
+    forecast = forecast_decode(card.file_bytes, machine, curve, card.total, on_gpu=fit == "gpu")
+    return replace(card, fit=fit, forecast=forecast)
+
+
+def list_measured(cards: Iterable[ModelCard], machine: str) -> tuple[MeasuredModel, ...]:
+    """List the models whose curve was measured on a machine, to predict others from them."""
+    found = []
+    for card in cards:
+        curve = card.curve
+        if curve is None or card.file_bytes is None or curve.conditions.machine != machine:
+            continue
+        if (rate := curve.speed.decode_tokens_per_second) is not None:
+            found.append(
+                MeasuredModel(
+                    card.spec.name,
+                    card.file_bytes,
+                    rate,
+                    curve.speed.decode_watts,
+                    on_gpu=bool(curve.gpu_layers),
+                )
+            )
+    return tuple(found)
+
+
+def build_candidates(cards: Iterable[ModelCard]) -> list[Candidate]:
+    """Build what a recommendation looks at, for each model of this machine of a known size."""
+    return [
+        Candidate(
+            card.spec.name,
+            card.file_bytes,
+            card.need_bytes,
+            card.forecast.tokens_per_second,
+            card.spec.recommend,
+        )
+        for card in cards
+        if card.spec.backend is None and card.file_bytes is not None and card.need_bytes is not None
+    ]
+
 
 _LOADS = 200
 """Number of newest loads and unloads searched for those of each model."""
 
 _SHOWN_LOADS = 5
 _GPU = "gpu:"
-
-
-class CardsRead(Message):
-    """The current models, or the error that prevented reading them."""
-
-    def __init__(self, cards: Cards | None, what: str = "", fix: str = "") -> None:
-        super().__init__()
-        self.cards = cards
-        self.what = what
-        self.fix = fix
 
 
 def limit_without_gpus(channels: Iterable[ChannelPower]) -> float | None:
@@ -75,42 +277,42 @@ class CardReader:
     """Reads the cards; the headers of unchanged files are cached.
 
     Args:
-        limit_watts: Returns the power limit of the machine without its GPUs; None if unknown.
+        services: Returns the services of the app; None until they are open.
     """
 
-    def __init__(
-        self, config: Config, limit_watts: Callable[[], float | None] = lambda: None
-    ) -> None:
+    def __init__(self, config: Config, services: Callable[[], Services | None]) -> None:
         self._config = config
-        self._limit_watts = limit_watts
+        self._services = services
         self._has_measured = False
-        self._log = LogReader(config)
+        self._log: LogReader | None = None
         self._headers: dict[tuple[Path, int, int], Gguf | str] = {}
-        self._gpu = built_for_gpu(library_folder())
+        self._gpu = False
         self._sweeps = SweepResults(sweeps_dir(config))
 
     def close(self) -> None:
         """Close the log."""
-        self._log.close()
+        if self._log is not None:
+            self._log.close()
 
-    def read_all(self, services: Services | None) -> Iterator[Cards]:
+    async def read_all(self, fix: str) -> AsyncIterator[Cards]:
         """Yield the current cards, and once more after the memory was measured for the first time.
 
         Args:
-            services: Measures the memory; None if they are not open yet.
+            fix: What to do after a fault that etui does not know.
 
         Raises:
             EtuiError: models.yaml or the log cannot be read, or the memory cannot be measured.
         """
-        cards = self.read()
+        cards = await in_thread(self.read, fix)
         yield cards
-        machine = cards.machine
+        machine, services = cards.machine, self._services()
         known = machine.memory_bytes_per_second is not None and not machine.memory_busy
         if services is None or known or self._has_measured or services.runner.is_busy():
             return
         self._has_measured = True  # a failure is said once, and not with every look
-        services.shelf.measure_memory(services.threads, services.runner.is_busy)
-        yield self.read()
+        shelf, runner, threads = services.shelf, services.runner, services.threads
+        await in_thread(lambda: shelf.measure_memory(threads, runner.is_busy), fix)
+        yield await in_thread(self.read, fix)
 
     def read(self) -> Cards:
         """Read the current cards.
@@ -118,36 +320,36 @@ class CardReader:
         Raises:
             EtuiError: models.yaml or the log cannot be read.
         """
-        host = read_host(self._config)
-        totals = {total.key: total for total in self._log.totals("model")}
-        loads: list[LoadRecord | UnloadRecord] = [
-            *self._log.loads(_LOADS),
-            *self._log.unloads(_LOADS),
-        ]
+        if self._log is None:
+            self._log = LogReader(self._config)
+            self._gpu = built_for_gpu(library_folder())
+        log, host = self._log, read_host(self._config)
+        totals = {total.key: total for total in log.totals("model")}
+        loads: list[LoadRecord | UnloadRecord] = [*log.loads(_LOADS), *log.unloads(_LOADS)]
         loads.sort(key=lambda record: record.created_at, reverse=True)
         catalogue = load_catalogue(self._config)
         idle = {
             found.model: found
-            for found in read_all_idle(self._log, self._config, catalogue)
+            for found in read_all_idle(log, self._config, catalogue)
             if found.is_known
         }
         sweeps = self._sweeps.find_last()
         models = [
             replace(
-                self._card(spec, totals.get(spec.name), loads),
+                self._card(log, spec, totals.get(spec.name), loads),
                 idle=idle.get(spec.name),
                 tuned=catalogue.tuned.get(spec.name),
                 sweep=sweeps.get(spec.name),
             )
             for spec in catalogue
         ]
-        last = find_last_cool_down(self._log)
+        last = find_last_cool_down(log)
         ram_bytes = _gigabytes_to_bytes(host.free_memory_gb)
         gpu_bytes = _gigabytes_to_bytes(host.gpu_free_memory_gb if self._gpu else None)
-        speed = load_memory_speed(self._config)
+        speed, services = load_memory_speed(self._config), self._services()
         machine = MachineFacts(
             None if speed is None else speed.bytes_per_second,
-            self._limit_watts(),
+            None if services is None else limit_without_gpus(services.meter.latest()),
             list_measured(models, machine_name()),
             speed is not None and speed.busy,
         )
@@ -163,7 +365,11 @@ class CardReader:
         )
 
     def _card(
-        self, spec: ModelSpec, total: Total | None, loads: Sequence[LoadRecord | UnloadRecord]
+        self,
+        log: LogReader,
+        spec: ModelSpec,
+        total: Total | None,
+        loads: Sequence[LoadRecord | UnloadRecord],
     ) -> ModelCard:
         path, state = model_path(spec, self._config), file_state(spec, self._config)
         header = self._header(path) if state != "absent" else None
@@ -178,7 +384,7 @@ class CardReader:
             gguf=gguf,
             need=None if gguf is None else needs(gguf, self._context(spec, gguf), spec.kv_type),
             fault=header if isinstance(header, str) else "",
-            curve=self._curve(spec),
+            curve=self._curve(log, spec),
             total=total,
             loads=tuple(model_loads),
             expected_bytes=estimate_need_bytes(spec, self._config.context_tokens),
@@ -201,9 +407,9 @@ class CardReader:
         limits = (spec.context, gguf.context_tokens, self._config.context_tokens)
         return min(limit for limit in limits if limit)
 
-    def _curve(self, spec: ModelSpec) -> OperatingCurve | None:
+    def _curve(self, log: LogReader, spec: ModelSpec) -> OperatingCurve | None:
         sha256 = spec.sha256 or recorded_sha256(spec, self._config)
-        curves = [c for c in self._log.curves(spec.name) if sha256 in (None, c.model_sha256)]
+        curves = [c for c in log.curves(spec.name) if sha256 in (None, c.model_sha256)]
         return next(iter(curves), None)
 
 

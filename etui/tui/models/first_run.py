@@ -14,20 +14,24 @@ from textual.widgets import Static
 
 from etui import units
 from etui.config.config import Config
-from etui.errors import EtuiError, format_internal_error
+from etui.errors import EtuiError
 from etui.models.spec import STARTER, HubSource, WheelsSource
 from etui.runtime.decide import save_stand_in
 from etui.text import sanitize
 from etui.tui import jobs
+from etui.tui._work import faults_shown, notice_text, notify_error
 from etui.tui.jobs import JobEnded
-from etui.tui.models.card_reader import CardReader, CardsRead, limit_without_gpus
-from etui.tui.models.cards import Cards, ModelCard
-from etui.tui.models.cells import CHOOSER_COLUMNS, RECOMMENDED, joules_cell, speed_cell
-from etui.tui.models.details_modal import ModelDetailsModal
+from etui.tui.models.card_reader import CardReader, Cards, ModelCard
 from etui.tui.models.job_bar import JobBar
-from etui.tui.models.model_list import ModelList
-from etui.tui.models.text import choice_lines, wrap_facts
-from etui.tui.notices import notice_text, notify_error
+from etui.tui.models.model_list import ModelDetailsModal, ModelList
+from etui.tui.models.text import (
+    CHOOSER_COLUMNS,
+    RECOMMENDED,
+    choice_lines,
+    joules_cell,
+    speed_cell,
+    wrap_facts,
+)
 from etui.tui.services import Services
 from etui.tui.widgets.key_footer import KeyFooter
 
@@ -59,7 +63,7 @@ terminal. The model stands in wherever a policy names one that is missing.
         super().__init__()
         self._services = services
         self._config = config
-        self._reader: CardReader | None = None
+        self._reader = CardReader(config, lambda: services)
         self._cards = Cards(())
         self._moved = False
         self._cursor_before = ""
@@ -73,7 +77,6 @@ terminal. The model stands in wherever a policy names one that is missing.
         self._job = JobBar(lambda: services, config.log_dir, quiet=True)
 
     def compose(self) -> ComposeResult:
-        """Lay out the advice, the list, the model under the cursor and the line of the pull."""
         with Vertical():
             yield self._title
             yield self._advice
@@ -85,21 +88,16 @@ terminal. The model stands in wherever a policy names one that is missing.
         yield KeyFooter()
 
     def on_mount(self) -> None:
-        """Read the models."""
         self._problem.display = False
         self._read_cards()
 
     def on_unmount(self) -> None:
-        """Close the log."""
-        if self._reader is not None:
-            self._reader.close()
+        self._reader.close()
 
     def on_resize(self) -> None:
-        """Wrap the facts to the new width."""
         self.call_after_refresh(self._show_current)
 
     def action_pull(self) -> None:
-        """Download the model under the cursor."""
         card = self._list.current
         if card is None or self._job.is_running:
             return
@@ -121,7 +119,6 @@ terminal. The model stands in wherever a policy names one that is missing.
         self._job.stop()
 
     def action_look_again(self) -> None:
-        """Check whether a model is on disk now."""
         if self._job.is_running:
             return
         found = [model.name for model in self._services.shelf.models() if model.on_disk]
@@ -133,15 +130,12 @@ terminal. The model stands in wherever a policy names one that is missing.
         self._read_cards()
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """Leave Stop out of the footer while nothing is pulled."""
         return self._job.is_running if action == "stop" else True
 
     def on_job_bar_changed(self) -> None:
-        """Offer to stop the pull."""
         self.refresh_bindings()
 
     def on_job_bar_ended(self, news: JobBar.Ended) -> None:
-        """Remember the model and close the screen after a successful pull."""
         self.refresh_bindings()
         match news.ended:
             case JobEnded(what="", stopped=False):
@@ -156,22 +150,23 @@ terminal. The model stands in wherever a policy names one that is missing.
                 self._read_cards()
 
     def on_model_list_highlighted(self) -> None:
-        """Show the model under the cursor."""
         self._show_current()
 
     def on_model_table_details_asked(self) -> None:
-        """Show everything about the model under the cursor."""
         if card := self._list.current:
             problem = self._problem_text
             modal = ModelDetailsModal(card, self._cards, resident=False, problem=problem)
             self.app.push_screen(modal)
 
-    def on_cards_read(self, read: CardsRead) -> None:
+    @work(exclusive=True, group="models-read", exit_on_error=False)
+    async def _read_cards(self) -> None:
+        with faults_shown(self):
+            async for cards in self._reader.read_all("press r to look again"):
+                self._show_cards(cards)
+
+    def _show_cards(self, cards: Cards) -> None:
         """Show the models; the cursor begins on the recommended one."""
-        if read.cards is None:
-            notify_error(self, read.what, read.fix)
-            return
-        self._cards = cards = read.cards
+        self._cards = cards
         first = cards.recommended or STARTER
         # The recommendation may change once the memory is measured, unless the user moved away.
         here = self._list.current
@@ -183,21 +178,6 @@ terminal. The model stands in wherever a policy names one that is missing.
         self._advice.update(sanitize(describe_advice(cards)))
         self._job.show_idle(f"enter details · / find · {describe_memory(cards)}")
         self._show_current()
-
-    @work(thread=True, exclusive=True, group="models-read", exit_on_error=False)
-    def _read_cards(self) -> None:
-        try:
-            if self._reader is None:
-                meter = self._services.meter
-                self._reader = CardReader(self._config, lambda: limit_without_gpus(meter.latest()))
-            for cards in self._reader.read_all(self._services):
-                self.post_message(CardsRead(cards))
-        except EtuiError as error:
-            self.post_message(CardsRead(None, error.what, error.fix))
-        except Exception as error:  # noqa: BLE001 - a fault must reach the screen
-            self.post_message(
-                CardsRead(None, format_internal_error(error), "press r to look again")
-            )
 
     def _finish(self, name: str) -> None:
         try:

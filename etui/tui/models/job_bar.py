@@ -14,17 +14,16 @@ from textual.widgets import ProgressBar, Static
 from textual.worker import get_current_worker
 
 from etui import units
-from etui.energy.types import Energy
 from etui.text import count_cells, sanitize
-from etui.tui.jobs import JobEnded, JobFact, JobProgress, JobUpdated, run_job
-from etui.tui.modals import ConfirmModal
-from etui.tui.notices import notice_text, notify_error
+from etui.tui._work import notice_text, notify_error
+from etui.tui.jobs import JobEnded, JobFact, JobProgress, Stopped, run_job
+from etui.tui.modals import confirm
 from etui.tui.services import PowerMeter, Services
 
 _TICK_SECONDS = 1.0
 """Interval between two readings of the joules of a job, in seconds."""
 
-Job = Callable[[Services, Callable[[], bool]], JobEnded]
+Job = Callable[[Services, Stopped], JobEnded]
 NextStep = Callable[[JobEnded], object]
 
 
@@ -48,7 +47,7 @@ class JobJoules:
 
     def read(self, now_ns: int) -> None:
         """Add the joules since the last call: a meter does not remember a job of hours."""
-        energy: Energy = self._meter.energy(self._until_ns, now_ns)
+        energy = self._meter.energy(self._until_ns, now_ns)
         if energy.joules is None:
             return
         self._until_ns = now_ns
@@ -115,7 +114,6 @@ class JobBar(Vertical):
         return self._progress.details if self._progress.subject == model else ()
 
     def compose(self) -> ComposeResult:
-        """Lay out the line and the bar."""
         yield self._status
         yield self._bar
 
@@ -164,24 +162,21 @@ class JobBar(Vertical):
 
     def post(self, fact: JobFact) -> None:
         """Take a fact of a job; safe from any thread."""
-        self.post_message(JobUpdated(fact))
+        self.call_later(self._take, fact)
 
     @work(thread=True, exclusive=True, group="job", exit_on_error=False)
     def _run(self, services: Services, job: Job) -> None:
         worker = get_current_worker()
         run_job(lambda: job(services, lambda: worker.is_cancelled), self.post, self._log_dir)
 
-    def on_job_updated(self, news: JobUpdated) -> None:
-        """Show the progress or the end of the running job."""
-        news.stop()
-        match news.fact:
-            case JobProgress() as progress:
-                before, self._progress = self._progress, progress
-                self._show_progress()
-                if (before.subject, before.details) != (progress.subject, progress.details):
-                    self.post_message(self.Changed())
-            case JobEnded() as ended:
-                self._end(ended)
+    def _take(self, fact: JobFact) -> None:
+        if isinstance(fact, JobEnded):
+            self._end(fact)
+            return
+        before, self._progress = self._progress, fact
+        self._show_progress()
+        if (before.subject, before.details) != (fact.subject, fact.details):
+            self.post_message(self.Changed())
 
     def _read_joules(self) -> None:
         if self._joules is not None and self._name:
@@ -215,8 +210,7 @@ class JobBar(Vertical):
 
     @work(exclusive=True, group="question")
     async def _ask(self, ended: JobEnded, next_step: NextStep) -> None:
-        modal = ConfirmModal(ended.question, ended.question_details)
-        if await self.app.push_screen_wait(modal):
+        if await confirm(self, ended.question, ended.question_details):
             next_step(ended)
         else:
             self._status.update("nothing was measured")

@@ -2,37 +2,95 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import ClassVar
 
-from rich.text import Text
-from textual import events
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.containers import Vertical
+from textual.containers import Vertical, VerticalScroll
 from textual.message import Message
-from textual.widgets import Input
+from textual.screen import ModalScreen
+from textual.widgets import Input, Static
 
-from etui.tui.models.cards import Cards, ModelCard
-from etui.tui.models.cells import model_cells, model_texts
-from etui.tui.widgets.columns import FittedColumn, TableColumn, fit_columns, measure_columns
-from etui.tui.widgets.list_keys import RowTable
+from etui.text import sanitize
+from etui.tui.models.card_reader import Cards, ModelCard
+from etui.tui.models.text import curve_lines, fact_lines, model_texts, wrap_facts
+from etui.tui.widgets.columns import FittedTable, TableColumn, has_words
+from etui.tui.widgets.key_footer import KeyFooter
+
+_PLOT_HEIGHT = 10
+
+_LABEL = 10
+
+
+class ModelDetailsModal(ModalScreen[None]):
+    """Shows a model: its facts, every source of its file, and its curve.
+
+    Args:
+        cards: All models, and the free memory.
+        problem: What went wrong with a model, with its fix; shown first. Empty for nothing.
+    """
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape,q,enter", "leave", "Close", id="model.close", key_display="esc"),
+        Binding("j", "scroll(1)", "Down", id="model.down", show=False),
+        Binding("k", "scroll(-1)", "Up", id="model.up", show=False),
+        Binding("g", "jump(-1)", "Top", id="model.top", show=False),
+        Binding("G", "jump(1)", "End", id="model.end", show=False),
+    ]
+
+    def __init__(self, card: ModelCard, cards: Cards, *, resident: bool, problem: str = "") -> None:
+        super().__init__()
+        self._problem = Static(sanitize(problem), markup=False, classes="problem")
+        self._card = card
+        self._cards = cards
+        self._resident = resident
+        self._text = Static("", markup=False)
+
+    def compose(self) -> ComposeResult:
+        with VerticalScroll(id="model-page"):
+            yield self._problem
+            yield self._text
+        yield KeyFooter()
+
+    def on_mount(self) -> None:
+        """Focus the page, so that it can be scrolled."""
+        self._problem.display = bool(self._problem.content)
+        self.query_one("#model-page").focus()
+
+    def on_resize(self) -> None:
+        self.call_after_refresh(self._draw)
+
+    def action_leave(self) -> None:
+        self.dismiss(None)
+
+    def action_scroll(self, rows: int) -> None:
+        self.query_one("#model-page").scroll_relative(y=rows, animate=False)
+
+    def action_jump(self, direction: int) -> None:
+        page = self.query_one("#model-page")
+        if direction < 0:
+            page.scroll_home(animate=False)
+        else:
+            page.scroll_end(animate=False)
+
+    def _draw(self) -> None:
+        width = self._text.size.width
+        lines = wrap_facts(self._lines(width), width)
+        self._text.update(sanitize("\n".join(lines)))
+
+    def _lines(self, width: int) -> Iterator[str]:
+        yield from fact_lines(self._card, self._cards, resident=self._resident)
+        if self._card.has_file:
+            yield from (f"{'source':<{_LABEL}}{source}" for source in self._card.spec.sources)
+        yield ""
+        yield from curve_lines(self._card, width, _PLOT_HEIGHT)
+
 
 _SCROLLBAR_CELLS = 1
 
 
-def filter_cards(cards: Sequence[ModelCard], words: str) -> tuple[ModelCard, ...]:
-    """Return the models that have every word in their name, size or purpose, whatever its case."""
-    wanted = words.casefold().split()
-
-    def matches(card: ModelCard) -> bool:
-        text = f"{card.spec.name} {card.spec.size} {card.spec.good_for}".casefold()
-        return all(word in text for word in wanted)
-
-    return tuple(card for card in cards if matches(card))
-
-
-class ModelTable(RowTable[Text]):
+class ModelTable(FittedTable[ModelCard]):
     """One row per model."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -43,7 +101,6 @@ class ModelTable(RowTable[Text]):
         """Everything about the model under the cursor is to be shown."""
 
     def action_details(self) -> None:
-        """Ask for everything about the model under the cursor."""
         self.post_message(self.DetailsAsked())
 
 
@@ -58,7 +115,6 @@ class FilterInput(Input):
         """The filter was closed."""
 
     def action_leave(self) -> None:
-        """Close the filter and show every model again."""
         self.value = ""
         self.post_message(self.Left())
 
@@ -75,29 +131,21 @@ class ModelList(Vertical):
 
     def __init__(self, columns: Sequence[TableColumn]) -> None:
         super().__init__(id="model-list")
-        self._columns = columns
         self._cards = Cards(())
         self._residents: Collection[str] = ()
-        self._shown: tuple[ModelCard, ...] = ()
-        self._fitted: tuple[FittedColumn, ...] = ()
         self._filter = FilterInput(placeholder="name, size or purpose", compact=True, id="find")
-        self._table = ModelTable(
-            cursor_type="row", zebra_stripes=True, header_height=1, id="models"
-        )
+        self._table = ModelTable(columns, self._texts, id="models", margin=1)
 
     @property
     def current(self) -> ModelCard | None:
         """The model under the cursor; None where the list is empty."""
-        row = self._table.cursor_row
-        return self._shown[row] if 0 <= row < len(self._shown) else None
+        return self._table.current
 
     def compose(self) -> ComposeResult:
-        """Lay out the filter above the table."""
         yield self._filter
         yield self._table
 
     def on_mount(self) -> None:
-        """Hide the filter."""
         self._filter.display = False
 
     def show(self, cards: Cards, residents: Collection[str], cursor: str | None = None) -> None:
@@ -111,13 +159,11 @@ class ModelList(Vertical):
         self._fill(cursor)
 
     def action_find(self) -> None:
-        """Open the filter."""
         self._filter.display = True
         self._fit()
         self._filter.focus()
 
     def on_input_changed(self, changed: Input.Changed) -> None:
-        """Show the models that match."""
         changed.stop()
         self._fill()
 
@@ -127,18 +173,14 @@ class ModelList(Vertical):
         self._leave()
 
     def on_filter_input_left(self) -> None:
-        """Go back to the table."""
         self._leave()
 
     def on_data_table_row_highlighted(self) -> None:
-        """Say that another model is under the cursor."""
         self.post_message(self.Highlighted())
 
-    def on_resize(self, _resized: events.Resize) -> None:
-        """Choose the columns for the new width, and keep the cursor in sight."""
+    def on_resize(self) -> None:
+        """Keep the cursor in sight."""
         self._fit()
-        if self._fit_columns(self._texts()) != self._fitted:
-            self._fill()
         self._table.move_cursor(row=self._table.cursor_row, animate=False)
 
     def _leave(self) -> None:
@@ -149,30 +191,20 @@ class ModelList(Vertical):
     def _fill(self, cursor: str | None = None) -> None:
         current = self.current
         cursor = cursor or (None if current is None else current.spec.name)
-        self._shown = filter_cards(self._cards.models, self._filter.value)
-        texts = self._texts()
-        self._fitted = self._fit_columns(texts)
-        self._table.clear(columns=True)
-        for one in self._fitted:
-            title = Text(one.column.title, justify="right" if one.column.right else "left")
-            self._table.add_column(title, key=one.column.key, width=one.width)
-        for row in texts:
-            self._table.add_row(*model_cells(row, self._fitted))
-        names = [card.spec.name for card in self._shown]
-        if cursor in names:
-            self._table.move_cursor(row=names.index(cursor), animate=False)
+        shown = [
+            card
+            for card in self._cards.models
+            if has_words(
+                f"{card.spec.name} {card.spec.size} {card.spec.good_for}", self._filter.value
+            )
+        ]
+        names = [card.spec.name for card in shown]
+        self._table.show(shown, names.index(cursor) if cursor in names else 0)
         self._fit()
         self.post_message(self.Highlighted())
 
-    def _texts(self) -> list[dict[str, str]]:
-        return [
-            model_texts(card, self._cards, resident=card.spec.name in self._residents)
-            for card in self._shown
-        ]
-
-    def _fit_columns(self, texts: Sequence[dict[str, str]]) -> tuple[FittedColumn, ...]:
-        width = self.size.width - _SCROLLBAR_CELLS
-        return fit_columns(self._columns, measure_columns(self._columns, texts), width)
+    def _texts(self, card: ModelCard) -> dict[str, str]:
+        return model_texts(card, self._cards, resident=card.spec.name in self._residents)
 
     def _fit(self) -> None:
         """Take the rows that all models need, so that a filter does not move what is below."""

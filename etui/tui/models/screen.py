@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import ClassVar
+from typing import ClassVar, TypeAlias
 
 from textual import work
 from textual.app import ComposeResult
@@ -15,22 +15,34 @@ from textual.widgets import Static
 
 from etui import units
 from etui.config.config import Config
-from etui.errors import EtuiError, format_internal_error
 from etui.text import sanitize
+from etui.tui import jobs
+from etui.tui._work import faults_shown, notify_error, warn
 from etui.tui.commands import Command
-from etui.tui.models.actions import ModelActions
-from etui.tui.models.card_reader import CardReader, CardsRead, limit_without_gpus
-from etui.tui.models.cards import Cards, ModelCard
-from etui.tui.models.cells import COLUMNS
-from etui.tui.models.details_modal import ModelDetailsModal
+from etui.tui.jobs import JobEnded, Post, Stopped
+from etui.tui.models._jobs import (
+    QUICK_OPTION,
+    apply_sweep,
+    calibrate,
+    plan_calibration,
+    plan_sweep,
+    revert_tuned,
+    run_sweep,
+)
+from etui.tui.models.card_reader import CardReader, Cards, ModelCard
 from etui.tui.models.job_bar import JobBar
-from etui.tui.models.model_list import ModelList
-from etui.tui.models.text import curve_lines, fact_lines, wrap_facts
-from etui.tui.notices import notice_text, notify_error
-from etui.tui.services import Services
+from etui.tui.models.model_list import ModelDetailsModal, ModelList
+from etui.tui.models.text import COLUMNS, curve_lines, fact_lines, wrap_facts
+from etui.tui.services import Services, TurnRunner
 from etui.tui.widgets.key_footer import KeyFooter
 
 _PLOT_HEIGHT = 10
+
+
+RunMeasurement: TypeAlias = Callable[
+    [TurnRunner, Config, str, Post, Stopped, Sequence[str]], JobEnded
+]
+"""``run_sweep`` or ``calibrate``."""
 
 
 class ModelDetail(Horizontal):
@@ -42,7 +54,6 @@ class ModelDetail(Horizontal):
         self._curve = Static("", markup=False)
 
     def compose(self) -> ComposeResult:
-        """Lay out the facts and the curve."""
         with VerticalScroll(id="model-facts", can_focus=True):
             yield self._facts
         with VerticalScroll(id="model-curve", can_focus=True):
@@ -115,17 +126,15 @@ job: what was downloaded or measured is kept, and the same key resumes it.
         super().__init__()
         self._config = config
         self._backend = backend
-        self._reader: CardReader | None = None
+        self._reader = CardReader(config, backend)
         self._cards = Cards(())
         self._residents: tuple[str, ...] = ()
         self._cool_downs = 0
         self._problem = ""
         self._list = ModelList(COLUMNS)
         self._job = JobBar(backend, config.log_dir)
-        self._actions = ModelActions(config, self._job)
 
     def compose(self) -> ComposeResult:
-        """Build the table, the detail and the line of the running job."""
         with Vertical():
             yield self._list
             yield ModelDetail()
@@ -133,7 +142,6 @@ job: what was downloaded or measured is kept, and the same key resumes it.
         yield KeyFooter()
 
     def on_mount(self) -> None:
-        """Watch which models are in memory."""
         self.set_interval(_POLL_SECONDS, self._poll_residents)
 
     def on_screen_resume(self) -> None:
@@ -141,13 +149,10 @@ job: what was downloaded or measured is kept, and the same key resumes it.
         self.action_read()
 
     def on_resize(self) -> None:
-        """Draw the curve at the new width."""
         self._show_current()
 
     def on_unmount(self) -> None:
-        """Close the log."""
-        if self._reader is not None:
-            self._reader.close()
+        self._reader.close()
 
     def commands(self) -> list[Command]:
         """Return the commands of this screen for the command palette."""
@@ -170,58 +175,105 @@ job: what was downloaded or measured is kept, and the same key resumes it.
         ]  # fmt: skip
 
     def action_read(self) -> None:
-        """Read the models again."""
         self._read_cards()
 
     def action_pull(self) -> None:
         """Download the model under the cursor."""
         if card := self._current_card():
-            self._actions.pull(card.spec.name)
+            name, post = card.spec.name, self._job.post
+            self._job.start(
+                f"pulling {name} …",
+                lambda services, stopped: jobs.pull(services.shelf, name, post, stopped),
+            )
 
     def action_verify(self) -> None:
         """Check the sha256 of the whole file of the model under the cursor."""
         if card := self._require_file():
-            self._actions.verify(card.spec.name)
+            name, post = card.spec.name, self._job.post
+            self._job.start(
+                f"checking {name} …",
+                lambda services, stopped: jobs.verify(services.shelf, name, post, stopped),
+            )
 
     def action_load(self) -> None:
         """Load the model under the cursor into memory."""
         if card := self._require_file():
-            self._actions.load(card.spec.name)
+            name = card.spec.name
+            self._job.start(
+                f"loading {name} …", lambda services, _stopped: jobs.load(services.runner, name)
+            )
 
     def action_unload(self) -> None:
         """Unload the model under the cursor from memory."""
         if card := self._current_card():
-            self._actions.unload(card.spec.name)
+            name = card.spec.name
+            self._job.start(
+                f"unloading {name} …", lambda services, _stopped: jobs.unload(services.runner, name)
+            )
 
     def action_calibrate(self, quick: bool = False) -> None:
         """Ask whether to measure what the tokens of the model under the cursor cost."""
         if card := self._require_file():
-            self._actions.calibrate(card, quick=quick)
+            name, curve = card.spec.name, card.curve
+            self._job.start(
+                f"checking that the machine is idle, to calibrate {name} …",
+                lambda services, stopped: plan_calibration(
+                    services.runner, name, curve, stopped, quick=quick
+                ),
+                partial(self._measure, calibrate, name, (QUICK_OPTION,) if quick else ()),
+            )
 
     def action_sweep(self) -> None:
         """Plan a sweep of the model under the cursor, and measure it once it is confirmed."""
         if card := self._require_file():
-            self._actions.sweep(card.spec.name)
+            name = card.spec.name
+            self._job.start(
+                f"planning a sweep of {name} …",
+                lambda _services, stopped: plan_sweep(self._config, name, stopped),
+                partial(self._measure, run_sweep, name, ()),
+            )
+
+    def _measure(
+        self, run: RunMeasurement, name: str, options: tuple[str, ...], ended: JobEnded
+    ) -> None:
+        """Measure what was confirmed; a refusal is asked about, and then forced."""
+        chosen = (*options, *ended.options)
+        what = "sweeping" if run is run_sweep else "calibrating"
+        self._job.start(
+            f"{what} {name} …",
+            lambda services, stopped: run(
+                services.runner, self._config, name, self._job.post, stopped, chosen
+            ),
+            partial(self._measure, run, name, chosen),
+            metered=True,
+        )
 
     def action_apply_sweep(self) -> None:
         """Apply the best setting of the newest sweep of the model under the cursor."""
         card = self._current_card()
         if card is None:
             return
-        if card.sweep is None or not card.can_apply:
-            self._warn(f"no sweep of {card.spec.name} has a better setting", "s starts a sweep")
+        name, sweep = card.spec.name, card.sweep
+        if sweep is None or not card.can_apply:
+            warn(self, f"no sweep of {name} has a better setting", "s starts a sweep")
             return
-        self._actions.apply_sweep(card.spec.name, card.sweep.folder)
+        self._job.start(
+            f"applying the sweep of {name} …",
+            lambda _services, stopped: apply_sweep(self._config, name, sweep.folder, stopped),
+        )
 
     def action_revert(self) -> None:
         """Use the settings of models.yaml again for the model under the cursor."""
         card = self._current_card()
         if card is None:
             return
+        name = card.spec.name
         if card.tuned is None:
-            self._warn(f"{card.spec.name} has the settings of models.yaml")
+            warn(self, f"{name} has the settings of models.yaml")
             return
-        self._actions.revert(card.spec.name)
+        self._job.start(
+            f"reverting {name} …", lambda _services, _stopped: revert_tuned(self._config, name)
+        )
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """Leave out of the footer what cannot be done now, so that a narrow one has room."""
@@ -235,21 +287,17 @@ job: what was downloaded or measured is kept, and the same key resumes it.
         return True
 
     def action_stop(self) -> None:
-        """Stop the running job."""
         self._job.stop()
 
     def on_model_list_highlighted(self) -> None:
-        """Show the model under the cursor."""
         self._show_current()
 
     def on_model_table_details_asked(self) -> None:
-        """Show everything about the model under the cursor on a page of its own."""
         if card := self._current_card():
             resident = card.spec.name in self._residents
             self.app.push_screen(ModelDetailsModal(card, self._cards, resident=resident))
 
     def on_job_bar_changed(self) -> None:
-        """Show the progress of the job in the card of its model."""
         self._show_current()
         self.refresh_bindings()
 
@@ -259,44 +307,28 @@ job: what was downloaded or measured is kept, and the same key resumes it.
         self.refresh_bindings()
         self.action_read()
 
-    def on_cards_read(self, read: CardsRead) -> None:
-        """Fill the table and keep the cursor on its model."""
-        if read.cards is None:
-            notify_error(self, read.what, read.fix)
-            return
-        self._cards = read.cards
+    @work(exclusive=True, group="models-read", exit_on_error=False)
+    async def _read_cards(self) -> None:
+        with faults_shown(self):
+            async for cards in self._reader.read_all("press r to read again"):
+                self._show_cards(cards)
+
+    def _show_cards(self, cards: Cards) -> None:
+        self._cards = cards
         self._residents = self._resident_names()
         self._cool_downs = self._count_cool_downs()
-        self._list.show(read.cards, self._residents)
-        if read.cards.problem and read.cards.problem != self._problem:
-            notify_error(self, read.cards.problem)
-        self._problem = read.cards.problem
-        cooled = "" if self._residents else read.cards.cool_down
+        self._list.show(cards, self._residents)
+        if cards.problem and cards.problem != self._problem:
+            notify_error(self, cards.problem)
+        self._problem = cards.problem
+        cooled = "" if self._residents else cards.cool_down
         self._job.show_idle(
-            f"{units.bytes_text(read.cards.ram_bytes)} of memory free · "
+            f"{units.bytes_text(cards.ram_bytes)} of memory free · "
             f"{f'after the last unload: {cooled} · ' if cooled else ''}"
             # The folder may be long, and a narrow screen cuts the end off.
             f"models in {self._config.models_dir}"
         )
         self._show_current()
-
-    @work(thread=True, exclusive=True, group="models-read", exit_on_error=False)
-    def _read_cards(self) -> None:
-        try:
-            if self._reader is None:
-                self._reader = CardReader(self._config, self._read_limit)
-            for cards in self._reader.read_all(self._backend()):
-                self.post_message(CardsRead(cards))
-        except EtuiError as error:
-            self.post_message(CardsRead(None, error.what, error.fix))
-        except Exception as error:  # noqa: BLE001 - a fault must reach the screen
-            self.post_message(
-                CardsRead(None, format_internal_error(error), "press r to read again")
-            )
-
-    def _read_limit(self) -> float | None:
-        backend = self._backend()
-        return None if backend is None else limit_without_gpus(backend.meter.latest())
 
     def _poll_residents(self) -> None:
         seen = (self._residents, self._cool_downs)
@@ -320,13 +352,10 @@ job: what was downloaded or measured is kept, and the same key resumes it.
         if card is None or card.has_file:
             return card
         if card.spec.backend is not None:
-            self._warn(f"{card.spec.name} runs on the backend {card.spec.backend}")
+            warn(self, f"{card.spec.name} runs on the backend {card.spec.backend}")
             return None
-        self._warn(f"{card.spec.name} is not on this machine", "p pulls it")
+        warn(self, f"{card.spec.name} is not on this machine", "p pulls it")
         return None
-
-    def _warn(self, what: str, fix: str = "") -> None:
-        self.notify(notice_text(what, fix), severity="warning", markup=False)
 
     def _show_current(self) -> None:
         detail = self.query_one(ModelDetail)

@@ -18,32 +18,69 @@ from textual.widgets import Input, OptionList
 
 from etui.config.config import Config, shipped_dir
 from etui.runtime.routes import Route
-from etui.tui.app_messages import AppRequest, PoliciesListed, RouteRequested
-from etui.tui.commands import Command
-from etui.tui.policies import tasks
-from etui.tui.policies.analysis_pane import AnalysisPane
-from etui.tui.policies.editing_pane import EditingPane
-from etui.tui.policies.files import PolicyFiles
-from etui.tui.policies.lists import PolicyList
-from etui.tui.policies.messages import (
-    CheckVerdict,
-    Clash,
-    Fact,
-    HasErrors,
-    PolicyCatalogue,
-    PolicyDeleted,
-    PolicyEntry,
-    PolicyNews,
-    PolicyOpened,
-    PolicyTaskFailed,
-    Reread,
-    Saved,
-)
-from etui.tui.policies.tasks import list_files
+from etui.tui._work import faults_shown, in_thread
+from etui.tui.commands import AppRequest, Command, PoliciesListed, RouteRequested
+from etui.tui.policies import _tasks as tasks
+from etui.tui.policies._analysis_pane import AnalysisPane
+from etui.tui.policies._editing_pane import EditingPane
+from etui.tui.policies._files import PolicyFiles
+from etui.tui.policies._tasks import PolicyEntry, PolicyOpened, list_files
+from etui.tui.policies._text import entry_line
+from etui.tui.widgets.columns import RowList, has_words
 from etui.tui.widgets.key_footer import KeyFooter
 
 _LOOK_SECONDS = 2.0
 """How often the folder of policies is looked at while the screen is shown."""
+
+
+class PolicyList(RowList):
+    """All policies; Enter opens one."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("enter", "select", "Open", id="policies.open"),
+        Binding("n", "screen.new", "New", id="policies.new"),
+        Binding("d,delete", "screen.delete", "Delete", id="policies.delete", key_display="d"),
+        Binding("u", "screen.use", "Use", id="policies.use_this"),
+    ]
+
+    def __init__(self) -> None:
+        super().__init__(id="shelf", compact=True)
+        self._all: tuple[PolicyEntry, ...] = ()
+        self._policies: tuple[PolicyEntry, ...] = ()
+        self._in_use: Callable[[PolicyEntry], bool] = lambda _entry: False
+        self._words = ""
+
+    def show(self, policies: Sequence[PolicyEntry], in_use: Callable[[PolicyEntry], bool]) -> None:
+        """Show these policies and keep the cursor on its policy."""
+        self._all, self._in_use = tuple(policies), in_use
+        self._draw()
+
+    def filter(self, words: str) -> None:
+        """Show only the policies with all words in the name or the description."""
+        self._words = words
+        self._draw()
+
+    def _draw(self) -> None:
+        current = self.under_cursor
+        self._policies = tuple(
+            entry
+            for entry in self._all
+            if has_words(f"{entry.named} {entry.description or ''}", self._words)
+        )
+        self.set_options([entry_line(entry, self._in_use(entry)) for entry in self._policies])
+        self.put_cursor(current.named if current is not None else "")
+
+    def put_cursor(self, named: str) -> None:
+        """Move the cursor to a policy, or to the first if it is not listed."""
+        names = [entry.named for entry in self._policies]
+        if names:
+            self.highlighted = names.index(named) if named in names else 0
+
+    @property
+    def under_cursor(self) -> PolicyEntry | None:
+        """The policy under the cursor."""
+        index = self.highlighted
+        return self._policies[index] if index is not None and index < len(self._policies) else None
 
 
 class PolicyShelf(Vertical):
@@ -61,12 +98,10 @@ class PolicyShelf(Vertical):
         self.policies = PolicyList()
 
     def compose(self) -> ComposeResult:
-        """Build the filter and the list."""
         yield self._filter
         yield self.policies
 
     def on_mount(self) -> None:
-        """Begin to look at the folder."""
         self.set_interval(_LOOK_SECONDS, self._look)
 
     @property
@@ -89,12 +124,10 @@ class PolicyShelf(Vertical):
         self._filter.display = False
 
     def on_input_changed(self, changed: Input.Changed) -> None:
-        """Filter while the user types."""
         changed.stop()
         self.policies.filter(changed.value)
 
     def on_input_submitted(self, submitted: Input.Submitted) -> None:
-        """Move from the filter to the list."""
         submitted.stop()
         self.policies.focus()
 
@@ -126,10 +159,10 @@ class PoliciesScreen(Screen[None]):
     HELP = """\
 ## Policies
 
-Enter opens a policy. Names, keys and values are offered as you type (Tab or Enter takes one,
-`ctrl+space` lists all), and the line below the text explains the key under the cursor. Problems are
-listed below it: `F8` goes to the next one, Enter on one takes its suggestion or goes to its line.
-`ctrl+f` finds, then `n` and `N`.
+Enter opens a policy. Names, keys and values are completed behind the cursor as you type (Tab or
+Right takes one, `ctrl+space` shows the next), and the line below the text explains the key under
+the cursor. Problems are listed below it: `F8` goes to the next one, Enter on one takes its
+suggestion or goes to its line. `ctrl+f` finds, then `n` and `N`.
 
 `ctrl+t` shows which arm would answer a question under the text as it is now; `ctrl+r` replays the
 questions of the log; `ctrl+g` shows the differences from the saved file. `ctrl+s` saves (a shipped
@@ -144,13 +177,19 @@ you open another policy or exit etui; both ask first.
         self._route = route
         self._shelf = PolicyShelf(config)
         self._policy_list = self._shelf.policies
-        self._pane = EditingPane()
-        self._files = PolicyFiles(self, config, self._pane, self._run_task, self._is_needed)
-        self._cursor_to = ""
         self._analysis = AnalysisPane(lambda: self._pane.subject)
+        self._pane = EditingPane(self._analysis.text_changed)
+        self._files = PolicyFiles(
+            self,
+            config,
+            self._pane,
+            show=self._show_opened,
+            read_again=self._read_policies,
+            is_needed=self._is_needed,
+        )
+        self._cursor_to = ""
 
     def compose(self) -> ComposeResult:
-        """Build the list, the analyses and the editor."""
         with Horizontal():
             with Vertical(id="aside"):
                 yield self._shelf
@@ -159,7 +198,6 @@ you open another policy or exit etui; both ask first.
         yield KeyFooter()
 
     def on_mount(self) -> None:
-        """Show the side of the list on a narrow screen."""
         self.add_class("-aside")
 
     def on_screen_resume(self) -> None:
@@ -194,7 +232,6 @@ you open another policy or exit etui; both ask first.
         self._files.save()
 
     def action_save_as(self) -> None:
-        """Ask for a name and save the text under it."""
         self._files.save_as()
 
     def action_use(self) -> None:
@@ -212,12 +249,10 @@ you open another policy or exit etui; both ask first.
             self.post_message(AppRequest(RouteRequested(Route(entry.named))))
 
     def action_ask(self) -> None:
-        """Focus the question to explain."""
         self._go(self._analysis.question, aside=True)
         self._analysis.explain()
 
     def action_replay(self) -> None:
-        """Replay the questions of the log under the current text."""
         self._go(self._analysis.answer, aside=True)
         self._analysis.replay()
 
@@ -233,10 +268,9 @@ you open another policy or exit etui; both ask first.
                 self._files.notify(f"etui ships no policy {opened.place.name!r}", "", "warning")
                 return
         self._go(self._analysis.answer, aside=True)
-        self._analysis.compare(path, other)
+        self._analysis.compare(path)
 
     def action_new(self) -> None:
-        """Create a policy of the user from a template."""
         self._files.new(self._selected_entry())
 
     def action_delete(self) -> None:
@@ -245,19 +279,16 @@ you open another policy or exit etui; both ask first.
             self._files.delete(entry)
 
     def action_read_again(self) -> None:
-        """Discard unsaved edits and read the file again."""
         if (opened := self._pane.opened) is not None:
             self._open(PolicyEntry(opened.named, opened.place, None))
 
     def action_next_fault(self) -> None:
-        """Go to the next fault after the cursor."""
         if self._pane.opened is not None:
             self._go(self._pane.editor, aside=False)
             if not self._pane.next_fault():
                 self._files.notify("no faults", "", "information")
 
     def action_find(self) -> None:
-        """Find a text in the open policy."""
         if self._pane.opened is not None:
             self.remove_class("-aside")
             self.call_after_refresh(self._pane.open_find)
@@ -277,73 +308,49 @@ you open another policy or exit etui; both ask first.
         self._go(self._policy_list, aside=True)
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """Disable going back to the list while it has the focus and is not filtered."""
         return not (
             action == "back" and self._policy_list.has_focus and not self._shelf.is_filtered
         )
 
     def on_policy_shelf_files_changed(self) -> None:
-        """Read the policies again."""
         self._read_policies()
 
     def on_descendant_focus(self, focused: DescendantFocus) -> None:
-        """Show the side of the focused widget on a narrow screen."""
         self.set_class(self.query_one("#aside") in focused.widget.ancestors, "-aside")
 
     def on_option_list_option_selected(self, selected: OptionList.OptionSelected) -> None:
         """Open the selected policy; ask before unsaved edits are lost."""
         entry = self._policy_list.under_cursor
-        if entry is None:
-            return
-        if self._pane.changed and not self._is_open(entry):
-            self._files.confirm("discard unsaved edits?", lambda: self._open_to_edit(entry))
-        elif self._is_open(entry):
+        if entry is not None and self._is_open(entry):
             self._go(self._pane.editor, aside=False)
-        else:
-            self._open_to_edit(entry)
+        elif entry is not None:
+            self._open(entry, to_edit=True)
 
-    def on_policy_news(self, news: PolicyNews) -> None:
-        """Show the result of a task."""
-        match news.fact:
-            case PolicyCatalogue() as catalogue:
-                self._show_policies(catalogue)
-            case PolicyOpened() as opened:
-                self._show_opened(opened)
-            case Reread(opened=opened):
-                self._show_reread(opened)
-            case CheckVerdict():
-                self._analysis.text_changed()
-            case Saved() as saved:
-                self._show_saved(saved)
-            case HasErrors(draft=draft, errors=errors):
-                self._files.confirm_errors(draft, errors)
-            case Clash(draft=draft, what=what):
-                self._files.confirm_overwrite(draft, what)
-            case PolicyDeleted(place=place):
-                self._files.notify(f"deleted {place.path}", "", "information")
-                if self._pane.opened is not None and self._pane.opened.place == place:
-                    self._pane.show(None)
-                self._read_policies()
-            case PolicyTaskFailed(what=what, fix=fix):
-                self._files.notify(what, fix)
-
-    def _show_policies(self, catalogue: PolicyCatalogue) -> None:
-        first = self._files.catalogue is None
-        self._files.catalogue = catalogue
-        self._pane.context = catalogue.context
-        self.post_message(AppRequest(PoliciesListed(catalogue.context.names)))
-        self._show_use()
-        opened = self._pane.opened
-        if first:
-            self._policy_list.put_cursor(self._route().policy)
-        elif self._cursor_to and catalogue.find(self._cursor_to) is not None:
-            self._policy_list.put_cursor(self._cursor_to)
-            self._cursor_to = ""
-        entry = self._policy_list.under_cursor if opened is None else catalogue.find(opened.named)
-        if entry is not None and not self._pane.changed:
-            self._run_task(lambda: Reread(tasks.open_policy(entry, self._config)))
+    @work(exclusive=True, group="policy-list", exit_on_error=False)
+    async def _read_policies(self) -> None:
+        self._shelf.note_files()
+        active = self._route().policy
+        with faults_shown(self):
+            catalogue = await in_thread(lambda: tasks.read_policies(self._config, active))
+            first = self._files.catalogue is None
+            self._files.catalogue = catalogue
+            self._pane.use_context(catalogue.context)
+            self.post_message(AppRequest(PoliciesListed(catalogue.context.names)))
+            self._show_use()
+            opened = self._pane.opened
+            if first:
+                self._policy_list.put_cursor(active)
+            elif self._cursor_to and catalogue.find(self._cursor_to) is not None:
+                self._policy_list.put_cursor(self._cursor_to)
+                self._cursor_to = ""
+            entry = self._policy_list.under_cursor
+            if opened is not None:
+                entry = catalogue.find(opened.named)
+            if entry is not None and not self._pane.changed:
+                self._show_reread(await in_thread(lambda: tasks.open_policy(entry, self._config)))
 
     def _show_reread(self, opened: PolicyOpened) -> None:
+        """Show a policy that was read again by itself; it never replaces unsaved text."""
         known = self._pane.opened
         if self._pane.changed or (known is not None and known.named != opened.named):
             return
@@ -360,15 +367,9 @@ you open another policy or exit etui; both ask first.
         if self._files.catalogue is not None and self._files.catalogue.find(opened.named) is None:
             self._cursor_to = opened.named  # a new policy: it is in the list once that is read
             self._read_policies()
-            self._show_use()
         else:
-            self._show_use()
             self._policy_list.put_cursor(opened.named)
-
-    def _show_saved(self, saved: Saved) -> None:
-        self._pane.mark_saved(saved)
-        self._files.notify(f"saved as {saved.draft.target}", "", "information")
-        self._read_policies()
+        self._show_use()
 
     def _show_use(self) -> None:
         """Mark the policy of the next questions."""
@@ -407,18 +408,11 @@ you open another policy or exit etui; both ask first.
         else:
             self.call_after_refresh(widget.focus)
 
-    def _open_to_edit(self, entry: PolicyEntry) -> None:
-        self._open(entry)
-        self._go(self._pane.editor, aside=False)
-
-    def _open(self, entry: PolicyEntry) -> None:
-        self._run_task(lambda: tasks.open_policy(entry, self._config))
-
-    def _read_policies(self) -> None:
-        self._shelf.note_files()
-        active = self._route().policy
-        self._run_task(lambda: tasks.read_policies(self._config, active))
-
-    @work(thread=True, group="policy-files", exit_on_error=False)
-    def _run_task(self, task: Callable[[], Fact]) -> None:
-        self.post_message(PolicyNews(tasks.run_task(task)))
+    @work(exclusive=True, group="policy-open", exit_on_error=False)
+    async def _open(self, entry: PolicyEntry, *, to_edit: bool = False) -> None:
+        if to_edit and not await self._files.may_discard():
+            return
+        with faults_shown(self):
+            self._show_opened(await in_thread(lambda: tasks.open_policy(entry, self._config)))
+            if to_edit:
+                self._go(self._pane.editor, aside=False)

@@ -16,17 +16,16 @@ from textual.widgets import Static
 
 from etui import units
 from etui.energy.devices import (
-    ChannelState,
     total_idle_watts,
     total_kind,
     total_limit_watts,
     total_watts,
 )
 from etui.plots.braille import Graph
-from etui.plots.power_history import TOTAL, ZOOM_SECONDS
+from etui.plots.power_history import TOTAL
 from etui.text import SEPARATOR, sanitize
 from etui.tui.pacing import QUIET, USUAL, Pace
-from etui.tui.power.answer_energy import (
+from etui.tui.power._answer_energy import (
     AnswerEnergy,
     PhaseJoules,
     RecentTokens,
@@ -34,18 +33,19 @@ from etui.tui.power.answer_energy import (
     facts_line,
     phase_line,
 )
-from etui.tui.power.channel_table import ChannelTable, list_channels
-from etui.tui.power.feed import PowerFeed
-from etui.tui.power.phases import Stage, mark_stage
-from etui.tui.power.spending_text import (
+from etui.tui.power._channel_table import ChannelTable
+from etui.tui.power._spending_text import (
+    StatusFacts,
     budget_bar,
     budget_text,
     chat_text,
     spent_share,
+    status_line,
     tightest_budget,
     today_text,
 )
-from etui.tui.power.status_line import StatusFacts, status_line
+from etui.tui.power.channel_rows import build_rows
+from etui.tui.power.feed import PowerFeed, Stage, TimeWindow, mark_stage
 from etui.tui.services import BudgetState, PowerMeter, SpendingTotals
 from etui.tui.widgets.fact_line import FactLine, Heading, Line
 from etui.tui.widgets.power_graph import PowerGraph
@@ -60,6 +60,7 @@ if TYPE_CHECKING:
 _MOST_GRAPH_ROWS, _GRAPH_ROWS, _LEAST_GRAPH_ROWS = 26, 7, 5
 
 _FIXED_ROWS, _AIRY_ROWS = 8, 4
+
 """Rows of the panel beside graph, channels and budgets; rows of its gaps and of its last line."""
 
 
@@ -138,9 +139,7 @@ letters show the phase: L load, P prefill, T thinking, A answer. `[` and `]` sho
         self._records: Sequence[TurnRecord] = ()
         self._today = ""
         self.budgets: tuple[BudgetState, ...] = ()
-        self._zoom = _USUAL_ZOOM
-        self._paused_ns: int | None = None
-        self._paused_states: tuple[ChannelState, ...] = ()
+        self._window = TimeWindow(feed, _USUAL_ZOOM)
         self._vitals_due_ns = self._graph_due_ns = self._table_due_ns = 0
         self._plan = PanelPlan()
         self._answer_heading = Heading("THIS ANSWER", classes="heading")
@@ -149,7 +148,7 @@ letters show the phase: L load, P prefill, T thinking, A answer. `[` and `]` sho
         self._power_heading = Heading("POWER", classes="heading gap")
         self._nothing = Line(classes="unmeasured")
         self._graph = PowerGraph()
-        self._table = ChannelTable()
+        self._table = ChannelTable(cursor=False)
         self._spent = FactLine(classes="spent gap")
         self._budget_lines = {p: Line(classes="budget") for p in ("turn", "hour", "day")}
         self._model = FactLine(classes="model gap")
@@ -157,7 +156,6 @@ letters show the phase: L load, P prefill, T thinking, A answer. `[` and `]` sho
         self.status = Line(classes="power-status")
 
     def compose(self) -> ComposeResult:
-        """Lay out the parts from top to bottom."""
         yield self._answer_heading
         yield self._facts
         yield self._bars
@@ -171,7 +169,6 @@ letters show the phase: L load, P prefill, T thinking, A answer. `[` and `]` sho
         yield self._app
 
     def on_mount(self) -> None:
-        """Show the panel before any reading or model."""
         self._nothing.display = False
         for line in self._budget_lines.values():
             line.display = False
@@ -182,8 +179,7 @@ letters show the phase: L load, P prefill, T thinking, A answer. `[` and `]` sho
         """Divide the new height, and draw the answer for the new width."""
         self._adopt_plan()
         self._show_answer()
-        self._graph_due_ns = self._table_due_ns = 0
-        self._draw(time.monotonic_ns())
+        self._draw_now()
 
     @property
     def residents(self) -> frozenset[str]:
@@ -286,21 +282,15 @@ letters show the phase: L load, P prefill, T thinking, A answer. `[` and `]` sho
         self._show_answer()
         return self._net
 
-    def zoom(self, steps: int) -> float:
-        """Show more time for positive ``steps`` and less for negative ones; return its seconds."""
-        self._zoom = max(0, min(len(ZOOM_SECONDS) - 1, self._zoom + steps))
-        self._graph_due_ns = self._table_due_ns = 0
-        self._draw(time.monotonic_ns())
-        return ZOOM_SECONDS[self._zoom]
+    def zoom(self, steps: int) -> None:
+        """Show more time for positive ``steps`` and less for negative ones."""
+        self._window.zoom(steps)
+        self._draw_now()
 
     def action_pause(self) -> None:
         """Stop the graph and the channels where they are, or go on."""
-        if self._paused_ns is None:
-            self._paused_ns, self._paused_states = time.monotonic_ns(), self._feed.states()
-        else:
-            self._paused_ns = None
-        self._graph_due_ns = self._table_due_ns = 0
-        self._draw(time.monotonic_ns())
+        self._window.pause()
+        self._draw_now()
 
     def show_pace(self, pace: Pace) -> None:
         """Adopt the pace at which the panel is drawn from now on."""
@@ -337,48 +327,41 @@ letters show the phase: L load, P prefill, T thinking, A answer. `[` and `]` sho
         self._graph.styles.height = self._plan.graph_rows
         self.set_class(not self._plan.airy, "-tight")
 
+    def _draw_now(self) -> None:
+        self._graph_due_ns = self._table_due_ns = 0
+        self._draw(time.monotonic_ns())
+
     def _draw(self, now_ns: int) -> None:
         """Draw the parts that are due; nothing while the panel is hidden."""
+        tick_ns = int(self._pace.tick_seconds * 1e9)
         if now_ns >= self._graph_due_ns:
-            self._graph_due_ns = now_ns + max(_GRAPH_NS, int(self._pace.tick_seconds * 1e9))
+            self._graph_due_ns = now_ns + max(_GRAPH_NS, tick_ns)
             self._show_status()
             if self.size.height:
-                self._draw_graph(now_ns)
+                self._draw_graph()
         if now_ns >= self._table_due_ns and self.size.height:
-            self._table_due_ns = now_ns + _TABLE_NS
-            self._draw_table(now_ns)
+            self._table_due_ns = now_ns + max(_TABLE_NS, tick_ns)
+            rows = tuple(row for row in build_rows(self._window.states()) if row.state is not None)
+            self._table.styles.height = -(-len(rows) // self._plan.columns)
+            self._table.show(rows, self._window, columns=self._plan.columns)
 
-    def _draw_graph(self, now_ns: int) -> None:
-        states = self._states()
+    def _draw_graph(self) -> None:
+        states = self._window.states()
         powers = [state.power for state in states]
         read = self._feed.history.newest_ns is not None
         self._nothing.display = read and not powers
         self._graph.display = bool(powers)
         if not powers:
             self._nothing.set_text(NOTHING_READ)
-        zoom, end_ns = ZOOM_SECONDS[self._zoom], self._end_ns(now_ns)
-        values = self._graph.values
-        buckets = self._feed.history.buckets(TOTAL, end_ns, zoom / values, values)
         limit = total_limit_watts(states)
+        buckets = self._window.buckets(TOTAL, self._graph.values)
         self._graph.show(Graph(buckets, limit, total_idle_watts(states)))
         watts = total_watts(powers)
         now = units.UNMEASURED if read else ""
         if watts is not None:
             now = units.of_limit_text(watts, limit, total_kind(states))
-        span = f"last {units.span_text(zoom)}" if powers else ""
-        self._power_heading.show(f"POWER  {now}", "paused" if self._paused_ns else span)
-
-    def _draw_table(self, now_ns: int) -> None:
-        states = self._states()
-        zoom, end_ns = ZOOM_SECONDS[self._zoom], self._end_ns(now_ns)
-        facts = list_channels(states, self._feed.history, end_ns, zoom)
-        self._table.show(facts, self._plan.columns)
-
-    def _states(self) -> tuple[ChannelState, ...]:
-        return self._paused_states if self._paused_ns is not None else self._feed.states()
-
-    def _end_ns(self, now_ns: int) -> int:
-        return now_ns if self._paused_ns is None else self._paused_ns
+        span = f"last {units.span_text(self._window.seconds)}" if powers else ""
+        self._power_heading.show(f"POWER  {now}", "paused" if self._window.is_held else span)
 
     def _show_app(self) -> None:
         quiet = f"{SEPARATOR}quiet mode" if self._pace is QUIET else ""

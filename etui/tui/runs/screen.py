@@ -2,31 +2,122 @@
 
 from __future__ import annotations
 
+import json
 import webbrowser
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from rich.text import Text
 from textual import work
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, VerticalScroll
-from textual.message import Message
 from textual.screen import Screen
 from textual.widgets import DataTable, Input, Static
 
 from etui import units
-from etui.bench.summary import ArmSummary
-from etui.errors import format_internal_error
-from etui.plots.terminal import plane_lines
+from etui.bench.summary import ArmSummary, Summary
+from etui.bench.summary_text import ends, headline
+from etui.codec import from_document
+from etui.errors import EtuiError
+from etui.plots.terminal import ArmPoint, plane_lines
 from etui.text import one_line, sanitize
+from etui.tui._work import faults_shown, in_thread, warn
 from etui.tui.commands import Command
-from etui.tui.notices import notice_text, notify_error
-from etui.tui.runs.run_list import RunEntry, list_runs
-from etui.tui.widgets.columns import FittedColumn, TableColumn, fit_columns, measure_columns
+from etui.tui.widgets.columns import FittedTable, TableColumn, has_words
 from etui.tui.widgets.key_footer import KeyFooter
-from etui.tui.widgets.list_keys import RowTable, has_words
+
+
+@dataclass(frozen=True, slots=True)
+class RunEntry:
+    """One run folder."""
+
+    name: str
+    folder: Path
+    summary: Summary | None  # Content of `summary.json`; None if it is missing or cannot be read
+    why: str = ""  # Why there is no summary; empty if there is one
+    models: tuple[str, ...] = ()  # Models of its arms, in the order of the arms
+
+    @property
+    def report(self) -> Path:
+        """Path of the HTML report, which may not exist."""
+        return self.folder / "report.html"
+
+    @property
+    def headline(self) -> str:
+        """The results, one line for each arm."""
+        return self.why if self.summary is None else headline(self.summary)
+
+    @property
+    def kind(self) -> str | None:
+        """Kind of its joules: ``estimate`` if any of them is one."""
+        kinds = {arm.energy.kind for arm in self._arms.values() if arm.energy}
+        return "estimate" if "estimate" in kinds else next(iter(kinds), None)
+
+    @property
+    def points(self) -> dict[str, ArmPoint]:
+        """Its arms by joules and accuracy; arms without joules are left out."""
+        return {
+            name: ArmPoint(
+                arm.energy.per_question.value,
+                arm.accuracy.micro.value,
+                *ends(arm.accuracy.micro),
+                arm.energy.per_question.low,
+                arm.energy.per_question.high,
+            )
+            for name, arm in self._arms.items()
+            if arm.energy
+        }
+
+    @property
+    def _arms(self) -> Mapping[str, ArmSummary]:
+        return {} if self.summary is None else self.summary.arms
+
+
+def list_runs(folder: Path) -> list[RunEntry]:
+    """List the run folders in ``folder``, the one started last first.
+
+    Raises:
+        EtuiError: The folder cannot be read.
+    """
+    if not folder.is_dir():
+        return []
+    try:
+        runs = [_read_run(path) for path in folder.iterdir() if (path / "config.json").is_file()]
+    except OSError as error:
+        what = f"cannot read {folder}: {error.strerror or error}"
+        raise EtuiError(what, _READ_AGAIN) from error
+    return sorted(runs, key=_start_key, reverse=True)
+
+
+def _start_key(run: RunEntry) -> tuple[str, str]:
+    return ("" if run.summary is None else run.summary.started_at, run.name)
+
+
+def _read_models(folder: Path) -> tuple[str, ...]:
+    """Read the models from ``config.json``; none if it cannot be read."""
+    try:
+        arms = json.loads((folder / "config.json").read_text(encoding="utf-8"))["arms"].values()
+        return tuple(dict.fromkeys(str(arm["model"]) for arm in arms))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return ()
+
+
+def _read_run(folder: Path) -> RunEntry:
+    models = _read_models(folder)
+    try:
+        document = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+        summary = from_document(Summary, document, extra="ignore")
+        run = RunEntry(folder.name, folder, summary, models=models)
+        _ = run.headline, run.points  # so that a damaged summary fails here, not while drawing
+    except FileNotFoundError:
+        return RunEntry(folder.name, folder, None, "not finished: no summary yet", models)
+    except (OSError, ValueError, KeyError) as error:
+        why = f"summary.json cannot be read: {error}"
+        return RunEntry(folder.name, folder, None, why, models)
+    return run
+
 
 COLUMNS = (
     TableColumn("run", "RUN", 0, 40, least=12),
@@ -37,6 +128,8 @@ COLUMNS = (
     TableColumn("joules", "J/QUESTION", 2, 14, right=True),
     TableColumn("per_token", "J/TOKEN", 6, 14, right=True),
 )
+
+
 """The accuracy and the joules are those of the arm with the most right answers."""
 
 
@@ -104,39 +197,30 @@ def sort_runs(runs: Sequence[RunEntry], key: str, descending: bool) -> list[RunE
     return [run for _, run in ordered] + [run for run in runs if value(run) is None]
 
 
-_SCROLLBAR_CELLS = 2
-
 _ASCENDING = frozenset({"run", "what", "model", "joules", "per_token"})
+
 """Columns of which the lowest value comes first when they are chosen."""
 
 
-class RunsTable(RowTable[Text]):
+class RunsTable(FittedTable[RunEntry]):
     """One row per run; at first in the order in which they were started, the last one first."""
 
     def __init__(self) -> None:
-        super().__init__(cursor_type="row", zebra_stripes=True, id="runs")
+        super().__init__(COLUMNS, run_texts, id="runs")
         self._all: Sequence[RunEntry] = ()
-        self._shown: list[RunEntry] = []
-        self._fitted: tuple[FittedColumn, ...] = ()
         self._sort_key: str | None = None
         self._descending = True
         self._words = ""
 
-    @property
-    def run_under_cursor(self) -> RunEntry | None:
-        """The run of the selected row."""
-        row = self.cursor_row
-        return self._shown[row] if 0 <= row < len(self._shown) else None
-
-    def show(self, runs: Sequence[RunEntry]) -> None:
+    def list_runs(self, runs: Sequence[RunEntry]) -> None:
         """Show these runs, the one started last first."""
         self._all = runs
-        self._draw()
+        self._list()
 
     def filter(self, words: str) -> None:
         """Show only the runs that have all words in a cell."""
         self._words = words
-        self._draw()
+        self._list()
 
     def sort_by(self, key: str | None) -> None:
         """Sort by a column; the current one reverses the order, None is the order of the starts."""
@@ -144,55 +228,24 @@ class RunsTable(RowTable[Text]):
             self._descending = not self._descending
         else:
             self._sort_key, self._descending = key, key not in _ASCENDING
-        self._draw()
+        self._list()
 
     def sort_next(self) -> None:
         """Sort by the next column, or by the starts after the last one."""
-        keys = [None, *(one.column.key for one in self._fitted)]
+        keys = [None, *self.shown_keys]
         at = keys.index(self._sort_key) if self._sort_key in keys else 0
         self.sort_by(keys[(at + 1) % len(keys)])
 
-    def on_resize(self) -> None:
-        """Choose the columns again."""
-        texts = [run_texts(run) for run in self._shown]
-        if self._all and self._fit(texts) != self._fitted:
-            self._draw()
-
-    def _fit(self, texts: Sequence[dict[str, str]]) -> tuple[FittedColumn, ...]:
-        width = self.size.width - _SCROLLBAR_CELLS
-        return fit_columns(COLUMNS, measure_columns(COLUMNS, texts), width)
-
-    def _draw(self) -> None:
-        current, row = self.run_under_cursor, self.cursor_row
+    def _list(self) -> None:
+        current, row = self.current, self.cursor_row
         runs = list(self._all)
         if self._sort_key is not None:
             runs = sort_runs(runs, self._sort_key, self._descending)
-        rows = [(run, run_texts(run)) for run in runs]
-        words = self._words
-        rows = [(run, texts) for run, texts in rows if has_words(" ".join(texts.values()), words)]
-        self._shown = [run for run, _ in rows]
-        self._fitted = self._fit([texts for _, texts in rows])
-        self.clear(columns=True)
-        for one in self._fitted:
-            heading = one.column.heading(self._sort_key, self._descending)
-            label = Text(heading, justify="right" if one.column.right else "left")
-            self.add_column(label, key=one.column.key, width=one.width)
-        for number, (_, texts) in enumerate(rows):
-            self.add_row(*(_cell(texts, one) for one in self._fitted), key=f"{number}")
-        names = [run.name for run in self._shown]
+        runs = [run for run in runs if has_words(" ".join(run_texts(run).values()), self._words)]
+        names = [run.name for run in runs]
         if current is not None and current.name in names:
             row = names.index(current.name)
-        if names:
-            self.move_cursor(row=max(0, min(row, len(names) - 1)), animate=False)
-
-
-def _cell(texts: dict[str, str], one: FittedColumn) -> Text:
-    return Text(
-        texts[one.column.key],
-        justify="right" if one.column.right else "left",
-        no_wrap=True,
-        overflow="ellipsis",
-    )
+        self.show(runs, row, sorted_by=self._sort_key, descending=self._descending)
 
 
 _NO_RUNS = """\
@@ -203,15 +256,7 @@ No bench run yet.
 answers 60 questions in about a minute; its summary and report then appear here."""
 
 _PLANE_HEIGHT = 14
-
-
-class RunsRead(Message):
-    """The current run folders, or the error that prevented reading them."""
-
-    def __init__(self, runs: list[RunEntry], fault: str = "") -> None:
-        super().__init__()
-        self.runs = runs
-        self.fault = fault
+_READ_AGAIN = "fix it, then press r to read again"
 
 
 class RunsScreen(Screen[None]):
@@ -244,7 +289,6 @@ would reach. `o` or Enter opens the HTML report in a browser.
         self._picture = Static("", markup=False)
 
     def compose(self) -> ComposeResult:
-        """Build the filter, the table and the detail."""
         yield self._filter
         with Horizontal():
             yield self._table
@@ -263,62 +307,44 @@ would reach. `o` or Enter opens the HTML report in a browser.
         ]  # fmt: skip
 
     def on_mount(self) -> None:
-        """Start without the filter."""
         self._filter.display = False
 
     def on_screen_resume(self) -> None:
-        """Read the runs again."""
         self.action_read()
 
     def on_resize(self) -> None:
-        """Draw the plot at the new width."""
         self._show_current()
 
     def action_read(self) -> None:
-        """Read the folder again."""
         self._read_runs()
 
     def action_open_report(self) -> None:
-        """Open the HTML report of the run under the cursor."""
-        run = self._table.run_under_cursor
+        run = self._table.current
         if run is None:
             return
         if not run.report.is_file():
-            self.notify(
-                notice_text("no report yet", f"run: etui bench report {run.folder}"),
-                severity="warning",
-                markup=False,
-            )
+            warn(self, "no report yet", f"run: etui bench report {run.folder}")
         elif not webbrowser.open(run.report.absolute().as_uri()):
-            self.notify(
-                notice_text("no browser found", f"open {run.report} yourself"),
-                severity="warning",
-                markup=False,
-            )
+            warn(self, "no browser found", f"open {run.report} yourself")
 
     def action_sort(self) -> None:
-        """Sort by the next column."""
         self._table.sort_next()
 
     def action_filter(self) -> None:
-        """Open the filter."""
         self._filter.display = True
         self._filter.focus()
 
     def action_back(self) -> None:
-        """Close the filter."""
         if self._filter.display:
             self._filter.value = ""
             self._filter.display = False
             self._table.focus()
 
     def on_input_changed(self, changed: Input.Changed) -> None:
-        """Filter while the user types."""
         self._table.filter(changed.value)
         self._show_current()
 
     def on_input_submitted(self) -> None:
-        """Move from the filter to the table."""
         self._table.focus()
 
     def on_data_table_header_selected(self, selected: DataTable.HeaderSelected) -> None:
@@ -326,36 +352,23 @@ would reach. `o` or Enter opens the HTML report in a browser.
         self._table.sort_by(selected.column_key.value)
 
     def on_data_table_row_selected(self) -> None:
-        """Open the report of the selected run."""
         self.action_open_report()
 
     def on_data_table_row_highlighted(self) -> None:
-        """Show the run under the cursor."""
         self._show_current()
 
-    @work(thread=True, exclusive=True, group="runs", exit_on_error=False)
-    def _read_runs(self) -> None:
-        try:
-            self.post_message(RunsRead(list_runs(self._runs_dir)))
-        except OSError as error:
-            fault = f"cannot read {self._runs_dir}: {error.strerror or error}"
-            self.post_message(RunsRead([], fault))
-        except Exception as error:  # noqa: BLE001 - a fault must reach the screen
-            self.post_message(RunsRead([], format_internal_error(error)))
-
-    def on_runs_read(self, read: RunsRead) -> None:
-        """Fill the table and keep the cursor on its row."""
-        if read.fault:
-            notify_error(self, read.fault, "fix it, then press r to read again")
-            return
-        self._is_read = True
-        self._table.display = bool(read.runs)
-        self.set_class(not read.runs, "-empty")
-        self._table.show(read.runs)
-        self._show_current()
+    @work(exclusive=True, group="runs", exit_on_error=False)
+    async def _read_runs(self) -> None:
+        with faults_shown(self):
+            runs = await in_thread(lambda: list_runs(self._runs_dir), _READ_AGAIN)
+            self._is_read = True
+            self._table.display = bool(runs)
+            self.set_class(not runs, "-empty")
+            self._table.list_runs(runs)
+            self._show_current()
 
     def _show_current(self) -> None:
-        run = self._table.run_under_cursor
+        run = self._table.current
         if run is None:
             if self._is_read:
                 self._picture.update(_NO_RUNS)

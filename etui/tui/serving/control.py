@@ -2,38 +2,84 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from textual.app import App
-from textual.message import Message
 from textual.worker import get_current_worker
 
+from etui.codec import from_document
 from etui.config.config import Config
-from etui.runtime.serve_facts import ServeFacts
+from etui.errors import EtuiError, ExitCode
+from etui.runtime.serve_facts import ServeFacts, format_books
 from etui.text import sanitize
+from etui.tui._work import notify_error
 from etui.tui.commands import Command
-from etui.tui.jobs import JobEnded, JobProgress, run_job
-from etui.tui.notices import notify_error
-from etui.tui.services import Services
+from etui.tui.jobs import JobEnded, JobProgress, Stopped, run_command, run_job
+from etui.tui.services import Services, TurnRunner
+
+_STOP_SECONDS = 30.0
+
+"""How long a stopped server may take: it ends running answers and saves every turn."""
+
+
+_REFUSAL = "the server answers other programs"
+
+
+PostFact = Callable[[ServeFacts | JobProgress], object]
+
+
+def run_server(runner: TurnRunner, config: Config, post: PostFact, stopped: Stopped) -> JobEnded:
+    """Serve until the server is stopped; the models of the app are unloaded meanwhile.
+
+    Raises:
+        EtuiError: An answer is running, or the server failed.
+    """
+    last: ServeFacts | None = None
+
+    def see(line: bytes) -> None:
+        nonlocal last
+        facts = parse_line(line)
+        if facts is not None:
+            last = facts
+            post(facts)
+
+    with runner.at_rest(_REFUSAL) as leaving:
+        post(JobProgress("starting the server …"))
+        end = run_command(
+            config,
+            ("serve", "--jsonl"),
+            see,
+            lambda: stopped() or leaving(),
+            lambda: post(JobProgress("stopping the server …")),
+            _STOP_SECONDS,
+        )
+    if end.code != ExitCode.DONE:
+        raise EtuiError(end.what or f"the server ended with exit code {end.code}", end.fix)
+    answered = "" if last is None else f": {format_books(last)}"
+    return JobEnded(f"the server has stopped{answered}")
+
+
+def parse_line(line: bytes) -> ServeFacts | None:
+    """Parse a line of ``etui serve --jsonl``; None if it is no state of the server."""
+    try:
+        document = json.loads(line)
+        if not isinstance(document, dict) or document.get("event") not in ("status", "end"):
+            return None
+        return from_document(ServeFacts, document, extra="ignore")
+    except ValueError:
+        return None
+
 
 _GROUP = "server"
 _NOTICE_SECONDS = 12.0
-
-
-class ServerUpdated(Message):
-    """A fact about the server."""
-
-    def __init__(self, fact: ServeFacts | JobProgress | JobEnded) -> None:
-        super().__init__()
-        self.fact = fact
 
 
 class ServerControl:
     """Runs the server of the app.
 
     Args:
-        app: The app, which passes on every ``ServerUpdated``.
         backend: Returns the services of the app; None until they are open.
     """
 
@@ -84,8 +130,7 @@ class ServerControl:
         """Stop the server; running answers may end first."""
         self._app.workers.cancel_group(self._app, _GROUP)
 
-    def take(self, fact: ServeFacts | JobProgress | JobEnded) -> None:
-        """Take a fact about the server, on the app's thread."""
+    def _take(self, fact: ServeFacts | JobProgress | JobEnded) -> None:
         match fact:
             case ServeFacts():
                 self._facts, self._progress = fact, ""
@@ -96,7 +141,6 @@ class ServerControl:
         self._show()
 
     def _run(self, backend: Services) -> None:
-        from etui.tui.serving.job import run_server
 
         worker = get_current_worker()
         run_job(
@@ -108,7 +152,7 @@ class ServerControl:
         )
 
     def _post(self, fact: ServeFacts | JobProgress | JobEnded) -> None:
-        self._app.post_message(ServerUpdated(fact))
+        self._app.call_later(self._take, fact)
 
     def _end(self, ended: JobEnded) -> None:
         self._runs, self._facts = False, None

@@ -76,7 +76,6 @@ meanwhile, and questions in the chat are refused.
         self._help = Static("", markup=False, classes="help")
 
     def compose(self) -> ComposeResult:
-        """Lay out the title, the state and the keys."""
         with Vertical(classes="box"):
             yield Static("etui serve", markup=False, classes="title")
             yield self._lines
@@ -106,5 +105,4 @@ meanwhile, and questions in the chat are refused.
             self._start()
 
     def action_leave(self) -> None:
-        """Close the dialog."""
         self.dismiss(None)

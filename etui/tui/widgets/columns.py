@@ -1,11 +1,69 @@
-"""Columns of a table that fit its width: the least important ones are left out."""
+"""Lists and tables of rows: their keys, and the columns that fit the width of a table."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar, Generic, Literal, TypeVar
+
+from rich.text import Text
+from textual.binding import Binding, BindingType
+from textual.widgets import DataTable, OptionList
 
 from etui.text import count_cells
+
+_Cell = TypeVar("_Cell")
+
+
+def _row_keys(first: str, last: str) -> list[BindingType]:
+    """Build the keys; ``first`` and ``last`` name the actions of the widget."""
+    return [
+        Binding("j", "cursor_down", "Down", id="list.down", show=False),
+        Binding("k", "cursor_up", "Up", id="list.up", show=False),
+        Binding("g", first, "First", id="list.first", show=False),
+        Binding("G", last, "Last", id="list.last", show=False),
+        Binding("ctrl+d", "half_page(1)", "Half a page down", id="list.half_down", show=False),
+        Binding("ctrl+u", "half_page(-1)", "Half a page up", id="list.half_up", show=False),
+    ]
+
+
+def move_by_half(row: int, rows: int, height: int, pages: int) -> int:
+    """Return the row that is ``pages`` half pages away from ``row``, within a list.
+
+    Args:
+        row: The current row, from 0.
+        rows: Number of rows; with 0 the result is 0.
+        pages: Half pages to move; negative moves up.
+    """
+    return max(0, min(rows - 1, row + pages * max(1, height // 2)))
+
+
+def has_words(text: str, words: str) -> bool:
+    """Return whether a text has every one of the words; case does not matter."""
+    folded = text.casefold()
+    return all(word in folded for word in words.casefold().split())
+
+
+class RowList(OptionList):
+    """A list of options."""
+
+    BINDINGS: ClassVar[list[BindingType]] = _row_keys("first", "last")
+
+    def action_half_page(self, pages: int) -> None:
+        if self.option_count:
+            row, height = self.highlighted or 0, self.scrollable_content_region.height
+            self.highlighted = move_by_half(row, self.option_count, height, pages)
+
+
+class RowTable(DataTable[_Cell]):
+    """A table of rows."""
+
+    BINDINGS: ClassVar[list[BindingType]] = _row_keys("scroll_top", "scroll_bottom")
+
+    def action_half_page(self, pages: int) -> None:
+        height = self.scrollable_content_region.height - self.header_height
+        self.move_cursor(row=move_by_half(self.cursor_row, self.row_count, height, pages))
+
 
 PADDING_CELLS = 2
 """Cells that a table adds to each column, one on each side."""
@@ -32,6 +90,11 @@ class TableColumn:
     def title_cells(self) -> int:
         """Width of the heading in cells, with room for the arrow of a sorted column."""
         return count_cells(self.title) + (_ARROW_CELLS if self.sorts else 0)
+
+    @property
+    def justify(self) -> Literal["left", "right"]:
+        """On which side its texts are."""
+        return "right" if self.right else "left"
 
     def heading(self, sorted_by: str | None, descending: bool) -> str:
         """Return the heading, with an arrow if the table is sorted by this column."""
@@ -92,3 +155,105 @@ def fit_columns(
             chosen[column.key] += more
             left -= more
     return tuple(FittedColumn(one, chosen[one.key]) for one in columns if one.key in chosen)
+
+
+R = TypeVar("R")
+
+
+class FittedTable(RowTable[Text], Generic[R]):
+    """A table of records with the columns that fit its width.
+
+    Args:
+        texts: Formats a record by the key of each column.
+
+    Attributes:
+        records: What is shown, in the order of the rows.
+    """
+
+    def __init__(
+        self,
+        columns: Sequence[TableColumn],
+        texts: Callable[[R], Mapping[str, str]],
+        *,
+        id: str,  # noqa: A002 as Textual has it
+        margin: int = 2,
+    ) -> None:
+        super().__init__(cursor_type="row", zebra_stripes=True, header_height=1, id=id)
+        self._all_columns = columns
+        self._format = texts
+        self._margin = margin  # Cells of a scrollbar
+        self.records: list[R] = []
+        self._texts: list[Mapping[str, str]] = []
+        self._fitted: tuple[FittedColumn, ...] = ()
+        self._order: tuple[str | None, bool] = (None, True)
+
+    @property
+    def current(self) -> R | None:
+        """The record under the cursor."""
+        row = self.cursor_row
+        return self.records[row] if 0 <= row < len(self.records) else None
+
+    @property
+    def shown_keys(self) -> list[str]:
+        """Keys of the columns that fit."""
+        return [one.column.key for one in self._fitted]
+
+    def show(
+        self,
+        records: Iterable[R],
+        row: int = 0,
+        *,
+        sorted_by: str | None = None,
+        descending: bool = True,
+    ) -> None:
+        """Show these records from now on, with the cursor on a row.
+
+        Args:
+            sorted_by: Key of the column whose heading has an arrow.
+        """
+        self.records, self._order = list(records), (sorted_by, descending)
+        self._texts = [self._format(record) for record in self.records]
+        self._draw(self._fit(), row)
+
+    def append(self, records: Sequence[R]) -> None:
+        """Show more records below the others."""
+        first = len(self.records)
+        self.records += records
+        self._texts += [self._format(record) for record in records]
+        fitted = self._fit()
+        if fitted != self._fitted:
+            self._draw(fitted, self.cursor_row)
+        else:
+            self._add_rows(first)
+
+    def on_resize(self) -> None:
+        """Choose the columns again."""
+        if self._fitted and (fitted := self._fit()) != self._fitted:
+            self._draw(fitted, self.cursor_row)
+
+    def _fit(self) -> tuple[FittedColumn, ...]:
+        needed = measure_columns(self._all_columns, self._texts)
+        return fit_columns(self._all_columns, needed, self.size.width - self._margin)
+
+    def _draw(self, fitted: tuple[FittedColumn, ...], row: int) -> None:
+        self._fitted = fitted
+        self.clear(columns=True)
+        for one in fitted:
+            label = Text(one.column.heading(*self._order), justify=one.column.justify)
+            self.add_column(label, key=one.column.key, width=one.width)
+        self._add_rows(0)
+        if row and self.records:
+            self.move_cursor(row=max(0, min(row, len(self.records) - 1)), animate=False)
+
+    def _add_rows(self, first: int) -> None:
+        for number, texts in enumerate(self._texts[first:], first):
+            cells = (
+                Text(
+                    texts[one.column.key],
+                    justify=one.column.justify,
+                    no_wrap=True,
+                    overflow="ellipsis",
+                )
+                for one in self._fitted
+            )
+            self.add_row(*cells, key=f"{number}")

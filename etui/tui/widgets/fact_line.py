@@ -67,7 +67,6 @@ class FactLine(Line):
         self._lay_out(self.content_size.width)
 
     def on_resize(self, event: events.Resize) -> None:
-        """Break the lines for the new width."""
         width = self.content_size.width
         self._lay_out(width)
         # A height that was measured for the text of the width before would stay as an empty row.
@@ -92,12 +91,10 @@ class HintedLine(Horizontal):
         self.display = False
 
     def compose(self) -> ComposeResult:
-        """Lay out the facts and the keys."""
         yield self.line
         yield self._hint
 
     def on_resize(self, event: events.Resize) -> None:
-        """Hide the keys where they would break the facts into more rows."""
         self.set_class(event.size.width < HINT_FROM, "-tight")
 
     def show(self, facts: str, hint: str = "") -> None:
@@ -121,7 +118,6 @@ class Heading(Line):
             self._draw()
 
     def on_resize(self, event: events.Resize) -> None:
-        """Lay the row out for the new width."""
         self._draw()
 
     def _draw(self) -> None:

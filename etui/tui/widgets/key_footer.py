@@ -65,7 +65,6 @@ class KeyFooter(Footer):
         self._labels: tuple[KeyLabel, ...] = ()
 
     def compose(self) -> ComposeResult:
-        """Lay out the keys that fit."""
         if not self._bindings_ready:
             return
         self._labels = choose_labels(tuple(self._list_labels()), self.size.width)
@@ -86,7 +85,6 @@ class KeyFooter(Footer):
             self.call_after_refresh(self._show_labels)
 
     async def on_resize(self, event: events.Resize) -> None:
-        """Show more or fewer keys."""
         await self._show_labels()
 
     async def _show_labels(self) -> None:

@@ -73,7 +73,6 @@ class PowerGraph(Widget):
             self.refresh()
 
     def render_line(self, y: int) -> Strip:
-        """Draw one row."""
         size = (self.size.width, self.size.height)
         if self._drawn is None or self._drawn[0] != size:
             rows = draw_graph(self._graph, *size, axes=self._axes, letters=self._letters)

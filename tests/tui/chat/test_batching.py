@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 
 from etui.errors import EngineFailed
 from etui.events import Answer, Event, Prefilled, Probe, Thought, Verified
-from etui.tui.chat.messages import TextBatch
-from etui.tui.chat.workers import batch_events
+from etui.tui.chat.workers import TextBatch, batch_events
 from etui.tui.pacing import SPARE_CORE_SHARE, USUAL, next_easing
 from etui.tui.widgets.code_fences import FenceTracker, ShortFences
 

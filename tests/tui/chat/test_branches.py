@@ -11,7 +11,7 @@ from etui.chat import Message
 from etui.runtime.routes import Route
 from etui.tui.chat.prompt import Prompt
 from etui.tui.chat.screen import ChatScreen
-from etui.tui.chat.turn_notes import (
+from etui.tui.chat.why import (
     answer_parts,
     build_notes,
     format_parts,

@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 from textual.pilot import Pilot
 from textual.widgets import Input
 
-from etui.tui.chat.find import FindBar, choose_match, find_spans, find_turns
-from etui.tui.chat.transcript import Transcript
+from etui.tui.chat.transcript import FindBar, Transcript, choose_match, find_spans, find_turns
 from etui.tui.chat.turn_view import TurnView
 from etui.tui.start import EtuiApp
 from tests.tui.fakes import House, turn_record, until

@@ -9,8 +9,7 @@ from textual.pilot import Pilot
 from textual.widgets import Static
 
 from etui.tui.chat.chat_list import ChatsScreen
-from etui.tui.chat.transcript import Transcript
-from etui.tui.chat.turn_window import MOST_TURNS, MOST_TURNS_READING
+from etui.tui.chat.transcript import MOST_TURNS, MOST_TURNS_READING, Transcript
 from etui.tui.start import EtuiApp
 from tests.tui.fakes import House, turn_record, until
 from tests.tui.screen import WIDE, answered, ask, source_of, turns

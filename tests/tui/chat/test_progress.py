@@ -10,9 +10,9 @@ from etui.arm import Arm
 from etui.energy.types import Energy, Kind
 from etui.events import Loaded, Prefilled, Prefilling
 from etui.routing.decision import Decision
-from etui.tui.chat.messages import TextBatch, TurnEnded
 from etui.tui.chat.progress import TurnProgress, advance, progress_line
-from etui.tui.power.phases import Stage
+from etui.tui.chat.workers import TextBatch, TurnEnded
+from etui.tui.power.feed import Stage
 from etui.tui.widgets.fact_line import break_between, count_rows
 from etui.turn.events import Decided
 

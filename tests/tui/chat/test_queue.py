@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from etui.tui.chat.messages import TextBatch
 from etui.tui.chat.prompt import Prompt
+from etui.tui.chat.workers import TextBatch
 from etui.tui.power.panel import PowerPanel
 from etui.tui.start import EtuiApp
 from tests.tui.fakes import House, until

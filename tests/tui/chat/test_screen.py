@@ -15,9 +15,8 @@ from etui.errors import EngineFailed, ModelUnavailable
 from etui.runtime.routes import Route
 from etui.tui.chat.prompt import Prompt
 from etui.tui.chat.screen import ChatScreen
-from etui.tui.chat.transcript import Transcript
+from etui.tui.chat.transcript import MOST_TURNS, Transcript
 from etui.tui.chat.turn_view import TurnView
-from etui.tui.chat.turn_window import MOST_TURNS
 from etui.tui.services import ListedModel
 from etui.tui.widgets.answer_markdown import AnswerMarkdown
 from tests.tui.fakes import House, until

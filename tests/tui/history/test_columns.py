@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from etui.log.totals import Total
 from etui.text import count_cells
-from etui.tui.history.columns import COLUMNS
-from etui.tui.history.day_bars import day_bar_lines, list_days
+from etui.tui.history._detail import day_bar_lines, list_days
+from etui.tui.history.screen import COLUMNS
 from etui.tui.widgets.columns import fit_columns, measure_columns
 
 TEXTS = {

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from etui.plots.braille import draw_graph
-from etui.tui.history.detail import power_heading, turn_graph, turn_phases
+from etui.tui.history._detail import power_heading, turn_graph, turn_phases
 from etui.turn.record import Seconds, Tokens
 from tests.fixtures.turns import TURN
 

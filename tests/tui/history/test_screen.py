@@ -14,8 +14,7 @@ from textual.widgets import DataTable, Input, Static
 
 from etui.config.config import Config
 from etui.log.writer import TurnWriter
-from etui.tui.history.queries import PAGE_TURNS
-from etui.tui.history.screen import HistoryScreen
+from etui.tui.history.screen import PAGE_TURNS, HistoryScreen
 from etui.tui.start import EtuiApp
 from etui.turn.record import TurnRecord
 from tests.fixtures.turns import TURN, UNMEASURED

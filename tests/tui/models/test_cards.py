@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import string
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from etui.config.machine import machine_name
 from etui.curves.measured_under import Conditions
@@ -16,13 +13,21 @@ from etui.curves.operating_curve import Speed
 from etui.energy.types import Channel, ChannelPower, Kind
 from etui.models.spec import HubSource, ModelSpec, PathSource, WheelPart, WheelsSource
 from etui.runtime.forecast import MachineFacts, MeasuredModel
-from etui.tui.models.card_reader import limit_without_gpus
-from etui.tui.models.cards import Cards, ModelCard, add_forecast, list_measured
-from etui.tui.models.cells import COLUMNS, joules_cell, model_cells, model_texts, speed_cell
+from etui.tui.models.card_reader import (
+    Cards,
+    ModelCard,
+    add_forecast,
+    limit_without_gpus,
+    list_measured,
+)
 from etui.tui.models.first_run import describe_advice, describe_memory, suggest_other_source
-from etui.tui.models.model_list import filter_cards
-from etui.tui.models.text import fact_lines, forecast_lines
-from etui.tui.widgets.columns import fit_columns, measure_columns
+from etui.tui.models.text import (
+    fact_lines,
+    forecast_lines,
+    joules_cell,
+    model_texts,
+    speed_cell,
+)
 from tests.log.test_curve_rows import CURVE
 
 GB = 10**9
@@ -110,24 +115,11 @@ def test_the_power_limit_leaves_gpus_and_channels_outside_the_total_out(
     assert limit_without_gpus(powers) == limit
 
 
-@given(st.text(string.printable, max_size=12))
-def test_a_filter_keeps_the_order_and_only_models_with_every_word(words: str) -> None:
-    cards = [card_of(name) for name in ("qwen3-4b", "llama-3.2-1b", "code")]
-    found = filter_cards(cards, words)
-    assert [card for card in cards if card in found] == list(found)
-    for card in found:
-        text = f"{card.spec.name} {card.spec.size} {card.spec.good_for}".casefold()
-        assert all(word in text for word in words.casefold().split())
-    if not words.split():
-        assert len(found) == len(cards)
-
-
 def test_control_characters_of_an_entry_do_not_reach_the_list() -> None:
     spec = ModelSpec("m", "s", (), file_bytes=GB, good_for="\x1b[31mred [b]bold[/b]")
     card = ModelCard(spec, Path("m.gguf"), "absent", GB)
     texts = model_texts(card, Cards((card,)), resident=False)
-    fitted = fit_columns(COLUMNS, measure_columns(COLUMNS, [texts]), 200)
-    shown = " ".join(cell.plain for cell in model_cells(texts, fitted))
+    shown = " ".join(texts.values())
     assert "\x1b" not in shown
     assert "[b]bold[/b]" in shown
     assert "good for  " in "\n".join(fact_lines(card, Cards((card,)), resident=False))

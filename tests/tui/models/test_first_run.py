@@ -17,8 +17,8 @@ from etui.routing.signals.host_state import HostState
 from etui.runtime.decide import load_stand_in
 from etui.tui.chat.screen import ChatScreen
 from etui.tui.models import card_reader
-from etui.tui.models.details_modal import ModelDetailsModal
 from etui.tui.models.first_run import FirstRunScreen
+from etui.tui.models.model_list import ModelDetailsModal
 from etui.tui.start import EtuiApp
 from tests.tui.fakes import MODEL, House, until
 from tests.tui.screen import drawn, notices

@@ -19,11 +19,11 @@ from etui.log.curve_lookup import build_curve_record
 from etui.log.writer import TurnWriter
 from etui.models.catalogue import load_catalogue
 from etui.models.spec import ModelSpec
+from etui.tui import jobs
 from etui.tui.jobs import JobProgress
 from etui.tui.modals import ConfirmModal
-from etui.tui.models import calibration_job as calibrating
-from etui.tui.models.card_reader import CardReader
-from etui.tui.models.cards import Cards, ModelCard
+from etui.tui.models import _jobs as measuring
+from etui.tui.models.card_reader import CardReader, Cards, ModelCard
 from etui.tui.models.job_bar import JobJoules, format_job
 from etui.tui.models.screen import ModelsScreen
 from etui.tui.models.text import fact_lines
@@ -258,9 +258,9 @@ def measure(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Lets a script measure in place of ``etui calibrate``."""
 
     def by(script: str, cpu_share: float = 0.05) -> None:
-        monkeypatch.setattr(calibrating, "read_cpu_share", lambda: cpu_share)
+        monkeypatch.setattr(measuring, "read_cpu_share", lambda: cpu_share)
         monkeypatch.setattr(
-            calibrating, "command", lambda _name, options: [sys.executable, "-c", script, *options]
+            jobs, "command", lambda *arguments: [sys.executable, "-c", script, *arguments[3:]]
         )
 
     return by

@@ -20,17 +20,17 @@ from etui.config.machine import machine_name
 from etui.errors import EtuiError
 from etui.models.catalogue import load_catalogue
 from etui.models.tuned import TunedSettings, load_tuned, save_tuned
+from etui.tui import jobs
 from etui.tui.modals import ConfirmModal
-from etui.tui.models import actions as sweep_job
-from etui.tui.models.last_sweep import SweepResults
-from etui.tui.models.screen import ModelsScreen
-from etui.tui.models.sweep_progress import (
+from etui.tui.models._jobs import (
     SweepState,
     advance,
     build_progress,
     describe_state,
     parse_line,
 )
+from etui.tui.models.card_reader import SweepResults
+from etui.tui.models.screen import ModelsScreen
 from etui.tui.models.text import wrap_facts
 from etui.tui.start import EtuiApp
 from tests.tui.fakes import DEADLINE_SECONDS, MODEL, House, until
@@ -112,11 +112,11 @@ def sweeps(monkeypatch: pytest.MonkeyPatch) -> Any:
     def by(measure: str = COMPLETE, plan: str = f"say(**{PLAN!r})", apply: str = "") -> Any:
         script = FAKE.format(plan=plan, apply=apply or f"say(**{APPLIED!r})", measure=measure)
 
-        def command(*arguments: str) -> list[str]:
+        def command(_sweep: str, *arguments: str) -> list[str]:
             asked.append(arguments)
             return [sys.executable, "-c", script, *arguments]
 
-        monkeypatch.setattr(sweep_job, "command", command)
+        monkeypatch.setattr(jobs, "command", command)
         return asked
 
     return by

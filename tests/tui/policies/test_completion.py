@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from etui.config.config import shipped_dir
 from etui.routing.schema.policy_file import json_schema
-from etui.tui.policies.completion import KnownNames, complete, help_line
-from etui.tui.policies.outline import find_spot, read_outline
+from etui.tui.policies._completion import Known, complete, help_line
 
-SCHEMA = json_schema()
-NAMES = KnownNames(models=("smollm2-135m", "qwen3-4b"), policies=("balanced", "frugal"))
+KNOWN = Known(json_schema(), ("smollm2-135m", "qwen3-4b"), ("balanced", "frugal"))
 TEXT = """\
 version: 1
 models: {small: [smollm2-135m], large: [qwen3-4b]}
@@ -41,31 +40,23 @@ def at_cursor(text: str) -> tuple[str, int, int]:
 
 
 def offered(text: str) -> list[str]:
-    found = complete(*at_cursor(text), SCHEMA, NAMES)
-    return [] if found is None else [one.text for one in found.candidates]
-
-
-def typed(text: str, choose: str) -> str:
-    """The text after a candidate was taken."""
+    """The words that the typed part may become."""
     plain, row, column = at_cursor(text)
-    found = complete(plain, row, column, SCHEMA, NAMES)
-    assert found is not None
-    (taken,) = [one for one in found.candidates if one.text == choose]
-    lines = plain.split("\n")
-    lines[row] = lines[row][: found.start] + taken.insert + lines[row][found.end :]
-    return "\n".join(lines)
+    start = re.search(r"[\w.@-]*$", plain.split("\n")[row][:column])
+    assert start is not None
+    return [start[0] + rest.removesuffix(": ") for rest in complete(plain, row, column, KNOWN)]
 
 
 def test_keys_of_the_file_are_offered_but_not_those_it_has() -> None:
     assert "probes" in offered(TEXT + "|")
     assert not {"arms", "version"} & set(offered(TEXT + "|"))
-    assert offered(TEXT + "fall|") == ["fallbacks"]
-    assert typed(TEXT + "fall|", "fallbacks") == TEXT + "fallbacks: "
+    assert complete(*at_cursor(TEXT + "fall|"), KNOWN) == ["backs: "]
 
 
 def test_keys_of_an_arm_in_a_block_and_in_brackets() -> None:
     assert offered("arms:\n  quick:\n    th|") == ["think_tokens"]
     assert offered("arms:\n  quick: {model: small, th|}") == ["think_tokens"]
+    assert offered("arms:\n  quick: {model: small, th|") == ["think_tokens"]
     assert "model" not in offered("arms:\n  quick: {model: small, |}")
     assert "seed" in offered("arms:\n  quick: {\n    model: small,\n    |\n  }")
     assert "reasoning" in offered("arms:\n  quick:\n    model: small\n    |")
@@ -114,8 +105,8 @@ def test_signals_and_bands_are_offered_in_conditions(when: str) -> None:
     ]  # fmt: skip
 
 
-def test_a_key_that_is_edited_keeps_its_colon() -> None:
-    assert typed("arms:\n  a: {reas|oning: cot}", "reasoning") == "arms:\n  a: {reasoning: cot}"
+def test_a_key_that_has_its_colon_gets_no_second_one() -> None:
+    assert complete(*at_cursor("arms:\n  a: {reas|: cot}"), KNOWN) == ["oning"]
 
 
 def test_nothing_is_offered_in_comments_text_and_finished_words() -> None:
@@ -127,7 +118,7 @@ def test_nothing_is_offered_in_comments_text_and_finished_words() -> None:
 
 def test_the_help_names_the_type_and_what_is_allowed() -> None:
     def help_at(text: str) -> str:
-        return help_line(*at_cursor(text), SCHEMA, NAMES)
+        return help_line(*at_cursor(text), KNOWN)
 
     assert help_at("arms:\n  a: {thi|nk_tokens: 5}").startswith(
         "think_tokens · whole number, 0 to 100,000 · Thinking budget"
@@ -143,29 +134,8 @@ def test_the_help_names_the_type_and_what_is_allowed() -> None:
     assert help_at("# com|ment") == ""
 
 
-def test_the_outline_knows_names_in_blocks_and_brackets() -> None:
-    outline = read_outline(TEXT)
-    assert outline.names("arms") == ("quick", "careful")
-    assert outline.names("signals", "hard", "bands") == ("easy", "tough")
-    assert outline.values[("rules", 1, "name")] == "everything-else"
-    assert outline.values[("arms", "quick", "model")] == "small"
-    assert outline.values[("models", "large", 0)] == "qwen3-4b"
-
-
-def test_the_outline_of_a_shipped_policy_is_that_of_the_parser() -> None:
-    from etui.yaml.tree import parse_tree
-
-    for name in ("balanced", "frugal", "best"):
-        text = (shipped_dir() / "policies" / f"{name}.yaml").read_text(encoding="utf-8")
-        data = parse_tree(text, name).data
-        outline = read_outline(text)
-        for section in ("models", "arms", "signals"):
-            assert outline.names(section) == tuple(data[section])
-            for key, value in data[section].items():
-                if isinstance(value, dict):
-                    assert outline.names(section, key) == tuple(value)
-        names = tuple(outline.values[("rules", n, "name")] for n in range(len(data["rules"])))
-        assert names == tuple(rule["name"] for rule in data["rules"])
+def test_a_fault_elsewhere_offers_nothing() -> None:
+    assert offered("arms: {a: ]}\nfall|") == []
 
 
 PIECES = st.sampled_from(
@@ -177,18 +147,5 @@ PIECES = st.sampled_from(
 @given(st.lists(PIECES, max_size=60), st.integers(-2, 12), st.integers(-2, 60))
 def test_no_text_and_no_cursor_raises(pieces: list[str], row: int, column: int) -> None:
     text = "".join(pieces)
-    find_spot(text, row, column)
-    help_line(text, row, column, SCHEMA, NAMES)
-    complete(text, row, column, SCHEMA, NAMES)
-
-
-@given(st.data())
-def test_every_cursor_of_a_policy_has_a_completion_that_fits(data: st.DataObject) -> None:
-    lines = TEXT.split("\n")
-    row = data.draw(st.integers(0, len(lines) - 1))
-    column = data.draw(st.integers(0, len(lines[row])))
-    found = complete(TEXT, row, column, SCHEMA, NAMES)
-    if found is not None:
-        assert 0 <= found.start <= column <= found.end <= len(lines[row])
-        before = lines[row][found.start : column].casefold()
-        assert all(before in one.text.casefold() for one in found.candidates)
+    help_line(text, row, column, KNOWN)
+    complete(text, row, column, KNOWN)

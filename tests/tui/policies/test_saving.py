@@ -15,10 +15,10 @@ from textual.widgets import Input, TextArea
 
 from etui.config.config import Config
 from etui.runtime.routes import Route
-from etui.tui.app_messages import PoliciesListed, RouteRequested, Unsaved
 from etui.tui.chat.prompt import Prompt
+from etui.tui.commands import PoliciesListed, RouteRequested, Unsaved
 from etui.tui.modals import ConfirmModal, TextModal
-from etui.tui.policies.files import NewPolicyModal
+from etui.tui.policies._files import NewPolicyModal
 from etui.tui.policies.screen import PoliciesScreen
 from etui.tui.start import EtuiApp
 from tests.tui.fakes import House, until
@@ -255,7 +255,10 @@ async def test_a_folder_that_cannot_be_written_keeps_what_was_typed(config: Conf
     async with app.run_test(size=SIZE) as pilot:
         await opened(pilot, app)
         app.type_over("version: 1", "version: 1 # typed")
-        app.policies._files._save_under("calm")
+        await pilot.press("ctrl+s")
+        await shown(pilot, app, TextModal, TextArea)
+        app.screen.query_one(TextArea).text = "calm"
+        await pilot.press("enter")
         await until(pilot, lambda: "cannot" in app.told())
         assert app.pane.changed
         assert Path(config.policies_dir).read_text() == "in the way"

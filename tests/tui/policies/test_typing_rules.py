@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from etui.errors import Problem
-from etui.tui.policies.typing_rules import find_fix, find_matches, indent_after, next_fault
+from etui.tui.policies._editor import find_fix, find_matches, indent_after, next_fault
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from etui.energy.types import Channel, Kind
 from etui.events import Loaded
 from etui.tui.chat.prompt import Prompt
 from etui.tui.chat.turn_view import TurnView
-from etui.tui.power.channel_table import ChannelTable
+from etui.tui.power._channel_table import ChannelTable
 from etui.tui.power.panel import PowerPanel, plan_panel
 from etui.tui.services import BudgetState, SpendingTotals, Vitals
 from etui.tui.widgets.fact_line import FactLine, count_rows

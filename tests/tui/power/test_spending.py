@@ -6,9 +6,8 @@ from dataclasses import replace
 
 from etui.log.totals import Total
 from etui.tui.chat.progress import finished_thinking_title
-from etui.tui.power.answer_energy import RecentTokens
-from etui.tui.power.phases import LEGEND, Stage, mark_stage
-from etui.tui.power.spending_text import (
+from etui.tui.power._answer_energy import RecentTokens
+from etui.tui.power._spending_text import (
     NO_BASELINE,
     budget_bar,
     budget_text,
@@ -17,6 +16,7 @@ from etui.tui.power.spending_text import (
     tightest_budget,
     today_text,
 )
+from etui.tui.power.feed import LEGEND, Stage, mark_stage
 from etui.tui.services import BudgetState
 from tests.tui.fakes import turn_record
 

@@ -14,12 +14,12 @@ from textual.widgets import DataTable, Static
 
 from etui.bench.summary import summarise
 from etui.codec import to_document
-from etui.tui.runs.run_list import list_runs
 from etui.tui.runs.screen import (
     COLUMNS,
     RunsScreen,
     best_arm,
     joules_per_question,
+    list_runs,
     run_texts,
     sort_runs,
 )

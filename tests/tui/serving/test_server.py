@@ -18,8 +18,8 @@ from textual.widgets import Static
 from etui.codec import to_document
 from etui.errors import EtuiError
 from etui.runtime.serve_facts import ServeFacts
-from etui.tui.serving import job
-from etui.tui.serving.job import parse_line
+from etui.tui import jobs
+from etui.tui.serving.control import parse_line
 from etui.tui.serving.screen import ServerScreen, state_lines
 from etui.tui.start import EtuiApp
 from tests.tui.fakes import House, until
@@ -62,7 +62,7 @@ def serves(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Lets a script answer in place of ``etui serve``."""
 
     def by(script: str = SERVES) -> None:
-        monkeypatch.setattr(job, "command", lambda: [sys.executable, "-c", script])
+        monkeypatch.setattr(jobs, "command", lambda *_: [sys.executable, "-c", script])
 
     return by
 

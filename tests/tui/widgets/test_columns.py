@@ -9,9 +9,10 @@ from etui.tui.widgets.columns import (
     PADDING_CELLS,
     TableColumn,
     fit_columns,
+    has_words,
     measure_columns,
+    move_by_half,
 )
-from etui.tui.widgets.list_keys import move_by_half
 
 COLUMNS = (
     TableColumn("time", "TIME", 2, 11),
@@ -80,3 +81,9 @@ def test_half_a_page_moves_by_half_the_height() -> None:
     assert move_by_half(5, 100, 20, 1) == 15
     assert move_by_half(15, 100, 20, -1) == 5
     assert move_by_half(3, 100, 1, 1) == 4
+
+
+def test_a_text_has_words_in_any_order_and_case() -> None:
+    assert has_words("qwen3-4b 2.5 GB Code", "code QWEN3")
+    assert has_words("anything", "  ")
+    assert not has_words("qwen3-4b", "qwen3 llama")

@@ -1,0 +1,343 @@
+"""The power channels as rows of text: one each, with the columns that fit the width."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from etui import units
+from etui.energy.devices import (
+    ChannelState,
+    total_idle_watts,
+    total_kind,
+    total_limit_watts,
+    total_watts,
+)
+from etui.energy.scopes import family
+from etui.plots.braille import NEAR_LIMIT_SHARE, braille_rows
+from etui.plots.power_history import TOTAL, Buckets
+from etui.plots.terminal import scale_top
+from etui.text import fit_cells, one_line
+
+Ink = Literal["text", "muted", "spark", "limit", "own", "others", "idle"]
+"""What a part of a row means; each has a colour of its own."""
+
+Run = tuple[str, Ink]
+
+MISSING = "–"
+"""A value that no driver reports."""
+
+_LEAST_SPARK = 3
+_STACK_CELLS = 12
+_ROOMY = 60
+"""Width from which columns have a fixed width; below it they are as wide as their texts."""
+
+_OWN, _OTHERS, _IDLE, _UNKNOWN = "█", "▒", "░", "┄"
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One row: the total, or a channel.
+
+    Attributes:
+        watts, limit_watts, idle_watts: Now; None if unknown.
+        own_watts, others_watts: Above idle; None if unknown. Those of the total leave out the
+            channels for which they are unknown, and ``all_known`` is False then.
+    """
+
+    key: str  # Channel of the history, or `TOTAL`
+    name: str
+    label: str  # Name of the hardware; empty for the total
+    watts: float | None
+    limit_watts: float | None
+    idle_watts: float | None
+    own_watts: float | None
+    others_watts: float | None
+    kind: str | None  # `estimate` for an estimate
+    state: ChannelState | None = None  # The channel; None for the total
+    all_known: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column, the important ones first; it is left out where no row has a value."""
+
+    title: str
+    width: int
+    text: Callable[[Row], str]
+    from_width: int = 0  # Width of the rows from which it is shown,
+    below: int = 1_000  # and from which it is not
+
+
+def build_rows(states: Sequence[ChannelState]) -> tuple[Row, ...]:
+    """Return a row per channel, after that of the total where several channels are in it."""
+    rows = [
+        Row(
+            state.power.channel.id,
+            name,
+            one_line(state.power.channel.label),
+            state.power.watts,
+            state.limit_watts,
+            state.idle_watts,
+            state.own_watts,
+            state.others_watts,
+            state.kind,
+            state,
+        )
+        for state, name in zip(states, name_channels(states), strict=True)
+    ]
+    several = sum(state.power.in_total for state in states) > 1
+    return (_build_total(states), *rows) if several else tuple(rows)
+
+
+def name_channels(states: Sequence[ChannelState]) -> list[str]:
+    """Name every channel in few letters: ``GPU0``, ``CPU``, ``RAM``; numbered where several."""
+    words = {"gpu": "GPU", "package": "CPU", "estimate": "CPU", "dram": "RAM", "psys": "machine"}
+    kinds = [words.get(family(s.power.channel.scope), "") for s in states]
+    names = []
+    for at, (state, kind) in enumerate(zip(states, kinds, strict=True)):
+        if not kind:
+            names.append(one_line(state.power.channel.scope))
+        elif kind == "GPU" or kinds.count(kind) > 1:
+            names.append(f"{kind}{kinds[:at].count(kind)}")
+        else:
+            names.append(kind)
+    return names
+
+
+def choose_columns(rows: Sequence[Row], width: int) -> list[tuple[Column, int]]:
+    """Return the columns between graph and stack that fit, each with its width."""
+    left = width - _name_width(rows, width) - 1 - _LEAST_SPARK - _stack_width(width)
+    chosen: dict[str, tuple[Column, int]] = {}
+    for column in (*_COLUMNS, *_NARROW_COLUMNS):
+        texts = [column.text(row) for row in rows]
+        if not column.from_width <= width < column.below or all(t in (MISSING, "") for t in texts):
+            continue
+        cells = column.width if width >= _ROOMY else max(len(text) for text in texts)
+        if cells + 1 <= left:
+            chosen[column.title] = (column, cells)
+            left -= cells + 1
+    order = [column.title for column in (*_COLUMNS, *_NARROW_COLUMNS)]
+    return sorted(chosen.values(), key=lambda one: order.index(one[0].title))
+
+
+def column_texts(row: Row | None) -> dict[str, str]:
+    """Return the text of every column by its title; without a row, empty ones."""
+    return {column.title: "" if row is None else column.text(row) for column in _COLUMNS}
+
+
+def spark_width(rows: Sequence[Row], width: int) -> int:
+    """Return the cells that are left for the graph of a row."""
+    taken = sum(cells + 1 for _, cells in choose_columns(rows, width))
+    return max(_LEAST_SPARK, width - _name_width(rows, width) - 1 - taken - _stack_width(width))
+
+
+def header_text(rows: Sequence[Row], width: int, span: str) -> str:
+    """Return the titles above the columns; ``span`` is the time that the graphs show."""
+    title = f"last {span}"
+    text = "".ljust(_name_width(rows, width) + 1) + title.ljust(spark_width(rows, width))
+    text += "".join(f" {column.title:>{cells}}" for column, cells in choose_columns(rows, width))
+    if _stack_width(width):
+        text += f"  {_OWN} etui {_OTHERS} others {_IDLE} idle"
+    return fit_cells(text, width)
+
+
+def row_lines(
+    row: Row, buckets: Buckets, rows: Sequence[Row], width: int, height: int
+) -> list[list[Run]]:
+    """Draw a row as ``height`` lines of runs.
+
+    Args:
+        buckets: Its watts, two values a cell of ``spark_width``.
+        rows: All rows, which have the same columns.
+        height: Lines; the texts are on the first one, the graph takes all.
+    """
+    cells = spark_width(rows, width)
+    top = row_top(row, buckets)
+    graph = braille_rows(
+        buckets.means[-2 * cells :], spark_top(row, buckets, height), cells, height
+    )
+    ink: Ink = "limit" if is_near_limit(row) else "spark"
+    room = _name_width(rows, width)
+    first: list[Run] = [
+        (f"{fit_cells(_full_name(row, room), room):<{room}} ", "text"),
+        (graph[0], ink),
+    ]
+    for column, column_width in choose_columns(rows, width):
+        text = column.text(row)
+        shade: Ink = "muted" if text in (MISSING, units.UNMEASURED) else "text"
+        if column.title == "watts" and ink == "limit":
+            shade = "limit"
+        first.append((f" {fit_cells(text, column_width):>{column_width}}", shade))
+    if _stack_width(width):
+        first += [("  ", "text"), *stack_runs(row, top, _STACK_CELLS)]
+        if (beside := _stack_width(width) - 2 - _STACK_CELLS) > 0:
+            first.append((f" {own_text(row, beside - 1):<{beside - 1}}", "text"))
+    below: list[list[Run]] = [[(" " * (room + 1), "text"), (line, ink)] for line in graph[1:]]
+    return [first, *below]
+
+
+def row_top(row: Row, buckets: Buckets) -> float:
+    """Return the watts at the right end of the row's stack."""
+    return scale_top(row.limit_watts, max(buckets.highest or 0.0, row.watts or 0.0))
+
+
+def spark_top(row: Row, buckets: Buckets, height: int) -> float:
+    """Return the watts at the top of the row's graph.
+
+    One line has four steps, too few for a quiet channel on the scale of its limit: it is drawn to
+    its highest value then, but never on less than a quarter of the limit.
+    """
+    top = row_top(row, buckets)
+    if height > 1 or not row.limit_watts:
+        return top
+    return min(top, max(buckets.highest or 0.0, row.limit_watts / 4))
+
+
+def is_near_limit(row: Row) -> bool:
+    """Return whether a row draws nearly its limit."""
+    return bool(
+        row.limit_watts
+        and row.watts is not None
+        and row.watts >= NEAR_LIMIT_SHARE * row.limit_watts
+    )
+
+
+def stack_runs(row: Row, top_watts: float, cells: int) -> list[Run]:
+    """Draw etui's watts, those of others, those of unknown users and the idle watts in one bar."""
+    if row.watts is None or top_watts <= 0:
+        return [(MISSING.ljust(cells), "muted")]
+    idle = min(row.idle_watts or 0.0, row.watts)
+    own, others = row.own_watts or 0.0, row.others_watts or 0.0
+    parts: list[tuple[float, str, Ink]] = [
+        (own, _OWN, "own"),
+        (others, _OTHERS, "others"),
+        (max(0.0, row.watts - idle - own - others), _UNKNOWN, "muted"),
+        (idle, _IDLE, "idle"),
+    ]
+    runs: list[Run] = []
+    sum_watts, drawn = 0.0, 0
+    for watts, mark, ink in parts:
+        sum_watts += watts
+        end = min(cells, round(sum_watts / top_watts * cells))
+        if watts > 0 and end == drawn < cells and ink == "own":
+            end += 1  # however little: one sees that etui uses it
+        if end > drawn:
+            runs.append((mark * (end - drawn), ink))
+            drawn = end
+    return [*runs, (" " * (cells - drawn), "text")]
+
+
+def own_text(row: Row, room: int) -> str:
+    """Return ``etui 48 W, others 12 W`` as far as there is room for it."""
+    if row.watts is None or row.own_watts is None:
+        return MISSING
+    least = "" if row.all_known else "≥"
+    own = f"etui {least}{units.short_watts_text(row.own_watts, row.kind)}"
+    others = units.short_watts_text(row.others_watts, row.kind)
+    both = f"{own}, others {others}"
+    return both if len(both) <= room else own
+
+
+def _build_total(states: Sequence[ChannelState]) -> Row:
+    counted = [state for state in states if state.power.in_total]
+
+    known = [s for s in counted if s.own_watts is not None and s.others_watts is not None]
+    return Row(
+        TOTAL,
+        "Total",
+        "",
+        total_watts([state.power for state in states]),
+        total_limit_watts(states),
+        total_idle_watts(states),
+        sum(state.own_watts or 0.0 for state in known) if known else None,
+        sum(state.others_watts or 0.0 for state in known) if known else None,
+        total_kind(states),
+        all_known=len(known) == len(counted),
+    )
+
+
+def _name_width(rows: Sequence[Row], width: int) -> int:
+    longest = max((len(_full_name(row, 0)) for row in rows), default=5)
+    if width >= 150:
+        longest = max(longest, *(len(_full_name(row, 99)) for row in rows)) if rows else longest
+    return min(longest, 8 if width < 78 else 10 if width < 150 else 26)
+
+
+def _full_name(row: Row, room: int) -> str:
+    """Return the name, with the label where there is room; a star is not in the total."""
+    star = "*" if row.state is not None and not row.state.power.in_total else ""
+    if room <= 10 or not row.label or row.label in row.name:
+        return row.name + star
+    long = row.label if row.label.startswith(f"{row.name} ") else f"{row.name} {row.label}"
+    return long + star
+
+
+def _stack_width(width: int) -> int:
+    """Return the cells of the stack with its text: 0 where there is no room."""
+    if width < 96:
+        return 0
+    return 2 + _STACK_CELLS + (0 if width < 112 else 14 if width < 140 else 29)
+
+
+def _use(row: Row) -> str:
+    use = row.state.device.utilisation if row.state else None
+    return MISSING if use is None else units.percent_text(round(use, 2))
+
+
+def _temperature(row: Row) -> str:
+    celsius = row.state.device.temperature_celsius if row.state else None
+    return MISSING if celsius is None else units.celsius_text(celsius)
+
+
+def _clock(row: Row) -> str:
+    mhz = row.state.device.clock_mhz if row.state else None
+    return MISSING if mhz is None else units.clock_text(mhz)
+
+
+def _memory_clock(row: Row) -> str:
+    mhz = row.state.device.memory_mhz if row.state else None
+    return MISSING if mhz is None else units.clock_text(mhz)
+
+
+def _vram(row: Row) -> str:
+    device = row.state.device if row.state else None
+    if device is None or device.memory_total_bytes is None or device.memory_used_bytes is None:
+        return MISSING
+    used = units.significant(device.memory_used_bytes / 1e9, 3)
+    return f"{used}/{units.significant(device.memory_total_bytes / 1e9, 3)} GB"
+
+
+def _watts(row: Row) -> str:
+    return units.watts_of_text(row.watts, row.limit_watts, row.kind)
+
+
+def _idle(row: Row) -> str:
+    return MISSING if row.idle_watts is None else units.short_watts_text(row.idle_watts, row.kind)
+
+
+def _short_vram(row: Row) -> str:
+    device = row.state.device if row.state else None
+    if device is None or device.memory_total_bytes is None or device.memory_used_bytes is None:
+        return MISSING
+    return units.memory_text(device.memory_used_bytes, device.memory_total_bytes)
+
+
+def _shared(row: Row) -> str:
+    """Return etui's watts where others use the device too; ``shared`` if its part is unknown."""
+    if row.state is None or not row.state.device.shared:
+        return ""
+    return "shared" if row.own_watts is None else f"etui {units.axis_text(row.own_watts)} W"
+
+
+_COLUMNS = (
+    Column("watts", 11, _watts),
+    Column("use", 5, _use, 20),
+    Column("temp", 6, _temperature, 38),
+    Column("clock", 8, _clock, 70),
+    Column("memory", 8, _memory_clock, 170),
+    Column("VRAM", 13, _vram, 118),
+    Column("idle", 7, _idle, 140),
+)
+_NARROW_COLUMNS = (Column("VRAM", 9, _short_vram, 25, 118), Column("etui", 9, _shared, 45, 96))

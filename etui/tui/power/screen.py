@@ -1,0 +1,347 @@
+"""The power screen: every channel over the last hour, whose watts they are, what was spent."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import date
+from typing import ClassVar, Literal
+
+from rich.text import Text
+from textual import work
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Horizontal, Vertical, VerticalScroll
+from textual.screen import Screen
+from textual.widgets import Static
+
+from etui import units
+from etui.config.config import Config
+from etui.errors import EtuiError
+from etui.log.daily_energy import DailyEnergy
+from etui.plots.braille import Graph
+from etui.plots.power_history import ZOOM_SECONDS
+from etui.text import SEPARATOR, sanitize
+from etui.tui._work import in_thread
+from etui.tui.commands import Command
+from etui.tui.power._channel_table import ChannelTable
+from etui.tui.power.channel_rows import Row, build_rows, header_text
+from etui.tui.power.feed import PowerFeed, TimeWindow
+from etui.tui.power.spent_text import (
+    DAYS_SHOWN,
+    Spent,
+    day_lines,
+    model_lines,
+    money_lines,
+    read_spent,
+)
+from etui.tui.widgets.fact_line import Line
+from etui.tui.widgets.key_footer import KeyFooter
+from etui.tui.widgets.power_graph import PowerGraph
+
+Part = Literal["channels", "models", "days", "money"]
+
+PARTS: tuple[Part, ...] = ("channels", "models", "days", "money")
+
+"""Parts between which tab moves, in their order; the channels come with the graph."""
+
+
+_COMPACT_HEIGHT, _COMPACT_WIDTH = 16, 60
+
+_WIDE = 112
+
+_FIXED_LINES = 4
+
+"""The title, the titles of the columns, those of the parts, and the footer."""
+
+
+_LEAST_GRAPH, _MOST_GRAPH = 5, 22
+
+_LEAST_SPENT, _MOST_SPENT = 5, 16
+
+_MOST_ROW = 4
+
+
+@dataclass(frozen=True, slots=True)
+class ScreenLayout:
+    """Heights in lines, and the parts that are shown."""
+
+    graph_height: int  # 0 hides the graph
+    row_height: int  # Lines of a channel
+    channels_height: int  # Lines of all channels together; they scroll if that is too few
+    spent_height: int  # Lines below the titles of the parts; 0 hides them
+    parts: tuple[Part, ...]  # The parts that are shown, from the left
+
+
+def choose_layout(width: int, height: int, rows: int, focused: Part, left: Part) -> ScreenLayout:
+    """Choose the layout for a terminal.
+
+    Args:
+        rows: Channels, with the total.
+        left: Part that is shown beside the money where only two have room.
+    """
+    if height < _COMPACT_HEIGHT or width < _COMPACT_WIDTH:
+        room = max(1, height - 3)
+        if focused == "channels":
+            return ScreenLayout(0, 1, room, 0, ())
+        return ScreenLayout(0, 1, 0, room, (focused,))
+    parts: tuple[Part, ...] = ("models", "days", "money") if width >= _WIDE else (left, "money")
+    room = height - _FIXED_LINES
+    spent = max(_LEAST_SPENT, min(_MOST_SPENT, room // 3))
+    rows = max(1, rows)
+    row_height = max(1, min(_MOST_ROW, (room - spent - room // 4) // rows))
+    channels = min(rows * row_height, room - spent - _LEAST_GRAPH)
+    graph = room - spent - channels
+    if graph > _MOST_GRAPH:
+        spent, graph = spent + graph - _MOST_GRAPH, _MOST_GRAPH
+    return ScreenLayout(graph, row_height, channels, spent, parts)
+
+
+NOTHING_READ = "no power sensor can be read: `etui doctor` shows why, and what makes it readable"
+NOT_OPEN = "opening the meter …"
+
+_READ_AGAIN_SECONDS = 20.0
+_LONG_TITLE_FROM = 60
+_FIRST_ZOOM = len(ZOOM_SECONDS) - 1
+_TITLES: dict[Part, str] = {
+    "models": f"Joules by model, {DAYS_SHOWN} days",
+    "days": "Joules and peaks by day",
+    "money": "Spent",
+}
+_HINTS: dict[Part, str] = {"models": " (tab: days)", "days": " (tab: models)"}
+_LINES: dict[Part, Callable[[Spent, int], list[str]]] = {
+    "models": model_lines,
+    "days": day_lines,
+    "money": money_lines,
+}
+
+
+class SpentPart(VerticalScroll, can_focus=True):
+    """A title, and lines that scroll."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("j", "scroll_down", "Down", id="top.scroll_down", show=False),
+        Binding("k", "scroll_up", "Up", id="top.scroll_up", show=False),
+        Binding("g", "scroll_home", "First line", id="top.scroll_first", show=False),
+        Binding("G", "scroll_end", "Last line", id="top.scroll_last", show=False),
+    ]
+
+    HELP = """\
+## What was spent
+
+Joules of answers and of loads of models, by model, by day with the highest watts of its answers,
+and in all; money where `price_per_kwh` is set. An answer without joules is counted and not added.
+"""
+    COMPONENT_CLASSES: ClassVar[set[str]] = {"spent-part--bar"}
+
+    def __init__(self, part: Part) -> None:
+        super().__init__(id=part, classes="part")
+        self.part = part
+        self._body = Static("", markup=False)
+
+    def compose(self) -> ComposeResult:
+        yield self._body
+
+    @property
+    def text(self) -> str:
+        """The lines."""
+        return str(self._body.content)
+
+    def show(self, spent: Spent) -> None:
+        """Show the lines at the width of the part."""
+        width = self.scrollable_content_region.width
+        if width:
+            text = Text(sanitize("\n".join(_LINES[self.part](spent, width))))
+            text.highlight_regex("[█▏▎▍▌▋▊▉]+", self.get_component_rich_style("spent-part--bar"))
+            self._body.update(text)
+
+
+class PowerScreen(Screen[None]):
+    """Graph, channels, and what was spent by model, by day, and in money.
+
+    Args:
+        config: Folders, and the price of electricity.
+        feed: Record of the watts; this screen only reads it.
+        interval_seconds: Time between two redraws.
+        letters: Draw the phases of the running answer.
+    """
+
+    AUTO_FOCUS = "ChannelTable"
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("left_square_bracket", "zoom(-1)", "Shorter", id="top.zoom_in", key_display="["),
+        Binding("right_square_bracket", "zoom(1)", "Longer", id="top.zoom_out", key_display="]"),
+        Binding("p,space", "pause", "Pause", id="top.pause"),
+        Binding("tab", "next_part(1)", "Next part", id="top.next", priority=True),
+        Binding("shift+tab", "next_part(-1)", "Part before", id="top.previous", show=False,
+                priority=True),
+        Binding("r", "read", "Read again", id="top.read", show=False),
+    ]  # fmt: skip
+    HELP = """\
+## Power
+
+Watts of the channel under the cursor over the time of the graph; `[` and `]` change that time, `p`
+holds the picture. Below it every channel, then joules by model and by day, and money where
+`price_per_kwh` is set. `tab` moves between the parts, `j` and `k` within one.
+"""
+
+    def __init__(
+        self,
+        config: Config,
+        feed: PowerFeed,
+        *,
+        interval_seconds: float = 1.0,
+        letters: bool = True,
+    ) -> None:
+        super().__init__()
+        self._config = config
+        self._feed = feed
+        self._interval_seconds = interval_seconds
+        self._window = TimeWindow(feed, _FIRST_ZOOM)
+        self._part: Part = "channels"
+        self._left: Part = "days"
+        self._rows: tuple[Row, ...] = ()
+        self._spent: Spent | None = None
+        self._title = Line("", classes="title")
+        self._graph = PowerGraph(letters=letters, id="power-graph")
+        self._columns = Line("", classes="columns")
+        self._table = ChannelTable()
+        self._spent_parts = [SpentPart(part) for part in PARTS[1:]]
+        self._headings = {part: Line(_TITLES[part], classes="heading") for part in PARTS[1:]}
+
+    def compose(self) -> ComposeResult:
+        yield self._title
+        yield self._graph
+        yield self._columns
+        yield self._table
+        with Horizontal(id="spent"):
+            for part in self._spent_parts:
+                with Vertical(id=f"{part.part}-box", classes="box"):
+                    yield self._headings[part.part]
+                    yield part
+        yield KeyFooter()
+
+    def commands(self) -> list[Command]:
+        """Return the commands of this screen for the command palette."""
+        return [
+            Command("power: pause", "Hold the picture, or go on", self.action_pause),
+            Command("power: read again", "Read the log again", self.action_read),
+        ]
+
+    def on_mount(self) -> None:
+        self.set_interval(self._interval_seconds, self._draw)
+        self.set_interval(_READ_AGAIN_SECONDS, self._read_if_shown)
+
+    def on_screen_resume(self) -> None:
+        """Read the log again, and draw."""
+        self._read()
+        self._draw()
+
+    def on_resize(self) -> None:
+        self._draw()
+        self.call_after_refresh(self._show_spent)
+
+    def on_channel_table_moved(self) -> None:
+        self._draw()
+
+    def action_zoom(self, by: int) -> None:
+        self._window.zoom(by)
+        self._draw()
+
+    def action_pause(self) -> None:
+        self._window.pause()
+        self._draw()
+
+    def action_read(self) -> None:
+        self._read()
+
+    def action_next_part(self, by: int) -> None:
+        """Move to the next part, and show it where not all have room."""
+        part = PARTS[(PARTS.index(self._part) + by) % len(PARTS)]
+        self._part = part
+        if part in ("models", "days"):
+            self._left = part
+        self._draw()
+        self.query_one(f"#{part}").focus()
+        self.call_after_refresh(self._show_spent)
+
+    def on_descendant_focus(self) -> None:
+        """Follow the focus, wherever the mouse put it."""
+        focused = self.focused
+        if isinstance(focused, SpentPart):
+            self._part = focused.part
+        elif isinstance(focused, ChannelTable):
+            self._part = "channels"
+
+    @property
+    def layout_now(self) -> ScreenLayout:
+        """The layout for the size of the terminal."""
+        width, height = self.app.size
+        return choose_layout(width, height, len(self._rows), self._part, self._left)
+
+    def _read_if_shown(self) -> None:
+        if self.is_current:
+            self._read()
+
+    @work(exclusive=True, group="spent", exit_on_error=False)
+    async def _read(self) -> None:
+        today = date.today()
+        try:
+            self._spent = await in_thread(
+                lambda: read_spent(self._config, today), "run `etui doctor`"
+            )
+        except EtuiError as error:
+            self._spent = Spent(DailyEnergy(), today, problem=f"{error.what}; {error.fix}")
+        self._show_spent()
+
+    def _draw(self) -> None:
+        if not self.is_current or not self.is_mounted:
+            return
+        if not self._window.is_held or not self._rows:
+            self._rows = build_rows(self._window.states())
+        layout = self.layout_now
+        self._take_layout(layout)
+        self._table.show(self._rows, self._window, layout.row_height)
+        span = units.span_text(self._window.seconds)
+        width = self._table.width or self.app.size.width
+        self._columns.set_text(header_text(self._rows, width, span))
+        row, values = self._table.row, self._graph.values
+        if row is not None and layout.graph_height:
+            buckets = self._window.buckets(row.key, values)
+            own = self._window.buckets(row.key, values, own=True).means
+            self._graph.show(Graph(buckets, row.limit_watts, row.idle_watts, own=own))
+        self._title.set_text(self._title_text(row, span))
+
+    def _title_text(self, row: Row | None, span: str) -> str:
+        newest_ns = self._feed.history.newest_ns
+        if row is None:
+            return NOT_OPEN if newest_ns is None else NOTHING_READ
+        hour = ZOOM_SECONDS[-1]
+        whole = self._feed.history.buckets(row.key, time.monotonic_ns(), hour, 2)
+        name = f"{row.name} {row.label}".strip()
+        parts = [f"{name}  {units.watts_of_text(row.watts, row.limit_watts, row.kind)}"]
+        if whole.highest is not None:
+            when = "" if self.app.size.width < _LONG_TITLE_FROM else " in the last hour"
+            parts.append(f"peak {units.short_watts_text(whole.highest, row.kind)}{when}")
+        parts.append(f"[ ] {span}")
+        if self._window.is_held:
+            parts.append("paused")
+        return sanitize(SEPARATOR.join(parts))
+
+    def _take_layout(self, layout: ScreenLayout) -> None:
+        self._graph.display = layout.graph_height > 0
+        self._graph.styles.height = max(1, layout.graph_height)
+        self._table.display = self._columns.display = layout.channels_height > 0
+        self._table.styles.height = max(1, layout.channels_height)
+        spent = self.query_one("#spent")
+        spent.display = layout.spent_height > 0
+        spent.styles.height = layout.spent_height + 1
+        for part in self._spent_parts:
+            self.query_one(f"#{part.part}-box").display = part.part in layout.parts
+            hint = _HINTS.get(part.part, "") if len(layout.parts) == 2 else ""
+            self._headings[part.part].set_text(_TITLES[part.part] + hint)
+
+    def _show_spent(self) -> None:
+        if self._spent is not None:
+            for part in self._spent_parts:
+                part.show(self._spent)

@@ -1,0 +1,168 @@
+"""What has been spent, as lines: joules by model and by day, and money by period."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date
+
+from etui import units
+from etui.config.config import Config
+from etui.energy.documents import Factors, compute_cost, read_factors
+from etui.log.daily_energy import (
+    PERIODS,
+    DailyEnergy,
+    EnergySum,
+    Period,
+    first_day_shown,
+    read_daily_energy,
+    sum_by_day,
+    sum_by_model,
+    sum_by_period,
+)
+from etui.log.queries import LogReader
+from etui.plots.terminal import bar
+from etui.text import fit_cells, one_line
+
+
+def read_spent(config: Config, today: date) -> Spent:
+    """Read the sums of this year and of the last days.
+
+    Raises:
+        LogUnavailable: The log cannot be read.
+    """
+    with LogReader(config) as log:
+        daily = read_daily_energy(log, first_day_shown(today, DAYS_SHOWN), today)
+    return Spent(daily, today, read_factors(config))
+
+
+DAYS_SHOWN = 30
+"""Days with a bar, and the time over which models are compared."""
+
+NO_TURN = "no answer in the log yet: ask one in `etui`, or with `etui ask`"
+NO_PRICE = "for money: set price_per_kwh and currency in config.yaml"
+
+_LEAST_BAR, _MOST_NAME = 6, 12
+_WATT_HOURS_FROM = 44
+"""Width from which the joules of a period are shown in watt-hours too."""
+
+_WORDS: dict[Period, str] = {
+    "day": "today",
+    "week": "this week",
+    "month": "this month",
+    "year": "this year",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Spent:
+    """What the log has, and the price of it."""
+
+    daily: DailyEnergy  # Sums by day and model, up to today
+    today: date  # The local day
+    factors: Factors | None = None
+    """The user's price and emissions of a kilowatt-hour; None where none is stated."""
+    problem: str = ""  # Why the log cannot be read, with what to do; empty if it can
+
+    @property
+    def first_day(self) -> date | None:
+        """First of the days with a bar."""
+        days = self.daily.days[-DAYS_SHOWN:]
+        return days[0] if days else None
+
+    @property
+    def empty_text(self) -> str:
+        """What to say in place of bars; empty if there are some."""
+        return self.problem or ("" if self.daily.parts else NO_TURN)
+
+
+def model_lines(spent: Spent, width: int) -> list[str]:
+    """Return a bar per model of the last days, the most expensive first."""
+    sums = sum_by_model(spent.daily, spent.first_day)
+    if not sums:
+        return [spent.empty_text or f"no answer in the last {DAYS_SHOWN} days"]
+    rows = [(one_line(model) or "unknown", found, _count(found)) for model, found in sums]
+    return _bar_lines(rows, width)
+
+
+def day_lines(spent: Spent, width: int) -> list[str]:
+    """Return a bar per day with the peak watts of its answers, the newest first."""
+    if spent.empty_text:
+        return [spent.empty_text]
+    rows = [
+        (_day_text(day, spent.today), found, _peak(found))
+        for day, found in reversed(sum_by_day(spent.daily, DAYS_SHOWN))
+    ]
+    return _bar_lines(rows, width)
+
+
+def money_lines(spent: Spent, width: int) -> list[str]:
+    """Return the joules of the day, week, month and year, and what they cost."""
+    if spent.problem:
+        return [spent.problem]
+    lines = []
+    for period, found, price in list_money(spent):
+        joules = _joules_text(found) if found.joules is not None or found.turns else "nothing"
+        words = [f"{_WORDS[period]:<10}", f"{joules:>8}"]
+        money = ""
+        if price is not None and spent.factors is not None:
+            money = units.price_text(price, spent.factors.currency)
+        if found.joules is not None and width >= _WATT_HOURS_FROM:
+            words.append(f"{units.watt_hours_text(found.joules):>8}")
+        lines.append(fit_cells("  ".join([*words, f"{money:>12}"]).rstrip(), width))
+    missing = sum_by_period(spent.daily, spent.today)["year"].unmeasured
+    if missing:
+        lines.append(f"{missing:,} without joules, not in these sums")
+    if spent.factors is None or spent.factors.price_per_kwh is None:
+        lines.append(NO_PRICE)
+    return lines
+
+
+def list_money(spent: Spent) -> list[tuple[Period, EnergySum, float | None]]:
+    """Return the sums of every period, each with its price; None without joules or a price."""
+    sums = sum_by_period(spent.daily, spent.today)
+    return [(period, sums[period], _price(sums[period], spent.factors)) for period in PERIODS]
+
+
+def _price(found: EnergySum, factors: Factors | None) -> float | None:
+    cost = compute_cost(found.joules, factors) if factors is not None else None
+    return None if cost is None else cost.price
+
+
+def _bar_lines(rows: Sequence[tuple[str, EnergySum, str]], width: int) -> list[str]:
+    """Draw names, bars on one scale, joules, and a remark where there is room for it."""
+    joules = [_joules_text(found) for _, found, _ in rows]
+    numbers = max(len(text) for text in joules)
+    remarks = max(len(remark) for _, _, remark in rows)
+    names = max(len(name) for name, _, _ in rows)
+    if width < min(names, _MOST_NAME) + numbers + remarks + 3 + _LEAST_BAR:
+        remarks = 0
+    names = min(names, max(8, (width - numbers - remarks) // 2))
+    room = max(0, width - names - numbers - remarks - 2 - (2 if remarks else 0))
+    most = max((found.joules or 0.0 for _, found, _ in rows), default=0.0)
+    lines = []
+    for (name, found, remark), number in zip(rows, joules, strict=True):
+        line = f"{fit_cells(name, names):<{names}} {bar(found.joules, most, room):<{room}} "
+        line += f"{number:>{numbers}}"
+        lines.append(f"{line}  {remark:>{remarks}}".rstrip() if remarks else line.rstrip())
+    return lines
+
+
+def _joules_text(found: EnergySum) -> str:
+    if found.joules is None and not found.unmeasured:
+        return "–"
+    return units.short_energy_text(found.joules, found.kind)
+
+
+def _count(found: EnergySum) -> str:
+    return units.count_text(found.turns, "answer") if found.turns else "only loaded"
+
+
+def _peak(found: EnergySum) -> str:
+    if found.peak_watts is None:
+        return ""
+    return units.short_watts_text(found.peak_watts, found.kind)
+
+
+def _day_text(day: date, today: date) -> str:
+    return "today" if day == today else f"{day:%a} {day.day:>2} {day:%b}"

@@ -1,1 +1,0 @@
-"""The power screen: every channel, and what has been spent."""

@@ -63,13 +63,10 @@ def oracle(samples: Mapping[str, Sequence[Sample]]) -> Oracle | None:
 
 CHANCE = 0.25
 """Accuracy of guessing one of four letters, which a configuration leaves out."""
-
 LOW_MASS = 0.5
 """Below this letter mass, the model prefers to write something other than a letter."""
-
 CLEAN = "ok"
 """Label of MMLU-Redux for a question without errors."""
-
 OUTCOMES = ("right", "wrong", "no_answer", "truncated", "error")
 
 

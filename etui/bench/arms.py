@@ -54,9 +54,6 @@ def build_arms(
         reasonings: Reasoning methods; empty takes that of the format.
         overrides: Settings that override those of the arms.
         answer_tokens: Most tokens of an answer, without the thinking, if no override states them.
-
-    Raises:
-        UsageError: An override has no effect on any of them.
     """
     ways: Sequence[Reasoning] = reasonings or (("cot",) if format_.name == "cot" else ("direct",))
     arms: dict[str, Arm] = {}
@@ -73,9 +70,6 @@ def speculate_arms(arms: Mapping[str, Arm], methods: Sequence[Speculate]) -> dic
     """Set the speculation of arms; with several methods, each arm becomes one for each of them.
 
     Votes are never speculated and stay as they are.
-
-    Raises:
-        UsageError: Every arm votes, so that a method other than ``off`` has no effect.
     """
     if not methods:
         return dict(arms)
@@ -98,12 +92,7 @@ def speculate_arms(arms: Mapping[str, Arm], methods: Sequence[Speculate]) -> dic
 def choose_policy_arms(
     policy: Policy, names: Sequence[str], available: Available, overrides: ArmOverrides
 ) -> dict[str, Arm]:
-    """Choose arms of a policy by name, on models that are available.
-
-    Raises:
-        UsageError: The policy has no such arm, or an override has no effect on any of them.
-        ModelUnavailable: No model of an arm is on this machine.
-    """
+    """Choose arms of a policy by name, on models that are available."""
     from etui.routing.decide import decide_arm
 
     chosen = [decide_arm(policy, name, available=available).arm for name in dict.fromkeys(names)]

@@ -41,8 +41,6 @@ _MUST_AGREE = {
     "prefix_reuse": "prefix reuse",
 }
 """Settings that must be equal in compared runs -> their names."""
-
-
 _WORTH_KNOWING = {
     "threads": "threads",
     "group_questions": "questions computed together",
@@ -53,8 +51,6 @@ _WORTH_KNOWING = {
     "energy.unmeasured": "what is unmeasured",
 }
 """Settings that may affect joules, or scores slightly, but do not invalidate a comparison."""
-
-
 _BY_MACHINE = frozenset({"threads", "versions.llama_cpp", "machine", "energy.channels"})
 """Settings that runs of several machines have for each of them."""
 

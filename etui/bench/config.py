@@ -15,8 +15,6 @@ from etui.datasets.question_sample import order_balanced
 
 BLOCK = 8
 """Default number of questions of a block."""
-
-
 Order = Literal["subjects", "balanced"]
 """``subjects``: one subject after the other; ``balanced``: in blocks of all subjects, so that every
 prefix of the run is a stratified random sample."""
@@ -116,10 +114,8 @@ def _cut_evenly(subject: str, size: int, most: int) -> list[SubjectCut]:
 
 
 CONFIG_VERSION = 1
-
 _WITHOUT_EFFECT = frozenset({"run_id", "started_at", "data_path", "idle"})
 """Fields that do not affect the results of a run."""
-
 _OF_THE_MACHINE = frozenset(
     {"machine", "machines", "merged", "energy", "threads", "group_questions", "part", "versions"}
 )

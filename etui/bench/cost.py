@@ -27,11 +27,8 @@ if TYPE_CHECKING:
 
 
 _BINS_PER_OCTAVE = 16
-
 _SHORTEST_SECONDS = 1e-9
 """Resolution of the clock: shorter gaps, 0 included, are counted as this."""
-
-
 Bins = tuple[tuple[int, int], ...]
 """Number of a bin and its count, ascending."""
 
@@ -218,8 +215,6 @@ def build_figure(value: float, replicates: Floats, relative: float | None) -> Fi
 
 _READ = frozenset({Kind.COUNTER.value, Kind.INTEGRATED.value})
 """Kinds whose error is independent for each interval, rather than due to calibration."""
-
-
 _JOULES, _PREFILL, _DECODE, _ONE, _CORRECT, _OUTPUT, _COMPUTED, _SECONDS, _GENERATING = range(9)
 
 
@@ -244,29 +239,15 @@ def _kind(samples: Sequence[Sample]) -> str:
 
 
 LIMIT_PERCENT = 5.0
-
 """Largest drift of a steady machine."""
-
-
 LEAST_ANSWERS = 12
-
 """Four in each third."""
-
-
 _TAIL = 0.0125
-
 """Joules and seconds are two tests, so the interval of each is at 97.5 %."""
-
-
 _NO_NOISE = 1e-9
-
 """A relative standard error below this is that of equal costs, rounded."""
-
-
 _EARLY = (1, 2, 10)
-
 _SMALLEST_SHARE = 0.1
-
 """A fitted cost below this share of the mean cost is raised to it: it would divide by about 0."""
 
 

@@ -22,19 +22,12 @@ if TYPE_CHECKING:
 
 
 COLUMNS = ("subject", "row", "difficulty", "models")
-
 DIFFICULTY = "difficulty.csv"
 """Name of the copy in a run folder."""
-
-
 _MOST_PROBLEMS = 10
-
 _MOST_BYTES = 100_000_000
-
 _DATA = "# data_sha256: "
-
 _MODEL = "# model: "
-
 _FIX = "write it with: etui bench difficulty RUN... -o FILE"
 
 
@@ -186,7 +179,6 @@ def _parse_row(fields: list[str], header: list[str]) -> tuple[tuple[str, int], f
 
 _DEFAULT_SHRINKAGE = 2.0
 """Ratio of noise to spread if one model's answers cannot show it; on MMLU it is 1 to 3."""
-
 _SHRINKAGE_RANGE = (0.1, 50.0)
 
 

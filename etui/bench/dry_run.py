@@ -29,8 +29,6 @@ if TYPE_CHECKING:
 
 Key = tuple[str, int]
 """Subject and row of a question."""
-
-
 _RENDERED = 3
 """Questions whose whole prompts are rendered to learn what the chat template adds."""
 

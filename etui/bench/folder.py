@@ -53,7 +53,6 @@ PER_SUBJECT = "per_subject.csv"
 REPORT = "report.html"
 CURVES = "curves.jsonl"
 """Points of operating curves that a design measures on the way; other runs have none."""
-
 RUN = FolderKind(
     "run", "etui bench", "start a run with: etui bench --suite", SAMPLES, "samples.seal"
 )

@@ -42,8 +42,7 @@ class Format:
     stop: tuple[str, ...] = ()  # Strings that end the answer
     answer_tokens: int | None = None  # Most tokens of an answer; None leaves it to the arm
     rule: str = ""
-    """Label of its grading rule (:mod:`etui.bench.grading`); empty leaves it to the suite.
-    """
+    """Label of its grading rule (:mod:`etui.bench.grading`); empty leaves it to the suite."""
 
     @property
     def generates(self) -> bool:
@@ -134,9 +133,6 @@ def prompt_text(format_: Format, question: Question, examples: Sequence[Question
         format_: A format that does not generate.
         question: The question, with two to ten options.
         examples: The worked examples to show.
-
-    Raises:
-        ValueError: The format generates its answers.
     """
     topic = question.subject.replace("_", " ")
     match format_.name:
@@ -235,8 +231,6 @@ LM_EVAL_FORMATS: Mapping[str, str] = {
     "mmlu-pro": "mmlu-pro",
 }
 """Suite -> the format with the prompt of lm-eval's task of that name."""
-
-
 NUMBER_TOKENS = 256
 """Most answer tokens of a number in a chat, without the thinking; lm-eval's default."""
 
@@ -259,11 +253,7 @@ def choose_default_format(suite: Suite, *, generates: bool) -> Format:
 
 
 def check_suite(format_: Format, suite: Suite) -> None:
-    """Check that a format can ask the questions of a suite.
-
-    Raises:
-        UsageError: It cannot; the message names formats that can.
-    """
+    """Check that a format can ask the questions of a suite."""
     if suite.grading in format_.fits:
         return
     fitting = [name for name, each in FORMATS.items() if suite.grading in each.fits]
@@ -307,9 +297,6 @@ def build_query(format_: Format, question: Question, examples: Sequence[Question
 
     Args:
         examples: The worked examples to show.
-
-    Raises:
-        ValueError: The format reads log-probabilities.
     """
     if not format_.generates:
         raise ValueError(f"format {format_.name} generates nothing")
@@ -323,11 +310,7 @@ def build_query(format_: Format, question: Question, examples: Sequence[Question
 
 
 def completion_text(format_: Format, question: Question, examples: Sequence[Question]) -> str:
-    """Build the prompt of a raw format.
-
-    Raises:
-        ValueError: The format has no raw prompt.
-    """
+    """Build the prompt of a raw format."""
     match format_.name:
         case "gsm8k":
             shown = "".join(f"{_gsm8k(e)} {_solution_of_number(e)}\n\n" for e in examples)

@@ -24,12 +24,8 @@ if TYPE_CHECKING:
 
 UNNAMED_GPUS = frozenset({"NVIDIA GPU", "AMD GPU", "Intel GPU", "Apple GPU"})
 """Labels of GPUs of which the model is unknown."""
-
-
 _GPU_SCOPES = frozenset({"gpu", "module"})
-
 _GIB = 1 << 30
-
 _MODULES = ("nvidia", "amdgpu")
 
 

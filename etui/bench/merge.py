@@ -31,8 +31,6 @@ if TYPE_CHECKING:
 
 
 _MOST_DIFFERENCES = 12
-
-
 _FOLLOWING = frozenset({"sizes", "drawn"})
 """Settings with a value for each subject, which are named in one line."""
 

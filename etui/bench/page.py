@@ -18,15 +18,14 @@ from etui.bench.precision import describe_precision
 from etui.bench.sample import Sample
 from etui.bench.summary import ArmSummary, Summary, group_by_system
 from etui.bench.summary_text import (
+    TEXTS,
     build_course_rows,
-    count_lost,
     describe_chance,
     ends,
     half_width,
     interval_text,
     is_lopsided,
     joules_text,
-    machine_text,
     missing_energy_text,
     protocol,
 )
@@ -44,7 +43,6 @@ _MOST_CHARACTERS = 4000
 _MOST_LINES = 80
 _OUTCOMES = {"no_answer": "no answer", "truncated": "cut off", "error": "failed"}
 """Outcome -> its words, where they differ."""
-
 Texts = Mapping[tuple[str, int], Question]
 
 
@@ -126,15 +124,7 @@ def render_page(
         estimate=units.ESTIMATE in summary.kinds,
         precision=describe_precision(summary.precision) if summary.precision else [],
         units=units,
-        text={
-            "count_lost": count_lost,
-            "describe_arm": describe_arm,
-            "interval": interval_text,
-            "joules": joules_text,
-            "machine": machine_text,
-            "mark": build_mark,
-            "missing_energy": missing_energy_text,
-        },
+        text={**TEXTS, "describe_arm": describe_arm, "mark": build_mark},
     )  # fmt: skip
 
 

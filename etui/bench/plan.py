@@ -90,11 +90,7 @@ class RunRequest:
 
 
 def check_request(ask: RunRequest) -> None:
-    """Check that the options of a request can be combined.
-
-    Raises:
-        UsageError: They cannot.
-    """
+    """Check that the options of a request can be combined."""
     if ask.models and (ask.arms or ask.policy):
         raise UsageError(
             "--model cannot be combined with --policy or --arms", "pass only one of them"
@@ -116,11 +112,7 @@ def check_request(ask: RunRequest) -> None:
 
 
 def list_models(ask: RunRequest, config: Config, catalogue: Catalogue) -> list[str]:
-    """Return the names of the requested models, the default one without a request.
-
-    Raises:
-        UsageError: A name is unknown.
-    """
+    """Return the names of the requested models, the default one without a request."""
     from etui.models.spec import STARTER
     from etui.runtime.model_resolution import catalogue_name
 
@@ -144,11 +136,6 @@ def choose_arms(
     Returns:
         Arm -> its settings, the policy that decides for each question (None if every arm answers
         all of them), and the name and text of the policy.
-
-    Raises:
-        UsageError: A name does not exist, or options cannot be combined.
-        InvalidFile: The policy is invalid.
-        ModelUnavailable: No suitable model is on this machine.
     """
     from etui.runtime.model_resolution import choose_speculation, models_on_disk
 
@@ -187,11 +174,7 @@ def set_seed(arms: dict[str, Arm], seed: int) -> dict[str, Arm]:
 
 
 def compile_policy(text: BenchPolicy, catalogue: Catalogue) -> Policy:
-    """Compile the policy of a run.
-
-    Raises:
-        InvalidFile: It is no longer valid.
-    """
+    """Compile the policy of a run."""
     from etui.routing.library import compile_text
     from etui.routing.policy import drop_places
 
@@ -517,11 +500,7 @@ def add_precision(
 
 
 def restore_difficulty(plan: RunPlan, run: RunConfig, copy: Path) -> RunPlan:
-    """Put the table of difficulties of a run back into its plan.
-
-    Raises:
-        InvalidFile: The copy is missing, or differs from the table that the run was started with.
-    """
+    """Put the table of difficulties of a run back into its plan."""
     if run.precision is None or run.precision.difficulty_sha256 is None:
         return plan
     table = read_difficulty(copy) if copy.is_file() else None
@@ -583,9 +562,6 @@ def check_sources(
     Args:
         hashes: Model of the run -> hash of its file; None if it is not known.
         say: Receives a note about a source of the same name of which no hash is known.
-
-    Raises:
-        UsageError: A model of the run is among the sources.
     """
     if plan.difficulty is None:
         return

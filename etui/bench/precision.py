@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
 Key = tuple[str, int]
 """Subject and row of a question."""
-
-
 Target = Literal["accuracy", "difference"]
 
 

@@ -32,6 +32,7 @@ from etui.codec import DocumentError
 from etui.datasets.suites import is_named_suite
 from etui.energy.scopes import family
 from etui.errors import EtuiError, InvalidFile, UsageError
+from etui.measure.page import render_text
 
 if TYPE_CHECKING:
     from etui.bench.difficulty import DifficultyTable
@@ -41,10 +42,7 @@ if TYPE_CHECKING:
 
 
 T = TypeVar("T")
-
-
 POLICY_FILE = "policy.yaml"
-
 DESIGN_FILE = "design.yaml"
 
 
@@ -184,65 +182,18 @@ def _settings(arms: Iterable[Arm]) -> dict[str, Any]:
     return found
 
 
-@dataclass(frozen=True, slots=True)
-class SuiteSource:
-    """Where the questions of a suite come from."""
-
-    title: str
-    citation: str  # How its authors ask to be cited
-    licence: str  # SPDX identifier of its licence
-
-
-SUITES = {
-    "mmlu": SuiteSource(
-        "MMLU",
-        "Dan Hendrycks, Collin Burns, Steven Basart, Andy Zou, Mantas Mazeika, Dawn Song and Jacob "
-        "Steinhardt: Measuring Massive Multitask Language Understanding. ICLR 2021, "
-        "arXiv:2009.03300",
-        "MIT",
-    ),
-    "arc-challenge": SuiteSource(
-        "ARC-Challenge",
-        "Peter Clark, Isaac Cowhey, Oren Etzioni, Tushar Khot, Ashish Sabharwal, Carissa Schoenick "
-        "and Oyvind Tafjord: Think you have Solved Question Answering? Try ARC, the AI2 Reasoning "
-        "Challenge. 2018, arXiv:1803.05457",
-        "CC-BY-SA-4.0",
-    ),
-    "gsm8k": SuiteSource(
-        "GSM8K",
-        "Karl Cobbe, Vineet Kosaraju, Mohammad Bavarian, Mark Chen, Heewoo Jun, Lukasz Kaiser, "
-        "Matthias Plappert, Jerry Tworek, Jacob Hilton, Reiichiro Nakano, Christopher Hesse and "
-        "John Schulman: Training Verifiers to Solve Math Word Problems. 2021, arXiv:2110.14168",
-        "MIT",
-    ),
-    "mmlu-pro": SuiteSource(
-        "MMLU-Pro",
-        "Yubo Wang, Xueguang Ma, Ge Zhang, Yuansheng Ni, Abhranil Chandra, Shiguang Guo, Weiming "
-        "Ren, Aaran Arulraj, Xuan He, Ziyan Jiang, Tianle Li, Max Ku, Kai Wang, Alex Zhuang, "
-        "Rongqi Fan, Xiang Yue and Wenhu Chen: MMLU-Pro: A More Robust and Challenging Multi-Task "
-        "Language Understanding Benchmark. NeurIPS 2024 Datasets and Benchmarks, arXiv:2406.01574",
-        "MIT",
-    ),
-}
-"""Name of a suite -> its source; the sample of etui and own files have none."""
-
-
 def is_own_file(suite: str) -> bool:
     """Test whether a suite is a file of the user."""
     return not is_named_suite(suite)
 
 
 _GPU_SCOPES = frozenset({"gpu", "module"})
-
 _SERIAL = re.compile(
     r"\b(?:GPU|MIG)-[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){0,3}(?:-[0-9a-fA-F]{1,12})?\b"
 )
-
 _HOME = re.compile(
     r"(?<![\w.-])(?:/home/|/Users/|[A-Za-z]:\\+Users\\+)[^/\\\s\"',;:]+|/root/[^\s\"',;:]*"
 )
-
-
 _COMMON_WORDS = frozenset(
     {
         *("root", "user", "users", "admin", "administrator", "ubuntu", "debian", "fedora", "arch"),
@@ -262,8 +213,6 @@ _COMMON_WORDS = frozenset(
     }
 )
 """Names of users and hosts that say nothing about a person and occur in texts."""
-
-
 _SHORTEST_WORD = 4
 
 
@@ -416,20 +365,6 @@ def _shorten(text: str) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-_ABOUT = {
-    "record.json": "the configuration of the run: questions, arms, models, programs, machines",
-    "energy_record.json": "the energy record: conditions, method and uncertainty of the joules",
-    "summary.json": "the results with their intervals",
-    "samples.jsonl": "one line per question and arm: subject, row, letters, log-probabilities, "
-    "tokens, joules, seconds; no texts",
-    "per_subject.csv": "right answers of each subject",
-    POLICY_FILE: "the policy of the run",
-    DESIGN_FILE: "the design of the run",
-    DIFFICULTY: "difficulties of the questions, the covariate of the intervals",
-    "SHA256SUMS": "hashes of all these files: `sha256sum -c SHA256SUMS`",
-}
-
-
 def format_readme(
     config: RunConfig,
     summary: Summary,
@@ -443,112 +378,24 @@ def format_readme(
         files: Names of the other files of the folder.
         licence: SPDX identifier of the licence of the results.
     """
-    return "\n".join(
-        [
-            f"# {suite_name(summary)}: accuracy and energy of {', '.join(config.contenders)}",
-            "",
-            markdown(summary, config).rstrip(),
-            "",
-            *_list_figures(files),
-            *_describe_repeat(config, command),
-            "",
-            *_list_files(files),
-            "",
-            *_describe_limits(config, summary),
-            "",
-            "## Licence and citation",
-            "",
-            f"SPDX-License-Identifier: {licence}",
-            "",
-            f"The results in this folder are licensed under {licence}.{_name_suite(config)}",
-            "",
-            "Accuracy per joule as a measure of reasoning strategies: Wilhelm, Wittkopp and Kao, "
-            "Beyond Test-Time Compute Strategies: Advocating Energy-per-Token in LLM Inference. "
-            "EuroMLSys 2025, arXiv:2603.20224.",
-            "",
-        ]
+    return render_text(
+        "etui.bench",
+        "public_readme.md",
+        title=suite_name(summary),
+        config=config,
+        results=markdown(summary, config).rstrip(),
+        complete=summary.complete,
+        command=shlex.join(command.words),
+        exact=command.exact,
+        files=files,
+        own_file=is_own_file(config.suite),
+        version=__version__,
+        licence=licence,
     )
-
-
-def _list_figures(files: Collection[str]) -> Iterator[str]:
-    for name in files:
-        if name.endswith(".svg"):
-            title = name.rpartition("/")[2].removesuffix(".svg").replace("_", " ")
-            yield f"![{title}]({name})"
-            yield ""
-
-
-def _describe_repeat(config: RunConfig, command: RepeatCommand) -> Iterator[str]:
-    yield "## Repeat"
-    yield ""
-    yield "```"
-    yield shlex.join(command.words)
-    yield "```"
-    yield ""
-    if config.merged is not None:
-        yield (
-            f"This run was merged from {len(config.merged):,} runs, which answered parts of it "
-            "(`--part`); the command answers all of it on one machine."
-        )
-        yield ""
-    if not command.exact:
-        yield "Some settings of the arms are not in this command: `arms` of record.json has all."
-        yield ""
-    yield (
-        f"with etui {config.versions.get('etui', __version__)} and these model files, by the names "
-        "of models.yaml:"
-    )
-    yield ""
-    for model in config.models:
-        yield f"- `{model.name}`: sha256 `{model.sha256 or 'unknown, a remote model'}`"
-    yield ""
-    yield (
-        f"The data have the sha256 `{config.data_sha256}`. A run of the same plan has the "
-        f"`plan_sha256` `{config.plan_sha256}`; `etui bench merge` joins such runs."
-    )
-
-
-def _list_files(files: Collection[str]) -> Iterator[str]:
-    yield "## Files"
-    yield ""
-    yield "| file | content |"
-    yield "| --- | --- |"
-    for name in files:
-        about = _ABOUT.get(name, "a figure" if name.endswith(".svg") else "")
-        yield f"| `{name}` | {about} |"
-
-
-def _describe_limits(config: RunConfig, summary: Summary) -> Iterator[str]:
-    yield "## What is not here"
-    yield ""
-    yield (
-        "No questions, no prompts and no generated texts. `subject` and `row` (from 0, in the "
-        "order of the original file) name a question, and `answer` is its right letter"
-        + (
-            ". The questions are not public; only their owner can repeat the run."
-            if is_own_file(config.suite)
-            else ", as in the public data."
-        )
-    )
-    yield (
-        "Places, names of hosts and users, and serial numbers of GPUs were removed: GPUs are "
-        "`gpu:0`, `gpu:1`, ..."
-    )
-    if not summary.complete:
-        yield ""
-        yield "The run is unfinished: the figures cover the questions answered so far."
-
-
-def _name_suite(config: RunConfig) -> str:
-    source = SUITES.get(config.suite)
-    if source is None:
-        return ""
-    return f" The questions are from {source.title} ({source.licence}): {source.citation}."
 
 
 PUBLISH_VERSION = 1
 """Version of the form of a public folder."""
-
 README = "README.md"
 RECORD = "record.json"
 ENERGY_RECORD = "energy_record.json"
@@ -671,11 +518,7 @@ def build_files(
 
 
 def read_sums(text: str) -> dict[str, str]:
-    """Parse checksums in the form of ``sha256sum``: name -> hash.
-
-    Raises:
-        ValueError: A line has another form, or a name leaves the folder.
-    """
+    """Parse checksums in the form of ``sha256sum``: name -> hash."""
     found: dict[str, str] = {}
     for line in text.splitlines():
         digest, _, name = line.partition("  ")

@@ -129,9 +129,6 @@ def answer_all(
     Args:
         done: (system, subject) -> rows that are already answered.
         check_limits: Takes the joules used so far; returns why the run ends now, or None.
-
-    Raises:
-        EtuiError: The engine failed, or the folder cannot be written.
     """
     pieces = (
         (piece.system, build_work(plan, piece, done.get((piece.system, piece.subject), set())))
@@ -255,31 +252,19 @@ class SampleWriter:
         return self._joules
 
     def put(self, answered: Answered) -> None:
-        """Queue answers for writing.
-
-        Raises:
-            EtuiError: Earlier answers could not be written.
-        """
+        """Queue answers for writing."""
         self._check()
         self._queue.put(answered)
 
     def wait(self) -> None:
-        """Wait until the answers put so far are written and shown.
-
-        Raises:
-            EtuiError: One of them could not be written.
-        """
+        """Wait until the answers put so far are written and shown."""
         written = threading.Event()
         self._queue.put(written)
         written.wait()
         self._check()
 
     def close(self) -> None:
-        """Wait until all answers are written.
-
-        Raises:
-            EtuiError: An answer could not be written.
-        """
+        """Wait until all answers are written."""
         self._queue.put(None)
         self._thread.join()
         self._check()
@@ -337,11 +322,7 @@ def refuse_merged(config: RunConfig) -> None:
 
 
 def refuse_changes(before: RunConfig, now: RunConfig) -> None:
-    """Refuse to resume a run with different settings.
-
-    Raises:
-        UsageError: The settings differ; the message lists them.
-    """
+    """Refuse to resume a run with different settings."""
     if before.sha256 != now.sha256:
         _refuse_differences(before.run_id, differences(before, now))
 

@@ -10,7 +10,6 @@ from etui.codec import from_document, to_document
 from etui.turn.record import SpeculationRecord, Tokens
 
 SampleStatus = Literal["answered", "no_answer", "truncated", "error"]
-
 _OPTIONAL = (
     *("speculation", "machine", "decode_seconds", "ttft_seconds", "inter_token_seconds"),
     *("inter_token_bins", "coverage", "shared", "strict"),
@@ -95,9 +94,5 @@ class Sample:
 
 
 def parse_sample(document: object) -> Sample:
-    """Parse a line of ``samples.jsonl``.
-
-    Raises:
-        DocumentError: The line is not a sample.
-    """
+    """Parse a line of ``samples.jsonl``."""
     return from_document(Sample, document)

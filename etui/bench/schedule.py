@@ -125,20 +125,12 @@ def _shuffle_systems(plan: RunPlan, systems: tuple[str, ...], block: int) -> lis
 
 _EVEN = 0.25
 """Variance of the answers of a model that is right on every second question."""
-
-
 _FIRST_SHARE = 0.125
-
 _LEAST_ERROR = 0.08
 """Share of the predicted questions that a block leaves out even if the variance is well known."""
-
-
 _SPARE = 1.02
-
 _WORTH = 0.1
 """A block that would ask less than this share more is the last one instead."""
-
-
 _LEAST_BLOCK = 8
 
 

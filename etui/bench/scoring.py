@@ -155,10 +155,6 @@ class Scorer:
 
         Returns:
             Number of computed tokens.
-
-        Raises:
-            StopRequested: The user stopped the run.
-            EngineFailed: llama.cpp failed.
         """
         self.end()
         if not prefix:
@@ -177,12 +173,7 @@ class Scorer:
             self._prefix = None
 
     def score(self, group: Sequence[TokenizedPrompt]) -> list[Scored]:
-        """Score prompts together.
-
-        Raises:
-            StopRequested: The user stopped the run.
-            EngineFailed: llama.cpp failed.
-        """
+        """Score prompts together."""
         tallies: list[_Tally] = []
         try:
             for prompt in group:
@@ -255,15 +246,10 @@ class Scorer:
 
 OpenSession = Callable[[], LlamaSession]
 """Returns the session of the arm's model; loads the model again if another one replaced it."""
-
-
 GPU_QUESTIONS = 8
 """Most questions computed together on a GPU: about as many short ones as fit into its batch."""
-
-
 _CLOZE_QUESTIONS = 3
 """Most questions computed together if endings have several tokens."""
-
 _LEAST_SEQUENCES = 5
 """Sequences of a question whose endings have several tokens: the prompt and four options. One with
 more options needs more of them."""

@@ -43,10 +43,6 @@ def load_models(
 
     Returns:
         Each model with its settings in memory.
-
-    Raises:
-        ModelUnavailable: A model cannot be loaded.
-        ContextOverflow: A question does not fit, even without worked examples.
     """
     found: list[BenchModel] = []
     for name in plan.models:

@@ -141,7 +141,6 @@ def _summarise_machine(
 
 
 SUMMARY_VERSION = 1
-
 _MANY = 0.05
 """Share of lost answers or shortened prompts above which there is a warning."""
 

@@ -14,13 +14,14 @@ from etui.bench.cost import Course, Figure
 from etui.bench.grading import grades_numbers
 from etui.bench.precision import describe_precision
 from etui.bench.summary import ArmSummary, MachineSummary, Summary
+from etui.datasets.mmlu import GROUPS, find_group
 from etui.datasets.suites import suite_title
 from etui.energy.energy_record import Distribution, Drift, SteadyState, compute_sensor_floor
+from etui.measure.page import DASH as DASH
+from etui.measure.page import render_text
 from etui.stats.tests import Interval
-from etui.text import format_markdown_table, sanitize
+from etui.text import sanitize
 from etui.turn.text import speculation_text
-
-_DASH = "–"
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,13 +77,13 @@ def _build_row(name: str, at: int, arm: ArmSummary, course: Course) -> CourseRow
 
 def _joules(found: Distribution | None, kind: str | None) -> str:
     if found is None:
-        return _DASH
+        return DASH
     return units.several_text((found.p50, found.p90, found.p95), "J", kind)
 
 
 def _seconds(found: Distribution | None) -> str:
     if found is None:
-        return _DASH
+        return DASH
     return units.several_text((found.p50, found.p90, found.p95), "s")
 
 
@@ -90,14 +91,14 @@ def _format_floor(arm: ArmSummary) -> str:
     cost = arm.energy
     floor = None if cost is None else compute_sensor_floor(cost.uncertainty, cost.kind)
     if floor is None or cost is None or cost.joules <= 0:
-        return _DASH
+        return DASH
     return units.change_text(100 * floor / cost.joules, signed=False)
 
 
 def _format_early(course: Course, kind: str | None) -> str:
     answers = course.early_answers
     if not answers:
-        return _DASH
+        return DASH
     joules = [one.joules for one in answers]
     known = [value for value in joules if value is not None]
     if len(known) < len(joules):
@@ -125,9 +126,6 @@ def _one_drift(name: str, drift: Drift) -> str:
     text = units.change_text(drift.percent, drift.low_percent, drift.high_percent)
     return f"{name} {text}"
 
-
-DASH = "–"
-"""Placeholder for a figure that does not exist."""
 
 CSV_COLUMNS = ("arm", "subject", "group", "questions", "correct", "accuracy", "low", "high")
 
@@ -225,36 +223,28 @@ def count_lost(accuracy: Accuracy) -> int:
 
 def markdown(summary: Summary, run: RunConfig) -> str:
     """Format the summary as Markdown for an issue or the notes of a paper."""
-    parts = [f"### {protocol(summary)}", _arms_table(summary)]
-    course = _course_table(summary)
-    if course:
-        parts.append(course)
-    groups = _groups_table(summary)
-    if groups:
-        parts.append(groups)
-    machines = _machines_table(summary)
-    if machines:
-        parts.append(machines)
-    if summary.precision is not None:
-        described = describe_precision(summary.precision)
-        parts.append("\n".join(f"- {_escape_cell(line)}" for line in described))
-    labelled = _labelled_lines(summary)
-    if labelled:
-        parts.append(labelled)
-    strict = _strict_lines(summary)
-    if strict:
-        parts.append(strict)
-    if summary.warnings:
-        parts.append("\n".join(f"- **Note:** {text}" for text in summary.warnings))
-    parts.append(_baselines(summary))
-    parts.append(_format_provenance(summary, run))
-    return "\n\n".join(parts) + "\n"
+    arms, best = summary.arms.values(), summary.oracle
+    oracle = None
+    if best is not None:
+        oracle = units.accuracy_text(best.accuracy)
+        if best.joules_per_question is not None:
+            kind = units.ESTIMATE if units.ESTIMATE in summary.kinds else None
+            oracle += f" at {units.per_text(best.joules_per_question, 'question', kind)}"
+    return render_text(
+        "etui.bench",
+        "report.md",
+        summary=summary,
+        run=run,
+        courses=build_course_rows(summary),
+        groups=[g for g in GROUPS if any(g in arm.accuracy.groups for arm in arms)],
+        oracle=oracle,
+        units=units,
+        text=TEXTS,
+    )
 
 
 def per_subject_csv(summary: Summary) -> str:
     """Format one CSV row per arm and subject: right answers and Wilson's 95 % interval."""
-    from etui.datasets.mmlu import find_group
-
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(CSV_COLUMNS)
@@ -290,42 +280,6 @@ def _arm_line(arm: ArmSummary) -> str:
     return "; ".join(parts)
 
 
-def _arms_table(summary: Summary) -> str:
-    head = ["arm", "micro (95 % CI)", "macro", "n", "no answer", "letter mass"]
-    head += [
-        "per question",
-        "per right answer",
-        "per output token",
-        "mean power",
-        "time per question",
-    ]
-    rows = []
-    for name, arm in summary.arms.items():
-        accuracy, energy = arm.accuracy, arm.energy
-        micro, mass = accuracy.micro, accuracy.letter_mass
-        row = [
-            _escape_cell(name),
-            f"{units.accuracy_text(micro.value)} ({interval_text(micro)})",
-            units.accuracy_text(accuracy.macro.value),
-            f"{accuracy.questions:,}",
-            units.percent_text(count_lost(accuracy) / accuracy.questions),
-            f"{mass.mean:.2f}" if mass else DASH,
-        ]
-        if energy is None:
-            row += [missing_energy_text(arm), DASH, DASH, DASH]
-        else:
-            kind, watts = energy.kind, energy.mean_watts
-            row += [
-                joules_text(energy.per_question, kind),
-                joules_text(energy.per_correct, kind),
-                joules_text(energy.per_output_token, kind),
-                units.watts_text(None if watts is None else watts.value, kind),
-            ]
-        row.append(units.seconds_text(arm.seconds / accuracy.questions))
-        rows.append(row)
-    return format_markdown_table(rows, header=head, align="<>")
-
-
 def _machine_line(key: str, machine: MachineSummary) -> str:
     parts = [f"{key} ({machine_text(machine)}): {units.count_text(machine.questions, 'question')}"]
     energy = machine.energy
@@ -346,100 +300,6 @@ def machine_text(machine: MachineSummary) -> str:
     return ", ".join([machine.name or "unknown machine", *gpus])
 
 
-def _machines_table(summary: Summary) -> str:
-    rows = []
-    for name, arm in summary.arms.items():
-        for key, machine in (arm.machines or {}).items():
-            energy = machine.energy
-            kind = None if energy is None else energy.kind
-            watts = None if energy is None or energy.mean_watts is None else energy.mean_watts.value
-            rows.append(
-                [
-                    _escape_cell(name),
-                    _escape_cell(f"{key}: {machine_text(machine)}"),
-                    f"{machine.questions:,}",
-                    units.UNMEASURED if energy is None else joules_text(energy.per_question, kind),
-                    DASH if energy is None else joules_text(energy.per_correct, kind),
-                    DASH if energy is None else units.watts_text(watts, kind),
-                    units.seconds_text(machine.seconds / machine.questions),
-                ]
-            )
-    head = ["arm", "machine", "n", "per question", "per right answer", "mean power"]
-    return (
-        format_markdown_table(rows, header=[*head, "time per question"], align="<<>")
-        if rows
-        else ""
-    )
-
-
-def _course_table(summary: Summary) -> str:
-    rows = build_course_rows(summary)
-    if not rows:
-        return ""
-    head = ["arm", "per question, p50, p90, p95", "per output token", "between tokens"]
-    head += ["1st, 2nd, 10th answer", "steady (last third against first)"]
-    return format_markdown_table(
-        [
-            [
-                _escape_cell(f"{row.name} on {row.machine}" if row.machine else row.name),
-                row.per_question,
-                row.per_token,
-                row.between_tokens,
-                row.early,
-                f"{row.steady} ({', '.join(row.drift) or row.why})",
-            ]
-            for row in rows
-        ],
-        header=head,
-        align="<>",
-    )
-
-
-def _groups_table(summary: Summary) -> str:
-    from etui.datasets.mmlu import GROUPS
-
-    arms = summary.arms
-    present = [g for g in GROUPS if any(g in arm.accuracy.groups for arm in arms.values())]
-    if len(present) < 2:
-        return ""
-    rows = []
-    for name, arm in arms.items():
-        shares = (arm.accuracy.groups.get(group) for group in present)
-        cells = (
-            f"{units.accuracy_text(share.accuracy)} ({interval_text(share)})" if share else DASH
-            for share in shares
-        )
-        rows.append([_escape_cell(name), *cells])
-    return format_markdown_table(rows, header=["arm", *present], align="<>")
-
-
-def _labelled_lines(summary: Summary) -> str:
-    lines = []
-    for name, arm in summary.arms.items():
-        labelled = arm.accuracy.labelled
-        clean = labelled and labelled.clean
-        if labelled and clean:
-            lines.append(
-                f"- {_escape_cell(name)}: {units.accuracy_text(clean.accuracy)} "
-                f"({interval_text(clean)}, n={clean.questions:,}) on the questions that "
-                f"MMLU-Redux found valid, {units.accuracy_text(labelled.all.accuracy)} on "
-                f"all {labelled.all.questions:,} that it labelled"
-            )
-    return "\n".join(lines)
-
-
-def _strict_lines(summary: Summary) -> str:
-    lines = []
-    for name, arm in summary.arms.items():
-        strict = arm.accuracy.strict
-        if strict:
-            lines.append(
-                f"- {_escape_cell(name)}: {units.accuracy_text(strict.accuracy)} "
-                f"({interval_text(strict)}) by strict-match, which wants the number after `####`"
-            )
-    return "\n".join(lines)
-
-
 def describe_chance(summary: Summary) -> str:
     """Describe the accuracy of guessing: ``Chance is 25 %``."""
     if grades_numbers(summary.grading):
@@ -447,40 +307,14 @@ def describe_chance(summary: Summary) -> str:
     return f"Chance is {units.accuracy_text(summary.chance)}"
 
 
-def _baselines(summary: Summary) -> str:
-    text = describe_chance(summary)
-    letter = summary.constant_letter
-    if letter:
-        text += (
-            f"; always {letter.letter} would score {units.accuracy_text(letter.micro)} micro "
-            f"and {units.accuracy_text(letter.macro)} macro on these questions"
-        )
-    best = summary.oracle
-    if best:
-        joules = best.joules_per_question
-        kinds = summary.kinds
-        kind = units.ESTIMATE if units.ESTIMATE in kinds else None
-        cost = "" if joules is None else f" at {units.per_text(joules, 'question', kind)}"
-        text += (
-            f". The oracle over these arms: {units.accuracy_text(best.accuracy)}{cost} "
-            "(the cheapest correct arm for each question)"
-        )
-    return text + "."
-
-
-def _format_provenance(summary: Summary, run: RunConfig) -> str:
-    models = ", ".join(
-        f"{model.name} (sha256 {(model.sha256 or units.UNKNOWN)[:12]})" for model in run.models
-    )
-    versions = run.versions
-    program = f"etui {versions['etui']}" if "etui" in versions else "etui"
-    return (
-        f"<sub>{_escape_cell(models)} · {program} · seed {summary.seed} · data sha256 "
-        f"{summary.data_sha256[:12]} · prefix reuse {'on' if run.prefix_reuse else 'off'} "
-        f"· {summary.started_at} · run {_escape_cell(summary.run_id)}</sub>"
-    )
-
-
-def _escape_cell(text: str) -> str:
-    """Escape a name so that it neither ends a table cell nor starts HTML."""
-    return text.replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")
+TEXTS = {
+    "chance": describe_chance,
+    "count_lost": count_lost,
+    "interval": interval_text,
+    "joules": joules_text,
+    "machine": machine_text,
+    "missing_energy": missing_energy_text,
+    "precision": describe_precision,
+    "protocol": protocol,
+}
+"""Texts that the templates of the report use, by name."""

@@ -18,7 +18,6 @@ from etui.errors import ContextOverflow
 
 Tokenize = Callable[[str], list[int]]
 """Complete tokenisation of a prompt, with the begin token if the model uses one."""
-
 _SAME_END = 2
 """Tokens at the end of a prompt (``Answer`` and ``:``) that decide how the letters tokenise."""
 
@@ -94,9 +93,6 @@ def build_subject_prompts(
         tokenize: Tokenises a whole prompt.
         context_tokens: Most tokens of a prompt with its endings.
         reuse: Whether the examples are computed once for all questions.
-
-    Raises:
-        ContextOverflow: A question does not fit without any example.
     """
     prefix: list[int] = []
     if reuse and questions:

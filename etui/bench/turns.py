@@ -86,10 +86,6 @@ class TurnArm:
         second. Within a subject the cache of its worked examples is reused, if it has any; a
         question without them is computed in full, so that its cost does not depend on the
         questions before it.
-
-        Raises:
-            StopRequested: The user wants to stop; the running answer is discarded.
-            EngineFailed: The engine failed.
         """
         self._runtime.backend.forget()
         shared = self._reuse and bool(work.examples)

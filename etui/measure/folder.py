@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from filelock import FileLock
 
 T = TypeVar("T")
-
 CONFIG = "config.json"
 LOCK = ".lock"
 

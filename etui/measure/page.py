@@ -6,12 +6,15 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources import files
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 
 from etui import __version__, units
 from etui.text import sanitize
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 DASH = "–"
 """Placeholder for a figure that does not exist."""
@@ -27,22 +30,25 @@ def render_template(package: str, *, style: str = "", script: str = "", **values
         script: Script of the package, after that of every page; empty without.
         values: What the template uses; ``Markup`` passes unchanged.
     """
-    from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=ChoiceLoader([PackageLoader(package, "."), PackageLoader(__package__, ".")]),
-        autoescape=True,
-        finalize=_sanitize_text,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = _open_templates(package, escaped=True)
     return environment.get_template("template.html").render(
         style=_read(__package__, "page.css") + (_read(package, style) if style else ""),
         script=_read(__package__, "theme.js") + (_read(package, script) if script else ""),
         version=__version__,
         **values,
     )
+
+
+def render_text(package: str, name: str, **values: Any) -> str:
+    """Render a template of a package that is Markdown, where ``|cell`` escapes names."""
+    environment = _open_templates(package, escaped=False)
+    environment.filters["cell"] = _escape_cell
+    return environment.get_template(name).render(**values)
+
+
+def _escape_cell(text: str) -> str:
+    """Escape a name so that it neither ends a table cell nor starts HTML."""
+    return text.replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")
 
 
 def embed_json(value: Any) -> Markup:
@@ -77,6 +83,20 @@ def build_tree(value: Any, name: str = "") -> Node:
     else:
         text = DASH if value is None else str(value)
     return Node(sanitize(name), None, sanitize(text))
+
+
+def _open_templates(package: str, *, escaped: bool) -> Environment:
+    from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
+
+    return Environment(
+        loader=ChoiceLoader([PackageLoader(package, "."), PackageLoader(__package__, ".")]),
+        autoescape=escaped,
+        finalize=_sanitize_text if escaped else None,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=not escaped,
+    )
 
 
 def _read(package: str, name: str) -> Markup:

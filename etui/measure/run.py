@@ -18,14 +18,11 @@ from etui.errors import Stopped
 
 C = TypeVar("C")
 R = TypeVar("R")
-
 Ending = Literal["complete", "precise", "stopped", "joules", "time"]
 """All cells are measured, the results are as precise as asked for, the user stopped the
 experiment, or the joules or the time are used up."""
-
 ATTEMPTS = 5
 """How often cells are begun before the machine counts as busy."""
-
 WAIT_S = 30.0
 """Seconds to wait before cells are begun again: most disturbances (an update, a build) are short,
 and four such waits outlast them."""

@@ -10,7 +10,6 @@ from etui.bench.report import svg
 
 _GAP = 12.0
 """Distance of a label from its mark."""
-
 _FURTHER = (0.0, 18.0, 36.0)
 
 

@@ -33,7 +33,6 @@ from etui.turn.accounting import (
     attribute_turn,
     compute_account,
     curve_of_legs,
-    measure_leg_by,
     settle_meters,
     widen_legs,
 )
@@ -264,11 +263,11 @@ class Schedule:
     def measure(self, request: Request, prefill_end_ns: int, end_ns: int) -> TurnEnergy:
         """Measure the turn of a request that has ended, as it is done for a record."""
         end = _finished(request.start_ns, prefill_end_ns, end_ns)
-        legs, meters = [measure_leg_by(Leg(end), request.meter)], [request.meter]
-        settle_meters(legs, meters)
-        legs = widen_legs(legs, meters)
+        legs = [Leg(end, meter=request.meter)]
+        settle_meters(legs)
+        legs = widen_legs(legs)
         energy, _, _ = compute_account(legs, request.meter.energy)
-        attribution = attribute_turn(energy, legs, meters, request.meter, None)
+        attribution = attribute_turn(energy, legs, request.meter)
         return replace(energy, attribution=attribution)
 
     def _compare(self) -> Residuals:
@@ -370,11 +369,11 @@ def time_settling(batches: int = 2000, mates: int = 8) -> float:
     meter = SharedMeter(recorder, ledger, lambda: (0,), lambda model: cost)
     end = _finished(edges[0], edges[1], edges[-1])
     began = time.perf_counter()
-    legs, meters = widen_legs([measure_leg_by(Leg(end), meter)], [meter]), [meter]
-    settle_meters(legs, meters)
+    legs = widen_legs([Leg(end, meter=meter)])
+    settle_meters(legs)
     energy, _, _ = compute_account(legs, meter.energy)
-    curve_of_legs(energy, legs, meters)
-    attribute_turn(energy, legs, meters, meter, None)
+    curve_of_legs(energy, legs)
+    attribute_turn(energy, legs, meter)
     return time.perf_counter() - began
 
 

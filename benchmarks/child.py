@@ -25,7 +25,7 @@ from typing import Any
 from benchmarks.figures import Figure, in_turn, median_of, ratio_of
 from benchmarks.sides import arguments, joules_per_token, starter
 from etui.arm import Arm, Sampling
-from etui.backends.base import AnswerRequest
+from etui.backends.base import AnswerRequest, Cancel
 from etui.backends.local import LocalBackend
 from etui.backends.process import ProcessBackend
 from etui.chat import Message
@@ -219,12 +219,12 @@ def cancelled(
     child: ProcessBackend, asked: AnswerRequest, after: type[Any], wait_seconds: float
 ) -> tuple[float, int]:
     """Cancel so long after the first event of a kind; seconds and prefill batches until the end."""
-    cancel_ns, batches = None, 0
-    for event in child.answer(asked):
+    cancel_ns, batches, cancel = None, 0, Cancel()
+    for event in child.answer(asked, cancel):
         if cancel_ns is None and isinstance(event, after):
             time.sleep(wait_seconds)
             cancel_ns = time.monotonic_ns()
-            child.cancel()
+            cancel.cancel()
         elif cancel_ns is not None and isinstance(event, Prefilling) and event.t_ns > cancel_ns:
             batches += 1
     assert isinstance(event, Finished)

@@ -34,7 +34,7 @@ from etui.energy.discovery import open_recorder
 from etui.engine.library import default_threads
 from etui.engine.session import Session
 from etui.runtime.provenance import conditions
-from etui.turn.ports import Meter
+from etui.turn.interfaces import Meter
 from tests.support.devices import SENSORS, Sensor
 from tests.support.engine_session import SimulatedSession
 from tests.support.gpu import GpuLoad, SimulatedGpu

@@ -22,7 +22,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from benchmarks.figures import Figure
-from etui.backends.base import AnswerRequest
+from etui.backends.base import AnswerRequest, Cancel
 from etui.chat import Query
 from etui.config.config import Config, load_config, shipped_dir
 from etui.energy.idle import IdleTracker
@@ -65,10 +65,6 @@ class ScriptedEngine:
         self._end_ns = time.monotonic_ns()
         self._loaded = False
 
-    def open_answerer(self) -> ScriptedAnswerer:
-        """Return an answerer of one turn."""
-        return ScriptedAnswerer(self)
-
     def begin(self) -> tuple[int, bool]:
         """Return the number of a new answer, and whether the model was in memory."""
         with self._lock:
@@ -84,9 +80,22 @@ class ScriptedEngine:
             if self.on_batch is not None:
                 self.on_batch(batch)
 
-    def answer(self, request: AnswerRequest) -> Iterator[Event]:
-        """Answer a request."""
-        return self.open_answerer().answer(request)
+    def answer(self, request: AnswerRequest, cancel: Cancel | None = None) -> Iterator[Event]:
+        """Yield the events of an answer, which ends at once."""
+        number, loaded = self.begin()
+        assert cancel is not None
+        cancel.numbers = (*cancel.numbers, number)
+        start = time.monotonic_ns()
+        if not loaded:
+            yield Loaded(MODEL, start, start, 0, 1000)
+        yield Prefilled(start, start, 5, 0, 5)
+        for _ in range(TOKENS):
+            yield Answer(time.monotonic_ns(), "word ", 1)
+        self.compute(number)
+        end, text = time.monotonic_ns(), "word " * TOKENS
+        yield Finished(
+            start, start, start, end, start, "complete", "", text, "", 5, 0, 5, 0, TOKENS
+        )
 
     def load(self, model: object, path: Path, draft: object = None) -> Iterator[Residence]:
         """Load nothing."""
@@ -99,43 +108,7 @@ class ScriptedEngine:
     def keep_warm(self, model: str, seconds: float | None) -> None:
         """Do nothing."""
 
-    def cancel(self) -> None:
-        """Do nothing."""
-
-    def hurry(self) -> None:
-        """Do nothing."""
-
     def close(self) -> None:
-        """Do nothing."""
-
-
-class ScriptedAnswerer:
-    """Answers the requests of one turn."""
-
-    def __init__(self, engine: ScriptedEngine) -> None:
-        self._engine = engine
-        self.numbers: tuple[int, ...] = ()
-
-    def answer(self, request: AnswerRequest) -> Iterator[Event]:
-        """Yield the events of an answer."""
-        number, loaded = self._engine.begin()
-        self.numbers = (*self.numbers, number)
-        start = time.monotonic_ns()
-        if not loaded:
-            yield Loaded(MODEL, start, start, 0, 1000)
-        yield Prefilled(start, start, 5, 0, 5)
-        for _ in range(TOKENS):
-            yield Answer(time.monotonic_ns(), "word ", 1)
-        self._engine.compute(number)
-        end, text = time.monotonic_ns(), "word " * TOKENS
-        yield Finished(
-            start, start, start, end, start, "complete", "", text, "", 5, 0, 5, 0, TOKENS
-        )
-
-    def cancel(self) -> None:
-        """Do nothing: an answer ends at once."""
-
-    def hurry(self) -> None:
         """Do nothing."""
 
 

@@ -1,8 +1,7 @@
-"""The request for an answer, and the protocols of the backends that answer it."""
+"""The request for an answer, the backends that answer it, and the token that ends a turn."""
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,41 +11,8 @@ from etui.arm import Arm, TokenCost
 from etui.chat import DEFAULT_OUTPUT, Message, OutputOptions
 
 if TYPE_CHECKING:
-    from etui.events import Event, Residence, SharedBatch
+    from etui.events import Event, Residence, SharedBatch, Unloaded
     from etui.models.spec import ModelSpec
-
-
-class AnswerControl:
-    """Fulfils :class:`etui.reasoning.control.Control`; safe from any thread."""
-
-    def __init__(self) -> None:
-        self._cancelled = threading.Event()
-        self._spent = threading.Event()
-        self._wake: Callable[[], None] | None = None
-
-    def cancel(self) -> None:
-        """End the answer within one batch, and wake it if it waits."""
-        self._cancelled.set()
-        if (wake := self._wake) is not None:
-            wake()
-
-    def hurry(self) -> None:
-        """End the thinking of the answer, because its joules are spent."""
-        self._spent.set()
-
-    def cancelled(self) -> bool:
-        """Return whether the answer was cancelled."""
-        return self._cancelled.is_set()
-
-    def spent(self) -> bool:
-        """Return whether the answer has spent its joules."""
-        return self._spent.is_set()
-
-    def wake_by(self, wake: Callable[[], None]) -> None:
-        """Set how the answer is woken where it waits now; at once if it was cancelled before."""
-        self._wake = wake
-        if self._cancelled.is_set():
-            wake()
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,17 +34,72 @@ class AnswerRequest:
     turn_id: str = ""  # Id of the turn, under which its answer can be continued; empty for none
 
 
-class Answerer(Protocol):
-    """Answers requests, in this process or in a child process."""
+def _ignore() -> None:
+    pass
 
-    def answer(self, request: AnswerRequest) -> Iterator[Event]:
-        """Yield the events of one answer; the last is ``Finished``."""
+
+class Cancel:
+    """Ends a turn, or the thinking of its running answer; safe from any thread.
+
+    It is made with the turn and handed down with each of its requests: every layer that waits or
+    computes asks it, and says how it is to be woken. A cancelled turn stays cancelled, so that an
+    answer which begins later ends at once. It fulfils :class:`etui.reasoning.control.Control`.
+
+    Attributes:
+        numbers: Numbers of the turn's answers on this machine so far, oldest first; shared batches
+            name them.
+    """
+
+    def __init__(self) -> None:
+        self.numbers: tuple[int, ...] = ()
+        self._cancelled = False
+        self._spent = False
+        self._on_cancel: Callable[[], object] = _ignore
+        self._on_spent: Callable[[], object] = _ignore
 
     def cancel(self) -> None:
-        """End the running answer within one batch; safe from any thread."""
+        """End the turn within one batch, wherever it is; repeatable."""
+        self._cancelled = True
+        self._on_cancel()
 
-    def hurry(self) -> None:
-        """End the thinking and answer now, because a budget is spent; safe from any thread."""
+    def end_thinking(self) -> None:
+        """End the thinking of the running answer, because a budget is spent."""
+        self._spent = True
+        self._on_spent()
+
+    def cancelled(self) -> bool:
+        """Return whether the turn is to end."""
+        return self._cancelled
+
+    def spent(self) -> bool:
+        """Return whether the running answer has spent its budget."""
+        return self._spent
+
+    def begin_answer(self) -> None:
+        """Note that an answer begins, whose budget is not spent yet."""
+        self._spent = False
+        self.listen()
+
+    def listen(
+        self, on_cancel: Callable[[], object] = _ignore, on_spent: Callable[[], object] = _ignore
+    ) -> None:
+        """Set how the running answer is woken where it waits now; at once if it is due already."""
+        self._on_cancel, self._on_spent = on_cancel, on_spent
+        if self._cancelled:
+            on_cancel()
+        if self._spent:
+            on_spent()
+
+
+class Answerer(Protocol):
+    """Answers requests, each for a turn of its own."""
+
+    def answer(self, request: AnswerRequest, cancel: Cancel | None = None) -> Iterator[Event]:
+        """Yield the events of one answer; the last is ``Finished``.
+
+        Args:
+            cancel: Ends it; None if nothing does.
+        """
 
 
 class ModelHost(Answerer, Protocol):
@@ -100,23 +121,19 @@ class ModelHost(Answerer, Protocol):
         """Unload every model."""
 
 
-class NumberedAnswerer(Answerer, Protocol):
-    """Answers the requests of one turn, one at a time, while others answer those of other turns.
-
-    ``cancel`` and ``hurry`` concern its own running answer, in a queue, a load or a batch.
-    """
-
-    @property
-    def numbers(self) -> tuple[int, ...]:
-        """Numbers of its answers so far, oldest first; shared batches name them."""
-
-
-class ConcurrentHost(ModelHost, Protocol):
-    """Answers several requests at a time."""
+class EngineProcess(ModelHost, Protocol):
+    """Answers several requests at a time, in a process of its own."""
 
     on_batch: Callable[[SharedBatch], None] | None
     """Called after each shared batch, before the events that follow from it; None reports none. It
-    must return fast."""
+    must return fast. If the process ends while it works, a last batch has the time up to its end.
+    """
+    on_unloaded: Callable[[Unloaded], None] | None
+    """Called after an idle unload; it must not wait for an answer."""
 
-    def open_answerer(self) -> NumberedAnswerer:
-        """Return an answerer for the requests of one turn."""
+    @property
+    def pid(self) -> int | None:
+        """Id of the process; None if it is not running."""
+
+    def keep_warm(self, model: str, seconds: float | None) -> None:
+        """Set how long a model is kept after its last answer; None is without an end."""

@@ -1,7 +1,7 @@
 """Run the engine in a child process, so that a crash or a hang does not end etui.
 
-Several requests may be answered at a time, each through an answerer of its own; the process
-computes as many of them together as ``Config.parallel`` says.
+Several requests may be answered at a time; the process computes as many of them together as
+``Config.parallel`` says.
 """
 
 from __future__ import annotations
@@ -20,22 +20,9 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from etui.backends.wire import (
-    Ask,
-    Cancel,
-    Done,
-    EngineEvent,
-    Failed,
-    Heartbeat,
-    Hello,
-    Hurry,
-    KeepWarm,
-    Load,
-    Unload,
-    WireError,
-    decode,
-    encode,
-)
+from etui.backends import wire
+from etui.backends.base import Cancel
+from etui.backends.wire import WireError, decode, encode
 from etui.errors import EngineFailed
 from etui.events import BatchShare, Event, Loaded, Residence, SharedBatch, Unloaded
 
@@ -46,24 +33,18 @@ if TYPE_CHECKING:
     from etui.config.config import Config
     from etui.models.spec import ModelSpec
 
-
 _log = logging.getLogger("etui.engine")
 
-
 E = TypeVar("E")
-
 
 CATCH_UP_SECONDS = 1.0
 """Minimum wait for a message: after a suspension of this process, the pipe has to be read first."""
 
-
 HANDSHAKE = 0
 """Number of the mailbox with the handshake; those of requests begin with 1."""
 
-
 READ_SECONDS = 5.0
 """Longest wait for the thread that reads the pipe of a process that has ended."""
-
 
 _ENDED = "ended"
 
@@ -92,7 +73,6 @@ class ChildProcess:
     ) -> None:
         self._on_unloaded = on_unloaded
         self._on_batch = on_batch
-        self._shares_batches = config.parallel > 1
         config.log_dir.mkdir(parents=True, exist_ok=True)
         self._log = config.log_dir / "engine.log"
         self._log_start = _trim(self._log)
@@ -128,14 +108,14 @@ class ChildProcess:
         """Return whether it is alive and has sent something recently."""
         return self.alive and time.monotonic() - self._seen < silent_seconds
 
-    def begin(self, message: Ask | Load | Unload) -> None:
+    def begin(self, message: wire.Ask | wire.Load | wire.Unload) -> None:
         """Send a request, whose replies :meth:`next` returns until :meth:`end`."""
         number = message.number
         with self._state:
             mailbox = self._mailboxes[number] = queue.SimpleQueue()
             if self._has_ended:
                 mailbox.put(_ENDED)
-            if isinstance(message, Ask):
+            if isinstance(message, wire.Ask):
                 if not self._answering:
                     self._worked_ns = time.monotonic_ns()
                 self._answering[number] = message.request.model.name
@@ -172,7 +152,7 @@ class ChildProcess:
                     except WireError as error:
                         self._put_to_all(f"sent an invalid message: {error}")
                         continue
-                    if not isinstance(message, Heartbeat):
+                    if not isinstance(message, wire.Heartbeat):
                         self._progress = self._seen
                         self._route(message)
         self._end_span()
@@ -184,12 +164,12 @@ class ChildProcess:
             _tell(self._on_batch, message)
         elif isinstance(message, Unloaded):
             _tell(self._on_unloaded, message)
-        elif isinstance(message, Hello):
+        elif isinstance(message, wire.Hello):
             self._mailboxes[HANDSHAKE].put(message)
-        elif isinstance(message, EngineEvent | Failed | Done):
+        elif isinstance(message, wire.EngineEvent | wire.Failed | wire.Done):
             with self._state:
                 mailbox = self._mailboxes.get(message.number)
-                if not isinstance(message, EngineEvent):
+                if not isinstance(message, wire.EngineEvent):
                     self._answering.pop(message.number, None)
                 elif isinstance(message.event, Loaded):
                     self._worked_ns = max(self._worked_ns, message.event.end_ns)
@@ -206,7 +186,7 @@ class ChildProcess:
         """Report the time after the last batch, which no batch will report any more."""
         with self._state:
             answering, self._answering = self._answering, {}
-        if answering and self._shares_batches:
+        if answering:
             shares = tuple(BatchShare(number, 0, 0) for number in answering)
             model = next(iter(answering.values()))
             end_ns = max(self._worked_ns, time.monotonic_ns())
@@ -321,9 +301,6 @@ STALLED_SECONDS = 600.0
 class ProcessBackend:
     """Backend in a child process, which is started on first use and restarted after a failure.
 
-    ``answer``, ``cancel`` and ``hurry`` are those of one answerer that is used again and again:
-    for front ends that answer one question at a time.
-
     Args:
         config: Configuration, sent to the child.
         silent_seconds: Silence after which the child counts as hung and is killed.
@@ -352,7 +329,6 @@ class ProcessBackend:
         self._counting = threading.Lock()
         self._child: ChildProcess | None = None
         self._number = HANDSHAKE
-        self._own = ProcessAnswerer(self, reused=True)
         self.on_unloaded: Callable[[Unloaded], None] | None = None
         self.on_batch: Callable[[SharedBatch], None] | None = None
 
@@ -381,16 +357,12 @@ class ProcessBackend:
                 self._config, self._unloaded, self._batch_computed, self._worker
             )
             hello = child.next(HANDSHAKE, START_SECONDS, START_SECONDS)
-            if not isinstance(hello, Hello):
+            if not isinstance(hello, wire.Hello):
                 why = hello if isinstance(hello, str) else f"sent no handshake but {hello!r}"
                 raise _build_failure(child, why)
             return child
 
-    def open_answerer(self) -> ProcessAnswerer:
-        """Return an answerer for the requests of one turn."""
-        return ProcessAnswerer(self)
-
-    def answer(self, request: AnswerRequest) -> Iterator[Event]:
+    def answer(self, request: AnswerRequest, cancel: Cancel | None = None) -> Iterator[Event]:
         """Answer a request; closing the iterator cancels the answer.
 
         Yields:
@@ -400,15 +372,7 @@ class ProcessBackend:
             EtuiError: An error of the engine, with its original class.
             EngineFailed: The process died or hung; it is restarted for the next answer.
         """
-        return self._own.answer(request)
-
-    def cancel(self) -> None:
-        """End the running answer within one batch; its ``Finished`` still follows."""
-        self._own.cancel()
-
-    def hurry(self) -> None:
-        """End the thinking of the running answer, because its joules are spent."""
-        self._own.hurry()
+        return self._ask(lambda number: wire.Ask(number, request), cancel or Cancel())
 
     def load(
         self, model: ModelSpec, path: Path, draft: tuple[ModelSpec, Path] | None = None
@@ -424,7 +388,7 @@ class ProcessBackend:
         Raises:
             EtuiError: As ``answer``.
         """
-        for event in self.request(lambda number: Load(number, model, path, draft)):
+        for event in self._ask(lambda number: wire.Load(number, model, path, draft), Cancel()):
             if isinstance(event, Residence):
                 yield event
 
@@ -439,7 +403,7 @@ class ProcessBackend:
         """
         if self.pid is None:
             return  # without a process nothing is loaded
-        for event in self.request(lambda number: Unload(number, model)):
+        for event in self._ask(lambda number: wire.Unload(number, model), Cancel()):
             if isinstance(event, Residence):
                 yield event
 
@@ -453,21 +417,12 @@ class ProcessBackend:
         """
         child = self._child
         if child is not None:
-            child.send(KeepWarm(model, seconds))
+            child.send(wire.KeepWarm(model, seconds))
 
-    def request(
-        self,
-        build_message: Callable[[int], Ask | Load | Unload],
-        on_begin: Callable[[ChildProcess, int], None] = lambda child, number: None,
+    def _ask(
+        self, build_message: Callable[[int], wire.Ask | wire.Load | wire.Unload], cancel: Cancel
     ) -> Iterator[Event]:
-        """Send a request and yield the events that answer it; closing the iterator cancels it.
-
-        Args:
-            on_begin: Called with the process and the number after the request was sent.
-
-        Raises:
-            EtuiError: As ``answer``.
-        """
+        """Send a request and yield the events that answer it; closing the iterator cancels it."""
         pid, began_ns = self.pid, time.monotonic_ns()
         child = self._get_child()
         is_new = child.process.pid != pid
@@ -477,25 +432,29 @@ class ProcessBackend:
         is_running = True
         child.begin(build_message(number))
         try:
-            on_begin(child, number)
+            cancel.numbers = (*cancel.numbers, number)
+            cancel.listen(
+                lambda: child.send(wire.Cancel(number)), lambda: child.send(wire.Hurry(number))
+            )
             while True:
                 message = child.next(number, self._silent_seconds, self._stalled_seconds)
                 if isinstance(message, str):
                     raise _build_failure(child, message)
-                if isinstance(message, EngineEvent):
+                if isinstance(message, wire.EngineEvent):
                     event = message.event
                     if is_new and isinstance(event, Loaded):  # its start is a part of the load
                         event = replace(event, start_ns=min(began_ns, event.start_ns))
                     yield event
-                elif isinstance(message, Failed):
+                elif isinstance(message, wire.Failed):
                     is_running = False
                     raise message.error()
-                elif isinstance(message, Done):
+                elif isinstance(message, wire.Done):
                     is_running = False
                     return
         finally:
+            cancel.listen()
             if is_running:  # the iterator was closed, or the child died
-                child.send(Cancel(number))
+                child.send(wire.Cancel(number))
             child.end(number)
 
     def _unloaded(self, event: Unloaded) -> None:
@@ -514,68 +473,6 @@ class ProcessBackend:
         child, self._child = self._child, None
         if child is not None:
             child.stop()
-
-
-class ProcessAnswerer:
-    """Answers the requests of one turn in the child process, one at a time.
-
-    Args:
-        reused: Whether turn after turn uses it, so that a cancel ends the running answer only.
-            Without it, a cancel also ends the answers that begin later.
-    """
-
-    def __init__(self, backend: ProcessBackend, *, reused: bool = False) -> None:
-        self._backend = backend
-        self._reused = reused
-        self._lock = threading.Lock()
-        self._running: tuple[ChildProcess, int] | None = None
-        self._numbers: tuple[int, ...] = ()
-        self._cancelled = False
-
-    @property
-    def numbers(self) -> tuple[int, ...]:
-        """Numbers of its answers so far, oldest first; shared batches name them."""
-        return self._numbers
-
-    def answer(self, request: AnswerRequest) -> Iterator[Event]:
-        """Answer a request; closing the iterator cancels the answer.
-
-        Yields:
-            The events of the answer; the last is ``Finished``.
-
-        Raises:
-            EtuiError: An error of the engine, with its original class.
-            EngineFailed: The process died or hung; it is restarted for the next answer.
-        """
-        try:
-            yield from self._backend.request(lambda number: Ask(number, request), self._begin)
-        finally:
-            with self._lock:
-                self._running = None
-
-    def _begin(self, child: ChildProcess, number: int) -> None:
-        with self._lock:
-            self._running = child, number
-            self._numbers = (number,) if self._reused else (*self._numbers, number)
-            if self._cancelled:
-                child.send(Cancel(number))
-
-    def cancel(self) -> None:
-        """End the running answer within one batch; its ``Finished`` still follows."""
-        with self._lock:
-            self._cancelled = not self._reused
-            running = self._running
-        if running is not None:
-            child, number = running
-            child.send(Cancel(number))
-
-    def hurry(self) -> None:
-        """End the thinking of the running answer, because its joules are spent."""
-        with self._lock:
-            running = self._running
-        if running is not None:
-            child, number = running
-            child.send(Hurry(number))
 
 
 def _build_failure(child: ChildProcess, why: str) -> EngineFailed:

@@ -21,27 +21,14 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, BinaryIO
 
 from etui import __version__
-from etui.backends.wire import (
-    Ask,
-    Cancel,
-    Done,
-    EngineEvent,
-    Failed,
-    Heartbeat,
-    Hello,
-    Hurry,
-    KeepWarm,
-    Load,
-    Unload,
-    WireError,
-    decode,
-    encode,
-)
+from etui.backends import wire
+from etui.backends.base import Cancel
+from etui.backends.wire import WireError, decode, encode
 from etui.errors import EngineFailed, EtuiError
 from etui.events import Answer, Batch, Prefilled, Thought, TokenLogprob, ToolCall
 
 if TYPE_CHECKING:
-    from etui.backends.local import LocalAnswerer, LocalBackend
+    from etui.backends.local import LocalBackend
     from etui.config.config import Config
     from etui.events import Event
 
@@ -60,7 +47,7 @@ _TOKENS = (Thought, Answer, TokenLogprob, ToolCall, Batch)
 """Events that may be held back; the first token of an answer never is. ``Prefilled``, which comes
 right before it, is sent with it."""
 
-Request = Ask | Load | Unload
+Request = wire.Ask | wire.Load | wire.Unload
 
 
 def open_engine(config: Config) -> LocalBackend:
@@ -97,9 +84,8 @@ class Worker:
         self._writing = threading.Lock()
         self._held = bytearray()
         self._sent_seconds = 0.0
-        self._asked: queue.SimpleQueue[Request | KeepWarm | _AnswerEnded] = queue.SimpleQueue()
-        self._answerers: dict[int, LocalAnswerer] = {}
-        self._cancelled: set[int] = set()
+        self._asked: queue.SimpleQueue[Request | wire.KeepWarm | _AnswerEnded] = queue.SimpleQueue()
+        self._cancels: dict[int, Cancel] = {}
 
     def run(self) -> None:
         """Answer requests until the parent closes the pipe."""
@@ -110,10 +96,10 @@ class Worker:
         reader = threading.Thread(target=self._read, args=[engine], name="requests", daemon=True)
         reader.start()
         threading.Thread(target=self._beat, name="heartbeat", daemon=True).start()
-        self._send(Hello(__version__, os.getpid()))
+        self._send(wire.Hello(__version__, os.getpid()))
         while True:
             request = self._next(engine)
-            if isinstance(request, Ask) and config.parallel > 1:
+            if isinstance(request, wire.Ask) and config.parallel > 1:
                 threading.Thread(
                     target=self._answer_beside,
                     args=[engine, request],
@@ -130,43 +116,38 @@ class Worker:
                 self._send(unloaded)
             with contextlib.suppress(queue.Empty):
                 asked = self._asked.get(timeout=engine.seconds_to_unload())
-                if isinstance(asked, KeepWarm):
+                if isinstance(asked, wire.KeepWarm):
                     engine.keep_warm(asked.model, asked.seconds)
                 elif not isinstance(asked, _AnswerEnded):
                     return asked
 
-    def _answer_beside(self, engine: LocalBackend, ask: Ask) -> None:
+    def _answer_beside(self, engine: LocalBackend, ask: wire.Ask) -> None:
         self._answer(engine, ask)
         self._asked.put(_AnswerEnded())
 
     def _answer(self, engine: LocalBackend, ask: Request) -> None:
         number = ask.number
-        answerer = self._answerers.get(number)
         has_begun = False
         try:
-            events = _events(engine, ask, answerer)
-            if number in self._cancelled and answerer is not None:
-                answerer.cancel()  # the first one came before the answer began
-            for event in events:
+            for event in _events(engine, ask, self._cancels.get(number)):
                 is_token = isinstance(event, _TOKENS)
                 may_wait = has_begun if is_token else isinstance(event, Prefilled)
-                self._send(EngineEvent(number, event), may_wait=may_wait)
+                self._send(wire.EngineEvent(number, event), may_wait=may_wait)
                 if is_token and not has_begun:
                     has_begun = True
                     self._pause(FIRST_TOKEN_SECONDS)
-            self._send(Done(number))
+            self._send(wire.Done(number))
         except EtuiError as error:
-            self._send(Failed.of(number, error))
+            self._send(wire.Failed.of(number, error))
         except Exception as error:  # noqa: BLE001 - a bug must end this answer, not the engine
             traceback.print_exc()
             message = " ".join(f"{type(error).__name__}: {error}".split())
             failed = EngineFailed(
                 f"internal error in the engine: {message}", "see engine.log in ETUI_HOME/logs"
             )
-            self._send(Failed.of(number, failed))
+            self._send(wire.Failed.of(number, failed))
         finally:
-            self._answerers.pop(number, None)
-            self._cancelled.discard(number)
+            self._cancels.pop(number, None)
 
     def _read(self, engine: LocalBackend) -> None:
         for line in self._requests:
@@ -175,25 +156,24 @@ class Worker:
             except WireError:
                 traceback.print_exc()  # the parent shows the end of the log
                 os._exit(1)  # the parent would wait for an answer forever
-            if isinstance(message, Request | KeepWarm):
-                if isinstance(message, Ask):
+            if isinstance(message, Request | wire.KeepWarm):
+                if isinstance(message, wire.Ask):
                     # Now, so that a cancel reaches an answer that has not begun.
-                    self._answerers[message.number] = engine.open_answerer()
+                    self._cancels[message.number] = Cancel()
                 self._asked.put(message)
-            elif isinstance(message, Cancel | Hurry):
-                answerer = self._answerers.get(message.number)
-                if answerer is None:
+            elif isinstance(message, wire.Cancel | wire.Hurry):
+                cancel = self._cancels.get(message.number)
+                if cancel is None:
                     continue  # it has ended
-                if isinstance(message, Cancel):
-                    self._cancelled.add(message.number)
-                    answerer.cancel()
+                if isinstance(message, wire.Cancel):
+                    cancel.cancel()
                 else:
-                    answerer.hurry()
+                    cancel.end_thinking()
         os._exit(0)  # the parent has exited; llama.cpp may be in the middle of a batch
 
     def _beat(self) -> None:
         while True:
-            self._send(Heartbeat(time.monotonic_ns()))
+            self._send(wire.Heartbeat(time.monotonic_ns()))
             time.sleep(HEARTBEAT_SECONDS)
 
     def _send(self, message: object, *, may_wait: bool = False) -> None:
@@ -212,11 +192,10 @@ class Worker:
             os._exit(0)  # the parent has closed the pipe
 
 
-def _events(engine: LocalBackend, ask: Request, answerer: LocalAnswerer | None) -> Iterator[Event]:
-    if isinstance(ask, Ask):
-        assert answerer is not None
-        return answerer.answer(ask.request, ask.number)
-    if isinstance(ask, Load):
+def _events(engine: LocalBackend, ask: Request, cancel: Cancel | None) -> Iterator[Event]:
+    if isinstance(ask, wire.Ask):
+        return engine.answer(ask.request, cancel, ask.number)
+    if isinstance(ask, wire.Load):
         return engine.load(ask.model, ask.path, ask.draft)
     return engine.unload(ask.model)
 

@@ -7,7 +7,7 @@ import math
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from queue import SimpleQueue
@@ -15,6 +15,7 @@ from threading import Event
 from typing import TYPE_CHECKING, Any, Protocol
 
 from etui.arm import Arm
+from etui.backends.base import Cancel
 from etui.bench.config import RunConfig, differences, plan_differences
 from etui.bench.difficulty import DIFFICULTY
 from etui.bench.folder import RUN, RunFolder, new_run_id, read_run, runs_dir
@@ -39,7 +40,7 @@ from etui.log.records import AnswerRecord, RunRecord
 from etui.measure.folder import check_new
 from etui.measure.run import NO_LIMITS, Ending, RunLimits, measure_cells, work_between_blocks
 from etui.text import utc_now
-from etui.turn.ports import Meter
+from etui.turn.interfaces import Meter
 
 if TYPE_CHECKING:
     from etui.backends.local import LocalBackend
@@ -447,6 +448,7 @@ class BenchRunner:
     stopped: Event  # Set when the user wants to stop
     on_stop: Callable[[Callable[[], None]], None] = lambda cancel: None
     """Called, once the engine is open, with a function that ends a running answer."""
+    cancel: Cancel = field(default_factory=Cancel)  # Ends the running answer
     build_side_work: Callable[[RunPlan], SideWork] = lambda plan: NoSideWork()
     """Builds what a plan does between its blocks."""
 
@@ -535,11 +537,13 @@ class BenchRunner:
         runtime = self.runtime
         if plan.policy is None:
             for arm in plan.arms.values():
-                runtime.serve(arm)  # report a draft model that is missing before any energy is used
+                runtime.resolve(
+                    arm
+                )  # report a draft model that is missing before any energy is used
         runtime.recorder.start()
-        self.on_stop(runtime.backend.cancel)
+        self.on_stop(self.cancel.cancel)
         models = load_models(
-            plan, runtime.backend, lambda name: runtime.serve(Arm(name, name)), self.audience.say
+            plan, runtime.backend, lambda name: runtime.resolve(Arm(name, name)), self.audience.say
         )
         idle = runtime.use_idle_baseline(plan.models[0])
         gpus = runtime.backend.describe_gpus()
@@ -613,7 +617,12 @@ class BenchRunner:
         if plan.policy is not None:
             decide = decide_by_policy(plan.policy, self.runtime)
             arm = TurnArm(
-                decide, self.runtime, format_=plan.format, reuse=plan.reuse, cancelled=stopped
+                decide,
+                self.runtime,
+                format_=plan.format,
+                reuse=plan.reuse,
+                cancelled=stopped,
+                cancel=self.cancel,
             )
             return {plan.policy.name: arm}
         if plan.format.generates:
@@ -624,13 +633,14 @@ class BenchRunner:
                     format_=plan.format,
                     reuse=plan.reuse,
                     cancelled=stopped,
+                    cancel=self.cancel,
                 )
                 for name, arm in plan.arms.items()
             }
 
         def build_scoring_arm(arm: Arm) -> ScoringArm:
             def open_session() -> Any:
-                served = self.runtime.serve(arm)
+                served = self.runtime.resolve(arm)
                 return finish_load(self.runtime.backend.load(served.spec, served.local_path()))[0]
 
             return ScoringArm(

@@ -27,9 +27,9 @@ if TYPE_CHECKING:
     from etui.config.config import Config
     from etui.energy.recorder import Recorder
     from etui.energy.types import Channel
-    from etui.turn.ports import Served
+    from etui.turn.interfaces import ResolvedModel
 
-ServeModel = Callable[[str], "Served"]
+ServeModel = Callable[[str], "ResolvedModel"]
 """Finds the file of a model by its name."""
 
 
@@ -75,7 +75,7 @@ def load_models(
     return tuple(found)
 
 
-def _check_remote(served: Served, answerer: LocalBackend) -> BenchModel:
+def _check_remote(served: ResolvedModel, answerer: LocalBackend) -> BenchModel:
     """Check that a backend serves a model, and describe it by what is known of it here."""
     spec = served.spec
     finish_load(answerer.load(spec, served.path))  # type: ignore[arg-type]  # a remote has no file

@@ -7,6 +7,7 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from etui.backends.base import Cancel
 from etui.bench.arms import close_decision
 from etui.bench.cost import compute_distribution, count_gaps
 from etui.bench.formats import FORMATS, Format, build_query, messages_sha
@@ -23,7 +24,7 @@ from etui.reasoning.extraction import extract
 from etui.routing.decision import Decision
 from etui.runtime.decide import Choice
 from etui.turn.events import TurnFinished
-from etui.turn.ports import Unlogged
+from etui.turn.interfaces import Unlogged
 from etui.turn.record import Tokens, TurnRecord
 from etui.turn.token_times import TokenTimes
 
@@ -62,6 +63,7 @@ class TurnArm:
         runtime: This machine; these turns are not logged.
         reuse: Whether the questions of a subject share its worked examples in the cache.
         cancelled: Returns whether the user wants to stop.
+        cancel: Ends the running answer.
     """
 
     def __init__(
@@ -72,8 +74,10 @@ class TurnArm:
         format_: Format = FORMATS["chat"],
         reuse: bool = True,
         cancelled: Callable[[], bool] = lambda: False,
+        cancel: Cancel | None = None,
     ) -> None:
         self._format = format_
+        self._cancel = Cancel() if cancel is None else cancel
         self._decide = decide
         self._runtime = runtime
         self._reuse = reuse
@@ -118,7 +122,7 @@ class TurnArm:
         error: str | None = None
         try:
             with closing(
-                self._runtime.run_turn(query, choice, writer=Unlogged(), cancelled=self._cancelled)
+                self._runtime.turn(query, choice, self._cancel, writer=Unlogged()).run()
             ) as events:
                 for event in events:
                     times.add(event)

@@ -19,7 +19,7 @@ from etui.curves.operating_curve import Speed
 from etui.energy.types import Energy, Kind
 from etui.engine.session import Sampled, Session, TokenSequence
 from etui.errors import EtuiError
-from etui.turn.ports import Meter
+from etui.turn.interfaces import Meter
 
 GREEDY = Sampling()
 _TEXT = """

@@ -25,7 +25,7 @@ from etui.events import Loaded
 from etui.log.curve_lookup import build_curve_record
 from etui.runtime.provenance import conditions
 from etui.turn.build_record import build_load_record
-from etui.turn.ports import Meter
+from etui.turn.interfaces import Meter
 
 if TYPE_CHECKING:
     from etui.config.config import Config

@@ -190,17 +190,19 @@ def _answer(
     show: Callable[[TurnEvent], None],
     confirm: Callable[[str], bool] | None,
 ) -> TurnRecord:
+    from etui.backends.base import Cancel
     from etui.config.config import load_config, make_home
     from etui.runtime.decide import choose
     from etui.runtime.host import read_host
     from etui.runtime.model_resolution import refit_curve
     from etui.runtime.runtime import open_runtime
     from etui.turn.events import TurnFinished
+    from etui.turn.interfaces import Origin
     from etui.turn.record import SAVED_PROMPT
 
     config = load_config()
     make_home(config)
-    stopped = Event()
+    stopped, cancel = Event(), Cancel()
     record = None
     with open_runtime(config) as runtime:
 
@@ -208,14 +210,10 @@ def _answer(
             return choose(query, overrides, runtime, lambda: read_host(config), confirm=confirm)
 
         query, choice = asked.fit(decide, runtime)
-        settings = {SAVED_PROMPT: asked.saved} if asked.saved else None
+        settings = {SAVED_PROMPT: asked.saved} if asked.saved else {}
         runtime.writer.ready()
-        with (
-            stop_signals(stopped, runtime.backend.cancel),
-            closing(
-                runtime.run_turn(query, choice, settings=settings, cancelled=stopped.is_set)
-            ) as events,
-        ):
+        turn = runtime.turn(query, choice, cancel, Origin(settings=settings))
+        with stop_signals(stopped, cancel.cancel), closing(turn.run()) as events:
             for event in events:
                 if isinstance(event, TurnFinished):
                     record = event.record

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from etui.models.download import Progress
     from etui.models.spec import ModelSpec
     from etui.runtime.runtime import Runtime
-    from etui.turn.ports import Meter
+    from etui.turn.interfaces import Meter
 
 
 _ERROR_LINES = 20

@@ -35,7 +35,7 @@ from etui.cluster.messages import (
 )
 from etui.errors import EtuiError, format_internal_error
 from etui.measure.run import StopRequested
-from etui.turn.ports import Meter
+from etui.turn.interfaces import Meter
 
 T = TypeVar("T")
 

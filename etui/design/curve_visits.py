@@ -31,7 +31,7 @@ from etui.runtime.provenance import conditions
 if TYPE_CHECKING:
     from etui.bench.plan import RunPlan
     from etui.runtime.runtime import Runtime
-    from etui.turn.ports import Served
+    from etui.turn.interfaces import ResolvedModel
 
 SHARE = 0.1
 """Most of a run's time that the visits take."""
@@ -173,8 +173,8 @@ class CurveVisits:
     def _now(self) -> float:
         return self.clock() / 1e9
 
-    def _serve(self, model: str) -> Served:
-        return self.runtime.serve(Arm(model, model))
+    def _serve(self, model: str) -> ResolvedModel:
+        return self.runtime.resolve(Arm(model, model))
 
     def _measure(self, model: str, visit: Visit) -> None:
         """Measure a visit; the model is loaded first where both do not fit into memory."""

@@ -27,7 +27,8 @@ from etui.routing.prediction import (
     RawConfidence,
 )
 from etui.routing.signals.question_words import QuestionText
-from etui.turn.cascade import Outcome, advance, find_best_outcome, is_sure, settle
+from etui.turn.attempt import ArmAttempt
+from etui.turn.cascade import advance, find_best, is_sure, settle
 
 if TYPE_CHECKING:
     from etui.learning.graded import Graded
@@ -80,7 +81,7 @@ def walk_cascade(
     ``keep`` lets an answer without a letter be sure enough, as the fallback of that name does.
     """
     spent, lacking = 0.0, 0
-    outcomes: list[Outcome] = []
+    outcomes: list[ArmAttempt] = []
 
     def predict(arm: Arm) -> float | None:
         predicted = predictor.joules(arm, Query("?"))
@@ -102,7 +103,7 @@ def walk_cascade(
         lacks = _lacks_letter(graded, row, column)
         lacking += lacks
         accepted = is_sure(cascade, confidence, probability) and (keep or not lacks)
-        outcome = Outcome(
+        outcome = ArmAttempt(
             step.arm,
             probability,
             accepted,
@@ -112,13 +113,13 @@ def walk_cascade(
             margin=margin,
         )
         outcomes = settle(cascade, [*outcomes, outcome], predictor.agreement)
-    best = find_best_outcome(outcomes)
+    best = find_best(outcomes)
     assert best is not None
     agreed = [each for each in outcomes if each.together == "agreed" and graded.answers is None]
     taken = any(each.accepted for each in agreed)
     assumed = taken and any(each.key == _WRONG for each in agreed)
     held_back = bool(agreed) and not taken
-    column = graded.arms.index(outcomes[best].arm.name)
+    column = graded.arms.index(best.arm.name)
     return Walk(column, len(outcomes), spent, assumed, held_back, lacking)
 
 

@@ -17,8 +17,8 @@ from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
-from uuid import uuid4
 
+from etui.backends.base import Cancel
 from etui.chat import OutputOptions
 from etui.errors import EtuiError
 from etui.log.records import AuditRecord
@@ -27,7 +27,6 @@ from etui.reasoning.extraction import extract
 from etui.routing.limits import TurnBudget
 
 if TYPE_CHECKING:
-    from etui.backends.base import Answerer
     from etui.chat import Query
     from etui.routing.policy import AuditPlan, Policy
     from etui.runtime.between_turns import BetweenTurns, CallLater
@@ -160,7 +159,6 @@ class Auditor:
     Args:
         between: Looks after the engine between turns; its ``busy`` is held during an audit.
         call_later: Calls a function after some seconds, on another thread.
-        open_answerer: Opens what answers an audit; None uses the backend.
         on_audited: Called with start and end of each audit, on the clock.
     """
 
@@ -169,14 +167,12 @@ class Auditor:
         runtime: Runtime[Any],
         between: BetweenTurns,
         call_later: CallLater,
-        open_answerer: Callable[[], Answerer] | None = None,
         on_audited: Callable[[int, int], object] = lambda _start_ns, _end_ns: None,
         clock_ns: Callable[[], int] = time.monotonic_ns,
     ) -> None:
         self._runtime = runtime
         self._between = between
         self._call_later = call_later
-        self._open_answerer = open_answerer or (lambda: runtime.backend)
         self._on_audited = on_audited
         self._clock_ns = clock_ns
         self._changed = threading.Condition()
@@ -184,8 +180,7 @@ class Auditor:
         self._resting = False
         self._pauses = 0
         self._closed = False
-        self._cancelled = threading.Event()
-        self._answerer: Answerer | None = None
+        self._cancel = Cancel()
         self._running = False
 
     @property
@@ -222,12 +217,9 @@ class Auditor:
         """End a running audit at once and begin none, because there is something to do."""
         with self._changed:
             self._resting = False
-            answerer = self._answerer if self._running else None
-            if self._running:
-                self._cancelled.set()
-        if answerer is not None:
-            with suppress(EtuiError):
-                answerer.cancel()
+            running, cancel = self._running, self._cancel
+        if running:
+            cancel.cancel()
 
     def close(self) -> None:
         """End a running audit, and wait until it is saved; none begins any more."""
@@ -256,7 +248,7 @@ class Auditor:
                 if not self._resting or not self._jobs:
                     return False
                 job = self._jobs.popleft()
-                self._cancelled.clear()
+                self._cancel = Cancel()
                 self._running = True
             try:
                 self._audit(job)
@@ -264,7 +256,7 @@ class Auditor:
                 _log.exception("the audit of turn %s failed", job.record.turn_id)
             finally:
                 with self._changed:
-                    self._running, self._answerer = False, None
+                    self._running = False
                     self._changed.notify_all()
         finally:
             busy.release()
@@ -284,7 +276,7 @@ class Auditor:
         if choice is None:
             _log.info("turn %s is not audited: the joules of the day", job.record.turn_id)
             return
-        if self._cancelled.is_set():  # a question came meanwhile: no load may begin
+        if self._cancel.cancelled():  # a question came meanwhile: no load may begin
             self._wait_again(job)
             return
         query = replace(job.query, chat_id=None, parent_id=None)
@@ -366,22 +358,10 @@ class Auditor:
         start_ns = self._clock_ns()
         between.end_idle()
         between.begin_turns()
-        answerer = self._open_answerer()
-        with self._changed:
-            self._answerer = answerer
         try:
-            events = self._runtime.run_turn(
-                query,
-                choice,
-                writer=capture,
-                cancelled=self._cancelled.is_set,
-                answerer=answerer,
-                turn_id=uuid4().hex[:12],
-            )
-            with suppress(EtuiError), closing(events):
+            turn = self._runtime.turn(query, choice, self._cancel, writer=capture)
+            with suppress(EtuiError), closing(turn.run()) as events:
                 for event in events:
-                    if self._cancelled.is_set():
-                        answerer.cancel()  # again: the first one may have been too early
                     between.watch(event)
             if capture.turn is not None:
                 between.note_record(capture.turn)

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING
 
 from etui.energy.idle import (
     COOL_MEASURED_SECONDS,
@@ -17,12 +17,13 @@ from etui.energy.idle import (
 )
 from etui.errors import EtuiError, LogUnavailable
 from etui.events import Loaded, Residence, Unloaded
-from etui.turn.accounting import find_marks
 from etui.turn.build_record import build_load_record, build_unload_record
+from etui.turn.run import find_marks
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from etui.backends.base import EngineProcess
     from etui.config.config import Config
     from etui.energy.idle import IdleTracker
     from etui.energy.recorder import Recorder
@@ -144,20 +145,6 @@ HOST_SECONDS = 1.0
 """How long battery, memory and GPU temperature count as known: reading them takes a millisecond."""
 
 
-class EngineProcess(Protocol):
-    """The part of a backend that concerns its process between turns."""
-
-    on_unloaded: Callable[[Unloaded], None] | None
-    """Called after an idle unload; it must not wait for an answer."""
-
-    @property
-    def pid(self) -> int | None:
-        """Id of the process; None if it is not running."""
-
-    def keep_warm(self, model: str, seconds: float | None) -> None:
-        """Set how long a model is kept after its last answer; None is without an end."""
-
-
 class BetweenTurns:
     """Looks after the engine of a front end, whether its turns run one at a time or together.
 
@@ -177,7 +164,7 @@ class BetweenTurns:
 
     def __init__(
         self,
-        runtime: Runtime[Any],
+        runtime: Runtime[EngineProcess],
         idle_tracker: IdleTracker,
         call_later: CallLater = start_timer,
     ) -> None:
@@ -234,11 +221,11 @@ class BetweenTurns:
         last = record.hops[-1].model if record.hops else record.model
         if not self._runtime.is_remote(last):
             self.resident = last
-        elif self.resident is None and self._earlier in self.residents():
-            self.resident = self._earlier
 
     def end_turns(self) -> None:
         """Note that the last running turn has ended: the idle time begins."""
+        if self.resident is None and self._earlier in self.residents():
+            self.resident = self._earlier  # no turn has used the engine
         if self.resident is not None:
             self._idle_tracker.begin(self.resident)
         elif not self.residents():  # its load failed after the others were unloaded
@@ -338,8 +325,10 @@ class BetweenTurns:
         if host is None or now_ns - at_ns >= HOST_SECONDS * 1e9:
             host = read_host(self._config)
             self._host = host, now_ns
-        hour = read_hour()
-        return replace(host, hour=hour, resident=self.resident, watts=self.read_watts())
+        resident, residents = self.resident, self.residents()
+        if resident is None and residents:  # turns run, and none of them has ended yet
+            resident = self._earlier if self._earlier in residents else residents[-1]
+        return replace(host, hour=read_hour(), resident=resident, watts=self.read_watts())
 
     def read_watts(self) -> float | None:
         """Return the power of the machine now; None if a channel of the total is unknown."""

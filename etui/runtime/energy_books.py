@@ -1,174 +1,47 @@
-"""Keep the books of a server's energy: what turns, loads and idle time cost, and all together."""
+"""Keep the books of a server's energy: what turns, loads and idle time cost, and whose it is."""
 
 from __future__ import annotations
 
 import math
 import threading
+import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Protocol
 
 from etui.energy.scopes import weakest
 from etui.energy.types import Energy, Kind
+from etui.errors import EnergyBudgetSpent, LogUnavailable
 from etui.runtime.turn_request import EnergyBooks
+from etui.text import format_utc
 from etui.turn.accounting import TimeInterval, subtract
-from etui.turn.ports import Meter
+from etui.turn.interfaces import Meter
 from etui.turn.shared_meter import Span, measure_spans
+from etui.units import energy_text, seconds_text
 
 if TYPE_CHECKING:
-    from etui.backends.base import NumberedAnswerer
+    from etui.backends.base import Cancel
+    from etui.config.config import Config
     from etui.events import Finished, SharedBatch
     from etui.runtime.runtime import Runtime
-    from etui.turn.ports import Meter
-    from etui.turn.record import Attribution, TurnRecord
-
-
-@dataclass(frozen=True, slots=True)
-class TurnMeter:
-    """The meter of one turn."""
-
-    meter: Meter  # Measures the turn's own joules
-    attribution: Callable[[], Attribution | None] | None
-    """Returns how they were separated from those of others; None if there are none."""
-
-
-class TurnMeters(Protocol):
-    """Gives each turn a meter, and books the time in which the engine works."""
-
-    def open(self, answerer: NumberedAnswerer) -> AbstractContextManager[TurnMeter]:
-        """Return the meter of a turn, which is in use until the context ends."""
-
-    def book_answer(self, model: str, finished: Finished) -> None:
-        """Book the time of an answer of this machine that has ended."""
-
-    def book_turn(self, record: TurnRecord) -> None:
-        """Book what is left of a turn of this machine alone, once it has ended."""
-
-    def book_crash(self, model: str) -> None:
-        """Book the time of answers that ended with the engine's process."""
-
-
-def open_meters(
-    runtime: Runtime[Any],
-    parallel: int,
-    books: EnergyBookkeeper,
-    clock_ns: Callable[[], int],
-) -> TurnMeters:
-    """Return the meters for a number of turns at a time.
-
-    Args:
-        parallel: Most turns at a time; with more than one they share batches.
-        books: Where the time in which the engine works is booked.
-    """
-    if parallel > 1:
-        return SharedMeters(runtime, books, clock_ns)
-    return ExclusiveMeters(runtime, books, clock_ns)
-
-
-class ExclusiveMeters:
-    """The machine's meter, for turns that run one after another."""
-
-    def __init__(
-        self, runtime: Runtime[Any], books: EnergyBookkeeper, clock_ns: Callable[[], int]
-    ) -> None:
-        self._meter = runtime.meter
-        self._books = books
-        self._clock_ns = clock_ns
-        self._since_ns = clock_ns()
-
-    @contextmanager
-    def open(self, answerer: NumberedAnswerer) -> Iterator[TurnMeter]:
-        """Return the machine's meter."""
-        self._since_ns = self._clock_ns()
-        yield TurnMeter(self._meter, None)
-
-    def book_answer(self, model: str, finished: Finished) -> None:
-        """Book the time of an answer that has ended."""
-        self._books.add_turn(model, finished.start_ns, finished.end_ns)
-
-    def book_turn(self, record: TurnRecord) -> None:
-        """Book the times between its answers, and those of answers that have failed.
-
-        The turn has paid for them; loads and answers in its time are booked already.
-        """
-        self._books.add_turn(record.model, record.energy.start_ns, record.energy.end_ns)
-
-    def book_crash(self, model: str) -> None:
-        """Book the time since the turn began; loads and answers in it are booked already."""
-        self._books.add_turn(model, self._since_ns, self._clock_ns())
-
-
-class SharedMeters:
-    """Meters of turns that share batches: each has its part of their joules.
-
-    Args:
-        runtime: This machine; its backend reports the batches.
-    """
-
-    def __init__(
-        self, runtime: Runtime[Any], books: EnergyBookkeeper, clock_ns: Callable[[], int]
-    ) -> None:
-        from etui.turn.shared_meter import BatchLedger, SharedMeter
-
-        self._build_meter = SharedMeter
-        self._meter = runtime.meter
-        self._runtime = runtime
-        self._books = books
-        self._clock_ns = clock_ns
-        self._lock = threading.Lock()
-        self._ledger = BatchLedger()
-        self._open: dict[int, tuple[NumberedAnswerer, int]] = {}
-        runtime.backend.on_batch = self._add_batch
-
-    @contextmanager
-    def open(self, answerer: NumberedAnswerer) -> Iterator[TurnMeter]:
-        """Return a meter of the turn's part; batches are kept as long as a turn may need them."""
-        meter = self._build_meter(
-            self._meter, self._ledger, lambda: answerer.numbers, self._runtime.find_token_cost
-        )
-        with self._lock:
-            self._open[id(answerer)] = answerer, self._clock_ns()
-        try:
-            yield TurnMeter(meter, meter.attribution)
-        finally:
-            now_ns = self._clock_ns()
-            with self._lock:
-                del self._open[id(answerer)]
-                oldest_ns = min((began for _, began in self._open.values()), default=now_ns)
-            self._ledger.forget_before(oldest_ns)
-
-    def book_answer(self, model: str, finished: Finished) -> None:
-        """Do nothing: the batches are booked as they end."""
-
-    def book_turn(self, record: TurnRecord) -> None:
-        """Do nothing: between its batches a turn costs nothing."""
-
-    def book_crash(self, model: str) -> None:
-        """Book the time since the last batch to the answers that a crash has ended."""
-        now_ns = self._clock_ns()
-        with self._lock:
-            # One each: a turn that has asked twice is no two requests.
-            numbers = [
-                answerer.numbers[-1] for answerer, _ in self._open.values() if answerer.numbers
-            ]
-            began_ns = min((began for _, began in self._open.values()), default=now_ns)
-        newest_ns = self._ledger.newest_ns
-        start_ns = began_ns if newest_ns is None else max(newest_ns, began_ns)
-        if start_ns < now_ns:
-            self._ledger.close_span(model, start_ns, now_ns, numbers)
-            self._books.add_turn(model, start_ns, now_ns)
-
-    def _add_batch(self, batch: SharedBatch) -> None:
-        self._ledger.add(batch)
-        self._books.add_turn(batch.model, batch.start_ns, batch.end_ns)
-
+    from etui.turn.record import TurnRecord
 
 AUDITS = "\0audits"
 """Key of audits, which are no turns, in place of a model; no model has such a name."""
 
 _ANCHOR_NS = 1_200_000_000_000
 """Half widths are added this often: that of a long interval is less than those of its parts."""
+
+HOUR_SECONDS = 3600.0
+
+_SPENT_SQL = """
+    SELECT created_at, seconds_total, energy_joules FROM turns
+    WHERE client_key = ? AND created_at >= ? AND energy_joules IS NOT NULL
+    ORDER BY created_at
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -358,6 +231,215 @@ class EnergyBookkeeper:
         if energy.kind is not None:
             self._kinds.add(energy.kind)
         return energy
+
+
+class TurnMeters(Protocol):
+    """Gives each turn a meter, and books the time in which the engine works."""
+
+    def open(self, cancel: Cancel) -> AbstractContextManager[Meter]:
+        """Return the meter of the turn with this token, in use until the context ends."""
+
+    def book_answer(self, model: str, finished: Finished) -> None:
+        """Book the time of an answer of this machine that has ended."""
+
+    def book_turn(self, record: TurnRecord) -> None:
+        """Book what is left of a turn of this machine alone, once it has ended."""
+
+
+def open_meters(
+    runtime: Runtime[Any],
+    parallel: int,
+    books: EnergyBookkeeper,
+    clock_ns: Callable[[], int],
+) -> TurnMeters:
+    """Return the meters for a number of turns at a time.
+
+    Args:
+        parallel: Most turns at a time; with more than one they share batches.
+        books: Where the time in which the engine works is booked.
+    """
+    if parallel > 1:
+        return SharedMeters(runtime, books, clock_ns)
+    return ExclusiveMeters(runtime, books, clock_ns)
+
+
+class ExclusiveMeters:
+    """The machine's meter, for turns that run one after another."""
+
+    def __init__(
+        self, runtime: Runtime[Any], books: EnergyBookkeeper, clock_ns: Callable[[], int]
+    ) -> None:
+        self._meter = runtime.meter
+        self._books = books
+        runtime.backend.on_batch = self._book_end
+
+    @contextmanager
+    def open(self, cancel: Cancel) -> Iterator[Meter]:
+        """Return the machine's meter."""
+        yield self._meter
+
+    def book_answer(self, model: str, finished: Finished) -> None:
+        """Book the time of an answer that has ended."""
+        self._books.add_turn(model, finished.start_ns, finished.end_ns)
+
+    def book_turn(self, record: TurnRecord) -> None:
+        """Book the times between its answers, and those of answers that have failed.
+
+        The turn has paid for them; loads and answers in its time are booked already.
+        """
+        self._books.add_turn(record.model, record.energy.start_ns, record.energy.end_ns)
+
+    def _book_end(self, batch: SharedBatch) -> None:
+        """Book the time up to the end of the engine's process, the only batch it reports."""
+        self._books.add_turn(batch.model, batch.start_ns, batch.end_ns)
+
+
+class SharedMeters:
+    """Meters of turns that share batches: each has its part of their joules.
+
+    Args:
+        runtime: This machine; its backend reports the batches.
+    """
+
+    def __init__(
+        self, runtime: Runtime[Any], books: EnergyBookkeeper, clock_ns: Callable[[], int]
+    ) -> None:
+        from etui.turn.shared_meter import BatchLedger, SharedMeter
+
+        self._build_meter = SharedMeter
+        self._meter = runtime.meter
+        self._runtime = runtime
+        self._books = books
+        self._clock_ns = clock_ns
+        self._lock = threading.Lock()
+        self._ledger = BatchLedger()
+        self._open: dict[int, int] = {}
+        runtime.backend.on_batch = self._add_batch
+
+    @contextmanager
+    def open(self, cancel: Cancel) -> Iterator[Meter]:
+        """Return a meter of the turn's part; batches are kept as long as a turn may need them."""
+        meter = self._build_meter(
+            self._meter, self._ledger, lambda: cancel.numbers, self._runtime.find_token_cost
+        )
+        with self._lock:
+            self._open[id(cancel)] = self._clock_ns()
+        try:
+            yield meter
+        finally:
+            now_ns = self._clock_ns()
+            with self._lock:
+                del self._open[id(cancel)]
+                oldest_ns = min(self._open.values(), default=now_ns)
+            self._ledger.forget_before(oldest_ns)
+
+    def book_answer(self, model: str, finished: Finished) -> None:
+        """Do nothing: the batches are booked as they end."""
+
+    def book_turn(self, record: TurnRecord) -> None:
+        """Do nothing: between its batches a turn costs nothing."""
+
+    def _add_batch(self, batch: SharedBatch) -> None:
+        self._ledger.add(batch)
+        self._books.add_turn(batch.model, batch.start_ns, batch.end_ns)
+
+
+class KeyBudgets:
+    """The joules of each key in the last hour; safe to use from several threads.
+
+    A turn counts when it has ended, so turns that run at the same time may together take more than
+    what is left. Unmeasured turns cannot be counted. Loads belong to no key.
+
+    Args:
+        limits: Joules within an hour, by the name of the key; other keys have no limit.
+        config: Names the log, from which the turns before the start are read.
+        clock: Seconds since 1970.
+    """
+
+    def __init__(
+        self,
+        limits: Mapping[str, float],
+        config: Config,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._limits = dict(limits)
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._spent: dict[str, deque[tuple[float, float]]] = {key: deque() for key in limits}
+        if limits:
+            with suppress(LogUnavailable):  # the writer of the log reports it
+                self._read_log(config)
+
+    def check(self, key: str) -> None:
+        """Check that a key has joules left.
+
+        Raises:
+            EnergyBudgetSpent: It has not; the error says when some are free again.
+        """
+        limit = self._limits.get(key)
+        if limit is None:
+            return
+        with self._lock:
+            now = self._forget_old(key)
+            spent = list(self._spent[key])
+        total = sum(joules for _, joules in spent)
+        if total < limit:
+            return
+        seconds = find_wait(spent, limit, now)
+        raise EnergyBudgetSpent(
+            f"the hourly budget of key {key!r} is spent: its turns of the last hour took "
+            f"{energy_text(total)}, and {energy_text(limit)} are allowed",
+            f"wait {seconds_text(seconds)}, or raise the key's joules per hour",
+            retry_seconds=seconds,
+        )
+
+    def add(self, key: str, joules: float | None) -> None:
+        """Count a turn that has ended."""
+        if key not in self._limits or joules is None:
+            return
+        with self._lock:
+            now = self._forget_old(key)
+            self._append(key, now, joules)
+
+    def _append(self, key: str, at: float, joules: float) -> None:
+        """Add joules; those of one second are kept as one entry."""
+        spent = self._spent[key]
+        if spent and at - spent[-1][0] < 1.0:
+            spent[-1] = spent[-1][0], spent[-1][1] + joules
+        else:
+            spent.append((at, joules))
+
+    def _forget_old(self, key: str) -> float:
+        now, spent = self._clock(), self._spent[key]
+        while spent and spent[0][0] <= now - HOUR_SECONDS:
+            spent.popleft()
+        return now
+
+    def _read_log(self, config: Config) -> None:
+        from etui.log.queries import LogReader
+
+        now = datetime.fromtimestamp(self._clock()).astimezone()
+        since = format_utc(now - timedelta(seconds=HOUR_SECONDS))
+        with LogReader(config) as log:
+            for key in self._limits:
+                for created_at, seconds, joules in log.select(_SPENT_SQL, (key, since)):
+                    at = datetime.fromisoformat(created_at).timestamp() + (seconds or 0.0)
+                    self._append(key, at, joules)
+
+
+def find_wait(spent: list[tuple[float, float]], limit: float, now: float) -> float:
+    """Find how long a spent budget has to wait until the window has moved far enough.
+
+    Args:
+        spent: Times in seconds and joules of the window, oldest first.
+        now: The time now, seconds.
+    """
+    left = sum(joules for _, joules in spent)
+    for at, joules in spent:
+        left -= joules
+        if left < limit:
+            return max(0.0, at + HOUR_SECONDS - now)
+    return HOUR_SECONDS
 
 
 def _add(sum_: float | None, joules: float | None) -> float | None:

@@ -16,7 +16,7 @@ from etui.energy.remote.meter import RemoteMeter, UnmeasuredMeter
 from etui.errors import EtuiError, ModelUnavailable
 from etui.runtime.model_resolution import sample_as_asked
 from etui.runtime.provenance import describe_host, remote_settings
-from etui.turn.ports import Meter, Served
+from etui.turn.interfaces import Meter, ResolvedModel
 
 if TYPE_CHECKING:
     from etui.arm import Arm, TokenCost
@@ -86,7 +86,7 @@ class RemoteMeters:
         self._clients: dict[str, MeterClient] = {}
         self._lock = threading.Lock()
 
-    def measure(self, served: Served, server: RunningServer | None = None) -> Served:
+    def measure(self, served: ResolvedModel, server: RunningServer | None = None) -> ResolvedModel:
         """Return a model of a remote backend with its meter, and the settings that go with it.
 
         Args:
@@ -273,7 +273,7 @@ def serve_remote(
     remotes: Mapping[str, RemoteBackend],
     meters: RemoteMeters,
     price: TokenCost | None,
-) -> Served:
+) -> ResolvedModel:
     """Resolve an arm to a model of a remote backend, which is not asked here.
 
     Args:
@@ -289,13 +289,14 @@ def serve_remote(
             "have",
             "add it under `backends`",
         )
-    served = Served(
+    served = ResolvedModel(
         spec,
         None,
         price,
         {"backend_server": remote.server},
         arm=sample_as_asked(arm, spec, lambda: None),
         fallbacks=remote.spec.fallbacks,
+        backend=remote,
     )
     served = meters.measure(served, remote)
     if isinstance(served.settings, LiveSettings):

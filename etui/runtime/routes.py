@@ -224,6 +224,13 @@ class RouteChoice:
     """What else there is to say: description, model, size, or why it cannot be used."""
 
 
+def build_overrides(route: Route) -> Overrides:
+    """Return the options by which a route chooses."""
+    if route.model:
+        return Overrides(model=route.model)
+    return Overrides(policy=route.policy, arm=route.arm)
+
+
 def list_route_choices(config: Config, route: Route) -> tuple[RouteChoice, ...]:
     """List the policies, the arms of the policy in use, and the models; read from disk each time.
 

@@ -7,14 +7,15 @@ and an error in the policy is reported before a model is loaded.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from functools import cached_property, partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from etui.backends.base import Answerer, ModelHost
+from etui.backends.base import Cancel, ModelHost
 from etui.chat import Query
 from etui.config.config import Config, read_defaults
 from etui.errors import LogUnavailable
@@ -29,7 +30,7 @@ from etui.runtime.model_resolution import (
     sample_as_asked,
     token_cost_for,
 )
-from etui.turn.ports import Served
+from etui.turn.interfaces import ResolvedModel
 
 if TYPE_CHECKING:
     from etui.arm import Arm, TokenCost
@@ -44,9 +45,8 @@ if TYPE_CHECKING:
     from etui.runtime.decide import Choice
     from etui.runtime.log_predictor import Heads
     from etui.runtime.remote_models import RemoteMeters
-    from etui.turn.events import TurnEvent
-    from etui.turn.ports import Meter, Writer
-    from etui.turn.record import Attribution, ClientRecord
+    from etui.turn.interfaces import Meter, Origin, Writer
+    from etui.turn.run import Turn
 
 
 class PolicyCache:
@@ -126,6 +126,7 @@ class Runtime(Generic[B]):
         log_cache: What decisions have read from the log.
         policies: The policies that were loaded, with their fits.
         neighbours: The earlier questions that decisions have compared with.
+        clock_ns: The monotonic clock of its turns, the same as the meter's.
     """
 
     def __init__(
@@ -136,6 +137,7 @@ class Runtime(Generic[B]):
         open_writer: Callable[[Config], TurnWriter] | None = None,
     ) -> None:
         self.config = config
+        self.clock_ns: Callable[[], int] = time.monotonic_ns
         self._open_backend = open_backend
         self._open_recorder = open_recorder
         self._open_writer = open_writer
@@ -165,16 +167,8 @@ class Runtime(Generic[B]):
 
     @cached_property
     def backend(self) -> B:
-        """The backend that answers, opened at its first use without any model.
-
-        With remote backends in config.yaml it dispatches: it answers for models of either, and has
-        everything else of the local backend.
-        """
-        if not self.config.backends:
-            return self._open_backend(self.config)
-        from etui.backends.dispatch import DispatchingBackend
-
-        return cast(B, DispatchingBackend(lambda: self._open_backend(self.config), self.remotes))
+        """The engine of this machine, opened at its first use without any model."""
+        return self._open_backend(self.config)
 
     @cached_property
     def remotes(self) -> Mapping[str, RemoteBackend]:
@@ -268,7 +262,7 @@ class Runtime(Generic[B]):
         """
         return self.policies.load(name, self.catalogue)
 
-    def serve(self, arm: Arm) -> Served:
+    def resolve(self, arm: Arm) -> ResolvedModel:
         """Find the model file of an arm, and use its idle baseline for net joules from now on.
 
         A model of a remote backend has no file, and the meter of its machine.
@@ -292,7 +286,7 @@ class Runtime(Generic[B]):
         }
         sampled = sample_as_asked(arm, spec, partial(self.model_files.read_sampling, path))
         price = token_cost_for(arm, spec, self.config, self.log_cache)
-        return Served(spec, path, price, settings, draft, sampled)
+        return ResolvedModel(spec, path, price, settings, draft, sampled)
 
     def find_token_cost(self, model: str) -> TokenCost | None:
         """Return the joules per token of a model on this machine; None if they are unknown."""
@@ -311,50 +305,36 @@ class Runtime(Generic[B]):
 
         return use_baseline(self.recorder, load_baselines(self.config), model)
 
-    def run_turn(
+    def turn(
         self,
         query: Query,
         choice: Choice,
-        *,
-        writer: Writer | None = None,
-        settings: Mapping[str, Any] | None = None,
-        cancelled: Callable[[], bool] = lambda: False,
-        answerer: Answerer | None = None,
+        cancel: Cancel | None = None,
+        origin: Origin | None = None,
         meter: Meter | None = None,
-        turn_id: str | None = None,
-        client: ClientRecord | None = None,
-        attribution: Callable[[], Attribution | None] | None = None,
-    ) -> Generator[TurnEvent, None, None]:
-        """Answer a query as decided and save the turn; see :func:`etui.turn.run.run_turn`.
+        writer: Writer | None = None,
+    ) -> Turn:
+        """Make the turn that answers a query as it was decided.
 
         Args:
             choice: The result of :func:`etui.runtime.decide.choose`.
-            writer: Saves the record; None writes to the log.
-            settings: Settings of the turn, in addition to versions and threads.
-            cancelled: Returns whether the user has stopped the turn.
-            answerer: Answers in place of the backend.
             meter: Measures in place of the recorder.
-            turn_id: Id of the turn; None makes a new one.
-            client: The request that asked for it; None for none.
-            attribution: Returns how its joules were separated from those of others.
+            writer: Saves the record in place of the log.
         """
         from etui.runtime.decide import set_loop_guard
-        from etui.turn.run import run_turn
+        from etui.turn.interfaces import Machine
+        from etui.turn.run import Turn
 
-        return run_turn(
-            query,
-            set_loop_guard(choice.decision, self.config.loop_guard),
-            serve=self.serve,
-            answerer=answerer if answerer is not None else self.backend,
-            meter=meter if meter is not None else self.meter,
-            writer=writer if writer is not None else self.writer,
-            outlook=choice.predictor,
-            settings={**self.provenance, **(settings or {})},
-            cancelled=cancelled,
-            turn_id=turn_id,
-            client=client,
-            attribution=attribution,
+        machine = Machine(
+            self.resolve,
+            lambda: self.backend,
+            self.meter if meter is None else meter,
+            self.writer if writer is None else writer,
+            self.provenance,
+            self.clock_ns,
         )
+        decision = set_loop_guard(choice.decision, self.config.loop_guard)
+        return Turn(query, decision, machine, choice.predictor, cancel, origin)
 
     def close(self) -> None:
         """Close the parts that were opened: the backend, the log, the power meter.

@@ -1,19 +1,19 @@
-"""Run turns one at a time in the engine's child process, and keep models warm between them."""
+"""The turns of the app: one at a time, in the engine's process, with models kept warm."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from etui.chat import Query
 from etui.engine.token_counter import TokenCounter
 from etui.errors import EtuiError, ModelUnavailable
-from etui.runtime.auditor import Auditor
-from etui.runtime.between_turns import BetweenTurns, CallLater, start_timer
-from etui.runtime.routes import Route
-from etui.turn.events import TurnEvent, TurnFinished
+from etui.runtime.between_turns import CallLater, start_timer
+from etui.runtime.routes import Route, build_overrides
+from etui.runtime.turn_pool import LEAVE_SECONDS, TurnPool
+from etui.runtime.turn_request import TurnRequest
 from etui.turn.record import REPLACES, SAVED_PROMPT, TurnRecord
 
 if TYPE_CHECKING:
@@ -21,18 +21,14 @@ if TYPE_CHECKING:
     from etui.backends.process import ProcessBackend
     from etui.energy.idle import IdleTracker
     from etui.events import Loaded, Unloaded
-    from etui.runtime.decide import Overrides
     from etui.runtime.forecast import Forecast
     from etui.runtime.routes import Direction
     from etui.runtime.runtime import Runtime
+    from etui.turn.events import TurnEvent
 
 
-LEAVE_SECONDS = 10.0
-"""How long closing waits until a running turn is in the log."""
-
-
-class TurnService:
-    """Runs turns one at a time; see :class:`etui.tui.services.TurnRunner`.
+class TurnService(TurnPool):
+    """A pool of one turn, and what the app asks besides (:class:`etui.tui.services.TurnRunner`).
 
     Args:
         runtime: This machine, with llama.cpp in a child process; closed with the service.
@@ -43,7 +39,10 @@ class TurnService:
     Attributes:
         confirm: Asks the user whether to exceed a budget; None if there is no one to ask.
         on_loaded: Called after :meth:`load` has loaded a model.
+        on_unloaded: Called with the name of a model that was unloaded between two answers.
     """
+
+    in_background = False
 
     def __init__(
         self,
@@ -51,17 +50,9 @@ class TurnService:
         idle_tracker: IdleTracker,
         call_later: CallLater = start_timer,
     ) -> None:
-        self._runtime = runtime
-        self._config = runtime.config
-        self._backend = runtime.backend
-        self._writer = runtime.writer
-        self._between = BetweenTurns(runtime, idle_tracker, call_later)
+        super().__init__(runtime, idle_tracker=idle_tracker, call_later=call_later)
         self._between.on_unloaded = lambda model: self.on_unloaded(model)
-        self._idle = self._between.busy
-        self._auditor = Auditor(runtime, self._between, call_later)
         self._counter = TokenCounter()
-        self._cancelled = threading.Event()
-        self._answering = False
         self._closing = threading.Lock()
         self._refusal = ""
         self.confirm: Callable[[str], bool] | None = None
@@ -81,45 +72,16 @@ class TurnService:
             route: How its arm is chosen.
             prompt: Name of the saved prompt whose system prompt and arm are those of the turn.
         """
-        from etui.runtime.decide import choose
-        from etui.runtime.model_resolution import refit_curve
-
+        settings = {REPLACES: replaces, SAVED_PROMPT: prompt}
         self._raise_if_refused()
-        with self._idle_engine():
-            self._between.end_idle()
-            self._cancelled.clear()
-            self._runtime.reload_catalogue()
-            choice = choose(
+        return self.run_here(
+            TurnRequest(
                 query,
-                _build_overrides(route),
-                self._runtime,
-                self._between.read_host,
+                build_overrides(route),
+                settings={name: value for name, value in settings.items() if value},
                 confirm=self.confirm,
             )
-            turn = self._runtime.run_turn(
-                query,
-                choice,
-                settings=_build_settings(replaces, prompt),
-                cancelled=self._cancelled.is_set,
-            )
-            self._between.begin_turns()
-            self._answering = True
-            try:
-                with closing(turn) as events:
-                    for event in events:
-                        if self._cancelled.is_set():
-                            self._backend.cancel()  # again: the first one may have been too early
-                        self._between.watch(event)
-                        yield event
-                        if isinstance(event, TurnFinished):
-                            refit_curve(event.record, self._config, self._writer.save_curve)
-                            self._between.note_record(event.record)
-                            self._auditor.offer(query, event.record)
-            finally:
-                self._answering = False
-                self._between.end_turns()
-            self._writer.flush()
-            self._between.update_keep_warm()
+        )
 
     def warm_up(self, route: Route, chat_id: str | None = None) -> Loaded | None:
         """Load the model that the next question of a chat is likely to use, checking its file.
@@ -129,14 +91,18 @@ class TurnService:
         from etui.runtime.model_resolution import find_draft_file, find_model_file
 
         self._raise_if_refused()
-        with self._idle_engine():
-            arm, catalogue = self._likely_arm(route, chat_id), self._runtime.catalogue
-            if catalogue.get(arm.model).backend is not None:
-                return None
-            spec, path = find_model_file(arm, self._config, catalogue)
-            return self._between.load(
-                spec, path, find_draft_file(arm, spec, self._config, catalogue)
-            )
+        self._auditor.interrupt()
+        try:
+            with self._between.busy:
+                arm, catalogue = self._likely_arm(route, chat_id), self._runtime.catalogue
+                if catalogue.get(arm.model).backend is not None:
+                    return None
+                config = self._runtime.config
+                spec, path = find_model_file(arm, config, catalogue)
+                draft = find_draft_file(arm, spec, config, catalogue)
+                return self._between.load(spec, path, draft)
+        finally:
+            self._auditor.rest()
 
     def load(self, model: str) -> Loaded | None:
         """Load a model after checking its file; return None if it is in memory already.
@@ -150,10 +116,8 @@ class TurnService:
 
         with self._exclusive():
             self._runtime.reload_catalogue()
-            arm = Arm("direct", model)
-            loaded = self._between.load(
-                *find_model_file(arm, self._config, self._runtime.catalogue)
-            )
+            arm, config = Arm("direct", model), self._runtime.config
+            loaded = self._between.load(*find_model_file(arm, config, self._runtime.catalogue))
             if loaded is not None:
                 self.on_loaded(loaded)
             return loaded
@@ -177,10 +141,11 @@ class TurnService:
         from etui.models.files import model_path
         from etui.runtime.model_resolution import models_on_disk
 
-        catalogue = load_catalogue(self._config)
-        is_on_disk = models_on_disk(self._config, catalogue, lambda _backend: False)
+        config = self._runtime.config
+        catalogue = load_catalogue(config)
+        is_on_disk = models_on_disk(config, catalogue, lambda _backend: False)
         here = [spec for spec in catalogue if is_on_disk(spec.name)]
-        sizes = {spec.name: model_path(spec, self._config).stat().st_size for spec in here}
+        sizes = {spec.name: model_path(spec, config).stat().st_size for spec in here}
         return min(sizes, key=lambda name: sizes[name], default=None)
 
     def cool_downs(self) -> int:
@@ -189,7 +154,7 @@ class TurnService:
 
     def is_busy(self) -> bool:
         """Return whether an answer, a load or an unload is running."""
-        return self._idle.locked() and not self._auditor.running
+        return self._between.busy.locked() and not self._auditor.running
 
     @contextmanager
     def at_rest(self, why: str) -> Iterator[Callable[[], bool]]:
@@ -219,7 +184,7 @@ class TurnService:
         # An audit ends at once; nothing else is waited for.
         seconds = LEAVE_SECONDS if self._auditor.running else 0.0
         self._auditor.interrupt()
-        if not self._idle.acquire(timeout=seconds):
+        if not self._between.busy.acquire(timeout=seconds):
             raise EtuiError(
                 "an answer or a model load is running",
                 "wait until it ends, or stop it with Esc in the chat",
@@ -227,17 +192,7 @@ class TurnService:
         try:
             yield
         finally:
-            self._idle.release()
-            self._auditor.rest()
-
-    @contextmanager
-    def _idle_engine(self) -> Iterator[None]:
-        """Run the body once nothing else runs; an audit ends for it."""
-        self._auditor.interrupt()
-        try:
-            with self._idle:
-                yield
-        finally:
+            self._between.busy.release()
             self._auditor.rest()
 
     def _raise_if_refused(self) -> None:
@@ -262,7 +217,7 @@ class TurnService:
 
         choice = choose(
             query,
-            _build_overrides(route),
+            build_overrides(route),
             self._runtime,
             self._between.read_host,
             within_budgets=False,
@@ -281,59 +236,35 @@ class TurnService:
         from etui.models.catalogue import load_catalogue
         from etui.runtime.routes import other_route
 
-        return other_route(record, route, direction, self._config, load_catalogue(self._config))
+        return other_route(
+            record, route, direction, self._runtime.config, load_catalogue(self._runtime.config)
+        )
 
-    def cancel(self) -> None:
-        """End the running answer within one batch."""
-        self._cancelled.set()
-        self._backend.cancel()
-
-    def close(self) -> None:
+    def close(self, grace_seconds: float = 0.0) -> None:
         """Stop the running turn, wait until it is in the log, and close everything.
 
         Raises:
             LogUnavailable: Something could not be written; the message says where it was saved.
         """
         with self._closing:
-            if not self._between.closed:
-                self._between.closed = True
-                self._auditor.close()
-                self._close()
-
-    def _close(self) -> None:
-        self._counter.close()
-        locked = False
-        if not self._answering:
-            self._between.end_idle()
-        else:
-            self.cancel()
-            locked = self._idle.acquire(timeout=LEAVE_SECONDS)
-        self._backend.close()  # a load or a turn that did not stop ends with its process
-        locked = locked or self._idle.acquire(timeout=LEAVE_SECONDS)
-        try:
-            self._runtime.close()
-        finally:
-            if locked:
-                self._idle.release()
+            if self._between.closed:
+                return
+            self._between.closed = True
+            self._counter.close()
+            try:
+                super().close(grace_seconds)
+            finally:
+                self._runtime.backend.close()  # a load that did not stop ends with its process
+                locked = self._between.busy.acquire(timeout=LEAVE_SECONDS)
+                try:
+                    self._runtime.close()
+                finally:
+                    if locked:
+                        self._between.busy.release()
 
     def _likely_arm(self, route: Route, chat_id: str | None) -> Arm:
         from etui.runtime.routes import find_likely_arm
 
         self._runtime.reload_catalogue()
-        overrides = _build_overrides(route)
+        overrides = build_overrides(route)
         return find_likely_arm(overrides, self._runtime, self._between.read_host, chat_id)
-
-
-def _build_settings(replaces: str | None, prompt: str | None) -> dict[str, str] | None:
-    settings = {REPLACES: replaces, SAVED_PROMPT: prompt}
-    return {key: value for key, value in settings.items() if value} or None
-
-
-def _build_overrides(route: Route) -> Overrides:
-    from etui.runtime.decide import Overrides
-
-    return (
-        Overrides(model=route.model)
-        if route.model
-        else Overrides(policy=route.policy, arm=route.arm)
-    )

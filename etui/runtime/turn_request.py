@@ -8,7 +8,7 @@ from typing import Protocol
 
 from etui.chat import Query
 from etui.errors import EtuiError
-from etui.runtime.decide import Overrides
+from etui.runtime.decide import Confirm, Overrides
 from etui.turn.events import TurnEvent
 
 
@@ -25,6 +25,10 @@ class TurnRequest:
     """Depth that the client asks for (``none`` ... ``max``); None leaves it to the policy."""
     metadata: Mapping[str, str] = field(default_factory=dict)
     """Facts of the client, which policies can read as signals."""
+    settings: Mapping[str, str] = field(default_factory=dict)
+    """Further settings of the turn: what it replaces, or its saved prompt."""
+    confirm: Confirm | None = None
+    """Asks the user whether to exceed a budget; None if there is no one to ask."""
 
 
 @dataclass(frozen=True, slots=True)

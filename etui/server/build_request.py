@@ -280,6 +280,7 @@ def build_chat_turn(
         top_p=body.top_p,
         seed=fold_seed(body.seed),
         max_tokens=cut_tokens(body.max_completion_tokens or body.max_tokens),
+        lenient=True,
     )
     return TurnRequest(
         query,
@@ -319,6 +320,7 @@ def build_completion_turn(
         top_p=body.top_p,
         seed=fold_seed(body.seed),
         max_tokens=cut_tokens(body.max_tokens),
+        lenient=True,
     )
     return TurnRequest(
         Query(text, options=options, owner=key),

@@ -43,7 +43,7 @@ from etui.sweep.workload import (
     save_recorded,
     write_scripts,
 )
-from etui.turn.ports import Meter
+from etui.turn.interfaces import Meter
 from etui.units import percent_text, seconds_text, watts_text
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from etui.engine.session import Session, TokenSequence
 from etui.events import Verified
 from etui.sweep.blocks import PhaseCost, SettingFailed
 from etui.sweep.workload import GREEDY, Job
-from etui.turn.ports import Meter
+from etui.turn.interfaces import Meter
 
 _WARM_UP_PROMPT, _WARM_UP_OUTPUT = 128, 8
 """Tokens of the warm-up: enough to wake the threads, raise the clocks and touch the weights."""

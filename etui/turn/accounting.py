@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 
 from etui.energy.scopes import weakest
 from etui.energy.types import ChannelEnergy, Energy, EnergyOf
-from etui.events import Batch, Event, Finished, Loaded, Prefilled, Unloaded
-from etui.turn.ports import Meter, PartMeter
+from etui.events import Batch, Finished
+from etui.turn.interfaces import Meter, PartMeter
 from etui.turn.record import Attribution, Seconds, Tokens, TurnEnergy
 
 
@@ -19,40 +19,29 @@ def machine_of(meter: Meter) -> Meter:
     return meter.machine if isinstance(meter, PartMeter) else meter
 
 
-def measure_leg_by(leg: Leg, meter: Meter) -> Leg:
-    """Return a leg with the meter of the machine that answered it."""
-    return replace(leg, energy_of=meter.energy, load_energy_of=machine_of(meter).energy)
-
-
-def settle_meters(legs: Sequence[Leg], meters: Sequence[Meter]) -> None:
-    """Wait until the energy of every leg is final.
-
-    Args:
-        legs: The legs of a turn, in order.
-    """
+def settle_meters(legs: Sequence[Leg]) -> None:
+    """Wait until the energy of every leg of a turn is final."""
     last_ns: dict[int, tuple[Meter, int]] = {}
-    for leg, meter in zip(widen_legs(legs, meters), meters, strict=True):
-        last_ns[id(meter)] = meter, leg.end.end_ns
+    for leg in widen_legs(legs):
+        if leg.meter is not None:
+            last_ns[id(leg.meter)] = leg.meter, leg.end.end_ns
     for meter, end_ns in last_ns.values():
         meter.settle(end_ns)
 
 
-def widen_legs(legs: Sequence[Leg], meters: Sequence[Meter]) -> list[Leg]:
-    """Widen the legs that share batches to all of these batches.
+def widen_legs(legs: Sequence[Leg]) -> list[Leg]:
+    """Widen the legs of a turn that share batches to all of these batches.
 
     A shared batch begins where the one before it ended, and a turn may have joined a moment later;
     one that was stopped may have left before the batch had ended. It has its share of both, so that
     all turns together have all of every batch.
-
-    Args:
-        legs: The legs of a turn, in order.
     """
     widened = list(legs)
-    for meter in {id(each): each for each in meters}.values():
+    for meter in {id(leg.meter): leg.meter for leg in legs}.values():
         work = meter.work_span() if isinstance(meter, PartMeter) else None
         if work is None:
             continue
-        own = [index for index, each in enumerate(meters) if each is meter]
+        own = [index for index, leg in enumerate(legs) if leg.meter is meter]
         first, last = own[0], own[-1]
         if first == 0:
             end = widened[0].end
@@ -64,44 +53,34 @@ def widen_legs(legs: Sequence[Leg], meters: Sequence[Meter]) -> list[Leg]:
     return widened
 
 
-def curve_of_legs(
-    energy: TurnEnergy, legs: Sequence[Leg], meters: Sequence[Meter]
-) -> tuple[float | None, ...]:
+def curve_of_legs(energy: TurnEnergy, legs: Sequence[Leg]) -> tuple[float | None, ...]:
     """Return the mean watts of a turn's slices, first to last, each from the meter of its leg.
 
     The slices of a turn on several machines are equal only within each leg.
     """
-    if len({id(meter) for meter in meters}) == 1:
-        return power_curve(energy.start_ns, energy.end_ns, meters[0])
+    meters = {id(leg.meter): leg.meter for leg in legs if leg.meter is not None}
+    if len(meters) == 1:
+        return power_curve(energy.start_ns, energy.end_ns, next(iter(meters.values())))
     watts: list[float | None] = []
-    for spans, meter in zip(compute_spans(legs), meters, strict=True):
-        intervals = (*spans.prefill, *spans.decode)
-        watts += power_curve(intervals[0].start_ns, intervals[-1].end_ns, meter)
+    for spans, leg in zip(compute_spans(legs), legs, strict=True):
+        if leg.meter is not None:
+            watts += power_curve(spans.prefill[0].start_ns, spans.decode[-1].end_ns, leg.meter)
     return tuple(watts)
 
 
-def attribute_turn(
-    energy: TurnEnergy,
-    legs: Sequence[Leg],
-    meters: Sequence[Meter],
-    own_meter: Meter,
-    find: Callable[[], Attribution | None] | None,
-) -> Attribution:
+def attribute_turn(energy: TurnEnergy, legs: Sequence[Leg], own_meter: Meter) -> Attribution:
     """Return how a turn's joules were separated from those of others.
 
     Args:
         own_meter: The turn's own meter; the others are those of remote machines.
-        find: Returns the attribution on this machine; None asks the meter, if it measures a part.
     """
-    if find is None and isinstance(own_meter, PartMeter):
-        find = own_meter.attribution
-    found = find() if find is not None else None
+    found = own_meter.attribution() if isinstance(own_meter, PartMeter) else None
     if found is None:
         found = Attribution("exclusive", batch_joules=energy.joules)
     remote = [
-        energy_over((*spans.prefill, *spans.decode), meter.energy)
-        for spans, meter in zip(compute_spans(legs), meters, strict=True)
-        if meter is not own_meter
+        energy_over((*spans.prefill, *spans.decode), leg.meter.energy)
+        for spans, leg in zip(compute_spans(legs), legs, strict=True)
+        if leg.meter is not None and leg.meter is not own_meter
     ]
     if any(each.shared or each.joules is None for each in remote):
         return replace(found, method="none", share=None, batch_joules=None, spread=None)
@@ -135,10 +114,7 @@ class Leg:
     end: Finished  # Its final event
     load: TimeInterval | None = None  # The load it waited for; None if its model was in memory
     unloads: tuple[TimeInterval, ...] = ()  # Unloads of other models that made room for it
-    energy_of: EnergyOf | None = None
-    """Returns the energy of an interval of its work; None is that of the turn."""
-    load_energy_of: EnergyOf | None = None
-    """The same for its load and unloads, which are never shared; None as above."""
+    meter: Meter | None = None  # Measures it; None if the caller does
 
     @property
     def excluded(self) -> tuple[TimeInterval, ...]:
@@ -175,23 +151,6 @@ def compute_spans(legs: Sequence[Leg]) -> tuple[LegSpans, ...]:
         spans.append(LegSpans(subtract(prefill, leg.excluded), (decode,)))
         begin_ns = decode.end_ns
     return tuple(spans)
-
-
-def find_marks(event: Event) -> tuple[int, ...]:
-    """Return the times at which an event says that the power stepped, monotonic nanoseconds.
-
-    A load and an unload begin and end, the work of an answer begins after them, decode begins with
-    the first token, and after the last token the machine rests.
-    """
-    match event:
-        case Loaded() | Unloaded():
-            return event.start_ns, event.end_ns
-        case Prefilled():
-            return (event.end_ns,)
-        case Finished():
-            return (event.end_ns,)
-        case _:
-            return ()
 
 
 def subtract(whole: TimeInterval, excluded: Iterable[TimeInterval]) -> tuple[TimeInterval, ...]:
@@ -236,14 +195,23 @@ def energy_of_legs(legs: Sequence[Leg], spans: Sequence[LegSpans], energy_of: En
 
     Args:
         legs: The legs, in order; at least one.
-        energy_of: Returns the energy of an interval of the legs that have no meter of their own.
+        energy_of: Returns the energy of an interval, for legs without a meter of their own.
     """
     parts: list[Energy] = []
     pairs = zip(legs, spans, strict=True)
-    for meter, members in groupby(pairs, key=lambda pair: pair[0].energy_of or energy_of):
+    for meter, members in groupby(pairs, key=lambda pair: _energy_of(pair[0], energy_of)):
         intervals = [i for _, each in members for i in (*each.prefill, *each.decode)]
         parts += [meter(i.start_ns, i.end_ns) for i in merge_adjacent(intervals)]
     return sum_energies([part for part in parts if part.end_ns > part.start_ns] or parts[:1])
+
+
+def _energy_of(leg: Leg, energy_of: EnergyOf) -> EnergyOf:
+    return energy_of if leg.meter is None else leg.meter.energy
+
+
+def _load_energy_of(leg: Leg, energy_of: EnergyOf) -> EnergyOf:
+    """Return what measures its load and unloads, which are never shared."""
+    return energy_of if leg.meter is None else machine_of(leg.meter).energy
 
 
 def sum_energies(parts: Sequence[Energy]) -> Energy:
@@ -358,7 +326,7 @@ def _energy(
     whole = energy_of_legs(legs, spans, energy_of)
     measured = whole.joules is not None
     by_leg = [
-        (leg, each, leg.energy_of or energy_of) for leg, each in zip(legs, spans, strict=True)
+        (leg, each, _energy_of(leg, energy_of)) for leg, each in zip(legs, spans, strict=True)
     ]
     prefill = sum_of_known([energy_over(each.prefill, of).joules for _, each, of in by_leg])
     decode = sum_of_known([energy_over(each.decode, of).joules for _, each, of in by_leg])
@@ -375,7 +343,7 @@ def _energy(
     if whole.joules is not None and whole.idle_watts is not None:
         net = whole.joules - whole.idle_watts * math.fsum(each.seconds for each in spans)
     loads = [
-        (leg.load_energy_of or energy_of)(leg.load.start_ns, leg.load.end_ns).joules
+        _load_energy_of(leg, energy_of)(leg.load.start_ns, leg.load.end_ns).joules
         for leg in legs
         if leg.load is not None
     ]

@@ -1,158 +1,47 @@
-"""Decide what follows a hop of a turn: whether its answer is accepted, and which arm is next."""
+"""Decide what follows an attempt: whether its answer is accepted, and which arm is next.
+
+A live turn and a replay call the same functions, so that both walk a cascade alike. Of several
+answers of a step it is judged whether they agree, and whether that makes them sure enough.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, TypeVar
 
 from etui.arm import Arm
 from etui.errors import EngineFailed, EtuiError, ModelUnavailable
-from etui.events import Finished, Loaded
 from etui.multiple_choice import parse_options
-from etui.reasoning.extraction import extract
 from etui.routing.decision import Decision
 from etui.routing.limits import Agreement, Cascade
 from etui.routing.prediction import PredictedAgreement, RawConfidence
+from etui.turn.attempt import ArmAttempt, LiveAttempt, Together, has_output
 from etui.units import count_text, energy_text, percent_text
 
+A = TypeVar("A", bound=ArmAttempt)
 
-def sure_text(hop: Hop) -> str:
-    """Format ``82 % sure``, ``82 % confident (uncalibrated)``, or what is missing."""
-    if not hop.answered:
-        return "without an answer"
-    if hop.end.status == "truncated":
-        return "cut off"
-    if hop.probability is not None:
-        return f"{percent_text(hop.probability)} sure"
-    if hop.end.confidence is not None:
-        return f"{percent_text(hop.end.confidence)} confident (uncalibrated)"
-    return "without a confidence"
+PredictAgreement = Callable[[Sequence[Arm], Sequence[RawConfidence]], PredictedAgreement | None]
+"""Predicts how likely an agreed answer is right; see ``Predictor.agreement``."""
 
+ALL_VOTES = 1.0 - 1e-9
+"""Share of the votes from which all of them are for one answer."""
 
-def describe_hop(decision: Decision, hop: Hop, step: AskConstrained | Stop) -> str:
-    """Describe the result of a hop."""
-    if hop.failure is not None:
-        return f"failed: {hop.failure.what.splitlines()[0]}"
-    if hop.stopped:
-        return "stopped"
-    words = _describe_certainty(decision.cascade, hop)
-    if isinstance(step, AskConstrained) and step.arm.name == hop.arm.name:
-        words.append("asked again for the letter only")
-    elif isinstance(step, AskConstrained):
-        words.append(f"continuing with {step.arm.name}")
-    elif step.why:
-        words.append(step.why)
-    return ", ".join(words)
-
-
-def _describe_certainty(cascade: Cascade | None, hop: Hop) -> list[str]:
-    """Return how sure an answer is, and what is required; of a step, also whether it agrees."""
-    if cascade is None:
-        return [sure_text(hop)]
-    step = cascade.find_agreement(hop.arm.name) if hop.together is not None else None
-    if step is None:
-        return [sure_text(hop), f"{percent_text(cascade.accept_at)} required"]
-    if hop.together == "agreed":
-        required = f"{percent_text(step.accept_at)} required"
-        return [describe_agreement(step, hop.outcome), sure_text(hop), required]
-    return [describe_agreement(step, hop.outcome) or sure_text(hop)]
-
-
-def reason_to_continue(cascade: Cascade, last: Hop) -> str:
-    """Describe why the arm after a hop is asked."""
-    step = cascade.find_agreement(last.arm.name)
-    if step is None or last.together is None:
-        return f"{last.arm.name} was {sure_text(last)}"
-    if last.together == "open":
-        return f"to see whether it agrees with {last.arm.name}"
-    if last.together == "agreed":
-        return f"{' and '.join(step.arms)} agree, but are only {sure_text(last)}"
-    if len(step.arms) == 1:
-        return f"the votes of {last.arm.name} differ"
-    return f"{' and '.join(step.arms)} do not agree"
-
-
-def describe_hops(decision: Decision, hops: Sequence[Hop], chosen: Hop) -> str:
-    """Describe the hops of a cascade or of a turn with several; empty for a plain turn."""
-    if decision.cascade is None and len(hops) == 1:
-        return ""
-    parts = [f"{hop.arm.name} {hop.why}" for hop in hops]
-    if chosen is not hops[-1]:
-        parts.append(f"the answer of {chosen.arm.name} is used")
-    return "; ".join(parts)
-
-
-def format_barred(cascade: Cascade, arm: Arm, step: CascadeStep, spent: float) -> str:
-    """Describe the limit that keeps a cascade from its next arm.
-
-    Args:
-        arm: The arm that is not asked.
-        spent: Joules so far.
-    """
-    if step.barred == "hops":
-        most = count_text(cascade.max_hops, "hop")
-        return f"{arm.name} skipped: the cascade is limited to {most}"
-    assert cascade.max_joules is not None
-    limit = energy_text(cascade.max_joules)
-    if step.predicted is None:
-        return f"{arm.name} skipped: the cascade's {limit} are spent"
-    estimate = energy_text(step.predicted, kind="estimate").removesuffix(" (estimate)")
-    left = energy_text(cascade.max_joules - spent)
-    return f"{arm.name} skipped: it would cost {estimate}, but only {left} of {limit} is left"
+Barred = Literal["hops", "spent", "predicted"]
+"""The limit that prevents an arm: number of hops, joules spent, or joules predicted for it."""
 
 
 @dataclass(frozen=True, slots=True)
-class Hop:
-    """The completed part of one arm in a turn."""
+class CascadeStep:
+    """What follows in a cascade."""
 
-    arm: Arm  # The arm as it ran (a budget may have lowered its `max_joules`)
-    model: str
-    sha256: str | None  # Hash of its file; None if unknown
-    end: Finished  # Its final event, built from the earlier events if the engine sent none
-    load: Loaded | None = None
-    answered: bool = True  # Its text is an answer: a letter if the question has options
-    probability: float | None = None  # Calibrated probability of being right; None without a fit
-    accepted: bool = True  # Sure enough for the cascade, or there is no cascade
-    failure: EtuiError | None = None
-    at_load: bool = False  # It failed before anything was computed
-    joules: float | None = None  # Gross joules, its load excluded; None if unmeasured
-    kind: str | None = None  # How they were obtained; None if unmeasured
-    why: str = ""  # Its result, in words
-    fallbacks: tuple[Arm, ...] = ()
-    """Arms that follow if it failed before anything was computed, best first."""
-    key: str | None = None
-    """What its answer is compared by in a step of several answers; None without an answer."""
-    together: Together | None = None
-    """Whether the answers of its step agree; None for an arm that is its own step."""
-
-    @property
-    def stopped(self) -> bool:
-        """Whether the user stopped it."""
-        return self.end.status == "stopped"
-
-    @property
-    def outcome(self) -> Outcome:
-        """Its result, as input for the walk over the cascade."""
-        failed: Failed | None = None
-        if self.failure is not None:
-            failed = "load" if self.at_load else "answer"
-        return Outcome(
-            arm=self.arm,
-            probability=self.probability,
-            accepted=self.accepted,
-            usable=failed is None and not self.stopped and has_output(self.end),
-            answered=self.answered,
-            failed=failed,
-            key=self.key,
-            confidence=self.end.confidence,
-            margin=self.end.margin,
-            together=self.together,
-        )
+    arm: Arm | None = None  # The next arm; None at the end
+    barred: Barred | None = None  # The limit that prevents it; None if it runs
+    predicted: float | None = None  # Its predicted joules, if they are what prevents it
 
 
 @dataclass(frozen=True, slots=True)
-class AskConstrained:
+class NextArm:
     """The arm that follows, and why."""
 
     arm: Arm
@@ -166,82 +55,116 @@ class Stop:
     why: str = ""
 
 
-def has_output(end: Finished) -> bool:
-    """Return whether there is any text, or a call of a tool."""
-    return bool(end.answer or end.tool_calls)
-
-
-def gave_answer(question: str, arm: Arm, end: Finished) -> bool:
-    """Return whether there is an answer.
-
-    It is a majority of votes, a call of a tool, a letter for options, or any text.
-    """
-    if arm.reasoning == "vote":
-        return end.confidence is not None
-    if end.tool_calls:
-        return True
-    options = parse_options(question)
-    if not options:
-        return bool(end.answer.strip())
-    cut = end.status == "truncated"
-    return extract(end.answer, question, options, truncated=cut).key is not None
-
-
-def find_key(question: str, arm: Arm, end: Finished) -> str | None:
-    """Return what an answer is compared by: the key that votes are counted by.
-
-    It is None without a complete answer, for a call of a tool, and for a vote that was cut short.
-    """
-    if end.tool_calls or not end.answer.strip():
-        return None
-    if end.status not in (("complete",) if arm.reasoning == "vote" else ("complete", "budget")):
-        return None
-    return extract(end.answer, question, parse_options(question)).key
-
-
-PredictAgreement = Callable[[Sequence[Arm], Sequence[RawConfidence]], PredictedAgreement | None]
-"""Predicts how likely an agreed answer is right; see ``Predictor.agreement``."""
-
-
-Together = Literal["open", "agreed", "apart"]
-"""Whether the answers of a step agree; ``open`` while another one may still decide."""
-
-
-Failed = Literal["load", "answer"]
-"""Where an arm failed: while loading its model, or while answering."""
-
-
-ALL_VOTES = 1.0 - 1e-9
-"""Share of the votes from which all of them are for one answer."""
-
-
 @dataclass(frozen=True, slots=True)
-class Outcome:
-    """The result of asking an arm.
+class Spent:
+    """Spending of a turn before its next hop."""
 
-    Attributes:
-        confidence, margin: Raw confidence and margin of the answer; None without one.
+    joules: float | None
+    """Joules since its first answer began, loads between hops included; None if unmeasured."""
+    budget: str | None = None  # Name of the turn's budget that is spent; None if none is
+
+
+def is_sure(cascade: Cascade, confidence: float | None, probability: float | None) -> bool:
+    """Return whether an answer is sure enough to be accepted.
+
+    Args:
+        cascade: The cascade with the threshold ``accept_at``.
+        confidence: Raw confidence, 0..1, used without a fit. None is never sure.
+        probability: Calibrated probability; None without a fit.
     """
-
-    arm: Arm
-    probability: float | None  # Calibrated probability of being right; None without a fit
-    accepted: bool  # Sure enough, so that no further arm is needed
-    usable: bool = True
-    """Its text can be the answer of the turn: not empty, and without a failure or a stop."""
-    answered: bool = True  # The text is an answer: a letter if the question has options
-    failed: Failed | None = None  # Where it failed; None if it did not
-    key: str | None = None
-    """What the answer is compared by: a letter, a number, words; None without an answer."""
-    confidence: float | None = None
-    margin: float | None = None
-    together: Together | None = None
-    """Whether the answers of its step agree; None for an arm that is its own step."""
+    sure = confidence if probability is None else probability
+    return sure is not None and sure >= cascade.accept_at
 
 
-def settle(
-    cascade: Cascade | None, outcomes: Sequence[Outcome], predict: PredictAgreement
-) -> list[Outcome]:
-    """Judge the step of the last outcome, if it is a step of several answers.
+def advance(
+    cascade: Cascade,
+    attempts: Sequence[ArmAttempt],
+    spent: float | None,
+    predict: Callable[[Arm], float | None],
+) -> CascadeStep:
+    """Decide what follows the arms that have run.
+
+    After a failed arm the next one runs regardless of the joules spent, unless there is an answer
+    already; arms of a model that could not be loaded are skipped.
+
+    Args:
+        cascade: The arms and their limits.
+        attempts: Results of the arms that have run, in order; empty at the start.
+        spent: Joules so far, loads included; None if unmeasured.
+        predict: Predicts the joules of an arm; returns None if unknown.
+    """
+    if not attempts:
+        return CascadeStep(cascade.arms[0])
+    last = attempts[-1]
+    if last.accepted or (last.failed is not None and find_best(attempts) is not None):
+        return CascadeStep()
+    asked = {each.arm.name for each in attempts}
+    at = [index for index, arm in enumerate(cascade.arms) if arm.name in asked]
+    behind = cascade.arms[at[-1] + 1 :] if at else cascade.arms
+    step = cascade.find_agreement(last.arm.name)
+    if step is not None and last.together == "apart":  # no other answer can make them agree
+        behind = tuple(arm for arm in behind if arm.name not in step.arms)
+    if last.failed == "load":
+        behind = tuple(arm for arm in behind if arm.model != last.arm.model)
+    if not behind:
+        return CascadeStep()
+    if last.failed is not None:
+        return CascadeStep(behind[0])
+    following = _list_step(cascade, behind)
+    return _apply_limits(cascade, following, len(at), spent or 0.0, predict)
+
+
+def _list_step(cascade: Cascade, behind: Sequence[Arm]) -> tuple[Arm, ...]:
+    """Return the arms that are still to be asked in the step of the next arm, that arm first."""
+    step = cascade.find_agreement(behind[0].name)
+    if step is None:
+        return (behind[0],)
+    return tuple(arm for arm in behind if arm.name in step.arms)
+
+
+def _apply_limits(
+    cascade: Cascade,
+    following: Sequence[Arm],
+    hops: int,
+    spent: float,
+    predict: Callable[[Arm], float | None],
+) -> CascadeStep:
+    """Check the limits for the rest of a step: one that cannot be finished is not started."""
+    arm = following[0]
+    if hops + len(following) > cascade.max_hops:
+        return CascadeStep(arm, "hops")
+    if cascade.max_joules is None:
+        return CascadeStep(arm)
+    if spent >= cascade.max_joules:
+        return CascadeStep(arm, "spent")
+    known = [joules for each in following if (joules := predict(each)) is not None]
+    predicted = sum(known) if known else None
+    if predicted is not None and spent + predicted > cascade.max_joules:
+        return CascadeStep(arm, "predicted", predicted)
+    return CascadeStep(arm)
+
+
+def find_best(attempts: Sequence[A]) -> A | None:
+    """Return the attempt with the answer of the turn; None if there is no answer.
+
+    It is the accepted one, or the one most likely right; of equals the later one. Raw confidences
+    of different reasoning methods are not comparable, so if one of them is uncalibrated, the last
+    answer is used.
+    """
+    answers = [each for each in attempts if each.usable]
+    answers = [each for each in answers if each.answered] or answers
+    if not answers:
+        return None
+    accepted = [each for each in answers if each.accepted]
+    if accepted:
+        return accepted[-1]
+    if any(each.probability is None for each in answers):
+        return answers[-1]
+    return max(reversed(answers), key=lambda each: each.probability or 0.0)
+
+
+def settle(cascade: Cascade | None, attempts: Sequence[A], predict: PredictAgreement) -> list[A]:
+    """Judge the step of the last attempt, if it is a step of several answers.
 
     While another answer may decide, none is accepted. An answer that all arms agree on is accepted
     if its probability of being right reaches that of the step: calibrated if the arms were fitted
@@ -251,13 +174,13 @@ def settle(
 
     Args:
         cascade: The cascade; None for a single arm.
-        outcomes: The outcomes so far, in order.
+        attempts: The attempts so far, in order.
         predict: Predicts the probability of an agreed answer.
 
     Returns:
-        The outcomes with the probabilities and the verdict of that step.
+        The attempts with the probabilities and the verdict of that step.
     """
-    found = list(outcomes)
+    found = list(attempts)
     step = cascade.find_agreement(found[-1].arm.name) if cascade is not None and found else None
     if cascade is None or step is None:
         return found
@@ -287,7 +210,7 @@ def settle(
     return found
 
 
-def compare(step: Agreement, given: Sequence[Outcome]) -> Together:
+def compare(step: Agreement, given: Sequence[ArmAttempt]) -> Together:
     """Compare the answers of a step so far; it is decided as soon as one differs or is missing."""
     if len(step.arms) == 1:
         confidence = given[0].confidence
@@ -296,6 +219,13 @@ def compare(step: Agreement, given: Sequence[Outcome]) -> Together:
     if any(each.key is None or each.key != given[0].key for each in given):
         return "apart"
     return "agreed" if len(given) == len(step.arms) else "open"
+
+
+def _is_sure(step: Agreement, odds: PredictedAgreement | None, given: Sequence[ArmAttempt]) -> bool:
+    if odds is not None:
+        return odds.agreed >= step.accept_at
+    known = [each.confidence for each in given if each.confidence is not None]
+    return bool(known) and max(known) >= step.accept_at
 
 
 def draw_until_one_differs(cascade: Cascade | None, arm: Arm) -> Arm:
@@ -309,161 +239,7 @@ def draw_until_one_differs(cascade: Cascade | None, arm: Arm) -> Arm:
     return replace(arm, stop=replace(arm.stop, rule="unanimous"))
 
 
-def _is_sure(step: Agreement, odds: PredictedAgreement | None, given: Sequence[Outcome]) -> bool:
-    if odds is not None:
-        return odds.agreed >= step.accept_at
-    known = [each.confidence for each in given if each.confidence is not None]
-    return bool(known) and max(known) >= step.accept_at
-
-
-def describe_agreement(step: Agreement, outcome: Outcome) -> str:
-    """Describe what became of a step: ``agrees with quick``, ``differs from quick``."""
-    others = " and ".join(name for name in step.arms if name != outcome.arm.name)
-    if outcome.together == "agreed":
-        return f"agrees with {others}" if others else "all its votes agree"
-    if outcome.together == "apart":
-        if outcome.key is None:
-            return "without an answer to compare"
-        return f"differs from {others}" if others else "its votes differ"
-    return ""
-
-
-Barred = Literal["hops", "spent", "predicted"]
-"""The limit that prevents an arm: number of hops, joules spent, or joules predicted for it."""
-
-
-@dataclass(frozen=True, slots=True)
-class CascadeStep:
-    """What follows in a cascade."""
-
-    arm: Arm | None = None  # The next arm; None at the end
-    barred: Barred | None = None  # The limit that prevents it; None if it runs
-    predicted: float | None = None  # Its predicted joules, if they are what prevents it
-
-
-def is_sure(cascade: Cascade, confidence: float | None, probability: float | None) -> bool:
-    """Return whether an answer is sure enough to be accepted.
-
-    Args:
-        cascade: The cascade with the threshold ``accept_at``.
-        confidence: Raw confidence, 0..1, used without a fit. None is never sure.
-        probability: Calibrated probability; None without a fit.
-    """
-    sure = confidence if probability is None else probability
-    return sure is not None and sure >= cascade.accept_at
-
-
-def advance(
-    cascade: Cascade,
-    outcomes: Sequence[Outcome],
-    spent: float | None,
-    predict: Callable[[Arm], float | None],
-) -> CascadeStep:
-    """Decide what follows the arms that have run.
-
-    After a failed arm the next one runs regardless of the joules spent, unless there is an answer
-    already; arms of a model that could not be loaded are skipped.
-
-    Args:
-        cascade: The arms and their limits.
-        outcomes: Outcomes of the arms that have run, in order; empty at the start.
-        spent: Joules so far, loads included; None if unmeasured.
-        predict: Predicts the joules of an arm; returns None if unknown.
-    """
-    if not outcomes:
-        return CascadeStep(cascade.arms[0])
-    last = outcomes[-1]
-    if last.accepted or (last.failed is not None and find_best_outcome(outcomes) is not None):
-        return CascadeStep()
-    asked = {outcome.arm.name for outcome in outcomes}
-    at = [index for index, arm in enumerate(cascade.arms) if arm.name in asked]
-    behind = cascade.arms[at[-1] + 1 :] if at else cascade.arms
-    step = cascade.find_agreement(last.arm.name)
-    if step is not None and last.together == "apart":  # no other answer can make them agree
-        behind = tuple(arm for arm in behind if arm.name not in step.arms)
-    if last.failed == "load":
-        behind = tuple(arm for arm in behind if arm.model != last.arm.model)
-    if not behind:
-        return CascadeStep()
-    if last.failed is not None:
-        return CascadeStep(behind[0])
-    following = _list_step(cascade, behind)
-    return _apply_limits(cascade, following, len(at), spent or 0.0, predict)
-
-
-def _list_step(cascade: Cascade, behind: Sequence[Arm]) -> tuple[Arm, ...]:
-    """Return the arms that are still to be asked in the step of the next arm, that arm first."""
-    step = cascade.find_agreement(behind[0].name)
-    if step is None:
-        return (behind[0],)
-    return tuple(arm for arm in behind if arm.name in step.arms)
-
-
-def find_best_outcome(outcomes: Sequence[Outcome]) -> int | None:
-    """Return the index of the answer of the turn; None if there is no answer.
-
-    It is the accepted one, or the one most likely right; of equals the later one. Raw confidences
-    of different reasoning methods are not comparable, so if one of them is uncalibrated, the last
-    answer is used.
-    """
-    answers = [index for index, outcome in enumerate(outcomes) if outcome.usable]
-    answers = [index for index in answers if outcomes[index].answered] or answers
-    if not answers:
-        return None
-    accepted = [index for index in answers if outcomes[index].accepted]
-    if accepted:
-        return accepted[-1]
-    ranked = [(outcomes[index].probability, index) for index in answers]
-    calibrated = [(p, index) for p, index in ranked if p is not None]
-    return max(calibrated)[1] if len(calibrated) == len(answers) else answers[-1]
-
-
-def _apply_limits(
-    cascade: Cascade,
-    following: Sequence[Arm],
-    hops: int,
-    spent: float,
-    predict: Callable[[Arm], float | None],
-) -> CascadeStep:
-    """Check the limits for the rest of a step: one that cannot be finished is not started."""
-    arm = following[0]
-    if hops + len(following) > cascade.max_hops:
-        return CascadeStep(arm, "hops")
-    if cascade.max_joules is None:
-        return CascadeStep(arm)
-    if spent >= cascade.max_joules:
-        return CascadeStep(arm, "spent")
-    known = [joules for each in following if (joules := predict(each)) is not None]
-    predicted = sum(known) if known else None
-    if predicted is not None and spent + predicted > cascade.max_joules:
-        return CascadeStep(arm, "predicted", predicted)
-    return CascadeStep(arm)
-
-
-@dataclass(frozen=True, slots=True)
-class Spent:
-    """Spending of a turn before its next hop."""
-
-    joules: float | None
-    """Joules since its first answer began, loads between hops included; None if unmeasured."""
-    budget: str | None = None  # Name of the turn's budget that is spent; None if none is
-
-
-def settle_hops(decision: Decision, hops: Sequence[Hop], predict: PredictAgreement) -> list[Hop]:
-    """Judge the step of the last hop by the answers of all of its arms (:func:`settle`)."""
-    settled = settle(decision.cascade, [hop.outcome for hop in hops], predict)
-    return [
-        replace(
-            hop,
-            probability=outcome.probability,
-            accepted=outcome.accepted,
-            together=outcome.together,
-        )
-        for hop, outcome in zip(hops, settled, strict=True)
-    ]
-
-
-def is_accepted(decision: Decision, hop: Hop) -> bool:
+def is_accepted(decision: Decision, hop: LiveAttempt) -> bool:
     """Return whether an answer is accepted, so that no further arm is needed."""
     if hop.failure is not None or hop.end.status not in ("complete", "budget"):
         return decision.cascade is None and hop.failure is None
@@ -477,10 +253,10 @@ def is_accepted(decision: Decision, hop: Hop) -> bool:
 def next_step(
     question: str,
     decision: Decision,
-    hops: Sequence[Hop],
+    hops: Sequence[LiveAttempt],
     spent: Spent,
     predict: Callable[[Arm], float | None],
-) -> AskConstrained | Stop:
+) -> NextArm | Stop:
     """Decide what follows the last hop.
 
     Args:
@@ -502,22 +278,15 @@ def next_step(
         return constrained
     if last.accepted or decision.cascade is None:
         return Stop()
-    outcomes = [hop.outcome for hop in hops]
-    step = advance(decision.cascade, outcomes, spent.joules, predict)
+    step = advance(decision.cascade, hops, spent.joules, predict)
     if step.arm is None:
         return Stop()
     if step.barred is not None:
         return Stop(format_barred(decision.cascade, step.arm, step, spent.joules or 0.0))
-    return AskConstrained(step.arm, reason_to_continue(decision.cascade, last))
+    return NextArm(step.arm, reason_to_continue(decision.cascade, last))
 
 
-def find_best(hops: Sequence[Hop]) -> Hop | None:
-    """Return the hop with the answer of a turn that was not stopped; None without any answer."""
-    index = find_best_outcome([hop.outcome for hop in hops])
-    return None if index is None else hops[index]
-
-
-def choose_hop(hops: Sequence[Hop]) -> Hop:
+def choose_hop(hops: Sequence[LiveAttempt]) -> LiveAttempt:
     """Choose the hop whose answer is the turn's.
 
     In a stopped turn this is the running hop if it has any text. Without any answer it is the last
@@ -529,20 +298,22 @@ def choose_hop(hops: Sequence[Hop]) -> Hop:
     return find_best(hops) or last
 
 
-def _after_failure(decision: Decision, hops: Sequence[Hop], last: Hop) -> AskConstrained | Stop:
+def _after_failure(
+    decision: Decision, hops: Sequence[LiveAttempt], last: LiveAttempt
+) -> NextArm | Stop:
     if find_best(hops) is not None:
         return Stop()
     reason = f"{last.arm.name} failed"
     fallback = _find_fallback(decision, hops)
-    if last.at_load and fallback is not None:
+    if last.failed == "load" and fallback is not None:
         return fallback
     if decision.cascade is None:
         return Stop()
-    step = advance(decision.cascade, [hop.outcome for hop in hops], None, lambda arm: None)
-    return Stop() if step.arm is None else AskConstrained(step.arm, reason)
+    step = advance(decision.cascade, hops, None, lambda arm: None)
+    return Stop() if step.arm is None else NextArm(step.arm, reason)
 
 
-def _find_fallback(decision: Decision, hops: Sequence[Hop]) -> AskConstrained | None:
+def _find_fallback(decision: Decision, hops: Sequence[LiveAttempt]) -> NextArm | None:
     """Find the arm that follows a model that could not answer; None if all were asked.
 
     The other places of the model come first, then the models that its backend names for this case,
@@ -552,32 +323,129 @@ def _find_fallback(decision: Decision, hops: Sequence[Hop]) -> AskConstrained | 
     for model in decision.fallbacks.places.get(last.arm.name, ()):
         place = replace(last.arm, model=model)
         if not _asked(hops, place):
-            return AskConstrained(place, f"{last.arm.model} cannot answer, {model} can")
+            return NextArm(place, f"{last.arm.model} cannot answer, {model} can")
     for arm in [arm for hop in reversed(hops) for arm in hop.fallbacks]:
         if not _asked(hops, arm):
-            return AskConstrained(arm, f"{last.arm.model} could not answer")
+            return NextArm(arm, f"{last.arm.model} could not answer")
     policy = decision.fallbacks.load_failed
     if policy is not None and not _asked(hops, policy):
         verb = "answer" if last.fallbacks else "be loaded"
-        return AskConstrained(policy, f"{last.arm.model} could not {verb}")
+        return NextArm(policy, f"{last.arm.model} could not {verb}")
     return None
 
 
-def _asked(hops: Sequence[Hop], arm: Arm) -> bool:
+def _asked(hops: Sequence[LiveAttempt], arm: Arm) -> bool:
     return any(hop.arm.name == arm.name and hop.arm.model == arm.model for hop in hops)
 
 
 def _ask_for_letter(
-    question: str, decision: Decision, hops: Sequence[Hop], last: Hop
-) -> AskConstrained | None:
+    question: str, decision: Decision, hops: Sequence[LiveAttempt], last: LiveAttempt
+) -> NextArm | None:
     """Ask the same model for the letter only, if a multiple choice ended without one."""
     enabled = decision.fallbacks.no_answer == "ask_constrained"
     if last.answered or not enabled or last.arm.readout == "choices" or not parse_options(question):
         return None
     arm = replace(last.arm, reasoning="direct", readout="choices")
-    return AskConstrained(arm, f"{last.arm.name} named no option")
+    return NextArm(arm, f"{last.arm.name} named no option")
 
 
 def failed_at_load(failure: EtuiError, *, began: bool) -> bool:
     """Return whether a failure means that the model could not be loaded."""
     return not began and isinstance(failure, ModelUnavailable | EngineFailed)
+
+
+def sure_text(hop: LiveAttempt) -> str:
+    """Format ``82 % sure``, ``82 % confident (uncalibrated)``, or what is missing."""
+    if not hop.answered:
+        return "without an answer"
+    if hop.end.status == "truncated":
+        return "cut off"
+    if hop.probability is not None:
+        return f"{percent_text(hop.probability)} sure"
+    if hop.end.confidence is not None:
+        return f"{percent_text(hop.end.confidence)} confident (uncalibrated)"
+    return "without a confidence"
+
+
+def describe_hop(decision: Decision, hop: LiveAttempt, step: NextArm | Stop) -> str:
+    """Describe the result of a hop."""
+    if hop.failure is not None:
+        return f"failed: {hop.failure.what.splitlines()[0]}"
+    if hop.stopped:
+        return "stopped"
+    words = _describe_certainty(decision.cascade, hop)
+    if isinstance(step, NextArm) and step.arm.name == hop.arm.name:
+        words.append("asked again for the letter only")
+    elif isinstance(step, NextArm):
+        words.append(f"continuing with {step.arm.name}")
+    elif step.why:
+        words.append(step.why)
+    return ", ".join(words)
+
+
+def _describe_certainty(cascade: Cascade | None, hop: LiveAttempt) -> list[str]:
+    """Return how sure an answer is, and what is required; of a step, also whether it agrees."""
+    if cascade is None:
+        return [sure_text(hop)]
+    step = cascade.find_agreement(hop.arm.name) if hop.together is not None else None
+    if step is None:
+        return [sure_text(hop), f"{percent_text(cascade.accept_at)} required"]
+    if hop.together == "agreed":
+        required = f"{percent_text(step.accept_at)} required"
+        return [describe_agreement(step, hop), sure_text(hop), required]
+    return [describe_agreement(step, hop) or sure_text(hop)]
+
+
+def describe_agreement(step: Agreement, attempt: ArmAttempt) -> str:
+    """Describe what became of a step: ``agrees with quick``, ``differs from quick``."""
+    others = " and ".join(name for name in step.arms if name != attempt.arm.name)
+    if attempt.together == "agreed":
+        return f"agrees with {others}" if others else "all its votes agree"
+    if attempt.together == "apart":
+        if attempt.key is None:
+            return "without an answer to compare"
+        return f"differs from {others}" if others else "its votes differ"
+    return ""
+
+
+def reason_to_continue(cascade: Cascade, last: LiveAttempt) -> str:
+    """Describe why the arm after a hop is asked."""
+    step = cascade.find_agreement(last.arm.name)
+    if step is None or last.together is None:
+        return f"{last.arm.name} was {sure_text(last)}"
+    if last.together == "open":
+        return f"to see whether it agrees with {last.arm.name}"
+    if last.together == "agreed":
+        return f"{' and '.join(step.arms)} agree, but are only {sure_text(last)}"
+    if len(step.arms) == 1:
+        return f"the votes of {last.arm.name} differ"
+    return f"{' and '.join(step.arms)} do not agree"
+
+
+def describe_hops(decision: Decision, hops: Sequence[LiveAttempt], chosen: LiveAttempt) -> str:
+    """Describe the hops of a cascade or of a turn with several; empty for a plain turn."""
+    if decision.cascade is None and len(hops) == 1:
+        return ""
+    parts = [f"{hop.arm.name} {hop.why}" for hop in hops]
+    if chosen is not hops[-1]:
+        parts.append(f"the answer of {chosen.arm.name} is used")
+    return "; ".join(parts)
+
+
+def format_barred(cascade: Cascade, arm: Arm, step: CascadeStep, spent: float) -> str:
+    """Describe the limit that keeps a cascade from its next arm.
+
+    Args:
+        arm: The arm that is not asked.
+        spent: Joules so far.
+    """
+    if step.barred == "hops":
+        most = count_text(cascade.max_hops, "hop")
+        return f"{arm.name} skipped: the cascade is limited to {most}"
+    assert cascade.max_joules is not None
+    limit = energy_text(cascade.max_joules)
+    if step.predicted is None:
+        return f"{arm.name} skipped: the cascade's {limit} are spent"
+    estimate = energy_text(step.predicted, kind="estimate").removesuffix(" (estimate)")
+    left = energy_text(cascade.max_joules - spent)
+    return f"{arm.name} skipped: it would cost {estimate}, but only {left} of {limit} is left"

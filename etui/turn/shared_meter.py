@@ -14,7 +14,7 @@ from etui.arm import TokenCost
 from etui.energy.types import ChannelEnergy, Energy
 from etui.events import BatchShare, SharedBatch
 from etui.turn.accounting import TimeInterval, sum_energies, sum_of_known
-from etui.turn.ports import Meter
+from etui.turn.interfaces import Meter
 from etui.turn.record import Attribution
 
 Span = tuple[int, int]

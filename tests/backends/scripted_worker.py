@@ -1,6 +1,6 @@
 """An engine process whose answers follow the words of the question, without llama.cpp.
 
-``count N`` decodes N tokens, ``hang`` waits for its cancellation or hurry, ``die`` ends the process
+``count N`` decodes N tokens, ``hang`` waits for its cancellation or a spent budget, ``die`` ends the process
 in the middle, ``fail`` raises. Each token is a shared batch of all answers that run.
 """
 
@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from etui.backends.base import AnswerRequest
+from etui.backends.base import AnswerRequest, Cancel
 from etui.backends.worker import Worker
 from etui.config.config import Config
 from etui.errors import ModelUnavailable
@@ -28,34 +28,19 @@ class ScriptedEngine:
         self.loaded = False
         self.loading = threading.Lock()
 
-    def open_answerer(self) -> ScriptedAnswerer:
-        return ScriptedAnswerer(self)
-
     def unload_idle(self) -> tuple[Any, ...]:
         return ()
 
     def seconds_to_unload(self) -> None:
         return None
 
-
-class ScriptedAnswerer:
-    def __init__(self, engine: ScriptedEngine) -> None:
-        self._engine = engine
-        self._cancelled = threading.Event()
-        self._hurried = threading.Event()
-
-    def cancel(self) -> None:
-        self._cancelled.set()
-        self._hurried.set()
-
-    def hurry(self) -> None:
-        self._hurried.set()
-
-    def answer(self, request: AnswerRequest, number: int) -> Iterator[Event]:
+    def answer(self, request: AnswerRequest, cancel: Cancel, number: int) -> Iterator[Event]:
+        hurried = threading.Event()
+        cancel.listen(hurried.set, hurried.set)
         verb, *rest = request.messages[-1].content.split()
-        with self._engine.loading:
-            if not self._engine.loaded:
-                self._engine.loaded = True
+        with self.loading:
+            if not self.loaded:
+                self.loaded = True
                 now = time.monotonic_ns()
                 yield Loaded(request.model.name, now, now, 0, 1)
         start_ns = time.monotonic_ns()
@@ -63,19 +48,19 @@ class ScriptedAnswerer:
             raise ModelUnavailable("no such model", "get one")
         tokens = 0
         for tokens in range(1, int(rest[0]) + 1 if rest else 2):
-            if self._cancelled.is_set():
+            if cancel.cancelled():
                 break
             now = time.monotonic_ns()
-            if self._engine.on_batch is not None:
+            if self.on_batch is not None:
                 share = BatchShare(number, 0, 1)
-                self._engine.on_batch(SharedBatch(request.model.name, start_ns, now, (share,)))
+                self.on_batch(SharedBatch(request.model.name, start_ns, now, (share,)))
             yield Answer(now, f"{tokens} ", 1)
             if verb == "hang":
-                assert self._hurried.wait(60)
+                assert hurried.wait(60)
             if verb == "die":
                 os._exit(7)
         now = time.monotonic_ns()
-        status = "stopped" if self._cancelled.is_set() else "complete"
+        status = "stopped" if cancel.cancelled() else "complete"
         text = "".join(f"{token} " for token in range(1, tokens + 1))
         yield Finished(
             start_ns, start_ns, start_ns, now, now, status, "", text, "", 1, 0, 1, 0, tokens

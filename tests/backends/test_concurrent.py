@@ -15,13 +15,14 @@ import pytest
 
 from etui.arm import Arm
 from etui.backends.base import AnswerRequest
-from etui.backends.process import ChildProcess, ProcessAnswerer, ProcessBackend
+from etui.backends.process import ChildProcess, ProcessBackend
 from etui.backends.wire import Done
 from etui.chat import Message
 from etui.config.config import Config
 from etui.errors import EngineFailed, ModelUnavailable
 from etui.events import Answer, Event, Finished, SharedBatch
 from etui.models.spec import ModelSpec
+from tests.backends.asker import Asker
 
 SPEC = ModelSpec("scripted", "", ())
 WAIT = 60
@@ -34,7 +35,7 @@ def request(text: str) -> AnswerRequest:
 class Reader(threading.Thread):
     """Reads one answer in a thread of its own."""
 
-    def __init__(self, answerer: ProcessAnswerer, text: str) -> None:
+    def __init__(self, answerer: Asker, text: str) -> None:
         super().__init__(daemon=True)
         self.answerer = answerer
         self.text = text
@@ -84,7 +85,7 @@ def drain(batches: queue.SimpleQueue[SharedBatch]) -> list[SharedBatch]:
 
 
 def test_each_reader_gets_its_own_answer(backend: ProcessBackend, batches: Any) -> None:
-    readers = [Reader(backend.open_answerer(), f"count {n}") for n in (3, 50, 7, 20, 1, 9)]
+    readers = [Reader(Asker(backend, sticky=True), f"count {n}") for n in (3, 50, 7, 20, 1, 9)]
     for reader, count in zip(readers, (3, 50, 7, 20, 1, 9), strict=True):
         end = reader.wait()
         assert end.output_tokens == count
@@ -99,7 +100,7 @@ def test_each_reader_gets_its_own_answer(backend: ProcessBackend, batches: Any) 
 
 
 def test_a_cancel_ends_one_answer_and_no_other(backend: ProcessBackend) -> None:
-    first, second = (Reader(backend.open_answerer(), "hang 5") for _ in range(2))
+    first, second = (Reader(Asker(backend, sticky=True), "hang 5") for _ in range(2))
     assert first.first.wait(WAIT)
     assert second.first.wait(WAIT)
     first.answerer.cancel()
@@ -110,19 +111,19 @@ def test_a_cancel_ends_one_answer_and_no_other(backend: ProcessBackend) -> None:
 
 
 def test_a_cancel_before_the_answer_ends_it_too(backend: ProcessBackend) -> None:
-    answerer = backend.open_answerer()
+    answerer = Asker(backend, sticky=True)
     answerer.cancel()
     assert Reader(answerer, "hang 5").wait().status == "stopped"
     assert Reader(answerer, "hang 5").wait().status == "stopped", "and those that follow"
     assert len(answerer.numbers) == 2
-    assert Reader(backend.open_answerer(), "count 2").wait().status == "complete"
+    assert Reader(Asker(backend, sticky=True), "count 2").wait().status == "complete"
 
 
 def test_an_error_belongs_to_its_answer(backend: ProcessBackend) -> None:
-    other = Reader(backend.open_answerer(), "hang 5")
+    other = Reader(Asker(backend, sticky=True), "hang 5")
     assert other.first.wait(WAIT)
     with pytest.raises(ModelUnavailable, match="no such model"):
-        Reader(backend.open_answerer(), "fail").wait()
+        Reader(Asker(backend, sticky=True), "fail").wait()
     other.answerer.cancel()
     assert other.wait().status == "stopped"
 
@@ -130,9 +131,9 @@ def test_an_error_belongs_to_its_answer(backend: ProcessBackend) -> None:
 def test_a_crash_ends_all_answers_and_its_time_is_theirs(
     backend: ProcessBackend, batches: Any
 ) -> None:
-    other = Reader(backend.open_answerer(), "hang 5")
+    other = Reader(Asker(backend, sticky=True), "hang 5")
     assert other.first.wait(WAIT)
-    crashed = Reader(backend.open_answerer(), "die")
+    crashed = Reader(Asker(backend, sticky=True), "die")
     for reader in (other, crashed):
         with pytest.raises(EngineFailed, match="exited with code 7"):
             reader.wait()
@@ -143,13 +144,13 @@ def test_a_crash_ends_all_answers_and_its_time_is_theirs(
     }
     assert all(share.prompt_tokens == share.decode_tokens == 0 for share in last.shares)
     assert last.start_ns == before[-1].end_ns <= last.end_ns
-    assert Reader(backend.open_answerer(), "count 2").wait().output_tokens == 2, "it is restarted"
+    assert Reader(Asker(backend, sticky=True), "count 2").wait().output_tokens == 2, "it is restarted"
 
 
 def test_a_reader_that_leaves_cancels_its_answer_alone(backend: ProcessBackend) -> None:
-    other = Reader(backend.open_answerer(), "hang 5")
+    other = Reader(Asker(backend, sticky=True), "hang 5")
     assert other.first.wait(WAIT)
-    answer = backend.open_answerer().answer(request("hang 5"))
+    answer = Asker(backend, sticky=True).answer(request("hang 5"))
     assert isinstance(next(answer), Answer)
     answer.close()  # type: ignore[attr-defined]
     assert other.is_alive()
@@ -158,7 +159,7 @@ def test_a_reader_that_leaves_cancels_its_answer_alone(backend: ProcessBackend) 
 
 
 def test_answers_that_start_the_process_together_start_one(backend: ProcessBackend) -> None:
-    readers = [Reader(backend.open_answerer(), "count 3") for _ in range(8)]
+    readers = [Reader(Asker(backend, sticky=True), "count 3") for _ in range(8)]
     for reader in readers:
         assert reader.wait().output_tokens == 3
     assert sum(type(e).__name__ == "Loaded" for reader in readers for e in reader.events) == 1
@@ -170,7 +171,7 @@ def test_a_listener_that_fails_ends_no_answer(backend: ProcessBackend, error: Ex
         raise error
 
     backend.on_batch = fail
-    assert Reader(backend.open_answerer(), "count 3").wait().output_tokens == 3
+    assert Reader(Asker(backend, sticky=True), "count 3").wait().output_tokens == 3
 
 
 def test_a_hang_is_told_after_its_batch_is_reported(config: Config) -> None:
@@ -187,7 +188,7 @@ def test_a_hang_is_told_after_its_batch_is_reported(config: Config) -> None:
     ended = threading.Event()
     backend.on_batch = report_slowly
     try:
-        reader = Reader(backend.open_answerer(), "hang 5")
+        reader = Reader(Asker(backend, sticky=True), "hang 5")
         assert reader.first.wait(WAIT)
         assert backend.pid is not None
         os.kill(backend.pid, signal.SIGSTOP)

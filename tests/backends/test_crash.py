@@ -23,8 +23,8 @@ from etui.log.writer import TurnWriter
 from etui.models.spec import ModelSpec
 from etui.routing.decision import Decision
 from etui.turn.events import TurnEvent, TurnFinished
-from etui.turn.run import run_turn, serve_one_model
 from tests.metering import Sliced
+from tests.turn.play import run_turn, serve_one_model
 
 SPEC = ModelSpec("starter", "135M", (), context=2048)
 LAST_WORDS = "the last line before it went"

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from etui.arm import Arm
-from etui.backends.base import AnswerRequest
+from etui.backends.base import AnswerRequest, Cancel
 from etui.backends.local import LocalBackend
 from etui.chat import Message, OutputOptions
 from etui.config.config import Config
@@ -40,10 +40,11 @@ def ask(
     options = OutputOptions(continues=continues)
     request = AnswerRequest(SPEC, path, messages, arm, options=options, turn_id=turn_id)
     events: list[Event] = []
-    for event in backend.answer(request):
+    cancel = Cancel()
+    for event in backend.answer(request, cancel):
         events.append(event)
         if stop_after is not None and len(events) > stop_after:
-            backend.cancel()
+            cancel.cancel()
     text = "".join(event.text for event in events if isinstance(event, Answer))
     (prefilled,) = [event for event in events if isinstance(event, Prefilled)]
     assert isinstance(events[-1], Finished)

@@ -12,12 +12,13 @@ import pytest
 
 from etui.arm import Arm, EarlyExit
 from etui.backends import local as concurrent_answers
-from etui.backends.local import LocalAnswerer, LocalBackend, choose_prompt_limit
+from etui.backends.local import LocalBackend, choose_prompt_limit
 from etui.config.config import Config
 from etui.engine.batching.shared_session import RequestSession
 from etui.errors import ContextOverflow, EngineFailed, ModelUnavailable
 from etui.events import Event, Finished, Loaded, SharedBatch, Thought, Unloaded
 from etui.models.spec import ModelSpec
+from tests.backends.asker import Asker
 from tests.backends.fake_residency import (
     FIRST,
     PATH,
@@ -72,7 +73,7 @@ def test_answers_at_a_time_say_what_they_say_alone(backend: LocalBackend) -> Non
     backend.forget()
     batches: list[SharedBatch] = []
     backend.on_batch = batches.append
-    answerers = [backend.open_answerer() for _ in QUESTIONS]
+    answerers = [Asker(backend) for _ in QUESTIONS]
     answers: list[list[Event]] = [[] for _ in QUESTIONS]
     start = threading.Barrier(len(QUESTIONS))
 
@@ -96,7 +97,7 @@ def test_a_running_answer_and_the_next_one_share_batches(
     batches: list[SharedBatch] = []
     backend.on_batch = batches.append
     held = Held(residency.contexts["first"], at=8)
-    first, second = backend.open_answerer(), backend.open_answerer()
+    first, second = Asker(backend), Asker(backend)
     answers: tuple[list[Event], list[Event]] = ([], [])
 
     def ask_second() -> None:
@@ -105,8 +106,8 @@ def test_a_running_answer_and_the_next_one_share_batches(
 
     def release() -> None:
         assert held.reached.wait(WAIT_SECONDS)
-        assert backend._answers._shared is not None
-        point = backend._answers._shared[2]._point
+        assert backend._shared is not None
+        point = backend._shared[2]._point
         until(lambda: point._visits)  # the second one opens its prompt
         held.released.set()
 
@@ -120,11 +121,11 @@ def test_a_running_answer_and_the_next_one_share_batches(
 
 
 def test_a_number_of_a_running_answer_is_refused(backend: LocalBackend) -> None:
-    answerer = backend.open_answerer()
+    answerer = Asker(backend)
     events = answerer.answer(request(QUESTIONS[0]), number=5)
     next(events)
     with pytest.raises(ValueError, match="number 5 is running"):
-        next(backend.open_answerer().answer(request(QUESTIONS[0]), number=5))
+        next(Asker(backend).answer(request(QUESTIONS[0]), number=5))
     finished(list(events))
     finished(list(answerer.answer(request(QUESTIONS[0]), number=5)))
     assert answerer.numbers == (5, 5)
@@ -138,7 +139,7 @@ def test_another_model_waits_and_so_do_those_behind_it(
     order: list[str] = []
     queued = [threading.Event(), threading.Event()]
 
-    def run(name: str, spec: ModelSpec, answerer: LocalAnswerer) -> None:
+    def run(name: str, spec: ModelSpec, answerer: Asker) -> None:
         events = answerer.answer(request(QUESTIONS[0], spec))
         loads = [event for event in events if isinstance(event, Loaded | Unloaded | Finished)]
         order.extend(
@@ -146,7 +147,7 @@ def test_another_model_waits_and_so_do_those_behind_it(
             for event in loads
         )
 
-    enter = backend._answers._queue.enter
+    enter = backend._queue.enter
 
     def entered() -> Any:
         ticket = enter()
@@ -154,21 +155,21 @@ def test_another_model_waits_and_so_do_those_behind_it(
             queued[queued[0].is_set()].set()
         return ticket
 
-    backend._answers._queue.enter = entered  # type: ignore[method-assign]
+    backend._queue.enter = entered  # type: ignore[method-assign]
 
     def second() -> None:
         assert held.reached.wait(WAIT_SECONDS)
-        run("b", SECOND, backend.open_answerer())
+        run("b", SECOND, Asker(backend))
 
     def third() -> None:
         assert queued[0].wait(WAIT_SECONDS)
-        run("c", FIRST, backend.open_answerer())
+        run("c", FIRST, Asker(backend))
 
     def release() -> None:
         assert queued[1].wait(WAIT_SECONDS)
         held.released.set()
 
-    with threads(lambda: run("a", FIRST, backend.open_answerer()), second, third, release):
+    with threads(lambda: run("a", FIRST, Asker(backend)), second, third, release):
         pass
     assert [each.split()[:2] for each in order] == [
         ["a", "Finished"],
@@ -186,7 +187,7 @@ def test_a_cancel_ends_an_answer_that_waits_in_the_queue(
 ) -> None:
     load(backend)
     held = Held(residency.contexts["first"], at=3)
-    waiting = backend.open_answerer()
+    waiting = Asker(backend)
     first: list[Event] = []
     stopped: list[Event] = []
 
@@ -216,7 +217,7 @@ def test_a_cancel_ends_an_answer_that_waits_for_the_load_of_another(
         assert go_on.wait(WAIT_SECONDS)
 
     residency.before_load = staticmethod(before_load)
-    waiting = backend.open_answerer()
+    waiting = Asker(backend)
     first: list[Event] = []
     stopped: list[Event] = []
 
@@ -240,7 +241,7 @@ def test_a_cancel_ends_an_answer_within_one_batch(
     load(backend)
     context = residency.contexts["first"]
     held = Held(context, at=at)
-    answerer = backend.open_answerer()
+    answerer = Asker(backend)
     events: list[Event] = []
     with threads(collect(answerer.answer(request(text)), events)):
         assert held.reached.wait(WAIT_SECONDS)
@@ -265,7 +266,7 @@ def test_a_cancel_ends_an_answer_in_a_probe_of_its_thinking(
 
     early = EarlyExit(every=8, min_p=1.0, stable=9)
     arm = Arm("probed", "first", "cot", think_tokens=40, max_tokens=8, early_exit=early)
-    answerer = backend.open_answerer()
+    answerer = Asker(backend)
     events: list[Event] = []
     first_slot = 0  # that of the answer; a probe takes another one
     context.before_decode = watch
@@ -278,7 +279,7 @@ def test_a_cancel_ends_an_answer_in_a_probe_of_its_thinking(
     assert last.thinking_tokens == sum(each.tokens for each in thoughts) == 8
     assert (last.prompt_tokens, last.output_tokens) == (last.computed_tokens, 8)
     assert last.first_token_ns == thoughts[0].t_ns
-    assert backend._answers.idle
+    assert backend._queue.idle
 
 
 def test_a_cancel_concerns_one_answer_alone(
@@ -286,7 +287,7 @@ def test_a_cancel_concerns_one_answer_alone(
 ) -> None:
     load(backend)
     held = Held(residency.contexts["first"], at=6)
-    answerers = [backend.open_answerer() for _ in range(3)]
+    answerers = [Asker(backend) for _ in range(3)]
     answers: list[list[Event]] = [[], [], []]
 
     def cancel() -> None:
@@ -314,7 +315,7 @@ def test_a_request_waits_for_room_beside_what_others_reserved(
     backend.on_batch = batches.append
     answers: list[list[Event]] = [[] for _ in QUESTIONS]
     works = [
-        collect(backend.open_answerer().answer(request(question, max_tokens=400)), events)
+        collect(Asker(backend).answer(request(question, max_tokens=400)), events)
         for question, events in zip(QUESTIONS, answers, strict=True)
     ]
     with threads(*works):
@@ -353,16 +354,16 @@ def test_a_request_begins_when_the_prompt_of_another_is_shorter_than_it_was_rese
     answers: list[list[Event]] = [[], []]
 
     def second() -> None:
-        until(lambda: backend._answers._queue.running)
+        until(lambda: backend._queue.running)
         asked = request(text, max_tokens=139)
-        answers[1].extend(backend.open_answerer().answer(asked, number=2))
+        answers[1].extend(Asker(backend).answer(asked, number=2))
 
     def release() -> None:
         assert held.reached.wait(WAIT_SECONDS)
-        until(lambda: backend._answers._queue.running == 2)
+        until(lambda: backend._queue.running == 2)
         held.released.set()
 
-    first = backend.open_answerer().answer(request(text, max_tokens=139), number=1)
+    first = Asker(backend).answer(request(text, max_tokens=139), number=1)
     with threads(collect(first, answers[0]), second, release):
         pass
     assert outcome(answers[0]) == outcome(answers[1])
@@ -380,7 +381,7 @@ def test_a_prompt_that_never_fits_fails_at_once(
     def overflow() -> None:
         assert held.reached.wait(WAIT_SECONDS)
         with pytest.raises(ContextOverflow):
-            list(backend.open_answerer().answer(request("x" * 600)))
+            list(Asker(backend).answer(request("x" * 600)))
         held.released.set()  # while the other one was running
 
     with threads(collect(backend.answer(request(QUESTIONS[0])), first), overflow):
@@ -396,7 +397,7 @@ def test_a_model_in_use_is_not_unloaded(
     first: list[Event] = []
     unloaded: list[Unloaded] = []
     waits = threading.Event()
-    enter = backend._answers._queue.enter
+    enter = backend._queue.enter
 
     def entered() -> Any:
         ticket = enter()
@@ -404,7 +405,7 @@ def test_a_model_in_use_is_not_unloaded(
             waits.set()
         return ticket
 
-    backend._answers._queue.enter = entered  # type: ignore[method-assign]
+    backend._queue.enter = entered  # type: ignore[method-assign]
 
     def unload() -> None:
         assert held.reached.wait(WAIT_SECONDS)
@@ -428,11 +429,11 @@ def test_a_model_in_use_is_not_unloaded(
 
 
 def test_an_answer_that_nobody_reads_any_more_gives_its_place_back(backend: LocalBackend) -> None:
-    events = backend.open_answerer().answer(request(QUESTIONS[0]))
-    while not backend._answers._queue.running:
+    events = Asker(backend).answer(request(QUESTIONS[0]))
+    while not backend._queue.running:
         next(events)
     events.close()  # type: ignore[attr-defined]
-    assert backend._answers.idle
+    assert backend._queue.idle
     finished(list(backend.answer(request(QUESTIONS[0], SECOND))))
 
 
@@ -443,7 +444,7 @@ def test_the_next_answer_begins_before_the_last_event_is_read_to_its_end(
     for event in events:
         if isinstance(event, Finished):
             break
-    finished(list(backend.open_answerer().answer(request(QUESTIONS[0], SECOND))))
+    finished(list(Asker(backend).answer(request(QUESTIONS[0], SECOND))))
 
 
 def test_owners_share_no_prefix(backend: LocalBackend) -> None:
@@ -462,7 +463,7 @@ def test_a_failed_answer_leaves_the_backend_usable(
     residency.contexts["first"].fails_at = {2}
     with pytest.raises(EngineFailed):
         list(backend.answer(request(QUESTIONS[0])))
-    assert backend._answers.idle
+    assert backend._queue.idle
     with pytest.raises(ModelUnavailable):
         list(backend.answer(replace(request(QUESTIONS[0]), path=None)))
     finished(list(backend.answer(request(QUESTIONS[0]))))
@@ -473,7 +474,7 @@ def test_closing_cancels_running_answers(config: Config, residency: type[FakeRes
     load(backend)
     held = Held(residency.contexts["first"], at=3)
     events: list[Event] = []
-    with threads(collect(backend.open_answerer().answer(request(QUESTIONS[0])), events)):
+    with threads(collect(Asker(backend).answer(request(QUESTIONS[0])), events)):
         assert held.reached.wait(WAIT_SECONDS)
         (control,) = backend._running.values()
 
@@ -493,7 +494,7 @@ def test_with_one_at_a_time_answerers_take_turns_and_report_no_batch(
     batches: list[SharedBatch] = []
     backend.on_batch = batches.append
     assert finished(list(backend.answer(request(QUESTIONS[0])))).status != "stopped"
-    answerers = [backend.open_answerer() for _ in range(3)]
+    answerers = [Asker(backend) for _ in range(3)]
     spans: list[Finished] = []
 
     def run(index: int) -> None:
@@ -506,7 +507,7 @@ def test_with_one_at_a_time_answerers_take_turns_and_report_no_batch(
     assert all(a.end_ns <= b.start_ns for a, b in pairwise(spans))
     assert [each.cached_tokens for each in spans] == [0, 0, 0]
     assert not batches
-    assert sorted(number for each in answerers for number in each.numbers) == [1, 2, 3]
+    assert sorted(number for each in answerers for number in each.numbers) == [2, 3, 4]
     backend.close()
 
 

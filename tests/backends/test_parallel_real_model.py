@@ -21,6 +21,7 @@ from etui.events import Answer, Batch, Event, Finished, Probe, Residence, Shared
 from etui.models.catalogue import load_catalogue
 from etui.models.spec import STARTER, ModelSpec
 from etui.reasoning.direct import answer_prompt
+from tests.backends.asker import Asker
 from tests.engine.batching.fakes import WAIT_SECONDS, threads, until
 
 QUESTIONS = (
@@ -73,8 +74,8 @@ def ask_together(
 
     def hold(batch: SharedBatch) -> None:
         backend.on_batch = report
-        assert backend._answers._shared is not None
-        point = backend._answers._shared[2]._point
+        assert backend._shared is not None
+        point = backend._shared[2]._point
         until(
             lambda: (
                 point._visits + sum(bool(each.sequences) for each in point.members) == len(requests)
@@ -88,7 +89,7 @@ def ask_together(
 
     def run(index: int) -> None:
         start.wait(WAIT_SECONDS)
-        events = backend.open_answerer().answer(requests[index], number=100 + index)
+        events = Asker(backend).answer(requests[index], number=100 + index)
         answers[index].extend(events)
 
     with threads(*(lambda index=index: run(index) for index in range(len(requests)))):
@@ -262,7 +263,7 @@ def test_a_cancel_leaves_the_others_as_they_are(
     requests = [
         AnswerRequest(spec, starter_model, (Message("user", text),), arm) for text in QUESTIONS[:2]
     ]
-    answerers = [backend.open_answerer() for _ in requests]
+    answerers = [Asker(backend) for _ in requests]
     found: list[list[Event]] = [[], []]
 
     def run(index: int) -> None:

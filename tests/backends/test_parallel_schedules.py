@@ -17,6 +17,7 @@ from etui.config.config import Config
 from etui.errors import EngineFailed
 from etui.events import Event, Finished, Loaded, SharedBatch, Unloaded
 from etui.models.spec import ModelSpec
+from tests.backends.asker import Asker
 from tests.backends.fake_residency import FIRST, SECOND, fake_residency, finished, request
 from tests.engine.batching.fakes import (
     WAIT_SECONDS,
@@ -90,12 +91,12 @@ class Played:
 
         with threads(*(run(index) for index in range(len(asked)))):
             pass
-        self.idle = self.backend._answers.idle
+        self.idle = self.backend._queue.idle
         self.backend.close()
 
     def _read(self, index: int) -> None:
         own = self.asked[index]
-        answerer = self.backend.open_answerer()
+        answerer = Asker(self.backend)
         arm = replace(own.arm, model=own.spec.name)
         events = answerer.answer(
             request(own.text, own.spec, arm=arm, owner=own.owner), number=index

@@ -24,6 +24,7 @@ from etui.config.config import Config
 from etui.errors import EngineFailed, ModelUnavailable
 from etui.events import Answer, Event, Finished, Loaded, Prefilling, Unloaded
 from etui.models.spec import ModelSpec
+from tests.backends.asker import Asker
 from tests.engine.tampered import with_template
 
 SPEC = ModelSpec("starter", "135M", (), context=2048)
@@ -59,11 +60,11 @@ def test_answers_come_over_the_pipe(child: ProcessBackend, starter_model: Path) 
 
 
 def test_a_cancelled_answer_finishes(child: ProcessBackend, starter_model: Path) -> None:
-    events = []
-    for event in child.answer(request(starter_model, tokens=1500)):
+    events, asker = [], Asker(child)
+    for event in asker.answer(request(starter_model, tokens=1500)):
         events.append(event)
         if isinstance(event, Answer):
-            child.cancel()
+            asker.cancel()
     assert finished(events).status == "stopped"
     assert finished(events).output_tokens < 1500
     # The next answer is not cancelled with it.
@@ -73,11 +74,11 @@ def test_a_cancelled_answer_finishes(child: ProcessBackend, starter_model: Path)
 def test_a_prefill_can_be_cancelled_between_batches(
     child: ProcessBackend, starter_model: Path
 ) -> None:
-    events = []
-    for event in child.answer(request(starter_model, "one two three " * 400)):
+    events, asker = [], Asker(child)
+    for event in asker.answer(request(starter_model, "one two three " * 400)):
         events.append(event)
         if isinstance(event, Prefilling):
-            child.cancel()
+            asker.cancel()
     assert finished(events).status == "stopped"
     assert finished(events).output_tokens == 0
     assert sum(isinstance(event, Prefilling) for event in events) <= 2
@@ -240,9 +241,10 @@ def test_the_child_dies_with_its_parents_pipe(child: ProcessBackend) -> None:
 
 
 def test_cancel_from_any_thread_and_at_any_time(child: ProcessBackend) -> None:
-    child.cancel()  # nothing runs: nothing happens
+    asker = Asker(child)
+    asker.cancel()  # nothing runs: nothing happens
     child.start()
-    threads = [threading.Thread(target=child.cancel) for _ in range(4)]
+    threads = [threading.Thread(target=asker.cancel) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:

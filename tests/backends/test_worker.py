@@ -61,7 +61,7 @@ def test_tokens_that_follow_each_other_cross_together_and_nothing_passes_another
 class Answers:
     """The part of a LocalBackend with one answer: a prefill and three tokens."""
 
-    def answer(self, _request: object, _number: int) -> Iterator[Event]:
+    def answer(self, _request: object, _cancel: object, _number: int) -> Iterator[Event]:
         yield Prefilled(0, 1, 2, 0, 2)
         for token in range(3):
             yield Answer(token, "x", 1)
@@ -77,8 +77,7 @@ def test_the_first_token_is_sent_at_once_with_the_end_of_its_prefill(
     worker = Worker(io.BytesIO(), write, pause=lambda _: seen.append(came(read)))
     worker._send(Heartbeat(7))  # what is sent next is held back, unless it must not be
     came(read)
-    worker._answerers[1] = Answers()  # type: ignore[assignment]
-    worker._answer(None, Ask(1, None))  # type: ignore[arg-type]
+    worker._answer(Answers(), Ask(1, None))  # type: ignore[arg-type]
     assert seen == [[EngineEvent(1, Prefilled(0, 1, 2, 0, 2)), told(0)]]
     assert came(read) == [told(1), told(2), Done(1)]
     os.close(read)

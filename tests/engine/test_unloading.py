@@ -28,9 +28,9 @@ from etui.log.writer import TurnWriter
 from etui.models.spec import ModelSpec
 from etui.routing.decision import Decision
 from etui.turn.events import TurnFinished
-from etui.turn.run import run_turn, serve_one_model
 from tests.engine.opened import opened
 from tests.metering import Sliced
+from tests.turn.play import run_turn, serve_one_model
 
 SPEC = ModelSpec("one", "135M", (), context=512, sha256="ab" * 32)
 TWO, THREE = replace(SPEC, name="two", sha256=None), replace(SPEC, name="three")

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from etui.backends.base import AnswerRequest
+from etui.backends.base import AnswerRequest, Cancel
 from etui.chat import Message, Query
 from etui.config.config import Config
 from etui.energy.idle import IdleTracker
@@ -64,7 +64,9 @@ class Engine:
         self.on_unloaded: Callable[[Unloaded], None] = lambda _event: None
         self.pid: int | None = 4711
 
-    def answer(self, request: AnswerRequest) -> Iterator[Event]:
+    def answer(self, request: AnswerRequest, cancel: Cancel | None = None) -> Iterator[Event]:
+        assert cancel is not None
+        cancel.listen(self.cancelled.set)
         limit = request.arm.max_tokens
         self.asked.append((limit, request.messages))
         start = self.clock()
@@ -87,11 +89,6 @@ class Engine:
 
     def unload(self, model: str) -> Iterator[Residence]:
         return iter(())
-
-    def cancel(self) -> None:
-        self.cancelled.set()
-
-    def hurry(self) -> None: ...
 
     def keep_warm(self, model: str, seconds: float | None) -> None: ...
 

@@ -56,7 +56,7 @@ class Child:
         self.times: list[tuple[str, float | None]] = []
         self.load_fails = False
 
-    def answer(self, request: AnswerRequest) -> Iterator[Event]:
+    def answer(self, request: AnswerRequest, cancel: object = None) -> Iterator[Event]:
         if self.load_fails:
             yield self._free(request.model.name, "room")
             raise EngineFailed("memory ran out")
@@ -97,10 +97,6 @@ class Child:
 
     def keep_warm(self, model: str, seconds: float | None) -> None:
         self.times.append((model, seconds))
-
-    def cancel(self) -> None: ...
-
-    def hurry(self) -> None: ...
 
     def close(self) -> None:
         self.pid, self._held = None, False

@@ -51,18 +51,18 @@ def runtime(config: Config) -> Runtime[Any]:
 def test_a_file_without_a_record_is_hashed_once_by_a_runtime(
     runtime: Runtime[Any], hashed: list[object]
 ) -> None:
-    first = runtime.serve(ARM)
-    assert runtime.serve(ARM).path == first.path
+    first = runtime.resolve(ARM)
+    assert runtime.resolve(ARM).path == first.path
     assert len(hashed) == 1
 
 
 def test_a_file_that_changed_is_hashed_again(
     config: Config, runtime: Runtime[Any], hashed: list[object]
 ) -> None:
-    path = runtime.serve(ARM).path
+    path = runtime.resolve(ARM).path
     assert path is not None
     path.write_bytes(path.read_bytes() + b"x")
     os.utime(path)
     with pytest.raises(ModelUnavailable, match="sha256"):
-        runtime.serve(ARM)
+        runtime.resolve(ARM)
     assert len(hashed) == 2

@@ -82,6 +82,6 @@ def test_a_turn_is_served_with_the_settings_of_its_model(config: Config) -> None
         "models:\n  own: {size: s, threads: 2, batch_tokens: 64, sources: [{path: own.gguf}]}\n"
     )
     runtime: Runtime[Any] = open_runtime(config)
-    served = runtime.serve(Arm("a", "own"))
+    served = runtime.resolve(Arm("a", "own"))
     assert served.settings["threads"] == 2
     assert served.settings["batch_tokens_setting"] == 64

@@ -17,7 +17,7 @@ from etui.routing.library import load_policy
 from etui.runtime.caches import FileCache
 from etui.runtime.decide import Overrides, choose
 from etui.runtime.runtime import Runtime, open_runtime
-from etui.turn.ports import Served
+from etui.turn.interfaces import ResolvedModel
 from tests.models.test_gguf import asks, f32, tiny_gguf
 
 LATER_NS = 1 << 62
@@ -56,7 +56,7 @@ def runtime(config: Config) -> Runtime[Any]:
 def sampled(runtime: Runtime[Any], **options: Any) -> tuple[Sampling, SamplingFrom]:
     """Choose as the chat and ``ask`` do, and serve the arm."""
     arm = choose(QUERY, Overrides(**options), runtime).decision.arm
-    served: Served = runtime.serve(arm)
+    served: ResolvedModel = runtime.resolve(arm)
     assert served.arm is not None
     return served.arm.sampling, served.arm.sampling_from
 
@@ -112,7 +112,7 @@ def test_a_bench_run_is_greedy_unless_told(runtime: Runtime[Any], config: Config
     arms = list_policy_arms(policy, lambda _: True)
     direct = build_arms(["asks"], ["direct", "vote"], ArmOverrides(), FORMATS["chat"])
     told = build_arms(["asks"], ["direct"], ArmOverrides(temperature=0.5), FORMATS["chat"])
-    found = {name: runtime.serve(arm).arm for name, arm in {**arms, **direct, **told}.items()}
+    found = {name: runtime.resolve(arm).arm for name, arm in {**arms, **direct, **told}.items()}
     temperatures = [arm.sampling.temperature for arm in found.values() if arm is not None]
     # "asks direct" is greedy in the first run and at 0.5 in the second, which replaces it here.
     assert dict(zip(found, temperatures, strict=True)) == {
@@ -122,13 +122,13 @@ def test_a_bench_run_is_greedy_unless_told(runtime: Runtime[Any], config: Config
         "asks direct": 0.5,
         "asks vote 7x256": 0.7,
     }
-    assert runtime.serve(direct["asks direct"]).arm == direct["asks direct"]
+    assert runtime.resolve(direct["asks direct"]).arm == direct["asks direct"]
     decision = decide_by_policy(policy, runtime)(QUERY).decision
     assert decision.cascade is not None
     instead = decision.fallbacks.load_failed
     assert instead is not None
     for arm in (decision.arm, *decision.cascade.arms, instead):
-        assert runtime.serve(arm).arm == arm
+        assert runtime.resolve(arm).arm == arm
 
 
 def test_a_run_without_the_new_keys_keeps_its_document() -> None:

@@ -50,7 +50,7 @@ class Child:
     def __init__(self, clock: FakeClock) -> None:
         self._clock = clock
 
-    def answer(self, request: AnswerRequest) -> Iterator[Event]:
+    def answer(self, request: AnswerRequest, cancel: object = None) -> Iterator[Event]:
         end = self._clock()
         start = end - 10**9
         yield Finished(start, start, start, end, None, "complete", "", "Four.", "", 5, 0, 5, 0, 2)
@@ -63,10 +63,6 @@ class Child:
     def unload(self, model: str) -> Iterator[Residence]:
         end = self._clock()
         yield Unloaded(model, None, end - 10**9, end, "asked", 98_000_000)
-
-    def cancel(self) -> None: ...
-
-    def hurry(self) -> None: ...
 
     def close(self) -> None:
         self.pid = None

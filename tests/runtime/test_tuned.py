@@ -48,7 +48,7 @@ def curve_for(config: Config, spec: ModelSpec) -> OperatingCurve:
 def test_a_turn_runs_with_them_and_records_them(config: Config) -> None:
     tune(config, add_model(config))
     with open_runtime(config) as runtime:
-        served = runtime.serve(Arm("direct", "tiny"))
+        served = runtime.resolve(Arm("direct", "tiny"))
     assert (served.spec.kv_type, served.spec.threads) == ("q8_0", 1)
     assert served.settings["tuned"] == {
         "sweep": "sweep-1",
@@ -57,7 +57,7 @@ def test_a_turn_runs_with_them_and_records_them(config: Config) -> None:
     assert (served.settings["kv_type"], served.settings["threads"]) == ("q8_0", 1)
     remove_tuned(config, "tiny")
     with open_runtime(config) as runtime:
-        assert "tuned" not in runtime.serve(Arm("direct", "tiny")).settings
+        assert "tuned" not in runtime.resolve(Arm("direct", "tiny")).settings
 
 
 def test_a_curve_counts_only_under_the_settings_of_its_measurement(config: Config) -> None:

@@ -29,9 +29,9 @@ from etui.runtime.turn_request import (
 from etui.server.context import ServerContext, ServerSettings
 from etui.server.run import GracefulServer, open_sockets
 from etui.turn.events import TurnFinished
-from etui.turn.ports import Served
+from etui.turn.interfaces import ResolvedModel
 from etui.turn.record import Attribution, ClientRecord, TurnRecord
-from etui.turn.run import run_turn
+from tests.turn.play import run_turn
 from tests.turn.scripted import Meter10W, S, Saved
 
 DEADLINE_SECONDS = 60.0
@@ -297,5 +297,5 @@ def serving(
         running.stop()
 
 
-def _serve(arm: Arm) -> Served:
-    return Served(ModelSpec(arm.model, "tiny", (), sha256="ab" * 32), Path("m.gguf"))
+def _serve(arm: Arm) -> ResolvedModel:
+    return ResolvedModel(ModelSpec(arm.model, "tiny", (), sha256="ab" * 32), Path("m.gguf"))

@@ -12,8 +12,8 @@ from etui.events import Answer, Finished, Loaded, Prefilled, Thought
 from etui.models.spec import ModelSpec
 from etui.routing.decision import Decision
 from etui.turn.record import LoadRecord, TurnRecord, UnloadRecord
-from etui.turn.run import run_turn, serve_one_model
 from tests.metering import Sliced
+from tests.turn.play import run_turn, serve_one_model
 
 S = 1_000_000_000
 SPEC = ModelSpec("m", "tiny", (), sha256="ab" * 32)

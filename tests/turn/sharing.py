@@ -14,10 +14,10 @@ from etui.errors import EngineFailed
 from etui.events import Answer, BatchShare, Event, Finished, Prefilled, SharedBatch
 from etui.models.spec import ModelSpec
 from etui.routing.decision import Decision
-from etui.turn.ports import Meter
-from etui.turn.run import run_turn, serve_one_model
+from etui.turn.interfaces import Meter
 from etui.turn.shared_meter import BatchLedger, SharedMeter
 from tests.support.power_curves import WattCurve, steps
+from tests.turn.play import run_turn, serve_one_model
 from tests.turn.scripted import DECISION, Saved
 
 S = 1_000_000_000

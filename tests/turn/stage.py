@@ -14,8 +14,8 @@ from etui.models.spec import ModelSpec
 from etui.routing.decision import Decision
 from etui.routing.limits import Agreement, Cascade, Fallbacks, TurnBudget
 from etui.routing.prediction import PredictedAgreement, PredictedJoules
-from etui.turn.ports import Served
-from etui.turn.run import run_turn
+from etui.turn.interfaces import ResolvedModel
+from tests.turn.play import run_turn
 from tests.turn.scripted import Meter10W, S, Saved
 
 CHOICE = "Which planet is red?\nA) Venus\nB) Mars"
@@ -61,13 +61,13 @@ class Stage:
     def clock(self) -> int:
         return self.now_ns
 
-    def serve(self, arm: Arm) -> Served:
+    def serve(self, arm: Arm) -> ResolvedModel:
         self.now_ns += int(self.between_s * S)
         if arm.model in self.missing:
             raise self.missing[arm.model]
         spec = ModelSpec(arm.model, "tiny", (), sha256=arm.model * 8)
         others = self.fallbacks.get(arm.model, ())
-        return Served(spec, Path("m.gguf"), fallbacks=others)
+        return ResolvedModel(spec, Path("m.gguf"), fallbacks=others)
 
     def cancel(self) -> None:
         self.cancelled += 1

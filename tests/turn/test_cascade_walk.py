@@ -16,7 +16,8 @@ from etui.learning.graded import Graded
 from etui.learning.policy_replay import Walk, walk_cascade
 from etui.routing.limits import Agreement, Cascade
 from etui.routing.prediction import PredictedAgreement
-from etui.turn.cascade import CascadeStep, Outcome, advance, find_best_outcome, is_sure, settle
+from etui.turn.attempt import ArmAttempt
+from etui.turn.cascade import CascadeStep, advance, find_best, is_sure, settle
 from tests.turn.stage import Known, Part, Stage, decided, play
 
 WATTS = 10
@@ -134,7 +135,7 @@ def live(case: Case) -> tuple[list[str], str, float]:
 def replayed(case: Case) -> tuple[list[str], str, float]:
     """The same by the pure functions alone."""
     spent = 0.0
-    outcomes: list[Outcome] = []
+    outcomes: list[ArmAttempt] = []
     while True:
         step = advance(case.cascade, outcomes, spent, lambda arm: case.asked[arm.name].predicted)
         if step.arm is None or step.barred is not None:
@@ -144,7 +145,7 @@ def replayed(case: Case) -> tuple[list[str], str, float]:
         failed = each.fails_at and ("load" if each.fails_at == "load" else "answer")
         probability = None if failed else case.known.calibrated(step.arm, each.confidence, None)
         sure = not failed and is_sure(case.cascade, each.confidence, probability)
-        outcome = Outcome(
+        outcome = ArmAttempt(
             step.arm,
             probability,
             sure,
@@ -154,9 +155,9 @@ def replayed(case: Case) -> tuple[list[str], str, float]:
             confidence=None if failed else each.confidence,
         )
         outcomes = settle(case.cascade, [*outcomes, outcome], case.known.agreement)
-    taken = find_best_outcome(outcomes)
+    taken = find_best(outcomes)
     names = [outcome.arm.name for outcome in outcomes]
-    return names, names[-1 if taken is None else taken], spent
+    return names, names[-1] if taken is None else taken.arm.name, spent
 
 
 @given(cases(failing=True))
@@ -212,7 +213,7 @@ def test_no_arm_is_asked_twice_or_past_its_limits(case: Case) -> None:
 
 def test_what_forbids_an_arm_is_named() -> None:
     small, large = Arm("small", "a"), Arm("large", "b")
-    unsure = [Outcome(small, 0.2, accepted=False)]
+    unsure = [ArmAttempt(small, 0.2, accepted=False)]
 
     def step(
         predicted: float | None = None, spent: float | None = 30.0, **limits: float
@@ -231,9 +232,9 @@ def test_what_forbids_an_arm_is_named() -> None:
 def test_arms_of_a_model_that_cannot_be_loaded_are_passed_over() -> None:
     arms = (Arm("quick", "a"), Arm("think", "a"), Arm("large", "b"))
     cascade = Cascade(arms, 0.9, 3)
-    failed = [Outcome(arms[0], None, accepted=False, usable=False, failed="load")]
+    failed = [ArmAttempt(arms[0], None, accepted=False, usable=False, failed="load")]
     assert advance(cascade, failed, 0.0, lambda arm: None) == CascadeStep(arms[2])
-    failed = [Outcome(arms[0], None, accepted=False, usable=False, failed="answer")]
+    failed = [ArmAttempt(arms[0], None, accepted=False, usable=False, failed="answer")]
     assert advance(cascade, failed, 0.0, lambda arm: None) == CascadeStep(arms[1])
 
 

@@ -62,7 +62,7 @@ def test_schedules_have_everything_that_can_go_wrong() -> None:
 
 
 def test_the_schedules_notice_a_part_that_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(benchmarks.attribution, "widen_legs", lambda legs, meters: list(legs))
+    monkeypatch.setattr(benchmarks.attribution, "widen_legs", list)
     assert max(each.total for each in play(20)) > TOLERANCE
 
 

@@ -22,8 +22,8 @@ from etui.reasoning.extraction import extract
 from etui.routing.decision import Decision
 from etui.routing.limits import Agreement, Cascade, Fallbacks, TurnBudget
 from etui.turn.events import TurnFinished
-from etui.turn.ports import Unlogged
-from etui.turn.run import run_turn, serve_one_model
+from etui.turn.interfaces import Unlogged
+from tests.turn.play import run_turn, serve_one_model
 from tests.turn.scripted import Meter10W
 
 QUESTION = (

@@ -10,7 +10,7 @@ import pytest
 from etui.arm import OPEN_SAMPLING, Arm, Sampling, SamplingFrom
 from etui.models.spec import ModelSampling, ModelSpec
 from etui.runtime.model_resolution import has_open_sampling, resolve_sampling
-from etui.turn.ports import Served
+from etui.turn.interfaces import ResolvedModel
 from tests.turn.stage import Part, Stage, decided, play
 
 ASKED = ModelSampling(
@@ -116,7 +116,7 @@ def test_to_resolve_twice_changes_nothing_more() -> None:
 class AsksForMore(Stage):
     """A stage whose model asks for a sampling of its own."""
 
-    def serve(self, arm: Arm) -> Served:
+    def serve(self, arm: Arm) -> ResolvedModel:
         served = super().serve(arm)
         return replace(served, arm=resolve_sampling(arm, ASKED, "gguf", tags=False))
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from benchmarks.attribution import IDLE_WATTS, CurveMeter
 from etui.energy.types import Energy
 from etui.events import SharedBatch
-from etui.turn.ports import PartMeter
+from etui.turn.interfaces import PartMeter
 from etui.turn.record import Attribution
 from etui.turn.shared_meter import BatchLedger
 from tests.turn.sharing import COST, S, any_curve, batch, ledger_of, meter_of, watts

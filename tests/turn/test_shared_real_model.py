@@ -22,9 +22,10 @@ from etui.models.catalogue import load_catalogue
 from etui.models.spec import STARTER, ModelSpec
 from etui.routing.decision import Decision
 from etui.runtime.energy_books import EnergyBookkeeper
-from etui.turn.run import run_turn, serve_one_model
 from etui.turn.shared_meter import BatchLedger, SharedMeter
+from tests.backends.asker import Asker
 from tests.support.power_curves import steps
+from tests.turn.play import run_turn, serve_one_model
 from tests.turn.scripted import Saved
 
 WAIT_SECONDS = 60
@@ -79,7 +80,7 @@ def test_turns_in_real_batches_and_idle_time_have_all_joules(
     faults: list[BaseException] = []
 
     def ask(number: int) -> None:
-        answerer = backend.open_answerer()
+        answerer = Asker(backend)
         meter = SharedMeter(machine, ledger, lambda: answerer.numbers, lambda model: cost)
         stopped = threading.Event()
         start.wait(WAIT_SECONDS)

@@ -18,10 +18,10 @@ from etui.events import Answer, Loaded, ToolCall
 from etui.routing.decision import Decision
 from etui.routing.limits import TurnBudget
 from etui.turn.accounting import power_curve
-from etui.turn.ports import Meter, Served
+from etui.turn.interfaces import Meter, ResolvedModel
 from etui.turn.record import Attribution, ClientRecord, TurnRecord
-from etui.turn.run import run_turn
 from etui.turn.shared_meter import BatchLedger
+from tests.turn.play import run_turn
 from tests.turn.scripted import EVENTS, Meter10W, Saved, Scripted, finished, turn
 from tests.turn.sharing import (
     COST,
@@ -150,12 +150,6 @@ def test_the_attribution_of_an_unmeasured_turn_has_no_joules() -> None:
     assert record_of(saved).energy.attribution == Attribution("exclusive", 1.0, None, None)
 
 
-def test_a_given_attribution_comes_before_that_of_the_meter() -> None:
-    found = Attribution("tokens", 0.25, 200.0, None, 7, 4.0)
-    saved = Client(1, at(1), at(2), at(4)).play(Meter10W(), attribution=lambda: found)
-    assert record_of(saved).energy.attribution == found
-
-
 CALLS = [
     ToolCall(at(12), 0, "call_1", "weather", ""),
     ToolCall(at(12), 0, "call_1", "", '{"city": '),
@@ -238,7 +232,7 @@ class TwoMachines(Stage):
 
     remote: Meter = field(default_factory=Elsewhere)
 
-    def serve(self, arm: Arm) -> Served:
+    def serve(self, arm: Arm) -> ResolvedModel:
         served = super().serve(arm)
         return replace(served, meter=self.remote, path=None) if arm.model == "big" else served
 

@@ -15,11 +15,11 @@ from etui.energy.types import Energy, Kind
 from etui.events import Answer, Prefilled, Verified
 from etui.models.spec import ModelSpec
 from etui.turn.accounting import TimeInterval
-from etui.turn.ports import Served
+from etui.turn.interfaces import ResolvedModel
 from etui.turn.record import parse_speculation
-from etui.turn.run import run_turn
 from etui.turn.speculation import WINDOW_NS, account_speculation, sum_speculation
 from etui.turn.text import energy_line, speculation_text
+from tests.turn.play import run_turn
 from tests.turn.scripted import DECISION, SPEC, Meter10W, S, Saved, Scripted, finished, turn
 from tests.turn.stage import LARGE, QUICK, Part, Stage, decided, play
 
@@ -304,7 +304,7 @@ def test_a_turn_records_its_drafts_and_its_phases_still_sum() -> None:
 def test_the_draft_model_goes_to_the_backend() -> None:
     small = ModelSpec("small", "tiny", ())
     answerer = Scripted(EVENTS)
-    served = Served(SPEC, Path("m.gguf"), draft=(small, Path("d.gguf")))
+    served = ResolvedModel(SPEC, Path("m.gguf"), draft=(small, Path("d.gguf")))
     events = run_turn(
         Query("2+2?"),
         DECISION,

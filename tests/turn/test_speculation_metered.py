@@ -13,8 +13,8 @@ from etui.arm import Arm
 from etui.chat import Query
 from etui.events import Answer, Finished, Prefilled, Verified
 from etui.routing.decision import Decision
-from etui.turn.run import run_turn, serve_one_model
 from tests.support.gpu import GpuLoad, SimulatedGpu
+from tests.turn.play import run_turn, serve_one_model
 from tests.turn.scripted import SPEC, Saved
 
 PROMPT = 200

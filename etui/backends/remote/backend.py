@@ -13,7 +13,7 @@ from contextlib import aclosing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from etui.backends.base import AnswerRequest
+from etui.backends.base import AnswerRequest, Cancel
 from etui.backends.remote.answer import RemoteAnswer, Requests, Signal
 from etui.backends.remote.client import RemoteClient, RequestFailed, build_error
 from etui.backends.remote.dialects import choose_dialect
@@ -137,7 +137,10 @@ class IoThread:
         return asyncio.run_coroutine_threadsafe(work, self._start())
 
     def call(self, function: Callable[[], object]) -> None:
-        """Call a function on the loop soon; nothing happens if the loop has ended."""
+        """Call a function on the loop: at once there, else soon, and not if the loop has ended."""
+        if self._thread is threading.current_thread():
+            function()
+            return
         with self._lock:
             if self._loop is not None:
                 self._loop.call_soon_threadsafe(function)
@@ -197,8 +200,7 @@ PROBE_SECONDS = 3.0
 class RemoteBackend:
     """Backend that asks a server over HTTP.
 
-    Several answers run at a time, each by an answerer of its own. Requests run on the event loop of
-    one thread, which starts with the first request and ends with :meth:`close`; the next request
+    Several answers run at a time. Requests run on the event loop of one thread, which starts with the first request and ends with :meth:`close`; the next request
     starts it again.
 
     Args:
@@ -228,10 +230,9 @@ class RemoteBackend:
         self._dialect = choose_dialect(spec.kind)
         self._lock = threading.Lock()
         self._client: RemoteClient | None = None
-        self._number = 0
         self._status: RemoteStatus | None = None
         self._answered_by: str | None = None
-        self._answerer = self.open_answerer()
+        self.last_energy: Mapping[str, Any] | None = None
 
     @property
     def is_available(self) -> bool:
@@ -244,21 +245,86 @@ class RemoteBackend:
         described = self._status.server if self._status is not None else None
         return described or self._answered_by
 
-    def open_answerer(self) -> RemoteAnswerer:
-        """Return an answerer for the requests of one turn."""
-        return RemoteAnswerer(self)
+    def answer(self, request: AnswerRequest, cancel: Cancel | None = None) -> Iterator[Event]:
+        """Answer a request; closing the iterator ends the answer.
 
-    def answer(self, request: AnswerRequest) -> Iterator[Event]:
-        """Answer a request; see :meth:`RemoteAnswerer.answer`."""
-        return self._answerer.answer(request)
+        Yields:
+            The events of the answer; the last is ``Finished``.
 
-    def cancel(self) -> None:
-        """End the running answer of :meth:`answer`."""
-        self._answerer.cancel()
+        Raises:
+            ModelUnavailable: The server surely has not begun it, so that a fallback can answer.
+            RemoteFailed: The server failed, and may have computed something.
+            InvalidRequest: The server cannot do what is asked, or refused it.
+        """
+        cancel = Cancel() if cancel is None else cancel
+        self._admit()
+        self.last_energy = None
+        events: queue.SimpleQueue[Event | BaseException | None] = queue.SimpleQueue()
+        running = self._io.submit(self._run(request, cancel, events.put))
+        running.add_done_callback(lambda _future: events.put(None))
+        reported = False
+        try:
+            while (event := events.get()) is not None:
+                if isinstance(event, BaseException):
+                    reported = True
+                    raise self._report(request, event)
+                yield event
+            if running.cancelled():
+                raise RemoteFailed(f"the backend {self.spec.name} was closed")
+            running.result()  # raises a bug of this program
+            reported = True
+            if cancel.cancelled():
+                self.circuit.release()
+            else:
+                self.circuit.succeed()
+        finally:
+            running.cancel()
+            cancel.listen()
+            if not reported:
+                self.circuit.release()
 
-    def hurry(self) -> None:
-        """End the thinking of the running answer of :meth:`answer`."""
-        self._answerer.hurry()
+    async def _run(
+        self, request: AnswerRequest, cancel: Cancel, put: Callable[[Event | BaseException], None]
+    ) -> None:
+        requests = Requests(self._open_client(), self._dialect, self._clock_ns)
+        answer = RemoteAnswer(request, self._dialect, requests, self._clock_ns)
+
+        def signal(kind: Signal) -> None:
+            self._io.call(lambda: requests.signal(kind))
+
+        cancel.listen(lambda: signal("cancel"), lambda: signal("hurry"))
+        try:
+            self._dialect.check(request.arm)
+            run = run_votes(answer) if answer.draws_votes else answer.run()
+            async with aclosing(run) as events:  # type: ignore[type-var]
+                async for event in events:
+                    self._note(answer)  # before its last event
+                    put(event)
+        except (EtuiError, RequestFailed) as error:
+            put(error)
+        finally:
+            self._note(answer)
+            await requests.close_all()
+
+    def _note(self, answer: RemoteAnswer) -> None:
+        """Note what an answer says of its server, and of the joules there."""
+        self.last_energy = answer.energy
+        if answer.server:
+            self._answered_by = (
+                f"{self.spec.kind} {answer.server.removeprefix(f'{self.spec.kind}-')}"
+            )
+
+    def _report(self, request: AnswerRequest, error: BaseException) -> BaseException:
+        """Tell the circuit of an error, and return the one to raise."""
+        if not isinstance(error, RequestFailed):
+            self.circuit.release()
+            return error
+        if error.failure.counts:
+            self.circuit.fail()
+        else:
+            self.circuit.succeed()
+        name = request.model.remote_name or request.model.name
+        return build_error(self.spec, error.failure, name, error.tries)
 
     def load(
         self,
@@ -336,16 +402,6 @@ class RemoteBackend:
                 )
             return self._client
 
-    def _note_server(self, version: str) -> None:
-        """Note what an answer says of its server."""
-        if version:
-            self._answered_by = f"{self.spec.kind} {version.removeprefix(f'{self.spec.kind}-')}"
-
-    def _next_number(self) -> int:
-        with self._lock:
-            self._number += 1
-            return self._number
-
     def _admit(self) -> None:
         problem = self._find_key_problem()
         if problem:
@@ -360,124 +416,3 @@ class RemoteBackend:
                 f"for {seconds_text(left)}",
                 f"start the server at {self.spec.url}, and ask again",
             )
-
-
-class RemoteAnswerer:
-    """Answers the requests of one turn on a remote backend, one at a time.
-
-    ``cancel`` and ``hurry`` may be called from any thread.
-
-    Attributes:
-        last_energy: The energy document of the last answer, if the server is another etui; None
-            without one. Its joules are those of the other machine, with their kind and ``±``.
-    """
-
-    def __init__(self, backend: RemoteBackend) -> None:
-        self._backend = backend
-        self._numbers: tuple[int, ...] = ()
-        self._requests: Requests | None = None
-        self._cancelled = False
-        self._hurried = False
-        self.last_energy: Mapping[str, Any] | None = None
-
-    @property
-    def numbers(self) -> tuple[int, ...]:
-        """Numbers of its answers so far; they are in no shared batch of this machine."""
-        return self._numbers
-
-    def answer(self, request: AnswerRequest) -> Iterator[Event]:
-        """Answer a request; closing the iterator ends the answer.
-
-        Yields:
-            The events of the answer; the last is ``Finished``.
-
-        Raises:
-            ModelUnavailable: The server surely has not begun it, so that a fallback can answer.
-            RemoteFailed: The server failed, and may have computed something.
-            InvalidRequest: The server cannot do what is asked, or refused it.
-        """
-        self._cancelled = self._hurried = False
-        self.last_energy = None
-        return self._answer(request)
-
-    def _answer(self, request: AnswerRequest) -> Iterator[Event]:
-        backend = self._backend
-        backend._admit()
-        self._numbers = (*self._numbers, backend._next_number())
-        events: queue.SimpleQueue[Event | BaseException | None] = queue.SimpleQueue()
-        running = backend._io.submit(self._run(request, events.put))
-        running.add_done_callback(lambda _future: events.put(None))
-        reported = False
-        try:
-            while (event := events.get()) is not None:
-                if isinstance(event, BaseException):
-                    reported = True
-                    raise self._report(request, event)
-                yield event
-            if running.cancelled():
-                raise RemoteFailed(f"the backend {backend.spec.name} was closed")
-            running.result()  # raises a bug of this program
-            reported = True
-            if self._cancelled:
-                backend.circuit.release()
-            else:
-                backend.circuit.succeed()
-        finally:
-            running.cancel()
-            self._requests = None
-            if not reported:
-                backend.circuit.release()
-
-    def cancel(self) -> None:
-        """End the running answer at once, whatever it waits for; its ``Finished`` follows."""
-        self._cancelled = True
-        self._signal("cancel")
-
-    def hurry(self) -> None:
-        """End the thinking of the running answer, or the answer, because its joules are spent."""
-        self._hurried = True
-        self._signal("hurry")
-
-    def _signal(self, signal: Signal) -> None:
-        requests = self._requests
-        if requests is not None:
-            self._backend._io.call(lambda: requests.signal(signal))
-
-    def _report(self, request: AnswerRequest, error: BaseException) -> BaseException:
-        """Tell the circuit of an error, and return the one to raise."""
-        circuit = self._backend.circuit
-        if not isinstance(error, RequestFailed):
-            circuit.release()
-            return error
-        if error.failure.counts:
-            circuit.fail()
-        else:
-            circuit.succeed()
-        name = request.model.remote_name or request.model.name
-        return build_error(self._backend.spec, error.failure, name, error.tries)
-
-    async def _run(
-        self, request: AnswerRequest, put: Callable[[Event | BaseException], None]
-    ) -> None:
-        backend = self._backend
-        requests = Requests(backend._open_client(), backend._dialect, backend._clock_ns)
-        answer = RemoteAnswer(request, backend._dialect, requests, backend._clock_ns)
-        self._requests = requests
-        if self._cancelled:  # before there was anything to tell
-            requests.signal("cancel")
-        if self._hurried:
-            requests.signal("hurry")
-        try:
-            backend._dialect.check(request.arm)
-            run = run_votes(answer) if answer.draws_votes else answer.run()
-            async with aclosing(run) as events:  # type: ignore[type-var]
-                async for event in events:
-                    self.last_energy = answer.energy
-                    backend._note_server(answer.server)  # before its last event
-                    put(event)
-        except (EtuiError, RequestFailed) as error:
-            put(error)
-        finally:
-            self.last_energy = answer.energy
-            backend._note_server(answer.server)
-            await requests.close_all()

@@ -32,7 +32,7 @@ LOAD = "load"
 
 
 class RemoteMeter:
-    """Fulfils :class:`etui.turn.ports.Meter` for one answer of a remote backend.
+    """Fulfils :class:`etui.turn.interfaces.Meter` for one answer of a remote backend.
 
     The first mark starts a thread that looks at the other machine (its clock, and how many requests
     run there) at each mark and every two seconds; ``settle`` ends it.

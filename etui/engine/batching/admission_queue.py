@@ -21,7 +21,7 @@ class AdmissionQueue:
     """Let requests begin one after another; safe from any thread."""
 
     def __init__(self) -> None:
-        self._changed = threading.Condition(threading.Lock())
+        self._changed = threading.Condition()  # a signal may cancel while its thread holds it
         self._queued: deque[Ticket] = deque()
         self._running = 0
         self._version = 0  # of what decides who begins

@@ -16,6 +16,7 @@ from etui.chat import OutputOptions
 from etui.errors import InvalidRequest, ModelUnavailable, RemoteFailed
 from etui.events import Answer, Event, Prefilled, Prefilling, Probe, Thought, TokenLogprob, ToolCall
 from etui.reasoning.control import BUDGET
+from tests.backends.asker import Asker
 from tests.backends.remote.conftest import Open, ask, finished
 from tests.backends.remote.stub import (
     LIMIT_SECONDS,
@@ -115,14 +116,14 @@ def test_ollama_speaks_lines_and_reports_its_load(stub: Stub, open_backend: Open
 def test_another_etui_gives_its_joules(stub: Stub, open_backend: Open) -> None:
     energy = {"joules": 5.25, "uncertainty": 0.5, "kind": "counter"}
     script(stub, stream(delta("4", finish="stop"), usage(3, 1, energy=energy)))
-    answerer = open_backend("etui").open_answerer()
+    answerer = Asker(open_backend("etui"))
     finished(list(answerer.answer(ask())))
-    assert answerer.last_energy == energy
-    assert len(answerer.numbers) == 1
+    assert answerer.backend.last_energy == energy
+    assert answerer.numbers == (), "a remote answer is in no batch of this machine"
     script(stub, stream(delta("4", finish="stop"), usage(3, 1)))
     finished(list(answerer.answer(ask())))
-    assert answerer.last_energy is None
-    assert len(answerer.numbers) == 2
+    assert answerer.backend.last_energy is None
+    assert answerer.numbers == ()
 
 
 @pytest.mark.parametrize(
@@ -318,7 +319,7 @@ def test_a_hurry_ends_the_thinking_by_the_control_call(stub: Stub, open_backend:
         return Script(parts())  # type: ignore[arg-type]
 
     stub.scripts[CHAT] = answer
-    answerer = open_backend("llama-server").open_answerer()
+    answerer = Asker(open_backend("llama-server"))
     events: list[Event] = []
     arm = Arm("t", "m", "cot", think_tokens=100)
     hurry_at(answerer, answerer.answer(ask(arm=arm, **THINKS)), Thought, events)
@@ -335,7 +336,7 @@ def test_a_hurry_without_a_control_call_asks_again(stub: Stub, open_backend: Ope
         Script([*sse(delta(reasoning="x"), done=False), STALL]),
         stream(delta("4", finish="stop"), usage(1, 1)),
     )
-    answerer = open_backend("llama-server").open_answerer()  # an old one: the control call is 404
+    answerer = Asker(open_backend("llama-server"))  # an old one: the control call is 404
     events: list[Event] = []
     arm = Arm("t", "m", "cot", think_tokens=100)
     hurry_at(answerer, answerer.answer(ask(arm=arm, **THINKS)), Thought, events)
@@ -347,7 +348,7 @@ def test_a_hurry_without_a_control_call_asks_again(stub: Stub, open_backend: Ope
 
 def test_a_hurry_ends_a_direct_answer(stub: Stub, open_backend: Open) -> None:
     script(stub, Script([*sse(delta("a"), delta("b"), done=False), STALL]))
-    answerer = open_backend().open_answerer()
+    answerer = Asker(open_backend())
     events: list[Event] = []
     hurry_at(answerer, answerer.answer(ask()), Answer, events)
     end = finished(events)
@@ -373,7 +374,7 @@ def test_a_cancel_ends_the_answer_wherever_it_is(
 ) -> None:
     script(stub, Script(parts))
     backend = open_backend()
-    answerer = backend.open_answerer()
+    answerer = Asker(backend)
 
     def cancel() -> None:
         assert stub.began.wait(LIMIT_SECONDS)
@@ -432,7 +433,7 @@ def test_two_answers_at_a_time(stub: Stub, open_backend: Open) -> None:
     found: dict[str, str] = {}
 
     def run(text: str) -> None:
-        found[text] = finished(list(backend.open_answerer().answer(ask(text)))).answer
+        found[text] = finished(list(Asker(backend).answer(ask(text)))).answer
 
     threads = [threading.Thread(target=run, args=(text,)) for text in ("one", "two")]
     for thread in threads:

@@ -24,6 +24,7 @@ from etui.errors import (
     RemoteFailed,
 )
 from etui.events import Answer, Event, Prefilled, Thought, TokenLogprob, ToolCall, Vote
+from tests.backends.asker import Asker
 from tests.backends.remote.conftest import ask, finished
 from tests.backends.remote.stub import LIMIT_SECONDS
 
@@ -76,15 +77,15 @@ def small(arm: Arm | None = None, **changes):
 
 
 def test_an_answer_with_its_tokens_and_its_joules(backend: RemoteBackend, pool: FakePool) -> None:
-    answerer = backend.open_answerer()
+    answerer = Asker(backend)
     events = list(answerer.answer(small(Arm("d", "m", max_tokens=40, sampling=Sampling(seed=7)))))
     end = finished(events)
     assert (end.answer, end.status) == ("Mars is red.", "complete")
     assert (end.prompt_tokens, end.cached_tokens, end.output_tokens) == (20, 5, 8)
     assert "".join(e.text for e in events if isinstance(e, Answer)) == "Mars is red."
-    assert answerer.last_energy is not None
-    assert answerer.last_energy["joules"] == pytest.approx(30.0)
-    assert answerer.last_energy["kind"] == "counter"
+    assert answerer.backend.last_energy is not None
+    assert answerer.backend.last_energy["joules"] == pytest.approx(30.0)
+    assert answerer.backend.last_energy["kind"] == "counter"
     assert backend.server is not None
     assert backend.server.startswith("etui ")
     request = pool.turns[0].request
@@ -155,7 +156,7 @@ def test_the_conversation_goes_there(backend: RemoteBackend, pool: FakePool) -> 
 def test_a_cancel_ends_the_turn_there(backend: RemoteBackend, pool: FakePool) -> None:
     word = (Answer(12 * S, "Mars", 1), TokenLogprob(12 * S, tuple(b"Mars"), -0.1))
     pool.scripts = [until_cancelled(Prefilled(10 * S, 11 * S, 20, 5, 15), *word)]
-    answerer = backend.open_answerer()
+    answerer = Asker(backend)
     limit = threading.Timer(LIMIT_SECONDS, answerer.cancel)  # a fault fails instead of hanging
     limit.start()
     events: list[Event] = []
@@ -174,7 +175,7 @@ def test_a_cancel_before_the_first_token_ends_the_turn_there(
 ) -> None:
     began = threading.Event()
     pool.scripts = [until_cancelled(began=began)]
-    answerer = backend.open_answerer()
+    answerer = Asker(backend)
 
     def cancel() -> None:
         wait(began)

@@ -22,6 +22,7 @@ from etui.chat import Message
 from etui.config.backend_spec import BackendSpec
 from etui.events import Answer, Event, Prefilled, Thought, Vote
 from etui.models.spec import ModelSpec
+from tests.backends.asker import Asker
 from tests.backends.remote.conftest import finished
 
 pytest.importorskip("fastapi")
@@ -134,7 +135,7 @@ def test_votes_agree_or_not(backend: RemoteBackend) -> None:
 
 def test_a_cancel_leaves_the_server_free_for_the_next_answer(backend: RemoteBackend) -> None:
     arm = Arm("d", "s", max_tokens=600)
-    answerer = backend.open_answerer()
+    answerer = Asker(backend)
     events: list[Event] = []
     for event in answerer.answer(ask("Count from one to a thousand.", arm)):
         events.append(event)

@@ -12,6 +12,7 @@ from etui.arm import Arm, VoteStop
 from etui.chat import OutputOptions
 from etui.errors import RemoteFailed
 from etui.events import Answer, Event, TokenLogprob, Vote
+from tests.backends.asker import Asker
 from tests.backends.remote.conftest import Open, ask, finished
 from tests.backends.remote.stub import (
     LIMIT_SECONDS,
@@ -176,7 +177,7 @@ def test_without_any_vote_the_failure_is_raised(stub: Stub, open_backend: Open) 
 
 def test_a_cancel_keeps_the_votes_so_far(stub: Stub, open_backend: Open) -> None:
     stub.scripts[CHAT] = [Script([*sse(delta("4", finish="stop"), done=False), STALL])]
-    answerer = open_backend("vllm").open_answerer()
+    answerer = Asker(open_backend("vllm"))
     events = []
     for event in answerer.answer(ask(QUESTION, ALL)):
         events.append(event)
@@ -201,7 +202,7 @@ def test_a_hurry_finishes_one_vote(stub: Stub, open_backend: Open) -> None:
         return Script(parts())  # type: ignore[arg-type]
 
     stub.scripts[CHAT] = answer
-    answerer = open_backend("vllm").open_answerer()
+    answerer = Asker(open_backend("vllm"))
     events = []
     for event in answerer.answer(ask(QUESTION, ALL)):
         events.append(event)

@@ -24,7 +24,7 @@ from etui.routing.decision import Decision
 from etui.routing.limits import Agreement, Cascade
 from etui.runtime.decide import Choice
 from etui.runtime.runtime import Runtime
-from etui.turn.ports import Served
+from etui.turn.interfaces import ResolvedModel
 from tests.metering import Sliced
 
 S = 1_000_000_000
@@ -62,7 +62,7 @@ class Answerer:
     def forget(self) -> None:
         self.forgotten.append(len(self.requests))
 
-    def answer(self, request):
+    def answer(self, request, cancel=None):
         self.requests.append(request)
         if self.failure is not None:
             raise self.failure
@@ -76,19 +76,13 @@ class Answerer:
             thinking_tokens=0, output_tokens=3, confidence=0.8, margin=0.1,
         )  # fmt: skip
 
-    def cancel(self) -> None:
-        """Nothing runs."""
-
-    def hurry(self) -> None:
-        """Nothing runs."""
-
 
 class InTurn(Answerer):
     """Answers one after the other, three seconds each."""
 
-    def answer(self, request):
+    def answer(self, request, cancel=None):
         after_ns = 3 * S * len(self.requests)
-        for event in super().answer(request):
+        for event in super().answer(request, cancel):
             moved = {
                 field.name: getattr(event, field.name) + after_ns
                 for field in fields(event)
@@ -100,8 +94,8 @@ class InTurn(Answerer):
 class Machine(Runtime):
     """A runtime on which any arm is served."""
 
-    def serve(self, arm: Arm) -> Served:
-        return Served(ModelSpec("m", "tiny", ()), None)
+    def resolve(self, arm: Arm) -> ResolvedModel:
+        return ResolvedModel(ModelSpec("m", "tiny", ()), None)
 
 
 NUMBERS = [Question("gsm8k", row, f"How many of {row}?", (), "1,800") for row in range(2)]
@@ -178,8 +172,8 @@ def test_every_arm_that_had_to_agree_is_charged_and_named(texts, right, joules, 
 
 def test_the_times_of_the_tokens_are_kept():
     class Slow(Answerer):
-        def answer(self, request):
-            prefilled, only, finished = super().answer(request)
+        def answer(self, request, cancel=None):
+            prefilled, only, finished = super().answer(request, cancel)
             yield prefilled
             for second in (11, 12, 12.5):
                 yield Answer(int(second * S), only.text, 1)
@@ -268,11 +262,11 @@ def test_a_completion_is_raw_and_graded_by_both_readings(text, choice, correct, 
 
 def test_a_completion_that_is_too_long_loses_its_examples_one_by_one():
     class Small(Answerer):
-        def answer(self, request):
+        def answer(self, request, cancel=None):
             if request.messages[0].content.count("Solved") > 1:
                 self.requests.append(request)
                 raise ContextOverflow(5000, 4096, 8)
-            yield from super().answer(request)
+            yield from super().answer(request, cancel)
 
     answerer = Small("#### 1800")
     (sample,) = answered(answerer, NUMBERS[:1], SOLVED, format_=FORMATS["gsm8k"])

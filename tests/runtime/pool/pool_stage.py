@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from etui.backends.base import AnswerRequest
+from etui.backends.base import AnswerRequest, Cancel
 from etui.chat import Query
 from etui.config.config import Config
 from etui.energy.idle import IdleTracker
@@ -72,14 +72,12 @@ class Host:
         self.crash_seconds = 0.0
         self.fault_seconds = 0.0
         self.deaf = False
+        self.shares_batches = False
         self.status = "complete"
         self.loaded: set[str] = set()
         self.pid: int | None = 4711
         self.on_unloaded: Callable[[Unloaded], None] | None = None
         self.on_batch: Callable[[SharedBatch], None] | None = None
-
-    def open_answerer(self) -> HostAnswerer:
-        return HostAnswerer(self)
 
     def compute_batch(self, model: str, number: int) -> int:
         """Compute for a second, and report the batch; batches follow one another in time."""
@@ -87,9 +85,18 @@ class Host:
             start = self.clock()
             self.advance(1.0)
             end = self.clock()
-            if self.on_batch is not None:
+            if self.shares_batches and self.on_batch is not None:
                 self.on_batch(SharedBatch(model, start, end, (BatchShare(number, 5, 1),)))
             return end
+
+    def end_process(self, model: str, number: int) -> None:
+        """Work for a while, and end; the time until then is reported like a batch."""
+        start = self.clock()
+        self.advance(self.crash_seconds)
+        self.pid = None
+        if self.on_batch is not None:
+            shares = (BatchShare(number, 0, 0),)
+            self.on_batch(SharedBatch(model, start, self.clock(), shares))
 
     def open_gate(self) -> None:
         with self.changed:
@@ -108,12 +115,9 @@ class Host:
 
     def keep_warm(self, model: str, seconds: float | None) -> None: ...
 
-    def answer(self, request: AnswerRequest) -> Iterator[Event]:
-        return self.open_answerer().answer(request)
-
-    def cancel(self) -> None: ...
-
-    def hurry(self) -> None: ...
+    def answer(self, request: AnswerRequest, cancel: Cancel | None = None) -> Iterator[Event]:
+        assert cancel is not None
+        return HostAnswer(self, cancel).run(request)
 
     def close(self) -> None:
         with self.changed:
@@ -122,23 +126,26 @@ class Host:
             self.changed.notify_all()
 
 
-class HostAnswerer:
-    """Answers one turn's requests."""
+class HostAnswer:
+    """One answer of the engine."""
 
-    def __init__(self, host: Host) -> None:
+    def __init__(self, host: Host, cancel: Cancel) -> None:
         self.host = host
-        self.numbers: tuple[int, ...] = ()
+        self.token = cancel
+        self.number = 0
         self.cancelled = False
 
-    def answer(self, request: AnswerRequest) -> Iterator[Event]:
+    def run(self, request: AnswerRequest) -> Iterator[Event]:
         host = self.host
         with host.changed:
             host.number += 1
-            self.numbers = (*self.numbers, host.number)
+            self.number = host.number
+            self.token.numbers = (*self.token.numbers, host.number)
             host.asked.append(request.messages[-1].content)
             host.running += 1
             host.most = max(host.most, host.running)
             host.changed.notify_all()
+        self.token.listen(self.cancel)
         try:
             yield from self._answer(request)
         finally:
@@ -157,13 +164,12 @@ class HostAnswerer:
                 yield Prefilled(start, start, 5, 0, 5)
                 host.advance(host.fault_seconds)
             if host.crash_seconds:
-                host.advance(host.crash_seconds)
-                host.pid = None
+                host.end_process(model, self.number)
             raise host.fault
         yield Prefilled(start, start, 5, 0, 5)
         yield Answer(start, "Four", 1)
         self._wait(lambda: host.gate)
-        end = host.compute_batch(model, self.numbers[-1])
+        end = host.compute_batch(model, self.number)
         status: Any = "stopped" if self.cancelled else host.status
         yield Finished(start, start, start, end, start, status, "", "Four", "", 5, 0, 5, 0, 1)
 
@@ -192,8 +198,6 @@ class HostAnswerer:
         with self.host.changed:
             self.cancelled = not self.host.deaf
             self.host.changed.notify_all()
-
-    def hurry(self) -> None: ...
 
 
 @dataclass
@@ -258,9 +262,11 @@ class Stage:
         self.recorder.settle = self._settle  # type: ignore[method-assign]
         self.advance(3)
         self.host = Host(self.clock, self.advance)
+        self.host.shares_batches = options.get("parallel", 1) > 1
         self.runtime: Runtime[Any] = Runtime(
             config, lambda _: self.host, lambda _: self.recorder, TurnWriter
         )
+        self.runtime.clock_ns = self.clock
         self.later: list[tuple[float, Callable[[], None]]] = []
         self.tracker = IdleTracker(self.recorder, config, self.clock)
         self.pool = TurnPool(
@@ -282,7 +288,7 @@ class Stage:
 
     def submit(self, text: str = "2+2?", **given: Any) -> tuple[Heard, Any]:
         heard = Heard(fails_at=given.pop("fails_at", None))
-        overrides = given.pop("overrides", Overrides(model=STARTER))
+        overrides = given.pop("overrides", Overrides(model=STARTER, lenient=True))
         request = TurnRequest(Query(text), overrides, endpoint="/v1/chat/completions", **given)
         return heard, self.pool.submit(request, heard)
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from etui.config.config import Config
 from etui.errors import BudgetSpent, EnergyBudgetSpent
 from etui.log.writer import TurnWriter
-from etui.runtime.turn_pool import HOUR_SECONDS, KeyBudgets, find_wait
+from etui.runtime.energy_books import HOUR_SECONDS, KeyBudgets, find_wait
 from etui.text import format_utc
 from etui.turn.record import ClientRecord
 from tests.fixtures.turns import TURN

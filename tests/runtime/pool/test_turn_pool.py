@@ -12,16 +12,17 @@ from pathlib import Path
 import pytest
 
 from etui.arm import VOTE_TEMPERATURE
+from etui.backends.base import Cancel
 from etui.chat import Query
 from etui.config.backend_spec import BackendSpec
 from etui.config.config import Config
 from etui.errors import EngineFailed, EtuiError, InvalidFile, QueueFull, Stopped, UsageError
-from etui.events import Answer, Event, Loaded, Prefilled, Unloaded
+from etui.events import Answer, Loaded, Prefilled, Unloaded
 from etui.models.spec import STARTER
 from etui.routing.signals.host_state import HostState
 from etui.runtime.between_turns import HOST_SECONDS
 from etui.runtime.decide import Overrides
-from etui.runtime.turn_pool import NOT_BEGUN, REFRESH_SECONDS, PooledTurn
+from etui.runtime.turn_pool import REFRESH_SECONDS
 from etui.runtime.turn_request import RunningTurn, TurnFailed, TurnRequest
 from etui.turn.events import Decided, TurnFinished
 from tests.backends.remote.stub import STALL, Script, running_stub
@@ -37,6 +38,9 @@ def stage(config: Config, starter_model: Path) -> Iterator[Stage]:
 @pytest.fixture
 def here(config: Config, starter_model: Path) -> Config:
     return with_models(config, starter_model)
+
+
+NOT_BEGUN = "the client left before the answer began"
 
 
 def test_a_turn_is_decided_answered_and_saved_under_the_id_it_had_from_the_start(
@@ -224,30 +228,16 @@ def test_a_turn_cancelled_before_its_answer_begins_asks_the_engine_for_nothing(
     assert stage.host.asked == []
 
 
-def test_a_cancel_between_the_check_and_the_start_of_an_answer_is_passed_on() -> None:
-    """An answerer that is not answering yet has nothing to cancel, and forgets the cancel."""
-
-    class Starting:
-        numbers: tuple[int, ...] = ()
-        answers = False
-        cancels = 0
-
-        def answer(self, request: object) -> Iterator[Event]:
-            turn.cancel()
-            self.answers = True
-            return iter(())
-
-        def cancel(self) -> None:
-            self.cancels += self.answers
-
-        def hurry(self) -> None: ...
-
-    request = TurnRequest(Query("2+2?"), Overrides())
-    turn = PooledTurn(request, lambda _event: None, 0, lambda _turn: None)
-    inner = Starting()
-    guarded = turn.guard(inner, lambda: 0, lambda _model: None)
-    assert list(guarded.answer(None)) == []  # type: ignore[arg-type]
-    assert inner.cancels == 1
+def test_a_cancel_is_passed_on_even_if_it_comes_before_the_answer_listens() -> None:
+    """An answer that has not begun yet cannot hear of it."""
+    cancel, heard = Cancel(), []
+    cancel.cancel()
+    cancel.listen(lambda: heard.append("cancel"), lambda: heard.append("spent"))
+    assert heard == ["cancel"]
+    cancel.end_thinking()
+    assert heard == ["cancel", "spent"]
+    cancel.begin_answer()
+    assert (cancel.cancelled(), cancel.spent()) == (True, False)
 
 
 def test_a_listener_that_fails_cancels_its_turn_which_is_saved(stage: Stage) -> None:
@@ -470,7 +460,7 @@ def test_the_machine_is_read_once_a_second_and_its_power_each_time(
 
 
 def test_a_temperature_of_0_does_not_make_votes_alike(stage: Stage) -> None:
-    overrides = Overrides(model=STARTER, reasoning="vote", temperature=0.0, top_p=0.5)
+    overrides = Overrides(model=STARTER, reasoning="vote", temperature=0.0, top_p=0.5, lenient=True)
     arm = stage.pool.decide(TurnRequest(Query("2+2?"), overrides)).decision.arm
     assert (arm.sampling.temperature, arm.sampling.top_p) == (VOTE_TEMPERATURE, 0.5)
     assert arm.sampling_from.top_p == "option"
@@ -487,7 +477,7 @@ def test_facts_of_the_log_are_renewed_once_after_some_turns(stage: Stage) -> Non
     assert len(refreshes) == 1
     assert not is_known()  # no request waits for the log
     refreshes[0]()
-    assert stage.pool._errands.wait(LIMIT_SECONDS)
+    assert stage.pool._jobs.wait(LIMIT_SECONDS)
     assert is_known()
     stage.ask()
     assert [seconds for seconds, _ in stage.later].count(REFRESH_SECONDS) == 2

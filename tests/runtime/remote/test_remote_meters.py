@@ -31,7 +31,7 @@ from etui.runtime.model_resolution import refit_curve, token_cost_for
 from etui.runtime.provenance import find_conditions
 from etui.runtime.remote_models import RemoteMeters, check_meters, describe_host, remote_settings
 from etui.runtime.runtime import Runtime, open_runtime
-from etui.turn.ports import Served
+from etui.turn.interfaces import ResolvedModel
 from tests.fixtures.turns import TURN
 
 BIG = ModelSpec("big", "tiny", (), sha256="b" * 64)
@@ -127,7 +127,7 @@ def test_a_turn_is_measured_over_a_real_connection(
     config = with_backend(config, meter=meter_server.url)
     meters = RemoteMeters(config)
     server = Server()
-    served = meters.measure(Served(DESK, None, settings={"asked": 1}), server)
+    served = meters.measure(ResolvedModel(DESK, None, settings={"asked": 1}), server)
     meter = served.meter
     assert isinstance(meter, RemoteMeter)
     start_ns = time.monotonic_ns()
@@ -154,11 +154,11 @@ def test_a_turn_is_measured_over_a_real_connection(
 
 def test_a_backend_without_a_meter_is_unmeasured(config: Config) -> None:
     meters = RemoteMeters(with_backend(config))
-    served = meters.measure(Served(DESK, None))
+    served = meters.measure(ResolvedModel(DESK, None))
     assert isinstance(served.meter, UnmeasuredMeter)
     assert served.meter.energy(0, 5).unmeasured == ("desk",)
     keyed = with_backend(config, meter="http://desk:9911", meter_key_env="DESK_METER_KEY")
-    served = RemoteMeters(keyed, {}).measure(Served(DESK, None))
+    served = RemoteMeters(keyed, {}).measure(ResolvedModel(DESK, None))
     assert isinstance(served.meter, UnmeasuredMeter)
     assert "meter-refused" in served.meter.energy(0, 5).flags
 
@@ -166,7 +166,7 @@ def test_a_backend_without_a_meter_is_unmeasured(config: Config) -> None:
 def test_the_settings_of_this_machines_engine_are_not_those_of_the_turn(config: Config) -> None:
     with open_runtime(with_backend(config)) as runtime:
         runtime.catalogue = CATALOGUE
-        served = runtime.serve(Arm("direct", "big-desk"))
+        served = runtime.resolve(Arm("direct", "big-desk"))
         settings = {**runtime.provenance, **served.settings}
     assert (served.path, served.spec) == (None, DESK)
     assert settings["machine"] == "desk (http://desk:8080)"
@@ -362,6 +362,6 @@ def test_a_remote_model_is_no_file(config: Config, tmp_path: Path) -> None:
     runtime: Runtime[Any] = open_runtime(with_backend(config))
     runtime.catalogue = CATALOGUE
     with runtime:
-        served = runtime.serve(Arm("direct", "big-desk"))
+        served = runtime.resolve(Arm("direct", "big-desk"))
     assert served.path is None
     assert served.meter is not None

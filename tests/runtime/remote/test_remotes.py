@@ -50,7 +50,7 @@ def write(home: Path, url: str, **settings: Any) -> None:
 
 def answer(runtime: Runtime[Any], **overrides: Any) -> TurnRecord:
     choice = choose(query := Query("Which planet is red?"), Overrides(**overrides), runtime)
-    events = list(runtime.run_turn(query, choice))
+    events = list(runtime.turn(query, choice).run())
     assert isinstance(events[-1], TurnFinished)
     return events[-1].record
 
@@ -119,7 +119,7 @@ def test_a_backend_that_failed_is_not_available_to_a_policy(desk: Config, stub: 
 def test_a_model_that_needs_a_file_says_that_it_has_none(desk: Config) -> None:
     with open_runtime(desk) as runtime:
         choice = choose(Query("?"), Overrides(model="big@desk"), runtime)
-        served = runtime.serve(choice.decision.arm)
+        served = runtime.resolve(choice.decision.arm)
         assert served.path is None
         with pytest.raises(ModelUnavailable, match="needs a model file on this machine"):
             served.local_path()

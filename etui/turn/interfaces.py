@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from uuid import uuid4
 
 from etui.arm import Arm, TokenCost
 from etui.energy.types import Energy
 from etui.errors import ModelUnavailable
 
 if TYPE_CHECKING:
+    from etui.backends.base import Answerer
     from etui.models.spec import ModelSpec
     from etui.turn.accounting import TimeInterval
-    from etui.turn.record import Attribution, LoadRecord, TurnRecord, UnloadRecord
+    from etui.turn.record import Attribution, ClientRecord, LoadRecord, TurnRecord, UnloadRecord
 
 
 class Meter(Protocol):
@@ -77,7 +80,7 @@ class Unlogged:
 
 
 @dataclass(frozen=True, slots=True)
-class Served:
+class ResolvedModel:
     """The model that answers for an arm."""
 
     spec: ModelSpec  # The entry of models.yaml, with the sha256 its file was checked against
@@ -94,6 +97,8 @@ class Served:
     """The meter of the machine that answers; None is the turn's own, this machine's."""
     fallbacks: tuple[str, ...] = ()
     """Models that answer if this one cannot and nothing was spent yet, best first."""
+    backend: Answerer | None = None
+    """The remote backend that answers; None is the engine of this machine."""
 
     def local_path(self) -> Path:
         """Return the model file.
@@ -110,9 +115,30 @@ class Served:
         return self.path
 
 
-Serve = Callable[[Arm], Served]
+Resolve = Callable[[Arm], ResolvedModel]
 """Find the model of an arm.
 
 Raises:
     ModelUnavailable: The model is not on this machine, or damaged.
 """
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """What a turn needs of the machine that it runs on."""
+
+    resolve: Resolve  # Finds the model of an arm; called once for each attempt
+    engine: Callable[[], Answerer]  # Opens what answers here, at its first use
+    meter: Meter  # Measures what is spent here
+    writer: Writer  # Saves the record of the turn, and those of loads and unloads
+    settings: Mapping[str, Any] = field(default_factory=dict)  # Versions, threads, machine
+    clock_ns: Callable[[], int] = time.monotonic_ns
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a turn comes from."""
+
+    turn_id: str = field(default_factory=lambda: uuid4().hex[:12])
+    client: ClientRecord | None = None  # The request of a client; None for other front ends
+    settings: Mapping[str, Any] = field(default_factory=dict)  # Further ones needed to repeat it

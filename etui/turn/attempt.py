@@ -1,0 +1,274 @@
+"""One arm's part of a turn: what was heard of it, how it ended, whether that is an answer."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from etui.arm import Arm
+from etui.errors import EtuiError
+from etui.events import (
+    Answer,
+    Batch,
+    Event,
+    Finished,
+    Loaded,
+    Prefilled,
+    Prefilling,
+    Probe,
+    Thought,
+    ThreadsChanged,
+    ToolCall,
+    Unloaded,
+    Verified,
+    Vote,
+)
+from etui.multiple_choice import parse_options
+from etui.reasoning.extraction import extract
+from etui.turn.accounting import Leg, TimeInterval
+from etui.turn.interfaces import Meter
+from etui.turn.record import ProbeRecord, VoteRecord
+
+Together = Literal["open", "agreed", "apart"]
+"""Whether the answers of a step agree; ``open`` while another one may still decide."""
+
+Failed = Literal["load", "answer"]
+"""Where an arm failed: while loading its model, or while answering."""
+
+
+@dataclass(frozen=True, slots=True)
+class ArmAttempt:
+    """The result of asking an arm, as far as a cascade depends on it."""
+
+    arm: Arm  # As it ran: a budget may have lowered its `max_joules`
+    probability: float | None = None  # Calibrated probability of being right; None without a fit
+    accepted: bool = True  # Sure enough, so that no further arm is needed
+    usable: bool = True
+    """Its text can be the answer of the turn: not empty, and without a failure or a stop."""
+    answered: bool = True  # The text is an answer: a letter if the question has options
+    failed: Failed | None = None  # Where it failed; None if it did not
+    key: str | None = None
+    """What the answer is compared by: a letter, a number, words; None without an answer."""
+    confidence: float | None = None  # Raw confidence of the answer; None without one
+    margin: float | None = None
+    together: Together | None = None
+    """Whether the answers of its step agree; None for an arm that is its own step."""
+
+
+@dataclass(slots=True)
+class AnswerAccumulator:
+    """The events of a running answer, so that an interrupted turn is still recorded."""
+
+    started_ns: int
+    unloads: list[Unloaded] = field(default_factory=list)
+    load: Loaded | None = None
+    prefilled: Prefilled | None = None
+    prefilling: Prefilling | None = None
+    first_token_ns: int | None = None
+    thinking_end_ns: int | None = None
+    last_ns: int = 0
+    answer: list[str] = field(default_factory=list)
+    thinking: list[str] = field(default_factory=list)
+    answer_tokens: int = 0
+    thinking_tokens: int = 0
+    votes: list[VoteRecord] = field(default_factory=list)
+    probes: list[ProbeRecord] = field(default_factory=list)
+    batches: list[Batch] = field(default_factory=list)
+    threads: list[ThreadsChanged] = field(default_factory=list)
+    finished: Finished | None = None
+    verified: list[Verified] = field(default_factory=list)
+    tool_calls: dict[int, ToolCall] = field(default_factory=dict)
+
+    def add(self, event: Event) -> None:
+        """Add one event."""
+        match event:
+            case Unloaded():
+                self.unloads.append(event)
+                self.started_ns = event.end_ns
+            case Loaded():
+                self.load = event
+                self.started_ns = event.end_ns
+            case Prefilling():
+                self.prefilling = event
+                self.last_ns = event.t_ns
+            case Prefilled():
+                self.prefilled = event
+                self.started_ns = event.start_ns
+                self.last_ns = event.end_ns
+            case Thought() | Answer():
+                self._add_text(event)
+            case Vote():
+                self.votes.append(_build_vote_record(event))
+                self.last_ns = event.t_ns
+            case Batch():
+                self.batches.append(event)
+                self.last_ns = event.end_ns
+            case Verified():
+                self.verified.append(event)
+                self.last_ns = event.end_ns
+            case Probe():
+                probe = ProbeRecord(event.thinking_tokens, dict(event.probabilities), event.tokens)
+                self.probes.append(probe)
+                self.last_ns = event.t_ns
+            case ToolCall():
+                self._add_tool_call(event)
+            case ThreadsChanged():
+                self.threads.append(event)
+            case Finished():
+                self.finished = event
+            case _:
+                self.last_ns = event.t_ns
+
+    def _add_text(self, event: Thought | Answer) -> None:
+        self.last_ns = event.t_ns
+        if self.first_token_ns is None and event.tokens:
+            self.first_token_ns = event.t_ns
+        if isinstance(event, Thought):
+            self.thinking.append(event.text)
+            self.thinking_tokens += event.tokens
+            self.thinking_end_ns = event.t_ns
+        else:
+            self.answer.append(event.text)
+            self.answer_tokens += event.tokens
+
+    def _add_tool_call(self, part: ToolCall) -> None:
+        self.last_ns = part.t_ns
+        before = self.tool_calls.get(part.index)
+        if before is not None:
+            arguments = before.arguments + part.arguments
+            part = replace(before, name=before.name + part.name, arguments=arguments)
+        self.tool_calls[part.index] = part
+
+    @property
+    def began(self) -> bool:
+        """Whether anything was loaded or computed for it."""
+        return any(each is not None for each in (self.load, self.prefilled, self.prefilling))
+
+    def build_finished(self, end_ns: int, status: str, why: str) -> Finished:
+        """Return the engine's final event, or build one from the events so far if there is none."""
+        if self.finished is not None:
+            return self.finished
+        prefilled, first = self.prefilled, self.first_token_ns
+        progress = self.prefilling or Prefilling(end_ns, 0, 0)
+        prefill_end_ns = prefilled.end_ns if prefilled else end_ns
+        return Finished(
+            start_ns=self.started_ns,
+            prefill_end_ns=prefill_end_ns,
+            thinking_end_ns=max(prefill_end_ns, self.thinking_end_ns or 0),
+            end_ns=end_ns,
+            first_token_ns=first,
+            status="stopped" if status == "stopped" else "error",
+            why=why,
+            answer="".join(self.answer),
+            thinking="".join(self.thinking),
+            prompt_tokens=prefilled.prompt_tokens if prefilled else progress.total_tokens,
+            cached_tokens=prefilled.cached_tokens if prefilled else 0,
+            computed_tokens=prefilled.computed_tokens if prefilled else progress.done_tokens,
+            thinking_tokens=self.thinking_tokens,
+            output_tokens=self.thinking_tokens + self.answer_tokens,
+            tool_calls=_format_tool_calls(self.tool_calls),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LiveAttempt(ArmAttempt):
+    """The completed part of one arm in a turn on this machine."""
+
+    model: str
+    sha256: str | None  # Hash of its file; None if unknown
+    end: Finished  # Its final event, built from the earlier events if the engine sent none
+    seen: AnswerAccumulator  # All that was heard of it
+    meter: Meter  # The meter of the machine that answered
+    failure: EtuiError | None = None
+    joules: float | None = None  # Gross joules, its load excluded; None if unmeasured
+    kind: str | None = None  # How they were obtained; None if unmeasured
+    why: str = ""  # Its result, in words
+    fallbacks: tuple[Arm, ...] = ()
+    """Arms that follow if it failed before anything was computed, best first."""
+
+    @property
+    def stopped(self) -> bool:
+        """Whether the user stopped it."""
+        return self.end.status == "stopped"
+
+    @property
+    def leg(self) -> Leg:
+        """Its times of work, load and unloads, with its meter."""
+        load, unloads = self.seen.load, self.seen.unloads
+        return Leg(
+            self.end,
+            TimeInterval(load.start_ns, load.end_ns) if load else None,
+            tuple(TimeInterval(u.start_ns, u.end_ns) for u in unloads),
+            self.meter,
+        )
+
+    def stop(self, why: str) -> LiveAttempt:
+        """Return it as the user stopped it."""
+        return replace(self, usable=False, end=replace(self.end, status="stopped", why=why))
+
+
+def has_output(end: Finished) -> bool:
+    """Return whether there is any text, or a call of a tool."""
+    return bool(end.answer or end.tool_calls)
+
+
+def gave_answer(question: str, arm: Arm, end: Finished) -> bool:
+    """Return whether there is an answer.
+
+    It is a majority of votes, a call of a tool, a letter for options, or any text.
+    """
+    if arm.reasoning == "vote":
+        return end.confidence is not None
+    if end.tool_calls:
+        return True
+    options = parse_options(question)
+    if not options:
+        return bool(end.answer.strip())
+    cut = end.status == "truncated"
+    return extract(end.answer, question, options, truncated=cut).key is not None
+
+
+def find_key(question: str, arm: Arm, end: Finished) -> str | None:
+    """Return what an answer is compared by: the key that votes are counted by.
+
+    It is None without a complete answer, for a call of a tool, and for a vote that was cut short.
+    """
+    if end.tool_calls or not end.answer.strip():
+        return None
+    if end.status not in (("complete",) if arm.reasoning == "vote" else ("complete", "budget")):
+        return None
+    return extract(end.answer, question, parse_options(question)).key
+
+
+def _format_tool_calls(calls: Mapping[int, ToolCall]) -> str:
+    """Format tool calls as in ``Finished.tool_calls``; the arguments of the last may be cut."""
+    if not calls:
+        return ""
+    return json.dumps(
+        [
+            {
+                "id": call.call_id,
+                "type": "function",
+                "function": {"name": call.name, "arguments": call.arguments},
+            }
+            for _, call in sorted(calls.items())
+        ],
+        ensure_ascii=False,
+    )
+
+
+def _build_vote_record(vote: Vote) -> VoteRecord:
+    return VoteRecord(
+        index=vote.index,
+        answer=vote.answer,
+        thinking=vote.thinking,
+        tokens=vote.tokens,
+        weight=vote.weight,
+        choice=vote.choice,
+        status=vote.status,
+        ended=vote.ended,
+        raw_answer=vote.raw_answer,
+        raw_thinking=vote.raw_thinking,
+    )

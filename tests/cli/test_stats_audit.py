@@ -119,11 +119,11 @@ def test_what_a_fit_of_audits_changed_is_shown_for_the_turns_before_it(
     fill: Callable[..., None],
     config: Config,
     capsys: Capture,
-    starter_model: Path,
+    tiny_starter: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Bad grades of an arm send its turns to the other one."""
-    monkeypatch.setenv("ETUI_MODELS", str(starter_model.parent))
+    monkeypatch.setenv("ETUI_MODELS", str(tiny_starter.parent))
     fill([(False, None)] * 60 + [(None, False)] * 60, rule="all")
     (config.policies_dir / "mine.yaml").write_text(LEARNING, encoding="utf-8")
     before = summarise_audits(config, 36_000)

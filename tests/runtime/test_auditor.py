@@ -145,8 +145,8 @@ class Machine:
 
 
 @pytest.fixture
-def here(config: Config, starter_model: Path) -> Config:
-    return replace(config, models_dir=starter_model.parent)
+def here(config: Config, tiny_starter: Path) -> Config:
+    return replace(config, models_dir=tiny_starter.parent)
 
 
 @pytest.fixture

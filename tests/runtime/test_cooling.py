@@ -138,8 +138,8 @@ class App:
 
 
 @pytest.fixture
-def here(config: Config, starter_model: Path) -> Config:
-    return replace(config, models_dir=starter_model.parent)
+def here(config: Config, tiny_starter: Path) -> Config:
+    return replace(config, models_dir=tiny_starter.parent)
 
 
 def measured(app: App) -> CoolDown:

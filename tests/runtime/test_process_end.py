@@ -32,9 +32,9 @@ def ask(service: TurnService) -> TurnRecord:
 
 
 def test_the_process_ends_by_itself_and_the_next_question_starts_another(
-    config: Config, starter_model: Path
+    config: Config, tiny_starter: Path
 ) -> None:
-    config = replace(config, models_dir=starter_model.parent, threads=1)
+    config = replace(config, models_dir=tiny_starter.parent, threads=1)
     runtime = open_process_runtime(config)
     cooling: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
     tracker = IdleTracker(runtime.recorder, config)

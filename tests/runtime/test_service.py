@@ -102,8 +102,8 @@ class Chat:
 
 
 @pytest.fixture
-def here(config: Config, starter_model: Path) -> Config:
-    return replace(config, models_dir=starter_model.parent)
+def here(config: Config, tiny_starter: Path) -> Config:
+    return replace(config, models_dir=tiny_starter.parent)
 
 
 def test_a_pause_of_the_chat_gives_net_joules_to_the_next_answer(here: Config) -> None:
@@ -145,7 +145,7 @@ def test_a_pause_ends_when_the_model_is_no_longer_kept_warm(here: Config) -> Non
 
 
 def test_an_answer_of_another_machine_changes_nothing_in_this_memory(
-    here: Config, starter_model: Path
+    here: Config, tiny_starter: Path
 ) -> None:
     with running_stub() as stub:
         chunks = sse(delta("Four.", finish="stop"), usage(5, 2))

@@ -330,6 +330,6 @@ class Stage:
         self.runtime.close()
 
 
-def with_models(config: Config, starter_model: Path) -> Config:
+def with_models(config: Config, tiny_starter: Path) -> Config:
     """Return a configuration that finds the starter model."""
-    return replace(config, models_dir=starter_model.parent)
+    return replace(config, models_dir=tiny_starter.parent)

@@ -121,8 +121,8 @@ def test_memory_does_not_grow_with_the_number_of_turns(config: Config, clock: Cl
     assert len(budgets._spent["editor"]) <= HOUR_SECONDS
 
 
-def test_a_pool_refuses_the_key_and_answers_others(config: Config, starter_model: Path) -> None:
-    here = with_models(config, starter_model)
+def test_a_pool_refuses_the_key_and_answers_others(config: Config, tiny_starter: Path) -> None:
+    here = with_models(config, tiny_starter)
     with closing(Stage(here, joules_per_hour={"editor": 30.0})) as stage:
         stage.host.gate = False
         first, _ = stage.submit("first", key="editor")

@@ -26,10 +26,10 @@ audit: {{share: 1, arm: large, joules: {{day: 100000}}}}
 
 
 @pytest.fixture
-def stage(config: Config, starter_model: Path) -> Stage:
+def stage(config: Config, tiny_starter: Path) -> Stage:
     config.policies_dir.mkdir(parents=True, exist_ok=True)
     (config.policies_dir / "mine.yaml").write_text(POLICY, encoding="utf-8")
-    return Stage(replace(config, models_dir=starter_model.parent))
+    return Stage(replace(config, models_dir=tiny_starter.parent))
 
 
 def test_an_audit_is_a_part_of_the_books_of_its_own(stage: Stage) -> None:

@@ -30,14 +30,14 @@ from tests.runtime.pool.pool_stage import LIMIT_SECONDS, WATTS, Heard, Stage, wi
 
 
 @pytest.fixture
-def stage(config: Config, starter_model: Path) -> Iterator[Stage]:
-    with closing(Stage(with_models(config, starter_model))) as stage:
+def stage(config: Config, tiny_starter: Path) -> Iterator[Stage]:
+    with closing(Stage(with_models(config, tiny_starter))) as stage:
         yield stage
 
 
 @pytest.fixture
-def here(config: Config, starter_model: Path) -> Config:
-    return with_models(config, starter_model)
+def here(config: Config, tiny_starter: Path) -> Config:
+    return with_models(config, tiny_starter)
 
 
 NOT_BEGUN = "the client left before the answer began"

@@ -12,7 +12,6 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NotRequired, Protocol, TypedDict
 
 from etui.config.config import Config
-from etui.energy.recorder import Recorder
 from etui.energy.types import ChannelEnergy, Kind
 from etui.errors import EtuiError
 

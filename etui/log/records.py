@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 import re
-import sqlite3
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar
 
 from etui.turn.record import (
     Attribution,
@@ -25,6 +24,9 @@ from etui.turn.record import (
     VoteRecord,
     parse_speculation,
 )
+
+if TYPE_CHECKING:
+    import sqlite3
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,7 +268,7 @@ N = TypeVar("N")
 
 Row = dict[str, Any]
 
-ReadRow = Mapping[str, Any] | sqlite3.Row
+ReadRow: TypeAlias = "Mapping[str, Any] | sqlite3.Row"
 
 
 KEYS: dict[str, tuple[str, ...]] = {
@@ -333,8 +335,8 @@ def build_row(record: Record) -> Row:
 
 def parse_turn(row: ReadRow) -> TurnRecord:
     """Parse a row of ``turns``."""
-    if isinstance(row, sqlite3.Row):
-        # A Row finds a name by comparing all of them, which takes longer than the rest of this.
+    if not isinstance(row, dict):
+        # A Row of SQLite compares all names to find one, which takes longer than the rest of this.
         row = dict(zip(row.keys(), row, strict=True))
     read = {name: _parse_json(row[name]) for name in _JSON_COLUMNS}
     return TurnRecord(

@@ -12,15 +12,17 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from etui.energy.recorder import Recorder
 from etui.energy.scopes import family
 from etui.energy.sharing import CpuWatch, GpuState, GpuWatch
 from etui.energy.sources.nvml import NvmlSource
 from etui.energy.sources.sysfs import entries, int_or_none, text_or
 from etui.energy.types import Channel, ChannelPower, Kind
 from etui.units import count_text, seconds_text
+
+if TYPE_CHECKING:
+    from etui.energy.recorder import Recorder
 
 CpuTimes = Callable[[], Sequence[tuple[float, float]]]
 """Returns the busy and total seconds of every logical CPU since boot."""

@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from etui.backends import wire
@@ -97,7 +98,7 @@ class ChildProcess:
         self._failure: str | None = None
         self._reading = threading.Thread(target=self._read, name="engine events", daemon=True)
         self._reading.start()
-        self._write(config)
+        self.send(config)
 
     @property
     def alive(self) -> bool:
@@ -108,19 +109,21 @@ class ChildProcess:
         """Return whether it is alive and has sent something recently."""
         return self.alive and time.monotonic() - self._seen < silent_seconds
 
-    def begin(self, message: wire.Ask | wire.Load | wire.Unload) -> None:
-        """Send a request, whose replies :meth:`next` returns until :meth:`end`."""
-        number = message.number
+    def begin(self, number: int, answers: str = "") -> None:
+        """Note a request that is sent next; :meth:`next` returns its replies until :meth:`end`.
+
+        Args:
+            answers: The model that answers it; empty for a load or an unload.
+        """
         with self._state:
             mailbox = self._mailboxes[number] = queue.SimpleQueue()
             if self._has_ended:
                 mailbox.put(_ENDED)
-            if isinstance(message, wire.Ask):
+            if answers:
                 if not self._answering:
                     self._worked_ns = time.monotonic_ns()
-                self._answering[number] = message.request.model.name
+                self._answering[number] = answers
             self._progress = time.monotonic()
-        self._write(message)
 
     def end(self, number: int) -> None:
         """Forget a request; later replies to it are dropped."""
@@ -129,11 +132,7 @@ class ChildProcess:
             self._answering.pop(number, None)
 
     def send(self, message: object) -> None:
-        """Send a message that has no reply."""
-        self._write(message)
-
-    def _write(self, message: object) -> None:
-        """Write one line; the death of the child is detected when reading."""
+        """Send a message as one line; the death of the child is detected when reading."""
         assert self.process.stdin is not None
         line = memoryview(encode(message))
         with self._writing, contextlib.suppress(OSError, ValueError):
@@ -372,7 +371,8 @@ class ProcessBackend:
             EtuiError: An error of the engine, with its original class.
             EngineFailed: The process died or hung; it is restarted for the next answer.
         """
-        return self._ask(lambda number: wire.Ask(number, request), cancel or Cancel())
+        message = partial(wire.Ask, request=request)
+        return self._ask(message, cancel or Cancel(), request.model.name)
 
     def load(
         self, model: ModelSpec, path: Path, draft: tuple[ModelSpec, Path] | None = None
@@ -420,7 +420,10 @@ class ProcessBackend:
             child.send(wire.KeepWarm(model, seconds))
 
     def _ask(
-        self, build_message: Callable[[int], wire.Ask | wire.Load | wire.Unload], cancel: Cancel
+        self,
+        build_message: Callable[[int], wire.Ask | wire.Load | wire.Unload],
+        cancel: Cancel,
+        answers: str = "",
     ) -> Iterator[Event]:
         """Send a request and yield the events that answer it; closing the iterator cancels it."""
         pid, began_ns = self.pid, time.monotonic_ns()
@@ -430,8 +433,9 @@ class ProcessBackend:
             self._number += 1
             number = self._number
         is_running = True
-        child.begin(build_message(number))
+        child.begin(number, answers)
         try:
+            child.send(build_message(number))
             cancel.numbers = (*cancel.numbers, number)
             cancel.listen(
                 lambda: child.send(wire.Cancel(number)), lambda: child.send(wire.Hurry(number))

@@ -251,7 +251,8 @@ def decide_by_policy(policy: Policy, runtime: Runtime[Any]) -> Decide:
 
     def decide(query: Query) -> Choice:
         host = read_host(runtime.config)
-        choice = decide_query(query, policy, runtime, host=host, knowledge=knowledge, shadow=False)
+        known = replace(knowledge, host=host)
+        choice = decide_query(query, policy, runtime, knowledge=known)
         return replace(choice, decision=close_decision(choice.decision))
 
     return decide

@@ -318,16 +318,10 @@ class Auditor:
         def may_answer(model: str) -> bool:
             return available(model) and not (model in unstated and runtime.is_remote(model))
 
-        knowledge = collect_knowledge(policy, runtime, self._between.resident)
-        choice = decide_query(
-            query,
-            policy,
-            runtime,
-            host=None,
-            arm=plan.arm,
-            knowledge=knowledge,
-            available=may_answer,
+        knowledge = collect_knowledge(
+            policy, runtime, resident=self._between.resident, available=may_answer
         )
+        choice = decide_query(query, policy, runtime, knowledge=knowledge, arm=plan.arm)
         predicted = knowledge.predictor.joules(choice.decision.arm, query)
         left -= self._bound_load(choice.decision.arm.model, plan)
         if left <= 0 or (predicted is not None and predicted.answer > left):

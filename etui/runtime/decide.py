@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from types import MappingProxyType
@@ -47,31 +48,31 @@ if TYPE_CHECKING:
     from etui.routing.signals.host_state import HostState
     from etui.routing.signals.similarity import EarlierQuestions
     from etui.runtime.fit_health import FitHealth
-    from etui.runtime.log_predictor import Heads, LogPredictor
+    from etui.runtime.log_predictor import AccuracyModels, LogPredictor
     from etui.runtime.runtime import Runtime
 
 
-def stand_in_file(config: Config) -> Path:
+def fallback_model_file(config: Config) -> Path:
     """Return the path of the file that keeps the name."""
     return config.home / "stand_in.json"
 
 
-def load_stand_in(config: Config) -> str | None:
+def load_fallback_model(config: Config) -> str | None:
     """Load the name of the model; None without one, or where the file is damaged."""
     try:
-        name = json.loads(stand_in_file(config).read_text(encoding="utf-8"))["model"]
+        name = json.loads(fallback_model_file(config).read_text(encoding="utf-8"))["model"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return name if isinstance(name, str) else None
 
 
-def save_stand_in(config: Config, model: str) -> None:
+def save_fallback_model(config: Config, model: str) -> None:
     """Keep the name of the model.
 
     Raises:
         EtuiError: The file cannot be written.
     """
-    path = stand_in_file(config)
+    path = fallback_model_file(config)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_text(path, json.dumps({"model": model}) + "\n")
@@ -320,28 +321,20 @@ def _decide_by_policy(
     effort: str | None,
 ) -> Choice:
     """Decide by a policy, of which the user may name an arm, and a client an effort."""
-    if effort is not None and degraded is None:
-        by_effort = policy.efforts.get(effort) if arm is None else None
-        if by_effort is not None:
-            choice = _decide_by_effort(query, policy, effort, by_effort, runtime)
-            if choice is not None:
-                return choice
-    choice = decide_query(query, policy, runtime, host=host, arm=arm, degraded=degraded)
-    if effort is not None and degraded is None:
+    knowledge = collect_knowledge(policy, runtime, host)
+    effort = effort if degraded is None else None
+    by_effort = policy.efforts.get(effort) if effort is not None and arm is None else None
+    if by_effort is not None:
+        with suppress(ModelUnavailable):  # the arm that the policy names has no model here
+            choice = decide_query(query, policy, runtime, knowledge=knowledge, arm=by_effort)
+            why = f"reasoning_effort {effort}: {choice.decision.why}"
+            return replace(choice, decision=replace(choice.decision, why=why))
+    choice = decide_query(query, policy, runtime, knowledge=knowledge, arm=arm, degraded=degraded)
+    if arm is None:
+        choice = add_shadow_decision(choice, query, policy, runtime, knowledge)
+    if effort is not None:
         return replace(choice, decision=apply_effort(choice.decision, effort))
     return choice
-
-
-def _decide_by_effort(
-    query: Query, policy: Policy, effort: str, arm: str, runtime: Runtime[Any]
-) -> Choice | None:
-    """Take the arm that the policy names for an effort; None if it has no model here."""
-    try:
-        choice = decide_query(query, policy, runtime, host=None, arm=arm)
-    except ModelUnavailable:
-        return None
-    why = f"reasoning_effort {effort}: {choice.decision.why}"
-    return replace(choice, decision=replace(choice.decision, why=why))
 
 
 def _asks_for_reasoning(overrides: Overrides) -> bool:
@@ -377,7 +370,7 @@ def load_policy_here(overrides: Overrides, runtime: Runtime[Any]) -> Policy:
             f"there is no model on this machine yet: none in {config.models_dir}",
             f"run: etui models pull {STARTER}",
         )
-    chosen = load_stand_in(config)
+    chosen = load_fallback_model(config)
     return policy if chosen is None else add_stand_in(policy, chosen, is_available)
 
 
@@ -538,6 +531,8 @@ class PolicyKnowledge:
     earlier: EarlierQuestions | None
     """The questions that ``nearest`` signals compare with; None if the policy has no such signal,
     or the log cannot be read."""
+    host: HostState | None  # State of the machine; None leaves host signals unknown (a replay)
+    available: Callable[[str], bool]  # Returns whether a named model counts as on disk
 
 
 @dataclass(frozen=True, slots=True)
@@ -550,13 +545,18 @@ class Choice:
 
 
 def collect_knowledge(
-    policy: Policy, runtime: Runtime[Any], resident: str | None = None
+    policy: Policy,
+    runtime: Runtime[Any],
+    host: HostState | None = None,
+    resident: str | None = None,
+    available: Callable[[str], bool] | None = None,
 ) -> PolicyKnowledge:
     """Collect the facts of this machine for a policy's decisions; most are read when needed.
 
     Args:
         policy: The policy, which need not be saved.
-        resident: Name of the model in memory, which needs no load.
+        resident: Name of the model in memory, which needs no load; None takes that of the host.
+        available: Returns whether a model counts as on disk; None looks at the disk.
     """
     from etui.runtime.log_predictor import build_predictor, read_neighbours
 
@@ -564,18 +564,18 @@ def collect_knowledge(
         policy,
         runtime.config,
         runtime.catalogue,
-        resident,
+        resident or (host.resident if host is not None else None),
         log=runtime.log_cache,
         read_heads=lambda: _read_heads(policy, runtime),
     )
     earlier = read_neighbours(policy, runtime.config, runtime.log_cache, runtime.neighbours)
-    return PolicyKnowledge(predictor, earlier)
+    return PolicyKnowledge(predictor, earlier, host, available or runtime.find_available())
 
 
-def _read_heads(policy: Policy, runtime: Runtime[Any]) -> Heads | None:
+def _read_heads(policy: Policy, runtime: Runtime[Any]) -> AccuracyModels | None:
     """Read a policy's fit; where it is worse than its rates by now, the rates predict."""
     from etui.learning.predictor import AccuracyPredictor
-    from etui.runtime.fit_health import GuardedHeads, build_notice, list_models_now
+    from etui.runtime.fit_health import GuardedAccuracy, build_notice, list_models_now
 
     heads = runtime.policies.load_heads(policy)
     if not isinstance(heads, AccuracyPredictor):
@@ -586,7 +586,7 @@ def _read_heads(policy: Policy, runtime: Runtime[Any]) -> Heads | None:
     except LogUnavailable:  # a log that cannot be read must not prevent an answer
         return heads
     notice = build_notice(health, policy.name)
-    return GuardedHeads(heads, health.set_aside, notice) if notice else heads
+    return GuardedAccuracy(heads, health.set_aside, notice) if notice else heads
 
 
 def read_fit_health(policy: Policy, runtime: Runtime[Any]) -> FitHealth | None:
@@ -632,25 +632,20 @@ def decide_query(
     policy: Policy,
     runtime: Runtime[Any],
     *,
-    host: HostState | None,
-    arm: str | None = None,
     knowledge: PolicyKnowledge | None = None,
+    arm: str | None = None,
     degraded: str | None = None,
-    available: Callable[[str], bool] | None = None,
     every_signal: bool = False,
-    shadow: bool = True,
 ) -> Choice:
-    """Decide which arm answers a query on this machine.
+    """Decide which arm answers a query on this machine; the policy's shadow does not decide.
 
     Args:
         policy: The policy, which need not be saved.
-        host: State of the machine; None leaves host signals unknown (a replay).
+        knowledge: Facts of this machine for the policy; None collects them now, without its state,
+            so that host signals are unknown.
         arm: An arm of the policy to use without trying the rules.
-        knowledge: Facts of this machine for the policy; None collects them now.
         degraded: Why the cheapest arm has to answer; None lets the rules decide.
-        available: Returns whether a model counts as on disk; None looks at the disk.
         every_signal: Whether signals that no rule needed are evaluated too, for display.
-        shadow: Whether the policy's shadow decides too.
 
     Raises:
         UsageError: The policy has no such arm.
@@ -659,12 +654,10 @@ def decide_query(
     """
     from etui.routing.decide import decide, decide_arm, replace_by_cheapest
 
-    is_available = available or runtime.find_available()
-    if knowledge is None:
-        knowledge = collect_knowledge(policy, runtime, _find_resident(host))
-    predictor = knowledge.predictor
+    known = knowledge or collect_knowledge(policy, runtime)
+    predictor, available = known.predictor, known.available
     if arm is not None:
-        named = decide_arm(policy, arm, available=is_available, query=query, outlook=predictor)
+        named = decide_arm(policy, arm, available=available, query=query, outlook=predictor)
         if degraded:
             notice = f"{degraded}: {arm} answers anyway, as it was named"
             named = replace(named, notices=(*named.notices, notice))
@@ -672,49 +665,40 @@ def decide_query(
     decision = decide(
         query,
         policy,
-        available=is_available,
-        host=host,
+        available=available,
+        host=known.host,
         outlook=predictor,
-        neighbours=knowledge.earlier,
+        neighbours=known.earlier,
         every_signal=every_signal,
     )
     if degraded:
-        decision = replace_by_cheapest(decision, policy, query, predictor, is_available, degraded)
+        decision = replace_by_cheapest(decision, policy, query, predictor, available, degraded)
     if notice := predictor.fit_notice():
         decision = replace(decision, notices=(*decision.notices, notice))
     if decision.cascade is not None:
         predictor.calibrated(decision.arm, None, None)  # report a damaged fit now
-    if shadow:
-        decision = _add_shadow(decision, policy, query, runtime, is_available, host)
     return Choice(decision, predictor)
 
 
-def _add_shadow(
-    decision: Decision,
-    policy: Policy,
-    query: Query,
-    runtime: Runtime[Any],
-    is_available: Callable[[str], bool],
-    host: HostState | None,
-) -> Decision:
+def add_shadow_decision(
+    choice: Choice, query: Query, policy: Policy, runtime: Runtime[Any], knowledge: PolicyKnowledge
+) -> Choice:
+    """Return a choice with what the policy's shadow would have decided, if it has one."""
     from etui.routing.shadow import add_shadow
 
     def collect(other: Policy) -> tuple[LogPredictor, EarlierQuestions | None]:
-        known = collect_knowledge(other, runtime, _find_resident(host))
+        known = collect_knowledge(other, runtime, knowledge.host)
         return known.predictor, known.earlier
 
-    return add_shadow(
-        decision,
+    decision = add_shadow(
+        choice.decision,
         policy,
         query,
         runtime.config,
         runtime.catalogue.models,
-        available=is_available,
-        host=host,
+        available=knowledge.available,
+        host=knowledge.host,
         look_ahead=collect,
         load=runtime.load_policy,
     )
-
-
-def _find_resident(host: HostState | None) -> str | None:
-    return host.resident if host is not None else None
+    return replace(choice, decision=decision)

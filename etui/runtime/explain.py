@@ -432,26 +432,17 @@ def decide_for_show(query: Query, policy: Policy, runtime: Runtime[Any]) -> Deci
     Raises:
         EtuiError: The policy selects no arm, or the policy's fit is damaged.
     """
-    from etui.runtime.decide import collect_knowledge, decide_query
+    from etui.runtime.decide import add_shadow_decision, collect_knowledge, decide_query
     from etui.runtime.host import read_host
 
-    host = read_host(runtime.config)
-    knowledge = collect_knowledge(policy, runtime, host.resident)
+    known = collect_knowledge(policy, runtime, read_host(runtime.config))
     try:
-        choice = decide_query(
-            query, policy, runtime, host=host, knowledge=knowledge, every_signal=True
-        )
+        choice = decide_query(query, policy, runtime, knowledge=known, every_signal=True)
     except ModelUnavailable:
-        choice = decide_query(
-            query,
-            policy,
-            runtime,
-            host=host,
-            knowledge=knowledge,
-            available=lambda model: True,
-            every_signal=True,
-        )
-    return _add_predictions(choice.decision, query, knowledge.predictor, runtime.catalogue.models)
+        known = replace(known, available=lambda model: True)
+        choice = decide_query(query, policy, runtime, knowledge=known, every_signal=True)
+    choice = add_shadow_decision(choice, query, policy, runtime, known)
+    return _add_predictions(choice.decision, query, known.predictor, runtime.catalogue.models)
 
 
 def _add_predictions(

@@ -301,7 +301,7 @@ class FitHealth:
         return frozenset(arm.arm for arm in self.arms if arm.set_aside)
 
 
-class GuardedHeads:
+class GuardedAccuracy:
     """Predicts with the fit, and with the rate alone for arms whose fit is set aside."""
 
     def __init__(

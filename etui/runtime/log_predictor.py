@@ -159,7 +159,7 @@ def _load_run_suite(
 _T = TypeVar("_T")
 
 
-class Heads(Protocol):
+class AccuracyModels(Protocol):
     """The policy's fit: models of accuracy, fitted to graded answers."""
 
     def accuracy(self, arm: Arm, query: Query, confidence: float) -> PredictedAccuracy | None:
@@ -197,7 +197,7 @@ class LogPredictor:
         config: Config,
         catalogue: Catalogue,
         resident: str | None = None,
-        read_heads: Callable[[], Heads | None] = lambda: None,
+        read_heads: Callable[[], AccuracyModels | None] = lambda: None,
         log: LogCache | None = None,
     ) -> None:
         self._config = config
@@ -205,7 +205,7 @@ class LogPredictor:
         self._resident = resident
         self._read_heads = read_heads
         self._log = log
-        self._heads: tuple[Heads | None] | None = None
+        self._heads: tuple[AccuracyModels | None] | None = None
         self._facts: dict[str, LoggedModelFacts | None] = {}
         self._text: tuple[Query, TextFacts] | None = None
 
@@ -277,7 +277,7 @@ class LogPredictor:
         ]
         return (arm, *(replace(arm, model=name) for name in names))
 
-    def _ask_fit(self, predict: Callable[[Heads], Iterable[_T | None]]) -> _T | None:
+    def _ask_fit(self, predict: Callable[[AccuracyModels], Iterable[_T | None]]) -> _T | None:
         """Return the first prediction of the fit that is known; None without one, or a fit."""
         if self._heads is None:
             self._heads = (self._read_heads(),)
@@ -331,7 +331,7 @@ def build_predictor(
     resident: str | None = None,
     *,
     log: LogCache | None = None,
-    read_heads: Callable[[], Heads | None] | None = None,
+    read_heads: Callable[[], AccuracyModels | None] | None = None,
 ) -> LogPredictor:
     """Build the predictor for a policy, with the policy's fit.
 
@@ -342,7 +342,7 @@ def build_predictor(
         read_heads: Reads the fit; None reads its file.
     """
 
-    def read_fit() -> Heads | None:
+    def read_fit() -> AccuracyModels | None:
         from etui.learning.predictor import load_heads
 
         return load_heads(policy, config)

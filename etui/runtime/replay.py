@@ -46,23 +46,15 @@ def replay_log(
     from etui.runtime.model_resolution import models_on_disk
 
     policy = drop_places(policy)
-    knowledge = replace(collect_knowledge(policy, runtime), earlier=None)
     # Each model is looked up once: an arm may name a dozen, and that takes longer than deciding.
     is_on_disk = models_on_disk(runtime.config, runtime.catalogue)
     models = {model for plan in policy.arms.values() for model in plan.models}
     on_disk = frozenset(filter(is_on_disk, models))
+    knowledge = collect_knowledge(policy, runtime, available=on_disk.__contains__)
+    knowledge = replace(knowledge, earlier=None)
 
     def decide(query: Query) -> Decision:
-        choice = decide_query(
-            query,
-            policy,
-            runtime,
-            host=None,
-            knowledge=knowledge,
-            available=on_disk.__contains__,
-            shadow=False,
-        )
-        return choice.decision
+        return decide_query(query, policy, runtime, knowledge=knowledge).decision
 
     with LogReader(runtime.config) as log:
         wanted = turn_filter or _filter_newest(log, newest)

@@ -12,7 +12,7 @@ from etui.arm import Arm
 from etui.chat import Query
 from etui.config.config import Config
 from etui.errors import EtuiError, LogUnavailable
-from etui.runtime.decide import Overrides, choose, decide_query, load_policy_here
+from etui.runtime.decide import Overrides, choose, collect_knowledge, decide_query, load_policy_here
 from etui.turn.record import TurnRecord
 
 if TYPE_CHECKING:
@@ -200,10 +200,9 @@ def _find_default_arm(
     """Decide by the rules that match every question."""
     policy = load_policy_here(overrides, runtime)
     always = tuple(rule for rule in policy.rules if rule.when is None)
-    choice = decide_query(
-        _GREETING, replace(policy, rules=always), runtime, host=read_host(), shadow=False
-    )
-    return choice.decision.arm
+    policy = replace(policy, rules=always)
+    known = collect_knowledge(policy, runtime, read_host())
+    return decide_query(_GREETING, policy, runtime, knowledge=known).decision.arm
 
 
 RouteKind = Literal["policy", "arm", "model"]

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from etui.models.catalogue import Catalogue
     from etui.routing.policy import Policy
     from etui.runtime.decide import Choice
-    from etui.runtime.log_predictor import Heads
+    from etui.runtime.log_predictor import AccuracyModels
     from etui.runtime.remote_models import RemoteMeters
     from etui.turn.interfaces import Meter, Origin, Writer
     from etui.turn.run import Turn
@@ -66,7 +66,7 @@ class PolicyCache:
         self._folders = (str(shipped_dir() / "policies"), str(config.policies_dir))
         self._policies: FileCache[Policy] = FileCache()
         self._names: FileCache[tuple[str, ...]] = FileCache()
-        self._heads: FileCache[Heads | None] = FileCache()
+        self._heads: FileCache[AccuracyModels | None] = FileCache()
 
     def names(self) -> tuple[str, ...]:
         """Return the names of all policies, sorted."""
@@ -98,7 +98,7 @@ class PolicyCache:
             name, read, lambda policy: (str(policy.path), *self._folders), since=catalogue
         )
 
-    def load_heads(self, policy: Policy) -> Heads | None:
+    def load_heads(self, policy: Policy) -> AccuracyModels | None:
         """Load the fit of a policy, or return it from memory; None without one.
 
         Raises:

@@ -185,7 +185,7 @@ def test_a_fit_that_has_become_worse_is_set_aside_with_a_notice(
     fill: Callable[..., None], config: Config, capsys: Capture
 ) -> None:
     from etui.chat import Query
-    from etui.runtime.decide import decide_query
+    from etui.runtime.decide import collect_knowledge, decide_query
     from etui.runtime.runtime import Runtime
 
     path = config.policies_dir / "mine.yaml"
@@ -202,13 +202,8 @@ def test_a_fit_that_has_become_worse_is_set_aside_with_a_notice(
         runtime = Runtime(config, lambda _: None)  # type: ignore[arg-type,return-value]
         try:
             policy = runtime.load_policy("mine")
-            choice = decide_query(
-                Query("Which river is it?"),
-                policy,
-                runtime,
-                host=None,
-                available=lambda _model: True,
-            )
+            known = collect_knowledge(policy, runtime, available=lambda _model: True)
+            choice = decide_query(Query("Which river is it?"), policy, runtime, knowledge=known)
             return choice.decision.notices
         finally:
             runtime.close()

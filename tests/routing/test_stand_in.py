@@ -11,7 +11,7 @@ from etui.models.catalogue import load_catalogue
 from etui.routing.library import load_policy
 from etui.routing.policy import Policy
 from etui.routing.stand_in import add_stand_in
-from etui.runtime.decide import load_stand_in, save_stand_in, stand_in_file
+from etui.runtime.decide import load_fallback_model, save_fallback_model, fallback_model_file
 
 
 @pytest.fixture
@@ -47,8 +47,8 @@ def test_a_model_that_is_missing_itself_does_not_stand_in(balanced: Policy) -> N
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"model": 3}'])
 def test_a_damaged_choice_is_none(config: Config, text: str) -> None:
-    assert load_stand_in(config) is None
-    stand_in_file(config).write_text(text)
-    assert load_stand_in(config) is None
-    save_stand_in(config, "m")
-    assert load_stand_in(config) == "m"
+    assert load_fallback_model(config) is None
+    fallback_model_file(config).write_text(text)
+    assert load_fallback_model(config) is None
+    save_fallback_model(config, "m")
+    assert load_fallback_model(config) == "m"

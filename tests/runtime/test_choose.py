@@ -9,7 +9,7 @@ import pytest
 from etui.chat import Query
 from etui.errors import InvalidFile, ModelUnavailable, UsageError
 from etui.models.catalogue import load_catalogue
-from etui.runtime.decide import Overrides, choose, save_stand_in
+from etui.runtime.decide import Overrides, choose, save_fallback_model
 from etui.runtime.model_resolution import find_draft_file, find_model_file, models_on_disk
 from etui.runtime.runtime import open_runtime
 
@@ -74,7 +74,7 @@ def test_a_chosen_model_outside_the_policy_stands_in_for_its_missing_models(mach
     machine.has("gemma-3-270m")  # in no role of the policy
     with pytest.raises(ModelUnavailable):
         machine.choose()
-    save_stand_in(machine.config, "gemma-3-270m")
+    save_fallback_model(machine.config, "gemma-3-270m")
     decision = machine.choose()
     assert decision.arm.model == "gemma-3-270m"
     assert "gemma-3-270m" in decision.why

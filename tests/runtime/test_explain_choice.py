@@ -10,7 +10,7 @@ from etui.chat import Query
 from etui.config.config import Config
 from etui.errors import UsageError
 from etui.routing.library import load_policy
-from etui.runtime.decide import Overrides, choose, decide_query
+from etui.runtime.decide import Overrides, choose, collect_knowledge, decide_query
 from etui.runtime.explain import explain, explain_choice
 from etui.runtime.runtime import Runtime
 
@@ -25,7 +25,8 @@ def runtime(config: Config) -> Runtime[Any]:
 def test_a_policys_decision_has_the_same_document(runtime: Runtime[Any]) -> None:
     policy = load_policy("balanced", runtime.config, runtime.catalogue.models)
     expected = explain(QUESTION, policy, runtime)
-    choice = decide_query(QUESTION, policy, runtime, host=None, available=lambda model: True)
+    known = collect_knowledge(policy, runtime, available=lambda model: True)
+    choice = decide_query(QUESTION, policy, runtime, knowledge=known)
     document = explain_choice(QUESTION, choice, runtime, "balanced")
     assert set(document) == set(expected)
     for key in ("arm", "model", "policy", "rule", "candidates", "models", "policy_file", "needs"):
@@ -43,6 +44,7 @@ def test_a_named_model_has_no_policy(runtime: Runtime[Any]) -> None:
 
 def test_a_policy_that_is_gone_is_reported(runtime: Runtime[Any]) -> None:
     policy = load_policy("balanced", runtime.config, runtime.catalogue.models)
-    choice = decide_query(QUESTION, policy, runtime, host=None, available=lambda model: True)
+    known = collect_knowledge(policy, runtime, available=lambda model: True)
+    choice = decide_query(QUESTION, policy, runtime, knowledge=known)
     with pytest.raises(UsageError, match="gone"):
         explain_choice(QUESTION, choice, runtime, "gone")

@@ -48,7 +48,7 @@ def run_turn(
     answerer: Any,
     meter: Meter,
     writer: Writer,
-    outlook: Any = None,
+    predictor: Any = None,
     settings: Mapping[str, Any] | None = None,
     cancelled: Callable[[], bool] = lambda: False,
     clock_ns: Callable[[], int] | None = None,
@@ -61,7 +61,7 @@ def run_turn(
     machine = Machine(serve, lambda: engine, meter, writer, settings or {}, **clock)
     cancel = Cancel()
     known = {} if turn_id is None else {"turn_id": turn_id}
-    turn = Turn(query, decision, machine, outlook, cancel, Origin(client=client, **known)).run()
+    turn = Turn(query, decision, machine, predictor, cancel, Origin(client=client, **known)).run()
     try:
         for event in turn:
             if cancelled() and not cancel.cancelled():

@@ -124,7 +124,7 @@ class Stage:
 
 @dataclass
 class Known:
-    """An outlook that halves every confidence and knows the joules of some arms."""
+    """An predictor that halves every confidence and knows the joules of some arms."""
 
     joules_of: dict[str, float] = field(default_factory=dict)
     calibrates: bool = True
@@ -190,7 +190,7 @@ def play(
     decision: Decision,
     *,
     query: str = "Which planet is red?",
-    outlook=None,
+    predictor=None,
     meter=None,
     cancelled: Callable[[], bool] = lambda: False,
     seen: Callable[[object], None] = lambda event: None,
@@ -205,7 +205,7 @@ def play(
         answerer=stage,
         meter=meter or Meter10W(),
         writer=saved,
-        outlook=outlook,
+        predictor=predictor,
         cancelled=cancelled,
         clock_ns=stage.clock,
     )

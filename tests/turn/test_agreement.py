@@ -32,7 +32,7 @@ def stage(first: str = "B) Mars", second: str = "The answer is B.", **large: flo
 
 
 def test_the_same_answer_is_accepted_and_both_arms_are_charged():
-    record = play(stage(), AGREE, query=CHOICE, outlook=odds(0.8)).record
+    record = play(stage(), AGREE, query=CHOICE, predictor=odds(0.8)).record
     assert (record.arm, record.answer) == ("other", "The answer is B.")
     assert [(hop.arm, hop.step, hop.accepted) for hop in record.hops] == [
         ("quick", 1, False),
@@ -47,7 +47,7 @@ def test_the_same_answer_is_accepted_and_both_arms_are_charged():
 
 
 def test_different_answers_go_up_and_all_three_arms_are_charged():
-    played = play(stage("A) Venus"), AGREE, query=CHOICE, outlook=odds(0.8))
+    played = play(stage("A) Venus"), AGREE, query=CHOICE, predictor=odds(0.8))
     record = played.record
     assert [(hop.arm, hop.step) for hop in record.hops] == [
         ("quick", 1),
@@ -66,7 +66,7 @@ def test_different_answers_go_up_and_all_three_arms_are_charged():
 
 
 def test_agreement_is_not_enough_where_agreed_answers_are_often_wrong():
-    record = play(stage(), AGREE, query=CHOICE, outlook=odds(0.6)).record
+    record = play(stage(), AGREE, query=CHOICE, predictor=odds(0.6)).record
     assert [hop.arm for hop in record.hops] == ["quick", "other", "large"]
     assert "agrees with quick, 60 % sure, 70 % required, continuing with large" in record.why
     # The larger arm is only 45 % sure, so the agreed answer is the likelier one.
@@ -74,18 +74,18 @@ def test_agreement_is_not_enough_where_agreed_answers_are_often_wrong():
 
 
 def test_without_a_fit_the_most_confident_of_them_decides():
-    outlook = Known(calibrates=False)
-    low = play(stage(), AGREE, query=CHOICE, outlook=outlook).record
+    predictor = Known(calibrates=False)
+    low = play(stage(), AGREE, query=CHOICE, predictor=predictor).record
     assert [hop.arm for hop in low.hops] == ["quick", "other", "large"]
     sure = stage()
     sure.parts["quick"] = Part("B", 0.7)
-    high = play(sure, AGREE, query=CHOICE, outlook=outlook).record
+    high = play(sure, AGREE, query=CHOICE, predictor=predictor).record
     assert [hop.arm for hop in high.hops] == ["quick", "other"]
 
 
 def test_numbers_and_free_text_are_compared_as_votes_are():
     numbers = Stage({"quick": Part("It is 1,000."), "other": Part("1000"), "large": Part("2")})
-    record = play(numbers, AGREE, query="How many metres are 1 km?", outlook=odds(0.9)).record
+    record = play(numbers, AGREE, query="How many metres are 1 km?", predictor=odds(0.9)).record
     assert record.arm == "other"
     words = Stage(
         {
@@ -95,14 +95,14 @@ def test_numbers_and_free_text_are_compared_as_votes_are():
         }
     )
     asked = "What is the capital of France?"
-    assert play(words, AGREE, query=asked, outlook=odds(0.9)).record.arm == "other"
+    assert play(words, AGREE, query=asked, predictor=odds(0.9)).record.arm == "other"
     words.parts["other"] = Part("Lyon")
-    assert play(words, AGREE, query=asked, outlook=odds(0.9)).record.arm == "large"
+    assert play(words, AGREE, query=asked, predictor=odds(0.9)).record.arm == "large"
 
 
 def test_no_second_arm_is_asked_once_there_is_nothing_to_agree_with():
     silent = stage("I do not know.")
-    record = play(silent, AGREE, query=CHOICE, outlook=odds(0.9)).record
+    record = play(silent, AGREE, query=CHOICE, predictor=odds(0.9)).record
     assert [hop.arm for hop in record.hops] == ["quick", "large"]
     assert record.hops[0].why == "without an answer to compare, continuing with large"
 
@@ -119,8 +119,8 @@ def test_a_third_arm_is_not_asked_where_two_differ():
 
 def test_a_step_that_cannot_be_finished_is_not_begun():
     decision = decided(LARGE, QUICK, OTHER, THIRD, agreements=(STEP,), max_joules=100.0)
-    outlook = Known({"quick": 30.0, "other": 30.0})
-    record = play(stage(), decision, query=CHOICE, outlook=outlook).record
+    predictor = Known({"quick": 30.0, "other": 30.0})
+    record = play(stage(), decision, query=CHOICE, predictor=predictor).record
     assert [hop.arm for hop in record.hops] == ["large"]
     assert "quick skipped: it would cost ≈60" in record.why
 
@@ -140,19 +140,19 @@ def test_an_arm_that_fails_leaves_the_other_as_any_arm_of_a_cascade():
 def test_votes_of_one_arm_agree_if_all_do():
     votes = Arm("quick", "small", "vote", votes=3, stop=VoteStop("flip"))
     decision = decided(votes, LARGE, agreements=(Agreement(("quick",), 0.6),))
-    outlook = Known(odds={("quick",): PredictedAgreement(0.65, 0.5, 0.8, 30, (0.2,))})
+    predictor = Known(odds={("quick",): PredictedAgreement(0.65, 0.5, 0.8, 30, (0.2,))})
     same = stage()
     same.parts["quick"] = Part("B", 1.0)
-    record = play(same, decision, query=CHOICE, outlook=outlook).record
+    record = play(same, decision, query=CHOICE, predictor=predictor).record
     assert [hop.arm for hop in record.hops] == ["quick"]
     assert same.requests[0].arm.stop.rule == "unanimous"
     assert "quick all its votes agree, 65 % sure, 60 % required" in record.why
     split = stage()
     split.parts["quick"] = Part("B", 0.67)
-    record = play(split, decision, query=CHOICE, outlook=outlook).record
+    record = play(split, decision, query=CHOICE, predictor=predictor).record
     assert [hop.arm for hop in record.hops] == ["quick", "large"]
     assert record.hops[0].why == "its votes differ, continuing with large"
     cut = stage()
     cut.parts["quick"] = Part("B", 1.0, status="budget")  # one vote of three
-    record = play(cut, decision, query=CHOICE, outlook=outlook).record
+    record = play(cut, decision, query=CHOICE, predictor=predictor).record
     assert [hop.arm for hop in record.hops] == ["quick", "large"]

@@ -79,5 +79,5 @@ def test_a_load_takes_no_seconds_of_the_budget():
 def test_a_turn_within_its_budget_is_left_alone():
     told = stage()
     budget = TurnBudget(joules=1000.0, tokens=1000, seconds=1000.0)
-    record = play(told, decided(QUICK, budget=budget), outlook=Known()).record
+    record = play(told, decided(QUICK, budget=budget), predictor=Known()).record
     assert (record.status, told.hurried) == ("complete", 0)

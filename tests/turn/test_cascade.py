@@ -59,7 +59,7 @@ def test_an_unsure_answer_is_replaced_and_both_hops_are_paid_for():
 
 
 def test_hops_of_the_record_sum_to_the_turn_and_go_to_json():
-    record = play(two(), CASCADE, outlook=Known({"quick": 20.0, "large": 40.0})).record
+    record = play(two(), CASCADE, predictor=Known({"quick": 20.0, "large": 40.0})).record
     first, second = record.to_json()["hops"]
     assert first["joules"] + second["joules"] == pytest.approx(record.energy.joules)
     assert first["seconds"] + second["seconds"] == pytest.approx(record.seconds.total)
@@ -77,7 +77,7 @@ def test_hops_of_the_record_sum_to_the_turn_and_go_to_json():
 
 
 def test_an_estimated_hop_beside_an_unmeasured_one_is_called_an_estimate():
-    record = play(two(), CASCADE, outlook=Known({"quick": 20.0, "large": 40.0})).record
+    record = play(two(), CASCADE, predictor=Known({"quick": 20.0, "large": 40.0})).record
     first, second = record.hops
     assert (first.kind, second.kind) == ("counter", "counter")
     hops = (replace(first, joules=None, kind=None), replace(second, kind="estimate"))
@@ -101,7 +101,7 @@ def test_events_tell_which_text_belongs_to_which_hop():
 
 
 def test_where_none_is_sure_the_likeliest_answer_stands():
-    played = play(two(first=0.6, second=0.4), CASCADE, outlook=Known())
+    played = play(two(first=0.6, second=0.4), CASCADE, predictor=Known())
     assert played.record.answer == "Venus."
     assert played.record.arm == "quick"
     assert [hop.taken for hop in played.record.hops] == [True, False]
@@ -110,7 +110,7 @@ def test_where_none_is_sure_the_likeliest_answer_stands():
 
 
 def test_a_probability_of_nothing_is_a_probability():
-    record = play(two(first=0.2, second=0.0), CASCADE, outlook=Known()).record
+    record = play(two(first=0.2, second=0.0), CASCADE, predictor=Known()).record
     assert (record.answer, record.hops[1].probability) == ("Venus.", 0.0)
 
 
@@ -130,8 +130,8 @@ def test_no_more_hops_than_allowed():
     [(100.0, 60.0, 2), (80.0, 60.0, 1), (30.0, None, 1), (31.0, None, 2)],
 )
 def test_no_hop_begins_past_the_joules_of_the_cascade(limit, predicted, hops):
-    outlook = Known({"large": predicted} if predicted else {})
-    record = play(two(), decided(QUICK, LARGE, max_joules=limit), outlook=outlook).record
+    predictor = Known({"large": predicted} if predicted else {})
+    record = play(two(), decided(QUICK, LARGE, max_joules=limit), predictor=predictor).record
     assert len(record.hops) == hops
     if hops == 1:
         assert record.answer == "Venus."
@@ -140,7 +140,7 @@ def test_no_hop_begins_past_the_joules_of_the_cascade(limit, predicted, hops):
 
 def test_the_load_of_the_next_model_is_part_of_its_price():
     decision = decided(QUICK, LARGE, max_joules=100)
-    record = play(two(), decision, outlook=Known({"large": 60.0}, load=20.0)).record
+    record = play(two(), decision, predictor=Known({"large": 60.0}, load=20.0)).record
     assert len(record.hops) == 1
     assert "it would cost ≈80 J, but only 70" in record.why
 

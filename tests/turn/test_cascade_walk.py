@@ -128,7 +128,7 @@ def live(case: Case) -> tuple[list[str], str, float]:
         max_joules=cascade.max_joules,
         agreements=cascade.agreements,
     )
-    record = play(Stage(parts, between_s=0.0), decision, outlook=case.known).record
+    record = play(Stage(parts, between_s=0.0), decision, predictor=case.known).record
     return [hop.arm for hop in record.hops], record.arm, record.energy.joules or 0.0
 
 

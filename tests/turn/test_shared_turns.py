@@ -360,12 +360,12 @@ def test_a_cascade_counts_the_loads_of_both_machines_against_its_limit() -> None
         }
     )
     decision = decided(QUICK, LARGE, THINK, max_joules=575.0)
-    played = play(stage, decision, outlook=Known({"large": 1.0, "think": 10.0}))
+    played = play(stage, decision, predictor=Known({"large": 1.0, "think": 10.0}))
     # 30 J here, 200 J of load and 350 J elsewhere.
     assert [hop.arm for hop in played.record.hops] == ["quick", "large"]
     assert "575" in played.record.hops[-1].why
     decision = decided(QUICK, LARGE, THINK, max_joules=595.0)
-    played = play(stage, decision, outlook=Known({"large": 1.0, "think": 10.0}))
+    played = play(stage, decision, predictor=Known({"large": 1.0, "think": 10.0}))
     assert [hop.arm for hop in played.record.hops] == ["quick", "large", "think"]
 
 

@@ -16,7 +16,7 @@ from etui import units
 from etui.config.config import Config
 from etui.errors import EtuiError
 from etui.models.spec import STARTER, HubSource, WheelsSource
-from etui.runtime.decide import save_stand_in
+from etui.runtime.decide import save_fallback_model
 from etui.text import sanitize
 from etui.tui import jobs
 from etui.tui._work import faults_shown, notice_text, notify_error
@@ -181,7 +181,7 @@ terminal. The model stands in wherever a policy names one that is missing.
 
     def _finish(self, name: str) -> None:
         try:
-            save_stand_in(self._config, name)
+            save_fallback_model(self._config, name)
         except EtuiError as error:  # the model is there: say it, and go on
             notify_error(self, error.what, error.fix)
         self.dismiss(True)

@@ -14,7 +14,7 @@ from etui.energy.types import Channel, Kind
 from etui.errors import DownloadFailed, EtuiError
 from etui.models.memory_speed import MemorySpeed, save_memory_speed
 from etui.routing.signals.host_state import HostState
-from etui.runtime.decide import load_stand_in
+from etui.runtime.decide import load_fallback_model
 from etui.tui.chat.screen import ChatScreen
 from etui.tui.models import card_reader
 from etui.tui.models.first_run import FirstRunScreen
@@ -132,7 +132,7 @@ async def test_p_pulls_the_chosen_model_with_progress_and_opens_the_chat(
         bare.shelf.go_on.set()
         await until(pilot, lambda: isinstance(app.screen, ChatScreen))
         assert bare.shelf.pulled == [name]
-        assert load_stand_in(bare.config) == name
+        assert load_fallback_model(bare.config) == name
         await until(pilot, lambda: bare.runner.warmed)
 
 
@@ -193,7 +193,7 @@ async def test_no_network_and_a_full_disk_are_said_with_a_fix(
         other = "qwen2.5-coder-1.5b comes from the package index"
         assert (other in guide_text(app)) == (name != MODEL), "only where the hub gave nothing"
         assert screen._job.is_running is False
-        assert load_stand_in(bare.config) is None
+        assert load_fallback_model(bare.config) is None
 
 
 async def test_a_failed_pull_says_why_and_can_be_tried_again(bare: House) -> None:
@@ -232,7 +232,7 @@ async def test_r_finds_a_model_that_was_put_there_meanwhile(bare: House) -> None
         bare.shelf.put_on_disk(MODEL)
         await pilot.press("r")
         await until(pilot, lambda: isinstance(app.screen, ChatScreen))
-        assert load_stand_in(bare.config) == MODEL
+        assert load_fallback_model(bare.config) == MODEL
 
 
 async def test_quitting_from_here_works(bare: House) -> None:

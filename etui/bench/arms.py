@@ -52,8 +52,6 @@ def build_arms(
 
     Args:
         reasonings: Reasoning methods; empty takes that of the format.
-        overrides: Settings that override those of the arms.
-        answer_tokens: Most tokens of an answer, without the thinking, if no override states them.
     """
     ways: Sequence[Reasoning] = reasonings or (("cot",) if format_.name == "cot" else ("direct",))
     arms: dict[str, Arm] = {}

@@ -71,7 +71,6 @@ def choose_block_size(questions: int, block: int | None, part: BenchPart | None)
     """Return the questions of a block in the balanced order; no part is left without a block.
 
     Args:
-        questions: Number of questions of the plan.
         block: The requested size; None is :data:`BLOCK`.
         part: The part; None is the whole plan.
     """
@@ -87,7 +86,6 @@ def list_part(
     Args:
         sizes: Subject -> number of drawn questions, in the order of the run.
         block: Requested questions of a block of the balanced order; None is :data:`BLOCK`.
-        seed: Seed of the balanced order.
         part: The part; None is the whole plan.
 
     Returns:

@@ -62,11 +62,7 @@ def compute_percentiles(samples: Sequence[Sample]) -> RecordPercentiles:
 
 
 def count_gaps(gaps: Iterable[float]) -> Bins:
-    """Count gaps in bins.
-
-    Args:
-        gaps: Seconds, at least 0.
-    """
+    """Count gaps in bins."""
     bins = Counter(
         math.floor(math.log2(max(gap, _SHORTEST_SECONDS)) * _BINS_PER_OCTAVE) for gap in gaps
     )
@@ -419,11 +415,7 @@ class Course:
 
 
 def compute_courses(samples: Iterable[Sample], run: RunConfig) -> dict[str, tuple[Course, ...]]:
-    """Compute the course of each system on each machine; system -> courses.
-
-    Args:
-        samples: Answers of the run in the order they were given.
-    """
+    """Compute the course of each system on each machine; system -> courses."""
     found: dict[str, dict[str | None, list[Sample]]] = {}
     for sample in samples:
         machines = found.setdefault(run.contender(sample.arm), {})

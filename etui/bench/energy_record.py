@@ -51,11 +51,7 @@ _OLD = "the run was measured by an earlier version of etui"
 def build_energy_record(
     config: RunConfig, samples: Sequence[Sample], summary: Summary
 ) -> EnergyRecord:
-    """Build the energy record of a run.
-
-    Args:
-        samples: Its answers, in the order they were given.
-    """
+    """Build the energy record of a run."""
     machines = list_machines(config)
     measurements = []
     for name, rows in group_samples(samples, config).items():

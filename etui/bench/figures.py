@@ -158,7 +158,6 @@ def compute_power_steps(samples: Sequence[Sample], shortest: float) -> list[Powe
     An unmeasured sample takes time and leaves a gap.
 
     Args:
-        samples: Samples of one arm, in order.
         shortest: Least length of a step in seconds; steps before a gap or at the end may be
             shorter.
     """

@@ -127,13 +127,7 @@ def sha16(text: str) -> str:
 
 
 def prompt_text(format_: Format, question: Question, examples: Sequence[Question]) -> PromptText:
-    """Build the prompt of a format that reads log-probabilities.
-
-    Args:
-        format_: A format that does not generate.
-        question: The question, with two to ten options.
-        examples: The worked examples to show.
-    """
+    """Build the prompt of a format that reads log-probabilities."""
     topic = question.subject.replace("_", " ")
     match format_.name:
         case "letters":
@@ -240,9 +234,6 @@ def choose_default_format(suite: Suite, *, generates: bool) -> Format:
 
     It is the one with the prompt of lm-eval's task for the suite; numbers without worked examples
     are asked for in a chat, since a bare completion does not show the form of the answer.
-
-    Args:
-        generates: Whether reasoning, arms or a policy were asked for, which need a chat.
     """
     if generates:
         return FORMATS["chat"]
@@ -279,11 +270,7 @@ def count_examples(format_: Format, suite: Suite) -> int:
 
 
 def default_answer_tokens(format_: Format, suite: Suite, letter_tokens: int) -> int:
-    """Return the most tokens of an answer, without the thinking, if no option states them.
-
-    Args:
-        letter_tokens: Limit of an answer that states a letter.
-    """
+    """Return the most tokens of an answer, without the thinking, if no option states them."""
     if format_.answer_tokens is not None:
         return format_.answer_tokens
     return NUMBER_TOKENS if suite.grading == "number" else letter_tokens
@@ -293,11 +280,7 @@ _STEPS = "Let's think step by step."
 
 
 def build_query(format_: Format, question: Question, examples: Sequence[Question]) -> Query:
-    """Build what is asked of the model in a format that generates.
-
-    Args:
-        examples: The worked examples to show.
-    """
+    """Build what is asked of the model in a format that generates."""
     if not format_.generates:
         raise ValueError(f"format {format_.name} generates nothing")
     number = not question.choices

@@ -130,9 +130,6 @@ def pooled_stderr(shares: Sequence[tuple[float, int]]) -> float | None:
     The sample variances of the tasks are weighted by their sizes; only the questions within a task
     vary, not the tasks.
 
-    Args:
-        shares: Standard error and number of questions of each task.
-
     Returns:
         None if a task has fewer than two questions.
     """

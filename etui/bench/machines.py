@@ -30,11 +30,7 @@ _MODULES = ("nvidia", "amdgpu")
 
 
 def describe_machine(config: RunConfig, key: str) -> BenchMachine:
-    """Describe the machine of a run of one machine by the run's own fields.
-
-    Args:
-        key: The key that the machine gets: ``m1``.
-    """
+    """Describe the machine of a run of one machine by the run's own fields."""
     devices = config.machine.get("devices")
     return BenchMachine(
         key=key,
@@ -65,11 +61,7 @@ def are_equal(one: BenchMachine, other: BenchMachine) -> bool:
 
 
 def explain_difference(machines: Sequence[BenchMachine]) -> str:
-    """Name what separates machines that are not all equal: ``m1 and m2 differ in their GPUs``.
-
-    Args:
-        machines: At least two.
-    """
+    """Name what separates machines that are not all equal: ``m1 and m2 differ in their GPUs``."""
     groups = group_equal(machines)
     firsts = [group[0] for group in groups]
     unknown = [machine.key for machine in firsts if not _is_known(machine)]
@@ -105,13 +97,7 @@ def group_equal(machines: Iterable[BenchMachine]) -> tuple[tuple[BenchMachine, .
 
 
 def name_devices(channels: Iterable[Channel], described: Sequence[str] = ()) -> tuple[str, ...]:
-    """Name the models of the GPUs of this machine, in the order of their channels.
-
-    Args:
-        channels: The power channels; a GPU has one, whose label is its model if that is known.
-        described: GPUs as llama.cpp describes them; they name GPUs without a channel, and those of
-            which the label does not name the model if there are as many.
-    """
+    """Name the models of the GPUs of this machine, in the order of their channels."""
     labels = [c.label for c in channels if family(c.scope) in _GPU_SCOPES]
     if not labels:
         return tuple(described)

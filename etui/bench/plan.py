@@ -130,9 +130,6 @@ def choose_arms(
 ) -> tuple[dict[str, Arm], Policy | None, BenchPolicy | None]:
     """Choose the arms of a request, those of its policy included.
 
-    Args:
-        answer_tokens: Most tokens of an answer without thinking, if no option states them.
-
     Returns:
         Arm -> its settings, the policy that decides for each question (None if every arm answers
         all of them), and the name and text of the policy.
@@ -561,7 +558,6 @@ def check_sources(
 
     Args:
         hashes: Model of the run -> hash of its file; None if it is not known.
-        say: Receives a note about a source of the same name of which no hash is known.
     """
     if plan.difficulty is None:
         return

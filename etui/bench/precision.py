@@ -148,12 +148,7 @@ def take_look(
     half_width: float,
     target: Target = "accuracy",
 ) -> Look:
-    """Compute what is known of one target.
-
-    Args:
-        asked: The questions asked so far: the first ones of the balanced order.
-        values: 1 or 0 for each, or the difference of two systems.
-    """
+    """Compute what is known of one target."""
     import numpy as np
 
     strata: Whole = np.array([population.strata[subject] for subject, _ in asked])
@@ -195,13 +190,7 @@ def _predict(share: float, total: int, half_width: float) -> int:
 
 
 def describe_look(precision: Precision, needed: int, most: int) -> str:
-    """Describe a look while the run goes on.
-
-    Args:
-        precision: What is known after it.
-        needed: Predicted number of questions at which the run stops.
-        most: Most questions that the run asks.
-    """
+    """Describe a look while the run goes on."""
     asked = units.count_text(precision.questions, "question")
     goal = units.margin_text(precision.points)
     if precision.reached:
@@ -275,7 +264,6 @@ def describe_expectation(points: float, expected: Mapping[float, int], most: int
     """Describe how many questions a run is expected to ask.
 
     Args:
-        points: Half width asked for.
         expected: Accuracy -> predicted number of questions.
     """
     parts = [

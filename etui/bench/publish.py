@@ -286,7 +286,6 @@ def redact_serials(value: Any, numbers: Mapping[str, str]) -> Any:
     """Replace serial numbers of GPUs in all texts of a document, keys included.
 
     Args:
-        value: Plain JSON values.
         numbers: Scope of a GPU -> what replaces it; other serial numbers become ``GPU``.
     """
     if isinstance(value, Mapping):
@@ -307,10 +306,6 @@ def find_leaks(
     texts: Mapping[str, str], private: PrivateData, allowed: Collection[str] = ()
 ) -> list[str]:
     """Find private data in texts.
-
-    Args:
-        private: What must not occur.
-        allowed: Words that may occur.
 
     Returns:
         One sentence for each kind of private data in each file.
@@ -372,12 +367,7 @@ def format_readme(
     files: Collection[str],
     licence: str,
 ) -> str:
-    """Format README.md.
-
-    Args:
-        files: Names of the other files of the folder.
-        licence: SPDX identifier of the licence of the results.
-    """
+    """Format README.md."""
     return render_text(
         "etui.bench",
         "public_readme.md",
@@ -478,9 +468,6 @@ def build_files(
     """Build the files of a public folder.
 
     Args:
-        licence: SPDX identifier of the licence of the results.
-        labels: Labels of MMLU-Redux.
-        precision: Precision of the run, if it was asked for.
         difficulty: Table of difficulties of the run; None without one.
 
     Returns:

@@ -62,8 +62,6 @@ def run_record(
     if the machines of the run are not equal.
 
     Args:
-        samples: The answers so far.
-        status: ``running``, ``complete``, ``stopped`` or ``error``.
         summary: None before the run has one.
     """
     known = [s.joules for s in samples if s.joules is not None]
@@ -207,11 +205,7 @@ class NoSideWork:
 def interleave(
     pieces: Iterable[Piece], side_work: SideWork, ended: Callable[[], bool]
 ) -> Iterator[Piece]:
-    """Yield the pieces of a schedule, and work after each block before the next one is asked for.
-
-    Args:
-        ended: Whether the run ends now.
-    """
+    """Yield pieces, and work after each block before the next one is asked for."""
     return work_between_blocks(pieces, lambda piece: piece.block, lambda: side_work.work(ended))
 
 

@@ -84,10 +84,6 @@ def build_blocks(
     Within a block the systems of one model follow each other, since changing the model may load it.
     The order of the models and of the systems of a model is random in every block, so that a drift
     of the machine favours none of them.
-
-    Args:
-        plan: The plan; its ``seed`` draws the order of the systems.
-        questions: Subject and row of the questions, in order.
     """
     names, order = tuple(systems), list(questions)
     for block, start in enumerate(range(0, len(order), size), first):
@@ -156,10 +152,6 @@ def choose_next_look(asked: int, needed: int, error: float, total: int, step: in
     """Choose the number of questions after which to look next.
 
     Args:
-        asked: Questions asked so far, fewer than ``total``.
-        needed: Predicted number of questions at which the run stops.
-        error: Relative standard error of that number.
-        total: Most questions that are asked.
         step: Fixed number of questions between two looks; None to follow the prediction.
     """
     if step is not None:
@@ -201,11 +193,7 @@ class PrecisionSchedule:
             self._right.setdefault(system, {})[sample.subject, sample.row] = sample.correct
 
     def pieces(self, systems: Iterable[str]) -> Iterator[Piece]:
-        """Yield the pieces of the run in the order in which they are answered.
-
-        Args:
-            systems: Names of the systems, the first one of which others are compared with.
-        """
+        """Yield the pieces of the run in the order in which they are answered."""
         names = tuple(systems)
         population = _build_population(self.plan)
         order = order_questions(self.plan)
@@ -289,12 +277,7 @@ class PrecisionSchedule:
 def open_precision(
     plan: RunPlan, config: RunConfig, wait: Callable[[], None], audience: PrecisionAudience
 ) -> PrecisionSchedule | None:
-    """Open the schedule of a plan that stops at a precision; None for another plan.
-
-    Args:
-        wait: Waits until all answers given so far are written.
-        audience: Shows how many questions are expected.
-    """
+    """Open the schedule of a plan that stops at a precision; None for another plan."""
     if plan.precision is None:
         return None
 

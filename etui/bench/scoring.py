@@ -465,8 +465,6 @@ def split_charges(
     uncertainty is split like the joules, because the parts of one reading have the same error.
 
     Args:
-        group: Energy of the group's interval.
-        tokens: Tokens computed for each question of the group.
         shared: The prefix that the subject shares; None if there is none.
         shared_energy: Energy of the prefix; None if there is none.
     """

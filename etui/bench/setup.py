@@ -38,9 +38,6 @@ def load_models(
 ) -> tuple[BenchModel, ...]:
     """Load every model of a run once, to check that it loads and to record how.
 
-    Args:
-        serve: Finds the file of a model by its name.
-
     Returns:
         Each model with its settings in memory.
     """

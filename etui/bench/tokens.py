@@ -86,13 +86,6 @@ def build_subject_prompts(
 
     A prompt that does not fit into the context loses its worked examples one by one, the last
     first.
-
-    Args:
-        format_: A format that does not generate.
-        examples: The worked examples to show.
-        tokenize: Tokenises a whole prompt.
-        context_tokens: Most tokens of a prompt with its endings.
-        reuse: Whether the examples are computed once for all questions.
     """
     prefix: list[int] = []
     if reuse and questions:

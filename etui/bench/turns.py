@@ -156,7 +156,6 @@ def build_sample(
     A vote is graded by its majority, any other answer by what it states.
 
     Args:
-        shots: Number of worked examples in the prompt.
         error: Why there is no valid answer; None if there is one.
         rule: Reads the answer; None reads the option that is stated last.
         gaps: Seconds between its tokens; None if unknown.

@@ -32,12 +32,18 @@ _FILLER = " and"
 
 @dataclass(frozen=True, slots=True)
 class MeasuredPoint:
-    """The result of one visit."""
+    """The result of one visit, and its line in a file of points."""
 
-    visit: Visit
+    held_out: bool  # Whether it tests the fit and is not part of it
     point: TurnPoint  # Joules of one turn of its length
     kind: Kind | None  # How its energy was determined
     shared: bool  # Whether other processes used a GPU meanwhile
+
+    @property
+    def visit(self) -> Visit:
+        """The visit that it is the result of."""
+        length = Length(self.point.computed_tokens, self.point.output_tokens)
+        return Visit(length, self.held_out)
 
 
 @dataclass(slots=True)
@@ -162,7 +168,7 @@ class TurnTimer:
         energies = [energy for part in parts for energy in part]
         length = visit.length
         return MeasuredPoint(
-            visit,
+            visit.held_out,
             TurnPoint(
                 computed_tokens=length.computed,
                 cached_tokens=0,

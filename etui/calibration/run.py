@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, closing, contextmanager
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
-from etui.calibration.checkpoint import PointsFile
-from etui.calibration.grid import Grid, Length, Visit, fit_into_context, list_visits
+from etui.calibration.grid import (
+    Grid,
+    Length,
+    Visit,
+    expected_seconds,
+    fit_into_context,
+    list_visits,
+    seconds_left,
+)
 from etui.calibration.measure import MeasuredPoint, TurnTimer, warm_up
+from etui.codec import from_document, to_document
 from etui.curves.fit import TooFewPoints, compute_error, fit_curve
 from etui.curves.measured_under import Conditions
 from etui.curves.operating_curve import OperatingCurve, Speed
@@ -23,9 +32,12 @@ from etui.engine.session import Session
 from etui.errors import EtuiError, Stopped
 from etui.events import Loaded
 from etui.log.curve_lookup import build_curve_record
+from etui.measure.progress import Progress, Watch
+from etui.measure.run import measure_cells
 from etui.runtime.provenance import conditions
 from etui.turn.build_record import build_load_record
 from etui.turn.interfaces import Meter
+from etui.units import count_text, seconds_text
 
 if TYPE_CHECKING:
     from etui.config.config import Config
@@ -36,21 +48,72 @@ _SEED = 0
 _METER_WARM_UP_S = 1.2
 
 
-class ShowProgress(Protocol):
-    """Shows the progress of a calibration."""
+class PointsFile:
+    """The points of one calibration, a line each, in ``ETUI_HOME/calibrations``.
 
-    def __call__(
-        self, order: Sequence[Visit], grid: Grid, speed: Speed, done: int
-    ) -> AbstractContextManager[Callable[[int], None]]:
-        """Show the progress during the body of a ``with``.
+    The first line identifies the model file, the grid and the conditions; points of another grid
+    or under other conditions are discarded.
 
-        Args:
-            speed: Speed of the model, to estimate the time left.
-            done: Number of points measured before.
+    Args:
+        grid: The requested lengths.
+    """
 
-        Returns:
-            Yields a function to call with the number of points measured so far.
+    def __init__(
+        self,
+        config: Config,
+        model: str,
+        sha256: str | None,
+        grid: Grid,
+        conditions: Conditions,
+    ) -> None:
+        self.model = model
+        self.path: Path = config.home / "calibrations" / f"{model}.jsonl"
+        self._head = json.dumps(
+            to_document({"sha256": sha256, "grid": grid, "conditions": conditions})
+        )
+
+    def read(self, order: Sequence[Visit]) -> list[MeasuredPoint]:
+        """Read the points of the first visits of ``order``; empty where the file does not match."""
+        try:
+            head, *lines = self.path.read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError, ValueError):
+            return []
+        if head != self._head:
+            return []
+        points: list[MeasuredPoint] = []
+        for line, visit in zip(lines, order, strict=False):
+            try:
+                point = from_document(MeasuredPoint, json.loads(line))
+            except ValueError:
+                break  # the last line is incomplete
+            if point.visit != visit:
+                break
+            points.append(point)
+        return points
+
+    def write(self, points: Sequence[MeasuredPoint]) -> None:
+        """Replace the file by these points.
+
+        Raises:
+            EtuiError: The file cannot be written.
         """
+        lines = [self._head, *(json.dumps(to_document(point)) for point in points)]
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self.path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        except OSError as error:
+            what = f"cannot write {self.path}: {error.strerror or error}"
+            raise EtuiError(what, "make the folder writable, or set ETUI_HOME") from error
+
+    def add(self, point: MeasuredPoint) -> None:
+        """Append a point; ignore a full disk, which only prevents a later resume."""
+        with suppress(OSError), self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(to_document(point)) + "\n")
+
+    def remove(self) -> None:
+        """Remove the file of a finished calibration."""
+        with suppress(OSError):
+            self.path.unlink()
 
 
 def measure_curve(
@@ -60,8 +123,7 @@ def measure_curve(
     writer: TurnWriter,
     grid: Grid,
     *,
-    show_progress: ShowProgress,
-    note: Callable[[str], object],
+    watch: Watch,
     force: bool = False,
     fresh: bool = False,
 ) -> tuple[OperatingCurve, bool]:
@@ -71,7 +133,7 @@ def measure_curve(
         spec: The model, with the hash its file was checked against.
         writer: Writes the curve and the load to the log.
         grid: The lengths to measure; those that do not fit into the context are left out.
-        note: Called with a line that a reader of the curve should know.
+        watch: Shows the progress, and what a reader of the curve should know.
         force: Measure even if other programs use the machine.
         fresh: Discard an interrupted calibration and start over.
 
@@ -83,6 +145,10 @@ def measure_curve(
         Stopped: It was interrupted before there were enough points.
         UsageError: Too little of the grid fits into the context.
     """
+
+    def note(text: str) -> None:
+        watch(Progress(text, fields={"text": text}))
+
     with open_recorder(config) as recorder:
         time.sleep(_METER_WARM_UP_S)
         if not recorder.selection.summed:
@@ -97,7 +163,7 @@ def measure_curve(
             file = PointsFile(config, spec.name, spec.sha256, grid, now)
             done = [] if fresh else file.read(order)
             file.write(done)
-            complete = visit_all(session, recorder, grid, order, done, file, show_progress)
+            complete = visit_all(session, recorder, grid, order, done, file, watch)
         curve = fit_measured(done, spec, now, recorder.idle_watts, layers, complete)
     if complete:
         file.remove()
@@ -114,25 +180,72 @@ def visit_all(
     order: Sequence[Visit],
     done: list[MeasuredPoint],
     file: PointsFile,
-    show_progress: ShowProgress,
+    watch: Watch,
 ) -> bool:
     """Measure the remaining visits and append them to ``done``; return False after Ctrl-C."""
     if len(done) == len(order):
         return True
     timer = TurnTimer(session, meter, grid.window_s, seed=_SEED + len(done))
+
+    def measure(visit: Visit) -> Iterator[MeasuredPoint]:
+        time.sleep(grid.cool_down_s)
+        yield timer.measure(visit)
+
+    def keep(point: MeasuredPoint) -> None:
+        done.append(point)
+        file.add(point)
+        watch(report.describe(len(done)))
+
     try:
         middle = Length(grid.computed[len(grid.computed) // 2], grid.output[len(grid.output) // 2])
         speed = warm_up(timer, [Length(grid.computed[0], grid.output[0]), middle])
-        with show_progress(order, grid, speed, len(done)) as update:
-            for visit in order[len(done) :]:
-                time.sleep(grid.cool_down_s)
-                point = timer.measure(visit)
-                done.append(point)
-                file.add(point)
-                update(len(done))
+        report = _Report(file.model, order, grid, speed, len(done), time.monotonic())
+        watch(report.begin())
+        measure_cells(order[len(done) :], measure, keep, lambda: None)
     except KeyboardInterrupt:
         return False
     return True
+
+
+@dataclass(frozen=True, slots=True)
+class _Report:
+    """Describes how far a calibration is."""
+
+    model: str
+    order: Sequence[Visit]
+    grid: Grid
+    speed: Speed
+    before: int  # Points measured before it began
+    began: float  # Monotonic clock, in seconds
+
+    def begin(self) -> Progress:
+        """Describe what is measured."""
+        expected = expected_seconds(self.order[self.before :], self.grid, self.speed)
+        known = f" ({self.before} already measured)" if self.before else ""
+        points = count_text(len(self.order), "point")
+        text = f"{self.model}: {points}{known}, about {seconds_text(expected)}; Ctrl-C stops"
+        return replace(self.describe(self.before), text=text, total=None, event="begun")
+
+    def describe(self, done: int) -> Progress:
+        """Describe the progress after ``done`` points."""
+        elapsed = time.monotonic() - self.began
+        left = seconds_left(self.order, self.before, done, elapsed, self.grid, self.speed)
+        coming = self.order[done].length if done < len(self.order) else None
+        lengths = coming and {"prompt_tokens": coming.computed, "output_tokens": coming.output}
+        points = count_text(len(self.order), "point")
+        return Progress(
+            f"{self.model}: {done} of {points}, about {seconds_text(left)} left",
+            done,
+            len(self.order),
+            "measured",
+            {
+                "model": self.model,
+                "done": done,
+                "points": len(self.order),
+                "seconds_left": None if left is None else round(left, 1),
+                "next": lengths,
+            },
+        )
 
 
 def fit_measured(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from contextlib import closing
 from dataclasses import replace
-from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 import click
@@ -87,7 +86,7 @@ def calibrate(
     etui calibrate qwen2.5-coder-1.5b --cluster desk:6379
     """  # noqa: D301
     from etui.calibration.run import measure_curve
-    from etui.cli.calibrate_progress import print_progress_lines, show_progress
+    from etui.cli.progress import open_watch
     from etui.config.config import load_config, make_home
     from etui.log.writer import TurnWriter
 
@@ -113,15 +112,14 @@ def calibrate(
             curve = _fit_log(spec, config, writer)
             _print_curve(curve, form, "complete")
             return ExitCode.DONE
-        with stop_signals():
+        with stop_signals(), open_watch(jsonl=jsonl) as watch:
             curve, complete = measure_curve(
                 spec,
                 path,
                 config,
                 writer,
                 lengths,
-                show_progress=partial(print_progress_lines if jsonl else show_progress, spec.name),
-                note=(lambda text: print_event("note", text=text)) if jsonl else _print_note,
+                watch=watch,
                 force=force,
                 fresh=fresh,
             )
@@ -129,10 +127,6 @@ def calibrate(
     if not complete:
         click.echo("stopped before the end: run the same command again to resume", err=True)
     return ExitCode.DONE if complete else ExitCode.PARTIAL
-
-
-def _print_note(text: str) -> None:
-    click.echo(text, err=True)
 
 
 def _build_grid(text: str | None, repeats: int | None, window: float | None, quick: bool) -> Grid:

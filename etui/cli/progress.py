@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from etui.cli.common import print_event
 from etui.cli.streams import control_stream
+from etui.measure.progress import Progress, Watch, watch_nothing
 from etui.text import sanitize
 
 if TYPE_CHECKING:
-    from rich.progress import Progress, ProgressColumn, TaskID
+    from rich.progress import Progress as RichProgress
+    from rich.progress import ProgressColumn, TaskID
+
+_LINE_EVERY_SECONDS = 10.0
 
 
 @contextmanager
@@ -69,10 +75,55 @@ def _open_count_bar() -> Iterator[Bar]:
         yield bar
 
 
+@contextmanager
+def open_watch(*, jsonl: bool = False, quiet: bool = False) -> Iterator[Watch]:
+    """Yield what shows the progress of an experiment.
+
+    Args:
+        jsonl: Print its JSON lines on stdout, and its texts nowhere.
+        quiet: Print no texts.
+    """
+    from rich.progress import BarColumn, TextColumn
+
+    if jsonl:
+        yield lambda progress: _print_fields(progress)
+    elif quiet:
+        yield watch_nothing
+    elif sys.stderr.isatty():
+        columns = BarColumn(bar_width=8), TextColumn("{task.description}", markup=False)
+        with open_bar(*columns) as bar:
+            yield lambda progress: _show_in_bar(bar, progress)
+    else:
+        lines = Lines(time.monotonic() + _LINE_EVERY_SECONDS)
+        yield lambda progress: _show_as_line(lines, progress)
+
+
+def _print_fields(progress: Progress) -> None:
+    if progress.fields:
+        print_event(progress.event, **progress.fields)
+
+
+def _show_in_bar(bar: Bar, progress: Progress) -> None:
+    if progress.total is None or progress.done is None:
+        bar.note(progress.text)
+    else:  # in thousandths, since rich's bar takes whole numbers
+        bar.show(progress.text, round(1000 * progress.done), round(1000 * progress.total))
+
+
+def _show_as_line(lines: Lines, progress: Progress) -> None:
+    """Print a line that stays, and at most one of ten seconds of those that do not."""
+    if progress.total is None:
+        click.echo(progress.text, err=True)
+        return
+    now = time.monotonic()
+    if lines.is_due(now) or progress.done == progress.total:
+        lines.show(progress.text, now, _LINE_EVERY_SECONDS)
+
+
 class Bar:
     """A progress bar that starts again at every step of the work."""
 
-    def __init__(self, progress: Progress) -> None:
+    def __init__(self, progress: RichProgress) -> None:
         self._progress = progress
         self._task: TaskID | None = None
         self._step: object = None

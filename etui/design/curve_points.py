@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from etui.bench.folder import CURVES
-from etui.calibration.checkpoint import build_line, parse_line
 from etui.calibration.measure import MeasuredPoint
+from etui.codec import from_document, to_document
 from etui.errors import EtuiError
 from etui.measure.folder import append_line, read_lines
 
@@ -45,7 +45,7 @@ def append_curve_point(folder: Path, model: str, machine: str | None, point: Mea
         EtuiError: The file cannot be written.
     """
     path = folder / CURVES
-    document = {"model": model, "machine": machine, **build_line(point)}
+    document = {"model": model, "machine": machine, **to_document(point)}
     try:
         append_line(path, document)
     except OSError as error:
@@ -62,4 +62,4 @@ def _read(path: Path) -> tuple[tuple[str, str | None, MeasuredPoint], ...]:
 
 def _parse_point(document: Mapping[str, Any]) -> tuple[str, str | None, MeasuredPoint]:
     rest = {key: value for key, value in document.items() if key not in ("model", "machine")}
-    return str(document["model"]), document.get("machine"), parse_line(rest)
+    return str(document["model"]), document.get("machine"), from_document(MeasuredPoint, rest)

@@ -16,7 +16,7 @@ class Progress:
 
     text: str = ""  # A line for people; empty shows nothing
     done: float | None = None
-    total: float | None = None
+    total: float | None = None  # The whole work, in the unit of `done`
     event: str = "note"  # Kind of the JSON line
     fields: Mapping[str, object] = field(default_factory=dict)
 

@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from etui.calibration.checkpoint import PointsFile
 from etui.calibration.grid import (
     Grid,
     Length,
@@ -21,6 +20,7 @@ from etui.calibration.grid import (
     seconds_left,
 )
 from etui.calibration.measure import GREEDY, TurnTimer, warm_up
+from etui.calibration.run import PointsFile
 from etui.curves.fit import compute_error, fit_curve
 from etui.curves.measured_under import Conditions
 from etui.curves.operating_curve import Speed, mape

@@ -5,21 +5,19 @@ from __future__ import annotations
 import json
 import xml.etree.ElementTree as ElementTree
 from dataclasses import replace
-from functools import partial
 
 import pytest
 
 from etui.calibration import run as calibration_run
-from etui.calibration.checkpoint import PointsFile
 from etui.calibration.grid import Grid, list_visits
-from etui.calibration.run import fit_measured, visit_all
+from etui.calibration.run import PointsFile, fit_measured, visit_all
 from etui.cli.calibrate import _fit_log
-from etui.cli.calibrate_progress import show_progress
 from etui.curves.text import doubt_text
 from etui.errors import Stopped
 from etui.log.curve_lookup import build_curve_record
 from etui.log.queries import LogReader
 from etui.log.writer import TurnWriter
+from etui.measure.progress import watch_nothing
 from etui.models.spec import ModelSpec
 from etui.runtime.provenance import conditions, provenance
 from etui.turn.record import Tokens
@@ -102,7 +100,7 @@ def test_a_model_that_is_not_there_is_said(etui):
 
 def run(config, gpu, file, order, done):
     session = SimulatedSession(gpu)
-    return visit_all(session, gpu, SMALL, order, done, file, partial(show_progress, "m"))
+    return visit_all(session, gpu, SMALL, order, done, file, watch_nothing)
 
 
 @pytest.fixture

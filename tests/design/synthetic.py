@@ -187,7 +187,7 @@ def points(bend: float = 2e-4, size: float = 1.0, seed: int = 0) -> list[Measure
                     0.4 * size * prefill, 0.4 * size * decode, 0.01 * computed, 0.02 * steps,
                 )  # fmt: skip
                 visit = Visit(Length(computed, output))
-                found.append(MeasuredPoint(visit, point, Kind.ESTIMATE, shared=False))
+                found.append(MeasuredPoint(visit.held_out, point, Kind.ESTIMATE, shared=False))
     return found
 
 

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from etui.bench.folder import CURVES
-from etui.calibration.grid import Length, Visit
 from etui.calibration.measure import MeasuredPoint
 from etui.curves.fit import TurnPoint
 from etui.design.curve_points import append_curve_point, read_curve_points
@@ -18,7 +17,7 @@ from etui.errors import EtuiError, InvalidFile
 
 def point(computed: int = 32, output: int = 8, *, held_out: bool = False) -> MeasuredPoint:
     turn = TurnPoint(computed, 0, output, 1.5, 2.5, 0.1, None, 0.25, 0.5)
-    return MeasuredPoint(Visit(Length(computed, output), held_out), turn, Kind.COUNTER, False)
+    return MeasuredPoint(held_out, turn, Kind.COUNTER, False)
 
 
 def test_points_are_read_by_model_in_their_order(tmp_path: Path):

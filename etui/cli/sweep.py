@@ -226,9 +226,10 @@ def _run(ctx: click.Context, options: dict[str, Any]) -> int:
 
 def _measure(mode: str, options: dict[str, Any], config: Config) -> int:
     from etui.cli.sweep_cap import open_question
-    from etui.cli.sweep_progress import open_audience
+    from etui.cli.sweep_progress import open_watch
     from etui.config.config import make_home
     from etui.log.writer import TurnWriter
+    from etui.measure.progress import Progress
     from etui.sweep.folder import find_sweep, read_config
     from etui.sweep.run import SweepRunner
     from etui.sweep.workbench import open_workbench
@@ -253,19 +254,23 @@ def _measure(mode: str, options: dict[str, Any], config: Config) -> int:
     make_home(config)
     with (
         stop_signals(),
-        open_audience(jsonl=options["jsonl"]) as audience,
+        open_watch(jsonl=options["jsonl"]) as watch,
         TurnWriter(config) as writer,
     ):
         writer.ready()
+
+        def note(text: str) -> None:
+            watch(Progress(text, fields={"text": text}))
+
         open_bench = partial(
             open_workbench,
             config,
             writer,
-            audience.note,
+            note,
             lambda asked: open_question(jsonl=options["jsonl"])(asked),
             force=options["force"],
         )
-        outcome = begin(SweepRunner(config, audience, writer, open_bench))
+        outcome = begin(SweepRunner(config, watch, writer, open_bench))
     code = _print_outcome(outcome, options, config)
     if cap is not None:
         _check_restored(config)

@@ -83,7 +83,6 @@ def build_request(options: dict[str, Any]) -> SweepRequest:
     Raises:
         UsageError: Options are missing, or have no effect.
     """
-    from etui.sweep._measurer import COOL_DOWN_S
     from etui.sweep.plan import SweepRequest
 
     if options["suite"] is None:
@@ -102,6 +101,17 @@ def build_request(options: dict[str, Any]) -> SweepRequest:
     if options["model"] is not None and (options["policy"] or options["arm"]):
         raise UsageError("MODEL cannot be combined with --policy or --arm", "pass only one of them")
     data = options["data"]
+    given = {
+        name: options[option]
+        for name, option in (
+            ("blocks", "blocks"),
+            ("rounds", "rounds"),
+            ("window_s", "window"),
+            ("cool_down_s", "cool_down"),
+            ("cool_down_celsius", "cool_to"),
+        )
+        if options[option] is not None
+    }
     return SweepRequest(
         model=options["model"],
         policy=options["policy"],
@@ -113,12 +123,8 @@ def build_request(options: dict[str, Any]) -> SweepRequest:
         data=None if data is None else Path(data).expanduser().absolute(),
         limit=options["limit"],
         cap=options["cap"],
-        blocks=options["blocks"],
-        rounds=options["rounds"],
         halving=not options["no_halving"],
-        window_s=options["window"],
-        cool_down_s=COOL_DOWN_S if options["cool_down"] is None else options["cool_down"],
-        cool_down_celsius=options["cool_to"],
         output_tokens=options["output_tokens"],
         seed=options["seed"],
+        **given,
     )

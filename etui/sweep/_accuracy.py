@@ -1,4 +1,4 @@
-"""The result of the blocks and the answers that a sweep has so far."""
+"""Accuracy of the settings of a sweep: a suite's questions, answered once per set of numbers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from etui.bench.scoring import ScoringArm, SubjectWork
 from etui.datasets.question_sample import draw
 from etui.datasets.questions import Question, Suite
 from etui.sweep.analysis import analyse
-from etui.sweep.blocks import Block, SettingFailed
+from etui.sweep.blocks import Block, SettingAnswer, SettingFailed
 from etui.sweep.config import AxisName, Setting, SweepConfig, SweepDesign, Value
 from etui.sweep.race import rank_all
 from etui.sweep.result import SweepResult
@@ -20,18 +20,15 @@ from etui.sweep.result import SweepResult
 if TYPE_CHECKING:
     from etui.engine.llama_session import LlamaSession
 
-
 NUMERIC_AXES: frozenset[AxisName] = frozenset(
     {"model", "kv_type", "flash_attention", "gpu_layers", "split", "batch_tokens"}
 )
 """Axes that change what is computed, if only by rounding in another order. Threads divide the same
 sums by rows, a power limit changes no sum, and speculation verifies every token of the answer."""
 
-
 FORMAT = FORMATS["letters"]
 """How a question is asked: the log-probabilities of the four letters, which nothing but the model's
 numbers decides."""
-
 
 SessionFor = Callable[[Setting], "LlamaSession"]
 """Loads the model of a setting with its values; raises SettingFailed if it cannot run."""
@@ -66,35 +63,6 @@ class QuestionSet:
         return {question: number for number, question in enumerate(asked)}
 
 
-@dataclass(frozen=True, slots=True)
-class SettingAnswer:
-    """The answer of a setting to a question."""
-
-    setting: str
-    number: int  # Number of the question, from 0, in the order in which they were drawn
-    subject: str
-    row: int
-    choice: str  # The letter with the highest log-probability
-    correct: bool
-
-
-def group_by_numbers(settings: Sequence[Setting]) -> dict[str, str]:
-    """Find which settings compute the same numbers, so that their answers are the same.
-
-    Args:
-        settings: In order; the first of each group is the one to measure.
-
-    Returns:
-        Key of every setting -> key of the setting whose answers are used.
-    """
-    first: dict[tuple[tuple[AxisName, Value], ...], str] = {}
-    found: dict[str, str] = {}
-    for setting in settings:
-        numbers = tuple(pair for pair in setting.values if pair[0] in NUMERIC_AXES)
-        found[setting.key] = first.setdefault(numbers, setting.key)
-    return found
-
-
 def draw_questions(suite: Suite, seed: int, limit: int | None = None) -> QuestionSet:
     """Draw the questions of a sweep: the same for equal arguments, in proportion to the subjects.
 
@@ -102,7 +70,6 @@ def draw_questions(suite: Suite, seed: int, limit: int | None = None) -> Questio
         seed: Seed of the sample and of the order of the subjects.
         limit: Most questions; None asks all.
     """
-    shots = FORMAT.shots
     return QuestionSet(
         suite.name,
         suite.sha256,
@@ -110,7 +77,7 @@ def draw_questions(suite: Suite, seed: int, limit: int | None = None) -> Questio
             SubjectQuestions(
                 subject,
                 tuple(suite.questions[subject][at] for at in indices),
-                tuple(suite.examples.get(subject, ())[:shots]),
+                tuple(suite.examples.get(subject, ())[: FORMAT.shots]),
             )
             for subject, indices in draw(suite.sizes, seed, limit).items()
         ),
@@ -131,7 +98,6 @@ def measure_answers(
     that rounding does not change an answer.
 
     Args:
-        session_for: Loads the model of a setting.
         settings: All settings to know the accuracy of, the baseline first.
         done: Key of the setting and number of the question of the answers that exist.
         cancelled: Checked before every batch.
@@ -169,12 +135,12 @@ def measure_answers(
             session = session_for(setting)
         except SettingFailed:
             continue
-        arm = ScoringArm(key, partial(_reopen, session), FORMAT, cancelled=cancelled)
+        arm = ScoringArm(key, partial(_keep, session), FORMAT, cancelled=cancelled)
         for work in works:
             yield from _answer(arm, work, numbers)
 
 
-def _reopen(session: LlamaSession) -> LlamaSession:
+def _keep(session: LlamaSession) -> LlamaSession:
     return session
 
 
@@ -195,16 +161,27 @@ def _answer(
                 )
 
 
-def analyse_measured(
-    config: SweepConfig,
-    blocks: Sequence[Block],
-    answers: Sequence[SettingAnswer],
-) -> SweepResult:
-    """Compute the result of a sweep, finished or not.
+def group_by_numbers(settings: Sequence[Setting]) -> dict[str, str]:
+    """Find which settings compute the same numbers, so that their answers are the same.
 
     Args:
-        answers: The answers so far.
+        settings: In order; the first of each group is the one to measure.
+
+    Returns:
+        Key of every setting -> key of the setting whose answers are used.
     """
+    first: dict[tuple[tuple[AxisName, Value], ...], str] = {}
+    found: dict[str, str] = {}
+    for setting in settings:
+        numbers = tuple(pair for pair in setting.values if pair[0] in NUMERIC_AXES)
+        found[setting.key] = first.setdefault(numbers, setting.key)
+    return found
+
+
+def analyse_measured(
+    config: SweepConfig, blocks: Sequence[Block], answers: Sequence[SettingAnswer]
+) -> SweepResult:
+    """Compute the result of the blocks and the answers so far."""
     grouped = group_answers(answers, config.questions)
     measured_as = choose_answering(config.design, blocks, grouped) if grouped else None
     result = analyse(config.design, blocks, grouped or None, measured_as)

@@ -4,10 +4,10 @@ After each round every setting is compared with the current best, and is dropped
 doubt not better by 1.5 %. With such an indifference zone (Bechhofer, Ann. Math. Stat. 25, 1954) the
 race also ends between settings that are nearly equal. A setting that is better by 1.5 % or more is
 dropped by mistake in at most 5 % of sweeps: that probability is divided by the number of rounds
-(looks) and by the number of settings that could beat it by luck (Bonferroni), so it holds however
-often and between however many settings is looked. The differences between settings of a sweep are
-mostly many times the noise, and the bound costs little: ``t`` is about 4 where 2 would be used for
-one look.
+and by the number of settings that could beat it by luck (Bonferroni), so it holds however often and
+between however many settings is compared. The differences between settings of a sweep are mostly
+many times the noise, and the bound costs little: ``t`` is about 4 where 2 would be used for one
+comparison.
 """
 
 from __future__ import annotations
@@ -26,24 +26,34 @@ from etui.units import change_text
 Cell = tuple[str, int]
 """Key and copy of a setting."""
 
+MISTAKE = 0.05
+"""Most probability of dropping the true best setting, over the whole race."""
+WORTH_PERCENT = 1.5
+"""Least gain over the current best that is worth the time to prove it. A setting that beyond doubt
+gains less is dropped; except with the probability above, the choice is within as much of the true
+best."""
+FINALISTS = 3
+"""Most settings, without the baseline, that are confirmed."""
 
+_WORTH_LOG = math.log1p(WORTH_PERCENT / 100)
+_MORE: dict[Measure, str] = {
+    "joules": "more joules than",
+    "time": "more time than",
+    "joules*time": "more joules*time than",
+}
 _FENCE = 3.5
 """Robust standard deviations beyond which a residual counts as an outlier, and is cut off."""
-
 _LEAST_FOR_FENCE = 8
 """Fewest degrees of freedom at which the median of the residuals says what an outlier is."""
-
 _NORMAL_MEDIAN = 0.6745
 """Median of the absolute value of a standard normal variable."""
-
 _LEAST_FOR_SLOPE = 4
 """Fewest visits of a block from which a drift over the positions is removed."""
-
 _LEAST_TO_TRIM = 5
 """Fewest blocks of which the highest and the lowest are not taken as they are."""
-
 _LEFT_OUT = 5
-"""One block of so many, rounded up, is left out of a contrast that must hold without its worst."""
+"""One block of so many, rounded up, is left out of a difference that must hold without its worst.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +65,7 @@ class Noise:
 
 
 @dataclass(frozen=True, slots=True)
-class Contrast:
+class PairedDifference:
     """Log ratio of two settings over their common blocks."""
 
     log_ratio: float
@@ -99,12 +109,11 @@ class Contrast:
             return False
         return self.trimmed - limit > 2 * self.trimmed_error
 
-    def percent(self, tail: float = 0.025) -> tuple[float, float, float]:
-        """Return the difference and both ends of its interval, in percent of the second setting."""
-        margin = self.margin(tail)
+    def describe(self) -> str:
+        """Format the difference and its interval in percent: ``12 % [10, 14]``."""
+        margin = self.margin(0.025)
         ends = (self.log_ratio, self.log_ratio - margin, self.log_ratio + margin)
-        value, low, high = (100 * math.expm1(min(end, 50.0)) for end in ends)
-        return value, low, high
+        return change_text(*(100 * math.expm1(min(end, 50.0)) for end in ends), signed=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +124,7 @@ class PairedLogs:
     """For each block, the log of the figure of each measured visit."""
     noise: Noise  # Spread of one visit
 
-    def contrast(self, setting: str, reference: str) -> Contrast | None:
+    def compare(self, setting: str, reference: str) -> PairedDifference | None:
         """Compare two settings; None without a block in which both are measured.
 
         A setting with two copies in a block (the baseline) counts with their mean.
@@ -123,7 +132,10 @@ class PairedLogs:
         differences: list[float] = []
         weight = 0.0
         for block in self.blocks:
-            own, other = _copies(block, setting), _copies(block, reference)
+            own, other = (
+                [block[key, copy] for copy in (0, 1) if (key, copy) in block]
+                for key in (setting, reference)
+            )
             if own and other:
                 differences.append(fmean(own) - fmean(other))
                 weight += 1 / len(own) + 1 / len(other)
@@ -133,15 +145,22 @@ class PairedLogs:
         weight /= n
         kept = sorted(differences)[: n - math.ceil(n / _LEFT_OUT)]
         variance = self.noise.variance * weight
-        return Contrast(
+        return PairedDifference(
             hodges_lehmann(differences),
             math.sqrt(variance / n),
             self.noise.degrees,
             n,
             fmean(kept) if kept else None,
             math.sqrt(variance / len(kept)) if kept else math.inf,
-            *_own_error(differences),
+            *_estimate_own_error(differences),
         )
+
+    def log_ratio(self, setting: str, reference: str) -> float:
+        """Return the log ratio of two settings; infinite if they are not comparable."""
+        if setting == reference:
+            return 0.0
+        difference = self.compare(setting, reference)
+        return math.inf if difference is None else difference.log_ratio
 
     def is_measured(self, setting: str) -> bool:
         """Return whether any visit of a setting has the figure."""
@@ -155,7 +174,14 @@ def pair_logs(blocks: Sequence[Block], figure: Figure) -> PairedLogs:
         blocks: In order; those of the floor count for the noise.
         figure: What is compared. A visit without a figure above 0 is left out.
     """
-    logs = tuple(_read_logs(block, figure) for block in blocks)
+    logs = tuple(
+        {
+            (visit.setting, visit.copy): math.log(value)
+            for visit in block.visits
+            if (value := figure(visit)) is not None and value > 0
+        }
+        for block in blocks
+    )
     return PairedLogs(logs, estimate_noise(blocks, logs))
 
 
@@ -195,7 +221,7 @@ def hodges_lehmann(values: Sequence[float]) -> float:
     return median((a + b) / 2 for a, b in combinations_with_replacement(values, 2))
 
 
-def _own_error(values: Sequence[float]) -> tuple[float, int]:
+def _estimate_own_error(values: Sequence[float]) -> tuple[float, int]:
     """Return the standard error of a trimmed mean and its degrees of freedom.
 
     From five values, an eighth (at least one) is trimmed at either end; the error is that of the
@@ -209,19 +235,6 @@ def _own_error(values: Sequence[float]) -> tuple[float, int]:
     low, high = ordered[cut], ordered[n - 1 - cut]
     spread = stdev(min(max(value, low), high) for value in ordered)
     return spread * math.sqrt(n) / (n - 2 * cut), n - 2 * cut - 1
-
-
-def _read_logs(block: Block, figure: Figure) -> dict[Cell, float]:
-    found = {}
-    for visit in block.visits:
-        value = figure(visit)
-        if value is not None and value > 0:
-            found[visit.setting, visit.copy] = math.log(value)
-    return found
-
-
-def _copies(block: Mapping[Cell, float], setting: str) -> list[float]:
-    return [block[setting, copy] for copy in (0, 1) if (setting, copy) in block]
 
 
 def _list_pairs(blocks: Sequence[Block]) -> list[int]:
@@ -260,23 +273,6 @@ def _remove_line(values: Sequence[float]) -> tuple[list[float], int]:
     return [value - middle for value in level], degrees
 
 
-MISTAKE = 0.05
-"""Most probability of dropping the true best setting, over the whole race."""
-WORTH_PERCENT = 1.5
-"""Least gain over the current best that is worth the time to prove it. A setting that beyond doubt
-gains less is dropped; except with the probability above, the choice is within as much of the true
-best."""
-FINALISTS = 3
-"""Most settings, without the baseline, that are confirmed."""
-
-_WORTH_LOG = math.log1p(WORTH_PERCENT / 100)
-_MORE: dict[Measure, str] = {
-    "joules": "more joules than",
-    "time": "more time than",
-    "joules*time": "more joules*time than",
-}
-
-
 @dataclass(frozen=True, slots=True)
 class Standings:
     """What the blocks say of the settings that are left."""
@@ -291,6 +287,21 @@ class Standings:
     def baseline(self) -> str:
         """Key of the baseline."""
         return self.keys[0]
+
+    @property
+    def fastest(self) -> str:
+        """The setting with the least seconds, dropped or not: limits are relative to it."""
+        return min(self.keys, key=lambda key: self.seconds.log_ratio(key, self.baseline))
+
+    @property
+    def most_slower(self) -> float:
+        """Log ratio to the fastest setting that the goal allows; infinite without a limit."""
+        limit = self.goal.within_percent
+        return math.inf if limit is None else math.log1p(limit / 100)
+
+    def cost(self, key: str) -> float:
+        """Return the log ratio of a setting's cost to that of the baseline."""
+        return self.costs.log_ratio(key, self.baseline)
 
 
 def read_standings(
@@ -325,26 +336,23 @@ def find_worse(standings: Standings, tail: float) -> dict[str, str]:
     Returns:
         Key of the setting -> reason.
     """
-    limit = standings.goal.within_percent
-    if limit is None:
-        best = rank(standings)[0]
-        return _find_costlier(standings, best, standings.remaining, tail)
-    fastest = find_fastest(standings)
-    allowed_log = math.log1p(limit / 100)
+    if standings.goal.within_percent is None:
+        return _find_costlier(standings, rank(standings)[0], standings.remaining, tail)
+    fastest, most = standings.fastest, standings.most_slower
     worse: dict[str, str] = {}
     allowed = [fastest]
     judged: list[str] = []
     for key in standings.remaining:
-        contrast = standings.seconds.contrast(key, fastest)
-        if key == fastest or contrast is None:
+        slower = standings.seconds.compare(key, fastest)
+        if key == fastest or slower is None:
             continue
-        if contrast.exceeds(-_WORTH_LOG, tail):
+        if slower.exceeds(-_WORTH_LOG, tail):
             judged.append(key)
-        if contrast.log_ratio + contrast.margin(tail) <= allowed_log:
+        if slower.log_ratio + slower.margin(tail) <= most:
             allowed.append(key)
-        elif key != standings.baseline and contrast.exceeds(allowed_log, tail):
-            worse[key] = _describe_slower(contrast, fastest, limit)
-    best = min(allowed, key=lambda key: _cost(standings, key))
+        elif key != standings.baseline and slower.exceeds(most, tail):
+            worse[key] = _describe_slower(standings, slower, fastest)
+    best = min(allowed, key=standings.cost)
     judged = [key for key in judged if key not in worse]
     return worse | _find_costlier(standings, best, judged, tail)
 
@@ -354,49 +362,36 @@ def rank(standings: Standings) -> list[str]:
 
     With a limit of the time, those within it come first; those above it follow by their time.
     """
-    limit = standings.goal.within_percent
-    if limit is None:
-        return sorted(standings.remaining, key=lambda key: _cost(standings, key))
-    fastest = find_fastest(standings)
+    if standings.goal.within_percent is None:
+        return sorted(standings.remaining, key=standings.cost)
+    fastest, most = standings.fastest, standings.most_slower
 
     def order(key: str) -> tuple[bool, float]:
-        slower = compare_seconds(standings, key, fastest)
-        too_slow = slower > math.log1p(limit / 100)
-        return too_slow, slower if too_slow else _cost(standings, key)
+        slower = standings.seconds.log_ratio(key, fastest)
+        return slower > most, slower if slower > most else standings.cost(key)
 
     return sorted(standings.remaining, key=order)
-
-
-def find_fastest(standings: Standings) -> str:
-    """Return the setting with the least seconds, dropped or not: limits are relative to it."""
-    return min(standings.keys, key=lambda key: compare_seconds(standings, key, standings.baseline))
-
-
-def compare_seconds(standings: Standings, setting: str, reference: str) -> float:
-    """Return the log ratio of the seconds of two settings; infinite if they are not comparable."""
-    return _log_ratio(standings.seconds, setting, reference)
 
 
 def describe_rank(standings: Standings, setting: str, best: str) -> str:
     """Write why a setting is not among the finalists, though it is not worse beyond doubt."""
     text = f"not among the best {FINALISTS} after the race"
+    if standings.goal.within_percent is not None:
+        fastest = standings.fastest
+        slower = standings.seconds.compare(setting, fastest)
+        if slower is not None and slower.log_ratio > standings.most_slower:
+            return f"{text}: {_describe_slower(standings, slower, fastest)}"
+    costs = standings.costs.compare(setting, best)
+    return text if costs is None else f"{text}: {_describe_more(standings, costs, best)}"
+
+
+def _describe_slower(standings: Standings, slower: PairedDifference, fastest: str) -> str:
     limit = standings.goal.within_percent
-    if limit is not None:
-        fastest = find_fastest(standings)
-        slower = standings.seconds.contrast(setting, fastest)
-        if slower is not None and slower.log_ratio > math.log1p(limit / 100):
-            return f"{text}: {_describe_slower(slower, fastest, limit)}"
-    contrast = standings.costs.contrast(setting, best)
-    return text if contrast is None else f"{text}: {_describe_more(contrast, standings.goal, best)}"
+    return f"{slower.describe()} slower than {fastest}, {limit:g} % is allowed"
 
 
-def _describe_slower(contrast: Contrast, fastest: str, limit: float) -> str:
-    difference = change_text(*contrast.percent(), signed=False)
-    return f"{difference} slower than {fastest}, {limit:g} % is allowed"
-
-
-def _describe_more(contrast: Contrast, goal: Goal, reference: str) -> str:
-    return f"{change_text(*contrast.percent(), signed=False)} {_MORE[goal.measure]} {reference}"
+def _describe_more(standings: Standings, costs: PairedDifference, reference: str) -> str:
+    return f"{costs.describe()} {_MORE[standings.goal.measure]} {reference}"
 
 
 def _find_costlier(
@@ -406,18 +401,7 @@ def _find_costlier(
     for key in among:
         if key in (best, standings.baseline):
             continue
-        contrast = standings.costs.contrast(key, best)
-        if contrast is not None and contrast.exceeds(-_WORTH_LOG, tail):
-            worse[key] = _describe_more(contrast, standings.goal, best)
+        costs = standings.costs.compare(key, best)
+        if costs is not None and costs.exceeds(-_WORTH_LOG, tail):
+            worse[key] = _describe_more(standings, costs, best)
     return worse
-
-
-def _cost(standings: Standings, setting: str) -> float:
-    return _log_ratio(standings.costs, setting, standings.baseline)
-
-
-def _log_ratio(logs: PairedLogs, setting: str, reference: str) -> float:
-    if setting == reference:
-        return 0.0
-    contrast = logs.contrast(setting, reference)
-    return math.inf if contrast is None else contrast.log_ratio

@@ -1,11 +1,15 @@
-"""What this machine and a model can do: the facts from which the axes of a sweep are chosen."""
+"""What is swept: the model of the baseline, what it and this machine can do, and a setting of it.
+
+Nothing is loaded here: facts come from the headers of files, llama.cpp's list of devices, and the
+drivers.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import TYPE_CHECKING, cast
 
 from etui.arm import Arm, Speculate
 from etui.engine.library import Device, choose_threads, default_threads, usable_cpus
@@ -23,140 +27,68 @@ from etui.models.gguf import Gguf, check_usable
 from etui.routing.availability import build_unavailable_error, choose_served_arm
 from etui.routing.library import load_policy
 from etui.runtime.model_resolution import (
+    catalogue_name,
     find_draft_file,
     find_model_file,
     models_on_disk,
-    read_file_sampling,
-    sample_as_asked,
 )
-from etui.sweep.config import PLAIN_WORK, AxisName, Value, WorkShape
+from etui.sweep.config import PLAIN_WORK, AxisName, Setting, Value, WorkShape
 from etui.text import did_you_mean
 
 if TYPE_CHECKING:
-    from etui.arm import Arm
     from etui.config.config import Config
+    from etui.energy.power_limits.limit import PowerLimit
     from etui.models.catalogue import Catalogue
     from etui.models.spec import FlashAttention, KvType, ModelSpec, SplitMode
-    from etui.sweep.config import AxisName, Setting, Value
+
+DRAFTERS: tuple[Speculate, ...] = ("lookup", "draft", "mtp")
+"""Methods of speculation that draft."""
+
+_RECURRENT_KEYS = (".ssm.", ".wkv.", ".shortconv.", ".kda.")
+"""Parts of the header keys of recurrent and hybrid models, which cannot take tokens back."""
 
 
 @dataclass(frozen=True, slots=True)
-class Configured:
-    """A setting, ready to be loaded."""
+class Baseline:
+    """The model that is swept, as it is used now."""
 
-    spec: ModelSpec  # The model with the values of the setting, and the hash of its file
+    spec: ModelSpec  # With the speculation of the arm, and the hash of the file
     path: Path
-    config: Config
-    """The Config of all visits: its number of threads does not adapt to the load. That of the
-    setting is in ``spec``, which comes first."""
-    draft: tuple[ModelSpec, Path] | None
-    """The model that drafts, and its file; None if none is needed."""
-    speculate: Speculate  # Where drafted tokens come from
-    draft_tokens: int | None  # Number of tokens to draft at a time; None chooses it at each step
-    power_limit_watts: float | None  # Power limit to set; None leaves it alone
+    policy: str | None = None  # Name of the policy that the arm is from; None without one
+    shape: WorkShape = PLAIN_WORK  # What one answer computes
 
 
-def configure(
-    setting: Setting, spec: ModelSpec, config: Config, catalogue: Catalogue
-) -> Configured:
-    """Map a setting to the entry of its model, and to the Config under which it is measured.
+def find_baseline(
+    model: str | None, policy: str | None, arm: str | None, config: Config, catalogue: Catalogue
+) -> Baseline:
+    """Find the model that a user names, or the first model of the arm that is on this machine.
 
-    What the setting does not vary stays as in the entry of its model, and its threads as they are
-    now. A quantised cache switches flash attention on where that is no axis.
+    Args:
+        policy: The policy of the arm; None takes that of the Config.
+        arm: Comes before ``model``.
 
     Raises:
-        ModelUnavailable: The file of the model, or that of the draft model that it needs, is
-            missing, damaged, or has another sha256.
-        UsageError: There is no such model.
-    """
-    values = dict(setting.values)
-    model = str(values.get("model", spec.name))
-    if model == spec.name:
-        catalogue = replace(catalogue, models={**catalogue.models, model: spec})
-    found, path = find_model_file(Arm("sweep", model), config, catalogue)
-    speculate = cast(Speculate, values.get("speculate", found.speculate or "off"))
-    draft_tokens = _choose_depth(values, found) if speculate != "off" else None
-    chosen = _set_threads(_set_memory(found, values), values, config)
-    chosen = replace(chosen, speculate=speculate, draft_tokens=draft_tokens)
-    power = values.get("power_limit")
-    return Configured(
-        spec=chosen,
-        path=path,
-        config=replace(config, threads=choose_threads(config.threads, config.sysfs_dir)),
-        draft=find_draft_file(Arm("sweep", model, speculate=speculate), chosen, config, catalogue),
-        speculate=speculate,
-        draft_tokens=draft_tokens,
-        power_limit_watts=None if power is None else float(power),
-    )
-
-
-def _choose_depth(values: Mapping[AxisName, Value], spec: ModelSpec) -> int | None:
-    depth = values.get("draft_tokens", spec.draft_tokens)
-    return None if depth in (None, "auto") else int(cast(int, depth))
-
-
-def _set_threads(spec: ModelSpec, values: Mapping[AxisName, Value], config: Config) -> ModelSpec:
-    """Set the threads of both phases, so that neither depends on the Config."""
-    now = choose_thread_limits(spec, config)
-    both = values.get("threads")
-    decode = values.get("decode_threads", now.decode if both is None else both)
-    prefill = values.get("prefill_threads", now.prefill if both is None else both)
-    return replace(spec, threads=int(decode), prefill_threads=int(prefill))
-
-
-def _set_memory(spec: ModelSpec, values: Mapping[AxisName, Value]) -> ModelSpec:
-    """Set what is part of a load: cache, attention, batch, layers and split."""
-    kv_type = cast("KvType", values.get("kv_type", spec.kv_type))
-    flash = cast("FlashAttention", values.get("flash_attention", spec.flash_attention))
-    layers = values.get("gpu_layers", spec.gpu_layers)
-    split = cast("SplitMode", values.get("split", spec.split))
-    batch = values.get("batch_tokens", spec.batch_tokens)
-    return replace(
-        spec,
-        kv_type=kv_type,
-        flash_attention=flash if kv_type == "f16" else "on",
-        gpu_layers="all" if layers == "all" else "auto" if layers == "auto" else int(layers),
-        split=split,
-        tensor_split=() if split == "none" else spec.tensor_split,
-        batch_tokens=None if batch is None else int(batch),
-    )
-
-
-@dataclass(frozen=True, slots=True)
-class ArmBaseline:
-    """An arm of a policy, on this machine."""
-
-    policy: str
-    arm: Arm  # The arm, with the sampling that its model asks for
-    spec: ModelSpec  # Its model, with the speculation of the arm and the hash of the file
-    path: Path
-    shape: WorkShape  # What one answer computes
-
-
-def read_arm_baseline(policy: str, arm: str, config: Config, catalogue: Catalogue) -> ArmBaseline:
-    """Read an arm of a policy with the first of its models that is on this machine.
-
-    Raises:
-        UsageError: There is no such policy or arm; the nearest name is suggested.
+        UsageError: There is no such model, policy or arm; the nearest name is suggested.
         InvalidFile: The policy has errors.
-        ModelUnavailable: None of the arm's models is on this machine, or its file is damaged.
+        ModelUnavailable: None of the models is on this machine, or its file is damaged.
     """
-    loaded = load_policy(policy, config, catalogue.models)
+    if arm is None:
+        name = catalogue_name(model or "", config, catalogue)
+        return Baseline(*find_model_file(Arm("direct", name), config, catalogue))
+    chosen = policy or config.policy
+    loaded = load_policy(chosen, config, catalogue.models)
     plan = loaded.arms.get(arm)
     if plan is None:
         raise UsageError(
             f"policy {loaded.name} has no arm {arm!r}{did_you_mean(arm, loaded.arms)}",
-            f"`etui policy show {policy}` shows its arms",
+            f"`etui policy show {chosen}` shows its arms",
         )
     served = choose_served_arm(plan, models_on_disk(config, catalogue))
     if served is None:
         raise build_unavailable_error(loaded.name, [plan])
     spec, path = find_model_file(served, config, catalogue)
-    sampled = sample_as_asked(served, spec, lambda: read_file_sampling(path))
     speculate = "off" if served.reasoning == "vote" else served.speculate
-    return ArmBaseline(
-        loaded.name, sampled, replace(spec, speculate=speculate), path, build_work_shape(served)
-    )
+    return Baseline(replace(spec, speculate=speculate), path, chosen, build_work_shape(served))
 
 
 def build_work_shape(arm: Arm) -> WorkShape:
@@ -174,58 +106,15 @@ def build_work_shape(arm: Arm) -> WorkShape:
     )
 
 
-DRAFTERS: tuple[Speculate, ...] = ("lookup", "draft", "mtp")
-"""Methods of speculation that draft."""
-
-_RECURRENT_KEYS = (".ssm.", ".wkv.", ".shortconv.", ".kda.")
-"""Parts of the header keys of recurrent and hybrid models, which cannot take tokens back."""
-
-
-class LimitRange(Protocol):
-    """The power limit of a device; a value that the driver does not state is None."""
-
-    @property
-    def scope(self) -> str:
-        """Scope as in the meter's channels: ``gpu:GPU-…``, ``package:0``."""
-
-    @property
-    def label(self) -> str:
-        """Name for people."""
-
-    @property
-    def watts(self) -> float | None:
-        """The limit now."""
-
-    @property
-    def min_watts(self) -> float | None:
-        """Lowest limit."""
-
-    @property
-    def max_watts(self) -> float | None:
-        """Highest limit."""
-
-    @property
-    def default_watts(self) -> float | None:
-        """The limit after a reboot."""
-
-    @property
-    def setter(self) -> str:
-        """Who may set it now: ``user`` if etui cannot."""
-
-
 @dataclass(frozen=True, slots=True)
 class PowerRange:
-    """The power limits that a sweep can set, the same on every swept device.
-
-    Attributes:
-        min_watts, max_watts: Range that all of them allow; None if unknown.
-    """
+    """The power limits that a sweep can set, the same on every swept device; None if unknown."""
 
     labels: tuple[str, ...]
-    watts: float | None  # The limit now; None if unknown, or if the devices have different ones
-    min_watts: float | None
+    watts: float | None  # The limit now; None also if the devices have different ones
+    min_watts: float | None  # Range that all of them allow
     max_watts: float | None
-    default_watts: float | None  # The lowest of their defaults; None if unknown
+    default_watts: float | None  # The lowest of their defaults
     can_set: bool  # Whether etui may set it itself
     current: tuple[float | None, ...] = ()  # The limit of each device now
 
@@ -273,9 +162,9 @@ class MachineFacts:
         return self.models[self.model]
 
     @property
-    def uses_gpu(self) -> bool:
-        """Whether the baseline has layers on a GPU: then GPUs are swept, else the CPU packages."""
-        return bool(self.gpus) and self.current["gpu_layers"] != 0
+    def swept_device(self) -> str:
+        """What draws the power: ``gpu`` if the baseline has layers on one, else ``package``."""
+        return "gpu" if self.gpus and self.current["gpu_layers"] != 0 else "package"
 
 
 def round_watts(watts: float) -> int | float:
@@ -285,12 +174,10 @@ def round_watts(watts: float) -> int | float:
 
 def read_machine_facts(
     config: Config,
-    spec: ModelSpec,
-    path: Path,
+    swept: Baseline,
     catalogue: Catalogue,
     *,
-    shape: WorkShape = PLAIN_WORK,
-    limits: Sequence[LimitRange] = (),
+    limits: Sequence[PowerLimit] = (),
     gpus: Sequence[Device] | None = None,
 ) -> MachineFacts:
     """Read what this machine and its models can do. Nothing is loaded.
@@ -302,20 +189,19 @@ def read_machine_facts(
         EngineFailed: llama.cpp is missing.
         ModelUnavailable: The file of the model is damaged.
     """
+    spec = swept.spec
     found = tuple(_list_gpus(config) if gpus is None else gpus)
-    baseline = _read_model(spec, check_usable(path), config, catalogue, found)
-    others = dict(_read_others(spec.name, config, catalogue, found))
-    uses_gpu = bool(found) and baseline.values["gpu_layers"] != 0
-    return MachineFacts(
+    baseline = _read_model(spec, check_usable(swept.path), config, catalogue, found)
+    facts = MachineFacts(
         model=spec.name,
-        models={spec.name: baseline, **others},
+        models={spec.name: baseline, **dict(_read_others(spec.name, config, catalogue, found))},
         known_models=tuple(dict.fromkeys((spec.name, *catalogue.models))),
         cores=default_threads(config.sysfs_dir),
         cpus=usable_cpus(),
         gpus=found,
-        power=combine_limits(limits, "gpu" if uses_gpu else "package"),
-        shape=shape,
+        shape=swept.shape,
     )
+    return replace(facts, power=combine_limits(limits, facts.swept_device))
 
 
 def _list_gpus(config: Config) -> tuple[Device, ...]:
@@ -346,7 +232,13 @@ def _read_model(
     spec: ModelSpec, gguf: Gguf, config: Config, catalogue: Catalogue, gpus: Sequence[Device]
 ) -> SweptModel:
     layers = (gguf.layers or 1) + 1
-    fitting = _count_fitting_layers(spec, gguf, config, gpus)
+    fitting = 0
+    if gpus:
+        context_tokens = choose_context_tokens(config, spec, gguf)
+        need = needs(gguf, context_tokens, spec.kv_type, spec.batch_tokens or GPU_BATCH_TOKENS)
+        free = [gpu.free_bytes for gpu in gpus]
+        usable = usable_bytes(free, spec.split, spec.main_gpu, spec.tensor_split)
+        fitting = layers_that_fit(need, usable)
     asked = fitting if spec.gpu_layers == "auto" else spec.gpu_layers
     on_gpu = 0 if not gpus else layers if asked == "all" else min(int(asked), layers)
     threads = choose_thread_limits(spec, config, on_gpu=on_gpu > 0)
@@ -368,20 +260,10 @@ def _read_model(
     return SweptModel(spec.name, layers, fitting, obstacles, values, gguf.quantisation)
 
 
-def _count_fitting_layers(
-    spec: ModelSpec, gguf: Gguf, config: Config, gpus: Sequence[Device]
-) -> int:
-    if not gpus:
-        return 0
-    context_tokens = choose_context_tokens(config, spec, gguf)
-    need = needs(gguf, context_tokens, spec.kv_type, spec.batch_tokens or GPU_BATCH_TOKENS)
-    free = [gpu.free_bytes for gpu in gpus]
-    return layers_that_fit(need, usable_bytes(free, spec.split, spec.main_gpu, spec.tensor_split))
-
-
 def _find_obstacles(
     spec: ModelSpec, gguf: Gguf, config: Config, catalogue: Catalogue
 ) -> dict[str, str]:
+    """Find why methods of speculation cannot be used with a model."""
     if any(part in key for key in gguf.metadata for part in _RECURRENT_KEYS):
         why = f"{spec.name} is recurrent and cannot take tokens back"
         return dict.fromkeys((*DRAFTERS, "auto"), why)
@@ -395,7 +277,7 @@ def _find_obstacles(
     return obstacles
 
 
-def combine_limits(limits: Sequence[LimitRange], device: str) -> PowerRange | None:
+def combine_limits(limits: Sequence[PowerLimit], device: str) -> PowerRange | None:
     """Combine the limits of the swept devices: the range that all of them allow.
 
     Args:
@@ -416,4 +298,83 @@ def combine_limits(limits: Sequence[LimitRange], device: str) -> PowerRange | No
         default_watts=min(defaults, default=None),
         can_set=all(limit.setter != "user" for limit in swept),
         current=now,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Configured:
+    """A setting, ready to be loaded."""
+
+    spec: ModelSpec  # The model with the values of the setting, and the hash of its file
+    path: Path
+    config: Config
+    """The Config of all visits: its number of threads does not adapt to the load. That of the
+    setting is in ``spec``, which comes first."""
+    draft: tuple[ModelSpec, Path] | None  # The model that drafts, and its file, where needed
+    speculate: Speculate  # Where drafted tokens come from
+    power_limit_watts: float | None  # Power limit to set; None leaves it alone
+
+
+def configure(
+    setting: Setting, spec: ModelSpec, config: Config, catalogue: Catalogue
+) -> Configured:
+    """Map a setting to the entry of its model, and to the Config under which it is measured.
+
+    What the setting does not vary stays as in the entry of its model, and its threads as they are
+    now. A quantised cache switches flash attention on where that is no axis.
+
+    Raises:
+        ModelUnavailable: The file of the model, or that of the draft model that it needs, is
+            missing, damaged, or has another sha256.
+        UsageError: There is no such model.
+    """
+    values = dict(setting.values)
+    model = str(values.get("model", spec.name))
+    if model == spec.name:
+        catalogue = replace(catalogue, models={**catalogue.models, model: spec})
+    found, path = find_model_file(Arm("sweep", model), config, catalogue)
+    speculate = cast(Speculate, values.get("speculate", found.speculate or "off"))
+    depth = values.get("draft_tokens", found.draft_tokens)
+    chosen = replace(
+        _set_threads(_set_memory(found, values), values, config),
+        speculate=speculate,
+        draft_tokens=None
+        if speculate == "off" or depth in (None, "auto")
+        else int(cast(int, depth)),
+    )
+    power = values.get("power_limit")
+    return Configured(
+        spec=chosen,
+        path=path,
+        config=replace(config, threads=choose_threads(config.threads, config.sysfs_dir)),
+        draft=find_draft_file(Arm("sweep", model, speculate=speculate), chosen, config, catalogue),
+        speculate=speculate,
+        power_limit_watts=None if power is None else float(power),
+    )
+
+
+def _set_threads(spec: ModelSpec, values: Mapping[AxisName, Value], config: Config) -> ModelSpec:
+    """Set the threads of both phases, so that neither depends on the Config."""
+    now = choose_thread_limits(spec, config)
+    both = values.get("threads")
+    decode = values.get("decode_threads", now.decode if both is None else both)
+    prefill = values.get("prefill_threads", now.prefill if both is None else both)
+    return replace(spec, threads=int(decode), prefill_threads=int(prefill))
+
+
+def _set_memory(spec: ModelSpec, values: Mapping[AxisName, Value]) -> ModelSpec:
+    """Set what is part of a load: cache, attention, batch, layers and split."""
+    kv_type = cast("KvType", values.get("kv_type", spec.kv_type))
+    flash = cast("FlashAttention", values.get("flash_attention", spec.flash_attention))
+    layers = values.get("gpu_layers", spec.gpu_layers)
+    split = cast("SplitMode", values.get("split", spec.split))
+    batch = values.get("batch_tokens", spec.batch_tokens)
+    return replace(
+        spec,
+        kv_type=kv_type,
+        flash_attention=flash if kv_type == "f16" else "on",
+        gpu_layers="all" if layers == "all" else "auto" if layers == "auto" else int(layers),
+        split=split,
+        tensor_split=() if split == "none" else spec.tensor_split,
+        batch_tokens=None if batch is None else int(batch),
     )

@@ -1,4 +1,8 @@
-"""Measure settings on this machine."""
+"""Measure settings on this machine: one visit, and what can spoil it.
+
+A visit cannot be used after other programs, a suspend, a change of the power supply or of a limit,
+or a gap in the record.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, Self
 
 from etui.energy.devices import Heat, HeatSensors, describe_throttling
@@ -31,7 +34,7 @@ from etui.events import Loaded
 from etui.runtime.host import read_battery
 from etui.sweep._machine import Configured
 from etui.sweep._work_timer import TimedWork, WorkCost, WorkTimer, compute_cost
-from etui.sweep.blocks import SettingFailed, Visit
+from etui.sweep.blocks import SettingFailed, Visit, VisitPower
 from etui.sweep.config import PLAIN_WORK, Setting, WorkShape
 from etui.sweep.workload import (
     AnswerScript,
@@ -51,186 +54,34 @@ if TYPE_CHECKING:
     from etui.energy.power_limits.limit import AppliedLimit
     from etui.models.spec import ModelSpec
 
-
 MOST_OTHERS = 0.05
 """Share of all CPUs, or of a GPU, that other programs may use during a visit."""
-
-
 LEAST_COVERAGE = 0.98
 """Share of a visit that the meter has to have recorded."""
+LEAST_WINDOW_S, MOST_WINDOW_S = 1.0, 10.0
+COOL_DOWN_S = 0.5
+MOST_COOL_DOWN_S = 60.0
+"""Longest wait for a temperature, seconds."""
+POINTS = 60
+"""Slices of the watts of a visit."""
 
-
+_REFRESHES = 20.0
+"""Refreshes of a slow counter or sensor within a window: its edges are then a few percent of it."""
+_AVERAGES = 4.0
+"""Lengths of a running average within a window."""
 _LEAST_OTHERS_S = 0.1
 """CPU seconds of others below which their share is noise: CPU time is counted in ticks."""
-
-
 _SUSPENDED_NS = 100_000_000
+_EQUAL_WATTS = 0.5
+"""Two readings of a power limit are equal within this."""
+_POLL_S = 1.0
 
 
-@dataclass(frozen=True, slots=True)
-class MachineState:
-    """The state of the machine at a moment."""
-
-    t_ns: int
-    cpu: CpuUse | None = None  # CPU time so far; None if it cannot be read
-    suspended_ns: int = 0  # Time that the machine has been suspended so far
-    on_battery: bool | None = None
-    """Whether a battery discharges; None if unknown, or without a battery."""
-    heat: Heat = field(default_factory=Heat)  # Temperatures and throttling
-
-
-class MachineWatch:
-    """Reads the state of the machine before and after a visit.
-
-    Args:
-        recorder: The recorder, which knows the measured devices and who uses the GPUs.
-        own_seconds: CPU seconds of etui's own processes so far; None asks the system.
-        cpu_seconds: Busy and total CPU seconds of the machine; None asks the system.
-        suspended: Time that the machine has been suspended, nanoseconds.
-    """
-
-    def __init__(
-        self,
-        sysfs_dir: Path,
-        recorder: Recorder,
-        *,
-        clock: Callable[[], int] = time.monotonic_ns,
-        own_seconds: Callable[[], float] | None = None,
-        cpu_seconds: Callable[[], tuple[float, float]] | None = None,
-        suspended: Callable[[], int] = read_suspended_ns,
-    ) -> None:
-        self._supplies = sysfs_dir / "class" / "power_supply"
-        self._recorder = recorder
-        self._clock = clock
-        self._own_seconds = own_seconds or OwnProcesses(clock).seconds
-        self._cpu_seconds = cpu_seconds or read_cpu_seconds
-        self._suspended = suspended
-        nvml = [source for source in recorder.sources if isinstance(source, NvmlSource)]
-        self._sensors = HeatSensors(sysfs_dir, nvml[0] if nvml else None)
-        scopes = [channel.scope for channel in recorder.selection.summed]
-        self._gpus = [scope for scope in scopes if family(scope) in ("gpu", "module")]
-
-    def read(self) -> MachineState:
-        """Read the state of the machine now."""
-        t_ns = self._clock()
-        try:
-            busy, total = self._cpu_seconds()
-            cpu = CpuUse(t_ns, self._own_seconds(), busy, total)
-        except (OSError, RuntimeError):
-            cpu = None
-        return MachineState(
-            t_ns, cpu, self._suspended(), self.is_on_battery(), self._sensors.read()
-        )
-
-    def is_on_battery(self) -> bool | None:
-        """Return whether a battery discharges; None if unknown, or without a battery."""
-        return read_battery(self._supplies)[1]
-
-    def read_celsius(self) -> float | None:
-        """Read the hottest sensor of the measured device; None if unknown."""
-        return self.choose_celsius(self._sensors.read())
-
-    def choose_celsius(self, heat: Heat) -> float | None:
-        """Return the temperature of the measured device: the GPUs if they are measured."""
-        return heat.gpu_celsius if self._gpus else heat.cpu_celsius
-
-    def share_of_gpus(self, start_ns: int, end_ns: int) -> tuple[GpuShare, ...]:
-        """Return for each measured GPU whether it was shared, and etui's part."""
-        watch = self._recorder.watch
-        if watch is None:
-            return ()
-        return tuple(watch.share(scope, start_ns, end_ns) for scope in self._gpus)
-
-
-def find_disturbance(
-    before: MachineState,
-    after: MachineState,
-    gpus: Sequence[GpuShare],
-    coverage: float | None,
-    most_others: float = MOST_OTHERS,
-) -> str:
-    """Find why a visit cannot be used.
-
-    A GPU that others share, of which the driver does not report their part, is no reason.
-
-    Args:
-        gpus: The use of the measured GPUs meanwhile.
-        coverage: Share of the visit that the meter recorded, 0..1; None without a meter.
-        most_others: Largest share of the CPUs or of a GPU that other programs may use.
-
-    Returns:
-        The reason as text; empty if the visit can be used.
-    """
-    if after.suspended_ns - before.suspended_ns > _SUSPENDED_NS:
-        seconds = (after.suspended_ns - before.suspended_ns) / 1e9
-        return f"the machine was suspended for {seconds_text(seconds)}"
-    if None not in (before.on_battery, after.on_battery) and before.on_battery != after.on_battery:
-        return f"the machine was {'unplugged' if after.on_battery else 'plugged in'}"
-    if before.cpu is not None and after.cpu is not None:
-        seconds, share = others_use([before.cpu, after.cpu], before.t_ns, after.t_ns)
-        if share > most_others and seconds > _LEAST_OTHERS_S:
-            return f"other programs used {percent_text(share)} of the CPUs"
-    for gpu in gpus:
-        if gpu.shared and gpu.own is not None and 1 - gpu.own > most_others:
-            return f"other programs had {percent_text(1 - gpu.own)} of the use of a GPU"
-    if coverage is not None and coverage < LEAST_COVERAGE:
-        return f"the meter recorded only {percent_text(coverage)} of it"
-    return ""
-
-
-def describe_state(before: MachineState, after: MachineState) -> tuple[str, ...]:
-    """Describe what a reader of a visit should know: throttling by heat, the battery."""
-    notes = [describe_throttling(before.heat, after.heat)]
-    if after.on_battery:
-        notes.append("the machine ran on its battery")
-    return tuple(note for note in notes if note)
-
-
-POINTS = 60
-"""Slices of a visit."""
-
-
-@dataclass(frozen=True, slots=True)
-class VisitPower:
-    """Mean watts in equal slices of one visit."""
-
-    block: int
-    setting: str
-    copy: int
-    start_ns: int
-    end_ns: int
-    watts: tuple[float | None, ...]  # Mean watts of each slice; None where nothing was recorded
-
-
-class PowerRecorder(Protocol):
-    """The part of a recorder that this needs."""
-
-    def power_curve(
-        self, start_ns: int, end_ns: int, points: int = ...
-    ) -> Sequence[tuple[int, float | None]]:
-        """Compute the mean watts in equal slices."""
-
-
-def read_power(recorder: PowerRecorder, block: int, visit: Visit) -> VisitPower:
+def read_power(recorder: Recorder, block: int, visit: Visit) -> VisitPower:
     """Read the watts of a visit of a block from the recorder, rounded to milliwatts."""
     curve = recorder.power_curve(visit.start_ns, visit.end_ns, POINTS)
     watts = tuple(None if watts is None else round(watts, 3) for _, watts in curve)
     return VisitPower(block, visit.setting, visit.copy, visit.start_ns, visit.end_ns, watts)
-
-
-LEAST_WINDOW_S, MOST_WINDOW_S = 1.0, 10.0
-
-COOL_DOWN_S = 0.5
-
-MOST_COOL_DOWN_S = 60.0
-"""Longest wait for a temperature, seconds."""
-
-
-_REFRESHES = 20.0
-"""Refreshes of a slow counter or sensor within a window: its edges are then a few percent of it."""
-
-_AVERAGES = 4.0
-"""Lengths of a running average within a window."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,9 +90,9 @@ class Procedure:
 
     window_s: float = LEAST_WINDOW_S  # Least seconds of prefill, and of decode
     cool_down_s: float = COOL_DOWN_S  # Least seconds of idle time before them
-    cool_down_celsius: float | None = None
-    """Temperature of the device to wait for, in addition; None for none."""
+    cool_down_celsius: float | None = None  # Temperature of the device to wait for, in addition
     most_cool_down_s: float = MOST_COOL_DOWN_S  # Longest wait for it
+    most_others: float = MOST_OTHERS  # Share that other programs may use; 1 takes every visit
 
 
 def choose_window_s(channels: Sequence[Channel]) -> float:
@@ -318,10 +169,6 @@ class ModelLoader:
             self._residency = None
 
 
-_EQUAL_WATTS = 0.5
-"""Two readings of a power limit are equal within this."""
-
-
 @dataclass(frozen=True, slots=True)
 class _Held:
     """The limit set last: as requested, as read afterwards, and what is to be noted."""
@@ -384,7 +231,143 @@ class CapControl:
         return now, f"the power limit changed from {watts_text(held)} to {watts_text(now)}"
 
 
-_POLL_S = 1.0
+@dataclass(frozen=True, slots=True)
+class MachineState:
+    """The state of the machine at a moment."""
+
+    t_ns: int
+    cpu: CpuUse | None = None  # CPU time so far; None if it cannot be read
+    suspended_ns: int = 0  # Time that the machine has been suspended so far
+    on_battery: bool | None = None
+    """Whether a battery discharges; None if unknown, or without a battery."""
+    heat: Heat = field(default_factory=Heat)  # Temperatures and throttling
+
+
+class MachineWatch:
+    """Reads the state of the machine before and after a visit.
+
+    Args:
+        recorder: The recorder, which knows the measured devices and who uses the GPUs.
+        own_seconds: CPU seconds of etui's own processes so far; None asks the system.
+        cpu_seconds: Busy and total CPU seconds of the machine; None asks the system.
+        suspended: Time that the machine has been suspended, nanoseconds.
+    """
+
+    def __init__(
+        self,
+        sysfs_dir: Path,
+        recorder: Recorder,
+        *,
+        clock: Callable[[], int] = time.monotonic_ns,
+        own_seconds: Callable[[], float] | None = None,
+        cpu_seconds: Callable[[], tuple[float, float]] | None = None,
+        suspended: Callable[[], int] = read_suspended_ns,
+    ) -> None:
+        self.clock = clock
+        self._supplies = sysfs_dir / "class" / "power_supply"
+        self._recorder = recorder
+        self._own_seconds = own_seconds or OwnProcesses(clock).seconds
+        self._cpu_seconds = cpu_seconds or read_cpu_seconds
+        self._suspended = suspended
+        nvml = [source for source in recorder.sources if isinstance(source, NvmlSource)]
+        self._sensors = HeatSensors(sysfs_dir, nvml[0] if nvml else None)
+        scopes = [channel.scope for channel in recorder.selection.summed]
+        self._gpus = [scope for scope in scopes if family(scope) in ("gpu", "module")]
+
+    def read(self) -> MachineState:
+        """Read the state of the machine now."""
+        t_ns = self.clock()
+        try:
+            busy, total = self._cpu_seconds()
+            cpu = CpuUse(t_ns, self._own_seconds(), busy, total)
+        except (OSError, RuntimeError):
+            cpu = None
+        return MachineState(
+            t_ns, cpu, self._suspended(), self.is_on_battery(), self._sensors.read()
+        )
+
+    def is_on_battery(self) -> bool | None:
+        """Return whether a battery discharges; None if unknown, or without a battery."""
+        return read_battery(self._supplies)[1]
+
+    def read_celsius(self) -> float | None:
+        """Read the hottest sensor of the measured device; None if unknown."""
+        return self.choose_celsius(self._sensors.read())
+
+    def choose_celsius(self, heat: Heat) -> float | None:
+        """Return the temperature of the measured device: the GPUs if they are measured."""
+        return heat.gpu_celsius if self._gpus else heat.cpu_celsius
+
+    def share_of_gpus(self, start_ns: int, end_ns: int) -> tuple[GpuShare, ...]:
+        """Return for each measured GPU whether it was shared, and etui's part."""
+        watch = self._recorder.watch
+        if watch is None:
+            return ()
+        return tuple(watch.share(scope, start_ns, end_ns) for scope in self._gpus)
+
+
+def find_disturbance(
+    before: MachineState,
+    after: MachineState,
+    gpus: Sequence[GpuShare],
+    coverage: float | None,
+    most_others: float = MOST_OTHERS,
+) -> str:
+    """Find why a visit cannot be used; empty if it can.
+
+    A GPU that others share, of which the driver does not report their part, is no reason.
+
+    Args:
+        gpus: The use of the measured GPUs meanwhile.
+        coverage: Share of the visit that the meter recorded, 0..1; None without a meter.
+        most_others: Largest share of the CPUs or of a GPU that other programs may use.
+    """
+    if after.suspended_ns - before.suspended_ns > _SUSPENDED_NS:
+        seconds = (after.suspended_ns - before.suspended_ns) / 1e9
+        return f"the machine was suspended for {seconds_text(seconds)}"
+    if None not in (before.on_battery, after.on_battery) and before.on_battery != after.on_battery:
+        return f"the machine was {'unplugged' if after.on_battery else 'plugged in'}"
+    if before.cpu is not None and after.cpu is not None:
+        seconds, share = others_use([before.cpu, after.cpu], before.t_ns, after.t_ns)
+        if share > most_others and seconds > _LEAST_OTHERS_S:
+            return f"other programs used {percent_text(share)} of the CPUs"
+    for gpu in gpus:
+        if gpu.shared and gpu.own is not None and 1 - gpu.own > most_others:
+            return f"other programs had {percent_text(1 - gpu.own)} of the use of a GPU"
+    if coverage is not None and coverage < LEAST_COVERAGE:
+        return f"the meter recorded only {percent_text(coverage)} of it"
+    return ""
+
+
+def describe_state(before: MachineState, after: MachineState) -> tuple[str, ...]:
+    """Describe what a reader of a visit should know: throttling by heat, the battery."""
+    notes = [describe_throttling(before.heat, after.heat)]
+    if after.on_battery:
+        notes.append("the machine ran on its battery")
+    return tuple(note for note in notes if note)
+
+
+@dataclass(frozen=True, slots=True)
+class SweptWork:
+    """What every setting computes."""
+
+    workload: Workload
+    baseline: Setting  # The setting whose model records the answers that are not given
+    configure: Callable[[Setting], Configured]  # Turns a setting into what the engine takes
+    shape: WorkShape = PLAIN_WORK  # Work of an answer, for an arm of a policy
+    recording: Path | None = None  # File that keeps the recorded answers for a resumption
+
+
+@dataclass(frozen=True, slots=True)
+class Devices:
+    """What a visit is measured with."""
+
+    recorder: Recorder
+    watch: MachineWatch  # Reads the state of the machine
+    meter: Meter  # Measures the intervals: the recorder
+    loader: Loader = field(default_factory=ModelLoader)
+    cap: CapControl = field(default_factory=CapControl)  # Sets and reads the power limit
+    sleep: Callable[[float], None] = time.sleep
 
 
 class LocalMeasurer:
@@ -394,82 +377,37 @@ class LocalMeasurer:
     limits.
 
     Args:
-        configure: Turns a setting into what the engine takes.
-        baseline: The setting whose model records the answers that are not given.
-        shape: Work of an answer, for an arm of a policy.
-        procedure: Lengths of windows and cool-down.
-        cap: Sets and reads the power limit; None where there is none.
-        recording: File that keeps the recorded answers for a resumption; None keeps none.
-        most_others: Largest share of the CPUs or of a GPU that other programs may use in a visit; 1
-            takes every visit.
         note: Called with a line that a reader of the sweep should know.
-        loader: Loads models; None loads them into this process.
-        watch: Reads the state of the machine; None is that of this machine.
-        meter: Measures the intervals; None is the recorder.
-        sleep: Function that waits for a number of seconds.
     """
 
     def __init__(
         self,
-        configure: Callable[[Setting], Configured],
-        recorder: Recorder,
-        workload: Workload,
-        baseline: Setting,
-        *,
-        sysfs_dir: Path,
-        shape: WorkShape = PLAIN_WORK,
+        work: SweptWork,
+        devices: Devices,
         procedure: Procedure | None = None,
-        cap: CapControl | None = None,
-        recording: Path | None = None,
-        most_others: float = MOST_OTHERS,
         note: Callable[[str], object] = lambda line: None,
-        loader: Loader | None = None,
-        watch: MachineWatch | None = None,
-        meter: Meter | None = None,
-        clock: Callable[[], int] = time.monotonic_ns,
-        sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        self.recorder = recorder
-        self.meter: Meter = meter or recorder
-        self._configure = configure
-        self._workload = workload
-        self._baseline = baseline
-        self._shape = shape
+        self._work = work
+        self._devices = devices
         self._procedure = procedure or Procedure()
-        self._cap = cap or CapControl()
-        self._recording = recording
-        self._most_others = most_others
         self._note = note
-        self._loader: Loader = loader or ModelLoader()
-        self._watch = watch or MachineWatch(sysfs_dir, recorder, clock=clock)
-        self._clock = clock
-        self._sleep = sleep
         self._began_on_battery = False
         self._scripts: tuple[AnswerScript, ...] | None = None
-        self._runnables: dict[str, Configured] = {}
+        self._configured: dict[str, Configured] = {}
         self._jobs: dict[tuple[str, Path], tuple[tuple[Job, ...], str]] = {}
 
     def __enter__(self) -> Self:
-        self._began_on_battery = bool(self._watch.is_on_battery())
+        watch = self._devices.watch
+        self._began_on_battery = bool(watch.is_on_battery())
         if self._began_on_battery:
             self._note("the machine runs on its battery: power management may differ on mains")
-        celsius = self._procedure.cool_down_celsius
-        if celsius is not None and self._watch.read_celsius() is None:
+        if self._procedure.cool_down_celsius is not None and watch.read_celsius() is None:
             seconds = self._procedure.cool_down_s
             self._note(f"no temperature can be read: each cool-down lasts {seconds:g} s instead")
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Free the model."""
-        self._loader.unload()
+    def __exit__(self, *_: object) -> None:
+        self._devices.loader.unload()
 
     def session_for(self, setting: Setting) -> LlamaSession:
         """Load the model of a setting, to measure its accuracy.
@@ -479,35 +417,27 @@ class LocalMeasurer:
             EtuiError: It is the baseline that failed.
         """
         with self._failing(setting):
-            return self._loader.load(self._require_runnable(setting))
+            return self._devices.loader.load(self._configure(setting))
 
     def visit(self, setting: Setting, copy: int) -> Visit:
         """Apply a setting, warm up, cool down, and measure the workload.
 
-        Args:
-            copy: 1 for the second visit of the baseline in a block.
-
-        Returns:
-            The measurement; ``disturbed`` says why it cannot be used.
-
-        Raises:
-            SettingFailed: This machine cannot run the setting.
-            Stopped: The battery began to discharge.
-            EtuiError: The engine or the meter failed.
+        Args, returns, raises: As :meth:`etui.sweep.blocks.SettingMeasurer.visit`.
         """
         scripts = self._require_scripts()
+        devices = self._devices
         with self._failing(setting):
-            runnable = self._require_runnable(setting)
-            notes = [self._cap.apply(runnable.power_limit_watts)]
-            session = self._loader.load(runnable)
-            jobs, other_tokens = self._require_jobs(session, runnable, scripts)
+            configured = self._configure(setting)
+            notes = [devices.cap.apply(configured.power_limit_watts)]
+            session = devices.loader.load(configured)
+            jobs, other_tokens = self._require_jobs(session, configured, scripts)
             timer = WorkTimer(
                 session,
-                self.meter,
+                devices.meter,
                 self._procedure.window_s,
-                sequences=self._shape.sequences,
-                speculate=runnable.speculate,
-                clock=self._clock,
+                sequences=self._work.shape.sequences,
+                speculate=configured.speculate,
+                clock=devices.watch.clock,
             )
             if isinstance(session, LlamaSession):
                 session.threads.begin_answer()
@@ -527,14 +457,18 @@ class LocalMeasurer:
         states: tuple[MachineState, MachineState],
         notes: Sequence[str],
     ) -> Visit:
+        meter, watch = self._devices.meter, self._devices.watch
         start_ns, end_ns = work.intervals[0][0], work.intervals[-1][1]
-        self.meter.settle(end_ns)
-        cost = compute_cost(work, self.meter.energy)
-        before, after = states
-        gpus = self._watch.share_of_gpus(start_ns, end_ns)
-        has_meter = bool(self.recorder.selection.summed)
-        coverage = self.meter.energy(start_ns, end_ns).coverage if has_meter else None
-        limit_watts, other_cap = self._cap.check()
+        meter.settle(end_ns)
+        cost = compute_cost(work, meter.energy)
+        has_meter = bool(self._devices.recorder.selection.summed)
+        limit_watts, other_cap = self._devices.cap.check()
+        disturbed = find_disturbance(
+            *states,
+            watch.share_of_gpus(start_ns, end_ns),
+            meter.energy(start_ns, end_ns).coverage if has_meter else None,
+            self._procedure.most_others,
+        )
         return Visit(
             setting=setting.key,
             copy=copy,
@@ -545,97 +479,97 @@ class LocalMeasurer:
             end_ns=end_ns,
             kind=None if cost.kind is None else str(cost.kind),
             mean_watts=cost.mean_watts,
-            temperature_celsius=self._watch.choose_celsius(after.heat),
+            temperature_celsius=watch.choose_celsius(states[1].heat),
             power_limit_watts=limit_watts,
             drafted=sum(work.drafted) / work.answers,
             accepted=sum(work.accepted) / work.answers,
             shared=cost.shared,
-            disturbed=find_disturbance(before, after, gpus, coverage, self._most_others)
-            or other_cap
-            or (_describe_gap(cost) if has_meter else ""),
+            disturbed=disturbed or other_cap or (_describe_gap(cost) if has_meter else ""),
             notes=tuple(dict.fromkeys(note for note in notes if note)),
         )
 
     @contextmanager
     def _failing(self, setting: Setting) -> Iterator[None]:
         """Unload the model after an error: sequences may be left open in it."""
+        is_baseline = setting == self._work.baseline
+        failed: type[EtuiError] = EtuiError if is_baseline else SettingFailed
         try:
             yield
-        except MemoryError as error:
-            self._loader.unload()
-            raise self._choose_error(setting)("out of memory", "close other programs") from error
-        except ContextOverflow as error:
-            self._loader.unload()
-            if setting != self._baseline:
-                raise SettingFailed(error.what, error.fix) from error
-            raise UsageError(
-                f"the workload {self._workload.name} does not fit into the context: {error.what}",
-                "shorten its prompts, pass fewer --output-tokens, or raise `context` of the model "
-                "in models.yaml",
-            ) from error
-        except (EngineFailed, ModelUnavailable, SettingFailed) as error:
-            self._loader.unload()
-            if setting == self._baseline and not isinstance(error, SettingFailed):
-                raise
-            raise self._choose_error(setting)(error.what, error.fix) from error
-        except BaseException:
-            self._loader.unload()
+        except BaseException as error:
+            self._devices.loader.unload()
+            if isinstance(error, MemoryError):
+                raise failed("out of memory", "close other programs") from error
+            if isinstance(error, ContextOverflow):
+                if not is_baseline:
+                    raise SettingFailed(error.what, error.fix) from error
+                name = self._work.workload.name
+                raise UsageError(
+                    f"the workload {name} does not fit into the context: {error.what}",
+                    "shorten its prompts, pass fewer --output-tokens, or raise `context` of the "
+                    "model in models.yaml",
+                ) from error
+            if isinstance(error, SettingFailed) or (
+                isinstance(error, EngineFailed | ModelUnavailable) and not is_baseline
+            ):
+                raise failed(error.what, error.fix) from error
             raise
-
-    def _choose_error(self, setting: Setting) -> type[EtuiError]:
-        return EtuiError if setting == self._baseline else SettingFailed
 
     def _require_scripts(self) -> tuple[AnswerScript, ...]:
         """Return the answers to replay; the first call records those that are not given."""
         if self._scripts is None:
-            with self._failing(self._baseline):
-                runnable = self._require_runnable(self._baseline)
-                session = self._loader.load(runnable)
-                items, shape = self._workload.items, self._shape
-                model = runnable.spec.sha256 or runnable.spec.name
-                key = f"{self._workload.sha256} {model} {shape}"
-                path = self._recording
-                recorded = load_recorded(path, key, len(items)) if path is not None else None
+            with self._failing(self._work.baseline):
+                configured = self._configure(self._work.baseline)
+                session = self._devices.loader.load(configured)
+                workload, shape, path = (
+                    self._work.workload,
+                    self._work.shape,
+                    self._work.recording,
+                )
+                model = configured.spec.sha256 or configured.spec.name
+                key = f"{workload.sha256} {model} {shape}"
+                count = len(workload.items)
+                recorded = load_recorded(path, key, count) if path is not None else None
                 if recorded is None:
-                    recorded = record_answers(session, items, shape)
+                    recorded = record_answers(session, workload.items, shape)
                     if path is not None:
                         save_recorded(path, key, recorded)
-                self._scripts = write_scripts(session, items, shape, recorded)
+                self._scripts = write_scripts(session, workload.items, shape, recorded)
         return self._scripts
 
-    def _require_runnable(self, setting: Setting) -> Configured:
+    def _configure(self, setting: Setting) -> Configured:
         """Configure a setting at its first visit: that hashes the file of a model."""
-        if setting.key not in self._runnables:
-            self._runnables[setting.key] = self._configure(setting)
-        return self._runnables[setting.key]
+        if setting.key not in self._configured:
+            self._configured[setting.key] = self._work.configure(setting)
+        return self._configured[setting.key]
 
     def _require_jobs(
-        self, session: Session, runnable: Configured, scripts: Sequence[AnswerScript]
+        self, session: Session, configured: Configured, scripts: Sequence[AnswerScript]
     ) -> tuple[tuple[Job, ...], str]:
-        key = (runnable.spec.name, runnable.path)
+        key = (configured.spec.name, configured.path)
         if key not in self._jobs:
-            self._jobs[key] = build_jobs(session, self._workload.items, self._shape, scripts)
+            items = self._work.workload.items
+            self._jobs[key] = build_jobs(session, items, self._work.shape, scripts)
         return self._jobs[key]
 
     def _cool_down(self) -> str:
         """Let the machine rest; return a note if it did not become as cool as it should."""
-        plan = self._procedure
-        start_ns = self._clock()
-        self._sleep(plan.cool_down_s)
+        plan, watch, sleep = self._procedure, self._devices.watch, self._devices.sleep
+        start_ns = watch.clock()
+        sleep(plan.cool_down_s)
         if plan.cool_down_celsius is None:
             return ""
-        while (celsius := self._watch.read_celsius()) is not None:
+        while (celsius := watch.read_celsius()) is not None:
             if celsius <= plan.cool_down_celsius:
                 break
-            waited_s = (self._clock() - start_ns) / 1e9
+            waited_s = (watch.clock() - start_ns) / 1e9
             if waited_s >= plan.most_cool_down_s:
                 waited = seconds_text(waited_s)
                 return f"it was still at {celsius:.0f} °C after a cool-down of {waited}"
-            self._sleep(_POLL_S)
+            sleep(_POLL_S)
         return ""
 
     def _read_state(self) -> MachineState:
-        state = self._watch.read()
+        state = self._devices.watch.read()
         if state.on_battery and not self._began_on_battery:
             raise Stopped(
                 "the battery began to discharge during the sweep",

@@ -75,13 +75,11 @@ class WorkCost:
 
 
 class WorkTimer:
-    """A loaded model and a meter that measures its work.
+    """A loaded model, which nothing else uses meanwhile, and a meter that measures its work.
 
     After an error, sequences may be left open: the model has to be loaded again.
 
     Args:
-        session: The model; nothing else may use it meanwhile.
-        meter: A running recorder.
         window_s: Seconds that each phase lasts at least.
         sequences: Sequences decoded in parallel for each answer.
         speculate: Where drafted tokens come from; sequences decoded in parallel have none.
@@ -245,7 +243,6 @@ def compute_cost(work: TimedWork, energy: Callable[[int, int], Energy]) -> WorkC
     """Compute the cost of one answer, the mean over the jobs, from the meter's record.
 
     Args:
-        work: The windows of a visit.
         energy: Returns the energy of an interval.
     """
     measured = {interval: energy(*interval) for interval in work.intervals}

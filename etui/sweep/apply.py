@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from etui.config.machine import machine_name
 from etui.engine.library import choose_threads
@@ -29,12 +29,12 @@ from etui.sweep.result import (
     find_improvement,
     is_best_claimed,
 )
-from etui.sweep.verdict import short_name
+from etui.sweep.verdict import format_verdict, short_name
 from etui.text import utc_now
 
 if TYPE_CHECKING:
     from etui.config.config import Config
-    from etui.energy.power_limits.limit import LimitDevice
+    from etui.energy.power_limits.limits import PowerLimits
     from etui.models.spec import ModelSpec
     from etui.sweep.config import AxisName, Goal, SweepConfig
     from etui.sweep.config import Value as AxisValue
@@ -54,12 +54,10 @@ _AXES: Mapping[AxisName, TunedKey] = {
 }
 """Axis -> the key of models.yaml that holds its value; the other axes are not kept."""
 
-
 _NUMBERS: frozenset[TunedKey] = frozenset(
     {"threads", "prefill_threads", "batch_tokens", "draft_tokens"}
 )
 """Keys that models.yaml leaves open by leaving them out; for the others ``auto`` is a value."""
-
 
 _OPEN = "auto"
 
@@ -122,16 +120,6 @@ def _name_keys(setting: Mapping[AxisName, AxisValue]) -> dict[TunedKey, Value]:
     }
 
 
-class LimitedDevices(Protocol):
-    """The power limits of this machine; :class:`etui.energy.power_limits.limits.PowerLimits`."""
-
-    def scopes(self, family: str) -> tuple[str, ...]:
-        """Return the devices of a family (``gpu``, ``package``) that have a limit."""
-
-    def device(self, scope: str) -> LimitDevice:
-        """Return one of them."""
-
-
 class NothingToApply(EtuiError):
     """No setting of the sweep is a claimed improvement on the one in use; nothing was changed."""
 
@@ -143,10 +131,9 @@ class Best:
     """The best setting of a sweep."""
 
     setting: SettingResult | None
-    """The best setting of the model that was swept; None if no claim beats its baseline."""
+    """That of the model that was swept; None if no claim beats its baseline."""
     better_model: SettingResult | None
-    """The best setting of another model of the sweep, where that beats ``setting``; None if none
-    does."""
+    """That of another model of the sweep, where it beats ``setting``."""
 
 
 def apply_best(
@@ -186,7 +173,7 @@ def apply_best(
         sweep=sweep_config.id,
         created=utc_now("seconds"),
         goal=describe_goal(goal),
-        verdict=_format_verdict(result, chosen, goal),
+        verdict=format_verdict(replace(result, best=chosen.setting, goal=goal)),
         power_limit=_advise_power_limit(chosen, base, sweep_config, config),
         notes=tuple(_list_notes(best.better_model, goal, values, sweep_config)),
     )
@@ -208,7 +195,7 @@ def choose_setting(result: SweepResult, goal: Goal) -> Best:
     base = result.settings[0]
     chosen = find_improvement(result.settings, goal)
     if goal == result.goal and is_best_claimed(result):
-        chosen = next(one for one in result.settings if one.setting == result.best)
+        chosen = result.find(result.best)
     if chosen is None:
         return Best(None, None)
     if _same_model(chosen, base):
@@ -263,7 +250,7 @@ def _same_model(one: SettingResult, base: SettingResult) -> bool:
 
 def _nothing(result: SweepResult, goal: Goal, best: Best) -> NothingToApply:
     base = result.settings[0]
-    ranked = next((one for one in result.settings if one.setting == result.best), base)
+    ranked = result.find(result.best) or base
     what = f"no setting beats the one in use by {describe_goal(goal)}, so nothing was changed"
     if best.better_model is not None:
         what += f"; {_describe_model(best.better_model, goal)}"
@@ -300,12 +287,6 @@ def _describe_model(better: SettingResult, goal: Goal) -> str:
     )
 
 
-def _format_verdict(result: SweepResult, best: SettingResult, goal: Goal) -> str:
-    from etui.sweep.verdict import format_verdict
-
-    return format_verdict(replace(result, best=best.setting, goal=goal))
-
-
 def _advise_power_limit(
     best: SettingResult, base: SettingResult, sweep_config: SweepConfig, config: Config
 ) -> PowerAdvice | None:
@@ -322,7 +303,7 @@ def _advise_power_limit(
     return PowerAdvice(watts, command)
 
 
-def build_limit_command(limits: LimitedDevices, watts: float, *, on_gpu: bool) -> str:
+def build_limit_command(limits: PowerLimits, watts: float, *, on_gpu: bool) -> str:
     """Build the command with which a user sets a power limit.
 
     Args:

@@ -1,4 +1,4 @@
-"""What a sweep has measured: visits of settings, in blocks."""
+"""What a sweep has measured, visits of settings in blocks, and what measures them."""
 
 from __future__ import annotations
 
@@ -8,32 +8,6 @@ from typing import Literal, Protocol
 
 from etui.errors import EtuiError
 from etui.sweep.config import Goal, Setting
-
-
-class SettingFailed(EtuiError):
-    """A setting that this machine cannot run; the sweep goes on without it."""
-
-
-class SettingMeasurer(Protocol):
-    """Measures settings."""
-
-    def visit(self, setting: Setting, copy: int) -> Visit:
-        """Apply a setting, warm up, cool down, and measure the workload once.
-
-        The same tokens are computed for every setting.
-
-        Args:
-            copy: 1 for the second visit of the baseline in a block.
-
-        Returns:
-            The measurement; ``disturbed`` says why it cannot be used.
-
-        Raises:
-            SettingFailed: This machine cannot run the setting.
-            Stopped: The sweep cannot go on now (the battery discharges); it can be resumed.
-            EtuiError: The engine or the meter failed.
-        """
-
 
 Stage = Literal["floor", "race", "confirm"]
 """``floor``: the baseline against itself; ``race``: all settings that are left; ``confirm``: the
@@ -46,20 +20,18 @@ class PhaseCost:
 
     tokens: float  # Tokens of the phase: computed in prefill, drawn in decode
     joules: float | None  # Gross joules; None if unmeasured
-    uncertainty: float | None
-    """Half width of the joules at 95 %, from the meter; None if unmeasured."""
+    uncertainty: float | None  # Half width of the joules at 95 %, from the meter
     seconds: float
+
+    @property
+    def joules_per_token(self) -> float | None:
+        """Joules per token; None if unmeasured, or without tokens."""
+        return None if self.joules is None or self.tokens <= 0 else self.joules / self.tokens
 
 
 @dataclass(frozen=True, slots=True)
 class Visit:
-    """One measurement of one setting in one block.
-
-    Attributes:
-        prefill, decode: Cost of one answer.
-        start_ns, end_ns: Monotonic clock, warm-up and cool-down excluded.
-        drafted, accepted: Drafted and accepted tokens of one answer; 0 without speculation.
-    """
+    """One measurement of one setting in one block; figures are those of one answer."""
 
     setting: str
     copy: int
@@ -68,20 +40,17 @@ class Visit:
     answers: int  # Answers computed during the visit
     prefill: PhaseCost
     decode: PhaseCost
-    start_ns: int
+    start_ns: int  # Monotonic clock, without warm-up and cool-down
     end_ns: int
     kind: str | None = None  # How the energy was determined (`counter`, `estimate`, ...)
     mean_watts: float | None = None
-    temperature_celsius: float | None = None
-    """Hottest sensor of the swept device at the end; None if unknown."""
-    power_limit_watts: float | None = None
-    """Power limit read back during the visit; None if unknown."""
-    drafted: float = 0.0
+    temperature_celsius: float | None = None  # Hottest sensor of the swept device at the end
+    power_limit_watts: float | None = None  # Read back during the visit
+    drafted: float = 0.0  # Drafted tokens of one answer, and those accepted; 0 without speculation
     accepted: float = 0.0
     shared: bool = False  # Whether other processes used the measured devices
     disturbed: str = ""  # Why the visit cannot be used (a busy machine, a suspend); empty if it can
-    notes: tuple[str, ...] = ()
-    """What a reader should know: a cap that was rounded, throttling by heat."""
+    notes: tuple[str, ...] = ()  # A cap that was rounded, throttling by heat
 
     @property
     def joules(self) -> float | None:
@@ -135,7 +104,55 @@ class Block:
     stage: Stage
     visits: tuple[Visit, ...]  # In the order in which they were measured
     failures: tuple[Failure, ...] = ()  # Settings that could not run; they are not planned again
-    repeated: tuple[str, ...] = ()
-    """Why earlier attempts at this block were discarded, one line each."""
+    repeated: tuple[str, ...] = ()  # Why earlier attempts at this block were discarded
     seconds: float = 0.0
     """Duration of the block with loads, warm-up, cool-down and discarded attempts."""
+
+
+@dataclass(frozen=True, slots=True)
+class VisitPower:
+    """Mean watts in equal slices of one visit: a line of ``power.jsonl``."""
+
+    block: int
+    setting: str
+    copy: int
+    start_ns: int
+    end_ns: int
+    watts: tuple[float | None, ...]  # None where nothing was recorded
+
+
+@dataclass(frozen=True, slots=True)
+class SettingAnswer:
+    """The answer of a setting to a question: a line of ``answers.jsonl``."""
+
+    setting: str
+    number: int  # Number of the question, from 0, in the order in which they were drawn
+    subject: str
+    row: int
+    choice: str  # The letter with the highest log-probability
+    correct: bool
+
+
+class SettingFailed(EtuiError):
+    """A setting that this machine cannot run; the sweep goes on without it."""
+
+
+class SettingMeasurer(Protocol):
+    """Measures settings: this machine, or a simulated one."""
+
+    def visit(self, setting: Setting, copy: int) -> Visit:
+        """Apply a setting, warm up, cool down, and measure the workload once.
+
+        The same tokens are computed for every setting.
+
+        Args:
+            copy: 1 for the second visit of the baseline in a block.
+
+        Returns:
+            The measurement; ``disturbed`` says why it cannot be used.
+
+        Raises:
+            SettingFailed: This machine cannot run the setting.
+            Stopped: The sweep cannot go on now (the battery discharges); it can be resumed.
+            EtuiError: The engine or the meter failed.
+        """

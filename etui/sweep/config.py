@@ -1,4 +1,4 @@
-"""The configuration of a sweep: all that is needed to resume, repeat and report it."""
+"""What a sweep compares and how: axes, settings, the goal, and ``config.json`` of its folder."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 Value = str | int | float
-
 
 AxisName = Literal[
     "model",
@@ -25,17 +24,21 @@ AxisName = Literal[
 ]
 """What a sweep can vary; ``power_limit`` in watts, ``draft_tokens`` is the depth of speculation."""
 
-
 AXES: tuple[AxisName, ...] = get_args(AxisName)
 """All axes, in the order in which a setting lists its values."""
+
+CapMode = Literal["user", "set"]
+"""Who sets a power limit: the user, when asked, or etui itself (as root or through zeusd)."""
+
+Measure = Literal["joules", "time", "joules*time"]
 
 
 @dataclass(frozen=True, slots=True)
 class Axis:
-    """One axis of a sweep."""
+    """One axis of a sweep, with the values to compare: at least one, each once."""
 
     name: AxisName
-    values: tuple[Value, ...]  # The values to compare, at least one, each once, in the order given
+    values: tuple[Value, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,37 +58,28 @@ class Setting:
 
 
 @dataclass(frozen=True, slots=True)
-class WorkShape:
-    """How many tokens one answer draws, and in how many sequences."""
+class Goal:
+    """The figure of one answer to minimize."""
 
-    think_tokens: int = 0  # Thinking tokens of each sequence, before its answer; 0 without thinking
+    measure: Measure = "joules"
+    within_percent: float | None = None
+    """Only with ``joules``: how many percent the best setting may be slower than the fastest."""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkShape:
+    """What one answer computes, apart from its prompt; by default a model answers at once."""
+
+    think_tokens: int = 0  # Thinking tokens of each sequence, before its answer
     answer_tokens: int | None = None
     """Most tokens of each answer after the thinking; None leaves the number to the workload."""
-    sequences: int = 1  # Sequences that are decoded in parallel, in one batch: the votes; 1 without
+    sequences: int = 1  # Sequences that are decoded in parallel, in one batch: the votes
     reads_letters: bool = False
     """Whether the answer is read from the logits of the option letters: then nothing is decoded,
     and prefill is the whole work."""
 
 
 PLAIN_WORK = WorkShape()
-"""A model that answers at once, with as many tokens as the workload says."""
-
-
-Measure = Literal["joules", "time", "joules*time"]
-
-
-@dataclass(frozen=True, slots=True)
-class Goal:
-    """The figure of one answer to minimize."""
-
-    measure: Measure = "joules"  # Joules, seconds, or their product
-    within_percent: float | None = None
-    """Only with ``joules``: most percent that the best setting may be slower than the fastest; None
-    without a limit."""
-
-
-CapMode = Literal["user", "set"]
-"""Who sets a power limit: the user, when asked, or etui itself (as root or through zeusd)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,27 +98,22 @@ class SweepDesign:
 
 @dataclass(frozen=True, slots=True)
 class SweepConfig:
-    """The configuration of a sweep, ``config.json`` of its folder.
-
-    Attributes:
-        policy, arm: Name of the policy and of its arm; None if a model was given.
-    """
+    """All that is needed to resume, repeat and report a sweep: ``config.json`` of its folder."""
 
     id: str  # Name of the sweep, that of its folder unless `--out` names another
     created: str  # Local time of the start, ISO 8601 with offset
     model: str
     model_sha256: str | None  # Hash of its file
-    policy: str | None
+    policy: str | None  # None if a model was given, as for `arm`
     arm: str | None
     axes: tuple[Axis, ...]  # The axes that were asked for, or chosen by default
-    design: SweepDesign  # Settings, goal and seed
+    design: SweepDesign
     workload: str  # `chat`, `code`, `long`, `letters`, `log`, or the path of a file
     workload_sha256: str  # Hash of its texts
     output_tokens: int
     window_s: float  # Least seconds of a phase of a visit
     cool_down_s: float  # Least seconds of idle time before a visit
-    cool_down_celsius: float | None
-    """Temperature to wait for before a visit; None waits for the time alone."""
+    cool_down_celsius: float | None  # Temperature to wait for before a visit, in addition
     cap: CapMode | None  # Who sets power limits; None if the sweep has no such axis
     suite: str | None  # Questions that accuracy is measured on; None without accuracy
     questions: int  # Number of them; 0 without accuracy
@@ -134,5 +123,4 @@ class SweepConfig:
     data: str | None = None  # Folder or archive of the suite; None if it needs none
     suite_sha256: str | None = None  # Hash of the suite's files; None without accuracy
     notes: tuple[str, ...] = ()
-    """What a reader should know about the settings: combinations that were left out, axes whose
-    effects the sweep cannot separate."""
+    """Combinations that were left out, and axes whose effects the sweep cannot separate."""

@@ -1,11 +1,11 @@
-"""The result of a sweep as JSON: ``result.json`` of its folder, and ``etui sweep --json``."""
+"""The result of a sweep for programs: ``result.json`` with its conditions, the energy record."""
 
 from __future__ import annotations
 
 import math
 import shlex
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 from etui import units
@@ -34,272 +34,161 @@ from etui.energy.energy_record import (
 )
 from etui.stats.tests import Interval
 from etui.sweep.blocks import Block, PhaseCost, Visit
-from etui.sweep.config import AxisName, SweepConfig, Value
-from etui.sweep.result import (
-    Accuracy,
-    AxisEffect,
-    DetectionFloor,
-    Difference,
-    Interaction,
-    SettingResult,
-    SweepResult,
-    is_best_claimed,
-)
+from etui.sweep.config import Axis, AxisName, SweepConfig, Value
+from etui.sweep.result import Difference, SettingResult, SweepResult, is_best_claimed
 from etui.sweep.verdict import floor_text, format_verdict
 from etui.text import SEPARATOR, one_line
 
+VERSION = 1
+"""Version of the document; keys may be added without a new one."""
+
+_CONFIDENCE_PERCENT = 95
+_MOST_LIMITS = 6
 _COVERS = (
     "the error of the meter, added up over all visits; the intervals of the results cover the "
     "differences between the blocks"
 )
 
 
-@dataclass(frozen=True, slots=True)
-class _Totals:
-    """Sums over the answers of a setting; joules are None if an answer is unmeasured.
-
-    ``uncertainty`` is the sum of the half widths in joules.
-    """
-
-    answers: int
-    prefill: PhaseCost
-    decode: PhaseCost
-
-    @property
-    def joules(self) -> float | None:
-        if self.prefill.joules is None or self.decode.joules is None:
-            return None
-        return self.prefill.joules + self.decode.joules
-
-    @property
-    def uncertainty(self) -> float | None:
-        if self.prefill.uncertainty is None or self.decode.uncertainty is None:
-            return None
-        return self.prefill.uncertainty + self.decode.uncertainty
-
-    @property
-    def seconds(self) -> float:
-        return self.prefill.seconds + self.decode.seconds
-
-
-def build_energy_record(
+def build_document(
     config: SweepConfig, result: SweepResult, blocks: Sequence[Block] = ()
-) -> EnergyRecord:
-    """Build the energy record of a sweep, finished or not.
+) -> dict[str, Any]:
+    """Build the document of a sweep, finished or not.
+
+    Units are part of the names; intervals are at 95 % and have ``low`` and ``high``. What is not
+    known is None, never 0.
 
     Args:
-        blocks: Its blocks; a setting without a visit in them has no measurement.
+        blocks: Its blocks, for the conditions; none leaves those unknown that only they have.
     """
-    visits: dict[str, list[Visit]] = {}
-    for block in blocks:
-        for visit in block.visits:
-            visits.setdefault(visit.setting, []).append(visit)
-    return EnergyRecord(
-        schema_version=RECORD_VERSION,
-        source=Source(
-            "sweep",
-            config.id,
-            config.created,
-            f"{config.workload}, {config.output_tokens} output tokens",
-        ),
-        measurements=tuple(
-            _build_measurement(config, result, one, visits[one.setting])
-            for one in result.settings
-            if visits.get(one.setting)
-        ),
-    )
-
-
-def _build_measurement(
-    config: SweepConfig, result: SweepResult, one: SettingResult, visits: Sequence[Visit]
-) -> Measurement:
-    seen, totals = config.provenance, _sum_visits(visits)
-    pue = float(seen.get("pue", 1.0))
-    results = _build_results(one, totals, pue)
-    floor = None if result.floor is None else result.floor.joules_percent
-    threads = _int(_value_of(config, one, "threads"))
-    measurement = Measurement(
-        name=one.setting,
-        machine_key="",
-        hardware=Hardware(
-            machine=seen.get("machine"),
-            memory_bytes=None,
-            threads=threads if threads is not None else _int(seen.get("threads")),
-            channels=tuple(RecordChannel(name, None, None, None) for name in config.channels),
-            power_limit_watts=tuple(
-                sorted({v.power_limit_watts for v in visits if v.power_limit_watts is not None})
-            ),
-        ),
-        models=(_build_model(config, one),),
-        prompt_tokens=describe_single(totals.prefill.tokens / totals.answers),
-        output_tokens=describe_single(totals.decode.tokens / totals.answers),
-        batch=BatchSizes(
-            sequences=1 if config.arm is None else None,
-            batch_tokens=_int(_value_of(config, one, "batch_tokens")),
-            questions_together=1,
-        ),
-        utilisation=Utilisation(
-            questions_at_a_time=1,
-            is_shared=any(visit.shared for visit in visits),
-            shared_share=sum(visit.shared for visit in visits) / len(visits),
-            attribution="exclusive",
-        ),
-        framework=describe_framework(seen),
-        pue=pue,
-        method=Method(
-            kind=result.kind,
-            joules="gross",
-            loads="excluded",
-            sample_hz=seen.get("sample_hz"),
-            idle_watts=None,
-            unmeasured=None,
-            coverage=None,
-            window_seconds=config.window_s,
-            cool_down_seconds=config.cool_down_s,
-            paired_blocks=one.blocks,
-        ),
-        uncertainty=build_uncertainty(totals.uncertainty, totals.joules, _COVERS),
-        detection_floor=None if floor is None else RecordFloor("a/a", floor, None),
-        functional_units=list_functional_units(results),
-        results=results,
-    )
-    return explain_missing(measurement, _list_reasons(totals))
-
-
-def _build_results(one: SettingResult, totals: _Totals, pue: float) -> Results:
-    joules, seconds, output = totals.joules, totals.seconds, totals.decode.tokens
-    return Results(
-        questions=totals.answers,
-        correct=None,
-        computed_tokens=totals.prefill.tokens,
-        output_tokens=round(output),
-        seconds=seconds,
-        it_joules=joules,
-        facility_joules=None if joules is None else joules * pue,
-        net_joules=None,
-        prefill_joules=totals.prefill.joules,
-        decode_joules=totals.decode.joules,
-        mean_watts=joules / seconds if joules is not None and seconds > 0 else None,
-        peak_watts=None,
-        joules_per_output_token=build_figure(joules / output, pue)
-        if joules is not None and output
-        else None,
-        joules_per_decoded_token=_figure(one.decode_joules_per_token, pue),
-        joules_per_computed_token=_figure(one.prefill_joules_per_token, pue),
-        joules_per_question=_figure(one.joules, pue),
-        joules_per_correct=None,
-        percentiles=RecordPercentiles(None, None, None, None),
-        steady_state=None,
-        early_answers=(),
-    )
-
-
-def _sum_visits(visits: Sequence[Visit]) -> _Totals:
-    answers = sum(visit.answers for visit in visits)
-    return _Totals(
-        answers,
-        _sum_phase([(visit.prefill, visit.answers) for visit in visits]),
-        _sum_phase([(visit.decode, visit.answers) for visit in visits]),
-    )
-
-
-def _sum_phase(parts: Sequence[tuple[PhaseCost, int]]) -> PhaseCost:
-    """Sum a phase over answers; a sum without one of its parts would look like the total."""
-    joules = [(phase.joules, count) for phase, count in parts]
-    halves = [(phase.uncertainty, count) for phase, count in parts]
-    return PhaseCost(
-        tokens=sum(phase.tokens * count for phase, count in parts),
-        joules=_sum_known(joules),
-        uncertainty=_sum_known(halves),
-        seconds=sum(phase.seconds * count for phase, count in parts),
-    )
-
-
-def _sum_known(parts: Sequence[tuple[float | None, int]]) -> float | None:
-    known = [value * count for value, count in parts if value is not None]
-    return sum(known) if len(known) == len(parts) else None
-
-
-def _build_model(config: SweepConfig, one: SettingResult) -> RecordModel:
-    name = str(_value_of(config, one, "model") or config.model)
-    layers = _value_of(config, one, "gpu_layers")
-    return RecordModel(
-        name=name,
-        sha256=config.model_sha256 if name == config.model else None,
-        file_bytes=None,
-        gpu_layers=_int(layers),
-        precision=Precision(
-            weights=find_weights(config, name),
-            kv_type=_text(_value_of(config, one, "kv_type")),
-            flash_attention=_text(_value_of(config, one, "flash_attention")),
-        ),
-        backend="",
-    )
-
-
-def _value_of(config: SweepConfig, one: SettingResult, axis: AxisName) -> Value | None:
-    """Return the value of an axis in a setting, or that in use where it is not varied."""
-    found = dict(one.values).get(axis)
-    return find_in_use(config).get(axis) if found is None else found
-
-
-def _figure(interval: Interval | None, pue: float) -> RecordFigure | None:
-    if interval is None:
-        return None
-    return build_figure(interval.value, pue, interval.low, interval.high)
-
-
-def _int(value: object) -> int | None:
-    return value if isinstance(value, int) else None
-
-
-def _text(value: object) -> str | None:
-    return None if value is None else str(value)
-
-
-def _list_reasons(totals: _Totals) -> dict[str, str]:
-    is_measured = totals.joules is not None
-    unmeasured = "the energy is unmeasured"
-    no_interval = "one block has no interval" if is_measured else unmeasured
-    one_visit = "a visit measures the mean of its answers, not each of them"
+    design = config.design
     return {
-        "": "the sweep was measured by an earlier version of etui",
-        "hardware.memory_bytes": "a sweep does not record it",
-        "hardware.channels": "a sweep records the ids of the channels only",
-        "models[].sha256": "the hash of a model of the axis is not recorded",
-        "models[].file_bytes": "a sweep does not record it",
-        "models[].gpu_layers": "all layers that the model has, or not recorded",
-        "models[].precision": "the setting in use was not recorded",
-        "batch.sequences": "the arm may have votes",
-        "batch.batch_tokens": "the setting in use was not recorded",
-        "framework.llama_cpp": "it is the version that llama_cpp_python ships",
-        "method.kind": unmeasured,
-        "method.idle_watts": "a sweep compares gross joules and needs no baseline",
-        "method.unmeasured": "a sweep does not record it",
-        "method.coverage": "a visit that was not recorded in full is repeated",
-        "uncertainty": unmeasured,
-        "detection_floor": "the setting was not compared with itself yet, or is unmeasured",
-        "detection_floor.joules": "the floor of a sweep is relative",
-        "results": no_interval,
-        "results.correct": "the answers of the workload are not graded",
-        "results.net_joules": "a sweep compares gross joules and needs no baseline",
-        "results.peak_watts": "a visit keeps its mean power",
-        "results.joules_per_correct": "accuracy is measured on other questions, by the suite",
-        "results.joules_per_output_token": "nothing is generated" if is_measured else unmeasured,
-        "results.joules_per_output_token.low": "the intervals are those of an answer and a phase",
-        "results.joules_per_output_token.high": "the intervals are those of an answer and a phase",
-        "results.joules_per_output_token.sensor": "see uncertainty",
-        "results.joules_per_decoded_token.sensor": "see uncertainty",
-        "results.joules_per_computed_token.sensor": "see uncertainty",
-        "results.joules_per_question.sensor": "see uncertainty",
-        "results.percentiles": one_visit,
-        "results.steady_state": "blocks repeat each setting in random order instead",
+        "version": VERSION,
+        "id": config.id,
+        "created": config.created,
+        "model": config.model,
+        "model_sha256": config.model_sha256,
+        "policy": config.policy,
+        "arm": config.arm,
+        "is_complete": result.is_complete,
+        "verdict": format_verdict(result),
+        "goal": _encode(result.goal),
+        "baseline": result.baseline,
+        "best": result.best,
+        "is_best_claimed": is_best_claimed(result),
+        "kind": result.kind,
+        "floor": _encode(result.floor),
+        "settings": [{**_encode(one), "values": dict(one.values)} for one in result.settings],
+        "effects": [
+            {
+                "axis": one.axis,
+                "value": one.value,
+                "reference": one.reference,
+                "joules_difference": _encode(one.joules),
+                "seconds_difference": _encode(one.seconds),
+            }
+            for one in result.effects
+        ],
+        "interactions": [
+            {
+                "values": dict(zip(one.axes, one.values, strict=True)),
+                "references": dict(zip(one.axes, one.references, strict=True)),
+                "joules_difference": _encode(one.joules),
+            }
+            for one in result.interactions
+        ],
+        "drops": [
+            {"setting": one.setting, "after_block": one.dropped_after, "reason": one.drop_reason}
+            for one in sorted(result.settings, key=_when_dropped)
+            if not one.is_kept
+        ],
+        "blocks": result.blocks,
+        "visits": result.visits,
+        "seconds": _encode(result.seconds),
+        "full_grid_seconds": _encode(result.full_grid_seconds),
+        "repeated": list(result.repeated),
+        "notes": list(result.notes),
+        "axes": {axis.name: list(axis.values) for axis in config.axes},
+        "workload": {
+            "name": config.workload,
+            "sha256": config.workload_sha256,
+            "output_tokens": config.output_tokens,
+        },
+        "suite": None
+        if config.suite is None
+        else {"name": config.suite, "questions": config.questions, "sha256": config.suite_sha256},
+        "design": {
+            "seed": design.seed,
+            "floor_blocks": design.floor_blocks,
+            "race_rounds": design.race_rounds,
+            "confirm_blocks": design.confirm_blocks,
+            "halving": design.halving,
+            "window_seconds": _encode(config.window_s),
+            "cool_down_seconds": _encode(config.cool_down_s),
+            "cool_down_celsius": _encode(config.cool_down_celsius),
+        },
+        "cap": config.cap,
+        "channels": list(config.channels),
+        "conditions": build_conditions(config, result, blocks),
+        "command": build_command(config),
+        "provenance": dict(config.provenance),
     }
 
 
-_CONFIDENCE_PERCENT = 95
+def _encode(value: Any) -> Any:
+    """Encode a figure; numbers become plain floats (numpy's are not JSON), or None if infinite."""
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else None
+    if isinstance(value, Interval):
+        ends = ("value", "low", "high")
+        return {name: _encode(getattr(value, name)) for name in ends}
+    if is_dataclass(value):
+        names = {"low": "low_percent", "high": "high_percent"}
+        renamed = names if isinstance(value, Difference) else {}
+        return {
+            renamed.get(each.name, each.name): _encode(getattr(value, each.name))
+            for each in fields(value)
+        }
+    return value
 
-_MOST_LIMITS = 6
+
+def _when_dropped(one: SettingResult) -> tuple[int, str]:
+    return (-1 if one.dropped_after is None else one.dropped_after, one.setting)
+
+
+def format_axis(axis: Axis) -> str:
+    """Format an axis as ``--axis`` takes it: ``threads=1,2``."""
+    return f"{axis.name}={','.join(map(str, axis.values))}"
+
+
+def build_command(config: SweepConfig) -> str:
+    """Build the command line that repeats the sweep, quoted for a shell."""
+    goal, design = config.design.goal, config.design
+    words = ["etui", "sweep"]
+    if config.policy is not None:
+        words += ["--policy", config.policy]
+        words += ["--arm", config.arm] if config.arm is not None else []
+    else:
+        words.append(config.model)
+    for axis in config.axes:
+        words += ["--axis", format_axis(axis)]
+    words += ["--workload", config.workload]
+    if config.output_tokens:  # the workload of letters has none
+        words += ["--output-tokens", str(config.output_tokens)]
+    words += ["--goal", goal.measure]
+    if goal.within_percent is not None:
+        words += ["--within", f"{goal.within_percent:g}"]
+    if config.suite is not None:
+        words += ["--suite", config.suite, "--limit", str(config.questions)]
+        words += [] if config.data is None else ["--data", config.data]
+    if config.cap is not None:
+        words += ["--cap", config.cap]
+    words += ["--rounds", str(design.race_rounds), "--blocks", str(design.confirm_blocks)]
+    words += [] if design.halving else ["--no-halving"]
+    words += ["--window", f"{config.window_s:g}", "--cool-down", f"{config.cool_down_s:g}"]
+    if config.cool_down_celsius is not None:
+        words += ["--cool-to", f"{config.cool_down_celsius:g}"]
+    return one_line(shlex.join([*words, "--seed", str(design.seed)]))
 
 
 def build_conditions(
@@ -307,33 +196,34 @@ def build_conditions(
 ) -> dict[str, Any]:
     """Build the conditions of all settings together as a JSON document; what is unknown is None.
 
-    The energy record (:mod:`etui.sweep.document`) has them for each setting.
+    They are the eleven conditions that a handbook of energy per token asks for: hardware, model
+    version, precision, prompt length, output length, batch, utilisation, framework, PUE, method and
+    uncertainty. The energy record has them for each setting.
 
     Args:
         blocks: Its blocks, for what only they know: tokens of the prompts, busy devices.
     """
     seen, visits = config.provenance, [visit for block in blocks for visit in block.visits]
-    usual = find_in_use(config)
+    celsius = [v.temperature_celsius for v in visits if v.temperature_celsius is not None]
+    prompts = [visit.prefill.tokens for visit in visits]
     return {
         "hardware": {
             "machine": seen.get("machine"),
             "system": seen.get("system"),
             "cpus": seen.get("cpus"),
             "channels": list(config.channels),
-            "power_limit_watts": sorted(
-                {v.power_limit_watts for v in visits if v.power_limit_watts is not None}
-            ),
+            "power_limit_watts": _list_limits(visits),
         },
         "model_version": {"model": config.model, "sha256": config.model_sha256},
         "precision": {
-            "weights": find_weights(config, config.model),
-            "kv_type": _values_of(config, "kv_type") or _known(usual.get("kv_type")),
+            "weights": _find_weights(config, config.model),
+            "kv_type": _list_values(config, "kv_type"),
         },
-        "prompt_tokens": _mean([visit.prefill.tokens for visit in visits]),
+        "prompt_tokens": sum(prompts) / len(prompts) if prompts else None,
         "output_tokens": config.output_tokens,
         "batch": {
             "sequences": 1 if config.arm is None else None,  # an arm may have votes
-            "batch_tokens": _values_of(config, "batch_tokens") or _known(usual.get("batch_tokens")),
+            "batch_tokens": _list_values(config, "batch_tokens"),
         },
         "utilisation": {
             "questions_at_a_time": 1,
@@ -354,7 +244,7 @@ def build_conditions(
             "window_seconds": config.window_s,
             "cool_down_seconds": config.cool_down_s,
             "cool_down_celsius": config.cool_down_celsius,
-            "hottest_celsius": _most([visit.temperature_celsius for visit in visits]),
+            "hottest_celsius": max(celsius, default=None),
             "paired_blocks": result.blocks,
         },
         "uncertainty": {
@@ -362,34 +252,85 @@ def build_conditions(
             "detection_floor_percent": None
             if result.floor is None
             else result.floor.joules_percent,
-            "meter_percent": _meter_percent(visits),
+            "meter_percent": _compute_meter_percent(visits),
         },
     }
 
 
+def _list_limits(visits: Iterable[Visit]) -> list[float]:
+    return sorted({v.power_limit_watts for v in visits if v.power_limit_watts is not None})
+
+
+def _find_in_use(config: SweepConfig, axis: AxisName) -> Value | None:
+    """Return the value of an axis in use before the sweep; None if not recorded."""
+    in_use = config.provenance.get("in_use")
+    return in_use.get(axis) if isinstance(in_use, dict) else None
+
+
+def _find_weights(config: SweepConfig, model: str) -> str | None:
+    """Return the quantisation of a model's weights; None if not recorded."""
+    weights = config.provenance.get("weights")
+    found = weights.get(model) if isinstance(weights, dict) else None
+    return None if found is None else str(found)
+
+
+def _list_values(config: SweepConfig, axis: AxisName) -> list[Value] | None:
+    """List the values of an axis over all settings, else the one in use; None if unknown."""
+    values = dict.fromkeys(setting.get(axis) for setting in config.design.settings)
+    found = [value for value in values if value is not None]
+    in_use = _find_in_use(config, axis)
+    return found or (None if in_use is None else [in_use])
+
+
+def _compute_meter_percent(visits: Sequence[Visit]) -> float | None:
+    """Return the mean half width of the meter's joules in per cent; None if unmeasured."""
+    shares = []
+    for visit in visits:
+        halves = (visit.prefill.uncertainty, visit.decode.uncertainty)
+        joules = visit.joules
+        if joules is None or joules <= 0 or halves[0] is None or halves[1] is None:
+            continue
+        shares.append(100 * (halves[0] + halves[1]) / joules)
+    return sum(shares) / len(shares) if shares else None
+
+
 def describe_conditions(record: dict[str, Any], model: str) -> list[tuple[str, str]]:
     """Describe a record in words, one line for each of the eleven conditions."""
-    hardware, version = record["hardware"], record["model_version"]
-    use, method, doubt = record["utilisation"], record["method"], record["uncertainty"]
-    batch, precision, framework = record["batch"], record["precision"], record["framework"]
-    prompt, output = record["prompt_tokens"], record["output_tokens"]
+    hardware, precision, batch = record["hardware"], record["precision"], record["batch"]
+    use, pue, sha256 = record["utilisation"], record["pue"], record["model_version"]["sha256"]
+    versions = [f"{name} {version}" for name, version in record["framework"].items() if version]
     channels = ", ".join(hardware["channels"]) or "no power channel"
-    versions = [f"{name} {version}" for name, version in framework.items() if version]
+    batches = batch["batch_tokens"]
     shared = use["shared_visits"]
+
+    def tokens(count: float | None, note: str) -> str:
+        return units.UNKNOWN if count is None else f"{units.tokens_text(round(count))}, {note}"
+
+    def listed(values: list[object] | None) -> str:
+        return " and ".join(map(str, values or [units.UNKNOWN]))
+
     return [
         (
             "Hardware",
             _join(
                 hardware["machine"],
                 f"measured: {channels}",
-                _limits_text(hardware["power_limit_watts"]),
+                _describe_limits(hardware["power_limit_watts"]),
             ),
         ),
-        ("Model version", _join(model, f"sha256 {version['sha256'] or units.UNKNOWN}")),
-        ("Precision", _join(precision["weights"], _listed("KV cache", precision["kv_type"]))),
-        ("Prompt length", _tokens(prompt, "on average")),
-        ("Output length", _tokens(output, "the same for every setting")),
-        ("Batch", _join(_describe_sequences(batch), _describe_batches(batch["batch_tokens"]))),
+        ("Model version", _join(model, f"sha256 {sha256 or units.UNKNOWN}")),
+        ("Precision", _join(precision["weights"], f"KV cache {listed(precision['kv_type'])}")),
+        ("Prompt length", tokens(record["prompt_tokens"], "on average")),
+        ("Output length", tokens(record["output_tokens"], "the same for every setting")),
+        (
+            "Batch",
+            _join(
+                "one sequence" if batch["sequences"] == 1 else "one sequence per vote of the arm",
+                f"prefill in batches of {listed(batches)} tokens"
+                if batches
+                else f"batch size {units.UNKNOWN}",
+            ),
+        ),
         (
             "Utilisation",
             _join(
@@ -402,59 +343,25 @@ def describe_conditions(record: dict[str, Any], model: str) -> list[tuple[str, s
             ),
         ),
         ("Framework", _join(*(text.replace("_", "-", 2) for text in versions))),
-        ("PUE", _describe_pue(record["pue"])),
-        ("Method", _describe_method(method)),
-        ("Uncertainty", _describe_doubt(doubt)),
+        (
+            "PUE",
+            "1: the joules of this machine, nothing is added for a building"
+            if pue == 1
+            else f"{pue:g}; the joules are those of the machine, the building needs {pue:g} times "
+            "them",
+        ),
+        ("Method", _describe_method(record["method"])),
+        ("Uncertainty", _describe_doubt(record["uncertainty"])),
     ]
 
 
-def build_command(config: SweepConfig) -> str:
-    """Build the command line that repeats the sweep, quoted for a shell."""
-    goal, design = config.design.goal, config.design
-    words = ["etui", "sweep"]
-    if config.policy is not None:
-        words += ["--policy", config.policy]
-        words += ["--arm", config.arm] if config.arm is not None else []
-    else:
-        words.append(config.model)
-    for axis in config.axes:
-        words += ["--axis", f"{axis.name}={','.join(map(str, axis.values))}"]
-    words += ["--workload", config.workload]
-    if config.output_tokens:  # the workload of letters has none
-        words += ["--output-tokens", str(config.output_tokens)]
-    words += ["--goal", goal.measure]
-    if goal.within_percent is not None:
-        words += ["--within", f"{goal.within_percent:g}"]
-    if config.suite is not None:
-        words += ["--suite", config.suite, "--limit", str(config.questions)]
-        words += [] if config.data is None else ["--data", config.data]
-    if config.cap is not None:
-        words += ["--cap", config.cap]
-    words += ["--rounds", str(design.race_rounds), "--blocks", str(design.confirm_blocks)]
-    words += [] if design.halving else ["--no-halving"]
-    words += ["--window", f"{config.window_s:g}", "--cool-down", f"{config.cool_down_s:g}"]
-    if config.cool_down_celsius is not None:
-        words += ["--cool-to", f"{config.cool_down_celsius:g}"]
-    return one_line(shlex.join([*words, "--seed", str(design.seed)]))
-
-
-def find_in_use(config: SweepConfig) -> dict[str, Any]:
-    """Return the settings in use before the sweep, axis -> value; empty if not recorded."""
-    in_use = config.provenance.get("in_use")
-    return dict(in_use) if isinstance(in_use, dict) else {}
-
-
-def find_weights(config: SweepConfig, model: str) -> str | None:
-    """Return the quantisation of a model's weights; None if not recorded."""
-    weights = config.provenance.get("weights")
-    found = weights.get(model) if isinstance(weights, dict) else None
-    return None if found is None else str(found)
-
-
-def _describe_pue(pue: float) -> str:
-    if pue == 1:
-        return "1: the joules of this machine, nothing is added for a building"
-    return f"{pue:g}; the joules are those of the machine, the building needs {pue:g} times them"
+def _describe_limits(watts: Sequence[float]) -> str | None:
+    if not watts:
+        return None
+    if len(watts) > _MOST_LIMITS:
+        ends = f"{units.watts_text(watts[0])} to {units.watts_text(watts[-1])}"
+        return f"power limits read back: {len(watts)} from {ends}"
+    return f"power limit read back: {', '.join(map(units.watts_text, watts))}"
 
 
 def _describe_method(method: dict[str, Any]) -> str:
@@ -487,239 +394,212 @@ def _describe_doubt(doubt: dict[str, Any]) -> str:
     )
 
 
-def _limits_text(watts: Sequence[float]) -> str | None:
-    """Format the power limits that were read back; None if none was."""
-    if not watts:
-        return None
-    if len(watts) > _MOST_LIMITS:
-        ends = f"{units.watts_text(watts[0])} to {units.watts_text(watts[-1])}"
-        return f"power limits read back: {len(watts)} from {ends}"
-    return f"power limit read back: {', '.join(map(units.watts_text, watts))}"
-
-
-def _values_of(config: SweepConfig, name: AxisName) -> list[Value] | None:
-    """List the values of an axis over all settings; None if the sweep has no such axis."""
-    values = dict.fromkeys(setting.get(name) for setting in config.design.settings)
-    return [value for value in values if value is not None] or None
-
-
-def _known(value: object) -> list[object] | None:
-    return None if value is None else [value]
-
-
-def _listed(name: str, values: list[object] | None) -> str:
-    if not values:
-        return f"{name} {units.UNKNOWN}"
-    return f"{name} {' and '.join(map(str, values))}"
-
-
-def _describe_sequences(batch: dict[str, Any]) -> str:
-    return "one sequence" if batch["sequences"] == 1 else "one sequence per vote of the arm"
-
-
-def _describe_batches(tokens: list[object] | None) -> str:
-    if not tokens:
-        return f"batch size {units.UNKNOWN}"
-    return f"prefill in batches of {' and '.join(map(str, tokens))} tokens"
-
-
-def _tokens(count: float | None, note: str) -> str:
-    return units.UNKNOWN if count is None else f"{units.tokens_text(round(count))}, {note}"
-
-
 def _join(*parts: object) -> str:
     return one_line(SEPARATOR.join(str(part) for part in parts if part)) or units.UNKNOWN
 
 
-def _mean(values: Sequence[float]) -> float | None:
-    return sum(values) / len(values) if values else None
-
-
-def _most(values: Sequence[float | None]) -> float | None:
-    return max((value for value in values if value is not None), default=None)
-
-
-def _meter_percent(visits: Sequence[Visit]) -> float | None:
-    """Return the mean half width of the meter's joules in per cent; None if unmeasured."""
-    shares = []
-    for visit in visits:
-        halves = (visit.prefill.uncertainty, visit.decode.uncertainty)
-        joules = visit.joules
-        if joules is None or joules <= 0 or halves[0] is None or halves[1] is None:
-            continue
-        shares.append(100 * (halves[0] + halves[1]) / joules)
-    return _mean(shares)
-
-
-VERSION = 1
-"""Version of the document; keys may be added without a new one."""
-
-
-def build_document(
+def build_energy_record(
     config: SweepConfig, result: SweepResult, blocks: Sequence[Block] = ()
-) -> dict[str, Any]:
-    """Build the document of a sweep, finished or not.
-
-    Units are part of the names; intervals are at 95 % and have ``low`` and ``high``. What is not
-    known is None, never 0.
+) -> EnergyRecord:
+    """Build the energy record of a sweep, finished or not: a measurement for each setting.
 
     Args:
-        blocks: Its blocks, for the conditions; none leaves those unknown that only they have.
+        blocks: Its blocks; a setting without a visit in them has no measurement.
     """
+    visits: dict[str, list[Visit]] = {}
+    for block in blocks:
+        for visit in block.visits:
+            visits.setdefault(visit.setting, []).append(visit)
+    return EnergyRecord(
+        schema_version=RECORD_VERSION,
+        source=Source(
+            "sweep",
+            config.id,
+            config.created,
+            f"{config.workload}, {config.output_tokens} output tokens",
+        ),
+        measurements=tuple(
+            _build_measurement(config, result, one, visits[one.setting])
+            for one in result.settings
+            if visits.get(one.setting)
+        ),
+    )
+
+
+def _build_measurement(
+    config: SweepConfig, result: SweepResult, one: SettingResult, visits: Sequence[Visit]
+) -> Measurement:
+    seen = config.provenance
+    answers = sum(visit.answers for visit in visits)
+    prefill = _sum_phase([(visit.prefill, visit.answers) for visit in visits])
+    decode = _sum_phase([(visit.decode, visit.answers) for visit in visits])
+    joules = _add(prefill.joules, decode.joules)
+    pue = float(seen.get("pue", 1.0))
+    results = _build_results(one, answers, prefill, decode, pue)
+    floor = None if result.floor is None else result.floor.joules_percent
+
+    def value_of(axis: AxisName) -> Value | None:
+        """Return the value of an axis in the setting, or that in use where it is not varied."""
+        found = dict(one.values).get(axis)
+        return _find_in_use(config, axis) if found is None else found
+
+    threads, model = value_of("threads"), str(value_of("model") or config.model)
+    measurement = Measurement(
+        name=one.setting,
+        machine_key="",
+        hardware=Hardware(
+            machine=seen.get("machine"),
+            memory_bytes=None,
+            threads=_int(seen.get("threads") if _int(threads) is None else threads),
+            channels=tuple(RecordChannel(name, None, None, None) for name in config.channels),
+            power_limit_watts=tuple(_list_limits(visits)),
+        ),
+        models=(
+            RecordModel(
+                name=model,
+                sha256=config.model_sha256 if model == config.model else None,
+                file_bytes=None,
+                gpu_layers=_int(value_of("gpu_layers")),
+                precision=Precision(
+                    weights=_find_weights(config, model),
+                    kv_type=_text(value_of("kv_type")),
+                    flash_attention=_text(value_of("flash_attention")),
+                ),
+                backend="",
+            ),
+        ),
+        prompt_tokens=describe_single(prefill.tokens / answers),
+        output_tokens=describe_single(decode.tokens / answers),
+        batch=BatchSizes(
+            sequences=1 if config.arm is None else None,
+            batch_tokens=_int(value_of("batch_tokens")),
+            questions_together=1,
+        ),
+        utilisation=Utilisation(
+            questions_at_a_time=1,
+            is_shared=any(visit.shared for visit in visits),
+            shared_share=sum(visit.shared for visit in visits) / len(visits),
+            attribution="exclusive",
+        ),
+        framework=describe_framework(seen),
+        pue=pue,
+        method=Method(
+            kind=result.kind,
+            joules="gross",
+            loads="excluded",
+            sample_hz=seen.get("sample_hz"),
+            idle_watts=None,
+            unmeasured=None,
+            coverage=None,
+            window_seconds=config.window_s,
+            cool_down_seconds=config.cool_down_s,
+            paired_blocks=one.blocks,
+        ),
+        uncertainty=build_uncertainty(
+            _add(prefill.uncertainty, decode.uncertainty), joules, _COVERS
+        ),
+        detection_floor=None if floor is None else RecordFloor("a/a", floor, None),
+        functional_units=list_functional_units(results),
+        results=results,
+    )
+    return explain_missing(measurement, _list_reasons(is_measured=joules is not None))
+
+
+def _build_results(
+    one: SettingResult, answers: int, prefill: PhaseCost, decode: PhaseCost, pue: float
+) -> Results:
+    joules, seconds = _add(prefill.joules, decode.joules), prefill.seconds + decode.seconds
+
+    def figure(interval: Interval | None) -> RecordFigure | None:
+        if interval is None:
+            return None
+        return build_figure(interval.value, pue, interval.low, interval.high)
+
+    return Results(
+        questions=answers,
+        correct=None,
+        computed_tokens=prefill.tokens,
+        output_tokens=round(decode.tokens),
+        seconds=seconds,
+        it_joules=joules,
+        facility_joules=None if joules is None else joules * pue,
+        net_joules=None,
+        prefill_joules=prefill.joules,
+        decode_joules=decode.joules,
+        mean_watts=joules / seconds if joules is not None and seconds > 0 else None,
+        peak_watts=None,
+        joules_per_output_token=build_figure(joules / decode.tokens, pue)
+        if joules is not None and decode.tokens
+        else None,
+        joules_per_decoded_token=figure(one.decode_joules_per_token),
+        joules_per_computed_token=figure(one.prefill_joules_per_token),
+        joules_per_question=figure(one.joules),
+        joules_per_correct=None,
+        percentiles=RecordPercentiles(None, None, None, None),
+        steady_state=None,
+        early_answers=(),
+    )
+
+
+def _sum_phase(parts: Sequence[tuple[PhaseCost, int]]) -> PhaseCost:
+    """Sum a phase over answers; a sum without one of its parts would look like the total."""
+
+    def total(values: Sequence[tuple[float | None, int]]) -> float | None:
+        known = [value * count for value, count in values if value is not None]
+        return sum(known) if len(known) == len(values) else None
+
+    return PhaseCost(
+        tokens=sum(phase.tokens * count for phase, count in parts),
+        joules=total([(phase.joules, count) for phase, count in parts]),
+        uncertainty=total([(phase.uncertainty, count) for phase, count in parts]),
+        seconds=sum(phase.seconds * count for phase, count in parts),
+    )
+
+
+def _add(one: float | None, other: float | None) -> float | None:
+    return None if one is None or other is None else one + other
+
+
+def _int(value: object) -> int | None:
+    return value if isinstance(value, int) else None
+
+
+def _text(value: object) -> str | None:
+    return None if value is None else str(value)
+
+
+def _list_reasons(*, is_measured: bool) -> dict[str, str]:
+    """List why fields of the record are null: path -> reason."""
+    unmeasured = "the energy is unmeasured"
+    own = "the intervals are those of an answer and a phase"
+    sensors = ("output_token", "decoded_token", "computed_token", "question")
     return {
-        "version": VERSION,
-        "id": config.id,
-        "created": config.created,
-        "model": config.model,
-        "model_sha256": config.model_sha256,
-        "policy": config.policy,
-        "arm": config.arm,
-        "is_complete": result.is_complete,
-        "verdict": format_verdict(result),
-        "goal": {
-            "measure": result.goal.measure,
-            "within_percent": _number(result.goal.within_percent),
-        },
-        "baseline": result.baseline,
-        "best": result.best,
-        "is_best_claimed": is_best_claimed(result),
-        "kind": result.kind,
-        "floor": _floor(result.floor),
-        "settings": [_setting(one) for one in result.settings],
-        "effects": [_effect(one) for one in result.effects],
-        "interactions": [_interaction(one) for one in result.interactions],
-        "drops": [
-            {
-                "setting": one.setting,
-                "after_block": one.dropped_after,
-                "reason": one.drop_reason,
-            }
-            for one in sorted(result.settings, key=_when_dropped)
-            if one.dropped_after is not None or one.drop_reason
-        ],
-        "blocks": result.blocks,
-        "visits": result.visits,
-        "seconds": _number(result.seconds),
-        "full_grid_seconds": _number(result.full_grid_seconds),
-        "repeated": list(result.repeated),
-        "notes": list(result.notes),
-        "axes": {axis.name: list(axis.values) for axis in config.axes},
-        "workload": {
-            "name": config.workload,
-            "sha256": config.workload_sha256,
-            "output_tokens": config.output_tokens,
-        },
-        "suite": None
-        if config.suite is None
-        else {"name": config.suite, "questions": config.questions, "sha256": config.suite_sha256},
-        "design": {
-            "seed": config.design.seed,
-            "floor_blocks": config.design.floor_blocks,
-            "race_rounds": config.design.race_rounds,
-            "confirm_blocks": config.design.confirm_blocks,
-            "halving": config.design.halving,
-            "window_seconds": _number(config.window_s),
-            "cool_down_seconds": _number(config.cool_down_s),
-            "cool_down_celsius": _number(config.cool_down_celsius),
-        },
-        "cap": config.cap,
-        "channels": list(config.channels),
-        "conditions": build_conditions(config, result, blocks),
-        "command": build_command(config),
-        "provenance": dict(config.provenance),
+        "": "the sweep was measured by an earlier version of etui",
+        "hardware.memory_bytes": "a sweep does not record it",
+        "hardware.channels": "a sweep records the ids of the channels only",
+        "models[].sha256": "the hash of a model of the axis is not recorded",
+        "models[].file_bytes": "a sweep does not record it",
+        "models[].gpu_layers": "all layers that the model has, or not recorded",
+        "models[].precision": "the setting in use was not recorded",
+        "batch.sequences": "the arm may have votes",
+        "batch.batch_tokens": "the setting in use was not recorded",
+        "framework.llama_cpp": "it is the version that llama_cpp_python ships",
+        "method.kind": unmeasured,
+        "method.idle_watts": "a sweep compares gross joules and needs no baseline",
+        "method.unmeasured": "a sweep does not record it",
+        "method.coverage": "a visit that was not recorded in full is repeated",
+        "uncertainty": unmeasured,
+        "detection_floor": "the setting was not compared with itself yet, or is unmeasured",
+        "detection_floor.joules": "the floor of a sweep is relative",
+        "results": "one block has no interval" if is_measured else unmeasured,
+        "results.correct": "the answers of the workload are not graded",
+        "results.net_joules": "a sweep compares gross joules and needs no baseline",
+        "results.peak_watts": "a visit keeps its mean power",
+        "results.joules_per_correct": "accuracy is measured on other questions, by the suite",
+        "results.joules_per_output_token": "nothing is generated" if is_measured else unmeasured,
+        "results.joules_per_output_token.low": own,
+        "results.joules_per_output_token.high": own,
+        **{f"results.joules_per_{name}.sensor": "see uncertainty" for name in sensors},
+        "results.percentiles": "a visit measures the mean of its answers, not each of them",
+        "results.steady_state": "blocks repeat each setting in random order instead",
     }
-
-
-def _setting(one: SettingResult) -> dict[str, Any]:
-    return {
-        "setting": one.setting,
-        "values": dict(one.values),
-        "stage": one.stage,
-        "blocks": one.blocks,
-        "joules": _interval(one.joules),
-        "seconds": _interval(one.seconds),
-        "prefill_joules_per_token": _interval(one.prefill_joules_per_token),
-        "decode_joules_per_token": _interval(one.decode_joules_per_token),
-        "joules_difference": _difference(one.joules_difference),
-        "seconds_difference": _difference(one.seconds_difference),
-        "accuracy": _accuracy(one.accuracy),
-        "dropped_after": one.dropped_after,
-        "drop_reason": one.drop_reason,
-        "is_on_frontier": one.is_on_frontier,
-    }
-
-
-def _interval(figure: Interval | None) -> dict[str, float | None] | None:
-    if figure is None:
-        return None
-    return {
-        "value": _number(figure.value),
-        "low": _number(figure.low),
-        "high": _number(figure.high),
-    }
-
-
-def _difference(one: Difference | None) -> dict[str, Any] | None:
-    if one is None:
-        return None
-    return {
-        "percent": _number(one.percent),
-        "low_percent": _number(one.low),
-        "high_percent": _number(one.high),
-        "p": _number(one.p),
-        "blocks": one.blocks,
-        "is_claimed": one.is_claimed,
-    }
-
-
-def _accuracy(one: Accuracy | None) -> dict[str, Any] | None:
-    if one is None:
-        return None
-    return {
-        "correct": one.correct,
-        "questions": one.questions,
-        "share": _interval(one.share),
-        "difference_points": _interval(one.difference_points),
-        "p": _number(one.p),
-        "measured_as": one.measured_as,
-    }
-
-
-def _effect(one: AxisEffect) -> dict[str, Any]:
-    return {
-        "axis": one.axis,
-        "value": one.value,
-        "reference": one.reference,
-        "joules_difference": _difference(one.joules),
-        "seconds_difference": _difference(one.seconds),
-    }
-
-
-def _interaction(one: Interaction) -> dict[str, Any]:
-    return {
-        "values": dict(zip(one.axes, one.values, strict=True)),
-        "references": dict(zip(one.axes, one.references, strict=True)),
-        "joules_difference": _difference(one.joules),
-    }
-
-
-def _floor(floor: DetectionFloor | None) -> dict[str, Any] | None:
-    if floor is None:
-        return None
-    return {
-        "joules_percent": _number(floor.joules_percent),
-        "seconds_percent": _number(floor.seconds_percent),
-        "measured_joules_percent": _number(floor.measured_joules_percent),
-        "measured_seconds_percent": _number(floor.measured_seconds_percent),
-        "blocks": floor.blocks,
-        "claim_blocks": floor.claim_blocks,
-    }
-
-
-def _when_dropped(one: SettingResult) -> tuple[int, str]:
-    return (-1 if one.dropped_after is None else one.dropped_after, one.setting)
-
-
-def _number(value: float | None) -> float | None:
-    """Return a plain float (numpy's is not JSON); None for what JSON has no number for."""
-    return None if value is None or not math.isfinite(value) else float(value)

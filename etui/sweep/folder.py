@@ -28,28 +28,24 @@ from etui.measure.folder import (
     read_lines,
     wrong_folder_error,
 )
-from etui.sweep._accuracy import SettingAnswer
-from etui.sweep._measurer import VisitPower
-from etui.sweep.blocks import Block
+from etui.sweep.blocks import Block, SettingAnswer, VisitPower
 from etui.sweep.config import SweepConfig
 
 if TYPE_CHECKING:
     from etui.config.config import Config
 
 
+T = TypeVar("T")
+
 BLOCKS = "blocks.jsonl"
-
 ANSWERS = "answers.jsonl"
-
 POWER = "power.jsonl"
-
 RESULT = "result.json"
-
 REPORT = "report.html"
-
 RECORDING = "recorded.json"
-
 """The answers that every setting computes again."""
+VERSION = 1
+"""Version of the files; another one is refused."""
 
 SWEEP = FolderKind(
     "sweep",
@@ -85,14 +81,6 @@ def find_sweep(text: str, config: Config) -> Path:
     return find_folder(text, sweeps_dir(config), "sweep")
 
 
-VERSION = 1
-
-"""Version of the files; another one is refused."""
-
-
-T = TypeVar("T")
-
-
 @dataclass(frozen=True, slots=True)
 class RecordedSweep:
     """The content of a sweep folder."""
@@ -117,7 +105,12 @@ def read_sweep(folder: Path) -> RecordedSweep:
     """
     config = read_config(folder)
     blocks = _read_lines(folder / BLOCKS, Block)
-    _check_seal(folder, blocks.raw)
+    # Lines after the sealed part come from a crash.
+    if found := find_seal_problem(folder, SWEEP, blocks.raw):
+        raise InvalidFile(
+            f"{folder} was changed outside etui: {found}",
+            "its figures can no longer be relied on; start a new sweep",
+        )
     _check_blocks(folder / BLOCKS, blocks.values, config)
     answers = _read_lines(folder / ANSWERS, SettingAnswer)
     power = _read_lines(folder / POWER, VisitPower)
@@ -184,16 +177,6 @@ def _read_lines(path: Path, kind: type[T]) -> Lines[T]:
         "a line of this etui",
         "the file was changed outside etui, or written by another version; start a new sweep",
     )
-
-
-def _check_seal(folder: Path, raw: bytes) -> None:
-    """Compare the blocks with the seal; lines after the sealed part come from a crash."""
-    found = find_seal_problem(folder, SWEEP, raw)
-    if found:
-        raise InvalidFile(
-            f"{folder} was changed outside etui: {found}",
-            "its figures can no longer be relied on; start a new sweep",
-        )
 
 
 def _check_blocks(path: Path, blocks: Iterable[Block], config: SweepConfig) -> None:

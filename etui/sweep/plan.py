@@ -3,42 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from etui.errors import UsageError
 from etui.sweep._axes import build_grid, check_axes, choose_default_axes, parse_axes
-from etui.sweep._machine import read_machine_facts
+from etui.sweep._machine import Baseline, find_baseline, read_machine_facts
 from etui.sweep._measurer import COOL_DOWN_S, LEAST_WINDOW_S
-from etui.sweep.config import PLAIN_WORK, CapMode, Goal, SweepConfig, SweepDesign, WorkShape
+from etui.sweep.config import CapMode, Goal, SweepConfig, SweepDesign
+from etui.sweep.document import format_axis
 from etui.sweep.workload import Workload, load_workload
 
 if TYPE_CHECKING:
     from datetime import datetime
 
     from etui.config.config import Config
+    from etui.energy.power_limits.limit import PowerLimit
     from etui.models.catalogue import Catalogue
-    from etui.models.spec import ModelSpec
     from etui.sweep._accuracy import QuestionSet
-    from etui.sweep._machine import LimitRange, MachineFacts
+    from etui.sweep._machine import MachineFacts
     from etui.sweep.config import Axis
 
 QUESTIONS = 100
 """Questions of a suite, unless a user gives a number."""
 
+_DESIGN = SweepDesign(())
+
 
 @dataclass(frozen=True, slots=True)
 class SweepRequest:
-    """What a user asks for.
-
-    Attributes:
-        policy, arm: A policy and its arm, instead of a model.
-        blocks, rounds: Confirming blocks and rounds of the race; None takes the default.
-    """
+    """What a user asks for."""
 
     model: str | None = None  # Name of the model, or path of its file; None takes that of the arm
-    policy: str | None = None
+    policy: str | None = None  # A policy and its arm, instead of a model
     arm: str | None = None
     axes: tuple[str, ...] = ()
     """Texts like ``threads=1,2``; none takes default axes of this machine."""
@@ -48,8 +46,8 @@ class SweepRequest:
     data: Path | None = None  # Folder or archive of the suite
     limit: int | None = None  # Most questions of the suite
     cap: CapMode | None = None  # Who sets power limits
-    blocks: int | None = None
-    rounds: int | None = None
+    blocks: int = _DESIGN.confirm_blocks
+    rounds: int = _DESIGN.race_rounds
     halving: bool = True  # Whether settings are dropped that are worse beyond doubt
     window_s: float | None = None  # Least seconds of a phase; None leaves it to the meter
     cool_down_s: float = COOL_DOWN_S
@@ -60,15 +58,10 @@ class SweepRequest:
 
 @dataclass(frozen=True, slots=True)
 class SweepPlan:
-    """A sweep that can be measured on this machine.
-
-    Attributes:
-        spec, path: The model of the baseline, with the hash of its file.
-    """
+    """A sweep that can be measured on this machine."""
 
     config: SweepConfig  # Its configuration, with the channels left open
-    spec: ModelSpec
-    path: Path
+    baseline: Baseline  # The model, as it is used now
     facts: MachineFacts  # What the machine and the model can do
     workload: Workload  # The texts to compute
     questions: QuestionSet | None  # Questions of the suite; None without accuracy
@@ -85,7 +78,6 @@ def make_plan(
     """Plan a sweep: find the model, the settings, the texts and the questions.
 
     Args:
-        request: What the user asks for.
         started: Its start, local time.
 
     Raises:
@@ -94,47 +86,45 @@ def make_plan(
         ModelUnavailable: The model is not on this machine.
         InvalidFile: The policy, the workload or the suite is not valid.
     """
-    baseline = find_baseline(request, config, catalogue)
-    spec, path = baseline.spec, baseline.path
+    baseline = find_baseline(request.model, request.policy, request.arm, config, catalogue)
     asked = parse_axes(request.axes)
     if asked:
-        check_cap(asked, request.cap)
-    limits = read_power_limits(config) if request.cap is not None else ()
-    facts = read_machine_facts(config, spec, path, catalogue, shape=baseline.shape, limits=limits)
+        _check_cap(asked, request.cap)
+    limits = _read_power_limits(config) if request.cap is not None else ()
+    facts = read_machine_facts(config, baseline, catalogue, limits=limits)
     axes = check_axes(asked or choose_default_axes(facts), facts)
-    check_cap(axes, request.cap)
+    _check_cap(axes, request.cap)
     if request.cap == "set" and facts.power is not None and not facts.power.can_set:
         raise UsageError(
             f"etui may not set the power limit of {', '.join(facts.power.labels)}",
             "run it as root, start zeusd and set ZEUSD_SOCK_PATH, or use --cap user",
         )
     grid = build_grid(axes, facts)
+    path = Path(request.workload).expanduser()
     workload = load_workload(
-        locate_workload(request.workload),
+        # An absolute path is found again from another folder.
+        str(path.absolute()) if path.is_file() else request.workload,
         config,
         output_tokens=request.output_tokens,
         until=started,
     )
     questions = _load_questions(request, config, say)
-    design = SweepDesign(
-        settings=grid.settings,
-        goal=request.goal,
-        seed=request.seed,
-        halving=request.halving,
-    )
-    if request.blocks is not None:
-        design = replace(design, confirm_blocks=request.blocks)
-    if request.rounds is not None:
-        design = replace(design, race_rounds=request.rounds)
     sweep = SweepConfig(
         id=sweep_id,
         created=started.astimezone().isoformat(timespec="seconds"),
-        model=spec.name,
-        model_sha256=spec.sha256,
+        model=baseline.spec.name,
+        model_sha256=baseline.spec.sha256,
         policy=baseline.policy,
         arm=request.arm,
         axes=axes,
-        design=design,
+        design=SweepDesign(
+            settings=grid.settings,
+            goal=request.goal,
+            seed=request.seed,
+            race_rounds=request.rounds,
+            confirm_blocks=request.blocks,
+            halving=request.halving,
+        ),
         workload=workload.name,
         workload_sha256=workload.sha256,
         output_tokens=workload.output_tokens,
@@ -145,12 +135,12 @@ def make_plan(
         suite=request.suite,
         questions=0 if questions is None else questions.count,
         channels=(),
-        provenance=describe_conditions(config, facts) | {"weights": _list_weights(axes, facts)},
+        provenance=_describe_conditions(config, axes, facts),
         data=None if request.data is None else str(request.data),
         suite_sha256=None if questions is None else questions.sha256,
         notes=grid.notes,
     )
-    return SweepPlan(sweep, spec, path, facts, workload, questions)
+    return SweepPlan(sweep, baseline, facts, workload, questions)
 
 
 def restore_request(before: SweepConfig) -> SweepRequest:
@@ -178,17 +168,8 @@ def restore_request(before: SweepConfig) -> SweepRequest:
     )
 
 
-def format_axis(axis: Axis) -> str:
-    """Format an axis as ``--axis`` takes it: ``threads=1,2``."""
-    return f"{axis.name}={','.join(str(value) for value in axis.values)}"
-
-
-def check_cap(axes: Sequence[Axis], cap: CapMode | None) -> None:
-    """Check that ``--cap`` names who sets power limits, where there are any.
-
-    Raises:
-        UsageError: ``--cap`` is missing, or has no effect.
-    """
+def _check_cap(axes: Sequence[Axis], cap: CapMode | None) -> None:
+    """Check that ``--cap`` names who sets power limits, where there are any."""
     has_limits = any(axis.name == "power_limit" for axis in axes)
     if has_limits and cap is None:
         raise UsageError(
@@ -202,70 +183,30 @@ def check_cap(axes: Sequence[Axis], cap: CapMode | None) -> None:
         )
 
 
-def locate_workload(name: str) -> str:
-    """Return the name of a workload, or the absolute path of a file, to find it again later."""
-    path = Path(name).expanduser()
-    return str(path.absolute()) if path.is_file() else name
-
-
-def describe_conditions(config: Config, facts: MachineFacts) -> dict[str, Any]:
+def _describe_conditions(
+    config: Config, axes: Sequence[Axis], facts: MachineFacts
+) -> dict[str, Any]:
     """Collect versions, the machine, and the settings in use, which a resumed sweep must find."""
     from etui.runtime.host import read_battery
     from etui.runtime.provenance import provenance
 
     _, discharging = read_battery(config.sysfs_dir / "class" / "power_supply")
-    source = "a battery" if discharging else "mains"
-    return {**provenance(config), "power_source": source, "in_use": dict(facts.current)}
-
-
-def _list_weights(axes: Sequence[Axis], facts: MachineFacts) -> dict[str, str]:
-    """List the quantisation of the baseline model and of those of an axis, as far as known."""
     swept = (value for axis in axes if axis.name == "model" for value in axis.values)
     models = (facts.models.get(str(name)) for name in (facts.model, *swept))
-    return {model.name: model.quantisation for model in models if model and model.quantisation}
+    return {
+        **provenance(config),
+        "power_source": "a battery" if discharging else "mains",
+        "in_use": dict(facts.current),
+        "weights": {one.name: one.quantisation for one in models if one and one.quantisation},
+    }
 
 
-def read_power_limits(config: Config) -> Sequence[LimitRange]:
+def _read_power_limits(config: Config) -> Sequence[PowerLimit]:
     """Read the power limits of this machine, which needs no privileges."""
     from etui.energy.power_limits.limits import open_power_limits
 
     with open_power_limits(config) as limits:
         return limits.read()
-
-
-@dataclass(frozen=True, slots=True)
-class Baseline:
-    """The model that is swept, as it is used now.
-
-    Attributes:
-        spec, path: The model, with the speculation of the arm, and its file.
-    """
-
-    spec: ModelSpec
-    path: Path
-    policy: str | None = None  # Name of the policy that the arm is from; None without one
-    shape: WorkShape = PLAIN_WORK  # What one answer computes
-
-
-def find_baseline(request: SweepRequest, config: Config, catalogue: Catalogue) -> Baseline:
-    """Find the model of a request, or of its arm.
-
-    Raises:
-        UsageError: There is no such model, policy or arm.
-        InvalidFile: The policy is not valid.
-        ModelUnavailable: The model is not on this machine.
-    """
-    if request.arm is None:
-        from etui.arm import Arm
-        from etui.runtime.model_resolution import catalogue_name, find_model_file
-
-        name = catalogue_name(request.model or "", config, catalogue)
-        return Baseline(*find_model_file(Arm("direct", name), config, catalogue))
-    from etui.sweep._machine import read_arm_baseline
-
-    policy = request.policy or config.policy
-    found = read_arm_baseline(policy, request.arm, config, catalogue)
-    return Baseline(found.spec, found.path, policy, found.shape)
 
 
 def _load_questions(

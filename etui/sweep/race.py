@@ -1,4 +1,17 @@
-"""The main loop of a sweep: measure block after block."""
+"""The order of a sweep: which block comes next, which settings are left, which is the best.
+
+Blocks come in pairs, the second in the reverse order of the first. Every setting that is left is
+visited once in a block, the baseline twice.
+
+- ``floor``: the baseline against itself.
+- ``race``: rounds of two blocks. After a round, settings that are worse beyond doubt, or cannot be
+  better by much, are dropped (:mod:`etui.sweep._elimination`), so the effort goes to the others.
+  The race ends after its last round, or as soon as no more are left than can be confirmed.
+- ``confirm``: fresh blocks of the baseline and up to three finalists. The race's figures of its
+  winner are too good, because it was chosen by them; these have chosen nothing.
+
+The next block depends only on the design and the blocks, so an interrupted sweep resumes alike.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +20,8 @@ import random
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import reduce
+from functools import partial, reduce
 from itertools import takewhile
-from typing import get_args
 
 from etui.errors import EtuiError
 from etui.measure.run import ATTEMPTS, WAIT_S, Disturbed, measure_undisturbed
@@ -17,9 +29,7 @@ from etui.sweep._elimination import (
     FINALISTS,
     MISTAKE,
     Standings,
-    compare_seconds,
     describe_rank,
-    find_fastest,
     find_unmeasured,
     find_worse,
     rank,
@@ -35,6 +45,14 @@ from etui.sweep.blocks import (
     Visit,
 )
 from etui.sweep.config import Setting, SweepDesign
+
+OVERHEAD_S = 2.0
+"""Expected seconds of a visit for the load and the warm-up, before any was measured."""
+
+_ROUND_BLOCKS = 2
+_KEPT = 0.5
+"""Share of the settings that is assumed to be left after a round; on simulated machines it is less
+in the first round and more in the later ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,20 +70,18 @@ class RaceProgress:
 
     design: SweepDesign
     blocks: tuple[Block, ...]
-    remaining: tuple[str, ...]  # Keys of the settings that are left, the baseline first
+    remaining: tuple[str, ...]
+    """Keys of the settings that are left, the baseline first; the finalists once the race is over.
+    """
     drops: tuple[Drop, ...] = ()  # In the order in which they were dropped
     is_race_over: bool = False  # Whether the finalists are chosen
-
-    @property
-    def keys(self) -> tuple[str, ...]:
-        """Keys of all settings, the baseline first."""
-        return tuple(setting.key for setting in self.design.settings)
 
     @property
     def able(self) -> tuple[str, ...]:
         """Keys of the settings that could run so far, dropped or not, the baseline first."""
         failed = {failure.setting for block in self.blocks for failure in block.failures}
-        return tuple(key for key in self.keys if key not in failed)
+        keys = (setting.key for setting in self.design.settings)
+        return tuple(key for key in keys if key not in failed)
 
     @property
     def baseline(self) -> str:
@@ -76,42 +92,21 @@ class RaceProgress:
         """Count the blocks of a stage."""
         return sum(block.stage == stage for block in self.blocks)
 
-
-def next_block(design: SweepDesign, blocks: Sequence[Block]) -> BlockPlan | None:
-    """Plan the block after those measured; None if the sweep is finished.
-
-    The plan depends only on the design and the blocks, so an interrupted sweep resumes alike.
-
-    Raises:
-        EtuiError: The blocks are not of this design, or the baseline cannot run or be measured.
-    """
-    return plan_next(follow(design, blocks))
-
-
-def list_drops(design: SweepDesign, blocks: Sequence[Block]) -> tuple[Drop, ...]:
-    """List the settings dropped so far, in the order in which they were dropped.
-
-    Raises:
-        EtuiError: As :func:`next_block`.
-    """
-    return follow(design, blocks).drops
-
-
-def list_remaining(design: SweepDesign, blocks: Sequence[Block]) -> tuple[Setting, ...]:
-    """List the settings still in the sweep, the baseline first; finalists once the race is over.
-
-    Raises:
-        EtuiError: As :func:`next_block`.
-    """
-    left = follow(design, blocks).remaining
-    return tuple(setting for setting in design.settings if setting.key in left)
+    def drop(self, reasons: dict[str, str]) -> RaceProgress:
+        """Drop settings after the last block that was taken in."""
+        if not reasons:
+            return self
+        number = len(self.blocks) - 1
+        drops = tuple(Drop(key, number, reason) for key, reason in reasons.items())
+        remaining = tuple(key for key in self.remaining if key not in reasons)
+        return replace(self, remaining=remaining, drops=(*self.drops, *drops))
 
 
 def follow(design: SweepDesign, blocks: Sequence[Block]) -> RaceProgress:
     """Follow a sweep through its blocks.
 
     Raises:
-        EtuiError: As :func:`next_block`.
+        EtuiError: The blocks are not of this design, or the baseline cannot run or be measured.
         ValueError: The design has fewer than two settings, one of them twice, or no race.
     """
     keys = tuple(setting.key for setting in design.settings)
@@ -137,30 +132,6 @@ def plan_next(progress: RaceProgress) -> BlockPlan | None:
     return BlockPlan(number, stage, tuple(order))
 
 
-def advance(progress: RaceProgress, block: Block) -> RaceProgress:
-    """Take in the next block, and decide at the end of a round who is left.
-
-    Raises:
-        EtuiError: The block is not the next one, or the baseline cannot run or be measured.
-    """
-    plan = plan_next(progress)
-    _check(plan, block)
-    failed = {failure.setting: failure.why for failure in block.failures}
-    if progress.baseline in failed:
-        raise EtuiError(
-            f"the baseline {progress.baseline} cannot run: {failed[progress.baseline]}",
-            "choose other settings with --axis, or fix those in use",
-        )
-    after = replace(_drop(progress, failed, block.number), blocks=(*progress.blocks, block))
-    if block.stage == "floor" and after.count("floor") == after.design.floor_blocks:
-        _check_baseline(_standings(after))
-    if block.stage != "race":
-        return after
-    if len(after.remaining) == 1:
-        return replace(after, is_race_over=True)
-    return after if after.count("race") % 2 else _judge(after)
-
-
 def _find_stage(progress: RaceProgress) -> Stage | None:
     design = progress.design
     if progress.count("floor") < design.floor_blocks:
@@ -171,21 +142,45 @@ def _find_stage(progress: RaceProgress) -> Stage | None:
     return "confirm" if left else None
 
 
+def advance(progress: RaceProgress, block: Block) -> RaceProgress:
+    """Take in the next block, and decide at the end of a round who is left.
+
+    Raises:
+        EtuiError: The block is not the next one, or the baseline cannot run or be measured.
+    """
+    _check(plan_next(progress), block)
+    failed = {failure.setting: failure.why for failure in block.failures}
+    if progress.baseline in failed:
+        raise EtuiError(
+            f"the baseline {progress.baseline} cannot run: {failed[progress.baseline]}",
+            "choose other settings with --axis, or fix those in use",
+        )
+    after = replace(progress, blocks=(*progress.blocks, block)).drop(failed)
+    if block.stage == "floor" and after.count("floor") == after.design.floor_blocks:
+        _check_baseline(_read_standings(after))
+    if block.stage != "race":
+        return after
+    if len(after.remaining) == 1:
+        return replace(after, is_race_over=True)
+    return after if after.count("race") % _ROUND_BLOCKS else _judge(after)
+
+
 def _judge(progress: RaceProgress) -> RaceProgress:
     """Drop settings at the end of a round; after the last one, all but the finalists."""
-    design, number = progress.design, len(progress.blocks) - 1
-    standings = _standings(progress)
+    design = progress.design
+    standings = _read_standings(progress)
     _check_baseline(standings)
     unmeasured = find_unmeasured(standings)
-    progress = _drop(progress, dict.fromkeys(unmeasured, "its joules are unmeasured"), number)
-    rounds = progress.count("race") // 2
+    progress = progress.drop(dict.fromkeys(unmeasured, "its joules are unmeasured"))
     if design.halving:
-        worse = find_worse(_standings(progress), _tail(design))
-        progress = _drop(progress, worse, number)
+        tests = 1 if design.goal.within_percent is None else 2
+        tail = MISTAKE / (design.race_rounds * (len(design.settings) - 1) * tests)
+        progress = progress.drop(find_worse(_read_standings(progress), tail))
+    rounds = progress.count("race") // _ROUND_BLOCKS
     is_small = design.halving and len(progress.remaining) - 1 <= FINALISTS
     if rounds < design.race_rounds and not is_small:
         return progress
-    standings = _standings(progress)
+    standings = _read_standings(progress)
     ranked = rank(standings)
     finalists = [key for key in ranked if key != progress.baseline][:FINALISTS]
     others = {
@@ -193,25 +188,11 @@ def _judge(progress: RaceProgress) -> RaceProgress:
         for key in progress.remaining[1:]
         if key not in finalists
     }
-    return replace(_drop(progress, others, number), is_race_over=True)
+    return replace(progress.drop(others), is_race_over=True)
 
 
-def _tail(design: SweepDesign) -> float:
-    """Return the probability of a mistake in one comparison."""
-    tests = 1 if design.goal.within_percent is None else 2
-    return MISTAKE / (design.race_rounds * (len(design.settings) - 1) * tests)
-
-
-def _standings(progress: RaceProgress) -> Standings:
+def _read_standings(progress: RaceProgress) -> Standings:
     return read_standings(progress.design.goal, progress.able, progress.remaining, progress.blocks)
-
-
-def _drop(progress: RaceProgress, reasons: dict[str, str], number: int) -> RaceProgress:
-    if not reasons:
-        return progress
-    drops = tuple(Drop(key, number, reason) for key, reason in reasons.items())
-    remaining = tuple(key for key in progress.remaining if key not in reasons)
-    return replace(progress, remaining=remaining, drops=(*progress.drops, *drops))
 
 
 def _check_baseline(standings: Standings) -> None:
@@ -243,15 +224,12 @@ def _check(plan: BlockPlan | None, block: Block) -> None:
         return
     pairs = zip(visited, expected, strict=False)
     same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
-    if same < len(expected):
-        what = f"visit {same + 1} is not that of {_name(expected[same])}"
-    else:
-        what = f"it has a visit of {_name(visited[same])} too many"
+    key, copy = (expected if same < len(expected) else visited)[same]
+    name = f"{key} (again)" if copy else key
+    what = f"visit {same + 1} is not that of {name}"
+    if same >= len(expected):
+        what = f"it has a visit of {name} too many"
     raise EtuiError(f"block {block.number} does not belong to this sweep: {what}", fix)
-
-
-def _name(cell: tuple[str, int]) -> str:
-    return f"{cell[0]} (again)" if cell[1] else cell[0]
 
 
 def choose_best(design: SweepDesign, blocks: Sequence[Block]) -> str | None:
@@ -266,81 +244,60 @@ def choose_best(design: SweepDesign, blocks: Sequence[Block]) -> str | None:
         setting that is allowed, in any case.
 
     Raises:
-        EtuiError: The blocks are not of this design, or the baseline cannot run or be measured.
+        EtuiError: As :func:`follow`.
     """
     progress = follow(design, blocks)
-    if progress.count("race") < 2:
+    if progress.count("race") < _ROUND_BLOCKS:
         return None
     baseline = progress.baseline
-    standings = read_standings(design.goal, progress.able, progress.remaining, blocks)
+    standings = _read_standings(progress)
     ranked = rank(standings)
-    if _is_too_slow(design, standings):
-        return ranked[0]
-    confirming = [block for block in blocks if block.stage != "race"]
+    if design.goal.within_percent is not None:
+        slower = standings.seconds.log_ratio(baseline, standings.fastest)
+        if slower > standings.most_slower:
+            return ranked[0]
     is_confirmed = progress.count("confirm") >= 2
-    judged = read_standings(
-        design.goal, progress.able, progress.remaining, confirming if is_confirmed else blocks
-    )
+    judged = standings
+    if is_confirmed:
+        confirming = [block for block in blocks if block.stage != "race"]
+        judged = read_standings(design.goal, progress.able, progress.remaining, confirming)
     rivals = len(progress.remaining if is_confirmed else design.settings) - 1
-    looks = 1 if is_confirmed else design.race_rounds
+    rounds = 1 if is_confirmed else design.race_rounds
     # Two-sided tests at 5 % over all rivals, of which only the better side counts.
-    tail = MISTAKE / 2 / max(1, rivals) / looks
+    tail = MISTAKE / 2 / max(1, rivals) / rounds
     for key in ranked[: ranked.index(baseline)]:
-        contrast = judged.costs.contrast(key, baseline)
-        if contrast is not None and contrast.is_below_zero(tail):
+        difference = judged.costs.compare(key, baseline)
+        if difference is not None and difference.is_below_zero(tail):
             return key
     return baseline
-
-
-def _is_too_slow(design: SweepDesign, standings: Standings) -> bool:
-    """Return whether the baseline is slower than the limit of the time allows."""
-    if design.goal.within_percent is None:
-        return False
-    slower = compare_seconds(standings, standings.baseline, find_fastest(standings))
-    return slower > math.log1p(design.goal.within_percent / 100)
 
 
 def rank_all(design: SweepDesign, blocks: Sequence[Block]) -> tuple[str, ...]:
     """Order the settings that can run by the goal, dropped or not, the best first.
 
     Raises:
-        EtuiError: As :func:`choose_best`.
+        EtuiError: As :func:`follow`.
     """
-    progress = follow(design, blocks)
-    return tuple(rank(read_standings(design.goal, progress.able, progress.able, blocks)))
+    able = follow(design, blocks).able
+    return tuple(rank(read_standings(design.goal, able, able, blocks)))
 
 
-OVERHEAD_S = 2.0
-"""Expected seconds of a visit for the load and the warm-up, before any was measured."""
-
-
-_ROUND_BLOCKS = 2
-
-_STAGES: tuple[Stage, ...] = get_args(Stage)
-
-
-_KEPT = 0.5
-"""Share of the settings that is assumed to be left after a round; on simulated machines it is less
-in the first round and more in the later ones."""
-
-
-def count_blocks_left(design: SweepDesign, blocks: Sequence[Block]) -> int:
+def count_blocks_left(progress: RaceProgress) -> int:
     """Count the blocks that are left at most, if no further setting is dropped."""
-    progress = follow(design, blocks)
+    design = progress.design
     plan = plan_next(progress)
     if plan is None:
         return 0
-    done = {stage: progress.count(stage) for stage in _STAGES}
     others = len(progress.remaining) - 1
-    floor = design.floor_blocks - done["floor"]
-    confirm = design.confirm_blocks - done["confirm"] if others else 0
+    confirm = design.confirm_blocks - progress.count("confirm") if others else 0
     if plan.stage == "confirm":
         return confirm
-    race = _ROUND_BLOCKS * design.race_rounds - done["race"]
+    done = progress.count("race")
+    race = _ROUND_BLOCKS * design.race_rounds - done
     if design.halving and others <= FINALISTS:
         # One round is enough for as many settings as are confirmed.
-        race = max(_ROUND_BLOCKS - done["race"], done["race"] % _ROUND_BLOCKS)
-    return floor + race + confirm
+        race = max(_ROUND_BLOCKS - done, done % _ROUND_BLOCKS)
+    return design.floor_blocks - progress.count("floor") + race + confirm
 
 
 def guess_visit_seconds(window_s: float, cool_down_s: float) -> float:
@@ -348,9 +305,7 @@ def guess_visit_seconds(window_s: float, cool_down_s: float) -> float:
     return 2 * window_s + cool_down_s + OVERHEAD_S
 
 
-def estimate_seconds_left(
-    design: SweepDesign, blocks: Sequence[Block], visit_seconds: float
-) -> float:
+def estimate_seconds_left(progress: RaceProgress, visit_seconds: float) -> float:
     """Estimate the seconds that a sweep still takes.
 
     How many settings will be dropped is not known: half of them after each round is assumed.
@@ -358,28 +313,23 @@ def estimate_seconds_left(
     Args:
         visit_seconds: Seconds of a visit, with load, warm-up and cool-down; used until blocks have
             shown how long one takes.
-
-    Raises:
-        EtuiError: The blocks are not of this design.
     """
-    progress = follow(design, blocks)
-    others = len(progress.remaining) - 1
-    done = {stage: progress.count(stage) for stage in _STAGES}
-    visits = 2 * max(0, design.floor_blocks - done["floor"])
+    design, others = progress.design, len(progress.remaining) - 1
+    visits = 2 * max(0, design.floor_blocks - progress.count("floor"))
     if not progress.is_race_over:
-        for block in range(done["race"], 2 * design.race_rounds):
+        for block in range(progress.count("race"), _ROUND_BLOCKS * design.race_rounds):
             visits += others + 2
-            if block % 2 and design.halving:
+            if block % _ROUND_BLOCKS and design.halving:
                 others = math.ceil(_KEPT * others)
                 if others <= FINALISTS:
                     break
+    confirmed = progress.count("confirm")
     if others:
-        left = max(0, design.confirm_blocks - done["confirm"])
-        visits += left * (min(others, FINALISTS) + 2)
-    stages = ("confirm",) if done["confirm"] else ("race",)
+        visits += max(0, design.confirm_blocks - confirmed) * (min(others, FINALISTS) + 2)
     # The latest blocks: settings that were dropped may have been slower.
-    latest = [block for block in blocks if block.stage in stages][-2:]
-    return visits * (_mean_visit(latest) or _mean_visit(blocks) or visit_seconds)
+    stage = "confirm" if confirmed else "race"
+    latest = [block for block in progress.blocks if block.stage == stage][-2:]
+    return visits * (_mean_visit(latest) or _mean_visit(progress.blocks) or visit_seconds)
 
 
 def estimate_full_grid_seconds(
@@ -398,29 +348,30 @@ def estimate_full_grid_seconds(
         Seconds; None if neither blocks nor an argument say how long a visit takes.
 
     Raises:
-        EtuiError: The blocks are not of this design.
+        EtuiError: As :func:`follow`.
     """
     progress = follow(design, blocks)
-    by_stage = {stage: [block for block in blocks if block.stage == stage] for stage in _STAGES}
-    race = _mean_visit(by_stage["race"][:2]) or visit_seconds or _mean_visit(blocks)
+    floors, races, confirms = (
+        [block for block in blocks if block.stage == stage]
+        for stage in ("floor", "race", "confirm")
+    )
+    race = _mean_visit(races[:_ROUND_BLOCKS]) or visit_seconds or _mean_visit(blocks)
     if race is None:
         return None
-    floor = _mean_visit(by_stage["floor"]) or race
-    confirm = _mean_visit(by_stage["confirm"]) or race
     others = len(design.settings) - 1
     finalists = (len(progress.remaining) - 1) if progress.is_race_over else min(others, FINALISTS)
     confirm_blocks = design.confirm_blocks if finalists else 0
     return math.fsum(
         (
-            2 * design.floor_blocks * floor,
-            2 * design.race_rounds * (others + 2) * race,
-            confirm_blocks * (finalists + 2) * confirm,
-            *(_seconds_discarded(measured) for measured in by_stage.values()),
+            2 * design.floor_blocks * (_mean_visit(floors) or race),
+            _ROUND_BLOCKS * design.race_rounds * (others + 2) * race,
+            confirm_blocks * (finalists + 2) * (_mean_visit(confirms) or race),
+            *(_sum_discarded(measured) for measured in (floors, races, confirms)),
         )
     )
 
 
-def _seconds_discarded(blocks: Sequence[Block]) -> float:
+def _sum_discarded(blocks: Sequence[Block]) -> float:
     """Estimate the seconds of the discarded attempts of one stage, waits included."""
     mean = _mean_visit(blocks)
     if mean is None or all(block.repeated for block in blocks):
@@ -448,12 +399,12 @@ OnVisit = Callable[[BlockPlan, int, Visit | Failure], object]
 
 def measure_blocks(
     design: SweepDesign,
-    rig: SettingMeasurer,
+    measurer: SettingMeasurer,
     blocks: Sequence[Block],
     *,
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], object] = time.sleep,
-    on_visit: OnVisit | None = None,
+    on_visit: OnVisit = lambda plan, at, visit: None,
     attempts: int = ATTEMPTS,
     wait_s: float = WAIT_S,
 ) -> Iterator[Block]:
@@ -466,72 +417,54 @@ def measure_blocks(
     Args:
         blocks: Blocks measured before an interruption.
         clock: Monotonic clock in seconds.
-        sleep: Waits for a number of seconds.
         on_visit: Called after each visit, of discarded attempts too.
         wait_s: Seconds to wait between two attempts.
 
     Raises:
         Stopped: The sweep cannot go on now, for example because the machine stays busy; it can be
             resumed.
-        EtuiError: The engine or the meter failed, the blocks are not of this design, or the
-            baseline cannot run or be measured.
+        EtuiError: The engine or the meter failed, or as :func:`follow`.
     """
+    settings = {setting.key: setting for setting in design.settings}
     progress = follow(design, blocks)
     while (plan := plan_next(progress)) is not None:
-        block = _measure_block(progress, plan, rig, clock, sleep, on_visit, attempts, wait_s)
+        start = clock()
+        failures: dict[str, Failure] = {}
+        visits, repeated = measure_undisturbed(
+            partial(_visit_all, plan, settings, progress.baseline, measurer, failures, on_visit),
+            attempts=attempts,
+            wait_s=wait_s,
+            sleep=sleep,
+        )
+        failed = tuple(failures.values())
+        block = Block(plan.number, plan.stage, tuple(visits), failed, repeated, clock() - start)
         progress = advance(progress, block)
         yield block
 
 
-def _measure_block(
-    progress: RaceProgress,
-    plan: BlockPlan,
-    rig: SettingMeasurer,
-    clock: Callable[[], float],
-    sleep: Callable[[float], object],
-    on_visit: OnVisit | None,
-    attempts: int,
-    wait_s: float,
-) -> Block:
-    start = clock()
-    failures: dict[str, Failure] = {}
-    visits, repeated = measure_undisturbed(
-        lambda: _visit_all(progress, plan, rig, failures, on_visit),
-        attempts=attempts,
-        wait_s=wait_s,
-        sleep=sleep,
-    )
-    return Block(
-        plan.number, plan.stage, tuple(visits), tuple(failures.values()), repeated, clock() - start
-    )
-
-
 def _visit_all(
-    progress: RaceProgress,
     plan: BlockPlan,
-    rig: SettingMeasurer,
+    settings: dict[str, Setting],
+    baseline: str,
+    measurer: SettingMeasurer,
     failures: dict[str, Failure],
-    on_visit: OnVisit | None,
+    on_visit: OnVisit,
 ) -> list[Visit]:
     """Visit a block's settings in order; a setting that failed before is passed over."""
-    settings = {setting.key: setting for setting in progress.design.settings}
     visits: list[Visit] = []
     for at, (key, copy) in enumerate(plan.order):
         if key in failures:
             continue
         try:
-            visit = rig.visit(settings[key], copy)
+            visit = measurer.visit(settings[key], copy)
         except SettingFailed as failed:
-            if key == progress.baseline:
-                raise EtuiError(f"the baseline {key} cannot run: {failed.what}", failed.fix) from (
-                    failed
-                )
+            if key == baseline:
+                what = f"the baseline {key} cannot run: {failed.what}"
+                raise EtuiError(what, failed.fix) from failed
             failures[key] = Failure(key, failed.what)
-            if on_visit is not None:
-                on_visit(plan, at, failures[key])
+            on_visit(plan, at, failures[key])
             continue
-        if on_visit is not None:
-            on_visit(plan, at, visit)
+        on_visit(plan, at, visit)
         if visit.disturbed:
             raise Disturbed(f"{key}: {visit.disturbed}")
         visits.append(visit)

@@ -1,4 +1,4 @@
-"""What a sweep has found: the input of the table, the report, the log and ``--apply``."""
+"""What a sweep has found, and which of its settings is a claimed improvement."""
 
 from __future__ import annotations
 
@@ -11,129 +11,12 @@ from etui.stats.tests import Interval
 from etui.sweep.config import AxisName, Goal, Value
 
 
-def choose_claimed(result: SweepResult) -> str | None:
-    """Choose the best setting of a finished sweep: a claimed improvement, where there is one.
-
-    The race ranks by other tests than those of the claims. Without this, "nothing beats the current
-    setting" could be printed above a table with a claimed saving.
-
-    Args:
-        result: The result, with the best setting of the race.
-
-    Returns:
-        Key of the setting; that of the race if it is claimed, or if nothing is.
-    """
-    if result.best is None or is_best_claimed(result):
-        return result.best
-    found = _list_improvements(result.settings, result.goal)
-    kept = [one for one in found if not one.drop_reason]
-    chosen = _find_largest(kept or found, result.goal)
-    return result.best if chosen is None else chosen.setting
-
-
-def is_best_claimed(result: SweepResult) -> bool:
-    """Return whether the best setting is a claimed improvement, and so may be applied."""
-    best = next((one for one in result.settings if one.setting == result.best), None)
-    if best is None or best.setting == result.baseline:
-        return False
-    return best in _list_improvements(result.settings, result.goal)
-
-
-def find_improvement(settings: Sequence[SettingResult], goal: Goal) -> SettingResult | None:
-    """Find the largest claimed improvement on the baseline by a goal; None without one."""
-    return _find_largest(_list_improvements(settings, goal), goal)
-
-
-def find_claimed_change(one: SettingResult, goal: Goal) -> float | None:
-    """Return the change of the goal's figure in percent; None if it is no claimed improvement.
-
-    The product of joules and time has no test of its own, so it is claimed if one factor is, and if
-    even the upper ends of both intervals make it smaller.
-    """
-    joules, seconds = one.joules_difference, one.seconds_difference
-    if goal.measure == "joules*time":
-        if joules is None or seconds is None or joules.high is None or seconds.high is None:
-            return None
-        worst = (1 + joules.high / 100) * (1 + seconds.high / 100)
-        if worst >= 1 or not (joules.is_claimed or seconds.is_claimed):
-            return None
-        return _change(one, goal)
-    difference = joules if goal.measure == "joules" else seconds
-    if difference is None or not difference.is_claimed or difference.percent >= 0:
-        return None
-    return difference.percent
-
-
-def _list_improvements(settings: Sequence[SettingResult], goal: Goal) -> list[SettingResult]:
-    """List the settings that are allowed, and that are better beyond doubt.
-
-    Where the baseline is slower than the limit of the time allows, a setting is better if it is
-    allowed and faster beyond doubt, whatever its joules.
-    """
-    base = settings[0]
-    allowed = _list_allowed(settings, goal)
-    is_too_slow = base not in allowed
-    return [
-        one
-        for one in allowed
-        if one is not base
-        and (find_claimed_change(one, goal) is not None or (is_too_slow and _is_faster(one)))
-    ]
-
-
-def _find_largest(found: Sequence[SettingResult], goal: Goal) -> SettingResult | None:
-    """Find the largest improvement; those claimed by the goal's own figure come first."""
-    return min(
-        found,
-        key=lambda one: (find_claimed_change(one, goal) is None, _change(one, goal)),
-        default=None,
-    )
-
-
-def _list_allowed(settings: Sequence[SettingResult], goal: Goal) -> list[SettingResult]:
-    """List the settings within the limit of the time; all without a limit.
-
-    Times are compared within blocks, as the machine may have been slower in later ones. A setting
-    that could not run in the end limits no other.
-    """
-    if goal.within_percent is None:
-        return list(settings)
-    base, *others = settings
-    times = {base.setting: 1.0}
-    for one in others:
-        could_run = one.dropped_after is not None or not one.drop_reason
-        if one.seconds_difference is not None and could_run:
-            times[one.setting] = 1 + one.seconds_difference.percent / 100
-    longest = min(times.values()) * (1 + goal.within_percent / 100)
-    return [one for one in settings if times.get(one.setting, math.inf) <= longest]
-
-
-def _is_faster(one: SettingResult) -> bool:
-    seconds = one.seconds_difference
-    return seconds is not None and seconds.is_claimed and seconds.percent < 0
-
-
-def _change(one: SettingResult, goal: Goal) -> float:
-    """Return the change of the goal's figure in percent, claimed or not; infinite if unmeasured."""
-    joules, seconds = one.joules_difference, one.seconds_difference
-    if goal.measure == "joules*time":
-        if joules is None or seconds is None:
-            return math.inf
-        return 100 * ((1 + joules.percent / 100) * (1 + seconds.percent / 100) - 1)
-    difference = joules if goal.measure == "joules" else seconds
-    return math.inf if difference is None else difference.percent
-
-
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """A relative difference to a reference, from visits of the same blocks.
-
-    Attributes:
-        low, high: Ends of the interval at 95 %; None if an end is unknown (one block).
-    """
+    """A relative difference to a reference, from visits of the same blocks."""
 
     percent: float  # Mean difference; -18 is 18 % less than the reference
-    low: float | None
+    low: float | None  # Ends of the interval at 95 %; None with one block
     high: float | None
     p: float | None  # P-value, adjusted by Holm over the family; None without one
     blocks: int
@@ -161,25 +44,18 @@ class Accuracy:
 
 @dataclass(frozen=True, slots=True)
 class SettingResult:
-    """One setting: its costs for one answer, and its differences to the baseline.
-
-    Attributes:
-        joules, seconds: One answer; joules is None if unmeasured.
-        prefill_joules_per_token, decode_joules_per_token: By phase; None if unmeasured.
-        joules_difference, seconds_difference: Relative to the baseline; None for the baseline,
-            and where nothing is comparable.
-    """
+    """One setting: its costs for one answer, and its differences to the baseline."""
 
     setting: str
     values: tuple[tuple[AxisName, Value], ...]
     stage: Literal["race", "confirm"]
     """``confirm`` if the figures come from the confirming blocks alone, else ``race``."""
     blocks: int
-    joules: Interval | None
+    joules: Interval | None  # None if unmeasured
     seconds: Interval | None
     prefill_joules_per_token: Interval | None
     decode_joules_per_token: Interval | None
-    joules_difference: Difference | None
+    joules_difference: Difference | None  # None for the baseline, and if nothing is comparable
     seconds_difference: Difference | None
     accuracy: Accuracy | None  # None without a suite
     dropped_after: int | None
@@ -188,6 +64,24 @@ class SettingResult:
     is_on_frontier: bool
     """Whether no other setting is better in joules, seconds and accuracy, of those kept and the
     best by the goal of each kind of numbers."""
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether it could run, and was not dropped."""
+        return self.dropped_after is None and not self.drop_reason
+
+    def change(self, goal: Goal) -> float:
+        """Return the change of the goal's figure in percent, claimed or not.
+
+        It is infinite if unmeasured.
+        """
+        joules, seconds = self.joules_difference, self.seconds_difference
+        if goal.measure == "joules*time":
+            if joules is None or seconds is None:
+                return math.inf
+            return 100 * ((1 + joules.percent / 100) * (1 + seconds.percent / 100) - 1)
+        difference = joules if goal.measure == "joules" else seconds
+        return math.inf if difference is None else difference.percent
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,17 +107,12 @@ class Interaction:
 
 @dataclass(frozen=True, slots=True)
 class DetectionFloor:
-    """The smallest difference that a sweep can show here, from the baseline against itself.
-
-    Attributes:
-        joules_percent, seconds_percent: Smallest difference; None if unmeasured.
-        measured_joules_percent, measured_seconds_percent: The difference that was found between
-            equal settings, which should be about 0.
-    """
+    """The smallest difference that a sweep can show here; None if unmeasured."""
 
     joules_percent: float | None
     seconds_percent: float | None
     measured_joules_percent: float | None
+    """The difference that was found between equal settings (A/A), which should be about 0."""
     measured_seconds_percent: float | None
     blocks: int
     claim_blocks: int  # Number of blocks for which the floor holds
@@ -231,12 +120,7 @@ class DetectionFloor:
 
 @dataclass(frozen=True, slots=True)
 class SweepResult:
-    """The result of a sweep, or of the blocks so far.
-
-    Attributes:
-        effects, interactions: Of the axes with at least two values.
-        blocks, visits: Number measured.
-    """
+    """The result of a sweep, or of the blocks so far."""
 
     baseline: str  # Key of the setting in use before the sweep
     best: str | None
@@ -244,17 +128,118 @@ class SweepResult:
     rank, or the baseline; None before the first race."""
     goal: Goal
     is_complete: bool
-    floor: DetectionFloor | None  # Detection floor; None before its blocks are measured
+    floor: DetectionFloor | None  # None before its blocks are measured
     settings: tuple[SettingResult, ...]  # All settings, the baseline first, then by joules
     effects: tuple[AxisEffect, ...]
     interactions: tuple[Interaction, ...]
     blocks: int
     visits: int
     repeated: tuple[str, ...]  # Why blocks were repeated, one line each
-    notes: tuple[str, ...]
-    """What a reader should know: a rounded cap, throttling, an estimate instead of a meter."""
+    notes: tuple[str, ...]  # A rounded cap, throttling, an estimate instead of a meter
     seconds: float  # Duration so far
     full_grid_seconds: float | None
     """Predicted duration of the same sweep without dropping settings."""
     kind: str | None = None
     """How the energy was determined, the weakest kind of all visits; None if unmeasured."""
+
+    def find(self, key: str | None) -> SettingResult | None:
+        """Return the result of a setting; None if there is none."""
+        return next((one for one in self.settings if one.setting == key), None)
+
+
+def choose_claimed(result: SweepResult) -> str | None:
+    """Choose the best setting of a finished sweep: a claimed improvement, where there is one.
+
+    The race ranks by other tests than those of the claims. Without this, "nothing beats the current
+    setting" could be printed above a table with a claimed saving.
+
+    Args:
+        result: The result, with the best setting of the race.
+
+    Returns:
+        Key of the setting; that of the race if it is claimed, or if nothing is.
+    """
+    if result.best is None or is_best_claimed(result):
+        return result.best
+    found = _list_improvements(result.settings, result.goal)
+    kept = [one for one in found if not one.drop_reason]
+    chosen = _find_largest(kept or found, result.goal)
+    return result.best if chosen is None else chosen.setting
+
+
+def is_best_claimed(result: SweepResult) -> bool:
+    """Return whether the best setting is a claimed improvement, and so may be applied."""
+    best = result.find(result.best)
+    if best is None or best.setting == result.baseline:
+        return False
+    return best in _list_improvements(result.settings, result.goal)
+
+
+def find_improvement(settings: Sequence[SettingResult], goal: Goal) -> SettingResult | None:
+    """Find the largest claimed improvement on the baseline by a goal; None without one."""
+    return _find_largest(_list_improvements(settings, goal), goal)
+
+
+def find_claimed_change(one: SettingResult, goal: Goal) -> float | None:
+    """Return the change of the goal's figure in percent; None if it is no claimed improvement.
+
+    The product of joules and time has no test of its own, so it is claimed if one factor is, and if
+    even the upper ends of both intervals make it smaller.
+    """
+    joules, seconds = one.joules_difference, one.seconds_difference
+    if goal.measure == "joules*time":
+        if joules is None or seconds is None or joules.high is None or seconds.high is None:
+            return None
+        worst = (1 + joules.high / 100) * (1 + seconds.high / 100)
+        if worst >= 1 or not (joules.is_claimed or seconds.is_claimed):
+            return None
+        return one.change(goal)
+    difference = joules if goal.measure == "joules" else seconds
+    if difference is None or not difference.is_claimed or difference.percent >= 0:
+        return None
+    return difference.percent
+
+
+def _list_improvements(settings: Sequence[SettingResult], goal: Goal) -> list[SettingResult]:
+    """List the settings that are allowed, and that are better beyond doubt.
+
+    Where the baseline is slower than the limit of the time allows, a setting is better if it is
+    allowed and faster beyond doubt, whatever its joules.
+    """
+    base = settings[0]
+    allowed = _list_allowed(settings, goal)
+    is_too_slow = base not in allowed
+
+    def is_better(one: SettingResult) -> bool:
+        seconds = one.seconds_difference
+        is_faster = seconds is not None and seconds.is_claimed and seconds.percent < 0
+        return find_claimed_change(one, goal) is not None or (is_too_slow and is_faster)
+
+    return [one for one in allowed if one is not base and is_better(one)]
+
+
+def _find_largest(found: Sequence[SettingResult], goal: Goal) -> SettingResult | None:
+    """Find the largest improvement; those claimed by the goal's own figure come first."""
+    return min(
+        found,
+        key=lambda one: (find_claimed_change(one, goal) is None, one.change(goal)),
+        default=None,
+    )
+
+
+def _list_allowed(settings: Sequence[SettingResult], goal: Goal) -> list[SettingResult]:
+    """List the settings within the limit of the time; all without a limit.
+
+    Times are compared within blocks, as the machine may have been slower in later ones. A setting
+    that could not run in the end limits no other.
+    """
+    if goal.within_percent is None:
+        return list(settings)
+    base, *others = settings
+    times = {base.setting: 1.0}
+    for one in others:
+        could_run = one.dropped_after is not None or not one.drop_reason
+        if one.seconds_difference is not None and could_run:
+            times[one.setting] = 1 + one.seconds_difference.percent / 100
+    longest = min(times.values()) * (1 + goal.within_percent / 100)
+    return [one for one in settings if times.get(one.setting, math.inf) <= longest]

@@ -1,4 +1,4 @@
-"""The result of a sweep in one sentence, in which only claimed differences are facts."""
+"""A result in words: the sentence, in which only claimed differences are facts, and the table."""
 
 from __future__ import annotations
 
@@ -20,281 +20,60 @@ from etui.sweep.result import (
 )
 from etui.text import one_line
 
-_WIDTH = 120
+Values = Sequence[tuple[AxisName, Value]]
 
-_SENTENCE_WIDTH = 100
+JOULES, TIME = "joules", "time"
 
+DASH = "–"
+"""Placeholder for a figure that does not exist."""
 
-_MOST_NOTES = 8
-
-_MOST_DROPS = 16
-
-"""Dropped settings whose reasons are printed."""
-
+_WHOLE_PERCENT = 100.0
+"""Per cent; no saving is larger."""
+_ESTIMATE = f" ({units.ESTIMATE})"
+_MINUTE = 60.0
+_WIDTH, _SENTENCE_WIDTH = 120, 100
+_MOST_NOTES, _MOST_DROPS = 8, 16
+"""Notes, and dropped settings with their reasons, that are printed."""
+_UNCLAIMED = "In parentheses: within noise or below the detection floor, so not a claim."
 
 _Column = tuple[str, str, list[str]]
-
 """Heading, alignment and cells."""
 
 
-_UNCLAIMED = "In parentheses: within noise or below the detection floor, so not a claim."
+def name_values(values: Values) -> str:
+    """Name a setting by all its values: ``threads=2 kv_type=q8_0``."""
+    return one_line(" ".join(f"{name}={value}" for name, value in values))
 
 
-__all__ = ["format_table", "format_verdict"]
+def short_name(values: Values, baseline: Values) -> str:
+    """Name a setting by the values that differ from the baseline: ``threads=1``.
 
-
-def format_table(result: SweepResult, width: int = _WIDTH) -> list[str]:
-    """Format a result: the settings, the detection floor, effects of the axes, drops and notes.
-
-    Args:
-        result: The result, of a sweep that may still run.
-        width: Most terminal cells of a line; names of settings are cut or put above their figures
-            for it. Figures are never cut.
+    The baseline itself, and a setting of other axes, get all their values.
     """
-    lines = _settings_lines(result, width)
-    varied = list_varied_axes(result.settings)
-    same = [pair for one in result.settings[:1] for pair in one.values if pair[0] not in varied]
-    if same:
-        lines.append(f"All settings have {name_values(same)}.")
-    if any("(" in line and "[" in line for line in lines):
-        lines.append(_UNCLAIMED)
-    sections = [
-        lines,
-        [floor_sentence(result)],
-        _effect_lines(result, width),
-        _drop_lines(result),
-        [time_sentence(result), *_shorten_list("repeated", result.repeated)],
-        _shorten_list("note", result.notes),
-    ]
-    found: list[str] = []
-    for section in sections:
-        if section and found:
-            found.append("")
-        found += section
-    return [part for line in found for part in _wrap(line, min(width, _SENTENCE_WIDTH))]
+    usual = dict(baseline)
+    changed = [(name, value) for name, value in values if usual.get(name) != value]
+    return name_values(changed or values)
 
 
-def _settings_lines(result: SweepResult, width: int) -> list[str]:
-    """Format the settings in the first form that fits: one table, two, or names above figures."""
-    names = _value_columns(result)
-    costs, parts = _cost_columns(result), _part_columns(result)
-    states = [state_text(result, one) for one in result.settings]
-    state = [("", "<", states)]
-    lines = _columns([*names, *costs, *parts, *state])
-    if _fits(lines, width):
-        return lines
-    lines, more = _columns([*names, *costs, *state]), _columns([*names, *parts])
-    if parts and _fits(lines, width) and _fits(more, width):
-        return [*lines, "", *more]
-    varied = list_varied_axes(result.settings)
-    keys = [name_values([p for p in one.values if p[0] in varied]) for one in result.settings]
-    named = [f"{key}: {text}" if text else key for key, text in zip(keys, states, strict=True)]
-    lines = _under_names(named, [*costs, *parts], width)
-    if _fits(lines, width):
-        return lines
-    lines = []
-    for group in (*_group_columns(costs, width), *_group_columns(parts, width)):
-        lines += [*([""] if lines else []), *_under_names(keys if lines else named, group, width)]
-    return lines
+def list_varied_axes(settings: Sequence[SettingResult]) -> list[AxisName]:
+    """List the axes in which the settings differ, or all if there is only one setting."""
+    axes = list(dict.fromkeys(axis for one in settings for axis, _ in one.values))
+    found = [axis for axis in axes if len({dict(one.values).get(axis) for one in settings}) > 1]
+    return found or axes
 
 
-def _group_columns(columns: Sequence[_Column], width: int) -> list[list[_Column]]:
-    """Group neighbouring columns into tables that fit; a column that does not is one by itself."""
-    groups: list[list[_Column]] = []
-    for column in columns:
-        if groups and _fits(_indented([*groups[-1], column]), width):
-            groups[-1].append(column)
-        else:
-            groups.append([column])
-    return groups
-
-
-def _indented(columns: Sequence[_Column]) -> list[str]:
-    return _columns([("", "<", [""] * len(columns[0][2])), *columns])
-
-
-def _under_names(keys: Sequence[str], columns: Sequence[_Column], width: int) -> list[str]:
-    """Format the figures of each setting on a line below its name."""
-    lines = _indented(columns)
-    found = lines[:1]
-    for key, line in zip(keys, lines[1:], strict=True):
-        found += [*textwrap.wrap(key, width, break_on_hyphens=False), line]
-    return found
-
-
-def _value_columns(result: SweepResult) -> list[_Column]:
-    columns: list[_Column] = []
-    for axis in list_varied_axes(result.settings):
-        cells = [dict(one.values).get(axis) for one in result.settings]
-        texts = [DASH if value is None else one_line(str(value)) for value in cells]
-        columns.append((axis, "<", texts))
-    return columns
-
-
-def _cost_columns(result: SweepResult) -> list[_Column]:
-    kind, rows = result.kind, result.settings
-    mark = f" ({units.ESTIMATE})" if kind == units.ESTIMATE else ""
-    return [
-        (f"J/answer{mark}", ">", [joules_text(one.joules, kind) for one in rows]),
-        (f"change{mark}", ">", [difference_text(one.joules_difference) for one in rows]),
-        ("time", ">", [seconds_text(one.seconds) for one in rows]),
-        ("change", ">", [difference_text(one.seconds_difference) for one in rows]),
-    ]
-
-
-def _part_columns(result: SweepResult) -> list[_Column]:
-    kind, rows = result.kind, result.settings
-    prefill = [token_text(one.prefill_joules_per_token, kind) for one in rows]
-    decode = [token_text(one.decode_joules_per_token, kind) for one in rows]
-    columns: list[_Column] = []
-    if {*prefill, *decode} != {DASH}:
-        columns += [("prefill/token", ">", prefill), ("decode/token", ">", decode)]
-    if any(one.accuracy is not None for one in rows):
-        columns += [
-            ("accuracy", ">", [accuracy_text(one.accuracy, spread=False) for one in rows]),
-            ("change in points", ">", [accuracy_change_text(result, one) for one in rows]),
-        ]
-    return columns
-
-
-def _columns(columns: Sequence[_Column]) -> list[str]:
-    return tables.format_table(
-        list(zip(*(cells for _, _, cells in columns), strict=True)),
-        header=[heading for heading, _, _ in columns],
-        align="".join(side for _, side, _ in columns),
-        measure=tables.count_cells,
-    )
-
-
-def _fits(lines: Sequence[str], width: int) -> bool:
-    return max(map(tables.count_cells, lines), default=0) <= width
-
-
-def _effect_lines(result: SweepResult, width: int) -> list[str]:
-    rows = [
-        [
-            name_effect(one),
-            difference_text(one.joules),
-            difference_text(one.seconds),
-        ]
-        for one in result.effects
-        if one.joules is not None or one.seconds is not None
-    ]
-    if not rows:
-        return []
-    mark = f" ({units.ESTIMATE})" if result.kind == units.ESTIMATE else ""
-    header = ["effect of an axis, over the others", f"joules{mark}", "time"]
-    lines = tables.format_table(rows, header=header, align="<>", measure=tables.count_cells)
-    if _fits(lines, width):
-        return lines
-    names, *columns = zip(*rows, strict=True)
-    figures = [(name, ">", list(cells)) for name, cells in zip(header[1:], columns, strict=True)]
-    lines = [f"{header[0]}:"]
-    for group in _group_columns(figures, width):
-        lines += _under_names(names, group, width)
-    return lines
-
-
-def _shorten_list(name: str, texts: Sequence[str]) -> list[str]:
-    lines = [f"{name}: {one_line(text)}" for text in texts[:_MOST_NOTES]]
-    if len(texts) > _MOST_NOTES:
-        lines.append(f"{name}: {len(texts) - _MOST_NOTES:,} more in the report and in --json")
-    return lines
-
-
-def _drop_lines(result: SweepResult) -> list[str]:
-    rows = []
-    varied = list_varied_axes(result.settings)
-    for one in result.settings:
-        name = name_values([pair for pair in one.values if pair[0] in varied])
-        reason = one_line(one.drop_reason)
-        if one.dropped_after is not None:
-            rows.append(
-                (one.dropped_after, f"dropped {name} after block {one.dropped_after + 1}", reason)
-            )
-        elif reason:
-            rows.append((-1, f"could not run {name}", reason))
-    lines = [": ".join(part for part in parts if part) for _, *parts in sorted(rows)]
-    if len(lines) > _MOST_DROPS:
-        more = units.count_text(len(lines) - _MOST_DROPS, "more setting was", "more settings were")
-        lines[_MOST_DROPS:] = [f"{more} dropped; the report and --json have the reasons"]
-    return lines
-
-
-def _wrap(line: str, width: int) -> list[str]:
-    """Wrap a sentence; rows of tables, which have runs of spaces, stay as they are."""
-    if tables.count_cells(line) <= width or "  " in line:
-        return [line]
-    return textwrap.wrap(line, width, subsequent_indent="  ", break_on_hyphens=False)
-
-
-def floor_sentence(result: SweepResult) -> str:
-    """Format the detection floor in a sentence or two."""
-    floor = result.floor
-    if floor is None:
-        return "Detection floor: not measured yet."
-    measured = [
-        (what, percent)
-        for what, percent in (("joules", floor.joules_percent), ("time", floor.seconds_percent))
-        if percent is not None
-    ]
-    if not measured:
-        return "Detection floor: unmeasured, so no difference is claimed."
-    text = f"Detection floor: with {units.count_text(floor.claim_blocks, 'block')}"
-    shown = [f"{floor_text(each)} in {what}" for what, each in measured if each <= WHOLE_PERCENT]
-    hidden = " and ".join(what for what, each in measured if each > WHOLE_PERCENT)
-    if shown:
-        text += f", differences from {' and '.join(shown)} can be shown"
-        text += f", and no saving of {hidden}: its floor is above 100 %." if hidden else "."
-    else:
-        text += f" it is above 100 % in {hidden}, so no saving can be shown."
-    found = [
-        f"{units.change_text(percent)} in {what}"
-        for what, percent in (
-            ("joules", floor.measured_joules_percent),
-            ("time", floor.measured_seconds_percent),
-        )
-        if percent is not None
-    ]
-    if found:
-        own = units.count_text(floor.blocks, "block")
-        text += f" The baseline against itself differed by {' and '.join(found)} in {own}."
-    return text
-
-
-def time_sentence(result: SweepResult) -> str:
-    """Format how long the sweep took, and the time saved by dropping settings."""
-    visits = units.count_text(result.visits, "visit")
-    blocks = units.count_text(result.blocks, "block")
-    text = f"{units.seconds_text(result.seconds)} for {blocks} with {visits}"
-    if not result.is_complete:
-        text += " so far"
-    full = result.full_grid_seconds
-    dropped = any(one.dropped_after is not None for one in result.settings)
-    if full is None or full <= 0 or not dropped:
-        return f"{text}."
-    saved = 1 - result.seconds / full
-    grid = f"{units.seconds_text(full)} predicted without dropping settings"
-    if saved <= 0:
-        return f"{text}; {grid}, so dropping saved no time."
-    if not result.is_complete:
-        return f"{text}; {grid}."
-    return f"{text}; {grid}, so dropping saved about {units.percent_text(saved)}."
+def list_names(result: SweepResult) -> dict[str, str]:
+    """Return a name for every setting, by its key: its values of the axes that differ."""
+    varied = set(list_varied_axes(result.settings))
+    return {
+        one.setting: name_values([pair for pair in one.values if pair[0] in varied])
+        for one in result.settings
+    }
 
 
 def name_effect(effect: AxisEffect) -> str:
     """Name an effect: ``threads=1 against 2``."""
     return one_line(f"{effect.axis}={effect.value} against {effect.reference}")
-
-
-DASH = "–"
-
-"""Placeholder for a figure that does not exist."""
-
-
-_ESTIMATE = f" ({units.ESTIMATE})"
-
-_MINUTE = 60.0
 
 
 def joules_text(figure: Interval | None, kind: str | None) -> str:
@@ -304,7 +83,7 @@ def joules_text(figure: Interval | None, kind: str | None) -> str:
     """
     if figure is None:
         return units.UNMEASURED
-    half = half_width(figure)
+    half = _half_width(figure)
     shown = kind if kind == units.ESTIMATE else None
     if half is not None and half > figure.value / 2:
         # Digits by such an uncertainty would leave nothing of the value.
@@ -317,7 +96,7 @@ def spread_seconds_text(figure: Interval | None) -> str:
     """Format the seconds of an answer with their interval: ``4.20 ± 0.04 s``."""
     if figure is None:
         return units.UNMEASURED
-    half = half_width(figure)
+    half = _half_width(figure)
     if half is None or half <= 0:
         return units.seconds_text(figure.value)
     if figure.value >= _MINUTE or half > figure.value / 2:
@@ -325,23 +104,11 @@ def spread_seconds_text(figure: Interval | None) -> str:
     return f"{units.with_uncertainty(figure.value, half)} s"
 
 
-def half_width(figure: Interval) -> float | None:
+def _half_width(figure: Interval) -> float | None:
     """Return the larger half of an interval; None if an end is unknown."""
     if figure.low is None or figure.high is None:
         return None
     return max(figure.value - figure.low, figure.high - figure.value)
-
-
-def token_text(figure: Interval | None, kind: str | None) -> str:
-    """Format joules per token without their interval and unit of the token: ``96.1 mJ``."""
-    if figure is None:
-        return DASH
-    return joules_text(Interval(figure.value, None, None, None), kind)
-
-
-def seconds_text(figure: Interval | None) -> str:
-    """Format the seconds of an answer without their interval."""
-    return units.UNMEASURED if figure is None else units.seconds_text(figure.value)
 
 
 def difference_text(difference: Difference | None) -> str:
@@ -398,40 +165,100 @@ def state_text(result: SweepResult, one: SettingResult) -> str:
     return ", ".join(words)
 
 
-Values = Sequence[tuple[AxisName, Value]]
+def is_accuracy_claimed(accuracy: Accuracy) -> bool:
+    """Return whether an accuracy differs significantly, in test and interval, from the baseline."""
+    change = accuracy.difference_points
+    if change is None or change.value == 0 or accuracy.p is None:
+        return False
+    if change.low is not None and change.high is not None and change.low <= 0 <= change.high:
+        return False
+    return accuracy.p < SIGNIFICANCE
 
 
-def find_setting(result: SweepResult, key: str | None) -> SettingResult | None:
-    """Return the result of a setting; None if there is none."""
-    return next((one for one in result.settings if one.setting == key), None)
+def computes_same(result: SweepResult, accuracy: Accuracy) -> bool:
+    """Return whether the answers are those of the baseline, whose numbers are the same."""
+    base = result.find(result.baseline)
+    return (
+        base is not None
+        and base.accuracy is not None
+        and accuracy.measured_as == base.accuracy.measured_as
+    )
 
 
-def short_name(values: Values, baseline: Values) -> str:
-    """Name a setting by the values that differ from the baseline: ``threads=1``.
-
-    The baseline itself, and a setting of other axes, get all their values.
-    """
-    usual = dict(baseline)
-    changed = [(name, value) for name, value in values if usual.get(name) != value]
-    return name_values(changed or values)
+def floor_text(percent: float) -> str:
+    """Format a detection floor: ``1.3 %``; ``above 100 %`` if nothing at all can be shown."""
+    return "above 100 %" if percent > _WHOLE_PERCENT else units.change_text(percent, signed=False)
 
 
-def name_values(values: Values) -> str:
-    """Name a setting by all its values: ``threads=2 kv_type=q8_0``."""
-    return one_line(" ".join(f"{name}={value}" for name, value in values))
+def _split_floor(floor: DetectionFloor) -> tuple[dict[str, str], list[str]]:
+    """Return the figures whose floor is known as texts, and those in which nothing can be shown."""
+    floors = {JOULES: floor.joules_percent, TIME: floor.seconds_percent}
+    known = {what: percent for what, percent in floors.items() if percent is not None}
+    hidden = [what for what, percent in known.items() if percent > _WHOLE_PERCENT]
+    return {what: floor_text(p) for what, p in known.items() if what not in hidden}, hidden
 
 
-def list_varied_axes(settings: Sequence[SettingResult]) -> list[AxisName]:
-    """List the axes in which the settings differ, or all if there is only one setting."""
-    axes = list(dict.fromkeys(axis for one in settings for axis, _ in one.values))
-    found = [axis for axis in axes if len({dict(one.values).get(axis) for one in settings}) > 1]
-    return found or axes
+def floor_limit_text(floor: DetectionFloor) -> str:
+    """Format the smallest difference that a sweep can show, before it is compared with any."""
+    shown, hidden = _split_floor(floor)
+    if not shown and not hidden:
+        return "the detection floor is unknown: the baseline was not measured"
+    parts = []
+    if shown:
+        below = " and ".join(f"{text} of the {what}" for what, text in shown.items())
+        parts.append(f"differences below {below} cannot be shown")
+    if hidden:
+        names = " and ".join(f"the {what}" for what in hidden)
+        parts.append(f"no difference of {names} can be shown")
+    return f"{', and '.join(parts)} with {units.count_text(floor.claim_blocks, 'block')}"
 
 
-JOULES, TIME = "joules", "time"
+def floor_sentence(result: SweepResult) -> str:
+    """Format the detection floor in a sentence or two."""
+    floor = result.floor
+    if floor is None:
+        return "Detection floor: not measured yet."
+    shown, hidden = _split_floor(floor)
+    if not shown and not hidden:
+        return "Detection floor: unmeasured, so no difference is claimed."
+    text = f"Detection floor: with {units.count_text(floor.claim_blocks, 'block')}"
+    if shown:
+        below = " and ".join(f"{each} in {what}" for what, each in shown.items())
+        text += f", differences from {below} can be shown"
+        names = " and ".join(hidden)
+        text += f", and no saving of {names}: its floor is above 100 %." if hidden else "."
+    else:
+        text += f" it is above 100 % in {' and '.join(hidden)}, so no saving can be shown."
+    measured = {JOULES: floor.measured_joules_percent, TIME: floor.measured_seconds_percent}
+    found = [
+        f"{units.change_text(percent)} in {what}"
+        for what, percent in measured.items()
+        if percent is not None
+    ]
+    if found:
+        own = units.count_text(floor.blocks, "block")
+        text += f" The baseline against itself differed by {' and '.join(found)} in {own}."
+    return text
 
-WHOLE_PERCENT = 100.0
-"""Per cent; no saving is larger."""
+
+def time_sentence(result: SweepResult) -> str:
+    """Format how long the sweep took, and the time saved by dropping settings."""
+    visits = units.count_text(result.visits, "visit")
+    blocks = units.count_text(result.blocks, "block")
+    text = f"{units.seconds_text(result.seconds)} for {blocks} with {visits}"
+    if not result.is_complete:
+        text += " so far"
+    full = result.full_grid_seconds
+    dropped = any(one.dropped_after is not None for one in result.settings)
+    if full is None or full <= 0 or not dropped:
+        return f"{text}."
+    saved = 1 - result.seconds / full
+    grid = f"{units.seconds_text(full)} predicted without dropping settings"
+    if saved <= 0:
+        return f"{text}; {grid}, so dropping saved no time."
+    if not result.is_complete:
+        return f"{text}; {grid}."
+    return f"{text}; {grid}, so dropping saved about {units.percent_text(saved)}."
 
 
 def format_verdict(result: SweepResult) -> str:
@@ -440,8 +267,9 @@ def format_verdict(result: SweepResult) -> str:
     ``threads=1 saves 18 % [16, 20] of the joules, costs 4 % [3, 5] of the time, and accuracy is
     unchanged within 0.6 points``
     """
-    base, best = find_setting(result, result.baseline), find_setting(result, result.best)
-    begun = "" if result.is_complete else f"unfinished after {_blocks(result)}: "
+    base, best = result.find(result.baseline), result.find(result.best)
+    measured = units.count_text(result.blocks, "block")
+    begun = "" if result.is_complete else f"unfinished after {measured}: "
     if base is None or best is None:
         text = "nothing has been compared yet" if begun else "nothing could be compared"
     elif best is base:
@@ -455,95 +283,44 @@ def format_verdict(result: SweepResult) -> str:
     return text[0].upper() + text[1:]
 
 
-def is_accuracy_claimed(accuracy: Accuracy) -> bool:
-    """Return whether an accuracy differs significantly, in test and interval, from the baseline."""
-    change = accuracy.difference_points
-    if change is None or change.value == 0 or accuracy.p is None:
-        return False
-    if change.low is not None and change.high is not None and change.low <= 0 <= change.high:
-        return False
-    return accuracy.p < SIGNIFICANCE
+def _limit_text(goal: Goal) -> str:
+    if goal.within_percent is None:
+        return ""
+    limit = units.change_text(goal.within_percent, signed=False)
+    return f"Of the settings at most {limit} slower than the fastest, "
 
 
-def computes_same(result: SweepResult, accuracy: Accuracy) -> bool:
-    """Return whether the answers are those of the baseline, whose numbers are the same."""
-    base = find_setting(result, result.baseline)
-    return (
-        base is not None
-        and base.accuracy is not None
-        and accuracy.measured_as == base.accuracy.measured_as
-    )
-
-
-def find_accuracy_bound(accuracy: Accuracy) -> float | None:
-    """Return the largest change of accuracy in the interval, in points; None without one."""
-    change = accuracy.difference_points
-    if change is None or change.low is None or change.high is None:
-        return None
-    return max(abs(change.low), abs(change.high))
-
-
-def choose_floor(floor: DetectionFloor | None, what: str) -> float | None:
+def _choose_floor(floor: DetectionFloor | None, what: str) -> float | None:
     """Return the detection floor of joules or of time in per cent; None if unmeasured."""
     if floor is None or what not in (JOULES, TIME):
         return None
     return floor.joules_percent if what == JOULES else floor.seconds_percent
 
 
-def floor_text(percent: float) -> str:
-    """Format a detection floor: ``1.3 %``; ``above 100 %`` if nothing at all can be shown."""
-    return "above 100 %" if percent > WHOLE_PERCENT else units.change_text(percent, signed=False)
-
-
-def describe_no_difference(
-    what: str, difference: Difference | None, floor: DetectionFloor | None
-) -> str:
-    """Format that no difference was shown, with what can be ruled out.
-
-    An interval that goes beyond the floor is stated in full: the floor would promise too much.
-    """
-    smallest = choose_floor(floor, what)
-    if difference is None or difference.low is None or difference.high is None:
-        return f"no difference in {what} could be shown"
-    low, high = difference.low, difference.high
-    if smallest is not None and max(abs(low), abs(high)) <= smallest:
-        bound = units.change_text(smallest, signed=False)
-        return f"no difference in {what} above {bound} could be shown"
-    _, _, ends = units.change_text(difference.percent, low, high).partition(" [")
-    return f"no difference in {what} could be shown (interval [{ends} %)"
-
-
 def _keep(result: SweepResult, base: SettingResult) -> str:
     """Write that nothing beats the setting in use, and what saves time at the same joules."""
     goal = result.goal.measure
     name, among = name_values(base.values), _limit_text(result.goal)
+    faster = _find_faster(result) if goal == JOULES else None
+    also = ""
+    if faster is not None:
+        also = f"; {short_name(faster.values, base.values)} {_describe(result, faster, {JOULES})}"
     if goal != TIME and not _has_joules(result):
-        return (
-            f"joules are unmeasured, so no setting can beat the current one ({name})"
-            f"{_mention_faster(result, base)}"
-        )
+        return f"joules are unmeasured, so no setting can beat the current one ({name}){also}"
     if among:
         text = f"{among}none beats the current one ({name})"
     else:
         text = f"nothing beats the current setting ({name})"
-    smallest = choose_floor(result.floor, goal)
+    smallest = _choose_floor(result.floor, goal)
     if goal == "joules*time":
         text += "; no saving of joules times seconds could be shown"
     elif smallest is None:
         text += f"; no saving of {goal} could be shown"
-    elif smallest > WHOLE_PERCENT:
+    elif smallest > _WHOLE_PERCENT:
         text += f"; no saving of {goal} could be shown, as the detection floor is above 100 %"
     else:
-        text += f"; no saving of {goal} above {units.change_text(smallest, signed=False)} "
-        text += "could be shown"
-    return text + _mention_faster(result, base)
-
-
-def _mention_faster(result: SweepResult, base: SettingResult) -> str:
-    faster = _find_faster(result) if result.goal.measure == JOULES else None
-    if faster is None:
-        return ""
-    return f"; {short_name(faster.values, base.values)} {_describe(result, faster, {JOULES})}"
+        text += f"; no saving of {goal} above {floor_text(smallest)} could be shown"
+    return text + also
 
 
 def _has_joules(result: SweepResult) -> bool:
@@ -551,23 +328,18 @@ def _has_joules(result: SweepResult) -> bool:
 
 
 def _find_faster(result: SweepResult) -> SettingResult | None:
-    """Find the kept setting that saves the most time, if it does not cost joules."""
-    saving = [
-        one
+    """Find the kept setting that saves the most time, if it costs neither joules nor accuracy."""
+    saving = {
+        one.setting: one.seconds_difference.percent
         for one in result.settings
-        if one.dropped_after is None
-        and not one.drop_reason
+        if one.is_kept
         and one.seconds_difference is not None
         and one.seconds_difference.is_claimed
         and one.seconds_difference.percent < 0
         and not (one.joules_difference is not None and one.joules_difference.is_claimed)
         and not (one.accuracy is not None and is_accuracy_claimed(one.accuracy))
-    ]
-
-    def percent(one: SettingResult) -> float:
-        return one.seconds_difference.percent if one.seconds_difference else 0.0
-
-    return min(saving, key=percent, default=None)
+    }
+    return result.find(min(saving, key=saving.__getitem__, default=None))
 
 
 def _describe(result: SweepResult, one: SettingResult, said: Collection[str] = frozenset()) -> str:
@@ -577,25 +349,21 @@ def _describe(result: SweepResult, one: SettingResult, said: Collection[str] = f
         del differences[JOULES]
     if result.goal.measure == TIME:
         differences = dict(reversed(differences.items()))
-    claims = [
-        _claim(what, difference, result.kind)
-        for what, difference in differences.items()
-        if difference is not None and difference.is_claimed
-    ]
-    open_ = [
-        describe_no_difference(what, difference, result.floor)
-        for what, difference in differences.items()
-        if difference is None or not difference.is_claimed
-    ]
+    claims, open_ = [], []
+    for what, difference in differences.items():
+        if difference is not None and difference.is_claimed:
+            claims.append(_claim(what, difference, result.kind))
+        else:
+            open_.append(describe_no_difference(what, difference, result.floor))
     unmeasured = []
     if one.joules is None and not (JOULES in said and not _has_joules(result)):
         unmeasured.append(JOULES)
     if one.accuracy is None:
         unmeasured.append("accuracy")
     elif is_accuracy_claimed(one.accuracy):
-        claims.append(_accuracy_claim(one.accuracy))
+        claims.append(_claim_accuracy(one.accuracy))
     else:
-        open_.append(_accuracy_kept(result, one.accuracy))
+        open_.append(_describe_kept_accuracy(result, one.accuracy))
     verb = "was" if unmeasured == ["accuracy"] else "were"
     tail = f"; {' and '.join(unmeasured)} {verb} not measured" if unmeasured else ""
     claims = _merge(claims)
@@ -610,6 +378,24 @@ def _describe(result: SweepResult, one: SettingResult, said: Collection[str] = f
     return _join(claims) + tail
 
 
+def describe_no_difference(
+    what: str, difference: Difference | None, floor: DetectionFloor | None
+) -> str:
+    """Format that no difference was shown, with what can be ruled out.
+
+    An interval that goes beyond the floor is stated in full: the floor would promise too much.
+    """
+    smallest = _choose_floor(floor, what)
+    if difference is None or difference.low is None or difference.high is None:
+        return f"no difference in {what} could be shown"
+    low, high = difference.low, difference.high
+    if smallest is not None and max(abs(low), abs(high)) <= smallest:
+        bound = units.change_text(smallest, signed=False)
+        return f"no difference in {what} above {bound} could be shown"
+    _, _, ends = units.change_text(difference.percent, low, high).partition(" [")
+    return f"no difference in {what} could be shown (interval [{ends} %)"
+
+
 def _is_goal_claimed(result: SweepResult, one: SettingResult) -> bool:
     """Return whether a difference is claimed in the goal; of a product, a saving."""
     parts = {JOULES: one.joules_difference, TIME: one.seconds_difference}
@@ -620,34 +406,38 @@ def _is_goal_claimed(result: SweepResult, one: SettingResult) -> bool:
     return part is not None and part.is_claimed
 
 
+def _turn(low: float | None, high: float | None) -> tuple[float | None, float | None]:
+    """Turn the ends of an interval of a loss into those of a saving."""
+    return None if high is None else -high, None if low is None else -low
+
+
 def _claim(what: str, difference: Difference, kind: str | None) -> str:
-    low, high = difference.low, difference.high
+    ends = (difference.low, difference.high)
     saves = difference.percent < 0
     if saves:
-        low, high = (None if end is None else -end for end in (high, low))
-    text = units.change_text(abs(difference.percent), low, high, signed=False)
+        ends = _turn(*ends)
+    text = units.change_text(abs(difference.percent), *ends, signed=False)
     verb = "saves" if saves else "costs"
     if what == JOULES and kind == units.ESTIMATE:
         return f"{verb} {units.ABOUT}{text} of the joules ({units.ESTIMATE})"
     return f"{verb} {text} of the {what}"
 
 
-def _accuracy_claim(accuracy: Accuracy) -> str:
+def _claim_accuracy(accuracy: Accuracy) -> str:
     change = accuracy.difference_points
     assert change is not None
-    low, high = change.low, change.high
-    if change.value < 0:
-        low, high = (None if end is None else -end for end in (high, low))
-    text = units.points_change_text(abs(change.value), low, high, signed=False)
+    ends = (change.low, change.high) if change.value >= 0 else _turn(change.low, change.high)
+    text = units.points_change_text(abs(change.value), *ends, signed=False)
     return f"{'costs' if change.value < 0 else 'gains'} {text} of accuracy"
 
 
-def _accuracy_kept(result: SweepResult, accuracy: Accuracy) -> str:
+def _describe_kept_accuracy(result: SweepResult, accuracy: Accuracy) -> str:
     if computes_same(result, accuracy):
         return "accuracy is the same, as the same numbers are computed"
-    bound = find_accuracy_bound(accuracy)
-    if bound is None:
+    change = accuracy.difference_points
+    if change is None or change.low is None or change.high is None:
         return "no difference in accuracy could be shown"
+    bound = max(abs(change.low), abs(change.high))
     return f"accuracy is unchanged within {units.points_change_text(bound, signed=False)}"
 
 
@@ -672,12 +462,187 @@ def _join(parts: Sequence[str], *, clauses: bool = False) -> str:
     return f"{', '.join(parts[:-1])}, and {parts[-1]}"
 
 
-def _limit_text(goal: Goal) -> str:
-    if goal.within_percent is None:
-        return ""
-    limit = units.change_text(goal.within_percent, signed=False)
-    return f"Of the settings at most {limit} slower than the fastest, "
+def format_table(result: SweepResult, width: int = _WIDTH) -> list[str]:
+    """Format a result: the settings, the detection floor, effects of the axes, drops and notes.
+
+    Args:
+        result: The result, of a sweep that may still run.
+        width: Most terminal cells of a line; names of settings are cut or put above their figures
+            for it. Figures are never cut.
+    """
+    lines = _format_settings(result, width)
+    varied = list_varied_axes(result.settings)
+    same = [pair for one in result.settings[:1] for pair in one.values if pair[0] not in varied]
+    if same:
+        lines.append(f"All settings have {name_values(same)}.")
+    if any("(" in line and "[" in line for line in lines):
+        lines.append(_UNCLAIMED)
+    sections = [
+        lines,
+        [floor_sentence(result)],
+        _format_effects(result, width),
+        _format_drops(result),
+        [time_sentence(result), *_shorten_list("repeated", result.repeated)],
+        _shorten_list("note", result.notes),
+    ]
+    found: list[str] = []
+    for section in sections:
+        if section and found:
+            found.append("")
+        found += section
+    return [part for line in found for part in _wrap(line, min(width, _SENTENCE_WIDTH))]
 
 
-def _blocks(result: SweepResult) -> str:
-    return units.count_text(result.blocks, "block")
+def _format_settings(result: SweepResult, width: int) -> list[str]:
+    """Format the settings in the first form that fits: one table, two, or names above figures."""
+    names = _list_value_columns(result)
+    costs, parts = _list_cost_columns(result), _list_part_columns(result)
+    states = [state_text(result, one) for one in result.settings]
+    state = [("", "<", states)]
+    lines = _format_columns([*names, *costs, *parts, *state])
+    if _fits(lines, width):
+        return lines
+    lines, more = _format_columns([*names, *costs, *state]), _format_columns([*names, *parts])
+    if parts and _fits(lines, width) and _fits(more, width):
+        return [*lines, "", *more]
+    keys = list(list_names(result).values())
+    named = [f"{key}: {text}" if text else key for key, text in zip(keys, states, strict=True)]
+    lines = _put_under_names(named, [*costs, *parts], width)
+    if _fits(lines, width):
+        return lines
+    lines = []
+    for group in (*_group_columns(costs, width), *_group_columns(parts, width)):
+        shown = keys if lines else named
+        lines += [*([""] if lines else []), *_put_under_names(shown, group, width)]
+    return lines
+
+
+def _group_columns(columns: Sequence[_Column], width: int) -> list[list[_Column]]:
+    """Group neighbouring columns into tables that fit; a column that does not is one by itself."""
+    groups: list[list[_Column]] = []
+    for column in columns:
+        if groups and _fits(_indent_columns([*groups[-1], column]), width):
+            groups[-1].append(column)
+        else:
+            groups.append([column])
+    return groups
+
+
+def _indent_columns(columns: Sequence[_Column]) -> list[str]:
+    return _format_columns([("", "<", [""] * len(columns[0][2])), *columns])
+
+
+def _put_under_names(keys: Sequence[str], columns: Sequence[_Column], width: int) -> list[str]:
+    """Format the figures of each setting on a line below its name."""
+    lines = _indent_columns(columns)
+    found = lines[:1]
+    for key, line in zip(keys, lines[1:], strict=True):
+        found += [*textwrap.wrap(key, width, break_on_hyphens=False), line]
+    return found
+
+
+def _list_value_columns(result: SweepResult) -> list[_Column]:
+    columns: list[_Column] = []
+    for axis in list_varied_axes(result.settings):
+        cells = [dict(one.values).get(axis) for one in result.settings]
+        texts = [DASH if value is None else one_line(str(value)) for value in cells]
+        columns.append((axis, "<", texts))
+    return columns
+
+
+def _list_cost_columns(result: SweepResult) -> list[_Column]:
+    kind, rows = result.kind, result.settings
+    mark = _ESTIMATE if kind == units.ESTIMATE else ""
+    seconds = [one.seconds for one in rows]
+    times = [units.UNMEASURED if s is None else units.seconds_text(s.value) for s in seconds]
+    return [
+        (f"J/answer{mark}", ">", [joules_text(one.joules, kind) for one in rows]),
+        (f"change{mark}", ">", [difference_text(one.joules_difference) for one in rows]),
+        ("time", ">", times),
+        ("change", ">", [difference_text(one.seconds_difference) for one in rows]),
+    ]
+
+
+def _list_part_columns(result: SweepResult) -> list[_Column]:
+    rows = result.settings
+
+    def token_text(figure: Interval | None) -> str:
+        if figure is None:
+            return DASH
+        return joules_text(Interval(figure.value, None, None, None), result.kind)
+
+    prefill = [token_text(one.prefill_joules_per_token) for one in rows]
+    decode = [token_text(one.decode_joules_per_token) for one in rows]
+    columns: list[_Column] = []
+    if {*prefill, *decode} != {DASH}:
+        columns += [("prefill/token", ">", prefill), ("decode/token", ">", decode)]
+    if any(one.accuracy is not None for one in rows):
+        columns += [
+            ("accuracy", ">", [accuracy_text(one.accuracy, spread=False) for one in rows]),
+            ("change in points", ">", [accuracy_change_text(result, one) for one in rows]),
+        ]
+    return columns
+
+
+def _format_columns(columns: Sequence[_Column]) -> list[str]:
+    return tables.format_table(
+        list(zip(*(cells for _, _, cells in columns), strict=True)),
+        header=[heading for heading, _, _ in columns],
+        align="".join(side for _, side, _ in columns),
+        measure=tables.count_cells,
+    )
+
+
+def _fits(lines: Sequence[str], width: int) -> bool:
+    return max(map(tables.count_cells, lines), default=0) <= width
+
+
+def _format_effects(result: SweepResult, width: int) -> list[str]:
+    shown = [one for one in result.effects if one.joules is not None or one.seconds is not None]
+    if not shown:
+        return []
+    heading = "effect of an axis, over the others"
+    names = [name_effect(one) for one in shown]
+    mark = _ESTIMATE if result.kind == units.ESTIMATE else ""
+    figures: list[_Column] = [
+        (f"joules{mark}", ">", [difference_text(one.joules) for one in shown]),
+        ("time", ">", [difference_text(one.seconds) for one in shown]),
+    ]
+    lines = _format_columns([(heading, "<", names), *figures])
+    if _fits(lines, width):
+        return lines
+    lines = [f"{heading}:"]
+    for group in _group_columns(figures, width):
+        lines += _put_under_names(names, group, width)
+    return lines
+
+
+def _shorten_list(name: str, texts: Sequence[str]) -> list[str]:
+    lines = [f"{name}: {one_line(text)}" for text in texts[:_MOST_NOTES]]
+    if len(texts) > _MOST_NOTES:
+        lines.append(f"{name}: {len(texts) - _MOST_NOTES:,} more in the report and in --json")
+    return lines
+
+
+def _format_drops(result: SweepResult) -> list[str]:
+    rows, names = [], list_names(result)
+    for one in result.settings:
+        name, reason = names[one.setting], one_line(one.drop_reason)
+        if one.dropped_after is not None:
+            rows.append(
+                (one.dropped_after, f"dropped {name} after block {one.dropped_after + 1}", reason)
+            )
+        elif reason:
+            rows.append((-1, f"could not run {name}", reason))
+    lines = [": ".join(part for part in parts if part) for _, *parts in sorted(rows)]
+    if len(lines) > _MOST_DROPS:
+        more = units.count_text(len(lines) - _MOST_DROPS, "more setting was", "more settings were")
+        lines[_MOST_DROPS:] = [f"{more} dropped; the report and --json have the reasons"]
+    return lines
+
+
+def _wrap(line: str, width: int) -> list[str]:
+    """Wrap a sentence; rows of tables, which have runs of spaces, stay as they are."""
+    if tables.count_cells(line) <= width or "  " in line:
+        return [line]
+    return textwrap.wrap(line, width, subsequent_indent="  ", break_on_hyphens=False)

@@ -1,4 +1,8 @@
-"""The prompts and answers of a workload in a model's own tokens: what every setting computes."""
+"""The texts that a sweep computes under every setting, and the same in a model's own tokens.
+
+Every setting computes the same prompts and the same answers, so that their joules can be compared.
+An answer that is not given is recorded once: the model of the baseline writes it.
+"""
 
 from __future__ import annotations
 
@@ -37,31 +41,22 @@ if TYPE_CHECKING:
 
 
 LOG = "log"
-
 _OUTPUT_TOKENS = {"chat": 48, "code": 112, "long": 48, "letters": 0, LOG: 96}
-
 _FILE_OUTPUT_TOKENS = 64
 """Default output tokens by workload: with them, a visit takes seconds and not minutes."""
-
 
 NAMES = tuple(_OUTPUT_TOKENS)
 """The workloads that have a name; every other one is the path of a file."""
 
-
 LOGGED_QUESTIONS = 6
 """Questions that the workload ``log`` takes, the latest ones."""
-
 
 MOST_ITEMS = 32
 """Most prompts of a file: each visit computes all of them."""
 
-
 _MOST_BYTES = 4_000_000
-
 _PAGE = 50
-
 _MOST_LOOKED_AT = 1000
-
 _PLACE = Path(__file__).with_name("workloads")
 
 
@@ -97,7 +92,6 @@ def load_workload(
 
     Args:
         name: The name of a workload, or the path of a text or JSONL file.
-        config: Names the log; its texts do not leave this machine.
         output_tokens: Most tokens of each answer; None takes the default of the workload.
         until: Only what was asked in the log before this time: the start of a resumed sweep.
 

@@ -18,17 +18,15 @@ from etui.sweep.race import (
     choose_best,
     estimate_full_grid_seconds,
     estimate_seconds_left,
-    list_drops,
-    list_remaining,
+    follow,
     measure_blocks,
-    next_block,
 )
 from etui.sweep.result import SweepResult, find_claimed_change, find_improvement, is_best_claimed
 from etui.sweep.verdict import format_verdict
 from tests.contract.numbers import check_numbers
 from tests.support.sweep_rig import MACHINES, SimulatedRig, draw_noise
 from tests.sweep import results
-from tests.sweep.measured import Measured, grid, unmeasure
+from tests.sweep.measured import Measured, grid, list_drops, list_remaining, next_block, unmeasure
 
 LEFT_OUT = {"interactions", "notes"}
 
@@ -54,7 +52,7 @@ def everything(design: SweepDesign, blocks: list[Any]) -> dict[str, Any]:
         "remaining": [one.key for one in list_remaining(design, blocks)],
         "next": next_block(design, blocks),
         "full grid": estimate_full_grid_seconds(design, blocks),
-        "left": estimate_seconds_left(design, blocks, 12.5),
+        "left": estimate_seconds_left(follow(design, blocks), 12.5),
     }
 
 

@@ -6,16 +6,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from etui.log.records import SweepRecord, SweepSettingRecord
-from etui.sweep._accuracy import SettingAnswer
-from etui.sweep._measurer import VisitPower
-from etui.sweep.blocks import BlockPlan, Failure, PhaseCost, Visit
+from etui.measure.progress import Progress
+from etui.sweep.blocks import PhaseCost, SettingAnswer, Visit, VisitPower
 from etui.sweep.config import Setting, SweepConfig
 from etui.sweep.plan import SweepPlan
-from etui.sweep.race import Drop
-from etui.sweep.result import DetectionFloor
-from etui.sweep.run import Instruments, SweepProgress
+from etui.sweep.run import Instruments
 
 
 @dataclass(slots=True)
@@ -65,33 +63,17 @@ class Log:
 
 @dataclass(slots=True)
 class Audience:
-    """Keeps what it is shown, as words and values."""
+    """Keeps the progress that it is shown."""
 
-    seen: list[tuple[str, object]] = field(default_factory=list)
+    seen: list[Progress] = field(default_factory=list)
 
-    def of(self, kind: str) -> list[object]:
-        return [value for name, value in self.seen if name == kind]
+    def __call__(self, progress: Progress) -> None:
+        self.seen.append(progress)
 
-    def note(self, text: str) -> None:
-        self.seen.append(("note", text))
-
-    def begin(self, config: SweepConfig, folder: Path, progress: SweepProgress) -> None:
-        self.seen.append(("begin", progress))
-
-    def see_floor(self, floor: DetectionFloor) -> None:
-        self.seen.append(("floor", floor))
-
-    def see_visit(self, plan: BlockPlan, at: int, visit: Visit | Failure) -> None:
-        self.seen.append(("visit", visit))
-
-    def see_block(self, progress: SweepProgress) -> None:
-        self.seen.append(("block", progress))
-
-    def see_drop(self, drop: Drop) -> None:
-        self.seen.append(("drop", drop))
-
-    def see_answers(self, done: int, total: int) -> None:
-        self.seen.append(("answers", (done, total)))
+    def of(self, event: str) -> list[Any]:
+        """The texts of notes, else the fields of an event."""
+        found = [one for one in self.seen if one.event == event and one.fields]
+        return [one.text if event == "note" else one.fields for one in found]
 
 
 def make_answer(setting: Setting, number: int, *, correct: bool) -> SettingAnswer:

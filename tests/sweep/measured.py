@@ -10,7 +10,21 @@ from itertools import product
 
 from etui.sweep.blocks import Block, BlockPlan, Failure, PhaseCost, Visit
 from etui.sweep.config import Setting, SweepDesign
-from etui.sweep.race import next_block
+from etui.sweep.race import Drop, follow, plan_next
+
+
+def next_block(design: SweepDesign, blocks: Sequence[Block]) -> BlockPlan | None:
+    return plan_next(follow(design, blocks))
+
+
+def list_drops(design: SweepDesign, blocks: Sequence[Block]) -> tuple[Drop, ...]:
+    return follow(design, blocks).drops
+
+
+def list_remaining(design: SweepDesign, blocks: Sequence[Block]) -> tuple[Setting, ...]:
+    left = follow(design, blocks).remaining
+    return tuple(one for one in design.settings if one.key in left)
+
 
 Cost = tuple[float, float]
 """Joules and seconds of one answer."""

@@ -11,7 +11,7 @@ from etui.arm import Speculate
 from etui.chat import Message
 from etui.config.config import Config
 from etui.models.spec import ModelSpec
-from etui.sweep._measurer import LocalMeasurer, MachineWatch
+from etui.sweep._measurer import CapControl, Devices, LocalMeasurer, MachineWatch, SweptWork
 from etui.sweep.config import Setting
 from etui.sweep.workload import WorkItem, Workload, hash_items
 from tests.support.engine_session import SimulatedSequence, SimulatedSession
@@ -121,17 +121,16 @@ class Machine:
             suspended=lambda: self.suspended_ns,
         )
         self.gpu.rest(1.5)  # a meter has to see a counter move before it can say anything
+        sleep, cap = options.pop("sleep", self.gpu.rest), options.pop("cap", CapControl())
+        work = {name: options.pop(name) for name in ("shape", "recording") if name in options}
         return LocalMeasurer(
-            self.configure,
-            self.gpu.recorder,
-            Workload("mine", hash_items(items), items),
-            BASELINE,
-            sysfs_dir=self.sysfs,
-            loader=self,  # type: ignore[arg-type]
-            watch=watch,
-            meter=self.gpu,
-            clock=self.gpu.clock,
-            sleep=options.pop("sleep", self.gpu.rest),
+            SweptWork(
+                Workload("mine", hash_items(items), items),
+                BASELINE,
+                self.configure,  # type: ignore[arg-type]
+                **work,
+            ),
+            Devices(self.gpu.recorder, watch, self.gpu, self, cap, sleep),  # type: ignore[arg-type]
             note=self.notes.append,
             **options,
         )

@@ -9,12 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from etui.sweep._differences import fit_setting_means, joules, list_axes
+from etui.sweep._differences import FIGURES, fit_setting_means
 from etui.sweep.analysis import analyse
 from etui.sweep.blocks import Block
 from etui.sweep.config import SweepDesign
 from tests.sweep.measured import Measured, grid, setting
 
+joules = FIGURES["joules"]
 AXES = {"threads": (2, 1, 4), "kv_type": ("f16", "q8_0")}
 THREADS = {1: 1.5, 2: 1.0, 4: 1.25}
 KV = {"f16": 1.0, "q8_0": 0.9}
@@ -89,11 +90,6 @@ def test_the_baseline_need_not_be_on_the_grid():
     assert {one.reference for key, one in found.items() if key[0] == "threads"} == {2}
     assert found["threads", 1].joules.percent == pytest.approx(50)
     assert found["kv_type", "q8_0"].joules.percent == pytest.approx(-10)
-
-
-def test_axes_with_one_value_have_no_effect():
-    settings_ = grid(threads=(1, 2), kv_type=("f16",))
-    assert [one.axis for one in list_axes(settings_)] == ["threads"]
 
 
 def drawn_blocks(settings_, seed: int, drop: bool) -> list[Block]:

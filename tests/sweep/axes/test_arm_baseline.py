@@ -9,7 +9,7 @@ from etui.config.config import Config
 from etui.errors import ModelUnavailable, UsageError
 from etui.models.catalogue import Catalogue, load_catalogue
 from etui.sweep._axes import check_axes, parse_axes
-from etui.sweep._machine import build_work_shape, configure, read_arm_baseline, read_machine_facts
+from etui.sweep._machine import build_work_shape, configure, find_baseline, read_machine_facts
 from etui.sweep.config import PLAIN_WORK, Setting, WorkShape
 from tests.models.test_gguf import asks, f32, tiny_gguf
 
@@ -54,8 +54,8 @@ def catalogue(config: Config) -> Catalogue:
 def test_an_arm_gives_its_model_its_speculation_and_its_work(
     config: Config, catalogue: Catalogue, arm: str, speculate: str, shape: WorkShape
 ) -> None:
-    found = read_arm_baseline("mine", arm, config, catalogue)
-    assert (found.policy, found.arm.name, found.spec.name) == ("mine", arm, "small")
+    found = find_baseline(None, "mine", arm, config, catalogue)
+    assert (found.policy, found.spec.name) == ("mine", "small")
     assert found.path == config.home / "small.gguf"
     assert found.spec.speculate == speculate
     assert found.shape == shape
@@ -63,30 +63,24 @@ def test_an_arm_gives_its_model_its_speculation_and_its_work(
     assert configured.speculate == speculate
 
 
-def test_the_sampling_is_what_the_model_asks_for(config: Config, catalogue: Catalogue) -> None:
-    assert read_arm_baseline("mine", "quick", config, catalogue).arm.sampling.temperature == 0.75
-
-
 def test_an_unknown_arm_or_policy_offers_the_nearest(config: Config, catalogue: Catalogue) -> None:
     with pytest.raises(UsageError, match="no arm 'quik', did you mean 'quick'"):
-        read_arm_baseline("mine", "quik", config, catalogue)
+        find_baseline(None, "mine", "quik", config, catalogue)
     with pytest.raises(UsageError, match="unknown policy 'mime'"):
-        read_arm_baseline("mime", "quick", config, catalogue)
+        find_baseline(None, "mime", "quick", config, catalogue)
 
 
 def test_an_arm_without_a_model_here_says_what_to_pull(
     config: Config, catalogue: Catalogue
 ) -> None:
     with pytest.raises(ModelUnavailable) as caught:
-        read_arm_baseline("mine", "big", config, catalogue)
+        find_baseline(None, "mine", "big", config, catalogue)
     assert "etui models pull large" in caught.value.fix
 
 
 def test_the_work_of_an_arm_limits_its_axes(config: Config, catalogue: Catalogue) -> None:
-    found = read_arm_baseline("mine", "votes", config, catalogue)
-    facts = read_machine_facts(
-        config, found.spec, found.path, catalogue, shape=found.shape, gpus=[]
-    )
+    found = find_baseline(None, "mine", "votes", config, catalogue)
+    facts = read_machine_facts(config, found, catalogue, gpus=[])
     with pytest.raises(UsageError, match="votes are never speculated"):
         check_axes(parse_axes(["speculate=off,lookup"]), facts)
 

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from etui.errors import UsageError
 from etui.sweep._axes import (
     MOST_SETTINGS,
+    _find_obstacle,
     build_grid,
     check_axes,
     choose_default_axes,
-    find_obstacle,
     parse_axes,
     resolve_values,
 )
@@ -331,14 +331,14 @@ def test_a_grid_has_every_possible_combination_once(grid: dict[AxisName, list[Va
     baseline = found[0]
     assert baseline == Setting(tuple((name, facts.current[name]) for name in names))
     for each in found:
-        assert find_obstacle(dict(each.values), facts) == ""
+        assert _find_obstacle(dict(each.values), facts) == ""
         if each != baseline:
             assert all(value in grid[name] for name, value in each.values)
     computed = [resolve_values(dict(each.values), facts) for each in found]
     assert all(one != other for one, other in combinations(computed, 2))
     possible = set()
     for setting in _product(grid, names):
-        if not find_obstacle(setting, facts):
+        if not _find_obstacle(setting, facts):
             possible.add(frozenset(resolve_values(setting, facts).items()))
     assert possible <= {frozenset(each.items()) for each in computed}
 

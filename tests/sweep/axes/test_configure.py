@@ -21,7 +21,7 @@ from etui.models.catalogue import Catalogue, load_catalogue
 from etui.models.spec import ModelSpec
 from etui.sweep import _machine as module
 from etui.sweep._axes import build_grid, choose_default_axes
-from etui.sweep._machine import Configured, configure, read_machine_facts
+from etui.sweep._machine import Baseline, Configured, configure, read_machine_facts
 from etui.sweep.config import AXES, Setting
 from tests.engine.opened import opened
 from tests.models.test_gguf import tiny_gguf
@@ -66,7 +66,7 @@ def test_nothing_but_the_threads_is_fixed_without_axes(
     )
     assert found.path == config.home / "small.gguf"
     assert found.config == replace(config, threads=2)
-    assert (found.draft, found.speculate, found.draft_tokens) == (None, "off", None)
+    assert (found.draft, found.speculate, found.spec.draft_tokens) == (None, "off", None)
     assert found.power_limit_watts is None
 
 
@@ -154,7 +154,7 @@ def test_speculation_and_its_depth(
     config: Config, catalogue: Catalogue, values: dict[str, Any], expected: tuple[str, int | None]
 ) -> None:
     found = made(config, catalogue, "alone", **values)
-    assert (found.speculate, found.draft_tokens) == expected
+    assert (found.speculate, found.spec.draft_tokens) == expected
     assert (found.spec.speculate, found.spec.draft_tokens) == expected
     assert found.draft is None
 
@@ -219,7 +219,7 @@ def test_settings_that_differ_are_configured_differently(
     spec = found.spec
     assert (spec.threads, spec.kv_type, spec.batch_tokens) == (threads, kv_type, batch)
     assert (spec.flash_attention == "off") <= (kv_type == "f16")
-    assert found.draft_tokens == (None if speculate == "off" or depth == "auto" else depth)
+    assert found.spec.draft_tokens == (None if speculate == "off" or depth == "auto" else depth)
 
 
 def test_the_baseline_of_a_grid_runs_as_the_model_does_now(
@@ -227,12 +227,12 @@ def test_the_baseline_of_a_grid_runs_as_the_model_does_now(
 ) -> None:
     spec: ModelSpec = catalogue.get("alone")
     path: Path = config.home / "small.gguf"
-    facts = read_machine_facts(config, spec, path, catalogue, gpus=[])
+    facts = read_machine_facts(config, Baseline(spec, path), catalogue, gpus=[])
     settings = build_grid(choose_default_axes(facts), facts).settings
     found = configure(settings[0], spec, config, catalogue)
     now = thread_limits.choose_thread_limits(spec, config)
     assert (found.spec.threads, found.spec.prefill_threads) == (now.decode, now.prefill)
-    assert (found.speculate, found.draft_tokens) == ("lookup", 6)
+    assert (found.speculate, found.spec.draft_tokens) == ("lookup", 6)
     assert (found.spec.kv_type, found.spec.flash_attention) == ("f16", "off")
     configured = [configure(each, spec, config, catalogue) for each in settings]
     assert len(set(map(repr, configured))) == len(settings)

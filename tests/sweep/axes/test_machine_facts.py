@@ -6,6 +6,7 @@ import struct
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -17,7 +18,7 @@ from etui.models.catalogue import Catalogue, load_catalogue
 from etui.models.files import require
 from etui.sweep._axes import check_axes, choose_default_axes
 from etui.sweep._machine import (
-    LimitRange,
+    Baseline,
     MachineFacts,
     combine_limits,
     read_machine_facts,
@@ -81,18 +82,16 @@ def facts(
     config: Config,
     catalogue: Catalogue,
     gpus: int = 0,
-    limits: tuple[LimitRange, ...] = (),
+    limits: tuple[Any, ...] = (),
     shape: WorkShape = PLAIN_WORK,
 ) -> MachineFacts:
     spec = catalogue.get(name)
     return read_machine_facts(
         config,
-        spec,
-        require(spec, config),
+        Baseline(spec, require(spec, config), shape=shape),
         catalogue,
         gpus=[replace(GPU, name=f"CUDA{i}") for i in range(gpus)],
         limits=limits,
-        shape=shape,
     )
 
 
@@ -201,10 +200,13 @@ def test_layers_on_gpus(config: Config, catalogue: Catalogue, gpus: int) -> None
 def test_a_model_that_does_not_fit_has_fewer_layers(config: Config, catalogue: Catalogue) -> None:
     spec = catalogue.get("small")
     gpu = replace(GPU, free_bytes=1_000)
-    found = read_machine_facts(config, spec, require(spec, config), catalogue, gpus=[gpu])
+    found = read_machine_facts(config, Baseline(spec, require(spec, config)), catalogue, gpus=[gpu])
     assert (found.baseline.fitting_layers, found.current["gpu_layers"]) == (0, 0)
     found = read_machine_facts(
-        config, replace(spec, gpu_layers="all"), require(spec, config), catalogue, gpus=[gpu]
+        config,
+        Baseline(replace(spec, gpu_layers="all"), require(spec, config)),
+        catalogue,
+        gpus=[gpu],
     )
     assert found.current["gpu_layers"] == "all"
 
@@ -240,7 +242,7 @@ def test_the_real_machine_can_be_swept(config: Config, starter_model: Path) -> N
     own = replace(config, models_dir=starter_model.parent)
     catalogue = load_catalogue(own)
     spec = catalogue.get("smollm2-135m")
-    found = read_machine_facts(own, spec, starter_model, catalogue)
+    found = read_machine_facts(own, Baseline(spec, starter_model), catalogue)
     chosen = choose_default_axes(found)
     assert check_axes(chosen, found) == chosen
     assert found.baseline.layers == 31

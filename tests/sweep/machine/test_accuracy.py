@@ -15,13 +15,8 @@ from etui.engine.residency import Residency
 from etui.measure.run import StopRequested
 from etui.models.catalogue import load_catalogue
 from etui.models.spec import STARTER
-from etui.sweep._accuracy import (
-    SettingAnswer,
-    draw_questions,
-    group_by_numbers,
-    measure_answers,
-)
-from etui.sweep.blocks import SettingFailed
+from etui.sweep._accuracy import draw_questions, group_by_numbers, measure_answers
+from etui.sweep.blocks import SettingAnswer, SettingFailed
 from etui.sweep.config import AXES, Setting
 from tests.bench.fake_engine import FakeSession
 from tests.sweep.measured import grid, setting

@@ -12,7 +12,7 @@ from etui.energy.power_limits.limit import CapRequest, LimitFiles
 from etui.energy.power_limits.limits import open_power_limits
 from etui.errors import EtuiError
 from etui.models.catalogue import load_catalogue
-from etui.sweep._machine import MachineFacts, combine_limits, read_machine_facts
+from etui.sweep._machine import Baseline, MachineFacts, combine_limits, read_machine_facts
 from etui.sweep.blocks import SettingFailed
 from etui.sweep.workbench import open_cap
 from tests.contract.tiny_model import write_tiny_model
@@ -37,7 +37,7 @@ def facts(config: Config) -> MachineFacts:
     config.models_dir.mkdir(parents=True, exist_ok=True)
     path = write_tiny_model(config.models_dir / "tiny.gguf")
     catalogue = load_catalogue(config)
-    return read_machine_facts(config, catalogue.get("tiny"), path, catalogue, gpus=())
+    return read_machine_facts(config, Baseline(catalogue.get("tiny"), path), catalogue, gpus=())
 
 
 def test_a_limit_that_changed_since_the_plan_is_refused(

@@ -195,7 +195,7 @@ def test_other_programs_disturb_a_visit(machine):
 
 
 def test_a_forced_sweep_takes_visits_with_other_programs(machine):
-    rig = machine.rig(most_others=1.0)
+    rig = machine.rig(procedure=Procedure(most_others=1.0))
 
     def during():
         machine.others_seconds += 0.009
@@ -214,7 +214,7 @@ def test_a_suspend_disturbs_a_visit(machine):
     assert rig.visit(BASELINE, 0).disturbed == ""  # it was before: in the warm-up
     machine.suspended_ns = 0
     states = iter([0, 65_000_000_000])
-    rig._watch._suspended = lambda: next(states)
+    rig._devices.watch._suspended = lambda: next(states)
     assert rig.visit(BASELINE, 0).disturbed == "the machine was suspended for 1 min 05 s"
 
 
@@ -281,14 +281,14 @@ def test_throttling_by_heat_is_noted(machine):
     write(counts, core_throttle_count=7, package_throttle_count=2)
     rig = machine.rig()
     assert rig.visit(BASELINE, 0).notes == ()
-    started = rig._watch.read
+    started = rig._devices.watch.read
 
     def read():
         state = started()
         write(counts, core_throttle_count=10)
         return state
 
-    rig._watch.read = read
+    rig._devices.watch.read = read
     visit = rig.visit(BASELINE, 0)
     assert visit.notes == ("the CPU was slowed down by heat 3 times",)
     assert visit.disturbed == ""

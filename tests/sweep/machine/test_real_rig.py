@@ -14,7 +14,7 @@ from etui.energy.recorder import Recorder
 from etui.energy.sources.estimate import EstimateSource
 from etui.models.catalogue import load_catalogue
 from etui.models.spec import STARTER
-from etui.sweep._measurer import LocalMeasurer, Procedure
+from etui.sweep._measurer import Devices, LocalMeasurer, MachineWatch, Procedure, SweptWork
 from etui.sweep.blocks import SettingFailed
 from etui.sweep.config import PLAIN_WORK, Setting, WorkShape
 from etui.sweep.workload import WorkItem, Workload, hash_items
@@ -53,14 +53,11 @@ def open_rig(
             return Runnable(changed, path, one)
         return Runnable(spec, path, one, speculate=values["speculate"])  # type: ignore[arg-type]
 
+    workload = Workload("mine", hash_items(ITEMS), ITEMS)
     return LocalMeasurer(
-        configure,
-        recorder,
-        Workload("mine", hash_items(ITEMS), ITEMS),
-        OFF,
-        sysfs_dir=config.sysfs_dir,
-        shape=shape,
-        procedure=QUICK,
+        SweptWork(workload, OFF, configure, shape),  # type: ignore[arg-type]
+        Devices(recorder, MachineWatch(config.sysfs_dir, recorder), recorder),
+        QUICK,
     )
 
 

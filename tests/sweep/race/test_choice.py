@@ -14,8 +14,7 @@ from etui.sweep.race import (
     choose_best,
     estimate_full_grid_seconds,
     estimate_seconds_left,
-    list_drops,
-    list_remaining,
+    follow,
     measure_blocks,
 )
 from tests.support.sweep_rig import (
@@ -26,6 +25,7 @@ from tests.support.sweep_rig import (
     TrueCost,
     draw_noise,
 )
+from tests.sweep.measured import list_drops, list_remaining
 
 LITTLE = replace(QUIET, joules=0.003, seconds=0.002)
 
@@ -197,7 +197,10 @@ def test_nothing_is_known_of_the_full_grid_without_blocks():
 def test_the_estimate_of_the_seconds_left_ends_at_zero_and_follows_the_blocks():
     for seed in range(5):
         planned, blocks, rig = sweep(MACHINES["joint"](random.Random(seed)), LITTLE, seed)
-        left = [estimate_seconds_left(planned, blocks[:at], 8.0) for at in range(len(blocks) + 1)]
+        left = [
+            estimate_seconds_left(follow(planned, blocks[:at]), 8.0)
+            for at in range(len(blocks) + 1)
+        ]
         assert left[-1] == 0
         assert 0.5 * rig.now_s < left[0] < 2 * rig.now_s
         in_confirmation = len(blocks) - 4
@@ -208,9 +211,9 @@ def test_the_estimate_of_the_seconds_left_ends_at_zero_and_follows_the_blocks():
 def test_the_first_estimate_counts_the_visits_of_a_halved_race():
     planned = SweepDesign(given_machine([(10, 1)] * 9).settings)
     # 8 others, then 4, then 2: these are confirmed.
-    assert estimate_seconds_left(planned, (), 1.0) == 4 * 2 + 2 * 10 + 2 * 6 + 8 * 4
+    assert estimate_seconds_left(follow(planned, ()), 1.0) == 4 * 2 + 2 * 10 + 2 * 6 + 8 * 4
     full = replace(planned, halving=False)
-    assert estimate_seconds_left(full, (), 1.0) == 4 * 2 + 10 * 10 + 8 * (FINALISTS + 2)
+    assert estimate_seconds_left(follow(full, ()), 1.0) == 4 * 2 + 10 * 10 + 8 * (FINALISTS + 2)
 
 
 def test_the_reason_of_a_setting_that_is_cheap_but_slow_is_its_time():

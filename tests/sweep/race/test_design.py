@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from etui.errors import EtuiError
 from etui.sweep.blocks import Block, Failure, PhaseCost, Visit
 from etui.sweep.config import Goal, Setting, SweepDesign
-from etui.sweep.race import list_drops, list_remaining, measure_blocks, next_block
+from etui.sweep.race import measure_blocks
 from tests.support.sweep_rig import (
     MACHINES,
     QUIET,
@@ -21,6 +21,7 @@ from tests.support.sweep_rig import (
     SimulatedRig,
     TrueCost,
 )
+from tests.sweep.measured import list_drops, list_remaining, next_block
 
 BASE = "threads=1"
 

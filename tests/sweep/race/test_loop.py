@@ -9,8 +9,9 @@ import pytest
 from etui.errors import EtuiError, Stopped
 from etui.sweep.blocks import Failure
 from etui.sweep.config import Setting, SweepDesign
-from etui.sweep.race import ATTEMPTS, measure_blocks, next_block
+from etui.sweep.race import ATTEMPTS, measure_blocks
 from tests.support.sweep_rig import QUIET, SimulatedMachine, SimulatedRig, TrueCost
+from tests.sweep.measured import next_block
 
 SETTINGS = tuple(Setting((("threads", n),)) for n in (1, 2, 4))
 DESIGN = SweepDesign(SETTINGS, floor_blocks=2, race_rounds=1, confirm_blocks=2)

@@ -5,28 +5,23 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
-from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from etui.stats.tests import Interval
-from etui.sweep._charts import (
-    draw_frontier,
-    draw_power,
-    list_roles,
-    list_shown_roles,
-    place_visits,
-    thin_watts,
-)
 from etui.sweep.page import (
     build_findings,
     build_rows,
+    draw_frontier,
+    draw_power,
+    find_role,
+    place_visits,
     render_report,
     split_interval,
     split_spread,
-    write_report,
+    thin_watts,
 )
 from etui.sweep.result import Accuracy, SettingResult
 from etui.sweep.verdict import format_verdict
@@ -82,7 +77,7 @@ def page_of(sweep: Sweep) -> str:
 def test_it_stands_alone(make) -> None:
     text = page_of(make())
     assert not re.search(r"(?i)\b(https?|wss?|ftp):|//[a-z0-9-]+\.[a-z]", text)
-    assert "url(" not in text
+    assert not re.search(r"url\((?!#)", text)
     assert "@import" not in text
     assert "default-src 'none'" in text
     for tag, attributes in Page(text).tags:
@@ -111,7 +106,7 @@ def test_every_section_of_a_full_sweep() -> None:
         "Conditions",
         "Method",
     ]
-    assert text.count("<svg") == 4
+    assert text.count("<svg") == 2
     shown = Page(text).text
     assert "8 dropped settings are far outside" in shown
     assert "repeated: block 6: another process used 38 %" in shown
@@ -187,46 +182,23 @@ def test_texts_cannot_leave_their_place() -> None:
     assert "alert(1)</script>" not in text
 
 
-def test_the_file_is_written_whole(tmp_path: Path) -> None:
-    sweep, folder = results.two_settings(), tmp_path / "sweep"
-    folder.mkdir()
-    write_report(folder / "report.html", sweep.config, sweep.result, sweep.blocks, sweep.power)
-    assert (folder / "report.html").read_text(encoding="utf-8") == page_of(sweep)
-    assert [path.name for path in folder.iterdir()] == ["report.html"]
-
-
-def test_a_lone_surrogate_is_replaced(tmp_path: Path) -> None:
-    sweep = results.two_settings()
-    strange = replace(sweep.config, model="a\udcff")
-    write_report(tmp_path / "report.html", strange, sweep.result, sweep.blocks, sweep.power)
-    assert "a\ufffd" in (tmp_path / "report.html").read_text(encoding="utf-8")
-
-
 def test_roles_follow_from_the_result() -> None:
-    sweep = results.sixteen_settings()
-    roles = list_roles(sweep.result)
+    result = results.sixteen_settings().result
+    roles = {one.setting: find_role(result, one) for one in result.settings}
     assert roles["threads=4 kv_type=f16 speculate=lookup"] == "best"
     assert roles["threads=8 kv_type=f16 speculate=off"] == "baseline"
     assert roles["threads=8 kv_type=f16 speculate=lookup"] == "frontier"
     assert roles["threads=1 kv_type=f16 speculate=off"] == "dropped"
     kept = results.two_settings().result
-    assert list_roles(replace(kept, best=kept.baseline))["threads=2"] == "baseline"
-    assert [class_ for class_, _ in list_shown_roles(kept)] == ["role-best", "role-baseline"]
+    assert find_role(replace(kept, best=kept.baseline), kept.settings[0]) == "baseline"
 
 
-def test_the_frontier_is_a_staircase() -> None:
-    from etui.sweep._charts import FRONTIER_SIZES
-
-    chart = draw_frontier(results.two_settings().result, FRONTIER_SIZES[0])
+def test_the_frontier_names_its_settings_and_needs_two() -> None:
+    chart = draw_frontier(results.two_settings().result)
     assert chart is not None
-    line = re.search(r'd="([^"]*)" class="hull"', chart)
-    assert line is not None
-    points = re.findall(r"[ML]([\d.]+) ([\d.]+)", line[1])
-    assert len(points) == 3
-    assert points[0][1] == points[1][1]
-    assert points[1][0] == points[2][0]
-    one = make_result(setting_result("threads=2"))
-    assert draw_frontier(one, FRONTIER_SIZES[0]) is None
+    assert "baseline" in chart
+    assert "<title>threads=1: 10.1 ± 0.2 J" in chart
+    assert draw_frontier(make_result(setting_result("threads=2"))) is None
 
 
 def test_visits_follow_each_other_after_a_restart() -> None:
@@ -235,24 +207,22 @@ def test_visits_follow_each_other_after_a_restart() -> None:
 
     second = 1_000_000_000
     placed = place_visits([visit(0, second), visit(3 * second, 4 * second), visit(10, second)])
-    assert [(one.start_s, one.end_s) for one in placed[:2]] == [(0.0, 1.0), (3.0, 4.0)]
-    assert placed[2].start_s == 64.0
+    assert placed[:2] == [(0.0, 1.0), (3.0, 4.0)]
+    assert placed[2][0] == 64.0
     late = place_visits([visit(0, second), visit(5000 * second, 5001 * second)])
-    assert late[1].start_s == 61.0
+    assert late[1][0] == 61.0
     assert place_visits([]) == []
 
 
 def test_gaps_in_the_watts_stay_gaps() -> None:
-    from etui.sweep._charts import FRONTIER_SIZES
-
     sweep = results.two_settings()
     power = Power(0, "threads=2", 0, 0, 10**10, (5.0, None, None, 7.0, 7.0))
-    chart = draw_power(sweep.result, (power,), FRONTIER_SIZES[0])
+    chart = draw_power(sweep.result, (power,))
     assert chart is not None
-    assert chart.count('class="power"') == 2
+    assert "nan" not in chart
     silent = replace(power, watts=(None, None))
-    assert draw_power(sweep.result, (silent,), FRONTIER_SIZES[0]) is None
-    assert draw_power(sweep.result, (), FRONTIER_SIZES[0]) is None
+    assert draw_power(sweep.result, (silent,)) is None
+    assert draw_power(sweep.result, ()) is None
 
 
 @given(st.lists(st.one_of(st.none(), st.floats(0, 1000)), max_size=200), st.integers(1, 100))
@@ -284,7 +254,7 @@ rows = st.builds(
 )
 
 
-@settings(max_examples=20)
+@settings(max_examples=8)
 @given(st.lists(rows, min_size=1, max_size=12, unique_by=lambda row: row[0]))
 def test_any_figures_can_be_drawn(found) -> None:
     shown: list[SettingResult] = [setting_result("threads=0")]

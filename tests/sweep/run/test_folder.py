@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from etui.config.config import Config
 from etui.errors import EtuiError, InvalidFile, Stopped, UsageError
-from etui.sweep._accuracy import SettingAnswer
-from etui.sweep._measurer import VisitPower, read_power
+from etui.sweep._measurer import read_power
+from etui.sweep.blocks import SettingAnswer, VisitPower
 from etui.sweep.folder import (
     SweepFolder,
     find_sweep,

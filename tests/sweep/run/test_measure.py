@@ -7,22 +7,17 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from etui.atomic import write_text
 from etui.errors import EtuiError, Stopped
-from etui.sweep._accuracy import SettingAnswer, analyse_measured, group_answers
-from etui.sweep.blocks import Visit
+from etui.sweep._accuracy import analyse_measured, group_answers
+from etui.sweep.blocks import SettingAnswer, Visit
 from etui.sweep.config import Setting, SweepDesign
 from etui.sweep.folder import SweepFolder, read_sweep
-from etui.sweep.race import Drop
-from etui.sweep.result import DetectionFloor
-from etui.sweep.run import (
-    Instruments,
-    SweepOutcome,
-    SweepProgress,
-    resume_run,
-)
+from etui.sweep.run import Instruments, SweepOutcome, SweepRun
 from tests.fixtures.records import check_document
 from tests.sweep.fakes import Audience, FakeRig, Log, make_answer, read_no_power
 from tests.sweep.values import CONFIG
@@ -65,7 +60,7 @@ def run(
         )
         recorded = read_sweep(place)
     with folder:
-        return resume_run(folder, recorded, made, audience, log).measure()
+        return SweepRun(folder, recorded, made, audience, log).measure()
 
 
 def test_a_sweep_ends_with_its_best_setting_in_every_place(place: Path) -> None:
@@ -95,21 +90,35 @@ def test_a_sweep_ends_with_its_best_setting_in_every_place(place: Path) -> None:
 def test_progress_is_shown_block_by_block(place: Path) -> None:
     audience = Audience()
     run(place, FakeRig(JOULES), audience, Log())
-    kinds = [kind for kind, _ in audience.seen if kind != "visit"]
-    assert kinds[:4] == ["begin", "block", "floor", "block"]
-    (floor,) = audience.of("floor")
-    assert isinstance(floor, DetectionFloor)
-    assert floor.joules_percent is not None
+    first, *_ = audience.seen
+    assert first.text.startswith("m: 6 settings, about ")
+    assert first.text.endswith(f"in {place}; Ctrl-C stops")
+    kinds = [one.event for one in audience.seen if one.fields]
+    assert kinds[:4] == ["begun", "block", "note", "block"]
+    assert audience.of("note")[0].startswith("differences below ")
     blocks = audience.of("block")
-    assert all(isinstance(block, SweepProgress) for block in blocks)
-    left = [block.blocks_left for block in blocks]  # type: ignore[attr-defined]
+    assert [one["stage"] for one in blocks[:3]] == ["floor", "floor", "race"]
+    left = [one["blocks_left"] for one in blocks]
     assert left == sorted(left, reverse=True)
     assert left[-1] == 0
-    assert [block.blocks for block in blocks] == list(range(1, len(blocks) + 1))  # type: ignore[attr-defined]
-    assert blocks[-1].step == "done"  # type: ignore[attr-defined]
-    drops = [drop.setting for drop in audience.of("drop") if isinstance(drop, Drop)]
+    assert [one["block"] for one in blocks] == list(range(1, len(blocks) + 1))
+    (last,) = [one.text for one in audience.seen if one.event == "block"][-1:]
+    assert last == f"done · {len(blocks)} blocks measured · 2 settings left · best {BEST}"
+    drops = [one["setting"] for one in audience.of("dropped")]
     assert SETTINGS[1].key in drops
     assert BEST not in drops
+
+
+def test_a_visit_moves_the_bar_within_its_block(place: Path) -> None:
+    audience = Audience()
+    run(place, FakeRig(JOULES), audience, Log())
+    visits = [one for one in audience.seen if one.total is not None and not one.fields]
+    assert [one.done for one in visits[:4]] == [0.5, 1.0, 1.5, 2.0]
+    assert visits[0].text.startswith("floor · block 1 of at most 10, visit 1 of 2 · about ")
+    assert visits[0].text.endswith("6 settings left")
+    assert "race · block 3" in visits[4].text
+    assert any("confirming · " in one.text for one in visits)
+    assert "best" not in visits[4].text
 
 
 @pytest.mark.parametrize("cut", [4, 5, 11, 20, 30])
@@ -131,10 +140,11 @@ def test_ctrl_c_keeps_the_blocks_and_a_resumed_sweep_ends_alike(place: Path, cut
     assert (place / "report.html").exists()
     again = Audience()
     second = run(place, FakeRig(JOULES), again, Log())
-    (begun,) = again.of("begin")
-    assert isinstance(begun, SweepProgress)
-    assert begun.blocks == kept
-    assert len(again.of("floor")) == 1
+    (begun,) = again.of("begun")
+    assert begun["blocks"] == kept
+    assert f"({kept} block" in again.seen[0].text
+    assert "already measured), about" in again.seen[0].text
+    assert sum(text.startswith("differences below") for text in again.of("note")) == 1
     assert second.result.best == BEST
     orders = [
         [[(v.setting, v.copy) for v in block.visits] for block in read_sweep(folder).blocks[:kept]]
@@ -179,10 +189,12 @@ def test_an_engine_that_fails_leaves_its_blocks_in_folder_and_log(place: Path) -
 def test_a_full_disk_at_the_report_stops_the_sweep(
     place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fill(*_: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")  # of a write: it names no file
+    def fill(path: Path, *args: Any, **options: Any) -> None:
+        if path.name == "report.html":
+            raise OSError(errno.ENOSPC, "No space left on device")  # of a write: it names no file
+        write_text(path, *args, **options)
 
-    monkeypatch.setattr("etui.sweep.page.write_report", fill)
+    monkeypatch.setattr("etui.measure.folder.write_text", fill)
     with pytest.raises(Stopped, match="the disk of") as full:
         run(place, FakeRig(JOULES), Audience(), Log())
     assert f"etui sweep --resume {place}" in full.value.fix
@@ -258,7 +270,7 @@ def test_accuracy_is_measured_for_each_kind_and_resumed_by_question(place: Path)
     assert second.why_stopped == ""
     assert second.result.is_complete
     assert rig.visits == 0
-    assert audience.of("answers")[-1] == (10 * len(BATCHES), 10 * len(BATCHES))
+    assert audience.of("answered")[-1] == {"done": 10 * len(BATCHES), "answers": 10 * len(BATCHES)}
     by_key = {one.setting: one for one in second.result.settings}
     accuracy = by_key[BATCHES[-1].key].accuracy
     assert accuracy is not None

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from etui.sweep._accuracy import SettingAnswer, analyse_measured, choose_answering, list_asked
+from etui.sweep._accuracy import analyse_measured, choose_answering, list_asked
+from etui.sweep.blocks import SettingAnswer
 from etui.sweep.config import Goal, Setting
-from etui.sweep.race import SweepDesign, list_remaining
+from etui.sweep.race import SweepDesign
 from etui.sweep.result import SettingResult, SweepResult
 from tests.sweep.fakes import make_answer
-from tests.sweep.measured import Measured, grid
+from tests.sweep.measured import Measured, grid, list_remaining
 from tests.sweep.values import CONFIG
 
 SETTINGS = grid(model=("small", "large"), threads=(1, 2, 3))

@@ -44,7 +44,7 @@ from etui.learning.labels import (
     model_questions,
 )
 from etui.learning.predictor import AccuracyPredictor
-from etui.routing.signals.question_words import QuestionText
+from etui.routing.question_text import QuestionText
 
 if TYPE_CHECKING:
     from etui.stats.arrays import Flags, Floats

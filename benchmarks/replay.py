@@ -46,7 +46,7 @@ from etui.models.spec import STARTER
 from etui.routing.decide import decide
 from etui.routing.library import check_text, load_policy
 from etui.routing.policy import Policy
-from etui.routing.signals.question_words import QuestionText
+from etui.routing.question_text import QuestionText
 from etui.runtime.replay import replay_log
 from etui.runtime.runtime import open_runtime
 from etui.yaml.named_files import NamedFile

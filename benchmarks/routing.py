@@ -42,13 +42,13 @@ from etui.learning.predictor import AccuracyPredictor
 from etui.log.writer import TurnWriter
 from etui.models.catalogue import load_catalogue
 from etui.routing.decide import decide
-from etui.routing.joules_predictor import ArmKey, LoggedModelFacts, PastOutput, predict_joules
+from etui.routing.decision import PredictedAccuracy, PredictedJoules
+from etui.routing.joules import ArmKey, LoggedModelFacts, PastOutput, predict_joules
 from etui.routing.library import load_policy
 from etui.routing.policy import Policy
-from etui.routing.prediction import PredictedAccuracy, PredictedJoules
-from etui.routing.signals.host_state import HostState
-from etui.routing.signals.question_words import BUCKETS
-from etui.routing.signals.text_measures import TextFacts
+from etui.routing.question_text import BUCKETS
+from etui.routing.signals import HostState
+from etui.routing.text_measures import TextFacts
 from etui.runtime.caches import LogCache
 from etui.runtime.log_predictor import NeighbourMemory, read_neighbours
 
@@ -206,7 +206,7 @@ def summary(durations: list[float]) -> dict[str, float]:
 
 
 class Stated:
-    """An outlook with made-up joules, and accuracies from fitted heads or made up.
+    """A predictor with made-up joules, and accuracies from fitted heads or made up.
 
     Heads keep what they saw of the last question, so each question is asked about afresh.
     """
@@ -233,7 +233,7 @@ def decisions(
     policy: Policy,
     questions: tuple[str, ...],
     repeats: int,
-    outlook: Stated | None = None,
+    predictor: Stated | None = None,
     *,
     every_signal: bool = False,
 ) -> dict[str, float]:
@@ -248,7 +248,7 @@ def decisions(
                 policy,
                 available={"smollm2-135m"},
                 host=host,
-                outlook=outlook,
+                predictor=predictor,
                 every_signal=every_signal,
             ),
             repeats,
@@ -292,10 +292,10 @@ def quick() -> Iterator[Figure]:
     queries = [Query(question) for question in QUESTIONS]
 
     def deciding(
-        policy: Policy, asked: list[Query], outlook: Stated | None = None
+        policy: Policy, asked: list[Query], predictor: Stated | None = None
     ) -> Callable[[], object]:
         return lambda: [
-            decide(query, policy, available={"smollm2-135m"}, host=host, outlook=outlook)
+            decide(query, policy, available={"smollm2-135m"}, host=host, predictor=predictor)
             for query in asked
         ]
 

@@ -20,9 +20,8 @@ from etui.codec import from_document, to_document
 from etui.errors import UsageError
 
 if TYPE_CHECKING:
-    from etui.routing.availability import Available
     from etui.routing.decision import Decision
-    from etui.routing.policy import Policy
+    from etui.routing.policy import Available, Policy
 
 ANSWER_TOKENS = 64
 """Most answer tokens for a question with options, without the thinking."""
@@ -101,7 +100,7 @@ def choose_policy_arms(
 
 def list_policy_arms(policy: Policy, available: Available) -> dict[str, Arm]:
     """Return every arm of a policy that a model on this machine can serve."""
-    from etui.routing.availability import build_availability_test, choose_served_arm
+    from etui.routing.policy import build_availability_test, choose_served_arm
 
     is_available = build_availability_test(available)
     found = (choose_served_arm(plan, is_available) for plan in policy.arms.values())

@@ -74,8 +74,8 @@ def cases(name: str, from_log: bool, since: str | None, limit: int, output: Path
     from etui.learning.logged_cases import read_logged_cases
     from etui.log.filters import TurnFilter
     from etui.log.queries import LogReader
-    from etui.routing.cases import load_cases
     from etui.routing.library import load_policy
+    from etui.routing.probes import load_cases
 
     if not from_log:
         raise UsageError(
@@ -274,8 +274,7 @@ def list_(as_json: bool) -> None:
 def show(name: str) -> None:
     """Print a policy file unchanged."""
     from etui.config.config import load_config
-    from etui.routing.editing import read_text
-    from etui.routing.library import find_policy
+    from etui.routing.library import find_policy, read_text
 
     text = read_text(find_policy(name, load_config()).path)
     click.echo(text, file=data_stream(), nl=not text.endswith("\n"))
@@ -366,7 +365,7 @@ def _load_fit(place: NamedFile, config: Config) -> tuple[FittedModel | None, tup
 def _add_faults_of_cases(result: CheckedPolicy, config: Config) -> CheckedPolicy:
     """Add the faults in the cases of a policy, as warnings: the policy can be used without them."""
     from etui.errors import InvalidFile
-    from etui.routing.cases import load_cases
+    from etui.routing.probes import load_cases
 
     if result.policy is None:
         return result

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from etui.routing.diff import DifferingCase, OtherAnswer
     from etui.routing.library import CheckedPolicy
     from etui.routing.policy import Policy, PolicyProbe
-    from etui.routing.signals.host_state import HostState
+    from etui.routing.signals import HostState
 
 
 @click.command()
@@ -46,8 +46,7 @@ def new(name: str, origin: str) -> None:
 
     Prints the path of the new file.
     """
-    from etui.routing.editing import check_name, create, read_text
-    from etui.routing.library import find_policy
+    from etui.routing.library import check_name, create, find_policy, read_text
 
     config, _, _ = load_context()
     check_name(name)
@@ -66,14 +65,16 @@ def edit(name: str) -> ExitCode:
 
     A shipped policy is first copied into ETUI_HOME/policies; the copy replaces it.
     """
-    from etui.routing.editing import (
+    from etui.routing.library import (
+        check_text,
         choose_file_to_edit,
+        find_policy,
         make_folder,
+        policy_names,
         read_text,
         replace_text,
         write_draft,
     )
-    from etui.routing.library import check_text, find_policy, policy_names
     from etui.yaml.named_files import NamedFile
 
     config, catalogue, _ = load_context()
@@ -134,13 +135,14 @@ def diff(
     were fitted.
     """
     from etui.routing.diff import (
+        case_lines,
+        diff_lines,
         find_changes,
         find_differing_cases,
         find_other_answers,
         join_cases,
         list_probe_questions,
     )
-    from etui.routing.diff_text import case_lines, diff_lines
 
     config, catalogue, _ = load_context()
     first, second = (_load_valid(name, config, catalogue) for name in (before, after))
@@ -176,7 +178,7 @@ def diff(
 def _load_cases(policy: Policy, config: Config) -> tuple[PolicyProbe, ...]:
     """Load the cases of a policy; without them, and with a message, if they have errors."""
     from etui.errors import InvalidFile
-    from etui.routing.cases import load_cases
+    from etui.routing.probes import load_cases
 
     try:
         return load_cases(policy, config)
@@ -220,8 +222,7 @@ def _run_editor(path: Path) -> None:
 
 def _print_warnings(checked: CheckedPolicy, config: Config) -> None:
     from etui.errors import InvalidFile
-    from etui.routing.cases import load_cases
-    from etui.routing.probes import run_probes
+    from etui.routing.probes import load_cases, run_probes
 
     print_problems(checked)
     policy = checked.policy
@@ -242,8 +243,8 @@ def _print_warnings(checked: CheckedPolicy, config: Config) -> None:
 
 def _read_questions(path: Path | None) -> Iterator[tuple[Query, HostState]]:
     from etui.chat import Query
-    from etui.routing.editing import read_text
-    from etui.routing.signals.host_state import HostState
+    from etui.routing.library import read_text
+    from etui.routing.signals import HostState
 
     text = "" if path is None else read_text(path).removeprefix("\ufeff")
     lines = text.splitlines()
@@ -255,7 +256,7 @@ def _read_logged(config: Config, count: int | None) -> Iterator[tuple[Query, Hos
         return
     from etui.chat import Query
     from etui.log.queries import LogReader
-    from etui.routing.signals.host_state import HostState
+    from etui.routing.signals import HostState
 
     with LogReader(config) as reader:
         turns = reader.list_turns(limit=count)

@@ -17,9 +17,8 @@ from etui.units import count_text, percent_text
 if TYPE_CHECKING:
     from etui.config.config import Config
     from etui.models.catalogue import Catalogue
-    from etui.routing.coverage import Coverage, ParaphraseGroup
     from etui.routing.policy import Policy, PolicyProbe
-    from etui.routing.probes import ProbeOutcome
+    from etui.routing.probes import Coverage, ParaphraseGroup, ProbeOutcome
 
 _MOST_NAMES = 10
 """Names listed in one line."""
@@ -112,8 +111,8 @@ def _load(
     name: str, config: Config, catalogue: Catalogue
 ) -> tuple[Policy, tuple[PolicyProbe, ...]]:
     """Load a policy with its probes and cases."""
-    from etui.routing.cases import load_cases
     from etui.routing.library import load_policy
+    from etui.routing.probes import load_cases
 
     policy = load_policy(name, config, catalogue.models)
     return policy, (*policy.probes, *load_cases(policy, config))
@@ -128,8 +127,7 @@ def _check_tags(tags: Sequence[str], probes: Sequence[PolicyProbe]) -> None:
 
 
 def _run(policy: Policy, probes: Sequence[PolicyProbe], tags: Sequence[str]) -> _Tested:
-    from etui.routing.coverage import group_paraphrases, measure_coverage
-    from etui.routing.probes import run_probes
+    from etui.routing.probes import group_paraphrases, measure_coverage, run_probes
 
     chosen = [probe for probe in probes if not tags or set(tags) & set(probe.tags)]
     outcomes = run_probes(policy, chosen)
@@ -241,7 +239,7 @@ def _build_row(outcome: ProbeOutcome, policy: Policy) -> dict[str, Any]:
 
 
 def _build_summary(tested: _Tested) -> dict[str, Any]:
-    from etui.routing.coverage import measure_robustness
+    from etui.routing.probes import measure_robustness
 
     coverage = tested.coverage
     return {

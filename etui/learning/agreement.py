@@ -28,7 +28,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from etui.routing.signals.question_words import QuestionText
+    from etui.routing.question_text import QuestionText
     from etui.stats.arrays import Flags, Floats
 
 

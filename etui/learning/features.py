@@ -19,10 +19,10 @@ from importlib.resources import files
 from typing import TYPE_CHECKING
 from zlib import crc32
 
-from etui.routing.signals.question_words import DIGIT, WORD, QuestionText
+from etui.routing.question_text import DIGIT, WORD, QuestionText
 
 if TYPE_CHECKING:
-    from etui.routing.signals.question_words import QuestionText
+    from etui.routing.question_text import QuestionText
     from etui.stats.arrays import Floats
 
 

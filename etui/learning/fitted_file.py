@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from etui.errors import InvalidFile, Problem
 from etui.learning.features import FEATURE_NAMES, LEAF, load_classifier
-from etui.routing.signals.question_words import BUCKETS
+from etui.routing.question_text import BUCKETS
 
 FITTED_VERSION: Final = 2
 READABLE_VERSIONS = (1, 2)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from etui.routing.signals.question_words import QuestionText
+from etui.routing.question_text import QuestionText
 
 if TYPE_CHECKING:
     from etui.stats.arrays import Flags, Floats, Whole

@@ -18,7 +18,7 @@ from etui.learning.agreement import (
 )
 from etui.learning.graded import ArmFacts, Graded
 from etui.log.labels import LabelledTurn
-from etui.routing.signals.question_words import QuestionText, split_question
+from etui.routing.question_text import QuestionText, split_question
 
 LEAST_GRADES = 20
 """Grades of an audit arm's own answers from which its accuracy is that of the grades."""

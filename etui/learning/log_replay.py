@@ -18,8 +18,7 @@ from etui.turn.text import about_joules
 
 if TYPE_CHECKING:
     from etui.log.records import LoggedQuestion
-    from etui.routing.decision import Decision
-    from etui.routing.prediction import Predictor
+    from etui.routing.decision import Decision, Predictor
 
 
 def replayed_lines(document: TurnsDocument) -> Iterator[str]:

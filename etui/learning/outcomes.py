@@ -21,7 +21,7 @@ from etui.datasets.question_files import read_questions
 from etui.datasets.questions import Question
 from etui.errors import InvalidFile, Problem, UsageError
 from etui.learning.graded import Graded
-from etui.routing.signals.question_words import QuestionText
+from etui.routing.question_text import QuestionText
 from etui.text import sanitize, suggest
 
 if TYPE_CHECKING:

@@ -16,17 +16,16 @@ from etui.chat import Query
 from etui.errors import UsageError
 from etui.learning.predictor import AccuracyPredictor
 from etui.routing.decide import decide
-from etui.routing.decision import Decision
-from etui.routing.limits import Cascade
-from etui.routing.policy import CascadePlan, Objective, Policy, drop_places, list_agreements
-from etui.routing.prediction import (
+from etui.routing.decision import (
+    Cascade,
+    Decision,
     PredictedAccuracy,
     PredictedAgreement,
     PredictedJoules,
     Predictor,
     RawConfidence,
 )
-from etui.routing.signals.question_words import QuestionText
+from etui.routing.question_text import QuestionText
 from etui.turn.attempt import ArmAttempt
 from etui.turn.cascade import advance, find_best, is_sure, settle
 
@@ -305,7 +304,7 @@ def replay_policy(
                 Query(format_question(graded.questions[row])),
                 policy,
                 available=is_available,
-                outlook=predictor,
+                predictor=predictor,
             )
             rules[str(decision.rule)] = rules.get(str(decision.rule), 0) + 1
             walk = walk_decision(decision, row, graded, cost, predictor)

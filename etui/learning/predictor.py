@@ -29,8 +29,8 @@ from etui.learning.features import (
     compute_features,
     load_classifier,
 )
-from etui.routing.prediction import PredictedAccuracy, PredictedAgreement, RawConfidence
-from etui.routing.signals.question_words import QuestionText, count_terms, split_question, tf_idf
+from etui.routing.decision import PredictedAccuracy, PredictedAgreement, RawConfidence
+from etui.routing.question_text import QuestionText, count_terms, split_question, tf_idf
 from etui.stats.betting import compute_capital
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from etui.learning.features import FEATURE_NAMES, compute_features, load_classifier, predict_fields
 from etui.learning.fitted_file import Logistic, Sparse
 from etui.learning.graded import assign_folds
-from etui.routing.signals.question_words import BUCKETS, QuestionText, count_terms
+from etui.routing.question_text import BUCKETS, QuestionText, count_terms
 
 if TYPE_CHECKING:
     from etui.learning.graded import Graded

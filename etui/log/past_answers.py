@@ -21,8 +21,14 @@ from etui.log.curve_lookup import (
     parse_logged_turns,
 )
 from etui.log.records import CurveRecord
-from etui.routing.joules_predictor import ArmKey, LoggedModelFacts, PastOutput
-from etui.routing.past_audits import MeasuredAudit, PastAudits, average_audits
+from etui.routing.joules import (
+    ArmKey,
+    LoggedModelFacts,
+    MeasuredAudit,
+    PastAudits,
+    PastOutput,
+    average_audits,
+)
 
 if TYPE_CHECKING:
     from etui.log.queries import LogReader

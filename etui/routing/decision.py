@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Generic, TypeVar, overload
+from typing import Final, Generic, Literal, Protocol, TypeVar, overload
 
 from etui.arm import Arm
+from etui.chat import Query
 from etui.codec import to_document
-from etui.routing.limits import Candidate, Cascade, Fallbacks, TurnBudget
-from etui.routing.prediction import PredictedAgreement, PredictedJoules
 from etui.routing.trace import (
     CandidateTrace,
     CascadeTrace,
@@ -19,6 +18,237 @@ from etui.routing.trace import (
     OddsTrace,
     ShadowTrace,
 )
+
+
+class Predictor(Protocol):
+    """Predictions for one policy on this machine in its current state."""
+
+    def joules(self, arm: Arm, query: Query) -> PredictedJoules | None:
+        """Predict what the arm spends on the query; None without data about its model."""
+
+    def duration(self, arm: Arm, query: Query) -> float | None:
+        """Predict how long the arm takes, load included, also where its joules are unknown."""
+
+    def accuracy(self, arm: Arm, query: Query, confidence: float) -> PredictedAccuracy | None:
+        """Predict how likely the arm is right; None without a fitted accuracy or a stated prior."""
+
+    def calibrated(self, arm: Arm, confidence: float | None, margin: float | None) -> float | None:
+        """Compute the probability that an answer is right from its raw confidence.
+
+        Args:
+            confidence: Raw confidence of the answer; None if it has none.
+            margin: Difference between the first and the second answer; None if it has none.
+
+        Returns:
+            The probability; None if the answer has neither value, or nothing was fitted for it.
+        """
+
+    def agreement(
+        self, arms: Sequence[Arm], raw: Sequence[RawConfidence] = ()
+    ) -> PredictedAgreement | None:
+        """Predict how likely an answer is right that the arms agree on; None without a fit.
+
+        Args:
+            arms: The arms; a single one agrees with itself if all of its votes do.
+            raw: Confidence and margin of the answer of each; empty before they are known.
+        """
+
+
+RawConfidence = tuple[float | None, float | None]
+"""Raw confidence of an answer, and its margin; None where it has none."""
+
+
+@dataclass(frozen=True, slots=True)
+class PredictedAgreement:
+    """How likely arms are right that give the same answer, and where they do not.
+
+    Attributes:
+        low, high: Interval at 95 % of the share of all agreed answers that is right.
+    """
+
+    agreed: float
+    """Probability that an agreed answer is right, by the margins of the answers if they are known.
+    """
+    low: float
+    high: float
+    n: int  # Number of agreed answers it was fitted on
+    apart: tuple[float, ...]  # Probability that each arm is right where they differ
+    known: bool = True
+    """False if the fit knew only right and wrong, so that all probabilities are the least that they
+    can be."""
+    at_most: float = 1.0
+    """The highest probability that the fit gives an agreed answer, at any margins."""
+
+
+@dataclass(frozen=True, slots=True)
+class PredictedJoules:
+    """Predicted gross joules of an arm on a query, by phase.
+
+    Attributes:
+        prefill, decode: Joules of the two phases; None where only their sum is known.
+    """
+
+    load: float  # Joules to load its model; 0.0 only if the model is in memory
+    prefill: float | None
+    decode: float | None
+    uncertainty: float | None = None  # Half width; None if unknown
+    seconds: float | None = None  # Expected duration, load included; None if unknown
+    source: str = ""
+    """How it was predicted, in words: ``operating curve``, or ``uncalibrated: 38 tok/s at 45 W``.
+    """
+    whole: float | None = None  # Joules of both phases together, where the two are not known
+
+    def __post_init__(self) -> None:
+        """Check that either both phases or their sum are known.
+
+        Raises:
+            ValueError: Neither is known, or both are.
+        """
+        if (self.prefill is None or self.decode is None) == (self.whole is None):
+            raise ValueError("either both phases or their sum must be known")
+
+    @property
+    def answer(self) -> float:
+        """Joules of prefill and decode, without the load."""
+        if self.prefill is None or self.decode is None:
+            assert self.whole is not None
+            return self.whole
+        return self.prefill + self.decode
+
+    @property
+    def total(self) -> float:
+        """Joules of the whole turn and its load."""
+        return self.load + self.answer
+
+
+@dataclass(frozen=True, slots=True)
+class PredictedAccuracy:
+    """The probability that an arm answers a query correctly."""
+
+    p: float  # Probability of a correct answer
+    low: float  # One-sided lower bound of `p` at `confidence`
+    confidence: float  # Confidence of the bound, 0..1
+    n: int  # Number of graded answers it is based on; 0 for a stated prior, which is not measured
+    source: str  # `fitted`, or `prior`
+
+
+EFFORTS: Final = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
+"""Reasoning efforts that a client can ask for, as the OpenAI SDK names them."""
+
+
+WhenSpent = Literal["degrade", "ask", "refuse"]
+
+
+OnContextOverflow = Literal["truncate_thought", "drop_history", "fail"]
+
+
+OnNoAnswer = Literal["ask_constrained", "next_arm", "keep"]
+
+
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """A step of a cascade whose answer is accepted if all of its arms give the same one."""
+
+    arms: tuple[str, ...]
+    """Names of the arms, neighbours in the cascade and in its order. A single one draws votes, all
+    of which must be the same."""
+    accept_at: float  # Probability of being right from which the common answer is accepted
+    odds: PredictedAgreement | None = None
+    """How likely a common answer is right, before it is known; None without a fit."""
+
+    @property
+    def is_out_of_reach(self) -> bool:
+        """Whether the fit accepts no common answer, whatever its margins."""
+        return self.odds is not None and self.odds.at_most < self.accept_at
+
+    @property
+    def is_in_vain(self) -> bool:
+        """Whether that is certain: it follows from enough answers, not from a lack of them.
+
+        The answers have to be known, and the whole interval of the share that is right has to be
+        below what is required. Of a fit of few answers, more of them may say something else.
+        """
+        odds = self.odds
+        return (
+            self.is_out_of_reach and odds is not None and odds.known and odds.high < self.accept_at
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Cascade:
+    """Arms tried one after the other until an answer is confident enough."""
+
+    arms: tuple[Arm, ...]  # Cheapest first, at least two; each has a model on this machine
+    accept_at: float  # Calibrated probability of being right from which an answer is accepted
+    max_hops: int  # Maximum number of arms that answer
+    max_joules: float | None = None
+    """No further arm starts once the turn has spent, or is expected to spend, more."""
+    agreements: tuple[Agreement, ...] = ()
+    """The steps of several arms, in order; every other arm is a step of its own."""
+
+    def find_agreement(self, name: str) -> Agreement | None:
+        """Return the step of several answers that an arm belongs to; None for a plain arm."""
+        return next((step for step in self.agreements if name in step.arms), None)
+
+    def number_step(self, name: str) -> int | None:
+        """Return the number, from 1, of the step that an arm belongs to; None for no arm of it."""
+        steps: list[object] = []
+        for arm in self.arms:
+            step = self.find_agreement(arm.name) or arm.name
+            if step not in steps:
+                steps.append(step)
+            if arm.name == name:
+                return steps.index(step) + 1
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class TurnBudget:
+    """The most one turn may spend; at the limit the turn answers with what it has.
+
+    None is no limit. ``tokens`` counts output tokens; ``seconds`` excludes the load.
+    """
+
+    joules: float | None = None
+    tokens: int | None = None
+    seconds: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PeriodBudget:
+    """The most that all turns of the last hour, or of the day, may spend together."""
+
+    period: Literal["hour", "day"]
+    joules: float
+    when_exceeded: WhenSpent
+
+
+@dataclass(frozen=True, slots=True)
+class Fallbacks:
+    """What to do when an answer cannot be produced as planned."""
+
+    load_failed: Arm | None = None
+    """Arm that answers when the model of another cannot be loaded; None raises the error."""
+    context_overflow: OnContextOverflow = "truncate_thought"
+    """What to cut when question and thinking do not fit into the context."""
+    no_answer: OnNoAnswer = "keep"  # What to do when a multiple choice or a vote yields no answer
+    places: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Arm -> its models at other machines (the same weights) that are available, in the order they
+    are tried when the place of the arm cannot answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One arm an objective considered, at one of the machines that serve its model."""
+
+    arm: Arm  # The arm, with the model of that place
+    joules: PredictedJoules | None  # Its predicted joules; None if unknown
+    accuracy: PredictedAccuracy | None
+    """Its predicted accuracy, which is the same at every place; None if unknown."""
+    failed: str | None  # The bound it misses; None if it qualifies
+    backend: str | None = None  # Name of the backend that would answer; None for this machine
+    seconds: float | None = None  # Expected duration, load included; None if unknown
+
 
 T = TypeVar("T")
 

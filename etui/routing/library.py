@@ -1,22 +1,221 @@
-"""Find policies by name or path, check them and compile them."""
+"""Find, check, compile and save policies: those that ship with etui, the user's own, and files."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
-from dataclasses import dataclass
+import json
+import os
+import re
+import tempfile
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from etui.atomic import write_text
 from etui.config.config import Config, shipped_dir
-from etui.errors import InvalidFile, Problem
+from etui.errors import EtuiError, InvalidFile, Problem, UsageError
 from etui.routing.policy import Policy
 from etui.yaml.named_files import NamedFile, find_named_file, list_named_files
 
 if TYPE_CHECKING:
-    from etui.routing.check.checker import Findings
-    from etui.routing.check.fit_warnings import FitFacts
+    from etui.routing._check import Findings
     from etui.routing.schema.policy_file import PolicyFile
     from etui.yaml.load import Located
+
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}\Z")
+
+
+class ChangedOnDisk(EtuiError):
+    """The file changed since it was read; nothing was written."""
+
+
+def read_text(path: Path) -> str:
+    """Read a whole text file, and keep its line endings.
+
+    Raises:
+        InvalidFile: The file cannot be read, or is not UTF-8.
+    """
+    try:
+        return path.read_bytes().decode("utf-8")
+    except (OSError, ValueError) as error:  # UnicodeDecodeError, and a NUL in a name
+        raise InvalidFile(
+            f"{path}: cannot be read: {getattr(error, 'strerror', None) or 'not UTF-8 text'}",
+            "pass a file that can be read",
+        ) from None
+
+
+def check_name(name: str) -> None:
+    """Check that a name is valid for a policy.
+
+    Raises:
+        UsageError: The name is empty, a path, or has a file extension.
+    """
+    if not _NAME.match(name) or name.endswith((".yaml", ".yml")):
+        raise UsageError(
+            f"{name!r} is not a valid policy name", "use letters, digits, '.', '_' and '-'"
+        )
+
+
+def get_own_path(name: str, config: Config) -> Path:
+    """Return the path of the user's own policy of a name, whether it exists or not."""
+    return config.policies_dir / f"{name}.yaml"
+
+
+def choose_file_to_edit(place: NamedFile, config: Config) -> Path:
+    """Return the file to write when a policy is edited; a shipped policy is edited in a copy."""
+    return get_own_path(place.path.stem, config) if place.origin == "shipped" else place.path
+
+
+def make_folder(config: Config) -> None:
+    """Create the folder of the user's policies, with the JSON Schema that text editors use.
+
+    Raises:
+        EtuiError: The folder cannot be written.
+    """
+    from etui.config.config import make_home
+    from etui.routing.schema.policy_file import json_schema
+
+    make_home(config)
+    try:
+        config.policies_dir.mkdir(exist_ok=True)
+        schema = json.dumps(json_schema(), indent=2) + "\n"
+        (config.policies_dir / "policy.schema.json").write_text(schema, encoding="utf-8")
+    except OSError as error:
+        raise unwritable(config.policies_dir, error) from error
+
+
+def create(name: str, text: str, config: Config) -> Path:
+    """Create a new policy of the user and return its file.
+
+    Raises:
+        UsageError: The name is not valid, or a policy of that name exists.
+        EtuiError: The file cannot be written.
+    """
+    check_name(name)
+    target = get_own_path(name, config)
+    make_folder(config)
+    try:
+        with target.open("x", encoding="utf-8", newline="") as file:
+            file.write(text)
+    except FileExistsError:
+        raise UsageError(
+            f"policy {name!r} already exists: {target}",
+            f"change it with `etui policy edit {name}`, or choose another name",
+        ) from None
+    except OSError as error:
+        raise unwritable(target, error) from error
+    return target
+
+
+def write_draft(target: Path, text: str) -> Path:
+    """Write a text to a new draft file in the folder of the target, and return its path.
+
+    Raises:
+        EtuiError: The draft cannot be written.
+    """
+    try:
+        handle, name = tempfile.mkstemp(
+            prefix=f"{target.stem}-draft-", suffix=".yml", dir=target.parent
+        )
+        with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+    except (OSError, ValueError) as error:  # ValueError: a lone surrogate cannot be encoded
+        raise unwritable(target, error) from error
+    return Path(name)
+
+
+def replace_text(target: Path, text: str, like: Path) -> None:
+    """Write a policy atomically, with the permissions of ``like``.
+
+    Raises:
+        EtuiError: The file cannot be written; it is unchanged.
+    """
+    try:
+        write_text(target, text, like=like)
+    except (OSError, ValueError) as error:  # ValueError: a lone surrogate cannot be encoded
+        raise unwritable(target, error) from error
+
+
+def read_content(path: Path) -> bytes | None:
+    """Read the bytes of a file; None if it does not exist.
+
+    Raises:
+        EtuiError: The file cannot be read.
+    """
+    try:
+        return path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise InvalidFile(
+            f"{path}: cannot be read: {error.strerror or error}", "make it readable"
+        ) from error
+
+
+def save(target: Path, text: str, before: bytes | None, like: Path) -> bytes:
+    """Write a policy unchanged and atomically, unless the file changed since it was read.
+
+    Args:
+        target: The file; a symbolic link is followed and kept.
+        text: The new content.
+        before: The content when it was read; None if the file did not exist.
+        like: File whose permissions a new file takes.
+
+    Returns:
+        The new content of the file.
+
+    Raises:
+        ChangedOnDisk: The content of the file is not ``before``.
+        EtuiError: The file cannot be written; it is unchanged.
+    """
+    target = Path(os.path.realpath(target))
+    if read_content(target) != before:
+        raise ChangedOnDisk(f"{target} changed on disk since it was read")
+    replace_text(target, text, target if before is not None else like)
+    return text.encode("utf-8")
+
+
+def remove(place: NamedFile) -> None:
+    """Delete a policy of the user.
+
+    Raises:
+        UsageError: The policy is not one of the user's own.
+        EtuiError: The file cannot be deleted.
+    """
+    if place.origin != "user":
+        raise UsageError(
+            f"policy {place.name!r} is not in your policy folder",
+            "only your own policies can be deleted",
+        )
+    try:
+        place.path.unlink(missing_ok=True)
+    except OSError as error:
+        raise unwritable(place.path, error) from error
+
+
+def unwritable(path: Path, error: OSError | ValueError) -> EtuiError:
+    """Build the error for a file that cannot be written."""
+    reason = getattr(error, "strerror", None) or error
+    fix = "make the folder writable, or free up disk space"
+    return EtuiError(f"cannot write {path}: {reason}", fix)
+
+
+@dataclass(frozen=True, slots=True)
+class FitFacts:
+    """What was fitted for a policy."""
+
+    arms: Mapping[str, str | None] = field(default_factory=dict)
+    """Fitted arm -> the weights that answered; None for any model."""
+    agreed: Mapping[tuple[str, ...], tuple[float, bool]] = field(default_factory=dict)
+    """Arms of a step -> the highest probability of an answer that they agree on, and whether that
+    is known from their answers: else it is the least that it can be."""
+
+    def covers(self, arm: str, weights: Collection[str]) -> bool:
+        """Return whether an arm was fitted, with one of these weights."""
+        return arm in self.arms and (self.arms[arm] is None or self.arms[arm] in weights)
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,8 +341,8 @@ def _check_located(
     fit: FitFacts | None = None,
     thorough: bool = False,
 ) -> CheckedPolicy:
-    from etui.routing.check.checker import check_policy
-    from etui.routing.compile import compile_policy
+    from etui.routing._check import check_policy
+    from etui.routing._compile import compile_policy
 
     findings: Findings = check_policy(
         located, models, is_available, policies=policies, fit=fit, thorough=thorough

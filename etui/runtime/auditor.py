@@ -24,7 +24,7 @@ from etui.errors import EtuiError
 from etui.log.records import AuditRecord
 from etui.multiple_choice import parse_options
 from etui.reasoning.extraction import extract
-from etui.routing.limits import TurnBudget
+from etui.routing.decision import TurnBudget
 
 if TYPE_CHECKING:
     from etui.chat import Query

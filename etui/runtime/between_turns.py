@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from etui.energy.recorder import Recorder
     from etui.events import Unloaded
     from etui.models.spec import ModelSpec
-    from etui.routing.signals.host_state import HostState
+    from etui.routing.signals import HostState
     from etui.runtime.runtime import Runtime
     from etui.turn.record import TurnRecord, UnloadRecord
 

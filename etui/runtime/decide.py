@@ -25,8 +25,7 @@ from etui.errors import (
     ModelUnavailable,
     UsageError,
 )
-from etui.routing.decision import Decision
-from etui.routing.limits import EFFORTS, PeriodBudget
+from etui.routing.decision import EFFORTS, Decision, PeriodBudget
 from etui.routing.policy import CascadePlan
 from etui.runtime.model_resolution import (
     catalogue_name,
@@ -45,8 +44,8 @@ if TYPE_CHECKING:
     from etui.log.totals import Spending
     from etui.routing.decision import Decision
     from etui.routing.policy import Policy
-    from etui.routing.signals.host_state import HostState
-    from etui.routing.signals.similarity import EarlierQuestions
+    from etui.routing.signals import HostState
+    from etui.routing.similarity import EarlierQuestions
     from etui.runtime.fit_health import FitHealth
     from etui.runtime.log_predictor import AccuracyModels, LogPredictor
     from etui.runtime.runtime import Runtime
@@ -360,7 +359,7 @@ def load_policy_here(overrides: Overrides, runtime: Runtime[Any]) -> Policy:
         ModelUnavailable: There is no model on this machine.
     """
     from etui.models.spec import STARTER
-    from etui.routing.stand_in import add_stand_in
+    from etui.routing.policy import add_stand_in
 
     config, catalogue = runtime.config, runtime.catalogue
     policy = runtime.load_policy(overrides.policy or config.policy)
@@ -657,7 +656,7 @@ def decide_query(
     known = knowledge or collect_knowledge(policy, runtime)
     predictor, available = known.predictor, known.available
     if arm is not None:
-        named = decide_arm(policy, arm, available=available, query=query, outlook=predictor)
+        named = decide_arm(policy, arm, available=available, query=query, predictor=predictor)
         if degraded:
             notice = f"{degraded}: {arm} answers anyway, as it was named"
             named = replace(named, notices=(*named.notices, notice))
@@ -667,7 +666,7 @@ def decide_query(
         policy,
         available=available,
         host=known.host,
-        outlook=predictor,
+        predictor=predictor,
         neighbours=known.earlier,
         every_signal=every_signal,
     )
@@ -684,7 +683,7 @@ def add_shadow_decision(
     choice: Choice, query: Query, policy: Policy, runtime: Runtime[Any], knowledge: PolicyKnowledge
 ) -> Choice:
     """Return a choice with what the policy's shadow would have decided, if it has one."""
-    from etui.routing.shadow import add_shadow
+    from etui.routing.decide import add_shadow
 
     def collect(other: Policy) -> tuple[LogPredictor, EarlierQuestions | None]:
         known = collect_knowledge(other, runtime, knowledge.host)
@@ -694,11 +693,9 @@ def add_shadow_decision(
         choice.decision,
         policy,
         query,
-        runtime.config,
-        runtime.catalogue.models,
         available=knowledge.available,
         host=knowledge.host,
-        look_ahead=collect,
         load=runtime.load_policy,
+        look_ahead=collect,
     )
     return replace(choice, decision=decision)

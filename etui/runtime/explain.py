@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 from etui.arm import Speculate
 from etui.errors import ModelUnavailable
-from etui.routing.places import THIS_MACHINE
+from etui.routing.policy import THIS_MACHINE
 from etui.routing.trace import DecisionTrace
 from etui.runtime.fit_health import FitTrace, build_fit_document, format_fit
 from etui.text import sanitize
@@ -20,9 +20,8 @@ if TYPE_CHECKING:
     from etui.chat import Query
     from etui.config.config import Config
     from etui.models.spec import ModelSpec
-    from etui.routing.decision import Decision
+    from etui.routing.decision import Decision, Predictor
     from etui.routing.policy import Policy
-    from etui.routing.prediction import Predictor
     from etui.routing.trace import (
         AgreementTrace,
         CandidateTrace,
@@ -286,7 +285,7 @@ class ModelOfArm(TypedDict):
 class PeriodLimit(TypedDict):
     """The joules that all turns of an hour or a day may use.
 
-    See :class:`etui.routing.limits.PeriodBudget`.
+    See :class:`etui.routing.decision.PeriodBudget`.
     """
 
     period: str
@@ -449,8 +448,8 @@ def _add_predictions(
     decision: Decision, query: Query, predictor: Predictor, models: Mapping[str, ModelSpec]
 ) -> Decision:
     """Add the predictions of each arm, also if no rule needed them."""
-    from etui.routing.limits import Candidate
-    from etui.routing.places import find_place
+    from etui.routing.decision import Candidate
+    from etui.routing.policy import find_place
 
     arms = decision.cascade.arms if decision.cascade is not None else (decision.arm,)
     candidates = decision.candidates or [

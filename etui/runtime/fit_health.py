@@ -24,12 +24,9 @@ from etui.learning.predictor import (
     judge_arm,
     wilson_low,
 )
-from etui.routing.availability import choose_served_arm
-from etui.routing.check.fit_warnings import FitFacts
-from etui.routing.limits import Agreement
-from etui.routing.places import find_weights
-from etui.routing.policy import CascadePlan, list_priors
-from etui.routing.prediction import PredictedAccuracy, PredictedAgreement, RawConfidence
+from etui.routing.decision import Agreement, PredictedAccuracy, PredictedAgreement, RawConfidence
+from etui.routing.library import FitFacts
+from etui.routing.policy import CascadePlan, choose_served_arm, find_weights, list_priors
 from etui.units import count_text, percent_text
 
 if TYPE_CHECKING:
@@ -38,7 +35,7 @@ if TYPE_CHECKING:
     from etui.learning.labels import LogLabels
     from etui.learning.predictor import ArmHealth
     from etui.log.queries import LogReader
-    from etui.routing.limits import Agreement
+    from etui.routing.decision import Agreement
     from etui.routing.policy import Policy
 
 

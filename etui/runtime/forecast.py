@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from etui.arm import Arm
 from etui.chat import Query
-from etui.routing.signals.text_measures import estimate_tokens
+from etui.routing.text_measures import estimate_tokens
 
 if TYPE_CHECKING:
     from etui.curves.operating_curve import OperatingCurve
     from etui.engine.token_counter import TokenCounter
     from etui.log.totals import Total
-    from etui.routing.prediction import Predictor
+    from etui.routing.decision import Predictor
     from etui.runtime.decide import Choice
     from etui.runtime.runtime import Runtime
 

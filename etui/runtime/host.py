@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from etui.config.config import Config
-from etui.routing.signals.host_state import HostState
+from etui.routing.signals import HostState
 
 
 def read_host(

@@ -16,25 +16,25 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 from etui.arm import Arm
 from etui.chat import Query
 from etui.errors import EtuiError, LogUnavailable, UsageError
-from etui.routing.joules_predictor import predict_joules, predict_seconds
-from etui.routing.places import find_weights
-from etui.routing.prediction import (
+from etui.routing.decision import (
     PredictedAccuracy,
     PredictedAgreement,
     PredictedJoules,
     RawConfidence,
 )
-from etui.routing.signals.similarity import TermCounts
-from etui.routing.signals.text_measures import TextFacts
+from etui.routing.joules import predict_joules, predict_seconds
+from etui.routing.policy import find_weights
+from etui.routing.similarity import TermCounts
+from etui.routing.text_measures import TextFacts
 
 if TYPE_CHECKING:
     from etui.config.config import Config
     from etui.datasets.questions import Suite
     from etui.log.queries import LogReader
     from etui.models.catalogue import Catalogue
-    from etui.routing.joules_predictor import LoggedModelFacts
+    from etui.routing.joules import LoggedModelFacts
     from etui.routing.policy import Policy
-    from etui.routing.signals.similarity import EarlierQuestion, EarlierQuestions
+    from etui.routing.similarity import EarlierQuestion, EarlierQuestions
     from etui.runtime.caches import LogCache
 
 
@@ -90,13 +90,13 @@ def read_neighbours(
     Returns:
         The questions; None if no signal uses them, or the log cannot be read.
     """
-    from etui.routing.signals.kinds import Nearest
+    from etui.routing.signals import Nearest
 
     origins = {s.kind.asked.of for s in policy.signals.values() if isinstance(s.kind, Nearest)}
     if not origins:
         return None
     from etui.log.queries import LogReader
-    from etui.routing.signals.similarity import EarlierQuestions
+    from etui.routing.similarity import EarlierQuestions
 
     known = NeighbourMemory() if memory is None else memory
 
@@ -117,14 +117,14 @@ def read_neighbours(
 
 
 def _read_turns(log: LogReader) -> Iterator[EarlierQuestion]:
-    from etui.routing.signals.similarity import EarlierQuestion
+    from etui.routing.similarity import EarlierQuestion
 
     for row in log.select(_TURNS, (_MOST_QUESTIONS,)):
         yield EarlierQuestion(*row)
 
 
 def _read_graded(log: LogReader, config: Config) -> Iterator[EarlierQuestion]:
-    from etui.routing.signals.similarity import EarlierQuestion
+    from etui.routing.similarity import EarlierQuestion
 
     suites: dict[tuple[str, str, str | None], dict[tuple[str, int], str]] = {}
     for row in log.select(_ANSWERS, (_MOST_QUESTIONS,)):
@@ -184,7 +184,7 @@ class AccuracyModels(Protocol):
 
 
 class LogPredictor:
-    """Predictor for this machine; see :class:`etui.routing.prediction.Predictor`.
+    """Predictor for this machine; see :class:`etui.routing.decision.Predictor`.
 
     Args:
         resident: Name of the model in memory; None if unknown or none.

@@ -125,7 +125,7 @@ def _describe_arm(
     is_available: Callable[[str], bool],
     residents: Collection[str],
 ) -> ServedModel | None:
-    from etui.routing.availability import choose_served_arm
+    from etui.routing.policy import choose_served_arm
 
     arm = choose_served_arm(plan, is_available)
     if arm is None or arm.model not in runtime.catalogue:

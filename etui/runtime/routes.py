@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from etui.config.config import Config
     from etui.models.catalogue import Catalogue
     from etui.routing.policy import Policy
-    from etui.routing.signals.host_state import HostState
+    from etui.routing.signals import HostState
     from etui.runtime.runtime import Runtime
 
 
@@ -102,8 +102,8 @@ def other_route(
     """
     from etui.arm import Arm
     from etui.models.files import model_path
-    from etui.routing.availability import choose_served_arm
     from etui.routing.library import load_policy
+    from etui.routing.policy import choose_served_arm
     from etui.runtime.model_resolution import models_on_disk
 
     # How much work a remote model is, its size, is not known here.
@@ -284,8 +284,8 @@ def _describe_policy(
     on_disk: Callable[[str], bool],
     costs: dict[str, float],
 ) -> tuple[RouteChoice, Policy | None]:
-    from etui.routing.availability import choose_served_arm
     from etui.routing.library import load_policy
+    from etui.routing.policy import choose_served_arm
 
     route = Route(name)
     try:
@@ -311,7 +311,7 @@ def _describe_policy(
 def _list_arms(
     policy: Policy, on_disk: Callable[[str], bool], costs: dict[str, float]
 ) -> Iterator[RouteChoice]:
-    from etui.routing.availability import choose_served_arm
+    from etui.routing.policy import choose_served_arm
 
     for name, plan in policy.arms.items():
         arm = choose_served_arm(plan, on_disk)

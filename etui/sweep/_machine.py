@@ -24,8 +24,8 @@ from etui.engine.thread_limits import choose_thread_limits
 from etui.errors import EtuiError, UsageError
 from etui.models.files import find_draft_problem, model_path
 from etui.models.gguf import Gguf, check_usable
-from etui.routing.availability import build_unavailable_error, choose_served_arm
 from etui.routing.library import load_policy
+from etui.routing.policy import build_unavailable_error, choose_served_arm
 from etui.runtime.model_resolution import (
     catalogue_name,
     find_draft_file,

@@ -13,9 +13,7 @@ from typing import Literal, TypeVar
 from etui.arm import Arm
 from etui.errors import EngineFailed, EtuiError, ModelUnavailable
 from etui.multiple_choice import parse_options
-from etui.routing.decision import Decision
-from etui.routing.limits import Agreement, Cascade
-from etui.routing.prediction import PredictedAgreement, RawConfidence
+from etui.routing.decision import Agreement, Cascade, Decision, PredictedAgreement, RawConfidence
 from etui.turn.attempt import ArmAttempt, LiveAttempt, Together, has_output
 from etui.units import count_text, energy_text, percent_text
 

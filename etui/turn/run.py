@@ -17,8 +17,7 @@ from etui.energy.types import EnergyOf
 from etui.errors import EngineFailed, EtuiError
 from etui.events import Event, Finished, Loaded, Prefilled, Status, Unloaded
 from etui.reasoning.control import BUDGET
-from etui.routing.decision import Decision
-from etui.routing.limits import TurnBudget
+from etui.routing.decision import Decision, TurnBudget
 from etui.text import utc_now
 from etui.turn.accounting import (
     compute_spans,
@@ -61,7 +60,7 @@ from etui.units import energy_text, seconds_text, tokens_text
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from etui.routing.prediction import PredictedAgreement, Predictor, RawConfidence
+    from etui.routing.decision import PredictedAgreement, Predictor, RawConfidence
     from etui.turn.events import TurnEvent
     from etui.turn.record import TurnRecord
 

@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 from etui.arm import Arm
 from etui.cli.ask_text import AskText, RepeatHold
 from etui.events import Answer
-from etui.routing.decision import Decision
-from etui.routing.limits import Fallbacks
+from etui.routing.decision import Decision, Fallbacks
 from etui.turn.events import Decided, HopEnded, TurnFinished
 from tests.turn.scripted import EVENTS, Saved, Scripted, finished, turn
 

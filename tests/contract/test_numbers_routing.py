@@ -37,24 +37,26 @@ from etui.learning.predictor import AccuracyPredictor, judge_arm, wilson_low
 from etui.models.catalogue import load_catalogue
 from etui.multiple_choice import parse_options
 from etui.routing.decide import decide, decide_arm
-from etui.routing.decision import Decision
-from etui.routing.joules_predictor import (
+from etui.routing.decision import Decision, PredictedAccuracy, PredictedAgreement, PredictedJoules
+from etui.routing.joules import (
     ArmKey,
     LoggedModelFacts,
+    MeasuredAudit,
     PastOutput,
+    average_audits,
+    fit_line,
+    predict_by_audits,
     predict_joules,
     predict_seconds,
     predict_tokens,
 )
 from etui.routing.library import check_text, load_policy
-from etui.routing.past_audits import MeasuredAudit, average_audits, fit_line, predict_by_audits
 from etui.routing.policy import Policy
-from etui.routing.prediction import PredictedAccuracy, PredictedAgreement, PredictedJoules
 from etui.routing.probes import run_probes
-from etui.routing.signals.host_state import HostState
-from etui.routing.signals.question_words import QuestionText
-from etui.routing.signals.similarity import NeighbourTally, SimilarityIndex, smoothed_share
-from etui.routing.signals.text_measures import MEASURES, TextFacts
+from etui.routing.question_text import QuestionText
+from etui.routing.signals import HostState
+from etui.routing.similarity import NeighbourTally, SimilarityIndex, smoothed_share
+from etui.routing.text_measures import MEASURES, TextFacts
 from etui.runtime.auditor import is_drawn
 from etui.runtime.idle_replay import IdleCost, choose_times, find_best_fixed, replay_gaps
 from etui.yaml.named_files import NamedFile
@@ -166,7 +168,7 @@ def test_decisions_of_the_shipped_policies(name: str, config: Config) -> None:
             if host not in ("unknown", "mains") and at % 3:
                 continue
             decision = decide(
-                Query(text), policy, available=models, host=state, outlook=Known(state.resident)
+                Query(text), policy, available=models, host=state, predictor=Known(state.resident)
             )
             if host == "unknown":
                 found[text[:24]] = decision.trace() if at % 5 else decision
@@ -183,7 +185,7 @@ def test_decisions_of_the_shipped_policies(name: str, config: Config) -> None:
     )
     found["second turn"] = decide(query, policy, available=models).trace()
     for arm in policy.arms:
-        asked = decide_arm(policy, arm, available=models, query=query, outlook=Known(None))
+        asked = decide_arm(policy, arm, available=models, query=query, predictor=Known(None))
         found[f"arm {arm}"] = [asked.arm, shorten(asked)]
     found["probes"] = [(o.probe.id, o.failures) for o in run_probes(policy)]
     check_numbers(f"routing-{name}", found)
@@ -232,7 +234,7 @@ def test_decisions_and_replays_of_every_kind_of_rule(name: str) -> None:
     assert table.joules is not None
     heads = AccuracyPredictor(fit_heads(made.graded(300, seed=5), ORIGIN))
     decisions = [
-        decide(Query(text), policy, available=models, outlook=Known("small"))
+        decide(Query(text), policy, available=models, predictor=Known("small"))
         for text in QUERIES[::2]
     ]
     routed = replay_policy(policy, table, table.joules, label="J", heads=heads)

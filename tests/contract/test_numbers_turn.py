@@ -9,8 +9,7 @@ from typing import Any
 from benchmarks.attribution import CurveMeter
 from etui.errors import EngineFailed
 from etui.events import Verified
-from etui.routing.limits import Agreement, TurnBudget
-from etui.routing.prediction import PredictedAgreement
+from etui.routing.decision import Agreement, PredictedAgreement, TurnBudget
 from etui.turn.accounting import TimeInterval
 from etui.turn.record import TurnRecord
 from etui.turn.speculation import account_speculation, sum_speculation

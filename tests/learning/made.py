@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from etui.learning.graded import ArmFacts, Graded
-from etui.routing.signals.question_words import QuestionText
+from etui.routing.question_text import QuestionText
 
 WORDS = {
     "algebra": ["equation", "matrix", "ring", "group", "polynomial", "root", "field", "solve"],

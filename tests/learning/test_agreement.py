@@ -26,7 +26,7 @@ from etui.learning.labels import (
     model_questions,
 )
 from etui.learning.predictor import AccuracyPredictor
-from etui.routing.signals.question_words import split_question
+from etui.routing.question_text import split_question
 
 SHARE = st.floats(0.05, 0.95)
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from etui.learning.features import FEATURE_NAMES, compute_features
 from etui.learning.policy_replay import format_question
-from etui.routing.signals.question_words import (
+from etui.routing.question_text import (
     BUCKETS,
     QuestionText,
     count_terms,

@@ -19,7 +19,7 @@ from etui.learning.features import (
     parse_classifier,
     predict_fields,
 )
-from etui.routing.signals.question_words import QuestionText
+from etui.routing.question_text import QuestionText
 
 ASKED = {
     "astronomy": "Which planet of the solar system has the largest mass and orbits the sun?",

@@ -21,7 +21,7 @@ from etui.learning.graded import ArmFacts, Graded, assign_folds
 from etui.learning.policy_replay import format_question
 from etui.learning.predictor import AccuracyPredictor, JointPredictor
 from etui.learning.regressions import build_corpus, compute_idf, compute_tf_idf
-from etui.routing.signals.question_words import BUCKETS
+from etui.routing.question_text import BUCKETS
 from tests.learning import made
 
 ORIGIN = Provenance(fitted_at="2026", source=("made",), data_sha256="", n=1, excluded=0, etui="0")

@@ -10,7 +10,7 @@ import pytest
 from etui.learning.fit import fit_heads
 from etui.learning.fitted_file import Provenance
 from etui.learning.graded import Graded
-from etui.routing.signals.question_words import split_question
+from etui.routing.question_text import split_question
 
 ORIGIN = Provenance(
     fitted_at="2026-01-01T00:00:00Z", source=("made",), data_sha256="", n=1, excluded=0, etui="0"

@@ -20,10 +20,9 @@ from etui.learning.logged_cases import LoggedCase, read_logged_cases, spread_cas
 from etui.log.queries import LogReader
 from etui.log.records import GradeRecord
 from etui.log.writer import TurnWriter
-from etui.routing.cases import parse_cases
 from etui.routing.library import compile_text
 from etui.routing.policy import Policy
-from etui.routing.probes import run_probes
+from etui.routing.probes import parse_cases, run_probes
 from etui.turn.record import REPLACES, TurnRecord
 from tests.fixtures.turns import TURN
 

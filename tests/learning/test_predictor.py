@@ -20,7 +20,7 @@ from etui.learning.fitted_file import Provenance, format_fitted, load_fitted, pa
 from etui.learning.graded import ArmFacts, assign_folds, same_questions
 from etui.learning.policy_replay import format_question
 from etui.learning.predictor import AccuracyPredictor, evaluate_curve, wilson_low
-from etui.routing.signals.question_words import QuestionText
+from etui.routing.question_text import QuestionText
 from tests.learning import made
 
 ORIGIN = Provenance(fitted_at="2026", source=("made",), data_sha256="", n=1, excluded=0, etui="0")

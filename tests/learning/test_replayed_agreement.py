@@ -14,7 +14,7 @@ from etui.learning.graded import Graded
 from etui.learning.policy_replay import replay_policy
 from etui.learning.predictor import AccuracyPredictor
 from etui.routing.library import check_text
-from etui.routing.signals.question_words import QuestionText
+from etui.routing.question_text import QuestionText
 from etui.yaml.named_files import NamedFile
 from tests.learning.test_commands import call, run
 

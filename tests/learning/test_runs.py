@@ -13,9 +13,7 @@ from etui.bench.folder import RunFolder
 from etui.bench.graded_runs import read_runs
 from etui.errors import EtuiError, UsageError
 from etui.learning.log_replay import arm_from_turn, build_turns_document, replay_turns
-from etui.routing.decision import Decision
-from etui.routing.limits import Agreement, Cascade
-from etui.routing.prediction import PredictedAccuracy, PredictedJoules
+from etui.routing.decision import Agreement, Cascade, Decision, PredictedAccuracy, PredictedJoules
 from tests.bench import synthetic
 
 

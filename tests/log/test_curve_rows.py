@@ -24,7 +24,7 @@ from etui.log.past_answers import read_model_facts
 from etui.log.queries import LogReader
 from etui.log.writer import TurnWriter
 from etui.models.spec import ModelSpec
-from etui.routing.joules_predictor import ArmKey
+from etui.routing.joules import ArmKey
 from etui.runtime.model_resolution import refit_curve, token_cost_for
 from etui.runtime.provenance import conditions
 from etui.turn.record import Attribution, LoadRecord, Seconds, Tokens

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from etui.chat import Query
 from etui.routing.policy import Policy
-from etui.routing.signals.host_state import HostState
-from etui.routing.signals.kinds import Situation
-from etui.routing.signals.similarity import Neighbours
-from etui.routing.signals.text_measures import TextFacts
+from etui.routing.signals import HostState, Situation
+from etui.routing.similarity import Neighbours
+from etui.routing.text_measures import TextFacts
 
 
 def see_signals(

@@ -13,10 +13,9 @@ from hypothesis import strategies as st
 from etui.chat import Message
 from etui.config.config import Config
 from etui.errors import InvalidFile
-from etui.routing.cases import CASES_ENDING, load_cases, parse_cases
 from etui.routing.library import compile_text, load_policy
 from etui.routing.policy import Policy
-from etui.routing.probes import explain_failure, run_probes
+from etui.routing.probes import CASES_ENDING, explain_failure, load_cases, parse_cases, run_probes
 
 POLICY = """
 version: 1

@@ -14,10 +14,9 @@ from hypothesis import strategies as st
 from etui.arm import OPEN_SAMPLING, VOTE_TEMPERATURE, Arm, Sampling, VoteStop
 from etui.chat import Query
 from etui.models.spec import ModelSpec
-from etui.routing.availability import choose_served_arm
-from etui.routing.compile_signal import compile_regex
+from etui.routing._compile import compile_regex
 from etui.routing.library import CheckedPolicy, check_text
-from etui.routing.policy import Policy
+from etui.routing.policy import Policy, choose_served_arm
 from etui.yaml.named_files import NamedFile
 from tests.routing.seen import see_signals
 

@@ -8,10 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from etui.routing.check.rules import Form, never_holds
-from etui.routing.conditions import (
+from etui.routing._check_rules import Form, never_holds
+from etui.routing.decision import SignalValue
+from etui.routing.signals import (
     All,
     AnyOf,
+    Bound,
     Condition,
     Holds,
     Not,
@@ -19,8 +21,6 @@ from etui.routing.conditions import (
     iter_signal_names,
     reasons_for,
 )
-from etui.routing.decision import SignalValue
-from etui.routing.signals.ranges import Bound
 
 NAMES = ("a", "b", "c", "d")
 

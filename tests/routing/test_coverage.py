@@ -7,10 +7,15 @@ import json
 from hypothesis import given
 from hypothesis import strategies as st
 
-from etui.routing.cases import parse_cases
-from etui.routing.coverage import group_paraphrases, measure_coverage, measure_robustness
 from etui.routing.library import compile_text
-from etui.routing.probes import ProbeOutcome, run_probes
+from etui.routing.probes import (
+    ProbeOutcome,
+    group_paraphrases,
+    measure_coverage,
+    measure_robustness,
+    parse_cases,
+    run_probes,
+)
 
 POLICY = """
 version: 1

@@ -15,7 +15,7 @@ from etui.errors import ModelUnavailable, UsageError
 from etui.routing.decide import decide, decide_arm
 from etui.routing.decision import Decision
 from etui.routing.policy import Policy
-from etui.routing.signals.host_state import HostState
+from etui.routing.signals import HostState
 from tests.routing.seen import see_signals
 
 Make = Callable[[str], Policy]
@@ -213,7 +213,7 @@ def test_the_room_imports_neither_engine_nor_screen_nor_driver() -> None:
     code = (
         "import sys, etui.routing.decide, etui.routing.library, etui.routing.probes\n"
         "import etui.runtime.host\n"
-        "import etui.routing.check.checker\n"
+        "import etui.routing._check\n"
         "bad = {'llama_cpp', 'textual', 'pynvml', 'numpy'} & set(sys.modules)\n"
         "sys.exit(', '.join(bad) or 0)"
     )

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from etui.arm import Arm
 from etui.chat import Query
 from etui.learning.router_curve import choices_at
-from etui.routing.objective import weigh
+from etui.routing._objective import weigh
+from etui.routing.decision import PredictedAccuracy, PredictedJoules
 from etui.routing.policy import ArmPlan, Objective
-from etui.routing.prediction import PredictedAccuracy, PredictedJoules
 from etui.stats.frontier import hull
 
 ARM = st.tuples(st.integers(1, 60), st.integers(0, 20))
@@ -51,7 +51,7 @@ def choose_live(arms, exchange):
         MappingProxyType(plans),
         Query("?"),
         lambda model: True,
-        outlook=Stated(arms),
+        predictor=Stated(arms),
         resident=None,
     )
     return int(found.winner.arm.name[1:])

@@ -12,7 +12,7 @@ from etui.arm import Arm, VoteStop
 from etui.chat import Query
 from etui.curves.measured_under import Conditions
 from etui.curves.operating_curve import OperatingCurve, PhaseCurve, Speed
-from etui.routing.joules_predictor import (
+from etui.routing.joules import (
     PRIOR_TURNS,
     ArmKey,
     LoggedModelFacts,
@@ -21,7 +21,7 @@ from etui.routing.joules_predictor import (
     predict_seconds,
     predict_tokens,
 )
-from etui.routing.signals.text_measures import TextFacts
+from etui.routing.text_measures import TextFacts
 
 CURVE = OperatingCurve(
     "c1", "2026-11-24", "m", "ab", Conditions("here", "build", 2), "counter", "calibration",

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from etui.chat import Query
-from etui.routing.compile_signal import find_literal_prefix
+from etui.routing._compile import find_literal_prefix
 from etui.routing.decide import decide
 from etui.routing.decision import Deferred
 from etui.routing.policy import Policy

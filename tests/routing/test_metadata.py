@@ -10,7 +10,7 @@ from etui.chat import Query
 from etui.routing.decide import decide
 from etui.routing.policy import Policy
 from etui.routing.probes import run_probes
-from etui.routing.signals.kinds import REGEX_SECONDS
+from etui.routing.signals import REGEX_SECONDS
 from tests.routing.seen import see_signals
 
 Make = Callable[[str], Policy]

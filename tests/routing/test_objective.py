@@ -6,7 +6,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from etui.arm import Arm
-from etui.routing.objective import weigh
+from etui.routing._objective import weigh
 from etui.routing.policy import ArmPlan, Objective
 from tests.routing.test_resolve import QUERY, Known
 
@@ -15,7 +15,7 @@ ARMS = {name: ArmPlan(name, (name,), Arm(name, name)) for name in ("quick", "lar
 
 def winner(known: Known, exchange: float) -> str:
     objective = Objective("accuracy", tuple(ARMS), exchange=exchange)
-    weighed = weigh(objective, ARMS, QUERY, lambda _: True, outlook=known, resident=None)
+    weighed = weigh(objective, ARMS, QUERY, lambda _: True, predictor=known, resident=None)
     assert weighed.winner is not None
     return weighed.winner.arm.name
 

@@ -13,18 +13,19 @@ from hypothesis import strategies as st
 from etui.arm import Arm
 from etui.chat import Query
 from etui.curves.operating_curve import Speed
-from etui.routing.decision import _joules_json
-from etui.routing.joules_predictor import LoggedModelFacts, predict_joules, predict_seconds
-from etui.routing.past_audits import (
+from etui.routing.decision import PredictedJoules, _joules_json
+from etui.routing.joules import (
     LEAST_AUDITS,
     Line,
+    LoggedModelFacts,
     MeasuredAudit,
     average_audits,
     fit_line,
     predict_by_audits,
+    predict_joules,
+    predict_seconds,
 )
-from etui.routing.prediction import PredictedJoules
-from etui.routing.signals.text_measures import TextFacts
+from etui.routing.text_measures import TextFacts
 
 LARGE = Arm("large", "m", max_tokens=100)
 TEXT = TextFacts(Query("Which river is long?"))

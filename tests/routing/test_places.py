@@ -15,14 +15,18 @@ from etui.arm import Arm
 from etui.chat import Query
 from etui.errors import EtuiError, ModelUnavailable
 from etui.models.spec import ModelSpec
-from etui.routing.availability import list_served_places
 from etui.routing.decide import cheapest_arm, decide, decide_arm
-from etui.routing.decision import Decision
+from etui.routing.decision import Decision, PredictedAccuracy, PredictedJoules
 from etui.routing.library import check_text
-from etui.routing.places import Place, find_weights, list_places
-from etui.routing.policy import Policy, drop_places
-from etui.routing.prediction import PredictedAccuracy, PredictedJoules
-from etui.routing.signals.host_state import HostState
+from etui.routing.policy import (
+    Place,
+    Policy,
+    drop_places,
+    find_weights,
+    list_places,
+    list_served_places,
+)
+from etui.routing.signals import HostState
 from etui.yaml.named_files import NamedFile
 
 
@@ -102,7 +106,7 @@ def chosen(
 ) -> Decision:
     curves = replace(curves, resident=resident)
     host = HostState(resident=resident)
-    return decide(QUERY, policy, available=available, outlook=curves, host=host)
+    return decide(QUERY, policy, available=available, predictor=curves, host=host)
 
 
 DEAR = {"big": 90.0, "big-desk": 40.0, "big-rack": 60.0}
@@ -305,7 +309,7 @@ def test_a_replay_has_no_places() -> None:
     assert policy.arms["deep"].models == ("big-desk", "big", "big-rack")
     plain = drop_places(policy)
     assert plain.arms["deep"].models == ("big-desk", "big")
-    decision = decide(QUERY, plain, available=EVERY, outlook=Curves(DEAR))
+    decision = decide(QUERY, plain, available=EVERY, predictor=Curves(DEAR))
     assert [c.arm.model for c in decision.candidates] == ["big-desk"]
     untouched = make("version: 1\narms: {a: {model: small}}\nrules: [{name: r, use: a}]\n")
     assert drop_places(untouched).arms == untouched.arms

@@ -16,17 +16,17 @@ from etui.models.catalogue import load_catalogue
 from etui.routing.library import check_text
 from etui.routing.probes import run_probes
 from etui.routing.schema.arms import ArmEntry
-from etui.routing.schema.budgets import (
+from etui.routing.schema.policy_file import (
     BudgetsEntry,
     FallbacksEntry,
     PeriodBudgetEntry,
+    ProbeEntry,
     TurnBudgetEntry,
 )
-from etui.routing.schema.policy_file import ProbeEntry
 from etui.routing.schema.rules import AccuracyFloor, CascadeEntry, ObjectiveEntry, RuleEntry
 from etui.routing.schema.signals import MetadataEntry, NearestEntry
-from etui.routing.signals.host_state import HOST_FIELDS
-from etui.routing.signals.text_measures import MEASURES, TEXT_LIMIT
+from etui.routing.signals import HOST_FIELDS
+from etui.routing.text_measures import MEASURES, TEXT_LIMIT
 from etui.runtime.decide import THINK_TOKENS
 from etui.yaml.named_files import NamedFile
 

@@ -12,11 +12,19 @@ from etui.arm import OPEN_SAMPLING, Arm
 from etui.chat import Query
 from etui.errors import EtuiError, ModelUnavailable
 from etui.routing.decide import cheapest_arm, decide, decide_arm
-from etui.routing.decision import Decision
-from etui.routing.limits import Agreement, Cascade, Fallbacks, PeriodBudget, TurnBudget
+from etui.routing.decision import (
+    Agreement,
+    Cascade,
+    Decision,
+    Fallbacks,
+    PeriodBudget,
+    PredictedAccuracy,
+    PredictedAgreement,
+    PredictedJoules,
+    TurnBudget,
+)
 from etui.routing.policy import Policy
-from etui.routing.prediction import PredictedAccuracy, PredictedAgreement, PredictedJoules
-from etui.routing.signals.host_state import HostState
+from etui.routing.signals import HostState
 from etui.runtime.explain import _format_steps
 
 Make = Callable[[str], Policy]
@@ -42,7 +50,7 @@ rules:
 
 @dataclass
 class Known:
-    """An outlook with stated numbers: arm -> joules, and arm -> (p, low)."""
+    """A predictor with stated numbers: arm -> joules, and arm -> (p, low)."""
 
     spent: Mapping[str, float] = field(default_factory=dict)
     right: Mapping[str, tuple[float, float]] = field(default_factory=dict)
@@ -74,12 +82,12 @@ class Known:
 
 def chosen(
     policy: Policy,
-    outlook: Known | None = None,
+    predictor: Known | None = None,
     resident: str | None = None,
     available: frozenset[str] = EVERY,
 ) -> Decision:
     host = HostState(resident=resident)
-    return decide(QUERY, policy, available=available, outlook=outlook, host=host)
+    return decide(QUERY, policy, available=available, predictor=predictor, host=host)
 
 
 SPENT = {"quick": 21.0, "think": 90.0, "large": 55.0}
@@ -153,23 +161,23 @@ def test_bounds_of_joules_and_seconds(make: Make) -> None:
 
 def test_the_model_in_memory_is_kept_for_a_small_gain(make: Make) -> None:
     policy = make(BASE + OBJECTIVE + "    switch_margin_joules: 40\n")
-    outlook = Known(SPENT, RIGHT)
-    decision = chosen(policy, outlook, resident="large-8b")
+    predictor = Known(SPENT, RIGHT)
+    decision = chosen(policy, predictor, resident="large-8b")
     assert decision.arm.name == "large"
     assert decision.margin_joules == -34.0
     assert decision.why == (
         "rest: large is kept because large-8b is in memory (≈55 J, quick would save ≈34 J)"
     )
-    assert chosen(policy, outlook, resident="tiny").arm.name == "quick"
-    assert chosen(policy, outlook).arm.name == "quick"
+    assert chosen(policy, predictor, resident="tiny").arm.name == "quick"
+    assert chosen(policy, predictor).arm.name == "quick"
     wide = chosen(policy, Known({**SPENT, "large": 62.0}, RIGHT), resident="large-8b")
     assert wide.arm.name == "quick"
 
 
 def test_the_load_is_part_of_the_price(make: Make) -> None:
     policy = make(BASE + OBJECTIVE)
-    outlook = Known(SPENT, RIGHT, resident="large-8b", load=50.0)
-    assert chosen(policy, outlook).arm.name == "large"
+    predictor = Known(SPENT, RIGHT, resident="large-8b", load=50.0)
+    assert chosen(policy, predictor).arm.name == "large"
 
 
 def test_nothing_fitted(make: Make) -> None:
@@ -426,7 +434,7 @@ def test_budgets_and_fallbacks(make: Make) -> None:
     trace = decision.trace()
     assert trace["budget"] == {"joules": 400.0, "tokens": 2000, "seconds": 60.0}
     assert trace["fallbacks"]["load_failed"] == "quick"
-    by_name = decide_arm(policy, "large", available=EVERY, query=QUERY, outlook=Known(SPENT))
+    by_name = decide_arm(policy, "large", available=EVERY, query=QUERY, predictor=Known(SPENT))
     assert by_name.budget == decision.budget
     assert by_name.predicted_joules == 55.0
     bare = chosen(make(BASE + "rules: [{name: rest, use: large}]\n"), Known(SPENT))

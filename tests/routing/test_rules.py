@@ -8,9 +8,8 @@ from pathlib import Path
 import pytest
 
 from etui.chat import Query
-from etui.routing.check.checker import check_policy
-from etui.routing.check.fit_warnings import FitFacts
-from etui.routing.library import CheckedPolicy
+from etui.routing._check import check_policy
+from etui.routing.library import CheckedPolicy, FitFacts
 from etui.routing.policy import Policy
 from etui.routing.schema.policy_file import PolicyFile
 from etui.yaml.load import parse_yaml

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 from etui.arm import Arm
 from etui.chat import Query
 from etui.config.config import Config
 from etui.models.catalogue import load_catalogue
-from etui.routing.decide import decide
-from etui.routing.decision import Decision
+from etui.routing.decide import add_shadow, decide
+from etui.routing.decision import Decision, PredictedAccuracy, Predictor
 from etui.routing.library import load_policy
 from etui.routing.policy import Policy
-from etui.routing.prediction import PredictedAccuracy, Predictor
-from etui.routing.shadow import add_shadow
 from etui.runtime.decide import Overrides, choose
 from etui.runtime.runtime import open_runtime
 
@@ -96,12 +95,19 @@ def test_a_shadow_knows_what_was_fitted_for_it(config: Config) -> None:
         return Sure(), None
 
     decision = decide(QUERY, policy, available=models)
-    unknown = add_shadow(decision, policy, QUERY, config, models, available=models, host=None)
+    add = partial(
+        add_shadow,
+        decision,
+        policy,
+        QUERY,
+        available=models,
+        host=None,
+        load=lambda name: load_policy(name, config, models),
+    )
+    unknown = add()
     assert unknown.shadow is not None
     assert unknown.shadow.why.startswith("rule 'near' of policy 'trial' cannot choose")
-    known = add_shadow(
-        decision, policy, QUERY, config, models, available=models, host=None, look_ahead=look_ahead
-    )
+    known = add(look_ahead=look_ahead)
     assert asked == ["trial"]
     assert known.shadow is not None
     assert (known.shadow.rule, known.shadow.why) == (
@@ -111,7 +117,7 @@ def test_a_shadow_knows_what_was_fitted_for_it(config: Config) -> None:
 
 
 class Sure:
-    """An outlook that is sure of everything and knows no joules."""
+    """A predictor that is sure of everything and knows no joules."""
 
     def joules(self, arm: Arm, query: Query) -> None:
         return None

@@ -11,11 +11,15 @@ from etui.chat import Query
 from etui.config.config import Config, shipped_dir
 from etui.models.catalogue import load_catalogue
 from etui.models.spec import STARTER
-from etui.routing.cases import load_cases
-from etui.routing.coverage import group_paraphrases, measure_coverage, measure_robustness
 from etui.routing.decide import decide
 from etui.routing.library import find_policy, load_policy
-from etui.routing.probes import run_probes
+from etui.routing.probes import (
+    group_paraphrases,
+    load_cases,
+    measure_coverage,
+    measure_robustness,
+    run_probes,
+)
 from etui.routing.schema.policy_file import json_schema
 
 NAMES = ("frugal", "balanced", "best")

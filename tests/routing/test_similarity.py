@@ -19,11 +19,11 @@ from etui.config.config import Config
 from etui.log.database import open_for_writing
 from etui.log.records import AnswerRecord, RunRecord
 from etui.log.writer import TurnWriter
+from etui.routing import similarity
 from etui.routing.decide import decide
 from etui.routing.policy import Policy
-from etui.routing.signals import similarity
-from etui.routing.signals.question_words import BUCKETS, count_terms, split_question, tf_idf
-from etui.routing.signals.similarity import (
+from etui.routing.question_text import BUCKETS, count_terms, split_question, tf_idf
+from etui.routing.similarity import (
     EarlierQuestion,
     EarlierQuestions,
     NeighbourQuery,

@@ -9,9 +9,8 @@ import pytest
 from etui.config.config import Config
 from etui.models.catalogue import load_catalogue
 from etui.routing.library import load_policy
-from etui.routing.policy import Policy
-from etui.routing.stand_in import add_stand_in
-from etui.runtime.decide import load_fallback_model, save_fallback_model, fallback_model_file
+from etui.routing.policy import Policy, add_stand_in
+from etui.runtime.decide import fallback_model_file, load_fallback_model, save_fallback_model
 
 
 @pytest.fixture

@@ -7,8 +7,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from etui.chat import Message, Query
-from etui.routing.signals.language import LANGUAGES, detect
-from etui.routing.signals.text_measures import MEASURES, TEXT_LIMIT, TextFacts, estimate_tokens
+from etui.routing.text_measures import (
+    LANGUAGES,
+    MEASURES,
+    TEXT_LIMIT,
+    TextFacts,
+    detect,
+    estimate_tokens,
+)
 
 
 def measure(name: str, text: str) -> float:

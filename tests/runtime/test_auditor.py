@@ -24,7 +24,7 @@ from etui.log.queries import LogReader
 from etui.log.records import AuditRecord
 from etui.log.writer import TurnWriter
 from etui.models.spec import STARTER
-from etui.routing.places import Place
+from etui.routing.policy import Place
 from etui.runtime.auditor import QUIET_SECONDS
 from etui.runtime.routes import Route
 from etui.runtime.runtime import Runtime

@@ -15,8 +15,7 @@ from etui.errors import InvalidRequest
 from etui.log.writer import TurnWriter
 from etui.models.catalogue import load_catalogue
 from etui.models.files import model_path
-from etui.routing.decision import Decision
-from etui.routing.limits import Cascade
+from etui.routing.decision import Cascade, Decision
 from etui.runtime.decide import THINK_TOKENS, Overrides, apply_effort, check_effort, choose
 from etui.runtime.model_resolution import resolve_sampling
 from etui.runtime.runtime import Runtime, open_runtime

@@ -15,8 +15,8 @@ from etui.engine.token_counter import TokenCounter
 from etui.models import gguf
 from etui.models.gguf import Gguf
 from etui.models.spec import STARTER
-from etui.routing.prediction import PredictedJoules
-from etui.routing.signals.text_measures import estimate_tokens
+from etui.routing.decision import PredictedJoules
+from etui.routing.text_measures import estimate_tokens
 from etui.runtime.decide import Choice, Overrides, choose
 from etui.runtime.forecast import Forecast, TokenCount, forecast_choice, list_arms
 from etui.runtime.runtime import open_runtime

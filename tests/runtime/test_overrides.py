@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 
 from etui.arm import OPEN_SAMPLING, Arm
-from etui.routing.decision import Decision
-from etui.routing.limits import Cascade, Fallbacks
+from etui.routing.decision import Cascade, Decision, Fallbacks
 from etui.runtime.decide import Overrides, apply_overrides, set_loop_guard
 
 

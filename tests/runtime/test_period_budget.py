@@ -12,7 +12,7 @@ from etui.errors import BudgetSpent, ExitCode
 from etui.log.queries import LogReader
 from etui.log.totals import Spending, sum_joules_since
 from etui.log.writer import TurnWriter
-from etui.routing.limits import PeriodBudget
+from etui.routing.decision import PeriodBudget
 from etui.runtime.decide import Overrides, choose, compute_period_start, find_overruns
 from etui.runtime.runtime import open_runtime
 from etui.turn.record import LoadRecord

@@ -9,7 +9,7 @@ import pytest
 
 from etui.arm import Arm
 from etui.events import Answer, Loaded, Prefilled
-from etui.routing.limits import Cascade
+from etui.routing.decision import Cascade
 from tests.server.fakes import (
     DECISION,
     FakePool,

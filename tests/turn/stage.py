@@ -11,9 +11,15 @@ from etui.chat import Query
 from etui.errors import EtuiError
 from etui.events import Answer, Finished, Loaded, Prefilled, Unloaded
 from etui.models.spec import ModelSpec
-from etui.routing.decision import Decision
-from etui.routing.limits import Agreement, Cascade, Fallbacks, TurnBudget
-from etui.routing.prediction import PredictedAgreement, PredictedJoules
+from etui.routing.decision import (
+    Agreement,
+    Cascade,
+    Decision,
+    Fallbacks,
+    PredictedAgreement,
+    PredictedJoules,
+    TurnBudget,
+)
 from etui.turn.interfaces import ResolvedModel
 from tests.turn.play import run_turn
 from tests.turn.scripted import Meter10W, S, Saved

@@ -6,8 +6,7 @@ import pytest
 
 from etui.arm import Arm, VoteStop
 from etui.errors import EngineFailed
-from etui.routing.limits import Agreement
-from etui.routing.prediction import PredictedAgreement
+from etui.routing.decision import Agreement, PredictedAgreement
 from etui.turn.events import HopStarted
 from tests.turn.stage import CHOICE, LARGE, QUICK, Known, Part, Stage, decided, play
 

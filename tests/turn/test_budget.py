@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from etui.routing.limits import TurnBudget
+from etui.routing.decision import TurnBudget
 from tests.turn.stage import LARGE, QUICK, Known, Part, Stage, decided, play
 
 

@@ -14,8 +14,7 @@ from etui.arm import Arm
 from etui.errors import EngineFailed
 from etui.learning.graded import Graded
 from etui.learning.policy_replay import Walk, walk_cascade
-from etui.routing.limits import Agreement, Cascade
-from etui.routing.prediction import PredictedAgreement
+from etui.routing.decision import Agreement, Cascade, PredictedAgreement
 from etui.turn.attempt import ArmAttempt
 from etui.turn.cascade import CascadeStep, advance, find_best, is_sure, settle
 from tests.turn.stage import Known, Part, Stage, decided, play

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from etui.errors import ModelUnavailable, RemoteFailed
-from etui.routing.limits import Fallbacks
+from etui.routing.decision import Fallbacks
 from tests.turn.stage import Part, Stage, decided, play
 from tests.turn.test_fallbacks import LARGE, QUICK
 

@@ -19,8 +19,7 @@ from etui.models.catalogue import load_catalogue
 from etui.models.spec import STARTER
 from etui.multiple_choice import parse_options
 from etui.reasoning.extraction import extract
-from etui.routing.decision import Decision
-from etui.routing.limits import Agreement, Cascade, Fallbacks, TurnBudget
+from etui.routing.decision import Agreement, Cascade, Decision, Fallbacks, TurnBudget
 from etui.turn.events import TurnFinished
 from etui.turn.interfaces import Unlogged
 from tests.turn.play import run_turn, serve_one_model

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from etui.energy.remote.meter import RemoteMeter
-from etui.routing.limits import TurnBudget
+from etui.routing.decision import TurnBudget
 from tests.energy.remote.machine import HOURS, Machine
 from tests.turn.stage import LARGE, QUICK, Part, Stage, decided, play
 

@@ -15,8 +15,7 @@ from etui.chat import Message, OutputOptions, Query
 from etui.energy.types import Energy
 from etui.errors import EngineFailed, ModelUnavailable
 from etui.events import Answer, Loaded, ToolCall
-from etui.routing.decision import Decision
-from etui.routing.limits import TurnBudget
+from etui.routing.decision import Decision, TurnBudget
 from etui.turn.accounting import power_curve
 from etui.turn.interfaces import Meter, ResolvedModel
 from etui.turn.record import Attribution, ClientRecord, TurnRecord

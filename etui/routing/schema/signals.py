@@ -9,7 +9,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, StringConstraints, model_validator
 
 from etui.routing.schema.arms import ModelName, Name
-from etui.routing.signals.text_measures import MEASURES
+from etui.routing.text_measures import MEASURES
 from etui.yaml.load import Strict, refuse
 
 BandName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$", max_length=40)]

@@ -30,7 +30,7 @@ from etui.prompts.attachments import (
     join,
 )
 from etui.prompts.library import PromptLibrary, SavedPrompt, complete_path, load_prompts
-from etui.routing.signals.text_measures import estimate_tokens
+from etui.routing.text_measures import estimate_tokens
 from etui.runtime.forecast import Forecast
 from etui.runtime.routes import Route
 from etui.text import SEPARATOR, sanitize

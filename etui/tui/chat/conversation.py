@@ -9,7 +9,7 @@ from uuid import uuid4
 from etui.chat import Message, OutputOptions, Query
 from etui.log.records import ChatRecord
 from etui.prompts.attachments import Attachment, fold
-from etui.routing.signals.text_measures import estimate_tokens
+from etui.routing.text_measures import estimate_tokens
 from etui.runtime.routes import Route
 from etui.text import title_from_question, utc_now
 from etui.turn.chat_tree import ChatTree, tree_of

@@ -10,7 +10,7 @@ from pathlib import Path
 from etui import units
 from etui.errors import EtuiError, UsageError
 from etui.prompts.attachments import Attachment, Mention, find_mentions, read_attachment, split
-from etui.routing.signals.text_measures import estimate_tokens
+from etui.routing.text_measures import estimate_tokens
 from etui.text import sanitize
 
 LARGE_PASTE_CHARACTERS = 2_000

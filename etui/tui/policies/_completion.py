@@ -11,8 +11,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from etui.routing.limits import EFFORTS
-from etui.routing.signals.language import LANGUAGES
+from etui.routing.decision import EFFORTS
+from etui.routing.text_measures import LANGUAGES
 from etui.yaml.tree import Node, YamlError, parse_tree
 
 Schema: TypeAlias = Mapping[str, Any]

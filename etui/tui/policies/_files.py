@@ -16,7 +16,7 @@ from textual.widgets import Input, OptionList, Static
 
 from etui.config.config import Config
 from etui.errors import UsageError
-from etui.routing.editing import ChangedOnDisk, check_name, get_own_path, remove
+from etui.routing.library import ChangedOnDisk, check_name, get_own_path, remove
 from etui.text import one_line, sanitize
 from etui.tui._work import faults_shown, in_thread, notice_text
 from etui.tui.modals import TextModal, confirm

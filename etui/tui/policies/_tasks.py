@@ -13,17 +13,20 @@ from typing import TYPE_CHECKING
 
 from etui.config.config import Config, shipped_dir
 from etui.errors import EtuiError, InvalidFile, Problem, UsageError
-from etui.routing.editing import (
+from etui.routing.library import (
     ChangedOnDisk,
+    CheckedPolicy,
+    check_text,
     choose_file_to_edit,
     create,
+    find_policy,
     get_own_path,
+    list_policies,
     make_folder,
     read_content,
     read_text,
     save,
 )
-from etui.routing.library import CheckedPolicy, check_text, find_policy, list_policies
 from etui.units import count_text
 from etui.yaml.load import MAX_BYTES
 from etui.yaml.named_files import NamedFile
@@ -31,7 +34,7 @@ from etui.yaml.named_files import NamedFile
 if TYPE_CHECKING:
     from etui.learning.documents import TurnsDocument
     from etui.models.catalogue import Catalogue
-    from etui.routing.check.fit_warnings import FitFacts
+    from etui.routing._check import FitFacts
     from etui.routing.policy import Policy, PolicyProbe
     from etui.runtime.explain import Explanation
 
@@ -258,8 +261,7 @@ def read_fit(subject: Subject) -> FitRead:
 
 def _run_cases(policy: Policy, config: Config) -> CasesVerdict | None:
     """Run the first cases of a policy; None if it has none."""
-    from etui.routing.cases import load_cases
-    from etui.routing.probes import run_probes
+    from etui.routing.probes import load_cases, run_probes
 
     try:
         cases = load_cases(policy, config)
@@ -330,13 +332,14 @@ def compare(subject: Subject, other: Path) -> list[str]:
         InvalidFile: The file cannot be read.
     """
     from etui.routing.diff import (
+        case_lines,
+        diff_lines,
         find_changes,
         find_differing_cases,
         find_other_answers,
         join_cases,
         list_probe_questions,
     )
-    from etui.routing.diff_text import case_lines, diff_lines
 
     before = read_text(other)
     if before == subject.text:
@@ -359,7 +362,7 @@ def compare(subject: Subject, other: Path) -> list[str]:
 
 def _load_cases(policy: Policy, config: Config) -> tuple[PolicyProbe, ...]:
     """Load the cases of a policy; none if they have faults, which the check tells."""
-    from etui.routing.cases import load_cases
+    from etui.routing.probes import load_cases
 
     try:
         return load_cases(policy, config)

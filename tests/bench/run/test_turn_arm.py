@@ -20,8 +20,7 @@ from etui.errors import ContextOverflow, EngineFailed
 from etui.events import Answer, Finished, Prefilled
 from etui.measure.run import StopRequested
 from etui.models.spec import ModelSpec
-from etui.routing.decision import Decision
-from etui.routing.limits import Agreement, Cascade
+from etui.routing.decision import Agreement, Cascade, Decision
 from etui.runtime.decide import Choice
 from etui.runtime.runtime import Runtime
 from etui.turn.interfaces import ResolvedModel

@@ -19,7 +19,7 @@ from etui.config.config import Config
 from etui.errors import EngineFailed, EtuiError, InvalidFile, QueueFull, Stopped, UsageError
 from etui.events import Answer, Loaded, Prefilled, Unloaded
 from etui.models.spec import STARTER
-from etui.routing.signals.host_state import HostState
+from etui.routing.signals import HostState
 from etui.runtime.between_turns import HOST_SECONDS
 from etui.runtime.decide import Overrides
 from etui.runtime.turn_pool import REFRESH_SECONDS

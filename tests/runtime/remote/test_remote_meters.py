@@ -23,7 +23,7 @@ from etui.log.queries import LogReader
 from etui.log.writer import TurnWriter
 from etui.models.catalogue import Catalogue
 from etui.models.spec import ModelSpec
-from etui.routing.objective import weigh
+from etui.routing._objective import weigh
 from etui.routing.policy import ArmPlan, Objective
 from etui.runtime.doctor import diagnose
 from etui.runtime.log_predictor import LogPredictor
@@ -300,7 +300,7 @@ def test_an_unmeasured_machine_has_seconds_but_no_joules(config: Config) -> None
     plan = ArmPlan("big-desk", ("big-desk",), arm)
     objective = Objective("joules", ("direct",), seconds_at_most=60.0)
     weighed = weigh(
-        objective, {"direct": plan}, query, lambda _: True, outlook=predictor, resident=None
+        objective, {"direct": plan}, query, lambda _: True, predictor=predictor, resident=None
     )
     assert weighed.winner is None
     assert weighed.candidates[0].failed == "its joules are unknown"

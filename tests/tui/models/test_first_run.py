@@ -13,7 +13,7 @@ from etui.config.machine import machine_name
 from etui.energy.types import Channel, Kind
 from etui.errors import DownloadFailed, EtuiError
 from etui.models.memory_speed import MemorySpeed, save_memory_speed
-from etui.routing.signals.host_state import HostState
+from etui.routing.signals import HostState
 from etui.runtime.decide import load_fallback_model
 from etui.tui.chat.screen import ChatScreen
 from etui.tui.models import card_reader

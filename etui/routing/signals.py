@@ -8,14 +8,244 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, Protocol
 
 from etui.routing.decision import SignalValue
-from etui.routing.signals.host_state import HOST_NUMBERS, HostState
-from etui.routing.signals.ranges import Bound, Word
-from etui.routing.signals.similarity import NeighbourQuery, Neighbours, smoothed_share
-from etui.routing.signals.text_measures import TextFacts
+from etui.routing.similarity import NeighbourQuery, Neighbours, smoothed_share
+from etui.routing.text_measures import TextFacts
+
+
+@dataclass(frozen=True, slots=True)
+class Holds:
+    """One signal holds."""
+
+    signal: str
+
+    def holds(self, truth: Truth) -> bool:
+        """Check whether the condition holds; asks only for the signals it needs."""
+        return truth(self.signal)
+
+
+@dataclass(frozen=True, slots=True)
+class All:
+    """Every part holds."""
+
+    parts: tuple[Condition, ...]
+
+    def holds(self, truth: Truth) -> bool:
+        """Check whether the condition holds, as ``Holds.holds`` does."""
+        for part in self.parts:  # noqa: SIM110 - a generator takes twice as long
+            if not part.holds(truth):
+                return False
+        return True
+
+
+@dataclass(frozen=True, slots=True)
+class AnyOf:
+    """At least one part holds."""
+
+    parts: tuple[Condition, ...]
+
+    def holds(self, truth: Truth) -> bool:
+        """Check whether the condition holds, as ``Holds.holds`` does."""
+        for part in self.parts:  # noqa: SIM110
+            if part.holds(truth):
+                return True
+        return False
+
+
+@dataclass(frozen=True, slots=True)
+class Not:
+    """The part does not hold."""
+
+    part: Condition
+
+    def holds(self, truth: Truth) -> bool:
+        """Check whether the condition holds, as ``Holds.holds`` does."""
+        return not self.part.holds(truth)
+
+
+Condition = Holds | All | AnyOf | Not
+
+
+Truth = Callable[[str], bool]
+"""A test: whether the signal of a name holds."""
+
+
+_MOST_REASONS = 3
+"""Signals listed in one reason, so that it stays a short line."""
+
+
+def iter_signal_names(condition: Condition) -> Iterator[str]:
+    """Yield the names of the signals of a condition, in order, with repeats."""
+    match condition:
+        case Holds(name):
+            yield name
+        case All(parts) | AnyOf(parts):
+            for part in parts:
+                yield from iter_signal_names(part)
+        case Not(part):
+            yield from iter_signal_names(part)
+
+
+def first_failed(condition: Condition, values: Mapping[str, SignalValue]) -> str | None:
+    """Describe the first part of a condition that failed; None if the condition holds."""
+    match condition:
+        case Holds(name):
+            return None if values[name].holds else format_signal(values[name])
+        case All(parts):
+            return next(filter(None, (first_failed(part, values) for part in parts)), None)
+        case AnyOf(parts):
+            failed = [first_failed(part, values) for part in parts]
+            named = [reason for reason in failed if reason is not None]
+            if len(named) < len(failed):
+                return None
+            return named[0] if len(named) == 1 else "none of " + _join_reasons(named)
+        case Not(part):
+            reasons = reasons_for(part, values)
+            return None if reasons is None else "not " + _join_reasons(reasons)
+
+
+def reasons_for(condition: Condition, values: Mapping[str, SignalValue]) -> list[str] | None:
+    """Describe why a condition holds, one entry per signal; None if it does not hold."""
+    match condition:
+        case Holds(name):
+            return [format_signal(values[name])] if values[name].holds else None
+        case All(parts):
+            found = [reasons_for(part, values) for part in parts]
+            if any(reasons is None for reasons in found):
+                return None
+            return [reason for reasons in found if reasons for reason in reasons]
+        case AnyOf(parts):
+            held = [r for r in (reasons_for(part, values) for part in parts) if r is not None]
+            return [reason for reasons in held for reason in reasons] if held else None
+        case Not(AnyOf(parts)):
+            missing = [first_failed(part, values) for part in parts]
+            if any(failed is None for failed in missing):
+                return None
+            return [f"not {failed}" for failed in missing]
+        case Not(part):
+            failed = first_failed(part, values)
+            return None if failed is None else [f"not {failed}"]
+
+
+def _join_reasons(reasons: list[str]) -> str:
+    more = len(reasons) - _MOST_REASONS
+    return ", ".join(reasons[:_MOST_REASONS]) + (f" and {more} more" if more > 0 else "")
+
+
+@dataclass(frozen=True, slots=True)
+class HostState:
+    """The current state of the machine; None is unknown, and a signal on it does not hold."""
+
+    battery_percent: float | None = None  # Charge of the battery, 0..100
+    on_battery: bool | None = None
+    hour: float | None = None  # Local time in hours, with fraction, 0 <= hour < 24
+    free_memory_gb: float | None = None  # Memory available without swapping, in 1e9 bytes
+    gpu_free_memory_gb: float | None = None
+    """Free memory of the GPU that has the most, in 1e9 bytes."""
+    gpu_temperature: float | None = None  # Temperature of the hottest GPU, in degrees Celsius
+    watts: float | None = None  # Power of the machine, as far as it is measured
+    resident: str | None = None  # Model in memory, by its name in models.yaml
+
+
+HOST_NUMBERS: Mapping[str, Callable[[HostState], float | None]] = MappingProxyType(
+    {
+        "battery_percent": lambda host: host.battery_percent,
+        "hour": lambda host: host.hour,
+        "free_memory_gb": lambda host: host.free_memory_gb,
+        "gpu_free_memory_gb": lambda host: host.gpu_free_memory_gb,
+        "gpu_temperature": lambda host: host.gpu_temperature,
+        "watts": lambda host: host.watts,
+    }
+)
+"""Host facts that are numbers, by their name in a policy."""
+
+
+HOST_FIELDS = (*HOST_NUMBERS, "on_battery", "resident")
+"""Every host fact a signal can name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """A range of numbers; an end that is None is open.
+
+    Attributes:
+        at_least, above: Lower end, inclusive and exclusive.
+        at_most, below: Upper end, inclusive and exclusive.
+    """
+
+    at_least: float | None = None
+    above: float | None = None
+    at_most: float | None = None
+    below: float | None = None
+    wraps: bool = False
+    """Whether a lower end above the upper one spans midnight, for the hour of the day."""
+    words: str = field(init=False)  # The range in words: `at least 3 and below 8`
+    _ends: tuple[float, ...] = field(init=False, repr=False)
+    _over_midnight: bool = field(init=False, repr=False)
+    _floor: float | None = field(init=False, repr=False)
+    """``at_least`` where it is the only end, as in most signals."""
+
+    def __post_init__(self) -> None:
+        # Computed once, because every decision needs them for every signal.
+        given = [
+            (name, end)
+            for name in ("at_least", "above", "at_most", "below")
+            if (end := getattr(self, name)) is not None
+        ]
+        words = " and ".join(f"{name.replace('_', ' ')} {end:g}" for name, end in given)
+        low = self.at_least if self.at_least is not None else self.above
+        high = self.at_most if self.at_most is not None else self.below
+        over = self.wraps and low is not None and high is not None and low > high
+        object.__setattr__(self, "words", words)
+        object.__setattr__(self, "_ends", tuple(end for _, end in given))
+        object.__setattr__(self, "_over_midnight", over)
+        object.__setattr__(self, "_floor", self.at_least if len(given) == 1 else None)
+
+    def holds(self, value: float | str | None) -> bool:
+        """Check whether a value is a number within the range."""
+        if value is None or isinstance(value, str):
+            return False
+        if self._floor is not None:
+            return value >= self._floor
+        over = (self.at_least is None or value >= self.at_least) and (
+            self.above is None or value > self.above
+        )
+        under = (self.at_most is None or value <= self.at_most) and (
+            self.below is None or value < self.below
+        )
+        return over or under if self._over_midnight else over and under
+
+    def nearest(self, value: float | str | None) -> float:
+        """Return the end nearest to the value; the lower end if the value is unknown."""
+        if value is None or isinstance(value, str) or len(self._ends) == 1:
+            return self._ends[0]
+        return min(self._ends, key=lambda end: abs(end - value))
+
+
+@dataclass(frozen=True, slots=True)
+class Word:
+    """A required word, with all values that satisfy it; a role is satisfied by its models."""
+
+    wanted: str
+    among: frozenset[str]
+
+    def holds(self, value: float | str | None) -> bool:
+        """Check whether the value satisfies the word."""
+        return value in self.among
+
+    def nearest(self, value: float | str | None) -> str:
+        """Return the required word, whatever the value."""
+        return self.wanted
+
+    @property
+    def words(self) -> str:
+        """The requirement in words: ``is de``."""
+        return f"is {self.wanted}"
+
 
 REGEX_SECONDS = 0.05
 """Time limit of one pattern on one question; ordinary ones take a thousandth of it."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from zlib import crc32
 
 from etui.multiple_choice import parse_options
-from etui.routing.signals.text_measures import TEXT_LIMIT
+from etui.routing.text_measures import TEXT_LIMIT
 
 BUCKETS = 2**11
 """Number of buckets that words are hashed into."""

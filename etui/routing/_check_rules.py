@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from itertools import product
 
 from etui.errors import Problem
-from etui.routing.compile import compile_condition, map_condition_names, sort_rules
-from etui.routing.conditions import All, AnyOf, Condition, Holds, Not, iter_signal_names
+from etui.routing._compile import compile_condition, map_condition_names, sort_rules
 from etui.routing.schema.policy_file import PolicyFile
 from etui.routing.schema.rules import CascadeEntry, RuleEntry, Tree
+from etui.routing.signals import All, AnyOf, Condition, Holds, Not, iter_signal_names
 from etui.text import did_you_mean
 from etui.yaml.load import Located
 from etui.yaml.messages import Loc

@@ -13,16 +13,16 @@ from math import inf
 from etui import units
 from etui.arm import Arm
 from etui.chat import Query
-from etui.routing.availability import (
+from etui.routing.decision import Candidate, PredictedAccuracy, PredictedJoules, Predictor
+from etui.routing.policy import (
+    THIS_MACHINE,
+    ArmPlan,
+    Objective,
     format_absent,
     format_place_absent,
     format_substitute,
     list_served_places,
 )
-from etui.routing.limits import Candidate
-from etui.routing.places import THIS_MACHINE
-from etui.routing.policy import ArmPlan, Objective
-from etui.routing.prediction import PredictedAccuracy, PredictedJoules, Predictor
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,7 @@ def weigh(
     query: Query,
     is_available: Callable[[str], bool],
     *,
-    outlook: Predictor | None,
+    predictor: Predictor | None,
     resident: str | None,
 ) -> ObjectiveResult:
     """Choose the candidate that meets an objective best on this query.
@@ -56,7 +56,7 @@ def weigh(
     Args:
         objective: The goal and its bounds.
         is_available: Which models are on this machine.
-        outlook: Expected joules and accuracy of the arms; None leaves them unknown.
+        predictor: Expected joules and accuracy of the arms; None leaves them unknown.
         resident: The model in memory; None if there is none, or it is unknown.
     """
     able: list[Candidate] = []
@@ -67,7 +67,7 @@ def weigh(
         served = list_served_places(plan, is_available)
         for arm in served:
             backend = plan.find_place(arm.model).backend
-            able.append(_build_candidate(objective, arm, backend, query, outlook))
+            able.append(_build_candidate(objective, arm, backend, query, predictor))
         missing = _build_missing_places(plan, served)
         absent += missing
         if len(served) + len(missing) > 1:
@@ -106,25 +106,25 @@ def _build_missing_places(plan: ArmPlan, served: Sequence[Arm]) -> list[Candidat
 
 
 def _build_candidate(
-    objective: Objective, arm: Arm, backend: str | None, query: Query, outlook: Predictor | None
+    objective: Objective, arm: Arm, backend: str | None, query: Query, predictor: Predictor | None
 ) -> Candidate:
-    accuracy = _predict_accuracy(objective, arm, query, outlook)
+    accuracy = _predict_accuracy(objective, arm, query, predictor)
     hopeless = accuracy is None and _needs_accuracy(objective)
     # Predicting joules reads the log, and a candidate without an accuracy cannot win anyway.
-    predictor = None if hopeless else outlook
-    joules = predictor.joules(arm, query) if predictor is not None else None
+    asked = None if hopeless else predictor
+    joules = asked.joules(arm, query) if asked is not None else None
     seconds = joules.seconds if joules is not None else None
-    if joules is None and predictor is not None and objective.seconds_at_most is not None:
-        seconds = predictor.duration(arm, query)
+    if joules is None and asked is not None and objective.seconds_at_most is not None:
+        seconds = asked.duration(arm, query)
     failed = _find_failure(objective, joules, accuracy, seconds)
     return Candidate(arm, joules, accuracy, failed, backend, seconds)
 
 
 def _predict_accuracy(
-    objective: Objective, arm: Arm, query: Query, outlook: Predictor | None
+    objective: Objective, arm: Arm, query: Query, predictor: Predictor | None
 ) -> PredictedAccuracy | None:
     """Predict the fitted accuracy; fall back to the unmeasured prior that the rule states."""
-    known = outlook.accuracy(arm, query, objective.confidence) if outlook is not None else None
+    known = predictor.accuracy(arm, query, objective.confidence) if predictor is not None else None
     prior = objective.prior.get(arm.name)
     if prior is not None and (known is None or known.n == 0):
         return PredictedAccuracy(prior, prior, objective.confidence, 0, "prior")

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
-from etui.routing.signals.question_words import BUCKETS, count_terms, split_question
+from etui.routing.question_text import BUCKETS, count_terms, split_question
 
 if TYPE_CHECKING:
     from etui.stats.arrays import Floats, Whole

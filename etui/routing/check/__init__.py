@@ -1,1 +1,0 @@
-"""Checks of a policy file that go beyond its schema."""

@@ -1,1 +1,0 @@
-"""Facts about a query and the machine that conditions test."""

@@ -73,7 +73,7 @@ def format_question(question: Question) -> str:
 
 def draw_questions(data: Path | None, config: Config, count: int, seed: int) -> list[Question]:
     """Draw questions over all subjects; a larger count begins with those of a smaller one."""
-    from etui.datasets.question_sample import order_balanced
+    from etui.datasets.questions import order_balanced
     from etui.datasets.suites import load_suite
 
     suite = load_suite("mmlu", "test", data, config)

@@ -25,8 +25,7 @@ from benchmarks.sides import arguments, make_session, opened_session, starter
 from etui.bench.formats import FORMATS
 from etui.bench.scoring import ScoringArm, SubjectWork
 from etui.config.config import load_config
-from etui.datasets.question_sample import draw
-from etui.datasets.questions import Suite
+from etui.datasets.questions import Suite, draw
 from etui.datasets.suites import load_suite
 from etui.engine.llama_session import LlamaSession
 

@@ -28,8 +28,7 @@ from etui.calibration.grid import QUICK, Grid, Length, list_visits
 from etui.calibration.measure import GREEDY, TurnTimer, warm_up
 from etui.config.config import load_config
 from etui.curves.fit import compute_error, fit_curve
-from etui.curves.measured_under import Conditions
-from etui.curves.operating_curve import OperatingCurve, mape
+from etui.curves.operating_curve import Conditions, OperatingCurve, mape
 from etui.energy.discovery import open_recorder
 from etui.engine.library import default_threads
 from etui.engine.session import Session

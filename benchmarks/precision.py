@@ -40,7 +40,7 @@ import numpy as np
 from benchmarks.figures import Figure
 from etui.bench.difficulty import average_outcomes
 from etui.bench.schedule import choose_first_look, choose_next_look
-from etui.datasets.question_sample import order_balanced
+from etui.datasets.questions import order_balanced
 from etui.errors import EtuiError, ExitCode
 from etui.learning.outcomes import read_outcomes
 from etui.stats.confidence_sequence import (

@@ -25,8 +25,7 @@ from benchmarks.log import made_turn
 from etui.arm import Arm
 from etui.chat import Query
 from etui.config.config import load_config
-from etui.curves.measured_under import Conditions
-from etui.curves.operating_curve import OperatingCurve, PhaseCurve, Speed
+from etui.curves.operating_curve import Conditions, OperatingCurve, PhaseCurve, Speed
 from etui.learning.features import FEATURE_NAMES
 from etui.learning.fitted_file import (
     ArmHead,

@@ -11,7 +11,7 @@ from itertools import pairwise
 from typing import Any, Literal
 
 from etui.codec import DocumentError, from_document, to_document
-from etui.datasets.question_sample import order_balanced
+from etui.datasets.questions import order_balanced
 
 BLOCK = 8
 """Default number of questions of a block."""

@@ -38,8 +38,7 @@ from etui.bench.formats import (
     default_answer_tokens,
     list_examples,
 )
-from etui.datasets.question_sample import draw, match_subjects
-from etui.datasets.questions import Question, Suite
+from etui.datasets.questions import Question, Suite, draw, match_subjects
 from etui.datasets.suites import is_named_suite, load_suite
 from etui.errors import InvalidFile, UsageError
 from etui.units import count_text

@@ -83,7 +83,7 @@ def load_labels(
 
 
 def _find_data(run: RunConfig, config: Config) -> Path | None:
-    from etui.datasets.download import suite_dir
+    from etui.datasets.mmlu import suite_dir
     from etui.datasets.suites import SAMPLE, is_named_suite
 
     if run.data_path is not None:

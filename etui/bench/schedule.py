@@ -25,7 +25,7 @@ from etui.bench.precision import (
     take_look,
 )
 from etui.bench.sample import Sample
-from etui.datasets.question_sample import order_balanced
+from etui.datasets.questions import order_balanced
 from etui.measure.run import shuffle_grouped
 from etui.stats.confidence_sequence import LEAST_QUESTIONS, METHOD, fixed_sample
 

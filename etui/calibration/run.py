@@ -22,8 +22,7 @@ from etui.calibration.grid import (
 from etui.calibration.measure import MeasuredPoint, TurnTimer, warm_up
 from etui.codec import from_document, to_document
 from etui.curves.fit import TooFewPoints, compute_error, fit_curve
-from etui.curves.measured_under import Conditions
-from etui.curves.operating_curve import OperatingCurve, Speed
+from etui.curves.operating_curve import Conditions, OperatingCurve, Speed
 from etui.energy.discovery import open_recorder
 from etui.energy.idle import load_baselines, refuse_busy, use_baseline
 from etui.energy.recorder import Recorder

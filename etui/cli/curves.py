@@ -11,12 +11,44 @@ from typing import TYPE_CHECKING
 import click
 
 from etui.cli.param_types import TEXT
+from etui.curves.operating_curve import OperatingCurve
+from etui.curves.text import compute_drawn_lines
 from etui.errors import EtuiError, ExitCode
+from etui.plots.figure import ARM_COLOURS, Figure, Panel, Point
 
 if TYPE_CHECKING:
     from etui.config.config import Config
-    from etui.curves.measured_under import Conditions
-    from etui.curves.operating_curve import OperatingCurve
+    from etui.curves.operating_curve import Conditions, OperatingCurve
+
+
+def figure_svg(curves: Sequence[OperatingCurve]) -> str:
+    """Draw a panel per curve: measured turns as points, the curve as a line with its 95 % band.
+
+    Returns:
+        The SVG document; equal curves give equal documents.
+    """
+    figure = Figure(6.4, 4.0 * max(len(curves), 1), rows=max(len(curves), 1))
+    for curve, panel in zip(curves, figure.panels, strict=False):
+        _draw_panel(panel, curve)
+    return figure.document()
+
+
+def _draw_panel(panel: Panel, curve: OperatingCurve) -> None:
+    for line, colour in zip(compute_drawn_lines(curve), ARM_COLOURS, strict=False):
+        outputs, joules = zip(*line.line, strict=True)
+        half = [width for _, width in line.band]
+        low = [value - width for value, width in zip(joules, half, strict=True)]
+        high = [value + width for value, width in zip(joules, half, strict=True)]
+        label = f"{line.computed} prompt tokens"
+        panel.line(outputs, joules, colour, label=label, band=(low, high))
+        panel.points([Point(x, y, colour=colour, size=3.5) for x, y in line.points])
+    kind = "estimate" if curve.kind == "estimate" else curve.kind or "unknown kind"
+    title = f"{curve.model}, {curve.source}, {kind}"
+    panel.name_axes("output tokens", "joules of a turn", title)
+    panel.axes.set_xlim(left=0)
+    panel.axes.set_ylim(bottom=0)
+    if curve.points:
+        panel.legend()
 
 
 @click.command()
@@ -35,7 +67,7 @@ def curves(model: str | None, svg: Path | None, as_json: bool) -> int:
     for up to three prompt lengths. Lists what has changed since the curve was measured.
     """
     from etui.config.config import load_config
-    from etui.curves.measured_under import list_differences
+    from etui.curves.operating_curve import list_differences
     from etui.log.curve_lookup import curve_document
 
     config = load_config()
@@ -96,7 +128,7 @@ def _read_conditions(config: Config, models: Collection[str]) -> dict[str, Condi
 
 
 def _format_curves(found: Sequence[OperatingCurve], now: Mapping[str, Conditions]) -> Iterator[str]:
-    from etui.curves.measured_under import list_differences
+    from etui.curves.operating_curve import list_differences
     from etui.curves.text import age_text, draw_curve, fit_lines, points_text, r2_text
     from etui.text import format_table
     from etui.units import percent_text
@@ -127,8 +159,6 @@ def _format_curves(found: Sequence[OperatingCurve], now: Mapping[str, Conditions
 
 def _draw(found: Sequence[OperatingCurve], svg: Path) -> None:
     """Draw the curves into an SVG file."""
-    from etui.curves.figure import figure_svg
-
     try:
         svg.write_text(figure_svg(found), encoding="utf-8")
     except OSError as error:

@@ -30,6 +30,102 @@ if TYPE_CHECKING:
     from etui.routing.policy import Policy
 
 
+@click.command()
+@policies_argument
+@outcomes_option
+@runs_option
+@click.option(
+    "--log",
+    "from_log",
+    is_flag=True,
+    help="Graded turns and audits of the log; alone, or added to --outcomes or --runs.",
+)
+@data_option
+@split_option
+@click.option(
+    "--exclude-test",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Exclude questions that are also in the test files of this folder.",
+)
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Output file. Default: NAME.fitted.json next to the policy.",
+)
+@click.option("--seed", type=WholeNumber(0, 2**32 - 1), default=0, help="Random seed of the folds.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+def fit(
+    names: Sequence[str],
+    outcomes: Path | None,
+    runs: Sequence[str],
+    from_log: bool,
+    data: Path | None,
+    split: str,
+    exclude_test: Path | None,
+    output: Path | None,
+    seed: int,
+    as_json: bool,
+) -> None:
+    """Learn from graded answers how likely each arm is to be right.
+
+    The answers come from bench runs, a table of outcomes, or the log; arms are matched by name. In
+    the log count what `etui logs grade` and the app say of an answer, and, less, the audits of the
+    policy. The result is saved next to the policy as NAME.fitted.json; the policy's objectives and
+    cascades use it from then on.
+    """
+    from etui.cli.answer_options import split_names
+    from etui.learning.fit import fit_heads
+    from etui.learning.fitted_file import format_fitted
+    from etui.learning.predictor import get_fitted_path
+    from etui.routing.policy import list_agreements
+
+    config, catalogue, _ = load_context()
+    policies, folders = split_names(names, runs, config)
+    given = (outcomes is not None) + bool(folders)
+    if given > 1 or not (given or from_log):
+        raise UsageError(
+            "graded answers are missing: pass either --outcomes FILE or --runs RUN, or --log",
+            "create a run with `etui bench --arms A,B --policy NAME`",
+        )
+    if len(policies) > 1:
+        raise UsageError(f"{len(policies)} policies were given", "fit one policy at a time")
+    policy = _load_policy(policies, output, config, catalogue)
+    if output is None:
+        assert policy is not None  # without --output there is a policy, the default one at least
+        output = get_fitted_path(policy, config)
+    require_writable(output, _OUTPUT_FIX, make_folder=True)
+    answers = _read_answers(outcomes, folders, data, split, config) if given else None
+    if from_log:
+        answers = _add_log(answers, policy, config)
+    assert answers is not None  # one of the three was given
+    graded, notes = answers.graded, answers.notes
+    if policy is not None:
+        graded, arm_notes = _select_arms(policy, graded)
+        notes += arm_notes
+    before = graded.question_count
+    if exclude_test is not None:
+        from etui.learning.outcomes import drop_questions, read_texts
+
+        if not graded.questions:
+            raise UsageError(
+                "--exclude-test needs the texts of the questions", "pass their folder with --data"
+            )
+        graded = drop_questions(graded, read_texts(exclude_test, "test").values())
+    agreements = list_agreements(policy) if policy is not None else None
+    provenance = _build_provenance(graded, answers, before)
+    model = fit_heads(graded, provenance, seed=seed, agreements=agreements)
+    notes += list_uniform_notes(graded)
+    notes += list_agreement_notes(agreements, model)
+    notes += [] if policy is None else _list_never_accepted(policy, model)
+    write_output(output, format_fitted(model), _OUTPUT_FIX, make_folder=True)
+    if as_json:
+        print_json(_build_document(output, model, notes))
+        return
+    print_fit(output, model, notes)
+
+
 def _build_document(path: Path, model: FittedModel, notes: Sequence[str]) -> dict[str, Any]:
     """Build the document of ``etui policy fit --json``.
 
@@ -172,102 +268,6 @@ def list_agreement_notes(
 
 
 _OUTPUT_FIX = "choose another file with --output"
-
-
-@click.command()
-@policies_argument
-@outcomes_option
-@runs_option
-@click.option(
-    "--log",
-    "from_log",
-    is_flag=True,
-    help="Graded turns and audits of the log; alone, or added to --outcomes or --runs.",
-)
-@data_option
-@split_option
-@click.option(
-    "--exclude-test",
-    type=click.Path(path_type=Path),
-    metavar="DIR",
-    help="Exclude questions that are also in the test files of this folder.",
-)
-@click.option(
-    "--output",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="Output file. Default: NAME.fitted.json next to the policy.",
-)
-@click.option("--seed", type=WholeNumber(0, 2**32 - 1), default=0, help="Random seed of the folds.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
-def fit(
-    names: Sequence[str],
-    outcomes: Path | None,
-    runs: Sequence[str],
-    from_log: bool,
-    data: Path | None,
-    split: str,
-    exclude_test: Path | None,
-    output: Path | None,
-    seed: int,
-    as_json: bool,
-) -> None:
-    """Learn from graded answers how likely each arm is to be right.
-
-    The answers come from bench runs, a table of outcomes, or the log; arms are matched by name. In
-    the log count what `etui logs grade` and the app say of an answer, and, less, the audits of the
-    policy. The result is saved next to the policy as NAME.fitted.json; the policy's objectives and
-    cascades use it from then on.
-    """
-    from etui.cli.answer_options import split_names
-    from etui.learning.fit import fit_heads
-    from etui.learning.fitted_file import format_fitted
-    from etui.learning.predictor import get_fitted_path
-    from etui.routing.policy import list_agreements
-
-    config, catalogue, _ = load_context()
-    policies, folders = split_names(names, runs, config)
-    given = (outcomes is not None) + bool(folders)
-    if given > 1 or not (given or from_log):
-        raise UsageError(
-            "graded answers are missing: pass either --outcomes FILE or --runs RUN, or --log",
-            "create a run with `etui bench --arms A,B --policy NAME`",
-        )
-    if len(policies) > 1:
-        raise UsageError(f"{len(policies)} policies were given", "fit one policy at a time")
-    policy = _load_policy(policies, output, config, catalogue)
-    if output is None:
-        assert policy is not None  # without --output there is a policy, the default one at least
-        output = get_fitted_path(policy, config)
-    require_writable(output, _OUTPUT_FIX, make_folder=True)
-    answers = _read_answers(outcomes, folders, data, split, config) if given else None
-    if from_log:
-        answers = _add_log(answers, policy, config)
-    assert answers is not None  # one of the three was given
-    graded, notes = answers.graded, answers.notes
-    if policy is not None:
-        graded, arm_notes = _select_arms(policy, graded)
-        notes += arm_notes
-    before = graded.question_count
-    if exclude_test is not None:
-        from etui.learning.outcomes import drop_questions, read_texts
-
-        if not graded.questions:
-            raise UsageError(
-                "--exclude-test needs the texts of the questions", "pass their folder with --data"
-            )
-        graded = drop_questions(graded, read_texts(exclude_test, "test").values())
-    agreements = list_agreements(policy) if policy is not None else None
-    provenance = _build_provenance(graded, answers, before)
-    model = fit_heads(graded, provenance, seed=seed, agreements=agreements)
-    notes += list_uniform_notes(graded)
-    notes += list_agreement_notes(agreements, model)
-    notes += [] if policy is None else _list_never_accepted(policy, model)
-    write_output(output, format_fitted(model), _OUTPUT_FIX, make_folder=True)
-    if as_json:
-        print_json(_build_document(output, model, notes))
-        return
-    print_fit(output, model, notes)
 
 
 def _list_never_accepted(policy: Policy, model: FittedModel) -> list[str]:

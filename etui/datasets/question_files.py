@@ -9,9 +9,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
 
-from etui.datasets.file_text import MOST_PROBLEMS, decode_text
-from etui.datasets.jsonl_questions import read_jsonl_questions
-from etui.datasets.question_record import BadRecord, parse_number
+from etui.datasets._records import (
+    MOST_PROBLEMS,
+    BadRecord,
+    decode_text,
+    parse_number,
+    read_jsonl_questions,
+)
 from etui.datasets.questions import ALL_LETTERS, Grading, Question
 from etui.errors import InvalidFile, Problem
 from etui.units import count_text
@@ -229,7 +233,7 @@ def read_questions(raw: bytes, file: str, subject: str) -> list[Question]:
     if suffix in (".jsonl", ".ndjson", ".json"):
         return read_jsonl_questions(raw, file, subject)
     if suffix == ".parquet":
-        from etui.datasets.parquet_questions import read_parquet_questions
+        from etui.datasets._records import read_parquet_questions
 
         return read_parquet_questions(raw, file, subject)
     return read_csv_questions(raw, file, subject)

@@ -7,10 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from etui.datasets.archive import Files, parse_subject, read_files
-from etui.datasets.file_text import read_content
-from etui.datasets.mmlu import HUB_REPO, KNOWN, SUBJECT_GROUPS
-from etui.datasets.published import PUBLISHED, PublishedSuite
+from etui.datasets._published import PUBLISHED, PublishedSuite
+from etui.datasets._records import read_content
+from etui.datasets.mmlu import HUB_REPO, KNOWN, SUBJECT_GROUPS, Files, parse_subject, read_files
 from etui.datasets.question_files import find_grading, read_questions
 from etui.datasets.questions import (
     SPLITS,
@@ -74,7 +73,7 @@ def load_suite(
         EtuiError: A file is Parquet, and pyarrow is not installed.
     """
     if name == MMLU:
-        from etui.datasets.download import load_mmlu_files
+        from etui.datasets.mmlu import load_mmlu_files
 
         files = read_files(data, ("dev", split)) if data else load_mmlu_files(config, split, say)
         return _check_mmlu(_build_suite(MMLU, split, files))
@@ -144,7 +143,7 @@ def _load_published(
     say: Callable[[str], None],
 ) -> Suite:
     """Load a suite of one file per split; a notice says what differs from the published one."""
-    from etui.datasets.published_files import load_published_files, read_local
+    from etui.datasets._published import load_published_files, read_local
 
     if split not in suite.splits:
         known = " or ".join(name for name in SPLITS if name in suite.splits)

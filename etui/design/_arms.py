@@ -13,9 +13,7 @@ from etui.design._paired import Layout, Paired, Strategy
 from etui.energy.types import Kind
 from etui.stats.bootstrap import percentiles, ratio, resample_sums
 from etui.stats.frontier import hull
-from etui.stats.paired import estimate_paired_mean
-from etui.stats.student_t import t_quantile
-from etui.stats.tests import CONFIDENCE, Interval, holm, mcnemar
+from etui.stats.tests import CONFIDENCE, Interval, estimate_paired_mean, holm, mcnemar, t_quantile
 
 if TYPE_CHECKING:
     from etui.bench.sample import Sample

@@ -6,8 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from etui.curves.context_share import ContextTerm, estimate_context_term
-from etui.curves.fit import TooFewPoints, TurnPoint, fit_phase, split_phases
+from etui.curves.fit import (
+    ContextTerm,
+    TooFewPoints,
+    TurnPoint,
+    estimate_context_term,
+    fit_phase,
+    split_phases,
+)
 from etui.curves.operating_curve import PhaseCurve
 from etui.design._paired import Layout
 from etui.energy.scopes import weakest

@@ -22,7 +22,7 @@ from etui.design.analysis import DesignAnalysis, PartAnalysis, multiple_text, po
 from etui.stats.tests import Interval
 
 if TYPE_CHECKING:
-    from etui.curves.context_share import Share
+    from etui.curves.fit import Share
 
 _ROUNDING = 1e-9
 """Share of a mean below which its interval is rounding: an arm that always uses up its budget."""

@@ -22,8 +22,7 @@ from etui.design._paired import Key, Layout, Paired, build_layout, pair_samples
 from etui.design._routing import Replay, replay_routers
 from etui.energy.scopes import weakest
 from etui.energy.types import Kind
-from etui.stats.paired import count_questions_needed
-from etui.stats.tests import SIGNIFICANCE, Interval
+from etui.stats.tests import SIGNIFICANCE, Interval, count_questions_needed
 
 if TYPE_CHECKING:
     from etui.bench.config import RunConfig

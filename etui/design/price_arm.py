@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from etui.arm import Arm
 from etui.curves.operating_curve import OperatingCurve
 from etui.design.price import Amount, ArmPrice, Source, find_weakest_kind
-from etui.stats.student_t import t_quantile
+from etui.stats.tests import t_quantile
 
 LEAST_ANSWERS = 2
 """Answers of an arm from which it is extrapolated: the spread of one is unknown."""
@@ -324,7 +324,7 @@ def _fit(pairs: Sequence[tuple[MeasuredAnswer, float]]) -> tuple[float, float]:
     """Fit costs to a constant and both kinds of tokens; return the cost of a token of each kind."""
     if len(pairs) < 2 * 3:
         return 0.0, 0.0
-    from etui.stats.least_squares import fit_non_negative
+    from etui.stats.tests import fit_non_negative
 
     rows = [(1.0, answer.computed_tokens, float(answer.output_tokens)) for answer, _ in pairs]
     _, prompt, output = fit_non_negative(rows, [cost for _, cost in pairs])

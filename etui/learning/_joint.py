@@ -115,6 +115,11 @@ def fit_mix(p: Floats, own: Floats, questions: int) -> RegressionMix | None:
 def fit_calibration(p: Floats, expected: Floats, y: Floats, heavy: Floats) -> Calibration:
     """Fit the weights by penalised logistic regression over all arms (Newton steps).
 
+    A router lives on the differences between arms, of which a forest invents some where answers are
+    few or many arms are alike. So the differences have a slope of their own, which is the smaller
+    the less they hold on questions that the trees did not see. The rates of the bands, which a
+    forest sees as columns and blurs, have a part in both.
+
     An arm's mean difference from the others is free, so a small weight of the differences leaves
     the arms' accuracies as they are.
 

@@ -44,6 +44,11 @@ def average_models(
 ) -> list[AgreementModel]:
     """Fit the difficulty of questions to their agreement; return the mean model of each question.
 
+    The difficulty is linear in the light features and the probabilities of the field, with an L2
+    penalty. The audit arm gains most in the middle of the scale, so an error of the difficulty does
+    not average out: the fit is repeated with random weights of the audits (a Bayesian bootstrap),
+    and what follows from each is averaged.
+
     Args:
         scale: Models of questions from easy to hard, by falling agreement.
     """

@@ -57,7 +57,13 @@ def count_field_terms(question: QuestionText) -> dict[int, int]:
 
 @dataclass(frozen=True, slots=True)
 class FieldClassifier:
-    """The classifier of one file."""
+    """Tells the field of a question: linear over hashed words and their first letters.
+
+    Trained on the dev and val questions of MMLU by ``docs/generate.py``; ``mmlu_fields.md`` has its
+    licence and how good it is. A prediction touches only the words of the question: the weights of
+    a bucket are one integer with a lane of 32 bits for each field, so one multiplication weighs all
+    fields at once.
+    """
 
     names: tuple[str, ...]
     bias: tuple[float, ...]  # Score of each field for a question without words

@@ -61,215 +61,6 @@ if TYPE_CHECKING:
     from etui.stats.arrays import Flags, Floats, Whole
 
 
-Pair = tuple[Literal["reasoning", "larger_model"], int, int]
-
-
-def find_pairs(graded: Graded) -> list[Pair]:
-    """Find pairs of arms that differ in one respect, the cheaper arm first.
-
-    ``reasoning``: a direct arm and one that thinks or votes, of the same model. ``larger_model``:
-    the same reasoning method on two models, the smaller file first; if sizes are unknown, the arm
-    that is right less often first.
-    """
-    found: list[Pair] = []
-    facts = [graded.facts.get(name, ArmFacts()) for name in graded.arms]
-    right = compute_smoothed_rate(graded.correct, graded.weights)
-    for one, other in combinations(range(len(graded.arms)), 2):
-        a, b = facts[one], facts[other]
-        models = (a.model or a.asked, b.model or b.asked)
-        same_model = models[0] is not None and models[0] == models[1]
-        ways = {a.reasoning, b.reasoning}
-        if same_model and None not in ways and "direct" in ways and len(ways) == 2:
-            direct = one if a.reasoning == "direct" else other
-            found.append(("reasoning", direct, other if direct == one else one))
-        elif not same_model and a.reasoning == b.reasoning:
-            sizes = (a.file_bytes, b.file_bytes)
-            if sizes[0] is not None and sizes[1] is not None:
-                swap = sizes[0] > sizes[1]
-            else:
-                swap = bool(right[one] > right[other])
-            found.append(("larger_model", *((other, one) if swap else (one, other))))
-    return found
-
-
-def fit_needs(
-    graded: Graded, design: Design, groups: Whole, folds: Whole | None, seed: int
-) -> tuple[NeedHead, ...]:
-    """Fit the head of each pair; without folds its quality is not measured."""
-    heads = []
-    for need, base, other in find_pairs(graded):
-        first, second = graded.correct[:, base], graded.correct[:, other]
-        heavy = _weigh_pair(graded, base, other)
-        parts = []
-        for target in (second & ~first, first & ~second):
-            strength = choose_strength(design.columns, target, groups, seed, heavy)
-            linear = fit_linear(design.columns, target, strength, heavy)
-            parts.append((target, strength, export_logistic(linear, design.scale, band=False)))
-        gained, strength, head = parts[0]
-        auc = None
-        if folds is not None and strength is not None:
-            p = _cross_predict_need(design.columns, gained, strength, folds, heavy)
-            auc = compute_auc(p, gained, heavy)
-        heads.append(
-            NeedHead(
-                need=need,
-                base=graded.arms[base],
-                other=graded.arms[other],
-                gained=head,
-                lost=parts[1][2],
-                n=len(graded) if heavy is None else max(1, round(float(heavy.sum()))),
-                auc=auc,
-            )
-        )
-    return tuple(heads)
-
-
-def _weigh_pair(graded: Graded, base: int, other: int) -> Floats | None:
-    """Return the weight of each question for a pair of arms: that of its less certain label."""
-    import numpy as np
-
-    if graded.weights is None:
-        return None
-    return np.minimum(graded.weights[:, base], graded.weights[:, other])
-
-
-def _cross_predict_need(
-    columns: Any, target: Flags, strength: float, folds: Whole, weights: Floats | None
-) -> Floats:
-    """Predict held-out questions.
-
-    The idf of the words is that of all questions, which leaks no answers.
-    """
-    import numpy as np
-
-    p = np.empty(len(target))
-    for fold in range(int(folds.max()) + 1):
-        held = folds == fold
-        inside = None if weights is None else weights[~held]
-        linear = fit_linear(columns[~held], target[~held], strength, inside)
-        p[held] = linear.probability(columns[held])
-    return p
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Limit the enclosed fits to one thread, which on small matrices is 10x as fast as several.
-
-    Each library brings its own thread pool, and only pools of loaded libraries can be limited.
-    """
-    import importlib
-
-    from threadpoolctl import threadpool_limits
-
-    for name in ("scipy.linalg", "scipy.optimize", "sklearn.ensemble", "sklearn.linear_model"):
-        importlib.import_module(name)
-
-    with threadpool_limits(1):
-        yield
-
-
-_DIGITS = 7
-
-
-def export_joint(
-    fit: JointFit, arms: Sequence[str], bands: Sequence[str], mix: RegressionMix | None = None
-) -> JointPart:
-    """Convert a fit to a part of the file.
-
-    Args:
-        fit: The joint model, with one way to divide questions into bands.
-        mix: Share of the arms' own regressions; None without.
-    """
-    import numpy as np
-
-    (rates,) = fit.rates
-    count = len(FEATURE_NAMES)
-    scale = fit.ridge.scale
-    raw = fit.ridge.weights[:count] * scale.factor[:, None]
-    component_step, components = _count_steps(fit.directions)
-    word_step, linear = _count_steps(fit.ridge.weights[count + len(bands) :])
-    words = np.column_stack([components, linear]) + WORD_ZERO
-    roots, column, threshold, child, values = _flatten(
-        [tree.tree_ for grove in fit.groves for tree in grove.estimators_]
-    )
-    return JointPart(
-        arms=tuple(arms),
-        bands=tuple(bands),
-        rates=_rows(rates),
-        overall=_row(fit.overall),
-        start=_row(fit.ridge.start - scale.mean @ raw),
-        features=_rows(raw),
-        band_weights=_rows(fit.ridge.weights[count : count + len(bands)]),
-        words=pack("H", words.astype("<u2").tobytes()),
-        component_step=component_step,
-        word_step=word_step,
-        roots=tuple(roots),
-        column=pack("B", np.asarray(column, dtype="<u1").tobytes()),
-        threshold=pack("f", np.asarray(threshold, dtype="<f4").tobytes()),
-        child=pack("I", np.asarray(child, dtype="<u4").tobytes()),
-        values=pack("h", np.asarray(values, dtype="<i2").tobytes()),
-        stretch=STRETCH,
-        slope=_row(fit.calibration.slope),
-        spread=round(fit.calibration.spread, _DIGITS),
-        band_mean=round(fit.calibration.band_mean, _DIGITS),
-        band_spread=round(fit.calibration.band_spread, _DIGITS),
-        offset=_row(fit.calibration.offset),
-        mixed=0.0 if mix is None else round(mix.share, _DIGITS),
-        mixed_offset=() if mix is None else _row(mix.offset),
-    )
-
-
-def _flatten(trees: Sequence[Any]) -> tuple[list[int], Floats, Floats, Floats, Floats]:
-    """Put the nodes of all trees in one row, each tree in the order of a walk to the left.
-
-    sklearn numbers nodes in that order, so the left child of a node is the next one.
-    """
-    import numpy as np
-
-    roots, columns, thresholds, children, values = [], [], [], [], []
-    start = rows = 0
-    total = sum(tree.node_count for tree in trees)
-    for tree in trees:
-        is_leaf = tree.children_left < 0
-        at = np.arange(tree.node_count)
-        assert (tree.children_left[~is_leaf] == at[~is_leaf] + 1).all()
-        roots.append(start)
-        columns.append(np.where(is_leaf, LEAF, tree.feature))
-        # The largest single below the threshold: it separates the same singles.
-        near = tree.threshold.astype(np.float32)
-        lower = np.nextafter(near, np.float32(-np.inf))
-        thresholds.append(np.where(near > tree.threshold, lower, near))
-        number = np.cumsum(is_leaf) - 1
-        children.append(np.where(is_leaf, total + rows + number, start + tree.children_right))
-        leaves = tree.value[is_leaf, :, 0]
-        values.append(np.round(leaves * VALUE_STEPS))
-        start += tree.node_count
-        rows += len(leaves)
-    return (
-        roots,
-        np.concatenate(columns),
-        np.concatenate(thresholds),
-        np.concatenate(children),
-        np.concatenate(values),
-    )
-
-
-def _count_steps(weights: Floats) -> tuple[float, Floats]:
-    """Return the size of a 16-bit step, and weights in such steps."""
-    import numpy as np
-
-    step = float(np.abs(weights).max(initial=0.0)) / 32_000 or 1.0
-    return step, np.round(weights / step)
-
-
-def _row(values: Floats) -> tuple[float, ...]:
-    return tuple(round(float(value), _DIGITS) for value in values)
-
-
-def _rows(values: Floats) -> tuple[tuple[float, ...], ...]:
-    return tuple(_row(row) for row in values)
-
-
 LEAST_QUESTIONS = 20
 
 
@@ -495,3 +286,212 @@ def fit_curves(graded: Graded, at: int, folds: Whole) -> tuple[ConfidenceCurve, 
 
 def _round_values(values: Floats) -> tuple[float, ...]:
     return tuple(round(float(value), DIGITS) for value in values)
+
+
+Pair = tuple[Literal["reasoning", "larger_model"], int, int]
+
+
+def find_pairs(graded: Graded) -> list[Pair]:
+    """Find pairs of arms that differ in one respect, the cheaper arm first.
+
+    ``reasoning``: a direct arm and one that thinks or votes, of the same model. ``larger_model``:
+    the same reasoning method on two models, the smaller file first; if sizes are unknown, the arm
+    that is right less often first.
+    """
+    found: list[Pair] = []
+    facts = [graded.facts.get(name, ArmFacts()) for name in graded.arms]
+    right = compute_smoothed_rate(graded.correct, graded.weights)
+    for one, other in combinations(range(len(graded.arms)), 2):
+        a, b = facts[one], facts[other]
+        models = (a.model or a.asked, b.model or b.asked)
+        same_model = models[0] is not None and models[0] == models[1]
+        ways = {a.reasoning, b.reasoning}
+        if same_model and None not in ways and "direct" in ways and len(ways) == 2:
+            direct = one if a.reasoning == "direct" else other
+            found.append(("reasoning", direct, other if direct == one else one))
+        elif not same_model and a.reasoning == b.reasoning:
+            sizes = (a.file_bytes, b.file_bytes)
+            if sizes[0] is not None and sizes[1] is not None:
+                swap = sizes[0] > sizes[1]
+            else:
+                swap = bool(right[one] > right[other])
+            found.append(("larger_model", *((other, one) if swap else (one, other))))
+    return found
+
+
+def fit_needs(
+    graded: Graded, design: Design, groups: Whole, folds: Whole | None, seed: int
+) -> tuple[NeedHead, ...]:
+    """Fit the head of each pair; without folds its quality is not measured."""
+    heads = []
+    for need, base, other in find_pairs(graded):
+        first, second = graded.correct[:, base], graded.correct[:, other]
+        heavy = _weigh_pair(graded, base, other)
+        parts = []
+        for target in (second & ~first, first & ~second):
+            strength = choose_strength(design.columns, target, groups, seed, heavy)
+            linear = fit_linear(design.columns, target, strength, heavy)
+            parts.append((target, strength, export_logistic(linear, design.scale, band=False)))
+        gained, strength, head = parts[0]
+        auc = None
+        if folds is not None and strength is not None:
+            p = _cross_predict_need(design.columns, gained, strength, folds, heavy)
+            auc = compute_auc(p, gained, heavy)
+        heads.append(
+            NeedHead(
+                need=need,
+                base=graded.arms[base],
+                other=graded.arms[other],
+                gained=head,
+                lost=parts[1][2],
+                n=len(graded) if heavy is None else max(1, round(float(heavy.sum()))),
+                auc=auc,
+            )
+        )
+    return tuple(heads)
+
+
+def _weigh_pair(graded: Graded, base: int, other: int) -> Floats | None:
+    """Return the weight of each question for a pair of arms: that of its less certain label."""
+    import numpy as np
+
+    if graded.weights is None:
+        return None
+    return np.minimum(graded.weights[:, base], graded.weights[:, other])
+
+
+def _cross_predict_need(
+    columns: Any, target: Flags, strength: float, folds: Whole, weights: Floats | None
+) -> Floats:
+    """Predict held-out questions.
+
+    The idf of the words is that of all questions, which leaks no answers.
+    """
+    import numpy as np
+
+    p = np.empty(len(target))
+    for fold in range(int(folds.max()) + 1):
+        held = folds == fold
+        inside = None if weights is None else weights[~held]
+        linear = fit_linear(columns[~held], target[~held], strength, inside)
+        p[held] = linear.probability(columns[held])
+    return p
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Limit the enclosed fits to one thread, which on small matrices is 10x as fast as several.
+
+    Each library brings its own thread pool, and only pools of loaded libraries can be limited.
+    """
+    import importlib
+
+    from threadpoolctl import threadpool_limits
+
+    for name in ("scipy.linalg", "scipy.optimize", "sklearn.ensemble", "sklearn.linear_model"):
+        importlib.import_module(name)
+
+    with threadpool_limits(1):
+        yield
+
+
+_DIGITS = 7
+
+
+def export_joint(
+    fit: JointFit, arms: Sequence[str], bands: Sequence[str], mix: RegressionMix | None = None
+) -> JointPart:
+    """Convert a fit to a part of the file.
+
+    Args:
+        fit: The joint model, with one way to divide questions into bands.
+        mix: Share of the arms' own regressions; None without.
+    """
+    import numpy as np
+
+    (rates,) = fit.rates
+    count = len(FEATURE_NAMES)
+    scale = fit.ridge.scale
+    raw = fit.ridge.weights[:count] * scale.factor[:, None]
+    component_step, components = _count_steps(fit.directions)
+    word_step, linear = _count_steps(fit.ridge.weights[count + len(bands) :])
+    words = np.column_stack([components, linear]) + WORD_ZERO
+    roots, column, threshold, child, values = _flatten(
+        [tree.tree_ for grove in fit.groves for tree in grove.estimators_]
+    )
+    return JointPart(
+        arms=tuple(arms),
+        bands=tuple(bands),
+        rates=_rows(rates),
+        overall=_row(fit.overall),
+        start=_row(fit.ridge.start - scale.mean @ raw),
+        features=_rows(raw),
+        band_weights=_rows(fit.ridge.weights[count : count + len(bands)]),
+        words=pack("H", words.astype("<u2").tobytes()),
+        component_step=component_step,
+        word_step=word_step,
+        roots=tuple(roots),
+        column=pack("B", np.asarray(column, dtype="<u1").tobytes()),
+        threshold=pack("f", np.asarray(threshold, dtype="<f4").tobytes()),
+        child=pack("I", np.asarray(child, dtype="<u4").tobytes()),
+        values=pack("h", np.asarray(values, dtype="<i2").tobytes()),
+        stretch=STRETCH,
+        slope=_row(fit.calibration.slope),
+        spread=round(fit.calibration.spread, _DIGITS),
+        band_mean=round(fit.calibration.band_mean, _DIGITS),
+        band_spread=round(fit.calibration.band_spread, _DIGITS),
+        offset=_row(fit.calibration.offset),
+        mixed=0.0 if mix is None else round(mix.share, _DIGITS),
+        mixed_offset=() if mix is None else _row(mix.offset),
+    )
+
+
+def _flatten(trees: Sequence[Any]) -> tuple[list[int], Floats, Floats, Floats, Floats]:
+    """Put the nodes of all trees in one row, each tree in the order of a walk to the left.
+
+    sklearn numbers nodes in that order, so the left child of a node is the next one.
+    """
+    import numpy as np
+
+    roots, columns, thresholds, children, values = [], [], [], [], []
+    start = rows = 0
+    total = sum(tree.node_count for tree in trees)
+    for tree in trees:
+        is_leaf = tree.children_left < 0
+        at = np.arange(tree.node_count)
+        assert (tree.children_left[~is_leaf] == at[~is_leaf] + 1).all()
+        roots.append(start)
+        columns.append(np.where(is_leaf, LEAF, tree.feature))
+        # The largest single below the threshold: it separates the same singles.
+        near = tree.threshold.astype(np.float32)
+        lower = np.nextafter(near, np.float32(-np.inf))
+        thresholds.append(np.where(near > tree.threshold, lower, near))
+        number = np.cumsum(is_leaf) - 1
+        children.append(np.where(is_leaf, total + rows + number, start + tree.children_right))
+        leaves = tree.value[is_leaf, :, 0]
+        values.append(np.round(leaves * VALUE_STEPS))
+        start += tree.node_count
+        rows += len(leaves)
+    return (
+        roots,
+        np.concatenate(columns),
+        np.concatenate(thresholds),
+        np.concatenate(children),
+        np.concatenate(values),
+    )
+
+
+def _count_steps(weights: Floats) -> tuple[float, Floats]:
+    """Return the size of a 16-bit step, and weights in such steps."""
+    import numpy as np
+
+    step = float(np.abs(weights).max(initial=0.0)) / 32_000 or 1.0
+    return step, np.round(weights / step)
+
+
+def _row(values: Floats) -> tuple[float, ...]:
+    return tuple(round(float(value), _DIGITS) for value in values)
+
+
+def _rows(values: Floats) -> tuple[tuple[float, ...], ...]:
+    return tuple(_row(row) for row in values)

@@ -21,6 +21,62 @@ if TYPE_CHECKING:
     from etui.routing.decision import Decision, Predictor
 
 
+_CONFIDENCE = 0.9
+"""Confidence of the predicted bounds; only the middle value is used here."""
+
+
+class TurnReplay(NamedTuple):
+    """A logged turn, and the arm that would answer it under the policy.
+
+    A named tuple for the same reason as ``LoggedQuestion``.
+
+    Attributes:
+        before, after: (arm, model); ``after`` is None if the policy finds no arm.
+        predicted_before, predicted_after: Joules predicted for the question now, without loads;
+            None if nothing is known about the model. ``predicted_after`` of a cascade is that
+            of its first arm, and of those that have to agree with it.
+        right_before, right_after: Predicted accuracies, 0..1; None if nothing was fitted.
+    """
+
+    turn_id: str
+    query: str
+    before: tuple[str, str]
+    after: tuple[str, str] | None
+    joules: float | None  # Measured joules; None if unmeasured
+    kind: str | None  # How they were measured
+    predicted_before: float | None
+    predicted_after: float | None
+    why: str  # Reason for the decision, or for the lack of one
+    right_before: float | None = None
+    right_after: float | None = None
+    cascade: bool = False
+    """Whether a cascade would answer; ``after`` is its first arm, or ``before`` if the turn itself
+    started with that arm."""
+
+    @property
+    def moves(self) -> bool:
+        """Whether another arm or model would answer."""
+        return self.after is not None and self.after != self.before
+
+
+def replay_turns(
+    turns: Iterable[LoggedQuestion],
+    decide: Callable[[Query], Decision],
+    predictor: Predictor,
+) -> list[TurnReplay]:
+    """Decide every turn again, with the history its chat had before the turn.
+
+    Args:
+        turns: The turns, oldest first.
+        decide: Decides a query under the policy.
+        predictor: Predicts joules and accuracies.
+    """
+    return [
+        _replay_turn(turn, query, decide, arm_from_turn(turn), predictor)
+        for turn, query in iter_queries(turns)
+    ]
+
+
 def replayed_lines(document: TurnsDocument) -> Iterator[str]:
     """Yield the number of questions that would move, and joules and accuracy of both sides.
 
@@ -77,62 +133,6 @@ def _accuracy_line(accuracy: MovedAccuracy) -> str:
         f"{units.accuracy_text(after)} after, over "
         f"{units.count_text(accuracy['predicted_turns'], 'turn')}"
     )
-
-
-_CONFIDENCE = 0.9
-"""Confidence of the predicted bounds; only the middle value is used here."""
-
-
-class TurnReplay(NamedTuple):
-    """A logged turn, and the arm that would answer it under the policy.
-
-    A named tuple for the same reason as ``LoggedQuestion``.
-
-    Attributes:
-        before, after: (arm, model); ``after`` is None if the policy finds no arm.
-        predicted_before, predicted_after: Joules predicted for the question now, without loads;
-            None if nothing is known about the model. ``predicted_after`` of a cascade is that
-            of its first arm, and of those that have to agree with it.
-        right_before, right_after: Predicted accuracies, 0..1; None if nothing was fitted.
-    """
-
-    turn_id: str
-    query: str
-    before: tuple[str, str]
-    after: tuple[str, str] | None
-    joules: float | None  # Measured joules; None if unmeasured
-    kind: str | None  # How they were measured
-    predicted_before: float | None
-    predicted_after: float | None
-    why: str  # Reason for the decision, or for the lack of one
-    right_before: float | None = None
-    right_after: float | None = None
-    cascade: bool = False
-    """Whether a cascade would answer; ``after`` is its first arm, or ``before`` if the turn itself
-    started with that arm."""
-
-    @property
-    def moves(self) -> bool:
-        """Whether another arm or model would answer."""
-        return self.after is not None and self.after != self.before
-
-
-def replay_turns(
-    turns: Iterable[LoggedQuestion],
-    decide: Callable[[Query], Decision],
-    predictor: Predictor,
-) -> list[TurnReplay]:
-    """Decide every turn again, with the history its chat had before the turn.
-
-    Args:
-        turns: The turns, oldest first.
-        decide: Decides a query under the policy.
-        predictor: Predicts joules and accuracies.
-    """
-    return [
-        _replay_turn(turn, query, decide, arm_from_turn(turn), predictor)
-        for turn, query in iter_queries(turns)
-    ]
 
 
 def iter_queries(turns: Iterable[LoggedQuestion]) -> Iterator[tuple[LoggedQuestion, Query]]:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from etui.datasets.archive import parse_subject, read_files
+from etui.datasets.mmlu import parse_subject, read_files
 from etui.datasets.question_files import read_questions
 from etui.datasets.questions import Question
 from etui.errors import InvalidFile, Problem, UsageError
@@ -27,6 +27,10 @@ from etui.text import sanitize, suggest
 if TYPE_CHECKING:
     from etui.datasets.questions import Question
     from etui.stats.arrays import Flags, Floats
+
+
+Texts = Mapping[tuple[str, int], "Question"]
+"""(subject, row) -> the question."""
 
 
 def read_texts(data: Path, split: str) -> dict[tuple[str, int], Question]:
@@ -69,25 +73,36 @@ def _normalise(text: str) -> str:
     return " ".join(text.casefold().split())
 
 
-Texts = Mapping[tuple[str, int], "Question"]
-"""(subject, row) -> the question."""
-
-
 _MAX_PROBLEMS = 10
+
+
 _MAX_BYTES = 200_000_000
+
+
 _LARGEST_COST = 1e12
 
+
 _COSTS_FIX = "write --costs {example}: a number above 0 for each arm, joules or any other unit"
+
+
 _UNKNOWN_FIX = (
     "pass the --split of MMLU that the rows count in, and the folder of its files to --data"
 )
+
+
 _FIX = (
     "the first line is subject,row,ARM,ARM...; each other line holds 1 or 0 for each arm, or "
     "nothing where it has no answer"
 )
+
+
 _OUTCOMES = {"1": 1, "1.0": 1, "0": 0, "0.0": 0, "": None}
 """Cells and what they say; tables with empty cells are often saved with decimal points."""
+
+
 _COST_WORD = "(?:costs?|joules|price)"
+
+
 _COST_COLUMN = re.compile(
     rf"{_COST_WORD}[ _:./-]+(?P<after>.+)|(?P<before>.+?)[ _:./-]+{_COST_WORD}", re.IGNORECASE
 )

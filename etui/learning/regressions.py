@@ -1,4 +1,4 @@
-"""The words and light features of many questions as matrices, for fitting."""
+"""Build the matrices of a fit: words, features and rates of bands; fit a regression to them."""
 
 from __future__ import annotations
 

@@ -10,8 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 from etui.codec import from_document, to_document
 from etui.curves.fit import TooFewPoints, TurnPoint, fit_curve
-from etui.curves.measured_under import Conditions, list_differences, parse_conditions
-from etui.curves.operating_curve import OperatingCurve, PhaseCurve, Residual, Speed
+from etui.curves.operating_curve import (
+    Conditions,
+    OperatingCurve,
+    PhaseCurve,
+    Residual,
+    Speed,
+    list_differences,
+    parse_conditions,
+)
 from etui.log.records import CurveRecord, ReadRow
 from etui.log.token_cost import SHARED_SQL
 

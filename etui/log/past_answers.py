@@ -11,8 +11,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from etui.curves.fit import compute_speed
-from etui.curves.measured_under import Conditions
-from etui.curves.operating_curve import Speed
+from etui.curves.operating_curve import Conditions, Speed
 from etui.log.curve_lookup import (
     POINTS_SQL,
     SPECULATED_SQL,

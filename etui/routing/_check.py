@@ -32,6 +32,56 @@ if TYPE_CHECKING:
     from etui.routing.library import FitFacts
 
 
+@dataclass(frozen=True, slots=True)
+class Findings:
+    """Errors and warnings, in the order of the file."""
+
+    errors: tuple[Problem, ...]
+    warnings: tuple[Problem, ...]
+
+
+def check_policy(
+    located: Located[PolicyFile],
+    models: Collection[str],
+    is_available: Callable[[str], bool] | None = None,
+    *,
+    policies: Collection[str] | None = None,
+    fit: FitFacts | None = None,
+    thorough: bool = False,
+) -> Findings:
+    """Check the content of a policy file.
+
+    Args:
+        is_available: Whether a model is on this machine; None skips this check.
+        policies: Names of all policies; None skips this check.
+        fit: What was fitted for the policy; None skips this check.
+        thorough: Also try every pattern on texts made to slow it down.
+    """
+    errors = [
+        *_check_models(located, models),
+        *_check_signals(located, models),
+        *check_rules(located),
+        *_check_other_arms(located),
+        *_check_probes(located),
+        *_check_shadow(located, policies),
+        *_check_efforts(located),
+    ]
+    warnings = [*find_unused(located), *find_unserved(located, is_available, models)]
+    if not errors:
+        warnings += find_undrafted(located, models)
+        warnings += find_unlike_places(located, models)
+        warnings += find_unfitted(located, fit, models)
+        warnings += find_misfits(located, fit, models)
+        warnings += find_unlike_votes(located)
+        warnings += find_idle_audit(located)
+        warnings += find_slow_patterns(located) if thorough else ()
+    return Findings(_sorted(errors), _sorted(warnings))
+
+
+def _sorted(problems: Iterable[Problem]) -> tuple[Problem, ...]:
+    return tuple(sorted(problems, key=lambda p: (p.line, p.column)))
+
+
 def find_unfitted(
     located: Located[PolicyFile], fit: FitFacts | None, models: Collection[str] = ()
 ) -> Iterator[Problem]:
@@ -308,56 +358,6 @@ def _find_pattern(name: str, entry: SignalEntry) -> tuple[str | None, Loc]:
     if entry.metadata is not None:
         return entry.metadata.matches, ("signals", name, "metadata", "matches")
     return entry.regex, ("signals", name, "regex")
-
-
-@dataclass(frozen=True, slots=True)
-class Findings:
-    """Errors and warnings, in the order of the file."""
-
-    errors: tuple[Problem, ...]
-    warnings: tuple[Problem, ...]
-
-
-def check_policy(
-    located: Located[PolicyFile],
-    models: Collection[str],
-    is_available: Callable[[str], bool] | None = None,
-    *,
-    policies: Collection[str] | None = None,
-    fit: FitFacts | None = None,
-    thorough: bool = False,
-) -> Findings:
-    """Check the content of a policy file.
-
-    Args:
-        is_available: Whether a model is on this machine; None skips this check.
-        policies: Names of all policies; None skips this check.
-        fit: What was fitted for the policy; None skips this check.
-        thorough: Also try every pattern on texts made to slow it down.
-    """
-    errors = [
-        *_check_models(located, models),
-        *_check_signals(located, models),
-        *check_rules(located),
-        *_check_other_arms(located),
-        *_check_probes(located),
-        *_check_shadow(located, policies),
-        *_check_efforts(located),
-    ]
-    warnings = [*find_unused(located), *find_unserved(located, is_available, models)]
-    if not errors:
-        warnings += find_undrafted(located, models)
-        warnings += find_unlike_places(located, models)
-        warnings += find_unfitted(located, fit, models)
-        warnings += find_misfits(located, fit, models)
-        warnings += find_unlike_votes(located)
-        warnings += find_idle_audit(located)
-        warnings += find_slow_patterns(located) if thorough else ()
-    return Findings(_sorted(errors), _sorted(warnings))
-
-
-def _sorted(problems: Iterable[Problem]) -> tuple[Problem, ...]:
-    return tuple(sorted(problems, key=lambda p: (p.line, p.column)))
 
 
 def _check_models(located: Located[PolicyFile], models: Collection[str]) -> Iterator[Problem]:

@@ -68,6 +68,72 @@ from etui.routing.text_measures import MEASURES
 from etui.yaml.load import Located
 
 
+class ModelSettings(PlaceSettings, Protocol):
+    """Settings of an entry of models.yaml that arms of a policy follow."""
+
+    @property
+    def draft(self) -> str | None:
+        """Name of its draft model; None for none."""
+
+    @property
+    def speculate(self) -> Speculate | None:
+        """Speculation of arms that do not say; None is ``off``."""
+
+    @property
+    def context(self) -> int:
+        """Context of one sequence in tokens."""
+
+    @property
+    def think_open(self) -> str | None:
+        """Tag before its thinking; None for a model without."""
+
+    @property
+    def sha256(self) -> str | None:
+        """Hash of its file; None if unknown."""
+
+
+def find_settings(models: Collection[str], name: str) -> ModelSettings | None:
+    """Return the settings of a model; None if only names of models are known, or not this one."""
+    entry: ModelSettings | None = models.get(name) if isinstance(models, Mapping) else None
+    return entry
+
+
+def compile_policy(located: Located[PolicyFile], name: str, models: Collection[str] = ()) -> Policy:
+    """Compile the policy that a file describes; the file must have passed ``check_policy``.
+
+    Args:
+        models: Models of models.yaml by name, whose settings apply to arms that do not say; mere
+            names have no settings.
+    """
+    file = located.model
+    return Policy(
+        name=name,
+        path=Path(located.file),
+        description=file.description,
+        arms={
+            arm: _compile_arm(arm, entry, file.models, models) for arm, entry in file.arms.items()
+        },
+        signals={
+            signal.name: signal
+            for name in order_signals(file.signals)
+            for signal in compile_signal(name, file.signals[name], file.models)
+        },
+        rules=tuple(
+            Rule(rule.name, rule.priority, compile_condition(rule.when), compile_end(rule))
+            for rule in sort_rules(file.rules)
+        ),
+        probes=tuple(
+            compile_probe(probe, located.where(("probes", index)).line, located.file)
+            for index, probe in enumerate(file.probes)
+        ),
+        shadow=file.shadow.policy if file.shadow is not None else None,
+        **_compile_budgets(file),
+        fallbacks=FallbackPlan(**file.fallbacks.model_dump()) if file.fallbacks else FallbackPlan(),
+        efforts=dict(file.efforts),
+        audit=_compile_audit(file),
+    )
+
+
 def compile_regex(text: str) -> Any:
     """Compile a regular expression whose matching can be given a timeout.
 
@@ -208,72 +274,6 @@ def compile_probe(entry: ProbeEntry, line: int, file: str) -> PolicyProbe:
     )
 
 
-class ModelSettings(PlaceSettings, Protocol):
-    """Settings of an entry of models.yaml that arms of a policy follow."""
-
-    @property
-    def draft(self) -> str | None:
-        """Name of its draft model; None for none."""
-
-    @property
-    def speculate(self) -> Speculate | None:
-        """Speculation of arms that do not say; None is ``off``."""
-
-    @property
-    def context(self) -> int:
-        """Context of one sequence in tokens."""
-
-    @property
-    def think_open(self) -> str | None:
-        """Tag before its thinking; None for a model without."""
-
-    @property
-    def sha256(self) -> str | None:
-        """Hash of its file; None if unknown."""
-
-
-def find_settings(models: Collection[str], name: str) -> ModelSettings | None:
-    """Return the settings of a model; None if only names of models are known, or not this one."""
-    entry: ModelSettings | None = models.get(name) if isinstance(models, Mapping) else None
-    return entry
-
-
-def compile_policy(located: Located[PolicyFile], name: str, models: Collection[str] = ()) -> Policy:
-    """Compile the policy that a file describes; the file must have passed ``check_policy``.
-
-    Args:
-        models: Models of models.yaml by name, whose settings apply to arms that do not say; mere
-            names have no settings.
-    """
-    file = located.model
-    return Policy(
-        name=name,
-        path=Path(located.file),
-        description=file.description,
-        arms={
-            arm: _compile_arm(arm, entry, file.models, models) for arm, entry in file.arms.items()
-        },
-        signals={
-            signal.name: signal
-            for name in order_signals(file.signals)
-            for signal in compile_signal(name, file.signals[name], file.models)
-        },
-        rules=tuple(
-            Rule(rule.name, rule.priority, compile_condition(rule.when), compile_end(rule))
-            for rule in sort_rules(file.rules)
-        ),
-        probes=tuple(
-            compile_probe(probe, located.where(("probes", index)).line, located.file)
-            for index, probe in enumerate(file.probes)
-        ),
-        shadow=file.shadow.policy if file.shadow is not None else None,
-        **_compile_budgets(file),
-        fallbacks=FallbackPlan(**file.fallbacks.model_dump()) if file.fallbacks else FallbackPlan(),
-        efforts=dict(file.efforts),
-        audit=_compile_audit(file),
-    )
-
-
 def sort_rules(rules: tuple[RuleEntry, ...]) -> list[RuleEntry]:
     """Sort rules as they are tried: highest priority first, equal ones in file order."""
     return sorted(rules, key=lambda rule: -rule.priority)
@@ -377,8 +377,12 @@ def _compile_budgets(file: PolicyFile) -> dict[str, Any]:
 
 @overload
 def compile_condition(condition: str | Tree) -> Condition: ...
+
+
 @overload
 def compile_condition(condition: str | Tree | None) -> Condition | None: ...
+
+
 def compile_condition(condition: str | Tree | None) -> Condition | None:
     """Compile a condition of the file; None, which always holds, stays None."""
     if condition is None:

@@ -5,19 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Final, Generic, Literal, Protocol, TypeVar, overload
+from typing import Any, Final, Generic, Literal, Protocol, TypeVar, overload
 
 from etui.arm import Arm
 from etui.chat import Query
 from etui.codec import to_document
-from etui.routing.trace import (
-    CandidateTrace,
-    CascadeTrace,
-    DecisionTrace,
-    JoulesTrace,
-    OddsTrace,
-    ShadowTrace,
-)
 
 
 class Predictor(Protocol):
@@ -120,6 +112,12 @@ class PredictedJoules:
         """Joules of the whole turn and its load."""
         return self.load + self.answer
 
+    def trace(self) -> dict[str, Any]:
+        """Return the prediction as plain JSON values."""
+        document: dict[str, Any] = to_document(self)
+        del document["whole"]
+        return {"total": self.total, **document}
+
 
 @dataclass(frozen=True, slots=True)
 class PredictedAccuracy:
@@ -201,6 +199,16 @@ class Cascade:
                 return steps.index(step) + 1
         return None
 
+    def trace(self) -> dict[str, Any]:
+        """Return the cascade as plain JSON values."""
+        document = {
+            "arms": [_name_arm(arm) for arm in self.arms],
+            "accept_at": self.accept_at,
+            "max_hops": self.max_hops,
+            "max_joules": self.max_joules,
+        }
+        return document | ({"agreements": to_document(self.agreements)} if self.agreements else {})
+
 
 @dataclass(frozen=True, slots=True)
 class TurnBudget:
@@ -236,6 +244,14 @@ class Fallbacks:
     """Arm -> its models at other machines (the same weights) that are available, in the order they
     are tried when the place of the arm cannot answer."""
 
+    def trace(self) -> dict[str, Any]:
+        """Return the fallbacks as plain JSON values; places are not among them."""
+        return {
+            "load_failed": None if self.load_failed is None else self.load_failed.name,
+            "context_overflow": self.context_overflow,
+            "no_answer": self.no_answer,
+        }
+
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
@@ -248,6 +264,17 @@ class Candidate:
     failed: str | None  # The bound it misses; None if it qualifies
     backend: str | None = None  # Name of the backend that would answer; None for this machine
     seconds: float | None = None  # Expected duration, load included; None if unknown
+
+    def trace(self) -> dict[str, Any]:
+        """Return the candidate as plain JSON values; ``machine`` is None for this one."""
+        return {
+            **_name_arm(self.arm),
+            "machine": self.backend,
+            "seconds": self.seconds,
+            "joules": None if self.joules is None else self.joules.trace(),
+            "accuracy": to_document(self.accuracy),
+            "failed": self.failed,
+        }
 
 
 T = TypeVar("T")
@@ -311,6 +338,10 @@ class SignalValue:
             return None
         return abs(self.value - self.boundary)
 
+    def trace(self) -> dict[str, Any]:
+        """Return the signal as plain JSON values."""
+        return {**to_document(self), "distance": self.distance}
+
 
 @dataclass(frozen=True, slots=True)
 class RuleTried:
@@ -332,6 +363,19 @@ class Shadow:
     why: str  # Why it decided so, or why it could not
     predicted_joules: float | None = None
     """Predicted joules of that arm, its load excluded; None if unknown."""
+
+    def trace(self) -> dict[str, Any]:
+        """Return the decision as plain JSON values."""
+        arm = self.arm
+        return {
+            "policy": self.policy,
+            "rule": self.rule,
+            "arm": None if arm is None else arm.name,
+            "model": None if arm is None else arm.model,
+            "reasoning": None if arm is None else arm.reasoning,
+            "why": self.why,
+            "predicted_joules": self.predicted_joules,
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -364,118 +408,25 @@ class Decision:
     notices: tuple[str, ...] = ()
     """Messages for the user, such as that a budget led to a cheaper arm."""
 
-    def trace(self) -> DecisionTrace:
-        """Return the decision as plain JSON values."""
+    def trace(self) -> dict[str, Any]:
+        """Return the decision as plain JSON values, as the log and ``--json`` have it."""
         return {
-            "arm": self.arm.name,
-            "model": self.arm.model,
+            **_name_arm(self.arm),
             "policy": self.policy,
             "rule": self.rule,
             "why": self.why,
-            "signals": [
-                {
-                    "name": s.name,
-                    "holds": s.holds,
-                    "value": s.value,
-                    "boundary": s.boundary,
-                    "distance": s.distance,
-                    "test": s.test,
-                    "detail": s.detail,
-                }
-                for s in self.signals
-            ],
-            "rules": [
-                {
-                    "name": r.name,
-                    "priority": r.priority,
-                    "matched": r.matched,
-                    "failed": r.failed,
-                }
-                for r in self.rules
-            ],
+            "signals": [signal.trace() for signal in self.signals],
+            "rules": [to_document(rule) for rule in self.rules],
             "predicted": {"joules": self.predicted_joules, "accuracy": self.predicted_accuracy},
-            "cascade": None if self.cascade is None else _cascade_json(self.cascade),
-            "candidates": [_candidate_json(candidate) for candidate in self.candidates],
+            "cascade": None if self.cascade is None else self.cascade.trace(),
+            "candidates": [candidate.trace() for candidate in self.candidates],
             "margin_joules": self.margin_joules,
-            "budget": None if self.budget is None else to_document(self.budget),
-            "fallbacks": {
-                "load_failed": _arm_name(self.fallbacks.load_failed),
-                "context_overflow": self.fallbacks.context_overflow,
-                "no_answer": self.fallbacks.no_answer,
-            },
+            "budget": to_document(self.budget),
+            "fallbacks": self.fallbacks.trace(),
             "notices": list(self.notices),
-            "shadow": None if self.shadow is None else _shadow_json(self.shadow),
+            "shadow": None if self.shadow is None else self.shadow.trace(),
         }
 
 
-def _joules_json(joules: PredictedJoules) -> JoulesTrace:
-    return {
-        "total": joules.total,
-        "load": joules.load,
-        "prefill": joules.prefill,
-        "decode": joules.decode,
-        "uncertainty": joules.uncertainty,
-        "seconds": joules.seconds,
-        "source": joules.source,
-    }
-
-
-def _arm_name(arm: Arm | None) -> str | None:
-    return None if arm is None else arm.name
-
-
-def _cascade_json(cascade: Cascade) -> CascadeTrace:
-    document: CascadeTrace = {
-        "arms": [{"arm": arm.name, "model": arm.model} for arm in cascade.arms],
-        "accept_at": cascade.accept_at,
-        "max_hops": cascade.max_hops,
-        "max_joules": cascade.max_joules,
-    }
-    if cascade.agreements:
-        document["agreements"] = [
-            {
-                "arms": list(step.arms),
-                "accept_at": step.accept_at,
-                "odds": None if step.odds is None else _odds_json(step.odds),
-            }
-            for step in cascade.agreements
-        ]
-    return document
-
-
-def _odds_json(odds: PredictedAgreement) -> OddsTrace:
-    return {
-        "agreed": odds.agreed,
-        "low": odds.low,
-        "high": odds.high,
-        "n": odds.n,
-        "apart": list(odds.apart),
-        "known": odds.known,
-        "at_most": odds.at_most,
-    }
-
-
-def _candidate_json(candidate: Candidate) -> CandidateTrace:
-    joules, accuracy = candidate.joules, candidate.accuracy
-    return {
-        "arm": candidate.arm.name,
-        "model": candidate.arm.model,
-        "machine": candidate.backend,
-        "seconds": candidate.seconds,
-        "joules": None if joules is None else _joules_json(joules),
-        "accuracy": None if accuracy is None else to_document(accuracy),
-        "failed": candidate.failed,
-    }
-
-
-def _shadow_json(shadow: Shadow) -> ShadowTrace:
-    arm = shadow.arm
-    return {
-        "policy": shadow.policy,
-        "rule": shadow.rule,
-        "arm": arm.name if arm is not None else None,
-        "model": arm.model if arm is not None else None,
-        "reasoning": arm.reasoning if arm is not None else None,
-        "why": shadow.why,
-        "predicted_joules": shadow.predicted_joules,
-    }
+def _name_arm(arm: Arm) -> dict[str, str]:
+    return {"arm": arm.name, "model": arm.model}

@@ -3,6 +3,10 @@
 The model's operating curve is used if there is one, else the tokens per second and the watts of
 its last turns, else the joules of the arm's own audits; the ``source`` of a prediction says which.
 An arm that speculates is predicted from the last turns with the same setting, if there are any.
+
+An audit has no phases, so a model that answered nothing but audits has neither a curve nor a speed.
+Its joules and seconds follow a line over the length of the prompt: a flat mean would make a long
+prompt look cheap.
 """
 
 from __future__ import annotations
@@ -17,6 +21,164 @@ from etui.curves.operating_curve import OperatingCurve, Speed, format_source
 from etui.routing.decision import PredictedJoules
 from etui.routing.text_measures import TextFacts
 from etui.units import significant
+
+PRIOR_TURNS = 5
+"""Weight of the prior answer length, in turns, against the turns in the log."""
+
+
+_ANSWER_SHARE, _ANSWER_TOKENS = 0.5, 150.0
+"""Prior length of an answer: this share of ``max_tokens``, but at most this many tokens, because a
+high limit is set for the rare long answer."""
+
+
+_THINKING_SHARE = 0.8
+"""Prior length of the thinking as a share of ``think_tokens``: small models use most of it."""
+
+
+_VOTE_SHARE = 2 / 3
+"""Share of the votes that are drawn before a stop rule other than ``all`` ends them."""
+
+
+_OVERHEAD_TOKENS = 24
+"""Tokens of a chat template, if no turn in the log shows its length."""
+
+
+_UNCALIBRATED_SPREAD = 0.5
+"""Relative half width of an uncalibrated prediction."""
+
+
+@dataclass(frozen=True, slots=True)
+class ArmKey:
+    """The settings of an arm that determine the length of its output, whatever its name."""
+
+    reasoning: str
+    think_tokens: int
+    max_tokens: int
+    votes: int
+
+    @classmethod
+    def of(cls, arm: Arm) -> ArmKey:
+        """Return the key of an arm, as its turns are logged."""
+        return cls(
+            arm.reasoning,
+            arm.think_tokens if arm.reasoning != "direct" else 0,
+            arm.max_tokens,
+            arm.votes if arm.reasoning == "vote" else 0,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class PastOutput:
+    """Output of past turns with the same arm settings."""
+
+    turns: int
+    mean_tokens: float  # Mean output tokens, thinking and answer, of all votes together
+    decode_joules_per_token: float | None = None
+    """Decode joules over output tokens; None if not measured."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoggedModelFacts:
+    """Logged facts about one model on this machine; an unknown fact is None, never 0.
+
+    Attributes:
+        load_joules, load_seconds: Means of its last loads.
+    """
+
+    curve: OperatingCurve | None = None
+    speed: Speed | None = None
+    """Tokens per second of its last turns, and their watts, if they were measured."""
+    load_joules: float | None = None
+    load_seconds: float | None = None
+    past: Mapping[ArmKey, PastOutput] = field(default_factory=dict)
+    """Arm settings -> output of past turns."""
+    prompt_overhead: float | None = None
+    """Tokens of a prompt beyond the estimate from its text: the chat template plus the error of the
+    estimate."""
+    speculated: Mapping[str, Speed] = field(default_factory=dict)
+    """Setting of ``Arm.speculate`` -> tokens per second and watts of the last turns with it, which
+    no curve describes: what drafted tokens save depends on the text."""
+    audits: Mapping[str, PastAudits] = field(default_factory=dict)
+    """Name of an arm -> its last audits with the model."""
+
+
+@dataclass(frozen=True, slots=True)
+class ExpectedTokens:
+    """Tokens an arm is expected to process."""
+
+    computed: float
+    cached: float
+    output: float  # Output tokens, thinking and all votes included
+
+
+def predict_joules(
+    arm: Arm, text: TextFacts, facts: LoggedModelFacts, *, resident: bool, cached_tokens: int = 0
+) -> PredictedJoules | None:
+    """Predict the joules an arm spends on a query; None without data about its model.
+
+    Args:
+        facts: Facts about the arm's model.
+        resident: Whether the model is in memory; its load costs nothing then.
+    """
+    speculated = facts.speculated.get(arm.speculate)
+    tokens = predict_tokens(arm, text, facts, cached_tokens)
+    past = _get_past(arm, facts)
+    predicted: PredictedJoules | None = None
+    if speculated is not None:
+        predicted = _predict_by_speed(speculated, arm, tokens, past)
+    if predicted is not None:
+        predicted = replace(predicted, source=f"{predicted.source}, speculation {arm.speculate}")
+    elif facts.curve is not None:
+        predicted = _predict_by_curve(facts.curve, arm, tokens, past)
+    elif facts.speed is not None:
+        predicted = _predict_by_speed(facts.speed, arm, tokens, past)
+    if predicted is not None and arm.speculate != "off" and speculated is None:
+        predicted = replace(predicted, source=f"{predicted.source}, without speculation")
+    if predicted is None:
+        predicted = predict_by_audits(facts.audits.get(arm.name), tokens.computed + tokens.cached)
+    return None if predicted is None else _add_load(predicted, facts, resident)
+
+
+def predict_seconds(
+    arm: Arm, text: TextFacts, facts: LoggedModelFacts, *, resident: bool
+) -> float | None:
+    """Predict how long an arm takes, load included; None if its speed or its load is unknown.
+
+    Args:
+        text: The measures of the query.
+        facts: Facts about the arm's model.
+        resident: Whether the model needs no load.
+    """
+    speed = facts.curve.speed if facts.curve is not None else facts.speed
+    tokens = predict_tokens(arm, text, facts)
+    seconds = None
+    if speed is not None:
+        output = _limit_output(speed, tokens, _get_past(arm, facts))
+        seconds = speed.seconds(tokens.computed, output)
+    audited = facts.audits[arm.name].seconds if arm.name in facts.audits else None
+    if seconds is None and audited is not None:
+        seconds = audited.compute_at(tokens.computed)
+    if resident or seconds is None:
+        return seconds
+    return None if facts.load_seconds is None else seconds + facts.load_seconds
+
+
+def predict_tokens(
+    arm: Arm, text: TextFacts, facts: LoggedModelFacts, cached_tokens: int = 0
+) -> ExpectedTokens:
+    """Estimate prompt tokens from the text, output tokens from the arm's budgets and its past."""
+    extra = _OVERHEAD_TOKENS if facts.prompt_overhead is None else facts.prompt_overhead
+    prompt = max(1.0, text.chat_tokens + extra)
+    cached = min(float(cached_tokens), prompt - 1)
+    return ExpectedTokens(prompt - cached, cached, _predict_output(arm, text, facts))
+
+
+def predict_votes(arm: Arm) -> float:
+    """Estimate the votes an arm draws; 1 for an arm that does not vote."""
+    if arm.reasoning != "vote":
+        return 1.0
+    return float(arm.votes) if arm.stop.rule == "all" else max(1.0, _VOTE_SHARE * arm.votes)
+
 
 LEAST_AUDITS = 5
 """Smallest number of audits whose mean is a prediction."""
@@ -130,109 +292,6 @@ def _compute_meter_share(audits: Sequence[MeasuredAudit]) -> float:
     return min(shares, default=0.0)
 
 
-PRIOR_TURNS = 5
-"""Weight of the prior answer length, in turns, against the turns in the log."""
-
-
-_ANSWER_SHARE, _ANSWER_TOKENS = 0.5, 150.0
-"""Prior length of an answer: this share of ``max_tokens``, but at most this many tokens, because a
-high limit is set for the rare long answer."""
-
-
-_THINKING_SHARE = 0.8
-"""Prior length of the thinking as a share of ``think_tokens``: small models use most of it."""
-
-
-_VOTE_SHARE = 2 / 3
-"""Share of the votes that are drawn before a stop rule other than ``all`` ends them."""
-
-
-_OVERHEAD_TOKENS = 24
-"""Tokens of a chat template, if no turn in the log shows its length."""
-
-
-_UNCALIBRATED_SPREAD = 0.5
-"""Relative half width of an uncalibrated prediction."""
-
-
-@dataclass(frozen=True, slots=True)
-class ExpectedTokens:
-    """Tokens an arm is expected to process."""
-
-    computed: float
-    cached: float
-    output: float  # Output tokens, thinking and all votes included
-
-
-def predict_joules(
-    arm: Arm, text: TextFacts, facts: LoggedModelFacts, *, resident: bool, cached_tokens: int = 0
-) -> PredictedJoules | None:
-    """Predict the joules an arm spends on a query; None without data about its model.
-
-    Args:
-        facts: Facts about the arm's model.
-        resident: Whether the model is in memory; its load costs nothing then.
-    """
-    speculated = facts.speculated.get(arm.speculate)
-    tokens = predict_tokens(arm, text, facts, cached_tokens)
-    past = _get_past(arm, facts)
-    predicted: PredictedJoules | None = None
-    if speculated is not None:
-        predicted = _predict_by_speed(speculated, arm, tokens, past)
-    if predicted is not None:
-        predicted = replace(predicted, source=f"{predicted.source}, speculation {arm.speculate}")
-    elif facts.curve is not None:
-        predicted = _predict_by_curve(facts.curve, arm, tokens, past)
-    elif facts.speed is not None:
-        predicted = _predict_by_speed(facts.speed, arm, tokens, past)
-    if predicted is not None and arm.speculate != "off" and speculated is None:
-        predicted = replace(predicted, source=f"{predicted.source}, without speculation")
-    if predicted is None:
-        predicted = predict_by_audits(facts.audits.get(arm.name), tokens.computed + tokens.cached)
-    return None if predicted is None else _add_load(predicted, facts, resident)
-
-
-def predict_seconds(
-    arm: Arm, text: TextFacts, facts: LoggedModelFacts, *, resident: bool
-) -> float | None:
-    """Predict how long an arm takes, load included; None if its speed or its load is unknown.
-
-    Args:
-        text: The measures of the query.
-        facts: Facts about the arm's model.
-        resident: Whether the model needs no load.
-    """
-    speed = facts.curve.speed if facts.curve is not None else facts.speed
-    tokens = predict_tokens(arm, text, facts)
-    seconds = None
-    if speed is not None:
-        output = _limit_output(speed, tokens, _get_past(arm, facts))
-        seconds = speed.seconds(tokens.computed, output)
-    audited = facts.audits[arm.name].seconds if arm.name in facts.audits else None
-    if seconds is None and audited is not None:
-        seconds = audited.compute_at(tokens.computed)
-    if resident or seconds is None:
-        return seconds
-    return None if facts.load_seconds is None else seconds + facts.load_seconds
-
-
-def predict_tokens(
-    arm: Arm, text: TextFacts, facts: LoggedModelFacts, cached_tokens: int = 0
-) -> ExpectedTokens:
-    """Estimate prompt tokens from the text, output tokens from the arm's budgets and its past."""
-    extra = _OVERHEAD_TOKENS if facts.prompt_overhead is None else facts.prompt_overhead
-    prompt = max(1.0, text.chat_tokens + extra)
-    cached = min(float(cached_tokens), prompt - 1)
-    return ExpectedTokens(prompt - cached, cached, _predict_output(arm, text, facts))
-
-
-def predict_votes(arm: Arm) -> float:
-    """Estimate the votes an arm draws; 1 for an arm that does not vote."""
-    if arm.reasoning != "vote":
-        return 1.0
-    return float(arm.votes) if arm.stop.rule == "all" else max(1.0, _VOTE_SHARE * arm.votes)
-
-
 def _get_past(arm: Arm, facts: LoggedModelFacts) -> PastOutput | None:
     return facts.past.get(ArmKey.of(arm))
 
@@ -341,58 +400,3 @@ def _add_load(
         source = f"{predicted.source}; its load is unmeasured and not included"
         return replace(predicted, seconds=seconds, source=source)
     return replace(predicted, load=facts.load_joules, seconds=seconds)
-
-
-@dataclass(frozen=True, slots=True)
-class ArmKey:
-    """The settings of an arm that determine the length of its output, whatever its name."""
-
-    reasoning: str
-    think_tokens: int
-    max_tokens: int
-    votes: int
-
-    @classmethod
-    def of(cls, arm: Arm) -> ArmKey:
-        """Return the key of an arm, as its turns are logged."""
-        return cls(
-            arm.reasoning,
-            arm.think_tokens if arm.reasoning != "direct" else 0,
-            arm.max_tokens,
-            arm.votes if arm.reasoning == "vote" else 0,
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class PastOutput:
-    """Output of past turns with the same arm settings."""
-
-    turns: int
-    mean_tokens: float  # Mean output tokens, thinking and answer, of all votes together
-    decode_joules_per_token: float | None = None
-    """Decode joules over output tokens; None if not measured."""
-
-
-@dataclass(frozen=True, slots=True)
-class LoggedModelFacts:
-    """Logged facts about one model on this machine; an unknown fact is None, never 0.
-
-    Attributes:
-        load_joules, load_seconds: Means of its last loads.
-    """
-
-    curve: OperatingCurve | None = None
-    speed: Speed | None = None
-    """Tokens per second of its last turns, and their watts, if they were measured."""
-    load_joules: float | None = None
-    load_seconds: float | None = None
-    past: Mapping[ArmKey, PastOutput] = field(default_factory=dict)
-    """Arm settings -> output of past turns."""
-    prompt_overhead: float | None = None
-    """Tokens of a prompt beyond the estimate from its text: the chat template plus the error of the
-    estimate."""
-    speculated: Mapping[str, Speed] = field(default_factory=dict)
-    """Setting of ``Arm.speculate`` -> tokens per second and watts of the last turns with it, which
-    no curve describes: what drafted tokens save depends on the text."""
-    audits: Mapping[str, PastAudits] = field(default_factory=dict)
-    """Name of an arm -> its last audits with the model."""

@@ -21,216 +21,6 @@ from etui.routing.decision import (
 from etui.routing.signals import Condition, HostState, Signal
 from etui.text import SEPARATOR
 
-THIS_MACHINE = "this machine"
-
-
-class PlaceSettings(Protocol):
-    """What an entry of models.yaml says of its place."""
-
-    @property
-    def backend(self) -> str | None:
-        """Name of the backend that serves it; None for this machine."""
-
-    @property
-    def same_as(self) -> str | None:
-        """Name of the entry with the same weights; None for weights of its own."""
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where a model runs."""
-
-    model: str
-    weights: str  # Name of the entry whose weights it has: its own name, or another's
-    backend: str | None = None  # Name of the backend that serves it; None for this machine
-    stated: bool = True
-    """Whether the policy names it; False for another place of a model that it names."""
-
-    @property
-    def machine(self) -> str:
-        """The name to show: that of the backend, or ``this machine``."""
-        return self.backend or THIS_MACHINE
-
-
-def find_place(models: Collection[str], name: str) -> Place:
-    """Return the place of a model; this machine, if only names of models are known."""
-    entry: PlaceSettings | None = models.get(name) if isinstance(models, Mapping) else None
-    if entry is None:
-        return Place(name, name)
-    return Place(name, find_weights(models, name), entry.backend)
-
-
-def find_weights(models: Collection[str], name: str) -> str:
-    """Follow ``same_as`` to the entry that names no other; a circle ends before it repeats."""
-    seen = {name}
-    while isinstance(models, Mapping) and name in models:
-        following = models[name].same_as
-        if following is None or following in seen:
-            break
-        seen.add(following)
-        name = following
-    return name
-
-
-def list_places(models: Sequence[str], known: Collection[str]) -> tuple[Place, ...]:
-    """List the places of the models of a role, in order; other places of a model follow it.
-
-    Places that the role itself names keep their order; others follow the last of the same weights.
-
-    Args:
-        models: The models of the role, best first.
-        known: Models of models.yaml by name, or only their names, which have no other places.
-    """
-    others: defaultdict[str, list[Place]] = defaultdict(list)
-    if isinstance(known, Mapping):
-        roots = {entry.same_as for entry in known.values()}
-        for name, entry in known.items():
-            if name not in models and (entry.same_as is not None or name in roots):
-                place = replace(find_place(known, name), stated=False)
-                others[place.weights].append(place)
-    stated = [find_place(known, name) for name in models]
-    last = {place.weights: index for index, place in enumerate(stated)}
-    found: list[Place] = []
-    for index, place in enumerate(stated):
-        found += [place, *(others[place.weights] if last[place.weights] == index else ())]
-    return tuple(found)
-
-
-Available = Callable[[str], bool] | Collection[str]
-"""The models on this machine: a test of a name, or the names."""
-
-
-def build_availability_test(available: Available) -> Callable[[str], bool]:
-    """Return a test that says whether the model of a name is on this machine."""
-    return available if callable(available) else frozenset(available).__contains__
-
-
-def choose_served_arm(plan: ArmPlan, is_available: Callable[[str], bool]) -> Arm | None:
-    """Return the arm with the first of its models that is available; None if none is."""
-    for arm in plan.arms:
-        if is_available(arm.model):
-            return arm
-    return None
-
-
-def list_served_places(plan: ArmPlan, is_available: Callable[[str], bool]) -> tuple[Arm, ...]:
-    """Return the arm at every available place of the weights that it would use, in order.
-
-    Empty if no model is available. Other models of the arm have other weights, and with them
-    another accuracy: they are only used if this one is nowhere available.
-    """
-    first = choose_served_arm(plan, is_available)
-    if first is None:
-        return ()
-    if not plan.places:
-        return (first,)
-    weights = plan.find_place(first.model).weights
-    return tuple(
-        arm
-        for arm, place in zip(plan.arms, plan.places, strict=True)
-        if place.weights == weights and (arm is first or is_available(arm.model))
-    )
-
-
-def format_substitute(plan: ArmPlan, arm: Arm) -> str:
-    """Write ``· small stands in for big`` if the arm runs on another model than its first."""
-    if arm.model == plan.models[0]:
-        return ""
-    backend = plan.find_place(arm.model).backend
-    where = f" on {backend}" if backend else ""
-    return f"{SEPARATOR}{arm.model}{where} stands in for {plan.models[0]}"
-
-
-def format_absent(plan: ArmPlan) -> str:
-    """Say that none of the models of an arm is available."""
-    return format_all_absent((plan,))
-
-
-def format_place_absent(place: Place) -> str:
-    """Say that a model is not available at a place."""
-    return _format_unavailable((place,))
-
-
-def format_all_absent(plans: Sequence[ArmPlan]) -> str:
-    """Say that none of the models of some arms is available."""
-    places = [plan.find_place(model) for plan in plans for model in plan.models]
-    return _format_unavailable(tuple(dict.fromkeys(places)))
-
-
-def _format_unavailable(places: Sequence[Place]) -> str:
-    """Write ``a is not on this machine``, ``b on desk is not available``, or both."""
-    here = [place.model for place in places if place.backend is None]
-    there = [f"{place.model} on {place.backend}" for place in places if place.backend is not None]
-    parts = [f"{join_with_verb(here)} not on this machine"] if here else []
-    parts += [f"{join_with_verb(there)} not available"] if there else []
-    return ", ".join(parts)
-
-
-def join_with_verb(models: Sequence[str]) -> str:
-    """Join names as the subject of a sentence: ``a is``, ``a and b are``."""
-    if len(models) == 1:
-        return f"{models[0]} is"
-    return f"{', '.join(models[:-1])} and {models[-1]} are"
-
-
-def build_unavailable_error(policy: str, unserved: Sequence[ArmPlan]) -> ModelUnavailable:
-    """Build the error for arms without a model on this machine; its fix names what to pull."""
-    first = unserved[0]
-    local = [
-        model for plan in unserved for model in plan.models if not plan.find_place(model).backend
-    ]
-    named = ", ".join(first.models)
-    if len(local) < sum(len(plan.models) for plan in unserved):
-        named = ", ".join(
-            f"{model} on {backend}" if (backend := first.find_place(model).backend) else model
-            for model in first.models
-        )
-    if not local:
-        return ModelUnavailable(
-            f"policy {policy!r} chose arm {first.name!r}, but none of its models is available: "
-            + named,
-            "check its backend with `etui doctor`, or choose another model with --model",
-        )
-    # A role lists its models from best to smallest, so the last one is the quickest to download.
-    best, quickest = local[0], local[-1]
-    more = f" (or the first choice: `etui models pull {best}`)" if best != quickest else ""
-    return ModelUnavailable(
-        f"policy {policy!r} chose arm {first.name!r}, but none of its models is on this machine: "
-        + named,
-        f"run `etui models pull {quickest}`{more}, or choose another model with --model",
-    )
-
-
-def add_stand_in(policy: Policy, model: str, is_available: Callable[[str], bool]) -> Policy:
-    """Return the policy with a model as the last one of every direct arm that has no model.
-
-    Arms that think are left alone: their rules fall through to the next one where no model trained
-    to think is there. The policy stays as it is if the model itself is missing.
-
-    Args:
-        is_available: Tests whether a named model can answer from this machine.
-    """
-    if not is_available(model):
-        return policy
-    arms = {
-        name: _extend(plan, model) if _needs_one(plan, is_available) else plan
-        for name, plan in policy.arms.items()
-    }
-    return policy if arms == policy.arms else replace(policy, arms=arms)
-
-
-def _needs_one(plan: ArmPlan, is_available: Callable[[str], bool]) -> bool:
-    return plan.arm.reasoning == "direct" and not any(map(is_available, plan.models))
-
-
-def _extend(plan: ArmPlan, model: str) -> ArmPlan:
-    return replace(
-        plan,
-        models=(*plan.models, model),
-        speculate=(*plan.speculate, "off") if plan.speculate else (),
-        places=(*plan.places, Place(model, model, stated=False)) if plan.places else (),
-    )
-
 
 @dataclass(frozen=True, slots=True)
 class ArmPlan:
@@ -449,4 +239,215 @@ def _drop_unstated(plan: ArmPlan) -> ArmPlan:
         models=tuple(plan.models[index] for index in kept),
         speculate=tuple(plan.speculate[index] for index in kept) if plan.speculate else (),
         places=(),
+    )
+
+
+THIS_MACHINE = "this machine"
+
+
+class PlaceSettings(Protocol):
+    """What an entry of models.yaml says of its place."""
+
+    @property
+    def backend(self) -> str | None:
+        """Name of the backend that serves it; None for this machine."""
+
+    @property
+    def same_as(self) -> str | None:
+        """Name of the entry with the same weights; None for weights of its own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a model runs."""
+
+    model: str
+    weights: str  # Name of the entry whose weights it has: its own name, or another's
+    backend: str | None = None  # Name of the backend that serves it; None for this machine
+    stated: bool = True
+    """Whether the policy names it; False for another place of a model that it names."""
+
+    @property
+    def machine(self) -> str:
+        """The name to show: that of the backend, or ``this machine``."""
+        return self.backend or THIS_MACHINE
+
+
+def find_place(models: Collection[str], name: str) -> Place:
+    """Return the place of a model; this machine, if only names of models are known."""
+    entry: PlaceSettings | None = models.get(name) if isinstance(models, Mapping) else None
+    if entry is None:
+        return Place(name, name)
+    return Place(name, find_weights(models, name), entry.backend)
+
+
+def find_weights(models: Collection[str], name: str) -> str:
+    """Follow ``same_as`` to the entry that names no other; a circle ends before it repeats."""
+    seen = {name}
+    while isinstance(models, Mapping) and name in models:
+        following = models[name].same_as
+        if following is None or following in seen:
+            break
+        seen.add(following)
+        name = following
+    return name
+
+
+def list_places(models: Sequence[str], known: Collection[str]) -> tuple[Place, ...]:
+    """List the places of the models of a role, in order; other places of a model follow it.
+
+    Places that the role itself names keep their order; others follow the last of the same weights.
+
+    Args:
+        models: The models of the role, best first.
+        known: Models of models.yaml by name, or only their names, which have no other places.
+    """
+    others: defaultdict[str, list[Place]] = defaultdict(list)
+    if isinstance(known, Mapping):
+        roots = {entry.same_as for entry in known.values()}
+        for name, entry in known.items():
+            if name not in models and (entry.same_as is not None or name in roots):
+                place = replace(find_place(known, name), stated=False)
+                others[place.weights].append(place)
+    stated = [find_place(known, name) for name in models]
+    last = {place.weights: index for index, place in enumerate(stated)}
+    found: list[Place] = []
+    for index, place in enumerate(stated):
+        found += [place, *(others[place.weights] if last[place.weights] == index else ())]
+    return tuple(found)
+
+
+Available = Callable[[str], bool] | Collection[str]
+"""The models on this machine: a test of a name, or the names."""
+
+
+def build_availability_test(available: Available) -> Callable[[str], bool]:
+    """Return a test that says whether the model of a name is on this machine."""
+    return available if callable(available) else frozenset(available).__contains__
+
+
+def choose_served_arm(plan: ArmPlan, is_available: Callable[[str], bool]) -> Arm | None:
+    """Return the arm with the first of its models that is available; None if none is."""
+    for arm in plan.arms:
+        if is_available(arm.model):
+            return arm
+    return None
+
+
+def list_served_places(plan: ArmPlan, is_available: Callable[[str], bool]) -> tuple[Arm, ...]:
+    """Return the arm at every available place of the weights that it would use, in order.
+
+    Empty if no model is available. Other models of the arm have other weights, and with them
+    another accuracy: they are only used if this one is nowhere available.
+    """
+    first = choose_served_arm(plan, is_available)
+    if first is None:
+        return ()
+    if not plan.places:
+        return (first,)
+    weights = plan.find_place(first.model).weights
+    return tuple(
+        arm
+        for arm, place in zip(plan.arms, plan.places, strict=True)
+        if place.weights == weights and (arm is first or is_available(arm.model))
+    )
+
+
+def format_substitute(plan: ArmPlan, arm: Arm) -> str:
+    """Write ``· small stands in for big`` if the arm runs on another model than its first."""
+    if arm.model == plan.models[0]:
+        return ""
+    backend = plan.find_place(arm.model).backend
+    where = f" on {backend}" if backend else ""
+    return f"{SEPARATOR}{arm.model}{where} stands in for {plan.models[0]}"
+
+
+def format_absent(plan: ArmPlan) -> str:
+    """Say that none of the models of an arm is available."""
+    return format_all_absent((plan,))
+
+
+def format_place_absent(place: Place) -> str:
+    """Say that a model is not available at a place."""
+    return _format_unavailable((place,))
+
+
+def format_all_absent(plans: Sequence[ArmPlan]) -> str:
+    """Say that none of the models of some arms is available."""
+    places = [plan.find_place(model) for plan in plans for model in plan.models]
+    return _format_unavailable(tuple(dict.fromkeys(places)))
+
+
+def _format_unavailable(places: Sequence[Place]) -> str:
+    """Write ``a is not on this machine``, ``b on desk is not available``, or both."""
+    here = [place.model for place in places if place.backend is None]
+    there = [f"{place.model} on {place.backend}" for place in places if place.backend is not None]
+    parts = [f"{join_with_verb(here)} not on this machine"] if here else []
+    parts += [f"{join_with_verb(there)} not available"] if there else []
+    return ", ".join(parts)
+
+
+def join_with_verb(models: Sequence[str]) -> str:
+    """Join names as the subject of a sentence: ``a is``, ``a and b are``."""
+    if len(models) == 1:
+        return f"{models[0]} is"
+    return f"{', '.join(models[:-1])} and {models[-1]} are"
+
+
+def build_unavailable_error(policy: str, unserved: Sequence[ArmPlan]) -> ModelUnavailable:
+    """Build the error for arms without a model on this machine; its fix names what to pull."""
+    first = unserved[0]
+    local = [
+        model for plan in unserved for model in plan.models if not plan.find_place(model).backend
+    ]
+    named = ", ".join(first.models)
+    if len(local) < sum(len(plan.models) for plan in unserved):
+        named = ", ".join(
+            f"{model} on {backend}" if (backend := first.find_place(model).backend) else model
+            for model in first.models
+        )
+    if not local:
+        return ModelUnavailable(
+            f"policy {policy!r} chose arm {first.name!r}, but none of its models is available: "
+            + named,
+            "check its backend with `etui doctor`, or choose another model with --model",
+        )
+    # A role lists its models from best to smallest, so the last one is the quickest to download.
+    best, quickest = local[0], local[-1]
+    more = f" (or the first choice: `etui models pull {best}`)" if best != quickest else ""
+    return ModelUnavailable(
+        f"policy {policy!r} chose arm {first.name!r}, but none of its models is on this machine: "
+        + named,
+        f"run `etui models pull {quickest}`{more}, or choose another model with --model",
+    )
+
+
+def add_stand_in(policy: Policy, model: str, is_available: Callable[[str], bool]) -> Policy:
+    """Return the policy with a model as the last one of every direct arm that has no model.
+
+    Arms that think are left alone: their rules fall through to the next one where no model trained
+    to think is there. The policy stays as it is if the model itself is missing.
+
+    Args:
+        is_available: Tests whether a named model can answer from this machine.
+    """
+    if not is_available(model):
+        return policy
+    arms = {
+        name: _extend(plan, model) if _needs_one(plan, is_available) else plan
+        for name, plan in policy.arms.items()
+    }
+    return policy if arms == policy.arms else replace(policy, arms=arms)
+
+
+def _needs_one(plan: ArmPlan, is_available: Callable[[str], bool]) -> bool:
+    return plan.arm.reasoning == "direct" and not any(map(is_available, plan.models))
+
+
+def _extend(plan: ArmPlan, model: str) -> ArmPlan:
+    return replace(
+        plan,
+        models=(*plan.models, model),
+        speculate=(*plan.speculate, "off") if plan.speculate else (),
+        places=(*plan.places, Place(model, model, stated=False)) if plan.places else (),
     )

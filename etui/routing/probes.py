@@ -20,6 +20,154 @@ from etui.routing.schema.policy_file import CaseEntry
 from etui.text import did_you_mean
 from etui.yaml.load import limit_problems, parse_yaml, read_text
 
+
+@dataclass(frozen=True, slots=True)
+class ProbeOutcome:
+    """The result of one probe or case."""
+
+    probe: PolicyProbe  # The question and its expectations
+    decision: Decision | None  # The decision; None if the policy could not decide
+    failures: tuple[str, ...]  # Expectations that were not met; empty if the probe passed
+
+    @property
+    def route(self) -> tuple[str, str] | None:
+        """The rule and the arm; None if the policy could not decide."""
+        decision = self.decision
+        return None if decision is None else (decision.rule or "", decision.arm.name)
+
+
+_MOST_RULES = 3
+"""Rules of an expected arm that are named in an explanation, so that it stays short."""
+
+
+def run_probes(
+    policy: Policy, probes: Iterable[PolicyProbe] | None = None
+) -> tuple[ProbeOutcome, ...]:
+    """Run probes as if all models were available and nothing were fitted or calibrated.
+
+    The result is therefore the same on every machine; an objective takes its ``otherwise``.
+
+    Args:
+        probes: Probes or cases; None runs the probes of the policy file.
+    """
+    chosen = policy.probes if probes is None else probes
+    return tuple(_run_probe(probe, policy) for probe in chosen)
+
+
+def _run_probe(probe: PolicyProbe, policy: Policy) -> ProbeOutcome:
+    try:
+        decision = decide(
+            probe.to_query(),
+            policy,
+            available=lambda _: True,
+            host=probe.host,
+            every_signal=bool(probe.signals),
+        )
+    except EtuiError as error:
+        return ProbeOutcome(probe, None, (error.what,))
+    failures = []
+    for what, required, excluded, got in (
+        ("rule", probe.rule, probe.not_rule, decision.rule),
+        ("arm", probe.arm, probe.not_arm, decision.arm.name),
+    ):
+        if required is not None and got != required:
+            failures.append(f"{what} {got}, expected {required}")
+        if excluded is not None and got == excluded:
+            failures.append(f"{what} {got}, expected any other")
+    if probe.signals:
+        holds = {value.name: value.holds for value in decision.signals}
+        for name, expected in probe.signals.items():
+            if name not in holds:
+                failures.append(f"there is no signal {name}")
+            elif holds[name] is not expected:
+                failures.append(f"signal {name} {'holds' if holds[name] else 'does not hold'}")
+    return ProbeOutcome(probe, decision, tuple(failures))
+
+
+def format_expectation(probe: PolicyProbe) -> str:
+    """Format what is expected: ``rule talk, not arm large, signal long does not hold``."""
+    named = (
+        ("rule", probe.rule), ("not rule", probe.not_rule), ("arm", probe.arm),
+        ("not arm", probe.not_arm),
+    )  # fmt: skip
+    parts = [f"{what} {name}" for what, name in named if name is not None]
+    parts += [
+        f"signal {name} {'holds' if holds else 'does not hold'}"
+        for name, holds in probe.signals.items()
+    ]
+    return ", ".join(parts)
+
+
+def explain_failure(outcome: ProbeOutcome, policy: Policy) -> tuple[str, ...]:
+    """Explain why a probe failed, one line each.
+
+    The first line is the rule that decided and why; the others say of each rule that was expected
+    to, or that leads to the expected arm, which condition failed first or which rule came before.
+    Empty if the policy could not decide: the failure itself says why.
+    """
+    decision = outcome.decision
+    if decision is None:
+        return ()
+    return (decision.why, *_explain_others(outcome.probe, decision, policy))
+
+
+def _explain_others(probe: PolicyProbe, decision: Decision, policy: Policy) -> Iterator[str]:
+    if probe.rule is not None and probe.rule != decision.rule:
+        expected = [rule for rule in policy.rules if rule.name == probe.rule]
+    elif probe.arm is not None and probe.arm != decision.arm.name:
+        expected = [rule for rule in policy.rules if probe.arm in rule.arms]
+    else:
+        return
+    tried = {rule.name: rule.failed for rule in decision.rules}
+    for rule in expected[:_MOST_RULES]:
+        if rule.name == decision.rule:
+            continue
+        if rule.name in tried:
+            yield f"{rule.name} did not match: {tried[rule.name] or 'no candidate'}"
+        else:
+            yield f"{rule.name} was not tried: {decision.rule} comes before it"
+
+
+@dataclass(frozen=True, slots=True)
+class Coverage:
+    """Rules and arms of a policy, and those that no question reached.
+
+    Arms are those that a rule leads to without a fit: an arm that only predictions, a budget, a
+    fallback or an effort chooses is not counted.
+
+    Attributes:
+        rules, arms: Names, in the order of the policy.
+        missed_rules, missed_arms: Those of them that no question reached.
+    """
+
+    rules: tuple[str, ...]
+    arms: tuple[str, ...]
+    missed_rules: tuple[str, ...]
+    missed_arms: tuple[str, ...]
+
+    @property
+    def percent(self) -> float:
+        """Share of the rules and arms that were reached, 0..100."""
+        size = len(self.rules) + len(self.arms)
+        return 100 * (size - len(self.missed_rules) - len(self.missed_arms)) / size
+
+
+@dataclass(frozen=True, slots=True)
+class ParaphraseGroup:
+    """Cases that ask the same in other words."""
+
+    name: str
+    size: int  # Number of its cases, at least two
+    routes: tuple[tuple[tuple[str, str] | None, tuple[int, ...]], ...]
+    """Each pair of rule and arm that its cases were routed to, with the lines of the cases, most
+    cases first; None if there was no decision."""
+
+    @property
+    def is_alike(self) -> bool:
+        """Whether all its cases were routed alike."""
+        return len(self.routes) == 1
+
+
 CASES_ENDING = ".cases.jsonl"
 """End of the name of a cases file, in place of ``.yaml``."""
 
@@ -157,46 +305,6 @@ def _locate(line: str, file: str, loc: tuple[str, ...], message: str) -> Problem
         return Problem(file, 1, 1, message)
 
 
-@dataclass(frozen=True, slots=True)
-class Coverage:
-    """Rules and arms of a policy, and those that no question reached.
-
-    Arms are those that a rule leads to without a fit: an arm that only predictions, a budget, a
-    fallback or an effort chooses is not counted.
-
-    Attributes:
-        rules, arms: Names, in the order of the policy.
-        missed_rules, missed_arms: Those of them that no question reached.
-    """
-
-    rules: tuple[str, ...]
-    arms: tuple[str, ...]
-    missed_rules: tuple[str, ...]
-    missed_arms: tuple[str, ...]
-
-    @property
-    def percent(self) -> float:
-        """Share of the rules and arms that were reached, 0..100."""
-        size = len(self.rules) + len(self.arms)
-        return 100 * (size - len(self.missed_rules) - len(self.missed_arms)) / size
-
-
-@dataclass(frozen=True, slots=True)
-class ParaphraseGroup:
-    """Cases that ask the same in other words."""
-
-    name: str
-    size: int  # Number of its cases, at least two
-    routes: tuple[tuple[tuple[str, str] | None, tuple[int, ...]], ...]
-    """Each pair of rule and arm that its cases were routed to, with the lines of the cases, most
-    cases first; None if there was no decision."""
-
-    @property
-    def is_alike(self) -> bool:
-        """Whether all its cases were routed alike."""
-        return len(self.routes) == 1
-
-
 def measure_coverage(policy: Policy, outcomes: Iterable[ProbeOutcome]) -> Coverage:
     """Find the rules and arms that the questions reached; a cascade reaches all its arms."""
     reached_rules: set[str | None] = set()
@@ -254,110 +362,3 @@ def _build_group(name: str, outcomes: Sequence[ProbeOutcome]) -> ParaphraseGroup
 def measure_robustness(groups: Sequence[ParaphraseGroup]) -> float | None:
     """Compute the share of groups that are routed alike, 0..100; None without a group."""
     return 100 * sum(group.is_alike for group in groups) / len(groups) if groups else None
-
-
-_MOST_RULES = 3
-"""Rules of an expected arm that are named in an explanation, so that it stays short."""
-
-
-@dataclass(frozen=True, slots=True)
-class ProbeOutcome:
-    """The result of one probe or case."""
-
-    probe: PolicyProbe  # The question and its expectations
-    decision: Decision | None  # The decision; None if the policy could not decide
-    failures: tuple[str, ...]  # Expectations that were not met; empty if the probe passed
-
-    @property
-    def route(self) -> tuple[str, str] | None:
-        """The rule and the arm; None if the policy could not decide."""
-        decision = self.decision
-        return None if decision is None else (decision.rule or "", decision.arm.name)
-
-
-def run_probes(
-    policy: Policy, probes: Iterable[PolicyProbe] | None = None
-) -> tuple[ProbeOutcome, ...]:
-    """Run probes as if all models were available and nothing were fitted or calibrated.
-
-    The result is therefore the same on every machine; an objective takes its ``otherwise``.
-
-    Args:
-        probes: Probes or cases; None runs the probes of the policy file.
-    """
-    chosen = policy.probes if probes is None else probes
-    return tuple(_run_probe(probe, policy) for probe in chosen)
-
-
-def _run_probe(probe: PolicyProbe, policy: Policy) -> ProbeOutcome:
-    try:
-        decision = decide(
-            probe.to_query(),
-            policy,
-            available=lambda _: True,
-            host=probe.host,
-            every_signal=bool(probe.signals),
-        )
-    except EtuiError as error:
-        return ProbeOutcome(probe, None, (error.what,))
-    failures = []
-    for what, required, excluded, got in (
-        ("rule", probe.rule, probe.not_rule, decision.rule),
-        ("arm", probe.arm, probe.not_arm, decision.arm.name),
-    ):
-        if required is not None and got != required:
-            failures.append(f"{what} {got}, expected {required}")
-        if excluded is not None and got == excluded:
-            failures.append(f"{what} {got}, expected any other")
-    if probe.signals:
-        holds = {value.name: value.holds for value in decision.signals}
-        for name, expected in probe.signals.items():
-            if name not in holds:
-                failures.append(f"there is no signal {name}")
-            elif holds[name] is not expected:
-                failures.append(f"signal {name} {'holds' if holds[name] else 'does not hold'}")
-    return ProbeOutcome(probe, decision, tuple(failures))
-
-
-def format_expectation(probe: PolicyProbe) -> str:
-    """Format what is expected: ``rule talk, not arm large, signal long does not hold``."""
-    named = (
-        ("rule", probe.rule), ("not rule", probe.not_rule), ("arm", probe.arm),
-        ("not arm", probe.not_arm),
-    )  # fmt: skip
-    parts = [f"{what} {name}" for what, name in named if name is not None]
-    parts += [
-        f"signal {name} {'holds' if holds else 'does not hold'}"
-        for name, holds in probe.signals.items()
-    ]
-    return ", ".join(parts)
-
-
-def explain_failure(outcome: ProbeOutcome, policy: Policy) -> tuple[str, ...]:
-    """Explain why a probe failed, one line each.
-
-    The first line is the rule that decided and why; the others say of each rule that was expected
-    to, or that leads to the expected arm, which condition failed first or which rule came before.
-    Empty if the policy could not decide: the failure itself says why.
-    """
-    decision = outcome.decision
-    if decision is None:
-        return ()
-    return (decision.why, *_explain_others(outcome.probe, decision, policy))
-
-
-def _explain_others(probe: PolicyProbe, decision: Decision, policy: Policy) -> Iterator[str]:
-    if probe.rule is not None and probe.rule != decision.rule:
-        expected = [rule for rule in policy.rules if rule.name == probe.rule]
-    elif probe.arm is not None and probe.arm != decision.arm.name:
-        expected = [rule for rule in policy.rules if probe.arm in rule.arms]
-    else:
-        return
-    tried = {rule.name: rule.failed for rule in decision.rules}
-    for rule in expected[:_MOST_RULES]:
-        if rule.name == decision.rule:
-            continue
-        if rule.name in tried:
-            yield f"{rule.name} did not match: {tried[rule.name] or 'no candidate'}"
-        else:
-            yield f"{rule.name} was not tried: {decision.rule} comes before it"

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Literal, TypedDict
+from typing import TYPE_CHECKING, Any
 
-from etui.arm import Speculate
 from etui.errors import ModelUnavailable
 from etui.routing.policy import THIS_MACHINE
-from etui.routing.trace import DecisionTrace
 from etui.runtime.fit_health import FitTrace, build_fit_document, format_fit
 from etui.text import sanitize
 from etui.units import ABOUT
@@ -22,16 +20,12 @@ if TYPE_CHECKING:
     from etui.models.spec import ModelSpec
     from etui.routing.decision import Decision, Predictor
     from etui.routing.policy import Policy
-    from etui.routing.trace import (
-        AgreementTrace,
-        CandidateTrace,
-        CascadeTrace,
-        FallbackTrace,
-        ShadowTrace,
-    )
     from etui.runtime.decide import Choice
     from etui.runtime.runtime import Runtime
 
+
+Explanation = dict[str, Any]
+"""The document of ``etui policy explain --json``; None for what the arm does not use."""
 
 SIGNAL_HEAD = ("SIGNAL", "HOLDS", "VALUE", "TEST", "DISTANCE", "DETAIL")
 
@@ -91,7 +85,8 @@ def find_machine(document: Explanation) -> str | None:
     """Return the name of the backend that would answer; None for this machine."""
     for candidate in document["candidates"]:
         if (candidate["arm"], candidate["model"]) == (document["arm"], document["model"]):
-            return candidate["machine"]
+            machine: str | None = candidate["machine"]
+            return machine
     return None
 
 
@@ -132,7 +127,7 @@ def joules_sources(document: Explanation) -> list[str]:
     return [f"joules from {s}" if s else "joules of unknown source" for s in dict.fromkeys(known)]
 
 
-def _format_candidate(candidate: CandidateTrace, document: Explanation) -> tuple[str, ...]:
+def _format_candidate(candidate: dict[str, Any], document: Explanation) -> tuple[str, ...]:
     joules, accuracy = candidate["joules"], candidate["accuracy"]
     spent = ["unknown", "", "", ""]
     if joules is not None:
@@ -173,7 +168,7 @@ def _format_turn_to_answer(arm: str, document: Explanation) -> str:
     return "if the arms before it are not confident enough"
 
 
-def _format_need(need: NeedFound) -> str:
+def _format_need(need: dict[str, Any]) -> str:
     """Format ``a larger model: large instead of small +0.21 (gains 0.30, loses 0.09; n=456)``."""
     what = {"reasoning": "reasoning", "larger_model": "a larger model"}[need["need"]]
     return (
@@ -199,7 +194,7 @@ def _format_prediction(document: Explanation) -> str:
     return "uncalibrated: no fit of joules or accuracy"
 
 
-def _format_cascade(cascade: CascadeTrace | None) -> str:
+def _format_cascade(cascade: dict[str, Any] | None) -> str:
     if cascade is None:
         return ""
     names = " -> ".join(_format_steps(cascade))
@@ -209,7 +204,7 @@ def _format_cascade(cascade: CascadeTrace | None) -> str:
     return f"{names}, accepted at {cascade['accept_at']:g} or more{fewer}{most}"
 
 
-def _format_steps(cascade: CascadeTrace) -> Iterator[str]:
+def _format_steps(cascade: dict[str, Any]) -> Iterator[str]:
     """Yield ``quick``, or ``quick and tiny if they agree (0.8 or more)`` for each step."""
     steps = {name: step for step in cascade.get("agreements", ()) for name in step["arms"]}
     for arm in (arm["arm"] for arm in cascade["arms"]):
@@ -222,7 +217,7 @@ def _format_steps(cascade: CascadeTrace) -> Iterator[str]:
             yield f"{' and '.join(step['arms'])} if they agree ({_format_odds(step)})"
 
 
-def _format_odds(step: AgreementTrace) -> str:
+def _format_odds(step: dict[str, Any]) -> str:
     """Format ``0.7 or more; agreed answers are right 81 % [72, 88] of the time, n=90``."""
     required, odds = f"{step['accept_at']:g} or more", step["odds"]
     if odds is None:
@@ -250,13 +245,13 @@ def _format_budgets(document: Explanation) -> str:
     return "; ".join(parts)
 
 
-def _format_fallbacks(fallbacks: FallbackTrace) -> str:
+def _format_fallbacks(fallbacks: dict[str, Any]) -> str:
     usual = {"load_failed": None, "context_overflow": "truncate_thought", "no_answer": "keep"}
     changed = {key: value for key, value in fallbacks.items() if value != usual[key]}
     return ", ".join(f"{key.replace('_', ' ')}: {value}" for key, value in changed.items())
 
 
-def _format_shadow(shadow: ShadowTrace | None) -> str:
+def _format_shadow(shadow: dict[str, Any] | None) -> str:
     if shadow is None:
         return ""
     if shadow["arm"] is None:
@@ -273,54 +268,6 @@ def _format_value(value: float | str | None) -> str:
 
 _CONFIDENCE = 0.9
 """Confidence of the accuracy bound that is shown, unless an objective asks for another."""
-
-
-class ModelOfArm(TypedDict):
-    """One of the models that an arm may use."""
-
-    model: str
-    on_disk: bool
-
-
-class PeriodLimit(TypedDict):
-    """The joules that all turns of an hour or a day may use.
-
-    See :class:`etui.routing.decision.PeriodBudget`.
-    """
-
-    period: str
-    joules: float
-    when_exceeded: str
-
-
-class NeedFound(TypedDict):
-    """A predicted need of the question, with the probabilities that it helps and that it harms."""
-
-    need: Literal["reasoning", "larger_model"]
-    base: str
-    other: str
-    gained: float
-    lost: float
-    gain: float
-    n: int
-
-
-class Explanation(DecisionTrace):
-    """The document of ``etui policy explain --json``; None for what the arm does not use."""
-
-    query: str
-    policy_file: str | None
-    reasoning: str
-    think_tokens: int | None
-    votes: int | None
-    max_tokens: int
-    speculate: Speculate
-    loop_guard: bool
-    on_disk: bool
-    models: list[ModelOfArm]
-    period_budgets: list[PeriodLimit]
-    needs: list[NeedFound]
-    fit: FitTrace | None
 
 
 def explain(query: Query, policy: Policy, runtime: Runtime[Any]) -> Explanation:
@@ -400,7 +347,7 @@ def _describe_fit(policy: Policy, runtime: Runtime[Any]) -> FitTrace | None:
     return None if health is None else build_fit_document(health)
 
 
-def _predict_needs(query: Query, policy: Policy, config: Config) -> list[NeedFound]:
+def _predict_needs(query: Query, policy: Policy, config: Config) -> list[dict[str, Any]]:
     """Predict what the question needs beyond each base arm; empty without a fit.
 
     Arms that the policy no longer has are left out.

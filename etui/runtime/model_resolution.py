@@ -213,7 +213,7 @@ def refit_curve(record: TurnRecord, config: Config, save: Callable[[CurveRecord]
     """
     if record.hops or record.status not in ("complete", "truncated"):
         return
-    from etui.curves.measured_under import parse_conditions
+    from etui.curves.operating_curve import parse_conditions
     from etui.log.curve_lookup import find_curve
     from etui.log.queries import LogReader
     from etui.runtime.provenance import provenance

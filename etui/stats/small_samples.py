@@ -22,8 +22,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from etui.stats.student_t import t_p_value, t_quantile
-from etui.stats.tests import CONFIDENCE
+from etui.stats.tests import CONFIDENCE, t_p_value, t_quantile
 
 if TYPE_CHECKING:
     from etui.stats.arrays import Floats, Whole

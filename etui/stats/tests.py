@@ -1,4 +1,4 @@
-"""Statistical tests: Wilson's interval, McNemar's test, Holm's adjustment.
+"""Tests and intervals of shares, paired differences and bounded values; least squares.
 
 All intervals are at 95 %. They cover the choice of questions, not the wording of a prompt or
 decoding with other seeds.
@@ -6,10 +6,18 @@ decoding with other seeds.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from etui.stats.arrays import Floats
+
 
 CONFIDENCE = 0.95
+
+
 SIGNIFICANCE = 0.05
 """p-value, adjusted for its family, below which a difference is claimed."""
 
@@ -76,3 +84,181 @@ def holm(p_values: Sequence[float]) -> list[float]:
         largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[at]))
         adjusted[at] = largest
     return adjusted
+
+
+def t_quantile(tail: float, freedom: float) -> float:
+    """Compute the value that Student's t exceeds with a given probability.
+
+    Args:
+        tail: Probability above the value, in (0, 0.5].
+        freedom: Degrees of freedom, at least 1; not necessarily whole.
+
+    Raises:
+        ValueError: The probability or the degrees of freedom are out of range.
+    """
+    from scipy.special import stdtrit
+
+    if not 0 < tail <= 0.5 or freedom < 1:
+        raise ValueError("a quantile needs a tail in (0, 0.5] and a degree of freedom")
+    # From the lower tail: 1 - tail would be rounded where the tail is small.
+    return -float(stdtrit(freedom, tail))
+
+
+def t_p_value(ratio: float, freedom: float) -> float:
+    """Compute the two-sided p-value of an estimate divided by its standard error."""
+    from scipy.special import stdtr
+
+    return float(2 * stdtr(freedom, -abs(ratio)))
+
+
+@dataclass(frozen=True, slots=True)
+class PairedMean:
+    """A mean of paired differences.
+
+    Attributes:
+        low, high: Ends of the adjusted interval at 95 %; they contain the mean.
+    """
+
+    value: float  # The mean, in [-1, 1]
+    low: float
+    high: float
+    deviation: float  # Standard deviation of the differences, adjusted
+    p: float  # Two-sided p-value of a mean of 0
+
+
+_ADDED = 2
+"""Questions that are added: one with a difference of 1, one with -1."""
+
+
+def estimate_paired_mean(differences: Floats) -> PairedMean:
+    """Estimate the mean of paired differences, with an interval that holds for few questions.
+
+    A resample of a handful of disagreements has too little spread, and none at all if all of them
+    favour one side. Adding one question to each side makes the interval conservative there and
+    changes nothing for many questions (Bonett and Price, Journal of Educational and Behavioral
+    Statistics 37, 2012, for differences of -1, 0 and 1; here for any differences).
+
+    Args:
+        differences: Values in [-1, 1], shape (questions,), at least one.
+    """
+    count = len(differences) + _ADDED
+    total, squares = float(differences.sum()), float((differences**2).sum())
+    centre = total / count
+    variance = max(0.0, (squares + _ADDED) / count - centre**2)
+    error = math.sqrt(variance / count)
+    half = t_quantile((1 - CONFIDENCE) / 2, count - 1) * error
+    value = total / len(differences)
+    return PairedMean(
+        value,
+        max(-1.0, min(value, centre - half)),
+        min(1.0, max(value, centre + half)),
+        math.sqrt(variance),
+        t_p_value(centre / error, count - 1),
+    )
+
+
+def count_questions_needed(deviation: float, difference: float, looks: int = 1) -> int:
+    """Return how many questions show a difference with a probability of 80 %.
+
+    Args:
+        deviation: Standard deviation of the paired differences.
+        difference: The difference to be shown, above 0.
+        looks: Number of comparisons among which the significance is divided.
+    """
+    from scipy.special import ndtri
+
+    quantiles = float(ndtri(1 - SIGNIFICANCE / 2 / max(looks, 1)) + ndtri(0.8))
+    return math.ceil((quantiles * deviation / difference) ** 2)
+
+
+def choose_testable(counts: Sequence[int]) -> list[bool]:
+    """Choose the comparisons that could show something, of many looked at together.
+
+    Of n questions that all favour one side, McNemar's test gives p = 2^(1-n). A comparison whose
+    smallest possible p-value stays above the corrected significance says nothing, whatever comes
+    out, so it does not have to count as a look. The choice depends on the numbers of questions
+    alone and not on the answers (as Tarone's, Biometrics 46, 1990, does on the margins).
+
+    Args:
+        counts: Number of questions of each comparison.
+
+    Returns:
+        Whether each comparison belongs to the largest family that can show something.
+    """
+    family = 0
+    for rank, count in enumerate(sorted(counts, reverse=True), 1):
+        if 2.0 ** (1 - count) <= SIGNIFICANCE / rank:
+            family = rank
+    least = sorted(counts, reverse=True)[family - 1] if family else math.inf
+    chosen = [count >= least for count in counts]
+    return chosen if sum(chosen) == family else [count > least for count in counts]
+
+
+def least_testable(comparisons: int) -> int:
+    """Return the fewest questions with which each of some comparisons could show something."""
+    return math.ceil(1 + math.log2(max(comparisons, 1) / SIGNIFICANCE))
+
+
+def compute_equality_p(values: Sequence[float], errors: Sequence[float]) -> float:
+    """Compute the p-value of equal means: Cochran's Q (Biometrics 10, 1954).
+
+    Args:
+        errors: Their standard errors, above 0.
+    """
+    from scipy.special import chdtrc
+
+    if len(values) < 2:
+        return 1.0
+    weights = [error**-2 for error in errors]
+    pooled = math.fsum(w * v for w, v in zip(weights, values, strict=True)) / math.fsum(weights)
+    spread = math.fsum(w * (v - pooled) ** 2 for w, v in zip(weights, values, strict=True))
+    return float(chdtrc(len(values) - 1, spread))
+
+
+STAKES = (0.05, 0.1, 0.2, 0.4, 0.8)
+"""Shares that are staked, each with a fifth of the capital: no one of them has to be the best."""
+
+
+def compute_capital(values: Iterable[float]) -> float:
+    """Compute the greatest capital that betting on positive values has reached.
+
+    A gambler with a capital of 1 stakes a share of it on each value before it is known. If no value
+    has a positive mean given those before it, the probability that the capital ever reaches
+    1 / level is at most the level (Ville, 1939; Waudby-Smith and Ramdas, JRSS B 86, 2024). So one
+    may test after each value, without a number of values fixed before.
+
+    Args:
+        values: Values in [-1, 1], in their order.
+
+    Returns:
+        The capital, at least 1; 20 or more rejects a mean of at most 0 at the level of 5 %.
+
+    Raises:
+        ValueError: A value is outside of [-1, 1].
+    """
+    capitals, most = [1.0] * len(STAKES), 1.0
+    for value in values:
+        if not -1.0 <= value <= 1.0:
+            raise ValueError(f"{value} is not in [-1, 1]")
+        # A bound keeps thousands of values from overflowing; far above any level, it is no loss.
+        capitals = [
+            min(capital * (1 + stake * value), 1e300)
+            for capital, stake in zip(capitals, STAKES, strict=True)
+        ]
+        most = max(most, sum(capital / len(capitals) for capital in capitals))
+    return most
+
+
+def fit_non_negative(rows: Sequence[Sequence[float]], values: Sequence[float]) -> list[float]:
+    """Fit values to columns by non-negative least squares.
+
+    Source: Lawson and Hanson 1974, as ``scipy.optimize.nnls``.
+
+    Returns:
+        The coefficient of each column.
+    """
+    import numpy as np
+    from scipy.optimize import nnls
+
+    found, _ = nnls(np.asarray(rows, float), np.asarray(values, float))
+    return [float(coefficient) for coefficient in found]

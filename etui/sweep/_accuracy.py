@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 
 from etui.bench.formats import FORMATS
 from etui.bench.scoring import ScoringArm, SubjectWork
-from etui.datasets.question_sample import draw
-from etui.datasets.questions import Question, Suite
+from etui.datasets.questions import Question, Suite, draw
 from etui.sweep.analysis import analyse
 from etui.sweep.blocks import Block, SettingAnswer, SettingFailed
 from etui.sweep.config import AxisName, Setting, SweepConfig, SweepDesign, Value

@@ -32,8 +32,7 @@ from itertools import combinations
 from typing import TYPE_CHECKING
 
 from etui.stats.small_samples import MeanEstimate, count_freedom, estimate_means
-from etui.stats.student_t import t_p_value, t_quantile
-from etui.stats.tests import CONFIDENCE, SIGNIFICANCE, Interval, holm
+from etui.stats.tests import CONFIDENCE, SIGNIFICANCE, Interval, holm, t_p_value, t_quantile
 from etui.sweep.blocks import Block, Figure
 from etui.sweep.config import AXES, AxisName, Setting, Value
 from etui.sweep.result import AxisEffect, DetectionFloor, Difference, Interaction

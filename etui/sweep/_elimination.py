@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from itertools import combinations, combinations_with_replacement, pairwise
 from statistics import fmean, median, stdev
 
-from etui.stats.student_t import t_quantile
+from etui.stats.tests import t_quantile
 from etui.sweep.blocks import Block, Figure
 from etui.sweep.config import Goal, Measure
 from etui.units import change_text

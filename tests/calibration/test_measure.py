@@ -22,8 +22,7 @@ from etui.calibration.grid import (
 from etui.calibration.measure import GREEDY, TurnTimer, warm_up
 from etui.calibration.run import PointsFile
 from etui.curves.fit import compute_error, fit_curve
-from etui.curves.measured_under import Conditions
-from etui.curves.operating_curve import Speed, mape
+from etui.curves.operating_curve import Conditions, Speed, mape
 from etui.errors import EtuiError, UsageError
 from tests.support.engine_session import SimulatedSession
 from tests.support.gpu import GpuLoad, SimulatedGpu

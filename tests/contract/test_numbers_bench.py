@@ -39,20 +39,23 @@ from etui.bench.sample import Sample
 from etui.bench.schedule import choose_first_look, choose_next_look
 from etui.bench.summary import group_by_system, summarise
 from etui.bench.summary_text import build_course_rows, headline, markdown, per_subject_csv
-from etui.datasets.question_sample import draw, order_balanced
+from etui.datasets.questions import draw, order_balanced
 from etui.stats.bootstrap import compute_interval, resample_means, resample_sums
 from etui.stats.confidence_sequence import boundary_height, crossing_probability, fixed_sample
 from etui.stats.frontier import hull, mixture_accuracy
-from etui.stats.least_squares import fit_non_negative
-from etui.stats.paired import (
+from etui.stats.small_samples import estimate_means
+from etui.stats.tests import (
     choose_testable,
     compute_equality_p,
     count_questions_needed,
     estimate_paired_mean,
+    fit_non_negative,
+    holm,
+    mcnemar,
+    t_p_value,
+    t_quantile,
+    wilson,
 )
-from etui.stats.small_samples import estimate_means
-from etui.stats.student_t import t_p_value, t_quantile
-from etui.stats.tests import holm, mcnemar, wilson
 from etui.turn.record import Tokens
 from tests.bench import synthetic
 from tests.contract.numbers import check_numbers

@@ -9,20 +9,19 @@ import pytest
 
 from etui.calibration.grid import Grid, Length, expected_seconds, list_visits
 from etui.calibration.measure import TurnTimer, warm_up
-from etui.curves.context_share import estimate_context_term
 from etui.curves.fit import (
     PhasePoint,
     TurnPoint,
     compute_error,
     compute_speed,
+    estimate_context_term,
     fit_curve,
     fit_phase,
     fit_turns,
     meter_share,
     split_phases,
 )
-from etui.curves.measured_under import Conditions
-from etui.curves.operating_curve import PhaseCurve, Speed, looked_back, mape
+from etui.curves.operating_curve import Conditions, PhaseCurve, Speed, looked_back, mape
 from etui.log.curve_lookup import build_curve_record, curve_document
 from tests.contract.numbers import check_numbers
 from tests.support.engine_session import SimulatedSession

@@ -11,8 +11,7 @@ from etui.arm import Arm
 from etui.bench.config import RunConfig
 from etui.bench.machines import describe_machine
 from etui.bench.sample import Sample
-from etui.curves.measured_under import Conditions
-from etui.curves.operating_curve import OperatingCurve, PhaseCurve, Speed
+from etui.curves.operating_curve import Conditions, OperatingCurve, PhaseCurve, Speed
 from etui.design.analysis import DesignAnalysis, analyse
 from etui.design.price import count_questions_within, price_design
 from etui.design.price_arm import (

@@ -15,8 +15,7 @@ import pytest
 from etui.arm import Arm, VoteStop
 from etui.chat import Message, Query
 from etui.config.config import Config
-from etui.curves.measured_under import Conditions
-from etui.curves.operating_curve import OperatingCurve, PhaseCurve, Speed
+from etui.curves.operating_curve import Conditions, OperatingCurve, PhaseCurve, Speed
 from etui.energy.keep_warm import (
     Measured,
     choose_keep_warm,

@@ -6,8 +6,7 @@ import random
 
 import pytest
 
-from etui.curves.context_share import estimate_context_term
-from etui.curves.fit import PhasePoint
+from etui.curves.fit import PhasePoint, estimate_context_term
 from etui.curves.operating_curve import looked_back
 
 CONTEXTS = (1024, 4096)

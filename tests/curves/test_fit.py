@@ -18,8 +18,7 @@ from etui.curves.fit import (
     fit_turns,
     meter_share,
 )
-from etui.curves.measured_under import Conditions
-from etui.curves.operating_curve import OperatingCurve, PhaseCurve, looked_back, mape
+from etui.curves.operating_curve import Conditions, OperatingCurve, PhaseCurve, looked_back, mape
 
 HERE = Conditions("a machine", "a build", 2)
 GRID = list(itertools.product((32, 128, 512, 1024), (16, 64, 192)))

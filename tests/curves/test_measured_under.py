@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from etui.curves.measured_under import Conditions, list_differences
+from etui.curves.operating_curve import Conditions, list_differences
 
 THEN = Conditions(
     "CPU A",

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from etui.datasets.jsonl_questions import read_jsonl_questions
+from etui.datasets._records import read_jsonl_questions
 from etui.datasets.questions import ALL_LETTERS, Question
 from etui.errors import InvalidFile
 

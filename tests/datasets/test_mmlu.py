@@ -11,8 +11,7 @@ from pathlib import Path
 import pytest
 
 from etui.bench.formats import FORMATS, prompt_text
-from etui.datasets.archive import read_files
-from etui.datasets.mmlu import KNOWN
+from etui.datasets.mmlu import KNOWN, read_files
 from etui.datasets.questions import Suite, hash_files
 from etui.datasets.suites import load_suite
 

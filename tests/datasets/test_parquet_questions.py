@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from etui.datasets.parquet_questions import read_parquet_questions, require_pyarrow
+from etui.datasets._records import read_parquet_questions, require_pyarrow
 from etui.datasets.questions import Question
 from etui.errors import EtuiError, InvalidFile
 
@@ -62,7 +62,7 @@ def test_a_damaged_file_is_reported(cut):
 
 def test_a_file_that_unpacks_to_too_much_is_refused(monkeypatch):
     raw = parquet([{"question": "How many?", "answer": 1}] * 30)
-    monkeypatch.setattr("etui.datasets.parquet_questions._MOST_ROWS", 20)
+    monkeypatch.setattr("etui.datasets._records._MOST_ROWS", 20)
     with pytest.raises(InvalidFile, match="too large: 30 rows"):
         read_parquet_questions(raw, "p.parquet", "own")
 

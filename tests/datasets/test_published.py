@@ -13,9 +13,16 @@ from typing import Any
 import pytest
 
 from etui.datasets import suites
-from etui.datasets.download import suite_dir
-from etui.datasets.published import ARC_CHALLENGE, GSM8K, MMLU_PRO, PUBLISHED, PublishedSuite
-from etui.datasets.published_files import build_url, load_published_files
+from etui.datasets._published import (
+    ARC_CHALLENGE,
+    GSM8K,
+    MMLU_PRO,
+    PUBLISHED,
+    PublishedSuite,
+    build_url,
+    load_published_files,
+)
+from etui.datasets.mmlu import suite_dir
 from etui.datasets.question_files import read_questions
 from etui.datasets.questions import SPLITS, hash_questions
 from etui.datasets.suites import load_suite

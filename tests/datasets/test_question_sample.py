@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from etui.datasets.question_sample import draw, match_subjects, split_proportionally
+from etui.datasets.questions import draw, match_subjects, split_proportionally
 from etui.errors import UsageError
 
 SIZES = st.dictionaries(st.text("abcdef_", min_size=1, max_size=4), st.integers(1, 300), min_size=1)

@@ -10,11 +10,16 @@ from pathlib import Path
 
 import pytest
 
-from etui.datasets import download as fetch
+from etui.datasets import mmlu as fetch
 from etui.datasets import suites
-from etui.datasets.archive import find_key, read_files
-from etui.datasets.download import load_mmlu_files, suite_dir
-from etui.datasets.mmlu import KNOWN, SUBJECT_GROUPS
+from etui.datasets.mmlu import (
+    KNOWN,
+    SUBJECT_GROUPS,
+    find_key,
+    load_mmlu_files,
+    read_files,
+    suite_dir,
+)
 from etui.datasets.questions import hash_files
 from etui.datasets.suites import load_suite
 from etui.errors import DownloadFailed, InvalidFile, UsageError
@@ -250,7 +255,7 @@ def test_examples_of_the_other_kind_are_refused(tmp_path, config):
 def test_a_file_that_cannot_be_read_is_reported(tmp_path, config, monkeypatch):
     path = tmp_path / "own.csv"
     path.write_text("Which?,1,2,3,4,A\n")
-    monkeypatch.setattr("etui.datasets.file_text._MOST_BYTES", 4)
+    monkeypatch.setattr("etui.datasets._records._MOST_BYTES", 4)
     with pytest.raises(InvalidFile, match="too large"):
         load_suite(str(path), "test", None, config)
 

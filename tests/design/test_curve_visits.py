@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from etui.bench.config import BenchDesign
 from etui.bench.run import NoSideWork
 from etui.calibration.grid import Grid, Length, Visit, list_visits
-from etui.curves.measured_under import Conditions
+from etui.curves.operating_curve import Conditions
 from etui.design.curve_points import read_curve_points
 from etui.design.curve_visits import (
     SHARE,

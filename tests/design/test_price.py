@@ -11,8 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from etui.arm import Arm
-from etui.curves.measured_under import Conditions
-from etui.curves.operating_curve import OperatingCurve, PhaseCurve, Speed
+from etui.curves.operating_curve import Conditions, OperatingCurve, PhaseCurve, Speed
 from etui.design.price import (
     Amount,
     ArmPrice,

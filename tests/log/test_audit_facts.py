@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from etui.curves.measured_under import Conditions
+from etui.curves.operating_curve import Conditions
 from etui.log.past_answers import read_model_facts
 from etui.log.queries import LogReader
 from etui.log.records import AuditRecord

@@ -11,8 +11,7 @@ import pytest
 
 from etui.arm import Arm
 from etui.curves.fit import TooFewPoints
-from etui.curves.measured_under import Conditions
-from etui.curves.operating_curve import OperatingCurve, PhaseCurve, Residual, Speed
+from etui.curves.operating_curve import Conditions, OperatingCurve, PhaseCurve, Residual, Speed
 from etui.log.curve_lookup import (
     LEAST_TURNS,
     build_curve_record,

@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 
 from etui.arm import Arm, VoteStop
 from etui.chat import Query
-from etui.curves.measured_under import Conditions
-from etui.curves.operating_curve import OperatingCurve, PhaseCurve, Speed
+from etui.curves.operating_curve import Conditions, OperatingCurve, PhaseCurve, Speed
 from etui.routing.joules import (
     PRIOR_TURNS,
     ArmKey,

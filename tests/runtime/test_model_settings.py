@@ -9,7 +9,7 @@ import pytest
 
 from etui.arm import Arm
 from etui.config.config import Config
-from etui.curves.measured_under import list_differences, parse_conditions
+from etui.curves.operating_curve import list_differences, parse_conditions
 from etui.engine import library, thread_limits
 from etui.engine.thread_limits import choose_thread_limits
 from etui.models.spec import ModelSpec

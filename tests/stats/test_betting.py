@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from etui.stats.betting import compute_capital
+from etui.stats.tests import compute_capital
 
 
 @given(st.lists(st.floats(-1, 1), max_size=50))

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from etui.stats.least_squares import fit_non_negative
+from etui.stats.tests import fit_non_negative
 
 
 def test_coefficients_of_exact_values_are_found():

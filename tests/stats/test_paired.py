@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from etui.stats.paired import (
+from etui.stats.tests import (
     choose_testable,
     compute_equality_p,
     count_questions_needed,

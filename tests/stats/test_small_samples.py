@@ -16,7 +16,7 @@ from etui.stats.small_samples import (
     count_trimmed,
     estimate_means,
 )
-from etui.stats.student_t import t_p_value, t_quantile
+from etui.stats.tests import t_p_value, t_quantile
 
 SAMPLES = 1500
 NOISES = ("normal", "skewed", "outliers")

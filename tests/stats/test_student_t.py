@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from etui.stats.student_t import t_quantile
+from etui.stats.tests import t_quantile
 
 
 @pytest.mark.parametrize(

@@ -19,8 +19,7 @@ from etui.bench.sample import Sample, parse_sample
 from etui.calibration.grid import Grid
 from etui.codec import DocumentError, from_document, to_document
 from etui.curves.fit import TurnPoint
-from etui.curves.measured_under import Conditions
-from etui.curves.operating_curve import OperatingCurve
+from etui.curves.operating_curve import Conditions, OperatingCurve
 from etui.energy.idle import Baselines, IdleBaseline
 from etui.energy.types import Channel, Kind, Reading
 from etui.log.curve_lookup import build_curve_record, parse_curve

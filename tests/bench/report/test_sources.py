@@ -8,7 +8,7 @@ import pytest
 
 from etui.bench.results import load_texts
 from etui.config.config import Config
-from etui.datasets.download import suite_dir
+from etui.datasets.mmlu import suite_dir
 from etui.datasets.suites import load_suite
 from tests.bench import synthetic
 

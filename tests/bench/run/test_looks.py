@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from etui.bench.schedule import choose_first_look, choose_next_look
-from etui.datasets.question_sample import order_balanced
+from etui.datasets.questions import order_balanced
 
 SIZES = st.dictionaries(st.sampled_from("abcdef"), st.integers(1, 900), min_size=1)
 

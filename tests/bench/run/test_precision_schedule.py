@@ -16,8 +16,7 @@ from etui.bench.formats import FORMATS
 from etui.bench.plan import PrecisionRequest, RunPlan, add_precision
 from etui.bench.run import SampleWriter, answer_all, collect_done_rows
 from etui.bench.schedule import PrecisionSchedule, open_precision
-from etui.datasets.question_sample import draw
-from etui.datasets.questions import Question, Suite
+from etui.datasets.questions import Question, Suite, draw
 from etui.errors import Stopped
 from etui.measure.run import RunLimits, StopRequested
 from tests.bench import synthetic

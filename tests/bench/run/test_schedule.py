@@ -14,7 +14,7 @@ from etui.arm import Arm
 from etui.bench.config import BenchPart
 from etui.bench.plan import RunPlan, RunRequest, make_plan
 from etui.bench.schedule import build_schedule, order_questions
-from etui.datasets.question_sample import order_balanced
+from etui.datasets.questions import order_balanced
 from etui.measure.run import RunLimits
 from etui.models.catalogue import load_catalogue
 

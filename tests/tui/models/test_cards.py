@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from etui.config.machine import machine_name
-from etui.curves.measured_under import Conditions
-from etui.curves.operating_curve import Speed
+from etui.curves.operating_curve import Conditions, Speed
 from etui.energy.types import Channel, ChannelPower, Kind
 from etui.models.spec import HubSource, ModelSpec, PathSource, WheelPart, WheelsSource
 from etui.runtime.forecast import MachineFacts, MeasuredModel

@@ -11,12 +11,251 @@ Accepted are the forms in which public suites are published:
 
 from __future__ import annotations
 
+import io
+import json
 import re
-from collections.abc import Mapping, Sequence
-from typing import TypeGuard
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeGuard
 
 from etui.datasets.questions import ALL_LETTERS, Question
+from etui.errors import EtuiError, InvalidFile, Problem
 from etui.units import count_text
+
+_MOST_ROWS = 1_000_000
+
+_MOST_PARQUET_BYTES = 1_000_000_000
+"""Size of the columns in memory, which a small file may claim to be vast."""
+
+
+_PARQUET_FIX = "pass the Parquet file that the hub publishes, or the questions as JSONL"
+
+
+def require_pyarrow(file: str) -> Any:
+    """Import pyarrow with its Parquet module.
+
+    Args:
+        file: What it is needed for, for the message.
+
+    Raises:
+        EtuiError: It is not installed.
+    """
+    try:
+        import pyarrow.parquet
+    except ImportError as error:
+        raise EtuiError(
+            f"{file} is a Parquet file, and the package pyarrow is not installed",
+            "pip install 'etui[suites]', or pass the questions as JSONL with --data",
+        ) from error
+    return pyarrow
+
+
+def read_parquet_questions(raw: bytes, file: str, subject: str) -> list[Question]:
+    """Parse the questions of a Parquet file; rows are counted as lines, from 1.
+
+    Raises:
+        EtuiError: pyarrow is not installed.
+        InvalidFile: It is not Parquet, or has problems, each reported with its row.
+    """
+    pyarrow = require_pyarrow(file)
+    try:
+        table = pyarrow.parquet.ParquetFile(io.BytesIO(raw))
+        meta = table.metadata
+        size = sum(meta.row_group(at).total_byte_size for at in range(meta.num_row_groups))
+        if meta.num_rows > _MOST_ROWS or size > _MOST_PARQUET_BYTES:
+            raise InvalidFile(
+                f"{file} is too large: {meta.num_rows} rows, {size} bytes", _PARQUET_FIX
+            )
+        rows = table.read().to_pylist()
+    except (pyarrow.ArrowException, OSError, ValueError, MemoryError) as error:
+        lines = str(error).splitlines() or [type(error).__name__]
+        raise InvalidFile(
+            f"{file} is not a valid Parquet file: {lines[0][:200]}", _PARQUET_FIX
+        ) from error
+    return collect_questions(_number_rows(rows), file, subject, [], _PARQUET_FIX)
+
+
+def _number_rows(rows: list[dict[str, Any]]) -> Iterator[tuple[int, Mapping[str, object]]]:
+    for number, row in enumerate(rows, start=1):
+        yield number, {name: _as_json(value) for name, value in row.items()}
+
+
+def _as_json(value: Any) -> object:
+    """Convert a value of Arrow to what the JSON reader makes of the same value."""
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, int | float):
+        return Number(value)
+    if isinstance(value, list):
+        return [_as_json(one) for one in value]
+    if isinstance(value, dict):
+        return {name: _as_json(one) for name, one in value.items()}
+    return value
+
+
+_MOST_CHARACTERS = 1_000_000
+"""Length of a line; the longest question of a known suite has 12,000 characters."""
+
+
+_FIX = (
+    'a line is {"question": "...", "choices": ["...", "..."], "answer": "A"}, or '
+    '{"question": "...", "answer": 72} if the answer is a number'
+)
+
+
+def read_jsonl_questions(raw: bytes, file: str, subject: str) -> list[Question]:
+    """Parse the questions of a JSON Lines file.
+
+    Raises:
+        InvalidFile: The file has problems, each reported with its line.
+    """
+    text = decode_text(raw, file)
+    if text.lstrip().startswith("["):
+        raise InvalidFile.of([Problem(file, 1, 1, "is a JSON array")], "write one object per line")
+    problems: list[Problem] = []
+    records = _parse_lines(text, file, problems)
+    return collect_questions(records, file, subject, problems, _FIX)
+
+
+def collect_questions(
+    records: Iterable[tuple[int, Mapping[str, object]]],
+    file: str,
+    subject: str,
+    problems: list[Problem],
+    fix: str,
+) -> list[Question]:
+    """Build the questions of records.
+
+    Args:
+        records: Line and fields of each record.
+        problems: Those found while the records are read; further ones are added.
+
+    Raises:
+        InvalidFile: There are problems, no questions, or both options and numbers as answers.
+    """
+    found: list[Question] = []
+    first = 0
+    for line, record in records:
+        try:
+            question = parse_record(record, subject, len(found))
+            if found and bool(question.choices) != bool(found[0].choices):
+                raise BadRecord(_mixed(question, first))
+        except BadRecord as bad:
+            problems.append(Problem(file, line, 1, str(bad)))
+        else:
+            first = first or line
+            found.append(question)
+        if len(problems) >= MOST_PROBLEMS:
+            break
+    if not found and not problems:
+        problems.append(Problem(file, 0, 0, "contains no questions"))
+    if problems:
+        raise InvalidFile.of(problems[:MOST_PROBLEMS], fix)
+    return found
+
+
+def _mixed(question: Question, first: int) -> str:
+    own, other = "has options", f"the answer of line {first} is a number"
+    if not question.choices:
+        own, other = "has a number as its answer", f"line {first} has options"
+    return f"{own}, but {other}; put them into two files"
+
+
+def _parse_lines(
+    text: str, file: str, problems: list[Problem]
+) -> Iterator[tuple[int, Mapping[str, object]]]:
+    # Not splitlines(): JSON strings may contain U+2028 and the like as they are.
+    for number, line in enumerate(text.split("\n"), start=1):
+        if len(problems) >= MOST_PROBLEMS:
+            return
+        if not line.strip():
+            continue
+        try:
+            record = _parse_line(line)
+        except json.JSONDecodeError as error:
+            problems.append(Problem(file, number, error.colno, f"is not JSON: {error.msg}"))
+        except RecursionError:
+            problems.append(Problem(file, number, 1, "is nested too deeply"))
+        except BadRecord as bad:
+            problems.append(Problem(file, number, 1, str(bad)))
+        else:
+            yield number, record
+
+
+def _parse_line(line: str) -> Mapping[str, object]:
+    if len(line) > _MOST_CHARACTERS:
+        raise BadRecord(f"is too long: {len(line)} characters, at most {_MOST_CHARACTERS}")
+    record = json.loads(
+        line,
+        object_pairs_hook=_build_object,
+        parse_int=Number,
+        parse_float=Number,
+        parse_constant=_refuse_constant,
+    )
+    if not isinstance(record, dict):
+        raise BadRecord("is not a JSON object")
+    return record
+
+
+def _build_object(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    record = dict(pairs)
+    if len(record) != len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise BadRecord(f"has the key {twice[:40]!r} twice")
+    return record
+
+
+def _refuse_constant(name: str) -> object:
+    raise BadRecord(f"contains {name}, which is not JSON")
+
+
+MOST_PROBLEMS = 10
+"""Problems of one file that are reported."""
+
+
+_MOST_BYTES = 256_000_000
+"""The largest suite has 9 MB, so a larger file is not one of questions."""
+
+
+def read_content(path: Path) -> bytes:
+    """Read a file of questions.
+
+    Raises:
+        InvalidFile: It cannot be read, or is far too large.
+    """
+    try:
+        size = path.stat().st_size
+        if size > _MOST_BYTES:
+            raise InvalidFile(
+                f"{path} is too large ({size} bytes)",
+                f"pass a file of questions; at most {_MOST_BYTES} bytes are read",
+            )
+        return path.read_bytes()
+    except OSError as error:
+        raise InvalidFile(
+            f"cannot read {path}: {error.strerror or error}", "make the file readable"
+        ) from error
+
+
+def decode_text(raw: bytes, file: str) -> str:
+    """Decode UTF-8, with or without a byte order mark.
+
+    Raises:
+        InvalidFile: It is not UTF-8, or contains NUL bytes.
+    """
+    try:
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        utf16 = raw[:2] in (b"\xff\xfe", b"\xfe\xff")
+        seems = "it is UTF-16" if utf16 else f"byte {error.start} is invalid"
+        problem = Problem(file, raw.count(b"\n", 0, error.start) + 1, 1, f"is not UTF-8: {seems}")
+        raise InvalidFile.of([problem], "save the file as UTF-8") from error
+    if "\0" in text:
+        problem = Problem(file, text.count("\n", 0, text.index("\0")) + 1, 1, "contains NUL bytes")
+        raise InvalidFile.of([problem], "save the file as UTF-8")
+    return text
+
 
 _MOST_OPTIONS = len(ALL_LETTERS)
 _SOLUTION_END = "####"

@@ -37,31 +37,28 @@ from etui.routing.policy import (
 from etui.routing.schema.arms import ArmEntry
 from etui.routing.schema.policy_file import CaseEntry, PeriodBudgetEntry, PolicyFile, ProbeEntry
 from etui.routing.schema.rules import DEFAULT_CONFIDENCE, CascadeEntry, RuleEntry, Tree
-from etui.routing.schema.signals import MetadataEntry, SignalEntry
+from etui.routing.schema.signals import MetadataEntry, NearestEntry, SignalEntry
 from etui.routing.signals import (
     All,
     AnyOf,
     Bound,
     Condition,
     Holds,
-    HostNumber,
     HostState,
     Keyword,
-    Keywords,
-    Language,
-    MeasuredText,
-    MetadataExists,
-    MetadataPattern,
-    MetadataValue,
-    Nearest,
     Not,
-    OnBattery,
-    Pattern,
-    Resident,
-    Score,
+    See,
     Signal,
-    SignalKind,
     Word,
+    see_host,
+    see_keywords,
+    see_language,
+    see_measure,
+    see_metadata,
+    see_metadata_pattern,
+    see_nearest,
+    see_pattern,
+    see_score,
 )
 from etui.routing.similarity import NeighbourQuery
 from etui.routing.text_measures import MEASURES
@@ -171,26 +168,27 @@ def compile_signal(
     name: str, entry: SignalEntry, roles: Mapping[str, tuple[str, ...]]
 ) -> tuple[Signal, ...]:
     """Compile one signal of the file; a score with bands yields one signal for each band."""
-    kind = entry.kind
-    test: Bound | Word
+    parts = tuple((entry.score or {}).items())
+    nearest = None if entry.nearest is None else _compile_nearest(entry.nearest)
+    see = _compile_see(entry, parts, nearest)
+    tests: dict[str, Bound | Word] = {name: _compile_test(entry, roles)}
     if entry.bands is not None:
-        score = _compile_kind(entry)
-        return tuple(
-            Signal(f"{name}.{band}", score, _compile_bound(ends.given()))
-            for band, ends in entry.bands.items()
-        )
+        bands = entry.bands.items()
+        tests = {f"{name}.{band}": _compile_bound(ends.given()) for band, ends in bands}
+    return tuple(Signal(each, see, test, parts, nearest) for each, test in tests.items())
+
+
+def _compile_test(entry: SignalEntry, roles: Mapping[str, tuple[str, ...]]) -> Bound | Word:
     if entry.language is not None:
-        test = Word(entry.language, frozenset({entry.language}))
-    elif entry.host == "on_battery":
-        test = Word("yes", frozenset({"yes"}))
-    elif entry.metadata is not None:
-        test = _compile_metadata_test(entry.metadata)
-    elif entry.equals is not None:
-        test = Word(entry.equals, frozenset(roles.get(entry.equals, (entry.equals,))))
-    else:
-        given = getattr(entry, kind).given() if kind in MEASURES else entry.given()
-        test = _compile_bound(given or {"at_least": 1.0}, wraps=entry.host == "hour")
-    return (Signal(name, _compile_kind(entry), test),)
+        return Word(entry.language, frozenset({entry.language}))
+    if entry.host == "on_battery":
+        return Word("yes", frozenset({"yes"}))
+    if entry.metadata is not None:
+        return _compile_metadata_test(entry.metadata)
+    if entry.equals is not None:
+        return Word(entry.equals, frozenset(roles.get(entry.equals, (entry.equals,))))
+    given = getattr(entry, entry.kind).given() if entry.kind in MEASURES else entry.given()
+    return _compile_bound(given or {"at_least": 1.0}, wraps=entry.host == "hour")
 
 
 def _compile_metadata_test(entry: MetadataEntry) -> Word:
@@ -207,31 +205,30 @@ def _compile_bound(given: Mapping[str, float], *, wraps: bool = False) -> Bound:
     return Bound(end("at_least"), end("above"), end("at_most"), end("below"), wraps)
 
 
-def _compile_kind(entry: SignalEntry) -> SignalKind:
+def _compile_nearest(entry: NearestEntry) -> NeighbourQuery:
+    was = entry.was if entry.of == "log" else entry.was or "wrong"
+    return NeighbourQuery(entry.of, entry.by, was, entry.k)
+
+
+def _compile_see(
+    entry: SignalEntry, parts: tuple[tuple[str, float], ...], nearest: NeighbourQuery | None
+) -> See:
     if entry.keywords is not None:
-        return Keywords(tuple(_compile_keyword(word) for word in entry.keywords))
+        return see_keywords([_compile_keyword(word) for word in entry.keywords])
     if entry.regex is not None:
-        return Pattern(compile_regex(entry.regex), find_literal_prefix(entry.regex))
+        return see_pattern(compile_regex(entry.regex), find_literal_prefix(entry.regex))
     if entry.language is not None:
-        return Language()
-    if entry.score is not None:
-        return Score(tuple(entry.score.items()))
-    if entry.nearest is not None:
-        nearest = entry.nearest
-        was = nearest.was if nearest.of == "log" else nearest.was or "wrong"
-        return Nearest(NeighbourQuery(nearest.of, nearest.by, was, nearest.k))
+        return see_language
+    if parts:
+        return see_score(parts)
+    if nearest is not None:
+        return see_nearest(nearest)
     if entry.metadata is not None:
         found = entry.metadata
         if found.matches is not None:
-            return MetadataPattern(found.key, compile_regex(found.matches))
-        return MetadataExists(found.key) if found.exists else MetadataValue(found.key)
-    if entry.host == "on_battery":
-        return OnBattery()
-    if entry.host == "resident":
-        return Resident()
-    if entry.host is not None:
-        return HostNumber(entry.host)
-    return MeasuredText(entry.kind)
+            return see_metadata_pattern(found.key, compile_regex(found.matches))
+        return see_metadata(found.key, *((lambda *_: ("yes", ""),) if found.exists else ()))
+    return see_measure(entry.kind) if entry.host is None else see_host(entry.host)
 
 
 def _compile_keyword(word: str) -> Keyword:

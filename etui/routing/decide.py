@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from etui.arm import Arm
 from etui.chat import Query
 from etui.errors import EtuiError, UsageError
-from etui.routing._objective import ObjectiveResult, weigh
 from etui.routing.decision import (
     NO_RULE_MATCHED,
     Agreement,
@@ -24,6 +23,7 @@ from etui.routing.decision import (
     Shadow,
     SignalValue,
 )
+from etui.routing.objective import ObjectiveResult, weigh
 from etui.routing.policy import (
     ArmPlan,
     Available,

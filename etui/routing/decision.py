@@ -171,6 +171,15 @@ class Agreement:
             self.is_out_of_reach and odds is not None and odds.known and odds.high < self.accept_at
         )
 
+    def trace(self) -> dict[str, Any]:
+        """Return the step as plain JSON values."""
+        odds = self.odds
+        return {
+            "arms": list(self.arms),
+            "accept_at": self.accept_at,
+            "odds": None if odds is None else {**to_document(odds), "apart": list(odds.apart)},
+        }
+
 
 @dataclass(frozen=True, slots=True)
 class Cascade:
@@ -207,7 +216,9 @@ class Cascade:
             "max_hops": self.max_hops,
             "max_joules": self.max_joules,
         }
-        return document | ({"agreements": to_document(self.agreements)} if self.agreements else {})
+        return document | (
+            {"agreements": [step.trace() for step in self.agreements]} if self.agreements else {}
+        )
 
 
 @dataclass(frozen=True, slots=True)

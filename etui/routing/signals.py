@@ -1,16 +1,16 @@
 """Signals: named facts about a query and the machine, evaluated without running a model.
 
-Every kind is a frozen dataclass with ``see(situation)``, which returns the value and, where a
+A kind of signal is a function that makes ``see(situation)``, which returns the value and, where a
 number says little, what was found. An unknown value is None, and its signal does not hold.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from types import MappingProxyType
-from typing import Any, Protocol
+from itertools import islice
+from typing import Any
 
 from etui.routing.decision import SignalValue
 from etui.routing.similarity import NeighbourQuery, Neighbours, smoothed_share
@@ -149,23 +149,6 @@ class HostState:
     gpu_temperature: float | None = None  # Temperature of the hottest GPU, in degrees Celsius
     watts: float | None = None  # Power of the machine, as far as it is measured
     resident: str | None = None  # Model in memory, by its name in models.yaml
-
-
-HOST_NUMBERS: Mapping[str, Callable[[HostState], float | None]] = MappingProxyType(
-    {
-        "battery_percent": lambda host: host.battery_percent,
-        "hour": lambda host: host.hour,
-        "free_memory_gb": lambda host: host.free_memory_gb,
-        "gpu_free_memory_gb": lambda host: host.gpu_free_memory_gb,
-        "gpu_temperature": lambda host: host.gpu_temperature,
-        "watts": lambda host: host.watts,
-    }
-)
-"""Host facts that are numbers, by their name in a policy."""
-
-
-HOST_FIELDS = (*HOST_NUMBERS, "on_battery", "resident")
-"""Every host fact a signal can name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -308,18 +291,17 @@ class Situation(Mapping[str, SignalValue]):
     def _evaluate(self, name: str) -> bool:
         """Evaluate a signal, after the parts of its score."""
         signal = self._signals[name]
-        if isinstance(signal.kind, Score):
-            self._evaluate_parts(signal.kind)
-        found = self._found[name] = signal.kind.see(self)
+        if signal.parts:
+            self._evaluate_parts(signal)
+        found = self._found[name] = signal.see(self)
         truth = self._truth[name] = signal.test.holds(found[0])
         return truth
 
-    def _evaluate_parts(self, score: Score) -> None:
+    def _evaluate_parts(self, score: Signal) -> None:
         """Evaluate the parts of a score, without recursion: scores may form long chains."""
         waiting = list(reversed(score.parts_not_in(self._truth)))
         while waiting:
-            kind = self._signals[waiting[-1]].kind
-            missing = kind.parts_not_in(self._truth) if isinstance(kind, Score) else ()
+            missing = self._signals[waiting[-1]].parts_not_in(self._truth)
             if missing:
                 waiting.extend(reversed(missing))  # the first part is evaluated first
             else:
@@ -343,11 +325,28 @@ class Situation(Mapping[str, SignalValue]):
         return len(self._signals)
 
 
-class SignalKind(Protocol):
-    """A kind of signal."""
+See = Callable[[Situation], tuple[Value, Found]]
+"""Looks at a situation; returns the value (None if unknown), and what was found where a number
+says little."""
 
-    def see(self, situation: Situation) -> tuple[Value, Found]:
-        """Return the value (None if unknown) and what was found."""
+
+@dataclass(frozen=True, slots=True)
+class Signal:
+    """A named fact and the test of its value.
+
+    Attributes:
+        parts: Of a score: the signals that it adds up, and their weights.
+    """
+
+    name: str
+    see: See
+    test: Bound | Word
+    parts: tuple[tuple[str, float], ...] = ()
+    nearest: NeighbourQuery | None = None  # Which earlier questions it looks at; None for none
+
+    def parts_not_in(self, known: Collection[str]) -> tuple[str, ...]:
+        """Return the parts that were not evaluated yet."""
+        return tuple([name for name, _ in self.parts if name not in known])
 
 
 @dataclass(frozen=True, slots=True)
@@ -359,201 +358,131 @@ class Keyword:
     alone: Callable[[str], object]  # Searches a folded text for it as a whole
 
 
-@dataclass(frozen=True, slots=True)
-class Keywords:
-    """How many of the words and phrases are in the question."""
+def see_keywords(words: Sequence[Keyword]) -> See:
+    """Count the different words and phrases in the question."""
 
-    words: tuple[Keyword, ...]
-
-    def see(self, situation: Situation) -> tuple[Value, Found]:
-        """Count the different words and phrases found."""
+    def see(situation: Situation) -> tuple[Value, Found]:
         text = situation.text.folded
-        found = [k.word for k in self.words if k.folded in text and k.alone(text) is not None]
+        found = [k.word for k in words if k.folded in text and k.alone(text) is not None]
         if not found:
             return 0, ""
         return len(found), lambda: ", ".join(found[:5]) + (", ..." if len(found) > 5 else "")
 
+    return see
 
-@dataclass(frozen=True, slots=True)
-class Pattern:
-    """How often a regular expression matches the question."""
 
-    compiled: Any
-    """A pattern of the ``regex`` package, which supports a timeout."""
+def see_pattern(compiled: Any, start: str = "") -> See:
+    """Count the matches of a regular expression, up to ``MATCHES_COUNTED``; None if it takes long.
 
-    start: str = ""
-    """A literal prefix of every match; checking for it is 20 times faster than a search."""
+    Args:
+        compiled: A pattern of the ``regex`` package, which supports a timeout.
+        start: A literal prefix of every match; checking for it is 20 times faster than a search.
+    """
 
-    def see(self, situation: Situation) -> tuple[Value, Found]:
-        """Count the matches, up to ``MATCHES_COUNTED``; None if the search takes too long."""
+    def see(situation: Situation) -> tuple[Value, Found]:
         text = situation.text.text
-        if self.start and self.start not in text:
+        if start and start not in text:
             return 0, ""
-        allowed = min(REGEX_SECONDS, situation.count_regex_seconds_left())
-        if allowed <= 0:
-            return None, "not tried: earlier patterns took too long"
-        count = 0
-        try:
-            for _ in self.compiled.finditer(text, timeout=allowed):
-                count += 1
-                if count == MATCHES_COUNTED:
-                    break
-        except TimeoutError:
-            return None, f"took more than {allowed * 1000:.0f} ms"
-        return count, ""
+        return _search(
+            situation, lambda s: _count_matches(compiled.finditer(text, timeout=s)), lambda n: n
+        )
+
+    return see
 
 
-@dataclass(frozen=True, slots=True)
-class MeasuredText:
-    """A number counted in the question."""
-
-    measure: str
-
-    def see(self, situation: Situation) -> tuple[Value, Found]:
-        """Return the measure of the question."""
-        return situation.text.measure(self.measure), ""
+def _count_matches(matches: Iterator[object]) -> int:
+    return sum(1 for _ in islice(matches, MATCHES_COUNTED))
 
 
-@dataclass(frozen=True, slots=True)
-class Language:
-    """The language of the question."""
+def _search(
+    situation: Situation, run: Callable[[float], Any], read: Callable[[Any], Value]
+) -> tuple[Value, Found]:
+    """Run a pattern within the time that is left; None if it takes too long."""
+    allowed = min(REGEX_SECONDS, situation.count_regex_seconds_left())
+    if allowed <= 0:
+        return None, "not tried: earlier patterns took too long"
+    try:
+        return read(run(allowed)), ""
+    except TimeoutError:
+        return None, f"took more than {allowed * 1000:.0f} ms"
 
-    def see(self, situation: Situation) -> tuple[Value, Found]:
-        """Return the code of the language; None if it cannot be determined."""
-        return situation.text.language, ""
+
+def see_measure(measure: str) -> See:
+    """Return a number counted in the question."""
+    return lambda situation: (situation.text.measure(measure), "")
 
 
-@dataclass(frozen=True, slots=True)
-class Score:
-    """The sum of the weights of the signals that hold."""
+def see_language(situation: Situation) -> tuple[Value, Found]:
+    """Return the code of the language of the question; None if it cannot be determined."""
+    return situation.text.language, ""
 
-    weights: tuple[tuple[str, float], ...]
 
-    def parts_not_in(self, known: Collection[str]) -> tuple[str, ...]:
-        """Return the parts that were not evaluated yet."""
-        return tuple([name for name, _ in self.weights if name not in known])
+def see_score(weights: tuple[tuple[str, float], ...]) -> See:
+    """Add up the weights of the signals that hold."""
 
-    def see(self, situation: Situation) -> tuple[Value, Found]:
-        """Add up the weights of the signals that hold."""
-        holding = [(name, w) for name, w in self.weights if situation.holds(name)]
+    def see(situation: Situation) -> tuple[Value, Found]:
+        holding = [(name, w) for name, w in weights if situation.holds(name)]
         if not holding:
             return 0, ""
         # Rounded so that 0.1 + 0.2 reaches a boundary of 0.3.
         total = round(sum(weight for _, weight in holding), 9)
         return total, lambda: " ".join(f"{name} {weight:+g}" for name, weight in holding)
 
+    return see
 
-@dataclass(frozen=True, slots=True)
-class Nearest:
-    """The share of similar earlier questions that are counted."""
 
-    asked: NeighbourQuery
+def see_nearest(asked: NeighbourQuery) -> See:
+    """Compute the smoothed share of similar earlier questions; None if there are too few."""
 
-    def see(self, situation: Situation) -> tuple[Value, Found]:
-        """Compute the smoothed share; None if there are too few earlier questions."""
+    def see(situation: Situation) -> tuple[Value, Found]:
         if situation.neighbours is None:
             return None, "no earlier questions were read"
-        tally = situation.neighbours.tally(self.asked, situation.text.text)
-        if tally is None or tally.size < self.asked.k:
+        tally = situation.neighbours.tally(asked, situation.text.text)
+        if tally is None or tally.size < asked.k:
             size = 0 if tally is None else tally.size
-            return None, f"only {size} earlier questions, {self.asked.k} are needed"
+            return None, f"only {size} earlier questions, {asked.k} are needed"
         if tally.n == 0:
             return None, "no earlier question shares a word"
         found = f"{tally.hits} of {tally.n}, {tally.base:.2f} of all"
         return round(smoothed_share(tally), 9), found
 
-
-@dataclass(frozen=True, slots=True)
-class MetadataValue:
-    """The value of a key of the request's metadata."""
-
-    key: str
-
-    def see(self, situation: Situation) -> tuple[Value, Found]:
-        """Return the value; None if the request does not have the key."""
-        return _read_metadata(situation, self.key)
+    return see
 
 
-@dataclass(frozen=True, slots=True)
-class MetadataExists:
-    """Whether the request's metadata has a key."""
+def see_metadata(
+    key: str, read: Callable[[Situation, str], tuple[Value, Found]] = lambda _, value: (value, "")
+) -> See:
+    """Return what ``read`` makes of a value of the metadata; None if the request lacks the key."""
 
-    key: str
-
-    def see(self, situation: Situation) -> tuple[Value, Found]:
-        """Return ``yes``; None if the request does not have the key."""
-        value, found = _read_metadata(situation, self.key)
-        return (None, found) if value is None else ("yes", "")
-
-
-@dataclass(frozen=True, slots=True)
-class MetadataPattern:
-    """Whether a regular expression is found in a value of the request's metadata."""
-
-    key: str
-    compiled: Any
-    """A pattern of the ``regex`` package, which supports a timeout."""
-
-    def see(self, situation: Situation) -> tuple[Value, Found]:
-        """Return ``yes`` or ``no``; None without the key, or if the search takes too long."""
-        value, found = _read_metadata(situation, self.key)
+    def see(situation: Situation) -> tuple[Value, Found]:
+        value = dict(situation.text.query.metadata).get(key)
         if value is None:
-            return None, found
-        allowed = min(REGEX_SECONDS, situation.count_regex_seconds_left())
-        if allowed <= 0:
-            return None, "not tried: earlier patterns took too long"
-        try:
-            hit = self.compiled.search(value, timeout=allowed)
-        except TimeoutError:
-            return None, f"took more than {allowed * 1000:.0f} ms"
-        return "no" if hit is None else "yes", ""
+            return None, f"the request has no metadata {key!r}"
+        return read(situation, value)
+
+    return see
 
 
-def _read_metadata(situation: Situation, key: str) -> tuple[str | None, str]:
-    """Return the value of a key; None without it, and why."""
-    value = dict(situation.text.query.metadata).get(key)
-    if value is not None:
-        return value, ""
-    return None, f"the request has no metadata {key!r}"
+def see_metadata_pattern(key: str, compiled: Any) -> See:
+    """Return whether a regular expression is found in a value of the request's metadata."""
+    return see_metadata(
+        key,
+        lambda situation, value: _search(
+            situation,
+            lambda seconds: compiled.search(value, timeout=seconds),
+            lambda hit: "no" if hit is None else "yes",
+        ),
+    )
 
 
-@dataclass(frozen=True, slots=True)
-class HostNumber:
-    """A number that describes the machine."""
+def see_host(field: str) -> See:
+    """Return a fact about the machine: a number, ``yes`` or ``no``, or the model in memory."""
 
-    name: str
+    def see(situation: Situation) -> tuple[Value, Found]:
+        known = getattr(situation.host, field)
+        return ("yes" if known else "no") if isinstance(known, bool) else known, ""
 
-    def see(self, situation: Situation) -> tuple[Value, Found]:
-        """Return the number; None if unknown."""
-        return HOST_NUMBERS[self.name](situation.host), ""
-
-
-@dataclass(frozen=True, slots=True)
-class OnBattery:
-    """Whether the machine runs on its battery."""
-
-    def see(self, situation: Situation) -> tuple[Value, Found]:
-        """Return ``yes`` or ``no``; None if unknown."""
-        known = situation.host.on_battery
-        return None if known is None else ("yes" if known else "no"), ""
-
-
-@dataclass(frozen=True, slots=True)
-class Resident:
-    """The model in memory."""
-
-    def see(self, situation: Situation) -> tuple[Value, Found]:
-        """Return the name of the model; None if there is none, or it is unknown."""
-        return situation.host.resident, ""
-
-
-@dataclass(frozen=True, slots=True)
-class Signal:
-    """A kind of fact and the test of its value."""
-
-    name: str
-    kind: SignalKind
-    test: Bound | Word
+    return see
 
 
 def format_signal(value: SignalValue) -> str:

@@ -90,9 +90,7 @@ def read_neighbours(
     Returns:
         The questions; None if no signal uses them, or the log cannot be read.
     """
-    from etui.routing.signals import Nearest
-
-    origins = {s.kind.asked.of for s in policy.signals.values() if isinstance(s.kind, Nearest)}
+    origins = {s.nearest.of for s in policy.signals.values() if s.nearest is not None}
     if not origins:
         return None
     from etui.log.queries import LogReader

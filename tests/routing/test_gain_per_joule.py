@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from etui.arm import Arm
 from etui.chat import Query
 from etui.learning.router_curve import choices_at
-from etui.routing._objective import weigh
 from etui.routing.decision import PredictedAccuracy, PredictedJoules
+from etui.routing.objective import weigh
 from etui.routing.policy import ArmPlan, Objective
 from etui.stats.frontier import hull
 

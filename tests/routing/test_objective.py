@@ -6,7 +6,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from etui.arm import Arm
-from etui.routing._objective import weigh
+from etui.routing.objective import weigh
 from etui.routing.policy import ArmPlan, Objective
 from tests.routing.test_resolve import QUERY, Known
 

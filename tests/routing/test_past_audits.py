@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from etui.arm import Arm
 from etui.chat import Query
 from etui.curves.operating_curve import Speed
-from etui.routing.decision import PredictedJoules, _joules_json
+from etui.routing.decision import PredictedJoules
 from etui.routing.joules import (
     LEAST_AUDITS,
     Line,
@@ -42,7 +42,7 @@ def test_an_arm_that_only_audited_is_predicted_from_its_audits():
     assert said.seconds == pytest.approx(2.0)
     assert said.source == "mean of 6 audits"
     assert predict_seconds(LARGE, TEXT, FACTS, resident=True) == pytest.approx(2.0)
-    traced = _joules_json(said)
+    traced = said.trace()
     assert (traced["total"], traced["prefill"], traced["decode"]) == (20.0, None, None)
 
 

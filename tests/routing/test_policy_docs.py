@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Iterable
+from dataclasses import fields
 from pathlib import Path
 
 import click
@@ -25,7 +26,7 @@ from etui.routing.schema.policy_file import (
 )
 from etui.routing.schema.rules import AccuracyFloor, CascadeEntry, ObjectiveEntry, RuleEntry
 from etui.routing.schema.signals import MetadataEntry, NearestEntry
-from etui.routing.signals import HOST_FIELDS
+from etui.routing.signals import HostState
 from etui.routing.text_measures import MEASURES, TEXT_LIMIT
 from etui.runtime.decide import THINK_TOKENS
 from etui.yaml.named_files import NamedFile
@@ -53,7 +54,11 @@ def test_every_key_is_on_the_page() -> None:
     entries = (ArmEntry, ProbeEntry, CascadeEntry, ObjectiveEntry, AccuracyFloor, RuleEntry)
     entries += (BudgetsEntry, TurnBudgetEntry, PeriodBudgetEntry, FallbacksEntry, NearestEntry)
     entries += (MetadataEntry,)
-    keys = [*MEASURES, *HOST_FIELDS, *(key for entry in entries for key in entry.model_fields)]
+    keys = [
+        *MEASURES,
+        *(field.name for field in fields(HostState)),
+        *(key for entry in entries for key in entry.model_fields),
+    ]
     assert [key for key in keys if not re.search(rf"\b{key}\b", PAGE)] == []
     assert f"{TEXT_LIMIT:,}" in PAGE
 

@@ -23,7 +23,7 @@ from etui.log.queries import LogReader
 from etui.log.writer import TurnWriter
 from etui.models.catalogue import Catalogue
 from etui.models.spec import ModelSpec
-from etui.routing._objective import weigh
+from etui.routing.objective import weigh
 from etui.routing.policy import ArmPlan, Objective
 from etui.runtime.doctor import diagnose
 from etui.runtime.log_predictor import LogPredictor

@@ -25,6 +25,7 @@ from etui.routing.decision import (
     Predictor,
     RawConfidence,
 )
+from etui.routing.policy import CascadePlan, Objective, Policy, drop_places, list_agreements
 from etui.routing.question_text import QuestionText
 from etui.turn.attempt import ArmAttempt
 from etui.turn.cascade import advance, find_best, is_sure, settle

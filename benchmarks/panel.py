@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from textual.app import App, ComposeResult
 
-from etui.energy.devices import DeviceVitals
+from etui.energy.sharing import DeviceVitals
 from etui.energy.types import Channel, ChannelPower, Energy, Kind
 from etui.tui.pacing import USUAL
 from etui.tui.power.feed import PowerFeed, Stage

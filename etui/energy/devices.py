@@ -12,13 +12,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from etui.energy.scopes import family
-from etui.energy.sharing import CpuWatch, GpuState, GpuWatch
+from etui.energy.sharing import CpuWatch, DeviceVitals, GpuWatch, sum_cpu_times
 from etui.energy.sources.nvml import NvmlSource
-from etui.energy.sources.sysfs import entries, int_or_none, text_or
-from etui.energy.types import Channel, ChannelPower, Kind
+from etui.energy.sources.sysfs import entries, int_or_none, read_positive, text_or
+from etui.energy.types import Channel, ChannelPower, Kind, sum_known
 from etui.units import count_text, seconds_text
 
 if TYPE_CHECKING:
@@ -42,24 +42,6 @@ _WINDOW_NS = 2_000_000_000
 _CPU_SENSORS = ("coretemp", "k10temp", "zenpower", "cpu_thermal")
 _MOST_CLOCKS = 16
 """Most cores of a package whose clock is read; reading one may wake it."""
-
-
-@dataclass(frozen=True, slots=True)
-class DeviceVitals:
-    """The state of one device at a moment; None where it is not reported."""
-
-    scope: str  # The hardware, as in its channel
-    utilisation: float | None = None  # Share of the time in which it worked, 0..1
-    temperature_celsius: float | None = None
-    clock_mhz: float | None = None  # Clock of its cores; of a CPU the mean
-    memory_mhz: float | None = None
-    limit_watts: float | None = None  # Power limit in force
-    memory_used_bytes: int | None = None
-    memory_total_bytes: int | None = None
-    shared: bool = False  # Whether other processes use it too
-    own_share: float | None = None
-    """Etui's part of its use, 0..1: of SM or CPU time. None if the driver does not report it by
-    process, and if no program uses a GPU."""
 
 
 class DeviceReader:
@@ -99,13 +81,13 @@ class DeviceReader:
     def _read_device(
         self,
         channel: Channel,
-        states: Mapping[str, GpuState],
+        states: Mapping[str, DeviceVitals],
         busy: Mapping[str, float],
         now_ns: int,
     ) -> DeviceVitals:
         scope = channel.scope
         if state := states.get(scope):
-            found = _from_state(state)
+            found = state
         elif family(scope) == "gpu":
             found = read_gpu(self._sysfs, scope)
         elif family(scope) == "package" or channel.kind is Kind.ESTIMATE:
@@ -217,30 +199,15 @@ def read_gpu(sysfs_dir: Path, scope: str) -> DeviceVitals:
     percent = int_or_none(device / "gpu_busy_percent")
     heat = int_or_none(sensors / "temp1_input")
     clock, memory = int_or_none(sensors / "freq1_input"), int_or_none(sensors / "freq2_input")
-    limit = int_or_none(sensors / "power1_cap")
     return DeviceVitals(
         scope,
         utilisation=None if percent is None else min(max(percent / 100, 0.0), 1.0),
         temperature_celsius=None if heat is None else heat / 1e3,
         clock_mhz=None if clock is None else clock / 1e6,
         memory_mhz=None if memory is None else memory / 1e6,
-        limit_watts=limit / 1e6 if limit and limit > 0 else None,
+        limit_watts=read_positive(sensors / "power1_cap"),
         memory_used_bytes=int_or_none(device / "mem_info_vram_used"),
         memory_total_bytes=int_or_none(device / "mem_info_vram_total"),
-    )
-
-
-def _from_state(state: GpuState) -> DeviceVitals:
-    percent = state.utilisation_percent
-    return DeviceVitals(
-        state.scope,
-        utilisation=None if percent is None else min(max(percent / 100, 0.0), 1.0),
-        temperature_celsius=state.temperature_celsius,
-        clock_mhz=state.sm_mhz,
-        memory_mhz=state.memory_mhz,
-        limit_watts=state.limit_watts,
-        memory_used_bytes=state.memory_used_bytes,
-        memory_total_bytes=state.memory_total_bytes,
     )
 
 
@@ -248,13 +215,7 @@ def read_cpu_times() -> list[tuple[float, float]]:
     """Read the busy and total seconds of every logical CPU since boot."""
     import psutil
 
-    found = []
-    for times in psutil.cpu_times(percpu=True):
-        fields = times._asdict()
-        total = sum(v for k, v in fields.items() if k not in ("guest", "guest_nice"))
-        idle = fields.get("idle", 0.0) + fields.get("iowait", 0.0)
-        found.append((total - idle, total))
-    return found
+    return [sum_cpu_times(times) for times in psutil.cpu_times(percpu=True)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -319,16 +280,12 @@ def _rank(state: ChannelState) -> tuple[bool, int]:
 
 def total_watts(powers: Sequence[ChannelPower]) -> float | None:
     """Sum the watts of the channels in the total; None if there is none or one is unknown."""
-    counted = [power.watts for power in powers if power.in_total]
-    known = [watts for watts in counted if watts is not None]
-    return sum(known) if known and len(known) == len(counted) else None
+    return sum_known(power.watts for power in powers if power.in_total)
 
 
 def total_idle_watts(states: Sequence[ChannelState]) -> float | None:
     """Sum the idle baselines of the channels in the total; None if one has none."""
-    idle = [state.idle_watts for state in states if state.power.in_total]
-    known = [watts for watts in idle if watts is not None]
-    return sum(known) if known and len(known) == len(idle) else None
+    return sum_known(state.idle_watts for state in states if state.power.in_total)
 
 
 def total_kind(states: Sequence[ChannelState]) -> str | None:
@@ -338,9 +295,7 @@ def total_kind(states: Sequence[ChannelState]) -> str | None:
 
 def total_limit_watts(states: Sequence[ChannelState]) -> float | None:
     """Sum the power limits of the channels in the total; None if one has none."""
-    limits = [state.limit_watts for state in states if state.power.in_total]
-    known = [limit for limit in limits if limit is not None]
-    return sum(known) if known and len(known) == len(limits) else None
+    return sum_known(state.limit_watts for state in states if state.power.in_total)
 
 
 @dataclass(frozen=True, slots=True)
@@ -384,17 +339,16 @@ class HeatSensors:
         gpu = [_read_celsius(path) for path in self._gpu]
         slowed_ns: dict[str, int] = {}
         slowed_now: list[str] = []
-        for scope, handle in self._handles():
-            degrees = self._ask("nvmlDeviceGetTemperature", handle, _CORE)
+        nvml = self._nvml
+        for channel, handle in nvml.handles if nvml is not None and nvml.library else ():
+            assert nvml is not None
+            degrees = nvml.ask("nvmlDeviceGetTemperature", handle, _CORE)
             gpu.append(None if degrees is None else float(degrees))
-            violation = self._ask("nvmlDeviceGetViolationStatus", handle, _THERMAL_POLICY)
+            violation = nvml.ask("nvmlDeviceGetViolationStatus", handle, _THERMAL_POLICY)
             if violation is not None:
-                slowed_ns[scope] = int(violation.violationTime)
-            reasons = self._ask("nvmlDeviceGetCurrentClocksEventReasons", handle)
-            if reasons is None:  # its name in older drivers
-                reasons = self._ask("nvmlDeviceGetCurrentClocksThrottleReasons", handle)
-            if reasons is not None and int(reasons) & _SLOWED_BY_HEAT:
-                slowed_now.append(scope)
+                slowed_ns[channel.scope] = int(violation.violationTime)
+            if (nvml.read_clock_reasons(handle) or 0) & _SLOWED_BY_HEAT:
+                slowed_now.append(channel.scope)
         counts = {str(path): int_or_none(path) for path in self._throttles}
         return Heat(
             cpu_celsius=_find_hottest([_read_celsius(path) for path in self._cpu]),
@@ -403,23 +357,6 @@ class HeatSensors:
             gpu_slowed_ns=slowed_ns,
             slowed_gpus=tuple(slowed_now),
         )
-
-    def _handles(self) -> list[tuple[str, Any]]:
-        if self._nvml is None or self._nvml.library is None:
-            return []
-        return [(channel.scope, handle) for channel, handle in self._nvml.handles]
-
-    def _ask(self, function: str, *args: Any) -> Any:
-        """Call an NVML function; return None if the card, the driver or pynvml lacks it."""
-        assert self._nvml is not None
-        library = self._nvml.library
-        call = getattr(library, function, None)
-        if call is None:
-            return None
-        try:
-            return call(*args)
-        except library.NVMLError:
-            return None
 
 
 def describe_throttling(before: Heat, after: Heat) -> str:

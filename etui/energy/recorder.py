@@ -22,6 +22,7 @@ from etui.energy.types import (
     PowerSource,
     Reading,
     combine,
+    sum_known,
 )
 from etui.errors import UsageError
 
@@ -223,16 +224,34 @@ class Recorder:
                     start_ns, end_ns, slice_ns
                 ),
             )
-        return sum_channels(
-            start_ns,
-            end_ns,
-            summed,
-            checks,
-            missing=missing,
-            unmeasured=self._unmeasured,
+            baseline = self._idle
+        unmeasured = tuple(dict.fromkeys((*self._unmeasured, *missing)))
+        if not summed:
+            return Energy(
+                start_ns, end_ns, None, None, None, 0.0,
+                cross_checks=checks, unmeasured=unmeasured, flags=("unmeasured",),
+            )  # fmt: skip
+        joules = math.fsum(part.joules for part in summed)
+        seconds = (end_ns - start_ns) / 1e9
+        shared, own_joules = compute_own(
+            summed, baseline, seconds, lambda part: self._find_share(part, start_ns, end_ns)
+        )
+        flags = [flag for part in summed for flag in part.flags] + ["shared"] * shared
+        return Energy(
+            start_ns=start_ns,
+            end_ns=end_ns,
+            joules=joules,
+            uncertainty=combine([part.half_widths for part in summed]),
+            kind=weakest(part.kind for part in summed),
+            coverage=0.0 if missing else min(part.coverage for part in summed),
+            idle_watts=sum_known(baseline.get(part.id) for part in summed),
+            mean_watts=joules / seconds if seconds else None,
             peak_watts=peak,
-            idle_watts=self._idle,
-            find_share=lambda part: self._find_share(part, start_ns, end_ns),
+            channels=summed,
+            cross_checks=checks,
+            unmeasured=unmeasured,
+            flags=tuple(dict.fromkeys(flags)),
+            own_joules=own_joules,
         )
 
     def joules_of(self, spans: Sequence[tuple[int, int]]) -> list[float | None]:
@@ -344,9 +363,7 @@ class Recorder:
     @property
     def idle_watts(self) -> float | None:
         """The baseline of the total in watts; None without one."""
-        idle = [self._idle.get(channel.id) for channel in self.selection.summed]
-        known = [watts for watts in idle if watts is not None]
-        return sum(known) if known and len(known) == len(idle) else None
+        return sum_known(self._idle.get(channel.id) for channel in self.selection.summed)
 
     def cross_check(self, channel_id: str, start_ns: int, end_ns: int) -> CrossCheck | None:
         """Compare counter and integrated power of a channel; None unless both cover it all."""
@@ -409,59 +426,6 @@ def _is_quick(source: PowerSource) -> bool:
     return bool(source.channels) and all(
         c.kind is Kind.COUNTER and c.period_s is not None and c.period_s <= _QUICK_PERIOD_S
         for c in source.channels
-    )
-
-
-def sum_channels(
-    start_ns: int,
-    end_ns: int,
-    summed: tuple[ChannelEnergy, ...],
-    checks: tuple[ChannelEnergy, ...],
-    *,
-    missing: Sequence[str],
-    unmeasured: Sequence[str],
-    peak_watts: float | None,
-    idle_watts: Mapping[str, float],
-    find_share: FindShare,
-) -> Energy:
-    """Sum the channels of an interval.
-
-    Args:
-        summed: The channels of the total, as far as they were recorded.
-        checks: Channels that measure the same again.
-        missing: Scopes of the total without a record.
-        unmeasured: Scopes that no source can read.
-        peak_watts: Largest watts of the total.
-        idle_watts: The baseline by channel id.
-        find_share: Finds etui's part of the use of a channel's device.
-    """
-    unmeasured = (*unmeasured, *(scope for scope in missing if scope not in unmeasured))
-    if not summed:
-        return Energy(
-            start_ns, end_ns, None, None, None, 0.0,
-            cross_checks=checks, unmeasured=unmeasured, flags=("unmeasured",),
-        )  # fmt: skip
-    joules = math.fsum(part.joules for part in summed)
-    idle = [idle_watts.get(part.id) for part in summed]
-    known_idle = [watts for watts in idle if watts is not None]
-    seconds = (end_ns - start_ns) / 1e9
-    shared, own_joules = compute_own(summed, idle_watts, seconds, find_share)
-    flags = [flag for part in summed for flag in part.flags] + ["shared"] * shared
-    return Energy(
-        start_ns=start_ns,
-        end_ns=end_ns,
-        joules=joules,
-        uncertainty=combine([part.half_widths for part in summed]),
-        kind=weakest(part.kind for part in summed),
-        coverage=0.0 if missing else min(part.coverage for part in summed),
-        idle_watts=sum(known_idle) if len(known_idle) == len(idle) else None,
-        mean_watts=joules / seconds if seconds else None,
-        peak_watts=peak_watts,
-        channels=summed,
-        cross_checks=checks,
-        unmeasured=unmeasured,
-        flags=tuple(dict.fromkeys(flags)),
-        own_joules=own_joules,
     )
 
 

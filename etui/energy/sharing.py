@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from etui.energy.sources.nvml import NvmlSource
-from etui.energy.types import Channel, ChannelProbe, Reading
+from etui.energy.types import Reading, Source
 
 _GPU_EVERY_NS = 500_000_000
 _REACH_NS = 700_000_000
@@ -165,29 +165,30 @@ def _interpolate(uses: Sequence[CpuUse], t_ns: int) -> tuple[float, float, float
 
 
 @dataclass(frozen=True, slots=True)
-class GpuState:
-    """The state of one GPU at a moment; None where the driver does not report a value."""
+class DeviceVitals:
+    """The state of one device at a moment; None where it is not reported."""
 
-    t_ns: int
-    scope: str
-    temperature_celsius: float | None
-    sm_mhz: float | None
-    memory_mhz: float | None
-    limit_watts: float | None
+    scope: str  # The hardware, as in its channel
+    utilisation: float | None = None  # Share of the time in which it worked, 0..1
+    temperature_celsius: float | None = None
+    clock_mhz: float | None = None  # Clock of its cores; of a CPU the mean
+    memory_mhz: float | None = None
+    limit_watts: float | None = None  # Power limit in force
     memory_used_bytes: int | None = None
     memory_total_bytes: int | None = None
-    utilisation_percent: float | None = None
+    shared: bool = False  # Whether other processes use it too
+    own_share: float | None = None
+    """Etui's part of its use, 0..1: of SM or CPU time. None if the driver does not report it by
+    process, and if no program uses a GPU."""
 
 
-class GpuWatch:
+class GpuWatch(Source):
     """A source without channels: it only records the use and state of the GPUs.
 
     Args:
         is_own: Whether a process belongs to etui; None asks the system.
         proc: Folder with one entry per process.
     """
-
-    name = "nvml-watch"
 
     def __init__(
         self,
@@ -196,43 +197,31 @@ class GpuWatch:
         is_own: Callable[[int], bool] | None = None,
         proc: Path = Path("/proc"),
     ) -> None:
+        super().__init__(clock)
         self._nvml = nvml
-        self._clock = clock
         self._is_own = is_own or _is_own_process
         self._owners: dict[int, bool] = {}
         self._proc = proc
         self._uses: deque[GpuUse] = deque(maxlen=_GPU_LOOKS)
-        self._states: dict[str, GpuState] = {}
+        self._states: dict[str, DeviceVitals] = {}
         self._seen_us: dict[str, int] = {}
         self._due_ns = 0
 
     @property
-    def channels(self) -> Sequence[Channel]:
-        """No channels: this source measures no energy."""
-        return ()
-
-    @property
-    def states(self) -> tuple[GpuState, ...]:
+    def states(self) -> tuple[DeviceVitals, ...]:
         """The newest state of every GPU."""
         return tuple(self._states.values())
 
-    def probe(self) -> Sequence[ChannelProbe]:
-        """Report nothing: there are no channels."""
-        return ()
-
     def read(self) -> Mapping[str, Reading]:
         """Sample the GPUs when half a second has passed; return no readings."""
-        now_ns = self._clock()
+        now_ns = self.clock()
         if now_ns < self._due_ns or self._nvml.library is None:
             return {}
         self._due_ns = now_ns + _GPU_EVERY_NS
         for channel, handle in self._nvml.handles:
             self._uses.append(self._read_use(now_ns, channel.scope, handle))
-            self._states[channel.scope] = self._read_state(now_ns, channel.scope, handle)
+            self._states[channel.scope] = self._read_state(channel.scope, handle)
         return {}
-
-    def close(self) -> None:
-        """Do nothing: the NVML source closes the driver."""
 
     def share(self, scope: str, start_ns: int, end_ns: int) -> GpuShare:
         """Return whether a GPU was shared in an interval, and etui's part of it."""
@@ -254,11 +243,12 @@ class GpuWatch:
         return {pid for pid in pids if self._owners[pid]}
 
     def _read_use(self, now_ns: int, scope: str, handle: Any) -> GpuUse:
-        processes = self._ask("nvmlDeviceGetComputeRunningProcesses", handle) or []
+        processes = self._nvml.ask("nvmlDeviceGetComputeRunningProcesses", handle) or []
         pids = {int(process.pid) for process in processes}
         own = self._select_own(pids)
         known = {pid for pid in pids if pid in own or (self._proc / str(pid)).exists()}
-        samples = self._ask("nvmlDeviceGetProcessUtilization", handle, self._seen_us.get(scope, 0))
+        since_us = self._seen_us.get(scope, 0)
+        samples = self._nvml.ask("nvmlDeviceGetProcessUtilization", handle, since_us)
         own_percent = other_percent = None
         if samples is not None or not pids:
             newest: dict[int, tuple[int, float]] = {}
@@ -273,35 +263,22 @@ class GpuWatch:
             now_ns, scope, own_percent, other_percent, len(known - own), len(pids - known)
         )
 
-    def _read_state(self, now_ns: int, scope: str, handle: Any) -> GpuState:
-        limit_mw = self._ask("nvmlDeviceGetEnforcedPowerLimit", handle)
-        memory = self._ask("nvmlDeviceGetMemoryInfo", handle)
-        return GpuState(
-            t_ns=now_ns,
-            scope=scope,
-            temperature_celsius=self._ask("nvmlDeviceGetTemperature", handle, _CORE_TEMPERATURE),
-            sm_mhz=self._ask("nvmlDeviceGetClockInfo", handle, _SM_CLOCK),
-            memory_mhz=self._ask("nvmlDeviceGetClockInfo", handle, _MEMORY_CLOCK),
+    def _read_state(self, scope: str, handle: Any) -> DeviceVitals:
+        ask = self._nvml.ask
+        limit_mw = ask("nvmlDeviceGetEnforcedPowerLimit", handle)
+        memory = ask("nvmlDeviceGetMemoryInfo", handle)
+        # The share of time with a kernel; not reported with MIG.
+        percent = getattr(ask("nvmlDeviceGetUtilizationRates", handle), "gpu", None)
+        return DeviceVitals(
+            scope,
+            utilisation=percent / 100 if percent is not None and 0 <= percent <= 100 else None,
+            temperature_celsius=ask("nvmlDeviceGetTemperature", handle, _CORE_TEMPERATURE),
+            clock_mhz=ask("nvmlDeviceGetClockInfo", handle, _SM_CLOCK),
+            memory_mhz=ask("nvmlDeviceGetClockInfo", handle, _MEMORY_CLOCK),
             limit_watts=limit_mw / 1e3 if limit_mw else None,
             memory_used_bytes=int(memory.used) if memory else None,
             memory_total_bytes=int(memory.total) if memory else None,
-            utilisation_percent=_parse_percent(self._ask("nvmlDeviceGetUtilizationRates", handle)),
         )
-
-    def _ask(self, function: str, *args: Any) -> Any:
-        library = self._nvml.library
-        call = getattr(library, function, None)
-        if call is None:
-            return None
-        with suppress(library.NVMLError):
-            return call(*args)
-        return None
-
-
-def _parse_percent(rates: Any) -> float | None:
-    """Return the share of time with a kernel; None if it is not reported (MIG) or out of range."""
-    percent = getattr(rates, "gpu", None)
-    return float(percent) if percent is not None and 0 <= percent <= 100 else None
 
 
 def _is_own_process(pid: int) -> bool:
@@ -356,7 +333,7 @@ class OwnProcesses:
         return self._ended + sum(self._last.values())
 
 
-class CpuWatch:
+class CpuWatch(Source):
     """A source without channels: it only records the use of the CPUs.
 
     Args:
@@ -364,8 +341,6 @@ class CpuWatch:
         cpu_seconds: Busy and total CPU seconds of the machine; None asks the system.
         attribute: Whether etui's part is needed, which takes a list of all processes.
     """
-
-    name = "cpu-watch"
 
     def __init__(
         self,
@@ -375,25 +350,16 @@ class CpuWatch:
         *,
         attribute: bool = True,
     ) -> None:
-        self._clock = clock
+        super().__init__(clock)
         self._attribute = attribute
         self._own_seconds = own_seconds or OwnProcesses(clock).seconds
         self._cpu_seconds = cpu_seconds or read_cpu_seconds
         self._uses: list[CpuUse] = []
         self._due_ns = 0
 
-    @property
-    def channels(self) -> Sequence[Channel]:
-        """No channels: this source measures no energy."""
-        return ()
-
-    def probe(self) -> Sequence[ChannelProbe]:
-        """Report nothing: there are no channels."""
-        return ()
-
     def read(self) -> Mapping[str, Reading]:
         """Sample the CPU time when a quarter of a second has passed; return no readings."""
-        now_ns = self._clock()
+        now_ns = self.clock()
         if now_ns < self._due_ns:
             return {}
         self._due_ns = now_ns + _CPU_EVERY_NS
@@ -406,9 +372,6 @@ class CpuWatch:
         if len(self._uses) > _CPU_LOOKS + _CPU_LOOKS // 4:
             self._uses = self._uses[-_CPU_LOOKS:]  # a new list: another thread may read the old one
         return {}
-
-    def close(self) -> None:
-        """Do nothing: no resource is open."""
 
     def start_attribution(self) -> None:
         """Record etui's part from now on; a record without it starts again."""
@@ -457,7 +420,11 @@ def read_cpu_seconds() -> tuple[float, float]:
     """Read the busy and total CPU seconds of all cores since boot."""
     import psutil
 
-    times = psutil.cpu_times()
+    return sum_cpu_times(psutil.cpu_times())
+
+
+def sum_cpu_times(times: Any) -> tuple[float, float]:
+    """Sum the fields of psutil's CPU times to busy and total seconds."""
     fields = times._asdict()
     # User time includes guest time already (proc(5)); waiting for a disk counts as idle.
     total = sum(v for k, v in fields.items() if k not in ("guest", "guest_nice"))

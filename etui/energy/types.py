@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Protocol, runtime_checkable
@@ -94,6 +94,27 @@ class PowerSource(Protocol):
         """Release the driver."""
 
 
+class Source:
+    """A source that finds its channels and probes when it is opened, and has nothing to release."""
+
+    def __init__(self, clock: Callable[[], int]) -> None:
+        self.clock = clock
+        self.channels: list[Channel] = []  # Channels that gave a reading
+        self.probes: list[ChannelProbe] = []
+
+    @property
+    def unreadable_scopes(self) -> list[str]:
+        """Scopes that exist and cannot be read."""
+        return [probe.id for probe in self.probes if probe.found and not probe.readable]
+
+    def probe(self) -> Sequence[ChannelProbe]:
+        """Report what was found when the source was opened."""
+        return self.probes
+
+    def close(self) -> None:
+        """Do nothing: no resource is open."""
+
+
 @runtime_checkable
 class DividedSource(Protocol):
     """A source whose parts can be read apart, so that a part that stalls delays no other."""
@@ -122,6 +143,16 @@ class HalfWidths:
     def widen(self, joules: float) -> HalfWidths:
         """Return the parts with a total of at least ``joules``."""
         return replace(self, unknown=self.unknown + max(joules - self.total, 0.0))
+
+
+def sum_known(values: Iterable[float | None]) -> float | None:
+    """Sum values; None if there is none, or if one is unknown."""
+    total: float | None = None
+    for value in values:
+        if value is None:
+            return None
+        total = value if total is None else total + value
+    return total
 
 
 def combine(parts: Sequence[HalfWidths]) -> float:

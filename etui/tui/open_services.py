@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 from etui.config.config import Config
 from etui.energy.devices import DeviceReader
 from etui.energy.recorder import Recorder
-from etui.energy.sharing import GpuState, GpuWatch
 from etui.energy.types import ChannelPower, Energy
 from etui.errors import LogUnavailable
 from etui.log.chat_queries import ChatSummary, list_chat_turns, list_chats
@@ -51,15 +50,11 @@ class LiveMeter:
         return self._recorder.energy(start_ns, end_ns)
 
     def vitals(self) -> Vitals:
-        """Return idle watts, GPU states, and the CPU time of this process since the last call."""
+        """Return idle watts, the CPU time of this process since the last call."""
         percent = self._process.cpu_percent()
         share = percent / 100 if self._has_vitals else None
         self._has_vitals = True
-        return Vitals(self._recorder.idle_by_channel, self._gpus(), share, self._devices.read())
-
-    def _gpus(self) -> tuple[GpuState, ...]:
-        watch = self._recorder.watch
-        return watch.states if isinstance(watch, GpuWatch) else ()
+        return Vitals(self._recorder.idle_by_channel, share, self._devices.read())
 
 
 class InstalledModels:

@@ -11,8 +11,7 @@ from etui.config.config import Config
 
 if TYPE_CHECKING:  # none of it is needed for the first paint
     from etui.chat import Query
-    from etui.energy.devices import DeviceVitals
-    from etui.energy.sharing import GpuState
+    from etui.energy.sharing import DeviceVitals
     from etui.energy.types import ChannelPower, Energy
     from etui.events import Loaded, Unloaded
     from etui.log.chat_queries import ChatSummary
@@ -155,7 +154,6 @@ class Vitals:
 
     idle_by_channel: Mapping[str, float] = field(default_factory=dict)
     """Channel id -> its idle baseline, watts; channels without one are missing."""
-    gpus: tuple[GpuState, ...] = ()  # Newest state of every GPU whose driver reports it
     app_share: float | None = None
     """CPU time of this process since the last call, as a share of one core; None on the first call.
     """

@@ -1,4 +1,4 @@
-"""Compile the fake NVIDIA driver library."""
+"""A fake NVIDIA driver library, compiled, and a driver with any library."""
 
 from __future__ import annotations
 
@@ -6,8 +6,22 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from etui.energy.sources.nvml import NvmlSource
+
+
+class OpenDriver(NvmlSource):
+    """An open driver with this library and these (channel, handle) pairs."""
+
+    library: Any = None
+    handles: Any = ()
+
+    def __init__(self, library: Any, handles: Any) -> None:
+        self.library, self.handles = library, handles
+
 
 SOURCE = Path(__file__).with_name("fake_nvml.c")
 

@@ -12,15 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from etui.energy.devices import (
-    ChannelState,
-    DeviceReader,
-    DeviceVitals,
-    join_states,
-    total_watts,
-)
+from etui.energy.devices import ChannelState, DeviceReader, join_states, total_watts
 from etui.energy.recorder import Recorder
-from etui.energy.sharing import CpuWatch
+from etui.energy.sharing import CpuWatch, DeviceVitals
 from etui.energy.types import Channel, ChannelPower, Kind
 from tests.support.devices import FakeClock, FakeDevice
 from tests.support.power_curves import steps

@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
-from etui.energy.devices import DeviceReader, DeviceVitals, read_cpu_times, read_gpu
+from etui.energy.devices import DeviceReader, read_cpu_times, read_gpu
 from etui.energy.recorder import Recorder
-from etui.energy.sharing import CpuWatch, GpuWatch
+from etui.energy.sharing import CpuWatch, DeviceVitals, GpuWatch
 from etui.energy.types import Channel, ChannelProbe, Kind, Reading
+from tests.energy.fake_nvml import OpenDriver
 
 SECOND = 1_000_000_000
 ADDRESS = "0000:03:00.0"
@@ -74,7 +75,7 @@ class Readable:
 
 
 def watch(library: Library) -> GpuWatch:
-    nvml: Any = SimpleNamespace(library=library, handles=[(GPU, "handle")])
+    nvml = OpenDriver(library, [(GPU, "handle")])
     return GpuWatch(nvml, clock=lambda: SECOND, is_own=lambda pid: pid == 1, proc=Path("/"))
 
 

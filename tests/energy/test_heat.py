@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from etui.energy.devices import Heat, HeatSensors, describe_throttling
+from tests.energy.fake_nvml import OpenDriver
 
 
 def write(folder: Path, **files: object) -> None:
@@ -26,9 +27,7 @@ class NVMLError(Exception):
 def nvml(**calls: Any) -> Any:
     """A source with one GPU whose driver has these calls."""
     library = SimpleNamespace(NVMLError=NVMLError, **calls)
-    return SimpleNamespace(
-        library=library, handles=[(SimpleNamespace(scope="gpu:GPU-1"), "handle")]
-    )
+    return OpenDriver(library, [(SimpleNamespace(scope="gpu:GPU-1"), "handle")])
 
 
 def refuse(*_: object) -> None:
@@ -105,7 +104,7 @@ def test_without_that_time_the_reasons_for_the_clocks_count(tmp_path, name, reas
 
 
 def test_a_driver_that_has_ended_is_not_asked(tmp_path):
-    source = SimpleNamespace(library=None, handles=[(SimpleNamespace(scope="gpu:1"), "handle")])
+    source = OpenDriver(None, [(SimpleNamespace(scope="gpu:1"), "handle")])
     assert HeatSensors(tmp_path, source).read() == Heat()
 
 

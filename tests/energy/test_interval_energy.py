@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import random
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -10,9 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from etui.energy.recorder import compute_own, find_peak, slice_power, sum_channels
+from etui.energy.recorder import Recorder, compute_own, find_peak, slice_power
 from etui.energy.sharing import GpuShare
-from etui.energy.types import ChannelEnergy, Kind
+from etui.energy.types import Channel, ChannelEnergy, Kind, Reading, Source
+from tests.support.devices import FakeClock
+from tests.support.play import sample
 
 SECOND = 1_000_000_000
 GPU = ChannelEnergy("gpu", Kind.COUNTER, 100.0, 1.0, 1.0, 50.0, 60.0)
@@ -59,26 +63,44 @@ def test_of_a_shared_channel_only_a_part_above_idle_is_ours(
     assert own == expected
 
 
+class _Fixed(Source):
+    """A source of one channel with the same power at any time, or none at all."""
+
+    def __init__(self, clock: FakeClock, channel: Channel, watts: float | None) -> None:
+        super().__init__(clock)
+        self.channels = [channel]
+        self.watts = watts
+
+    def read(self) -> Mapping[str, Reading]:
+        return {self.channels[0].id: Reading(self.clock(), None, self.watts)}
+
+
+def _record(*watts: tuple[str, Kind, float | None]) -> tuple[Recorder, FakeClock]:
+    clock = FakeClock()
+    sources = [_Fixed(clock, Channel(name, name, kind), power) for name, kind, power in watts]
+    recorder = Recorder(sources, clock=clock, unmeasured=["dram:0"])
+    sample(recorder, clock, 3, random.Random(1))
+    return recorder, clock
+
+
 def test_the_sum_is_as_weak_as_its_weakest_channel() -> None:
-    found = sum_channels(
-        0, 2 * SECOND, (GPU, CPU), (),
-        missing=[], unmeasured=["dram"], peak_watts=75.0, idle_watts={"gpu": 10.0},
-        find_share=lambda part: None,
-    )  # fmt: skip
-    assert (found.joules, found.mean_watts, found.peak_watts) == (140.0, 70.0, 75.0)
-    assert (found.kind, found.coverage, found.flags) == (Kind.ESTIMATE, 0.5, ("gap",))
+    recorder, clock = _record(("gpu:A", Kind.INTEGRATED, 50.0), ("package:0", Kind.MODEL, 20.0))
+    recorder.set_idle({"gpu:A": 10.0})
+    found = recorder.energy(clock.at(0.5), clock.at(2.5))
+    assert (found.joules, found.mean_watts) == (pytest.approx(140.0), pytest.approx(70.0))
+    assert (found.kind, found.unmeasured) == (Kind.MODEL, ("dram:0",))
     assert found.idle_watts is None  # the baseline lacks one of the two
-    assert found.unmeasured == ("dram",)
 
 
-def test_without_a_channel_nothing_is_measured() -> None:
-    found = sum_channels(
-        0, SECOND, (), (),
-        missing=["gpu0"], unmeasured=["dram"], peak_watts=None, idle_watts={},
-        find_share=lambda part: None,
-    )  # fmt: skip
-    assert found.joules is None
-    assert (found.unmeasured, found.flags) == (("dram", "gpu0"), ("unmeasured",))
+def test_a_channel_without_readings_is_unmeasured() -> None:
+    silent = ("gpu:A", Kind.INTEGRATED, None)
+    recorder, clock = _record(silent, ("package:0", Kind.INTEGRATED, 20.0))
+    found = recorder.energy(clock.at(0.5), clock.at(2.5))
+    assert (found.coverage, found.unmeasured) == (0.0, ("dram:0", "gpu:A"))
+    recorder, clock = _record(silent)
+    found = recorder.energy(clock.at(0.5), clock.at(2.5))
+    assert (found.joules, found.uncertainty, found.kind) == (None, None, None)
+    assert (found.unmeasured, found.flags) == (("dram:0", "gpu:A"), ("unmeasured",))
 
 
 def test_the_peak_of_several_channels_is_that_of_their_sum() -> None:

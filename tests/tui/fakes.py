@@ -16,7 +16,6 @@ from textual.pilot import Pilot, WaitForScreenTimeout
 from etui.arm import Arm
 from etui.chat import Query
 from etui.config.config import Config
-from etui.energy.sharing import GpuState
 from etui.energy.types import Channel, ChannelPower, Energy, Kind
 from etui.errors import EtuiError
 from etui.events import Answer, Event, Finished, Loaded, Prefilled, Thought
@@ -85,11 +84,10 @@ class FakeMeter:
     )
 
     idle_watts: float | None = None
-    gpus: tuple[GpuState, ...] = ()
 
     def vitals(self) -> Vitals:
         idle = {c.id: self.idle_watts for c in self.channels if self.idle_watts is not None}
-        return Vitals(idle, self.gpus, 0.021)
+        return Vitals(idle, 0.021)
 
     def latest(self) -> Sequence[ChannelPower]:
         now = time.monotonic_ns()

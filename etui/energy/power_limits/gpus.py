@@ -43,13 +43,11 @@ from etui.energy.power_limits.limit import (
     Setter,
     WriteRefused,
     format_tee,
-    read_positive_watts,
-    read_watts,
     to_microwatts,
 )
 from etui.energy.sources.hwmon import is_apu, read_address
 from etui.energy.sources.nvml import NvmlSource
-from etui.energy.sources.sysfs import entries, text_or
+from etui.energy.sources.sysfs import entries, read_micro, read_positive, text_or
 from etui.energy.types import Channel
 
 KNOB = "limit"
@@ -94,7 +92,7 @@ class NvmlGpuLimit:
         is_root: bool,
         zeusd: ZeusdGpu | None,
     ) -> None:
-        self._nvml = source.library
+        self._source = source
         self._handle = handle
         self._is_root = is_root
         self._zeusd = zeusd
@@ -135,10 +133,10 @@ class NvmlGpuLimit:
         Raises:
             WriteRefused: The driver or zeusd refused.
         """
-        milliwatts = round(watts * 1e3)
+        nvml = self._source.library
         try:
-            self._nvml.nvmlDeviceSetPowerManagementLimit(self._handle, milliwatts)
-        except self._nvml.NVMLError as error:
+            nvml.nvmlDeviceSetPowerManagementLimit(self._handle, round(watts * 1e3))
+        except nvml.NVMLError as error:
             denied = getattr(error, "value", None) == _NO_PERMISSION
             if denied and self._zeusd is not None:
                 self._zeusd.set_power_limit(watts)
@@ -159,7 +157,7 @@ class NvmlGpuLimit:
 
     def read_reasons(self, t_ns: int) -> LimitReasons:
         """Read the enforced limit and the reasons for lower clocks."""
-        bits = self._read_bits()
+        bits = self._source.read_clock_reasons(self._handle)
         return LimitReasons(
             scope=self.scope,
             t_ns=t_ns,
@@ -170,16 +168,10 @@ class NvmlGpuLimit:
         )
 
     def _read_reasons(self) -> tuple[str, ...] | None:
-        bits = self._read_bits()
+        bits = self._source.read_clock_reasons(self._handle)
         if bits is None:
             return None
         return tuple(name for bit, name in _REASONS.items() if bits & bit)
-
-    def _read_bits(self) -> int | None:
-        bits = self._ask("nvmlDeviceGetCurrentClocksEventReasons")
-        if bits is None:  # drivers before 535 know the older name only
-            bits = self._ask("nvmlDeviceGetCurrentClocksThrottleReasons")
-        return None if bits is None else int(bits)
 
     def _find_setter(self) -> Setter:
         if self._is_root:
@@ -190,14 +182,7 @@ class NvmlGpuLimit:
         return _to_watts(self._ask(function))
 
     def _ask(self, function: str) -> Any:
-        """Call an NVML function; return None if the card, the driver or pynvml lacks it."""
-        call = getattr(self._nvml, function, None)
-        if call is None:
-            return None
-        try:
-            return call(self._handle)
-        except self._nvml.NVMLError:
-            return None
+        return self._source.ask(function, self._handle)
 
 
 def find_gpus(
@@ -261,16 +246,16 @@ class AmdGpuLimit:
 
     def read(self) -> PowerLimit:
         """Read the limit and its range."""
-        watts = read_watts(self._folder / CAP_FILE)
-        default = read_positive_watts(self._folder / "power1_cap_default")
+        watts = read_micro(self._folder / CAP_FILE)
+        default = read_positive(self._folder / "power1_cap_default")
         command_watts = watts or default
         return PowerLimit(
             scope=self.scope,
             label=self.label,
             watts=watts,
             enforced_watts=None,
-            min_watts=read_watts(self._folder / "power1_cap_min"),
-            max_watts=read_positive_watts(self._folder / "power1_cap_max"),
+            min_watts=read_micro(self._folder / "power1_cap_min"),
+            max_watts=read_positive(self._folder / "power1_cap_max"),
             default_watts=default,
             setter=self._find_setter(),
             command=self.format_command({CAP_FILE: command_watts} if command_watts else {}),
@@ -278,7 +263,7 @@ class AmdGpuLimit:
 
     def read_knobs(self) -> Mapping[str, float | None]:
         """Read the limit."""
-        return {CAP_FILE: read_watts(self._folder / CAP_FILE)}
+        return {CAP_FILE: read_micro(self._folder / CAP_FILE)}
 
     def plan(self, watts: float) -> Mapping[str, float]:
         """Set the only limit."""

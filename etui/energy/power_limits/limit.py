@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
-from etui.energy.sources.sysfs import int_or_none
 from etui.errors import UsageError
 from etui.units import limit_text, seconds_text
 
@@ -263,17 +262,6 @@ class LimitFiles:
             raise WriteRefused(_DENIED, denied=True) from error
         except OSError as error:
             raise WriteRefused((error.strerror or str(error)).lower()) from error
-
-
-def read_watts(path: Path) -> float | None:
-    """Read a file in microwatts as watts; None if it cannot be read or is negative."""
-    value = int_or_none(path)
-    return value / 1e6 if value is not None and value >= 0 else None
-
-
-def read_positive_watts(path: Path) -> float | None:
-    """Read a file in microwatts as watts; None if it states nothing (0)."""
-    return read_watts(path) or None
 
 
 def to_microwatts(watts: float) -> int:

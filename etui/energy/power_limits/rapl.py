@@ -27,12 +27,10 @@ from etui.energy.power_limits.limit import (
     WriteRefused,
     format_tee,
     is_root,
-    read_positive_watts,
-    read_watts,
     to_microwatts,
 )
 from etui.energy.sources.rapl import read_scope, walk_zone_folders
-from etui.energy.sources.sysfs import int_or_none, text_or
+from etui.energy.sources.sysfs import int_or_none, read_micro, read_positive, text_or
 from etui.units import limit_text
 
 LONG_TERM, SHORT_TERM = "long_term", "short_term"
@@ -52,7 +50,7 @@ class Constraint:
     @property
     def watts(self) -> float | None:
         """The limit now."""
-        return read_watts(self.watts_file)
+        return read_micro(self.watts_file)
 
 
 class PackageLimit:
@@ -83,14 +81,14 @@ class PackageLimit:
             LimitPart(
                 name,
                 constraint.watts,
-                read_positive_watts(constraint.max_file),
-                _read_seconds(constraint.window_file),
+                read_positive(constraint.max_file),
+                read_positive(constraint.window_file),
             )
             for name, constraint in self._knobs.items()
         )
         watts = self._knobs[LONG_TERM].watts
         enforced = self._find_enforced()
-        stated = read_positive_watts(self._knobs[LONG_TERM].max_file)
+        stated = read_positive(self._knobs[LONG_TERM].max_file)
         # max_power_uw is the design power, which many machines exceed from the factory.
         known = [value for value in (stated, watts) if value is not None]
         return PowerLimit(
@@ -199,8 +197,3 @@ def find_constraints(zone: Path) -> dict[str, Constraint]:
 
 def _rank_interface(zone: Path) -> tuple[bool, str]:
     return zone.name.startswith("intel-rapl-mmio"), zone.name
-
-
-def _read_seconds(path: Path) -> float | None:
-    microseconds = int_or_none(path)
-    return microseconds / 1e6 if microseconds is not None and microseconds > 0 else None

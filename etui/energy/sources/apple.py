@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from etui.energy.types import Channel, ChannelProbe, Kind, Reading
+from etui.energy.types import Channel, ChannelProbe, Kind, Reading, Source
 
 _PARTS = {
     "package:0": (("cpu_total_mj", "ane_mj"), "Apple CPU and Neural Engine"),
@@ -22,7 +22,7 @@ _PARTS = {
 Engine is mostly idle and is added to the CPU: a counter that never moves would look broken."""
 
 
-class AppleSource:
+class AppleSource(Source):
     """The parts of an Apple chip for which macOS counts energy.
 
     Args:
@@ -30,50 +30,40 @@ class AppleSource:
         on_apple: Whether this is an Apple Silicon machine; None asks the platform.
     """
 
-    name = "apple"
-
     def __init__(
         self,
         clock: Callable[[], int] = time.monotonic_ns,
         monitor: Any = None,
         on_apple: bool | None = None,
     ) -> None:
-        self._clock = clock
+        super().__init__(clock)
         self._on_apple = _is_apple_silicon() if on_apple is None else on_apple
         self._failure = ""
         self._monitor = monitor
         if monitor is None and self._on_apple:
             self._monitor = self._open_monitor()
         now = self._read_energies()
-        self._channels = [
+        self.channels = [
             Channel(id=scope, scope=scope, kind=Kind.MODEL, label=label)
             for scope, (_, label) in _PARTS.items()
             if now.get(scope) is not None
         ]
 
-    @property
-    def channels(self) -> Sequence[Channel]:
-        """Parts that gave a reading."""
-        return self._channels
-
     def probe(self) -> Sequence[ChannelProbe]:
         """Report the parts of the chip; nothing unless this is Apple Silicon."""
         if not self._on_apple:
             return []
-        if self._channels:
-            return [ChannelProbe(channel.id, True, True) for channel in self._channels]
+        if self.channels:
+            return [ChannelProbe(channel.id, True, True) for channel in self.channels]
         fix = "" if self._monitor is not None else "pip install zeus-apple-silicon"
         why = self._failure or "macOS provides no energy counters"
         return [ChannelProbe("apple", True, False, why, fix)]
 
     def read(self) -> Mapping[str, Reading]:
         """Read the cumulative joules of every part; all empty when macOS refuses."""
-        now_ns = self._clock()
+        now_ns = self.clock()
         energies = self._read_energies()
-        return {c.id: Reading(now_ns, energies.get(c.id)) for c in self._channels}
-
-    def close(self) -> None:
-        """Do nothing: no resource is open."""
+        return {c.id: Reading(now_ns, energies.get(c.id)) for c in self.channels}
 
     def _open_monitor(self) -> Any:
         try:

@@ -11,45 +11,36 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from etui.energy.sources.sysfs import entries, int_or_none, text_or
-from etui.energy.types import Channel, ChannelProbe, Kind, Reading
+from etui.energy.types import Channel, ChannelProbe, Kind, Reading, Source, sum_known
 
-_PERIOD_S = 5.0
-_BAND = 0.1
-"""Battery gauges are specified to a few percent and lag behind; 10 % covers both."""
+_CHANNEL = Channel(
+    id="battery",
+    scope="battery",
+    kind=Kind.BATTERY,
+    label="battery, whole machine",
+    period_s=5.0,
+    relative_error=0.1,  # gauges are specified to a few percent and lag behind: 10 % covers both
+)
 
 
-class BatterySource:
+class BatterySource(Source):
     """Every battery below ``<sysfs>/class/power_supply``, summed into one channel."""
 
-    name = "battery"
-
     def __init__(self, sysfs_dir: Path, clock: Callable[[], int] = time.monotonic_ns) -> None:
-        self._clock = clock
+        super().__init__(clock)
         self._batteries = [
             folder
             for folder in entries(sysfs_dir / "class" / "power_supply")
             if text_or(folder / "type") == "Battery" and text_or(folder / "scope") != "Device"
         ]
-        self._channel = Channel(
-            id="battery",
-            scope="battery",
-            kind=Kind.BATTERY,
-            label="battery, whole machine",
-            period_s=_PERIOD_S,
-            relative_error=_BAND,
-        )
-        self._discharging = self._watts() is not None
-
-    @property
-    def channels(self) -> Sequence[Channel]:
-        """The battery, if it was discharging when the source was opened."""
-        return [self._channel] if self._discharging else []
+        if self._watts() is not None:
+            self.channels = [_CHANNEL]
 
     def probe(self) -> Sequence[ChannelProbe]:
         """Report whether there is a battery, and whether it discharges."""
         if not self._batteries:
             return []
-        if self._discharging:
+        if self.channels:
             return [ChannelProbe("battery", True, True)]
         states = {text_or(folder / "status", "unknown").lower() for folder in self._batteries}
         state = " and ".join(sorted(states))
@@ -58,28 +49,17 @@ class BatterySource:
 
     def read(self) -> Mapping[str, Reading]:
         """Read the power drawn from all batteries; an empty reading while one of them charges."""
-        return {"battery": Reading(self._clock(), None, self._watts())}
-
-    def close(self) -> None:
-        """Do nothing: no resource is open."""
-
-    def percent(self) -> float | None:
-        """Return the charge of the batteries in percent; None without one."""
-        levels = [int_or_none(folder / "capacity") for folder in self._batteries]
-        known = [level for level in levels if level is not None and 0 <= level <= 100]
-        return sum(known) / len(known) if known else None
+        return {"battery": Reading(self.clock(), None, self._watts())}
 
     def _watts(self) -> float | None:
         states = [text_or(folder / "status") for folder in self._batteries]
         if "Discharging" not in states or "Charging" in states:
             return None
-        parts = [
+        return sum_known(
             _read_watts(folder)
             for folder, state in zip(self._batteries, states, strict=True)
             if state == "Discharging"
-        ]
-        known = [watts for watts in parts if watts is not None]
-        return sum(known) if known and len(known) == len(parts) else None
+        )
 
 
 def _read_watts(folder: Path) -> float | None:

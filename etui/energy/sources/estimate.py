@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from etui.energy.sharing import read_cpu_seconds
-from etui.energy.types import Channel, ChannelProbe, Kind, Reading
+from etui.energy.types import Channel, ChannelProbe, Kind, Reading, Source
 
 CHANNEL_ID = "estimate:cpu"
 BAND = 0.4
@@ -30,7 +30,7 @@ def default_range_watts(cores: int) -> tuple[float, float]:
     return 4 + 0.5 * cores, 10 + 4.0 * cores
 
 
-class EstimateSource:
+class EstimateSource(Source):
     """Utilisation of all cores, turned into watts.
 
     Args:
@@ -38,8 +38,6 @@ class EstimateSource:
         band: Half width of the estimate, relative.
         utilisation: Busy and total CPU seconds since boot; None asks psutil.
     """
-
-    name = "estimate"
 
     def __init__(
         self,
@@ -53,13 +51,11 @@ class EstimateSource:
         idle, limit = default_range_watts(_count_cores())
         self._idle = idle if idle_watts is None else idle_watts
         self._limit = max(limit if limit_watts is None else limit_watts, self._idle)
-        stated = idle_watts is not None and limit_watts is not None
-        self._stated = stated
-        self._clock = clock
+        super().__init__(clock)
         self._times = utilisation or read_cpu_seconds
         self._last: tuple[int, float, float] | None = None
         self._joules = 0.0
-        self._channel = Channel(
+        channel = Channel(
             id=CHANNEL_ID,
             scope=CHANNEL_ID,
             kind=Kind.ESTIMATE,
@@ -69,21 +65,16 @@ class EstimateSource:
             relative_error=band,
             idle_watts=self._idle,
         )
-
-    @property
-    def channels(self) -> Sequence[Channel]:
-        """The one estimated channel."""
-        return [self._channel]
-
-    def probe(self) -> Sequence[ChannelProbe]:
-        """Report the estimate, and how to improve it."""
-        fix = "" if self._stated else "set cpu_idle_watts and cpu_limit_watts in config.yaml"
-        why = "" if self._stated else "the power range is the default for this number of cores"
-        return [ChannelProbe(CHANNEL_ID, True, True, why, fix)]
+        self.channels = [channel]
+        why, fix = "", ""
+        if idle_watts is None or limit_watts is None:
+            why = "the power range is the default for this number of cores"
+            fix = "set cpu_idle_watts and cpu_limit_watts in config.yaml"
+        self.probes = [ChannelProbe(CHANNEL_ID, True, True, why, fix)]
 
     def read(self) -> Mapping[str, Reading]:
         """Read the joules since the first read, from the utilisation between two reads."""
-        now_ns = self._clock()
+        now_ns = self.clock()
         try:
             busy, total = self._times()
         except (OSError, RuntimeError):
@@ -100,9 +91,6 @@ class EstimateSource:
         self._last = (now_ns, busy, total)
         self._joules += watts * seconds
         return {CHANNEL_ID: Reading(now_ns, self._joules, watts)}
-
-    def close(self) -> None:
-        """Do nothing: no resource is open."""
 
 
 def _count_cores() -> int:

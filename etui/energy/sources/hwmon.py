@@ -21,9 +21,11 @@ from etui.energy.sources.sysfs import (
     entries,
     int_or_none,
     read_int,
+    read_micro,
+    read_positive,
     text_or,
 )
-from etui.energy.types import Channel, ChannelProbe, Kind, Reading
+from etui.energy.types import Channel, ChannelProbe, Kind, Reading, Source
 
 _DRIVERS = {"amdgpu": "AMD GPU", "i915": "Intel GPU", "xe": "Intel GPU"}
 _POWER_FILES = ("power1_average", "power1_input")
@@ -45,14 +47,12 @@ class Sensor:
     power: Path | None
 
 
-class HwmonSource:
+class HwmonSource(Source):
     """GPUs below ``<sysfs>/class/hwmon``.
 
     Args:
         without: Scopes that another source already reads.
     """
-
-    name = "hwmon"
 
     def __init__(
         self,
@@ -60,39 +60,21 @@ class HwmonSource:
         clock: Callable[[], int] = time.monotonic_ns,
         without: Collection[str] = (),
     ) -> None:
-        self._clock = clock
+        super().__init__(clock)
         self._sensors: list[Sensor] = []
-        self._probes: list[ChannelProbe] = []
         for folder in entries(sysfs_dir / "class" / "hwmon"):
             driver = text_or(folder / "name")
             if driver in _DRIVERS:
                 self._add(folder, driver, without)
 
-    @property
-    def channels(self) -> Sequence[Channel]:
-        """Devices that gave a reading."""
-        return [sensor.channel for sensor in self._sensors]
-
-    @property
-    def unreadable_scopes(self) -> list[str]:
-        """Devices that exist and cannot be read."""
-        return [p.id for p in self._probes if not p.readable]
-
-    def probe(self) -> Sequence[ChannelProbe]:
-        """Report what was found when the source was opened."""
-        return self._probes
-
     def read(self) -> Mapping[str, Reading]:
         """Read counter and power of every device; one that fails gives an empty reading."""
         readings: dict[str, Reading] = {}
         for sensor in self._sensors:
-            joules = _read_micro(sensor.energy)
-            watts = _read_micro(sensor.power)
-            readings[sensor.channel.id] = Reading(self._clock(), joules, watts or None)
+            joules = read_micro(sensor.energy) if sensor.energy else None
+            watts = read_positive(sensor.power) if sensor.power else None
+            readings[sensor.channel.id] = Reading(self.clock(), joules, watts)
         return readings
-
-    def close(self) -> None:
-        """Do nothing: no resource is open."""
 
     def _add(self, folder: Path, driver: str, without: Collection[str]) -> None:
         device = folder / "device"
@@ -106,18 +88,19 @@ class HwmonSource:
         if energy is None and power is None:
             self._add_unreadable(scope, folder, no_power or no_energy)
             return
-        limit = int_or_none(folder / "power1_cap") or int_or_none(folder / "power1_max")
+        limit = read_positive(folder / "power1_cap") or read_positive(folder / "power1_max")
         label = _DRIVERS[driver]
         suffix = "/hwmon" if scope == "package:0" else ""
         channel = Channel(
             id=scope + suffix,
             scope=scope,
             kind=Kind.COUNTER if energy else Kind.INTEGRATED,
-            limit_watts=limit / 1e6 if limit and limit > 0 else None,
+            limit_watts=limit,
             label=f"{label} (whole APU)" if suffix else label,
         )
         self._sensors.append(Sensor(channel, energy, power))
-        self._probes.append(ChannelProbe(channel.id, True, True))
+        self.channels.append(channel)
+        self.probes.append(ChannelProbe(channel.id, True, True))
 
     def _add_unreadable(self, scope: str, folder: Path, error: SysfsError | None) -> None:
         if error is None:
@@ -130,7 +113,7 @@ class HwmonSource:
                 f"{folder}: {error.why}",
                 "wake the GPU (run a program on it) and try again",
             )
-        self._probes.append(ChannelProbe(scope, True, False, why, fix))
+        self.probes.append(ChannelProbe(scope, True, False, why, fix))
 
 
 def is_apu(device: Path) -> bool:
@@ -165,20 +148,13 @@ def _find_readable(folder: Path, names: Sequence[str]) -> tuple[Path | None, Sys
     return None, failure
 
 
-def _read_micro(path: Path | None) -> float | None:
-    if path is None:
-        return None
-    value = int_or_none(path)
-    return value / 1e6 if value is not None and value >= 0 else None
-
-
 @dataclass(frozen=True, slots=True)
 class _Gpu:
     handle: Any
     channel: Channel
 
 
-class AmdSmiSource:
+class AmdSmiSource(Source):
     """The GPUs that AMD's own library lists and that report power, if ``amdsmi`` is installed.
 
     ``amdsmi_get_energy_count`` is a counter in microjoules, finer than the power of hwmon. On some
@@ -193,8 +169,6 @@ class AmdSmiSource:
         sleep: Function that waits, in seconds, between the two readings of the counters.
     """
 
-    name = "amdsmi"
-
     def __init__(
         self,
         sysfs_dir: Path,
@@ -203,21 +177,11 @@ class AmdSmiSource:
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self._sysfs = sysfs_dir
-        self._clock = clock
+        super().__init__(clock)
         self._library = _import() if library is None else library
         self._gpus: list[_Gpu] = []
-        self._probes: list[ChannelProbe] = []
         if self._library is not None:
             self._open(sleep)
-
-    @property
-    def channels(self) -> Sequence[Channel]:
-        """GPUs that gave a reading."""
-        return [gpu.channel for gpu in self._gpus]
-
-    def probe(self) -> Sequence[ChannelProbe]:
-        """Report what was found when the source was opened; nothing without the package."""
-        return self._probes
 
     def read(self) -> Mapping[str, Reading]:
         """Read counter and power of every GPU; one that fails gives an empty reading."""
@@ -225,7 +189,7 @@ class AmdSmiSource:
         for gpu in self._gpus:
             counts = gpu.channel.kind is Kind.COUNTER
             joules = self._joules(gpu.handle) if counts else None
-            now_ns = self._clock()
+            now_ns = self.clock()
             readings[gpu.channel.id] = Reading(now_ns, joules, self._watts(gpu.handle))
         return readings
 
@@ -234,7 +198,7 @@ class AmdSmiSource:
         if self._library is not None:
             self._call("amdsmi_shut_down")
             self._library = None
-            self._gpus = []
+            self._gpus, self.channels = [], []
 
     def _open(self, sleep: Callable[[float], None]) -> None:
         try:
@@ -242,7 +206,7 @@ class AmdSmiSource:
             handles = list(self._library.amdsmi_get_processor_handles())
         except Exception as error:  # noqa: BLE001 - its errors and ctypes' have no common base
             why = f"amdsmi cannot be used: {str(error).strip() or type(error).__name__}"
-            self._probes.append(ChannelProbe("amdsmi", True, False, " ".join(why.split())))
+            self.probes.append(ChannelProbe("amdsmi", True, False, " ".join(why.split())))
             self._library = None
             return
         named = [(handle, address) for handle in handles if (address := self._address(handle))]
@@ -261,7 +225,7 @@ class AmdSmiSource:
         now_ns, joules, watts = self._sample(handle)
         known = [value for value in (then_watts, watts) if value]
         if not known:
-            self._probes.append(ChannelProbe(scope, True, False, _NO_POWER))
+            self.probes.append(ChannelProbe(scope, True, False, _NO_POWER))
             return
         why_not = ""
         if joules is not None and then_joules is not None:
@@ -274,11 +238,12 @@ class AmdSmiSource:
         limit = self._limit_watts(address)
         channel = Channel(scope, scope, kind, limit_watts=limit, label="AMD GPU")
         self._gpus.append(_Gpu(handle, channel))
-        self._probes.append(ChannelProbe(scope, True, True, why_not))
+        self.channels.append(channel)
+        self.probes.append(ChannelProbe(scope, True, True, why_not))
 
     def _sample(self, handle: Any) -> tuple[int, float | None, float | None]:
         joules = self._joules(handle)
-        return self._clock(), joules, self._watts(handle)
+        return self.clock(), joules, self._watts(handle)
 
     def _address(self, handle: Any) -> str | None:
         found = self._call("amdsmi_get_gpu_device_bdf", handle)
@@ -313,8 +278,8 @@ class AmdSmiSource:
     def _limit_watts(self, address: str) -> float | None:
         """Read the power limit from the kernel: amdsmi changed its unit between versions."""
         for folder in entries(self._device(address) / "hwmon"):
-            if limit := int_or_none(folder / "power1_cap"):
-                return limit / 1e6 if limit > 0 else None
+            if limit := read_positive(folder / "power1_cap"):
+                return limit
         return None
 
 

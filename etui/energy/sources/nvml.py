@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
-from etui.energy.types import Channel, ChannelProbe, Kind, Reading
+from etui.energy.types import Channel, ChannelProbe, Kind, Reading, Source
 
 TOTAL_ENERGY, AVERAGE_POWER, INSTANT_POWER = 83, 185, 186
 _GPU_SCOPE, _MODULE_SCOPE = 0, 1
@@ -34,21 +34,16 @@ class Plan:
     average_s: float = 0.0  # Seconds over which the power reading is averaged; 0 if it is instant
 
 
-class NvmlGpu:
+class NvmlGpu(Source):
     """One GPU of a :class:`NvmlSource`, which is read without waiting for the others."""
 
-    name = "nvml-gpu"
-
     def __init__(self, source: NvmlSource, channel: Channel, handle: Any, plan: Plan) -> None:
+        super().__init__(source.clock)
         self._source = source
-        self.channels: Sequence[Channel] = (channel,)
+        self.channels = [channel]
         self.handle = handle
         self._plan = plan
         self._usual_ns = _SLOW_CALL_NS
-
-    def probe(self) -> Sequence[ChannelProbe]:
-        """Report nothing: the source reports its GPUs."""
-        return ()
 
     def read(self) -> Mapping[str, Reading]:
         """Read counter and power, and once more where the driver held the call up.
@@ -64,11 +59,8 @@ class NvmlGpu:
         self._usual_ns = took_ns
         return {self.channels[0].id: reading}
 
-    def close(self) -> None:
-        """Do nothing: the source closes the driver."""
 
-
-class NvmlSource:
+class NvmlSource(Source):
     """Every NVIDIA GPU that the driver lists.
 
     Args:
@@ -76,18 +68,15 @@ class NvmlSource:
         library: The ``pynvml`` module; None imports it.
     """
 
-    name = "nvml"
-
     def __init__(
         self,
         clock: Callable[[], int] = time.monotonic_ns,
         wall: Callable[[], int] = time.time_ns,
         library: ModuleType | None = None,
     ) -> None:
-        self._clock = clock
+        super().__init__(clock)
         self._wall = wall
         self._gpus: list[NvmlGpu] = []
-        self._probes: list[ChannelProbe] = []
         self._open = False
         self.failure = ""
         """The error of NVML when it could not start; empty when it runs."""
@@ -108,33 +97,37 @@ class NvmlSource:
         self._open_gpus()
 
     @property
-    def channels(self) -> Sequence[Channel]:
-        """GPUs that gave a reading."""
-        return [channel for gpu in self._gpus for channel in gpu.channels]
-
-    @property
     def parts(self) -> Sequence[NvmlGpu]:
         """Every GPU that gave a reading, to be read apart."""
         return self._gpus
 
     @property
-    def unreadable_scopes(self) -> list[str]:
-        """GPUs that exist and cannot be read."""
-        return [p.id for p in self._probes if p.found and not p.readable]
-
-    @property
     def handles(self) -> Sequence[tuple[Channel, Any]]:
         """Channel and NVML handle of each GPU that is read."""
-        return [(channel, gpu.handle) for gpu in self._gpus for channel in gpu.channels]
+        return [(gpu.channels[0], gpu.handle) for gpu in self._gpus]
+
+    def read_clock_reasons(self, handle: Any) -> int | None:
+        """Read the bits of the reasons for lower clocks; None if the driver does not say."""
+        bits = self.ask("nvmlDeviceGetCurrentClocksEventReasons", handle)
+        if bits is None:  # drivers before 535 know the older name only
+            bits = self.ask("nvmlDeviceGetCurrentClocksThrottleReasons", handle)
+        return None if bits is None else int(bits)
 
     @property
     def library(self) -> Any:
         """The ``pynvml`` module in use; None when NVML did not start."""
         return self._nvml if self._open else None
 
-    def probe(self) -> Sequence[ChannelProbe]:
-        """Report what was found when the source was opened; nothing when NVML did not start."""
-        return self._probes
+    def ask(self, function: str, *args: Any) -> Any:
+        """Call an NVML function; return None if the card, the driver or pynvml lacks it."""
+        library = self.library
+        call = getattr(library, function, None)
+        if call is None:
+            return None
+        try:
+            return call(*args)
+        except library.NVMLError:
+            return None
 
     def read(self) -> Mapping[str, Reading]:
         """Read counter and power of every GPU; one that fails gives an empty reading."""
@@ -142,7 +135,7 @@ class NvmlSource:
 
     def read_gpu(self, handle: Any, plan: Plan) -> tuple[Reading, int]:
         """Read one GPU; return the reading, and how long the calls took in nanoseconds."""
-        before_ns = self._clock()
+        before_ns = self.clock()
         values: dict[int, tuple[float | None, int]] = {}
         if plan.counter == "field" or plan.power in ("instant", "average"):
             values = self._read_fields(handle, plan.scope_id)
@@ -151,13 +144,13 @@ class NvmlSource:
         if plan.counter == "field" and TOTAL_ENERGY in values:
             millijoules, stamp_us = values[TOTAL_ENERGY]
         elif plan.counter == "call":
-            millijoules = self._ask("nvmlDeviceGetTotalEnergyConsumption", handle)
+            millijoules = self.ask("nvmlDeviceGetTotalEnergyConsumption", handle)
         if plan.power == "usage":
-            milliwatts = self._ask("nvmlDeviceGetPowerUsage", handle)
+            milliwatts = self.ask("nvmlDeviceGetPowerUsage", handle)
         else:
             number = INSTANT_POWER if plan.power == "instant" else AVERAGE_POWER
             milliwatts = values.get(number, _NOTHING)[0] if plan.power else None
-        after_ns = self._clock()
+        after_ns = self.clock()
         reading = Reading(
             t_ns=(before_ns + after_ns) // 2,
             joules=None if millijoules is None else millijoules / 1e3,
@@ -174,7 +167,7 @@ class NvmlSource:
             self._nvml.nvmlShutdown()
 
     def _open_gpus(self) -> None:
-        count = self._ask("nvmlDeviceGetCount") or 0
+        count = self.ask("nvmlDeviceGetCount") or 0
         if not count:
             self.failure = "the driver lists no GPU"
         for index in range(count):
@@ -182,22 +175,22 @@ class NvmlSource:
                 handle = self._nvml.nvmlDeviceGetHandleByIndex(index)
             except self._nvml.NVMLError as error:
                 why, fix = _format_error(error), "check the GPU with nvidia-smi"
-                self._probes.append(ChannelProbe(f"gpu:{index}", True, False, why, fix))
+                self.probes.append(ChannelProbe(f"gpu:{index}", True, False, why, fix))
                 continue
             self._add(index, handle)
 
     def _add(self, index: int, handle: Any) -> None:
-        uuid = self._ask("nvmlDeviceGetUUID", handle) or str(index)
-        name = self._ask("nvmlDeviceGetName", handle) or "NVIDIA GPU"
+        uuid = self.ask("nvmlDeviceGetUUID", handle) or str(index)
+        name = self.ask("nvmlDeviceGetName", handle) or "NVIDIA GPU"
         plan = self._make_plan(handle)
         module = plan.scope_id == _MODULE_SCOPE
         scope = f"{'module' if module else 'gpu'}:{uuid}"
         if not plan.counter and not plan.power:
             why = f"{name} reports neither energy nor power"
             fix = "vGPU and MIG guests cannot read power: run etui on the host of the GPU"
-            self._probes.append(ChannelProbe(scope, True, False, why, fix))
+            self.probes.append(ChannelProbe(scope, True, False, why, fix))
             return
-        limit_mw = self._ask("nvmlDeviceGetEnforcedPowerLimit", handle)
+        limit_mw = self.ask("nvmlDeviceGetEnforcedPowerLimit", handle)
         channel = Channel(
             id=scope,
             scope=scope,
@@ -208,15 +201,16 @@ class NvmlSource:
             average_s=plan.average_s,
         )
         self._gpus.append(NvmlGpu(self, channel, handle, plan))
-        self._probes.append(ChannelProbe(scope, True, True, self._format_remark(handle, plan)))
+        self.channels.append(channel)
+        self.probes.append(ChannelProbe(scope, True, True, self._format_remark(handle, plan)))
 
     def _make_plan(self, handle: Any) -> Plan:
         values = self._read_fields(handle, _GPU_SCOPE)
         energy = values.get(TOTAL_ENERGY)
         counter = "field" if energy and energy[0] is not None else ""
-        if not counter and self._ask("nvmlDeviceGetTotalEnergyConsumption", handle) is not None:
+        if not counter and self.ask("nvmlDeviceGetTotalEnergyConsumption", handle) is not None:
             counter = "call"
-        usage = self._ask("nvmlDeviceGetPowerUsage", handle)
+        usage = self.ask("nvmlDeviceGetPowerUsage", handle)
         instant = values.get(INSTANT_POWER, _NOTHING)[0]
         if instant or (instant is not None and not usage):
             return Plan(counter, "instant")
@@ -235,10 +229,10 @@ class NvmlSource:
 
         GA100 (the A100 and A30) is the exception; NVML gives it Ampere's architecture number.
         """
-        architecture = self._ask("nvmlDeviceGetArchitecture", handle)
+        architecture = self.ask("nvmlDeviceGetArchitecture", handle)
         if architecture is None or architecture >= 0xFFFF:
             return False
-        name = str(self._ask("nvmlDeviceGetName", handle) or "")
+        name = str(self.ask("nvmlDeviceGetName", handle) or "")
         return bool(architecture >= _AMPERE) and not ("A100" in name or "A30" in name.split())
 
     def _format_remark(self, handle: Any, plan: Plan) -> str:
@@ -247,7 +241,7 @@ class NvmlSource:
             remarks.append("no energy counter, power is integrated")
         if plan.average_s:
             remarks.append("power is an average over one second")
-        mode = self._ask("nvmlDeviceGetMigMode", handle)
+        mode = self.ask("nvmlDeviceGetMigMode", handle)
         if mode and mode[0]:
             remarks.append("MIG is on: readings cover the whole board")
         return "; ".join(remarks)
@@ -262,7 +256,7 @@ class NvmlSource:
     def _read_fields(self, handle: Any, scope_id: int) -> dict[int, tuple[float | None, int]]:
         """Read field id -> (value, timestamp in us); a value that is not supported is None."""
         fields = [TOTAL_ENERGY, (INSTANT_POWER, scope_id), (AVERAGE_POWER, scope_id)]
-        found = self._ask("nvmlDeviceGetFieldValues", handle, fields)
+        found = self.ask("nvmlDeviceGetFieldValues", handle, fields)
         if found is None:
             return {}
         return {v.fieldId: (self._parse_value(v), int(v.timestamp)) for v in found}
@@ -272,16 +266,6 @@ class NvmlSource:
             return None
         member = _MEMBERS.get(value.valueType)
         return None if member is None else getattr(value.value, member)
-
-    def _ask(self, function: str, *args: Any) -> Any:
-        """Call an NVML function; return None if the card, the driver or pynvml lacks it."""
-        call = getattr(self._nvml, function, None)
-        if call is None:
-            return None
-        try:
-            return call(*args)
-        except self._nvml.NVMLError:
-            return None
 
 
 _MEMBERS = {0: "dVal", 1: "uiVal", 2: "ulVal", 3: "ullVal", 4: "sllVal", 5: "siVal", 6: "usVal"}

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,9 +18,11 @@ from etui.energy.sources.sysfs import (
     entries,
     int_or_none,
     read_int,
+    read_micro,
+    read_positive,
     text_or,
 )
-from etui.energy.types import Channel, ChannelProbe, Kind, Reading
+from etui.energy.types import Channel, ChannelProbe, Kind, Reading, Source
 
 _ZONE = re.compile(r"(?P<control>intel-rapl(?:-mmio)?):(?P<path>\d+(?::\d+)*)$")
 _PACKAGE = re.compile(r"package-(?P<package>\d+)(?:-die-(?P<die>\d+))?$")
@@ -43,70 +45,49 @@ class Zone:
         return self.folder / "energy_uj"
 
 
-class RaplSource:
+class RaplSource(Source):
     """RAPL zones below ``<sysfs>/class/powercap``."""
 
-    name = "rapl"
-
     def __init__(self, sysfs_dir: Path, clock: Callable[[], int] = time.monotonic_ns) -> None:
-        self._root = sysfs_dir / "class" / "powercap"
-        self._sysfs_dir = sysfs_dir
-        self._clock = clock
-        self._readable: list[tuple[Channel, Path]] = []
-        self._probes: list[ChannelProbe] = []
-        self._open_zones()
-
-    @property
-    def channels(self) -> Sequence[Channel]:
-        """Zones that gave a reading."""
-        return [channel for channel, _ in self._readable]
+        super().__init__(clock)
+        self._counters: dict[str, Path] = {}
+        self._open_zones(sysfs_dir / "class" / "powercap")
 
     @property
     def unreadable_scopes(self) -> list[str]:
         """Scopes of zones that exist and cannot be read, except covering scopes."""
-        return [p.id for p in self._probes if p.found and not p.readable and ":" in p.id]
-
-    def probe(self) -> Sequence[ChannelProbe]:
-        """Report what was found when the source was opened."""
-        return self._probes
+        return [scope for scope in super().unreadable_scopes if ":" in scope]
 
     def read(self) -> Mapping[str, Reading]:
         """Read the counters in joules; a zone that fails gives an empty reading."""
         readings: dict[str, Reading] = {}
-        for channel, path in self._readable:
-            try:
-                microjoules = read_int(path)
-            except SysfsError:
-                readings[channel.id] = Reading(self._clock(), None)
-            else:
-                joules = microjoules / 1e6 if microjoules >= 0 else None
-                readings[channel.id] = Reading(self._clock(), joules)
+        for scope, counter in self._counters.items():
+            joules = read_micro(counter)
+            readings[scope] = Reading(self.clock(), joules)
         return readings
 
-    def close(self) -> None:
-        """Do nothing: no resource is open."""
-
-    def _open_zones(self) -> None:
-        zones = find_zones(self._root)
+    def _open_zones(self, root: Path) -> None:
+        zones = find_zones(root)
         if not zones:
-            self._probes = [_explain_absence(self._root)]
+            self.probes = [_explain_absence(root)]
             return
         seen: dict[str, int] = {}
         for zone in zones:
             try:
                 now = read_int(zone.counter)
             except SysfsError as error:
-                self._probes.append(_explain_refusal(zone, error))
+                self.probes.append(_explain_refusal(zone, error))
                 continue
             if now < 0:
                 why = f"{zone.counter} holds {now}, but a counter cannot be negative"
-                self._probes.append(ChannelProbe(zone.scope, True, False, why))
+                self.probes.append(ChannelProbe(zone.scope, True, False, why))
                 continue
             if now and seen.get(_strip_die(zone.scope)) == now:
                 continue  # another die of the package mirrors the same counter
             seen[_strip_die(zone.scope)] = now
-            self._readable.append((_make_channel(zone), zone.counter))
-            self._probes.append(ChannelProbe(zone.scope, True, True))
+            self.channels.append(_make_channel(zone))
+            self._counters[zone.scope] = zone.counter
+            self.probes.append(ChannelProbe(zone.scope, True, True))
 
 
 def find_zones(root: Path) -> list[Zone]:
@@ -147,13 +128,11 @@ def _read_zone(folder: Path) -> Zone | None:
     scope = read_scope(folder)
     if scope is None:
         return None
-    span = int_or_none(folder / "max_energy_range_uj")
-    limit = int_or_none(folder / "constraint_0_power_limit_uw")
     return Zone(
         folder,
         scope,
-        span / 1e6 if span is not None and span > 0 else None,
-        limit / 1e6 if limit is not None and limit > 0 else None,
+        range_joules=read_positive(folder / "max_energy_range_uj"),
+        limit_watts=read_positive(folder / "constraint_0_power_limit_uw"),
     )
 
 

@@ -74,6 +74,17 @@ def int_or_none(path: Path) -> int | None:
         return None
 
 
+def read_micro(path: Path) -> float | None:
+    """Read a value that is kept in millionths; None if it cannot be read or is negative."""
+    value = int_or_none(path)
+    return value / 1e6 if value is not None and value >= 0 else None
+
+
+def read_positive(path: Path) -> float | None:
+    """Read a value that is kept in millionths; None also where the file states nothing (0)."""
+    return read_micro(path) or None
+
+
 def entries(folder: Path) -> list[Path]:
     """List the entries of a folder, sorted by name; empty when it cannot be listed."""
     try:

@@ -122,11 +122,9 @@ def test_a_discharging_battery_is_the_whole_machine(write: Write, config: Config
         type="Battery",
         status="Discharging",
         power_now=12_500_000,
-        capacity=81,
     )
     source = BatterySource(config.sysfs_dir)
     assert source.read()["battery"].watts == 12.5
-    assert source.percent() == 81
     recorder = open_recorder(config)
     assert [channel.kind for channel in recorder.selection.summed] == [Kind.BATTERY]
     assert recorder.unmeasured == ()

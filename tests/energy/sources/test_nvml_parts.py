@@ -63,7 +63,7 @@ def opened(gpus: int = 2) -> tuple[FakeClock, Driver, NvmlSource]:
 def test_each_gpu_can_be_read_apart() -> None:
     _, driver, source = opened(3)
     assert isinstance(source, DividedSource)
-    assert [part.channels for part in source.parts] == [(c,) for c in source.channels]
+    assert [part.channels for part in source.parts] == [[c] for c in source.channels]
     readings = source.parts[1].read()
     assert driver.calls == [1]
     assert readings.keys() == {source.channels[1].id}

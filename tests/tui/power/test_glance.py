@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from textual.widgets import Static
 
-from etui.energy.devices import DeviceVitals
+from etui.energy.sharing import DeviceVitals
 from etui.energy.types import Channel, Kind
 from etui.events import Loaded
 from etui.tui.chat.prompt import Prompt

@@ -27,6 +27,7 @@ from etui.bench.machines import (
     undo_join,
 )
 from etui.bench.plan import RunPlan, check_sources, restore_difficulty
+from etui.bench.progress import RunProgress
 from etui.bench.results import write_results
 from etui.bench.sample import Sample
 from etui.bench.schedule import Piece, build_schedule, open_precision
@@ -406,22 +407,6 @@ def log_run(
             writer.close()
 
 
-class Audience(Protocol):
-    """Shows the progress of a run."""
-
-    def say(self, text: str) -> None:
-        """Show a line about the current step."""
-
-    def begin(self, config: RunConfig, folder: Path, samples: Sequence[Sample]) -> None:
-        """Show that the run starts, or resumes after ``samples``."""
-
-    def see(self, samples: Sequence[Sample]) -> None:
-        """Show new answers, which are on disk; called from another thread, one call at a time."""
-
-    def expect(self, questions: int) -> None:
-        """Show that about so many questions are asked, since the run stops at a precision."""
-
-
 @dataclass(frozen=True, slots=True)
 class RunOutcome:
     """How a run ended."""
@@ -438,7 +423,7 @@ class BenchRunner:
     """Runs plans on this machine."""
 
     runtime: Runtime[LocalBackend]  # This machine, with llama.cpp in this process
-    audience: Audience  # Shows the progress
+    progress: RunProgress  # Shows the progress
     stopped: Event  # Set when the user wants to stop
     on_stop: Callable[[Callable[[], None]], None] = lambda cancel: None
     """Called, once the engine is open, with a function that ends a running answer."""
@@ -461,7 +446,7 @@ class BenchRunner:
         run_id = new_run_id(plan.suite.name, plan.format.name, plan.systems, datetime.now())
         config = self.configure(plan, run_id)
         check_sources(
-            plan, {model.name: model.sha256 for model in config.models}, self.audience.say
+            plan, {model.name: model.sha256 for model in config.models}, self.progress.say
         )
         place = out or runs_dir(self.runtime.config) / run_id
         with RunFolder.start(place, config) as folder:
@@ -537,7 +522,7 @@ class BenchRunner:
         runtime.recorder.start()
         self.on_stop(self.cancel.cancel)
         models = load_models(
-            plan, runtime.backend, lambda name: runtime.resolve(Arm(name, name)), self.audience.say
+            plan, runtime.backend, lambda name: runtime.resolve(Arm(name, name)), self.progress.say
         )
         idle = runtime.use_idle_baseline(plan.models[0])
         gpus = runtime.backend.describe_gpus()
@@ -555,16 +540,16 @@ class BenchRunner:
         systems = self.build_systems(plan)
         side_work = self.build_side_work(plan)
         side_work.begin(config, folder.path, before)
-        self.audience.begin(config, folder.path, before)
+        self.progress.begin(config, folder.path, before)
         with log_run(self.runtime.writer, config, folder.path, before) as log:
-            precise = open_precision(plan, config, lambda: sink.wait(), self.audience)
+            precise = open_precision(plan, config, lambda: sink.wait(), self.progress)
 
             def see(new: Sequence[Sample]) -> None:
                 # Not kept in memory: they are on disk, and a long run stays small.
                 if precise is not None:
                     precise.add(new)
                 log.add(new)
-                self.audience.see(new)
+                self.progress.see(new)
 
             spent = math.fsum(s.joules for s in before if s.joules is not None)
             sink = SampleWriter(folder, self.runtime.meter, see, spent, share)
@@ -599,7 +584,7 @@ class BenchRunner:
                 ending = ending if len(samples) == asked else "stopped"  # others have some left
             log.conclude(ending)
             side_work.finish()
-            self.audience.say("writing the report")
+            self.progress.say("writing the report")
             log.summary = write_results(folder, config, samples, self.runtime.config, precision)
         return RunOutcome(ending, folder.path, config, samples, log.summary)
 

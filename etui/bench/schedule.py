@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from random import Random
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from etui.bench.config import BenchPrecision, RunConfig, choose_block_size, cut_subjects
 from etui.bench.plan import RunPlan
@@ -24,6 +24,7 @@ from etui.bench.precision import (
     describe_look,
     take_look,
 )
+from etui.bench.progress import RunProgress
 from etui.bench.sample import Sample
 from etui.datasets.questions import order_balanced
 from etui.measure.run import shuffle_grouped
@@ -162,16 +163,6 @@ def choose_next_look(asked: int, needed: int, error: float, total: int, step: in
     return min(total, max(look, asked + _LEAST_BLOCK))
 
 
-class PrecisionAudience(Protocol):
-    """Shows how precise a run is."""
-
-    def say(self, text: str) -> None:
-        """Show a line about the current step."""
-
-    def expect(self, questions: int) -> None:
-        """Show that about so many questions are asked."""
-
-
 @dataclass(slots=True)
 class PrecisionSchedule:
     """Pieces of a run until its intervals are as narrow as asked."""
@@ -275,7 +266,7 @@ class PrecisionSchedule:
 
 
 def open_precision(
-    plan: RunPlan, config: RunConfig, wait: Callable[[], None], audience: PrecisionAudience
+    plan: RunPlan, config: RunConfig, wait: Callable[[], None], progress: RunProgress
 ) -> PrecisionSchedule | None:
     """Open the schedule of a plan that stops at a precision; None for another plan."""
     if plan.precision is None:
@@ -286,8 +277,8 @@ def open_precision(
         looks = len(precision.looks)
         final = precision.reached or precision.questions >= config.questions
         if plan.block is None or final or looks & (looks - 1) == 0:
-            audience.say(describe_look(precision, needed, config.questions))
-        audience.expect(min(config.questions, max(needed, precision.questions)))
+            progress.say(describe_look(precision, needed, config.questions))
+        progress.expect(min(config.questions, max(needed, precision.questions)))
 
     return PrecisionSchedule(plan, config, wait, notice)
 

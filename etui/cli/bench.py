@@ -124,9 +124,11 @@ def bench(ctx: click.Context, /, **options: Any) -> None:
 
 
 def _run_bench(ctx: click.Context, options: dict[str, Any]) -> int:
+    from etui.bench.progress import RunProgress
     from etui.cli.bench_cluster import check_cluster_options
-    from etui.cli.bench_progress import open_watcher
+    from etui.cli.progress import open_watch
     from etui.config.config import load_config, make_home
+    from etui.measure.progress import Progress
     from etui.runtime.runtime import open_runtime
 
     if options["as_json"] and options["as_lines"]:
@@ -139,16 +141,16 @@ def _run_bench(ctx: click.Context, options: dict[str, Any]) -> int:
     limits = _build_limits(options)
     with (
         stop_signals(stopped) as on_stop,
-        open_watcher(
-            stream=options["as_lines"], quiet=options["quiet"], most_seconds=limits.seconds
-        ) as audience,
-        open_runtime(config, on_log_error=lambda error: audience.say(error.what)) as runtime,
+        open_watch(jsonl=options["as_lines"], texts=not options["quiet"]) as watch,
+        open_runtime(config, on_log_error=lambda error: watch(Progress(error.what))) as runtime,
     ):
         from etui.bench.run import BenchRunner
 
+        progress = RunProgress(watch, limits.seconds)
+
         if runtime.catalogue.problem:
-            audience.say(runtime.catalogue.problem)
-        runner = BenchRunner(runtime, audience, stopped, on_stop)
+            progress.say(runtime.catalogue.problem)
+        runner = BenchRunner(runtime, progress, stopped, on_stop)
         if options["resume"] is not None:
             _check_resume_options(ctx)
             if options["dry_run"]:
@@ -162,7 +164,7 @@ def _run_bench(ctx: click.Context, options: dict[str, Any]) -> int:
         if outcome.config.design is not None:
             from etui.cli.design_run import write_report
 
-            write_report(outcome.folder, audience.say)
+            write_report(outcome.folder, progress.say)
     return _print_outcome(outcome, options)
 
 
@@ -188,7 +190,7 @@ def _plan_run(
         )
     if options["pilot"] is not None:
         raise UsageError("--pilot needs --design", "add --design NAME, or remove it")
-    config, catalogue, say = runner.runtime.config, runner.runtime.catalogue, runner.audience.say
+    config, catalogue, say = runner.runtime.config, runner.runtime.catalogue, runner.progress.say
     plan = _add_precision(make_plan(_build_request(options), config, catalogue, say), options, say)
     if plan.suite.notice:
         say(plan.suite.notice)
@@ -217,7 +219,7 @@ def _resume(runner: BenchRunner, options: dict[str, Any], limits: RunLimits) -> 
     if options["cluster"] is not None:
         return run_on_cluster(runner, options, limits, None)
     runtime = runner.runtime
-    runner.build_side_work = connect_curves(runtime, runner.audience.say)
+    runner.build_side_work = connect_curves(runtime, runner.progress.say)
     return runner.resume(
         find_run(options["resume"], runtime.config),
         lambda run: restore_plan(run, runtime.config, runtime.catalogue),

@@ -90,7 +90,7 @@ def run_on_cluster(
     with open_carrier(options["cluster"]) as carrier:
         runner.on_stop(lambda: None)  # the first Ctrl-C lets the nodes end their questions
         patience = build_patience(options["node_timeout"])
-        bench = ClusterBench(runtime, runner.audience, runner.stopped, carrier, patience)
+        bench = ClusterBench(runtime, runner.progress, runner.stopped, carrier, patience)
         if plan is not None:
             outcome = bench.start(plan, options["out"], limits, compare=bool(options["compare"]))
         else:

@@ -112,7 +112,7 @@ def calibrate(
             curve = _fit_log(spec, config, writer)
             _print_curve(curve, form, "complete")
             return ExitCode.DONE
-        with stop_signals(), open_watch(jsonl=jsonl) as watch:
+        with stop_signals(), open_watch(jsonl=jsonl, texts=not jsonl) as watch:
             curve, complete = measure_curve(
                 spec,
                 path,

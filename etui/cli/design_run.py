@@ -79,11 +79,11 @@ def plan_design_run(request: DesignRequest, runner: BenchRunner) -> RunPlan:
     from etui.design.plan import plan_design
     from etui.design.run import connect_curves
 
-    design, plan = plan_design(request, runner.runtime, runner.audience.say)
-    describe_design(design, runner.audience.say)
+    design, plan = plan_design(request, runner.runtime, runner.progress.say)
+    describe_design(design, runner.progress.say)
     if plan.suite.notice:
-        runner.audience.say(plan.suite.notice)
-    runner.build_side_work = connect_curves(runner.runtime, runner.audience.say)
+        runner.progress.say(plan.suite.notice)
+    runner.build_side_work = connect_curves(runner.runtime, runner.progress.say)
     return plan
 
 
@@ -98,7 +98,7 @@ def price_design_run(
     from etui.design.plan import plan_design
     from etui.design.run import plan_pilot, price_new_run
 
-    say = runner.audience.say
+    say = runner.progress.say
     design, plan = plan_design(request, runner.runtime, say)
     if pilot is not None:
         describe_design(design, say)

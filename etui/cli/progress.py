@@ -6,14 +6,16 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from etui.cli.common import print_event
+from etui.cli.common import print_event, print_json_line
 from etui.cli.streams import control_stream
 from etui.measure.progress import Progress, Watch, watch_nothing
 from etui.text import sanitize
+from etui.units import percent_text
 
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
@@ -76,31 +78,33 @@ def _open_count_bar() -> Iterator[Bar]:
 
 
 @contextmanager
-def open_watch(*, jsonl: bool = False, quiet: bool = False) -> Iterator[Watch]:
+def open_watch(*, jsonl: bool = False, texts: bool = True) -> Iterator[Watch]:
     """Yield what shows the progress of an experiment.
 
     Args:
-        jsonl: Print its JSON lines on stdout, and its texts nowhere.
-        quiet: Print no texts.
+        jsonl: Whether its JSON lines are printed on stdout.
+        texts: Whether its texts are shown on stderr: as a bar in a terminal, at most one line of
+            ten seconds elsewhere.
     """
     from rich.progress import BarColumn, TextColumn
 
-    if jsonl:
-        yield lambda progress: _print_fields(progress)
-    elif quiet:
-        yield watch_nothing
-    elif sys.stderr.isatty():
-        columns = BarColumn(bar_width=8), TextColumn("{task.description}", markup=False)
-        with open_bar(*columns) as bar:
-            yield lambda progress: _show_in_bar(bar, progress)
-    else:
-        lines = Lines(time.monotonic() + _LINE_EVERY_SECONDS)
-        yield lambda progress: _show_as_line(lines, progress)
+    with ExitStack() as stack:
+        show: Watch = watch_nothing
+        if texts and sys.stderr.isatty():
+            columns = BarColumn(bar_width=8), TextColumn("{task.description}", markup=False)
+            show = partial(_show_in_bar, stack.enter_context(open_bar(*columns)))
+        elif texts:
+            show = partial(_show_as_line, Lines(time.monotonic() + _LINE_EVERY_SECONDS))
 
+        def watch(progress: Progress) -> None:
+            if jsonl and progress.fields and progress.event:
+                print_event(progress.event, **progress.fields)
+            elif jsonl and progress.fields:
+                print_json_line(progress.fields)
+            if progress.text:
+                show(progress)
 
-def _print_fields(progress: Progress) -> None:
-    if progress.fields:
-        print_event(progress.event, **progress.fields)
+        yield watch
 
 
 def _show_in_bar(bar: Bar, progress: Progress) -> None:
@@ -111,13 +115,13 @@ def _show_in_bar(bar: Bar, progress: Progress) -> None:
 
 
 def _show_as_line(lines: Lines, progress: Progress) -> None:
-    """Print a line that stays, and at most one of ten seconds of those that do not."""
-    if progress.total is None:
+    if progress.total is None or progress.done is None:
         click.echo(progress.text, err=True)
         return
     now = time.monotonic()
     if lines.is_due(now) or progress.done == progress.total:
-        lines.show(progress.text, now, _LINE_EVERY_SECONDS)
+        share = percent_text(progress.done / progress.total) if progress.total else ""
+        lines.show(f"{share} · {progress.text}", now, _LINE_EVERY_SECONDS)
 
 
 class Bar:

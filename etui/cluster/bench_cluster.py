@@ -29,9 +29,9 @@ from etui.bench.machines import (
     undo_join,
 )
 from etui.bench.plan import RunPlan
+from etui.bench.progress import RunProgress
 from etui.bench.results import write_results
 from etui.bench.run import (
-    Audience,
     RunOutcome,
     log_run,
     read_answers,
@@ -170,7 +170,7 @@ class ClusterBench:
 
     runtime: Runtime[LocalBackend]
     """This machine: its folders, its models' hashes, its log. It answers nothing."""
-    audience: Audience  # Shows the progress
+    progress: RunProgress  # Shows the progress
     stopped: Event  # Set when the user wants to stop
     carrier: Carrier  # Carries text to the nodes
     patience: Patience = DEFAULT_PATIENCE  # Limits of silence
@@ -276,8 +276,8 @@ class ClusterBench:
         if not found:
             raise EtuiError("the cluster has no node with a CPU", "start one: ray start --address")
         nodes = name_nodes(found)
-        self.audience.say(f"starting {count_text(len(nodes), 'node')}: {', '.join(nodes)}")
-        say, stopped = self.audience.say, self.stopped.is_set
+        self.progress.say(f"starting {count_text(len(nodes), 'node')}: {', '.join(nodes)}")
+        say, stopped = self.progress.say, self.stopped.is_set
         ready = start_nodes(
             self.carrier, nodes, read_versions(), self.patience, say, stopped, self.now
         )
@@ -318,8 +318,8 @@ class ClusterBench:
     ) -> ClusterOutcome:
         for key, node_name in opened.names.items():
             machine = next(each for each in config.machines or () if each.key == key)
-            self.audience.say(f"{key} is {node_name}: {machine.name}")
-        self.audience.begin(config, folder.path, before)
+            self.progress.say(f"{key} is {node_name}: {machine.name}")
+        self.progress.begin(config, folder.path, before)
         tallies = {each.key: NodeTally() for each in config.machines or ()}
         tallies |= read_tallies(folder.path, before)
         ray = read_versions()["ray"]
@@ -332,7 +332,7 @@ class ClusterBench:
 
             def see(new: Sequence[Sample]) -> None:
                 log.add(new)
-                self.audience.see(new)
+                self.progress.see(new)
 
             sink = _Sink(config, folder, see)
             try:
@@ -347,7 +347,7 @@ class ClusterBench:
             finally:
                 keep()
             log.conclude(ending)
-            self.audience.say("writing the report")
+            self.progress.say("writing the report")
             log.summary = write_results(folder, config, samples, self.runtime.config)
         losses = sum_losses(tally.losses for tally in tallies.values())
         outcome = RunOutcome(ending, folder.path, config, samples, log.summary)
@@ -379,7 +379,7 @@ class ClusterBench:
             versions={key: each.versions for key, each in opened.configs.items()},
             patience=self.patience,
             mean=MeanJoules.of(by_system),
-            say=self.audience.say,
+            say=self.progress.say,
             tallies=tallies,
             names=opened.names,
             now=self.now,

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from etui.bench.config import RunConfig, parse_run_config
 from etui.bench.plan import RunPlan, restore_plan
+from etui.bench.progress import RunProgress
 from etui.bench.run import BenchRunner, build_work
 from etui.bench.schedule import Piece
 from etui.bench.scoring import Answered, QuestionAnswerer
@@ -30,7 +31,6 @@ from etui.units import percent_text
 
 if TYPE_CHECKING:
     from etui.backends.local import LocalBackend
-    from etui.bench.sample import Sample
     from etui.models.download import Progress
     from etui.models.spec import ModelSpec
     from etui.runtime.runtime import Runtime
@@ -121,25 +121,6 @@ def open_worker() -> MachineWorker:
 
 
 @dataclass(slots=True)
-class _Notes:
-    """An audience that passes on what a run says; the driver shows the rest."""
-
-    send: Callable[[str], None]
-
-    def say(self, text: str) -> None:
-        self.send(text)
-
-    def begin(self, config: RunConfig, folder: Path, samples: Sequence[Sample]) -> None:
-        pass
-
-    def see(self, samples: Sequence[Sample]) -> None:
-        pass
-
-    def expect(self, questions: int) -> None:
-        pass
-
-
-@dataclass(slots=True)
 class MachineWorker:
     """This machine; see :class:`etui.cluster.ray_carrier.NodeWorker`."""
 
@@ -179,7 +160,8 @@ class MachineWorker:
         refuse_other_hash(f"the data of {asked.suite}", plan.suite.sha256, asked.data_sha256)
         for name in plan.models:
             self._bring(runtime.catalogue.get(name), opening.models.get(name), say)
-        runner = BenchRunner(runtime, _Notes(say), self._stopped, self._cancels.append)
+        progress = RunProgress(lambda found: say(found.text))
+        runner = BenchRunner(runtime, progress, self._stopped, self._cancels.append)
         found = runner.configure(plan, asked.run_id)
         self._plan, self._systems = plan, runner.build_systems(plan)
         return found

@@ -17,11 +17,11 @@ class Progress:
     text: str = ""  # A line for people; empty shows nothing
     done: float | None = None
     total: float | None = None  # The whole work, in the unit of `done`
-    event: str = "note"  # Kind of the JSON line
+    event: str = "note"  # Kind of the JSON line; empty if `fields` is all of it
     fields: Mapping[str, object] = field(default_factory=dict)
 
 
-Watch = Callable[[Progress], object]
+Watch = Callable[[Progress], None]
 """Shows progress; may be called from another thread, one call at a time."""
 
 

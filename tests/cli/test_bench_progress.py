@@ -7,7 +7,9 @@ from dataclasses import replace
 
 import pytest
 
-from etui.cli.bench_progress import RunTally, Watcher, format_accuracy
+from etui.bench.progress import RunProgress, RunTally, format_accuracy
+from etui.cli.progress import open_watch
+from etui.measure.progress import Progress
 from tests.bench import synthetic
 from tests.bench.store.test_run_folder import sample
 
@@ -32,10 +34,13 @@ def test_a_time_limit_that_comes_first_is_what_is_left():
 
 
 def test_the_rest_is_that_of_the_expected_questions(tmp_path):
-    totals: list[int] = []
-    watcher = Watcher(
-        lambda tally, subject: totals.append(tally.total), lambda text: None, stream=False
-    )
+    totals: list[float] = []
+
+    def watch(progress: Progress) -> None:
+        if progress.total is not None:
+            totals.append(progress.total)
+
+    watcher = RunProgress(watch)
     watcher.expect(5)  # before a run begins, nothing is expected
     config = synthetic.config(arms=("direct", "think"))
     watcher.begin(config, tmp_path, [])
@@ -85,10 +90,11 @@ def test_no_accuracy_is_certain(right, asked):
 
 
 def test_samples_stream_as_lines_of_json(capsys, tmp_path):
-    shown = []
-    watcher = Watcher(lambda tally, subject: shown.append(subject), lambda text: None, stream=True)
-    watcher.begin(synthetic.config(arms=("direct",)), tmp_path, [])
-    watcher.see([sample(0), sample(1)])
-    lines = capsys.readouterr().out.splitlines()
-    assert [json.loads(line)["row"] for line in lines] == [0, 1]
-    assert shown == ["anatomy"]
+    with open_watch(jsonl=True) as watch:
+        progress = RunProgress(watch)
+        progress.begin(synthetic.config(arms=("direct",), drawn={"anatomy": 2}), tmp_path, [])
+        progress.see([sample(0), sample(1)])
+    shown = capsys.readouterr()
+    assert [json.loads(line)["row"] for line in shown.out.splitlines()] == [0, 1]
+    assert shown.err.splitlines()[-1].startswith("100 % · 2 of 2 · ")
+    assert shown.err.endswith(" · anatomy\n")

@@ -67,7 +67,7 @@ def plan(questions_csv, config, monkeypatch) -> RunPlan:
 class Bench:
     runtime: object
     config: object
-    audience: Audience = field(default_factory=Audience)
+    progress: Audience = field(default_factory=Audience)
     stopped: Event = field(default_factory=Event)
 
     def on(self, *scripts) -> ClusterBench:
@@ -75,7 +75,7 @@ class Bench:
         self.runtime = open_runtime(self.config)
         carrier = FakeCarrier(scripts)
         return ClusterBench(
-            self.runtime, self.audience, self.stopped, carrier, PATIENCE, carrier.now
+            self.runtime, self.progress, self.stopped, carrier, PATIENCE, carrier.now
         )
 
     def plan_again(self, run: RunConfig) -> RunPlan:
@@ -100,7 +100,7 @@ def test_nodes_share_a_run(plan, bench, tmp_path):
     assert recorded.edited == ()
     assert [machine.key for machine in recorded.config.machines] == ["m1", "m2"]
     assert {sample.machine for sample in recorded.samples} == {"m1", "m2"}
-    assert "m1 is desk: A processor" in bench.audience.lines
+    assert "m1 is desk: A processor" in bench.progress.lines
     assert "desk" not in (out / "config.json").read_text()  # a run can be published
     assert recorded.config.models[0].sha256 == SHA256
     assert found.losses == Losses()
@@ -108,7 +108,7 @@ def test_nodes_share_a_run(plan, bench, tmp_path):
     assert document["wasted"]["wasted_joules"] == 0
     assert sum(each["answers"] for each in document["machines"].values()) == 6
     assert (out / "report.html").exists()
-    assert bench.audience.seen == list(recorded.samples)
+    assert bench.progress.seen == list(recorded.samples)
 
 
 def test_the_samples_and_the_summary_are_those_of_one_node(plan, bench, tmp_path):
@@ -208,7 +208,7 @@ class Local(BenchRunner):
 def local(bench):
     def resume(folder: Path, **changes):
         runtime = open_runtime(bench.config)
-        runner = type("Local", (Local,), changes)(runtime, bench.audience, Event())
+        runner = type("Local", (Local,), changes)(runtime, bench.progress, Event())
         with runtime:
             return runner.resume(folder, bench.plan_again)
 
@@ -253,7 +253,7 @@ def test_a_comparison_resumes_only_on_its_machines(plan, bench, local, tmp_path)
 def test_a_run_of_one_machine_is_not_resumed_on_a_cluster(plan, bench, tmp_path):
     runtime = open_runtime(bench.config)
     with runtime:
-        Local(runtime, bench.audience, Event()).start(plan, tmp_path / "one")
+        Local(runtime, bench.progress, Event()).start(plan, tmp_path / "one")
     with pytest.raises(UsageError, match="was started on one machine"):
         bench.on(make_script("a")).resume(tmp_path / "one", bench.plan_again)
 
@@ -272,11 +272,11 @@ def test_a_crash_of_the_driver_leaves_the_losses_and_counts_the_answers(
     out = tmp_path / "run"
 
     def crash(samples):
-        bench.audience.seen += samples
-        if len(bench.audience.seen) == 4:
+        bench.progress.seen += samples
+        if len(bench.progress.seen) == 4:
             raise KeyboardInterrupt  # as kill -9 would, nothing is counted after it
 
-    monkeypatch.setattr(bench.audience, "see", crash)
+    monkeypatch.setattr(bench.progress, "see", crash)
     with pytest.raises(KeyboardInterrupt):
         bench.on(make_script("a", "say", "say", "die")).start(plan, out)
     left = json.loads((out / CLUSTER).read_text())
@@ -375,7 +375,7 @@ def test_a_node_that_is_never_ready_is_left_out(plan, bench, tmp_path):
     found = bench.on(make_script("a"), make_script("b", ready=False)).start(plan, tmp_path / "run")
     assert found.run.ending == "complete"
     assert [machine.key for machine in found.run.config.machines] == ["m1"]
-    assert any("node b was silent for 1 min" in line for line in bench.audience.lines)
+    assert any("node b was silent for 1 min" in line for line in bench.progress.lines)
 
 
 def test_without_a_ready_node_there_is_no_run(plan, bench, tmp_path):

@@ -1,35 +1,18 @@
-"""Show the progress of a run on stderr: a bar in a terminal, a line every ten seconds elsewhere."""
+"""The progress of a run: answered questions, accuracies, joules, and the time left."""
 
 from __future__ import annotations
 
 import math
-import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
 
-import click
+from etui.bench.config import RunConfig
+from etui.bench.sample import Sample
+from etui.measure.progress import Progress, Watch, watch_nothing
+from etui.units import accuracy_text, count_text, energy_text, seconds_text, significant
 
-from etui.cli.common import print_json_line
-from etui.cli.progress import Bar, Lines, open_bar
-from etui.units import (
-    accuracy_text,
-    count_text,
-    energy_text,
-    percent_text,
-    seconds_text,
-    significant,
-)
-
-if TYPE_CHECKING:
-    from etui.bench.config import RunConfig
-    from etui.bench.sample import Sample
-
-_LINE_EVERY_SECONDS = 10.0
 _Z95 = 1.96
 _SHOWN_ARMS = 3
 _SHOWN_MACHINES = 6
@@ -121,104 +104,48 @@ def format_accuracy(right: int, asked: int) -> str:
     return f"{accuracy_text(share).removesuffix('%').strip()} ± {100 * half:.1f} %"
 
 
-class Show(Protocol):
-    """A function that shows the progress of a run."""
-
-    def __call__(self, tally: RunTally, subject: str) -> None:
-        """Show the progress; ``subject`` is that of the last answer."""
-
-
-class Watcher:
-    """Counts the answers of a run, shows its progress and streams its samples.
+class RunProgress:
+    """Counts the answers of a run, and describes its progress.
 
     Args:
-        note: Prints a line about the current step.
-        stream: Whether each sample is printed as a line of JSON on stdout.
+        watch: Shows it; each new sample is a JSON line of its own.
         most_seconds: Seconds after which the run stops; None without a limit.
     """
 
-    def __init__(
-        self,
-        show: Show,
-        note: Callable[[str], None],
-        *,
-        stream: bool,
-        most_seconds: float | None = None,
-    ) -> None:
-        self._show = show
-        self._note = note
-        self._stream = stream
+    def __init__(self, watch: Watch = watch_nothing, most_seconds: float | None = None) -> None:
+        self._watch = watch
         self._most_seconds = most_seconds
         self._tally = RunTally(0)
         self._config: RunConfig | None = None
 
     def say(self, text: str) -> None:
-        """Print a line about the current step."""
-        self._note(text)
+        """Show a line about the current step."""
+        self._watch(Progress(text))
 
     def begin(self, config: RunConfig, folder: Path, samples: Sequence[Sample]) -> None:
-        """Begin a run, or resume one after these answers."""
+        """Show that the run starts, or resumes after ``samples``."""
         total = config.questions * len(config.contenders)
         self._config = config
         self._tally = RunTally(total, began=time.monotonic(), most_seconds=self._most_seconds)
         arms = config.contenders
         what = f"{count_text(config.questions, 'question')} of {config.suite} for {', '.join(arms)}"
-        self._note(f"{what}, format {config.format}@{config.format_version}, results in {folder}")
+        self.say(f"{what}, format {config.format}@{config.format_version}, results in {folder}")
         for sample in samples:
             self._tally.add(config.contender(sample.arm), sample)
         if samples:
-            self._note(f"resuming after {count_text(len(samples), 'answer')}")
+            self.say(f"resuming after {count_text(len(samples), 'answer')}")
 
     def see(self, samples: Sequence[Sample]) -> None:
-        """Count answers that were written to disk, and show the progress."""
+        """Show new answers, which are on disk; called from another thread, one call at a time."""
         if self._config is None or not samples:
             return
         for sample in samples:
             self._tally.add_new(self._config.contender(sample.arm), sample)
-            if self._stream:
-                print_json_line(sample.to_json())
-        self._show(self._tally, samples[-1].subject)
+            self._watch(Progress(event="", fields=sample.to_json()))
+        text = f"{self._tally.line(time.monotonic())} · {samples[-1].subject}"
+        self._watch(Progress(text, self._tally.done, self._tally.total))
 
     def expect(self, questions: int) -> None:
-        """Show the progress against so many questions of each system."""
+        """Show that about so many questions are asked, since the run stops at a precision."""
         if self._config is not None:
             self._tally.total = questions * len(self._config.contenders)
-
-
-@contextmanager
-def open_watcher(
-    *, stream: bool, quiet: bool, most_seconds: float | None = None
-) -> Iterator[Watcher]:
-    """Yield a watcher that fits this terminal or pipe; with ``quiet`` it shows nothing."""
-    if quiet:
-        yield Watcher(lambda tally, subject: None, lambda text: None, stream=stream)
-    elif sys.stderr.isatty():
-        with _open_bar() as bar:
-            show = partial(_show_bar, bar)
-            yield Watcher(show, bar.note, stream=stream, most_seconds=most_seconds)
-    else:
-        lines = Lines(time.monotonic() + _LINE_EVERY_SECONDS)
-        note = partial(click.echo, err=True)
-        show = partial(_show_line, lines)
-        yield Watcher(show, note, stream=stream, most_seconds=most_seconds)
-
-
-@contextmanager
-def _open_bar() -> Iterator[Bar]:
-    from rich.progress import BarColumn, TextColumn
-
-    with open_bar(BarColumn(bar_width=8), TextColumn("{task.description}", markup=False)) as bar:
-        yield bar
-
-
-def _show_bar(bar: Bar, tally: RunTally, subject: str) -> None:
-    """Show one bar for the whole run."""
-    bar.show(f"{tally.line(time.monotonic())} · {subject}", tally.done, tally.total)
-
-
-def _show_line(lines: Lines, tally: RunTally, subject: str) -> None:
-    """Print a line every ten seconds, and one at the end."""
-    now = time.monotonic()
-    if lines.is_due(now) or tally.done == tally.total:
-        share = percent_text(tally.done / tally.total) if tally.total else ""
-        lines.show(f"{share} · {tally.line(now)}", now, _LINE_EVERY_SECONDS)

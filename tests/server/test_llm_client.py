@@ -12,6 +12,8 @@ import pytest
 
 from tests.server.fakes import DEADLINE_SECONDS, FakePool, say, serving
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("options", [[], ["--no-stream"]], ids=["streamed", "whole"])
 def test_llm_gets_the_answer_and_logs_its_joules(tmp_path: Path, options: list[str]) -> None:

@@ -25,6 +25,8 @@ from etui.models.spec import ModelSpec
 from tests.backends.asker import Asker
 from tests.backends.remote.conftest import finished
 
+pytestmark = pytest.mark.slow
+
 pytest.importorskip("fastapi")
 pytest.importorskip("sse_starlette")
 pytest.importorskip("starlette_context")

@@ -96,8 +96,8 @@ class LocalBackend:
 
     Requests begin in the order of their arrival. A request waits while another model answers, while
     its model has no room for it along with the running ones, and while as many answers run as may
-    run (``Config.parallel``); those behind it wait as well. Loads, unloads and ``forget`` wait until
-    the answers before them have ended. Several answers of one model share batches.
+    run (``Config.parallel``); those behind it wait as well. Loads, unloads and ``forget``
+    wait until the answers before them have ended. Several answers of one model share batches.
 
     Args:
         trials: Load a file that etui does not know in a process of its own first, so that a crash

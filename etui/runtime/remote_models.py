@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -26,27 +26,6 @@ if TYPE_CHECKING:
     from etui.config.config import Config
     from etui.models.catalogue import Catalogue
     from etui.models.spec import ModelSpec
-
-
-class LiveSettings(Mapping[str, Any]):
-    """Settings of a turn, of which some are only known when it has ended.
-
-    Args:
-        late: Returns the others, whenever they are read.
-    """
-
-    def __init__(self, fixed: Mapping[str, Any], late: Callable[[], Mapping[str, Any]]) -> None:
-        self._fixed = fixed
-        self._late = late
-
-    def __getitem__(self, name: str) -> Any:
-        return {**self._fixed, **self._late()}[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter({**self._fixed, **self._late()})
-
-    def __len__(self) -> int:
-        return len({**self._fixed, **self._late()})
 
 
 BuildClient = Callable[[BackendSpec, "str | None"], MeterClient]
@@ -86,33 +65,37 @@ class RemoteMeters:
         self._clients: dict[str, MeterClient] = {}
         self._lock = threading.Lock()
 
-    def measure(self, served: ResolvedModel, server: RunningServer | None = None) -> ResolvedModel:
+    def measure(self, model: ResolvedModel, server: RunningServer | None = None) -> ResolvedModel:
         """Return a model of a remote backend with its meter, and the settings that go with it.
 
         Args:
             server: The backend that serves it; None if it cannot be asked how busy it is.
         """
-        name = served.spec.backend
+        name = model.spec.backend
         assert name is not None
-        settings = remote_settings(served.spec, self._config, served.settings)
+        settings = remote_settings(model.spec, self._config, model.settings)
+        meter = self._open_meter(name, server)
+
+        def late() -> dict[str, Any]:
+            # The version of a server is often known from its answer alone.
+            version = settings["backend_server"] or (server.server if server is not None else None)
+            found = meter.settings() if isinstance(meter, RemoteMeter) else {}
+            return {**found, "backend_server": version}
+
+        return replace(model, meter=meter, settings=settings, late_settings=late)
+
+    def _open_meter(self, name: str, server: RunningServer | None) -> Meter:
         backend = self._config.backends.get(name)
         if backend is None or backend.meter is None:
-            return replace(served, meter=UnmeasuredMeter(name), settings=settings)
+            return UnmeasuredMeter(name)
         client = self.open_client(backend)
         if client is None:
-            meter: Meter = UnmeasuredMeter(name, "meter-refused")
-            return replace(served, meter=meter, settings=settings)
+            return UnmeasuredMeter(name, "meter-refused")
         own_server = backend.kind == "etui" and (
             describe_host(backend.url) == describe_host(backend.meter)
         )
         count = _count_with(server) if server is not None and not own_server else None
-        remote = RemoteMeter(client, name, count_running=count, own_server=own_server)
-
-        def late() -> dict[str, Any]:
-            version = settings["backend_server"] or (server.server if server is not None else None)
-            return {**remote.settings(), "backend_server": version}
-
-        return replace(served, meter=remote, settings=LiveSettings(settings, late))
+        return RemoteMeter(client, name, count_running=count, own_server=own_server)
 
     def open_client(self, backend: BackendSpec) -> MeterClient | None:
         """Return the client of a backend's meter; None if its key cannot be sent."""
@@ -289,7 +272,7 @@ def serve_remote(
             "have",
             "add it under `backends`",
         )
-    served = ResolvedModel(
+    model = ResolvedModel(
         spec,
         None,
         price,
@@ -298,12 +281,7 @@ def serve_remote(
         fallbacks=remote.spec.fallbacks,
         backend=remote,
     )
-    served = meters.measure(served, remote)
-    if isinstance(served.settings, LiveSettings):
-        return served
-    # The version of a server is often known from its answer alone.
-    late = LiveSettings(served.settings, lambda: {"backend_server": remote.server})
-    return replace(served, settings=late)
+    return meters.measure(model, remote)
 
 
 def probe_backends(

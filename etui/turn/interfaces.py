@@ -99,6 +99,12 @@ class ResolvedModel:
     """Models that answer if this one cannot and nothing was spent yet, best first."""
     backend: Answerer | None = None
     """The remote backend that answers; None is the engine of this machine."""
+    late_settings: Callable[[], Mapping[str, Any]] = dict
+    """Returns the settings that are only known when the turn has ended."""
+
+    def read_settings(self) -> dict[str, Any]:
+        """Return the settings of a turn that has ended."""
+        return {**self.settings, **self.late_settings()}
 
     def local_path(self) -> Path:
         """Return the model file.

@@ -309,7 +309,7 @@ class Turn:
         """Build the record of the turn and save it, with its loads and unloads."""
         writer, turn_id = self._machine.writer, self._origin.turn_id
         settle_meters([attempt.leg for attempt in self._attempts])
-        model_settings = self._resolved.settings if self._resolved is not None else {}
+        model_settings = self._resolved.read_settings() if self._resolved is not None else {}
         ended = Ended(
             self._query,
             self._decision,

@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any
 
 from etui.energy.types import Energy, EnergyOf
 from etui.events import Verified
@@ -128,26 +129,14 @@ def sum_speculation(records: Iterable[SpeculationRecord | None]) -> SpeculationR
     if len(known) < 2:
         return known[0] if known else None
 
-    def total(name: str) -> float | None:
-        return sum_of_known([getattr(record, name) for record in known])
-
-    return SpeculationRecord(
-        method="+".join(dict.fromkeys(m for record in known for m in record.method.split("+"))),
-        batches=sum(record.batches for record in known),
-        rows=sum(record.rows for record in known),
-        drafted=sum(record.drafted for record in known),
-        accepted=sum(record.accepted for record in known),
-        verify_seconds=math.fsum(record.verify_seconds for record in known),
-        draft_seconds=math.fsum(record.draft_seconds for record in known),
-        verify_joules=total("verify_joules"),
-        verify_uncertainty=total("verify_uncertainty"),
-        draft_joules=total("draft_joules"),
-        draft_uncertainty=total("draft_uncertainty"),
-        accepted_joules=total("accepted_joules"),
-        accepted_uncertainty=total("accepted_uncertainty"),
-        waste_joules=total("waste_joules"),
-        waste_uncertainty=total("waste_uncertainty"),
-    )
+    names = [f.name for f in fields(SpeculationRecord) if f.name != "method"]
+    values = {name: [getattr(record, name) for record in known] for name in names}
+    sums: dict[str, Any] = {
+        name: sum(each) if isinstance(each[0], int) else sum_of_known(each)
+        for name, each in values.items()
+    }
+    methods = dict.fromkeys(m for record in known for m in record.method.split("+"))
+    return SpeculationRecord(method="+".join(methods), **sums)
 
 
 def _clip(events: Sequence[Verified], decode: TimeInterval) -> list[_Work]:

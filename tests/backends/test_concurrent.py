@@ -144,7 +144,9 @@ def test_a_crash_ends_all_answers_and_its_time_is_theirs(
     }
     assert all(share.prompt_tokens == share.decode_tokens == 0 for share in last.shares)
     assert last.start_ns == before[-1].end_ns <= last.end_ns
-    assert Reader(Asker(backend, sticky=True), "count 2").wait().output_tokens == 2, "it is restarted"
+    assert Reader(Asker(backend, sticky=True), "count 2").wait().output_tokens == 2, (
+        "it is restarted"
+    )
 
 
 def test_a_reader_that_leaves_cancels_its_answer_alone(backend: ProcessBackend) -> None:

@@ -25,7 +25,7 @@ from etui.backends.remote.reply import (
     estimate_prompt_tokens,
     known_prompt,
 )
-from etui.backends.remote.stream_parts import Asked, Piece, TokenProbability
+from etui.backends.remote.stream_parts import Asked, StreamPart, TokenProbability
 from etui.chat import Message
 from etui.engine.session import ModelFacts
 from etui.errors import InvalidRequest
@@ -43,11 +43,11 @@ from etui.reasoning.prompts import (
 )
 from etui.units import percent_text
 
-HURRY_SECONDS = 2.0
+END_THINKING_SECONDS = 2.0
 """Longest wait for the control call that ends the thinking; then the request is closed."""
 
 
-Signal = Literal["cancel", "hurry"]
+Signal = Literal["cancel", "end thinking"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,7 @@ class Arrived:
     """Pieces of a request arrived."""
 
     number: int
-    pieces: tuple[Piece, ...]
+    pieces: tuple[StreamPart, ...]
     t_ns: int
 
 
@@ -146,11 +146,13 @@ class Requests:
             if isinstance(message, str) or message.number in self._tasks:
                 return message
 
-    async def hurry(self, request_id: str) -> bool:
+    async def end_thinking(self, request_id: str) -> bool:
         """Ask the server to end the thinking of a request; return whether it does."""
         try:
-            request = self._dialect.build_hurry(request_id)
-            await self._client.fetch_text(request.path, seconds=HURRY_SECONDS, body=request.body)
+            request = self._dialect.build_end_thinking(request_id)
+            await self._client.fetch_text(
+                request.path, seconds=END_THINKING_SECONDS, body=request.body
+            )
         except (RequestFailed, InvalidRequest):
             return False
         return True
@@ -168,7 +170,7 @@ class Requests:
             await self.close(number)
 
 
-def read_letters(first: TokenProbability | None, options: Sequence[Option]) -> LetterReading | None:
+def read_options(first: TokenProbability | None, options: Sequence[Option]) -> LetterReading | None:
     """Read the probabilities of the letters, summed over the tokens ``A`` and `` A``.
 
     A letter that is not among the alternatives has a probability below all of theirs, and counts
@@ -196,7 +198,7 @@ def read_letters(first: TokenProbability | None, options: Sequence[Option]) -> L
     return LetterReading(shares, min(1.0, mass))
 
 
-Outcome = Literal["ended", "cancelled", "hurried", "limit"]
+Outcome = Literal["ended", "cancelled", "spent", "limit"]
 """How reading a request ended: by the server, by the user, by a budget, or by ``enough``."""
 
 MOST_ALTERNATIVES = 20
@@ -237,7 +239,7 @@ class RemoteAnswer:
         self.prefilled_ns: int | None = None
         self.energy: Mapping[str, Any] | None = None
         self.server = ""
-        self._hurried = False
+        self._spent = False
 
     @property
     def draws_votes(self) -> bool:
@@ -253,7 +255,7 @@ class RemoteAnswer:
         if self.arm.reasoning == "cot" and self.arm.think_tokens > 0:
             events = self._think()
         elif self.arm.readout == "choices":
-            events = self._choose_letter()
+            events = self._read_out_option()
         else:
             events = self._answer_directly()
         async for event in events:
@@ -306,14 +308,16 @@ class RemoteAnswer:
         wants = self.options.top_logprobs is not None
         return Reply(splitter or tags, with_logprobs=wants)
 
-    def take_facts(self, reply: Reply, pieces: Sequence[Piece]) -> None:
+    def take_facts(self, reply: Reply, pieces: Sequence[StreamPart]) -> None:
         """Take what pieces report of a request, into the first of its replies."""
         for piece in pieces:
             reply.take_facts(piece)
             self.server = piece.server or self.server
         self.energy = reply.energy or self.energy
 
-    async def note_first(self, reply: Reply, pieces: Sequence[Piece], t_ns: int) -> Event | None:
+    async def note_first(
+        self, reply: Reply, pieces: Sequence[StreamPart], t_ns: int
+    ) -> Event | None:
         """Build the event of the end of the prefill, or of its progress."""
         if self.prefilled_ns is not None:
             return None
@@ -341,16 +345,16 @@ class RemoteAnswer:
         """
         self.outcome: Outcome = "ended"
         while True:
-            if self._hurried and reply.tokens:
-                self._hurried, self.outcome = False, "hurried"
+            if self._spent and reply.tokens:
+                self._spent, self.outcome = False, "spent"
                 return
             message = await self.requests.receive()
             match message:
                 case "cancel":
                     self.outcome = "cancelled"
                     return
-                case "hurry":
-                    self._hurried = True
+                case "end thinking":
+                    self._spent = True
                 case Arrived(pieces=pieces, t_ns=t_ns):
                     self.take_facts(reply, pieces)
                     first = await self.note_first(reply, pieces, t_ns)
@@ -386,7 +390,7 @@ class RemoteAnswer:
         status, reason = describe_end(reply, self.outcome, self.arm.max_tokens)
         yield self.finish([[reply]], status, why, reason)
 
-    async def _choose_letter(self) -> AsyncIterator[Event]:
+    async def _read_out_option(self) -> AsyncIterator[Event]:
         options = parse_options(self.messages[-1].content)
         if not options:
             async for event in self._answer_directly(
@@ -406,7 +410,7 @@ class RemoteAnswer:
         if self.outcome == "cancelled":
             yield self.finish([[reply]], "stopped", "stopped while computing the prompt")
             return
-        reading = read_letters(reply.first_probability, options)
+        reading = read_options(reply.first_probability, options)
         if reading is None:
             why = "the server gave no probabilities of the letters, so the answer was decoded"
             self.start_ns, self.prefilled_ns = self.clock_ns(), None
@@ -446,8 +450,8 @@ class RemoteAnswer:
         async for event in self.read(number, reply, enough):
             yield event
         cut = ""
-        thinking_was_cut = self.outcome in ("hurried", "limit") and reply.is_thinking
-        spent = self.outcome == "hurried"
+        thinking_was_cut = self.outcome in ("spent", "limit") and reply.is_thinking
+        spent = self.outcome == "spent"
         if thinking_was_cut:
             limit = BUDGET if spent else "the thinking budget"
             cut = f"{limit} ended the thinking after {reply.thinking_tokens} tokens"
@@ -471,7 +475,7 @@ class RemoteAnswer:
                 yield event
             cut = "; ".join(part for part in (cut, "asked again for the answer") if part)
         outcome = self.outcome
-        if outcome == "hurried" and not replies[-1][0].answer:
+        if outcome == "spent" and not replies[-1][0].answer:
             outcome = "ended"
         status, reason = describe_end(replies[-1][0], outcome, arm.max_tokens)
         if spent and status == "complete":
@@ -479,7 +483,7 @@ class RemoteAnswer:
         yield self.finish(replies, status, reason, cut)
 
     async def _end_thinking(self, reply: Reply) -> bool:
-        return bool(reply.request_id) and await self.requests.hurry(reply.request_id)
+        return bool(reply.request_id) and await self.requests.end_thinking(reply.request_id)
 
     def finish(self, replies: Sequence[Sequence[Reply]], status: Status, *why: str) -> Finished:
         """Build the last event from the replies of each request, in order."""

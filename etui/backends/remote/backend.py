@@ -200,8 +200,8 @@ PROBE_SECONDS = 3.0
 class RemoteBackend:
     """Backend that asks a server over HTTP.
 
-    Several answers run at a time. Requests run on the event loop of one thread, which starts with the first request and ends with :meth:`close`; the next request
-    starts it again.
+    Several answers run at a time. Requests run on the event loop of one thread, which starts with
+    the first request and ends with :meth:`close`; the next request starts it again.
 
     Args:
         spec: The entry of config.yaml.
@@ -292,7 +292,7 @@ class RemoteBackend:
         def signal(kind: Signal) -> None:
             self._io.call(lambda: requests.signal(kind))
 
-        cancel.listen(lambda: signal("cancel"), lambda: signal("hurry"))
+        cancel.listen(lambda: signal("cancel"), lambda: signal("end thinking"))
         try:
             self._dialect.check(request.arm)
             run = run_votes(answer) if answer.draws_votes else answer.run()

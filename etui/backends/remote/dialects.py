@@ -11,7 +11,7 @@ from etui.arm import Arm, Sampling
 from etui.backends.remote.stream_parts import (
     Asked,
     HttpRequest,
-    Piece,
+    StreamPart,
     Timings,
     Usage,
     parse_chunk,
@@ -74,14 +74,14 @@ class Ollama:
             body |= {"logprobs": True, "top_logprobs": asked.logprobs}
         return HttpRequest("//api/chat", body, lines=True)
 
-    def build_hurry(self, request_id: str) -> HttpRequest:
+    def build_end_thinking(self, request_id: str) -> HttpRequest:
         """Refuse: Ollama has no such request."""
         raise InvalidRequest("a backend of kind ollama cannot end the thinking of an answer")
 
     def check(self, arm: Arm) -> None:
         """Accept every value."""
 
-    def parse(self, document: Mapping[str, Any]) -> tuple[Piece, ...]:
+    def parse(self, document: Mapping[str, Any]) -> tuple[StreamPart, ...]:
         """Parse one line; the last one has the tokens and the durations."""
         message = read_mapping(document.get("message"))
         tools = parse_tools(message.get("tool_calls"))
@@ -90,7 +90,7 @@ class Ollama:
         if done:
             finish = read_text(document.get("done_reason")) or "stop"
         return (
-            Piece(
+            StreamPart(
                 text=read_text(message.get("content")),
                 thinking=read_text(message.get("thinking")),
                 tools=tools,
@@ -184,10 +184,10 @@ class Dialect(Protocol):
             InvalidRequest: This kind of server cannot do what is asked.
         """
 
-    def build_hurry(self, request_id: str) -> HttpRequest:
+    def build_end_thinking(self, request_id: str) -> HttpRequest:
         """Build the request that ends the thinking of a running answer."""
 
-    def parse(self, document: Mapping[str, Any]) -> tuple[Piece, ...]:
+    def parse(self, document: Mapping[str, Any]) -> tuple[StreamPart, ...]:
         """Parse one document of a stream; never fails, whatever it contains."""
 
     def check(self, arm: Arm) -> None:
@@ -254,11 +254,11 @@ class OpenAi:
         self._add_thinking(body, asked)
         return HttpRequest("chat/completions", body)
 
-    def build_hurry(self, request_id: str) -> HttpRequest:
+    def build_end_thinking(self, request_id: str) -> HttpRequest:
         """Refuse: there is no such request in the protocol."""
         raise InvalidRequest(f"a backend of kind {self.kind} cannot end the thinking of an answer")
 
-    def parse(self, document: Mapping[str, Any]) -> tuple[Piece, ...]:
+    def parse(self, document: Mapping[str, Any]) -> tuple[StreamPart, ...]:
         """Parse one chunk."""
         return parse_chunk(document)
 
@@ -319,13 +319,13 @@ class LlamaServer(OpenAi):
         extra = {"timings_per_token": True, "return_progress": True}
         return replace(request, body={**request.body, **extra})
 
-    def build_hurry(self, request_id: str) -> HttpRequest:
+    def build_end_thinking(self, request_id: str) -> HttpRequest:
         """Build the control call that ends the thinking."""
         return HttpRequest(
             "chat/completions/control", {"id": request_id, "action": "reasoning_end"}
         )
 
-    def parse(self, document: Mapping[str, Any]) -> tuple[Piece, ...]:
+    def parse(self, document: Mapping[str, Any]) -> tuple[StreamPart, ...]:
         """Parse one chunk, whose ``timings`` count the tokens of the prompt too."""
         first, *others = parse_chunk(document)
         if first.usage is None:

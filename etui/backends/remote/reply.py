@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from etui.backends.remote.client import Failure
-from etui.backends.remote.stream_parts import Piece, Timings, TokenProbability, ToolPart, Usage
+from etui.backends.remote.stream_parts import StreamPart, Timings, TokenProbability, ToolPart, Usage
 from etui.chat import Message
 from etui.engine.text_stream import TextStream, held_back
 from etui.events import Answer, Event, Finished, Status, Thought, TokenLogprob, ToolCall
@@ -46,7 +46,7 @@ def describe_end(reply: Reply, outcome: str, max_tokens: int) -> tuple[Status, s
             return "stopped", "stopped while computing the prompt"
         where = "thinking" if reply.is_thinking and reply.thinking else "answering"
         return "stopped", f"stopped while {where}"
-    if outcome == "hurried":
+    if outcome == "spent":
         return "budget", f"{BUDGET} ended the answer after {reply.answer_tokens} tokens"
     if outcome == "limit" or reply.finish == "length":
         limit = "max tokens" if reply.tokens >= max_tokens or outcome == "limit" else "the server"
@@ -335,7 +335,7 @@ class Reply:
         """Geometric mean of the probabilities of the answer's tokens; None without them."""
         return math.exp(self._logprob_sum / self._logprobs) if self._logprobs else None
 
-    def take_facts(self, piece: Piece) -> None:
+    def take_facts(self, piece: StreamPart) -> None:
         """Take what a piece reports of the whole request."""
         if piece.usage is not None:
             self.usage = _merge(self.usage, piece.usage)
@@ -345,7 +345,7 @@ class Reply:
             self.energy = piece.energy
         self.request_id = piece.request_id or self.request_id
 
-    def take(self, piece: Piece, t_ns: int) -> Iterator[Event]:
+    def take(self, piece: StreamPart, t_ns: int) -> Iterator[Event]:
         """Take a piece that arrived at ``t_ns``, and yield its events."""
         tokens = piece.tokens
         if tokens:

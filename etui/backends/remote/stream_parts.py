@@ -14,14 +14,14 @@ from etui.chat import DEFAULT_OUTPUT, Message, OutputOptions
 MOST_CHOICES = 256
 
 
-def parse_chunk(chunk: Mapping[str, Any]) -> tuple[Piece, ...]:
+def parse_chunk(chunk: Mapping[str, Any]) -> tuple[StreamPart, ...]:
     """Parse one chunk of a chat or of a text completion, streamed or whole.
 
     Returns:
         One piece for each of its choices; one piece with index 0 for a chunk without choices.
     """
     choices = [choice for choice in read_list(chunk.get("choices")) if isinstance(choice, dict)]
-    first, *others = [_parse_choice(choice) for choice in choices[:MOST_CHOICES]] or [Piece()]
+    first, *others = [_parse_choice(choice) for choice in choices[:MOST_CHOICES]] or [StreamPart()]
     first = replace(
         first,
         usage=parse_usage(chunk.get("usage")),
@@ -35,10 +35,10 @@ def parse_chunk(chunk: Mapping[str, Any]) -> tuple[Piece, ...]:
     return (first, *others)
 
 
-def _parse_choice(choice: Mapping[str, Any]) -> Piece:
+def _parse_choice(choice: Mapping[str, Any]) -> StreamPart:
     delta = read_mapping(choice.get("delta") or choice.get("message"))
     finish = choice.get("finish_reason")
-    return Piece(
+    return StreamPart(
         index=read_count(choice.get("index")) or 0,
         text=read_text(delta.get("content")) or read_text(choice.get("text")),
         thinking=read_text(delta.get("reasoning_content")) or read_text(delta.get("reasoning")),
@@ -274,7 +274,7 @@ class ToolPart:
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
+class StreamPart:
     """What one part of a stream says about one of its answers.
 
     Attributes:

@@ -88,7 +88,7 @@ class _Election:
         self._answers: dict[int, tuple[Reply, Vote]] = {}
         self._logprobs: dict[int, list[TokenLogprob]] = {}
         self._unweighed = False
-        self._hurried = False
+        self._spent = False
         self._failed: RequestFailed | None = None
         self._lost = False  # a vote that will never end leaves a gap before those behind it
         self._cut_off = 0
@@ -97,9 +97,9 @@ class _Election:
     async def run(self) -> AsyncIterator[Event]:
         requests = self._answer.requests
         while True:
-            if self._hurried and self._has_votes():
+            if self._spent and self._has_votes():
                 self._status = "budget"
-            goes_on = self._status == "complete" and not self._hurried and self._failed is None
+            goes_on = self._status == "complete" and not self._spent and self._failed is None
             if goes_on and not self._poll.decided:
                 self._begin_groups()
             if self._poll.decided or self._status != "complete":
@@ -114,9 +114,9 @@ class _Election:
             match message:
                 case "cancel":
                     self._status = "stopped"
-                case "hurry":  # finish one vote if none has ended yet
-                    self._status = "budget" if self._hurried else self._status
-                    self._hurried = True
+                case "end thinking":  # finish one vote if none has ended yet
+                    self._status = "budget" if self._spent else self._status
+                    self._spent = True
                 case Arrived():
                     async for event in self._take(message):
                         yield event

@@ -132,13 +132,13 @@ def test_a_budget_is_an_effort(tokens: int | None, effort: str) -> None:
 
 
 def test_the_thinking_is_ended_by_a_control_call_where_there_is_one() -> None:
-    request = choose_dialect("llama-server").build_hurry("chat-7")
+    request = choose_dialect("llama-server").build_end_thinking("chat-7")
     assert request.path == "chat/completions/control"
     assert request.body == {"id": "chat-7", "action": "reasoning_end"}
     for kind in ("openai", "vllm", "ollama", "etui"):
         assert not choose_dialect(kind).ends_thinking  # type: ignore[arg-type]
         with pytest.raises(InvalidRequest):
-            choose_dialect(kind).build_hurry("chat-7")  # type: ignore[arg-type]
+            choose_dialect(kind).build_end_thinking("chat-7")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from etui.backends.remote.dialects import choose_dialect
-from etui.backends.remote.stream_parts import Piece, Progress, Timings, ToolPart, Usage, parse_chunk
+from etui.backends.remote.stream_parts import (
+    Progress,
+    StreamPart,
+    Timings,
+    ToolPart,
+    Usage,
+    parse_chunk,
+)
 from tests.backends.remote.stub import delta, logprob, usage
 
 NUMBERS = st.integers() | st.floats() | st.just(True) | st.just(10**400)
@@ -35,7 +42,7 @@ CHUNKS = st.dictionaries(KEYS, st.recursive(
 ), max_size=8)  # fmt: skip
 
 
-def check(piece: Piece) -> None:
+def check(piece: StreamPart) -> None:
     """Check that a piece has only numbers that can be right."""
     assert isinstance(piece.text, str)
     assert isinstance(piece.thinking, str)

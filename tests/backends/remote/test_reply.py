@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from etui.backends.remote.answer import read_letters
+from etui.backends.remote.answer import read_options
 from etui.backends.remote.reply import (
     Reply,
     ThinkingSplitter,
@@ -17,14 +17,14 @@ from etui.backends.remote.reply import (
     describe_notes,
     find_prefill_end,
 )
-from etui.backends.remote.stream_parts import Piece, Timings, TokenProbability, ToolPart, Usage
+from etui.backends.remote.stream_parts import StreamPart, Timings, TokenProbability, ToolPart, Usage
 from etui.events import Answer, Event, Thought, TokenLogprob, ToolCall
 from etui.multiple_choice import Option
 
 OPTIONS = tuple(Option(letter, letter.lower()) for letter in "ABCD")
 
 
-def take(reply: Reply, *pieces: Piece) -> list[Event]:
+def take(reply: Reply, *pieces: StreamPart) -> list[Event]:
     found = []
     for number, piece in enumerate(pieces):
         reply.take_facts(piece)
@@ -35,7 +35,11 @@ def take(reply: Reply, *pieces: Piece) -> list[Event]:
 def test_thinking_answer_and_their_times() -> None:
     reply = Reply()
     events = take(
-        reply, Piece(thinking="a"), Piece(thinking="b"), Piece(text="c"), Piece(finish="stop")
+        reply,
+        StreamPart(thinking="a"),
+        StreamPart(thinking="b"),
+        StreamPart(text="c"),
+        StreamPart(finish="stop"),
     )
     assert events == [Thought(1000, "a", 1), Thought(2000, "b", 1), Answer(3000, "c", 1)]
     assert (reply.thinking, reply.answer, reply.finish) == ("ab", "c", "stop")
@@ -44,20 +48,20 @@ def test_thinking_answer_and_their_times() -> None:
 
 def test_tokens_are_those_of_the_server_where_it_reports_them() -> None:
     reply = Reply()
-    take(reply, Piece(thinking="a"), Piece(text="b"), Piece(text="c"))
+    take(reply, StreamPart(thinking="a"), StreamPart(text="b"), StreamPart(text="c"))
     assert reply.count_tokens() == (1, 3)
-    reply.take_facts(Piece(usage=Usage(output_tokens=30)))
+    reply.take_facts(StreamPart(usage=Usage(output_tokens=30)))
     assert reply.count_tokens() == (10, 30)
-    reply.take_facts(Piece(usage=Usage(output_tokens=30, thinking_tokens=12)))
+    reply.take_facts(StreamPart(usage=Usage(output_tokens=30, thinking_tokens=12)))
     assert reply.count_tokens() == (12, 30)
-    reply.take_facts(Piece(usage=Usage(output_tokens=30, thinking_tokens=99)))
+    reply.take_facts(StreamPart(usage=Usage(output_tokens=30, thinking_tokens=99)))
     assert reply.count_tokens() == (30, 30)
 
 
 def test_probabilities_give_events_and_a_confidence() -> None:
     half = TokenProbability((97,), math.log(0.5), (((97,), math.log(0.5)),))
     reply = Reply(with_logprobs=True)
-    events = take(reply, Piece(text="a", probabilities=(half,)), Piece(text="a"))
+    events = take(reply, StreamPart(text="a", probabilities=(half,)), StreamPart(text="a"))
     assert events[1] == TokenLogprob(1000, (97,), math.log(0.5), half.top)
     assert reply.mean_probability == pytest.approx(0.5)
     assert Reply().mean_probability is None
@@ -67,10 +71,10 @@ def test_tool_calls_come_in_parts() -> None:
     reply = Reply()
     events = take(
         reply,
-        Piece(tools=(ToolPart(0, "c1", "add", ""),)),
-        Piece(tools=(ToolPart(0, "", "", '{"a":'),)),
-        Piece(tools=(ToolPart(0, "", "", " 1}"), ToolPart(1, "c2", "sub", "{}"))),
-        Piece(finish="tool_calls"),
+        StreamPart(tools=(ToolPart(0, "c1", "add", ""),)),
+        StreamPart(tools=(ToolPart(0, "", "", '{"a":'),)),
+        StreamPart(tools=(ToolPart(0, "", "", " 1}"), ToolPart(1, "c2", "sub", "{}"))),
+        StreamPart(finish="tool_calls"),
     )
     calls = [event for event in events if isinstance(event, ToolCall)]
     assert [call.name for call in calls] == ["add", "", "", "sub"]
@@ -84,15 +88,15 @@ def test_tool_calls_come_in_parts() -> None:
 
 def test_whole_calls_with_the_same_index_are_several() -> None:
     reply = Reply()
-    take(reply, Piece(tools=(ToolPart(0, "", "add", "{}"),)))
-    take(reply, Piece(tools=(ToolPart(0, "", "add", "{}"),)))
+    take(reply, StreamPart(tools=(ToolPart(0, "", "add", "{}"),)))
+    take(reply, StreamPart(tools=(ToolPart(0, "", "add", "{}"),)))
     assert [call["id"] for call in json.loads(reply.tool_calls)] == ["call_0", "call_1"]
 
 
 @given(st.lists(st.text("ab<>/think \n", max_size=6), max_size=10), st.booleans())
 def test_no_text_is_lost(texts: list[str], thinks: bool) -> None:
     reply = Reply(ThinkingSplitter("</think>", "<think>", thinks=thinks))
-    events = take(reply, *(Piece(text=text) for text in texts), Piece(finish="stop"))
+    events = take(reply, *(StreamPart(text=text) for text in texts), StreamPart(finish="stop"))
     shown = "".join(e.text for e in events if isinstance(e, Answer | Thought))
     assert shown == "".join(e.text for e in events if isinstance(e, Thought)) + "".join(
         e.text for e in events if isinstance(e, Answer)
@@ -112,9 +116,9 @@ def test_no_text_is_lost(texts: list[str], thinks: bool) -> None:
 )
 def test_the_prefill_ends_where_the_servers_decode_begins(decode: float | None, end: int) -> None:
     reply = Reply()
-    list(reply.take(Piece(text="a"), 4_000))
-    list(reply.take(Piece(text="b"), 9_000))
-    reply.take_facts(Piece(timings=Timings(None, decode)))
+    list(reply.take(StreamPart(text="a"), 4_000))
+    list(reply.take(StreamPart(text="b"), 9_000))
+    reply.take_facts(StreamPart(timings=Timings(None, decode)))
     assert find_prefill_end(reply, 1_000, 9_000) == end
 
 
@@ -126,8 +130,8 @@ def finish(*requests: list[Reply]):
 
 def test_the_last_event_of_two_requests_has_the_tokens_of_both() -> None:
     first, second = Reply(), Reply()
-    take(first, Piece(thinking="hm", usage=Usage(10, 0, 4)))
-    take(second, Piece(text="42", usage=Usage(20, 15, 2)))
+    take(first, StreamPart(thinking="hm", usage=Usage(10, 0, 4)))
+    take(second, StreamPart(text="42", usage=Usage(20, 15, 2)))
     end = finish([first], [second])
     assert (end.prompt_tokens, end.cached_tokens, end.computed_tokens) == (30, 15, 15)
     assert (end.thinking_tokens, end.output_tokens) == (4, 6)
@@ -136,8 +140,8 @@ def test_the_last_event_of_two_requests_has_the_tokens_of_both() -> None:
 
 def test_several_answers_of_one_request_share_its_prompt_and_its_usage() -> None:
     first, second = Reply(), Reply()
-    take(first, Piece(text="a", usage=Usage(10, 0, 8)))
-    take(second, Piece(text="b"))
+    take(first, StreamPart(text="a", usage=Usage(10, 0, 8)))
+    take(second, StreamPart(text="b"))
     end = finish([first, second])
     assert (end.prompt_tokens, end.output_tokens) == (10, 8)
     assert describe_notes([[first, second]], []) == []
@@ -145,8 +149,8 @@ def test_several_answers_of_one_request_share_its_prompt_and_its_usage() -> None
 
 def test_a_count_of_one_of_several_answers_is_not_taken_for_all() -> None:
     replies = [Reply(), Reply()]
-    take(replies[0], *(Piece(text="a") for _ in range(4)), Piece(usage=Usage(10, 0, 4)))
-    take(replies[1], *(Piece(text="a") for _ in range(4)))
+    take(replies[0], *(StreamPart(text="a") for _ in range(4)), StreamPart(usage=Usage(10, 0, 4)))
+    take(replies[1], *(StreamPart(text="a") for _ in range(4)))
     assert finish(replies).output_tokens == 8
     assert "counted by pieces" in describe_notes([replies], [])[0]
 
@@ -160,7 +164,7 @@ def test_an_answer_without_anything() -> None:
 
 def test_a_load_of_the_server_is_said() -> None:
     reply = Reply()
-    reply.take_facts(Piece(usage=Usage(1, 0, 0), timings=Timings(load_seconds=3.0)))
+    reply.take_facts(StreamPart(usage=Usage(1, 0, 0), timings=Timings(load_seconds=3.0)))
     assert describe_notes([[reply]], []) == ["the server loaded the model for 3.00 s"]
 
 
@@ -171,7 +175,7 @@ def probability(*top: tuple[str, float]) -> TokenProbability:
 
 def test_letters_are_summed_over_both_forms() -> None:
     first = probability(("B", 0.3), (" B", 0.2), ("A", 0.25), ("The", 0.1))
-    reading = read_letters(first, OPTIONS)
+    reading = read_options(first, OPTIONS)
     assert reading is not None
     assert reading.best == ("B", pytest.approx(0.5 / 0.75))
     assert reading.mass == pytest.approx(0.75)
@@ -180,5 +184,5 @@ def test_letters_are_summed_over_both_forms() -> None:
 
 
 def test_no_letter_is_no_reading() -> None:
-    assert read_letters(probability(("The", 0.9)), OPTIONS) is None
-    assert read_letters(None, OPTIONS) is None
+    assert read_options(probability(("The", 0.9)), OPTIONS) is None
+    assert read_options(None, OPTIONS) is None

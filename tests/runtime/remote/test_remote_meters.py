@@ -143,12 +143,12 @@ def test_a_turn_is_measured_over_a_real_connection(
     assert energy.uncertainty is not None
     assert abs(energy.joules - true) <= energy.uncertainty
     assert [watts for _, watts in meter.power_curve(start_ns, end_ns, 2)] == [40.0, 40.0]
-    settings = {**served.settings}
+    settings = served.read_settings()
     error_ns = settings["meter_offset_error_ns"]
     assert abs(settings["meter_offset_ns"] - meter_server.offset_ns) <= error_ns
     assert settings["meter_boot_id"] == "b-1"
     assert settings["backend_server"] == "llama-server b42"
-    assert (settings["asked"], len(served.settings)) == (1, len(settings))
+    assert settings["asked"] == 1
     meters.close()
 
 
@@ -167,7 +167,7 @@ def test_the_settings_of_this_machines_engine_are_not_those_of_the_turn(config: 
     with open_runtime(with_backend(config)) as runtime:
         runtime.catalogue = CATALOGUE
         served = runtime.resolve(Arm("direct", "big-desk"))
-        settings = {**runtime.provenance, **served.settings}
+        settings = {**runtime.provenance, **served.read_settings()}
     assert (served.path, served.spec) == (None, DESK)
     assert settings["machine"] == "desk (http://desk:8080)"
     assert settings["backend_host"] == "http://desk:8080"

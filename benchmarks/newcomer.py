@@ -27,8 +27,9 @@ from etui.backends.local import LocalBackend
 from etui.chat import Query
 from etui.config.config import load_config, make_home
 from etui.models.spec import STARTER
-from etui.runtime.decide import Overrides, choose
+from etui.runtime.decide import choose
 from etui.runtime.host import read_host
+from etui.runtime.overrides import Overrides
 from etui.runtime.runtime import Runtime, open_runtime
 from etui.turn.events import TurnFinished
 from etui.turn.interfaces import Unlogged

@@ -40,7 +40,7 @@ from etui.events import (
 )
 from etui.log.queries import LogReader
 from etui.models.files import FileRecord, write_record
-from etui.runtime.decide import Overrides
+from etui.runtime.overrides import Overrides
 from etui.runtime.runtime import Runtime
 from etui.runtime.turn_pool import TurnPool
 from etui.runtime.turn_request import PoolEvent, TurnFailed, TurnRequest

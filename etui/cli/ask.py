@@ -18,7 +18,8 @@ from etui.errors import ExitCode
 if TYPE_CHECKING:
     from etui.chat import Query
     from etui.prompts.attachments import Attachment, Part
-    from etui.runtime.decide import Choice, Overrides
+    from etui.runtime.decide import Choice
+    from etui.runtime.overrides import Overrides
     from etui.runtime.runtime import Runtime
     from etui.turn.events import TurnEvent
     from etui.turn.record import TurnRecord
@@ -157,7 +158,7 @@ def ask(
         read_saved,
     )
     from etui.prompts.attachments import read_attachment
-    from etui.runtime.decide import Overrides
+    from etui.runtime.overrides import Overrides
 
     template = read_saved(saved, parse_values(values))
     if template is not None:

@@ -239,7 +239,8 @@ def _build_status_line(address: str, *, quiet: bool, as_lines: bool) -> StatusLi
 def _check_default(settings: ServerSettings, config: Config) -> None:
     """Check that what answers by default can answer, before anything is opened."""
     from etui.chat import Query
-    from etui.runtime.decide import Overrides, choose
+    from etui.runtime.decide import choose
+    from etui.runtime.overrides import Overrides
     from etui.runtime.runtime import open_process_runtime
 
     with open_process_runtime(config) as runtime:

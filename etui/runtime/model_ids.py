@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from etui.errors import InvalidFile, InvalidRequest
-from etui.runtime.decide import Overrides
+from etui.runtime.overrides import Overrides
 from etui.text import find_nearest, format_suggestion
 
 if TYPE_CHECKING:

@@ -12,7 +12,8 @@ from etui.arm import Arm
 from etui.chat import Query
 from etui.config.config import Config
 from etui.errors import EtuiError, LogUnavailable
-from etui.runtime.decide import Overrides, choose, collect_knowledge, decide_query, load_policy_here
+from etui.runtime.decide import choose, collect_knowledge, decide_query, load_policy_here
+from etui.runtime.overrides import Overrides
 from etui.turn.record import TurnRecord
 
 if TYPE_CHECKING:

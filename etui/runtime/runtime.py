@@ -321,7 +321,7 @@ class Runtime(Generic[B]):
             meter: Measures in place of the recorder.
             writer: Saves the record in place of the log.
         """
-        from etui.runtime.decide import set_loop_guard
+        from etui.runtime.overrides import set_loop_guard
         from etui.turn.interfaces import Machine
         from etui.turn.run import Turn
 

@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections import Counter, deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
-from etui.backends.base import Cancel, EngineProcess
+from etui.backends.base import EngineProcess
 from etui.errors import EtuiError, LogUnavailable, QueueFull, Stopped, format_internal_error
-from etui.events import Finished, Loaded, Prefilled, Residence, Unloaded
+from etui.events import Finished, Loaded, Residence, Unloaded
 from etui.runtime.auditor import Auditor
 from etui.runtime.between_turns import BetweenTurns, CallLater, start_timer
 from etui.runtime.energy_books import EnergyBookkeeper, KeyBudgets, Ongoing, open_meters
-from etui.runtime.turn_request import PoolEvent, PoolStatus, TurnFailed, TurnRequest
-from etui.turn.events import Decided, HopEnded, HopStarted, TurnFinished
-from etui.turn.interfaces import Origin
+from etui.runtime.turn_request import (
+    PooledTurn,
+    PoolEvent,
+    PoolStatus,
+    TurnFailed,
+    TurnQueue,
+    TurnRequest,
+)
+from etui.turn.events import HopStarted, TurnFinished
 from etui.turn.record import ClientRecord
 from etui.units import count_text
 
@@ -54,154 +60,6 @@ TurnEnd = Literal["finished", "failed", "cancelled"]
 
 _END_OF_STATUS: Mapping[str, TurnEnd] = {"stopped": "cancelled", "error": "failed"}
 """How a turn counts, by the status of its record; others are finished."""
-
-
-class PooledTurn:
-    """A turn that waits or runs; see :class:`etui.runtime.turn_request.RunningTurn`.
-
-    Args:
-        request: What the client asks for.
-        on_event: Called with the events. If it fails, it is not called again, and the turn is
-            cancelled.
-        on_cancelled: Called at the first cancel, with the turn.
-
-    Attributes:
-        token: Ends it, wherever it is.
-        record: Its record, once it is saved.
-        has_client: Whether a client of a server asked for it.
-        began_ns: When it began to run; None while it waits.
-        hop_ns: When its running hop began; None in the queue, and once that has answered.
-        settled_ns: End of its work, whose energy is final; None before.
-        model: Model of the running hop; empty before the first.
-        works_ns: Since when the engine computes its running hop; None as long as that is not
-            known.
-        waits_for: Model from which the turn waits for the first event; None while it answers.
-    """
-
-    def __init__(
-        self,
-        request: TurnRequest,
-        on_event: Callable[[PoolEvent], None] | None,
-        submitted_ns: int,
-        on_cancelled: Callable[[PooledTurn], None],
-    ) -> None:
-        self.request = request
-        self.submitted_ns = submitted_ns
-        self.token = Cancel()
-        self.record: TurnRecord | None = None
-        self.began_ns: int | None = None
-        self.hop_ns: int | None = None
-        self.settled_ns: int | None = None
-        self.model = ""
-        self.works_ns: int | None = None
-        self.waits_for: str | None = None
-        self.origin = Origin(settings=request.settings)
-        self.has_client = on_event is not None
-        self._on_event = on_event
-        self._on_cancelled = on_cancelled
-        self._lock = threading.Lock()
-
-    @property
-    def turn_id(self) -> str:
-        """Id of the turn, which the log uses too; known before it begins."""
-        return self.origin.turn_id
-
-    def cancel(self) -> None:
-        """End it within one batch, wherever it is; safe from any thread, and repeatable."""
-        with self._lock:
-            is_first = not self.token.cancelled()
-            self.token.cancel()
-        if is_first:
-            self._on_cancelled(self)
-
-    def follow(self, event: PoolEvent) -> None:
-        """Follow what the turn does."""
-        match event:
-            case Decided(decision=decision):
-                self.model = self.waits_for = decision.arm.model
-            case HopStarted(model=model):
-                self.model = self.waits_for = model
-            case Finished() | HopEnded() | TurnFinished() | TurnFailed():
-                self.waits_for = self.hop_ns = self.works_ns = None
-            case Unloaded():
-                pass  # it makes room for the model
-            case Loaded(end_ns=began_ns) | Prefilled(start_ns=began_ns):
-                self.waits_for, self.works_ns = None, self.works_ns or began_ns
-            case _:
-                self.waits_for = None
-
-    def report(self, event: PoolEvent) -> None:
-        """Pass an event to the client's side, which must not end the turn by a fault of its own."""
-        if self._on_event is None:
-            return
-        try:
-            self._on_event(event)
-        except Exception:  # noqa: BLE001  logged, and the thread goes on
-            _log.exception("the listener of turn %s failed; the turn is cancelled", self.turn_id)
-            self._on_event = None
-            self.cancel()
-
-
-class TurnQueue:
-    """The waiting turns, from which no key can shut out another one; used under the pool's lock.
-
-    Without keys, or with a single one, it is a queue like any other.
-
-    Args:
-        limit: Most turns that wait; 0 refuses all. A key without a turn in a full queue may add
-            one, so that there are at most as many more as there are other keys.
-    """
-
-    def __init__(self, limit: int) -> None:
-        self.limit = max(0, limit)
-        self._turns: list[PooledTurn] = []
-        self._served: dict[str, int] = {}
-        self._count = 0
-
-    def __len__(self) -> int:
-        return len(self._turns)
-
-    def __iter__(self) -> Iterator[PooledTurn]:
-        return iter(tuple(self._turns))
-
-    def has_room(self, key: str) -> bool:
-        """Return whether another turn of a key may wait."""
-        if len(self._turns) < self.limit:
-            return True
-        return self.limit > 0 and all(turn.request.key != key for turn in self._turns)
-
-    def append(self, turn: PooledTurn) -> None:
-        """Add a turn behind the others of its key."""
-        self._turns.append(turn)
-
-    def remove(self, turn: PooledTurn) -> None:
-        """Take a turn out.
-
-        Raises:
-            ValueError: It does not wait.
-        """
-        self._turns.remove(turn)
-
-    def note_begun(self, turn: PooledTurn) -> None:
-        """Note that a turn begins, which puts its key behind the others."""
-        self._count += 1
-        self._served[turn.request.key] = self._count
-
-    def take(self, running: Iterable[PooledTurn]) -> PooledTurn | None:
-        """Take the next turn out; None if none waits.
-
-        It is the oldest one of the key with the fewest running turns, and of several such keys that
-        of the key whose last turn began first.
-        """
-        if not self._turns:
-            return None
-        busy = Counter(turn.request.key for turn in running)
-        keys = dict.fromkeys(turn.request.key for turn in self._turns)
-        chosen = min(keys, key=lambda key: (busy[key], self._served.get(key, 0)))
-        turn = next(turn for turn in self._turns if turn.request.key == chosen)
-        self._turns.remove(turn)
-        self.note_begun(turn)
-        return turn
 
 
 class TurnPool:

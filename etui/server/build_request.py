@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from etui.chat import Message, OutputOptions, Query
 from etui.errors import EtuiError
-from etui.runtime.decide import Overrides
+from etui.runtime.overrides import Overrides
 from etui.runtime.turn_request import TurnRequest
 from etui.server.chat_request import (
     CHAT_FIELDS,

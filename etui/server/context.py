@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 if TYPE_CHECKING:
     from starlette.requests import Request
 
-    from etui.runtime.decide import Choice, Overrides
+    from etui.runtime.decide import Choice
+    from etui.runtime.overrides import Overrides
     from etui.runtime.runtime import Runtime
     from etui.runtime.turn_request import PoolEvent, PoolStatus, RunningTurn, TurnRequest
     from etui.turn.record import TurnRecord

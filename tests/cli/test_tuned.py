@@ -109,7 +109,8 @@ def test_an_answer_says_that_a_damaged_file_is_not_used(
     config: Config, tiny: TunedSettings, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from etui.chat import Query
-    from etui.runtime.decide import Overrides, choose
+    from etui.runtime.decide import choose
+    from etui.runtime.overrides import Overrides
     from etui.runtime.runtime import open_runtime
 
     (config.models_dir / "smollm2-135m.gguf").write_bytes(b"GGUF")  # a policy looks for files only

@@ -28,7 +28,7 @@ from etui.routing.schema.rules import AccuracyFloor, CascadeEntry, ObjectiveEntr
 from etui.routing.schema.signals import MetadataEntry, NearestEntry
 from etui.routing.signals import HostState
 from etui.routing.text_measures import MEASURES, TEXT_LIMIT
-from etui.runtime.decide import THINK_TOKENS
+from etui.runtime.overrides import THINK_TOKENS
 from etui.yaml.named_files import NamedFile
 
 CHECKOUT = Path(__file__).parents[2]

@@ -13,7 +13,8 @@ from etui.routing.decide import add_shadow, decide
 from etui.routing.decision import Decision, PredictedAccuracy, Predictor
 from etui.routing.library import load_policy
 from etui.routing.policy import Policy
-from etui.runtime.decide import Overrides, choose
+from etui.runtime.decide import choose
+from etui.runtime.overrides import Overrides
 from etui.runtime.runtime import open_runtime
 
 QUERY = Query("add")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import queue
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from etui.backends.base import AnswerRequest
@@ -33,12 +35,51 @@ from etui.models.catalogue import load_catalogue
 from etui.models.spec import STARTER
 from etui.runtime.keep_warm import build_cool_down, read_model_idle
 from etui.runtime.routes import Route
-from etui.runtime.runtime import Runtime
+from etui.runtime.runtime import Runtime, open_process_runtime
 from etui.runtime.service import TurnService
-from etui.turn.record import UnloadRecord
+from etui.turn.events import TurnFinished
+from etui.turn.record import TurnRecord, UnloadRecord
 from tests.energy.test_idle_baseline import Busy
 from tests.log.idle_log import write_baselines, write_residence, write_turns
 from tests.support.idle_gpu import IdlePower, IdlingGpu
+
+WAIT_SECONDS = 120.0
+"""Only a guard against hangs."""
+
+
+def ask(service: TurnService) -> TurnRecord:
+    *_, last = service.run(Query("Say yes.", chat_id="c"), Route("balanced", STARTER))
+    assert isinstance(last, TurnFinished)
+    return last.record
+
+
+def test_the_process_ends_by_itself_and_the_next_question_starts_another(
+    config: Config, tiny_starter: Path
+) -> None:
+    config = replace(config, models_dir=tiny_starter.parent, threads=1)
+    runtime = open_process_runtime(config)
+    cooling: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+    tracker = IdleTracker(runtime.recorder, config)
+    service = TurnService(runtime, tracker, lambda _seconds, call: cooling.put(call))
+    with closing(service):
+        assert ask(service).status == "complete"
+        first = runtime.backend.pid
+        assert first is not None
+        runtime.backend.keep_warm(STARTER, 0.01)
+        cooling.get(timeout=WAIT_SECONDS)  # the wait after the end of the process has begun
+        assert runtime.backend.pid is None
+        assert not psutil.pid_exists(first)
+        assert service.residents() == ()
+        again = ask(service)
+        assert (again.status, again.error) == ("complete", None)
+        second = runtime.backend.pid
+        assert second not in (None, first)
+        service.unload(STARTER)
+        assert runtime.backend.pid is None
+    with LogReader(config) as log:
+        assert [unload.reason for unload in log.unloads()] == ["asked", "idle"]
+        assert len(log.loads()) == 2
+
 
 SECOND = 10**9
 

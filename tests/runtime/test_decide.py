@@ -19,8 +19,9 @@ from etui.log.writer import TurnWriter
 from etui.models.catalogue import load_catalogue
 from etui.models.files import model_path
 from etui.routing.library import load_policy
-from etui.runtime.decide import Overrides, choose
+from etui.runtime.decide import choose
 from etui.runtime.explain import decide_for_show
+from etui.runtime.overrides import Overrides
 from etui.runtime.runtime import Runtime, open_runtime
 from tests.fixtures.turns import TURN
 from tests.learning import made

@@ -10,8 +10,8 @@ import pytest
 from etui.arm import Arm
 from etui.config.config import Config
 from etui.log.writer import TurnWriter
-from etui.runtime.decide import Overrides
 from etui.runtime.host import read_host
+from etui.runtime.overrides import Overrides
 from etui.runtime.routes import LAST_TURNS, find_likely_arm, rank_arms
 from etui.runtime.runtime import open_runtime
 from etui.turn.record import HopRecord, TurnRecord

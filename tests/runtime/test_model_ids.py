@@ -15,8 +15,8 @@ from etui.errors import InvalidFile, InvalidRequest
 from etui.log.writer import TurnWriter
 from etui.models.catalogue import load_catalogue
 from etui.models.files import model_path
-from etui.runtime.decide import Overrides
 from etui.runtime.model_ids import list_model_ids, parse_model_id
+from etui.runtime.overrides import Overrides
 from etui.runtime.runtime import Runtime, open_runtime
 from tests.fixtures.turns import TURN
 

@@ -18,7 +18,8 @@ from etui.errors import EtuiError, InvalidRequest, QueueFull, Stopped
 from etui.events import Answer, Event, Finished, Prefilled, Thought
 from etui.models.spec import ModelSpec
 from etui.routing.decision import Decision
-from etui.runtime.decide import Choice, Overrides
+from etui.runtime.decide import Choice
+from etui.runtime.overrides import Overrides
 from etui.runtime.turn_request import (
     EnergyBooks,
     PoolEvent,

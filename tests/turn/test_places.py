@@ -5,7 +5,7 @@ from __future__ import annotations
 from etui.errors import ModelUnavailable, RemoteFailed
 from etui.routing.decision import Fallbacks
 from tests.turn.stage import Part, Stage, decided, play
-from tests.turn.test_fallbacks import LARGE, QUICK
+from tests.turn.test_cascade import LARGE, QUICK
 
 GONE = ModelUnavailable("the desk cannot be reached", "start it")
 PLACES = {LARGE.name: ("big-desk", "big-rack")}

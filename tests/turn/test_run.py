@@ -9,10 +9,12 @@ import pytest
 from etui.chat import Message, Query
 from etui.energy.types import Energy
 from etui.errors import EngineFailed
-from etui.events import Answer, Batch, Prefilled, Prefilling, Probe, Vote
+from etui.events import Answer, Batch, Prefilled, Prefilling, Probe, ThreadsChanged, Unloaded, Vote
 from etui.log.text import format_turn
+from etui.routing.decision import TurnBudget
 from etui.text import SEPARATOR
 from etui.turn.events import Decided, TurnFinished
+from etui.turn.record import LoopRecord
 from etui.turn.text import energy_line, price_line, shared_text
 from tests.fixtures.turns import TURN
 from tests.turn.scripted import (
@@ -26,6 +28,183 @@ from tests.turn.scripted import (
     finished,
     turn,
 )
+from tests.turn.stage import LARGE, QUICK, Known, Part, Stage, decided, play
+
+GONE = Unloaded("big", "cd" * 32, 4 * S, 6 * S, "room", 5_000_000_000)
+
+
+def test_an_unload_is_a_row_of_its_own_and_outside_the_turn():
+    saved, without = Saved(), Saved()
+    list(turn(Scripted([GONE, *EVENTS, finished()]), saved=saved))
+    list(turn(Scripted([*EVENTS, finished()]), saved=without))
+    (unload,) = saved.unloads
+    assert (unload.model, unload.model_sha256, unload.reason) == ("big", "cd" * 32, "room")
+    assert (unload.turn_id, unload.seconds) == (saved.turns[0].turn_id, 2)
+    assert unload.joules == pytest.approx(20)
+    assert unload.freed_bytes == 5_000_000_000
+    assert saved.turns[0].energy == without.turns[0].energy
+    assert saved.turns[0].seconds == without.turns[0].seconds
+    assert len(saved.loads) == 1
+    assert without.unloads == []
+
+
+def test_a_load_that_fails_leaves_the_unload_in_the_log():
+    saved = Saved()
+    with pytest.raises(EngineFailed):
+        list(turn(Scripted([GONE], EngineFailed("out of memory")), saved=saved))
+    assert [unload.model for unload in saved.unloads] == ["big"]
+    assert saved.loads == []
+    (failed,) = saved.turns
+    assert failed.status == "error"
+    assert failed.energy.start_ns == GONE.end_ns
+
+
+def test_changes_of_the_thread_counts_are_settings_of_the_turn():
+    saved = Saved()
+    changes = [
+        ThreadsChanged(5 * S, 4, 4, "4.0 cores are free"),
+        ThreadsChanged(int(11.5 * S), 3, 4, "4 threads got 3.5 cores"),
+    ]
+    list(turn(Scripted([*EVENTS[:1], *changes, *EVENTS[1:], finished()]), saved=saved))
+    settings = saved.turns[0].settings
+    assert (settings["decode_threads"], settings["prefill_threads"]) == (3, 4)
+    first, second = settings["thread_changes"]
+    assert first["seconds"] <= second["seconds"]
+    assert first["seconds"] >= 0
+    assert second["why"] == "4 threads got 3.5 cores"
+    assert (second["decode_threads"], second["prefill_threads"]) == (3, 4)
+
+
+def test_without_a_change_a_model_with_two_limits_has_both():
+    saved = Saved()
+    settings = {"threads": 2, "prefill_limit": 6}
+    list(turn(Scripted([*EVENTS, finished()]), saved=saved, settings=settings))
+    found = saved.turns[0].settings
+    assert (found["decode_threads"], found["prefill_threads"]) == (2, 6)
+
+
+def test_without_a_change_the_threads_are_those_of_the_settings():
+    saved = Saved()
+    list(turn(Scripted([*EVENTS, finished()]), saved=saved, settings={"threads": 6}))
+    settings = saved.turns[0].settings
+    assert (settings["decode_threads"], settings["prefill_threads"]) == (6, 6)
+    assert settings["thread_changes"] == []
+
+
+LOOP = {
+    "answer": "Paris.",
+    "ended": "repeats",
+    "raw_answer": "Paris. Paris. Paris.",
+    "saved_tokens": 100,
+}
+
+
+def test_a_repetition_is_recorded_with_an_estimate_of_what_it_saved():
+    saved = Saved()
+    list(turn(Scripted([*EVENTS, finished(**LOOP)]), saved=saved))
+    (record,) = saved.turns
+    per_token = record.energy.phases["decode"] / record.tokens.output
+    assert (record.status, record.ended, record.answer) == ("complete", "repeats", "Paris.")
+    assert record.loop == LoopRecord(
+        raw_answer="Paris. Paris. Paris.",
+        raw_thinking="",
+        saved_tokens=100,
+        saved_joules=pytest.approx(100 * per_token),
+    )
+    document = record.to_json()
+    assert document["ended"] == "repeats"
+    assert document["loop"]["raw_answer"] == "Paris. Paris. Paris."
+    assert energy_line(record).startswith("■ ended: the answer repeats itself (saved up to ≈")
+    assert " J) · " in energy_line(record)
+
+
+def test_without_a_meter_a_repetition_saves_tokens():
+    saved = Saved()
+    list(turn(Scripted([*EVENTS, finished(**LOOP)]), saved=saved, meter=Meter10W(False)))
+    (record,) = saved.turns
+    assert record.loop is not None
+    assert record.loop.saved_joules is None
+    assert "repeats itself (saved up to 100 tokens)" in energy_line(record)
+
+
+def test_a_turn_without_a_repetition_has_none():
+    saved = Saved()
+    list(turn(Scripted([*EVENTS, finished()]), saved=saved))
+    assert (saved.turns[0].ended, saved.turns[0].loop) == ("", None)
+    assert saved.turns[0].to_json()["loop"] is None
+
+
+def stage(**changes) -> Stage:
+    part = Part("Mars.", 0.5, prefill=1.0, decode=8.0, tokens=8)
+    return Stage({"quick": replace(part, **changes), "large": Part("Venus.", 0.9)})
+
+
+@pytest.mark.parametrize(
+    ("budget", "after", "named"),
+    [
+        (TurnBudget(tokens=3), 3, "the turn's budget of 3 tokens"),
+        (TurnBudget(seconds=3.0), 2, "the turn's budget of 3.00 s"),
+        (TurnBudget(joules=40.0), 3, "the turn's budget of 40.0 J"),
+    ],
+)
+def test_a_spent_budget_hurries_the_answer_and_is_named(budget, after, named):
+    told = stage()
+    record = play(told, decided(QUICK, budget=budget)).record
+    assert record.status == "budget"
+    assert told.hurried == 1
+    assert record.tokens.output == after
+    assert record.settings["ended"] == f"{named} ended the answer after {after} tokens"
+
+
+def test_the_limit_of_an_arm_is_named_as_its_own():
+    told = stage()
+    record = play(told, decided(replace(QUICK, max_joules=40.0))).record
+    assert record.settings["ended"].startswith("the energy budget of 40.0 J of arm quick ended")
+
+
+@pytest.mark.parametrize(("own", "asked"), [(None, 500.0), (900.0, 500.0), (60.0, 60.0)])
+def test_an_arm_plans_with_what_the_turn_has_left(own, asked):
+    told = stage()
+    play(told, decided(replace(QUICK, max_joules=own), budget=TurnBudget(joules=500.0)))
+    assert told.requests[0].arm.max_joules == asked
+
+
+def test_a_later_hop_has_what_the_first_left():
+    told = stage()
+    play(told, decided(QUICK, LARGE, budget=TurnBudget(joules=500.0)))
+    assert told.requests[1].arm.max_joules == pytest.approx(500.0 - 90.0)
+
+
+@pytest.mark.parametrize(
+    "budget", [TurnBudget(tokens=8), TurnBudget(seconds=9.0), TurnBudget(joules=90.0)]
+)
+def test_no_hop_begins_once_the_budget_is_spent(budget):
+    told = stage()
+    record = play(told, decided(QUICK, LARGE, budget=budget)).record
+    assert len(record.hops) == 1
+    assert record.answer == "Mars."
+    assert "no further arm: the turn's budget of" in record.why
+
+
+def test_tokens_of_all_hops_count():
+    told = stage()
+    record = play(told, decided(QUICK, LARGE, budget=TurnBudget(tokens=10))).record
+    assert (len(record.hops), record.tokens.output) == (2, 10)
+    assert told.hurried == 1
+    assert record.status == "budget"
+
+
+def test_a_load_takes_no_seconds_of_the_budget():
+    told = stage(load=60.0)
+    record = play(told, decided(QUICK, budget=TurnBudget(seconds=30.0))).record
+    assert (record.status, told.hurried) == ("complete", 0)
+
+
+def test_a_turn_within_its_budget_is_left_alone():
+    told = stage()
+    budget = TurnBudget(joules=1000.0, tokens=1000, seconds=1000.0)
+    record = play(told, decided(QUICK, budget=budget), predictor=Known()).record
+    assert (record.status, told.hurried) == ("complete", 0)
 
 
 def test_events_pass_through_between_the_decision_and_the_record():

@@ -4,14 +4,214 @@ from __future__ import annotations
 
 import json
 import socket
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from etui.arm import Arm
+from etui.backends.remote.backend import Circuit
+from etui.backends.remote.client import (
+    LONGEST_WAIT_SECONDS,
+    Failure,
+    build_error,
+    find_wait,
+    parse_retry_after,
+)
+from etui.config.backend_spec import BackendSpec
 from etui.errors import EtuiError, InvalidRequest, ModelUnavailable, RemoteFailed
 from tests.backends.remote.conftest import Open, ask, finished
 from tests.backends.remote.stub import STALL, Script, Stub, delta, document, lines, sse, usage
+
+KINDS = ("unreachable", "status", "silent", "broken", "format", "redirect", "error event")
+
+
+@pytest.mark.parametrize(
+    ("failure", "again", "spent_nothing", "counts"),
+    [
+        (Failure("unreachable", "refused"), True, True, True),
+        (Failure("status", "busy", status=429), True, True, False),
+        (Failure("status", "loading", status=503), True, True, True),
+        (Failure("status", "", status=400), False, True, False),
+        (Failure("status", "", status=401), False, True, False),
+        (Failure("status", "", status=403), False, True, False),
+        (Failure("status", "", status=404), False, True, False),
+        (Failure("status", "", status=408), False, False, False),
+        (Failure("status", "", status=409), False, False, False),
+        (Failure("status", "", status=500), False, False, True),
+        (Failure("status", "", status=502), False, False, True),
+        (Failure("status", "", status=504), False, False, True),
+        (Failure("redirect", "", status=307), False, True, True),
+        (Failure("silent", "no byte"), False, False, True),
+        (Failure("broken", "reset"), False, False, True),
+        (Failure("broken", "reset", began=True), False, False, True),
+        (Failure("format", "html", began=True), False, False, True),
+        (Failure("error event", "out of memory", began=True), False, False, True),
+        (Failure("status", "busy", began=True, status=503), False, False, True),
+    ],
+)
+def test_what_is_sent_again(
+    failure: Failure, again: bool, spent_nothing: bool, counts: bool
+) -> None:
+    assert (find_wait(failure, 1, 2) is not None) is again
+    assert failure.untouched is spent_nothing
+    assert failure.counts is counts
+    error = build_error(BackendSpec("desk", "http://desk/v1"), failure, "big")
+    assert isinstance(error, RemoteFailed) is not spent_nothing
+    assert "desk" in error.what
+
+
+@pytest.mark.parametrize(
+    ("status", "error"),
+    [(400, InvalidRequest), (413, InvalidRequest), (422, InvalidRequest),
+     (401, ModelUnavailable), (403, ModelUnavailable), (404, ModelUnavailable),
+     (429, ModelUnavailable), (503, ModelUnavailable), (500, RemoteFailed)],
+)  # fmt: skip
+def test_each_status_is_an_error_of_its_own(status: int, error: type[EtuiError]) -> None:
+    spec = BackendSpec("desk", "http://desk/v1", key_env="DESK_KEY")
+    found = build_error(spec, Failure("status", "no", status=status), "big")
+    assert type(found) is error
+    assert ("DESK_KEY" in found.fix) is (status in (401, 403))
+
+
+def test_the_waits_grow_and_end() -> None:
+    refused = Failure("unreachable", "")
+    assert [find_wait(refused, tries, 3) for tries in (1, 2, 3, 4)] == [0.25, 0.5, 1.0, None]
+    assert find_wait(refused, 1, 0) is None
+
+
+@pytest.mark.parametrize(("asked", "wait"), [(3.0, 3.0), (0.0, 0.0), (3600.0, None)])
+def test_the_server_says_how_long_to_wait(asked: float, wait: float | None) -> None:
+    assert find_wait(Failure("status", "", status=429, retry_after=asked), 1, 2) == wait
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [
+        (None, None),
+        ("5", 5.0),
+        ("1.5", 1.5),
+        ("-3", 0.0),
+        ("nan", None),
+        ("inf", None),
+        ("soon", None),
+        ("", None),
+        ("Wed, 25 Nov 2026 12:00:10 GMT", 10.0),
+        ("Wed, 25 Nov 2026 11:00:00 GMT", 0.0),
+    ],
+)
+def test_retry_after_is_seconds_or_a_date(value: str | None, seconds: float | None) -> None:
+    now = datetime(2026, 11, 25, 12, tzinfo=UTC)
+    assert parse_retry_after(value, now) == seconds
+
+
+@given(st.text(max_size=40))
+def test_any_header_is_read(value: str) -> None:
+    found = parse_retry_after(value)
+    assert found is None or found >= 0.0
+
+
+@given(
+    st.sampled_from(KINDS),
+    st.booleans(),
+    st.none() | st.integers(100, 599),
+    st.integers(1, 20),
+    st.integers(0, 10),
+    st.none() | st.floats(0, 1e6),
+)
+def test_nothing_that_may_have_begun_is_ever_sent_again(
+    kind, began: bool, status: int | None, tries: int, retries: int, after: float | None
+) -> None:
+    failure = Failure(kind, "", began, status, after)
+    wait = find_wait(failure, tries, retries)
+    if began or tries > retries or kind not in ("unreachable", "status"):
+        assert wait is None
+    if wait is not None:
+        assert 0.0 <= wait <= LONGEST_WAIT_SECONDS
+        assert kind == "unreachable" or status in (429, 503)
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def build(clock: Clock) -> Circuit:
+    return Circuit(clock, failures_to_open=3, open_seconds=30.0)
+
+
+def fail(circuit: Circuit, times: int) -> None:
+    for _ in range(times):
+        assert circuit.admit()
+        circuit.fail()
+
+
+def test_it_opens_after_failures_in_a_row_alone() -> None:
+    circuit = build(Clock())
+    fail(circuit, 2)
+    circuit.succeed()
+    fail(circuit, 2)
+    assert circuit.state == "closed"
+    fail(circuit, 1)
+    assert circuit.state == "open"
+    assert not circuit.admit()
+    assert not circuit.lets_through
+    assert circuit.seconds_left == 30.0
+
+
+def test_after_its_time_one_request_decides() -> None:
+    clock = Clock()
+    circuit = build(clock)
+    fail(circuit, 3)
+    clock.now += 30.0
+    assert circuit.state == "half-open"
+    assert circuit.lets_through
+    assert circuit.admit()
+    assert not circuit.admit(), "only one at a time"
+    circuit.fail()
+    assert circuit.state == "open"
+    assert circuit.seconds_left == 30.0
+    clock.now += 30.0
+    assert circuit.admit()
+    circuit.succeed()
+    assert circuit.state == "closed"
+    assert circuit.admit()
+
+
+def test_a_cancelled_try_lets_the_next_one_through() -> None:
+    clock = Clock()
+    circuit = build(clock)
+    fail(circuit, 3)
+    clock.now += 31.0
+    assert circuit.admit()
+    circuit.release()
+    assert circuit.admit()
+
+
+@given(st.lists(st.sampled_from(["ask", "succeed", "fail", "release", "wait"]), max_size=40))
+def test_it_never_lets_a_request_through_while_it_is_open(steps: list[str]) -> None:
+    clock = Clock()
+    circuit = build(clock)
+    running = failures = 0
+    for step in steps:
+        if step == "wait":
+            clock.now += 11.0
+        elif step == "ask":
+            before = circuit.state
+            admitted = circuit.admit()
+            assert not (admitted and before == "open")
+            assert admitted or failures >= 3
+            running += admitted
+        elif running:
+            running -= 1
+            getattr(circuit, step)()
+            failures = failures + 1 if step == "fail" else 0 if step == "succeed" else failures
+
 
 CHAT = "/v1/chat/completions"
 GOOD = Script(sse(delta("4", finish="stop"), usage(3, 1)))

@@ -11,7 +11,7 @@ from etui.config.config import Config
 from etui.log.labels import read_audits
 from etui.log.queries import LogReader
 from etui.models.spec import STARTER
-from etui.runtime.decide import Overrides
+from etui.runtime.overrides import Overrides
 from tests.runtime.pool.pool_stage import WATTS, Stage
 
 POLICY = f"""

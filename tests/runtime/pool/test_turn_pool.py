@@ -21,7 +21,7 @@ from etui.events import Answer, Loaded, Prefilled, Unloaded
 from etui.models.spec import STARTER
 from etui.routing.signals import HostState
 from etui.runtime.between_turns import HOST_SECONDS
-from etui.runtime.decide import Overrides
+from etui.runtime.overrides import Overrides
 from etui.runtime.turn_pool import REFRESH_SECONDS
 from etui.runtime.turn_request import RunningTurn, TurnFailed, TurnRequest
 from etui.turn.events import Decided, TurnFinished

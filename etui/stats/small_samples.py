@@ -20,6 +20,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import combinations_with_replacement
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from etui.stats.tests import CONFIDENCE, t_p_value, t_quantile
@@ -160,3 +162,8 @@ def _p_value(mean: float, error: float, freedom: int) -> float:
     if error == 0.0:
         return 1.0 if mean == 0.0 else 0.0
     return t_p_value(mean / error, freedom)
+
+
+def hodges_lehmann(values: Sequence[float]) -> float:
+    """Return the median of all pairs' means (Hodges and Lehmann, Ann. Math. Stat. 34, 1963)."""
+    return median((a + b) / 2 for a, b in combinations_with_replacement(values, 2))

@@ -4,14 +4,8 @@ A difference is a log ratio: the mean over blocks of a setting's log less the me
 baseline's two copies in the same block. So the block (temperature, background load) cancels, and
 the reference has half the noise of one visit.
 
-Where not all settings are in all blocks, the model is that of a randomised block design,
-``log cost = block + setting + noise``, fitted by least squares, so that a setting that was dropped
-early is compared through the blocks it was in (Cochran and Cox, Experimental Designs, 1957, chapter
-4). A setting that was dropped after one round has two visits, which say next to nothing of its
-noise. So the variance of each setting is that of its own residuals, averaged with the variance
-pooled over all settings, which counts as much as four visits (moderated variances: Smyth, Stat.
-Appl. Genet. Mol. Biol. 3, 2004); degrees of freedom follow Satterthwaite (Biometrics Bulletin 2,
-1946).
+Where not all settings are in all blocks, a setting that was dropped early is compared through the
+blocks it was in (:mod:`etui.stats.block_design`).
 
 The log costs of the settings are taken as a sum of effects of their values, by least squares with
 equal weights: for a full grid, the effect of a value is the mean over all combinations of the other
@@ -31,8 +25,9 @@ from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import TYPE_CHECKING
 
+from etui.stats.block_design import BlockMeans, fit_block_design
 from etui.stats.small_samples import MeanEstimate, count_freedom, estimate_means
-from etui.stats.tests import CONFIDENCE, SIGNIFICANCE, Interval, holm, t_p_value, t_quantile
+from etui.stats.tests import SIGNIFICANCE, Interval, holm, t_quantile
 from etui.sweep.blocks import Block, Figure
 from etui.sweep.config import AXES, AxisName, Setting, Value
 from etui.sweep.result import AxisEffect, DetectionFloor, Difference, Interaction
@@ -61,12 +56,6 @@ _LARGEST_LOG = 500.0
 _POWER = 0.8
 _BASELINE_COPIES = 2
 """Visits of the baseline in a block, whose mean is the reference of all differences."""
-_LEAST_FREEDOM = 2
-"""Fewest degrees of freedom of all residuals for an interval."""
-_PRIOR_FREEDOM = 4.0
-"""Degrees of freedom that the pooled variance counts for. It fits settings whose noise varies by a
-factor of 1.5 (the variance of the log of a variance is trigamma(2) = 0.64)."""
-_NO_WEIGHT = 1e-12
 _ESTIMABLE = 1e-8
 
 
@@ -262,12 +251,13 @@ def compare_in_race(
     """
     import numpy as np
 
-    means = fit_setting_means(blocks, keys, figure)
-    if means is None:
+    fitted = fit_setting_means(blocks, keys, figure)
+    if fitted is None:
         return {}
+    names, means = fitted
     found: dict[str, LogDifference] = {}
-    for at, key in enumerate(means.keys[1:], start=1):
-        estimate, factor, freedom = means.estimate(np.eye(len(means.keys))[at])
+    for at, key in enumerate(names[1:], start=1):
+        estimate, factor, freedom = means.estimate(np.eye(len(names))[at])
         own_blocks = int((means.counts[:, at] > 0).sum())
         floor = noise.floor(factor, freedom)
         found[key] = LogDifference(replace(estimate, values=own_blocks), floor)
@@ -308,9 +298,10 @@ def estimate_race_costs(
     import numpy as np
 
     found = estimate_costs(blocks, keys[:1], figure, seed)
-    means = fit_setting_means(blocks, keys, figure)
-    if means is None:
+    fitted = fit_setting_means(blocks, keys, figure)
+    if fitted is None:
         return found
+    names, means = fitted
     base = found[keys[0]]
 
     def combine(
@@ -320,8 +311,8 @@ def estimate_race_costs(
             return None
         return value * _to_factor(side * math.hypot(end - mean, math.log(base_end / base.value)))
 
-    for at, key in enumerate(means.keys[1:], start=1):
-        ratio, _, _ = means.estimate(np.eye(len(means.keys))[at])
+    for at, key in enumerate(names[1:], start=1):
+        ratio, _, _ = means.estimate(np.eye(len(names))[at])
         value = base.value * _to_factor(ratio.mean)
         low = combine(value, ratio.mean, ratio.low, base.low, side=-1)
         high = combine(value, ratio.mean, ratio.high, base.high, side=1)
@@ -363,116 +354,12 @@ def _read_meter_share(blocks: Sequence[Block], key: str, phases: Sequence[str]) 
     return widths / joules if joules > 0 else None
 
 
-@dataclass(frozen=True, slots=True)
-class SettingMeans:
-    """Fitted log costs."""
-
-    keys: tuple[str, ...]
-    """The settings that were measured in a block with others; the baseline is the first."""
-    logs: Floats  # Log cost relative to the baseline, shape (settings,)
-    covariance: Floats  # Their covariance in variances of one visit, shape (settings, settings)
-    counts: Floats  # Visits, shape (blocks, settings)
-    variances: Floats | None
-    """Variance of the log of one visit of each setting; None if the visits are too few."""
-    freedom: Floats  # Degrees of freedom of each variance, shape (settings,)
-
-    def estimate(self, weights: Floats) -> tuple[MeanEstimate, float, float]:
-        """Estimate a contrast.
-
-        Args:
-            weights: Of the settings, shape (settings,), with the sum 0.
-
-        Returns:
-            The contrast with its interval (none where the visits are too few), its variance in
-            variances of one visit, and its degrees of freedom.
-        """
-        mean = float(weights @ self.logs)
-        gains = weights @ self.covariance
-        # The estimate is a weighted sum over visits; these are the squares of their weights.
-        centre = (self.counts @ gains) / self.counts.sum(axis=1)
-        squares = self.counts * (gains[None, :] - centre[:, None]) ** 2
-        blocks = int((squares.max(axis=1) > _NO_WEIGHT).sum())
-        parts = squares.sum(axis=0)
-        factor = float(parts.sum())
-        if self.variances is None:
-            return MeanEstimate(mean, None, None, None, None, blocks, None), factor, 1.0
-        parts = parts * self.variances
-        variance = float(parts.sum())
-        if variance == 0:
-            p = float(mean == 0)
-            return MeanEstimate(mean, mean, mean, p, 0.0, blocks, "student"), factor, 1.0
-        freedom = float(variance**2 / (parts**2 / self.freedom).sum())
-        error = variance**0.5
-        half = t_quantile((1 - CONFIDENCE) / 2, freedom) * error
-        p = t_p_value(mean / error, freedom)
-        deviation = error * blocks**0.5
-        estimate = MeanEstimate(mean, mean - half, mean + half, p, deviation, blocks, "student")
-        return estimate, factor, freedom
-
-
 def fit_setting_means(
     blocks: Sequence[Block], keys: Sequence[str], figure: Figure
-) -> SettingMeans | None:
-    """Fit the log costs of the settings.
-
-    Returns:
-        None if the baseline was never measured together with another setting.
-    """
-    import numpy as np
-
-    logs = read_logs(blocks, keys, figure)
-    # Every setting needs a block with the baseline, which is in all of them.
-    logs = logs[np.isfinite(logs[:, 0]).any(axis=1)]
-    measured = np.flatnonzero(np.isfinite(logs).any(axis=(0, 2)))
-    if len(measured) < 2:
-        return None
-    logs = logs[:, measured]
-    there = np.isfinite(logs)
-    counts = there.sum(axis=2).astype(np.float64)
-    visits = counts.sum(axis=1)
-    centred = np.where(
-        there, logs - np.nansum(logs, axis=(1, 2), keepdims=True) / visits[:, None, None], 0.0
-    )
-    # Normal equations after the blocks are eliminated, relative to the baseline.
-    normal = np.diag(counts.sum(axis=0)) - counts.T @ (counts / visits[:, None])
-    covariance = np.zeros(normal.shape)
-    covariance[1:, 1:] = np.linalg.inv(normal[1:, 1:])
-    means = covariance @ centred.sum(axis=(0, 2))
-    fitted = means[None, :] - (counts @ means / visits)[:, None]
-    residuals = np.where(there, centred - fitted[:, :, None], 0.0)
-    variances, freedom = _moderate(residuals, counts, covariance)
-    compared = (counts[:, 1:] > 0).any(axis=1).sum()
-    return SettingMeans(
-        keys=tuple(keys[at] for at in measured.tolist()),
-        logs=means,
-        covariance=covariance,
-        counts=counts,
-        variances=variances if compared > 1 else None,
-        freedom=freedom,
-    )
-
-
-def _moderate(
-    residuals: Floats, counts: Floats, covariance: Floats
-) -> tuple[Floats | None, Floats]:
-    """Estimate the variance of one visit of each setting, and its degrees of freedom."""
-    import numpy as np
-
-    visits = counts.sum(axis=1)
-    # Leverage of a visit: 1/n of its block, and the variance of its setting's mean less the
-    # block's mean of them.
-    shares = counts / visits[:, None]
-    own = np.diag(covariance)[None, :] - 2 * shares @ covariance
-    block = np.einsum("bs,st,bt->b", shares, covariance, shares)
-    leverage = 1 / visits[:, None] + own + block[:, None]
-    degrees = (counts * (1 - leverage)).sum(axis=0)
-    total = float(degrees.sum())
-    squares = (residuals**2).sum(axis=(0, 2))
-    if total < _LEAST_FREEDOM:
-        return None, degrees
-    prior = min(_PRIOR_FREEDOM, total)
-    freedom = degrees + prior
-    return (squares + prior * squares.sum() / total) / freedom, freedom
+) -> tuple[tuple[str, ...], BlockMeans] | None:
+    """Fit the log costs of the settings, and name those that were measured with the baseline."""
+    found = fit_block_design(read_logs(blocks, keys, figure))
+    return None if found is None else (tuple(keys[at] for at in found.measured), found)
 
 
 def _list_axes(settings: Sequence[Setting]) -> dict[AxisName, tuple[Value, ...]]:
@@ -521,7 +408,7 @@ def estimate_effects(
 
 
 def _fit_effects(
-    means: SettingMeans | None,
+    fitted: tuple[tuple[str, ...], BlockMeans] | None,
     settings: Sequence[Setting],
     columns: Sequence[Column],
     asked: Sequence[Column],
@@ -530,11 +417,12 @@ def _fit_effects(
     """Fit effects to the settings' log costs."""
     import numpy as np
 
-    if means is None:
+    if fitted is None:
         return {}
+    keys, means = fitted
     values = {setting.key: set(setting.values) for setting in settings}
     design = np.array(
-        [[1.0, *(values[key].issuperset(column) for column in columns)] for key in means.keys]
+        [[1.0, *(values[key].issuperset(column) for column in columns)] for key in keys]
     )
     inverse = np.linalg.pinv(design)
     resolved = inverse @ design

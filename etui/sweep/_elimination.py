@@ -15,9 +15,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations, combinations_with_replacement, pairwise
+from itertools import combinations, pairwise
 from statistics import fmean, median, stdev
 
+from etui.stats.small_samples import hodges_lehmann
 from etui.stats.tests import t_quantile
 from etui.sweep.blocks import Block, Figure
 from etui.sweep.config import Goal, Measure
@@ -214,11 +215,6 @@ def estimate_noise(blocks: Sequence[Block], logs: Sequence[Mapping[Cell, float]]
     fence = _find_fence(residuals, degrees)
     squares = math.fsum(min(abs(residual), fence) ** 2 for residual in residuals)
     return Noise(squares / degrees, degrees)
-
-
-def hodges_lehmann(values: Sequence[float]) -> float:
-    """Return the median of all pairs' means (Hodges and Lehmann, Ann. Math. Stat. 34, 1963)."""
-    return median((a + b) / 2 for a, b in combinations_with_replacement(values, 2))
 
 
 def _estimate_own_error(values: Sequence[float]) -> tuple[float, int]:

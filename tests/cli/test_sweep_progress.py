@@ -9,8 +9,7 @@ from dataclasses import replace
 
 import pytest
 
-from etui.cli.sweep_cap import format_request, open_question
-from etui.cli.sweep_progress import open_watch
+from etui.cli.sweep_progress import format_request, open_question, open_watch
 from etui.energy.power_limits.limit import CapRequest
 from etui.errors import Stopped, UsageError
 from etui.measure.progress import Progress

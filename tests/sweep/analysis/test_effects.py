@@ -103,12 +103,12 @@ def test_means_of_complete_blocks_are_those_of_the_columns(seed):
     settings_ = grid(**AXES)
     keys = [one.key for one in settings_]
     blocks = [block for block in drawn_blocks(settings_, seed, drop=False) if block.stage == "race"]
-    means = fit_setting_means(blocks, keys, joules)
+    _, means = fit_setting_means(blocks, keys, joules)
     logs = {
         key: np.mean([math.log(v.joules) for b in blocks for v in b.visits if v.setting == key])
         for key in keys
     }
-    assert means.logs == pytest.approx([logs[key] - logs[keys[0]] for key in keys])
+    assert means.means == pytest.approx([logs[key] - logs[keys[0]] for key in keys])
     # The baseline has two visits in a block, the others one.
     unit = np.eye(len(keys))[2]
     assert means.estimate(unit)[1] == pytest.approx(1.5 / len(blocks))
@@ -120,11 +120,11 @@ def test_a_factor_of_a_block_changes_no_setting(seed, log_factor):
     settings_ = grid(**AXES)
     keys = [one.key for one in settings_]
     blocks = drawn_blocks(settings_, seed, drop=True)
-    means = fit_setting_means(blocks, keys, joules)
-    scaled = fit_setting_means(
+    _, means = fit_setting_means(blocks, keys, joules)
+    _, scaled = fit_setting_means(
         blocks, keys, lambda v: v.joules * (math.exp(log_factor) if v in blocks[-1].visits else 1.0)
     )
-    assert scaled.logs == pytest.approx(means.logs, abs=1e-9)
+    assert scaled.means == pytest.approx(means.means, abs=1e-9)
     assert scaled.variances == pytest.approx(means.variances, abs=1e-9)
 
 
@@ -135,7 +135,7 @@ def test_the_variance_is_that_of_least_squares(seed):
     settings_ = grid(**AXES)
     keys = [one.key for one in settings_]
     blocks = drawn_blocks(settings_, seed, drop=True)
-    means = fit_setting_means(blocks, keys, joules)
+    fitted, means = fit_setting_means(blocks, keys, joules)
     rows, logs, names = [], [], []
     for at, block in enumerate(blocks):
         for visit in block.visits:
@@ -150,9 +150,9 @@ def test_the_variance_is_that_of_least_squares(seed):
     fit = np.linalg.lstsq(design, y, rcond=None)[0]
     residuals = y - design @ fit
     degrees = 1 - np.einsum("ij,ji->i", design, np.linalg.pinv(design))
-    assert means.logs[1:] == pytest.approx(fit[len(blocks) :], abs=1e-9)
+    assert means.means[1:] == pytest.approx(fit[len(blocks) :], abs=1e-9)
     pooled = (residuals**2).sum() / degrees.sum()
-    for at, key in enumerate(means.keys):
+    for at, key in enumerate(fitted):
         own = np.array([name == key for name in names])
         freedom = degrees[own].sum() + 4
         want = ((residuals[own] ** 2).sum() + 4 * pooled) / freedom

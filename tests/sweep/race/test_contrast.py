@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from etui.sweep._elimination import hodges_lehmann, pair_logs
+from etui.stats.small_samples import hodges_lehmann
+from etui.sweep._elimination import pair_logs
 from etui.sweep.blocks import Block, PhaseCost, Visit
 
 SETTINGS = [f"threads={n}" for n in range(1, 9)]

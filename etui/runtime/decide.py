@@ -367,7 +367,7 @@ def _read_heads(policy: Policy, runtime: Runtime[Any]) -> AccuracyModels | None:
     from etui.learning.predictor import AccuracyPredictor
     from etui.runtime.fit_health import GuardedAccuracy, build_notice, list_models_now
 
-    heads = runtime.policies.load_heads(policy)
+    heads = runtime.load_fit(policy)
     if not isinstance(heads, AccuracyPredictor):
         return heads
     models = list_models_now(policy)
@@ -388,7 +388,7 @@ def read_fit_health(policy: Policy, runtime: Runtime[Any]) -> FitHealth | None:
     from etui.learning.predictor import AccuracyPredictor
     from etui.runtime.fit_health import list_models_now, measure_health
 
-    heads = runtime.policies.load_heads(policy)
+    heads = runtime.load_fit(policy)
     if not isinstance(heads, AccuracyPredictor):
         return None
     models = list_models_now(policy, runtime.find_available())

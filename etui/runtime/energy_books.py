@@ -7,10 +7,10 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from etui.energy.scopes import weakest
 from etui.energy.types import Energy, Kind
@@ -233,25 +233,12 @@ class EnergyBookkeeper:
         return energy
 
 
-class TurnMeters(Protocol):
-    """Gives each turn a meter, and books the time in which the engine works."""
-
-    def open(self, cancel: Cancel) -> AbstractContextManager[Meter]:
-        """Return the meter of the turn with this token, in use until the context ends."""
-
-    def book_answer(self, model: str, finished: Finished) -> None:
-        """Book the time of an answer of this machine that has ended."""
-
-    def book_turn(self, record: TurnRecord) -> None:
-        """Book what is left of a turn of this machine alone, once it has ended."""
-
-
 def open_meters(
     runtime: Runtime[Any],
     parallel: int,
     books: EnergyBookkeeper,
     clock_ns: Callable[[], int],
-) -> TurnMeters:
+) -> ExclusiveMeters | SharedMeters:
     """Return the meters for a number of turns at a time.
 
     Args:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from etui.backends.base import Cancel, ModelHost
 from etui.chat import Query
-from etui.config.config import Config, read_defaults
+from etui.config.config import Config, read_defaults, shipped_dir
 from etui.errors import LogUnavailable
 from etui.models.catalogue import Catalogue, load_catalogue
 from etui.runtime.caches import FileCache, LogCache
@@ -49,67 +49,6 @@ if TYPE_CHECKING:
     from etui.turn.run import Turn
 
 
-class PolicyCache:
-    """Policies by name; safe to use from several threads.
-
-    Checking and compiling a policy takes some milliseconds, comparing the states of its files some
-    microseconds.
-
-    Args:
-        config: Holds the folder of the user's own policies.
-    """
-
-    def __init__(self, config: Config) -> None:
-        from etui.config.config import shipped_dir
-
-        self._config = config
-        self._folders = (str(shipped_dir() / "policies"), str(config.policies_dir))
-        self._policies: FileCache[Policy] = FileCache()
-        self._names: FileCache[tuple[str, ...]] = FileCache()
-        self._heads: FileCache[AccuracyModels | None] = FileCache()
-
-    def names(self) -> tuple[str, ...]:
-        """Return the names of all policies, sorted."""
-        from etui.routing.library import policy_names
-
-        return self._names.get(
-            "names", lambda: policy_names(self._config), lambda _names: self._folders
-        )
-
-    def load(self, name: str, catalogue: Catalogue) -> Policy:
-        """Load a policy by name or path, or return it from memory.
-
-        Args:
-            name: Name or path. A path is always read.
-            catalogue: The models. Another catalogue compiles the policy again.
-
-        Raises:
-            UsageError: There is no policy of that name.
-            InvalidFile: The file has errors.
-        """
-        from etui.routing.library import load_policy
-
-        def read() -> Policy:
-            return load_policy(name, self._config, catalogue.models)
-
-        if name not in self.names():
-            return read()
-        return self._policies.get(
-            name, read, lambda policy: (str(policy.path), *self._folders), since=catalogue
-        )
-
-    def load_heads(self, policy: Policy) -> AccuracyModels | None:
-        """Load the fit of a policy, or return it from memory; None without one.
-
-        Raises:
-            InvalidFile: The file is damaged, or of another etui version.
-        """
-        from etui.learning.predictor import get_fitted_path, load_heads
-
-        path = str(get_fitted_path(policy, self._config))
-        return self._heads.get(path, lambda: load_heads(policy, self._config), lambda _: (path,))
-
-
 B = TypeVar("B", bound=ModelHost, covariant=True)
 
 
@@ -124,7 +63,6 @@ class Runtime(Generic[B]):
         catalogue: The models, as read when the runtime was opened or by the last
             :meth:`reload_catalogue`.
         log_cache: What decisions have read from the log.
-        policies: The policies that were loaded, with their fits.
         neighbours: The earlier questions that decisions have compared with.
         clock_ns: The monotonic clock of its turns, the same as the meter's.
     """
@@ -143,7 +81,10 @@ class Runtime(Generic[B]):
         self._open_writer = open_writer
         self._catalogues: FileCache[Catalogue] = FileCache()
         self.model_files = ModelFiles(config)
-        self.policies = PolicyCache(config)
+        self._policy_folders = (str(shipped_dir() / "policies"), str(config.policies_dir))
+        self._policies: FileCache[Policy] = FileCache()
+        self._policy_names: FileCache[tuple[str, ...]] = FileCache()
+        self._fits: FileCache[AccuracyModels | None] = FileCache()
         self._defaults: FileCache[tuple[str, str | None]] = FileCache()
         self._read_defaults: tuple[str, str | None] | None = None
         self.log_cache = LogCache(config)
@@ -251,16 +192,45 @@ class Runtime(Generic[B]):
 
     def policy_names(self) -> tuple[str, ...]:
         """Return the names of all policies, sorted."""
-        return self.policies.names()
+        from etui.routing.library import policy_names
+
+        return self._policy_names.get(
+            "names", lambda: policy_names(self.config), lambda _names: self._policy_folders
+        )
 
     def load_policy(self, name: str) -> Policy:
         """Load a policy by name or path, or return it from memory if its file is unchanged.
+
+        Checking and compiling a policy takes some milliseconds, comparing the states of its files
+        some microseconds. A path is always read, and another catalogue compiles a policy again.
 
         Raises:
             UsageError: There is no policy of that name.
             InvalidFile: The file has errors.
         """
-        return self.policies.load(name, self.catalogue)
+        from etui.routing.library import load_policy
+
+        catalogue = self.catalogue
+
+        def read() -> Policy:
+            return load_policy(name, self.config, catalogue.models)
+
+        if name not in self.policy_names():
+            return read()
+        return self._policies.get(
+            name, read, lambda policy: (str(policy.path), *self._policy_folders), since=catalogue
+        )
+
+    def load_fit(self, policy: Policy) -> AccuracyModels | None:
+        """Load the fit of a policy, or return it from memory; None without one.
+
+        Raises:
+            InvalidFile: The file is damaged, or of another etui version.
+        """
+        from etui.learning.predictor import get_fitted_path, load_heads
+
+        path = str(get_fitted_path(policy, self.config))
+        return self._fits.get(path, lambda: load_heads(policy, self.config), lambda _: (path,))
 
     def resolve(self, arm: Arm) -> ResolvedModel:
         """Find the model file of an arm, and use its idle baseline for net joules from now on.

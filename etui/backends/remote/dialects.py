@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any
 
 from etui.arm import Arm, Sampling
 from etui.backends.remote.stream_parts import (
@@ -30,191 +30,19 @@ from etui.config.backend_spec import BackendKind
 from etui.errors import InvalidRequest
 
 
-class Ollama:
-    """Ollama, asked by its native API at the root of the URL."""
+class Dialect:
+    """How a server is asked and answers; pure.
 
-    kind: BackendKind = "ollama"
-    joins_votes = False
-    joins_probabilities = True
-    ends_thinking = False
-    gives_probabilities = True  # older versions ignore the parameter
+    This one is for any server with the OpenAI protocol: only what all of them know is sent. Other
+    kinds change what differs.
 
-    def build(self, asked: Asked) -> HttpRequest:
-        """Build a chat request.
-
-        Raises:
-            InvalidRequest: Ollama has no raw prompts with a stop by tokens, and no forced tools.
-        """
-        options = asked.options
-        if options.raw:
-            raise InvalidRequest(
-                "a backend of kind ollama takes no raw prompts",
-                "send messages, or use another backend",
-                "prompt",
-            )
-        if options.tools and options.tool_choice not in ("auto", "none"):
-            raise InvalidRequest(
-                "a backend of kind ollama cannot force a tool call",
-                "set tool_choice to auto",
-                "tool_choice",
-            )
-        body: dict[str, Any] = {
-            "model": asked.model,
-            "messages": _build_messages(asked.messages),
-            "stream": True,
-            "options": _build_options(asked.sampling, asked.max_tokens, asked.stops),
-        }
-        if options.json_schema:
-            body["format"] = json.loads(options.json_schema)
-        if options.tools and options.tool_choice == "auto":
-            body["tools"] = json.loads(options.tools)
-        if asked.thinking is not None:
-            body["think"] = asked.thinking
-        if asked.logprobs is not None:
-            body |= {"logprobs": True, "top_logprobs": asked.logprobs}
-        return HttpRequest("//api/chat", body, lines=True)
-
-    def build_end_thinking(self, request_id: str) -> HttpRequest:
-        """Refuse: Ollama has no such request."""
-        raise InvalidRequest("a backend of kind ollama cannot end the thinking of an answer")
-
-    def check(self, arm: Arm) -> None:
-        """Accept every value."""
-
-    def parse(self, document: Mapping[str, Any]) -> tuple[StreamPart, ...]:
-        """Parse one line; the last one has the tokens and the durations."""
-        message = read_mapping(document.get("message"))
-        tools = parse_tools(message.get("tool_calls"))
-        done = document.get("done") is True
-        finish = None
-        if done:
-            finish = read_text(document.get("done_reason")) or "stop"
-        return (
-            StreamPart(
-                text=read_text(message.get("content")),
-                thinking=read_text(message.get("thinking")),
-                tools=tools,
-                probabilities=parse_tokens(read_list(document.get("logprobs"))),
-                finish=finish,
-                usage=_parse_usage(document) if done else None,
-                timings=_parse_durations(document) if done else None,
-                error=read_error(document.get("error")),
-                last=done,
-            ),
-        )
-
-
-def _build_messages(messages: tuple[Message, ...]) -> list[dict[str, Any]]:
-    """Build messages; a tool's result has the name of the tool instead of the id of the call."""
-    names: dict[str, str] = {}
-    documents = []
-    for message in messages:
-        document: dict[str, Any] = {"role": message.role, "content": message.content}
-        if message.tool_calls:
-            calls = []
-            for call in map(read_mapping, read_list(json.loads(message.tool_calls))):
-                function = read_mapping(call.get("function"))
-                name = read_text(function.get("name"))
-                names[read_text(call.get("id"))] = name
-                calls.append(
-                    {"function": {"name": name, "arguments": _arguments(function.get("arguments"))}}
-                )
-            document["tool_calls"] = calls
-        if message.tool_call_id:
-            document["tool_name"] = names.get(message.tool_call_id, "")
-        documents.append(document)
-    return documents
-
-
-def _arguments(value: object) -> Mapping[str, Any]:
-    if isinstance(value, str):
-        try:
-            value = json.loads(value)
-        except ValueError:
-            return {}
-    return read_mapping(value)
-
-
-def _build_options(sampling: Sampling, max_tokens: int, stops: tuple[str, ...]) -> dict[str, Any]:
-    options: dict[str, Any] = {
-        "num_predict": max_tokens,
-        "temperature": sampling.temperature,
-        "top_p": sampling.top_p,
-        "top_k": sampling.top_k,
-        "min_p": sampling.min_p,
-        "seed": sampling.seed,
-        "repeat_penalty": sampling.repeat_penalty,
-        "repeat_last_n": sampling.repeat_last_n,
-    }
-    if stops:
-        options["stop"] = list(stops)
-    return options
-
-
-def _parse_usage(document: Mapping[str, Any]) -> Usage:
-    return Usage(
-        prompt_tokens=read_count(document.get("prompt_eval_count")),
-        output_tokens=read_count(document.get("eval_count")),
-    )
-
-
-def _parse_durations(document: Mapping[str, Any]) -> Timings:
-    return Timings(
-        prefill_seconds=read_seconds(document.get("prompt_eval_duration"), 1e9),
-        decode_seconds=read_seconds(document.get("eval_duration"), 1e9),
-        load_seconds=read_seconds(document.get("load_duration"), 1e9),
-    )
-
-
-class Dialect(Protocol):
-    """How one kind of server is asked and answers; pure."""
-
-    kind: BackendKind
-    joins_votes: bool  # Whether one request can draw several answers after one prefill
-    joins_probabilities: bool  # Whether such a request can ask for probabilities too
-    ends_thinking: bool  # Whether the thinking of a running answer can be ended by another request
-    gives_probabilities: bool
-    """Whether probabilities are asked for although no client asked for them, since every server of
-    the kind has them; they give an answer its confidence."""
-
-    def build(self, asked: Asked) -> HttpRequest:
-        """Build the request.
-
-        Raises:
-            InvalidRequest: This kind of server cannot do what is asked.
-        """
-
-    def build_end_thinking(self, request_id: str) -> HttpRequest:
-        """Build the request that ends the thinking of a running answer."""
-
-    def parse(self, document: Mapping[str, Any]) -> tuple[StreamPart, ...]:
-        """Parse one document of a stream; never fails, whatever it contains."""
-
-    def check(self, arm: Arm) -> None:
-        """Check before anything is sent that the server can sample as the arm asks.
-
-        Raises:
-            InvalidRequest: It cannot.
-        """
-
-
-def choose_dialect(kind: BackendKind) -> Dialect:
-    """Return the dialect of a kind."""
-    match kind:
-        case "llama-server":
-            return LlamaServer()
-        case "vllm":
-            return Vllm()
-        case "ollama":
-            return Ollama()
-        case "etui":
-            return Etui()
-        case _:
-            return OpenAi()
-
-
-class OpenAi:
-    """Any server with the OpenAI protocol: only what all of them know is sent."""
+    Attributes:
+        joins_votes: Whether one request can draw several answers after one prefill.
+        joins_probabilities: Whether such a request can ask for probabilities too.
+        ends_thinking: Whether another request can end the thinking of a running answer.
+        gives_probabilities: Whether probabilities are asked for although no client asked for them,
+            since every server of the kind has them; they give an answer its confidence.
+    """
 
     kind: BackendKind = "openai"
     joins_votes = False  # many ignore `n` in silence
@@ -305,7 +133,136 @@ class OpenAi:
             body["reasoning_effort"] = find_effort(asked.think_tokens if asked.thinking else 0)
 
 
-class LlamaServer(OpenAi):
+class Ollama(Dialect):
+    """Ollama, asked by its native API at the root of the URL."""
+
+    kind: BackendKind = "ollama"
+    gives_probabilities = True  # older versions ignore the parameter
+
+    def build(self, asked: Asked) -> HttpRequest:
+        """Build a chat request.
+
+        Raises:
+            InvalidRequest: Ollama has no raw prompts with a stop by tokens, and no forced tools.
+        """
+        options = asked.options
+        if options.raw:
+            raise InvalidRequest(
+                "a backend of kind ollama takes no raw prompts",
+                "send messages, or use another backend",
+                "prompt",
+            )
+        if options.tools and options.tool_choice not in ("auto", "none"):
+            raise InvalidRequest(
+                "a backend of kind ollama cannot force a tool call",
+                "set tool_choice to auto",
+                "tool_choice",
+            )
+        body: dict[str, Any] = {
+            "model": asked.model,
+            "messages": _build_messages(asked.messages),
+            "stream": True,
+            "options": _build_options(asked.sampling, asked.max_tokens, asked.stops),
+        }
+        if options.json_schema:
+            body["format"] = json.loads(options.json_schema)
+        if options.tools and options.tool_choice == "auto":
+            body["tools"] = json.loads(options.tools)
+        if asked.thinking is not None:
+            body["think"] = asked.thinking
+        if asked.logprobs is not None:
+            body |= {"logprobs": True, "top_logprobs": asked.logprobs}
+        return HttpRequest("//api/chat", body, lines=True)
+
+    def check(self, arm: Arm) -> None:
+        """Accept every value."""
+
+    def parse(self, document: Mapping[str, Any]) -> tuple[StreamPart, ...]:
+        """Parse one line; the last one has the tokens and the durations."""
+        message = read_mapping(document.get("message"))
+        tools = parse_tools(message.get("tool_calls"))
+        done = document.get("done") is True
+        finish = None
+        if done:
+            finish = read_text(document.get("done_reason")) or "stop"
+        return (
+            StreamPart(
+                text=read_text(message.get("content")),
+                thinking=read_text(message.get("thinking")),
+                tools=tools,
+                probabilities=parse_tokens(read_list(document.get("logprobs"))),
+                finish=finish,
+                usage=_parse_usage(document) if done else None,
+                timings=_parse_durations(document) if done else None,
+                error=read_error(document.get("error")),
+                last=done,
+            ),
+        )
+
+
+def _build_messages(messages: tuple[Message, ...]) -> list[dict[str, Any]]:
+    """Build messages; a tool's result has the name of the tool instead of the id of the call."""
+    names: dict[str, str] = {}
+    documents = []
+    for message in messages:
+        document: dict[str, Any] = {"role": message.role, "content": message.content}
+        if message.tool_calls:
+            calls = []
+            for call in map(read_mapping, read_list(json.loads(message.tool_calls))):
+                function = read_mapping(call.get("function"))
+                name = read_text(function.get("name"))
+                names[read_text(call.get("id"))] = name
+                calls.append(
+                    {"function": {"name": name, "arguments": _arguments(function.get("arguments"))}}
+                )
+            document["tool_calls"] = calls
+        if message.tool_call_id:
+            document["tool_name"] = names.get(message.tool_call_id, "")
+        documents.append(document)
+    return documents
+
+
+def _arguments(value: object) -> Mapping[str, Any]:
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except ValueError:
+            return {}
+    return read_mapping(value)
+
+
+def _build_options(sampling: Sampling, max_tokens: int, stops: tuple[str, ...]) -> dict[str, Any]:
+    options: dict[str, Any] = {
+        "num_predict": max_tokens,
+        "temperature": sampling.temperature,
+        "top_p": sampling.top_p,
+        "top_k": sampling.top_k,
+        "min_p": sampling.min_p,
+        "seed": sampling.seed,
+        "repeat_penalty": sampling.repeat_penalty,
+        "repeat_last_n": sampling.repeat_last_n,
+    }
+    if stops:
+        options["stop"] = list(stops)
+    return options
+
+
+def _parse_usage(document: Mapping[str, Any]) -> Usage:
+    return Usage(
+        prompt_tokens=read_count(document.get("prompt_eval_count")),
+        output_tokens=read_count(document.get("eval_count")),
+    )
+
+
+def _parse_durations(document: Mapping[str, Any]) -> Timings:
+    return Timings(
+        prefill_seconds=read_seconds(document.get("prompt_eval_duration"), 1e9),
+        decode_seconds=read_seconds(document.get("eval_duration"), 1e9),
+        load_seconds=read_seconds(document.get("load_duration"), 1e9),
+    )
+
+
+class LlamaServer(Dialect):
     """llama-server of llama.cpp."""
 
     kind: BackendKind = "llama-server"
@@ -361,7 +318,7 @@ class LlamaServer(OpenAi):
             body["thinking_budget_tokens"] = asked.think_tokens
 
 
-class Vllm(OpenAi):
+class Vllm(Dialect):
     """vLLM's OpenAI server."""
 
     kind: BackendKind = "vllm"
@@ -400,7 +357,7 @@ class Vllm(OpenAi):
             body["thinking_token_budget"] = asked.think_tokens
 
 
-class Etui(OpenAi):
+class Etui(Dialect):
     """Another etui (``etui serve``), whose answers have the joules of its own meter."""
 
     kind: BackendKind = "etui"
@@ -446,3 +403,9 @@ def add_tools(body: dict[str, Any], asked: Asked) -> None:
     )
     if not options.parallel_tool_calls:
         body["parallel_tool_calls"] = False
+
+
+def choose_dialect(kind: BackendKind) -> Dialect:
+    """Return the dialect of a kind."""
+    kinds = {each.kind: each for each in (LlamaServer, Vllm, Ollama, Etui)}
+    return kinds.get(kind, Dialect)()

@@ -29,7 +29,7 @@ from etui.routing.decision import TurnBudget
 if TYPE_CHECKING:
     from etui.chat import Query
     from etui.routing.policy import AuditPlan, Policy
-    from etui.runtime.between_turns import BetweenTurns, CallLater
+    from etui.runtime._between_turns import BetweenTurns, CallLater
     from etui.runtime.decide import Choice
     from etui.runtime.runtime import Runtime
     from etui.turn.record import LoadRecord, TurnRecord, UnloadRecord

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from etui.chat import Query
 from etui.engine.token_counter import TokenCounter
 from etui.errors import EtuiError, ModelUnavailable
-from etui.runtime.between_turns import CallLater, start_timer
+from etui.runtime._between_turns import CallLater, start_timer
 from etui.runtime.routes import Route, build_overrides
 from etui.runtime.turn_pool import LEAVE_SECONDS, TurnPool
 from etui.runtime.turn_request import TurnRequest

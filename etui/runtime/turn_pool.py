@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Literal
 from etui.backends.base import EngineProcess
 from etui.errors import EtuiError, LogUnavailable, QueueFull, Stopped, format_internal_error
 from etui.events import Finished, Loaded, Residence, Unloaded
+from etui.runtime._between_turns import BetweenTurns, CallLater, start_timer
 from etui.runtime.auditor import Auditor
-from etui.runtime.between_turns import BetweenTurns, CallLater, start_timer
 from etui.runtime.energy_books import EnergyBookkeeper, KeyBudgets, Ongoing, open_meters
 from etui.runtime.turn_request import (
     PooledTurn,

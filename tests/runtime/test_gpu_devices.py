@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from etui.runtime.gpu_devices import DriverFacts, explain_missing_device, read_driver_facts
+from etui.runtime.doctor import DriverFacts, explain_missing_device, read_driver_facts
 
 MESA = ("intel_icd.x86_64", "lvp_icd.x86_64", "radeon_icd.x86_64")
 NODE = "/dev/dri/renderD128"

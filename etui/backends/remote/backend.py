@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from etui.backends.base import AnswerRequest, Cancel
-from etui.backends.remote.answer import RemoteAnswer, Requests, Signal
-from etui.backends.remote.client import RemoteClient, RequestFailed, build_error
-from etui.backends.remote.dialects import choose_dialect
+from etui.backends.remote._answer import RemoteAnswer, Requests, Signal
+from etui.backends.remote._client import RemoteClient, RequestFailed, build_error
+from etui.backends.remote._dialects import choose_dialect
+from etui.backends.remote._votes import run_votes
 from etui.backends.remote.probe import RemoteStatus, count_running, probe
-from etui.backends.remote.votes import run_votes
 from etui.config.backend_spec import BackendSpec, find_key_problem, read_key
 from etui.errors import EtuiError, ModelUnavailable, RemoteFailed
 from etui.events import Event, Residence, Unloaded

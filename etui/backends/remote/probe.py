@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from etui.backends.remote.client import RemoteClient, RequestFailed
-from etui.backends.remote.stream_parts import read_count, read_list, read_mapping, read_text
+from etui.backends.remote._client import RemoteClient, RequestFailed
+from etui.backends.remote._stream_parts import read_count, read_list, read_mapping, read_text
 from etui.config.backend_spec import BackendKind, BackendSpec
 
 MOST_MODELS = 10_000

@@ -9,8 +9,8 @@ import pytest
 
 from etui.arm import Arm
 from etui.backends.base import AnswerRequest
+from etui.backends.remote._client import RemoteClient
 from etui.backends.remote.backend import RemoteBackend
-from etui.backends.remote.client import RemoteClient
 from etui.chat import Message, OutputOptions
 from etui.config.backend_spec import BackendSpec
 from etui.events import Event, Finished

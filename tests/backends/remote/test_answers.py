@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from etui.arm import Arm, Sampling
-from etui.backends.remote.answer import ASK_AGAIN
+from etui.backends.remote._answer import ASK_AGAIN
 from etui.chat import OutputOptions
 from etui.errors import InvalidRequest, ModelUnavailable, RemoteFailed
 from etui.events import Answer, Event, Prefilled, Prefilling, Probe, Thought, TokenLogprob, ToolCall

@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from etui.arm import OPEN_SAMPLING, Arm, Sampling, SamplingFrom
-from etui.backends.remote.client import EventReader, LineReader, StreamFault, parse_document
-from etui.backends.remote.dialects import choose_dialect, find_effort
-from etui.backends.remote.stream_parts import (
+from etui.backends.remote._client import EventReader, LineReader, StreamFault, parse_document
+from etui.backends.remote._dialects import choose_dialect, find_effort
+from etui.backends.remote._stream_parts import (
     Asked,
     Progress,
     StreamPart,

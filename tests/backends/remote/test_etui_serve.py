@@ -10,8 +10,8 @@ from dataclasses import replace
 import pytest
 
 from etui.arm import Arm, Sampling, VoteStop
+from etui.backends.remote._client import RemoteClient
 from etui.backends.remote.backend import RemoteBackend
-from etui.backends.remote.client import RemoteClient
 from etui.chat import Message, OutputOptions
 from etui.config.backend_spec import BackendSpec
 from etui.errors import (

@@ -12,14 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from etui.arm import Arm
-from etui.backends.remote.backend import Circuit
-from etui.backends.remote.client import (
+from etui.backends.remote._client import (
     LONGEST_WAIT_SECONDS,
     Failure,
     build_error,
     find_wait,
     parse_retry_after,
 )
+from etui.backends.remote.backend import Circuit
 from etui.config.backend_spec import BackendSpec
 from etui.errors import EtuiError, InvalidRequest, ModelUnavailable, RemoteFailed
 from tests.backends.remote.conftest import Open, ask, finished

@@ -10,15 +10,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from etui.backends.remote.answer import read_options
-from etui.backends.remote.reply import (
+from etui.backends.remote._answer import read_options
+from etui.backends.remote._reply import (
     Reply,
     ThinkingSplitter,
     build_finished,
     describe_notes,
     find_prefill_end,
 )
-from etui.backends.remote.stream_parts import StreamPart, Timings, TokenProbability, ToolPart, Usage
+from etui.backends.remote._stream_parts import (
+    StreamPart,
+    Timings,
+    TokenProbability,
+    ToolPart,
+    Usage,
+)
 from etui.events import Answer, Event, Thought, TokenLogprob, ToolCall
 from etui.multiple_choice import Option
 

@@ -20,7 +20,7 @@ from etui.errors import EngineFailed, EtuiError, InvalidFile, QueueFull, Stopped
 from etui.events import Answer, Loaded, Prefilled, Unloaded
 from etui.models.spec import STARTER
 from etui.routing.signals import HostState
-from etui.runtime.between_turns import HOST_SECONDS
+from etui.runtime._between_turns import HOST_SECONDS
 from etui.runtime.overrides import Overrides
 from etui.runtime.turn_pool import REFRESH_SECONDS
 from etui.runtime.turn_request import RunningTurn, TurnFailed, TurnRequest

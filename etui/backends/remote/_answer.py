@@ -14,9 +14,9 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from etui.backends.base import AnswerRequest
-from etui.backends.remote.client import Failure, RemoteClient, RequestFailed
-from etui.backends.remote.dialects import Dialect
-from etui.backends.remote.reply import (
+from etui.backends.remote._client import Failure, RemoteClient, RequestFailed
+from etui.backends.remote._dialects import Dialect
+from etui.backends.remote._reply import (
     Reply,
     ThinkingSplitter,
     build_finished,
@@ -25,7 +25,7 @@ from etui.backends.remote.reply import (
     estimate_prompt_tokens,
     known_prompt,
 )
-from etui.backends.remote.stream_parts import Asked, StreamPart, TokenProbability
+from etui.backends.remote._stream_parts import Asked, StreamPart, TokenProbability
 from etui.chat import Message
 from etui.engine.session import ModelFacts
 from etui.errors import InvalidRequest
@@ -243,7 +243,7 @@ class RemoteAnswer:
 
     @property
     def draws_votes(self) -> bool:
-        """Whether several answers are drawn, by :func:`etui.backends.remote.votes.run_votes`."""
+        """Whether several answers are drawn, by :func:`etui.backends.remote._votes.run_votes`."""
         return self.arm.reasoning == "vote" or self.options.count > 1
 
     async def run(self) -> AsyncIterator[Event]:

@@ -8,8 +8,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from etui.backends.remote.client import Failure
-from etui.backends.remote.stream_parts import StreamPart, Timings, TokenProbability, ToolPart, Usage
+from etui.backends.remote._client import Failure
+from etui.backends.remote._stream_parts import (
+    StreamPart,
+    Timings,
+    TokenProbability,
+    ToolPart,
+    Usage,
+)
 from etui.chat import Message
 from etui.engine.text_stream import TextStream, held_back
 from etui.events import Answer, Event, Finished, Status, Thought, TokenLogprob, ToolCall

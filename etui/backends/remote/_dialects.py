@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from etui.arm import Arm, Sampling
-from etui.backends.remote.stream_parts import (
+from etui.backends.remote._stream_parts import (
     Asked,
     HttpRequest,
     StreamPart,

@@ -18,7 +18,7 @@ from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, Literal
 
 from etui import __version__
-from etui.backends.remote.stream_parts import HttpRequest, read_error
+from etui.backends.remote._stream_parts import HttpRequest, read_error
 from etui.config.backend_spec import BackendSpec
 from etui.errors import EtuiError, InvalidRequest, ModelUnavailable, RemoteFailed
 

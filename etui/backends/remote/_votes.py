@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, replace
 
 from etui.arm import VoteStop
-from etui.backends.remote.answer import (
+from etui.backends.remote._answer import (
     OVERRUN_TOKENS,
     Arrived,
     Broke,
@@ -20,8 +20,8 @@ from etui.backends.remote.answer import (
     RemoteAnswer,
     build_facts,
 )
-from etui.backends.remote.client import Failure, RequestFailed
-from etui.backends.remote.reply import Reply, ThinkingSplitter, describe_end
+from etui.backends.remote._client import Failure, RequestFailed
+from etui.backends.remote._reply import Reply, ThinkingSplitter, describe_end
 from etui.events import Answer, Event, Status, Thought, TokenLogprob, Vote
 from etui.multiple_choice import parse_options
 from etui.reasoning.ballot import Ballot

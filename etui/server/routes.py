@@ -43,7 +43,6 @@ _NO_MESSAGES = (
 
 def build_unavailable_routes(context: ServerContext) -> list[Route]:
     """Build routes of other servers that clients try: their errors say what to use instead."""
-
     return [
         Route("/v1/messages", _answer_messages, methods=["POST"]),
         Route("/v1/messages/count_tokens", _answer_messages, methods=["POST"]),

@@ -30,7 +30,7 @@ from etui.arm import Sampling
 from etui.config.config import load_config
 from etui.energy.discovery import open_recorder
 from etui.engine.llama_session import LlamaSession
-from etui.engine.text_stream import TextStream
+from etui.engine.special_tokens import TextStream
 from etui.units import per_token_text
 
 PROMPT = "Once upon a time in a small village by the sea there lived"

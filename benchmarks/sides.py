@@ -14,13 +14,13 @@ from typing import Any
 from benchmarks.figures import Skipped
 from etui.config.config import load_config, make_home
 from etui.energy.recorder import Recorder
+from etui.engine.chat_prompt import ChatTemplate
 from etui.engine.context import Context, ContextOptions
 from etui.engine.library import Library, default_threads
 from etui.engine.llama_session import LlamaSession
-from etui.engine.load_settings import CPU_BATCH_TOKENS, GPU_BATCH_TOKENS
 from etui.engine.model import ALL_LAYERS, Model
 from etui.engine.session import ModelFacts, Step, TokenSequence
-from etui.engine.template import ChatTemplate
+from etui.engine.session_loader import CPU_BATCH_TOKENS, GPU_BATCH_TOKENS
 from etui.engine.template_process import TemplateProcess
 from etui.models.gguf import check_gguf
 from etui.models.spec import STARTER

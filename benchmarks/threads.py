@@ -32,13 +32,13 @@ from etui.arm import Sampling
 from etui.config.config import load_config
 from etui.energy.recorder import Recorder
 from etui.energy.sources.estimate import EstimateSource
+from etui.engine.chat_prompt import ChatTemplate
 from etui.engine.context import Context, ContextOptions
 from etui.engine.library import Library, default_threads
 from etui.engine.llama_session import LlamaSession
-from etui.engine.load_settings import CPU_BATCH_TOKENS
 from etui.engine.model import Model
 from etui.engine.session import ModelFacts
-from etui.engine.template import ChatTemplate
+from etui.engine.session_loader import CPU_BATCH_TOKENS
 from etui.engine.template_process import TemplateProcess
 from etui.engine.thread_control import ThreadControl
 from etui.models.spec import STARTER

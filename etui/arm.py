@@ -73,7 +73,7 @@ class VoteStop:
 
     rule: StopRuleName = "flip"
     """``all`` draws every vote; ``lead`` stops when the remaining votes cannot change the winner;
-    ``flip`` and ``adaptive`` stop earlier, at a stated risk (:mod:`etui.reasoning.stop_rules`);
+    ``flip`` and ``adaptive`` stop earlier, at a stated risk (:mod:`etui.reasoning.vote_count`);
     ``unanimous`` stops at the first vote that differs."""
     eps: float = 0.05  # `flip` stops once the chance that the winner changes is at most this
     threshold: float = 0.95

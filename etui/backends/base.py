@@ -43,7 +43,7 @@ class Cancel:
 
     It is made with the turn and handed down with each of its requests: every layer that waits or
     computes asks it, and says how it is to be woken. A cancelled turn stays cancelled, so that an
-    answer which begins later ends at once. It fulfils :class:`etui.reasoning.control.Control`.
+    answer which begins later ends at once. It fulfils :class:`etui.reasoning.decoding.Control`.
 
     Attributes:
         numbers: Numbers of the turn's answers on this machine so far, oldest first; shared batches

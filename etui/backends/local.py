@@ -17,8 +17,13 @@ from typing import TYPE_CHECKING
 
 from etui.backends.base import AnswerRequest, Cancel
 from etui.config.config import Config
-from etui.engine.batching.admission import Reservation, bound_prompt, estimate_need, may_begin
-from etui.engine.batching.admission_queue import AdmissionQueue
+from etui.engine.batching.admission import (
+    AdmissionQueue,
+    Reservation,
+    bound_prompt,
+    estimate_need,
+    may_begin,
+)
 from etui.engine.batching.meeting_point import AnswerCancelled
 from etui.engine.batching.shared_session import SharedSession
 from etui.errors import EngineFailed, ModelUnavailable

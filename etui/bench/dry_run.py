@@ -15,7 +15,7 @@ from etui.bench.precision import describe_expectation, predict_questions
 from etui.bench.tokens import build_subject_prompts
 from etui.chat import Message
 from etui.datasets.questions import Question
-from etui.engine.prefix_cache import common_prefix
+from etui.engine.sequence_cache import common_prefix
 
 if TYPE_CHECKING:
     from etui.config.config import Config
@@ -122,11 +122,10 @@ class _Vocabulary:
         context_tokens: int,
         templates: TemplateProcess,
     ) -> None:
-        from etui.engine.chat_prompt import ChatPrompt, find_tool_format
+        from etui.engine.chat_prompt import ChatPrompt, ChatTemplate, find_tool_format
         from etui.engine.model import Model
         from etui.engine.session import ModelFacts
         from etui.engine.special_tokens import SpecialTokens
-        from etui.engine.template import ChatTemplate
 
         tags = [tag for tag in (spec.think_open, spec.think_close) if tag]
         self._model = Model(library, path, shown=tags, vocabulary_only=True)

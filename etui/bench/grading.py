@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from etui.bench.formats import Format
 from etui.datasets.questions import Question
-from etui.reasoning.last_number import (
+from etui.reasoning.quantity import (
     find_last_number,
     find_stated_number,
     last_number_value,

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from etui.bench.formats import Format, PromptText, ending_weight, prompt_text
 from etui.datasets.questions import Question
-from etui.engine.prefix_cache import common_prefix
+from etui.engine.sequence_cache import common_prefix
 from etui.errors import ContextOverflow
 
 Tokenize = Callable[[str], list[int]]

@@ -249,8 +249,8 @@ def _read_thinking(spec: ModelSpec) -> ThinkingTags | None:
 
 
 def _read_gguf_facts(spec: ModelSpec, config: Config) -> GgufFacts:
-    from etui.engine.load_settings import GPU_BATCH_TOKENS
     from etui.engine.offload import needs
+    from etui.engine.session_loader import GPU_BATCH_TOKENS
     from etui.models.files import model_path
     from etui.models.gguf import check_gguf
 

@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING
 
 from etui.arm import Sampling, Speculate
 from etui.chat import Message
-from etui.engine.batch_decoder import BatchDecoder
-from etui.engine.chat_prompt import ChatPrompt
+from etui.engine.batch_decoder import BatchDecoder, LlamaSequence
+from etui.engine.chat_prompt import ChatPrompt, ChatTemplate
 from etui.engine.constraint import Constraints
 from etui.engine.context import Context, ContextOptions
-from etui.engine.llama_sequence import LlamaSequence
 from etui.engine.model import Model
 from etui.engine.outputs import Outputs
 from etui.engine.sampler import Script
@@ -32,7 +31,6 @@ from etui.engine.speculation.draft_model import DraftModel, Vocabulary
 from etui.engine.speculation.draft_verifier import DraftVerifier, refuse_speculation, take_verified
 from etui.engine.speculation.mtp import load_heads
 from etui.engine.speculation.speculator import Drafter, Speculator
-from etui.engine.template import ChatTemplate
 from etui.engine.thread_control import ThreadControl
 from etui.errors import ContextOverflow
 from etui.events import Verified
@@ -437,7 +435,7 @@ class LlamaSession:
     def speculate(self, sequence: TokenSequence, method: Speculate) -> str:
         """Let steps of this sequence alone verify drafted tokens; what it draws is unchanged.
 
-        Exactness is argued in :mod:`etui.engine.speculation.verify`.
+        Exactness is argued in :mod:`etui.engine.speculation.draft_verifier`.
 
         Returns:
             Why there will be no speculation; empty if there will be.

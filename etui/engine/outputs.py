@@ -6,10 +6,9 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from etui.engine.batch_decoder import BatchDecoder
+from etui.engine.batch_decoder import BatchDecoder, LlamaSequence
 from etui.engine.constraint import follow
 from etui.engine.context import Context
-from etui.engine.llama_sequence import LlamaSequence
 from etui.engine.model import Model
 from etui.engine.session import NO_TOKEN, LikelyToken, Sampled
 

@@ -11,20 +11,20 @@ from typing import TYPE_CHECKING
 from etui import units
 from etui.engine.library import Device, Library
 from etui.engine.llama_session import LlamaSession
-from etui.engine.load_settings import (
-    GPU_BATCH_TOKENS,
-    apply_settings,
-    check_split,
-    choose_context_tokens,
-    session_key,
-)
 from etui.engine.offload import (
     Needs,
     choose_layers,
     needs,
     ram_bytes,
 )
-from etui.engine.session_loader import SessionLoader
+from etui.engine.session_loader import (
+    GPU_BATCH_TOKENS,
+    SessionLoader,
+    apply_settings,
+    check_split,
+    choose_context_tokens,
+    session_key,
+)
 from etui.engine.template_process import TemplateProcess
 from etui.engine.trial import try_model
 from etui.errors import EngineFailed, ModelUnavailable

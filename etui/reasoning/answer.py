@@ -21,11 +21,11 @@ from etui.events import (
     VoteStatus,
 )
 from etui.multiple_choice import parse_options
-from etui.reasoning.ballot import Ballot, build_abandoned_vote, build_ballot
 from etui.reasoning.choice_readout import choices
-from etui.reasoning.control import BUDGET, Control
 from etui.reasoning.cot import chain_of_thought
 from etui.reasoning.decoding import (
+    BUDGET,
+    Control,
     Decoded,
     Ending,
     Opened,
@@ -39,7 +39,7 @@ from etui.reasoning.forks import Fork, Forks, plan_forks
 from etui.reasoning.output import PLAIN, Output, adapt_arm, build_output, is_plain
 from etui.reasoning.thinking_run import ThinkingPlan
 from etui.reasoning.tool_events import read_calls, separate_calls
-from etui.reasoning.vote_count import Poll
+from etui.reasoning.vote_count import Ballot, Poll, build_abandoned_vote, build_ballot
 from etui.units import count_text
 
 

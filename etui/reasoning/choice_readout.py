@@ -2,23 +2,81 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from etui.arm import Arm
 from etui.chat import Message
-from etui.engine.session import Session
+from etui.engine.session import Session, TokenSequence
 from etui.events import Answer, Event, Finished, Probe
 from etui.multiple_choice import Option, parse_options
 from etui.reasoning.context_fit import Reserve, fit
-from etui.reasoning.control import Control
-from etui.reasoning.decoding import build_finished, open_prompt
+from etui.reasoning.decoding import Control, build_finished, open_prompt
 from etui.reasoning.direct import direct
-from etui.reasoning.option_logits import LetterReading, LetterTokens, letter_tokens, read_letters
 from etui.reasoning.output import PLAIN, Output
 from etui.reasoning.prompts import ANSWER_MARKER, direct_prompt, with_letter_instruction
 from etui.units import percent_text
+
+LetterTokens = Mapping[str, tuple[int, ...]]
+"""The single tokens that spell a letter, by letter."""
+
+
+@dataclass(frozen=True, slots=True)
+class LetterReading:
+    """Probabilities of the option letters as the next token."""
+
+    probabilities: tuple[tuple[str, float], ...]
+    """Pairs of letter and probability among the letters, in their order; sums to 1."""
+    mass: float
+    """Probability of all letters together under the full softmax; near 0, the model would write
+    something else."""
+
+    @property
+    def best(self) -> tuple[str, float]:
+        """The most likely letter and its probability; of equal ones the first."""
+        return max(self.probabilities, key=lambda letter: letter[1])
+
+    @property
+    def margin(self) -> float:
+        """Lead of the most likely letter over the second, 0..1."""
+        first, second = sorted((p for _, p in self.probabilities), reverse=True)[:2]
+        return first - second
+
+
+def letter_tokens(session: Session, options: Sequence[Option]) -> LetterTokens | None:
+    """Find the tokens ``A`` and `` A`` of each letter; None if a letter is not a single token.
+
+    Both forms count: which one a model writes after a colon depends on its vocabulary.
+    """
+    found: dict[str, tuple[int, ...]] = {}
+    for option in options:
+        forms = [session.tokenize(f"{space}{option.letter}", special=False) for space in (" ", "")]
+        found[option.letter] = tuple(dict.fromkeys(form[0] for form in forms if len(form) == 1))
+    taken = [token for tokens in found.values() for token in tokens]
+    return found if all(found.values()) and len(set(taken)) == len(taken) else None
+
+
+def read_letters(session: Session, sequence: TokenSequence, tokens: LetterTokens) -> LetterReading:
+    """Read the letters' probabilities after the sequence's last step, summed over both forms."""
+    flat = [token for forms in tokens.values() for token in forms]
+    logprobs = dict(zip(flat, session.logprobs(sequence, flat), strict=True))
+    sums = {
+        letter: math.fsum(math.exp(logprobs[token]) for token in forms)
+        for letter, forms in tokens.items()
+    }
+    mass = math.fsum(sums.values())
+    if mass > 0.0:
+        shares = tuple((letter, p / mass) for letter, p in sums.items())
+    else:  # every letter underflowed: compare log-probabilities
+        best = {letter: max(logprobs[token] for token in forms) for letter, forms in tokens.items()}
+        top = max(best.values())
+        scaled = {letter: math.exp(value - top) for letter, value in best.items()}
+        whole = math.fsum(scaled.values())
+        shares = tuple((letter, value / whole) for letter, value in scaled.items())
+    return LetterReading(shares, min(1.0, mass))
+
 
 _LOW_MASS = 0.5
 

@@ -11,6 +11,7 @@ from etui.chat import Message
 from etui.engine.session import Sampled, Session, TokenSequence
 from etui.events import Event, Probe, Thought
 from etui.multiple_choice import parse_options
+from etui.reasoning.choice_readout import letter_tokens, read_letters
 from etui.reasoning.context_fit import (
     LIKELY_ANSWER_TOKENS,
     SMALLEST_ANSWER_TOKENS,
@@ -18,8 +19,9 @@ from etui.reasoning.context_fit import (
     Reserve,
     fit,
 )
-from etui.reasoning.control import BUDGET, Control
 from etui.reasoning.decoding import (
+    BUDGET,
+    Control,
     Decoded,
     Ending,
     Run,
@@ -32,7 +34,6 @@ from etui.reasoning.decoding import (
     start_speculation,
 )
 from etui.reasoning.extraction import extract
-from etui.reasoning.option_logits import letter_tokens, read_letters
 from etui.reasoning.output import PLAIN, Output
 from etui.reasoning.prompts import (
     Thinking,

@@ -19,9 +19,10 @@ from etui.reasoning.context_fit import (
     count_least_tokens,
     fit,
 )
-from etui.reasoning.control import Control
 from etui.reasoning.decoding import (
+    Control,
     Run,
+    TokenLog,
     build_finished,
     decode,
     describe_ending,
@@ -32,7 +33,6 @@ from etui.reasoning.decoding import (
 from etui.reasoning.loop_guard import build_guard
 from etui.reasoning.output import PLAIN, Output, check_continuation
 from etui.reasoning.prompts import direct_prompt
-from etui.reasoning.token_log import TokenLog
 
 _COMPARED_CHARACTERS = 48
 """Characters at the end of an answer by which its tokens are recognised."""

@@ -80,7 +80,7 @@ def extract(
         number: Whether the answer is known to be a number: it is the last one, without a unit.
     """
     if number:
-        from etui.reasoning.last_number import last_number_value
+        from etui.reasoning.quantity import last_number_value
 
         key = last_number_value(text)
     elif options:
@@ -107,7 +107,7 @@ def _open_answer(text: str, question: str, *, cut: bool) -> str | None:
     """
     from etui.reasoning.dates import asks_for_date, asks_for_time, date_key, time_key
     from etui.reasoning.number_answer import is_number
-    from etui.reasoning.plain_math import plain_math
+    from etui.reasoning.quantity import plain_math
     from etui.reasoning.wording import asks_yes_or_no, fact_key, yes_or_no
 
     # NFKC writes m² as m2, so it follows the units of the LaTeX.

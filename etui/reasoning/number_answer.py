@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from fractions import Fraction
 
-from etui.reasoning.plain_math import compute
 from etui.reasoning.quantity import (
     Quantity,
     Unit,
+    compute,
     find_quantities,
     quantity_key,
     spell_units,

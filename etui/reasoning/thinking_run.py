@@ -14,11 +14,10 @@ from etui.arm import Arm
 from etui.engine.session import ModelFacts, Sampled, Session, TokenSequence
 from etui.events import Answer, Thought, TokenLogprob
 from etui.reasoning.context_fit import SMALLEST_ANSWER_TOKENS
-from etui.reasoning.decoding import Decoded, Ending, Run
+from etui.reasoning.decoding import Decoded, Ending, Run, TokenLog
 from etui.reasoning.loop_guard import LoopGuard, build_guard
 from etui.reasoning.output import PLAIN, Output
 from etui.reasoning.prompts import Thinking
-from etui.reasoning.token_log import TokenLog
 
 
 @dataclass(frozen=True, slots=True)

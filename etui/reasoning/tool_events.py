@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from etui.engine.session import ToolFormat
-from etui.engine.text_stream import held_back
+from etui.engine.special_tokens import held_back
 from etui.events import Answer, Event, Finished, ToolCall
 from etui.reasoning.output import Output
 

@@ -7,10 +7,239 @@ seeds give the same result with any batch size.
 
 from __future__ import annotations
 
-from etui.arm import Arm
-from etui.reasoning.ballot import Ballot
-from etui.reasoning.stop_rules import Cast, Verdict, VoteTally, tally, verdict
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+
+from etui.arm import Arm, VoteStop, VoteWeight
+from etui.events import Ended, Vote
+from etui.multiple_choice import Option
+from etui.reasoning.decoding import Ending, describe_loops, mean_probability
+from etui.reasoning.extraction import Extracted, extract
+from etui.reasoning.thinking_run import ThinkingRun
 from etui.units import count_text, percent_text
+
+
+@dataclass(frozen=True, slots=True)
+class Cast:
+    """One vote: the answer it counts for (None for no answer), and its weight in 0..1."""
+
+    key: str | None
+    weight: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class VoteTally:
+    """Sum of the votes.
+
+    Attributes:
+        leader, second: Weights of the two leading answers.
+    """
+
+    key: str | None  # The leading answer; None until a vote has an answer
+    leader: float
+    second: float
+    for_leader: int
+    count: int  # Number of votes, those without an answer included
+    total: float
+
+    @property
+    def agreement(self) -> float:
+        """The leader's share of all weight, 0..1."""
+        return self.leader / self.total if self.total else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Whether to stop drawing votes, and why."""
+
+    stop: bool  # No further votes are needed
+    rule: str  # The rule that decided: `lead` if the remaining votes cannot change the winner
+    chance: float | None = None
+    """The probability used by the rule, 0..1; None for ``all`` and ``lead``."""
+
+
+def tally(votes: Sequence[Cast]) -> VoteTally:
+    """Sum votes in the given order; of equal sums, the one reached first leads."""
+    sums: dict[str, float] = {}
+    leader: str | None = None
+    for vote in votes:
+        if vote.key is None:
+            continue
+        sums[vote.key] = sums.get(vote.key, 0.0) + vote.weight
+        if leader is None or sums[vote.key] > sums[leader]:
+            leader = vote.key
+    total = math.fsum(vote.weight for vote in votes)
+    if leader is None:
+        return VoteTally(None, 0.0, 0.0, 0, len(votes), total)
+    second = max((weight for key, weight in sums.items() if key != leader), default=0.0)
+    for_leader = sum(vote.key == leader for vote in votes)
+    return VoteTally(leader, sums[leader], second, for_leader, len(votes), total)
+
+
+def verdict(state: VoteTally, left: int, stop: VoteStop) -> Verdict:
+    """Decide whether to stop drawing votes.
+
+    Args:
+        state: The votes so far.
+        left: Number of remaining votes, each with a weight of at most 1.
+    """
+    if left <= 0:
+        return Verdict(True, "all")
+    if stop.rule == "unanimous":
+        return Verdict(0 < state.count != state.for_leader, "unanimous")
+    if stop.rule == "all" or state.key is None:
+        return Verdict(False, stop.rule)
+    if state.leader - state.second > left:
+        return Verdict(True, "lead")
+    if stop.rule == "lead":
+        return Verdict(False, "lead")
+    # Convert weights to counts of votes of mean weight, which the remaining votes are assumed to
+    # have.
+    mean = state.total / state.count
+    if mean <= 0.0:
+        return Verdict(False, stop.rule)
+    leader, second = state.leader / mean, state.second / mean
+    if stop.rule == "flip":
+        chance = flip_probability(leader, second, left)
+        return Verdict(chance <= stop.eps, "flip", chance)
+    chance = majority_probability(round(leader), round(second))
+    return Verdict(chance >= stop.threshold, "adaptive", chance)
+
+
+@cache
+def flip_probability(leader: float, second: float, left: int) -> float:
+    """Compute the probability that ``left`` more votes cost the leader its lead; a tie counts.
+
+    Each remaining vote goes to one of the two leading answers; the leader's share of them has a
+    Beta(1, 1) prior, so that its votes j among the remaining r are beta-binomial:
+
+        P = sum over j = 0..r with a + j <= b + r - j of C(r, j) B(a+1+j, b+1+r-j) / B(a+1, b+1)
+
+    Args:
+        leader: Votes a of the leading answer (or its weight in units of a vote).
+        second: Votes b <= a of the second answer.
+        left: Number r of remaining votes.
+    """
+    before = _log_beta(leader + 1.0, second + 1.0)
+    lost = [
+        math.exp(
+            math.log(math.comb(left, j))
+            + _log_beta(leader + 1.0 + j, second + 1.0 + left - j)
+            - before
+        )
+        for j in range(left + 1)
+        if leader + j <= second + left - j
+    ]
+    return min(1.0, math.fsum(lost))
+
+
+@cache
+def majority_probability(leader: int, second: int) -> float:
+    """Compute the probability that the leader's share of two answers exceeds one half.
+
+    It is 1 - I_1/2(v1 + 1, v2 + 1) for counts v1 and v2; for integer counts this equals
+    2^-(n+1) * sum over j = 0..v1 of C(n+1, j) with n = v1 + v2.
+    """
+    n = leader + second
+    favourable = sum(math.comb(n + 1, j) for j in range(leader + 1))
+    return favourable / (1 << (n + 1))
+
+
+def _log_beta(a: float, b: float) -> float:
+    return math.lgamma(a) + math.lgamma(b) - math.lgamma(a + b)
+
+
+@dataclass(frozen=True, slots=True)
+class Ballot:
+    """One completed vote.
+
+    Attributes:
+        ended, raw_answer, raw_thinking, saved_tokens: As in :class:`etui.events.Vote`.
+    """
+
+    index: int  # Its number, from 0
+    answer: str
+    thinking: str
+    extracted: Extracted  # The answer it counts for
+    weight: float  # Weight in the count, 0..1
+    tokens: int
+    ended: Ended = ""
+    raw_answer: str = ""
+    raw_thinking: str = ""
+    saved_tokens: int = 0
+
+    @property
+    def cast(self) -> Cast:
+        """Its contribution to the count."""
+        return Cast(self.extracted.key, self.weight)
+
+    def event(self, t_ns: int) -> Vote:
+        """Build the event of the vote."""
+        return Vote(
+            t_ns=t_ns,
+            index=self.index,
+            answer=self.answer,
+            thinking=self.thinking,
+            tokens=self.tokens,
+            weight=self.weight,
+            choice=self.extracted.key,
+            status=self.extracted.status,
+            ended=self.ended,
+            raw_answer=self.raw_answer,
+            raw_thinking=self.raw_thinking,
+            saved_tokens=self.saved_tokens,
+        )
+
+
+def build_ballot(
+    index: int,
+    trace: ThinkingRun,
+    question: str,
+    options: Sequence[Option],
+    weight: VoteWeight,
+    *,
+    number: bool = False,
+) -> Ballot:
+    """Build the ballot of a completed run.
+
+    With ``probability`` as ``weight``, it is the geometric mean of the answer's token
+    probabilities. With ``number``, it counts for the last number of its answer.
+    """
+    thought, reply = trace.thought, trace.reply
+    assert reply is not None
+    truncated = reply.ending in (Ending.LIMIT, Ending.BUDGET)
+    return Ballot(
+        index=index,
+        answer=reply.text.strip(),
+        thinking=thought.text.strip() if thought else "",
+        extracted=extract(reply.text, question, options, truncated=truncated, number=number),
+        weight=1.0 if weight == "none" else mean_probability(reply) or 0.0,
+        tokens=trace.tokens,
+        ended=describe_loops(thought, reply),
+        raw_answer=reply.whole.strip(),
+        raw_thinking=thought.whole.strip() if thought else "",
+        saved_tokens=reply.saved_tokens + (thought.saved_tokens if thought else 0),
+    )
+
+
+def build_abandoned_vote(index: int, trace: ThinkingRun, t_ns: int) -> Vote:
+    """Build the event of a vote that was dropped unfinished, with its text so far and weight 0."""
+    thought, reply = trace.thought, trace.reply
+    return Vote(
+        t_ns=t_ns,
+        index=index,
+        answer=reply.text.strip() if reply else "",
+        thinking=thought.text.strip() if thought else "",
+        tokens=trace.tokens,
+        weight=0.0,
+        status="abandoned",
+        ended=describe_loops(thought, reply),
+        raw_answer=reply.whole.strip() if reply else "",
+        raw_thinking=thought.whole.strip() if thought else "",
+        saved_tokens=thought.saved_tokens if thought else 0,
+    )
 
 
 class Poll:

@@ -75,7 +75,7 @@ class ModelFiles:
         )
 
     def _read_context(self, spec: ModelSpec, path: Path) -> int | None:
-        from etui.engine.load_settings import choose_context_tokens
+        from etui.engine.session_loader import choose_context_tokens
         from etui.models.gguf import check_gguf
 
         try:

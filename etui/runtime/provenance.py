@@ -14,7 +14,7 @@ from etui import __version__
 from etui.config.machine import machine_name
 from etui.curves.operating_curve import Conditions, parse_conditions
 from etui.engine.library import choose_threads
-from etui.engine.thread_limits import choose_thread_limits
+from etui.engine.thread_count import choose_thread_limits
 from etui.errors import EtuiError
 
 if TYPE_CHECKING:

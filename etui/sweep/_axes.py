@@ -11,7 +11,7 @@ from itertools import product
 from typing import cast, get_args
 
 from etui.arm import Speculate
-from etui.engine.load_settings import resolve_flash_attention
+from etui.engine.session_loader import resolve_flash_attention
 from etui.errors import UsageError
 from etui.models.spec import (
     LEAST_BATCH_TOKENS,

@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, cast
 
 from etui.arm import Arm, Speculate
 from etui.engine.library import Device, choose_threads, default_threads, usable_cpus
-from etui.engine.load_settings import (
+from etui.engine.offload import layers_that_fit, needs, usable_bytes
+from etui.engine.session_loader import (
     GPU_BATCH_TOKENS,
     choose_batch_tokens,
     choose_context_tokens,
     resolve_flash_attention,
 )
-from etui.engine.offload import layers_that_fit, needs, usable_bytes
-from etui.engine.thread_limits import choose_thread_limits
+from etui.engine.thread_count import choose_thread_limits
 from etui.errors import EtuiError, UsageError
 from etui.models.files import find_draft_problem, model_path
 from etui.models.gguf import Gguf, check_usable

@@ -30,12 +30,10 @@ if TYPE_CHECKING:
 
 
 MOST_OSC52_BYTES = 74_994
-
 """Longest text that most terminals accept by OSC 52, in bytes: 100,000 once it is encoded."""
 
 
 _SECONDS = 3.0
-
 """Longest wait for a tool; one that waits for a display would never end."""
 
 
@@ -55,7 +53,6 @@ _LOCAL = (
     ("DISPLAY", CopyTool("xclip", ("xclip", "-selection", "clipboard", "-in"))),
     ("DISPLAY", CopyTool("xsel", ("xsel", "--clipboard", "--input"))),
 )
-
 """The variable that a display sets, and the tool for it; only macOS has the first."""
 
 

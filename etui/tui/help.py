@@ -76,7 +76,6 @@ WORDS: tuple[tuple[str, str], ...] = (
     ("integrated", "hardware power readings, added up over time"),
     ("unmeasured", "nothing could be read: never counted as 0"),
 )
-
 """Word -> meaning, in the order in which a reader meets them."""
 
 

@@ -25,12 +25,10 @@ if TYPE_CHECKING:
 
 
 _POLL_SECONDS = 0.1
-
 """Interval between checks for a request to stop, in seconds."""
 
 
 STOP_SECONDS = 20.0
-
 """How long a stopped command may take to save its measurements, in seconds."""
 
 

@@ -72,8 +72,6 @@ class CachedStylesheet(Stylesheet):
 
 
 AGAIN_SECONDS = 4.0
-
-
 """How long after one Ctrl+C a second one leaves the app."""
 
 
@@ -96,17 +94,14 @@ def choose_interrupt(now: float, armed_at: float | None, *, answering: bool) -> 
 
 
 LEAVE_SECONDS = 5.0
-
 """Longest wait on exit for the running answer to be stopped and saved."""
 
 
 NOTICE_SECONDS = 12.0
-
 """How long a notice of the start is shown."""
 
 
 _REPLACED_COMMANDS = frozenset({"Keys", "Quit", "Theme"})
-
 """Titles of Textual's commands that etui offers itself."""
 
 

@@ -21,7 +21,6 @@ from etui.runtime.service import LEAVE_SECONDS
 from etui.text import sanitize
 
 DRIVER = "etui.tui.web_session:TabDriver"
-
 """Value of ``TEXTUAL_DRIVER``."""
 
 

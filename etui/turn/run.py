@@ -16,7 +16,7 @@ from etui.chat import Query
 from etui.energy.types import EnergyOf
 from etui.errors import EngineFailed, EtuiError
 from etui.events import Event, Finished, Loaded, Prefilled, Status, Unloaded
-from etui.reasoning.control import BUDGET
+from etui.reasoning.decoding import BUDGET
 from etui.routing.decision import Decision, TurnBudget
 from etui.text import utc_now
 from etui.turn.accounting import (

@@ -12,8 +12,8 @@ import pytest
 from etui.arm import Arm
 from etui.backends.base import AnswerRequest
 from etui.chat import Message
-from etui.engine.load_settings import session_key
 from etui.engine.residency import Residency, _Resident
+from etui.engine.session_loader import session_key
 from etui.events import Event, Finished, Loaded
 from etui.models.spec import ModelSpec
 from tests.engine.batching.fakes import SteppedContext, make_session

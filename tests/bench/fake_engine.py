@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from etui.arm import Sampling
 from etui.engine.context import ContextOptions
-from etui.engine.prefix_cache import common_prefix
+from etui.engine.sequence_cache import common_prefix
 from etui.engine.session import ModelFacts, Step
 from etui.errors import CacheFull, ContextOverflow
 

@@ -17,11 +17,9 @@ from etui.datasets.questions import Question
 from etui.multiple_choice import parse_options
 from etui.reasoning.cot import JoulesSpent, Look, check_confidence, check_gain, check_joules
 from etui.reasoning.extraction import extract, normal_text
-from etui.reasoning.last_number import last_number_value
 from etui.reasoning.loop_guard import LoopGuard, asked_rounds
-from etui.reasoning.numbers import normal_number
-from etui.reasoning.plain_math import compute, plain_math
-from etui.reasoning.stop_rules import (
+from etui.reasoning.quantity import compute, last_number_value, normal_number, plain_math
+from etui.reasoning.vote_count import (
     Cast,
     flip_probability,
     majority_probability,

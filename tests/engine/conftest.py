@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from etui.engine.chat_prompt import ChatTemplate
 from etui.engine.context import Context, ContextOptions
 from etui.engine.library import Library
 from etui.engine.llama_session import LlamaSession
 from etui.engine.model import Model
 from etui.engine.session import ModelFacts
-from etui.engine.template import ChatTemplate
 from etui.engine.template_process import TemplateProcess
 
 OPTIONS = ContextOptions(context_tokens=1024, threads=1, sequences=8, batch_tokens=128)

@@ -6,7 +6,7 @@ import pytest
 
 from etui.arm import Sampling
 from etui.chat import Message
-from etui.engine.llama_sequence import LlamaSequence
+from etui.engine.batch_decoder import LlamaSequence
 from etui.engine.llama_session import LlamaSession
 from etui.engine.session import Sampled, TokenSequence
 

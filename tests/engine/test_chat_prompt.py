@@ -8,9 +8,8 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from etui.chat import Message
-from etui.engine.chat_prompt import ChatPrompt, find_tool_format
+from etui.engine.chat_prompt import PLAIN_TEMPLATE, ChatPrompt, ChatTemplate, find_tool_format
 from etui.engine.special_tokens import SpecialToken, SpecialTokens
-from etui.engine.template import PLAIN_TEMPLATE, ChatTemplate
 from etui.engine.template_process import TemplateProcess
 from etui.errors import InvalidRequest, ModelUnavailable
 

@@ -13,7 +13,7 @@ from etui.backends.base import AnswerRequest
 from etui.backends.local import LocalBackend
 from etui.chat import Message
 from etui.config.config import Config
-from etui.engine import thread_limits
+from etui.engine import thread_count as thread_limits
 from etui.engine.llama_session import LlamaSession
 from etui.engine.residency import Residency
 from etui.events import Finished

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from etui.engine.prefix_cache import Donor, choose_reuse, common_prefix
+from etui.engine.sequence_cache import Donor, choose_reuse, common_prefix
 
 TOKENS = st.lists(st.integers(0, 2), max_size=30)
 

@@ -18,11 +18,11 @@ from etui.backends.local import LocalBackend
 from etui.chat import Message
 from etui.config.config import Config
 from etui.engine import session_loader as module
+from etui.engine.chat_prompt import PLAIN_STOP
 from etui.engine.context import ContextOptions
 from etui.engine.library import Device, Library
 from etui.engine.model import Split
 from etui.engine.residency import Residency
-from etui.engine.template import PLAIN_STOP
 from etui.errors import EngineFailed, ModelUnavailable
 from etui.events import Finished
 from etui.models.spec import ModelSpec

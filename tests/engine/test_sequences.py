@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from etui.arm import Sampling
 from etui.engine.llama_session import LlamaSession
-from etui.engine.prefix_cache import common_prefix
+from etui.engine.sequence_cache import common_prefix
 from tests.engine.conftest import MakeSession
 from tests.engine.driving import (
     GREEDY,

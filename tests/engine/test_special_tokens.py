@@ -11,12 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from etui.chat import Message
-from etui.engine.chat_prompt import ChatPrompt
+from etui.engine.chat_prompt import PLAIN_TEMPLATE, ChatPrompt, ChatTemplate
 from etui.engine.library import Library
 from etui.engine.llama_session import LlamaSession
 from etui.engine.model import Model
 from etui.engine.special_tokens import SpecialToken, SpecialTokens
-from etui.engine.template import PLAIN_TEMPLATE, ChatTemplate
 from etui.engine.template_process import TemplateProcess
 
 from . import vocabularies

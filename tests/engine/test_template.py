@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from etui.chat import Message
-from etui.engine.template import PLAIN_STOP, ChatTemplate
+from etui.engine.chat_prompt import PLAIN_STOP, ChatTemplate
 from etui.engine.template_process import TemplateProcess
 from etui.errors import ModelUnavailable
 

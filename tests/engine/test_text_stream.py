@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from etui.engine.text_stream import TextStream
+from etui.engine.special_tokens import TextStream
 
 ALPHABET = st.sampled_from("ab<>/hé漢🙂\n")
 STOPS = st.lists(st.text(ALPHABET, min_size=1, max_size=4), max_size=3)

@@ -15,7 +15,7 @@ from etui.backends.base import AnswerRequest
 from etui.backends.local import LocalBackend
 from etui.chat import Message
 from etui.config.config import Config
-from etui.engine import thread_limits
+from etui.engine import thread_count as thread_limits
 from etui.engine.context import Context
 from etui.engine.cpu_limits import SpareCpu
 from etui.engine.library import Library

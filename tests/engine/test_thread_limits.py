@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from etui.config.config import Config
-from etui.engine import thread_limits
-from etui.engine.thread_limits import ThreadLimits, choose_thread_limits
+from etui.engine import thread_count as thread_limits
+from etui.engine.thread_count import ThreadLimits, choose_thread_limits
 from etui.models.spec import ModelSpec
 
 SPEC = ModelSpec("one", "135M", ())

@@ -19,8 +19,8 @@ from etui.config.config import Config
 from etui.energy.types import Energy, Kind
 from etui.engine import session_loader as module
 from etui.engine.library import Device, Library
-from etui.engine.load_settings import CPU_BATCH_TOKENS
 from etui.engine.residency import Residency
+from etui.engine.session_loader import CPU_BATCH_TOKENS
 from etui.errors import ModelUnavailable
 from etui.events import Event, Finished, Loaded, Unloaded
 from etui.log.queries import LogReader

@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 
 from benchmarks.agreement import read_pairs, same_key, score, total
 from etui.reasoning.extraction import extract
-from etui.reasoning.plain_math import compute, plain_math
-from etui.reasoning.quantity import Quantity, Unit, named_units, quantity_key
+from etui.reasoning.quantity import Quantity, Unit, compute, named_units, plain_math, quantity_key
 
 PAIRS = read_pairs()
 FLOORS = {

@@ -13,7 +13,7 @@ from etui.chat import Message
 from etui.events import Answer, Prefilled, Probe, Thought
 from etui.multiple_choice import parse_options
 from etui.reasoning.answer import answer
-from etui.reasoning.option_logits import letter_tokens, read_letters
+from etui.reasoning.choice_readout import letter_tokens, read_letters
 from tests.reasoning.scripted import GO_ON, FakeControl, FakeSession, plain_facts
 
 TEXT = "Which?\nA) one\nB) two\nC) three"

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from etui.multiple_choice import Option, parse_options
 from etui.reasoning.extraction import extract, normal_text
-from etui.reasoning.numbers import normal_number
+from etui.reasoning.quantity import normal_number
 
 QUESTION = "Which planet is red?\nA) Venus\nB) Mars\nC) The Sun\nD) A comet"
 OPTIONS = parse_options(QUESTION)

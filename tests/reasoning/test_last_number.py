@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from etui.reasoning.extraction import extract
-from etui.reasoning.last_number import (
+from etui.reasoning.quantity import (
     find_last_number,
     find_stated_number,
     last_number_value,

@@ -100,7 +100,7 @@ def test_the_thinking_does_not_end_at_a_stop_string_and_has_no_logprobs():
 
 def test_a_token_that_is_a_part_of_a_character_waits_for_the_rest():
     from etui.engine.session import Sampled
-    from etui.reasoning.token_log import TokenLog
+    from etui.reasoning.decoding import TokenLog
 
     log = TokenLog(FakeSession(plain_facts(), says("")), None, 0)  # type: ignore[arg-type]
     log.take(Sampled(0, 1, b"\xc3", -1.0, False), 1)

@@ -10,12 +10,12 @@ import pytest
 
 from etui.arm import Arm, EarlyExit, Sampling, VoteStop
 from etui.chat import Message
+from etui.engine.chat_prompt import ChatTemplate
 from etui.engine.context import Context, ContextOptions
 from etui.engine.library import Library
 from etui.engine.llama_session import LlamaSession
 from etui.engine.model import Model
 from etui.engine.session import ModelFacts
-from etui.engine.template import ChatTemplate
 from etui.engine.template_process import TemplateProcess
 from etui.events import Answer, Prefilled, Probe, Thought, Vote
 from etui.reasoning.answer import answer

@@ -14,13 +14,12 @@ from jsonschema import validate
 
 from etui.arm import Arm, Sampling
 from etui.chat import Message, OutputOptions
-from etui.engine.chat_prompt import TOOL_TAGS, find_tool_format
+from etui.engine.chat_prompt import TOOL_TAGS, ChatTemplate, find_tool_format
 from etui.engine.context import Context, ContextOptions
 from etui.engine.library import Library
 from etui.engine.llama_session import LlamaSession
 from etui.engine.model import Model
 from etui.engine.session import ModelFacts
-from etui.engine.template import ChatTemplate
 from etui.engine.template_process import TemplateProcess
 from etui.errors import InvalidRequest
 from etui.events import Answer, TokenLogprob, ToolCall, Vote

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from etui.arm import VoteStop
-from etui.reasoning.stop_rules import Cast, flip_probability, majority_probability, tally, verdict
+from etui.reasoning.vote_count import Cast, flip_probability, majority_probability, tally, verdict
 
 KEYS = st.sampled_from(["A", "B", "C", "D", None])
 WEIGHTS = st.floats(0.0, 1.0)

@@ -13,9 +13,10 @@ from etui.arm import Arm
 from etui.config.config import Config
 from etui.config.machine import machine_name
 from etui.curves.operating_curve import OperatingCurve, list_differences, parse_conditions
-from etui.engine import library, thread_limits
-from etui.engine.load_settings import session_key
-from etui.engine.thread_limits import choose_thread_limits
+from etui.engine import library
+from etui.engine import thread_count as thread_limits
+from etui.engine.session_loader import session_key
+from etui.engine.thread_count import choose_thread_limits
 from etui.errors import ModelUnavailable
 from etui.log.curve_lookup import build_curve_record, find_curve
 from etui.log.queries import LogReader

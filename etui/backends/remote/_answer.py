@@ -32,9 +32,8 @@ from etui.errors import InvalidRequest
 from etui.events import Answer, Event, Finished, Prefilled, Prefilling, Probe, Status
 from etui.models.spec import ModelSpec
 from etui.multiple_choice import Option, parse_options
-from etui.reasoning.choice_readout import format_option
-from etui.reasoning.control import BUDGET
-from etui.reasoning.option_logits import LetterReading
+from etui.reasoning.choice_readout import LetterReading, format_option
+from etui.reasoning.decoding import BUDGET
 from etui.reasoning.prompts import (
     ANSWER_MARKER,
     choose_style,

@@ -17,9 +17,9 @@ from etui.backends.remote._stream_parts import (
     Usage,
 )
 from etui.chat import Message
-from etui.engine.text_stream import TextStream, held_back
+from etui.engine.special_tokens import TextStream, held_back
 from etui.events import Answer, Event, Finished, Status, Thought, TokenLogprob, ToolCall
-from etui.reasoning.control import BUDGET
+from etui.reasoning.decoding import BUDGET
 from etui.units import count_text, seconds_text
 
 _CHARACTERS_PER_TOKEN = 4

@@ -24,11 +24,10 @@ from etui.backends.remote._client import Failure, RequestFailed
 from etui.backends.remote._reply import Reply, ThinkingSplitter, describe_end
 from etui.events import Answer, Event, Status, Thought, TokenLogprob, Vote
 from etui.multiple_choice import parse_options
-from etui.reasoning.ballot import Ballot
-from etui.reasoning.control import BUDGET
+from etui.reasoning.decoding import BUDGET
 from etui.reasoning.extraction import extract
 from etui.reasoning.prompts import build_thinking, choose_style, with_instruction
-from etui.reasoning.vote_count import Poll
+from etui.reasoning.vote_count import Ballot, Poll
 from etui.units import count_text
 
 

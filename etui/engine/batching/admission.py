@@ -1,20 +1,52 @@
-"""Decide whether a request may begin while others run. Pure functions.
-
-A cache that fills up in the middle of answers ends one of them, so a request waits until what it
-may need is free in addition to what the running ones may still need.
-"""
+"""The queue in front of an engine: first in, first out, and some have to be alone."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
 
-from etui.arm import Arm
+from etui.arm import Arm, Sampling
+from etui.engine.session import Session, Step, TokenSequence
+from etui.events import ThreadsChanged
+
+
+class MixedSession(Session, Protocol):
+    """A session that several requests share; see ``LlamaSession``."""
+
+    @property
+    def planned(self) -> Mapping[int, int]:
+        """Number of tokens in the last batch by sequence id, even if the batch failed."""
+
+    def open(
+        self,
+        tokens: Sequence[int],
+        sampling: Sampling,
+        script: Sequence[int] | None = None,
+        *,
+        owner: str = "",
+    ) -> TokenSequence:
+        """Open a sequence that reuses nothing of other owners."""
+
+    def step_mixed(
+        self, wanted: Sequence[tuple[TokenSequence, bool]], *, prompt_limit: int | None
+    ) -> Step:
+        """Compute one batch for several owners, with a flag for each sequence that draws."""
+
+    def count_cells(self, sequences: Iterable[TokenSequence]) -> int:
+        """Count the cells that sequences hold; shared ones count once."""
+
 
 HAND_OVER_TOKENS = 64
 """Tokens of a hand-over from thinking to the answer, with some to spare."""
 
+
 PROBE_TOKENS = 64
 """Tokens of a probe of the answer, with some to spare."""
+
 
 MESSAGE_TOKENS = 32
 """Tokens that a chat template adds to a message, with some to spare."""
@@ -93,3 +125,151 @@ def limit_need(need: Reservation, context_tokens: int, sequences: int) -> Reserv
 def bound_prompt(contents: list[str]) -> int:
     """Return an upper bound of the tokens of a prompt: no token is shorter than a byte."""
     return sum(len(content.encode("utf-8", "replace")) + MESSAGE_TOKENS for content in contents)
+
+
+Wanted = Sequence[tuple[TokenSequence, bool]]
+"""Sequences to step, and whether to draw a token for each."""
+
+
+def _make_closed_gate() -> threading.Lock:
+    gate = threading.Lock()
+    gate.acquire()
+    return gate
+
+
+@dataclass(slots=True, eq=False)
+class Member:
+    """The state of one request; the meeting point's lock protects it.
+
+    A member takes part in batches while it has open sequences: the others then wait for its step.
+    """
+
+    number: int
+    owner: str
+    age: int  # Place in the order in which requests joined
+    reservation: Reservation = NOTHING
+    """What it may need; the upper bound of its prompt is corrected when it opens it."""
+    sequences: dict[int, TokenSequence] = field(default_factory=dict)  # Its open sequences by id
+    wanted: Wanted = ()  # What it wants stepped, while it waits for a batch or is in one
+    result: Step | BaseException | None = None
+    """What the batch gave; an exception is raised in its thread."""
+    lead: list[Member] | None = None
+    """The members of the batch that its thread has to compute; None if another one does."""
+    gate: threading.Lock = field(default_factory=_make_closed_gate)
+    """Acquired while it waits; whoever has its result, or a batch for it, releases it."""
+    begun: bool = False  # Whether it has opened a sequence
+    prefilled: bool = False
+    """Whether it has drawn a token: what it computes from then on is decoding."""
+    cancelled: bool = False
+    woken: bool = False  # Whether it got an empty step for that
+    changes: list[ThreadsChanged] = field(default_factory=list)
+    """Changes of the thread counts that its answer has not reported."""
+
+
+@dataclass(slots=True, eq=False)
+class Ticket:
+    """A place in the queue, then among the running ones."""
+
+    state: str = "queued"  # `queued`, `running` or `done`
+    cancelled: bool = False  # Whether it waits no longer
+
+
+class AdmissionQueue:
+    """Let requests begin one after another; safe from any thread."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()  # a signal may cancel while its thread holds it
+        self._queued: deque[Ticket] = deque()
+        self._running = 0
+        self._version = 0  # of what decides who begins
+
+    @property
+    def running(self) -> int:
+        """Number of tickets that have begun and not left."""
+        return self._running
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing has begun and nothing waits."""
+        with self._changed:
+            return not self._running and not self._queued
+
+    def enter(self) -> Ticket:
+        """Take the last place."""
+        ticket = Ticket()
+        with self._changed:
+            self._queued.append(ticket)
+        return ticket
+
+    def enter_if_idle(self) -> Ticket | None:
+        """Take the first place if nothing runs and nothing waits, else None."""
+        with self._changed:
+            if self._running or self._queued:
+                return None
+            ticket = Ticket()
+            self._queued.append(ticket)
+            return ticket
+
+    def await_turn(
+        self, ticket: Ticket, ready: Callable[[int], bool], wait_seconds: float | None = None
+    ) -> bool:
+        """Wait at the first place until ``ready`` is true; the ticket keeps that place.
+
+        Args:
+            ready: Decides from the number of running tickets, which cannot grow meanwhile. It is
+                asked again whenever one of them leaves and after ``ask_again``, and never while the
+                queue is locked.
+            wait_seconds: Longest wait; None waits as long as it takes.
+
+        Returns:
+            Whether it is its turn; False if it was cancelled, or waited for too long.
+        """
+        seen = -1
+        end_seconds = None if wait_seconds is None else time.monotonic() + wait_seconds
+        while True:
+            with self._changed:
+                while not ticket.cancelled and (
+                    self._queued[0] is not ticket or seen == self._version
+                ):
+                    left = None if end_seconds is None else end_seconds - time.monotonic()
+                    if not self._changed.wait(left) and left is not None:
+                        return False
+                if ticket.cancelled:
+                    return False
+                seen, running = self._version, self._running
+            if ready(running):
+                return not ticket.cancelled
+
+    def begin(self, ticket: Ticket) -> None:
+        """Let the first ticket run, so that the next one is first."""
+        with self._changed:
+            assert self._queued[0] is ticket
+            self._queued.popleft()
+            ticket.state = "running"
+            self._running += 1
+            self._note_change()
+
+    def leave(self, ticket: Ticket) -> None:
+        """Give back a place, in the queue or among the running ones; repeatable."""
+        with self._changed:
+            if ticket.state == "queued":
+                self._queued.remove(ticket)
+            elif ticket.state == "running":
+                self._running -= 1
+            ticket.state = "done"
+            self._note_change()
+
+    def cancel(self, ticket: Ticket) -> None:
+        """Wake a ticket that waits; it must still leave."""
+        with self._changed:
+            ticket.cancelled = True
+            self._changed.notify_all()
+
+    def ask_again(self) -> None:
+        """Ask the first one again whether it is ready: what the running ones need has changed."""
+        with self._changed:
+            self._note_change()
+
+    def _note_change(self) -> None:
+        self._version += 1
+        self._changed.notify_all()

@@ -12,9 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
-from etui.engine.batching.admission import Room, limit_need
-from etui.engine.batching.member import Member, Wanted
-from etui.engine.batching.mixed_session import MixedSession
+from etui.engine.batching.admission import Member, MixedSession, Room, Wanted, limit_need
 from etui.engine.session import Sampled, Step
 from etui.engine.thread_control import ThreadControl
 from etui.errors import CacheFull, EngineFailed, format_internal_error

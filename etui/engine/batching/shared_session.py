@@ -8,11 +8,16 @@ from threading import Lock
 
 from etui.arm import Sampling, Speculate
 from etui.chat import Message
-from etui.engine.batching.admission import NOTHING, Reservation, Room, limit_need
+from etui.engine.batching.admission import (
+    NOTHING,
+    Member,
+    MixedSession,
+    Reservation,
+    Room,
+    limit_need,
+)
 from etui.engine.batching.meeting_point import MeetingPoint
-from etui.engine.batching.member import Member
-from etui.engine.batching.mixed_session import MixedSession
-from etui.engine.prefix_cache import common_prefix
+from etui.engine.sequence_cache import common_prefix
 from etui.engine.session import (
     LikelyToken,
     ModelFacts,

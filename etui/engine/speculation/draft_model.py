@@ -8,7 +8,7 @@ from typing import Protocol
 
 from etui.engine.context import DECODED, Context
 from etui.engine.model import Model
-from etui.engine.prefix_cache import common_prefix
+from etui.engine.sequence_cache import common_prefix
 from etui.engine.thread_control import FollowedThreads, ThreadControl
 from etui.errors import ModelUnavailable
 from etui.models.files import VOCABULARY_PADDING

@@ -49,7 +49,6 @@ ExportFormat = Literal["markdown", "json"]
 _TITLE_CHARACTERS = 60
 
 _TITLE_BYTES = 120
-
 """A file name may have 255 bytes, on some encrypted disks 143."""
 
 
@@ -99,7 +98,6 @@ def build_file_name(chat: ChatRecord) -> str:
 _READ_CHARACTERS = 600
 
 _MOST_ANSWER_CHARACTERS = 90
-
 """A longer answer is no title, and is stopped: each further token costs joules."""
 
 

@@ -154,17 +154,14 @@ class FindBar(Horizontal):
 
 
 MOST_TURNS = 20
-
 """Turns kept mounted while answers stream: each one makes a new token more expensive to draw."""
 
 
 PAGE_TURNS = 10
-
 """Turns mounted at a time when the reader scrolls."""
 
 
 MOST_TURNS_READING = 40
-
 """Turns kept mounted while the reader scrolls through earlier ones."""
 
 

@@ -54,7 +54,6 @@ def _row(word: str, record: TurnRecord) -> tuple[str, ...]:
 
 
 _LEAST_COMPUTED_TOKENS = 16
-
 """A shorter prefill is mostly the fixed cost of a batch, and says little about a token."""
 
 

@@ -24,14 +24,12 @@ from etui.turn.record import LoadRecord, TurnRecord, UnloadRecord
 _BAR_CELLS = 2
 
 _STEP_CELLS = _BAR_CELLS + 1
-
 """Cells from one bar to the next."""
 
 
 _ROWS = 3
 
 _HEIGHT_FROM = 20
-
 """Rows of the screen from which the bars leave enough of them to the table."""
 
 

@@ -73,7 +73,6 @@ COLUMNS = (
     TableColumn("model", "MODEL", 2, 24, least=10, enough=20),
     TableColumn("rule", "RULE", 7, 24, least=10),
 )
-
 """Enough for question, joules and model on 40 columns, and for all on a wide terminal."""
 
 
@@ -86,7 +85,6 @@ SORTS = {
     "model": Sort.MODEL,
     "rule": Sort.RULE,
 }
-
 """Key of a column -> how it sorts the turns."""
 
 

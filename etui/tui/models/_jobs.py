@@ -48,7 +48,6 @@ _STAGES = {
 
 
 _KEPT_DROPS = 3
-
 """Newest dropped settings to show."""
 
 

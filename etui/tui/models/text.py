@@ -48,7 +48,6 @@ COLUMNS = (
 )
 
 CHOOSER_COLUMNS = tuple(c for c in COLUMNS if c.key not in ("state", "curve"))
-
 """Without a model, all of them are not on disk and uncalibrated."""
 
 

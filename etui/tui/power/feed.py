@@ -34,7 +34,6 @@ MARKS = {
     Stage.THINKING: ("T", "think"),
     Stage.ANSWERING: ("A", "answer"),
 }
-
 """Letter and word of the stages that have a mark."""
 
 

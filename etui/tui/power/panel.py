@@ -60,7 +60,6 @@ if TYPE_CHECKING:
 _MOST_GRAPH_ROWS, _GRAPH_ROWS, _LEAST_GRAPH_ROWS = 26, 7, 5
 
 _FIXED_ROWS, _AIRY_ROWS = 8, 4
-
 """Rows of the panel beside graph, channels and budgets; rows of its gaps and of its last line."""
 
 

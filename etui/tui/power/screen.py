@@ -43,7 +43,6 @@ from etui.tui.widgets.power_graph import PowerGraph
 Part = Literal["channels", "models", "days", "money"]
 
 PARTS: tuple[Part, ...] = ("channels", "models", "days", "money")
-
 """Parts between which tab moves, in their order; the channels come with the graph."""
 
 
@@ -52,7 +51,6 @@ _COMPACT_HEIGHT, _COMPACT_WIDTH = 16, 60
 _WIDE = 112
 
 _FIXED_LINES = 4
-
 """The title, the titles of the columns, those of the parts, and the footer."""
 
 

@@ -128,8 +128,6 @@ COLUMNS = (
     TableColumn("joules", "J/QUESTION", 2, 14, right=True),
     TableColumn("per_token", "J/TOKEN", 6, 14, right=True),
 )
-
-
 """The accuracy and the joules are those of the arm with the most right answers."""
 
 
@@ -198,7 +196,6 @@ def sort_runs(runs: Sequence[RunEntry], key: str, descending: bool) -> list[RunE
 
 
 _ASCENDING = frozenset({"run", "what", "model", "joules", "per_token"})
-
 """Columns of which the lowest value comes first when they are chosen."""
 
 

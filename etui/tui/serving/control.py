@@ -20,7 +20,6 @@ from etui.tui.jobs import JobEnded, JobProgress, Stopped, run_command, run_job
 from etui.tui.services import Services, TurnRunner
 
 _STOP_SECONDS = 30.0
-
 """How long a stopped server may take: it ends running answers and saves every turn."""
 
 

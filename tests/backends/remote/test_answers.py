@@ -15,7 +15,7 @@ from etui.backends.remote._answer import ASK_AGAIN
 from etui.chat import OutputOptions
 from etui.errors import InvalidRequest, ModelUnavailable, RemoteFailed
 from etui.events import Answer, Event, Prefilled, Prefilling, Probe, Thought, TokenLogprob, ToolCall
-from etui.reasoning.control import BUDGET
+from etui.reasoning.decoding import BUDGET
 from tests.backends.asker import Asker
 from tests.backends.remote.conftest import Open, ask, finished
 from tests.backends.remote.stub import (

@@ -11,14 +11,15 @@ from etui.arm import Arm, EarlyExit
 from etui.engine.batching.admission import (
     HAND_OVER_TOKENS,
     PROBE_TOKENS,
+    AdmissionQueue,
     Reservation,
     Room,
+    Ticket,
     bound_prompt,
     estimate_need,
     limit_need,
     may_begin,
 )
-from etui.engine.batching.admission_queue import AdmissionQueue, Ticket
 from tests.engine.batching.fakes import WAIT_SECONDS, threads
 
 

@@ -6,9 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from etui.arm import Sampling
-from etui.engine.llama_sequence import LlamaSequence
+from etui.engine.batch_decoder import LlamaSequence
 from etui.engine.llama_session import LlamaSession
-from etui.engine.prefix_cache import Donor, choose_evicted, choose_reuse
+from etui.engine.sequence_cache import Donor, choose_evicted, choose_reuse
 from tests.engine.batching.fakes import make_session
 
 GREEDY = Sampling(temperature=0)

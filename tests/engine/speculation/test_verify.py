@@ -14,7 +14,7 @@ import pytest
 
 from etui.arm import Sampling
 from etui.engine import sequence_cache
-from etui.engine.llama_sequence import LlamaSequence
+from etui.engine.batch_decoder import LlamaSequence
 from etui.engine.llama_session import LlamaSession
 from etui.engine.session import Sampled
 from etui.engine.speculation import draft_verifier

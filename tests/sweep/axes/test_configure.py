@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 
 from etui.arm import Sampling
 from etui.config.config import Config
-from etui.engine import library, thread_limits
-from etui.engine.load_settings import session_key
+from etui.engine import library
+from etui.engine import thread_count as thread_limits
 from etui.engine.residency import Residency
+from etui.engine.session_loader import session_key
 from etui.errors import ModelUnavailable, UsageError
 from etui.models.catalogue import Catalogue, load_catalogue
 from etui.models.spec import ModelSpec

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from etui.config.config import Config
 from etui.config.machine import machine_name
 from etui.engine.library import choose_threads
-from etui.engine.thread_limits import choose_thread_limits
+from etui.engine.thread_count import choose_thread_limits
 from etui.errors import EtuiError, ExitCode
 from etui.models.catalogue import load_catalogue
 from etui.models.files import read_entries

@@ -39,7 +39,7 @@ from etui.runtime.runtime import Runtime, open_process_runtime
 from etui.runtime.service import TurnService
 from etui.turn.events import TurnFinished
 from etui.turn.record import TurnRecord, UnloadRecord
-from tests.energy.test_idle_baseline import Busy
+from tests.energy.test_idle import Busy
 from tests.log.idle_log import write_baselines, write_residence, write_turns
 from tests.support.idle_gpu import IdlePower, IdlingGpu
 

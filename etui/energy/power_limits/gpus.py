@@ -30,6 +30,7 @@ from __future__ import annotations
 import http.client
 import json
 import socket
+from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +38,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 from etui.energy.power_limits.limit import (
+    LimitDevice,
     LimitFiles,
     LimitReasons,
     PowerLimit,
@@ -72,15 +74,65 @@ _REASONS = {
 _POWER_CAP, _THERMAL = 0x004, 0x020 | 0x040
 
 
-class NvmlGpuLimit:
+class GpuLimit(LimitDevice):
+    """A GPU with a single limit, which zeusd may set where etui may not."""
+
+    knob: str
+
+    def __init__(self, scope: str, label: str, zeusd: ZeusdGpu | None) -> None:
+        self.scope = scope
+        self.label = label
+        self._zeusd = zeusd
+
+    def read_knobs(self) -> Mapping[str, float | None]:
+        """Read the limit."""
+        return {self.knob: self._read_watts()}
+
+    def write(self, knob: str, watts: float) -> None:
+        """Set the limit, through zeusd if etui may not.
+
+        Raises:
+            WriteRefused: The driver, the kernel or zeusd refused.
+        """
+        try:
+            self._write(watts)
+        except WriteRefused as refused:
+            if not refused.denied or self._zeusd is None:
+                raise
+            self._zeusd.set_power_limit(watts)
+
+    def format_command(self, changes: Mapping[str, float]) -> str:
+        """Return the command that sets the limit."""
+        return "; ".join(self._format_command(watts) for watts in changes.values())
+
+    def _find_setter(self) -> Setter:
+        if self._may_write():
+            return "etui"
+        return "zeusd" if self._zeusd is not None else "user"
+
+    @abstractmethod
+    def _read_watts(self) -> float | None: ...
+
+    @abstractmethod
+    def _write(self, watts: float) -> None: ...
+
+    @abstractmethod
+    def _may_write(self) -> bool: ...
+
+    @abstractmethod
+    def _format_command(self, watts: float) -> str: ...
+
+
+class NvmlGpuLimit(GpuLimit):
     """The limit of one NVIDIA GPU.
 
     Args:
         source: The open driver.
-        is_root: Whether etui runs as root.
+        index: Its number for nvidia-smi.
         zeusd: The GPU in a running zeusd; None without one.
     """
 
+    knob = KNOB
     unit_watts = 0.001
 
     def __init__(
@@ -92,18 +144,16 @@ class NvmlGpuLimit:
         is_root: bool,
         zeusd: ZeusdGpu | None,
     ) -> None:
+        super().__init__(channel.scope, f"GPU {index}", zeusd)
         self._source = source
         self._handle = handle
         self._is_root = is_root
-        self._zeusd = zeusd
-        self.scope = channel.scope
-        self.label = f"GPU {index}"
         uuid = channel.scope.partition(":")[2]
         self._name = uuid if uuid.startswith("GPU-") else str(index)
 
     def read(self) -> PowerLimit:
         """Read the limit, its range and what is enforced."""
-        watts = self._ask_watts("nvmlDeviceGetPowerManagementLimit")
+        watts = self._read_watts()
         default = self._ask_watts("nvmlDeviceGetPowerManagementDefaultLimit")
         span = self._ask("nvmlDeviceGetPowerManagementLimitConstraints") or (None, None)
         command_watts = watts or default
@@ -117,37 +167,6 @@ class NvmlGpuLimit:
             default_watts=default,
             setter=self._find_setter(),
             command=self.format_command({KNOB: command_watts} if command_watts else {}),
-        )
-
-    def read_knobs(self) -> Mapping[str, float | None]:
-        """Read the limit."""
-        return {KNOB: self._ask_watts("nvmlDeviceGetPowerManagementLimit")}
-
-    def plan(self, watts: float) -> Mapping[str, float]:
-        """Set the only limit."""
-        return {KNOB: watts}
-
-    def write(self, knob: str, watts: float) -> None:
-        """Set the limit, through zeusd if etui may not.
-
-        Raises:
-            WriteRefused: The driver or zeusd refused.
-        """
-        nvml = self._source.library
-        try:
-            nvml.nvmlDeviceSetPowerManagementLimit(self._handle, round(watts * 1e3))
-        except nvml.NVMLError as error:
-            denied = getattr(error, "value", None) == _NO_PERMISSION
-            if denied and self._zeusd is not None:
-                self._zeusd.set_power_limit(watts)
-                return
-            why = "permission denied" if denied else str(error).rstrip(".").lower()
-            raise WriteRefused(why, denied=denied) from error
-
-    def format_command(self, changes: Mapping[str, float]) -> str:
-        """Return the command of nvidia-smi that sets the limit."""
-        return "; ".join(
-            f"sudo nvidia-smi -i {self._name} -pl {watts:.10g}" for watts in changes.values()
         )
 
     def explain_lower(self) -> str:
@@ -173,10 +192,23 @@ class NvmlGpuLimit:
             return None
         return tuple(name for bit, name in _REASONS.items() if bits & bit)
 
-    def _find_setter(self) -> Setter:
-        if self._is_root:
-            return "etui"
-        return "zeusd" if self._zeusd is not None else "user"
+    def _read_watts(self) -> float | None:
+        return self._ask_watts("nvmlDeviceGetPowerManagementLimit")
+
+    def _write(self, watts: float) -> None:
+        nvml = self._source.library
+        try:
+            nvml.nvmlDeviceSetPowerManagementLimit(self._handle, round(watts * 1e3))
+        except nvml.NVMLError as error:
+            denied = getattr(error, "value", None) == _NO_PERMISSION
+            why = "permission denied" if denied else str(error).rstrip(".").lower()
+            raise WriteRefused(why, denied=denied) from error
+
+    def _may_write(self) -> bool:
+        return self._is_root
+
+    def _format_command(self, watts: float) -> str:
+        return f"sudo nvidia-smi -i {self._name} -pl {watts:.10g}"
 
     def _ask_watts(self, function: str) -> float | None:
         return _to_watts(self._ask(function))
@@ -226,27 +258,27 @@ def _to_watts(milliwatts: int | None) -> float | None:
     return milliwatts / 1e3 if milliwatts else None
 
 
-class AmdGpuLimit:
+class AmdGpuLimit(GpuLimit):
     """The limit of one AMD GPU.
 
     Args:
+        folder: Its folder in hwmon.
         zeusd: The GPU in a running zeusd; None without one.
     """
 
+    knob = CAP_FILE
     unit_watts = 1.0
 
     def __init__(
         self, scope: str, label: str, folder: Path, files: LimitFiles, zeusd: ZeusdGpu | None
     ) -> None:
-        self.scope = scope
-        self.label = label
+        super().__init__(scope, label, zeusd)
         self._folder = folder
         self._files = files
-        self._zeusd = zeusd
 
     def read(self) -> PowerLimit:
         """Read the limit and its range."""
-        watts = read_micro(self._folder / CAP_FILE)
+        watts = self._read_watts()
         default = read_positive(self._folder / "power1_cap_default")
         command_watts = watts or default
         return PowerLimit(
@@ -261,46 +293,17 @@ class AmdGpuLimit:
             command=self.format_command({CAP_FILE: command_watts} if command_watts else {}),
         )
 
-    def read_knobs(self) -> Mapping[str, float | None]:
-        """Read the limit."""
-        return {CAP_FILE: read_micro(self._folder / CAP_FILE)}
+    def _read_watts(self) -> float | None:
+        return read_micro(self._folder / CAP_FILE)
 
-    def plan(self, watts: float) -> Mapping[str, float]:
-        """Set the only limit."""
-        return {CAP_FILE: watts}
+    def _write(self, watts: float) -> None:
+        self._files.write(self._folder / CAP_FILE, to_microwatts(watts))
 
-    def write(self, knob: str, watts: float) -> None:
-        """Write the limit, through zeusd if etui may not.
+    def _may_write(self) -> bool:
+        return self._files.can_write(self._folder / CAP_FILE)
 
-        Raises:
-            WriteRefused: The kernel or zeusd refused.
-        """
-        try:
-            self._files.write(self._folder / knob, to_microwatts(watts))
-        except WriteRefused as refused:
-            if not refused.denied or self._zeusd is None:
-                raise
-            self._zeusd.set_power_limit(watts)
-
-    def format_command(self, changes: Mapping[str, float]) -> str:
-        """Return the command that writes the limit."""
-        return "; ".join(
-            format_tee(to_microwatts(watts), [self._folder / knob])
-            for knob, watts in changes.items()
-        )
-
-    def explain_lower(self) -> str:
-        """Return nothing: hwmon does not say what is enforced."""
-        return ""
-
-    def read_reasons(self, t_ns: int) -> LimitReasons:
-        """Return nothing known: hwmon does not say what lowers the clocks."""
-        return LimitReasons(self.scope, t_ns, None, None, None)
-
-    def _find_setter(self) -> Setter:
-        if self._files.can_write(self._folder / CAP_FILE):
-            return "etui"
-        return "zeusd" if self._zeusd is not None else "user"
+    def _format_command(self, watts: float) -> str:
+        return format_tee(to_microwatts(watts), [self._folder / CAP_FILE])
 
 
 def find_amd_folders(sysfs_dir: Path) -> list[tuple[str, Path]]:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal
 
 from etui.errors import UsageError
 from etui.units import limit_text, seconds_text
@@ -101,30 +102,26 @@ class WriteRefused(Exception):
         self.may_follow = may_follow
 
 
-class LimitDevice(Protocol):
+class LimitDevice(ABC):
     """A device with a power limit, which may consist of several values (knobs)."""
 
-    @property
-    def scope(self) -> str:
-        """Scope as in the meter's channels."""
+    scope: str  # As in the meter's channels
+    label: str  # Name for people
+    unit_watts: float  # Resolution of the driver: a limit may be rounded by this much
 
-    @property
-    def label(self) -> str:
-        """Name for people."""
-
-    @property
-    def unit_watts(self) -> float:
-        """Resolution of the driver: a limit may be rounded by this much."""
-
+    @abstractmethod
     def read(self) -> PowerLimit:
         """Read everything; no error, a value that cannot be read is None."""
 
+    @abstractmethod
     def read_knobs(self) -> Mapping[str, float | None]:
         """Read the values that :meth:`write` sets, the main one first, in watts."""
 
     def plan(self, watts: float) -> Mapping[str, float]:
-        """Return knob -> watts for a limit."""
+        """Return knob -> watts for a limit: the same for all knobs, if not overridden."""
+        return dict.fromkeys(self.read_knobs(), watts)
 
+    @abstractmethod
     def write(self, knob: str, watts: float) -> None:
         """Set one knob.
 
@@ -132,14 +129,17 @@ class LimitDevice(Protocol):
             WriteRefused: The driver, the kernel or zeusd refused.
         """
 
+    @abstractmethod
     def format_command(self, changes: Mapping[str, float]) -> str:
         """Return the command with which a user sets knobs (knob -> watts)."""
 
     def explain_lower(self) -> str:
         """Name what enforces less than the limit; empty if that is unknown."""
+        return ""
 
     def read_reasons(self, t_ns: int) -> LimitReasons:
-        """Read what holds the device back now."""
+        """Read what holds the device back now; nothing, where the driver does not say."""
+        return LimitReasons(self.scope, t_ns, None, None, None)
 
 
 def describe_limit(limit: PowerLimit) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from types import ModuleType, TracebackType
-from typing import Protocol, Self
+from typing import TYPE_CHECKING, Self
 
 from etui.config.config import Config
 from etui.energy.power_limits.gpus import (
@@ -40,28 +40,14 @@ from etui.errors import UsageError
 from etui.text import suggest
 from etui.units import limit_text
 
+if TYPE_CHECKING:
+    from etui.energy.power_limits.hold import LimitHold
+
 Ask = Callable[[CapRequest], None]
 """Asks the user to set a limit and returns when the user says that it is set."""
 
 MOST_REQUESTS = 3
 """How often the user is asked for one limit before it counts as refused."""
-
-
-class ChangeRecorder(Protocol):
-    """Keeps what is needed to restore limits; :class:`LimitHold` is one."""
-
-    def plan(self, device: LimitDevice, watts: float) -> Mapping[str, float]:
-        """Return knob -> watts for a limit; the values found at first for the limit found then."""
-
-    def begin(self, device: LimitDevice, changes: Mapping[str, float]) -> None:
-        """Record, durably, that knobs are about to change.
-
-        Raises:
-            EtuiError: It cannot be recorded, so nothing may be changed.
-        """
-
-    def settle(self, device: LimitDevice) -> None:
-        """Record the values read back after a change."""
 
 
 class PowerLimits:
@@ -88,7 +74,7 @@ class PowerLimits:
         self.zeusd_socket = zeusd_socket
         # The range of a package depends on its limit (rapl.py), so it is that of the beginning.
         self._found = {scope: device.read() for scope, device in self._devices.items()}
-        self._recorder: ChangeRecorder | None = None
+        self._recorder: LimitHold | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -199,7 +185,7 @@ class PowerLimits:
         return self.device(scope).read_reasons(self._clock())
 
     @contextmanager
-    def recorded_by(self, recorder: ChangeRecorder) -> Iterator[None]:
+    def recorded_by(self, recorder: LimitHold) -> Iterator[None]:
         """Allow changes while a recorder keeps what is needed to restore them."""
         if self._recorder is not None:
             raise RuntimeError("a LimitHold is open already")

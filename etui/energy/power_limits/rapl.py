@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from etui.energy.power_limits.limit import (
+    LimitDevice,
     LimitFiles,
     LimitPart,
     LimitReasons,
@@ -53,7 +54,7 @@ class Constraint:
         return read_micro(self.watts_file)
 
 
-class PackageLimit:
+class PackageLimit(LimitDevice):
     """The limit of one CPU package.
 
     Args:
@@ -108,10 +109,6 @@ class PackageLimit:
     def read_knobs(self) -> Mapping[str, float | None]:
         """Read the long-term limit, and the short-term limit if there is one."""
         return {name: constraint.watts for name, constraint in self._knobs.items()}
-
-    def plan(self, watts: float) -> Mapping[str, float]:
-        """Set both limits to the same power."""
-        return dict.fromkeys(self._knobs, watts)
 
     def write(self, knob: str, watts: float) -> None:
         """Write one limit.

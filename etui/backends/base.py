@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from etui.arm import Arm, TokenCost
 from etui.chat import DEFAULT_OUTPUT, Message, OutputOptions
+from etui.events import Answer, Event, Finished, Prefilled, Status, Thought
 
 if TYPE_CHECKING:
-    from etui.events import Event, Residence, SharedBatch, Unloaded
+    from etui.events import Residence, SharedBatch, Unloaded
     from etui.models.spec import ModelSpec
 
 
@@ -89,6 +90,59 @@ class Cancel:
             on_cancel()
         if self._spent:
             on_spent()
+
+
+@dataclass(slots=True)
+class AnswerSoFar:
+    """What an answer has yielded, so that one that is interrupted still has an end."""
+
+    started_ns: int
+    prefilled: Prefilled | None = None
+    first_token_ns: int | None = None
+    last_token_ns: int | None = None
+    thinking_end_ns: int | None = None
+    answer: list[str] = field(default_factory=list)
+    thinking: list[str] = field(default_factory=list)
+    answer_tokens: int = 0
+    thinking_tokens: int = 0
+
+    def add(self, event: Event) -> None:
+        """Add one event."""
+        if isinstance(event, Prefilled):
+            self.prefilled = event
+            self.started_ns = event.start_ns
+        elif isinstance(event, Thought | Answer):
+            if event.tokens:
+                self.first_token_ns = self.first_token_ns or event.t_ns
+                self.last_token_ns = event.t_ns
+            if isinstance(event, Thought):
+                self.thinking.append(event.text)
+                self.thinking_tokens += event.tokens
+                self.thinking_end_ns = event.t_ns
+            else:
+                self.answer.append(event.text)
+                self.answer_tokens += event.tokens
+
+    def build_end(self, end_ns: int, status: Status, why: str) -> Finished:
+        """Build the final event from the events so far."""
+        prefilled = self.prefilled
+        prefill_end_ns = prefilled.end_ns if prefilled else end_ns
+        return Finished(
+            start_ns=self.started_ns,
+            prefill_end_ns=prefill_end_ns,
+            thinking_end_ns=max(prefill_end_ns, self.thinking_end_ns or 0),
+            end_ns=end_ns,
+            first_token_ns=self.first_token_ns,
+            status=status,
+            why=why,
+            answer="".join(self.answer),
+            thinking="".join(self.thinking),
+            prompt_tokens=prefilled.prompt_tokens if prefilled else 0,
+            cached_tokens=prefilled.cached_tokens if prefilled else 0,
+            computed_tokens=prefilled.computed_tokens if prefilled else 0,
+            thinking_tokens=self.thinking_tokens,
+            output_tokens=self.thinking_tokens + self.answer_tokens,
+        )
 
 
 class Answerer(Protocol):

@@ -10,12 +10,12 @@ import itertools
 import time
 from collections.abc import Generator, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from etui.backends.base import AnswerRequest, Cancel
+from etui.backends.base import AnswerRequest, AnswerSoFar, Cancel
 from etui.config.config import Config
 from etui.engine.batching.admission import (
     AdmissionQueue,
@@ -27,7 +27,7 @@ from etui.engine.batching.admission import (
 from etui.engine.batching.meeting_point import AnswerCancelled
 from etui.engine.batching.shared_session import SharedSession
 from etui.errors import EngineFailed, ModelUnavailable
-from etui.events import Answer, Event, Finished, Prefilled, Residence, Thought, Unloaded
+from etui.events import Event, Finished, Residence, Unloaded
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -42,58 +42,6 @@ CLOSE_SECONDS = 60.0
 
 SMALLEST_CHUNK, LARGEST_CHUNK = 32, 256
 """Bounds of the prompt tokens in a batch while others decode."""
-
-
-@dataclass(slots=True)
-class StoppedAnswer:
-    """What an answer has yielded, to finish it when it is cancelled in a queue or in a probe."""
-
-    start_ns: int
-    _prefilled: Prefilled | None = None
-    _texts: dict[type[Thought] | type[Answer], list[str]] = field(
-        default_factory=lambda: {Thought: [], Answer: []}
-    )
-    _tokens: dict[type[Thought] | type[Answer], int] = field(
-        default_factory=lambda: {Thought: 0, Answer: 0}
-    )
-    _first_ns: int | None = None
-    _thought_ns: int | None = None
-    _last_ns: int | None = None
-
-    def take(self, event: Event) -> None:
-        """Take an event of the answer."""
-        if isinstance(event, Prefilled):
-            self._prefilled = event
-        elif isinstance(event, Thought | Answer):
-            self._texts[type(event)].append(event.text)
-            self._tokens[type(event)] += event.tokens
-            if event.tokens:
-                self._first_ns = self._first_ns or event.t_ns
-                self._last_ns = event.t_ns
-            if isinstance(event, Thought):
-                self._thought_ns = event.t_ns
-
-    def finish(self, now_ns: int, why: str) -> Finished:
-        """Build the last event."""
-        prompt = self._prefilled
-        prefill_end_ns = now_ns if prompt is None else prompt.end_ns
-        thinking, answer = self._tokens[Thought], self._tokens[Answer]
-        return Finished(
-            start_ns=self.start_ns if prompt is None else prompt.start_ns,
-            prefill_end_ns=prefill_end_ns,
-            thinking_end_ns=max(prefill_end_ns, self._thought_ns or 0),
-            end_ns=max(prefill_end_ns, self._last_ns or 0),
-            first_token_ns=self._first_ns,
-            status="stopped",
-            why=why,
-            answer="".join(self._texts[Answer]).strip(),
-            thinking="".join(self._texts[Thought]).strip(),
-            prompt_tokens=0 if prompt is None else prompt.prompt_tokens,
-            cached_tokens=0 if prompt is None else prompt.cached_tokens,
-            computed_tokens=0 if prompt is None else prompt.computed_tokens,
-            thinking_tokens=thinking,
-            output_tokens=thinking + answer,
-        )
 
 
 class LocalBackend:
@@ -151,7 +99,7 @@ class LocalBackend:
         cancel.numbers = (*cancel.numbers, number)
         if self._running.setdefault(number, cancel) is not cancel:
             raise ValueError(f"an answer with the number {number} is running")
-        stopped = StoppedAnswer(time.monotonic_ns())
+        so_far = AnswerSoFar(time.monotonic_ns())
         with ExitStack() as ending:
             ending.callback(self._running.pop, number)
             path = require_path(request)
@@ -162,7 +110,7 @@ class LocalBackend:
             if not self._queue.await_turn(ticket, partial(self._may_begin, admission)):
                 ending.close()
                 why = "stopped while waiting for other answers"
-                yield stopped.finish(time.monotonic_ns(), why)
+                yield _stop(so_far, why)
                 return
             found = self._residency.find(request.model, path, request.draft)
             if found is None or self._queue.running == 0:
@@ -187,7 +135,7 @@ class LocalBackend:
             )
             try:
                 for event in events:
-                    stopped.take(event)
+                    so_far.add(event)
                     if isinstance(event, Finished):  # free all before it is read, for the next one
                         for _ in events:  # reasoning closes its sequences
                             pass
@@ -196,7 +144,7 @@ class LocalBackend:
                     yield event
             except AnswerCancelled:
                 ending.close()
-                yield stopped.finish(time.monotonic_ns(), "stopped while thinking")
+                yield _stop(so_far, "stopped while thinking")
 
     def load(
         self, model: ModelSpec, path: Path, draft: tuple[ModelSpec, Path] | None = None
@@ -320,6 +268,17 @@ class LocalBackend:
     def _report(self, batch: SharedBatch) -> None:
         if self.on_batch is not None:
             self.on_batch(batch)
+
+
+def _stop(so_far: AnswerSoFar, why: str) -> Finished:
+    """Build the end of an answer that was cancelled in the queue or in a probe."""
+    end = so_far.build_end(time.monotonic_ns(), "stopped", why)
+    return replace(
+        end,
+        end_ns=max(end.prefill_end_ns, so_far.last_token_ns or 0),
+        answer=end.answer.strip(),
+        thinking=end.thinking.strip(),
+    )
 
 
 class _Admission:

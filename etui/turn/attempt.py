@@ -8,17 +8,16 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from etui.arm import Arm
+from etui.backends.base import AnswerSoFar
 from etui.errors import EtuiError
 from etui.events import (
-    Answer,
     Batch,
     Event,
     Finished,
     Loaded,
-    Prefilled,
     Prefilling,
     Probe,
-    Thought,
+    Status,
     ThreadsChanged,
     ToolCall,
     Unloaded,
@@ -58,21 +57,12 @@ class ArmAttempt:
 
 
 @dataclass(slots=True)
-class AnswerAccumulator:
+class AnswerAccumulator(AnswerSoFar):
     """The events of a running answer, so that an interrupted turn is still recorded."""
 
-    started_ns: int
     unloads: list[Unloaded] = field(default_factory=list)
     load: Loaded | None = None
-    prefilled: Prefilled | None = None
     prefilling: Prefilling | None = None
-    first_token_ns: int | None = None
-    thinking_end_ns: int | None = None
-    last_ns: int = 0
-    answer: list[str] = field(default_factory=list)
-    thinking: list[str] = field(default_factory=list)
-    answer_tokens: int = 0
-    thinking_tokens: int = 0
     votes: list[VoteRecord] = field(default_factory=list)
     probes: list[ProbeRecord] = field(default_factory=list)
     batches: list[Batch] = field(default_factory=list)
@@ -83,6 +73,7 @@ class AnswerAccumulator:
 
     def add(self, event: Event) -> None:
         """Add one event."""
+        AnswerSoFar.add(self, event)
         match event:
             case Unloaded():
                 self.unloads.append(event)
@@ -92,49 +83,23 @@ class AnswerAccumulator:
                 self.started_ns = event.end_ns
             case Prefilling():
                 self.prefilling = event
-                self.last_ns = event.t_ns
-            case Prefilled():
-                self.prefilled = event
-                self.started_ns = event.start_ns
-                self.last_ns = event.end_ns
-            case Thought() | Answer():
-                self._add_text(event)
             case Vote():
                 self.votes.append(_build_vote_record(event))
-                self.last_ns = event.t_ns
             case Batch():
                 self.batches.append(event)
-                self.last_ns = event.end_ns
             case Verified():
                 self.verified.append(event)
-                self.last_ns = event.end_ns
             case Probe():
                 probe = ProbeRecord(event.thinking_tokens, dict(event.probabilities), event.tokens)
                 self.probes.append(probe)
-                self.last_ns = event.t_ns
             case ToolCall():
                 self._add_tool_call(event)
             case ThreadsChanged():
                 self.threads.append(event)
             case Finished():
                 self.finished = event
-            case _:
-                self.last_ns = event.t_ns
-
-    def _add_text(self, event: Thought | Answer) -> None:
-        self.last_ns = event.t_ns
-        if self.first_token_ns is None and event.tokens:
-            self.first_token_ns = event.t_ns
-        if isinstance(event, Thought):
-            self.thinking.append(event.text)
-            self.thinking_tokens += event.tokens
-            self.thinking_end_ns = event.t_ns
-        else:
-            self.answer.append(event.text)
-            self.answer_tokens += event.tokens
 
     def _add_tool_call(self, part: ToolCall) -> None:
-        self.last_ns = part.t_ns
         before = self.tool_calls.get(part.index)
         if before is not None:
             arguments = before.arguments + part.arguments
@@ -146,30 +111,15 @@ class AnswerAccumulator:
         """Whether anything was loaded or computed for it."""
         return any(each is not None for each in (self.load, self.prefilled, self.prefilling))
 
-    def build_finished(self, end_ns: int, status: str, why: str) -> Finished:
+    def build_finished(self, end_ns: int, status: Status, why: str) -> Finished:
         """Return the engine's final event, or build one from the events so far if there is none."""
         if self.finished is not None:
             return self.finished
-        prefilled, first = self.prefilled, self.first_token_ns
-        progress = self.prefilling or Prefilling(end_ns, 0, 0)
-        prefill_end_ns = prefilled.end_ns if prefilled else end_ns
-        return Finished(
-            start_ns=self.started_ns,
-            prefill_end_ns=prefill_end_ns,
-            thinking_end_ns=max(prefill_end_ns, self.thinking_end_ns or 0),
-            end_ns=end_ns,
-            first_token_ns=first,
-            status="stopped" if status == "stopped" else "error",
-            why=why,
-            answer="".join(self.answer),
-            thinking="".join(self.thinking),
-            prompt_tokens=prefilled.prompt_tokens if prefilled else progress.total_tokens,
-            cached_tokens=prefilled.cached_tokens if prefilled else 0,
-            computed_tokens=prefilled.computed_tokens if prefilled else progress.done_tokens,
-            thinking_tokens=self.thinking_tokens,
-            output_tokens=self.thinking_tokens + self.answer_tokens,
-            tool_calls=_format_tool_calls(self.tool_calls),
-        )
+        end = self.build_end(end_ns, status if status == "stopped" else "error", why)
+        if self.prefilled is None and self.prefilling is not None:
+            total, done = self.prefilling.total_tokens, self.prefilling.done_tokens
+            end = replace(end, prompt_tokens=total, computed_tokens=done)
+        return replace(end, tool_calls=_format_tool_calls(self.tool_calls))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

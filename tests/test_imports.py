@@ -39,7 +39,7 @@ def test_the_app_paints_before_it_imports_what_the_first_screen_does_not_show():
     suspects = (
         "etui.energy.recorder", "etui.log.writer", "etui.runtime.service", "llama_cpp",
         "markdown_it", "pygments", "pydantic", "sqlite3", "etui.models.download", "etui.log.export",
-        "etui.tui.chat.chat_list", "etui.tui.models.first_run", "etui.tui.serving.screen",
+        "etui.tui.chat._chat_list", "etui.tui.models.first_run", "etui.tui.server_screen",
         "etui.tui.help", "etui.tui.route_screen",
     )  # fmt: skip
     assert loaded("import etui.tui.start", suspects) == []

@@ -71,7 +71,7 @@ def top(once: bool, as_json: bool, as_lines: bool, interval: float) -> int:
 
 def _show_screen(config: Config, recorder: Recorder, interval: float) -> int:
     from etui.tui.open_services import LiveMeter
-    from etui.tui.power.top import PowerTopApp
+    from etui.tui.power.screen import PowerTopApp
 
     app = PowerTopApp(config, LiveMeter(recorder, config), interval)
     app.run_until_left()

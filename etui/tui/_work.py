@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from textual.app import App
     from textual.screen import Screen
     from textual.widget import Widget
+    from textual.worker import Worker
 
 T = TypeVar("T")
-
 _ERROR_SECONDS = 12
 
 
@@ -40,12 +40,37 @@ async def in_thread(job: Callable[[], T], fix: str = "try again, or run `etui do
         raise EtuiError(format_internal_error(error), fix) from error
 
 
+def start(
+    node: App[Any] | Widget,
+    job: Callable[[], Coroutine[Any, Any, object]],
+    group: str,
+    *,
+    exclusive: bool = False,
+) -> None:
+    """Run a coroutine beside the screen.
+
+    Args:
+        job: Makes it. One that is cancelled before its start would never be awaited.
+        exclusive: Whether it ends those of its group.
+    """
+    _worker: Worker[object] = node.run_worker(
+        job, group=group, exclusive=exclusive, exit_on_error=False
+    )
+
+
 @contextmanager
-def faults_shown(node: App[Any] | Widget) -> Iterator[None]:
-    """Show an error of the block as a notice, and leave the block."""
+def faults_shown(
+    node: App[Any] | Widget, note: Callable[[str], object] = lambda _: None
+) -> Iterator[None]:
+    """Show an error of the block as a notice, and leave the block.
+
+    Args:
+        note: Called with the text of the notice, to show it elsewhere too.
+    """
     try:
         yield
     except EtuiError as error:
+        note(notice_text(error.what, error.fix))
         notify_error(node, error.what, error.fix)
 
 

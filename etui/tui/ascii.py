@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 MOST_OSC52_BYTES = 74_994
 """Longest text that most terminals accept by OSC 52, in bytes: 100,000 once it is encoded."""
 
-
 _SECONDS = 3.0
 """Longest wait for a tool; one that waits for a display would never end."""
 
@@ -59,11 +58,7 @@ _LOCAL = (
 def find_copy_tools(
     environ: Mapping[str, str], which: Callable[[str], str | None] = shutil.which
 ) -> tuple[CopyTool, ...]:
-    """Find tmux, if etui runs in it, and the first local clipboard tool that can work here.
-
-    Args:
-        environ: ``TMUX``, ``WAYLAND_DISPLAY`` and ``DISPLAY`` say what there is.
-    """
+    """Find tmux, if etui runs in it, and the first local clipboard tool that can work here."""
     tools = [_TMUX] if environ.get("TMUX") and which("tmux") else []
     for variable, tool in _LOCAL:
         if (not variable or environ.get(variable)) and which(tool.name):
@@ -109,9 +104,6 @@ def describe_copy(what: str, text: str, copied: Sequence[Copied]) -> str:
     """Say what was copied and how: ``copied the answer · by tmux, xclip and the terminal``.
 
     Whether the terminal takes a text by OSC 52 cannot be known.
-
-    Args:
-        copied: Results of the tools.
     """
     done = [result.tool for result in copied if not result.problem]
     parts = [f"copied {what}", f"by {', '.join([*done, 'the terminal (OSC 52)'])}"]
@@ -125,9 +117,6 @@ async def copy_text(app: App[Any], what: str, text: str) -> str:
     """Copy a text by every way there is, and say what was done.
 
     In a browser only the terminal's way is used: the tools would copy on the server's machine.
-
-    Args:
-        what: What the text is, as in :func:`describe_copy`.
     """
     app.copy_to_clipboard(text)
     tools = () if app.is_web else find_copy_tools(os.environ)

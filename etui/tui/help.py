@@ -12,14 +12,15 @@ from typing import Any, ClassVar
 from rich.cells import cell_len
 from textual.app import App, ComposeResult
 from textual.binding import Binding, BindingType
-from textual.containers import Horizontal, Vertical, VerticalScroll
+from textual.containers import Horizontal, Vertical
 from textual.dom import DOMNode
-from textual.screen import ModalScreen, Screen
+from textual.screen import Screen
 from textual.widget import Widget
 from textual.widgets import Static
 
 from etui.config.config import Config
 from etui.text import find_nearest, format_suggestion, sanitize
+from etui.tui.modals import PageModal
 from etui.tui.widgets.key_footer import KeyFooter
 
 
@@ -128,7 +129,7 @@ def format_pairs(pairs: Sequence[tuple[str, str]], indent: int = 2) -> str:
     )
 
 
-class HelpScreen(ModalScreen[None]):
+class HelpScreen(PageModal):
     """One page: the keys of the screen below, and the energy words."""
 
     AUTO_FOCUS = "#help-page"
@@ -141,12 +142,11 @@ class HelpScreen(ModalScreen[None]):
     ]
 
     def __init__(self, groups: Sequence[KeyGroup]) -> None:
-        super().__init__()
+        super().__init__("help-page")
         self._groups = groups
-        self._page = VerticalScroll(id="help-page")
 
     def compose(self) -> ComposeResult:
-        with self._page, Horizontal(classes="columns"):
+        with self.page, Horizontal(classes="columns"):
             with Vertical(classes="keys"):
                 for group in self._groups:
                     yield Static(sanitize(group.title), markup=False, classes="title")
@@ -158,18 +158,6 @@ class HelpScreen(ModalScreen[None]):
                         yield Static(word, markup=False, classes="name")
                         yield Static(meaning, markup=False, classes="meaning")
         yield KeyFooter()
-
-    def action_leave(self) -> None:
-        self.dismiss(None)
-
-    def action_move(self, rows: int) -> None:
-        self._page.scroll_relative(y=rows, animate=False)
-
-    def action_jump(self, direction: int) -> None:
-        if direction < 0:
-            self._page.scroll_home(animate=False)
-        else:
-            self._page.scroll_end(animate=False)
 
 
 def _own_bindings(widget: Widget) -> Iterable[Binding]:

@@ -27,10 +27,8 @@ if TYPE_CHECKING:
 _POLL_SECONDS = 0.1
 """Interval between checks for a request to stop, in seconds."""
 
-
 STOP_SECONDS = 20.0
 """How long a stopped command may take to save its measurements, in seconds."""
-
 
 _FORCE = "--force"
 

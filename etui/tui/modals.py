@@ -19,7 +19,6 @@ class TextModal(ModalScreen[str | None]):
     """Dialog for a text; its result is the text, or None if it was cancelled.
 
     Args:
-        help_text: One line below the title.
         one_line: Whether Enter accepts the text; if not, Enter breaks the line, Ctrl+S saves.
     """
 
@@ -64,11 +63,7 @@ class TextModal(ModalScreen[str | None]):
 
 
 class ConfirmModal(ModalScreen[bool]):
-    """Dialog that asks whether to go on; only ``y`` confirms.
-
-    Args:
-        details: What the answer depends on, below it; empty for none.
-    """
+    """Dialog that asks whether to go on; only ``y`` confirms."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("y", "answer(True)", "Yes", id="confirm.yes"),
@@ -98,3 +93,23 @@ async def confirm(node: App[Any] | Widget, question: str, details: str = "") -> 
     app: App[Any] = node if isinstance(node, App) else node.app
     answer: bool = await app.push_screen_wait(ConfirmModal(question, details))
     return answer
+
+
+class PageModal(ModalScreen[None]):
+    """A page over a screen that scrolls; a subclass names the keys and lays ``page`` out."""
+
+    def __init__(self, page_id: str) -> None:
+        super().__init__()
+        self.page = VerticalScroll(id=page_id)
+
+    def action_leave(self) -> None:
+        self.dismiss(None)
+
+    def action_move(self, rows: int) -> None:
+        self.page.scroll_relative(y=rows, animate=False)
+
+    def action_jump(self, direction: int) -> None:
+        if direction < 0:
+            self.page.scroll_home(animate=False)
+        else:
+            self.page.scroll_end(animate=False)

@@ -46,31 +46,24 @@ class Pace:
 SPARE_CORE_SHARE = 0.15
 """Largest share of a core for drawing an answer: keys wait while something is drawn."""
 
-
 NO_SPARE_CORE_SHARE = 0.015
 """The same if every core decodes: time spent drawing is then time without tokens. Together with the
 rest of the app it is to stay below 2 %."""
 
-
 MOST_EASED = 4.0
-
 
 TYPING_SECONDS = 1.0
 """How long after a key the user counts as typing."""
-
 
 TYPING_FLUSH_NS, TYPING_FENCE_FLUSH_NS = 800_000_000, 2_000_000_000
 """Least time between two batches while the user types: a key waits for the draw in progress, and
 the answer is not being read meanwhile."""
 
-
 MIDDLE_COLLECTIONS_DUE = 10
 """Collections of the middle generation of objects after which a full one is due, as in Python."""
 
-
 BUSY_MIDDLE_COLLECTIONS_DUE = 60
 """The same while an answer runs: a collection may take a quarter of what drawing takes."""
-
 
 MOST_MIDDLE_COLLECTIONS = 100
 """The same where Python collects by itself, while someone types without a break."""
@@ -82,19 +75,11 @@ def drawing_share(threads: int, cores: int) -> float:
 
 
 def next_easing(factor: float, share: float, most_share: float) -> float:
-    """Compute by what factor to lengthen the time between two batches, 1 to ``MOST_EASED``.
-
-    Args:
-        factor: Factor until now.
-        share: Share of a core that drawing took with it.
-        most_share: Share that drawing may take.
-    """
+    """Compute by what factor to lengthen the time between two batches, 1 to ``MOST_EASED``."""
     return min(MOST_EASED, max(1.0, factor * share / most_share))
 
 
 USUAL = Pace(SAMPLE_SECONDS, 100_000_000, 250_000_000)
-
-
 QUIET = Pace(4 * SAMPLE_SECONDS, 500_000_000, 1_000_000_000)
 
 

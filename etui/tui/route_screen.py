@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Sequence
 from typing import ClassVar
 
@@ -19,22 +18,17 @@ from etui import units
 from etui.errors import EtuiError
 from etui.runtime.routes import Route, RouteChoice
 from etui.text import format_table, sanitize
-from etui.tui._work import notice_text
+from etui.tui._work import in_thread, notice_text
 from etui.tui.widgets.key_footer import KeyFooter
+from etui.tui.widgets.tables import has_words
 
 HELP_LINE = "type to filter · ↑ ↓ select · Enter uses it for the next questions"
-
 NO_MODEL = "no model on this machine: F6 pulls one"
-
 _NOT_HERE = "not on this machine"
 
 
 class RouteScreen(ModalScreen[Route | None]):
-    """List of policies, arms and models; its result is the chosen route, or None.
-
-    Args:
-        read: Lists the choices; called in a thread.
-    """
+    """List of policies, arms and models; its result is the chosen route, or None."""
 
     AUTO_FOCUS = "Input"
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -76,11 +70,10 @@ class RouteScreen(ModalScreen[Route | None]):
     @work(exclusive=True, group="routes")
     async def _load(self) -> None:
         try:
-            self._choices = await asyncio.to_thread(self._read, self._route)
+            self._choices = await in_thread(lambda: self._read(self._route))
+            self._show()
         except EtuiError as error:
             self._note.update(notice_text(error.what, error.fix))
-            return
-        self._show()
 
     def on_input_changed(self, changed: Input.Changed) -> None:
         if self._choices:
@@ -130,14 +123,7 @@ def note_for(choices: Sequence[RouteChoice], shown: Sequence[RouteChoice]) -> st
 
 def filter_choices(choices: Sequence[RouteChoice], words: str) -> list[RouteChoice]:
     """Return the choices that contain every word, in kind, name or details."""
-    wanted = words.casefold().split()
-    return [
-        choice
-        for choice in choices
-        if all(
-            word in f"{choice.kind} {choice.name} {choice.details}".casefold() for word in wanted
-        )
-    ]
+    return [one for one in choices if has_words(f"{one.kind} {one.name} {one.details}", words)]
 
 
 def format_choices(choices: Sequence[RouteChoice], route: Route) -> list[str]:

@@ -73,7 +73,6 @@ class TurnRunner(Protocol):
 
         Args:
             route: How the next arm is chosen.
-            chat_id: The chat that goes on; None for none.
         """
 
     def load(self, model: str) -> Loaded | None:
@@ -220,9 +219,6 @@ class ModelCatalogue(Protocol):
 
     def measure_memory(self, threads: int, is_busy: Callable[[], bool]) -> None:
         """Measure the speed of the memory unless it is known, or an answer runs; takes a second.
-
-        Args:
-            threads: Number of threads of a decode.
 
         Raises:
             EtuiError: It cannot be measured, or the result not be kept.

@@ -7,12 +7,12 @@ import gc
 import os
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from importlib import import_module
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from textual import work
 from textual.app import App, SystemCommand
@@ -41,12 +41,88 @@ from etui.tui.commands import (
     route_commands,
 )
 from etui.tui.modals import ConfirmModal
-from etui.tui.modes import MODE_BINDINGS, build_screens, screen_commands
 from etui.tui.pacing import MOST_MIDDLE_COLLECTIONS
 from etui.tui.power.feed import PowerFeed
+from etui.tui.server_control import ServerControl
 from etui.tui.services import OpenServices, Services
-from etui.tui.serving.control import ServerControl
 from etui.tui.themes import THEMES
+
+MODE_BINDINGS: list[BindingType] = [
+    Binding("f2", "switch_mode('chat')", "Chat", id="app.chat"),
+    Binding("f3", "switch_mode('history')", "History", id="app.history"),
+    Binding("f4", "switch_mode('policies')", "Policies", id="app.policies"),
+    Binding("f5", "switch_mode('runs')", "Runs", id="app.runs"),
+    Binding("f6", "switch_mode('models')", "Models", id="app.models"),
+    Binding("f10", "switch_mode('power')", "Power", id="app.power"),
+]
+"""Keys that switch to the screens."""
+
+
+_DESCRIPTIONS = {
+    "chat": "Ask questions, and see the energy cost of each answer",
+    "history": "All turns: sort, search and total them",
+    "policies": "Edit policies; explain and replay them before saving",
+    "runs": "Bench runs: accuracy against joules",
+    "models": "Pull, load and calibrate models; see their energy cost",
+    "power": "Every power channel over the last hour; joules by model and day, and money",
+}
+
+
+def build_screens(
+    config: Config,
+    backend: Callable[[], Services | None],
+    route: Callable[[], Route],
+    feed: PowerFeed,
+) -> dict[str, Callable[[], Screen[None]]]:
+    """Map each mode to a function that creates its screen; imports are deferred until then.
+
+    Args:
+        route: Returns the route of the next questions.
+    """
+
+    def history() -> Screen[None]:
+        from etui.tui.history.screen import HistoryScreen
+
+        return HistoryScreen(config)
+
+    def policies() -> Screen[None]:
+        from etui.tui.policies.screen import PoliciesScreen
+
+        return PoliciesScreen(config, route)
+
+    def runs() -> Screen[None]:
+        from etui.bench.folder import runs_dir
+        from etui.tui.runs_screen import RunsScreen
+
+        return RunsScreen(runs_dir(config))
+
+    def models() -> Screen[None]:
+        from etui.tui.models.screen import ModelsScreen
+
+        return ModelsScreen(config, backend)
+
+    def power() -> Screen[None]:
+        from etui.tui.power.screen import PowerScreen
+
+        return PowerScreen(config, feed)
+
+    return {
+        "history": history,
+        "policies": policies,
+        "runs": runs,
+        "models": models,
+        "power": power,
+    }
+
+
+def screen_commands(app: App[Any]) -> Iterator[Command]:
+    """Yield one command per screen."""
+    for mode, description in _DESCRIPTIONS.items():
+
+        def switch(mode: str = mode) -> None:
+            app.switch_mode(mode)
+
+        yield Command(f"screen: {mode}", description, switch)
 
 
 class CachedStylesheet(Stylesheet):
@@ -74,7 +150,6 @@ class CachedStylesheet(Stylesheet):
 AGAIN_SECONDS = 4.0
 """How long after one Ctrl+C a second one leaves the app."""
 
-
 Interrupt = Literal["stop", "ask", "quit"]
 
 
@@ -96,10 +171,8 @@ def choose_interrupt(now: float, armed_at: float | None, *, answering: bool) -> 
 LEAVE_SECONDS = 5.0
 """Longest wait on exit for the running answer to be stopped and saved."""
 
-
 NOTICE_SECONDS = 12.0
 """How long a notice of the start is shown."""
-
 
 _REPLACED_COMMANDS = frozenset({"Keys", "Quit", "Theme"})
 """Titles of Textual's commands that etui offers itself."""
@@ -374,13 +447,7 @@ def run_app(
     """Open the chat and run until the user leaves.
 
     Args:
-        policy: Policy that routes; None for the configured one.
-        model: Model that answers regardless of the policy; None for the configured one.
-        notices: What to show at the start, such as a restored power limit.
         chat: Earlier chat to open; None for a new one.
-
-    Returns:
-        The exit code.
 
     Raises:
         EtuiError: etui's folders cannot be written to, or the app failed.
@@ -404,5 +471,5 @@ def _open_services(config: Config) -> Services:
     from etui.tui.open_services import open_services  # meter and log: 50 ms after the first paint
 
     services = open_services(config)
-    import_module("etui.tui.widgets.answer_markdown")  # here, and not when the first answer begins
+    import_module("etui.tui.chat._markdown")  # here, and not when the first answer begins
     return services

@@ -22,7 +22,6 @@ from etui.errors import EtuiError, ExitCode
 
 HOST = "127.0.0.1"
 PORT = 8000
-
 _HOST_6 = "::1"
 _TOKEN_BYTES = 32
 
@@ -32,15 +31,6 @@ _LEAVE_SECONDS = 1.0
 
 def serve_app(*, policy: str | None, model: str | None, port: int, go_on: bool = False) -> int:
     """Serve the app until Ctrl-C.
-
-    Args:
-        policy: Policy for each tab, as on the command line of the app.
-        model: Model for each tab, as on the command line of the app.
-        port: Port on the loopback addresses.
-        go_on: Whether each tab opens the chat that was used last.
-
-    Returns:
-        The exit code.
 
     Raises:
         EtuiError: textual-serve is not installed, or the port is taken.

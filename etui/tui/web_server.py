@@ -43,8 +43,6 @@ class LocalServer(Server):  # type: ignore[misc] # an optional import
     """Server of the app for one user of this machine.
 
     Args:
-        command: Shell command that starts the app of one tab.
-        host: Address the server listens on; the page works at ``localhost`` too.
         token: First part of every path.
         limits: Bounds of each session.
     """

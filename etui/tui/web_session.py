@@ -17,7 +17,7 @@ from textual.drivers.web_driver import WebDriver
 from textual.messages import ExitApp
 from textual_serve.app_service import AppService
 
-from etui.runtime.service import LEAVE_SECONDS
+from etui.runtime.turn_pool import LEAVE_SECONDS
 from etui.text import sanitize
 
 DRIVER = "etui.tui.web_session:TabDriver"
@@ -56,13 +56,6 @@ class Limits:
     """What a tab may ask of its app.
 
     Args:
-        columns: Most columns of the terminal.
-        rows: Most rows of the terminal.
-        message_bytes: Longest message of the page.
-        pending_bytes: Input that the app has not read yet.
-        error_bytes: End of the app's stderr that is kept.
-        resident_bytes: Memory of the app's process; models are in another process.
-        check_seconds: Time between two looks at the memory.
         leave_seconds: Time in which the app may save its turn and end; it limits itself to less.
     """
 

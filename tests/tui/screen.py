@@ -7,10 +7,10 @@ from typing import Any
 from textual.pilot import Pilot
 from textual.widgets import Markdown, Static
 
-from etui.tui.chat.prompt import Prompt
-from etui.tui.chat.title_row import TitleRow
-from etui.tui.chat.transcript import MOST_TURNS, Transcript
-from etui.tui.chat.turn_view import TurnView
+from etui.tui.chat._prompt import Prompt
+from etui.tui.chat._title_row import TitleRow
+from etui.tui.chat._transcript import MOST_TURNS, Transcript
+from etui.tui.chat._turn_view import TurnView
 from etui.tui.power.panel import PowerPanel
 from etui.tui.start import EtuiApp
 from tests.tui.fakes import House, until

@@ -13,10 +13,9 @@ from textual.app import App, ComposeResult
 from textual.content import Content
 
 import etui.tui.start
-from etui.tui.chat.conversation import Asking
-from etui.tui.chat.turn_view import TurnView
-from etui.tui.chat.workers import TextBatch
-from etui.tui.widgets.answer_markdown import (
+from etui.tui.chat._batches import LIVE_LINES, TextBatch
+from etui.tui.chat._conversation import Asking
+from etui.tui.chat._markdown import (
     AnswerMarkdown,
     CodeBlock,
     CodeFence,
@@ -24,7 +23,7 @@ from etui.tui.widgets.answer_markdown import (
     find_code_blocks,
     frame_title,
 )
-from etui.tui.widgets.code_fences import LIVE_LINES
+from etui.tui.chat._turn_view import TurnView
 from tests.tui.fakes import until
 from tests.tui.screen import drawn
 

@@ -16,7 +16,7 @@ from textual.driver import Driver
 from etui.energy.power_limits.journal import JournalEntry, new_journal, write_journal
 from etui.errors import EngineFailed, EtuiError
 from etui.runtime.routes import Route
-from etui.tui.chat.prompt import Prompt
+from etui.tui.chat._prompt import Prompt
 from etui.tui.commands import list_commands
 from etui.tui.pacing import MIDDLE_COLLECTIONS_DUE, MOST_MIDDLE_COLLECTIONS
 from etui.tui.services import Services

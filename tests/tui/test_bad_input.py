@@ -9,7 +9,7 @@ import pytest
 from textual.pilot import Pilot
 
 from etui.errors import EngineFailed, LogUnavailable
-from etui.tui.chat.chat_list import ChatsScreen
+from etui.tui.chat._chat_list import ChatsScreen
 from etui.tui.chat.screen import ChatScreen
 from etui.tui.pacing import QUIET, USUAL
 from etui.tui.services import BudgetState, SpendingTotals

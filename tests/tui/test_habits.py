@@ -16,10 +16,9 @@ from etui.log.queries import LogReader
 from etui.tui.ascii import to_ascii
 from etui.tui.commands import OffersCommands
 from etui.tui.help import HelpScreen, find_owners, find_unknown_keys, list_key_names
-from etui.tui.modes import MODE_BINDINGS
-from etui.tui.start import EtuiApp
+from etui.tui.start import MODE_BINDINGS, EtuiApp
 from etui.tui.themes import DARK, LIGHT
-from etui.tui.widgets.settled_layout import TextBox
+from etui.tui.widgets.lines import TextBox
 from tests.tui.fakes import House, until
 from tests.tui.screen import notices
 
@@ -41,56 +40,42 @@ async def visit(pilot: Pilot[Any], app: EtuiApp, mode: str) -> None:
     await until(pilot, lambda: app.screen.query_one(Footer).region.height == 1)
 
 
-@pytest.mark.parametrize("mode", KEYS)
 @pytest.mark.parametrize("size", SIZES, ids=str)
-async def test_every_screen_stands_in_small_terminals(
-    house: House, mode: str, size: tuple[int, int]
-) -> None:
+async def test_every_screen_stands_in_small_terminals(house: House, size: tuple[int, int]) -> None:
     app = house.app()
     async with app.run_test(size=size) as pilot:
-        await visit(pilot, app, mode)
-        for other in (*SIZES, size):
-            await pilot.resize_terminal(*other)
-            await until(pilot, lambda other=other: app.screen.size == other)
-        await pilot.press("f1")
-        await until(pilot, lambda: isinstance(app.screen, HelpScreen))
-        assert app.fault is None
+        for mode in KEYS:
+            await visit(pilot, app, mode)
+            for other in (*SIZES, size):
+                await pilot.resize_terminal(*other)
+                await until(pilot, lambda other=other: app.screen.size == other)
+            await pilot.press("f1")
+            await until(pilot, lambda: isinstance(app.screen, HelpScreen))
+            await pilot.press("f1")
+            await until(pilot, lambda: not isinstance(app.screen, HelpScreen))
+            assert app.fault is None
 
 
-@pytest.mark.parametrize("mode", KEYS)
-async def test_every_screen_has_help_commands_and_its_keys_in_the_footer(
-    house: House, mode: str
-) -> None:
-    app = house.app()
-    async with app.run_test(size=(120, 36)) as pilot:
-        await visit(pilot, app, mode)
-        focused = app.focused
-        assert (focused is not None and focused.HELP) or app.screen.HELP
-        assert isinstance(app.screen, OffersCommands)
-        assert app.screen.commands()
-        shown = {active.binding.description for active in app.screen.active_bindings.values()}
-        own = [b for b in type(app.screen).BINDINGS if isinstance(b, Binding) and b.show]
-        assert {binding.description for binding in own} & shown
-
-
-@pytest.mark.parametrize("mode", KEYS)
 @pytest.mark.parametrize("theme", [DARK, LIGHT], ids=lambda theme: theme.name)
-async def test_every_screen_is_drawn_in_both_themes_and_in_ascii(
-    house: House, mode: str, theme: Any
+async def test_every_screen_has_help_commands_keys_and_signs_that_ascii_has(
+    house: House, theme: Any
 ) -> None:
     house.config = replace(house.config, theme=theme.name)
     app = house.app()
     async with app.run_test(size=(120, 36)) as pilot:
-        await visit(pilot, app, mode)
         assert app.current_theme.dark is theme.dark
-        lines = [line.text for line in app.screen._compositor.render_strips()]
-        lost = {
-            char
-            for line in lines
-            for char in line
-            if char != "?" and to_ascii(char) == "?" and char.isprintable()
-        }
-        assert not lost, "each sign needs one of ASCII that stands for it"
+        for mode in KEYS:
+            await visit(pilot, app, mode)
+            focused = app.focused
+            assert (focused is not None and focused.HELP) or app.screen.HELP
+            assert isinstance(app.screen, OffersCommands)
+            assert app.screen.commands()
+            shown = {active.binding.description for active in app.screen.active_bindings.values()}
+            own = [b for b in type(app.screen).BINDINGS if isinstance(b, Binding) and b.show]
+            assert {binding.description for binding in own} & shown
+            drawn = "".join(line.text for line in app.screen._compositor.render_strips())
+            lost = {c for c in drawn if c != "?" and to_ascii(c) == "?" and c.isprintable()}
+            assert not lost, "each sign needs one of ASCII that stands for it"
 
 
 def test_every_key_has_a_name_and_the_documents_have_it() -> None:
@@ -150,7 +135,7 @@ async def test_a_fault_while_runs_are_read_is_a_notice(
     def broken(_folder: Path) -> None:
         raise ZeroDivisionError("of all things")
 
-    monkeypatch.setattr("etui.tui.runs.screen.list_runs", broken)
+    monkeypatch.setattr("etui.tui.runs_screen.list_runs", broken)
     app = house.app()
     async with app.run_test(size=(120, 36)) as pilot:
         await visit(pilot, app, "runs")

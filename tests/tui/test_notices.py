@@ -6,7 +6,7 @@ import pytest
 from textual.geometry import Region
 from textual.widgets._toast import ToastRack
 
-from etui.tui.chat.prompt import Prompt
+from etui.tui.chat._prompt import Prompt
 from etui.tui.start import EtuiApp
 from tests.tui.fakes import House, until
 from tests.tui.screen import drawn

@@ -21,20 +21,20 @@ from etui.bench.folder import runs_dir
 from etui.bench.summary import summarise
 from etui.codec import to_document
 from etui.log.writer import TurnWriter
-from etui.tui.chat import turn_queue as answering
+from etui.tui.chat import _turn_queue as answering
 from etui.tui.chat.screen import ChatScreen
 from etui.tui.history.screen import HistoryScreen
-from etui.tui.models import card_reader
+from etui.tui.models import _cards as card_reader
+from etui.tui.models._job_bar import JobBar
 from etui.tui.models._jobs import SweepState, build_progress
 from etui.tui.models.first_run import FirstRunScreen
-from etui.tui.models.job_bar import JobBar
 from etui.tui.models.screen import ModelsScreen
 from etui.tui.pacing import Pace
 from etui.tui.policies.screen import PoliciesScreen
 from etui.tui.power.feed import Stage
 from etui.tui.power.panel import PowerPanel
-from etui.tui.runs.screen import RunsScreen
-from etui.tui.serving.screen import ServerScreen
+from etui.tui.runs_screen import RunsScreen
+from etui.tui.server_screen import ServerScreen
 from etui.tui.start import EtuiApp
 from etui.turn.record import Tokens
 from tests.bench import synthetic
@@ -180,6 +180,7 @@ async def test_the_history(house: House) -> None:
         screen = await switched(pilot, "f3", HistoryScreen)
         await until(pilot, lambda: screen.query_one(DataTable).row_count == 3)
         await until(pilot, lambda: "prefill" in _words(screen))
+        await until(pilot, lambda: screen.query_one("#days").display)
         await settled(pilot)
         matches(pilot.app, "history")  # type: ignore[arg-type]
 

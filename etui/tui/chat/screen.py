@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, ClassVar
@@ -13,7 +11,6 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Container
 from textual.screen import Screen
-from textual.worker import Worker
 
 from etui import units
 from etui.config.config import Config
@@ -21,29 +18,21 @@ from etui.errors import EtuiError
 from etui.log.records import ChatRecord
 from etui.runtime.routes import Route
 from etui.text import sanitize
-from etui.tui._work import notify_error, place_notices
+from etui.tui._work import faults_shown, in_thread, notify_error, place_notices, start, warn
 from etui.tui.ascii import copy_text
-from etui.tui.chat.composer import Composer
-from etui.tui.chat.conversation import (
+from etui.tui.chat._composer import Composer
+from etui.tui.chat._conversation import (
     Asking,
     Conversation,
     continuation_route,
     new_chat,
     refuse_continuation,
 )
-from etui.tui.chat.prompt import Prompt
-from etui.tui.chat.title_row import TitleRow
-from etui.tui.chat.transcript import Transcript
-from etui.tui.chat.turn_queue import TurnQueue
-from etui.tui.chat.turn_view import TurnAction, TurnView
-from etui.tui.chat.workers import (
-    BudgetConfirm,
-    ModelLoaded,
-    ModelUnloaded,
-    TurnEnded,
-    TurnUpdated,
-    WarmUpUpdated,
-)
+from etui.tui.chat._prompt import Prompt
+from etui.tui.chat._title_row import TitleRow
+from etui.tui.chat._transcript import Transcript
+from etui.tui.chat._turn_queue import TurnQueue
+from etui.tui.chat._turn_view import TurnAction, TurnView
 from etui.tui.commands import Command
 from etui.tui.modals import TextModal
 from etui.tui.pacing import QUIET, USUAL
@@ -51,242 +40,12 @@ from etui.tui.power.feed import PowerFeed
 from etui.tui.power.panel import PowerPanel
 from etui.tui.services import Services
 from etui.tui.widgets.key_footer import KeyFooter
-from etui.tui.widgets.settled_layout import SettledLayout
+from etui.tui.widgets.lines import SettledLayout
 from etui.turn.record import TurnRecord
 
 if TYPE_CHECKING:
     from etui.runtime.routes import Direction
-    from etui.tui.chat.chat_list import ChatsLeft, ExportFormat
-
-
-class ChatSwitch:
-    """Replaces the chat of the queue, and shows it."""
-
-    def __init__(
-        self,
-        screen: Screen[None],
-        queue: TurnQueue,
-        transcript: Transcript,
-        panel: PowerPanel,
-        prompt: Prompt,
-    ) -> None:
-        self._screen = screen
-        self._queue = queue
-        self._transcript = transcript
-        self._panel = panel
-        self._prompt = prompt
-
-    async def step_at_last_fork(self, step: int) -> None:
-        """Show another branch at the last turn that has several."""
-        conversation = self._queue.conversation
-        places = conversation.places()
-        forks = [each.turn_id for each in conversation.current if each.turn_id in places]
-        await self.step_branch(forks[-1] if forks else None, step)
-
-    async def step_branch(self, turn_id: str | None, step: int) -> None:
-        """Show the branch before or after the one of a turn, if there is one."""
-        conversation = self._queue.conversation
-        target = None if turn_id is None else conversation.beside(turn_id, step)
-        if target is None:
-            self._screen.notify(f"no branch {'before' if step < 0 else 'after'} this one")
-        elif self.check_idle():
-            await self.switch_branch(target)
-
-    async def switch_branch(self, turn_id: str) -> None:
-        """Make the newest branch below a turn the current one, and remember that."""
-        conversation = self._queue.conversation.switched(turn_id)
-        self._queue.conversation = conversation
-        await self._show_branch()
-        await self._transcript.show_turn(turn_id)
-        await self.change(conversation.named)
-
-    async def _show_branch(self) -> None:
-        """Show the turns of the current branch."""
-        await self._transcript.show(self._queue.conversation.current, ())
-        self._queue.show_branches()
-
-    async def return_from(self, left: ChatsLeft | None) -> None:
-        """Apply what was done in the list of chats."""
-        if left is None:
-            return
-        current_id = self._queue.conversation.chat.chat_id
-        for chat in left.renamed:
-            if chat.chat_id == current_id:
-                self._queue.conversation = replace(self._queue.conversation, chat=chat)
-        if left.resume is not None and left.resume.chat_id != current_id:
-            await self.resume(left.resume)
-        if left.resume is not None:
-            conversation = self._queue.conversation
-            if (
-                left.branch is not None
-                and conversation.chat.chat_id == left.resume.chat_id
-                and self.check_idle()
-            ):
-                await self.switch_branch(left.branch)
-        elif current_id in left.deleted and self.check_idle():
-            await self.take_chat(new_chat(self._queue.conversation.chat.system))
-
-    async def resume(self, chat: ChatRecord) -> None:
-        """Show an earlier chat."""
-        if self._queue.services is None or not self.check_idle():
-            return
-        try:
-            chats = self._queue.services.chats
-            records = await asyncio.to_thread(chats.turns, chat.chat_id)
-            ids = [record.turn_id for record in records]
-            grades = await asyncio.to_thread(chats.grades, ids)
-        except EtuiError as error:
-            notify_error(self._screen, error.what, error.fix)
-            return
-        self._transcript.show_grades(grades)
-        await self.take_chat(Conversation(chat, tuple(records)))
-
-    async def take_chat(self, conversation: Conversation) -> None:
-        """Show this chat, and focus the prompt."""
-        self._queue.conversation = conversation
-        records = conversation.records
-        self._panel.show_chat(records)
-        self._prompt.remember([record.query for record in records])
-        await self._show_branch()
-        self._prompt.focus()
-
-    async def change(self, chat: ChatRecord) -> None:
-        """Store a new name or system prompt; a chat without turns is saved once it has a name."""
-        self._queue.conversation = replace(self._queue.conversation, chat=chat)
-        if self._queue.services is None or not (self._queue.conversation.records or chat.name):
-            return
-        try:
-            await asyncio.to_thread(self._queue.services.chats.save, chat)
-        except EtuiError as error:
-            notify_error(self._screen, error.what, error.fix)
-
-    def check_idle(self) -> bool:
-        """Check that no answer is running, and say so if one is."""
-        if not self._queue.is_empty:
-            self._screen.notify("an answer is running: stop it with Esc first", severity="warning")
-            return False
-        return True
-
-
-class AnswerActions:
-    """Carries out the keys of an answer.
-
-    Args:
-        screen: Runs the workers, and shows pages and notices.
-        prompt: Takes a question to edit.
-        queue: Answers the questions that are asked again.
-        transcript: Shows what the user says of an answer.
-    """
-
-    def __init__(
-        self, screen: Screen[None], prompt: Prompt, queue: TurnQueue, transcript: Transcript
-    ) -> None:
-        self._screen = screen
-        self._transcript = transcript
-        self._prompt = prompt
-        self._queue = queue
-
-    def withdraw(self, view: TurnView) -> None:
-        """Take a waiting question out of the queue."""
-        self._queue.withdraw(view)
-        self._screen.notify("question withdrawn: ↑ in the prompt brings it back")
-
-    def act_on_last(self, turns: Sequence[TurnView], action: TurnAction) -> None:
-        """Carry out an action on the last answer."""
-        answered = [turn for turn in turns if turn.record is not None]
-        if answered:
-            self.act_on(answered[-1], action)
-        else:
-            self._screen.notify("no answer yet", severity="warning")
-
-    def act_on(self, view: TurnView, action: TurnAction) -> None:
-        """Carry out an action on an answer, or say that there is none yet."""
-        record = view.record
-        match action:
-            case "withdraw":
-                self.withdraw(view)
-            case "copy" if record is not None and record.answer.strip():
-                self._run("copy", partial(self._copy, "the answer", record.answer))
-            case "details" if record is not None:
-                from etui.tui.chat.details import DetailsModal  # not needed for the first paint
-
-                self._screen.app.push_screen(DetailsModal(record))
-            case "code":
-                self._copy_code(view)
-            case "edit" if view.ended or record is not None:
-                self._prompt.revise(view.asking, record.turn_id if record is not None else None)
-            case "smaller" | "larger" if record is not None:
-                self._run("again", partial(self._ask_again, record, action))
-            case "good" | "bad" if record is not None and record.answer.strip():
-                self._run("grade", partial(self._grade, view, record.turn_id, action == "good"))
-            case "continue" if record is not None:
-                self._run("again", partial(self._continue, record))
-            case _ if view.ended or view.queued:
-                self._screen.notify("no answer yet", severity="warning")
-            case _:
-                what = "the answer is still being written: Esc stops it"
-                self._screen.notify(what, severity="warning")
-
-    def _copy_code(self, view: TurnView) -> None:
-        """Copy the next block of code of an answer."""
-        found = view.next_code()
-        if found is None:
-            self._screen.notify("no code block in this answer", severity="warning")
-            return
-        number, count, block = found
-        facts = [block.language, units.count_text(len(block.code.splitlines()), "line")]
-        what = f"code block {number} of {count} ({', '.join(filter(None, facts))})"
-        self._run("copy", partial(self._copy, sanitize(what), block.code))
-
-    async def _copy(self, what: str, text: str) -> None:
-        self._screen.notify(await copy_text(self._screen.app, what, text), markup=False)
-
-    async def _grade(self, view: TurnView, turn_id: str, good: bool) -> None:
-        """Store what the user says of an answer; the same again takes it back."""
-        services = self._queue.services
-        if services is None:
-            return
-        said = None if view.good is good else good
-        try:
-            await asyncio.to_thread(services.chats.grade, turn_id, said)
-        except EtuiError as error:
-            notify_error(self._screen, error.what, error.fix)
-            return
-        self._transcript.show_grades({turn_id: said})
-
-    async def _continue(self, record: TurnRecord) -> None:
-        """Go on with an answer that was cut off, by the model that began it."""
-        why_not = refuse_continuation(record)
-        if why_not:
-            self._screen.notify(why_not, severity="warning")
-            return
-        self._prompt.focus()
-        route = continuation_route(record, self._queue.route)
-        asking = replace(Asking.from_record(record), route=route, continues=record.turn_id)
-        await self._queue.ask(asking)
-
-    async def _ask_again(self, record: TurnRecord, direction: Direction) -> None:
-        backend = self._queue.services
-        if backend is None:
-            return
-        try:
-            route = await asyncio.to_thread(
-                backend.runner.other_route, record, self._queue.route, direction
-            )
-        except EtuiError as error:
-            notify_error(self._screen, error.what, error.fix)
-            return
-        if route is None:
-            self._screen.notify(
-                sanitize(f"no arm on this machine is {direction} than {record.arm}"), markup=False
-            )
-            return
-        self._prompt.focus()
-        again = replace(Asking.from_record(record), route=route, replaces=record.turn_id)
-        await self._queue.ask(again)
-
-    def _run(self, group: str, job: Callable[[], Coroutine[None, None, None]]) -> None:
-        _worker: Worker[None] = self._screen.run_worker(job, exclusive=True, group=group)
+    from etui.tui.chat._chat_list import ChatsLeft, ExportFormat
 
 
 def chat_commands(screen: ChatScreen) -> list[Command]:
@@ -375,8 +134,7 @@ class ChatScreen(SettledLayout):
             self, config, route, self._transcript, self._panel, self._prompt, self._title
         )
         self._composer = Composer(self, config, self._prompt, self._queue)
-        self._answers = AnswerActions(self, self._prompt, self._queue, self._transcript)
-        self._switch = ChatSwitch(self, self._queue, self._transcript, self._panel, self._prompt)
+        self._queue.on_ended = self._composer.refresh
 
     @property
     def conversation(self) -> Conversation:
@@ -406,13 +164,10 @@ class ChatScreen(SettledLayout):
     @work(exclusive=True, group="chats")
     async def _open_first(self, services: Services, chat: ChatRecord) -> None:
         """Show an earlier chat; questions that were sent meanwhile belong to it."""
-        try:
-            records = await asyncio.to_thread(services.chats.turns, chat.chat_id)
-        except EtuiError as error:
-            notify_error(self, error.what, error.fix)
-        else:
+        with faults_shown(self):
+            records = await in_thread(lambda: services.chats.turns(chat.chat_id))
             sent = self._queue.take_back()
-            await self._switch.take_chat(Conversation(chat, tuple(records)))
+            await self._take_chat(Conversation(chat, tuple(records)))
             for asking in sent:
                 await self._queue.ask(asking)
         self._queue.attach(services)
@@ -430,23 +185,6 @@ class ChatScreen(SettledLayout):
     def leave(self) -> None:
         """Stop the running answer and exit once it is in the log."""
         self._queue.leave()
-
-    async def on_turn_updated(self, news: TurnUpdated) -> None:
-        await self._queue.take_turn_fact(news.fact)
-        if isinstance(news.fact, TurnEnded):
-            self._composer.refresh()
-
-    def on_warm_up_updated(self, news: WarmUpUpdated) -> None:
-        self._queue.take_warm_up_fact(news.fact)
-
-    def on_budget_confirm(self, request: BudgetConfirm) -> None:
-        self._queue.confirm_budget(request)
-
-    def on_model_loaded(self, news: ModelLoaded) -> None:
-        self._panel.show_loaded(news.loaded)
-
-    def on_model_unloaded(self, news: ModelUnloaded) -> None:
-        self._panel.show_unloaded(news.model)
 
     def on_text_area_changed(self) -> None:
         self._queue.note_typing()
@@ -480,11 +218,11 @@ class ChatScreen(SettledLayout):
         self._composer.note_draft()
 
     async def on_turn_view_action_requested(self, request: TurnView.ActionRequested) -> None:
-        self._answers.act_on(request.view, request.action)
+        self._act_on(request.view, request.action)
 
     async def on_turn_view_branch_wanted(self, request: TurnView.BranchWanted) -> None:
         record = request.view.record
-        await self._switch.step_branch(None if record is None else record.turn_id, request.step)
+        await self._step_branch(None if record is None else record.turn_id, request.step)
 
     def action_stop(self) -> None:
         """Return from an answer to the prompt; from there, end the edit or stop the answer."""
@@ -505,7 +243,7 @@ class ChatScreen(SettledLayout):
     def action_withdraw(self) -> None:
         """Withdraw the question that was sent last, if it still waits."""
         if waiting := self._queue.waiting:
-            self._answers.withdraw(waiting[-1])
+            self._withdraw(waiting[-1])
 
     def action_choose_turn(self) -> None:
         """Focus the answer before the focused one, or the last one."""
@@ -529,13 +267,13 @@ class ChatScreen(SettledLayout):
         """Stop the graph of power where it is, or go on."""
         self._panel.action_pause()
 
-    async def step_at_last_fork(self, step: int) -> None:
-        """Show another branch at the last turn that has several."""
-        await self._switch.step_at_last_fork(step)
-
     def act_on_last(self, action: TurnAction) -> None:
         """Carry out an action on the last answer."""
-        self._answers.act_on_last(self._transcript.turns, action)
+        answered = [turn for turn in self._transcript.turns if turn.record is not None]
+        if answered:
+            self._act_on(answered[-1], action)
+        else:
+            warn(self, "no answer yet")
 
     def action_toggle_quiet(self) -> None:
         """Switch between quiet mode, which redraws less often, and the usual pace."""
@@ -549,32 +287,32 @@ class ChatScreen(SettledLayout):
 
     async def action_new_chat(self) -> None:
         """Start a chat without the answers so far; keep the system prompt."""
-        if self._switch.check_idle():
-            await self._switch.take_chat(new_chat(self._queue.conversation.chat.system))
+        if self._check_idle():
+            await self._take_chat(new_chat(self._queue.conversation.chat.system))
 
     @work(exclusive=True, group="chats")
     async def action_chats(self) -> None:
         """Show the list of chats, and apply its result."""
-        from etui.tui.chat.chat_list import ChatsScreen  # not needed for the first paint
+        from etui.tui.chat._chat_list import ChatsScreen  # not needed for the first paint
 
         if self._queue.services is None:
-            self.notify("the log is not open yet", severity="warning")
+            warn(self, "the log is not open yet")
             return
         left = await self.app.push_screen_wait(
             ChatsScreen(self._config, self._queue.services.chats, self._queue.services.runner)
         )
-        await self._switch.return_from(left)
+        await self._return_from(left)
 
     @work(exclusive=True, group="chats")
     async def open_chat(self, chat: ChatRecord, turn_id: str) -> None:
         """Show a chat at one of its turns; the current chat stays while an answer is running."""
         if self._queue.conversation.chat.chat_id != chat.chat_id:
-            await self._switch.resume(chat)
+            await self.resume(chat)
         conversation = self._queue.conversation
         if conversation.chat.chat_id != chat.chat_id:
             return
-        if turn_id in conversation.replaced() and self._switch.check_idle():
-            await self._switch.switch_branch(turn_id)
+        if turn_id in conversation.replaced() and self._check_idle():
+            await self._switch_branch(turn_id)
         else:
             await self._transcript.show_turn(turn_id)
 
@@ -589,7 +327,7 @@ class ChatScreen(SettledLayout):
             )
         )
         if name:
-            await self._switch.change(replace(self._queue.conversation.named, name=name))
+            await self._change(replace(self._queue.conversation.named, name=name))
 
     @work(exclusive=True, group="chats")
     async def action_system_prompt(self) -> None:
@@ -601,16 +339,195 @@ class ChatScreen(SettledLayout):
             )
         )
         if text is not None:
-            await self._switch.change(replace(self._queue.conversation.named, system=text or None))
+            await self._change(replace(self._queue.conversation.named, system=text or None))
 
     @work(exclusive=True, group="export")
     async def action_export(self, form: ExportFormat) -> None:
-        from etui.tui.chat.chat_list import export_chat  # not needed for the first paint
+        from etui.tui.chat._chat_list import export_chat  # not needed for the first paint
 
         chat, records = self._queue.conversation.named, self._queue.conversation.records
+        with faults_shown(self):
+            path = await in_thread(lambda: export_chat(self._config, chat, records, form))
+            self.notify(sanitize(f"written to {path}"), markup=False)
+
+    async def step_at_last_fork(self, step: int) -> None:
+        """Show another branch at the last turn that has several."""
+        conversation = self._queue.conversation
+        places = conversation.places()
+        forks = [each.turn_id for each in conversation.current if each.turn_id in places]
+        await self._step_branch(forks[-1] if forks else None, step)
+
+    async def _step_branch(self, turn_id: str | None, step: int) -> None:
+        """Show the branch before or after the one of a turn, if there is one."""
+        conversation = self._queue.conversation
+        target = None if turn_id is None else conversation.beside(turn_id, step)
+        if target is None:
+            self.notify(f"no branch {'before' if step < 0 else 'after'} this one")
+        elif self._check_idle():
+            await self._switch_branch(target)
+
+    async def _switch_branch(self, turn_id: str) -> None:
+        """Make the newest branch below a turn the current one, and remember that."""
+        conversation = self._queue.conversation.switched(turn_id)
+        self._queue.conversation = conversation
+        await self._show_branch()
+        await self._transcript.show_turn(turn_id)
+        await self._change(conversation.named)
+
+    async def _show_branch(self) -> None:
+        """Show the turns of the current branch."""
+        await self._transcript.show(self._queue.conversation.current, ())
+        self._queue.show_branches()
+
+    async def _return_from(self, left: ChatsLeft | None) -> None:
+        """Apply what was done in the list of chats."""
+        if left is None:
+            return
+        current_id = self._queue.conversation.chat.chat_id
+        for chat in left.renamed:
+            if chat.chat_id == current_id:
+                self._queue.conversation = replace(self._queue.conversation, chat=chat)
+        if left.resume is not None and left.resume.chat_id != current_id:
+            await self.resume(left.resume)
+        if left.resume is not None:
+            conversation = self._queue.conversation
+            if (
+                left.branch is not None
+                and conversation.chat.chat_id == left.resume.chat_id
+                and self._check_idle()
+            ):
+                await self._switch_branch(left.branch)
+        elif current_id in left.deleted and self._check_idle():
+            await self._take_chat(new_chat(self._queue.conversation.chat.system))
+
+    async def resume(self, chat: ChatRecord) -> None:
+        """Show an earlier chat."""
+        if self._queue.services is None or not self._check_idle():
+            return
+        chats = self._queue.services.chats
+        with faults_shown(self):
+            records = await in_thread(lambda: chats.turns(chat.chat_id))
+            ids = [record.turn_id for record in records]
+            self._transcript.show_grades(await in_thread(lambda: chats.grades(ids)))
+            await self._take_chat(Conversation(chat, tuple(records)))
+
+    async def _take_chat(self, conversation: Conversation) -> None:
+        """Show this chat, and focus the prompt."""
+        self._queue.conversation = conversation
+        records = conversation.records
+        self._panel.show_chat(records)
+        self._prompt.remember([record.query for record in records])
+        await self._show_branch()
+        self._prompt.focus()
+
+    async def _change(self, chat: ChatRecord) -> None:
+        """Store a new name or system prompt; a chat without turns is saved once it has a name."""
+        self._queue.conversation = replace(self._queue.conversation, chat=chat)
+        services = self._queue.services
+        if services is not None and (self._queue.conversation.records or chat.name):
+            with faults_shown(self):
+                await in_thread(lambda: services.chats.save(chat))
+
+    def _check_idle(self) -> bool:
+        """Check that no answer is running, and say so if one is."""
+        if not self._queue.is_empty:
+            warn(self, "an answer is running: stop it with Esc first")
+            return False
+        return True
+
+    def _withdraw(self, view: TurnView) -> None:
+        """Take a waiting question out of the queue."""
+        self._queue.withdraw(view)
+        self.notify("question withdrawn: ↑ in the prompt brings it back")
+
+    def _act_on(self, view: TurnView, action: TurnAction) -> None:
+        """Carry out an action on an answer, or say that there is none yet."""
+        record = view.record
+        match action:
+            case "withdraw":
+                self._withdraw(view)
+            case "copy" if record is not None and record.answer.strip():
+                start(
+                    self,
+                    partial(self._copy_text, "the answer", record.answer),
+                    "copy",
+                    exclusive=True,
+                )
+            case "details" if record is not None:
+                from etui.tui.chat._details import DetailsModal  # not needed for the first paint
+
+                self.app.push_screen(DetailsModal(record))
+            case "code":
+                self._copy_code(view)
+            case "edit" if view.ended or record is not None:
+                self._prompt.revise(view.asking, record.turn_id if record is not None else None)
+            case "smaller" | "larger" if record is not None:
+                start(self, partial(self._ask_again, record, action), "again", exclusive=True)
+            case "good" | "bad" if record is not None and record.answer.strip():
+                start(
+                    self,
+                    partial(self._grade_answer, view, record.turn_id, action == "good"),
+                    "grade",
+                    exclusive=True,
+                )
+            case "continue" if record is not None:
+                start(self, partial(self._continue_answer, record), "again", exclusive=True)
+            case _ if view.ended or view.queued:
+                warn(self, "no answer yet")
+            case _:
+                warn(self, "the answer is still being written: Esc stops it")
+
+    def _copy_code(self, view: TurnView) -> None:
+        """Copy the next block of code of an answer."""
+        found = view.next_code()
+        if found is None:
+            warn(self, "no code block in this answer")
+            return
+        number, count, block = found
+        facts = [block.language, units.count_text(len(block.code.splitlines()), "line")]
+        what = f"code block {number} of {count} ({', '.join(filter(None, facts))})"
+        start(self, partial(self._copy_text, sanitize(what), block.code), "copy", exclusive=True)
+
+    async def _copy_text(self, what: str, text: str) -> None:
+        self.notify(await copy_text(self.app, what, text), markup=False)
+
+    async def _grade_answer(self, view: TurnView, turn_id: str, good: bool) -> None:
+        """Store what the user says of an answer; the same again takes it back."""
+        services = self._queue.services
+        if services is None:
+            return
+        said = None if view.good is good else good
+        with faults_shown(self):
+            await in_thread(lambda: services.chats.grade(turn_id, said))
+            self._transcript.show_grades({turn_id: said})
+
+    async def _continue_answer(self, record: TurnRecord) -> None:
+        """Go on with an answer that was cut off, by the model that began it."""
+        why_not = refuse_continuation(record)
+        if why_not:
+            self.notify(why_not, severity="warning")
+            return
+        self._prompt.focus()
+        route = continuation_route(record, self._queue.route)
+        asking = replace(Asking.from_record(record), route=route, continues=record.turn_id)
+        await self._queue.ask(asking)
+
+    async def _ask_again(self, record: TurnRecord, direction: Direction) -> None:
+        backend = self._queue.services
+        if backend is None:
+            return
         try:
-            path = await asyncio.to_thread(export_chat, self._config, chat, records, form)
+            route = await in_thread(
+                lambda: backend.runner.other_route(record, self._queue.route, direction)
+            )
         except EtuiError as error:
             notify_error(self, error.what, error.fix)
-        else:
-            self.notify(sanitize(f"written to {path}"), markup=False)
+            return
+        if route is None:
+            self.notify(
+                sanitize(f"no arm on this machine is {direction} than {record.arm}"), markup=False
+            )
+            return
+        self._prompt.focus()
+        again = replace(Asking.from_record(record), route=route, replaces=record.turn_id)
+        await self._queue.ask(again)

@@ -26,7 +26,6 @@ _BAR_CELLS = 2
 _STEP_CELLS = _BAR_CELLS + 1
 """Cells from one bar to the next."""
 
-
 _ROWS = 3
 
 _HEIGHT_FROM = 20
@@ -43,11 +42,7 @@ class DayEnergy:
 
 
 def list_days(totals: Sequence[Total], most: int) -> tuple[DayEnergy, ...]:
-    """Return the last days up to the newest with a turn, oldest first; days without turns too.
-
-    Args:
-        most: Largest number of days.
-    """
+    """Return the last days up to the newest with a turn, oldest first; days without turns too."""
     by_day = {date.fromisoformat(total.key): total for total in totals if total.key}
     if not by_day or most <= 0:
         return ()
@@ -183,12 +178,7 @@ def power_heading(turn: TurnRecord) -> str:
 
 
 def turn_graph(turn: TurnRecord, values: int) -> Graph:
-    """Build the graph of a turn from its start to its end.
-
-    Args:
-        turn: The turn; its logged watts are repeated or thinned out to ``values`` ones.
-        values: Number of values to draw.
-    """
+    """Build the graph of a turn from its start to its end."""
     watts = turn.power_watts
     means = tuple(watts[index * len(watts) // values] for index in range(values)) if watts else ()
     buckets = Buckets(turn.seconds.total / max(1, values), means, means, turn_phases(turn, values))

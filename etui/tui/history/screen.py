@@ -30,8 +30,8 @@ from etui.text import count_cells, fit_cells, local_time, one_line, sanitize
 from etui.tui._work import faults_shown, in_thread, warn
 from etui.tui.commands import AppRequest, ChatRequested, Command
 from etui.tui.history._detail import DayBars, DetailView, read_detail
-from etui.tui.widgets.columns import FittedTable, TableColumn
 from etui.tui.widgets.key_footer import KeyFooter
+from etui.tui.widgets.tables import FittedTable, TableColumn
 
 T = TypeVar("T")
 
@@ -75,7 +75,6 @@ COLUMNS = (
 )
 """Enough for question, joules and model on 40 columns, and for all on a wide terminal."""
 
-
 SORTS = {
     "time": Sort.TIME,
     "joules": Sort.JOULES,
@@ -86,7 +85,6 @@ SORTS = {
     "rule": Sort.RULE,
 }
 """Key of a column -> how it sorts the turns."""
-
 
 _SORTED_COLUMNS = {sort: key for key, sort in SORTS.items()}
 

@@ -46,7 +46,6 @@ _STAGES = {
     "accuracy": "answering the questions of the suite",
 }
 
-
 _KEPT_DROPS = 3
 """Newest dropped settings to show."""
 
@@ -140,7 +139,6 @@ class SweepVerdict:
 
 SweepEvent = _Begun | _Block | _Dropped | _Note | _Answered | SweepVerdict
 
-
 _KINDS: Mapping[str, type[Any]] = {
     "begun": _Begun,
     "block": _Block,
@@ -182,12 +180,7 @@ class _FittedCurve:
 
 
 def plan_sweep(config: Config, name: str, stopped: Stopped) -> JobEnded:
-    """Plan a sweep of a model, and ask whether to measure it.
-
-    Raises:
-        EtuiError: The model cannot be swept.
-        JobStopped: It was stopped.
-    """
+    """Plan a sweep of a model, and ask whether to measure it."""
     output: list[bytes] = []
     end = _run(config, ("--dry-run", "--json", name), output, stopped)
     if end.code != ExitCode.DONE:
@@ -214,13 +207,6 @@ def run_sweep(
     """Measure a sweep of a model; at return its result is in its folder.
 
     It never has ``--cap user``: the app could not answer when to set a power limit.
-
-    Args:
-        options: Further options of ``etui sweep``.
-
-    Raises:
-        EtuiError: An answer is running, or the sweep failed.
-        JobStopped: It was stopped before its end; the blocks so far are kept for the next run.
     """
     state = SweepState(name)
     verdict: SweepVerdict | None = None
@@ -242,12 +228,7 @@ def run_sweep(
 
 
 def apply_sweep(config: Config, name: str, folder: Path, stopped: Stopped) -> JobEnded:
-    """Apply the best setting of a finished sweep.
-
-    Raises:
-        EtuiError: It cannot be applied.
-        JobStopped: It was stopped.
-    """
+    """Apply the best setting of a finished sweep."""
     output: list[bytes] = []
     end = _run(config, ("--apply", str(folder), "--json"), output, stopped)
     if end.code != ExitCode.DONE:
@@ -263,11 +244,7 @@ def apply_sweep(config: Config, name: str, folder: Path, stopped: Stopped) -> Jo
 
 
 def revert_tuned(config: Config, name: str) -> JobEnded:
-    """Go back to the settings of models.yaml.
-
-    Raises:
-        EtuiError: The file of tuned settings is damaged or cannot be written.
-    """
+    """Go back to the settings of models.yaml."""
     from etui.models.tuned import remove_tuned
 
     if remove_tuned(config, name) is None:
@@ -294,11 +271,6 @@ def plan_calibration(
 
     Args:
         curve: Its last curve, whose speed tells how long it takes; None without one.
-        quick: Whether to measure a rougher curve in less time.
-
-    Raises:
-        EtuiError: An answer is running.
-        JobStopped: It was stopped.
     """
     if runner.is_busy():
         raise EtuiError("an answer or a model load is running", "wait until it ends, or stop it")
@@ -324,12 +296,7 @@ def plan_calibration(
 
 
 def describe_calibration(grid: Grid, speed: Speed, resident: Sequence[str]) -> list[str]:
-    """Describe what a calibration measures, how long, and what it takes from the user.
-
-    Args:
-        speed: Speed of the model, for the time; all None if unknown.
-        resident: Names of the models in memory, which are unloaded.
-    """
+    """Describe what a calibration measures, how long, and what it takes from the user."""
     visits = list_visits(grid, 0)
     seconds = expected_seconds(visits, grid, speed)
     usual = "about a minute or two" if grid is QUICK else "a few minutes"
@@ -353,15 +320,7 @@ def calibrate(
     stopped: Stopped,
     options: Sequence[str] = (),
 ) -> JobEnded:
-    """Measure the operating curve of a model; at return it is in the log.
-
-    Args:
-        options: Options of ``etui calibrate``.
-
-    Raises:
-        EtuiError: An answer is running, or the calibration failed.
-        JobStopped: It was stopped before the curve was complete; its measurements are kept.
-    """
+    """Measure the operating curve of a model; at return it is in the log."""
     curve: _FittedCurve | None = None
 
     def see(line: bytes) -> JobProgress | None:

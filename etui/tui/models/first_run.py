@@ -21,10 +21,10 @@ from etui.text import sanitize
 from etui.tui import jobs
 from etui.tui._work import faults_shown, notice_text, notify_error
 from etui.tui.jobs import JobEnded
-from etui.tui.models.card_reader import CardReader, Cards, ModelCard
-from etui.tui.models.job_bar import JobBar
-from etui.tui.models.model_list import ModelDetailsModal, ModelList
-from etui.tui.models.text import (
+from etui.tui.models._cards import CardReader, Cards, ModelCard
+from etui.tui.models._job_bar import JobBar
+from etui.tui.models._model_list import ModelDetailsModal, ModelList
+from etui.tui.models._text import (
     CHOOSER_COLUMNS,
     RECOMMENDED,
     choice_lines,
@@ -211,11 +211,7 @@ terminal. The model stands in wherever a policy names one that is missing.
 
 
 def suggest_other_source(name: str, cards: Cards) -> str:
-    """Suggest a model of another kind of source, where the hub gave nothing; empty without one.
-
-    Args:
-        name: The model that could not be pulled.
-    """
+    """Suggest a model of another kind of source, where the hub gave nothing; empty without one."""
     card = cards.find(name)
     if card is None or not all(isinstance(one, HubSource) for one in card.spec.sources):
         return ""

@@ -20,6 +20,8 @@ from etui.tui import jobs
 from etui.tui._work import faults_shown, notify_error, warn
 from etui.tui.commands import Command
 from etui.tui.jobs import JobEnded, Post, Stopped
+from etui.tui.models._cards import CardReader, Cards, ModelCard
+from etui.tui.models._job_bar import JobBar
 from etui.tui.models._jobs import (
     QUICK_OPTION,
     apply_sweep,
@@ -29,15 +31,12 @@ from etui.tui.models._jobs import (
     revert_tuned,
     run_sweep,
 )
-from etui.tui.models.card_reader import CardReader, Cards, ModelCard
-from etui.tui.models.job_bar import JobBar
-from etui.tui.models.model_list import ModelDetailsModal, ModelList
-from etui.tui.models.text import COLUMNS, curve_lines, fact_lines, wrap_facts
+from etui.tui.models._model_list import ModelDetailsModal, ModelList
+from etui.tui.models._text import COLUMNS, curve_lines, fact_lines, wrap_facts
 from etui.tui.services import Services, TurnRunner
 from etui.tui.widgets.key_footer import KeyFooter
 
 _PLOT_HEIGHT = 10
-
 
 RunMeasurement: TypeAlias = Callable[
     [TurnRunner, Config, str, Post, Stopped, Sequence[str]], JobEnded
@@ -60,12 +59,7 @@ class ModelDetail(Horizontal):
             yield self._curve
 
     def show(self, card: ModelCard, cards: Cards, *, resident: bool, job: Sequence[str]) -> None:
-        """Show a model.
-
-        Args:
-            cards: All models, and the free memory.
-            job: Lines about a job that runs on it.
-        """
+        """Show a model."""
         facts = list(fact_lines(card, cards, resident=resident, running=job))
         has_curve_pane = self.query_one("#model-curve").display
         pane = self._curve if has_curve_pane else self._facts
@@ -87,11 +81,7 @@ _POLL_SECONDS = 1.0
 
 
 class ModelsScreen(Screen[None]):
-    """A table of models, and below it the model under the cursor with its curve.
-
-    Args:
-        backend: Returns the services of the app; None until they are open.
-    """
+    """A table of models, and below it the model under the cursor with its curve."""
 
     AUTO_FOCUS = "ModelTable"
     BINDINGS: ClassVar[list[BindingType]] = [

@@ -31,7 +31,7 @@ from etui.tui.policies._tasks import (
     read_fit,
 )
 from etui.tui.policies._text import hint_line, problem_line, title_line, verdict_line
-from etui.tui.widgets.columns import RowList
+from etui.tui.widgets.tables import RowList
 from etui.yaml.named_files import NamedFile
 
 CHECK_AFTER_SECONDS = 0.2
@@ -277,11 +277,7 @@ class EditingPane(Vertical):
         return Draft(name, self.text, opened.target, opened.before, opened.place.path)
 
     def mark_saved(self, draft: Draft, now: bytes) -> None:
-        """Take the text of a draft as saved; edits made since then stay unsaved.
-
-        Args:
-            now: Content of its file.
-        """
+        """Take the text of a draft as saved; edits made since then stay unsaved."""
         if self.opened is None:
             return
         place = self.opened.place

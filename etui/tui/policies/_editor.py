@@ -18,7 +18,7 @@ from textual.widgets.text_area import LanguageDoesNotExist, TextAreaTheme
 
 from etui.errors import Problem
 from etui.text import sanitize
-from etui.tui.widgets.settled_layout import TextBox
+from etui.tui.widgets.lines import TextBox
 
 _HIGHLIGHTED_CHARACTERS = 100_000
 """Longer texts stay plain: the whole text is highlighted again after every key."""
@@ -37,7 +37,6 @@ _PARTS = {
 """Kind of token in the YAML highlighter -> component class that styles it."""
 
 _WORD = re.compile(r"[^\s,{}\[\]]+")
-
 
 _INDENT = 2
 """Spaces of one level."""
@@ -65,9 +64,6 @@ def indent_after(before: str) -> int:
 
     A key without a value opens a level, the items of a list line up below the first key, and the
     rest of an open bracket lines up with what follows the bracket.
-
-    Args:
-        before: The line up to the cursor.
     """
     spaces = len(before) - len(before.lstrip(" "))
     plain = _QUOTED.sub(lambda found: "_" * len(found[0]), before)
@@ -93,11 +89,7 @@ def _open_bracket(line: str) -> int | None:
 
 
 def find_fix(text: str, problem: Problem) -> Fix | None:
-    """Return the replacement that a problem suggests; None if it suggests none, or no longer fits.
-
-    Args:
-        problem: A problem that was found in it, with ``did you mean 'x'?`` in its message.
-    """
+    """Return the replacement that a problem suggests; None without one that still fits."""
     suggested = _SUGGESTED.search(problem.message)
     lines = text.split("\n")
     if suggested is None or not 1 <= problem.line <= len(lines):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Coroutine, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, ClassVar
 
 from textual.app import ComposeResult
@@ -18,7 +19,7 @@ from etui.config.config import Config
 from etui.errors import UsageError
 from etui.routing.library import ChangedOnDisk, check_name, get_own_path, remove
 from etui.text import one_line, sanitize
-from etui.tui._work import faults_shown, in_thread, notice_text
+from etui.tui._work import faults_shown, in_thread, notice_text, start
 from etui.tui.modals import TextModal, confirm
 from etui.tui.policies import _tasks as tasks
 from etui.tui.policies._editing_pane import EditingPane
@@ -28,12 +29,7 @@ from etui.units import count_text
 
 
 class NewPolicyModal(ModalScreen[tuple[str, str | None] | None]):
-    """Asks for a name and a template (None for a blank file); the result is None if cancelled.
-
-    Args:
-        templates: (name, description) of the policies to start from.
-        like: Template that is selected at first.
-    """
+    """Asks for a name and a template (None for a blank file); the result is None if cancelled."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("up", "move(-1)", "Up", id="new_policy.up", show=False, priority=True),
@@ -101,7 +97,6 @@ class PolicyFiles:
     """What a screen does with the files of policies.
 
     Args:
-        show: Shows a policy that was created.
         read_again: Reads the list of policies again.
         is_needed: Whether questions need the policy of a name, now or at the next start of etui.
 
@@ -135,17 +130,18 @@ class PolicyFiles:
         if opened.place.origin == "shipped":
             self.save_as()
         else:
-            self._run(self._save(self._pane.build_draft(opened.place.name, opened)))
+            draft = self._pane.build_draft(opened.place.name, opened)
+            self._run(partial(self._save, draft))
 
     def save_as(self) -> None:
         """Ask for a name and save the text under it."""
         if self._pane.opened is not None:
-            self._run(self._save_as(self._pane.opened))
+            self._run(partial(self._save_as, self._pane.opened))
 
     def new(self, like: PolicyEntry | None) -> None:
         """Create a policy of the user from a template; ``like`` is selected at first."""
         if self.catalogue is not None:
-            self._run(self._new(self.catalogue, "" if like is None else like.named))
+            self._run(partial(self._new, self.catalogue, "" if like is None else like.named))
 
     def delete(self, entry: PolicyEntry) -> None:
         """Delete a policy of the user, after a confirmation."""
@@ -157,7 +153,7 @@ class PolicyFiles:
         elif self._is_needed(entry.named) and not place.hides:
             self.notify(f"{entry.named} is in use", "use another policy first")
         else:
-            self._run(self._delete(entry))
+            self._run(partial(self._delete, entry))
 
     def notify(self, what: str, fix: str, severity: SeverityLevel = "error") -> None:
         """Show a notice."""
@@ -167,12 +163,12 @@ class PolicyFiles:
         """Return whether unsaved edits may be lost; asks if there are any."""
         return not self._pane.changed or await confirm(self._screen, "discard unsaved edits?")
 
-    def _run(self, job: Coroutine[Any, Any, None]) -> None:
+    def _run(self, job: Callable[[], Coroutine[Any, Any, None]]) -> None:
         async def work() -> None:
             with faults_shown(self._screen):
-                await job
+                await job()
 
-        self._screen.run_worker(work(), group="policy-files", exit_on_error=False)
+        start(self._screen, work, "policy-files")
 
     async def _save_as(self, opened: PolicyOpened) -> None:
         help_text = "Enter saves it; with the name of a shipped policy it replaces that one"

@@ -34,7 +34,7 @@ from etui.yaml.named_files import NamedFile
 if TYPE_CHECKING:
     from etui.learning.documents import TurnsDocument
     from etui.models.catalogue import Catalogue
-    from etui.routing._check import FitFacts
+    from etui.routing.library import FitFacts
     from etui.routing.policy import Policy, PolicyProbe
     from etui.runtime.explain import Explanation
 
@@ -149,9 +149,6 @@ def read_policies(config: Config, active: str) -> PolicyCatalogue:
 
     Args:
         active: Policy of the current route; if it is a path, it is added to the list.
-
-    Raises:
-        InvalidFile: models.yaml cannot be used.
     """
     from etui.models.catalogue import load_catalogue
     from etui.routing.library import check_place
@@ -190,11 +187,7 @@ def _description(checked: CheckedPolicy) -> str | None:
 
 
 def open_policy(entry: PolicyEntry, config: Config) -> PolicyOpened:
-    """Read a policy to show and edit.
-
-    Raises:
-        InvalidFile: The file cannot be read, is too large, or is not UTF-8.
-    """
+    """Read a policy to show and edit."""
     place = entry.place
     if place.path.is_file() and place.path.stat().st_size > MAX_BYTES:
         raise InvalidFile(f"{place.path}: larger than {MAX_BYTES:,} bytes, so it is not read")
@@ -205,12 +198,7 @@ def open_policy(entry: PolicyEntry, config: Config) -> PolicyOpened:
 
 
 def make_policy(name: str, template: PolicyEntry | None, config: Config) -> PolicyOpened:
-    """Create a policy of the user from a template or a blank file.
-
-    Raises:
-        UsageError: A policy of that name already exists.
-        EtuiError: The template cannot be read, or the file not be written.
-    """
+    """Create a policy of the user from a template or a blank file."""
     like = shipped_dir() / "policies" / "blank.yml" if template is None else template.place.path
     path = create(name, read_text(like), config)
     place = NamedFile(name, path, "user")
@@ -291,11 +279,7 @@ def _require_policy(subject: Subject) -> Policy:
 
 
 def explain(question: str, subject: Subject) -> Explanation:
-    """Explain which arm would answer a question, and why.
-
-    Raises:
-        EtuiError: The text has errors, its policy finds no arm, or its fitted file is damaged.
-    """
+    """Explain which arm would answer a question, and why."""
     from etui.chat import Query
     from etui.runtime.explain import explain as explain_query
     from etui.runtime.runtime import open_runtime
@@ -310,10 +294,6 @@ def replay(subject: Subject) -> tuple[TurnsDocument, bool]:
 
     Returns:
         The moves, and whether only the newest turns of the log were replayed.
-
-    Raises:
-        EtuiError: The text has errors, the log cannot be read, or the fitted file of the policy
-            is damaged.
     """
     from etui.learning.log_replay import build_turns_document
     from etui.runtime.replay import replay_log
@@ -326,11 +306,7 @@ def replay(subject: Subject) -> tuple[TurnsDocument, bool]:
 
 
 def compare(subject: Subject, other: Path) -> list[str]:
-    """Compare a text with a file: values, decisions and cases if both are valid, then lines.
-
-    Raises:
-        InvalidFile: The file cannot be read.
-    """
+    """Compare a text with a file: values, decisions and cases if both are valid, then lines."""
     from etui.routing.diff import (
         case_lines,
         diff_lines,
@@ -392,7 +368,6 @@ def write_draft(draft: Draft, config: Config, *, over: bool = False) -> bytes:
 
     Raises:
         ChangedOnDisk: It has changed, or it exists already.
-        EtuiError: The file cannot be written; it is unchanged.
     """
     if draft.target == get_own_path(draft.name, config):
         make_folder(config)

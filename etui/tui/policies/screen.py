@@ -26,8 +26,8 @@ from etui.tui.policies._editing_pane import EditingPane
 from etui.tui.policies._files import PolicyFiles
 from etui.tui.policies._tasks import PolicyEntry, PolicyOpened, list_files
 from etui.tui.policies._text import entry_line
-from etui.tui.widgets.columns import RowList, has_words
 from etui.tui.widgets.key_footer import KeyFooter
+from etui.tui.widgets.tables import RowList, has_words
 
 _LOOK_SECONDS = 2.0
 """How often the folder of policies is looked at while the screen is shown."""

@@ -36,7 +36,6 @@ MARKS = {
 }
 """Letter and word of the stages that have a mark."""
 
-
 LEGEND = "  ".join(f"{letter} {word}" for letter, word in MARKS.values())
 
 
@@ -82,11 +81,7 @@ class PowerFeed:
 
 
 class TimeWindow:
-    """The time that graphs show, up to now or to the moment at which it is held.
-
-    Args:
-        zoom: Index in ``ZOOM_SECONDS``.
-    """
+    """The time that graphs show, up to now or to the moment at which it is held."""
 
     def __init__(self, feed: PowerFeed, zoom: int) -> None:
         self._feed = feed

@@ -25,35 +25,33 @@ from etui.plots.braille import Graph
 from etui.plots.power_history import TOTAL
 from etui.text import SEPARATOR, sanitize
 from etui.tui.pacing import QUIET, USUAL, Pace
-from etui.tui.power._answer_energy import (
+from etui.tui.power._energy_text import (
     AnswerEnergy,
     PhaseJoules,
     RecentTokens,
-    answer_of_record,
-    facts_line,
-    phase_line,
-)
-from etui.tui.power._channel_table import ChannelTable
-from etui.tui.power._spending_text import (
     StatusFacts,
+    answer_of_record,
     budget_bar,
     budget_text,
     chat_text,
+    facts_line,
+    phase_line,
     spent_share,
     status_line,
     tightest_budget,
     today_text,
 )
+from etui.tui.power._widgets import ChannelTable
 from etui.tui.power.channel_rows import build_rows
 from etui.tui.power.feed import PowerFeed, Stage, TimeWindow, mark_stage
 from etui.tui.services import BudgetState, PowerMeter, SpendingTotals
-from etui.tui.widgets.fact_line import FactLine, Heading, Line
+from etui.tui.widgets.lines import FactLine, Heading, Line
 from etui.tui.widgets.power_graph import PowerGraph
 
 if TYPE_CHECKING:
     from etui.energy.types import Energy
     from etui.events import Loaded
-    from etui.tui.chat.progress import TurnProgress
+    from etui.tui.chat._progress import TurnProgress
     from etui.turn.record import TurnRecord
 
 
@@ -88,7 +86,6 @@ def plan_panel(height: int, channels: int, budgets: int) -> PanelPlan:
 
 NOTHING_READ = "no power sensor can be read; `etui doctor` shows why"
 NO_MODEL = "no model in memory"
-
 _USUAL_ZOOM = 1
 _GRAPH_NS, _TABLE_NS = 500_000_000, 1_000_000_000
 """Time between two drawings of the graph and of the numbers: faster ones cannot be read."""
@@ -103,9 +100,6 @@ _PHASE_STYLES = {
 
 class PowerPanel(VerticalScroll):
     """The side panel; on a narrow screen ``status`` shows its most important facts in one line.
-
-    Args:
-        feed: Record of the watts, which every reading is added to.
 
     Attributes:
         status: The line for narrow screens, which the screen places.
@@ -200,7 +194,6 @@ letters show the phase: L load, P prefill, T thinking, A answer. `[` and `]` sho
         """Add the latest reading of every channel, and draw what is due.
 
         Args:
-            stage: What the running turn is doing.
             draw: Whether to draw now; otherwise :meth:`draw_due` does it soon.
         """
         now_ns = time.monotonic_ns()

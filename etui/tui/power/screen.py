@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
+import signal
+import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date
+from pathlib import Path
 from typing import ClassVar, Literal
 
 from rich.text import Text
 from textual import work
-from textual.app import ComposeResult
+from textual.app import App, ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.screen import Screen
@@ -24,8 +29,10 @@ from etui.plots.braille import Graph
 from etui.plots.power_history import ZOOM_SECONDS
 from etui.text import SEPARATOR, sanitize
 from etui.tui._work import in_thread
+from etui.tui.ascii import choose_driver, leave_on_hangup, leave_on_terminate
 from etui.tui.commands import Command
-from etui.tui.power._channel_table import ChannelTable
+from etui.tui.pacing import SAMPLE_SECONDS
+from etui.tui.power._widgets import ChannelTable
 from etui.tui.power.channel_rows import Row, build_rows, header_text
 from etui.tui.power.feed import PowerFeed, TimeWindow
 from etui.tui.power.spent_text import (
@@ -36,28 +43,91 @@ from etui.tui.power.spent_text import (
     money_lines,
     read_spent,
 )
-from etui.tui.widgets.fact_line import Line
+from etui.tui.services import PowerMeter
+from etui.tui.themes import THEMES
 from etui.tui.widgets.key_footer import KeyFooter
+from etui.tui.widgets.lines import Line
 from etui.tui.widgets.power_graph import PowerGraph
+
+_VITALS_NS = 1_000_000_000
+
+
+class PowerTopApp(App[None]):
+    """The power screen alone."""
+
+    TITLE = "etui power"
+    CSS_PATH = Path(__file__).parents[1] / "etui.tcss"
+    ENABLE_COMMAND_PALETTE = False
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("f1", "toggle_help", "Help", id="top.help", priority=True),
+        Binding("q", "quit", "Quit", id="top.quit"),
+        Binding("ctrl+q,ctrl+c", "quit", "Quit", id="top.leave", show=False, priority=True),
+    ]
+
+    def __init__(self, config: Config, meter: PowerMeter, interval_seconds: float = 1.0) -> None:
+        super().__init__(driver_class=choose_driver(config.ascii))
+        self._config = config
+        self._meter = meter
+        self._feed = PowerFeed()
+        self._vitals_ns = -_VITALS_NS
+        self.fault: BaseException | None = None
+        self._screen = PowerScreen(
+            config, self._feed, interval_seconds=interval_seconds, letters=False
+        )
+
+    def on_mount(self) -> None:
+        """Apply keymap and theme, show the screen, and start to read the meter."""
+        self.set_keymap(dict(self._config.keymap))
+        for theme in THEMES:
+            self.register_theme(theme)
+        if self._config.theme in self.available_themes:
+            self.theme = self._config.theme
+        leave_on_terminate(self.exit)
+        with suppress(NotImplementedError, RuntimeError, ValueError):
+            asyncio.get_running_loop().add_signal_handler(signal.SIGINT, self.exit)
+        self._read()
+        self.push_screen(self._screen)
+        self.set_interval(SAMPLE_SECONDS, self._read)
+
+    def run_until_left(self) -> None:
+        """Show the screen until the user leaves; :attr:`fault` is what ended it, if that."""
+        leave_on_hangup(lambda: None)
+        self.run()
+
+    def action_toggle_help(self) -> None:
+        from etui.tui.help import HelpScreen, list_key_groups
+
+        if isinstance(self.screen, HelpScreen):
+            self.screen.action_leave()
+        else:
+            self.push_screen(HelpScreen(list_key_groups(self.screen)))
+
+    def _fatal_error(self) -> None:
+        # Replaces Textual's traceback: the command reports it after the terminal is restored.
+        self.fault = self.fault or sys.exc_info()[1]
+        self._close_messages_no_wait()
+
+    def _read(self) -> None:
+        now_ns = time.monotonic_ns()
+        self._feed.add(now_ns, self._meter.latest())
+        if now_ns - self._vitals_ns >= _VITALS_NS:
+            self._vitals_ns = now_ns
+            self._feed.vitals = self._meter.vitals()
+
 
 Part = Literal["channels", "models", "days", "money"]
 
 PARTS: tuple[Part, ...] = ("channels", "models", "days", "money")
 """Parts between which tab moves, in their order; the channels come with the graph."""
 
-
 _COMPACT_HEIGHT, _COMPACT_WIDTH = 16, 60
-
 _WIDE = 112
 
 _FIXED_LINES = 4
 """The title, the titles of the columns, those of the parts, and the footer."""
 
-
 _LEAST_GRAPH, _MOST_GRAPH = 5, 22
-
 _LEAST_SPENT, _MOST_SPENT = 5, 16
-
 _MOST_ROW = 4
 
 
@@ -76,7 +146,6 @@ def choose_layout(width: int, height: int, rows: int, focused: Part, left: Part)
     """Choose the layout for a terminal.
 
     Args:
-        rows: Channels, with the total.
         left: Part that is shown beside the money where only two have room.
     """
     if height < _COMPACT_HEIGHT or width < _COMPACT_WIDTH:
@@ -98,7 +167,6 @@ def choose_layout(width: int, height: int, rows: int, focused: Part, left: Part)
 
 NOTHING_READ = "no power sensor can be read: `etui doctor` shows why, and what makes it readable"
 NOT_OPEN = "opening the meter …"
-
 _READ_AGAIN_SECONDS = 20.0
 _LONG_TITLE_FROM = 60
 _FIRST_ZOOM = len(ZOOM_SECONDS) - 1
@@ -156,14 +224,7 @@ and in all; money where `price_per_kwh` is set. An answer without joules is coun
 
 
 class PowerScreen(Screen[None]):
-    """Graph, channels, and what was spent by model, by day, and in money.
-
-    Args:
-        config: Folders, and the price of electricity.
-        feed: Record of the watts; this screen only reads it.
-        interval_seconds: Time between two redraws.
-        letters: Draw the phases of the running answer.
-    """
+    """Graph, channels, and what was spent by model, by day, and in money."""
 
     AUTO_FOCUS = "ChannelTable"
     BINDINGS: ClassVar[list[BindingType]] = [

@@ -41,7 +41,6 @@ DAYS_SHOWN = 30
 
 NO_TURN = "no answer in the log yet: ask one in `etui`, or with `etui ask`"
 NO_PRICE = "for money: set price_per_kwh and currency in config.yaml"
-
 _LEAST_BAR, _MOST_NAME = 6, 12
 _WATT_HOURS_FROM = 44
 """Width from which the joules of a period are shown in watt-hours too."""

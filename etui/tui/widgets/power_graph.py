@@ -22,10 +22,6 @@ class PowerGraph(Widget):
     """A graph of watts over time: its axes, its idle line, and the phases as colours and letters.
 
     ``show`` what ``PowerHistory.buckets`` returns for ``values`` buckets.
-
-    Args:
-        axes: Draw the axis of watts and that of time.
-        letters: Draw a row with the letters of the phases.
     """
 
     COMPONENT_CLASSES: ClassVar[set[str]] = {

@@ -12,9 +12,9 @@ from textual.widgets import Collapsible
 
 from etui.chat import Message
 from etui.runtime.routes import Route
-from etui.tui.chat.prompt import Prompt
-from etui.tui.chat.transcript import Transcript
-from etui.tui.chat.turn_view import TurnView
+from etui.tui.chat._prompt import Prompt
+from etui.tui.chat._transcript import Transcript
+from etui.tui.chat._turn_view import TurnView
 from etui.tui.modals import ConfirmModal
 from etui.tui.start import EtuiApp
 from etui.turn.events import HopEnded, HopStarted

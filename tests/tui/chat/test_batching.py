@@ -10,9 +10,8 @@ from hypothesis import strategies as st
 
 from etui.errors import EngineFailed
 from etui.events import Answer, Event, Prefilled, Probe, Thought, Verified
-from etui.tui.chat.workers import TextBatch, batch_events
+from etui.tui.chat._batches import FenceTracker, ShortFences, TextBatch, batch_events
 from etui.tui.pacing import SPARE_CORE_SHARE, USUAL, next_easing
-from etui.tui.widgets.code_fences import FenceTracker, ShortFences
 
 MS = 1_000_000
 PREFILLED = Prefilled(0, 1, 10, 0, 10)

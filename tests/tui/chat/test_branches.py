@@ -9,15 +9,15 @@ from hypothesis import strategies as st
 
 from etui.chat import Message
 from etui.runtime.routes import Route
-from etui.tui.chat.prompt import Prompt
-from etui.tui.chat.screen import ChatScreen
-from etui.tui.chat.why import (
+from etui.tui.chat._prompt import Prompt
+from etui.tui.chat._turn_text import (
     answer_parts,
     build_notes,
     format_parts,
     format_saved,
     prefill_joules_per_token,
 )
+from etui.tui.chat.screen import ChatScreen
 from etui.tui.start import EtuiApp
 from etui.turn.record import CONTINUES, REPLACES, Tokens, TurnRecord
 from tests.tui.fakes import House, turn_record, until
@@ -48,7 +48,7 @@ async def open_forked(pilot, house: House) -> None:
     app = pilot.app
     await until(pilot, lambda: app.backend is not None)
     record = house.chats.kept["chat-1"][0]
-    await chat(app)._switch.resume(record)
+    await chat(app).resume(record)
     await until(pilot, lambda: len(turns(app)) >= 2)
 
 

@@ -13,8 +13,8 @@ from textual.widgets import Input, OptionList, TextArea
 
 from etui.chat import Message
 from etui.errors import LogUnavailable
-from etui.tui.chat.chat_list import ChatsScreen, branch_rows
-from etui.tui.chat.prompt import Prompt
+from etui.tui.chat._chat_list import ChatsScreen, branch_rows
+from etui.tui.chat._prompt import Prompt
 from etui.tui.chat.screen import ChatScreen
 from etui.tui.modals import ConfirmModal, TextModal
 from etui.tui.start import EtuiApp

@@ -13,9 +13,8 @@ from textual.widgets import Input
 from etui.errors import EtuiError
 from etui.prompts.attachments import Attachment, join
 from etui.runtime.routes import Route
-from etui.tui.chat.composer import PartModal, VariablesModal
-from etui.tui.chat.prompt import Prompt
-from etui.tui.chat.prompt_menu import SlashEntry, find_near, match_entries
+from etui.tui.chat._composer import PartModal, VariablesModal
+from etui.tui.chat._prompt import Prompt, SlashEntry, find_near, match_entries
 from tests.tui.fakes import MODEL, House, until
 from tests.tui.screen import answered, ask, drawn, notices, source_of, text_of, turns
 

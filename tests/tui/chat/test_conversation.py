@@ -12,20 +12,20 @@ from etui.arm import Arm
 from etui.chat import Message
 from etui.log.records import ChatRecord
 from etui.runtime.routes import Route, Rung, choose_rung, estimate_turn_work, estimate_work
-from etui.tui.chat.chat_list import build_file_name
-from etui.tui.chat.conversation import (
+from etui.tui.chat._chat_list import build_file_name
+from etui.tui.chat._conversation import (
     Asking,
     Conversation,
     new_chat,
 )
-from etui.tui.chat.transcript import (
+from etui.tui.chat._transcript import (
     MOST_TURNS,
     MOST_TURNS_READING,
     PAGE_TURNS,
     TurnWindow,
     latest_window,
 )
-from etui.tui.chat.why import compare_costs
+from etui.tui.chat._turn_text import compare_costs
 from etui.turn.record import TurnRecord
 from tests.tui.fakes import turn_record
 

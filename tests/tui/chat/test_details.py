@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from etui.tui.chat.details import NO_BASELINE, DetailsModal, list_details
-from etui.tui.chat.why import hop_line
+from etui.tui.chat._details import NO_BASELINE, DetailsModal, list_details
+from etui.tui.chat._turn_text import hop_line
 from etui.turn.record import HopRecord, TurnRecord
 from tests.tui.fakes import House, turn_record, until
 from tests.tui.screen import answered, ask, drawn, turns

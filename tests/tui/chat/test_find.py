@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from textual.pilot import Pilot
 from textual.widgets import Input
 
-from etui.tui.chat.transcript import FindBar, Transcript, choose_match, find_spans, find_turns
-from etui.tui.chat.turn_view import TurnView
+from etui.tui.chat._transcript import FindBar, Transcript, choose_match, find_spans, find_turns
+from etui.tui.chat._turn_view import TurnView
 from etui.tui.start import EtuiApp
 from tests.tui.fakes import House, turn_record, until
 from tests.tui.screen import drawn, turns

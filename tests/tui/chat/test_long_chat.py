@@ -8,8 +8,8 @@ import pytest
 from textual.pilot import Pilot
 from textual.widgets import Static
 
-from etui.tui.chat.chat_list import ChatsScreen
-from etui.tui.chat.transcript import MOST_TURNS, MOST_TURNS_READING, Transcript
+from etui.tui.chat._chat_list import ChatsScreen
+from etui.tui.chat._transcript import MOST_TURNS, MOST_TURNS_READING, Transcript
 from etui.tui.start import EtuiApp
 from tests.tui.fakes import House, turn_record, until
 from tests.tui.screen import WIDE, answered, ask, source_of, turns

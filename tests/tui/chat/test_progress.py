@@ -10,10 +10,10 @@ from etui.arm import Arm
 from etui.energy.types import Energy, Kind
 from etui.events import Loaded, Prefilled, Prefilling
 from etui.routing.decision import Decision
-from etui.tui.chat.progress import TurnProgress, advance, progress_line
-from etui.tui.chat.workers import TextBatch, TurnEnded
+from etui.tui.chat._batches import TextBatch, TurnEnded
+from etui.tui.chat._progress import TurnProgress, advance, progress_line
 from etui.tui.power.feed import Stage
-from etui.tui.widgets.fact_line import break_between, count_rows
+from etui.tui.widgets.lines import break_between, count_rows
 from etui.turn.events import Decided
 
 SECOND = 1_000_000_000

@@ -10,8 +10,8 @@ from textual.app import App, ComposeResult
 from textual.pilot import Pilot
 
 from etui.prompts.attachments import Attachment, join
-from etui.tui.chat.conversation import Asking
-from etui.tui.chat.prompt import Prompt
+from etui.tui.chat._conversation import Asking
+from etui.tui.chat._prompt import Prompt
 from tests.tui.fakes import until
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from etui.tui.chat.prompt import Prompt
-from etui.tui.chat.workers import TextBatch
+from etui.tui.chat._batches import TextBatch
+from etui.tui.chat._prompt import Prompt
 from etui.tui.power.panel import PowerPanel
 from etui.tui.start import EtuiApp
 from tests.tui.fakes import House, until
@@ -157,9 +157,9 @@ async def test_numbers_and_graph_are_drawn_along_with_the_text_of_a_running_answ
         monkeypatch.setattr(PowerPanel, "_draw", lambda *_: seen.append("graph"))
 
         queue._counted_ns = 0
-        await queue.take_turn_fact(TextBatch("", " more", 0, 1))
+        await queue._take(TextBatch("", " more", 0, 1))
         assert seen == ["numbers", "graph"]
-        await queue.take_turn_fact(TextBatch("", " and more", 0, 1))
+        await queue._take(TextBatch("", " and more", 0, 1))
         await queue._tick()
         assert seen == ["numbers", "graph"], "they were drawn a moment ago"
         queue._counted_ns = 0

@@ -13,12 +13,12 @@ from textual.widgets import Markdown, Static
 from etui.chat import Message
 from etui.errors import EngineFailed, ModelUnavailable
 from etui.runtime.routes import Route
-from etui.tui.chat.prompt import Prompt
+from etui.tui.chat._markdown import AnswerMarkdown
+from etui.tui.chat._prompt import Prompt
+from etui.tui.chat._transcript import MOST_TURNS, Transcript
+from etui.tui.chat._turn_view import TurnView
 from etui.tui.chat.screen import ChatScreen
-from etui.tui.chat.transcript import MOST_TURNS, Transcript
-from etui.tui.chat.turn_view import TurnView
 from etui.tui.services import ListedModel
-from etui.tui.widgets.answer_markdown import AnswerMarkdown
 from tests.tui.fakes import House, until
 from tests.tui.screen import (
     WIDE,

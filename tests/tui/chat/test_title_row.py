@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 
 from etui.runtime.routes import Route
-from etui.tui.chat.title_row import TitleFacts, TitleRow, title_line
+from etui.tui.chat._title_row import TitleFacts, TitleRow, title_line
 from tests.tui.fakes import MODEL, House, until
 from tests.tui.screen import answered, ask
 

@@ -8,7 +8,7 @@ import pytest
 
 from etui.arm import Arm
 from etui.routing.decision import Decision, SignalValue
-from etui.tui.chat.why import full_why, logged_why, next_hop_why, short_why
+from etui.tui.chat._turn_text import full_why, logged_why, next_hop_why, short_why
 from etui.turn.events import HopStarted
 from tests.tui.fakes import House, turn_record, until
 from tests.tui.screen import WIDE, answered, ask, text_of, turns

@@ -12,7 +12,7 @@ from etui.log.totals import Total
 from etui.text import count_cells
 from etui.tui.history._detail import day_bar_lines, list_days
 from etui.tui.history.screen import COLUMNS
-from etui.tui.widgets.columns import fit_columns, measure_columns
+from etui.tui.widgets.tables import fit_columns, measure_columns
 
 TEXTS = {
     "time": "11-24 10:01",

@@ -8,8 +8,8 @@ from textual.pilot import Pilot
 from textual.widgets import DataTable
 
 from etui.log.writer import TurnWriter
+from etui.tui.chat._turn_view import TurnView
 from etui.tui.chat.screen import ChatScreen
-from etui.tui.chat.turn_view import TurnView
 from etui.tui.start import EtuiApp
 from etui.turn.record import TurnRecord
 from tests.tui.fakes import House, turn_record, until

@@ -12,21 +12,21 @@ from etui.curves.operating_curve import Conditions, Speed
 from etui.energy.types import Channel, ChannelPower, Kind
 from etui.models.spec import HubSource, ModelSpec, PathSource, WheelPart, WheelsSource
 from etui.runtime.forecast import MachineFacts, MeasuredModel
-from etui.tui.models.card_reader import (
+from etui.tui.models._cards import (
     Cards,
     ModelCard,
     add_forecast,
     limit_without_gpus,
     list_measured,
 )
-from etui.tui.models.first_run import describe_advice, describe_memory, suggest_other_source
-from etui.tui.models.text import (
+from etui.tui.models._text import (
     fact_lines,
     forecast_lines,
     joules_cell,
     model_texts,
     speed_cell,
 )
+from etui.tui.models.first_run import describe_advice, describe_memory, suggest_other_source
 from tests.log.test_curve_rows import CURVE
 
 GB = 10**9

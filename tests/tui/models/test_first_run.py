@@ -16,9 +16,9 @@ from etui.models.memory_speed import MemorySpeed, save_memory_speed
 from etui.routing.signals import HostState
 from etui.runtime.decide import load_fallback_model
 from etui.tui.chat.screen import ChatScreen
-from etui.tui.models import card_reader
+from etui.tui.models import _cards as card_reader
+from etui.tui.models._model_list import ModelDetailsModal
 from etui.tui.models.first_run import FirstRunScreen
-from etui.tui.models.model_list import ModelDetailsModal
 from etui.tui.start import EtuiApp
 from tests.tui.fakes import MODEL, House, until
 from tests.tui.screen import drawn, notices

@@ -23,10 +23,10 @@ from etui.tui import jobs
 from etui.tui.jobs import JobProgress
 from etui.tui.modals import ConfirmModal
 from etui.tui.models import _jobs as measuring
-from etui.tui.models.card_reader import CardReader, Cards, ModelCard
-from etui.tui.models.job_bar import JobJoules, format_job
+from etui.tui.models._cards import CardReader, Cards, ModelCard
+from etui.tui.models._job_bar import JobJoules, format_job
+from etui.tui.models._text import fact_lines
 from etui.tui.models.screen import ModelsScreen
-from etui.tui.models.text import fact_lines
 from etui.tui.start import EtuiApp
 from tests.contract.tiny_model import write_tiny_model
 from tests.fixtures.turns import TURN

@@ -22,6 +22,7 @@ from etui.models.catalogue import load_catalogue
 from etui.models.tuned import TunedSettings, load_tuned, save_tuned
 from etui.tui import jobs
 from etui.tui.modals import ConfirmModal
+from etui.tui.models._cards import SweepResults
 from etui.tui.models._jobs import (
     SweepState,
     advance,
@@ -29,9 +30,8 @@ from etui.tui.models._jobs import (
     describe_state,
     parse_line,
 )
-from etui.tui.models.card_reader import SweepResults
+from etui.tui.models._text import wrap_facts
 from etui.tui.models.screen import ModelsScreen
-from etui.tui.models.text import wrap_facts
 from etui.tui.start import EtuiApp
 from tests.tui.fakes import DEADLINE_SECONDS, MODEL, House, until
 from tests.tui.models.test_screen import notices, opened, shown

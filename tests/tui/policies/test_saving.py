@@ -15,7 +15,7 @@ from textual.widgets import Input, TextArea
 
 from etui.config.config import Config
 from etui.runtime.routes import Route
-from etui.tui.chat.prompt import Prompt
+from etui.tui.chat._prompt import Prompt
 from etui.tui.commands import PoliciesListed, RouteRequested, Unsaved
 from etui.tui.modals import ConfirmModal, TextModal
 from etui.tui.policies._files import NewPolicyModal

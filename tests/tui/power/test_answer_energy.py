@@ -10,14 +10,14 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 
 from etui.energy.types import Energy, Kind
-from etui.tui.power._answer_energy import (
+from etui.tui.power._energy_text import (
+    NO_BASELINE,
     AnswerEnergy,
     PhaseJoules,
     answer_of_record,
     facts_line,
     phase_line,
 )
-from etui.tui.power._spending_text import NO_BASELINE
 from tests.tui.fakes import turn_record
 
 S = 1_000_000_000

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from etui.energy.sharing import DeviceVitals
+from etui.energy.devices import DeviceVitals
 from etui.energy.types import Channel, ChannelPower, Kind
 from etui.plots.power_history import TOTAL
 from etui.tui.power.feed import PowerFeed

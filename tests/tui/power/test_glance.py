@@ -9,15 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from textual.widgets import Static
 
-from etui.energy.sharing import DeviceVitals
+from etui.energy.devices import DeviceVitals
 from etui.energy.types import Channel, Kind
 from etui.events import Loaded
-from etui.tui.chat.prompt import Prompt
-from etui.tui.chat.turn_view import TurnView
-from etui.tui.power._channel_table import ChannelTable
+from etui.tui.chat._prompt import Prompt
+from etui.tui.chat._turn_view import TurnView
+from etui.tui.power._widgets import ChannelTable
 from etui.tui.power.panel import PowerPanel, plan_panel
 from etui.tui.services import BudgetState, SpendingTotals, Vitals
-from etui.tui.widgets.fact_line import FactLine, count_rows
+from etui.tui.widgets.lines import FactLine, count_rows
 from etui.tui.widgets.power_graph import PowerGraph
 from tests.tui.fakes import MODEL, FakeMeter, House, until
 from tests.tui.screen import answered, ask, drawn, panel_text, turns

@@ -5,8 +5,8 @@ from __future__ import annotations
 from textual.app import App, ComposeResult
 from textual.widgets import Static
 
-from etui.tui.chat.prompt import Prompt
-from etui.tui.chat.transcript import Transcript
+from etui.tui.chat._prompt import Prompt
+from etui.tui.chat._transcript import Transcript
 from etui.tui.power.feed import PowerFeed
 from etui.tui.power.panel import PowerPanel
 from etui.tui.start import EtuiApp

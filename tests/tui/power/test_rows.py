@@ -8,9 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from etui.energy.devices import ChannelState
+from etui.energy.devices import ChannelState, DeviceVitals
 from etui.energy.documents import Factors
-from etui.energy.sharing import DeviceVitals
 from etui.energy.types import Channel, ChannelPower, Kind
 from etui.log.daily_energy import DailyEnergy, EnergySum, ModelDay
 from etui.plots.power_history import Buckets

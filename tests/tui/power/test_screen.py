@@ -15,7 +15,7 @@ from etui.energy.types import Channel, Kind
 from etui.log.writer import TurnWriter
 from etui.plots.power_history import TOTAL
 from etui.text import format_utc
-from etui.tui.power._channel_table import ChannelTable
+from etui.tui.power._widgets import ChannelTable
 from etui.tui.power.feed import PowerFeed
 from etui.tui.power.screen import PowerScreen, SpentPart
 from etui.tui.start import EtuiApp

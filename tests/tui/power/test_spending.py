@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 from etui.log.totals import Total
-from etui.tui.chat.progress import finished_thinking_title
-from etui.tui.power._answer_energy import RecentTokens
-from etui.tui.power._spending_text import (
+from etui.tui.chat._progress import finished_thinking_title
+from etui.tui.power._energy_text import (
     NO_BASELINE,
+    RecentTokens,
     budget_bar,
     budget_text,
     chat_text,

@@ -7,8 +7,7 @@ import time
 from etui.config.config import Config
 from etui.plots.power_history import TOTAL
 from etui.tui.help import HelpScreen
-from etui.tui.power.screen import PowerScreen
-from etui.tui.power.top import PowerTopApp
+from etui.tui.power.screen import PowerScreen, PowerTopApp
 from tests.tui.fakes import FakeMeter, until
 
 

@@ -14,7 +14,7 @@ from textual.widgets import DataTable, Static
 
 from etui.bench.summary import summarise
 from etui.codec import to_document
-from etui.tui.runs.screen import (
+from etui.tui.runs_screen import (
     COLUMNS,
     RunsScreen,
     best_arm,

@@ -19,8 +19,8 @@ from etui.codec import to_document
 from etui.errors import EtuiError
 from etui.runtime.serve_facts import ServeFacts
 from etui.tui import jobs
-from etui.tui.serving.control import parse_line
-from etui.tui.serving.screen import ServerScreen, state_lines
+from etui.tui.server_control import parse_line
+from etui.tui.server_screen import ServerScreen, state_lines
 from etui.tui.start import EtuiApp
 from tests.tui.fakes import House, until
 from tests.tui.models.test_screen import notices

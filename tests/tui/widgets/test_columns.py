@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from etui.tui.widgets.columns import (
+from etui.tui.widgets.tables import (
     PADDING_CELLS,
     TableColumn,
     fit_columns,

@@ -13,7 +13,7 @@ from textual.containers import Horizontal
 from textual.widgets import Markdown
 from textual.widgets._markdown import MarkdownBullet, MarkdownParagraph
 
-from etui.tui.widgets.answer_markdown import AnswerMarkdown
+from etui.tui.chat._markdown import AnswerMarkdown
 from tests.tui.screen import drawn
 
 LISTS = {

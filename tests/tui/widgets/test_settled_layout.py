@@ -10,7 +10,7 @@ from textual.screen import Screen
 from textual.strip import Strip
 from textual.widgets import Static
 
-from etui.tui.widgets.settled_layout import BlankBox, SettledLayout
+from etui.tui.widgets.lines import BlankBox, SettledLayout
 from tests.tui.fakes import until
 
 

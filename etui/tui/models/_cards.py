@@ -204,12 +204,7 @@ class Cards:
 def add_forecast(
     card: ModelCard, machine: MachineFacts, ram_bytes: float | None, gpu_bytes: float | None
 ) -> ModelCard:
-    """Return the card with where it fits, its speed and its joules; a remote one has none.
-
-    Args:
-        ram_bytes: Free memory; None if unknown.
-        gpu_bytes: Free memory of the GPU; None without one that can be used.
-    """
+    """Return the card with where it fits, its speed and its joules; a remote one has none."""
     if card.spec.backend is not None:
         return card
     fit = find_fit(card.need_bytes, ram_bytes, gpu_bytes)
@@ -274,11 +269,7 @@ def limit_without_gpus(channels: Iterable[ChannelPower]) -> float | None:
 
 
 class CardReader:
-    """Reads the cards; the headers of unchanged files are cached.
-
-    Args:
-        services: Returns the services of the app; None until they are open.
-    """
+    """Reads the cards; the headers of unchanged files are cached."""
 
     def __init__(self, config: Config, services: Callable[[], Services | None]) -> None:
         self._config = config
@@ -299,9 +290,6 @@ class CardReader:
 
         Args:
             fix: What to do after a fault that etui does not know.
-
-        Raises:
-            EtuiError: models.yaml or the log cannot be read, or the memory cannot be measured.
         """
         cards = await in_thread(self.read, fix)
         yield cards
@@ -315,11 +303,7 @@ class CardReader:
         yield await in_thread(self.read, fix)
 
     def read(self) -> Cards:
-        """Read the current cards.
-
-        Raises:
-            EtuiError: models.yaml or the log cannot be read.
-        """
+        """Read the current cards."""
         if self._log is None:
             self._log = LogReader(self._config)
             self._gpu = built_for_gpu(library_folder())

@@ -74,8 +74,6 @@ class JobBar(Vertical):
     """Runs one job at a time in a thread and shows how far it is.
 
     Args:
-        backend: Returns the services of the app; None until they are open.
-        log_dir: Folder of the log files, named where a job fails for an unknown reason.
         quiet: Whether errors are left to the screen, which has room for all of their text.
     """
 
@@ -140,7 +138,6 @@ class JobBar(Vertical):
 
         Args:
             next_step: What to do if the job ends with a question and the user says yes.
-            metered: Whether to count the joules of the machine meanwhile.
         """
         services = self._backend()
         if services is None:

@@ -22,19 +22,12 @@ from etui.tui.services import Services, TurnRunner
 _STOP_SECONDS = 30.0
 """How long a stopped server may take: it ends running answers and saves every turn."""
 
-
 _REFUSAL = "the server answers other programs"
-
-
 PostFact = Callable[[ServeFacts | JobProgress], object]
 
 
 def run_server(runner: TurnRunner, config: Config, post: PostFact, stopped: Stopped) -> JobEnded:
-    """Serve until the server is stopped; the models of the app are unloaded meanwhile.
-
-    Raises:
-        EtuiError: An answer is running, or the server failed.
-    """
+    """Serve until the server is stopped; the models of the app are unloaded meanwhile."""
     last: ServeFacts | None = None
 
     def see(line: bytes) -> None:
@@ -76,11 +69,7 @@ _NOTICE_SECONDS = 12.0
 
 
 class ServerControl:
-    """Runs the server of the app.
-
-    Args:
-        backend: Returns the services of the app; None until they are open.
-    """
+    """Runs the server of the app."""
 
     def __init__(
         self, app: App[Any], config: Config, backend: Callable[[], Services | None]
@@ -106,7 +95,7 @@ class ServerControl:
 
     def open(self) -> None:
         """Show the state of the server in a dialog."""
-        from etui.tui.serving.screen import ServerScreen  # not needed for the first paint
+        from etui.tui.server_screen import ServerScreen  # not needed for the first paint
 
         if not isinstance(self._app.screen, ServerScreen):
             self._app.push_screen(ServerScreen(self.start, self.stop))
@@ -162,7 +151,7 @@ class ServerControl:
             self._app.notify(sanitize(ended.said), timeout=_NOTICE_SECONDS, markup=False)
 
     def _show(self) -> None:
-        from etui.tui.serving.screen import ServerScreen
+        from etui.tui.server_screen import ServerScreen
 
         screen = self._app.screen
         if isinstance(screen, ServerScreen):

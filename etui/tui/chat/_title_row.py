@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import dataclass
 from functools import partial
 
@@ -10,16 +9,16 @@ from rich.cells import cell_len, set_cell_size
 from textual import events
 from textual.screen import Screen
 from textual.widgets import Static
-from textual.worker import Worker
 
 from etui import units
 from etui.errors import EtuiError
 from etui.plots.terminal import meter
 from etui.runtime.routes import Route
 from etui.text import SEPARATOR, sanitize
-from etui.tui.chat.conversation import Conversation
-from etui.tui.chat.progress import TurnProgress
-from etui.tui.power._spending_text import (
+from etui.tui._work import in_thread, start
+from etui.tui.chat._conversation import Conversation
+from etui.tui.chat._progress import TurnProgress
+from etui.tui.power._energy_text import (
     budget_bar,
     budget_share_text,
     short_model,
@@ -42,23 +41,20 @@ class ChatTotals:
 
     def look_up(self, services: Services, route: Route) -> None:
         """Read the totals of the day from the log, in a thread, and show them."""
-        # Not a coroutine: one that is cancelled before its start would never be awaited.
         job = partial(self._show_spending, services, route)
-        _worker: Worker[None] = self._screen.run_worker(
-            job, exclusive=True, group="spending", exit_on_error=False
-        )
+        start(self._screen, job, "spending", exclusive=True)
 
     async def _show_spending(self, backend: Services, route: Route) -> None:
         """Show the totals of the day; the turn itself already reports an unreadable log."""
         try:
-            spending = await asyncio.to_thread(backend.chats.spending, route)
+            spending = await in_thread(lambda: backend.chats.spending(route))
         except EtuiError as error:
             self._panel.show_spending(None, sanitize(error.what))
         else:
             self._panel.show_spending(spending)
         if self._panel.answering not in self._contexts:
             try:
-                models = await asyncio.to_thread(backend.shelf.models)
+                models = await in_thread(backend.shelf.models)
             except EtuiError:
                 return  # the models screen says why
             self._contexts = {m.name: m.context_tokens for m in models if m.context_tokens}
@@ -66,11 +62,7 @@ class ChatTotals:
     def show_title(
         self, conversation: Conversation, route: Route, progress: TurnProgress | None
     ) -> None:
-        """Show the chat, the route, the context and the budget as they are now.
-
-        Args:
-            progress: The running turn; None for none.
-        """
+        """Show the chat, the route, the context and the budget as they are now."""
         model = route.model or self._panel.answering
         if progress is not None and progress.total_tokens:
             tokens: int | None = progress.total_tokens + progress.answer_tokens

@@ -62,12 +62,7 @@ def write_placeholder(paste: Attachment) -> str:
 def build_draft(
     text: str, placeholders: Mapping[str, Attachment], kept: Mapping[str, Attachment]
 ) -> Draft:
-    """Build the draft of a prompt.
-
-    Args:
-        placeholders: Every paste so far by its marker.
-        kept: Files of earlier questions by path.
-    """
+    """Build the draft of a prompt."""
     pastes = []
     for placeholder, paste in placeholders.items():
         if placeholder in text:

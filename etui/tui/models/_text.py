@@ -20,8 +20,8 @@ from etui.runtime.keep_warm import (
     unload_text,
 )
 from etui.text import local_time, sanitize
-from etui.tui.models.card_reader import Cards, LastSweep, ModelCard
-from etui.tui.widgets.columns import TableColumn
+from etui.tui.models._cards import Cards, LastSweep, ModelCard
+from etui.tui.widgets.tables import TableColumn
 from etui.turn.record import LoadRecord, UnloadRecord
 
 UNCALIBRATED = "uncalibrated"
@@ -34,7 +34,6 @@ _STATES = {
 }
 
 _SOURCES = {"calibration": "measured", "log": "from the log"}
-
 
 COLUMNS = (
     TableColumn("name", "MODEL", 0, most=40, sorts=False),
@@ -50,9 +49,7 @@ COLUMNS = (
 CHOOSER_COLUMNS = tuple(c for c in COLUMNS if c.key not in ("state", "curve"))
 """Without a model, all of them are not on disk and uncalibrated."""
 
-
 _FITS = {"gpu": "GPU", "memory": "memory", "too large": "too large", "unknown": "unknown"}
-
 RECOMMENDED = "★"
 
 
@@ -177,12 +174,7 @@ def fits_text(card: ModelCard, cards: Cards) -> str:
 def fact_lines(
     card: ModelCard, cards: Cards, *, resident: bool, running: Sequence[str] = ()
 ) -> Iterator[str]:
-    """Yield everything known about a model except its curve.
-
-    Args:
-        cards: All models, and the free memory.
-        running: Lines about a job that runs on it.
-    """
+    """Yield everything known about a model except its curve."""
     spec, gguf = card.spec, card.gguf
     yield spec.name
     yield spec.size
@@ -255,7 +247,6 @@ def wrap_facts(lines: Iterable[str], width: int) -> Iterator[str]:
     """Wrap long lines so that their rest is below their text, and not below their labels.
 
     Args:
-        lines: Lines of a card; their text begins in a fixed column.
         width: Cells of the pane; a narrow one is left to the terminal.
     """
     for line in lines:

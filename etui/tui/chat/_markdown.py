@@ -27,8 +27,8 @@ from textual.widgets._markdown import (
 )
 
 from etui.text import sanitize
-from etui.tui.widgets.code_fences import CONTINUED
-from etui.tui.widgets.settled_layout import BlankBox
+from etui.tui.chat._batches import CONTINUED
+from etui.tui.widgets.lines import BlankBox
 
 W = TypeVar("W", bound=Widget)
 
@@ -269,7 +269,6 @@ def frame_title(language: str, width: int) -> str:
     """Format the upper border of a frame: ``python ──────── y copy``, or less if it is narrow.
 
     Args:
-        language: Name of the language; may be empty.
         width: Cells of the whole frame.
     """
     room = width - _FRAME_CELLS

@@ -25,8 +25,8 @@ from etui.plots.terminal import ArmPoint, plane_lines
 from etui.text import one_line, sanitize
 from etui.tui._work import faults_shown, in_thread, warn
 from etui.tui.commands import Command
-from etui.tui.widgets.columns import FittedTable, TableColumn, has_words
 from etui.tui.widgets.key_footer import KeyFooter
+from etui.tui.widgets.tables import FittedTable, TableColumn, has_words
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,12 +170,7 @@ def joules_per_token(run: RunEntry) -> float | None:
 
 
 def sort_runs(runs: Sequence[RunEntry], key: str, descending: bool) -> list[RunEntry]:
-    """Sort runs by a column; those without a value come last in either direction.
-
-    Args:
-        runs: The runs, the one started last first: their order among equals.
-        descending: Whether the highest value comes first.
-    """
+    """Sort runs by a column; those without a value come last in either direction."""
 
     def value(run: RunEntry) -> float | str | None:
         match key:

@@ -31,8 +31,6 @@ def move_by_half(row: int, rows: int, height: int, pages: int) -> int:
     """Return the row that is ``pages`` half pages away from ``row``, within a list.
 
     Args:
-        row: The current row, from 0.
-        rows: Number of rows; with 0 the result is 0.
         pages: Half pages to move; negative moves up.
     """
     return max(0, min(rows - 1, row + pages * max(1, height // 2)))
@@ -162,9 +160,6 @@ R = TypeVar("R")
 
 class FittedTable(RowTable[Text], Generic[R]):
     """A table of records with the columns that fit its width.
-
-    Args:
-        texts: Formats a record by the key of each column.
 
     Attributes:
         records: What is shown, in the order of the rows.

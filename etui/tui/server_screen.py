@@ -20,12 +20,7 @@ _NOT_RUNNING = "the server is not running; the command `server: start` starts it
 
 
 def state_lines(facts: ServeFacts | None, progress: str) -> list[tuple[str, str]]:
-    """Describe the server as pairs of label and text.
-
-    Args:
-        facts: Its newest state; None before the first, and without a server.
-        progress: What it is doing if that is not known from its state; empty for nothing.
-    """
+    """Describe the server as pairs of label and text."""
     if facts is None:
         return [("state", progress or _NOT_RUNNING)]
     state = progress or facts.phase
@@ -83,12 +78,7 @@ meanwhile, and questions in the chat are refused.
         yield KeyFooter()
 
     def show(self, facts: ServeFacts | None, progress: str, *, runs: bool) -> None:
-        """Show a state of the server.
-
-        Args:
-            facts: The newest state; None before the first, and without a server.
-            progress: What it is doing if that is not known from its state.
-        """
+        """Show a state of the server."""
         self._runs = runs
         rows = state_lines(facts, progress)
         text = "\n".join(f"{label:<{_LABEL_WIDTH}}{value}" for label, value in rows)

@@ -9,7 +9,7 @@ from etui import units
 from etui.energy.types import Energy
 from etui.events import Loaded, Prefilled, Prefilling, Vote
 from etui.text import SEPARATOR
-from etui.tui.chat.workers import TextBatch, TurnEnded, TurnFact
+from etui.tui.chat._batches import TextBatch, TurnEnded, TurnFact
 from etui.tui.power.feed import Stage
 from etui.turn.events import Decided, HopStarted, TurnFinished
 from etui.turn.record import TurnRecord

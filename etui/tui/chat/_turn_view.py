@@ -17,19 +17,17 @@ from etui.energy.types import Energy
 from etui.errors import EtuiError
 from etui.routing.decision import Decision
 from etui.text import sanitize, shorten
-from etui.tui.chat.conversation import Asking
-from etui.tui.chat.progress import (
+from etui.tui.chat._batches import ShortFences, TextBatch
+from etui.tui.chat._conversation import Asking
+from etui.tui.chat._progress import (
     TurnProgress,
     finished_thinking_title,
     hint_for,
     progress_line,
     running_thinking_title,
 )
-from etui.tui.chat.why import full_why, hop_line, logged_why, next_hop_why, short_why
-from etui.tui.chat.workers import TextBatch
-from etui.tui.widgets.code_fences import ShortFences
-from etui.tui.widgets.fact_line import HINT_FROM, FactLine, HintedLine
-from etui.tui.widgets.settled_layout import BlankBox
+from etui.tui.chat._turn_text import full_why, hop_line, logged_why, next_hop_why, short_why
+from etui.tui.widgets.lines import HINT_FROM, BlankBox, FactLine, HintedLine
 from etui.turn.events import Decided, HopEnded, HopStarted, TurnFinished
 from etui.turn.record import HopRecord, TurnRecord
 from etui.turn.text import price_line
@@ -37,16 +35,11 @@ from etui.turn.text import price_line
 if TYPE_CHECKING:
     from textual.widgets.markdown import MarkdownStream
 
-    from etui.tui.widgets.answer_markdown import AnswerMarkdown, CodeBlock
+    from etui.tui.chat._markdown import AnswerMarkdown, CodeBlock
 
 MOST_QUESTION_CHARACTERS = 4_000
-
-
 MOST_QUESTION_LINES = 40
-
-
 MOST_LIVE_THINKING_CHARACTERS = 1_500
-
 
 TurnAction = Literal[
     "smaller",
@@ -71,7 +64,7 @@ def _build_line(content: str, name: str) -> Static:
 
 def _build_markdown() -> AnswerMarkdown:
     """Build the widget of an answer; its parser takes a tenth of the time to the first paint."""
-    from etui.tui.widgets.answer_markdown import AnswerMarkdown
+    from etui.tui.chat._markdown import AnswerMarkdown
 
     return AnswerMarkdown()
 
@@ -340,7 +333,7 @@ good and `x` that it is bad, for `etui policy fit --log`; the same key again tak
         After the last block, the first one is next.
         """
         source = self.record.answer if self.record is not None else self._written
-        from etui.tui.widgets.answer_markdown import find_code_blocks
+        from etui.tui.chat._markdown import find_code_blocks
 
         blocks = find_code_blocks(source)
         if not blocks:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import re
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
@@ -29,11 +29,11 @@ from etui.log.records import ChatRecord
 from etui.runtime.provenance import read_weights
 from etui.runtime.routes import Route
 from etui.text import local_time, sanitize, shorten, title_from_answer, title_from_question
-from etui.tui._work import notice_text, notify_error
-from etui.tui.modals import ConfirmModal, TextModal
+from etui.tui._work import faults_shown, in_thread
+from etui.tui.modals import TextModal, confirm
 from etui.tui.services import ChatLog, TurnRunner
-from etui.tui.widgets.columns import RowList
 from etui.tui.widgets.key_footer import KeyFooter
+from etui.tui.widgets.tables import RowList
 from etui.turn.chat_tree import ChatTree, tree_of
 from etui.turn.events import TurnFinished
 from etui.turn.record import TurnRecord
@@ -44,16 +44,12 @@ if TYPE_CHECKING:
 
 
 ExportFormat = Literal["markdown", "json"]
-
-
 _TITLE_CHARACTERS = 60
 
 _TITLE_BYTES = 120
 """A file name may have 255 bytes, on some encrypted disks 143."""
 
-
 _ID_CHARACTERS = 6
-
 
 _ENDINGS: dict[ExportFormat, str] = {"markdown": "md", "json": "json"}
 
@@ -100,7 +96,6 @@ _READ_CHARACTERS = 600
 _MOST_ANSWER_CHARACTERS = 90
 """A longer answer is no title, and is stopped: each further token costs joules."""
 
-
 _INSTRUCTION = "Write a title of two to six words for this conversation. Only the title."
 
 
@@ -123,11 +118,6 @@ class NamedChat:
 
 def name_chat(runner: TurnRunner, turns: Sequence[TurnRecord], policy: str) -> NamedChat:
     """Ask the smallest model for a title; wait for a running answer first.
-
-    Args:
-        runner: Answers the question, in a thread.
-        turns: The turns of the chat, oldest first; the first with an answer is read.
-        policy: Name of the policy, which is not asked.
 
     Raises:
         EtuiError: There is no model or nothing to name, or the model found no title.
@@ -330,25 +320,20 @@ F8 deletes it with its turns.
         if not shown:
             self._branches.pop(chat.chat_id, None)
         elif selected.branches > 1:
-            try:
-                turns = await asyncio.to_thread(self._log.turns, chat.chat_id)
-            except EtuiError as error:
-                self._show_error(error)
-                return
-            self._branches[chat.chat_id] = branch_rows(turns, chat.head)
+            with self._faults_shown():
+                turns = await in_thread(lambda: self._log.turns(chat.chat_id))
+                self._branches[chat.chat_id] = branch_rows(turns, chat.head)
         self._show_lines()
         at = next((i for i, each in enumerate(self._lines) if each.chat is selected), None)
         self._list.highlighted = at
 
     @work(exclusive=True, group="look")
     async def _load_chats(self) -> None:
-        try:
-            self._shown = await asyncio.to_thread(self._log.chats, self._search.value)
-        except EtuiError as error:
-            self._show_error(error)
-            return
-        self._show_lines()
-        self._note.update(self._count_line())
+        words = self._search.value
+        with self._faults_shown():
+            self._shown = await in_thread(lambda: self._log.chats(words))
+            self._show_lines()
+            self._note.update(self._count_line())
 
     def _show_lines(self) -> None:
         """Fill the list with the chats and the branches of those that are unfolded."""
@@ -377,13 +362,10 @@ F8 deletes it with its turns.
 
     async def _rename(self, chat: ChatRecord, name: str) -> None:
         renamed = replace(chat, name=name)
-        try:
-            await asyncio.to_thread(self._log.save, renamed)
-        except EtuiError as error:
-            self._show_error(error)
-            return
-        self._left = replace(self._left, renamed=(*self._left.renamed, renamed))
-        self._load_chats()
+        with self._faults_shown():
+            await in_thread(lambda: self._log.save(renamed))
+            self._left = replace(self._left, renamed=(*self._left.renamed, renamed))
+            self._load_chats()
 
     @work(exclusive=True, group="change")
     async def action_name(self) -> None:
@@ -391,14 +373,11 @@ F8 deletes it with its turns.
         if (selected := self._selected()) is None:
             return
         self._note.update("naming the chat …")
-        try:
-            turns = await asyncio.to_thread(self._log.turns, selected.chat.chat_id)
-            named = await asyncio.to_thread(name_chat, self._runner, turns, self._config.policy)
-        except EtuiError as error:
-            self._show_error(error)
-            return
-        await self._rename(selected.chat, named.title)
-        self.notify(sanitize(f"{named.title} · {named.cost_text}"), markup=False)
+        with self._faults_shown():
+            turns = await in_thread(lambda: self._log.turns(selected.chat.chat_id))
+            named = await in_thread(lambda: name_chat(self._runner, turns, self._config.policy))
+            await self._rename(selected.chat, named.title)
+            self.notify(sanitize(f"{named.title} · {named.cost_text}"), markup=False)
 
     @work(exclusive=True, group="change")
     async def action_delete(self) -> None:
@@ -406,27 +385,21 @@ F8 deletes it with its turns.
             return
         turns = units.count_text(selected.total.turns if selected.total else 0, "turn")
         question = f"Delete the chat {_name(selected)!r} and its {turns}?"
-        if not await self.app.push_screen_wait(ConfirmModal(question)):
+        if not await confirm(self, question):
             return
-        try:
-            await asyncio.to_thread(self._log.delete, selected.chat.chat_id)
-        except EtuiError as error:
-            self._show_error(error)
-            return
-        deleted = self._left.deleted | {selected.chat.chat_id}
-        self._left = replace(self._left, deleted=deleted)
-        self._load_chats()
+        with self._faults_shown():
+            await in_thread(lambda: self._log.delete(selected.chat.chat_id))
+            deleted = self._left.deleted | {selected.chat.chat_id}
+            self._left = replace(self._left, deleted=deleted)
+            self._load_chats()
 
     @work(exclusive=True, group="change")
     async def action_export(self, form: ExportFormat) -> None:
         if (selected := self._selected()) is None:
             return
-        try:
-            turns = await asyncio.to_thread(self._log.turns, selected.chat.chat_id)
-            path = await asyncio.to_thread(export_chat, self._config, selected.chat, turns, form)
-        except EtuiError as error:
-            self._show_error(error)
-        else:
+        with self._faults_shown():
+            turns = await in_thread(lambda: self._log.turns(selected.chat.chat_id))
+            path = await in_thread(lambda: export_chat(self._config, selected.chat, turns, form))
             self.notify(sanitize(f"written to {path}"), markup=False)
 
     def _line(self) -> _Line | None:
@@ -442,9 +415,8 @@ F8 deletes it with its turns.
             return "no chat contains these words" if self._search.value.strip() else "no chats yet"
         return f"{units.count_text(len(self._shown), 'chat')} · ↑ ↓ select · Enter resumes"
 
-    def _show_error(self, error: EtuiError) -> None:
-        self._note.update(notice_text(error.what, error.fix))
-        notify_error(self, error.what, error.fix)
+    def _faults_shown(self) -> AbstractContextManager[None]:
+        return faults_shown(self, self._note.update)
 
 
 def _row(chat: ChatSummary) -> tuple[str, str, str, str]:

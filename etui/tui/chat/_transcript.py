@@ -17,8 +17,8 @@ from textual.widget import Widget
 from textual.widgets import Input, Static
 
 from etui import units
-from etui.tui.chat.turn_view import TurnView
-from etui.tui.widgets.settled_layout import BlankBox
+from etui.tui.chat._turn_view import TurnView
+from etui.tui.widgets.lines import BlankBox
 from etui.turn.record import TurnRecord
 
 _FOUND_STYLE = "reverse"
@@ -156,10 +156,8 @@ class FindBar(Horizontal):
 MOST_TURNS = 20
 """Turns kept mounted while answers stream: each one makes a new token more expensive to draw."""
 
-
 PAGE_TURNS = 10
 """Turns mounted at a time when the reader scrolls."""
-
 
 MOST_TURNS_READING = 40
 """Turns kept mounted while the reader scrolls through earlier ones."""
@@ -199,7 +197,6 @@ _SCROLL_CORRECTIONS = 4
 
 _LATE_CHECKS, _LATE_CHECK_SECONDS = 20, 0.05
 """A slow machine draws Markdown later than the refreshes of these corrections."""
-
 
 WELCOME = """\
 Ask something. Every answer shows what it cost in joules.
@@ -368,11 +365,7 @@ j, k, ctrl+d, ctrl+u, g and G move through the chat; `/` finds words, n and N go
         self._update_markers()
 
     def show_grades(self, grades: Mapping[str, bool | None]) -> None:
-        """Mark answers with what the user says of them, in addition to those marked already.
-
-        Args:
-            grades: Whether the answer is good, by turn id; None takes the mark away.
-        """
+        """Mark answers with what the user says of them, in addition to those marked already."""
         self._grades |= grades
         self._update_markers()
 

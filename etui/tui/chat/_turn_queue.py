@@ -15,31 +15,18 @@ from textual.timer import Timer
 
 from etui.chat import Query
 from etui.config.config import Config
-from etui.errors import EtuiError
+from etui.errors import EngineFailed, EtuiError, format_internal_error
 from etui.events import Loaded, Unloaded
 from etui.runtime.routes import Route
-from etui.tui._work import notify_error
-from etui.tui.chat import workers as threads
-from etui.tui.chat.conversation import Asking, new_chat
-from etui.tui.chat.progress import TurnProgress, advance
-from etui.tui.chat.prompt import Prompt
-from etui.tui.chat.title_row import ChatTotals, TitleRow
-from etui.tui.chat.transcript import Transcript
-from etui.tui.chat.turn_view import TurnView
-from etui.tui.chat.why import build_notes
-from etui.tui.chat.workers import (
-    BudgetConfirm,
-    ModelLoaded,
-    ModelUnloaded,
-    TextBatch,
-    TurnEnded,
-    TurnFact,
-    TurnUpdated,
-    WarmedUp,
-    WarmingUp,
-    WarmUpFact,
-    WarmUpUpdated,
-)
+from etui.tui._work import in_thread, notify_error, start
+from etui.tui.chat._batches import TextBatch, TurnEnded, TurnFact, batch_events
+from etui.tui.chat._conversation import Asking, new_chat
+from etui.tui.chat._progress import TurnProgress, advance
+from etui.tui.chat._prompt import Prompt
+from etui.tui.chat._title_row import ChatTotals, TitleRow
+from etui.tui.chat._transcript import Transcript
+from etui.tui.chat._turn_text import build_notes
+from etui.tui.chat._turn_view import TurnView
 from etui.tui.modals import ConfirmModal
 from etui.tui.pacing import QUIET, USUAL, Drawing, Pace
 from etui.tui.power.feed import Stage
@@ -49,6 +36,9 @@ from etui.turn.events import Decided, HopEnded, HopStarted, TurnFinished
 from etui.turn.record import TurnRecord
 
 _STREAMING = (Stage.THINKING, Stage.ANSWERING)
+
+_BLANK = " "
+"""The least text that a tokenizer counts."""
 
 _MOST_TICKS = 2
 """Ticks after which the numbers of a streaming answer change without a new batch of its text."""
@@ -60,7 +50,6 @@ class TurnQueue:
     Questions also wait until the services are open, and while a model is loaded ahead.
 
     Args:
-        screen: Posts the messages, runs the threads and the timer, and shows notices.
         transcript, panel, prompt, title: Widgets of the screen that show turns and take questions
             back.
 
@@ -68,6 +57,7 @@ class TurnQueue:
         conversation: The chat that is shown.
         route: How the next questions find their arm.
         services: What the app needs from the rest of etui; None until it is open.
+        on_ended: Called after each turn.
     """
 
     def __init__(
@@ -84,6 +74,7 @@ class TurnQueue:
         self._config = config
         self.route = route
         self.services: Services | None = None
+        self.on_ended: Callable[[], object] = lambda: None
         self.conversation = new_chat()
         self._waiting: deque[TurnView] = deque()
         self._answering: TurnView | None = None
@@ -123,8 +114,9 @@ class TurnQueue:
         """Use these services: load the likely model, then answer the waiting questions."""
         self.services = backend
         self._drawing.decode_with(backend.threads, backend.cpus)
-        backend.runner.on_loaded = lambda loaded: self._screen.post_message(ModelLoaded(loaded))
-        backend.runner.on_unloaded = lambda model: self._screen.post_message(ModelUnloaded(model))
+        screen, panel = self._screen, self._panel
+        backend.runner.on_loaded = partial(screen.call_later, panel.show_loaded)
+        backend.runner.on_unloaded = partial(screen.call_later, panel.show_unloaded)
         backend.runner.confirm = self._confirm
         self._load_ahead()
         self._look_up_spending()
@@ -209,24 +201,25 @@ class TurnQueue:
         self._number_waiting()
         query = self.conversation.query(view.asking)
         route = view.asking.route or self.route
-        self._run_in_thread(partial(self._answer, self.services, query, route, view.asking))
-
-    def _run_in_thread(self, job: Callable[[], None]) -> None:
+        job = partial(self._answer, self.services, query, route, view.asking)
         self._screen.run_worker(job, thread=True, exclusive=True, group="turn", exit_on_error=False)
 
-    def _answer(self, backend: Services, query: Query, route: Route, asking: Asking) -> None:
-        threads.answer(
-            backend,
-            query,
-            route,
-            asking.replaces,
-            asking.prompt,
-            post=lambda fact: self._screen.post_message(TurnUpdated(fact)),
-            pace=self._drawing.pace,
-            log_dir=self._config.log_dir,
-        )
+    def _answer(self, services: Services, query: Query, route: Route, asking: Asking) -> None:
+        """Run one turn to its end, in a thread; the last fact is always ``TurnEnded``."""
+        post = partial(self._screen.call_later, self._take)
+        ended = TurnEnded()
+        try:
+            events = services.runner.run(query, route, asking.replaces, asking.prompt)
+            for fact in batch_events(events, pace=self._drawing.pace):
+                post(fact)
+        except EtuiError as error:
+            ended = TurnEnded(error.what, error.fix, isinstance(error, EngineFailed))
+        except Exception as error:  # noqa: BLE001 - a fault must reach the screen and end the turn
+            fix = f"ask again; the log files are in {self._config.log_dir}"
+            ended = TurnEnded(format_internal_error(error), fix)
+        post(ended)
 
-    async def take_turn_fact(self, fact: TurnFact) -> None:
+    async def _take(self, fact: TurnFact) -> None:
         """Advance the progress of the running turn, and show the fact."""
         view = self._answering
         if view is None:
@@ -277,7 +270,7 @@ class TurnQueue:
             await self._transcript.remove_turn(view.asking.continues)
         self.show_branches()
         if was_away and self.conversation.chat.head is None:
-            self._save_chat()
+            start(self._screen, self._save_chat, "head")
         self._panel.show_record(record)
         self._panel.show_chat(self.conversation.records)
 
@@ -292,17 +285,12 @@ class TurnQueue:
             if turn.record is not None and turn.record.turn_id == begun.turn_id:
                 turn.display = shown
 
-    def _save_chat(self) -> None:
-        """Store which branch is current, in a thread; a failure is the writer's to report."""
-        if self.services is None:
-            return
-        chats, chat = self.services.chats, self.conversation.named
-
-        def save() -> None:
+    async def _save_chat(self) -> None:
+        """Store which branch is current; a failure is the writer's to report."""
+        if self.services is not None:
+            chats, chat = self.services.chats, self.conversation.named
             with suppress(EtuiError):
-                chats.save(chat)
-
-        self._screen.run_worker(save, thread=True, group="head", exit_on_error=False)
+                await in_thread(lambda: chats.save(chat))
 
     async def _end_turn(self, view: TurnView, ended: TurnEnded) -> None:
         await view.close_stream()
@@ -323,51 +311,52 @@ class TurnQueue:
             self._screen.app.exit()
         self._start_next()
         self._look_up_spending()
+        self.on_ended()
 
     def _load_ahead(self) -> None:
         if self.services is not None and not self._warming:
             self._warming = True
             chat_id = self.conversation.chat.chat_id
-            self._run_in_thread(partial(self._warm_up, self.services, self.route, chat_id))
+            start(
+                self._screen, partial(self._warm_up, self.services, self.route, chat_id), "warm-up"
+            )
 
-    def _warm_up(self, backend: Services, route: Route, chat_id: str) -> None:
-        threads.warm_up(
-            backend,
-            route,
-            chat_id,
-            post=lambda fact: self._screen.post_message(WarmUpUpdated(fact)),
-            log_dir=self._config.log_dir,
-        )
-
-    def take_warm_up_fact(self, fact: WarmUpFact) -> None:
-        """Show how loading a model ahead proceeds; afterwards start the next question."""
-        match fact:
-            case WarmingUp(model=model):
+    async def _warm_up(self, services: Services, route: Route, chat_id: str) -> None:
+        """Load the likely model, then start the next question, and load what forecasts need."""
+        runner, model = services.runner, None
+        fix = f"ask again; the log files are in {self._config.log_dir}"
+        try:
+            model = await in_thread(lambda: runner.likely_model(route, chat_id), fix)
+            if model is not None:
                 if model not in self._panel.residents:
                     self._panel.show_loading(model)
-            case WarmedUp(loaded=loaded, what=what, fix=fix):
-                self._warming = False
+                loaded = await in_thread(lambda: runner.warm_up(route, chat_id), fix)
                 if loaded is not None:
                     self._panel.show_loaded(loaded)
-                if what:
-                    self._panel.show_no_model()
-                    notify_error(self._screen, what, fix)
-                self._start_next()
+        except EtuiError as error:
+            self._panel.show_no_model()
+            notify_error(self._screen, error.what, error.fix)
+        self._warming = False
+        self._start_next()
+        if model is not None:
+            # Forecast nothing: imports and vocabulary take 0.5 to 2.4 s the first time, and then
+            # make no key or attached file wait. The first forecast of a draft reports a fault.
+            with suppress(EtuiError):
+                await in_thread(lambda: runner.forecast(Query(_BLANK), route, ()))
+                await in_thread(lambda: runner.count_tokens(_BLANK, model))
 
     def _confirm(self, question: str) -> bool:
         """Ask the user from the turn's thread, which waits; leaving the app means no."""
         answer = self._confirming = SimpleQueue[bool]()
-        self._screen.post_message(BudgetConfirm(question, answer))
+        self._screen.call_later(self._ask_about_budget, question, answer)
         return answer.get()
 
-    def confirm_budget(self, request: BudgetConfirm) -> None:
+    def _ask_about_budget(self, question: str, answer: SimpleQueue[bool]) -> None:
         """Ask whether to exceed the budget; refuse while the app is leaving."""
         if self._leaving:
-            request.answer.put(False)
+            answer.put(False)
         else:
-            self._screen.app.push_screen(
-                ConfirmModal(request.question), lambda yes: request.answer.put(bool(yes))
-            )
+            self._screen.app.push_screen(ConfirmModal(question), lambda yes: answer.put(bool(yes)))
 
     def _look_up_spending(self) -> None:
         if self.services is not None:

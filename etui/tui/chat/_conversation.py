@@ -153,7 +153,6 @@ def continuation_route(record: TurnRecord, route: Route) -> Route:
     """Return the route to the arm, or else the model, that began an answer.
 
     Args:
-        record: The turn whose answer was cut off.
         route: The route of the next questions, whose policy is kept without an arm.
     """
     if record.policy is not None:

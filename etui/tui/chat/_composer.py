@@ -15,7 +15,6 @@ from textual.markup import escape
 from textual.screen import ModalScreen, Screen
 from textual.widgets import Footer, Input, OptionList, Static
 from textual.widgets.option_list import Option
-from textual.worker import Worker
 
 from etui import units
 from etui.config.config import Config
@@ -34,12 +33,12 @@ from etui.routing.text_measures import estimate_tokens
 from etui.runtime.forecast import Forecast
 from etui.runtime.routes import Route
 from etui.text import SEPARATOR, sanitize
-from etui.tui._work import notify_error
-from etui.tui.chat.conversation import Asking, Conversation
-from etui.tui.chat.draft import Draft, FileReader, Resolved, resolve
-from etui.tui.chat.prompt import Prompt
-from etui.tui.chat.prompt_menu import (
+from etui.tui._work import notify_error, start
+from etui.tui.chat._conversation import Asking, Conversation
+from etui.tui.chat._draft import Draft, FileReader, Resolved, resolve
+from etui.tui.chat._prompt import (
     MenuItem,
+    Prompt,
     SlashEntry,
     build_entries,
     find_near,
@@ -47,7 +46,7 @@ from etui.tui.chat.prompt_menu import (
     match_entries,
     rest_of,
 )
-from etui.tui.chat.turn_queue import TurnQueue
+from etui.tui.chat._turn_queue import TurnQueue
 from etui.tui.commands import list_commands
 from etui.tui.services import Services
 
@@ -74,12 +73,7 @@ class Outcome:
 
 
 class LiveForecast:
-    """Forecasts the newest draft, and shows the result.
-
-    Args:
-        screen: Runs the thread's coroutine.
-        show: Shows a line; empty for none.
-    """
+    """Forecasts the newest draft, and shows the result."""
 
     def __init__(self, screen: Screen[None], show: Callable[[str], object]) -> None:
         self._screen = screen
@@ -94,9 +88,7 @@ class LiveForecast:
         self._show("" if wanted is None else estimate_line(wanted.draft))
         if wanted is not None and not self._running:
             self._running = True
-            _worker: Worker[None] = self._screen.run_worker(
-                partial(self._run), group="forecast", exit_on_error=False
-            )
+            start(self._screen, self._run, "forecast")
 
     async def _run(self) -> None:
         done: Wanted | None = None
@@ -171,11 +163,7 @@ _PARTS: tuple[tuple[Part, str], ...] = (
 
 
 class PartModal(ModalScreen[Part | None]):
-    """Dialog for a text that is too long: its result is the part to send, None to send nothing.
-
-    Args:
-        what: What is too long, with both numbers.
-    """
+    """Dialog for a text that is too long: its result is the part to send, None to send nothing."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape", "leave", "Do not send", id="part.leave"),
@@ -255,13 +243,7 @@ _SURELY_SHORT_CHARACTERS = 2_000
 
 
 class Composer:
-    """Makes questions of what is typed.
-
-    Args:
-        screen: Runs threads and dialogs, and shows notices.
-        config: Names the folder of saved prompts.
-        prompt: Where the user types.
-    """
+    """Makes questions of what is typed."""
 
     def __init__(
         self, screen: Screen[None], config: Config, prompt: Prompt, queue: TurnQueue
@@ -324,7 +306,12 @@ class Composer:
         if found is None:
             menu.close()
         else:
-            self._run(partial(self._offer_paths, self._seen, found[1]), "paths", exclusive=True)
+            start(
+                self._screen,
+                partial(self._offer_paths, self._seen, found[1]),
+                "paths",
+                exclusive=True,
+            )
 
     def _offer_commands(self, text: str) -> None:
         if self._library is None:
@@ -365,7 +352,7 @@ class Composer:
         rest = rest_of(text) if entry.prompt is not None else ""
         prompt.clear_command()
         if entry.prompt is not None:
-            self._run(partial(self._use_prompt, entry.prompt, rest), "saved")
+            start(self._screen, partial(self._use_prompt, entry.prompt, rest), "saved")
         elif entry.run is not None:
             self._screen.app.call_later(entry.run)
 
@@ -410,7 +397,7 @@ class Composer:
         if plain and not self._sending.locked():
             await self._queue.ask(replace(asking, text=draft.text))
         else:
-            self._run(partial(self._send, draft, asking), "send")
+            start(self._screen, partial(self._send, draft, asking), "send")
 
     async def _send(self, draft: Draft, asking: Asking) -> None:
         async with self._sending:
@@ -479,23 +466,16 @@ class Composer:
         part = await self._screen.app.push_screen_wait(PartModal(what))
         if part is None:
             return None
-        count: Callable[[str], int] = partial(_count_for, services.runner.count_tokens, forecast)
+        runner, model, room = services.runner, forecast.model, forecast.room_tokens
         kept = await asyncio.to_thread(
-            fit_attachments, text, attachments, part, forecast.room_tokens, count
+            fit_attachments,
+            text,
+            attachments,
+            part,
+            room,
+            lambda piece: runner.count_tokens(piece, model),
         )
         return tuple(replace(each, exact=forecast.exact) for each in kept)
 
     def _put_back(self, draft: Draft, asking: Asking) -> None:
         self._prompt.put_back(replace(asking, text=join(draft.text, draft.pastes)))
-
-    def _run(self, job: Callable[[], object], group: str, *, exclusive: bool = False) -> None:
-        _worker: Worker[object] = self._screen.run_worker(
-            job,
-            group=group,
-            exclusive=exclusive,
-            exit_on_error=False,
-        )
-
-
-def _count_for(count: Callable[[str, str], int], forecast: Forecast, text: str) -> int:
-    return count(text, forecast.model)

@@ -7,40 +7,34 @@ from typing import ClassVar
 
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.containers import Vertical, VerticalScroll
+from textual.containers import Vertical
 from textual.message import Message
-from textual.screen import ModalScreen
 from textual.widgets import Input, Static
 
 from etui.text import sanitize
-from etui.tui.models.card_reader import Cards, ModelCard
-from etui.tui.models.text import curve_lines, fact_lines, model_texts, wrap_facts
-from etui.tui.widgets.columns import FittedTable, TableColumn, has_words
+from etui.tui.modals import PageModal
+from etui.tui.models._cards import Cards, ModelCard
+from etui.tui.models._text import curve_lines, fact_lines, model_texts, wrap_facts
 from etui.tui.widgets.key_footer import KeyFooter
+from etui.tui.widgets.tables import FittedTable, TableColumn, has_words
 
 _PLOT_HEIGHT = 10
-
 _LABEL = 10
 
 
-class ModelDetailsModal(ModalScreen[None]):
-    """Shows a model: its facts, every source of its file, and its curve.
-
-    Args:
-        cards: All models, and the free memory.
-        problem: What went wrong with a model, with its fix; shown first. Empty for nothing.
-    """
+class ModelDetailsModal(PageModal):
+    """Shows a model: its facts, every source of its file, and its curve."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape,q,enter", "leave", "Close", id="model.close", key_display="esc"),
-        Binding("j", "scroll(1)", "Down", id="model.down", show=False),
-        Binding("k", "scroll(-1)", "Up", id="model.up", show=False),
+        Binding("j", "move(1)", "Down", id="model.down", show=False),
+        Binding("k", "move(-1)", "Up", id="model.up", show=False),
         Binding("g", "jump(-1)", "Top", id="model.top", show=False),
         Binding("G", "jump(1)", "End", id="model.end", show=False),
     ]
 
     def __init__(self, card: ModelCard, cards: Cards, *, resident: bool, problem: str = "") -> None:
-        super().__init__()
+        super().__init__("model-page")
         self._problem = Static(sanitize(problem), markup=False, classes="problem")
         self._card = card
         self._cards = cards
@@ -48,7 +42,7 @@ class ModelDetailsModal(ModalScreen[None]):
         self._text = Static("", markup=False)
 
     def compose(self) -> ComposeResult:
-        with VerticalScroll(id="model-page"):
+        with self.page:
             yield self._problem
             yield self._text
         yield KeyFooter()
@@ -56,23 +50,10 @@ class ModelDetailsModal(ModalScreen[None]):
     def on_mount(self) -> None:
         """Focus the page, so that it can be scrolled."""
         self._problem.display = bool(self._problem.content)
-        self.query_one("#model-page").focus()
+        self.page.focus()
 
     def on_resize(self) -> None:
         self.call_after_refresh(self._draw)
-
-    def action_leave(self) -> None:
-        self.dismiss(None)
-
-    def action_scroll(self, rows: int) -> None:
-        self.query_one("#model-page").scroll_relative(y=rows, animate=False)
-
-    def action_jump(self, direction: int) -> None:
-        page = self.query_one("#model-page")
-        if direction < 0:
-            page.scroll_home(animate=False)
-        else:
-            page.scroll_end(animate=False)
 
     def _draw(self) -> None:
         width = self._text.size.width

@@ -1,0 +1,212 @@
+"""The text of a running turn in batches, and how a turn ends.
+
+A thread only posts facts: it never touches a widget and never waits for the screen, so that a slow
+terminal cannot lengthen a turn and falsify its joules.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+from etui.events import (
+    Answer,
+    Batch,
+    Finished,
+    Loaded,
+    Prefilled,
+    Prefilling,
+    Probe,
+    Thought,
+    ThreadsChanged,
+    TokenLogprob,
+    ToolCall,
+    Unloaded,
+    Verified,
+    Vote,
+)
+from etui.tui.pacing import USUAL, Pace
+from etui.turn.events import Decided, HopEnded, HopStarted, TurnEvent, TurnFinished
+
+LIVE_LINES = 16
+"""Most lines of a fence that is highlighted and laid out again with each new line."""
+
+
+CONTINUED = "+"
+"""Word in the first line of a fence that goes on with the one before it."""
+
+
+_FENCES = ("```", "~~~")
+
+
+class FenceTracker:
+    """Tracks whether a growing Markdown text ends inside a fenced code block."""
+
+    def __init__(self) -> None:
+        self._line = ""
+        self._opened_by: str | None = None
+
+    @property
+    def marker(self) -> str | None:
+        """Backticks or tildes that opened the current fence; None outside of a fence."""
+        return self._opened_by
+
+    @property
+    def inside(self) -> bool:
+        """Whether a fence is open at the end of the text so far."""
+        marker = _parse_fence_marker(self._line)
+        if self._opened_by is None:
+            return marker is not None
+        return not (marker and marker.startswith(self._opened_by))
+
+    def feed(self, text: str) -> None:
+        """Process the next piece of the text."""
+        *ended, self._line = (self._line + text).split("\n")
+        for line in ended:
+            marker = _parse_fence_marker(line)
+            if self._opened_by is None:
+                self._opened_by = marker
+            elif marker and marker.startswith(self._opened_by) and not line.strip().strip(marker):
+                self._opened_by = None
+
+
+class ShortFences:
+    """A growing text in which a long fence is closed and opened again every few lines.
+
+    Each append lays out the whole block that it belongs to, so a fence of a thousand lines would
+    cost more and more while it grows, and keys would wait for it. With short fences only the last
+    few lines are laid out again; those before them are blocks of their own.
+    """
+
+    def __init__(self, most_lines: int = LIVE_LINES) -> None:
+        self._most_lines = most_lines
+        self._tracker = FenceTracker()
+        self._line = ""
+        self._opener = ""
+        self._lines = 0
+
+    def feed(self, text: str) -> str:
+        """Return the next piece of the text, with the lines that close and reopen a fence."""
+        *ended, unended = text.split("\n")
+        out: list[str] = []
+        for end in ended:
+            out.append(f"{end}\n")
+            out.append(self._end_line(self._line + end))
+            self._line = ""
+        self._line += unended
+        return "".join([*out, unended])
+
+    def _end_line(self, line: str) -> str:
+        before = self._tracker.marker
+        self._tracker.feed(f"{line}\n")
+        marker = self._tracker.marker
+        if marker is None:
+            return ""
+        if before is None:
+            self._opener, self._lines = line, 0
+            return ""
+        self._lines += 1
+        if self._lines < self._most_lines:
+            return ""
+        self._lines = 0
+        indent = self._opener[: len(self._opener) - len(self._opener.lstrip(" "))]
+        return f"{indent}{marker}\n{self._opener} {CONTINUED}\n"
+
+
+def _parse_fence_marker(line: str) -> str | None:
+    """Return the backticks or tildes that begin a fence line; None for any other line."""
+    stripped = line.lstrip(" ")
+    if len(line) - len(stripped) > 3 or not stripped.startswith(_FENCES):
+        return None
+    return stripped[: len(stripped) - len(stripped.lstrip(stripped[0]))]
+
+
+@dataclass(frozen=True, slots=True)
+class TextBatch:
+    """Text decoded since the last batch; the thinking comes before the answer."""
+
+    thinking: str
+    answer: str
+    thinking_tokens: int
+    answer_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class TurnEnded:
+    """The last fact of every turn.
+
+    Attributes:
+        what, fix: The error that ended the turn; both empty without one.
+    """
+
+    what: str = ""
+    fix: str = ""
+    engine_lost: bool = False  # Whether the engine's process ended as well, and its models with it
+
+
+EngineFact = Loaded | Unloaded | Prefilling | Prefilled | Vote
+TurnFact = Decided | HopStarted | EngineFact | TextBatch | HopEnded | TurnFinished | TurnEnded
+
+
+def batch_events(
+    events: Iterable[TurnEvent],
+    clock_ns: Callable[[], int] = time.monotonic_ns,
+    pace: Callable[[], Pace] = lambda: USUAL,
+) -> Iterator[TurnFact]:
+    """Yield the events of a turn with their text in batches; no text is lost, however it ends.
+
+    Text is held for at most one more event: a token after a pause is shown at once.
+
+    Args:
+        pace: Returns how often the screen is drawn; called before each batch.
+    """
+    fence = FenceTracker()
+    thinking: list[str] = []
+    answer: list[str] = []
+    thinking_tokens = answer_tokens = 0
+    flushed_ns = clock_ns() - pace().flush_ns  # the first token is shown at once
+
+    def flush() -> Iterator[TextBatch]:
+        nonlocal thinking_tokens, answer_tokens, flushed_ns
+        if thinking or answer:
+            batch = TextBatch("".join(thinking), "".join(answer), thinking_tokens, answer_tokens)
+            thinking.clear()
+            answer.clear()
+            thinking_tokens = answer_tokens = 0
+            flushed_ns = clock_ns()
+            yield batch
+
+    try:
+        for event in events:
+            match event:
+                case Thought(text=text, tokens=tokens):
+                    if answer:  # the model thinks again: keep the order
+                        yield from flush()
+                    thinking.append(text)
+                    thinking_tokens += tokens
+                case Answer(text=text, tokens=tokens):
+                    answer.append(text)
+                    answer_tokens += tokens
+                    fence.feed(text)
+                case (
+                    Probe()
+                    | Batch()
+                    | ThreadsChanged()
+                    | Finished()
+                    | Verified()
+                    | TokenLogprob()
+                    | ToolCall()
+                ):
+                    continue
+                case _:
+                    yield from flush()
+                    yield event
+                    continue
+            wait_ns = pace().fence_flush_ns if fence.inside else pace().flush_ns
+            if clock_ns() - flushed_ns >= wait_ns:
+                yield from flush()
+    except Exception:  # show the text that came before the failure
+        yield from flush()
+        raise
+    yield from flush()

@@ -18,8 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from etui.config.config import Config
-    from etui.sweep.config import Goal
-    from etui.sweep.plan import SweepRequest
+    from etui.sweep.config import Goal, SweepConfig
     from etui.sweep.run import SweepOutcome
 
 
@@ -91,13 +90,14 @@ def build_goal(options: dict[str, Any]) -> Goal:
     return Goal(options["goal"], options["within"])
 
 
-def build_request(options: dict[str, Any]) -> SweepRequest:
-    """Build the request for a new sweep.
+def build_request(options: dict[str, Any]) -> SweepConfig:
+    """Build what is asked of a new sweep.
 
     Raises:
         UsageError: Options are missing, or have no effect.
     """
-    from etui.sweep.plan import SweepRequest
+    from etui.sweep.config import SweepConfig, SweepDesign
+    from etui.sweep.plan import parse_axes
 
     if options["suite"] is None:
         for name in ("data", "limit"):
@@ -115,32 +115,34 @@ def build_request(options: dict[str, Any]) -> SweepRequest:
     if options["model"] is not None and (options["policy"] or options["arm"]):
         raise UsageError("MODEL cannot be combined with --policy or --arm", "pass only one of them")
     data = options["data"]
-    given = {
-        name: options[option]
-        for name, option in (
-            ("blocks", "blocks"),
-            ("rounds", "rounds"),
-            ("window_s", "window"),
-            ("cool_down_s", "cool_down"),
-            ("cool_down_celsius", "cool_to"),
-        )
-        if options[option] is not None
-    }
-    return SweepRequest(
-        model=options["model"],
-        policy=options["policy"],
-        arm=options["arm"],
-        axes=options["axes"],
-        workload=options["workload"],
+
+    def given(**names: str) -> dict[str, Any]:
+        found = {name: options[option] for name, option in names.items()}
+        return {name: value for name, value in found.items() if value is not None}
+
+    design = SweepDesign(
         goal=build_goal(options),
-        suite=options["suite"],
-        data=None if data is None else Path(data).expanduser().absolute(),
-        limit=options["limit"],
-        cap=options["cap"],
-        halving=not options["no_halving"],
-        output_tokens=options["output_tokens"],
         seed=options["seed"],
-        **given,
+        halving=not options["no_halving"],
+        **given(race_rounds="rounds", confirm_blocks="blocks"),
+    )
+    return SweepConfig(
+        axes=parse_axes(options["axes"]),
+        design=design,
+        data=None if data is None else str(Path(data).expanduser().absolute()),
+        **given(
+            model="model",
+            policy="policy",
+            arm="arm",
+            workload="workload",
+            output_tokens="output_tokens",
+            window_s="window",
+            cool_down_s="cool_down",
+            cool_down_celsius="cool_to",
+            cap="cap",
+            suite="suite",
+            questions="limit",
+        ),
     )
 
 
@@ -368,7 +370,7 @@ def _measure(mode: str, options: dict[str, Any], config: Config) -> int:
             return print_plan(request, config, as_json=options["as_json"], as_line=options["jsonl"])
         cap = request.cap
         begin = partial(
-            SweepRunner.start, request=request, out=options["out"], fresh=options["fresh"]
+            SweepRunner.start, asked=request, out=options["out"], fresh=options["fresh"]
         )
     if cap == "user":
         open_question(jsonl=options["jsonl"])  # report now that there is no one to ask

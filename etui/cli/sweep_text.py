@@ -17,28 +17,27 @@ if TYPE_CHECKING:
     from etui.config.config import Config
     from etui.models.tuned import TunedSettings
     from etui.sweep.config import Goal, SweepConfig
-    from etui.sweep.plan import SweepRequest
     from etui.sweep.result import SweepResult
 
 _LEAST_WIDTH, _SENTENCE_WIDTH = 40, 100
 """Least width for a table, and most of a sentence, in cells of the terminal."""
 
 
-def print_plan(
-    request: SweepRequest, config: Config, *, as_json: bool, as_line: bool = False
-) -> int:
+def print_plan(asked: SweepConfig, config: Config, *, as_json: bool, as_line: bool = False) -> int:
     """Print the settings, the blocks and the expected time of a sweep, without measuring."""
     from etui.sweep.apply import describe_goal
     from etui.sweep.run import describe_plan
 
-    plan = describe_plan(request, config)
+    plan = describe_plan(asked, config)
     if as_json:
         print_json(plan)
         return ExitCode.DONE
     if as_line:
         print_event("plan", **plan)
         return ExitCode.DONE
-    click.echo(f"{plan['model']}, workload {plan['workload']}, goal {describe_goal(request.goal)}")
+    click.echo(
+        f"{plan['model']}, workload {plan['workload']}, goal {describe_goal(asked.design.goal)}"
+    )
     for number, key in enumerate(plan["settings"]):
         click.echo(f"  {key}{'  (in use)' if number == 0 else ''}")
     blocks = plan["blocks"]

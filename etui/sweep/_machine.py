@@ -59,7 +59,7 @@ class Baseline:
 
 
 def find_baseline(
-    model: str | None, policy: str | None, arm: str | None, config: Config, catalogue: Catalogue
+    model: str, policy: str | None, arm: str | None, config: Config, catalogue: Catalogue
 ) -> Baseline:
     """Find the model that a user names, or the first model of the arm that is on this machine.
 
@@ -73,7 +73,7 @@ def find_baseline(
         ModelUnavailable: None of the models is on this machine, or its file is damaged.
     """
     if arm is None:
-        name = catalogue_name(model or "", config, catalogue)
+        name = catalogue_name(model, config, catalogue)
         return Baseline(*find_model_file(Arm("direct", name), config, catalogue))
     chosen = policy or config.policy
     loaded = load_policy(chosen, config, catalogue.models)

@@ -35,7 +35,7 @@ from etui.runtime.host import read_battery
 from etui.sweep._machine import Configured
 from etui.sweep._work_timer import TimedWork, WorkCost, WorkTimer, compute_cost
 from etui.sweep.blocks import SettingFailed, Visit, VisitPower
-from etui.sweep.config import PLAIN_WORK, Setting, WorkShape
+from etui.sweep.config import COOL_DOWN_S, PLAIN_WORK, Setting, WorkShape
 from etui.sweep.workload import (
     AnswerScript,
     Job,
@@ -59,7 +59,6 @@ MOST_OTHERS = 0.05
 LEAST_COVERAGE = 0.98
 """Share of a visit that the meter has to have recorded."""
 LEAST_WINDOW_S, MOST_WINDOW_S = 1.0, 10.0
-COOL_DOWN_S = 0.5
 MOST_COOL_DOWN_S = 60.0
 """Longest wait for a temperature, seconds."""
 POINTS = 60

@@ -32,6 +32,8 @@ CapMode = Literal["user", "set"]
 
 Measure = Literal["joules", "time", "joules*time"]
 
+COOL_DOWN_S = 0.5
+
 
 @dataclass(frozen=True, slots=True)
 class Axis:
@@ -86,7 +88,7 @@ PLAIN_WORK = WorkShape()
 class SweepDesign:
     """What a sweep will measure."""
 
-    settings: tuple[Setting, ...]  # All settings, the baseline first; at least two
+    settings: tuple[Setting, ...] = ()  # All settings, the baseline first; at least two to measure
     goal: Goal = field(default_factory=Goal)
     seed: int = 0
     floor_blocks: int = 4  # Blocks of the baseline against itself, before the race
@@ -98,27 +100,33 @@ class SweepDesign:
 
 @dataclass(frozen=True, slots=True)
 class SweepConfig:
-    """All that is needed to resume, repeat and report a sweep: ``config.json`` of its folder."""
+    """All that is needed to resume, repeat and report a sweep: ``config.json`` of its folder.
 
-    id: str  # Name of the sweep, that of its folder unless `--out` names another
-    created: str  # Local time of the start, ISO 8601 with offset
-    model: str
-    model_sha256: str | None  # Hash of its file
-    policy: str | None  # None if a model was given, as for `arm`
-    arm: str | None
-    axes: tuple[Axis, ...]  # The axes that were asked for, or chosen by default
-    design: SweepDesign
-    workload: str  # `chat`, `code`, `long`, `letters`, `log`, or the path of a file
-    workload_sha256: str  # Hash of its texts
-    output_tokens: int
-    window_s: float  # Least seconds of a phase of a visit
-    cool_down_s: float  # Least seconds of idle time before a visit
-    cool_down_celsius: float | None  # Temperature to wait for before a visit, in addition
-    cap: CapMode | None  # Who sets power limits; None if the sweep has no such axis
-    suite: str | None  # Questions that accuracy is measured on; None without accuracy
-    questions: int  # Number of them; 0 without accuracy
-    channels: tuple[str, ...]  # Power channels that are summed
-    provenance: Mapping[str, Any]
+    What a user asks for is one too, with what is found on the machine left open.
+    """
+
+    id: str = ""  # Name of the sweep, that of its folder unless `--out` names another
+    created: str = ""  # Local time of the start, ISO 8601 with offset
+    model: str = ""  # Name of the model, or path of its file; empty takes that of the arm
+    model_sha256: str | None = None  # Hash of its file
+    policy: str | None = None  # A policy and its arm; None if a model was given
+    arm: str | None = None
+    axes: tuple[Axis, ...] = ()
+    """The axes that were asked for; none takes the default axes of this machine."""
+    design: SweepDesign = field(default_factory=SweepDesign)
+    workload: str = "chat"  # `chat`, `code`, `long`, `letters`, `log`, or the path of a file
+    workload_sha256: str = ""  # Hash of its texts
+    output_tokens: int = 0  # 0 takes the default of the workload
+    window_s: float = 0.0  # Least seconds of a phase of a visit; 0 leaves it to the meter
+    cool_down_s: float = COOL_DOWN_S  # Least seconds of idle time before a visit
+    cool_down_celsius: float | None = None
+    """Temperature to wait for before a visit, in addition."""
+    cap: CapMode | None = None  # Who sets power limits; None if the sweep has no such axis
+    suite: str | None = None
+    """Questions that accuracy is measured on (`sample`, `mmlu` or a CSV file); None without."""
+    questions: int = 0  # Most of them, where 0 takes the default; 0 without accuracy
+    channels: tuple[str, ...] = ()  # Power channels that are summed
+    provenance: Mapping[str, Any] = field(default_factory=dict)
     """Versions, machine and llama.cpp settings, as in a turn's settings."""
     data: str | None = None  # Folder or archive of the suite; None if it needs none
     suite_sha256: str | None = None  # Hash of the suite's files; None without accuracy

@@ -34,7 +34,7 @@ from etui.energy.energy_record import (
 )
 from etui.stats.tests import Interval
 from etui.sweep.blocks import Block, PhaseCost, Visit
-from etui.sweep.config import Axis, AxisName, SweepConfig, Value
+from etui.sweep.config import AxisName, SweepConfig, Value
 from etui.sweep.result import Difference, SettingResult, SweepResult, is_best_claimed
 from etui.sweep.verdict import floor_text, format_verdict
 from etui.text import SEPARATOR, one_line
@@ -156,11 +156,6 @@ def _when_dropped(one: SettingResult) -> tuple[int, str]:
     return (-1 if one.dropped_after is None else one.dropped_after, one.setting)
 
 
-def format_axis(axis: Axis) -> str:
-    """Format an axis as ``--axis`` takes it: ``threads=1,2``."""
-    return f"{axis.name}={','.join(map(str, axis.values))}"
-
-
 def build_command(config: SweepConfig) -> str:
     """Build the command line that repeats the sweep, quoted for a shell."""
     goal, design = config.design.goal, config.design
@@ -171,7 +166,7 @@ def build_command(config: SweepConfig) -> str:
     else:
         words.append(config.model)
     for axis in config.axes:
-        words += ["--axis", format_axis(axis)]
+        words += ["--axis", f"{axis.name}={','.join(map(str, axis.values))}"]
     words += ["--workload", config.workload]
     if config.output_tokens:  # the workload of letters has none
         words += ["--output-tokens", str(config.output_tokens)]

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from etui.errors import UsageError
-from etui.sweep._axes import build_grid, check_axes, choose_default_axes, parse_axes
+from etui.sweep._axes import build_grid, check_axes, choose_default_axes
+from etui.sweep._axes import parse_axes as parse_axes
 from etui.sweep._machine import Baseline, find_baseline, read_machine_facts
-from etui.sweep._measurer import COOL_DOWN_S, LEAST_WINDOW_S
-from etui.sweep.config import CapMode, Goal, SweepConfig, SweepDesign
-from etui.sweep.document import format_axis
+from etui.sweep._measurer import LEAST_WINDOW_S
+from etui.sweep.config import CapMode, SweepConfig
 from etui.sweep.workload import Workload, load_workload
 
 if TYPE_CHECKING:
@@ -28,33 +28,6 @@ if TYPE_CHECKING:
 QUESTIONS = 100
 """Questions of a suite, unless a user gives a number."""
 
-_DESIGN = SweepDesign(())
-
-
-@dataclass(frozen=True, slots=True)
-class SweepRequest:
-    """What a user asks for."""
-
-    model: str | None = None  # Name of the model, or path of its file; None takes that of the arm
-    policy: str | None = None  # A policy and its arm, instead of a model
-    arm: str | None = None
-    axes: tuple[str, ...] = ()
-    """Texts like ``threads=1,2``; none takes default axes of this machine."""
-    workload: str = "chat"  # Name of a workload, or path of a file
-    goal: Goal = field(default_factory=Goal)
-    suite: str | None = None  # `sample`, `mmlu` or a CSV file; None measures no accuracy
-    data: Path | None = None  # Folder or archive of the suite
-    limit: int | None = None  # Most questions of the suite
-    cap: CapMode | None = None  # Who sets power limits
-    blocks: int = _DESIGN.confirm_blocks
-    rounds: int = _DESIGN.race_rounds
-    halving: bool = True  # Whether settings are dropped that are worse beyond doubt
-    window_s: float | None = None  # Least seconds of a phase; None leaves it to the meter
-    cool_down_s: float = COOL_DOWN_S
-    cool_down_celsius: float | None = None
-    output_tokens: int | None = None
-    seed: int = 0
-
 
 @dataclass(frozen=True, slots=True)
 class SweepPlan:
@@ -68,7 +41,7 @@ class SweepPlan:
 
 
 def make_plan(
-    request: SweepRequest,
+    asked: SweepConfig,
     config: Config,
     catalogue: Catalogue,
     sweep_id: str,
@@ -78,6 +51,7 @@ def make_plan(
     """Plan a sweep: find the model, the settings, the texts and the questions.
 
     Args:
+        asked: What the user asks for, or the configuration of a sweep to resume.
         started: Its start, local time.
 
     Raises:
@@ -86,86 +60,48 @@ def make_plan(
         ModelUnavailable: The model is not on this machine.
         InvalidFile: The policy, the workload or the suite is not valid.
     """
-    baseline = find_baseline(request.model, request.policy, request.arm, config, catalogue)
-    asked = parse_axes(request.axes)
-    if asked:
-        _check_cap(asked, request.cap)
-    limits = _read_power_limits(config) if request.cap is not None else ()
+    baseline = find_baseline(asked.model, asked.policy, asked.arm, config, catalogue)
+    if asked.axes:
+        _check_cap(asked.axes, asked.cap)
+    limits = _read_power_limits(config) if asked.cap is not None else ()
     facts = read_machine_facts(config, baseline, catalogue, limits=limits)
-    axes = check_axes(asked or choose_default_axes(facts), facts)
-    _check_cap(axes, request.cap)
-    if request.cap == "set" and facts.power is not None and not facts.power.can_set:
+    axes = check_axes(asked.axes or choose_default_axes(facts), facts)
+    _check_cap(axes, asked.cap)
+    if asked.cap == "set" and facts.power is not None and not facts.power.can_set:
         raise UsageError(
             f"etui may not set the power limit of {', '.join(facts.power.labels)}",
             "run it as root, start zeusd and set ZEUSD_SOCK_PATH, or use --cap user",
         )
     grid = build_grid(axes, facts)
-    path = Path(request.workload).expanduser()
+    path = Path(asked.workload).expanduser()
     workload = load_workload(
         # An absolute path is found again from another folder.
-        str(path.absolute()) if path.is_file() else request.workload,
+        str(path.absolute()) if path.is_file() else asked.workload,
         config,
-        output_tokens=request.output_tokens,
+        output_tokens=asked.output_tokens or None,
         until=started,
     )
-    questions = _load_questions(request, config, say)
-    sweep = SweepConfig(
+    questions = _load_questions(asked, config, say)
+    sweep = replace(
+        asked,
         id=sweep_id,
         created=started.astimezone().isoformat(timespec="seconds"),
         model=baseline.spec.name,
         model_sha256=baseline.spec.sha256,
         policy=baseline.policy,
-        arm=request.arm,
         axes=axes,
-        design=SweepDesign(
-            settings=grid.settings,
-            goal=request.goal,
-            seed=request.seed,
-            race_rounds=request.rounds,
-            confirm_blocks=request.blocks,
-            halving=request.halving,
-        ),
+        design=replace(asked.design, settings=grid.settings),
         workload=workload.name,
         workload_sha256=workload.sha256,
         output_tokens=workload.output_tokens,
-        window_s=LEAST_WINDOW_S if request.window_s is None else request.window_s,
-        cool_down_s=request.cool_down_s,
-        cool_down_celsius=request.cool_down_celsius,
-        cap=request.cap,
-        suite=request.suite,
+        window_s=asked.window_s or LEAST_WINDOW_S,
         questions=0 if questions is None else questions.count,
         channels=(),
         provenance=_describe_conditions(config, axes, facts),
-        data=None if request.data is None else str(request.data),
         suite_sha256=None if questions is None else questions.sha256,
         notes=grid.notes,
     )
     return SweepPlan(sweep, baseline, facts, workload, questions)
-
-
-def restore_request(before: SweepConfig) -> SweepRequest:
-    """Build the request that a sweep was started with."""
-    design = before.design
-    return SweepRequest(
-        model=before.model if before.arm is None else None,
-        policy=before.policy,
-        arm=before.arm,
-        axes=tuple(format_axis(axis) for axis in before.axes),
-        workload=before.workload,
-        goal=design.goal,
-        suite=before.suite,
-        data=None if before.data is None else Path(before.data),
-        limit=before.questions or None,
-        cap=before.cap,
-        blocks=design.confirm_blocks,
-        rounds=design.race_rounds,
-        halving=design.halving,
-        window_s=before.window_s,
-        cool_down_s=before.cool_down_s,
-        cool_down_celsius=before.cool_down_celsius,
-        output_tokens=before.output_tokens or None,
-        seed=design.seed,
-    )
 
 
 def _check_cap(axes: Sequence[Axis], cap: CapMode | None) -> None:
@@ -210,14 +146,15 @@ def _read_power_limits(config: Config) -> Sequence[PowerLimit]:
 
 
 def _load_questions(
-    request: SweepRequest, config: Config, say: Callable[[str], None]
+    asked: SweepConfig, config: Config, say: Callable[[str], None]
 ) -> QuestionSet | None:
-    if request.suite is None:
+    if asked.suite is None:
         return None
     from etui.datasets.suites import load_suite
     from etui.sweep._accuracy import draw_questions
 
-    suite = load_suite(request.suite, "test", request.data, config, say)
+    data = None if asked.data is None else Path(asked.data)
+    suite = load_suite(asked.suite, "test", data, config, say)
     if suite.grading != "letter":
         raise UsageError(
             f"a sweep compares the letters of options, and the answers of {suite.name} are numbers",
@@ -225,4 +162,4 @@ def _load_questions(
         )
     if suite.notice:
         say(suite.notice)
-    return draw_questions(suite, request.seed, request.limit or QUESTIONS)
+    return draw_questions(suite, asked.design.seed, asked.questions or QUESTIONS)

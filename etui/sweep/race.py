@@ -24,7 +24,7 @@ from functools import partial, reduce
 from itertools import takewhile
 
 from etui.errors import EtuiError
-from etui.measure.run import ATTEMPTS, WAIT_S, Disturbed, measure_undisturbed
+from etui.measure.run import WAIT_S, Disturbed, measure_undisturbed
 from etui.sweep._elimination import (
     FINALISTS,
     MISTAKE,
@@ -405,7 +405,6 @@ def measure_blocks(
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], object] = time.sleep,
     on_visit: OnVisit = lambda plan, at, visit: None,
-    attempts: int = ATTEMPTS,
     wait_s: float = WAIT_S,
 ) -> Iterator[Block]:
     """Measure the blocks that are missing, and yield each when it is complete.
@@ -432,7 +431,6 @@ def measure_blocks(
         failures: dict[str, Failure] = {}
         visits, repeated = measure_undisturbed(
             partial(_visit_all, plan, settings, progress.baseline, measurer, failures, on_visit),
-            attempts=attempts,
             wait_s=wait_s,
             sleep=sleep,
         )

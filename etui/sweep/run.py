@@ -53,7 +53,7 @@ from etui.sweep.folder import (
     read_sweep,
     sweeps_dir,
 )
-from etui.sweep.plan import SweepPlan, SweepRequest, make_plan, restore_request
+from etui.sweep.plan import SweepPlan, make_plan
 from etui.sweep.race import (
     count_blocks_left,
     estimate_full_grid_seconds,
@@ -184,11 +184,12 @@ class SweepRunner:
         self._now = now
 
     def start(
-        self, request: SweepRequest, out: Path | None = None, *, fresh: bool = False
+        self, asked: SweepConfig, out: Path | None = None, *, fresh: bool = False
     ) -> SweepOutcome:
         """Start a sweep, or resume the unfinished one that asks for the same.
 
         Args:
+            asked: What is asked for, as :func:`make_plan` takes it.
             out: Its folder; None creates one in the folder of all sweeps.
             fresh: Whether to start over instead.
 
@@ -198,14 +199,13 @@ class SweepRunner:
         if out is not None and (fresh or not (out / CONFIG).is_file()):
             check_new(out, SWEEP)  # report an error before anything is opened
         started = self._now()
-        plan = self._plan(
-            request, new_sweep_id(request.model or request.arm or "", started), started
-        )
+        sweep_id = new_sweep_id(asked.model or asked.arm or "", started)
+        plan = self._plan(asked, sweep_id, started)
         with self._open_workbench() as bench:
-            window_s = bench.window_s if request.window_s is None else request.window_s
+            window_s = asked.window_s or bench.window_s
             channels = tuple(bench.channels)
             config = replace(plan.config, channels=channels, window_s=window_s)
-            if not channels and request.goal.measure != "time":
+            if not channels and asked.design.goal.measure != "time":
                 raise EtuiError(
                     "nothing can be measured on this machine",
                     "see `etui doctor`, or compare the time alone: --goal time",
@@ -233,9 +233,7 @@ class SweepRunner:
         folder, recorded = SweepFolder.resume(place)
         with folder:
             before = recorded.config
-            plan = self._plan(
-                restore_request(before), before.id, datetime.fromisoformat(before.created)
-            )
+            plan = self._plan(before, before.id, datetime.fromisoformat(before.created))
             refuse_changes(before, replace(plan.config, channels=tuple(bench.channels)))
             if plan_next(follow(before.design, recorded.blocks)) is not None:
                 bench.check_idle()
@@ -247,12 +245,12 @@ class SweepRunner:
         with bench.open_instruments(plan, recorded.config, folder.path) as instruments:
             return SweepRun(folder, recorded, instruments, self._watch, self._log).measure()
 
-    def _plan(self, request: SweepRequest, sweep_id: str, started: datetime) -> SweepPlan:
+    def _plan(self, asked: SweepConfig, sweep_id: str, started: datetime) -> SweepPlan:
         def say(text: str) -> None:
             self._watch(_note(text))
 
         catalogue = load_catalogue(self._config)
-        return make_plan(request, self._config, catalogue, sweep_id, started, say)
+        return make_plan(asked, self._config, catalogue, sweep_id, started, say)
 
     def _find_unfinished(self, config: SweepConfig, out: Path | None) -> Path | None:
         """Find the newest unfinished sweep that asks for the same."""
@@ -637,13 +635,13 @@ def refuse_changes(before: SweepConfig, now: SweepConfig) -> None:
         )
 
 
-def describe_plan(request: SweepRequest, config: Config) -> dict[str, Any]:
+def describe_plan(asked: SweepConfig, config: Config) -> dict[str, Any]:
     """Plan a sweep and describe it as a document, without measuring anything.
 
     Raises:
         EtuiError: As :func:`make_plan`.
     """
-    plan = make_plan(request, config, load_catalogue(config), "", datetime.now())
+    plan = make_plan(asked, config, load_catalogue(config), "", datetime.now())
     sweep, design = plan.config, plan.config.design
     visit = guess_visit_seconds(sweep.window_s, sweep.cool_down_s)
     full = estimate_full_grid_seconds(design, (), visit)

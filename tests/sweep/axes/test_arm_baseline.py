@@ -54,7 +54,7 @@ def catalogue(config: Config) -> Catalogue:
 def test_an_arm_gives_its_model_its_speculation_and_its_work(
     config: Config, catalogue: Catalogue, arm: str, speculate: str, shape: WorkShape
 ) -> None:
-    found = find_baseline(None, "mine", arm, config, catalogue)
+    found = find_baseline("", "mine", arm, config, catalogue)
     assert (found.policy, found.spec.name) == ("mine", "small")
     assert found.path == config.home / "small.gguf"
     assert found.spec.speculate == speculate
@@ -65,21 +65,21 @@ def test_an_arm_gives_its_model_its_speculation_and_its_work(
 
 def test_an_unknown_arm_or_policy_offers_the_nearest(config: Config, catalogue: Catalogue) -> None:
     with pytest.raises(UsageError, match="no arm 'quik', did you mean 'quick'"):
-        find_baseline(None, "mine", "quik", config, catalogue)
+        find_baseline("", "mine", "quik", config, catalogue)
     with pytest.raises(UsageError, match="unknown policy 'mime'"):
-        find_baseline(None, "mime", "quick", config, catalogue)
+        find_baseline("", "mime", "quick", config, catalogue)
 
 
 def test_an_arm_without_a_model_here_says_what_to_pull(
     config: Config, catalogue: Catalogue
 ) -> None:
     with pytest.raises(ModelUnavailable) as caught:
-        find_baseline(None, "mine", "big", config, catalogue)
+        find_baseline("", "mine", "big", config, catalogue)
     assert "etui models pull large" in caught.value.fix
 
 
 def test_the_work_of_an_arm_limits_its_axes(config: Config, catalogue: Catalogue) -> None:
-    found = find_baseline(None, "mine", "votes", config, catalogue)
+    found = find_baseline("", "mine", "votes", config, catalogue)
     facts = read_machine_facts(config, found, catalogue, gpus=[])
     with pytest.raises(UsageError, match="votes are never speculated"):
         check_axes(parse_axes(["speculate=off,lookup"]), facts)

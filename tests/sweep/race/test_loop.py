@@ -7,9 +7,10 @@ from dataclasses import dataclass, field, replace
 import pytest
 
 from etui.errors import EtuiError, Stopped
+from etui.measure.run import ATTEMPTS
 from etui.sweep.blocks import Failure
 from etui.sweep.config import Setting, SweepDesign
-from etui.sweep.race import ATTEMPTS, measure_blocks
+from etui.sweep.race import measure_blocks
 from tests.support.sweep_rig import QUIET, SimulatedMachine, SimulatedRig, TrueCost
 from tests.sweep.measured import next_block
 

@@ -7,22 +7,33 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from etui.config.config import Config
 from etui.energy.power_limits.limit import LimitFiles
 from etui.errors import EtuiError, InvalidFile, ModelUnavailable, Stopped, UsageError
-from etui.sweep.config import Goal, Setting
+from etui.sweep._axes import parse_axes
+from etui.sweep.config import Goal, Setting, SweepConfig, SweepDesign
 from etui.sweep.folder import SweepFolder, list_sweeps, read_sweep
-from etui.sweep.plan import SweepRequest
 from etui.sweep.run import SweepRunner, analyse_folder, describe_plan
 from tests.contract.tiny_model import write_tiny_model
 from tests.support.power_limits import write_package
 from tests.sweep.fakes import Audience, FakeWorkbench, Log
 
+GOAL = Goal()
 BATCHES = ("batch_tokens=64,128,256,512",)
-ASKED = SweepRequest(model="tiny", axes=BATCHES, blocks=4, rounds=2)
+
+
+def ask(
+    axes: tuple[str, ...] = BATCHES, *, seed: int = 0, goal: Goal = GOAL, **fields: Any
+) -> SweepConfig:
+    design = SweepDesign(goal=goal, seed=seed, race_rounds=2, confirm_blocks=4)
+    return SweepConfig(axes=parse_axes(axes), design=design, **{"model": "tiny", **fields})
+
+
+ASKED = ask()
 
 
 def price(setting: Setting) -> float:
@@ -93,7 +104,7 @@ def test_the_same_command_resumes_and_another_one_does_not(machine: Machine) -> 
     first = machine.runner.start(ASKED)
     assert first.why_stopped == "stopped"
     machine.bench.before = lambda number: None
-    other = machine.runner.start(replace(ASKED, seed=1))
+    other = machine.runner.start(ask(seed=1))
     assert other.folder != first.folder
     again = machine.runner.start(ASKED)
     assert again.folder == first.folder
@@ -112,7 +123,7 @@ def test_fresh_starts_over(machine: Machine) -> None:
 
 def test_resume_goes_on_by_its_folder(machine: Machine, tmp_path: Path) -> None:
     machine.bench.before = interrupt_at(10)
-    asked = replace(ASKED, goal=Goal("joules", 50.0), output_tokens=8, cool_down_celsius=60.0)
+    asked = ask(goal=Goal("joules", 50.0), output_tokens=8, cool_down_celsius=60.0)
     first = machine.runner.start(asked, tmp_path / "mine")
     machine.bench.before = lambda number: None
     assert first.folder == tmp_path / "mine"
@@ -129,7 +140,7 @@ def test_out_resumes_its_own_sweep_and_refuses_another(machine: Machine, tmp_pat
     machine.runner.start(ASKED, place)
     machine.bench.before = lambda number: None
     with pytest.raises(UsageError, match="contains another sweep"):
-        machine.runner.start(replace(ASKED, seed=7), place)
+        machine.runner.start(ask(seed=7), place)
     assert machine.runner.start(ASKED, place).result.is_complete
     with pytest.raises(UsageError, match="already contains a sweep"):
         machine.runner.start(ASKED, place, fresh=True)
@@ -207,7 +218,7 @@ def test_a_machine_without_a_meter_compares_the_time_alone(machine: Machine) -> 
     with pytest.raises(EtuiError, match="nothing can be measured") as refused:
         machine.runner.start(ASKED)
     assert "--goal time" in refused.value.fix
-    assert machine.runner.start(replace(ASKED, goal=Goal("time"))).result.is_complete
+    assert machine.runner.start(ask(goal=Goal("time"))).result.is_complete
 
 
 def test_a_folder_that_was_edited_is_not_resumed(machine: Machine) -> None:
@@ -222,21 +233,19 @@ def test_a_folder_that_was_edited_is_not_resumed(machine: Machine) -> None:
 @pytest.mark.parametrize(
     ("asked", "error", "said"),
     [
-        (replace(ASKED, model="tyni"), UsageError, "no model is called 'tyni'"),
-        (replace(ASKED, model="smollm2-135m"), ModelUnavailable, "is not on this machine"),
-        (replace(ASKED, axes=("thread=1,2",)), UsageError, "did you mean 'threads'?"),
-        (replace(ASKED, axes=("kv_type=f16,q3_0",)), UsageError, "q3_0"),
-        (replace(ASKED, axes=("kv_type=f16",)), UsageError, "only one combination"),
-        (replace(ASKED, axes=("power_limit=100,200",)), UsageError, "power_limit"),
-        (replace(ASKED, cap="user"), UsageError, "--cap user has no effect"),
-        (replace(ASKED, workload="chit-chat"), UsageError, "no workload 'chit-chat'"),
-        (replace(ASKED, suite="smaple"), UsageError, "unknown suite"),
-        (replace(ASKED, model=None, arm="qick"), UsageError, "no arm 'qick'"),
-        (replace(ASKED, model=None, policy="blanced", arm="quick"), UsageError, "blanced"),
+        (ask(model="tyni"), UsageError, "no model is called 'tyni'"),
+        (ask(model="smollm2-135m"), ModelUnavailable, "is not on this machine"),
+        (ask(axes=("kv_type=f16",)), UsageError, "only one combination"),
+        (ask(axes=("power_limit=100,200",)), UsageError, "power_limit"),
+        (ask(cap="user"), UsageError, "--cap user has no effect"),
+        (ask(workload="chit-chat"), UsageError, "no workload 'chit-chat'"),
+        (ask(suite="smaple"), UsageError, "unknown suite"),
+        (ask(model="", arm="qick"), UsageError, "no arm 'qick'"),
+        (ask(model="", policy="blanced", arm="quick"), UsageError, "blanced"),
     ],
 )
 def test_bad_input_is_refused_before_the_machine_is_opened(
-    machine: Machine, asked: SweepRequest, error: type[EtuiError], said: str
+    machine: Machine, asked: SweepConfig, error: type[EtuiError], said: str
 ) -> None:
     machine.bench.busy = lambda: pytest.fail("the machine was opened")
     with pytest.raises(error) as refused:
@@ -252,7 +261,7 @@ def test_questions_without_options_are_refused_before_the_machine_is_opened(
     path.write_text('{"question": "1 + 1?", "answer": 2}\n')
     machine.bench.busy = lambda: pytest.fail("the machine was opened")
     with pytest.raises(UsageError, match="the answers of sums are numbers"):
-        machine.runner.start(replace(ASKED, suite=str(path)))
+        machine.runner.start(ask(suite=str(path)))
 
 
 def test_power_limits_are_checked_before_the_machine_is_opened(
@@ -260,26 +269,26 @@ def test_power_limits_are_checked_before_the_machine_is_opened(
 ) -> None:
     write_package(machine.config.sysfs_dir, long_watts=65.0, max_watts=125.0)
     machine.bench.busy = lambda: pytest.fail("the machine was opened")
-    asked = replace(ASKED, axes=("power_limit=40,9000",), cap="set")
+    asked = ask(axes=("power_limit=40,9000",), cap="set")
     with pytest.raises(UsageError, match=r"9,?000"):
         machine.runner.start(asked)
     monkeypatch.setattr(LimitFiles, "can_write", lambda self, path: False)
     with pytest.raises(UsageError, match="etui may not set the power limit of") as refused:
-        machine.runner.start(replace(asked, axes=("power_limit=40,50",)))
+        machine.runner.start(ask(axes=("power_limit=40,50",), cap="set"))
     assert "--cap user" in refused.value.fix
 
 
 def test_power_limits_are_an_axis(machine: Machine) -> None:
     write_package(machine.config.sysfs_dir, long_watts=65.0, max_watts=125.0)
     machine.bench.price = lambda setting: float(setting.get("power_limit") or 0)
-    outcome = machine.runner.start(replace(ASKED, axes=("power_limit=40,50",), cap="set"))
+    outcome = machine.runner.start(ask(axes=("power_limit=40,50",), cap="set"))
     assert outcome.result.baseline == "power_limit=65"
     assert outcome.result.best == "power_limit=40"
     assert read_sweep(outcome.folder).config.cap == "set"
 
 
 def test_a_cut_in_the_accuracy_is_resumed(machine: Machine, tmp_path: Path) -> None:
-    asked = replace(ASKED, suite="sample", limit=6)
+    asked = ask(suite="sample", questions=6)
     whole = machine.runner.start(asked)
     best = next(one for one in whole.result.settings if one.setting == whole.result.best)
     assert best.accuracy is not None
@@ -296,7 +305,7 @@ def test_a_cut_in_the_accuracy_is_resumed(machine: Machine, tmp_path: Path) -> N
 
 
 def test_a_plan_is_described_without_measuring(machine: Machine) -> None:
-    plan = describe_plan(replace(ASKED, limit=5, suite="sample"), machine.config)
+    plan = describe_plan(ask(questions=5, suite="sample"), machine.config)
     assert plan["model"] == "tiny"
     assert set(plan["settings"]) == {f"batch_tokens={n}" for n in (64, 128, 256, 512)}
     assert plan["blocks"] == {"floor": 4, "race": 4, "confirm": 4}

@@ -1,7 +1,7 @@
 """An engine process whose answers follow the words of the question, without llama.cpp.
 
-``count N`` decodes N tokens, ``hang`` waits for its cancellation or a spent budget, ``die`` ends the process
-in the middle, ``fail`` raises. Each token is a shared batch of all answers that run.
+``count N`` decodes N tokens, ``hang`` waits for its cancellation or a spent budget, ``die`` ends
+the process in the middle, ``fail`` raises. Each token is a shared batch of all answers that run.
 """
 
 from __future__ import annotations

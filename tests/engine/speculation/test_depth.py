@@ -9,7 +9,6 @@ import pytest
 
 from etui.arm import Speculate
 from etui.engine.speculation.batch_cost import CPU_CURVE, GPU_CURVE, BatchCost
-from etui.engine.speculation.verify import Verification
 from etui.engine.speculation.speculator import (
     MARGIN,
     Acceptance,
@@ -18,6 +17,7 @@ from etui.engine.speculation.speculator import (
     Speculator,
     choose_depth,
 )
+from etui.engine.speculation.verify import Verification
 
 CPU = BatchCost(CPU_CURVE, learns=False)
 GPU = BatchCost(GPU_CURVE, learns=False)

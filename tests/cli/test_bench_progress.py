@@ -11,7 +11,7 @@ from etui.bench.progress import RunProgress, RunTally, format_accuracy
 from etui.cli.progress import open_watch
 from etui.measure.progress import Progress
 from tests.bench import synthetic
-from tests.bench.store.test_run_folder import sample
+from tests.bench.test_folder import sample
 
 
 def test_the_line_tells_rate_rest_accuracy_and_joules():

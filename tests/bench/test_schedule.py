@@ -8,19 +8,126 @@ from functools import cache
 from itertools import pairwise
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from etui.arm import Arm
-from etui.bench.config import BenchPolicy
+from etui.bench.config import BenchPart, BenchPolicy, cut_subjects, list_part, parse_run_config
 from etui.bench.difficulty import format_difficulty
 from etui.bench.formats import FORMATS
 from etui.bench.plan import PrecisionRequest, RunPlan, add_precision
 from etui.bench.run import SampleWriter, answer_all, collect_done_rows
-from etui.bench.schedule import PrecisionSchedule, open_precision
-from etui.datasets.questions import Question, Suite, draw
+from etui.bench.schedule import (
+    PrecisionSchedule,
+    choose_first_look,
+    choose_next_look,
+    open_precision,
+)
+from etui.datasets.questions import Question, Suite, draw, order_balanced
 from etui.errors import Stopped
 from etui.measure.run import RunLimits, StopRequested
 from tests.bench import synthetic
-from tests.bench.run.test_loop import Meter, One
+from tests.bench.test_run import Meter, One
+
+PART_SIZES = st.dictionaries(
+    st.sampled_from("abcdefgh"), st.integers(min_value=1, max_value=90), min_size=1
+)
+
+
+@given(PART_SIZES, st.integers(2, 7), st.sampled_from(["subjects", "balanced"]), st.integers(0, 3))
+def test_every_question_is_in_one_part(sizes, count, order, seed):
+    total = sum(sizes.values())
+    parts = [list_part(sizes, order, None, seed, BenchPart(at, count)) for at in range(count)]
+    every = [(name, i) for part in parts for name, indices in part.items() for i in indices]
+    assert sorted(every) == sorted((name, i) for name, size in sizes.items() for i in range(size))
+    counts = [sum(map(len, part.values())) for part in parts]
+    if total >= count:
+        assert min(counts) > 0
+        # the longest job of a list by longest processing time is at most an even share
+        assert max(counts) <= 2 * max(1, total // count)
+
+
+@given(PART_SIZES, st.integers(2, 7))
+def test_a_subject_that_fits_into_a_part_stays_whole(sizes, count):
+    even = sum(sizes.values()) // count
+    for index in range(count):
+        for cut in cut_subjects(sizes, BenchPart(index, count)):
+            if sizes[cut.subject] <= even:
+                assert (cut.start, cut.stop) == (0, sizes[cut.subject])
+
+
+def test_the_parts_of_mmlu_are_even():
+    # the sizes of MMLU's test split, largest first
+    sizes = [1534, 895, 783, 612, 545, 498, 433, 396, 390, 346, 324, 311, 310, 306, 282, 272, 270]
+    sizes += [265, 265, 245, 245, 238, 237, 237, 235, 234, 223, 216, 204, 204, 201, 198, 193, 173]
+    sizes += [173, 171, 166, 163, 152, 152, 151, 145, 144, 135, 131, 126, 114, 112, 112, 110, 108]
+    sizes += [103, 102, 100, 100, 100, 100, 100, 100, 100, 100]
+    named = {f"s{at}": size for at, size in enumerate(sizes)}
+    for count in (2, 4, 8):
+        counts = [
+            sum(cut.stop - cut.start for cut in cut_subjects(named, BenchPart(at, count)))
+            for at in range(count)
+        ]
+        assert max(counts) - min(counts) <= 0.01 * sum(sizes)
+
+
+def test_a_part_counts_its_own_questions_and_belongs_to_the_plan():
+    whole = synthetic.config()
+    parts = [replace(whole, part=BenchPart(at, 4)) for at in range(4)]
+    assert sum(part.questions for part in parts) == whole.questions
+    assert {part.plan_sha256 for part in parts} == {whole.plan_sha256}
+    assert len({part.sha256 for part in (whole, *parts)}) == 5
+    assert parse_run_config(parts[1].to_json()).part == BenchPart(1, 4)
+    for part in parts:
+        assert sum(part.asked.values()) == part.questions
+
+
+@pytest.mark.parametrize("order", ["subjects", "balanced"])
+def test_the_whole_plan_is_listed_as_it_is(order):
+    assert list_part({"b": 2, "a": 1}, order, None, 0, None) == {"b": (0, 1), "a": (0,)}
+
+
+LOOK_SIZES = st.dictionaries(st.sampled_from("abcdef"), st.integers(1, 900), min_size=1)
+
+
+@given(LOOK_SIZES, st.floats(0.005, 0.4))
+def test_the_first_look_is_within_the_questions(sizes, half_width):
+    total = sum(sizes.values())
+    first = choose_first_look(sizes, half_width)
+    assert min(30, total) <= first <= total
+
+
+def test_the_first_block_has_every_subject_where_that_is_affordable():
+    sizes = {f"s{at}": 100 + 23 * at for at in range(57)}
+    first = choose_first_look(sizes, 0.03)
+    for seed in range(5):
+        seen = {subject for subject, _ in order_balanced(sizes, seed)[:first]}
+        assert len(seen) == 57
+    tiny = {**sizes, "tiny": 1}
+    assert choose_first_look(tiny, 0.03) < 200  # one of 40,000: not worth asking for
+
+
+@given(
+    st.integers(1, 5000),
+    st.integers(1, 9000),
+    st.floats(0, 1),
+    st.integers(1, 9000),
+    st.one_of(st.none(), st.integers(1, 50)),
+)
+def test_the_next_look_is_further_and_within_the_questions(asked, needed, error, more, step):
+    total = asked + more
+    found = choose_next_look(asked, needed, error, total, step)
+    assert asked < found <= total
+    if step is None and needed > asked + 8:
+        assert found <= max(needed * 1.02 + 1, asked + 8)
+
+
+def test_the_second_block_ends_short_of_an_uncertain_prediction():
+    assert choose_next_look(141, 1000, 0.02, 14_000, None) == 920
+    assert choose_next_look(141, 1000, 0.3, 14_000, None) == 700
+    assert choose_next_look(920, 1000, 0.02, 14_000, None) == 1002
+    assert choose_next_look(920, 900, 0.02, 14_000, None) == 928
+
 
 SIZES = {"algebra": 500, "history": 300, "law": 700, "tiny": 3}
 TOTAL = sum(SIZES.values())

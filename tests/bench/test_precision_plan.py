@@ -15,7 +15,7 @@ from etui.bench.plan import (
     restore_difficulty,
 )
 from etui.errors import InvalidFile, UsageError
-from tests.bench.run.test_precision_schedule import make_config, make_plan, suite
+from tests.bench.test_schedule import make_config, make_plan, suite
 
 
 def write_table(path, data=None, sources=(), keys=(("law", 0), ("law", 1))):

@@ -25,14 +25,14 @@ from etui.bench.scoring import Scored
 from etui.bench.tokens import PromptEnding, TokenizedPrompt
 from etui.datasets.question_files import read_questions
 from etui.datasets.questions import ALL_LETTERS, Question
-from tests.bench.prompts import lm_eval_tasks as theirs
+from tests.bench import lm_eval_tasks as theirs
 from tests.fixtures.questions import gsm8k, mmlu
 
 __all__ = ["gsm8k", "mmlu"]
 
 COUNT = 100
 SUBJECTS = ("abstract_algebra", "high_school_physics", "us_foreign_policy", "professional_law")
-ANSWERS = Path(__file__).parents[2] / "fixtures" / "lm_eval_answers.jsonl"
+ANSWERS = Path(__file__).parents[1] / "fixtures" / "lm_eval_answers.jsonl"
 WORDS = ("iron", "the Sun", "cell walls", "9.8 m/s", "a colder", "None", "éther", "both 1 and 2")
 
 

@@ -45,12 +45,7 @@ _MOST_CLOCKS = 16
 
 
 class DeviceReader:
-    """Reads the state of the devices of a recorder.
-
-    Args:
-        recorder: Its channels, and its watches on the GPUs and CPUs.
-        cpu_times: Times of every logical CPU; None asks the system.
-    """
+    """Reads the state of the devices of a recorder."""
 
     def __init__(
         self,
@@ -188,8 +183,7 @@ class DeviceReader:
 def read_gpu(sysfs_dir: Path, scope: str) -> DeviceVitals:
     """Read the state of a GPU from its driver's files (amdgpu; i915 and xe give fewer).
 
-    Args:
-        scope: ``gpu:`` with the PCI address, or with the name of its hwmon folder.
+    The scope is ``gpu:`` with the PCI address, or with the name of its hwmon folder.
     """
     name = scope.partition(":")[2]
     device = sysfs_dir / "bus" / "pci" / "devices" / name
@@ -316,11 +310,7 @@ class Heat:
 
 
 class HeatSensors:
-    """The temperature sensors and throttle counters of this machine.
-
-    Args:
-        nvml: The NVIDIA GPUs that are measured; None without any.
-    """
+    """The temperature sensors and throttle counters of this machine, and of NVIDIA GPUs."""
 
     def __init__(self, sysfs_dir: Path, nvml: NvmlSource | None = None) -> None:
         self._nvml = nvml

@@ -34,11 +34,7 @@ class FoundSources:
 
 
 def find_sources(config: Config, clock: Callable[[], int] = time.monotonic_ns) -> FoundSources:
-    """Open every source; the caller closes them.
-
-    Args:
-        config: Root of sysfs, and whether to estimate.
-    """
+    """Open every source; the caller closes them."""
     nvml = NvmlSource(clock)
     rapl = RaplSource(config.sysfs_dir, clock)
     amdsmi = AmdSmiSource(config.sysfs_dir, clock)

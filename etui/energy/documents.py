@@ -93,9 +93,7 @@ def energy_document(
 ) -> dict[str, Any]:
     """Return an energy as the ``energy`` object of ``etui ask --json``.
 
-    Args:
-        energy: Energy of an interval or of a turn.
-        of_turn: The keys that only a turn has; they follow the watts.
+    The keys that only a turn has follow the watts.
     """
     channels = energy.channels
     return {
@@ -299,11 +297,7 @@ class PowerCollector:
 
 
 def build_registry(recorder: Recorder) -> CollectorRegistry:
-    """Build a registry that holds only the recorder's metrics.
-
-    Raises:
-        EtuiError: prometheus-client is not installed.
-    """
+    """Build a registry of the recorder's metrics alone; EtuiError without prometheus-client."""
     try:
         from prometheus_client import CollectorRegistry
     except ImportError as error:
@@ -316,11 +310,7 @@ def build_registry(recorder: Recorder) -> CollectorRegistry:
 
 
 def format_metrics(recorder: Recorder) -> str:
-    """Return the metrics in Prometheus' text format.
-
-    Raises:
-        EtuiError: prometheus-client is not installed.
-    """
+    """Return the metrics in Prometheus' text format; EtuiError without prometheus-client."""
     registry = build_registry(recorder)
     from prometheus_client import generate_latest
 

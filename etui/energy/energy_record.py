@@ -327,16 +327,10 @@ def compute_sensor_floor(uncertainty: float | None, kind: str | None) -> float |
     """Compute the smallest difference in joules that the sensor alone can show.
 
     Both measurements have the half width ``u`` at 95 %, hence a standard error of ``u / z(0.975)``.
-    A two-sided test at 5 % finds a true difference of
-    ``(z(0.975) + z(0.8)) sqrt(2) u / z(0.975)``, about twice ``u``, with a probability of 80 %
-    (Lachin, Controlled Clinical Trials 2, 1981).
+    A two-sided test at 5 % finds a true difference of ``(z(0.975) + z(0.8)) sqrt(2) u / z(0.975)``,
+    about twice ``u``, with a probability of 80 % (Lachin, Controlled Clinical Trials 2, 1981).
 
-    Args:
-        uncertainty: Half width of the joules at 95 %; None if unknown.
-        kind: How the joules were determined (:class:`etui.energy.types.Kind`).
-
-    Returns:
-        Joules; None if the half width is unknown, or does not come from a sensor.
+    None if the half width is unknown, or does not come from a sensor.
     """
     if uncertainty is None or kind not in _SENSORS:
         return None
@@ -355,11 +349,7 @@ def explain_no_floor(uncertainty: float | None, kind: str | None) -> str:
 
 
 def describe_framework(versions: Mapping[str, object]) -> Framework:
-    """Describe the programs by their versions; one without a version is None.
-
-    Args:
-        versions: Program -> version; other keys are ignored.
-    """
+    """Describe the programs by their versions; one without a version is None."""
     found = {name: versions.get(name) for name in Framework.__dataclass_fields__}
     return Framework(**{n: None if value is None else str(value) for n, value in found.items()})
 
@@ -370,26 +360,14 @@ def describe_single(value: float) -> Distribution:
 
 
 def build_uncertainty(half_width: float | None, joules: float | None, covers: str) -> Uncertainty:
-    """Build the half width of a total.
-
-    Args:
-        half_width: Joules; None if unknown.
-        joules: The total; None if unmeasured.
-        covers: What the half width and the intervals cover.
-    """
+    """Build the half width of a total in joules; ``covers`` says what it covers."""
     return Uncertainty(CONFIDENCE_PERCENT, half_width, _percent(half_width, joules), covers)
 
 
 def build_sensor_floor(
     half_width: float | None, joules: float | None, kind: str | None
 ) -> RecordFloor | None:
-    """Build the floor that follows from the error of the meter alone; None if it has none.
-
-    Args:
-        half_width: Half width of the total in joules; None if unknown.
-        joules: The total; None if unmeasured.
-        kind: How the joules were determined (:class:`etui.energy.types.Kind`).
-    """
+    """Build the floor that follows from the error of the meter alone; None if it has none."""
     floor = compute_sensor_floor(half_width, kind)
     return None if floor is None else RecordFloor("sensor", _percent(floor, joules), floor)
 
@@ -427,9 +405,8 @@ def list_functional_units(results: Results) -> tuple[FunctionalUnit, ...]:
 def explain_missing(measurement: Measurement, reasons: Mapping[str, str]) -> Measurement:
     """Return a measurement with the list of its null fields.
 
-    Args:
-        reasons: Path of a field, or of an object around it, -> why it is unknown. The longest path
-            counts; ``[]`` is any element of a list.
+    ``reasons`` has the path of a field, or of an object around it, and why it is unknown; the
+    longest path counts, and ``[]`` is any element of a list.
     """
     paths = dict.fromkeys(_find_nulls("", to_document(replace(measurement, missing=()))))
     found = tuple(Missing(path, _find_reason(path, reasons)) for path in paths)

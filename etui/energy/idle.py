@@ -112,12 +112,7 @@ class Baselines:
     def of(
         self, model: str | None, channels: Collection[str]
     ) -> tuple[BaselineKind, IdleBaseline] | None:
-        """Return the baseline for a model in memory, else the cold one, else None.
-
-        Args:
-            model: The model in memory; None without one.
-            channels: The channels of a total; a baseline that lacks one of them is skipped.
-        """
+        """Return the baseline of a model, else the cold one, if it has all channels; else None."""
         loaded = None if model is None else self.loaded.get(model)
         found: tuple[tuple[BaselineKind, IdleBaseline | None], ...] = (
             ("loaded", loaded),
@@ -131,8 +126,7 @@ class Baselines:
     def extra_watts(self, model: str) -> Measured | None:
         """Return how many watts more the machine draws with a model in memory than without.
 
-        Returns:
-            The difference; None without both baselines over the same channels.
+        None without both baselines over the same channels.
         """
         loaded = self.loaded.get(model)
         if loaded is None or self.cold is None or set(loaded.watts) != set(self.cold.watts):
@@ -164,11 +158,7 @@ def load_baselines(config: Config) -> Baselines:
 
 
 def save_baselines(config: Config, baselines: Baselines) -> None:
-    """Save the baselines.
-
-    Raises:
-        EtuiError: The file cannot be written.
-    """
+    """Save the baselines; EtuiError if the file cannot be written."""
     make_home(config)
     path = baseline_file(config)
     document = to_document(baselines)
@@ -184,17 +174,11 @@ def save_baselines(config: Config, baselines: Baselines) -> None:
 def measure_baseline(
     recorder: Recorder, seconds: float = 5.0, *, force: bool = False
 ) -> IdleBaseline | None:
-    """Measure the current idle power and use it as the recorder's baseline.
-
-    Args:
-        seconds: Length of the measurement; nothing else should run meanwhile.
-        force: Measure even if other programs use the machine.
-
-    Returns:
-        The baseline; None when nothing can be measured.
+    """Measure the current idle power and use it as the recorder's baseline; None without a channel.
 
     Raises:
-        EtuiError: Other programs used the machine; the recorder keeps its baseline.
+        EtuiError: Other programs used the machine, without ``force``; the recorder keeps its
+            baseline.
     """
     before = recorder.idle_by_channel
     energy = recorder.measure_idle(seconds)
@@ -211,8 +195,7 @@ def measure_baseline(
 def compute_baseline(recorder: Recorder, start_ns: int, end_ns: int) -> IdleBaseline | None:
     """Build a baseline from a recorded idle interval; the recorder's own baseline does not change.
 
-    Returns:
-        The baseline; None when a channel of the total was not recorded all the time.
+    None when a channel of the total was not recorded all the time.
     """
     energy = recorder.energy(start_ns, end_ns)
     return _build_idle(recorder, energy) if energy.coverage >= _LEAST_COVERAGE else None
@@ -221,9 +204,8 @@ def compute_baseline(recorder: Recorder, start_ns: int, end_ns: int) -> IdleBase
 def measure_idle_watts(recorder: Recorder, start_ns: int, end_ns: int) -> Measured | None:
     """Compute the idle watts of a recorded interval, to compare with a baseline's total.
 
-    Returns:
-        The watts; None if nothing can be measured (an estimate has no idle power of its own), a
-        part of the interval was not recorded, or another program used the machine.
+    None if nothing can be measured (an estimate has no idle power of its own), a part of the
+    interval was not recorded, or another program used the machine.
     """
     idle = compute_baseline(recorder, start_ns, end_ns) if list_measured(recorder) else None
     return idle.total if idle is not None and idle.steady else None
@@ -234,8 +216,7 @@ def use_baseline(
 ) -> BaselineKind | None:
     """Set the recorder's baseline to that of a model in memory, else to the cold one.
 
-    Returns:
-        Which baseline was set; None when there is none, which leaves the recorder without one.
+    Returns which; None when there is none, which leaves the recorder without one.
     """
     measured = list_measured(recorder)
     found = baselines.of(model, measured)
@@ -286,14 +267,9 @@ def _is_steady(recorder: Recorder, energy: Energy) -> bool:
 def find_other_use(
     recorder: Recorder, start_ns: int, end_ns: int, cpu_share: float | None = None
 ) -> str:
-    """Find other programs that used the machine while etui was idle.
+    """Name what other programs used while etui was idle; empty if the machine was at rest.
 
-    Args:
-        recorder: A recorder that ran in the interval.
-        cpu_share: Utilisation of all CPUs, 0..1; None takes what the recorder has recorded.
-
-    Returns:
-        What was used, as text; empty if the machine was at rest.
+    ``cpu_share`` is the utilisation of all CPUs, 0..1; None takes what the recorder has recorded.
     """
     watch = recorder.watch
     scopes = [channel.scope for channel in recorder.selection.summed]
@@ -311,11 +287,8 @@ def refuse_busy(
 ) -> None:
     """Refuse a busy machine, because its other joules would be counted as the model's.
 
-    It looks for a second, in which etui itself must be idle.
-
-    Args:
-        force: Measure anyway, and note what runs.
-        consequence: What it means for the result: ``the curve will be too high``.
+    It looks for a second, in which etui itself must be idle. With ``force`` it only notes what
+    runs, and the consequence (``the curve will be too high``).
 
     Raises:
         EtuiError: Other programs use the machine.
@@ -338,11 +311,7 @@ def refuse_busy(
 
 
 class IdleTracker:
-    """Finds idle baselines in the pauses of a front end that answers one question at a time.
-
-    Args:
-        clock: Monotonic clock in nanoseconds, the same as the recorder's.
-    """
+    """Finds idle baselines in the pauses of a front end that answers one question at a time."""
 
     def __init__(
         self, recorder: Recorder, config: Config, clock: Callable[[], int] = time.monotonic_ns
@@ -361,21 +330,17 @@ class IdleTracker:
     def begin(self, model: str | None) -> None:
         """Start a pause: an answer or a load has ended with this model in memory.
 
-        Args:
-            model: Name of the model; None without any, and without a process of the engine.
+        None: without any, and without a process of the engine.
         """
         self._model = model
         self._since_ns = self.clock()
 
     def end(self) -> IdleBaseline | None:
-        """End the pause before new work, and save the model's baseline if it was long enough.
+        """End the pause before new work; save and return its baseline if it was long enough.
 
         A model is measured once, and again when a pause draws less power than its baseline, or has
         other channels. The cold baseline is replaced as well if the machine draws less even with a
         model in memory. A pause in which something else ran is not used.
-
-        Returns:
-            The saved baseline; None if there was none to save.
 
         Raises:
             EtuiError: The baseline cannot be written.
@@ -444,11 +409,8 @@ def describe_cool_down(found: CoolDown) -> str:
 def choose_before_interval(rested_ns: int | None, unload_ns: int) -> tuple[int, int] | None:
     """Choose the interval before an unload whose power is that of the idle model.
 
-    Args:
-        rested_ns: End of the last answer or load, monotonic clock; None if unknown.
-
-    Returns:
-        Start and end; None if the model has rested for too short a time.
+    ``rested_ns`` is the end of the last answer or load. None if the model has rested for too short
+    a time.
     """
     if rested_ns is None:
         return None

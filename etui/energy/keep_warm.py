@@ -115,10 +115,7 @@ def compute_gap_joules(
 ) -> float:
     """Compute the joules of one gap above cold idle: idling, and the load if it was unloaded.
 
-    Args:
-        gap: Seconds from an answer to the next question to the same model.
-        keep_seconds: How long it is kept; infinite never unloads it.
-        extra_watts: Watts above cold idle while it is in memory.
+    A model that is kept for infinite seconds is never unloaded.
     """
     idling = min(gap, keep_seconds) * extra_watts
     return idling + load_joules if gap > keep_seconds else idling
@@ -127,12 +124,9 @@ def compute_gap_joules(
 def choose_keep_warm(
     gaps: Sequence[float], load_joules: Measured | None, extra_watts: Measured | None
 ) -> KeepWarm:
-    """Choose how long to keep a model, from the gaps between its questions so far.
+    """Choose how long to keep a model, from the gaps between its questions so far, oldest first.
 
-    Args:
-        gaps: Earlier gaps in seconds, oldest first.
-        load_joules: Joules of loading it again; None if unknown.
-        extra_watts: Idle watts with it in memory minus those without; None if unknown.
+    Joules of a load, and idle watts with the model minus those without, are None if unknown.
     """
     if load_joules is None or extra_watts is None:
         missing = "the joules of a load are" if load_joules is None else "its idle power is"

@@ -7,13 +7,14 @@ are readings ``{"id", "t_ns", "joules", "watts", "updated_ns"}`` in the order of
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
 from etui.codec import from_document, to_document
 from etui.energy.recorder import Recorder
-from etui.energy.types import Channel, ChannelProbe, Kind, Reading
+from etui.energy.types import Channel, ChannelProbe, Kind, Reading, Source
 from etui.errors import InvalidFile
 
 FORMAT = "etui-power-trace"
@@ -21,12 +22,7 @@ VERSION = 1
 
 
 class TraceWriter:
-    """Writes every reading of a recorder to a file.
-
-    Args:
-        file: A text file, open for writing.
-        unmeasured: Scopes that no source can read.
-    """
+    """Writes every reading of a recorder to a text file."""
 
     def __init__(self, file: IO[str], channels: Sequence[Channel], unmeasured: Sequence[str]):
         self._file = file
@@ -62,33 +58,20 @@ class TraceWriter:
         self._file.write(json.dumps(document, separators=(",", ":")) + "\n")
 
 
-class TraceSource:
-    """A source that replays recorded readings, one round per read.
-
-    Args:
-        readings: Every reading with its channel's id, in order.
-    """
-
-    name = "trace"
+class TraceSource(Source):
+    """A source that replays recorded readings, one round per read."""
 
     def __init__(self, channels: Sequence[Channel], readings: Sequence[tuple[str, Reading]]):
-        self._channels = tuple(channels)
+        super().__init__(time.monotonic_ns)
+        self.channels = list(channels)
+        self.probes = [ChannelProbe(channel.id, True, True) for channel in channels]
         self._readings = list(readings)
         self._at = 0
-
-    @property
-    def channels(self) -> Sequence[Channel]:
-        """The recorded channels."""
-        return self._channels
 
     @property
     def next_ns(self) -> int | None:
         """Time of the next reading; None at the end."""
         return self._readings[self._at][1].t_ns if self._at < len(self._readings) else None
-
-    def probe(self) -> Sequence[ChannelProbe]:
-        """Report every channel as readable."""
-        return [ChannelProbe(channel.id, True, True) for channel in self._channels]
 
     def read(self) -> Mapping[str, Reading]:
         """Return the next readings, at most one per channel."""
@@ -101,15 +84,9 @@ class TraceSource:
             self._at += 1
         return found
 
-    def close(self) -> None:
-        """Do nothing: no resource is open."""
-
 
 def replay(path: Path) -> tuple[Recorder, int, int]:
-    """Replay a whole trace into a recorder.
-
-    Returns:
-        The recorder, and the times of the first and the last reading, nanoseconds.
+    """Replay a whole trace into a recorder; return it with the times of the first and last reading.
 
     Raises:
         InvalidFile: The file is not a trace, or a line of it is damaged.

@@ -56,18 +56,15 @@ class UseOfCpus(Watch, Protocol):
 
 
 class Recorder:
-    """Samples sources on the monotonic clock into ring buffers.
+    """Samples sources on the monotonic clock into ring buffers, and closes them.
 
-    ``energy(a, b)`` is a pure function of what was recorded, and additive: the energies of
-    adjacent intervals sum exactly to that of the whole.
+    ``energy(a, b)`` is a pure function of what was recorded, and additive: the energies of adjacent
+    intervals sum exactly to that of the whole.
 
     Args:
-        sources: Sources to read; the recorder closes them.
         hz: Readings per second.
         unmeasured: Scopes of this machine that no source can read.
-        keep_seconds: Length of the history to keep, in seconds.
         estimate: ``auto``, ``always`` or ``never``, as in the Config.
-        sleep: Function that waits for a number of seconds.
         watch: Records who uses the GPUs; it must be one of the sources.
         suspended: Time that the machine was suspended, nanoseconds; None asks the system where the
             clock is the system's.
@@ -181,12 +178,8 @@ class Recorder:
     def settle(self, end_ns: int, timeout_s: float | None = None) -> bool:
         """Wait until readings past ``end_ns`` exist, so that its energy no longer changes.
 
-        Args:
-            timeout_s: The longest wait, seconds; None is 0.4 s, and more where power readings are
-                running averages, which lag by half their length.
-
-        Returns:
-            Whether every channel has settled.
+        Without ``timeout_s`` the longest wait is 0.4 s, and more where power readings are running
+        averages, which lag by half their length. Returns whether every channel has settled.
         """
         if not self._sampler.running:
             self._sampler.read_once()
@@ -255,13 +248,9 @@ class Recorder:
         )
 
     def joules_of(self, spans: Sequence[tuple[int, int]]) -> list[float | None]:
-        """Compute the joules of many intervals, as :meth:`energy` does, in little time.
+        """Compute the joules of many intervals (ns), as :meth:`energy` does, in little time.
 
-        Args:
-            spans: Start and end of each, nanoseconds of the monotonic clock.
-
-        Returns:
-            Joules of each; None where nothing was measured.
+        None where nothing was measured.
         """
         import numpy as np
 
@@ -315,11 +304,9 @@ class Recorder:
     def power_curve(
         self, start_ns: int, end_ns: int, points: int = 120
     ) -> list[tuple[int, float | None]]:
-        """Compute the mean watts of the total in equal slices; None for a slice without a record.
+        """Compute (middle in ns, mean watts) of equal slices; None for a slice without a record.
 
-        Returns:
-            (middle of the slice in nanoseconds, watts) pairs; the products of watts and slice
-            length sum to the energy.
+        The products of watts and slice length sum to the energy.
         """
         if end_ns <= start_ns or points < 1:
             return []
@@ -330,14 +317,7 @@ class Recorder:
         return slice_power(marks, totals)
 
     def measure_idle(self, seconds: float = 5.0) -> Energy:
-        """Measure the current idle power and use it as the baseline.
-
-        Args:
-            seconds: Length of the measurement; nothing else should run meanwhile.
-
-        Returns:
-            The energy of the idle interval, whose mean watts are the baseline.
-        """
+        """Measure the idle power of the next seconds, and use its mean watts as the baseline."""
         start_ns = self._clock()
         self._sleep(seconds)
         end_ns = self._clock()
@@ -461,8 +441,7 @@ def find_peak(
 ) -> float | None:
     """Return the largest watts of the sum; of several channels, in slices from 0.25 s.
 
-    Args:
-        slice_watts: Returns the mean watts of a channel in slices of so many nanoseconds.
+    ``slice_watts`` returns the mean watts of a channel in slices of so many nanoseconds.
     """
     if len(summed) == 1:
         return summed[0].peak_watts
@@ -478,14 +457,9 @@ def find_peak(
 def slice_power(
     marks: Sequence[int], totals: Sequence[Sequence[tuple[float, float]]]
 ) -> list[tuple[int, float | None]]:
-    """Compute the mean watts between marks; None for a slice without a record.
+    """Compute (middle in ns, mean watts) between marks; None for a slice without a record.
 
-    Args:
-        marks: Times in nanoseconds, in order.
-        totals: For each channel the joules and the recorded nanoseconds up to each mark.
-
-    Returns:
-        (middle of the slice in nanoseconds, watts) pairs.
+    ``totals`` has for each channel the joules and the recorded nanoseconds up to each mark.
     """
     curve: list[tuple[int, float | None]] = []
     for index in range(len(marks) - 1):

@@ -44,7 +44,6 @@ class PowerSampler:
     driver made them wait.
 
     Args:
-        interval_ns: Time between two reads, nanoseconds.
         ingest: Called with each source's readings, by one thread at a time.
         suspended: Time that the machine was suspended, nanoseconds; only differences count.
         interrupt: Called before the first reading of a source after a suspend.

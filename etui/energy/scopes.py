@@ -94,11 +94,7 @@ def overlaps(a: Channel, b: Channel) -> bool:
 
 
 def require_disjoint(channels: Sequence[Channel]) -> None:
-    """Refuse a sum that would count hardware twice.
-
-    Raises:
-        ScopeOverlap: Two of the channels overlap.
-    """
+    """Refuse a sum that would count hardware twice, by a ScopeOverlap."""
     for index, one in enumerate(channels):
         for other in channels[index + 1 :]:
             if overlaps(one, other):
@@ -113,12 +109,8 @@ def select_disjoint(channels: Sequence[Channel], estimate: str = "auto") -> Sele
 
     Covering scopes are cross-checks; one of them is the total only when nothing finer can be read.
     An estimate is summed when there is no hardware channel at all, or when ``estimate`` is
-    ``always`` and no hardware channel covers the same hardware. Of channels that overlap, the one
-    of the better kind is summed.
-
-    Args:
-        channels: Readable channels, in any order.
-        estimate: ``auto``, ``always`` or ``never``.
+    ``always`` (and not ``never``) and no hardware channel covers the same hardware. Of channels
+    that overlap, the one of the better kind is summed.
     """
     fine = [c for c in channels if family(c.scope) not in COVERING and c.kind is not Kind.ESTIMATE]
     covering = sorted(

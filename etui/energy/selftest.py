@@ -25,11 +25,9 @@ class Check:
 
 
 def run_selftest(recorder: Recorder, start_ns: int, end_ns: int) -> tuple[Check, ...]:
-    """Check a recorded interval.
+    """Check an interval that was recorded and settled.
 
-    Args:
-        recorder: A recorder that has recorded the interval and settled it.
-        start_ns: Start of the interval; a few seconds under load show more than idle ones.
+    A few seconds under load show more than idle ones.
     """
     checks = [_hardware(recorder), _additivity(recorder, start_ns, end_ns)]
     for channel in recorder.channels:

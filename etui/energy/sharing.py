@@ -67,11 +67,7 @@ class GpuUse:
 def compute_share(
     uses: Iterable[GpuUse], scope: str, start_ns: int, end_ns: int, reach_ns: int
 ) -> GpuShare:
-    """Compute etui's share of a GPU over an interval.
-
-    Args:
-        reach_ns: How far outside the interval a sample still counts, nanoseconds.
-    """
+    """Compute etui's share of a GPU over an interval, by samples up to ``reach_ns`` outside."""
     near = [
         u for u in uses if u.scope == scope and start_ns - reach_ns <= u.t_ns <= end_ns + reach_ns
     ]
@@ -101,11 +97,7 @@ class CpuUse:
 
 
 def compute_cpu_share(uses: Sequence[CpuUse], start_ns: int, end_ns: int) -> GpuShare:
-    """Compute etui's share of the busy CPU time in an interval.
-
-    Args:
-        uses: Samples in the order of time.
-    """
+    """Compute etui's share of the busy CPU time in an interval, from samples in order."""
     own, busy, total = _used(uses, start_ns, end_ns)
     if busy <= 0 or total <= 0:
         return GpuShare(False, None)
@@ -128,10 +120,9 @@ def own_share(uses: Sequence[CpuUse], start_ns: int, end_ns: int) -> float | Non
 
 
 def others_use(uses: Sequence[CpuUse], start_ns: int, end_ns: int) -> tuple[float, float]:
-    """Compute what other processes used in an interval.
+    """Compute what other processes used in an interval: CPU seconds, and their share of all CPUs.
 
-    Returns:
-        CPU seconds, and their share of the time of all CPUs, 0..1; zeros if it was not recorded.
+    Zeros if it was not recorded.
     """
     own, busy, total = _used(uses, start_ns, end_ns)
     others = max(busy - own, 0.0)
@@ -183,12 +174,7 @@ class DeviceVitals:
 
 
 class GpuWatch(Source):
-    """A source without channels: it only records the use and state of the GPUs.
-
-    Args:
-        is_own: Whether a process belongs to etui; None asks the system.
-        proc: Folder with one entry per process.
-    """
+    """A source without channels: it only records the use and state of the GPUs."""
 
     def __init__(
         self,
@@ -297,11 +283,6 @@ class OwnProcesses:
     """CPU time of this process and its descendants: the engine may run in a child process.
 
     A process that ends keeps the time it has used in the sum.
-
-    Args:
-        list_pids: Lists the processes; None asks the system.
-        read_seconds: Returns the CPU seconds of a process, None if it has ended; None asks the
-            system.
     """
 
     def __init__(
@@ -336,10 +317,7 @@ class OwnProcesses:
 class CpuWatch(Source):
     """A source without channels: it only records the use of the CPUs.
 
-    Args:
-        own_seconds: CPU seconds of etui's own processes so far; None asks the system.
-        cpu_seconds: Busy and total CPU seconds of the machine; None asks the system.
-        attribute: Whether etui's part is needed, which takes a list of all processes.
+    etui's part takes a list of all processes, and is left out without ``attribute``.
     """
 
     def __init__(

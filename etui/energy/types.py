@@ -84,11 +84,7 @@ class PowerSource(Protocol):
         """Report the channels of the source, and why some cannot be read."""
 
     def read(self) -> Mapping[str, Reading]:
-        """Read every channel now; never raises.
-
-        Returns:
-            Channel id -> reading; a channel that fails gives an empty reading.
-        """
+        """Read every channel now, by its id; never raises, a channel that fails is empty."""
 
     def close(self) -> None:
         """Release the driver."""

@@ -52,12 +52,7 @@ def find_plausible_watts(channel: Channel) -> float:
 
 
 class ChannelRecording:
-    """The record of one channel.
-
-    Args:
-        keep: Number of readings to keep.
-        interval_s: Expected time between two reads, seconds.
-    """
+    """The record of one channel: ``keep`` readings, one each ``interval_s`` or so."""
 
     def __init__(self, channel: Channel, *, keep: int, interval_s: float) -> None:
         self.channel = channel
@@ -84,11 +79,7 @@ class ChannelRecording:
         """Intervals in which the counter does not show the energy, nanoseconds."""
 
     def observe(self, reading: Reading, *, added: bool = False) -> None:
-        """Add a reading; one without joules and watts is a failed read.
-
-        Args:
-            added: Whether it was added at a mark, close to another read.
-        """
+        """Add a reading, ``added`` at a mark or not; without joules and watts it is a failed read."""
         counted = self._by_counter
         watts = reading.watts
         self.power.observe(
@@ -166,14 +157,9 @@ class ChannelRecording:
     def joules_of(
         self, starts: np.ndarray[Any, Any], ends: np.ndarray[Any, Any]
     ) -> np.ndarray[Any, Any]:
-        """Compute the joules of many intervals, as :meth:`energy` does.
+        """Compute the joules of many intervals, as :meth:`energy` does; times in ns, int64.
 
-        Args:
-            starts: Times in nanoseconds, int64; shape (n,).
-            ends: Times in nanoseconds, int64; shape (n,).
-
-        Returns:
-            Joules, shape (n,); NaN where no part of an interval was recorded.
+        NaN where no part of an interval was recorded.
         """
         import numpy as np
 

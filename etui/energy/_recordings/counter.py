@@ -94,12 +94,10 @@ class CounterRecording:
     """The record of one counter.
 
     Args:
-        keep: Number of knots to keep.
         gap_s: Reads further apart than this leave a gap in the coverage.
         max_watts: Largest plausible power.
         power: Power readings of the same channel.
         range_joules: Value at which the counter wraps to 0; None if it never does.
-        period_s: Expected time between two refreshes.
     """
 
     def __init__(
@@ -243,14 +241,7 @@ class CounterRecording:
     def totals(
         self, times: np.ndarray[Any, Any]
     ) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-        """Return the joules and known nanoseconds of :meth:`at` for many times.
-
-        Args:
-            times: Times in nanoseconds, int64, in any order; shape (n,).
-
-        Returns:
-            Joules and known nanoseconds, both of shape (n,).
-        """
+        """Return the joules and known nanoseconds of :meth:`at` for many times (int64)."""
         import numpy as np
 
         joules, known = np.empty(len(times)), np.empty(len(times))

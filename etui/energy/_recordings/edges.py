@@ -47,11 +47,9 @@ class CounterStep:
 def unwrap(
     before: float, now: float, *, seconds: float, range_joules: float | None, max_watts: float
 ) -> CounterStep:
-    """Classify the step between two readings of a cumulative counter.
+    """Classify the step between two readings of a cumulative counter, joules.
 
     Args:
-        before: The first reading, joules.
-        now: The second reading, joules.
         seconds: Longest time in which the energy was spent (one refresh more than between reads).
         range_joules: Value at which the counter wraps to 0; None if it never does.
         max_watts: Largest plausible power.
@@ -90,9 +88,6 @@ class EdgeClock:
     and the beat of the edges before it allow; where the reads move it off the beat, the period is
     adjusted slightly. An edge that does not fit at all widens the permitted drift; edges that fit
     narrow it again.
-
-    Args:
-        period_s: Expected period in seconds; None if unknown.
     """
 
     _FIRST_EDGES = 12
@@ -122,11 +117,8 @@ class EdgeClock:
     def moved(self, before_ns: int, now_ns: int, *, stood_still: bool) -> Edge:
         """Locate the edge between two reads that differ.
 
-        Args:
-            before_ns: Time of the first read.
-            now_ns: Time of the second read.
-            stood_still: Whether a read since the last edge found the counter unchanged, so that the
-                reads are dense enough to resolve single refreshes.
+        ``stood_still``: a read since the last edge found the counter unchanged, so that the reads
+        are dense enough to resolve single refreshes.
         """
         low, high = float(before_ns), float(now_ns)
         self._learn((low + high) / 2, (high - low) / 2, stood_still)
@@ -252,17 +244,7 @@ class DriverClock:
     def moved(
         self, before_ns: int, now_ns: int, stamp_ns: int | None, period_ns: float | None
     ) -> Edge | None:
-        """Date the movement of the counter between two reads.
-
-        Args:
-            before_ns: Time of the last read with the old value.
-            now_ns: Time of the first read with the new value.
-            stamp_ns: The driver's timestamp at ``now_ns``; None where it gives none.
-            period_ns: Time between two refreshes; None while unknown.
-
-        Returns:
-            The time of the movement; None if the timestamp is of no use.
-        """
+        """Date the movement between two reads by the driver's stamp; None if that is of no use."""
         self._stamp = stamp_ns
         if stamp_ns is None:
             return None

@@ -210,14 +210,7 @@ class PowerRecording:
     def totals(
         self, times: np.ndarray[Any, Any]
     ) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-        """Return the joules and known nanoseconds of :meth:`at` for many times.
-
-        Args:
-            times: Times in nanoseconds, int64, in any order; shape (n,).
-
-        Returns:
-            Joules and known nanoseconds, both of shape (n,).
-        """
+        """Return the joules and known nanoseconds of :meth:`at` for many times (int64)."""
         import numpy as np
 
         joules, known = np.empty(len(times)), np.empty(len(times))

@@ -89,11 +89,7 @@ class GpuLimit(LimitDevice):
         return {self.knob: self._read_watts()}
 
     def write(self, knob: str, watts: float) -> None:
-        """Set the limit, through zeusd if etui may not.
-
-        Raises:
-            WriteRefused: The driver, the kernel or zeusd refused.
-        """
+        """Set the limit, through zeusd if etui may not."""
         try:
             self._write(watts)
         except WriteRefused as refused:
@@ -124,13 +120,7 @@ class GpuLimit(LimitDevice):
 
 
 class NvmlGpuLimit(GpuLimit):
-    """The limit of one NVIDIA GPU.
-
-    Args:
-        source: The open driver.
-        index: Its number for nvidia-smi.
-        zeusd: The GPU in a running zeusd; None without one.
-    """
+    """The limit of one NVIDIA GPU; ``index`` is its number for nvidia-smi."""
 
     knob = KNOB
     unit_watts = 0.001
@@ -220,13 +210,7 @@ class NvmlGpuLimit(GpuLimit):
 def find_gpus(
     source: NvmlSource, is_root: bool, find_zeusd: Callable[[str], ZeusdGpu | None]
 ) -> list[NvmlGpuLimit]:
-    """Find the GPUs that have a power limit.
-
-    Args:
-        source: The open driver.
-        is_root: Whether etui runs as root.
-        find_zeusd: PCI address -> the GPU in a running zeusd.
-    """
+    """Find the GPUs that have a power limit; ``find_zeusd`` finds one by its PCI address."""
     found = []
     for position, (channel, handle) in enumerate(source.handles):
         nvml = source.library
@@ -259,12 +243,7 @@ def _to_watts(milliwatts: int | None) -> float | None:
 
 
 class AmdGpuLimit(GpuLimit):
-    """The limit of one AMD GPU.
-
-    Args:
-        folder: Its folder in hwmon.
-        zeusd: The GPU in a running zeusd; None without one.
-    """
+    """The limit of one AMD GPU, in its folder of hwmon."""
 
     knob = CAP_FILE
     unit_watts = 1.0
@@ -324,10 +303,7 @@ def make_amd_device(
 ) -> AmdGpuLimit:
     """Make the device of a GPU; an APU has the scope of its package, as in the meter.
 
-    Args:
-        address: PCI address, or name in hwmon.
-        zeusd: The GPU in a running zeusd; None without one.
-        packages: Scopes of packages that have a limit of their own (RAPL).
+    ``packages`` are the scopes of packages that have a limit of their own (RAPL).
     """
     if not is_apu(folder / "device"):
         return AmdGpuLimit(f"gpu:{address}", f"AMD GPU {address}", folder, files, zeusd)
@@ -336,12 +312,7 @@ def make_amd_device(
 
 
 class Zeusd:
-    """A running zeusd.
-
-    Args:
-        token: Token for a daemon that requires one; empty without.
-        timeout_s: Longest wait for an answer, seconds.
-    """
+    """A running zeusd, with the token it may require."""
 
     def __init__(self, socket_path: str, token: str = "", timeout_s: float = TIMEOUT_S) -> None:
         self.socket_path = socket_path
@@ -349,11 +320,7 @@ class Zeusd:
         self._timeout_s = timeout_s
 
     def find_gpus(self) -> Mapping[str, ZeusdGpu]:
-        """Find the GPUs whose limit this user may set: PCI address -> GPU.
-
-        Raises:
-            ZeusdError: There are none; the message says why.
-        """
+        """Find the GPUs whose limit this user may set: PCI address -> GPU; ZeusdError if none."""
         server = self._ask("GET", "/discover")
         groups = server.get("enabled_api_groups")
         if not isinstance(groups, list) or _CONTROL not in groups:
@@ -372,11 +339,7 @@ class Zeusd:
         return found
 
     def set_power_limit(self, number: int, watts: float) -> None:
-        """Set the limit of a GPU, and wait until the driver has taken it.
-
-        Raises:
-            ZeusdError: zeusd or the driver refused, or nothing answered.
-        """
+        """Set a limit, and wait until the driver has taken it; ZeusdError if anything refused."""
         query = {"gpu_ids": number, "power_limit_mw": round(watts * 1e3), "block": "true"}
         self._request("POST", f"/gpu/set_power_limit?{urlencode(query)}")
 
@@ -437,11 +400,7 @@ class ZeusdGpu:
     number: int
 
     def set_power_limit(self, watts: float) -> None:
-        """Set the limit.
-
-        Raises:
-            WriteRefused: zeusd or the driver refused, or nothing answered.
-        """
+        """Set the limit; WriteRefused if zeusd or the driver refused, or nothing answered."""
         try:
             self.daemon.set_power_limit(self.number, watts)
         except ZeusdError as error:

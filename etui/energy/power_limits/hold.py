@@ -57,14 +57,12 @@ class LimitHold:
     Before the first change of a value, the value found is written to the journal
     (``ETUI_HOME/power_limits.json``). At the end (normal exit, error, Ctrl-C, SIGTERM, SIGHUP)
     every value is restored and read back, and only then is the journal removed. After ``kill -9``
-    the next start of etui does that (:func:`etui.energy.power_limits.hold.restore_left_over`).
+    the next start of etui does that (:func:`restore_left_over`).
 
     SIGTERM and SIGHUP end a Python program without a word unless it handles them; where it does
     not, the hold turns them into SystemExit. In another thread than the main one it cannot.
 
     Args:
-        config: ``ETUI_HOME``.
-        limits: The open limits of this machine.
         ask: Asks the user to set a limit (``--cap user``); None sets it directly.
         say: Takes what was restored, or could not be, one line each.
     """
@@ -137,13 +135,10 @@ class LimitHold:
         return self._limits.apply(scope, watts, self._ask)
 
     def apply_each(self, scopes: tuple[str, ...], watts: float) -> tuple[AppliedLimit, ...]:
-        """Set the same limit on several devices (packages of one machine).
-
-        All ranges are checked before the first device is touched.
+        """Set the same limit on several devices; all ranges are checked before one is touched.
 
         Raises:
-            UsageError: As in :meth:`apply`.
-            EtuiError: As in :meth:`apply`.
+            UsageError, EtuiError: As in :meth:`apply`.
         """
         for scope in scopes:
             self._limits.check(scope, watts)
@@ -152,11 +147,8 @@ class LimitHold:
     def restore(self, *, may_ask: bool = False) -> tuple[str, ...]:
         """Restore every changed value, and remove the journal when all are read back.
 
-        Args:
-            may_ask: Whether the user may be asked to set what etui cannot.
-
-        Returns:
-            The lines that ``say`` was given.
+        The user is asked for what etui cannot set only if ``may_ask``. Returns the lines that
+        ``say`` was given.
         """
         with self._lock:
             if not self._entries:
@@ -449,9 +441,7 @@ def _restore_entry(limits: PowerLimits, entry: JournalEntry, *, rebooted: bool) 
 def format_outcomes(outcomes: Sequence[Outcome], reason: str) -> list[str]:
     """Format what was done, one line per device; nothing where all was as found.
 
-    Args:
-        outcomes: The results, the main value of a device first.
-        reason: Why it had to be done: ``an earlier sweep was killed``.
+    The main value of a device comes first; ``reason`` says why it had to be done.
     """
     by_device: dict[str, list[Outcome]] = {}
     for outcome in outcomes:
@@ -494,15 +484,8 @@ def restore_left_over(
 ) -> tuple[str, ...]:
     """Restore the limits that an earlier etui changed and could not restore (``kill -9``).
 
-    A hold of a process that still runs is left alone, as is a journal of another machine.
-
-    Args:
-        config: ``ETUI_HOME`` and the root of sysfs.
-        open_limits: Opens the limits; None opens those of this machine.
-        proc: Folder with one entry per process.
-
-    Returns:
-        What was done or could not be done, one line each; empty if there was nothing to do.
+    A hold of a process that still runs is left alone, as is a journal of another machine. Returns
+    what was done or could not be done, one line each.
     """
     path = config.power_limits_file
     if not os.path.exists(path):

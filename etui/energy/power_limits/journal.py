@@ -134,11 +134,7 @@ def new_journal(
 
 
 def write_journal(path: Path, journal: Journal) -> None:
-    """Write the journal, and wait until it is on the disk.
-
-    Raises:
-        OSError: It cannot be written; the old one is kept.
-    """
+    """Write the journal, and wait until it is on the disk; on an OSError the old one is kept."""
     text = json.dumps(to_document(journal), indent=2, ensure_ascii=False) + "\n"
     write_text(path, text, errors="replace")
     sync_folder(path.parent)
@@ -163,11 +159,7 @@ def read_journal(path: Path) -> Journal:
 
 
 def remove_journal(path: Path) -> None:
-    """Remove the journal, and what an interrupted write has left.
-
-    Raises:
-        OSError: It cannot be removed.
-    """
+    """Remove the journal, and what an interrupted write has left; OSError if that fails."""
     path.unlink(missing_ok=True)
     for rest in path.parent.glob(f".{path.name}.*.tmp"):
         with suppress(OSError):

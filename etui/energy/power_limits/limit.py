@@ -87,10 +87,9 @@ class CapRequest:
 
 
 class WriteRefused(Exception):
-    """A limit that could not be written.
+    """A limit that could not be written, and why in a few words.
 
     Args:
-        why: The reason, in a few words.
         denied: Whether a permission is missing.
         may_follow: Whether the limit may still be set later (no answer came in time).
     """
@@ -172,10 +171,7 @@ def format_range(limit: PowerLimit) -> str:
 
 
 def check_range(limit: PowerLimit, watts: float) -> None:
-    """Check that a device can have a limit.
-
-    Args:
-        limit: The device, as read when it was opened.
+    """Check that a device, as read when it was opened, can have a limit.
 
     Raises:
         UsageError: It is not a power, or outside of the range that the driver states.
@@ -205,7 +201,6 @@ def judge_applied(
     """Judge the result of a request.
 
     Args:
-        requested: The limit that was to be set, watts.
         unit_watts: Resolution of the driver; a difference up to it is no news.
         failure: Why the limit could not be written; empty if it was.
         lower_because: What enforces less than the limit, if the device knows.

@@ -51,13 +51,7 @@ MOST_REQUESTS = 3
 
 
 class PowerLimits:
-    """The power limits of this machine.
-
-    Args:
-        problems: What is wrong with a way to set limits, one line each.
-        close: Releases the driver.
-        zeusd_socket: Socket of the zeusd in use; empty without.
-    """
+    """The power limits of this machine; ``problems`` names ways to set them that fail."""
 
     def __init__(
         self,
@@ -104,11 +98,7 @@ class PowerLimits:
         return tuple(scope for scope in self._devices if find_family(scope) == family)
 
     def device(self, scope: str) -> LimitDevice:
-        """Return a device.
-
-        Raises:
-            UsageError: No device of this scope has a power limit that can be read.
-        """
+        """Return a device; UsageError if none of this scope has a limit that can be read."""
         found = self._devices.get(scope)
         if found is not None:
             return found
@@ -130,22 +120,15 @@ class PowerLimits:
         check_range(self._found[scope], watts)
 
     def apply(self, scope: str, watts: float, ask: Ask | None = None) -> AppliedLimit:
-        """Set the limit of a device, and read it back.
+        """Set the limit of a device, and read it back; without ``ask`` directly or through zeusd.
 
         Works within a :class:`LimitHold` only, which restores the limit whatever happens. The limit
         found at the beginning of the hold brings back all that was found, RAPL's ``short_term``
         included.
 
-        Args:
-            ask: Asks the user to set it; None sets it directly or through zeusd.
-
-        Returns:
-            What was read back; ``note`` says why it differs from the request.
-
         Raises:
-            UsageError: There is no such device, or the limit is outside of its range; nothing was
-                touched.
-            EtuiError: The journal cannot be written; nothing was touched.
+            UsageError: There is no such device, or the limit is outside of its range.
+            EtuiError: The journal cannot be written. After either, nothing was touched.
             RuntimeError: No hold is open.
         """
         self.check(scope, watts)
@@ -177,11 +160,7 @@ class PowerLimits:
         )
 
     def read_reasons(self, scope: str) -> LimitReasons:
-        """Read what is enforced now, and whether the power limit or heat lowers the clocks.
-
-        Raises:
-            UsageError: There is no such device.
-        """
+        """Read what is enforced now, and whether the power limit or heat lowers the clocks."""
         return self.device(scope).read_reasons(self._clock())
 
     @contextmanager
@@ -252,12 +231,9 @@ def open_power_limits(
     """Find every power limit of this machine; the caller closes the result.
 
     Args:
-        config: Root of sysfs.
         environ: ``ZEUSD_SOCK_PATH`` and ``ZEUSD_TOKEN`` of a running zeusd.
         files: Access to sysfs.
-        root: Whether etui runs as root; None asks the system.
         zeusd_socket: Socket of zeusd if the environment names none.
-        library: The ``pynvml`` module; None imports it.
     """
     files = files or LimitFiles()
     source = NvmlSource(clock, library=library)

@@ -55,12 +55,7 @@ class Constraint:
 
 
 class PackageLimit(LimitDevice):
-    """The limit of one CPU package.
-
-    Args:
-        scope: ``package:N``, with a die where the kernel lists dies.
-        zones: Folders of the package with a long-term limit, the one to set first.
-    """
+    """The limit of one CPU package; of its zones with a long-term limit, the first is set."""
 
     unit_watts = _UNIT_WATTS
 
@@ -111,11 +106,7 @@ class PackageLimit(LimitDevice):
         return {name: constraint.watts for name, constraint in self._knobs.items()}
 
     def write(self, knob: str, watts: float) -> None:
-        """Write one limit.
-
-        Raises:
-            WriteRefused: The kernel refused.
-        """
+        """Write one limit; WriteRefused if the kernel refused."""
         try:
             self._files.write(self._knobs[knob].watts_file, to_microwatts(watts))
         except WriteRefused as refused:

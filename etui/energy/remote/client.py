@@ -63,14 +63,12 @@ class MeterClient:
     """The meter of another machine over one kept connection; safe to use from several threads.
 
     It follows no redirect, sends its key to no other server, and reads no proxy or password from
-    the environment. ``url`` is the one to show, without a password.
+    the environment. ``url`` is the one to show, without a password. All reads raise MeterFailed if
+    the meter cannot be asked, does not have the interval, or gives no valid answer.
 
     Args:
-        url: Base URL of the meter (``http://desk:9911``).
-        key: Key of the meter; None for one without keys.
         plain_key: Whether the key may be sent over ``http://`` beyond this machine.
         transport: How requests are sent; None for the network.
-        clock_ns: Monotonic clock of this machine, nanoseconds.
     """
 
     def __init__(
@@ -92,11 +90,7 @@ class MeterClient:
         self._lock = threading.RLock()
 
     def read_clock(self, count: int = PROBES) -> ClockReading:
-        """Measure the offset of the other machine's clock by the best of some probes.
-
-        Raises:
-            MeterFailed: The meter cannot be asked, or was restarted between two probes.
-        """
+        """Measure the offset of the other machine's clock by the best of some probes."""
         probes = []
         boots = set()
         with self._lock:
@@ -110,25 +104,13 @@ class MeterClient:
         return choose_reading(probes, boots.pop())
 
     def read_status(self) -> StatusDocument:
-        """Read which channels the meter has, and how many requests run there.
-
-        Raises:
-            MeterFailed: The meter cannot be asked.
-        """
+        """Read which channels the meter has, and how many requests run there."""
         return parse_status(self._get("/meter", {})[2])
 
     def read_energy(self, start_ns: int, end_ns: int, boot_id: str) -> tuple[Energy, str]:
-        """Read the energy of an interval, once it is final there.
+        """Read the energy of an interval, once it is final there, and the boot it reports.
 
-        Args:
-            start_ns: Start of the interval, in the other machine's time.
-            boot_id: The boot that this time belongs to.
-
-        Returns:
-            The energy, in the other machine's time, and the boot it reports.
-
-        Raises:
-            MeterFailed: The meter cannot be asked, or does not have the interval.
+        All times are the other machine's.
         """
         query: dict[str, str | int] = {"start_ns": start_ns, "end_ns": end_ns, "boot_id": boot_id}
         return parse_energy(self._get("/meter/energy", query)[2], start_ns, end_ns)
@@ -136,11 +118,7 @@ class MeterClient:
     def read_power(
         self, start_ns: int, end_ns: int, boot_id: str, points: int
     ) -> tuple[float | None, ...] | None:
-        """Read the mean watts of equal slices of an interval; None if the meter gives none.
-
-        Raises:
-            MeterFailed: The meter cannot be asked, or does not have the interval.
-        """
+        """Read the mean watts of equal slices of an interval; None if the meter gives none."""
         query: dict[str, str | int] = {
             "start_ns": start_ns, "end_ns": end_ns, "boot_id": boot_id, "points": points,
         }  # fmt: skip
@@ -268,21 +246,13 @@ class StatusDocument:
 
 
 def parse_clock(document: object) -> ClockDocument:
-    """Parse the answer of ``/meter/clock``.
-
-    Raises:
-        MeterFailed: It is not valid.
-    """
+    """Parse the answer of ``/meter/clock``; MeterFailed if it is not valid."""
     values = _mapping(document)
     return ClockDocument(_nanoseconds(values.get("now_ns"), "now_ns"), _boot_id(values))
 
 
 def parse_status(document: object) -> StatusDocument:
-    """Parse the answer of ``/meter``.
-
-    Raises:
-        MeterFailed: It is not valid.
-    """
+    """Parse the answer of ``/meter``; MeterFailed if it is not valid."""
     values = _mapping(document)
     running = values.get("running")
     if running is not None and (
@@ -302,16 +272,10 @@ def parse_status(document: object) -> StatusDocument:
 
 
 def parse_energy(document: object, start_ns: int, end_ns: int) -> tuple[Energy, str]:
-    """Parse the answer of ``/meter/energy``.
-
-    Args:
-        start_ns: Start of the interval that was asked for, in the other machine's time.
-
-    Returns:
-        The energy in the other machine's time, and the id of its boot.
+    """Parse the answer of ``/meter/energy``: the energy, and the id of the boot.
 
     Raises:
-        MeterFailed: It is not valid, or of another interval.
+        MeterFailed: It is not valid, or of another interval than was asked for.
     """
     values = _mapping(document)
     if (values.get("start_ns"), values.get("end_ns")) != (start_ns, end_ns):
@@ -350,11 +314,7 @@ def parse_energy(document: object, start_ns: int, end_ns: int) -> tuple[Energy, 
 
 
 def parse_power(document: object, points: int) -> tuple[float | None, ...] | None:
-    """Parse ``power_watts`` of ``/meter/energy``: mean watts of equal slices; None if absent.
-
-    Raises:
-        MeterFailed: It is not valid.
-    """
+    """Parse ``power_watts`` of ``/meter/energy``: mean watts of equal slices; None if absent."""
     watts = _mapping(document).get("power_watts")
     if watts is None:
         return None

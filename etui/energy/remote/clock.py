@@ -26,9 +26,6 @@ def read_boot_id(file: Path = _BOOT_ID) -> str:
 
     Where the system has none, the id is a new one of this process: it also changes where the clock
     runs on, so that times are never compared across a reboot.
-
-    Args:
-        file: Where Linux keeps it.
     """
     try:
         return str(uuid.UUID(file.read_text().strip()))
@@ -74,11 +71,7 @@ class Offset:
 
 
 def choose_reading(probes: Sequence[Probe], boot_id: str = "") -> ClockReading:
-    """Return the reading of the probe with the shortest round trip.
-
-    Args:
-        probes: At least one; each is answered after it was sent.
-    """
+    """Return the reading of the probe with the shortest round trip."""
     best = min(probes, key=lambda probe: probe.round_trip_ns)
     middle_ns = (best.sent_ns + best.received_ns) // 2
     # Rounded up, so that the odd nanosecond is inside; the clocks drift within the probe too.
@@ -87,18 +80,12 @@ def choose_reading(probes: Sequence[Probe], boot_id: str = "") -> ClockReading:
 
 
 def find_offset(readings: Sequence[ClockReading], t_ns: int) -> Offset | None:
-    """Bound the offset at a time by all readings.
+    """Bound the offset at a time of this machine by all readings of one boot.
 
     Each reading bounds it by its own error plus the drift since, or until, that reading; the offset
-    is in all of these intervals. The middle of their intersection is returned.
-
-    Args:
-        readings: Readings of one boot, in any order.
-        t_ns: The time, monotonic nanoseconds of this machine.
-
-    Returns:
-        None without readings, or if they contradict each other: one of the clocks was stopped (a
-        suspended machine) or set.
+    is in all of these intervals. The middle of their intersection is returned. None without
+    readings, or if they contradict each other: one of the clocks was stopped (a suspended machine)
+    or set.
     """
     if not readings:
         return None

@@ -38,14 +38,12 @@ class RemoteMeter:
     run there) at each mark and every two seconds; ``settle`` ends it.
 
     Args:
-        client: The meter of the other machine.
         name: Name of the backend, for channels and unmeasured scopes.
         count_running: Returns the number of requests that run at the backend, this one included;
             None if it does not know. None asks the meter.
         own_server: Whether the meter is that of the server that answers: what it says of other
             processes then concerns the answer. A meter that runs by itself takes the server for
             another process.
-        clock_ns: Monotonic clock of this machine, nanoseconds.
         watch: Whether to look at the other machine while it answers.
     """
 
@@ -161,8 +159,7 @@ class RemoteMeter:
     def settle(self, end_ns: int) -> bool:
         """Note that nothing follows ``end_ns``, and ask again for what could not be had.
 
-        Returns:
-            Whether the other machine could be asked.
+        Returns whether the other machine could be asked.
         """
         self._stop_looking()
         with self._lock:
@@ -336,11 +333,7 @@ def _is_due(ref: weakref.ref[RemoteMeter], looks: int) -> bool:
 
 
 class UnmeasuredMeter:
-    """The meter of a machine that has none: the joules of every interval are unknown.
-
-    Args:
-        flag: Why there are no joules, in addition to ``unmeasured``; empty for no meter at all.
-    """
+    """The meter of a machine that has none: all joules are unknown, and a flag may say why."""
 
     def __init__(self, name: str, flag: str = "") -> None:
         self._name = name

@@ -23,12 +23,7 @@ Engine is mostly idle and is added to the CPU: a counter that never moves would 
 
 
 class AppleSource(Source):
-    """The parts of an Apple chip for which macOS counts energy.
-
-    Args:
-        monitor: An ``AppleEnergyMonitor``; None creates one if the package is installed.
-        on_apple: Whether this is an Apple Silicon machine; None asks the platform.
-    """
+    """The parts of an Apple chip for which macOS counts energy."""
 
     def __init__(
         self,

@@ -31,12 +31,9 @@ def default_range_watts(cores: int) -> tuple[float, float]:
 
 
 class EstimateSource(Source):
-    """Utilisation of all cores, turned into watts.
+    """Utilisation of all cores, turned into watts of a stated range, else of the default one.
 
-    Args:
-        idle_watts, limit_watts: Range of the machine; None uses the default for its cores.
-        band: Half width of the estimate, relative.
-        utilisation: Busy and total CPU seconds since boot; None asks psutil.
+    ``band`` is the relative half width of the estimate.
     """
 
     def __init__(
@@ -123,9 +120,8 @@ class Calibration:
 def fit_range(readings: Sequence[tuple[float, float]]) -> Calibration | None:
     """Fit the power range to (utilisation 0..1, watts) pairs.
 
-    Returns:
-        The range; None when there are fewer than two different utilisations, or when power does
-        not rise with utilisation.
+    None when there are fewer than two different utilisations, or when power does not rise with
+    utilisation.
     """
     count = len(readings)
     if count < 2:

@@ -48,11 +48,7 @@ class Sensor:
 
 
 class HwmonSource(Source):
-    """GPUs below ``<sysfs>/class/hwmon``.
-
-    Args:
-        without: Scopes that another source already reads.
-    """
+    """GPUs below ``<sysfs>/class/hwmon``, except scopes that another source reads."""
 
     def __init__(
         self,

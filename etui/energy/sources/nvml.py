@@ -61,12 +61,7 @@ class NvmlGpu(Source):
 
 
 class NvmlSource(Source):
-    """Every NVIDIA GPU that the driver lists.
-
-    Args:
-        wall: Wall clock in nanoseconds, for the driver's timestamps.
-        library: The ``pynvml`` module; None imports it.
-    """
+    """Every NVIDIA GPU that the driver lists."""
 
     def __init__(
         self,

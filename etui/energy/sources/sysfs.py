@@ -30,11 +30,7 @@ class SysfsError(Exception):
 
 
 def read_text(path: Path) -> str:
-    """Read the text of a small file, without surrounding white space.
-
-    Raises:
-        SysfsError: The file cannot be read.
-    """
+    """Read the text of a small file, without surrounding white space; SysfsError if it fails."""
     try:
         with path.open("rb", buffering=0) as file:
             data = file.read(4096)
@@ -46,11 +42,7 @@ def read_text(path: Path) -> str:
 
 
 def read_int(path: Path) -> int:
-    """Read the whole number in a file.
-
-    Raises:
-        SysfsError: The file cannot be read, or does not hold a whole number.
-    """
+    """Read the whole number in a file; SysfsError if there is none."""
     text = read_text(path)
     try:
         return int(text)

@@ -46,7 +46,7 @@ def load_models(
         served = serve(name)
         if served.spec.backend is not None and plan.format.generates:
             say(f"asking {served.spec.backend} for {name}")
-            found.append(_check_remote(served, answerer))
+            found.append(_check_remote(served))
             continue
         say(f"loading {name}")
         session, loaded = finish_load(answerer.load(served.spec, served.local_path()))
@@ -72,10 +72,11 @@ def load_models(
     return tuple(found)
 
 
-def _check_remote(served: ResolvedModel, answerer: LocalBackend) -> BenchModel:
+def _check_remote(served: ResolvedModel) -> BenchModel:
     """Check that a backend serves a model, and describe it by what is known of it here."""
     spec = served.spec
-    finish_load(answerer.load(spec, served.path))  # type: ignore[arg-type]  # a remote has no file
+    assert served.backend is not None
+    served.backend.check_serves(spec)
     return BenchModel(
         name=spec.name,
         sha256=None,

@@ -15,6 +15,7 @@ from etui.errors import ModelUnavailable
 
 if TYPE_CHECKING:
     from etui.backends.base import Answerer
+    from etui.backends.remote.backend import RemoteBackend
     from etui.models.spec import ModelSpec
     from etui.turn.accounting import TimeInterval
     from etui.turn.record import Attribution, ClientRecord, LoadRecord, TurnRecord, UnloadRecord
@@ -97,7 +98,7 @@ class ResolvedModel:
     """The meter of the machine that answers; None is the turn's own, this machine's."""
     fallbacks: tuple[str, ...] = ()
     """Models that answer if this one cannot and nothing was spent yet, best first."""
-    backend: Answerer | None = None
+    backend: RemoteBackend | None = None
     """The remote backend that answers; None is the engine of this machine."""
     late_settings: Callable[[], Mapping[str, Any]] = dict
     """Returns the settings that are only known when the turn has ended."""

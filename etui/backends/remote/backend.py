@@ -7,10 +7,9 @@ import os
 import queue
 import threading
 import time
-from collections.abc import Callable, Coroutine, Generator, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import aclosing
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from etui.backends.base import AnswerRequest, Cancel
@@ -21,7 +20,7 @@ from etui.backends.remote._votes import run_votes
 from etui.backends.remote.probe import RemoteStatus, count_running, probe
 from etui.config.backend_spec import BackendSpec, find_key_problem, read_key
 from etui.errors import EtuiError, ModelUnavailable, RemoteFailed
-from etui.events import Event, Residence, Unloaded
+from etui.events import Event
 from etui.units import seconds_text
 
 if TYPE_CHECKING:
@@ -326,16 +325,8 @@ class RemoteBackend:
         name = request.model.remote_name or request.model.name
         return build_error(self.spec, error.failure, name, error.tries)
 
-    def load(
-        self,
-        model: ModelSpec,
-        path: Path | None,
-        draft: tuple[ModelSpec, Path] | None = None,
-    ) -> Generator[Residence, None, None]:
-        """Check that the server serves a model; it is loaded there with the first answer.
-
-        Yields:
-            Nothing: no memory of this machine is used.
+    def check_serves(self, model: ModelSpec) -> None:
+        """Check that the server serves a model, which it loads with the first answer.
 
         Raises:
             ModelUnavailable: The server cannot be reached, or does not serve the model.
@@ -352,11 +343,6 @@ class RemoteBackend:
                 f"the backend {self.spec.name} does not serve {name}",
                 "see what it serves: etui models list",
             )
-        yield from ()
-
-    def unload(self, model: str) -> Iterator[Unloaded]:
-        """Yield nothing: a remote model takes no memory of this machine."""
-        return iter(())
 
     def describe(self, seconds: float = PROBE_SECONDS) -> RemoteStatus:
         """Ask the server what it is and what it serves; never raises.

@@ -123,11 +123,10 @@ def test_how_busy_it_is(
 def test_a_load_is_a_check(stub: Stub, open_backend: Open) -> None:
     backend, model = open_backend(), ask().model
     serve_models(stub, "big")
-    assert list(backend.load(model, None)) == []
-    assert list(backend.unload("big@desk")) == []
+    backend.check_serves(model)
     serve_models(stub, "other")
     with pytest.raises(ModelUnavailable, match="does not serve big"):
-        list(backend.load(model, None))
+        backend.check_serves(model)
     stub.scripts["/v1/models"] = [document({}, 500)]
     with pytest.raises(ModelUnavailable, match="cannot answer"):
-        list(backend.load(model, None))
+        backend.check_serves(model)

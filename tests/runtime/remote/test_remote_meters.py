@@ -14,6 +14,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from etui.arm import Arm
+from etui.bench.setup import _check_remote
 from etui.chat import Query
 from etui.cli.doctor import format_diagnosis
 from etui.config.backend_spec import BackendSpec
@@ -96,6 +97,31 @@ def test_a_remote_model_answers_as_any_other(desk: Config, stub: Stub) -> None:
     (body,) = stub.bodies(CHAT)
     assert body["model"] == "big"
     assert body["temperature"] == 0.0
+
+
+def test_a_machine_that_only_asks_others_starts_no_engine(desk: Config, stub: Stub) -> None:
+    opened: list[Config] = []
+
+    def open_backend(config: Config) -> Any:
+        opened.append(config)
+        raise AssertionError("an engine was started")
+
+    with Runtime(desk, open_backend) as runtime:
+        assert answer(runtime, model="big@desk").answer == "Mars."
+        with pytest.raises(AssertionError, match="an engine was started"):
+            runtime.backend  # noqa: B018
+    assert len(opened) == 1
+
+
+def test_a_bench_asks_whether_a_backend_serves_its_model(desk: Config, stub: Stub) -> None:
+    with open_runtime(desk) as runtime:
+        model = runtime.resolve(Arm("direct", "big@desk"))
+        assert model.backend is not None
+        found = _check_remote(model)
+        assert (found.name, found.backend, found.remote_name) == ("big@desk", "desk", "big")
+        stub.scripts["/v1/models"] = [document({"data": [{"id": "small"}]})]
+        with pytest.raises(ModelUnavailable, match="does not serve big"):
+            _check_remote(model)
 
 
 def test_the_version_of_the_server_is_logged_once_it_is_known(desk: Config, stub: Stub) -> None:

@@ -351,7 +351,9 @@ class SignalValue:
 
     def trace(self) -> dict[str, Any]:
         """Return the signal as plain JSON values."""
-        return {**to_document(self), "distance": self.distance}
+        document = to_document(self)
+        last = {key: document.pop(key) for key in ("test", "detail")}
+        return {**document, "distance": self.distance, **last}
 
 
 @dataclass(frozen=True, slots=True)

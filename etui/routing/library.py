@@ -18,7 +18,7 @@ from etui.routing.policy import Policy
 from etui.yaml.named_files import NamedFile, find_named_file, list_named_files
 
 if TYPE_CHECKING:
-    from etui.routing._check import Findings
+    from etui.routing.check import Findings
     from etui.routing.schema.policy_file import PolicyFile
     from etui.yaml.load import Located
 
@@ -161,8 +161,8 @@ def _check_located(
     fit: FitFacts | None = None,
     thorough: bool = False,
 ) -> CheckedPolicy:
-    from etui.routing._check import check_policy
     from etui.routing._compile import compile_policy
+    from etui.routing.check import check_policy
 
     findings: Findings = check_policy(
         located, models, is_available, policies=policies, fit=fit, thorough=thorough

@@ -61,12 +61,12 @@ def test_cascades_and_their_hops() -> None:
     }
     found: dict[str, Any] = {}
     for name, decision in cases.items():
-        for outlook in (known, Known(calibrates=False), None):
-            kind = "none" if outlook is None else f"calibrates {outlook.calibrates}"
-            played = play(Stage(dict(parts)), decision, query=CHOICE, outlook=outlook, meter=meter)
+        for heads in (known, Known(calibrates=False), None):
+            kind = "none" if heads is None else f"calibrates {heads.calibrates}"
+            played = play(Stage(dict(parts)), decision, query=CHOICE, predictor=heads, meter=meter)
             found[f"{name}, {kind}"] = figures(played.record)
     broken = Stage({**parts, "quick": Part(failure=EngineFailed("it ended", "try again"))})
-    played = play(broken, decided(QUICK, LARGE), query=CHOICE, outlook=known, meter=meter)
+    played = play(broken, decided(QUICK, LARGE), query=CHOICE, predictor=known, meter=meter)
     found["failed"] = [figures(record) for record in played.saved.turns]
     check_numbers("turn-cascades", found)
 

@@ -213,7 +213,7 @@ def test_the_room_imports_neither_engine_nor_screen_nor_driver() -> None:
     code = (
         "import sys, etui.routing.decide, etui.routing.library, etui.routing.probes\n"
         "import etui.runtime.host\n"
-        "import etui.routing._check\n"
+        "import etui.routing.check\n"
         "bad = {'llama_cpp', 'textual', 'pynvml', 'numpy'} & set(sys.modules)\n"
         "sys.exit(', '.join(bad) or 0)"
     )

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from etui.chat import Query
-from etui.routing._check import check_policy
+from etui.routing.check import check_policy
 from etui.routing.library import CheckedPolicy, FitFacts
 from etui.routing.policy import Policy
 from etui.routing.schema.policy_file import PolicyFile

@@ -1,7 +1,7 @@
 """The policy file as pydantic models: its keys, types and ranges.
 
 Consistency within the file and with the machine (names, order, reachability) is checked in
-``etui.routing._check``.
+``etui.routing.check``.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ from etui.log.writer import TurnWriter
 from etui.models.download import Progress, Report
 from etui.runtime.routes import Route
 from etui.runtime.service import TurnService
-from etui.tui.power._energy_text import spent_joules
+from etui.tui.power.energy_text import spent_joules
 from etui.tui.services import BudgetState, ListedModel, Services, SpendingTotals, Vitals
 from etui.turn.record import TurnRecord
 

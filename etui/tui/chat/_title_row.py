@@ -17,8 +17,8 @@ from etui.runtime.routes import Route
 from etui.text import SEPARATOR, sanitize
 from etui.tui._work import in_thread, start
 from etui.tui.chat._conversation import Conversation
-from etui.tui.chat._progress import TurnProgress
-from etui.tui.power._energy_text import (
+from etui.tui.chat.progress import TurnProgress
+from etui.tui.power.energy_text import (
     budget_bar,
     budget_share_text,
     short_model,

@@ -21,12 +21,12 @@ from etui.runtime.routes import Route
 from etui.tui._work import in_thread, notify_error, start
 from etui.tui.chat._batches import TextBatch, TurnEnded, TurnFact, batch_events
 from etui.tui.chat._conversation import Asking, new_chat
-from etui.tui.chat._progress import TurnProgress, advance
 from etui.tui.chat._prompt import Prompt
 from etui.tui.chat._title_row import ChatTotals, TitleRow
 from etui.tui.chat._transcript import Transcript
 from etui.tui.chat._turn_text import build_notes
 from etui.tui.chat._turn_view import TurnView
+from etui.tui.chat.progress import TurnProgress, advance
 from etui.tui.modals import ConfirmModal
 from etui.tui.pacing import QUIET, USUAL, Drawing, Pace
 from etui.tui.power.feed import Stage

@@ -19,14 +19,14 @@ from etui.routing.decision import Decision
 from etui.text import sanitize, shorten
 from etui.tui.chat._batches import ShortFences, TextBatch
 from etui.tui.chat._conversation import Asking
-from etui.tui.chat._progress import (
+from etui.tui.chat._turn_text import full_why, hop_line, logged_why, next_hop_why, short_why
+from etui.tui.chat.progress import (
     TurnProgress,
     finished_thinking_title,
     hint_for,
     progress_line,
     running_thinking_title,
 )
-from etui.tui.chat._turn_text import full_why, hop_line, logged_why, next_hop_why, short_why
 from etui.tui.widgets.lines import HINT_FROM, BlankBox, FactLine, HintedLine
 from etui.turn.events import Decided, HopEnded, HopStarted, TurnFinished
 from etui.turn.record import HopRecord, TurnRecord

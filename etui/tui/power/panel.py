@@ -25,7 +25,9 @@ from etui.plots.braille import Graph
 from etui.plots.power_history import TOTAL
 from etui.text import SEPARATOR, sanitize
 from etui.tui.pacing import QUIET, USUAL, Pace
-from etui.tui.power._energy_text import (
+from etui.tui.power._widgets import ChannelTable
+from etui.tui.power.channel_rows import build_rows
+from etui.tui.power.energy_text import (
     AnswerEnergy,
     PhaseJoules,
     RecentTokens,
@@ -41,8 +43,6 @@ from etui.tui.power._energy_text import (
     tightest_budget,
     today_text,
 )
-from etui.tui.power._widgets import ChannelTable
-from etui.tui.power.channel_rows import build_rows
 from etui.tui.power.feed import PowerFeed, Stage, TimeWindow, mark_stage
 from etui.tui.services import BudgetState, PowerMeter, SpendingTotals
 from etui.tui.widgets.lines import FactLine, Heading, Line
@@ -51,7 +51,7 @@ from etui.tui.widgets.power_graph import PowerGraph
 if TYPE_CHECKING:
     from etui.energy.types import Energy
     from etui.events import Loaded
-    from etui.tui.chat._progress import TurnProgress
+    from etui.tui.chat.progress import TurnProgress
     from etui.turn.record import TurnRecord
 
 

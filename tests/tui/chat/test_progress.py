@@ -11,7 +11,7 @@ from etui.energy.types import Energy, Kind
 from etui.events import Loaded, Prefilled, Prefilling
 from etui.routing.decision import Decision
 from etui.tui.chat._batches import TextBatch, TurnEnded
-from etui.tui.chat._progress import TurnProgress, advance, progress_line
+from etui.tui.chat.progress import TurnProgress, advance, progress_line
 from etui.tui.power.feed import Stage
 from etui.tui.widgets.lines import break_between, count_rows
 from etui.turn.events import Decided

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 
 from etui.energy.types import Energy, Kind
-from etui.tui.power._energy_text import (
+from etui.tui.power.energy_text import (
     NO_BASELINE,
     AnswerEnergy,
     PhaseJoules,

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from etui.log.totals import Total
-from etui.tui.chat._progress import finished_thinking_title
-from etui.tui.power._energy_text import (
+from etui.tui.chat.progress import finished_thinking_title
+from etui.tui.power.energy_text import (
     NO_BASELINE,
     RecentTokens,
     budget_bar,

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
-from etui.tui.power._energy_text import StatusFacts, short_model, status_line
+from etui.tui.power.energy_text import StatusFacts, short_model, status_line
 
 FACTS = StatusFacts(
     "≈42 J", "0.66 J/tok", "18 W", tuple([9.0, 18.0] * 12), 18.0, "qwen2.5-coder-1.5b", "19 %"

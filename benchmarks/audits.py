@@ -33,7 +33,7 @@ from etui.learning.agreement import (
     estimate_agreement,
 )
 from etui.learning.cross_fit import FOLDS, cross_fit
-from etui.learning.fit import fit_heads
+from etui.learning.fit import fit_accuracy
 from etui.learning.fitted_file import Provenance
 from etui.learning.graded import Graded, assign_folds
 from etui.learning.labels import (
@@ -101,7 +101,7 @@ def predict_gain(graded: Graded, questions: tuple[QuestionText, ...], seed: int)
     from etui.arm import Arm
     from etui.chat import Query
 
-    heads = AccuracyPredictor(fit_heads(graded, ORIGIN, seed=seed, assess=False))
+    heads = AccuracyPredictor(fit_accuracy(graded, ORIGIN, seed=seed, assess=False))
     arms = [Arm(name=name, model="any") for name in graded.arms]
     gains = []
     for question in questions:

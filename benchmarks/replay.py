@@ -33,7 +33,7 @@ from etui.chat import Query
 from etui.cli.common import format_json
 from etui.config.config import Config
 from etui.learning.cross_fit import cross_fit
-from etui.learning.fit import fit_heads
+from etui.learning.fit import fit_accuracy
 from etui.learning.fitted_file import Provenance, format_fitted, parse_fitted
 from etui.learning.graded import Graded
 from etui.learning.judge import ReplayTable, judge
@@ -217,7 +217,9 @@ def main() -> None:
         origin = Provenance(
             fitted_at="", source=(), data_sha256="", n=len(table), excluded=0, etui=""
         )
-        report["fit"], report["fit, CPU"], model = seconds_and_cpu(lambda: fit_heads(table, origin))
+        report["fit"], report["fit, CPU"], model = seconds_and_cpu(
+            lambda: fit_accuracy(table, origin)
+        )
         report["cross-fit"], report["cross-fit, CPU"], _ = seconds_and_cpu(lambda: cross_fit(table))
         text = format_fitted(model)
         report["fitted file, MB"] = len(text) / 1e6

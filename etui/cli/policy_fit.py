@@ -76,7 +76,7 @@ def fit(
     cascades use it from then on.
     """
     from etui.cli.answer_options import split_names
-    from etui.learning.fit import fit_heads
+    from etui.learning.fit import fit_accuracy
     from etui.learning.fitted_file import format_fitted
     from etui.learning.predictor import get_fitted_path
     from etui.routing.policy import list_agreements
@@ -115,7 +115,7 @@ def fit(
         graded = drop_questions(graded, read_texts(exclude_test, "test").values())
     agreements = list_agreements(policy) if policy is not None else None
     provenance = _build_provenance(graded, answers, before)
-    model = fit_heads(graded, provenance, seed=seed, agreements=agreements)
+    model = fit_accuracy(graded, provenance, seed=seed, agreements=agreements)
     notes += list_uniform_notes(graded)
     notes += list_agreement_notes(agreements, model)
     notes += [] if policy is None else _list_never_accepted(policy, model)

@@ -20,7 +20,7 @@ from etui.cli.param_types import TEXT, WholeNumber
 from etui.cli.progress import count_progress
 from etui.cli.streams import control_stream
 from etui.errors import UsageError
-from etui.learning.documents import (
+from etui.learning.judge import (
     AtHull,
     JudgedPolicy,
     ReplayDocument,
@@ -33,8 +33,7 @@ from etui.units import significant
 
 if TYPE_CHECKING:
     from etui.config.config import Config
-    from etui.learning.documents import ReplayDocument
-    from etui.learning.judge import ReplayTable
+    from etui.learning.judge import ReplayDocument, ReplayTable
     from etui.learning.predictor import AccuracyPredictor
     from etui.models.catalogue import Catalogue
     from etui.routing.policy import Policy
@@ -486,9 +485,9 @@ def _list_vote_notes(policies: Sequence[Policy], table: ReplayTable) -> Iterator
 
 
 def _load_heads(policy: Policy, config: Config) -> AccuracyPredictor:
-    from etui.learning.predictor import load_heads
+    from etui.learning.predictor import load_accuracy
 
-    heads = load_heads(policy, config)
+    heads = load_accuracy(policy, config)
     if heads is None:
         raise UsageError(
             f"policy {policy.name!r} has no saved fit",

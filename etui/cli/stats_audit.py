@@ -169,7 +169,7 @@ def _summarise_pairs(
 
 def _read_rates(config: Config, policy: str) -> tuple[dict[str, float], bool, dict[str, float]]:
     """Return the fitted rate of each arm, whether the fit contains the log, and stated priors."""
-    from etui.learning.predictor import load_heads
+    from etui.learning.predictor import load_accuracy
     from etui.models.catalogue import load_catalogue
     from etui.routing.library import load_policy
     from etui.routing.policy import list_priors
@@ -178,7 +178,7 @@ def _read_rates(config: Config, policy: str) -> tuple[dict[str, float], bool, di
     try:
         loaded = load_policy(policy, config, load_catalogue(config).models)
         priors = list_priors(loaded)
-        heads = load_heads(loaded, config)
+        heads = load_accuracy(loaded, config)
     except EtuiError:  # the policy was deleted, or its fit is damaged
         return {}, False, priors
     if heads is None:

@@ -11,11 +11,13 @@ the quality.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
-from etui.learning.features import LEAST_P, MIXED_SPREAD
+from etui.learning.features import LEAF, LEAST_P, MIXED_SPREAD, VALUE_STEPS, WORD_ZERO
 from etui.learning.regressions import (
     Scale,
     compute_smoothed_rate,
@@ -24,8 +26,10 @@ from etui.learning.regressions import (
     fit_scale,
     logits,
 )
+from etui.routing.question_text import BUCKETS
 
 if TYPE_CHECKING:
+    from etui.learning.fitted_file import JointPart
     from etui.stats.arrays import Flags, Floats, Whole
 
 
@@ -37,6 +41,9 @@ _PRIOR_STRENGTH = 50.0
 _ARM_STRENGTH = 300.0
 
 _OFFSET_STRENGTH = 30.0
+
+_ONE = 65_535
+"""Integer for a tf-idf of 1."""
 
 _MOST_MIXED = 0.7
 
@@ -64,13 +71,14 @@ class Calibration:
             p: The forest's probabilities, (questions, arms).
             expected: Expected rates of the questions' bands, same shape.
         """
-        import numpy as np
-        from scipy.special import expit
+        return self.combine(_limited_logits(p), _limited_logits(expected))
 
-        mean, rest = _split(p)
-        band_mean, band_rest = _split(expected)
+    def combine(self, forest: Floats, bands: Floats) -> Floats:
+        """Return the probabilities that follow from the logits of both, (questions, arms)."""
+        mean, rest = _split(forest)
+        band_mean, band_rest = _split(bands)
         z = self.slope * mean + self.spread * rest + self.offset
-        return np.asarray(expit(z + self.band_mean * band_mean + self.band_spread * band_rest))
+        return _expit(z + self.band_mean * band_mean + self.band_spread * band_rest)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,12 +90,10 @@ class RegressionMix:
 
     def apply(self, p: Floats, own: Floats) -> Floats:
         """Mix probabilities of the joint model with those of the regressions, (questions, arms)."""
-        import numpy as np
-        from scipy.special import expit
-
-        mean, rest = _split(p)
-        mixed = (1 - self.share) * rest + self.share * MIXED_SPREAD * _split(own)[1]
-        return np.asarray(expit(mean + mixed + self.offset))
+        mean, rest = _split(_limited_logits(p))
+        others = _split(_limited_logits(own))[1]
+        mixed = (1 - self.share) * rest + self.share * MIXED_SPREAD * others
+        return _expit(mean + mixed + self.offset)
 
 
 def is_mixed(questions: int) -> bool:
@@ -108,8 +114,8 @@ def fit_mix(p: Floats, own: Floats, questions: int) -> RegressionMix | None:
     if not is_mixed(questions) or p.shape[1] < 2:
         return None
     share = _MOST_MIXED * (1 - questions / _NONE_MIXED)
-    rest = _split(p)[1].mean(axis=0) - MIXED_SPREAD * _split(own)[1].mean(axis=0)
-    return RegressionMix(share, share * rest)
+    rest, others = (_split(_limited_logits(each))[1].mean(axis=0) for each in (p, own))
+    return RegressionMix(share, share * (rest - MIXED_SPREAD * others))
 
 
 def fit_calibration(p: Floats, expected: Floats, y: Floats, heavy: Floats) -> Calibration:
@@ -132,8 +138,8 @@ def fit_calibration(p: Floats, expected: Floats, y: Floats, heavy: Floats) -> Ca
     import numpy as np
     from scipy.special import expit
 
-    mean, rest = _split(p)
-    band_mean, band_rest = _split(expected)
+    mean, rest = _split(_limited_logits(p))
+    band_mean, band_rest = _split(_limited_logits(expected))
     parts = [np.broadcast_to(mean, rest.shape), rest]
     parts += [np.broadcast_to(band_mean, rest.shape), band_rest]
     centers = np.stack([part.mean(axis=0) for part in parts])  # (parts, arms)
@@ -176,19 +182,26 @@ def fit_calibration(p: Floats, expected: Floats, y: Floats, heavy: Floats) -> Ca
     return Calibration(slope, spread, band, band_spread, offset)
 
 
-def _split(p: Floats) -> tuple[Floats, Floats]:
+def _split(z: Floats) -> tuple[Floats, Floats]:
     """Split logits into their mean over the arms, (questions, 1), and the differences from it."""
-    import numpy as np
-
-    inside = np.clip(p, LEAST_P, 1 - LEAST_P)
-    z = np.log(inside / (1 - inside))
     mean = z.mean(axis=1, keepdims=True)
     return mean, z - mean
 
 
+def _limited_logits(p: Floats) -> Floats:
+    return logits(p, LEAST_P)
+
+
+def _expit(z: Floats) -> Floats:
+    """Compute 1 / (1 + exp(-z)) without overflow, and without scipy: a decision needs it."""
+    import numpy as np
+
+    return np.asarray(np.exp(-np.logaddexp(0.0, -z)))
+
+
 COMPONENTS = 50
 TREES = 100
-LEAF = 15
+LEAST_IN_LEAF = 15
 FEATURE_SHARE = 0.4
 """Share of the columns that a split chooses from."""
 LEAST_ROWS = 100
@@ -309,7 +322,7 @@ def fit_joint(
         held, others = folds == fold, folds != fold
         grove = ExtraTreesRegressor(
             -(-trees // count),
-            min_samples_leaf=LEAF,
+            min_samples_leaf=LEAST_IN_LEAF,
             max_features=FEATURE_SHARE,
             random_state=seed + fold,
             n_jobs=-1,
@@ -427,3 +440,102 @@ def _build_dense(
             linear,
         ]
     ).astype(np.float32)
+
+
+class JointPredictor:
+    """Predicts with the joint model of a fitted file, one question at a time."""
+
+    def __init__(self, part: JointPart) -> None:
+        import numpy as np
+
+        self.arms = part.arms
+        self._part, self._rank, width = part, part.components, len(part.arms) + 1
+        self._words = part.words.unpack().reshape(BUCKETS, -1)
+        self._start, self._features = np.asarray(part.start), np.asarray(part.features)
+        self._bands = {name: at for at, name in enumerate(part.bands)}
+        self._band_rows = np.asarray(
+            [[*each] for each in map(chain, part.rates, part.band_weights)]
+        ).reshape(-1, 2 * width - 1)
+        column, child = part.column.unpack(), part.child.unpack().astype(np.int64)
+        node = np.arange(len(column))
+        self._inner = column != LEAF
+        self._roots, self._threshold = np.asarray(part.roots), part.threshold.unpack()
+        self._column = np.where(self._inner, column, 0)
+        # A leaf leads to itself, so that all trees are walked together until the deepest leaf.
+        self._left = np.where(self._inner, node + 1, node)
+        self._right = np.where(self._inner, child, node)
+        self._leaf = child - len(column)
+        self._leaves = part.values.unpack().astype(np.int64).reshape(-1, width)
+        self._calibration = Calibration(
+            np.asarray(part.slope),
+            part.spread,
+            part.band_mean,
+            part.band_spread,
+            np.asarray(part.offset),
+        )
+        self.is_mixed = part.mixed > 0
+        """Whether the arms' own regressions have a share in the predictions."""
+        self._mix = RegressionMix(part.mixed, np.asarray(part.mixed_offset))
+
+    def predict(
+        self, features: Sequence[float], words: Mapping[int, float], bands: Mapping[str, float]
+    ) -> dict[str, float]:
+        """Predict p of a right answer by arm.
+
+        Args:
+            words: tf-idf by bucket.
+        """
+        import numpy as np
+
+        part, count = self._part, len(self.arms)
+        columns = self._build_columns(features, words, bands)
+        total = self._walk(columns) / (len(part.roots) * VALUE_STEPS)
+        forest = logits(total[:1] + total[1:] / part.stretch, LEAST_P)
+        first = len(features) + self._rank
+        most = math.log((1 - LEAST_P) / LEAST_P)
+        held = np.clip(columns[first : first + count].astype(np.float64), -most, most)
+        return self._name(self._calibration.combine(forest[None], held[None]))
+
+    def mix(self, joint: Mapping[str, float], own: Mapping[str, float]) -> dict[str, float]:
+        """Mix p of the joint model with p of the arms' own regressions, by arm."""
+        import numpy as np
+
+        p, others = (np.asarray([[each[arm] for arm in self.arms]]) for each in (joint, own))
+        return self._name(self._mix.apply(p, others))
+
+    def _name(self, p: Floats) -> dict[str, float]:
+        return dict(zip(self.arms, p[0].tolist(), strict=True))
+
+    def _build_columns(
+        self, features: Sequence[float], words: Mapping[int, float], bands: Mapping[str, float]
+    ) -> Any:
+        """Build the columns of the forest, in the single precision that the trees were grown on."""
+        import numpy as np
+
+        part, count = self._part, len(self.arms)
+        # In steps, and so exact: the sum does not depend on the order of the words.
+        amounts = np.rint(_ONE * np.fromiter(words.values(), np.float64)).astype(np.int64)
+        steps = self._words[np.fromiter(words, np.int64)].astype(np.int64) - WORD_ZERO
+        sums = (amounts @ steps) / _ONE
+        # Row after row, as a sum in Python would be.
+        weighted = np.asarray(features)[:, None] * self._features
+        start = self._start + part.word_step * sums[self._rank :]
+        linear = np.concatenate([start[None], weighted]).sum(axis=0)
+        shares = {at: bands[band] for band, at in self._bands.items() if bands.get(band)}
+        rows = self._band_rows[np.fromiter(shares, np.int64)]
+        known = (np.fromiter(shares.values(), np.float64)[:, None] * rows).sum(axis=0)
+        ease = logits(known[:count] if self._bands else np.asarray(part.overall))
+        components = part.component_step * sums[: self._rank]
+        linear = linear + known[count:]
+        parts = [features, components, ease, ease[1:] - ease[0], linear]
+        return np.concatenate(parts).astype(np.float32)
+
+    def _walk(self, columns: Any) -> Whole:
+        """Sum the leaves that a question reaches in all trees, in steps."""
+        import numpy as np
+
+        node = self._roots
+        while self._inner[node].any():
+            near = columns[self._column[node]] <= self._threshold[node]
+            node = np.where(near, self._left[node], self._right[node])
+        return np.asarray(self._leaves[self._leaf[node]].sum(axis=0))

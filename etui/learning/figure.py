@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import chain
 
-from etui.learning.documents import AtHull, ReplayDocument
+from etui.learning.judge import AtHull, ReplayDocument
 from etui.plots.figure import ARM_COLOURS, Figure, Panel, Point
 
 _ROUTER, _POLICY, _ORACLE = ARM_COLOURS[0], ARM_COLOURS[1], ARM_COLOURS[2]

@@ -64,7 +64,7 @@ if TYPE_CHECKING:
 LEAST_QUESTIONS = 20
 
 
-def fit_heads(
+def fit_accuracy(
     graded: Graded,
     provenance: Provenance,
     *,
@@ -89,10 +89,10 @@ def fit_heads(
             f"provide at least {LEAST_QUESTIONS}; a useful prediction needs a few hundred",
         )
     with one_thread():
-        return _fit_heads(graded, provenance, seed, assess, agreements, jointly)
+        return _fit_accuracy(graded, provenance, seed, assess, agreements, jointly)
 
 
-def _fit_heads(
+def _fit_accuracy(
     graded: Graded,
     provenance: Provenance,
     seed: int,

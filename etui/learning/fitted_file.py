@@ -7,14 +7,10 @@ text of any question: words are hashed into buckets.
 from __future__ import annotations
 
 import json
-import operator
-import sys
-from array import array
 from base64 import b64decode, b64encode
 from binascii import Error
-from itertools import compress, repeat
 from pathlib import Path
-from typing import Annotated, Final, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -41,7 +37,7 @@ class Packed(_Part):
     """An array of numbers of one type, in base64."""
 
     type: Literal["B", "h", "H", "I", "f"]
-    """Type code of :mod:`array`: ``B`` a byte, ``h`` and ``H`` 16 bits with and without sign, ``I``
+    """Type code of numpy: ``B`` a byte, ``h`` and ``H`` 16 bits with and without sign, ``I``
     32 bits without, ``f`` single precision."""
     data: str  # The bytes, little-endian
 
@@ -51,24 +47,21 @@ class Packed(_Part):
         return self
 
     def count(self) -> int:
-        """Count the numbers without unpacking them."""
-        padding = len(self.data) - len(self.data.rstrip("="))
-        return (len(self.data) // 4 * 3 - padding) // array(self.type).itemsize
+        """Count the numbers."""
+        return len(self.unpack())
 
-    def unpack(self) -> array[int] | array[float]:
-        """Return the numbers.
+    def unpack(self) -> Any:
+        """Return the numbers as an array.
 
         Raises:
             ValueError: The text is not base64 of such numbers.
         """
-        values: array[int] | array[float] = array(self.type)
+        import numpy as np
+
         try:
-            values.frombytes(b64decode(self.data, validate=True))
+            return np.frombuffer(b64decode(self.data, validate=True), np.dtype(f"<{self.type}"))
         except (Error, ValueError):
             raise ValueError("a packed array is damaged") from None
-        if sys.byteorder == "big":
-            values.byteswap()
-        return values
 
 
 def pack(kind: Literal["B", "h", "H", "I", "f"], raw: bytes) -> Packed:
@@ -155,21 +148,23 @@ class JointPart(_Part):
 
     def _check_forest(self, columns: int) -> None:
         """Check that every walk through a tree ends in a leaf: children come after their node."""
-        column, child = self.column.unpack(), self.child.unpack()
+        import numpy as np
+
+        column, child = self.column.unpack(), self.child.unpack().astype(np.int64)
         count, width = len(column), len(self.arms) + 1
         values = self.values.count()
-        inner = list(map(operator.ne, column, repeat(LEAF)))
+        inner = column != LEAF
         valid = (
             count > 0
             and len(child) == self.threshold.count() == count
             and values % width == 0
             and not inner[-1]
             and max(self.roots) < count
-            and max(compress(column, inner), default=0) < columns
-            and all(map(operator.lt, range(count), child))
-            and max(compress(child, inner), default=0) < count
-            and max(child) < count + values // width
-            and min(compress(child, map(operator.not_, inner))) >= count
+            and column[inner].max(initial=0) < columns
+            and bool((np.arange(count) < child).all())
+            and child[inner].max(initial=0) < count
+            and child.max() < count + values // width
+            and child[~inner].min() >= count
         )
         if not valid:
             raise ValueError("the trees of its joint model are damaged")

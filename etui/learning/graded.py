@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 from etui.routing.question_text import QuestionText
 
@@ -73,44 +73,27 @@ class Graded:
     def take(self, selected: Flags) -> Graded:
         """Return the table of the selected questions."""
         keep = [at for at, held in enumerate(selected.tolist()) if held]
-
-        def rows(values: Floats | None) -> Floats | None:
-            return None if values is None else values[keep]
-
-        return Graded(
-            self.arms,
-            tuple(self.subjects[at] for at in keep),
-            tuple(self.rows[at] for at in keep),
-            tuple(self.questions[at] for at in keep) if self.questions else (),
-            self.correct[keep],
-            rows(self.joules),
-            rows(self.confidence),
-            rows(self.margin),
-            self.facts,
-            rows(self.weights),
-            None if self.answers is None else self.answers[keep],
+        return replace(
+            self,
+            subjects=tuple(self.subjects[at] for at in keep),
+            rows=tuple(self.rows[at] for at in keep),
+            questions=tuple(self.questions[at] for at in keep) if self.questions else (),
+            **self._map(lambda values: values[keep]),
         )
 
     def of_arms(self, names: Sequence[str]) -> Graded:
         """Return the table with these arms only, in this order."""
         at = [self.arms.index(name) for name in names]
-
-        def columns(values: Floats | None) -> Floats | None:
-            return None if values is None else values[:, at]
-
-        return Graded(
-            tuple(names),
-            self.subjects,
-            self.rows,
-            self.questions,
-            self.correct[:, at],
-            columns(self.joules),
-            columns(self.confidence),
-            columns(self.margin),
-            {name: self.facts[name] for name in names if name in self.facts},
-            columns(self.weights),
-            None if self.answers is None else self.answers[:, at],
+        facts = {name: self.facts[name] for name in names if name in self.facts}
+        return replace(
+            self, arms=tuple(names), facts=facts, **self._map(lambda values: values[:, at])
         )
+
+    def _map(self, change: Callable[[Any], Any]) -> dict[str, Any]:
+        """Change every array of the shape (questions, arms)."""
+        names = ("correct", "joules", "confidence", "margin", "weights", "answers")
+        arrays = ((name, getattr(self, name)) for name in names)
+        return {name: None if values is None else change(values) for name, values in arrays}
 
 
 def same_questions(graded: Graded) -> Whole:

@@ -6,21 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from math import sqrt
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NotRequired, TypedDict
 
 from etui.learning.confidence import calibration_error
-from etui.learning.documents import (
-    JudgedPolicy,
-    McNemar,
-    OracleFigures,
-    ReplayDocument,
-    Router,
-    RouterChoice,
-    RouterEnergy,
-    SecondRun,
-    SingleArm,
-    Spread,
-)
 from etui.learning.policy_replay import Routed
 from etui.learning.router_curve import (
     Ends,
@@ -115,6 +103,149 @@ def judge(
         "routers": judged,
         "policies": {routed.name: _judge_policy(routed, table, seed) for routed in policies},
     }
+
+
+class Spread(TypedDict):
+    """A value and its 95 % interval; None for an infinite end."""
+
+    value: float
+    low: float | None
+    high: float | None
+
+
+class Corner(TypedDict):
+    """An arm on the upper hull of cost and accuracy."""
+
+    arm: str
+    cost: float
+    accuracy: float
+
+
+class SingleArm(TypedDict):
+    """One arm for all questions; ``cost_per_correct`` is None without a right answer."""
+
+    accuracy: float
+    accuracy_interval: list[float]
+    cost: float
+    cost_per_correct: float | None
+
+
+class SecondRun(TypedDict):
+    """The oracle's choices on the first run, evaluated on the answers of a second run."""
+
+    accuracy: float
+    cost: float
+
+
+class OracleFigures(TypedDict):
+    """The cheapest right arm of each question; ``reproducible`` is None without a second run."""
+
+    accuracy: float
+    cost: float
+    shares: dict[str, float]
+    apgr: float | None
+    reproducible: SecondRun | None
+
+
+class McNemar(TypedDict):
+    """Questions that only one of two answered right, and the exact p-value."""
+
+    only_this: int
+    only_arm: int
+    p_value: float
+
+
+class RouterChoice(TypedDict):
+    """A router against the best random mixture; ``saved`` is None if no mixture is as accurate."""
+
+    accuracy: float
+    cost: float
+    cost_per_correct: float | None
+    mixture_accuracy: float
+    difference: Spread
+    saved: Spread | None
+    mcnemar: dict[str, McNemar]
+
+
+class AtBudget(RouterChoice):
+    """A router at a budget of ``share`` of the way from the weak to the strong arm's cost."""
+
+    budget: float
+    share: float
+    shares: dict[str, float]
+
+
+class AtHull(RouterChoice):
+    """A router at a corner of the hull, or at the geometric middle of two neighbouring corners."""
+
+    kind: Literal["corner", "middle"]
+    arms: list[str]
+    budget: float
+    shares: dict[str, float]
+
+
+class JudgedPolicy(RouterChoice):
+    """A replayed policy: the arms that answered, the hops, the rules that matched."""
+
+    shares: dict[str, float]
+    mean_hops: float
+    rules: dict[str, int]
+    notes: list[str]
+
+
+class RouterEnergy(TypedDict):
+    """A router over cost instead of calls; keys of ``cost_at_pgr`` are percent of the gain."""
+
+    apgr: float
+    cost_at_pgr: dict[str, float | None]
+    at_budget: list[AtBudget]
+    at_hull: list[AtHull]
+
+
+class Router(TypedDict):
+    """A router; keys that are not required are absent if no arm gains over the cheapest."""
+
+    apgr: float | None
+    ece: dict[str, float]
+    apgr_interval: NotRequired[list[float | None] | None]
+    cpt50: NotRequired[float | None]
+    cpt80: NotRequired[float | None]
+    cpt95: NotRequired[float | None]
+    energy: NotRequired[RouterEnergy]
+    curve: list[list[float]]
+
+
+class RandomRouter(TypedDict):
+    """The figures of a random router, known by definition."""
+
+    apgr: float
+    cpt50: float
+    cpt80: float
+    cpt95: float
+
+
+class ReplayDocument(TypedDict):
+    """A replay over graded answers; the top-level figures are those of the best ``router``."""
+
+    n: int
+    unit: str
+    kinds: list[str]
+    arms: dict[str, SingleArm]
+    weak: str
+    strong: str
+    hull: list[Corner]
+    random: RandomRouter
+    oracle: OracleFigures
+    router: str | None
+    apgr: float | None
+    apgr_interval: list[float | None] | None
+    cpt50: float | None
+    cpt80: float | None
+    cpt95: float | None
+    energy: RouterEnergy | None
+    routers: dict[str, Router]
+    policies: dict[str, JudgedPolicy]
+    notes: NotRequired[list[str]]
 
 
 def _judge_arm(table: ReplayTable, column: int) -> SingleArm:

@@ -6,13 +6,12 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import lru_cache
-from typing import TYPE_CHECKING, NamedTuple, get_args
+from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
 from etui import units
 from etui.arm import Arm, Reasoning, Speculate
 from etui.chat import Message, Query
 from etui.errors import EtuiError
-from etui.learning.documents import MovedAccuracy, MovedJoules, ReplayedTurn, TurnsDocument
 from etui.text import sanitize
 from etui.turn.text import about_joules
 
@@ -20,6 +19,9 @@ if TYPE_CHECKING:
     from etui.log.records import LoggedQuestion
     from etui.routing.decision import Decision, Predictor
 
+
+TurnsDocument = dict[str, Any]
+"""A replay of the log as plain JSON values; see :func:`build_turns_document`."""
 
 _CONFIDENCE = 0.9
 """Confidence of the predicted bounds; only the middle value is used here."""
@@ -108,7 +110,7 @@ def move_rows(document: TurnsDocument) -> list[tuple[str, str, str]]:
     ]
 
 
-def _joules_lines(joules: MovedJoules) -> Iterator[str]:
+def _joules_lines(joules: dict[str, Any]) -> Iterator[str]:
     kinds = joules["kinds"]
     measured = units.energy_text(joules["measured"], None, kinds[0] if len(kinds) == 1 else None)
     mixed = f" ({', '.join(kinds)})" if len(kinds) > 1 else ""
@@ -124,7 +126,7 @@ def _joules_lines(joules: MovedJoules) -> Iterator[str]:
     )
 
 
-def _accuracy_line(accuracy: MovedAccuracy) -> str:
+def _accuracy_line(accuracy: dict[str, Any]) -> str:
     if not accuracy["predicted_turns"]:
         return "expected accuracy: unknown, nothing was fitted; see `etui policy fit`"
     before, after = accuracy["predicted_before"], accuracy["predicted_after"]
@@ -364,7 +366,7 @@ def count_moves(
     return [(before, after, count) for (before, after), count in moves.most_common()]
 
 
-def _build_turn_document(turn: TurnReplay) -> ReplayedTurn:
+def _build_turn_document(turn: TurnReplay) -> dict[str, Any]:
     after = turn.after
     return {
         "turn_id": turn.turn_id,

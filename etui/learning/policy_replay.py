@@ -334,7 +334,7 @@ def _folds(
     policy: Policy, graded: Graded, seed: int, say: Callable[[str], None]
 ) -> Iterator[tuple[Sequence[int], AccuracyPredictor | None]]:
     """Yield the rows of each fold, with heads fitted on the others; one fold without heads."""
-    from etui.learning.fit import LEAST_QUESTIONS, fit_heads
+    from etui.learning.fit import LEAST_QUESTIONS, fit_accuracy
     from etui.learning.fitted_file import Provenance
     from etui.learning.graded import assign_folds
 
@@ -352,7 +352,7 @@ def _folds(
         )
         rows = [row for row, column in enumerate(folds.tolist()) if column == fold]
         agreements = list_agreements(policy)
-        found = fit_heads(training, origin, seed=seed, agreements=agreements)
+        found = fit_accuracy(training, origin, seed=seed, agreements=agreements)
         yield rows, AccuracyPredictor(found)
 
 

@@ -362,11 +362,11 @@ def expect_rates(shares: Floats, rates: Floats, overall: Floats) -> Floats:
     return np.asarray(shares @ rates)
 
 
-def logits(p: Floats) -> Floats:
-    """Compute ln(p / (1-p)), with p kept at least 1e-4 away from 0 and 1."""
+def logits(p: Floats, least: float = 1e-4) -> Floats:
+    """Compute ln(p / (1-p)), with p kept some way from 0 and 1."""
     import numpy as np
 
-    inside = np.clip(p, 1e-4, 1 - 1e-4)
+    inside = np.clip(p, least, 1 - least)
     return np.asarray(np.log(inside / (1 - inside)))
 
 

@@ -413,14 +413,14 @@ def _check_log(config: Config) -> Folder:
 
 
 def _check_policy(config: Config) -> list[str]:
-    from etui.learning.predictor import load_heads
+    from etui.learning.predictor import load_accuracy
     from etui.models.catalogue import load_catalogue
     from etui.routing.library import load_policy
     from etui.runtime.fit_health import build_notice, read_health
 
     try:
         policy = load_policy(config.policy, config, load_catalogue(config).models)
-        heads = load_heads(policy, config)
+        heads = load_accuracy(policy, config)
         if heads is None:
             return []
         health = read_health(config, policy, heads.model)

@@ -352,9 +352,9 @@ def _predict_needs(query: Query, policy: Policy, config: Config) -> list[dict[st
 
     Arms that the policy no longer has are left out.
     """
-    from etui.learning.predictor import load_heads
+    from etui.learning.predictor import load_accuracy
 
-    heads = load_heads(policy, config)
+    heads = load_accuracy(policy, config)
     return [
         {
             "need": need.need,

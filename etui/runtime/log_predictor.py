@@ -341,8 +341,8 @@ def build_predictor(
     """
 
     def read_fit() -> AccuracyModels | None:
-        from etui.learning.predictor import load_heads
+        from etui.learning.predictor import load_accuracy
 
-        return load_heads(policy, config)
+        return load_accuracy(policy, config)
 
     return LogPredictor(config, catalogue, resident, read_heads or read_fit, log)

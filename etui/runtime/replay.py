@@ -128,14 +128,14 @@ def compare_with_fit(
     Raises:
         LogUnavailable: The log cannot be read.
     """
-    from etui.learning.predictor import load_heads
+    from etui.learning.predictor import load_accuracy
     from etui.log.filters import TurnFilter
     from etui.log.labels import read_named_arms
     from etui.log.queries import LogReader
 
     try:
         policy = runtime.load_policy(name)
-        heads = load_heads(policy, runtime.config)
+        heads = load_accuracy(policy, runtime.config)
     except EtuiError:  # the policy was deleted, or its fit is damaged
         return None
     if heads is None or "log" not in heads.model.provenance.source:

@@ -227,10 +227,10 @@ class Runtime(Generic[B]):
         Raises:
             InvalidFile: The file is damaged, or of another etui version.
         """
-        from etui.learning.predictor import get_fitted_path, load_heads
+        from etui.learning.predictor import get_fitted_path, load_accuracy
 
         path = str(get_fitted_path(policy, self.config))
-        return self._fits.get(path, lambda: load_heads(policy, self.config), lambda _: (path,))
+        return self._fits.get(path, lambda: load_accuracy(policy, self.config), lambda _: (path,))
 
     def resolve(self, arm: Arm) -> ResolvedModel:
         """Find the model file of an arm, and use its idle baseline for net joules from now on.

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from etui.cli.main import run
-from etui.learning.fit import fit_heads
+from etui.learning.fit import fit_accuracy
 from etui.learning.fitted_file import Provenance, format_fitted
 from etui.learning.graded import ArmFacts, Graded
 from etui.learning.predictor import FITTED_ENDING
@@ -32,7 +32,7 @@ def test_needs_stand_in_the_document_and_in_words(
     origin = Provenance(
         fitted_at="2026", source=("made",), data_sha256="", n=1, excluded=0, etui="0"
     )
-    fitted = fit_heads(made.graded(300), origin)
+    fitted = fit_accuracy(made.graded(300), origin)
     (tmp_path / f"mine{FITTED_ENDING}").write_text(format_fitted(fitted))
     assert run(["policy", "explain", "hello", "--policy", str(path), "--json"]) == 0
     (need,) = json.loads(capsys.readouterr().out)["needs"]
@@ -109,7 +109,7 @@ def test_a_step_that_the_fit_never_accepts_is_left_out(
         tuple(facts), ("",) * 200, tuple(range(200)), (), answers == 0, answers=answers, facts=facts
     )
     origin = Provenance(fitted_at="2026", source=("made",), data_sha256="", n=200, etui="0")
-    model = fit_heads(table, origin, agreements=[("weak", "other")])
+    model = fit_accuracy(table, origin, agreements=[("weak", "other")])
     (tmp_path / f"mine{FITTED_ENDING}").write_text(format_fitted(model))
     never = accept == "0.9"
     assert run(["policy", "check", str(path)]) == 0

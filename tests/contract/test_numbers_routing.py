@@ -27,7 +27,7 @@ from etui.learning.agreement import build_scale, compute_bias, estimate_agreemen
 from etui.learning.confidence import calibration_error, compute_auc, compute_quality, find_agreed
 from etui.learning.cross_fit import cross_fit
 from etui.learning.features import compute_features, predict_fields
-from etui.learning.fit import fit_heads
+from etui.learning.fit import fit_accuracy
 from etui.learning.fitted_file import FittedModel, Provenance, format_fitted, parse_fitted
 from etui.learning.graded import assign_folds
 from etui.learning.judge import ReplayTable, judge
@@ -231,7 +231,7 @@ def test_decisions_and_replays_of_every_kind_of_rule(name: str) -> None:
     policy, models = build_policy(name), ("small", "large")
     table = made.graded(200)
     assert table.joules is not None
-    heads = AccuracyPredictor(fit_heads(made.graded(300, seed=5), ORIGIN))
+    heads = AccuracyPredictor(fit_accuracy(made.graded(300, seed=5), ORIGIN))
     decisions = [
         decide(Query(text), policy, available=models, predictor=Known("small"))
         for text in QUERIES[::2]
@@ -307,7 +307,7 @@ def test_measures_of_texts() -> None:
 
 def test_a_fit_and_its_predictions() -> None:
     table = made.graded(400)
-    fitted = fit_heads(table, ORIGIN)
+    fitted = fit_accuracy(table, ORIGIN)
     heads = AccuracyPredictor(parse_fitted(format_fitted(fitted), "f"))
     arms = (Arm("weak", "small"), Arm("strong", "large"))
     later = made.graded(40, seed=9)

@@ -14,7 +14,7 @@ from etui.learning.agreement import (
     compute_bias,
     estimate_agreement,
 )
-from etui.learning.fit import fit_heads
+from etui.learning.fit import fit_accuracy
 from etui.learning.fitted_file import Provenance
 from etui.learning.labels import (
     Label,
@@ -151,7 +151,7 @@ def test_probable_labels_that_differ_between_arms_stay_apart_in_a_fit() -> None:
         ]
     )
     origin = Provenance(fitted_at="", source=(), data_sha256="", n=400, excluded=0, etui="")
-    heads = AccuracyPredictor(fit_heads(table, origin, assess=False))
+    heads = AccuracyPredictor(fit_accuracy(table, origin, assess=False))
     found = [
         heads.accuracy(Arm(name, "any"), Query("What stone is it?"), 0.9)
         for name in ("quick", "large")

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from etui.arm import Arm
 from etui.learning.confidence import find_agreed, fit_agreement
-from etui.learning.fit import fit_heads
+from etui.learning.fit import fit_accuracy
 from etui.learning.fitted_file import (
     AgreementHead,
     ConfidenceCurve,
@@ -106,7 +106,7 @@ def test_a_fit_predicts_agreement_by_margin_for_the_models_it_knows():
     rows = [[0, 0] if each else [1, 1] for each in right]
     graded = table(rows, margin=margin, confidence=margin)
     origin = Provenance(fitted_at="", source=(), data_sha256="", n=600, excluded=0, etui="")
-    model = fit_heads(graded, origin, agreements=[PAIR])
+    model = fit_accuracy(graded, origin, agreements=[PAIR])
     heads = AccuracyPredictor(parse_fitted(format_fitted(model), "f.json"))
     arms = (Arm("a", "small"), Arm("b", "middle"))
     low = heads.agreement(arms, [(None, 0.1), (None, 0.2)])
@@ -119,8 +119,8 @@ def test_a_fit_predicts_agreement_by_margin_for_the_models_it_knows():
     assert plain.agreed == heads.agreement(arms, [(None, None), (None, 0.9)]).agreed  # type: ignore[union-attr]
     assert heads.agreement((arms[0], Arm("b", "another"))) is None
     assert heads.agreement((arms[1], arms[0])) is None
-    assert fit_heads(graded, origin, agreements=()).agreements == ()
-    assert [head.arms for head in fit_heads(graded, origin).agreements] == [PAIR]
+    assert fit_accuracy(graded, origin, agreements=()).agreements == ()
+    assert [head.arms for head in fit_accuracy(graded, origin).agreements] == [PAIR]
 
 
 def test_labels_that_are_only_probable_do_not_count():
@@ -148,7 +148,7 @@ def curves(draw: st.DrawFn) -> ConfidenceCurve:
 def fit_once() -> FittedModel:
     graded = table([[0, 0]] * 30 + [[1, 2]] * 30)
     origin = Provenance(fitted_at="", source=(), data_sha256="", n=60, excluded=0, etui="")
-    return fit_heads(graded, origin, agreements=())
+    return fit_accuracy(graded, origin, agreements=())
 
 
 @given(curve=st.none() | curves(), share=UNIT, margins=st.tuples(UNIT, UNIT))

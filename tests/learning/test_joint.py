@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 from etui.arm import Arm
 from etui.chat import Query
 from etui.errors import InvalidFile
-from etui.learning._joint import QuestionColumns, fit_joint, fit_mix
+from etui.learning._joint import JointPredictor, QuestionColumns, fit_joint, fit_mix
 from etui.learning.cross_fit import compute_shares, cross_fit
-from etui.learning.fit import export_joint, fit_heads
+from etui.learning.fit import export_joint, fit_accuracy
 from etui.learning.fitted_file import JointPart, Provenance, format_fitted, parse_fitted
 from etui.learning.graded import ArmFacts, Graded, assign_folds
 from etui.learning.policy_replay import format_question
-from etui.learning.predictor import AccuracyPredictor, JointPredictor
+from etui.learning.predictor import AccuracyPredictor
 from etui.learning.regressions import build_corpus, compute_idf, compute_tf_idf
 from etui.routing.question_text import BUCKETS
 from tests.learning import made
@@ -98,7 +98,7 @@ def test_the_export_of_any_forest_walks_as_sklearn_does(seed, arms, trees):
     width = len(fit.groves[0].estimators_[0].tree_.value[0])
     asked = draw.normal(0, 1, (8, fit.groves[0].n_features_in_)).astype(np.float32)
     raw = sum(grove.predict(asked) for grove in fit.groves) / len(fit.groves)
-    walked = np.array([predictor._walk(row.tolist()) for row in asked])
+    walked = np.array([predictor._walk(row) for row in asked])
     count = sum(len(grove.estimators_) for grove in fit.groves)
     assert np.abs(walked / (8192 * count) - raw.reshape(8, width)).max() < 1e-4
 
@@ -122,7 +122,7 @@ def test_the_file_mixes_as_the_replay_does(seed, arms, questions):
 @pytest.mark.parametrize(("count", "is_mixed"), [(400, True), (3_100, False)])
 def test_few_questions_are_predicted_with_the_regressions_of_the_arms(count, is_mixed):
     graded = table(2, count)
-    fitted = parse_fitted(format_fitted(fit_heads(graded, ORIGIN, assess=False)), "f")
+    fitted = parse_fitted(format_fitted(fit_accuracy(graded, ORIGIN, assess=False)), "f")
     assert (fitted.joint.mixed > 0) is is_mixed
     alone = fitted.joint.model_copy(update={"mixed": 0.0, "mixed_offset": ()})
     query = Query(format_question(graded.questions[0]))
@@ -139,7 +139,7 @@ def test_live_equals_replay():
     folds = assign_folds(graded, 5, 0)
     used = folds != 0
     heads = AccuracyPredictor(
-        parse_fitted(format_fitted(fit_heads(graded.take(used), ORIGIN)), "f")
+        parse_fitted(format_fitted(fit_accuracy(graded.take(used), ORIGIN)), "f")
     )
     arms = [Arm("weak", "small"), Arm("strong", "large")]
     live = np.array(
@@ -155,7 +155,7 @@ def test_live_equals_replay():
 
 def test_the_same_question_gets_the_same_p_from_the_same_heads():
     graded = made.graded(400)
-    model = fit_heads(graded, ORIGIN)
+    model = fit_accuracy(graded, ORIGIN)
     one, other = AccuracyPredictor(model), AccuracyPredictor(parse_fitted(format_fitted(model), ""))
     for question in graded.questions[:40]:
         query = Query(format_question(question))
@@ -185,22 +185,22 @@ def test_an_arm_that_is_always_right_or_wrong_is_predicted_so(outcome):
     graded = table(3)
     correct = graded.correct.copy()
     correct[:, 1] = outcome
-    heads = AccuracyPredictor(fit_heads(replace(graded, correct=correct), ORIGIN))
+    heads = AccuracyPredictor(fit_accuracy(replace(graded, correct=correct), ORIGIN))
     p = heads.accuracy(Arm("arm1", "m"), Query("Which equation matrix ring group?"), 0.9).p
     assert (p > 0.95) if outcome else (p < 0.05)
     assert np.isfinite(p)
 
 
 def test_too_few_questions_or_no_texts_have_no_joint_model():
-    assert fit_heads(made.graded(90), ORIGIN).joint is None
+    assert fit_accuracy(made.graded(90), ORIGIN).joint is None
     silent = replace(made.graded(400), questions=())
-    assert fit_heads(silent, ORIGIN).joint is None
+    assert fit_accuracy(silent, ORIGIN).joint is None
     assert list(cross_fit(silent)) == ["subject"]
     assert np.isfinite(cross_fit(made.graded(120))["joint"]).all()
 
 
 def test_an_arm_that_the_policy_no_longer_has_does_no_harm():
-    heads = AccuracyPredictor(fit_heads(table(3), ORIGIN))
+    heads = AccuracyPredictor(fit_accuracy(table(3), ORIGIN))
     assert heads.accuracy(Arm("new", "m"), Query("Which ring?"), 0.9) is None
     assert heads.accuracy(Arm("arm2", "m"), Query("Which ring?"), 0.9) is not None
 
@@ -214,7 +214,7 @@ def test_hidden_subjects_are_not_seen():
 
 
 def test_an_old_file_still_works_and_damage_is_refused():
-    model = fit_heads(table(2), ORIGIN)
+    model = fit_accuracy(table(2), ORIGIN)
     old = json.loads(format_fitted(model))
     del old["joint"], old["bands"]["source"], old["bands"]["fields_sha256"]
     old["version"] = 1
@@ -238,5 +238,5 @@ def test_an_old_file_still_works_and_damage_is_refused():
 
 
 def test_buckets_are_those_of_the_file():
-    part = fit_heads(table(2), ORIGIN).joint
+    part = fit_accuracy(table(2), ORIGIN).joint
     assert len(part.words.unpack()) == BUCKETS * (part.components + 3)

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from etui.learning.fit import fit_heads
+from etui.learning.fit import fit_accuracy
 from etui.learning.fitted_file import Provenance
 from etui.learning.graded import Graded
 from etui.routing.question_text import split_question
@@ -37,8 +37,8 @@ def make_table(count: int = 400, seed: int = 0) -> Graded:
 def test_weights_of_one_change_nothing() -> None:
     plain = make_table()
     weighted = replace(plain, weights=np.ones(plain.correct.shape))
-    for name, head in fit_heads(plain, ORIGIN).arms.items():
-        other = fit_heads(weighted, ORIGIN).arms[name]
+    for name, head in fit_accuracy(plain, ORIGIN).arms.items():
+        other = fit_accuracy(weighted, ORIGIN).arms[name]
         assert other.rate == pytest.approx(head.rate)
         assert other.n == head.n
         assert other.logistic.intercept == pytest.approx(head.logistic.intercept, abs=1e-3)
@@ -52,8 +52,8 @@ def test_labels_of_weight_zero_are_ignored() -> None:
     weights[~half, 0] = 0
     wrong = plain.correct.copy()
     wrong[~half, 0] ^= True  # what an ignored label says must not matter
-    first = fit_heads(replace(plain, weights=weights), ORIGIN).arms["small"]
-    second = fit_heads(replace(plain, weights=weights, correct=wrong), ORIGIN).arms["small"]
+    first = fit_accuracy(replace(plain, weights=weights), ORIGIN).arms["small"]
+    second = fit_accuracy(replace(plain, weights=weights, correct=wrong), ORIGIN).arms["small"]
     assert first == second
     assert first.n == half.sum()
 
@@ -62,7 +62,7 @@ def test_an_arm_without_any_label_keeps_an_even_chance() -> None:
     plain = make_table()
     weights = np.ones(plain.correct.shape)
     weights[:, 1] = 0
-    head = fit_heads(replace(plain, weights=weights), ORIGIN).arms["large"]
+    head = fit_accuracy(replace(plain, weights=weights), ORIGIN).arms["large"]
     assert head.rate == 0.5
     assert head.logistic.c is None
 
@@ -77,7 +77,10 @@ def test_a_probable_label_is_two_rows() -> None:
         correct=np.r_[plain.correct, ~plain.correct],
         weights=np.r_[np.full(plain.correct.shape, 0.8), np.full(plain.correct.shape, 0.2)],
     )
-    head, sure = fit_heads(twice, ORIGIN).arms["small"], fit_heads(plain, ORIGIN).arms["small"]
+    head, sure = (
+        fit_accuracy(twice, ORIGIN).arms["small"],
+        fit_accuracy(plain, ORIGIN).arms["small"],
+    )
     share = (plain.correct[:, 0] * 0.6 + 0.2).sum()
     assert head.rate == pytest.approx((share + 1) / (len(plain) + 2))
     assert head.n == len(plain)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from etui.errors import UsageError
-from etui.learning.fit import fit_heads
+from etui.learning.fit import fit_accuracy
 from etui.learning.fitted_file import Provenance
 from etui.learning.judge import ReplayTable, judge
 from etui.learning.policy_replay import replay_policy
@@ -105,7 +105,7 @@ def test_an_objective_goes_by_heads_of_the_other_folds():
 
 def test_an_objective_goes_by_heads_of_other_questions():
     origin = Provenance(fitted_at="", source=(), data_sha256="", n=600, excluded=0, etui="")
-    heads = AccuracyPredictor(fit_heads(made.graded(600, seed=1), origin))
+    heads = AccuracyPredictor(fit_accuracy(made.graded(600, seed=1), origin))
     table = made.graded(300)
     routed = replay_policy(OBJECTIVE, table, table.joules, label="J", heads=heads)
     hard = np.array(["=" in q.stem for q in table.questions])

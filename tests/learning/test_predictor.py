@@ -15,7 +15,7 @@ from etui.arm import Arm
 from etui.chat import Query
 from etui.errors import InvalidFile, UsageError
 from etui.learning.confidence import calibration_error, evaluate_curve_array, fit_curve
-from etui.learning.fit import find_pairs, fit_heads
+from etui.learning.fit import find_pairs, fit_accuracy
 from etui.learning.fitted_file import Provenance, format_fitted, load_fitted, parse_fitted
 from etui.learning.graded import ArmFacts, assign_folds, same_questions
 from etui.learning.policy_replay import format_question
@@ -29,7 +29,7 @@ WEAK, STRONG = Arm("weak", "small"), Arm("strong", "large")
 
 @pytest.fixture(scope="module")
 def fitted():
-    return fit_heads(made.graded(600), ORIGIN)
+    return fit_accuracy(made.graded(600), ORIGIN)
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +109,7 @@ def test_needs_tell_reasoning_and_size_apart():
         facts=facts,
     )
     assert find_pairs(table) == [("larger_model", 0, 1), ("reasoning", 0, 2)]
-    heads = AccuracyPredictor(fit_heads(table, ORIGIN))
+    heads = AccuracyPredictor(fit_accuracy(table, ORIGIN))
     needs = {need.need: need for need in heads.needs(asked(True))}
     calm = {need.need: need for need in heads.needs(asked(False))}
     assert (needs["reasoning"].base, needs["reasoning"].other) == ("weak", "think")
@@ -127,25 +127,25 @@ def test_sizes_decide_which_model_is_larger():
 
 def test_few_answers_give_the_rate_alone():
     table = made.graded(40)
-    model = fit_heads(table, ORIGIN)
+    model = fit_accuracy(table, ORIGIN)
     assert model.arms["weak"].logistic.c is None
     assert model.arms["weak"].curves[0].kind == "platt"
     p = AccuracyPredictor(model).accuracy(WEAK, asked(True), 0.9).p
     assert p == pytest.approx(model.arms["weak"].rate, abs=0.2)
     with pytest.raises(UsageError, match="too few"):
-        fit_heads(table.take(np.arange(40) < 19), ORIGIN)
+        fit_accuracy(table.take(np.arange(40) < 19), ORIGIN)
 
 
 def test_an_arm_that_is_always_right_is_fitted():
     table = made.graded(150)
     always = replace(table, correct=np.column_stack([np.ones(150, bool), table.correct[:, 1]]))
-    model = fit_heads(always, ORIGIN)
+    model = fit_accuracy(always, ORIGIN)
     assert model.arms["weak"].quality.auc is None
     assert AccuracyPredictor(model).accuracy(WEAK, asked(True), 0.9).p > 0.95
 
 
 def test_answers_without_texts_give_the_rate():
-    model = fit_heads(replace(made.graded(200), questions=()), ORIGIN)
+    model = fit_accuracy(replace(made.graded(200), questions=()), ORIGIN)
     p = AccuracyPredictor(model).accuracy(WEAK, asked(True), 0.9).p
     assert p == pytest.approx(model.arms["weak"].rate, abs=0.02)
 

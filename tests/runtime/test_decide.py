@@ -11,7 +11,7 @@ import pytest
 from etui.bench.turns import decide_by_policy
 from etui.chat import Query
 from etui.config.config import Config
-from etui.learning.fit import fit_heads
+from etui.learning.fit import fit_accuracy
 from etui.learning.fitted_file import Provenance, format_fitted
 from etui.learning.graded import ArmFacts
 from etui.learning.predictor import FITTED_ENDING
@@ -76,7 +76,7 @@ def test_what_was_fitted_counts_everywhere(config: Config, runtime: Runtime[Any]
         "weak": ArmFacts("smollm2-135m", "direct", 10),
         "strong": ArmFacts("qwen2.5-coder-1.5b", "direct", 20),
     }
-    fitted = format_fitted(fit_heads(replace(made.graded(300), facts=facts), origin))
+    fitted = format_fitted(fit_accuracy(replace(made.graded(300), facts=facts), origin))
     Path(config.home / f"mine{FITTED_ENDING}").write_text(fitted)
     assert every_way(BY_FIT, query, config, runtime) == ["strong"] * 3
 

@@ -11,7 +11,7 @@ import pytest
 
 from etui.arm import Arm
 from etui.chat import Query
-from etui.learning.fit import fit_heads
+from etui.learning.fit import fit_accuracy
 from etui.learning.fitted_file import AgreementHead, FittedModel, Provenance, Share
 from etui.learning.graded import ArmFacts, Graded
 from etui.learning.labels import LabelledQuestion, LogLabels, label_grade
@@ -56,7 +56,7 @@ def make_fit() -> FittedModel:
         fitted_at="2026-07-01T00:00:00Z", source=("run",), data_sha256="", n=300, excluded=0,
         etui="0",
     )  # fmt: skip
-    return fit_heads(table, origin)
+    return fit_accuracy(table, origin)
 
 
 def make_policy(text: str = POLICY) -> Policy:

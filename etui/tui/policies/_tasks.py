@@ -32,7 +32,7 @@ from etui.yaml.load import MAX_BYTES
 from etui.yaml.named_files import NamedFile
 
 if TYPE_CHECKING:
-    from etui.learning.documents import TurnsDocument
+    from etui.learning.log_replay import TurnsDocument
     from etui.models.catalogue import Catalogue
     from etui.routing.library import FitFacts
     from etui.routing.policy import Policy, PolicyProbe
@@ -224,7 +224,7 @@ def check(subject: Subject) -> CheckVerdict:
 
 def read_fit(subject: Subject) -> FitRead:
     """Read age and state of the fit of a policy; nothing without one, or if the text has errors."""
-    from etui.learning.predictor import load_heads
+    from etui.learning.predictor import load_accuracy
     from etui.runtime.fit_health import (
         build_fit_document,
         format_briefly,
@@ -236,7 +236,7 @@ def read_fit(subject: Subject) -> FitRead:
 
     context, policy = subject.context, _checked(subject).policy
     try:
-        heads = load_heads(policy, context.config) if policy is not None else None
+        heads = load_accuracy(policy, context.config) if policy is not None else None
     except InvalidFile:
         return FitRead("its fit is damaged: see Explain", is_amiss=True)
     if heads is None or policy is None:

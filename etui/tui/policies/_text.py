@@ -9,8 +9,7 @@ from textual.content import Content
 
 from etui import units
 from etui.errors import Problem
-from etui.learning.documents import TurnsDocument
-from etui.learning.log_replay import move_rows, replayed_lines
+from etui.learning.log_replay import TurnsDocument, move_rows, replayed_lines
 from etui.routing.policy import Policy
 from etui.runtime.explain import (
     Explanation,

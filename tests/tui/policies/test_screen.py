@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from etui.config.config import Config, shipped_dir
-from etui.learning.fit import fit_heads
+from etui.learning.fit import fit_accuracy
 from etui.learning.fitted_file import Provenance, format_fitted
 from etui.learning.graded import ArmFacts, Graded
 from etui.learning.predictor import FITTED_ENDING
@@ -93,7 +93,7 @@ def keep_fit(config: Config, *arms: str, model: str = "smollm2-135m") -> None:
     origin = Provenance(
         fitted_at="2026-01-01T00:00:00Z", source=("run",), data_sha256="", n=40, etui="0"
     )
-    text = format_fitted(fit_heads(table, origin, agreements=()))
+    text = format_fitted(fit_accuracy(table, origin, agreements=()))
     (config.policies_dir / f"mine{FITTED_ENDING}").write_text(text, encoding="utf-8")
 
 

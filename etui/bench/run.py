@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Event
@@ -186,28 +187,6 @@ class SideWork(Protocol):
 
     def finish(self) -> None:
         """Conclude the work of a run that ends, complete or not, before the log is closed."""
-
-
-class NoSideWork:
-    """Does nothing."""
-
-    joules = 0.0
-
-    def begin(self, config: RunConfig, folder: Path, samples: Sequence[Sample]) -> None:
-        """Do nothing."""
-
-    def work(self, ended: Callable[[], bool]) -> None:
-        """Do nothing."""
-
-    def finish(self) -> None:
-        """Do nothing."""
-
-
-def interleave(
-    pieces: Iterable[Piece], side_work: SideWork, ended: Callable[[], bool]
-) -> Iterator[Piece]:
-    """Yield pieces, and work after each block before the next one is asked for."""
-    return work_between_blocks(pieces, lambda piece: piece.block, lambda: side_work.work(ended))
 
 
 class SampleWriter:
@@ -398,9 +377,6 @@ def log_run(
     except (KeyboardInterrupt, Stopped):
         log.status = "stopped"
         raise
-    except EtuiError:
-        log.status = "error"
-        raise
     finally:
         with suppress(EtuiError):  # all is in the folder, and a log error was reported
             log.save()
@@ -428,7 +404,7 @@ class BenchRunner:
     on_stop: Callable[[Callable[[], None]], None] = lambda cancel: None
     """Called, once the engine is open, with a function that ends a running answer."""
     cancel: Cancel = field(default_factory=Cancel)  # Ends the running answer
-    build_side_work: Callable[[RunPlan], SideWork] = lambda plan: NoSideWork()
+    build_side_work: Callable[[RunPlan], SideWork | None] = lambda plan: None
     """Builds what a plan does between its blocks."""
 
     def start(self, plan: RunPlan, out: Path | None, limits: RunLimits = NO_LIMITS) -> RunOutcome:
@@ -539,7 +515,8 @@ class BenchRunner:
     ) -> RunOutcome:
         systems = self.build_systems(plan)
         side_work = self.build_side_work(plan)
-        side_work.begin(config, folder.path, before)
+        if side_work is not None:
+            side_work.begin(config, folder.path, before)
         self.progress.begin(config, folder.path, before)
         with log_run(self.runtime.writer, config, folder.path, before) as log:
             precise = open_precision(plan, config, lambda: sink.wait(), self.progress)
@@ -566,12 +543,14 @@ class BenchRunner:
                 limit = limits.start(self.stopped.is_set)
 
                 def check(joules: float) -> Ending | None:
-                    return limit(joules + side_work.joules)
+                    return limit(joules + (side_work.joules if side_work is not None else 0.0))
 
                 def ended() -> bool:
                     return check(sink.joules) is not None
 
-                schedule = interleave(schedule, side_work, ended)
+                if side_work is not None:
+                    work = partial(side_work.work, ended)
+                    schedule = work_between_blocks(schedule, lambda piece: piece.block, work)
                 ending = answer_all(plan, schedule, systems, done, sink, check)
             finally:
                 sink.close()
@@ -583,19 +562,20 @@ class BenchRunner:
                 asked = config.questions * len(config.contenders)
                 ending = ending if len(samples) == asked else "stopped"  # others have some left
             log.conclude(ending)
-            side_work.finish()
+            if side_work is not None:
+                side_work.finish()
             self.progress.say("writing the report")
             log.summary = write_results(folder, config, samples, self.runtime.config, precision)
         return RunOutcome(ending, folder.path, config, samples, log.summary)
 
     def build_systems(self, plan: RunPlan) -> dict[str, QuestionAnswerer]:
         """Build the systems of a plan by name: its arms, or its policy."""
-        from etui.bench.turns import TurnArm, decide_always, decide_by_policy
+        from etui.bench.turns import Decide, TurnArm, decide_always, decide_by_policy
 
         stopped = self.stopped.is_set
-        if plan.policy is not None:
-            decide = decide_by_policy(plan.policy, self.runtime)
-            arm = TurnArm(
+
+        def build_turn_arm(decide: Decide) -> TurnArm:
+            return TurnArm(
                 decide,
                 self.runtime,
                 format_=plan.format,
@@ -603,19 +583,11 @@ class BenchRunner:
                 cancelled=stopped,
                 cancel=self.cancel,
             )
-            return {plan.policy.name: arm}
+
+        if plan.policy is not None:
+            return {plan.policy.name: build_turn_arm(decide_by_policy(plan.policy, self.runtime))}
         if plan.format.generates:
-            return {
-                name: TurnArm(
-                    decide_always(arm),
-                    self.runtime,
-                    format_=plan.format,
-                    reuse=plan.reuse,
-                    cancelled=stopped,
-                    cancel=self.cancel,
-                )
-                for name, arm in plan.arms.items()
-            }
+            return {name: build_turn_arm(decide_always(arm)) for name, arm in plan.arms.items()}
 
         def build_scoring_arm(arm: Arm) -> ScoringArm:
             def open_session() -> Any:

@@ -256,16 +256,30 @@ more options needs more of them."""
 
 
 @dataclass(slots=True)
-class _SharedCost:
-    """Energy of a subject's worked examples, read once, while the meter still has the interval."""
+class Shared:
+    """The worked examples that the questions of a subject share, computed once.
 
-    shared: Shared
-    energy: Energy | None = None
+    Attributes:
+        start_ns, end_ns: Interval of the computation, monotonic clock.
+    """
+
+    start_ns: int
+    end_ns: int
+    tokens: int  # Number of computed tokens
+    questions: int
+    """Questions of the run that share them, including those answered before an interruption."""
+    _energy: Energy | None = None
+
+    @property
+    def seconds(self) -> float:
+        """Duration of the computation."""
+        return (self.end_ns - self.start_ns) / 1e9
 
     def read_energy(self, energy_of: EnergyOf) -> Energy:
-        if self.energy is None:
-            self.energy = energy_of(self.shared.start_ns, self.shared.end_ns)
-        return self.energy
+        """Read its energy once, while the meter still has the interval."""
+        if self._energy is None:
+            self._energy = energy_of(self.start_ns, self.end_ns)
+        return self._energy
 
 
 @dataclass(frozen=True, slots=True)
@@ -279,14 +293,13 @@ class ScoredGroup:
     scored: tuple[Scored, ...]
     kept: frozenset[int]
     """Rows that become samples; the others were answered before the run was interrupted."""
-    cost: _SharedCost | None = field(repr=False)
+    shared: Shared | None = field(repr=False)
 
     def samples(self, energy_of: EnergyOf) -> list[Sample]:
         """Return the answers, each with its energy."""
         group = energy_of(self.start_ns, self.end_ns)
-        shared = self.cost.shared if self.cost is not None else None
-        before = self.cost.read_energy(energy_of) if self.cost is not None else None
-        parts = split_charges(group, [one.computed for one in self.scored], shared, before)
+        before = None if self.shared is None else self.shared.read_energy(energy_of)
+        parts = split_charges(group, [one.computed for one in self.scored], self.shared, before)
         return [
             self._sample(one, part)
             for one, part in zip(self.scored, parts, strict=True)
@@ -364,11 +377,11 @@ class ScoringArm:
         prompts = build_prompts(session, self._format, work, reuse=self._reuse)
         scorer = Scorer(session, self._cancelled)
         try:
-            cost = None
+            shared = None
             tokens = scorer.begin(prompts.prefix)
             if tokens:
                 end_ns = time.monotonic_ns()
-                cost = _SharedCost(Shared(start_ns, end_ns, tokens, len(work.questions)))
+                shared = Shared(start_ns, end_ns, tokens, len(work.questions))
                 start_ns = end_ns
             for group in group_for_batches(prompts, session):
                 rows = frozenset(prompt.question.row for prompt in group).difference(work.done)
@@ -377,7 +390,7 @@ class ScoringArm:
                 scored = scorer.score(group)
                 end_ns = time.monotonic_ns()
                 yield ScoredGroup(
-                    self.name, self._format, start_ns, end_ns, tuple(scored), rows, cost
+                    self.name, self._format, start_ns, end_ns, tuple(scored), rows, shared
                 )
                 start_ns = end_ns
         finally:
@@ -426,21 +439,6 @@ def group_for_batches(
 
 
 @dataclass(frozen=True, slots=True)
-class Shared:
-    """The worked examples that the questions of a subject share, computed once.
-
-    Attributes:
-        start_ns, end_ns: Interval of the computation, monotonic clock.
-    """
-
-    start_ns: int
-    end_ns: int
-    tokens: int  # Number of computed tokens
-    questions: int
-    """Questions of the run that share them, including those answered before an interruption."""
-
-
-@dataclass(frozen=True, slots=True)
 class Charge:
     """One question's share of energy, time and tokens."""
 
@@ -485,7 +483,7 @@ def split_charges(
                 joules=own,
                 uncertainty=spread if own is not None else None,
                 kind=_kind(group, shared_energy) if own is not None else None,
-                seconds=group.seconds * part + (_seconds(shared) * even if shared else 0.0),
+                seconds=group.seconds * part + (shared.seconds * even if shared else 0.0),
                 prefix_tokens=shared.tokens * even if shared is not None else 0.0,
                 coverage=None if own is None else min(energy.coverage for energy in read),
                 shared=None if own is None else any(energy.shared for energy in read),
@@ -497,10 +495,6 @@ def split_charges(
 def _add_share(own: float | None, shared: float | None, even: float) -> float | None:
     """Add a share; None if a part is unknown, since a partial sum would look like the total."""
     return None if own is None or shared is None else own + shared * even
-
-
-def _seconds(shared: Shared) -> float:
-    return (shared.end_ns - shared.start_ns) / 1e9
 
 
 def _kind(group: Energy, shared: Energy | None) -> str | None:

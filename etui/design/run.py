@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 def connect_curves(
     runtime: Runtime[Any], say: Callable[[str], None]
-) -> Callable[[RunPlan], SideWork]:
+) -> Callable[[RunPlan], SideWork | None]:
     """Return what builds the side work of a plan: the curves of its design, if it has any."""
     return lambda plan: build_curve_visits(plan, runtime, say)
 

@@ -14,15 +14,13 @@ from etui.bench.folder import RunFolder, read_run
 from etui.bench.formats import FORMATS
 from etui.bench.plan import RunPlan, RunRequest, make_plan
 from etui.bench.run import (
-    NoSideWork,
     SampleWriter,
     answer_all,
     collect_done_rows,
-    interleave,
     refuse_changes,
 )
 from etui.bench.sample import Sample
-from etui.bench.schedule import Piece, build_schedule
+from etui.bench.schedule import build_schedule
 from etui.bench.scoring import SubjectWork
 from etui.config.config import Config
 from etui.energy.types import Energy, Kind
@@ -51,34 +49,6 @@ def test_the_option_reaches_every_arm():
     guarded = build_arms(["m"], ["direct", "cot"], ArmOverrides(loop_guard=True), FORMATS["chat"])
     assert [arm.loop_guard for arm in plain.values()] == [None, None]
     assert guarded == {name: replace(arm, loop_guard=True) for name, arm in plain.items()}
-
-
-class Noted(NoSideWork):
-    def __init__(self, log: list[str]) -> None:
-        self.log = log
-
-    def work(self, ended) -> None:
-        self.log.append("ended" if ended() else "work")
-
-
-def test_work_follows_each_block_before_the_next_piece_is_asked_for():
-    pieces = [Piece(system, "s", (block,), block) for block in (0, 1, 4) for system in ("a", "b")]
-    log: list[str] = []
-    for piece in interleave(pieces, Noted(log), lambda: False):
-        log.append(f"{piece.system}{piece.block}")
-    assert log == ["a0", "b0", "work", "a1", "b1", "work", "a4", "b4", "work"]
-
-
-def test_work_learns_that_the_run_ends():
-    log: list[str] = []
-    list(interleave([Piece("a", "s", (0,), 0)], Noted(log), lambda: True))
-    assert log == ["ended"]
-
-
-def test_a_schedule_without_pieces_has_no_work():
-    log: list[str] = []
-    assert list(interleave([], Noted(log), lambda: False)) == []
-    assert log == []
 
 
 JOULES = 2.0

@@ -13,7 +13,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from etui.bench.config import BenchDesign
-from etui.bench.run import NoSideWork
 from etui.calibration.grid import Grid, Length, Visit, list_visits
 from etui.curves.operating_curve import Conditions
 from etui.design.curve_points import read_curve_points
@@ -53,7 +52,7 @@ class FakeMachine:
         return SimulatedSession(self.gpu)
         yield
 
-    def serve(self, arm):
+    def resolve(self, arm):
         spec = SimpleNamespace(name=arm.model, sha256="ab")
         return SimpleNamespace(spec=spec, local_path=lambda: Path("model.gguf"))
 
@@ -172,8 +171,8 @@ def test_a_model_of_another_machine_has_no_curve(machine, tmp_path):
 def test_a_plan_without_curves_has_no_side_work():
     text = "version: 1\ntitle: T\nmodels: {a: [m]}\narms: {d: {}}\nquestions: {suite: sample}\n"
     plan: Any = SimpleNamespace(design=BenchDesign("d", text), seed=0)
-    assert isinstance(build_curve_visits(plan, SimpleNamespace(), print), NoSideWork)
-    assert isinstance(build_curve_visits(SimpleNamespace(design=None), None, print), NoSideWork)
+    assert build_curve_visits(plan, SimpleNamespace(), print) is None
+    assert build_curve_visits(SimpleNamespace(design=None), None, print) is None
     with_curves = text + "curves: {prompt_tokens: [8, 16], output_tokens: [4, 8]}\n"
     plan.design = BenchDesign("d", with_curves)
     made = build_curve_visits(plan, SimpleNamespace(), print)

@@ -1,1 +1,0 @@
-"""Reports of runs: HTML, Markdown, CSV, figures, lm-eval."""

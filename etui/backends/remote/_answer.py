@@ -245,20 +245,17 @@ class RemoteAnswer:
         """Whether several answers are drawn, by :func:`etui.backends.remote._votes.run_votes`."""
         return self.arm.reasoning == "vote" or self.options.count > 1
 
-    async def run(self) -> AsyncIterator[Event]:
-        """Yield the events of the one answer; the last is ``Finished``.
+    def run(self) -> AsyncIterator[Event]:
+        """Return the events of the one answer; the last is ``Finished``.
 
         Raises:
             RequestFailed: A request failed.
         """
         if self.arm.reasoning == "cot" and self.arm.think_tokens > 0:
-            events = self._think()
-        elif self.arm.readout == "choices":
-            events = self._read_out_option()
-        else:
-            events = self._answer_directly()
-        async for event in events:
-            yield event
+            return self._think()
+        if self.arm.readout == "choices":
+            return self._read_out_option()
+        return self._answer_directly()
 
     def ask(
         self,
@@ -330,10 +327,8 @@ class RemoteAnswer:
             return None
         return Prefilling(t_ns, progress.done_tokens, progress.total_tokens)
 
-    async def read(
-        self, number: int, reply: Reply, enough: Callable[[Reply], bool] = lambda _reply: False
-    ) -> AsyncIterator[Event]:
-        """Read a request, and yield its events; ``self.outcome`` says how it ended.
+    async def _read(self, reply: Reply, enough: Callable[[Reply], bool]) -> AsyncIterator[Event]:
+        """Read the running request, and yield its events; ``self.outcome`` says how it ended.
 
         Args:
             reply: Collects the answer.
@@ -375,16 +370,24 @@ class RemoteAnswer:
                         raise RequestFailed(failure, tries)
                     return  # the answer is whole, only its end is missing
 
+    async def _read_whole(
+        self, asked: Asked, reply: Reply, enough: Callable[[Reply], bool]
+    ) -> AsyncIterator[Event]:
+        """Send a request, and yield the events of its answer up to the end."""
+        number = self.requests.send(asked)
+        async for event in self._read(reply, enough):
+            yield event
+        await self.requests.close(number)
+        for event in reply.end(self.clock_ns()):
+            yield event
+
     def _overruns(self, reply: Reply) -> bool:
         return reply.tokens >= self.arm.max_tokens + OVERRUN_TOKENS
 
     async def _answer_directly(self, why: str = "") -> AsyncIterator[Event]:
         reply = self.new_reply()
-        number = self.requests.send(self.ask(self.messages, self.arm.max_tokens))
-        async for event in self.read(number, reply, self._overruns):
-            yield event
-        await self.requests.close(number)
-        for event in reply.end(self.clock_ns()):
+        asked = self.ask(self.messages, self.arm.max_tokens)
+        async for event in self._read_whole(asked, reply, self._overruns):
             yield event
         status, reason = describe_end(reply, self.outcome, self.arm.max_tokens)
         yield self.finish([[reply]], status, why, reason)
@@ -401,11 +404,9 @@ class RemoteAnswer:
         asked = self.ask(
             with_letter_instruction(self.messages), 1, logprobs=MOST_ALTERNATIVES, plain_form=True
         )
-        number = self.requests.send(asked)
-        async for _event in self.read(number, reply, self._overruns):
-            if isinstance(_event, Prefilled | Prefilling):
-                yield _event
-        await self.requests.close(number)
+        async for event in self._read_whole(asked, reply, self._overruns):
+            if isinstance(event, Prefilled | Prefilling):
+                yield event
         if self.outcome == "cancelled":
             yield self.finish([[reply]], "stopped", "stopped while computing the prompt")
             return
@@ -446,7 +447,7 @@ class RemoteAnswer:
         number = self.requests.send(
             self.ask(messages, arm.think_tokens + arm.max_tokens, thinks=native)
         )
-        async for event in self.read(number, reply, enough):
+        async for event in self._read(reply, enough):
             yield event
         cut = ""
         thinking_was_cut = self.outcome in ("spent", "limit") and reply.is_thinking
@@ -456,7 +457,7 @@ class RemoteAnswer:
             cut = f"{limit} ended the thinking after {reply.thinking_tokens} tokens"
             if native and self.dialect.ends_thinking and await self._end_thinking(reply):
                 most = reply.thinking_tokens + BUDGET_SLACK_TOKENS
-                async for event in self.read(number, reply, enough):
+                async for event in self._read(reply, enough):
                     yield event
         await self.requests.close(number)
         for event in reply.end(self.clock_ns()):
@@ -466,11 +467,7 @@ class RemoteAnswer:
             again = self.new_reply()
             replies.append([again])
             asked = self.ask(build_second_messages(self.messages, reply), arm.max_tokens)
-            number = self.requests.send(asked)
-            async for event in self.read(number, again, self._overruns):
-                yield event
-            await self.requests.close(number)
-            for event in again.end(self.clock_ns()):
+            async for event in self._read_whole(asked, again, self._overruns):
                 yield event
             cut = "; ".join(part for part in (cut, "asked again for the answer") if part)
         outcome = self.outcome

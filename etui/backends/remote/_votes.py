@@ -41,15 +41,13 @@ class _Group:
     overrun: bool = False
 
 
-async def run_votes(answer: RemoteAnswer) -> AsyncIterator[Event]:
+def run_votes(answer: RemoteAnswer) -> AsyncIterator[Event]:
     """Draw the votes of an arm, or the answers that a client asks for, and count them.
 
     Raises:
         RequestFailed: A request failed before any vote had ended.
     """
-    election = _Election(answer)
-    async for event in election.run():
-        yield event
+    return _Election(answer).run()
 
 
 class _Election:

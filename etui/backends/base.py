@@ -149,11 +149,7 @@ class Answerer(Protocol):
     """Answers requests, each for a turn of its own."""
 
     def answer(self, request: AnswerRequest, cancel: Cancel | None = None) -> Iterator[Event]:
-        """Yield the events of one answer; the last is ``Finished``.
-
-        Args:
-            cancel: Ends it; None if nothing does.
-        """
+        """Yield the events of one answer; the last is ``Finished``."""
 
 
 class ModelHost(Answerer, Protocol):

@@ -78,7 +78,6 @@ class LocalBackend:
         """Answer a request; it waits for its turn while the iterator is read.
 
         Args:
-            cancel: Ends it, in the queue, in a load or in a batch.
             number: Number of the answer, which no other running one has; None counts. A caller that
                 numbers one answer has to number all answers of the backend.
 
@@ -150,9 +149,6 @@ class LocalBackend:
         self, model: ModelSpec, path: Path, draft: tuple[ModelSpec, Path] | None = None
     ) -> Generator[Residence, None, LlamaSession]:
         """Load a model before a question is asked; the load runs while the iterator is read.
-
-        Args:
-            draft: The model that drafts tokens for it, and its file; None if none is needed.
 
         Yields:
             The models unloaded for room, and the load; nothing if the model is in memory.

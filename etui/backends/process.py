@@ -58,11 +58,9 @@ class ChildProcess:
     """An engine process; its methods may be called from any thread.
 
     Args:
-        config: Configuration, sent as the first line.
         on_unloaded: Called with each unload between answers, on the thread that reads the pipe.
         on_batch: Called there with each shared batch, and with one more if the process ends while
             it works: the time after its last batch, for those whose answers were running.
-        worker: The module that runs in the process.
     """
 
     def __init__(
@@ -301,10 +299,8 @@ class ProcessBackend:
     """Backend in a child process, which is started on first use and restarted after a failure.
 
     Args:
-        config: Configuration, sent to the child.
         silent_seconds: Silence after which the child counts as hung and is killed.
         stalled_seconds: Time without any progress of the child after which it is killed.
-        worker: The module that runs in the child; another one for tests and benchmarks.
 
     Attributes:
         on_unloaded: Called after an idle unload, on the thread that reads the pipe: it must not
@@ -378,9 +374,6 @@ class ProcessBackend:
         self, model: ModelSpec, path: Path, draft: tuple[ModelSpec, Path] | None = None
     ) -> Iterator[Residence]:
         """Load a model before a question is asked; the load runs while the iterator is read.
-
-        Args:
-            draft: The model that drafts tokens for it, and its file; None if none is needed.
 
         Yields:
             The models unloaded for room, and the load; nothing if the model is in memory.

@@ -67,7 +67,6 @@ class Worker:
     Args:
         replies: File descriptor of the pipe to the parent.
         open_engine: Opens the backend that answers, for the configuration on the first line.
-        pause: Sleeps for some seconds.
     """
 
     def __init__(

@@ -53,10 +53,7 @@ class Cooling:
     """Adds idle powers to the records of unloads; safe to use from several threads.
 
     Args:
-        recorder: A recorder that runs all the time.
         save: Saves a record; one that was saved before is replaced.
-        clock: Monotonic clock in nanoseconds, the same as the recorder's.
-        call_later: Calls the measurement after the end of the process.
 
     Attributes:
         measured: How often the power after an unload was measured.
@@ -83,7 +80,6 @@ class Cooling:
         """Save the record of an unload, with the idle power before it.
 
         Args:
-            event: The unload, whose readings are complete.
             rested_ns: End of the last answer or load, monotonic clock; None if unknown.
         """
         record = build_unload_record(event, self._recorder.energy)
@@ -150,9 +146,6 @@ class BetweenTurns:
 
     Args:
         runtime: This machine, with an engine process as backend.
-        idle_tracker: Measures the idle baseline of a loaded model between turns, and of the machine
-            without any.
-        call_later: Calls a function after some seconds, to measure the power after an unload.
 
     Attributes:
         busy: Held while turns, loads or unloads run. Idle unloads only measure what follows if

@@ -158,7 +158,6 @@ class Auditor:
 
     Args:
         between: Looks after the engine between turns; its ``busy`` is held during an audit.
-        call_later: Calls a function after some seconds, on another thread.
         on_audited: Called with start and end of each audit, on the clock.
     """
 

@@ -49,9 +49,6 @@ class FileCache(Generic[T]):
 
     A value is read again if a file has another state than when it was read, and while a file is so
     new that a further change could leave no trace.
-
-    Args:
-        now_ns: The time of the file system, nanoseconds since 1970.
     """
 
     def __init__(self, now_ns: Callable[[], int] = time.time_ns) -> None:

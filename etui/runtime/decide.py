@@ -125,12 +125,7 @@ def compute_period_start(budget: PeriodBudget, now: datetime) -> datetime:
 def find_overruns(
     budgets: Sequence[PeriodBudget], sum_joules_since: Callable[[datetime], Spending], now: datetime
 ) -> tuple[Overrun, ...]:
-    """Find the budgets that are spent.
-
-    Args:
-        sum_joules_since: Returns the energy used since a time with a zone.
-        now: Local time, with its zone.
-    """
+    """Find the budgets that are spent."""
     found = [
         Overrun(budget, sum_joules_since(compute_period_start(budget, now))) for budget in budgets
     ]
@@ -155,10 +150,6 @@ def read_overruns(budgets: Sequence[PeriodBudget], config: Config) -> tuple[Over
 
 def settle(spent: Sequence[Overrun], confirm: Confirm | None, over_budget: bool) -> str | None:
     """Apply the ``when_exceeded`` of spent budgets: first refuse, then ask, then degrade.
-
-    Args:
-        confirm: Asks the user; None if there is no one to ask.
-        over_budget: Whether the user has agreed in advance.
 
     Returns:
         Why the cheapest arm has to answer; None if the policy decides as usual.
@@ -195,10 +186,7 @@ def choose(
     """Choose the arm or cascade that answers a query.
 
     Args:
-        overrides: The user's options, from the command line or the app.
         read_host: Reads the state of the machine; only called when a policy decides.
-        confirm: Asks the user whether to exceed a budget; None if there is no one to ask.
-        within_budgets: Whether the policy's hourly and daily budgets apply.
         effort: How much a client wants the answer to think: by the policy's ``efforts``, else by
             the ladder of :mod:`etui.runtime.decide`. Overrides of the reasoning come before it.
 
@@ -344,7 +332,6 @@ def collect_knowledge(
     """Collect the facts of this machine for a policy's decisions; most are read when needed.
 
     Args:
-        policy: The policy, which need not be saved.
         resident: Name of the model in memory, which needs no load; None takes that of the host.
         available: Returns whether a model counts as on disk; None looks at the disk.
     """
@@ -430,7 +417,6 @@ def decide_query(
     """Decide which arm answers a query on this machine; the policy's shadow does not decide.
 
     Args:
-        policy: The policy, which need not be saved.
         knowledge: Facts of this machine for the policy; None collects them now, without its state,
             so that host signals are unknown.
         arm: An arm of the policy to use without trying the rules.

@@ -81,9 +81,6 @@ class EnergyBookkeeper:
 
     The meter remembers about an hour: call :meth:`close_until` after each turn, and every half hour
     while there is none.
-
-    Args:
-        start_ns: Start of the books, monotonic clock.
     """
 
     def __init__(self, meter: Meter, start_ns: int) -> None:
@@ -239,12 +236,7 @@ def open_meters(
     books: EnergyBookkeeper,
     clock_ns: Callable[[], int],
 ) -> ExclusiveMeters | SharedMeters:
-    """Return the meters for a number of turns at a time.
-
-    Args:
-        parallel: Most turns at a time; with more than one they share batches.
-        books: Where the time in which the engine works is booked.
-    """
+    """Return the meters for a number of turns at a time."""
     if parallel > 1:
         return SharedMeters(runtime, books, clock_ns)
     return ExclusiveMeters(runtime, books, clock_ns)
@@ -282,11 +274,7 @@ class ExclusiveMeters:
 
 
 class SharedMeters:
-    """Meters of turns that share batches: each has its part of their joules.
-
-    Args:
-        runtime: This machine; its backend reports the batches.
-    """
+    """Meters of turns that share batches: each has its part of their joules."""
 
     def __init__(
         self, runtime: Runtime[Any], books: EnergyBookkeeper, clock_ns: Callable[[], int]
@@ -339,8 +327,6 @@ class KeyBudgets:
 
     Args:
         limits: Joules within an hour, by the name of the key; other keys have no limit.
-        config: Names the log, from which the turns before the start are read.
-        clock: Seconds since 1970.
     """
 
     def __init__(
@@ -419,7 +405,6 @@ def find_wait(spent: list[tuple[float, float]], limit: float, now: float) -> flo
 
     Args:
         spent: Times in seconds and joules of the window, oldest first.
-        now: The time now, seconds.
     """
     left = sum(joules for _, joules in spent)
     for at, joules in spent:

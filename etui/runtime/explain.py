@@ -40,11 +40,7 @@ _YES = {True: "yes", False: "no"}
 
 
 def explained_facts(document: Explanation) -> list[tuple[str, str]]:
-    """Format the decision as (label, text) pairs; empty facts are left out.
-
-    Args:
-        document: The result of :func:`etui.runtime.explain.explain`.
-    """
+    """Format the decision as (label, text) pairs; empty facts are left out."""
     thinking = document["think_tokens"]
     method = document["reasoning"] + (f", {thinking} thinking tokens" if thinking else "")
     if document["votes"]:
@@ -273,10 +269,6 @@ _CONFIDENCE = 0.9
 def explain(query: Query, policy: Policy, runtime: Runtime[Any]) -> Explanation:
     """Explain the decision for a query as plain JSON values.
 
-    Args:
-        policy: The policy, which need not be saved.
-        runtime: This machine, whose log, state and fits are read; no model is loaded.
-
     Raises:
         EtuiError: The policy selects no arm, or the policy's fit is damaged.
     """
@@ -291,8 +283,6 @@ def explain_choice(
     Signals that the decision did not need are left out.
 
     Args:
-        choice: The decision, with the user's options applied.
-        runtime: This machine; no model is loaded.
         policy_name: Name or path of the policy that decided; None is the one of config.yaml.
 
     Raises:

@@ -353,11 +353,7 @@ def list_models_now(
 
 
 def list_fit_facts(fit: FittedModel | None, models: Collection[str]) -> FitFacts:
-    """List what was fitted for a policy, for its check; nothing without a fit.
-
-    Args:
-        fit: The fit; None without one.
-    """
+    """List what was fitted for a policy, for its check; nothing without a fit."""
     if fit is None:
         return FitFacts()
     weights = {
@@ -382,8 +378,6 @@ def measure_health(
     Args:
         labels: The labels of the log; those before the fit are ignored, and so are those of other
             models. None if the log cannot be read.
-        newest: The newest questions of the log, for the scope.
-        now: The time, with a zone; None is now.
         models: Arm -> models that may answer for it here; None takes those of the policy.
     """
     heads = AccuracyPredictor(model)

@@ -53,11 +53,7 @@ class MachineFacts:
 
 @dataclass(frozen=True, slots=True)
 class DecodeForecast:
-    """Speed and energy of the decode of a model; None where unknown.
-
-    Attributes:
-        speed_source, joules_source: Where the two come from.
-    """
+    """Speed and energy of the decode of a model; None where unknown."""
 
     tokens_per_second: float | None = None  # Output tokens per second
     joules_per_token: float | None = None  # Gross joules per output token
@@ -84,12 +80,6 @@ def forecast_decode(
     Its own curve comes first, then its turns in the log, then the measured model nearest in size
     in the same kind of memory, then the speed of the memory with the power limit. Nothing is
     guessed for a GPU on which nothing was measured.
-
-    Args:
-        weight_bytes: Bytes of its weights; None if unknown.
-        curve: Its curve, measured on this machine.
-        total: Its turns in the log.
-        on_gpu: Whether it fits into the memory of a GPU.
     """
     like = _find_nearest(weight_bytes, machine.measured, on_gpu=on_gpu)
     speed, speed_source = _own_speed(curve, total)
@@ -218,7 +208,6 @@ def forecast_choice(
     Args:
         parts: The texts that make up the question, counted one by one so that a long one that stays
             the same is counted once.
-        resident: Name of the model in memory, which needs no load.
     """
     arm = choice.decision.arm
     predictor: Predictor | None = choice.predictor

@@ -22,12 +22,6 @@ def read_host(
     """Read the state of the machine; it never fails, what cannot be read is None.
 
     It takes about a millisecond, plus the start of NVML if this process has not started it yet.
-
-    Args:
-        config: Names the root of sysfs.
-        resident: Name of the model in memory, from the caller that runs the engine.
-        watts: Power of the machine, from the caller that runs the recorder.
-        nvml: The ``pynvml`` module; None imports it.
     """
     temperature, gpu_free_bytes = _read_gpus(nvml)
     percent, discharging = read_battery(config.sysfs_dir / "class" / "power_supply")

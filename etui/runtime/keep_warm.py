@@ -41,11 +41,7 @@ def load_text(idle: ModelIdle) -> str:
 
 
 def power_text(watts: Measured | None, kind: str | None = None) -> str:
-    """Describe a power: ``45.0 ± 0.3 W``; ``unknown`` if it was not measured.
-
-    Args:
-        kind: Its kind; an estimate is marked as such.
-    """
+    """Describe a power: ``45.0 ± 0.3 W``; ``unknown`` if it was not measured."""
     if watts is None:
         return UNKNOWN
     return watts_text(watts.value, kind, watts.uncertainty)
@@ -154,9 +150,6 @@ def read_model_idle(
 
     Args:
         sha256: SHA-256 of its file; None takes the loads of any file.
-        baselines: The idle baselines; None reads them.
-        uses: The turns of chats; None reads them.
-        last_unload: The model's last unload, if the caller has it.
 
     Raises:
         LogUnavailable: The log cannot be read.

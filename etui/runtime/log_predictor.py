@@ -84,7 +84,6 @@ def read_neighbours(
     A bench run counts only if its question files are still in place; nothing is downloaded.
 
     Args:
-        kept: Keeps what was read from the log; None reads it.
         memory: Keeps what is computed of it from one change of the log to the next.
 
     Returns:
@@ -161,19 +160,10 @@ class AccuracyModels(Protocol):
     """The policy's fit: models of accuracy, fitted to graded answers."""
 
     def accuracy(self, arm: Arm, query: Query, confidence: float) -> PredictedAccuracy | None:
-        """Predict the accuracy of an arm on a query; None if the arm was not fitted.
-
-        Args:
-            confidence: One-sided confidence of the lower bound.
-        """
+        """Predict the accuracy of an arm on a query; None if the arm was not fitted."""
 
     def calibrated(self, arm: Arm, confidence: float | None, margin: float | None) -> float | None:
-        """Turn the raw confidence of an answer into the probability that it is right.
-
-        Args:
-            confidence: The arm's own confidence in its answer.
-            margin: Distance between the two best options.
-        """
+        """Turn the raw confidence of an answer into the probability that it is right."""
 
     def agreement(
         self, arms: Sequence[Arm], raw: Sequence[RawConfidence] = ()
@@ -185,9 +175,7 @@ class LogPredictor:
     """Predictor for this machine; see :class:`etui.routing.decision.Predictor`.
 
     Args:
-        resident: Name of the model in memory; None if unknown or none.
         read_heads: Reads the fit, at the first prediction of an accuracy; returns None without one.
-        log: Keeps what was read from the log; None reads it.
     """
 
     def __init__(
@@ -331,14 +319,7 @@ def build_predictor(
     log: LogCache | None = None,
     read_heads: Callable[[], AccuracyModels | None] | None = None,
 ) -> LogPredictor:
-    """Build the predictor for a policy, with the policy's fit.
-
-    Args:
-        policy: The policy, whose fit is read at the first prediction of an accuracy.
-        resident: Name of the model in memory; None if unknown or none.
-        log: Keeps what was read from the log; None reads it.
-        read_heads: Reads the fit; None reads its file.
-    """
+    """Build the predictor for a policy, with the policy's fit."""
 
     def read_fit() -> AccuracyModels | None:
         from etui.learning.predictor import load_accuracy

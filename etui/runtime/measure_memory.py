@@ -33,8 +33,6 @@ def find_memory_speed(
     One that was measured on a busy machine is measured again, and the faster one kept.
 
     Args:
-        config: Names the folder that keeps the result.
-        threads: Number of threads of a decode.
         is_busy: Whether an answer runs: nothing is measured then, and a measurement during which
             one began is discarded.
 

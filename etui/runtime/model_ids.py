@@ -65,9 +65,6 @@ def list_model_ids(
 def parse_model_id(text: str, runtime: Runtime[Any]) -> Overrides:
     """Turn an id of a client into overrides.
 
-    Args:
-        text: The id; empty for none.
-
     Raises:
         InvalidRequest: Nothing is called so; ``param`` is ``model``, and the fix has the nearest
             names.

@@ -107,8 +107,6 @@ def resolve_sampling(
 
     Args:
         arm: The arm; values that the policy or an option states are kept.
-        asked: What the model asks for; None leaves the defaults.
-        origin: Where ``asked`` comes from.
         tags: Whether the model has think tags. One that has thinks only in the native style: the
             ``plain`` and ``draft`` styles switch its own thinking off.
 
@@ -171,8 +169,6 @@ def load_token_cost(
 
     Args:
         spec: The model, with the sha256 of its file if it is known.
-        config: Names the log, and the settings of llama.cpp, which a curve depends on.
-        kept: Keeps what was read from the log; None reads it.
     """
     from etui.log.queries import LogReader
 
@@ -193,7 +189,6 @@ def read_token_cost(spec: ModelSpec, config: Config, log: LogReader) -> TokenCos
 
     Args:
         spec: The model, with the sha256 of its file if it is known.
-        config: Settings of llama.cpp, which a curve depends on.
 
     Raises:
         LogUnavailable: The log cannot be read.
@@ -343,7 +338,6 @@ def models_on_disk(
     counts as reachable; it is not asked.
 
     Args:
-        config: Folders, and the remote backends.
         is_reachable: Returns whether a remote backend can be asked; it gets its name.
     """
     from etui.models.files import has_file

@@ -97,13 +97,7 @@ def model_settings(spec: ModelSpec, config: Config) -> dict[str, Any]:
 def conditions(
     config: Config, channels: Sequence[Channel] = (), spec: ModelSpec | None = None
 ) -> Conditions:
-    """Collect everything that joules per token depend on, except for the model's file.
-
-    Args:
-        config: Settings of llama.cpp.
-        channels: The power channels that are summed; none if unknown.
-        spec: The model, whose own settings count; None leaves them unknown.
-    """
+    """Collect everything that joules per token depend on, except for the model's file."""
     ids = tuple(channel.id for channel in channels)
     settings = provenance(config) | ({} if spec is None else model_settings(spec, config))
     return parse_conditions(settings, ids, _sum_limits(channels))
@@ -152,12 +146,7 @@ def describe_host(url: str) -> str:
 def remote_settings(
     spec: ModelSpec, config: Config, settings: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
-    """Collect the settings of a turn on a remote backend, which replace those of this machine.
-
-    Args:
-        config: Names the backend's address.
-        settings: Settings that are known already (``backend_server``).
-    """
+    """Collect the settings of a turn on a remote backend, which replace those of this machine."""
     backend = config.backends.get(spec.backend or "")
     found: dict[str, Any] = {
         **dict.fromkeys(_OF_THIS_MACHINE),

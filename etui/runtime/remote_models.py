@@ -46,12 +46,7 @@ class RunningServer(Protocol):
 
 
 class RemoteMeters:
-    """Keeps a connection to the meter of each backend that has one.
-
-    Args:
-        environ: Environment variables, with the keys.
-        build_client: Builds the client of a backend's meter with its key.
-    """
+    """Keeps a connection to the meter of each backend that has one."""
 
     def __init__(
         self,
@@ -259,9 +254,6 @@ def serve_remote(
 ) -> ResolvedModel:
     """Resolve an arm to a model of a remote backend, which is not asked here.
 
-    Args:
-        price: Joules per token of the model; None if they are unknown.
-
     Raises:
         ModelUnavailable: config.yaml does not have the backend.
     """
@@ -292,7 +284,6 @@ def probe_backends(
     """Ask every backend for its models, all at the same time; never raises.
 
     Args:
-        seconds: Longest wait for each request.
         remotes: Open backends, which stay open; None opens them here.
     """
     if not config.backends:
@@ -314,9 +305,6 @@ def check_backends(
     """Check every backend: reached, key taken, names served, kind as configured.
 
     Their meters are checked by :func:`etui.runtime.remote_models.check_meters`.
-
-    Args:
-        seconds: Longest wait for each request.
     """
     found = probe_backends(config, seconds)
     return tuple(

@@ -33,7 +33,6 @@ def replay_log(
     would find itself among those in the log.
 
     Args:
-        runtime: The runtime of this machine, whose log is read.
         newest: Number of newest turns to replay; None replays all.
         report: Called now and then with the number of turns replayed and the number of all.
         turn_filter: The turns to replay, in place of the newest ones.
@@ -118,7 +117,6 @@ def compare_with_fit(
     """Decide the turns again that a policy decided before its last fit.
 
     Args:
-        runtime: The runtime of this machine, whose log is read.
         newest: How many of the newest of those turns are compared.
 
     Returns:

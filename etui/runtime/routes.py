@@ -149,10 +149,6 @@ def find_likely_arm(
 ) -> Arm:
     """Find the arm that the next question is likely to get.
 
-    Args:
-        overrides: What the user has chosen; a model or an arm leaves nothing to find.
-        chat_id: The chat that goes on; None for none.
-
     Raises:
         EtuiError: No arm can answer, as :func:`etui.runtime.decide.choose`.
     """
@@ -233,9 +229,6 @@ def build_overrides(route: Route) -> Overrides:
 
 def list_route_choices(config: Config, route: Route) -> tuple[RouteChoice, ...]:
     """List the policies, the arms of the policy in use, and the models; read from disk each time.
-
-    Args:
-        route: The route in use, whose policy's arms are listed.
 
     Raises:
         EtuiError: models.yaml cannot be used.

@@ -287,7 +287,6 @@ class Runtime(Generic[B]):
         """Make the turn that answers a query as it was decided.
 
         Args:
-            choice: The result of :func:`etui.runtime.decide.choose`.
             meter: Measures in place of the recorder.
             writer: Saves the record in place of the log.
         """

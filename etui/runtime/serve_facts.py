@@ -14,13 +14,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class ServeFacts:
-    """The state of a server, as in a line of ``etui serve --jsonl``; None is what is not measured.
-
-    Attributes:
-        running, queued: Requests that are answered, and that wait.
-        finished, failed, cancelled: Requests since the start, by their end.
-        joules, joules_uncertainty: All joules since the start.
-    """
+    """The state of a server, as in a line of ``etui serve --jsonl``; None where unmeasured."""
 
     url: str  # Address of the API; empty if it has none
     watts: float | None  # Power of the machine now

@@ -32,9 +32,6 @@ class TurnService(TurnPool):
 
     Args:
         runtime: This machine, with llama.cpp in a child process; closed with the service.
-        idle_tracker: Measures the idle baseline of a loaded model between turns, and of the machine
-            without any.
-        call_later: Calls a function after some seconds, to measure the power after an unload.
 
     Attributes:
         confirm: Asks the user whether to exceed a budget; None if there is no one to ask.
@@ -69,7 +66,6 @@ class TurnService(TurnPool):
         """Decide, answer and save, once the turn before has ended; yield the turn's events.
 
         Args:
-            route: How its arm is chosen.
             prompt: Name of the saved prompt whose system prompt and arm are those of the turn.
         """
         settings = {REPLACES: replaces, SAVED_PROMPT: prompt}

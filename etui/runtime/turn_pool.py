@@ -76,7 +76,6 @@ class TurnPool:
             more, turns share batches, and the joules of a batch are divided among them.
         queue_limit: Most turns that wait; 0 refuses whatever cannot begin at once.
         idle_tracker: Measures the idle power between turns. Its clock is the pool's.
-        call_later: Calls a function after some seconds, to measure the power after an unload.
         joules_per_hour: Joules that the turns of a key may take within an hour, by its name.
     """
 
@@ -570,11 +569,7 @@ class BackgroundJobs:
 
 
 def find_ongoing(running: Sequence[PooledTurn], is_local: Callable[[str], bool]) -> Ongoing | None:
-    """Find what the engine does now, which is not booked before it has ended.
-
-    Args:
-        is_local: Returns whether a model is one of this machine.
-    """
+    """Find what the engine does now, which is not booked before it has ended."""
     local = [turn for turn in running if turn.hop_ns is not None and is_local(turn.model)]
     works = [turn for turn in local if turn.works_ns is not None]
     began = [turn.works_ns if works else turn.hop_ns for turn in works or local]

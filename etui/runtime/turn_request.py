@@ -82,12 +82,7 @@ class EnergyBooks:
 
 @dataclass(frozen=True, slots=True)
 class PoolStatus:
-    """What the pool is doing now.
-
-    Attributes:
-        running, queued: Turns that run, and that wait.
-        finished, failed, cancelled: Turns since the start, by their end.
-    """
+    """What the pool is doing now."""
 
     running: int
     queued: int
@@ -107,7 +102,6 @@ class PooledTurn:
     """A turn that waits or runs; see :class:`etui.runtime.turn_request.RunningTurn`.
 
     Args:
-        request: What the client asks for.
         on_event: Called with the events. If it fails, it is not called again, and the turn is
             cancelled.
         on_cancelled: Called at the first cancel, with the turn.

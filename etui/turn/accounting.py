@@ -191,12 +191,7 @@ def energy_over(intervals: Iterable[TimeInterval], energy_of: EnergyOf) -> Energ
 
 
 def energy_of_legs(legs: Sequence[Leg], spans: Sequence[LegSpans], energy_of: EnergyOf) -> Energy:
-    """Compute the energy of the work of several legs as one, each by the meter of its machine.
-
-    Args:
-        legs: The legs, in order; at least one.
-        energy_of: Returns the energy of an interval, for legs without a meter of their own.
-    """
+    """Compute the energy of the work of several legs as one, each by the meter of its machine."""
     parts: list[Energy] = []
     pairs = zip(legs, spans, strict=True)
     for meter, members in groupby(pairs, key=lambda pair: _energy_of(pair[0], energy_of)):
@@ -283,8 +278,6 @@ def compute_account(
     joules of both, over all legs, sum to the turn's; loads and unloads belong to neither.
 
     Args:
-        legs: The legs of the turn, in order; most turns have one.
-        energy_of: Returns the energy of an interval, for legs without a meter of their own.
         taken: Index of the leg whose answer is the turn's; its first token counts for ``ttft``.
     """
     ends = [leg.end for leg in legs]

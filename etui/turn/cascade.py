@@ -66,9 +66,7 @@ def is_sure(cascade: Cascade, confidence: float | None, probability: float | Non
     """Return whether an answer is sure enough to be accepted.
 
     Args:
-        cascade: The cascade with the threshold ``accept_at``.
         confidence: Raw confidence, 0..1, used without a fit. None is never sure.
-        probability: Calibrated probability; None without a fit.
     """
     sure = confidence if probability is None else probability
     return sure is not None and sure >= cascade.accept_at
@@ -86,10 +84,8 @@ def advance(
     already; arms of a model that could not be loaded are skipped.
 
     Args:
-        cascade: The arms and their limits.
         attempts: Results of the arms that have run, in order; empty at the start.
         spent: Joules so far, loads included; None if unmeasured.
-        predict: Predicts the joules of an arm; returns None if unknown.
     """
     if not attempts:
         return CascadeStep(cascade.arms[0])
@@ -169,11 +165,6 @@ def settle(cascade: Cascade | None, attempts: Sequence[A], predict: PredictAgree
     together, else the highest of their own confidences. Where they differ, none is accepted, and
     each has the probability of being right in spite of that. A step with an arm that failed is not
     judged: the others count like any arm of the cascade.
-
-    Args:
-        cascade: The cascade; None for a single arm.
-        attempts: The attempts so far, in order.
-        predict: Predicts the probability of an agreed answer.
 
     Returns:
         The attempts with the probabilities and the verdict of that step.
@@ -255,14 +246,7 @@ def next_step(
     spent: Spent,
     predict: Callable[[Arm], float | None],
 ) -> NextArm | Stop:
-    """Decide what follows the last hop.
-
-    Args:
-        decision: The arm, the cascade, the fallbacks.
-        hops: The completed hops, in order; at least one.
-        spent: Spending of the turn.
-        predict: Predicts the joules of an arm; returns None if unknown.
-    """
+    """Decide what follows the last hop."""
     last = hops[-1]
     if last.stopped:
         return Stop()
@@ -431,12 +415,7 @@ def describe_hops(decision: Decision, hops: Sequence[LiveAttempt], chosen: LiveA
 
 
 def format_barred(cascade: Cascade, arm: Arm, step: CascadeStep, spent: float) -> str:
-    """Describe the limit that keeps a cascade from its next arm.
-
-    Args:
-        arm: The arm that is not asked.
-        spent: Joules so far.
-    """
+    """Describe the limit that keeps a cascade from its next arm."""
     if step.barred == "hops":
         most = count_text(cascade.max_hops, "hop")
         return f"{arm.name} skipped: the cascade is limited to {most}"

@@ -149,11 +149,7 @@ class Seconds:
 
 @dataclass(frozen=True, slots=True)
 class Attribution:
-    """How a turn's joules were separated from those of others that ran at the same time.
-
-    Attributes:
-        batches, mean_requests: Number of its batches, and the mean number of requests in them.
-    """
+    """How a turn's joules were separated from those of others that ran at the same time."""
 
     method: str
     """``exclusive`` if nothing else ran, ``shapley`` or ``tokens`` if it shared batches, ``none``

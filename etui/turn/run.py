@@ -421,8 +421,6 @@ class _BudgetMonitor:
     """Budget check of one attempt.
 
     Args:
-        budget: Budget of the turn; None is no limit.
-        before: Spending of the earlier attempts.
         arm: The arm of the attempt; its ``max_joules`` applies to this one only.
 
     Attributes:

@@ -155,7 +155,6 @@ def weigh_requests(tokens: Sequence[int], cost: BatchCost | None) -> list[float]
 
     Args:
         tokens: Tokens of each request in the batch, of its prompt and decoded ones together.
-        cost: Cost of the batch; None weighs by tokens.
 
     Returns:
         Shapley values in joules, or tokens; a request without tokens in a batch of others weighs 0.
@@ -171,12 +170,7 @@ def weigh_requests(tokens: Sequence[int], cost: BatchCost | None) -> list[float]
 
 
 def compute_shares(tokens: Sequence[int], cost: BatchCost | None) -> list[float]:
-    """Return the share of each request in a batch, 0..1; they sum to 1.
-
-    Args:
-        tokens: Tokens of each request in the batch; at least one request.
-        cost: Cost of the batch; None divides by tokens.
-    """
+    """Return the share of each request in a batch, 0..1; they sum to 1."""
     return split_by_weights(1.0, weigh_requests(tokens, cost))
 
 
@@ -186,7 +180,6 @@ def split_by_weights(joules: float, weights: Sequence[float]) -> list[float]:
     The parts sum to the whole: the last request with a weight takes the rounding.
 
     Args:
-        joules: Energy of the batch.
         weights: At least one of them is positive, none negative.
     """
     total = math.fsum(weights)
@@ -205,9 +198,6 @@ class BatchGroup:
     """Adjacent batches of one model with the same tokens of the same requests.
 
     A request has the same share in each of them, so they are measured as one.
-
-    Attributes:
-        start_ns, end_ns: From the start of the first batch to the end of the last one.
     """
 
     index: int  # Number of the group since the start of the ledger
@@ -282,11 +272,7 @@ class BatchLedger:
             return [self._groups[index - first] for index in indices]
 
     def is_shared_at(self, t_ns: int, own: Container[int], margin_ns: int) -> bool:
-        """Return whether a batch close to a time has an answer of others.
-
-        Args:
-            own: Numbers of the answers that are not others'.
-        """
+        """Return whether a batch close to a time has an answer of others."""
         with self._lock:
             low = bisect_left(self._groups, t_ns - margin_ns, key=lambda group: group.end_ns)
             for index in range(low, len(self._groups)):
@@ -304,9 +290,6 @@ class BatchLedger:
 
         A curve may change between the ends of two answers that shared a batch. If each of them
         used the curve of its time, their shares would not sum to 1.
-
-        Args:
-            find_cost: Returns the cost of a batch of a model; None divides by tokens.
         """
         with self._lock:
             if group.index in self._costs:
@@ -382,7 +365,6 @@ class SharedMeter:
     parts of one reading err together, and so they are never added in quadrature.
 
     Args:
-        numbers: Returns the numbers of the turn's answers so far.
         weights: Returns the joules per token of a model; None divides its batches by tokens.
     """
 

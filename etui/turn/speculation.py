@@ -71,7 +71,6 @@ def account_speculation(
     Args:
         events: The verified batches of the answer, in any order; those without drafts are ignored.
         decode: Intervals of its decode phase; batches are clipped to their outer ends.
-        energy_of: Returns the energy of an interval.
 
     Returns:
         The record; None if nothing was drafted.

@@ -152,11 +152,7 @@ class Drafts(Protocol):
 
 
 def speculation_text(speculation: Drafts, kind: str | None) -> str:
-    """Format ``drafted 120, accepted 96 (80 %), 0.21 J per accepted token``.
-
-    Args:
-        kind: Kind of the energy; an estimate is marked with ``~``.
-    """
+    """Format ``drafted 120, accepted 96 (80 %), 0.21 J per accepted token``."""
     share = units.percent_text(speculation.accepted / speculation.drafted)
     parts = [f"drafted {speculation.drafted:,}", f"accepted {speculation.accepted:,} ({share})"]
     each = speculation.joules_per_accepted_token

@@ -82,7 +82,6 @@ class Requests:
     """Sends the requests of one answer and collects what arrives; lives on the event loop.
 
     Args:
-        client: The backend's client.
         clock_ns: Monotonic clock of this machine; every piece has the time when it arrived here.
     """
 
@@ -175,9 +174,6 @@ def read_options(first: TokenProbability | None, options: Sequence[Option]) -> L
     A letter that is not among the alternatives has a probability below all of theirs, and counts
     as 0.
 
-    Args:
-        first: The first token with its alternatives; None if the server gave none.
-
     Returns:
         None if no letter is among the alternatives.
     """
@@ -214,11 +210,7 @@ ASK_AGAIN = "That is enough thinking. Write your final answer now, and nothing e
 
 
 class RemoteAnswer:
-    """One answer over the requests of a backend.
-
-    Args:
-        dialect: How the server is asked.
-    """
+    """One answer over the requests of a backend."""
 
     def __init__(
         self,
@@ -271,9 +263,7 @@ class RemoteAnswer:
         """Build a request to the model.
 
         Args:
-            max_tokens: Most tokens of an answer.
             logprobs: Alternatives that are needed; None for those that the client asks for.
-            seed: Seed instead of the arm's.
             plain_form: Leave out what the client asks of the form of the answer.
         """
         options = replace(self.options, json_schema="", tools="") if plain_form else self.options
@@ -329,10 +319,6 @@ class RemoteAnswer:
 
     async def _read(self, reply: Reply, enough: Callable[[Reply], bool]) -> AsyncIterator[Event]:
         """Read the running request, and yield its events; ``self.outcome`` says how it ended.
-
-        Args:
-            reply: Collects the answer.
-            enough: Returns whether to stop reading, after each piece.
 
         Raises:
             RequestFailed: The request failed before the answer was there.

@@ -36,11 +36,7 @@ class RequestFailed(Exception):
 
 
 def build_error(spec: BackendSpec, failure: Failure, model: str, tries: int = 1) -> EtuiError:
-    """Build the error of a failed request.
-
-    Args:
-        tries: How often it was sent.
-    """
+    """Build the error of a failed request."""
     name = f"the backend {spec.name}"
     again = f" ({tries} tries)" if tries > 1 else ""
     match failure.status if failure.kind == "status" else None:
@@ -118,13 +114,7 @@ class Failure:
 
 
 def find_wait(failure: Failure, tries: int, retries: int) -> float | None:
-    """Return the seconds to wait before a request is sent again; None if it must not be.
-
-    Args:
-        failure: Why the last try failed.
-        tries: Number of tries so far, at least 1.
-        retries: Most tries after the first.
-    """
+    """Return the seconds to wait before a request is sent again; None if it must not be."""
     if tries > retries or not failure.untouched:
         return None
     if failure.kind != "unreachable" and failure.status not in _BUSY:
@@ -135,12 +125,7 @@ def find_wait(failure: Failure, tries: int, retries: int) -> float | None:
 
 
 def parse_retry_after(value: str | None, now: datetime | None = None) -> float | None:
-    """Parse a ``Retry-After`` header: seconds, or a date; None if it is neither.
-
-    Args:
-        value: The header; None if it is missing.
-        now: The time now, with a time zone; None reads the clock.
-    """
+    """Parse a ``Retry-After`` header: seconds, or a date; None if it is neither."""
     if value is None:
         return None
     try:
@@ -261,8 +246,6 @@ class RemoteClient:
 
     Args:
         key: Its key; None sends none.
-        sleep: Waits before a request is sent again.
-        most_line_bytes: Longest line of a stream; for tests.
     """
 
     def __init__(
@@ -331,7 +314,6 @@ class RemoteClient:
         """Get one JSON document (or post one, with ``body``), once, within a short time.
 
         Args:
-            path: As in :class:`HttpRequest`.
             seconds: Most seconds until the whole answer is there.
 
         Returns:

@@ -41,11 +41,7 @@ def known_prompt(usage: Usage) -> tuple[int | None, int]:
 
 
 def describe_end(reply: Reply, outcome: str, max_tokens: int) -> tuple[Status, str]:
-    """Return the status of an answer, and the reason for it.
-
-    Args:
-        outcome: How reading it ended.
-    """
+    """Return the status of an answer, and the reason for it."""
     tokens = count_text(reply.answer_tokens, "token")
     if outcome == "cancelled":
         if reply.first_ns is None:
@@ -88,10 +84,6 @@ def find_prefill_end(reply: Reply, start_ns: int, end_ns: int) -> int:
     The decode ended with the last token, so it began the server's decode time before that. It
     cannot have begun after the first token, nor before the request was sent. Without a time of the
     server it is the time of the first token.
-
-    Args:
-        reply: The first request of the answer.
-        end_ns: The end of the answer, for one without tokens.
     """
     if reply.first_ns is None or reply.last_ns is None:
         return end_ns
@@ -115,9 +107,6 @@ def build_finished(
     Args:
         requests: The replies of each of its requests, in order; what a server reports of a request
             is in the first of its replies. The text of the answer is that of the last request.
-        start_ns: When the first one was sent.
-        now_ns: The time now, for an answer without tokens.
-        why: What ended it, in words.
         estimated_prompt: Tokens of the prompt where the server reports none.
     """
     replies = [reply for each in requests for reply in each]
@@ -263,10 +252,6 @@ class _Call:
 
 class Reply:
     """Collects one answer, and makes the events of its pieces.
-
-    Args:
-        splitter: Splits the thinking from the answer in the text.
-        with_logprobs: Whether ``TokenLogprob`` events are made.
 
     Attributes:
         finish: Why the server ended it; None while it goes on.

@@ -41,9 +41,6 @@ class Circuit:
     Closed, requests go through. After :data:`FAILURES_TO_OPEN` failures in a row it is open and
     nothing goes through, until :data:`OPEN_SECONDS` have passed: then one request is let through
     (half-open), whose result closes or opens it again.
-
-    Args:
-        open_seconds: How long it stays open.
     """
 
     def __init__(
@@ -145,11 +142,7 @@ class IoThread:
                 self._loop.call_soon_threadsafe(function)
 
     def close(self, last: Callable[[], Coroutine[Any, Any, None]] | None = None) -> None:
-        """Cancel what runs, run a last coroutine, and end the thread.
-
-        Args:
-            last: Builds the coroutine, which closes connections.
-        """
+        """Cancel what runs, run a last coroutine, and end the thread."""
         with self._lock:
             loop, thread = self._loop, self._thread
             self._loop = self._thread = None
@@ -202,13 +195,7 @@ class RemoteBackend:
     Several answers run at a time. Requests run on the event loop of one thread, which starts with
     the first request and ends with :meth:`close`; the next request starts it again.
 
-    Args:
-        spec: The entry of config.yaml.
-        environ: Environment variables, with the key.
-        build_client: Builds the HTTP client, for tests.
-
     Attributes:
-        spec: The entry of config.yaml.
         circuit: Whether requests go through; see :class:`etui.backends.remote.backend.Circuit`.
     """
 
@@ -345,11 +332,7 @@ class RemoteBackend:
             )
 
     def describe(self, seconds: float = PROBE_SECONDS) -> RemoteStatus:
-        """Ask the server what it is and what it serves; never raises.
-
-        Args:
-            seconds: Most seconds for each of its requests.
-        """
+        """Ask the server what it is and what it serves; never raises."""
 
         async def ask() -> RemoteStatus:
             return await probe(self._open_client(), self.spec, seconds, self._clock_ns)

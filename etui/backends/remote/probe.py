@@ -52,11 +52,7 @@ class RemoteStatus:
 async def probe(
     client: RemoteClient, spec: BackendSpec, seconds: float, clock_ns: Callable[[], int]
 ) -> RemoteStatus:
-    """Ask a backend for its models and its version, at the same time.
-
-    Args:
-        seconds: Most seconds of each request.
-    """
+    """Ask a backend for its models and its version, at the same time."""
     listed, version = await asyncio.gather(
         _list_models(client, seconds, clock_ns), _read_version(client, spec.kind, seconds)
     )

@@ -147,7 +147,7 @@ def fit_phase(points: Sequence[PhasePoint], phase: str, *, bend: str = "always")
     tokens = np.array([p.tokens for p in usable], dtype=float)
     back = np.array([looked_back(p.start, p.tokens) for p in usable], dtype=float)
     joules = np.array([p.joules for p in usable], dtype=float)
-    weights = compute_weights(usable)
+    weights = _compute_weights(usable)
     plain = np.column_stack([np.ones_like(tokens), tokens])
     bent = np.column_stack([plain, back])
     design = bent
@@ -188,7 +188,7 @@ def meter_share(points: Sequence[TurnPoint]) -> float:
     return min(shares, default=0.0)
 
 
-def compute_weights(points: Sequence[PhasePoint]) -> Vector:
+def _compute_weights(points: Sequence[PhasePoint]) -> Vector:
     """Compute the weight of each point: the reciprocal of its spread, relative to the largest."""
     import numpy as np
 
@@ -400,7 +400,7 @@ def estimate_context_term(
     freedom = len(usable) - 3
     if len(usable) < LEAST_POINTS:
         return None
-    weights = compute_weights(usable)
+    weights = _compute_weights(usable)
     design = np.array([[1.0, p.tokens, looked_back(p.start, p.tokens)] for p in usable])
     scale = np.linalg.norm(design * weights[:, None], axis=0)
     weighted = design * weights[:, None] / scale

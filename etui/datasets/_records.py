@@ -72,7 +72,7 @@ def read_parquet_questions(raw: bytes, file: str, subject: str) -> list[Question
         raise InvalidFile(
             f"{file} is not a valid Parquet file: {lines[0][:200]}", _PARQUET_FIX
         ) from error
-    return collect_questions(_number_rows(rows), file, subject, [], _PARQUET_FIX)
+    return _collect_questions(_number_rows(rows), file, subject, [], _PARQUET_FIX)
 
 
 def _number_rows(rows: list[dict[str, Any]]) -> Iterator[tuple[int, Mapping[str, object]]]:
@@ -114,30 +114,22 @@ def read_jsonl_questions(raw: bytes, file: str, subject: str) -> list[Question]:
         raise InvalidFile.of([Problem(file, 1, 1, "is a JSON array")], "write one object per line")
     problems: list[Problem] = []
     records = _parse_lines(text, file, problems)
-    return collect_questions(records, file, subject, problems, _FIX)
+    return _collect_questions(records, file, subject, problems, _FIX)
 
 
-def collect_questions(
+def _collect_questions(
     records: Iterable[tuple[int, Mapping[str, object]]],
     file: str,
     subject: str,
     problems: list[Problem],
     fix: str,
 ) -> list[Question]:
-    """Build the questions of records.
-
-    Args:
-        records: Line and fields of each record.
-        problems: Those found while the records are read; further ones are added.
-
-    Raises:
-        InvalidFile: There are problems, no questions, or both options and numbers as answers.
-    """
+    """Build the questions of records."""
     found: list[Question] = []
     first = 0
     for line, record in records:
         try:
-            question = parse_record(record, subject, len(found))
+            question = _parse_record(record, subject, len(found))
             if found and bool(question.choices) != bool(found[0].choices):
                 raise BadRecord(_mixed(question, first))
         except BadRecord as bad:
@@ -274,17 +266,8 @@ class Number(str):
     __slots__ = ()
 
 
-def parse_record(record: Mapping[str, object], subject: str, row: int) -> Question:
-    """Build the question of a record.
-
-    Args:
-        record: Its fields; numbers are :class:`Number`.
-        subject: Subject of a record without ``subject`` and ``category``.
-        row: Number of the question in its file, from 0.
-
-    Raises:
-        BadRecord: It has none of the accepted forms, or contradicts itself.
-    """
+def _parse_record(record: Mapping[str, object], subject: str, row: int) -> Question:
+    """Build the question of a record."""
     text, options = _find_parts(record)
     if not text:
         raise BadRecord("question is empty")

@@ -261,7 +261,7 @@ class JointFit:
         expected = _expect(columns.shares, self.rates, self.overall)
         known = _build_dense(columns, self.directions, expected, self.ridge.predict(columns))
         raw = sum(grove.predict(known) for grove in self.groves) / len(self.groves)
-        return self.calibration.apply(to_probabilities(raw), expected[0])
+        return self.calibration.apply(_to_probabilities(raw), expected[0])
 
 
 def fit_joint(
@@ -309,11 +309,11 @@ def fit_joint(
         near, mean = _fit_rates(y[others], part.shares, heavy[others])
         expected[:, held] = _expect(left_out.shares, near, mean)
         known = _fill(y[others], heavy[others], _expect(part.shares, near, mean)[0])
-        inside = fit_ridge(part, _split_targets(known), heavy[others].mean(axis=1))
+        inside = _fit_ridge(part, _split_targets(known), heavy[others].mean(axis=1))
         linear[held] = inside.predict(left_out)
     filled = _fill(y, heavy, expected[0])
     row_weights = heavy.mean(axis=1)
-    ridge = fit_ridge(columns, _split_targets(filled), row_weights)
+    ridge = _fit_ridge(columns, _split_targets(filled), row_weights)
     dense = _build_dense(columns, directions, expected, linear)
     target = _split_targets(filled) * np.append(1.0, np.full(y.shape[1], STRETCH))
     raw = np.empty_like(target)
@@ -330,7 +330,7 @@ def fit_joint(
         grove.set_params(n_jobs=1)  # several threads would sum the trees in varying order
         raw[held] = grove.predict(dense[held])
         groves.append(grove)
-    p = to_probabilities(raw)
+    p = _to_probabilities(raw)
     calibration = fit_calibration(p, expected[0], y, heavy)
     return JointFit(
         rates,
@@ -343,13 +343,8 @@ def fit_joint(
     )
 
 
-def fit_ridge(columns: QuestionColumns, target: Floats, row_weights: Floats) -> Ridge:
-    """Fit the linear part by conjugate gradients, all targets together.
-
-    Args:
-        target: Difficulty and deviations, (questions, targets).
-        row_weights: How much each question counts, (questions,).
-    """
+def _fit_ridge(columns: QuestionColumns, target: Floats, row_weights: Floats) -> Ridge:
+    """Fit the linear part by conjugate gradients, all targets together."""
     import numpy as np
     from scipy import sparse
 
@@ -377,7 +372,7 @@ def fit_ridge(columns: QuestionColumns, target: Floats, row_weights: Floats) -> 
     return Ridge(scale, start, found)
 
 
-def to_probabilities(raw: Floats) -> Floats:
+def _to_probabilities(raw: Floats) -> Floats:
     """Convert a difficulty and stretched deviations (..., arms + 1) to probabilities by arm."""
     import numpy as np
 

@@ -108,7 +108,7 @@ def _fit_accuracy(
     design = build_design(graded, corpus, everything, seed)
     strengths = [
         choose_strength(
-            build_arm_columns(design, at),
+            _build_arm_columns(design, at),
             graded.correct[:, at],
             groups,
             seed,
@@ -149,7 +149,7 @@ def _fit_accuracy(
         ),
         arms=arms,
         joint=None if joint is None else export_joint(joint, graded.arms, design.bands, mix),
-        needs=fit_needs(graded, design, groups, folds if assess else None, seed),
+        needs=_fit_needs(graded, design, groups, folds if assess else None, seed),
         provenance=provenance,
         agreements=tuple(head for head in together if head is not None),
     )
@@ -183,7 +183,7 @@ def _join_labels(graded: Graded) -> tuple[Floats, Floats | None]:
     return p[groups], np.minimum(total, 1.0)[groups]
 
 
-def build_arm_columns(design: Design, arm: int) -> Any:
+def _build_arm_columns(design: Design, arm: int) -> Any:
     """Build the columns of one arm's head: the logit of its band's rate, features and words."""
     from scipy import sparse
 
@@ -204,7 +204,7 @@ def _cross_predict(
             if strength is None:
                 p[held, at] = 1 / (1 + np.exp(-design.band_logits[held, at]))
                 continue
-            columns = build_arm_columns(design, at)
+            columns = _build_arm_columns(design, at)
             heavy = graded.weights_of(at)
             linear = fit_linear(
                 columns[~held],
@@ -232,7 +232,7 @@ def _fit_arm_head(
     if strength is None:
         logistic = Logistic(intercept=0.0, features=(0.0,) * len(FEATURE_NAMES), band=1.0)
     else:
-        linear = fit_linear(build_arm_columns(design, at), right, strength, heavy)
+        linear = fit_linear(_build_arm_columns(design, at), right, strength, heavy)
         logistic = export_logistic(linear, design.scale, band=True)
     quality = (
         compute_quality(crossed[:, at], right, heavy)
@@ -250,7 +250,7 @@ def _fit_arm_head(
         },
         logistic=logistic,
         quality=quality,
-        curves=fit_curves(graded, at, folds),
+        curves=_fit_curves(graded, at, folds),
     )
 
 
@@ -267,7 +267,7 @@ def _count_by_band(graded: Graded, design: Design, heavy: Floats) -> Floats:
     return np.asarray([total[band] for band in design.bands])
 
 
-def fit_curves(graded: Graded, at: int, folds: Whole) -> tuple[ConfidenceCurve, ...]:
+def _fit_curves(graded: Graded, at: int, folds: Whole) -> tuple[ConfidenceCurve, ...]:
     """Fit the confidence curves of one arm, that of the margin first."""
     sources: tuple[tuple[Literal["margin", "confidence"], Floats | None], ...] = (
         ("margin", graded.margin),
@@ -319,7 +319,7 @@ def find_pairs(graded: Graded) -> list[Pair]:
     return found
 
 
-def fit_needs(
+def _fit_needs(
     graded: Graded, design: Design, groups: Whole, folds: Whole | None, seed: int
 ) -> tuple[NeedHead, ...]:
     """Fit the head of each pair; without folds its quality is not measured."""

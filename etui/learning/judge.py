@@ -331,7 +331,7 @@ def against_mixture(
     replicates = resample_means(columns, seed)
     return [
         _compare_choice(
-            columns, replicates, arms, 2 * arms + 2 * index, compare_with_arms(right, graded)
+            columns, replicates, arms, 2 * arms + 2 * index, _compare_with_arms(right, graded)
         )
         for index, (right, _) in enumerate(choices)
     ]
@@ -372,7 +372,7 @@ def _build_spread(interval: Interval) -> Spread:
     return {"value": interval.value, "low": interval.low, "high": interval.high}
 
 
-def compare_with_arms(right: Flags, graded: Graded) -> dict[str, McNemar]:
+def _compare_with_arms(right: Flags, graded: Graded) -> dict[str, McNemar]:
     """Compare with each single arm: questions only one of them got right, and the p-value."""
     return {
         name: {

@@ -184,8 +184,8 @@ def read_logged_cases(
         read_named_arms(log, again),
     )
     found, left_out = _find_cases(turns, wanted, policy, user)
-    taken = {normalize_question(text) for text in known}
-    new = [case for case in found if normalize_question(case.query.text) not in taken]
+    taken = {_normalize_question(text) for text in known}
+    new = [case for case in found if _normalize_question(case.query.text) not in taken]
     return LoggedCases(tuple(spread_cases(new, limit)), len(wanted), left_out)
 
 
@@ -217,7 +217,7 @@ def _find_cases(
         asked, route = decided
         arm, not_arm = _find_correction(turn, policy, user)
         case = LoggedCase(turn.turn_id, asked, route, arm, not_arm)
-        key = normalize_question(turn.query), route
+        key = _normalize_question(turn.query), route
         before = newest.pop(key, None)
         # What the user said of a question counts until the user says something else of it.
         if before is not None and before.is_corrected and not case.is_corrected:
@@ -270,7 +270,7 @@ def _find_correction(
         turn.turn_id in user.named
         and replaced is not None
         and replaced.arm != turn.arm
-        and normalize_question(replaced.query) == normalize_question(turn.query)
+        and _normalize_question(replaced.query) == _normalize_question(turn.query)
     )
     if asked_again:
         return turn.arm, None
@@ -279,7 +279,7 @@ def _find_correction(
     return None, None
 
 
-def normalize_question(text: str) -> str:
+def _normalize_question(text: str) -> str:
     """Return a question without case and spacing, to compare it."""
     return " ".join(text.casefold().split())
 

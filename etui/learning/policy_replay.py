@@ -50,7 +50,7 @@ class Walk:
     without_letter: int = 0  # Answers without a letter, which a turn may ask for once more
 
 
-def walk_decision(
+def _walk_decision(
     decision: Decision, row: int, graded: Graded, cost: Floats, predictor: Predictor
 ) -> Walk | str:
     """Return the walk of a question; or the name of an arm that is not in the table."""
@@ -308,7 +308,7 @@ def replay_policy(
                 predictor=predictor,
             )
             rules[str(decision.rule)] = rules.get(str(decision.rule), 0) + 1
-            walk = walk_decision(decision, row, graded, cost, predictor)
+            walk = _walk_decision(decision, row, graded, cost, predictor)
             if isinstance(walk, str):
                 missing[walk] = missing.get(walk, 0) + 1
                 continue

@@ -61,7 +61,7 @@ def build_design(graded: Graded, corpus: Corpus, used: Flags, seed: int = 0) -> 
     names, number = number_bands(graded.subjects)
     nothing = np.zeros((0, 0))
     if corpus.empty:
-        rates, counts = compute_shrunken_rates(
+        rates, counts = _compute_shrunken_rates(
             graded.correct, number, len(names), used, weights=graded.weights
         )
         heavy = None if graded.weights is None else graded.weights[used]
@@ -79,13 +79,13 @@ def build_design(graded: Graded, corpus: Corpus, used: Flags, seed: int = 0) -> 
         )
 
     def expected(part: Flags) -> tuple[Floats, Floats, Whole, Floats, Floats]:
-        rates, counts = compute_shrunken_rates(
+        rates, counts = _compute_shrunken_rates(
             graded.correct, number, len(names), part, weights=graded.weights
         )
-        _, centroids = compute_centroids(words, graded.subjects, part)
+        _, centroids = _compute_centroids(words, graded.subjects, part)
         present = [at for at, name in enumerate(names) if counts[at]]
         shares = np.zeros((len(graded), len(names)))
-        shares[:, present] = compute_band_shares(words, centroids)
+        shares[:, present] = _compute_band_shares(words, centroids)
         return shares @ logits(rates), rates, counts, centroids, shares
 
     band, rates, counts, centroids, shares = expected(used)
@@ -296,7 +296,7 @@ def number_bands(subjects: Sequence[str]) -> tuple[list[str], Whole]:
     return names, np.fromiter((index[s] for s in subjects), np.int64, len(subjects))
 
 
-def compute_shrunken_rates(
+def _compute_shrunken_rates(
     correct: Flags | Floats,
     band: Whole,
     bands: int,
@@ -304,17 +304,7 @@ def compute_shrunken_rates(
     m: float = PRIOR_WEIGHT,
     weights: Floats | None = None,
 ) -> tuple[Floats, Whole]:
-    """Compute (s + m*p0) / (n + m) for each band and arm, and the questions of each band.
-
-    Args:
-        correct: Whether each answer was right, shape (questions, arms).
-        band: Index of each question's band.
-        m: Weight of p0, the share over all bands, in answers.
-        weights: Weight of each answer, same shape as ``correct``; None is 1 for all.
-
-    Returns:
-        Rates (bands, arms) and counts (bands,).
-    """
+    """Compute (s + m*p0) / (n + m) for each band and arm, and the questions of each band."""
     import numpy as np
 
     inside = np.asarray(correct, dtype=np.float64)[used]
@@ -440,7 +430,7 @@ def compute_tf_idf(counts: Any, idf: Floats) -> Any:
     )
 
 
-def compute_centroids(words: Any, subjects: Sequence[str], used: Flags) -> tuple[list[str], Any]:
+def _compute_centroids(words: Any, subjects: Sequence[str], used: Flags) -> tuple[list[str], Any]:
     """Compute the names of the bands and their centroids (bands, buckets), each of length 1.
 
     A centroid keeps its ``CENTROID_WORDS`` heaviest buckets.
@@ -463,7 +453,7 @@ def compute_centroids(words: Any, subjects: Sequence[str], used: Flags) -> tuple
     return names, np.divide(dense, length, out=np.zeros_like(dense), where=length > 0)
 
 
-def compute_band_shares(words: Any, centroids: Floats) -> Floats:
+def _compute_band_shares(words: Any, centroids: Floats) -> Floats:
     """Compute the probability of each band for each question, shape (questions, bands)."""
     import numpy as np
 

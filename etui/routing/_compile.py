@@ -113,10 +113,10 @@ def compile_policy(located: Located[PolicyFile], name: str, models: Collection[s
         signals={
             signal.name: signal
             for name in order_signals(file.signals)
-            for signal in compile_signal(name, file.signals[name], file.models)
+            for signal in _compile_signal(name, file.signals[name], file.models)
         },
         rules=tuple(
-            Rule(rule.name, rule.priority, compile_condition(rule.when), compile_end(rule))
+            Rule(rule.name, rule.priority, compile_condition(rule.when), _compile_end(rule))
             for rule in sort_rules(file.rules)
         ),
         probes=tuple(
@@ -164,7 +164,7 @@ def find_literal_prefix(pattern: str) -> str:
     return plain[0][:-1] if optional else plain[0]
 
 
-def compile_signal(
+def _compile_signal(
     name: str, entry: SignalEntry, roles: Mapping[str, tuple[str, ...]]
 ) -> tuple[Signal, ...]:
     """Compile one signal of the file; a score with bands yields one signal for each band."""
@@ -310,7 +310,7 @@ def order_signals(signals: Mapping[str, SignalEntry]) -> list[str]:
     return order
 
 
-def compile_end(rule: RuleEntry) -> str | CascadePlan | Objective:
+def _compile_end(rule: RuleEntry) -> str | CascadePlan | Objective:
     """Compile what a rule leads to: the name of an arm, a cascade, or an objective."""
     if rule.use is not None:
         return rule.use

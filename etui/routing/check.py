@@ -66,15 +66,15 @@ def check_policy(
         *_check_shadow(located, policies),
         *_check_efforts(located),
     ]
-    warnings = [*find_unused(located), *find_unserved(located, is_available, models)]
+    warnings = [*_find_unused(located), *_find_unserved(located, is_available, models)]
     if not errors:
-        warnings += find_undrafted(located, models)
-        warnings += find_unlike_places(located, models)
-        warnings += find_unfitted(located, fit, models)
-        warnings += find_misfits(located, fit, models)
-        warnings += find_unlike_votes(located)
-        warnings += find_idle_audit(located)
-        warnings += find_slow_patterns(located) if thorough else ()
+        warnings += _find_undrafted(located, models)
+        warnings += _find_unlike_places(located, models)
+        warnings += _find_unfitted(located, fit, models)
+        warnings += _find_misfits(located, fit, models)
+        warnings += _find_unlike_votes(located)
+        warnings += _find_idle_audit(located)
+        warnings += _find_slow_patterns(located) if thorough else ()
     return Findings(_sorted(errors), _sorted(warnings))
 
 
@@ -82,14 +82,10 @@ def _sorted(problems: Iterable[Problem]) -> tuple[Problem, ...]:
     return tuple(sorted(problems, key=lambda p: (p.line, p.column)))
 
 
-def find_unfitted(
+def _find_unfitted(
     located: Located[PolicyFile], fit: FitFacts | None, models: Collection[str] = ()
 ) -> Iterator[Problem]:
-    """Yield objectives whose accuracy is neither fitted nor stated, or that may have no answer.
-
-    Args:
-        fit: What was fitted; None skips this check.
-    """
+    """Yield objectives whose accuracy is neither fitted nor stated, or that may have no answer."""
     file = located.model
     for index, rule in enumerate(file.rules):
         objective = rule.objective
@@ -101,7 +97,7 @@ def find_unfitted(
             unknown = [
                 arm
                 for arm in rule.arms or ()
-                if arm not in prior and not fit.covers(arm, list_weights(file, arm, models))
+                if arm not in prior and not fit.covers(arm, _list_weights(file, arm, models))
             ]
             if unknown:
                 then = f"'{rule.otherwise}' answers" if rule.otherwise else "it cannot choose"
@@ -124,18 +120,14 @@ def find_unfitted(
             )
 
 
-def find_misfits(
+def _find_misfits(
     located: Located[PolicyFile], fit: FitFacts | None, models: Collection[str] = ()
 ) -> Iterator[Problem]:
-    """Yield the arms that were fitted with another model, and steps that no fit ever accepts.
-
-    Args:
-        fit: What was fitted; None skips this check.
-    """
+    """Yield the arms that were fitted with another model, and steps that no fit ever accepts."""
     if fit is None:
         return
     file = located.model
-    weights = {arm: list_weights(file, arm, models) for arm in file.arms}
+    weights = {arm: _list_weights(file, arm, models) for arm in file.arms}
     for arm in file.arms:
         if arm in fit.arms and not fit.covers(arm, weights[arm]):
             yield located.problem(
@@ -170,13 +162,13 @@ def _join(arms: Sequence[str]) -> str:
     return f"the votes of {arms[0]}" if len(arms) == 1 else " and ".join(arms)
 
 
-def list_weights(file: PolicyFile, arm: str, models: Collection[str]) -> frozenset[str]:
+def _list_weights(file: PolicyFile, arm: str, models: Collection[str]) -> frozenset[str]:
     """List the models that may answer for an arm, entries of the same weights as one."""
     asked = file.arms[arm].model
     return frozenset(find_weights(models, name) for name in file.models.get(asked, (asked,)))
 
 
-def find_unused(located: Located[PolicyFile]) -> Iterator[Problem]:
+def _find_unused(located: Located[PolicyFile]) -> Iterator[Problem]:
     """Yield the signals, arms and roles that nothing refers to."""
     file = located.model
     named = {part for entry in file.signals.values() for part in entry.score or ()}
@@ -186,7 +178,7 @@ def find_unused(located: Located[PolicyFile]) -> Iterator[Problem]:
     signal_by_name = map_condition_names(file.signals)
     signals = {signal_by_name[name] for name in named if name in signal_by_name}
     arms = {arm for rule in file.rules for _, arm in rule.ends()}
-    arms.update(arm for _, arm in iter_other_arms(file))
+    arms.update(arm for _, arm in _iter_other_arms(file))
     roles = {arm.model for arm in file.arms.values()}
     roles.update(entry.equals for entry in file.signals.values() if entry.equals)
     used: Mapping[str, tuple[Iterable[str], set[str]]] = {
@@ -203,7 +195,7 @@ def find_unused(located: Located[PolicyFile]) -> Iterator[Problem]:
                 )
 
 
-def find_unserved(
+def _find_unserved(
     located: Located[PolicyFile],
     is_available: Callable[[str], bool] | None,
     models: Collection[str] = (),
@@ -230,12 +222,8 @@ def find_unserved(
         )
 
 
-def find_unlike_places(located: Located[PolicyFile], models: Collection[str]) -> Iterator[Problem]:
-    """Yield the arms whose places differ, though they should have the same weights.
-
-    Args:
-        models: Models of models.yaml by name, or only their names, which skips this check.
-    """
+def _find_unlike_places(located: Located[PolicyFile], models: Collection[str]) -> Iterator[Problem]:
+    """Yield the arms whose places differ, though they should have the same weights."""
     file = located.model
     for arm, entry in file.arms.items():
         first: dict[str, Place] = {}
@@ -265,12 +253,8 @@ def _list_differences(models: Collection[str], one: Place, other: Place) -> Iter
         yield f"{first} and {second} have files of different sha256, so not the same weights"
 
 
-def find_undrafted(located: Located[PolicyFile], models: Collection[str]) -> Iterator[Problem]:
-    """Yield the arms that ask for a draft model on a model without one.
-
-    Args:
-        models: Models of models.yaml by name, or only their names, which skips this check.
-    """
+def _find_undrafted(located: Located[PolicyFile], models: Collection[str]) -> Iterator[Problem]:
+    """Yield the arms that ask for a draft model on a model without one."""
     file = located.model
     for arm, entry in file.arms.items():
         if entry.speculate != "draft":
@@ -285,7 +269,7 @@ def find_undrafted(located: Located[PolicyFile], models: Collection[str]) -> Ite
                 )
 
 
-def find_unlike_votes(located: Located[PolicyFile]) -> Iterator[Problem]:
+def _find_unlike_votes(located: Located[PolicyFile]) -> Iterator[Problem]:
     """Yield the steps of votes that stop by another rule in a bench than in the cascade.
 
     Votes of a step end at the first that differs, those of a bench by the stop rule of the arm.
@@ -305,7 +289,7 @@ def find_unlike_votes(located: Located[PolicyFile]) -> Iterator[Problem]:
                 )
 
 
-def find_idle_audit(located: Located[PolicyFile]) -> Iterator[Problem]:
+def _find_idle_audit(located: Located[PolicyFile]) -> Iterator[Problem]:
     """Yield an audit whose arm answers every turn itself: nothing is left to audit."""
     file = located.model
     answering = {arm for rule in file.rules for _, arm in rule.ends()}
@@ -316,7 +300,7 @@ def find_idle_audit(located: Located[PolicyFile]) -> Iterator[Problem]:
         )
 
 
-def iter_other_arms(file: PolicyFile) -> Iterator[tuple[tuple[str | int, ...], str]]:
+def _iter_other_arms(file: PolicyFile) -> Iterator[tuple[tuple[str | int, ...], str]]:
     """Yield the arms that are named outside of rules, as (path, name)."""
     if file.budgets is not None and file.budgets.degrade_to is not None:
         yield ("budgets", "degrade_to"), file.budgets.degrade_to
@@ -334,7 +318,7 @@ def iter_other_arms(file: PolicyFile) -> Iterator[tuple[tuple[str | int, ...], s
 _SLOWING = ("a" * 3000, "1" * 3000, " " * 3000, "ab " * 1000, "a" * 3000 + "!", "(" * 3000)
 
 
-def find_slow_patterns(located: Located[PolicyFile]) -> Iterator[Problem]:
+def _find_slow_patterns(located: Located[PolicyFile]) -> Iterator[Problem]:
     """Yield the patterns that take too long on some text."""
     for name, entry in located.model.signals.items():
         regex, loc = _find_pattern(name, entry)
@@ -442,7 +426,7 @@ def _check_probes(located: Located[PolicyFile]) -> Iterator[Problem]:
 
 
 def _check_other_arms(located: Located[PolicyFile]) -> Iterator[Problem]:
-    for loc, arm in iter_other_arms(located.model):
+    for loc, arm in _iter_other_arms(located.model):
         yield from check_known(located, loc, "arm", arm, located.model.arms)
 
 

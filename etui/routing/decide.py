@@ -87,7 +87,7 @@ def decide(
     for index, rule in enumerate(policy.rules):
         if rule.when is not None and not rule.when.holds(situation.holds):
             continue
-        end = resolve_rule(
+        end = _resolve_rule(
             rule, policy, query, is_available, predictor=predictor, resident=state.resident
         )
         if isinstance(end, FallsThrough):
@@ -329,7 +329,6 @@ def add_shadow(
 
     Args:
         decision: The decision of the active policy.
-        load: Loads a policy by name.
         look_ahead: Provides the shadow's predictions and earlier questions; None provides none.
     """
     if policy.shadow is None:
@@ -380,7 +379,7 @@ class FallsThrough:
     unserved: tuple[ArmPlan, ...] = ()  # Arms of the rule without a model on this machine
 
 
-def resolve_rule(
+def _resolve_rule(
     rule: Rule,
     policy: Policy,
     query: Query,
@@ -389,17 +388,7 @@ def resolve_rule(
     predictor: Predictor | None,
     resident: str | None,
 ) -> Resolved | FallsThrough:
-    """Resolve what a matching rule leads to.
-
-    Args:
-        is_available: Which models are on this machine.
-        predictor: Expected joules and accuracy of the arms; None leaves them unknown.
-        resident: The model in memory; None if there is none, or it is unknown.
-
-    Raises:
-        EtuiError: The objective needs a prediction that was not fitted, and the rule has no
-            ``otherwise``; the fix says how to fit it.
-    """
+    """Resolve what a matching rule leads to."""
     if isinstance(rule.then, str):
         return _resolve_arm(policy.arms[rule.then], query, is_available, predictor)
     if isinstance(rule.then, CascadePlan):

@@ -173,7 +173,7 @@ def predict_tokens(
     return ExpectedTokens(prompt - cached, cached, _predict_output(arm, text, facts))
 
 
-def predict_votes(arm: Arm) -> float:
+def _predict_votes(arm: Arm) -> float:
     """Estimate the votes an arm draws; 1 for an arm that does not vote."""
     if arm.reasoning != "vote":
         return 1.0
@@ -302,7 +302,7 @@ def _predict_output(arm: Arm, text: TextFacts, facts: LoggedModelFacts) -> float
     prior = min(_ANSWER_SHARE * arm.max_tokens, _ANSWER_TOKENS)
     if arm.reasoning != "direct":
         prior += _THINKING_SHARE * arm.think_tokens
-    prior *= predict_votes(arm)
+    prior *= _predict_votes(arm)
     past = _get_past(arm, facts)
     if past is None:
         return prior
@@ -312,7 +312,7 @@ def _predict_output(arm: Arm, text: TextFacts, facts: LoggedModelFacts) -> float
 def _predict_by_curve(
     curve: OperatingCurve, arm: Arm, tokens: ExpectedTokens, past: PastOutput | None
 ) -> PredictedJoules:
-    votes = predict_votes(arm)
+    votes = _predict_votes(arm)
     one = curve.joules(tokens.computed, tokens.cached, tokens.output / votes)
     decode, source = votes * one.decode, format_source(curve.source)
     if arm.reasoning == "vote":

@@ -382,12 +382,12 @@ def _format_unavailable(places: Sequence[Place]) -> str:
     """Write ``a is not on this machine``, ``b on desk is not available``, or both."""
     here = [place.model for place in places if place.backend is None]
     there = [f"{place.model} on {place.backend}" for place in places if place.backend is not None]
-    parts = [f"{join_with_verb(here)} not on this machine"] if here else []
-    parts += [f"{join_with_verb(there)} not available"] if there else []
+    parts = [f"{_join_with_verb(here)} not on this machine"] if here else []
+    parts += [f"{_join_with_verb(there)} not available"] if there else []
     return ", ".join(parts)
 
 
-def join_with_verb(models: Sequence[str]) -> str:
+def _join_with_verb(models: Sequence[str]) -> str:
     """Join names as the subject of a sentence: ``a is``, ``a and b are``."""
     if len(models) == 1:
         return f"{models[0]} is"

@@ -176,7 +176,7 @@ MAX_BYTES = 50_000_000
 """Size of the largest cases file that is read."""
 
 
-def list_cases_paths(policy_path: Path, config: Config) -> tuple[Path, ...]:
+def _list_cases_paths(policy_path: Path, config: Config) -> tuple[Path, ...]:
     """List the cases files of a policy that exist.
 
     It is the one next to the policy, and for a shipped policy also that of the user in
@@ -197,7 +197,7 @@ def load_cases(policy: Policy, config: Config) -> tuple[PolicyProbe, ...]:
     """
     cases: list[PolicyProbe] = []
     problems: list[Problem] = []
-    for path in list_cases_paths(policy.path, config):
+    for path in _list_cases_paths(policy.path, config):
         try:
             cases += parse_cases(read_text(path, max_bytes=MAX_BYTES), policy, file=str(path))
         except InvalidFile as error:

@@ -94,7 +94,7 @@ def first_failed(condition: Condition, values: Mapping[str, SignalValue]) -> str
     """Describe the first part of a condition that failed; None if the condition holds."""
     match condition:
         case Holds(name):
-            return None if values[name].holds else format_signal(values[name])
+            return None if values[name].holds else _format_signal(values[name])
         case All(parts):
             return next(filter(None, (first_failed(part, values) for part in parts)), None)
         case AnyOf(parts):
@@ -112,7 +112,7 @@ def reasons_for(condition: Condition, values: Mapping[str, SignalValue]) -> list
     """Describe why a condition holds, one entry per signal; None if it does not hold."""
     match condition:
         case Holds(name):
-            return [format_signal(values[name])] if values[name].holds else None
+            return [_format_signal(values[name])] if values[name].holds else None
         case All(parts):
             found = [reasons_for(part, values) for part in parts]
             if any(reasons is None for reasons in found):
@@ -332,16 +332,13 @@ says little."""
 
 @dataclass(frozen=True, slots=True)
 class Signal:
-    """A named fact and the test of its value.
-
-    Attributes:
-        parts: Of a score: the signals that it adds up, and their weights.
-    """
+    """A named fact and the test of its value."""
 
     name: str
     see: See
     test: Bound | Word
     parts: tuple[tuple[str, float], ...] = ()
+    """Of a score: the signals that it adds up, and their weights."""
     nearest: NeighbourQuery | None = None  # Which earlier questions it looks at; None for none
 
     def parts_not_in(self, known: Collection[str]) -> tuple[str, ...]:
@@ -485,7 +482,7 @@ def see_host(field: str) -> See:
     return see
 
 
-def format_signal(value: SignalValue) -> str:
+def _format_signal(value: SignalValue) -> str:
     """Format a signal in words: ``calc (calculate, how many)``, ``long (12, at least 600)``."""
     if value.value is None:
         return f"{value.name} ({value.detail or 'unknown'})"

@@ -171,50 +171,6 @@ def count_questions_needed(deviation: float, difference: float, looks: int = 1) 
     return math.ceil((quantiles * deviation / difference) ** 2)
 
 
-def choose_testable(counts: Sequence[int]) -> list[bool]:
-    """Choose the comparisons that could show something, of many looked at together.
-
-    Of n questions that all favour one side, McNemar's test gives p = 2^(1-n). A comparison whose
-    smallest possible p-value stays above the corrected significance says nothing, whatever comes
-    out, so it does not have to count as a look. The choice depends on the numbers of questions
-    alone and not on the answers (as Tarone's, Biometrics 46, 1990, does on the margins).
-
-    Args:
-        counts: Number of questions of each comparison.
-
-    Returns:
-        Whether each comparison belongs to the largest family that can show something.
-    """
-    family = 0
-    for rank, count in enumerate(sorted(counts, reverse=True), 1):
-        if 2.0 ** (1 - count) <= SIGNIFICANCE / rank:
-            family = rank
-    least = sorted(counts, reverse=True)[family - 1] if family else math.inf
-    chosen = [count >= least for count in counts]
-    return chosen if sum(chosen) == family else [count > least for count in counts]
-
-
-def least_testable(comparisons: int) -> int:
-    """Return the fewest questions with which each of some comparisons could show something."""
-    return math.ceil(1 + math.log2(max(comparisons, 1) / SIGNIFICANCE))
-
-
-def compute_equality_p(values: Sequence[float], errors: Sequence[float]) -> float:
-    """Compute the p-value of equal means: Cochran's Q (Biometrics 10, 1954).
-
-    Args:
-        errors: Their standard errors, above 0.
-    """
-    from scipy.special import chdtrc
-
-    if len(values) < 2:
-        return 1.0
-    weights = [error**-2 for error in errors]
-    pooled = math.fsum(w * v for w, v in zip(weights, values, strict=True)) / math.fsum(weights)
-    spread = math.fsum(w * (v - pooled) ** 2 for w, v in zip(weights, values, strict=True))
-    return float(chdtrc(len(values) - 1, spread))
-
-
 STAKES = (0.05, 0.1, 0.2, 0.4, 0.8)
 """Shares that are staked, each with a fifth of the capital: no one of them has to be the best."""
 

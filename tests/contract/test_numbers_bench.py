@@ -45,8 +45,6 @@ from etui.stats.confidence_sequence import boundary_height, crossing_probability
 from etui.stats.frontier import hull, mixture_accuracy
 from etui.stats.small_samples import estimate_means
 from etui.stats.tests import (
-    choose_testable,
-    compute_equality_p,
     count_questions_needed,
     estimate_paired_mean,
     fit_non_negative,
@@ -258,8 +256,6 @@ def test_the_statistics() -> None:
         "paired": estimate_paired_mean(differences),
         "paired small": estimate_paired_mean(differences[:6]),
         "needed": [count_questions_needed(0.7, gap, 3) for gap in (0.01, 0.05, 0.2)],
-        "testable": choose_testable([2, 5, 9, 40, 7, 3]),
-        "equality": compute_equality_p([0.1, 0.3, 0.22], [0.05, 0.06, 0.02]),
         "wilson": [wilson(at, 20) for at in (0, 1, 7, 20)],
         "mcnemar": [mcnemar(*pair) for pair in ((0, 0), (3, 9), (0, 12), (40, 61), (400, 300))],
         "holm": holm([0.04, 0.001, 0.03, 0.9, 0.012]),

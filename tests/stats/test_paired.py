@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import random
 
 import numpy as np
 import pytest
@@ -11,11 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from etui.stats.tests import (
-    choose_testable,
-    compute_equality_p,
     count_questions_needed,
     estimate_paired_mean,
-    least_testable,
 )
 
 DIFFERENCES = st.lists(st.sampled_from([-1.0, -0.5, 0.0, 0.25, 1.0]), min_size=1, max_size=60)
@@ -68,33 +64,3 @@ def test_the_needed_questions_show_the_difference_in_four_of_five_runs() -> None
     rows = draw.choice([1.0, -1.0, 0.0], p=[gain, loss, 1 - gain - loss], size=(800, count))
     shown = sum(estimate_paired_mean(row).low > 0 for row in rows) / len(rows)
     assert shown == pytest.approx(0.8, abs=0.05)
-
-
-@given(st.lists(st.integers(0, 60), max_size=60))
-def test_every_chosen_comparison_could_show_something(counts: list[int]) -> None:
-    chosen = choose_testable(counts)
-    family = sum(chosen)
-    for count, fits in zip(counts, chosen, strict=True):
-        if fits:
-            assert 2.0 ** (1 - count) <= 0.05 / family
-    assert not any(count < 6 and fits for count, fits in zip(counts, chosen, strict=True))
-
-
-@given(st.lists(st.integers(0, 60), min_size=1, max_size=40), st.randoms())
-def test_the_choice_does_not_depend_on_the_order(counts: list[int], draw: random.Random) -> None:
-    chosen = dict(zip(counts, choose_testable(counts), strict=True))
-    shuffled = draw.sample(counts, len(counts))
-    assert dict(zip(shuffled, choose_testable(shuffled), strict=True)) == chosen
-
-
-def test_two_questions_in_each_of_57_subjects_say_nothing() -> None:
-    assert not any(choose_testable([2] * 57))
-    assert least_testable(57) == 12
-    assert all(choose_testable([12] * 57))
-    assert not any(choose_testable([11] * 57))
-
-
-def test_unequal_effects_have_a_small_p_value() -> None:
-    assert compute_equality_p([0.1], [0.01]) == 1.0
-    assert compute_equality_p([0.1, 0.1, 0.1], [0.05] * 3) == pytest.approx(1.0)
-    assert compute_equality_p([0.3, -0.3], [0.05, 0.05]) < 1e-9

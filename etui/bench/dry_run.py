@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +20,6 @@ from etui.engine.sequence_cache import common_prefix
 if TYPE_CHECKING:
     from etui.config.config import Config
     from etui.engine.library import Library
-    from etui.engine.model import Model
     from etui.engine.session import Session
     from etui.engine.template_process import TemplateProcess
     from etui.models.catalogue import Catalogue
@@ -82,33 +81,38 @@ def count_prompts(plan: RunPlan, config: Config, catalogue: Catalogue) -> Prompt
         ModelUnavailable: A model is not on this machine, or crashes llama.cpp.
         ContextOverflow: A question does not fit, even without worked examples.
     """
+    own: dict[str, dict[Key, int]] = {}
+    added: dict[str, float] = {}
+    shared: dict[str, dict[str, int]] = {}
+    shared_added: dict[str, float] = {}
+    local = [name for name in plan.models if catalogue.get(name).backend is None]
+    for name, vocabulary in _open_vocabularies(local, config, catalogue):
+        own[name], shared[name] = vocabulary.count(plan)
+        for arm in plan.arms.values():
+            if arm.model == name:
+                added[arm.name] = vocabulary.count_added(plan, arm, own[name])
+                shared_added[arm.name] = vocabulary.count_shared_added(plan, arm, shared[name])
+    return PromptCounts(own, added, shared, shared_added)
+
+
+def _open_vocabularies(
+    names: Iterable[str], config: Config, catalogue: Catalogue
+) -> Iterator[tuple[str, _Vocabulary]]:
+    """Yield the vocabulary of each model while it is open."""
     from etui.engine.library import Library
     from etui.engine.template_process import TemplateProcess
     from etui.engine.trial import try_model
     from etui.models.gguf import check_usable
     from etui.runtime.model_resolution import find_model_file
 
-    own: dict[str, dict[Key, int]] = {}
-    added: dict[str, float] = {}
-    shared: dict[str, dict[str, int]] = {}
-    shared_added: dict[str, float] = {}
     with closing(Library(config.log_dir)) as library, closing(TemplateProcess()) as templates:
-        for name in plan.models:
-            if catalogue.get(name).backend is not None:
-                continue
+        for name in names:
             spec, path = find_model_file(Arm(name, name), config, catalogue)
             limits = [spec.context, config.context_tokens, check_usable(path).context_tokens]
             context_tokens = min(limit for limit in limits if limit)
             try_model(spec, path, config)
             with closing(_Vocabulary(library, spec, path, context_tokens, templates)) as vocabulary:
-                own[name], shared[name] = vocabulary.count(plan)
-                for arm in plan.arms.values():
-                    if arm.model == name:
-                        added[arm.name] = vocabulary.count_added(plan, arm, own[name])
-                        shared_added[arm.name] = vocabulary.count_shared_added(
-                            plan, arm, shared[name]
-                        )
-    return PromptCounts(own, added, shared, shared_added)
+                yield name, vocabulary
 
 
 class _Vocabulary:
@@ -169,7 +173,7 @@ class _Vocabulary:
                 shared[subject] = self._count_shared(plan, questions) if plan.reuse else 0
                 continue
             found = build_subject_prompts(
-                plan.format, questions, examples, self._tokenize_plain,
+                plan.format, questions, examples, self.tokenize_plain,
                 self.facts.context_tokens, reuse=plan.reuse,
             )  # fmt: skip
             prefix = len(found.prefix)
@@ -221,9 +225,10 @@ class _Vocabulary:
             build_query(plan.format, one, plan.examples[one.subject]).messages()[-1].content
             for one in questions[:2]
         ]
-        return common_prefix(*map(self._tokenize_plain, texts))
+        return common_prefix(*map(self.tokenize_plain, texts))
 
-    def _tokenize_plain(self, text: str) -> list[int]:
+    def tokenize_plain(self, text: str) -> list[int]:
+        """Tokenize a text in which no special token counts, after the one that begins a text."""
         return self.tokenize(text, bos=True, special=False)
 
     def _build_prompt(self, plan: RunPlan, arm: Arm, question: Question) -> list[int]:
@@ -264,25 +269,10 @@ def count_tokens(plan: RunPlan, config: Config, catalogue: Catalogue) -> dict[st
         ModelUnavailable: A model is not on this machine, or crashes llama.cpp.
         ContextOverflow: A question does not fit, even without worked examples.
     """
-    from etui.engine.library import Library
-    from etui.engine.model import Model
-    from etui.engine.trial import try_model
-    from etui.models.gguf import check_usable
-    from etui.runtime.model_resolution import find_model_file
-
-    counts: dict[str, dict[str, int]] = {}
-    library = Library(config.log_dir)
-    for name in plan.models:
-        spec, path = find_model_file(Arm(name, name), config, catalogue)
-        gguf = check_usable(path)
-        try_model(spec, path, config)
-        model = Model(library, path, vocabulary_only=True)
-        try:
-            bounds = [spec.context, config.context_tokens, gguf.context_tokens]
-            counts[name] = _count_model_tokens(plan, model, min(bound for bound in bounds if bound))
-        finally:
-            model.free()
-    library.close()
+    counts = {
+        name: _count_model_tokens(plan, vocabulary)
+        for name, vocabulary in _open_vocabularies(plan.models, config, catalogue)
+    }
     return {"questions": plan.questions, "format": plan.format.name, "models": counts}
 
 
@@ -318,12 +308,9 @@ def _predict(plan: RunPlan) -> dict[float, int]:
     return predict_questions(total, plan.precision.points / 100)
 
 
-def _count_model_tokens(plan: RunPlan, model: Model, context_tokens: int) -> dict[str, int]:
+def _count_model_tokens(plan: RunPlan, vocabulary: _Vocabulary) -> dict[str, int]:
     computed = prefix = whole = 0
-
-    def tokenize(text: str) -> list[int]:
-        return model.tokenize(text, bos=True, special=False)
-
+    tokenize, context_tokens = vocabulary.tokenize_plain, vocabulary.facts.context_tokens
     for subject, questions in plan.asked.items():
         examples = plan.examples[subject]
         if plan.format.generates:

@@ -39,7 +39,7 @@ import numpy as np
 
 from benchmarks.figures import Figure
 from etui.bench.difficulty import average_outcomes
-from etui.bench.schedule import choose_first_look, choose_next_look
+from etui.bench.schedule import choose_first_check, choose_next_check
 from etui.datasets.questions import order_balanced
 from etui.errors import EtuiError, ExitCode
 from etui.learning.outcomes import read_outcomes
@@ -187,7 +187,7 @@ def walk(
         step: Questions between two looks; None for those of a run with worked examples.
     """
     total = len(values)
-    asked = choose_first_look(table.sizes, half_width)
+    asked = choose_first_check(table.sizes, half_width)
     look, held = 0, True
     while True:
         look += 1
@@ -204,7 +204,7 @@ def walk(
         if interval.reached:
             break
         needed = questions_needed(estimate, half_width)
-        asked = choose_next_look(asked, needed, estimate.variance_error, total, step)
+        asked = choose_next_check(asked, needed, estimate.variance_error, total, step)
     tally.covered += inside
     tally.all_covered += held
     tally.questions.append(asked)

@@ -405,7 +405,7 @@ def _is_shown(drift: Drift) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class Course:
+class CostOverTime:
     """The answers of a system on one machine, in the order they were given."""
 
     machine: str | None  # Key of the machine; None for the only machine of a run
@@ -414,7 +414,9 @@ class Course:
     """The first, second and tenth answer, as far as there are so many."""
 
 
-def compute_courses(samples: Iterable[Sample], run: RunConfig) -> dict[str, tuple[Course, ...]]:
+def compute_costs_over_time(
+    samples: Iterable[Sample], run: RunConfig
+) -> dict[str, tuple[CostOverTime, ...]]:
     """Compute the course of each system on each machine; system -> courses."""
     found: dict[str, dict[str | None, list[Sample]]] = {}
     for sample in samples:
@@ -422,7 +424,7 @@ def compute_courses(samples: Iterable[Sample], run: RunConfig) -> dict[str, tupl
         machines.setdefault(sample.machine, []).append(sample)
     return {
         name: tuple(
-            Course(machine, judge_steadiness(inside), list_early_answers(inside))
+            CostOverTime(machine, judge_steadiness(inside), list_early_answers(inside))
             for machine, inside in sorted(machines.items(), key=lambda item: item[0] or "")
         )
         for name, machines in found.items()

@@ -8,7 +8,7 @@ from typing import Any
 from etui.bench.config import BenchMachine, BenchModel, RunConfig
 from etui.bench.cost import (
     Cost,
-    Course,
+    CostOverTime,
     Figure,
     compute_cost,
     compute_distribution,
@@ -83,7 +83,7 @@ def _build_measurement(
     machine: BenchMachine,
     samples: Sequence[Sample],
     cost: Cost | None,
-    course: Course | None,
+    course: CostOverTime | None,
 ) -> Measurement:
     pue = float(machine.energy.get("pue", 1.0))
     idle = machine.idle.get("watts") if machine.idle is not None else None
@@ -134,7 +134,7 @@ def _build_measurement(
 def _build_results(
     samples: Sequence[Sample],
     cost: Cost | None,
-    course: Course | None,
+    course: CostOverTime | None,
     pue: float,
     idle: float | None,
 ) -> Results:

@@ -19,7 +19,7 @@ from etui.bench.sample import Sample
 from etui.bench.summary import ArmSummary, Summary, group_by_system
 from etui.bench.summary_text import (
     TEXTS,
-    build_course_rows,
+    build_cost_over_time_rows,
     describe_chance,
     ends,
     half_width,
@@ -112,7 +112,7 @@ def render_page(
         routes=[one for one in _build_bars(summary, lambda arm: _list_routes(arm, run))
                 if one.segments],
         phases=_build_phase_bars(summary),
-        courses=build_course_rows(summary) if summary.kinds - {None} else [],
+        courses=build_cost_over_time_rows(summary) if summary.kinds - {None} else [],
         tokens=_build_token_bars(summary),
         groups=_list_groups(summary),
         subjects=subjects,

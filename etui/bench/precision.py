@@ -87,7 +87,7 @@ class Population:
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class InterimCheck:
     """What is known of one target at a look."""
 
     estimate: PrefixMean
@@ -141,13 +141,13 @@ def build_population(
     return Population(strata, sizes, {key: at for at, key in enumerate(keys)}, columns)
 
 
-def take_look(
+def check_interim(
     population: Population,
     asked: Sequence[Key],
     values: Sequence[float],
     half_width: float,
     target: Target = "accuracy",
-) -> Look:
+) -> InterimCheck:
     """Compute what is known of one target."""
     import numpy as np
 
@@ -164,7 +164,7 @@ def take_look(
         estimate = estimate_prefix_mean(
             numbers, strata, total, bounds=bounds, covariates=covariates
         )
-    return Look(
+    return InterimCheck(
         estimate,
         compute_interval(estimate, half_width),
         questions_needed(estimate, half_width),
@@ -189,7 +189,7 @@ def _predict(share: float, total: int, half_width: float) -> int:
     )
 
 
-def describe_look(precision: Precision, needed: int, most: int) -> str:
+def describe_interim_check(precision: Precision, needed: int, most: int) -> str:
     """Describe a look while the run goes on."""
     asked = units.count_text(precision.questions, "question")
     goal = units.margin_text(precision.points)

@@ -165,7 +165,7 @@ def collect_done_rows(
     return found
 
 
-class SideWork(Protocol):
+class BetweenBlocks(Protocol):
     """Work between blocks, on the thread that answers."""
 
     @property
@@ -404,7 +404,7 @@ class BenchRunner:
     on_stop: Callable[[Callable[[], None]], None] = lambda cancel: None
     """Called, once the engine is open, with a function that ends a running answer."""
     cancel: Cancel = field(default_factory=Cancel)  # Ends the running answer
-    build_side_work: Callable[[RunPlan], SideWork | None] = lambda plan: None
+    build_between_blocks: Callable[[RunPlan], BetweenBlocks | None] = lambda plan: None
     """Builds what a plan does between its blocks."""
 
     def start(self, plan: RunPlan, out: Path | None, limits: RunLimits = NO_LIMITS) -> RunOutcome:
@@ -514,9 +514,9 @@ class BenchRunner:
         share: MachineShare | None = None,
     ) -> RunOutcome:
         systems = self.build_systems(plan)
-        side_work = self.build_side_work(plan)
-        if side_work is not None:
-            side_work.begin(config, folder.path, before)
+        between_blocks = self.build_between_blocks(plan)
+        if between_blocks is not None:
+            between_blocks.begin(config, folder.path, before)
         self.progress.begin(config, folder.path, before)
         with log_run(self.runtime.writer, config, folder.path, before) as log:
             precise = open_precision(plan, config, lambda: sink.wait(), self.progress)
@@ -543,13 +543,15 @@ class BenchRunner:
                 limit = limits.start(self.stopped.is_set)
 
                 def check(joules: float) -> Ending | None:
-                    return limit(joules + (side_work.joules if side_work is not None else 0.0))
+                    return limit(
+                        joules + (between_blocks.joules if between_blocks is not None else 0.0)
+                    )
 
                 def ended() -> bool:
                     return check(sink.joules) is not None
 
-                if side_work is not None:
-                    work = partial(side_work.work, ended)
+                if between_blocks is not None:
+                    work = partial(between_blocks.work, ended)
                     schedule = work_between_blocks(schedule, lambda piece: piece.block, work)
                 ending = answer_all(plan, schedule, systems, done, sink, check)
             finally:
@@ -562,8 +564,8 @@ class BenchRunner:
                 asked = config.questions * len(config.contenders)
                 ending = ending if len(samples) == asked else "stopped"  # others have some left
             log.conclude(ending)
-            if side_work is not None:
-                side_work.finish()
+            if between_blocks is not None:
+                between_blocks.finish()
             self.progress.say("writing the report")
             log.summary = write_results(folder, config, samples, self.runtime.config, precision)
         return RunOutcome(ending, folder.path, config, samples, log.summary)

@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING
 from etui.bench.config import BenchPrecision, RunConfig, choose_block_size, cut_subjects
 from etui.bench.plan import RunPlan
 from etui.bench.precision import (
+    InterimCheck,
     Key,
-    Look,
     Population,
     Precision,
     SystemPrecision,
     build_population,
-    describe_look,
-    take_look,
+    check_interim,
+    describe_interim_check,
 )
 from etui.bench.progress import RunProgress
 from etui.bench.sample import Sample
@@ -131,7 +131,7 @@ _WORTH = 0.1
 _LEAST_BLOCK = 8
 
 
-def choose_first_look(sizes: Mapping[str, int], half_width: float) -> int:
+def choose_first_check(sizes: Mapping[str, int], half_width: float) -> int:
     """Choose the number of questions of the first block.
 
     It is an eighth of what an accuracy of 50 % needs, or as many as it takes to ask one question of
@@ -149,7 +149,7 @@ def choose_first_look(sizes: Mapping[str, int], half_width: float) -> int:
     return min(total, max(first, LEAST_QUESTIONS))
 
 
-def choose_next_look(asked: int, needed: int, error: float, total: int, step: int | None) -> int:
+def choose_next_check(asked: int, needed: int, error: float, total: int, step: int | None) -> int:
     """Choose the number of questions after which to look next.
 
     Args:
@@ -189,7 +189,7 @@ class PrecisionSchedule:
         population = _build_population(self.plan)
         order = order_questions(self.plan)
         half_width = self._goal.points / 100
-        start, asked = 0, min(len(order), choose_first_look(population.sizes, half_width))
+        start, asked = 0, min(len(order), choose_first_check(population.sizes, half_width))
         while True:
             block = len(self._looks)
             yield from build_blocks(self.plan, names, order[start:asked], asked - start, block)
@@ -200,7 +200,7 @@ class PrecisionSchedule:
                 return
             error = worst.estimate.variance_error
             start = asked
-            asked = choose_next_look(asked, worst.needed, error, len(order), self.plan.block)
+            asked = choose_next_check(asked, worst.needed, error, len(order), self.plan.block)
 
     @property
     def report(self) -> Precision | None:
@@ -214,8 +214,8 @@ class PrecisionSchedule:
 
     def _look(
         self, population: Population, asked: Sequence[Key], names: Sequence[str]
-    ) -> Look | None:
-        """Look at every target; return the one that needs most, or None if all are reached.
+    ) -> InterimCheck | None:
+        """Check every target; return the one that needs most, or None if all are reached.
 
         The interval of a target is that of the first look at which it is as narrow as asked: the
         sequence ends there, and holds for all looks up to it.
@@ -229,17 +229,17 @@ class PrecisionSchedule:
         }
         targets = numbers if of == "accuracy" else changes
         self._looks.append(len(asked))
-        open_: list[Look] = []
+        open_: list[InterimCheck] = []
         for name, values in targets.items():
             if name in self._found and self._found[name].reached:
                 continue
-            look = take_look(population, asked, values, half_width, of)
+            look = check_interim(population, asked, values, half_width, of)
             self._found[name] = look.freeze()
             if not look.interval.reached:
                 open_.append(look)
         if of == "accuracy":
             self._differences = {
-                name: take_look(population, asked, values, half_width, "difference").needed
+                name: check_interim(population, asked, values, half_width, "difference").needed
                 for name, values in changes.items()
             }
         return max(open_, key=lambda look: look.needed, default=None)
@@ -277,7 +277,7 @@ def open_precision(
         looks = len(precision.looks)
         final = precision.reached or precision.questions >= config.questions
         if plan.block is None or final or looks & (looks - 1) == 0:
-            progress.say(describe_look(precision, needed, config.questions))
+            progress.say(describe_interim_check(precision, needed, config.questions))
         progress.expect(min(config.questions, max(needed, precision.questions)))
 
     return PrecisionSchedule(plan, config, wait, notice)

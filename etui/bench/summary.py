@@ -19,7 +19,13 @@ from etui.bench.accuracy import (
     oracle,
 )
 from etui.bench.config import BenchMachine, RunConfig
-from etui.bench.cost import Cost, Course, compute_cost, compute_courses, compute_percentiles
+from etui.bench.cost import (
+    Cost,
+    CostOverTime,
+    compute_cost,
+    compute_costs_over_time,
+    compute_percentiles,
+)
 from etui.bench.grading import grades_numbers
 from etui.bench.machines import explain_difference, group_equal, is_comparison
 from etui.bench.precision import Precision
@@ -203,7 +209,7 @@ class ArmSummary:
     """Key of a machine -> its results; None for a run of one machine."""
     percentiles: RecordPercentiles | None = None
     """Percentiles over the questions, and of the times between tokens."""
-    courses: tuple[Course, ...] = ()
+    courses: tuple[CostOverTime, ...] = ()
     """The course of the answers on each machine; unlike all else, it depends on the order of the
     samples."""
 
@@ -263,7 +269,7 @@ def summarise(
     if precision is not None and precision.reached:
         questions = precision.questions
     grouped = group_by_system(samples, run)
-    courses = compute_courses(samples, run)
+    courses = compute_costs_over_time(samples, run)
     arms = {name: _arm(inside, run, labels, courses[name]) for name, inside in grouped.items()}
     if run.machines is not None:
         measured = group_samples(samples, run)
@@ -346,7 +352,7 @@ def _arm(
     samples: Sequence[Sample],
     run: RunConfig,
     labels: Mapping[str, Mapping[int, str]] | None,
-    courses: tuple[Course, ...],
+    courses: tuple[CostOverTime, ...],
 ) -> ArmSummary:
     seconds = math.fsum(sample.seconds for sample in samples)
     names = ("prompt", "cached", "computed", "thinking", "output")

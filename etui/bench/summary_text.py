@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from etui import units
 from etui.bench.accuracy import Accuracy, Share
 from etui.bench.config import RunConfig
-from etui.bench.cost import Course, Figure
+from etui.bench.cost import CostOverTime, Figure
 from etui.bench.grading import grades_numbers
 from etui.bench.precision import describe_precision
 from etui.bench.summary import ArmSummary, MachineSummary, Summary
@@ -25,7 +25,7 @@ from etui.turn.text import speculation_text
 
 
 @dataclass(frozen=True, slots=True)
-class CourseRow:
+class CostOverTimeRow:
     """One system on one machine; what does not exist is a dash.
 
     Attributes:
@@ -47,7 +47,7 @@ class CourseRow:
     why: str  # The reason for `steady`
 
 
-def build_course_rows(summary: Summary) -> list[CourseRow]:
+def build_cost_over_time_rows(summary: Summary) -> list[CostOverTimeRow]:
     """Build the rows of the table; empty for a summary of an earlier version."""
     return [
         _build_row(sanitize(name), at, arm, course)
@@ -56,10 +56,10 @@ def build_course_rows(summary: Summary) -> list[CourseRow]:
     ]
 
 
-def _build_row(name: str, at: int, arm: ArmSummary, course: Course) -> CourseRow:
+def _build_row(name: str, at: int, arm: ArmSummary, course: CostOverTime) -> CostOverTimeRow:
     found, kind = arm.percentiles, arm.energy.kind if arm.energy else None
     state = course.steady_state
-    return CourseRow(
+    return CostOverTimeRow(
         name=name,
         at=at,
         machine=sanitize(course.machine or ""),
@@ -95,7 +95,7 @@ def _format_floor(arm: ArmSummary) -> str:
     return units.change_text(100 * floor / cost.joules, signed=False)
 
 
-def _format_early(course: Course, kind: str | None) -> str:
+def _format_early(course: CostOverTime, kind: str | None) -> str:
     answers = course.early_answers
     if not answers:
         return DASH
@@ -106,7 +106,7 @@ def _format_early(course: Course, kind: str | None) -> str:
     return units.several_text(known, "J", kind)
 
 
-def _format_early_percent(course: Course) -> str:
+def _format_early_percent(course: CostOverTime) -> str:
     found = [one.percent_of_usual for one in course.early_answers]
     known = [value for value in found if value is not None]
     if not known or len(known) < len(found):
@@ -235,7 +235,7 @@ def markdown(summary: Summary, run: RunConfig) -> str:
         "report.md",
         summary=summary,
         run=run,
-        courses=build_course_rows(summary),
+        courses=build_cost_over_time_rows(summary),
         groups=[g for g in GROUPS if any(g in arm.accuracy.groups for arm in arms)],
         oracle=oracle,
         units=units,

@@ -219,7 +219,7 @@ def _resume(runner: BenchRunner, options: dict[str, Any], limits: RunLimits) -> 
     if options["cluster"] is not None:
         return run_on_cluster(runner, options, limits, None)
     runtime = runner.runtime
-    runner.build_side_work = connect_curves(runtime, runner.progress.say)
+    runner.build_between_blocks = connect_curves(runtime, runner.progress.say)
     return runner.resume(
         find_run(options["resume"], runtime.config),
         lambda run: restore_plan(run, runtime.config, runtime.catalogue),

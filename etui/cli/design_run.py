@@ -83,7 +83,7 @@ def plan_design_run(request: DesignRequest, runner: BenchRunner) -> RunPlan:
     describe_design(design, runner.progress.say)
     if plan.suite.notice:
         runner.progress.say(plan.suite.notice)
-    runner.build_side_work = connect_curves(runner.runtime, runner.progress.say)
+    runner.build_between_blocks = connect_curves(runner.runtime, runner.progress.say)
     return plan
 
 

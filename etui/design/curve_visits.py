@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from etui.arm import Arm
 from etui.bench.config import RunConfig
-from etui.bench.run import SideWork
+from etui.bench.run import BetweenBlocks
 from etui.bench.sample import Sample
 from etui.bench.setup import finish_load
 from etui.calibration.grid import Grid, Visit, fit_into_context, list_visits
@@ -85,7 +85,7 @@ def spent_on(points: Sequence[MeasuredPoint], grid: Grid) -> tuple[float, float]
 
 def build_curve_visits(
     plan: RunPlan, runtime: Runtime[Any], say: Callable[[str], None]
-) -> SideWork | None:
+) -> BetweenBlocks | None:
     """Build what a plan measures between its blocks: the curves of its design, or nothing."""
     grid = read_curve_grid(plan.design) if plan.design is not None else None
     return None if grid is None else CurveVisits(plan, grid, runtime, say)

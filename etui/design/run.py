@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from etui.bench.config import RunConfig
     from etui.bench.plan import RunPlan
-    from etui.bench.run import SideWork
+    from etui.bench.run import BetweenBlocks
     from etui.bench.sample import Sample
     from etui.design.design import Design
     from etui.runtime.runtime import Runtime
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 def connect_curves(
     runtime: Runtime[Any], say: Callable[[str], None]
-) -> Callable[[RunPlan], SideWork | None]:
+) -> Callable[[RunPlan], BetweenBlocks | None]:
     """Return what builds the side work of a plan: the curves of its design, if it has any."""
     return lambda plan: build_curve_visits(plan, runtime, say)
 

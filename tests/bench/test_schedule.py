@@ -19,8 +19,8 @@ from etui.bench.plan import PrecisionRequest, RunPlan, add_precision
 from etui.bench.run import SampleWriter, answer_all, collect_done_rows
 from etui.bench.schedule import (
     PrecisionSchedule,
-    choose_first_look,
-    choose_next_look,
+    choose_first_check,
+    choose_next_check,
     open_precision,
 )
 from etui.datasets.questions import Question, Suite, draw, order_balanced
@@ -93,18 +93,18 @@ LOOK_SIZES = st.dictionaries(st.sampled_from("abcdef"), st.integers(1, 900), min
 @given(LOOK_SIZES, st.floats(0.005, 0.4))
 def test_the_first_look_is_within_the_questions(sizes, half_width):
     total = sum(sizes.values())
-    first = choose_first_look(sizes, half_width)
+    first = choose_first_check(sizes, half_width)
     assert min(30, total) <= first <= total
 
 
 def test_the_first_block_has_every_subject_where_that_is_affordable():
     sizes = {f"s{at}": 100 + 23 * at for at in range(57)}
-    first = choose_first_look(sizes, 0.03)
+    first = choose_first_check(sizes, 0.03)
     for seed in range(5):
         seen = {subject for subject, _ in order_balanced(sizes, seed)[:first]}
         assert len(seen) == 57
     tiny = {**sizes, "tiny": 1}
-    assert choose_first_look(tiny, 0.03) < 200  # one of 40,000: not worth asking for
+    assert choose_first_check(tiny, 0.03) < 200  # one of 40,000: not worth asking for
 
 
 @given(
@@ -116,17 +116,17 @@ def test_the_first_block_has_every_subject_where_that_is_affordable():
 )
 def test_the_next_look_is_further_and_within_the_questions(asked, needed, error, more, step):
     total = asked + more
-    found = choose_next_look(asked, needed, error, total, step)
+    found = choose_next_check(asked, needed, error, total, step)
     assert asked < found <= total
     if step is None and needed > asked + 8:
         assert found <= max(needed * 1.02 + 1, asked + 8)
 
 
 def test_the_second_block_ends_short_of_an_uncertain_prediction():
-    assert choose_next_look(141, 1000, 0.02, 14_000, None) == 920
-    assert choose_next_look(141, 1000, 0.3, 14_000, None) == 700
-    assert choose_next_look(920, 1000, 0.02, 14_000, None) == 1002
-    assert choose_next_look(920, 900, 0.02, 14_000, None) == 928
+    assert choose_next_check(141, 1000, 0.02, 14_000, None) == 920
+    assert choose_next_check(141, 1000, 0.3, 14_000, None) == 700
+    assert choose_next_check(920, 1000, 0.02, 14_000, None) == 1002
+    assert choose_next_check(920, 900, 0.02, 14_000, None) == 928
 
 
 SIZES = {"algebra": 500, "history": 300, "law": 700, "tiny": 3}

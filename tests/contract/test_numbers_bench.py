@@ -34,11 +34,11 @@ from etui.bench.energy_record import build_energy_record
 from etui.bench.folder import Recorded, read_run
 from etui.bench.lm_eval import lm_eval_document
 from etui.bench.merge import NamedRun, merge_runs
-from etui.bench.precision import build_population, predict_questions, take_look
+from etui.bench.precision import build_population, check_interim, predict_questions
 from etui.bench.sample import Sample
-from etui.bench.schedule import choose_first_look, choose_next_look
+from etui.bench.schedule import choose_first_check, choose_next_check
 from etui.bench.summary import group_by_system, summarise
-from etui.bench.summary_text import build_course_rows, headline, markdown, per_subject_csv
+from etui.bench.summary_text import build_cost_over_time_rows, headline, markdown, per_subject_csv
 from etui.datasets.questions import draw, order_balanced
 from etui.stats.bootstrap import compute_interval, resample_means, resample_sums
 from etui.stats.confidence_sequence import boundary_height, crossing_probability, fixed_sample
@@ -97,7 +97,7 @@ def test_the_summary_of_a_run(kind: str | None) -> None:
         "headline": headline(summary).splitlines(),
         "markdown": markdown(summary, run).splitlines(),
         "subjects": per_subject_csv(summary).splitlines(),
-        "course": build_course_rows(summary),
+        "course": build_cost_over_time_rows(summary),
     }
     check_numbers(f"bench-texts-{kind}", texts)
 
@@ -205,15 +205,17 @@ def test_a_run_that_stops_at_a_precision() -> None:
     for half in (0.08, 0.03):
         for label, known in (("plain", None), ("covariate", difficulty)):
             population = build_population(rows, known)
-            asked, looks = choose_first_look(sizes, half), []
+            asked, looks = choose_first_check(sizes, half), []
             while True:
                 keys = order[:asked]
-                look = take_look(population, keys, [right[key] for key in keys], half)
+                look = check_interim(population, keys, [right[key] for key in keys], half)
                 gains = [right[key] - other[key] for key in keys]
-                looks.append((asked, look, take_look(population, keys, gains, half, "difference")))
+                looks.append(
+                    (asked, look, check_interim(population, keys, gains, half, "difference"))
+                )
                 if look.interval.reached or asked == len(order):
                     break
-                asked = choose_next_look(asked, look.needed, 0.1, len(order), None)
+                asked = choose_next_check(asked, look.needed, 0.1, len(order), None)
             found[f"{label} {half}"] = looks
     found["predicted"] = [predict_questions(14042, half) for half in (0.01, 0.03, 0.1)]
     check_numbers("bench-precision", found)

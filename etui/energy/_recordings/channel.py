@@ -79,7 +79,7 @@ class ChannelRecording:
         """Intervals in which the counter does not show the energy, nanoseconds."""
 
     def observe(self, reading: Reading, *, added: bool = False) -> None:
-        """Add a reading, ``added`` at a mark or not; without joules and watts it is a failed read."""
+        """Add a reading, ``added`` at a mark or not; one without a value is a failed read."""
         counted = self._by_counter
         watts = reading.watts
         self.power.observe(

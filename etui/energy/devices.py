@@ -39,7 +39,6 @@ _LEAST_VIOLATION_NS = 10_000_000
 _PLAUSIBLE_CELSIUS = (-40.0, 150.0)
 _WINDOW_NS = 2_000_000_000
 """Time over which utilisation and shares are averaged, ns."""
-_CPU_SENSORS = ("coretemp", "k10temp", "zenpower", "cpu_thermal")
 _MOST_CLOCKS = 16
 """Most cores of a package whose clock is read; reading one may wake it."""
 
@@ -81,8 +80,8 @@ class DeviceReader:
         now_ns: int,
     ) -> DeviceVitals:
         scope = channel.scope
-        if state := states.get(scope):
-            found = state
+        if scope in states:
+            found = states[scope]
         elif family(scope) == "gpu":
             found = read_gpu(self._sysfs, scope)
         elif family(scope) == "package" or channel.kind is Kind.ESTIMATE:
@@ -165,7 +164,7 @@ class DeviceReader:
         """Package -> the file with its temperature."""
         found: dict[str, Path] = {}
         for folder in entries(self._sysfs / "class" / "hwmon"):
-            if text_or(folder / "name") not in _CPU_SENSORS:
+            if text_or(folder / "name") not in _CPU_DRIVERS:
                 continue
             package, file = f"package:{len(found)}", folder / "temp1_input"
             for label in entries(folder):
@@ -294,11 +293,7 @@ def total_limit_watts(states: Sequence[ChannelState]) -> float | None:
 
 @dataclass(frozen=True, slots=True)
 class Heat:
-    """The heat of a machine at a moment.
-
-    Attributes:
-        cpu_celsius, gpu_celsius: Hottest sensor of the CPUs and of the GPUs; None if unknown.
-    """
+    """The heat of a machine at a moment; temperatures are those of the hottest sensors."""
 
     cpu_celsius: float | None = None
     gpu_celsius: float | None = None

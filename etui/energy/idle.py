@@ -18,7 +18,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import stdev
@@ -237,12 +237,14 @@ def _build_idle(recorder: Recorder, energy: Energy) -> IdleBaseline | None:
     stated = {c.id: c.idle_watts for c in recorder.selection.summed if c.idle_watts is not None}
     watts = {part.id: stated.get(part.id, part.mean_watts) for part in energy.channels}
     at_rest = not find_other_use(recorder, energy.start_ns, energy.end_ns)
-    steady = not list_measured(recorder) or (_is_steady(recorder, energy) and at_rest)
-    uncertainty = _compute_uncertainty(recorder, energy, watts.keys() - stated.keys())
+    curve = recorder.power_curve(energy.start_ns, energy.end_ns, _SLICES)
+    slices = [value for _, value in curve if value is not None]
+    steady = not list_measured(recorder) or (_is_steady(slices, energy.mean_watts) and at_rest)
+    uncertainty = _compute_uncertainty(slices, energy, watts.keys() - stated.keys())
     return IdleBaseline(watts, time.time(), energy.seconds, steady, uncertainty)
 
 
-def _compute_uncertainty(recorder: Recorder, energy: Energy, names: Collection[str]) -> float:
+def _compute_uncertainty(slices: Sequence[float], energy: Energy, names: Collection[str]) -> float:
     """Combine the meter's half width with the spread of the power itself over the interval.
 
     The idle power of an estimate is stated and the same at any time, so it adds nothing.
@@ -250,18 +252,15 @@ def _compute_uncertainty(recorder: Recorder, energy: Energy, names: Collection[s
     if not names or not energy.seconds:
         return 0.0
     parts = [part.half_widths for part in energy.channels if part.id in names]
-    curve = recorder.power_curve(energy.start_ns, energy.end_ns, _SLICES)
-    watts = [value for _, value in curve if value is not None]
-    spread = _T_OF_SLICES * stdev(watts) / math.sqrt(len(watts)) if len(watts) > 1 else 0.0
+    count = len(slices)
+    spread = _T_OF_SLICES * stdev(slices) / math.sqrt(count) if count > 1 else 0.0
     return math.hypot(combine(parts) / energy.seconds, spread)
 
 
-def _is_steady(recorder: Recorder, energy: Energy) -> bool:
-    curve = recorder.power_curve(energy.start_ns, energy.end_ns, _SLICES)
-    watts = [value for _, value in curve if value is not None]
-    if len(watts) < _SLICES or not energy.mean_watts:
+def _is_steady(slices: Sequence[float], mean_watts: float | None) -> bool:
+    if len(slices) < _SLICES or not mean_watts:
         return False
-    return max(watts) - min(watts) <= _UNSTEADY * energy.mean_watts
+    return max(slices) - min(slices) <= _UNSTEADY * mean_watts
 
 
 def find_other_use(

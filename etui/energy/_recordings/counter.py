@@ -21,14 +21,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from etui.energy._recordings.columns import Columns, PendingMarks
-from etui.energy._recordings.edges import (
-    CounterStep,
-    DriverClock,
-    Edge,
-    EdgeClock,
-    StepKind,
-    unwrap,
-)
+from etui.energy._recordings.edges import DriverClock, Edge, EdgeClock, count_joules
 from etui.energy._recordings.fits import EdgeSample, fit_steps
 
 if TYPE_CHECKING:
@@ -183,21 +176,21 @@ class CounterRecording:
             return
         before, before_ns = self._raw, self._read_ns
         seconds = (t_ns - self._anchor_ns + self._period_ns) / 1e9
-        step = unwrap(
+        added_joules = count_joules(
             before, joules, seconds=seconds, range_joules=self._range, max_watts=self._max_watts
         )
         self._raw, self._read_ns = joules, t_ns
         if t_ns - before_ns > self._gap_ns:
             self._gap = True
-        if step.kind is StepKind.STILL:
+        if added_joules == 0:
             self._driver.still(updated_ns)
             self._still = True
             self._clock.still(before_ns, t_ns)
             return
         if t_ns < self._distrust_until_ns:
-            step = CounterStep(StepKind.RESET, None)
+            added_joules = None
         edge = self._locate_edge(before_ns, t_ns, updated_ns)
-        self._append(edge, step.joules, added)
+        self._append(edge, added_joules, added)
         self._anchor_ns = edge.t_ns
         self._still = self._gap = False
         self._place_marks()

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
-from enum import StrEnum
 
 _STEP_NS = 2_000_000
 """A timestamp is trusted to 2 ms at best: clocks drift, and it has coarse steps."""
@@ -25,29 +24,13 @@ _FORGET = 0.99
 """Reads that are far apart hide how errors vary; what dense ones showed is forgotten slowly."""
 
 
-class StepKind(StrEnum):
-    """The change from one reading of a cumulative counter to the next."""
-
-    STILL = "still"
-    MOVED = "moved"
-    WRAPPED = "wrapped"
-    """It exceeded its range once and restarted at 0."""
-    RESET = "reset"
-    """It restarted for another reason, or jumped: the energy in between is not known."""
-
-
-@dataclass(frozen=True, slots=True)
-class CounterStep:
-    """A step from one reading to the next; ``joules`` is None where it cannot be known."""
-
-    kind: StepKind
-    joules: float | None
-
-
-def unwrap(
+def count_joules(
     before: float, now: float, *, seconds: float, range_joules: float | None, max_watts: float
-) -> CounterStep:
-    """Classify the step between two readings of a cumulative counter, joules.
+) -> float | None:
+    """Return the joules between two readings of a cumulative counter; 0 if it stood still.
+
+    A counter that exceeds its range restarts at 0 once. None where it restarted for another reason,
+    or jumped: the energy in between is not known.
 
     Args:
         seconds: Longest time in which the energy was spent (one refresh more than between reads).
@@ -56,21 +39,11 @@ def unwrap(
     """
     most = max_watts * max(seconds, 0.0)
     if range_joules is not None and most > range_joules:
-        return CounterStep(StepKind.RESET, None)  # it may have wrapped more than once
-    if now == before:
-        return CounterStep(StepKind.STILL, 0.0)
-    if now > before:
-        delta = now - before
-        return (
-            CounterStep(StepKind.MOVED, delta)
-            if delta <= most
-            else CounterStep(StepKind.RESET, None)
-        )
-    if range_joules is not None:
-        delta = now + range_joules - before
-        if 0 <= delta <= most:
-            return CounterStep(StepKind.WRAPPED, delta)
-    return CounterStep(StepKind.RESET, None)
+        return None  # it may have wrapped more than once
+    joules = now - before
+    if joules < 0 and range_joules is not None:
+        joules = now + range_joules - before
+    return joules if 0 <= joules <= most else None
 
 
 @dataclass(frozen=True, slots=True)

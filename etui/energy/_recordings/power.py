@@ -137,11 +137,6 @@ class PowerRecording:
         return self.refresh_s or _TYPICAL_REFRESH_S
 
     @property
-    def last_ns(self) -> int | None:
-        """Time at which the newest reading was read."""
-        return self._read_ns if len(self._rows) else None
-
-    @property
     def dropped_until_ns(self) -> int | None:
         """Time before which the record was dropped; None if all of it is kept."""
         return self._rows.row(0).t_ns if self._rows.dropped else None

@@ -40,7 +40,6 @@ from urllib.parse import urlencode
 from etui.energy.power_limits.limit import (
     LimitDevice,
     LimitFiles,
-    LimitReasons,
     PowerLimit,
     Setter,
     WriteRefused,
@@ -60,9 +59,7 @@ _CONTROL = "gpu-control"
 _MOST_BYTES = 1 << 20
 _NO_PERMISSION = 4
 _REASONS = {
-    0x001: "idle",
     0x002: "application clocks",
-    0x004: "power limit",
     0x008: "hardware slowdown",
     0x010: "sync boost",
     0x020: "heat (driver)",
@@ -70,8 +67,9 @@ _REASONS = {
     0x080: "power brake (power supply)",
     0x100: "display clocks",
 }
-"""Bits of ``nvmlDeviceGetCurrentClocksEventReasons``: nvmlClocksEventReason* of nvml.h."""
-_POWER_CAP, _THERMAL = 0x004, 0x020 | 0x040
+"""Bits of ``nvmlDeviceGetCurrentClocksEventReasons``: nvmlClocksEventReason* of nvml.h, without
+those of an idle GPU and of the power limit itself."""
+_OTHER_LIMIT = "another limit of the board"
 
 
 class GpuLimit(LimitDevice):
@@ -161,26 +159,8 @@ class NvmlGpuLimit(GpuLimit):
 
     def explain_lower(self) -> str:
         """Name what the driver states as the reason for lower clocks."""
-        found = [r for r in self._read_reasons() or () if r not in ("idle", "power limit")]
-        return ", ".join(found) if found else "another limit of the board"
-
-    def read_reasons(self, t_ns: int) -> LimitReasons:
-        """Read the enforced limit and the reasons for lower clocks."""
-        bits = self._source.read_clock_reasons(self._handle)
-        return LimitReasons(
-            scope=self.scope,
-            t_ns=t_ns,
-            enforced_watts=self._ask_watts("nvmlDeviceGetEnforcedPowerLimit"),
-            is_power_capped=None if bits is None else bool(bits & _POWER_CAP),
-            is_hot=None if bits is None else bool(bits & _THERMAL),
-            reasons=self._read_reasons() or (),
-        )
-
-    def _read_reasons(self) -> tuple[str, ...] | None:
-        bits = self._source.read_clock_reasons(self._handle)
-        if bits is None:
-            return None
-        return tuple(name for bit, name in _REASONS.items() if bits & bit)
+        bits = self._source.read_clock_reasons(self._handle) or 0
+        return ", ".join(r for bit, r in _REASONS.items() if bits & bit) or _OTHER_LIMIT
 
     def _read_watts(self) -> float | None:
         return self._ask_watts("nvmlDeviceGetPowerManagementLimit")

@@ -62,19 +62,6 @@ class AppliedLimit:
 
 
 @dataclass(frozen=True, slots=True)
-class LimitReasons:
-    """What holds a device back at one moment."""
-
-    scope: str
-    t_ns: int
-    enforced_watts: float | None  # Limit in force; None if the driver does not say
-    is_power_capped: bool | None
-    """Whether the power limit lowers the clocks; None if the driver does not say."""
-    is_hot: bool | None  # Whether heat lowers the clocks; None if the driver does not say
-    reasons: tuple[str, ...] = ()  # All reasons for lower clocks that the driver states
-
-
-@dataclass(frozen=True, slots=True)
 class CapRequest:
     """A request to the user to set a limit by hand."""
 
@@ -135,10 +122,6 @@ class LimitDevice(ABC):
     def explain_lower(self) -> str:
         """Name what enforces less than the limit; empty if that is unknown."""
         return ""
-
-    def read_reasons(self, t_ns: int) -> LimitReasons:
-        """Read what holds the device back now; nothing, where the driver does not say."""
-        return LimitReasons(self.scope, t_ns, None, None, None)
 
 
 def describe_limit(limit: PowerLimit) -> str:

@@ -25,7 +25,6 @@ from etui.energy.power_limits.limit import (
     CapRequest,
     LimitDevice,
     LimitFiles,
-    LimitReasons,
     PowerLimit,
     WriteRefused,
     check_range,
@@ -58,12 +57,10 @@ class PowerLimits:
         devices: Sequence[LimitDevice],
         problems: Sequence[str] = (),
         close: Callable[[], None] = lambda: None,
-        clock: Callable[[], int] = time.monotonic_ns,
         zeusd_socket: str = "",
     ) -> None:
         self._devices = {device.scope: device for device in devices}
         self._close = close
-        self._clock = clock
         self.problems = tuple(problems)
         self.zeusd_socket = zeusd_socket
         # The range of a package depends on its limit (rapl.py), so it is that of the beginning.
@@ -159,10 +156,6 @@ class PowerLimits:
             lower_because=device.explain_lower(),
         )
 
-    def read_reasons(self, scope: str) -> LimitReasons:
-        """Read what is enforced now, and whether the power limit or heat lowers the clocks."""
-        return self.device(scope).read_reasons(self._clock())
-
     @contextmanager
     def recorded_by(self, recorder: LimitHold) -> Iterator[None]:
         """Allow changes while a recorder keeps what is needed to restore them."""
@@ -257,4 +250,4 @@ def open_power_limits(
         for address, folder in cards
     ]
     devices += packages
-    return PowerLimits(devices, problems, source.close, clock, socket if remote else "")
+    return PowerLimits(devices, problems, source.close, socket if remote else "")

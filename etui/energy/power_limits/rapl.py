@@ -22,7 +22,6 @@ from etui.energy.power_limits.limit import (
     LimitDevice,
     LimitFiles,
     LimitPart,
-    LimitReasons,
     PowerLimit,
     Setter,
     WriteRefused,
@@ -126,11 +125,6 @@ class PackageLimit(LimitDevice):
         """Name the limit that is the lowest."""
         enforced = self._find_enforced()
         return f"{enforced[0]} is {limit_text(enforced[1])}" if enforced else ""
-
-    def read_reasons(self, t_ns: int) -> LimitReasons:
-        """Return what is enforced; powercap does not say what lowers the clocks."""
-        enforced = self._find_enforced()
-        return LimitReasons(self.scope, t_ns, enforced[1] if enforced else None, None, None)
 
     def _find_enforced(self) -> tuple[str, float] | None:
         """Find the lowest limit of all interfaces that are switched on: its name and watts."""

@@ -145,42 +145,26 @@ def test_values_that_the_driver_does_not_state_are_none(open_limits: Open) -> No
     assert limit.min_watts is None
     assert limit.max_watts is None
     assert limit.default_watts is None
-    reasons = limits.read_reasons("gpu:GPU-fake-0")
-    assert reasons.is_power_capped is None
-    assert reasons.is_hot is None
+    assert limits.device("gpu:GPU-fake-0").explain_lower() == "another limit of the board"
 
 
 @pytest.mark.parametrize(
-    ("bits", "capped", "hot", "names"),
+    ("bits", "names"),
     [
-        (0, False, False, ()),
-        (0x4, True, False, ("power limit",)),
-        (0x24, True, True, ("power limit", "heat (driver)")),
-        (0x40, False, True, ("heat (hardware)",)),
-        (0x81, False, False, ("idle", "power brake (power supply)")),
-        (None, None, None, ()),
+        (0, "another limit of the board"),
+        (0x4, "another limit of the board"),
+        (0x24, "heat (driver)"),
+        (0x40, "heat (hardware)"),
+        (0x81, "power brake (power supply)"),
+        (0x12, "application clocks, sync boost"),
+        (None, "another limit of the board"),
     ],
 )
 def test_the_reasons_for_lower_clocks_are_read(
-    open_limits: Open,
-    bits: int | None,
-    capped: bool | None,
-    hot: bool | None,
-    names: tuple[str, ...],
+    open_limits: Open, bits: int | None, names: str
 ) -> None:
-    limits = open_limits(FakeNvml(350_000, reasons=bits, enforced=320_000), clock=lambda: 7)
-    found = limits.read_reasons("gpu:GPU-fake-0")
-    assert (found.t_ns, found.enforced_watts) == (7, 320.0)
-    assert (found.is_power_capped, found.is_hot, found.reasons) == (capped, hot, names)
-
-
-def test_devices_without_reasons_say_nothing_of_heat(open_limits: Open, sysfs: Path) -> None:
-    write_package(sysfs)
-    write_amd_gpu(sysfs)
-    limits = open_limits()
-    assert limits.read_reasons("package:0").enforced_watts == 65
-    assert limits.read_reasons("package:0").is_hot is None
-    assert limits.read_reasons("gpu:0000:03:00.0").is_power_capped is None
+    limits = open_limits(FakeNvml(350_000, reasons=bits))
+    assert limits.device("gpu:GPU-fake-0").explain_lower() == names
 
 
 def test_an_unknown_device_names_the_nearest(open_limits: Open, sysfs: Path) -> None:

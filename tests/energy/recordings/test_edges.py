@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from etui.energy._recordings.edges import DriverClock, EdgeClock, StepKind, unwrap
+from etui.energy._recordings.edges import DriverClock, EdgeClock, count_joules
 
 RANGE = 262_143.328850
 
@@ -45,35 +45,26 @@ def test_the_time_of_the_call_is_not_used() -> None:
 )
 def test_a_wrap_gives_the_energy_that_was_spent(before: float, spent: float) -> None:
     now = (before + spent) % RANGE
-    step = unwrap(before, now, seconds=1.0, range_joules=RANGE, max_watts=1000)
-    assert step.joules == pytest.approx(spent, abs=1e-6)
-    assert step.kind is (StepKind.WRAPPED if before + spent >= RANGE else StepKind.MOVED)
+    joules = count_joules(before, now, seconds=1.0, range_joules=RANGE, max_watts=1000)
+    assert joules == pytest.approx(spent, abs=1e-6)
 
 
-def test_a_drop_far_from_the_range_is_a_reset() -> None:
-    step = unwrap(100_000, 3, seconds=1.0, range_joules=RANGE, max_watts=1000)
-    assert step.kind is StepKind.RESET
-    assert step.joules is None
-
-
-def test_a_drop_without_a_range_is_a_reset() -> None:
-    step = unwrap(100_000, 3, seconds=1.0, range_joules=None, max_watts=1000)
-    assert step.kind is StepKind.RESET
-
-
-def test_a_jump_beyond_any_power_is_not_believed() -> None:
-    step = unwrap(100, 100 + RANGE, seconds=0.05, range_joules=None, max_watts=1000)
-    assert step.kind is StepKind.RESET
-
-
-def test_more_time_than_one_range_takes_is_not_guessed() -> None:
-    step = unwrap(100, 200, seconds=400, range_joules=RANGE, max_watts=1000)
-    assert step.kind is StepKind.RESET
-
-
-def test_an_unmoved_counter_is_still() -> None:
-    step = unwrap(7, 7, seconds=1, range_joules=RANGE, max_watts=1000)
-    assert (step.kind, step.joules) == (StepKind.STILL, 0.0)
+@pytest.mark.parametrize(
+    ("before", "now", "seconds", "range_joules", "expected"),
+    [
+        (7, 7, 1.0, RANGE, 0.0),
+        (100_000, 3, 1.0, RANGE, None),  # a drop far from the range
+        (100_000, 3, 1.0, None, None),  # a drop without a range
+        (100, 100 + RANGE, 0.05, None, None),  # a jump beyond any power
+        (100, 200, 400, RANGE, None),  # more time than one range takes
+    ],
+)
+def test_a_counter_that_restarts_or_jumps_is_not_believed(
+    before: float, now: float, seconds: float, range_joules: float | None, expected: float | None
+) -> None:
+    assert expected == count_joules(
+        before, now, seconds=seconds, range_joules=range_joules, max_watts=1000
+    )
 
 
 @pytest.mark.parametrize("period_ms", [45.0, 60.0, 100.0, 250.0])

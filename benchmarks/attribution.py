@@ -235,7 +235,8 @@ class Schedule:
         self._wait(0.5)
         self.now_ns += 1
         numbers = [request.number for request in self.live]
-        self.ledger.close_span(self.model, start_ns, self.now_ns, numbers)
+        shares = tuple(BatchShare(number, 0, 0) for number in numbers)
+        self.ledger.add(SharedBatch(self.model, start_ns, self.now_ns, shares))
         self.books.add_turn(self.model, start_ns, self.now_ns)
         self.batches.append(SharedBatch(self.model, start_ns, self.now_ns, ()))
         for request in list(self.live):

@@ -252,17 +252,6 @@ class BatchLedger:
         with self._lock:
             self._append(batch.model, batch.start_ns, batch.end_ns, shares)
 
-    def close_span(self, model: str, start_ns: int, end_ns: int, numbers: Iterable[int]) -> None:
-        """Add the time after the last batch in which answers ran that a crash ended.
-
-        Args:
-            start_ns: End of the last batch, or the start of the first answer.
-            numbers: The answers that were running; they share the span equally.
-        """
-        shares = tuple(BatchShare(number, 0, 0) for number in sorted(set(numbers)))
-        if shares:
-            self.add(SharedBatch(model, start_ns, end_ns, shares))
-
     def find(self, numbers: Iterable[int]) -> list[BatchGroup]:
         """Return the groups in which answers of these numbers take part, oldest first."""
         with self._lock:

@@ -62,8 +62,8 @@ def test_what_overlaps_is_cut_off_and_nothing_is_counted_twice() -> None:
 def test_the_span_before_a_crash_is_of_those_who_ran() -> None:
     ledger = BatchLedger()
     ledger.add(batch(0, 4, (7, 0, 1)))
-    ledger.close_span("m", 4, 9, [8, 7, 8])
-    ledger.close_span("m", 9, 11, [])
+    ledger.add(batch(4, 9, (8, 0, 0), (7, 0, 0)))
+    ledger.add(batch(9, 11))
     (_, span) = ledger.find([7])
     assert ledger.find([8]) == [span]
     assert span.shares == (BatchShare(7, 0, 0), BatchShare(8, 0, 0))

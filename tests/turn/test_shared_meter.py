@@ -247,7 +247,7 @@ def test_a_turn_alone_is_exclusive() -> None:
 
 def test_a_fault_divides_its_span_equally() -> None:
     machine, ledger = watts((10, 100.0)), ledger_of(batch(1, 2, (1, 0, 1), (2, 0, 1)))
-    ledger.close_span("m", at(2), at(6), [1, 2])
+    ledger.add(batch(2, 6, (1, 0, 0), (2, 0, 0)))  # a crash
     for number in (1, 2):
         assert meter_of(machine, ledger, number).energy(at(1), at(7)).joules == pytest.approx(250)
 

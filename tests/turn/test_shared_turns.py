@@ -83,7 +83,7 @@ def test_two_turns_and_the_idle_time_around_them_are_the_whole_machine() -> None
 
 def test_a_failed_turn_pays_for_its_span_of_the_crash() -> None:
     machine, ledger = watts((10, 100.0)), shared_ledger()
-    ledger.close_span("m", at(5), at(7), [2, 3])
+    ledger.add(batch(5, 7, (2, 0, 0), (3, 0, 0)))  # a crash
     client = Client(2, at(2), at(3), at(5), EngineFailed("gone"), clock_ns=at(7))
     record = record_of(client.play(meter_of(machine, ledger, 2)))
     before = record_of(Client(2, at(2), at(3), at(5)).play(meter_of(machine, shared_ledger(), 2)))

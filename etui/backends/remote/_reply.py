@@ -233,7 +233,6 @@ class ThinkingSplitter:
 
 
 MOST_TOOL_CALLS = 128
-MOST_KEPT_PROBABILITIES = 200_000
 
 
 @dataclass(slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from threading import Event
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,7 @@ import click
 
 from etui.cli.common import print_json, stop_signals
 from etui.cli.param_types import TEXT, FiniteNumber, WholeNumber
-from etui.errors import ExitCode
+from etui.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
     from etui.chat import Query
@@ -23,6 +23,55 @@ if TYPE_CHECKING:
     from etui.runtime.runtime import Runtime
     from etui.turn.events import TurnEvent
     from etui.turn.record import TurnRecord
+
+
+def fit_question(
+    text: str,
+    query: Query,
+    choice: Choice,
+    attachments: Sequence[Attachment],
+    part: Part | None,
+    runtime: Runtime[Any],
+) -> tuple[Attachment, ...] | None:
+    """Return what fits of the files; None if they fit whole.
+
+    No tokenizer is started for texts that fit whatever they contain: no token is shorter than a
+    byte.
+
+    Raises:
+        UsageError: They do not fit, and no part was asked for.
+    """
+    from etui.engine.token_counter import TokenCounter
+    from etui.prompts.attachments import describe_excess, fit_attachments
+    from etui.runtime.forecast import count_tokens, forecast_choice
+
+    context_tokens = runtime.model_files.find_context_tokens(
+        choice.decision.arm.model, runtime.catalogue
+    )
+    size_bytes = len(query.text.encode("utf-8", "surrogatepass"))
+    if context_tokens is None or 2 * size_bytes < context_tokens:
+        return None
+    with closing(TokenCounter()) as counter:
+        parts = [text, *(each.block() for each in attachments)]
+        found = forecast_choice(query, choice, parts, runtime, counter)
+        if found.fits:
+            return None
+        assert found.context_tokens is not None
+        assert found.room_tokens is not None
+        if part is None:
+            counted = [
+                replace(each, tokens=count.tokens)
+                for each, count in zip(attachments, found.parts[1:], strict=True)
+            ]
+            what = describe_excess(
+                counted, found.tokens, found.context_tokens, found.model, exact=found.exact
+            )
+            raise UsageError(what, "take a part: --part head, --part tail or --part ends")
+
+        def count(piece: str) -> int:
+            return count_tokens(piece, found.model, runtime, counter).tokens
+
+        return fit_attachments(text, attachments, part, found.room_tokens, count)
 
 
 @click.command()
@@ -242,8 +291,6 @@ class _Question:
 
     def fit(self, decide: Callable[[Query], Choice], runtime: Runtime[Any]) -> tuple[Query, Choice]:
         """Return the question with what fits of its files, and the decision for it."""
-        from etui.cli.ask_fit import fit_question
-
         query = self.query
         choice = decide(query)
         if not self.attachments:

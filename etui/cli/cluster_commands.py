@@ -19,7 +19,7 @@ from etui.units import seconds_text
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-    from etui.cluster.each_node import NodeResult
+    from etui.cluster.open_nodes import NodeResult
 
 cluster_option = click.option(
     "--cluster",
@@ -88,8 +88,8 @@ def run_on_nodes(
         Key of the machine -> how the last command ended; and whether the user stopped it.
     """
     from etui.cli.bench_cluster import open_carrier
-    from etui.cluster.each_node import EachNode
     from etui.cluster.messages import Command
+    from etui.cluster.open_nodes import NodeDriver
     from etui.cluster.patience import DEFAULT_PATIENCE
 
     requests = [
@@ -104,7 +104,7 @@ def run_on_nodes(
     hear: Callable[[str, str], None] = _print_line if as_lines else _show_line
     with stop_signals(stopped) as on_stop, open_carrier(address) as carrier:
         on_stop(lambda: None)
-        nodes = EachNode(carrier, say, stopped.is_set, DEFAULT_PATIENCE)
+        nodes = NodeDriver(carrier, say, stopped.is_set, DEFAULT_PATIENCE)
         return nodes.run(requests, hear), stopped.is_set()
 
 

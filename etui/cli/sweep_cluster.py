@@ -13,7 +13,7 @@ from etui.cli.common import print_json
 from etui.errors import EtuiError, ExitCode, UsageError
 
 if TYPE_CHECKING:
-    from etui.cluster.each_node import NodeResult
+    from etui.cluster.open_nodes import NodeResult
     from etui.config.config import Config
 
 _OURS = frozenset({"cluster", "as_json", "jsonl", "out"})

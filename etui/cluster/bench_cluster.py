@@ -42,10 +42,10 @@ from etui.bench.sample import Sample
 from etui.bench.schedule import Piece, build_schedule
 from etui.bench.setup import build_run_config
 from etui.cluster.carrier import Carrier, ClusterNode
-from etui.cluster.drive import ClusterLoop, NodeTally
+from etui.cluster.drive import ClusterLoop, NodeTally, OpenNode
 from etui.cluster.losses import Losses, MeanJoules, sum_losses
 from etui.cluster.messages import Opening, write_request
-from etui.cluster.open_nodes import name_nodes, open_all, start_nodes
+from etui.cluster.open_nodes import NodeDriver
 from etui.cluster.patience import DEFAULT_PATIENCE, Patience
 from etui.cluster.piece_board import BoundPiece, PieceBoard
 from etui.cluster.versions import read_versions
@@ -53,7 +53,6 @@ from etui.codec import DocumentError, from_document, to_document
 from etui.errors import EtuiError, Stopped, UsageError
 from etui.measure.folder import check_new
 from etui.measure.run import NO_LIMITS, Ending, RunLimits
-from etui.units import count_text
 
 if TYPE_CHECKING:
     from etui.backends.local import LocalBackend
@@ -272,24 +271,23 @@ class ClusterBench:
 
     def _open(self, plan: RunPlan, run_id: str) -> _Opened:
         """Start the nodes, compare them, and have them load data and models."""
-        found = self.carrier.list_nodes()
-        if not found:
-            raise EtuiError("the cluster has no node with a CPU", "start one: ray start --address")
-        nodes = name_nodes(found)
-        self.progress.say(f"starting {count_text(len(nodes), 'node')}: {', '.join(nodes)}")
-        say, stopped = self.progress.say, self.stopped.is_set
-        ready = start_nodes(
-            self.carrier, nodes, read_versions(), self.patience, say, stopped, self.now
-        )
+        driver = self._driver
+        ready = driver.start()
         self._refuse_stopped()
         document = self._describe(plan, run_id).to_json()
         request = write_request(Opening(document, self._known_hashes(plan)))
-        opened = open_all(self.carrier, ready, request, self.patience, say, stopped, self.now)
+        opened = driver.open(ready, request)
         self._refuse_stopped()
         configs = {key: parse_run_config(each.config) for key, each in opened.items()}
         _refuse_other_plans(configs)
         names = {name: name for name in configs}
         return _Opened({name: ready[name] for name in configs}, configs, names, request)
+
+    @property
+    def _driver(self) -> NodeDriver:
+        return NodeDriver(
+            self.carrier, self.progress.say, self.stopped.is_set, self.patience, self.now
+        )
 
     def _refuse_stopped(self) -> None:
         if self.stopped.is_set():
@@ -370,20 +368,13 @@ class ClusterBench:
         answered = {(sink.system_of(each), each.subject, each.row) for each in before}
         systems = undo_join(config).contenders
         pieces = bind_pieces(build_schedule(plan, systems), config)
-        loop = ClusterLoop(
-            self.carrier,
-            opened.nodes,
-            PieceBoard(pieces, answered),
-            sink,
-            opening=opened.request,
-            versions={key: each.versions for key, each in opened.configs.items()},
-            patience=self.patience,
-            mean=MeanJoules.of(by_system),
-            say=self.progress.say,
-            tallies=tallies,
-            names=opened.names,
-            now=self.now,
-        )
+        nodes = {
+            key: OpenNode(node, opened.names[key], opened.configs[key].versions)
+            for key, node in opened.nodes.items()
+        }
+        board = PieceBoard(pieces, answered)
+        mean = MeanJoules.of(by_system)
+        loop = ClusterLoop(self._driver, nodes, opened.request, board, sink, mean, tallies)
         spent = math.fsum(sample.joules for sample in before if sample.joules is not None)
         limit = limits.start(self.stopped.is_set)
         kept: object = None

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Protocol
 
-from etui.cluster.carrier import Carrier, ClusterNode, Died, Ended, Report, Said
+from etui.cluster.carrier import ClusterNode, Died, Ended, Report, Said
 from etui.cluster.losses import Losses, MeanJoules
 from etui.cluster.messages import (
     Answers,
@@ -20,7 +19,8 @@ from etui.cluster.messages import (
     read_message,
     write_request,
 )
-from etui.cluster.patience import MOST_DEATHS, MOST_LOSSES, Patience
+from etui.cluster.open_nodes import NodeDriver
+from etui.cluster.patience import MOST_DEATHS, MOST_LOSSES
 from etui.cluster.piece_board import PieceBoard
 from etui.codec import DocumentError
 from etui.errors import EtuiError, Stopped, UsageError
@@ -86,49 +86,50 @@ class _NodeState:
     stop_sent: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class OpenNode:
+    """A node that is ready for a run."""
+
+    node: ClusterNode
+    name: str  # For messages
+    versions: Mapping[str, object]  # Those it was opened with
+
+
 class ClusterLoop:
     """Has nodes answer the pieces of a board.
 
     Args:
-        carrier: Carries the text; its nodes are open.
         nodes: Key of the machine -> node.
         opening: Text of the request that opens a node again after its process has died.
-        versions: Key of the machine -> the versions it was opened with.
         mean: Mean joules of a question so far.
-        say: Shows a line about a node.
         tallies: Key of the machine -> what it did so far.
-        names: Key of the machine -> the name of its node, for messages.
     """
 
     def __init__(
         self,
-        carrier: Carrier,
-        nodes: Mapping[str, ClusterNode],
+        driver: NodeDriver,
+        nodes: Mapping[str, OpenNode],
+        opening: str,
         board: PieceBoard,
         sink: RunSink,
-        *,
-        opening: str,
-        versions: Mapping[str, Mapping[str, object]],
-        patience: Patience,
         mean: MeanJoules,
-        say: Callable[[str], None],
         tallies: dict[str, NodeTally],
-        names: Mapping[str, str],
-        now: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._carrier = carrier
+        self._carrier = driver.carrier
+        self._patience = driver.patience
+        self._say = driver.say
+        self._now = driver.now
         self._board = board
         self._sink = sink
         self._opening = opening
-        self._versions = versions
-        self._patience = patience
         self._mean = mean
-        self._say = say
-        self._now = now
-        self._names = names
+        self._versions = {machine: each.versions for machine, each in nodes.items()}
+        self._names = {machine: each.name for machine, each in nodes.items()}
         self.tallies = tallies
-        self._states = {machine: _NodeState(node, now()) for machine, node in nodes.items()}
-        self._machines = {node.id: machine for machine, node in nodes.items()}
+        self._states = {
+            machine: _NodeState(each.node, self._now()) for machine, each in nodes.items()
+        }
+        self._machines = {each.node.id: machine for machine, each in nodes.items()}
 
     @property
     def wasted_joules(self) -> float:

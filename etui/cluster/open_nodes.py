@@ -1,4 +1,4 @@
-"""Start the nodes of a run, compare what they are, and have each make itself ready."""
+"""Drive the nodes of a cluster together: start and compare them, open a run, run a command."""
 
 from __future__ import annotations
 
@@ -7,12 +7,23 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from etui.cluster.carrier import Carrier, ClusterNode, Died, Ended, Method, Report, Said
-from etui.cluster.messages import Facts, Failed, Message, Note, Opened, read_message
+from etui.cluster.carrier import Carrier, ClusterNode, Died, Method, Report, Said
+from etui.cluster.messages import (
+    Command,
+    Facts,
+    Failed,
+    Finished,
+    Line,
+    Message,
+    Note,
+    Opened,
+    read_message,
+    write_request,
+)
 from etui.cluster.patience import DEFAULT_PATIENCE, Patience
-from etui.cluster.versions import refuse_other_versions
+from etui.cluster.versions import read_versions, refuse_other_versions
 from etui.codec import DocumentError
-from etui.errors import EtuiError, UsageError
+from etui.errors import EtuiError, ExitCode, UsageError
 from etui.units import count_text, seconds_text
 
 _TICK_SECONDS = 0.25
@@ -42,168 +53,206 @@ class Conversation:
     lost: dict[str, str] = field(default_factory=dict)  # Node id -> why it has no answer
 
 
-def ask_all(
-    carrier: Carrier,
-    nodes: Mapping[str, ClusterNode],
-    requests: Mapping[str, str],
-    method: Method,
-    silence_seconds: float,
-    *,
-    say: Callable[[str], None],
-    stopped: Callable[[], bool] = lambda: False,
-    hear: Callable[[str, Message], None] = lambda machine, message: None,
-    stopping_seconds: float = DEFAULT_PATIENCE.stopping,
-    now: Callable[[], float] = time.monotonic,
-) -> Conversation:
-    """Ask nodes the same thing and wait until each has answered, failed, died or been silent.
+COMMAND_SECONDS = 3600.0
+"""How long a command may print nothing: a block of a sweep takes minutes."""
 
-    Args:
-        carrier: Carries the text.
-        nodes: Key of the machine -> node.
-        requests: Key of the machine -> text of its request.
-        silence_seconds: How long a node may be silent.
-        stopped: Whether the user stopped the command; the nodes are then asked to end.
-        stopping_seconds: How long the nodes have to end after that.
-    """
-    machines = {node.id: machine for machine, node in nodes.items()}
-    found = Conversation()
-    heard: dict[str, float] = {}
-    for machine, node in nodes.items():
-        carrier.call(node.id, method, requests[machine])
-        heard[node.id] = now()
-        found.said[node.id] = []
-    until: float | None = None
-    while heard:
-        if stopped() and until is None:
-            until = now() + stopping_seconds
-            for node_id in heard:
-                carrier.stop(node_id)
-        for report in carrier.wait(_TICK_SECONDS):
-            if report.node in heard:
-                heard[report.node] = now()
-                _note(report, machines[report.node], found, heard, say, hear)
-        for node_id in [each for each, at in heard.items() if now() - at > silence_seconds]:
-            del heard[node_id]
-            found.lost[node_id] = f"was silent for {seconds_text(silence_seconds)}"
-        if until is not None and now() > until:
-            for node_id in heard:
-                found.lost[node_id] = f"did not stop within {seconds_text(stopping_seconds)}"
-            break
-    return found
+COMMAND_STOP_SECONDS = 60.0
+"""How long a command may take to end after Ctrl-C: it restores caps, and writes what it has."""
 
 
-def _note(
-    report: Report,
-    machine: str,
-    found: Conversation,
-    heard: dict[str, float],
-    say: Callable[[str], None],
-    hear: Callable[[str, Message], None],
-) -> None:
-    if isinstance(report, Said):
+@dataclass(frozen=True, slots=True)
+class NodeResult:
+    """How a command ended on a node."""
+
+    lines: tuple[str, ...]  # What it printed on its standard output
+    exit_code: int | None  # Its exit code; None if the node died, was silent, or could not run it
+    errors: str  # The end of its standard error, or why there is no exit code
+    files: Mapping[str, str] = field(default_factory=dict)
+    """Name -> text of the files that it wrote for the driver."""
+
+
+@dataclass(frozen=True, slots=True)
+class NodeDriver:
+    """Starts the nodes of a cluster, asks all of them the same thing, and waits for them."""
+
+    carrier: Carrier
+    say: Callable[[str], None]  # Shows a line about the current step
+    stopped: Callable[[], bool] = lambda: False
+    """Whether the user stopped the command; the nodes are then asked to end."""
+    patience: Patience = DEFAULT_PATIENCE
+    now: Callable[[], float] = time.monotonic  # Monotonic clock in seconds
+
+    def start(self) -> dict[str, ClusterNode]:
+        """Start the process of every node and compare its versions with those of this machine.
+
+        Returns:
+            The nodes that are ready, by the name of their machine.
+
+        Raises:
+            UsageError: A node has other versions, or no etui.
+            EtuiError: No node is ready.
+        """
+        found = self.carrier.list_nodes()
+        if not found:
+            raise EtuiError("the cluster has no node with a CPU", "start one: ray start --address")
+        nodes = name_nodes(found)
+        self.say(f"starting {count_text(len(nodes), 'node')}: {', '.join(nodes)}")
+        for node in nodes.values():
+            self.carrier.start(node)
+        asked = self.ask(nodes, "", "describe", self.patience.ready)
+        _refuse_without_etui(nodes, asked)
+        refuse_failures(nodes, asked)
+        versions: dict[str, Mapping[str, str | None]] = {}
+        for machine, node in nodes.items():
+            for message in asked.said[node.id]:
+                if isinstance(message, Facts):
+                    versions[machine] = message.versions
+        refuse_other_versions(versions, read_versions())
+        return self._keep_ready(nodes, set(versions), asked)
+
+    def open(self, nodes: Mapping[str, ClusterNode], request: str) -> dict[str, Opened]:
+        """Have every node load its questions and models.
+
+        Returns:
+            What each node that is ready opened, by the name of its machine.
+
+        Raises:
+            EtuiError: A node has another model or other data, or no node is ready.
+        """
+        asked = self.ask(nodes, request, "open", self.patience.opening)
+        refuse_failures(nodes, asked)
+        opened: dict[str, Opened] = {}
+        for machine, node in nodes.items():
+            for message in asked.said[node.id]:
+                if isinstance(message, Opened):
+                    opened[machine] = message
+        self._keep_ready(nodes, set(opened), asked)
+        return opened
+
+    def run(
+        self,
+        commands: Sequence[Command],
+        hear: Callable[[str, str], None] = lambda machine, line: None,
+    ) -> dict[str, NodeResult]:
+        """Start all nodes and run commands one after the other on each; a failure ends a node's.
+
+        Args:
+            commands: The commands; only what the last one printed is returned.
+            hear: Called with the machine and each line that the last one prints.
+
+        Returns:
+            Name of the machine -> how its last command ended.
+
+        Raises:
+            UsageError: A node has other versions.
+            EtuiError: No node is ready.
+        """
+        nodes = self.start()
+        results: dict[str, NodeResult] = {}
+        for command in commands:
+            is_last = command is commands[-1]
+
+            def pass_on(machine: str, message: Message, is_last: bool = is_last) -> None:
+                if isinstance(message, Line) and is_last:
+                    hear(machine, message.text)
+
+            left = {
+                machine: node
+                for machine, node in nodes.items()
+                if machine not in results or results[machine].exit_code == ExitCode.DONE
+            }
+            asked = self.ask(left, write_request(command), "command", COMMAND_SECONDS, pass_on)
+            for machine, node in left.items():
+                why = asked.lost.get(node.id)
+                results[machine] = _read_result(asked.said[node.id], asked.failed.get(node.id), why)
+        return results
+
+    def ask(
+        self,
+        nodes: Mapping[str, ClusterNode],
+        request: str,
+        method: Method,
+        silence_seconds: float,
+        hear: Callable[[str, Message], None] = lambda machine, message: None,
+    ) -> Conversation:
+        """Ask nodes the same thing and wait until each has answered, failed, died or been silent.
+
+        Args:
+            silence_seconds: How long a node may be silent.
+            hear: Called with the machine and each of its messages.
+        """
+        now = self.now
+        stopping_seconds = self.patience.stopping
+        if method == "command":
+            stopping_seconds = COMMAND_STOP_SECONDS
+        machines = {node.id: machine for machine, node in nodes.items()}
+        found = Conversation()
+        heard: dict[str, float] = {}
+        for node_id in machines:
+            self.carrier.call(node_id, method, request)
+            heard[node_id] = now()
+            found.said[node_id] = []
+        until: float | None = None
+        while heard:
+            if self.stopped() and until is None:
+                until = now() + stopping_seconds
+                for node_id in heard:
+                    self.carrier.stop(node_id)
+            for report in self.carrier.wait(_TICK_SECONDS):
+                if report.node in heard:
+                    heard[report.node] = now()
+                    self._note(report, machines[report.node], found, hear)
+                    if not isinstance(report, Said):
+                        del heard[report.node]
+            for node_id in [each for each, at in heard.items() if now() - at > silence_seconds]:
+                del heard[node_id]
+                found.lost[node_id] = f"was silent for {seconds_text(silence_seconds)}"
+            if until is not None and now() > until:
+                for node_id in heard:
+                    found.lost[node_id] = f"did not stop within {seconds_text(stopping_seconds)}"
+                break
+        return found
+
+    def _note(
+        self,
+        report: Report,
+        machine: str,
+        found: Conversation,
+        hear: Callable[[str, Message], None],
+    ) -> None:
+        if isinstance(report, Died):
+            found.lost[report.node] = report.why
+        if not isinstance(report, Said):
+            return
         try:
             message = read_message(report.text)
         except DocumentError as error:
             message = Failed(f"it speaks another version of etui: {error}", "", 2)
         hear(machine, message)
         if isinstance(message, Note):
-            say(f"{machine}: {message.text}")
+            self.say(f"{machine}: {message.text}")
         elif isinstance(message, Failed):
             found.failed[report.node] = message
         else:
             found.said[report.node].append(message)
-        return
-    del heard[report.node]
-    if isinstance(report, Died):
-        found.lost[report.node] = report.why
-    else:
-        assert isinstance(report, Ended)
 
-
-def start_nodes(
-    carrier: Carrier,
-    nodes: Mapping[str, ClusterNode],
-    here: Mapping[str, str | None],
-    patience: Patience,
-    say: Callable[[str], None],
-    stopped: Callable[[], bool] = lambda: False,
-    now: Callable[[], float] = time.monotonic,
-) -> dict[str, ClusterNode]:
-    """Start the process of every node and compare its versions.
-
-    Args:
-        carrier: Carries the text.
-        nodes: Key of the machine -> node.
-        stopped: Whether the user stopped the command.
-
-    Returns:
-        The nodes that are ready, by the key of their machine.
-
-    Raises:
-        UsageError: A node has other versions, or no etui.
-        EtuiError: No node is ready.
-    """
-    for node in nodes.values():
-        carrier.start(node)
-    asked = ask_all(
-        carrier,
-        nodes,
-        dict.fromkeys(nodes, ""),
-        "describe",
-        patience.ready,
-        say=say,
-        stopped=stopped,
-        stopping_seconds=patience.stopping,
-        now=now,
-    )
-    _refuse_without_etui(nodes, asked)
-    refuse_failures(nodes, asked)
-    versions: dict[str, Mapping[str, str | None]] = {}
-    for machine, node in nodes.items():
-        for message in asked.said[node.id]:
-            if isinstance(message, Facts):
-                versions[machine] = message.versions
-    refuse_other_versions(versions, here)
-    return _keep_ready(carrier, nodes, set(versions), asked, say)
-
-
-def open_all(
-    carrier: Carrier,
-    nodes: Mapping[str, ClusterNode],
-    request: str,
-    patience: Patience,
-    say: Callable[[str], None],
-    stopped: Callable[[], bool] = lambda: False,
-    now: Callable[[], float] = time.monotonic,
-) -> dict[str, Opened]:
-    """Have every node load its questions and models.
-
-    Returns:
-        What each node that is ready opened, by the key of its machine.
-
-    Raises:
-        EtuiError: A node has another model or other data, or no node is ready.
-    """
-    requests = dict.fromkeys(nodes, request)
-    asked = ask_all(
-        carrier,
-        nodes,
-        requests,
-        "open",
-        patience.opening,
-        say=say,
-        stopped=stopped,
-        stopping_seconds=patience.stopping,
-        now=now,
-    )
-    refuse_failures(nodes, asked)
-    opened: dict[str, Opened] = {}
-    for machine, node in nodes.items():
-        for message in asked.said[node.id]:
-            if isinstance(message, Opened):
-                opened[machine] = message
-    _keep_ready(carrier, nodes, set(opened), asked, say)
-    return opened
+    def _keep_ready(
+        self, nodes: Mapping[str, ClusterNode], ready: set[str], asked: Conversation
+    ) -> dict[str, ClusterNode]:
+        """End the processes of nodes that are not ready, and name them."""
+        reasons = []
+        for machine, node in nodes.items():
+            if machine not in ready:
+                reasons.append(f"node {machine} {asked.lost.get(node.id, 'said nothing')}")
+                self.carrier.end(node.id)
+        if not ready:
+            raise EtuiError(
+                f"no node of the cluster is ready: {'; '.join(reasons)}",
+                "see whether other work of Ray holds their CPUs (`ray status`), then run it again",
+            )
+        for reason in reasons:
+            self.say(f"{reason}: the run goes on without it, with {count_text(len(ready), 'node')}")
+        return {machine: node for machine, node in nodes.items() if machine in ready}
 
 
 def refuse_failures(nodes: Mapping[str, ClusterNode], asked: Conversation) -> None:
@@ -238,24 +287,10 @@ def _refuse_without_etui(nodes: Mapping[str, ClusterNode], asked: Conversation) 
             )
 
 
-def _keep_ready(
-    carrier: Carrier,
-    nodes: Mapping[str, ClusterNode],
-    ready: set[str],
-    asked: Conversation,
-    say: Callable[[str], None],
-) -> dict[str, ClusterNode]:
-    """End the processes of nodes that are not ready, and name them."""
-    reasons = []
-    for machine, node in nodes.items():
-        if machine not in ready:
-            reasons.append(f"node {machine} {asked.lost.get(node.id, 'said nothing')}")
-            carrier.end(node.id)
-    if not ready:
-        raise EtuiError(
-            f"no node of the cluster is ready: {'; '.join(reasons)}",
-            "see whether other work of Ray holds their CPUs (`ray status`), then run it again",
-        )
-    for reason in reasons:
-        say(f"{reason}: the run goes on without it, with {count_text(len(ready), 'node')}")
-    return {machine: node for machine, node in nodes.items() if machine in ready}
+def _read_result(said: Sequence[Message], failed: Failed | None, why: str | None) -> NodeResult:
+    lines = tuple(message.text for message in said if isinstance(message, Line))
+    end = next((message for message in said if isinstance(message, Finished)), None)
+    if end is not None:
+        return NodeResult(lines, end.exit_code, end.errors, end.files)
+    reason = failed.what if failed is not None else why or "it said nothing"
+    return NodeResult(lines, None, reason)

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 
 from etui.cli import bench_cluster, cluster_commands
 from etui.cli.main import run
-from etui.cluster.each_node import NodeResult
+from etui.cluster.open_nodes import NodeResult
 from etui.log.queries import LogReader
 
 
@@ -116,7 +116,7 @@ class FakeCluster:
     def __init__(self, monkeypatch, **results: NodeResult):
         self.commands = []
         monkeypatch.setattr(bench_cluster, "open_carrier", self.open)
-        monkeypatch.setattr("etui.cluster.each_node.EachNode.run", self.run)
+        monkeypatch.setattr("etui.cluster.open_nodes.NodeDriver.run", self.run)
         self.results = results
 
     @contextmanager

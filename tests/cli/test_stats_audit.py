@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from etui.cli.main import run
-from etui.cli.stats_audit import summarise_audits
+from etui.cli.stats import summarise_audits
 from etui.config.config import Config
 from etui.errors import ExitCode
 from etui.log.queries import LogReader

@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 
 from etui.bench.schedule import Piece
 from etui.cluster.carrier import Said
-from etui.cluster.drive import ClusterLoop, NodeTally
+from etui.cluster.drive import ClusterLoop, NodeTally, OpenNode
 from etui.cluster.losses import Losses, MeanJoules, sum_losses
 from etui.cluster.messages import Opening, write_request
+from etui.cluster.open_nodes import NodeDriver
 from etui.cluster.patience import Patience
 from etui.cluster.piece_board import BoundPiece, PieceBoard
 from etui.errors import EtuiError, Stopped, UsageError
@@ -62,12 +63,10 @@ class Loop:
             BoundPiece(Piece("a", f"s{at}", tuple(range(size)), 0))
             for at, size in enumerate(self.sizes)
         ]
-        loop = ClusterLoop(
-            self.carrier, nodes, PieceBoard(pieces, set(answered)), self.sink, opening=opening,
-            versions=dict.fromkeys(nodes, CONFIG.versions), patience=PATIENCE, mean=MeanJoules({}),
-            say=self.said.append, tallies=self.tallies, now=self.carrier.now,
-            names={name: name for name in nodes},
-        )  # fmt: skip
+        driver = NodeDriver(self.carrier, self.said.append, patience=PATIENCE, now=self.carrier.now)
+        opened = {name: OpenNode(node, name, CONFIG.versions) for name, node in nodes.items()}
+        board = PieceBoard(pieces, set(answered))
+        loop = ClusterLoop(driver, opened, opening, board, self.sink, MeanJoules({}), self.tallies)
         return loop.run(0.0, check)
 
     @property

@@ -8,9 +8,9 @@ import sys
 
 import pytest
 
-from etui.cluster.each_node import EachNode
 from etui.cluster.machine_worker import NodeCommand, _find_folder, _read_files
 from etui.cluster.messages import Command, Finished, Line
+from etui.cluster.open_nodes import NodeDriver
 from etui.cluster.patience import Patience
 from etui.errors import EtuiError
 from tests.cluster.fake_carrier import FakeCarrier, make_script
@@ -83,11 +83,11 @@ def test_files_are_sent_as_they_are(tmp_path):
 def test_a_node_that_fails_runs_no_further_command():
     heard = []
     carrier = FakeCarrier([make_script("a")])
-    nodes = EachNode(carrier, heard.append, lambda: False, Patience(), carrier.now)
+    nodes = NodeDriver(carrier, heard.append, lambda: False, Patience(), carrier.now)
     commands = [Command(("nonsense",)), Command(("models", "list", "--json"))]
     found = nodes.run(commands, lambda machine, line: heard.append(line))
     assert found["a"].exit_code == 2
     assert "nonsense" in found["a"].errors
     assert heard == ["starting 1 node: a"]
     with pytest.raises(EtuiError, match="no node with a CPU"):
-        EachNode(FakeCarrier([]), heard.append, lambda: False, Patience()).run(commands)
+        NodeDriver(FakeCarrier([]), heard.append, lambda: False, Patience()).run(commands)

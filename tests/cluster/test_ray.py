@@ -20,8 +20,8 @@ from etui.cluster import connect
 from etui.cluster.bench_cluster import ClusterBench
 from etui.cluster.carrier import Said
 from etui.cluster.connect import open_ray
-from etui.cluster.each_node import EachNode
 from etui.cluster.messages import Command
+from etui.cluster.open_nodes import NodeDriver
 from etui.cluster.patience import Patience
 from etui.cluster.ray_carrier import OPENER as MACHINE
 from etui.cluster.ray_carrier import RayCarrier
@@ -208,7 +208,7 @@ def test_a_command_runs_on_each_node(address):
     with open_ray(address) as ray:
         carrier = RayCarrier(ray, OPENER)
         try:
-            nodes = EachNode(carrier, lambda text: None, lambda: False, PATIENCE)
+            nodes = NodeDriver(carrier, lambda text: None, lambda: False, PATIENCE)
             found = nodes.run([Command(("--version",)), Command(("nonsense",))])
         finally:
             carrier.close()

@@ -118,6 +118,15 @@ def look_at_offload(
     return Offload(False, (), (), "", f"the devices of llama.cpp cannot be read: {ended.failure}")
 
 
+@dataclass(frozen=True, slots=True)
+class TrialTimes:
+    """How long the runs of a trial may take."""
+
+    run_seconds: float = RUN_SECONDS  # Longest time of a run
+    part_seconds: float = 20.0  # Longest time of each part of a run, as in `Order`
+    busy_seconds: float = 2.0  # Prefill and decode are repeated for so long, for the meter
+
+
 def try_gpu(
     spec: ModelSpec,
     offload: Offload,
@@ -125,9 +134,7 @@ def try_gpu(
     report: Report,
     *,
     command: Sequence[str] = RUN_COMMAND,
-    run_seconds: float = RUN_SECONDS,
-    part_seconds: float = 20.0,
-    busy_seconds: float = 2.0,
+    times: TrialTimes = TrialTimes(),
 ) -> GpuTrial:
     """Run the model three times, each in a process of its own, and compare.
 
@@ -136,8 +143,6 @@ def try_gpu(
         offload: What llama.cpp sees; without a device nothing is run.
         meter: A started power meter.
         report: Called when a stage of a run begins.
-        part_seconds: Longest time of each part of a run, as in :class:`Order`.
-        busy_seconds: Time that prefill and decode are repeated for, so that a meter sees them.
     """
     early = judge_offload(offload)
     if early is not None:
@@ -146,8 +151,8 @@ def try_gpu(
     attempts: list[Attempt] = []
     reference: tuple[tuple[int, ...], ...] = ()
     for layers in _RUNS:
-        order = Order(model, layers, reference, part_seconds, busy_seconds)
-        ended = _run(order, command, run_seconds, partial(report, layers))
+        order = Order(model, layers, reference, times.part_seconds, times.busy_seconds)
+        ended = _run(order, command, times.run_seconds, partial(report, layers))
         attempt = _measure(layers, ended, meter)
         attempts.append(attempt)
         if attempt.result is not None and layers == "none":

@@ -11,7 +11,7 @@ from etui.models.catalogue import load_catalogue
 from etui.runtime.doctor import check_offload
 from etui.runtime.gpu_run import QUESTIONS, Order, answer_greedily, score_letters
 from etui.runtime.gpu_verdict import TOLERANCE_NATS
-from etui.runtime.try_gpu import choose_model, try_gpu
+from etui.runtime.try_gpu import TrialTimes, choose_model, try_gpu
 from tests.contract.tiny_model import write_tiny_model
 from tests.runtime.test_try_gpu import Meter, no_report
 
@@ -146,7 +146,9 @@ def test_try_gpu_finds_the_device_right(config: Config) -> None:
     config = load_config()
     spec = choose_model("", config, load_catalogue(config))
     offload = check_offload(config)
-    trial = try_gpu(spec, offload, Meter(), no_report, part_seconds=2.0, busy_seconds=0.1)
+    trial = try_gpu(
+        spec, offload, Meter(), no_report, times=TrialTimes(part_seconds=2.0, busy_seconds=0.1)
+    )
     assert [attempt.failure for attempt in trial.attempts] == ["", "", ""]
     none, whole, auto = (attempt.result for attempt in trial.attempts)
     assert none is not None

@@ -18,7 +18,7 @@ from etui.models.catalogue import load_catalogue
 from etui.models.spec import ModelSpec
 from etui.runtime.doctor import Offload, check_offload
 from etui.runtime.gpu_run import GreedyAnswer, RunResult, Timed
-from etui.runtime.try_gpu import choose_model, judge_offload, look_at_offload, try_gpu
+from etui.runtime.try_gpu import TrialTimes, choose_model, judge_offload, look_at_offload, try_gpu
 from tests.contract.tiny_model import write_tiny_model
 
 DEVICE = Offload(True, ("a GPU: 1 GB of 1 GB free",), ("AMD",), "", backends=("Vulkan",))
@@ -125,7 +125,7 @@ def test_a_run_that_fails_is_a_reason(body: str, says: str) -> None:
 
 def test_a_run_that_hangs_is_stopped() -> None:
     command = program("reply(stage='prefill')\nsys.stdin.read()")
-    trial = try_gpu(SPEC, DEVICE, Meter(), no_report, command=command, run_seconds=0.5)
+    trial = try_gpu(SPEC, DEVICE, Meter(), no_report, command=command, times=TrialTimes(0.5))
     assert trial.verdict.code == "cpu_failed"
     assert "it did not end in 0.5 s" in trial.verdict.text
 
@@ -230,7 +230,12 @@ def test_three_real_runs_without_a_device_are_told_by_their_layers(models: Confi
     spec = choose_model("zebra", models, load_catalogue(models))
     stages: list[str] = []
     trial = try_gpu(
-        spec, DEVICE, Meter(), lambda _, stage: stages.append(stage), command=run, busy_seconds=0.05
+        spec,
+        DEVICE,
+        Meter(),
+        lambda _, stage: stages.append(stage),
+        command=run,
+        times=TrialTimes(busy_seconds=0.05),
     )
     assert [attempt.failure for attempt in trial.attempts] == ["", "", ""]
     assert stages == ["load", "prefill", "decode", "letters", "answers", "unload"] * 3

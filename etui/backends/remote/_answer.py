@@ -258,16 +258,13 @@ class RemoteAnswer:
         count: int = 1,
         logprobs: int | None = None,
         seed: int | None = None,
-        plain_form: bool = False,
     ) -> Asked:
         """Build a request to the model.
 
         Args:
             logprobs: Alternatives that are needed; None for those that the client asks for.
-            plain_form: Leave out what the client asks of the form of the answer.
         """
-        options = replace(self.options, json_schema="", tools="") if plain_form else self.options
-        wanted = self.options.top_logprobs
+        options, wanted = self.options, self.options.top_logprobs
         can_add = not options.tools and (count == 1 or self.dialect.joins_probabilities)
         if logprobs is None and self.dialect.gives_probabilities and can_add:
             logprobs = 0
@@ -387,9 +384,8 @@ class RemoteAnswer:
                 yield event
             return
         reply = self.new_reply()
-        asked = self.ask(
-            with_letter_instruction(self.messages), 1, logprobs=MOST_ALTERNATIVES, plain_form=True
-        )
+        asked = self.ask(with_letter_instruction(self.messages), 1, logprobs=MOST_ALTERNATIVES)
+        asked = replace(asked, options=replace(asked.options, json_schema="", tools=""))
         async for event in self._read_whole(asked, reply, self._overruns):
             if isinstance(event, Prefilled | Prefilling):
                 yield event

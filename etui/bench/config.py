@@ -160,8 +160,8 @@ _OPTIONAL = (
 
 
 @dataclass(frozen=True, slots=True)
-class BenchDesign:
-    """The design of a run: its name and its full text."""
+class NamedText:
+    """The policy or the design of a run: its name and its full text."""
 
     name: str
     text: str
@@ -200,14 +200,6 @@ class BenchMachine:
 
 
 @dataclass(frozen=True, slots=True)
-class BenchPolicy:
-    """The policy of a run: its name and its full text."""
-
-    name: str
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
 class RunConfig:
     """The questions, settings, models, programs and machine of a run.
 
@@ -234,7 +226,7 @@ class RunConfig:
     subjects: tuple[str, ...] | None  # Requested subjects; None is all
     arms: Mapping[str, Mapping[str, Any]]
     """Arm -> its settings; all arms of the policy in a policy run."""
-    policy: BenchPolicy | None
+    policy: NamedText | None
     """The policy that decides, or that defines the arms; None if the command line defines them."""
     routed: bool
     """Whether the policy decides for each question. A sample's ``arm`` is then the arm that
@@ -260,7 +252,7 @@ class RunConfig:
     block: int | None = None  # Questions of a block of the balanced order; None otherwise
     chance: float | None = None  # Accuracy of guessing; None is 0.25, four options
     precision: BenchPrecision | None = None  # Width at which the run stops; None asks all questions
-    design: BenchDesign | None = None  # The design that laid out the run; None without one
+    design: NamedText | None = None  # The design that laid out the run; None without one
     part: BenchPart | None = None  # Share of the plan that this run answers; None is the whole plan
     machines: tuple[BenchMachine, ...] | None = None
     """Machines of a merged or a distributed run; None for a run of one machine."""

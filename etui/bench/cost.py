@@ -140,6 +140,13 @@ class Cost:
     mean_watts: Figure | None  # Joules over seconds
 
 
+_COLUMNS = (
+    *("joules", "prefill", "decode", "questions", "correct", "output", "computed", "seconds"),
+    "generating",
+)
+"""What is summed over the answers; ``generating`` are the joules of those that generated tokens."""
+
+
 def compute_cost(samples: Sequence[Sample], seed: int) -> Cost | None:
     """Compute the cost of a system's samples, sorted by question; None if unmeasured."""
     measured = [sample for sample in samples if sample.joules is not None]
@@ -151,31 +158,33 @@ def compute_cost(samples: Sequence[Sample], seed: int) -> Cost | None:
     columns = [_row(sample) for sample in measured]
     totals = [math.fsum(column) for column in zip(*columns, strict=True)]
     sums = resample_sums(columns, subjects, seed)
-    joules = totals[_JOULES]
+    total = dict(zip(_COLUMNS, totals, strict=True))
+    drawn = {name: sums[:, at] for at, name in enumerate(_COLUMNS)}
+    joules = total["joules"]
     relative = uncertainty / joules if uncertainty is not None and joules > 0 else None
 
-    def figure(above: int, below: int) -> Figure | None:
-        if totals[below] <= 0:
+    def figure(above: str, below: str) -> Figure | None:
+        if total[below] <= 0:
             return None
-        value = totals[above] / totals[below]
-        return build_figure(value, ratio(sums[:, above], sums[:, below]), relative)
+        value = total[above] / total[below]
+        return build_figure(value, ratio(drawn[above], drawn[below]), relative)
 
     phases = all(sample.prefill_joules is not None for sample in measured)
-    per_question = figure(_JOULES, _ONE)
+    per_question = figure("joules", "questions")
     assert per_question is not None
     return Cost(
         questions=len(measured),
         kind=_kind(measured),
         joules=joules,
         uncertainty=uncertainty,
-        prefill_joules=totals[_PREFILL] if phases else None,
-        decode_joules=totals[_DECODE] if phases else None,
+        prefill_joules=total["prefill"] if phases else None,
+        decode_joules=total["decode"] if phases else None,
         per_question=per_question,
-        per_correct=figure(_JOULES, _CORRECT),
-        per_output_token=figure(_GENERATING, _OUTPUT),
-        per_computed_token=figure(_PREFILL, _COMPUTED) if phases else None,
-        per_decoded_token=figure(_DECODE, _OUTPUT) if phases else None,
-        mean_watts=figure(_JOULES, _SECONDS),
+        per_correct=figure("joules", "correct"),
+        per_output_token=figure("generating", "output"),
+        per_computed_token=figure("prefill", "computed") if phases else None,
+        per_decoded_token=figure("decode", "output") if phases else None,
+        mean_watts=figure("joules", "seconds"),
     )
 
 
@@ -211,10 +220,10 @@ def build_figure(value: float, replicates: Floats, relative: float | None) -> Fi
 
 _READ = frozenset({Kind.COUNTER.value, Kind.INTEGRATED.value})
 """Kinds whose error is independent for each interval, rather than due to calibration."""
-_JOULES, _PREFILL, _DECODE, _ONE, _CORRECT, _OUTPUT, _COMPUTED, _SECONDS, _GENERATING = range(9)
 
 
 def _row(sample: Sample) -> tuple[float, ...]:
+    """Return the values of an answer in the order of ``_COLUMNS``."""
     return (
         sample.joules or 0.0,
         sample.prefill_joules or 0.0,

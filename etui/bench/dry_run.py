@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from etui.arm import Arm
+from etui.bench._tokens import build_subject_prompts
 from etui.bench.formats import build_query
 from etui.bench.plan import RunPlan
 from etui.bench.precision import describe_expectation, predict_questions
-from etui.bench.tokens import build_subject_prompts
 from etui.chat import Message
 from etui.datasets.questions import Question
 from etui.engine.sequence_cache import common_prefix

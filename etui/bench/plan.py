@@ -20,10 +20,9 @@ from etui.bench.arms import (
 )
 from etui.bench.config import (
     BLOCK,
-    BenchDesign,
     BenchPart,
-    BenchPolicy,
     BenchPrecision,
+    NamedText,
     Order,
     RunConfig,
     list_part,
@@ -126,7 +125,7 @@ def list_models(ask: RunRequest, config: Config, catalogue: Catalogue) -> list[s
 
 def choose_arms(
     ask: RunRequest, format_: Format, answer_tokens: int, config: Config, catalogue: Catalogue
-) -> tuple[dict[str, Arm], Policy | None, BenchPolicy | None]:
+) -> tuple[dict[str, Arm], Policy | None, NamedText | None]:
     """Choose the arms of a request, those of its policy included.
 
     Returns:
@@ -169,7 +168,7 @@ def set_seed(arms: dict[str, Arm], seed: int) -> dict[str, Arm]:
     }
 
 
-def compile_policy(text: BenchPolicy, catalogue: Catalogue) -> Policy:
+def compile_policy(text: NamedText, catalogue: Catalogue) -> Policy:
     """Compile the policy of a run."""
     from etui.routing.library import compile_text
     from etui.routing.policy import drop_places
@@ -188,12 +187,12 @@ def _speculate(arms: Mapping[str, Arm], ask: RunRequest, catalogue: Catalogue) -
     return made
 
 
-def _read_policy(name: str, config: Config) -> BenchPolicy:
+def _read_policy(name: str, config: Config) -> NamedText:
     from etui.routing.library import find_policy
 
     place = find_policy(name, config)
     try:
-        return BenchPolicy(place.name, place.path.read_text(encoding="utf-8"))
+        return NamedText(place.name, place.path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(
             f"cannot read the policy {place.path}: {error}", "use another policy"
@@ -223,14 +222,14 @@ class RunPlan:
     arms: Mapping[str, Arm]
     policy: Policy | None = None
     """The policy that decides for each question; None if every arm answers all of them."""
-    policy_text: BenchPolicy | None = None
+    policy_text: NamedText | None = None
     """Name and text of the policy that decides, or that defines the arms."""
     reuse: bool = True
     models: tuple[str, ...] = ()
     order: Order = "subjects"
     block: int | None = None
     precision: BenchPrecision | None = None
-    design: BenchDesign | None = None
+    design: NamedText | None = None
     part: BenchPart | None = None
     difficulty: DifficultyTable | None = None  # Difficulties of the questions; None without
 
@@ -292,7 +291,7 @@ def make_plan(
 def make_design_plan(
     ask: RunRequest,
     arms: Mapping[str, Arm],
-    design: BenchDesign,
+    design: NamedText,
     block: int,
     config: Config,
     say: Callable[[str], None] = lambda text: None,
@@ -329,7 +328,7 @@ def _draw_plan(
     format_: Format,
     arms: Mapping[str, Arm],
     policy: Policy | None,
-    text: BenchPolicy | None,
+    text: NamedText | None,
 ) -> RunPlan:
     """Draw the questions of a request."""
     place = _data_place(ask)

@@ -40,7 +40,7 @@ class SystemPrecision:
     half_width: float  # Half of its width, before it is cut at 0 and 1
     reached: bool  # Whether it is as narrow as asked
     questions: int
-    """Questions asked at this look: the first one at which it was reached, else the last one."""
+    """Questions asked at this check: the first one at which it was reached, else the last one."""
     fixed_sample: int
     """Questions that a sample whose size was fixed before needs for the same width, without the
     covariate; from the variance so far, pseudo-answers included."""
@@ -56,7 +56,7 @@ class Precision:
     of: Target
     method: str
     reached: bool  # Whether every interval is as narrow as asked
-    questions: int  # Questions at the last look, for each system
+    questions: int  # Questions at the last check, for each system
     population: int  # Questions of the suite that the accuracy is about
     looks: tuple[int, ...]
     systems: dict[str, SystemPrecision]
@@ -88,7 +88,7 @@ class Population:
 
 @dataclass(frozen=True, slots=True)
 class InterimCheck:
-    """What is known of one target at a look."""
+    """What is known of one target at an interim check."""
 
     estimate: PrefixMean
     interval: SequenceInterval
@@ -190,7 +190,7 @@ def _predict(share: float, total: int, half_width: float) -> int:
 
 
 def describe_interim_check(precision: Precision, needed: int, most: int) -> str:
-    """Describe a look while the run goes on."""
+    """Describe an interim check while the run goes on."""
     asked = units.count_text(precision.questions, "question")
     goal = units.margin_text(precision.points)
     if precision.reached:

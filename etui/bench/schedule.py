@@ -1,7 +1,8 @@
-"""Order of a run that stops at a precision: blocks of the balanced order, a look after each.
+"""Order of a run: subject by subject, in balanced blocks, or until a precision is reached.
 
-The looks are a function of the answers alone, so a run that was interrupted takes the same looks
-again when it resumes, and stops where an uninterrupted one would.
+A run that stops at a precision is checked after each block. The interim checks are a function of
+the answers alone, so a run that was interrupted makes the same ones when it resumes, and stops
+where an uninterrupted one would.
 """
 
 from __future__ import annotations
@@ -150,7 +151,7 @@ def choose_first_check(sizes: Mapping[str, int], half_width: float) -> int:
 
 
 def choose_next_check(asked: int, needed: int, error: float, total: int, step: int | None) -> int:
-    """Choose the number of questions after which to look next.
+    """Choose the number of questions after which to check next.
 
     Args:
         step: Fixed number of questions between two looks; None to follow the prediction.
@@ -171,7 +172,7 @@ class PrecisionSchedule:
     config: RunConfig
     wait: Callable[[], None]  # Waits until all answers given so far are written, and thus added
     notice: Callable[[Precision, int], None] = lambda precision, needed: None
-    """Called after each look."""
+    """Called after each interim check."""
     _right: dict[str, dict[Key, bool]] = field(default_factory=dict)
     _looks: list[int] = field(default_factory=list)
     _found: dict[str, SystemPrecision] = field(default_factory=dict)
@@ -204,7 +205,7 @@ class PrecisionSchedule:
 
     @property
     def report(self) -> Precision | None:
-        """What is known so far; None before the first look."""
+        """What is known so far; None before the first check."""
         return self._build_report() if self._looks else None
 
     @property
@@ -273,7 +274,7 @@ def open_precision(
         return None
 
     def notice(precision: Precision, needed: int) -> None:
-        # With a look every few questions, a line at each would be too many: 1, 2, 4, 8, ...
+        # With a check every few questions, a line at each would be too many: 1, 2, 4, 8, ...
         looks = len(precision.looks)
         final = precision.reached or precision.questions >= config.questions
         if plan.block is None or final or looks & (looks - 1) == 0:

@@ -10,15 +10,15 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from etui.arm import Sampling
-from etui.bench.formats import Format
-from etui.bench.sample import Sample
-from etui.bench.tokens import (
+from etui.bench._tokens import (
     PromptEnding,
     SubjectPrompts,
     TokenizedPrompt,
     build_subject_prompts,
     group_prompts,
 )
+from etui.bench.formats import Format
+from etui.bench.sample import Sample
 from etui.datasets.questions import Question
 from etui.energy.types import Energy, EnergyOf
 from etui.engine.llama_session import LlamaSession

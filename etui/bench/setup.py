@@ -6,6 +6,7 @@ import platform
 from collections.abc import Callable, Generator, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from etui.bench._tokens import single_letters
 from etui.bench.accuracy import CHANCE
 from etui.bench.arms import to_json
 from etui.bench.config import BenchModel, RunConfig
@@ -13,7 +14,6 @@ from etui.bench.grading import find_rule
 from etui.bench.machines import name_devices, read_gpu_driver
 from etui.bench.plan import RunPlan
 from etui.bench.scoring import SubjectWork, build_prompts, most_questions
-from etui.bench.tokens import single_letters
 from etui.config.machine import machine_name
 from etui.engine.library import describe_llama_cpp
 from etui.engine.llama_session import LlamaSession

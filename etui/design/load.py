@@ -9,7 +9,7 @@ from typing import Any
 
 from etui.arm import VOTE_TEMPERATURE, Arm, EarlyExit, Sampling, VoteStop
 from etui.bench.arms import check_format, parse_arm
-from etui.bench.config import BenchDesign, RunConfig
+from etui.bench.config import NamedText, RunConfig
 from etui.bench.formats import FORMATS
 from etui.calibration.grid import Grid
 from etui.design.design import Design, DesignArm
@@ -135,7 +135,7 @@ def design_of_run(config: RunConfig) -> Design:
     )  # fmt: skip
 
 
-def read_curve_grid(design: BenchDesign) -> Grid | None:
+def read_curve_grid(design: NamedText) -> Grid | None:
     """Return the lengths of the operating curves of a run's design; None if it has no curves.
 
     Raises:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from etui.bench.config import BenchDesign, BenchPart
+from etui.bench.config import BenchPart, NamedText
 from etui.bench.plan import RunPlan, RunRequest, make_design_plan
 from etui.design.design import Design
 from etui.design.library import find_design
@@ -72,7 +72,7 @@ def plan_design(
         part=request.part,
     )
     arms = {name: arm.arm for name, arm in design.arms.items()}
-    noted = BenchDesign(place.name, text)
+    noted = NamedText(place.name, text)
     try:
         plan = make_design_plan(ask, arms, noted, design.block, runtime.config, say)
     except UsageError as error:

@@ -82,7 +82,7 @@ class Folder:
             _write_config(path, config)
             folder = cls(path, kind, lock, b"")
             # The first results are written before their seal. With a seal of nothing they are what
-            # a crash left behind it; without any, somebody may have removed it.
+            # a crash left behind it; without any, it may have been removed.
             folder._write_seal()
             return folder
 

@@ -7,7 +7,7 @@ import random
 from dataclasses import replace
 from pathlib import Path
 
-from etui.bench.config import BenchModel, BenchPolicy, RunConfig
+from etui.bench.config import BenchModel, NamedText, RunConfig
 from etui.bench.folder import RunFolder
 from etui.bench.sample import Sample
 from etui.datasets.mmlu import SUBJECT_GROUPS
@@ -71,7 +71,7 @@ def config(arms=("direct", "think", "vote-5", "large"), per_subject=10, **change
 
 
 def routed(policy: str = "balanced", **changes) -> RunConfig:
-    return config(policy=BenchPolicy(policy, "version: 1"), routed=True, **changes)
+    return config(policy=NamedText(policy, "version: 1"), routed=True, **changes)
 
 
 def samples(run: RunConfig, seed: int = 0, kind: str | None = "counter") -> list[Sample]:

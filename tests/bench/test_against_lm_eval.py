@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from etui.bench._tokens import PromptEnding, TokenizedPrompt
 from etui.bench.formats import (
     FORMATS,
     PromptText,
@@ -22,7 +23,6 @@ from etui.bench.formats import (
 )
 from etui.bench.grading import RULES, grade
 from etui.bench.scoring import Scored
-from etui.bench.tokens import PromptEnding, TokenizedPrompt
 from etui.datasets.question_files import read_questions
 from etui.datasets.questions import ALL_LETTERS, Question
 from tests.bench import lm_eval_tasks as theirs

@@ -12,7 +12,7 @@ import pytest
 from etui.bench import publish as module
 from etui.bench import results as result_files_module
 from etui.bench.arms import to_json
-from etui.bench.config import BenchDesign, BenchPart, BenchPolicy, BenchPrecision
+from etui.bench.config import BenchPart, BenchPrecision, NamedText
 from etui.bench.difficulty import parse_difficulty
 from etui.bench.folder import Recorded
 from etui.bench.plan import make_plan
@@ -115,12 +115,12 @@ def test_files_of_the_folder_are_named_and_no_place_of_this_machine():
     assert "questions.csv" in build_command(run).words
     lines = replace(run, data_path="/home/anna/my questions.jsonl")
     assert "questions.jsonl" in build_command(lines).words
-    routed = synthetic.config(policy=BenchPolicy("mine", "version: 1"), routed=True)
+    routed = synthetic.config(policy=NamedText("mine", "version: 1"), routed=True)
     assert build_command(routed).words[-2:] == ("--policy", "policy.yaml")
     arms = build_command(replace(routed, routed=False))
     assert arms.words[-2:] == ("--arms", "direct,think,vote-5,large")
     assert not arms.exact
-    design = build_command(synthetic.config(design=BenchDesign("seed", "x"), part=BenchPart(0, 4)))
+    design = build_command(synthetic.config(design=NamedText("seed", "x"), part=BenchPart(0, 4)))
     assert design.words[:4] == ("etui", "bench", "--design", "design.yaml")
     assert design.words[-2:] == ("--part", "1/4")
     precise = build_command(synthetic.config(precision=BenchPrecision(3.0, "difference")))
@@ -316,7 +316,7 @@ def test_an_edited_and_an_empty_run_are_refused(tmp_path):
 
 def test_private_data_in_a_policy_is_refused_by_name(tmp_path):
     text = "version: 1\n# written by anna on annas-desk\n"
-    run = recorded(policy=BenchPolicy("mine", text))
+    run = recorded(policy=NamedText("mine", text))
     with pytest.raises(EtuiError) as caught:
         write(run, tmp_path / "public")
     assert "policy.yaml contains the name of this user or this machine: anna" in caught.value.what
@@ -326,7 +326,7 @@ def test_private_data_in_a_policy_is_refused_by_name(tmp_path):
 
 
 def test_a_design_and_an_own_file_are_part_of_the_folder(tmp_path):
-    write(recorded(design=BenchDesign("seed", "name: seed\n")), tmp_path / "a")
+    write(recorded(design=NamedText("seed", "name: seed\n")), tmp_path / "a")
     assert (tmp_path / "a/design.yaml").read_text() == "name: seed\n"
     write(recorded(suite="sums"), tmp_path / "b")
     assert "The questions are not public" in (tmp_path / "b/README.md").read_text()

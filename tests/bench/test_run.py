@@ -163,7 +163,7 @@ def test_a_run_that_was_stopped_goes_on_where_it_was(plan, tmp_path):
 
 def test_a_policys_answers_are_done_whichever_arm_gave_them(plan):
     config = replace(
-        run_config(plan, "small", "large"), routed=True, policy=synthetic.BenchPolicy("p", "")
+        run_config(plan, "small", "large"), routed=True, policy=synthetic.NamedText("p", "")
     )
     question = next(iter(plan.drawn.values()))[0]
     samples = [s for arm in ("small", "large") for s in One(arm, question).samples(Meter().energy)]

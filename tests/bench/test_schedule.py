@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from etui.arm import Arm
-from etui.bench.config import BenchPart, BenchPolicy, cut_subjects, list_part, parse_run_config
+from etui.bench.config import BenchPart, NamedText, cut_subjects, list_part, parse_run_config
 from etui.bench.difficulty import format_difficulty
 from etui.bench.formats import FORMATS
 from etui.bench.plan import PrecisionRequest, RunPlan, add_precision
@@ -336,7 +336,7 @@ def test_the_difference_of_like_systems_is_known_much_sooner():
 def test_the_answers_of_a_policy_are_those_of_one_system():
     plan = make_plan("strong", points=8)
     made = synthetic.config(arms=("direct", "large"))
-    config = replace(make_config(plan), arms=made.arms, policy=BenchPolicy("p", ""), routed=True)
+    config = replace(make_config(plan), arms=made.arms, policy=NamedText("p", ""), routed=True)
     schedule = PrecisionSchedule(plan, config, lambda: None)
     count = 0
     for piece in schedule.pieces(["p"]):

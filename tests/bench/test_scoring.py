@@ -9,14 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from etui.bench.formats import FORMATS, prompt_text
-from etui.bench.scoring import Scored, Scorer, ScoringArm, Shared, SubjectWork, split_charges
-from etui.bench.tokens import (
+from etui.bench._tokens import (
     TokenizedPrompt,
     build_subject_prompts,
     group_prompts,
     single_letters,
 )
+from etui.bench.formats import FORMATS, prompt_text
+from etui.bench.scoring import Scored, Scorer, ScoringArm, Shared, SubjectWork, split_charges
 from etui.datasets.questions import Question
 from etui.energy.types import Energy, Kind
 from etui.engine.context import ContextOptions

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from etui.bench.config import BenchPolicy
+from etui.bench.config import NamedText
 from tests.bench import synthetic
 
 PLAN = synthetic.config(
@@ -56,7 +56,7 @@ def test_bad_input_has_a_message(etui, etui_home, run, tmp_path):
         assert said.startswith("2 ")
         assert "is not an SPDX identifier like CC-BY-4.0" in said
     assert "not empty, and not a publication" in refused(etui, "publish", name, "--to", name)
-    policy = BenchPolicy("mine", f"version: 1\n# see {etui_home}/notes\n")
+    policy = NamedText("mine", f"version: 1\n# see {etui_home}/notes\n")
     config = replace(PLAN, policy=policy)
     other = synthetic.write(tmp_path / "other", config, synthetic.samples(config))
     said = refused(etui, "publish", str(other), "--to", str(to))

@@ -10,7 +10,7 @@ from threading import Event
 import pytest
 
 from etui.arm import Arm
-from etui.bench.config import BenchDesign, RunConfig
+from etui.bench.config import NamedText, RunConfig
 from etui.bench.folder import RunFolder, read_run
 from etui.bench.machines import (
     assign_keys,
@@ -419,7 +419,7 @@ def test_a_policy_cannot_be_compared(plan, bench, tmp_path):
 
 
 def test_a_design_runs_in_parts(plan, bench, tmp_path):
-    designed = replace(plan, design=BenchDesign("seed", ""))
+    designed = replace(plan, design=NamedText("seed", ""))
     with pytest.raises(UsageError, match="--design cannot be used with --cluster") as error:
         bench.on(make_script("a")).start(designed, tmp_path / "run")
     assert "--part" in error.value.fix

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from etui.arm import Arm, Sampling
 from etui.bench.arms import to_json
-from etui.bench.config import BenchDesign, RunConfig
+from etui.bench.config import NamedText, RunConfig
 from etui.bench.folder import RunFolder
 from etui.bench.sample import Sample
 from etui.calibration.grid import Length, Visit
@@ -99,7 +99,7 @@ def config(
         models=models,
         order="balanced",
         block=8,
-        design=BenchDesign("seed", DESIGN),
+        design=NamedText("seed", DESIGN),
         machine={"name": "AMD EPYC 7763, 2 CPUs, Linux x86_64", "memory_bytes": 8 << 30},
         energy={"channels": {"estimate:cpu": "estimate"}, "unmeasured": ["package:0"]},
     )

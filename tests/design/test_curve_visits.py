@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from etui.bench.config import BenchDesign
+from etui.bench.config import NamedText
 from etui.calibration.grid import Grid, Length, Visit, list_visits
 from etui.curves.operating_curve import Conditions
 from etui.design.curve_points import read_curve_points
@@ -170,11 +170,11 @@ def test_a_model_of_another_machine_has_no_curve(machine, tmp_path):
 
 def test_a_plan_without_curves_has_no_side_work():
     text = "version: 1\ntitle: T\nmodels: {a: [m]}\narms: {d: {}}\nquestions: {suite: sample}\n"
-    plan: Any = SimpleNamespace(design=BenchDesign("d", text), seed=0)
+    plan: Any = SimpleNamespace(design=NamedText("d", text), seed=0)
     assert build_curve_visits(plan, SimpleNamespace(), print) is None
     assert build_curve_visits(SimpleNamespace(design=None), None, print) is None
     with_curves = text + "curves: {prompt_tokens: [8, 16], output_tokens: [4, 8]}\n"
-    plan.design = BenchDesign("d", with_curves)
+    plan.design = NamedText("d", with_curves)
     made = build_curve_visits(plan, SimpleNamespace(), print)
     assert isinstance(made, CurveVisits)
     assert (made.grid.computed, made.grid.output) == ((8, 16), (4, 8))

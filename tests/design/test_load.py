@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from etui.arm import VoteStop
 from etui.bench.arms import to_json
-from etui.bench.config import BenchDesign
+from etui.bench.config import NamedText
 from etui.config.config import Config, shipped_dir
 from etui.design.library import designs_dir, find_design, list_designs
 from etui.design.load import (
@@ -156,12 +156,12 @@ def test_the_design_of_a_run_has_the_models_of_the_run():
     choice = ModelChoice(is_available={"little", "big"}.__contains__)
     design = parse_design(TEXT, "d.yaml", "d", choice)
     arms = {name: to_json(arm.arm) for name, arm in design.arms.items()}
-    run = synthetic.config(arms=(), design=BenchDesign("d", TEXT), seed=9, format="chat")
+    run = synthetic.config(arms=(), design=NamedText("d", TEXT), seed=9, format="chat")
     again = design_of_run(replace(run, arms=arms, block=5))
     assert again.models == design.models
     assert again.arms == design.arms
     assert (again.suite, again.seed, again.block) == ("mmlu", 9, 5)
-    assert again.curves == design.curves == read_curve_grid(BenchDesign("d", TEXT))
+    assert again.curves == design.curves == read_curve_grid(NamedText("d", TEXT))
     with pytest.raises(ValueError, match="has no design"):
         design_of_run(replace(run, design=None))
 

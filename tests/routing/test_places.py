@@ -316,11 +316,11 @@ def test_a_replay_has_no_places() -> None:
 
 
 def test_a_bench_run_has_no_places() -> None:
-    from etui.bench.config import BenchPolicy
+    from etui.bench.config import NamedText
     from etui.bench.plan import compile_policy
     from etui.models.catalogue import Catalogue
 
-    policy = compile_policy(BenchPolicy("p", BASE + CHEAPEST), Catalogue(MODELS))
+    policy = compile_policy(NamedText("p", BASE + CHEAPEST), Catalogue(MODELS))
     assert policy.arms["deep"].models == ("big",)
 
 

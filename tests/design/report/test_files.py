@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from etui.bench.config import BenchDesign
+from etui.bench.config import NamedText
 from etui.cli.bench_report import report as command
 from etui.design._figures import draw_figures
 from etui.design._tables import _mean_text
@@ -164,7 +164,7 @@ def test_a_hostile_title_and_model_are_escaped(tmp_path: Path) -> None:
     arms = {name: {**arm, "model": arm["model"] + EVIL} for name, arm in run.arms.items()}
     models = tuple(replace(model, name=model.name + EVIL) for model in run.models)
     text = synthetic.DESIGN.replace("title: Reasoning", f"title: {json.dumps(EVIL)} # Reasoning")
-    run = replace(run, arms=arms, models=models, design=BenchDesign(EVIL, text))
+    run = replace(run, arms=arms, models=models, design=NamedText(EVIL, text))
     folder = synthetic.write(tmp_path / "run", run, synthetic.samples(run, FEW))
     write_design_report(folder, folder, figures=False)
     page, markdown = read(folder, "report.html"), read(folder, "report.md")
@@ -248,7 +248,7 @@ def test_curves_of_too_few_points_say_so(tmp_path: Path) -> None:
 
 
 def test_a_design_that_this_etui_cannot_read_still_has_a_report(tmp_path: Path) -> None:
-    folder = build(tmp_path, FEW, design=BenchDesign("future", "version: 9\n"))
+    folder = build(tmp_path, FEW, design=NamedText("future", "version: 9\n"))
     text = read(folder, "report.md")
     assert text.startswith("# future")
     assert f"{SMALL} direct" in text

@@ -44,6 +44,8 @@ from etui.events import (
 from etui.models.schema import ModelsFile
 from etui.models.spec import HubSource, ModelSpec, PathSource, WheelPart, WheelsSource
 from etui.sweep.document import build_document
+from etui.sweep.folder import SweepFolder, read_sweep
+from etui.sweep.run import analyse_folder
 from etui.tui.help import list_key_names
 
 __all__ = [
@@ -80,6 +82,7 @@ __all__ = [
     "Prefilling",
     "Probe",
     "Settings",
+    "SweepFolder",
     "Thought",
     "ThreadsChanged",
     "TokenCost",
@@ -91,10 +94,12 @@ __all__ = [
     "Vote",
     "WheelPart",
     "WheelsSource",
+    "analyse_folder",
     "build_document",
     "cli",
     "decode",
     "encode",
     "list_key_names",
+    "read_sweep",
     "run",
 ]

@@ -1,11 +1,14 @@
-"""Keys and types of the JSON of a sweep: ``result.json``, and what ``--json`` prints."""
+"""The JSON of a sweep, ``result.json``, and a folder of a sweep that an earlier version wrote."""
 
 from __future__ import annotations
 
+import json
+import shutil
+from pathlib import Path
 from typing import Any
 
 from tests.contract.golden import check_json
-from tests.contract.internals import build_document
+from tests.contract.internals import SweepFolder, analyse_folder, build_document, read_sweep
 from tests.sweep import results
 
 KEYS = "files/sweep-result.json"
@@ -22,6 +25,27 @@ def test_the_keys_of_the_document() -> None:
     for sweep in sweeps:
         collect("", build_document(sweep.config, sweep.result, sweep.blocks), found)
     check_json(KEYS, {path: " | ".join(sorted(types)) for path, types in found.items()})
+
+
+OLD = Path(__file__).with_name("old_sweep")
+
+
+def test_a_sweep_of_an_earlier_version_has_the_result_that_it_had(tmp_path: Path) -> None:
+    recorded = read_sweep(OLD)
+    assert recorded.is_finished
+    document = build_document(recorded.config, analyse_folder(recorded), recorded.blocks)
+    assert json.loads(json.dumps(document)) == json.loads((OLD / "result.json").read_text())
+    place = tmp_path / "sweep"
+    shutil.copytree(OLD, place)
+    before = (place / "blocks.seal").read_bytes()
+    folder, again = SweepFolder.resume(place)
+    folder.close()
+    assert (again.blocks, again.answers, again.power) == (
+        recorded.blocks,
+        recorded.answers,
+        recorded.power,
+    )
+    assert (place / "blocks.seal").read_bytes() == before
 
 
 def collect(path: str, value: Any, found: dict[str, set[str]]) -> None:

@@ -476,7 +476,7 @@ def _list_cpu_axes(facts: MachineFacts) -> Iterator[Axis]:
 
 def _list_gpu_axes(facts: MachineFacts) -> Iterator[Axis]:
     if facts.power is not None and facts.power.can_set and facts.power.watts is not None:
-        yield Axis("power_limit", choose_power_limits(facts.power))
+        yield Axis("power_limit", _choose_power_limits(facts.power))
     yield Axis("batch_tokens", _GPU_BATCHES)
     yield Axis("flash_attention", ("auto", "off"))
     fitting, layers = facts.baseline.fitting_layers, facts.baseline.layers
@@ -488,7 +488,7 @@ def _list_gpu_axes(facts: MachineFacts) -> Iterator[Axis]:
     yield from _list_speculation(facts)
 
 
-def choose_power_limits(power: PowerRange) -> tuple[Value, ...]:
+def _choose_power_limits(power: PowerRange) -> tuple[Value, ...]:
     """Choose power limits: shares of the default within the range, rounded to whole watts."""
     full = power.default_watts or power.max_watts or power.watts
     if full is None:

@@ -183,10 +183,10 @@ def pair_logs(blocks: Sequence[Block], figure: Figure) -> PairedLogs:
         }
         for block in blocks
     )
-    return PairedLogs(logs, estimate_noise(blocks, logs))
+    return PairedLogs(logs, _estimate_noise(blocks, logs))
 
 
-def estimate_noise(blocks: Sequence[Block], logs: Sequence[Mapping[Cell, float]]) -> Noise:
+def _estimate_noise(blocks: Sequence[Block], logs: Sequence[Mapping[Cell, float]]) -> Noise:
     """Estimate the noise of a visit from pairs of blocks of one stage in opposite orders.
 
     Within a pair, the differences of the same setting between both blocks hold no setting. Their

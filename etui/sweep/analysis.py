@@ -137,7 +137,7 @@ def analyse(
     )
     frontier = find_frontier(candidates) if progress.count("race") else ()
     by_joules = sorted(frontier, key=lambda key: candidates[key][0] or 0.0)
-    indistinct = find_indistinct(by_joules, stages[baseline].blocks, FIGURES["joules"], seed)
+    indistinct = _find_indistinct(by_joules, stages[baseline].blocks, FIGURES["joules"], seed)
     drops = {drop.setting: drop for drop in progress.drops}
     settings = [
         SettingResult(
@@ -415,7 +415,7 @@ def _list_candidates(
     return found
 
 
-def find_indistinct(
+def _find_indistinct(
     keys: Sequence[str], blocks: Sequence[Block], figure: Figure, seed: int
 ) -> tuple[tuple[str, str], ...]:
     """Find neighbours on the frontier whose figure is the same within noise.

@@ -422,7 +422,7 @@ class SweepRun:
         if stage == "floor" and self._has_floor():
             self._show_floor(result)
         done, left = len(self._progress.blocks), count_blocks_left(self._progress)
-        joules = sum_joules(self._progress.blocks)
+        joules = _sum_joules(self._progress.blocks)
         fields = {
             "stage": stage,
             "block": done,
@@ -527,7 +527,7 @@ class SweepRun:
             floor_seconds_percent=None if floor is None else floor.seconds_percent,
             blocks=result.blocks,
             visits=result.visits,
-            joules=sum_joules(self._progress.blocks),
+            joules=_sum_joules(self._progress.blocks),
             kind=result.kind,
             seconds=result.seconds,
             complete=result.is_complete,
@@ -535,7 +535,7 @@ class SweepRun:
         self._log.save_sweep(record, [_build_row(config.id, one) for one in result.settings])
 
 
-def sum_joules(blocks: Sequence[Block]) -> float | None:
+def _sum_joules(blocks: Sequence[Block]) -> float | None:
     """Sum the joules of all answers of the visits; None if there are none or one is unmeasured."""
     visits = [visit for block in blocks for visit in block.visits]
     known = [visit.joules * visit.answers for visit in visits if visit.joules is not None]

@@ -354,7 +354,7 @@ def _describe(result: SweepResult, one: SettingResult, said: Collection[str] = f
         if difference is not None and difference.is_claimed:
             claims.append(_claim(what, difference, result.kind))
         else:
-            open_.append(describe_no_difference(what, difference, result.floor))
+            open_.append(_describe_no_difference(what, difference, result.floor))
     unmeasured = []
     if one.joules is None and not (JOULES in said and not _has_joules(result)):
         unmeasured.append(JOULES)
@@ -378,7 +378,7 @@ def _describe(result: SweepResult, one: SettingResult, said: Collection[str] = f
     return _join(claims) + tail
 
 
-def describe_no_difference(
+def _describe_no_difference(
     what: str, difference: Difference | None, floor: DetectionFloor | None
 ) -> str:
     """Format that no difference was shown, with what can be ruled out.

@@ -181,7 +181,7 @@ def open_cap(
                     "run the same command again",
                 )
             yield CapControl(
-                partial(_apply_to_all, hold, scopes), partial(read_enforced, limits, scopes)
+                partial(_apply_to_all, hold, scopes), partial(_read_enforced, limits, scopes)
             )
 
 
@@ -193,7 +193,7 @@ def _apply_to_all(hold: LimitHold, scopes: tuple[str, ...], watts: float) -> App
     return replace(first, scope=" ".join(scopes), requested=watts, note="; ".join(notes))
 
 
-def read_enforced(limits: PowerLimits, scopes: Sequence[str]) -> float | None:
+def _read_enforced(limits: PowerLimits, scopes: Sequence[str]) -> float | None:
     """Read the limit in force, the lowest of the devices; None if one is unknown."""
     found = [limit for limit in limits.read() if limit.scope in scopes]
     watts = [

@@ -22,6 +22,8 @@ from tests.support.sweep_rig import MACHINES, SimulatedMachine, SimulatedRig, dr
 
 SWEEPS = 60
 
+pytestmark = pytest.mark.slow
+
 
 class UnevenRig(SimulatedRig):
     """Adds skewed noise of 1 % and outliers of 20 % to the visits of a machine that drifts."""

@@ -204,20 +204,6 @@ def test_a_forced_sweep_takes_visits_with_other_programs(machine):
     assert rig.visit(BASELINE, 0).disturbed == ""
 
 
-def test_a_suspend_disturbs_a_visit(machine):
-    rig = machine.rig()
-
-    def during():
-        machine.suspended_ns = 65_000_000_000
-
-    machine.during = during
-    assert rig.visit(BASELINE, 0).disturbed == ""  # it was before: in the warm-up
-    machine.suspended_ns = 0
-    states = iter([0, 65_000_000_000])
-    rig._devices.watch._suspended = lambda: next(states)
-    assert rig.visit(BASELINE, 0).disturbed == "the machine was suspended for 1 min 05 s"
-
-
 @pytest.mark.parametrize(
     ("start_s", "end_s", "least", "most"), [(0.7, 9, 0, 5), (1, 9, 10, 30), (1, 2, 40, 60)]
 )
@@ -274,24 +260,6 @@ def test_a_sweep_on_battery_says_so(machine):
         visit = rig.visit(BASELINE, 0)
     assert visit.notes == ("the machine ran on its battery",)
     assert machine.notes[0].startswith("the machine runs on its battery")
-
-
-def test_throttling_by_heat_is_noted(machine):
-    counts = machine.sysfs / "devices" / "system" / "cpu" / "cpu0" / "thermal_throttle"
-    write(counts, core_throttle_count=7, package_throttle_count=2)
-    rig = machine.rig()
-    assert rig.visit(BASELINE, 0).notes == ()
-    started = rig._devices.watch.read
-
-    def read():
-        state = started()
-        write(counts, core_throttle_count=10)
-        return state
-
-    rig._devices.watch.read = read
-    visit = rig.visit(BASELINE, 0)
-    assert visit.notes == ("the CPU was slowed down by heat 3 times",)
-    assert visit.disturbed == ""
 
 
 @pytest.mark.parametrize(

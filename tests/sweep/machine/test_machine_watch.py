@@ -85,6 +85,12 @@ def test_another_supply_of_power_disturbs_a_visit(before, after, expected):
     assert find_disturbance(*states, (), 1.0) == expected
 
 
+def test_a_suspend_disturbs_a_visit():
+    slept = state(3, suspended_ns=65_000_000_000)
+    assert find_disturbance(state(), slept, (), 1.0) == "the machine was suspended for 1 min 05 s"
+    assert find_disturbance(slept, slept, (), 1.0) == ""  # it was before, in the warm-up
+
+
 def test_heat_and_battery_are_mentioned():
     hot = state(3, on_battery=True, heat=Heat(slowed_gpus=("gpu:1",)))
     assert describe_state(state(), hot) == (

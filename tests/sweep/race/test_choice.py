@@ -124,6 +124,7 @@ def test_settings_without_joules_are_chosen_by_time():
 # ---- simulated truth (python -m benchmarks.sweep has the full numbers)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["threads", "caps", "speculation", "joint"])
 def test_the_choice_is_within_two_percent_of_the_true_best(kind):
     good = 0
@@ -133,6 +134,7 @@ def test_the_choice_is_within_two_percent_of_the_true_best(kind):
     assert good >= 28
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["threads", "caps", "speculation", "joint"])
 def test_the_true_best_is_rarely_dropped_by_more_than_it_is_worth(kind):
     """At most 5 % of sweeps lose a setting that is 1.5 % better than all that stay."""
@@ -152,6 +154,7 @@ def test_a_machine_on_which_all_is_equal_keeps_its_baseline():
     assert sum(chosen) >= 27
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["threads", "joint"])
 def test_halving_saves_half_of_the_full_grid(kind):
     halved, full = (

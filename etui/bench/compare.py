@@ -1,4 +1,4 @@
-"""Text and JSON document of a comparison."""
+"""Compare systems on the same questions: McNemar, paired bootstrap, joules, mixtures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The course of a run: how the cost of the answers of each system changes on each machine."""
+"""Energy of answers: joules per question and token, percentiles, cost over time."""
 
 from __future__ import annotations
 

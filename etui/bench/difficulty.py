@@ -1,4 +1,13 @@
-"""Difficulty of questions: the expected accuracy of a model, from the answers of others."""
+"""Difficulty of questions: the expected accuracy of a model, from the answers of others.
+
+The table has the columns ``subject,row,difficulty,models``; comment lines before the header name
+the data and the models that were the sources::
+
+    # data_sha256: 4f1c...
+    # model: {"name": "smollm2-135m", "sha256": "ab12...", "source": "run 2026..."}
+    subject,row,difficulty,models
+    abstract_algebra,0,0.4125,9
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Token count of a run, from the vocabulary alone: no weights are loaded."""
+"""Prompt tokens of a run, from vocabularies alone: no weights are loaded."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Write a joined run as a run folder, with the reports and the rows of the log of any run."""
+"""Join the runs of one plan into a new run: parts, other machines, other days."""
 
 from __future__ import annotations
 

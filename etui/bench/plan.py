@@ -1,4 +1,4 @@
-"""Plan of a run that stops at a precision."""
+"""Plan of a run: its questions, arms, policy and precision."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Precision of a run in words."""
+"""Interim checks of a run that stops at a precision, in numbers and in words."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A public folder of a run: its files, and where they may be written."""
+"""Write a run as a public folder: no private facts, and the command that repeats the run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Result files of a run: summary, table of subjects, energy record and reports."""
+"""Result files of a run, and the data that they need besides the answers."""
 
 from __future__ import annotations
 

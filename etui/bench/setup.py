@@ -1,4 +1,4 @@
-"""Load the models of a run and build its RunConfig."""
+"""Load the models of a run, and describe the run as this machine measures it."""
 
 from __future__ import annotations
 

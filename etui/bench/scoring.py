@@ -1,4 +1,4 @@
-"""Arm that scores the endings of several questions per batch and splits the batch's joules."""
+"""Score the endings of questions in shared batches, and split each batch's joules."""
 
 from __future__ import annotations
 

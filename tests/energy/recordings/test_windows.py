@@ -273,7 +273,7 @@ def many_windows(name: str, lengths_s: tuple[float, float], count: int) -> list[
 
 @pytest.mark.parametrize("name", SENSORS)
 def test_the_truth_lies_within_the_stated_uncertainty(name: str) -> None:
-    found = many_windows(name, (0.1, 30.0), 150)
+    found = many_windows(name, (0.1, 30.0), 180)
     assert len(found) >= 1000
     assert sum(window.inside for window in found) / len(found) >= 0.95
 

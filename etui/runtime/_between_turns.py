@@ -27,16 +27,13 @@ if TYPE_CHECKING:
     from etui.config.config import Config
     from etui.energy.idle import IdleTracker
     from etui.energy.recorder import Recorder
-    from etui.events import Unloaded
     from etui.models.spec import ModelSpec
     from etui.routing.signals import HostState
     from etui.runtime.runtime import Runtime
     from etui.turn.record import TurnRecord, UnloadRecord
 
-
 CallLater = Callable[[float, Callable[[], None]], object]
 """Calls a function once after some seconds, on any thread."""
-
 
 SPARE_SECONDS = 0.5
 """Additional wait, so that the readings at the end of the interval have arrived."""

@@ -34,13 +34,10 @@ if TYPE_CHECKING:
     from etui.runtime.runtime import Runtime
     from etui.turn.record import LoadRecord, TurnRecord, UnloadRecord
 
-
 _SEED = "etui audit"
-
 
 MOST_WORDS = 12
 """Words of a free answer up to which another wording counts as another answer."""
-
 
 _NUMBER = (OutputOptions(), OutputOptions(number=True))
 """Forms of an answer that can be compared; tools, schemas and several answers cannot."""

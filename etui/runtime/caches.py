@@ -16,12 +16,10 @@ if TYPE_CHECKING:
     from etui.config.config import Config
     from etui.log.queries import LogReader
 
-
 T = TypeVar("T")
 
 FileState = tuple[int, int, int, int] | None
 """Modification time and change time in ns, size, inode; None without a file."""
-
 
 _RACY_NS = 2_000_000_000
 """A file that changed so shortly before it was read may change again within the resolution of its

@@ -46,7 +46,6 @@ if TYPE_CHECKING:
     from etui.learning.fitted_file import FittedModel
     from etui.log.queries import LogReader
     from etui.log.totals import Spending
-    from etui.routing.decision import Decision
     from etui.routing.policy import Policy
     from etui.routing.signals import HostState
     from etui.routing.similarity import EarlierQuestions

@@ -22,17 +22,13 @@ _VISIBLE = {
 }
 """Environment variables that hide devices from a backend."""
 
-
 _NODES = {"ROCm": "kfd", "Vulkan": "dri/renderD*", "SYCL": "dri/renderD*"}
 """Device nodes below /dev through which a backend reaches a card on Linux."""
 
-
 _VULKAN_DRIVERS = ("/etc/vulkan/icd.d", "/usr/share/vulkan/icd.d", "/usr/local/share/vulkan/icd.d")
-
 
 _SOFTWARE = ("lvp", "lavapipe", "llvmpipe", "swiftshader")
 """Parts of the names of Vulkan drivers that compute on the CPU."""
-
 
 _SOFTWARE_NOTE = (
     "Mesa's software device is skipped; GGML_VK_VISIBLE_DEVICES=0 takes it, for tests only"

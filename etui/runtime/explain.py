@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from etui.runtime.decide import Choice
     from etui.runtime.runtime import Runtime
 
-
 Explanation = dict[str, Any]
 """The document of ``etui policy explain --json``; None for what the arm does not use."""
 
@@ -34,7 +33,6 @@ RULE_HEAD = ("RULE", "PRIORITY", "MATCHED", "FIRST CONDITION THAT FAILED")
 CANDIDATE_HEAD = (
     "CANDIDATE", "MODEL", "ACCURACY", "N", "JOULES", "LOAD", "PREFILL", "DECODE", "OUTCOME",
 )  # fmt: skip
-
 
 _YES = {True: "yes", False: "no"}
 

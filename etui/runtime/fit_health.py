@@ -33,9 +33,7 @@ if TYPE_CHECKING:
     from etui.config.config import Config
     from etui.learning.fitted_file import FittedModel
     from etui.learning.labels import LogLabels
-    from etui.learning.predictor import ArmHealth
     from etui.log.queries import LogReader
-    from etui.routing.decision import Agreement
     from etui.routing.policy import Policy
 
 

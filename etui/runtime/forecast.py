@@ -19,10 +19,8 @@ if TYPE_CHECKING:
     from etui.runtime.decide import Choice
     from etui.runtime.runtime import Runtime
 
-
 CONTEXT_TOKENS = 512
 """Context in which a token of a curve is priced: a question with a short answer."""
-
 
 Source = Literal["curve", "log", "other model", "memory", "power range", ""]
 """Where a number comes from; empty if it is unknown."""

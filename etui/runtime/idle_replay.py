@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from etui.log.queries import LogReader
     from etui.models.catalogue import Catalogue
 
-
 MOST_TURNS = 100_000
 """Number of the last turns of chats that are read."""
 

@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from etui.config.config import Config
     from etui.log.queries import LogReader
     from etui.models.catalogue import Catalogue
-    from etui.turn.record import UnloadRecord
-
 
 UNTIL_NEEDED = "until memory is needed"
 

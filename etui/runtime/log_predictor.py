@@ -37,10 +37,8 @@ if TYPE_CHECKING:
     from etui.routing.similarity import EarlierQuestion, EarlierQuestions
     from etui.runtime.caches import LogCache
 
-
 _MOST_QUESTIONS = 2000
 """How many of the newest questions are read from the log, and from the runs."""
-
 
 _TURNS = """
     SELECT query, arm FROM turns

@@ -13,12 +13,11 @@ from etui.models.spec import ModelSampling
 from etui.runtime.caches import FileCache
 
 if TYPE_CHECKING:
-    from etui.arm import Arm
     from etui.config.config import Config
     from etui.log.queries import LogReader
     from etui.log.records import CurveRecord
     from etui.models.catalogue import Catalogue
-    from etui.models.spec import ModelSampling, ModelSpec
+    from etui.models.spec import ModelSpec
     from etui.runtime.caches import LogCache
     from etui.turn.record import TurnRecord
 
@@ -87,7 +86,6 @@ class ModelFiles:
 LEAST_VOTE_TEMPERATURE = 0.5
 """Lowest temperature of a vote that a model may ask for: the lowest of those in Wang et al.,
 "Self-Consistency Improves Chain of Thought Reasoning in Language Models" (2022)."""
-
 
 _OPEN: tuple[SamplingOrigin, ...] = ("default", "vote")
 

@@ -124,7 +124,6 @@ _NEWEST_SQL = """
     ORDER BY created_at DESC, id DESC LIMIT 1
 """
 
-
 _OF_THIS_MACHINE = (
     *("llama_cpp_python", "cpus", "threads", "threads_setting", "context_tokens"),
     *("kv_type", "flash_attention", "batch_tokens_setting", "draft_tokens", "idle_baseline"),

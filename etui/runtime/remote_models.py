@@ -22,11 +22,9 @@ if TYPE_CHECKING:
     from etui.arm import Arm, TokenCost
     from etui.backends.remote.backend import RemoteBackend
     from etui.backends.remote.probe import RemoteStatus
-    from etui.config.backend_spec import BackendSpec
     from etui.config.config import Config
     from etui.models.catalogue import Catalogue
     from etui.models.spec import ModelSpec
-
 
 BuildClient = Callable[[BackendSpec, "str | None"], MeterClient]
 

@@ -17,8 +17,6 @@ from etui.runtime.overrides import Overrides
 from etui.turn.record import TurnRecord
 
 if TYPE_CHECKING:
-    from etui.arm import Arm
-    from etui.config.config import Config
     from etui.models.catalogue import Catalogue
     from etui.routing.policy import Policy
     from etui.routing.signals import HostState
@@ -43,7 +41,6 @@ class Route:
 
 
 Direction = Literal["smaller", "larger"]
-
 
 _ANSWER_TOKENS = 128
 """Assumed length of an answer in tokens, whatever the limit of its arm."""
@@ -136,7 +133,6 @@ def other_route(
 
 LAST_TURNS = 8
 """Turns that count; with more, a change of the questions would show late."""
-
 
 _GREETING = Query("Hello")
 

@@ -37,17 +37,14 @@ if TYPE_CHECKING:
     from etui.backends.local import LocalBackend
     from etui.backends.process import ProcessBackend
     from etui.backends.remote.backend import RemoteBackend
-    from etui.config.config import Config
     from etui.energy.recorder import Recorder
     from etui.log.writer import TurnWriter
-    from etui.models.catalogue import Catalogue
     from etui.routing.policy import Policy
     from etui.runtime.decide import Choice
     from etui.runtime.log_predictor import AccuracyModels
     from etui.runtime.remote_models import RemoteMeters
     from etui.turn.interfaces import Meter, Origin, Writer
     from etui.turn.run import Turn
-
 
 B = TypeVar("B", bound=ModelHost, covariant=True)
 

@@ -392,7 +392,6 @@ def joules_per_token(joules: float | None, output_tokens: int) -> float | None:
 
 MOST_SLICES = 60
 
-
 SHORTEST_SLICE_NS = 100_000_000
 """Counters are refreshed about ten times a second: shorter slices would show the steps."""
 

@@ -45,7 +45,6 @@ from etui.units import percent_text
 END_THINKING_SECONDS = 2.0
 """Longest wait for the control call that ends the thinking; then the request is closed."""
 
-
 Signal = Literal["cancel", "end thinking"]
 
 

@@ -74,7 +74,6 @@ too long; ``broken``: the connection ended before the answer; ``format``: the an
 dialect; ``redirect``: sent elsewhere; ``error event``: the server reports an error in its stream.
 """
 
-
 FIRST_WAIT_SECONDS = 0.25
 
 LONGEST_WAIT_SECONDS = 20.0
@@ -144,10 +143,8 @@ def parse_retry_after(value: str | None, now: datetime | None = None) -> float |
 MOST_LINE_BYTES = 4 << 20
 """Longest line of a stream; a whole answer of 100,000 tokens with probabilities is shorter."""
 
-
 MOST_BODY_BYTES = 256 << 20
 """Most bytes of a stream, and a bound against a server that never ends."""
-
 
 DONE = "[DONE]"
 

@@ -26,9 +26,7 @@ from etui.units import seconds_text
 if TYPE_CHECKING:
     from etui.models.spec import ModelSpec
 
-
 CircuitState = Literal["closed", "open", "half-open"]
-
 
 FAILURES_TO_OPEN = 3
 
@@ -114,7 +112,6 @@ class Circuit:
 
 
 T = TypeVar("T")
-
 
 _CLOSE_SECONDS = 10.0
 

@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     from etui.backends.remote.probe import RemoteStatus
     from etui.config.config import Config
     from etui.models.catalogue import Catalogue
-    from etui.models.spec import ModelSampling, ModelSpec
-    from etui.models.tuned import TunedKey, TunedSettings, TunedUse, Value
+    from etui.models.spec import ModelSampling, ModelSpec, TunedKey, TunedSettings, TunedValue
+    from etui.models.tuned import TunedUse
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,10 +71,10 @@ class GgufFacts:
 class TunedFacts:
     """The settings that a sweep chose for a model, and what of them is used."""
 
-    used: Mapping[TunedKey, Value]
+    used: Mapping[TunedKey, TunedValue]
     """Key of models.yaml -> the value that replaces that of the entry."""
     why_not: str  # Why none of the values is used; empty if they can be
-    edited: Mapping[TunedKey, Value]
+    edited: Mapping[TunedKey, TunedValue]
     """Key -> the later value of models.yaml or config.yaml, which is used instead."""
     settings: TunedSettings  # What the sweep chose
 

@@ -15,7 +15,7 @@ from etui.units import count_text, seconds_text
 
 if TYPE_CHECKING:
     from etui.config.config import Config
-    from etui.models.tuned import TunedSettings
+    from etui.models.spec import TunedSettings
     from etui.sweep.config import Goal, SweepConfig
     from etui.sweep.result import SweepResult
 

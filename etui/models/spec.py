@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from etui.arm import Speculate
 
@@ -90,6 +91,51 @@ class ModelSampling:
     repeat_last_n: int | None = None
     thinking: ModelSampling | None = None
     """What differs while the model thinks; None without a difference."""
+
+
+TunedValue = str | int
+
+TunedKey = Literal[
+    "threads",
+    "prefill_threads",
+    "batch_tokens",
+    "kv_type",
+    "flash_attention",
+    "gpu_layers",
+    "split",
+    "speculate",
+    "draft_tokens",
+]
+"""A key of models.yaml, and field of ModelSpec, that a sweep can choose."""
+
+TUNED_KEYS: tuple[TunedKey, ...] = get_args(TunedKey)
+
+
+@dataclass(frozen=True, slots=True)
+class PowerAdvice:
+    """A power limit that was part of the best setting; etui does not keep it between runs."""
+
+    watts: float
+    command: str  # How to set it, as a command or a sentence
+
+
+@dataclass(frozen=True, slots=True)
+class TunedSettings:
+    """The settings that a sweep chose for a model on one machine."""
+
+    model: str
+    sha256: str  # Hash of its file
+    machine: str  # Name of the machine, as in a turn's settings
+    values: Mapping[TunedKey, TunedValue]  # What differs from the entry
+    entry: Mapping[TunedKey, TunedValue]
+    """Values of the same keys in models.yaml and config.yaml when this was applied."""
+    sweep: str
+    created: str  # When it was applied, ISO 8601, UTC
+    goal: str  # What was minimized (`joules`, `joules within 5 % of the best time`)
+    verdict: str  # What the settings save, in one sentence
+    power_limit: PowerAdvice | None = None
+    """A power limit that belongs to the setting; None without one."""
+    notes: tuple[str, ...] = ()  # What the user should know about the choice, one line each
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,64 +9,20 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any
 
 from etui.atomic import write_text
 from etui.codec import to_document
 from etui.config.machine import machine_name
 from etui.errors import EtuiError, InvalidFile
 from etui.models.files import recorded_sha256
-from etui.models.spec import ModelSpec, TunedBy
+from etui.models.spec import TUNED_KEYS, ModelSpec, TunedBy, TunedKey, TunedSettings, TunedValue
 
 if TYPE_CHECKING:
     from etui.config.config import Config
 
-Value = str | int
-
-TunedKey = Literal[
-    "threads",
-    "prefill_threads",
-    "batch_tokens",
-    "kv_type",
-    "flash_attention",
-    "gpu_layers",
-    "split",
-    "speculate",
-    "draft_tokens",
-]
-"""A key of models.yaml, and field of ModelSpec, that a sweep can choose."""
-
-TUNED_KEYS: tuple[TunedKey, ...] = get_args(TunedKey)
-
 _WITHOUT_VALUE = "auto"
-"""Value of a key that neither the entry nor config.yaml sets."""
-
-
-@dataclass(frozen=True, slots=True)
-class PowerAdvice:
-    """A power limit that was part of the best setting; etui does not keep it between runs."""
-
-    watts: float
-    command: str  # How to set it, as a command or a sentence
-
-
-@dataclass(frozen=True, slots=True)
-class TunedSettings:
-    """The settings that a sweep chose for a model on one machine."""
-
-    model: str
-    sha256: str  # Hash of its file
-    machine: str  # Name of the machine, as in a turn's settings
-    values: Mapping[TunedKey, Value]  # What differs from the entry
-    entry: Mapping[TunedKey, Value]
-    """Values of the same keys in models.yaml and config.yaml when this was applied."""
-    sweep: str
-    created: str  # When it was applied, ISO 8601, UTC
-    goal: str  # What was minimized (`joules`, `joules within 5 % of the best time`)
-    verdict: str  # What the settings save, in one sentence
-    power_limit: PowerAdvice | None = None
-    """A power limit that belongs to the setting; None without one."""
-    notes: tuple[str, ...] = ()  # What the user should know about the choice, one line each
+"""TunedValue of a key that neither the entry nor config.yaml sets."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,9 +30,9 @@ class TunedUse:
     """What of a model's tuned settings is used."""
 
     settings: TunedSettings
-    values: Mapping[TunedKey, Value] = field(default_factory=dict)
+    values: Mapping[TunedKey, TunedValue] = field(default_factory=dict)
     """Those that replace the values of the entry now."""
-    edited: Mapping[TunedKey, Value] = field(default_factory=dict)
+    edited: Mapping[TunedKey, TunedValue] = field(default_factory=dict)
     """Key -> value of models.yaml or config.yaml, where it was changed after the sweep: the later
     decision of the user is followed."""
     why_not: str = ""  # Why none of the values is used; empty if they can be
@@ -131,9 +87,9 @@ def remove_tuned(config: Config, model: str) -> TunedSettings | None:
     return removed[-1]
 
 
-def read_entry_values(spec: ModelSpec, config: Config) -> dict[TunedKey, Value]:
+def read_entry_values(spec: ModelSpec, config: Config) -> dict[TunedKey, TunedValue]:
     """Return what an entry and config.yaml set for every key; ``auto`` where they leave it open."""
-    values: dict[TunedKey, Value] = {}
+    values: dict[TunedKey, TunedValue] = {}
     for key in TUNED_KEYS:
         value = getattr(spec, key)
         if value is None and key == "threads":
@@ -193,7 +149,7 @@ def apply_use(spec: ModelSpec, use: TunedUse) -> ModelSpec:
     return replace(spec, **_as_fields(use.values), tuned=by)
 
 
-def describe_values(values: Mapping[TunedKey, Value]) -> str:
+def describe_values(values: Mapping[TunedKey, TunedValue]) -> str:
     """Write settings in one line: ``threads=1 kv_type=q8_0``."""
     return " ".join(f"{key}={value}" for key, value in values.items())
 
@@ -232,7 +188,7 @@ def _concerns(one: TunedSettings, other: TunedSettings) -> bool:
     return (one.model, one.machine) == (other.model, other.machine)
 
 
-def _as_fields(values: Mapping[TunedKey, Value]) -> dict[str, Any]:
+def _as_fields(values: Mapping[TunedKey, TunedValue]) -> dict[str, Any]:
     """Convert values to fields of a ModelSpec."""
     fields: dict[str, Any] = {str(key): value for key, value in values.items()}
     if values.get("split") == "none":

@@ -14,11 +14,15 @@ from etui.models.spec import (
     LEAST_BATCH_TOKENS,
     MOST_BATCH_TOKENS,
     MOST_DRAFT_TOKENS,
+    TUNED_KEYS,
     FlashAttention,
     KvType,
+    PowerAdvice,
     SplitMode,
+    TunedKey,
+    TunedSettings,
+    TunedValue,
 )
-from etui.models.tuned import TUNED_KEYS, PowerAdvice, TunedKey, TunedSettings, Value
 from etui.yaml.load import Strict, load_yaml, refuse
 
 Line = Annotated[str, Field(max_length=4000)]
@@ -38,7 +42,7 @@ class TunedValues(Strict):
     speculate: Speculate | None = None
     draft_tokens: Annotated[int, Field(ge=1, le=MOST_DRAFT_TOKENS)] | None = None
 
-    def values(self) -> dict[TunedKey, Value]:
+    def values(self) -> dict[TunedKey, TunedValue]:
         """Return the values that are set, in the order of the keys."""
         return {key: value for key in TUNED_KEYS if (value := getattr(self, key)) is not None}
 
@@ -51,7 +55,7 @@ class PowerEntry(Strict):
 
 
 class TunedEntry(Strict):
-    """The tuned settings of one model on one machine."""
+    """An entry as it is in the file, where errors name the line; ``TunedSettings`` in memory."""
 
     model: Name
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -76,16 +80,11 @@ class TunedEntry(Strict):
     def settings(self) -> TunedSettings:
         """Convert the entry."""
         limit = self.power_limit
+        names = ("model", "sha256", "machine", "sweep", "created", "goal", "verdict")
         return TunedSettings(
-            model=self.model,
-            sha256=self.sha256,
-            machine=self.machine,
+            **{name: getattr(self, name) for name in names},
             values=self.values.values(),
             entry={key: self.entry[key] for key in TUNED_KEYS if key in self.entry},
-            sweep=self.sweep,
-            created=self.created,
-            goal=self.goal,
-            verdict=self.verdict,
             power_limit=None if limit is None else PowerAdvice(limit.watts, limit.command),
             notes=tuple(self.notes),
         )

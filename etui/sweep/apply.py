@@ -10,18 +10,8 @@ from etui.config.machine import machine_name
 from etui.engine.library import choose_threads
 from etui.errors import EtuiError, ExitCode
 from etui.models.files import read_entries, recorded_sha256
-from etui.models.tuned import (
-    TUNED_KEYS,
-    PowerAdvice,
-    TunedKey,
-    TunedSettings,
-    Value,
-    check_use,
-    load_tuned,
-    read_entry_values,
-    remove_tuned,
-    save_tuned,
-)
+from etui.models.spec import TUNED_KEYS, PowerAdvice, TunedKey, TunedSettings, TunedValue
+from etui.models.tuned import check_use, load_tuned, read_entry_values, remove_tuned, save_tuned
 from etui.sweep.result import (
     SettingResult,
     SweepResult,
@@ -36,8 +26,7 @@ if TYPE_CHECKING:
     from etui.config.config import Config
     from etui.energy.power_limits.limits import PowerLimits
     from etui.models.spec import ModelSpec
-    from etui.sweep.config import AxisName, Goal, SweepConfig
-    from etui.sweep.config import Value as AxisValue
+    from etui.sweep.config import AxisName, Goal, SweepConfig, Value
 
 
 _AXES: Mapping[AxisName, TunedKey] = {
@@ -63,12 +52,12 @@ _OPEN = "auto"
 
 
 def choose_values(
-    best: Mapping[AxisName, AxisValue],
-    base: Mapping[AxisName, AxisValue],
-    earlier: Mapping[TunedKey, Value],
+    best: Mapping[AxisName, Value],
+    base: Mapping[AxisName, Value],
+    earlier: Mapping[TunedKey, TunedValue],
     spec: ModelSpec,
     config: Config,
-) -> dict[TunedKey, Value]:
+) -> dict[TunedKey, TunedValue]:
     """Choose the values to keep: those that differ from what models.yaml and config.yaml give.
 
     With them the entry runs as the setting was measured (``etui.sweep._machine``).
@@ -89,11 +78,11 @@ def choose_values(
         wanted["prefill_threads"] = earlier.get("threads", threads) if own == _OPEN else own
     if wanted.get("kv_type", "f16") != "f16":
         wanted.setdefault("flash_attention", "on")  # a quantised cache needs it
-    defaults: dict[TunedKey, Value] = {
+    defaults: dict[TunedKey, TunedValue] = {
         "threads": threads,
         "prefill_threads": wanted.get("threads", earlier.get("threads", threads)),
     }
-    values: dict[TunedKey, Value] = {}
+    values: dict[TunedKey, TunedValue] = {}
     for key in TUNED_KEYS:
         if key not in wanted:
             if key in earlier:
@@ -111,7 +100,7 @@ def choose_values(
     return values
 
 
-def _name_keys(setting: Mapping[AxisName, AxisValue]) -> dict[TunedKey, Value]:
+def _name_keys(setting: Mapping[AxisName, Value]) -> dict[TunedKey, TunedValue]:
     """Name the values of a setting by the keys of models.yaml; numbers there are whole."""
     return {
         _AXES[axis]: int(value) if isinstance(value, float) else value
@@ -238,7 +227,7 @@ def _check_sweep(config: Config, sweep_config: SweepConfig, result: SweepResult)
     return spec
 
 
-def _read_earlier(config: Config, spec: ModelSpec) -> Mapping[TunedKey, Value]:
+def _read_earlier(config: Config, spec: ModelSpec) -> Mapping[TunedKey, TunedValue]:
     machine = machine_name()
     found = [one for one in load_tuned(config) if (one.model, one.machine) == (spec.name, machine)]
     return check_use(found[-1], spec, config, machine).values if found else {}
@@ -265,7 +254,7 @@ def _nothing(result: SweepResult, goal: Goal, best: Best) -> NothingToApply:
 def _list_notes(
     better_model: SettingResult | None,
     goal: Goal,
-    values: Mapping[TunedKey, Value],
+    values: Mapping[TunedKey, TunedValue],
     sweep_config: SweepConfig,
 ) -> Iterator[str]:
     if better_model is not None:

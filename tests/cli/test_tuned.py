@@ -14,7 +14,8 @@ from etui.config.machine import machine_name
 from etui.errors import ExitCode
 from etui.models.catalogue import load_catalogue
 from etui.models.files import require
-from etui.models.tuned import PowerAdvice, TunedSettings, save_tuned
+from etui.models.spec import PowerAdvice, TunedSettings
+from etui.models.tuned import save_tuned
 from tests.contract.tiny_model import write_tiny_model
 
 VERDICT = "threads=1 kv_type=q8_0 saves 18 % [16, 20] of the joules"

@@ -16,12 +16,8 @@ from etui.config.config import Config
 from etui.config.machine import machine_name
 from etui.errors import EtuiError, InvalidFile
 from etui.models.catalogue import load_catalogue
-from etui.models.spec import STARTER, TunedBy
+from etui.models.spec import STARTER, PowerAdvice, TunedBy, TunedKey, TunedSettings, TunedValue
 from etui.models.tuned import (
-    PowerAdvice,
-    TunedKey,
-    TunedSettings,
-    Value,
     describe_use,
     describe_values,
     load_tuned,
@@ -165,8 +161,8 @@ def test_threads_edited_in_config_yaml_later_win(config: Config) -> None:
 )
 def test_values_that_no_longer_fit_the_entry_are_not_used(
     config: Config,
-    values: dict[TunedKey, Value],
-    entry: dict[TunedKey, Value],
+    values: dict[TunedKey, TunedValue],
+    entry: dict[TunedKey, TunedValue],
     edit: dict[str, Any],
     says: str,
 ) -> None:
@@ -234,7 +230,7 @@ def test_a_home_that_cannot_be_written_is_an_error(config: Config, tmp_path: Pat
 TEXT = st.text(
     st.characters(codec="utf-8", exclude_categories=["C", "Zl", "Zp"]), min_size=1, max_size=40
 )
-VALUES: st.SearchStrategy[dict[TunedKey, Value]] = st.fixed_dictionaries(
+VALUES: st.SearchStrategy[dict[TunedKey, TunedValue]] = st.fixed_dictionaries(
     {},
     optional={
         "threads": st.integers(1, 64),
@@ -248,7 +244,10 @@ VALUES: st.SearchStrategy[dict[TunedKey, Value]] = st.fixed_dictionaries(
 
 @given(values=VALUES, texts=st.tuples(TEXT, TEXT, TEXT), watts=st.none() | st.floats(1, 999))
 def test_what_is_saved_is_read_back(
-    config: Config, values: dict[TunedKey, Value], texts: tuple[str, str, str], watts: float | None
+    config: Config,
+    values: dict[TunedKey, TunedValue],
+    texts: tuple[str, str, str],
+    watts: float | None,
 ) -> None:
     verdict, note, machine = texts
     limit = None if watts is None else PowerAdvice(watts, verdict)

@@ -24,8 +24,8 @@ from etui.log.writer import TurnWriter
 from etui.models import files
 from etui.models.catalogue import load_catalogue
 from etui.models.files import model_path, recorded_sha256, require
-from etui.models.spec import ModelSpec
-from etui.models.tuned import TunedSettings, remove_tuned, save_tuned
+from etui.models.spec import ModelSpec, TunedSettings
+from etui.models.tuned import remove_tuned, save_tuned
 from etui.runtime.caches import FileCache
 from etui.runtime.provenance import conditions, model_settings, provenance
 from etui.runtime.runtime import Runtime, open_runtime

@@ -19,7 +19,8 @@ from etui.config.config import Config
 from etui.config.machine import machine_name
 from etui.errors import EtuiError
 from etui.models.catalogue import load_catalogue
-from etui.models.tuned import TunedSettings, load_tuned, save_tuned
+from etui.models.spec import TunedSettings
+from etui.models.tuned import load_tuned, save_tuned
 from etui.tui import jobs
 from etui.tui.modals import ConfirmModal
 from etui.tui.models._cards import SweepResults

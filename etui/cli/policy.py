@@ -18,7 +18,7 @@ from etui.cli.param_types import TEXT, WholeNumber
 from etui.cli.policy_edit import diff, edit, new
 from etui.cli.policy_fit import fit
 from etui.cli.policy_replay import replay
-from etui.cli.policy_test import test
+from etui.cli.policy_test import build_problem, test
 from etui.cli.progress import count_progress
 from etui.cli.streams import data_stream
 from etui.errors import EtuiError, ExitCode, Problem, UsageError
@@ -398,31 +398,15 @@ def _build_check(result: CheckedPolicy, health: FitTrace | None) -> dict[str, An
         "name": result.place.name,
         "path": str(result.place.path),
         "valid": not result.errors,
-        "errors": [_build_problem(problem) for problem in result.errors],
-        "warnings": [_build_problem(problem) for problem in result.warnings],
+        "errors": list(map(build_problem, result.errors)),
+        "warnings": list(map(build_problem, result.warnings)),
         "fit": health,
     }
 
 
-def _build_problem(problem: Problem) -> dict[str, Any]:
-    return {
-        "file": problem.file,
-        "line": problem.line or None,
-        "column": problem.column or None,
-        "message": problem.message,
-    }
-
-
 def _format_size(loaded: Policy) -> str:
-    return (
-        f"{_format_count(len(loaded.rules), 'rule')}, {_format_count(len(loaded.arms), 'arm')}, "
-        f"{_format_count(len(loaded.signals), 'signal')}, "
-        f"{_format_count(len(loaded.probes), 'probe')}"
-    )
-
-
-def _format_count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
+    sizes = {name: len(getattr(loaded, f"{name}s")) for name in ("rule", "arm", "signal", "probe")}
+    return ", ".join(f"{size} {name}{'' if size == 1 else 's'}" for name, size in sizes.items())
 
 
 for _command in (test, cases, explain, new, edit, diff, fit, replay):

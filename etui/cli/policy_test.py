@@ -204,15 +204,17 @@ def _build_document(tested: Sequence[_Tested], problems: Sequence[Problem]) -> d
         "passed": len(rows) - failed,
         "failed": failed,
         "policies": [_build_summary(each) for each in tested],
-        "errors": [
-            {
-                "file": problem.file,
-                "line": problem.line or None,
-                "column": problem.column or None,
-                "message": problem.message,
-            }
-            for problem in problems
-        ],
+        "errors": list(map(build_problem, problems)),
+    }
+
+
+def build_problem(problem: Problem) -> dict[str, Any]:
+    """Return a problem of a file as plain JSON values; an unknown place is None."""
+    return {
+        "file": problem.file,
+        "line": problem.line or None,
+        "column": problem.column or None,
+        "message": problem.message,
     }
 
 

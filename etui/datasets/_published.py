@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Literal
 
 from etui.config.config import make_home
 from etui.datasets._records import read_content
-from etui.datasets.mmlu import suite_dir
+from etui.datasets.mmlu import report_tenths, suite_dir
 from etui.datasets.question_files import SUFFIXES
 from etui.datasets.questions import Grading, Split
 from etui.errors import DownloadFailed, InvalidFile, UsageError
@@ -204,18 +204,9 @@ def _download(
     say: Callable[[str], None],
     fetch: Fetch,
 ) -> None:
-    shown = -1
-
-    def report(done_bytes: int) -> None:
-        nonlocal shown
-        tenth = 10 * done_bytes // file.size_bytes
-        if tenth != shown:
-            shown = tenth
-            say(f"{suite.title}: {bytes_text(done_bytes)} of {bytes_text(file.size_bytes)}")
-
     say(f"downloading {suite.title} ({file}, {bytes_text(file.size_bytes)}) to {path}, once")
     try:
-        partial = fetch(file, path.parent, report)
+        partial = fetch(file, path.parent, report_tenths(suite.title, file.size_bytes, say))
     except DownloadFailed as error:
         raise DownloadFailed(
             f"{suite.title} is not on this machine, and {error.what}",

@@ -72,19 +72,24 @@ def load_mmlu_files(
     return files
 
 
-def _download(place: Path, say: Callable[[str], None], download: Download) -> None:
-    store = place.parent / ".mmlu"
+def report_tenths(name: str, size_bytes: int, say: Callable[[str], None]) -> Callable[[int], None]:
+    """Return a callback for the bytes received, which says each tenth of a download once."""
     shown = -1
 
     def report(done_bytes: int) -> None:
         nonlocal shown
-        tenth = 10 * done_bytes // HUB_BYTES
+        tenth = 10 * done_bytes // size_bytes
         if tenth != shown:
             shown = tenth
-            say(f"MMLU: {bytes_text(done_bytes)} of {bytes_text(HUB_BYTES)}")
+            say(f"{name}: {bytes_text(done_bytes)} of {bytes_text(size_bytes)}")
 
+    return report
+
+
+def _download(place: Path, say: Callable[[str], None], download: Download) -> None:
+    store = place.parent / ".mmlu"
     say(f"downloading MMLU (hf {HUB_REPO}, {bytes_text(HUB_BYTES)}) to {place}, once")
-    archive = download(store, report)
+    archive = download(store, report_tenths("MMLU", HUB_BYTES, say))
     files = read_files(archive, tuple(KNOWN))
     wrong = [split for split in KNOWN if not _is_original(files, split)]
     if wrong:

@@ -51,6 +51,7 @@ from etui.learning.regressions import (
     build_sparse,
     choose_strength,
     compute_smoothed_rate,
+    cross_predict,
     export_logistic,
     fit_linear,
 )
@@ -58,7 +59,7 @@ from etui.units import count_text
 
 if TYPE_CHECKING:
     from etui.learning.graded import Graded
-    from etui.stats.arrays import Flags, Floats, Whole
+    from etui.stats.arrays import Floats, Whole
 
 
 LEAST_QUESTIONS = 20
@@ -335,7 +336,8 @@ def _fit_needs(
         gained, strength, head = parts[0]
         auc = None
         if folds is not None and strength is not None:
-            p = _cross_predict_need(design.columns, gained, strength, folds, heavy)
+            # The idf of the words is that of all questions, which leaks no answers.
+            p = cross_predict(design.columns, gained, strength, folds, heavy)
             auc = compute_auc(p, gained, heavy)
         heads.append(
             NeedHead(
@@ -358,24 +360,6 @@ def _weigh_pair(graded: Graded, base: int, other: int) -> Floats | None:
     if graded.weights is None:
         return None
     return np.minimum(graded.weights[:, base], graded.weights[:, other])
-
-
-def _cross_predict_need(
-    columns: Any, target: Flags, strength: float, folds: Whole, weights: Floats | None
-) -> Floats:
-    """Predict held-out questions.
-
-    The idf of the words is that of all questions, which leaks no answers.
-    """
-    import numpy as np
-
-    p = np.empty(len(target))
-    for fold in range(int(folds.max()) + 1):
-        held = folds == fold
-        inside = None if weights is None else weights[~held]
-        linear = fit_linear(columns[~held], target[~held], strength, inside)
-        p[held] = linear.probability(columns[held])
-    return p
 
 
 @contextmanager

@@ -229,6 +229,21 @@ def has_enough(right: Flags | Floats, weights: Floats | None = None) -> bool:
     return len(right) >= LEAST and min(share, 1 - share) * len(right) >= LEAST / 10
 
 
+def cross_predict(
+    columns: Any, right: Flags, strength: float | None, folds: Whole, weights: Floats | None
+) -> Floats:
+    """Predict each answer by a regression that was fitted on the other folds."""
+    import numpy as np
+
+    p = np.empty(len(right))
+    for fold in range(int(folds.max()) + 1):
+        held = folds == fold
+        inside = None if weights is None else weights[~held]
+        linear = fit_linear(columns[~held], right[~held], strength, inside)
+        p[held] = linear.probability(columns[held])
+    return p
+
+
 def choose_strength(
     columns: Any, right: Flags, groups: Any, seed: int = 0, weights: Floats | None = None
 ) -> float | None:
@@ -250,12 +265,7 @@ def choose_strength(
     fold = (np.random.default_rng(seed).permutation(different) % 3)[groups]
     losses = []
     for strength in STRENGTHS:
-        p = np.empty(len(right))
-        for at in range(3):
-            held = fold == at
-            inside = None if weights is None else weights[~held]
-            linear = fit_linear(columns[~held], right[~held], strength, inside)
-            p[held] = linear.probability(columns[held])
+        p = cross_predict(columns, right, strength, fold, weights)
         losses.append(log_loss(right, p, labels=[False, True], sample_weight=weights))
     return STRENGTHS[int(np.argmin(losses))]
 

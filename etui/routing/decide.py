@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from etui.arm import Arm
 from etui.chat import Query
@@ -11,7 +12,6 @@ from etui.errors import EtuiError, UsageError
 from etui.routing.decision import (
     NO_RULE_MATCHED,
     Agreement,
-    Candidate,
     Cascade,
     Decision,
     Deferred,
@@ -131,7 +131,7 @@ def decide_arm(
     if arm is None:
         raise build_unavailable_error(policy.name, [plan])
     joules = predictor.joules(arm, query) if predictor is not None and query is not None else None
-    end = Resolved(arm, joules=None if joules is None else joules.total)
+    end = _resolve(arm, joules=None if joules is None else joules.total)
     why = f"arm {name} was requested{format_substitute(plan, arm)}"
     return _build_decision(policy, None, end, why, None, is_available)
 
@@ -167,25 +167,20 @@ class _Trace:
 def _build_decision(
     policy: Policy,
     rule: Rule | None,
-    end: Resolved,
+    end: Decision,
     why: str,
     trace: _Trace | None,
     is_available: Callable[[str], bool],
 ) -> Decision:
     planned = policy.fallbacks
     load_failed = policy.arms[planned.load_failed] if planned.load_failed is not None else None
-    return Decision(
-        arm=end.arm,
+    return replace(
+        end,
         policy=policy.name,
         rule=rule.name if rule is not None else None,
         why=why,
         signals=() if trace is None else Deferred(trace.signals),
         rules=() if trace is None else Deferred(trace.rules),
-        predicted_joules=end.joules,
-        predicted_accuracy=end.accuracy,
-        cascade=end.cascade,
-        candidates=end.candidates,
-        margin_joules=end.margin_joules,
         budget=policy.budget,
         fallbacks=Fallbacks(
             choose_served_arm(load_failed, is_available) if load_failed is not None else None,
@@ -197,7 +192,7 @@ def _build_decision(
 
 
 def _list_other_places(
-    policy: Policy, end: Resolved, is_available: Callable[[str], bool]
+    policy: Policy, end: Decision, is_available: Callable[[str], bool]
 ) -> dict[str, tuple[str, ...]]:
     """List the other places of the arms of a decision, of those arms that have any."""
     arms = end.cascade.arms if end.cascade is not None else (end.arm,)
@@ -213,7 +208,7 @@ def _list_other_places(
     return {name: models for name, models in others.items() if models}
 
 
-def _format_why(rule: Rule, end: Resolved, situation: Situation, unserved: list[ArmPlan]) -> str:
+def _format_why(rule: Rule, end: Decision, situation: Situation, unserved: list[ArmPlan]) -> str:
     if rule.when is not None:
         reason = ", ".join(reasons_for(rule.when, situation) or ())
     elif unserved:
@@ -354,24 +349,6 @@ def add_shadow(
 
 
 @dataclass(frozen=True, slots=True)
-class Resolved:
-    """A rule that can be carried out.
-
-    Attributes:
-        candidates, margin_joules: As in ``Decision``.
-    """
-
-    arm: Arm  # The arm that answers, or answers first
-    why: str = ""  # The reason in addition to the rule's condition; may be empty
-    joules: float | None = None  # Predicted joules of the arm; None if unknown, or for a cascade
-    accuracy: float | None = None
-    """Predicted probability of a right answer; None without an objective."""
-    cascade: Cascade | None = None  # The available arms, at least two; None for a single arm
-    candidates: tuple[Candidate, ...] = ()
-    margin_joules: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class FallsThrough:
     """A rule that cannot be carried out on this machine, so the next rule is tried."""
 
@@ -387,7 +364,7 @@ def _resolve_rule(
     *,
     predictor: Predictor | None,
     resident: str | None,
-) -> Resolved | FallsThrough:
+) -> Decision | FallsThrough:
     """Resolve what a matching rule leads to."""
     if isinstance(rule.then, str):
         return _resolve_arm(policy.arms[rule.then], query, is_available, predictor)
@@ -399,14 +376,19 @@ def _resolve_rule(
     return _resolve_objective(rule, rule.then, weighed, policy, query, is_available, predictor)
 
 
+def _resolve(arm: Arm, why: str = "", joules: float | None = None, **known: Any) -> Decision:
+    """Return a decision without its policy and trace; ``why`` adds to the rule's condition."""
+    return Decision(arm, None, None, why, predicted_joules=joules, **known)
+
+
 def _resolve_arm(
     plan: ArmPlan, query: Query, is_available: Callable[[str], bool], predictor: Predictor | None
-) -> Resolved | FallsThrough:
+) -> Decision | FallsThrough:
     arm = choose_served_arm(plan, is_available)
     if arm is None:
         return FallsThrough(format_absent(plan), (plan,))
     why = format_substitute(plan, arm).removeprefix(SEPARATOR)
-    return Resolved(arm, why, _predict_joules(predictor, arm, query))
+    return _resolve(arm, why, _predict_joules(predictor, arm, query))
 
 
 def _predict_joules(predictor: Predictor | None, arm: Arm, query: Query) -> float | None:
@@ -420,7 +402,7 @@ def _resolve_cascade(
     query: Query,
     is_available: Callable[[str], bool],
     predictor: Predictor | None,
-) -> Resolved | FallsThrough:
+) -> Decision | FallsThrough:
     ready: list[Arm] = []
     skipped: list[str] = []
     absent: list[ArmPlan] = []
@@ -452,15 +434,15 @@ def _resolve_cascade(
     hops = min(plan.max_hops, len(ready))
     cascade = Cascade(tuple(ready), plan.accept_at, hops, plan.max_joules, agreements)
     why = _describe_cascade(cascade)
-    return Resolved(ready[0], "; ".join([why, *skipped, *dissolved]), cascade=cascade)
+    return _resolve(ready[0], "; ".join([why, *skipped, *dissolved]), cascade=cascade)
 
 
 def _resolve_alone(
     arm: Arm, notes: Sequence[str], query: Query, predictor: Predictor | None
-) -> Resolved:
+) -> Decision:
     """Return the only arm that is left of a cascade."""
     why = "; ".join([f"only {arm.name}", *notes])
-    return Resolved(arm, why, _predict_joules(predictor, arm, query))
+    return _resolve(arm, why, _predict_joules(predictor, arm, query))
 
 
 def _find_in_vain(
@@ -549,14 +531,14 @@ def _resolve_objective(
     query: Query,
     is_available: Callable[[str], bool],
     predictor: Predictor | None,
-) -> Resolved | FallsThrough:
+) -> Decision | FallsThrough:
     winner = weighed.winner
     if winner is not None:
-        return Resolved(
+        return _resolve(
             winner.arm,
             weighed.why,
             winner.joules.total if winner.joules is not None else None,
-            winner.accuracy.p if winner.accuracy is not None else None,
+            predicted_accuracy=winner.accuracy.p if winner.accuracy is not None else None,
             candidates=weighed.candidates,
             margin_joules=weighed.margin_joules,
         )
@@ -570,7 +552,7 @@ def _resolve_objective(
         short = weighed.why if unfitted is None else unfitted.short
         why = f"default arm ({short}){format_substitute(plan, arm)}"
         joules = _predict_joules(predictor, arm, query)
-        return Resolved(arm, why, joules, candidates=weighed.candidates)
+        return _resolve(arm, why, joules, candidates=weighed.candidates)
     if unfitted is not None:
         fix = unfitted.fix.format(policy=policy.name, arm=objective.arms[0])
         raise EtuiError(f"rule {rule.name!r} of policy {policy.name!r} cannot choose: {why}", fix)

@@ -422,7 +422,7 @@ def build_unavailable_error(policy: str, unserved: Sequence[ArmPlan]) -> ModelUn
     )
 
 
-def add_stand_in(policy: Policy, model: str, is_available: Callable[[str], bool]) -> Policy:
+def add_fallback_model(policy: Policy, model: str, is_available: Callable[[str], bool]) -> Policy:
     """Return the policy with a model as the last one of every direct arm that has no model.
 
     Arms that think are left alone: their rules fall through to the next one where no model trained

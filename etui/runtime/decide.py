@@ -285,7 +285,7 @@ def load_policy_here(overrides: Overrides, runtime: Runtime[Any]) -> Policy:
         ModelUnavailable: There is no model on this machine.
     """
     from etui.models.spec import STARTER
-    from etui.routing.policy import add_stand_in
+    from etui.routing.policy import add_fallback_model
 
     config, catalogue = runtime.config, runtime.catalogue
     policy = runtime.load_policy(overrides.policy or config.policy)
@@ -296,7 +296,7 @@ def load_policy_here(overrides: Overrides, runtime: Runtime[Any]) -> Policy:
             f"run: etui models pull {STARTER}",
         )
     chosen = load_fallback_model(config)
-    return policy if chosen is None else add_stand_in(policy, chosen, is_available)
+    return policy if chosen is None else add_fallback_model(policy, chosen, is_available)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ import pytest
 from etui.config.config import Config
 from etui.models.catalogue import load_catalogue
 from etui.routing.library import load_policy
-from etui.routing.policy import Policy, add_stand_in
+from etui.routing.policy import Policy, add_fallback_model
 from etui.runtime.decide import fallback_model_file, load_fallback_model, save_fallback_model
 
 
@@ -24,7 +24,7 @@ def models_of(policy: Policy) -> Mapping[str, tuple[str, ...]]:
 
 def test_it_is_the_last_model_of_every_direct_arm_without_one(balanced: Policy) -> None:
     here = {"gemma-3-270m"}.__contains__
-    extended = add_stand_in(balanced, "gemma-3-270m", here)
+    extended = add_fallback_model(balanced, "gemma-3-270m", here)
     for name, plan in extended.arms.items():
         before = balanced.arms[name]
         if plan.arm.reasoning == "direct":
@@ -37,11 +37,11 @@ def test_it_is_the_last_model_of_every_direct_arm_without_one(balanced: Policy) 
 
 def test_an_arm_with_a_model_keeps_its_own(balanced: Policy) -> None:
     here = {"gemma-3-270m", "smollm2-135m"}.__contains__
-    assert add_stand_in(balanced, "gemma-3-270m", here) is balanced
+    assert add_fallback_model(balanced, "gemma-3-270m", here) is balanced
 
 
 def test_a_model_that_is_missing_itself_does_not_stand_in(balanced: Policy) -> None:
-    assert add_stand_in(balanced, "gemma-3-270m", lambda _name: False) is balanced
+    assert add_fallback_model(balanced, "gemma-3-270m", lambda _name: False) is balanced
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"model": 3}'])

@@ -4,19 +4,187 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
 
 import pytest
 
 from etui.arm import OPEN_SAMPLING, Arm, Sampling
 from etui.chat import Message, Query
+from etui.config.config import Config
 from etui.errors import ModelUnavailable, UsageError
-from etui.routing.decide import decide, decide_arm
-from etui.routing.decision import Decision
-from etui.routing.policy import Policy
+from etui.models.catalogue import load_catalogue
+from etui.routing.decide import add_shadow, decide, decide_arm
+from etui.routing.decision import Decision, PredictedAccuracy, Predictor
+from etui.routing.library import load_policy
+from etui.routing.policy import Policy, add_fallback_model
 from etui.routing.signals import HostState
+from etui.runtime.decide import (
+    choose,
+    fallback_model_file,
+    load_fallback_model,
+    save_fallback_model,
+)
+from etui.runtime.overrides import Overrides
+from etui.runtime.runtime import open_runtime
 from tests.routing.seen import see_signals
+
+QUERY = Query("add")
+
+
+FORCE = """
+version: 1
+arms: {quick: {model: smollm2-135m}}
+rules: [{name: rest, use: quick}]
+shadow: {policy: trial}
+"""
+
+TRIAL = """
+version: 1
+arms: {slow: {model: smollm2-135m, reasoning: cot}}
+signals: {sums: {keywords: [add]}}
+rules: [{name: sums, when: sums, use: slow}, {name: rest, use: slow}]
+shadow: {policy: force}
+"""
+
+
+def decided(config: Config, trial: str) -> Decision:
+    config.policies_dir.mkdir()
+    config.models_dir.mkdir()
+    (config.models_dir / "smollm2-135m.gguf").write_bytes(b"GGUF")
+    (config.policies_dir / "force.yaml").write_text(FORCE)
+    (config.policies_dir / "trial.yaml").write_text(trial)
+    return choose(Query("add"), Overrides(policy="force"), open_runtime(config)).decision
+
+
+def test_what_the_shadow_would_have_done_is_in_the_trace(config: Config) -> None:
+    decision = decided(config, TRIAL)
+    assert (decision.policy, decision.rule, decision.arm.reasoning) == ("force", "rest", "direct")
+    assert decision.trace()["shadow"] == {
+        "policy": "trial",
+        "rule": "sums",
+        "arm": "slow",
+        "model": "smollm2-135m",
+        "reasoning": "cot",
+        "why": "sums: sums (add)",
+        "predicted_joules": None,
+    }
+
+
+def test_a_broken_shadow_stops_nothing(config: Config) -> None:
+    decision = decided(config, "version: 1\n")
+    assert decision.arm.name == "quick"
+    assert decision.shadow is not None
+    assert decision.shadow.arm is None
+    place = Path(config.policies_dir / "trial.yaml")
+    assert decision.shadow.why == f"{place}:1:1: missing key 'arms'; missing key 'rules'"
+
+
+def test_without_a_shadow_the_trace_says_none(config: Config) -> None:
+    decision = decided(config, TRIAL)
+    alone = choose(Query("add"), Overrides(policy="frugal"), open_runtime(config)).decision
+    assert decision.shadow is not None
+    assert alone.trace()["shadow"] is None
+
+
+AHEAD = """
+version: 1
+arms: {slow: {model: smollm2-135m, reasoning: cot}}
+rules:
+  - name: near
+    objective: {maximize: accuracy}
+    arms: [slow]
+"""
+
+
+def test_a_shadow_knows_what_was_fitted_for_it(config: Config) -> None:
+    config.policies_dir.mkdir()
+    (config.policies_dir / "force.yaml").write_text(FORCE)
+    (config.policies_dir / "trial.yaml").write_text(AHEAD)
+    models = load_catalogue(config).models
+    policy = load_policy("force", config, models)
+    asked: list[str] = []
+
+    def look_ahead(other: Policy) -> tuple[Predictor | None, None]:
+        asked.append(other.name)
+        return Sure(), None
+
+    decision = decide(QUERY, policy, available=models)
+    add = partial(
+        add_shadow,
+        decision,
+        policy,
+        QUERY,
+        available=models,
+        host=None,
+        load=lambda name: load_policy(name, config, models),
+    )
+    unknown = add()
+    assert unknown.shadow is not None
+    assert unknown.shadow.why.startswith("rule 'near' of policy 'trial' cannot choose")
+    known = add(look_ahead=look_ahead)
+    assert asked == ["trial"]
+    assert known.shadow is not None
+    assert (known.shadow.rule, known.shadow.why) == (
+        "near",
+        "near: slow has the highest accuracy: 0.90",
+    )
+
+
+class Sure:
+    """A predictor that is sure of everything and knows no joules."""
+
+    def joules(self, arm: Arm, query: Query) -> None:
+        return None
+
+    def accuracy(self, arm: Arm, query: Query, confidence: float) -> PredictedAccuracy:
+        return PredictedAccuracy(0.9, 0.8, confidence, 30, "fitted")
+
+    def calibrated(self, arm: Arm, confidence: float | None, margin: float | None) -> float:
+        return 0.9
+
+
+@pytest.fixture
+def balanced(config: Config) -> Policy:
+    return load_policy("balanced", config, load_catalogue(config).models)
+
+
+def models_of(policy: Policy) -> Mapping[str, tuple[str, ...]]:
+    return {name: plan.models for name, plan in policy.arms.items()}
+
+
+def test_it_is_the_last_model_of_every_direct_arm_without_one(balanced: Policy) -> None:
+    here = {"gemma-3-270m"}.__contains__
+    extended = add_fallback_model(balanced, "gemma-3-270m", here)
+    for name, plan in extended.arms.items():
+        before = balanced.arms[name]
+        if plan.arm.reasoning == "direct":
+            assert plan.models == (*before.models, "gemma-3-270m")
+            assert plan.arms[-1].model == "gemma-3-270m"
+            assert len(plan.arms) == len(plan.models)
+        else:
+            assert plan == before, "an arm that thinks falls through"
+
+
+def test_an_arm_with_a_model_keeps_its_own(balanced: Policy) -> None:
+    here = {"gemma-3-270m", "smollm2-135m"}.__contains__
+    assert add_fallback_model(balanced, "gemma-3-270m", here) is balanced
+
+
+def test_a_model_that_is_missing_itself_does_not_stand_in(balanced: Policy) -> None:
+    assert add_fallback_model(balanced, "gemma-3-270m", lambda _name: False) is balanced
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"model": 3}'])
+def test_a_damaged_choice_is_none(config: Config, text: str) -> None:
+    assert load_fallback_model(config) is None
+    fallback_model_file(config).write_text(text)
+    assert load_fallback_model(config) is None
+    save_fallback_model(config, "m")
+    assert load_fallback_model(config) == "m"
+
 
 Make = Callable[[str], Policy]
 EVERY = frozenset({"tiny", "small-1b", "large-8b"})

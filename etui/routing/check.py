@@ -6,7 +6,6 @@ A policy with errors cannot be used; warnings point out probable mistakes.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from etui.errors import Problem
@@ -32,14 +31,6 @@ if TYPE_CHECKING:
     from etui.routing.library import FitFacts
 
 
-@dataclass(frozen=True, slots=True)
-class Findings:
-    """Errors and warnings, in the order of the file."""
-
-    errors: tuple[Problem, ...]
-    warnings: tuple[Problem, ...]
-
-
 def check_policy(
     located: Located[PolicyFile],
     models: Collection[str],
@@ -48,8 +39,8 @@ def check_policy(
     policies: Collection[str] | None = None,
     fit: FitFacts | None = None,
     thorough: bool = False,
-) -> Findings:
-    """Check the content of a policy file.
+) -> tuple[tuple[Problem, ...], tuple[Problem, ...]]:
+    """Check the content of a policy file; return errors and warnings in the order of the file.
 
     Args:
         is_available: Whether a model is on this machine; None skips this check.
@@ -75,7 +66,7 @@ def check_policy(
         warnings += _find_unlike_votes(located)
         warnings += _find_idle_audit(located)
         warnings += _find_slow_patterns(located) if thorough else ()
-    return Findings(_sorted(errors), _sorted(warnings))
+    return _sorted(errors), _sorted(warnings)
 
 
 def _sorted(problems: Iterable[Problem]) -> tuple[Problem, ...]:

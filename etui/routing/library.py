@@ -18,9 +18,7 @@ from etui.routing.policy import Policy
 from etui.yaml.named_files import NamedFile, find_named_file, list_named_files
 
 if TYPE_CHECKING:
-    from etui.routing.check import Findings
     from etui.routing.schema.policy_file import PolicyFile
-    from etui.yaml.load import Located
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,26 +93,38 @@ def check_place(
     models: Collection[str],
     is_available: Callable[[str], bool] | None = None,
     *,
+    text: str | None = None,
     policies: Collection[str] | None = None,
     fit: FitFacts | None = None,
     thorough: bool = False,
 ) -> CheckedPolicy:
-    """Check one policy file, and compile it if it has no errors.
+    """Check a policy, and compile it if it has no errors.
 
     Args:
         is_available: Whether a model is on this machine; None skips this check.
+        text: The text of the policy if it is not saved; None reads its file.
         policies: Valid names of a shadow policy; None skips this check.
         fit: What was fitted for the policy; None skips this check.
         thorough: Also try every pattern on texts made to slow it down.
     """
+    from etui.routing._compile import compile_policy
+    from etui.routing.check import check_policy
     from etui.routing.schema.policy_file import PolicyFile
-    from etui.yaml.load import load_yaml
+    from etui.yaml.load import load_yaml, parse_yaml
 
     try:
-        located = load_yaml(place.path, PolicyFile)
+        located = (
+            load_yaml(place.path, PolicyFile)
+            if text is None
+            else parse_yaml(text, PolicyFile, file=str(place.path))
+        )
     except InvalidFile as error:
         return CheckedPolicy(place, error.problems, (), None)
-    return _check_located(place, located, models, is_available, policies, fit, thorough)
+    errors, warnings = check_policy(
+        located, models, is_available, policies=policies, fit=fit, thorough=thorough
+    )
+    policy = None if errors else compile_policy(located, place.name, models)
+    return CheckedPolicy(place, errors, warnings, policy, located.model)
 
 
 def check_text(
@@ -124,20 +134,8 @@ def check_text(
     policies: Collection[str] | None = None,
     fit: FitFacts | None = None,
 ) -> CheckedPolicy:
-    """Check the text of a policy that is not saved yet, and compile it if it has no errors.
-
-    Args:
-        policies: Valid names of a shadow policy; None skips this check.
-        fit: What was fitted for the policy; None skips this check.
-    """
-    from etui.routing.schema.policy_file import PolicyFile
-    from etui.yaml.load import parse_yaml
-
-    try:
-        located = parse_yaml(text, PolicyFile, file=str(place.path))
-    except InvalidFile as error:
-        return CheckedPolicy(place, error.problems, (), None)
-    return _check_located(place, located, models, None, policies, fit)
+    """Check the text of a policy that is not saved yet, as :func:`check_place` does."""
+    return check_place(place, models, text=text, policies=policies, fit=fit)
 
 
 def compile_text(text: str, name: str, models: Collection[str]) -> Policy:
@@ -150,25 +148,6 @@ def compile_text(text: str, name: str, models: Collection[str]) -> Policy:
     if checked.policy is None:
         raise InvalidFile.of(checked.errors, f"fix the policy {name} and check it again")
     return checked.policy
-
-
-def _check_located(
-    place: NamedFile,
-    located: Located[PolicyFile],
-    models: Collection[str],
-    is_available: Callable[[str], bool] | None,
-    policies: Collection[str] | None,
-    fit: FitFacts | None = None,
-    thorough: bool = False,
-) -> CheckedPolicy:
-    from etui.routing._compile import compile_policy
-    from etui.routing.check import check_policy
-
-    findings: Findings = check_policy(
-        located, models, is_available, policies=policies, fit=fit, thorough=thorough
-    )
-    policy = None if findings.errors else compile_policy(located, place.name, models)
-    return CheckedPolicy(place, findings.errors, findings.warnings, policy, located.model)
 
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}\Z")

@@ -8,13 +8,12 @@ from pathlib import Path
 import pytest
 
 from etui.chat import Query
-from etui.routing.check import check_policy
-from etui.routing.library import CheckedPolicy, FitFacts
+from etui.routing.library import CheckedPolicy, FitFacts, check_text
 from etui.routing.policy import Policy
-from etui.routing.schema.policy_file import PolicyFile
-from etui.yaml.load import parse_yaml
+from etui.yaml.named_files import NamedFile
 from tests.routing.seen import see_signals
 
+PLACE = NamedFile("p", Path("p.yaml"), "file")
 Check = Callable[[str], CheckedPolicy]
 
 HEAD = (
@@ -331,8 +330,7 @@ def test_objectives_without_fit_or_prior_are_worth_a_look() -> None:
     )
 
     def warned(text: str, *fitted: str) -> list[str]:
-        located = parse_yaml(text, PolicyFile, file=str(Path("p.yaml")))
-        found = check_policy(located, {"tiny", "large-8b"}, fit=FitFacts(dict.fromkeys(fitted)))
+        found = check_text(text, PLACE, {"tiny", "large-8b"}, fit=FitFacts(dict.fromkeys(fitted)))
         assert found.errors == ()
         return [str(problem) for problem in found.warnings]
 
@@ -359,9 +357,8 @@ def test_steps_that_are_never_accepted_and_arms_of_other_models_are_worth_a_look
     text = text.replace("arms:\n", "arms:\n  poll: {model: tiny, reasoning: cot}\n", 1)
 
     def warn(at_most: float, known: bool = True, **arms: str | None) -> list[str]:
-        located = parse_yaml(text, PolicyFile, file="p.yaml")
         fit = FitFacts(arms, {("quick", "poll"): (at_most, known)})
-        found = check_policy(located, {"tiny", "large-8b"}, fit=fit)
+        found = check_text(text, PLACE, {"tiny", "large-8b"}, fit=fit)
         assert found.errors == ()
         return [problem.message for problem in found.warnings]
 

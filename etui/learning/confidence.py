@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from etui.learning.fitted_file import AgreementHead, ConfidenceCurve, Quality, Share
 from etui.learning.graded import ArmFacts, Graded
-from etui.learning.predictor import wilson_low
+from etui.stats.tests import wilson_low
 
 if TYPE_CHECKING:
     from etui.stats.arrays import Flags, Floats, Whole
@@ -129,13 +129,7 @@ def _fit_curve(
     if len(arms) == 1:
         return None  # votes that all agree have one margin
     columns = [graded.arms.index(arm) for arm in arms]
-    sources: tuple[tuple[Literal["margin", "confidence"], Floats | None], ...] = (
-        ("margin", graded.margin),
-        ("confidence", graded.confidence),
-    )
-    for of, values in sources:
-        if values is None:
-            continue
+    for of, values in graded.list_certainties():
         raw: Any = values[:, columns].mean(axis=1)[agree]
         curve = fit_curve(of, raw, graded.correct[agree][:, columns[0]], folds[agree])
         if curve is not None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import math
 import re
-import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -35,10 +34,8 @@ LEAST_SHARE = 0.005
 
 _PREFIX = 5
 
-_LANE_BYTES = 4
-
 _ONE = 4095
-"""Integer for a tf-idf of 1; a lane holds the sum over thousands of words."""
+"""Integer for a tf-idf of 1."""
 
 _ZERO = 128
 """Byte in the file for a weight of 0."""
@@ -60,9 +57,7 @@ class FieldClassifier:
     """Tells the field of a question: linear over hashed words and their first letters.
 
     Trained on the dev and val questions of MMLU by ``docs/generate.py``; ``mmlu_fields.md`` has its
-    licence and how good it is. A prediction touches only the words of the question: the weights of
-    a bucket are one integer with a lane of 32 bits for each field, so one multiplication weighs all
-    fields at once.
+    licence and how good it is.
     """
 
     names: tuple[str, ...]
@@ -75,32 +70,23 @@ class FieldClassifier:
 
     def predict(self, question: QuestionText) -> tuple[float, ...]:
         """Predict the probability of each field; they sum to 1, and unlikely ones are 0."""
+        import numpy as np
+
         idf = self.idf
         weighted = {
             bucket: (1 + math.log(n)) * idf[bucket]
             for bucket, n in count_field_terms(question).items()
         }
         length = math.sqrt(sum(value * value for value in weighted.values())) or 1.0
-        width = len(self.names)
-        lanes = bytearray(width * _LANE_BYTES)
-        total = words = 0
-        for bucket, value in weighted.items():
-            amount = round(_ONE * value / length)
-            lanes[::_LANE_BYTES] = self.weights[bucket * width : (bucket + 1) * width]
-            total += amount * int.from_bytes(lanes, "little")
-            words += amount
-        sums = struct.unpack(f"<{width}I", total.to_bytes(width * _LANE_BYTES, "little"))
+        values = np.fromiter(weighted.values(), np.float64) / length
+        amounts = np.rint(_ONE * values).astype(np.int64)  # in steps, so that no order matters
+        table = np.frombuffer(self.weights, np.uint8).reshape(FIELD_BUCKETS, len(self.names))
+        rows = table[np.fromiter(weighted, np.int64)].astype(np.int64) - _ZERO
         scale = self.sharpness * self.step / _ONE
-        scores = [
-            scale * (value - _ZERO * words) + self.sharpness * start
-            for value, start in zip(sums, self.bias, strict=True)
-        ]
-        largest = max(scores)
-        raised = [math.exp(score - largest) for score in scores]
-        least = LEAST_SHARE * sum(raised)
-        kept = [value if value >= least else 0.0 for value in raised]
-        whole = sum(kept)
-        return tuple(value / whole for value in kept)
+        scores = scale * (amounts @ rows) + self.sharpness * np.asarray(self.bias)
+        raised = np.exp(scores - scores.max())
+        kept = np.where(raised >= LEAST_SHARE * raised.sum(), raised, 0.0)
+        return tuple((kept / kept.sum()).tolist())
 
 
 def parse_classifier(raw: bytes) -> FieldClassifier:

@@ -270,17 +270,12 @@ def _count_by_band(graded: Graded, design: Design, heavy: Floats) -> Floats:
 
 def _fit_curves(graded: Graded, at: int, folds: Whole) -> tuple[ConfidenceCurve, ...]:
     """Fit the confidence curves of one arm, that of the margin first."""
-    sources: tuple[tuple[Literal["margin", "confidence"], Floats | None], ...] = (
-        ("margin", graded.margin),
-        ("confidence", graded.confidence),
-    )
     heavy = graded.weights_of(at)
     # A curve has no weights: it takes the labels that are known for certain.
     sure = slice(None) if heavy is None else heavy >= 1
     found = [
         fit_curve(of, values[sure, at], graded.correct[sure, at], folds[sure])
-        for of, values in sources
-        if values is not None
+        for of, values in graded.list_certainties()
     ]
     return tuple(curve for curve in found if curve is not None)
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from etui.routing.question_text import QuestionText
 
@@ -63,6 +63,13 @@ class Graded:
     def weights_of(self, arm: int) -> Floats | None:
         """Return the weights of an arm's labels, by its column; None is 1 for all."""
         return None if self.weights is None else self.weights[:, arm]
+
+    def list_certainties(self) -> Iterator[tuple[Literal["margin", "confidence"], Floats]]:
+        """Yield what the answers say of their certainty, as far as it is known, margins first."""
+        if self.margin is not None:
+            yield "margin", self.margin
+        if self.confidence is not None:
+            yield "confidence", self.confidence
 
     def compute_rate(self, arm: int) -> float:
         """Compute the share of an arm's answers that is right, by its column."""

@@ -11,9 +11,7 @@ import math
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
-from statistics import NormalDist
 from typing import TYPE_CHECKING, Literal
 
 from etui.arm import Arm
@@ -24,7 +22,7 @@ from etui.learning.features import (
 )
 from etui.routing.decision import PredictedAccuracy, PredictedAgreement, RawConfidence
 from etui.routing.question_text import QuestionText, count_terms, split_question, tf_idf
-from etui.stats.tests import compute_capital
+from etui.stats.tests import compute_capital, wilson_low
 
 if TYPE_CHECKING:
     from etui.config.config import Config
@@ -272,19 +270,6 @@ def compute_ceiling(head: AgreementHead) -> float:
     return max(head.agreed.p, *(evaluate_curve(head.curve, end) for end in (0.0, 1.0)))
 
 
-def wilson_low(p: float, n: float, confidence: float) -> float:
-    """Compute the lower end of Wilson's one-sided interval for a share p of n answers.
-
-    It is 0 for no answers.
-    """
-    if n <= 0:
-        return 0.0
-    z = _quantile(confidence)
-    centre = p + z * z / (2 * n)
-    half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    return min(max((centre - half) / (1 + z * z / n), 0.0), 1.0)
-
-
 def evaluate_curve(curve: ConfidenceCurve, value: float) -> float:
     """Evaluate a curve: linear between knots, constant outside of them."""
     if curve.kind == "platt":
@@ -335,11 +320,6 @@ def logit(p: float) -> float:
     """Compute ln(p / (1-p)), with p kept at least 1e-4 away from 0 and 1."""
     p = min(max(p, 1e-4), 1 - 1e-4)
     return math.log(p / (1 - p))
-
-
-@lru_cache(maxsize=64)
-def _quantile(confidence: float) -> float:
-    return NormalDist().inv_cdf(min(max(confidence, 1e-9), 1 - 1e-9))
 
 
 LEVEL = 0.05

@@ -16,17 +16,11 @@ from etui.arm import Arm
 from etui.chat import Query
 from etui.errors import LogUnavailable
 from etui.learning.labels import format_question
-from etui.learning.predictor import (
-    NEWEST,
-    AccuracyPredictor,
-    ArmHealth,
-    compute_ceiling,
-    judge_arm,
-    wilson_low,
-)
+from etui.learning.predictor import NEWEST, AccuracyPredictor, ArmHealth, compute_ceiling, judge_arm
 from etui.routing.decision import Agreement, PredictedAccuracy, PredictedAgreement, RawConfidence
 from etui.routing.library import FitFacts
 from etui.routing.policy import CascadePlan, choose_served_arm, find_weights, list_priors
+from etui.stats.tests import wilson_low
 from etui.units import count_text, percent_text
 
 if TYPE_CHECKING:

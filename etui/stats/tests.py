@@ -9,6 +9,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from statistics import NormalDist
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -218,3 +220,21 @@ def fit_non_negative(rows: Sequence[Sequence[float]], values: Sequence[float]) -
 
     found, _ = nnls(np.asarray(rows, float), np.asarray(values, float))
     return [float(coefficient) for coefficient in found]
+
+
+def wilson_low(p: float, n: float, confidence: float) -> float:
+    """Compute the lower end of Wilson's one-sided interval for a share p of n answers.
+
+    It is 0 for no answers.
+    """
+    if n <= 0:
+        return 0.0
+    z = _quantile(confidence)
+    centre = p + z * z / (2 * n)
+    half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    return min(max((centre - half) / (1 + z * z / n), 0.0), 1.0)
+
+
+@lru_cache(maxsize=64)
+def _quantile(confidence: float) -> float:
+    return NormalDist().inv_cdf(min(max(confidence, 1e-9), 1 - 1e-9))

@@ -32,7 +32,7 @@ from etui.learning.fitted_file import FittedModel, Provenance, format_fitted, pa
 from etui.learning.graded import assign_folds
 from etui.learning.judge import ReplayTable, judge
 from etui.learning.policy_replay import format_question, replay_policy
-from etui.learning.predictor import AccuracyPredictor, judge_arm, wilson_low
+from etui.learning.predictor import AccuracyPredictor, judge_arm
 from etui.models.catalogue import load_catalogue
 from etui.multiple_choice import parse_options
 from etui.routing.decide import decide, decide_arm
@@ -58,6 +58,7 @@ from etui.routing.similarity import NeighbourTally, SimilarityIndex, smoothed_sh
 from etui.routing.text_measures import MEASURES, TextFacts
 from etui.runtime.auditor import is_drawn
 from etui.runtime.idle_replay import IdleCost, choose_times, find_best_fixed, replay_gaps
+from etui.stats.tests import wilson_low
 from etui.yaml.named_files import NamedFile
 from tests.contract.numbers import check_numbers
 from tests.learning import made

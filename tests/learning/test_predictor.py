@@ -19,8 +19,9 @@ from etui.learning.fit import find_pairs, fit_accuracy
 from etui.learning.fitted_file import Provenance, format_fitted, load_fitted, parse_fitted
 from etui.learning.graded import ArmFacts, assign_folds, same_questions
 from etui.learning.policy_replay import format_question
-from etui.learning.predictor import AccuracyPredictor, evaluate_curve, wilson_low
+from etui.learning.predictor import AccuracyPredictor, evaluate_curve
 from etui.routing.question_text import QuestionText
+from etui.stats.tests import wilson_low
 from tests.learning import made
 
 ORIGIN = Provenance(fitted_at="2026", source=("made",), data_sha256="", n=1, excluded=0, etui="0")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import Protocol
 
 from etui.arm import Arm, TokenCost
 from etui.chat import DEFAULT_OUTPUT, Message, OutputOptions
@@ -15,7 +16,6 @@ from etui.events import (
     Event,
     Finished,
     Status,
-    Thought,
     TokenLogprob,
     Vote,
     VoteStatus,
@@ -31,19 +31,29 @@ from etui.reasoning.decoding import (
     Opened,
     build_finished,
     describe_ending,
-    describe_loops,
+    mean_probability,
     open_prompt,
 )
 from etui.reasoning.direct import direct
-from etui.reasoning.forks import Fork, Forks, plan_forks
+from etui.reasoning.extraction import extract
 from etui.reasoning.output import PLAIN, Output, adapt_arm, build_output, is_plain
-from etui.reasoning.thinking_run import ThinkingPlan
+from etui.reasoning.parallel_answers import ParallelAnswer, ParallelAnswers, plan_answers
 from etui.reasoning.tool_events import read_calls, separate_calls
-from etui.reasoning.vote_count import Ballot, Poll, build_abandoned_vote, build_ballot
+from etui.reasoning.vote_count import Poll
 from etui.units import count_text
 
 
-def several(
+class _Drawn(Protocol):
+    """Several answers to one question; how many are drawn, and what the turn's answer is."""
+
+    def run(self, control: Control) -> Iterator[Event]:
+        """Decode the answers until all have ended, or the user or a budget ends them."""
+
+    def close(self, opened: Opened) -> Iterator[Event]:
+        """Yield the text of the turn's answer, and the final event."""
+
+
+def _draw(
     messages: Sequence[Message],
     arm: Arm,
     session: Session,
@@ -51,155 +61,120 @@ def several(
     output: Output,
     count: int,
 ) -> Iterator[Event]:
-    """Draw ``count`` answers, each with the arm's seed plus its number.
+    """Draw several answers after one prefill, each with the arm's seed plus its number.
 
     ``Thought`` and ``Answer`` events report the tokens of all of them with an empty text. The text
-    of each follows in its ``Vote`` when it ends, after the log-probabilities of its tokens.
+    of each follows in its ``Vote``, after the log-probabilities of its tokens.
 
-    Yields:
-        The events of the answers; the last is ``Finished``, with the text of answer 0.
-
-    Raises:
-        ContextOverflow: The question alone does not fit into the context.
+    Args:
+        count: Number of answers, none of which is counted; 0 draws and counts the arm's votes.
     """
     start_ns = time.monotonic_ns()
-    prompt, plan = plan_forks(messages, arm, session, output)
+    prompt, plan = plan_answers(messages, arm, session, output)
     opened = yield from open_prompt(prompt, arm, session, control, start_ns, to_fork=True)
     try:
         if opened.first is None:
             why = "stopped while computing the prompt"
             yield build_finished(opened, None, None, status="stopped", why=why)
             return
-        answers = _Answers(arm, session, plan, opened, output, count)
-        yield from answers.run(control)
-        yield from answers.close()
+        answers = ParallelAnswers(count or arm.votes, arm, session, plan, opened)
+        drawn: _Drawn
+        if count:
+            drawn = _Several(answers, arm, session, output, count)
+        else:
+            drawn = _Election(answers, arm, messages[-1].content, number=output.number)
+        yield from drawn.run(control)
+        yield from drawn.close(opened)
     finally:
         session.close(opened.sequence)
 
 
-@dataclass(frozen=True, slots=True)
-class _Ended:
-    """An answer that has ended."""
-
-    thought: Decoded | None
-    reply: Decoded | None
-    vote: Vote
-
-
-class _Answers:
-    """The answers to one question on one session."""
+class _Several:
+    """The answers that a client asks for; that of the turn is answer 0."""
 
     def __init__(
-        self,
-        arm: Arm,
-        session: Session,
-        plan: ThinkingPlan,
-        opened: Opened,
-        output: Output,
-        count: int,
+        self, answers: ParallelAnswers, arm: Arm, session: Session, output: Output, count: int
     ) -> None:
+        self._answers = answers
         self._arm = arm
         self._session = session
-        self._forks = Forks(count, arm, session, plan, opened)
-        self._opened = opened
         self._output = output
         self._count = count
-        self._ended: dict[int, _Ended] = {}
+        self._ended: dict[int, tuple[Decoded | None, Decoded | None, Vote]] = {}
         self._cut: Status | None = None
 
     def run(self, control: Control) -> Iterator[Event]:
-        """Decode the answers until all have ended, or the user or a budget ends them."""
+        answers = self._answers
         try:
-            while self._forks.live or self._forks.waiting:
+            while answers.live or answers.waiting:
                 if control.cancelled():
                     self._cut = "stopped"
                     break
                 if control.spent():
-                    self._hurry()
-                while self._forks.begin():
+                    self._end_thinking()
+                while answers.begin():
                     pass
                 yield from self._collect()
-                if self._forks.live:
-                    yield from self._forks.step()
+                if answers.live:
+                    yield from answers.step()
                     yield from self._collect()
         finally:
-            if self._cut == "stopped" or self._forks.live:
-                for each in self._forks.live:
-                    each.logprobs += _logprobs(each.run.cancel(self._forks.end_ns))
-                    self._session.close(each.run.sequence, keep=False)
-        for each in self._forks.live:
+            for each in answers.live:
+                each.logprobs += _logprobs(each.run.cancel(answers.end_ns))
+                self._session.close(each.run.sequence, keep=False)
+        for each in answers.live:
             yield from self._close_one(each, stopped=True)
-        self._forks.live.clear()
+        answers.live.clear()
 
-    def close(self) -> Iterator[Event]:
-        """Yield the text of answer 0, and the final event."""
-        first = self._ended.get(0)
-        vote = first.vote if first is not None else None
+    def close(self, opened: Opened) -> Iterator[Event]:
+        thought, reply, vote = self._ended.get(0, (None, None, None))
         if vote is not None and vote.answer:
-            yield Answer(self._forks.end_ns, vote.answer, 0)
+            yield Answer(self._answers.end_ns, vote.answer, 0)
         status, why = self._describe()
-        thinking, answer = self._forks.tokens[Thought], self._forks.tokens[Answer]
-        thought = first.thought if first is not None else None
-        reply = first.reply if first is not None else None
         yield replace(
-            build_finished(self._opened, thought, reply, status=status, why=why),
-            thinking_end_ns=self._forks.thinking_end_ns,
-            end_ns=self._forks.end_ns,
-            first_token_ns=self._forks.first_ns,
+            build_finished(opened, thought, reply, status=status, why=why),
+            **self._answers.totals(),
             answer=vote.answer if vote is not None else "",
             tool_calls=vote.tool_calls if vote is not None else "",
-            thinking_tokens=thinking,
-            output_tokens=thinking + answer,
         )
 
     def _describe(self) -> tuple[Status, str]:
         ended = count_text(self._count, "answer")
-        whole = sum(each.vote.status == "answered" for each in self._ended.values())
+        whole = sum(vote.status == "answered" for _, _, vote in self._ended.values())
         if self._cut == "stopped":
             return "stopped", f"stopped after {whole} of {ended}"
         if self._cut == "budget":
             return "budget", f"{BUDGET} ended the answers after {whole} of {ended}"
-        first = self._ended[0].reply
+        first = self._ended[0][1]
         return describe_ending(first, self._arm) if first is not None else ("complete", "")
 
     def _collect(self) -> Iterator[Event]:
-        for each in [each for each in self._forks.live if each.run.done]:
-            self._forks.end(each)
+        for each in [each for each in self._answers.live if each.run.done]:
+            self._answers.end(each)
             yield from self._close_one(each, stopped=False)
 
-    def _close_one(self, each: Fork, *, stopped: bool) -> Iterator[Event]:
-        thought, reply = each.run.thought, each.run.reply
+    def _close_one(self, each: ParallelAnswer, *, stopped: bool) -> Iterator[Event]:
+        vote, reply = each.build_vote(self._answers.end_ns), each.run.reply
         text, calls = read_calls(reply.text if reply is not None else "", self._output)
-        vote = Vote(
-            t_ns=self._forks.end_ns,
-            index=each.index,
-            answer=text.strip(),
-            thinking=thought.text.strip() if thought is not None else "",
-            tokens=each.run.tokens,
-            weight=0.0 if stopped else 1.0,
-            status=_status(reply, stopped=stopped),
-            ended=describe_loops(thought, reply),
-            raw_answer=reply.whole.strip() if reply is not None else "",
-            raw_thinking=thought.whole.strip() if thought is not None else "",
-            tool_calls=calls,
-        )
-        self._ended[each.index] = _Ended(thought, reply, vote)
+        vote = replace(vote, answer=text.strip(), tool_calls=calls)
+        if not stopped:
+            vote = replace(vote, weight=1.0, status=_status(reply))
+        self._ended[each.index] = each.run.thought, reply, vote
         yield from each.logprobs
         yield vote
 
-    def _hurry(self) -> None:
+    def _end_thinking(self) -> None:
         """End the thinking, or the answers, because the joules are spent; begin no others."""
         self._cut = "budget"
-        least = 0 if self._ended or self._forks.live else 1  # one token at least, as for one answer
-        while len(self._forks.waiting) > least:
-            self._forks.waiting.pop()
-        for each in self._forks.live:
-            each.logprobs += _logprobs(each.run.hurry(self._forks.end_ns))
+        waiting = self._answers.waiting
+        least = 0 if self._ended or self._answers.live else 1  # at least one, as for one answer
+        while len(waiting) > least:
+            waiting.pop()
+        for each in self._answers.live:
+            each.logprobs += _logprobs(each.run.end_thinking(self._answers.end_ns))
 
 
-def _status(reply: Decoded | None, *, stopped: bool) -> VoteStatus:
-    if stopped:
-        return "abandoned"
+def _status(reply: Decoded | None) -> VoteStatus:
     cut = reply is not None and reply.ending in (Ending.LIMIT, Ending.BUDGET, Ending.STUCK)
     return "truncated" if cut else "answered"
 
@@ -208,163 +183,110 @@ def _logprobs(events: Sequence[Event]) -> list[TokenLogprob]:
     return [event for event in events if isinstance(event, TokenLogprob)]
 
 
-def vote(
-    messages: Sequence[Message],
-    arm: Arm,
-    session: Session,
-    control: Control,
-    output: Output = PLAIN,
-) -> Iterator[Event]:
-    """Draw up to ``arm.votes`` answers and return the most frequent one.
-
-    Each vote thinks within ``arm.think_tokens`` (0 answers directly) and answers within
-    ``arm.max_tokens``. The answer shown is that of the first vote for the winner.
-
-    Yields:
-        The events of the answer; the last is ``Finished``.
-
-    Raises:
-        ContextOverflow: The question alone does not fit into the context.
-    """
-    start_ns = time.monotonic_ns()
-    question = messages[-1].content
-    prompt, plan = plan_forks(messages, arm, session, output)
-    opened = yield from open_prompt(prompt, arm, session, control, start_ns, to_fork=True)
-    try:
-        if opened.first is None:
-            why = "stopped while computing the prompt"
-            yield build_finished(opened, None, None, status="stopped", why=why)
-            return
-        election = _Election(question, arm, session, plan, opened, number=output.number)
-        yield from election.run(control)
-        yield from election.close(opened)
-    finally:
-        session.close(opened.sequence)
-
-
 class _Election:
-    """The votes of one question on one session."""
+    """The votes of one question; the turn's answer is that of the first vote for the winner."""
 
-    def __init__(
-        self,
-        question: str,
-        arm: Arm,
-        session: Session,
-        plan: ThinkingPlan,
-        opened: Opened,
-        *,
-        number: bool,
-    ) -> None:
+    def __init__(self, answers: ParallelAnswers, arm: Arm, question: str, *, number: bool) -> None:
+        self._answers = answers
+        self._arm = arm
         self._question = question
         self._options = () if number else parse_options(question)
         self._number = number
-        self._arm = arm
-        self._forks = Forks(arm.votes, arm, session, plan, opened)
         self._poll = Poll(arm)
         self._ended: Status = "complete"
-        self._hurried = False
         self._cut_off = 0
         self._looped = 0
         self._saved_tokens = 0
 
     def run(self, control: Control) -> Iterator[Event]:
-        """Decode votes until the count is decided, or the user or a budget ends it."""
+        answers, poll = self._answers, self._poll
         try:
             while True:
                 if control.cancelled():
                     self._ended = "stopped"
                 elif control.spent():
-                    yield from self._hurry()
-                if self._ended == "complete" and not self._poll.decided:
-                    self._begin_votes()
-                if self._ended == "stopped" or self._poll.decided or not self._forks.live:
+                    yield from self._end_thinking()
+                if self._ended == "complete" and not poll.decided:
+                    while poll.wants_another(len(answers.live)) and answers.begin():
+                        pass
+                if self._ended == "stopped" or poll.decided or not answers.live:
                     break
-                yield from self._step()
+                yield from answers.step()
+                yield from self._count_ended()
         finally:
-            abandoned = [self._abandon(each) for each in list(self._forks.live)]
+            abandoned = [self._abandon(each) for each in list(answers.live)]
         if self._ended != "complete":
-            yield from self._build_events(self._poll.count_all())
-        for event in self._build_events(self._poll.uncounted):
-            yield replace(event, status="uncounted")
+            yield from self._dated(poll.count_all())
+        for vote in self._dated(poll.uncounted):
+            yield replace(vote, status="uncounted")
         yield from abandoned
 
     def close(self, opened: Opened) -> Iterator[Event]:
-        """Yield the winner's answer and the final event."""
         winner, state = self._poll.winner, self._poll.tally
         if winner is not None and winner.answer:
-            yield Answer(self._forks.end_ns, winner.answer, 0)
+            yield Answer(self._answers.end_ns, winner.answer, 0)
         status = self._ended
-        if status == "complete" and winner is not None and winner.extracted.status == "truncated":
+        if status == "complete" and winner is not None and winner.status == "truncated":
             status = "truncated"
-        started = self._arm.votes - len(self._forks.waiting)
+        started = self._arm.votes - len(self._answers.waiting)
         why = self._poll.why(started, self._cut_off, self._looped)
         if status in ("stopped", "budget"):
             by = f"{BUDGET} ended the vote" if status == "budget" else "stopped"
             why = f"{by} after {state.count} of {self._arm.votes} votes; {why}"
         silent = state.key is None
-        thinking, answer = self._forks.tokens[Thought], self._forks.tokens[Answer]
         yield replace(
             build_finished(opened, None, None, status=status, why=why),
-            thinking_end_ns=self._forks.thinking_end_ns,
-            end_ns=self._forks.end_ns,
-            first_token_ns=self._forks.first_ns,
+            **self._answers.totals(),
             answer=winner.answer if winner else "",
             thinking=winner.thinking if winner else "",
             ended=winner.ended if winner else "",
             raw_answer=winner.raw_answer if winner else "",
             raw_thinking=winner.raw_thinking if winner else "",
             saved_tokens=self._saved_tokens,
-            thinking_tokens=thinking,
-            output_tokens=thinking + answer,
             confidence=None if silent else state.agreement,
             margin=None if silent else (state.leader - state.second) / (state.total or 1.0),
         )
 
-    def _begin_votes(self) -> None:
-        while self._poll.wants_another(len(self._forks.live)) and self._forks.begin():
-            pass
+    def _count_ended(self) -> Iterator[Vote]:
+        for each in [each for each in self._answers.live if each.run.done]:
+            yield from self._dated(self._poll.add(self._build_vote(each)))
 
-    def _step(self) -> Iterator[Event]:
-        yield from self._forks.step()
-        for fork in list(self._forks.live):
-            if fork.run.done:
-                yield from self._build_events(self._poll.add(self._ballot(fork)))
-
-    def _ballot(self, vote: Fork) -> Ballot:
-        self._forks.end(vote)
-        ballot = build_ballot(
-            vote.index,
-            vote.run,
+    def _build_vote(self, each: ParallelAnswer) -> Vote:
+        self._answers.end(each)
+        reply = each.run.reply
+        assert reply is not None
+        found = extract(
+            reply.text,
             self._question,
             self._options,
-            self._arm.weight,
+            truncated=reply.ending in (Ending.LIMIT, Ending.BUDGET),
             number=self._number,
         )
-        self._looped += bool(ballot.ended)
-        self._saved_tokens += ballot.saved_tokens
-        return ballot
+        weight = 1.0 if self._arm.weight == "none" else mean_probability(reply) or 0.0
+        vote = each.build_vote(self._answers.end_ns)
+        self._looped += bool(vote.ended)
+        self._saved_tokens += vote.saved_tokens
+        return replace(vote, weight=weight, choice=found.key, status=found.status)
 
-    def _hurry(self) -> Iterator[Event]:
+    def _end_thinking(self) -> Iterator[Event]:
         """End the vote because the joules are spent: count what has ended, or finish one vote."""
-        self._ended = "budget"
-        if not self._hurried:
-            self._hurried = True
-            enough = any(b.cast.key for b in (*self._poll.counted, *self._poll.uncounted))
-            for vote in self._forks.live[0 if enough else 1 :]:
-                yield self._abandon(vote)
-        for vote in list(self._forks.live):
-            vote.run.hurry(self._forks.end_ns)
-            if vote.run.done:
-                yield from self._build_events(self._poll.add(self._ballot(vote)))
+        if self._ended != "budget":
+            self._ended = "budget"
+            enough = any(vote.choice for vote in (*self._poll.counted, *self._poll.uncounted))
+            for each in self._answers.live[0 if enough else 1 :]:
+                yield self._abandon(each)
+        for each in self._answers.live:
+            each.run.end_thinking(self._answers.end_ns)
+        yield from self._count_ended()
 
-    def _abandon(self, vote: Fork) -> Vote:
+    def _abandon(self, each: ParallelAnswer) -> Vote:
         self._cut_off += 1
-        vote.run.cancel(self._forks.end_ns)
-        self._forks.end(vote)
-        return build_abandoned_vote(vote.index, vote.run, self._forks.end_ns)
+        each.run.cancel(self._answers.end_ns)
+        self._answers.end(each)
+        return each.build_vote(self._answers.end_ns)
 
-    def _build_events(self, ballots: Iterable[Ballot]) -> Iterator[Vote]:
-        return (ballot.event(self._forks.end_ns) for ballot in ballots)
+    def _dated(self, votes: Iterable[Vote]) -> Iterator[Vote]:
+        return (replace(vote, t_ns=self._answers.end_ns) for vote in votes)
 
 
 def answer(
@@ -399,7 +321,7 @@ def answer(
     arm, note = adapt_arm(arm, options, session.facts, messages)
     output = build_output(options, arm, session.facts, messages)
     if options.count > 1:
-        events = several(messages, arm, session, control, output, options.count)
+        events = _draw(messages, arm, session, control, output, options.count)
     else:
         events = _answer(messages, arm, session, control, price, output)
         if output.tool_format:
@@ -426,7 +348,7 @@ def _answer(
         case "cot":
             yield from chain_of_thought(messages, arm, session, control, price, output)
         case "vote":
-            yield from vote(messages, arm, session, control, output)
+            yield from _draw(messages, arm, session, control, output, 0)
         case other:
             raise UsageError(
                 f"arm {arm.name!r} has the reasoning method {other!r}, which etui does not support",

@@ -370,7 +370,7 @@ def chain_of_thought(
                 yield from run.cancel(at_ns)
                 break
             if control.spent():
-                yield from run.hurry(at_ns)
+                yield from run.end_thinking(at_ns)
                 if run.done:
                     break
             if run.thinking and regulator.due(run.thinking_tokens):

@@ -192,7 +192,7 @@ class ThinkingRun:
         self._queue_bridge(bridge, tuple(self._session.tokenize(bridge)))
         return held
 
-    def hurry(self, at_ns: int) -> list[Part]:
+    def end_thinking(self, at_ns: int) -> list[Part]:
         """Hand over to the answer because the joules are spent, or end an unreserved answer."""
         if self._thought is not None and self._thought.ending is None:
             if self._thought.tokens == 0:

@@ -12,21 +12,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
-from etui.arm import Arm, VoteStop, VoteWeight
-from etui.events import Ended, Vote
-from etui.multiple_choice import Option
-from etui.reasoning.decoding import Ending, describe_loops, mean_probability
-from etui.reasoning.extraction import Extracted, extract
-from etui.reasoning.thinking_run import ThinkingRun
+from etui.arm import Arm, VoteStop
+from etui.events import Vote
 from etui.units import count_text, percent_text
 
-
-@dataclass(frozen=True, slots=True)
-class Cast:
-    """One vote: the answer it counts for (None for no answer), and its weight in 0..1."""
-
-    key: str | None
-    weight: float = 1.0
+Cast = tuple[str | None, float]
+"""The answer that a vote counts for (None for no answer), and its weight in 0..1."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,17 +55,17 @@ def tally(votes: Sequence[Cast]) -> VoteTally:
     """Sum votes in the given order; of equal sums, the one reached first leads."""
     sums: dict[str, float] = {}
     leader: str | None = None
-    for vote in votes:
-        if vote.key is None:
+    for key, weight in votes:
+        if key is None:
             continue
-        sums[vote.key] = sums.get(vote.key, 0.0) + vote.weight
-        if leader is None or sums[vote.key] > sums[leader]:
-            leader = vote.key
-    total = math.fsum(vote.weight for vote in votes)
+        sums[key] = sums.get(key, 0.0) + weight
+        if leader is None or sums[key] > sums[leader]:
+            leader = key
+    total = math.fsum(weight for _, weight in votes)
     if leader is None:
         return VoteTally(None, 0.0, 0.0, 0, len(votes), total)
     second = max((weight for key, weight in sums.items() if key != leader), default=0.0)
-    for_leader = sum(vote.key == leader for vote in votes)
+    for_leader = sum(key == leader for key, _ in votes)
     return VoteTally(leader, sums[leader], second, for_leader, len(votes), total)
 
 
@@ -151,110 +142,19 @@ def _log_beta(a: float, b: float) -> float:
     return math.lgamma(a) + math.lgamma(b) - math.lgamma(a + b)
 
 
-@dataclass(frozen=True, slots=True)
-class Ballot:
-    """One completed vote.
-
-    Attributes:
-        ended, raw_answer, raw_thinking, saved_tokens: As in :class:`etui.events.Vote`.
-    """
-
-    index: int  # Its number, from 0
-    answer: str
-    thinking: str
-    extracted: Extracted  # The answer it counts for
-    weight: float  # Weight in the count, 0..1
-    tokens: int
-    ended: Ended = ""
-    raw_answer: str = ""
-    raw_thinking: str = ""
-    saved_tokens: int = 0
-
-    @property
-    def cast(self) -> Cast:
-        """Its contribution to the count."""
-        return Cast(self.extracted.key, self.weight)
-
-    def event(self, t_ns: int) -> Vote:
-        """Build the event of the vote."""
-        return Vote(
-            t_ns=t_ns,
-            index=self.index,
-            answer=self.answer,
-            thinking=self.thinking,
-            tokens=self.tokens,
-            weight=self.weight,
-            choice=self.extracted.key,
-            status=self.extracted.status,
-            ended=self.ended,
-            raw_answer=self.raw_answer,
-            raw_thinking=self.raw_thinking,
-            saved_tokens=self.saved_tokens,
-        )
-
-
-def build_ballot(
-    index: int,
-    trace: ThinkingRun,
-    question: str,
-    options: Sequence[Option],
-    weight: VoteWeight,
-    *,
-    number: bool = False,
-) -> Ballot:
-    """Build the ballot of a completed run.
-
-    With ``probability`` as ``weight``, it is the geometric mean of the answer's token
-    probabilities. With ``number``, it counts for the last number of its answer.
-    """
-    thought, reply = trace.thought, trace.reply
-    assert reply is not None
-    truncated = reply.ending in (Ending.LIMIT, Ending.BUDGET)
-    return Ballot(
-        index=index,
-        answer=reply.text.strip(),
-        thinking=thought.text.strip() if thought else "",
-        extracted=extract(reply.text, question, options, truncated=truncated, number=number),
-        weight=1.0 if weight == "none" else mean_probability(reply) or 0.0,
-        tokens=trace.tokens,
-        ended=describe_loops(thought, reply),
-        raw_answer=reply.whole.strip(),
-        raw_thinking=thought.whole.strip() if thought else "",
-        saved_tokens=reply.saved_tokens + (thought.saved_tokens if thought else 0),
-    )
-
-
-def build_abandoned_vote(index: int, trace: ThinkingRun, t_ns: int) -> Vote:
-    """Build the event of a vote that was dropped unfinished, with its text so far and weight 0."""
-    thought, reply = trace.thought, trace.reply
-    return Vote(
-        t_ns=t_ns,
-        index=index,
-        answer=reply.text.strip() if reply else "",
-        thinking=thought.text.strip() if thought else "",
-        tokens=trace.tokens,
-        weight=0.0,
-        status="abandoned",
-        ended=describe_loops(thought, reply),
-        raw_answer=reply.whole.strip() if reply else "",
-        raw_thinking=thought.whole.strip() if thought else "",
-        saved_tokens=thought.saved_tokens if thought else 0,
-    )
-
-
 class Poll:
     """The votes of one question.
 
     Attributes:
-        counted: Ballots that count, in the order of their numbers.
+        counted: Votes that count, in the order of their numbers.
         verdict: The current verdict of the stop rule on them.
     """
 
     def __init__(self, arm: Arm) -> None:
         self._votes = arm.votes
         self._stop = arm.stop
-        self._behind: dict[int, Ballot] = {}
-        self.counted: list[Ballot] = []
+        self._behind: dict[int, Vote] = {}
+        self.counted: list[Vote] = []
         self.verdict = Verdict(False, arm.stop.rule)
 
     @property
@@ -263,25 +163,25 @@ class Poll:
         return self.verdict.stop
 
     @property
-    def uncounted(self) -> list[Ballot]:
-        """Ballots after a vote that is still running, or after the one that decided."""
+    def uncounted(self) -> list[Vote]:
+        """Votes after a vote that is still running, or after the one that decided."""
         return [self._behind[index] for index in sorted(self._behind)]
 
     @property
     def tally(self) -> VoteTally:
         """The count so far."""
-        return tally([ballot.cast for ballot in self.counted])
+        return tally([(vote.choice, vote.weight) for vote in self.counted])
 
     @property
-    def winner(self) -> Ballot | None:
+    def winner(self) -> Vote | None:
         """The first vote for the leading answer; the first of all if none has an answer."""
         key = self.tally.key
-        return next((b for b in self.counted if key is None or b.extracted.key == key), None)
+        return next((vote for vote in self.counted if key is None or vote.choice == key), None)
 
-    def add(self, ballot: Ballot) -> list[Ballot]:
-        """Add a ballot and return those that count now, in the order of their numbers."""
-        self._behind[ballot.index] = ballot
-        news: list[Ballot] = []
+    def add(self, vote: Vote) -> list[Vote]:
+        """Add a vote that has ended; return those that count now, in the order of their numbers."""
+        self._behind[vote.index] = vote
+        news: list[Vote] = []
         while not self.decided and len(self.counted) in self._behind:
             news.append(self._behind.pop(len(self.counted)))
             self.counted.append(news[-1])
@@ -289,7 +189,7 @@ class Poll:
             self.verdict = verdict(self.tally, left, self._stop)
         return news
 
-    def count_all(self) -> list[Ballot]:
+    def count_all(self) -> list[Vote]:
         """Count all completed votes, despite gaps, because the vote was ended early."""
         news = self.uncounted
         self.counted += news
@@ -302,14 +202,14 @@ class Poll:
         None is started if the running ones would decide the vote by agreeing with the leader: this
         saves joules, and if one of them differs, the next vote can still be started.
         """
-        ended = [ballot.cast for ballot in (*self.counted, *self.uncounted)]
+        ended = [(vote.choice, vote.weight) for vote in (*self.counted, *self.uncounted)]
         left = self._votes - len(ended) - under_way
         if self.decided or left <= 0:
             return False
         if under_way == 0:
             return True
         leader = tally(ended).key or ""
-        agreed = [*ended, *[Cast(leader)] * under_way]
+        agreed = [*ended, *[(leader, 1.0)] * under_way]
         return not verdict(tally(agreed), left, self._stop).stop
 
     def why(self, started: int, cut_off: int, looped: int = 0) -> str:

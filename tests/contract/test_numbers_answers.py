@@ -20,7 +20,6 @@ from etui.reasoning.extraction import extract, normal_text
 from etui.reasoning.loop_guard import LoopGuard, asked_rounds
 from etui.reasoning.quantity import compute, last_number_value, normal_number, plain_math
 from etui.reasoning.vote_count import (
-    Cast,
     flip_probability,
     majority_probability,
     tally,
@@ -129,7 +128,7 @@ def test_votes_are_counted_and_stopped() -> None:
     cases = []
     for _ in range(40):
         votes = [
-            Cast(rng.choice(["A", "B", "B", "C", None]), rng.choice([1.0, rng.random()]))
+            (rng.choice(["A", "B", "B", "C", None]), rng.choice([1.0, rng.random()]))
             for _ in range(rng.randrange(0, 9))
         ]
         state = tally(votes)

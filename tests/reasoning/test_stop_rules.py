@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from etui.arm import VoteStop
-from etui.reasoning.vote_count import Cast, flip_probability, majority_probability, tally, verdict
+from etui.reasoning.vote_count import flip_probability, majority_probability, tally, verdict
 
 KEYS = st.sampled_from(["A", "B", "C", "D", None])
 WEIGHTS = st.floats(0.0, 1.0)
@@ -19,7 +19,7 @@ LEAD = VoteStop("lead")
 
 
 def casts(keys, weights=None):
-    return [Cast(k, w) for k, w in zip(keys, weights or [1.0] * len(keys), strict=True)]
+    return list(zip(keys, weights or [1.0] * len(keys), strict=True))
 
 
 def flips_by_enumeration(a: int, b: int, left: int) -> Fraction:
@@ -67,7 +67,7 @@ def test_adaptive_has_the_published_values(a, b, chance):
     votes=st.lists(st.tuples(KEYS, WEIGHTS), min_size=1, max_size=12), stop_after=st.integers(1, 12)
 )
 def test_lead_never_changes_the_winner(votes, stop_after):
-    cast = [Cast(key, weight) for key, weight in votes]
+    cast = list(votes)
     for count in range(1, len(cast) + 1):
         state = tally(cast[:count])
         if verdict(state, len(cast) - count, LEAD).stop:

@@ -16,7 +16,7 @@ from tests.reasoning.scripted import GO_ON, FakeControl, FakeSession, plain_fact
 QUESTION = (Message("user", "Which?\nA) one\nB) two\nC) three"),)
 
 
-def ballot(**changes):
+def vote_arm(**changes):
     values = {"reasoning": "vote", "think_tokens": 0, "votes": 7, "stop": VoteStop("all")}
     return Arm(name="t", model="fake", **{**values, **changes})
 
@@ -45,7 +45,7 @@ def drawn_tokens(session) -> int:
 
 def test_the_answer_most_votes_agree_on_wins(fake):
     session = fake(voters("A", "(B) two", "C", "B", "The answer is B."), seeded=True)
-    events, end, votes = run(session, ballot(votes=5))
+    events, end, votes = run(session, vote_arm(votes=5))
     assert (end.answer, end.status) == ("(B) two", "complete")
     assert [v.choice for v in votes] == ["A", "B", "C", "B", "B"]
     assert end.confidence == pytest.approx(3 / 5)
@@ -56,7 +56,7 @@ def test_the_answer_most_votes_agree_on_wins(fake):
 
 def test_the_prompt_is_computed_once_and_kept(fake):
     session = fake(voters(*"AAAAAAA"), seeded=True)
-    events, end, _ = run(session, ballot())
+    events, end, _ = run(session, vote_arm())
     prompt = len(session.opened[0].tokens)
     assert end.prompt_tokens == prompt
     assert session.opened[0].computed == prompt - 1
@@ -69,14 +69,14 @@ def test_the_prompt_is_computed_once_and_kept(fake):
 
 def test_every_decoded_token_is_counted(fake):
     session = fake(voters("A", "B) two", "C", "B is it", "A", "A", "A"), seeded=True)
-    events, end, votes = run(session, ballot())
+    events, end, votes = run(session, vote_arm())
     assert end.output_tokens == drawn_tokens(session) == sum(v.tokens for v in votes)
     assert sum(e.tokens for e in events if isinstance(e, Answer | Thought)) == end.output_tokens
 
 
 def test_flip_stops_early_and_says_what_it_saved(fake):
     session = fake(voters(*["B"] * 8), seeded=True)
-    _, end, votes = run(session, ballot(votes=8, stop=VoteStop("flip")))
+    _, end, votes = run(session, vote_arm(votes=8, stop=VoteStop("flip")))
     assert end.why == "flip: 3 of 3 votes agree, 4 % chance to flip; 5 votes saved"
     assert len(votes) == 3
     assert session.widest == 3  # no vote is begun that three of one mind make needless
@@ -84,7 +84,7 @@ def test_flip_stops_early_and_says_what_it_saved(fake):
 
 def test_lead_stops_when_the_rest_cannot_change_it(fake):
     session = fake(voters(*"BBABBAA"), seeded=True)
-    _, end, votes = run(session, ballot(stop=VoteStop("lead"), batch=1))
+    _, end, votes = run(session, vote_arm(stop=VoteStop("lead"), batch=1))
     assert [v.choice for v in votes] == list("BBABB")
     assert (
         end.why == "lead: 4 of 5 votes agree, the remaining votes cannot change it; 2 votes saved"
@@ -93,7 +93,7 @@ def test_lead_stops_when_the_rest_cannot_change_it(fake):
 
 def test_adaptive_says_how_sure_it_is(fake):
     session = fake(voters(*"BBBBBBB"), seeded=True)
-    _, end, votes = run(session, ballot(stop=VoteStop("adaptive", threshold=0.93), batch=2))
+    _, end, votes = run(session, vote_arm(stop=VoteStop("adaptive", threshold=0.93), batch=2))
     assert len(votes) == 3
     assert end.why == "adaptive: 3 of 3 votes agree, 94 % probability of a majority; 4 votes saved"
 
@@ -106,7 +106,7 @@ def test_votes_think_and_hand_over(fake):
         return f" {'ABB'[seed]}"[len(tail.rpartition("\nAnswer:")[2]) :]
 
     session = fake(says, seeded=True)
-    _, end, votes = run(session, ballot(votes=3, think_tokens=20))
+    _, end, votes = run(session, vote_arm(votes=3, think_tokens=20))
     assert (end.answer, end.thinking_tokens) == ("B", 60)
     assert all("That is enough thinking" in v.thinking for v in votes)
     assert [v.thinking[:9] for v in votes] == ["thought 0", "thought 1", "thought 2"]
@@ -116,13 +116,13 @@ def test_votes_think_and_hand_over(fake):
 
 
 def test_weights_by_probability_are_in_the_events(fake):
-    _, _, votes = run(fake(voters(*"AB"), seeded=True), ballot(votes=2, weight="probability"))
+    _, _, votes = run(fake(voters(*"AB"), seeded=True), vote_arm(votes=2, weight="probability"))
     assert [v.weight for v in votes] == [pytest.approx(0.60653, abs=1e-4)] * 2
 
 
 def test_no_answer_is_not_truncated_and_neither_wins(fake):
     texts = ("Who knows.", "It could be anything at all", "C", "Who?")
-    _, end, votes = run(fake(voters(*texts), seeded=True), ballot(votes=4, max_tokens=12))
+    _, end, votes = run(fake(voters(*texts), seeded=True), vote_arm(votes=4, max_tokens=12))
     assert [v.status for v in votes] == ["no_answer", "truncated", "answered", "no_answer"]
     assert end.answer == "C"
     assert end.confidence == pytest.approx(1 / 4)
@@ -130,10 +130,10 @@ def test_no_answer_is_not_truncated_and_neither_wins(fake):
 
 def test_when_nobody_answers_it_says_so(fake):
     texts = ("Who knows.", "Not me.")
-    _, end, _ = run(fake(voters(*texts), seeded=True), ballot(votes=2))
+    _, end, _ = run(fake(voters(*texts), seeded=True), vote_arm(votes=2))
     assert (end.answer, end.status, end.confidence) == ("Who knows.", "complete", None)
     assert end.why == "all: none of 2 votes gave an answer"
-    _, end, _ = run(fake(voters(*texts), seeded=True), ballot(votes=2, max_tokens=3))
+    _, end, _ = run(fake(voters(*texts), seeded=True), vote_arm(votes=2, max_tokens=3))
     assert end.status == "truncated"
 
 
@@ -150,7 +150,7 @@ TEXTS = st.lists(
     sequences=st.integers(2, 9),
 )
 def test_the_result_does_not_depend_on_what_fits(texts, rule, batch, capacity, sequences):
-    arm = ballot(stop=VoteStop(rule), batch=batch)
+    arm = vote_arm(stop=VoteStop(rule), batch=batch)
     wide = FakeSession(plain_facts(), voters(*texts), seeded=True)
     narrow = FakeSession(
         plain_facts(), voters(*texts), seeded=True, capacity=capacity, sequences=sequences
@@ -170,7 +170,7 @@ def test_a_cache_that_fills_up_begins_the_last_vote_anew(fake):
     texts = ["so " * 60 + "the answer is B"] * 4
     prompt = len("^[user][assistant]") + len(QUESTION[0].content)
     session = fake(voters(*texts), seeded=True, capacity=prompt + 2 * 65 + 160)
-    _, end, votes = run(session, ballot(votes=4))
+    _, end, votes = run(session, vote_arm(votes=4))
     assert session.widest > 1
     assert len(session.opened) > 1 + 4
     assert [v.choice for v in votes] == list("BBBB")
@@ -180,7 +180,7 @@ def test_a_cache_that_fills_up_begins_the_last_vote_anew(fake):
 def test_stopping_in_the_middle_counts_what_is_in(fake):
     texts = ["B", "so " * 50 + "A", "so " * 50 + "A"]
     session = fake(voters(*texts), seeded=True)
-    _, end, votes = run(session, ballot(votes=3), FakeControl(lambda: session.steps > 20))
+    _, end, votes = run(session, vote_arm(votes=3), FakeControl(lambda: session.steps > 20))
     assert (end.status, end.answer) == ("stopped", "B")
     assert [v.status for v in votes] == ["answered", "abandoned", "abandoned"]
     assert end.why.startswith("stopped after 1 of 3")
@@ -199,7 +199,7 @@ def test_an_abandoned_vote_keeps_all_of_its_looping_thinking(fake):
         return " so so"[len(tail.rpartition(":")[2]) :] or " so"
 
     session = fake(says, seeded=True)
-    arm = ballot(votes=1, think_tokens=900, loop_guard=True)
+    arm = vote_arm(votes=1, think_tokens=900, loop_guard=True)
 
     def answering() -> bool:
         return "Answer: so so" in session.opened[-1].text.rpartition("[assistant")[2]
@@ -212,7 +212,7 @@ def test_an_abandoned_vote_keeps_all_of_its_looping_thinking(fake):
 
 def test_stopping_before_any_vote_is_in_leaves_no_answer(fake):
     session = fake(voters(*["so " * 50] * 3), seeded=True)
-    _, end, votes = run(session, ballot(votes=3), FakeControl(lambda: session.steps > 5))
+    _, end, votes = run(session, vote_arm(votes=3), FakeControl(lambda: session.steps > 5))
     assert (end.status, end.answer, end.confidence) == ("stopped", "", None)
     assert {v.status for v in votes} == {"abandoned"}
     assert end.output_tokens > 0
@@ -220,7 +220,7 @@ def test_stopping_before_any_vote_is_in_leaves_no_answer(fake):
 
 def test_stopping_in_the_prefill(fake):
     session = fake(voters(*"AAA"), seeded=True, batch_tokens=8)
-    _, end, votes = run(session, ballot(votes=3), FakeControl(lambda: session.steps == 2))
+    _, end, votes = run(session, vote_arm(votes=3), FakeControl(lambda: session.steps == 2))
     assert (end.status, end.computed_tokens, votes) == ("stopped", 16, [])
 
 
@@ -228,7 +228,7 @@ def test_spent_joules_decide_by_what_is_in(fake):
     texts = ["B", "so " * 50 + "A", "so " * 50 + "A"]
     session = fake(voters(*texts), seeded=True)
     control = FakeControl(spent_when=lambda: session.steps > 20)
-    _, end, votes = run(session, ballot(votes=3), control)
+    _, end, votes = run(session, vote_arm(votes=3), control)
     assert (end.status, end.answer) == ("budget", "B")
     assert end.why.startswith("the budget ended the vote after 1 of 3")
     assert end.output_tokens == drawn_tokens(session)
@@ -242,7 +242,7 @@ def test_spent_joules_bring_one_thought_to_its_answer(fake):
 
     session = fake(says, seeded=True)
     control = FakeControl(spent_when=lambda: session.steps > 15)
-    _, end, votes = run(session, ballot(votes=3, think_tokens=300), control)
+    _, end, votes = run(session, vote_arm(votes=3, think_tokens=300), control)
     assert (end.status, end.answer) == ("budget", "C")
     assert sorted(v.status for v in votes) == ["abandoned", "abandoned", "answered"]
     assert "That is enough thinking" in end.thinking
@@ -250,27 +250,27 @@ def test_spent_joules_bring_one_thought_to_its_answer(fake):
 
 def test_models_that_refuse_rollback_vote_as_well(fake):
     session = fake(voters(*"ABB"), seeded=True, refuses_rollback=True)
-    assert run(session, ballot(votes=3))[1].answer == "B"
+    assert run(session, vote_arm(votes=3))[1].answer == "B"
 
 
 def test_numbers_and_words_are_counted_by_what_they_mean(fake):
     texts = ("1,000", "It is 1000.", "999", "1000.0")
     session = fake(voters(*texts), seeded=True)
     question = (Message("user", "How many?"),)
-    end = list(answer(question, ballot(votes=4), session, GO_ON))[-1]
+    end = list(answer(question, vote_arm(votes=4), session, GO_ON))[-1]
     assert (end.answer, end.confidence) == ("1,000", 0.75)
 
 
 def test_a_prompt_over_the_context_is_refused(fake):
     with pytest.raises(ContextOverflow):
-        run(fake(voters("A"), seeded=True, context_tokens=40), ballot())
+        run(fake(voters("A"), seeded=True, context_tokens=40), vote_arm())
 
 
 def test_each_vote_has_the_seed_after_the_one_before(fake):
     session = fake(voters(*"AAA"), seeded=True)
-    run(session, ballot(votes=3))
+    run(session, vote_arm(votes=3))
     assert [s.sampling.seed for s in session.opened[1:]] == [0, 1, 2]
-    assert isinstance(run(fake(voters("A"), seeded=True), ballot(votes=1))[1], Finished)
+    assert isinstance(run(fake(voters("A"), seeded=True), vote_arm(votes=1))[1], Finished)
 
 
 def test_votes_over_numbers_are_counted_by_value_whatever_the_question_says(fake):
@@ -278,7 +278,7 @@ def test_votes_over_numbers_are_counted_by_value_whatever_the_question_says(fake
     texts = ("$18.00", "It is 18 dollars.", "17", "18", "I do not know.")
     session = fake(voters(*texts), seeded=True)
     options = OutputOptions(number=True)
-    events = list(answer(asked, ballot(votes=5), session, GO_ON, options=options))
+    events = list(answer(asked, vote_arm(votes=5), session, GO_ON, options=options))
     votes = [event for event in events if isinstance(event, Vote)]
     assert [vote.choice for vote in votes] == ["18", "18", "17", "18", None]
     assert (events[-1].answer, events[-1].why) == ("$18.00", "all: 3 of 5 votes agree")

@@ -27,7 +27,7 @@ from etui.multiple_choice import parse_options
 from etui.reasoning.decoding import BUDGET
 from etui.reasoning.extraction import extract
 from etui.reasoning.prompts import build_thinking, choose_style, with_instruction
-from etui.reasoning.vote_count import Ballot, Poll
+from etui.reasoning.vote_count import Poll
 from etui.units import count_text
 
 
@@ -137,10 +137,10 @@ class _Election:
             for vote in self._end(number):
                 yield vote
         if self._status != "complete" or (self._lost and not self._poll.decided):
-            for ballot in self._poll.count_all():
-                yield ballot.event(self._answer.clock_ns())
-        for ballot in self._poll.uncounted:
-            yield replace(ballot.event(self._answer.clock_ns()), status="uncounted")
+            for vote in self._poll.count_all():
+                yield replace(vote, t_ns=self._answer.clock_ns())
+        for vote in self._poll.uncounted:
+            yield replace(vote, t_ns=self._answer.clock_ns(), status="uncounted")
         for event in self._close():
             yield event
 
@@ -228,22 +228,25 @@ class _Election:
             answer, thinking = thinking, ""  # it answered without thinking first
         weight = reply.mean_probability
         self._unweighed = self._unweighed or weight is None
-        ballot = Ballot(
+        found = extract(
+            answer,
+            self._question,
+            self._options,
+            truncated=reply.finish == "length",
+            number=self._number,
+        )
+        vote = Vote(
+            t_ns=self._answer.clock_ns(),
             index=index,
             answer=answer,
             thinking=thinking,
-            extracted=extract(
-                answer,
-                self._question,
-                self._options,
-                truncated=reply.finish == "length",
-                number=self._number,
-            ),
-            weight=weight if self._arm.weight == "probability" and weight is not None else 1.0,
             tokens=reply.tokens,
+            weight=weight if self._arm.weight == "probability" and weight is not None else 1.0,
+            choice=found.key,
+            status=found.status,
         )
-        for counted in self._poll.add(ballot):
-            yield counted.event(self._answer.clock_ns())
+        for counted in self._poll.add(vote):
+            yield replace(counted, t_ns=self._answer.clock_ns())
 
     def _build_answer(self, index: int, reply: Reply) -> Vote:
         """Build the event of one of several answers that a client asked for."""
@@ -289,7 +292,7 @@ class _Election:
         if winner is not None and winner.answer:
             yield Answer(self._answer.clock_ns(), winner.answer, 0)
         status = self._status
-        if status == "complete" and winner is not None and winner.extracted.status == "truncated":
+        if status == "complete" and winner is not None and winner.status == "truncated":
             status = "truncated"
         why = poll.why(self._arm.votes - len(self._waiting), self._cut_off)
         if status in ("stopped", "budget"):

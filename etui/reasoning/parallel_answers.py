@@ -1,7 +1,4 @@
-"""Several answers after one prefill: forks of its prompt, decoded in one batch.
-
-Majority votes and a client that asks for several answers use it.
-"""
+"""Several answers after one prefill: forks of its prompt, decoded in one batch."""
 
 from __future__ import annotations
 
@@ -9,15 +6,16 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import TypedDict
 
 from etui.arm import Arm
 from etui.chat import Message
 from etui.engine.session import Session
 from etui.errors import CacheFull, EtuiError
-from etui.events import Answer, Batch, Thought, TokenLogprob
+from etui.events import Answer, Batch, Thought, TokenLogprob, Vote
 from etui.reasoning.context_fit import LIKELY_ANSWER_TOKENS, FittedPrompt
 from etui.reasoning.cot import thinking_prompt
-from etui.reasoning.decoding import Opened
+from etui.reasoning.decoding import Opened, describe_loops
 from etui.reasoning.direct import answer_prompt
 from etui.reasoning.loop_guard import build_guard
 from etui.reasoning.output import Output
@@ -25,7 +23,7 @@ from etui.reasoning.prompts import build_thinking, choose_style
 from etui.reasoning.thinking_run import ThinkingPlan, ThinkingRun, build_plan
 
 
-def plan_forks(
+def plan_answers(
     messages: Sequence[Message], arm: Arm, session: Session, output: Output
 ) -> tuple[FittedPrompt, ThinkingPlan]:
     """Build the prompt that several answers share, and the plan of each.
@@ -48,7 +46,7 @@ def plan_forks(
 
 
 @dataclass(slots=True)
-class Fork:
+class ParallelAnswer:
     """An answer that is being decoded."""
 
     index: int  # Its number, from 0; its seed is the arm's plus this
@@ -56,8 +54,34 @@ class Fork:
     logprobs: list[TokenLogprob] = field(default_factory=list)
     """Log-probabilities of its tokens, if the client asks for them."""
 
+    def build_vote(self, t_ns: int) -> Vote:
+        """Build the event with its text so far; its weight is 0 until it is counted."""
+        thought, reply = self.run.thought, self.run.reply
+        runs = [run for run in (thought, reply) if run is not None]
+        return Vote(
+            t_ns=t_ns,
+            index=self.index,
+            answer=reply.text.strip() if reply else "",
+            thinking=thought.text.strip() if thought else "",
+            tokens=self.run.tokens,
+            weight=0.0,
+            status="abandoned",
+            ended=describe_loops(thought, reply),
+            raw_answer=reply.whole.strip() if reply else "",
+            raw_thinking=thought.whole.strip() if thought else "",
+            saved_tokens=sum(run.saved_tokens for run in runs),
+        )
 
-class Forks:
+
+class _Totals(TypedDict):
+    thinking_end_ns: int
+    end_ns: int
+    first_token_ns: int | None
+    thinking_tokens: int
+    output_tokens: int
+
+
+class ParallelAnswers:
     """The answers to one question on one session, as many in a batch as fit into the cache.
 
     Args:
@@ -81,7 +105,7 @@ class Forks:
         self._base_tokens = len(self._base.tokens) - self._base.pending
         self._batches_end_ns = opened.end_ns
         self.waiting = deque(range(count))
-        self.live: list[Fork] = []
+        self.live: list[ParallelAnswer] = []
         self.tokens: dict[type[Thought] | type[Answer], int] = {Thought: 0, Answer: 0}
         self.first_ns: int | None = None
         self.thinking_end_ns = self.end_ns = opened.end_ns
@@ -107,16 +131,16 @@ class Forks:
         except EtuiError:  # the grammar is refused
             self._session.close(sequence, keep=False)
             raise
-        self.live.append(Fork(index, run))
+        self.live.append(ParallelAnswer(index, run))
         return True
 
     def _has_room(self) -> bool:
         if self._session.free_sequences < 1:
             return False
-        each = self._plan.think_tokens + len(self._plan.hand_over) + 1
-        each += min(self._plan.answer_tokens, LIKELY_ANSWER_TOKENS)
-        promised = sum(max(0, each - self._computed(fork.run)) for fork in self.live)
-        return self._session.free_tokens - promised >= each
+        most = self._plan.think_tokens + len(self._plan.hand_over) + 1
+        most += min(self._plan.answer_tokens, LIKELY_ANSWER_TOKENS)
+        promised = sum(max(0, most - self._computed(each.run)) for each in self.live)
+        return self._session.free_tokens - promised >= most
 
     def _computed(self, run: ThinkingRun) -> int:
         return len(run.sequence.tokens) - run.sequence.pending - self._base_tokens
@@ -129,7 +153,7 @@ class Forks:
             EngineFailed: The batch failed.
         """
         try:
-            step = self._session.step([fork.run.sequence for fork in self.live])
+            step = self._session.step([each.run.sequence for each in self.live])
         except CacheFull:  # an answer took more room than was reserved for it
             if len(self.live) < 2:
                 raise
@@ -137,18 +161,18 @@ class Forks:
             self.end(last)
             self.waiting.appendleft(last.index)  # its seed draws the same text later
             return
-        live = {fork.run.sequence.id: fork for fork in self.live}
+        live = {each.run.sequence.id: each for each in self.live}
         shares = tuple((live[id_].index, tokens) for id_, tokens in step.computed.items())
         if shares:
             yield Batch(self._batches_end_ns, step.end_ns, shares)
             self._batches_end_ns = step.end_ns
         new: dict[type[Thought] | type[Answer], int] = {Thought: 0, Answer: 0}
         for sampled in step.sampled:
-            fork = live[sampled.sequence_id]
-            was_thinking = fork.run.thinking
-            for event in fork.run.take(sampled, step.end_ns):
+            each = live[sampled.sequence_id]
+            was_thinking = each.run.thinking
+            for event in each.run.take(sampled, step.end_ns):
                 if isinstance(event, TokenLogprob):
-                    fork.logprobs.append(event)
+                    each.logprobs.append(event)
                 else:
                     new[type(event)] += event.tokens
             if was_thinking:
@@ -160,7 +184,18 @@ class Forks:
                 self.first_ns = self.first_ns or step.end_ns
                 yield kind(step.end_ns, "", tokens)
 
-    def end(self, fork: Fork) -> None:
-        """Take a fork out of the batch, and free its cache."""
-        self.live.remove(fork)
-        self._session.close(fork.run.sequence, keep=False)
+    def totals(self) -> _Totals:
+        """Return the times and tokens of all answers, as fields of ``Finished``."""
+        thinking, answer = self.tokens[Thought], self.tokens[Answer]
+        return _Totals(
+            thinking_end_ns=self.thinking_end_ns,
+            end_ns=self.end_ns,
+            first_token_ns=self.first_ns,
+            thinking_tokens=thinking,
+            output_tokens=thinking + answer,
+        )
+
+    def end(self, one: ParallelAnswer) -> None:
+        """Take an answer out of the batch, and free its cache."""
+        self.live.remove(one)
+        self._session.close(one.run.sequence, keep=False)

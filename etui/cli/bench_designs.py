@@ -28,7 +28,7 @@ def designs(ctx: click.Context, as_json: bool) -> None:
     if ctx.invoked_subcommand is not None:
         return
     from etui.cli.common import load_context, print_json
-    from etui.design.library import list_designs
+    from etui.design.load import list_designs
 
     config, catalogue, is_available = load_context()
     found = [_describe(place, catalogue, is_available) for place in list_designs(config)]
@@ -45,7 +45,7 @@ def designs(ctx: click.Context, as_json: bool) -> None:
 def show(name: str) -> None:
     """Print the YAML text of a design."""
     from etui.config.config import load_config
-    from etui.design.library import find_design
+    from etui.design.load import find_design
     from etui.yaml.load import read_text
 
     click.echo(read_text(find_design(name, load_config()).path), nl=False)
@@ -115,6 +115,6 @@ def _print_design(design: dict[str, Any]) -> None:
 
 
 def _print_place(config: Config) -> None:
-    from etui.design.library import designs_dir
+    from etui.design.load import designs_dir
 
     click.echo(f"your own designs: {designs_dir(config)}/NAME.yaml", err=True)

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
     from etui.bench.plan import RunPlan
     from etui.bench.run import BenchRunner
-    from etui.design.design import Design
     from etui.design.dry_run import PlanPrice
+    from etui.design.load import Design
     from etui.design.plan import DesignRequest
     from etui.measure.run import RunLimits
 
@@ -112,7 +112,7 @@ def price_design_run(
 
 def print_plan_price(price: PlanPrice, plan: RunPlan, limits: RunLimits, as_json: bool) -> None:
     """Print the price of a plan as a table, or as one JSON document."""
-    from etui.design.price_text import build_price_document, format_price
+    from etui.design.dry_run import build_price_document, format_price
     from etui.design.run import count_within
 
     within = count_within(price, plan, limits.seconds)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from etui.arm import VOTE_TEMPERATURE, Arm, EarlyExit, Sampling, VoteStop
@@ -12,11 +13,66 @@ from etui.bench.arms import check_format, parse_arm
 from etui.bench.config import NamedText, RunConfig
 from etui.bench.formats import FORMATS
 from etui.calibration.grid import Grid
-from etui.design.design import Design, DesignArm
+from etui.config.config import Config, shipped_dir
 from etui.design.schema import LISTED, MOST_ARMS, CurvesEntry, DesignArmEntry, DesignFile
 from etui.errors import InvalidFile, ModelUnavailable, Problem, UsageError
 from etui.text import did_you_mean
 from etui.yaml.load import Located, parse_yaml
+from etui.yaml.named_files import NamedFile, find_named_file, list_named_files
+
+
+@dataclass(frozen=True, slots=True)
+class DesignArm:
+    """An arm of a design."""
+
+    name: str
+    """Name in the run: that of the role, of the entry, and the values of its lists, joined by
+    hyphens, such as ``small-vote-3``."""
+    role: str  # The role whose model answers
+    arm: Arm
+
+
+@dataclass(frozen=True, slots=True)
+class Design:
+    """The layout of a study, resolved to the models of this machine or of a run.
+
+    Attributes:
+        suite, split, format, shots, seed: As in :class:`etui.bench.plan.RunRequest`.
+    """
+
+    name: str  # Name of its file without the extension
+    title: str  # What the study measures, in a line
+    summary: str  # What it is for; may be empty
+    models: Mapping[str, str]  # Role -> model that serves it, smallest role first
+    arms: Mapping[str, DesignArm]  # Name -> arm, in the order of the file within each role
+    suite: str
+    split: str
+    format: str
+    shots: int | None
+    seed: int
+    block: int  # Number of questions that every arm answers before the next ones are asked
+    curves: Grid | None  # Lengths of the operating curves; None measures none
+
+
+def designs_dir(config: Config) -> Path:
+    """Return the folder of the user's own designs."""
+    return config.home / "designs"
+
+
+def list_designs(config: Config) -> tuple[NamedFile, ...]:
+    """List every design that has a name, sorted; the user's own replace shipped ones."""
+    return list_named_files(shipped_dir() / "designs", designs_dir(config))
+
+
+def find_design(name: str, config: Config) -> NamedFile:
+    """Find a design by name; a name that ends in ``.yaml`` or contains a slash is a path.
+
+    Raises:
+        UsageError: There is no design of that name.
+    """
+    shipped = shipped_dir() / "designs"
+    return find_named_file(name, shipped, designs_dir(config), "design", "designs")
+
 
 _PLAIN = (
     "reasoning", "think_tokens", "max_tokens", "style", "readout", "votes", "batch", "weight",

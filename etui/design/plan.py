@@ -9,9 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from etui.bench.config import BenchPart, NamedText
 from etui.bench.plan import RunPlan, RunRequest, make_design_plan
-from etui.design.design import Design
-from etui.design.library import find_design
-from etui.design.load import ModelChoice, check_design, resolve_design
+from etui.design.load import Design, ModelChoice, check_design, find_design, resolve_design
 from etui.errors import UsageError
 from etui.yaml.load import read_text
 from etui.yaml.named_files import NamedFile

@@ -1,4 +1,10 @@
-"""What a design will cost: the prices of its arms, and their sum."""
+"""Price an arm by measured answers, an operating curve and token counts: arithmetic only.
+
+An arm that has answered is extrapolated by the mean of its answers, corrected for prompts that are
+longer or shorter than theirs (a regression estimator: Cochran, Sampling Techniques, 3rd ed.,
+chapter 7). An arm that has not is priced by the operating curve of its model, if the lengths of its
+outputs are known from other runs. Else its joules are unknown; only their upper bound may be known.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +13,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from etui.arm import Arm
+from etui.curves.operating_curve import OperatingCurve
 from etui.energy.scopes import weakest
 from etui.energy.types import Kind
+from etui.stats.tests import t_quantile
 
 Source = Literal["answers", "curve", "none"]
 """Measured answers of the same arm, the operating curve of its model, or nothing."""
@@ -188,3 +197,317 @@ def find_weakest_kind(kinds: Iterable[str | None]) -> str | None:
     """Return the kind of the least certain joules; None without any."""
     found = weakest(Kind(kind) for kind in kinds if kind is not None)
     return None if found is None else found.value
+
+
+LEAST_ANSWERS = 2
+"""Answers of an arm from which it is extrapolated: the spread of one is unknown."""
+
+
+_TAIL = 0.025
+"""Probability on either side of a 95 % interval."""
+
+
+@dataclass(frozen=True, slots=True)
+class MeasuredAnswer:
+    """Cost of one measured answer; joules, uncertainty and kind are None where unmeasured."""
+
+    joules: float | None
+    uncertainty: float | None
+    seconds: float
+    computed_tokens: float
+    output_tokens: int
+    kind: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ArmEvidence:
+    """What is known of an arm before it answers."""
+
+    answers: Sequence[MeasuredAnswer] = ()
+    outputs: Sequence[int] = ()
+    """Output tokens of its answers anywhere, those on other machines included."""
+    curve: OperatingCurve | None = None
+    """Operating curve of its model on this machine; None without one."""
+    origin: str = ""  # Where the answers are from, in a few words
+
+
+@dataclass(frozen=True, slots=True)
+class Slopes:
+    """Cost of one more token of a model."""
+
+    joules_per_prompt_token: float = 0.0
+    joules_per_output_token: float = 0.0
+    seconds_per_prompt_token: float = 0.0
+    seconds_per_output_token: float = 0.0
+
+
+def fit_slopes(answers: Iterable[MeasuredAnswer], curve: OperatingCurve | None) -> Slopes:
+    """Find the cost of one more token: from the curve of a model, else from answers of its arms.
+
+    Answers are fitted by non-negative least squares to a constant, a cost of a prompt token and one
+    of an output token; with too few of them every slope is 0.
+
+    Args:
+        answers: Answers of all arms of the model.
+        curve: Its operating curve; None without one.
+    """
+    if curve is not None and curve.speed.prefill_tokens_per_second:
+        decode = curve.speed.decode_tokens_per_second
+        return Slopes(
+            curve.prefill.slope,
+            curve.decode.slope,
+            1 / curve.speed.prefill_tokens_per_second,
+            1 / decode if decode else 0.0,
+        )
+    known = list(answers)
+    joules = _fit([(a, a.joules) for a in known if a.joules is not None])
+    seconds = _fit([(a, a.seconds) for a in known])
+    return Slopes(joules[0], joules[1], seconds[0], seconds[1])
+
+
+def count_most_output(arm: Arm, *, generates: bool = True) -> int:
+    """Count the output tokens of an answer that uses up all budgets of an arm."""
+    if not generates or (arm.reasoning == "direct" and arm.readout == "choices"):
+        return 0
+    thinking = arm.think_tokens if arm.reasoning != "direct" else 0
+    return (thinking + arm.max_tokens) * (arm.votes if arm.reasoning == "vote" else 1)
+
+
+def price_arm(
+    arm: Arm,
+    role: str,
+    evidence: ArmEvidence,
+    questions: int,
+    prompt_tokens: float | None,
+    slopes: Slopes,
+    *,
+    generates: bool = True,
+) -> ArmPrice:
+    """Price an arm.
+
+    Args:
+        prompt_tokens: Their mean prompt tokens that are computed; None if unknown.
+        slopes: Cost of a token of its model.
+        generates: Whether the format writes an answer.
+    """
+    most = count_most_output(arm, generates=generates)
+    mean = (
+        _extrapolate_answers(evidence, questions, prompt_tokens, slopes, generates=generates)
+        or _predict_mean(arm, evidence, questions, prompt_tokens, most)
+        or _Mean(
+            "none",
+            "unknown: measure a few questions with --pilot",
+            _mean([float(tokens) for tokens in evidence.outputs]),
+        )
+    )
+    joules, seconds = mean.joules, mean.seconds
+    most_joules, most_seconds = _bound(arm, evidence.curve, prompt_tokens, mean, slopes, most)
+    return ArmPrice(
+        arm=arm.name,
+        role=role,
+        model=arm.model,
+        questions=questions,
+        source=mean.source,
+        origin=mean.origin,
+        measured=len(evidence.answers) if mean.source == "answers" else 0,
+        prompt_tokens=prompt_tokens,
+        output_tokens=mean.output_tokens if most else 0.0,
+        most_output_tokens=most,
+        joules=joules,
+        seconds=seconds,
+        most_joules=most_joules,
+        most_seconds=most_seconds,
+        total_joules=None if joules is None else joules.times(questions),
+        total_seconds=None if seconds is None else seconds.times(questions),
+        kind=None if joules is None else _find_kind(evidence, mean.source),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Mean:
+    """Mean cost of an answer, and where it is from; None where it is unknown."""
+
+    source: Source
+    origin: str
+    output_tokens: float | None
+    joules: Amount | None = None
+    seconds: Amount | None = None
+
+
+def _extrapolate_answers(
+    evidence: ArmEvidence,
+    questions: int,
+    prompt_tokens: float | None,
+    slopes: Slopes,
+    *,
+    generates: bool,
+) -> _Mean | None:
+    """Extrapolate the arm's own answers; None with too few of them."""
+    timed = evidence.answers
+    if len(timed) < LEAST_ANSWERS:
+        return None
+    # The log does not say which share of a subject's examples such an answer computed.
+    shift = _shift(timed, prompt_tokens) if generates else 0.0
+    joules = None
+    if all(answer.joules is not None for answer in timed):
+        joules = extrapolate(
+            [answer.joules or 0.0 for answer in timed],
+            questions,
+            shift * slopes.joules_per_prompt_token,
+            _meter_share(timed),
+        )
+    return _Mean(
+        "answers",
+        f"{len(timed)} answers of {evidence.origin}",
+        _mean([float(answer.output_tokens) for answer in timed]),
+        joules,
+        extrapolate(
+            [answer.seconds for answer in timed], questions, shift * slopes.seconds_per_prompt_token
+        ),
+    )
+
+
+def _predict_mean(
+    arm: Arm, evidence: ArmEvidence, questions: int, prompt_tokens: float | None, most: int
+) -> _Mean | None:
+    """Predict by the operating curve; None without a curve or without known output lengths."""
+    counted = [0.0] if most == 0 else [float(tokens) for tokens in evidence.outputs]
+    if evidence.curve is None or prompt_tokens is None or not counted:
+        return None
+    lengths = f" x {len(counted)} output lengths of the log" if most else ""
+    return _Mean(
+        "curve",
+        f"operating curve of the model{lengths}",
+        _mean(counted),
+        predict_by_curve(arm, evidence.curve, prompt_tokens, counted, questions),
+        _predict_seconds(arm, evidence.curve, prompt_tokens, counted),
+    )
+
+
+def extrapolate(
+    values: Sequence[float], questions: int, shift: float = 0.0, meter_share: float = 0.0
+) -> Amount:
+    """Predict the mean of further answers from those that were measured.
+
+    Args:
+        values: Cost of each measured answer, at least two.
+        questions: Number of further answers, whose own spread is part of the interval.
+        shift: Added to the mean, because the further questions have other lengths.
+        meter_share: Relative uncertainty of the meter itself.
+    """
+    count = len(values)
+    mean = math.fsum(values) / count
+    variance = math.fsum((value - mean) ** 2 for value in values) / (count - 1)
+    spread = math.sqrt(variance * (1 / count + 1 / max(questions, 1)))
+    scatter = t_quantile(_TAIL, count - 1) * spread
+    value = max(mean + shift, 0.0)
+    return Amount(value, scatter, math.hypot(scatter, meter_share * value))
+
+
+def predict_by_curve(
+    arm: Arm, curve: OperatingCurve, prompt_tokens: float, outputs: Sequence[float], questions: int
+) -> Amount:
+    """Predict the joules of an answer from a curve and past lengths of its output.
+
+    The prompt of a vote is computed once, and its answers are decoded one after the other; drawn
+    together they cost less.
+    """
+    costs = [_curve_joules(arm, curve, prompt_tokens, output) for output in outputs]
+    value = math.fsum(cost for cost, _ in costs) / len(costs)
+    of_curve = math.fsum(scatter for _, scatter in costs) / len(costs)
+    of_lengths = 0.0
+    if len(costs) > 1:
+        of_lengths = extrapolate([cost for cost, _ in costs], questions).scatter or 0.0
+    scatter = math.hypot(of_curve, of_lengths)
+    return Amount(value, scatter, math.hypot(scatter, curve.meter_share * value))
+
+
+def _find_kind(evidence: ArmEvidence, source: Source) -> str | None:
+    if source == "curve":
+        return None if evidence.curve is None else evidence.curve.kind
+    return find_weakest_kind(answer.kind for answer in evidence.answers)
+
+
+def _shift(answers: Sequence[MeasuredAnswer], prompt_tokens: float | None) -> float:
+    """Return how many more prompt tokens the further questions have than the measured ones."""
+    if prompt_tokens is None:
+        return 0.0
+    return prompt_tokens - math.fsum(answer.computed_tokens for answer in answers) / len(answers)
+
+
+def _meter_share(answers: Sequence[MeasuredAnswer]) -> float:
+    joules = math.fsum(answer.joules or 0.0 for answer in answers)
+    return math.fsum(answer.uncertainty or 0.0 for answer in answers) / joules if joules else 0.0
+
+
+def _curve_joules(
+    arm: Arm, curve: OperatingCurve, prompt_tokens: float, output: float
+) -> tuple[float, float]:
+    """Return joules and scatter of one answer."""
+    votes = arm.votes if arm.reasoning == "vote" else 1
+    each = max(output / votes - 1, 0.0)
+    prefill = curve.prefill.joules(0, prompt_tokens)
+    decode = votes * curve.decode.joules(prompt_tokens, each)
+    scatter = math.hypot(curve.prefill.half_width(prefill), curve.decode.half_width(decode))
+    return prefill + decode, scatter
+
+
+def _predict_seconds(
+    arm: Arm, curve: OperatingCurve, prompt_tokens: float, outputs: Sequence[float]
+) -> Amount | None:
+    """Predict the seconds of an answer by the speed of a curve, whose error is not known."""
+    votes = arm.votes if arm.reasoning == "vote" else 1
+    output = math.fsum(outputs) / len(outputs)
+    whole = curve.speed.seconds(prompt_tokens, max(output - votes + 1, 0.0))
+    return None if whole is None else Amount(whole, None, None)
+
+
+def _bound(
+    arm: Arm,
+    curve: OperatingCurve | None,
+    prompt_tokens: float | None,
+    mean: _Mean,
+    slopes: Slopes,
+    most: int,
+) -> tuple[float | None, float | None]:
+    """Return the most joules and seconds of an answer, with all its budgets used up."""
+    joules, seconds, outputs = mean.joules, mean.seconds, mean.output_tokens
+    if curve is not None and prompt_tokens is not None:
+        votes = arm.votes if arm.reasoning == "vote" else 1
+        by_curve = _curve_joules(arm, curve, prompt_tokens, most)[0]
+        by_speed = curve.speed.seconds(prompt_tokens, max(most - votes + 1, 0))
+        return (
+            max(by_curve, joules.value if joules else 0.0),
+            None if by_speed is None else max(by_speed, seconds.value if seconds else 0.0),
+        )
+    more = None if outputs is None else max(most - outputs, 0.0)
+    return (
+        _extend(joules, more, outputs, slopes.joules_per_output_token),
+        _extend(seconds, more, outputs, slopes.seconds_per_output_token),
+    )
+
+
+def _extend(
+    amount: Amount | None, more: float | None, outputs: float | None, slope: float
+) -> float | None:
+    """Add the cost of more output tokens; without a slope, all of it is that of the output."""
+    if amount is None or more is None:
+        return None
+    if slope > 0:
+        return amount.value + more * slope
+    return amount.value * (1 + more / outputs) if outputs else amount.value
+
+
+def _fit(pairs: Sequence[tuple[MeasuredAnswer, float]]) -> tuple[float, float]:
+    """Fit costs to a constant and both kinds of tokens; return the cost of a token of each kind."""
+    if len(pairs) < 2 * 3:
+        return 0.0, 0.0
+    from etui.stats.tests import fit_non_negative
+
+    rows = [(1.0, answer.computed_tokens, float(answer.output_tokens)) for answer, _ in pairs]
+    _, prompt, output = fit_non_negative(rows, [cost for _, cost in pairs])
+    return prompt, output
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return math.fsum(values) / len(values) if values else None

@@ -23,7 +23,7 @@ from etui.design._tables import (
     tabulate_routers,
 )
 from etui.design.analysis import DesignAnalysis, PartAnalysis, analyse
-from etui.design.curve_points import read_curve_points
+from etui.design.curve_visits import read_curve_points
 from etui.errors import EtuiError, InvalidFile
 from etui.measure.page import render_template
 from etui.text import format_markdown_table, one_line, sanitize

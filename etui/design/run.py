@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from etui.bench.plan import RunPlan
     from etui.bench.run import BetweenBlocks
     from etui.bench.sample import Sample
-    from etui.design.design import Design
+    from etui.design.load import Design
     from etui.runtime.runtime import Runtime
 
 

@@ -13,14 +13,15 @@ from etui.bench.machines import describe_machine
 from etui.bench.sample import Sample
 from etui.curves.operating_curve import Conditions, OperatingCurve, PhaseCurve, Speed
 from etui.design.analysis import DesignAnalysis, analyse
-from etui.design.price import count_questions_within, price_design
-from etui.design.price_arm import (
+from etui.design.price import (
     ArmEvidence,
     MeasuredAnswer,
     Slopes,
     count_most_output,
+    count_questions_within,
     fit_slopes,
     price_arm,
+    price_design,
 )
 from tests.contract.numbers import check_numbers
 from tests.design import synthetic

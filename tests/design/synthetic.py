@@ -18,7 +18,7 @@ from etui.calibration.measure import MeasuredPoint
 from etui.curves.fit import TurnPoint
 from etui.curves.operating_curve import looked_back
 from etui.datasets.mmlu import SUBJECT_GROUPS
-from etui.design.curve_points import append_curve_point
+from etui.design.curve_visits import append_curve_point
 from etui.energy.types import Kind
 from etui.turn.record import Tokens
 from tests.bench import synthetic

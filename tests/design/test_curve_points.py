@@ -10,7 +10,7 @@ import pytest
 from etui.bench.folder import CURVES
 from etui.calibration.measure import MeasuredPoint
 from etui.curves.fit import TurnPoint
-from etui.design.curve_points import append_curve_point, read_curve_points
+from etui.design.curve_visits import append_curve_point, read_curve_points
 from etui.energy.types import Kind
 from etui.errors import EtuiError, InvalidFile
 

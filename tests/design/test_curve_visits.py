@@ -15,13 +15,13 @@ from hypothesis import strategies as st
 from etui.bench.config import NamedText
 from etui.calibration.grid import Grid, Length, Visit, list_visits
 from etui.curves.operating_curve import Conditions
-from etui.design.curve_points import read_curve_points
 from etui.design.curve_visits import (
     SHARE,
     CurveVisits,
     build_curve_visits,
     is_due,
     next_visit,
+    read_curve_points,
     spent_on,
 )
 from tests.bench import synthetic

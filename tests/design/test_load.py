@@ -14,12 +14,14 @@ from etui.arm import VoteStop
 from etui.bench.arms import to_json
 from etui.bench.config import NamedText
 from etui.config.config import Config, shipped_dir
-from etui.design.library import designs_dir, find_design, list_designs
 from etui.design.load import (
     ModelChoice,
     check_design,
     design_of_run,
+    designs_dir,
+    find_design,
     list_arm_names,
+    list_designs,
     parse_design,
     read_curve_grid,
 )

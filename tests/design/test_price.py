@@ -14,19 +14,17 @@ from etui.arm import Arm
 from etui.curves.operating_curve import Conditions, OperatingCurve, PhaseCurve, Speed
 from etui.design.price import (
     Amount,
-    ArmPrice,
-    add_amounts,
-    count_questions_within,
-    price_design,
-)
-from etui.design.price_arm import (
     ArmEvidence,
+    ArmPrice,
     MeasuredAnswer,
     Slopes,
+    add_amounts,
     count_most_output,
+    count_questions_within,
     extrapolate,
     fit_slopes,
     price_arm,
+    price_design,
 )
 
 DIRECT = Arm("direct", "m", max_tokens=10)

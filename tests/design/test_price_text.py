@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from etui.design.dry_run import PlanPrice
+from etui.design.dry_run import PlanPrice, _count_tokens, format_price
 from etui.design.price import DesignPrice
-from etui.design.price_text import _count_tokens, format_price
 
 
 def test_a_finished_run_has_nothing_left_to_price() -> None:

@@ -103,11 +103,6 @@ def measure_answers(
 
     Yields:
         One answer after the other.
-
-    Raises:
-        StopRequested: ``cancelled`` returned true; the current question is discarded.
-        ContextOverflow: A question does not fit into the context, even without worked examples.
-        EtuiError: The engine failed.
     """
     measured = set(group_by_numbers(settings).values())
     numbers = questions.numbers

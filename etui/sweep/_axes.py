@@ -79,12 +79,7 @@ _MOST_PRODUCT = 20_000
 
 
 def parse_axes(texts: Sequence[str]) -> tuple[Axis, ...]:
-    """Parse axes such as ``threads=1,2,4``, in the order given.
-
-    Raises:
-        UsageError: An axis does not exist (the nearest name is suggested) or is given twice, has no
-            values, one twice, or one of another type; the message says what is allowed.
-    """
+    """Parse axes such as ``threads=1,2,4``, in the order given."""
     axes: list[Axis] = []
     for text in texts:
         axis = _parse_axis(text)
@@ -158,10 +153,6 @@ def check_axes(axes: Sequence[Axis], facts: MachineFacts) -> tuple[Axis, ...]:
 
     A value that only some of the compared models can have is allowed: the combinations with the
     others are left out of the grid.
-
-    Raises:
-        UsageError: No model can have a value, a model is not on this machine, two axes contradict
-            each other or one has no effect, or the grid has one combination only, or too many.
     """
     models = _check_models(axes, facts)
     _check_together({axis.name: axis for axis in axes}, facts)
@@ -331,9 +322,6 @@ def build_grid(axes: Sequence[Axis], facts: MachineFacts) -> SettingGrid:
 
     Args:
         axes: Axes that :func:`check_axes` has accepted.
-
-    Raises:
-        UsageError: There are more than ``MOST_SETTINGS``.
     """
     size = math.prod(len(axis.values) for axis in axes)
     if size > _MOST_PRODUCT:

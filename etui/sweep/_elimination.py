@@ -53,8 +53,7 @@ _LEAST_FOR_SLOPE = 4
 _LEAST_TO_TRIM = 5
 """Fewest blocks of which the highest and the lowest are not taken as they are."""
 _LEFT_OUT = 5
-"""One block of so many, rounded up, is left out of a difference that must hold without its worst.
-"""
+"""One block of so many, rounded up, is left out where a difference must hold without its worst."""
 
 
 @dataclass(frozen=True, slots=True)

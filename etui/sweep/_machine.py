@@ -66,11 +66,6 @@ def find_baseline(
     Args:
         policy: The policy of the arm; None takes that of the Config.
         arm: Comes before ``model``.
-
-    Raises:
-        UsageError: There is no such model, policy or arm; the nearest name is suggested.
-        InvalidFile: The policy has errors.
-        ModelUnavailable: None of the models is on this machine, or its file is damaged.
     """
     if arm is None:
         name = catalogue_name(model, config, catalogue)
@@ -184,10 +179,6 @@ def read_machine_facts(
 
     Args:
         gpus: The GPUs; None asks llama.cpp.
-
-    Raises:
-        EngineFailed: llama.cpp is missing.
-        ModelUnavailable: The file of the model is damaged.
     """
     spec = swept.spec
     found = tuple(_list_gpus(config) if gpus is None else gpus)
@@ -322,11 +313,6 @@ def configure(
 
     What the setting does not vary stays as in the entry of its model, and its threads as they are
     now. A quantised cache switches flash attention on where that is no axis.
-
-    Raises:
-        ModelUnavailable: The file of the model, or that of the draft model that it needs, is
-            missing, damaged, or has another sha256.
-        UsageError: There is no such model.
     """
     values = dict(setting.values)
     model = str(values.get("model", spec.name))

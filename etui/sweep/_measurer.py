@@ -113,11 +113,7 @@ class Loader(Protocol):
     """Puts the model of a setting into memory."""
 
     def load(self, setting: Configured) -> LlamaSession:
-        """Return the session of a setting, which is loaded unless it is in memory.
-
-        Raises:
-            EtuiError: It cannot be loaded.
-        """
+        """Return the session of a setting, which is loaded unless it is in memory."""
 
     def unload(self) -> None:
         """Free all memory."""
@@ -136,12 +132,7 @@ class ModelLoader:
         self._config: Config | None = None
 
     def load(self, setting: Configured) -> LlamaSession:
-        """Return the session of a setting, which is loaded unless it is in memory.
-
-        Raises:
-            ModelUnavailable: The file is no usable model, or llama.cpp rejected it.
-            EngineFailed: llama.cpp is missing, or memory ran out.
-        """
+        """Return the session of a setting, which is loaded unless it is in memory."""
         if self._residency is None or setting.config != self._config:
             self.unload()
             self._residency = Residency(setting.config, trials=True)
@@ -199,9 +190,6 @@ class CapControl:
 
         Returns:
             What a reader should know about it: a limit that was rounded; empty if nothing.
-
-        Raises:
-            SettingFailed: It was refused.
         """
         if watts is None or self._set_limit is None:
             return ""
@@ -409,12 +397,7 @@ class LocalMeasurer:
         self._devices.loader.unload()
 
     def session_for(self, setting: Setting) -> LlamaSession:
-        """Load the model of a setting, to measure its accuracy.
-
-        Raises:
-            SettingFailed: This machine cannot run the setting.
-            EtuiError: It is the baseline that failed.
-        """
+        """Load the model of a setting, to measure its accuracy."""
         with self._failing(setting):
             return self._devices.loader.load(self._configure(setting))
 

@@ -111,12 +111,7 @@ class WorkTimer:
         self._close(group)
 
     def measure(self, jobs: Sequence[Job]) -> TimedWork:
-        """Run all jobs until the windows of both phases are full.
-
-        Raises:
-            SettingFailed: The speculation asked for is impossible with this model.
-            EtuiError: The engine failed.
-        """
+        """Run all jobs until the windows of both phases are full."""
         self._session.forget()
         prefill, computed, last = self._measure_prefill(jobs)
         answers = [job for job in jobs if len(job.output) > 1]

@@ -20,20 +20,20 @@ from etui.cli.param_types import TEXT, WholeNumber
 from etui.cli.progress import count_progress
 from etui.cli.streams import control_stream
 from etui.errors import UsageError
-from etui.learning.judge import (
-    AtHull,
-    JudgedPolicy,
-    ReplayDocument,
-    RouterChoice,
-    RouterEnergy,
-    Spread,
-)
 from etui.text import count_cells, format_table
 from etui.units import significant
 
 if TYPE_CHECKING:
     from etui.config.config import Config
-    from etui.learning.judge import ReplayDocument, ReplayTable
+    from etui.learning.judge import (
+        AtHull,
+        JudgedPolicy,
+        ReplayDocument,
+        ReplayTable,
+        RouterChoice,
+        RouterEnergy,
+        Spread,
+    )
     from etui.learning.predictor import AccuracyPredictor
     from etui.models.catalogue import Catalogue
     from etui.routing.policy import Policy

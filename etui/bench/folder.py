@@ -51,6 +51,7 @@ SAMPLES = "samples.jsonl"
 SUMMARY = "summary.json"
 PER_SUBJECT = "per_subject.csv"
 REPORT = "report.html"
+MARKDOWN = "report.md"
 CURVES = "curves.jsonl"
 """Points of operating curves that a design measures on the way; other runs have none."""
 RUN = FolderKind(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from etui.bench.config import RunConfig
 from etui.bench.energy_record import build_energy_record
-from etui.bench.folder import PER_SUBJECT, REPORT, SUMMARY, RunFolder
+from etui.bench.folder import MARKDOWN, PER_SUBJECT, REPORT, SUMMARY, RunFolder
 from etui.bench.precision import Precision
 from etui.bench.sample import Sample
 from etui.bench.summary import Summary, summarise, summary_document
@@ -96,7 +96,7 @@ def _find_data(run: RunConfig, config: Config) -> Path | None:
 def load_precision(folder: Path) -> Precision | None:
     """Load the precision of a run from its last summary; None if it has none.
 
-    The looks of a run belong to it: they cannot be computed again without its questions.
+    The interim checks of a run belong to it: they cannot be computed again without its questions.
     """
     try:
         document = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
@@ -104,12 +104,6 @@ def load_precision(folder: Path) -> Precision | None:
         return None if found is None else from_document(Precision, found)
     except (OSError, ValueError, AttributeError):
         return None  # the report is written without it
-
-
-SUMMARY_FILE = SUMMARY
-PER_SUBJECT_FILE = PER_SUBJECT
-PAGE_FILE = REPORT
-MARKDOWN_FILE = "report.md"
 
 
 def result_files(
@@ -130,10 +124,10 @@ def result_files(
     from etui.bench.page import render_page
 
     return {
-        SUMMARY_FILE: _to_json(summary_document(summary)),
-        PER_SUBJECT_FILE: per_subject_csv(summary),
-        PAGE_FILE: render_page(summary, run, samples, texts),
-        MARKDOWN_FILE: markdown(summary, run),
+        SUMMARY: _to_json(summary_document(summary)),
+        PER_SUBJECT: per_subject_csv(summary),
+        REPORT: render_page(summary, run, samples, texts),
+        MARKDOWN: markdown(summary, run),
         RECORD_FILE: _to_json(build_energy_record(run, samples, summary)),
     }
 

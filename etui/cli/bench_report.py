@@ -48,15 +48,8 @@ def report(
     texts. RUN is the run's folder, its id, or `last`.
     """
     from etui.atomic import write_text
-    from etui.bench.folder import find_run, read_run
-    from etui.bench.results import (
-        MARKDOWN_FILE,
-        PAGE_FILE,
-        load_labels,
-        load_precision,
-        load_texts,
-        result_files,
-    )
+    from etui.bench.folder import MARKDOWN, REPORT, find_run, read_run
+    from etui.bench.results import load_labels, load_precision, load_texts, result_files
     from etui.bench.summary import summarise
     from etui.config.config import load_config
     from etui.errors import EtuiError, UsageError
@@ -79,12 +72,12 @@ def report(
         design = recorded.config.design is not None
         for file, text in files.items():
             # The report of a design has a page and a Markdown of its own.
-            if not design or file not in (PAGE_FILE, MARKDOWN_FILE):
+            if not design or file not in (REPORT, MARKDOWN):
                 write_text(run / file, text, errors="surrogatepass")
         drawn: list[Path] = []
         if design:
             drawn = _write_design(run, figures)
-            files[MARKDOWN_FILE] = (run / MARKDOWN_FILE).read_text(encoding="utf-8")
+            files[MARKDOWN] = (run / MARKDOWN).read_text(encoding="utf-8")
         elif figures is not None:
             from etui.bench.figures import write_figures
 
@@ -97,11 +90,11 @@ def report(
             "copy the run to a writable folder",
         ) from error
     if as_markdown:
-        click.echo(files[MARKDOWN_FILE], nl=False)
+        click.echo(files[MARKDOWN], nl=False)
     else:
-        click.echo(str(run / PAGE_FILE))
+        click.echo(str(run / REPORT))
     if open_:
-        click.launch(str((run / PAGE_FILE).resolve()))
+        click.launch(str((run / REPORT).resolve()))
 
 
 def _write_design(run: Path, figures: Path | None) -> list[Path]:

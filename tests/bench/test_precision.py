@@ -7,6 +7,7 @@ import json
 import pytest
 
 from etui.bench.config import BenchPrecision
+from etui.bench.folder import SUMMARY
 from etui.bench.precision import (
     Precision,
     SystemPrecision,
@@ -14,7 +15,7 @@ from etui.bench.precision import (
     describe_precision,
     predict_questions,
 )
-from etui.bench.results import SUMMARY_FILE, load_precision, result_files
+from etui.bench.results import load_precision, result_files
 from etui.bench.summary import Summary, summarise, summary_document
 from etui.bench.summary_text import headline, markdown
 from etui.codec import from_document
@@ -62,16 +63,16 @@ def test_the_summary_has_a_precision_only_if_one_was_asked_for(tmp_path):
     assert "precision" not in plain
     made = summarise(ROWS, RUN, None, precision())
     files = result_files(RUN, ROWS, made)
-    document = json.loads(files[SUMMARY_FILE])
+    document = json.loads(files[SUMMARY])
     assert document["precision"]["systems"]["think"]["fixed_sample"] == 520
-    (tmp_path / SUMMARY_FILE).write_text(files[SUMMARY_FILE])
+    (tmp_path / SUMMARY).write_text(files[SUMMARY])
     assert load_precision(tmp_path) == made.precision
     assert from_document(Summary, document).precision == made.precision
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"precision": 3}', '{"precision": {}}'])
 def test_a_damaged_summary_has_no_precision(tmp_path, text):
-    (tmp_path / SUMMARY_FILE).write_text(text)
+    (tmp_path / SUMMARY).write_text(text)
     assert load_precision(tmp_path) is None
     assert load_precision(tmp_path / "none") is None
 

@@ -220,8 +220,8 @@ def selftest(seconds: float, as_json: bool) -> int:
     Compares each counter with its integrated power, looks for gaps, and checks that the parts sum
     to the whole. The checks are more conclusive on a busy machine than on an idle one.
     """
-    from etui.energy.selftest import any_failed
-    from etui.energy.selftest import run_selftest as check
+    from etui.energy.diagnosis import any_failed
+    from etui.energy.diagnosis import run_selftest as check
 
     with _recording() as recorder:
         start_ns, end_ns = _measure(recorder, seconds)
@@ -363,7 +363,7 @@ def _read_use_and_watts(recorder: Recorder, seconds: float) -> Iterator[tuple[fl
 )
 def record(file: Path, seconds: float) -> int:
     """Write every reading to FILE, for a bug report or for `etui power replay`."""
-    from etui.energy.power_trace import TraceWriter
+    from etui.energy.diagnosis import TraceWriter
 
     try:
         out = file.open("x", encoding="utf-8")
@@ -394,7 +394,7 @@ def record(file: Path, seconds: float) -> int:
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def replay(file: Path, as_json: bool) -> int:
     """Compute the energy of the readings in FILE, as if they were live."""
-    from etui.energy.power_trace import replay as play
+    from etui.energy.diagnosis import replay as play
 
     recorder, start_ns, end_ns = play(file)
     _print_interval(recorder, start_ns, end_ns, as_json)

@@ -16,10 +16,9 @@ from typing import Any
 import pytest
 
 from etui.config.config import Config
+from etui.energy.diagnosis import TraceWriter, any_failed, run_selftest
 from etui.energy.idle import load_baselines
-from etui.energy.power_trace import TraceWriter
 from etui.energy.recorder import Recorder
-from etui.energy.selftest import any_failed, run_selftest
 from tests.support.devices import SENSORS, FakeClock, FakeDevice
 from tests.support.play import sample
 from tests.support.power_curves import constant

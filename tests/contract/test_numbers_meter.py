@@ -13,10 +13,10 @@ import pytest
 
 from benchmarks.attribution import CurveMeter, Schedule
 from etui.arm import TokenCost
+from etui.energy.diagnosis import TraceWriter, replay
 from etui.energy.documents import Factors, compute_cost
 from etui.energy.energy_record import compute_sensor_floor
 from etui.energy.idle import compute_baseline
-from etui.energy.power_trace import TraceWriter, replay
 from etui.energy.recorder import Recorder
 from etui.energy.sharing import (
     CpuUse,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Literal
 
 from etui.arm import Arm
@@ -210,15 +210,6 @@ def _format_tool_calls(calls: Mapping[int, ToolCall]) -> str:
 
 
 def _build_vote_record(vote: Vote) -> VoteRecord:
-    return VoteRecord(
-        index=vote.index,
-        answer=vote.answer,
-        thinking=vote.thinking,
-        tokens=vote.tokens,
-        weight=vote.weight,
-        choice=vote.choice,
-        status=vote.status,
-        ended=vote.ended,
-        raw_answer=vote.raw_answer,
-        raw_thinking=vote.raw_thinking,
-    )
+    """Take from a vote all that its record has; its joules are known when the turn has ended."""
+    kept = (each.name for each in fields(VoteRecord) if each.name != "joules")
+    return VoteRecord(**{name: getattr(vote, name) for name in kept})

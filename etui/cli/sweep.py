@@ -349,7 +349,8 @@ def _run(ctx: click.Context, options: dict[str, Any]) -> int:
 
 
 def _measure(mode: str, options: dict[str, Any], config: Config) -> int:
-    from etui.cli.sweep_progress import open_question, open_watch
+    from etui.cli.progress import open_watch
+    from etui.cli.sweep_progress import open_question
     from etui.config.config import make_home
     from etui.log.writer import TurnWriter
     from etui.measure.progress import Progress
@@ -377,7 +378,7 @@ def _measure(mode: str, options: dict[str, Any], config: Config) -> int:
     make_home(config)
     with (
         stop_signals(),
-        open_watch(jsonl=options["jsonl"]) as watch,
+        open_watch(jsonl=options["jsonl"], texts=not options["jsonl"]) as watch,
         TurnWriter(config) as writer,
     ):
         writer.ready()

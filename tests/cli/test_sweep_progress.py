@@ -9,7 +9,8 @@ from dataclasses import replace
 
 import pytest
 
-from etui.cli.sweep_progress import format_request, open_question, open_watch
+from etui.cli.progress import open_watch
+from etui.cli.sweep_progress import format_request, open_question
 from etui.energy.power_limits.limit import CapRequest
 from etui.errors import Stopped, UsageError
 from etui.measure.progress import Progress
@@ -47,7 +48,7 @@ def test_the_detection_floor_as_a_sentence(floor: DetectionFloor, text: str) -> 
 
 
 def test_json_lines_are_those_with_fields(capsys: pytest.CaptureFixture[str]) -> None:
-    with open_watch(jsonl=True) as watch:
+    with open_watch(jsonl=True, texts=False) as watch:
         watch(Progress("race · block 1", 0.5, 14))
         watch(Progress("race · block 2", 1, 14, "block", {"block": 1, "joules": None}))
         watch(Progress("a note", fields={"text": "a note"}))
@@ -66,7 +67,7 @@ def test_without_a_terminal_lines_are_few(capsys: pytest.CaptureFixture[str]) ->
         watch(Progress("done", 14, 14, "block", {"block": 14}))
     printed = capsys.readouterr()
     assert printed.out == ""
-    assert printed.err.splitlines() == ["begins", "done"]
+    assert printed.err.splitlines() == ["begins", "100 % · done"]
 
 
 def test_the_question_for_a_limit_names_device_watts_and_command() -> None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from threading import Event
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import click
 
@@ -18,6 +18,7 @@ from etui.errors import ExitCode, UsageError
 if TYPE_CHECKING:
     from etui.chat import Query
     from etui.prompts.attachments import Attachment, Part
+    from etui.prompts.library import SavedPrompt
     from etui.runtime.decide import Choice
     from etui.runtime.overrides import Overrides
     from etui.runtime.runtime import Runtime
@@ -25,53 +26,8 @@ if TYPE_CHECKING:
     from etui.turn.record import TurnRecord
 
 
-def fit_question(
-    text: str,
-    query: Query,
-    choice: Choice,
-    attachments: Sequence[Attachment],
-    part: Part | None,
-    runtime: Runtime[Any],
-) -> tuple[Attachment, ...] | None:
-    """Return what fits of the files; None if they fit whole.
-
-    No tokenizer is started for texts that fit whatever they contain: no token is shorter than a
-    byte.
-
-    Raises:
-        UsageError: They do not fit, and no part was asked for.
-    """
-    from etui.engine.token_counter import TokenCounter
-    from etui.prompts.attachments import describe_excess, fit_attachments
-    from etui.runtime.forecast import count_tokens, forecast_choice
-
-    context_tokens = runtime.model_files.find_context_tokens(
-        choice.decision.arm.model, runtime.catalogue
-    )
-    size_bytes = len(query.text.encode("utf-8", "surrogatepass"))
-    if context_tokens is None or 2 * size_bytes < context_tokens:
-        return None
-    with closing(TokenCounter()) as counter:
-        parts = [text, *(each.block() for each in attachments)]
-        found = forecast_choice(query, choice, parts, runtime, counter)
-        if found.fits:
-            return None
-        assert found.context_tokens is not None
-        assert found.room_tokens is not None
-        if part is None:
-            counted = [
-                replace(each, tokens=count.tokens)
-                for each, count in zip(attachments, found.parts[1:], strict=True)
-            ]
-            what = describe_excess(
-                counted, found.tokens, found.context_tokens, found.model, exact=found.exact
-            )
-            raise UsageError(what, "take a part: --part head, --part tail or --part ends")
-
-        def count(piece: str) -> int:
-            return count_tokens(piece, found.model, runtime, counter).tokens
-
-        return fit_attachments(text, attachments, part, found.room_tokens, count)
+MAX_INPUT_BYTES = 10_000_000
+"""Far more than any context holds; more is a mistake (a log file, a disk image)."""
 
 
 @click.command()
@@ -200,12 +156,6 @@ def ask(
     etui ask "What is wrong here?" -f main.py -f trace.txt
     etui ask --prompt review --set language=Python -f main.py
     """  # noqa: D301
-    from etui.cli.prompt_input import (
-        open_standard_input,
-        parse_values,
-        read_question,
-        read_saved,
-    )
     from etui.prompts.attachments import read_attachment
     from etui.runtime.overrides import Overrides
 
@@ -314,3 +264,141 @@ def _print_document(event: TurnEvent) -> None:
 
     if isinstance(event, TurnFinished):
         print_json(event.record.to_json())
+
+
+def fit_question(
+    text: str,
+    query: Query,
+    choice: Choice,
+    attachments: Sequence[Attachment],
+    part: Part | None,
+    runtime: Runtime[Any],
+) -> tuple[Attachment, ...] | None:
+    """Return what fits of the files; None if they fit whole.
+
+    No tokenizer is started for texts that fit whatever they contain: no token is shorter than a
+    byte.
+
+    Raises:
+        UsageError: They do not fit, and no part was asked for.
+    """
+    from etui.engine.token_counter import TokenCounter
+    from etui.prompts.attachments import describe_excess, fit_attachments
+    from etui.runtime.forecast import count_tokens, forecast_choice
+
+    context_tokens = runtime.model_files.find_context_tokens(
+        choice.decision.arm.model, runtime.catalogue
+    )
+    size_bytes = len(query.text.encode("utf-8", "surrogatepass"))
+    if context_tokens is None or 2 * size_bytes < context_tokens:
+        return None
+    with closing(TokenCounter()) as counter:
+        parts = [text, *(each.block() for each in attachments)]
+        found = forecast_choice(query, choice, parts, runtime, counter)
+        if found.fits:
+            return None
+        assert found.context_tokens is not None
+        assert found.room_tokens is not None
+        if part is None:
+            counted = [
+                replace(each, tokens=count.tokens)
+                for each, count in zip(attachments, found.parts[1:], strict=True)
+            ]
+            what = describe_excess(
+                counted, found.tokens, found.context_tokens, found.model, exact=found.exact
+            )
+            raise UsageError(what, "take a part: --part head, --part tail or --part ends")
+
+        def count(piece: str) -> int:
+            return count_tokens(piece, found.model, runtime, counter).tokens
+
+        return fit_attachments(text, attachments, part, found.room_tokens, count)
+
+
+def read_question(prompt: str | None, stdin: BinaryIO | None, *, is_terminal: bool) -> str:
+    """Read the whole question.
+
+    Args:
+        prompt: The argument; None without one.
+        stdin: Standard input as bytes; None if it is closed.
+        is_terminal: Whether standard input is a terminal; then it is not read.
+
+    Raises:
+        UsageError: The question is empty, or standard input is not text.
+    """
+    parts = [prompt or ""]
+    if stdin is not None and not is_terminal:
+        parts.append(_decode(stdin.read(MAX_INPUT_BYTES + 1)))
+    question = "\n\n".join(part.strip() for part in parts if part.strip())
+    if not question:
+        raise UsageError("the prompt is empty", 'ask something: etui ask "What is a joule?"')
+    if "\0" in question:
+        raise UsageError("the prompt contains a NUL character", "use plain text")
+    if any("\ud800" <= character <= "\udfff" for character in question):
+        raise UsageError(
+            "the prompt is not text: it contains bytes that are not UTF-8", "set a UTF-8 locale"
+        )
+    return question
+
+
+def parse_values(pairs: Sequence[str]) -> dict[str, str]:
+    """Parse ``VAR=VALUE`` pairs.
+
+    Raises:
+        UsageError: One has no equals sign or no name, or a name comes twice.
+    """
+    values: dict[str, str] = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not equals or not name.strip():
+            raise UsageError(f"--set {pair}: no VAR=VALUE", "write it as --set language=Python")
+        if name.strip() in values:
+            raise UsageError(f"--set {name.strip()} is given twice", "give one value")
+        values[name.strip()] = value
+    return values
+
+
+def read_saved(name: str | None, values: Mapping[str, str]) -> SavedPrompt | None:
+    """Read a saved prompt and fill in its variables; None without a name.
+
+    Raises:
+        UsageError: There is no such prompt, or its variables and the values do not match.
+        InvalidFile: Its file cannot be used.
+    """
+    if name is None:
+        if values:
+            raise UsageError("--set has no effect without --prompt", "add --prompt NAME")
+        return None
+    from etui.config.config import load_config
+    from etui.prompts.library import find_prompt
+
+    return find_prompt(name, load_config()).filled(values)
+
+
+def open_standard_input() -> tuple[BinaryIO | None, bool]:
+    """Return standard input as bytes, None if it is closed, and whether it is a terminal."""
+    stream = sys.stdin
+    if stream is None or stream.closed:
+        return None, False
+    return stream.buffer, stream.isatty()
+
+
+def _decode(data: bytes) -> str:
+    if len(data) > MAX_INPUT_BYTES:
+        raise UsageError(
+            f"standard input is longer than {MAX_INPUT_BYTES // 1_000_000} MB",
+            "it does not fit any context: send a part of it",
+        )
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UsageError(
+            f"standard input is not text: byte 0x{data[error.start]:02x} at position {error.start} "
+            "is not UTF-8",
+            "send text; for another encoding: iconv -t UTF-8 FILE | etui ask",
+        ) from error
+    if "\0" in text:
+        raise UsageError(
+            f"standard input is not text: a NUL byte at position {data.index(0)}", "send text"
+        )
+    return text

@@ -1,4 +1,4 @@
-"""Functions that several commands share: JSON and tables on stdout, and stop signals."""
+"""What several commands share: JSON, lines and tables on stdout, files, and stop signals."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Event
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from etui.config.config import Config
     from etui.models.catalogue import Catalogue
     from etui.routing.library import CheckedPolicy
+
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 
 
 def load_context() -> tuple[Config, Catalogue, Callable[[str], bool]]:
@@ -115,8 +118,21 @@ def print_problems(checked: CheckedPolicy) -> None:
 
 def print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print a table on standard output; a column is as wide as its widest cell."""
-    for line in format_table(rows, header=head, measure=count_cells):
-        click.echo(line)
+    print_lines(format_table(rows, header=head, measure=count_cells))
+
+
+def print_lines(lines: Iterable[str], *, err: bool = False) -> None:
+    """Print lines on standard output, or on standard error."""
+    for line in lines:
+        click.echo(line, err=err)
+
+
+def print_result(document: Any, lines: Iterable[str], as_json: bool) -> None:
+    """Print what a command found: its document with ``--json``, else its lines."""
+    if as_json:
+        print_json(document)
+    else:
+        print_lines(lines)
 
 
 def print_json(document: Any) -> None:

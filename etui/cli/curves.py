@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -10,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from etui.cli.common import json_option, print_result, write_output
 from etui.cli.param_types import TEXT
-from etui.curves.operating_curve import OperatingCurve
 from etui.curves.text import compute_drawn_lines
 from etui.errors import EtuiError, ExitCode
 from etui.plots.figure import ARM_COLOURS, Figure, Panel, Point
@@ -59,7 +58,7 @@ def _draw_panel(panel: Panel, curve: OperatingCurve) -> None:
     metavar="FILE",
     help="Also draw the curves as SVG into FILE.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@json_option
 def curves(model: str | None, svg: Path | None, as_json: bool) -> int:
     """List and draw operating curves.
 
@@ -74,20 +73,14 @@ def curves(model: str | None, svg: Path | None, as_json: bool) -> int:
     found = _find_curves(config, model)
     now = _read_conditions(config, {curve.model for curve in found})
     if svg is not None:
-        _draw(found, svg)
-    if as_json:
-        rows = [
-            {
-                **curve_document(curve),
-                "differences": list(list_differences(curve.conditions, now[curve.model])),
-            }
-            for curve in found
-        ]
-        click.echo(json.dumps({"curves": rows}, indent=2))
-        return ExitCode.DONE
-    for line in _format_curves(found, now):
-        click.echo(line)
-    if svg is not None:
+        write_output(svg, figure_svg(found), "choose a file in a writable folder")
+    rows = [
+        curve_document(curve)
+        | {"differences": list_differences(curve.conditions, now[curve.model])}
+        for curve in found
+    ]
+    print_result({"curves": rows}, _format_curves(found, now), as_json)
+    if svg is not None and not as_json:
         click.echo(f"curves drawn in {svg}", err=True)
     return ExitCode.DONE
 
@@ -155,12 +148,3 @@ def _format_curves(found: Sequence[OperatingCurve], now: Mapping[str, Conditions
             yield f"  not valid here: {change}"
         yield from draw_curve(curve)
         yield from fit_lines(curve)
-
-
-def _draw(found: Sequence[OperatingCurve], svg: Path) -> None:
-    """Draw the curves into an SVG file."""
-    try:
-        svg.write_text(figure_svg(found), encoding="utf-8")
-    except OSError as error:
-        what = f"cannot write {svg}: {error.strerror or error}"
-        raise EtuiError(what, "choose a file in a writable folder") from error

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+import math
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import click
 
-from etui.cli.common import print_json, stop_signals
+from etui.cli.common import json_option, print_result, stop_signals
 from etui.cli.param_types import TEXT
+from etui.codec import to_document
 from etui.errors import ExitCode
+from etui.text import format_table, join_lines
+from etui.units import bytes_text, count_text, per_token_text, rate_text, seconds_text
 
 if TYPE_CHECKING:
     from etui.runtime.doctor import Diagnosis
+    from etui.runtime.gpu_run import RunResult, Timed
+    from etui.runtime.gpu_verdict import Attempt, PerToken
+    from etui.runtime.remote_models import BackendReport
+    from etui.runtime.try_gpu import GpuTrial
 
 
 @click.command()
@@ -25,7 +33,7 @@ if TYPE_CHECKING:
     flag_value="",
     help="Run a model (the smallest on this machine) with and without the GPU, and compare.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@json_option
 def doctor(model: str | None, as_json: bool) -> int:
     """Report what etui finds: GPU, power channels, models, folders.
 
@@ -44,17 +52,12 @@ def doctor(model: str | None, as_json: bool) -> int:
     from etui.runtime.doctor import diagnose
 
     diagnosis = diagnose(load_config())
-    if as_json:
-        print_json(diagnosis)
-        return ExitCode.DONE
-    for line in format_diagnosis(diagnosis):
-        click.echo(line)
+    print_result(diagnosis, format_diagnosis(diagnosis), as_json)
     return ExitCode.DONE
 
 
 def _try_gpu(model: str, as_json: bool) -> int:
     """Try the GPU with a model; an empty name takes the smallest."""
-    from etui.cli.try_gpu_text import build_document, format_trial
     from etui.config.config import load_config
     from etui.energy.discovery import open_recorder
     from etui.models.catalogue import load_catalogue
@@ -69,11 +72,7 @@ def _try_gpu(model: str, as_json: bool) -> int:
     require(spec, config)
     with stop_signals(), open_recorder(config) as meter:
         trial = try_gpu(spec, look_at_offload(), meter, report)
-    if as_json:
-        print_json(build_document(trial))
-    else:
-        for line in format_trial(trial):
-            click.echo(line)
+    print_result(build_document(trial), format_trial(trial), as_json)
     return ExitCode.DONE if trial.verdict.ok else ExitCode.FAILED
 
 
@@ -149,7 +148,6 @@ def _format_power_limits(diagnosis: Diagnosis) -> Iterator[str]:
 
 
 def _format_meters(diagnosis: Diagnosis) -> Iterator[str]:
-    from etui.text import join_lines
     from etui.units import offset_text
 
     if diagnosis.meters:
@@ -167,8 +165,6 @@ def _format_meters(diagnosis: Diagnosis) -> Iterator[str]:
 
 def _format_models(diagnosis: Diagnosis) -> Iterator[str]:
     from etui.models.spec import STARTER
-    from etui.text import join_lines
-    from etui.units import bytes_text
 
     yield "models on disk"
     for model in diagnosis.models:
@@ -180,8 +176,6 @@ def _format_models(diagnosis: Diagnosis) -> Iterator[str]:
 
 
 def _format_tuned(diagnosis: Diagnosis) -> Iterator[str]:
-    from etui.text import join_lines
-
     if diagnosis.tuned:
         yield "settings chosen by sweeps"
     for model in diagnosis.tuned:
@@ -191,15 +185,183 @@ def _format_tuned(diagnosis: Diagnosis) -> Iterator[str]:
 
 
 def _format_backends(diagnosis: Diagnosis) -> Iterator[str]:
-    from etui.cli.backend_text import format_report
-
     if diagnosis.backends:
         yield "remote backends"
     for report in diagnosis.backends:
-        lines = list(format_report(report))
-        yield f"  {_mark(not report.problems)} {lines[0]}"
-        yield from (f"      {line}" for line in lines[1:])
+        yield f"  {_mark(not report.problems)} {_describe_backend(report)}"
+        yield from (f"      {join_lines(problem)}" for problem in report.problems)
+        if not report.entries:
+            yield f"      no model of models.yaml names it; add one with `backend: {report.name}`"
+
+
+def _describe_backend(report: BackendReport) -> str:
+    key = {True: "key accepted", False: "key refused", None: ""}[report.key_accepted]
+    facts = [
+        f"{report.kind} at {report.url}",
+        join_lines(report.server or ""),
+        f"answers in {seconds_text(report.latency_seconds)}" if report.latency_seconds else "",
+        key,
+        f"serves {count_text(len(report.models), 'model')}" if report.reachable else "",
+    ]
+    return f"{report.name}: {', '.join(fact for fact in facts if fact)}"
 
 
 def _mark(good: bool) -> str:
     return "✓" if good else "✗"
+
+
+Cell: TypeAlias = "Callable[[Attempt, RunResult], str]"
+
+
+def format_trial(trial: GpuTrial) -> Iterator[str]:
+    """Format the model, the devices, the runs side by side, and the conclusion in one line."""
+    yield f"model {join_lines(trial.model)}"
+    for device in trial.offload.devices:
+        yield f"device {join_lines(device)}"
+    if trial.attempts:
+        yield from _format_runs(trial)
+    for attempt in trial.attempts:
+        if attempt.failure:
+            yield f"✗ layers {attempt.layers}: {join_lines(attempt.failure)}"
+    verdict = trial.verdict
+    yield f"{'✓' if verdict.ok else '✗'} {join_lines(verdict.text)}"
+    if verdict.fix:
+        yield f"  fix: {join_lines(verdict.fix)}"
+
+
+def _format_runs(trial: GpuTrial) -> list[str]:
+    from etui.runtime.gpu_verdict import compare_runs
+
+    reference = _find_reference(trial)
+
+    def difference(attempt: Attempt, result: RunResult) -> str:
+        if reference is None or attempt.layers == "none":
+            return "-"
+        return f"{compare_runs(reference, result).largest:.3g} nats"
+
+    def answers(attempt: Attempt, result: RunResult) -> str:
+        if reference is None or attempt.layers == "none":
+            return "-"
+        same = sum(
+            own.tokens[: len(other.tokens)] == other.tokens[: len(own.tokens)]
+            for own, other in zip(reference.answers, result.answers, strict=False)
+        )
+        return f"{same} of {len(result.answers)}"
+
+    cells: tuple[tuple[str, Cell], ...] = (
+        ("layers on the GPU", _layers),
+        ("load", lambda _, result: seconds_text(result.load_seconds)),
+        ("prefill", lambda _, result: _rate(result.prefill)),
+        ("decode", lambda _, result: _rate(result.decode)),
+        ("prefill energy", lambda attempt, _: _joules(attempt.prefill)),
+        ("decode energy", lambda attempt, _: _joules(attempt.decode)),
+        ("device memory", lambda _, result: _memory(result)),
+        ("still used after unloading", lambda _, result: _left(result)),
+        ("same greedy answers", answers),
+        ("largest log-prob. difference", difference),
+    )
+    rows = [[name, *(_cell(cell, attempt) for attempt in trial.attempts)] for name, cell in cells]
+    header = ["gpu_layers", *("0" if a.layers == "none" else a.layers for a in trial.attempts)]
+    return format_table(rows, header=header, align="<>")
+
+
+def _find_reference(trial: GpuTrial) -> RunResult | None:
+    """Return the run without the GPU; None if there is none."""
+    return next((a.result for a in trial.attempts if a.layers == "none"), None)
+
+
+def _cell(cell: Cell, attempt: Attempt) -> str:
+    return "failed" if attempt.result is None else cell(attempt, attempt.result)
+
+
+def _layers(_: Attempt, result: RunResult) -> str:
+    return f"{_count_placed(result)} of {result.layers}"
+
+
+def _count_placed(result: RunResult) -> int:
+    """Return the layers on the GPU by the log of llama.cpp, else those that were asked for."""
+    return result.gpu_layers if result.placed is None else result.placed
+
+
+def _rate(timed: Timed) -> str:
+    return rate_text(timed.tokens, timed.seconds)
+
+
+def _joules(energy: PerToken) -> str:
+    return per_token_text(energy.joules, energy.kind, energy.uncertainty)
+
+
+def _memory(result: RunResult) -> str:
+    """Format what the model takes; some drivers do not report what is in use."""
+    if not result.gpu_layers:
+        return "-"
+    taken = result.free.before - result.free.loaded if result.free is not None else 0
+    return bytes_text(taken) if taken > 0 else "not reported"
+
+
+def _left(result: RunResult) -> str:
+    if not result.gpu_layers or result.free is None or result.free.before <= result.free.loaded:
+        return "-"
+    return bytes_text(max(0, result.free.before - result.free.unloaded))
+
+
+def build_document(trial: GpuTrial) -> dict[str, Any]:
+    """Build the document of ``etui doctor --try-gpu --json``."""
+    reference = _find_reference(trial)
+    return {
+        "model": trial.model,
+        "offload": to_document(trial.offload),
+        "runs": [_build_run(attempt, reference) for attempt in trial.attempts],
+        "verdict": to_document(trial.verdict),
+    }
+
+
+def _build_run(attempt: Attempt, reference: RunResult | None) -> dict[str, Any]:
+    from etui.runtime.gpu_verdict import compare_runs
+
+    result = attempt.result
+    head = {
+        "gpu_layers": 0 if attempt.layers == "none" else attempt.layers,
+        "failure": attempt.failure,
+    }
+    if result is None:
+        return head
+    difference = None
+    if reference is not None and attempt.layers != "none":
+        difference = compare_runs(reference, result)
+    return {
+        **head,
+        "layers": result.layers,
+        "layers_on_gpu": _count_placed(result),
+        "load_seconds": result.load_seconds,
+        "prefill": _build_measured(result.prefill, attempt.prefill),
+        "decode": _build_measured(result.decode, attempt.decode),
+        "gpu_measured": attempt.gpu_measured,
+        "device_memory": to_document(result.free),
+        "letters": [[_finite(nats) for nats in row] for row in result.letters],
+        "answers": [answer.text for answer in result.answers],
+        "difference": None
+        if difference is None
+        else {
+            "letters_nats": _finite(difference.letters),
+            "tokens_nats": _finite(difference.tokens),
+            "split_margin_nats": _finite(difference.split_margin),
+            "rounding": difference.is_rounding,
+        },
+    }
+
+
+def _build_measured(timed: Timed, energy: PerToken) -> dict[str, Any]:
+    return {
+        "tokens": timed.tokens,
+        "seconds": timed.seconds,
+        "tokens_per_second": timed.tokens_per_second,
+        "joules_per_token": energy.joules,
+        "uncertainty": energy.uncertainty,
+        "kind": energy.kind,
+    }
+
+
+def _finite(nats: float | None) -> float | None:
+    """Return None for what JSON has no number for."""
+    return nats if nats is not None and math.isfinite(nats) else None

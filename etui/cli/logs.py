@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from etui.cli.common import print_json
+from etui.cli.common import json_option, print_json
 from etui.cli.param_types import TEXT, WholeNumber
 from etui.cli.progress import count_progress
 from etui.cli.streams import data_stream
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 _SORTS = ("time", "joules", "joules-per-token", "seconds", "tokens", "model", "rule")
 _GROUPS = ("all", "model", "rule", "policy", "status", "day", "chat", "key")
 _Command = TypeVar("_Command", bound=Callable[..., Any])
-
-as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 
 
 def _add_filter_options(command: _Command) -> _Command:
@@ -112,7 +110,7 @@ def logs() -> None:
 @logs.command("list")
 @_add_filter_options
 @_add_list_options
-@as_json
+@json_option
 def list_(limit: int, sort: str, reverse: bool, as_json: bool, **chosen: str | None) -> None:
     """List turns, the latest (or most expensive, or longest) first."""
     with _open_log() as log:
@@ -123,7 +121,7 @@ def list_(limit: int, sort: str, reverse: bool, as_json: bool, **chosen: str | N
 @click.argument("text", type=TEXT)
 @_add_filter_options
 @_add_list_options
-@as_json
+@json_option
 def search(
     text: str, limit: int, sort: str, reverse: bool, as_json: bool, **chosen: str | None
 ) -> None:
@@ -141,7 +139,7 @@ def search(
 
 @logs.command()
 @click.argument("turn_id", type=TEXT, metavar="ID|last")
-@as_json
+@json_option
 def show(turn_id: str, as_json: bool) -> None:
     """Show one turn in full.
 
@@ -172,7 +170,7 @@ def show(turn_id: str, as_json: bool) -> None:
 @logs.command()
 @click.argument("turn_id", type=TEXT, metavar="ID|last")
 @click.argument("grade", type=click.Choice(("good", "bad", "clear")))
-@as_json
+@json_option
 def grade(turn_id: str, grade: str, as_json: bool) -> None:
     """Say whether the answer of a turn is good or bad.
 
@@ -210,7 +208,7 @@ def grade(turn_id: str, grade: str, as_json: bool) -> None:
     metavar="N",
     help="Maximum number to show; 0 shows all.",
 )
-@as_json
+@json_option
 def loads(limit: int, as_json: bool) -> None:
     """List models loaded into and unloaded from memory, latest first."""
     from etui.log.text import format_loads
@@ -239,7 +237,7 @@ def loads(limit: int, as_json: bool) -> None:
     help="Group turns by this.",
 )
 @_add_filter_options
-@as_json
+@json_option
 def totals(by: str, as_json: bool, **chosen: str | None) -> None:
     """Sum joules, tokens and seconds per model, rule, day, chat or key.
 
@@ -346,7 +344,7 @@ def _open_log() -> LogReader:
 
 
 def _build_filter(chosen: dict[str, str | None], search: str | None = None) -> TurnFilter:
-    from etui.cli.time_option import parse_since
+    from etui.cli.param_types import parse_since
     from etui.log.filters import TurnFilter
 
     since = chosen.get("since")

@@ -1,18 +1,35 @@
-"""The facts that ``etui models`` prints: rows of ``list``, details of ``info``."""
+"""The facts that ``etui models`` prints of a model: rows of ``list``, details of ``info``."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from etui.codec import to_document
+from etui.text import join_lines
+from etui.units import UNKNOWN, bytes_text, count_text, seconds_text, tokens_text
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from etui.backends.remote.probe import RemoteStatus
+    from etui.config.backend_spec import BackendSpec
     from etui.config.config import Config
+    from etui.engine.offload import Needs
     from etui.models.catalogue import Catalogue
-    from etui.models.spec import ModelSampling, ModelSpec, TunedKey, TunedSettings, TunedValue
+    from etui.models.gguf import Gguf
+    from etui.models.spec import ModelSampling, ModelSpec
     from etui.models.tuned import TunedUse
+
+_SHOWN = 8
+
+STATES = {
+    "absent": "no",
+    "unchecked": "not checked",
+    "refused": "refused",
+    "checked": "yes",
+    "remote": "remote",
+}
+FITS = {True: "fits", False: "does not fit", None: UNKNOWN}
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,96 +58,18 @@ class ModelRow:
 
 
 @dataclass(frozen=True, slots=True)
-class ThinkingTags:
-    """The tags around a model's thinking, and the template variable that switches it."""
-
-    open: str | None
-    close: str | None
-    switch: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class GgufFacts:
-    """Facts from the header of a model's file, and the memory that it needs."""
-
-    name: str | None
-    architecture: str
-    parameters: int
-    quantisation: str
-    context: int | None
-    layers: int | None
-    embedding_length: int | None
-    vocabulary: int | None
-    kv_bytes_per_token: int | None
-    kv_bytes: int
-    memory_bytes: int
-    chat_template: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class TunedFacts:
-    """The settings that a sweep chose for a model, and what of them is used."""
-
-    used: Mapping[TunedKey, TunedValue]
-    """Key of models.yaml -> the value that replaces that of the entry."""
-    why_not: str  # Why none of the values is used; empty if they can be
-    edited: Mapping[TunedKey, TunedValue]
-    """Key -> the later value of models.yaml or config.yaml, which is used instead."""
-    settings: TunedSettings  # What the sweep chose
-
-
-@dataclass(frozen=True, slots=True)
 class ModelFacts:
-    """What ``info`` adds to the row: settings of the entry; ``gguf`` is None without a file.
+    """What ``info`` adds to the row: the entry, and what is known of the file and the drafts."""
 
-    ``sampling`` is how the model asks to be sampled; None leaves it to the defaults.
-    ``draft_problem`` is why the draft model cannot be used; None if the headers show no reason.
-    ``tuned`` is None without a sweep that was applied.
-    """
-
+    spec: ModelSpec
     sha256: str | None
-    context: int
-    gpu_layers: Literal["auto", "all"] | int
-    kv_type: str
-    flash_attention: str
-    split: str
-    main_gpu: int
-    tensor_split: tuple[float, ...]
-    thinking: ThinkingTags | None
-    stop: tuple[str, ...]
-    gguf: GgufFacts | None
-    draft: str | None = None
-    speculate: str | None = None
-    sampling: ModelSampling | None = None
-    sampling_from: Literal["models.yaml", "gguf"] | None = None
-    draft_problem: str | None = None
-    threads: int | None = None
-    prefill_threads: int | None = None
-    batch_tokens: int | None = None
-    draft_tokens: int | None = None
-    tuned: TunedFacts | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Pulled:
-    """A model that ``pull`` downloaded."""
-
-    name: str
-    path: str
-    bytes: int
-    sha256: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class VerifiedFile:
-    """The result of ``verify``; ``error`` is why the file was refused, None if it was not."""
-
-    name: str
-    path: str
-    ok: bool
-    sha256: str | None
-    expected: str | None
-    error: str | None
+    gguf: Gguf | None  # Header of the file; None without a file
+    needs: Needs | None  # Memory of the model; None without a file
+    sampling: ModelSampling | None  # How the model asks to be sampled; None: the defaults
+    sampling_from: Literal["models.yaml", "gguf"] | None
+    draft_problem: str | None
+    """Why the draft model cannot be used; None if the headers show no reason."""
+    tuned: TunedUse | None  # None without a sweep that was applied
 
 
 def build_model_row(
@@ -202,71 +141,220 @@ def read_model_facts(spec: ModelSpec, config: Config, catalogue: Catalogue) -> M
     Raises:
         ModelUnavailable: The file is damaged.
     """
+    from etui.engine.offload import needs
+    from etui.engine.session_loader import GPU_BATCH_TOKENS
     from etui.models.files import find_draft_problem, model_path, recorded_sha256
     from etui.models.gguf import check_gguf
 
     path = model_path(spec, config)
-    has_file = spec.backend is None and path.is_file()
+    gguf = check_gguf(path) if spec.backend is None and path.is_file() else None
     sampling = spec.sampling
     origin: Literal["models.yaml", "gguf"] | None = None if sampling is None else "models.yaml"
-    if sampling is None and has_file and (sampling := check_gguf(path).sampling) is not None:
+    if sampling is None and gguf is not None and (sampling := gguf.sampling) is not None:
         origin = "gguf"
+    batch_tokens = spec.batch_tokens or GPU_BATCH_TOKENS
     return ModelFacts(
-        sha256=spec.sha256 or (recorded_sha256(spec, config) if has_file else None),
-        context=spec.context,
-        gpu_layers=spec.gpu_layers,
-        kv_type=spec.kv_type,
-        flash_attention=spec.flash_attention,
-        split=spec.split,
-        main_gpu=spec.main_gpu,
-        tensor_split=spec.tensor_split,
-        thinking=_read_thinking(spec),
-        stop=spec.stop,
-        gguf=_read_gguf_facts(spec, config) if has_file else None,
-        draft=spec.draft,
-        speculate=spec.speculate,
-        sampling=sampling,
-        sampling_from=origin,
-        draft_problem=None
-        if spec.draft is None
-        else find_draft_problem(spec, spec.draft, config, catalogue),
-        threads=spec.threads,
-        prefill_threads=spec.prefill_threads,
-        batch_tokens=spec.batch_tokens,
-        draft_tokens=spec.draft_tokens,
-        tuned=_build_tuned(catalogue.tuned.get(spec.name)),
+        spec,
+        spec.sha256 or (recorded_sha256(spec, config) if gguf is not None else None),
+        gguf,
+        None if gguf is None else needs(gguf, spec.context, spec.kv_type, batch_tokens),
+        sampling,
+        origin,
+        None if spec.draft is None else find_draft_problem(spec, spec.draft, config, catalogue),
+        catalogue.tuned.get(spec.name),
     )
 
 
-def _build_tuned(use: TunedUse | None) -> TunedFacts | None:
-    return None if use is None else TunedFacts(use.values, use.why_not, use.edited, use.settings)
+def build_facts_document(facts: ModelFacts) -> dict[str, Any]:
+    """Build what ``info --json`` adds to the row."""
+    spec, use = facts.spec, facts.tuned
+    thinking = tuned = None
+    if _has_tags(spec):
+        thinking = {
+            "open": spec.think_open,
+            "close": spec.think_close,
+            "switch": spec.thinking_switch,
+        }
+    if use is not None:
+        tuned = {
+            "used": use.values,
+            "why_not": use.why_not,
+            "edited": use.edited,
+            "settings": use.settings,
+        }
+    return {
+        "sha256": facts.sha256,
+        "context": spec.context,
+        "gpu_layers": spec.gpu_layers,
+        "kv_type": spec.kv_type,
+        "flash_attention": spec.flash_attention,
+        "split": spec.split,
+        "main_gpu": spec.main_gpu,
+        "tensor_split": spec.tensor_split,
+        "thinking": thinking,
+        "stop": spec.stop,
+        "gguf": _build_gguf_document(facts),
+        "draft": spec.draft,
+        "speculate": spec.speculate,
+        "sampling": facts.sampling,
+        "sampling_from": facts.sampling_from,
+        "draft_problem": facts.draft_problem,
+        "threads": spec.threads,
+        "prefill_threads": spec.prefill_threads,
+        "batch_tokens": spec.batch_tokens,
+        "draft_tokens": spec.draft_tokens,
+        "tuned": to_document(tuned),
+    }
 
 
-def _read_thinking(spec: ModelSpec) -> ThinkingTags | None:
-    if spec.think_open is None and spec.thinking_switch is None:
+def _has_tags(spec: ModelSpec) -> bool:
+    return spec.think_open is not None or spec.thinking_switch is not None
+
+
+def _build_gguf_document(facts: ModelFacts) -> dict[str, Any] | None:
+    gguf, needs = facts.gguf, facts.needs
+    if gguf is None or needs is None:
         return None
-    return ThinkingTags(spec.think_open, spec.think_close, spec.thinking_switch)
+    return {
+        "name": gguf.name,
+        "architecture": gguf.architecture,
+        "parameters": gguf.parameters,
+        "quantisation": gguf.quantisation,
+        "context": gguf.context_tokens,
+        "layers": gguf.layers,
+        "embedding_length": gguf.embedding_length,
+        "vocabulary": gguf.vocabulary,
+        "kv_bytes_per_token": gguf.kv_bytes_per_token(facts.spec.kv_type),
+        "kv_bytes": needs.kv_bytes,
+        "memory_bytes": needs.total_bytes,
+        "chat_template": gguf.chat_template,
+    }
 
 
-def _read_gguf_facts(spec: ModelSpec, config: Config) -> GgufFacts:
-    from etui.engine.offload import needs
-    from etui.engine.session_loader import GPU_BATCH_TOKENS
-    from etui.models.files import model_path
-    from etui.models.gguf import check_gguf
+def format_facts(row: ModelRow, facts: ModelFacts, free_bytes: int) -> Iterator[str]:
+    """Yield the lines of ``info`` for a model of this machine."""
+    from etui.models.tuned import describe_use
 
-    gguf = check_gguf(model_path(spec, config))
-    need = needs(gguf, spec.context, spec.kv_type, spec.batch_tokens or GPU_BATCH_TOKENS)
-    return GgufFacts(
-        name=gguf.name,
-        architecture=gguf.architecture,
-        parameters=gguf.parameters,
-        quantisation=gguf.quantisation,
-        context=gguf.context_tokens,
-        layers=gguf.layers,
-        embedding_length=gguf.embedding_length,
-        vocabulary=gguf.vocabulary,
-        kv_bytes_per_token=gguf.kv_bytes_per_token(spec.kv_type),
-        kv_bytes=need.kv_bytes,
-        memory_bytes=need.total_bytes,
-        chat_template=gguf.chat_template,
-    )
+    spec, gguf, needs, state = facts.spec, facts.gguf, facts.needs, STATES[row.state]
+    lines = [
+        ("model", row.name),
+        ("size", row.size),
+        ("on disk", state if gguf is None else f"{state}, {row.path}"),
+        *([("problem", row.problem)] if row.problem else []),
+        ("file", f"{bytes_text(row.bytes)}, {FITS[row.fits]}: {bytes_text(free_bytes)} free"),
+        ("sha256", facts.sha256 or _missing_hash_text(row)),
+        ("context used", tokens_text(spec.context)),
+        ("gpu layers", str(spec.gpu_layers)),
+    ]
+    if (threads := spec.threads) or spec.prefill_threads:
+        prefill = spec.prefill_threads
+        decode = "as in config.yaml" if threads is None else str(threads)
+        lines.append(("threads", decode + (f", prefill {prefill}" if prefill else "")))
+    if spec.batch_tokens:
+        lines.append(("batch", count_text(spec.batch_tokens, "token")))
+    if _has_tags(spec):
+        switch = f", switched by {spec.thinking_switch}" if spec.thinking_switch else ""
+        lines.append(("thinking", f"{_tags_text(spec)}{switch}"))
+    if spec.draft:
+        problem = f" (cannot be used: {facts.draft_problem})" if facts.draft_problem else ""
+        lines.append(("draft model", spec.draft + problem))
+    if spec.speculate:
+        lines.append(("speculate", spec.speculate))
+    if spec.draft_tokens:
+        lines.append(("draft depth", count_text(spec.draft_tokens, "token")))
+    if facts.sampling is not None:
+        lines.append(("sampling", f"{_sampling_text(facts.sampling)} ({facts.sampling_from})"))
+    if gguf is None or needs is None:
+        lines += [("source", source) for source in row.sources]
+    else:
+        template = gguf.chat_template
+        lines += [
+            ("architecture", gguf.architecture),
+            ("parameters", f"{gguf.parameters:,}"),
+            ("quantisation", gguf.quantisation),
+            ("trained context", tokens_text(gguf.context_tokens)),
+            ("layers", str(gguf.layers or UNKNOWN)),
+            ("vocabulary", tokens_text(gguf.vocabulary)),
+            ("KV cache", f"{bytes_text(needs.kv_bytes)} at the context used ({spec.kv_type})"),
+            ("memory", f"about {bytes_text(needs.total_bytes)} with cache and buffers"),
+            ("chat template", count_text(len(template), "character") if template else "none"),
+        ]
+    if facts.tuned is not None:
+        lines += zip(("tuned", *[""] * 99), describe_use(facts.tuned), strict=False)
+    yield from _align(lines)
+
+
+def format_remote_facts(
+    row: ModelRow, facts: ModelFacts, backend: BackendSpec, found: Mapping[str, RemoteStatus]
+) -> Iterator[str]:
+    """Yield the lines of ``info`` for a model of a remote backend."""
+    status, spec = found.get(backend.name), facts.spec
+    served = {True: "yes", False: "no", None: UNKNOWN}[row.served]
+    lines = [
+        ("model", row.name),
+        ("size", row.size),
+        ("backend", f"{backend.name}, {backend.kind} at {backend.url}"),
+        ("name there", row.remote_name or row.name),
+        ("served", served),
+        *([("problem", row.problem)] if row.problem else []),
+        *([("same as", row.same_as)] if row.same_as else []),
+        ("server", (status.server if status else None) or UNKNOWN),
+        ("latency", seconds_text(status.latency_seconds if status else None)),
+        ("meter", backend.meter or "none: its joules are not measured"),
+        ("context used", tokens_text(spec.context)),
+    ]
+    if _has_tags(spec):
+        lines.append(("thinking", _tags_text(spec)))
+    yield from _align(lines)
+
+
+def format_backends(found: Sequence[RemoteStatus], catalogue: Catalogue) -> Iterator[str]:
+    """Yield a line for each backend: how fast it answered, what it is, and what it serves.
+
+    Names of models.yaml come first.
+    """
+    for status in found:
+        if not status.reachable:
+            yield f"backend {status.name}: not reached: {join_lines(status.problem)}"
+            continue
+        entries = {m.remote_name or m.name for m in catalogue if m.backend == status.name}
+        names = sorted(status.models, key=lambda name: (name not in entries, name))
+        facts = [
+            f"answers in {seconds_text(status.latency_seconds)}" if status.latency_seconds else "",
+            join_lines(status.server or ""),
+            f"serves {_list_names(names)}" if names else "",
+            join_lines(status.problem),
+        ]
+        yield f"backend {status.name}: {', '.join(fact for fact in facts if fact)}"
+
+
+def _list_names(names: Sequence[str]) -> str:
+    """List names, and the number of those that are left out."""
+    shown = ", ".join(join_lines(name) for name in names[:_SHOWN])
+    more = len(names) - _SHOWN
+    return f"{shown} and {more:,} more" if more > 0 else shown
+
+
+def _align(lines: Sequence[tuple[str, str]]) -> Iterator[str]:
+    width = max(len(label) for label, _ in lines)
+    for label, text in lines:
+        yield f"{label:{width}}  {join_lines(text)}"
+
+
+def _tags_text(spec: ModelSpec) -> str:
+    return f"{spec.think_open} ... {spec.think_close}"
+
+
+def _sampling_text(sampling: ModelSampling) -> str:
+    """Write the values that a model asks for: ``temperature 0.7, top_p 0.8; thinking: ...``."""
+    values = {name: value for name, value in asdict(sampling).items() if name != "thinking"}
+    given = ", ".join(f"{name} {value:g}" for name, value in values.items() if value is not None)
+    if sampling.thinking is not None:
+        given += f"; thinking: {_sampling_text(sampling.thinking)}"
+    return given or "the defaults"
+
+
+def _missing_hash_text(row: ModelRow) -> str:
+    if row.on_disk:
+        return f"not computed yet; run: etui models verify {row.name}"
+    return "fetched from the hub with the first download"

@@ -7,15 +7,27 @@ that are no text. Every number and every text of the command line has one of the
 from __future__ import annotations
 
 import math
+import re
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import click
 
+from etui.errors import UsageError
+
+_AGO = re.compile(r"(\d{1,6})\s*(m|h|d|w)", re.IGNORECASE)
+
+
+_STEPS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+
+
 _MOST_CHARACTERS = 40
 """Length of the longest text that is parsed as a number."""
 
+
 MOST_JOULES = 10**12
 """Upper limit of joules: what a machine of 10 kW draws in three years."""
+
 
 LARGE = 1_000_000_000
 """Upper limit of counts that have no natural one; SQLite and llama.cpp can hold it."""
@@ -91,3 +103,35 @@ def _check_length(
         type_.fail(
             f"{value[:20]!r}... ({len(value):,} characters) is too long for a number.", param, ctx
         )
+
+
+def parse_since(text: str, now: datetime) -> datetime:
+    """Parse a point in time.
+
+    It is ``today``, ``yesterday``, ``30m``, ``12h``, ``7d``, ``2w``, or an ISO 8601 date or time.
+
+    Args:
+        text: User input; a date or time without a zone is in the zone of ``now``.
+
+    Raises:
+        UsageError: It is none of these.
+    """
+    word = text.strip().lower()
+    midnight = now.replace(hour=0, minute=0, second=0, microsecond=0)
+    if word == "today":
+        return midnight
+    if word == "yesterday":
+        return midnight - timedelta(days=1)
+    ago = _AGO.fullmatch(word)
+    try:
+        if ago:
+            return now - timedelta(**{_STEPS[ago[2]]: int(ago[1])})
+        moment = datetime.fromisoformat(text.strip())
+        moment = moment if moment.tzinfo else moment.replace(tzinfo=now.tzinfo)
+        moment.astimezone(UTC)  # which the years 1 and 9999 may not have
+        return moment
+    except (ValueError, OverflowError) as error:
+        raise UsageError(
+            f"not a time: {text!r}",
+            "write today, yesterday, 30m, 12h, 7d, 2w or a date such as 2026-11-24",
+        ) from error

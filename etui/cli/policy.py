@@ -70,7 +70,7 @@ def cases(name: str, from_log: bool, since: str | None, limit: int, output: Path
     The cases hold your questions as you typed them. They stay on this machine; read them before
     you give them to others.
     """
-    from etui.cli.time_option import parse_since
+    from etui.cli.param_types import parse_since
     from etui.learning.logged_cases import read_logged_cases
     from etui.log.filters import TurnFilter
     from etui.log.queries import LogReader
@@ -163,7 +163,7 @@ def explain(query: str, name: str | None, metadata: tuple[str, ...], as_json: bo
     No model is loaded, so this works even before a model is on this machine.
     """
     from etui.chat import Query
-    from etui.cli.prompt_input import read_question
+    from etui.cli.ask import read_question
     from etui.config.config import load_config
     from etui.routing.library import load_policy
     from etui.runtime import explain as explaining

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import sys
@@ -14,10 +13,15 @@ from typing import TYPE_CHECKING
 
 import click
 
-from etui.cli.common import load_models, print_json, print_json_line
+from etui.cli.common import (
+    json_option,
+    load_models,
+    print_json_line,
+    print_result,
+)
 from etui.cli.param_types import TEXT, FiniteNumber, WholeNumber
 from etui.cli.power_top import top
-from etui.cli.serve_options import check_hosts, keys_option, require_server
+from etui.cli.serve import check_hosts, keys_option, require_server
 from etui.cli.streams import control_stream
 from etui.errors import EtuiError, ExitCode, UsageError
 from etui.text import format_table
@@ -31,54 +35,6 @@ if TYPE_CHECKING:
 
 
 _HEAD = ("channel", "now", "mean", "energy", "since start", "period", "coverage", "notes")
-
-
-def format_power(document: PowerDocument) -> Iterator[str]:
-    """Format a power document as lines of text: every channel, then the total."""
-    rows = [_format_row(channel) for channel in document["channels"]]
-    yield from format_table(rows, header=_HEAD)
-    energy = document["energy"]
-    total = energy_text(energy["joules"], energy["uncertainty"], energy["kind"], spread=True)
-    yield f"total over {seconds_text(document['seconds'])}: {total}"
-    mean = watts_text(energy["mean_watts"], energy["kind"])
-    peak = watts_text(energy["peak_watts"], energy["kind"])
-    yield f"mean {mean}, peak {peak}, coverage {percent_text(energy['coverage'])}"
-    if energy["unmeasured"]:
-        from etui.energy.scopes import describe_unread
-
-        yield f"{describe_unread(energy['unmeasured'])} (see `etui doctor`)"
-    if cost := document.get("cost"):
-        yield _format_cost(cost)
-
-
-def format_calibration(fitted: Calibration) -> Iterator[str]:
-    """Format a fitted range as lines of config.yaml."""
-    yield f"cpu_idle_watts: {fitted.idle_watts:.1f}"
-    yield f"cpu_limit_watts: {fitted.limit_watts:.1f}"
-    band = f"±{100 * fitted.band:.0f} %"
-    yield f"# fitted to {fitted.points} readings, {band} (2 standard deviations)"
-
-
-def _format_row(channel: ChannelDocument) -> tuple[str, ...]:
-    kind = channel["kind"]
-    notes = [] if channel["in_total"] else ["cross-check"]
-    notes += [flag for flag in channel["flags"] if flag != "extrapolated"]
-    period = channel["period_seconds"]
-    return (
-        channel["id"],
-        watts_text(channel["watts"], kind),
-        watts_text(channel.get("mean_watts"), kind),
-        energy_text(channel["joules"], channel["uncertainty"], kind),
-        energy_text(channel["joules_since_start"], None, kind),
-        seconds_text(period) if period else "-",
-        percent_text(channel["coverage"]),
-        ", ".join(notes),
-    )
-
-
-def _format_cost(cost: CostDocument) -> str:
-    text = cost_text(cost.get("grams_co2e"), cost.get("price"), cost.get("currency", ""))
-    return f"by your factors: {text}"
 
 
 _PORT = 9911
@@ -172,14 +128,17 @@ def _read_variable(name: str) -> str:
 
 
 _WARM_UP_S = 0.3
+
+
 _AFTER_LOAD_S = 2.0
 """A GPU keeps its clocks high for a moment after the last copy."""
+
 
 Seconds = FiniteNumber(0.1, 86_400)
 
 
 @click.group(invoke_without_command=True)
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@json_option
 @click.option("--jsonl", "as_lines", is_flag=True, help="Print one JSON document per interval.")
 @click.option(
     "--seconds",
@@ -208,12 +167,13 @@ def power(
             return _print_lines(recorder, seconds, interval)
         if live:
             return _watch(recorder, interval)
-        return _print_once(recorder, 2.0 if seconds is None else seconds, as_json)
+        _print_interval(recorder, *_measure(recorder, seconds or 2.0), as_json)
+    return ExitCode.DONE
 
 
 @power.command()
 @click.option("--seconds", type=Seconds, metavar="N", default=5.0, help="Duration in seconds (5).")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@json_option
 def selftest(seconds: float, as_json: bool) -> int:
     """Check the meter on this machine; exit with code 4 if a check fails.
 
@@ -226,17 +186,10 @@ def selftest(seconds: float, as_json: bool) -> int:
     with _recording() as recorder:
         start_ns, end_ns = _measure(recorder, seconds)
         checks = check(recorder, start_ns, end_ns)
-    if as_json:
-        rows = [
-            {"name": c.name, "channel": c.channel, "passed": c.passed, "detail": c.detail}
-            for c in checks
-        ]
-        click.echo(json.dumps({"passed": not any_failed(checks), "checks": rows}, indent=2))
-    else:
-        marks = {True: "✓", False: "✗", None: "-"}
-        for c in checks:
-            click.echo(f"{marks[c.passed]} {c.name:<11} {c.channel or 'total'}: {c.detail}")
-    return ExitCode.GATE if any_failed(checks) else ExitCode.DONE
+    failed, marks = any_failed(checks), {True: "✓", False: "✗", None: "-"}
+    lines = (f"{marks[c.passed]} {c.name:<11} {c.channel or 'total'}: {c.detail}" for c in checks)
+    print_result({"passed": not failed, "checks": checks}, lines, as_json)
+    return ExitCode.GATE if failed else ExitCode.DONE
 
 
 @power.command()
@@ -245,7 +198,7 @@ def selftest(seconds: float, as_json: bool) -> int:
 )
 @click.option("--seconds", type=Seconds, metavar="N", default=5.0, help="Duration in seconds (5).")
 @click.option("--force", is_flag=True, help="Measure even if other programs use the machine.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@json_option
 def idle(model: str | None, seconds: float, force: bool, as_json: bool) -> int:
     """Measure the idle power of the machine, the baseline of net joules.
 
@@ -256,7 +209,6 @@ def idle(model: str | None, seconds: float, force: bool, as_json: bool) -> int:
     """
     from etui.config.config import load_config
     from etui.energy.idle import load_baselines, measure_baseline, save_baselines
-    from etui.units import watts_text
 
     config = load_config()
     with _recording() as recorder, _in_memory(model, config) as name:
@@ -266,17 +218,9 @@ def idle(model: str | None, seconds: float, force: bool, as_json: bool) -> int:
     if found is None:
         raise EtuiError("nothing can be measured on this machine", "see `etui doctor`")
     save_baselines(config, load_baselines(config).with_idle(found, name))
-    if as_json:
-        document = {
-            "model": name,
-            "watts": dict(found.watts),
-            "seconds": found.seconds,
-            "steady": found.steady,
-        }
-        click.echo(json.dumps(document, indent=2))
-    else:
-        for channel, watts in found.watts.items():
-            click.echo(f"{channel}  {watts_text(watts, kinds[channel])}")
+    document = {"model": name, "watts": found.watts, "seconds": found.seconds}
+    lines = (f"{id_}  {watts_text(watts, kinds[id_])}" for id_, watts in found.watts.items())
+    print_result(document | {"steady": found.steady}, lines, as_json)
     if not found.steady:
         click.echo("the machine was not idle: other programs ran; measure again", err=True)
     return ExitCode.DONE
@@ -303,7 +247,7 @@ def _in_memory(model: str | None, config: Config) -> Iterator[str | None]:
 @click.option(
     "--seconds", type=Seconds, metavar="N", default=30.0, help="Duration in seconds (30)."
 )
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@json_option
 def calibrate(seconds: float, as_json: bool) -> int:
     """Fit the CPU power estimate to real readings of the CPU package.
 
@@ -322,17 +266,13 @@ def calibrate(seconds: float, as_json: bool) -> int:
     if fitted is None or not fitted.trustworthy:
         what = "the readings do not span enough of the CPU's range"
         raise EtuiError(what, "keep the machine idle for one half and busy for the other")
-    if as_json:
-        document = {
-            "cpu_idle_watts": fitted.idle_watts,
-            "cpu_limit_watts": fitted.limit_watts,
-            "band": fitted.band,
-            "points": fitted.points,
-        }
-        click.echo(json.dumps(document, indent=2))
-    else:
-        for line in format_calibration(fitted):
-            click.echo(line)
+    document = {
+        "cpu_idle_watts": fitted.idle_watts,
+        "cpu_limit_watts": fitted.limit_watts,
+        "band": fitted.band,
+        "points": fitted.points,
+    }
+    print_result(document, _format_calibration(fitted), as_json)
     return ExitCode.DONE
 
 
@@ -391,7 +331,7 @@ def record(file: Path, seconds: float) -> int:
 
 @power.command()
 @click.argument("file", type=click.Path(path_type=Path))
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@json_option
 def replay(file: Path, as_json: bool) -> int:
     """Compute the energy of the readings in FILE, as if they were live."""
     from etui.energy.diagnosis import replay as play
@@ -478,19 +418,9 @@ def _measure(recorder: Recorder, seconds: float) -> tuple[int, int]:
     return start_ns, end_ns
 
 
-def _print_once(recorder: Recorder, seconds: float, as_json: bool) -> int:
-    start_ns, end_ns = _measure(recorder, seconds)
-    _print_interval(recorder, start_ns, end_ns, as_json)
-    return ExitCode.DONE
-
-
 def _print_interval(recorder: Recorder, start_ns: int, end_ns: int, as_json: bool) -> None:
-    if as_json:
-        print_json(_build_document(recorder, start_ns, end_ns))
-        return
-
-    for line in format_power(_build_document(recorder, start_ns, end_ns)):
-        click.echo(line)
+    document = _build_document(recorder, start_ns, end_ns)
+    print_result(document, _format_power(document), as_json)
 
 
 def _build_document(recorder: Recorder, start_ns: int, end_ns: int) -> PowerDocument:
@@ -526,7 +456,7 @@ def _watch(recorder: Recorder, interval: float) -> int:
             time.sleep(interval)
             end_ns = time.monotonic_ns()
             recorder.settle(end_ns)
-            lines = list(format_power(_build_document(recorder, begin_ns, end_ns)))
+            lines = list(_format_power(_build_document(recorder, begin_ns, end_ns)))
             if drawn:
                 click.echo(f"\x1b[{drawn}F\x1b[J", file=control_stream(), nl=False)
             click.echo("\n".join(lines))
@@ -536,3 +466,51 @@ def _watch(recorder: Recorder, interval: float) -> int:
 
 power.add_command(serve)
 power.add_command(top)
+
+
+def _format_power(document: PowerDocument) -> Iterator[str]:
+    """Format a power document as lines of text: every channel, then the total."""
+    rows = [_format_row(channel) for channel in document["channels"]]
+    yield from format_table(rows, header=_HEAD)
+    energy = document["energy"]
+    total = energy_text(energy["joules"], energy["uncertainty"], energy["kind"], spread=True)
+    yield f"total over {seconds_text(document['seconds'])}: {total}"
+    mean = watts_text(energy["mean_watts"], energy["kind"])
+    peak = watts_text(energy["peak_watts"], energy["kind"])
+    yield f"mean {mean}, peak {peak}, coverage {percent_text(energy['coverage'])}"
+    if energy["unmeasured"]:
+        from etui.energy.scopes import describe_unread
+
+        yield f"{describe_unread(energy['unmeasured'])} (see `etui doctor`)"
+    if cost := document.get("cost"):
+        yield _format_cost(cost)
+
+
+def _format_calibration(fitted: Calibration) -> Iterator[str]:
+    """Format a fitted range as lines of config.yaml."""
+    yield f"cpu_idle_watts: {fitted.idle_watts:.1f}"
+    yield f"cpu_limit_watts: {fitted.limit_watts:.1f}"
+    band = f"±{100 * fitted.band:.0f} %"
+    yield f"# fitted to {fitted.points} readings, {band} (2 standard deviations)"
+
+
+def _format_row(channel: ChannelDocument) -> tuple[str, ...]:
+    kind = channel["kind"]
+    notes = [] if channel["in_total"] else ["cross-check"]
+    notes += [flag for flag in channel["flags"] if flag != "extrapolated"]
+    period = channel["period_seconds"]
+    return (
+        channel["id"],
+        watts_text(channel["watts"], kind),
+        watts_text(channel.get("mean_watts"), kind),
+        energy_text(channel["joules"], channel["uncertainty"], kind),
+        energy_text(channel["joules_since_start"], None, kind),
+        seconds_text(period) if period else "-",
+        percent_text(channel["coverage"]),
+        ", ".join(notes),
+    )
+
+
+def _format_cost(cost: CostDocument) -> str:
+    text = cost_text(cost.get("grams_co2e"), cost.get("price"), cost.get("currency", ""))
+    return f"by your factors: {text}"

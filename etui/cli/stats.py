@@ -2,28 +2,348 @@
 
 from __future__ import annotations
 
-import json
+import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from etui.cli.common import json_option, print_lines, print_result
+from etui.cli.model_status import build_channels, build_figure, drop_infinite
 from etui.cli.param_types import WholeNumber
 from etui.codec import to_document
 from etui.errors import EtuiError, ExitCode, UsageError
+from etui.text import format_table, join_lines, local_time
+from etui.units import ESTIMATE, count_text, energy_text, percent_text, seconds_text
 
 if TYPE_CHECKING:
     from etui.config.config import Config
     from etui.learning.labels import LogLabels
     from etui.log.prediction_quality import Drift, PredictionAccuracy, ShadowSummary
     from etui.log.records import AuditRecord
+    from etui.runtime.idle_replay import IdleReplay, ModelReplay, ReplayedTime
     from etui.runtime.replay import FitChange
 
 
 _ENDED_EARLY = ("truncated", "stopped", "budget")
+
+
+_ASSUMPTIONS = (
+    "the app ran from the first question to the last, and each model alone is in memory",
+    "every load and every idle second costs what was measured last; prefilling a chat again after "
+    "a load and the time that you wait are not counted",
+    "auto knows only the gaps before each one; the best fixed time knows all of them",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Stats:
+    days: int
+    turns: int
+    by_model: Sequence[PredictionAccuracy]
+    by_arm: Sequence[PredictionAccuracy]
+    shadows: Sequence[ShadowSummary]
+    curves: Sequence[Drift]
+
+
+@click.command()
+@click.option(
+    "--days",
+    type=WholeNumber(1, 36_500),
+    default=30,
+    show_default=True,
+    metavar="N",
+    help="Only turns of the last N days.",
+)
+@click.option(
+    "--idle",
+    is_flag=True,
+    help="Replay idling and loads under several keep-warm times instead.",
+)
+@click.option(
+    "--audit",
+    is_flag=True,
+    help="Show what audits cost, and how often each arm agreed with the audit arm, instead.",
+)
+@json_option
+def stats(days: int, idle: bool, audit: bool, as_json: bool) -> int:
+    """Compare predicted with measured joules.
+
+    Shows the mean error and the bias of the predictions per model and per arm, and what a policy
+    on trial would have done. Compares each operating curve with the latest turns; for a curve that
+    no longer fits, prints the command that fixes it.
+
+    With --idle, replays the gaps between the questions of chats: the joules of idling and of loads
+    with keep_warm of 1, 5, 15 and 60 minutes, always, the break-even time T* and auto, and with the
+    best fixed time found in hindsight.
+
+    With --audit, sums the audits and grades, and compares the accuracy of each arm before and after
+    the policy's fit.
+    """
+    from etui.config.config import load_config
+
+    if idle and audit:
+        raise UsageError("--idle cannot be used with --audit", "pass only one of them")
+    if audit:
+        print_audits(load_config(), days, as_json)
+    elif idle:
+        _print_idle(load_config(), days, as_json)
+    else:
+        found = _read_stats(load_config(), days)
+        print_result(_build_document(found), _format_stats(found), as_json)
+        drifted = (drift for drift in found.curves if drift.drifted)
+        print_lines(map(_format_warning, drifted), err=True)
+    return ExitCode.DONE
+
+
+def _print_idle(config: Config, days: int, as_json: bool) -> None:
+    from etui.runtime.idle_replay import NOT_MEASURED
+
+    found = _read_replays(config, days)
+    models = [_build_model(model) for model in found]
+    document = {"days": days, "assumptions": _ASSUMPTIONS, "models": models}
+    print_result(document, _format_replays(found, days), as_json)
+    if as_json:
+        return
+    if any(model.missing.startswith(NOT_MEASURED) for model in found):
+        click.echo("how to measure it: etui models status", err=True)
+    if any(model.whole for model in found):
+        print_lines((f"assumed: {assumption}" for assumption in _ASSUMPTIONS), err=True)
+
+
+def _read_stats(config: Config, days: int) -> _Stats:
+    from etui.log.filters import TurnFilter, build_clause
+    from etui.log.prediction_quality import (
+        group_accuracy,
+        outcomes_sql,
+        parse_outcomes,
+        summarise_shadows,
+    )
+    from etui.log.queries import LogReader
+
+    where = build_clause(TurnFilter(since=datetime.now(UTC) - timedelta(days=days)))
+    with LogReader(config) as log:
+        found = parse_outcomes(log.select(outcomes_sql(where), where.values))
+        drifts = _measure_drifts(log)
+    return _Stats(
+        days,
+        len(found),
+        group_accuracy(found, lambda outcome: outcome.models_text),
+        group_accuracy(found, lambda outcome: outcome.arms_text),
+        summarise_shadows(found),
+        drifts,
+    )
+
+
+def _measure_drifts(log: Any) -> list[Drift]:
+    """Compare the newest curve of each model file with turns made under its conditions."""
+    from etui.log.curve_lookup import select_comparable_turns
+    from etui.log.prediction_quality import measure_drift
+
+    newest: dict[tuple[str, str | None], Drift] = {}
+    for curve in log.curves():
+        key = (curve.model, curve.model_sha256)
+        if key not in newest:
+            turns = select_comparable_turns(log, curve.model, curve.model_sha256, curve.conditions)
+            newest[key] = measure_drift(curve, [turn for turn in turns if turn.kind == curve.kind])
+    return list(newest.values())
+
+
+def _build_document(found: _Stats) -> dict[str, Any]:
+    return {
+        "days": found.days,
+        "turns": found.turns,
+        "models": [to_document(row) for row in found.by_model],
+        "arms": [to_document(row) for row in found.by_arm],
+        "shadows": [to_document(row) for row in found.shadows],
+        "curves": [
+            {
+                "curve_id": drift.curve.curve_id,
+                "model": drift.curve.model,
+                "source": drift.curve.source,
+                "turns": drift.turns,
+                "median_error": drift.median_error,
+                "drifted": drift.drifted,
+                "fix": _format_fix(drift) if drift.drifted else "",
+            }
+            for drift in found.curves
+        ],
+    }
+
+
+def _format_stats(found: _Stats) -> Iterator[str]:
+    yield f"{count_text(found.turns, 'turn')} in the last {count_text(found.days, 'day')}"
+    if found.by_model:
+        yield "predicted against measured joules, loads excluded:"
+        head = ("turns", "mean error", "bias")
+        yield from format_table(_rows(found.by_model), header=("model", *head))
+        yield from format_table(_rows(found.by_arm), header=("arm", *head))
+    else:
+        yield "no turn has both predicted and measured joules yet"
+    for shadow in found.shadows:
+        yield _format_shadow(shadow)
+    for drift in found.curves:
+        yield _format_curve(drift)
+
+
+def _rows(found: Sequence[PredictionAccuracy]) -> list[tuple[str, ...]]:
+    return [
+        (row.key, str(row.n), percent_text(row.mape), _format_signed(row.bias)) for row in found
+    ]
+
+
+def _format_signed(share: float | None) -> str:
+    """Format a share with its sign: ``+4.2 %``, ``-12 %``; ``unknown`` for None."""
+    if share is None:
+        return percent_text(None)
+    return f"{'-' if share < 0 else '+'}{percent_text(abs(share))}"
+
+
+def _format_shadow(shadow: ShadowSummary) -> str:
+    text = (
+        f"{shadow.policy} (on trial): {shadow.elsewhere} of {count_text(shadow.turns, 'turn')} "
+        "would have used another arm or model"
+    )
+    if shadow.undecided:
+        text += f", {shadow.undecided} were undecided"
+    if shadow.joules_difference is None:
+        return f"{text}; none has predicted joules for both"
+    sign = "-" if shadow.joules_difference < 0 else "+"
+    joules = energy_text(abs(shadow.joules_difference))
+    return f"{text}; predicted {sign}{joules} over {shadow.compared} of them"
+
+
+def _format_curve(drift: Drift) -> str:
+    name = f"curve of {drift.curve.model} ({drift.curve.source})"
+    if drift.median_error is None:
+        return f"{name}: no turns since to compare it with"
+    turns = count_text(drift.turns, "turn")
+    state = "no longer fits" if drift.drifted else "fits"
+    return f"{name}: {state}, median error {_format_signed(drift.median_error)} over {turns}"
+
+
+def _format_warning(drift: Drift) -> str:
+    error = _format_signed(drift.median_error)
+    return (
+        f"the curve of {drift.curve.model} no longer fits: the last {drift.turns} turns measured "
+        f"{error} relative to it, outside its 95 % band; run: {_format_fix(drift)}"
+    )
+
+
+def _format_fix(drift: Drift) -> str:
+    command = f"etui calibrate {drift.curve.model}"
+    return f"{command} --from-log" if drift.curve.source == "log" else command
+
+
+def _read_replays(config: Config, days: int) -> list[ModelReplay]:
+    import time
+
+    from etui.log.queries import LogReader
+    from etui.models.catalogue import load_catalogue
+    from etui.runtime.idle_replay import replay_idle_log
+
+    with LogReader(config) as log:
+        return replay_idle_log(log, config, load_catalogue(config), time.time() - days * 86_400)
+
+
+def _format_replays(found: Sequence[ModelReplay], days: int) -> Iterator[str]:
+    window = count_text(days, "day")
+    if not found:
+        yield f"no questions in chats in the last {window} (those of `etui ask` do not count)"
+        return
+    yield f"idling and loads of the last {window}, replayed"
+    for model in found:
+        name = join_lines(model.idle.model)
+        if model.whole is None:
+            yield f"{name}: no replay: {model.missing}"
+            continue
+        yield (
+            f"{name}: {count_text(model.whole.gaps, 'gap')} between questions, "
+            f"{seconds_text(model.whole.gap_seconds)}"
+        )
+        rows = [
+            (
+                time.name,
+                _seconds_text(time),
+                str(time.loads),
+                seconds_text(time.warm_seconds),
+                energy_text(time.joules.value, time.joules.uncertainty),
+                energy_text(time.extra.value, time.extra.uncertainty),
+            )
+            for time in model.whole.times
+        ]
+        head = ("keep warm", "time", "loads", "warm", "joules", "above cold")
+        yield from format_table(rows, header=head)
+        ratio, extra = _compute_ratios(model.whole)
+        if ratio is not None and extra is not None:
+            yield (
+                f"auto: {ratio:.3f} x the joules of the best fixed time found in hindsight, "
+                f"{extra:.3f} x of those above cold idle"
+            )
+
+
+def _compute_ratios(replay: IdleReplay) -> tuple[float | None, float | None]:
+    """Divide ``auto`` by the best fixed time: all joules, and those above cold idle."""
+    auto, best = replay.get("auto"), replay.get("best fixed")
+    pairs = ((auto.joules, best.joules), (auto.extra, best.extra))
+    ratio, extra = (mine.value / least.value if least.value > 0 else None for mine, least in pairs)
+    return ratio, extra
+
+
+def _seconds_text(time: ReplayedTime) -> str:
+    if time.seconds is None:
+        return "varies"
+    return "-" if math.isinf(time.seconds) else seconds_text(time.seconds)
+
+
+def _build_model(found: ModelReplay) -> dict[str, Any]:
+    """Build the document of one model; its ratios are those of :func:`_compute_ratios`."""
+    idle, whole, even = found.idle, found.whole, found.idle.choice.break_even
+    ratio, extra = (None, None) if whole is None else _compute_ratios(whole)
+    return {
+        "name": idle.model,
+        "missing": found.missing,
+        "load_joules": build_figure(None if idle.load is None else idle.load.joules),
+        "extra_watts": build_figure(idle.extra_watts),
+        "cold_watts": build_figure(idle.cold_watts),
+        "channels": build_channels(idle),
+        "break_even_seconds": None if even is None else drop_infinite(even.seconds),
+        "gaps": 0 if whole is None else whole.gaps,
+        "gap_seconds": 0.0 if whole is None else whole.gap_seconds,
+        "times": [] if whole is None else [_build_time(time) for time in whole.times],
+        "ratio": ratio,
+        "extra_ratio": extra,
+        "days": [_build_day(day.date, day.replay) for day in found.days],
+    }
+
+
+def _build_time(time: ReplayedTime) -> dict[str, Any]:
+    return {
+        "name": time.name,
+        "seconds": None if time.seconds is None else drop_infinite(time.seconds),
+        "loads": time.loads,
+        "warm_seconds": time.warm_seconds,
+        "joules": build_figure(time.joules),
+        "extra_joules": build_figure(time.extra),
+    }
+
+
+def _build_day(date: str, replay: IdleReplay) -> dict[str, Any]:
+    """Build the document of a day: ``auto`` against the best fixed time for that day."""
+    auto, best = replay.get("auto"), replay.get("best fixed")
+    ratio, extra = _compute_ratios(replay)
+    return {
+        "date": date,
+        "gaps": replay.gaps,
+        "auto_joules": build_figure(auto.joules),
+        "best_fixed_joules": build_figure(best.joules),
+        "best_seconds": None if best.seconds is None else drop_infinite(best.seconds),
+        "ratio": ratio,
+        "extra_ratio": extra,
+    }
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,14 +402,8 @@ def print_audits(config: Config, days: int, as_json: bool) -> None:
     Raises:
         LogUnavailable: The log cannot be read.
     """
-    from etui.cli.common import print_json
-
     found = summarise_audits(config, days)
-    if as_json:
-        print_json(asdict(found))
-        return
-    for line in _format_summary(found):
-        click.echo(line)
+    print_result(found, _format_summary(found), as_json)
 
 
 def summarise_audits(config: Config, days: int, now: datetime | None = None) -> AuditSummary:
@@ -101,7 +415,6 @@ def summarise_audits(config: Config, days: int, now: datetime | None = None) -> 
     from etui.learning.labels import collect_labels
     from etui.log.labels import read_audits, read_labelled
     from etui.log.queries import LogReader
-    from etui.units import ESTIMATE
 
     since = (now or datetime.now(UTC)) - timedelta(days=days)
     with LogReader(config) as log:
@@ -193,9 +506,6 @@ def _read_rates(config: Config, policy: str) -> tuple[dict[str, float], bool, di
 
 
 def _format_summary(found: AuditSummary) -> Iterator[str]:
-    from etui.text import format_table
-    from etui.units import ESTIMATE, count_text, energy_text, percent_text
-
     days = count_text(found.days, "day")
     if not found.audits and not found.good + found.bad:
         yield f"no audit and no grade in the last {days}"
@@ -246,9 +556,6 @@ def _format_unfinished(found: AuditSummary) -> str:
 
 
 def _format_change(change: FitChange) -> Iterator[str]:
-    from etui.text import local_time
-    from etui.units import ESTIMATE, count_text, energy_text, percent_text
-
     turns = count_text(change.turns, "turn")
     moves = ", ".join(f"{move.before} to {move.after} {move.turns}" for move in change.moves)
     yield (
@@ -279,221 +586,3 @@ def _sum(values: Sequence[float | None]) -> float | None:
 
 def _is_unmeasured(audit: AuditRecord) -> bool:
     return audit.joules is None or audit.load_joules is None
-
-
-@dataclass(frozen=True, slots=True)
-class _Stats:
-    days: int
-    turns: int
-    by_model: Sequence[PredictionAccuracy]
-    by_arm: Sequence[PredictionAccuracy]
-    shadows: Sequence[ShadowSummary]
-    curves: Sequence[Drift]
-
-
-@click.command()
-@click.option(
-    "--days",
-    type=WholeNumber(1, 36_500),
-    default=30,
-    show_default=True,
-    metavar="N",
-    help="Only turns of the last N days.",
-)
-@click.option(
-    "--idle",
-    is_flag=True,
-    help="Replay idling and loads under several keep-warm times instead.",
-)
-@click.option(
-    "--audit",
-    is_flag=True,
-    help="Show what audits cost, and how often each arm agreed with the audit arm, instead.",
-)
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
-def stats(days: int, idle: bool, audit: bool, as_json: bool) -> int:
-    """Compare predicted with measured joules.
-
-    Shows the mean error and the bias of the predictions per model and per arm, and what a policy
-    on trial would have done. Compares each operating curve with the latest turns; for a curve that
-    no longer fits, prints the command that fixes it.
-
-    With --idle, replays the gaps between the questions of chats: the joules of idling and of loads
-    with keep_warm of 1, 5, 15 and 60 minutes, always, the break-even time T* and auto, and with the
-    best fixed time found in hindsight.
-
-    With --audit, sums the audits and grades, and compares the accuracy of each arm before and after
-    the policy's fit.
-    """
-    from etui.config.config import load_config
-
-    if idle and audit:
-        raise UsageError("--idle cannot be used with --audit", "pass only one of them")
-    if audit:
-        print_audits(load_config(), days, as_json)
-        return ExitCode.DONE
-
-    if idle:
-        _print_idle(load_config(), days, as_json)
-        return ExitCode.DONE
-    found = _read_stats(load_config(), days)
-    if as_json:
-        click.echo(json.dumps(_build_document(found), indent=2))
-    else:
-        for line in _format_stats(found):
-            click.echo(line)
-    for drift in found.curves:
-        if drift.drifted:
-            click.echo(_format_warning(drift), err=True)
-    return ExitCode.DONE
-
-
-def _print_idle(config: Config, days: int, as_json: bool) -> None:
-    from etui.cli.common import print_json
-    from etui.cli.stats_idle import ASSUMPTIONS, build_document, format_replays, read_replays
-    from etui.runtime.idle_replay import NOT_MEASURED
-
-    found = read_replays(config, days)
-    if as_json:
-        print_json(build_document(found, days))
-        return
-    for line in format_replays(found, days):
-        click.echo(line)
-    if any(model.missing.startswith(NOT_MEASURED) for model in found):
-        click.echo("how to measure it: etui models status", err=True)
-    if any(model.whole for model in found):
-        for assumption in ASSUMPTIONS:
-            click.echo(f"assumed: {assumption}", err=True)
-
-
-def _read_stats(config: Config, days: int) -> _Stats:
-    from etui.log.filters import TurnFilter, build_clause
-    from etui.log.prediction_quality import (
-        group_accuracy,
-        outcomes_sql,
-        parse_outcomes,
-        summarise_shadows,
-    )
-    from etui.log.queries import LogReader
-
-    where = build_clause(TurnFilter(since=datetime.now(UTC) - timedelta(days=days)))
-    with LogReader(config) as log:
-        found = parse_outcomes(log.select(outcomes_sql(where), where.values))
-        drifts = _measure_drifts(log)
-    return _Stats(
-        days,
-        len(found),
-        group_accuracy(found, lambda outcome: outcome.models_text),
-        group_accuracy(found, lambda outcome: outcome.arms_text),
-        summarise_shadows(found),
-        drifts,
-    )
-
-
-def _measure_drifts(log: Any) -> list[Drift]:
-    """Compare the newest curve of each model file with turns made under its conditions."""
-    from etui.log.curve_lookup import select_comparable_turns
-    from etui.log.prediction_quality import measure_drift
-
-    newest: dict[tuple[str, str | None], Drift] = {}
-    for curve in log.curves():
-        key = (curve.model, curve.model_sha256)
-        if key not in newest:
-            turns = select_comparable_turns(log, curve.model, curve.model_sha256, curve.conditions)
-            newest[key] = measure_drift(curve, [turn for turn in turns if turn.kind == curve.kind])
-    return list(newest.values())
-
-
-def _build_document(found: _Stats) -> dict[str, Any]:
-    return {
-        "days": found.days,
-        "turns": found.turns,
-        "models": [to_document(row) for row in found.by_model],
-        "arms": [to_document(row) for row in found.by_arm],
-        "shadows": [to_document(row) for row in found.shadows],
-        "curves": [
-            {
-                "curve_id": drift.curve.curve_id,
-                "model": drift.curve.model,
-                "source": drift.curve.source,
-                "turns": drift.turns,
-                "median_error": drift.median_error,
-                "drifted": drift.drifted,
-                "fix": _format_fix(drift) if drift.drifted else "",
-            }
-            for drift in found.curves
-        ],
-    }
-
-
-def _format_stats(found: _Stats) -> Iterator[str]:
-    from etui.text import format_table
-    from etui.units import count_text
-
-    yield f"{count_text(found.turns, 'turn')} in the last {count_text(found.days, 'day')}"
-    if found.by_model:
-        yield "predicted against measured joules, loads excluded:"
-        head = ("turns", "mean error", "bias")
-        yield from format_table(_rows(found.by_model), header=("model", *head))
-        yield from format_table(_rows(found.by_arm), header=("arm", *head))
-    else:
-        yield "no turn has both predicted and measured joules yet"
-    for shadow in found.shadows:
-        yield _format_shadow(shadow)
-    for drift in found.curves:
-        yield _format_curve(drift)
-
-
-def _rows(found: Sequence[PredictionAccuracy]) -> list[tuple[str, ...]]:
-    from etui.units import percent_text
-
-    return [(row.key, str(row.n), percent_text(row.mape), format_signed(row.bias)) for row in found]
-
-
-def format_signed(share: float | None) -> str:
-    """Format a share with its sign: ``+4.2 %``, ``-12 %``; ``unknown`` for None."""
-    from etui.units import percent_text
-
-    if share is None:
-        return percent_text(None)
-    return f"{'-' if share < 0 else '+'}{percent_text(abs(share))}"
-
-
-def _format_shadow(shadow: ShadowSummary) -> str:
-    from etui.units import count_text, energy_text
-
-    text = (
-        f"{shadow.policy} (on trial): {shadow.elsewhere} of {count_text(shadow.turns, 'turn')} "
-        "would have used another arm or model"
-    )
-    if shadow.undecided:
-        text += f", {shadow.undecided} were undecided"
-    if shadow.joules_difference is None:
-        return f"{text}; none has predicted joules for both"
-    sign = "-" if shadow.joules_difference < 0 else "+"
-    joules = energy_text(abs(shadow.joules_difference))
-    return f"{text}; predicted {sign}{joules} over {shadow.compared} of them"
-
-
-def _format_curve(drift: Drift) -> str:
-    from etui.units import count_text
-
-    name = f"curve of {drift.curve.model} ({drift.curve.source})"
-    if drift.median_error is None:
-        return f"{name}: no turns since to compare it with"
-    turns = count_text(drift.turns, "turn")
-    state = "no longer fits" if drift.drifted else "fits"
-    return f"{name}: {state}, median error {format_signed(drift.median_error)} over {turns}"
-
-
-def _format_warning(drift: Drift) -> str:
-    error = format_signed(drift.median_error)
-    return (
-        f"the curve of {drift.curve.model} no longer fits: the last {drift.turns} turns measured "
-        f"{error} relative to it, outside its 95 % band; run: {_format_fix(drift)}"
-    )
-
-
-def _format_fix(drift: Drift) -> str:
-    command = f"etui calibrate {drift.curve.model}"
-    return f"{command} --from-log" if drift.curve.source == "log" else command

@@ -10,9 +10,8 @@ from typing import Any
 
 import pytest
 
-from etui.cli.doctor import format_diagnosis
+from etui.cli.doctor import build_document, format_diagnosis, format_trial
 from etui.cli.main import run
-from etui.cli.try_gpu_text import build_document, format_trial
 from etui.config.config import Config
 from etui.energy.power_limits.limit import PowerLimit
 from etui.engine.library import usable_cpus

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from etui.cli.main import run
-from etui.cli.time_option import parse_since
+from etui.cli.param_types import parse_since
 from etui.config.config import Config
 from etui.errors import ExitCode, UsageError
 from etui.log.chat_queries import find_branch, list_chat_turns

@@ -162,7 +162,7 @@ def test_interrupted_pull_can_be_resumed(
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("etui.cli.pull_progress._show_line", interrupted)
+        patch.setattr("etui.cli.models._show_line", interrupted)
         assert run(["models", "pull", "tiny"]) == ExitCode.PARTIAL
     err = capsys.readouterr().err
     assert "200 B of tiny kept" in err

@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
+from etui.cli.models import show_progress
 from etui.cli.progress import Lines, count_progress, open_bar
-from etui.cli.pull_progress import show_progress
 from etui.models.download import Progress
 
 

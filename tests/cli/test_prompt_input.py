@@ -6,8 +6,8 @@ import io
 
 import pytest
 
-from etui.cli import prompt_input as question
-from etui.cli.prompt_input import read_question
+from etui.cli import ask as question
+from etui.cli.ask import read_question
 from etui.errors import UsageError
 
 

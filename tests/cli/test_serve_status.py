@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from etui.cli.serve_status import StatusLine
+from etui.cli.serve import StatusLine
 from etui.codec import from_document
 from etui.runtime.serve_facts import ServeFacts, build_facts, format_books, format_facts
 from etui.runtime.turn_request import EnergyBooks, PoolStatus

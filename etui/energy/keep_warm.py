@@ -62,15 +62,11 @@ class Measured:
 
 @dataclass(frozen=True, slots=True)
 class BreakEven:
-    """The time after which idling has cost as much as loading again.
-
-    Attributes:
-        low, high: Interval at 95 %; ``high`` is infinite if the extra watts may be 0.
-    """
+    """The time after which idling has cost as much as loading again, with its 95 % interval."""
 
     seconds: float  # T*; infinite if a model in memory draws no more than none
     low: float
-    high: float
+    high: float  # Infinite if the extra watts may be 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -200,26 +200,19 @@ class PowerSampler:
 
 
 class _Unit:
-    """What one thread reads: a source, or a part of one.
-
-    Attributes:
-        lock: Held during a read.
-        measures: Whether it has channels; a source that only watches is never in a hurry.
-        least_ns: A fifth of the shortest refresh that the channels declare, since more frequent
-            reads show nothing new; 0 where a channel declares no refresh.
-        costs_ns: CPU time of the newest reads.
-        suspended_ns: Time that the machine had been suspended at the last reading.
-    """
+    """What one thread reads: a source, or a part of one."""
 
     def __init__(self, source: PowerSource, suspended_ns: int) -> None:
         self.source = source
-        self.lock = threading.Lock()
+        self.lock = threading.Lock()  # Held during a read
+        # A source without channels only watches, and is never in a hurry.
         self.measures = bool(source.channels)
         periods = [channel.period_s for channel in source.channels]
         known = [period for period in periods if period is not None]
+        # Reads more frequent than a fifth of the shortest declared refresh show nothing new.
         self.least_ns = int(min(known) / 5 * 1e9) if known and len(known) == len(periods) else 0
-        self.costs_ns: deque[int] = deque(maxlen=_COSTS)
-        self.suspended_ns = suspended_ns
+        self.costs_ns: deque[int] = deque(maxlen=_COSTS)  # CPU time of the newest reads
+        self.suspended_ns = suspended_ns  # Time that the machine was suspended before the last read
 
     @property
     def typical_cost_ns(self) -> int:

@@ -48,17 +48,12 @@ class GpuShare:
 
 @dataclass(frozen=True, slots=True)
 class GpuUse:
-    """A sample of the processes that use one GPU.
-
-    Attributes:
-        own_percent, other_percent: SM utilisation of etui's processes and of all others; None
-            when the driver does not report it by process.
-    """
+    """A sample of the processes that use one GPU; utilisation is None where not by process."""
 
     t_ns: int  # Time on the monotonic clock, nanoseconds
     scope: str
-    own_percent: float | None
-    other_percent: float | None
+    own_percent: float | None  # SM utilisation of etui's processes
+    other_percent: float | None  # SM utilisation of all others
     others: int  # Number of other processes with a compute context
     unknown: int = 0
     """Number of processes with an unknown owner (another PID namespace, as in a container)."""

@@ -187,11 +187,7 @@ class ChannelEnergy:
 
 @dataclass(frozen=True, slots=True)
 class Energy:
-    """Energy of an interval: the sum over disjoint scopes, with its uncertainty.
-
-    Attributes:
-        mean_watts, peak_watts: Watts of the sum; None when unknown.
-    """
+    """Energy of an interval: the sum over disjoint scopes, with its uncertainty."""
 
     start_ns: int
     end_ns: int

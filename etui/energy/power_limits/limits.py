@@ -11,7 +11,7 @@ from types import ModuleType, TracebackType
 from typing import TYPE_CHECKING, Self
 
 from etui.config.config import Config
-from etui.energy.power_limits.gpus import (
+from etui.energy.power_limits._gpus import (
     Zeusd,
     ZeusdError,
     ZeusdGpu,
@@ -19,6 +19,7 @@ from etui.energy.power_limits.gpus import (
     find_gpus,
     make_amd_device,
 )
+from etui.energy.power_limits._rapl import find_packages
 from etui.energy.power_limits.limit import (
     EXACT_WATTS,
     AppliedLimit,
@@ -32,7 +33,6 @@ from etui.energy.power_limits.limit import (
     is_root,
     judge_applied,
 )
-from etui.energy.power_limits.rapl import find_packages
 from etui.energy.scopes import family as find_family
 from etui.energy.sources.nvml import NvmlSource
 from etui.errors import UsageError
@@ -63,7 +63,7 @@ class PowerLimits:
         self._close = close
         self.problems = tuple(problems)
         self.zeusd_socket = zeusd_socket
-        # The range of a package depends on its limit (rapl.py), so it is that of the beginning.
+        # The range of a package depends on its limit (_rapl.py), so it is that of the beginning.
         self._found = {scope: device.read() for scope, device in self._devices.items()}
         self._recorder: LimitHold | None = None
 

@@ -35,15 +35,10 @@ def read_boot_id(file: Path = _BOOT_ID) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """One question for the clock of another machine.
+    """One question for the clock of another machine."""
 
-    Attributes:
-        sent_ns, received_ns: When it was sent and answered, monotonic nanoseconds of this
-            machine.
-    """
-
-    sent_ns: int
-    received_ns: int
+    sent_ns: int  # When it was sent, monotonic nanoseconds of this machine
+    received_ns: int  # When it was answered
     remote_ns: int  # The answer: monotonic nanoseconds of the other machine
 
     @property

@@ -98,14 +98,10 @@ def _count_cores() -> int:
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """A fitted range.
+    """A fitted range."""
 
-    Attributes:
-        idle_watts, limit_watts: Power at no and at full utilisation.
-    """
-
-    idle_watts: float
-    limit_watts: float
+    idle_watts: float  # Power at no utilisation
+    limit_watts: float  # Power at full utilisation
     band: float
     """Twice the standard deviation of the readings around the fit, relative to their mean."""
     span: float  # Utilisation between the lowest and the highest reading, 0..1

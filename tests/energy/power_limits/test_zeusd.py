@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from etui.config.config import Config
-from etui.energy.power_limits.gpus import Zeusd, ZeusdGpu, parse_error
+from etui.energy.power_limits._gpus import Zeusd, ZeusdGpu, parse_error
 from etui.energy.power_limits.hold import LimitHold
 from etui.energy.power_limits.limit import WriteRefused
 from etui.energy.power_limits.limits import PowerLimits

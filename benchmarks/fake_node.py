@@ -16,7 +16,7 @@ from etui.bench.config import BenchModel, RunConfig, parse_run_config
 from etui.bench.sample import Sample
 from etui.bench.scoring import SubjectWork
 from etui.cluster.messages import Command, Facts, Message, Opening, Task
-from etui.cluster.versions import read_versions
+from etui.cluster.open_nodes import read_versions
 from etui.energy.types import Energy, EnergyOf, Kind
 from etui.turn.record import Tokens
 

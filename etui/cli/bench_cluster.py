@@ -13,7 +13,7 @@ from etui.errors import UsageError
 if TYPE_CHECKING:
     from etui.bench.plan import RunPlan
     from etui.bench.run import BenchRunner, RunOutcome
-    from etui.cluster.carrier import Carrier
+    from etui.cluster.messages import Carrier
     from etui.measure.run import RunLimits
 
 
@@ -82,7 +82,7 @@ def run_on_cluster(
     from etui.bench.plan import restore_plan
     from etui.cluster.bench_cluster import ClusterBench
     from etui.cluster.losses import losses_text
-    from etui.cluster.patience import build_patience
+    from etui.cluster.open_nodes import build_patience
 
     runtime = runner.runtime
     config = runtime.config

@@ -89,8 +89,7 @@ def run_on_nodes(
     """
     from etui.cli.bench_cluster import open_carrier
     from etui.cluster.messages import Command
-    from etui.cluster.open_nodes import NodeDriver
-    from etui.cluster.patience import DEFAULT_PATIENCE
+    from etui.cluster.open_nodes import DEFAULT_PATIENCE, NodeDriver
 
     requests = [
         Command(words, collect=collect and at == len(commands) - 1)

@@ -41,14 +41,11 @@ from etui.bench.run import (
 from etui.bench.sample import Sample
 from etui.bench.schedule import Piece, build_schedule
 from etui.bench.setup import build_run_config
-from etui.cluster.carrier import Carrier, ClusterNode
 from etui.cluster.drive import ClusterLoop, NodeTally, OpenNode
 from etui.cluster.losses import Losses, MeanJoules, sum_losses
-from etui.cluster.messages import Opening, write_request
-from etui.cluster.open_nodes import NodeDriver
-from etui.cluster.patience import DEFAULT_PATIENCE, Patience
+from etui.cluster.messages import Carrier, ClusterNode, Opening, write_request
+from etui.cluster.open_nodes import DEFAULT_PATIENCE, NodeDriver, Patience, read_versions
 from etui.cluster.piece_board import BoundPiece, PieceBoard
-from etui.cluster.versions import read_versions
 from etui.codec import DocumentError, from_document, to_document
 from etui.errors import EtuiError, Stopped, UsageError
 from etui.measure.folder import check_new

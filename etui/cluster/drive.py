@@ -6,21 +6,24 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Protocol
 
-from etui.cluster.carrier import ClusterNode, Died, Ended, Report, Said
 from etui.cluster.losses import Losses, MeanJoules
 from etui.cluster.messages import (
     Answers,
+    ClusterNode,
+    Died,
+    Ended,
     Failed,
     Message,
     Note,
     Opened,
+    Report,
+    Said,
     Task,
     Wasted,
     read_message,
     write_request,
 )
-from etui.cluster.open_nodes import NodeDriver
-from etui.cluster.patience import MOST_DEATHS, MOST_LOSSES
+from etui.cluster.open_nodes import MOST_DEATHS, MOST_LOSSES, NodeDriver
 from etui.cluster.piece_board import PieceBoard
 from etui.codec import DocumentError
 from etui.errors import EtuiError, Stopped, UsageError

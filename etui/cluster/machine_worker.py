@@ -24,7 +24,7 @@ from etui.bench.run import BenchRunner, build_work
 from etui.bench.schedule import Piece
 from etui.bench.scoring import Answered, QuestionAnswerer
 from etui.cluster.messages import Command, Facts, Finished, Line, Message, Opening, Task
-from etui.cluster.versions import read_versions, refuse_other_hash
+from etui.cluster.open_nodes import read_versions, refuse_other_hash
 from etui.config.config import load_config, make_home
 from etui.errors import EtuiError
 from etui.units import percent_text

@@ -2,29 +2,141 @@
 
 from __future__ import annotations
 
+import platform
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from etui.cluster.carrier import Carrier, ClusterNode, Died, Method, Report, Said
+from etui import __version__
 from etui.cluster.messages import (
+    Carrier,
+    ClusterNode,
     Command,
+    Died,
     Facts,
     Failed,
     Finished,
     Line,
     Message,
+    Method,
     Note,
     Opened,
+    Report,
+    Said,
     read_message,
     write_request,
 )
-from etui.cluster.patience import DEFAULT_PATIENCE, Patience
-from etui.cluster.versions import read_versions, refuse_other_versions
 from etui.codec import DocumentError
 from etui.errors import EtuiError, ExitCode, UsageError
+from etui.runtime.provenance import package_version
 from etui.units import count_text, seconds_text
+
+_LABELS = {
+    "etui": "etui",
+    "llama_cpp_python": "llama-cpp-python",
+    "python": "Python",
+    "ray": "Ray",
+}
+
+_SHOWN_HASH = 12
+
+
+def read_versions() -> dict[str, str | None]:
+    """Read the versions that the nodes of a run must have in common."""
+    return {
+        "etui": __version__,
+        "llama_cpp_python": package_version("llama-cpp-python"),
+        "python": platform.python_version(),
+        "ray": package_version("ray"),
+    }
+
+
+def list_differences(there: Mapping[str, str | None], here: Mapping[str, str | None]) -> list[str]:
+    """List the versions that differ, as text: ``etui 0.2, here 0.1``."""
+    return [
+        f"{label} {there.get(name) or 'unknown'}, here {here.get(name) or 'unknown'}"
+        for name, label in _LABELS.items()
+        if there.get(name) != here.get(name)
+    ]
+
+
+def refuse_other_versions(
+    nodes: Mapping[str, Mapping[str, str | None]], here: Mapping[str, str | None]
+) -> None:
+    """Refuse nodes with other versions than the driver.
+
+    Args:
+        nodes: Key of the machine -> its versions.
+
+    Raises:
+        UsageError: A version differs; the message names each node and each program.
+    """
+    found = {
+        machine: list_differences(versions, here)
+        for machine, versions in nodes.items()
+        if list_differences(versions, here)
+    }
+    if found:
+        raise UsageError(
+            "; ".join(f"node {name} has {', '.join(parts)}" for name, parts in found.items()),
+            "install the same versions on every node, or take these nodes out of the cluster",
+        )
+
+
+def refuse_other_hash(what: str, there: str | None, here: str | None) -> None:
+    """Refuse a file of a node that is not the driver's; an unknown hash equals any.
+
+    Raises:
+        UsageError: The hashes differ.
+    """
+    if there is not None and here is not None and there != here:
+        raise UsageError(
+            f"{what} has sha256 {there[:_SHOWN_HASH]} there, here {here[:_SHOWN_HASH]}",
+            "put the same file on every node",
+        )
+
+
+MOST_DEATHS = 3
+"""Deaths in a row, without an answer between them, after which a node is given up."""
+
+
+MOST_LOSSES = 3
+"""Losses of one piece after which the run ends: the piece, not the nodes, is the cause."""
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """Limits of silence, in seconds."""
+
+    ready: float = 60.0  # Until the process of a node has started and said its versions
+    opening: float = 600.0  # Between two messages while models are pulled and loaded
+    first: float = 600.0  # Until the first answer of a node of which no answer is known
+    least: float = 60.0  # Between two answers; the floor under `factor`
+    factor: float = 20.0  # Times the longest time between two answers so far
+    stopping: float = 10.0  # For the end of the current question after the run was stopped
+
+    def limit_silence(self, longest_seconds: float | None) -> float:
+        """Return how long a node may be silent while it answers.
+
+        Args:
+            longest_seconds: Its longest time to an answer so far; None before the first.
+        """
+        if longest_seconds is None:
+            return self.first
+        return max(self.least, self.factor * longest_seconds)
+
+
+DEFAULT_PATIENCE = Patience()
+
+
+def build_patience(seconds: float | None) -> Patience:
+    """Build the limits from the one a user gives; None takes the defaults."""
+    if seconds is None:
+        return DEFAULT_PATIENCE
+    # The factor stays: a node that is known to be slow is not silent.
+    return Patience(ready=seconds, opening=seconds, first=seconds, least=seconds)
+
 
 _TICK_SECONDS = 0.25
 _NOT_IN_NAMES = re.compile(r"[^a-z0-9_-]+")

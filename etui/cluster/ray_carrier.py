@@ -16,16 +16,21 @@ from typing import Any, Protocol, TypeVar
 
 from etui.bench.config import RunConfig
 from etui.bench.scoring import Answered
-from etui.cluster.carrier import ClusterNode, Died, Ended, Method, Report, Said
 from etui.cluster.messages import (
     Answers,
+    ClusterNode,
     Command,
+    Died,
+    Ended,
     Facts,
     Failed,
     Message,
+    Method,
     Note,
     Opened,
     Opening,
+    Report,
+    Said,
     Task,
     Wasted,
     read_command,
@@ -80,7 +85,7 @@ def serve(worker: NodeWorker, method: str, text: str, engine: Executor) -> Itera
     """Do what a driver asks; an error becomes a message, since errors are not pickled either.
 
     Args:
-        method: A :data:`etui.cluster.carrier.Method`.
+        method: A :data:`etui.cluster.messages.Method`.
         engine: Its only thread runs the engine, whose parts belong to one thread.
     """
     try:
@@ -181,7 +186,7 @@ class NodeActor:
 
         Args:
             number: Number of the request, from 1.
-            method: A :data:`etui.cluster.carrier.Method`.
+            method: A :data:`etui.cluster.messages.Method`.
         """
         with self._lock:
             self._current = number
@@ -204,7 +209,7 @@ _MOST_REASON = 200
 
 
 class RayCarrier:
-    """A carrier of :mod:`etui.cluster.carrier`.
+    """A carrier of :mod:`etui.cluster.messages`.
 
     Args:
         ray: The module ``ray``, connected.

@@ -10,8 +10,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
 
-from etui.cluster.carrier import ClusterNode, Died, Ended, Method, Report, Said
-from etui.cluster.messages import write_message
+from etui.cluster.messages import ClusterNode, Died, Ended, Method, Report, Said, write_message
 from etui.cluster.ray_carrier import serve
 from tests.cluster.fake_node import Behaviour, FakeNode
 
@@ -46,7 +45,7 @@ class Script:
 
 
 class FakeCarrier:
-    """See :class:`etui.cluster.carrier.Carrier`."""
+    """See :class:`etui.cluster.messages.Carrier`."""
 
     def __init__(self, scripts: Sequence[Script]) -> None:
         self.scripts = {script.node.id: script for script in scripts}

@@ -18,7 +18,7 @@ from etui.bench.config import BenchModel, RunConfig, parse_run_config
 from etui.bench.sample import Sample
 from etui.cluster.machine_worker import NodeCommand
 from etui.cluster.messages import Command, Facts, Message, Opening, Task
-from etui.cluster.versions import read_versions, refuse_other_hash
+from etui.cluster.open_nodes import read_versions, refuse_other_hash
 from etui.energy.types import Energy, EnergyOf, Kind
 from etui.errors import EtuiError, UsageError
 from etui.measure.run import StopRequested

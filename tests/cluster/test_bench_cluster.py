@@ -23,10 +23,9 @@ from etui.bench.plan import RunPlan, RunRequest, make_plan, restore_plan
 from etui.bench.run import BenchRunner, run_record
 from etui.bench.schedule import Piece
 from etui.cluster.bench_cluster import CLUSTER, ClusterBench, bind_pieces
-from etui.cluster.carrier import ClusterNode
 from etui.cluster.losses import Losses
-from etui.cluster.open_nodes import name_nodes
-from etui.cluster.patience import Patience
+from etui.cluster.messages import ClusterNode
+from etui.cluster.open_nodes import Patience, name_nodes
 from etui.errors import EtuiError, Stopped, UsageError
 from etui.measure.run import RunLimits
 from etui.models.catalogue import load_catalogue

@@ -10,12 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from etui.bench.schedule import Piece
-from etui.cluster.carrier import Said
 from etui.cluster.drive import ClusterLoop, NodeTally, OpenNode
 from etui.cluster.losses import Losses, MeanJoules, sum_losses
-from etui.cluster.messages import Opening, write_request
-from etui.cluster.open_nodes import NodeDriver
-from etui.cluster.patience import Patience
+from etui.cluster.messages import Opening, Said, write_request
+from etui.cluster.open_nodes import NodeDriver, Patience
 from etui.cluster.piece_board import BoundPiece, PieceBoard
 from etui.errors import EtuiError, Stopped, UsageError
 from tests.bench import synthetic

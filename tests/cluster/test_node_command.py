@@ -10,8 +10,7 @@ import pytest
 
 from etui.cluster.machine_worker import NodeCommand, _find_folder, _read_files
 from etui.cluster.messages import Command, Finished, Line
-from etui.cluster.open_nodes import NodeDriver
-from etui.cluster.patience import Patience
+from etui.cluster.open_nodes import NodeDriver, Patience
 from etui.errors import EtuiError
 from tests.cluster.fake_carrier import FakeCarrier, make_script
 

@@ -18,11 +18,9 @@ from etui.bench.plan import RunRequest, make_plan, restore_plan
 from etui.bench.run import BenchRunner
 from etui.cluster import connect
 from etui.cluster.bench_cluster import ClusterBench
-from etui.cluster.carrier import Said
 from etui.cluster.connect import open_ray
-from etui.cluster.messages import Command
-from etui.cluster.open_nodes import NodeDriver
-from etui.cluster.patience import Patience
+from etui.cluster.messages import Command, Said
+from etui.cluster.open_nodes import NodeDriver, Patience
 from etui.cluster.ray_carrier import OPENER as MACHINE
 from etui.cluster.ray_carrier import RayCarrier
 from etui.cluster.settings import parse_address

@@ -6,14 +6,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from etui.cluster.patience import Patience, build_patience
-from etui.cluster.settings import ClusterAddress, build_environment, has_token, parse_address
-from etui.cluster.versions import (
+from etui.cluster.open_nodes import (
+    Patience,
+    build_patience,
     list_differences,
     read_versions,
     refuse_other_hash,
     refuse_other_versions,
 )
+from etui.cluster.settings import ClusterAddress, build_environment, has_token, parse_address
 from etui.errors import UsageError
 
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import threading
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
 from etui.routing.question_text import BUCKETS, count_terms, split_question
@@ -29,63 +28,14 @@ class EarlierQuestion(NamedTuple):
     correct: bool | None = None  # Whether it was right; None if it was not graded
 
 
-class TermCounts:
-    """Terms of texts, kept so that a text is split only once; safe to use from several threads.
-
-    Splitting a question takes about 0.1 ms, most of the time of an index.
-
-    Args:
-        most: Number of texts that are kept; those not used for longest are dropped.
-    """
-
-    def __init__(self, most: int = 8192) -> None:
-        self._most = most
-        self._kept: OrderedDict[str, tuple[Whole, Floats]] = OrderedDict()
-        self._lock = threading.Lock()
-
-    def __len__(self) -> int:
-        """Return the number of texts that are kept."""
-        with self._lock:
-            return len(self._kept)
-
-    def get(self, text: str) -> tuple[Whole, Floats]:
-        """Return the buckets of the words of a text, ascending, and 1 + ln(count) of each."""
-        return self.get_all((text,))[0]
-
-    def get_all(self, texts: Sequence[str]) -> list[tuple[Whole, Floats]]:
-        """Return the same of several texts; the lock is taken once for all that are kept."""
-        with self._lock:
-            found = [self._kept.get(text) for text in texts]
-            for text, kept in zip(texts, found, strict=True):
-                if kept is not None:
-                    self._kept.move_to_end(text)
-        terms = [
-            _weigh_terms(text) if kept is None else kept
-            for text, kept in zip(texts, found, strict=True)
-        ]
-        with self._lock:
-            for text, kept, new in zip(texts, found, terms, strict=True):
-                if kept is None:
-                    self._kept[text] = new
-            while len(self._kept) > self._most:
-                self._kept.popitem(last=False)
-        return terms
-
-
 class SimilarityIndex:
-    """An index of texts by tf-idf.
+    """An index of texts by tf-idf."""
 
-    Args:
-        terms: Keeps the terms of the texts for the next index. Once they are known, an index of
-            2,000 questions takes a few milliseconds; without them about 0.2 s.
-    """
-
-    def __init__(self, texts: Sequence[str], terms: TermCounts | None = None) -> None:
+    def __init__(self, texts: Sequence[str]) -> None:
         import numpy as np
 
-        self._get_terms = _weigh_terms if terms is None else terms.get
         self._size = len(texts)
-        found = [_weigh_terms(text) for text in texts] if terms is None else terms.get_all(texts)
+        found = [weigh_terms(text) for text in texts]
         lengths = np.fromiter((len(buckets) for buckets, _ in found), np.int64, self._size)
         rows = np.repeat(np.arange(self._size), lengths)
         buckets = np.concatenate([np.zeros(0, np.int64), *(each for each, _ in found)])
@@ -108,7 +58,7 @@ class SimilarityIndex:
         import numpy as np
 
         scores = np.zeros(self._size, dtype=np.float32)
-        buckets, weights = self._get_terms(text)
+        buckets, weights = weigh_terms(text)
         values = weights * self._idf[buckets]
         values /= max(float(np.sqrt(values @ values)), 1e-300)
         for bucket, value in zip(buckets, values, strict=True):
@@ -125,17 +75,14 @@ class EarlierQuestions:
     Args:
         log: Turns that were answered, newest first.
         runs: Graded answers of bench runs.
-        terms: Keeps the terms of the questions for the next such index.
     """
 
     def __init__(
         self,
         log: Sequence[EarlierQuestion] = (),
         runs: Sequence[EarlierQuestion] = (),
-        terms: TermCounts | None = None,
     ) -> None:
         self._known = {"log": log, "runs": runs}
-        self._terms = terms
         self._tables: dict[
             tuple[str, str | None], tuple[tuple[EarlierQuestion, ...], SimilarityIndex]
         ] = {}
@@ -150,7 +97,7 @@ class EarlierQuestions:
         key = (asked.of, only)
         if key not in self._tables:
             rows = tuple(row for row in self._known[asked.of] if only in (None, row.arm))
-            self._tables[key] = (rows, SimilarityIndex([row.text for row in rows], self._terms))
+            self._tables[key] = (rows, SimilarityIndex([row.text for row in rows]))
         rows, index = self._tables[key]
         if not rows:
             return None
@@ -166,7 +113,13 @@ def _is_counted(asked: NeighbourQuery, row: EarlierQuestion) -> bool:
     return row.correct is (asked.was == "correct")
 
 
-def _weigh_terms(text: str) -> tuple[Whole, Floats]:
+@lru_cache(maxsize=8192)
+def weigh_terms(text: str) -> tuple[Whole, Floats]:
+    """Return the buckets of the words of a text, ascending, and 1 + ln(count) of each.
+
+    Results are kept, because splitting a question takes 0.1 ms: an index of 2,000 new questions
+    takes 0.2 s, one of known questions a few milliseconds.
+    """
     import numpy as np
 
     counts = count_terms(split_question(text[:_LOOKED_AT]))

@@ -24,7 +24,6 @@ from etui.routing.decision import (
 )
 from etui.routing.joules import predict_joules, predict_seconds
 from etui.routing.policy import find_weights
-from etui.routing.similarity import TermCounts
 from etui.routing.text_measures import TextFacts
 
 if TYPE_CHECKING:
@@ -53,13 +52,9 @@ _ANSWERS = """
 
 
 class NeighbourMemory:
-    """What reading the earlier questions again need not compute again.
-
-    The log changes with each turn, but only by that turn, and graded answers only by a bench run.
-    """
+    """Keeps the graded answers of bench runs, which change only by a bench run."""
 
     def __init__(self) -> None:
-        self.terms = TermCounts()
         self._graded: tuple[tuple[int, int], tuple[EarlierQuestion, ...]] | None = None
 
     def read_graded(self, log: LogReader, config: Config) -> tuple[EarlierQuestion, ...]:
@@ -99,7 +94,6 @@ def read_neighbours(
         return EarlierQuestions(
             tuple(_read_turns(log)) if "log" in origins else (),
             known.read_graded(log, config) if "runs" in origins else (),
-            known.terms,
         )
 
     try:

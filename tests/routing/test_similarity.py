@@ -29,7 +29,6 @@ from etui.routing.similarity import (
     NeighbourQuery,
     NeighbourTally,
     SimilarityIndex,
-    TermCounts,
     smoothed_share,
 )
 from etui.runtime import log_predictor as similar_questions
@@ -98,25 +97,15 @@ def test_the_order_is_that_of_the_cosine_of_tf_idf(
     )
 
 
-def test_kept_terms_give_the_same_neighbours_and_are_bounded() -> None:
-    texts = ["the cat sat", "the dog ran", "a theorem of Gauss"]
-    terms = TermCounts(most=2)
-    for _ in range(2):
-        index = SimilarityIndex(texts, terms)
-        assert index.nearest("a dog of Gauss", 3) == SimilarityIndex(texts).nearest(
-            "a dog of Gauss", 3
-        )
-    assert len(terms) == 2
-
-
 def test_a_text_is_split_once_for_many_indexes(monkeypatch: pytest.MonkeyPatch) -> None:
     split: list[str] = []
-    weigh = similarity._weigh_terms
-    monkeypatch.setattr(similarity, "_weigh_terms", lambda text: split.append(text) or weigh(text))
-    terms = TermCounts()
-    EarlierQuestions(LOG, terms=terms).tally(NeighbourQuery("log", "large", None, 5), "prove it")
+    monkeypatch.setattr(
+        similarity, "split_question", lambda text: split.append(text) or split_question(text)
+    )
+    similarity.weigh_terms.cache_clear()
+    EarlierQuestions(LOG).tally(NeighbourQuery("log", "large", None, 5), "prove it")
     newer = [EarlierQuestion("a new question", "quick"), *LOG]
-    EarlierQuestions(newer, terms=terms).tally(NeighbourQuery("log", "large", None, 5), "prove it")
+    EarlierQuestions(newer).tally(NeighbourQuery("log", "large", None, 5), "prove it")
     assert sorted(split) == sorted({row.text for row in newer} | {"prove it"})
 
 

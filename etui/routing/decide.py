@@ -35,7 +35,6 @@ from etui.routing.policy import (
     build_unavailable_error,
     choose_served_arm,
     format_absent,
-    format_all_absent,
     format_substitute,
     list_served_places,
 )
@@ -418,7 +417,7 @@ def _resolve_cascade(
             continue
         ready.append(arm)
     if not ready:
-        return FallsThrough(format_all_absent(absent), tuple(absent))
+        return FallsThrough(format_absent(*absent), tuple(absent))
     if len(ready) == 1:
         return _resolve_alone(ready[0], skipped, query, predictor)
     kept, dissolved = _keep_agreements(plan.agreements, ready)

@@ -19,7 +19,7 @@ from etui.routing.policy import (
     ArmPlan,
     Objective,
     format_absent,
-    format_place_absent,
+    format_places_absent,
     format_substitute,
     list_served_places,
 )
@@ -99,7 +99,7 @@ def _build_missing_places(plan: ArmPlan, served: Sequence[Arm]) -> list[Candidat
         return [Candidate(plan.arm, None, None, format_absent(plan), backend)]
     weights = plan.find_place(served[0].model).weights
     return [
-        Candidate(arm, None, None, format_place_absent(place), place.backend)
+        Candidate(arm, None, None, format_places_absent((place,)), place.backend)
         for arm, place in zip(plan.arms, plan.places, strict=bool(plan.places))
         if place.weights == weights and arm not in served
     ]

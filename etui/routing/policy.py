@@ -362,23 +362,13 @@ def format_substitute(plan: ArmPlan, arm: Arm) -> str:
     return f"{SEPARATOR}{arm.model}{where} stands in for {plan.models[0]}"
 
 
-def format_absent(plan: ArmPlan) -> str:
-    """Say that none of the models of an arm is available."""
-    return format_all_absent((plan,))
-
-
-def format_place_absent(place: Place) -> str:
-    """Say that a model is not available at a place."""
-    return _format_unavailable((place,))
-
-
-def format_all_absent(plans: Sequence[ArmPlan]) -> str:
+def format_absent(*plans: ArmPlan) -> str:
     """Say that none of the models of some arms is available."""
     places = [plan.find_place(model) for plan in plans for model in plan.models]
-    return _format_unavailable(tuple(dict.fromkeys(places)))
+    return format_places_absent(tuple(dict.fromkeys(places)))
 
 
-def _format_unavailable(places: Sequence[Place]) -> str:
+def format_places_absent(places: Sequence[Place]) -> str:
     """Write ``a is not on this machine``, ``b on desk is not available``, or both."""
     here = [place.model for place in places if place.backend is None]
     there = [f"{place.model} on {place.backend}" for place in places if place.backend is not None]

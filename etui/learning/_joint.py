@@ -4,9 +4,8 @@ The targets are a question's shared difficulty (the mean over the arms) and each
 from it. A multi-target ridge regression on features, bands and words is the linear part, an
 item-response model; a forest of extremely randomised trees corrects it. The columns that come from
 answers (rates of the bands, predictions of the ridge) are computed from other folds for the
-questions of the fit, as they are for a new question. The forest consists of as many groves as there
-are folds, and each grove leaves one fold out: its predictions there calibrate the arms and measure
-the quality.
+questions of the fit, as they are for a new question. There is a forest for each fold, which it
+leaves out: its predictions there calibrate the arms and measure the quality.
 """
 
 from __future__ import annotations
@@ -252,15 +251,15 @@ class JointFit:
     overall: Floats  # Smoothed rate of each arm, (arms,)
     directions: Floats  # Leading components of the words, (buckets, components)
     ridge: Ridge  # The linear part
-    groves: tuple[Any, ...]  # Forests that each leave one fold out
+    forests: tuple[Any, ...]  # One for each fold, which it leaves out
     calibration: Calibration  # Calibration of the arms' logits
-    left_out: Floats  # Calibrated p of the questions of the fit, by groves that left them out
+    left_out: Floats  # Calibrated p of the questions of the fit, by forests that left them out
 
     def predict(self, columns: QuestionColumns) -> Floats:
         """Predict p of a right answer, (questions, arms)."""
         expected = _expect(columns.shares, self.rates, self.overall)
         known = _build_dense(columns, self.directions, expected, self.ridge.predict(columns))
-        raw = sum(grove.predict(known) for grove in self.groves) / len(self.groves)
+        raw = sum(forest.predict(known) for forest in self.forests) / len(self.forests)
         return self.calibration.apply(_to_probabilities(raw), expected[0])
 
 
@@ -282,7 +281,7 @@ def fit_joint(
         weights: How much each label counts, (questions, arms), 0 for an unknown one; None counts
             all of them.
         seed: Random seed of the trees and the components.
-        trees: Number of trees of all groves together.
+        trees: Number of trees of all forests together.
     """
     import numpy as np
     from sklearn.decomposition import TruncatedSVD
@@ -317,19 +316,19 @@ def fit_joint(
     dense = _build_dense(columns, directions, expected, linear)
     target = _split_targets(filled) * np.append(1.0, np.full(y.shape[1], STRETCH))
     raw = np.empty_like(target)
-    groves = []
+    forests = []
     for fold in range(count):
         held, others = folds == fold, folds != fold
-        grove = ExtraTreesRegressor(
+        forest = ExtraTreesRegressor(
             -(-trees // count),
             min_samples_leaf=LEAST_IN_LEAF,
             max_features=FEATURE_SHARE,
             random_state=seed + fold,
             n_jobs=-1,
         ).fit(dense[others], target[others], sample_weight=row_weights[others])
-        grove.set_params(n_jobs=1)  # several threads would sum the trees in varying order
-        raw[held] = grove.predict(dense[held])
-        groves.append(grove)
+        forest.set_params(n_jobs=1)  # several threads would sum the trees in varying order
+        raw[held] = forest.predict(dense[held])
+        forests.append(forest)
     p = _to_probabilities(raw)
     calibration = fit_calibration(p, expected[0], y, heavy)
     return JointFit(
@@ -337,7 +336,7 @@ def fit_joint(
         overall,
         directions,
         ridge,
-        tuple(groves),
+        tuple(forests),
         calibration,
         calibration.apply(p, expected[0]),
     )

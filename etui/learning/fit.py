@@ -396,7 +396,7 @@ def export_joint(
     word_step, linear = _count_steps(fit.ridge.weights[count + len(bands) :])
     words = np.column_stack([components, linear]) + WORD_ZERO
     roots, column, threshold, child, values = _flatten(
-        [tree.tree_ for grove in fit.groves for tree in grove.estimators_]
+        [tree.tree_ for forest in fit.forests for tree in forest.estimators_]
     )
     return JointPart(
         arms=tuple(arms),

@@ -202,11 +202,11 @@ def test_the_export_of_any_forest_walks_as_sklearn_does(seed, arms, trees):
     columns, _ = columns_of(shuffled)
     fit = fit_joint(shuffled.correct, columns, assign_folds(shuffled), seed=seed, trees=5 * trees)
     predictor = JointPredictor(export_joint(fit, shuffled.arms, sorted(set(shuffled.subjects))))
-    width = len(fit.groves[0].estimators_[0].tree_.value[0])
-    asked = draw.normal(0, 1, (8, fit.groves[0].n_features_in_)).astype(np.float32)
-    raw = sum(grove.predict(asked) for grove in fit.groves) / len(fit.groves)
+    width = len(fit.forests[0].estimators_[0].tree_.value[0])
+    asked = draw.normal(0, 1, (8, fit.forests[0].n_features_in_)).astype(np.float32)
+    raw = sum(forest.predict(asked) for forest in fit.forests) / len(fit.forests)
     walked = np.array([predictor._walk(row) for row in asked])
-    count = sum(len(grove.estimators_) for grove in fit.groves)
+    count = sum(len(forest.estimators_) for forest in fit.forests)
     assert np.abs(walked / (8192 * count) - raw.reshape(8, width)).max() < 1e-4
 
 

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any, Literal, Protocol, overload
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 from etui.arm import (
     OPEN_SAMPLING,
@@ -28,10 +28,10 @@ from etui.routing.policy import (
     CascadePlan,
     FallbackPlan,
     Objective,
-    PlaceSettings,
     Policy,
     PolicyProbe,
     Rule,
+    find_settings,
     list_places,
 )
 from etui.routing.schema.arms import ArmEntry
@@ -64,35 +64,8 @@ from etui.routing.similarity import NeighbourQuery
 from etui.routing.text_measures import MEASURES
 from etui.yaml.load import Located
 
-
-class ModelSettings(PlaceSettings, Protocol):
-    """Settings of an entry of models.yaml that arms of a policy follow."""
-
-    @property
-    def draft(self) -> str | None:
-        """Name of its draft model; None for none."""
-
-    @property
-    def speculate(self) -> Speculate | None:
-        """Speculation of arms that do not say; None is ``off``."""
-
-    @property
-    def context(self) -> int:
-        """Context of one sequence in tokens."""
-
-    @property
-    def think_open(self) -> str | None:
-        """Tag before its thinking; None for a model without."""
-
-    @property
-    def sha256(self) -> str | None:
-        """Hash of its file; None if unknown."""
-
-
-def find_settings(models: Collection[str], name: str) -> ModelSettings | None:
-    """Return the settings of a model; None if only names of models are known, or not this one."""
-    entry: ModelSettings | None = models.get(name) if isinstance(models, Mapping) else None
-    return entry
+if TYPE_CHECKING:
+    from etui.models.spec import ModelSpec
 
 
 def compile_policy(located: Located[PolicyFile], name: str, models: Collection[str] = ()) -> Policy:
@@ -422,7 +395,7 @@ def _compile_arm(
     return ArmPlan(entry.model, models, arm, speculate, places if elsewhere else ())
 
 
-def _choose_speculation(entry: ArmEntry, settings: ModelSettings | None) -> Speculate:
+def _choose_speculation(entry: ArmEntry, settings: ModelSpec | None) -> Speculate:
     """Choose that of the arm, else that of the model; votes are never speculated."""
     if entry.speculate is not None or entry.reasoning == "vote" or settings is None:
         return entry.speculate or "off"

@@ -13,13 +13,12 @@ from etui.routing._check_rules import check_known, check_rules
 from etui.routing._compile import (
     compile_condition,
     compile_regex,
-    find_settings,
     map_condition_names,
     order_signals,
     sort_rules,
 )
 from etui.routing.decision import EFFORTS
-from etui.routing.policy import Place, find_weights, list_places
+from etui.routing.policy import Place, find_settings, find_weights, list_places
 from etui.routing.schema.policy_file import PolicyFile
 from etui.routing.schema.signals import SignalEntry
 from etui.routing.signals import REGEX_SECONDS, iter_signal_names

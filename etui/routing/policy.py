@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal
 
 from etui.arm import Arm, Speculate
 from etui.chat import Message, Query
@@ -20,6 +20,9 @@ from etui.routing.decision import (
 )
 from etui.routing.signals import Condition, HostState, Signal
 from etui.text import SEPARATOR
+
+if TYPE_CHECKING:
+    from etui.models.spec import ModelSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,18 +248,6 @@ def _drop_unstated(plan: ArmPlan) -> ArmPlan:
 THIS_MACHINE = "this machine"
 
 
-class PlaceSettings(Protocol):
-    """What an entry of models.yaml says of its place."""
-
-    @property
-    def backend(self) -> str | None:
-        """Name of the backend that serves it; None for this machine."""
-
-    @property
-    def same_as(self) -> str | None:
-        """Name of the entry with the same weights; None for weights of its own."""
-
-
 @dataclass(frozen=True, slots=True)
 class Place:
     """Where a model runs."""
@@ -273,9 +264,15 @@ class Place:
         return self.backend or THIS_MACHINE
 
 
+def find_settings(models: Collection[str], name: str) -> ModelSpec | None:
+    """Return the entry of a model; None if only names of models are known, or not this one."""
+    entry: ModelSpec | None = models.get(name) if isinstance(models, Mapping) else None
+    return entry
+
+
 def find_place(models: Collection[str], name: str) -> Place:
     """Return the place of a model; this machine, if only names of models are known."""
-    entry: PlaceSettings | None = models.get(name) if isinstance(models, Mapping) else None
+    entry = find_settings(models, name)
     if entry is None:
         return Place(name, name)
     return Place(name, find_weights(models, name), entry.backend)

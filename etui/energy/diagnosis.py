@@ -19,7 +19,7 @@ from typing import IO, Any
 
 from etui.codec import from_document, to_document
 from etui.energy.recorder import Recorder
-from etui.energy.types import Channel, ChannelProbe, Kind, Reading, Source
+from etui.energy.types import BaseSource, Channel, ChannelProbe, Kind, Reading
 from etui.errors import InvalidFile
 
 FORMAT = "etui-power-trace"
@@ -66,7 +66,7 @@ class TraceWriter:
         self._file.write(json.dumps(document, separators=(",", ":")) + "\n")
 
 
-class TraceSource(Source):
+class TraceSource(BaseSource):
     """A source that replays recorded readings, one round per read."""
 
     def __init__(self, channels: Sequence[Channel], readings: Sequence[tuple[str, Reading]]):

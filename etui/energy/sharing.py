@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from etui.energy.sources.nvml import NvmlSource
-from etui.energy.types import Reading, Source
+from etui.energy.types import BaseSource, Reading
 
 _GPU_EVERY_NS = 500_000_000
 _REACH_NS = 700_000_000
@@ -168,7 +168,7 @@ class DeviceVitals:
     process, and if no program uses a GPU."""
 
 
-class GpuWatch(Source):
+class GpuWatch(BaseSource):
     """A source without channels: it only records the use and state of the GPUs."""
 
     def __init__(
@@ -309,7 +309,7 @@ class OwnProcesses:
         return self._ended + sum(self._last.values())
 
 
-class CpuWatch(Source):
+class CpuWatch(BaseSource):
     """A source without channels: it only records the use of the CPUs.
 
     etui's part takes a list of all processes, and is left out without ``attribute``.

@@ -90,7 +90,7 @@ class PowerSource(Protocol):
         """Release the driver."""
 
 
-class Source:
+class BaseSource:
     """A source that finds its channels and probes when it is opened, and has nothing to release."""
 
     def __init__(self, clock: Callable[[], int]) -> None:

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from etui.energy.energy_record import compute_sensor_floor, explain_no_floor
 from etui.energy.recorder import Recorder, compute_own, find_peak, slice_power
 from etui.energy.sharing import GpuShare
-from etui.energy.types import Channel, ChannelEnergy, HalfWidths, Kind, Reading, Source, combine
+from etui.energy.types import BaseSource, Channel, ChannelEnergy, HalfWidths, Kind, Reading, combine
 from tests.support.devices import SENSORS, FakeClock, FakeDevice, Sensor
 from tests.support.play import sample
 from tests.support.power_curves import CURVES, constant, steps
@@ -112,7 +112,7 @@ def test_of_a_shared_channel_only_a_part_above_idle_is_ours(
     assert own == expected
 
 
-class _Fixed(Source):
+class _Fixed(BaseSource):
     """A source of one channel with the same power at any time, or none at all."""
 
     def __init__(self, clock: FakeClock, channel: Channel, watts: float | None) -> None:

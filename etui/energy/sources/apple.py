@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from etui.energy.types import Channel, ChannelProbe, Kind, Reading, Source
+from etui.energy.types import BaseSource, Channel, ChannelProbe, Kind, Reading
 
 _PARTS = {
     "package:0": (("cpu_total_mj", "ane_mj"), "Apple CPU and Neural Engine"),
@@ -22,7 +22,7 @@ _PARTS = {
 Engine is mostly idle and is added to the CPU: a counter that never moves would look broken."""
 
 
-class AppleSource(Source):
+class AppleSource(BaseSource):
     """The parts of an Apple chip for which macOS counts energy."""
 
     def __init__(

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from etui.energy.sources.sysfs import entries, int_or_none, text_or
-from etui.energy.types import Channel, ChannelProbe, Kind, Reading, Source, sum_known
+from etui.energy.types import BaseSource, Channel, ChannelProbe, Kind, Reading, sum_known
 
 _CHANNEL = Channel(
     id="battery",
@@ -23,7 +23,7 @@ _CHANNEL = Channel(
 )
 
 
-class BatterySource(Source):
+class BatterySource(BaseSource):
     """Every battery below ``<sysfs>/class/power_supply``, summed into one channel."""
 
     def __init__(self, sysfs_dir: Path, clock: Callable[[], int] = time.monotonic_ns) -> None:

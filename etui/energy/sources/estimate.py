@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from etui.energy.sharing import read_cpu_seconds
-from etui.energy.types import Channel, ChannelProbe, Kind, Reading, Source
+from etui.energy.types import BaseSource, Channel, ChannelProbe, Kind, Reading
 
 CHANNEL_ID = "estimate:cpu"
 BAND = 0.4
@@ -30,7 +30,7 @@ def default_range_watts(cores: int) -> tuple[float, float]:
     return 4 + 0.5 * cores, 10 + 4.0 * cores
 
 
-class EstimateSource(Source):
+class EstimateSource(BaseSource):
     """Utilisation of all cores, turned into watts of a stated range, else of the default one.
 
     ``band`` is the relative half width of the estimate.

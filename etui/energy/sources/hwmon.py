@@ -25,7 +25,7 @@ from etui.energy.sources.sysfs import (
     read_positive,
     text_or,
 )
-from etui.energy.types import Channel, ChannelProbe, Kind, Reading, Source
+from etui.energy.types import BaseSource, Channel, ChannelProbe, Kind, Reading
 
 _DRIVERS = {"amdgpu": "AMD GPU", "i915": "Intel GPU", "xe": "Intel GPU"}
 _POWER_FILES = ("power1_average", "power1_input")
@@ -47,7 +47,7 @@ class Sensor:
     power: Path | None
 
 
-class HwmonSource(Source):
+class HwmonSource(BaseSource):
     """GPUs below ``<sysfs>/class/hwmon``, except scopes that another source reads."""
 
     def __init__(
@@ -150,7 +150,7 @@ class _Gpu:
     channel: Channel
 
 
-class AmdSmiSource(Source):
+class AmdSmiSource(BaseSource):
     """The GPUs that AMD's own library lists and that report power, if ``amdsmi`` is installed.
 
     ``amdsmi_get_energy_count`` is a counter in microjoules, finer than the power of hwmon. On some

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
-from etui.energy.types import Channel, ChannelProbe, Kind, Reading, Source
+from etui.energy.types import BaseSource, Channel, ChannelProbe, Kind, Reading
 
 TOTAL_ENERGY, AVERAGE_POWER, INSTANT_POWER = 83, 185, 186
 _GPU_SCOPE, _MODULE_SCOPE = 0, 1
@@ -34,7 +34,7 @@ class Plan:
     average_s: float = 0.0  # Seconds over which the power reading is averaged; 0 if it is instant
 
 
-class NvmlGpu(Source):
+class NvmlGpu(BaseSource):
     """One GPU of a :class:`NvmlSource`, which is read without waiting for the others."""
 
     def __init__(self, source: NvmlSource, channel: Channel, handle: Any, plan: Plan) -> None:
@@ -60,7 +60,7 @@ class NvmlGpu(Source):
         return {self.channels[0].id: reading}
 
 
-class NvmlSource(Source):
+class NvmlSource(BaseSource):
     """Every NVIDIA GPU that the driver lists."""
 
     def __init__(

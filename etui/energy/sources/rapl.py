@@ -22,7 +22,7 @@ from etui.energy.sources.sysfs import (
     read_positive,
     text_or,
 )
-from etui.energy.types import Channel, ChannelProbe, Kind, Reading, Source
+from etui.energy.types import BaseSource, Channel, ChannelProbe, Kind, Reading
 
 _ZONE = re.compile(r"(?P<control>intel-rapl(?:-mmio)?):(?P<path>\d+(?::\d+)*)$")
 _PACKAGE = re.compile(r"package-(?P<package>\d+)(?:-die-(?P<die>\d+))?$")
@@ -45,7 +45,7 @@ class Zone:
         return self.folder / "energy_uj"
 
 
-class RaplSource(Source):
+class RaplSource(BaseSource):
     """RAPL zones below ``<sysfs>/class/powercap``."""
 
     def __init__(self, sysfs_dir: Path, clock: Callable[[], int] = time.monotonic_ns) -> None:

@@ -153,7 +153,7 @@ def test_every_answer_is_in_the_page(page: str) -> None:
     assert right == sum(row.correct for row in ROWS)
 
 
-def test_texts_cannot_leave_their_place() -> None:
+def test_texts_cannot_leave_their_place(drawn_figures) -> None:
     run = replace(
         synthetic.config(arms=(f"arm {EVIL}",), per_subject=2),
         run_id=EVIL,
@@ -184,7 +184,7 @@ def test_the_page_of_a_policy_says_who_answered() -> None:
     assert "policy over direct, think, vote-5, large" in page
 
 
-def test_an_estimate_is_called_one_and_the_unmeasured_is_not_zero() -> None:
+def test_an_estimate_is_called_one_and_the_unmeasured_is_not_zero(drawn_figures) -> None:
     estimate = page_of(RUN, [replace(row, kind="estimate") for row in ROWS])
     assert "joules per question (estimate)" in estimate
     assert "(estimate)</small>" in estimate
@@ -194,7 +194,7 @@ def test_an_estimate_is_called_one_and_the_unmeasured_is_not_zero() -> None:
     assert "<h2>Energy</h2>" not in unmeasured
 
 
-def test_small_and_broken_off_runs_have_a_page() -> None:
+def test_small_and_broken_off_runs_have_a_page(drawn_figures) -> None:
     one = synthetic.config(arms=("direct",), drawn={"my own subject": 1})
     assert "my own subject" in page_of(one, synthetic.samples(one))
     assert "unfinished" in page_of(RUN, ROWS[:37])
@@ -244,7 +244,7 @@ def test_labels_are_taken_from_a_file(tmp_path) -> None:
     assert "MMLU-Redux found valid" in invoke(run, "--redux", index, "--markdown").stdout
 
 
-def test_figures_are_written_and_equal_runs_give_equal_ones(tmp_path) -> None:
+def test_figures_are_written_and_equal_runs_give_equal_ones(tmp_path, drawn_figures) -> None:
     run = synthetic.write(tmp_path / "run", RUN, ROWS)
     assert invoke(run, "--figures", tmp_path / "a").exception is None
     assert invoke(run, "--figures", tmp_path / "b").exception is None

@@ -29,19 +29,6 @@ MACHINE = {"name": "A processor, 8 CPUs, Linux x86_64", "memory_bytes": 8 << 30}
 NO_OWNER = PrivateData((), ())
 
 
-@pytest.fixture(autouse=True)
-def plain_figures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Write a small figure, as drawing takes a second; ``drawn_figures`` draws the real ones."""
-    if "drawn_figures" not in request.fixturenames:
-        figures = {"figures/subjects.svg": "<svg/>"}
-        monkeypatch.setattr(module, "_draw_figures", lambda config, samples: dict(figures))
-
-
-@pytest.fixture
-def drawn_figures() -> None:
-    """Draw the real figures in this test."""
-
-
 SUITE = ("--suite", "sample")
 
 LETTERS = (*SUITE, "-m", "smollm2-135m", "-m", "gemma-3-270m")

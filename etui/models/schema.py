@@ -1,4 +1,4 @@
-"""Schema of models.yaml, and the conversion of its entries to ModelSpecs."""
+"""Schemas of models.yaml and tuned.json, and the conversion of their entries."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from etui.models.spec import (
     MOST_BATCH_TOKENS,
     MOST_DRAFT_TOKENS,
     MOST_THREADS,
+    TUNED_KEYS,
     FlashAttention,
     HubSource,
     KvType,
@@ -25,8 +26,12 @@ from etui.models.spec import (
     ModelSpec,
     Origin,
     PathSource,
+    PowerAdvice,
     Source,
     SplitMode,
+    TunedKey,
+    TunedSettings,
+    TunedValue,
     WheelPart,
     WheelsSource,
 )
@@ -51,8 +56,12 @@ _REMOTE_KEYS = frozenset(
 """The keys that an entry with a backend can have; the others are settings of llama.cpp here."""
 
 Text = Annotated[str, Field(min_length=1, max_length=1000)]
+Line = Annotated[str, Field(max_length=4000)]
 Share = Annotated[float, Field(ge=0, le=1_000_000, allow_inf_nan=False)]
 Threads = Annotated[int, Field(ge=1, le=MOST_THREADS)]
+DraftTokens = Annotated[int, Field(ge=1, le=MOST_DRAFT_TOKENS)]
+GpuLayers = Annotated[int, Field(ge=0, le=100_000)] | Literal["auto", "all"]
+BatchTokens = Annotated[int, Field(ge=LEAST_BATCH_TOKENS, le=MOST_BATCH_TOKENS)]
 
 
 class WheelEntry(Strict):
@@ -169,7 +178,7 @@ class ModelEntry(Strict):
     remote_name: Text | None = None
     same_as: Text | None = None
     context: Annotated[int, Field(ge=64, le=10_000_000)] = FOUND_CONTEXT_TOKENS
-    gpu_layers: Annotated[int, Field(ge=0, le=100_000)] | Literal["auto", "all"] = "auto"
+    gpu_layers: GpuLayers = "auto"
     kv_type: KvType = "f16"
     flash_attention: FlashAttention = "auto"
     split: SplitMode = "layer"
@@ -182,8 +191,8 @@ class ModelEntry(Strict):
     sampling: SamplingEntry | None = None
     threads: Threads | None = None
     prefill_threads: Threads | None = None
-    batch_tokens: Annotated[int, Field(ge=LEAST_BATCH_TOKENS, le=MOST_BATCH_TOKENS)] | None = None
-    draft_tokens: Annotated[int, Field(ge=1, le=MOST_DRAFT_TOKENS)] | None = None
+    batch_tokens: BatchTokens | None = None
+    draft_tokens: DraftTokens | None = None
     good_for: Annotated[str, Field(min_length=1, max_length=100)] = ""
     recommend: bool = True
     kv_bytes_per_token: Annotated[int, Field(ge=1, le=1_000_000_000)] | None = None
@@ -372,3 +381,73 @@ def _refuse_draft(name: str, draft: str, models: Mapping[str, ModelSpec]) -> str
     if own is not None:
         return f"draft: {draft} has a draft model itself ({own}); name a model without one"
     return None
+
+
+class TunedValues(Strict):
+    """The settings that a sweep chose for one model."""
+
+    threads: Threads | None = None
+    prefill_threads: Threads | None = None
+    batch_tokens: BatchTokens | None = None
+    kv_type: KvType | None = None
+    flash_attention: FlashAttention | None = None
+    gpu_layers: GpuLayers | None = None
+    split: SplitMode | None = None
+    speculate: Speculate | None = None
+    draft_tokens: DraftTokens | None = None
+
+    def values(self) -> dict[TunedKey, TunedValue]:
+        """Return the values that are set, in the order of the keys."""
+        return {key: value for key in TUNED_KEYS if (value := getattr(self, key)) is not None}
+
+
+class PowerEntry(Strict):
+    """A power limit, and how to set it."""
+
+    watts: Annotated[float, Field(gt=0, le=100_000)]
+    command: Line
+
+
+class TunedEntry(Strict):
+    """An entry as it is in the file, where errors name the line; ``TunedSettings`` in memory."""
+
+    model: Text
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    machine: Text
+    values: TunedValues
+    entry: dict[TunedKey, TunedValue] = Field(default_factory=dict)
+    sweep: Text
+    created: Text
+    goal: Text
+    verdict: Line
+    power_limit: PowerEntry | None = None
+    notes: tuple[Line, ...] = ()
+
+    def settings(self) -> TunedSettings:
+        """Convert the entry."""
+        fields = {name: getattr(self, name) for name in type(self).model_fields}
+        limit = self.power_limit
+        fields["values"] = self.values.values()
+        fields["entry"] = {key: self.entry[key] for key in TUNED_KEYS if key in self.entry}
+        fields["power_limit"] = limit and PowerAdvice(limit.watts, limit.command)
+        return TunedSettings(**fields)
+
+
+class TunedFile(Strict):
+    """A whole tuned.json."""
+
+    tuned: list[TunedEntry]
+
+
+def read_tuned(path: Path) -> tuple[TunedSettings, ...]:
+    """Read a tuned.json.
+
+    Raises:
+        InvalidFile: It cannot be read, or is not valid; the message says where and why.
+    """
+    try:
+        located = load_yaml(path, TunedFile)  # JSON is YAML, and errors name the line
+    except InvalidFile as error:
+        fix = "fix the file there, or remove it to run every model as models.yaml says"
+        raise InvalidFile(error.what, fix, error.problems) from error
+    return tuple(entry.settings() for entry in located.model.tuned)

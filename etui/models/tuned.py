@@ -56,7 +56,7 @@ def load_tuned(config: Config) -> tuple[TunedSettings, ...]:
     """
     if not config.tuned_file.exists():
         return ()
-    from etui.models.tuned_schema import read_tuned  # pydantic takes 100 ms to import
+    from etui.models.schema import read_tuned  # pydantic takes 100 ms to import
 
     return read_tuned(config.tuned_file)
 

@@ -24,8 +24,7 @@ from etui.engine.batching.admission import (
     estimate_need,
     may_begin,
 )
-from etui.engine.batching.meeting_point import AnswerCancelled
-from etui.engine.batching.shared_session import SharedSession
+from etui.engine.batching.shared_session import AnswerCancelled, SharedSession
 from etui.errors import EngineFailed, ModelUnavailable
 from etui.events import Event, Finished, Residence, Unloaded
 
@@ -33,7 +32,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from etui.engine.llama_session import LlamaSession
-    from etui.engine.session import Session
     from etui.events import SharedBatch
     from etui.models.spec import ModelSpec
 
@@ -116,18 +114,13 @@ class LocalBackend:
                 found = yield from self._residency.session(request.model, path, request.draft)
             self._residency.hold(request.model.name)
             ending.callback(self._residency.release, request.model.name)
-            session: Session = found
-            if self._parallel == 1:
-                found.owner, found.label = request.owner, request.turn_id
-                found.threads.begin_answer()
-                take_changes = found.threads.take_changes
-                cancel.listen()  # it is asked between tokens
-            else:
-                shared = self._share(request.model.name, found)
-                session = member = shared.join(number, request.owner, admission.need(shared))
-                ending.callback(member.leave)
-                cancel.listen(member.cancel)
-                take_changes = member.take_changes
+            shared = self._share(request.model.name, found)
+            session = shared.join(number, request.owner, admission.need(), request.turn_id)
+            ending.callback(session.leave)
+            if self._parallel > 1:
+                cancel.listen(session.cancel)
+            else:  # it waits for no other, and a signal may cancel while its thread holds a lock
+                cancel.listen()
             self._queue.begin(ticket)
             events = answer(
                 request.messages, request.arm, session, cancel, request.price, request.options
@@ -139,7 +132,7 @@ class LocalBackend:
                         for _ in events:  # reasoning closes its sequences
                             pass
                         ending.close()
-                    yield from take_changes()
+                    yield from session.take_changes()
                     yield event
             except AnswerCancelled:
                 ending.close()
@@ -249,12 +242,16 @@ class LocalBackend:
 
     def _share(self, name: str, session: LlamaSession) -> SharedSession:
         if self._shared is None or self._shared[1] is not session:
-            session.share_among_clients()
+            several = self._parallel > 1
+            if several:
+                session.share_among_clients()
             shared = SharedSession(
                 session,
                 name,
-                self._report,
-                prompt_limit=choose_prompt_limit(session.options.batch_tokens),
+                self._report if several else None,
+                prompt_limit=(
+                    choose_prompt_limit(session.options.batch_tokens) if several else None
+                ),
                 threads=session.threads,
                 on_begin=self._queue.ask_again,
             )
@@ -303,7 +300,7 @@ class _Admission:
         room, shared_tokens = shared.measure_room(self._prompt, self.request.owner)
         return may_begin(need, room, shared_tokens)
 
-    def need(self, shared: SharedSession) -> Reservation:
+    def need(self) -> Reservation:
         """Return what to reserve; the prompt is corrected when it is opened."""
         return self._estimate(self._bound if self._prompt is None else len(self._prompt))
 

@@ -103,9 +103,6 @@ class LlamaSession:
     the least recently used one is evicted first.
 
     Attributes:
-        owner: Owner of sequences that are opened without one.
-        label: Name under which ``recall`` finds the sequences that are opened from now on; empty
-            for none.
         planned: Number of tokens in the last batch by sequence id, even if the batch failed.
     """
 
@@ -118,8 +115,6 @@ class LlamaSession:
         self._special = SpecialTokens(model.special_tokens())
         self._constraints = Constraints(context.api, model)
         self._prompt = ChatPrompt(template, self._special, facts.tool_format, facts.name)
-        self.owner = ""
-        self.label = ""
         self.planned: Mapping[int, int] = {}
         self._served_id = 0  # the prompt that got tokens in the last mixed batch
         self._drafts = DraftVerifier(
@@ -227,6 +222,7 @@ class LlamaSession:
         script: Sequence[int] | None = None,
         *,
         owner: str = "",
+        label: str = "",
     ) -> LlamaSequence:
         """Open a sequence, reusing the longest common token prefix in the cache.
 
@@ -236,7 +232,8 @@ class LlamaSession:
         Args:
             tokens: Its first tokens, at least one.
             script: Tokens to draw one after another, whatever the logits say; None draws freely.
-            owner: Whose it is: it reuses nothing of other owners. Empty is that of the session.
+            owner: Whose it is: it reuses nothing of other owners.
+            label: Name under which ``recall`` finds it and its forks; empty for none.
 
         Raises:
             ContextOverflow: The tokens do not fit into the context.
@@ -246,7 +243,7 @@ class LlamaSession:
             raise ValueError("a sequence needs at least one token")
         if len(tokens) > self._facts.context_tokens:
             raise ContextOverflow(len(tokens), self._facts.context_tokens, 0)
-        sequence = self._sequences.open(list(tokens), sampling, owner or self.owner, self.label)
+        sequence = self._sequences.open(list(tokens), sampling, owner, label)
         if script is not None:
             sequence.script = Script(len(tokens), tuple(script))
         return sequence
@@ -255,7 +252,7 @@ class LlamaSession:
         """Fork a sequence: computed tokens are shared, queued tokens and a script are copied."""
         parent = self._sequences.find(sequence)
         self._drafts.drop(parent)
-        return self._sequences.fork(parent, sampling, self.label)
+        return self._sequences.fork(parent, sampling)
 
     def extend(self, sequence: TokenSequence, tokens: Sequence[int]) -> None:
         """Queue tokens that the model did not draw (a hand-over sentence, a probe)."""
@@ -409,9 +406,9 @@ class LlamaSession:
             own.constraint.free()
         self._sequences.close(own, keep=keep)
 
-    def recall(self, label: str) -> RecalledSequence | None:
+    def recall(self, label: str, owner: str = "") -> RecalledSequence | None:
         """Return the latest closed sequence with this label and owner; None if it was evicted."""
-        donor = self._sequences.find_closed(label, self.owner)
+        donor = self._sequences.find_closed(label, owner)
         if donor is None:
             return None
         tokens = (*donor.tokens, *donor.rest)

@@ -135,7 +135,7 @@ class CellCache(Protocol):
         """Let ``target`` share the positions of ``source`` before ``end`` (-1: all)."""
 
 
-class PrefixDonors:
+class PrefixSharing:
     """The closed sequences, the least recently used first.
 
     A sequence starts only from tokens of its own owner, open or closed: the time to the first token
@@ -286,7 +286,7 @@ class SequenceCache:
         self._drop_draft = drop_draft
         self._free_slots = list(range(context.options.sequences))[::-1]
         self.live: dict[int, LlamaSequence] = {}
-        self.donors = PrefixDonors(
+        self.donors = PrefixSharing(
             context, context.options.donors, whole_only=model.recurrent or self._windowed
         )
         self.next_cell = 0
@@ -373,13 +373,15 @@ class SequenceCache:
         sequence.cells = donor.cells[:length]
         return sequence
 
-    def fork(self, parent: LlamaSequence, sampling: Sampling, label: str) -> LlamaSequence:
+    def fork(self, parent: LlamaSequence, sampling: Sampling) -> LlamaSequence:
         """Fork a sequence: computed tokens are shared, queued tokens and a script are copied.
 
         Raises:
             EngineFailed: The context has no sequence left.
         """
-        child = self._create(self._take_slot(), list(parent.tokens), sampling, parent.owner, label)
+        child = self._create(
+            self._take_slot(), list(parent.tokens), sampling, parent.owner, parent.label
+        )
         child.script = parent.script
         child.constraint = parent.constraint.clone() if parent.constraint else None
         if parent.computed:
@@ -401,7 +403,7 @@ class SequenceCache:
             self._release(evicted)
 
     def waits(self, sequence: LlamaSequence, stepped: Collection[int]) -> bool:
-        """Return whether a sequence waits for a prefix; see :meth:`PrefixDonors.waits`."""
+        """Return whether a sequence waits for a prefix; see :meth:`PrefixSharing.waits`."""
         return self.donors.waits(sequence, self.live, stepped)
 
     def add_computed(self, sequence: LlamaSequence, count: int) -> None:

@@ -5,40 +5,10 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Protocol
+from collections.abc import Callable
+from dataclasses import dataclass
 
-from etui.arm import Arm, Sampling
-from etui.engine.session import Session, Step, TokenSequence
-from etui.events import ThreadsChanged
-
-
-class MixedSession(Session, Protocol):
-    """A session that several requests share; see ``LlamaSession``."""
-
-    @property
-    def planned(self) -> Mapping[int, int]:
-        """Number of tokens in the last batch by sequence id, even if the batch failed."""
-
-    def open(
-        self,
-        tokens: Sequence[int],
-        sampling: Sampling,
-        script: Sequence[int] | None = None,
-        *,
-        owner: str = "",
-    ) -> TokenSequence:
-        """Open a sequence that reuses nothing of other owners."""
-
-    def step_mixed(
-        self, wanted: Sequence[tuple[TokenSequence, bool]], *, prompt_limit: int | None
-    ) -> Step:
-        """Compute one batch for several owners, with a flag for each sequence that draws."""
-
-    def count_cells(self, sequences: Iterable[TokenSequence]) -> int:
-        """Count the cells that sequences hold; shared ones count once."""
-
+from etui.arm import Arm
 
 HAND_OVER_TOKENS = 64
 """Tokens of a hand-over from thinking to the answer, with some to spare."""
@@ -125,45 +95,6 @@ def limit_need(need: Reservation, context_tokens: int, sequences: int) -> Reserv
 def bound_prompt(contents: list[str]) -> int:
     """Return an upper bound of the tokens of a prompt: no token is shorter than a byte."""
     return sum(len(content.encode("utf-8", "replace")) + MESSAGE_TOKENS for content in contents)
-
-
-Wanted = Sequence[tuple[TokenSequence, bool]]
-"""Sequences to step, and whether to draw a token for each."""
-
-
-def _make_closed_gate() -> threading.Lock:
-    gate = threading.Lock()
-    gate.acquire()
-    return gate
-
-
-@dataclass(slots=True, eq=False)
-class Member:
-    """The state of one request; the meeting point's lock protects it.
-
-    A member takes part in batches while it has open sequences: the others then wait for its step.
-    """
-
-    number: int
-    owner: str
-    age: int  # Place in the order in which requests joined
-    reservation: Reservation = NOTHING
-    """What it may need; the upper bound of its prompt is corrected when it opens it."""
-    sequences: dict[int, TokenSequence] = field(default_factory=dict)  # Its open sequences by id
-    wanted: Wanted = ()  # What it wants stepped, while it waits for a batch or is in one
-    result: Step | BaseException | None = None
-    """What the batch gave; an exception is raised in its thread."""
-    lead: list[Member] | None = None
-    """The members of the batch that its thread has to compute; None if another one does."""
-    gate: threading.Lock = field(default_factory=_make_closed_gate)
-    """Acquired while it waits; whoever has its result, or a batch for it, releases it."""
-    begun: bool = False  # Whether it has opened a sequence
-    prefilled: bool = False
-    """Whether it has drawn a token: what it computes from then on is decoding."""
-    cancelled: bool = False
-    woken: bool = False  # Whether it got an empty step for that
-    changes: list[ThreadsChanged] = field(default_factory=list)
-    """Changes of the thread counts that its answer has not reported."""
 
 
 @dataclass(slots=True, eq=False)

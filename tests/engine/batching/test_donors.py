@@ -41,11 +41,9 @@ def test_another_owner_reuses_nothing() -> None:
 
 def test_another_owner_reuses_nothing_with_one_user() -> None:
     session, _ = make_session()
-    session.owner = "anna"
-    _answer(session, SYSTEM + "one")
-    session.owner = "bert"
-    assert _answer(session, SYSTEM + "one").cached == 0
-    assert _answer(session, SYSTEM + "one").cached == len(SYSTEM) + 2
+    _answer(session, SYSTEM + "one", "anna")
+    assert _answer(session, SYSTEM + "one", "bert").cached == 0
+    assert _answer(session, SYSTEM + "one", "bert").cached == len(SYSTEM) + 2
 
 
 def test_the_chat_of_each_client_is_kept() -> None:

@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 
 from etui.arm import Arm, EarlyExit, Sampling
 from etui.engine.batching.admission import Reservation
-from etui.engine.batching.meeting_point import AnswerCancelled
-from etui.engine.batching.shared_session import RequestSession, SharedSession
+from etui.engine.batching.shared_session import AnswerCancelled, RequestSession, SharedSession
 from etui.errors import CacheFull, ContextOverflow, EngineFailed
 from etui.events import Finished, SharedBatch
 from tests.engine.batching.fakes import (

@@ -19,7 +19,7 @@ PACKAGES_OF = {
     "huggingface_hub": {"models"},
     "llama_cpp": {"engine"},
     "llguidance": {"engine"},
-    "matplotlib": {"bench", "design", "plots"},
+    "matplotlib": {"design", "plots"},
     "pyarrow": {"datasets"},
     "pydantic": {"config", "design", "learning", "models", "prompts", "routing", "server", "yaml"},
     "pynvml": {"energy"},

@@ -283,7 +283,7 @@ def test_machines_are_numbered_and_named_in_every_answer():
     assert parse_run_config(json.loads(json.dumps(joined.config.to_json()))) == joined.config
 
 
-def test_joules_of_unlike_machines_are_given_by_machine_only(tmp_path):
+def test_joules_of_unlike_machines_are_given_by_machine_only(tmp_path, drawn_figures):
     one, two = parts(2)
     joined = merged([one, other_machine(two, threads=3)])
     config = joined.config

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from etui.stats.tests import Interval
-from etui.sweep.blocks import Block, PhaseCost, Stage, Visit
+from etui.sweep.blocks import Block, PhaseCost, Stage, Visit, VisitPower
 from etui.sweep.config import Axis, Goal, Setting, SweepConfig, SweepDesign, Value
 from etui.sweep.result import (
     Accuracy,
@@ -38,25 +38,13 @@ FLOOR = DetectionFloor(1.3, 0.9, 0.21, -0.1, 4, 8)
 
 
 @dataclass(frozen=True, slots=True)
-class Power:
-    """As the lines of ``power.jsonl``."""
-
-    block: int
-    setting: str
-    copy: int
-    start_ns: int
-    end_ns: int
-    watts: tuple[float | None, ...]
-
-
-@dataclass(frozen=True, slots=True)
 class Sweep:
     """All that a report is made of."""
 
     config: SweepConfig
     result: SweepResult
     blocks: tuple[Block, ...]
-    power: tuple[Power, ...]
+    power: tuple[VisitPower, ...]
 
 
 def interval(value: float, half: float) -> Interval:
@@ -232,9 +220,9 @@ def phase(tokens: float, joules: float | None, share: float, seconds: float) -> 
     return PhaseCost(tokens, gross, None if gross is None else gross * 0.03, seconds)
 
 
-def make_power(blocks: Sequence[Block]) -> tuple[Power, ...]:
+def make_power(blocks: Sequence[Block]) -> tuple[VisitPower, ...]:
     return tuple(
-        Power(
+        VisitPower(
             block.number,
             visit.setting,
             visit.copy,

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from etui.stats.tests import Interval
+from etui.sweep.blocks import VisitPower
 from etui.sweep.page import (
     build_findings,
     build_rows,
@@ -27,7 +28,6 @@ from etui.sweep.result import Accuracy, SettingResult
 from etui.sweep.verdict import format_verdict
 from tests.sweep import results
 from tests.sweep.results import (
-    Power,
     Sweep,
     accuracy,
     make_result,
@@ -202,8 +202,8 @@ def test_the_frontier_names_its_settings_and_needs_two() -> None:
 
 
 def test_visits_follow_each_other_after_a_restart() -> None:
-    def visit(start: int, end: int) -> Power:
-        return Power(0, "a", 0, start, end, (1.0,))
+    def visit(start: int, end: int) -> VisitPower:
+        return VisitPower(0, "a", 0, start, end, (1.0,))
 
     second = 1_000_000_000
     placed = place_visits([visit(0, second), visit(3 * second, 4 * second), visit(10, second)])
@@ -216,7 +216,7 @@ def test_visits_follow_each_other_after_a_restart() -> None:
 
 def test_gaps_in_the_watts_stay_gaps() -> None:
     sweep = results.two_settings()
-    power = Power(0, "threads=2", 0, 0, 10**10, (5.0, None, None, 7.0, 7.0))
+    power = VisitPower(0, "threads=2", 0, 0, 10**10, (5.0, None, None, 7.0, 7.0))
     chart = draw_power(sweep.result, (power,))
     assert chart is not None
     assert "nan" not in chart

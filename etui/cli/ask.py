@@ -245,11 +245,54 @@ class _Question:
         choice = decide(query)
         if not self.attachments:
             return query, choice
-        kept = fit_question(self.text, query, choice, self.attachments, self.part, runtime)
+        kept = self._fit_files(query, choice, runtime)
         if kept is None:
             return query, choice
         query = self._build(kept)
         return query, decide(query)
+
+    def _fit_files(
+        self, query: Query, choice: Choice, runtime: Runtime[Any]
+    ) -> tuple[Attachment, ...] | None:
+        """Return what fits of the files; None if they fit whole.
+
+        No tokenizer is started for texts that fit whatever they contain: no token is shorter than
+        a byte.
+
+        Raises:
+            UsageError: They do not fit, and no part was asked for.
+        """
+        from etui.engine.token_counter import TokenCounter
+        from etui.prompts.attachments import describe_excess, fit_attachments
+        from etui.runtime.forecast import count_tokens, forecast_choice
+
+        context_tokens = runtime.model_files.find_context_tokens(
+            choice.decision.arm.model, runtime.catalogue
+        )
+        size_bytes = len(query.text.encode("utf-8", "surrogatepass"))
+        if context_tokens is None or 2 * size_bytes < context_tokens:
+            return None
+        with closing(TokenCounter()) as counter:
+            parts = [self.text, *(each.block() for each in self.attachments)]
+            found = forecast_choice(query, choice, parts, runtime, counter)
+            if found.fits:
+                return None
+            assert found.context_tokens is not None
+            assert found.room_tokens is not None
+            if self.part is None:
+                counted = [
+                    replace(each, tokens=count.tokens)
+                    for each, count in zip(self.attachments, found.parts[1:], strict=True)
+                ]
+                what = describe_excess(
+                    counted, found.tokens, found.context_tokens, found.model, exact=found.exact
+                )
+                raise UsageError(what, "take a part: --part head, --part tail or --part ends")
+
+            def count(piece: str) -> int:
+                return count_tokens(piece, found.model, runtime, counter).tokens
+
+            return fit_attachments(self.text, self.attachments, self.part, found.room_tokens, count)
 
     def _build(self, attachments: Sequence[Attachment]) -> Query:
         from etui.chat import Query
@@ -266,62 +309,8 @@ def _print_document(event: TurnEvent) -> None:
         print_json(event.record.to_json())
 
 
-def fit_question(
-    text: str,
-    query: Query,
-    choice: Choice,
-    attachments: Sequence[Attachment],
-    part: Part | None,
-    runtime: Runtime[Any],
-) -> tuple[Attachment, ...] | None:
-    """Return what fits of the files; None if they fit whole.
-
-    No tokenizer is started for texts that fit whatever they contain: no token is shorter than a
-    byte.
-
-    Raises:
-        UsageError: They do not fit, and no part was asked for.
-    """
-    from etui.engine.token_counter import TokenCounter
-    from etui.prompts.attachments import describe_excess, fit_attachments
-    from etui.runtime.forecast import count_tokens, forecast_choice
-
-    context_tokens = runtime.model_files.find_context_tokens(
-        choice.decision.arm.model, runtime.catalogue
-    )
-    size_bytes = len(query.text.encode("utf-8", "surrogatepass"))
-    if context_tokens is None or 2 * size_bytes < context_tokens:
-        return None
-    with closing(TokenCounter()) as counter:
-        parts = [text, *(each.block() for each in attachments)]
-        found = forecast_choice(query, choice, parts, runtime, counter)
-        if found.fits:
-            return None
-        assert found.context_tokens is not None
-        assert found.room_tokens is not None
-        if part is None:
-            counted = [
-                replace(each, tokens=count.tokens)
-                for each, count in zip(attachments, found.parts[1:], strict=True)
-            ]
-            what = describe_excess(
-                counted, found.tokens, found.context_tokens, found.model, exact=found.exact
-            )
-            raise UsageError(what, "take a part: --part head, --part tail or --part ends")
-
-        def count(piece: str) -> int:
-            return count_tokens(piece, found.model, runtime, counter).tokens
-
-        return fit_attachments(text, attachments, part, found.room_tokens, count)
-
-
 def read_question(prompt: str | None, stdin: BinaryIO | None, *, is_terminal: bool) -> str:
-    """Read the whole question.
-
-    Args:
-        prompt: The argument; None without one.
-        stdin: Standard input as bytes; None if it is closed.
-        is_terminal: Whether standard input is a terminal; then it is not read.
+    """Read the whole question: the argument, and standard input unless it is a terminal or closed.
 
     Raises:
         UsageError: The question is empty, or standard input is not text.

@@ -74,10 +74,6 @@ class AskText:
 
     The answer streams, unless a later one may replace it: text on stdout cannot be taken back. For
     the same reason, text that a loop guard may still cut is held back.
-
-    Args:
-        question: The user's question.
-        quiet: Print the answer only.
     """
 
     def __init__(self, question: str, *, quiet: bool) -> None:

@@ -57,11 +57,6 @@ def load_models(config: Config) -> Catalogue:
 def require_writable(path: Path, fix: str, *, make_folder: bool = False) -> None:
     """Refuse an output file that cannot be written, before the work whose result it is to hold.
 
-    Args:
-        path: The file, which need not exist.
-        fix: What to do about it.
-        make_folder: Whether a missing folder of the file will be made.
-
     Raises:
         EtuiError: It is a folder, or its folder is missing or read-only.
     """
@@ -89,8 +84,6 @@ def write_output(
     """Write an output file as a whole, or leave what was there.
 
     Args:
-        fix: What to do if it cannot be written.
-        make_folder: Whether to make a missing folder of the file.
         errors: What to do with lone surrogates, as in ``str.encode``.
 
     Raises:
@@ -182,9 +175,6 @@ def stop_signals(
     ``cancels``; if there is nothing to cancel yet, and at the second signal, KeyboardInterrupt is
     raised. Without it, SIGTERM and a closed terminal raise KeyboardInterrupt, as Ctrl-C does.
     A closed terminal does not stop what ``nohup`` started.
-
-    Args:
-        stopped: Set by the first signal.
 
     Yields:
         A function that adds one more function for the first signal to call.

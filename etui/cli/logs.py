@@ -28,75 +28,60 @@ _GROUPS = ("all", "model", "rule", "policy", "status", "day", "chat", "key")
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 
+_FILTERS = (
+    ("--model", "NAME", "Only turns that this model answered."),
+    ("--rule", "NAME", "Only turns that this rule routed."),
+    ("--policy", "NAME", "Only turns that this policy routed."),
+    (
+        "--status",
+        "STATUS",
+        "Only turns of this status: complete, stopped, truncated, budget or error.",
+    ),
+    ("--chat", "ID", "Only turns of this chat."),
+    ("--key", "NAME", "Only turns that a client of etui serve asked for with this key."),
+    (
+        "--endpoint",
+        "PATH",
+        "Only turns that were asked for at this path, such as /v1/responses.",
+    ),
+    ("--since", "WHEN", "Only turns since WHEN: today, 12h, 7d, or a date or time."),
+)
+"""The options that select turns: name, metavar and help."""
+
+
 def _add_filter_options(command: _Command) -> _Command:
-    """Add the options that select turns."""
-    for option in reversed(
-        (
-            click.option(
-                "--model", type=TEXT, metavar="NAME", help="Only turns that this model answered."
-            ),
-            click.option(
-                "--rule", type=TEXT, metavar="NAME", help="Only turns that this rule routed."
-            ),
-            click.option(
-                "--policy", type=TEXT, metavar="NAME", help="Only turns that this policy routed."
-            ),
-            click.option(
-                "--status",
-                type=TEXT,
-                metavar="STATUS",
-                help="Only turns of this status: complete, stopped, truncated, budget or error.",
-            ),
-            click.option("--chat", type=TEXT, metavar="ID", help="Only turns of this chat."),
-            click.option(
-                "--key",
-                type=TEXT,
-                metavar="NAME",
-                help="Only turns that a client of etui serve asked for with this key.",
-            ),
-            click.option(
-                "--endpoint",
-                type=TEXT,
-                metavar="PATH",
-                help="Only turns that were asked for at this path, such as /v1/responses.",
-            ),
-            click.option(
-                "--since",
-                type=TEXT,
-                metavar="WHEN",
-                help="Only turns since WHEN: today, 12h, 7d, or a date or time.",
-            ),
-        )
-    ):
-        command = option(command)
+    for name, metavar, help_ in reversed(_FILTERS):
+        command = click.option(name, type=TEXT, metavar=metavar, help=help_)(command)
     return command
+
+
+def _add_limit_option(help_: str) -> Callable[[_Command], _Command]:
+    return click.option(
+        *("-n", "--limit"),
+        type=WholeNumber(0),
+        default=20,
+        show_default=True,
+        metavar="N",
+        help=help_,
+    )
 
 
 def _add_list_options(command: _Command) -> _Command:
     """Add the options for the number and the order of turns."""
-    for option in reversed(
-        (
-            click.option(
-                *("-n", "--limit"),
-                type=WholeNumber(0),
-                default=20,
-                show_default=True,
-                metavar="N",
-                help="Maximum number of turns to show; 0 shows all.",
-            ),
-            click.option(
-                "--sort",
-                type=click.Choice(_SORTS),
-                default="time",
-                show_default=True,
-                help="Sort the turns by this.",
-            ),
-            click.option(
-                "--reverse",
-                is_flag=True,
-                help="Reverse the order: oldest, cheapest or shortest first.",
-            ),
-        )
+    for option in (
+        click.option(
+            "--reverse",
+            is_flag=True,
+            help="Reverse the order: oldest, cheapest or shortest first.",
+        ),
+        click.option(
+            "--sort",
+            type=click.Choice(_SORTS),
+            default="time",
+            show_default=True,
+            help="Sort the turns by this.",
+        ),
+        _add_limit_option("Maximum number of turns to show; 0 shows all."),
     ):
         command = option(command)
     return command
@@ -158,7 +143,7 @@ def show(turn_id: str, as_json: bool) -> None:
     if as_json:
         labels = {
             "grade": None if good is None else format_grade(good),
-            "audits": [to_document(audit) for audit in audits],
+            "audits": audits,
         }
         print_json(build_turn_document(turn, _read_weights()) | labels)
         return
@@ -200,14 +185,7 @@ def grade(turn_id: str, grade: str, as_json: bool) -> None:
 
 
 @logs.command()
-@click.option(
-    *("-n", "--limit"),
-    type=WholeNumber(0),
-    default=20,
-    show_default=True,
-    metavar="N",
-    help="Maximum number to show; 0 shows all.",
-)
+@_add_limit_option("Maximum number to show; 0 shows all.")
 @json_option
 def loads(limit: int, as_json: bool) -> None:
     """List models loaded into and unloaded from memory, latest first."""
@@ -216,12 +194,7 @@ def loads(limit: int, as_json: bool) -> None:
     with _open_log() as log:
         loaded, unloaded = log.loads(limit or None), log.unloads(limit or None)
     if as_json:
-        print_json(
-            {
-                "loads": [to_document(record) for record in loaded],
-                "unloads": [to_document(record) for record in unloaded],
-            }
-        )
+        print_json({"loads": loaded, "unloads": unloaded})
     elif not loaded and not unloaded:
         click.echo("no model has been loaded yet", err=True)
     else:

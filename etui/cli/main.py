@@ -9,7 +9,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any, NamedTuple
+from typing import Any
 
 import click
 
@@ -28,46 +28,23 @@ _NO_HOME = "Could not determine home directory"
 """Begin of the RuntimeError of :meth:`pathlib.Path.expanduser` for a user that does not exist."""
 
 
-class _Lazy(NamedTuple):
-    """The module of a command and its line in ``etui --help``, so that help imports no command."""
-
-    module: str
-    attribute: str
-    summary: str
-
-
 _COMMANDS = {
-    "ask": _Lazy("etui.cli.ask", "ask", "Answer one question and show what it cost."),
-    "bench": _Lazy(
-        "etui.cli.bench", "bench", "Measure accuracy and joules on multiple-choice questions."
-    ),
-    "calibrate": _Lazy(
-        "etui.cli.calibrate", "calibrate", "Measure what a model's tokens cost on this machine."
-    ),
-    "chat": _Lazy("etui.cli.chat", "chat", "Open an earlier chat."),
-    "completion": _Lazy(
-        "etui.cli.completion",
-        "completion",
-        "Print a script that completes etui's commands and options.",
-    ),
-    "curves": _Lazy("etui.cli.curves", "curves", "List and draw operating curves."),
-    "doctor": _Lazy(
-        "etui.cli.doctor", "doctor", "Report what etui finds: GPU, power channels, models, folders."
-    ),
-    "logs": _Lazy("etui.cli.logs", "logs", "List, show, search and export the turns in the log."),
-    "models": _Lazy("etui.cli.models", "models", "List, pull, check and describe models."),
-    "policy": _Lazy("etui.cli.policy", "policy", "List, check, explain and edit routing policies."),
-    "power": _Lazy("etui.cli.power", "power", "Show the watts and joules of every channel."),
-    "serve": _Lazy(
-        "etui.cli.serve", "serve", "Answer programs over HTTP, with the OpenAI protocol."
-    ),
-    "stats": _Lazy("etui.cli.stats", "stats", "Compare predicted with measured joules."),
-    "sweep": _Lazy(
-        "etui.cli.sweep",
-        "sweep",
-        "Measure which settings of a model cost the fewest joules on this machine.",
-    ),
+    "ask": "Answer one question and show what it cost.",
+    "bench": "Measure accuracy and joules on multiple-choice questions.",
+    "calibrate": "Measure what a model's tokens cost on this machine.",
+    "chat": "Open an earlier chat.",
+    "completion": "Print a script that completes etui's commands and options.",
+    "curves": "List and draw operating curves.",
+    "doctor": "Report what etui finds: GPU, power channels, models, folders.",
+    "logs": "List, show, search and export the turns in the log.",
+    "models": "List, pull, check and describe models.",
+    "policy": "List, check, explain and edit routing policies.",
+    "power": "Show the watts and joules of every channel.",
+    "serve": "Answer programs over HTTP, with the OpenAI protocol.",
+    "stats": "Compare predicted with measured joules.",
+    "sweep": "Measure which settings of a model cost the fewest joules on this machine.",
 }
+"""Each command, which is in the module of its name, and its line in ``etui --help``."""
 
 
 class LazyGroup(click.Group):
@@ -79,10 +56,9 @@ class LazyGroup(click.Group):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Import a command; None for an unknown name."""
-        place = _COMMANDS.get(cmd_name)
-        if place is None:
+        if cmd_name not in _COMMANDS:
             return None
-        command = getattr(importlib.import_module(place.module), place.attribute)
+        command = getattr(importlib.import_module(f"etui.cli.{cmd_name}"), cmd_name)
         assert isinstance(command, click.Command)
         return command
 
@@ -105,7 +81,7 @@ class LazyGroup(click.Group):
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the list of commands, without importing them."""
         with formatter.section("Commands"):
-            formatter.write_dl([(name, place.summary) for name, place in _COMMANDS.items()])
+            formatter.write_dl(list(_COMMANDS.items()))
 
 
 @click.group(cls=LazyGroup, invoke_without_command=True)

@@ -85,8 +85,6 @@ def serve(
     ETUI_API_KEY=$(cat key) etui power serve --host 0.0.0.0 --allow-host desk
     """  # noqa: D301
     require_server("etui power serve")
-    from etui.config.config import load_config
-    from etui.energy.discovery import open_recorder
     from etui.server.context import ServerSettings
     from etui.server.keys import KEY_VARIABLE, read_keys
     from etui.server.power_app import serve_meter
@@ -105,7 +103,7 @@ def serve(
     )
     sockets, settings = open_sockets(settings)
     url = format_root(settings)
-    with open_recorder(load_config()) as recorder:
+    with _open_recorder() as recorder:
         if not recorder.channels:
             click.echo("nothing can be measured on this machine; see `etui doctor`", err=True)
         serve_meter(
@@ -162,7 +160,7 @@ def power(
     if as_json and as_lines:
         raise UsageError("--json and --jsonl cannot be combined", "pass only one of them")
     live = sys.stdout.isatty() and seconds is None and not as_json
-    with _recording() as recorder:
+    with _open_recorder() as recorder:
         if as_lines:
             return _print_lines(recorder, seconds, interval)
         if live:
@@ -183,7 +181,7 @@ def selftest(seconds: float, as_json: bool) -> int:
     from etui.energy.diagnosis import any_failed
     from etui.energy.diagnosis import run_selftest as check
 
-    with _recording() as recorder:
+    with _open_recorder() as recorder:
         start_ns, end_ns = _measure(recorder, seconds)
         checks = check(recorder, start_ns, end_ns)
     failed, marks = any_failed(checks), {True: "✓", False: "✗", None: "-"}
@@ -211,7 +209,7 @@ def idle(model: str | None, seconds: float, force: bool, as_json: bool) -> int:
     from etui.energy.idle import load_baselines, measure_baseline, save_baselines
 
     config = load_config()
-    with _recording() as recorder, _in_memory(model, config) as name:
+    with _open_recorder() as recorder, _in_memory(model, config) as name:
         time.sleep(_WARM_UP_S if name is None else _AFTER_LOAD_S)
         found = measure_baseline(recorder, seconds, force=force)
         kinds = {channel.id: channel.kind.value for channel in recorder.channels}
@@ -257,7 +255,7 @@ def calibrate(seconds: float, as_json: bool) -> int:
     """
     from etui.energy.sources.estimate import fit_range
 
-    with _recording() as recorder:
+    with _open_recorder() as recorder:
         readings = list(_read_use_and_watts(recorder, seconds))
     if not readings:
         what = "no counter of the CPU package can be read, so there is nothing to calibrate with"
@@ -311,7 +309,7 @@ def record(file: Path, seconds: float) -> int:
         what = f"cannot write {file}: {error.strerror or error}"
         raise EtuiError(what, "name a new file in a writable folder") from error
     try:
-        with out, _recording(start=False) as recorder:
+        with out, closing(_open_recorder()) as recorder:
             writer = TraceWriter(out, recorder.channels, recorder.unmeasured)
             recorder.taps.append(writer.write)
             recorder.start()
@@ -360,14 +358,14 @@ def export(prometheus: bool, listen: str | None, seconds: float | None) -> int:
     from etui.energy.documents import build_registry, format_metrics
 
     if listen is None:
-        with _recording() as recorder:
+        with _open_recorder() as recorder:
             _measure(recorder, 1.0 if seconds is None else seconds)
             click.echo(format_metrics(recorder), nl=False)
         return ExitCode.DONE
     host, _, port = listen.rpartition(":")
     if not host or re.fullmatch("[0-9]{1,5}", port) is None or int(port) > 65_535:
         raise UsageError(f"--listen {listen!r} is not HOST:PORT", "for example 127.0.0.1:9595")
-    with _recording() as recorder:
+    with _open_recorder() as recorder:
         registry = build_registry(recorder)
         from prometheus_client import start_http_server
 
@@ -384,18 +382,11 @@ def export(prometheus: bool, listen: str | None, seconds: float | None) -> int:
     return ExitCode.DONE
 
 
-@contextmanager
-def _recording(*, start: bool = True) -> Iterator[Recorder]:
+def _open_recorder() -> Recorder:
     from etui.config.config import load_config
     from etui.energy.discovery import open_recorder
 
-    recorder = open_recorder(load_config())
-    if start:
-        recorder.start()
-    try:
-        yield recorder
-    finally:
-        recorder.close()
+    return open_recorder(load_config())
 
 
 @contextmanager

@@ -4,24 +4,40 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from threading import Event
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from etui.cli.common import print_json, print_json_line, stop_signals
+from etui.cli.common import print_json_line, print_result, stop_signals
 from etui.cli.param_types import FiniteNumber
 from etui.errors import EtuiError, ExitCode, UsageError
+from etui.text import format_table, utc_now
+from etui.units import UNMEASURED, watts_text
 
 if TYPE_CHECKING:
-    from etui.cli.power_top_text import TopReading
     from etui.config.config import Config
+    from etui.energy.devices import ChannelState
     from etui.energy.recorder import Recorder
+    from etui.log.daily_energy import EnergySum
+    from etui.tui.power.channel_rows import Row
+    from etui.tui.power.spent_text import Spent
 
 _LOOK_SECONDS = 2.0
 """How long the channels are watched before a table: a slow counter advances a few times."""
+_WIDTH = 72
+_DAYS_PRINTED = 7
+
+
+@dataclass(frozen=True, slots=True)
+class TopReading:
+    """Everything that is printed once."""
+
+    states: Sequence[ChannelState]
+    peak_watts: float | None  # Highest watts of the total in the last hour, or since the start
+    spent: Spent
 
 
 @click.command()
@@ -53,17 +69,14 @@ def top(once: bool, as_json: bool, as_lines: bool, interval: float) -> int:
     if len(given) > 1:
         raise UsageError(f"{' and '.join(given)} cannot be combined", "pass only one of them")
     config = load_config()
-    with closing(open_recorder(config)) as recorder:
-        recorder.start()
+    with open_recorder(config) as recorder:
         if not given and sys.stdout.isatty() and sys.stdin.isatty():
             return _show_screen(config, recorder, interval)
         try:
-            if as_json:
-                _print_document(config, recorder)
-            elif as_lines:
+            if as_lines:
                 _print_lines(config, recorder, interval)
             else:
-                _print_table(config, recorder)
+                _print_reading(config, recorder, as_json)
         except KeyboardInterrupt:  # the usual way out of a live view
             click.echo(err=True)
     return ExitCode.DONE
@@ -85,27 +98,15 @@ def _show_screen(config: Config, recorder: Recorder, interval: float) -> int:
     return ExitCode.DONE
 
 
-def _print_table(config: Config, recorder: Recorder) -> None:
-    from etui.cli.power_top_text import format_top
-
+def _print_reading(config: Config, recorder: Recorder, as_json: bool) -> None:
     read = _open_reader(config, recorder)
     time.sleep(_LOOK_SECONDS)
-    for line in format_top(read()):
-        click.echo(line)
-
-
-def _print_document(config: Config, recorder: Recorder) -> None:
-    from etui.cli.power_top_text import build_document
-
-    read = _open_reader(config, recorder)
-    time.sleep(_LOOK_SECONDS)
-    print_json(build_document(read()))
+    reading = read()
+    print_result(_build_document(reading), _format_top(reading), as_json)
 
 
 def _print_lines(config: Config, recorder: Recorder, interval: float) -> None:
     """Print lines until a signal: between two readings it ends the pause, in one it waits."""
-    from etui.cli.power_top_text import build_document
-
     read = _open_reader(config, recorder)
     stopped, is_pausing = Event(), False
 
@@ -123,7 +124,7 @@ def _print_lines(config: Config, recorder: Recorder, interval: float) -> None:
             time.sleep(pause_s)
             is_pausing = False
             start_s = time.monotonic()
-            print_json_line(build_document(read()))
+            print_json_line(_build_document(read()))
             pause_s = max(0.0, interval - (time.monotonic() - start_s))
 
 
@@ -131,7 +132,6 @@ def _open_reader(config: Config, recorder: Recorder) -> Callable[[], TopReading]
     """Return a function that reads the channels and the log; the first reading is not used."""
     from datetime import date
 
-    from etui.cli.power_top_text import TopReading
     from etui.energy.devices import DeviceReader, join_states
     from etui.log.daily_energy import DailyEnergy
     from etui.tui.power.spent_text import Spent, read_spent
@@ -152,3 +152,103 @@ def _open_reader(config: Config, recorder: Recorder) -> Callable[[], TopReading]
         return TopReading(states, recorder.energy(first_ns, end_ns).peak_watts, spent)
 
     return read
+
+
+def _format_top(reading: TopReading) -> Iterator[str]:
+    """Format a table of the channels, then what was spent."""
+    from etui.tui.power.channel_rows import build_rows, column_texts, own_text
+    from etui.tui.power.spent_text import DAYS_SHOWN, day_lines, model_lines, money_lines
+
+    rows = build_rows(reading.states)
+    if rows:
+        titles = ("channel", *column_texts(None), "etui, others")
+        cells = [(row.name, *column_texts(row).values(), own_text(row, 99)) for row in rows]
+        yield from format_table(cells, header=titles, align="<>>>>>>><")
+        yield f"peak {watts_text(reading.peak_watts, rows[0].kind)}"
+    else:
+        yield f"{UNMEASURED}: no power sensor can be read; `etui doctor` shows why"
+    spent = reading.spent
+    if spent.problem:
+        yield f"the log: {spent.problem}"
+        return
+    yield ""
+    yield from money_lines(spent, _WIDTH)
+    if spent.daily.parts:
+        yield ""
+        yield f"joules by model, {DAYS_SHOWN} days"
+        yield from model_lines(spent, _WIDTH)
+        yield ""
+        yield "joules by day"
+        yield from day_lines(spent, _WIDTH)[:_DAYS_PRINTED]
+
+
+def _build_document(reading: TopReading) -> dict[str, Any]:
+    """Build the JSON document of a reading; unknown values are null."""
+    from etui.tui.power.channel_rows import build_rows
+
+    rows = build_rows(reading.states)
+    total = next((row for row in rows if row.state is None), rows[0] if rows else None)
+    return {
+        "time": utc_now(),
+        "total_watts": total.watts if total else None,
+        "peak_watts": reading.peak_watts,
+        "channels": [_build_channel(row) for row in rows if row.state is not None],
+        "spent": None if reading.spent.problem else _build_spent(reading.spent),
+        "problem": reading.spent.problem,
+    }
+
+
+def _build_channel(row: Row) -> dict[str, Any]:
+    assert row.state is not None
+    device = row.state.device
+    return {
+        "id": row.key,
+        "name": row.name,
+        "label": row.label,
+        "kind": row.state.power.channel.kind.value,
+        "in_total": row.state.power.in_total,
+        "watts": row.watts,
+        "limit_watts": row.limit_watts,
+        "idle_watts": row.idle_watts,
+        "utilisation": device.utilisation,
+        "clock_mhz": device.clock_mhz,
+        "memory_mhz": device.memory_mhz,
+        "temperature_celsius": device.temperature_celsius,
+        "memory_used_bytes": device.memory_used_bytes,
+        "memory_total_bytes": device.memory_total_bytes,
+        "own_watts": row.own_watts,
+        "others_watts": row.others_watts,
+    }
+
+
+def _build_spent(spent: Spent) -> dict[str, Any]:
+    from etui.log.daily_energy import sum_by_day, sum_by_model
+    from etui.tui.power.spent_text import DAYS_SHOWN, list_money
+
+    currency = spent.factors.currency if spent.factors is not None else ""
+    periods: dict[str, Any] = {}
+    for period, found, price in list_money(spent):
+        periods[period] = _build_sum(found)
+        if price is not None:
+            periods[period] |= {"price": price, "currency": currency}
+    return {
+        "periods": periods,
+        "models": [
+            {"model": model, **_build_sum(found)}
+            for model, found in sum_by_model(spent.daily, spent.first_day)
+        ],
+        "days": [
+            {"day": day.isoformat(), **_build_sum(found)}
+            for day, found in sum_by_day(spent.daily, DAYS_SHOWN)
+        ],
+    }
+
+
+def _build_sum(found: EnergySum) -> dict[str, Any]:
+    return {
+        "turns": found.turns,
+        "joules": found.joules,
+        "kind": found.kind,
+        "unmeasured": found.unmeasured,
+        "peak_watts": found.peak_watts,
+    }

@@ -26,11 +26,7 @@ _LINE_EVERY_SECONDS = 10.0
 
 @contextmanager
 def open_bar(*columns: ProgressColumn) -> Iterator[Bar]:
-    """Open a bar on stderr, which is removed at the end.
-
-    Args:
-        columns: Parts of the bar's line.
-    """
+    """Open a bar on stderr, which is removed at the end."""
     from rich.console import Console
     from rich.progress import Progress
 
@@ -44,10 +40,6 @@ def count_progress(description: str, *, shown: bool = True) -> Iterator[Callable
     """Show how many of a number of things are done, as a bar in a terminal and nowhere else.
 
     The bar opens with the first count that is not the last one, so short work shows none.
-
-    Args:
-        description: Text of the bar.
-        shown: Whether a bar may be shown at all.
 
     Yields:
         A function that takes the number of things done and the number of all.
@@ -144,7 +136,6 @@ class Bar:
         """Draw the progress of a step.
 
         Args:
-            description: Text of the bar.
             done: Work done, in any unit. Work from before the step does not count in its speed.
             total: The whole work; None if it is not known.
             step: A value other than the last one starts a new bar.

@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from threading import Event, Thread
 from typing import TYPE_CHECKING, TextIO
@@ -33,7 +34,7 @@ _BUSY_SECONDS = 0.5
 
 
 _IDLE_SECONDS = 2.0
-"""A look every two seconds costs no power that a meter shows."""
+"""Updates this far apart cost too little power for a meter to show."""
 
 
 _WATTS_NOISE = 0.03
@@ -170,21 +171,16 @@ def serve(
         grace_seconds=grace,
     )
     limits = parse_limits(joules_per_hour, given)
-
-    def build_line(address: str) -> StatusLine:
-        return _build_status_line(address, quiet=quiet, as_lines=as_lines)
-
+    build_line = partial(_build_status_line, quiet=quiet, as_lines=as_lines)
     with stop_signals():
         _serve(settings, parallel, queue, limits, build_line)
     return ExitCode.DONE
 
 
 def parse_limits(texts: Sequence[str], keys: Mapping[str, str]) -> dict[str, float]:
-    """Parse the joules that each key may use in an hour.
+    """Parse the joules that each key may use in an hour: ``NAME=J``, or ``J`` for all others.
 
-    Args:
-        texts: ``NAME=J``, or ``J`` for every key that is not named.
-        keys: The keys by their names; without any, requests have the name ``""``.
+    Without any keys, requests have the name ``""``.
 
     Raises:
         UsageError: A text is none of these, or there is no such key.
@@ -393,7 +389,7 @@ def require_server(command: str) -> None:
     """Import the server's libraries.
 
     Raises:
-        EtuiError: They are not installed; the fix has the command.
+        EtuiError: They are not installed.
     """
     try:
         import etui.server.run  # noqa: F401

@@ -88,7 +88,8 @@ def stats(days: int, idle: bool, audit: bool, as_json: bool) -> int:
     if idle and audit:
         raise UsageError("--idle cannot be used with --audit", "pass only one of them")
     if audit:
-        print_audits(load_config(), days, as_json)
+        audits = summarise_audits(load_config(), days)
+        print_result(audits, _format_summary(audits), as_json)
     elif idle:
         _print_idle(load_config(), days, as_json)
     else:
@@ -394,16 +395,6 @@ class AuditSummary:
     pairs: tuple[PairSummary, ...]
     changes: tuple[FitChange, ...] = ()
     """Those of routing by the last fit of each policy that contains the log."""
-
-
-def print_audits(config: Config, days: int, as_json: bool) -> None:
-    """Print the audits of the last days.
-
-    Raises:
-        LogUnavailable: The log cannot be read.
-    """
-    found = summarise_audits(config, days)
-    print_result(found, _format_summary(found), as_json)
 
 
 def summarise_audits(config: Config, days: int, now: datetime | None = None) -> AuditSummary:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -12,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from etui.cli import ask
+from etui.errors import UsageError
 from tests.contract.tiny_model import write_tiny_model
 from tests.models.test_gguf import UNUSABLE, number
 
@@ -250,3 +253,43 @@ def test_ctrl_c_keeps_the_answer_and_its_joules(models, etui_home, number):
     assert row["energy_joules"] > 0
     assert row["tokens_output"] > 0
     assert b"stopped" in errors
+
+
+def read(prompt, data=None, *, is_terminal=False):
+    stdin = None if data is None else io.BytesIO(data)
+    return ask.read_question(prompt, stdin, is_terminal=is_terminal)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "data", "question"),
+    [
+        ("Why?", b"", "Why?"),
+        ("Why?", None, "Why?"),
+        ("Explain:", b"E = mc2\n", "Explain:\n\nE = mc2"),
+        (None, "Wie heißt das?".encode(), "Wie heißt das?"),
+        (None, b"\xef\xbb\xbfWhy?", "Why?"),
+    ],
+)
+def test_the_question_is_the_prompt_and_standard_input(prompt, data, question):
+    assert read(prompt, data) == question
+
+
+def test_a_terminal_is_not_read():
+    assert read("Why?", b"never read", is_terminal=True) == "Why?"
+
+
+@pytest.mark.parametrize(
+    ("prompt", "data", "message"),
+    [
+        (None, b" \n", "empty"),
+        ("  \n\t ", b" \n", "empty"),
+        ("What is it?", b"abc\xff\xfe", "byte 0xff at position 3"),
+        (None, b"a\0b", "NUL byte at position 1"),
+        (None, b"x" * 1_000_001, "longer than 1 MB"),
+    ],
+)
+def test_input_that_is_no_question_is_refused(monkeypatch, prompt, data, message):
+    monkeypatch.setattr(ask, "MAX_INPUT_BYTES", 1_000_000)
+    with pytest.raises(UsageError, match=message) as caught:
+        read(prompt, data)
+    assert caught.value.fix

@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from etui.config.config import Config
 from etui.energy.diagnosis import TraceWriter, any_failed, run_selftest
 from etui.energy.idle import load_baselines
 from etui.energy.recorder import Recorder
+from tests.support.command import run_here
 from tests.support.devices import SENSORS, FakeClock, FakeDevice
 from tests.support.play import sample
 from tests.support.power_curves import constant
@@ -41,6 +43,12 @@ def etui(tmp_path: Path) -> Run:
         )
 
     return run
+
+
+@pytest.fixture
+def here(etui_home: Path) -> Run:
+    """Run the command in this process; the fake GPU needs one of its own."""
+    return partial(run_here, "power")
 
 
 @pytest.fixture
@@ -152,30 +160,30 @@ def test_a_trace_is_recorded_and_never_written_over(
     ],
 )
 def test_a_damaged_trace_is_refused_by_line(
-    etui: Run, tmp_path: Path, content: str, message: str
+    here: Run, tmp_path: Path, content: str, message: str
 ) -> None:
     file = tmp_path / "trace.jsonl"
     file.write_text(content)
-    done = etui("replay", str(file))
+    done = here("replay", str(file))
     assert done.returncode == 2
     assert message in done.stderr
     assert "Traceback" not in done.stderr
 
 
-def test_without_hardware_the_table_says_estimate_and_unmeasured(etui: Run) -> None:
-    done = etui("--seconds", "0.4")
+def test_without_hardware_the_table_says_estimate_and_unmeasured(here: Run) -> None:
+    done = here("--seconds", "0.4")
     assert done.returncode == 0
     assert "(estimate)" in done.stdout
     assert "≈" in done.stdout
     assert "CPU package: not readable (see `etui doctor`)" in done.stdout
 
 
-def test_nothing_measured_is_the_word_and_not_a_zero(etui: Run, etui_home: Path) -> None:
+def test_nothing_measured_is_the_word_and_not_a_zero(here: Run, etui_home: Path) -> None:
     (etui_home / "config.yaml").write_text("estimate: never\n")
-    done = etui("--seconds", "0.2")
+    done = here("--seconds", "0.2")
     assert done.returncode == 0
     assert re.search(r"total over \d\.\d+ s: unmeasured", done.stdout)
-    document = json.loads(etui("--json", "--seconds", "0.2").stdout)
+    document = json.loads(here("--json", "--seconds", "0.2").stdout)
     assert document["energy"]["joules"] is None
     assert document["energy"]["kind"] is None
     assert document["channels"] == []
@@ -204,14 +212,14 @@ def test_prometheus_gets_every_channel(etui: Run, gpu: dict[str, str]) -> None:
 
 
 @pytest.mark.parametrize("place", ["9595", "localhost:", "127.0.0.1:99999", "a:b"])
-def test_a_place_to_listen_needs_host_and_port(etui: Run, place: str) -> None:
-    done = etui("export", "--listen", place)
+def test_a_place_to_listen_needs_host_and_port(here: Run, place: str) -> None:
+    done = here("export", "--listen", place)
     assert done.returncode == 2
     assert "HOST:PORT" in done.stderr
 
 
-def test_json_and_jsonl_exclude_each_other(etui: Run) -> None:
-    done = etui("--json", "--jsonl")
+def test_json_and_jsonl_exclude_each_other(here: Run) -> None:
+    done = here("--json", "--jsonl")
     assert done.returncode == 2
     assert "cannot be combined" in done.stderr
 
@@ -249,8 +257,8 @@ def test_a_baseline_of_a_model_that_is_not_here_is_refused(etui: Run, gpu: dict[
     assert "etui models pull smollm2-135m" in done.stderr
 
 
-def test_nothing_to_calibrate_with_is_said(etui: Run) -> None:
-    done = etui("calibrate", "--seconds", "0.5")
+def test_nothing_to_calibrate_with_is_said(here: Run) -> None:
+    done = here("calibrate", "--seconds", "0.5")
     assert done.returncode == 1
     assert "no counter of the CPU package" in done.stderr
 

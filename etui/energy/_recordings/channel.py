@@ -211,7 +211,7 @@ class ChannelRecording:
         covered = min(max((last.covered_ns - first.covered_ns) / span, 0.0), 1.0)
         peak = self._find_peak(start_ns, end_ns)
         half_widths = self._compute_half_widths(start_ns, end_ns, first, last)
-        apart = self._find_disagreement(start_ns, end_ns, half_widths.total)
+        apart = self._find_disagreement(start_ns, end_ns, first, last, half_widths.total)
         half_widths = half_widths.widen(apart)
         return ChannelEnergy(
             id=self.channel.id,
@@ -242,14 +242,17 @@ class ChannelRecording:
 
     def cross_check(self, start_ns: int, end_ns: int) -> CrossCheck | None:
         """Compare counter and integrated power; None unless both cover the whole interval."""
-        if len(self.counter) < 2 or not len(self.power):
+        if not self._by_counter:
             return None
-        span = end_ns - start_ns
-        counted, known = self._count_joules(start_ns, end_ns)
+        return self._compare(start_ns, end_ns, self.counter.at(start_ns), self.counter.at(end_ns))
+
+    def _compare(self, start_ns: int, end_ns: int, first: Point, last: Point) -> CrossCheck | None:
+        if not len(self.power):
+            return None
         joules, seen = self.power.between(start_ns, end_ns)
-        if min(known, seen) < 0.99 * span:
+        if min(last.known_ns - first.known_ns, seen) < 0.99 * (end_ns - start_ns):
             return None
-        return CrossCheck(counted, joules)
+        return CrossCheck(last.joules - first.joules, joules)
 
     @property
     def nbytes(self) -> int:
@@ -267,10 +270,6 @@ class ChannelRecording:
         """Return whether the record covers a moment."""
         before, after = self._at(t_ns - 1_000_000), self._at(t_ns + 1_000_000)
         return after.known_ns > before.known_ns
-
-    def _count_joules(self, start_ns: int, end_ns: int) -> tuple[float, float]:
-        first, last = self.counter.at(start_ns), self.counter.at(end_ns)
-        return last.joules - first.joules, last.known_ns - first.known_ns
 
     def _choose_kind(self, start_ns: int) -> Kind:
         """Return the channel's kind; INTEGRATED from where its counter stopped moving."""
@@ -352,12 +351,14 @@ class ChannelRecording:
             flags.append("no-counter")
         return tuple(flags)
 
-    def _find_disagreement(self, start_ns: int, end_ns: int, half: float) -> float:
+    def _find_disagreement(
+        self, start_ns: int, end_ns: int, first: Point, last: Point, half: float
+    ) -> float:
         """Return the ± at which counter and integral agree; 0 where they agree within theirs.
 
         They differ if their difference is over 5 % and over their uncertainty.
         """
-        check = self.cross_check(start_ns, end_ns) if self._by_counter else None
+        check = self._compare(start_ns, end_ns, first, last) if self._by_counter else None
         if check is None:
             return 0.0
         gap = abs(check.counter_joules - check.integral_joules)

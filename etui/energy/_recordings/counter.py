@@ -16,7 +16,6 @@ plus P times the uncertainty of the time of the edge itself.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -41,8 +40,7 @@ _RESUME_NS = 500_000_000
 """What a counter adds in its first movements after a suspend may have been used before."""
 
 
-@dataclass(frozen=True, slots=True)
-class Point:
+class Point(NamedTuple):
     """The running totals of a channel at one time."""
 
     joules: float  # Energy since the first knot

@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_right
 from collections import deque
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from etui.energy._recordings.columns import Columns, PendingMarks
@@ -79,8 +79,7 @@ class _Repair:
         if t_ns <= self.times[0]:
             return point
         since, at = self.times - self.times[0], t_ns - int(self.times[0])
-        return replace(
-            point,
+        return point._replace(
             joules=point.joules + float(np.interp(at, since, self.joules)),
             variance=point.variance - self.variance * at / float(since[-1]),
             systematic=max(
@@ -197,7 +196,7 @@ class PowerRecording:
         next_one = bisect_right(self._repairs, t_ns, key=_Repair.end_at)
         if next_one:
             joules, variance = self._repaired[next_one - 1]
-            point = replace(point, joules=point.joules + joules, variance=point.variance - variance)
+            point = point._replace(joules=point.joules + joules, variance=point.variance - variance)
         if next_one < len(self._repairs):
             point = self._repairs[next_one].apply(point, t_ns)
         return point

@@ -169,7 +169,9 @@ def test_the_uncertainty_is_not_widened_where_both_agree() -> None:
     for _ in range(300):
         start = rng.uniform(2, 50)
         ends = clock.at(start), clock.at(start + rng.uniform(0.2, 8))
-        widened += trace._find_disagreement(*ends, trace.energy(*ends).uncertainty) > 0
+        points = (trace.counter.at(end) for end in ends)
+        half = trace.energy(*ends).uncertainty
+        widened += trace._find_disagreement(*ends, *points, half) > 0
     assert widened <= 9
 
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 UNNAMED_GPUS = frozenset({"NVIDIA GPU", "AMD GPU", "Intel GPU", "Apple GPU"})
 """Labels of GPUs of which the model is unknown."""
-_GPU_SCOPES = frozenset({"gpu", "module"})
+GPU_SCOPES = frozenset({"gpu", "module"})
 _GIB = 1 << 30
 _MODULES = ("nvidia", "amdgpu")
 
@@ -98,7 +98,7 @@ def group_equal(machines: Iterable[BenchMachine]) -> tuple[tuple[BenchMachine, .
 
 def name_devices(channels: Iterable[Channel], described: Sequence[str] = ()) -> tuple[str, ...]:
     """Name the models of the GPUs of this machine, in the order of their channels."""
-    labels = [c.label for c in channels if family(c.scope) in _GPU_SCOPES]
+    labels = [c.label for c in channels if family(c.scope) in GPU_SCOPES]
     if not labels:
         return tuple(described)
     unnamed = [at for at, label in enumerate(labels) if label in UNNAMED_GPUS]
@@ -126,6 +126,11 @@ def read_gpu_driver(sysfs: Path) -> str | None:
     return None
 
 
+def list_scopes(energy: Mapping[str, Any]) -> list[str]:
+    """List the scopes of a configuration's ``energy``: measured ones, then unmeasured ones."""
+    return [*map(str, _channels(energy)), *_unmeasured(energy)]
+
+
 def _is_known(machine: BenchMachine) -> bool:
     if not machine.name or machine.name.startswith("unknown processor"):
         return False
@@ -133,8 +138,7 @@ def _is_known(machine: BenchMachine) -> bool:
     if any(name in UNNAMED_GPUS for name in devices):
         return False
     offloads = any(model.gpu_layers for model in machine.models)
-    scopes = [*_channels(machine.energy), *_unmeasured(machine.energy)]
-    gpus = sum(family(scope) in _GPU_SCOPES for scope in scopes)
+    gpus = sum(family(scope) in GPU_SCOPES for scope in list_scopes(machine.energy))
     return len(devices) >= max(gpus, int(offloads))
 
 

@@ -25,6 +25,7 @@ from etui.bench.config import RunConfig
 from etui.bench.difficulty import DIFFICULTY
 from etui.bench.folder import PER_SUBJECT, SAMPLES, SUMMARY, Recorded
 from etui.bench.formats import FORMATS
+from etui.bench.machines import GPU_SCOPES, list_scopes
 from etui.bench.sample import Sample
 from etui.bench.summary import Summary
 from etui.bench.summary_text import markdown, suite_name
@@ -187,7 +188,6 @@ def is_own_file(suite: str) -> bool:
     return not is_named_suite(suite)
 
 
-_GPU_SCOPES = frozenset({"gpu", "module"})
 _SERIAL = re.compile(
     r"\b(?:GPU|MIG)-[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){0,3}(?:-[0-9a-fA-F]{1,12})?\b"
 )
@@ -197,19 +197,9 @@ _HOME = re.compile(
 _COMMON_WORDS = frozenset(
     {
         *("root", "user", "users", "admin", "administrator", "ubuntu", "debian", "fedora", "arch"),
-        *(
-            "localhost",
-            "host",
-            "home",
-            "test",
-            "tests",
-            "guest",
-            "runner",
-            "build",
-            "etui",
-            "bench",
-        ),
-        *("model", "models", "desktop", "laptop", "server", "work", "default", "linux", "docker"),
+        *("localhost", "host", "home", "test", "tests", "guest", "runner", "build", "etui"),
+        *("bench", "model", "models", "desktop", "laptop", "server", "work", "default", "linux"),
+        "docker",
     }
 )
 """Names of users and hosts that say nothing about a person and occur in texts."""
@@ -272,11 +262,10 @@ def number_gpus(config: RunConfig) -> dict[str, str]:
     found: dict[str, str] = {}
     energies = [machine.energy for machine in config.machines or ()] or [config.energy]
     for energy in (*energies, config.energy):
-        scopes = [*_keys(energy.get("channels")), *_items(energy.get("unmeasured"))]
         counts: dict[str, int] = {}
-        for scope in dict.fromkeys(scopes):
+        for scope in dict.fromkeys(list_scopes(energy)):
             word = family(scope)
-            if word in _GPU_SCOPES:
+            if word in GPU_SCOPES:
                 found.setdefault(scope, f"{word}:{counts.get(word, 0)}")
                 counts[word] = counts.get(word, 0) + 1
     return found
@@ -346,14 +335,6 @@ def _user_name() -> str:
         return getpass.getuser()
     except (KeyError, OSError):
         return ""  # a container without an entry for its user
-
-
-def _keys(value: object) -> list[str]:
-    return [str(key) for key in value] if isinstance(value, Mapping) else []
-
-
-def _items(value: object) -> list[str]:
-    return [str(item) for item in value] if isinstance(value, list | tuple) else []
 
 
 def _shorten(text: str) -> str:

@@ -75,7 +75,7 @@ def ask_together(
     def hold(batch: SharedBatch) -> None:
         backend.on_batch = report
         assert backend._shared is not None
-        point = backend._shared[2]._point
+        point = backend._shared[2]
         until(
             lambda: (
                 point._visits + sum(bool(each.sequences) for each in point.members) == len(requests)

@@ -97,7 +97,7 @@ _TAIL_TOKENS = 64
 
 
 class LlamaSession:
-    """One model in memory with a context of several sequences; used from one thread at a time.
+    """One model in memory, as :class:`etui.engine.session.Session` says; for one thread at a time.
 
     Closed sequences stay in the cache as prefix donors until their slot or their cells are needed;
     the least recently used one is evicted first.
@@ -129,7 +129,7 @@ class LlamaSession:
 
     @property
     def facts(self) -> ModelFacts:
-        """Properties of the model that reasoning may use."""
+        """Properties of the model."""
         return self._facts
 
     @property
@@ -249,19 +249,19 @@ class LlamaSession:
         return sequence
 
     def fork(self, sequence: TokenSequence, sampling: Sampling) -> LlamaSequence:
-        """Fork a sequence: computed tokens are shared, queued tokens and a script are copied."""
+        """Fork a sequence, with what is computed, queued and scripted."""
         parent = self._sequences.find(sequence)
         self._drafts.drop(parent)
         return self._sequences.fork(parent, sampling)
 
     def extend(self, sequence: TokenSequence, tokens: Sequence[int]) -> None:
-        """Queue tokens that the model did not draw (a hand-over sentence, a probe)."""
+        """Queue tokens that the model did not draw."""
         own = self._sequences.find(sequence)
         self._drafts.drop(own)
         own.tokens.extend(tokens)
 
     def rollback(self, sequence: TokenSequence, count: int) -> bool:
-        """Remove the last ``count`` tokens; False if the model does not support partial removal."""
+        """Remove the last tokens."""
         own = self._sequences.find(sequence)
         keep = len(own.tokens) - count
         if count < 0 or keep < 0:
@@ -275,18 +275,7 @@ class LlamaSession:
         return True
 
     def step(self, sequences: Sequence[TokenSequence], *, draw: bool = True) -> Step:
-        """Compute one batch of queued tokens, and draw a token for each queue that became empty.
-
-        Single tokens are computed first, then prompts in the given order, up to the size of a
-        batch; the remaining tokens wait for the next step. A sequence with an empty queue draws
-        again from its last logits, or recomputes its last token if they were overwritten. Without
-        ``draw`` nothing is drawn, and ``logprobs`` works for the sequences whose queue is empty.
-
-        Raises:
-            ContextOverflow: A sequence has outgrown the context.
-            CacheFull: The open sequences fill the cache.
-            EngineFailed: llama.cpp failed.
-        """
+        """Compute one batch of queued tokens, and draw where a queue became empty."""
         return self.step_mixed([(sequence, draw) for sequence in sequences], prompt_limit=None)
 
     def step_mixed(
@@ -365,27 +354,15 @@ class LlamaSession:
         return sampled
 
     def logprobs(self, sequence: TokenSequence, tokens: Sequence[int]) -> list[float]:
-        """Return log-probabilities (nats, full softmax) of next tokens after the last step.
-
-        Raises:
-            ValueError: The sequence was not in the last batch, so its logits are overwritten.
-        """
+        """Return log-probabilities of next tokens after the last step."""
         return self._outputs.logprobs(self._sequences.find(sequence), tokens)
 
     def top_logprobs(self, sequence: TokenSequence, count: int) -> tuple[LikelyToken, ...]:
-        """Return the most likely tokens where the last step drew a token, best first.
-
-        Raises:
-            ValueError: The sequence was not in the last batch, so its logits are overwritten.
-        """
+        """Return the most likely tokens where the last step drew a token."""
         return self._outputs.rank(self._sequences.find(sequence), count)
 
     def constrain(self, sequence: TokenSequence, grammar: OutputGrammar) -> None:
-        """Let steps draw only tokens that the grammar allows, from the next token on.
-
-        Raises:
-            InvalidRequest: The grammar is too large.
-        """
+        """Let steps draw only tokens that the grammar allows."""
         own = self._sequences.find(sequence)
         constraint = self._constraints.make(grammar, len(own.tokens))
         if own.constraint is not None:
@@ -395,7 +372,7 @@ class LlamaSession:
         own.speculation, own.constraint = None, constraint
 
     def close(self, sequence: TokenSequence, *, keep: bool = True) -> None:
-        """Close a sequence; with ``keep`` its tokens stay cached as a prefix for later ones."""
+        """Close a sequence; with ``keep`` its tokens stay cached as a prefix."""
         own = self._sequences.live.get(sequence.id)
         if own is None:
             return
@@ -416,7 +393,7 @@ class LlamaSession:
         return RecalledSequence(tokens, b"".join(pieces))
 
     def forget(self) -> None:
-        """Forget closed sequences and what was drafted for any, so that nothing is reused."""
+        """Forget closed sequences and what was drafted for any."""
         while self._sequences.evict():
             pass
         self.speculator.forget()
@@ -430,20 +407,14 @@ class LlamaSession:
         self._model.free()
 
     def speculate(self, sequence: TokenSequence, method: Speculate) -> str:
-        """Let steps of this sequence alone verify drafted tokens; what it draws is unchanged.
-
-        Exactness is argued in :mod:`etui.engine.speculation.draft_verifier`.
-
-        Returns:
-            Why there will be no speculation; empty if there will be.
-        """
+        """Let steps of this sequence alone verify drafted tokens."""
         own = self._sequences.find(sequence)
         if own.constraint is not None:
             return "a grammar constrains the answer"
         return self._drafts.start(own, method)
 
     def settle(self, sequence: TokenSequence) -> tuple[Verified, ...]:
-        """Drop the drafted tokens not drawn yet; return the verifications not yet reported."""
+        """Drop the drafted tokens not drawn yet."""
         own = self._sequences.find(sequence)
         self._drafts.drop(own)
         return take_verified(own)

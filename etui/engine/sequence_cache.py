@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from etui.arm import Sampling
 from etui.engine.batch_decoder import Following, LlamaSequence
@@ -125,16 +125,6 @@ def choose_evicted(owners: Sequence[str]) -> int:
     return next(index for index, owner in enumerate(owners) if counts[owner] == most)
 
 
-class CellCache(Protocol):
-    """The KV cache of a session."""
-
-    def remove(self, sequence: int, start: int) -> bool:
-        """Remove positions from ``start`` on; False if the model cannot remove a part."""
-
-    def copy(self, source: int, target: int, end: int = -1) -> None:
-        """Let ``target`` share the positions of ``source`` before ``end`` (-1: all)."""
-
-
 class PrefixSharing:
     """The closed sequences, the least recently used first.
 
@@ -151,7 +141,7 @@ class PrefixSharing:
             attention of each token, so with one user only the chat that goes on is kept.
     """
 
-    def __init__(self, cache: CellCache, limit: int, *, whole_only: bool) -> None:
+    def __init__(self, cache: Context, limit: int, *, whole_only: bool) -> None:
         self.closed: list[LlamaSequence] = []
         self.several_clients = False
         self._cache = cache

@@ -236,38 +236,21 @@ class ModelEntry(Strict):
         Args:
             folder: Folder of the file, where relative paths start.
         """
-        return ModelSpec(
-            name=name,
-            size=self.size or f"served by {self.backend}",
-            sources=tuple(entry.source(folder) for entry in self.sources or ()),
-            sha256=self.sha256,
-            file_bytes=self.bytes,
-            context=self.context,
-            gpu_layers=self.gpu_layers,
-            kv_type=self.kv_type,
-            flash_attention=self.flash_attention,
-            split=self.split,
-            main_gpu=self.main_gpu,
-            tensor_split=self.tensor_split,
-            think_open=self.thinking.open if self.thinking else None,
-            think_close=self.thinking.close if self.thinking else None,
-            thinking_switch=self.thinking.switch if self.thinking else None,
-            stop=self.stop,
-            sampling=self.sampling.sampling() if self.sampling else None,
-            origin=origin,
-            draft=self.draft,
-            speculate=self.speculate,
-            threads=self.threads,
-            prefill_threads=self.prefill_threads,
-            batch_tokens=self.batch_tokens,
-            draft_tokens=self.draft_tokens,
-            backend=self.backend,
-            remote_name=self.remote_name,
-            same_as=self.same_as,
-            good_for=self.good_for,
-            recommend=self.recommend,
-            kv_bytes_per_token=self.kv_bytes_per_token,
-        )
+        same = type(self).model_fields.keys() & ModelSpec.__dataclass_fields__.keys()
+        values = {
+            **{key: getattr(self, key) for key in same},
+            "name": name,
+            "size": self.size or f"served by {self.backend}",
+            "sources": tuple(entry.source(folder) for entry in self.sources or ()),
+            "file_bytes": self.bytes,
+            "sampling": self.sampling.sampling() if self.sampling else None,
+            "origin": origin,
+        }
+        if self.thinking is not None:
+            tags = self.thinking
+            values |= {"think_open": tags.open, "think_close": tags.close}
+            values["thinking_switch"] = tags.switch
+        return ModelSpec(**values)
 
 
 class ModelsFile(Strict):

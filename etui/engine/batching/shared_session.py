@@ -3,7 +3,7 @@
 Each request runs in a thread of its own. A step waits until every request with open sequences
 waits, too; the thread of the last one computes the batch and hands out the results. Everything else
 that changes the session (opening, forking, closing sequences) happens between two batches. A single
-request is a batch of one, which waits for nobody.
+request is a batch of one, which never waits.
 """
 
 from __future__ import annotations
@@ -497,7 +497,7 @@ class RequestSession:
 
     @property
     def facts(self) -> ModelFacts:
-        """Properties of the model that reasoning may use."""
+        """Properties of the model."""
         return self._session.facts
 
     @property
@@ -515,23 +515,19 @@ class RequestSession:
     def render(
         self, messages: Sequence[Message], *, thinking: bool | None = None, tools: str = ""
     ) -> str:
-        """Render the chat template, up to and including the assistant's header."""
+        """Render the chat template."""
         with self._text_lock:
             return self._session.render(messages, thinking=thinking, tools=tools)
 
     def tokenize(self, text: str, *, bos: bool = False, special: bool = True) -> list[int]:
-        """Tokenize a text; ``bos`` prepends the begin token, once, if the model uses one."""
+        """Tokenize a text."""
         with self._text_lock:
             return self._session.tokenize(text, bos=bos, special=special)
 
     def open(
         self, tokens: Sequence[int], sampling: Sampling, script: Sequence[int] | None = None
     ) -> TokenSequence:
-        """Open a sequence, reusing the longest common prefix with tokens of its owner.
-
-        Raises:
-            ContextOverflow: The tokens do not fit into the context.
-        """
+        """Open a sequence, reusing the longest common prefix with tokens of its owner."""
         member = self._member
         with self._shared.use(member) as session:
             if not member.begun:
@@ -548,7 +544,7 @@ class RequestSession:
             return session.recall(label, self._member.owner)
 
     def fork(self, sequence: TokenSequence, sampling: Sampling) -> TokenSequence:
-        """Fork a sequence: computed tokens are shared, queued tokens and a script are copied."""
+        """Fork one of its sequences."""
         own = self._find(sequence)
         with self._shared.use(self._member) as session:
             child = session.fork(own, sampling)
@@ -562,19 +558,19 @@ class RequestSession:
             return session.speculate(own, method)
 
     def settle(self, sequence: TokenSequence) -> tuple[Verified, ...]:
-        """Drop the drafted tokens not drawn yet; return the verifications not yet reported."""
+        """Drop the drafted tokens not drawn yet."""
         own = self._find(sequence)
         with self._shared.use(self._member) as session:
             return session.settle(own)
 
     def extend(self, sequence: TokenSequence, tokens: Sequence[int]) -> None:
-        """Queue tokens that the model did not draw (a hand-over sentence, a probe)."""
+        """Queue tokens that the model did not draw."""
         own = self._find(sequence)
         with self._shared.use(self._member) as session:
             session.extend(own, tokens)
 
     def rollback(self, sequence: TokenSequence, count: int) -> bool:
-        """Remove the last ``count`` tokens; False if the model does not support partial removal."""
+        """Remove the last tokens."""
         own = self._find(sequence)
         with self._shared.use(self._member) as session:
             return session.rollback(own, count)
@@ -598,31 +594,19 @@ class RequestSession:
         return self._shared.step(self._member, wanted)
 
     def logprobs(self, sequence: TokenSequence, tokens: Sequence[int]) -> list[float]:
-        """Return log-probabilities (nats, full softmax) of next tokens after its last step.
-
-        Raises:
-            ValueError: The sequence was not in the last batch, so its logits are overwritten.
-        """
+        """Return log-probabilities of next tokens after its last step."""
         own = self._find(sequence)
         with self._shared.use(self._member) as session:
             return session.logprobs(own, tokens)
 
     def constrain(self, sequence: TokenSequence, grammar: OutputGrammar) -> None:
-        """Let steps draw only tokens that the grammar allows, from the next token on.
-
-        Raises:
-            InvalidRequest: The grammar is too large.
-        """
+        """Let steps draw only tokens that the grammar allows."""
         own = self._find(sequence)
         with self._shared.use(self._member) as session:
             session.constrain(own, grammar)
 
     def top_logprobs(self, sequence: TokenSequence, count: int) -> tuple[LikelyToken, ...]:
-        """Return the most likely tokens where its last step drew a token, best first.
-
-        Raises:
-            ValueError: The sequence was not in the last batch, so its logits are overwritten.
-        """
+        """Return the most likely tokens where its last step drew a token."""
         own = self._find(sequence)
         with self._shared.use(self._member) as session:
             return session.top_logprobs(own, count)

@@ -3,59 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 from etui.arm import Speculate
-from etui.engine.context import ContextOptions
 from etui.engine.speculation.mtp import MtpDrafter
-from etui.engine.speculation.speculator import Speculation, Speculator
+from etui.engine.speculation.speculator import Speculator
 from etui.engine.speculation.verify import Verification
 from etui.events import Verified
+
+if TYPE_CHECKING:
+    from etui.engine.batch_decoder import LlamaSequence
+    from etui.engine.context import Context, ContextOptions
+    from etui.engine.model import Model
 
 _MISSING = {
     "draft": "no `draft` is set for this model in models.yaml",
     "mtp": "the file has no heads for multi-token prediction",
 }
-
-
-class VerifiedSequence(Protocol):
-    """What a verification reads and changes of a sequence; see ``LlamaSequence``."""
-
-    slot: int
-    tokens: list[int]
-    computed: int
-    cells: list[int]
-    row: int
-    epoch: int
-    speculation: Speculation | None
-    verified: list[Verified]
-
-    @property
-    def pending(self) -> int:
-        """Tokens queued and not yet computed."""
-
-
-class Cache(Protocol):
-    """The context of a session, as far as drafts need it."""
-
-    @property
-    def options(self) -> ContextOptions:
-        """Its settings."""
-
-    def remove(self, sequence: int, start: int) -> bool:
-        """Remove positions from ``start`` on; False if the model cannot remove a part."""
-
-
-class RollbackFacts(Protocol):
-    """What decides whether rejected tokens can be removed from the cache of a model."""
-
-    @property
-    def recurrent(self) -> bool:
-        """Whether it has a state instead of a cache."""
-
-    @property
-    def sliding_window(self) -> int:
-        """Tokens of the sliding window; 0 without one."""
 
 
 class DraftVerifier:
@@ -71,7 +35,7 @@ class DraftVerifier:
     """
 
     def __init__(
-        self, speculator: Speculator, cache: Cache, context_tokens: int, refusal: str
+        self, speculator: Speculator, cache: Context, context_tokens: int, refusal: str
     ) -> None:
         self.speculator = speculator
         self.missing_draft = ""
@@ -79,7 +43,7 @@ class DraftVerifier:
         self._context_tokens = context_tokens
         self._refusal = refusal
         self._heads: MtpDrafter | None = None
-        self._verifying: tuple[VerifiedSequence, Verification] | None = None
+        self._verifying: tuple[LlamaSequence, Verification] | None = None
 
     @property
     def verification(self) -> Verification | None:
@@ -91,7 +55,7 @@ class DraftVerifier:
         self._heads = heads
         self.speculator.add(heads)
 
-    def start(self, sequence: VerifiedSequence, method: Speculate) -> str:
+    def start(self, sequence: LlamaSequence, method: Speculate) -> str:
         """Start the speculation of a sequence; return why there will be none, empty if there is."""
         if method == "off":
             return ""
@@ -104,12 +68,12 @@ class DraftVerifier:
             self._heads.start()
         return ""
 
-    def stop(self, sequence: VerifiedSequence) -> None:
+    def stop(self, sequence: LlamaSequence) -> None:
         """End the speculation of a sequence that is closed."""
         if self._heads is not None and sequence.speculation is not None:
             self._heads.stop()
 
-    def plan(self, plan: Sequence[tuple[VerifiedSequence, int]], *, alone: bool) -> None:
+    def plan(self, plan: Sequence[tuple[LlamaSequence, int]], *, alone: bool) -> None:
         """Plan to verify a draft if the plan is the last drawn token of a speculating sequence."""
         sequence, count = plan[0]
         own = sequence.speculation
@@ -124,9 +88,7 @@ class DraftVerifier:
         if proposal is not None:
             self._verifying = (sequence, Verification(proposal))
 
-    def learn(
-        self, plan: Sequence[tuple[VerifiedSequence, int]], start_ns: int, end_ns: int
-    ) -> None:
+    def learn(self, plan: Sequence[tuple[LlamaSequence, int]], start_ns: int, end_ns: int) -> None:
         """Let the speculator learn from a batch of one sequence that speculates."""
         sequence, count = plan[0]
         own = sequence.speculation
@@ -145,7 +107,7 @@ class DraftVerifier:
         verification.start_ns, verification.end_ns = start_ns, end_ns
         self.speculator.observe_batch(own, verification)
 
-    def judge(self, sequence: VerifiedSequence, token: int, cell: int, *, ends: bool) -> bool:
+    def judge(self, sequence: LlamaSequence, token: int, cell: int, *, ends: bool) -> bool:
         """Compare a drawn token with the drafted one; if they agree, it is computed already.
 
         Args:
@@ -171,7 +133,7 @@ class DraftVerifier:
         """Forget a draft whose batch was not computed."""
         self._verifying = None
 
-    def drop(self, sequence: VerifiedSequence | None = None) -> None:
+    def drop(self, sequence: LlamaSequence | None = None) -> None:
         """Remove drafted tokens that were not drawn from the cache; of one sequence, or of any."""
         if self._verifying is None or sequence not in (None, self._verifying[0]):
             return
@@ -188,7 +150,7 @@ class DraftVerifier:
             own.cells.clear()
 
 
-def take_verified(sequence: VerifiedSequence) -> tuple[Verified, ...]:
+def take_verified(sequence: LlamaSequence) -> tuple[Verified, ...]:
     """Take the verifications of a sequence that were not yet reported."""
     if not sequence.verified:
         return ()
@@ -197,7 +159,7 @@ def take_verified(sequence: VerifiedSequence) -> tuple[Verified, ...]:
     return taken
 
 
-def refuse_speculation(model: RollbackFacts, options: ContextOptions) -> str:
+def refuse_speculation(model: Model, options: ContextOptions) -> str:
     """Say why rejected tokens could not be removed from the cache; empty if they can."""
     if model.recurrent:
         return "a recurrent model cannot take back a part of its state"

@@ -30,7 +30,7 @@ from benchmarks.figures import Figure, ratio_of, timed_in_turn
 from benchmarks.log import fill
 from etui.arm import Arm
 from etui.chat import Query
-from etui.cli.common import format_json
+from etui.cli.output import format_json
 from etui.config.config import Config
 from etui.learning.cross_fit import cross_fit
 from etui.learning.fit import fit_accuracy

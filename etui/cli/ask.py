@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import click
 
-from etui.cli.common import print_json, stop_signals
+from etui.cli.output import print_json, stop_signals
 from etui.cli.param_types import TEXT, FiniteNumber, WholeNumber
 from etui.errors import ExitCode, UsageError
 

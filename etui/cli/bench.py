@@ -21,7 +21,7 @@ from etui.cli.bench_options import (
     question_options,
     run_options,
 )
-from etui.cli.common import print_json, stop_signals
+from etui.cli.output import print_json, stop_signals
 from etui.errors import ExitCode, Stopped, UsageError
 
 if TYPE_CHECKING:
@@ -126,7 +126,7 @@ def bench(ctx: click.Context, /, **options: Any) -> None:
 def _run_bench(ctx: click.Context, options: dict[str, Any]) -> int:
     from etui.bench.progress import RunProgress
     from etui.cli.bench_cluster import check_cluster_options
-    from etui.cli.progress import open_watch
+    from etui.cli.output import open_watch
     from etui.config.config import load_config, make_home
     from etui.measure.progress import Progress
     from etui.runtime.runtime import open_runtime

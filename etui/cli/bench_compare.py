@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from etui.cli.common import print_json
+from etui.cli.output import print_json
 from etui.cli.param_types import TEXT, FiniteNumber
 from etui.errors import ExitCode
 

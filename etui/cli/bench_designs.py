@@ -27,7 +27,7 @@ def designs(ctx: click.Context, as_json: bool) -> None:
     """  # noqa: D301
     if ctx.invoked_subcommand is not None:
         return
-    from etui.cli.common import load_context, print_json
+    from etui.cli.output import load_context, print_json
     from etui.design.load import list_designs
 
     config, catalogue, is_available = load_context()
@@ -54,7 +54,7 @@ def show(name: str) -> None:
 @designs.command("schema")
 def schema() -> None:
     """Print the JSON Schema of designs, for editors."""
-    from etui.cli.common import print_json
+    from etui.cli.output import print_json
     from etui.design.schema import json_schema
 
     print_json(json_schema())

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from etui.cli.common import write_output
+from etui.cli.output import write_output
 from etui.cli.param_types import TEXT
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from etui.cli.common import write_output
+from etui.cli.output import write_output
 from etui.cli.param_types import TEXT
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from etui.cli.common import print_json
+from etui.cli.output import print_json
 from etui.cli.param_types import TEXT
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 from etui.cli.cluster_commands import cluster_option
-from etui.cli.common import load_models, print_event, stop_signals
+from etui.cli.output import load_models, print_event, stop_signals
 from etui.cli.param_types import TEXT, FiniteNumber, WholeNumber
 from etui.errors import ExitCode, UsageError
 
@@ -86,7 +86,7 @@ def calibrate(
     etui calibrate qwen2.5-coder-1.5b --cluster desk:6379
     """  # noqa: D301
     from etui.calibration.run import measure_curve
-    from etui.cli.progress import open_watch
+    from etui.cli.output import open_watch
     from etui.config.config import load_config, make_home
     from etui.log.writer import TurnWriter
 

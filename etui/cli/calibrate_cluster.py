@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from etui.cli.cluster_commands import build_words, read_event, refuse_failed, run_on_nodes
-from etui.cli.common import print_json
+from etui.cli.output import print_json
 from etui.errors import ExitCode
 
 if TYPE_CHECKING:

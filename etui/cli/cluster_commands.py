@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from etui.cli.common import print_json_line, stop_signals
+from etui.cli.output import print_json_line, stop_signals
 from etui.cli.param_types import TEXT
 from etui.errors import EtuiError, ExitCode, Stopped
 from etui.units import seconds_text

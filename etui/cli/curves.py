@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from etui.cli.common import json_option, print_result, write_output
+from etui.cli.output import json_option, print_result, write_output
 from etui.cli.param_types import TEXT
 from etui.curves.text import compute_drawn_lines
 from etui.errors import EtuiError, ExitCode

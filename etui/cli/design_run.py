@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from etui.cli.bench_options import format_option, list_given
-from etui.cli.common import print_json
+from etui.cli.output import print_json
 from etui.errors import Stopped, UsageError
 
 if TYPE_CHECKING:

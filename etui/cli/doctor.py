@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import click
 
-from etui.cli.common import json_option, print_result, stop_signals
+from etui.cli.output import json_option, print_result, stop_signals
 from etui.cli.param_types import TEXT
 from etui.codec import to_document
 from etui.errors import ExitCode

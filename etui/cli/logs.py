@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from etui.cli.common import json_option, print_json
+from etui.cli.output import count_progress, json_option, print_json
 from etui.cli.param_types import TEXT, WholeNumber
-from etui.cli.progress import count_progress
 from etui.cli.streams import data_stream
 from etui.codec import to_document
 from etui.errors import UsageError

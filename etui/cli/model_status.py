@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from etui.cli.common import print_lines, print_table
+from etui.cli.output import print_lines, print_table
 from etui.codec import to_document
 from etui.text import join_lines
 

@@ -12,9 +12,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from etui.cli.common import json_option, load_models, print_json, print_lines, print_table
+from etui.cli.output import (
+    Bar,
+    Lines,
+    json_option,
+    load_models,
+    open_bar,
+    print_json,
+    print_lines,
+    print_table,
+)
 from etui.cli.param_types import TEXT
-from etui.cli.progress import Bar, Lines, open_bar
 from etui.cli.streams import data_stream
 from etui.codec import to_document
 from etui.errors import EtuiError, ExitCode, Stopped

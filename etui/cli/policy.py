@@ -13,13 +13,19 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from etui.cli.common import load_context, print_json, print_json_line, print_problems, print_table
+from etui.cli.output import (
+    count_progress,
+    load_context,
+    print_json,
+    print_json_line,
+    print_problems,
+    print_table,
+)
 from etui.cli.param_types import TEXT, WholeNumber
 from etui.cli.policy_edit import diff, edit, new
 from etui.cli.policy_fit import fit
 from etui.cli.policy_replay import replay
 from etui.cli.policy_test import build_problem, test
-from etui.cli.progress import count_progress
 from etui.cli.streams import data_stream
 from etui.errors import EtuiError, ExitCode, Problem, UsageError
 from etui.text import sanitize

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from etui.cli.common import load_context, print_json, print_problems
+from etui.cli.output import load_context, print_json, print_problems
 from etui.cli.param_types import TEXT, WholeNumber
 from etui.errors import EtuiError, ExitCode, UsageError
 from etui.text import sanitize

@@ -16,7 +16,7 @@ from etui.cli.answer_options import (
     runs_option,
     split_option,
 )
-from etui.cli.common import load_context, print_json, print_table, require_writable, write_output
+from etui.cli.output import load_context, print_json, print_table, require_writable, write_output
 from etui.cli.param_types import WholeNumber
 from etui.errors import UsageError
 from etui.units import count_text

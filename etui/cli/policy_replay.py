@@ -15,9 +15,15 @@ from etui.cli.answer_options import (
     runs_option,
     split_option,
 )
-from etui.cli.common import load_context, print_json, print_table, require_writable, write_output
+from etui.cli.output import (
+    count_progress,
+    load_context,
+    print_json,
+    print_table,
+    require_writable,
+    write_output,
+)
 from etui.cli.param_types import TEXT, WholeNumber
-from etui.cli.progress import count_progress
 from etui.cli.streams import control_stream
 from etui.errors import UsageError
 from etui.text import count_cells, format_table

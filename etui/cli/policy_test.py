@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from etui.cli.common import load_context, print_json
+from etui.cli.output import load_context, print_json
 from etui.cli.param_types import TEXT, FiniteNumber
 from etui.errors import ExitCode, InvalidFile, Problem, UsageError
 from etui.text import did_you_mean, sanitize

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from etui.cli.common import (
+from etui.cli.output import (
     json_option,
     load_models,
     print_json_line,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from etui.cli.common import print_json_line, print_result, stop_signals
+from etui.cli.output import print_json_line, print_result, stop_signals
 from etui.cli.param_types import FiniteNumber
 from etui.errors import EtuiError, ExitCode, UsageError
 from etui.text import format_table, utc_now

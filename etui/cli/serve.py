@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, TextIO
 
 import click
 
-from etui.cli.common import stop_signals
+from etui.cli.output import stop_signals
 from etui.cli.param_types import MOST_JOULES, TEXT, FiniteNumber, WholeNumber
 from etui.codec import to_document
 from etui.errors import EtuiError, ExitCode, UsageError

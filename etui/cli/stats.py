@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from etui.cli.common import json_option, print_lines, print_result
 from etui.cli.model_status import build_channels, build_figure, drop_infinite
+from etui.cli.output import json_option, print_lines, print_result
 from etui.cli.param_types import WholeNumber
 from etui.codec import to_document
 from etui.errors import EtuiError, ExitCode, UsageError

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from etui.cli.cluster_commands import cluster_option
-from etui.cli.common import print_event, print_json, stop_signals
+from etui.cli.output import print_event, print_json, stop_signals
 from etui.cli.param_types import TEXT, FiniteNumber, WholeNumber
 from etui.errors import EtuiError, ExitCode, Stopped, UsageError
 from etui.units import count_text
@@ -349,7 +349,7 @@ def _run(ctx: click.Context, options: dict[str, Any]) -> int:
 
 
 def _measure(mode: str, options: dict[str, Any], config: Config) -> int:
-    from etui.cli.progress import open_watch
+    from etui.cli.output import open_watch
     from etui.cli.sweep_progress import open_question
     from etui.config.config import make_home
     from etui.log.writer import TurnWriter

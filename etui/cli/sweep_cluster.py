@@ -9,7 +9,7 @@ import click
 
 from etui.atomic import write_bytes
 from etui.cli.cluster_commands import build_words, read_event, refuse_failed, run_on_nodes
-from etui.cli.common import print_json
+from etui.cli.output import print_json
 from etui.errors import EtuiError, ExitCode, UsageError
 
 if TYPE_CHECKING:

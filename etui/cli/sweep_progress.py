@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from etui.cli.common import print_event
+from etui.cli.output import print_event
 from etui.errors import Stopped, UsageError
 from etui.units import watts_text
 

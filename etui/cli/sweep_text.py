@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from etui.cli.common import print_event, print_json, print_table
+from etui.cli.output import print_event, print_json, print_table
 from etui.errors import EtuiError, ExitCode
 from etui.units import count_text, seconds_text
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from etui.bench.progress import RunProgress, RunTally, format_accuracy
-from etui.cli.progress import open_watch
+from etui.cli.output import open_watch
 from etui.measure.progress import Progress
 from tests.bench import synthetic
 from tests.bench.test_folder import sample

@@ -10,8 +10,8 @@ from pathlib import Path
 import click
 import pytest
 
-from etui.cli.common import print_json
 from etui.cli.main import run
+from etui.cli.output import print_json
 from etui.cli.streams import SafeStream, control_stream, data_stream, safe_streams
 from etui.config.config import Config
 from etui.errors import ExitCode

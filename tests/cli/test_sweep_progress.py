@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import pytest
 
-from etui.cli.progress import open_watch
+from etui.cli.output import open_watch
 from etui.cli.sweep_progress import format_request, open_question
 from etui.energy.power_limits.limit import CapRequest
 from etui.errors import Stopped, UsageError

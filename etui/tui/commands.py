@@ -105,8 +105,8 @@ class EtuiCommands(Provider):
         for command in sorted(
             list_commands(self.app, self.screen), key=lambda command: command.title
         ):
-            yield DiscoveryHit(_escape_markup(command.title), command.run, command.title,
-                               _escape_markup(command.help_text))  # fmt: skip
+            yield DiscoveryHit(escape(command.title), command.run, command.title,
+                               escape(command.help_text))  # fmt: skip
 
     async def search(self, query: str) -> Hits:
         """Yield the commands whose title matches ``query``."""
@@ -115,12 +115,8 @@ class EtuiCommands(Provider):
             if (score := matcher.match(command.title)) > 0:
                 # The highlighter parses markup, and its offsets do not fit escaped text.
                 marked = "[" not in command.title
-                title = (
-                    matcher.highlight(command.title) if marked else _escape_markup(command.title)
-                )
-                yield Hit(
-                    score, title, command.run, command.title, _escape_markup(command.help_text)
-                )
+                title = matcher.highlight(command.title) if marked else escape(command.title)
+                yield Hit(score, title, command.run, command.title, escape(command.help_text))
 
 
 def route_commands(
@@ -146,8 +142,3 @@ def route_commands(
             f"Let {sanitize(route.policy)} choose the model again",
             partial(take, Route(route.policy)),
         )
-
-
-def _escape_markup(text: str) -> str:
-    """Escape a literal text: the palette parses its entries as markup."""
-    return escape(text)

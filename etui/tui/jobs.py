@@ -6,7 +6,6 @@ import os
 import queue
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -75,6 +74,8 @@ def run_command(
         on_stop: Called once when it is stopped.
         stop_seconds: How long a stopped process may take before it is killed.
     """
+    import tempfile  # not needed for the first paint
+
     folders = {
         "ETUI_HOME": str(config.home),
         "ETUI_MODELS": str(config.models_dir),

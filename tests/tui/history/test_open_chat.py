@@ -15,7 +15,7 @@ from etui.turn.record import TurnRecord
 from tests.tui.fakes import House, turn_record, until
 
 SIZE = (120, 36)
-TURNS = 60
+TURNS = 45
 
 
 def stock(house: House) -> list[TurnRecord]:
@@ -50,25 +50,15 @@ def in_view(app: EtuiApp, turn_id: str) -> bool:
     return view.record is not None and view.record.turn_id == turn_id and view.region.y == top
 
 
-async def test_enter_opens_the_chat_at_the_turn(house: House) -> None:
+async def test_enter_opens_the_chat_at_the_turn_and_at_another_one(house: House) -> None:
     made = stock(house)
     app = house.app()
     async with app.run_test(size=SIZE) as pilot:
         table = await at_history(pilot, app)
-        table.move_cursor(row=TURNS - 1 - 7)  # newest first
-        await pilot.press("enter")
-        await until(pilot, lambda: in_view(app, made[7].turn_id))
-        assert app.current_mode == "chat"
-
-
-async def test_another_turn_of_the_same_chat_is_scrolled_to(house: House) -> None:
-    made = stock(house)
-    app = house.app()
-    async with app.run_test(size=SIZE) as pilot:
-        table = await at_history(pilot, app)
-        for row in (50, 3):
+        for row in (37, 3):
             table.move_cursor(row=row)
             await pilot.press("enter")
             await until(pilot, lambda row=row: in_view(app, made[TURNS - 1 - row].turn_id))
+            assert app.current_mode == "chat"
             await pilot.press("f3")
             await until(pilot, lambda: app.current_mode == "history" and table.row_count == TURNS)

@@ -34,8 +34,8 @@ async def opened(pilot: Pilot[None], app: PoliciesApp) -> None:
 async def shown(
     pilot: Pilot[None], app: PoliciesApp, modal: type[Screen[Any]], inside: type[Widget]
 ) -> None:
-    """Wait for a window over the screen, and what is typed into."""
-    await until(pilot, lambda: isinstance(app.screen, modal) and app.screen.query(inside))
+    """Wait for a window over the screen, and what is typed into, which has the focus then."""
+    await until(pilot, lambda: isinstance(app.screen, modal) and isinstance(app.focused, inside))
 
 
 async def asked(pilot: Pilot[None], app: PoliciesApp, what: str) -> None:

@@ -19,6 +19,7 @@ import pytest
 
 from etui.energy.remote.clock import read_boot_id
 from etui.errors import ExitCode
+from tests.support.command import run_here
 
 LIMIT_SECONDS = 60.0
 KEY = "k" * 32
@@ -143,18 +144,12 @@ def test_other_hosts_and_pages_are_refused() -> None:
     ],
 )
 def test_what_cannot_be_served_is_refused(
-    tmp_path: Path, options: tuple[str, ...], says: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...], says: str
 ) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "etui", "power", "serve", "--port", "0", *options],
-        cwd=tmp_path,
-        env={k: v for k, v in os.environ.items() if k != "ETUI_API_KEY"},
-        capture_output=True,
-        text=True,
-        timeout=LIMIT_SECONDS,
-        check=False,
-    )
-    assert done.returncode not in (ExitCode.DONE, None)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("ETUI_API_KEY", raising=False)
+    done = run_here("power", "serve", "--port", "0", *options)
+    assert done.returncode != ExitCode.DONE
     assert says in done.stderr
     assert "Traceback" not in done.stderr
 
@@ -162,26 +157,6 @@ def test_what_cannot_be_served_is_refused(
 def test_a_port_in_use_is_reported() -> None:
     with power_serve() as served:
         port = served.url.rpartition(":")[2]
-        done = subprocess.run(
-            [sys.executable, "-m", "etui", "power", "serve", "--port", port],
-            capture_output=True,
-            text=True,
-            timeout=LIMIT_SECONDS,
-            check=False,
-        )
+        done = run_here("power", "serve", "--port", port)
         assert "cannot listen on" in done.stderr
         assert done.returncode != ExitCode.DONE
-
-
-def test_without_the_servers_libraries_it_says_how_to_install_them(tmp_path: Path) -> None:
-    (tmp_path / "uvicorn.py").write_text("raise ImportError('none', name='uvicorn')\n")
-    done = subprocess.run(
-        [sys.executable, "-m", "etui", "power", "serve"],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path[:]])},
-        capture_output=True,
-        text=True,
-        timeout=LIMIT_SECONDS,
-        check=False,
-    )
-    assert done.returncode == ExitCode.FAILED
-    assert "pip install 'starlette" in done.stderr

@@ -50,14 +50,15 @@ def test_no_model_on_this_machine(capsys: pytest.CaptureFixture[str]) -> None:
     assert "etui models pull" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("command", [["serve"], ["power", "serve"]], ids=" ".join)
 def test_the_libraries_are_not_installed(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    command: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.delitem(sys.modules, "etui.server.run", raising=False)
     monkeypatch.setitem(sys.modules, "uvicorn", None)
-    assert run(["serve"]) == ExitCode.FAILED
+    assert run(command) == ExitCode.FAILED
     shown = capsys.readouterr().err
-    assert "etui serve needs starlette and uvicorn" in shown
+    assert f"etui {' '.join(command)} needs starlette and uvicorn" in shown
     assert "pip install" in shown
 
 

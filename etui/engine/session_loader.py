@@ -24,8 +24,6 @@ from etui.units import bytes_text
 
 if TYPE_CHECKING:
     from etui.config.config import Config
-    from etui.engine.library import Library
-    from etui.engine.llama_session import LlamaSession
     from etui.engine.template_process import TemplateProcess
     from etui.models.spec import FlashAttention, ModelSpec
 

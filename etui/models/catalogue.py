@@ -68,5 +68,4 @@ def load_catalogue(config: Config) -> Catalogue:
     entries = read_entries(config)
     if not config.tuned_file.exists():
         return Catalogue(entries)
-    tuned = apply_tuned(entries, config)
-    return Catalogue(tuned.models, tuned.uses, tuned.problem)
+    return Catalogue(*apply_tuned(entries, config))

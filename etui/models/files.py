@@ -17,13 +17,11 @@ from etui.atomic import write_text
 from etui.codec import from_document, to_document
 from etui.config.config import Config, shipped_dir
 from etui.errors import DownloadFailed, InvalidFile, ModelUnavailable
-from etui.models.gguf import check_gguf
+from etui.models.gguf import check_gguf, check_usable
 from etui.models.spec import ModelSpec, PathSource
 
 if TYPE_CHECKING:
-    from etui.config.config import Config
     from etui.models.catalogue import Catalogue
-    from etui.models.spec import ModelSpec
 
 
 _LATER_SHARD = re.compile(r"-(?!00001)\d{5}-of-\d{5}$")
@@ -36,7 +34,6 @@ def read_entries(config: Config) -> dict[str, ModelSpec]:
     Raises:
         InvalidFile: An entry of ``models.yaml`` is not valid; the message says where and why.
     """
-    from etui.config.config import shipped_dir
     from etui.models.schema import check_drafts, check_places, read_models  # pydantic: 100 ms
 
     files = [read_models(shipped_dir() / "models.yaml", "shipped")]
@@ -287,8 +284,6 @@ def find_file_problem(spec: ModelSpec, config: Config) -> str:
     Returns:
         The reason in one line; empty without a file, or if nothing speaks against it.
     """
-    from etui.models.gguf import check_usable
-
     state = file_state(spec, config)
     path = model_path(spec, config)
     if state == "absent" or (state == "checked" and is_known_good(spec)):
@@ -366,8 +361,6 @@ def verify(
     Raises:
         ModelUnavailable: The file is missing, not a complete GGUF, or has another sha256.
     """
-    from etui.models.gguf import check_gguf
-
     refuse_remote(spec)
     path = model_path(spec, config)
     if not path.is_file():

@@ -38,16 +38,6 @@ class TunedUse:
     why_not: str = ""  # Why none of the values is used; empty if they can be
 
 
-@dataclass(frozen=True, slots=True)
-class TunedModels:
-    """Models with their tuned settings."""
-
-    models: Mapping[str, ModelSpec]
-    uses: Mapping[str, TunedUse]
-    """Name -> what of its tuned settings is used; models without any are missing."""
-    problem: str = ""  # Why the file cannot be read; empty if it can
-
-
 def load_tuned(config: Config) -> tuple[TunedSettings, ...]:
     """Read the tuned settings of all models and machines; none without a file.
 
@@ -100,24 +90,30 @@ def read_entry_values(spec: ModelSpec, config: Config) -> dict[TunedKey, TunedVa
     return values
 
 
-def apply_tuned(models: Mapping[str, ModelSpec], config: Config) -> TunedModels:
+def apply_tuned(
+    models: Mapping[str, ModelSpec], config: Config
+) -> tuple[Mapping[str, ModelSpec], Mapping[str, TunedUse], str]:
     """Apply the tuned settings of this machine to the entries of the models.
 
     Nothing is applied from a damaged file, but the models can still be used.
+
+    Returns:
+        The entries by name, what is used of the settings of those that have any, and why the file
+        cannot be read (empty if it can).
     """
     try:
         every = load_tuned(config)
     except InvalidFile as error:
         first = error.what.splitlines()[0]
         problem = f"the settings that sweeps chose are not used: {first}; fix or remove that file"
-        return TunedModels(models, {}, problem)
+        return models, {}, problem
     machine = machine_name()
     uses: dict[str, TunedUse] = {}
     for settings in sorted(every, key=lambda one: one.machine == machine):  # this machine's last
         if settings.model in models and models[settings.model].backend is None:
             uses[settings.model] = check_use(settings, models[settings.model], config, machine)
     changed = {name: apply_use(models[name], use) for name, use in uses.items()}
-    return TunedModels({**models, **changed}, uses)
+    return {**models, **changed}, uses, ""
 
 
 def check_use(settings: TunedSettings, spec: ModelSpec, config: Config, machine: str) -> TunedUse:

@@ -54,7 +54,7 @@ _GAINS = 2
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class ProbedAnswer:
     """Result of a probe: the answer that would be given now, and its probability (0..1)."""
 
     key: str | None
@@ -76,16 +76,16 @@ def chunk_tokens(arm: Arm) -> int:
     return arm.early_exit.every if arm.early_exit is not None else CHUNK_TOKENS
 
 
-def check_confidence(looks: Sequence[Look], rule: EarlyExit) -> str | None:
+def check_confidence(probed: Sequence[ProbedAnswer], rule: EarlyExit) -> str | None:
     """Return why thinking can end; None if it has to continue.
 
     It can end when the last ``rule.stable`` probes give the same answer, each with a probability of
     at least ``rule.min_p``.
     """
-    last = looks[-rule.stable :]
+    last = probed[-rule.stable :]
     if len(last) < rule.stable or last[-1].key is None:
         return None
-    if any(look.key != last[-1].key or look.probability < rule.min_p for look in last):
+    if any(answer.key != last[-1].key or answer.probability < rule.min_p for answer in last):
         return None
     times = f" in {rule.stable} consecutive probes" if rule.stable > 1 else ""
     return f"the answer was {percent_text(last[-1].probability)} certain{times}"
@@ -119,7 +119,7 @@ def check_joules(
 
 
 def check_gain(
-    looks: Sequence[Look],
+    probed: Sequence[ProbedAnswer],
     price: TokenCost | None,
     exchange: float,
     context_tokens: int,
@@ -131,14 +131,14 @@ def check_gain(
     most what is missing to certainty.
 
     Args:
-        looks: Probes so far, one before the thinking and one after each chunk.
+        probed: Probes so far, one before the thinking and one after each chunk.
         price: Energy cost of tokens; None skips the check.
         exchange: Joules that one percentage point of confidence is worth.
         chunk: Tokens of the next chunk.
     """
-    if price is None or len(looks) <= _GAINS:
+    if price is None or len(probed) <= _GAINS:
         return None
-    now, before = looks[-1].probability, looks[-1 - _GAINS].probability
+    now, before = probed[-1].probability, probed[-1 - _GAINS].probability
     gain = 100.0 * min(1.0 - now, max(0.0, (now - before) / _GAINS))
     cost = price.decode_joules(context_tokens, chunk)
     if cost <= exchange * gain:
@@ -181,7 +181,7 @@ class Prober:
         self._letters = letter_tokens(session, self._options) if self._options else None
         self._bridge = session.tokenize(thinking.probe)
 
-    def look(self, thinking_tokens: int, *, drawn: int = 0) -> tuple[Look, Probe] | None:
+    def probe(self, thinking_tokens: int, *, drawn: int = 0) -> tuple[ProbedAnswer, Probe] | None:
         """Probe the current answer; None if the cache has no room for a probe.
 
         Args:
@@ -201,8 +201,8 @@ class Prober:
             sampled, at_ns = self._step_until_drawn(copy)
             if self._letters is not None:
                 reading = read_letters(session, copy, self._letters)
-                look = Look(*reading.best)
-                return look, Probe(at_ns, thinking_tokens, reading.probabilities, tokens)
+                answer = ProbedAnswer(*reading.best)
+                return answer, Probe(at_ns, thinking_tokens, reading.probabilities, tokens)
             run = Run(min(_TEXT_TOKENS, room), ("\n", *session.facts.stop))
             while run.ending is None:
                 run.take(sampled, at_ns)
@@ -215,9 +215,9 @@ class Prober:
         found = extract(
             reply.text, self._question, self._options, truncated=cut, number=self._number
         )
-        look = Look(found.key, mean_probability(reply) or 0.0)
-        probabilities = ((found.key or reply.text.strip(), look.probability),)
-        return look, Probe(at_ns, thinking_tokens, probabilities, tokens + reply.tokens)
+        answer = ProbedAnswer(found.key, mean_probability(reply) or 0.0)
+        probabilities = ((found.key or reply.text.strip(), answer.probability),)
+        return answer, Probe(at_ns, thinking_tokens, probabilities, tokens + reply.tokens)
 
     def _step_until_drawn(self, copy: TokenSequence) -> tuple[Sampled, int]:
         while True:
@@ -240,10 +240,10 @@ class Regulator:
         self._spending = spending
         self._prober = prober
         self._chunk = chunk_tokens(arm)
-        self._looks: list[Look] = []
+        self._probed: list[ProbedAnswer] = []
         self._weighs_gain = arm.exchange is not None and spending.price is not None
-        self._looking = arm.early_exit is not None or self._weighs_gain
-        self._on = self._looking or (arm.max_joules is not None and spending.price is not None)
+        self._probes = arm.early_exit is not None or self._weighs_gain
+        self._on = self._probes or (arm.max_joules is not None and spending.price is not None)
 
     def limit_plan(self, context_tokens: int) -> ThinkingPlan:
         """Return the plan, without thinking if the joules do not suffice for its first chunk."""
@@ -261,7 +261,7 @@ class Regulator:
     def probe_first(self, *, drawn: int) -> Iterator[Probe]:
         """Probe before the thinking, if its gain will be compared with its cost."""
         if self._weighs_gain and self._plan.think_tokens:
-            yield from self._look(0, drawn=drawn)
+            yield from self._probe(0, drawn=drawn)
 
     def decide(self, trace: ThinkingRun) -> Iterator[Probe | Thought]:
         """Probe, and end the thinking of the run if the next chunk should not be started."""
@@ -272,16 +272,16 @@ class Regulator:
         ending, bridge = Ending.DEPTH, self._plan.thinking.hand_over
         if reason is not None:
             reason = f"{reason} ({self._source()})"
-        elif self._looking:
-            yield from self._look(tokens)
+        elif self._probes:
+            yield from self._probe(tokens)
             bridge = self._plan.thinking.probe
             if self._arm.early_exit is not None:
-                reason = check_confidence(self._looks, self._arm.early_exit)
+                reason = check_confidence(self._probed, self._arm.early_exit)
             if reason is not None:
                 ending = Ending.CONFIDENT
             elif self._arm.exchange is not None:
                 reason = check_gain(
-                    self._looks, self._spending.price, self._arm.exchange, context_tokens, chunk
+                    self._probed, self._spending.price, self._arm.exchange, context_tokens, chunk
                 )
                 reason = reason and f"{reason} ({self._source()})"
         if reason is None:
@@ -292,12 +292,12 @@ class Regulator:
         if held:
             yield Thought(trace.last_ns, held, 0)
 
-    def _look(self, tokens: int, *, drawn: int = 0) -> Iterator[Probe]:
-        result = self._prober.look(tokens, drawn=drawn)
+    def _probe(self, tokens: int, *, drawn: int = 0) -> Iterator[Probe]:
+        result = self._prober.probe(tokens, drawn=drawn)
         if result is None:
-            self._looks.clear()  # after a gap, probes are not consecutive
+            self._probed.clear()  # after a gap, probes are not consecutive
             return
-        self._looks.append(result[0])
+        self._probed.append(result[0])
         yield result[1]
 
     def _source(self) -> str:

@@ -172,15 +172,6 @@ def prefill(
     return None
 
 
-def feed(session: Session, sequence: TokenSequence, control: Control) -> Primed | None:
-    """Compute the queued tokens in the middle of an answer; None if cancelled."""
-    while not control.cancelled():
-        step = session.step([sequence])
-        if step.sampled:
-            return Primed(step.sampled[0], step.end_ns)
-    return None
-
-
 class Run:
     """The drawn tokens of one sequence: their text, their count, and when to stop.
 

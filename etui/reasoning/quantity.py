@@ -373,7 +373,6 @@ _SPEED_WORDS = re.compile(
 )
 _POWER_WORDS = re.compile(r"\b(square|cubic)\s+(kilometers?|kilometres?|meters?|metres?|"
                           r"centimeters?|centimetres?|feet|foot|inches|inch|miles?)\b")  # fmt: skip
-_SHORT = {"kilom": "km", "centi": "cm", "meter": "m", "metre": "m", "inche": "in", "inch": "in"}
 _NEGATED = re.compile(
     r"\b(?:not|isn['’]t|never|rather than|instead of|nicht|statt|anstatt|keine?)\s+"
     r"(?:(?:be|is|the|about|exactly|just|only|at)\s+){0,2}[$€£]?$",

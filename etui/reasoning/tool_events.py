@@ -271,11 +271,6 @@ class ToolCallParser:
         self._named = False  # whether the name of the call was passed on
         self._calls: list[_Call] = []
 
-    @property
-    def calls(self) -> int:
-        """Number of calls so far."""
-        return len(self._calls)
-
     def push(self, text: str) -> list[Part]:
         """Take decoded text and return the parts that are certain."""
         parts: list[Part] = []

@@ -15,7 +15,7 @@ from etui.bench.formats import FORMATS
 from etui.bench.grading import RULES, grade
 from etui.datasets.questions import Question
 from etui.multiple_choice import parse_options
-from etui.reasoning.cot import JoulesSpent, Look, check_confidence, check_gain, check_joules
+from etui.reasoning.cot import JoulesSpent, ProbedAnswer, check_confidence, check_gain, check_joules
 from etui.reasoning.extraction import extract, normal_text
 from etui.reasoning.loop_guard import LoopGuard, asked_rounds
 from etui.reasoning.quantity import compute, last_number_value, normal_number, plain_math
@@ -143,7 +143,9 @@ def test_thinking_is_ended() -> None:
     found: list[Any] = []
     for _ in range(40):
         looks = [
-            Look(rng.choice(["A", "A", "B", None]), rng.choice([0.5, 0.91, 0.97, rng.random()]))
+            ProbedAnswer(
+                rng.choice(["A", "A", "B", None]), rng.choice([0.5, 0.91, 0.97, rng.random()])
+            )
             for _ in range(rng.randrange(0, 5))
         ]
         spent = JoulesSpent(price, rng.uniform(20, 120), 100, 10)

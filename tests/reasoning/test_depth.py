@@ -7,14 +7,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from etui.arm import EarlyExit, TokenCost
-from etui.reasoning.cot import JoulesSpent, Look, check_confidence, check_gain, check_joules
+from etui.reasoning.cot import JoulesSpent, ProbedAnswer, check_confidence, check_gain, check_joules
 
 PRICE = TokenCost(0.5, 0.001, 0.05)
 COUNTS = st.integers(0, 2000)
 
 
-def looks(*seen):
-    return [Look(key, probability) for key, probability in seen]
+def probed(*seen):
+    return [ProbedAnswer(key, probability) for key, probability in seen]
 
 
 @given(context=COUNTS, first=COUNTS, second=COUNTS)
@@ -42,12 +42,13 @@ def test_the_price_is_the_integral_over_the_context():
     ],
 )
 def test_an_answer_must_be_confident_and_stable(seen, fires):
-    assert (check_confidence(looks(*seen), EarlyExit(48, 0.9, 2)) is not None) == fires
+    assert (check_confidence(probed(*seen), EarlyExit(48, 0.9, 2)) is not None) == fires
 
 
 def test_one_look_can_be_enough():
     assert (
-        check_confidence(looks(("A", 0.97)), EarlyExit(48, 0.9, 1)) == "the answer was 97 % certain"
+        check_confidence(probed(("A", 0.97)), EarlyExit(48, 0.9, 1))
+        == "the answer was 97 % certain"
     )
 
 
@@ -78,20 +79,20 @@ def test_a_larger_budget_never_stops_earlier(limit, context, thought, chunk):
 
 
 def test_thought_that_gains_nothing_is_not_worth_it():
-    flat = looks(("A", 0.5), ("A", 0.5), ("A", 0.5))
+    flat = probed(("A", 0.5), ("A", 0.5), ("A", 0.5))
     assert "0 % more confidence" in str(check_gain(flat, PRICE, 1e6, 100, 48))
-    gaining = looks(("A", 0.4), ("A", 0.5), ("A", 0.6))
+    gaining = probed(("A", 0.4), ("A", 0.5), ("A", 0.6))
     cost = PRICE.decode_joules(100, 48)
     assert check_gain(gaining, PRICE, cost / 10.0 * 1.001, 100, 48) is None
     assert check_gain(gaining, PRICE, cost / 10.0 * 0.999, 100, 48) is not None
 
 
 def test_no_more_is_expected_than_is_missing_to_certainty():
-    near = looks(("A", 0.5), ("A", 0.75), ("A", 0.99))
+    near = probed(("A", 0.5), ("A", 0.75), ("A", 0.99))
     cost = PRICE.decode_joules(100, 48)
     assert check_gain(near, PRICE, cost / 2.0, 100, 48) is not None  # one point at most is left
 
 
 def test_two_gains_are_waited_for_and_a_price():
-    assert check_gain(looks(("A", 0.5), ("A", 0.4)), PRICE, 0.001, 100, 48) is None
-    assert check_gain(looks(*[("A", 0.5)] * 5), None, 0.001, 100, 48) is None
+    assert check_gain(probed(("A", 0.5), ("A", 0.4)), PRICE, 0.001, 100, 48) is None
+    assert check_gain(probed(*[("A", 0.5)] * 5), None, 0.001, 100, 48) is None

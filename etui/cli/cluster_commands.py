@@ -32,10 +32,8 @@ cluster_option = click.option(
 def build_words(ctx: click.Context, leave_out: Collection[str]) -> tuple[str, ...]:
     """Build the command line of a node from the options that were given here.
 
-    Paths of files become absolute; the same file must be there on every node.
-
-    Args:
-        leave_out: Names of parameters that the nodes do not get.
+    Paths of files become absolute; the same file must be there on every node. ``leave_out`` names
+    the parameters that the nodes do not get.
     """
     words: list[str] = [str(ctx.command.name)]
     arguments: list[str] = []
@@ -100,11 +98,11 @@ def run_on_nodes(
     def say(text: str) -> None:
         click.echo(text, err=True)
 
-    hear: Callable[[str, str], None] = _print_line if as_lines else _show_line
+    show: Callable[[str, str], None] = _print_line if as_lines else _show_line
     with stop_signals(stopped) as on_stop, open_carrier(address) as carrier:
         on_stop(lambda: None)
         nodes = NodeDriver(carrier, say, stopped.is_set, DEFAULT_PATIENCE)
-        return nodes.run(requests, hear), stopped.is_set()
+        return nodes.run(requests, show), stopped.is_set()
 
 
 def read_event(result: NodeResult, event: str) -> dict[str, Any] | None:
@@ -118,9 +116,6 @@ def read_event(result: NodeResult, event: str) -> dict[str, Any] | None:
 
 def refuse_failed(results: Mapping[str, NodeResult], stopped: bool, again: str) -> None:
     """Raise what went wrong on nodes, after everything else was shown.
-
-    Args:
-        results: Key of the machine -> how its command ended.
 
     Raises:
         Stopped: A command was interrupted; what it measured is kept on its node.

@@ -14,7 +14,6 @@ import click
 from etui.cli.model_status import build_channels, build_figure, drop_infinite
 from etui.cli.output import json_option, print_lines, print_result
 from etui.cli.param_types import WholeNumber
-from etui.codec import to_document
 from etui.errors import EtuiError, ExitCode, UsageError
 from etui.text import format_table, join_lines, local_time
 from etui.units import ESTIMATE, count_text, energy_text, percent_text, seconds_text
@@ -157,9 +156,9 @@ def _build_document(found: _Stats) -> dict[str, Any]:
     return {
         "days": found.days,
         "turns": found.turns,
-        "models": [to_document(row) for row in found.by_model],
-        "arms": [to_document(row) for row in found.by_arm],
-        "shadows": [to_document(row) for row in found.shadows],
+        "models": found.by_model,
+        "arms": found.by_arm,
+        "shadows": found.shadows,
         "curves": [
             {
                 "curve_id": drift.curve.curve_id,

@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING
 
 from etui.arm import Sampling, Speculate
 from etui.chat import Message
-from etui.engine.batch_decoder import BatchDecoder, LlamaSequence
+from etui.engine.batch_decoder import BatchDecoder, LlamaSequence, Outputs
 from etui.engine.chat_prompt import ChatPrompt, ChatTemplate
 from etui.engine.constraint import Constraints
 from etui.engine.context import Context, ContextOptions
 from etui.engine.model import Model
-from etui.engine.outputs import Outputs
 from etui.engine.sampler import Script
 from etui.engine.sequence_cache import SequenceCache
 from etui.engine.session import (

@@ -34,13 +34,13 @@ class Reserve:
 
     least: int  # Minimum for a usable answer
     whole: int  # Sum of the arm's budgets
-    gives_way: OverflowRule = "truncate_thought"
+    overflow: OverflowRule = "truncate_thought"
     """What is cut if not everything fits (``Arm.context_overflow``)."""
 
     def choose(self, is_shortest: bool) -> int:
         """Return what has to stay free; ``is_shortest`` if no turn is left to drop."""
-        least = self.gives_way == "truncate_thought" or (
-            self.gives_way == "drop_history" and is_shortest
+        least = self.overflow == "truncate_thought" or (
+            self.overflow == "drop_history" and is_shortest
         )
         return self.least if least else self.whole
 
@@ -63,7 +63,7 @@ def fit(
 ) -> FittedPrompt:
     """Drop the oldest turns until the prompt and the reserve fit into the context.
 
-    What has to fit depends on ``reserve.gives_way``: the least reserve with ``truncate_thought``;
+    What has to fit depends on ``reserve.overflow``: the least reserve with ``truncate_thought``;
     with ``drop_history`` the whole reserve as long as there are turns to drop, then the least one;
     with ``fail`` the whole reserve, and nothing is dropped.
 
@@ -78,7 +78,7 @@ def fit(
     context_tokens = session.facts.context_tokens
 
     def attempt(kept: Sequence[Message]) -> _Attempt:
-        is_shortest = reserve.gives_way != "fail" and without_oldest(kept) is None
+        is_shortest = reserve.overflow != "fail" and without_oldest(kept) is None
         free = reserve.choose(is_shortest)
         count = count_least_tokens(sum(map(_count_characters, kept)))
         tokens = []
@@ -90,7 +90,7 @@ def fit(
     best = attempt(tuple(messages))
     if best.fits:
         return FittedPrompt(best.tokens, 0)
-    shorter = list(_shorten(messages)) if reserve.gives_way != "fail" else []
+    shorter = list(_shorten(messages)) if reserve.overflow != "fail" else []
     if shorter:
         best = attempt(shorter[-1])
     if not best.fits:

@@ -105,10 +105,17 @@ def _open_answer(text: str, question: str, *, cut: bool) -> str | None:
     Its modules are imported on the first use: their patterns take as long to compile as all other
     modules of a turn.
     """
-    from etui.reasoning.dates import asks_for_date, asks_for_time, date_key, time_key
-    from etui.reasoning.number_answer import is_number
+    from etui.reasoning.answer_key import (
+        asks_for_date,
+        asks_for_time,
+        asks_yes_or_no,
+        date_key,
+        fact_key,
+        is_number,
+        time_key,
+        yes_or_no,
+    )
     from etui.reasoning.quantity import plain_math
-    from etui.reasoning.wording import asks_yes_or_no, fact_key, yes_or_no
 
     # NFKC writes m² as m2, so it follows the units of the LaTeX.
     plain = _SPACES.sub(" ", plain_math(_EMPHASIS.sub("", _keep_powers(text)))).strip()
@@ -150,7 +157,7 @@ def _statement(text: str) -> str:
 
 def _number(text: str, question: str, *, cut: bool) -> str | None:
     """Find the number stated; ``cut`` ignores one at the end, which may be incomplete."""
-    from etui.reasoning.number_answer import number_key
+    from etui.reasoning.answer_key import number_key
 
     if cut:
         text = re.sub(r"[\d.,/%]+$", "", text)

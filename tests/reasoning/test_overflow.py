@@ -1,4 +1,4 @@
-"""What gives way when the conversation, the thought and the answer do not all fit."""
+"""What is cut when the conversation, the thought and the answer do not all fit."""
 
 from __future__ import annotations
 
@@ -31,19 +31,17 @@ def run(session, arm):
 
 
 @pytest.mark.parametrize(
-    ("gives_way", "dropped", "whole"),
+    ("overflow", "dropped", "whole"),
     [("truncate_thought", 0, False), ("drop_history", 2, True)],
 )
-def test_the_thought_shrinks_or_the_oldest_messages_go(fake, gives_way, dropped, whole):
-    prefilled, end = run(
-        fake(MUSES, context_tokens=700), replace(THINK, context_overflow=gives_way)
-    )
+def test_the_thought_shrinks_or_the_oldest_messages_go(fake, overflow, dropped, whole):
+    prefilled, end = run(fake(MUSES, context_tokens=700), replace(THINK, context_overflow=overflow))
     assert prefilled.dropped_messages == dropped
     assert 0 < end.thinking_tokens <= 400
     assert (end.thinking_tokens > 300) is whole
 
 
-def test_nothing_gives_way_where_it_is_to_fail(fake):
+def test_nothing_is_cut_where_it_is_to_fail(fake):
     arm = replace(THINK, context_overflow="fail")
     with pytest.raises(ContextOverflow, match="tokens too long"):
         run(fake(MUSES, context_tokens=700), arm)
@@ -59,9 +57,9 @@ def test_a_question_alone_needs_only_the_least(fake):
     assert 0 < end.thinking_tokens < 700
 
 
-@pytest.mark.parametrize(("gives_way", "dropped"), [("truncate_thought", 0), ("drop_history", 2)])
-def test_a_direct_answer_keeps_its_reserve_by_dropping(fake, gives_way, dropped):
-    arm = Arm("quick", "m", max_tokens=100, context_overflow=gives_way)
+@pytest.mark.parametrize(("overflow", "dropped"), [("truncate_thought", 0), ("drop_history", 2)])
+def test_a_direct_answer_keeps_its_reserve_by_dropping(fake, overflow, dropped):
+    arm = Arm("quick", "m", max_tokens=100, context_overflow=overflow)
     prefilled, _ = run(fake(script("[assistant]", "Because."), context_tokens=300), arm)
     assert prefilled.dropped_messages == dropped
 
@@ -110,11 +108,11 @@ def test_thousands_of_turns_are_read_a_few_times_only(fake):
 
 
 @pytest.mark.parametrize("raw", [False, True])
-@pytest.mark.parametrize("gives_way", ["fail", "truncate_thought", "drop_history"])
-def test_megabytes_are_refused_without_reading_them(fake, raw, gives_way):
+@pytest.mark.parametrize("overflow", ["fail", "truncate_thought", "drop_history"])
+def test_megabytes_are_refused_without_reading_them(fake, raw, overflow):
     session = fake(script("[assistant]", "Because."), context_tokens=300)
     session.tokenize = session.render = None
-    arm = Arm("quick", "m", max_tokens=100, context_overflow=gives_way)
+    arm = Arm("quick", "m", max_tokens=100, context_overflow=overflow)
     chat = (Message("system", " " * 1_000_000), Message("user", "Why?"))
     if raw:
         chat = (Message("user", " " * 1_000_000),)

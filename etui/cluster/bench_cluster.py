@@ -331,7 +331,7 @@ class ClusterBench:
 
             sink = _Sink(config, folder, see)
             try:
-                ending = self._answer(plan, config, before, limits, opened, sink, tallies, keep)
+                ending = self._answer(plan, before, limits, opened, sink, tallies, keep)
                 samples = read_answers(folder.path)
                 running = ()
             except EtuiError as error:
@@ -351,7 +351,6 @@ class ClusterBench:
     def _answer(
         self,
         plan: RunPlan,
-        config: RunConfig,
         before: Sequence[Sample],
         limits: RunLimits,
         opened: _Opened,
@@ -363,8 +362,8 @@ class ClusterBench:
         for sample in before:
             by_system.setdefault(sink.system_of(sample), []).append(sample)
         answered = {(sink.system_of(each), each.subject, each.row) for each in before}
-        systems = undo_join(config).contenders
-        pieces = bind_pieces(build_schedule(plan, systems), config)
+        systems = undo_join(sink.config).contenders
+        pieces = bind_pieces(build_schedule(plan, systems), sink.config)
         nodes = {
             key: OpenNode(node, opened.names[key], opened.configs[key].versions)
             for key, node in opened.nodes.items()

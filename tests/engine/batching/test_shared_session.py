@@ -399,3 +399,27 @@ def test_a_request_that_cannot_close_its_sequences_leaves_all_the_same(monkeypat
     assert shared.running == 1
     assert staying.step([sequence]).sampled  # it waits for nobody
     staying.leave()
+
+
+def test_an_answer_is_recalled_by_its_owner_alone() -> None:
+    shared, _, _ = share()
+    first = shared.join(1, "anna", label="a")
+    ask(first, "one", ARMS[0])
+    first.leave()
+    anna, bert = shared.join(2, "anna"), shared.join(3, "bert")
+    recalled = anna.recall("a")
+    assert recalled is not None
+    assert bytes(recalled.tokens[:6]) == b"[user]"
+    assert bert.recall("a") is None
+    assert anna.recall("b") is None
+
+
+def test_a_single_request_is_a_batch_of_one_without_limits() -> None:
+    session, context = make_session(batch_tokens=32)
+    shared = SharedSession(session, "fake", prompt_limit=None, threads=session.threads)
+    member = shared.join(1)
+    assert outcome(ask(member, "x" * 90, ARMS[3])) == answer_alone("x" * 90, ARMS[3])
+    member.leave()
+    alone, steps = make_session(batch_tokens=32)
+    ask(alone, "x" * 90, ARMS[3])
+    assert context.computed == steps.computed

@@ -56,7 +56,6 @@ class InstantSession:
         )
         self.options = ContextOptions(CONTEXT_TOKENS, threads=1, batch_tokens=BATCH_TOKENS)
         self.threads = ThreadControl(1, adapt=False)
-        self.owner = ""
         self.planned: Mapping[int, int] = {}
         self._live: dict[int, InstantSequence] = {}
         self._made = 0
@@ -91,9 +90,13 @@ class InstantSession:
         script: Sequence[int] | None = None,
         *,
         owner: str = "",
+        label: str = "",
     ) -> InstantSequence:
         """Open a sequence."""
         return self._add(list(tokens), 0)
+
+    def recall(self, label: str, owner: str = "") -> None:
+        """Keep nothing to be recalled."""
 
     def fork(self, sequence: TokenSequence, sampling: Sampling) -> InstantSequence:
         """Copy a sequence."""

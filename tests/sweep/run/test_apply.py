@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 from hypothesis import given
@@ -386,6 +387,7 @@ ENTRY: Any = st.fixed_dictionaries(
 
 
 @given(best=AXES, before=AXES, fields=ENTRY)
+@patch("etui.engine.library.usable_cpus", lambda: 8)
 def test_the_model_runs_as_the_setting_was_measured(
     config: Config, best: Any, before: Any, fields: Any
 ) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
-from unittest.mock import patch
 
 import pytest
 from hypothesis import given
@@ -386,8 +385,13 @@ ENTRY: Any = st.fixed_dictionaries(
 )
 
 
+@pytest.fixture
+def eight_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("etui.engine.library.usable_cpus", lambda: 8)
+
+
+@pytest.mark.usefixtures("eight_cpus")
 @given(best=AXES, before=AXES, fields=ENTRY)
-@patch("etui.engine.library.usable_cpus", lambda: 8)
 def test_the_model_runs_as_the_setting_was_measured(
     config: Config, best: Any, before: Any, fields: Any
 ) -> None:

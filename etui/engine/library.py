@@ -6,6 +6,7 @@ module of etui imports it at import time.
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import logging
 import re
@@ -66,9 +67,9 @@ class Device:
 class Library:
     """llama.cpp, logging to ``log_dir/llama.log``.
 
-    llama.cpp has one log callback per process: the Library created last receives the lines. The
-    ctypes callback lives as long as this object, so keep the Library until every model is freed,
-    and ``close`` it last.
+    llama.cpp has one log callback per process: the Library created last receives the lines. It
+    calls it until ``close``, so an open Library is kept even if nothing else refers to it; close it
+    after every model is freed.
 
     Raises:
         EngineFailed: llama-cpp-python is missing or its library cannot be loaded.
@@ -90,6 +91,7 @@ class Library:
         self._file = _open_log(self.log_path)
         self._callback = api.llama_log_callback(self._log)
         api.llama_log_set(self._callback, ctypes.c_void_p(0))
+        atexit.register(self.close)
         api.llama_backend_init()
 
     def _log(self, level: int, text: bytes, _data: object) -> None:
@@ -206,6 +208,7 @@ class Library:
         if self._closed:
             return
         self._closed = True
+        atexit.unregister(self.close)
         current, data = self.api.llama_log_callback(), ctypes.c_void_p()
         self.api.llama_log_get(ctypes.byref(current), ctypes.byref(data))
         if _address(current) == _address(self._callback):

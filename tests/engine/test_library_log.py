@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import sys
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -76,3 +78,17 @@ def _current(library: Library) -> Any:
     current, data = library.api.llama_log_callback(), ctypes.c_void_p()
     library.api.llama_log_get(ctypes.byref(current), ctypes.byref(data))
     return current
+
+
+def test_a_library_is_kept_until_it_is_closed_since_llama_cpp_calls_it(
+    tmp_path: Path, library: Library
+) -> None:
+    kept = weakref.ref(Library(tmp_path))
+    gc.collect()
+    found = kept()
+    assert found is not None
+    found.close()
+    del found
+    gc.collect()
+    assert kept() is None
+    library.api.llama_log_set(library._callback, None)

@@ -232,6 +232,7 @@ class PackageTests:
         models = CHECKOUT / ".models"
         environment = {"HYPOTHESIS_PROFILE": "default"} | os.environ
         environment["PYTHONPATH"] = str(self.root)
+        environment["PYTHONDONTWRITEBYTECODE"] = "1"  # two mutants may have one size and time
         environment.pop("ETUI_REDRAW", None)
         if models.is_dir():
             environment.setdefault("ETUI_TEST_MODELS", str(models))

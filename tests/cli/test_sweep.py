@@ -210,7 +210,10 @@ def test_a_dry_run_measures_nothing(sweep: Sweep, bench: FakeWorkbench, config: 
     assert json.loads(out)["axes"] == {"batch_tokens": [64, 128, 256, 512]}
 
 
-def test_a_dry_run_says_how_many_answers_accuracy_takes(sweep: Sweep) -> None:
+def test_a_dry_run_says_how_many_answers_accuracy_takes(
+    sweep: Sweep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("etui.sweep._machine.usable_cpus", lambda: 8)  # a test has one
     asked = (*ASKED, "--axis", "threads=1,2", "--suite", "sample", "--limit", "20", "--dry-run")
     _, out, _ = sweep(*asked)
     assert "accuracy on 20 questions of sample: 80 answers, as settings" in out

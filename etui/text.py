@@ -4,7 +4,6 @@ import re
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
-from difflib import SequenceMatcher, get_close_matches
 from itertools import takewhile
 from typing import Literal
 
@@ -30,6 +29,8 @@ def find_nearest(
     Returns:
         The names, the most similar first.
     """
+    from difflib import get_close_matches  # not for the start of etui
+
     return get_close_matches(word, list(names), n=most, cutoff=cutoff)
 
 
@@ -60,6 +61,8 @@ def did_you_mean(word: str, names: Iterable[str], *, listed: int = 8) -> str:
     Returns:
         ``, did you mean 'x'?`` for the nearest names, ``; known: a, b``, or an empty text.
     """
+    from difflib import SequenceMatcher  # not for the start of etui
+
     known = sorted(set(names))
     folded = {name.casefold(): name for name in known}
     given = word.casefold()[:_MOST_CHARACTERS]

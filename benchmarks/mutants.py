@@ -233,7 +233,8 @@ class PackageTests:
         environment = {"HYPOTHESIS_PROFILE": "default"} | os.environ
         environment["PYTHONPATH"] = str(self.root)
         environment["PYTHONDONTWRITEBYTECODE"] = "1"  # two mutants may have one size and time
-        environment.pop("ETUI_REDRAW", None)
+        for name in ("ETUI_REDRAW", "PYTEST_ADDOPTS"):  # options of the run around this one
+            environment.pop(name, None)
         if models.is_dir():
             environment.setdefault("ETUI_TEST_MODELS", str(models))
         process = subprocess.Popen(

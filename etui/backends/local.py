@@ -308,7 +308,7 @@ class _Admission:
         return estimate_need(self.request.arm, prompt_tokens, self.request.options.count)
 
     def _measure(self, shared: SharedSession) -> list[int]:
-        from etui.reasoning.direct import answer_prompt
+        from etui.reasoning.answer_plan import answer_prompt
 
         options = self.request.options
         if options.raw:

@@ -232,25 +232,15 @@ class _Vocabulary:
         return self.tokenize(text, bos=True, special=False)
 
     def _build_prompt(self, plan: RunPlan, arm: Arm, question: Question) -> list[int]:
-        from etui.reasoning.cot import thinking_prompt
-        from etui.reasoning.direct import answer_prompt
-        from etui.reasoning.prompts import (
-            ANSWER_MARKER,
-            build_thinking,
-            choose_style,
-            with_letter_instruction,
-        )
+        from etui.reasoning.answer_plan import answer_prompt, plan_answer
+        from etui.reasoning.prompts import ANSWER_MARKER, with_letter_instruction
 
         messages = build_query(plan.format, question, plan.examples[question.subject]).messages()
         session = cast("Session", self)
-        if arm.reasoning != "direct" and arm.think_tokens:
-            thinking = build_thinking(choose_style(arm, self.facts), self.facts)
-            hand_over = self.tokenize(thinking.hand_over)
-            return thinking_prompt(messages, arm, session, thinking, len(hand_over)).tokens
         if arm.readout == "choices":
             marker = self.tokenize(ANSWER_MARKER)
             return [*answer_prompt(with_letter_instruction(messages), arm, session).tokens, *marker]
-        return answer_prompt(messages, arm, session).tokens
+        return plan_answer(messages, arm, session).prompt.tokens
 
     def close(self) -> None:
         """Free the model."""

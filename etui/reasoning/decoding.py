@@ -6,17 +6,15 @@ import codecs
 import math
 import time
 from collections import deque
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
 
 from etui.arm import Arm
-from etui.engine.session import LikelyToken, OutputGrammar, Sampled, Session, TokenSequence
+from etui.engine.session import LikelyToken, Sampled, Session, TokenSequence
 from etui.engine.special_tokens import TextStream
-from etui.errors import EtuiError
 from etui.events import (
-    Answer,
     Ended,
     Event,
     Finished,
@@ -26,7 +24,7 @@ from etui.events import (
     TokenLogprob,
     Verified,
 )
-from etui.reasoning.context_fit import FittedPrompt
+from etui.reasoning.answer_plan import AnswerPlan
 from etui.reasoning.loop_guard import LoopGuard, Repetition, keep_first_round
 from etui.units import count_text
 
@@ -149,27 +147,6 @@ class Decoded:
     def kept_tokens(self) -> int:
         """Number of tokens in ``text``."""
         return self.tokens if self.repetition is None else self.repetition.kept_tokens
-
-
-@dataclass(frozen=True, slots=True)
-class Primed:
-    """The token drawn after a sequence's queue was computed, and the time of the draw."""
-
-    next: Sampled
-    at_ns: int
-
-
-def prefill(
-    session: Session, sequence: TokenSequence, control: Control
-) -> Generator[Prefilling, None, Primed | None]:
-    """Compute the queued tokens batch by batch; return None if cancelled between batches."""
-    total = len(sequence.tokens)
-    while not control.cancelled():
-        step = session.step([sequence])
-        if step.sampled:
-            return Primed(step.sampled[0], step.end_ns)
-        yield Prefilling(step.end_ns, total - sequence.pending, total)
-    return None
 
 
 class Run:
@@ -299,106 +276,74 @@ def end_speculation(
         yield from session.settle(sequence)
 
 
-def decode(
-    session: Session,
-    sequence: TokenSequence,
-    primed: Primed,
-    run: Run,
-    control: Control,
-) -> Generator[Event, None, Decoded]:
-    """Decode one answer until its run ends, with one event per token.
-
-    Args:
-        session: The loaded model.
-        primed: The token drawn by the sequence's last step.
-        run: Collects the tokens and decides when to stop.
-        control: Polled between tokens.
-    """
-    drawn: tuple[Sampled, ...] = (primed.next,)
-    at_ns = primed.at_ns
-    while run.ending is None:
-        text, before = "", run.tokens
-        if control.cancelled():
-            text = run.end(Ending.CANCELLED)
-            _take_back(session, sequence, drawn)
-        elif run.tokens and control.spent():
-            text = run.end(Ending.BUDGET)
-            _take_back(session, sequence, drawn)
-        else:
-            for sampled in drawn:
-                text = run.take(sampled, at_ns)
-        tokens = run.tokens - before
-        if text or tokens:
-            yield Answer(at_ns, text, tokens)
-        yield from run.logprobs(text)
-        if run.ending is None:
-            step = session.step([sequence])
-            yield from step.verified
-            # None, while a cache that cannot remove drafted tokens is computed again.
-            drawn, at_ns = step.sampled, step.end_ns
-    return run.decoded()
-
-
-def _take_back(session: Session, sequence: TokenSequence, drawn: Sequence[Sampled]) -> None:
-    """Remove drawn tokens that the text does not have, so that the answer can go on from there."""
-    count = sum(not sampled.ends for sampled in drawn)
-    if count:
-        session.rollback(sequence, count)
-
-
 @dataclass(frozen=True, slots=True)
 class Opened:
     """A prompt after its prefill, which may have been cancelled."""
 
     sequence: TokenSequence
-    prompt: FittedPrompt
-    start_ns: int  # Start of the work on the answer
+    plan: AnswerPlan
     end_ns: int  # End of the prefill, or its cancellation
-    first: Primed | None  # The first token; None if the prefill was cancelled
+    first: Sampled | None  # The token drawn after it; None if the prefill was cancelled
 
 
-def open_prompt(
-    prompt: FittedPrompt,
+def run_prompt(
+    plan: AnswerPlan,
     arm: Arm,
     session: Session,
     control: Control,
-    start_ns: int,
+    decode: Callable[[Opened, Sampled], Iterator[Event]],
     *,
     to_fork: bool = False,
-    grammar: OutputGrammar | None = None,
-) -> Generator[Event, None, Opened]:
-    """Prefill the prompt; the caller closes the sequence.
+) -> Iterator[Event]:
+    """Prefill the prompt, yield the events of ``decode``, and close the sequence.
 
-    With ``to_fork`` the last token of the prompt stays queued, so that each fork computes it and
-    draws its own first token. This also works on models that cannot roll back a token.
-    ``grammar`` constrains the answer, which begins right after the prompt.
+    A grammar constrains an answer that begins right after the prompt. With ``to_fork`` the last
+    token of the prompt stays queued, so that each fork computes it and draws its own first token.
+    This also works on models that cannot roll back a token.
     """
-    total = len(prompt.tokens)
-    held = prompt.tokens[-1:] if to_fork and total > 1 else []
-    sequence = session.open(prompt.tokens[: total - len(held)], arm.sampling)
-    if grammar is not None:
-        try:
-            session.constrain(sequence, grammar)
-        except EtuiError:
-            session.close(sequence, keep=False)
-            raise
-    first = yield from prefill(session, sequence, control)
-    if first is None:
-        return Opened(sequence, prompt, start_ns, time.monotonic_ns(), None)
-    if to_fork:
-        if not first.next.ends:
-            session.rollback(sequence, 1)
-        session.extend(sequence, held)
-    yield Prefilled(
-        start_ns=start_ns,
-        end_ns=first.at_ns,
-        prompt_tokens=total,
-        cached_tokens=sequence.cached,
-        computed_tokens=total - sequence.cached,
-        dropped_messages=prompt.dropped_messages,
-        batch_tokens=session.facts.batch_tokens,
-    )
-    return Opened(sequence, prompt, start_ns, first.at_ns, first)
+    tokens = plan.prompt.tokens
+    total = len(tokens)
+    queued = tokens[-1:] if to_fork and total > 1 else []
+    sequence = session.open(tokens[: total - len(queued)], arm.sampling)
+    keep = False
+    try:
+        if plan.output.grammar is not None and plan.thinking is None and not to_fork:
+            session.constrain(sequence, plan.output.grammar)
+        keep = True
+        opened = yield from _prefill(plan, session, sequence, control)
+        if opened.first is None:
+            why = "stopped while computing the prompt"
+            yield build_finished(opened, None, None, status="stopped", why=why)
+            return
+        if to_fork:
+            if not opened.first.ends:
+                session.rollback(sequence, 1)
+            session.extend(sequence, queued)
+        yield Prefilled(
+            start_ns=plan.start_ns,
+            end_ns=opened.end_ns,
+            prompt_tokens=total,
+            cached_tokens=sequence.cached,
+            computed_tokens=total - sequence.cached,
+            dropped_messages=plan.prompt.dropped_messages,
+            batch_tokens=session.facts.batch_tokens,
+        )
+        yield from decode(opened, opened.first)
+    finally:
+        session.close(sequence, keep=keep)
+
+
+def _prefill(
+    plan: AnswerPlan, session: Session, sequence: TokenSequence, control: Control
+) -> Generator[Prefilling, None, Opened]:
+    """Compute the queued tokens batch by batch, unless cancelled between batches."""
+    total = len(sequence.tokens)
+    while not control.cancelled():
+        step = session.step([sequence])
+        if step.sampled:
+            return Opened(sequence, plan, step.end_ns, step.sampled[0])
+        yield Prefilling(step.end_ns, total - sequence.pending, total)
+    return Opened(sequence, plan, time.monotonic_ns(), None)
 
 
 def build_finished(
@@ -417,28 +362,27 @@ def build_finished(
     if thought is not None:
         followed = reply.first_ns if reply is not None else None
         thinking_end_ns = followed or thought.last_ns or opened.end_ns
-    total = len(opened.prompt.tokens)
     cached = opened.sequence.cached
-    computed = total - cached
+    computed = len(opened.plan.prompt.tokens) - cached
     if opened.first is None:
         computed = max(0, len(opened.sequence.tokens) - opened.sequence.pending - cached)
     thinking_tokens = thought.tokens if thought else 0
     return Finished(
-        start_ns=opened.start_ns,
+        start_ns=opened.plan.start_ns,
         prefill_end_ns=opened.end_ns,
         thinking_end_ns=thinking_end_ns,
         end_ns=max([opened.end_ns, *lasts]),
         first_token_ns=firsts[0] if firsts else None,
         status=status,
-        why=why,
+        why="; ".join(part for part in (opened.plan.output.note, why) if part),
         answer=reply.text.strip() if reply else "",
         thinking=thought.text.strip() if thought else "",
         ended=describe_loops(thought, reply),
         raw_answer=reply.whole.strip() if reply else "",
         raw_thinking=thought.whole.strip() if thought else "",
         saved_tokens=sum(run.saved_tokens for run in runs),
-        prompt_tokens=opened.sequence.cached + computed,
-        cached_tokens=opened.sequence.cached,
+        prompt_tokens=cached + computed,
+        cached_tokens=cached,
         computed_tokens=computed,
         thinking_tokens=thinking_tokens,
         output_tokens=thinking_tokens + (reply.tokens if reply else 0),

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from etui.arm import Arm
-from etui.chat import DEFAULT_OUTPUT, Message, OutputOptions
+from etui.chat import Message, OutputOptions
 from etui.engine.grammar import (
     build_schema_grammar,
     build_tool_grammar,
@@ -41,6 +41,7 @@ class Output:
     continues: str = ""
     """Name of the answer that goes on, if the engine still has its tokens; empty for a new answer.
     """
+    note: str = ""  # Why the answer has another form than its arm states, for `Finished.why`
 
 
 PLAIN = Output()
@@ -211,8 +212,3 @@ def adapt_arm(
     direct = replace(arm, reasoning="direct", readout="text", think_tokens=0)
     note = f"{arm.name} answered directly, because of {reason}"
     return direct, "" if options.continues else note
-
-
-def is_plain(options: OutputOptions, messages: Sequence[Message]) -> bool:
-    """Return whether nothing is asked of the form of the answer."""
-    return options == DEFAULT_OUTPUT and messages[-1].role == "user"

@@ -6,68 +6,12 @@ the answer, whose tokens are reserved. A bare cut costs more accuracy than not t
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import replace
 
-from etui.arm import Arm
-from etui.engine.session import ModelFacts, Sampled, Session, TokenSequence
+from etui.engine.session import Sampled, Session, TokenSequence
 from etui.events import Answer, Thought, TokenLogprob
-from etui.reasoning.context_fit import SMALLEST_ANSWER_TOKENS
+from etui.reasoning.answer_plan import AnswerPlan
 from etui.reasoning.decoding import Decoded, Ending, Run, TokenLog
-from etui.reasoning.loop_guard import LoopGuard, build_guard
-from etui.reasoning.output import PLAIN, Output
-from etui.reasoning.prompts import Thinking
-
-
-@dataclass(frozen=True, slots=True)
-class ThinkingPlan:
-    """Token budgets of the thinking and the answer."""
-
-    thinking: Thinking | None  # Texts that make the model think; None answers directly
-    think_tokens: int  # Maximum number of thinking tokens
-    answer_tokens: int  # Maximum number of answer tokens
-    hand_over: tuple[int, ...] = ()  # Tokens of `thinking.hand_over`
-    guard: Callable[[], LoopGuard | None] = lambda: None
-    """Builds the guard that ends the thinking or the answer if it repeats itself; None has none."""
-    output: Output = PLAIN  # The form of the answer
-
-    @property
-    def tokens(self) -> int:
-        """Maximum number of tokens after the prompt, hand-over included."""
-        return self.think_tokens + len(self.hand_over) + self.answer_tokens
-
-
-def build_plan(
-    arm: Arm,
-    facts: ModelFacts,
-    prompt_tokens: int,
-    thinking: Thinking,
-    hand_over: list[int],
-    question: str = "",
-    output: Output = PLAIN,
-) -> ThinkingPlan:
-    """Build the plan for thinking that fits into the context together with its answer."""
-    budget = thinking_budget(arm, facts.context_tokens, prompt_tokens, len(hand_over))
-    room = facts.context_tokens - prompt_tokens - len(hand_over) - budget
-    guard = partial(build_guard, arm, question)
-    limit = min(arm.max_tokens, room)
-    return ThinkingPlan(thinking, budget, limit, tuple(hand_over), guard, output)
-
-
-def thinking_budget(
-    arm: Arm, context_tokens: int, prompt_tokens: int, hand_over_tokens: int
-) -> int:
-    """Compute the thinking budget: the arm's, or what the context leaves besides the answer.
-
-    The answer's reserve shrinks to the smallest useful answer before the thinking shrinks to 0.
-    """
-    room = context_tokens - prompt_tokens - hand_over_tokens
-    with_whole_answer = room - arm.max_tokens
-    with_short_answer = room - min(arm.max_tokens, SMALLEST_ANSWER_TOKENS)
-    room_for_thought = max(with_whole_answer, min(with_short_answer, room // 2))
-    return max(0, min(arm.think_tokens, room_for_thought))
-
 
 Part = Thought | Answer | TokenLogprob
 """An event of a run."""
@@ -78,11 +22,10 @@ class ThinkingRun:
 
     The caller steps the sequence and passes each drawn token to ``take``; the run queues the bridge
     between thinking and answer itself. If the plan has a hand-over but no thinking tokens, the
-    token drawn by the prefill must be rolled back first.
+    token drawn by the prefill must be rolled back first. A grammar is set where an answer follows
+    thinking; the caller sets it for an answer that begins with the run.
 
     Args:
-        session: The loaded model.
-        plan: The budgets and the form of the answer.
         index: Number of the answer, if several are drawn.
 
     Attributes:
@@ -90,29 +33,23 @@ class ThinkingRun:
     """
 
     def __init__(
-        self,
-        session: Session,
-        sequence: TokenSequence,
-        plan: ThinkingPlan,
-        facts: ModelFacts,
-        index: int = 0,
+        self, session: Session, sequence: TokenSequence, plan: AnswerPlan, index: int = 0
     ) -> None:
         self._index = index
         self.sequence = sequence
         self._session = session
         self._plan = plan
-        self._facts = facts
         self._bridge_shown = ""
         self._adopted = ""
         self._thought: Run | None = None
         self._reply: Run | None = None
         self.last_ns = 0
         if plan.thinking is None:
-            self._reply = self._start_reply("")
+            self._reply = self._build_reply(plan.answer_tokens, plan.text + plan.gap)
+            self._reply.begin_with(plan.unfinished)
             return
-        self._thought = Run(
-            plan.think_tokens, (plan.thinking.marker, *facts.stop), guard=plan.guard()
-        )
+        stops = (plan.thinking.marker, *session.facts.stop)
+        self._thought = Run(plan.think_tokens, stops, guard=plan.guard())
         if self._thought.ending is not None:
             self._queue_bridge(plan.thinking.hand_over, plan.hand_over)
 
@@ -156,34 +93,25 @@ class ThinkingRun:
     def take(self, sampled: Sampled, at_ns: int) -> list[Part]:
         """Take the token that a step drew for the sequence and return the new text as events."""
         self.last_ns = at_ns
-        if self._thought is not None and self._thought.ending is None:
-            return self._take_thought(self._thought, sampled, at_ns)
-        assert self._reply is not None
+        thought, reply = self._thought, self._reply
+        if thought is not None and thought.ending is None:
+            return self._take_thought(thought, sampled, at_ns)
+        assert reply is not None
         events: list[Part] = []
-        if self._reply.tokens == 0 and self._bridge_shown:
+        before = reply.tokens
+        if before == 0 and self._bridge_shown:
             events.append(Thought(at_ns, self._bridge_shown, 0))
-        before = self._reply.tokens
-        text = self._reply.take(sampled, at_ns)
-        tokens = self._reply.tokens - before
+        text = reply.take(sampled, at_ns)
+        tokens = reply.tokens - before
         if text or tokens:
             events.append(Answer(at_ns, text, tokens))
-        elif self._answered_while_thinking():
-            assert self._thought is not None
-            self._adopted = self._thought.decoded().text.strip()
-            events.append(Answer(at_ns, self._adopted, 0))
-        return [*events, *self._reply.logprobs(text)]
-
-    def _answered_while_thinking(self) -> bool:
-        """Return whether the thinking is the answer: the model ended it and adds nothing."""
-        thought, reply = self._thought, self._reply
-        return (
-            thought is not None
-            and reply is not None
-            and reply.tokens == 0
-            and reply.ending is Ending.TOKEN
-            and thought.ending is Ending.TOKEN
-            and bool(thought.decoded().text.strip())
-        )
+        elif thought is not None and reply.tokens == 0:
+            # The model ended the thinking and adds nothing: it is the answer.
+            if reply.ending is thought.ending is Ending.TOKEN:
+                self._adopted = thought.decoded().text.strip()
+            if self._adopted:
+                events.append(Answer(at_ns, self._adopted, 0))
+        return [*events, *reply.logprobs(text)]
 
     def cut(self, ending: Ending, bridge: str) -> str:
         """End the thinking early, queue the bridge, and return the text that was held back."""
@@ -266,12 +194,14 @@ class ThinkingRun:
         self._reply = self._start_reply("")
 
     def _start_reply(self, opening: str) -> Run:
-        room = self._facts.context_tokens - len(self.sequence.tokens)
-        limit = min(self._plan.answer_tokens, room)
+        if self._plan.output.grammar is not None:
+            self._session.constrain(self.sequence, self._plan.output.grammar)
+        room = self._session.facts.context_tokens - len(self.sequence.tokens)
+        return self._build_reply(min(self._plan.answer_tokens, room), opening)
+
+    def _build_reply(self, limit: int, opening: str) -> Run:
         output, log = self._plan.output, None
-        if output.grammar is not None:
-            self._session.constrain(self.sequence, output.grammar)
         if output.top_logprobs is not None:
             log = TokenLog(self._session, self.sequence, output.top_logprobs, self._index)
-        stops = (*self._facts.stop, *output.stop)
+        stops = (*self._session.facts.stop, *output.stop)
         return Run(limit, stops, opening, self._plan.guard(), log)

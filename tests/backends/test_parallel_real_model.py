@@ -20,7 +20,7 @@ from etui.engine.llama_session import LlamaSession
 from etui.events import Answer, Batch, Event, Finished, Probe, Residence, SharedBatch, Vote
 from etui.models.catalogue import load_catalogue
 from etui.models.spec import STARTER, ModelSpec
-from etui.reasoning.direct import answer_prompt
+from etui.reasoning.answer_plan import answer_prompt
 from tests.backends.asker import Asker
 from tests.engine.batching.fakes import WAIT_SECONDS, threads, until
 

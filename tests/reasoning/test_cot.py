@@ -9,8 +9,8 @@ from etui.arm import Arm
 from etui.chat import Message
 from etui.events import Answer, Thought
 from etui.reasoning.answer import answer
+from etui.reasoning.answer_plan import thinking_budget
 from etui.reasoning.prompts import ANSWER_MARKER
-from etui.reasoning.thinking_run import thinking_budget
 from tests.reasoning.scripted import GO_ON, FakeControl, script
 
 QUESTION = (Message("user", "2+2?"),)
@@ -178,7 +178,7 @@ def test_a_spent_budget_ends_the_thought_and_the_answer_is_still_given(fake):
 )
 def test_budget_leaves_room_for_the_answer(think, answer_tokens, context, prompt, hand_over):
     arm = cot(think_tokens=think, max_tokens=answer_tokens)
-    budget = thinking_budget(arm, context, prompt, hand_over)
+    budget = thinking_budget(arm, context - prompt - hand_over)
     assert 0 <= budget <= think
     if prompt + hand_over + min(answer_tokens, 16) <= context:
         left = context - prompt - hand_over - budget

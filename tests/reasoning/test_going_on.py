@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from etui.chat import Message, OutputOptions, Query
-from etui.reasoning.direct import split_tail
+from etui.reasoning.answer_plan import split_tail
 from etui.turn.build_record import join_answer
 
 

@@ -1,0 +1,196 @@
+"""Plan an answer: its prompt, fitted into the context, and the tokens and the form of the rest."""
+
+from __future__ import annotations
+
+import codecs
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+
+from etui.arm import Arm
+from etui.chat import DEFAULT_OUTPUT, Message
+from etui.engine.session import Session
+from etui.errors import ContextOverflow, InvalidRequest
+from etui.reasoning.context_fit import (
+    SMALLEST_ANSWER_TOKENS,
+    FittedPrompt,
+    Reserve,
+    count_least_tokens,
+    fit,
+)
+from etui.reasoning.loop_guard import LoopGuard, build_guard
+from etui.reasoning.output import PLAIN, Output, check_continuation
+from etui.reasoning.prompts import (
+    Thinking,
+    build_thinking,
+    choose_style,
+    direct_prompt,
+    open_thinking,
+    with_instruction,
+)
+
+_COMPARED_CHARACTERS = 48
+"""Characters at the end of an answer by which its tokens are recognised."""
+
+_FIRST_PRIVATE = "\U00100000"
+"""The first of the private characters that a rendered text has in place of special tokens."""
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerPlan:
+    """The prompt of an answer, and the limits and the form of what follows it."""
+
+    prompt: FittedPrompt  # Of an answer that goes on, with its tokens so far
+    answer_tokens: int  # Maximum number of answer tokens
+    output: Output = PLAIN  # The form of the answer
+    thinking: Thinking | None = None  # Texts that make the model think; None answers directly
+    think_tokens: int = 0  # Maximum number of thinking tokens
+    hand_over: tuple[int, ...] = ()  # Tokens of `thinking.hand_over`
+    guard: Callable[[], LoopGuard | None] = lambda: None
+    """Builds the guard that ends the thinking or the answer if it repeats itself; None has none."""
+    text: str = ""  # The text so far of an answer that goes on; empty for a new one
+    gap: str = ""  # White space that the model wrote behind it, which no record has
+    unfinished: bytes = b""  # Bytes of a character that the next token completes
+    start_ns: int = field(default_factory=time.monotonic_ns)  # Start of the work on the answer
+
+
+def plan_answer(
+    messages: Sequence[Message], arm: Arm, session: Session, output: Output = PLAIN
+) -> AnswerPlan:
+    """Plan the answer of an arm to the last message, with or without thinking.
+
+    Raises:
+        ContextOverflow: The question alone does not fit into the context.
+        InvalidRequest: The chat template has no place for the tools.
+    """
+    start_ns, facts = time.monotonic_ns(), session.facts
+    guard = partial(build_guard, arm, messages[-1].content)
+    if arm.reasoning == "direct" or (arm.reasoning == "vote" and not arm.think_tokens):
+        prompt, text, gap, unfinished = _go_on(messages, arm, session, output)
+        return AnswerPlan(
+            prompt,
+            min(arm.max_tokens, facts.context_tokens - len(prompt.tokens)),
+            output,
+            guard=guard,
+            text=text,
+            gap=gap,
+            unfinished=unfinished,
+            start_ns=start_ns,
+        )
+    thinking = build_thinking(choose_style(arm, facts), facts)
+    hand_over = tuple(session.tokenize(thinking.hand_over))
+
+    def render(kept: Sequence[Message]) -> str:
+        rendered = session.render(kept, thinking=thinking.style == "native", tools=output.tools)
+        return open_thinking(rendered, thinking)
+
+    least = len(hand_over) + min(arm.max_tokens, SMALLEST_ANSWER_TOKENS)
+    whole = len(hand_over) + arm.think_tokens + arm.max_tokens
+    asked = with_instruction(messages, thinking.style)
+    prompt = fit(asked, render, session, Reserve(least, whole, arm.context_overflow))
+    room = facts.context_tokens - len(prompt.tokens) - len(hand_over)
+    budget = thinking_budget(arm, room)
+    limit = min(arm.max_tokens, room - budget)
+    return AnswerPlan(prompt, limit, output, thinking, budget, hand_over, guard, start_ns=start_ns)
+
+
+def thinking_budget(arm: Arm, room: int) -> int:
+    """Compute the thinking budget: the arm's, or what the context leaves besides the answer.
+
+    The answer's reserve shrinks to the smallest useful answer before the thinking shrinks to 0.
+
+    Args:
+        room: Tokens of the context after the prompt and the hand-over.
+    """
+    with_whole_answer = room - arm.max_tokens
+    with_short_answer = room - min(arm.max_tokens, SMALLEST_ANSWER_TOKENS)
+    room_for_thought = max(with_whole_answer, min(with_short_answer, room // 2))
+    return max(0, min(arm.think_tokens, room_for_thought))
+
+
+def _go_on(
+    messages: Sequence[Message], arm: Arm, session: Session, output: Output
+) -> tuple[FittedPrompt, str, str, bytes]:
+    """Build the prompt, with the very tokens of the answer that goes on if the engine has them.
+
+    Returns:
+        The prompt, and ``text``, ``gap`` and ``unfinished`` of the plan.
+    """
+    if not output.continues or messages[-1].role != "assistant":
+        return answer_prompt(messages, arm, session, output), "", "", b""
+    text = messages[-1].content
+    recalled = session.recall(output.continues)
+    found = None if recalled is None else split_tail(recalled.tail, text)
+    if recalled is not None and found is not None:
+        least = min(arm.max_tokens, SMALLEST_ANSWER_TOKENS)
+        if len(recalled.tokens) + least <= session.facts.context_tokens:
+            return FittedPrompt(list(recalled.tokens), 0), *found
+    check_continuation(DEFAULT_OUTPUT, session.facts)
+    return answer_prompt(messages, arm, session, output), text, "", b""
+
+
+def split_tail(tail: bytes, text: str) -> tuple[str, str, bytes] | None:
+    """Find where a text ends in the bytes of the tokens that end with it.
+
+    Args:
+        text: The text so far, as it was recorded: stripped, and with U+FFFD for a character that
+            was cut.
+
+    Returns:
+        The text without that mark, the white space behind it, and the bytes of the cut character;
+        None if the tokens are not those of the text.
+    """
+    for kept in (text.rstrip(), text.rstrip().removesuffix("\ufffd")):
+        end = kept[-_COMPARED_CHARACTERS:].encode(errors="replace")
+        at = tail.rfind(end)
+        if not end or at < 0:
+            continue
+        decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        gap = decoder.decode(tail[at + len(end) :])
+        if not gap.strip():
+            return kept, gap, decoder.getstate()[0]
+    return None
+
+
+def answer_prompt(
+    messages: Sequence[Message], arm: Arm, session: Session, output: Output = PLAIN
+) -> FittedPrompt:
+    """Build the prompt of an answer without thinking, fitted into the context.
+
+    Raises:
+        ContextOverflow: The question alone does not fit into the context.
+        InvalidRequest: The chat template has no place for the tools.
+    """
+    least = min(arm.max_tokens, SMALLEST_ANSWER_TOKENS)
+    if output.raw:
+        return _raw_prompt(messages[-1].content, output.prompt_tokens, session, least)
+
+    def render(kept: Sequence[Message]) -> str:
+        rendered = session.render(kept, thinking=False, tools=output.tools)
+        continues = kept[-1].role == "assistant"
+        return rendered if continues else direct_prompt(rendered, session.facts)
+
+    return fit(messages, render, session, Reserve(least, arm.max_tokens, arm.context_overflow))
+
+
+def _raw_prompt(text: str, tokens: Sequence[int], session: Session, least: int) -> FittedPrompt:
+    """Build the prompt of a raw completion, from which nothing can be left out.
+
+    Special tokens in its text are read, as llama-server does: the whole prompt is the client's, so
+    there is no template that it could break out of, and prompts to fill in the middle need them.
+    """
+    context_tokens = session.facts.context_tokens
+    count = count_least_tokens(len(text))
+    found = list(tokens)
+    if not found and count <= context_tokens:
+        # Private characters replace special tokens in rendered texts; a raw text is not rendered,
+        # so its own private characters are read as they are.
+        special = not any(char >= _FIRST_PRIVATE for char in text)
+        found = session.tokenize(text, bos=True, special=special)
+        if not found:
+            raise InvalidRequest("the prompt is empty", "send a text, or token ids", "prompt")
+    count = max(count, len(found))
+    if count > context_tokens or len(found) + least > context_tokens:
+        raise ContextOverflow(count, context_tokens, least)
+    return FittedPrompt(found, 0)

@@ -48,7 +48,7 @@ from etui.bench.scoring import QuestionAnswerer
 from etui.bench.setup import build_run_config
 from etui.cluster.bench_cluster import ClusterBench, ClusterOutcome
 from etui.cluster.connect import open_ray
-from etui.cluster.ray_carrier import OPENER as MACHINE
+from etui.cluster.node import OPENER as MACHINE
 from etui.cluster.ray_carrier import RayCarrier
 from etui.cluster.settings import ClusterAddress, build_environment, parse_address
 from etui.config.config import Config, load_config, make_home

@@ -6,21 +6,20 @@ Ray opens it by name in the process of a node. ``ETUI_FAKE_SECONDS`` is the time
 from __future__ import annotations
 
 import os
-import platform
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from threading import Event
 
-from etui.bench.config import BenchModel, RunConfig, parse_run_config
+from etui.bench.config import BenchModel, RunConfig
 from etui.bench.sample import Sample
 from etui.bench.scoring import SubjectWork
-from etui.cluster.messages import Command, Facts, Message, Opening, Task
+from etui.cluster.messages import Command, Message, Opening, Task, Versions
 from etui.cluster.open_nodes import read_versions
 from etui.energy.types import Energy, EnergyOf, Kind
 from etui.turn.record import Tokens
 
-OPENER = "benchmarks.fake_node:open_worker"
+OPENER = "benchmarks.fake_node:FakeMachine"
 SECONDS = "ETUI_FAKE_SECONDS"
 WATTS = 10.0
 MODEL = "smollm2-135m"
@@ -103,25 +102,25 @@ def describe_fake(plan: RunConfig, models: Mapping[str, str | None]) -> RunConfi
 
 
 @dataclass(slots=True)
-class FakeWorker:
-    """See :class:`etui.cluster.ray_carrier.NodeWorker`."""
+class FakeMachine:
+    """See :class:`etui.cluster.node.NodeMachine`."""
 
-    seconds: float
+    seconds: float = field(default_factory=lambda: float(os.environ.get(SECONDS, "0.05")))
     meter: SteadyMeter = field(default_factory=SteadyMeter)
 
-    def describe(self) -> Facts:
+    def describe(self) -> Versions:
         """Return the true versions."""
-        return Facts(platform.node(), read_versions(), os.getpid())
+        return read_versions()
 
     def open(self, opening: Opening, say: Callable[[str], None]) -> RunConfig:
         """Load nothing."""
-        return describe_fake(parse_run_config(opening.config), opening.models)
+        return describe_fake(opening.config, opening.models)
 
     def answer(self, task: Task) -> Iterator[WaitedAnswer]:
         """Answer a piece."""
-        for row in task.rows:
+        for row in task.piece.rows:
             if row not in task.done:
-                yield wait_for(task.system, task.subject, row, self.seconds)
+                yield wait_for(task.piece.system, task.piece.subject, row, self.seconds)
 
     def run(self, command: Command) -> Iterator[Message]:
         """Run nothing."""
@@ -132,8 +131,3 @@ class FakeWorker:
 
     def stop(self) -> None:
         """Ignore it: a question is short."""
-
-
-def open_worker() -> FakeWorker:
-    """Open the fake machine."""
-    return FakeWorker(float(os.environ.get(SECONDS, "0.05")))

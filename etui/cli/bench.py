@@ -125,7 +125,7 @@ def bench(ctx: click.Context, /, **options: Any) -> None:
 
 def _run_bench(ctx: click.Context, options: dict[str, Any]) -> int:
     from etui.bench.progress import RunProgress
-    from etui.cli.bench_cluster import check_cluster_options
+    from etui.cli.cluster import check_cluster_options
     from etui.cli.output import open_watch
     from etui.config.config import load_config, make_home
     from etui.measure.progress import Progress
@@ -204,20 +204,20 @@ def _start(
     runner: BenchRunner, options: dict[str, Any], limits: RunLimits, plan: RunPlan
 ) -> RunOutcome:
     if options["cluster"] is not None:
-        from etui.cli.bench_cluster import run_on_cluster
+        from etui.cli.cluster import bench_on_cluster
 
-        return run_on_cluster(runner, options, limits, plan)
+        return bench_on_cluster(runner, options, limits, plan)
     return runner.start(plan, options["out"], limits)
 
 
 def _resume(runner: BenchRunner, options: dict[str, Any], limits: RunLimits) -> RunOutcome:
     from etui.bench.folder import find_run
     from etui.bench.plan import restore_plan
-    from etui.cli.bench_cluster import run_on_cluster
+    from etui.cli.cluster import bench_on_cluster
     from etui.design.run import connect_curves
 
     if options["cluster"] is not None:
-        return run_on_cluster(runner, options, limits, None)
+        return bench_on_cluster(runner, options, limits, None)
     runtime = runner.runtime
     runner.build_between_blocks = connect_curves(runtime, runner.progress.say)
     return runner.resume(

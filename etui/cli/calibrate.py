@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from etui.cli.cluster_commands import cluster_option
+from etui.cli.cluster import calibrate_on_cluster, cluster_option
 from etui.cli.output import load_models, print_event, stop_signals
 from etui.cli.param_types import TEXT, FiniteNumber, WholeNumber
 from etui.errors import ExitCode, UsageError
@@ -101,9 +101,7 @@ def calibrate(
     make_home(config)
     lengths = _build_grid(grid, repeats, window, quick)
     if cluster is not None:
-        from etui.cli.calibrate_cluster import calibrate_cluster
-
-        return calibrate_cluster(ctx, cluster, config)
+        return calibrate_on_cluster(ctx, config)
     form: Form = "json" if as_json else "jsonl" if jsonl else "text"
     with TurnWriter(config) as writer:
         writer.ready()

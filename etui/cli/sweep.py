@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from etui.cli.cluster_commands import cluster_option
+from etui.cli.cluster import cluster_option, sweep_on_cluster
 from etui.cli.output import print_event, print_json, stop_signals
 from etui.cli.param_types import TEXT, FiniteNumber, WholeNumber
 from etui.errors import EtuiError, ExitCode, Stopped, UsageError
@@ -326,13 +326,12 @@ def _run(ctx: click.Context, options: dict[str, Any]) -> int:
 
     config = load_config()
     if options["cluster"] is not None:
-        from etui.cli.sweep_cluster import sweep_cluster
         from etui.config.config import make_home
 
         if mode == "measure" and not options["dry_run"]:
             build_request(options)  # report options that contradict each other here
         make_home(config)
-        return sweep_cluster(ctx, options["cluster"], config)
+        return sweep_on_cluster(ctx, config)
     if mode == "list":
         from etui.cli.sweep_text import print_sweeps
 

@@ -5,29 +5,17 @@ This process writes the run folder, the log and the reports; the nodes only answ
 
 from __future__ import annotations
 
-import json
-import math
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from threading import Event
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from etui.bench.config import RunConfig, parse_run_config, plan_differences
+from etui.bench.config import RunConfig, plan_differences
 from etui.bench.folder import RUN, RunFolder, new_run_id, runs_dir
-from etui.bench.machines import (
-    MachineShare,
-    add_machines,
-    assign_keys,
-    is_comparison,
-    join_machines,
-    name_system,
-    split_system,
-    undo_join,
-)
+from etui.bench.machines import add_machines, assign_keys, is_comparison, join_machines, undo_join
 from etui.bench.plan import RunPlan
 from etui.bench.progress import RunProgress
 from etui.bench.results import write_results
@@ -39,95 +27,27 @@ from etui.bench.run import (
     refuse_other_plan,
 )
 from etui.bench.sample import Sample
-from etui.bench.schedule import Piece, build_schedule
+from etui.bench.schedule import build_schedule
 from etui.bench.setup import build_run_config
-from etui.cluster.drive import ClusterLoop, NodeTally, OpenNode
-from etui.cluster.losses import Losses, MeanJoules, sum_losses
-from etui.cluster.messages import Carrier, ClusterNode, Opening, write_request
+from etui.cluster.drive import ClusterLoop, RunNode
+from etui.cluster.messages import Opening
 from etui.cluster.open_nodes import DEFAULT_PATIENCE, NodeDriver, Patience, read_versions
-from etui.cluster.piece_board import BoundPiece, PieceBoard
-from etui.codec import DocumentError, from_document, to_document
+from etui.cluster.tally import (
+    CLUSTER,
+    Losses,
+    NodeTally,
+    read_tallies,
+    sum_losses,
+    write_document,
+)
 from etui.errors import EtuiError, Stopped, UsageError
 from etui.measure.folder import check_new
 from etui.measure.run import NO_LIMITS, Ending, RunLimits
 
 if TYPE_CHECKING:
     from etui.backends.local import LocalBackend
+    from etui.cluster.ray_carrier import RayCarrier
     from etui.runtime.runtime import Runtime
-
-
-CLUSTER = "cluster.json"
-
-_VERSION = 1
-
-
-@dataclass(frozen=True, slots=True)
-class _Machine:
-    """What one machine lost, over all parts of a run that was resumed."""
-
-    deaths: int
-    losses: Losses = field(default_factory=Losses)
-
-
-@dataclass(frozen=True, slots=True)
-class _Document:
-    cluster_version: int
-    ray: str | None
-    machines: Mapping[str, _Machine]
-    running: tuple[str, ...] = ()
-
-
-def write_document(
-    tallies: Mapping[str, NodeTally], ray: str | None, running: Collection[str] = ()
-) -> str:
-    """Write the document as text.
-
-    ``wasted_joules`` is null once a part of the waste is unknown; ``estimated_joules`` is then an
-    estimate for the questions that died with their node.
-
-    Args:
-        tallies: Key of the machine -> what it did.
-        running: Keys of the machines that may be answering now. If this process dies, so do theirs,
-            and what they spent on their current question stays unknown.
-    """
-    total = sum_losses(tally.losses for tally in tallies.values())
-    document = {
-        "cluster_version": _VERSION,
-        "ray": ray,
-        "running": sorted(running),
-        "wasted": {"wasted_joules": total.wasted_joules, **to_document(total)},
-        "machines": {
-            key: {**to_document(tally), "wasted_joules": tally.losses.wasted_joules}
-            for key, tally in tallies.items()
-        },
-    }
-    return json.dumps(document, indent=2) + "\n"
-
-
-def read_tallies(folder: Path, samples: Iterable[Sample]) -> dict[str, NodeTally]:
-    """Read what the machines of a run did before it is resumed.
-
-    Answers are counted in the samples, which are complete after a crash too, and hold those of a
-    part without a cluster. Losses come from the document; without a valid one there are none.
-
-    Args:
-        samples: All answers of the run.
-
-    Returns:
-        Key of the machine -> what it did.
-    """
-    tallies: dict[str, NodeTally] = {}
-    with suppress(OSError, UnicodeDecodeError, ValueError, DocumentError, RecursionError):
-        document: Any = json.loads((folder / CLUSTER).read_text(encoding="utf-8"))
-        found = from_document(_Document, document, extra="ignore")
-        for key, each in found.machines.items():
-            crashed = each.losses.add_lost(0, None) if key in found.running else each.losses
-            tallies[key] = NodeTally(deaths=each.deaths, losses=crashed)
-    for sample in samples:
-        if sample.machine is not None:
-            tallies.setdefault(sample.machine, NodeTally()).add(sample)
-    return tallies
-
 
 _SHOWN_DIFFERENCES = 6
 _SHOWN_CHARACTERS = 40
@@ -141,36 +61,23 @@ class ClusterOutcome:
     losses: Losses  # Joules without an answer that counts, since the start of the run
 
 
-@dataclass(frozen=True, slots=True)
-class _Opened:
-    """The nodes of a run that are ready."""
-
-    nodes: Mapping[str, ClusterNode]  # Key of the machine -> its node
-    configs: Mapping[str, RunConfig]  # Key of the machine -> the configuration of the run there
-    names: Mapping[str, str]  # Key of the machine -> the name of the node
-    request: str
-
-    def rename(self, keys: Mapping[str, str]) -> _Opened:
-        """Return those nodes that get a key: the one used so far -> the new one."""
-        return _Opened(
-            {new: self.nodes[old] for old, new in keys.items()},
-            {new: self.configs[old] for old, new in keys.items()},
-            {new: self.names[old] for old, new in keys.items()},
-            self.request,
-        )
-
-
 @dataclass(slots=True)
 class ClusterBench:
-    """Runs plans on the nodes of a cluster."""
+    """Runs one plan on the nodes of a cluster."""
 
     runtime: Runtime[LocalBackend]
     """This machine: its folders, its models' hashes, its log. It answers nothing."""
     progress: RunProgress  # Shows the progress
     stopped: Event  # Set when the user wants to stop
-    carrier: Carrier  # Carries text to the nodes
+    carrier: RayCarrier
     patience: Patience = DEFAULT_PATIENCE  # Limits of silence
     now: Callable[[], float] = time.monotonic  # Monotonic clock in seconds
+    _driver: NodeDriver = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._driver = NodeDriver(
+            self.carrier, self.progress.say, self.stopped.is_set, self.patience, self.now
+        )
 
     def start(
         self,
@@ -206,13 +113,14 @@ class ClusterBench:
         if out is not None:
             check_new(out, RUN)
         run_id = new_run_id(plan.suite.name, plan.format.name, plan.systems, datetime.now())
-        opened = self._open(plan, run_id)
-        opened = opened.rename({name: f"m{at}" for at, name in enumerate(opened.nodes, 1)})
-        asked = self._describe(plan, run_id)
-        config = join_machines(asked, opened.configs, compare=compare)
+        opening, configs = self._open(plan, run_id)
+        keys = {name: f"m{at}" for at, name in enumerate(configs, 1)}
+        found = {keys[name]: config for name, config in configs.items()}
+        config = join_machines(opening.config, found, compare=compare)
+        nodes = self._list_nodes(keys, configs)
         place = out or runs_dir(self.runtime.config) / run_id
         with RunFolder.start(place, config) as folder:
-            return self._run(plan, config, folder, (), limits, opened)
+            return self._run(plan, config, folder, (), limits, opening, nodes)
 
     def resume(
         self,
@@ -241,16 +149,16 @@ class ClusterBench:
                     "resume it there, without --cluster",
                 )
             plan = plan_again(undo_join(before))
-            opened = self._open(plan, before.run_id)
-            for config in opened.configs.values():
-                refuse_other_plan(before, config)
-            assigned = assign_keys(before.machines, opened.configs)
+            opening, configs = self._open(plan, before.run_id)
+            for each in configs.values():
+                refuse_other_plan(before, each)
+            assigned = assign_keys(before.machines, configs)
             config = before
             if not is_comparison(before):
                 config = add_machines(before, list(assigned.values()))
             known = {machine.key for machine in config.machines or ()}
-            kept = {name: machine.key for name, machine in assigned.items() if machine.key in known}
-            if not kept:
+            keys = {name: machine.key for name, machine in assigned.items() if machine.key in known}
+            if not keys:
                 raise UsageError(
                     f"run {before.run_id} compares {', '.join(sorted(known))}, and no node of this "
                     "cluster is one of them",
@@ -258,33 +166,20 @@ class ClusterBench:
                 )
             if config != before:
                 reopened.add_machines(config)
-            opened = opened.rename(kept)
-            return self._run(plan, config, reopened, recorded.samples, limits, opened)
+            nodes = self._list_nodes(keys, configs)
+            return self._run(plan, config, reopened, recorded.samples, limits, opening, nodes)
 
-    def _describe(self, plan: RunPlan, run_id: str) -> RunConfig:
-        """Describe a plan as this machine sees it, without loading a model."""
-        runtime = self.runtime
-        return build_run_config(plan, run_id, (), runtime.config, runtime.recorder, None)
-
-    def _open(self, plan: RunPlan, run_id: str) -> _Opened:
+    def _open(self, plan: RunPlan, run_id: str) -> tuple[Opening, dict[str, RunConfig]]:
         """Start the nodes, compare them, and have them load data and models."""
-        driver = self._driver
-        ready = driver.start()
+        runtime = self.runtime
+        self._driver.start()
         self._refuse_stopped()
-        document = self._describe(plan, run_id).to_json()
-        request = write_request(Opening(document, self._known_hashes(plan)))
-        opened = driver.open(ready, request)
+        asked = build_run_config(plan, run_id, (), runtime.config, runtime.recorder, None)
+        opening = Opening(asked, self._known_hashes(plan))
+        configs = self._driver.open(opening)
         self._refuse_stopped()
-        configs = {key: parse_run_config(each.config) for key, each in opened.items()}
         _refuse_other_plans(configs)
-        names = {name: name for name in configs}
-        return _Opened({name: ready[name] for name in configs}, configs, names, request)
-
-    @property
-    def _driver(self) -> NodeDriver:
-        return NodeDriver(
-            self.carrier, self.progress.say, self.stopped.is_set, self.patience, self.now
-        )
+        return opening, configs
 
     def _refuse_stopped(self) -> None:
         if self.stopped.is_set():
@@ -295,12 +190,20 @@ class ClusterBench:
         from etui.models.files import expected_sha256, recorded_sha256
 
         config = self.runtime.config
-        known: dict[str, str | None] = {}
-        for name in plan.models:
-            spec = self.runtime.catalogue.get(name)
-            if spec.backend is None:
-                known[name] = recorded_sha256(spec, config) or expected_sha256(spec, config)
-        return known
+        specs = [self.runtime.catalogue.get(name) for name in plan.models]
+        return {
+            spec.name: recorded_sha256(spec, config) or expected_sha256(spec, config)
+            for spec in specs
+            if spec.backend is None
+        }
+
+    def _list_nodes(
+        self, keys: Mapping[str, str], configs: Mapping[str, RunConfig]
+    ) -> list[RunNode]:
+        return [
+            RunNode(key, name, self._driver.nodes[name], configs[name].versions, NodeTally())
+            for name, key in keys.items()
+        ]
 
     def _run(
         self,
@@ -309,33 +212,46 @@ class ClusterBench:
         folder: RunFolder,
         before: Sequence[Sample],
         limits: RunLimits,
-        opened: _Opened,
+        opening: Opening,
+        nodes: Sequence[RunNode],
     ) -> ClusterOutcome:
-        for key, node_name in opened.names.items():
-            machine = next(each for each in config.machines or () if each.key == key)
-            self.progress.say(f"{key} is {node_name}: {machine.name}")
+        machines = {machine.key: machine for machine in config.machines or ()}
+        tallies = {key: NodeTally() for key in machines} | read_tallies(folder.path, before)
+        for node in nodes:
+            node.tally = tallies[node.key]
+            self.progress.say(f"{node.key} is {node.name}: {machines[node.key].name}")
         self.progress.begin(config, folder.path, before)
-        tallies = {each.key: NodeTally() for each in config.machines or ()}
-        tallies |= read_tallies(folder.path, before)
-        ray = read_versions()["ray"]
-        running: tuple[str, ...] = tuple(opened.nodes)
+        running = [node.key for node in nodes]
+        kept: object = None
 
         def keep() -> None:
-            folder.write(CLUSTER, write_document(tallies, ray, running))
+            folder.write(CLUSTER, write_document(tallies, read_versions()["ray"], running))
 
         with log_run(self.runtime.writer, config, folder.path, before) as log:
 
-            def see(new: Sequence[Sample]) -> None:
+            def write(new: Sequence[Sample]) -> None:
+                folder.add_samples(new)  # on the disk before anyone sees them
                 log.add(new)
                 self.progress.see(new)
 
-            sink = _Sink(config, folder, see)
+            pieces = tuple(build_schedule(plan, undo_join(config).contenders))
+            loop = ClusterLoop(self._driver, nodes, opening, config, pieces, before, write)
+            limit = limits.start(self.stopped.is_set)
+
+            def check(joules: float) -> Ending | None:
+                nonlocal kept
+                lost = {key: (tally.deaths, tally.losses) for key, tally in tallies.items()}
+                if lost != kept:  # what was wasted survives a crash of this process
+                    keep()
+                    kept = lost
+                return limit(joules + sum_losses(tallies.values()).reported_joules)
+
             try:
-                ending = self._answer(plan, before, limits, opened, sink, tallies, keep)
+                ending = loop.run(check)
                 samples = read_answers(folder.path)
-                running = ()
+                running = []
             except EtuiError as error:
-                running = ()
+                running = []
                 if isinstance(error, Stopped):
                     error.fix = error.fix or f"resume with: etui bench --resume {folder.path}"
                 raise
@@ -344,46 +260,8 @@ class ClusterBench:
             log.conclude(ending)
             self.progress.say("writing the report")
             log.summary = write_results(folder, config, samples, self.runtime.config)
-        losses = sum_losses(tally.losses for tally in tallies.values())
         outcome = RunOutcome(ending, folder.path, config, samples, log.summary)
-        return ClusterOutcome(outcome, losses)
-
-    def _answer(
-        self,
-        plan: RunPlan,
-        before: Sequence[Sample],
-        limits: RunLimits,
-        opened: _Opened,
-        sink: _Sink,
-        tallies: dict[str, NodeTally],
-        keep: Callable[[], None],
-    ) -> Ending:
-        by_system: dict[str, list[Sample]] = {}
-        for sample in before:
-            by_system.setdefault(sink.system_of(sample), []).append(sample)
-        answered = {(sink.system_of(each), each.subject, each.row) for each in before}
-        systems = undo_join(sink.config).contenders
-        pieces = bind_pieces(build_schedule(plan, systems), sink.config)
-        nodes = {
-            key: OpenNode(node, opened.names[key], opened.configs[key].versions)
-            for key, node in opened.nodes.items()
-        }
-        board = PieceBoard(pieces, answered)
-        mean = MeanJoules.of(by_system)
-        loop = ClusterLoop(self._driver, nodes, opened.request, board, sink, mean, tallies)
-        spent = math.fsum(sample.joules for sample in before if sample.joules is not None)
-        limit = limits.start(self.stopped.is_set)
-        kept: object = None
-
-        def check(joules: float) -> Ending | None:
-            nonlocal kept
-            lost = {key: (tally.deaths, tally.losses) for key, tally in tallies.items()}
-            if lost != kept:  # what was wasted survives a crash of this process
-                keep()
-                kept = lost
-            return limit(joules)
-
-        return loop.run(spent, check)
+        return ClusterOutcome(outcome, sum_losses(tallies.values()))
 
 
 def _refuse_other_plans(configs: Mapping[str, RunConfig]) -> None:
@@ -404,41 +282,3 @@ def _refuse_other_plans(configs: Mapping[str, RunConfig]) -> None:
 def _shorten(value: object) -> str:
     text = str(value)
     return text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}..."
-
-
-def bind_pieces(pieces: Iterable[Piece], config: RunConfig) -> tuple[BoundPiece, ...]:
-    """Bind pieces to machines: all of them to every machine of a comparison, else to none."""
-    if not is_comparison(config):
-        return tuple(BoundPiece(piece) for piece in pieces)
-    machines = tuple(machine.key for machine in config.machines or ())
-    return tuple(
-        BoundPiece(replace(piece, system=name_system(piece.system, machine)), machine)
-        for piece in pieces
-        for machine in machines
-    )
-
-
-@dataclass(frozen=True, slots=True)
-class _Sink:
-    """The run folder and whoever looks; see :class:`etui.cluster.drive.RunSink`."""
-
-    config: RunConfig
-    folder: RunFolder
-    see: Callable[[Sequence[Sample]], None]
-
-    def place(self, machine: str, sample: Sample) -> Sample:
-        """Return an answer as the run records it."""
-        return MachineShare(machine, is_comparison(self.config)).place(sample)
-
-    def system_of(self, sample: Sample) -> str:
-        """Return the system of a recorded answer."""
-        return self.config.contender(sample.arm)
-
-    def task_system(self, system: str) -> str:
-        """Return the name that a node knows a system by."""
-        return split_system(system)[0] if is_comparison(self.config) else system
-
-    def write(self, samples: Sequence[Sample]) -> None:
-        """Write answers to the disk, then show them."""
-        self.folder.add_samples(samples)
-        self.see(samples)

@@ -1,97 +1,49 @@
-"""What travels between the driver of a run and its nodes: lines of JSON, never pickled objects.
+"""What travels between the driver of a run and its nodes, once both have the same versions.
 
-A node may run another etui, whose classes differ; text is compared by us and refused by name.
+The versions are compared first: a plain dict, which every etui can read.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
 
-from etui.bench.sample import Sample
-from etui.codec import DocumentError, from_document, to_document
+if TYPE_CHECKING:
+    from etui.bench.config import RunConfig
+    from etui.bench.sample import Sample
+    from etui.bench.schedule import Piece
 
 Method = Literal["describe", "open", "answer", "command"]
-"""What a node can be asked to do; see :class:`etui.cluster.ray_carrier.NodeActor`."""
+"""What a node can be asked to do; see :class:`etui.cluster.node.NodeActor`."""
+
+Versions = dict[str, str | None]
+"""Program -> version, as :func:`etui.cluster.open_nodes.read_versions` reads them."""
 
 
 @dataclass(frozen=True, slots=True)
-class ClusterNode:
-    """A node of the cluster."""
+class Opening:
+    """What a node must make ready for a bench run."""
 
-    id: str
-    host: str
-    cpus: float
-    gpus: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class Said:
-    """A node sent a line of text."""
-
-    node: str
-    text: str
+    config: RunConfig  # The configuration as the driver plans it, without models
+    models: Mapping[str, str | None]
+    """Model -> sha256 of its file; None where the driver does not know it."""
 
 
 @dataclass(frozen=True, slots=True)
-class Ended:
-    """A node has done what it was asked to do."""
+class Task:
+    """Questions that a node is to answer."""
 
-    node: str
-
-
-@dataclass(frozen=True, slots=True)
-class Died:
-    """The process of a node has died, or could not start."""
-
-    node: str
-    why: str  # As the carrier reports it, in one line
-
-
-Report = Said | Ended | Died
-
-
-class Carrier(Protocol):
-    """Carries text to the nodes of a cluster and back; used from one thread."""
-
-    def list_nodes(self) -> Sequence[ClusterNode]:
-        """List the nodes that are alive now."""
-
-    def start(self, node: ClusterNode) -> None:
-        """Start the process of a node, which holds all its CPUs and GPUs; return at once.
-
-        An earlier process of the node is ended.
-        """
-
-    def call(self, node: str, method: Method, text: str) -> None:
-        """Ask a node to do something; its reports come from :meth:`wait`.
-
-        A node does one thing at a time.
-        """
-
-    def wait(self, seconds: float) -> Sequence[Report]:
-        """Wait for reports; return those that came, or none after this time."""
-
-    def stop(self, node: str) -> None:
-        """Ask a node to end what it is doing; return at once."""
-
-    def end(self, node: str) -> None:
-        """End the process of a node."""
-
-    def close(self) -> None:
-        """End all processes, and leave the cluster."""
+    piece: Piece  # With all rows, so that the groups that are computed together stay the same
+    done: tuple[int, ...] = ()  # Rows of it that are already answered
 
 
 @dataclass(frozen=True, slots=True)
-class Facts:
-    """What a node says of itself before anything is loaded there."""
+class Command:
+    """An etui command that a node runs."""
 
-    host: str
-    versions: Mapping[str, str | None]
-    """Program -> version, as :func:`etui.cluster.open_nodes.read_versions` reads them."""
-    pid: int  # Id of the process that answers
+    words: tuple[str, ...]  # The command line behind `etui`
+    collect: bool = False  # Whether the files of the folder that it writes are sent back
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,9 +55,9 @@ class Note:
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """The node is ready; ``config`` is the document of its own configuration of the run."""
+    """The node is ready."""
 
-    config: Mapping[str, Any]
+    config: RunConfig  # Its own configuration of the run
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,107 +85,35 @@ class Line:
 
 
 @dataclass(frozen=True, slots=True)
-class Finished:
-    """A command of the node has ended."""
+class NodeResult:
+    """How a command ended on a node."""
 
-    exit_code: int
-    errors: str  # The end of its standard error
-    files: Mapping[str, str]  # Name -> text of the files that it wrote for the driver
+    exit_code: int | None  # None if the node died, was silent, or could not run it
+    errors: str  # The end of its standard error, or why there is no exit code
+    files: Mapping[str, str] = field(default_factory=dict)
+    """Name -> text of the files that it wrote for the driver."""
+    lines: tuple[str, ...] = ()  # What it printed; the driver collects them
 
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """An error of the node, which has survived it.
-
-    Attributes:
-        what, fix: As in :class:`etui.errors.EtuiError`.
-    """
+    """An error of the node, which has survived it; fields as of :class:`etui.errors.EtuiError`."""
 
     what: str
     fix: str
-    exit_code: int  # As in :class:`etui.errors.EtuiError`; 2 says that every node would fail
-
-
-Message = Facts | Note | Opened | Answers | Wasted | Line | Finished | Failed
-
-_KINDS: Mapping[str, type[Any]] = {
-    "facts": Facts,
-    "note": Note,
-    "opened": Opened,
-    "answers": Answers,
-    "wasted": Wasted,
-    "line": Line,
-    "finished": Finished,
-    "failed": Failed,
-}
+    exit_code: int  # 2 says that every node would fail
 
 
 @dataclass(frozen=True, slots=True)
-class Opening:
-    """What a node must make ready for a bench run."""
-
-    config: Mapping[str, Any]
-    """Document of the configuration as the driver plans it, without models."""
-    models: Mapping[str, str | None]
-    """Model -> sha256 of its file; None where the driver does not know it."""
+class Ended:
+    """The node has done what it was asked to do."""
 
 
 @dataclass(frozen=True, slots=True)
-class Task:
-    """Questions that a node is to answer."""
+class Died:
+    """The process of the node has died, or could not start."""
 
-    system: str  # Name of the arm or of the policy
-    subject: str
-    rows: tuple[int, ...]
-    """Every row of the piece, so that the groups that are computed together stay the same."""
-    done: tuple[int, ...] = ()  # Rows of it that are already answered
+    why: str  # As Ray reports it, in one line
 
 
-@dataclass(frozen=True, slots=True)
-class Command:
-    """An etui command that a node runs, and which of its files the driver wants."""
-
-    words: tuple[str, ...]  # The command line behind `etui`
-    collect: bool = False
-    """Whether the folder that ``--out`` names is sent back; it is appended to ``words``."""
-
-
-def write_message(message: Message) -> str:
-    """Write a message of a node as text."""
-    kind = next(name for name, each in _KINDS.items() if each is type(message))
-    return json.dumps({"message": kind, **to_document(message)})
-
-
-def read_message(text: str) -> Message:
-    """Read a message of a node.
-
-    Raises:
-        DocumentError: It is not one; the node runs another etui.
-    """
-    try:
-        document = json.loads(text)
-        kind = _KINDS[document.pop("message")]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DocumentError(f"not a message of a node: {text[:80]!r}") from error
-    message: Message = from_document(kind, document, extra="ignore")
-    return message
-
-
-def write_request(request: Opening | Task | Command) -> str:
-    """Write a request to a node as text."""
-    return json.dumps(to_document(request))
-
-
-def read_opening(text: str) -> Opening:
-    """Read the request to open a run."""
-    return from_document(Opening, json.loads(text))
-
-
-def read_task(text: str) -> Task:
-    """Read the request to answer a piece."""
-    return from_document(Task, json.loads(text))
-
-
-def read_command(text: str) -> Command:
-    """Read the request to run a command."""
-    return from_document(Command, json.loads(text))
+Message = Versions | Note | Opened | Answers | Wasted | Line | NodeResult | Failed | Ended | Died

@@ -5,44 +5,51 @@ from __future__ import annotations
 import platform
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, TypeVar
 
 from etui import __version__
 from etui.cluster.messages import (
-    Carrier,
-    ClusterNode,
     Command,
     Died,
-    Facts,
+    Ended,
     Failed,
-    Finished,
     Line,
     Message,
     Method,
+    NodeResult,
     Note,
     Opened,
-    Report,
-    Said,
-    read_message,
-    write_request,
+    Opening,
+    Versions,
 )
-from etui.codec import DocumentError
 from etui.errors import EtuiError, ExitCode, UsageError
 from etui.runtime.provenance import package_version
 from etui.units import count_text, seconds_text
 
+if TYPE_CHECKING:
+    from etui.bench.config import RunConfig
+    from etui.cluster.ray_carrier import ClusterNode, RayCarrier
+
+T = TypeVar("T")
+TICK_SECONDS = 0.25
+COMMAND_SECONDS = 3600.0
+"""How long a command may print nothing: a block of a sweep takes minutes."""
+COMMAND_STOP_SECONDS = 60.0
+"""How long a command may take to end after Ctrl-C: it restores caps, and writes what it has."""
 _LABELS = {
     "etui": "etui",
     "llama_cpp_python": "llama-cpp-python",
     "python": "Python",
     "ray": "Ray",
 }
-
 _SHOWN_HASH = 12
+_NOT_IN_NAMES = re.compile(r"[^a-z0-9_-]+")
+_NO_IMPORT = ("ModuleNotFoundError", "ImportError", "failed to be imported")
 
 
-def read_versions() -> dict[str, str | None]:
+def read_versions() -> Versions:
     """Read the versions that the nodes of a run must have in common."""
     return {
         "etui": __version__,
@@ -52,34 +59,27 @@ def read_versions() -> dict[str, str | None]:
     }
 
 
-def list_differences(there: Mapping[str, str | None], here: Mapping[str, str | None]) -> list[str]:
-    """List the versions that differ, as text: ``etui 0.2, here 0.1``."""
-    return [
-        f"{label} {there.get(name) or 'unknown'}, here {here.get(name) or 'unknown'}"
-        for name, label in _LABELS.items()
-        if there.get(name) != here.get(name)
-    ]
-
-
-def refuse_other_versions(
-    nodes: Mapping[str, Mapping[str, str | None]], here: Mapping[str, str | None]
-) -> None:
+def refuse_other_versions(nodes: Mapping[str, Versions], here: Versions) -> None:
     """Refuse nodes with other versions than the driver.
 
     Args:
-        nodes: Key of the machine -> its versions.
+        nodes: Name of the node -> its versions.
 
     Raises:
         UsageError: A version differs; the message names each node and each program.
     """
-    found = {
-        machine: list_differences(versions, here)
-        for machine, versions in nodes.items()
-        if list_differences(versions, here)
-    }
+    found = {}
+    for name, there in nodes.items():
+        parts = [
+            f"{label} {there.get(program) or 'unknown'}, here {here.get(program) or 'unknown'}"
+            for program, label in _LABELS.items()
+            if there.get(program) != here.get(program)
+        ]
+        if parts:
+            found[name] = ", ".join(parts)
     if found:
         raise UsageError(
-            "; ".join(f"node {name} has {', '.join(parts)}" for name, parts in found.items()),
+            "; ".join(f"node {name} has {parts}" for name, parts in found.items()),
             "install the same versions on every node, or take these nodes out of the cluster",
         )
 
@@ -95,14 +95,6 @@ def refuse_other_hash(what: str, there: str | None, here: str | None) -> None:
             f"{what} has sha256 {there[:_SHOWN_HASH]} there, here {here[:_SHOWN_HASH]}",
             "put the same file on every node",
         )
-
-
-MOST_DEATHS = 3
-"""Deaths in a row, without an answer between them, after which a node is given up."""
-
-
-MOST_LOSSES = 3
-"""Losses of one piece after which the run ends: the piece, not the nodes, is the cause."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,67 +130,43 @@ def build_patience(seconds: float | None) -> Patience:
     return Patience(ready=seconds, opening=seconds, first=seconds, least=seconds)
 
 
-_TICK_SECONDS = 0.25
-_NOT_IN_NAMES = re.compile(r"[^a-z0-9_-]+")
-
-
 def name_nodes(nodes: Sequence[ClusterNode]) -> dict[str, ClusterNode]:
     """Give every node a short unique name: that of its host, numbered if several have the same."""
     found: dict[str, ClusterNode] = {}
     for node in sorted(nodes, key=lambda each: (each.host, each.id)):
         stem = _NOT_IN_NAMES.sub("-", node.host.split(".")[0].lower()).strip("-") or "node"
-        key, number = stem, 1
-        while key in found:
+        name, number = stem, 1
+        while name in found:
             number += 1
-            key = f"{stem}-{number}"
-        found[key] = node
+            name = f"{stem}-{number}"
+        found[name] = node
     return found
 
 
 @dataclass(slots=True)
-class Conversation:
-    """One request to several nodes, and what came back so far."""
+class _Reply:
+    """What a node says to one request."""
 
-    said: dict[str, list[Message]] = field(default_factory=dict)
-    """Node id -> its messages other than notes, once it has ended."""
-    failed: dict[str, Failed] = field(default_factory=dict)  # Node id -> its error
-    lost: dict[str, str] = field(default_factory=dict)  # Node id -> why it has no answer
-
-
-COMMAND_SECONDS = 3600.0
-"""How long a command may print nothing: a block of a sweep takes minutes."""
-
-COMMAND_STOP_SECONDS = 60.0
-"""How long a command may take to end after Ctrl-C: it restores caps, and writes what it has."""
+    heard: float  # When it said something last
+    messages: list[Message] = field(default_factory=list)
+    lost: str = ""  # Why it did not come to its end; empty if it did
 
 
-@dataclass(frozen=True, slots=True)
-class NodeResult:
-    """How a command ended on a node."""
-
-    lines: tuple[str, ...]  # What it printed on its standard output
-    exit_code: int | None  # Its exit code; None if the node died, was silent, or could not run it
-    errors: str  # The end of its standard error, or why there is no exit code
-    files: Mapping[str, str] = field(default_factory=dict)
-    """Name -> text of the files that it wrote for the driver."""
-
-
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class NodeDriver:
     """Starts the nodes of a cluster, asks all of them the same thing, and waits for them."""
 
-    carrier: Carrier
+    carrier: RayCarrier
     say: Callable[[str], None]  # Shows a line about the current step
     stopped: Callable[[], bool] = lambda: False
     """Whether the user stopped the command; the nodes are then asked to end."""
     patience: Patience = DEFAULT_PATIENCE
     now: Callable[[], float] = time.monotonic  # Monotonic clock in seconds
+    nodes: dict[str, ClusterNode] = field(default_factory=dict, init=False)
+    """The nodes that are ready, by their names."""
 
-    def start(self) -> dict[str, ClusterNode]:
+    def start(self) -> None:
         """Start the process of every node and compare its versions with those of this machine.
-
-        Returns:
-            The nodes that are ready, by the name of their machine.
 
         Raises:
             UsageError: A node has other versions, or no etui.
@@ -207,156 +175,146 @@ class NodeDriver:
         found = self.carrier.list_nodes()
         if not found:
             raise EtuiError("the cluster has no node with a CPU", "start one: ray start --address")
-        nodes = name_nodes(found)
-        self.say(f"starting {count_text(len(nodes), 'node')}: {', '.join(nodes)}")
-        for node in nodes.values():
+        self.nodes = name_nodes(found)
+        self.say(f"starting {count_text(len(self.nodes), 'node')}: {', '.join(self.nodes)}")
+        for node in self.nodes.values():
             self.carrier.start(node)
-        asked = self.ask(nodes, "", "describe", self.patience.ready)
-        _refuse_without_etui(nodes, asked)
-        refuse_failures(nodes, asked)
-        versions: dict[str, Mapping[str, str | None]] = {}
-        for machine, node in nodes.items():
-            for message in asked.said[node.id]:
-                if isinstance(message, Facts):
-                    versions[machine] = message.versions
+        replies = self._ask(self.nodes, "describe", None, self.patience.ready)
+        for name, reply in replies.items():
+            if any(word in reply.lost for word in _NO_IMPORT):
+                raise UsageError(
+                    f"node {name} cannot import etui: {reply.lost}",
+                    "install the same etui there, into the Python that started Ray",
+                )
+        versions = self._keep_ready(replies, dict)
         refuse_other_versions(versions, read_versions())
-        return self._keep_ready(nodes, set(versions), asked)
 
-    def open(self, nodes: Mapping[str, ClusterNode], request: str) -> dict[str, Opened]:
+    def open(self, opening: Opening) -> dict[str, RunConfig]:
         """Have every node load its questions and models.
 
         Returns:
-            What each node that is ready opened, by the name of its machine.
+            The configuration of the run on each node that is ready, by the name of the node.
 
         Raises:
             EtuiError: A node has another model or other data, or no node is ready.
         """
-        asked = self.ask(nodes, request, "open", self.patience.opening)
-        refuse_failures(nodes, asked)
-        opened: dict[str, Opened] = {}
-        for machine, node in nodes.items():
-            for message in asked.said[node.id]:
-                if isinstance(message, Opened):
-                    opened[machine] = message
-        self._keep_ready(nodes, set(opened), asked)
-        return opened
+        replies = self._ask(self.nodes, "open", opening, self.patience.opening)
+        return {name: opened.config for name, opened in self._keep_ready(replies, Opened).items()}
 
     def run(
         self,
         commands: Sequence[Command],
-        hear: Callable[[str, str], None] = lambda machine, line: None,
+        hear: Callable[[str, str], None] = lambda name, line: None,
     ) -> dict[str, NodeResult]:
         """Start all nodes and run commands one after the other on each; a failure ends a node's.
 
         Args:
             commands: The commands; only what the last one printed is returned.
-            hear: Called with the machine and each line that the last one prints.
+            hear: Called with the name of the node and each line that the last one prints.
 
         Returns:
-            Name of the machine -> how its last command ended.
+            Name of the node -> how its last command ended.
 
         Raises:
             UsageError: A node has other versions.
             EtuiError: No node is ready.
         """
-        nodes = self.start()
+        self.start()
         results: dict[str, NodeResult] = {}
         for command in commands:
-            is_last = command is commands[-1]
-
-            def pass_on(machine: str, message: Message, is_last: bool = is_last) -> None:
-                if isinstance(message, Line) and is_last:
-                    hear(machine, message.text)
-
-            left = {
-                machine: node
-                for machine, node in nodes.items()
-                if machine not in results or results[machine].exit_code == ExitCode.DONE
-            }
-            asked = self.ask(left, write_request(command), "command", COMMAND_SECONDS, pass_on)
-            for machine, node in left.items():
-                why = asked.lost.get(node.id)
-                results[machine] = _read_result(asked.said[node.id], asked.failed.get(node.id), why)
+            left = [
+                name
+                for name in self.nodes
+                if name not in results or results[name].exit_code == ExitCode.DONE
+            ]
+            show = hear if command is commands[-1] else lambda name, line: None
+            for name, reply in self._ask(left, "command", command, COMMAND_SECONDS, show).items():
+                results[name] = _read_result(reply)
         return results
 
-    def ask(
+    def _ask(
         self,
-        nodes: Mapping[str, ClusterNode],
-        request: str,
+        names: Collection[str],
         method: Method,
+        request: object,
         silence_seconds: float,
-        hear: Callable[[str, Message], None] = lambda machine, message: None,
-    ) -> Conversation:
+        hear: Callable[[str, str], None] = lambda name, line: None,
+    ) -> dict[str, _Reply]:
         """Ask nodes the same thing and wait until each has answered, failed, died or been silent.
 
         Args:
             silence_seconds: How long a node may be silent.
-            hear: Called with the machine and each of its messages.
+            hear: Called with the name of the node and each line that a command prints there.
         """
-        now = self.now
-        stopping_seconds = self.patience.stopping
-        if method == "command":
-            stopping_seconds = COMMAND_STOP_SECONDS
-        machines = {node.id: machine for machine, node in nodes.items()}
-        found = Conversation()
-        heard: dict[str, float] = {}
-        for node_id in machines:
-            self.carrier.call(node_id, method, request)
-            heard[node_id] = now()
-            found.said[node_id] = []
+        command = method == "command"
+        stopping_seconds = COMMAND_STOP_SECONDS if command else self.patience.stopping
+        replies: dict[str, _Reply] = {}
+        waiting: dict[str, str] = {}
+        for name in names:
+            self.carrier.call(self.nodes[name].id, method, request)
+            waiting[self.nodes[name].id] = name
+            replies[name] = _Reply(self.now())
         until: float | None = None
-        while heard:
+        while waiting:
             if self.stopped() and until is None:
-                until = now() + stopping_seconds
-                for node_id in heard:
+                until = self.now() + stopping_seconds
+                for node_id in waiting:
                     self.carrier.stop(node_id)
-            for report in self.carrier.wait(_TICK_SECONDS):
-                if report.node in heard:
-                    heard[report.node] = now()
-                    self._note(report, machines[report.node], found, hear)
-                    if not isinstance(report, Said):
-                        del heard[report.node]
-            for node_id in [each for each, at in heard.items() if now() - at > silence_seconds]:
-                del heard[node_id]
-                found.lost[node_id] = f"was silent for {seconds_text(silence_seconds)}"
-            if until is not None and now() > until:
-                for node_id in heard:
-                    found.lost[node_id] = f"did not stop within {seconds_text(stopping_seconds)}"
-                break
-        return found
+            for node_id, message in self.carrier.wait(TICK_SECONDS):
+                if node_id not in waiting:
+                    continue
+                name = waiting[node_id]
+                replies[name].heard = self.now()
+                match message:
+                    case Note(text):
+                        self.say(f"{name}: {text}")
+                    case Ended():
+                        del waiting[node_id]
+                    case Died(why):
+                        del waiting[node_id]
+                        replies[name].lost = why
+                    case _:
+                        replies[name].messages.append(message)
+                        if isinstance(message, Line):
+                            hear(name, message.text)
+            for node_id, name in list(waiting.items()):
+                if self.now() - replies[name].heard > silence_seconds:
+                    del waiting[node_id]
+                    replies[name].lost = f"was silent for {seconds_text(silence_seconds)}"
+                elif until is not None and self.now() > until:
+                    del waiting[node_id]
+                    replies[name].lost = f"did not stop within {seconds_text(stopping_seconds)}"
+        return replies
 
-    def _note(
-        self,
-        report: Report,
-        machine: str,
-        found: Conversation,
-        hear: Callable[[str, Message], None],
-    ) -> None:
-        if isinstance(report, Died):
-            found.lost[report.node] = report.why
-        if not isinstance(report, Said):
-            return
-        try:
-            message = read_message(report.text)
-        except DocumentError as error:
-            message = Failed(f"it speaks another version of etui: {error}", "", 2)
-        hear(machine, message)
-        if isinstance(message, Note):
-            self.say(f"{machine}: {message.text}")
-        elif isinstance(message, Failed):
-            found.failed[report.node] = message
-        else:
-            found.said[report.node].append(message)
+    def _keep_ready(self, replies: Mapping[str, _Reply], kind: type[T]) -> dict[str, T]:
+        """Return what the nodes said that are ready; end the others, and name them.
 
-    def _keep_ready(
-        self, nodes: Mapping[str, ClusterNode], ready: set[str], asked: Conversation
-    ) -> dict[str, ClusterNode]:
-        """End the processes of nodes that are not ready, and name them."""
+        Raises:
+            UsageError: A node reported wrong usage: another model, other data.
+            EtuiError: A node reported another error, or none is ready.
+        """
+        failed = {
+            name: message
+            for name, reply in replies.items()
+            for message in reply.messages
+            if isinstance(message, Failed)
+        }
+        if failed:
+            wrong = any(each.exit_code == UsageError.exit_code for each in failed.values())
+            raise (UsageError if wrong else EtuiError)(
+                "; ".join(f"node {name}: {each.what}" for name, each in failed.items()),
+                next(iter(failed.values())).fix,
+            )
+        ready: dict[str, T] = {
+            name: message
+            for name, reply in replies.items()
+            for message in reply.messages
+            if isinstance(message, kind)
+        }
         reasons = []
-        for machine, node in nodes.items():
-            if machine not in ready:
-                reasons.append(f"node {machine} {asked.lost.get(node.id, 'said nothing')}")
-                self.carrier.end(node.id)
+        for name in [name for name in replies if name not in ready]:
+            reasons.append(f"node {name} {replies[name].lost or 'said nothing'}")
+            self.carrier.end(self.nodes.pop(name).id)
         if not ready:
             raise EtuiError(
                 f"no node of the cluster is ready: {'; '.join(reasons)}",
@@ -364,45 +322,15 @@ class NodeDriver:
             )
         for reason in reasons:
             self.say(f"{reason}: the run goes on without it, with {count_text(len(ready), 'node')}")
-        return {machine: node for machine, node in nodes.items() if machine in ready}
+        return ready
 
 
-def refuse_failures(nodes: Mapping[str, ClusterNode], asked: Conversation) -> None:
-    """Raise the errors that nodes reported, each with the name of its node.
-
-    Raises:
-        UsageError: A node reported wrong usage: another model, other data.
-        EtuiError: A node reported another error.
-    """
-    errors = [
-        (machine, asked.failed[node.id])
-        for machine, node in nodes.items()
-        if node.id in asked.failed
-    ]
-    if not errors:
-        return
-    kind = (
-        UsageError
-        if any(error.exit_code == UsageError.exit_code for _, error in errors)
-        else (EtuiError)
-    )
-    raise kind("; ".join(f"node {machine}: {e.what}" for machine, e in errors), errors[0][1].fix)
-
-
-def _refuse_without_etui(nodes: Mapping[str, ClusterNode], asked: Conversation) -> None:
-    for machine, node in nodes.items():
-        why = asked.lost.get(node.id, "")
-        if "ModuleNotFoundError" in why or "ImportError" in why or "failed to be imported" in why:
-            raise UsageError(
-                f"node {machine} cannot import etui: {why}",
-                "install the same etui there, into the Python that started Ray",
-            )
-
-
-def _read_result(said: Sequence[Message], failed: Failed | None, why: str | None) -> NodeResult:
-    lines = tuple(message.text for message in said if isinstance(message, Line))
-    end = next((message for message in said if isinstance(message, Finished)), None)
-    if end is not None:
-        return NodeResult(lines, end.exit_code, end.errors, end.files)
-    reason = failed.what if failed is not None else why or "it said nothing"
-    return NodeResult(lines, None, reason)
+def _read_result(reply: _Reply) -> NodeResult:
+    lines = tuple(message.text for message in reply.messages if isinstance(message, Line))
+    reason = reply.lost or "it said nothing"
+    for message in reply.messages:
+        if isinstance(message, NodeResult):
+            return replace(message, lines=lines)
+        if isinstance(message, Failed):
+            reason = message.what
+    return NodeResult(None, reason, lines=lines)

@@ -9,9 +9,9 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from etui.cli import bench_cluster, cluster_commands
+from etui.cli import cluster as cluster_command
 from etui.cli.main import run
-from etui.cluster.open_nodes import NodeResult
+from etui.cluster.messages import NodeResult
 from etui.log.queries import LogReader
 
 
@@ -85,17 +85,17 @@ def test_a_dry_run_needs_no_cluster(etui, starter_model, monkeypatch):
 @click.option("--cluster")
 @click.pass_context
 def words_of(ctx, **_options):
-    click.echo(json.dumps(cluster_commands.build_words(ctx, {"cluster"})))
+    click.echo(json.dumps(cluster_command.build_words(ctx)))
 
 
 @pytest.mark.parametrize(
     ("given", "expected"),
     [
-        ((), ["sweep", "--", "m"]),
-        (("--cluster", "x"), ["sweep", "--", "m"]),
-        (("--axis", "a=1,2", "--axis", "b=3"), ["sweep", "--axis=a=1,2", "--axis=b=3", "--", "m"]),
-        (("-n", "5", "--force"), ["sweep", "--limit=5", "--force", "--", "m"]),
-        (("--no-reuse",), ["sweep", "--no-reuse", "--", "m"]),
+        ((), ["--", "m"]),
+        (("--cluster", "x"), ["--", "m"]),
+        (("--axis", "a=1,2", "--axis", "b=3"), ["--axis=a=1,2", "--axis=b=3", "--", "m"]),
+        (("-n", "5", "--force"), ["--limit=5", "--force", "--", "m"]),
+        (("--no-reuse",), ["--no-reuse", "--", "m"]),
     ],
 )
 def test_the_nodes_get_the_same_options(given, expected):
@@ -107,7 +107,7 @@ def test_the_path_of_a_file_becomes_absolute(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "q.csv").write_text("")
     done = CliRunner().invoke(words_of, ["--suite", "q.csv", "m"])
-    assert json.loads(done.output) == ["sweep", f"--suite={tmp_path / 'q.csv'}", "--", "m"]
+    assert json.loads(done.output) == [f"--suite={tmp_path / 'q.csv'}", "--", "m"]
 
 
 class FakeCluster:
@@ -115,7 +115,7 @@ class FakeCluster:
 
     def __init__(self, monkeypatch, **results: NodeResult):
         self.commands = []
-        monkeypatch.setattr(bench_cluster, "open_carrier", self.open)
+        monkeypatch.setattr(cluster_command, "open_carrier", self.open)
         monkeypatch.setattr("etui.cluster.open_nodes.NodeDriver.run", self.run)
         self.results = results
 
@@ -165,8 +165,8 @@ def curve_lines(curve_id: str) -> tuple[str, ...]:
 def test_a_calibration_saves_the_curve_of_each_node(etui, monkeypatch, config):
     cluster = FakeCluster(
         monkeypatch,
-        desk=NodeResult(curve_lines("c1"), 0, ""),
-        laptop=NodeResult((), 1, "etui: nothing can be measured on this machine\nsee doctor\n"),
+        desk=NodeResult(0, "", lines=curve_lines("c1")),
+        laptop=NodeResult(1, "etui: nothing can be measured on this machine\nsee doctor\n"),
     )
     code, out, err = etui("calibrate", "m", "--quick", "--force", "--cluster", "local")
     assert [each.words for each in cluster.commands] == [
@@ -187,8 +187,8 @@ def test_a_calibration_saves_the_curve_of_each_node(etui, monkeypatch, config):
 def test_a_calibration_prints_documents(etui, monkeypatch):
     FakeCluster(
         monkeypatch,
-        desk=NodeResult(curve_lines("c1"), 0, ""),
-        laptop=NodeResult(curve_lines("c2"), 3, ""),
+        desk=NodeResult(0, "", lines=curve_lines("c1")),
+        laptop=NodeResult(3, "", lines=curve_lines("c2")),
     )
     code, out, err = etui("calibrate", "m", "--cluster", "local", "--json")
     assert [each["node"] for each in json.loads(out)["curves"]] == ["desk", "laptop"]
@@ -205,7 +205,7 @@ def test_a_sweep_keeps_the_files_of_each_node(etui, monkeypatch, tmp_path):
     result = json.dumps({"event": "result", "model": "m"})
     cluster = FakeCluster(
         monkeypatch,
-        desk=NodeResult((begun, result), 0, "", {"config.json": "{}", "../evil": "x"}),
+        desk=NodeResult(0, "", {"config.json": "{}", "../evil": "x"}, (begun, result)),
     )
     out_dir = tmp_path / "out"
     code, out, err = etui(

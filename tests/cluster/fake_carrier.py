@@ -10,8 +10,9 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
 
-from etui.cluster.messages import ClusterNode, Died, Ended, Method, Report, Said, write_message
-from etui.cluster.ray_carrier import serve
+from etui.cluster.messages import Died, Ended, Message
+from etui.cluster.node import NodeActor
+from etui.cluster.ray_carrier import ClusterNode
 from tests.cluster.fake_node import Behaviour, FakeNode
 
 
@@ -27,6 +28,14 @@ class InlineExecutor(Executor):
         return future
 
 
+def make_actor(machine, opening=None, engine=None) -> NodeActor:
+    """An actor on a given machine, and without a thread unless one is given."""
+    actor = NodeActor("tests.cluster.fake_node:FakeNode", opening)
+    actor._machine = machine
+    actor._engine = engine or InlineExecutor()
+    return actor
+
+
 @dataclass
 class Script:
     """What a node does, tick by tick, while it is asked to answer."""
@@ -36,22 +45,20 @@ class Script:
     behaviour: Behaviour = field(default_factory=Behaviour)
     ready: bool = True
     alive: bool = True
-    worker: FakeNode | None = None
-    stream: Iterator[str] | None = None
+    actor: NodeActor | None = None
+    stream: Iterator[Message] | None = None
     method: str = ""
     starts: int = 0
-    said: int = 0
     stops: int = 0
+    calls: int = 0
 
 
 class FakeCarrier:
-    """See :class:`etui.cluster.messages.Carrier`."""
+    """See :class:`etui.cluster.ray_carrier.RayCarrier`."""
 
     def __init__(self, scripts: Sequence[Script]) -> None:
         self.scripts = {script.node.id: script for script in scripts}
         self.seconds = 0.0
-        self.closed = False
-        self.calls: list[tuple[str, str, str]] = []
 
     def now(self) -> float:
         return self.seconds
@@ -59,65 +66,49 @@ class FakeCarrier:
     def list_nodes(self) -> list[ClusterNode]:
         return [script.node for script in self.scripts.values() if script.alive]
 
-    def start(self, node: ClusterNode) -> None:
+    def start(self, node: ClusterNode, opening=None) -> None:
         script = self.scripts[node.id]
-        script.worker = FakeNode(script.behaviour)
+        script.actor = make_actor(FakeNode(script.behaviour), opening)
         script.stream = None
         script.starts += 1
 
-    def call(self, node: str, method: Method, text: str) -> None:
+    def call(self, node: str, method: str, request=None) -> None:
         script = self.scripts[node]
-        assert script.worker is not None, "a call to a node that was not started"
+        assert script.actor is not None, "a call to a node that was not started"
         assert script.stream is None, "a second call to a busy node"
-        self.calls.append((node, method, text))
+        script.calls += 1
         script.method = method
-        script.worker.allow()
-        script.stream = self._lines(script.worker, method, text)
+        script.stream = script.actor.call(script.calls, method, request)
 
-    @staticmethod
-    def _lines(worker: FakeNode, method: str, text: str) -> Iterator[str]:
-        for message in serve(worker, method, text, InlineExecutor()):
-            yield write_message(message)
-
-    def wait(self, seconds: float) -> list[Report]:
+    def wait(self, seconds: float) -> list[tuple[str, Message]]:
         self.seconds += seconds
-        reports: list[Report] = []
-        for script in self.scripts.values():
-            if script.stream is not None and script.ready:
-                reports += self._tick(script)
-        return reports
+        ready = [each for each in self.scripts.values() if each.stream is not None and each.ready]
+        return [(each.node.id, said) for each in ready if (said := self._tick(each)) is not None]
 
-    def _tick(self, script: Script) -> list[Report]:
-        node = script.node.id
+    def _tick(self, script: Script) -> Message | None:
         scripted = script.method == "answer" and script.actions
         action = script.actions.pop(0) if scripted else "say"
         if action == "wait":
-            return []
+            return None
         if action in ("die", "gone"):
-            script.stream = script.worker = None
+            script.stream = script.actor = None
             script.alive = action == "die"
-            return [Died(node, f"it {action}")]
+            return Died(f"it {action}")
         assert script.stream is not None
-        try:
-            text = next(script.stream)
-        except StopIteration:
+        said = next(script.stream, Ended())
+        if isinstance(said, Ended):
             script.stream = None
-            return [Ended(node)]
-        script.said += 1
-        return [Said(node, text)]
+        return said
 
     def stop(self, node: str) -> None:
         script = self.scripts[node]
         script.stops += 1
-        if script.worker is not None:
-            script.worker.stop()
+        if script.actor is not None:
+            script.actor.stop(script.calls)
 
     def end(self, node: str) -> None:
         script = self.scripts[node]
-        script.stream = script.worker = None
-
-    def close(self) -> None:
-        self.closed = True
+        script.stream = script.actor = None
 
 
 def make_script(name: str, *actions: str, **changes) -> Script:

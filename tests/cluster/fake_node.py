@@ -8,23 +8,22 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from threading import Event
 
-from etui.bench.config import BenchModel, RunConfig, parse_run_config
+from etui.bench.config import BenchModel, RunConfig
 from etui.bench.sample import Sample
-from etui.cluster.machine_worker import NodeCommand
-from etui.cluster.messages import Command, Facts, Message, Opening, Task
+from etui.cluster.messages import Command, Message, Opening, Task, Versions
+from etui.cluster.node import NodeCommand
 from etui.cluster.open_nodes import read_versions, refuse_other_hash
 from etui.energy.types import Energy, EnergyOf, Kind
 from etui.errors import EtuiError, UsageError
 from etui.measure.run import StopRequested
 from etui.turn.record import Tokens
 
-OPENER = "tests.cluster.fake_node:open_fake"
+OPENER = "tests.cluster.fake_node:FakeNode"
 WATTS = 10.0
 SHA256 = "ab" * 32
 
@@ -38,25 +37,18 @@ class Behaviour:
     sha256: str = SHA256
     data_sha256: str | None = None
     memory_bytes: int = 8 << 30
-    describe_seconds: float = 0.0
     open_error: str | None = None
     answer_error: str | None = None
     answer_exit_code: int = 1
-    hang_after: int | None = None
 
 
-def open_fake() -> FakeNode:
-    """Open the node that the environment describes."""
-    return FakeNode(Behaviour(**json.loads(os.environ.get("ETUI_FAKE_NODE", "{}"))))
-
-
-def answer_text(system: str, subject: str, row: int) -> bool:
-    """Whether the fake answers a question rightly: a pure function of it."""
-    return (len(system) + len(subject) + row) % 3 != 0
+def read_behaviour() -> Behaviour:
+    """Read what the environment describes."""
+    return Behaviour(**json.loads(os.environ.get("ETUI_FAKE_NODE", "{}")))
 
 
 def make_sample(system: str, subject: str, row: int, joules: float | None = 2.0) -> Sample:
-    right = answer_text(system, subject, row)
+    right = (len(system) + len(subject) + row) % 3 != 0  # a pure function of the question
     return Sample(
         arm=system, subject=subject, row=row, answer="A", choice="A" if right else "B",
         correct=right, status="answered", text="", logprobs=None, letter_mass=None,
@@ -99,26 +91,21 @@ class FakeAnswered:
 
 @dataclass
 class FakeNode:
-    """See :class:`etui.cluster.ray_carrier.NodeWorker`."""
+    """See :class:`etui.cluster.node.NodeMachine`."""
 
-    behaviour: Behaviour
+    behaviour: Behaviour = field(default_factory=read_behaviour)
     meter: WattMeter = field(default_factory=WattMeter)
     stopped: Event = field(default_factory=Event)
-    answered: int = 0
     command: NodeCommand = field(default_factory=NodeCommand)
 
-    def describe(self) -> Facts:
-        if self.behaviour.describe_seconds:
-            Event().wait(self.behaviour.describe_seconds)
+    def describe(self) -> Versions:
         versions = read_versions()
-        if self.behaviour.etui is not None:
-            versions["etui"] = self.behaviour.etui
-        return Facts(platform.node(), versions, os.getpid())
+        return {**versions, "etui": self.behaviour.etui or versions["etui"]}
 
     def open(self, opening: Opening, say: Callable[[str], None]) -> RunConfig:
         if self.behaviour.open_error is not None:
             raise EtuiError(self.behaviour.open_error, "fix it there")
-        asked = parse_run_config(opening.config)
+        asked = opening.config
         refuse_other_hash(
             f"the data of {asked.suite}", self.behaviour.data_sha256, asked.data_sha256
         )
@@ -136,21 +123,19 @@ class FakeNode:
         )
 
     def answer(self, task: Task) -> Iterator[FakeAnswered]:
-        for row in task.rows:
+        piece = task.piece
+        for row in piece.rows:
             if row in task.done:
                 continue
             start_ns = time.monotonic_ns()
             if self.behaviour.answer_error is not None:
                 kind = UsageError if self.behaviour.answer_exit_code == 2 else EtuiError
                 raise kind(self.behaviour.answer_error)
-            if self.answered == self.behaviour.hang_after:
-                Event().wait()
             if self.behaviour.seconds:
                 self.stopped.wait(self.behaviour.seconds)
             if self.stopped.is_set():
                 raise StopRequested
-            self.answered += 1
-            yield FakeAnswered(task.system, task.subject, row, start_ns, time.monotonic_ns())
+            yield FakeAnswered(piece.system, piece.subject, row, start_ns, time.monotonic_ns())
 
     def run(self, command: Command) -> Iterator[Message]:
         return self.command.run(command)

@@ -9,7 +9,6 @@ from threading import Event
 
 import pytest
 
-from etui.arm import Arm
 from etui.bench.config import NamedText, RunConfig
 from etui.bench.folder import RunFolder, read_run
 from etui.bench.machines import (
@@ -22,10 +21,11 @@ from etui.bench.machines import (
 from etui.bench.plan import RunPlan, RunRequest, make_plan, restore_plan
 from etui.bench.run import BenchRunner, run_record
 from etui.bench.schedule import Piece
-from etui.cluster.bench_cluster import CLUSTER, ClusterBench, bind_pieces
-from etui.cluster.losses import Losses
-from etui.cluster.messages import ClusterNode
+from etui.cluster.bench_cluster import ClusterBench
+from etui.cluster.drive import split_pieces
 from etui.cluster.open_nodes import Patience, name_nodes
+from etui.cluster.ray_carrier import ClusterNode
+from etui.cluster.tally import CLUSTER, Losses
 from etui.errors import EtuiError, Stopped, UsageError
 from etui.measure.run import RunLimits
 from etui.models.catalogue import load_catalogue
@@ -457,10 +457,8 @@ def test_pieces_of_a_comparison_are_bound_to_their_machine():
     plan = synthetic.config(arms=("direct",))
     piece = Piece("direct", "s", (0, 1), 3)
     shared = join_machines(plan, {"x": plan, "y": plan}, compare=False)
-    assert [bound.machine for bound in bind_pieces([piece], shared)] == [None]
+    assert split_pieces([piece], shared) == {None: [piece]}
     compared = join_machines(plan, {"x": plan, "y": plan}, compare=True)
-    bound = bind_pieces([piece], compared)
-    assert [(each.piece.system, each.machine) for each in bound] == [
-        ("direct@x", "x"), ("direct@y", "y"),
-    ]  # fmt: skip
-    assert Arm("direct", "m").name == "direct"
+    assert split_pieces([piece], compared) == {
+        name: [replace(piece, system=f"direct@{name}")] for name in ("x", "y")
+    }

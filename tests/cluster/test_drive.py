@@ -3,42 +3,24 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from etui.bench.schedule import Piece
-from etui.cluster.drive import ClusterLoop, NodeTally, OpenNode
-from etui.cluster.losses import Losses, MeanJoules, sum_losses
-from etui.cluster.messages import Opening, Said, write_request
+from etui.cluster.drive import ClusterLoop, RunNode
+from etui.cluster.messages import Opening
 from etui.cluster.open_nodes import NodeDriver, Patience
-from etui.cluster.piece_board import BoundPiece, PieceBoard
+from etui.cluster.tally import Losses, NodeTally, sum_losses
 from etui.errors import EtuiError, Stopped, UsageError
 from tests.bench import synthetic
 from tests.cluster.fake_carrier import FakeCarrier, make_script
-from tests.cluster.fake_node import Behaviour
+from tests.cluster.fake_node import Behaviour, make_sample
 
 PATIENCE = Patience(ready=5, opening=5, first=5, least=5, factor=2, stopping=2)
-CONFIG = synthetic.config(versions={"etui": "0.1.0"})
-
-
-@dataclass
-class Sink:
-    written: list = field(default_factory=list)
-
-    def place(self, machine, sample):
-        return replace(sample, machine=machine)
-
-    def system_of(self, sample):
-        return sample.arm
-
-    def task_system(self, system):
-        return system
-
-    def write(self, samples):
-        self.written += samples
+CONFIG = synthetic.config(arms=("a",))
 
 
 @dataclass
@@ -47,33 +29,31 @@ class Loop:
 
     carrier: FakeCarrier
     sizes: tuple[int, ...] = (4, 4)
-    sink: Sink = field(default_factory=Sink)
+    written: list = field(default_factory=list)
     said: list[str] = field(default_factory=list)
     tallies: dict[str, NodeTally] = field(default_factory=dict)
 
-    def run(self, check=lambda joules: None, answered=()):
-        opening = write_request(Opening(CONFIG.to_json(), {}))
-        nodes = {script.node.host: script.node for script in self.carrier.scripts.values()}
-        for node in nodes.values():
-            self.carrier.start(node)
-        self.tallies |= {name: NodeTally() for name in nodes}
-        pieces = [
-            BoundPiece(Piece("a", f"s{at}", tuple(range(size)), 0))
-            for at, size in enumerate(self.sizes)
-        ]
+    def run(self, check=lambda joules: None, before=()):
+        nodes = []
+        for script in self.carrier.scripts.values():
+            self.carrier.start(script.node)
+            name = script.node.host
+            self.tallies[name] = NodeTally()
+            nodes.append(RunNode(name, name, script.node, CONFIG.versions, self.tallies[name]))
+        pieces = [Piece("a", f"s{at}", tuple(range(size)), 0) for at, size in enumerate(self.sizes)]
         driver = NodeDriver(self.carrier, self.said.append, patience=PATIENCE, now=self.carrier.now)
-        opened = {name: OpenNode(node, name, CONFIG.versions) for name, node in nodes.items()}
-        board = PieceBoard(pieces, set(answered))
-        loop = ClusterLoop(driver, opened, opening, board, self.sink, MeanJoules({}), self.tallies)
-        return loop.run(0.0, check)
+        loop = ClusterLoop(
+            driver, nodes, Opening(CONFIG, {}), CONFIG, pieces, before, self.written.extend
+        )
+        return loop.run(check)
 
     @property
     def keys(self):
-        return [(sample.subject, sample.row) for sample in self.sink.written]
+        return [(sample.subject, sample.row) for sample in self.written]
 
     @property
     def losses(self):
-        return sum_losses(tally.losses for tally in self.tallies.values())
+        return sum_losses(self.tallies.values())
 
     def expected(self):
         return [(f"s{at}", row) for at, size in enumerate(self.sizes) for row in range(size)]
@@ -83,7 +63,7 @@ def test_nodes_share_the_pieces():
     loop = Loop(FakeCarrier([make_script("x"), make_script("y")]))
     assert loop.run() == "complete"
     assert sorted(loop.keys) == loop.expected()
-    assert {sample.machine for sample in loop.sink.written} == {"x", "y"}
+    assert {sample.machine for sample in loop.written} == {"x", "y"}
     assert loop.losses == Losses()
 
 
@@ -116,7 +96,7 @@ def test_a_node_that_dies_again_and_again_is_given_up():
     assert loop.run() == "complete"
     assert x.starts == 3
     assert "3 times in a row" in loop.tallies["x"].given_up
-    assert {sample.machine for sample in loop.sink.written} == {"y"}
+    assert {sample.machine for sample in loop.written} == {"y"}
 
 
 def test_a_silent_node_gives_back_and_its_late_answers_count_once():
@@ -126,7 +106,7 @@ def test_a_silent_node_gives_back_and_its_late_answers_count_once():
     assert sorted(loop.keys) == loop.expected()
     assert any("x has been silent" in text and "3 questions" in text for text in loop.said)
     assert "node x answers again" in loop.said
-    counted = Counter(sample.machine for sample in loop.sink.written)
+    counted = Counter(sample.machine for sample in loop.written)
     assert counted["x"] + counted["y"] == 5
     assert 1 <= loop.losses.doubled <= 3  # both answered them, each was counted once
     assert loop.losses.wasted_joules == pytest.approx(loop.losses.reported_joules)
@@ -145,7 +125,7 @@ def test_without_any_node_the_run_stops_and_can_resume():
     with pytest.raises(Stopped, match=r"no node can answer the 7 questions left: .*x is gone"):
         loop.run()
     again = Loop(FakeCarrier([make_script("z")]))
-    assert again.run(answered=[("a", *key) for key in loop.keys]) == "complete"
+    assert again.run(before=loop.written) == "complete"
     assert sorted(loop.keys + again.keys) == loop.expected()
 
 
@@ -185,10 +165,10 @@ def test_a_node_that_cannot_open_again_is_given_up():
     loop = Loop(carrier)
     start = carrier.start
 
-    def start_broken(node):
+    def start_broken(node, opening=None):
         if node.host == "x" and x.starts:
             x.behaviour = Behaviour(open_error="no room")
-        start(node)
+        start(node, opening)
 
     carrier.start = start_broken
     assert loop.run() == "complete"
@@ -213,22 +193,9 @@ def test_the_joules_of_a_node_that_hangs_to_the_end_are_unknown():
     assert loop.losses.estimated_joules is not None
 
 
-def test_a_message_that_cannot_be_read_while_nodes_stop_names_the_node():
-    loop = Loop(FakeCarrier([make_script("x")]), (9,))
-    wait = loop.carrier.wait
-
-    def garble(seconds):
-        reports = wait(seconds)
-        return [Said(r.node, "{") if loop.keys and isinstance(r, Said) else r for r in reports]
-
-    loop.carrier.wait = garble
-    with pytest.raises(EtuiError, match="node x: not a message of a node"):
-        loop.run(lambda joules: "stopped" if loop.keys else None)
-
-
 def test_answered_questions_are_not_asked_again():
     loop = Loop(FakeCarrier([make_script("x")]))
-    assert loop.run(answered=[("a", "s0", row) for row in range(4)]) == "complete"
+    assert loop.run(before=[make_sample("a", "s0", row) for row in range(4)]) == "complete"
     assert {subject for subject, _ in loop.keys} == {"s1"}
 
 

@@ -19,9 +19,9 @@ from etui.bench.run import BenchRunner
 from etui.cluster import connect
 from etui.cluster.bench_cluster import ClusterBench
 from etui.cluster.connect import open_ray
-from etui.cluster.messages import Command, Said
+from etui.cluster.messages import Command
+from etui.cluster.node import OPENER as MACHINE
 from etui.cluster.open_nodes import NodeDriver, Patience
-from etui.cluster.ray_carrier import OPENER as MACHINE
 from etui.cluster.ray_carrier import RayCarrier
 from etui.cluster.settings import parse_address
 from etui.errors import UsageError
@@ -150,10 +150,10 @@ def test_everything_listens_on_loopback_only(address):
         try:
             for node in carrier.list_nodes():
                 carrier.start(node)
-                carrier.call(node.id, "describe", "")
+                carrier.call(node.id, "describe")
             described = 0
             while described < 2:
-                described += sum(isinstance(each, Said) for each in carrier.wait(0.2))
+                described += sum(isinstance(said, dict) for _, said in carrier.wait(0.2))
             found = {
                 place.laddr.ip.removeprefix("::ffff:")  # the same address, on a socket of IPv6
                 for process in [psutil.Process(), *find_ray_processes()]

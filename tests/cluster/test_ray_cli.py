@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from etui.bench.folder import read_run
-from etui.cluster.bench_cluster import CLUSTER
+from etui.cluster.tally import CLUSTER
 from tests.cluster.ray_fixtures import require_ray
 
 pytestmark = pytest.mark.slow

@@ -7,15 +7,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from etui.bench.schedule import Piece
-from etui.cluster.piece_board import BoundPiece, PieceBoard
+from etui.cluster.board import PieceBoard
 
 
-def board(*sizes: int, machine: str | None = None, answered=()) -> PieceBoard:
-    pieces = [
-        BoundPiece(Piece("a", f"s{at}", tuple(range(size)), 0), machine)
-        for at, size in enumerate(sizes)
-    ]
-    return PieceBoard(pieces, set(answered))
+def board(*sizes: int, machine: str | None = None) -> PieceBoard:
+    pieces = [Piece("a", f"s{at}", tuple(range(size)), 0) for at, size in enumerate(sizes)]
+    return PieceBoard({machine: pieces})
 
 
 def test_a_piece_that_is_lost_is_asked_again_without_its_answered_rows():
@@ -23,8 +20,7 @@ def test_a_piece_that_is_lost_is_asked_again_without_its_answered_rows():
     taken = found.take("x")
     assert (taken.piece.subject, taken.done) == ("s0", ())
     assert found.add("x", [("a", "s0", 1)]) == [True]
-    lost = found.lose("x")
-    assert (lost.times, lost.machines) == (1, 1)
+    assert found.lose("x") == ("x",)
     again = found.take("y")
     assert (again.piece.subject, again.done) == ("s0", (1,))
     assert found.take("x").piece.subject == "s1"
@@ -41,7 +37,7 @@ def test_a_late_answer_counts_once():
     assert not found.is_answered_by_others("slow")
     assert found.add("quick", [("a", "s0", 1)]) == [True]
     assert found.is_answered_by_others("slow")
-    assert found.is_complete
+    assert not found.left
     found.finish("slow")
     found.finish("quick")
     assert found.take("slow") is None
@@ -62,20 +58,15 @@ def test_an_answer_that_nobody_asked_for_does_not_count():
     assert found.left == 1
 
 
-def test_losses_of_a_piece_are_counted_by_machine():
+def test_losses_of_a_piece_name_their_machines():
     found = board(1)
-    for machine, expected in (("x", (1, 1)), ("x", (2, 1)), ("y", (3, 2))):
+    for machine, expected in (("x", "x"), ("x", "xx"), ("y", "xxy")):
         found.take(machine)
-        lost = found.lose(machine)
-        assert (lost.times, lost.machines) == expected
-    assert found.lose("x") is None
-
-
-def test_a_machine_that_dies_after_its_last_answer_has_lost_nothing():
-    found = board(1)
+        assert found.lose(machine) == tuple(expected)
+    assert found.lose("x") == ()
     found.take("x")
     found.add("x", [("a", "s0", 0)])
-    assert found.lose("x") is None
+    assert found.lose("x") == ()  # it died after its last answer
 
 
 def test_a_machine_has_one_piece_at_a_time():
@@ -124,7 +115,7 @@ def test_no_key_is_lost_or_doubled(sizes, actions):
                 key = ("a", taken.piece.subject, row)
                 counted += [key] if found.add("last", [key]) == [True] else []
         found.finish("last")
-    assert found.is_complete
+    assert not found.left
     assert sorted(counted) == sorted(
         ("a", f"s{at}", row) for at, size in enumerate(sizes) for row in range(size)
     )

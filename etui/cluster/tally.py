@@ -1,0 +1,201 @@
+"""What each machine of a run did, and what it wasted: the file ``cluster.json``.
+
+Joules without an answer that counts are measured if the node lived, and estimated if it died.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from etui.bench.sample import Sample
+from etui.codec import from_document, to_document
+from etui.energy.scopes import weakest
+from etui.energy.types import Kind
+from etui.units import count_text, energy_text
+
+CLUSTER = "cluster.json"
+_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Losses:
+    """What one machine, or all of a run, spent without an answer that counts."""
+
+    doubled: int = 0  # Answers that came after another node's answer to the same question
+    reported_tries: int = 0  # Tries that ended without an answer and that the node could measure
+    reported_joules: float = 0.0  # Joules of both, by the meters of the nodes
+    reported_uncertainty: float = 0.0  # Half width; the half widths are added
+    unmeasured_tries: int = 0
+    """Answers and tries of which a living node could not measure the joules."""
+    lost_tries: int = 0
+    """Tries in which the node died or was ended without a reply, so that their joules are unknown.
+    """
+    lost_questions: int = 0  # Questions that were being answered then
+    estimated_joules: float | None = None
+    """Estimate for the lost questions: the mean joules of a question of the same system times their
+    number; None if there are none, or no mean is known."""
+    reported_kind: str | None = None
+    """The weakest way in which a part of them was measured; None without any."""
+
+    @classmethod
+    def measure(
+        cls,
+        joules: float | None,
+        uncertainty: float | None,
+        kind: str | None,
+        *,
+        doubled: int = 0,
+        tries: int = 0,
+    ) -> Losses:
+        """Build the loss that the meter of a living node measured, or could not measure."""
+        if joules is None:
+            return cls(doubled, tries, unmeasured_tries=1)
+        return cls(doubled, tries, joules, uncertainty or 0.0, reported_kind=kind)
+
+    @classmethod
+    def estimate(cls, questions: int, mean_joules: float | None) -> Losses:
+        """Build the loss of a node that died.
+
+        Args:
+            questions: Questions that it was answering; 0 if their number is unknown.
+            mean_joules: Mean joules of a question of that system; None if unknown.
+        """
+        known = mean_joules is not None and questions
+        joules = (mean_joules or 0.0) * questions if known else None
+        return cls(lost_tries=1, lost_questions=questions, estimated_joules=joules)
+
+    def __add__(self, other: Losses) -> Losses:
+        estimates = [
+            each for each in (self.estimated_joules, other.estimated_joules) if each is not None
+        ]
+        kinds = [Kind(each) for each in (self.reported_kind, other.reported_kind) if each]
+        kind = weakest(kinds)
+        return Losses(
+            self.doubled + other.doubled,
+            self.reported_tries + other.reported_tries,
+            self.reported_joules + other.reported_joules,
+            self.reported_uncertainty + other.reported_uncertainty,
+            self.unmeasured_tries + other.unmeasured_tries,
+            self.lost_tries + other.lost_tries,
+            self.lost_questions + other.lost_questions,
+            sum(estimates) if estimates else None,
+            None if kind is None else kind.value,
+        )
+
+    @property
+    def wasted_joules(self) -> float | None:
+        """Measured joules of everything lost; None if a part of it is unknown."""
+        return None if self.lost_tries or self.unmeasured_tries else self.reported_joules
+
+    def text(self) -> str:
+        """Format the losses as one line; empty if there are none.
+
+        ``wasted: 3.1 ± 0.2 J (2 answers came late); 1 node died or hung while answering
+        1 question: unknown joules, by estimate ≈0.8 J``
+        """
+        parts = []
+        found = []
+        if self.doubled:
+            found.append(f"{count_text(self.doubled, 'answer')} came late")
+        if self.reported_tries:
+            found.append(f"{count_text(self.reported_tries, 'piece')} ended early")
+        if found:
+            if self.unmeasured_tries:
+                found.append(f"{self.unmeasured_tries} of them unmeasured")
+            uncertainty = self.reported_uncertainty or None
+            what = energy_text(self.reported_joules, uncertainty, self.reported_kind)
+            parts.append(f"{what} ({', '.join(found)})")
+        if self.lost_tries:
+            asked, estimate = "", "without an estimate"
+            if self.lost_questions:
+                asked = f" while answering {count_text(self.lost_questions, 'question')}"
+            if self.estimated_joules is not None:
+                estimate = f"by estimate {energy_text(self.estimated_joules, None, 'estimate')}"
+            tries = count_text(self.lost_tries, "node")
+            parts.append(f"{tries} died or hung{asked}: unknown joules, {estimate}")
+        return f"wasted: {'; '.join(parts)}" if parts else ""
+
+
+@dataclass(slots=True)
+class NodeTally:
+    """What a machine did in a run, over all of its parts."""
+
+    answers: int = 0
+    joules: float | None = 0.0  # Their joules; None once one is unmeasured
+    seconds: float = 0.0
+    deaths: int = 0  # How often its process died or failed
+    given_up: str = ""  # Why it was given up; empty if it was not
+    losses: Losses = field(default_factory=Losses)  # What it spent without an answer that counts
+
+    def add(self, sample: Sample) -> None:
+        """Add an answer that counts."""
+        self.answers += 1
+        self.seconds += sample.seconds
+        known = self.joules is not None and sample.joules is not None
+        self.joules = (self.joules or 0.0) + (sample.joules or 0.0) if known else None
+
+
+def write_document(
+    tallies: Mapping[str, NodeTally], ray: str | None, running: Collection[str] = ()
+) -> str:
+    """Write the document as text.
+
+    ``wasted_joules`` is null once a part of the waste is unknown; ``estimated_joules`` is then an
+    estimate for the questions that died with their node.
+
+    Args:
+        tallies: Key of the machine -> what it did.
+        ray: Version of Ray.
+        running: Keys of the machines that may be answering now. If this process dies, so do theirs,
+            and what they spent on their current question stays unknown.
+    """
+    total = sum_losses(tallies.values())
+    document = {
+        "cluster_version": _VERSION,
+        "ray": ray,
+        "running": sorted(running),
+        "wasted": {"wasted_joules": total.wasted_joules, **to_document(total)},
+        "machines": {
+            key: {**to_document(tally), "wasted_joules": tally.losses.wasted_joules}
+            for key, tally in tallies.items()
+        },
+    }
+    return json.dumps(document, indent=2) + "\n"
+
+
+def sum_losses(tallies: Iterable[NodeTally]) -> Losses:
+    """Add up the losses of several machines."""
+    return sum((tally.losses for tally in tallies), Losses())
+
+
+def read_tallies(folder: Path, samples: Iterable[Sample]) -> dict[str, NodeTally]:
+    """Read what the machines of a run did before it is resumed.
+
+    Answers are counted in the samples, which are complete after a crash too, and hold those of a
+    part without a cluster. Losses come from the document; without a valid one there are none.
+
+    Args:
+        samples: All answers of the run.
+
+    Returns:
+        Key of the machine -> what it did.
+    """
+    tallies: dict[str, NodeTally] = {}
+    with suppress(OSError, ValueError, LookupError, TypeError, RecursionError):
+        document: Any = json.loads((folder / CLUSTER).read_text(encoding="utf-8"))
+        crashed = Losses.estimate(0, None)
+        for key, each in document["machines"].items():
+            deaths = from_document(int, each["deaths"])
+            losses = from_document(Losses, each.get("losses", {}), extra="ignore")
+            if key in document.get("running", ()):
+                losses += crashed
+            tallies[key] = NodeTally(deaths=deaths, losses=losses)
+    for sample in samples:
+        if sample.machine is not None:
+            tallies.setdefault(sample.machine, NodeTally()).add(sample)
+    return tallies

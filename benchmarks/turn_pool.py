@@ -45,6 +45,7 @@ from etui.runtime.runtime import Runtime
 from etui.runtime.turn_pool import TurnPool
 from etui.runtime.turn_request import PoolEvent, TurnFailed, TurnRequest
 from etui.turn.events import TurnFinished
+from etui.turn.record import ClientRecord
 
 MODEL = "scripted"
 POLICY = "mine"
@@ -153,7 +154,9 @@ class Client:
         if number is None:
             self.done.set()
             return
-        request = TurnRequest(Query(f"Question {number}?"), self._overrides, "/benchmark")
+        request = TurnRequest(
+            Query(f"Question {number}?"), self._overrides, ClientRecord("/benchmark")
+        )
         self.ids.append(self._pool.submit(request, self._hear).turn_id)
 
     def _hear(self, event: PoolEvent) -> None:

@@ -87,8 +87,7 @@ def serve(
     require_server("etui power serve")
     from etui.server.context import ServerSettings
     from etui.server.keys import KEY_VARIABLE, read_keys
-    from etui.server.power_app import serve_meter
-    from etui.server.run import format_root, open_sockets
+    from etui.server.run import format_root, open_sockets, serve_meter
 
     check_hosts(allow_host)
     environment = dict(os.environ)

@@ -25,11 +25,9 @@ from etui.runtime.turn_request import (
     TurnRequest,
 )
 from etui.turn.events import HopStarted, TurnFinished
-from etui.turn.record import ClientRecord
 from etui.units import count_text
 
 if TYPE_CHECKING:
-    from etui.chat import Query
     from etui.energy.idle import IdleTracker
     from etui.runtime.decide import Choice
     from etui.runtime.runtime import Runtime
@@ -171,7 +169,7 @@ class TurnPool:
         Raises:
             EtuiError: As in :func:`etui.runtime.decide.choose`.
         """
-        return self._choose(request, _build_query(request))
+        return self._choose(request)
 
     def status(self) -> PoolStatus:
         """Return what the pool is doing now."""
@@ -313,18 +311,17 @@ class TurnPool:
         turn.began_ns = turn.hop_ns = self._clock_ns()
         self._enter()
         try:
-            query = _build_query(turn.request)
             self._budgets.check(turn.request.key)
-            choice = self._choose(turn.request, query)
+            choice = self._choose(turn.request)
             with (
                 self._meters.open(turn.token) as meter,
-                closing(self._answer(turn, query, choice, meter)) as events,
+                closing(self._answer(turn, choice, meter)) as events,
             ):
                 for event in events:
                     self._follow(turn, event)
                     if isinstance(event, TurnFinished):
                         self._note(turn, event.record)
-                        self._auditor.offer(query, event.record)
+                        self._auditor.offer(turn.request.query, event.record)
                     turn.follow(event)
                     yield event
             if not self.in_background:
@@ -333,15 +330,14 @@ class TurnPool:
             self._leave()
 
     def _answer(
-        self, turn: PooledTurn, query: Query, choice: Choice, meter: Meter
+        self, turn: PooledTurn, choice: Choice, meter: Meter
     ) -> Generator[TurnEvent, None, None]:
-        """Answer a query as decided, on behalf of the client that asked."""
-        request, origin = turn.request, turn.origin
-        if turn.has_client:
+        """Answer the query as decided, on behalf of the client that asked."""
+        origin, client = turn.origin, turn.request.client
+        if client is not None:
             waited = ((turn.began_ns or self._clock_ns()) - turn.submitted_ns) / 1e9
-            client = ClientRecord(request.endpoint, request.key, request.request_id, waited)
-            origin = replace(origin, client=client)
-        return self._runtime.turn(query, choice, turn.token, origin, meter).run()
+            origin = replace(origin, client=replace(client, queue_seconds=waited))
+        return self._runtime.turn(turn.request.query, choice, turn.token, origin, meter).run()
 
     def _end_unbegun(self, turn: PooledTurn) -> None:
         """Save a turn that was cancelled in the queue: stopped, with 0 tokens."""
@@ -352,15 +348,14 @@ class TurnPool:
             self._changed.notify_all()
 
     def _run_unbegun(self, turn: PooledTurn) -> Iterator[TurnEvent]:
-        query = _build_query(turn.request)
-        choice = self._choose(turn.request, query)
-        for event in self._answer(turn, query, choice, self._runtime.meter):
+        choice = self._choose(turn.request)
+        for event in self._answer(turn, choice, self._runtime.meter):
             if isinstance(event, TurnFinished):
                 turn.record = event.record
                 self._count("cancelled")
             yield event
 
-    def _choose(self, request: TurnRequest, query: Query) -> Choice:
+    def _choose(self, request: TurnRequest) -> Choice:
         from etui.runtime.decide import choose
 
         overrides, runtime = request.overrides, self._runtime
@@ -370,7 +365,7 @@ class TurnPool:
         if self.in_background and runtime.log_cache.is_stale():
             self._refresh.soon()  # another program has written to the log
         return choose(
-            query,
+            request.query,
             overrides,
             runtime,
             self._between.read_host,
@@ -575,13 +570,3 @@ def find_ongoing(running: Sequence[PooledTurn], is_local: Callable[[str], bool])
     began = [turn.works_ns if works else turn.hop_ns for turn in works or local]
     since_ns = min((each for each in began if each is not None), default=None)
     return None if since_ns is None else Ongoing(works[0].model if works else None, since_ns)
-
-
-def _build_query(request: TurnRequest) -> Query:
-    """Build the query of a request, with its owner and its metadata."""
-    query = request.query
-    return replace(
-        query,
-        owner=query.owner or request.key,
-        metadata=query.metadata or tuple(sorted(request.metadata.items())),
-    )

@@ -7,7 +7,6 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
 
 from etui.backends.base import Cancel
 from etui.chat import Query
@@ -17,7 +16,7 @@ from etui.runtime.decide import Confirm
 from etui.runtime.overrides import Overrides
 from etui.turn.events import Decided, HopEnded, HopStarted, TurnEvent, TurnFinished
 from etui.turn.interfaces import Origin
-from etui.turn.record import TurnRecord
+from etui.turn.record import ClientRecord, TurnRecord
 
 _log = logging.getLogger("etui.pool")
 
@@ -28,17 +27,19 @@ class TurnRequest:
 
     query: Query  # The question with its conversation, the options of its output, and its owner
     overrides: Overrides  # The model, policy or arm that the client names, and its options
-    endpoint: str = ""  # Path of the HTTP request
-    key: str = ""  # Name of the client's key; empty without keys
-    request_id: str = ""
+    client: ClientRecord | None = None
+    """The request of a server's client that asks for it, before it waited; None for others."""
     effort: str | None = None
     """Depth that the client asks for (``none`` ... ``max``); None leaves it to the policy."""
-    metadata: Mapping[str, str] = field(default_factory=dict)
-    """Facts of the client, which policies can read as signals."""
     settings: Mapping[str, str] = field(default_factory=dict)
     """Further settings of the turn: what it replaces, or its saved prompt."""
     confirm: Confirm | None = None
     """Asks the user whether to exceed a budget; None if there is no one to ask."""
+
+    @property
+    def key(self) -> str:
+        """Name of the client's key; empty without keys."""
+        return "" if self.client is None else self.client.key
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,17 +51,6 @@ class TurnFailed:
 
 PoolEvent = TurnEvent | TurnFailed
 """``Decided`` first, then the events of the turn; ``TurnFinished`` or ``TurnFailed`` is last."""
-
-
-class RunningTurn(Protocol):
-    """A turn that waits or runs."""
-
-    @property
-    def turn_id(self) -> str:
-        """Id of the turn, which the log uses too; known before it begins."""
-
-    def cancel(self) -> None:
-        """End it within one batch, wherever it is; safe from any thread, and repeatable."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +89,7 @@ class PoolStatus:
 
 
 class PooledTurn:
-    """A turn that waits or runs; see :class:`etui.runtime.turn_request.RunningTurn`.
+    """A turn that waits or runs.
 
     Args:
         on_event: Called with the events. If it fails, it is not called again, and the turn is
@@ -107,13 +97,10 @@ class PooledTurn:
         on_cancelled: Called at the first cancel, with the turn.
 
     Attributes:
-        token: Ends it, wherever it is.
         record: Its record, once it is saved.
-        has_client: Whether a client of a server asked for it.
         began_ns: When it began to run; None while it waits.
         hop_ns: When its running hop began; None in the queue, and once that has answered.
         settled_ns: End of its work, whose energy is final; None before.
-        model: Model of the running hop; empty before the first.
         works_ns: Since when the engine computes its running hop; None as long as that is not
             known.
         waits_for: Model from which the turn waits for the first event; None while it answers.
@@ -128,16 +115,15 @@ class PooledTurn:
     ) -> None:
         self.request = request
         self.submitted_ns = submitted_ns
-        self.token = Cancel()
+        self.token = Cancel()  # ends it, wherever it is
         self.record: TurnRecord | None = None
         self.began_ns: int | None = None
         self.hop_ns: int | None = None
         self.settled_ns: int | None = None
-        self.model = ""
+        self.model = ""  # model of the running hop
         self.works_ns: int | None = None
         self.waits_for: str | None = None
         self.origin = Origin(settings=request.settings)
-        self.has_client = on_event is not None
         self._on_event = on_event
         self._on_cancelled = on_cancelled
         self._lock = threading.Lock()

@@ -1,52 +1,59 @@
-"""Build the web application from its routes."""
+"""Build the web applications from their routes: of ``etui serve``, and of a meter alone."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.responses import Response
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
 
-from etui.server import completions, meter, metrics, responses, routes
-from etui.server.context import Pool, ServerContext
-from etui.server.counters import CountedPool
+from etui.server import meter, metrics, routes
+from etui.server.answer import build_answer_route
+from etui.server.chat import read_chat, read_completion
 from etui.server.errors import ApiError, error_response
+from etui.server.responses import read_response
 
 if TYPE_CHECKING:
     from starlette.requests import Request
-    from starlette.routing import Route
 
-    from etui.runtime.runtime import Runtime
-    from etui.server.context import ServerSettings
+    from etui.energy.recorder import Recorder
+    from etui.server.context import ServerContext
 
-
-def build_app(pool: Pool, runtime: Runtime[Any], settings: ServerSettings) -> Starlette:
-    """Build the application.
-
-    Args:
-        pool: Runs the turns.
-        settings: Whom the server answers, and its limits.
-    """
-    return build_app_of(ServerContext(pool, runtime, settings))
+DIALECTS = {
+    "/v1/chat/completions": read_chat,
+    "/v1/completions": read_completion,
+    "/v1/responses": read_response,
+}
+"""Path of an endpoint that answers -> what reads its requests."""
 
 
-def build_app_of(context: ServerContext) -> Starlette:
-    """Build the application of a context."""
-    counted = replace(context, pool=CountedPool(context.pool))
+def build_app(context: ServerContext) -> Starlette:
+    """Build the application of ``etui serve``."""
     return build_app_with(
         [
-            *completions.build_routes(counted),
-            *responses.build_routes(counted),
-            *routes.build_listing_routes(counted),
-            *routes.build_decision_routes(counted),
-            *routes.build_turn_routes(counted),
-            *routes.build_health_routes(counted),
-            *metrics.build_routes(counted),
-            *meter.build_routes(counted),
-            *routes.build_unavailable_routes(counted),
+            *(build_answer_route(path, read, context) for path, read in DIALECTS.items()),
+            *routes.build_routes(context),
+            *metrics.build_routes(lambda: context.runtime.meter, context),
+            *meter.build_routes(meter.source_of(context)),
+        ]
+    )
+
+
+def build_power_app(recorder: Recorder) -> Starlette:
+    """Build the application of ``etui power serve``: no model, no pool, no log."""
+    source = meter.MeterSource(recorder)
+
+    async def answer_health(request: Request) -> JSONResponse:
+        return JSONResponse({"status": "ok"})
+
+    return build_app_with(
+        [
+            *meter.build_routes(lambda: source),
+            *metrics.build_routes(lambda: recorder),
+            Route("/health", answer_health),
         ]
     )
 
@@ -71,11 +78,10 @@ async def _answer_error(request: Request, error: Exception) -> Response:
 
 async def _answer_http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
+    path, code = request.url.path, None
+    message = error.detail
     if error.status_code == 404:
-        message = f"there is no route {request.method} {request.url.path}"
-        return error_response(ApiError(404, message, code="not_found"))
-    if error.status_code == 405:
-        message = f"{request.url.path} does not accept {request.method}"
-        headers = error.headers
-        return error_response(ApiError(405, message, code="method_not_allowed", headers=headers))
-    return error_response(ApiError(error.status_code, error.detail))
+        message, code = f"there is no route {request.method} {path}", "not_found"
+    elif error.status_code == 405:
+        message, code = f"{path} does not accept {request.method}", "method_not_allowed"
+    return error_response(ApiError(error.status_code, message, code, headers=error.headers))

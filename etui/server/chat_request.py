@@ -1,4 +1,4 @@
-"""The body of ``POST /v1/chat/completions``: its fields and their bounds."""
+"""The bodies of ``POST /v1/chat/completions`` and ``/v1/completions``: fields and their bounds."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ Temperature = Annotated[float, Field(ge=0, le=2, allow_inf_nan=False)]
 Probability = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 TokenLimit = Annotated[int, Field(ge=1, le=2**31 - 1)]
 Seed = Annotated[int, Field(ge=-(2**63), le=2**63 - 1)]
-ModelId = Annotated[str, Field(max_length=256)]
 Count = Annotated[int, Field(ge=1)]
 Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 Metadata = Annotated[
@@ -122,20 +121,26 @@ class TemplateOptions(Body):
     enable_thinking: bool | None = None
 
 
-class ChatBody(Body):
-    """The body of a request for a chat completion."""
+class SampledBody(Body):
+    """What the bodies of chats and of raw prompts have in common."""
 
-    model: ModelId = ""
-    messages: Annotated[list[MessageItem], Field(min_length=1, fail_fast=True)]
+    model: Annotated[str, Field(max_length=256)] = ""
     stream: bool = False
     stream_options: StreamOptions | None = None
     temperature: Temperature | None = None
     top_p: Probability | None = None
     seed: Seed | None = None
     max_tokens: TokenLimit | None = None
-    max_completion_tokens: TokenLimit | None = None
     n: Count = 1
     stop: Stops = Field(default_factory=list)
+    metadata: Metadata | None = None
+
+
+class ChatBody(SampledBody):
+    """The body of a request for a chat completion."""
+
+    messages: Annotated[list[MessageItem], Field(min_length=1, fail_fast=True)]
+    max_completion_tokens: TokenLimit | None = None
     logprobs: bool = False
     top_logprobs: Annotated[int, Field(ge=0)] | None = None
     response_format: ResponseFormat | None = None
@@ -143,26 +148,11 @@ class ChatBody(Body):
     tool_choice: Any = None
     parallel_tool_calls: bool | None = None
     reasoning_effort: Effort | None = None
-    metadata: Metadata | None = None
     chat_template_kwargs: TemplateOptions | None = None
 
 
-class CompletionBody(Body):
+class CompletionBody(SampledBody):
     """The body of a request for a completion of a text."""
 
-    model: ModelId = ""
     prompt: Any
-    stream: bool = False
-    stream_options: StreamOptions | None = None
-    temperature: Temperature | None = None
-    top_p: Probability | None = None
-    seed: Seed | None = None
-    max_tokens: TokenLimit | None = None
-    n: Count = 1
-    stop: Stops = Field(default_factory=list)
     logprobs: Annotated[int, Field(ge=0)] | None = None
-    metadata: Metadata | None = None
-
-
-CHAT_FIELDS = frozenset(ChatBody.model_fields)
-COMPLETION_FIELDS = frozenset(CompletionBody.model_fields)

@@ -7,13 +7,13 @@ the answer of the turn.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from etui.events import Answer, Finished, Thought, TokenLogprob, ToolCall, Vote
 from etui.multiple_choice import parse_options
-from etui.server.documents import finish_reason, tool_calls_document
 from etui.turn.events import Decided, HopEnded, HopStarted, TurnFinished
 
 if TYPE_CHECKING:
@@ -21,6 +21,16 @@ if TYPE_CHECKING:
     from etui.routing.decision import Decision
     from etui.runtime.turn_request import PoolEvent
     from etui.turn.record import TurnRecord
+
+_FINISH_REASONS = {"complete": "stop", "truncated": "length", "budget": "length"}
+"""By the status of a turn; one that was stopped or failed is incomplete, so ``length`` as well."""
+
+
+def finish_reason(status: str, tool_calls: str = "") -> str:
+    """Return the ``finish_reason`` of an answer."""
+    if tool_calls and status == "complete":
+        return "tool_calls"
+    return _FINISH_REASONS.get(status, "length")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,18 +50,15 @@ class Delta:
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
-    """One of several answers."""
+class WholeAnswer:
+    """An answer, one of several if these were asked for."""
 
-    vote: Vote
-    logprobs: tuple[TokenLogprob, ...] = ()
-    """Log-probabilities of its tokens, if they were asked for."""
-
-    @property
-    def finish(self) -> str:
-        """Why it has ended."""
-        ended = "complete" if self.vote.status == "answered" else "truncated"
-        return finish_reason(ended, self.vote.tool_calls)
+    index: int
+    text: str
+    thinking: str
+    tool_calls: str  # A JSON array in the OpenAI form; empty without any
+    logprobs: tuple[TokenLogprob, ...]  # Those of its tokens, if they were asked for
+    finish: str  # Why it has ended
 
 
 class DeltaReader:
@@ -60,15 +67,12 @@ class DeltaReader:
     Attributes:
         decision: The routing decision; None before it.
         model: Name of the model that answers; empty before the decision.
-        logprobs: Log-probabilities of the answer's tokens so far; of several answers those of
-            the one that ends next.
-        choices: The answers that have ended, by their number, if several are asked for.
     """
 
     def __init__(self, query: Query) -> None:
         self._query = query
         self._several = query.options.count > 1
-        self._with_logprobs = query.options.top_logprobs is not None
+        self.with_logprobs = query.options.top_logprobs is not None
         self._hold = False
         self._held: list[Delta] = []
         self._content = ""  # sent or held, of the running hop
@@ -76,11 +80,11 @@ class DeltaReader:
         self._calls = False
         self._ended: Finished | None = None
         self._sent_anything = False
-        self._finished: set[int] = set()
+        self._finished = False
+        self._logprobs: list[TokenLogprob] = []  # of several answers those of the next to end
+        self._answers: dict[int, WholeAnswer] = {}  # those that have ended, if several are asked
         self.decision: Decision | None = None
         self.model = ""
-        self.logprobs: list[TokenLogprob] = []
-        self.choices: dict[int, Choice] = {}
 
     def add(self, event: PoolEvent) -> Iterator[Delta]:
         """Yield the parts that an event allows to send."""
@@ -91,13 +95,18 @@ class DeltaReader:
                 self._sent_anything = True
                 yield delta
 
-    def whole_text(self, record: TurnRecord) -> str:
-        """Return the answer of a record with the blanks around it, as it was decoded.
+    def list_answers(self, record: TurnRecord) -> list[WholeAnswer]:
+        """Return the whole answers of a turn that has ended.
 
-        A prompt that is continued needs them; the record has none.
+        A single one has the blanks around it, as it was decoded: a prompt that is continued needs
+        them, and the record has none.
         """
+        if self._answers:
+            return [answer for _, answer in sorted(self._answers.items())]
         same = self._content.strip() == record.answer
-        return self._content if same else record.answer
+        text, logprobs = self._content if same else record.answer, tuple(self._logprobs)
+        finish = finish_reason(record.status, record.tool_calls)
+        return [WholeAnswer(0, text, record.thinking, record.tool_calls, logprobs, finish)]
 
     def _read(self, event: PoolEvent) -> Iterator[Delta]:
         match event:
@@ -108,25 +117,25 @@ class DeltaReader:
             case HopStarted():
                 self._forget()
                 self.model = event.model
-            case Thought(text=text):
-                if text and not self._several:
-                    yield Delta(thinking=text)
-            case Answer(text=text):
+            case Thought(text=text) if text and not self._several:
+                yield Delta(thinking=text)
+            case Answer(text=text) if text and not self._several:
+                self._content += text
+                if self.with_logprobs:
+                    self._pending += text
+                else:
+                    yield Delta(content=text)
+            case TokenLogprob() if self.with_logprobs:
+                self._logprobs.append(event)
                 if not self._several:
-                    yield from self._read_answer(text)
-            case TokenLogprob():
-                if self._with_logprobs:
-                    self.logprobs.append(event)
-                    if not self._several:
-                        pending, self._pending = self._pending, ""
-                        yield Delta(content=pending, logprobs=(event,))
+                    pending, self._pending = self._pending, ""
+                    yield Delta(content=pending, logprobs=(event,))
             case ToolCall():
                 self._calls = True
                 yield from self._flush()
                 yield Delta(tool=event)
-            case Vote():
-                if self._several:
-                    yield from self._read_vote(event)
+            case Vote() if self._several:
+                yield from self._read_vote(event)
             case Finished():
                 self._ended = event
                 yield from self._flush()
@@ -137,31 +146,26 @@ class DeltaReader:
             case TurnFinished(record):
                 yield from self._end(record)
 
-    def _read_answer(self, text: str) -> Iterator[Delta]:
-        self._content += text
-        if self._with_logprobs:
-            self._pending += text
-        elif text:
-            yield Delta(content=text)
-
     def _flush(self) -> Iterator[Delta]:
         if self._pending:
             pending, self._pending = self._pending, ""
             yield Delta(content=pending)
 
     def _read_vote(self, vote: Vote) -> Iterator[Delta]:
-        choice = self.choices[vote.index] = Choice(vote, tuple(self.logprobs))
-        self.logprobs = []
-        self._finished.add(vote.index)
-        yield Delta(
-            vote.index, content=vote.answer, thinking=vote.thinking, logprobs=choice.logprobs
+        logprobs, self._logprobs = tuple(self._logprobs), []
+        ended = "complete" if vote.status == "answered" else "truncated"
+        finish = finish_reason(ended, vote.tool_calls)
+        self._answers[vote.index] = WholeAnswer(
+            vote.index, vote.answer, vote.thinking, vote.tool_calls, logprobs, finish
         )
+        self._finished = True
+        yield Delta(vote.index, content=vote.answer, thinking=vote.thinking, logprobs=logprobs)
         yield from _read_calls(vote.tool_calls, vote.index)
-        yield Delta(vote.index, finish=choice.finish)
+        yield Delta(vote.index, finish=finish)
 
     def _complete(self, end: Finished) -> Iterator[Delta]:
         """End the answer, after the text that was held back within it."""
-        if end.status in ("stopped", "error") or 0 in self._finished:
+        if end.status in ("stopped", "error") or self._finished:
             return
         shown = self._content.lstrip()  # the text of the end has no blanks around it
         if end.answer.startswith(shown) and end.answer != shown:
@@ -170,7 +174,7 @@ class DeltaReader:
             yield Delta(content=rest)
         if not self._calls:
             yield from _read_calls(end.tool_calls)
-        self._finished.add(0)
+        self._finished = True
         yield Delta(finish=finish_reason(end.status, end.tool_calls))
 
     def _end_hop(self, hop: HopEnded) -> Iterator[Delta]:
@@ -195,7 +199,7 @@ class DeltaReader:
             if record.answer:
                 yield Delta(content=record.answer)
             yield from _read_calls(record.tool_calls)
-        self._finished.add(0)
+        self._finished = True
         yield Delta(finish=finish_reason(record.status, record.tool_calls))
 
     def _forget(self) -> None:
@@ -205,14 +209,14 @@ class DeltaReader:
         self._calls = False
         self._ended = None
         if not self._sent_anything:
-            self.logprobs = []
-            self.choices = {}
-            self._finished = set()
+            self._logprobs = []
+            self._answers = {}
+            self._finished = False
 
 
 def _read_calls(tool_calls: str, answer: int = 0) -> Iterator[Delta]:
     """Yield the tool calls of an answer as parts, each in one piece."""
-    for index, call in enumerate(tool_calls_document(tool_calls) or ()):
+    for index, call in enumerate(json.loads(tool_calls) if tool_calls else ()):
         function = call["function"]
         tool = ToolCall(0, index, call["id"], function["name"], function["arguments"])
         yield Delta(answer, tool=tool)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 from etui.server.errors import quote
@@ -20,15 +21,10 @@ if TYPE_CHECKING:
 
 _JOULES_PER_KWH = 3.6e6
 
-_FINISH_REASONS = {"complete": "stop", "truncated": "length", "budget": "length"}
-"""By the status of a turn; one that was stopped or failed is incomplete, so ``length`` as well."""
-
-
-def finish_reason(status: str, tool_calls: str = "") -> str:
-    """Return the ``finish_reason`` of an answer."""
-    if tool_calls and status == "complete":
-        return "tool_calls"
-    return _FINISH_REASONS.get(status, "length")
+_HOP_KEYS = (
+    *("arm", "model", "tokens", "joules", "uncertainty", "load_joules", "seconds", "confidence"),
+    *("probability", "accepted", "taken", "status", "why"),
+)
 
 
 def turn_documents(record: TurnRecord) -> dict[str, Any]:
@@ -59,8 +55,7 @@ def usage_document(record: TurnRecord) -> dict[str, Any]:
 
 def tokens_of_answer(record: TurnRecord) -> Tokens:
     """Return the tokens of the accepted answer, without those of replaced hops."""
-    taken = _taken_hop(record)
-    return record.tokens if taken is None else taken.tokens
+    return next((hop.tokens for hop in record.hops if hop.taken), record.tokens)
 
 
 def energy_document_of(record: TurnRecord) -> dict[str, Any]:
@@ -123,7 +118,6 @@ def headers_of(decision: Decision | None, record: TurnRecord | None = None) -> d
     """Build the headers of a response; what is not known has none.
 
     Args:
-        decision: The routing decision; None while the request waits for it.
         record: The record of the turn, for a response that is sent as a whole.
     """
     headers: dict[str, str] = {}
@@ -140,14 +134,6 @@ def headers_of(decision: Decision | None, record: TurnRecord | None = None) -> d
     return headers
 
 
-def tool_calls_document(tool_calls: str) -> list[dict[str, Any]] | None:
-    """Build ``tool_calls`` of a message from those of a record; None without any."""
-    if not tool_calls:
-        return None
-    calls: list[dict[str, Any]] = json.loads(tool_calls)
-    return calls
-
-
 def logprob_document(logprob: TokenLogprob) -> dict[str, Any]:
     """Build the log-probability of one token in the form of chat completions."""
     return {
@@ -162,17 +148,9 @@ def token_text(piece: tuple[int, ...]) -> str:
 
 
 def completion_logprobs(logprobs: Sequence[TokenLogprob], offset: int = 0) -> dict[str, Any]:
-    """Build ``logprobs`` in the form of completions.
-
-    Args:
-        logprobs: Log-probabilities of successive tokens.
-        offset: Characters of the answer before them.
-    """
+    """Build ``logprobs`` in the form of completions, ``offset`` characters into the answer."""
     texts = [token_text(logprob.piece) for logprob in logprobs]
-    offsets = []
-    for text in texts:
-        offsets.append(offset)
-        offset += len(text)
+    offsets = list(accumulate(map(len, texts), initial=offset))[:-1]
     return {
         "tokens": texts,
         "token_logprobs": [logprob.logprob for logprob in logprobs],
@@ -183,6 +161,11 @@ def completion_logprobs(logprobs: Sequence[TokenLogprob], offset: int = 0) -> di
     }
 
 
+def energy_comment(record: TurnRecord) -> bytes:
+    """Return the joules of a turn as a comment of server-sent events, as Neuralwatt sends them."""
+    return b": energy " + encode(energy_document_of(record)) + b"\n\n"
+
+
 def encode(document: Mapping[str, Any]) -> bytes:
     """Encode a document as compact JSON in UTF-8."""
     return json.dumps(document, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode(
@@ -190,26 +173,8 @@ def encode(document: Mapping[str, Any]) -> bytes:
     )
 
 
-def _taken_hop(record: TurnRecord) -> HopRecord | None:
-    return next((hop for hop in record.hops if hop.taken), None)
-
-
 def _hop_document(hop: HopRecord) -> dict[str, Any]:
-    return {
-        "arm": hop.arm,
-        "model": hop.model,
-        "tokens": hop.tokens.output,
-        "joules": hop.joules,
-        "uncertainty": hop.uncertainty,
-        "load_joules": hop.load_joules,
-        "seconds": hop.seconds,
-        "confidence": hop.confidence,
-        "probability": hop.probability,
-        "accepted": hop.accepted,
-        "taken": hop.taken,
-        "status": hop.status,
-        "why": hop.why,
-    }
+    return {name: getattr(hop, name) for name in _HOP_KEYS} | {"tokens": hop.tokens.output}
 
 
 def _token_document(piece: tuple[int, ...], logprob: float) -> dict[str, Any]:

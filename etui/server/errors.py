@@ -40,14 +40,23 @@ _MOST_PARAM_CHARACTERS = 200
 DO_NOT_RETRY = {"x-should-retry": "false"}
 """The official clients repeat 5xx and 429 twice; each repetition would spend again."""
 
+_KINDS = {
+    401: "authentication_error",
+    403: "permission_error",
+    429: "rate_limit_error",
+    500: "api_error",
+    501: "not_supported_error",
+    502: "api_error",
+    503: "unavailable_error",
+}
+"""Status -> ``type`` of the error; other statuses say that the request is invalid."""
+
 
 class ApiError(Exception):
     """A response with an error.
 
     Args:
         message: What is wrong and how to fix it; without paths or tracebacks.
-        kind: ``type`` of the error in the response.
-        code: ``code`` of the error; None for none.
         param: The field of the request that is wrong; None if it is none.
     """
 
@@ -55,8 +64,6 @@ class ApiError(Exception):
         self,
         status: int,
         message: str,
-        *,
-        kind: str = "invalid_request_error",
         code: str | None = None,
         param: str | None = None,
         headers: Mapping[str, str] | None = None,
@@ -64,21 +71,15 @@ class ApiError(Exception):
         super().__init__(message)
         self.status = status
         self.message = shorten(message, _MOST_CHARACTERS)
-        self.kind = kind
+        self.kind = _KINDS.get(status, "invalid_request_error")
         self.code = code
         self.param = None if param is None else shorten(param, _MOST_PARAM_CHARACTERS)
         self.headers = dict(headers or {})
 
     def document(self) -> dict[str, Any]:
         """Build the body of the response."""
-        return {
-            "error": {
-                "message": self.message,
-                "type": self.kind,
-                "param": self.param,
-                "code": self.code,
-            }
-        }
+        error = {"message": self.message, "type": self.kind}
+        return {"error": {**error, "param": self.param, "code": self.code}}
 
 
 def quote(text: str, most_characters: int = 64) -> str:
@@ -93,95 +94,71 @@ def shorten(text: str, most_characters: int) -> str:
 
 def invalid(message: str, param: str | None = None, code: str | None = None) -> ApiError:
     """Create the error of an invalid request, status 400."""
-    return ApiError(400, message, code=code, param=param)
+    return ApiError(400, message, code, param)
 
 
 def unsupported(param: str, message: str = "") -> ApiError:
     """Create the error of a parameter that etui does not support, status 400."""
-    return ApiError(
-        400,
-        message or f"{param} is not supported",
-        code="unsupported_parameter",
-        param=param,
-    )
+    return invalid(message or f"{param} is not supported", param, "unsupported_parameter")
 
 
 def model_not_found(message: str) -> ApiError:
     """Create the error of a model id that does not exist, status 404."""
-    return ApiError(404, message, code="model_not_found", param="model")
+    return ApiError(404, message, "model_not_found", "model")
 
 
 def shutting_down() -> ApiError:
     """Create the error of a request while the server ends, status 503."""
-    return ApiError(
-        503,
-        "the server is shutting down",
-        kind="unavailable_error",
-        code="shutting_down",
-        headers={"Retry-After": "5"},
-    )
+    headers = {"Retry-After": "5"}
+    return ApiError(503, "the server is shutting down", "shutting_down", headers=headers)
 
 
 def to_api_error(error: BaseException) -> ApiError:
     """Convert an error of etui into one of the API; an unexpected one says nothing of itself."""
+    if isinstance(error, ApiError):
+        return error
+    if not isinstance(error, EtuiError):
+        return ApiError(500, "internal error", "internal_error", headers=DO_NOT_RETRY)
+    # What is wrong and how to fix it, without the folders of this machine.
+    text = "; ".join(part for part in (error.what, error.fix) if part)
+    text = _PATH.sub(lambda found: f"…/{found[1]}", text)
     match error:
-        case ApiError():
-            return error
         case ContextOverflow():
-            return ApiError(
-                400,
+            asked = error.prompt_tokens + error.reserved_tokens
+            text = (
                 f"This model's maximum context length is {error.context_tokens} tokens. However, "
-                f"you requested {error.prompt_tokens + error.reserved_tokens} tokens "
-                f"({error.prompt_tokens} in the messages, {error.reserved_tokens} in the "
-                "completion).",
-                code="context_length_exceeded",
-                param="messages",
+                f"you requested {asked} tokens ({error.prompt_tokens} in the messages, "
+                f"{error.reserved_tokens} in the completion)."
             )
+            return ApiError(400, text, "context_length_exceeded", "messages")
         case InvalidRequest(param="model"):
-            return model_not_found(_text_of(error))
+            return model_not_found(text)
         case InvalidRequest():
-            return invalid(_text_of(error), param=error.param or None)
+            return invalid(text, error.param or None)
         case QueueFull():
-            return ApiError(
-                429,
-                _text_of(error),
-                kind="rate_limit_error",
-                code="queue_full",
-                headers={"Retry-After": str(max(1, math.ceil(error.retry_seconds)))},
-            )
+            return ApiError(429, text, "queue_full", headers=_retry_after(error.retry_seconds))
         case BudgetSpent():
-            return ApiError(
-                429,
-                _text_of(error),
-                kind="rate_limit_error",
-                code="energy_budget_exceeded",
-                headers={"Retry-After": str(_retry_seconds(error)), **DO_NOT_RETRY},
-            )
+            seconds = getattr(error, "retry_seconds", None)
+            wait = _retry_after(3600 if seconds is None else seconds)
+            return ApiError(429, text, "energy_budget_exceeded", headers=wait | DO_NOT_RETRY)
         case Stopped():
             return shutting_down()
         case ModelUnavailable():
-            return ApiError(
-                503,
-                _URL.sub("…", _text_of(error)),
-                kind="unavailable_error",
-                code="model_unavailable",
-                headers=DO_NOT_RETRY,
-            )
+            text = _URL.sub("…", text)
+            return ApiError(503, text, "model_unavailable", headers=DO_NOT_RETRY)
         case RemoteFailed():
-            return ApiError(
-                502, _text_of(error), kind="api_error", code="backend_failed", headers=DO_NOT_RETRY
-            )
+            return ApiError(502, text, "backend_failed", headers=DO_NOT_RETRY)
         case UsageError():
-            return invalid(_text_of(error))
-        case EngineFailed():
-            # Its text quotes llama.cpp's log, which names files: it is for the owner only.
-            _log.warning("the engine failed: %s", _first_line(error))
-            return _internal("the engine failed while answering", "engine_failed")
-        case EtuiError():
-            _log.warning("a request failed: %s", _first_line(error))
-            return _internal("the request failed; see the server's log", "internal_error")
-        case _:
-            return _internal("internal error", "internal_error")
+            return invalid(text)
+    # The text of an engine quotes llama.cpp's log, which names files: it is for the owner only.
+    failed = isinstance(error, EngineFailed)
+    what = "the engine failed" if failed else "a request failed"
+    _log.warning("%s: %s", what, one_line(next(iter(error.what.splitlines()), "")))
+    text = "the request failed; see the server's log"
+    if failed:
+        text = "the engine failed while answering"
+    code = "engine_failed" if failed else "internal_error"
+    return ApiError(500, text, code, headers=DO_NOT_RETRY)
 
 
 def error_response(error: BaseException) -> JSONResponse:
@@ -190,21 +167,5 @@ def error_response(error: BaseException) -> JSONResponse:
     return JSONResponse(api.document(), status_code=api.status, headers=api.headers)
 
 
-def _internal(message: str, code: str) -> ApiError:
-    return ApiError(500, message, kind="api_error", code=code, headers=DO_NOT_RETRY)
-
-
-def _first_line(error: EtuiError) -> str:
-    """Return the first line of an error for the log, which may quote a request."""
-    return one_line(next(iter(error.what.splitlines()), ""))
-
-
-def _retry_seconds(error: BudgetSpent) -> int:
-    seconds = getattr(error, "retry_seconds", None)
-    return 3600 if seconds is None else max(1, math.ceil(seconds))
-
-
-def _text_of(error: EtuiError) -> str:
-    """Return what is wrong and how to fix it, without the folders of this machine."""
-    text = "; ".join(part for part in (error.what, error.fix) if part)
-    return _PATH.sub(lambda found: f"…/{found[1]}", text)
+def _retry_after(seconds: float) -> dict[str, str]:
+    return {"Retry-After": str(max(1, math.ceil(seconds)))}

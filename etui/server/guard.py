@@ -30,10 +30,8 @@ _log = logging.getLogger("etui.server")
 OPEN_PATHS = frozenset({"/health"})
 """Paths that need no key, for supervisors."""
 
-_CLOSE = {"connection": "close"}
 _DISCARD_SECONDS = 2.0
 _ANY_ADDRESSES = frozenset({"0.0.0.0", "::", ""})
-_HEADER_LIMIT = 431
 _VERSIONS = ("1.0", "1.1")
 _PREFLIGHT_SECONDS = "600"
 _EXPOSED = (
@@ -69,7 +67,7 @@ class Guard:
         body = _Body(receive, self._settings)
         try:
             if scope["http_version"] not in _VERSIONS:
-                raise ApiError(400, "the server speaks HTTP/1.1", headers=_CLOSE)
+                raise refuse(400, "the server speaks HTTP/1.1")
             self._check_origin(headers)
             self._check_framing(scope["http_version"], headers)
             self._check_body(scope["method"], headers)
@@ -90,35 +88,28 @@ class Guard:
 
     def _check_origin(self, headers: Headers) -> None:
         self._check_headers(headers)
-        origin = headers.get("origin")
-        if self._settings.unix is not None:
+        origin, host = headers.get("origin"), headers.get("host")
+        local = self._settings.unix is not None
+        known = local or is_allowed(host, None, self._hosts, self._origins)
+        if local:
             welcome = origin is None or origin in self._origins
         else:
-            welcome = is_allowed(headers.get("host"), origin, self._hosts, self._origins)
+            welcome = is_allowed(host, origin, self._hosts, self._origins)
         if not welcome:
-            host_is_known = self._settings.unix is not None or is_allowed(
-                headers.get("host"), None, self._hosts, self._origins
-            )
-            raise ApiError(
-                403,
+            text = (
                 "this server answers requests for its own address and from named pages only; "
-                "see --allow-host and --origin of etui serve",
-                kind="permission_error",
-                code="origin_not_allowed" if host_is_known else "host_not_allowed",
-                headers=_CLOSE,
+                "see --allow-host and --origin of etui serve"
             )
+            raise refuse(403, text, "origin_not_allowed" if known else "host_not_allowed")
 
     def _check_headers(self, headers: Headers) -> None:
-        size = sum(len(name) + len(value) for name, value in headers.raw)
-        if len(headers.raw) > self._settings.header_count:
-            what = f"more than {self._settings.header_count} headers"
-        elif size > self._settings.header_limit_bytes:
-            what = f"headers of more than {self._settings.header_limit_bytes} bytes"
-        elif len(headers.getlist("host")) > 1 or len(headers.getlist("authorization")) > 1:
-            raise ApiError(400, "a header is repeated", headers=_CLOSE)
-        else:
-            return
-        raise ApiError(_HEADER_LIMIT, what, code="headers_too_large", headers=_CLOSE)
+        most, limit = self._settings.header_count, self._settings.header_limit_bytes
+        if len(headers.raw) > most:
+            raise refuse(431, f"more than {most} headers", "headers_too_large")
+        if sum(len(name) + len(value) for name, value in headers.raw) > limit:
+            raise refuse(431, f"headers of more than {limit} bytes", "headers_too_large")
+        if len(headers.getlist("host")) > 1 or len(headers.getlist("authorization")) > 1:
+            raise refuse(400, "a header is repeated")
 
     def _check_key(self, path: str, headers: Headers) -> str:
         """Return the name of the key; an empty one if the server has no keys."""
@@ -128,51 +119,34 @@ class Guard:
         scheme, _, given = headers.get("authorization", "").partition(" ")
         name = find_key(given.strip(), keys) if scheme.lower() == "bearer" else None
         if name is None:
-            raise ApiError(
-                401,
-                "the API key is missing or wrong: send it as `Authorization: Bearer KEY`",
-                kind="authentication_error",
-                code="invalid_api_key",
-                headers={"WWW-Authenticate": "Bearer", **_CLOSE},
-            )
+            text = "the API key is missing or wrong: send it as `Authorization: Bearer KEY`"
+            error = refuse(401, text, "invalid_api_key")
+            error.headers["WWW-Authenticate"] = "Bearer"
+            raise error
         return name
 
     def _check_framing(self, version: str, headers: Headers) -> None:
         """Refuse a body whose length a proxy in front could read in another way."""
         if "transfer-encoding" in headers and ("content-length" in headers or version == "1.0"):
-            raise ApiError(
-                400,
-                "the length of the body is not clear: send Content-Length or, in HTTP/1.1, chunks",
-                headers=_CLOSE,
-            )
+            text = "the length of the body is not clear: send Content-Length or, in HTTP/1.1, "
+            raise refuse(400, text + "chunks")
 
     def _check_body(self, method: str, headers: Headers) -> None:
         if headers.get("content-encoding", "identity").strip().lower() != "identity":
-            raise ApiError(
-                415,
-                "a compressed body is not accepted: send it without Content-Encoding",
-                code="unsupported_content_encoding",
-                headers=_CLOSE,
-            )
+            text = "a compressed body is not accepted: send it without Content-Encoding"
+            raise refuse(415, text, "unsupported_content_encoding")
         length = headers.get("content-length", "0")
         if length.isdecimal() and int(length) > self._settings.body_limit_bytes:
-            raise self._too_large()
+            raise too_large(self._settings.body_limit_bytes)
         if method in ("GET", "HEAD", "OPTIONS"):
             if length != "0" or "transfer-encoding" in headers:
-                raise ApiError(400, f"a {method} request has no body", headers=_CLOSE)
+                raise refuse(400, f"a {method} request has no body")
             return
         kind, _, parameters = headers.get("content-type", "").partition(";")
         charset = parameters.strip().lower().removeprefix("charset=").strip('"')
         if kind.strip().lower() != "application/json" or charset not in ("", "utf-8", "utf8"):
-            raise ApiError(
-                415,
-                "the body has to be JSON in UTF-8: send `Content-Type: application/json`",
-                code="unsupported_media_type",
-                headers=_CLOSE,
-            )
-
-    def _too_large(self) -> ApiError:
-        return too_large(self._settings.body_limit_bytes)
+            text = "the body has to be JSON in UTF-8: send `Content-Type: application/json`"
+            raise refuse(415, text, "unsupported_media_type")
 
     async def _refuse(self, error: Exception, body: _Body, response: _Response) -> None:
         """Send an error, if the response has not begun."""
@@ -185,17 +159,10 @@ class Guard:
     async def _answer_preflight(self, headers: Headers, response: _Response) -> None:
         """Answer a browser that asks whether a page may send a request."""
         if "origin" not in headers:
-            raise ApiError(
-                405, "OPTIONS is for web pages only", code="method_not_allowed", headers=_CLOSE
-            )
+            raise refuse(405, "OPTIONS is for web pages only", "method_not_allowed")
         if headers.get("origin") not in self._origins:
-            raise ApiError(
-                403,
-                "no page of another origin may send requests; see --origin of etui serve",
-                kind="permission_error",
-                code="origin_not_allowed",
-                headers=_CLOSE,
-            )
+            text = "no page of another origin may send requests; see --origin of etui serve"
+            raise refuse(403, text, "origin_not_allowed")
         asked = headers.get("access-control-request-headers", "authorization, content-type")
         if not all(c.isalnum() or c in "-_, " for c in asked):
             raise invalid("Access-Control-Request-Headers is not a list of names")
@@ -218,6 +185,11 @@ class Guard:
                 added["access-control-allow-origin"] = origin
                 added["access-control-expose-headers"] = _EXPOSED
         return added
+
+
+def refuse(status: int, message: str, code: str | None = None) -> ApiError:
+    """Create the error of a request that is not looked at further; its connection is closed."""
+    return ApiError(status, message, code, headers={"connection": "close"})
 
 
 def allowed_hosts(settings: ServerSettings) -> frozenset[str]:
@@ -243,9 +215,7 @@ def find_key(given: str, keys: Mapping[str, str]) -> str | None:
 
 def too_large(limit_bytes: int) -> ApiError:
     """Create the error of a body over the limit, status 413."""
-    return ApiError(
-        413, f"the body has more than {limit_bytes} bytes", code="body_too_large", headers=_CLOSE
-    )
+    return refuse(413, f"the body has more than {limit_bytes} bytes", "body_too_large")
 
 
 class _Body:
@@ -272,12 +242,8 @@ class _Body:
                 async with asyncio.timeout_at(self._deadline):
                     message = await self._receive()
             except TimeoutError:
-                raise ApiError(
-                    408,
-                    f"the body did not arrive within {self._seconds:g} s",
-                    code="body_timeout",
-                    headers=_CLOSE,
-                ) from None
+                text = f"the body did not arrive within {self._seconds:g} s"
+                raise refuse(408, text, "body_timeout") from None
         if message["type"] == "http.disconnect":
             self._complete = self.disconnected = True
         else:

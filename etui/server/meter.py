@@ -56,12 +56,8 @@ class MeterSource:
     def clock_document(self) -> dict[str, Any]:
         """Build the document of ``/meter/clock``; the clock is read last."""
         watts = sum_watts(self.recorder.latest())
-        return {
-            "boot_id": self.boot_id,
-            "started_ns": self.started_ns,
-            "watts": watts,
-            "now_ns": self.clock(),
-        }
+        known = {"boot_id": self.boot_id, "started_ns": self.started_ns, "watts": watts}
+        return {**known, "now_ns": self.clock()}
 
     def document(self) -> dict[str, Any]:
         """Build the document of ``/meter``."""
@@ -97,12 +93,8 @@ class MeterSource:
             ApiError: It is not.
         """
         if boot_id is not None and boot_id != self.boot_id:
-            raise ApiError(
-                409,
-                f"this machine was restarted; its boot_id is {self.boot_id} now",
-                code="boot_changed",
-                param="boot_id",
-            )
+            text = f"this machine was restarted; its boot_id is {self.boot_id} now"
+            raise ApiError(409, text, "boot_changed", "boot_id")
         if end_ns < start_ns:
             raise invalid("end_ns is before start_ns; swap them", "end_ns")
         now_ns = self.clock()
@@ -110,12 +102,8 @@ class MeterSource:
             raise invalid(f"end_ns is in the future: the clock is at {now_ns}", "end_ns")
         since_ns = self.recorder.recorded_since_ns
         if since_ns is not None and start_ns < since_ns:
-            raise ApiError(
-                410,
-                f"the record begins at {since_ns}, after start_ns",
-                code="no_longer_recorded",
-                param="start_ns",
-            )
+            text = f"the record begins at {since_ns}, after start_ns"
+            raise ApiError(410, text, "no_longer_recorded", "start_ns")
 
     def measure(self, start_ns: int, end_ns: int, points: int | None = None) -> dict[str, Any]:
         """Wait until an interval has settled, and build its document; blocks for up to a second.
@@ -128,8 +116,7 @@ class MeterSource:
         document = {**energy_document(energy), "boot_id": self.boot_id, "settled": settled}
         if points is not None:
             curve = self.recorder.power_curve(start_ns, end_ns, points)
-            watts = [one for _, one in curve] or [None] * points
-            document["power_watts"] = watts
+            document["power_watts"] = [watts for _, watts in curve] or [None] * points
         return document
 
 
@@ -140,10 +127,9 @@ def sum_watts(rows: tuple[ChannelPower, ...]) -> float | None:
     return sum(known) if known and len(known) == len(watts) else None
 
 
-def build_routes(context: ServerContext) -> list[Route]:
-    """Build the routes of this module for ``etui serve``."""
-    pool = context.pool
-    started_ns = time.monotonic_ns()
+def source_of(context: ServerContext) -> Callable[[], MeterSource]:
+    """Return what opens the meter of ``etui serve``, at its first use."""
+    pool, started_ns = context.pool, time.monotonic_ns()
 
     @cache
     def open_source() -> MeterSource:
@@ -154,15 +140,11 @@ def build_routes(context: ServerContext) -> list[Route]:
             started_ns=started_ns,
         )
 
-    return build_meter_routes(open_source)
+    return open_source
 
 
-def build_meter_routes(open_source: Callable[[], MeterSource]) -> list[Route]:
-    """Build the routes of a meter.
-
-    Args:
-        open_source: Returns the meter, the same one each time.
-    """
+def build_routes(open_source: Callable[[], MeterSource]) -> list[Route]:
+    """Build the routes of a meter; ``open_source`` returns the same one each time."""
 
     async def show(request: Request) -> JSONResponse:
         return JSONResponse(await run_in_threadpool(open_source().document), headers=_NO_STORE)
@@ -206,10 +188,9 @@ def _build_channel(row: ChannelPower) -> dict[str, Any]:
 
 
 def _read_parameters(request: Request) -> dict[str, str]:
-    """Read the parameters of ``/meter/energy``."""
     given = request.query_params.multi_items()
     values = dict(given)
-    for name, _ in given:
+    for name in values:
         if name not in _PARAMETERS:
             raise invalid(f"there is no parameter {name[:40]!r}; remove it", name[:40])
     if len(values) != len(given):

@@ -53,15 +53,11 @@ class LimitedProtocol(H11Protocol):
         if excess > _MOST_REFUSED:
             self.abort()
         elif excess > 0:
-            self._send_error(
-                ApiError(
-                    503,
-                    f"{self.max_connections} connections are open already",
-                    kind="unavailable_error",
-                    code="too_many_connections",
-                    headers={"Retry-After": "1"},
-                )
+            text, wait = (
+                f"{self.max_connections} connections are open already",
+                {"Retry-After": "1"},
             )
+            self._send_error(ApiError(503, text, "too_many_connections", headers=wait))
 
     def data_received(self, data: bytes) -> None:
         """Take data, and wait for the rest of the headers if they are not complete."""

@@ -12,16 +12,9 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from etui.errors import EtuiError
+from etui.server.answer import client_of
 from etui.server.build_request import build_chat_turn, parse_chat
-from etui.server.context import key_name, request_id
-from etui.server.errors import (
-    DO_NOT_RETRY,
-    ApiError,
-    error_response,
-    model_not_found,
-    quote,
-    to_api_error,
-)
+from etui.server.errors import DO_NOT_RETRY, ApiError, model_not_found, quote, to_api_error
 from etui.server.validation import read_json
 from etui.text import did_you_mean
 
@@ -33,164 +26,86 @@ if TYPE_CHECKING:
     from etui.runtime.model_ids import ServedModel
     from etui.runtime.turn_request import TurnRequest
     from etui.server.context import ServerContext
-    from etui.turn.record import TurnRecord
-
 
 _NO_MESSAGES = (
     "the Anthropic protocol is not supported; use POST /v1/chat/completions or /v1/responses"
 )
 
-
-def build_unavailable_routes(context: ServerContext) -> list[Route]:
-    """Build routes of other servers that clients try: their errors say what to use instead."""
-    return [
-        Route("/v1/messages", _answer_messages, methods=["POST"]),
-        Route("/v1/messages/count_tokens", _answer_messages, methods=["POST"]),
-        Route("/v1/embeddings", _answer_embeddings, methods=["POST"]),
-    ]
+_TURN_ID = re.compile(r"(?:chatcmpl-)?(?:cmpl-)?(?:resp_)?([0-9A-Za-z]{1,64})")
+"""The id of a turn, or of a response with its prefix."""
 
 
-async def _answer_messages(request: Request) -> Response:
-    """Answer in the form of Anthropic's errors, with the keys of OpenAI's in it."""
-    error = {
-        "type": "not_found_error",
-        "message": _NO_MESSAGES,
-        "param": None,
-        "code": "not_found",
-    }
-    return JSONResponse({"type": "error", "error": error}, status_code=404)
-
-
-async def _answer_embeddings(request: Request) -> Response:
-    return error_response(
-        ApiError(
-            501,
-            "embeddings are not supported: etui runs no embedding models",
-            kind="not_supported_error",
-            code="not_supported",
-            headers=DO_NOT_RETRY,
-        )
-    )
-
-
-_PREFIXES = ("chatcmpl-", "cmpl-", "resp_")
-
-_TURN_ID = re.compile(r"[0-9A-Za-z]{1,64}")
-
-
-def build_turn_routes(context: ServerContext) -> list[Route]:
-    """Build ``GET /v1/turns/{id}``: a logged turn of the key that asked for it."""
-
-    async def show(request: Request) -> JSONResponse:
-        turn_id = parse_turn_id(request.path_params["turn_id"])
-        record = None
-        if turn_id is not None:
-            record = await run_in_threadpool(context.pool.find_turn, turn_id)
-        if record is None or not may_see(record, key_name(request)):
-            raise ApiError(
-                404,
-                "there is no turn with this id that this key asked for, or it has not ended yet",
-                code="turn_not_found",
-                param="id",
-            )
-        return JSONResponse(turn_document(record))
-
-    return [Route("/v1/turns/{turn_id}", show)]
-
-
-def parse_turn_id(text: str) -> str | None:
-    """Return the id of a turn from that of a response (``chatcmpl-…``); None if it is none."""
-    for prefix in _PREFIXES:
-        text = text.removeprefix(prefix)
-    return text if _TURN_ID.fullmatch(text) else None
-
-
-def may_see(record: TurnRecord, key: str) -> bool:
-    """Return whether a key may see a turn: only if it asked for it itself.
-
-    Turns of other front ends (the app, ``etui ask``) are never shown, with or without keys.
-    """
-    return record.client is not None and record.client.key == key
-
-
-def turn_document(record: TurnRecord) -> dict[str, Any]:
-    """Build the document of ``etui ask --json``."""
-    return record.to_json()
-
-
-PATH = "/v1/route"
-
-
-def build_decision_routes(context: ServerContext) -> list[Route]:
-    """Build ``POST /v1/route``: which arm would answer, and why, without an answer."""
-
-    async def decide(request: Request) -> JSONResponse:
-        turn = build_chat_turn(
-            parse_chat(await read_json(request)),
-            context,
-            endpoint=PATH,
-            key=key_name(request),
-            request_id=request_id(request),
-        )
-        try:
-            return JSONResponse(await run_in_threadpool(explain_turn, turn, context))
-        except EtuiError as error:
-            raise to_api_error(error) from error
-
-    return [Route(PATH, decide, methods=["POST"])]
-
-
-def explain_turn(turn: TurnRequest, context: ServerContext) -> dict[str, Any]:
-    """Decide as for an answer, and build the document of ``etui policy explain --json``.
-
-    Only the name of the policy's file is shown, not its folder.
-
-    Raises:
-        EtuiError: As in :func:`etui.runtime.decide.choose`.
-    """
-    from etui.runtime.explain import explain_choice
-
-    choice = context.pool.decide(turn)
-    document = dict(explain_choice(turn.query, choice, context.runtime, turn.overrides.policy))
-    file = document["policy_file"]
-    return document | {"policy_file": None if file is None else PurePath(str(file)).name}
-
-
-def build_listing_routes(context: ServerContext) -> list[Route]:
-    """Build ``GET /v1/models`` and ``/v1/models/{id}``: policies, their arms, and models."""
+def build_routes(context: ServerContext) -> list[Route]:
+    """Build the routes of this module."""
 
     def read_models() -> Sequence[ServedModel]:
         from etui.runtime.model_ids import list_model_ids
 
         return list_model_ids(context.runtime, context.pool.status().residents)
 
-    return build_model_routes(read_models)
+    async def health(request: Request) -> JSONResponse:
+        """Answer without a key, and say nothing of the machine."""
+        status = context.pool.status()
+        if not status.accepting:
+            wait = {"Retry-After": "5"}
+            return JSONResponse({"status": "shutting_down"}, status_code=503, headers=wait)
+        loading = status.loading is not None
+        return JSONResponse({"status": "loading" if loading else "ok", "loading": loading})
+
+    async def decide(request: Request) -> JSONResponse:
+        """Show which arm would answer a chat completion, and why, without an answer."""
+        body = parse_chat(await read_json(request))
+        turn = build_chat_turn(body, context, client_of(request))
+        try:
+            return JSONResponse(await run_in_threadpool(_explain, turn, context))
+        except EtuiError as error:
+            raise to_api_error(error) from error
+
+    async def show_turn(request: Request) -> JSONResponse:
+        """Show a logged turn of the key that asked for it, never one of another front end."""
+        found = _TURN_ID.fullmatch(request.path_params["turn_id"])
+        record = None
+        if found is not None:
+            record = await run_in_threadpool(context.pool.find_turn, found[1])
+        key = client_of(request).key
+        if record is None or record.client is None or record.client.key != key:
+            text = "there is no turn with this id that this key asked for, or it has not ended yet"
+            raise ApiError(404, text, "turn_not_found", "id")
+        return JSONResponse(record.to_json())
+
+    return [
+        *build_model_routes(read_models),
+        Route("/v1/route", decide, methods=["POST"]),
+        Route("/v1/turns/{turn_id}", show_turn),
+        Route("/health", health),
+        # Those of other servers that clients try: their errors say what to use instead.
+        Route("/v1/messages", _answer_messages, methods=["POST"]),
+        Route("/v1/messages/count_tokens", _answer_messages, methods=["POST"]),
+        Route("/v1/embeddings", _answer_embeddings, methods=["POST"]),
+    ]
 
 
 def build_model_routes(read_models: Callable[[], Sequence[ServedModel]]) -> list[Route]:
-    """Build the routes over a list of models.
+    """Build ``GET /v1/models`` and ``/v1/models/{id}``: policies, their arms, and models.
 
     Args:
         read_models: Reads what clients may name; it may wait for the disk.
     """
-    created = int(time.time())
+    created = int(time.time())  # when the server was started: OpenAI's form wants a time
 
     async def list_models(request: Request) -> JSONResponse:
         models = await run_in_threadpool(read_models)
-        return JSONResponse(
-            {"object": "list", "data": [model_document(model, created) for model in models]}
-        )
+        data = [_build_model(model, created) for model in models]
+        return JSONResponse({"object": "list", "data": data})
 
     async def show_model(request: Request) -> JSONResponse:
+        models = {model.id: model for model in await run_in_threadpool(read_models)}
         wanted = request.path_params["model_id"]
-        models = await run_in_threadpool(read_models)
-        for model in models:
-            if model.id == wanted:
-                return JSONResponse(model_document(model, created))
-        shown = quote(wanted)
-        raise model_not_found(
-            f"there is no model {shown!r}{did_you_mean(shown, [model.id for model in models])}"
-        )
+        if wanted not in models:
+            shown = quote(wanted)
+            near = did_you_mean(shown, list(models))
+            raise model_not_found(f"there is no model {shown!r}{near}")
+        return JSONResponse(_build_model(models[wanted], created))
 
     return [
         Route("/v1/models", list_models),
@@ -198,13 +113,7 @@ def build_model_routes(read_models: Callable[[], Sequence[ServedModel]]) -> list
     ]
 
 
-def model_document(model: ServedModel, created: int) -> dict[str, Any]:
-    """Build the document of a model.
-
-    Args:
-        model: The policy, arm or model.
-        created: When the server was started, seconds since 1970: OpenAI's form wants a time.
-    """
+def _build_model(model: ServedModel, created: int) -> dict[str, Any]:
     return {
         "id": model.id,
         "object": "model",
@@ -222,16 +131,25 @@ def model_document(model: ServedModel, created: int) -> dict[str, Any]:
     }
 
 
-def build_health_routes(context: ServerContext) -> list[Route]:
-    """Build ``GET /health``, which needs no key and says nothing of the machine."""
+def _explain(turn: TurnRequest, context: ServerContext) -> dict[str, Any]:
+    """Decide as for an answer, and build the document of ``etui policy explain --json``.
 
-    async def health(request: Request) -> JSONResponse:
-        status = context.pool.status()
-        if not status.accepting:
-            return JSONResponse(
-                {"status": "shutting_down"}, status_code=503, headers={"Retry-After": "5"}
-            )
-        loading = status.loading is not None
-        return JSONResponse({"status": "loading" if loading else "ok", "loading": loading})
+    Only the name of the policy's file is shown, not its folder.
+    """
+    from etui.runtime.explain import explain_choice
 
-    return [Route("/health", health)]
+    choice = context.pool.decide(turn)
+    document = dict(explain_choice(turn.query, choice, context.runtime, turn.overrides.policy))
+    file = document["policy_file"]
+    return document | {"policy_file": None if file is None else PurePath(str(file)).name}
+
+
+async def _answer_messages(request: Request) -> Response:
+    """Answer in the form of Anthropic's errors, with the keys of OpenAI's in it."""
+    error = {"type": "not_found_error", "message": _NO_MESSAGES, "param": None, "code": "not_found"}
+    return JSONResponse({"type": "error", "error": error}, status_code=404)
+
+
+async def _answer_embeddings(request: Request) -> Response:
+    text = "embeddings are not supported: etui runs no embedding models"
+    raise ApiError(501, text, "not_supported", headers=DO_NOT_RETRY)

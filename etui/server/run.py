@@ -20,18 +20,27 @@ import uvicorn
 
 from etui.config.backend_spec import is_loopback
 from etui.errors import EtuiError, UsageError
-from etui.server.app import build_app_of
+from etui.server.app import build_app, build_power_app
 from etui.server.guard import Guard
 from etui.server.protocol import build_protocol
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
+    from etui.energy.recorder import Recorder
     from etui.server.context import ServerContext, ServerSettings
 
 
-_M_ARENA_MAX = -8
-"""``M_ARENA_MAX`` of glibc's ``malloc.h``."""
+_M_ARENA_MAX = -8  # of glibc's `malloc.h`
+
+_IDLE_CONNECTION_SECONDS = 75
+"""Longer than clients keep one, so that none is closed while a request is on its way."""
+
+_MARGIN_SECONDS = 5.0
+"""Turns that were cancelled at the end of the grace time are saved within this time."""
+
+_BACKLOG = 512
+_OPEN_FILES = 4096
 
 
 def share_heap() -> None:
@@ -43,17 +52,6 @@ def share_heap() -> None:
     """
     with suppress(OSError, AttributeError, TypeError):
         ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)
-
-
-_IDLE_CONNECTION_SECONDS = 75
-"""Longer than clients keep one, so that none is closed while a request is on its way."""
-
-_MARGIN_SECONDS = 5.0
-"""Turns that were cancelled at the end of the grace time are saved within this time."""
-
-_BACKLOG = 512
-_OPEN_FILES = 4096
-_LOOPBACK_6 = "::1"
 
 
 def open_sockets(settings: ServerSettings) -> tuple[list[socket.socket], ServerSettings]:
@@ -82,7 +80,7 @@ def open_sockets(settings: ServerSettings) -> tuple[list[socket.socket], ServerS
     sockets = [first]
     if settings.host in ("127.0.0.1", "localhost") and settings.port:
         try:
-            sockets.append(_open_address(_LOOPBACK_6, port))
+            sockets.append(_open_address("::1", port))
         except EtuiError as error:
             cause = error.__cause__
             if isinstance(cause, OSError) and cause.errno in (errno.EADDRINUSE, errno.EACCES):
@@ -93,9 +91,8 @@ def open_sockets(settings: ServerSettings) -> tuple[list[socket.socket], ServerS
 
 def format_address(settings: ServerSettings) -> str:
     """Format the address of the API, as clients are given it."""
-    if settings.unix is not None:
-        return f"unix:{settings.unix}"
-    return f"{format_root(settings)}/v1"
+    unix = settings.unix
+    return f"{format_root(settings)}/v1" if unix is None else f"unix:{unix}"
 
 
 def format_root(settings: ServerSettings) -> str:
@@ -179,7 +176,7 @@ class GracefulServer(GuardedServer):
     def __init__(
         self, context: ServerContext, on_started: Callable[[], None] = lambda: None
     ) -> None:
-        super().__init__(build_app_of(context), context.settings, on_started)
+        super().__init__(build_app(context), context.settings, on_started)
         self._context = context
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
@@ -198,18 +195,21 @@ class GracefulServer(GuardedServer):
 def run_server(
     context: ServerContext, sockets: Sequence[socket.socket], on_started: Callable[[], None]
 ) -> None:
-    """Run the server until a signal stops it.
-
-    Args:
-        sockets: What it listens on, of :func:`open_sockets`; closed at the end.
-    """
-    run_until_stopped(GracefulServer(context, on_started), sockets, context.settings)
+    """Run the server on sockets of :func:`open_sockets` until a signal stops it; close them."""
+    _run(GracefulServer(context, on_started), sockets, context.settings)
 
 
-def run_until_stopped(
-    server: GuardedServer, sockets: Sequence[socket.socket], settings: ServerSettings
+def serve_meter(
+    recorder: Recorder,
+    settings: ServerSettings,
+    sockets: Sequence[socket.socket],
+    on_started: Callable[[], None] = lambda: None,
 ) -> None:
-    """Run a server until a signal stops it, and close its sockets."""
+    """Serve a meter alone until a signal stops it, and close the sockets."""
+    _run(GuardedServer(build_power_app(recorder), settings, on_started), sockets, settings)
+
+
+def _run(server: GuardedServer, sockets: Sequence[socket.socket], settings: ServerSettings) -> None:
     raise_file_limit()
     try:
         asyncio.run(server.serve(list(sockets)))
@@ -247,18 +247,11 @@ def _open_address(host: str, port: int) -> socket.socket:
         opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return opened
     except (OSError, UnicodeError) as error:
-        why = _describe(error)
-        raise EtuiError(
-            f"cannot listen on {_format_host(host)}:{port}: {why}",
-            "choose another port with --port",
-        ) from error
-
-
-def _describe(error: OSError | UnicodeError) -> str:
-    """Return why an address cannot be listened on, without the address, which Python repeats."""
-    if isinstance(error, socket.gaierror) or not isinstance(error, OSError) or not error.errno:
-        return str(getattr(error, "strerror", None) or error)
-    return os.strerror(error.errno)
+        why = str(getattr(error, "strerror", None) or error)
+        if isinstance(error, OSError) and error.errno and not isinstance(error, socket.gaierror):
+            why = os.strerror(error.errno)  # Python's own text repeats the address
+        what = f"cannot listen on {_format_host(host)}:{port}: {why}"
+        raise EtuiError(what, "choose another port with --port") from error
 
 
 def _format_host(host: str) -> str:

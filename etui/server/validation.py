@@ -1,4 +1,4 @@
-"""Validate requests with pydantic, with errors in the form of the API."""
+"""Read the bodies of requests: bounded JSON, validated with errors in the form of the API."""
 
 from __future__ import annotations
 
@@ -6,44 +6,41 @@ import asyncio
 import json
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from etui.server.errors import ApiError, invalid, quote, shorten
+from etui.server.errors import invalid, quote, shorten
 
 if TYPE_CHECKING:
     from starlette.requests import Request
 
-
 MOST_DEPTH = 64
 """Most levels of objects and arrays."""
-
-
-_MOST_DIGITS = 20
 
 MOST_VALUES = 400_000
 """Most objects, arrays and items of them: a request with more tokens than any context has fewer."""
 
-
 MOST_KEYS = 10_000
 """Most keys of one object."""
 
+MOST_SCHEMA_DEPTH = 32
+"""Most levels of a JSON schema: grammars are built from it by recursion."""
+
+_MOST_DIGITS = 20
+_MOST_INPUT = 80
 
 _LARGE_BYTES = 128 * 2**10
 """A larger body is parsed on another thread, so that other requests do not wait for it."""
 
-
 _STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
+
+M = TypeVar("M", bound=BaseModel)
 
 
 async def read_json(request: Request) -> dict[str, Any]:
-    """Read the body of a request, which has to be a JSON object.
-
-    Raises:
-        ApiError: It is not one, status 400.
-    """
+    """Read the body of a request, which has to be a JSON object; raises as :func:`parse_object`."""
     body = await request.body()
     if len(body) > _LARGE_BYTES:
         return await asyncio.to_thread(parse_object, body)
@@ -59,27 +56,30 @@ def parse_object(body: bytes) -> dict[str, Any]:
             too deeply.
     """
     _check_values(body)
-    try:
-        text = body.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise invalid(f"the body is not UTF-8: byte {error.start}") from None
+    too_deep = invalid(f"the body is nested more than {MOST_DEPTH} levels deep")
     try:
         document = json.loads(
-            text,
+            body.decode("utf-8"),
             object_pairs_hook=_build_object,
             parse_constant=_refuse_constant,
             parse_int=_parse_int,
             parse_float=_parse_float,
         )
+    except UnicodeDecodeError as error:
+        raise invalid(f"the body is not UTF-8: byte {error.start}") from None
     except RecursionError:
-        raise _too_deep() from None
+        raise too_deep from None
     except json.JSONDecodeError as error:
         raise invalid(
             f"the body is not valid JSON: {error.msg} at line {error.lineno} column {error.colno}"
         ) from None
     if not isinstance(document, dict):
         raise invalid("the body has to be a JSON object")
-    _check(document)
+    for depth, level in enumerate(_iter_levels(document)):
+        if depth >= MOST_DEPTH and any(isinstance(value, dict | list) for value in level):
+            raise too_deep
+        for value in level:
+            _check_texts((value,) if isinstance(value, str) else value)
     return document
 
 
@@ -103,7 +103,7 @@ def _build_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         seen: set[str] = set()
         for key, _ in pairs:
             if key in seen:
-                raise invalid(f"the body has the key {quote(key)} twice", param=quote(key))
+                raise invalid(f"the body has the key {quote(key)} twice", quote(key))
             seen.add(key)
     return built
 
@@ -125,50 +125,29 @@ def _parse_float(text: str) -> float:
     return number
 
 
-def _check(document: dict[str, Any]) -> None:
-    """Check depth and texts, level by level, without recursion."""
+def _iter_levels(document: object) -> Iterator[list[Any]]:
+    """Yield the values of a document level by level, without recursion."""
     level: list[Any] = [document]
-    for _ in range(MOST_DEPTH):
-        if not level:
-            return
+    while level:
+        yield level
         below: list[Any] = []
         for value in level:
-            if isinstance(value, str):
-                _check_text(value)
-            elif isinstance(value, dict):
-                for key in value:
-                    _check_text(key)
+            if isinstance(value, dict):
                 below += value.values()
             elif isinstance(value, list):
                 below += value
         level = below
-    if any(isinstance(value, dict | list) for value in level):
-        raise _too_deep()
-    for value in level:
-        if isinstance(value, str):
-            _check_text(value)
 
 
-def _check_text(text: str) -> None:
+def _check_texts(value: object) -> None:
+    """Check a text in a tuple, or the keys of an object, for half of a character."""
+    if not isinstance(value, dict | tuple):
+        return
     try:
-        text.isascii() or text.encode("utf-8")
+        for text in value:
+            text.isascii() or text.encode("utf-8")
     except UnicodeEncodeError:
         raise invalid("a text has half a surrogate pair, which is no character") from None
-
-
-def _too_deep() -> ApiError:
-    return invalid(f"the body is nested more than {MOST_DEPTH} levels deep")
-
-
-M = TypeVar("M", bound=BaseModel)
-
-MOST_SCHEMA_DEPTH = 32
-"""Most levels of a JSON schema: grammars are built from it by recursion."""
-
-MOST_TOKENS = 2**20
-"""Largest limit of tokens that is passed on; each model cuts it to its context."""
-
-_MOST_INPUT = 80
 
 
 class Body(BaseModel):
@@ -193,24 +172,25 @@ def validate(kind: type[M], document: dict[str, Any]) -> M:
         return kind.model_validate(document)
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False)[0]
-        param = format_path(first["loc"])
+        param = _format_path(first["loc"])
         if first["type"] == "extra_forbidden":
             raise invalid(f"unknown parameter: {param}", param, "unknown_parameter") from None
         if first["type"] == "missing":
             raise invalid(f"{param} is missing", param) from None
-        found = _format_input(first["input"])
-        raise invalid(f"{param}: {_lower(first['msg'])}; got {found}", param) from None
+        given, what = first["input"], first["msg"][:1].lower() + first["msg"][1:]
+        found = repr(given) if isinstance(given, str | int | float) else type(given).__name__
+        found = shorten(quote(found, _MOST_INPUT + 1), _MOST_INPUT)
+        raise invalid(f"{param}: {what}; got {found}", param) from None
 
 
-def format_path(path: Sequence[str | int]) -> str:
+def _format_path(path: Sequence[str | int]) -> str:
     """Format the path of a field: ``messages[0].content``."""
     text = ""
     for part in path:
         if isinstance(part, int):
             text += f"[{part}]"
         else:
-            shown = quote(part)
-            text += f".{shown}" if text else shown
+            text += f".{quote(part)}" if text else quote(part)
     return text
 
 
@@ -218,66 +198,25 @@ def dump_schema(schema: object, limit_bytes: int, param: str) -> str:
     """Return a JSON schema, or a list of tools with schemas, as JSON text.
 
     Args:
-        limit_bytes: Largest size of the text.
         param: Its field, for errors.
 
     Raises:
         ApiError: It is too large or too deep, or refers to another document; status 400.
     """
-    _check_schema(schema, param)
+    for depth, level in enumerate(_iter_levels(schema)):
+        if depth >= MOST_SCHEMA_DEPTH and any(isinstance(value, dict | list) for value in level):
+            raise invalid(f"{param} is nested more than {MOST_SCHEMA_DEPTH} levels deep", param)
+        for value in level:
+            reference = value.get("$ref") if isinstance(value, dict) else None
+            if isinstance(reference, str) and not reference.startswith("#"):
+                raise invalid(f"{param}: $ref may only refer to the schema itself (#/…)", param)
     text = json.dumps(schema, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     if len(text.encode()) > limit_bytes:
         raise invalid(f"{param} has more than {limit_bytes} bytes", param)
     return text
 
 
-def _check_schema(schema: object, param: str) -> None:
-    level: list[object] = [schema]
-    for _ in range(MOST_SCHEMA_DEPTH):
-        if not level:
-            return
-        below: list[object] = []
-        for value in level:
-            if isinstance(value, dict):
-                reference = value.get("$ref")
-                if isinstance(reference, str) and not reference.startswith("#"):
-                    raise invalid(f"{param}: $ref may only refer to the schema itself (#/…)", param)
-                below += value.values()
-            elif isinstance(value, list):
-                below += value
-        level = [value for value in below if isinstance(value, dict | list)]
-    if level:
-        raise invalid(f"{param} is nested more than {MOST_SCHEMA_DEPTH} levels deep", param)
-
-
 def refuse_more(count: int, most: int, param: str, what: str) -> None:
-    """Refuse more than some number of things.
-
-    Raises:
-        ApiError: There are more, status 400.
-    """
+    """Refuse more than some number of things, with status 400."""
     if count > most:
         raise invalid(f"{param}: at most {most} {what} are accepted; got {count}", param)
-
-
-def read_stop(stops: Sequence[str], most: int, most_characters: int) -> tuple[str, ...]:
-    """Return the stop strings of a request.
-
-    Raises:
-        ApiError: There are too many, or one is empty or too long; status 400.
-    """
-    refuse_more(len(stops), most, "stop", "stop strings")
-    for index, text in enumerate(stops):
-        if not text or len(text) > most_characters:
-            param = f"stop[{index}]"
-            raise invalid(f"{param}: a stop string has 1 to {most_characters} characters", param)
-    return tuple(stops)
-
-
-def _format_input(value: object) -> str:
-    text = repr(value) if isinstance(value, str | int | float | bool) else type(value).__name__
-    return shorten(quote(text, _MOST_INPUT + 1), _MOST_INPUT)
-
-
-def _lower(text: str) -> str:
-    return text[:1].lower() + text[1:]

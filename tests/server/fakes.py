@@ -31,7 +31,7 @@ from etui.server.context import ServerContext, ServerSettings
 from etui.server.run import GracefulServer, open_sockets
 from etui.turn.events import TurnFinished
 from etui.turn.interfaces import ResolvedModel
-from etui.turn.record import Attribution, ClientRecord, TurnRecord
+from etui.turn.record import Attribution, TurnRecord
 from tests.turn.play import run_turn
 from tests.turn.scripted import Meter10W, S, Saved
 
@@ -117,13 +117,12 @@ class FakeTurn:
     script: Script
     cancelled: threading.Event = field(default_factory=threading.Event)
     over: threading.Event = field(default_factory=threading.Event)
-    hurried: bool = False
 
     def cancel(self) -> None:
         self.cancelled.set()
 
     def hurry(self) -> None:
-        self.hurried = True
+        """Do nothing: these scripts have no thinking to end."""
 
     def answer(self, request: AnswerRequest) -> Iterator[Event]:
         yield from self.script(request, self)
@@ -169,7 +168,8 @@ class FakePool:
 
     def _run(self, turn: FakeTurn, on_event: Callable[[PoolEvent], None]) -> None:
         request = turn.request
-        client = ClientRecord(request.endpoint, request.key, request.request_id, 0.25)
+        assert request.client is not None
+        client = replace(request.client, queue_seconds=0.25)
         try:
             if self.refusal is not None:
                 raise self.refusal
@@ -227,17 +227,6 @@ def parse_model(text: str) -> Overrides:
     return known[text]
 
 
-class FakeTimers:
-    """Timers that end as soon as they are set; those that were called off do not."""
-
-    def __init__(self) -> None:
-        self.seconds: list[float] = []
-
-    def call_later(self, seconds: float, function: Callable[[], None]) -> asyncio.Handle:
-        self.seconds.append(seconds)
-        return asyncio.get_running_loop().call_soon(function)
-
-
 @dataclass
 class Running:
     """A server that runs on another thread."""
@@ -276,7 +265,6 @@ def serving(
     pool: FakePool | None = None,
     *,
     settings: ServerSettings | None = None,
-    timers: FakeTimers | None = None,
     **changes: Any,
 ) -> Iterator[Running]:
     """Run a server on a free port of the loopback address."""
@@ -284,8 +272,6 @@ def serving(
     wanted = replace(settings or ServerSettings(port=0, grace_seconds=0.0), **changes)
     sockets, bound = open_sockets(wanted)
     context = ServerContext(pool, None, bound, parse_model)  # type: ignore[arg-type]
-    if timers is not None:
-        context = replace(context, call_later=timers.call_later)
     started = threading.Event()
     server = GracefulServer(context, started.set)
     thread = threading.Thread(target=lambda: asyncio.run(server.serve(sockets)), daemon=True)

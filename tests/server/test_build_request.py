@@ -18,6 +18,7 @@ from etui.server.build_request import (
 )
 from etui.server.context import ServerContext, ServerSettings
 from etui.server.errors import ApiError
+from etui.turn.record import ClientRecord
 from tests.server.fakes import FakePool
 
 QUESTION = {"role": "user", "content": "2+2?"}
@@ -32,7 +33,7 @@ def context(config: Config) -> Iterator[ServerContext]:
 
 def build(context: ServerContext, messages: list[dict[str, Any]] | None = None, **fields: Any):
     body = parse_chat({"model": "etui", "messages": messages or [QUESTION], **fields})
-    return build_chat_turn(body, context, endpoint="/x", key="laptop", request_id="r")
+    return build_chat_turn(body, context, ClientRecord("/x", "laptop", "r"))
 
 
 def test_names_of_policies_arms_and_models(context: ServerContext) -> None:
@@ -161,7 +162,7 @@ def test_what_clients_send_back_or_always_send_is_accepted(context: ServerContex
 
 def test_a_completion_answers_directly_with_the_prompt_as_it_is(context: ServerContext) -> None:
     body = parse_completion({"prompt": ["The red"], "n": 2, "best_of": 2, "echo": False})
-    turn = build_completion_turn(body, context, endpoint="/x", key="", request_id="r")
+    turn = build_completion_turn(body, context, ClientRecord("/x"))
     assert turn.query.text == "The red"
     assert turn.query.options.raw
     assert turn.query.options.count == 2

@@ -17,11 +17,11 @@ from etui.errors import (
 )
 from etui.events import TokenLogprob
 from etui.routing.decision import Decision
+from etui.server.deltas import finish_reason
 from etui.server.documents import (
     completion_logprobs,
     encode,
     energy_document_of,
-    finish_reason,
     headers_of,
     logprob_document,
     route_document,

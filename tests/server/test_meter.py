@@ -16,7 +16,7 @@ from starlette.responses import Response
 from etui.energy.recorder import Recorder
 from etui.energy.remote.clock import read_boot_id
 from etui.server.errors import ApiError, error_response
-from etui.server.meter import MeterSource, build_meter_routes
+from etui.server.meter import MeterSource, build_routes
 from tests.server.loopback import LIMIT_SECONDS, bind_loopback, serving
 from tests.support.devices import SENSORS, FakeClock, FakeDevice
 from tests.support.play import sample
@@ -50,7 +50,7 @@ async def answer_error(request: Request, error: Exception) -> Response:
 def serve_recorder(recorder: Recorder, clock: FakeClock, running: int | None = 1) -> Any:
     source = MeterSource(recorder, lambda: running, lambda: False, clock, BOOT, clock.start_ns)
     return Starlette(
-        routes=list(build_meter_routes(lambda: source)), exception_handlers={ApiError: answer_error}
+        routes=list(build_routes(lambda: source)), exception_handlers={ApiError: answer_error}
     )
 
 

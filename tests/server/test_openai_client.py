@@ -448,9 +448,9 @@ def test_the_turn_is_what_the_request_asks_for(server: Running, pool: FakePool) 
     assert (overrides.temperature, overrides.top_p, overrides.seed) == (0.5, 0.9, 2**31 - 1)
     assert overrides.max_tokens == 7
     assert request.effort == "high"
-    assert request.metadata == {"team": "a"}
-    assert request.endpoint == "/v1/chat/completions"
-    assert request.request_id.startswith("req_")
+    assert query.metadata == (("team", "a"),)
+    assert request.client.endpoint == "/v1/chat/completions"
+    assert request.client.request_id.startswith("req_")
 
 
 def test_tools_and_their_results_reach_the_model(server: Running, pool: FakePool) -> None:

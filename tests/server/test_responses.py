@@ -104,10 +104,10 @@ def test_a_whole_response(server: Running, pool: FakePool) -> None:
     assert response.metadata == {"project": "sky"}
     assert response.store is False  # type: ignore[attr-defined]
     request = pool.turns[0].request
-    assert request.endpoint == "/v1/responses"
+    assert request.client.endpoint == "/v1/responses"
     assert request.query.system == "Be brief."
     assert request.overrides.max_tokens == 50
-    assert request.metadata == {"project": "sky"}
+    assert request.query.metadata == (("project", "sky"),)
 
 
 def test_the_usage_has_tokens_and_joules(server: Running) -> None:

@@ -19,9 +19,8 @@ from openai.types.responses import Response, ResponseStreamEvent
 from pydantic import TypeAdapter
 
 from etui.events import TokenLogprob, ToolCall
-from etui.server.deltas import Delta
-from etui.server.responses_events import ResponseEvents, StreamEvent
-from etui.server.responses_output import build_items
+from etui.server.deltas import Delta, WholeAnswer
+from etui.server.responses import ResponseEvents, StreamEvent, build_items
 from etui.turn.record import Tokens, TurnRecord
 from tests.fixtures.turns import TURN, UNMEASURED
 
@@ -255,7 +254,7 @@ def test_any_order_of_events_is_a_valid_stream(
 
 
 def test_the_items_of_a_whole_response_are_those_of_its_record() -> None:
-    items = build_items(replace(PLAIN, thinking="t", answer="", tool_calls=CALLS))
+    items = build_items("t1", WholeAnswer(0, "", "t", CALLS, (), "tool_calls"))
     documents = [item.document("completed") for item in items]
     assert [document["type"] for document in documents] == [
         "reasoning",

@@ -40,7 +40,6 @@ def test_a_text_is_a_question_and_instructions_are_the_system_message() -> None:
             {"role": "user", "content": "Hello"},
         ],
     }
-    assert request.stream is False
 
 
 def test_items_become_messages_and_an_assistants_items_one_message() -> None:
@@ -123,7 +122,6 @@ def test_the_rest_has_another_name_in_chat_completions() -> None:
         "top_logprobs": 3,
         "stream": True,
     }
-    assert request.stream
     assert request.echo["tools"] == [WEATHER]
     assert request.echo["text"]["format"]["name"] == "a"
 

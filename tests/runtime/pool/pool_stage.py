@@ -33,7 +33,7 @@ from etui.runtime.runtime import Runtime
 from etui.runtime.turn_pool import TurnPool
 from etui.runtime.turn_request import PoolEvent, TurnFailed, TurnRequest
 from etui.turn.events import TurnFinished
-from etui.turn.record import TurnRecord
+from etui.turn.record import ClientRecord, TurnRecord
 from tests.support.devices import FakeClock, FakeDevice
 from tests.support.play import sample
 from tests.support.power_curves import constant
@@ -289,12 +289,15 @@ class Stage:
     def submit(self, text: str = "2+2?", **given: Any) -> tuple[Heard, Any]:
         heard = Heard(fails_at=given.pop("fails_at", None))
         overrides = given.pop("overrides", Overrides(model=STARTER, lenient=True))
-        request = TurnRequest(Query(text), overrides, endpoint="/v1/chat/completions", **given)
+        key = given.pop("key", "")
+        client = ClientRecord("/v1/chat/completions", key, given.pop("request_id", ""))
+        request = TurnRequest(Query(text, owner=key), overrides, client, **given)
         return heard, self.pool.submit(request, heard)
 
     def submit_to(self, listener: Callable[[PoolEvent], None]) -> Any:
         """Submit a turn whose events another listener hears."""
-        return self.pool.submit(TurnRequest(Query("2+2?"), Overrides(model=STARTER)), listener)
+        request = TurnRequest(Query("2+2?"), Overrides(model=STARTER), ClientRecord("/x"))
+        return self.pool.submit(request, listener)
 
     def wait_idle(self) -> bool:
         """Wait until no turn runs; return whether the idle time has begun."""

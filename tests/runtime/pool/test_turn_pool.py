@@ -23,7 +23,7 @@ from etui.routing.signals import HostState
 from etui.runtime._between_turns import HOST_SECONDS
 from etui.runtime.overrides import Overrides
 from etui.runtime.turn_pool import REFRESH_SECONDS
-from etui.runtime.turn_request import RunningTurn, TurnFailed, TurnRequest
+from etui.runtime.turn_request import PooledTurn, TurnFailed, TurnRequest
 from etui.turn.events import Decided, TurnFinished
 from tests.backends.remote.stub import STALL, Script, running_stub
 from tests.runtime.pool.pool_stage import LIMIT_SECONDS, WATTS, Heard, Stage, with_models
@@ -208,7 +208,7 @@ def test_a_turn_cancelled_before_its_answer_begins_asks_the_engine_for_nothing(
 ) -> None:
     """A client that leaves while its turn is decided: the cancel comes with the first event."""
     turns: list[object] = []
-    submitted: list[RunningTurn] = []
+    submitted: list[PooledTurn] = []
 
     def cancel_at_once(event: object) -> None:
         turns.append(event)
@@ -499,7 +499,7 @@ def test_whatever_is_cancelled_or_fails_each_turn_ends_once_and_is_saved(
 ) -> None:
     rng = random.Random(seed)
     with closing(Stage(here, parallel=parallel, queue_limit=1000)) as stage:
-        turns: list[tuple[Heard, RunningTurn]] = []
+        turns: list[tuple[Heard, PooledTurn]] = []
         for number in range(40):
             listener = {"fails_at": Answer} if rng.random() < 0.1 else {}
             turns.append(stage.submit(f"question {number}", key=rng.choice("ab"), **listener))

@@ -1,0 +1,294 @@
+"""Answer a request with a turn, streamed or as a whole, in the form of its endpoint.
+
+An endpoint is a dialect of one core: it reads its body into a turn, and writes the parts of the
+answer (:mod:`etui.server.deltas`) in a form of its own (:class:`AnswerForm`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from threading import Lock
+from typing import TYPE_CHECKING, Any
+
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from etui.errors import EtuiError
+from etui.runtime.turn_request import TurnFailed
+from etui.server.deltas import DeltaReader
+from etui.server.documents import encode, headers_of
+from etui.server.errors import ApiError, shutting_down, to_api_error
+from etui.server.protocol import abort_connection
+from etui.server.validation import read_json
+from etui.turn.events import TurnFinished
+from etui.turn.record import ClientRecord
+
+if TYPE_CHECKING:
+    from starlette.types import Receive, Scope, Send
+
+    from etui.runtime.turn_request import PoolEvent, TurnRequest
+    from etui.server.context import ServerContext
+    from etui.server.deltas import Delta
+    from etui.turn.record import TurnRecord
+
+_MOST_EVENTS = 64
+"""Most events that are sent together, so that one fast turn does not hold up the others."""
+
+_KEEP_ALIVE = b": keep-alive\n\n"
+"""A comment of server-sent events, which clients skip."""
+
+_STREAM_HEADERS = {
+    "content-type": "text/event-stream; charset=utf-8",
+    "cache-control": "no-store",
+    "x-accel-buffering": "no",
+}
+_WHOLE_HEADERS = {"content-type": "application/json", "cache-control": "no-store"}
+
+
+class AnswerForm(ABC):
+    """How an endpoint writes one answer.
+
+    Attributes:
+        created: When the request came, seconds since 1970.
+        turn_id: Id of the turn, which is a part of the response's; set before the first event.
+    """
+
+    def __init__(self, request: TurnRequest) -> None:
+        self.reader = DeltaReader(request.query)
+        self.created = int(time.time())
+        self.turn_id = ""
+
+    @abstractmethod
+    def write(self, delta: Delta) -> bytes:
+        """Return the frames of a part of the answer, in a stream."""
+
+    @abstractmethod
+    def end(self, record: TurnRecord) -> bytes:
+        """Return the last frames of a stream, with the joules."""
+
+    @abstractmethod
+    def fail(self, error: ApiError) -> bytes:
+        """Return the last frames of a stream that has failed."""
+
+    @abstractmethod
+    def whole(self, record: TurnRecord) -> Mapping[str, Any]:
+        """Build the response that is not streamed."""
+
+    def rename(self, error: ApiError) -> ApiError:
+        """Return an error that names the parameter as the client did."""
+        return error
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What a request asks for: a turn, and the form of its answer."""
+
+    turn: TurnRequest
+    form: AnswerForm
+    streamed: bool
+
+
+Read = Callable[[dict[str, Any], "ServerContext", ClientRecord], Asked]
+"""Reads the body of an endpoint; raises ``ApiError`` where it asks for what is not supported."""
+
+
+def build_answer_route(path: str, read: Read, context: ServerContext) -> Route:
+    """Build the route of an endpoint that answers."""
+
+    async def answer(request: Request) -> Response:
+        return TurnResponse(context, read(await read_json(request), context, client_of(request)))
+
+    return Route(path, answer, methods=["POST"])
+
+
+def client_of(request: Request) -> ClientRecord:
+    """Return who sent a request; the name of the key is empty without keys."""
+    state: Mapping[str, str] = request.scope.get("state", {})
+    path: str = request.scope["path"]
+    return ClientRecord(path, state.get("key_name", ""), state.get("request_id", ""))
+
+
+class TurnResponse(Response):
+    """A response with the answer of a turn.
+
+    The first byte is sent with the first text, or after ``keep_alive_seconds`` without any. So a
+    request that fails before that (its prompt is too long, its model cannot be loaded) is answered
+    with the status of its error, streamed or not.
+    """
+
+    def __init__(self, context: ServerContext, asked: Asked) -> None:
+        super().__init__()
+        self._context = context
+        self._turn = asked.turn
+        self._form = asked.form
+        self._streamed = asked.streamed
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Run the turn and send its answer; end the turn if the client leaves meanwhile.
+
+        Raises:
+            ApiError: The turn failed before the first byte.
+            ClientDisconnect: The client has left, or is not waited for any more.
+        """
+        try:
+            stream = _TurnStream(self._context, self._turn)
+            watch = asyncio.create_task(stream.wait_for_leaving(receive))
+            try:
+                await self._send_answer(stream, send)
+            finally:
+                watch.cancel()
+                stream.close()
+        except (ApiError, EtuiError) as error:
+            raise self._form.rename(to_api_error(error)) from error
+        except _ReaderStalled:
+            abort_connection(scope)
+
+    async def _send_answer(self, stream: _TurnStream, send: Send) -> None:
+        form, started = self._form, False
+        form.turn_id = stream.turn.turn_id
+        async for batch in stream.batches():
+            parts = [] if batch else [_KEEP_ALIVE]
+            record: TurnRecord | None = None
+            failure: ApiError | None = None
+            for event in batch:
+                parts += map(form.write, form.reader.add(event))
+                failure = failure or _find_failure(event)
+                if isinstance(event, TurnFinished) and event.record.status != "error":
+                    record = event.record
+            if failure is not None and not started:
+                raise failure
+            headers = _STREAM_HEADERS
+            if failure is not None:
+                parts.append(form.fail(failure))
+            elif self._streamed:
+                parts += [] if record is None else [form.end(record)]
+            elif record is None:
+                continue
+            else:
+                parts = [encode(form.whole(record))]
+                headers = _WHOLE_HEADERS | {"content-length": str(len(parts[0]))}
+            if not any(parts):
+                continue
+            if not started:
+                shown = None if self._streamed else record
+                headers = headers | headers_of(form.reader.decision, shown)
+                raw = [(name.encode(), value.encode("latin-1")) for name, value in headers.items()]
+                await send({"type": "http.response.start", "status": 200, "headers": raw})
+                started = True
+            more = record is None and failure is None
+            body = b"".join(parts)
+            await send({"type": "http.response.body", "body": body, "more_body": more})
+            if failure is not None:
+                return
+
+
+def _find_failure(event: PoolEvent) -> ApiError | None:
+    """Return the error with which an event ends its turn; None if it does not.
+
+    The client has left already if it stopped the turn, so a stopped one was ended by the server.
+    """
+    if isinstance(event, TurnFailed):
+        return to_api_error(event.error)
+    if isinstance(event, TurnFinished) and event.record.status == "stopped":
+        return shutting_down()
+    return None
+
+
+class _ReaderStalled(Exception):
+    """More events wait than a client may leave unread."""
+
+
+class _TurnStream:
+    """Runs a turn and gives its events to one client.
+
+    Raises:
+        EtuiError: The turn is not accepted: too many requests wait already.
+    """
+
+    def __init__(self, context: ServerContext, request: TurnRequest) -> None:
+        self._settings = context.settings
+        self._loop = asyncio.get_running_loop()
+        self._lock = Lock()
+        self._events: deque[PoolEvent] = deque()
+        self._waking = False
+        self._wake = asyncio.Event()
+        self._left = self._stalled = self._ended = False
+        self.turn = context.counters.submit(context.pool, request, self._take)
+
+    async def batches(self) -> AsyncIterator[Sequence[PoolEvent]]:
+        """Yield the events that have come since the last time, until the turn has ended.
+
+        An empty batch means that there were none for ``keep_alive_seconds``.
+
+        Raises:
+            ClientDisconnect: The client has left.
+        """
+        while not self._ended:
+            events, silent = self._drain(), False
+            if not events:
+                try:
+                    async with asyncio.timeout(self._settings.keep_alive_seconds):
+                        await self._wake.wait()
+                except TimeoutError:
+                    silent = True
+                self._wake.clear()
+                events = self._drain()
+            if self._left:
+                raise ClientDisconnect
+            if self._stalled:
+                raise _ReaderStalled
+            if events or silent:
+                yield events
+
+    async def wait_for_leaving(self, receive: Receive) -> None:
+        """Wait until the client leaves; a response that is not streamed would not notice."""
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        self._left = True
+        self.turn.cancel()
+        self._wake.set()
+
+    def close(self) -> None:
+        """End the turn within one batch, if it still runs; it is saved like any other."""
+        if not self._ended:
+            self.turn.cancel()
+
+    def _take(self, event: PoolEvent) -> None:
+        """Take an event, on the thread of the turn, which never waits for the client."""
+        with self._lock:
+            if self._stalled:
+                return
+            if len(self._events) >= self._settings.event_limit:
+                self._stalled = True
+                self._events.clear()
+            else:
+                self._events.append(event)
+            wake, self._waking = not self._waking, True
+        with suppress(RuntimeError):  # the loop has ended with the server; the turn is saved
+            if self._stalled:
+                self._loop.call_soon_threadsafe(self.close)
+            if wake:
+                self._loop.call_soon_threadsafe(self._wake.set)
+
+    def _drain(self) -> Sequence[PoolEvent]:
+        with self._lock:
+            count = min(len(self._events), _MOST_EVENTS)
+            events = tuple(self._events.popleft() for _ in range(count))
+            self._waking = False
+        if events and _is_last(events[-1]):
+            self._ended = True
+        return events
+
+
+def _is_last(event: PoolEvent) -> bool:
+    """Return whether no event follows; the record of a failed turn is followed by its error."""
+    if isinstance(event, TurnFinished):
+        return event.record.status != "error"
+    return isinstance(event, TurnFailed)

@@ -10,7 +10,7 @@ from pathlib import Path
 from etui.config.config import Config
 from etui.energy.idle import load_baselines, use_baseline
 from etui.energy.recorder import Recorder
-from etui.energy.scopes import COVERING, family, select_disjoint
+from etui.energy.scopes import family, select_disjoint
 from etui.energy.sharing import CpuWatch, GpuWatch
 from etui.energy.sources.apple import AppleSource
 from etui.energy.sources.battery import BatterySource
@@ -19,45 +19,53 @@ from etui.energy.sources.hwmon import AmdSmiSource, HwmonSource
 from etui.energy.sources.nvml import NvmlSource
 from etui.energy.sources.rapl import RaplSource
 from etui.energy.sources.sysfs import graphics_cards
-from etui.energy.types import Channel, ChannelProbe, Kind, PowerSource
+from etui.energy.types import BaseSource, Channel, ChannelProbe, PowerSource
 from etui.units import count_text
 
 
 @dataclass(frozen=True, slots=True)
 class FoundSources:
-    """The sources of a machine, the watch on its GPUs, and the scopes that no source can read."""
+    """The sources of a machine, and the scopes that no source can read."""
 
     sources: tuple[PowerSource, ...]
-    watch: GpuWatch | None
     unmeasured: tuple[str, ...]
     probes: tuple[ChannelProbe, ...]
 
 
 def find_sources(config: Config, clock: Callable[[], int] = time.monotonic_ns) -> FoundSources:
-    """Open every source; the caller closes them."""
+    """Open every source, and the watches on the GPUs and CPUs; the caller closes them."""
     nvml = NvmlSource(clock)
-    rapl = RaplSource(config.sysfs_dir, clock)
     amdsmi = AmdSmiSource(config.sysfs_dir, clock)
-    hwmon = HwmonSource(config.sysfs_dir, clock, without=[c.scope for c in amdsmi.channels])
-    apple = AppleSource(clock)
-    battery = BatterySource(config.sysfs_dir, clock)
-    hardware: list[PowerSource] = [nvml, rapl, amdsmi, hwmon, apple, battery]
-    probes = [*_nvml_probes(nvml, config.sysfs_dir)]
-    for source in hardware[1:]:
-        probes.extend(source.probe())
+    hardware: list[BaseSource] = [
+        nvml,
+        RaplSource(config.sysfs_dir, clock),
+        amdsmi,
+        HwmonSource(config.sysfs_dir, clock, without=[c.scope for c in amdsmi.channels]),
+        AppleSource(clock),
+        BatterySource(config.sysfs_dir, clock),
+    ]
+    probes = _nvml_probes(nvml, config.sysfs_dir)
+    probes += [probe for source in hardware[1:] for probe in source.probe()]
     channels = [channel for source in hardware for channel in source.channels]
-    unreadable = [s for part in (nvml, rapl, hwmon) for s in part.unreadable_scopes]
+    # amdsmi is left out: the second die of a card reports nothing, and the first one both.
+    unreadable = [
+        s for source in hardware if source is not amdsmi for s in source.unreadable_scopes
+    ]
     unmeasured = _unmeasured(channels, unreadable, config.estimate)
     sources = [source for source in hardware if source.channels]
-    if config.estimate == "always" or (config.estimate == "auto" and not channels):
-        estimate = EstimateSource(config.cpu_idle_watts, config.cpu_limit_watts, clock=clock)
-        sources.append(estimate)
-        probes.extend(estimate.probe())
     for source in hardware:
         if source not in sources:
             source.close()
-    watch = GpuWatch(nvml, clock) if nvml.channels else None
-    return FoundSources(tuple(sources), watch, unmeasured, tuple(probes))
+    is_estimated = config.estimate == "always" or (config.estimate == "auto" and not channels)
+    if is_estimated:
+        estimate = EstimateSource(config.cpu_idle_watts, config.cpu_limit_watts, clock=clock)
+        sources.append(estimate)
+        probes += estimate.probe()
+    if nvml.channels:
+        sources.append(GpuWatch(nvml, clock))
+    if sources:
+        sources.append(CpuWatch(clock, attribute=is_estimated))
+    return FoundSources(tuple(sources), unmeasured, tuple(probes))
 
 
 def open_recorder(config: Config, clock: Callable[[], int] = time.monotonic_ns) -> Recorder:
@@ -66,17 +74,12 @@ def open_recorder(config: Config, clock: Callable[[], int] = time.monotonic_ns) 
     It uses the saved cold idle baseline, if that fits the channels.
     """
     found = find_sources(config, clock)
-    estimated = any(c.kind is Kind.ESTIMATE for s in found.sources for c in s.channels)
-    cpu_watch = CpuWatch(clock, attribute=estimated) if found.sources else None
-    watches = [watch for watch in (found.watch, cpu_watch) if watch is not None]
     recorder = Recorder(
-        (*found.sources, *watches),
+        found.sources,
         hz=config.sample_hz,
         clock=clock,
         unmeasured=found.unmeasured,
         estimate=config.estimate,
-        watch=found.watch,
-        cpu_watch=cpu_watch,
     )
     use_baseline(recorder, load_baselines(config))
     return recorder
@@ -92,7 +95,7 @@ def _unmeasured(
     if select_disjoint(channels, estimate).covers_machine:
         return ()
     readable = {channel.scope for channel in channels}
-    scopes = [s for s in unreadable if family(s) not in COVERING and s not in readable]
+    scopes = [s for s in unreadable if ":" in s and s not in readable]
     seen = {family(channel.scope) for channel in channels} | {family(s) for s in scopes}
     if not seen & {"package", "module"}:
         scopes.append("package:0")

@@ -7,12 +7,13 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Protocol, Self
+from itertools import pairwise
+from typing import Self
 
 from etui.energy._recordings.channel import ChannelRecording, CrossCheck
 from etui.energy.sampler import PowerSampler
 from etui.energy.scopes import Selection, select_disjoint, weakest
-from etui.energy.sharing import GpuShare
+from etui.energy.sharing import CpuWatch, GpuWatch
 from etui.energy.types import (
     Channel,
     ChannelEnergy,
@@ -26,10 +27,6 @@ from etui.energy.types import (
 )
 from etui.errors import UsageError
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
 _QUICK_PERIOD_S = 0.005
 """A counter refreshed this often is read once more at each mark."""
 SETTLE_S = 0.4
@@ -37,38 +34,19 @@ SETTLE_OF_AVERAGE = 0.6
 """Longest wait for an interval to settle, seconds; a running average of A s adds 0.6 A to it."""
 _PEAK_BINS = 600
 _PEAK_SLICE_NS = 250_000_000
-FindShare = Callable[[ChannelEnergy], GpuShare | None]
-"""Finds etui's part of the use of a channel's device; None if nothing records it."""
-
-
-class Watch(Protocol):
-    """A record of the processes that use the GPUs, or the CPUs."""
-
-    def share(self, scope: str, start_ns: int, end_ns: int) -> GpuShare:
-        """Return whether a scope was shared in an interval, and etui's part of it."""
-
-
-class UseOfCpus(Watch, Protocol):
-    """A record of the processes that use the CPUs."""
-
-    def busy_share(self, start_ns: int, end_ns: int) -> float | None:
-        """Return the utilisation of all CPUs in an interval, 0..1; None if not recorded."""
 
 
 class Recorder:
     """Samples sources on the monotonic clock into ring buffers, and closes them.
 
     ``energy(a, b)`` is a pure function of what was recorded, and additive: the energies of adjacent
-    intervals sum exactly to that of the whole.
+    intervals sum exactly to that of the whole. Sources that record who uses the GPUs and the CPUs
+    (:mod:`etui.energy.sharing`) divide shared joules.
 
     Args:
         hz: Readings per second.
         unmeasured: Scopes of this machine that no source can read.
         estimate: ``auto``, ``always`` or ``never``, as in the Config.
-        watch: Records who uses the GPUs; it must be one of the sources.
-        suspended: Time that the machine was suspended, nanoseconds; None asks the system where the
-            clock is the system's.
-        cpu_watch: Records who uses the CPUs, in the same way.
     """
 
     def __init__(
@@ -81,34 +59,31 @@ class Recorder:
         keep_seconds: float = 3600.0,
         estimate: str = "auto",
         sleep: Callable[[float], None] = time.sleep,
-        watch: Watch | None = None,
-        suspended: Callable[[], int] | None = None,
-        cpu_watch: UseOfCpus | None = None,
     ) -> None:
         if not (math.isfinite(hz) and 0 < hz <= 200):
             raise UsageError(
                 f"the meter cannot sample at {hz} Hz", "set sample_hz to a number from 1 to 200"
             )
         self.hz = hz
-        self._sources = tuple(sources)
+        self.sources = tuple(sources)
+        self.unmeasured = tuple(unmeasured)
+        self.watch = next((s for s in self.sources if isinstance(s, GpuWatch)), None)
+        self.cpu_watch = next((s for s in self.sources if isinstance(s, CpuWatch)), None)
         self._clock = clock
         self._sleep = sleep
-        self.watch = watch
-        self.cpu_watch = cpu_watch
-        self._unmeasured = tuple(unmeasured)
-        channels = [channel for source in self._sources for channel in source.channels]
-        self.selection: Selection = select_disjoint(channels, estimate)
-        crowd = max(1.0, len(channels) / 8)  # bounds the memory on a machine with 64 GPUs
+        self.channels = tuple(channel for source in self.sources for channel in source.channels)
+        self.selection: Selection = select_disjoint(self.channels, estimate)
+        crowd = max(1.0, len(self.channels) / 8)  # bounds the memory on a machine with 64 GPUs
         keep = int(max(keep_seconds / crowd, min(keep_seconds, 600.0)) * hz)
-        self._traces = {c.id: ChannelRecording(c, keep=keep, interval_s=1 / hz) for c in channels}
+        self._traces = {
+            c.id: ChannelRecording(c, keep=keep, interval_s=1 / hz) for c in self.channels
+        }
         self._lock = threading.Condition()
-        if suspended is None:
-            suspended = read_suspended_ns if clock is time.monotonic_ns else lambda: 0
         self._sampler = PowerSampler(
-            self._sources, int(1e9 / hz), clock, self._ingest,
-            suspended=suspended, interrupt=self._interrupt,
+            self.sources, int(1e9 / hz), clock, self._ingest,
+            suspended=read_suspended_ns, interrupt=self._interrupt,
         )  # fmt: skip
-        self._quick = tuple(source for source in self._sources if _is_quick(source))
+        self._quick = tuple(source for source in self.sources if _is_quick(source))
         self._idle: dict[str, float] = {}
         self.set_idle(None)
         self.taps: list[Callable[[Mapping[str, Reading]], None]] = []
@@ -120,21 +95,6 @@ class Recorder:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-    @property
-    def channels(self) -> tuple[Channel, ...]:
-        """Every recorded channel."""
-        return tuple(trace.channel for trace in self._traces.values())
-
-    @property
-    def unmeasured(self) -> tuple[str, ...]:
-        """Scopes of this machine that no source can read."""
-        return self._unmeasured
-
-    @property
-    def sources(self) -> tuple[PowerSource, ...]:
-        """The sources that are read."""
-        return self._sources
 
     def start(self) -> None:
         """Start recording; do nothing when it is running already."""
@@ -209,16 +169,9 @@ class Recorder:
         with self._lock:
             summed, missing = self._measured(self.selection.summed, start_ns, end_ns)
             checks, _ = self._measured(self.selection.cross_checks, start_ns, end_ns)
-            peak = find_peak(
-                summed,
-                start_ns,
-                end_ns,
-                lambda part, slice_ns: self._traces[part.id].slice_watts(
-                    start_ns, end_ns, slice_ns
-                ),
-            )
+            peak = self._find_peak(summed, start_ns, end_ns)
             baseline = self._idle
-        unmeasured = tuple(dict.fromkeys((*self._unmeasured, *missing)))
+        unmeasured = tuple(dict.fromkeys((*self.unmeasured, *missing)))
         if not summed:
             return Energy(
                 start_ns, end_ns, None, None, None, 0.0,
@@ -226,9 +179,7 @@ class Recorder:
             )  # fmt: skip
         joules = math.fsum(part.joules for part in summed)
         seconds = (end_ns - start_ns) / 1e9
-        shared, own_joules = compute_own(
-            summed, baseline, seconds, lambda part: self._find_share(part, start_ns, end_ns)
-        )
+        shared, own_joules = self._divide(summed, baseline, start_ns, end_ns)
         flags = [flag for part in summed for flag in part.flags] + ["shared"] * shared
         return Energy(
             start_ns=start_ns,
@@ -311,10 +262,14 @@ class Recorder:
         if end_ns <= start_ns or points < 1:
             return []
         marks = [start_ns + (end_ns - start_ns) * i // points for i in range(points + 1)]
-        with self._lock:
-            traces = [self._traces[c.id] for c in self.selection.summed]
-            totals = [[trace.running(t_ns) for t_ns in marks] for trace in traces]
-        return slice_power(marks, totals)
+        spans = list(pairwise(marks))
+        return [
+            (
+                (start + end) // 2,
+                None if joules is None or end == start else joules / (end - start) * 1e9,
+            )
+            for (start, end), joules in zip(spans, self.joules_of(spans), strict=True)
+        ]
 
     def measure_idle(self, seconds: float = 5.0) -> Energy:
         """Measure the idle power of the next seconds, and use its mean watts as the baseline."""
@@ -394,11 +349,45 @@ class Recorder:
                 found.append(part)
         return tuple(found), missing
 
-    def _find_share(self, part: ChannelEnergy, start_ns: int, end_ns: int) -> GpuShare | None:
-        """Find etui's part of a channel's use; None if nothing records it."""
-        watch = self.cpu_watch if part.kind is Kind.ESTIMATE else self.watch
-        scope = self._traces[part.id].channel.scope
-        return watch.share(scope, start_ns, end_ns) if watch is not None else None
+    def _find_peak(
+        self, summed: Sequence[ChannelEnergy], start_ns: int, end_ns: int
+    ) -> float | None:
+        """Return the largest watts of the sum; of several channels, in slices from 0.25 s."""
+        if len(summed) == 1:
+            return summed[0].peak_watts
+        if not summed or end_ns <= start_ns:
+            return None
+        slice_ns = max(_PEAK_SLICE_NS, (end_ns - start_ns) // _PEAK_BINS)
+        if end_ns - start_ns <= slice_ns:
+            return math.fsum(part.mean_watts for part in summed)
+        rows = [self._traces[part.id].slice_watts(start_ns, end_ns, slice_ns) for part in summed]
+        return float(max(sum(rows)))  # type: ignore[arg-type]
+
+    def _divide(
+        self,
+        summed: Sequence[ChannelEnergy],
+        idle_watts: Mapping[str, float],
+        start_ns: int,
+        end_ns: int,
+    ) -> tuple[bool, float | None]:
+        """Return whether a part of the sum was shared, and the joules that are etui's own.
+
+        Of a shared channel these are etui's part of the joules above idle. They are None if nothing
+        was shared, or if etui's part of a shared channel is unknown.
+        """
+        shared, known, own, seconds = False, True, 0.0, (end_ns - start_ns) / 1e9
+        for part in summed:
+            watch = self.cpu_watch if part.kind is Kind.ESTIMATE else self.watch
+            scope = self._traces[part.id].channel.scope
+            share = watch.share(scope, start_ns, end_ns) if watch is not None else None
+            if share is None or not share.shared:
+                own += part.joules
+                continue
+            shared = True
+            idle = idle_watts.get(part.id, 0.0) * seconds
+            known = known and share.own is not None
+            own += max(part.joules - idle, 0.0) * (share.own or 0.0)
+        return shared, own if shared and known else None
 
 
 def _is_quick(source: PowerSource) -> bool:
@@ -407,69 +396,6 @@ def _is_quick(source: PowerSource) -> bool:
         c.kind is Kind.COUNTER and c.period_s is not None and c.period_s <= _QUICK_PERIOD_S
         for c in source.channels
     )
-
-
-def compute_own(
-    summed: Sequence[ChannelEnergy],
-    idle_watts: Mapping[str, float],
-    seconds: float,
-    find_share: FindShare,
-) -> tuple[bool, float | None]:
-    """Return whether a part of the sum was shared, and the joules that are etui's own.
-
-    Of a shared channel these are etui's part of the joules above idle. They are None if nothing
-    was shared, or if etui's part of a shared channel is unknown.
-    """
-    shared, known, own = False, True, 0.0
-    for part in summed:
-        share = find_share(part)
-        if share is None or not share.shared:
-            own += part.joules
-            continue
-        shared = True
-        idle = idle_watts.get(part.id, 0.0) * seconds
-        known = known and share.own is not None
-        own += max(part.joules - idle, 0.0) * (share.own or 0.0)
-    return shared, own if shared and known else None
-
-
-def find_peak(
-    summed: Sequence[ChannelEnergy],
-    start_ns: int,
-    end_ns: int,
-    slice_watts: Callable[[ChannelEnergy, int], NDArray[np.float64]],
-) -> float | None:
-    """Return the largest watts of the sum; of several channels, in slices from 0.25 s.
-
-    ``slice_watts`` returns the mean watts of a channel in slices of so many nanoseconds.
-    """
-    if len(summed) == 1:
-        return summed[0].peak_watts
-    if not summed or end_ns <= start_ns:
-        return None
-    slice_ns = max(_PEAK_SLICE_NS, (end_ns - start_ns) // _PEAK_BINS)
-    if end_ns - start_ns <= slice_ns:
-        return math.fsum(part.mean_watts for part in summed)
-    total = sum(slice_watts(part, slice_ns) for part in summed)
-    return float(max(total))  # type: ignore[arg-type]
-
-
-def slice_power(
-    marks: Sequence[int], totals: Sequence[Sequence[tuple[float, float]]]
-) -> list[tuple[int, float | None]]:
-    """Compute (middle in ns, mean watts) between marks; None for a slice without a record.
-
-    ``totals`` has for each channel the joules and the recorded nanoseconds up to each mark.
-    """
-    curve: list[tuple[int, float | None]] = []
-    for index in range(len(marks) - 1):
-        span = marks[index + 1] - marks[index]
-        joules = [
-            row[index + 1][0] - row[index][0] for row in totals if row[index + 1][1] > row[index][1]
-        ]
-        watts = math.fsum(joules) / span * 1e9 if joules and span else None
-        curve.append(((marks[index] + marks[index + 1]) // 2, watts))
-    return curve
 
 
 def read_suspended_ns() -> int:

@@ -29,22 +29,18 @@ class Channel:
     """One part of the machine whose energy can be read or estimated."""
 
     id: str  # Unique; begins with the scope (`gpu:GPU-1a2b`, `package:0`, `estimate:cpu`)
-    scope: str
-    """The hardware that it covers (``gpu:GPU-1a2b``, ``package:0``, ``dram:0``, ``psys``,
-    ``battery``)."""
-    kind: Kind  # How the energy is determined
+    scope: str  # The hardware that it covers (`gpu:GPU-1a2b`, `package:0`, `dram:0`, `psys`)
+    kind: Kind
     parent: str | None = None  # Scope that covers this one, None at the top
     limit_watts: float | None = None  # Power limit, the top of the fixed scale; None if unknown
     label: str = ""  # A name for people (`NVIDIA L40S`)
-    range_joules: float | None = None
-    """Value at which a cumulative counter wraps to 0; None if it never does."""
+    range_joules: float | None = None  # Where a cumulative counter wraps to 0; None if never
     average_s: float = 0.0  # Seconds over which a power reading is averaged; 0 if it is instant
-    period_s: float | None = None
-    """Expected seconds between two refreshes of the reading; None if it is learned."""
+    period_s: float | None = None  # Expected seconds between two refreshes; None: it is learned
     relative_error: float = 0.0  # Relative half width of the reading itself (0.4 for an estimate)
-    idle_watts: float | None = None
-    """Idle power of an estimate, which its formula states; None for a channel whose idle power has
-    to be measured."""
+    idle_watts: float | None = (
+        None  # Idle power that an estimate's formula states; None: measure it
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +50,7 @@ class Reading:
     t_ns: int  # Time of the read on the monotonic clock
     joules: float | None  # Cumulative counter, not yet unwrapped; None if the channel has none
     watts: float | None = None  # Power at that time; None if unknown
-    driver_us: int | None = None
-    """The driver's own timestamp, microseconds; None where it gives none."""
+    driver_us: int | None = None  # The driver's own timestamp, microseconds
     updated_ns: int | None = None
     """That timestamp on the monotonic clock. The meter detects whether it is the time of the
     refresh, which is useful, or of the call, which is not."""
@@ -68,8 +63,7 @@ class ChannelProbe:
     id: str  # Channel id, or the name of the source when nothing was found
     found: bool  # Whether the hardware or its interface exists
     readable: bool
-    why_not: str = ""
-    """Why it does not exist or cannot be read; for a readable one, a remark or empty."""
+    why_not: str = ""  # Why it does not exist or cannot be read; of a readable one, a remark
     fix: str = ""  # The exact command or line that fixes it; empty when there is none
 
 
@@ -91,7 +85,7 @@ class PowerSource(Protocol):
 
 
 class BaseSource:
-    """A source that finds its channels and probes when it is opened, and has nothing to release."""
+    """A source that finds its channels when it is opened, and reads them one after the other."""
 
     def __init__(self, clock: Callable[[], int]) -> None:
         self.clock = clock
@@ -103,9 +97,26 @@ class BaseSource:
         """Scopes that exist and cannot be read."""
         return [probe.id for probe in self.probes if probe.found and not probe.readable]
 
+    def add(self, channel: Channel, remark: str = "", fix: str = "") -> None:
+        """Add a channel that can be read."""
+        self.channels.append(channel)
+        self.probes.append(ChannelProbe(channel.id, True, True, remark, fix))
+
+    def refuse(self, name: str, why: str, fix: str = "", *, found: bool = True) -> None:
+        """Report what cannot be read."""
+        self.probes.append(ChannelProbe(name, found, False, why, fix))
+
     def probe(self) -> Sequence[ChannelProbe]:
         """Report what was found when the source was opened."""
         return self.probes
+
+    def read(self) -> Mapping[str, Reading]:
+        """Read every channel now, by its id; one that fails gives an empty reading."""
+        return {channel.id: self.read_channel(channel) for channel in self.channels}
+
+    def read_channel(self, channel: Channel) -> Reading:
+        """Read one channel."""
+        raise NotImplementedError
 
     def close(self) -> None:
         """Do nothing: no resource is open."""

@@ -218,7 +218,7 @@ def test_etuis_part_of_the_cpu_is_recorded_once_it_is_shown(tmp_path: Path) -> N
         clock, lambda: used["own"], lambda: (used["busy"], clock.seconds * 4), attribute=False
     )
     device = FakeDevice(steps([(99.0, 100.0)]), clock, scope="package:0", limit_watts=150.0)
-    recorder = Recorder([device, watch], clock=clock, cpu_watch=watch)
+    recorder = Recorder([device, watch], clock=clock)
     recorder.set_idle({"package:0": 20.0})
 
     def run(seconds: float) -> None:
@@ -348,7 +348,7 @@ def test_an_nvidia_gpu_reports_everything_and_who_uses_it(tmp_path: Path) -> Non
     gpus._proc = tmp_path  # both processes are visible
     (tmp_path / "2").mkdir()
     gpus.read()
-    (found,) = reader(tmp_path, Recorder([Readable(GPU)], watch=gpus)).read()
+    (found,) = reader(tmp_path, Recorder([Readable(GPU), gpus])).read()
     assert found == DeviceVitals(
         "gpu:GPU-1", 0.87, 61, 1980, 1980, 300.0, 40_000_000_000, 48_000_000_000, True, 0.75
     )
@@ -368,12 +368,12 @@ def test_an_nvidia_gpu_reports_everything_and_who_uses_it(tmp_path: Path) -> Non
 def test_what_a_driver_does_not_report_is_none(tmp_path: Path, missing: str, field: str) -> None:
     gpus = watch(Library(missing))
     gpus.read()
-    (found,) = reader(tmp_path, Recorder([Readable(GPU)], watch=gpus)).read()
+    (found,) = reader(tmp_path, Recorder([Readable(GPU), gpus])).read()
     assert getattr(found, field) is None
 
 
 def test_a_gpu_that_was_not_read_yet_has_no_values(tmp_path: Path) -> None:
-    recorder = Recorder([Readable(GPU)], watch=watch(Library()))
+    recorder = Recorder([Readable(GPU), watch(Library())])
     assert reader(tmp_path, recorder).read() == (DeviceVitals("gpu:GPU-1"),)
 
 
@@ -431,7 +431,7 @@ def test_an_estimate_shows_the_use_of_the_cpus_and_etuis_part(tmp_path: Path) ->
     write(sensor / "name", "k10temp")
     write(sensor / "temp1_label", "Tctl")
     write(sensor / "temp1_input", 66_500)
-    (found,) = reader(tmp_path, Recorder([Readable(estimate)], cpu_watch=cpus)).read()
+    (found,) = reader(tmp_path, Recorder([Readable(estimate), cpus])).read()
     assert found == DeviceVitals("estimate:cpu", 0.75, 66.5, shared=True, own_share=0.5)
 
 

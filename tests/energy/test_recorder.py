@@ -2,29 +2,21 @@
 
 from __future__ import annotations
 
-import math
 import random
 from collections.abc import Mapping
 from dataclasses import replace
 from itertools import pairwise
-from typing import Any
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from etui.energy.energy_record import compute_sensor_floor, explain_no_floor
-from etui.energy.recorder import Recorder, compute_own, find_peak, slice_power
-from etui.energy.sharing import GpuShare
-from etui.energy.types import BaseSource, Channel, ChannelEnergy, HalfWidths, Kind, Reading, combine
+from etui.energy.recorder import Recorder
+from etui.energy.types import BaseSource, Channel, HalfWidths, Kind, Reading, combine
 from tests.support.devices import SENSORS, FakeClock, FakeDevice, Sensor
 from tests.support.play import sample
 from tests.support.power_curves import CURVES, constant, steps
-
-SECOND = 1_000_000_000
-GPU = ChannelEnergy("gpu", Kind.COUNTER, 100.0, 1.0, 1.0, 50.0, 60.0)
-CPU = ChannelEnergy("cpu", Kind.ESTIMATE, 40.0, 9.0, 0.5, 20.0, 20.0, ("gap",))
 
 
 @given(st.floats(0, 1e6))
@@ -72,46 +64,6 @@ def test_a_total_is_between_quadrature_and_the_sum(count: int) -> None:
     assert combine([part] * count) <= count * part.total
 
 
-@given(st.lists(st.tuples(st.integers(1, 10**10), st.floats(0, 1e4)), min_size=1, max_size=20))
-def test_the_slices_of_the_power_sum_to_the_energy(steps: list[tuple[int, float]]) -> None:
-    marks, totals = [0], [(0.0, 0.0)]
-    for span_ns, joules in steps:
-        marks.append(marks[-1] + span_ns)
-        totals.append((totals[-1][0] + joules, totals[-1][1] + span_ns))
-    watts = [found for _, found in slice_power(marks, [totals, totals])]
-    joules_again = [
-        found * (end - start) / 1e9
-        for found, start, end in zip(watts, marks, marks[1:], strict=False)
-        if found is not None
-    ]
-    assert len(joules_again) == len(steps)
-    assert math.fsum(joules_again) == pytest.approx(2 * totals[-1][0], rel=1e-9, abs=1e-9)
-
-
-def test_a_slice_without_a_record_has_no_watts() -> None:
-    totals = [(5.0, 10.0), (5.0, 10.0), (7.0, 12.0)]
-    assert slice_power([0, SECOND, 2 * SECOND], [totals]) == [
-        (SECOND // 2, None),
-        (3 * SECOND // 2, 2.0),
-    ]
-
-
-@pytest.mark.parametrize(
-    ("shares", "expected"),
-    [
-        ({}, (False, None)),
-        ({"gpu": GpuShare(shared=False, own=None)}, (False, None)),
-        ({"gpu": GpuShare(shared=True, own=0.25)}, (True, 40.0 + (100.0 - 2 * 10.0) * 0.25)),
-        ({"gpu": GpuShare(shared=True, own=None)}, (True, None)),
-    ],
-)
-def test_of_a_shared_channel_only_a_part_above_idle_is_ours(
-    shares: dict[str, GpuShare], expected: tuple[bool, float | None]
-) -> None:
-    own = compute_own((GPU, CPU), {"gpu": 10.0}, 2.0, lambda part: shares.get(part.id))
-    assert own == expected
-
-
 class _Fixed(BaseSource):
     """A source of one channel with the same power at any time, or none at all."""
 
@@ -153,16 +105,18 @@ def test_a_channel_without_readings_is_unmeasured() -> None:
 
 
 def test_the_peak_of_several_channels_is_that_of_their_sum() -> None:
-    rows = {"gpu": np.array([10.0, 60.0]), "cpu": np.array([20.0, 5.0])}
-
-    def slice_watts(part: ChannelEnergy, slice_ns: int) -> Any:
-        assert slice_ns == 250_000_000
-        return rows[part.id]
-
-    assert find_peak((GPU, CPU), 0, SECOND // 2, slice_watts) == 65.0
-    assert find_peak((GPU,), 0, SECOND // 2, slice_watts) == 60.0
-    assert find_peak((GPU, CPU), 0, SECOND // 10, slice_watts) == 70.0  # too short for slices
-    assert find_peak((), 0, SECOND, slice_watts) is None
+    clock = FakeClock()
+    curves = {"gpu:A": steps([(2, 50.0), (2, 90.0)]), "package:0": steps([(2, 60.0), (2, 10.0)])}
+    sensor = SENSORS["RAPL, wraps at 3 kJ"]
+    devices = [FakeDevice(curve, clock, sensor, scope=scope) for scope, curve in curves.items()]
+    recorder = Recorder(devices, clock=clock)
+    sample(recorder, clock, 3.8, random.Random(1))
+    energy = recorder.energy(clock.at(0.5), clock.at(3.5))
+    assert energy.peak_watts == pytest.approx(110, rel=0.01)  # and not the 150 of both peaks
+    short = recorder.energy(clock.at(0.5), clock.at(0.6))
+    assert short.peak_watts == pytest.approx(short.mean_watts)  # too short for slices
+    one = recorder.energy(clock.at(0.5), clock.at(0.5))
+    assert one.peak_watts is None
 
 
 def machine(clock: FakeClock, *watts: tuple[str, float, str]) -> list[FakeDevice]:

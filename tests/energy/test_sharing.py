@@ -109,7 +109,7 @@ def estimated(own_cores: float, other_cores: float) -> Energy:
 
     watch = CpuWatch(clock, lambda: own_cores * clock.seconds, cpu_seconds)
     source = EstimateSource(IDLE, LIMIT, clock=clock, utilisation=cpu_seconds)
-    recorder = Recorder([source, watch], clock=clock, cpu_watch=watch)
+    recorder = Recorder([source, watch], clock=clock)
     sample(recorder, clock, 10, random.Random(1))
     return recorder.energy(clock.at(2), clock.at(8))
 

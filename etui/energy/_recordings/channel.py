@@ -7,7 +7,8 @@ from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from etui.energy._recordings.counter import CounterRecording, Point
+from etui.energy._recordings.columns import Point, Recording
+from etui.energy._recordings.counter import CounterRecording
 from etui.energy._recordings.power import PowerRecording
 from etui.energy.scopes import family
 from etui.energy.types import Channel, ChannelEnergy, HalfWidths, Kind, Reading
@@ -71,7 +72,7 @@ class ChannelRecording:
         )
         self.began_ns = 0
         """When reading began, nanoseconds; a first reading is awaited for a second."""
-        self._read_ns = 0
+        self.last_read_ns = 0  # Time of the newest good read; 0 without one
         self._has_counter = False
         self._first_ns: int | None = None
         self._first_joules = 0.0
@@ -85,14 +86,14 @@ class ChannelRecording:
         self.power.observe(
             reading.t_ns, None if watts is not None and watts > self._most_watts else watts
         )
-        edge_ns, resets = self.counter.last_edge_ns, self.counter.resets
+        edge_ns, resets = self.counter.last_ns, self.counter.resets
         self.counter.observe(reading.t_ns, reading.joules, reading.updated_ns, added=added)
         if self.counter.resets > resets:
-            self._breaks.append((edge_ns or 0, self.counter.last_edge_ns or 0))
+            self._breaks.append((edge_ns or 0, self.counter.last_ns or 0))
         if reading.joules is not None:
             self._has_counter = True
         if reading.joules is not None or reading.watts is not None:
-            self._read_ns = max(self._read_ns, reading.t_ns)
+            self.last_read_ns = max(self.last_read_ns, reading.t_ns)
             if self._first_ns is None:
                 self._first_ns = reading.t_ns
             if self._by_counter and not counted:
@@ -102,7 +103,7 @@ class ChannelRecording:
         """Note that the machine was suspended since the last reading."""
         self.power.observe(now_ns, None)
         self.counter.interrupt(now_ns)
-        self._breaks.append((self._read_ns, now_ns))
+        self._breaks.append((self.last_read_ns, now_ns))
 
     def mark(self, t_ns: int) -> None:
         """Note that the power steps at a time."""
@@ -112,17 +113,11 @@ class ChannelRecording:
             self.power.mark(t_ns)
 
     @property
-    def last_read_ns(self) -> int:
-        """Time of the newest good read; 0 without one."""
-        return self._read_ns
-
-    @property
     def recorded_since_ns(self) -> int | None:
         """Time of the oldest reading that is kept; None without a reading."""
         if self._first_ns is None:
             return None
-        track = self.counter if self._by_counter else self.power
-        return max(self._first_ns, track.dropped_until_ns or 0)
+        return max(self._first_ns, self._track.dropped_until_ns or 0)
 
     @property
     def period_s(self) -> float | None:
@@ -133,15 +128,15 @@ class ChannelRecording:
 
     def settled(self, end_ns: int, now_ns: int) -> bool:
         """Return whether later readings can no longer change the energy up to ``end_ns``."""
-        if now_ns - max(self._read_ns, self.began_ns) > 1_000_000_000 and now_ns >= end_ns:
+        if now_ns - max(self.last_read_ns, self.began_ns) > 1_000_000_000 and now_ns >= end_ns:
             return True  # readings have stopped; waiting does not help
         if self._by_counter:
-            edge = self.counter.last_edge_ns or 0
+            edge = self.counter.last_ns or 0
             period_ns = int((self.counter.period_s or 0.1) * 1e9)
-            if self._read_ns > max(edge, end_ns) + 3 * period_ns:
+            if self.last_read_ns > max(edge, end_ns) + 3 * period_ns:
                 return True
             return edge >= end_ns and not self.counter.is_pending(end_ns)
-        newest = self.power.newest_ns
+        newest = self.power.last_ns
         if (self.channel.period_s or 0.0) >= 1.0:
             return newest is not None  # a battery: waiting for its next reading takes too long
         if newest is None or self.channel.kind is Kind.ESTIMATE:
@@ -152,7 +147,7 @@ class ChannelRecording:
 
     def joules_at(self, t_ns: int) -> float:
         """Return the energy up to a time, on the grid; only differences are meaningful."""
-        return _snap(self._at(t_ns).joules)
+        return _snap(self._track.at(t_ns).joules)
 
     def joules_of(
         self, starts: np.ndarray[Any, Any], ends: np.ndarray[Any, Any]
@@ -165,18 +160,12 @@ class ChannelRecording:
 
         if not (len(self.counter) or len(self.power)):
             return np.full(len(starts), np.nan)
-        track = self.counter if self._by_counter else self.power
-        joules, known = track.totals(np.concatenate((starts, ends)))
+        joules, known = self._track.totals(np.concatenate((starts, ends)))
         joules = np.round(joules / GRID_JOULES) * GRID_JOULES
         count = len(starts)
         found: np.ndarray[Any, Any] = joules[count:] - joules[:count]
         found[(known[count:] <= known[:count]) & (ends > starts)] = np.nan
         return found
-
-    def running(self, t_ns: int) -> tuple[float, float]:
-        """Return joules and known nanoseconds up to a time; only differences are meaningful."""
-        point = self._at(t_ns)
-        return _snap(point.joules), point.known_ns
 
     def joules_since_first(self, now_ns: int) -> float | None:
         """Return the energy since the first reading, even if dropped; None without a record."""
@@ -191,7 +180,7 @@ class ChannelRecording:
         marks = np.arange(start_ns, end_ns, slice_ns)
         if len(marks) < 2:
             marks = np.array([start_ns, end_ns])
-        times, joules = self.counter.curve() if self._by_counter else self.power.curve()
+        times, joules = self._track.curve()
         totals = np.interp(marks - times[0], times - times[0], joules)
         watts: np.ndarray[Any, Any] = (totals[1:] - totals[:-1]) / (marks[1:] - marks[:-1]) * 1e9
         return watts
@@ -200,16 +189,21 @@ class ChannelRecording:
         """Compute the energy of an interval; None when no part of it was recorded."""
         if not (len(self.counter) or len(self.power)):
             return None
-        first, last = self._at(start_ns), self._at(end_ns)
+        first, last = self._track.at(start_ns), self._track.at(end_ns)
         span = float(end_ns - start_ns)
         known = last.known_ns - first.known_ns
-        if known <= 0 and (span > 0 or not self._covers(start_ns)):
+        if span == 0:  # whether the record covers the moment
+            around = self._track.at(start_ns - 1_000_000), self._track.at(start_ns + 1_000_000)
+            known = around[1].known_ns - around[0].known_ns
+        if known <= 0:
             return None
         joules = _snap(last.joules) - _snap(first.joules)
         if span == 0:
             return ChannelEnergy(self.channel.id, self._choose_kind(start_ns), 0.0, 0.0, 1.0, 0.0)
         covered = min(max((last.covered_ns - first.covered_ns) / span, 0.0), 1.0)
-        peak = self._find_peak(start_ns, end_ns)
+        extremes = self.power.extremes(start_ns, end_ns)
+        if extremes is None and self._by_counter:
+            extremes = self.counter.slopes(start_ns, end_ns)
         half_widths = self._compute_half_widths(start_ns, end_ns, first, last)
         apart = self._find_disagreement(start_ns, end_ns, first, last, half_widths.total)
         half_widths = half_widths.widen(apart)
@@ -220,22 +214,22 @@ class ChannelRecording:
             uncertainty=half_widths.total,
             coverage=covered if covered < 0.999999 else 1.0,
             mean_watts=joules / (span / 1e9),
-            peak_watts=peak,
+            peak_watts=extremes[1] if extremes else None,
             flags=self._collect_flags(start_ns, end_ns, covered, disagrees=apart > 0),
             half_widths=half_widths,
         )
 
     def watts_now(self, now_ns: int) -> float | None:
         """Return the most recent power; None when it is not known now."""
-        if now_ns - self._read_ns > 1_000_000_000:
+        if now_ns - self.last_read_ns > 1_000_000_000:
             return None
         if self.power.latest_watts is not None:
             return self.power.latest_watts
-        edge, period = self.counter.last_edge_ns, self.counter.period_s
+        edge, period = self.counter.last_ns, self.counter.period_s
         if edge is None or len(self.counter) < 2:
             return None
         window = int(max(0.2, 2 * (period or 0.1)) * 1e9)
-        span = min(window, edge - (self.counter.first_edge_ns or edge))
+        span = min(window, edge - (self.counter.first_ns or edge))
         if span <= 0:
             return None
         return (self.joules_at(edge) - self.joules_at(edge - span)) / span * 1e9
@@ -263,19 +257,15 @@ class ChannelRecording:
     def _by_counter(self) -> bool:
         return len(self.counter) > 1
 
-    def _at(self, t_ns: int) -> Point:
-        return self.counter.at(t_ns) if self._by_counter else self.power.at(t_ns)
-
-    def _covers(self, t_ns: int) -> bool:
-        """Return whether the record covers a moment."""
-        before, after = self._at(t_ns - 1_000_000), self._at(t_ns + 1_000_000)
-        return after.known_ns > before.known_ns
+    @property
+    def _track(self) -> Recording[Any]:
+        return self.counter if self._by_counter else self.power
 
     def _choose_kind(self, start_ns: int) -> Kind:
         """Return the channel's kind; INTEGRATED from where its counter stopped moving."""
         if self.channel.kind is not Kind.COUNTER:
             return self.channel.kind
-        edge = self.counter.last_edge_ns
+        edge = self.counter.last_ns
         return Kind.COUNTER if edge is not None and start_ns < edge else Kind.INTEGRATED
 
     def _compute_half_widths(
@@ -300,18 +290,13 @@ class ChannelRecording:
         if unknown_s > 0:
             most = self.counter.most_watts if len(self.counter) else self.power.max_watts
             unknown += unknown_s * max(self.power.max_watts, most)
-        unknown += self._bound_breaks(start_ns, end_ns)
+        if self._by_counter:  # where power readings replace it
+            unknown += sum(
+                self._power_half_width(max(first_ns, start_ns), min(last_ns, end_ns))
+                for first_ns, last_ns in self._find_breaks(start_ns, end_ns)
+            )
         stated = self.channel.relative_error * abs(last.joules - first.joules)
         return HalfWidths(shared, own, stated, unknown)
-
-    def _bound_breaks(self, start_ns: int, end_ns: int) -> float:
-        """Return the half width of the energy that power readings replace, joules."""
-        if not self._by_counter:
-            return 0.0
-        return sum(
-            self._power_half_width(max(first, start_ns), min(last, end_ns))
-            for first, last in self._find_breaks(start_ns, end_ns)
-        )
 
     def _power_half_width(self, start_ns: int, end_ns: int) -> float:
         """Return the half width of integrated power over an interval, joules."""
@@ -324,17 +309,11 @@ class ChannelRecording:
     def _find_breaks(self, start_ns: int, end_ns: int) -> list[tuple[int, int]]:
         return [(a, b) for a, b in self._breaks if a < end_ns and b > start_ns]
 
-    def _find_peak(self, start_ns: int, end_ns: int) -> float | None:
-        found = self.power.extremes(start_ns, end_ns) or (
-            self.counter.slopes(start_ns, end_ns) if self._by_counter else None
-        )
-        return found[1] if found else None
-
     def _collect_flags(
         self, start_ns: int, end_ns: int, covered: float, *, disagrees: bool
     ) -> tuple[str, ...]:
         flags = []
-        period = self.counter.period_s if self._by_counter else (self.power.refresh_s or None)
+        period = self.period_s
         if period is not None and (end_ns - start_ns) / 1e9 < _COARSE_TICKS * period:
             flags.append("coarse")
         if self.channel.average_s and not self._by_counter:
@@ -342,7 +321,7 @@ class ChannelRecording:
         if covered < 0.999 or self._find_breaks(start_ns, end_ns):
             flags.append("gap")
         if self._by_counter:
-            edge = self.counter.last_edge_ns or 0
+            edge = self.counter.last_ns or 0
             if end_ns > edge:
                 flags.append("extrapolated")
             if disagrees:

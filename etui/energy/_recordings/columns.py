@@ -1,10 +1,11 @@
-"""What a recording keeps: the newest rows of numbers, and the marks that wait for readings."""
+"""What recordings of counters and of power have in common: their newest rows, and their marks."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from bisect import bisect_left
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, get_type_hints
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar, get_type_hints
 
 if TYPE_CHECKING:
     import numpy as np
@@ -16,6 +17,19 @@ _SAME_NS = 1_000_000
 _MOST_TOGETHER = 8
 
 Row = TypeVar("Row", bound=tuple[Any, ...])
+
+
+class Point(NamedTuple):
+    """The running totals of a channel at one time."""
+
+    joules: float  # Energy since the first row
+    covered_ns: float  # Time that was recorded
+    known_ns: float  # Time whose energy is known, bridged gaps included
+    systematic: float
+    """Half width of ``joules`` that all devices share: what the power did between two refreshes,
+    and when it stepped at a mark."""
+    variance: float = 0.0  # Accumulated variance of sampling, J^2 (power readings only)
+    noise: float = 0.0  # Half width of `joules` that is the device's own: when its counter moved
 
 
 class Columns(Generic[Row]):
@@ -46,7 +60,6 @@ class Columns(Generic[Row]):
         return self._end
 
     def append(self, row: Row) -> None:
-        """Add a row."""
         if self._end == len(self._arrays[0]):
             self._make_room()
         for array, value in zip(self._arrays, row, strict=True):
@@ -78,7 +91,6 @@ class Columns(Generic[Row]):
 
     @property
     def nbytes(self) -> int:
-        """Bytes of memory in use."""
         return sum(int(array.nbytes) for array in self._arrays)
 
     def _make_room(self) -> None:
@@ -107,7 +119,6 @@ class PendingMarks:
 
     @property
     def first_ns(self) -> int:
-        """The earliest mark."""
         return self._times[0]
 
     def add(self, t_ns: int) -> None:
@@ -118,15 +129,12 @@ class PendingMarks:
             del self._times[:-_MOST_MARKS]
 
     def drop(self, count: int) -> None:
-        """Remove the earliest marks."""
         del self._times[:count]
 
     def is_pending(self, end_ns: int) -> bool:
-        """Return whether a mark up to a time waits."""
         return bool(self._times) and self._times[0] <= end_ns
 
     def before(self, end_ns: int) -> list[int]:
-        """Return the marks before a time."""
         return self._times[: bisect_left(self._times, end_ns)]
 
     def first_group(self, apart_ns: int) -> list[int]:
@@ -137,3 +145,63 @@ class PendingMarks:
                 break
             count += 1
         return self._times[:count]
+
+
+class Recording(ABC, Generic[Row]):
+    """Rows whose fields begin with ``t_ns``, and marks at which the power steps.
+
+    What is fitted at a mark is final, so that an interval that has settled does not change.
+    """
+
+    def __init__(self, row_type: type[Row], keep: int) -> None:
+        self._rows = Columns(row_type, keep)
+        self._marks = PendingMarks()
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    @property
+    def first_ns(self) -> int | None:
+        """Time of the oldest row; None without one."""
+        return int(self._rows.row(0)[0]) if len(self._rows) else None
+
+    @property
+    def last_ns(self) -> int | None:
+        """Time of the newest row: the last movement of a counter, what the last reading shows."""
+        return int(self._rows.row(-1)[0]) if len(self._rows) else None
+
+    @property
+    def dropped_until_ns(self) -> int | None:
+        """Time before which the record was dropped; None if all of it is kept."""
+        return self.first_ns if self._rows.dropped else None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of memory in use."""
+        return self._rows.nbytes
+
+    def curve(self) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+        """Return times in nanoseconds and joules up to them: views, valid until the next read."""
+        return self._rows.column("t_ns"), self._rows.column("joules")
+
+    def mark(self, t_ns: int) -> None:
+        """Note that the power steps at a time; the energy there is fitted when it is surrounded."""
+        self._marks.add(t_ns)
+        self._place_marks()
+
+    def is_pending(self, end_ns: int) -> bool:
+        """Return whether a mark up to a time waits for readings after it."""
+        return self._marks.is_pending(end_ns)
+
+    @abstractmethod
+    def at(self, t_ns: int) -> Point:
+        """Return the running totals at a time; constant where nothing is known."""
+
+    @abstractmethod
+    def totals(
+        self, times: np.ndarray[Any, Any]
+    ) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+        """Return the joules and known nanoseconds of :meth:`at` for many times (int64)."""
+
+    @abstractmethod
+    def _place_marks(self) -> None: ...

@@ -17,11 +17,12 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from etui.energy._recordings.columns import Columns, PendingMarks
+from etui.energy._recordings.columns import Point, Recording
 from etui.energy._recordings.edges import DriverClock, Edge, EdgeClock, count_joules
 from etui.energy._recordings.fits import EdgeSample, fit_steps
+from etui.energy._recordings.power import PowerRecording
 
 if TYPE_CHECKING:
     import numpy as np
@@ -38,19 +39,6 @@ _MARK_HALF_S = 0.002
 """Time by which the power may step before or after the engine's event, seconds."""
 _RESUME_NS = 500_000_000
 """What a counter adds in its first movements after a suspend may have been used before."""
-
-
-class Point(NamedTuple):
-    """The running totals of a channel at one time."""
-
-    joules: float  # Energy since the first knot
-    covered_ns: float  # Time that was recorded
-    known_ns: float  # Time whose energy is known, bridged gaps included
-    systematic: float
-    """Half width of ``joules`` that all devices share: what the power did between two refreshes,
-    and when it stepped at a mark."""
-    variance: float = 0.0  # Accumulated variance of sampling, J^2 (power readings only)
-    noise: float = 0.0  # Half width of `joules` that is the device's own: when its counter moved
 
 
 class Knot(NamedTuple):
@@ -71,23 +59,13 @@ class Knot(NamedTuple):
         return self.is_added and self.half_ns == 0.0
 
 
-class Power(Protocol):
-    """Power readings of the same channel, used where the counter gives no information."""
-
-    def between(self, start_ns: int, end_ns: int) -> tuple[float, float]:
-        """Return the joules of an interval, and the nanoseconds of it that are known."""
-
-    def extremes(self, start_ns: int, end_ns: int) -> tuple[float, float] | None:
-        """Return the smallest and largest watts read; None without a reading."""
-
-
-class CounterRecording:
-    """The record of one counter.
+class CounterRecording(Recording[Knot]):
+    """The record of one counter; it was last read at ``_read_ns``, and last moved at ``last_ns``.
 
     Args:
         gap_s: Reads further apart than this leave a gap in the coverage.
         max_watts: Largest plausible power.
-        power: Power readings of the same channel.
+        power: Readings of the same channel, used where the counter gives no information.
         range_joules: Value at which the counter wraps to 0; None if it never does.
     """
 
@@ -97,11 +75,11 @@ class CounterRecording:
         keep: int,
         gap_s: float,
         max_watts: float,
-        power: Power,
+        power: PowerRecording,
         range_joules: float | None = None,
         period_s: float | None = None,
     ) -> None:
-        self._knots = Columns(Knot, keep)
+        super().__init__(Knot, keep)
         self._clock = EdgeClock(period_s)
         self._gap_ns = gap_s * 1e9
         self._max_watts = max_watts
@@ -114,41 +92,13 @@ class CounterRecording:
         self._still = False
         self._driver = DriverClock()
         self._distrust_until_ns = 0
-        self._marks = PendingMarks()
         self.resets = 0
-
-    def __len__(self) -> int:
-        return len(self._knots)
 
     @property
     def period_s(self) -> float | None:
         """Time between two refreshes in seconds; None while unknown."""
         period = self._clock.period_ns
         return None if period is None else period / 1e9
-
-    @property
-    def last_edge_ns(self) -> int | None:
-        """Time of the last movement of the counter; None without one."""
-        return self._knots.row(-1).t_ns if len(self._knots) else None
-
-    @property
-    def first_edge_ns(self) -> int | None:
-        """Time of the oldest movement on record; None without one."""
-        return self._knots.row(0).t_ns if len(self._knots) else None
-
-    @property
-    def dropped_until_ns(self) -> int | None:
-        """Time before which the record was dropped; None if all of it is kept."""
-        return self.first_edge_ns if self._knots.dropped else None
-
-    def mark(self, t_ns: int) -> None:
-        """Note that the power steps at a time; the energy there is fitted when it is surrounded."""
-        self._marks.add(t_ns)
-        self._place_marks()
-
-    def is_pending(self, end_ns: int) -> bool:
-        """Return whether a mark up to a time waits for edges after it."""
-        return self._marks.is_pending(end_ns)
 
     def observe(
         self,
@@ -198,23 +148,13 @@ class CounterRecording:
         self._distrust_until_ns = now_ns + _RESUME_NS
         self._gap = True
 
-    def curve(self) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-        """Return times in nanoseconds and joules up to them: views, valid until the next read."""
-        return self._knots.column("t_ns"), self._knots.column("joules")
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of memory in use."""
-        return self._knots.nbytes
-
     def at(self, t_ns: int) -> Point:
-        """Return the running totals at a time; constant where nothing is known."""
-        upper = self._knots.search(t_ns)
+        upper = self._rows.search(t_ns)
         if upper == 0:
             return self._before_first(t_ns)
-        if upper == len(self._knots):
+        if upper == len(self._rows):
             return self._after_last(t_ns)
-        a, b = self._knots.row(upper - 1), self._knots.row(upper)
+        a, b = self._rows.row(upper - 1), self._rows.row(upper)
         watts = (b.joules - a.joules) / (b.t_ns - a.t_ns) * 1e9
         share = (t_ns - a.t_ns) / (b.t_ns - a.t_ns)
         left = 1 - share
@@ -232,13 +172,12 @@ class CounterRecording:
     def totals(
         self, times: np.ndarray[Any, Any]
     ) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-        """Return the joules and known nanoseconds of :meth:`at` for many times (int64)."""
         import numpy as np
 
         joules, known = np.empty(len(times)), np.empty(len(times))
-        t, e, k = (self._knots.column(name) for name in ("t_ns", "joules", "known_ns"))
+        t, e, k = (self._rows.column(name) for name in ("t_ns", "joules", "known_ns"))
         upper = t.searchsorted(times, side="right")
-        inside = (upper > 0) & (upper < len(self._knots))
+        inside = (upper > 0) & (upper < len(self._rows))
         high = upper[inside]
         share = (times[inside] - t[high - 1]) / (t[high] - t[high - 1])
         joules[inside] = e[high - 1] + share * (e[high] - e[high - 1])
@@ -250,8 +189,8 @@ class CounterRecording:
 
     def slopes(self, start_ns: int, end_ns: int) -> tuple[float, float] | None:
         """Return the smallest and largest mean watts of the ticks that overlap an interval."""
-        low = max(self._knots.search(start_ns) - 1, 0)
-        high = min(self._knots.search(end_ns) + 1, len(self._knots))
+        low = max(self._rows.search(start_ns) - 1, 0)
+        high = min(self._rows.search(end_ns) + 1, len(self._rows))
         if high - low < 2:
             return None
         watts = self._tick_watts(low, high)
@@ -263,14 +202,14 @@ class CounterRecording:
 
     def _tick_watts(self, low: int, high: int) -> np.ndarray[Any, Any]:
         """Return the mean watts of the ticks between two knots, marks and added reads aside."""
-        added = self._knots.column("is_added")
+        added = self._rows.column("is_added")
         while low > 0 and added[low]:
             low -= 1
-        while high < len(self._knots) and added[high - 1]:
+        while high < len(self._rows) and added[high - 1]:
             high += 1
         regular = ~added[low:high]
-        times = self._knots.column("t_ns")[low:high][regular]
-        joules = self._knots.column("joules")[low:high][regular]
+        times = self._rows.column("t_ns")[low:high][regular]
+        joules = self._rows.column("joules")[low:high][regular]
         watts: np.ndarray[Any, Any] = (joules[1:] - joules[:-1]) / (times[1:] - times[:-1]) * 1e9
         return watts
 
@@ -287,21 +226,21 @@ class CounterRecording:
 
         A knot at a mark is final, so that an interval that has settled does not change.
         """
-        while self._marks and len(self._knots) >= 3:
+        while self._marks and len(self._rows) >= 3:
             mark_ns = self._marks.first_ns
-            upper = self._knots.search(mark_ns)
-            if len(self._knots) - upper < _EDGES_AFTER:
+            upper = self._rows.search(mark_ns)
+            if len(self._rows) - upper < _EDGES_AFTER:
                 return
             self._marks.drop(1)
             if upper:
                 self._place_mark(mark_ns, upper)
 
     def _place_mark(self, mark_ns: int, upper: int) -> None:
-        a, b = self._knots.row(upper - 1), self._knots.row(upper)
+        a, b = self._rows.row(upper - 1), self._rows.row(upper)
         if a.t_ns == mark_ns:
             return
         low, high = self._find_fit_range(upper)
-        knots = [self._knots.row(index) for index in range(low, high)]
+        knots = [self._rows.row(index) for index in range(low, high)]
         if any(q.covered_ns - p.covered_ns < q.t_ns - p.t_ns for p, q in pairwise(knots)):
             return  # a gap or a reset: how the power went is not known
         marks = [mark_ns, *self._marks.before(knots[-1].t_ns)]
@@ -326,14 +265,14 @@ class CounterRecording:
             systematic=abs(found.step_watts) * _MARK_HALF_S,
             is_added=True,
         )
-        self._knots.insert(upper, mark)
+        self._rows.insert(upper, mark)
 
     def _find_fit_range(self, upper: int) -> tuple[int, int]:
         """Return the knots around a tick to fit, from the last mark before it."""
         low = upper - 1
-        while low > 0 and upper - low < _FIT_EDGES and not self._knots.row(low).is_mark:
+        while low > 0 and upper - low < _FIT_EDGES and not self._rows.row(low).is_mark:
             low -= 1
-        return low, min(upper + _EDGES_AFTER, len(self._knots))
+        return low, min(upper + _EDGES_AFTER, len(self._rows))
 
     def _estimate_jitter(self, upper: int) -> float:
         """Estimate how far edges are off their times, from the ticks before, seconds.
@@ -351,10 +290,10 @@ class CounterRecording:
 
     def _append(self, edge: Edge, delta: float | None, added: bool) -> None:
         """Add a knot; without a delta the counter was reset, and power readings replace it."""
-        if not len(self._knots):
-            self._knots.append(Knot(edge.t_ns, 0.0, 0.0, 0.0, edge.half_ns))
+        if not len(self._rows):
+            self._rows.append(Knot(edge.t_ns, 0.0, 0.0, 0.0, edge.half_ns))
             return
-        last = self._knots.row(-1)
+        last = self._rows.row(-1)
         t_ns = max(edge.t_ns, last.t_ns + 1)
         joules, known, covered = delta, float(t_ns - last.t_ns), float(t_ns - last.t_ns)
         if joules is None:
@@ -363,7 +302,7 @@ class CounterRecording:
             joules, known = self._power.between(last.t_ns, t_ns)
         if delta is None or self._gap:
             covered = 0.0
-        self._knots.append(
+        self._rows.append(
             Knot(
                 t_ns,
                 last.joules + joules,
@@ -375,9 +314,9 @@ class CounterRecording:
         )
 
     def _before_first(self, t_ns: int) -> Point:
-        if not len(self._knots):
+        if not len(self._rows):
             return Point(0.0, 0.0, 0.0, 0.0)
-        first = self._knots.row(0)
+        first = self._rows.row(0)
         joules, known = self._power.between(t_ns, first.t_ns)
         return Point(
             joules=first.joules - joules,
@@ -387,7 +326,7 @@ class CounterRecording:
         )
 
     def _after_last(self, t_ns: int) -> Point:
-        last = self._knots.row(-1)
+        last = self._rows.row(-1)
         span = float(t_ns - last.t_ns)
         noise = self._slope() * last.half_ns / 1e9
         if span == 0:
@@ -409,9 +348,9 @@ class CounterRecording:
 
     def _slope(self) -> float:
         """Return the mean watts of the last tick."""
-        if len(self._knots) < 2:
+        if len(self._rows) < 2:
             return 0.0
-        watts = self._tick_watts(len(self._knots) - 2, len(self._knots))
+        watts = self._tick_watts(len(self._rows) - 2, len(self._rows))
         return float(watts[-1]) if len(watts) else 0.0
 
     def _spread(self, start_ns: int, end_ns: int) -> float:
@@ -447,14 +386,14 @@ class CounterRecording:
     @property
     def most_watts(self) -> float:
         """Largest mean watts of a tick on record; 0 without one."""
-        if not len(self._knots):
+        if not len(self._rows):
             return 0.0
-        found = self.slopes(self._knots.row(0).t_ns, self._knots.row(-1).t_ns)
+        found = self.slopes(self._rows.row(0).t_ns, self._rows.row(-1).t_ns)
         return found[1] if found else 0.0
 
     def _scatter(self, upper: int) -> float:
         """Compute the standard deviation of a tick's mean watts from the steps around it."""
-        low, high = max(upper - 6, 0), min(upper + 6, len(self._knots))
+        low, high = max(upper - 6, 0), min(upper + 6, len(self._rows))
         if high - low < 4:
             return 0.0
         watts = self._tick_watts(low, high)

@@ -18,8 +18,7 @@ from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from etui.energy._recordings.columns import Columns, PendingMarks
-from etui.energy._recordings.counter import Point
+from etui.energy._recordings.columns import Point, Recording
 from etui.energy._recordings.fits import fit_levels
 
 if TYPE_CHECKING:
@@ -88,7 +87,7 @@ class _Repair:
         )
 
 
-class PowerRecording:
+class PowerRecording(Recording[Sample]):
     """The record of one channel's power readings.
 
     Args:
@@ -101,7 +100,7 @@ class PowerRecording:
     def __init__(
         self, *, keep: int, gap_s: float, average_s: float = 0.0, period_s: float | None = None
     ) -> None:
-        self._rows = Columns(Sample, keep)
+        super().__init__(Sample, keep)
         self._gap_ns = gap_s * 1e9
         self._average_s = average_s
         self._hint_s = period_s or 0.0
@@ -112,14 +111,10 @@ class PowerRecording:
         self._whole = True
         self._read_ns = 0
         self._refresh_s = 0.0
-        self._marks = PendingMarks()
         self._placed: list[int] = []
         self._repairs: list[_Repair] = []
         self._repaired: list[tuple[float, float]] = []
         self.max_watts = 0.0
-
-    def __len__(self) -> int:
-        return len(self._rows)
 
     @property
     def refresh_s(self) -> float:
@@ -134,16 +129,6 @@ class PowerRecording:
     @property
     def _wait_s(self) -> float:
         return self.refresh_s or _TYPICAL_REFRESH_S
-
-    @property
-    def dropped_until_ns(self) -> int | None:
-        """Time before which the record was dropped; None if all of it is kept."""
-        return self._rows.row(0).t_ns if self._rows.dropped else None
-
-    @property
-    def newest_ns(self) -> int | None:
-        """Time that the newest reading represents."""
-        return self._rows.row(-1).t_ns if len(self._rows) else None
 
     @property
     def latest_watts(self) -> float | None:
@@ -169,26 +154,7 @@ class PowerRecording:
         self._failed = False
         self._place_marks()
 
-    def mark(self, t_ns: int) -> None:
-        """Note that the power steps at a time; the levels around it are fitted when they show."""
-        self._marks.add(t_ns)
-        self._place_marks()
-
-    def is_pending(self, end_ns: int) -> bool:
-        """Return whether a mark up to a time waits for readings after it."""
-        return self._marks.is_pending(end_ns)
-
-    def curve(self) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-        """Return times in nanoseconds and joules up to them: views, valid until the next read."""
-        return self._rows.column("t_ns"), self._rows.column("joules")
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of memory in use."""
-        return self._rows.nbytes
-
     def at(self, t_ns: int) -> Point:
-        """Return the running totals at a time; constant where nothing is known."""
         point = self._read_at(t_ns)
         if not self._repairs or t_ns <= self._repairs[0].times[0]:
             return point
@@ -204,7 +170,6 @@ class PowerRecording:
     def totals(
         self, times: np.ndarray[Any, Any]
     ) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-        """Return the joules and known nanoseconds of :meth:`at` for many times (int64)."""
         import numpy as np
 
         joules, known = np.empty(len(times)), np.empty(len(times))

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from etui.energy.types import BaseSource, Channel, ChannelProbe, Kind, Reading
+from etui.energy.types import BaseSource, Channel, Kind, Reading
 
 _PARTS = {
     "package:0": (("cpu_total_mj", "ane_mj"), "Apple CPU and Neural Engine"),
@@ -32,27 +32,16 @@ class AppleSource(BaseSource):
         on_apple: bool | None = None,
     ) -> None:
         super().__init__(clock)
-        self._on_apple = _is_apple_silicon() if on_apple is None else on_apple
+        on_apple = _is_apple_silicon() if on_apple is None else on_apple
         self._failure = ""
-        self._monitor = monitor
-        if monitor is None and self._on_apple:
-            self._monitor = self._open_monitor()
-        now = self._read_energies()
-        self.channels = [
-            Channel(id=scope, scope=scope, kind=Kind.MODEL, label=label)
-            for scope, (_, label) in _PARTS.items()
-            if now.get(scope) is not None
-        ]
-
-    def probe(self) -> Sequence[ChannelProbe]:
-        """Report the parts of the chip; nothing unless this is Apple Silicon."""
-        if not self._on_apple:
-            return []
-        if self.channels:
-            return [ChannelProbe(channel.id, True, True) for channel in self.channels]
-        fix = "" if self._monitor is not None else "pip install zeus-apple-silicon"
-        why = self._failure or "macOS provides no energy counters"
-        return [ChannelProbe("apple", True, False, why, fix)]
+        self._monitor = self._open_monitor() if monitor is None and on_apple else monitor
+        energies = self._read_energies()
+        for scope, (_, label) in _PARTS.items():
+            if energies.get(scope) is not None:
+                self.add(Channel(id=scope, scope=scope, kind=Kind.MODEL, label=label))
+        if on_apple and not self.channels:
+            fix = "" if self._monitor is not None else "pip install zeus-apple-silicon"
+            self.refuse("apple", self._failure or "macOS provides no energy counters", fix)
 
     def read(self) -> Mapping[str, Reading]:
         """Read the cumulative joules of every part; all empty when macOS refuses."""

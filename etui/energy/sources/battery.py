@@ -7,11 +7,11 @@ only where nothing finer can be read. While it charges or is idle on mains there
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 from etui.energy.sources.sysfs import entries, int_or_none, text_or
-from etui.energy.types import BaseSource, Channel, ChannelProbe, Kind, Reading, sum_known
+from etui.energy.types import BaseSource, Channel, Kind, Reading, sum_known
 
 _CHANNEL = Channel(
     id="battery",
@@ -34,22 +34,16 @@ class BatterySource(BaseSource):
             if text_or(folder / "type") == "Battery" and text_or(folder / "scope") != "Device"
         ]
         if self._watts() is not None:
-            self.channels = [_CHANNEL]
+            self.add(_CHANNEL)
+        elif self._batteries:
+            states = {text_or(folder / "status", "unknown").lower() for folder in self._batteries}
+            state = " and ".join(sorted(states))
+            why = f"the battery is {state}; its power is known only while it discharges"
+            self.refuse("battery", why, "unplug the machine")
 
-    def probe(self) -> Sequence[ChannelProbe]:
-        """Report whether there is a battery, and whether it discharges."""
-        if not self._batteries:
-            return []
-        if self.channels:
-            return [ChannelProbe("battery", True, True)]
-        states = {text_or(folder / "status", "unknown").lower() for folder in self._batteries}
-        state = " and ".join(sorted(states))
-        why = f"the battery is {state}; its power is known only while it discharges"
-        return [ChannelProbe("battery", True, False, why, "unplug the machine")]
-
-    def read(self) -> Mapping[str, Reading]:
+    def read_channel(self, channel: Channel) -> Reading:
         """Read the power drawn from all batteries; an empty reading while one of them charges."""
-        return {"battery": Reading(self.clock(), None, self._watts())}
+        return Reading(self.clock(), None, self._watts())
 
     def _watts(self) -> float | None:
         states = [text_or(folder / "status") for folder in self._batteries]

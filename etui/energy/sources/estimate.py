@@ -9,11 +9,11 @@ Its uncertainty is 40 %: estimates of this kind differ from external meters by u
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from etui.energy.sharing import read_cpu_seconds
-from etui.energy.types import BaseSource, Channel, ChannelProbe, Kind, Reading
+from etui.energy.types import BaseSource, Channel, Kind, Reading
 
 CHANNEL_ID = "estimate:cpu"
 BAND = 0.4
@@ -62,32 +62,31 @@ class EstimateSource(BaseSource):
             relative_error=band,
             idle_watts=self._idle,
         )
-        self.channels = [channel]
         why, fix = "", ""
         if idle_watts is None or limit_watts is None:
             why = "the power range is the default for this number of cores"
             fix = "set cpu_idle_watts and cpu_limit_watts in config.yaml"
-        self.probes = [ChannelProbe(CHANNEL_ID, True, True, why, fix)]
+        self.add(channel, why, fix)
 
-    def read(self) -> Mapping[str, Reading]:
+    def read_channel(self, channel: Channel) -> Reading:
         """Read the joules since the first read, from the utilisation between two reads."""
         now_ns = self.clock()
         try:
             busy, total = self._times()
         except (OSError, RuntimeError):
-            return {CHANNEL_ID: Reading(now_ns, None)}
+            return Reading(now_ns, None)
         if self._last is None:
             self._last = (now_ns, busy, total)
-            return {CHANNEL_ID: Reading(now_ns, self._joules)}
+            return Reading(now_ns, self._joules)
         then_ns, was_busy, was_total = self._last
         seconds = (now_ns - then_ns) / 1e9
         if total <= was_total or seconds <= 0:
-            return {CHANNEL_ID: Reading(now_ns, self._joules)}  # no kernel tick since the last read
+            return Reading(now_ns, self._joules)  # no kernel tick since the last read
+        self._last = (now_ns, busy, total)
         share = min(max((busy - was_busy) / (total - was_total), 0.0), 1.0)
         watts = self._idle + (self._limit - self._idle) * share
-        self._last = (now_ns, busy, total)
         self._joules += watts * seconds
-        return {CHANNEL_ID: Reading(now_ns, self._joules, watts)}
+        return Reading(now_ns, self._joules, watts)
 
 
 def _count_cores() -> int:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -25,7 +24,7 @@ from etui.energy.sources.sysfs import (
     read_positive,
     text_or,
 )
-from etui.energy.types import BaseSource, Channel, ChannelProbe, Kind, Reading
+from etui.energy.types import BaseSource, Channel, Kind, Reading
 
 _DRIVERS = {"amdgpu": "AMD GPU", "i915": "Intel GPU", "xe": "Intel GPU"}
 _POWER_FILES = ("power1_average", "power1_input")
@@ -38,15 +37,6 @@ _TRUSTED_RATIO = (0.1, 10.0)
 _NO_POWER = "no power reading (the GPU may be asleep, or another die of the card reports for both)"
 
 
-@dataclass(frozen=True, slots=True)
-class Sensor:
-    """One hwmon device: its counter, its power file, or both."""
-
-    channel: Channel
-    energy: Path | None
-    power: Path | None
-
-
 class HwmonSource(BaseSource):
     """GPUs below ``<sysfs>/class/hwmon``, except scopes that another source reads."""
 
@@ -57,22 +47,21 @@ class HwmonSource(BaseSource):
         without: Collection[str] = (),
     ) -> None:
         super().__init__(clock)
-        self._sensors: list[Sensor] = []
+        self._files: dict[str, tuple[Path | None, Path | None]] = {}
+        """Channel id -> files of its counter and its power."""
         for folder in entries(sysfs_dir / "class" / "hwmon"):
             driver = text_or(folder / "name")
             if driver in _DRIVERS:
-                self._add(folder, driver, without)
+                self._open(folder, driver, without)
 
-    def read(self) -> Mapping[str, Reading]:
-        """Read counter and power of every device; one that fails gives an empty reading."""
-        readings: dict[str, Reading] = {}
-        for sensor in self._sensors:
-            joules = read_micro(sensor.energy) if sensor.energy else None
-            watts = read_positive(sensor.power) if sensor.power else None
-            readings[sensor.channel.id] = Reading(self.clock(), joules, watts)
-        return readings
+    def read_channel(self, channel: Channel) -> Reading:
+        """Read counter and power of a device."""
+        energy, power = self._files[channel.id]
+        joules = read_micro(energy) if energy else None
+        watts = read_positive(power) if power else None
+        return Reading(self.clock(), joules, watts)
 
-    def _add(self, folder: Path, driver: str, without: Collection[str]) -> None:
+    def _open(self, folder: Path, driver: str, without: Collection[str]) -> None:
         device = folder / "device"
         scope = f"gpu:{read_address(device) or folder.name}"
         if driver == "amdgpu" and is_apu(device):
@@ -82,34 +71,29 @@ class HwmonSource(BaseSource):
         energy, no_energy = _find_readable(folder, (_ENERGY_FILE,))
         power, no_power = _find_readable(folder, _POWER_FILES)
         if energy is None and power is None:
-            self._add_unreadable(scope, folder, no_power or no_energy)
+            self.refuse(scope, *_explain(folder, no_power or no_energy))
             return
-        limit = read_positive(folder / "power1_cap") or read_positive(folder / "power1_max")
-        label = _DRIVERS[driver]
-        suffix = "/hwmon" if scope == "package:0" else ""
+        label, is_whole = _DRIVERS[driver], scope == "package:0"
         channel = Channel(
-            id=scope + suffix,
+            id=f"{scope}/hwmon" if is_whole else scope,
             scope=scope,
             kind=Kind.COUNTER if energy else Kind.INTEGRATED,
-            limit_watts=limit,
-            label=f"{label} (whole APU)" if suffix else label,
+            limit_watts=read_positive(folder / "power1_cap")
+            or read_positive(folder / "power1_max"),
+            label=f"{label} (whole APU)" if is_whole else label,
         )
-        self._sensors.append(Sensor(channel, energy, power))
-        self.channels.append(channel)
-        self.probes.append(ChannelProbe(channel.id, True, True))
+        self._files[channel.id] = energy, power
+        self.add(channel)
 
-    def _add_unreadable(self, scope: str, folder: Path, error: SysfsError | None) -> None:
-        if error is None:
-            why, fix = f"{folder} has no power or energy file", "update the kernel"
-        elif error.denied:
-            files = " ".join(str(folder / name) for name in (*_POWER_FILES, _ENERGY_FILE))
-            why, fix = f"{folder}: {error.why}", f"sudo chmod a+r {files}"
-        else:
-            why, fix = (
-                f"{folder}: {error.why}",
-                "wake the GPU (run a program on it) and try again",
-            )
-        self.probes.append(ChannelProbe(scope, True, False, why, fix))
+
+def _explain(folder: Path, error: SysfsError | None) -> tuple[str, str]:
+    """Return why a device has no reading, and what to do."""
+    if error is None:
+        return f"{folder} has no power or energy file", "update the kernel"
+    if error.denied:
+        files = " ".join(str(folder / name) for name in (*_POWER_FILES, _ENERGY_FILE))
+        return f"{folder}: {error.why}", f"sudo chmod a+r {files}"
+    return f"{folder}: {error.why}", "wake the GPU (run a program on it) and try again"
 
 
 def is_apu(device: Path) -> bool:
@@ -144,12 +128,6 @@ def _find_readable(folder: Path, names: Sequence[str]) -> tuple[Path | None, Sys
     return None, failure
 
 
-@dataclass(frozen=True, slots=True)
-class _Gpu:
-    handle: Any
-    channel: Channel
-
-
 class AmdSmiSource(BaseSource):
     """The GPUs that AMD's own library lists and that report power, if ``amdsmi`` is installed.
 
@@ -175,26 +153,23 @@ class AmdSmiSource(BaseSource):
         self._sysfs = sysfs_dir
         super().__init__(clock)
         self._library = _import() if library is None else library
-        self._gpus: list[_Gpu] = []
+        self._handles: dict[str, Any] = {}
         if self._library is not None:
             self._open(sleep)
 
-    def read(self) -> Mapping[str, Reading]:
-        """Read counter and power of every GPU; one that fails gives an empty reading."""
-        readings: dict[str, Reading] = {}
-        for gpu in self._gpus:
-            counts = gpu.channel.kind is Kind.COUNTER
-            joules = self._joules(gpu.handle) if counts else None
-            now_ns = self.clock()
-            readings[gpu.channel.id] = Reading(now_ns, joules, self._watts(gpu.handle))
-        return readings
+    def read_channel(self, channel: Channel) -> Reading:
+        """Read counter and power of a GPU."""
+        handle = self._handles[channel.id]
+        joules = self._joules(handle) if channel.kind is Kind.COUNTER else None
+        now_ns = self.clock()
+        return Reading(now_ns, joules, self._watts(handle))
 
     def close(self) -> None:
         """Shut the library down."""
         if self._library is not None:
             self._call("amdsmi_shut_down")
             self._library = None
-            self._gpus, self.channels = [], []
+            self.channels = []
 
     def _open(self, sleep: Callable[[float], None]) -> None:
         try:
@@ -202,7 +177,7 @@ class AmdSmiSource(BaseSource):
             handles = list(self._library.amdsmi_get_processor_handles())
         except Exception as error:  # noqa: BLE001 - its errors and ctypes' have no common base
             why = f"amdsmi cannot be used: {str(error).strip() or type(error).__name__}"
-            self.probes.append(ChannelProbe("amdsmi", True, False, " ".join(why.split())))
+            self.refuse("amdsmi", " ".join(why.split()))
             self._library = None
             return
         named = [(handle, address) for handle in handles if (address := self._address(handle))]
@@ -211,9 +186,9 @@ class AmdSmiSource(BaseSource):
         if any(watts and joules is not None for _, joules, watts in first.values()):
             sleep(CHECK_SECONDS)
         for handle, address in discrete:
-            self._add(handle, address, first[address])
+            self._open_gpu(handle, address, first[address])
 
-    def _add(
+    def _open_gpu(
         self, handle: Any, address: str, first: tuple[int, float | None, float | None]
     ) -> None:
         scope = f"gpu:{address}"
@@ -221,21 +196,19 @@ class AmdSmiSource(BaseSource):
         now_ns, joules, watts = self._sample(handle)
         known = [value for value in (then_watts, watts) if value]
         if not known:
-            self.probes.append(ChannelProbe(scope, True, False, _NO_POWER))
+            self.refuse(scope, _NO_POWER)
             return
-        why_not = ""
+        remark = ""
         if joules is not None and then_joules is not None:
             expected = sum(known) / len(known) * (now_ns - then_ns) / 1e9
             ratio = (joules - then_joules) / expected if expected > 0 else 0.0
             if not _TRUSTED_RATIO[0] <= ratio <= _TRUSTED_RATIO[1]:
                 joules = None
-                why_not = f"energy counter is {ratio:.3g} times the power; power is integrated"
+                remark = f"energy counter is {ratio:.3g} times the power; power is integrated"
         kind = Kind.INTEGRATED if joules is None or then_joules is None else Kind.COUNTER
         limit = self._limit_watts(address)
-        channel = Channel(scope, scope, kind, limit_watts=limit, label="AMD GPU")
-        self._gpus.append(_Gpu(handle, channel))
-        self.channels.append(channel)
-        self.probes.append(ChannelProbe(scope, True, True, why_not))
+        self._handles[scope] = handle
+        self.add(Channel(scope, scope, kind, limit_watts=limit, label="AMD GPU"), remark)
 
     def _sample(self, handle: Any) -> tuple[int, float | None, float | None]:
         joules = self._joules(handle)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
-from etui.energy.types import BaseSource, Channel, ChannelProbe, Kind, Reading
+from etui.energy.types import BaseSource, Channel, Kind, Reading
 
 TOTAL_ENERGY, AVERAGE_POWER, INSTANT_POWER = 83, 185, 186
 _GPU_SCOPE, _MODULE_SCOPE = 0, 1
@@ -45,7 +45,7 @@ class NvmlGpu(BaseSource):
         self._plan = plan
         self._usual_ns = _SLOW_CALL_NS
 
-    def read(self) -> Mapping[str, Reading]:
+    def read_channel(self, channel: Channel) -> Reading:
         """Read counter and power, and once more where the driver held the call up.
 
         The driver may have taken the values at any time of a call, so a quick call dates them
@@ -57,7 +57,7 @@ class NvmlGpu(BaseSource):
             if again_ns < took_ns:
                 reading, took_ns = again, again_ns
         self._usual_ns = took_ns
-        return {self.channels[0].id: reading}
+        return reading
 
 
 class NvmlSource(BaseSource):
@@ -170,11 +170,11 @@ class NvmlSource(BaseSource):
                 handle = self._nvml.nvmlDeviceGetHandleByIndex(index)
             except self._nvml.NVMLError as error:
                 why, fix = _format_error(error), "check the GPU with nvidia-smi"
-                self.probes.append(ChannelProbe(f"gpu:{index}", True, False, why, fix))
+                self.refuse(f"gpu:{index}", why, fix)
                 continue
-            self._add(index, handle)
+            self._open_gpu(index, handle)
 
-    def _add(self, index: int, handle: Any) -> None:
+    def _open_gpu(self, index: int, handle: Any) -> None:
         uuid = self.ask("nvmlDeviceGetUUID", handle) or str(index)
         name = self.ask("nvmlDeviceGetName", handle) or "NVIDIA GPU"
         plan = self._make_plan(handle)
@@ -183,7 +183,7 @@ class NvmlSource(BaseSource):
         if not plan.counter and not plan.power:
             why = f"{name} reports neither energy nor power"
             fix = "vGPU and MIG guests cannot read power: run etui on the host of the GPU"
-            self.probes.append(ChannelProbe(scope, True, False, why, fix))
+            self.refuse(scope, why, fix)
             return
         limit_mw = self.ask("nvmlDeviceGetEnforcedPowerLimit", handle)
         channel = Channel(
@@ -196,8 +196,7 @@ class NvmlSource(BaseSource):
             average_s=plan.average_s,
         )
         self._gpus.append(NvmlGpu(self, channel, handle, plan))
-        self.channels.append(channel)
-        self.probes.append(ChannelProbe(scope, True, True, self._format_remark(handle, plan)))
+        self.add(channel, self._format_remark(handle, plan))
 
     def _make_plan(self, handle: Any) -> Plan:
         values = self._read_fields(handle, _GPU_SCOPE)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from etui.energy.sources.sysfs import (
     read_positive,
     text_or,
 )
-from etui.energy.types import BaseSource, Channel, ChannelProbe, Kind, Reading
+from etui.energy.types import BaseSource, Channel, Kind, Reading
 
 _ZONE = re.compile(r"(?P<control>intel-rapl(?:-mmio)?):(?P<path>\d+(?::\d+)*)$")
 _PACKAGE = re.compile(r"package-(?P<package>\d+)(?:-die-(?P<die>\d+))?$")
@@ -53,41 +53,50 @@ class RaplSource(BaseSource):
         self._counters: dict[str, Path] = {}
         self._open_zones(sysfs_dir / "class" / "powercap")
 
-    @property
-    def unreadable_scopes(self) -> list[str]:
-        """Scopes of zones that exist and cannot be read, except covering scopes."""
-        return [scope for scope in super().unreadable_scopes if ":" in scope]
-
-    def read(self) -> Mapping[str, Reading]:
-        """Read the counters in joules; a zone that fails gives an empty reading."""
-        readings: dict[str, Reading] = {}
-        for scope, counter in self._counters.items():
-            joules = read_micro(counter)
-            readings[scope] = Reading(self.clock(), joules)
-        return readings
+    def read_channel(self, channel: Channel) -> Reading:
+        """Read a counter in joules."""
+        joules = read_micro(self._counters[channel.id])
+        return Reading(self.clock(), joules)
 
     def _open_zones(self, root: Path) -> None:
         zones = find_zones(root)
-        if not zones:
-            self.probes = [_explain_absence(root)]
-            return
+        if not root.is_dir():
+            self.refuse(
+                "rapl",
+                f"{root} does not exist: this kernel, container or virtual machine has no powercap",
+                "run etui on the machine itself, or mount its /sys/class/powercap and set "
+                "ETUI_SYSFS",
+                found=False,
+            )
+        elif not zones:
+            fix = "sudo modprobe intel_rapl_common intel_rapl_msr"
+            self.refuse("rapl", f"{root} contains no RAPL zone", fix, found=False)
         seen: dict[str, int] = {}
         for zone in zones:
+            package = zone.scope.partition("/")[0]
             try:
                 now = read_int(zone.counter)
             except SysfsError as error:
-                self.probes.append(_explain_refusal(zone, error))
+                self._refuse_zone(zone, error)
                 continue
             if now < 0:
                 why = f"{zone.counter} holds {now}, but a counter cannot be negative"
-                self.probes.append(ChannelProbe(zone.scope, True, False, why))
-                continue
-            if now and seen.get(_strip_die(zone.scope)) == now:
-                continue  # another die of the package mirrors the same counter
-            seen[_strip_die(zone.scope)] = now
-            self.channels.append(_make_channel(zone))
-            self._counters[zone.scope] = zone.counter
-            self.probes.append(ChannelProbe(zone.scope, True, True))
+                self.refuse(zone.scope, why)
+            elif not now or seen.get(package) != now:  # else a die that mirrors the same counter
+                seen[package] = now
+                self._counters[zone.scope] = zone.counter
+                self.add(_make_channel(zone))
+
+    def _refuse_zone(self, zone: Zone, error: SysfsError) -> None:
+        why, fix = f"{zone.counter}: {error.why}", ""
+        if error.denied:
+            below = "/".join(zone.counter.parts[-4:])
+            fix = (
+                f"sudo chmod a+r {zone.counter} (until the next boot); permanently: echo "
+                f"'mode {below} = 0444' | sudo tee -a /etc/sysfs.conf (package sysfsutils)"
+            )
+            why += " (since Linux 5.10 only root may read it, CVE-2020-8694)"
+        self.refuse(zone.scope, why, fix)
 
 
 def find_zones(root: Path) -> list[Zone]:
@@ -98,9 +107,11 @@ def find_zones(root: Path) -> list[Zone]:
     """
     best: dict[str, tuple[int, Zone]] = {}
     for folder in walk_zone_folders(root):
-        zone = _read_zone(folder)
-        if zone is None:
+        scope = read_scope(folder)
+        if scope is None:
             continue
+        limit_watts = read_positive(folder / "constraint_0_power_limit_uw")
+        zone = Zone(folder, scope, read_positive(folder / "max_energy_range_uj"), limit_watts)
         readable = int_or_none(zone.counter) is not None
         rank = 2 * readable + folder.name.startswith("intel-rapl-mmio")
         if zone.scope not in best or rank > best[zone.scope][0]:
@@ -122,18 +133,6 @@ def walk_zone_folders(root: Path) -> Iterator[Path]:
             names.add(folder.name)
             yield folder
         pending.extend(e for e in entries(folder) if e.name.startswith("intel-rapl") and e.is_dir())
-
-
-def _read_zone(folder: Path) -> Zone | None:
-    scope = read_scope(folder)
-    if scope is None:
-        return None
-    return Zone(
-        folder,
-        scope,
-        range_joules=read_positive(folder / "max_energy_range_uj"),
-        limit_watts=read_positive(folder / "constraint_0_power_limit_uw"),
-    )
 
 
 def read_scope(folder: Path) -> str | None:
@@ -160,10 +159,6 @@ def _format_package_scope(match: re.Match[str]) -> str:
     return f"{scope}/die:{match['die']}" if match["die"] is not None else scope
 
 
-def _strip_die(scope: str) -> str:
-    return scope.partition("/")[0]
-
-
 def _make_channel(zone: Zone) -> Channel:
     kinds = {"package": "CPU package", "dram": "memory", "psys": "platform"}
     word = kinds[zone.scope.partition(":")[0]]
@@ -178,26 +173,3 @@ def _make_channel(zone: Zone) -> Channel:
         range_joules=zone.range_joules,
         period_s=_PERIOD_S,
     )
-
-
-def _explain_refusal(zone: Zone, error: SysfsError) -> ChannelProbe:
-    why = f"{zone.counter}: {error.why}"
-    if not error.denied:
-        return ChannelProbe(zone.scope, True, False, why)
-    below = "/".join(zone.counter.parts[-4:])
-    fix = (
-        f"sudo chmod a+r {zone.counter} (until the next boot); permanently: echo "
-        f"'mode {below} = 0444' | sudo tee -a /etc/sysfs.conf (package sysfsutils)"
-    )
-    why += " (since Linux 5.10 only root may read it, CVE-2020-8694)"
-    return ChannelProbe(zone.scope, True, False, why, fix)
-
-
-def _explain_absence(root: Path) -> ChannelProbe:
-    if not root.is_dir():
-        why = f"{root} does not exist: this kernel, container or virtual machine has no powercap"
-        fix = "run etui on the machine itself, or mount its /sys/class/powercap and set ETUI_SYSFS"
-    else:
-        why = f"{root} contains no RAPL zone"
-        fix = "sudo modprobe intel_rapl_common intel_rapl_msr"
-    return ChannelProbe("rapl", False, False, why, fix)

@@ -90,10 +90,13 @@ def test_the_largest_hardware_is_still_believed() -> None:
 )
 @pytest.mark.parametrize("limit_watts", [None, 350.0])
 @pytest.mark.parametrize("late_s", [0.0, 0.12])
-def test_a_suspend_is_a_gap(name: str, limit_watts: float | None, late_s: float) -> None:
+def test_a_suspend_is_a_gap(
+    monkeypatch: pytest.MonkeyPatch, name: str, limit_watts: float | None, late_s: float
+) -> None:
     """The counter went on by 300 J meanwhile; the monotonic clock stood still."""
     clock = FakeClock()
     asleep = [0]
+    monkeypatch.setattr("etui.energy.recorder.read_suspended_ns", lambda: asleep[0])
 
     class Slept(FakeDevice):
         def _count(self, refreshed_s: float) -> float:
@@ -101,7 +104,7 @@ def test_a_suspend_is_a_gap(name: str, limit_watts: float | None, late_s: float)
             return (super()._count(refreshed_s) + more) % (self.sensor.range_joules or 1e9)
 
     device = Slept(constant(60.0, 22), clock, SENSORS[name], limit_watts=limit_watts)
-    recorder = Recorder([device], clock=clock, suspended=lambda: asleep[0])
+    recorder = Recorder([device], clock=clock)
     rng = random.Random(1)
     sample(recorder, clock, 6, rng)
     asleep[0] += 3600 * 10**9

@@ -214,7 +214,7 @@ def test_one_card_seen_by_amdsmi_and_hwmon_counts_once(config: Config) -> None:
     found = find_sources(config)
     channels = [channel for source in found.sources for channel in source.channels]
     assert [(c.id, c.limit_watts) for c in channels] == [(f"gpu:{ADDRESS}", 303)]
-    assert [type(source).__name__ for source in found.sources] == ["AmdSmiSource"]
+    assert [type(source).__name__ for source in found.sources] == ["AmdSmiSource", "CpuWatch"]
     assert found.unmeasured == ("package:0",)
 
 

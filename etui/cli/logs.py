@@ -17,7 +17,7 @@ from etui.codec import to_document
 from etui.errors import UsageError
 
 if TYPE_CHECKING:
-    from etui.energy.documents import CostDocument, Factors
+    from etui.energy.documents import Factors
     from etui.log.filters import TurnFilter
     from etui.log.queries import LogReader
     from etui.log.totals import Total
@@ -288,7 +288,7 @@ def path() -> None:
         click.echo("it is created with the first answer", err=True)
 
 
-def _compute_costs(total: Total, factors: Factors | None) -> dict[str, CostDocument | None]:
+def _compute_costs(total: Total, factors: Factors | None) -> dict[str, dict[str, Any] | None]:
     """Return carbon and cost of a total by the user's factors, readings and estimates apart."""
     from etui.energy.documents import build_cost_document, compute_cost
 

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -29,7 +29,6 @@ from etui.units import cost_text, energy_text, percent_text, seconds_text, watts
 
 if TYPE_CHECKING:
     from etui.config.config import Config
-    from etui.energy.documents import ChannelDocument, CostDocument, PowerDocument
     from etui.energy.recorder import Recorder
     from etui.energy.sources.estimate import Calibration
 
@@ -413,7 +412,7 @@ def _print_interval(recorder: Recorder, start_ns: int, end_ns: int, as_json: boo
     print_result(document, _format_power(document), as_json)
 
 
-def _build_document(recorder: Recorder, start_ns: int, end_ns: int) -> PowerDocument:
+def _build_document(recorder: Recorder, start_ns: int, end_ns: int) -> dict[str, Any]:
     from etui.config.config import load_config
     from etui.energy.documents import power_document, read_factors
 
@@ -458,7 +457,7 @@ power.add_command(serve)
 power.add_command(top)
 
 
-def _format_power(document: PowerDocument) -> Iterator[str]:
+def _format_power(document: dict[str, Any]) -> Iterator[str]:
     """Format a power document as lines of text: every channel, then the total."""
     rows = [_format_row(channel) for channel in document["channels"]]
     yield from format_table(rows, header=_HEAD)
@@ -484,7 +483,7 @@ def _format_calibration(fitted: Calibration) -> Iterator[str]:
     yield f"# fitted to {fitted.points} readings, {band} (2 standard deviations)"
 
 
-def _format_row(channel: ChannelDocument) -> tuple[str, ...]:
+def _format_row(channel: dict[str, Any]) -> tuple[str, ...]:
     kind = channel["kind"]
     notes = [] if channel["in_total"] else ["cross-check"]
     notes += [flag for flag in channel["flags"] if flag != "extrapolated"]
@@ -501,6 +500,6 @@ def _format_row(channel: ChannelDocument) -> tuple[str, ...]:
     )
 
 
-def _format_cost(cost: CostDocument) -> str:
+def _format_cost(cost: dict[str, Any]) -> str:
     text = cost_text(cost.get("grams_co2e"), cost.get("price"), cost.get("currency", ""))
     return f"by your factors: {text}"

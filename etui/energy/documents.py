@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, NotRequired, Protocol, TypedDict
+from typing import TYPE_CHECKING, Any
 
 from etui.config.config import Config
-from etui.energy.types import ChannelEnergy, Kind
+from etui.energy.types import ChannelEnergy
 from etui.errors import EtuiError
 
 if TYPE_CHECKING:
@@ -24,87 +24,18 @@ _LABELS = ["channel", "scope", "kind", "in_total"]
 JOULES_PER_KWH = 3_600_000.0
 
 
-class EnergyFacts(Protocol):
-    """Values that the energy of an interval and the energy of a turn have in common."""
-
-    @property
-    def joules(self) -> float | None:
-        """Gross joules; None when nothing was measured."""
-
-    @property
-    def uncertainty(self) -> float | None:
-        """Half width of ``joules`` at 95 %."""
-
-    @property
-    def net_joules(self) -> float | None:
-        """Joules above idle; None without a baseline."""
-
-    @property
-    def idle_watts(self) -> float | None:
-        """Idle watts of the total; None without a baseline."""
-
-    @property
-    def kind(self) -> str | None:
-        """The weakest kind in the sum."""
-
-    @property
-    def coverage(self) -> float:
-        """Share of the time that was recorded, 0..1."""
-
-    @property
-    def mean_watts(self) -> float | None:
-        """Mean watts of the total."""
-
-    @property
-    def peak_watts(self) -> float | None:
-        """Largest watts of the total."""
-
-    @property
-    def channels(self) -> Mapping[str, float] | tuple[ChannelEnergy, ...]:
-        """Joules by channel id, or the energies of the channels."""
-
-    @property
-    def unmeasured(self) -> tuple[str, ...]:
-        """Scopes without a reading."""
-
-    @property
-    def flags(self) -> tuple[str, ...]:
-        """Notes on the measurement (``coarse``, ``gap``, ...)."""
-
-    @property
-    def shared(self) -> bool:
-        """Whether other processes used a GPU of the sum, or the CPUs of an estimate."""
-
-    @property
-    def own_joules(self) -> float | None:
-        """Joules of etui's own processes on shared hardware; None when not known."""
-
-    @property
-    def start_ns(self) -> int:
-        """Start on the monotonic clock, nanoseconds."""
-
-    @property
-    def end_ns(self) -> int:
-        """End on the monotonic clock, nanoseconds."""
-
-
 def energy_document(
-    energy: EnergyFacts, of_turn: Mapping[str, Any] = MappingProxyType({})
+    energy: Any, of_turn: Mapping[str, Any] = MappingProxyType({})
 ) -> dict[str, Any]:
-    """Return an energy as the ``energy`` object of ``etui ask --json``.
+    """Return the ``energy`` object of ``etui ask --json`` for an Energy, or the energy of a turn.
 
-    The keys that only a turn has follow the watts.
+    Both have the same names. The keys that only a turn has follow the watts.
     """
+    before = ("joules", "uncertainty", "net_joules", "idle_watts", "kind", "coverage")
+    document = {name: getattr(energy, name) for name in (*before, "mean_watts", "peak_watts")}
     channels = energy.channels
-    return {
-        "joules": energy.joules,
-        "uncertainty": energy.uncertainty,
-        "net_joules": energy.net_joules,
-        "idle_watts": energy.idle_watts,
+    return document | {
         "kind": None if energy.kind is None else str(energy.kind),
-        "coverage": energy.coverage,
-        "mean_watts": energy.mean_watts,
-        "peak_watts": energy.peak_watts,
         **of_turn,
         "channels": channels
         if isinstance(channels, Mapping)
@@ -158,67 +89,26 @@ def compute_cost(joules: float | None, factors: Factors) -> CarbonCost | None:
     )
 
 
-class CostDocument(TypedDict):
-    """Carbon and cost of an energy as JSON; a key without a stated factor is absent."""
-
-    kilowatt_hours: float
-    grams_co2e: NotRequired[float]
-    price: NotRequired[float]
-    currency: NotRequired[str]
-
-
-def build_cost_document(cost: CarbonCost) -> CostDocument:
-    """Build the JSON document of a cost."""
-    found: CostDocument = {"kilowatt_hours": cost.kilowatt_hours}
+def build_cost_document(cost: CarbonCost) -> dict[str, Any]:
+    """Build the JSON document of a cost; what follows from no stated factor is left out."""
+    found: dict[str, Any] = {"kilowatt_hours": cost.kilowatt_hours}
     if cost.grams_co2e is not None:
         found["grams_co2e"] = cost.grams_co2e
     if cost.price is not None:
-        found["price"] = cost.price
-        found["currency"] = cost.currency
+        found |= {"price": cost.price, "currency": cost.currency}
     return found
-
-
-class _Part(TypedDict):
-    """Measurements of a channel in the interval; the watts are absent where there are none."""
-
-    kind: str
-    joules: float | None
-    uncertainty: float | None
-    coverage: float
-    mean_watts: NotRequired[float]
-    peak_watts: NotRequired[float | None]
-    flags: list[str]
-
-
-class ChannelDocument(_Part):
-    """One channel with its measurements in the interval."""
-
-    id: str
-    scope: str
-    label: str
-    in_total: bool
-    limit_watts: float | None
-    watts: float | None
-    joules_since_start: float | None
-    period_seconds: float | None
-
-
-class PowerDocument(TypedDict):
-    """A document of ``etui power --json``; ``cost`` is present when the user states a factor."""
-
-    seconds: float
-    energy: dict[str, Any]
-    channels: list[ChannelDocument]
-    cost: NotRequired[CostDocument]
 
 
 def power_document(
     recorder: Recorder, start_ns: int, end_ns: int, factors: Factors | None = None
-) -> PowerDocument:
-    """Build a document of ``etui power --json``: the total, and every channel with its details."""
+) -> dict[str, Any]:
+    """Build a document of ``etui power --json``: the total, and every channel with its details.
+
+    ``cost`` is in it if the user states a factor.
+    """
     energy = recorder.energy(start_ns, end_ns)
     parts = {part.id: part for part in (*energy.channels, *energy.cross_checks)}
-    document: PowerDocument = {
+    document: dict[str, Any] = {
         "seconds": energy.seconds,
         "energy": energy_document(energy),
         "channels": [
@@ -232,26 +122,19 @@ def power_document(
                 "watts": row.watts,
                 "joules_since_start": row.joules_since_start,
                 "period_seconds": recorder.period_s(row.channel.id),
-                **_part(parts.get(row.channel.id), row.channel.kind),
+                **_build_part(parts.get(row.channel.id)),
             }
             for row in recorder.latest()
         ],
     }
     cost = compute_cost(energy.joules, factors) if factors else None
-    if cost is not None:
-        document["cost"] = build_cost_document(cost)
-    return document
+    return document if cost is None else document | {"cost": build_cost_document(cost)}
 
 
-def _part(part: ChannelEnergy | None, kind: Kind) -> _Part:
+def _build_part(part: ChannelEnergy | None) -> dict[str, Any]:
+    """Build what was measured of a channel in the interval."""
     if part is None:
-        return {
-            "kind": kind.value,
-            "joules": None,
-            "uncertainty": None,
-            "coverage": 0.0,
-            "flags": ["unmeasured"],
-        }
+        return {"joules": None, "uncertainty": None, "coverage": 0.0, "flags": ["unmeasured"]}
     return {
         "kind": part.kind.value,  # integrated where the channel's counter stopped
         "joules": part.joules,

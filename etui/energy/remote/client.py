@@ -6,20 +6,22 @@ import json
 import re
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
+from msgspec import Meta
+
+from etui.codec import from_document
 from etui.config.backend_spec import is_exposed
-from etui.energy.remote.clock import PROBES, ClockReading, Probe, choose_reading
+from etui.energy.remote.clock import PROBES, ClockReading, read_probe
 from etui.energy.types import ChannelEnergy, Energy, Kind
 from etui.errors import EtuiError
 
 if TYPE_CHECKING:
     import httpx2
 
-    from etui.energy.types import Energy
-
+D = TypeVar("D")
 FailureFlag = Literal[
     "meter-unreachable",
     "meter-refused",
@@ -39,7 +41,6 @@ answer is not a document of a meter, or its numbers are impossible.
 MOST_WATTS = 1e6
 """Power above which a reading is not believed: a megawatt is more than a hall of machines."""
 _MOST_NAMES = 256
-_LARGEST_NS = 2**63 - 1
 _FLAG = re.compile(r"[a-z0-9][a-z0-9-]{0,31}")
 _ID = re.compile(r"[\w][\w:.\-/ +]{0,95}")
 BODY_LIMIT_BYTES = 256 * 1024
@@ -91,21 +92,19 @@ class MeterClient:
 
     def read_clock(self, count: int = PROBES) -> ClockReading:
         """Measure the offset of the other machine's clock by the best of some probes."""
-        probes = []
-        boots = set()
+        readings = []
         with self._lock:
             for _ in range(count):
                 sent_ns, received_ns, document = self._get("/meter/clock", {})
-                clock = parse_clock(document)
-                boots.add(clock.boot_id)
-                probes.append(Probe(sent_ns, received_ns, clock.now_ns))
-        if len(boots) > 1:
+                clock = _parse(ClockDocument, document)
+                readings.append(read_probe(sent_ns, received_ns, clock.now_ns, clock.boot_id))
+        if len({one.boot_id for one in readings}) > 1:
             raise MeterFailed("meter-rebooted", f"the machine of {self.url} was restarted")
-        return choose_reading(probes, boots.pop())
+        return min(readings, key=lambda one: one.error_ns)  # the shortest round trip
 
     def read_status(self) -> StatusDocument:
         """Read which channels the meter has, and how many requests run there."""
-        return parse_status(self._get("/meter", {})[2])
+        return _parse(StatusDocument, self._get("/meter", {})[2])
 
     def read_energy(self, start_ns: int, end_ns: int, boot_id: str) -> tuple[Energy, str]:
         """Read the energy of an interval, once it is final there, and the boot it reports.
@@ -119,9 +118,8 @@ class MeterClient:
         self, start_ns: int, end_ns: int, boot_id: str, points: int
     ) -> tuple[float | None, ...] | None:
         """Read the mean watts of equal slices of an interval; None if the meter gives none."""
-        query: dict[str, str | int] = {
-            "start_ns": start_ns, "end_ns": end_ns, "boot_id": boot_id, "points": points,
-        }  # fmt: skip
+        query: dict[str, str | int] = {"start_ns": start_ns, "end_ns": end_ns, "boot_id": boot_id}
+        query["points"] = points
         return parse_power(self._get("/meter/energy", query)[2], points)
 
     def close(self) -> None:
@@ -226,49 +224,69 @@ def _refuse_constant(name: str) -> float:
     raise ValueError(f"{name} is no JSON number")
 
 
+Watts = Annotated[float, Meta(ge=0, le=MOST_WATTS)]
+Joules = Annotated[float, Meta(ge=0)]
+BootId = Annotated[str, Meta(pattern=rf"^{_ID.pattern}\Z")]
+ShortList = Annotated[list[Any], Meta(max_length=_MOST_NAMES)]
+
+
 @dataclass(frozen=True, slots=True)
 class ClockDocument:
     """The answer of ``/meter/clock``: the other machine's monotonic clock, and its boot."""
 
-    now_ns: int
-    boot_id: str
+    now_ns: Annotated[int, Meta(ge=0, le=2**63 - 1)]
+    boot_id: BootId
 
 
 @dataclass(frozen=True, slots=True)
 class StatusDocument:
     """The answer of ``/meter``, as far as it is needed."""
 
-    kinds: tuple[str, ...]
-    """Kinds of its channels, best first; empty if it has none, or does not say."""
-    running: int | None  # Requests at work there; None if the meter does not know
-    loading: bool = False  # Whether a model is being loaded there; False if the meter does not say
-    watts: float | None = None  # Watts now; None if unknown
+    kind: Any = None
+    channels: Any = None  # A list, or an object by id
+    running: Annotated[int, Meta(ge=0, lt=10**6)] | None = None
+    """Requests at work there; None if the meter does not know."""
+    loading: Any = False  # True if a model is being loaded there
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """Kinds of its channels, best first; empty if it has none, or does not say."""
+        listed = self.channels
+        listed = list(listed.values()) if isinstance(listed, dict) else listed
+        listed = listed[:_MOST_NAMES] if isinstance(listed, list) else []
+        found = [self.kind, *(c.get("kind") for c in listed if isinstance(c, dict))]
+        return tuple(kind.value for kind in Kind if kind.value in found)
 
 
-def parse_clock(document: object) -> ClockDocument:
-    """Parse the answer of ``/meter/clock``; MeterFailed if it is not valid."""
-    values = _mapping(document)
-    return ClockDocument(_nanoseconds(values.get("now_ns"), "now_ns"), _boot_id(values))
+@dataclass(frozen=True, slots=True)
+class EnergyDocument:
+    """The answer of ``/meter/energy``, as far as it is needed."""
 
+    start_ns: int
+    end_ns: int
+    boot_id: BootId
+    joules: Joules | None = None
+    uncertainty: Joules | None = None
+    kind: Kind | None = None
+    coverage: Annotated[float, Meta(ge=0, le=1)] | None = None
+    idle_watts: Watts | None = None
+    mean_watts: Watts | None = None
+    peak_watts: Watts | None = None
+    own_joules: Joules | None = None
+    channels: Annotated[dict[str, Joules], Meta(max_length=_MOST_NAMES)] | None = None
+    unmeasured: ShortList | None = None
+    flags: ShortList | None = None
+    power_watts: list[Watts | None] | None = None  # Mean watts of equal slices
 
-def parse_status(document: object) -> StatusDocument:
-    """Parse the answer of ``/meter``; MeterFailed if it is not valid."""
-    values = _mapping(document)
-    running = values.get("running")
-    if running is not None and (
-        not isinstance(running, int) or isinstance(running, bool) or not 0 <= running < 10**6
-    ):
-        raise _invalid("running is not a number of requests")
-    channels = values.get("channels")
-    found: list[object] = []
-    if isinstance(channels, Mapping):
-        channels = list(channels.values())
-    if isinstance(channels, Sequence) and not isinstance(channels, str):
-        found = [c.get("kind") for c in channels[:_MOST_NAMES] if isinstance(c, Mapping)]
-    kinds = tuple(kind.value for kind in Kind if kind.value in [*found, values.get("kind")])
-    watts = values.get("watts")
-    watts = _number(watts, "watts", MOST_WATTS) if isinstance(watts, int | float) else None
-    return StatusDocument(kinds, running, bool(values.get("loading")), watts)
+    def __post_init__(self) -> None:
+        """Refuse what cannot be true."""
+        most = MOST_WATTS * (self.end_ns - self.start_ns) / 1e9
+        found = (self.joules, self.uncertainty, self.own_joules, *(self.channels or {}).values())
+        if any(joules is not None and joules > most for joules in found):
+            raise ValueError("its joules are not possible")
+        missing = self.uncertainty is None or self.kind is None or self.coverage is None
+        if self.joules is not None and missing:
+            raise ValueError("joules without an uncertainty, a kind or a coverage")
 
 
 def parse_energy(document: object, start_ns: int, end_ns: int) -> tuple[Energy, str]:
@@ -277,115 +295,58 @@ def parse_energy(document: object, start_ns: int, end_ns: int) -> tuple[Energy, 
     Raises:
         MeterFailed: It is not valid, or of another interval than was asked for.
     """
-    values = _mapping(document)
-    if (values.get("start_ns"), values.get("end_ns")) != (start_ns, end_ns):
-        raise _invalid("the energy is that of another interval")
-    seconds = (end_ns - start_ns) / 1e9
-    most = MOST_WATTS * seconds
-    boot_id = _boot_id(values)
-    flags = _names(values.get("flags"), _FLAG, "flags")
-    unmeasured = _names(values.get("unmeasured"), _ID, "unmeasured")
-    joules = _optional(values, "joules", most)
-    if joules is None:
+    found = _parse(EnergyDocument, document)
+    if (found.start_ns, found.end_ns) != (start_ns, end_ns):
+        raise _build_invalid("the energy is that of another interval")
+    flags = _select_names(found.flags, _FLAG)
+    unmeasured = _select_names(found.unmeasured, _ID)
+    if found.joules is None or found.uncertainty is None or found.kind is None:
         flags = tuple(dict.fromkeys((*flags, "unmeasured")))
         return Energy(
             start_ns, end_ns, None, None, None, 0.0, unmeasured=unmeasured, flags=flags
-        ), boot_id
-    uncertainty = _optional(values, "uncertainty", most)
-    if uncertainty is None:
-        raise _invalid("joules without an uncertainty")
-    kind = _kind(values.get("kind"))
-    energy = Energy(
+        ), found.boot_id
+    # The uncertainty of a channel is at most that of the total.
+    channels = tuple(
+        ChannelEnergy(name, found.kind, joules, found.uncertainty, 1.0, 0.0)
+        for name, joules in (found.channels or {}).items()
+        if _ID.fullmatch(name)
+    )
+    return Energy(
         start_ns=start_ns,
         end_ns=end_ns,
-        joules=joules,
-        uncertainty=uncertainty,
-        kind=kind,
-        coverage=_number(values.get("coverage"), "coverage", 1.0),
-        idle_watts=_optional(values, "idle_watts", MOST_WATTS),
-        mean_watts=_optional(values, "mean_watts", MOST_WATTS),
-        peak_watts=_optional(values, "peak_watts", MOST_WATTS),
-        channels=_channels(values.get("channels"), kind, uncertainty, most),
+        joules=found.joules + 0.0,  # no negative zero
+        uncertainty=found.uncertainty,
+        kind=found.kind,
+        coverage=found.coverage or 0.0,
+        idle_watts=found.idle_watts,
+        mean_watts=found.mean_watts,
+        peak_watts=found.peak_watts,
+        channels=channels,
         unmeasured=unmeasured,
         flags=flags,
-        own_joules=_optional(values, "own_joules", most),
-    )
-    return energy, boot_id
+        own_joules=found.own_joules,
+    ), found.boot_id
 
 
 def parse_power(document: object, points: int) -> tuple[float | None, ...] | None:
     """Parse ``power_watts`` of ``/meter/energy``: mean watts of equal slices; None if absent."""
-    watts = _mapping(document).get("power_watts")
-    if watts is None:
-        return None
-    if not isinstance(watts, list) or len(watts) != points:
-        raise _invalid(f"power_watts is not a list of {points} values")
-    return tuple(None if one is None else _number(one, "power_watts", MOST_WATTS) for one in watts)
+    watts = _parse(EnergyDocument, document).power_watts
+    if watts is not None and len(watts) != points:
+        raise _build_invalid(f"power_watts is not a list of {points} values")
+    return None if watts is None else tuple(watts)
 
 
-def _mapping(document: object) -> Mapping[str, Any]:
-    if not isinstance(document, Mapping):
-        raise _invalid("it is not a JSON object")
-    return document
-
-
-def _optional(values: Mapping[str, Any], name: str, most: float) -> float | None:
-    value = values.get(name)
-    return None if value is None else _number(value, name, most)
-
-
-def _number(value: object, name: str, most: float) -> float:
-    """Return a finite number from 0 to ``most``."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise _invalid(f"{name} is not a number")
-    if not 0 <= value <= most:  # false for NaN
-        raise _invalid(f"{name} is not possible")
-    return float(value) + 0.0  # no negative zero
-
-
-def _nanoseconds(value: object, name: str) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= _LARGEST_NS:
-        raise _invalid(f"{name} is not a time in nanoseconds")
-    return value
-
-
-def _boot_id(values: Mapping[str, Any]) -> str:
-    boot_id = values.get("boot_id")
-    if not isinstance(boot_id, str) or not _ID.fullmatch(boot_id):
-        raise _invalid("there is no boot_id")
-    return boot_id
-
-
-def _kind(value: object) -> Kind:
+def _parse(kind: type[D], document: object) -> D:
     try:
-        return Kind(str(value))
-    except ValueError:
-        raise _invalid("the kind of its energy is unknown") from None
+        return from_document(kind, document, extra="ignore")
+    except (ValueError, OverflowError) as error:
+        raise _build_invalid(str(error)) from error
 
 
-def _names(value: object, pattern: re.Pattern[str], name: str) -> tuple[str, ...]:
+def _select_names(names: list[Any] | None, pattern: re.Pattern[str]) -> tuple[str, ...]:
     """Return the names of a list that can be shown; others are dropped."""
-    if value is None:
-        return ()
-    if not isinstance(value, list) or len(value) > _MOST_NAMES:
-        raise _invalid(f"{name} is not a short list")
-    return tuple(one for one in value if isinstance(one, str) and pattern.fullmatch(one))
+    return tuple(one for one in names or () if isinstance(one, str) and pattern.fullmatch(one))
 
 
-def _channels(
-    value: object, kind: Kind, uncertainty: float, most: float
-) -> tuple[ChannelEnergy, ...]:
-    """Parse joules by channel; the uncertainty of each is at most that of the total."""
-    if value is None:
-        return ()
-    if not isinstance(value, Mapping) or len(value) > _MOST_NAMES:
-        raise _invalid("channels is not a short object")
-    return tuple(
-        ChannelEnergy(name, kind, _number(joules, "channels", most), uncertainty, 1.0, 0.0)
-        for name, joules in value.items()
-        if isinstance(name, str) and _ID.fullmatch(name)
-    )
-
-
-def _invalid(why: str) -> MeterFailed:
+def _build_invalid(why: str) -> MeterFailed:
     return MeterFailed("meter-invalid", f"the remote meter gave an invalid document: {why}")

@@ -34,47 +34,24 @@ def read_boot_id(file: Path = _BOOT_ID) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Probe:
-    """One question for the clock of another machine."""
-
-    sent_ns: int  # When it was sent, monotonic nanoseconds of this machine
-    received_ns: int  # When it was answered
-    remote_ns: int  # The answer: monotonic nanoseconds of the other machine
-
-    @property
-    def round_trip_ns(self) -> int:
-        """Nanoseconds from sending to the answer."""
-        return self.received_ns - self.sent_ns
-
-
-@dataclass(frozen=True, slots=True)
 class ClockReading:
-    """The offset of the other clock at one time."""
+    """The offset of the other clock (other minus this one) at one time, in ns."""
 
-    t_ns: int  # The time, monotonic nanoseconds of this machine
-    offset_ns: int  # Other clock minus this one
-    error_ns: int
-    boot_id: str = ""  # Id of the other machine's boot; its clock is only comparable within one
-
-
-@dataclass(frozen=True, slots=True)
-class Offset:
-    """The offset of the other clock (other minus this one), and the bound of its error, in ns."""
-
+    t_ns: int  # The time, of this machine
     offset_ns: int
-    error_ns: int
+    error_ns: int  # Bound of the error of `offset_ns`
+    boot_id: str = ""  # Id of the other machine's boot
 
 
-def choose_reading(probes: Sequence[Probe], boot_id: str = "") -> ClockReading:
-    """Return the reading of the probe with the shortest round trip."""
-    best = min(probes, key=lambda probe: probe.round_trip_ns)
-    middle_ns = (best.sent_ns + best.received_ns) // 2
+def read_probe(sent_ns: int, received_ns: int, remote_ns: int, boot_id: str = "") -> ClockReading:
+    """Return what a probe shows: the other clock was ``remote_ns`` between two times of this."""
+    middle_ns = (sent_ns + received_ns) // 2
     # Rounded up, so that the odd nanosecond is inside; the clocks drift within the probe too.
-    half_ns = (best.round_trip_ns + 1) // 2
-    return ClockReading(middle_ns, best.remote_ns - middle_ns, half_ns + _drift(half_ns), boot_id)
+    half_ns = (received_ns - sent_ns + 1) // 2
+    return ClockReading(middle_ns, remote_ns - middle_ns, half_ns + _drift(half_ns), boot_id)
 
 
-def find_offset(readings: Sequence[ClockReading], t_ns: int) -> Offset | None:
+def find_offset(readings: Sequence[ClockReading], t_ns: int) -> ClockReading | None:
     """Bound the offset at a time of this machine by all readings of one boot.
 
     Each reading bounds it by its own error plus the drift since, or until, that reading; the offset
@@ -85,13 +62,12 @@ def find_offset(readings: Sequence[ClockReading], t_ns: int) -> Offset | None:
     if not readings:
         return None
     errors = [one.error_ns + _drift(abs(t_ns - one.t_ns)) for one in readings]
-    bounds = list(zip((one.offset_ns for one in readings), errors, strict=True))
-    low = max(offset - error for offset, error in bounds)
-    high = min(offset + error for offset, error in bounds)
+    low = max(one.offset_ns - error for one, error in zip(readings, errors, strict=True))
+    high = min(one.offset_ns + error for one, error in zip(readings, errors, strict=True))
     if low > high:
         return None
     middle = (low + high) // 2
-    return Offset(middle, high - middle)
+    return ClockReading(t_ns, middle, high - middle, readings[0].boot_id)
 
 
 def _drift(span_ns: int) -> int:

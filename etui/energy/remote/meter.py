@@ -13,12 +13,12 @@ import time
 import weakref
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import replace
+from queue import Empty, SimpleQueue
 from typing import Any
 
 from etui.energy.remote.client import MeterClient, MeterFailed
-from etui.energy.remote.clock import ClockReading, Offset, find_offset
+from etui.energy.remote.clock import ClockReading, find_offset
 from etui.energy.types import Energy, Kind
 from etui.errors import UsageError
 
@@ -64,28 +64,29 @@ class RemoteMeter:
         self._clock_ns = clock_ns
         self._watch = watch
         self._lock = threading.RLock()
-        self._seen = _Seen([])
+        self._readings: list[ClockReading] = []
+        self._others = self._loading = False
+        self._kind: Kind | None = None
+        self._running_from_ns: int | None = None
+        self._so_far: Energy | None = None
         self._known: dict[tuple[int, int], Energy] = {}
         self._failure: MeterFailed | None = None
-        self._over_ns: int | None = None
+        self._over_ns = -1
         self._thread: threading.Thread | None = None
-        self._wake = threading.Condition()
-        self._looks, self._ended = 0, False
+        self._marks: SimpleQueue[bool] = SimpleQueue()
 
     def mark(self, t_ns: int) -> None:
         """Note that the answer has got to a time, and look at the other machine; never waits."""
         with self._lock:
-            self._over_ns = t_ns if self._over_ns is None else max(self._over_ns, t_ns)
-        if not self._watch:
-            return
-        with self._wake:
-            self._looks, self._ended = self._looks + 1, False
-            self._wake.notify_all()
-        if self._thread is None:
+            self._over_ns = max(self._over_ns, t_ns)
+        if self._watch and self._thread is None:
+            self._marks = SimpleQueue()
             self._thread = threading.Thread(
-                target=_keep_looking, args=(weakref.ref(self), self._wake), daemon=True
+                target=_keep_looking, args=(weakref.ref(self), self._marks), daemon=True
             )
             self._thread.start()
+        elif self._watch:
+            self._marks.put(True)
 
     def look(self) -> None:
         """Measure the offset of the other clock, and look who uses the other machine.
@@ -96,25 +97,25 @@ class RemoteMeter:
         with suppress(MeterFailed):
             reading = self._client.read_clock()
             with self._lock:
-                self._seen.readings.append(reading)
+                self._readings.append(reading)
             status = self._client.read_status()
             self._look_at_energy(reading.t_ns)
         count = self._count_running
         running = count() if count is not None else status.running if status is not None else None
         with self._lock:
-            self._seen.others = self._seen.others or (running or 0) > 1
-            self._seen.loading = self._seen.loading or (status is not None and status.loading)
+            self._others = self._others or (running or 0) > 1
+            self._loading = self._loading or (status is not None and status.loading)
 
     def _look_at_energy(self, now_ns: int) -> None:
         """Ask for the energy so far, if somebody limits it."""
         with self._lock:
-            start_ns = self._seen.running_from_ns
+            start_ns = self._running_from_ns
             if start_ns is None or start_ns >= now_ns:
                 return
-            start, end, boot_id = self._shift(start_ns, now_ns)
-        energy = self._read(start_ns, now_ns, start, end, boot_id)
+            ends = self._shift(start_ns, now_ns)
+        energy = self._read(start_ns, now_ns, *ends)
         with self._lock:
-            self._seen.so_far = energy
+            self._so_far = energy
 
     def energy(self, start_ns: int, end_ns: int) -> Energy:
         """Return the energy that the other machine took in an interval of this machine's clock.
@@ -128,7 +129,7 @@ class RemoteMeter:
         if end_ns < start_ns:
             raise UsageError("an interval cannot end before it starts", "swap start_ns and end_ns")
         with self._lock:
-            if self._over_ns is not None and end_ns > self._over_ns:
+            if 0 <= self._over_ns < end_ns:
                 return self._add_seen(self._build_pending(start_ns, end_ns))
             if start_ns == end_ns:
                 return self._add_seen(self._build_empty(start_ns))
@@ -149,9 +150,9 @@ class RemoteMeter:
         with self._lock:
             try:
                 if self._failure is None:
-                    start, end, boot_id = self._shift(start_ns, end_ns)
+                    start, end = self._shift(start_ns, end_ns)
                     span = start_ns + start.offset_ns, end_ns + end.offset_ns
-                    watts = self._client.read_power(*span, boot_id, points)
+                    watts = self._client.read_power(*span, start.boot_id, points)
             except MeterFailed:
                 watts = None  # a meter of an older version: the graph is empty, the joules are not
         return list(zip(middles, watts or (None,) * points, strict=True))
@@ -161,9 +162,12 @@ class RemoteMeter:
 
         Returns whether the other machine could be asked.
         """
-        self._stop_looking()
+        thread, self._thread = self._thread, None
+        if thread is not None:
+            self._marks.put(False)
+            thread.join()  # its requests have time-outs
         with self._lock:
-            self._over_ns = end_ns if self._over_ns is None else max(self._over_ns, end_ns)
+            self._over_ns = max(self._over_ns, end_ns)
             if self._failure is not None:
                 self._failure = None
                 self._known = {k: e for k, e in self._known.items() if e.joules is not None}
@@ -179,22 +183,14 @@ class RemoteMeter:
         The offset is that of the end of the answer; its error is the bound there.
         """
         with self._lock:
-            readings = self._seen.readings
-            offset = None if self._over_ns is None else find_offset(readings, self._over_ns)
+            readings = self._readings
+            offset = None if self._over_ns < 0 else find_offset(readings, self._over_ns)
             return {
                 "meter": self._client.url,
                 "meter_boot_id": readings[-1].boot_id if readings else None,
                 "meter_offset_ns": None if offset is None else offset.offset_ns,
                 "meter_offset_error_ns": None if offset is None else offset.error_ns,
             }
-
-    def _stop_looking(self) -> None:
-        with self._wake:
-            self._ended = True
-            self._wake.notify_all()
-        thread, self._thread = self._thread, None
-        if thread is not None:
-            thread.join()  # its requests have time-outs
 
     def _ask(self, start_ns: int, end_ns: int) -> Energy:
         """Ask for an interval that is over; a failure holds until ``settle`` tries again."""
@@ -205,24 +201,24 @@ class RemoteMeter:
         except MeterFailed as error:
             self._failure = error
             return self._build_unknown(start_ns, end_ns, error.flag)
-        self._seen.kind = energy.kind or self._seen.kind
+        self._kind = energy.kind or self._kind
         return energy
 
-    def _read(self, start_ns: int, end_ns: int, start: Offset, end: Offset, boot_id: str) -> Energy:
+    def _read(self, start_ns: int, end_ns: int, start: ClockReading, end: ClockReading) -> Energy:
         """Read an energy, and return it in this machine's time."""
         from_ns = start_ns + start.offset_ns
         to_ns = max(from_ns, end_ns + end.offset_ns)
         if from_ns < 0:
             raise MeterFailed("meter-history", f"{self._client.url} was started after the interval")
-        energy, boot = self._client.read_energy(from_ns, to_ns, boot_id)
-        if boot != boot_id:
+        energy, boot = self._client.read_energy(from_ns, to_ns, start.boot_id)
+        if boot != start.boot_id:
             raise MeterFailed("meter-rebooted", f"the machine of {self._client.url} was restarted")
         return self._localize(energy, start_ns, end_ns, start.error_ns + end.error_ns)
 
-    def _shift(self, start_ns: int, end_ns: int) -> tuple[Offset, Offset, str]:
-        """Return the offsets at both ends of an interval, and the boot that they belong to."""
+    def _shift(self, start_ns: int, end_ns: int) -> tuple[ClockReading, ClockReading]:
+        """Return the offsets at both ends of an interval."""
         self._read_after(end_ns)
-        readings = self._seen.readings
+        readings = self._readings
         if len({reading.boot_id for reading in readings}) > 1:
             raise MeterFailed(
                 "meter-rebooted", f"the machine of {self._client.url} was restarted meanwhile"
@@ -232,11 +228,11 @@ class RemoteMeter:
             raise MeterFailed(
                 "meter-clock", f"the clock of {self._client.url} was stopped or set meanwhile"
             )
-        return start, end, readings[0].boot_id
+        return start, end
 
     def _read_after(self, end_ns: int) -> None:
         """Measure the offset after the end of an interval, unless that was done."""
-        readings = self._seen.readings
+        readings = self._readings
         if any(reading.t_ns >= end_ns for reading in readings):
             return
         try:
@@ -268,9 +264,9 @@ class RemoteMeter:
     def _add_seen(self, energy: Energy) -> Energy:
         """Add what was seen of others: whose joules these are is not known then."""
         flags = list(energy.flags)
-        if self._seen.loading:
+        if self._loading:
             flags.append(LOAD)
-        if not self._seen.others:
+        if not self._others:
             return replace(energy, flags=tuple(dict.fromkeys(flags)))
         return replace(energy, flags=tuple(dict.fromkeys([*flags, "shared"])), own_joules=None)
 
@@ -282,8 +278,8 @@ class RemoteMeter:
 
     def _build_pending(self, start_ns: int, end_ns: int) -> Energy:
         """Return what is known of an interval that is not over, and have it looked at."""
-        self._seen.running_from_ns = start_ns
-        so_far = self._seen.so_far
+        self._running_from_ns = start_ns
+        so_far = self._so_far
         if so_far is None or so_far.start_ns != start_ns or so_far.joules is None:
             return self._build_unknown(start_ns, end_ns, PENDING)
         part = so_far.seconds / ((end_ns - start_ns) / 1e9)
@@ -296,40 +292,19 @@ class RemoteMeter:
 
     def _build_empty(self, t_ns: int) -> Energy:
         """Return the 0 J of an interval without length, if the meter has measured any other."""
-        if self._seen.kind is None:
+        if self._kind is None:
             return self._build_unknown(t_ns, t_ns, "no-length")
-        return Energy(t_ns, t_ns, 0.0, 0.0, self._seen.kind, 1.0)
+        return Energy(t_ns, t_ns, 0.0, 0.0, self._kind, 1.0)
 
 
-@dataclass(slots=True)
-class _Seen:
-    """What was seen of the other machine during the turn; guarded by the meter's lock."""
-
-    readings: list[ClockReading]
-    others: bool = False
-    loading: bool = False
-    kind: Kind | None = None
-    running_from_ns: int | None = None
-    so_far: Energy | None = None
-
-
-def _keep_looking(ref: weakref.ref[RemoteMeter], wake: threading.Condition) -> None:
+def _keep_looking(ref: weakref.ref[RemoteMeter], marks: SimpleQueue[bool]) -> None:
     """Look at each mark and every two seconds, until the meter has settled or is not used."""
-    looks = 0
-    while True:
-        meter = ref()
-        if meter is None or meter._ended:
-            return
-        looks = meter._looks
+    while (meter := ref()) is not None:
         meter.look()
         del meter
-        with wake:
-            wake.wait_for(partial(_is_due, ref, looks), _LOOK_SECONDS)
-
-
-def _is_due(ref: weakref.ref[RemoteMeter], looks: int) -> bool:
-    meter = ref()
-    return meter is None or meter._ended or meter._looks != looks
+        with suppress(Empty):
+            if not marks.get(timeout=_LOOK_SECONDS):
+                return
 
 
 class UnmeasuredMeter:

@@ -32,7 +32,7 @@ import json
 import socket
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -41,14 +41,13 @@ from etui.energy.power_limits.limit import (
     LimitDevice,
     LimitFiles,
     PowerLimit,
-    Setter,
     WriteRefused,
     format_tee,
     to_microwatts,
 )
 from etui.energy.sources.hwmon import is_apu, read_address
 from etui.energy.sources.nvml import NvmlSource
-from etui.energy.sources.sysfs import entries, read_micro, read_positive, text_or
+from etui.energy.sources.sysfs import entries, read_micro, text_or
 from etui.energy.types import Channel
 
 KNOB = "limit"
@@ -72,15 +71,35 @@ those of an idle GPU and of the power limit itself."""
 _OTHER_LIMIT = "another limit of the board"
 
 
+SetLimit = Callable[[float], None]
+"""Sets the limit of one GPU, in watts, through zeusd; WriteRefused if that fails."""
+
+
 class GpuLimit(LimitDevice):
     """A GPU with a single limit, which zeusd may set where etui may not."""
 
     knob: str
 
-    def __init__(self, scope: str, label: str, zeusd: ZeusdGpu | None) -> None:
+    def __init__(self, scope: str, label: str, zeusd: SetLimit | None) -> None:
         self.scope = scope
         self.label = label
         self._zeusd = zeusd
+
+    def read(self) -> PowerLimit:
+        """Read the limit, its range and what is enforced."""
+        watts = self._read_watts()
+        low, high, default, enforced = self._read_facts()
+        return PowerLimit(
+            scope=self.scope,
+            label=self.label,
+            watts=watts,
+            enforced_watts=enforced,
+            min_watts=low,
+            max_watts=high,
+            default_watts=default,
+            setter="etui" if self._may_write() else "zeusd" if self._zeusd else "user",
+            command=self._format_command(now) if (now := watts or default) else "",
+        )
 
     def read_knobs(self) -> Mapping[str, float | None]:
         """Read the limit."""
@@ -93,19 +112,18 @@ class GpuLimit(LimitDevice):
         except WriteRefused as refused:
             if not refused.denied or self._zeusd is None:
                 raise
-            self._zeusd.set_power_limit(watts)
+            self._zeusd(watts)
 
     def format_command(self, changes: Mapping[str, float]) -> str:
         """Return the command that sets the limit."""
         return "; ".join(self._format_command(watts) for watts in changes.values())
 
-    def _find_setter(self) -> Setter:
-        if self._may_write():
-            return "etui"
-        return "zeusd" if self._zeusd is not None else "user"
-
     @abstractmethod
     def _read_watts(self) -> float | None: ...
+
+    @abstractmethod
+    def _read_facts(self) -> tuple[float | None, float | None, float | None, float | None]:
+        """Read the range, the default, and what is enforced."""
 
     @abstractmethod
     def _write(self, watts: float) -> None: ...
@@ -130,7 +148,7 @@ class NvmlGpuLimit(GpuLimit):
         handle: Any,
         index: int,
         is_root: bool,
-        zeusd: ZeusdGpu | None,
+        zeusd: SetLimit | None,
     ) -> None:
         super().__init__(channel.scope, f"GPU {index}", zeusd)
         self._source = source
@@ -139,31 +157,20 @@ class NvmlGpuLimit(GpuLimit):
         uuid = channel.scope.partition(":")[2]
         self._name = uuid if uuid.startswith("GPU-") else str(index)
 
-    def read(self) -> PowerLimit:
-        """Read the limit, its range and what is enforced."""
-        watts = self._read_watts()
-        default = self._ask_watts("nvmlDeviceGetPowerManagementDefaultLimit")
-        span = self._ask("nvmlDeviceGetPowerManagementLimitConstraints") or (None, None)
-        command_watts = watts or default
-        return PowerLimit(
-            scope=self.scope,
-            label=self.label,
-            watts=watts,
-            enforced_watts=self._ask_watts("nvmlDeviceGetEnforcedPowerLimit"),
-            min_watts=_to_watts(span[0]),
-            max_watts=_to_watts(span[1]),
-            default_watts=default,
-            setter=self._find_setter(),
-            command=self.format_command({KNOB: command_watts} if command_watts else {}),
-        )
-
     def explain_lower(self) -> str:
         """Name what the driver states as the reason for lower clocks."""
         bits = self._source.read_clock_reasons(self._handle) or 0
         return ", ".join(r for bit, r in _REASONS.items() if bits & bit) or _OTHER_LIMIT
 
+    def _read_facts(self) -> tuple[float | None, float | None, float | None, float | None]:
+        ask, handle = self._source.ask, self._handle
+        low, high = ask("nvmlDeviceGetPowerManagementLimitConstraints", handle) or (None, None)
+        default = ask("nvmlDeviceGetPowerManagementDefaultLimit", handle)
+        enforced = ask("nvmlDeviceGetEnforcedPowerLimit", handle)
+        return _to_watts(low), _to_watts(high), _to_watts(default), _to_watts(enforced)
+
     def _read_watts(self) -> float | None:
-        return self._ask_watts("nvmlDeviceGetPowerManagementLimit")
+        return _to_watts(self._source.ask("nvmlDeviceGetPowerManagementLimit", self._handle))
 
     def _write(self, watts: float) -> None:
         nvml = self._source.library
@@ -180,42 +187,23 @@ class NvmlGpuLimit(GpuLimit):
     def _format_command(self, watts: float) -> str:
         return f"sudo nvidia-smi -i {self._name} -pl {watts:.10g}"
 
-    def _ask_watts(self, function: str) -> float | None:
-        return _to_watts(self._ask(function))
-
-    def _ask(self, function: str) -> Any:
-        return self._source.ask(function, self._handle)
-
 
 def find_gpus(
-    source: NvmlSource, is_root: bool, find_zeusd: Callable[[str], ZeusdGpu | None]
+    source: NvmlSource, is_root: bool, find_zeusd: Callable[[str], SetLimit | None]
 ) -> list[NvmlGpuLimit]:
     """Find the GPUs that have a power limit; ``find_zeusd`` finds one by its PCI address."""
     found = []
     for position, (channel, handle) in enumerate(source.handles):
-        nvml = source.library
-        try:
-            limit = nvml.nvmlDeviceGetPowerManagementLimit(handle)
-        except (nvml.NVMLError, AttributeError):
+        if not source.ask("nvmlDeviceGetPowerManagementLimit", handle):
             continue
-        if not limit:
-            continue
-        try:
-            index = int(nvml.nvmlDeviceGetIndex(handle))
-        except (nvml.NVMLError, AttributeError):
-            index = position
-        remote = find_zeusd(_read_pci_address(nvml, handle))
-        found.append(NvmlGpuLimit(source, channel, handle, index, is_root, remote))
+        index = source.ask("nvmlDeviceGetIndex", handle)
+        pci = source.ask("nvmlDeviceGetPciInfo", handle)
+        # As `lspci -D` writes it; empty if the driver has none.
+        address = f"{pci.domain:04x}:{pci.bus:02x}:{pci.device:02x}.0" if pci else ""
+        number = position if index is None else int(index)
+        remote = find_zeusd(address)
+        found.append(NvmlGpuLimit(source, channel, handle, number, is_root, remote))
     return found
-
-
-def _read_pci_address(nvml: Any, handle: Any) -> str:
-    """Read the PCI address as ``lspci -D`` writes it; empty if the driver has none."""
-    try:
-        pci = nvml.nvmlDeviceGetPciInfo(handle)
-    except (nvml.NVMLError, AttributeError):
-        return ""
-    return f"{pci.domain:04x}:{pci.bus:02x}:{pci.device:02x}.0"
 
 
 def _to_watts(milliwatts: int | None) -> float | None:
@@ -229,28 +217,16 @@ class AmdGpuLimit(GpuLimit):
     unit_watts = 1.0
 
     def __init__(
-        self, scope: str, label: str, folder: Path, files: LimitFiles, zeusd: ZeusdGpu | None
+        self, scope: str, label: str, folder: Path, files: LimitFiles, zeusd: SetLimit | None
     ) -> None:
         super().__init__(scope, label, zeusd)
         self._folder = folder
         self._files = files
 
-    def read(self) -> PowerLimit:
-        """Read the limit and its range."""
-        watts = self._read_watts()
-        default = read_positive(self._folder / "power1_cap_default")
-        command_watts = watts or default
-        return PowerLimit(
-            scope=self.scope,
-            label=self.label,
-            watts=watts,
-            enforced_watts=None,
-            min_watts=read_micro(self._folder / "power1_cap_min"),
-            max_watts=read_positive(self._folder / "power1_cap_max"),
-            default_watts=default,
-            setter=self._find_setter(),
-            command=self.format_command({CAP_FILE: command_watts} if command_watts else {}),
-        )
+    def _read_facts(self) -> tuple[float | None, float | None, float | None, float | None]:
+        names = ("power1_cap_min", "power1_cap_max", "power1_cap_default")
+        low, high, default = (read_micro(self._folder / name) for name in names)
+        return low, high or None, default or None, None
 
     def _read_watts(self) -> float | None:
         return read_micro(self._folder / CAP_FILE)
@@ -278,7 +254,7 @@ def make_amd_device(
     address: str,
     folder: Path,
     files: LimitFiles,
-    zeusd: ZeusdGpu | None,
+    zeusd: SetLimit | None,
     packages: frozenset[str] = frozenset(),
 ) -> AmdGpuLimit:
     """Make the device of a GPU; an APU has the scope of its package, as in the meter.
@@ -299,8 +275,8 @@ class Zeusd:
         self._token = token
         self._timeout_s = timeout_s
 
-    def find_gpus(self) -> Mapping[str, ZeusdGpu]:
-        """Find the GPUs whose limit this user may set: PCI address -> GPU; ZeusdError if none."""
+    def find_gpus(self) -> Mapping[str, SetLimit]:
+        """Find the GPUs whose limit this user may set: by PCI address; ZeusdError if none."""
         server = self._ask("GET", "/discover")
         groups = server.get("enabled_api_groups")
         if not isinstance(groups, list) or _CONTROL not in groups:
@@ -310,18 +286,25 @@ class Zeusd:
         gpus = server.get("gpus")
         if not isinstance(gpus, list):
             raise ZeusdError("it does not list PCI addresses: update zeusd to 0.5 or newer")
-        found: dict[str, ZeusdGpu] = {}
+        found: dict[str, SetLimit] = {}
         for gpu in gpus:
             address = gpu.get("pci_address") if isinstance(gpu, dict) else None
             number = gpu.get("id") if isinstance(gpu, dict) else None
             if isinstance(address, str) and isinstance(number, int):
-                found[address.lower()] = ZeusdGpu(self, number)
+                found[address.lower()] = partial(self.set_power_limit, number)
         return found
 
     def set_power_limit(self, number: int, watts: float) -> None:
-        """Set a limit, and wait until the driver has taken it; ZeusdError if anything refused."""
+        """Set a limit, and wait until the driver has taken it.
+
+        Raises:
+            WriteRefused: zeusd or the driver refused, or nothing answered.
+        """
         query = {"gpu_ids": number, "power_limit_mw": round(watts * 1e3), "block": "true"}
-        self._request("POST", f"/gpu/set_power_limit?{urlencode(query)}")
+        try:
+            self._request("POST", f"/gpu/set_power_limit?{urlencode(query)}")
+        except ZeusdError as error:
+            raise WriteRefused(f"zeusd: {error}", may_follow=error.is_silent) from error
 
     def _check_token(self) -> None:
         if not self._token:
@@ -348,10 +331,11 @@ class Zeusd:
             response = connection.getresponse()
             body = response.read(_MOST_BYTES)
         except TimeoutError:
-            raise ZeusdSilent(f"it did not answer within {self._timeout_s:g} s") from None
+            why = f"it did not answer within {self._timeout_s:g} s"
+            raise ZeusdError(why, is_silent=True) from None
         except (OSError, http.client.HTTPException) as error:
             why = getattr(error, "strerror", None) or str(error) or type(error).__name__
-            raise ZeusdSilent(f"it cannot be reached ({why.lower()})") from error
+            raise ZeusdError(f"it cannot be reached ({why.lower()})", is_silent=True) from error
         except ValueError as error:  # a token with a line end, a path too long for a socket
             raise ZeusdError(str(error)) from error
         finally:
@@ -372,28 +356,15 @@ class _UnixConnection(http.client.HTTPConnection):
         self.sock.connect(self._path)
 
 
-@dataclass(frozen=True, slots=True)
-class ZeusdGpu:
-    """One GPU of a running zeusd."""
-
-    daemon: Zeusd
-    number: int
-
-    def set_power_limit(self, watts: float) -> None:
-        """Set the limit; WriteRefused if zeusd or the driver refused, or nothing answered."""
-        try:
-            self.daemon.set_power_limit(self.number, watts)
-        except ZeusdError as error:
-            late = isinstance(error, ZeusdSilent)
-            raise WriteRefused(f"zeusd: {error}", may_follow=late) from error
-
-
 class ZeusdError(Exception):
-    """zeusd cannot be reached, or its answer cannot be used."""
+    """zeusd cannot be reached, or its answer cannot be used.
 
+    If it ``is_silent``, no answer came: the request may have been carried out, or may be later.
+    """
 
-class ZeusdSilent(ZeusdError):
-    """No answer came; the request may have been carried out, or may be later."""
+    def __init__(self, why: str, *, is_silent: bool = False) -> None:
+        super().__init__(why)
+        self.is_silent = is_silent
 
 
 def parse_error(status: int, body: bytes) -> str:

@@ -15,15 +15,14 @@ Format: Documentation/power/powercap/powercap.rst of Linux. Processors count in 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from etui.energy.power_limits.limit import (
     LimitDevice,
     LimitFiles,
     LimitPart,
     PowerLimit,
-    Setter,
     WriteRefused,
     format_tee,
     is_root,
@@ -38,11 +37,9 @@ _UNIT_WATTS = 0.125
 _MOST_CONSTRAINTS = 8
 
 
-@dataclass(frozen=True, slots=True)
-class Constraint:
-    """One limit of a zone: its name and the files that hold it."""
+class Constraint(NamedTuple):
+    """The files of one limit of a zone, in microwatts and microseconds."""
 
-    name: str
     watts_file: Path
     max_file: Path
     window_file: Path
@@ -82,6 +79,7 @@ class PackageLimit(LimitDevice):
             for name, constraint in self._knobs.items()
         )
         watts = self._knobs[LONG_TERM].watts
+        writable = all(self._files.can_write(c.watts_file) for c in self._knobs.values())
         enforced = self._find_enforced()
         stated = read_positive(self._knobs[LONG_TERM].max_file)
         # max_power_uw is the design power, which many machines exceed from the factory.
@@ -94,7 +92,7 @@ class PackageLimit(LimitDevice):
             min_watts=None,
             max_watts=max(known) if stated is not None else None,
             default_watts=None,
-            setter=self._find_setter(),
+            setter="etui" if writable else "user",
             command=self.format_command({k: v for k, v in self.read_knobs().items() if v}),
             parts=parts,
             note="" if self._is_enabled(self._zones[0][0]) else "the limit is switched off",
@@ -143,10 +141,6 @@ class PackageLimit(LimitDevice):
     def _is_enabled(self, zone: Path) -> bool:
         return int_or_none(zone / "enabled") != 0
 
-    def _find_setter(self) -> Setter:
-        writable = all(self._files.can_write(c.watts_file) for c in self._knobs.values())
-        return "etui" if writable else "user"
-
 
 def find_packages(sysfs_dir: Path, files: LimitFiles) -> list[PackageLimit]:
     """Find the CPU packages that have a long-term limit, by scope."""
@@ -168,12 +162,8 @@ def find_constraints(zone: Path) -> dict[str, Constraint]:
         watts_file = zone / f"constraint_{number}_power_limit_uw"
         name = text_or(zone / f"constraint_{number}_name")
         if name and watts_file.is_file():
-            found[name] = Constraint(
-                name,
-                watts_file,
-                zone / f"constraint_{number}_max_power_uw",
-                zone / f"constraint_{number}_time_window_us",
-            )
+            others = (f"constraint_{number}_max_power_uw", f"constraint_{number}_time_window_us")
+            found[name] = Constraint(watts_file, *(zone / other for other in others))
     return found
 
 

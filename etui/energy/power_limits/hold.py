@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Literal, Self
 
 from etui.config.config import Config, make_home
@@ -34,11 +34,13 @@ from etui.energy.power_limits.journal import (
 from etui.energy.power_limits.limit import (
     EXACT_WATTS,
     AppliedLimit,
+    Ask,
     CapRequest,
     LimitDevice,
     WriteRefused,
+    judge_applied,
 )
-from etui.energy.power_limits.limits import MOST_REQUESTS, Ask, PowerLimits, open_power_limits
+from etui.energy.power_limits.limits import PowerLimits, open_power_limits
 from etui.errors import EtuiError, UsageError, format_internal_error
 from etui.text import sanitize
 from etui.units import limit_text
@@ -47,6 +49,8 @@ Decision = Literal["as_found", "restore", "changed"]
 Status = Literal["as_found", "restored", "changed", "refused", "missing"]
 OpenLimits = Callable[[Config, str], PowerLimits]
 """Opens the limits of this machine; the second argument is the socket of a zeusd."""
+MOST_REQUESTS = 3
+"""How often the user is asked for one limit before it counts as refused."""
 _ENDING = ("SIGTERM", "SIGHUP")
 _INTERRUPTING = ("SIGINT", *_ENDING)
 
@@ -110,36 +114,54 @@ class LimitHold:
                     "start etui again and follow its message, or delete the file if the limits in "
                     "`etui doctor` are as you want them",
                 )
-            stack.enter_context(self._limits.recorded_by(self))
             stack.enter_context(end_on_signals())
             self._stack = stack.pop_all()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         """Restore everything; the user is asked only after a normal end."""
         with self._stack:
             self.restore(may_ask=kind is None)
 
     def apply(self, scope: str, watts: float) -> AppliedLimit:
-        """Set a limit and read it back, as :meth:`PowerLimits.apply` does.
+        """Set a limit, and read it back.
+
+        The limit found at the beginning of the hold brings back all that was found, RAPL's
+        ``short_term`` included.
 
         Raises:
             UsageError: There is no such device, or the limit is outside of its range.
-            EtuiError: The journal cannot be written; nothing was touched.
+            EtuiError: The journal cannot be written. After either, nothing was touched.
         """
-        return self._limits.apply(scope, watts, self._ask)
+        self._limits.check(scope, watts)
+        device, before = self._limits.device(scope), self._limits.read_one(scope)
+        if self._ask is None and before.setter == "user":
+            command = device.format_command(device.plan(watts))
+            failure = f"refused: permission denied; as a user: {command}"
+            return judge_applied(watts, before, before, device.unit_watts, failure=failure)
+        changes = self._plan(device, watts)
+        self._begin(device, changes)
+        failure, may_follow = "", False
+        if self._ask is not None:
+            most = max(device.unit_watts, EXACT_WATTS)
+            problem = _ask_user(self._ask, device, watts, changes, most)
+            failure = f"not set by the user: {problem}" if problem else ""
+        else:
+            try:
+                for knob, value in changes.items():
+                    device.write(knob, value)
+            except WriteRefused as refused:
+                failure, may_follow = f"refused: {refused.why}", refused.may_follow
+        after = self._limits.read_one(scope)
+        if not may_follow:
+            self._settle(device)
+        cause = device.explain_lower()
+        return judge_applied(
+            watts, before, after, device.unit_watts, failure=failure, lower_because=cause
+        )
 
     def apply_each(self, scopes: tuple[str, ...], watts: float) -> tuple[AppliedLimit, ...]:
-        """Set the same limit on several devices; all ranges are checked before one is touched.
-
-        Raises:
-            UsageError, EtuiError: As in :meth:`apply`.
-        """
+        """Set the same limit on several devices; all ranges are checked before one is touched."""
         for scope in scopes:
             self._limits.check(scope, watts)
         return tuple(self.apply(scope, watts) for scope in scopes)
@@ -157,21 +179,16 @@ class LimitHold:
             interrupted: BaseException | None = None
             try:
                 with defer_signals():
-                    outcomes = self._restore_all()
+                    outcomes = [restore_entry(self._limits, e) for e in self._entries.values()]
                     self._forget_finished(outcomes)
+                if may_ask and self._ask is not None and self._entries:
+                    self._ask_to_restore(self._ask)
             except BaseException as error:
                 if not outcomes:
                     raise
                 interrupted = error  # a signal that came meanwhile: what was done is said first
-            if interrupted is None and may_ask and self._ask is not None and self._entries:
-                try:
-                    self._ask_to_restore(self._ask)
-                except BaseException as error:  # noqa: BLE001 - what is left is said first
-                    interrupted = error
-                outcomes = [
-                    self._reread(outcome) if outcome.status == "refused" else outcome
-                    for outcome in outcomes
-                ]
+            if may_ask and self._ask is not None and self._entries:
+                outcomes = [self._reread(outcome) for outcome in outcomes]
                 self._forget_finished(outcomes)
             lines = format_outcomes(outcomes, "the sweep has ended")
             if self._entries:
@@ -182,25 +199,21 @@ class LimitHold:
             raise interrupted
         return tuple(lines)
 
-    def plan(self, device: LimitDevice, watts: float) -> Mapping[str, float]:
+    def _plan(self, device: LimitDevice, watts: float) -> Mapping[str, float]:
         """Return knob -> watts; for the main value found at first, all values found at first."""
-        knobs = device.read_knobs()
-        found: dict[str, float | None] = {}
-        for knob, now in knobs.items():
-            entry = self._entries.get((device.scope, knob))
-            found[knob] = now if entry is None else entry.found_watts
+        found = {
+            knob: now if entry is None else entry.found_watts
+            for knob, now in device.read_knobs().items()
+            for entry in [self._entries.get((device.scope, knob))]
+        }
         known = {knob: value for knob, value in found.items() if value is not None}
         main = next(iter(found.values()))
         if main is not None and abs(main - watts) <= EXACT_WATTS and len(known) == len(found):
             return known
         return device.plan(watts)
 
-    def begin(self, device: LimitDevice, changes: Mapping[str, float]) -> None:
-        """Write to the journal that values are about to change.
-
-        Raises:
-            EtuiError: A value cannot be read, or the journal cannot be written.
-        """
+    def _begin(self, device: LimitDevice, changes: Mapping[str, float]) -> None:
+        """Write to the journal that values are about to change; EtuiError if that fails."""
         with self._lock:
             now = device.read_knobs()
             entries = dict(self._entries)
@@ -223,14 +236,17 @@ class LimitHold:
                     setter=device.read().setter,
                     command="",
                 )
-            self._write(_with_commands(device, entries))
+            found = {e.knob: e.found_watts for e in entries.values() if e.scope == device.scope}
+            command = device.format_command(found)  # restores all of its values
+            self._write(
+                {
+                    key: replace(entry, command=command) if key[0] == device.scope else entry
+                    for key, entry in entries.items()
+                }
+            )
 
-    def settle(self, device: LimitDevice) -> None:
-        """Write the values read back to the journal.
-
-        Raises:
-            EtuiError: The journal cannot be written; what it says still restores the limits.
-        """
+    def _settle(self, device: LimitDevice) -> None:
+        """Write the values read back to the journal; what it says before restores them too."""
         with self._lock:
             now = device.read_knobs()
             entries = {
@@ -252,12 +268,11 @@ class LimitHold:
             ) from error
         self._entries = entries
 
-    def _restore_all(self) -> list[Outcome]:
-        return [restore_entry(self._limits, entry) for entry in self._entries.values()]
-
     def _reread(self, outcome: Outcome) -> Outcome:
         """Judge a value again after the user was asked to restore it."""
         entry = outcome.entry
+        if outcome.status != "refused":
+            return outcome
         now = self._limits.device(entry.scope).read_knobs().get(entry.knob)
         if now is not None and abs(now - entry.found_watts) <= EXACT_WATTS:
             return Outcome(entry, "restored", now)
@@ -266,15 +281,8 @@ class LimitHold:
     def _ask_to_restore(self, ask: Ask) -> None:
         for scope in dict.fromkeys(scope for scope, _ in self._entries):
             group = [entry for entry in self._entries.values() if entry.scope == scope]
-            device, main = self._limits.device(scope), group[0]
-            problem = ""
-            for _ in range(MOST_REQUESTS):
-                knobs = device.read_knobs()
-                if all(knobs.get(entry.knob) == entry.found_watts for entry in group):
-                    break
-                now = knobs.get(main.knob)
-                ask(CapRequest(scope, main.label, main.found_watts, now, main.command, problem))
-                problem = f"the limit of {main.label} is not {limit_text(main.found_watts)} yet"
+            found = {entry.knob: entry.found_watts for entry in group}
+            _ask_user(ask, self._limits.device(scope), group[0].found_watts, found, 0.0)
 
     def _forget_finished(self, outcomes: list[Outcome]) -> None:
         """Remove devices that are as found from the journal, and the journal with the last one."""
@@ -290,18 +298,30 @@ class LimitHold:
             self._say(f"cannot remove {self._path}: {error}")
 
 
-def _with_commands(
-    device: LimitDevice, entries: dict[tuple[str, str], JournalEntry]
-) -> dict[tuple[str, str], JournalEntry]:
-    """Give the entries of a device the command that restores all of its values."""
-    found = {
-        entry.knob: entry.found_watts for entry in entries.values() if entry.scope == device.scope
-    }
-    command = device.format_command(found)
-    return {
-        key: replace(entry, command=command) if entry.scope == device.scope else entry
-        for key, entry in entries.items()
-    }
+def _ask_user(
+    ask: Ask, device: LimitDevice, watts: float, changes: Mapping[str, float], most: float
+) -> str:
+    """Ask until all values are set, up to ``most`` watts off; return which one is not."""
+    problem = ""
+    for _ in range(MOST_REQUESTS):
+        if not _find_difference(device, changes, most):
+            return ""
+        now, command = device.read().watts, device.format_command(changes)
+        ask(CapRequest(device.scope, device.label, watts, now, command, problem))
+        problem = _find_difference(device, changes, most)
+    return problem
+
+
+def _find_difference(device: LimitDevice, changes: Mapping[str, float], most: float) -> str:
+    knobs = device.read_knobs()
+    for knob, watts in changes.items():
+        now = knobs.get(knob)
+        if now is None or abs(now - watts) > most:
+            part = f" ({knob})" if len(changes) > 1 else ""
+            return (
+                f"the limit of {device.label}{part} is {limit_text(now)}, not {limit_text(watts)}"
+            )
+    return ""
 
 
 @contextmanager

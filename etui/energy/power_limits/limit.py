@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -49,15 +49,13 @@ class PowerLimit:
 
 @dataclass(frozen=True, slots=True)
 class AppliedLimit:
-    """The result of setting a limit, read back from the driver."""
+    """The result of setting a limit, read back from the driver, watts."""
 
     scope: str
-    requested: float  # The limit that was to be set, watts
-    applied: float | None  # The limit read back; None if it cannot be read
-    enforced: float | None  # What is enforced, read back; None if the driver does not say
-    note: str = ""
-    """Why it differs from the request: rounded, refused, a lower second limit, heat; empty if it
-    does not."""
+    requested: float
+    applied: float | None  # None if it cannot be read
+    enforced: float | None  # None if the driver does not say
+    note: str = ""  # Why it differs from the request: rounded, refused, a lower second limit, heat
     is_refused: bool = False  # Whether the request was not carried out
 
 
@@ -88,6 +86,10 @@ class WriteRefused(Exception):
         self.may_follow = may_follow
 
 
+Ask = Callable[[CapRequest], None]
+"""Asks the user to set a limit and returns when the user says that it is set."""
+
+
 class LimitDevice(ABC):
     """A device with a power limit, which may consist of several values (knobs)."""
 
@@ -104,7 +106,7 @@ class LimitDevice(ABC):
         """Read the values that :meth:`write` sets, the main one first, in watts."""
 
     def plan(self, watts: float) -> Mapping[str, float]:
-        """Return knob -> watts for a limit: the same for all knobs, if not overridden."""
+        """Return knob -> watts for a limit: the same for all knobs."""
         return dict.fromkeys(self.read_knobs(), watts)
 
     @abstractmethod

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from etui.config.config import Config
-from etui.energy.power_limits.hold import LimitHold
+from etui.energy.power_limits.hold import MOST_REQUESTS, LimitHold
 from etui.energy.power_limits.limit import (
     AppliedLimit,
     CapRequest,
@@ -20,7 +20,6 @@ from etui.energy.power_limits.limit import (
     format_range,
     judge_applied,
 )
-from etui.energy.power_limits.limits import MOST_REQUESTS
 from etui.errors import UsageError
 from tests.energy.power_limits.conftest import Open, StubbornFiles
 from tests.energy.power_limits.fake_pynvml import FakeNvml
@@ -37,14 +36,6 @@ def test_a_gpu_gets_its_limit(open_limits: Open, config: Config) -> None:
     with LimitHold(config, limits) as hold:
         assert hold.apply(GPU, 300) == AppliedLimit(GPU, 300, 300.0, 300.0)
         assert nvml.limits == [300_000]
-    assert nvml.limits == [350_000]
-
-
-def test_without_a_hold_nothing_can_be_changed(open_limits: Open) -> None:
-    nvml = FakeNvml(350_000)
-    limits = open_limits(nvml, root=True)
-    with pytest.raises(RuntimeError, match="within a LimitHold"):
-        limits.apply(GPU, 300)
     assert nvml.limits == [350_000]
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from etui.config.config import Config
-from etui.energy.power_limits._gpus import Zeusd, ZeusdGpu, parse_error
+from etui.energy.power_limits._gpus import Zeusd, parse_error
 from etui.energy.power_limits.hold import LimitHold
 from etui.energy.power_limits.limit import WriteRefused
 from etui.energy.power_limits.limits import PowerLimits
@@ -108,9 +108,9 @@ def test_a_daemon_that_dies_is_refused_and_the_journal_is_kept(
 
 def test_a_daemon_that_does_not_answer_is_given_up(zeusd: Serve) -> None:
     daemon = zeusd(FakeNvml(350_000), behaviour="stall")
-    gpu = ZeusdGpu(Zeusd(str(daemon.socket_path), timeout_s=0.05), 0)
+    client = Zeusd(str(daemon.socket_path), timeout_s=0.05)
     with pytest.raises(WriteRefused, match=r"zeusd: it did not answer within 0\.05 s") as error:
-        gpu.set_power_limit(300)
+        client.set_power_limit(0, 300)
     assert error.value.may_follow
 
 

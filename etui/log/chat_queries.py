@@ -5,19 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 from etui.log.filters import TurnFilter, build_clause, build_like_pattern, sql_limit
 from etui.log.queries import LogReader, UnknownId
-from etui.log.records import ChatRecord, parse_chat, parse_turn
+from etui.log.records import ChatRecord, parse_record, parse_turn
 from etui.log.totals import Total, parse_total, totals_sql
 from etui.text import find_nearest, sanitize
 from etui.turn.chat_tree import Node, build_tree
 from etui.turn.record import TurnRecord
-
-if TYPE_CHECKING:
-    from etui.log.queries import LogReader
-
 
 LATEST = "last"
 """The name of the chat that was used last."""
@@ -32,14 +27,8 @@ def find_chat(log: LogReader, name: str) -> ChatRecord:
     """Return the chat of an id, of a title, or of a unique beginning of one of them.
 
     A title is compared without regard to case. Of several chats with exactly this title, the one
-    used last is returned. ``last`` is the chat used last, unless a chat has this title.
-
-    Args:
-        name: What the user wrote.
-
-    Raises:
-        UnknownId: No chat matches, or several begin with it.
-        LogUnavailable: The log cannot be read.
+    used last is returned. ``last`` is the chat used last, unless a chat has this title. UnknownId
+    if no chat matches, or several begin with it.
     """
     wanted = " ".join(name.split())
     # The wildcard comes after the name, so a title that only contains the name does not match.
@@ -52,7 +41,7 @@ def find_chat(log: LogReader, name: str) -> ChatRecord:
             ORDER BY last_at DESC, id DESC""",
         (beginning, beginning),
     )
-    found = [parse_chat(row) for row in rows] if wanted else []
+    found = [parse_record(ChatRecord, row) for row in rows] if wanted else []
     chosen = choose_chat(found, wanted)
     if chosen is not None:
         return chosen
@@ -126,7 +115,7 @@ def list_chats(
     totals = _sum_chats(log, [row["chat_id"] for row in rows])
     return [
         ChatSummary(
-            parse_chat(row),
+            parse_record(ChatRecord, row),
             row["last_at"],
             totals.get(row["chat_id"]),
             max(1, row["branches"]),
@@ -147,12 +136,7 @@ def _sum_chats(log: LogReader, chat_ids: Sequence[str]) -> dict[str, Total]:
 def list_chat_turns(
     log: LogReader, chat_id: str, *, limit: int | None = None, before: str | None = None
 ) -> list[TurnRecord]:
-    """Return the last turns of a chat, oldest first.
-
-    Args:
-        limit: Maximum number of turns.
-        before: Id of a turn; only earlier ones are returned.
-    """
+    """Return the last turns of a chat, oldest first, before the turn with an id."""
     condition, values = "", tuple[str, ...]()
     if before is not None:
         condition = "AND (created_at, id) < (SELECT created_at, id FROM turns WHERE turn_id = ?)"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
@@ -13,9 +13,6 @@ from etui.curves.fit import TooFewPoints, TurnPoint, fit_curve
 from etui.curves.operating_curve import (
     Conditions,
     OperatingCurve,
-    PhaseCurve,
-    Residual,
-    Speed,
     list_differences,
     parse_conditions,
 )
@@ -32,55 +29,23 @@ CURVES_SQL = """
     ORDER BY created_at DESC, id DESC
 """
 
-_NAMES = {"e0": "e0", "slope": "a", "bend": "a2"}, {"e0": "e0", "slope": "b", "bend": "c"}
-
-
-@dataclass(frozen=True, slots=True)
-class _Fitted:
-    """The fields of a ``PhaseCurve`` other than its coefficients."""
-
-    r2: float | None
-    n: int
-    band: float
-    proportional: bool
-    mape: float | None
-
-
-@dataclass(frozen=True, slots=True)
-class _Residuals:
-    """The column ``residuals``."""
-
-    prefill: _Fitted
-    decode: _Fitted
-    meter_share: float
-    held_out_mape: float | None
-    points: tuple[Residual, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class _Settings:
-    """The column ``settings``."""
-
-    threads: int
-    channels: tuple[str, ...]
-    gpu_layers: int | None
-    idle_watts: float | None
-    speed: Speed
-    prefill_threads: int | None = None
-    kv_type: str | None = None
-    flash_attention: str | None = None
-    batch_tokens: str | None = None
-    tuned: tuple[tuple[str, str], ...] = ()
+_COEFFICIENTS = {
+    "prefill": {"e0": "e0", "slope": "a", "bend": "a2"},
+    "decode": {"e0": "e0", "slope": "b", "bend": "c"},
+}
+"""Phase -> field of its curve -> name of the coefficient in the formula."""
+_SETTINGS_AFTER = ("prefill_threads", "kv_type", "flash_attention", "batch_tokens", "tuned")
 
 
 def build_curve_record(curve: OperatingCurve) -> CurveRecord:
     """Build the row of a curve; coefficients have the names of the formula."""
-    phases = {"prefill": curve.prefill, "decode": curve.decode}
+    document, conditions = to_document(curve), to_document(curve.conditions)
     coefficients = {
-        f"{phase}_{short}": getattr(part, name)
-        for (phase, part), names in zip(phases.items(), _NAMES, strict=True)
+        f"{phase}_{short}": document[phase].pop(name)
+        for phase, names in _COEFFICIENTS.items()
         for name, short in names.items()
     }
+    residuals = ("prefill", "decode", "meter_share", "held_out_mape", "points")
     return CurveRecord(
         curve_id=curve.curve_id,
         created_at=curve.created_at,
@@ -95,29 +60,12 @@ def build_curve_record(curve: OperatingCurve) -> CurveRecord:
         r2_prefill=curve.prefill.r2,
         r2_decode=curve.decode.r2,
         coefficients=coefficients,
-        residuals=to_document(
-            _Residuals(
-                prefill=_build_fitted(curve.prefill),
-                decode=_build_fitted(curve.decode),
-                meter_share=curve.meter_share,
-                held_out_mape=curve.held_out_mape,
-                points=curve.points,
-            )
-        ),
-        settings=to_document(
-            _Settings(
-                threads=curve.conditions.threads,
-                channels=curve.conditions.channels,
-                gpu_layers=curve.gpu_layers,
-                idle_watts=curve.idle_watts,
-                speed=curve.speed,
-                prefill_threads=curve.conditions.prefill_threads,
-                kv_type=curve.conditions.kv_type,
-                flash_attention=curve.conditions.flash_attention,
-                batch_tokens=curve.conditions.batch_tokens,
-                tuned=curve.conditions.tuned,
-            )
-        ),
+        residuals={name: document[name] for name in residuals},
+        settings={
+            **{name: conditions[name] for name in ("threads", "channels")},
+            **{name: document[name] for name in ("gpu_layers", "idle_watts", "speed")},
+            **{name: conditions[name] for name in _SETTINGS_AFTER},
+        },
     )
 
 
@@ -127,37 +75,24 @@ def parse_curve(row: ReadRow) -> OperatingCurve | None:
     An unreadable curve only means a new calibration; it must never prevent an answer.
     """
     try:
-        coefficients = from_document(dict[str, float], json.loads(row["coefficients"]))
-        residuals = from_document(_Residuals, json.loads(row["residuals"]), extra="ignore")
-        settings = from_document(_Settings, json.loads(row["settings"]), extra="ignore")
-        return OperatingCurve(
-            curve_id=row["curve_id"],
-            created_at=row["created_at"],
-            model=row["model"],
-            model_sha256=row["model_sha256"],
-            conditions=Conditions(
-                row["machine"],
-                row["build"],
-                settings.threads,
-                settings.channels,
-                row["power_limit_watts"],
-                settings.prefill_threads,
-                settings.kv_type,
-                settings.flash_attention,
-                settings.batch_tokens,
-                settings.tuned,
-            ),
-            kind=row["kind"],
-            source=row["source"],
-            prefill=_parse_phase("prefill", coefficients, residuals.prefill),
-            decode=_parse_phase("decode", coefficients, residuals.decode),
-            meter_share=residuals.meter_share,
-            idle_watts=settings.idle_watts,
-            speed=settings.speed,
-            held_out_mape=residuals.held_out_mape,
-            points=residuals.points,
-            gpu_layers=settings.gpu_layers,
+        coefficients, residuals, settings = (
+            json.loads(row[name]) for name in ("coefficients", "residuals", "settings")
         )
+        phases = {
+            phase: residuals[phase]
+            | {name: coefficients[f"{phase}_{short}"] for name, short in names.items()}
+            for phase, names in _COEFFICIENTS.items()
+        }
+        plain = ("curve_id", "created_at", "model", "model_sha256", "kind", "source")
+        where = {name: row[name] for name in ("machine", "build", "power_limit_watts")}
+        document = {
+            **{name: row[name] for name in plain},
+            "conditions": settings | where,
+            **{name: settings[name] for name in ("idle_watts", "speed", "gpu_layers")},
+            **{name: residuals[name] for name in ("meter_share", "held_out_mape", "points")},
+            **phases,
+        }
+        return from_document(OperatingCurve, document, extra="ignore")
     except (ValueError, KeyError, TypeError):
         return None
 
@@ -169,18 +104,6 @@ def curve_document(curve: OperatingCurve, *, points: bool = True) -> dict[str, A
     if not points:
         document["residuals"] = {k: v for k, v in record.residuals.items() if k != "points"}
     return document
-
-
-def _build_fitted(phase: PhaseCurve) -> _Fitted:
-    return _Fitted(phase.r2, phase.n, phase.band, phase.proportional, phase.mape)
-
-
-def _parse_phase(name: str, coefficients: Mapping[str, float], fitted: _Fitted) -> PhaseCurve:
-    names = _NAMES[name == "decode"]
-    e0, slope, bend = (coefficients[f"{name}_{short}"] for short in names.values())
-    return PhaseCurve(
-        e0, slope, bend, fitted.r2, fitted.n, fitted.band, fitted.proportional, fitted.mape
-    )
 
 
 LEAST_TURNS = 20
@@ -202,7 +125,7 @@ def find_curve(
         save: Takes a curve that is fitted here because the log has grown enough. With None nothing
             is fitted: a fit takes half a second, and no answer should wait for it.
     """
-    valid = [curve for curve in log.curves(model, sha256) if is_valid(curve, now)]
+    valid = [c for c in log.curves(model, sha256) if not list_differences(c.conditions, now)]
     for curve in valid:
         if curve.source == "calibration":
             return curve
@@ -210,7 +133,8 @@ def find_curve(
     if save is None:
         return latest
     turns = select_comparable_turns(log, model, sha256, now)
-    if len(turns) < LEAST_TURNS or (latest and _count_newer(turns, latest) < LEAST_TURNS):
+    newer = [turn for turn in turns if latest is None or turn.created_at > latest.created_at]
+    if len(newer) < LEAST_TURNS:
         return latest
     try:
         curve = fit_logged_turns(turns, model, sha256, now)
@@ -218,11 +142,6 @@ def find_curve(
         return latest
     save(build_curve_record(curve))
     return curve
-
-
-def is_valid(curve: OperatingCurve, now: Conditions) -> bool:
-    """Return whether nothing that the curve depends on has changed."""
-    return not list_differences(curve.conditions, now)
 
 
 def select_comparable_turns(
@@ -257,10 +176,6 @@ def fit_logged_turns(
     channels = now.channels or turns[0].channels
     conditions = replace(now, channels=channels)
     return fit_curve(points, model, sha256, conditions, kind=turns[0].kind, source="log")
-
-
-def _count_newer(turns: Sequence[LoggedTurn], curve: OperatingCurve) -> int:
-    return sum(turn.created_at > curve.created_at for turn in turns)
 
 
 TURNS = 500

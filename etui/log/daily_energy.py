@@ -141,11 +141,7 @@ def period_start(day: date, period: Period) -> date:
 def read_daily_energy(
     log: LogReader, first: date, last: date, zone: tzinfo | None = None
 ) -> DailyEnergy:
-    """Read the joules of every day from ``first`` to ``last``, both included.
-
-    Raises:
-        LogUnavailable: The log cannot be read.
-    """
+    """Read the joules of every day from ``first`` to ``last``, both included."""
     days = tuple(first + timedelta(days=n) for n in range((last - first).days + 1))
     starts = [format_utc(day_start(day, zone)) for day in (*days, last + timedelta(days=1))]
     spans = json.dumps(list(pairwise(starts)))

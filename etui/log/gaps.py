@@ -75,11 +75,7 @@ class LoadCost:
 
 
 def read_uses(log: LogReader, limit: int = RECENT_TURNS) -> list[Use]:
-    """Read the last turns of chats, oldest first; one without a valid time is left out.
-
-    Raises:
-        LogUnavailable: The log cannot be read.
-    """
+    """Read the last turns of chats, oldest first; one without a valid time is left out."""
     hops = {
         row["id"]: [hop["model"] for hop in json.loads(row["hops"])]
         for row in log.select(_HOPS_SQL, (limit,))
@@ -118,9 +114,6 @@ def read_load_cost(log: LogReader, model: str, sha256: str | None) -> LoadCost |
 
     Args:
         sha256: SHA-256 of its file; None takes the loads of any file.
-
-    Raises:
-        LogUnavailable: The log cannot be read.
     """
     rows = log.select(_LOADS_SQL, (model, sha256, sha256, _LOADS))
     rows = [row for row in rows if row["kind"] == rows[0]["kind"]]

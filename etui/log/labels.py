@@ -9,7 +9,7 @@ from datetime import datetime
 
 from etui.energy.types import Kind
 from etui.log.queries import LogReader
-from etui.log.records import AuditRecord, ReadRow, parse_audit
+from etui.log.records import AuditRecord, ReadRow, parse_record
 from etui.text import format_utc
 
 _LABELLED_SQL = """
@@ -66,11 +66,7 @@ class AuditSpending:
 
 
 def read_labelled(log: LogReader) -> list[LabelledTurn]:
-    """Read the turns with a grade or a comparable audit, oldest first.
-
-    Raises:
-        LogUnavailable: The log cannot be read.
-    """
+    """Read the turns with a grade or a comparable audit, oldest first."""
     audits: dict[str, list[AuditRecord]] = {}
     for audit in read_audits(log):
         if audit.agrees is not None:
@@ -102,24 +98,17 @@ def read_audits(
     Args:
         since: Time with a zone from which they count; None reads all.
         turn_id: Only those of this turn; None reads all.
-
-    Raises:
-        LogUnavailable: The log cannot be read.
     """
     rows = log.select(
         "SELECT * FROM audits WHERE created_at >= ?1 AND (?2 IS NULL OR turn_id = ?2) "
         "ORDER BY created_at, id",
         ("" if since is None else format_utc(since), turn_id),
     )
-    return [parse_audit(row) for row in rows]
+    return [parse_record(AuditRecord, row) for row in rows]
 
 
 def sum_audits_since(log: LogReader, moment: datetime) -> AuditSpending:
-    """Sum the joules of audits since an aware time.
-
-    Raises:
-        LogUnavailable: The log cannot be read.
-    """
+    """Sum the joules of audits since an aware time."""
     rows = log.select(_SPENT_SQL, (format_utc(moment),))
     if not rows:
         return AuditSpending(0.0, False, 0)
@@ -131,20 +120,13 @@ def find_largest_load(log: LogReader, model: str) -> float | None:
     """Return the joules of the largest of a model's last ten loads; None if none was measured.
 
     The loads of audits count, which are in no turn.
-
-    Raises:
-        LogUnavailable: The log cannot be read.
     """
     rows = log.select(_LARGEST_LOAD_SQL, (model,))
     return None if not rows or rows[0][0] is None else float(rows[0][0])
 
 
 def read_grades(log: LogReader, turn_ids: Sequence[str]) -> dict[str, bool]:
-    """Read the grades of turns; those without one are missing.
-
-    Raises:
-        LogUnavailable: The log cannot be read.
-    """
+    """Read the grades of turns; those without one are missing."""
     rows = log.select(
         "SELECT turn_id, good FROM grades WHERE turn_id IN (SELECT value FROM json_each(?))",
         (json.dumps(list(turn_ids)),),
@@ -153,11 +135,7 @@ def read_grades(log: LogReader, turn_ids: Sequence[str]) -> dict[str, bool]:
 
 
 def read_named_arms(log: LogReader, turn_ids: Sequence[str]) -> frozenset[str]:
-    """Read which of some turns were answered by an arm or a model that was named, not by a rule.
-
-    Raises:
-        LogUnavailable: The log cannot be read.
-    """
+    """Read which of some turns were answered by an arm or a model that was named, not by a rule."""
     rows = log.select(
         "SELECT turn_id FROM turns WHERE rule IS NULL "
         "AND turn_id IN (SELECT value FROM json_each(?))",

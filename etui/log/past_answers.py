@@ -105,9 +105,6 @@ def read_model_facts(
         sha256: SHA-256 of its file; None if it is not known.
         now: Conditions of this machine; a curve made under others is not used.
         save: Takes a curve that was fitted to the log, so that it is fitted only once.
-
-    Raises:
-        LogUnavailable: The log cannot be read.
     """
     past = log.select(_PAST_SQL, (model, sha256, PAST_TURNS))
     loads = _select_kind(log.select(_LOADS_SQL, (model, sha256, _LOADS)), "kind")

@@ -28,11 +28,9 @@ from etui.log.records import (
     QUESTION_COLUMNS,
     ChatRecord,
     LoggedQuestion,
-    parse_chat,
-    parse_load,
     parse_question,
+    parse_record,
     parse_turn,
-    parse_unload,
 )
 from etui.log.token_cost import COSTS_SQL, LOOKED_AT, TurnCost, mean_token_cost
 from etui.log.totals import Total, parse_total, totals_sql
@@ -269,22 +267,23 @@ class LogReader:
 
     def loads(self, limit: int | None = 50, turn_id: str | None = None) -> list[LoadRecord]:
         """Read loads of models, newest first; with ``turn_id`` only those of that turn."""
-        return [parse_load(row) for row in self._select_residence("loads", limit, turn_id)]
+        return [
+            parse_record(LoadRecord, row) for row in self._select_residence("loads", limit, turn_id)
+        ]
 
     def unloads(self, limit: int | None = 50, turn_id: str | None = None) -> list[UnloadRecord]:
         """Read unloads of models, newest first; with ``turn_id`` only those of that turn."""
-        return [parse_unload(row) for row in self._select_residence("unloads", limit, turn_id)]
+        return [
+            parse_record(UnloadRecord, row)
+            for row in self._select_residence("unloads", limit, turn_id)
+        ]
 
     def get_chat(self, chat_id: str) -> ChatRecord:
-        """Return the chat of an id.
-
-        Raises:
-            UnknownId: There is no such chat.
-        """
+        """Return the chat of an id; UnknownId if there is no such chat."""
         rows = self._select("SELECT * FROM chats WHERE chat_id = ?", (chat_id,))
         if not rows:
             raise UnknownId(f"no chat {chat_id!r} in the log {self._path}", (), "")
-        return parse_chat(rows[0])
+        return parse_record(ChatRecord, rows[0])
 
     def names(self, column: str) -> list[str]:
         """Return every model, rule, status or policy in the log, as choices for a filter.

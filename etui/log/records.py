@@ -264,60 +264,53 @@ Record = (
     | AuditRecord
 )
 
-N = TypeVar("N")
-
 Row = dict[str, Any]
-
 ReadRow: TypeAlias = "Mapping[str, Any] | sqlite3.Row"
-
-
-KEYS: dict[str, tuple[str, ...]] = {
-    "turns": ("turn_id",),
-    "chats": ("chat_id",),
-    "loads": ("load_id",),
-    "unloads": ("unload_id",),
-    "runs": ("run_id",),
-    "answers": ("run_id", "arm", "subject", "row"),
-    "curves": ("curve_id",),
-    "sweeps": ("sweep_id",),
-    "sweep_settings": ("sweep_id", "setting"),
-    "grades": ("turn_id",),
-    "audits": ("audit_id",),
+R = TypeVar("R")
+_TABLES: dict[type, tuple[str, tuple[str, ...]]] = {
+    TurnRecord: ("turns", ("turn_id",)),
+    ChatRecord: ("chats", ("chat_id",)),
+    LoadRecord: ("loads", ("load_id",)),
+    UnloadRecord: ("unloads", ("unload_id",)),
+    RunRecord: ("runs", ("run_id",)),
+    AnswerRecord: ("answers", ("run_id", "arm", "subject", "row")),
+    CurveRecord: ("curves", ("curve_id",)),
+    SweepRecord: ("sweeps", ("sweep_id",)),
+    SweepSettingRecord: ("sweep_settings", ("sweep_id", "setting")),
+    GradeRecord: ("grades", ("turn_id",)),
+    AuditRecord: ("audits", ("audit_id",)),
 }
-"""Table -> the columns that identify a record."""
+"""Record -> its table, and the columns that identify it there."""
+KEYS = dict(_TABLES.values())
 
 
-_TABLE_OF: dict[type, str] = {
-    TurnRecord: "turns",
-    ChatRecord: "chats",
-    LoadRecord: "loads",
-    UnloadRecord: "unloads",
-    RunRecord: "runs",
-    AnswerRecord: "answers",
-    CurveRecord: "curves",
-    SweepRecord: "sweeps",
-    SweepSettingRecord: "sweep_settings",
-    GradeRecord: "grades",
-    AuditRecord: "audits",
-}
+def _name_columns(kind: type, prefix: str, *without: str) -> tuple[tuple[str, str], ...]:
+    """Pair the fields of a dataclass with the columns that hold them."""
+    return tuple((f.name, f"{prefix}{f.name}") for f in fields(kind) if f.name not in without)
 
-_PHASES = ("load", "prefill", "decode")
 
-_JSON_COLUMNS = (
-    *("energy_channels", "energy_unmeasured", "energy_flags"),
-    *("votes", "probes", "hops", "power_watts", "settings", "trace", "loop"),
+_LISTS = ("votes", "probes", "hops", "power_watts", "settings", "trace", "loop")
+_ENERGY_LISTS = ("channels", "unmeasured", "flags")
+_TURN = _name_columns(
+    TurnRecord, "", "tokens", "seconds", "energy", "speculation", "client", *_LISTS
 )
-
+_TOKENS = _name_columns(Tokens, "tokens_")
+_SECONDS = _name_columns(Seconds, "seconds_")
+_ENERGY = _name_columns(TurnEnergy, "energy_", "phases", "shared", "attribution", *_ENERGY_LISTS)
+_PHASES = tuple((name, f"energy_phases_{name}") for name in ("load", "prefill", "decode"))
+_ATTRIBUTION = _name_columns(Attribution, "energy_attribution_")
+_SPECULATION = _name_columns(SpeculationRecord, "speculation_")
+_CLIENT = _name_columns(ClientRecord, "client_")
+_DERIVED = ("joules_per_accepted_token", "joules_per_accepted_token_uncertainty")
+"""Values of a speculation that follow from the others; SQL can sort by their columns."""
 _NUMBERS = frozenset({int, float, bool, type(None)})
 """Types of values that SQLite takes as they are."""
-
-
 _LONE_SURROGATES = re.compile("[\ud800-\udfff]")
 
 
 def choose_table(record: Record) -> str:
     """Return the table of a record."""
-    return _TABLE_OF[type(record)]
+    return _TABLES[type(record)][0]
 
 
 def build_row(record: Record) -> Row:
@@ -326,7 +319,10 @@ def build_row(record: Record) -> Row:
     A lone surrogate (from bytes of the command line that are not text) cannot be stored and
     becomes U+FFFD.
     """
-    flat = _flatten_turn(record) if isinstance(record, TurnRecord) else _flatten(record)
+    if isinstance(record, TurnRecord):
+        flat = _flatten_turn(record)
+    else:
+        flat = {f.name: getattr(record, f.name) for f in fields(record)}
     return {
         name: value if type(value) in _NUMBERS else _to_storable(value)
         for name, value in flat.items()
@@ -338,19 +334,21 @@ def parse_turn(row: ReadRow) -> TurnRecord:
     if not isinstance(row, dict):
         # A Row of SQLite compares all names to find one, which takes longer than the rest of this.
         row = dict(zip(row.keys(), row, strict=True))
-    read = {name: _parse_json(row[name]) for name in _JSON_COLUMNS}
+    energy = row["energy_channels"], row["energy_unmeasured"], row["energy_flags"]
+    channels, unmeasured, flags = map(_parse_json, energy)
+    read = {name: _parse_json(row[name]) for name in _LISTS}
     return TurnRecord(
-        **{name: row[name] for name in _PLAIN_OF_TURN},
-        tokens=Tokens(*[row[column] for _, column in _TOKEN_COLUMNS]),
-        seconds=Seconds(*[row[column] for _, column in _SECOND_COLUMNS]),
+        **{name: row[name] for name, _ in _TURN},
+        tokens=Tokens(*[row[column] for _, column in _TOKENS]),
+        seconds=Seconds(*[row[column] for _, column in _SECONDS]),
         energy=TurnEnergy(
-            **{name: row[column] for name, column in _ENERGY_COLUMNS},
-            phases={phase: row[column] for phase, column in _PHASE_COLUMNS},
-            channels=read["energy_channels"],
-            unmeasured=tuple(read["energy_unmeasured"]),
-            flags=tuple(read["energy_flags"]),
+            **{name: row[column] for name, column in _ENERGY},
+            phases={phase: row[column] for phase, column in _PHASES},
+            channels=channels,
+            unmeasured=tuple(unmeasured),
+            flags=tuple(flags),
             shared=bool(row["energy_shared"]),
-            attribution=_parse_nested(Attribution, row, _ATTRIBUTION_COLUMNS),
+            attribution=_parse_part(Attribution, row, _ATTRIBUTION),
         ),
         votes=tuple(VoteRecord(**vote) for vote in read["votes"]),
         probes=tuple(ProbeRecord(**probe) for probe in read["probes"]),
@@ -358,9 +356,9 @@ def parse_turn(row: ReadRow) -> TurnRecord:
         power_watts=tuple(read["power_watts"]),
         settings=read["settings"],
         trace=read["trace"],
-        speculation=_parse_nested(SpeculationRecord, row, _SPECULATION_COLUMNS),
+        speculation=_parse_part(SpeculationRecord, row, _SPECULATION),
         loop=LoopRecord(**read["loop"]) if read["loop"] else None,
-        client=_parse_nested(ClientRecord, row, _CLIENT_COLUMNS),
+        client=_parse_part(ClientRecord, row, _CLIENT),
     )
 
 
@@ -387,66 +385,20 @@ def _parse_hop(hop: dict[str, Any]) -> HopRecord:
     return HopRecord(**hop | {"tokens": Tokens(**hop["tokens"]), "speculation": speculation})
 
 
-def _parse_nested(kind: type[N], row: ReadRow, columns: Sequence[tuple[str, str]]) -> N | None:
-    """Parse a record from its columns; None if the first one, which it always has, is NULL."""
+def _parse_part(kind: type[R], row: ReadRow, columns: Sequence[tuple[str, str]]) -> R | None:
+    """Parse a part of a turn; None if the first column, which it always has, is NULL."""
     if row[columns[0][1]] is None:
         return None
     return kind(**{name: row[column] for name, column in columns})
 
 
-def parse_chat(row: ReadRow) -> ChatRecord:
-    """Parse a row of ``chats``."""
-    return ChatRecord(**{f.name: row[f.name] for f in fields(ChatRecord)})
+def parse_record(kind: type[R], row: ReadRow) -> R:
+    """Parse a row of chats, loads, unloads or audits."""
+    found = {name: row[name] for name in kind.__dataclass_fields__}  # type: ignore[attr-defined]
+    if found.get("agrees") is not None:
+        found["agrees"] = bool(found["agrees"])
+    return kind(**found)
 
-
-def parse_load(row: ReadRow) -> LoadRecord:
-    """Parse a row of ``loads``."""
-    return LoadRecord(**{f.name: row[f.name] for f in fields(LoadRecord)})
-
-
-def parse_unload(row: ReadRow) -> UnloadRecord:
-    """Parse a row of ``unloads``."""
-    return UnloadRecord(**{f.name: row[f.name] for f in fields(UnloadRecord)})
-
-
-def parse_audit(row: ReadRow) -> AuditRecord:
-    """Parse a row of ``audits``."""
-    found = {f.name: row[f.name] for f in fields(AuditRecord)}
-    agrees = found["agrees"]
-    return AuditRecord(**found | {"agrees": None if agrees is None else bool(agrees)})
-
-
-_NESTED = {
-    *("tokens", "seconds", "energy", "votes", "probes", "hops", "power_watts", "settings", "trace"),
-    "speculation",
-    "loop",
-    "client",
-}
-
-_PLAIN_OF_TURN = tuple(f.name for f in fields(TurnRecord) if f.name not in _NESTED)
-
-_PLAIN_OF_ENERGY = tuple(
-    f.name
-    for f in fields(TurnEnergy)
-    if f.name not in {"phases", "channels", "unmeasured", "flags", "shared", "attribution"}
-)
-
-_TOKEN_COLUMNS = tuple((f.name, f"tokens_{f.name}") for f in fields(Tokens))
-
-_SECOND_COLUMNS = tuple((f.name, f"seconds_{f.name}") for f in fields(Seconds))
-
-_ENERGY_COLUMNS = tuple((name, f"energy_{name}") for name in _PLAIN_OF_ENERGY)
-
-_SPECULATION_COLUMNS = tuple((f.name, f"speculation_{f.name}") for f in fields(SpeculationRecord))
-
-_ATTRIBUTION_COLUMNS = tuple((f.name, f"energy_attribution_{f.name}") for f in fields(Attribution))
-
-_CLIENT_COLUMNS = tuple((f.name, f"client_{f.name}") for f in fields(ClientRecord))
-
-_DERIVED_OF_SPECULATION = ("joules_per_accepted_token", "joules_per_accepted_token_uncertainty")
-"""Values that follow from the others; they have columns, so that SQL can sort by them."""
-
-_PHASE_COLUMNS = tuple((phase, f"energy_phases_{phase}") for phase in _PHASES)
 
 _EMPTY: Mapping[str, Callable[[], Any]] = {"[]": list, "{}": dict}
 """Most lists and objects of a turn are empty; these are not worth a parser."""
@@ -458,42 +410,29 @@ def _parse_json(text: str) -> Any:
 
 
 def _flatten_turn(record: TurnRecord) -> Row:
-    row = {name: getattr(record, name) for name in _PLAIN_OF_TURN}
-    row |= {column: getattr(record.tokens, name) for name, column in _TOKEN_COLUMNS}
-    row |= {column: getattr(record.seconds, name) for name, column in _SECOND_COLUMNS}
-    row |= {column: getattr(record.energy, name) for name, column in _ENERGY_COLUMNS}
-    row |= {column: record.energy.phases.get(phase) for phase, column in _PHASE_COLUMNS}
-    document = record.to_json()
-    return row | {
-        "energy_channels": record.energy.channels,
-        "energy_unmeasured": record.energy.unmeasured,
-        "energy_flags": record.energy.flags,
-        "energy_shared": record.energy.shared,
-        "votes": document["votes"],
-        "probes": document["probes"],
-        "hops": document["hops"],
+    energy, document = record.energy, record.to_json()
+    speculation = document["speculation"] or {}
+    return {
+        **{name: getattr(record, name) for name, _ in _TURN},
+        **_flatten(record.tokens, _TOKENS),
+        **_flatten(record.seconds, _SECONDS),
+        **_flatten(energy, _ENERGY),
+        **{column: energy.phases.get(phase) for phase, column in _PHASES},
+        **{f"energy_{name}": getattr(energy, name) for name in (*_ENERGY_LISTS, "shared")},
+        **{name: document[name] for name in ("votes", "probes", "hops")},
         "power_watts": record.power_watts,
         "settings": record.settings,
         "trace": record.trace,
-        **_flatten_speculation(record.speculation),
-        **_flatten_nested(record.energy.attribution, _ATTRIBUTION_COLUMNS),
-        **_flatten_nested(record.client, _CLIENT_COLUMNS),
+        **{column: speculation.get(name) for name, column in _SPECULATION},
+        **{f"speculation_{name}": speculation.get(name) for name in _DERIVED},
+        **_flatten(energy.attribution, _ATTRIBUTION),
+        **_flatten(record.client, _CLIENT),
         "loop": document["loop"] or {},
     }
 
 
-def _flatten_speculation(speculation: SpeculationRecord | None) -> Row:
-    document = speculation.to_json() if speculation is not None else {}
-    names = (*(name for name, _ in _SPECULATION_COLUMNS), *_DERIVED_OF_SPECULATION)
-    return {f"speculation_{name}": document.get(name) for name in names}
-
-
-def _flatten_nested(record: object | None, columns: Sequence[tuple[str, str]]) -> Row:
-    return {column: getattr(record, name, None) for name, column in columns}
-
-
-def _flatten(record: Record) -> Row:
-    return {f.name: getattr(record, f.name) for f in fields(record)}
+def _flatten(part: object | None, columns: Sequence[tuple[str, str]]) -> Row:
+    return {column: getattr(part, name, None) for name, column in columns}
 
 
 def _to_storable(value: Any) -> Any:

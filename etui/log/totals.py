@@ -54,11 +54,7 @@ class Spending:
 
 
 def sum_joules_since(log: LogReader, moment: datetime) -> Spending:
-    """Sum the joules of turns and loads since an aware time.
-
-    Raises:
-        LogUnavailable: The log cannot be read.
-    """
+    """Sum the joules of turns and loads since an aware time."""
     since = (format_utc(moment),)
     turns, loads = log.select(_TURNS_SQL, since), log.select(_LOADS_SQL, since)
     if not turns or not loads:
@@ -73,9 +69,6 @@ def sum_key_joules_since(log: LogReader, key: str, moment: datetime) -> Spending
     Args:
         key: Name of the key, as in the turns' ``ClientRecord``; empty for clients without one.
         moment: The time from which turns count, by their start.
-
-    Raises:
-        LogUnavailable: The log cannot be read.
     """
     rows = log.select(_KEY_SQL, (format_utc(moment), key))
     if not rows:

@@ -24,13 +24,8 @@ from etui.log.database import BUSY_SECONDS, open_for_writing, translate_error
 from etui.log.records import (
     KEYS,
     AnswerRecord,
-    AuditRecord,
-    ChatRecord,
-    CurveRecord,
-    GradeRecord,
     Record,
     Row,
-    RunRecord,
     SweepRecord,
     SweepSettingRecord,
     build_row,
@@ -38,7 +33,6 @@ from etui.log.records import (
 )
 from etui.log.spool import UnsavedRow
 from etui.text import title_from_question
-from etui.turn.record import LoadRecord, TurnRecord, UnloadRecord
 from etui.units import count_text
 
 UNSTORABLE = (
@@ -128,7 +122,6 @@ class TurnWriter:
     that a log that cannot be written is reported before an answer costs energy.
 
     Args:
-        config: Settings with the path of the database.
         on_error: Called from the writer's thread with each failure, as it happens.
         busy_seconds: How long to wait for another etui that is writing.
     """
@@ -156,48 +149,27 @@ class TurnWriter:
         self._thread.start()
         atexit.register(self._close_at_exit)
 
-    def save_turn(self, record: TurnRecord) -> None:
-        """Queue a turn; one of the same ``turn_id`` is replaced."""
-        self._put(record)
+    def save(self, record: Record) -> None:
+        """Queue a record; one of the same key is replaced.
 
-    def save_load(self, record: LoadRecord) -> None:
-        """Queue a load of a model."""
-        self._put(record)
+        A run comes before its answers, and a turn before its grade and its audits.
+        """
+        self._enqueue(UnsavedRow(choose_table(record), build_row(record)))
 
-    def save_unload(self, record: UnloadRecord) -> None:
-        """Queue an unload of a model."""
-        self._put(record)
-
-    def save_chat(self, record: ChatRecord) -> None:
-        """Queue a chat; one of the same ``chat_id`` gets the new name and system prompt."""
-        self._put(record)
-
-    def save_run(self, record: RunRecord) -> None:
-        """Queue a bench run; save it before its answers, and again when it ends."""
-        self._put(record)
+    save_turn = save_load = save_unload = save_chat = save
+    save_run = save_curve = save_audit = save_grade = save
+    # These are the names by which callers that save records of one kind know it.
 
     def save_answers(self, records: Iterable[AnswerRecord]) -> None:
         """Queue answers of a run."""
         for record in records:
-            self._put(record)
-
-    def save_curve(self, record: CurveRecord) -> None:
-        """Queue an operating curve."""
-        self._put(record)
+            self.save(record)
 
     def save_sweep(self, record: SweepRecord, settings: Iterable[SweepSettingRecord] = ()) -> None:
         """Queue a sweep and its settings; those of the same sweep get the new figures."""
-        self._put(record)
+        self.save(record)
         for setting in settings:
-            self._put(setting)
-
-    def save_audit(self, record: AuditRecord) -> None:
-        """Queue an audit; save its turn before it."""
-        self._put(record)
-
-    def save_grade(self, record: GradeRecord) -> None:
-        """Queue a grade of a saved turn, in place of one that it had."""
-        self._put(record)
+            self.save(setting)
 
     def clear_grade(self, turn_id: str) -> None:
         """Queue the removal of a turn's grade; nothing happens if it has none."""
@@ -210,11 +182,7 @@ class TurnWriter:
         self._enqueue(_Change("the chat was not deleted", sql, (chat_id,)))
 
     def ready(self) -> None:
-        """Wait until the database is open.
-
-        Raises:
-            LogUnavailable: It cannot be opened; records would go to ``unsaved-turns.jsonl``.
-        """
+        """Wait until the database is open; LogUnavailable if it cannot be opened."""
         self._await(self._opened)
         if self._refusal is not None:
             raise self._refusal
@@ -266,9 +234,6 @@ class TurnWriter:
             ):  # the callback has reported it; the first error matters more
                 self.close()
 
-    def _put(self, record: Record) -> None:
-        self._enqueue(UnsavedRow(choose_table(record), build_row(record)))
-
     def _enqueue(self, item: UnsavedRow | _Change) -> None:
         with self._lock:
             if not self._closed:
@@ -309,12 +274,10 @@ class TurnWriter:
                     self._save([])
                 item.reached.set()
         if self._stranded:
+            records = count_text(len(self._stranded), "record")
             self._fail(
-                LogUnavailable(
-                    f"{count_text(len(self._stranded), 'record')} of the log could not be "
-                    "saved anywhere and will be lost",
-                    f"free space for {self._config.home}, or make it writable",
-                )
+                f"{records} of the log could not be saved anywhere and will be lost",
+                f"free space for {self._config.home}, or make it writable",
             )
         self._drop_connection()
 
@@ -385,9 +348,9 @@ class TurnWriter:
         except OSError as second:
             self._stranded.extend(rows)
             where = f"{count} kept in memory only ({path}: {second.strerror or second})"
-            self._fail(LogUnavailable(f"{error.what}; {where}", error.fix))
+            self._fail(f"{error.what}; {where}", error.fix)
             return False
-        self._fail(LogUnavailable(f"{error.what}; {count} kept in {path} {how_long}", error.fix))
+        self._fail(f"{error.what}; {count} kept in {path} {how_long}", error.fix)
         return True
 
     def _drain(self) -> None:
@@ -413,35 +376,31 @@ class TurnWriter:
                 with suppress(sqlite3.Error):
                     connection.execute("ROLLBACK")
             self._fail(
-                LogUnavailable(
-                    f"records are still in {unsaved.unsaved_file(self._config)}: {error}",
-                    "they are stored the next time the log can be written",
-                )
+                f"records are still in {unsaved.unsaved_file(self._config)}: {error}",
+                "they are stored the next time the log can be written",
             )
         else:
             if refused:
                 self._fail(
-                    LogUnavailable(
-                        f"cannot read {count_text(refused, 'line')} that were set aside earlier",
-                        f"they are kept in {unsaved.unreadable_file(self._config)}",
-                    )
+                    f"cannot read {count_text(refused, 'line')} that were set aside earlier",
+                    f"they are kept in {unsaved.unreadable_file(self._config)}",
                 )
 
     def _change(self, change: _Change) -> None:
         if self._connection is None:
             self._open()
-        if self._connection is None:
-            reason = self._refusal or LogUnavailable("the log is closed")
-            self._fail(LogUnavailable(f"{change.what}: {reason.what}", reason.fix))
-            return
+        reason = self._refusal or LogUnavailable("the log is closed")
         try:
-            self._connection.execute(change.sql, change.values)
+            if self._connection is not None:
+                self._connection.execute(change.sql, change.values)
+                return
         except sqlite3.Error as error:
             self._drop_connection()
             reason = translate_error(self._config.database, error)
-            self._fail(LogUnavailable(f"{change.what}: {reason.what}", reason.fix))
+        self._fail(f"{change.what}: {reason.what}", reason.fix)
 
-    def _fail(self, error: LogUnavailable) -> None:
+    def _fail(self, what: str, fix: str) -> None:
+        error = LogUnavailable(what, fix)
         with self._lock:
             self._failures.append(error)
         if self._on_error is not None:

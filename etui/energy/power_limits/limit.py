@@ -111,11 +111,7 @@ class LimitDevice(ABC):
 
     @abstractmethod
     def write(self, knob: str, watts: float) -> None:
-        """Set one knob.
-
-        Raises:
-            WriteRefused: The driver, the kernel or zeusd refused.
-        """
+        """Set one knob; WriteRefused if the driver, the kernel or zeusd refused."""
 
     @abstractmethod
     def format_command(self, changes: Mapping[str, float]) -> str:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
 from etui.bench.formats import FORMATS
 from etui.bench.scoring import ScoringArm, SubjectWork
-from etui.datasets.questions import Question, Suite, draw
+from etui.datasets.questions import Suite, draw
 from etui.sweep.analysis import analyse
 from etui.sweep.blocks import Block, SettingAnswer, SettingFailed
 from etui.sweep.config import AxisName, Setting, SweepConfig, SweepDesign, Value
@@ -34,26 +34,17 @@ SessionFor = Callable[[Setting], "LlamaSession"]
 
 
 @dataclass(frozen=True, slots=True)
-class SubjectQuestions:
-    """The questions of one subject that are asked, and the worked examples before each."""
-
-    subject: str
-    questions: tuple[Question, ...]
-    examples: tuple[Question, ...]
-
-
-@dataclass(frozen=True, slots=True)
 class QuestionSet:
     """The questions that every setting answers."""
 
     suite: str
     sha256: str  # Hash of its files
-    subjects: tuple[SubjectQuestions, ...]  # In the order in which they are asked
+    subjects: tuple[SubjectWork, ...]  # In the order in which they are asked, none answered yet
 
     @property
     def count(self) -> int:
         """Number of questions."""
-        return sum(len(subject.questions) for subject in self.subjects)
+        return sum(subject.left for subject in self.subjects)
 
     @property
     def numbers(self) -> dict[tuple[str, int], int]:
@@ -66,21 +57,18 @@ def draw_questions(suite: Suite, seed: int, limit: int | None = None) -> Questio
     """Draw the questions of a sweep: the same for equal arguments, in proportion to the subjects.
 
     Args:
-        seed: Seed of the sample and of the order of the subjects.
         limit: Most questions; None asks all.
     """
-    return QuestionSet(
-        suite.name,
-        suite.sha256,
-        tuple(
-            SubjectQuestions(
-                subject,
-                tuple(suite.questions[subject][at] for at in indices),
-                tuple(suite.examples.get(subject, ())[: FORMAT.shots]),
-            )
-            for subject, indices in draw(suite.sizes, seed, limit).items()
-        ),
+    subjects = (
+        SubjectWork(
+            subject,
+            tuple(suite.questions[subject][at] for at in indices),
+            frozenset(),
+            tuple(suite.examples.get(subject, ())[: FORMAT.shots]),
+        )
+        for subject, indices in draw(suite.sizes, seed, limit).items()
     )
+    return QuestionSet(suite.name, suite.sha256, tuple(subjects))
 
 
 def measure_answers(
@@ -100,59 +88,35 @@ def measure_answers(
         settings: All settings to know the accuracy of, the baseline first.
         done: Key of the setting and number of the question of the answers that exist.
         cancelled: Checked before every batch.
-
-    Yields:
-        One answer after the other.
     """
     measured = set(group_by_numbers(settings).values())
     numbers = questions.numbers
-    answered = set(done)
     for setting in settings:
-        key = setting.key
+        rows = {cell for cell, number in numbers.items() if (setting.key, number) in done}
         works = [
-            SubjectWork(
-                one.subject,
-                one.questions,
-                frozenset(
-                    question.row
-                    for question in one.questions
-                    if (key, numbers[one.subject, question.row]) in answered
-                ),
-                one.examples,
-            )
+            replace(one, done=frozenset(row for subject, row in rows if subject == one.subject))
             for one in questions.subjects
         ]
-        works = [work for work in works if work.left]
-        if key not in measured or not works:
+        if setting.key not in measured or not any(work.left for work in works):
             continue
         try:
             session = session_for(setting)
         except SettingFailed:
             continue
-        arm = ScoringArm(key, partial(_keep, session), FORMAT, cancelled=cancelled)
-        for work in works:
-            yield from _answer(arm, work, numbers)
+        arm = ScoringArm(setting.key, partial(_keep, session), FORMAT, cancelled=cancelled)
+        for group in (group for work in works if work.left for group in arm.answer(work)):
+            for scored in group.scored:
+                question, choice = scored.prompt.question, scored.choice
+                number = numbers[question.subject, question.row]
+                if question.row in group.kept:
+                    yield SettingAnswer(
+                        setting.key, number, question.subject, question.row, choice,
+                        correct=choice == question.answer,
+                    )  # fmt: skip
 
 
 def _keep(session: LlamaSession) -> LlamaSession:
     return session
-
-
-def _answer(
-    arm: ScoringArm, work: SubjectWork, numbers: Mapping[tuple[str, int], int]
-) -> Iterator[SettingAnswer]:
-    for group in arm.answer(work):
-        for scored in group.scored:
-            question = scored.prompt.question
-            if question.row in group.kept:
-                yield SettingAnswer(
-                    setting=arm.name,
-                    number=numbers[question.subject, question.row],
-                    subject=question.subject,
-                    row=question.row,
-                    choice=scored.choice,
-                    correct=scored.choice == question.answer,
-                )
 
 
 def group_by_numbers(settings: Sequence[Setting]) -> dict[str, str]:

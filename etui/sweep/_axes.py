@@ -304,15 +304,6 @@ class SettingGrid:
     """Which combinations were left out, and why: one line for each reason."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Sorted:
-    """All combinations: those to compare, and how many were left out for which reason."""
-
-    kept: tuple[Values, ...]
-    impossible: Counter[str]
-    same: int
-
-
 def build_grid(axes: Sequence[Axis], facts: MachineFacts) -> SettingGrid:
     """Build every combination of the axes that is possible, each once.
 
@@ -324,30 +315,18 @@ def build_grid(axes: Sequence[Axis], facts: MachineFacts) -> SettingGrid:
         axes: Axes that :func:`check_axes` has accepted.
     """
     size = math.prod(len(axis.values) for axis in axes)
-    if size > _MOST_PRODUCT:
-        raise _refuse_size(size)
-    found = _sort_combinations(axes, facts)
-    if len(found.kept) > MOST_SETTINGS:
-        raise _refuse_size(len(found.kept))
-    notes = [
-        f"left out {count_text(count, 'combination')}: {why}"
-        for why, count in found.impossible.items()
-    ]
-    if found.same:
-        notes.append(f"left out {count_text(found.same, 'combination')}: the same as another one")
-    notes += _note_flash({axis.name: axis.values for axis in axes}, facts)
-    settings = tuple(Setting(tuple(values.items())) for values in found.kept)
-    return SettingGrid(settings, tuple(notes))
+    if size <= _MOST_PRODUCT:
+        grid = _combine(axes, facts)
+        size = len(grid.settings)
+    if size > MOST_SETTINGS:
+        raise UsageError(
+            f"the axes have {size:,} combinations, more than {MOST_SETTINGS}",
+            "give fewer axes, or fewer values of each",
+        )
+    return grid
 
 
-def _refuse_size(count: int) -> UsageError:
-    return UsageError(
-        f"the axes have {count:,} combinations, more than {MOST_SETTINGS}",
-        "give fewer axes, or fewer values of each",
-    )
-
-
-def _sort_combinations(axes: Sequence[Axis], facts: MachineFacts) -> _Sorted:
+def _combine(axes: Sequence[Axis], facts: MachineFacts) -> SettingGrid:
     ordered = sorted(axes, key=lambda axis: AXES.index(axis.name))
     names = [axis.name for axis in ordered]
     baseline = {name: facts.current[name] for name in names}
@@ -364,7 +343,13 @@ def _sort_combinations(axes: Sequence[Axis], facts: MachineFacts) -> _Sorted:
             impossible[obstacle] += 1
         else:
             same += kept.setdefault(freeze(chosen), chosen) != chosen
-    return _Sorted(tuple(kept.values()), impossible, same)
+    notes = [
+        f"left out {count_text(count, 'combination')}: {why}" for why, count in impossible.items()
+    ]
+    if same:
+        notes.append(f"left out {count_text(same, 'combination')}: the same as another one")
+    notes += _note_flash({axis.name: axis.values for axis in axes}, facts)
+    return SettingGrid(tuple(Setting(tuple(one.items())) for one in kept.values()), tuple(notes))
 
 
 def _note_flash(values: Mapping[AxisName, tuple[Value, ...]], facts: MachineFacts) -> Iterator[str]:
@@ -429,7 +414,7 @@ def choose_default_axes(facts: MachineFacts) -> tuple[Axis, ...]:
     axes = _add_current(_list_gpu_axes(facts) if is_gpu else _list_cpu_axes(facts), facts)
     most = MOST_ON_GPU if is_gpu else MOST_ON_CPU
     for names, kept in _SAVINGS:
-        if len(_sort_combinations(axes, facts).kept) <= most:
+        if len(_combine(axes, facts).settings) <= most:
             break
         shorter = [
             replace(axis, values=axis.values[len(axis.values) - kept :])

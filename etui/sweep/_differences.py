@@ -2,10 +2,8 @@
 
 A difference is a log ratio: the mean over blocks of a setting's log less the mean log of the
 baseline's two copies in the same block. So the block (temperature, background load) cancels, and
-the reference has half the noise of one visit.
-
-Where not all settings are in all blocks, a setting that was dropped early is compared through the
-blocks it was in (:mod:`etui.stats.block_design`).
+the reference has half the noise of one visit. Where not all settings are in all blocks, a setting
+that was dropped early is compared through the blocks it was in (:mod:`etui.stats.block_design`).
 
 The log costs of the settings are taken as a sum of effects of their values, by least squares with
 equal weights: for a full grid, the effect of a value is the mean over all combinations of the other
@@ -23,7 +21,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from etui.stats.block_design import BlockMeans, fit_block_design
 from etui.stats.small_samples import MeanEstimate, count_freedom, estimate_means
@@ -45,11 +43,20 @@ FIGURES: Mapping[str, Figure] = {
 
 COMPARED = ("joules", "seconds")
 
+_METER_PHASES: Mapping[str, tuple[str, ...]] = {
+    "joules": ("prefill", "decode"),
+    "prefill_joules_per_token": ("prefill",),
+    "decode_joules_per_token": ("decode",),
+}
+"""Figure in joules -> the phases that it is measured in."""
+
 Column = tuple[tuple[AxisName, Value], ...]
 """One effect: values that a setting must have; two for an interaction."""
 
 Name = tuple[str, str | Column]
 """A compared figure, and the key of a setting or an effect."""
+
+K = TypeVar("K")
 
 _LARGEST_LOG = 500.0
 """Log of the largest factor: 1e217."""
@@ -76,22 +83,26 @@ def read_logs(blocks: Sequence[Block], keys: Sequence[str], figure: Figure) -> F
     return logs
 
 
-def average_copies(logs: Floats) -> Floats:
-    """Average the copies that are there: shape (blocks, settings), NaN where both are missing."""
+def read_mean_logs(blocks: Sequence[Block], keys: Sequence[str], figure: Figure) -> Floats:
+    """Average the logs of the copies that are there: shape (blocks, settings), NaN without any."""
     import numpy as np
 
+    logs = read_logs(blocks, keys, figure)
     there = np.isfinite(logs)
     count = there.sum(axis=-1)
     total = np.where(there, logs, 0.0).sum(axis=-1)
-    mean = np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0)
-    return np.asarray(mean)
+    return np.asarray(np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0))
 
 
-def drop_missing(column: Floats) -> Floats:
-    """Return the values of a column that are not NaN."""
+def estimate_columns(
+    columns: Mapping[K, Floats], seed: int, least: int = 1
+) -> dict[K, MeanEstimate]:
+    """Estimate the mean of each column that has enough values, which are not NaN."""
     import numpy as np
 
-    return np.asarray(column[np.isfinite(column)])
+    known = {key: column[np.isfinite(column)] for key, column in columns.items()}
+    found = {key: column for key, column in known.items() if len(column) >= least}
+    return dict(zip(found, estimate_means(list(found.values()), seed), strict=True))
 
 
 def to_percent(log_ratio: float) -> float:
@@ -99,22 +110,30 @@ def to_percent(log_ratio: float) -> float:
     return 100 * math.expm1(min(log_ratio, _LARGEST_LOG))
 
 
-def _to_factor(log: float) -> float:
+def _to_percent(log_ratio: float | None) -> float | None:
+    return None if log_ratio is None else to_percent(log_ratio)
+
+
+def _factor(log: float) -> float:
     """Return e to the power of a log, which is finite for the interval of two wild visits too."""
     return math.exp(min(log, _LARGEST_LOG))
+
+
+def _to_factor(log: float | None) -> float | None:
+    return None if log is None else _factor(log)
 
 
 @dataclass(frozen=True, slots=True)
 class Repeatability:
     """Noise of a figure of one visit, from the baseline against itself in the same block (A/A)."""
 
-    deviation: float | None
+    deviation: float | None = None
     """Standard deviation of the log of a visit's figure; None with fewer than two blocks."""
-    difference: float | None
+    difference: float | None = None
     """Mean log ratio of the second copy to the first, which should be about 0; None without a
     block."""
-    p: float | None  # P-value of that difference; None with fewer than two blocks
-    blocks: int  # Number of blocks with both copies
+    p: float | None = None  # P-value of that difference; None with fewer than two blocks
+    blocks: int = 0  # Number of blocks with both copies
 
     def floor(self, variance_factor: float, freedom: float) -> float | None:
         """Return the smallest log ratio that an estimate can show; None if the noise is unknown.
@@ -148,34 +167,25 @@ def measure_repeatability(
 ) -> Repeatability:
     """Compare both copies of the baseline in every block that has them."""
     logs = read_logs(blocks, [baseline], figure)[:, 0, :]
-    differences = drop_missing(logs[:, 1] - logs[:, 0])
-    if not len(differences):
-        return Repeatability(None, None, None, 0)
-    found = estimate_means([differences], seed)[0]
+    found = estimate_columns({"": logs[:, 1] - logs[:, 0]}, seed).get("")
+    if found is None:
+        return Repeatability()
     # A difference of two visits has twice the variance of one.
     deviation = None if found.deviation is None else found.deviation / math.sqrt(2)
     return Repeatability(deviation, found.mean, found.p, found.values)
 
 
 def build_floor(noise: Mapping[str, Repeatability], claim_blocks: int) -> DetectionFloor | None:
-    """Build the detection floor; None before the first block with both copies.
-
-    Args:
-        noise: Noise of the compared figures.
-        claim_blocks: Number of blocks behind the claims.
-    """
-    if not noise["seconds"].blocks:
+    """Build the detection floor of so many blocks; None before the first block with both copies."""
+    joules, seconds = noise["joules"], noise["seconds"]
+    if not seconds.blocks:
         return None
-
-    def percent(log_ratio: float | None) -> float | None:
-        return None if log_ratio is None else to_percent(log_ratio)
-
     return DetectionFloor(
-        joules_percent=percent(noise["joules"].floor_of_blocks(claim_blocks)),
-        seconds_percent=percent(noise["seconds"].floor_of_blocks(claim_blocks)),
-        measured_joules_percent=percent(noise["joules"].difference),
-        measured_seconds_percent=percent(noise["seconds"].difference),
-        blocks=noise["seconds"].blocks,
+        joules_percent=_to_percent(joules.floor_of_blocks(claim_blocks)),
+        seconds_percent=_to_percent(seconds.floor_of_blocks(claim_blocks)),
+        measured_joules_percent=_to_percent(joules.difference),
+        measured_seconds_percent=_to_percent(seconds.difference),
+        blocks=seconds.blocks,
         claim_blocks=claim_blocks,
     )
 
@@ -197,24 +207,21 @@ def judge(differences: Mapping[Name, LogDifference]) -> dict[Name, Difference]:
     """
     tested = {key: one.estimate.p for key, one in differences.items() if one.estimate.p is not None}
     adjusted = dict(zip(tested, holm(list(tested.values())), strict=True))
-    return {key: _judge(one, adjusted.get(key)) for key, one in differences.items()}
-
-
-def _judge(one: LogDifference, p: float | None) -> Difference:
-    estimate = one.estimate
-    low, high = estimate.low, estimate.high
-    return Difference(
-        percent=to_percent(estimate.mean),
-        low=None if low is None else to_percent(low),
-        high=None if high is None else to_percent(high),
-        p=p,
-        blocks=estimate.values,
-        is_claimed=p is not None
-        and p < SIGNIFICANCE
-        and (low is not None and high is not None and (low > 0 or high < 0))
-        and one.floor is not None
-        and abs(estimate.mean) >= one.floor,
-    )
+    judged = {}
+    for key, one in differences.items():
+        estimate, p = one.estimate, adjusted.get(key)
+        low, high = estimate.low, estimate.high
+        excludes_zero = low is not None and high is not None and (low > 0 or high < 0)
+        is_shown = one.floor is not None and abs(estimate.mean) >= one.floor
+        judged[key] = Difference(
+            percent=to_percent(estimate.mean),
+            low=_to_percent(low),
+            high=_to_percent(high),
+            p=p,
+            blocks=estimate.values,
+            is_claimed=p is not None and p < SIGNIFICANCE and excludes_zero and is_shown,
+        )
+    return judged
 
 
 def compare_with_baseline(
@@ -232,23 +239,22 @@ def compare_with_baseline(
     Returns:
         Key -> difference, without the baseline and the settings that have no block with it.
     """
-    logs = average_copies(read_logs(blocks, keys, figure))
-    columns = {key: drop_missing(logs[:, at] - logs[:, 0]) for at, key in enumerate(keys) if at > 0}
-    found = {key: column for key, column in columns.items() if len(column)}
-    estimates = estimate_means(list(found.values()), seed)
+    logs = read_mean_logs(blocks, keys, figure)
+    columns = {key: logs[:, at] - logs[:, 0] for at, key in enumerate(keys) if at > 0}
     return {
         key: LogDifference(estimate, noise.floor_of_blocks(estimate.values))
-        for key, estimate in zip(found, estimates, strict=True)
+        for key, estimate in estimate_columns(columns, seed).items()
     }
 
 
 def compare_in_race(
-    blocks: Sequence[Block], keys: Sequence[str], figure: Figure, noise: Repeatability
+    blocks: Sequence[Block],
+    keys: Sequence[str],
+    figure: Figure,
+    noise: Repeatability,
+    seed: int = 0,
 ) -> dict[str, LogDifference]:
-    """Compare settings with the baseline by blocks in which not all of them are.
-
-    Args, returns: As :func:`compare_with_baseline`.
-    """
+    """Compare as :func:`compare_with_baseline`, by blocks in which not all settings are."""
     import numpy as np
 
     fitted = fit_setting_means(blocks, keys, figure)
@@ -272,28 +278,20 @@ def estimate_costs(
     Returns:
         Key -> the figure, without settings that have none; no interval with one block.
     """
-    logs = average_copies(read_logs(blocks, keys, figure))
-    columns = {key: drop_missing(logs[:, at]) for at, key in enumerate(keys)}
-    found = {key: column for key, column in columns.items() if len(column)}
-
-    def factor(log: float | None) -> float | None:
-        return None if log is None else _to_factor(log)
-
+    logs = read_mean_logs(blocks, keys, figure)
     return {
-        key: Interval(_to_factor(one.mean), factor(one.low), factor(one.high), one.method)
-        for key, one in zip(found, estimate_means(list(found.values()), seed), strict=True)
+        key: Interval(_factor(one.mean), _to_factor(one.low), _to_factor(one.high), one.method)
+        for key, one in estimate_columns(dict(zip(keys, logs.T, strict=True)), seed).items()
     }
 
 
 def estimate_race_costs(
     blocks: Sequence[Block], keys: Sequence[str], figure: Figure, seed: int
 ) -> dict[str, Interval]:
-    """Estimate a figure of each setting from blocks in which not all settings are.
+    """Estimate as :func:`estimate_costs`, from blocks in which not all settings are.
 
     A setting that was dropped after two blocks has next to no spread of its own. So its figure is
     the baseline's in all blocks times the ratio of both, and their errors are added in quadrature.
-
-    Returns: As :func:`estimate_costs`.
     """
     import numpy as np
 
@@ -303,42 +301,42 @@ def estimate_race_costs(
         return found
     names, means = fitted
     base = found[keys[0]]
-
-    def combine(
-        value: float, mean: float, end: float | None, base_end: float | None, side: int
-    ) -> float | None:
-        if end is None or base_end is None:
-            return None
-        return value * _to_factor(side * math.hypot(end - mean, math.log(base_end / base.value)))
-
     for at, key in enumerate(names[1:], start=1):
         ratio, _, _ = means.estimate(np.eye(len(names))[at])
-        value = base.value * _to_factor(ratio.mean)
-        low = combine(value, ratio.mean, ratio.low, base.low, side=-1)
-        high = combine(value, ratio.mean, ratio.high, base.high, side=1)
+        value = base.value * _factor(ratio.mean)
+        ends: list[float | None] = []
+        for end, base_end, side in ((ratio.low, base.low, -1), (ratio.high, base.high, 1)):
+            if end is None or base_end is None:
+                ends.append(None)
+                continue
+            error = math.hypot(end - ratio.mean, math.log(base_end / base.value))
+            ends.append(value * _factor(side * error))
+        low, high = ends
         found[key] = Interval(value, low, high, ratio.method)
     return found
 
 
 def add_meter_uncertainty(
-    figure: Interval, blocks: Sequence[Block], key: str, phases: Sequence[str]
-) -> Interval:
-    """Add the meter's uncertainty to the joules of a setting, in quadrature, at each end.
+    name: str, costs: Mapping[str, Interval], blocks: Sequence[Block]
+) -> dict[str, Interval]:
+    """Add the meter's uncertainty to a figure of settings, in quadrature, at each end.
 
     It is the mean half width of the visits as a share of their joules. Half widths of both phases
-    are added, as an error of calibration has the same sign in both.
+    are added, as an error of calibration has the same sign in both. Seconds have none.
 
     Args:
-        figure: Joules, or joules per token, with the scatter over blocks.
-        phases: ``prefill``, ``decode``, or both.
+        name: Name of the figure, of ``FIGURES``.
+        costs: The figure by setting, with the scatter over blocks.
     """
-    relative = _read_meter_share(blocks, key, phases)
-    if figure.low is None or figure.high is None or relative is None:
-        return figure
-    off = relative * figure.value
-    low = figure.value - math.hypot(figure.value - figure.low, off)
-    high = figure.value + math.hypot(figure.high - figure.value, off)
-    return Interval(figure.value, max(0.0, low), high, figure.method)
+    found = dict(costs)
+    for key, figure in costs.items():
+        share = _read_meter_share(blocks, key, _METER_PHASES.get(name, ()))
+        if share is not None and figure.low is not None and figure.high is not None:
+            off = share * figure.value
+            low = figure.value - math.hypot(figure.value - figure.low, off)
+            high = figure.value + math.hypot(figure.high - figure.value, off)
+            found[key] = Interval(figure.value, max(0.0, low), high, figure.method)
+    return found
 
 
 def _read_meter_share(blocks: Sequence[Block], key: str, phases: Sequence[str]) -> float | None:
@@ -366,11 +364,10 @@ def _list_axes(settings: Sequence[Setting]) -> dict[AxisName, tuple[Value, ...]]
     """List the values of the axes that have at least two, that of the baseline first."""
     found: dict[AxisName, tuple[Value, ...]] = {}
     for axis in AXES:
-        values = dict.fromkeys(
-            value for setting in settings if (value := setting.get(axis)) is not None
-        )
+        every = (setting.get(axis) for setting in settings)
+        values = tuple(dict.fromkeys(value for value in every if value is not None))
         if len(values) > 1:
-            found[axis] = tuple(values)
+            found[axis] = values
     return found
 
 
@@ -390,26 +387,30 @@ def estimate_effects(
     """
     axes = _list_axes(settings)
     keys = [setting.key for setting in settings]
-    means = {name: fit_setting_means(blocks, keys, FIGURES[name]) for name in COMPARED}
+    fitted = {name: fit_setting_means(blocks, keys, FIGURES[name]) for name in COMPARED}
+    values = {setting.key: set(setting.values) for setting in settings}
     alone: list[Column] = [((axis, value),) for axis in axes for value in axes[axis][1:]]
     found: dict[Name, LogDifference] = {}
+
+    def fit(name: str, columns: Sequence[Column], asked: Sequence[Column]) -> None:
+        effects = _fit_effects(fitted[name], values, columns, asked, noise[name])
+        found.update({(name, column): one for column, one in effects.items()})
+
     for name in COMPARED:
-        effects = _fit_effects(means[name], settings, alone, alone, noise[name])
-        found |= {(name, column): one for column, one in effects.items()}
+        fit(name, alone, alone)
     for first, second in combinations(axes, 2):
         both: list[Column] = [
             ((first, value), (second, other))
             for value in axes[first][1:]
             for other in axes[second][1:]
         ]
-        crossed = _fit_effects(means["joules"], settings, [*alone, *both], both, noise["joules"])
-        found |= {("joules", column): one for column, one in crossed.items()}
+        fit("joules", [*alone, *both], both)
     return found
 
 
 def _fit_effects(
     fitted: tuple[tuple[str, ...], BlockMeans] | None,
-    settings: Sequence[Setting],
+    values: Mapping[str, set[tuple[AxisName, Value]]],
     columns: Sequence[Column],
     asked: Sequence[Column],
     noise: Repeatability,
@@ -420,7 +421,6 @@ def _fit_effects(
     if fitted is None:
         return {}
     keys, means = fitted
-    values = {setting.key: set(setting.values) for setting in settings}
     design = np.array(
         [[1.0, *(values[key].issuperset(column) for column in columns)] for key in keys]
     )
@@ -429,20 +429,21 @@ def _fit_effects(
     found: dict[Column, LogDifference] = {}
     for column in asked:
         at = 1 + columns.index(column)
-        unit = np.zeros(len(resolved))
-        unit[at] = 1.0
-        if np.abs(resolved[at] - unit).max() > _ESTIMABLE:
-            continue
-        estimate, factor, freedom = means.estimate(inverse[at])
-        found[column] = LogDifference(estimate, noise.floor(factor, freedom))
+        if np.abs(resolved[at] - np.eye(len(resolved))[at]).max() <= _ESTIMABLE:
+            estimate, factor, freedom = means.estimate(inverse[at])
+            found[column] = LogDifference(estimate, noise.floor(factor, freedom))
     return found
 
 
 def build_effects(
     settings: Sequence[Setting], judged: Mapping[Name, Difference]
-) -> tuple[AxisEffect, ...]:
-    """Build the effects of all axes; a figure that is not determined is None."""
-    return tuple(
+) -> tuple[tuple[AxisEffect, ...], tuple[Interaction, ...]]:
+    """Build the effects of all axes, and the interactions that are claimed.
+
+    A figure of an effect that the settings do not determine is None.
+    """
+    axes = _list_axes(settings)
+    effects = tuple(
         AxisEffect(
             axis=axis,
             value=value,
@@ -450,23 +451,18 @@ def build_effects(
             joules=judged.get(("joules", ((axis, value),))),
             seconds=judged.get(("seconds", ((axis, value),))),
         )
-        for axis, (reference, *others) in _list_axes(settings).items()
+        for axis, (reference, *others) in axes.items()
         for value in others
     )
-
-
-def build_interactions(
-    settings: Sequence[Setting], judged: Mapping[Name, Difference]
-) -> tuple[Interaction, ...]:
-    """Build the interactions that are claimed."""
-    references = {axis: values[0] for axis, values in _list_axes(settings).items()}
-    return tuple(
+    interactions = tuple(
         Interaction(
-            axes=(column[0][0], column[1][0]),
-            values=(column[0][1], column[1][1]),
-            references=(references[column[0][0]], references[column[1][0]]),
+            axes=(first[0], second[0]),
+            values=(first[1], second[1]),
+            references=(axes[first[0]][0], axes[second[0]][0]),
             joules=difference,
         )
         for (_, column), difference in judged.items()
         if isinstance(column, tuple) and len(column) > 1 and difference.is_claimed
+        for first, second in [column]
     )
+    return effects, interactions

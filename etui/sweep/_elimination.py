@@ -21,7 +21,7 @@ from statistics import fmean, median, stdev
 from etui.stats.small_samples import hodges_lehmann
 from etui.stats.tests import t_quantile
 from etui.sweep.blocks import Block, Figure
-from etui.sweep.config import Goal, Measure
+from etui.sweep.config import Goal
 from etui.units import change_text
 
 Cell = tuple[str, int]
@@ -37,11 +37,6 @@ FINALISTS = 3
 """Most settings, without the baseline, that are confirmed."""
 
 _WORTH_LOG = math.log1p(WORTH_PERCENT / 100)
-_MORE: dict[Measure, str] = {
-    "joules": "more joules than",
-    "time": "more time than",
-    "joules*time": "more joules*time than",
-}
 _FENCE = 3.5
 """Robust standard deviations beyond which a residual counts as an outlier, and is cut off."""
 _LEAST_FOR_FENCE = 8
@@ -294,9 +289,84 @@ class Standings:
         limit = self.goal.within_percent
         return math.inf if limit is None else math.log1p(limit / 100)
 
-    def cost(self, key: str) -> float:
-        """Return the log ratio of a setting's cost to that of the baseline."""
+    @property
+    def unmeasured(self) -> tuple[str, ...]:
+        """The settings that are left without a figure of the goal in any block."""
+        return tuple(key for key in self.remaining if not self.costs.is_measured(key))
+
+    def rank(self) -> list[str]:
+        """Order the settings that are left by the goal, the best first.
+
+        With a limit of the time, those within it come first; those above it follow by their time.
+        """
+        if self.goal.within_percent is None:
+            return sorted(self.remaining, key=self._cost)
+        fastest, most = self.fastest, self.most_slower
+
+        def order(key: str) -> tuple[bool, float]:
+            slower = self.seconds.log_ratio(key, fastest)
+            return slower > most, slower if slower > most else self._cost(key)
+
+        return sorted(self.remaining, key=order)
+
+    def find_worse(self, tail: float) -> dict[str, str]:
+        """Find the settings that are worse than the current best, or hardly better, beyond doubt.
+
+        With a limit of the time, a setting is dropped if it is slower than allowed beyond doubt, or
+        if it is costlier than one that is allowed beyond doubt. Those that may be the fastest are
+        kept, since the limit is relative to it. The baseline is always kept.
+
+        Args:
+            tail: Probability of a mistake in one comparison.
+
+        Returns:
+            Key of the setting -> reason.
+        """
+        if self.goal.within_percent is None:
+            return self._find_costlier(self.rank()[0], self.remaining, tail)
+        fastest, most = self.fastest, self.most_slower
+        worse: dict[str, str] = {}
+        allowed = [fastest]
+        judged: list[str] = []
+        for key in self.remaining:
+            slower = self.seconds.compare(key, fastest)
+            if key == fastest or slower is None:
+                continue
+            if slower.log_ratio + slower.margin(tail) <= most:
+                allowed.append(key)
+            elif key != self.baseline and slower.exceeds(most, tail):
+                worse[key] = self._describe_slower(slower)
+                continue
+            if slower.exceeds(-_WORTH_LOG, tail):
+                judged.append(key)
+        return worse | self._find_costlier(min(allowed, key=self._cost), judged, tail)
+
+    def describe_rank(self, setting: str, best: str) -> str:
+        """Write why a setting is not among the finalists, though it is not worse beyond doubt."""
+        text = f"not among the best {FINALISTS} after the race"
+        slower = self.seconds.compare(setting, self.fastest)
+        if slower is not None and slower.log_ratio > self.most_slower:
+            return f"{text}: {self._describe_slower(slower)}"
+        costs = self.costs.compare(setting, best)
+        return text if costs is None else f"{text}: {self._describe_more(costs, best)}"
+
+    def _cost(self, key: str) -> float:
         return self.costs.log_ratio(key, self.baseline)
+
+    def _find_costlier(self, best: str, among: Sequence[str], tail: float) -> dict[str, str]:
+        worse = {}
+        for key in among:
+            costs = self.costs.compare(key, best) if key not in (best, self.baseline) else None
+            if costs is not None and costs.exceeds(-_WORTH_LOG, tail):
+                worse[key] = self._describe_more(costs, best)
+        return worse
+
+    def _describe_slower(self, slower: PairedDifference) -> str:
+        limit = self.goal.within_percent
+        return f"{slower.describe()} slower than {self.fastest}, {limit:g} % is allowed"
+
+    def _describe_more(self, costs: PairedDifference, reference: str) -> str:
+        return f"{costs.describe()} more {self.goal.measure} than {reference}"
 
 
 def read_standings(
@@ -311,92 +381,3 @@ def read_standings(
     costs = pair_logs(blocks, lambda visit: visit.cost(goal))
     seconds = pair_logs(blocks, lambda visit: visit.seconds)
     return Standings(goal, tuple(keys), tuple(remaining), costs, seconds)
-
-
-def find_unmeasured(standings: Standings) -> tuple[str, ...]:
-    """List the settings without a figure of the goal in any block."""
-    return tuple(key for key in standings.remaining if not standings.costs.is_measured(key))
-
-
-def find_worse(standings: Standings, tail: float) -> dict[str, str]:
-    """Find the settings that are worse than the current best, or hardly better, beyond doubt.
-
-    With a limit of the time, a setting is dropped if it is slower than allowed beyond doubt, or if
-    it is costlier than one that is allowed beyond doubt. Those that may be the fastest are kept,
-    since the limit is relative to it. The baseline is always kept.
-
-    Args:
-        tail: Probability of a mistake in one comparison.
-
-    Returns:
-        Key of the setting -> reason.
-    """
-    if standings.goal.within_percent is None:
-        return _find_costlier(standings, rank(standings)[0], standings.remaining, tail)
-    fastest, most = standings.fastest, standings.most_slower
-    worse: dict[str, str] = {}
-    allowed = [fastest]
-    judged: list[str] = []
-    for key in standings.remaining:
-        slower = standings.seconds.compare(key, fastest)
-        if key == fastest or slower is None:
-            continue
-        if slower.exceeds(-_WORTH_LOG, tail):
-            judged.append(key)
-        if slower.log_ratio + slower.margin(tail) <= most:
-            allowed.append(key)
-        elif key != standings.baseline and slower.exceeds(most, tail):
-            worse[key] = _describe_slower(standings, slower, fastest)
-    best = min(allowed, key=standings.cost)
-    judged = [key for key in judged if key not in worse]
-    return worse | _find_costlier(standings, best, judged, tail)
-
-
-def rank(standings: Standings) -> list[str]:
-    """Order the settings that are left by the goal, the best first.
-
-    With a limit of the time, those within it come first; those above it follow by their time.
-    """
-    if standings.goal.within_percent is None:
-        return sorted(standings.remaining, key=standings.cost)
-    fastest, most = standings.fastest, standings.most_slower
-
-    def order(key: str) -> tuple[bool, float]:
-        slower = standings.seconds.log_ratio(key, fastest)
-        return slower > most, slower if slower > most else standings.cost(key)
-
-    return sorted(standings.remaining, key=order)
-
-
-def describe_rank(standings: Standings, setting: str, best: str) -> str:
-    """Write why a setting is not among the finalists, though it is not worse beyond doubt."""
-    text = f"not among the best {FINALISTS} after the race"
-    if standings.goal.within_percent is not None:
-        fastest = standings.fastest
-        slower = standings.seconds.compare(setting, fastest)
-        if slower is not None and slower.log_ratio > standings.most_slower:
-            return f"{text}: {_describe_slower(standings, slower, fastest)}"
-    costs = standings.costs.compare(setting, best)
-    return text if costs is None else f"{text}: {_describe_more(standings, costs, best)}"
-
-
-def _describe_slower(standings: Standings, slower: PairedDifference, fastest: str) -> str:
-    limit = standings.goal.within_percent
-    return f"{slower.describe()} slower than {fastest}, {limit:g} % is allowed"
-
-
-def _describe_more(standings: Standings, costs: PairedDifference, reference: str) -> str:
-    return f"{costs.describe()} {_MORE[standings.goal.measure]} {reference}"
-
-
-def _find_costlier(
-    standings: Standings, best: str, among: Sequence[str], tail: float
-) -> dict[str, str]:
-    worse = {}
-    for key in among:
-        if key in (best, standings.baseline):
-            continue
-        costs = standings.costs.compare(key, best)
-        if costs is not None and costs.exceeds(-_WORTH_LOG, tail):
-            worse[key] = _describe_more(standings, costs, best)
-    return worse

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, Self
+from typing import TYPE_CHECKING, Self
 
 from etui.energy.devices import Heat, HeatSensors, describe_throttling
 from etui.energy.recorder import Recorder, read_suspended_ns
@@ -33,7 +33,7 @@ from etui.errors import (
 from etui.events import Loaded
 from etui.runtime.host import read_battery
 from etui.sweep._machine import Configured
-from etui.sweep._work_timer import TimedWork, WorkCost, WorkTimer, compute_cost
+from etui.sweep._work_timer import WorkCost, WorkTimer, compute_cost
 from etui.sweep.blocks import SettingFailed, Visit, VisitPower
 from etui.sweep.config import COOL_DOWN_S, PLAIN_WORK, Setting, WorkShape
 from etui.sweep.workload import (
@@ -109,16 +109,7 @@ def choose_window_s(channels: Sequence[Channel]) -> float:
     return min(max(wanted), MOST_WINDOW_S)
 
 
-class Loader(Protocol):
-    """Puts the model of a setting into memory."""
-
-    def load(self, setting: Configured) -> LlamaSession:
-        """Return the session of a setting, which is loaded unless it is in memory."""
-
-    def unload(self) -> None:
-        """Free all memory."""
-
-
+@dataclass(slots=True)
 class ModelLoader:
     """Loads one model at a time: a second one in memory could take power, or slow the first down.
 
@@ -126,10 +117,9 @@ class ModelLoader:
     the model again.
     """
 
-    def __init__(self, on_load: Callable[[ModelSpec, Loaded], object] | None = None) -> None:
-        self._on_load = on_load
-        self._residency: Residency | None = None
-        self._config: Config | None = None
+    on_load: Callable[[ModelSpec, Loaded], object] = lambda spec, event: None
+    _residency: Residency | None = None
+    _config: Config | None = None
 
     def load(self, setting: Configured) -> LlamaSession:
         """Return the session of a setting, which is loaded unless it is in memory."""
@@ -149,8 +139,8 @@ class ModelLoader:
             except StopIteration as end:
                 session: LlamaSession = end.value
                 return session
-            if isinstance(event, Loaded) and self._on_load is not None:
-                self._on_load(setting.spec, event)
+            if isinstance(event, Loaded):
+                self.on_load(setting.spec, event)
 
     def unload(self) -> None:
         """Free the model."""
@@ -159,31 +149,17 @@ class ModelLoader:
             self._residency = None
 
 
-@dataclass(frozen=True, slots=True)
-class _Held:
-    """The limit set last: as requested, as read afterwards, and what is to be noted."""
-
-    watts: float | None = None
-    read_watts: float | None = None
-    note: str = ""
-
-
+@dataclass(slots=True)
 class CapControl:
-    """The power limit of the swept devices during a sweep.
+    """The power limit of the swept devices during a sweep."""
 
-    Args:
-        set_limit: Sets a limit in watts, and reads it back; None if the sweep has no such axis.
-        read_limit: Reads the limit in force, watts; None if it cannot be read.
-    """
-
-    def __init__(
-        self,
-        set_limit: Callable[[float], AppliedLimit] | None = None,
-        read_limit: Callable[[], float | None] = lambda: None,
-    ) -> None:
-        self._set_limit = set_limit
-        self._read_limit = read_limit
-        self._held = _Held()
+    set_limit: Callable[[float], AppliedLimit] | None = None
+    """Sets a limit in watts, and reads it back; None if the sweep has no such axis."""
+    read_limit: Callable[[], float | None] = lambda: None
+    """Reads the limit in force, watts; None if it cannot be read."""
+    _watts: float | None = None  # The limit set last, as requested
+    _read_watts: float | None = None  # As read afterwards
+    _note: str = ""
 
     def apply(self, watts: float | None) -> str:
         """Set a limit, unless it is the one set last; None leaves it as it is.
@@ -191,18 +167,18 @@ class CapControl:
         Returns:
             What a reader should know about it: a limit that was rounded; empty if nothing.
         """
-        if watts is None or self._set_limit is None:
+        if watts is None or self.set_limit is None:
             return ""
-        if watts != self._held.watts:
-            self._held = _Held()
-            applied = self._set_limit(watts)
+        if watts != self._watts:
+            self._forget()
+            applied = self.set_limit(watts)
             if applied.is_refused:
                 raise SettingFailed(
                     f"the power limit of {watts_text(watts)}: {applied.note}",
                     "`etui doctor` shows the range, who may set it, and the command",
                 )
-            self._held = _Held(watts, self._read_limit(), applied.note)
-        return self._held.note
+            self._watts, self._read_watts, self._note = watts, self.read_limit(), applied.note
+        return self._note
 
     def check(self) -> tuple[float | None, str]:
         """Read the limit in force.
@@ -211,11 +187,14 @@ class CapControl:
             The limit in watts, None if unknown, and how it differs from the one that was set; empty
             if it does not. One that differs is set again next time.
         """
-        now, held = self._read_limit(), self._held.read_watts
+        now, held = self.read_limit(), self._read_watts
         if now is None or held is None or abs(now - held) <= _EQUAL_WATTS:
             return now, ""
-        self._held = _Held()
+        self._forget()
         return now, f"the power limit changed from {watts_text(held)} to {watts_text(now)}"
+
+    def _forget(self) -> None:
+        self._watts, self._read_watts, self._note = None, None, ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -352,7 +331,7 @@ class Devices:
     recorder: Recorder
     watch: MachineWatch  # Reads the state of the machine
     meter: Meter  # Measures the intervals: the recorder
-    loader: Loader = field(default_factory=ModelLoader)
+    loader: ModelLoader = field(default_factory=ModelLoader)
     cap: CapControl = field(default_factory=CapControl)  # Sets and reads the power limit
     sleep: Callable[[float], None] = time.sleep
 
@@ -402,10 +381,7 @@ class LocalMeasurer:
             return self._devices.loader.load(self._configure(setting))
 
     def visit(self, setting: Setting, copy: int) -> Visit:
-        """Apply a setting, warm up, cool down, and measure the workload.
-
-        Args, returns, raises: As :meth:`etui.sweep.blocks.SettingMeasurer.visit`.
-        """
+        """Measure a visit; as :meth:`etui.sweep.blocks.SettingMeasurer.visit`."""
         scripts = self._require_scripts()
         devices = self._devices
         with self._failing(setting):
@@ -429,28 +405,15 @@ class LocalMeasurer:
             work = timer.measure(jobs)
             after = self._read_state()
             notes += [_describe_threads(session), *describe_state(before, after)]
-        return self._build_visit(setting, copy, work, (before, after), notes)
-
-    def _build_visit(
-        self,
-        setting: Setting,
-        copy: int,
-        work: TimedWork,
-        states: tuple[MachineState, MachineState],
-        notes: Sequence[str],
-    ) -> Visit:
-        meter, watch = self._devices.meter, self._devices.watch
         start_ns, end_ns = work.intervals[0][0], work.intervals[-1][1]
-        meter.settle(end_ns)
-        cost = compute_cost(work, meter.energy)
-        has_meter = bool(self._devices.recorder.selection.summed)
-        limit_watts, other_cap = self._devices.cap.check()
-        disturbed = find_disturbance(
-            *states,
-            watch.share_of_gpus(start_ns, end_ns),
-            meter.energy(start_ns, end_ns).coverage if has_meter else None,
-            self._procedure.most_others,
-        )
+        devices.meter.settle(end_ns)
+        cost = compute_cost(work, devices.meter.energy)
+        limit_watts, other_cap = devices.cap.check()
+        coverage, gap = None, ""
+        if devices.recorder.selection.summed:
+            coverage, gap = devices.meter.energy(start_ns, end_ns).coverage, _describe_gap(cost)
+        gpus = devices.watch.share_of_gpus(start_ns, end_ns)
+        disturbed = find_disturbance(before, after, gpus, coverage, self._procedure.most_others)
         return Visit(
             setting=setting.key,
             copy=copy,
@@ -461,12 +424,12 @@ class LocalMeasurer:
             end_ns=end_ns,
             kind=None if cost.kind is None else str(cost.kind),
             mean_watts=cost.mean_watts,
-            temperature_celsius=watch.choose_celsius(states[1].heat),
+            temperature_celsius=devices.watch.choose_celsius(after.heat),
             power_limit_watts=limit_watts,
             drafted=sum(work.drafted) / work.answers,
             accepted=sum(work.accepted) / work.answers,
             shared=cost.shared,
-            disturbed=disturbed or other_cap or (_describe_gap(cost) if has_meter else ""),
+            disturbed=disturbed or other_cap or gap,
             notes=tuple(dict.fromkeys(note for note in notes if note)),
         )
 
@@ -498,24 +461,20 @@ class LocalMeasurer:
 
     def _require_scripts(self) -> tuple[AnswerScript, ...]:
         """Return the answers to replay; the first call records those that are not given."""
+        work = self._work
         if self._scripts is None:
-            with self._failing(self._work.baseline):
-                configured = self._configure(self._work.baseline)
+            with self._failing(work.baseline):
+                configured = self._configure(work.baseline)
                 session = self._devices.loader.load(configured)
-                workload, shape, path = (
-                    self._work.workload,
-                    self._work.shape,
-                    self._work.recording,
-                )
+                items, path = work.workload.items, work.recording
                 model = configured.spec.sha256 or configured.spec.name
-                key = f"{workload.sha256} {model} {shape}"
-                count = len(workload.items)
-                recorded = load_recorded(path, key, count) if path is not None else None
+                key = f"{work.workload.sha256} {model} {work.shape}"
+                recorded = None if path is None else load_recorded(path, key, len(items))
                 if recorded is None:
-                    recorded = record_answers(session, workload.items, shape)
+                    recorded = record_answers(session, items, work.shape)
                     if path is not None:
                         save_recorded(path, key, recorded)
-                self._scripts = write_scripts(session, workload.items, shape, recorded)
+                self._scripts = write_scripts(session, items, work.shape, recorded)
         return self._scripts
 
     def _configure(self, setting: Setting) -> Configured:

@@ -242,48 +242,42 @@ def compute_cost(work: TimedWork, energy: Callable[[int, int], Energy]) -> WorkC
     """
     measured = {interval: energy(*interval) for interval in work.intervals}
     parts = list(measured.values())
-    prefill = _compute_phase([work.prefill], measured, work.answers)
-    decode = _compute_phase(work.decodes, measured, work.answers)
+    computed = work.computed / (work.prefill.runs * work.answers)
+    prefill, covered = _compute_phase(computed, [work.prefill], measured, work.answers)
+    drawn = sum(work.drawn) / work.answers
+    decode, decode_covered = _compute_phase(drawn, work.decodes, measured, work.answers)
     joules = [part.joules for part in parts if part.joules is not None]
     seconds = sum(part.seconds for part in parts)
     is_measured = len(joules) == len(parts) and seconds > 0
     return WorkCost(
-        prefill=PhaseCost(work.computed / (work.prefill.runs * work.answers), *prefill),
-        decode=PhaseCost(sum(work.drawn) / work.answers, *decode),
+        prefill=prefill,
+        decode=decode,
         kind=weakest(part.kind for part in parts if part.kind is not None) if is_measured else None,
         mean_watts=math.fsum(joules) / seconds if is_measured else None,
         shared=any(part.shared for part in parts),
-        coverage=min(
-            _compute_coverage([work.prefill], measured), _compute_coverage(work.decodes, measured)
-        ),
+        coverage=min(covered, decode_covered),
     )
 
 
-def _compute_coverage(
-    windows: Sequence[Window], measured: Mapping[tuple[int, int], Energy]
-) -> float:
-    """Return the share of the windows that the meter recorded; 1 without any."""
-    parts = [measured[interval] for window in windows for interval in window.intervals]
-    seconds = math.fsum(part.seconds for part in parts)
-    return math.fsum(part.coverage * part.seconds for part in parts) / seconds if seconds else 1.0
-
-
 def _compute_phase(
-    windows: Sequence[Window], measured: Mapping[tuple[int, int], Energy], answers: int
-) -> tuple[float | None, float | None, float]:
-    """Return joules, their half width and seconds of one answer.
+    tokens: float,
+    windows: Sequence[Window],
+    measured: Mapping[tuple[int, int], Energy],
+    answers: int,
+) -> tuple[PhaseCost, float]:
+    """Compute the cost of a phase of one answer, and the share of it that the meter recorded.
 
     The half widths of intervals are added: errors of a meter are rarely independent. A phase
     without work has cost nothing, which is known and not a missing value.
     """
+    parts = [
+        (measured[interval], window.runs) for window in windows for interval in window.intervals
+    ]
+    lasted = math.fsum(part.seconds for part, _ in parts)
+    recorded = math.fsum(part.coverage * part.seconds for part, _ in parts)
     seconds = math.fsum(window.seconds / window.runs for window in windows) / answers
-    joules: list[float] = []
-    half_widths: list[float] = []
-    for window in windows:
-        for interval in window.intervals:
-            energy = measured[interval]
-            if energy.joules is None:
-                return None, None, seconds
-            joules.append(energy.joules / window.runs)
-            half_widths.append((energy.uncertainty or 0.0) / window.runs)
-    return math.fsum(joules) / answers, math.fsum(half_widths) / answers, seconds
+    joules = half_width = None
+    if all(part.joules is not None for part, _ in parts):
+        joules = math.fsum((part.joules or 0.0) / runs for part, runs in parts) / answers
+        half_width = math.fsum((part.uncertainty or 0.0) / runs for part, runs in parts) / answers
+    return PhaseCost(tokens, joules, half_width, seconds), recorded / lasted if lasted else 1.0

@@ -12,7 +12,6 @@ from typing import Literal
 from etui.energy.scopes import weakest
 from etui.energy.types import Kind
 from etui.stats.bootstrap import compute_interval, resample_means
-from etui.stats.small_samples import estimate_means
 from etui.stats.tests import SIGNIFICANCE, Interval, holm, mcnemar, wilson
 from etui.sweep._differences import (
     COMPARED,
@@ -21,19 +20,17 @@ from etui.sweep._differences import (
     Name,
     Repeatability,
     add_meter_uncertainty,
-    average_copies,
     build_effects,
     build_floor,
-    build_interactions,
     compare_in_race,
     compare_with_baseline,
-    drop_missing,
+    estimate_columns,
     estimate_costs,
     estimate_effects,
     estimate_race_costs,
     judge,
     measure_repeatability,
-    read_logs,
+    read_mean_logs,
     to_percent,
 )
 from etui.sweep.blocks import Block, Figure, Visit
@@ -58,13 +55,6 @@ from etui.units import accuracy_text, change_text, count_text
 
 Answers = Mapping[str, Sequence[bool]]
 """Key of a setting -> whether its answer to each question of the suite is correct, in one order."""
-
-_METER_PHASES: Mapping[str, tuple[str, ...]] = {
-    "joules": ("prefill", "decode"),
-    "prefill_joules_per_token": ("prefill",),
-    "decode_joules_per_token": ("decode",),
-}
-"""Figure in joules -> the phases that it is measured in."""
 
 _ALMOST_NOTHING = -99.999_999
 """Least difference in per cent whose logarithm is taken."""
@@ -119,17 +109,18 @@ def analyse(
         name: measure_repeatability(blocks, baseline, FIGURES[name], seed) for name in COMPARED
     }
     accuracy = compare_accuracies(keys, answers or {}, measured_as or {}, seed)
-    race = _estimate_race(blocks, keys, noise, seed)
-    confirm = _estimate_confirmation(blocks, keys, noise, seed)
-    stages = {key: confirm if confirm.count(key) >= _LEAST_CONFIRMED else race for key in keys}
     before = [block for block in blocks if block.stage != "confirm"]
+    race = _estimate_stage("race", blocks, keys, noise, seed)
+    confirm = _estimate_stage("confirm", blocks, keys, noise, seed)
+    stages = {key: confirm if confirm.count(key) >= _LEAST_CONFIRMED else race for key in keys}
     own_race, own_confirm = (
         {name: one for name, one in stage.differences.items() if stages[str(name[1])] is stage}
         for stage in (race, confirm)
     )
     floor = build_floor(noise, _count_claim_blocks(progress))
-    effects = estimate_effects(design.settings, before, noise)
-    judged = _keep_to_floor(judge(own_race | effects) | judge(own_confirm), floor)
+    own_race |= estimate_effects(design.settings, before, noise)
+    judged = _keep_to_floor(judge(own_race) | judge(own_confirm), floor)
+    effects, interactions = build_effects(design.settings, judged)
     kept = progress.remaining
     others = _list_best_of_kinds(rank_all(design, blocks), accuracy) if accuracy else []
     candidates = _list_candidates(
@@ -162,8 +153,8 @@ def analyse(
         is_complete=plan_next(progress) is None,
         floor=floor,
         settings=(settings[0], *sorted(settings[1:], key=_sort_by_joules)),
-        effects=build_effects(design.settings, judged),
-        interactions=build_interactions(design.settings, judged),
+        effects=effects,
+        interactions=interactions,
         blocks=len(blocks),
         visits=sum(len(block.visits) for block in blocks),
         repeated=tuple(line for block in blocks for line in block.repeated),
@@ -179,57 +170,30 @@ def analyse(
     return replace(result, best=choose_claimed(result)) if result.is_complete else result
 
 
-def _estimate_race(
-    blocks: Sequence[Block], keys: Sequence[str], noise: Mapping[str, Repeatability], seed: int
+def _estimate_stage(
+    name: Literal["race", "confirm"],
+    blocks: Sequence[Block],
+    keys: Sequence[str],
+    noise: Mapping[str, Repeatability],
+    seed: int,
 ) -> _StageFigures:
-    """Estimate the figures of the race; before it they are the baseline's, in the floor."""
-    before = [block for block in blocks if block.stage != "confirm"]
-    chosen = [block for block in before if block.stage == "race"] or before
-    return _StageFigures(
-        "race",
-        tuple(chosen),
-        {
-            name: _add_meter(name, estimate_race_costs(before, keys, figure, seed), chosen)
-            for name, figure in FIGURES.items()
-        },
-        {
-            (name, key): one
-            for name in COMPARED
-            for key, one in compare_in_race(before, keys, FIGURES[name], noise[name]).items()
-        },
-    )
-
-
-def _estimate_confirmation(
-    blocks: Sequence[Block], keys: Sequence[str], noise: Mapping[str, Repeatability], seed: int
-) -> _StageFigures:
-    chosen = [block for block in blocks if block.stage == "confirm"]
-    return _StageFigures(
-        "confirm",
-        tuple(chosen),
-        {
-            name: _add_meter(name, estimate_costs(chosen, keys, figure, seed), chosen)
-            for name, figure in FIGURES.items()
-        },
-        {
-            (name, key): one
-            for name in COMPARED
-            for key, one in compare_with_baseline(
-                chosen, keys, FIGURES[name], noise[name], seed
-            ).items()
-        },
-    )
-
-
-def _add_meter(
-    name: str, costs: Mapping[str, Interval], blocks: Sequence[Block]
-) -> Mapping[str, Interval]:
-    if name not in _METER_PHASES:
-        return costs
-    return {
-        key: add_meter_uncertainty(cost, blocks, key, _METER_PHASES[name])
-        for key, cost in costs.items()
+    """Estimate the figures of a stage; the floor counts for the race, and comes before it."""
+    is_race = name == "race"
+    estimate, compare = estimate_costs, compare_with_baseline
+    if is_race:
+        estimate, compare = estimate_race_costs, compare_in_race
+    used = [block for block in blocks if (block.stage != "confirm") == is_race]
+    shown = [block for block in used if block.stage == name] or used
+    costs = {
+        figure: add_meter_uncertainty(figure, estimate(used, keys, of, seed), shown)
+        for figure, of in FIGURES.items()
     }
+    differences: dict[Name, LogDifference] = {
+        (figure, key): one
+        for figure in COMPARED
+        for key, one in compare(used, keys, FIGURES[figure], noise[figure], seed).items()
+    }
+    return _StageFigures(name, tuple(shown), costs, differences)
 
 
 def compare_accuracies(
@@ -253,32 +217,26 @@ def compare_accuracies(
     """
     sources = {key: source for key in keys if answers.get(source := measured_as.get(key, key))}
     reference = sources.get(keys[0]) if keys else None
-    distinct = [source for source in dict.fromkeys(sources.values()) if source != reference]
-    p_values: dict[str, float] = {}
-    differences: dict[str, Interval] = {}
+    compared: dict[str, tuple[Interval, float]] = {}
     if reference is not None:
-        raw = []
-        for source in distinct:
-            pairs = list(zip(answers[source], answers[reference], strict=False))
-            differences[source] = _compare_answers(pairs, seed)
-            raw.append(
-                mcnemar(sum(a and not b for a, b in pairs), sum(b and not a for a, b in pairs))
-            )
-        p_values = dict(zip(distinct, holm(raw), strict=True))
-        differences[reference] = Interval(0.0, 0.0, 0.0, None)
-        p_values[reference] = 1.0
+        raw: dict[str, tuple[Interval, float]] = {}
+        for source in dict.fromkeys(sources.values()):
+            if source != reference:
+                pairs = list(zip(answers[source], answers[reference], strict=False))
+                only = [sum(a > b for a, b in pairs), sum(b > a for a, b in pairs)]
+                raw[source] = _compare_answers(pairs, seed), mcnemar(*only)
+        adjusted = holm([p for _, p in raw.values()])
+        compared = {
+            source: (change, p)
+            for (source, (change, _)), p in zip(raw.items(), adjusted, strict=True)
+        }
+        compared[reference] = Interval(0.0, 0.0, 0.0, None), 1.0
     found: dict[str, Accuracy] = {}
     for key, source in sources.items():
         own = answers[source]
-        is_baseline = key == keys[0]
-        found[key] = Accuracy(
-            correct=sum(own),
-            questions=len(own),
-            share=wilson(sum(own), len(own)),
-            difference_points=None if is_baseline else differences.get(source),
-            p=None if is_baseline else p_values.get(source),
-            measured_as=source,
-        )
+        change, p = compared.get(source, (None, None)) if key != keys[0] else (None, None)
+        share = wilson(sum(own), len(own))
+        found[key] = Accuracy(sum(own), len(own), share, change, p, measured_as=source)
     return found
 
 
@@ -426,14 +384,11 @@ def _find_indistinct(
     Returns:
         Pairs of neighbours whose 95 % interval contains 0; none with one block.
     """
-    logs = average_copies(read_logs(blocks, keys, figure))
-    columns = {
-        pair: drop_missing(logs[:, at + 1] - logs[:, at]) for at, pair in enumerate(pairwise(keys))
-    }
-    measured = {pair: column for pair, column in columns.items() if len(column) > 1}
+    logs = read_mean_logs(blocks, keys, figure)
+    columns = {pair: logs[:, at + 1] - logs[:, at] for at, pair in enumerate(pairwise(keys))}
     return tuple(
         pair
-        for pair, one in zip(measured, estimate_means(list(measured.values()), seed), strict=True)
+        for pair, one in estimate_columns(columns, seed, least=2).items()
         if one.low is not None and one.high is not None and one.low <= 0 <= one.high
     )
 

@@ -8,7 +8,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import fields, is_dataclass
 from typing import Any
 
-from etui import units
 from etui.energy.energy_record import (
     RECORD_VERSION,
     BatchSizes,
@@ -36,14 +35,13 @@ from etui.stats.tests import Interval
 from etui.sweep.blocks import Block, PhaseCost, Visit
 from etui.sweep.config import AxisName, SweepConfig, Value
 from etui.sweep.result import Difference, SettingResult, SweepResult, is_best_claimed
-from etui.sweep.verdict import floor_text, format_verdict
-from etui.text import SEPARATOR, one_line
+from etui.sweep.verdict import format_verdict, list_dropped
+from etui.text import one_line
 
 VERSION = 1
 """Version of the document; keys may be added without a new one."""
 
 _CONFIDENCE_PERCENT = 95
-_MOST_LIMITS = 6
 _COVERS = (
     "the error of the meter, added up over all visits; the intervals of the results cover the "
     "differences between the blocks"
@@ -99,8 +97,7 @@ def build_document(
         ],
         "drops": [
             {"setting": one.setting, "after_block": one.dropped_after, "reason": one.drop_reason}
-            for one in sorted(result.settings, key=_when_dropped)
-            if not one.is_kept
+            for one in list_dropped(result)
         ],
         "blocks": result.blocks,
         "visits": result.visits,
@@ -150,10 +147,6 @@ def _encode(value: Any) -> Any:
             for each in fields(value)
         }
     return value
-
-
-def _when_dropped(one: SettingResult) -> tuple[int, str]:
-    return (-1 if one.dropped_after is None else one.dropped_after, one.setting)
 
 
 def build_command(config: SweepConfig) -> str:
@@ -211,7 +204,7 @@ def build_conditions(
         },
         "model_version": {"model": config.model, "sha256": config.model_sha256},
         "precision": {
-            "weights": _find_weights(config, config.model),
+            "weights": _text(_find_recorded(config, "weights", config.model)),
             "kv_type": _list_values(config, "kv_type"),
         },
         "prompt_tokens": sum(prompts) / len(prompts) if prompts else None,
@@ -256,24 +249,17 @@ def _list_limits(visits: Iterable[Visit]) -> list[float]:
     return sorted({v.power_limit_watts for v in visits if v.power_limit_watts is not None})
 
 
-def _find_in_use(config: SweepConfig, axis: AxisName) -> Value | None:
-    """Return the value of an axis in use before the sweep; None if not recorded."""
-    in_use = config.provenance.get("in_use")
-    return in_use.get(axis) if isinstance(in_use, dict) else None
-
-
-def _find_weights(config: SweepConfig, model: str) -> str | None:
-    """Return the quantisation of a model's weights; None if not recorded."""
-    weights = config.provenance.get("weights")
-    found = weights.get(model) if isinstance(weights, dict) else None
-    return None if found is None else str(found)
+def _find_recorded(config: SweepConfig, name: str, key: str) -> Any:
+    """Return a value of the axes in use before the sweep, or of the weights; None if unknown."""
+    recorded = config.provenance.get(name)
+    return recorded.get(key) if isinstance(recorded, dict) else None
 
 
 def _list_values(config: SweepConfig, axis: AxisName) -> list[Value] | None:
     """List the values of an axis over all settings, else the one in use; None if unknown."""
     values = dict.fromkeys(setting.get(axis) for setting in config.design.settings)
     found = [value for value in values if value is not None]
-    in_use = _find_in_use(config, axis)
+    in_use = _find_recorded(config, "in_use", axis)
     return found or (None if in_use is None else [in_use])
 
 
@@ -287,110 +273,6 @@ def _compute_meter_percent(visits: Sequence[Visit]) -> float | None:
             continue
         shares.append(100 * (halves[0] + halves[1]) / joules)
     return sum(shares) / len(shares) if shares else None
-
-
-def describe_conditions(record: dict[str, Any], model: str) -> list[tuple[str, str]]:
-    """Describe a record in words, one line for each of the eleven conditions."""
-    hardware, precision, batch = record["hardware"], record["precision"], record["batch"]
-    use, pue, sha256 = record["utilisation"], record["pue"], record["model_version"]["sha256"]
-    versions = [f"{name} {version}" for name, version in record["framework"].items() if version]
-    channels = ", ".join(hardware["channels"]) or "no power channel"
-    batches = batch["batch_tokens"]
-    shared = use["shared_visits"]
-
-    def tokens(count: float | None, note: str) -> str:
-        return units.UNKNOWN if count is None else f"{units.tokens_text(round(count))}, {note}"
-
-    def listed(values: list[object] | None) -> str:
-        return " and ".join(map(str, values or [units.UNKNOWN]))
-
-    return [
-        (
-            "Hardware",
-            _join(
-                hardware["machine"],
-                f"measured: {channels}",
-                _describe_limits(hardware["power_limit_watts"]),
-            ),
-        ),
-        ("Model version", _join(model, f"sha256 {sha256 or units.UNKNOWN}")),
-        ("Precision", _join(precision["weights"], f"KV cache {listed(precision['kv_type'])}")),
-        ("Prompt length", tokens(record["prompt_tokens"], "on average")),
-        ("Output length", tokens(record["output_tokens"], "the same for every setting")),
-        (
-            "Batch",
-            _join(
-                "one sequence" if batch["sequences"] == 1 else "one sequence per vote of the arm",
-                f"prefill in batches of {listed(batches)} tokens"
-                if batches
-                else f"batch size {units.UNKNOWN}",
-            ),
-        ),
-        (
-            "Utilisation",
-            _join(
-                "one question at a time",
-                None
-                if shared is None
-                else f"other processes used the measured devices in {shared:,} of "
-                f"{units.count_text(use['visits'], 'visit')}",
-                f"{units.count_text(use['repeated_blocks'], 'block')} repeated",
-            ),
-        ),
-        ("Framework", _join(*(text.replace("_", "-", 2) for text in versions))),
-        (
-            "PUE",
-            "1: the joules of this machine, nothing is added for a building"
-            if pue == 1
-            else f"{pue:g}; the joules are those of the machine, the building needs {pue:g} times "
-            "them",
-        ),
-        ("Method", _describe_method(record["method"])),
-        ("Uncertainty", _describe_doubt(record["uncertainty"])),
-    ]
-
-
-def _describe_limits(watts: Sequence[float]) -> str | None:
-    if not watts:
-        return None
-    if len(watts) > _MOST_LIMITS:
-        ends = f"{units.watts_text(watts[0])} to {units.watts_text(watts[-1])}"
-        return f"power limits read back: {len(watts)} from {ends}"
-    return f"power limit read back: {', '.join(map(units.watts_text, watts))}"
-
-
-def _describe_method(method: dict[str, Any]) -> str:
-    kind, hertz = method["kind"], method["sample_hz"]
-    to_celsius, hottest = method["cool_down_celsius"], method["hottest_celsius"]
-    cool = f"{units.seconds_text(method['cool_down_seconds'])} idle before each visit"
-    if to_celsius is not None:
-        cool += f" and cooled to {to_celsius:.0f} °C"
-    return _join(
-        "joules are unmeasured" if kind is None else f"gross joules, kind {kind}",
-        None if hertz is None else f"sampled at {hertz:g} Hz",
-        f"phases of at least {units.seconds_text(method['window_seconds'])}",
-        cool,
-        None if hottest is None else f"hottest {hottest:.0f} °C",
-        f"{units.count_text(method['paired_blocks'], 'block')}, settings in random order",
-    )
-
-
-def _describe_doubt(doubt: dict[str, Any]) -> str:
-    floor, meter = doubt["detection_floor_percent"], doubt["meter_percent"]
-    return _join(
-        f"intervals at {doubt['confidence_percent']} % over the blocks: bootstrap, or Student's t "
-        "for few",
-        "detection floor unmeasured"
-        if floor is None
-        else f"detection floor {floor_text(floor)} of the joules",
-        None
-        if meter is None
-        else f"the meter itself ±{units.change_text(meter, signed=False)}, the same for all",
-    )
-
-
-def _join(*parts: object) -> str:
-    return one_line(SEPARATOR.join(str(part) for part in parts if part)) or units.UNKNOWN
 
 
 def build_energy_record(
@@ -436,7 +318,7 @@ def _build_measurement(
     def value_of(axis: AxisName) -> Value | None:
         """Return the value of an axis in the setting, or that in use where it is not varied."""
         found = dict(one.values).get(axis)
-        return _find_in_use(config, axis) if found is None else found
+        return _find_recorded(config, "in_use", axis) if found is None else found
 
     threads, model = value_of("threads"), str(value_of("model") or config.model)
     measurement = Measurement(
@@ -456,7 +338,7 @@ def _build_measurement(
                 file_bytes=None,
                 gpu_layers=_int(value_of("gpu_layers")),
                 precision=Precision(
-                    weights=_find_weights(config, model),
+                    weights=_text(_find_recorded(config, "weights", model)),
                     kv_type=_text(value_of("kv_type")),
                     flash_attention=_text(value_of("flash_attention")),
                 ),

@@ -105,8 +105,7 @@ def read_sweep(folder: Path) -> RecordedSweep:
     """
     config = read_config(folder)
     blocks = _read_lines(folder / BLOCKS, Block)
-    # Lines after the sealed part come from a crash.
-    if found := find_seal_problem(folder, SWEEP, blocks.raw):
+    if found := find_seal_problem(folder, SWEEP, blocks.raw):  # what follows it is from a crash
         raise InvalidFile(
             f"{folder} was changed outside etui: {found}",
             "its figures can no longer be relied on; start a new sweep",

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Literal
 
@@ -12,24 +12,26 @@ from markupsafe import Markup
 from etui import units
 from etui.codec import to_document
 from etui.measure.page import build_tree, render_template
-from etui.plots.figure import ARM_COLOURS, RULE, SOFT, Figure, Point
+from etui.plots.figure import ARM_COLOURS, RULE, SOFT, Figure, Panel, Point
 from etui.stats.tests import Interval
 from etui.sweep.blocks import Block, VisitPower
 from etui.sweep.config import SweepConfig
-from etui.sweep.document import build_command, build_conditions, describe_conditions
-from etui.sweep.result import Accuracy, Difference, SettingResult, SweepResult
+from etui.sweep.document import build_command, build_conditions
+from etui.sweep.result import Difference, SettingResult, SweepResult
 from etui.sweep.verdict import (
     DASH,
     accuracy_change_text,
     accuracy_text,
-    computes_same,
+    describe_drop,
     difference_text,
     floor_sentence,
     floor_text,
     format_verdict,
-    is_accuracy_claimed,
     joules_text,
+    list_dropped,
+    list_floors,
     list_names,
+    mark_estimate,
     name_effect,
     short_name,
     spread_seconds_text,
@@ -49,6 +51,11 @@ _ROLES: dict[Role, tuple[str, str]] = {
 }
 """Role -> its name in a legend, and its colour; the most important first."""
 
+_GOALS = {
+    "joules": "fewest joules",
+    "time": "least time",
+    "joules*time": "least product of joules and seconds",
+}
 _LOG_FROM = 5.0
 """Ratio of the largest to the smallest value above which an axis is logarithmic."""
 _MOST_LABELS = 12
@@ -66,7 +73,7 @@ class Cell:
     text: str
     note: str = ""  # Its interval, on a line of its own; empty without one
     order: str = ""  # Number to sort by; empty puts the row last
-    class_: str = ""  # `less` or `more` for claimed differences, else empty
+    class_: str = ""  # `less`, `more` or `unclaimed` for differences, else empty
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +98,11 @@ def render_report(
         power: Watts of its visits, in the order in which they were measured.
     """
     roles = {find_role(result, one) for one in result.settings}
+    names = list_names(result)
+    goal = _GOALS[result.goal.measure]
+    if result.goal.within_percent is not None:
+        limit = units.change_text(result.goal.within_percent, signed=False)
+        goal += f" at most {limit} slower than the fastest"
     return render_template(
         "etui.sweep",
         style="sweep.css",
@@ -98,7 +110,7 @@ def render_report(
         model=one_line(config.model),
         created=one_line(config.created[:10]),
         sweep_id=one_line(config.id),
-        goal=_describe_goal(result),
+        goal=goal,
         verdict=format_verdict(result),
         is_complete=result.is_complete,
         settings=len(result.settings),
@@ -113,44 +125,26 @@ def render_report(
         roles=[(f"role-{role}", name) for role, (name, _) in _ROLES.items() if role in roles],
         frontier=draw_frontier(result),
         has_frontier=sum(one.is_on_frontier for one in result.settings) > 1,
-        has_accuracy=_has_accuracy(result),
+        has_accuracy=result.has_accuracy,
         effects=[
-            (name_effect(one), _build_difference(one.joules), _build_difference(one.seconds))
+            (name_effect(one), _build_change(one.joules), _build_change(one.seconds))
             for one in result.effects
             if one.joules is not None or one.seconds is not None
         ],
         floor=floor_sentence(result),
         duration=time_sentence(result),
-        drops=_list_drops(result),
+        drops=[
+            (names[one.setting], describe_drop(one), one.drop_reason or DASH)
+            for one in list_dropped(result)
+        ],
         power=draw_power(result, power),
-        headings=_list_headings(result),
+        headings=[heading for heading, _ in _list_columns(result)],
         rows=build_rows(result),
-        conditions=describe_conditions(
-            build_conditions(config, result, blocks), one_line(config.model)
-        ),
+        conditions=build_tree(build_conditions(config, result, blocks)),
         command=build_command(config),
         config=build_tree(to_document(config)),
         estimate=result.kind == units.ESTIMATE,
     )
-
-
-def _describe_goal(result: SweepResult) -> str:
-    goal = result.goal
-    text = {"joules": "fewest joules", "time": "least time"}.get(
-        goal.measure, "least product of joules and seconds"
-    )
-    if goal.within_percent is not None:
-        limit = units.change_text(goal.within_percent, signed=False)
-        text += f" at most {limit} slower than the fastest"
-    return text
-
-
-def _has_accuracy(result: SweepResult) -> bool:
-    return any(one.accuracy is not None for one in result.settings)
-
-
-def _mark_estimate(result: SweepResult) -> str:
-    return f" ({units.ESTIMATE})" if result.kind == units.ESTIMATE else ""
 
 
 def find_role(result: SweepResult, one: SettingResult) -> Role:
@@ -164,206 +158,119 @@ def find_role(result: SweepResult, one: SettingResult) -> Role:
     return "kept" if one.is_kept else "dropped"
 
 
-def _list_headings(result: SweepResult) -> list[str]:
-    mark = _mark_estimate(result)
-    found = [
-        f"joules per answer{mark}",
-        f"change in joules{mark}",
-        "seconds per answer",
-        "change in time",
-        f"prefill, per token{mark}",
-        f"decode, per token{mark}",
-    ]
-    return found + (["accuracy", "change in points"] if _has_accuracy(result) else [])
-
-
 def build_rows(result: SweepResult) -> list[Row]:
     """Build the table of settings, in the order of the result."""
-    names = list_names(result)
+    names, columns = list_names(result), _list_columns(result)
     return [
         Row(
             name=names[one.setting],
             role=find_role(result, one),
             state=state_text(result, one),
-            cells=tuple(_list_cells(result, one)),
+            cells=tuple(build(one) for _, build in columns),
         )
         for one in result.settings
     ]
 
 
-def _list_cells(result: SweepResult, one: SettingResult) -> list[Cell]:
-    kind = result.kind
+def _list_columns(result: SweepResult) -> list[tuple[str, Callable[[SettingResult], Cell]]]:
+    """List the headings of the table, and what builds the cell of a setting."""
+    kind, mark = result.kind, mark_estimate(result)
 
-    def order(figure: Interval | None) -> str:
-        return "" if figure is None else repr(float(figure.value))
+    def build_joules(figure: Interval | None, missing: str = DASH) -> Cell:
+        return _build_cell(missing if figure is None else joules_text(figure, kind), figure)
 
-    found = [
-        Cell(*split_spread(joules_text(one.joules, kind)), order=order(one.joules)),
-        _build_difference(one.joules_difference),
-        Cell(*split_spread(spread_seconds_text(one.seconds)), order=order(one.seconds)),
-        _build_difference(one.seconds_difference),
+    found: list[tuple[str, Callable[[SettingResult], Cell]]] = [
+        (f"joules per answer{mark}", lambda one: build_joules(one.joules, units.UNMEASURED)),
+        (f"change in joules{mark}", lambda one: _build_change(one.joules_difference)),
+        (
+            "seconds per answer",
+            lambda one: _build_cell(spread_seconds_text(one.seconds), one.seconds),
+        ),
+        ("change in time", lambda one: _build_change(one.seconds_difference)),
+        (f"prefill, per token{mark}", lambda one: build_joules(one.prefill_joules_per_token)),
+        (f"decode, per token{mark}", lambda one: build_joules(one.decode_joules_per_token)),
     ]
-    for figure in (one.prefill_joules_per_token, one.decode_joules_per_token):
-        text = DASH if figure is None else joules_text(figure, kind)
-        found.append(Cell(*split_spread(text), order=order(figure)))
-    if _has_accuracy(result):
-        accuracy = one.accuracy
-        share = None if accuracy is None else accuracy.share
-        found.append(Cell(*split_interval(accuracy_text(accuracy)), order(share)))
-        change = None if accuracy is None else accuracy.difference_points
-        text, note = split_interval(accuracy_change_text(result, one))
-        class_ = "unclaimed" if text.startswith("(") else ""
-        found.append(Cell(text, note, order(change), class_))
+    if result.has_accuracy:
+        found += [
+            ("accuracy", lambda one: _build_cell(accuracy_text(one.accuracy), one.accuracy_share)),
+            (
+                "change in points",
+                lambda one: _build_cell(accuracy_change_text(result, one), one.accuracy_points),
+            ),
+        ]
     return found
 
 
-def _build_difference(change: Difference | None) -> Cell:
-    text, note = split_interval(difference_text(change))
+def _build_cell(text: str, figure: Interval | None) -> Cell:
+    order = "" if figure is None else repr(float(figure.value))
+    return Cell(*split_ends(text), order, "unclaimed" if text.startswith("(") else "")
+
+
+def _build_change(change: Difference | None) -> Cell:
     if change is None:
-        return Cell(text, order="0")
+        return Cell(DASH, order="0")
     class_ = ("less" if change.percent < 0 else "more") if change.is_claimed else "unclaimed"
-    return Cell(text, note, repr(float(change.percent)), class_)
+    return Cell(*split_ends(difference_text(change)), repr(float(change.percent)), class_)
 
 
-def split_interval(text: str) -> tuple[str, str]:
-    """Split a figure from its interval, so that ``(+1 % [0, 2])`` has ``(+1 %)`` and ``[0, 2]``."""
-    figure, bracket, ends = text.partition(" [")
-    if not bracket:
-        return text, ""
-    if ends.endswith("])"):
-        return f"{figure})", f"[{ends.removesuffix(')')}"
-    return figure, f"[{ends}"
+def split_ends(text: str) -> tuple[str, str]:
+    """Split a figure from its interval or its half width.
 
-
-def split_spread(text: str) -> tuple[str, str]:
-    """Split a figure from its half width, so that ``9.4 ± 0.2 J`` has ``9.4 J`` and ``± 0.2 J``."""
+    ``(+1 % [0, 2])`` has ``(+1 %)`` and ``[0, 2]``, and ``9.4 ± 0.2 J`` has ``9.4 J`` and
+    ``± 0.2 J``.
+    """
     figure, sign, rest = text.partition(" ± ")
-    if not sign:
-        return text, ""
-    if " " not in figure:
-        figure += " " + rest.rpartition(" ")[2]
-    return figure, f"± {rest}"
-
-
-def _list_drops(result: SweepResult) -> list[tuple[str, str, str]]:
-    """List name, time and reason of settings that could not run, then of those dropped."""
-    names = list_names(result)
-    dropped = [one for one in result.settings if not one.is_kept]
-    dropped.sort(key=lambda one: -1 if one.dropped_after is None else one.dropped_after)
-    return [
-        (
-            names[one.setting],
-            "could not run"
-            if one.dropped_after is None
-            else f"after block {one.dropped_after + 1}",
-            one.drop_reason or DASH,
-        )
-        for one in dropped
-    ]
+    if sign:
+        unit = "" if " " in figure else " " + rest.rpartition(" ")[2]
+        return figure + unit, f"± {rest}"
+    figure, bracket, ends = text.partition(" [")
+    closing = ")" if ends.endswith("])") else ""
+    return figure + closing, f"[{ends.removesuffix(closing)}" if bracket else ""
 
 
 def build_findings(result: SweepResult) -> list[tuple[str, str, str]]:
-    """Build the key figures of the best setting, each as label, figure and note."""
+    """Build the key figures, each as label, figure and note: changes of the best, and the floor."""
     base, best = result.find(result.baseline), result.find(result.best)
     found: list[tuple[str, str, str]] = []
-    if base is not None and best is not None and best is not base:
-        joules = None if best.joules is None else joules_text(best.joules, result.kind)
-        found.append(_describe_change("Joules", best.joules_difference, joules, result.kind))
-        found.append(_describe_change("Time", best.seconds_difference, None, None))
-        if best.accuracy is not None:
-            found.append(_describe_accuracy(result, best.accuracy))
-    elif best is not None and best.joules is not None:
-        text = joules_text(best.joules, result.kind) + _mark_estimate(result)
-        found.append(("Current setting", text, "per answer; nothing beats it"))
-    found.append(_describe_floor(result))
-    dropped = any(one.dropped_after is not None for one in result.settings)
-    if dropped and result.full_grid_seconds and result.is_complete:
-        saved = 1 - result.seconds / result.full_grid_seconds
-        if saved > 0:
-            full = units.seconds_text(result.full_grid_seconds)
-            note = f"of {full} without dropping settings (predicted)"
-            found.append(("Measuring saved", units.percent_text(saved), note))
-    return found[:4]
-
-
-def _describe_change(
-    label: str, change: Difference | None, figure: str | None, kind: str | None
-) -> tuple[str, str, str]:
-    if change is None:
-        return (label, DASH if label == "Time" else units.UNMEASURED, "")
-    text, ends = split_interval(difference_text(change))
-    note = f"95 % interval {ends} %" if ends else "no interval"
-    if not change.is_claimed:
-        return (label, text, f"not a claim; {note}")
-    if figure is not None:
-        note += f", {figure} per answer"
-    return (label, f"{text} ({units.ESTIMATE})" if kind == units.ESTIMATE else text, note)
-
-
-def _describe_accuracy(result: SweepResult, accuracy: Accuracy) -> tuple[str, str, str]:
-    share, change = accuracy_text(accuracy), accuracy.difference_points
-    if computes_same(result, accuracy):
-        return ("Accuracy", "same", f"numbers as in the baseline, {share}")
-    if change is None:
-        return ("Accuracy", share, "not compared with the baseline")
-    figure, ends = split_interval(units.points_change_text(change.value, change.low, change.high))
-    note = f"95 % interval {ends}, {share}" if ends else share
-    if not is_accuracy_claimed(accuracy):
-        return ("Accuracy", f"({figure})", f"not a claim; {note}")
-    return ("Accuracy", figure, note)
-
-
-def _describe_floor(result: SweepResult) -> tuple[str, str, str]:
-    floor = result.floor
-    joules = None if floor is None else floor.joules_percent
-    seconds = None if floor is None else floor.seconds_percent
-    note = "of the time" if joules is None else "of the joules"
-    shown = seconds if joules is None else joules
-    if shown is None:
-        return ("Detection floor", units.UNMEASURED, "no difference is claimed")
-    if joules is not None and seconds is not None:
-        note += f", {floor_text(seconds)} of the time"
-    return ("Detection floor", floor_text(shown), note)
-
-
-@dataclass(frozen=True, slots=True)
-class _Dot:
-    """A setting in the chart of joules against seconds."""
-
-    role: Role
-    seconds: Interval
-    joules: Interval
-    label: str
-    note: str
+    if best is not None:
+        for heading, build in _list_columns(result):
+            if heading.startswith("joules" if best is base else "change"):
+                cell = build(best)
+                found.append((heading, cell.text, cell.note))
+    floors = [] if result.floor is None else list_floors(result.floor)
+    texts = [f"{floor_text(percent)} of the {what}" for what, percent in floors]
+    first, rest = (texts[0], ", ".join(texts[1:])) if texts else (units.UNMEASURED, "")
+    return [*found, ("detection floor", first, rest)]
 
 
 def draw_frontier(result: SweepResult) -> Markup | None:
     """Draw the settings by time and joules; None if fewer than two have both."""
-    every = _list_dots(result)
-    if len(every) < 2:
+    points: list[tuple[Role, Point]] = []
+    for one in result.settings:
+        role, joules, seconds = find_role(result, one), one.joules, one.seconds
+        if joules is not None and seconds is not None and joules.value > 0 and seconds.value > 0:
+            is_named = sum(other != "dropped" for other, _ in points) < _MOST_LABELS
+            point = _make_point(result, one, seconds, joules)
+            points.append((role, point if is_named else replace(point, label="")))
+    if len(points) < 2:
         return None
-    dots = _leave_out_far(every)
     figure = Figure(8.6, 4.2)
     (panel,) = figure.panels
-    far = len(every) - len(dots)
+    kept = [point for role, point in points if role != "dropped"]
+    framed = kept if len(kept) > 1 else [point for _, point in points]
+    x_range = _set_range(panel, "x", [(point.x, point.x_ends) for point in framed])
+    y_range = _set_range(panel, "y", [(point.y, point.y_ends) for point in framed])
+    inside = [
+        (role, point)
+        for role, point in points
+        if x_range[0] <= point.x <= x_range[1] and y_range[0] <= point.y <= y_range[1]
+    ]
+    far = len(points) - len(inside)
     more = units.count_text(far, "dropped setting is", "dropped settings are")
-    mark = _mark_estimate(result)
+    mark = mark_estimate(result)
     panel.name_axes(
         "seconds per answer", f"joules per answer{mark}", f"{more} far outside" if far else ""
     )
-    order = list(_ROLES)
-    dots = sorted(dots, key=lambda dot: (order.index(dot.role), dot.joules.value))
-    named = [dot for dot in dots if dot.role != "dropped"][:_MOST_LABELS]
-    for axis, figures in (("x", [dot.seconds for dot in dots]), ("y", [d.joules for d in dots])):
-        ends = [_find_extent(dot.role, one) for dot, one in zip(dots, figures, strict=True)]
-        low, high = min(low for low, _ in ends), max(high for _, high in ends)
-        if high / low > _LOG_FROM:
-            panel.log(axis)
-            low, high = low / 1.15, high * 1.2
-        else:
-            room = (high - low) * 0.1 or 0.1 * high
-            low, high = max(0.0, low - room), high + room
-        getattr(panel.axes, f"set_{axis}lim")(low, high)
     corners = sorted(
         (one.seconds.value, one.joules.value)
         for one in result.settings
@@ -371,90 +278,68 @@ def draw_frontier(result: SweepResult) -> Markup | None:
     )
     if len(corners) > 1:
         # Between two settings the frontier keeps the joules of the faster one.
-        seconds, joules = zip(*corners, strict=True)
-        panel.line(seconds, joules, SOFT, dashed=True, steps=True)
-    for dot in reversed(dots):
-        is_small = dot.role in ("kept", "dropped")
-        # A dropped setting has few blocks: its interval would cross the figure.
-        hidden = dot.role == "dropped"
-        panel.points(
-            [
-                Point(
-                    dot.seconds.value,
-                    dot.joules.value,
-                    x_ends=(None, None) if hidden else (dot.seconds.low, dot.seconds.high),
-                    y_ends=(None, None) if hidden else (dot.joules.low, dot.joules.high),
-                    colour=_ROLES[dot.role][1],
-                    label=dot.label if dot in named else "",
-                    note=dot.note,
-                    size=4 if is_small else 7,
-                    filled=not hidden,
-                )
-            ]
-        )
+        xs, ys = zip(*corners, strict=True)
+        panel.line(xs, ys, SOFT, dashed=True, steps=True)
+    order = list(_ROLES)
+    inside.sort(key=lambda each: (order.index(each[0]), each[1].y))
+    # The important settings are drawn last, above the others.
+    panel.points([point for _, point in reversed(inside)])
     return figure.svg(
         "Joules against seconds per answer: "
-        + "; ".join(dot.note for dot in dots if dot.role != "dropped")
+        + "; ".join(point.note for role, point in inside if role != "dropped")
     )
 
 
-def _list_dots(result: SweepResult) -> list[_Dot]:
-    names = list_names(result)
-    base = result.settings[0]
-    found = []
-    for one in result.settings:
-        if one.joules is None or one.seconds is None:
-            continue
-        if one.joules.value <= 0 or one.seconds.value <= 0:
-            continue
-        name = "baseline" if one is base else short_name(one.values, base.values)
-        label = fit_cells(name, _NAME_CELLS)
-        parts = [
-            f"{names[one.setting]}: {joules_text(one.joules, result.kind)}",
-            units.seconds_text(one.seconds.value),
-        ]
-        if one.joules_difference is not None:
-            change = difference_text(one.joules_difference)
-            parts.append(f"{change} joules, {difference_text(one.seconds_difference)} time")
-        if one.accuracy is not None:
-            label += f" · {units.accuracy_text(one.accuracy.share.value)}"
-            parts.append(f"accuracy {accuracy_text(one.accuracy)}")
-        if one.dropped_after is not None:
-            parts.append(f"dropped after block {one.dropped_after + 1}")
-        role = find_role(result, one)
-        found.append(_Dot(role, one.seconds, one.joules, label, ", ".join(parts)))
-    return found
+def _make_point(
+    result: SweepResult, one: SettingResult, seconds: Interval, joules: Interval
+) -> Point:
+    """Make the mark of a setting; a dropped one has no label and no interval.
 
-
-def _leave_out_far(dots: Sequence[_Dot]) -> list[_Dot]:
-    """Leave out dropped settings so far away that the others would be one spot."""
-    kept = [dot for dot in dots if dot.role != "dropped"]
-    if len(kept) < 2:
-        return list(dots)
-    ranges = []
-    for values in ([dot.seconds.value for dot in kept], [dot.joules.value for dot in kept]):
-        room = max(max(values) - min(values), 0.1 * max(values))
-        ranges.append((min(values) - room, max(values) + room))
-    (first, last), (low, high) = ranges
-    return [
-        dot
-        for dot in dots
-        if dot.role != "dropped"
-        or (first <= dot.seconds.value <= last and low <= dot.joules.value <= high)
-    ]
-
-
-def _find_extent(role: Role, figure: Interval) -> tuple[float, float]:
-    """Return what an axis has to show of a figure: no interval counts beyond the value's own size.
-
-    A dropped setting has few blocks, and so an interval that may be wider than all others: of it
-    the value alone counts.
+    It has few blocks, so that its interval would cross the figure.
     """
-    value = figure.value
+    role = find_role(result, one)
+    base = result.settings[0]
+    label = fit_cells(
+        "baseline" if one is base else short_name(one.values, base.values), _NAME_CELLS
+    )
+    parts = [
+        f"{list_names(result)[one.setting]}: {joules_text(joules, result.kind)}",
+        units.seconds_text(seconds.value),
+    ]
+    if one.joules_difference is not None:
+        change = difference_text(one.joules_difference)
+        parts.append(f"{change} joules, {difference_text(one.seconds_difference)} time")
+    if one.accuracy is not None:
+        label += f" · {units.accuracy_text(one.accuracy.share.value)}"
+        parts.append(f"accuracy {accuracy_text(one.accuracy)}")
     if role == "dropped":
-        return value, value
-    low = value if figure.low is None else max(figure.low, 0.5 * value)
-    high = value if figure.high is None else min(figure.high, 2 * value)
+        note = ", ".join([*parts, f"dropped {describe_drop(one)}"])
+        return Point(seconds.value, joules.value, colour=SOFT, note=note, size=4, filled=False)
+    return Point(
+        seconds.value,
+        joules.value,
+        (seconds.low, seconds.high),
+        (joules.low, joules.high),
+        colour=_ROLES[role][1],
+        label=label,
+        note=", ".join(parts),
+        size=4 if role == "kept" else 7,
+    )
+
+
+def _set_range(
+    panel: Panel, axis: str, figures: Sequence[tuple[float, tuple[float | None, float | None]]]
+) -> tuple[float, float]:
+    """Set what an axis shows: the figures, and their intervals up to the size of the value."""
+    low = min(value if end is None else max(end, 0.5 * value) for value, (end, _) in figures)
+    high = max(value if end is None else min(end, 2 * value) for value, (_, end) in figures)
+    if high / low > _LOG_FROM:
+        panel.log(axis)
+        low, high = low / 1.5, high * 1.5
+    else:
+        room = max(0.5 * (high - low), 0.1 * high)
+        low, high = max(0.0, low - room), high + room
+    getattr(panel.axes, f"set_{axis}lim")(low, high)
     return low, high
 
 
@@ -505,18 +390,16 @@ def draw_power(result: SweepResult, power: Sequence[VisitPower]) -> Markup | Non
             panel.span(start, end, RULE, f"block {number + 1}")
     roles = {one.setting: find_role(result, one) for one in result.settings}
     most = max(2, _MOST_POINTS // len(power))
-    # The important settings are drawn last, above the others.
-    for role in reversed(_ROLES):
+    for role in reversed(_ROLES):  # the important settings are drawn last, above the others
         times: list[float] = []
         watts: list[float] = []
         for visit, (start, end) in placed:
-            if roles.get(visit.setting, "dropped") != role:
-                continue
-            thin = thin_watts(visit.watts, most)
-            step = (end - start) / len(thin)
-            times += [(start + at * step) / scale for at in range(len(thin) + 1)]
-            watts += [float("nan") if each is None else each for each in thin]
-            watts.append(float("nan"))  # nothing is drawn up to the next visit
+            if roles.get(visit.setting, "dropped") == role:
+                thin = thin_watts(visit.watts, most)
+                step = (end - start) / len(thin)
+                times += [(start + at * step) / scale for at in range(len(thin) + 1)]
+                watts += [float("nan") if each is None else each for each in thin]
+                watts.append(float("nan"))  # nothing is drawn up to the next visit
         panel.line(times, watts, _ROLES[role][1], steps=True)
     panel.axes.set_ylim(0.0, max(known) * 1.12 or 1.0)
     return figure.svg(

@@ -25,16 +25,7 @@ from itertools import takewhile
 
 from etui.errors import EtuiError
 from etui.measure.run import WAIT_S, Disturbed, measure_undisturbed
-from etui.sweep._elimination import (
-    FINALISTS,
-    MISTAKE,
-    Standings,
-    describe_rank,
-    find_unmeasured,
-    find_worse,
-    rank,
-    read_standings,
-)
+from etui.sweep._elimination import FINALISTS, MISTAKE, Standings, read_standings
 from etui.sweep.blocks import (
     Block,
     BlockPlan,
@@ -170,21 +161,20 @@ def _judge(progress: RaceProgress) -> RaceProgress:
     design = progress.design
     standings = _read_standings(progress)
     _check_baseline(standings)
-    unmeasured = find_unmeasured(standings)
-    progress = progress.drop(dict.fromkeys(unmeasured, "its joules are unmeasured"))
+    progress = progress.drop(dict.fromkeys(standings.unmeasured, "its joules are unmeasured"))
     if design.halving:
         tests = 1 if design.goal.within_percent is None else 2
         tail = MISTAKE / (design.race_rounds * (len(design.settings) - 1) * tests)
-        progress = progress.drop(find_worse(_read_standings(progress), tail))
+        progress = progress.drop(_read_standings(progress).find_worse(tail))
     rounds = progress.count("race") // _ROUND_BLOCKS
     is_small = design.halving and len(progress.remaining) - 1 <= FINALISTS
     if rounds < design.race_rounds and not is_small:
         return progress
     standings = _read_standings(progress)
-    ranked = rank(standings)
+    ranked = standings.rank()
     finalists = [key for key in ranked if key != progress.baseline][:FINALISTS]
     others = {
-        key: describe_rank(standings, key, ranked[0])
+        key: standings.describe_rank(key, ranked[0])
         for key in progress.remaining[1:]
         if key not in finalists
     }
@@ -196,7 +186,7 @@ def _read_standings(progress: RaceProgress) -> Standings:
 
 
 def _check_baseline(standings: Standings) -> None:
-    if standings.baseline in find_unmeasured(standings):
+    if standings.baseline in standings.unmeasured:
         raise EtuiError(
             f"the joules of the baseline {standings.baseline} are unmeasured",
             "see `etui doctor` for the meters of this machine, or minimize the time: --goal time",
@@ -251,7 +241,7 @@ def choose_best(design: SweepDesign, blocks: Sequence[Block]) -> str | None:
         return None
     baseline = progress.baseline
     standings = _read_standings(progress)
-    ranked = rank(standings)
+    ranked = standings.rank()
     if design.goal.within_percent is not None:
         slower = standings.seconds.log_ratio(baseline, standings.fastest)
         if slower > standings.most_slower:
@@ -279,7 +269,7 @@ def rank_all(design: SweepDesign, blocks: Sequence[Block]) -> tuple[str, ...]:
         EtuiError: As :func:`follow`.
     """
     able = follow(design, blocks).able
-    return tuple(rank(read_standings(design.goal, able, able, blocks)))
+    return tuple(read_standings(design.goal, able, able, blocks).rank())
 
 
 def count_blocks_left(progress: RaceProgress) -> int:

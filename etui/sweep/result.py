@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from etui.stats.tests import Interval
+from etui.stats.tests import SIGNIFICANCE, Interval
 from etui.sweep.config import AxisName, Goal, Value
 
 
@@ -41,6 +41,16 @@ class Accuracy:
     """Key of the setting whose answers these are: settings that compute the same numbers (other
     threads, another power limit) are not measured twice."""
 
+    @property
+    def is_claimed(self) -> bool:
+        """Whether it differs significantly, in test and interval, from the baseline's."""
+        change = self.difference_points
+        if change is None or change.value == 0 or self.p is None:
+            return False
+        if change.low is not None and change.high is not None and change.low <= 0 <= change.high:
+            return False
+        return self.p < SIGNIFICANCE
+
 
 @dataclass(frozen=True, slots=True)
 class SettingResult:
@@ -69,6 +79,16 @@ class SettingResult:
     def is_kept(self) -> bool:
         """Whether it could run, and was not dropped."""
         return self.dropped_after is None and not self.drop_reason
+
+    @property
+    def accuracy_share(self) -> Interval | None:
+        """Its accuracy, in [0, 1]; None without a suite."""
+        return None if self.accuracy is None else self.accuracy.share
+
+    @property
+    def accuracy_points(self) -> Interval | None:
+        """Its accuracy less that of the baseline, percentage points; None if not compared."""
+        return None if self.accuracy is None else self.accuracy.difference_points
 
     def change(self, goal: Goal) -> float:
         """Return the change of the goal's figure in percent, claimed or not.
@@ -142,9 +162,20 @@ class SweepResult:
     kind: str | None = None
     """How the energy was determined, the weakest kind of all visits; None if unmeasured."""
 
+    @property
+    def has_accuracy(self) -> bool:
+        """Whether accuracy was measured."""
+        return any(one.accuracy is not None for one in self.settings)
+
     def find(self, key: str | None) -> SettingResult | None:
         """Return the result of a setting; None if there is none."""
         return next((one for one in self.settings if one.setting == key), None)
+
+    def computes_same(self, accuracy: Accuracy) -> bool:
+        """Return whether the answers are those of the baseline, whose numbers are the same."""
+        base = self.find(self.baseline)
+        own = None if base is None else base.accuracy
+        return own is not None and accuracy.measured_as == own.measured_as
 
 
 def choose_claimed(result: SweepResult) -> str | None:

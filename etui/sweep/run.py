@@ -10,7 +10,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, suppress
-from dataclasses import dataclass, fields, replace
+from dataclasses import InitVar, dataclass, field, fields, replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -55,6 +55,8 @@ from etui.sweep.folder import (
 )
 from etui.sweep.plan import SweepPlan, make_plan
 from etui.sweep.race import (
+    RaceProgress,
+    advance,
     count_blocks_left,
     estimate_full_grid_seconds,
     estimate_seconds_left,
@@ -69,9 +71,6 @@ from etui.units import count_text, seconds_text
 
 if TYPE_CHECKING:
     from etui.config.config import Config
-
-_STEPS = {"confirm": "confirming"}
-"""Name of a step -> its name in the progress, where it differs."""
 
 _CONDITIONS = {
     "model_sha256": "the model file",
@@ -160,28 +159,15 @@ class SweepOutcome:
     why_stopped: str = ""  # Why it is not complete; empty if it is
 
 
+@dataclass(frozen=True, slots=True)
 class SweepRunner:
-    """Runs sweeps on a machine.
+    """Runs sweeps on a machine."""
 
-    Args:
-        watch: Shows the progress.
-        log: Saves the rows.
-        now: Returns the local time.
-    """
-
-    def __init__(
-        self,
-        config: Config,
-        watch: Watch,
-        log: SweepLog,
-        open_workbench: Callable[[], AbstractContextManager[Workbench]],
-        now: Callable[[], datetime] = datetime.now,
-    ) -> None:
-        self._config = config
-        self._watch = watch
-        self._log = log
-        self._open_workbench = open_workbench
-        self._now = now
+    config: Config
+    watch: Watch  # Shows the progress
+    log: SweepLog  # Saves the rows
+    open_workbench: Callable[[], AbstractContextManager[Workbench]]
+    now: Callable[[], datetime] = datetime.now  # Returns the local time
 
     def start(
         self, asked: SweepConfig, out: Path | None = None, *, fresh: bool = False
@@ -198,10 +184,10 @@ class SweepRunner:
         """
         if out is not None and (fresh or not (out / CONFIG).is_file()):
             check_new(out, SWEEP)  # report an error before anything is opened
-        started = self._now()
+        started = self.now()
         sweep_id = new_sweep_id(asked.model or asked.arm or "", started)
         plan = self._plan(asked, sweep_id, started)
-        with self._open_workbench() as bench:
+        with self.open_workbench() as bench:
             window_s = asked.window_s or bench.window_s
             channels = tuple(bench.channels)
             config = replace(plan.config, channels=channels, window_s=window_s)
@@ -214,7 +200,7 @@ class SweepRunner:
             if found is not None:
                 return self._resume(found, bench)
             bench.check_idle()
-            place = out or sweeps_dir(self._config) / config.id
+            place = out or sweeps_dir(self.config) / config.id
             with SweepFolder.start(place, config) as folder:
                 return self._measure(plan, folder, read_sweep(place), bench)
 
@@ -226,7 +212,7 @@ class SweepRunner:
             EtuiError: The sweep cannot go on, or has failed; what was measured is kept.
         """
         read_sweep(place)  # report an error before anything is opened
-        with self._open_workbench() as bench:
+        with self.open_workbench() as bench:
             return self._resume(place, bench)
 
     def _resume(self, place: Path, bench: Workbench) -> SweepOutcome:
@@ -243,14 +229,14 @@ class SweepRunner:
         self, plan: SweepPlan, folder: SweepFolder, recorded: RecordedSweep, bench: Workbench
     ) -> SweepOutcome:
         with bench.open_instruments(plan, recorded.config, folder.path) as instruments:
-            return SweepRun(folder, recorded, instruments, self._watch, self._log).measure()
+            return SweepRun(folder, recorded, instruments, self.watch, self.log).measure()
 
     def _plan(self, asked: SweepConfig, sweep_id: str, started: datetime) -> SweepPlan:
         def say(text: str) -> None:
-            self._watch(_note(text))
+            self.watch(_note(text))
 
-        catalogue = load_catalogue(self._config)
-        return make_plan(asked, self._config, catalogue, sweep_id, started, say)
+        catalogue = load_catalogue(self.config)
+        return make_plan(asked, self.config, catalogue, sweep_id, started, say)
 
     def _find_unfinished(self, config: SweepConfig, out: Path | None) -> Path | None:
         """Find the newest unfinished sweep that asks for the same."""
@@ -262,7 +248,7 @@ class SweepRunner:
                     f"{out} contains another sweep", "use a new folder with --out, or --resume it"
                 )
             return out
-        for place in reversed(list_sweeps(self._config)):
+        for place in reversed(list_sweeps(self.config)):
             if is_finished(place):
                 continue
             try:
@@ -278,33 +264,32 @@ class SweepRunner:
                 f"{place.name} is unfinished, but was measured under other conditions: "
                 f"{'; '.join(changes[:_SHOWN_CHANGES])}; this is a new sweep"
             )
-            self._watch(_note(text))
+            self.watch(_note(text))
             return None
         return None
 
 
+@dataclass(slots=True)
 class SweepRun:
     """One sweep that is measured by this process, with what was measured before an interruption."""
 
-    def __init__(
-        self,
-        folder: SweepFolder,
-        recorded: RecordedSweep,
-        instruments: Instruments,
-        watch: Watch,
-        log: SweepLog,
-    ) -> None:
-        self._folder = folder
+    folder: SweepFolder
+    recorded: InitVar[RecordedSweep]
+    instruments: Instruments
+    watch: Watch
+    log: SweepLog
+    _config: SweepConfig = field(init=False)
+    _progress: RaceProgress = field(init=False)
+    _answers: list[SettingAnswer] = field(init=False)
+    _power: list[VisitPower] = field(init=False)
+    _best: str | None = None  # of the blocks of this process
+    _watts: dict[tuple[str, int], VisitPower] = field(default_factory=dict)  # of this block
+    _notes: set[str] = field(default_factory=set)
+
+    def __post_init__(self, recorded: RecordedSweep) -> None:
         self._config = recorded.config
-        self._instruments = instruments
-        self._watch = watch
-        self._log = log
-        self._progress = follow(self._config.design, recorded.blocks)
-        self._best: str | None = None  # of the blocks of this process
-        self._answers = list(recorded.answers)
-        self._power = list(recorded.power)
-        self._watts: dict[tuple[str, int], VisitPower] = {}  # of the running block
-        self._notes: set[str] = set()
+        self._progress = follow(recorded.config.design, recorded.blocks)
+        self._answers, self._power = list(recorded.answers), list(recorded.power)
 
     def measure(self) -> SweepOutcome:
         """Measure what is missing, and write the result.
@@ -320,9 +305,9 @@ class SweepRun:
         try:
             for block in measure_blocks(
                 self._config.design,
-                self._instruments.measurer,
+                self.instruments.measurer,
                 self._progress.blocks,
-                sleep=self._instruments.sleep,
+                sleep=self.instruments.sleep,
                 on_visit=self._see_visit,
             ):
                 self._keep(block)
@@ -342,113 +327,98 @@ class SweepRun:
 
     @property
     def _how_to_resume(self) -> str:
-        return f"resume with: etui sweep --resume {self._folder.path}"
-
-    @property
-    def _step(self) -> str:
-        """What comes next: a stage of the blocks, ``accuracy``, or ``done``."""
-        plan = plan_next(self._progress)
-        if plan is not None:
-            return plan.stage
-        return "done" if self._instruments.measure_answers is None else "accuracy"
+        return f"resume with: etui sweep --resume {self.folder.path}"
 
     @property
     def _seconds_left(self) -> float:
-        config = self._config
-        if plan_next(self._progress) is None:
-            return 0.0
-        guess = guess_visit_seconds(config.window_s, config.cool_down_s)
-        return estimate_seconds_left(self._progress, guess)
+        guess = guess_visit_seconds(self._config.window_s, self._config.cool_down_s)
+        is_over = plan_next(self._progress) is None
+        return 0.0 if is_over else estimate_seconds_left(self._progress, guess)
 
     def _begin(self) -> None:
-        config, settings = self._config, self._config.design.settings
+        config, keys = self._config, [setting.key for setting in self._config.design.settings]
         done, left = len(self._progress.blocks), self._seconds_left
         before = f" ({count_text(done, 'block')} already measured)" if done else ""
-        self._watch(
-            Progress(
-                f"{config.model}: {count_text(len(settings), 'setting')}{before}, "
-                f"about {seconds_text(left)}, in {self._folder.path}; Ctrl-C stops",
-                event="begun",
-                fields={
-                    "sweep": config.id,
-                    "folder": str(self._folder.path),
-                    "model": config.model,
-                    "settings": [setting.key for setting in settings],
-                    "baseline": settings[0].key,
-                    "blocks": done,
-                    "blocks_left": count_blocks_left(self._progress),
-                    "seconds_left": round(left, 1),
-                },
-            )
+        fields = {
+            "sweep": config.id,
+            "folder": str(self.folder.path),
+            "model": config.model,
+            "settings": keys,
+            "baseline": keys[0],
+            "blocks": done,
+            "blocks_left": count_blocks_left(self._progress),
+            "seconds_left": round(left, 1),
+        }
+        text = (
+            f"{config.model}: {count_text(len(keys), 'setting')}{before}, "
+            f"about {seconds_text(left)}, in {self.folder.path}; Ctrl-C stops"
         )
+        self.watch(Progress(text, event="begun", fields=fields))
         for note in config.notes:
             self._note_once(note)
-        if self._has_floor():
+        if done:
             self._show_floor(self._analyse())
 
     def _see_visit(self, plan: BlockPlan, at: int, visit: Visit | Failure) -> None:
         """Take the watts while the recorder has them, and show what a reader should know."""
         if isinstance(visit, Visit):
-            power = self._instruments.read_power(plan.number, visit)
+            power = self.instruments.read_power(plan.number, visit)
             self._watts[visit.setting, visit.copy] = power
             for note in visit.notes:
                 self._note_once(note)
             if visit.disturbed:
                 number = plan.number + 1
                 text = f"block {number} is measured again: {visit.setting}: {visit.disturbed}"
-                self._watch(_note(text))
-        total = len(self._progress.blocks) + count_blocks_left(self._progress)
-        done = len(self._progress.blocks) + (at + 1) / len(plan.order)
-        self._watch(Progress(self._format_step((at + 1, len(plan.order))), done, total))
+                self.watch(_note(text))
+        measured = len(self._progress.blocks)
+        total = measured + count_blocks_left(self._progress)
+        text = self._format_step(f", visit {at + 1} of {len(plan.order)}")
+        self.watch(Progress(text, measured + (at + 1) / len(plan.order), total))
 
     def _keep(self, block: Block) -> None:
-        stage, drops = block.stage, len(self._progress.drops)
-        self._folder.add_block(block)
-        self._progress = follow(self._config.design, (*self._progress.blocks, block))
+        drops = len(self._progress.drops)
+        self.folder.add_block(block)
+        self._progress = progress = advance(self._progress, block)
         power = [self._watts[visit.setting, visit.copy] for visit in block.visits]
         self._watts.clear()
-        self._folder.add_power(power)
+        self.folder.add_power(power)
         self._power += power
-        for drop in self._progress.drops[drops:]:
-            self._watch(
-                Progress(
-                    f"dropped {drop.setting} after block {drop.block + 1}: {drop.reason}",
-                    event="dropped",
-                    fields={"setting": drop.setting, "reason": drop.reason},
-                )
-            )
+        for drop in progress.drops[drops:]:
+            text = f"dropped {drop.setting} after block {drop.block + 1}: {drop.reason}"
+            fields: dict[str, object] = {"setting": drop.setting, "reason": drop.reason}
+            self.watch(Progress(text, event="dropped", fields=fields))
         result = self._analyse()
         self._best = result.best
-        if stage == "floor" and self._has_floor():
+        if block.stage == "floor":
             self._show_floor(result)
-        done, left = len(self._progress.blocks), count_blocks_left(self._progress)
-        joules = _sum_joules(self._progress.blocks)
+        done, left = len(progress.blocks), count_blocks_left(progress)
+        joules = _sum_joules(progress.blocks)
         fields = {
-            "stage": stage,
+            "stage": block.stage,
             "block": done,
             "blocks_left": left,
-            "remaining": len(self._progress.remaining),
+            "remaining": len(progress.remaining),
             "best": result.best,
             "seconds_left": round(self._seconds_left, 1),
             "joules": None if joules is None else round(joules, 3),
         }
-        self._watch(Progress(self._format_step(), done, done + left, "block", fields))
+        self.watch(Progress(self._format_step(), done, done + left, "block", fields))
 
-    def _format_step(self, visit: tuple[int, int] | None = None) -> str:
+    def _format_step(self, visit: str = "") -> str:
         """Format the progress: ``race · block 7 of at most 14, visit 3 of 12 · about 4 min left``.
 
         Args:
-            visit: Visits of the running block that are done, and all of them.
+            visit: Which visit of the running block was measured; empty between blocks.
         """
-        done, step = len(self._progress.blocks), self._step
-        if step in ("accuracy", "done"):
+        done, plan = len(self._progress.blocks), plan_next(self._progress)
+        if plan is None:
+            step = "done" if self.instruments.measure_answers is None else "accuracy"
             parts = [step, f"{count_text(done, 'block')} measured"]
         else:
-            inner = "" if visit is None else f", visit {visit[0]} of {visit[1]}"
             total = done + count_blocks_left(self._progress)
             parts = [
-                _STEPS.get(step, step),
-                f"block {done + 1} of at most {total}{inner}",
+                "confirming" if plan.stage == "confirm" else plan.stage,
+                f"block {done + 1} of at most {total}{visit}",
                 f"about {seconds_text(self._seconds_left)} left",
             ]
         parts.append(f"{count_text(len(self._progress.remaining), 'setting')} left")
@@ -456,33 +426,32 @@ class SweepRun:
             parts.append(f"best {self._best}")  # last: a narrow terminal cuts it off
         return " · ".join(parts)
 
-    def _has_floor(self) -> bool:
-        return self._progress.count("floor") == self._config.design.floor_blocks
-
     def _show_floor(self, result: SweepResult) -> None:
-        if result.floor is not None:
-            self._watch(_note(floor_limit_text(result.floor)))
+        """Show the detection floor, once all of its blocks are measured."""
+        is_measured = self._progress.count("floor") == self._config.design.floor_blocks
+        if is_measured and result.floor is not None:
+            self.watch(_note(floor_limit_text(result.floor)))
 
     def _note_once(self, text: str) -> None:
         if text not in self._notes:
             self._notes.add(text)
-            self._watch(_note(text))
+            self.watch(_note(text))
 
     def _measure_answers(self) -> None:
-        measure, questions = self._instruments.measure_answers, self._config.questions
+        measure, questions = self.instruments.measure_answers, self._config.questions
         if measure is None:
             return
         answered = group_answers(self._answers, questions)
         settings = list_asked(self._config.design, self._progress.blocks, answered)
         total = len(settings) * questions
         for answer in measure(settings, tuple(self._answers)):
-            self._folder.add_answers([answer])
+            self.folder.add_answers([answer])
             self._answers.append(answer)
             done = len(self._answers)
             is_due = done % max(1, total // 100) == 0 or done == total
             fields = {"done": done, "answers": total} if is_due else {}
             text = f"accuracy · {done:,} of {total:,} answers"
-            self._watch(Progress(text, done, total, "answered", fields))
+            self.watch(Progress(text, done, total, "answered", fields))
         answered = group_answers(self._answers, questions)
         for setting in settings:
             if setting.key not in answered:
@@ -498,23 +467,23 @@ class SweepRun:
         from etui.sweep.page import render_report
 
         config, blocks, result = self._config, self._progress.blocks, self._analyse()
-        record = to_document(build_energy_record(config, result, blocks))
-        for name, document in (
-            (RESULT, build_document(config, result, blocks)),
-            (RECORD_FILE, record),
-        ):
-            self._folder.write(name, json.dumps(document, indent=2) + "\n")
-        self._watch(_note("writing the report"))
-        self._folder.write(REPORT, render_report(config, result, blocks, self._power))
+        documents = {
+            RESULT: build_document(config, result, blocks),
+            RECORD_FILE: to_document(build_energy_record(config, result, blocks)),
+        }
+        for name, document in documents.items():
+            self.folder.write(name, json.dumps(document, indent=2) + "\n")
+        self.watch(_note("writing the report"))
+        self.folder.write(REPORT, render_report(config, result, blocks, self._power))
         self._save_rows(result)
-        return SweepOutcome(self._folder.path, config, result, blocks, why)
+        return SweepOutcome(self.folder.path, config, result, blocks, why)
 
     def _save_rows(self, result: SweepResult) -> None:
         config, floor = self._config, result.floor
         record = SweepRecord(
             sweep_id=config.id,
             created_at=config.created,
-            folder=str(self._folder.path.absolute()),
+            folder=str(self.folder.path.absolute()),
             model=config.model,
             model_sha256=config.model_sha256,
             machine=str(config.provenance.get("machine", "unknown")),
@@ -532,7 +501,7 @@ class SweepRun:
             seconds=result.seconds,
             complete=result.is_complete,
         )
-        self._log.save_sweep(record, [_build_row(config.id, one) for one in result.settings])
+        self.log.save_sweep(record, [_build_row(config.id, one) for one in result.settings])
 
 
 def _sum_joules(blocks: Sequence[Block]) -> float | None:
@@ -544,18 +513,23 @@ def _sum_joules(blocks: Sequence[Block]) -> float | None:
 
 def _build_row(sweep_id: str, one: SettingResult) -> SweepSettingRecord:
     """Build the row of a setting in the log."""
-    accuracy = one.accuracy
     joules, seconds = one.joules_difference, one.seconds_difference
+    figures: dict[str, Interval | Difference | None] = {
+        "joules": one.joules,
+        "seconds": one.seconds,
+        "joules_percent": joules,
+        "seconds_percent": seconds,
+        "accuracy": one.accuracy_share,
+        "accuracy_points": one.accuracy_points,
+    }
     ends: dict[str, float | None] = {}
-    for name, figure in (
-        ("joules", one.joules),
-        ("seconds", one.seconds),
-        ("joules_percent", joules),
-        ("seconds_percent", seconds),
-        ("accuracy", None if accuracy is None else accuracy.share),
-        ("accuracy_points", None if accuracy is None else accuracy.difference_points),
-    ):
-        ends |= _name_ends(name, figure)
+    for name, figure in figures.items():
+        if figure is None:
+            value = low = high = None
+        else:
+            value = figure.percent if isinstance(figure, Difference) else figure.value
+            low, high = figure.low, figure.high
+        ends |= {name: value, f"{name}_low": low, f"{name}_high": high}
     return SweepSettingRecord(
         sweep_id=sweep_id,
         setting=one.setting,
@@ -569,13 +543,6 @@ def _build_row(sweep_id: str, one: SettingResult) -> SweepSettingRecord:
         frontier=one.is_on_frontier,
         **ends,
     )
-
-
-def _name_ends(name: str, figure: Interval | Difference | None) -> dict[str, float | None]:
-    if figure is None:
-        return {name: None, f"{name}_low": None, f"{name}_high": None}
-    value = figure.value if isinstance(figure, Interval) else figure.percent
-    return {name: value, f"{name}_low": figure.low, f"{name}_high": figure.high}
 
 
 def _note(text: str) -> Progress:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 
 from etui import text as tables
 from etui import units
-from etui.stats.tests import SIGNIFICANCE, Interval
+from etui.stats.tests import Interval
 from etui.sweep.config import AxisName, Goal, Value
 from etui.sweep.result import (
     Accuracy,
@@ -22,7 +22,7 @@ from etui.text import one_line
 
 Values = Sequence[tuple[AxisName, Value]]
 
-JOULES, TIME = "joules", "time"
+JOULES, TIME, ACCURACY = "joules", "time", "accuracy"
 
 DASH = "–"
 """Placeholder for a figure that does not exist."""
@@ -30,6 +30,8 @@ DASH = "–"
 _WHOLE_PERCENT = 100.0
 """Per cent; no saving is larger."""
 _ESTIMATE = f" ({units.ESTIMATE})"
+_VERBS = {JOULES: ("saves", "costs"), TIME: ("saves", "costs"), ACCURACY: ("costs", "gains")}
+"""Figure -> what less and more of it is called."""
 _MINUTE = 60.0
 _WIDTH, _SENTENCE_WIDTH = 120, 100
 _MOST_NOTES, _MOST_DROPS = 8, 16
@@ -74,6 +76,11 @@ def list_names(result: SweepResult) -> dict[str, str]:
 def name_effect(effect: AxisEffect) -> str:
     """Name an effect: ``threads=1 against 2``."""
     return one_line(f"{effect.axis}={effect.value} against {effect.reference}")
+
+
+def mark_estimate(result: SweepResult) -> str:
+    """Return what headings of joules say about their kind: `` (estimate)``, or nothing."""
+    return _ESTIMATE if result.kind == units.ESTIMATE else ""
 
 
 def joules_text(figure: Interval | None, kind: str | None) -> str:
@@ -139,14 +146,13 @@ def accuracy_change_text(result: SweepResult, one: SettingResult) -> str:
 
     ``same`` is a setting that computes the same numbers as the baseline.
     """
-    accuracy = one.accuracy
-    if accuracy is None or accuracy.difference_points is None:
+    change = one.accuracy_points
+    if one.accuracy is None or change is None:
         return DASH
-    if computes_same(result, accuracy):
+    if result.computes_same(one.accuracy):
         return "same"
-    change = accuracy.difference_points
     text = units.points_change_text(change.value, change.low, change.high).replace(" points", "")
-    return text if is_accuracy_claimed(accuracy) else f"({text})"
+    return text if one.accuracy.is_claimed else f"({text})"
 
 
 def state_text(result: SweepResult, one: SettingResult) -> str:
@@ -165,24 +171,16 @@ def state_text(result: SweepResult, one: SettingResult) -> str:
     return ", ".join(words)
 
 
-def is_accuracy_claimed(accuracy: Accuracy) -> bool:
-    """Return whether an accuracy differs significantly, in test and interval, from the baseline."""
-    change = accuracy.difference_points
-    if change is None or change.value == 0 or accuracy.p is None:
-        return False
-    if change.low is not None and change.high is not None and change.low <= 0 <= change.high:
-        return False
-    return accuracy.p < SIGNIFICANCE
+def list_dropped(result: SweepResult) -> list[SettingResult]:
+    """List the settings that could not run, then those that were dropped, the first ones first."""
+    dropped = [one for one in result.settings if not one.is_kept]
+    when = {one.setting: -1 if one.dropped_after is None else one.dropped_after for one in dropped}
+    return sorted(dropped, key=lambda one: (when[one.setting], one.setting))
 
 
-def computes_same(result: SweepResult, accuracy: Accuracy) -> bool:
-    """Return whether the answers are those of the baseline, whose numbers are the same."""
-    base = result.find(result.baseline)
-    return (
-        base is not None
-        and base.accuracy is not None
-        and accuracy.measured_as == base.accuracy.measured_as
-    )
+def describe_drop(one: SettingResult) -> str:
+    """Write when a setting was dropped: ``after block 7``, or that it ``could not run``."""
+    return "could not run" if one.dropped_after is None else f"after block {one.dropped_after + 1}"
 
 
 def floor_text(percent: float) -> str:
@@ -190,19 +188,22 @@ def floor_text(percent: float) -> str:
     return "above 100 %" if percent > _WHOLE_PERCENT else units.change_text(percent, signed=False)
 
 
+def list_floors(floor: DetectionFloor) -> list[tuple[str, float]]:
+    """List the figures whose detection floor is known, with it in per cent."""
+    floors = ((JOULES, floor.joules_percent), (TIME, floor.seconds_percent))
+    return [(what, percent) for what, percent in floors if percent is not None]
+
+
 def _split_floor(floor: DetectionFloor) -> tuple[dict[str, str], list[str]]:
-    """Return the figures whose floor is known as texts, and those in which nothing can be shown."""
-    floors = {JOULES: floor.joules_percent, TIME: floor.seconds_percent}
-    known = {what: percent for what, percent in floors.items() if percent is not None}
-    hidden = [what for what, percent in known.items() if percent > _WHOLE_PERCENT]
-    return {what: floor_text(p) for what, p in known.items() if what not in hidden}, hidden
+    """Return the floors as texts, and the figures in which nothing can be shown."""
+    hidden = [what for what, percent in list_floors(floor) if percent > _WHOLE_PERCENT]
+    shown = {what: floor_text(p) for what, p in list_floors(floor) if what not in hidden}
+    return shown, hidden
 
 
 def floor_limit_text(floor: DetectionFloor) -> str:
     """Format the smallest difference that a sweep can show, before it is compared with any."""
     shown, hidden = _split_floor(floor)
-    if not shown and not hidden:
-        return "the detection floor is unknown: the baseline was not measured"
     parts = []
     if shown:
         below = " and ".join(f"{text} of the {what}" for what, text in shown.items())
@@ -210,6 +211,8 @@ def floor_limit_text(floor: DetectionFloor) -> str:
     if hidden:
         names = " and ".join(f"the {what}" for what in hidden)
         parts.append(f"no difference of {names} can be shown")
+    if not parts:
+        return "the detection floor is unknown: the baseline was not measured"
     return f"{', and '.join(parts)} with {units.count_text(floor.claim_blocks, 'block')}"
 
 
@@ -222,19 +225,15 @@ def floor_sentence(result: SweepResult) -> str:
     if not shown and not hidden:
         return "Detection floor: unmeasured, so no difference is claimed."
     text = f"Detection floor: with {units.count_text(floor.claim_blocks, 'block')}"
+    names = " and ".join(hidden)
     if shown:
         below = " and ".join(f"{each} in {what}" for what, each in shown.items())
         text += f", differences from {below} can be shown"
-        names = " and ".join(hidden)
         text += f", and no saving of {names}: its floor is above 100 %." if hidden else "."
     else:
-        text += f" it is above 100 % in {' and '.join(hidden)}, so no saving can be shown."
-    measured = {JOULES: floor.measured_joules_percent, TIME: floor.measured_seconds_percent}
-    found = [
-        f"{units.change_text(percent)} in {what}"
-        for what, percent in measured.items()
-        if percent is not None
-    ]
+        text += f" it is above 100 % in {names}, so no saving can be shown."
+    measured = ((JOULES, floor.measured_joules_percent), (TIME, floor.measured_seconds_percent))
+    found = [f"{units.change_text(p)} in {what}" for what, p in measured if p is not None]
     if found:
         own = units.count_text(floor.blocks, "block")
         text += f" The baseline against itself differed by {' and '.join(found)} in {own}."
@@ -252,13 +251,13 @@ def time_sentence(result: SweepResult) -> str:
     dropped = any(one.dropped_after is not None for one in result.settings)
     if full is None or full <= 0 or not dropped:
         return f"{text}."
+    text += f"; {units.seconds_text(full)} predicted without dropping settings"
     saved = 1 - result.seconds / full
-    grid = f"{units.seconds_text(full)} predicted without dropping settings"
     if saved <= 0:
-        return f"{text}; {grid}, so dropping saved no time."
-    if not result.is_complete:
-        return f"{text}; {grid}."
-    return f"{text}; {grid}, so dropping saved about {units.percent_text(saved)}."
+        text += ", so dropping saved no time"
+    elif result.is_complete:
+        text += f", so dropping saved about {units.percent_text(saved)}"
+    return f"{text}."
 
 
 def format_verdict(result: SweepResult) -> str:
@@ -290,41 +289,34 @@ def _limit_text(goal: Goal) -> str:
     return f"Of the settings at most {limit} slower than the fastest, "
 
 
-def _choose_floor(floor: DetectionFloor | None, what: str) -> float | None:
+def _find_floor(result: SweepResult, what: str) -> float | None:
     """Return the detection floor of joules or of time in per cent; None if unmeasured."""
-    if floor is None or what not in (JOULES, TIME):
-        return None
-    return floor.joules_percent if what == JOULES else floor.seconds_percent
+    return None if result.floor is None else dict(list_floors(result.floor)).get(what)
 
 
 def _keep(result: SweepResult, base: SettingResult) -> str:
     """Write that nothing beats the setting in use, and what saves time at the same joules."""
     goal = result.goal.measure
     name, among = name_values(base.values), _limit_text(result.goal)
+    is_measured = any(one.joules is not None for one in result.settings)
     faster = _find_faster(result) if goal == JOULES else None
     also = ""
     if faster is not None:
-        also = f"; {short_name(faster.values, base.values)} {_describe(result, faster, {JOULES})}"
-    if goal != TIME and not _has_joules(result):
+        description = _describe(result, faster, says_unmeasured=is_measured)
+        also = f"; {short_name(faster.values, base.values)} {description}"
+    if goal != TIME and not is_measured:
         return f"joules are unmeasured, so no setting can beat the current one ({name}){also}"
-    if among:
-        text = f"{among}none beats the current one ({name})"
-    else:
-        text = f"nothing beats the current setting ({name})"
-    smallest = _choose_floor(result.floor, goal)
+    beaten = "none beats the current one" if among else "nothing beats the current setting"
+    smallest = _find_floor(result, goal)
     if goal == "joules*time":
-        text += "; no saving of joules times seconds could be shown"
+        limit = "no saving of joules times seconds could be shown"
     elif smallest is None:
-        text += f"; no saving of {goal} could be shown"
+        limit = f"no saving of {goal} could be shown"
     elif smallest > _WHOLE_PERCENT:
-        text += f"; no saving of {goal} could be shown, as the detection floor is above 100 %"
+        limit = f"no saving of {goal} could be shown, as the detection floor is above 100 %"
     else:
-        text += f"; no saving of {goal} above {floor_text(smallest)} could be shown"
-    return text + also
-
-
-def _has_joules(result: SweepResult) -> bool:
-    return any(one.joules is not None for one in result.settings)
+        limit = f"no saving of {goal} above {floor_text(smallest)} could be shown"
+    return f"{among}{beaten} ({name}); {limit}{also}"
 
 
 def _find_faster(result: SweepResult) -> SettingResult | None:
@@ -337,102 +329,87 @@ def _find_faster(result: SweepResult) -> SettingResult | None:
         and one.seconds_difference.is_claimed
         and one.seconds_difference.percent < 0
         and not (one.joules_difference is not None and one.joules_difference.is_claimed)
-        and not (one.accuracy is not None and is_accuracy_claimed(one.accuracy))
+        and not (one.accuracy is not None and one.accuracy.is_claimed)
     }
     return result.find(min(saving, key=saving.__getitem__, default=None))
 
 
-def _describe(result: SweepResult, one: SettingResult, said: Collection[str] = frozenset()) -> str:
-    """Describe a setting against the baseline: claims first, then what could not be shown."""
+def _describe(result: SweepResult, one: SettingResult, *, says_unmeasured: bool = True) -> str:
+    """Describe a setting against the baseline: claims first, then what could not be shown.
+
+    Args:
+        says_unmeasured: Whether to say that its joules were not measured.
+    """
+    goal, accuracy = result.goal.measure, one.accuracy
     differences = {JOULES: one.joules_difference, TIME: one.seconds_difference}
-    if one.joules is None:
-        del differences[JOULES]
-    if result.goal.measure == TIME:
-        differences = dict(reversed(differences.items()))
-    claims, open_ = [], []
-    for what, difference in differences.items():
-        if difference is not None and difference.is_claimed:
-            claims.append(_claim(what, difference, result.kind))
+    claims, open_, unmeasured = [], [], []
+    for what in (TIME, JOULES) if goal == TIME else (JOULES, TIME):
+        change = differences[what]
+        if what == JOULES and one.joules is None:
+            unmeasured += [JOULES] if says_unmeasured else []
+        elif change is not None and change.is_claimed:
+            claims.append(_claim(what, change.percent, change.low, change.high, result.kind))
         else:
-            open_.append(_describe_no_difference(what, difference, result.floor))
-    unmeasured = []
-    if one.joules is None and not (JOULES in said and not _has_joules(result)):
-        unmeasured.append(JOULES)
-    if one.accuracy is None:
-        unmeasured.append("accuracy")
-    elif is_accuracy_claimed(one.accuracy):
-        claims.append(_claim_accuracy(one.accuracy))
+            open_.append(_describe_no_difference(what, change, _find_floor(result, what)))
+    if accuracy is None:
+        unmeasured.append(ACCURACY)
+    elif accuracy.is_claimed and (points := accuracy.difference_points) is not None:
+        claims.append(_claim(ACCURACY, points.value, points.low, points.high))
     else:
-        open_.append(_describe_kept_accuracy(result, one.accuracy))
-    verb = "was" if unmeasured == ["accuracy"] else "were"
+        open_.append(_describe_kept_accuracy(result, accuracy))
+    verb = "was" if unmeasured == [ACCURACY] else "were"
     tail = f"; {' and '.join(unmeasured)} {verb} not measured" if unmeasured else ""
     claims = _merge(claims)
-    if one.setting == result.best and not _is_goal_claimed(result, one):
-        goal = result.goal.measure.replace("*", " times ")
+    if one.setting == result.best and not _is_goal_claimed(one, result.goal):
+        named = goal.replace("*", " times ")
         more = [f"it {_join(claims)}"] if claims else []
-        if claims and result.goal.measure not in (JOULES, TIME):
-            open_.insert(0, f"no saving of {goal} could be shown")
-        return f"ranks best by {goal}, but {_join([*open_, *more], clauses=True)}{tail}"
+        if claims and goal not in differences:
+            open_.insert(0, f"no saving of {named} could be shown")
+        return f"ranks best by {named}, but {_join([*open_, *more], clauses=True)}{tail}"
     if open_:
         return f"{', '.join([*claims, *open_[:-1]])}, and {open_[-1]}{tail}"
     return _join(claims) + tail
 
 
-def _describe_no_difference(
-    what: str, difference: Difference | None, floor: DetectionFloor | None
-) -> str:
-    """Format that no difference was shown, with what can be ruled out.
-
-    An interval that goes beyond the floor is stated in full: the floor would promise too much.
-    """
-    smallest = _choose_floor(floor, what)
-    if difference is None or difference.low is None or difference.high is None:
-        return f"no difference in {what} could be shown"
-    low, high = difference.low, difference.high
-    if smallest is not None and max(abs(low), abs(high)) <= smallest:
-        bound = units.change_text(smallest, signed=False)
-        return f"no difference in {what} above {bound} could be shown"
-    _, _, ends = units.change_text(difference.percent, low, high).partition(" [")
-    return f"no difference in {what} could be shown (interval [{ends} %)"
-
-
-def _is_goal_claimed(result: SweepResult, one: SettingResult) -> bool:
+def _is_goal_claimed(one: SettingResult, goal: Goal) -> bool:
     """Return whether a difference is claimed in the goal; of a product, a saving."""
-    parts = {JOULES: one.joules_difference, TIME: one.seconds_difference}
-    measure = result.goal.measure
-    if measure not in parts:
-        return find_claimed_change(one, result.goal) is not None
-    part = parts[measure]
-    return part is not None and part.is_claimed
+    if goal.measure == "joules*time":
+        return find_claimed_change(one, goal) is not None
+    change = one.joules_difference if goal.measure == JOULES else one.seconds_difference
+    return change is not None and change.is_claimed
 
 
-def _turn(low: float | None, high: float | None) -> tuple[float | None, float | None]:
-    """Turn the ends of an interval of a loss into those of a saving."""
-    return None if high is None else -high, None if low is None else -low
-
-
-def _claim(what: str, difference: Difference, kind: str | None) -> str:
-    ends = (difference.low, difference.high)
-    saves = difference.percent < 0
-    if saves:
-        ends = _turn(*ends)
-    text = units.change_text(abs(difference.percent), *ends, signed=False)
-    verb = "saves" if saves else "costs"
+def _claim(
+    what: str, value: float, low: float | None, high: float | None, kind: str | None = None
+) -> str:
+    """Write a claimed change as a saving or a loss: ``saves 18 % [16, 20] of the joules``."""
+    if value < 0:
+        low, high = (None if end is None else -end for end in (high, low))
+    verb = _VERBS[what][value >= 0]
+    if what == ACCURACY:
+        return f"{verb} {units.points_change_text(abs(value), low, high, signed=False)} of accuracy"
+    text = units.change_text(abs(value), low, high, signed=False)
     if what == JOULES and kind == units.ESTIMATE:
         return f"{verb} {units.ABOUT}{text} of the joules ({units.ESTIMATE})"
     return f"{verb} {text} of the {what}"
 
 
-def _claim_accuracy(accuracy: Accuracy) -> str:
-    change = accuracy.difference_points
-    assert change is not None
-    ends = (change.low, change.high) if change.value >= 0 else _turn(change.low, change.high)
-    text = units.points_change_text(abs(change.value), *ends, signed=False)
-    return f"{'costs' if change.value < 0 else 'gains'} {text} of accuracy"
+def _describe_no_difference(what: str, change: Difference | None, smallest: float | None) -> str:
+    """Format that no difference was shown, with what can be ruled out.
+
+    An interval that goes beyond the floor is stated in full: the floor would promise too much.
+    """
+    if change is None or change.low is None or change.high is None:
+        return f"no difference in {what} could be shown"
+    if smallest is not None and max(abs(change.low), abs(change.high)) <= smallest:
+        bound = units.change_text(smallest, signed=False)
+        return f"no difference in {what} above {bound} could be shown"
+    _, _, ends = units.change_text(change.percent, change.low, change.high).partition(" [")
+    return f"no difference in {what} could be shown (interval [{ends} %)"
 
 
 def _describe_kept_accuracy(result: SweepResult, accuracy: Accuracy) -> str:
-    if computes_same(result, accuracy):
+    if result.computes_same(accuracy):
         return "accuracy is the same, as the same numbers are computed"
     change = accuracy.difference_points
     if change is None or change.low is None or change.high is None:
@@ -551,8 +528,7 @@ def _list_value_columns(result: SweepResult) -> list[_Column]:
 
 
 def _list_cost_columns(result: SweepResult) -> list[_Column]:
-    kind, rows = result.kind, result.settings
-    mark = _ESTIMATE if kind == units.ESTIMATE else ""
+    kind, rows, mark = result.kind, result.settings, mark_estimate(result)
     seconds = [one.seconds for one in rows]
     times = [units.UNMEASURED if s is None else units.seconds_text(s.value) for s in seconds]
     return [
@@ -576,7 +552,7 @@ def _list_part_columns(result: SweepResult) -> list[_Column]:
     columns: list[_Column] = []
     if {*prefill, *decode} != {DASH}:
         columns += [("prefill/token", ">", prefill), ("decode/token", ">", decode)]
-    if any(one.accuracy is not None for one in rows):
+    if result.has_accuracy:
         columns += [
             ("accuracy", ">", [accuracy_text(one.accuracy, spread=False) for one in rows]),
             ("change in points", ">", [accuracy_change_text(result, one) for one in rows]),
@@ -603,7 +579,7 @@ def _format_effects(result: SweepResult, width: int) -> list[str]:
         return []
     heading = "effect of an axis, over the others"
     names = [name_effect(one) for one in shown]
-    mark = _ESTIMATE if result.kind == units.ESTIMATE else ""
+    mark = mark_estimate(result)
     figures: list[_Column] = [
         (f"joules{mark}", ">", [difference_text(one.joules) for one in shown]),
         ("time", ">", [difference_text(one.seconds) for one in shown]),
@@ -625,16 +601,11 @@ def _shorten_list(name: str, texts: Sequence[str]) -> list[str]:
 
 
 def _format_drops(result: SweepResult) -> list[str]:
-    rows, names = [], list_names(result)
-    for one in result.settings:
-        name, reason = names[one.setting], one_line(one.drop_reason)
-        if one.dropped_after is not None:
-            rows.append(
-                (one.dropped_after, f"dropped {name} after block {one.dropped_after + 1}", reason)
-            )
-        elif reason:
-            rows.append((-1, f"could not run {name}", reason))
-    lines = [": ".join(part for part in parts if part) for _, *parts in sorted(rows)]
+    lines, names = [], list_names(result)
+    for one in list_dropped(result):
+        name, when, reason = names[one.setting], describe_drop(one), one_line(one.drop_reason)
+        what = f"{when} {name}" if one.dropped_after is None else f"dropped {name} {when}"
+        lines.append(f"{what}: {reason}" if reason else what)
     if len(lines) > _MOST_DROPS:
         more = units.count_text(len(lines) - _MOST_DROPS, "more setting was", "more settings were")
         lines[_MOST_DROPS:] = [f"{more} dropped; the report and --json have the reasons"]

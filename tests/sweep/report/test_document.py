@@ -1,4 +1,4 @@
-"""The JSON of a sweep."""
+"""The JSON of a sweep, and its energy record."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ import pytest
 
 from etui.stats.tests import Interval
 from etui.sweep.config import Goal
-from etui.sweep.document import build_command, build_document, describe_conditions
+from etui.sweep.document import build_command, build_document, build_energy_record
 from etui.sweep.verdict import format_verdict
+from tests.fixtures.records import check_record
 from tests.sweep import results
 
 
@@ -92,51 +93,22 @@ def test_all_eleven_conditions_are_there() -> None:
     assert conditions["method"]["kind"] == "counter"
     assert conditions["uncertainty"]["meter_percent"] == pytest.approx(3.0)
     assert conditions["utilisation"]["repeated_blocks"] == 1
-    lines = dict(describe_conditions(conditions, document["model"]))
-    assert len(lines) == 11
-    assert lines["Output length"] == "128 tokens, the same for every setting"
-    assert "KV cache f16 and q8_0" in lines["Precision"]
-    assert lines["Batch"].startswith("one sequence · ")
-    assert "gross joules, kind counter · sampled at 20 Hz" in lines["Method"]
-    assert all(lines.values())
-
-
-def test_the_sequences_of_an_arm_are_not_said_to_be_one() -> None:
+    assert conditions["method"]["sample_hz"] == 20.0
+    assert conditions["output_tokens"] == 128
+    assert conditions["batch"]["sequences"] == 1
     sweep = results.sixteen_settings()
     voting = replace(sweep.config, policy="mine", arm="votes")
     record = build_document(voting, sweep.result, sweep.blocks)["conditions"]
-    assert record["batch"]["sequences"] is None
-    assert "one sequence per vote" in dict(describe_conditions(record, "m"))["Batch"]
+    assert record["batch"]["sequences"] is None  # an arm may have votes
 
 
 def test_power_limits_are_those_that_were_read_back() -> None:
     sweep = results.two_settings()
-
-    def limited(*watts: float) -> str:
-        visits = tuple(
-            replace(sweep.blocks[0].visits[0], power_limit_watts=limit) for limit in watts
-        )
-        blocks = (replace(sweep.blocks[0], visits=visits),)
-        record = build_document(sweep.config, sweep.result, blocks)["conditions"]
-        assert record["hardware"]["power_limit_watts"] == sorted(set(watts))
-        return dict(describe_conditions(record, "m"))["Hardware"]
-
-    assert limited(250.0, 150.0, 250.0).endswith("power limit read back: 150 W, 250 W")
-    many = [100.0 + 10 * at for at in range(9)]
-    assert limited(*many).endswith("power limits read back: 9 from 100 W to 180 W")
-
-
-def test_unknown_conditions_say_so() -> None:
-    sweep = results.not_begun()
-    bare = replace(sweep.config, provenance={}, model_sha256=None, channels=())
-    document = build_document(bare, sweep.result)
-    lines = dict(describe_conditions(document["conditions"], "m"))
-    assert lines["Prompt length"] == "unknown"
-    assert lines["Framework"] == "unknown"
-    assert lines["Batch"] == "one sequence · batch size unknown"
-    assert lines["Hardware"] == "measured: no power channel"
-    assert lines["Method"].startswith("joules are unmeasured")
-    assert "sha256 unknown" in lines["Model version"]
+    first = sweep.blocks[0].visits[0]
+    visits = tuple(replace(first, power_limit_watts=limit) for limit in (250.0, 150.0, 250.0))
+    blocks = (replace(sweep.blocks[0], visits=visits),)
+    record = build_document(sweep.config, sweep.result, blocks)["conditions"]
+    assert record["hardware"]["power_limit_watts"] == [150.0, 250.0]
 
 
 def test_the_command_repeats_the_sweep() -> None:
@@ -161,3 +133,31 @@ def test_the_command_repeats_the_sweep() -> None:
     assert words[words.index("--cool-to") + 1] == "45"
     routed = shlex.split(build_command(replace(config, policy="mine", arm="small")))
     assert routed[2:6] == ["--policy", "mine", "--arm", "small"]
+
+
+@pytest.mark.parametrize("make", results.ALL)
+def test_every_sweep_has_a_record(make) -> None:
+    sweep = make()
+    document = check_record(build_energy_record(sweep.config, sweep.result, sweep.blocks))
+    visited = {visit.setting for block in sweep.blocks for visit in block.visits}
+    assert {one["name"] for one in document["measurements"]} == visited
+
+
+def test_a_setting_has_its_own_conditions() -> None:
+    sweep = results.sixteen_settings()
+    provenance = {**sweep.config.provenance, "weights": {sweep.config.model: "Q4_1"}, "pue": 1.2}
+    config = replace(sweep.config, provenance=provenance)
+    record = build_energy_record(config, sweep.result, sweep.blocks)
+    check_record(record)
+    by_name = {one.name: one for one in record.measurements}
+    one = by_name["threads=4 kv_type=f16 speculate=lookup"]
+    assert one.hardware.threads == 4
+    assert one.models[0].precision.kv_type == "f16"
+    assert one.models[0].precision.weights == "Q4_1"
+    assert one.detection_floor is not None
+    assert (one.detection_floor.basis, one.detection_floor.percent) == ("a/a", 1.3)
+    assert one.results.facility_joules == pytest.approx(1.2 * one.results.it_joules)
+    result = next(each for each in sweep.result.settings if each.setting == one.name)
+    assert one.results.joules_per_question.it_joules == result.joules.value
+    visits = [v for b in sweep.blocks for v in b.visits if v.setting == one.name]
+    assert one.results.it_joules == pytest.approx(sum(v.joules * v.answers for v in visits))

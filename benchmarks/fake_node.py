@@ -14,8 +14,7 @@ from threading import Event
 from etui.bench.config import BenchModel, RunConfig
 from etui.bench.sample import Sample
 from etui.bench.scoring import SubjectWork
-from etui.cluster.messages import Command, Message, Opening, Task, Versions
-from etui.cluster.open_nodes import read_versions
+from etui.cluster.messages import Opening, Task
 from etui.energy.types import Energy, EnergyOf, Kind
 from etui.turn.record import Tokens
 
@@ -108,10 +107,6 @@ class FakeMachine:
     seconds: float = field(default_factory=lambda: float(os.environ.get(SECONDS, "0.05")))
     meter: SteadyMeter = field(default_factory=SteadyMeter)
 
-    def describe(self) -> Versions:
-        """Return the true versions."""
-        return read_versions()
-
     def open(self, opening: Opening, say: Callable[[str], None]) -> RunConfig:
         """Load nothing."""
         return describe_fake(opening.config, opening.models)
@@ -121,10 +116,6 @@ class FakeMachine:
         for row in task.piece.rows:
             if row not in task.done:
                 yield wait_for(task.piece.system, task.piece.subject, row, self.seconds)
-
-    def run(self, command: Command) -> Iterator[Message]:
-        """Run nothing."""
-        return iter(())
 
     def allow(self) -> None:
         """Ignore it."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from etui.cli.param_types import TEXT
+from etui.cli.param_types import TEXT, path_option, text_option
 
 if TYPE_CHECKING:
     from etui.config.config import Config
@@ -38,23 +38,17 @@ def split_names(
 
 policies_argument = click.argument("names", type=TEXT, nargs=-1, metavar="[POLICY]")
 
-outcomes_option = click.option(
+outcomes_option = path_option(
     "--outcomes",
-    type=click.Path(path_type=Path),
     metavar="FILE",
     help="CSV file with the columns subject,row,ARM,ARM...; 1 where the arm was right. Costs in "
     "ARM:cost.",
 )
 
-runs_option = click.option(
-    "--runs", type=TEXT, multiple=True, metavar="RUN", help="Bench run; repeatable."
-)
+runs_option = text_option("--runs", multiple=True, metavar="RUN", help="Bench run; repeatable.")
 
-data_option = click.option(
-    "--data",
-    type=click.Path(path_type=Path),
-    metavar="DIR",
-    help="Folder of MMLU's files, for the texts of the questions.",
+data_option = path_option(
+    "--data", metavar="DIR", help="Folder of MMLU's files, for the texts of the questions."
 )
 
 split_option = click.option(

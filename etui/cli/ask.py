@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import click
 
 from etui.cli.output import print_json, stop_signals
-from etui.cli.param_types import TEXT, FiniteNumber, WholeNumber
+from etui.cli.param_types import TEXT, FiniteNumber, WholeNumber, flag, text_option
 from etui.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
@@ -32,13 +32,9 @@ MAX_INPUT_BYTES = 10_000_000
 
 @click.command()
 @click.argument("prompt", type=TEXT, required=False)
-@click.option(
-    "-m", "--model", type=TEXT, metavar="NAME", help="Model that answers, without a policy."
-)
-@click.option("-p", "--policy", type=TEXT, metavar="NAME|FILE", help="Policy that chooses the arm.")
-@click.option(
-    "-a", "--arm", type=TEXT, metavar="NAME", help="Arm of the policy; its rules are skipped."
-)
+@text_option("-m", "--model", metavar="NAME", help="Model that answers, without a policy.")
+@text_option("-p", "--policy", metavar="NAME|FILE", help="Policy that chooses the arm.")
+@text_option("-a", "--arm", metavar="NAME", help="Arm of the policy; its rules are skipped.")
 @click.option(
     "-r",
     "--reasoning",
@@ -95,11 +91,10 @@ MAX_INPUT_BYTES = 10_000_000
     default=None,
     help="End an answer that repeats itself, or let it go on to its last token (default: on).",
 )
-@click.option(
+@text_option(
     "-f",
     "--file",
     "files",
-    type=TEXT,
     multiple=True,
     metavar="FILE",
     help="Text file that goes with the question; may be repeated.",
@@ -109,29 +104,23 @@ MAX_INPUT_BYTES = 10_000_000
     type=click.Choice(["head", "tail", "ends"]),
     help="What to keep of files that do not fit the context: their begin, their end, or both.",
 )
-@click.option(
+@text_option(
     "--prompt",
     "saved",
-    type=TEXT,
     metavar="NAME",
     help="Saved prompt (ETUI_HOME/prompts/NAME.yaml); its text comes before PROMPT.",
 )
-@click.option(
+@text_option(
     "--set",
     "values",
-    type=TEXT,
     multiple=True,
     metavar="VAR=VALUE",
     help="Value of a variable of the saved prompt; may be repeated.",
 )
-@click.option("-s", "--system", type=TEXT, metavar="TEXT", help="System prompt.")
-@click.option(
-    "--over-budget", is_flag=True, help="Do not ask when an hourly or daily budget is spent."
-)
-@click.option(
-    "--json", "as_json", is_flag=True, help="Print one JSON document instead of streaming."
-)
-@click.option("-q", "--quiet", is_flag=True, help="Print the answer only.")
+@text_option("-s", "--system", metavar="TEXT", help="System prompt.")
+@flag("--over-budget", help="Do not ask when an hourly or daily budget is spent.")
+@flag("--json", "as_json", help="Print one JSON document instead of streaming.")
+@flag("-q", "--quiet", help="Print the answer only.")
 def ask(
     prompt: str | None,
     files: tuple[str, ...],

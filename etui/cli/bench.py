@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -21,6 +20,7 @@ from etui.cli.bench_options import (
     question_options,
     run_options,
 )
+from etui.cli.lazy_group import LazyGroup
 from etui.cli.output import print_json, stop_signals
 from etui.errors import ExitCode, Stopped, UsageError
 
@@ -50,20 +50,11 @@ _WHY = {
 """How a run ended before its last answer -> the words for it."""
 
 
-class BenchGroup(click.Group):
-    """A group that runs a benchmark without a subcommand, and imports a subcommand when called."""
+class BenchGroup(LazyGroup):
+    """A group that runs a benchmark without a subcommand, with its options in sections."""
 
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        """Return the names of all subcommands."""
-        return list(_COMMANDS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Import a subcommand; None for an unknown name."""
-        if cmd_name not in _COMMANDS:
-            return None
-        command = getattr(importlib.import_module(f"etui.cli.bench_{cmd_name}"), cmd_name)
-        assert isinstance(command, click.Command)
-        return command
+    commands_of = _COMMANDS
+    place = "etui.cli.bench_"
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the options in sections, then the subcommands."""
@@ -78,11 +69,6 @@ class BenchGroup(click.Group):
             with formatter.section(title):
                 formatter.write_dl(records)
         self.format_commands(ctx, formatter)
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the list of subcommands, without importing them."""
-        with formatter.section("Commands"):
-            formatter.write_dl(list(_COMMANDS.items()))
 
 
 @click.group(cls=BenchGroup, invoke_without_command=True)

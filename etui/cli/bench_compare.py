@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from etui.cli.output import print_json
+from etui.cli.output import json_option, print_json
 from etui.cli.param_types import TEXT, FiniteNumber
 from etui.errors import ExitCode
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 @click.option(
     "--subjects/--no-subjects", default=True, help="Print the table per subject, or omit it."
 )
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@json_option
 @click.pass_context
 def compare(
     ctx: click.Context,

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from etui.cli.output import json_option
 from etui.cli.param_types import TEXT
 
 if TYPE_CHECKING:
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @click.group(invoke_without_command=True)
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@json_option
 @click.pass_context
 def designs(ctx: click.Context, as_json: bool) -> None:
     """List the designs of studies: their questions, their arms, and the models they need.

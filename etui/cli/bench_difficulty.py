@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from etui.cli.output import write_output
-from etui.cli.param_types import TEXT
+from etui.cli.param_types import TEXT, path_option
 
 if TYPE_CHECKING:
     from etui.bench.difficulty import ModelOutcomes
@@ -16,22 +16,14 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("runs", nargs=-1, type=TEXT, metavar="[RUN]...")
-@click.option(
+@path_option(
     "--outcomes",
     "tables",
     multiple=True,
-    type=click.Path(path_type=Path),
     metavar="FILE",
     help="Table subject,row,MODEL,MODEL,... of 0 and 1; repeatable.",
 )
-@click.option(
-    "-o",
-    "--out",
-    required=True,
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="The table to write.",
-)
+@path_option("-o", "--out", required=True, metavar="FILE", help="The table to write.")
 def difficulty(runs: tuple[str, ...], tables: tuple[Path, ...], out: Path) -> None:
     """Make the table of difficulties that --difficulty reads, from runs.
 

@@ -8,18 +8,15 @@ from pathlib import Path
 import click
 
 from etui.cli.output import write_output
-from etui.cli.param_types import TEXT
+from etui.cli.param_types import TEXT, flag, path_option
 
 
 @click.command()
 @click.argument("run", type=TEXT, metavar="RUN[:ARM]")
-@click.option(
-    "--lm-eval", "lm_eval", is_flag=True, help="Use the format of lm-evaluation-harness results."
-)
-@click.option(
+@flag("--lm-eval", "lm_eval", help="Use the format of lm-evaluation-harness results.")
+@path_option(
     "-o",
     "--output",
-    type=click.Path(path_type=Path),
     metavar="FILE",
     help="Output file. For a folder, lm-eval's own file name is added. Default: standard output.",
 )

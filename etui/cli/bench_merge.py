@@ -7,16 +7,14 @@ from pathlib import Path
 import click
 
 from etui.cli.output import print_json
-from etui.cli.param_types import TEXT
+from etui.cli.param_types import TEXT, flag, path_option
 
 
 @click.command()
 @click.argument("runs", type=TEXT, nargs=-1, required=True, metavar="RUN RUN...")
-@click.option(
-    "-o", "--out", type=click.Path(path_type=Path), metavar="DIR", help="Folder for the joined run."
-)
-@click.option("--json", "as_json", is_flag=True, help="Print the summary as one JSON document.")
-@click.option("-q", "--quiet", is_flag=True, help="Do not print notes.")
+@path_option("-o", "--out", metavar="DIR", help="Folder for the joined run.")
+@flag("--json", "as_json", help="Print the summary as one JSON document.")
+@flag("-q", "--quiet", help="Do not print notes.")
 def merge(runs: tuple[str, ...], out: Path | None, as_json: bool, quiet: bool) -> None:
     """Join the runs of one plan into a new run: its parts, from other machines or other days.
 

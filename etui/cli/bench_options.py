@@ -5,12 +5,18 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from functools import reduce
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from etui.cli.param_types import MOST_JOULES, TEXT, FiniteNumber, WholeNumber
+from etui.cli.param_types import (
+    MOST_JOULES,
+    FiniteNumber,
+    WholeNumber,
+    flag,
+    path_option,
+    text_option,
+)
 
 if TYPE_CHECKING:
     from etui.bench.config import BenchPart
@@ -64,22 +70,19 @@ def _parse_part(ctx: click.Context, param: click.Parameter, value: str | None) -
 
 
 _QUESTION_OPTIONS = (
-    click.option(
+    text_option(
         "--design",
-        type=TEXT,
         metavar="NAME|FILE",
         help="Design of a study, which states the questions and the arms: see etui bench designs.",
     ),
-    click.option(
+    text_option(
         "--suite",
-        type=TEXT,
         metavar="NAME|FILE",
         help="Questions: mmlu, mmlu-pro, arc-challenge, gsm8k, the built-in sample, or a CSV or "
         "JSONL file.",
     ),
-    click.option(
+    text_option(
         "--data",
-        type=TEXT,
         metavar="DIR|FILE",
         help="Local copy of the suite; without it, the suite is downloaded once.",
     ),
@@ -104,10 +107,9 @@ _QUESTION_OPTIONS = (
         metavar="0..5",
         help="Number of worked examples (default: by the format).",
     ),
-    click.option(
+    text_option(
         "-n",
         "--limit",
-        type=TEXT,
         callback=_parse_limit,
         metavar="N|all",
         help="Number of questions, drawn in proportion to the sizes of the subjects.",
@@ -130,15 +132,12 @@ _QUESTION_OPTIONS = (
         type=click.Choice(["accuracy", "difference"]),
         help="What is to be precise: each accuracy, or its difference from the first system.",
     ),
-    click.option(
+    path_option(
         "--difficulty",
-        type=click.Path(path_type=Path),
         metavar="FILE",
         help="Difficulties of the questions (etui bench difficulty), so that fewer suffice.",
     ),
-    click.option(
-        "--subjects", type=TEXT, callback=_parse_names, metavar="S,T", help="Only these subjects."
-    ),
+    text_option("--subjects", callback=_parse_names, metavar="S,T", help="Only these subjects."),
     click.option(
         "--seed",
         type=WholeNumber(0, 2**32 - 1),
@@ -147,9 +146,8 @@ _QUESTION_OPTIONS = (
         metavar="N",
         help="Seed of the drawn questions, the order of the subjects, and the sampling.",
     ),
-    click.option(
+    text_option(
         "--part",
-        type=TEXT,
         callback=_parse_part,
         metavar="K/N",
         help="Answer only the K-th of N parts of the questions, one on each machine; "
@@ -159,11 +157,10 @@ _QUESTION_OPTIONS = (
 )
 
 _ARM_OPTIONS = (
-    click.option(
+    text_option(
         "-m",
         "--model",
         "models",
-        type=TEXT,
         multiple=True,
         metavar="NAME",
         help="Model to measure; repeatable. With --design ROLE=NAME, the model of a role.",
@@ -176,20 +173,15 @@ _ARM_OPTIONS = (
         type=click.Choice(["direct", "cot", "vote"]),
         help="Reasoning method of --model; repeatable. Without it, log-probabilities are compared.",
     ),
-    click.option(
+    text_option(
         "-a",
         "--arms",
-        type=TEXT,
         callback=_parse_names,
         metavar="A,B",
         help="Arms of the policy to measure, on the same questions.",
     ),
-    click.option(
-        "-p",
-        "--policy",
-        type=TEXT,
-        metavar="NAME|FILE",
-        help="Policy that chooses an arm for each question.",
+    text_option(
+        "-p", "--policy", metavar="NAME|FILE", help="Policy that chooses an arm for each question."
     ),
     click.option(
         "--think-tokens",
@@ -238,12 +230,8 @@ _RUN_OPTIONS = (
         show_default=True,
         help="Compute worked examples once per subject, or again for every question.",
     ),
-    click.option(
-        "-o", "--out", type=click.Path(path_type=Path), metavar="DIR", help="Folder for the run."
-    ),
-    click.option(
-        "--resume", type=TEXT, metavar="RUN", help="Resume a run: its folder, its id, or 'last'."
-    ),
+    path_option("-o", "--out", metavar="DIR", help="Folder for the run."),
+    text_option("--resume", metavar="RUN", help="Resume a run: its folder, its id, or 'last'."),
     click.option(
         "--fail-under",
         type=FiniteNumber(0, 100),
@@ -262,9 +250,8 @@ _RUN_OPTIONS = (
         metavar="H",
         help="Stop after this many hours; exit with code 3.",
     ),
-    click.option(
+    flag(
         "--dry-run",
-        is_flag=True,
         help="Only count the tokens that would be computed; with --design or --resume, price them.",
     ),
     click.option(
@@ -276,9 +263,8 @@ _RUN_OPTIONS = (
 )
 
 _CLUSTER_OPTIONS = (
-    click.option(
+    text_option(
         "--cluster",
-        type=TEXT,
         metavar="ADDRESS|local",
         help="Answer on the nodes of a Ray cluster: HOST:PORT of its head, or 'local' to start "
         "Ray on this machine alone.",
@@ -299,9 +285,9 @@ _CLUSTER_OPTIONS = (
 )
 
 _OUTPUT_OPTIONS = (
-    click.option("--json", "as_json", is_flag=True, help="Print the summary as one JSON document."),
-    click.option("--jsonl", "as_lines", is_flag=True, help="Print each answer as a line of JSON."),
-    click.option("-q", "--quiet", is_flag=True, help="Do not show progress."),
+    flag("--json", "as_json", help="Print the summary as one JSON document."),
+    flag("--jsonl", "as_lines", help="Print each answer as a line of JSON."),
+    flag("-q", "--quiet", help="Do not show progress."),
 )
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from etui.cli.param_types import TEXT
+from etui.cli.param_types import TEXT, text_option
 
 _LICENCE = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+-]{0,63}")
 
@@ -28,19 +28,17 @@ def _parse_licence(ctx: click.Context, param: click.Parameter, value: str) -> st
     metavar="FOLDER",
     help="New folder, or that of an earlier publication of the same run.",
 )
-@click.option(
+@text_option(
     "--license",
     "licence",
-    type=TEXT,
     default="CC-BY-4.0",
     show_default=True,
     callback=_parse_licence,
     metavar="SPDX",
     help="Licence of the results.",
 )
-@click.option(
+@text_option(
     "--allow",
-    type=TEXT,
     multiple=True,
     metavar="WORD",
     help="A name or folder of this machine that is not private; repeatable.",

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from etui.cli.param_types import TEXT
+from etui.cli.param_types import TEXT, flag
 
 
 @click.command()
@@ -17,7 +17,7 @@ from etui.cli.param_types import TEXT
     metavar="DIR",
     help="Also write the figures as SVG and PDF into this folder.",
 )
-@click.option("--markdown", "as_markdown", is_flag=True, help="Print a summary in Markdown.")
+@flag("--markdown", "as_markdown", help="Print a summary in Markdown.")
 @click.option(
     "--data",
     type=click.Path(path_type=Path, exists=True),
@@ -30,8 +30,8 @@ from etui.cli.param_types import TEXT
     metavar="FILE",
     help="MMLU-Redux labels. Default: the file of labels next to the data, if there is one.",
 )
-@click.option("--no-texts", is_flag=True, help="Omit the texts of the questions from the page.")
-@click.option("--open", "open_", is_flag=True, help="Open the page in the browser.")
+@flag("--no-texts", help="Omit the texts of the questions from the page.")
+@flag("--open", "open_", help="Open the page in the browser.")
 def report(
     name: str,
     figures: Path | None,

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 from etui.cli.cluster import calibrate_on_cluster, cluster_option
-from etui.cli.output import load_models, print_event, stop_signals
-from etui.cli.param_types import TEXT, FiniteNumber, WholeNumber
+from etui.cli.output import json_option, load_models, print_event, stop_signals
+from etui.cli.param_types import TEXT, FiniteNumber, WholeNumber, flag, text_option
 from etui.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
@@ -28,9 +28,8 @@ Form = Literal["text", "json", "jsonl"]
 
 @click.command()
 @click.argument("model", type=TEXT)
-@click.option(
+@text_option(
     "--grid",
-    type=TEXT,
     metavar="P,P,..xO,O,..",
     help="Prompt and output lengths in tokens, for example 32,128,512x16,64,192.",
 )
@@ -46,17 +45,13 @@ Form = Literal["text", "json", "jsonl"]
     metavar="S",
     help="Repeat each phase back to back for at least S seconds (default 2; with --quick 0.5).",
 )
-@click.option(
-    "--quick", is_flag=True, help="Measure a rough curve: fewer lengths, shorter windows."
-)
-@click.option("--force", is_flag=True, help="Measure even if other programs use the machine.")
-@click.option("--fresh", is_flag=True, help="Discard an interrupted calibration and start over.")
-@click.option("--from-log", is_flag=True, help="Fit to the turns in the log instead of measuring.")
+@flag("--quick", help="Measure a rough curve: fewer lengths, shorter windows.")
+@flag("--force", help="Measure even if other programs use the machine.")
+@flag("--fresh", help="Discard an interrupted calibration and start over.")
+@flag("--from-log", help="Fit to the turns in the log instead of measuring.")
 @cluster_option
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
-@click.option(
-    "--jsonl", is_flag=True, help="Print a JSON line per measured length, and the curve last."
-)
+@json_option
+@flag("--jsonl", help="Print a JSON line per measured length, and the curve last.")
 @click.pass_context
 def calibrate(
     ctx: click.Context,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from etui.cli.param_types import TEXT
+from etui.cli.param_types import TEXT, text_option
 from etui.cli.streams import raw_streams
 
 if TYPE_CHECKING:
@@ -23,8 +23,8 @@ NO_CHAT = "no earlier chat in the log: this is a new one"
 
 @click.command()
 @click.argument("name", type=TEXT)
-@click.option("--policy", type=TEXT, metavar="NAME|FILE", help="Policy for the next questions.")
-@click.option("--model", type=TEXT, metavar="NAME", help="Model that answers, instead of a policy.")
+@text_option("--policy", metavar="NAME|FILE", help="Policy for the next questions.")
+@text_option("--model", metavar="NAME", help="Model that answers, instead of a policy.")
 @click.pass_context
 def chat(ctx: click.Context, name: str, policy: str | None, model: str | None) -> None:
     """Open an earlier chat.

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from etui.cli.output import print_json, print_json_line, stop_signals
-from etui.cli.param_types import TEXT
+from etui.cli.param_types import text_option
 from etui.errors import EtuiError, ExitCode, Stopped, UsageError
 from etui.units import seconds_text
 
@@ -30,9 +30,8 @@ if TYPE_CHECKING:
 
 Document = dict[str, Any]
 
-cluster_option = click.option(
+cluster_option = text_option(
     "--cluster",
-    type=TEXT,
     metavar="ADDRESS|local",
     help="Measure every node of a Ray cluster: HOST:PORT of its head, or 'local'.",
 )

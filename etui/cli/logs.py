@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from etui.cli.output import count_progress, json_option, print_json
-from etui.cli.param_types import TEXT, WholeNumber
+from etui.cli.param_types import TEXT, WholeNumber, flag, text_option
 from etui.cli.streams import data_stream
 from etui.codec import to_document
 from etui.errors import UsageError
@@ -50,7 +50,7 @@ _FILTERS = (
 
 def _add_filter_options(command: _Command) -> _Command:
     for name, metavar, help_ in reversed(_FILTERS):
-        command = click.option(name, type=TEXT, metavar=metavar, help=help_)(command)
+        command = text_option(name, metavar=metavar, help=help_)(command)
     return command
 
 
@@ -68,11 +68,7 @@ def _add_limit_option(help_: str) -> Callable[[_Command], _Command]:
 def _add_list_options(command: _Command) -> _Command:
     """Add the options for the number and the order of turns."""
     for option in (
-        click.option(
-            "--reverse",
-            is_flag=True,
-            help="Reverse the order: oldest, cheapest or shortest first.",
-        ),
+        flag("--reverse", help="Reverse the order: oldest, cheapest or shortest first."),
         click.option(
             "--sort",
             type=click.Choice(_SORTS),
@@ -233,7 +229,7 @@ def totals(by: str, as_json: bool, **chosen: str | None) -> None:
 
 @logs.command()
 @_add_filter_options
-@click.option("--search", type=TEXT, metavar="TEXT", help="Only turns that contain these words.")
+@text_option("--search", metavar="TEXT", help="Only turns that contain these words.")
 @click.option(
     "--format",
     "form",

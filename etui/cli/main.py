@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import importlib
 import os
 import sys
 import traceback
@@ -14,7 +13,8 @@ from typing import Any
 import click
 
 from etui import __version__
-from etui.cli.param_types import TEXT, WholeNumber
+from etui.cli.lazy_group import LazyGroup
+from etui.cli.param_types import WholeNumber, flag, text_option
 from etui.cli.streams import (
     is_output_error,
     open_streams,
@@ -47,20 +47,10 @@ _COMMANDS = {
 """Each command, which is in the module of its name, and its line in ``etui --help``."""
 
 
-class LazyGroup(click.Group):
-    """A group that imports a command when it is called, not when help is shown."""
+class Root(LazyGroup):
+    """The group of all commands; it names the nearest one for an unknown name."""
 
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        """Return the names of all commands."""
-        return list(_COMMANDS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Import a command; None for an unknown name."""
-        if cmd_name not in _COMMANDS:
-            return None
-        command = getattr(importlib.import_module(f"etui.cli.{cmd_name}"), cmd_name)
-        assert isinstance(command, click.Command)
-        return command
+    commands_of = _COMMANDS
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -78,23 +68,14 @@ class LazyGroup(click.Group):
             raise click.UsageError(f"no such command {args[0]!r}; {hint}", ctx)
         return super().resolve_command(ctx, args)
 
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the list of commands, without importing them."""
-        with formatter.section("Commands"):
-            formatter.write_dl(list(_COMMANDS.items()))
 
-
-@click.group(cls=LazyGroup, invoke_without_command=True)
+@click.group(cls=Root, invoke_without_command=True)
 @click.version_option(__version__, "-V", "--version", message="etui %(version)s")
-@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
-@click.option(
-    "--policy", type=TEXT, metavar="NAME|FILE", help="Policy for the chat (without a command)."
-)
-@click.option("--model", type=TEXT, metavar="NAME", help="Model for the chat, instead of a policy.")
-@click.option(
-    "--continue", "go_on", is_flag=True, help="Open the chat that was used last (`etui chat NAME`)."
-)
-@click.option("--web", is_flag=True, help="Serve the chat to a browser on this machine.")
+@flag("--debug", help="Show the traceback of an error.")
+@text_option("--policy", metavar="NAME|FILE", help="Policy for the chat (without a command).")
+@text_option("--model", metavar="NAME", help="Model for the chat, instead of a policy.")
+@flag("--continue", "go_on", help="Open the chat that was used last (`etui chat NAME`).")
+@flag("--web", help="Serve the chat to a browser on this machine.")
 @click.option(
     "--web-port",
     type=WholeNumber(1, 65535),

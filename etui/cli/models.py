@@ -22,7 +22,7 @@ from etui.cli.output import (
     print_lines,
     print_table,
 )
-from etui.cli.param_types import TEXT
+from etui.cli.param_types import TEXT, flag
 from etui.cli.streams import data_stream
 from etui.codec import to_document
 from etui.errors import EtuiError, ExitCode, Stopped
@@ -131,7 +131,7 @@ def info(name: str, as_json: bool) -> None:
 
 @models.command()
 @click.argument("names", type=TEXT, metavar="[NAME]...", nargs=-1)
-@click.option("-q", "--quiet", is_flag=True, help="Show no progress.")
+@flag("-q", "--quiet", help="Show no progress.")
 @json_option
 def pull(names: tuple[str, ...], quiet: bool, as_json: bool) -> None:
     """Download models; without a NAME, the starter model.

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from etui.cli.param_types import flag
 from etui.cli.streams import control_stream
 from etui.text import count_cells, format_table, sanitize
 from etui.units import percent_text
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
 _LINE_EVERY_SECONDS = 10.0
 
 
-json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+json_option = flag("--json", "as_json", help="Print one JSON document.")
 
 
 def load_context() -> tuple[Config, Catalogue, Callable[[str], bool]]:

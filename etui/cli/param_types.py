@@ -1,4 +1,4 @@
-"""Types of command-line values: numbers that are finite and bounded, and text that is Unicode.
+"""Options and types of values on the command line: finite numbers in bounds, and Unicode text.
 
 click's own types accept ``nan`` in any range, numbers of any size in a half-open range, and bytes
 that are no text. Every number and every text of the command line has one of these types instead.
@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeVar
 
 import click
 
 from etui.errors import UsageError
 
+FC = TypeVar("FC", bound=Callable[..., Any] | click.Command)
 _AGO = re.compile(r"(\d{1,6})\s*(m|h|d|w)", re.IGNORECASE)
 
 
@@ -90,6 +93,21 @@ class Text(click.types.StringParamType):
 
 
 TEXT = Text()
+
+
+def text_option(*names: str, **facts: Any) -> Callable[[FC], FC]:
+    """Declare an option whose value is text."""
+    return click.option(*names, type=TEXT, **facts)
+
+
+def path_option(*names: str, **facts: Any) -> Callable[[FC], FC]:
+    """Declare an option whose value is the path of a file or folder."""
+    return click.option(*names, type=click.Path(path_type=Path), **facts)
+
+
+def flag(*names: str, **facts: Any) -> Callable[[FC], FC]:
+    """Declare an option without a value."""
+    return click.option(*names, is_flag=True, **facts)
 
 
 def _check_length(

@@ -15,13 +15,14 @@ import click
 
 from etui.cli.output import (
     count_progress,
+    json_option,
     load_context,
     print_json,
     print_json_line,
     print_problems,
     print_table,
 )
-from etui.cli.param_types import TEXT, WholeNumber
+from etui.cli.param_types import TEXT, WholeNumber, flag, path_option, text_option
 from etui.cli.policy_edit import diff, edit, new
 from etui.cli.policy_fit import fit
 from etui.cli.policy_replay import replay
@@ -44,12 +45,9 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("name", type=TEXT, metavar="NAME|FILE")
-@click.option("--from-log", is_flag=True, help="Make cases from the questions of the log.")
-@click.option(
-    "--since",
-    type=TEXT,
-    metavar="WHEN",
-    help="Only questions since WHEN: today, 12h, 7d, or a date or time.",
+@flag("--from-log", help="Make cases from the questions of the log.")
+@text_option(
+    "--since", metavar="WHEN", help="Only questions since WHEN: today, 12h, 7d, or a date or time."
 )
 @click.option(
     "--limit",
@@ -59,9 +57,8 @@ if TYPE_CHECKING:
     metavar="N",
     help="Maximum number of cases.",
 )
-@click.option(
+@path_option(
     *("-o", "--output"),
-    type=click.Path(path_type=Path),
     metavar="FILE",
     help="Write a new file, which only you can read, instead of printing.",
 )
@@ -148,18 +145,15 @@ def _report(found: LoggedCases, output: Path | None) -> None:
 
 @click.command()
 @click.argument("query", type=TEXT)
-@click.option(
-    "--policy", "name", type=TEXT, metavar="NAME|FILE", help="Default: the policy of config.yaml."
-)
-@click.option(
+@text_option("--policy", "name", metavar="NAME|FILE", help="Default: the policy of config.yaml.")
+@text_option(
     "--metadata",
     "metadata",
-    type=TEXT,
     metavar="KEY=VALUE",
     multiple=True,
     help="Metadata of a request of `etui serve`; may be repeated.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@json_option
 def explain(query: str, name: str | None, metadata: tuple[str, ...], as_json: bool) -> None:
     """Explain which arm would answer, and why.
 
@@ -232,9 +226,6 @@ def _print_explanation(document: Explanation) -> None:
     print_table(RULE_HEAD, rule_rows(document))
 
 
-as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
-
-
 @click.group()
 def policy() -> None:
     """List, check, explain and edit routing policies.
@@ -245,7 +236,7 @@ def policy() -> None:
 
 
 @policy.command("list")
-@as_json
+@json_option
 def list_(as_json: bool) -> None:
     """List the shipped policies and your own."""
     from etui.routing.library import check_place, list_policies
@@ -288,7 +279,7 @@ def show(name: str) -> None:
 
 @policy.command()
 @click.argument("names", type=TEXT, nargs=-1, metavar="[NAME|FILE]...")
-@as_json
+@json_option
 def check(names: Sequence[str], as_json: bool) -> ExitCode:
     """Check policies and report every error with its line.
 

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from etui.cli.output import load_context, print_json, print_problems
-from etui.cli.param_types import TEXT, WholeNumber
+from etui.cli.output import json_option, load_context, print_json, print_problems
+from etui.cli.param_types import TEXT, WholeNumber, path_option, text_option
 from etui.errors import EtuiError, ExitCode, UsageError
 from etui.text import sanitize
 from etui.units import count_text
@@ -32,10 +32,9 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("name", type=TEXT)
-@click.option(
+@text_option(
     "--from",
     "origin",
-    type=TEXT,
     metavar="NAME|FILE",
     default="balanced",
     show_default=True,
@@ -109,9 +108,8 @@ def edit(name: str) -> ExitCode:
 @click.command()
 @click.argument("before", type=TEXT, metavar="A")
 @click.argument("after", type=TEXT, metavar="B")
-@click.option(
+@path_option(
     "--questions",
-    type=click.Path(path_type=Path),
     metavar="FILE",
     help="File of questions to decide with both policies, one per line.",
 )
@@ -121,7 +119,7 @@ def edit(name: str) -> ExitCode:
     metavar="N",
     help="Decide the last N questions of the log with both policies.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@json_option
 def diff(
     before: str, after: str, questions: Path | None, logged: int | None, as_json: bool
 ) -> None:

@@ -16,8 +16,15 @@ from etui.cli.answer_options import (
     runs_option,
     split_option,
 )
-from etui.cli.output import load_context, print_json, print_table, require_writable, write_output
-from etui.cli.param_types import WholeNumber
+from etui.cli.output import (
+    json_option,
+    load_context,
+    print_json,
+    print_table,
+    require_writable,
+    write_output,
+)
+from etui.cli.param_types import WholeNumber, flag, path_option
 from etui.errors import UsageError
 from etui.units import count_text
 
@@ -34,28 +41,23 @@ if TYPE_CHECKING:
 @policies_argument
 @outcomes_option
 @runs_option
-@click.option(
+@flag(
     "--log",
     "from_log",
-    is_flag=True,
     help="Graded turns and audits of the log; alone, or added to --outcomes or --runs.",
 )
 @data_option
 @split_option
-@click.option(
+@path_option(
     "--exclude-test",
-    type=click.Path(path_type=Path),
     metavar="DIR",
     help="Exclude questions that are also in the test files of this folder.",
 )
-@click.option(
-    "--output",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="Output file. Default: NAME.fitted.json next to the policy.",
+@path_option(
+    "--output", metavar="FILE", help="Output file. Default: NAME.fitted.json next to the policy."
 )
 @click.option("--seed", type=WholeNumber(0, 2**32 - 1), default=0, help="Random seed of the folds.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@json_option
 def fit(
     names: Sequence[str],
     outcomes: Path | None,

@@ -17,13 +17,14 @@ from etui.cli.answer_options import (
 )
 from etui.cli.output import (
     count_progress,
+    json_option,
     load_context,
     print_json,
     print_table,
     require_writable,
     write_output,
 )
-from etui.cli.param_types import TEXT, WholeNumber
+from etui.cli.param_types import WholeNumber, flag, path_option, text_option
 from etui.cli.streams import control_stream
 from etui.errors import UsageError
 from etui.text import count_cells, format_table
@@ -267,14 +268,11 @@ _STATED_COSTS = (
 @click.command()
 @policies_argument
 @outcomes_option
-@click.option(
-    "--costs",
-    type=TEXT,
-    metavar="ARM=N,...",
-    help="Cost of a question on each arm, if the table has none.",
+@text_option(
+    "--costs", metavar="ARM=N,...", help="Cost of a question on each arm, if the table has none."
 )
 @runs_option
-@click.option("--log", "of_log", is_flag=True, help="Replay the questions of the log (default).")
+@flag("--log", "of_log", help="Replay the questions of the log (default).")
 @data_option
 @split_option
 @click.option(
@@ -283,24 +281,14 @@ _STATED_COSTS = (
     default=0,
     help="Random seed of folds and resampling.",
 )
-@click.option(
+@flag(
     "--as-fitted",
-    is_flag=True,
     help="Use the saved fit of the policy, made on other questions, instead of folds of these.",
 )
-@click.option(
-    "--svg",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="Draw accuracy against cost into FILE.",
-)
-@click.option(
-    "--hide-subjects",
-    is_flag=True,
-    help="Judge routers by the words of a question only, as in a chat.",
-)
-@click.option("--blend", is_flag=True, help="Also fit the router blend, which takes minutes.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@path_option("--svg", metavar="FILE", help="Draw accuracy against cost into FILE.")
+@flag("--hide-subjects", help="Judge routers by the words of a question only, as in a chat.")
+@flag("--blend", help="Also fit the router blend, which takes minutes.")
+@json_option
 def replay(
     names: Sequence[str],
     outcomes: Path | None,

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from etui.cli.output import load_context, print_json
-from etui.cli.param_types import TEXT, FiniteNumber
+from etui.cli.output import json_option, load_context, print_json
+from etui.cli.param_types import TEXT, FiniteNumber, text_option
 from etui.errors import ExitCode, InvalidFile, Problem, UsageError
 from etui.text import did_you_mean, sanitize
 from etui.units import count_text, percent_text
@@ -40,10 +40,9 @@ class _Tested:
 
 @click.command()
 @click.argument("names", type=TEXT, nargs=-1, metavar="[NAME|FILE]...")
-@click.option(
+@text_option(
     "--tag",
     "tags",
-    type=TEXT,
     multiple=True,
     metavar="TAG",
     help="Run only the cases with this tag, and no probes; repeatable.",
@@ -54,7 +53,7 @@ class _Tested:
     metavar="PERCENT",
     help="Fail if less of the rules and arms of a policy is reached.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@json_option
 def test(
     names: Sequence[str], tags: Sequence[str], min_coverage: float | None, as_json: bool
 ) -> ExitCode:

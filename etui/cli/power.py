@@ -13,13 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from etui.cli.output import (
-    json_option,
-    load_models,
-    print_json_line,
-    print_result,
-)
-from etui.cli.param_types import TEXT, FiniteNumber, WholeNumber
+from etui.cli.output import json_option, load_models, print_json_line, print_result
+from etui.cli.param_types import FiniteNumber, WholeNumber, flag, text_option
 from etui.cli.power_top import top
 from etui.cli.serve import check_hosts, keys_option, require_server
 from etui.cli.streams import control_stream
@@ -40,9 +35,8 @@ _PORT = 9911
 
 
 @click.command()
-@click.option(
+@text_option(
     "--host",
-    type=TEXT,
     metavar="ADDRESS",
     default="127.0.0.1",
     help="Address to listen on (127.0.0.1). Any other than this machine's own needs a key.",
@@ -54,16 +48,12 @@ _PORT = 9911
     help="Port (9911); 0 takes any.",
 )
 @keys_option
-@click.option(
-    "--key-env",
-    type=TEXT,
-    metavar="NAME",
-    help="Environment variable with a key, instead of ETUI_API_KEY.",
+@text_option(
+    "--key-env", metavar="NAME", help="Environment variable with a key, instead of ETUI_API_KEY."
 )
-@click.option(
+@text_option(
     "--allow-host",
     multiple=True,
-    type=TEXT,
     metavar="NAME",
     help="Name or address by which other machines reach this one. Repeatable.",
 )
@@ -135,7 +125,7 @@ Seconds = FiniteNumber(0.1, 86_400)
 
 @click.group(invoke_without_command=True)
 @json_option
-@click.option("--jsonl", "as_lines", is_flag=True, help="Print one JSON document per interval.")
+@flag("--jsonl", "as_lines", help="Print one JSON document per interval.")
 @click.option(
     "--seconds",
     type=Seconds,
@@ -189,11 +179,9 @@ def selftest(seconds: float, as_json: bool) -> int:
 
 
 @power.command()
-@click.option(
-    "--model", type=TEXT, metavar="NAME", help="Load this model first, and save its own baseline."
-)
+@text_option("--model", metavar="NAME", help="Load this model first, and save its own baseline.")
 @click.option("--seconds", type=Seconds, metavar="N", default=5.0, help="Duration in seconds (5).")
-@click.option("--force", is_flag=True, help="Measure even if other programs use the machine.")
+@flag("--force", help="Measure even if other programs use the machine.")
 @json_option
 def idle(model: str | None, seconds: float, force: bool, as_json: bool) -> int:
     """Measure the idle power of the machine, the baseline of net joules.
@@ -338,13 +326,8 @@ def replay(file: Path, as_json: bool) -> int:
 
 
 @power.command()
-@click.option("--prometheus", is_flag=True, help="Print the metrics once (the default).")
-@click.option(
-    "--listen",
-    type=TEXT,
-    metavar="HOST:PORT",
-    help="Serve the metrics at http://HOST:PORT/metrics.",
-)
+@flag("--prometheus", help="Print the metrics once (the default).")
+@text_option("--listen", metavar="HOST:PORT", help="Serve the metrics at http://HOST:PORT/metrics.")
 @click.option(
     "--seconds",
     type=Seconds,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from etui.cli.output import print_json_line, print_result, stop_signals
-from etui.cli.param_types import FiniteNumber
+from etui.cli.param_types import FiniteNumber, flag
 from etui.errors import EtuiError, ExitCode, UsageError
 from etui.text import format_table, utc_now
 from etui.units import UNMEASURED, watts_text
@@ -41,9 +41,9 @@ class TopReading:
 
 
 @click.command()
-@click.option("--once", is_flag=True, help="Print one table and exit, as in a pipe.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document and exit.")
-@click.option("--jsonl", "as_lines", is_flag=True, help="Print one JSON document per interval.")
+@flag("--once", help="Print one table and exit, as in a pipe.")
+@flag("--json", "as_json", help="Print one JSON document and exit.")
+@flag("--jsonl", "as_lines", help="Print one JSON document per interval.")
 @click.option(
     "-n",
     "--interval",

@@ -15,7 +15,14 @@ from typing import TYPE_CHECKING, TextIO
 import click
 
 from etui.cli.output import stop_signals
-from etui.cli.param_types import MOST_JOULES, TEXT, FiniteNumber, WholeNumber
+from etui.cli.param_types import (
+    MOST_JOULES,
+    FiniteNumber,
+    WholeNumber,
+    flag,
+    path_option,
+    text_option,
+)
 from etui.codec import to_document
 from etui.errors import EtuiError, ExitCode, UsageError
 from etui.runtime.serve_facts import ServeFacts, build_facts, format_books, format_facts
@@ -50,9 +57,8 @@ _CLEAR = "\r\x1b[K"
 _EXTRA = ("starlette", "uvicorn", "h11", "anyio")
 
 
-keys_option = click.option(
+keys_option = path_option(
     "--keys",
-    type=click.Path(path_type=Path),
     metavar="FILE",
     help="File with one `name: key` a line, which only you can read. ETUI_API_KEY is one more key.",
 )
@@ -62,22 +68,15 @@ _MOST_PARALLEL = 64
 
 
 @click.command()
-@click.option(
+@text_option(
     "--host",
-    type=TEXT,
     metavar="ADDRESS",
     help="Address to listen on (127.0.0.1). Any other than this machine's own needs a key.",
 )
 @click.option("--port", type=WholeNumber(0, 65535), metavar="N", help="Port (8420); 0 takes any.")
-@click.option(
-    "--unix", type=TEXT, metavar="PATH", help="Listen on a unix socket of yours instead of a port."
-)
-@click.option(
-    "--policy", type=TEXT, metavar="NAME|FILE", help="Policy for the model names `etui`, `default`."
-)
-@click.option(
-    "--model", type=TEXT, metavar="NAME", help="Model for these names, instead of a policy."
-)
+@text_option("--unix", metavar="PATH", help="Listen on a unix socket of yours instead of a port.")
+@text_option("--policy", metavar="NAME|FILE", help="Policy for the model names `etui`, `default`.")
+@text_option("--model", metavar="NAME", help="Model for these names, instead of a policy.")
 @click.option(
     "--parallel",
     type=WholeNumber(1, _MOST_PARALLEL),
@@ -93,24 +92,21 @@ _MOST_PARALLEL = 64
     help="Requests that may wait; further ones get 429 (32).",
 )
 @keys_option
-@click.option(
+@text_option(
     "--joules-per-hour",
     multiple=True,
-    type=TEXT,
     metavar="[NAME=]J",
     help="Joules that a key may use in an hour; without a name, every key. Repeatable.",
 )
-@click.option(
+@text_option(
     "--origin",
     multiple=True,
-    type=TEXT,
     metavar="URL",
     help="Web page that may send requests, such as https://chat.example. Repeatable.",
 )
-@click.option(
+@text_option(
     "--allow-host",
     multiple=True,
-    type=TEXT,
     metavar="NAME",
     help="Further name of this server, such as that of a reverse proxy. Repeatable.",
 )
@@ -121,8 +117,8 @@ _MOST_PARALLEL = 64
     default=10.0,
     help="Seconds that running answers may take after Ctrl-C (10).",
 )
-@click.option("--quiet", is_flag=True, help="Print no status line.")
-@click.option("--jsonl", "as_lines", is_flag=True, help="Print the status as JSON lines.")
+@flag("--quiet", help="Print no status line.")
+@flag("--jsonl", "as_lines", help="Print the status as JSON lines.")
 def serve(
     host: str | None,
     port: int | None,

@@ -13,7 +13,7 @@ import click
 
 from etui.cli.model_status import build_channels, build_figure, drop_infinite
 from etui.cli.output import json_option, print_lines, print_result
-from etui.cli.param_types import WholeNumber
+from etui.cli.param_types import WholeNumber, flag
 from etui.errors import EtuiError, ExitCode, UsageError
 from etui.text import format_table, join_lines, local_time
 from etui.units import ESTIMATE, count_text, energy_text, percent_text, seconds_text
@@ -57,14 +57,9 @@ class _Stats:
     metavar="N",
     help="Only turns of the last N days.",
 )
-@click.option(
-    "--idle",
-    is_flag=True,
-    help="Replay idling and loads under several keep-warm times instead.",
-)
-@click.option(
+@flag("--idle", help="Replay idling and loads under several keep-warm times instead.")
+@flag(
     "--audit",
-    is_flag=True,
     help="Show what audits cost, and how often each arm agreed with the audit arm, instead.",
 )
 @json_option

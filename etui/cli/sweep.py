@@ -10,7 +10,7 @@ import click
 
 from etui.cli.cluster import cluster_option, sweep_on_cluster
 from etui.cli.output import print_event, print_json, stop_signals
-from etui.cli.param_types import TEXT, FiniteNumber, WholeNumber
+from etui.cli.param_types import TEXT, FiniteNumber, WholeNumber, flag, path_option, text_option
 from etui.errors import EtuiError, ExitCode, Stopped, UsageError
 from etui.units import count_text
 
@@ -148,25 +148,19 @@ def build_request(options: dict[str, Any]) -> SweepConfig:
 
 @click.command()
 @click.argument("model", type=TEXT, required=False)
-@click.option(
+@text_option(
     "--axis",
     "axes",
-    type=TEXT,
     multiple=True,
     metavar="NAME=V,V",
     help="Values of a setting to compare: threads, decode_threads, prefill_threads, batch_tokens, "
     "kv_type, flash_attention, gpu_layers, split, speculate, draft_tokens, model or power_limit. "
     "Repeatable; all combinations are measured. Default: axes chosen for this machine and model.",
 )
-@click.option(
-    "-p", "--policy", type=TEXT, metavar="NAME|FILE", help="Policy whose --arm is measured."
-)
-@click.option(
-    "-a", "--arm", type=TEXT, metavar="NAME", help="Arm of the policy to measure, instead of MODEL."
-)
-@click.option(
+@text_option("-p", "--policy", metavar="NAME|FILE", help="Policy whose --arm is measured.")
+@text_option("-a", "--arm", metavar="NAME", help="Arm of the policy to measure, instead of MODEL.")
+@text_option(
     "--workload",
-    type=TEXT,
     default="chat",
     show_default=True,
     metavar="chat|code|long|letters|log|FILE",
@@ -185,13 +179,12 @@ def build_request(options: dict[str, Any]) -> SweepConfig:
     metavar="PERCENT",
     help="With --goal joules: the best setting may be slower than the fastest by this much.",
 )
-@click.option(
+@text_option(
     "--suite",
-    type=TEXT,
     metavar="NAME|FILE",
     help="Also measure the accuracy on these questions, of every model and quantisation.",
 )
-@click.option("--data", type=TEXT, metavar="DIR|FILE", help="Local copy of the suite.")
+@text_option("--data", metavar="DIR|FILE", help="Local copy of the suite.")
 @click.option(
     "-n",
     "--limit",
@@ -217,9 +210,7 @@ def build_request(options: dict[str, Any]) -> SweepConfig:
     metavar="N",
     help="Most rounds in which settings are dropped (default 5).",
 )
-@click.option(
-    "--no-halving", is_flag=True, help="Keep all settings until the last round, however bad."
-)
+@flag("--no-halving", help="Keep all settings until the last round, however bad.")
 @click.option(
     "--window",
     type=FiniteNumber(0, 600, open_low=True),
@@ -252,25 +243,20 @@ def build_request(options: dict[str, Any]) -> SweepConfig:
     metavar="N",
     help="Seed of the orders and of the drawn questions.",
 )
-@click.option(
-    "-o", "--out", type=click.Path(path_type=Path), metavar="DIR", help="Folder for the sweep."
-)
-@click.option("--force", is_flag=True, help="Measure even if other programs use the machine.")
-@click.option("--fresh", is_flag=True, help="Start over instead of resuming an interrupted sweep.")
-@click.option(
-    "--dry-run", is_flag=True, help="Print settings, blocks and the expected time; measure nothing."
-)
+@path_option("-o", "--out", metavar="DIR", help="Folder for the sweep.")
+@flag("--force", help="Measure even if other programs use the machine.")
+@flag("--fresh", help="Start over instead of resuming an interrupted sweep.")
+@flag("--dry-run", help="Print settings, blocks and the expected time; measure nothing.")
 @cluster_option
-@click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON document.")
-@click.option("--jsonl", is_flag=True, help="Print a JSON line per block, and the result last.")
-@click.option(
+@flag("--json", "as_json", help="Print the result as one JSON document.")
+@flag("--jsonl", help="Print a JSON line per block, and the result last.")
+@text_option(
     "--resume",
-    type=TEXT,
     metavar="SWEEP",
     help="Resume a sweep: its folder, its id or a prefix of it, or 'last'.",
 )
-@click.option("--list", "list_", is_flag=True, help="List the sweeps on this machine.")
-@click.option("--show", type=TEXT, metavar="SWEEP", help="Print the result of a sweep.")
+@flag("--list", "list_", help="List the sweeps on this machine.")
+@text_option("--show", metavar="SWEEP", help="Print the result of a sweep.")
 @click.option(
     "--apply",
     type=TEXT,
@@ -280,9 +266,8 @@ def build_request(options: dict[str, Any]) -> SweepConfig:
     help="Use the best setting for this model on this machine from now on: that of SWEEP, or of "
     "the sweep that this command measures.",
 )
-@click.option(
+@text_option(
     "--revert",
-    type=TEXT,
     metavar="MODEL",
     help="Undo --apply: use the settings of models.yaml and config.yaml again.",
 )

@@ -98,13 +98,6 @@ class ClusterBench:
             UsageError: The nodes do not fit together, or the plan cannot be compared.
             EtuiError: The run cannot start, or did not finish; its answers are kept.
         """
-        if plan.precision is not None or plan.design is not None:
-            option = "--design" if plan.design is not None else "--precision"
-            raise UsageError(
-                f"{option} cannot be used with --cluster",
-                "run a part of the plan on each machine with --part, and join them: etui bench "
-                "merge",
-            )
         if compare and plan.policy is not None:
             raise UsageError(
                 "--compare cannot be used with a policy that chooses the arms",
@@ -225,7 +218,7 @@ class ClusterBench:
         kept: object = None
 
         def keep() -> None:
-            folder.write(CLUSTER, write_document(tallies, read_versions()["ray"], running))
+            folder.write(CLUSTER, write_document(tallies, read_versions()["Ray"], running))
 
         with log_run(self.runtime.writer, config, folder.path, before) as log:
 

@@ -259,43 +259,43 @@ def _probe(address: ClusterAddress) -> None:
 
 
 def _try_connection(address: ClusterAddress, environ: Mapping[str, str]) -> str | None:
-    """Connect in a process of its own."""
+    """Connect in a process of its own; return what went wrong, "" for nothing, None for no reply.
+
+    A refusal ends it, since Ray would try for half a minute more.
+    """
     words = [sys.executable, "-c", _PROBE, str(address), json.dumps(_on_loopback(address))]
-    process = subprocess.Popen(
+    lines: list[str] = []
+    with subprocess.Popen(
         words,
         env=dict(environ),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         errors="replace",
-    )
-    lines: list[str] = []
-    reader = threading.Thread(target=_read_probe, args=(process, lines), daemon=True)
-    reader.start()
-    try:
-        code = process.wait(_PROBE_SECONDS)
-    except subprocess.TimeoutExpired:
+    ) as process:
+        timed_out = threading.Event()
+
+        def end() -> None:
+            timed_out.set()
+            process.kill()
+
+        timer = threading.Timer(_PROBE_SECONDS, end)
+        timer.start()
+        try:
+            assert process.stdout is not None
+            for line in process.stdout:
+                lines.append(line)
+                if _is_refusal(line):
+                    return "its token is another, or missing here"
+            code = process.wait()
+        finally:
+            timer.cancel()
+            process.kill()
+    if timed_out.is_set():
         return None
-    finally:
-        process.kill()
-        process.wait()
-        reader.join()
-        if process.stdout is not None:
-            process.stdout.close()
-    if any(_is_refusal(line) for line in lines):
-        return "its token is another, or missing here"
     if code == 0 and any(line.startswith(_FOUND) for line in lines):
         return ""
     return _last_line("".join(lines)) or f"exit code {code}"
-
-
-def _read_probe(process: subprocess.Popen[str], lines: list[str]) -> None:
-    """Read what a probe prints, and end it at a refusal: Ray would try for half a minute more."""
-    assert process.stdout is not None
-    for line in process.stdout:
-        lines.append(line)
-        if _is_refusal(line):
-            process.kill()
 
 
 def _is_refusal(line: str) -> bool:

@@ -36,7 +36,6 @@ from etui.cluster.messages import (
     Opened,
     Opening,
     Task,
-    Versions,
     Wasted,
 )
 from etui.cluster.open_nodes import read_versions, refuse_other_hash
@@ -75,6 +74,7 @@ class NodeActor:
     def __init__(self, opener: str = OPENER, opening: Opening | None = None) -> None:
         module, _, name = opener.partition(":")
         self._machine: NodeMachine = getattr(importlib.import_module(module), name)()
+        self._command = NodeCommand()
         self._opening = opening
         self._engine = ThreadPoolExecutor(1, "etui-engine")  # its parts belong to one thread
         self._lock = threading.Lock()
@@ -92,17 +92,17 @@ class NodeActor:
             self._current = number
             self._machine.allow()
             if self._stopped >= number:
-                self._machine.stop()
+                self._end_current()
         try:
             match method:
                 case "describe":
-                    yield self._machine.describe()
+                    yield read_versions()
                 case "open":
                     yield from self._open(request)
                 case "answer":
                     yield from self._answer(request)
                 case "command":
-                    yield from self._machine.run(request)
+                    yield from self._command.run(request)
         except EtuiError as error:
             yield Failed(error.what, error.fix, error.exit_code)
         except Exception as error:  # noqa: BLE001 - the driver names it; this node can go on
@@ -114,7 +114,11 @@ class NodeActor:
         with self._lock:
             self._stopped = max(self._stopped, number)
             if number == self._current:
-                self._machine.stop()
+                self._end_current()
+
+    def _end_current(self) -> None:
+        self._machine.stop()
+        self._command.stop()
 
     def _open(self, opening: Opening) -> Iterator[Message]:
         def load(emit: Callable[[Message], None]) -> None:
@@ -251,17 +255,12 @@ class NodeMachine:
     _runtime: Runtime[LocalBackend] | None = None
     _plan: RunPlan | None = None
     _systems: dict[str, QuestionAnswerer] = field(default_factory=dict)
-    _command: NodeCommand = field(default_factory=NodeCommand)
 
     @property
     def meter(self) -> Meter:
         """The power meter, started; only after :meth:`open`."""
         assert self._runtime is not None
         return self._runtime.meter
-
-    def describe(self) -> Versions:
-        """Read the versions without loading anything."""
-        return read_versions()
 
     def open(self, opening: Opening, say: Callable[[str], None]) -> RunConfig:
         """Load the questions and the models of a run; return its configuration here.
@@ -299,10 +298,6 @@ class NodeMachine:
         work = build_work(self._plan, task.piece, set(task.done))
         yield from self._systems[task.piece.system].answer(work)
 
-    def run(self, command: Command) -> Iterator[Message]:
-        """Run an etui command, and yield the lines that it prints and how it ended."""
-        return self._command.run(command)
-
     def allow(self) -> None:
         """Take back an earlier :meth:`stop`, at the start of a request."""
         self._stopped.clear()
@@ -312,7 +307,6 @@ class NodeMachine:
         self._stopped.set()
         for cancel in self._cancels:
             cancel()
-        self._command.stop()
 
 
 def _bring(

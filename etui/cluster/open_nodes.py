@@ -38,12 +38,6 @@ COMMAND_SECONDS = 3600.0
 """How long a command may print nothing: a block of a sweep takes minutes."""
 COMMAND_STOP_SECONDS = 60.0
 """How long a command may take to end after Ctrl-C: it restores caps, and writes what it has."""
-_LABELS = {
-    "etui": "etui",
-    "llama_cpp_python": "llama-cpp-python",
-    "python": "Python",
-    "ray": "Ray",
-}
 _SHOWN_HASH = 12
 _NOT_IN_NAMES = re.compile(r"[^a-z0-9_-]+")
 _NO_IMPORT = ("ModuleNotFoundError", "ImportError", "failed to be imported")
@@ -53,9 +47,9 @@ def read_versions() -> Versions:
     """Read the versions that the nodes of a run must have in common."""
     return {
         "etui": __version__,
-        "llama_cpp_python": package_version("llama-cpp-python"),
-        "python": platform.python_version(),
-        "ray": package_version("ray"),
+        "llama-cpp-python": package_version("llama-cpp-python"),
+        "Python": platform.python_version(),
+        "Ray": package_version("ray"),
     }
 
 
@@ -71,9 +65,9 @@ def refuse_other_versions(nodes: Mapping[str, Versions], here: Versions) -> None
     found = {}
     for name, there in nodes.items():
         parts = [
-            f"{label} {there.get(program) or 'unknown'}, here {here.get(program) or 'unknown'}"
-            for program, label in _LABELS.items()
-            if there.get(program) != here.get(program)
+            f"{program} {there.get(program) or 'unknown'}, here {version or 'unknown'}"
+            for program, version in here.items()
+            if there.get(program) != version
         ]
         if parts:
             found[name] = ", ".join(parts)

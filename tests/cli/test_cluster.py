@@ -35,6 +35,11 @@ def etui(capsys, config):
             "--design cannot be used with --cluster: the curves",
             2,
         ),
+        (
+            ("bench", "--suite", "sample", "--precision", "3", "--cluster", "local"),
+            "--precision cannot be used with --cluster: a stop",
+            2,
+        ),
         (("bench", "--suite", "sample", "--node-timeout", "5"), "--node-timeout has no effect", 2),
         (("bench", "--suite", "sample", "--cluster", "ray://x:1"), "is a URL", 2),
         (("bench", "--suite", "sample", "--cluster", "a b"), "not an address", 2),

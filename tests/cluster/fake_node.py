@@ -15,9 +15,8 @@ from threading import Event
 
 from etui.bench.config import BenchModel, RunConfig
 from etui.bench.sample import Sample
-from etui.cluster.messages import Command, Message, Opening, Task, Versions
-from etui.cluster.node import NodeCommand
-from etui.cluster.open_nodes import read_versions, refuse_other_hash
+from etui.cluster.messages import Opening, Task
+from etui.cluster.open_nodes import refuse_other_hash
 from etui.energy.types import Energy, EnergyOf, Kind
 from etui.errors import EtuiError, UsageError
 from etui.measure.run import StopRequested
@@ -33,7 +32,6 @@ class Behaviour:
     """How a fake node behaves."""
 
     seconds: float = 0.0
-    etui: str | None = None
     sha256: str = SHA256
     data_sha256: str | None = None
     memory_bytes: int = 8 << 30
@@ -96,11 +94,6 @@ class FakeNode:
     behaviour: Behaviour = field(default_factory=read_behaviour)
     meter: WattMeter = field(default_factory=WattMeter)
     stopped: Event = field(default_factory=Event)
-    command: NodeCommand = field(default_factory=NodeCommand)
-
-    def describe(self) -> Versions:
-        versions = read_versions()
-        return {**versions, "etui": self.behaviour.etui or versions["etui"]}
 
     def open(self, opening: Opening, say: Callable[[str], None]) -> RunConfig:
         if self.behaviour.open_error is not None:
@@ -137,15 +130,11 @@ class FakeNode:
                 raise StopRequested
             yield FakeAnswered(piece.system, piece.subject, row, start_ns, time.monotonic_ns())
 
-    def run(self, command: Command) -> Iterator[Message]:
-        return self.command.run(command)
-
     def allow(self) -> None:
         self.stopped.clear()
 
     def stop(self) -> None:
         self.stopped.set()
-        self.command.stop()
 
 
 def make_model(name: str, sha256: str) -> BenchModel:

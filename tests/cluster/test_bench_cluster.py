@@ -9,7 +9,7 @@ from threading import Event
 
 import pytest
 
-from etui.bench.config import NamedText, RunConfig
+from etui.bench.config import RunConfig
 from etui.bench.folder import RunFolder, read_run
 from etui.bench.machines import (
     assign_keys,
@@ -339,7 +339,6 @@ def test_another_plan_is_not_resumed(plan, bench, tmp_path):
 @pytest.mark.parametrize(
     ("behaviour", "message"),
     [
-        (Behaviour(etui="0.2.0"), "node b has etui 0.2.0, here "),
         (
             Behaviour(sha256="cd" * 32),
             "node b: gemma-3-270m has sha256 cdcdcdcdcdcd there, here abababababab",
@@ -359,6 +358,12 @@ def test_nodes_that_differ_are_refused_by_name(plan, bench, tmp_path, behaviour,
     assert message in error.value.what
     assert error.value.fix
     assert not (tmp_path / "run").exists()
+
+
+def test_other_versions_are_refused_by_name(plan, bench, tmp_path, monkeypatch):
+    monkeypatch.setattr("etui.cluster.node.read_versions", lambda: {"etui": "0.2.0"})
+    with pytest.raises(UsageError, match=r"^node b has etui 0\.2\.0, here .*, Ray unknown, here"):
+        bench.on(make_script("b")).start(plan, tmp_path / "run")
 
 
 def test_a_hash_unknown_here_is_compared_between_nodes(plan, bench, tmp_path, monkeypatch):
@@ -415,13 +420,6 @@ def test_a_policy_cannot_be_compared(plan, bench, tmp_path):
     routed = replace(plan, policy=object())
     with pytest.raises(UsageError, match="--compare cannot be used with a policy"):
         bench.on(make_script("a")).start(routed, tmp_path / "run", compare=True)
-
-
-def test_a_design_runs_in_parts(plan, bench, tmp_path):
-    designed = replace(plan, design=NamedText("seed", ""))
-    with pytest.raises(UsageError, match="--design cannot be used with --cluster") as error:
-        bench.on(make_script("a")).start(designed, tmp_path / "run")
-    assert "--part" in error.value.fix
 
 
 def test_machines_are_named_by_their_hosts():

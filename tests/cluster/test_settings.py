@@ -96,8 +96,8 @@ def test_on_this_machine_all_stays_on_loopback(tmp_path):
 
 
 def test_versions_are_compared_by_name():
-    here = {"etui": "0.1.0", "llama_cpp_python": "0.3.36", "python": "3.11.7", "ray": "2.60.0"}
-    there = {**here, "etui": "0.2.0", "ray": None}
+    here = {"etui": "0.1.0", "llama-cpp-python": "0.3.36", "Python": "3.11.7", "Ray": "2.60.0"}
+    there = {**here, "etui": "0.2.0", "Ray": None}
     with pytest.raises(UsageError) as error:
         refuse_other_versions({"desk": there, "laptop": here}, here)
     assert error.value.what == ("node desk has etui 0.2.0, here 0.1.0, Ray unknown, here 2.60.0")

@@ -2,27 +2,53 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from pathlib import Path
-from subprocess import CompletedProcess
+import json
+from dataclasses import dataclass
 
 import pytest
 
+from etui.cli.main import run
+from etui.errors import ExitCode
 from tests.support.command import run_here
 
-Etui = Callable[..., "CompletedProcess[str]"]
+
+@dataclass
+class Shell:
+    """Runs commands in this process and checks their exit codes."""
+
+    capsys: pytest.CaptureFixture[str]
+
+    def run(self, *words, code=ExitCode.DONE):
+        """What the command printed, as ``out`` and ``err``."""
+        found = run(words)
+        shown = self.capsys.readouterr()
+        assert found == code, shown
+        return shown
+
+    def out(self, *words, code=ExitCode.DONE):
+        return self.run(*words, code=code).out
+
+    def err(self, *words, code=ExitCode.DONE):
+        return self.run(*words, code=code).err
+
+    def json(self, *words, code=ExitCode.DONE):
+        return json.loads(self.out(*words, code=code))
 
 
 @pytest.fixture
-def etui(etui_home: Path) -> Etui:
+def cli(capsys):
+    """``cli.json("models", "list", "--json")`` is what the command prints."""
+    return Shell(capsys)
+
+
+@pytest.fixture
+def etui(etui_home):
     """``etui("ask", "Why?")`` runs the command with the test's folders; models are opt-in."""
 
-    def run(
-        *args: str, models: Path | None = None, stdin: bytes = b"", env: Sequence[str] = ()
-    ) -> CompletedProcess[str]:
+    def run_etui(*args, models=None, stdin=b"", env=()):
         environ = dict(pair.split("=", 1) for pair in env)
         if models is not None:
             environ["ETUI_MODELS"] = str(models)
         return run_here(*args, stdin=stdin, **environ)
 
-    return run
+    return run_etui

@@ -29,19 +29,19 @@ SMALL = (
 )
 
 
-def run(home: Path, *args: str, models: Path | None = None):
+def run(home, *args, models=None):
     environ = {} if models is None else {"ETUI_MODELS": str(models)}
     return run_here("bench", *args, ETUI_HOME=str(home), **environ)
 
 
 @pytest.fixture(scope="module")
-def models(tiny_starter) -> Path:
+def models(tiny_starter):
     """A models folder with the starter alone, whatever else lies beside it."""
     return tiny_starter.parent
 
 
 @pytest.fixture(scope="module")
-def whole(models, tmp_path_factory) -> tuple[Path, dict]:
+def whole(models, tmp_path_factory):
     """A run that nothing disturbed: its folder and its document."""
     home = tmp_path_factory.mktemp("home")
     out = tmp_path_factory.mktemp("runs") / "whole"
@@ -98,7 +98,7 @@ def test_a_kill_in_the_middle_loses_nothing_that_was_answered(whole, models, etu
     assert again["arms"][arm]["accuracy"] == summary["arms"][arm]["accuracy"]
     assert again["arms"][arm]["tokens"] == summary["arms"][arm]["tokens"]
 
-    def told(folder: Path):
+    def told(folder):
         return {s.key: (s.choice, s.logprobs, s.tokens) for s in read_run(folder).samples}
 
     assert told(out) == told(undisturbed)

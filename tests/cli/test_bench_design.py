@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 from collections import Counter
-from pathlib import Path
 
 import pytest
 
@@ -29,24 +28,24 @@ curves: {prompt_tokens: [8, 16], output_tokens: [2, 4], repeats: 1, window_secon
 
 
 @pytest.fixture(scope="module")
-def models(tiny_starter) -> Path:
+def models(tiny_starter):
     """A models folder with the starter alone."""
     return tiny_starter.parent
 
 
 @pytest.fixture(scope="module")
-def design(tmp_path_factory) -> Path:
+def design(tmp_path_factory):
     path = tmp_path_factory.mktemp("designs") / "study.yaml"
     path.write_text(TEXT)
     return path
 
 
-def answers(folder: Path) -> dict:
+def answers(folder):
     return {s.key: (s.choice, s.text, s.tokens) for s in read_run(folder).samples}
 
 
 @pytest.fixture(scope="module")
-def whole(models, design, tmp_path_factory) -> Path:
+def whole(models, design, tmp_path_factory):
     """The folder of a run of the design that nothing disturbed."""
     out = tmp_path_factory.mktemp("runs") / "whole"
     done = run_here(

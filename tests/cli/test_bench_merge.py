@@ -54,7 +54,7 @@ def test_two_halves_become_a_run(etui, halves, tmp_path):
         assert etui("bench", *command).returncode == 0
 
 
-def refused(etui, *args: str) -> str:
+def refused(etui, *args):
     done = etui("bench", "merge", *args)
     assert done.returncode != 0
     assert done.stdout == ""

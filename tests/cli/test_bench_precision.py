@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import pytest
 
@@ -17,7 +16,7 @@ ASK = ("--suite", "sample", "--shots", "0", "--precision", "14", "-m", "smollm2-
 
 
 @pytest.fixture(scope="module")
-def precise(models, tmp_path_factory) -> tuple[Path, dict]:
+def precise(models, tmp_path_factory):
     """A run that stopped at a precision: its folder and its document."""
     home = tmp_path_factory.mktemp("home")
     out = tmp_path_factory.mktemp("runs") / "precise"

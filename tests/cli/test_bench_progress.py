@@ -9,7 +9,6 @@ import pytest
 
 from etui.bench.progress import RunProgress, RunTally, format_accuracy
 from etui.cli.output import open_watch
-from etui.measure.progress import Progress
 from tests.bench import synthetic
 from tests.bench.test_folder import sample
 
@@ -36,7 +35,7 @@ def test_a_time_limit_that_comes_first_is_what_is_left():
 def test_the_rest_is_that_of_the_expected_questions(tmp_path):
     totals: list[float] = []
 
-    def watch(progress: Progress) -> None:
+    def watch(progress):
         if progress.total is not None:
             totals.append(progress.total)
 

@@ -40,7 +40,7 @@ def test_a_run_becomes_a_folder(etui, etui_home, run, tmp_path):
     assert record["config"]["energy"]["channels"] == {"gpu:0": "counter"}
 
 
-def refused(etui, *args: str) -> str:
+def refused(etui, *args):
     done = etui("bench", *args)
     assert done.stdout == ""
     assert "Traceback" not in done.stderr

@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 
 from etui.cli.main import run
-from etui.config.config import Config
 from etui.log.records import ChatRecord
 from etui.log.writer import TurnWriter
 
@@ -15,11 +14,11 @@ CHATS = ("Python chat", "Zig or Rust?", "Python packaging")
 
 
 @pytest.fixture
-def opened(config: Config, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+def opened(config, monkeypatch):
     """What the app was opened with; the log has three chats, the last one the newest."""
     calls: list[dict[str, Any]] = []
 
-    def run_app(_config: Config, **options: Any) -> int:
+    def run_app(_config, **options):
         calls.append(options)
         return 0
 
@@ -29,7 +28,7 @@ def opened(config: Config, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, An
 
 
 @pytest.fixture
-def chats(config: Config) -> None:
+def chats(config):
     writer = TurnWriter(config)
     for at, name in enumerate(CHATS):
         writer.save_chat(ChatRecord(f"chat-{at}", f"2026-01-0{at + 1}T00:00:00Z", name))
@@ -40,9 +39,7 @@ def chats(config: Config) -> None:
     ("name", "chat_id"),
     [("Python chat", "chat-0"), ("zig", "chat-1"), ("chat-2", "chat-2"), ("last", "chat-2")],
 )
-def test_a_chat_is_opened_by_its_name(
-    opened: list[dict[str, Any]], chats: None, name: str, chat_id: str
-) -> None:
+def test_a_chat_is_opened_by_its_name(opened, chats, name, chat_id):
     assert run(["chat", name, "--policy", "frugal"]) == 0
     assert opened[0]["chat"].chat_id == chat_id
     assert opened[0]["policy"] == "frugal"
@@ -57,68 +54,49 @@ def test_a_chat_is_opened_by_its_name(
     ],
 )
 def test_an_unknown_policy_or_model_is_refused_before_the_app_opens(
-    opened: list[dict[str, Any]],
-    chats: None,
-    capsys: pytest.CaptureFixture[str],
-    arguments: list[str],
-    said: str,
-) -> None:
+    opened, chats, capsys, arguments, said
+):
     assert run(arguments) == 2
     assert said in capsys.readouterr().err
     assert opened == []
 
 
-def test_an_unknown_name_ends_with_the_nearest_titles(
-    opened: list[dict[str, Any]], chats: None, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert run(["chat", "Pyton chat"]) == 2
-    error = capsys.readouterr().err
+def test_an_unknown_name_ends_with_the_nearest_titles(opened, chats, cli):
+    error = cli.err("chat", "Pyton chat", code=2)
     assert "no chat 'Pyton chat' in the log" in error
     assert "Python chat" in error
     assert opened == []
 
 
-def test_a_name_that_several_chats_begin_with_is_refused(
-    opened: list[dict[str, Any]], chats: None, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert run(["chat", "Python"]) == 2
-    error = capsys.readouterr().err
+def test_a_name_that_several_chats_begin_with_is_refused(opened, chats, cli):
+    error = cli.err("chat", "Python", code=2)
     assert "Python packaging" in error
     assert "Python chat" in error
 
 
-def test_continue_opens_the_chat_used_last(opened: list[dict[str, Any]], chats: None) -> None:
+def test_continue_opens_the_chat_used_last(opened, chats):
     assert run(["--continue"]) == 0
     assert opened[0]["chat"].name == "Python packaging"
 
 
-def test_continue_without_a_chat_opens_a_new_one_and_says_so(
-    opened: list[dict[str, Any]],
-) -> None:
+def test_continue_without_a_chat_opens_a_new_one_and_says_so(opened):
     assert run(["--continue"]) == 0
     assert opened[0]["chat"] is None
     assert opened[0]["notices"] == ("no earlier chat in the log: this is a new one",)
 
 
-def test_continue_before_a_command_is_refused(
-    opened: list[dict[str, Any]], capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert run(["--continue", "models", "list"]) == 2
-    assert "--continue opens a chat, not 'models'" in capsys.readouterr().err
+def test_continue_before_a_command_is_refused(opened, cli):
+    assert "--continue opens a chat, not 'models'" in cli.err(
+        "--continue", "models", "list", code=2
+    )
 
 
-def test_a_chat_needs_a_terminal(
-    opened: list[dict[str, Any]],
-    chats: None,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_a_chat_needs_a_terminal(opened, chats, monkeypatch, cli):
     monkeypatch.delenv("TEXTUAL_DRIVER")
-    assert run(["chat", "zig"]) == 2
-    assert "needs a terminal" in capsys.readouterr().err
+    assert "needs a terminal" in cli.err("chat", "zig", code=2)
 
 
-def test_a_tab_of_the_browser_continues_as_well() -> None:
+def test_a_tab_of_the_browser_continues_as_well():
     from etui.tui.web import build_command
 
     assert build_command(None, None, go_on=True).endswith("-m etui --continue")

@@ -17,7 +17,7 @@ from etui.log.queries import LogReader
 
 @pytest.fixture
 def etui(capsys, config):
-    def go(*words: str) -> tuple[int, str, str]:
+    def go(*words):
         code = run(words)
         out, err = capsys.readouterr()
         return code, out, err
@@ -118,7 +118,7 @@ def test_the_path_of_a_file_becomes_absolute(tmp_path, monkeypatch):
 class FakeCluster:
     """Nodes that have run a command with these results."""
 
-    def __init__(self, monkeypatch, **results: NodeResult):
+    def __init__(self, monkeypatch, **results):
         self.commands = []
         monkeypatch.setattr(cluster_command, "open_carrier", self.open)
         monkeypatch.setattr("etui.cluster.open_nodes.NodeDriver.run", self.run)
@@ -157,7 +157,7 @@ CURVE = {
 }  # fmt: skip
 
 
-def curve_lines(curve_id: str) -> tuple[str, ...]:
+def curve_lines(curve_id):
     from etui.codec import to_document
     from etui.curves.operating_curve import Speed
 

@@ -14,10 +14,9 @@ from etui.cli.main import run
 from etui.errors import ExitCode
 
 CHECKOUT = Path(__file__).parent.parent.parent
-Capture = pytest.CaptureFixture[str]
 
 
-def complete(line: str) -> list[str]:
+def complete(line):
     """What fish would offer at the end of a line; nothing may be printed as an error."""
     word = "" if line.endswith(" ") else line.split()[-1]
     done = subprocess.run(
@@ -39,19 +38,17 @@ def complete(line: str) -> list[str]:
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-def test_the_script_of_a_shell(shell: str, capsys: Capture) -> None:
-    assert run(["completion", shell]) == ExitCode.DONE
-    shown = capsys.readouterr()
+def test_the_script_of_a_shell(shell, cli):
+    shown = cli.run("completion", shell)
     assert f"_ETUI_COMPLETE={shell}_complete" in shown.out
     assert shown.err == ""
 
 
-def test_a_shell_without_a_script_is_refused(capsys: Capture) -> None:
-    assert run(["completion", "tcsh"]) == ExitCode.USAGE
-    assert "'bash', 'zsh', 'fish'" in capsys.readouterr().err
+def test_a_shell_without_a_script_is_refused(cli):
+    assert "'bash', 'zsh', 'fish'" in cli.err("completion", "tcsh", code=ExitCode.USAGE)
 
 
-def test_commands_options_and_values_are_offered() -> None:
+def test_commands_options_and_values_are_offered():
     assert {"ask", "bench", "completion", "policy"} <= set(complete("etui "))
     assert complete("etui do") == ["doctor"]
     assert "replay" in complete("etui policy ")
@@ -59,12 +56,12 @@ def test_commands_options_and_values_are_offered() -> None:
     assert complete("etui policy replay --split ") == ["test", "val", "dev"]
 
 
-def test_a_command_that_does_not_exist_is_no_error_while_a_line_is_completed() -> None:
+def test_a_command_that_does_not_exist_is_no_error_while_a_line_is_completed():
     assert complete("etui asks --") == complete("etui --")
 
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="no bash")
-def test_bash_completes_with_the_script(tmp_path: Path, capsys: Capture) -> None:
+def test_bash_completes_with_the_script(tmp_path, capsys):
     assert run(["completion", "bash"]) == ExitCode.DONE
     script = tmp_path / "completion.bash"
     script.write_text(capsys.readouterr().out, encoding="utf-8")

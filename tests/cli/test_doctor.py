@@ -5,14 +5,11 @@ from __future__ import annotations
 import json
 import signal
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 import pytest
 
 from etui.cli.doctor import build_document, format_diagnosis, format_trial
 from etui.cli.main import run
-from etui.config.config import Config
 from etui.energy.power_limits.limit import PowerLimit
 from etui.engine.library import usable_cpus
 from etui.errors import ExitCode
@@ -28,7 +25,7 @@ DEVICE = Offload(True, ("A100: 80 GB of 80 GB free",), ("NVIDIA",), "", backends
 SECOND = 10**9
 
 
-def result(layers: int, tokens_per_second: int) -> RunResult:
+def result(layers, tokens_per_second):
     return RunResult(
         gpu_layers=layers,
         placed=layers,
@@ -42,7 +39,7 @@ def result(layers: int, tokens_per_second: int) -> RunResult:
     )
 
 
-def trial(whole: int) -> GpuTrial:
+def trial(whole):
     spent = PerToken(0.5, None, "counter")
     attempts = (
         Attempt("none", result(0, 10), "", PerToken(1.0, None, "counter"), spent, True),
@@ -64,9 +61,7 @@ def trial(whole: int) -> GpuTrial:
         (Offload(False, (), (), ""), "- not compiled into llama.cpp, and no GPU was found"),
     ],
 )
-def test_a_build_without_a_device_is_told_from_one_without_a_backend(
-    offload: Offload, line: str
-) -> None:
+def test_a_build_without_a_device_is_told_from_one_without_a_backend(offload, line):
     lines = list(format_diagnosis(Diagnosis({}, offload, (), (), (), (), ())))
     start = lines.index("GPU offload")
     assert line in lines[start + 1]
@@ -74,7 +69,7 @@ def test_a_build_without_a_device_is_told_from_one_without_a_backend(
     assert bool(offload.fix) == any(offload.fix in text for text in fixes)
 
 
-def test_power_limits_say_who_may_set_them() -> None:
+def test_power_limits_say_who_may_set_them():
     command = "sudo nvidia-smi -i 0 -pl 350"
     limits = (
         PowerLimit("gpu:0", "GPU 0", 350.0, 320.0, 100.0, 450.0, 450.0, "user", command),
@@ -90,33 +85,27 @@ def test_power_limits_say_who_may_set_them() -> None:
     ]
 
 
-def test_a_machine_without_power_limits_says_so() -> None:
+def test_a_machine_without_power_limits_says_so():
     lines = list(format_diagnosis(Diagnosis({}, DEVICE, (), (), (), (), ())))
     assert "none found" in lines[lines.index("power limits") + 1]
 
 
-def test_doctor_lists_the_limits_of_this_machine(
-    config: Config, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_doctor_lists_the_limits_of_this_machine(config, cli):
     write_package(config.sysfs_dir)
-    assert run(["doctor", "--json"]) == ExitCode.DONE
-    [limit] = json.loads(capsys.readouterr().out)["power_limits"]
+    [limit] = cli.json("doctor", "--json")["power_limits"]
     assert limit["scope"] == "package:0"
     assert limit["watts"] == 65.0
     assert limit["min_watts"] is None
     assert [part["name"] for part in limit["parts"]] == ["long_term", "short_term"]
 
 
-def test_a_zeusd_that_cannot_help_is_a_problem(
-    config: Config, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_zeusd_that_cannot_help_is_a_problem(config, monkeypatch, cli):
     write_amd_gpu(config.sysfs_dir)
     monkeypatch.setenv("ZEUSD_SOCK_PATH", "/nowhere/zeusd.sock")
-    assert run(["doctor"]) == ExitCode.DONE
-    assert "zeusd at /nowhere/zeusd.sock cannot set limits" in capsys.readouterr().out
+    assert "zeusd at /nowhere/zeusd.sock cannot set limits" in cli.out("doctor")
 
 
-def test_the_runs_are_side_by_side() -> None:
+def test_the_runs_are_side_by_side():
     lines = list(format_trial(trial(30)))
     table = {line[: line.index("  ")]: line.split() for line in lines if "  " in line}
     assert table["gpu_layers"][-3:] == ["0", "all", "auto"]
@@ -133,7 +122,7 @@ def test_the_runs_are_side_by_side() -> None:
     assert lines[-1].startswith("✗ `gpu_layers: auto` failed")
 
 
-def test_the_document_has_every_run() -> None:
+def test_the_document_has_every_run():
     document = json.loads(json.dumps(build_document(trial(30)), allow_nan=False))
     assert set(document) == {"model", "offload", "runs", "verdict"}
     none, whole, auto = document["runs"]
@@ -158,15 +147,15 @@ def test_the_document_has_every_run() -> None:
 
 
 @pytest.fixture
-def tiny(config: Config) -> Path:
+def tiny(config):
     config.models_dir.mkdir(parents=True)
     return write_tiny_model(config.models_dir / "tiny.gguf")
 
 
-def pretend(monkeypatch: pytest.MonkeyPatch, offload: Offload, outcome: Any) -> None:
+def pretend(monkeypatch, offload, outcome):
     monkeypatch.setattr(trying, "look_at_offload", lambda: offload)
 
-    def act(*_: object, **__: object) -> GpuTrial:
+    def act(*_, **__):
         if isinstance(outcome, BaseException):
             raise outcome
         return outcome  # type: ignore[no-any-return]
@@ -175,13 +164,7 @@ def pretend(monkeypatch: pytest.MonkeyPatch, offload: Offload, outcome: Any) -> 
 
 
 @pytest.mark.parametrize(("auto", "code"), [(True, ExitCode.DONE), (False, ExitCode.FAILED)])
-def test_the_exit_code_is_the_verdict(
-    tiny: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    auto: bool,
-    code: ExitCode,
-) -> None:
+def test_the_exit_code_is_the_verdict(tiny, monkeypatch, capsys, auto, code):
     found = trial(30)
     if auto:
         attempts = (*found.attempts[:2], replace(found.attempts[1], layers="auto"))
@@ -193,45 +176,35 @@ def test_the_exit_code_is_the_verdict(
     assert json.loads(capsys.readouterr().out)["verdict"]["ok"] is auto
 
 
-def test_without_a_device_it_says_so(
-    tiny: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_without_a_device_it_says_so(tiny, monkeypatch, cli):
     nothing = Offload(False, (), ("AMD",), "CMAKE_ARGS=...")
     monkeypatch.setattr(trying, "look_at_offload", lambda: nothing)
-    assert run(["doctor", "--try-gpu"]) == ExitCode.FAILED
-    out = capsys.readouterr().out
+    out = cli.out("doctor", "--try-gpu", code=ExitCode.FAILED)
     assert "✗ llama.cpp is built without a GPU backend for the AMD card" in out
     assert "fix: CMAKE_ARGS=..." in out
 
 
-def test_bad_usage(tiny: Path, config: Config, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["doctor", "--try-gpu", "tinny"]) == ExitCode.USAGE
-    assert "no model is called 'tinny'" in capsys.readouterr().err
+def test_bad_usage(tiny, config, cli):
+    assert "no model is called 'tinny'" in cli.err(
+        "doctor", "--try-gpu", "tinny", code=ExitCode.USAGE
+    )
     assert run(["doctor", "--try-gpu", "tiny", "more"]) == ExitCode.USAGE
     tiny.unlink()
-    assert run(["doctor", "--try-gpu"]) == ExitCode.FAILED
-    assert "no model is on this machine" in capsys.readouterr().err
+    assert "no model is on this machine" in cli.err("doctor", "--try-gpu", code=ExitCode.FAILED)
 
 
-def test_ctrl_c_is_no_traceback(
-    tiny: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_ctrl_c_is_no_traceback(tiny, monkeypatch, cli):
     before = signal.getsignal(signal.SIGTERM)
     pretend(monkeypatch, DEVICE, KeyboardInterrupt())
-    assert run(["doctor", "--try-gpu"]) == ExitCode.PARTIAL
-    assert capsys.readouterr().err.splitlines()[-1] == "etui: stopped"
+    assert cli.err("doctor", "--try-gpu", code=ExitCode.PARTIAL).splitlines()[-1] == "etui: stopped"
     assert signal.getsignal(signal.SIGTERM) == before
 
 
-def test_more_threads_than_cpus_are_a_problem(
-    config: Config, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_more_threads_than_cpus_are_a_problem(config, cli):
     cpus = usable_cpus()
     config.config_file.write_text(f"threads: {cpus}\n")
-    assert run(["doctor", "--json"]) == ExitCode.DONE
-    assert json.loads(capsys.readouterr().out)["problems"] == []
+    assert cli.json("doctor", "--json")["problems"] == []
     config.config_file.write_text("threads: 1024\n")
-    assert run(["doctor"]) == ExitCode.DONE
-    out = capsys.readouterr().out
+    out = cli.out("doctor")
     assert f"so it uses {cpus}" in out
     assert f"set `threads: {cpus}` or `auto`" in out

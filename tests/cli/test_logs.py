@@ -8,13 +8,11 @@ import json
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from datetime import datetime, timedelta, timezone
-from pathlib import Path
 
 import pytest
 
 from etui.cli.main import run
 from etui.cli.param_types import parse_since
-from etui.config.config import Config
 from etui.errors import ExitCode, UsageError
 from etui.log.chat_queries import find_branch, list_chat_turns
 from etui.log.queries import LogReader, Sort
@@ -22,12 +20,11 @@ from etui.log.writer import TurnWriter
 from etui.turn.record import ClientRecord, LoadRecord, LoopRecord, TurnRecord, UnloadRecord
 
 MakeTurn = Callable[..., TurnRecord]
-Capture = pytest.CaptureFixture[str]
 
 
 @pytest.fixture
-def save(config: Config) -> Callable[..., None]:
-    def save(*turns: TurnRecord) -> None:
+def save(config):
+    def save(*turns):
         with TurnWriter(config) as log:
             for turn in turns:
                 log.save_turn(turn)
@@ -36,7 +33,7 @@ def save(config: Config) -> Callable[..., None]:
 
 
 @pytest.fixture
-def filled(save: Callable[..., None], make_turn: MakeTurn) -> None:
+def filled(save, make_turn):
     """A cheap, a dear, an estimated and an unmeasured turn."""
     estimated = make_turn(3, joules=50.0, query="third", rule="other")
     save(
@@ -47,26 +44,23 @@ def filled(save: Callable[..., None], make_turn: MakeTurn) -> None:
     )
 
 
-def questions(text: str) -> list[str]:
+def questions(text):
     """The last word of every line below the head of a table."""
     return [line.split()[-1] for line in text.splitlines()[1:]]
 
 
-def test_an_empty_log_says_so_and_is_no_error(config: Config, capsys: Capture) -> None:
+def test_an_empty_log_says_so_and_is_no_error(config, cli):
     for args in (["list"], ["search", "x"], ["totals"], ["export"]):
-        assert run(["logs", *args]) == ExitCode.DONE
-        shown = capsys.readouterr()
+        shown = cli.run("logs", *args)
         assert shown.out == ""
         assert "the log is empty" in shown.err
-    assert run(["logs", "list", "--json"]) == ExitCode.DONE
-    assert json.loads(capsys.readouterr().out) == {"total": 0, "turns": []}
+    assert cli.json("logs", "list", "--json") == {"total": 0, "turns": []}
     assert not config.database.exists()
 
 
 @pytest.mark.usefixtures("filled")
-def test_list(capsys: Capture) -> None:
-    assert run(["logs", "list"]) == ExitCode.DONE
-    table = capsys.readouterr().out
+def test_list(cli):
+    table = cli.out("logs", "list")
     assert questions(table) == ["fourth", "third", "second", "first"]
     fourth, third, second, _ = table.splitlines()[1:]
     assert "unmeasured" in fourth
@@ -76,10 +70,9 @@ def test_list(capsys: Capture) -> None:
 
 
 @pytest.mark.usefixtures("filled")
-def test_list_sorts_filters_and_limits(capsys: Capture) -> None:
-    def listed(*args: str) -> list[str]:
-        assert run(["logs", "list", *args]) == ExitCode.DONE
-        return questions(capsys.readouterr().out)
+def test_list_sorts_filters_and_limits(cli):
+    def listed(*args):
+        return questions(cli.out("logs", "list", *args))
 
     assert listed("--sort", "joules") == ["second", "third", "first", "fourth"]
     assert listed("--sort", "joules", "--reverse") == ["first", "third", "second", "fourth"]
@@ -92,41 +85,34 @@ def test_list_sorts_filters_and_limits(capsys: Capture) -> None:
 
 
 @pytest.mark.usefixtures("filled")
-def test_list_as_json_is_one_document(capsys: Capture) -> None:
-    assert run(["logs", "list", "-n", "2", "--sort", "joules", "--json"]) == ExitCode.DONE
-    document = json.loads(capsys.readouterr().out)
+def test_list_as_json_is_one_document(cli):
+    document = cli.json("logs", "list", "-n", "2", "--sort", "joules", "--json")
     assert document["total"] == 4
     assert [turn["joules"] for turn in document["turns"]] == [500.0, 50.0]
 
 
 @pytest.mark.usefixtures("filled")
-def test_search_finds_and_says_when_it_does_not(capsys: Capture) -> None:
-    assert run(["logs", "search", "thir"]) == ExitCode.DONE
-    assert questions(capsys.readouterr().out) == ["third"]
-    assert run(["logs", "search", 'NEAR("*']) == ExitCode.DONE
-    assert "no turn in the log matches" in capsys.readouterr().err
+def test_search_finds_and_says_when_it_does_not(cli):
+    assert questions(cli.out("logs", "search", "thir")) == ["third"]
+    assert "no turn in the log matches" in cli.err("logs", "search", 'NEAR("*')
     assert run(["logs", "search", "  "]) == ExitCode.USAGE
 
 
 def test_show_writes_no_net_below_zero_and_marks_the_idle_power_of_an_estimate(
-    config: Config, save: Callable[..., None], make_turn: MakeTurn, capsys: Capture
-) -> None:
+    config, save, make_turn, cli
+):
     turn = make_turn(1)
     below = replace(turn.energy, net_joules=-1.4, idle_watts=18.0)
     estimate = replace(turn.energy, kind="estimate", channels={"estimate:cpu": 12.34})
     save(replace(turn, energy=below), replace(make_turn(2), energy=estimate))
-    assert run(["logs", "show", turn.turn_id]) == ExitCode.DONE
-    shown = " ".join(capsys.readouterr().out.split())
+    shown = " ".join(cli.out("logs", "show", turn.turn_id).split())
     assert "12.34 ± 0.41 J (counter), net not above idle (idle 18.0 W)" in shown
-    assert run(["logs", "show", make_turn(2).turn_id]) == ExitCode.DONE
-    shown = " ".join(capsys.readouterr().out.split())
+    shown = " ".join(cli.out("logs", "show", make_turn(2).turn_id).split())
     assert "net ≈8.5 J (idle ≈3.2 W)" in shown
     assert "shared counts other programs on the CPU (etui's own ≈9.9 J)" in shown
 
 
-def test_show_has_phases_tokens_route_and_load(
-    config: Config, save: Callable[..., None], make_turn: MakeTurn, capsys: Capture
-) -> None:
+def test_show_has_phases_tokens_route_and_load(config, save, make_turn, cli):
     turn = make_turn(1)
     save(turn)
     with TurnWriter(config) as log:
@@ -135,8 +121,7 @@ def test_show_has_phases_tokens_route_and_load(
         )
         unloaded = ("big", None, turn.turn_id, "room", 0.25, 5.0, 1.0, "counter", 5 * 10**9)
         log.save_unload(UnloadRecord("u", "2026", *unloaded))
-    assert run(["logs", "show", "aaaa"]) == ExitCode.DONE
-    shown = " ".join(capsys.readouterr().out.split())
+    shown = " ".join(cli.out("logs", "show", "aaaa").split())
     for fact in (
         "route balanced › math-thinks",
         "40 prompt (30 cached, 10 computed), 20 output (8 thinking), 40.0 tok/s",
@@ -156,9 +141,8 @@ def test_show_has_phases_tokens_route_and_load(
         assert fact in shown, fact
 
 
-def test_loads_and_unloads_are_listed_together(config: Config, capsys: Capture) -> None:
-    assert run(["logs", "loads"]) == ExitCode.DONE
-    assert capsys.readouterr().err == "no model has been loaded yet\n"
+def test_loads_and_unloads_are_listed_together(config, cli):
+    assert cli.err("logs", "loads") == "no model has been loaded yet\n"
     times = [f"2026-01-02T03:04:0{second}.000+00:00" for second in range(4)]
     ahead = LoadRecord("l1", times[0], "m", None, None, 1.5, 30.0, 1.0, "counter", 0, 10**8)
     idle = UnloadRecord("u1", times[1], "m", None, None, "idle", 0.2, None, None, None, 2 * 10**8)
@@ -169,59 +153,48 @@ def test_loads_and_unloads_are_listed_together(config: Config, capsys: Capture) 
         for load in (again, ahead):
             log.save_load(load)
         log.save_unload(idle)
-    assert run(["logs", "loads"]) == ExitCode.DONE
-    _, *lines = [" ".join(line.split()[2:]) for line in capsys.readouterr().out.splitlines()]
+    _, *lines = [" ".join(line.split()[2:]) for line in cli.out("logs", "loads").splitlines()]
     assert lines == [
         "load m 100 MB 1.50 s ≈30 J turn 01234567",
         "unload m ≈200 MB 0.20 s unmeasured idle timeout",
         "load m 100 MB 1.50 s 30 ± 1 J (counter) upcoming question",
     ]
-    assert run(["logs", "loads", "-n", "1"]) == ExitCode.DONE
-    assert "turn 01234567" in capsys.readouterr().out.splitlines()[1]
-    assert run(["logs", "loads", "--json"]) == ExitCode.DONE
-    document = json.loads(capsys.readouterr().out)
+    assert "turn 01234567" in cli.out("logs", "loads", "-n", "1").splitlines()[1]
+    document = cli.json("logs", "loads", "--json")
     assert [load["load_id"] for load in document["loads"]] == ["l2", "l1"]
     assert document["unloads"] == [asdict(idle)]
 
 
 @pytest.mark.usefixtures("filled")
-def test_show_last_and_as_json(make_turn: MakeTurn, capsys: Capture) -> None:
-    assert run(["logs", "show", "last", "--json"]) == ExitCode.DONE
-    document = json.loads(capsys.readouterr().out)
+def test_show_last_and_as_json(make_turn, cli):
+    document = cli.json("logs", "show", "last", "--json")
     assert document["query"] == "fourth"
     assert document["energy"]["joules"] is None
     assert document["turn_id"] == make_turn(4).turn_id
 
 
 @pytest.mark.usefixtures("filled")
-def test_show_of_an_unknown_turn_names_the_nearest(capsys: Capture) -> None:
-    assert run(["logs", "show", "aaab00000001"]) == ExitCode.FAILED
-    shown = capsys.readouterr()
+def test_show_of_an_unknown_turn_names_the_nearest(cli):
+    shown = cli.run("logs", "show", "aaab00000001", code=ExitCode.FAILED)
     assert shown.out == ""
     assert "no turn 'aaab00000001'" in shown.err
     assert "did you mean aaaa00000001" in shown.err
-    assert run(["logs", "show", "aaaa"]) == ExitCode.FAILED
-    assert "more than one turn" in capsys.readouterr().err
+    assert "more than one turn" in cli.err("logs", "show", "aaaa", code=ExitCode.FAILED)
 
 
-def test_nothing_in_a_question_reaches_the_terminal(
-    save: Callable[..., None], make_turn: MakeTurn, capsys: Capture
-) -> None:
+def test_nothing_in_a_question_reaches_the_terminal(save, make_turn, cli):
     evil = "red \x1b[31m bell \x07 back \x08\r\nnext \x9b2J \u202eright"
     save(make_turn(1, query=evil, answer=evil, model="m\x1b[0m", rule="r\n\x1b]0;t\x07", why=evil))
     for args in (["list"], ["search", "red"], ["show", "last"], ["totals", "--by", "rule"]):
-        assert run(["logs", *args]) == ExitCode.DONE
-        out = capsys.readouterr().out
+        out = cli.out("logs", *args)
         assert not {c for c in out if ord(c) < 32 or 127 <= ord(c) < 160} - {"\n"}
         assert "\u202e" not in out
-    assert run(["logs", "list"]) == ExitCode.DONE
-    assert len(capsys.readouterr().out.splitlines()) == 2
+    assert len(cli.out("logs", "list").splitlines()) == 2
 
 
 @pytest.mark.usefixtures("filled")
-def test_totals_of_models(capsys: Capture) -> None:
-    assert run(["logs", "totals"]) == ExitCode.DONE
-    head, big, small = (line.split() for line in capsys.readouterr().out.splitlines())
+def test_totals_of_models(cli):
+    head, big, small = (line.split() for line in cli.out("logs", "totals").splitlines())
     assert head[0] == "MODEL"
     assert big[:2] == ["big", "1"]
     assert small[:2] == ["smollm2-135m", "3"]
@@ -230,31 +203,28 @@ def test_totals_of_models(capsys: Capture) -> None:
 
 
 @pytest.mark.usefixtures("filled")
-def test_export(capsys: Capture) -> None:
-    assert run(["logs", "export"]) == ExitCode.DONE
-    lines = capsys.readouterr().out.splitlines()
+def test_export(cli):
+    lines = cli.out("logs", "export").splitlines()
     assert [json.loads(line)["query"] for line in lines] == ["first", "second", "third", "fourth"]
-    assert run(["logs", "export", "--format", "csv", "--model", "big"]) == ExitCode.DONE
-    (row,) = csv.DictReader(io.StringIO(capsys.readouterr().out))
+    (row,) = csv.DictReader(
+        io.StringIO(cli.out("logs", "export", "--format", "csv", "--model", "big"))
+    )
     assert row["energy_joules"] == "500.0"
-    assert run(["logs", "export", "--format", "markdown", "--chat", "c1"]) == ExitCode.DONE
-    assert capsys.readouterr().out.startswith("# second\n")
-    assert run(["logs", "export", "--format", "json", "--chat", "c1"]) == ExitCode.DONE
-    assert json.loads(capsys.readouterr().out)["chat_id"] == "c1"
+    assert cli.out("logs", "export", "--format", "markdown", "--chat", "c1").startswith(
+        "# second\n"
+    )
+    assert cli.json("logs", "export", "--format", "json", "--chat", "c1")["chat_id"] == "c1"
     assert run(["logs", "export", "--format", "markdown"]) == ExitCode.USAGE
     assert run(["logs", "export", "--format", "json", "--chat", "nope"]) == ExitCode.FAILED
 
 
-def test_a_chat_is_shown_as_its_current_branch(
-    config: Config, make_turn: MakeTurn, capsys: Capture
-) -> None:
+def test_a_chat_is_shown_as_its_current_branch(config, make_turn, cli):
     turns = [make_turn(number, query=f"q{number}", chat_id="c") for number in range(4)]
     parents = [None, turns[0].turn_id, turns[1].turn_id, turns[0].turn_id]
     turns = [replace(turn, parent_id=p) for turn, p in zip(turns, parents, strict=True)]
 
-    def listed() -> list[str]:
-        assert run(["logs", "list", "--chat", "c", "--reverse"]) == ExitCode.DONE
-        printed = capsys.readouterr()
+    def listed():
+        printed = cli.run("logs", "list", "--chat", "c", "--reverse")
         assert "on other branches of this chat" in printed.err
         return [word for word in printed.out.split() if word in {"q0", "q1", "q2", "q3"}]
 
@@ -262,8 +232,7 @@ def test_a_chat_is_shown_as_its_current_branch(
         for turn in turns:
             writer.save_turn(turn)
     assert listed() == ["q0", "q3"]
-    assert run(["logs", "export", "--format", "markdown", "--chat", "c"]) == ExitCode.DONE
-    text = capsys.readouterr().out
+    text = cli.out("logs", "export", "--format", "markdown", "--chat", "c")
     assert "> q3" in text
     assert "> q1" not in text
     assert "*2 turns on other branches left out*" in text
@@ -274,27 +243,23 @@ def test_a_chat_is_shown_as_its_current_branch(
         branch = find_branch(log, "c")
         on_branch = [t.query for t in list_chat_turns(log, "c") if t.turn_id in branch]
         assert on_branch == ["q0", "q1", "q2"]
-    assert run(["logs", "export", "--format", "json", "--chat", "c"]) == ExitCode.DONE
-    found = json.loads(capsys.readouterr().out)["turns"]
+    found = cli.json("logs", "export", "--format", "json", "--chat", "c")["turns"]
     assert [turn["parent_id"] for turn in found] == parents
-    assert run(["logs", "list", "--chat", "c", "--json"]) == ExitCode.DONE
-    assert json.loads(capsys.readouterr().out)["total"] == 4
+    assert cli.json("logs", "list", "--chat", "c", "--json")["total"] == 4
 
 
-def test_path(config: Config, capsys: Capture) -> None:
-    assert run(["logs", "path"]) == ExitCode.DONE
-    assert capsys.readouterr().out == f"{config.database}\n"
+def test_path(config, cli):
+    assert cli.out("logs", "path") == f"{config.database}\n"
 
 
-def test_a_database_that_is_none_fails_with_a_way_out(config: Config, capsys: Capture) -> None:
+def test_a_database_that_is_none_fails_with_a_way_out(config, cli):
     config.database.write_text("hello " * 100)
-    assert run(["logs", "list"]) == ExitCode.FAILED
-    shown = capsys.readouterr()
+    shown = cli.run("logs", "list", code=ExitCode.FAILED)
     assert "is not a database" in shown.err
     assert "move it away" in shown.err
 
 
-def test_points_in_time() -> None:
+def test_points_in_time():
     zone = timezone(timedelta(hours=2))
     now = datetime(2026, 11, 24, 15, 30, tzinfo=zone)
     midnight = datetime(2026, 11, 24, tzinfo=zone)
@@ -310,31 +275,23 @@ def test_points_in_time() -> None:
 
 
 @pytest.mark.usefixtures("filled")
-def test_totals_cost_what_the_stated_factors_say_and_nothing_without(
-    etui_home: Path, capsys: Capture
-) -> None:
-    assert run(["logs", "totals", "--by", "all", "--json"]) == ExitCode.DONE
-    [bare] = json.loads(capsys.readouterr().out)["totals"]
+def test_totals_cost_what_the_stated_factors_say_and_nothing_without(etui_home, cli):
+    [bare] = cli.json("logs", "totals", "--by", "all", "--json")["totals"]
     assert "cost" not in bare
-    assert run(["logs", "totals"]) == ExitCode.DONE
-    assert "FACTORS" not in capsys.readouterr().out
+    assert "FACTORS" not in cli.out("logs", "totals")
     (etui_home / "config.yaml").write_text("price_per_kwh: 0.30\ncurrency: EUR\n")
-    assert run(["logs", "totals", "--by", "all", "--json"]) == ExitCode.DONE
-    [total] = json.loads(capsys.readouterr().out)["totals"]
+    [total] = cli.json("logs", "totals", "--by", "all", "--json")["totals"]
     assert total["cost"]["price"] == pytest.approx(0.3 * total["joules"] / 3.6e6)
     assert total["cost"]["currency"] == "EUR"
     assert "grams_co2e" not in total["cost"]
     estimated = total["estimated_cost"]["kilowatt_hours"]
     assert estimated == pytest.approx(total["estimated_joules"] / 3.6e6)
-    assert run(["logs", "totals", "--by", "all"]) == ExitCode.DONE
-    head, row = capsys.readouterr().out.splitlines()
+    head, row = cli.out("logs", "totals", "--by", "all").splitlines()
     assert head.endswith("BY YOUR FACTORS")
     assert row.endswith(" < 0.01 EUR")
 
 
-def test_show_has_the_repetition_that_was_cut(
-    save: Callable[..., None], make_turn: MakeTurn, capsys: Capture
-) -> None:
+def test_show_has_the_repetition_that_was_cut(save, make_turn, cli):
     why = "the answer repeats itself (7 tokens, 5 times), so it was ended after 50"
     turn = replace(
         make_turn(1),
@@ -343,65 +300,52 @@ def test_show_has_the_repetition_that_was_cut(
         settings={"ended": why},
     )
     save(turn)
-    assert run(["logs", "show", "aaaa"]) == ExitCode.DONE
-    shown = " ".join(capsys.readouterr().out.split())
+    shown = " ".join(cli.out("logs", "show", "aaaa").split())
     assert f"ended {why} (saved up to ≈43 J)" in shown
     assert "answer with its repetition: la femme, la femme" in shown
-    assert run(["logs", "show", "aaaa", "--json"]) == ExitCode.DONE
-    document = json.loads(capsys.readouterr().out)
+    document = cli.json("logs", "show", "aaaa", "--json")
     turn_document = document.get("turn", document)
     assert turn_document["ended"] == "repeats"
     assert turn_document["loop"]["raw_answer"] == "la femme, la femme"
 
 
-def test_turns_of_a_client_are_listed_and_summed(
-    save: Callable[..., None], make_turn: MakeTurn, capsys: Capture
-) -> None:
+def test_turns_of_a_client_are_listed_and_summed(save, make_turn, cli):
     client = ClientRecord("/v1/responses", "laptop", "req-1", 0.5)
     save(
         make_turn(1, joules=5.0, query="first", client=client),
         make_turn(2, joules=7.0, query="second"),
     )
     for option in ("--key=laptop", "--endpoint=/v1/responses"):
-        assert run(["logs", "list", option]) == ExitCode.DONE
-        shown = capsys.readouterr().out
+        shown = cli.out("logs", "list", option)
         assert questions(shown) == ["first"]
         assert "laptop /v1/responses" in shown
-    assert run(["logs", "list", "--key", "phone"]) == ExitCode.DONE
-    assert "no turn in the log matches" in capsys.readouterr().err
-    assert run(["logs", "list", "--json"]) == ExitCode.DONE
-    second, first = json.loads(capsys.readouterr().out)["turns"]
+    assert "no turn in the log matches" in cli.err("logs", "list", "--key", "phone")
+    second, first = cli.json("logs", "list", "--json")["turns"]
     assert (first["key"], first["endpoint"]) == ("laptop", "/v1/responses")
     assert second["key"] is second["endpoint"] is None
-    assert run(["logs", "totals", "--by", "key", "--json"]) == ExitCode.DONE
-    sums = {t["key"]: t["joules"] for t in json.loads(capsys.readouterr().out)["totals"]}
+    sums = {
+        t["key"]: t["joules"] for t in cli.json("logs", "totals", "--by", "key", "--json")["totals"]
+    }
     assert sums == {"laptop": 5.0, "": 7.0}
-    assert run(["logs", "show", "aaaa00000001"]) == ExitCode.DONE
-    assert "key laptop, /v1/responses, request req-1" in capsys.readouterr().out
+    assert "key laptop, /v1/responses, request req-1" in cli.out("logs", "show", "aaaa00000001")
 
 
-def test_an_answer_is_graded(config: Config, filled: None, capsys: Capture) -> None:
+def test_an_answer_is_graded(config, filled, cli):
     with LogReader(config) as log:
         (turn,) = log.list_turns(limit=1, sort=Sort.TIME, descending=False)
-    assert run(["logs", "grade", turn.turn_id, "bad"]) == ExitCode.DONE
-    assert "bad (first)" in capsys.readouterr().out
-    assert run(["logs", "show", turn.turn_id]) == ExitCode.DONE
-    assert "grade: bad" in capsys.readouterr().out
-    assert run(["logs", "grade", turn.turn_id, "good", "--json"]) == ExitCode.DONE
-    assert json.loads(capsys.readouterr().out) == {"turn_id": turn.turn_id, "grade": "good"}
-    assert run(["logs", "show", turn.turn_id, "--json"]) == ExitCode.DONE
-    assert json.loads(capsys.readouterr().out)["grade"] == "good"
-    assert run(["logs", "grade", turn.turn_id, "clear"]) == ExitCode.DONE
-    capsys.readouterr()
-    assert run(["logs", "show", turn.turn_id, "--json"]) == ExitCode.DONE
-    assert json.loads(capsys.readouterr().out)["grade"] is None
+    assert "bad (first)" in cli.out("logs", "grade", turn.turn_id, "bad")
+    assert "grade: bad" in cli.out("logs", "show", turn.turn_id)
+    assert cli.json("logs", "grade", turn.turn_id, "good", "--json") == {
+        "turn_id": turn.turn_id,
+        "grade": "good",
+    }
+    assert cli.json("logs", "show", turn.turn_id, "--json")["grade"] == "good"
+    cli.run("logs", "grade", turn.turn_id, "clear")
+    assert cli.json("logs", "show", turn.turn_id, "--json")["grade"] is None
 
 
-def test_a_grade_needs_an_answer_and_a_word(
-    save: Callable[..., None], make_turn: MakeTurn, capsys: Capture
-) -> None:
+def test_a_grade_needs_an_answer_and_a_word(save, make_turn, cli):
     save(make_turn(1, answer=" "))
-    assert run(["logs", "grade", "last", "good"]) == ExitCode.USAGE
-    assert "has no answer to grade" in capsys.readouterr().err
+    assert "has no answer to grade" in cli.err("logs", "grade", "last", "good", code=ExitCode.USAGE)
     assert run(["logs", "grade", "last", "fine"]) == ExitCode.USAGE
     assert run(["logs", "grade", "nothere", "good"]) != ExitCode.DONE

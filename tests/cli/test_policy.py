@@ -3,30 +3,26 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
-from typing import Any
 
 import pytest
 
 from etui.cli.main import run
 from etui.config.config import shipped_dir
 
-Capture = pytest.CaptureFixture[str]
 
-
-def call(capsys: Capture, *args: str) -> tuple[int, str, str]:
+def call(capsys, *args):
     code = run(["policy", *args])
     out, err = capsys.readouterr()
     return int(code), out, err
 
 
-def call_json(capsys: Capture, *args: str) -> tuple[int, Any]:
+def call_json(capsys, *args):
     code, out, _ = call(capsys, *args, "--json")
     return code, json.loads(out)
 
 
 @pytest.fixture
-def broken(tmp_path: Path) -> Path:
+def broken(tmp_path):
     path = tmp_path / "broken.yaml"
     path.write_text(
         "version: 1\nmodels: {small: [smollm2-135]}\narms: {quick: {model: small}}\n"
@@ -35,7 +31,7 @@ def broken(tmp_path: Path) -> Path:
     return path
 
 
-def test_check_of_the_shipped_ones(capsys: Capture) -> None:
+def test_check_of_the_shipped_ones(capsys):
     code, out, err = call(capsys, "check", "frugal", "balanced", "best")
     assert code == 0
     assert [": ok, " in line for line in out.splitlines()] == [True] * 3
@@ -44,7 +40,7 @@ def test_check_of_the_shipped_ones(capsys: Capture) -> None:
     assert [entry["valid"] for entry in document["policies"]] == [True] * 3
 
 
-def test_check_names_every_fault(capsys: Capture, broken: Path) -> None:
+def test_check_names_every_fault(capsys, broken):
     code, out, err = call(capsys, "check", str(broken), "frugal")
     assert code == 2
     assert out.count("\n") == 1, "the sound one is still said to be"
@@ -63,7 +59,7 @@ def test_check_names_every_fault(capsys: Capture, broken: Path) -> None:
     }
 
 
-def test_unknown_names(capsys: Capture) -> None:
+def test_unknown_names(capsys):
     code, out, err = call(capsys, "check", "frugl")
     assert (code, out) == (2, "")
     assert "unknown policy 'frugl'" in err
@@ -73,7 +69,7 @@ def test_unknown_names(capsys: Capture) -> None:
     assert "nowhere.yaml: no such file" in err
 
 
-def test_explain_before_any_model_is_here(capsys: Capture) -> None:
+def test_explain_before_any_model_is_here(capsys):
     code, out, err = call(capsys, "explain", "What is 17*23?")
     assert code == 0
     assert "symbols-think" in out
@@ -93,7 +89,7 @@ def test_explain_before_any_model_is_here(capsys: Capture) -> None:
     assert all({"name", "holds", "value", "boundary"} <= set(s) for s in document["signals"])
 
 
-def test_explain_takes_what_is_on_disk(capsys: Capture, etui_home: Path) -> None:
+def test_explain_takes_what_is_on_disk(capsys, etui_home):
     (etui_home / "models").mkdir()
     (etui_home / "models" / "smollm2-135m.gguf").write_bytes(b"GGUF")
     code, document = call_json(capsys, "explain", "Hello")
@@ -120,7 +116,7 @@ fallbacks: {load_failed: quick}
 """
 
 
-def test_explain_of_a_cascade_an_objective_and_budgets(capsys: Capture, tmp_path: Path) -> None:
+def test_explain_of_a_cascade_an_objective_and_budgets(capsys, tmp_path):
     path = tmp_path / "ends.yaml"
     path.write_text(ENDS)
     code, out, _ = call(capsys, "explain", "add", "--policy", str(path))
@@ -155,9 +151,7 @@ def test_explain_of_a_cascade_an_objective_and_budgets(capsys: Capture, tmp_path
     assert "no accuracy was fitted" in err
 
 
-def test_explain_refuses_an_empty_question_and_a_broken_policy(
-    capsys: Capture, broken: Path
-) -> None:
+def test_explain_refuses_an_empty_question_and_a_broken_policy(capsys, broken):
     code, _, err = call(capsys, "explain", "  ")
     assert code == 2
     assert "the prompt is empty" in err
@@ -169,7 +163,7 @@ def test_explain_refuses_an_empty_question_and_a_broken_policy(
     assert f"{broken}:2:18: unknown model" in err
 
 
-def test_probes(capsys: Capture, tmp_path: Path) -> None:
+def test_probes(capsys, tmp_path):
     code, out, err = call(capsys, "test", "frugal", "balanced", "best")
     assert (code, err) == (0, "")
     assert [line.split(":")[0] for line in out.splitlines()[:-1]] == ["frugal", "balanced", "best"]
@@ -197,7 +191,7 @@ def test_probes(capsys: Capture, tmp_path: Path) -> None:
     assert (code, document["passed"], document["failed"]) == (4, 1, 1)
 
 
-def test_what_a_file_says_cannot_steer_the_terminal(capsys: Capture, etui_home: Path) -> None:
+def test_what_a_file_says_cannot_steer_the_terminal(capsys, etui_home):
     (etui_home / "policies").mkdir()
     (etui_home / "policies" / "evil.yaml").write_text(
         'version: 1\ndescription: "\\e[2J"\narms: {q: {model: smollm2-135m}}\n'
@@ -211,7 +205,7 @@ def test_what_a_file_says_cannot_steer_the_terminal(capsys: Capture, etui_home: 
         assert "␛[2J" in out + err
 
 
-def test_list_show_schema(capsys: Capture, etui_home: Path, broken: Path) -> None:
+def test_list_show_schema(capsys, etui_home, broken):
     (etui_home / "policies").mkdir()
     (etui_home / "policies" / "mine.yaml").write_text(broken.read_text())
     code, out, _ = call(capsys, "list")
@@ -228,7 +222,7 @@ def test_list_show_schema(capsys: Capture, etui_home: Path, broken: Path) -> Non
     )
 
 
-def test_explain_tries_the_metadata_of_a_request(capsys: Capture, tmp_path: Path) -> None:
+def test_explain_tries_the_metadata_of_a_request(capsys, tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text(
         "version: 1\narms: {quick: {model: smollm2-135m}, deep: {model: smollm2-135m}}\n"

@@ -6,30 +6,26 @@ import json
 import re
 import stat
 import sys
-from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
 from etui.cli.main import run
 from etui.config.config import shipped_dir
 
-Editor = Callable[[str, str], None]
-Capture = pytest.CaptureFixture[str]
 FRUGAL = (shipped_dir() / "policies" / "frugal.yaml").read_text()
 
 
-def call(capsys: Capture, *args: str) -> tuple[int, str, str]:
+def call(capsys, *args):
     code = run(["policy", *args])
     out, err = capsys.readouterr()
     return int(code), out, err
 
 
 @pytest.fixture
-def editor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Editor:
+def editor(tmp_path, monkeypatch):
     """Sets EDITOR to a program that replaces one text by another."""
 
-    def set_to(old: str, new: str) -> None:
+    def set_to(old, new):
         script = tmp_path / "editor.py"
         script.write_text(
             "import pathlib, sys\n"
@@ -41,7 +37,7 @@ def editor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Editor:
     return set_to
 
 
-def test_new_copies_once(capsys: Capture, etui_home: Path) -> None:
+def test_new_copies_once(capsys, etui_home):
     mine = etui_home / "policies" / "mine.yaml"
     code, out, _ = call(capsys, "new", "mine", "--from", "frugal")
     assert (code, out) == (0, f"{mine}\n")
@@ -54,16 +50,14 @@ def test_new_copies_once(capsys: Capture, etui_home: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["../x", "a/b", "", ".hidden", "x.yaml", "a b"])
-def test_new_refuses_names_that_are_paths(capsys: Capture, etui_home: Path, name: str) -> None:
+def test_new_refuses_names_that_are_paths(capsys, etui_home, name):
     code, _, err = call(capsys, "new", name)
     assert code == 2
     assert "is not a valid policy name" in err
     assert not (etui_home / "policies").exists()
 
 
-def test_edit_of_a_shipped_policy_makes_it_ones_own(
-    capsys: Capture, etui_home: Path, editor: Editor
-) -> None:
+def test_edit_of_a_shipped_policy_makes_it_ones_own(capsys, etui_home, editor):
     editor("max_tokens: 384", "max_tokens: 100")
     code, out, _ = call(capsys, "edit", "frugal")
     mine = etui_home / "policies" / "frugal.yaml"
@@ -73,9 +67,7 @@ def test_edit_of_a_shipped_policy_makes_it_ones_own(
     assert sorted(p.name for p in mine.parent.iterdir()) == ["frugal.yaml", "policy.schema.json"]
 
 
-def test_edit_keeps_the_old_one_when_the_new_one_is_broken(
-    capsys: Capture, etui_home: Path, editor: Editor
-) -> None:
+def test_edit_keeps_the_old_one_when_the_new_one_is_broken(capsys, etui_home, editor):
     call(capsys, "new", "mine", "--from", "frugal")
     mine = etui_home / "policies" / "mine.yaml"
     editor("use: careful", "use: carefull")
@@ -89,9 +81,7 @@ def test_edit_keeps_the_old_one_when_the_new_one_is_broken(
     assert "carefull" in draft.read_text()
 
 
-def test_edit_says_when_nothing_changed_or_no_editor_runs(
-    capsys: Capture, etui_home: Path, editor: Editor, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_edit_says_when_nothing_changed_or_no_editor_runs(capsys, etui_home, editor, monkeypatch):
     editor("no such text", "")
     code, _, err = call(capsys, "edit", "frugal")
     assert code == 0
@@ -103,7 +93,7 @@ def test_edit_says_when_nothing_changed_or_no_editor_runs(
     assert not (etui_home / "policies" / "frugal.yaml").exists()
 
 
-def test_edit_tells_of_probes_that_fail_now(capsys: Capture, editor: Editor) -> None:
+def test_edit_tells_of_probes_that_fail_now(capsys, editor):
     editor("    use: code", "    use: quick")
     editor('Write a Python function that reverses a list.", rule: code}', 'Hm?", rule: code}')
     code, _, err = call(capsys, "edit", "frugal")
@@ -111,9 +101,7 @@ def test_edit_tells_of_probes_that_fail_now(capsys: Capture, editor: Editor) -> 
     assert "warning: 1 of 7 probes fail; see `etui policy test frugal`" in err
 
 
-def test_edit_tells_of_cases_that_fail_now(
-    capsys: Capture, etui_home: Path, editor: Editor
-) -> None:
+def test_edit_tells_of_cases_that_fail_now(capsys, etui_home, editor):
     folder = etui_home / "policies"
     folder.mkdir()
     cases = folder / "frugal.cases.jsonl"
@@ -127,7 +115,7 @@ def test_edit_tells_of_cases_that_fail_now(
     assert "warning: 1 fault in its cases; see" in err
 
 
-def test_diff(capsys: Capture, etui_home: Path, tmp_path: Path) -> None:
+def test_diff(capsys, etui_home, tmp_path):
     call(capsys, "new", "mine", "--from", "frugal")
     mine = etui_home / "policies" / "mine.yaml"
     changed = FRUGAL.replace("reasoning: direct, max_tokens: 768", "reasoning: direct")
@@ -157,7 +145,7 @@ def test_diff(capsys: Capture, etui_home: Path, tmp_path: Path) -> None:
     assert {answer["after"]["rule"] for answer in document["other_answers"]} == {"everything-else"}
 
 
-def test_diff_of_one_with_itself_and_with_a_broken_one(capsys: Capture, tmp_path: Path) -> None:
+def test_diff_of_one_with_itself_and_with_a_broken_one(capsys, tmp_path):
     code, out, _ = call(capsys, "diff", "best", "best", "--logged", "5")
     same, cases = out.splitlines()
     assert (code, same) == (0, "0 of 4 questions are answered differently")
@@ -180,7 +168,7 @@ rules:
 
 
 @pytest.fixture
-def pair(tmp_path: Path) -> tuple[Path, Path]:
+def pair(tmp_path):
     """Two policies: the second sends code to the small arm, and has no signal of it."""
     before, after = tmp_path / "before.yaml", tmp_path / "after.yaml"
     before.write_text(PAIR)
@@ -198,7 +186,7 @@ def pair(tmp_path: Path) -> tuple[Path, Path]:
     return before, after
 
 
-def test_diff_runs_the_cases_of_both(capsys: Capture, pair: tuple[Path, Path]) -> None:
+def test_diff_runs_the_cases_of_both(capsys, pair):
     before, after = map(str, pair)
     code, out, err = call(capsys, "diff", before, after)
     assert (code, err) == (0, "")
@@ -224,7 +212,7 @@ def test_diff_runs_the_cases_of_both(capsys: Capture, pair: tuple[Path, Path]) -
     assert first["after"]["failures"] == ["rule rest, expected code", "there is no signal code"]
 
 
-def test_diff_leaves_out_faulty_cases_and_says_so(capsys: Capture, pair: tuple[Path, Path]) -> None:
+def test_diff_leaves_out_faulty_cases_and_says_so(capsys, pair):
     before, after = map(str, pair)
     cases = pair[0].with_name("before.cases.jsonl")
     cases.write_text('{"query": "Hello", "rule": "cod"}\n')

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
 import numpy as np
 import pytest
 
-from etui.cli.main import run
 from etui.learning.fit import fit_accuracy
 from etui.learning.fitted_file import Provenance, format_fitted
 from etui.learning.graded import ArmFacts, Graded
@@ -22,33 +18,25 @@ rules: [{name: all, use: weak}]
 """
 
 
-def test_needs_stand_in_the_document_and_in_words(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
+def test_needs_stand_in_the_document_and_in_words(tmp_path, cli):
     path = tmp_path / "mine.yaml"
     path.write_text(POLICY)
-    assert run(["policy", "explain", "hello", "--policy", str(path), "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["needs"] == []
+    assert cli.json("policy", "explain", "hello", "--policy", str(path), "--json")["needs"] == []
     origin = Provenance(
         fitted_at="2026", source=("made",), data_sha256="", n=1, excluded=0, etui="0"
     )
     fitted = fit_accuracy(made.graded(300), origin)
     (tmp_path / f"mine{FITTED_ENDING}").write_text(format_fitted(fitted))
-    assert run(["policy", "explain", "hello", "--policy", str(path), "--json"]) == 0
-    (need,) = json.loads(capsys.readouterr().out)["needs"]
+    (need,) = cli.json("policy", "explain", "hello", "--policy", str(path), "--json")["needs"]
     assert (need["need"], need["base"], need["other"]) == ("larger_model", "weak", "strong")
     assert need["gain"] == pytest.approx(need["gained"] - need["lost"])
-    assert run(["policy", "explain", "hello", "--policy", str(path)]) == 0
-    said = capsys.readouterr().out
+    said = cli.out("policy", "explain", "hello", "--policy", str(path))
     assert f"a larger model: strong instead of weak {need['gain']:+.2f}" in said
     path.write_text(POLICY.replace("strong", "other"))  # an arm that was fitted is gone
-    assert run(["policy", "explain", "hello", "--policy", str(path), "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["needs"] == []
+    assert cli.json("policy", "explain", "hello", "--policy", str(path), "--json")["needs"] == []
 
 
-def test_speculation_and_the_loop_guard_of_the_arm_are_shown(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
+def test_speculation_and_the_loop_guard_of_the_arm_are_shown(tmp_path, cli):
     path = tmp_path / "mine.yaml"
     for keys, speculate, guard, words in (
         ("", "off", True, "weak: direct, 512 answer tokens\n"),
@@ -60,24 +48,23 @@ def test_speculation_and_the_loop_guard_of_the_arm_are_shown(
         ),
     ):
         path.write_text(POLICY.replace("{model: smollm2-135m", f"{{model: smollm2-135m{keys}"))
-        assert run(["policy", "explain", "hello", "--policy", str(path), "--json"]) == 0
-        document = json.loads(capsys.readouterr().out)
+        document = cli.json("policy", "explain", "hello", "--policy", str(path), "--json")
         assert (document["speculate"], document["loop_guard"]) == (speculate, guard)
-        assert run(["policy", "explain", "hello", "--policy", str(path)]) == 0
-        assert words in capsys.readouterr().out
+        assert words in cli.out("policy", "explain", "hello", "--policy", str(path))
 
 
-def test_an_arm_that_compares_its_answer_says_so(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
+def test_an_arm_that_compares_its_answer_says_so(tmp_path, cli):
     path = tmp_path / "mine.yaml"
     path.write_text(
         "version: 1\n"
         "arms: {a: {model: smollm2-135m}, b: {model: gemma-3-270m}, c: {model: qwen2.5-coder-1.5b}}"
         "\nrules: [{name: all, cascade: {arms: [{agree: [a, b]}, c], accept_at: 0.7}}]\n"
     )
-    assert run(["policy", "explain", "hello", "--policy", str(path)]) == 0
-    rows = {line.split()[0]: line for line in capsys.readouterr().out.splitlines() if line.strip()}
+    rows = {
+        line.split()[0]: line
+        for line in cli.out("policy", "explain", "hello", "--policy", str(path)).splitlines()
+        if line.strip()
+    }
     assert rows["a"].endswith("first")
     assert rows["b"].endswith("to compare its answer with that of a")
     assert rows["c"].endswith("if the arms before it are not confident enough")
@@ -96,11 +83,7 @@ rules:
 
 
 @pytest.mark.parametrize("accept", ["0.9", "0.4"])
-def test_a_step_that_the_fit_never_accepts_is_left_out(
-    capsys: pytest.CaptureFixture[str],
-    tmp_path: Path,
-    accept: str,
-) -> None:
+def test_a_step_that_the_fit_never_accepts_is_left_out(tmp_path, accept, cli):
     path = tmp_path / "mine.yaml"
     path.write_text(AGREE.replace("ACCEPT", accept))
     answers = np.array([[0, 0, 0]] * 90 + [[1, 1, 0]] * 60 + [[0, 2, 0]] * 50)
@@ -112,13 +95,11 @@ def test_a_step_that_the_fit_never_accepts_is_left_out(
     model = fit_accuracy(table, origin, agreements=[("weak", "other")])
     (tmp_path / f"mine{FITTED_ENDING}").write_text(format_fitted(model))
     never = accept == "0.9"
-    assert run(["policy", "check", str(path)]) == 0
-    out, err = capsys.readouterr()
+    out, err = cli.run("policy", "check", str(path))
     told = "weak and other agree: right 59.9 % of the time; "
     assert f"{told}90 % required, so never accepted\n" in out if never else f"{told}40 %" in out
     assert ("mine.yaml:9:30: warning: an answer that weak and other agree on" in err) is never
-    assert run(["policy", "explain", "hello", "--policy", str(path), "--json"]) == 0
-    document = json.loads(capsys.readouterr().out)
+    document = cli.json("policy", "explain", "hello", "--policy", str(path), "--json")
     asked = "weak and other are not asked: where they agree at most 59.9 % are right, 90 % required"
     assert document["arm"] == ("strong" if never else "weak")
     assert (asked in document["why"]) is never
@@ -126,5 +107,4 @@ def test_a_step_that_the_fit_never_accepts_is_left_out(
     if not never:
         (step,) = document["cascade"]["agreements"]
         assert step["odds"]["at_most"] == pytest.approx(91 / 152)
-    assert run(["policy", "explain", "hello", "--policy", str(path)]) == 0
-    assert told in capsys.readouterr().out
+    assert told in cli.out("policy", "explain", "hello", "--policy", str(path))

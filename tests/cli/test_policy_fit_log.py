@@ -5,19 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
 from etui.cli.main import run
-from etui.config.config import Config
 from etui.errors import ExitCode
 from etui.log.records import AuditRecord, GradeRecord
 from etui.log.writer import TurnWriter
 from etui.turn.record import TurnRecord
 
 MakeTurn = Callable[..., TurnRecord]
-Capture = pytest.CaptureFixture[str]
 
 POLICY = """\
 version: 1
@@ -30,12 +27,12 @@ audit: {share: 1, arm: large, joules: {day: 2000}}
 
 
 @pytest.fixture
-def mine(config: Config) -> None:
+def mine(config):
     config.policies_dir.mkdir(parents=True, exist_ok=True)
     (config.policies_dir / "mine.yaml").write_text(POLICY, encoding="utf-8")
 
 
-def make_audit(turn: TurnRecord, agrees: bool | None, **changes: str) -> AuditRecord:
+def make_audit(turn, agrees, **changes):
     audit = AuditRecord(
         audit_id=f"a{turn.turn_id}", turn_id=turn.turn_id, created_at=turn.created_at,
         policy="mine", arm="large", model="smollm2-135m", model_sha256=None, audited_arm=turn.arm,
@@ -46,10 +43,10 @@ def make_audit(turn: TurnRecord, agrees: bool | None, **changes: str) -> AuditRe
 
 
 @pytest.fixture
-def fill(config: Config, mine: None, make_turn: MakeTurn) -> Callable[..., None]:
+def fill(config, mine, make_turn):
     """Save turns of the arm quick: each with a grade or None, and an agreement or None."""
 
-    def save(labels: list[tuple[bool | None, bool | None]], **changes: str) -> None:
+    def save(labels, **changes):
         settings = {"arm": "quick", "model": "smollm2-135m", "policy": "mine"} | changes
         with TurnWriter(config) as writer:
             for number, (good, agrees) in enumerate(labels):
@@ -67,13 +64,13 @@ def fill(config: Config, mine: None, make_turn: MakeTurn) -> Callable[..., None]
     return save
 
 
-def fit(capsys: Capture, *args: str) -> tuple[int, dict[str, object], str]:
+def fit(capsys, *args):
     code = run(["policy", "fit", "mine", "--log", "--json", *args])
     shown = capsys.readouterr()
     return code, json.loads(shown.out) if shown.out else {}, shown.err
 
 
-def test_grades_and_audits_are_fitted(fill: Callable[..., None], capsys: Capture) -> None:
+def test_grades_and_audits_are_fitted(fill, capsys):
     fill([(number % 2 == 0, None) for number in range(60)] + [(None, True)] * 90)
     code, document, _ = fit(capsys)
     assert code == ExitCode.DONE
@@ -94,9 +91,7 @@ PRIOR = POLICY.replace(
 )
 
 
-def test_the_prior_of_the_policy_comes_before_the_assumed_accuracy(
-    fill: Callable[..., None], config: Config, capsys: Capture
-) -> None:
+def test_the_prior_of_the_policy_comes_before_the_assumed_accuracy(fill, config, capsys, cli):
     fill([(None, number % 2 == 0) for number in range(80)])
     (config.policies_dir / "mine.yaml").write_text(PRIOR, encoding="utf-8")
     code, document, _ = fit(capsys)
@@ -106,15 +101,12 @@ def test_the_prior_of_the_policy_comes_before_the_assumed_accuracy(
     assert note.startswith(
         "large is taken to be right on 43 %, the `prior` of the policy: grade 20"
     )
-    assert run(["stats", "--audit", "--days", "36000", "--json"]) == ExitCode.DONE
-    (pair,) = json.loads(capsys.readouterr().out)["pairs"]
+    (pair,) = cli.json("stats", "--audit", "--days", "36000", "--json")["pairs"]
     assert pair["audit_accuracy"] == pytest.approx(0.43)
     assert pair["audit_accuracy_from"] == "prior"
 
 
-def test_grades_of_the_audit_arm_come_before_its_prior(
-    fill: Callable[..., None], config: Config, make_turn: MakeTurn, capsys: Capture
-) -> None:
+def test_grades_of_the_audit_arm_come_before_its_prior(fill, config, make_turn, capsys):
     fill([(None, number % 2 == 0) for number in range(80)])
     (config.policies_dir / "mine.yaml").write_text(PRIOR, encoding="utf-8")
     with TurnWriter(config) as writer:
@@ -127,9 +119,7 @@ def test_grades_of_the_audit_arm_come_before_its_prior(
     assert "large is right on 73 %, by the grades of its answers" in document["notes"]  # type: ignore[operator]
 
 
-def test_a_log_without_a_label_says_how_to_get_one(
-    fill: Callable[..., None], capsys: Capture
-) -> None:
+def test_a_log_without_a_label_says_how_to_get_one(fill, capsys):
     code, _, error = fit(capsys)
     assert code == ExitCode.USAGE
     assert "the log has no graded turn of policy 'mine'" in error
@@ -140,9 +130,7 @@ def test_a_log_without_a_label_says_how_to_get_one(
     assert "too few to fit anything" in error
 
 
-def test_turns_of_other_policies_arms_and_models_are_left_out(
-    fill: Callable[..., None], config: Config, capsys: Capture
-) -> None:
+def test_turns_of_other_policies_arms_and_models_are_left_out(fill, config, capsys):
     fill([(True, None)] * 30, policy="another")
     assert fit(capsys)[0] == ExitCode.USAGE
     fill([(True, None)] * 30, arm="gone")
@@ -154,9 +142,7 @@ def test_turns_of_other_policies_arms_and_models_are_left_out(
 
 
 @pytest.mark.parametrize("agrees", [True, False])
-def test_labels_that_all_agree_fit_a_rate_alone(
-    fill: Callable[..., None], capsys: Capture, agrees: bool
-) -> None:
+def test_labels_that_all_agree_fit_a_rate_alone(fill, capsys, agrees):
     fill([(None, agrees)] * 250)
     code, document, _ = fit(capsys)
     assert code == ExitCode.DONE
@@ -168,9 +154,7 @@ def test_labels_that_all_agree_fit_a_rate_alone(
     assert any(f"every audit of quick {word} (250 audits)" in note for note in document["notes"])  # type: ignore[attr-defined]
 
 
-def test_the_log_is_added_to_a_table_of_outcomes(
-    fill: Callable[..., None], tmp_path: object, capsys: Capture
-) -> None:
+def test_the_log_is_added_to_a_table_of_outcomes(fill, tmp_path, capsys):
     fill([(True, None)] * 3)
     table = f"{tmp_path}/outcomes.csv"
     rows = "".join(f"anatomy,{n},{n % 2},1\n" for n in range(40))
@@ -181,9 +165,7 @@ def test_the_log_is_added_to_a_table_of_outcomes(
     assert "--data" in error
 
 
-def test_a_fit_that_has_become_worse_is_set_aside_with_a_notice(
-    fill: Callable[..., None], config: Config, capsys: Capture
-) -> None:
+def test_a_fit_that_has_become_worse_is_set_aside_with_a_notice(fill, config, capsys, cli):
     from etui.chat import Query
     from etui.runtime.decide import collect_knowledge, decide_query
     from etui.runtime.runtime import Runtime
@@ -198,7 +180,7 @@ def test_a_fit_that_has_become_worse_is_set_aside_with_a_notice(
     document["provenance"]["fitted_at"] = "2000-01-01T00:00:00Z"
     fitted.write_text(json.dumps(document), encoding="utf-8")
 
-    def find_notices() -> tuple[str, ...]:
+    def find_notices():
         runtime = Runtime(config, lambda _: None)  # type: ignore[arg-type,return-value]
         try:
             policy = runtime.load_policy("mine")
@@ -212,67 +194,54 @@ def test_a_fit_that_has_become_worse_is_set_aside_with_a_notice(
     fill([(number % 2 == 1, None) for number in range(300)])  # the opposite is true now
     (notice,) = find_notices()
     assert notice.startswith("the fit of quick is worse than its rate")
-    assert run(["policy", "check", "mine"]) == ExitCode.DONE
-    assert "quick: set aside" in capsys.readouterr().out
+    assert "quick: set aside" in cli.out("policy", "check", "mine")
 
 
 @pytest.fixture
-def fitted(fill: Callable[..., None], config: Config, capsys: Capture) -> Path:
+def fitted(fill, config, capsys):
     """The fit of the policy mine, by 60 grades of its arm quick."""
     fill([(number % 2 == 0, None) for number in range(60)], reasoning="direct")
     assert fit(capsys)[0] == ExitCode.DONE
     return config.policies_dir / "mine.fitted.json"
 
 
-def test_check_tells_age_scope_and_what_is_not_covered(fitted: Path, capsys: Capture) -> None:
-    assert run(["policy", "check", "mine"]) == ExitCode.DONE
-    lines = [line.strip() for line in capsys.readouterr().out.splitlines()[1:]]
+def test_check_tells_age_scope_and_what_is_not_covered(fitted, cli):
+    lines = [line.strip() for line in cli.out("policy", "check", "mine").splitlines()[1:]]
     assert lines[0].endswith(", today: 60 questions of log")
     assert lines[1:3] == ["fitted: quick (smollm2-135m)", "not fitted: large"]
     assert "no graded or audited turn since, so drift is not watched" in lines
-    assert run(["policy", "check", "mine", "--json"]) == ExitCode.DONE
-    (checked,) = json.loads(capsys.readouterr().out)["policies"]
+    (checked,) = cli.json("policy", "check", "mine", "--json")["policies"]
     health = checked["fit"]
     assert (health["questions"], health["source"], health["graded"]) == (60, ["log"], 0)
     assert (health["missing"], health["gone"], health["changed"]) == (["large"], [], [])
-    assert run(["policy", "check", "frugal", "--json"]) == ExitCode.DONE
-    assert json.loads(capsys.readouterr().out)["policies"][0]["fit"] is None
+    assert cli.json("policy", "check", "frugal", "--json")["policies"][0]["fit"] is None
 
 
-def test_explain_tells_the_health_of_the_fit(
-    fitted: Path, fill: Callable[..., None], capsys: Capture
-) -> None:
+def test_explain_tells_the_health_of_the_fit(fitted, fill, cli):
     document = json.loads(fitted.read_text(encoding="utf-8"))
     document["provenance"]["fitted_at"] = "2000-01-01T00:00:00Z"
     fitted.write_text(json.dumps(document), encoding="utf-8")
-    assert run(["policy", "explain", "Why?", "--policy", "mine", "--json"]) == ExitCode.DONE
-    health = json.loads(capsys.readouterr().out)["fit"]
+    health = cli.json("policy", "explain", "Why?", "--policy", "mine", "--json")["fit"]
     assert (health["graded"], health["arms"][0]["labels"]) == (60, 60)
     assert health["days"] > 9_000
-    assert run(["policy", "explain", "Why?", "--policy", "mine"]) == ExitCode.DONE
-    shown = capsys.readouterr().out
+    shown = cli.out("policy", "explain", "Why?", "--policy", "mine")
     assert "fit        of 2000-01-01, " in shown
     assert "fit        60 graded or audited turns since" in shown
     assert "fit        quick: holds; " in shown
 
 
-def test_a_fit_of_other_arms_and_models_is_told(
-    fitted: Path, config: Config, capsys: Capture
-) -> None:
+def test_a_fit_of_other_arms_and_models_is_told(fitted, config, cli):
     path = config.policies_dir / "mine.yaml"
     path.write_text(POLICY.replace("smollm2-135m}", "qwen3-0.6b}"), encoding="utf-8")
-    assert run(["policy", "check", "mine"]) == ExitCode.DONE
-    out, err = capsys.readouterr()
+    out, err = cli.run("policy", "check", "mine")
     told = "the fit of arm 'quick' is of smollm2-135m, so nothing is predicted for it until you run"
     assert f"mine.yaml:3:18: warning: {told} `etui policy fit`" in err
     assert "quick was fitted with smollm2-135m and is qwen3-0.6b now: nothing is predicted" in out
     path.write_text(POLICY.replace("quick", "swift"), encoding="utf-8")
-    assert run(["policy", "check", "mine"]) == ExitCode.DONE
-    out = capsys.readouterr().out
+    out = cli.out("policy", "check", "mine")
     assert "no arm of the policy is in this fit, so nothing is predicted" in out
     assert "fitted arms that the policy no longer has, ignored: quick" in out
-    assert run(["policy", "explain", "Why?", "--policy", "mine"]) == ExitCode.DONE
-    assert "arm        swift" in capsys.readouterr().out
+    assert "arm        swift" in cli.out("policy", "explain", "Why?", "--policy", "mine")
 
 
 @pytest.mark.parametrize(
@@ -297,20 +266,17 @@ def test_a_fit_of_other_arms_and_models_is_told(
         (lambda text: "\udcff" + text, "cannot be read: not UTF-8 text"),
     ],
 )
-def test_a_damaged_fit_is_an_error_of_the_check(
-    fitted: Path, capsys: Capture, damage: Callable[[str], str], told: str
-) -> None:
+def test_a_damaged_fit_is_an_error_of_the_check(fitted, damage, told, cli):
     text = damage(fitted.read_text(encoding="utf-8"))
     fitted.write_bytes(text.encode("utf-8", "surrogateescape"))
-    assert run(["policy", "check", "mine"]) == ExitCode.USAGE
-    out, err = capsys.readouterr()
+    out, err = cli.run("policy", "check", "mine", code=ExitCode.USAGE)
     assert out == ""
     assert f"{fitted}: {told}" in err
     assert "run `etui policy fit` again, or delete the file" in err
     assert len(err) < 900
-    assert run(["policy", "check", "mine", "--json"]) == ExitCode.USAGE
-    (checked,) = json.loads(capsys.readouterr().out)["policies"]
+    (checked,) = cli.json("policy", "check", "mine", "--json", code=ExitCode.USAGE)["policies"]
     assert (checked["valid"], checked["fit"]) == (False, None)
     assert checked["errors"][0]["file"] == str(fitted)
-    assert run(["policy", "explain", "Why?", "--policy", "mine"]) == ExitCode.USAGE
-    assert f"{fitted}: {told.partition(';')[0]}" in capsys.readouterr().err
+    assert f"{fitted}: {told.partition(';')[0]}" in cli.err(
+        "policy", "explain", "Why?", "--policy", "mine", code=ExitCode.USAGE
+    )

@@ -5,14 +5,10 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from pathlib import Path
-from typing import Any
 
 import pytest
 
 from etui.cli.main import run
-
-Capture = pytest.CaptureFixture[str]
 
 POLICY = """version: 1
 arms: {quick: {model: smollm2-135m}, deep: {model: smollm2-135m, max_tokens: 99}}
@@ -24,14 +20,14 @@ rules:
 """
 
 
-def call(capsys: Capture, *args: str) -> tuple[int, str, str]:
+def call(capsys, *args):
     code = run(["policy", "test", *args])
     out, err = capsys.readouterr()
     return int(code), out, err
 
 
 @pytest.fixture
-def mine(etui_home: Path) -> Path:
+def mine(etui_home):
     """Path of the cases of a policy ``mine`` of the user."""
     folder = etui_home / "policies"
     folder.mkdir()
@@ -39,11 +35,11 @@ def mine(etui_home: Path) -> Path:
     return folder / "mine.cases.jsonl"
 
 
-def write(path: Path, *cases: dict[str, Any]) -> None:
+def write(path, *cases):
     path.write_text("".join(json.dumps(case) + "\n" for case in cases))
 
 
-def test_failures_coverage_and_groups(capsys: Capture, mine: Path) -> None:
+def test_failures_coverage_and_groups(capsys, mine):
     write(
         mine,
         {"query": "add 1", "rule": "sums", "group": "add"},
@@ -92,7 +88,7 @@ def test_failures_coverage_and_groups(capsys: Capture, mine: Path) -> None:
     ]
 
 
-def test_tags_choose_cases(capsys: Capture, mine: Path) -> None:
+def test_tags_choose_cases(capsys, mine):
     write(
         mine,
         {"query": "add 1", "rule": "rest", "tags": ["stress"]},
@@ -107,7 +103,7 @@ def test_tags_choose_cases(capsys: Capture, mine: Path) -> None:
 
 
 @pytest.mark.parametrize(("percent", "code"), [("0", 0), ("80", 0), ("80.1", 4), ("100", 4)])
-def test_least_coverage(capsys: Capture, mine: Path, percent: str, code: int) -> None:
+def test_least_coverage(capsys, mine, percent, code):
     write(mine, {"query": "add", "rule": "sums"}, {"query": "hm", "rule": "rest"})
     done, out, err = call(capsys, "mine", "--min-coverage", percent)
     assert done == code
@@ -116,7 +112,7 @@ def test_least_coverage(capsys: Capture, mine: Path, percent: str, code: int) ->
     assert (message in err) is bool(code)
 
 
-def test_faulty_cases_do_not_hide_other_policies(capsys: Capture, mine: Path) -> None:
+def test_faulty_cases_do_not_hide_other_policies(capsys, mine):
     mine.write_text('{"query": "x", "rule": "sum"}\n')
     code, out, err = call(capsys)
     assert code == 2
@@ -136,14 +132,14 @@ def test_faulty_cases_do_not_hide_other_policies(capsys: Capture, mine: Path) ->
     ]
 
 
-def test_check_warns_of_faulty_cases(capsys: Capture, mine: Path) -> None:
+def test_check_warns_of_faulty_cases(capsys, mine):
     mine.write_text('{"query": "x", "rule": "sum"}\n')
     assert run(["policy", "check", "mine"]) == 0, "the policy can be used without its cases"
     err = capsys.readouterr().err
     assert f"{mine}:1:24: warning: unknown rule 'sum', did you mean 'sums'?" in err
 
 
-def test_no_engine_is_loaded(etui_home: Path) -> None:
+def test_no_engine_is_loaded(etui_home):
     watch = (
         "import sys; from etui.cli.main import run; code = run(['policy', 'test', 'balanced']);"
         "print(sorted({'llama_cpp', 'sklearn', 'scipy', 'textual'} & set(sys.modules)), code)"

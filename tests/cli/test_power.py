@@ -8,15 +8,12 @@ import random
 import re
 import subprocess
 import sys
-from collections.abc import Callable
 from functools import partial
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from etui.config.config import Config
 from etui.energy.diagnosis import TraceWriter, any_failed, run_selftest
 from etui.energy.idle import load_baselines
 from etui.energy.recorder import Recorder
@@ -26,12 +23,11 @@ from tests.support.play import sample
 from tests.support.power_curves import constant
 
 CURVE = "0:100,1.0:100,1.0:300,1.8:300"
-Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 @pytest.fixture
-def etui(tmp_path: Path) -> Run:
-    def run(*args: str, **env: str) -> subprocess.CompletedProcess[str]:
+def etui(tmp_path):
+    def run(*args, **env):
         return subprocess.run(
             [sys.executable, "-m", "etui", "power", *args],
             env={**os.environ, **env},
@@ -46,21 +42,21 @@ def etui(tmp_path: Path) -> Run:
 
 
 @pytest.fixture
-def here(etui_home: Path) -> Run:
+def here(etui_home):
     """Run the command in this process; the fake GPU needs one of its own."""
     return partial(run_here, "power")
 
 
 @pytest.fixture
-def gpu(fake_nvml_dir: Path) -> dict[str, str]:
+def gpu(fake_nvml_dir):
     return {"LD_LIBRARY_PATH": str(fake_nvml_dir), "FAKE_NVML_CURVE": CURVE}
 
 
-def truth(start_ns: int, end_ns: int) -> float:
+def truth(start_ns, end_ns):
     """Integral of CURVE, repeated."""
     points = [tuple(map(float, part.split(":"))) for part in CURVE.split(",")]
 
-    def until(seconds: float) -> float:
+    def until(seconds):
         rounds, rest = divmod(seconds, points[-1][0])
         total = 0.0
         for (t0, w0), (t1, w1) in pairwise(points):
@@ -72,7 +68,7 @@ def truth(start_ns: int, end_ns: int) -> float:
     return until(end_ns / 1e9) - until(start_ns / 1e9)
 
 
-def test_json_reports_the_curves_integral(etui: Run, gpu: dict[str, str]) -> None:
+def test_json_reports_the_curves_integral(etui, gpu):
     done = etui("--json", "--seconds", "0.8", **gpu)
     assert done.returncode == 0, done.stderr
     document: dict[str, Any] = json.loads(done.stdout)
@@ -89,7 +85,7 @@ def test_json_reports_the_curves_integral(etui: Run, gpu: dict[str, str]) -> Non
     assert "cost" not in document  # nobody stated a factor
 
 
-def test_lines_touch_and_sum(etui: Run, gpu: dict[str, str]) -> None:
+def test_lines_touch_and_sum(etui, gpu):
     done = etui("--jsonl", "--seconds", "0.9", "--interval", "0.3", **gpu)
     documents = [json.loads(line) for line in done.stdout.splitlines()]
     assert len(documents) == 3
@@ -101,7 +97,7 @@ def test_lines_touch_and_sum(etui: Run, gpu: dict[str, str]) -> None:
     assert abs(total - truth(first["start_ns"], last["end_ns"])) <= spread
 
 
-def test_the_selftest_compares_counter_and_integral(etui: Run, gpu: dict[str, str]) -> None:
+def test_the_selftest_compares_counter_and_integral(etui, gpu):
     done = etui("selftest", "--seconds", "1.5", "--json", **gpu)
     document = json.loads(done.stdout)
     assert done.returncode == 0, document
@@ -111,7 +107,7 @@ def test_the_selftest_compares_counter_and_integral(etui: Run, gpu: dict[str, st
     assert found["period", "gpu:GPU-fake-0"]["passed"]
 
 
-def test_a_recorded_trace_is_replayed_to_the_same_energy(etui: Run, tmp_path: Path) -> None:
+def test_a_recorded_trace_is_replayed_to_the_same_energy(etui, tmp_path):
     file = tmp_path / "trace.jsonl"
     clock = FakeClock()
     curve = constant(180.0, 9)
@@ -129,9 +125,7 @@ def test_a_recorded_trace_is_replayed_to_the_same_energy(etui: Run, tmp_path: Pa
     assert abs(replayed["joules"] - 180 * seconds) <= replayed["uncertainty"]
 
 
-def test_a_trace_is_recorded_and_never_written_over(
-    etui: Run, gpu: dict[str, str], tmp_path: Path
-) -> None:
+def test_a_trace_is_recorded_and_never_written_over(etui, gpu, tmp_path):
     file = tmp_path / "trace.jsonl"
     assert etui("record", str(file), "--seconds", "0.8", **gpu).returncode == 0
     written = file.read_bytes()
@@ -159,9 +153,7 @@ def test_a_trace_is_recorded_and_never_written_over(
         ('{"format": "etui-power-trace", "version": 1, "channels": []}', ":2:1: has no readings"),
     ],
 )
-def test_a_damaged_trace_is_refused_by_line(
-    here: Run, tmp_path: Path, content: str, message: str
-) -> None:
+def test_a_damaged_trace_is_refused_by_line(here, tmp_path, content, message):
     file = tmp_path / "trace.jsonl"
     file.write_text(content)
     done = here("replay", str(file))
@@ -170,7 +162,7 @@ def test_a_damaged_trace_is_refused_by_line(
     assert "Traceback" not in done.stderr
 
 
-def test_without_hardware_the_table_says_estimate_and_unmeasured(here: Run) -> None:
+def test_without_hardware_the_table_says_estimate_and_unmeasured(here):
     done = here("--seconds", "0.4")
     assert done.returncode == 0
     assert "(estimate)" in done.stdout
@@ -178,7 +170,7 @@ def test_without_hardware_the_table_says_estimate_and_unmeasured(here: Run) -> N
     assert "CPU package: not readable (see `etui doctor`)" in done.stdout
 
 
-def test_nothing_measured_is_the_word_and_not_a_zero(here: Run, etui_home: Path) -> None:
+def test_nothing_measured_is_the_word_and_not_a_zero(here, etui_home):
     (etui_home / "config.yaml").write_text("estimate: never\n")
     done = here("--seconds", "0.2")
     assert done.returncode == 0
@@ -189,9 +181,7 @@ def test_nothing_measured_is_the_word_and_not_a_zero(here: Run, etui_home: Path)
     assert document["channels"] == []
 
 
-def test_stated_factors_are_multiplied_and_nothing_else(
-    etui: Run, gpu: dict[str, str], etui_home: Path
-) -> None:
+def test_stated_factors_are_multiplied_and_nothing_else(etui, gpu, etui_home):
     (etui_home / "config.yaml").write_text(
         "carbon_g_per_kwh: 400\nprice_per_kwh: 0.30\ncurrency: EUR\n"
     )
@@ -203,7 +193,7 @@ def test_stated_factors_are_multiplied_and_nothing_else(
     assert document["cost"]["currency"] == "EUR"
 
 
-def test_prometheus_gets_every_channel(etui: Run, gpu: dict[str, str]) -> None:
+def test_prometheus_gets_every_channel(etui, gpu):
     pytest.importorskip("prometheus_client")
     done = etui("export", "--prometheus", "--seconds", "0.4", **gpu)
     assert done.returncode == 0, done.stderr
@@ -212,19 +202,19 @@ def test_prometheus_gets_every_channel(etui: Run, gpu: dict[str, str]) -> None:
 
 
 @pytest.mark.parametrize("place", ["9595", "localhost:", "127.0.0.1:99999", "a:b"])
-def test_a_place_to_listen_needs_host_and_port(here: Run, place: str) -> None:
+def test_a_place_to_listen_needs_host_and_port(here, place):
     done = here("export", "--listen", place)
     assert done.returncode == 2
     assert "HOST:PORT" in done.stderr
 
 
-def test_json_and_jsonl_exclude_each_other(here: Run) -> None:
+def test_json_and_jsonl_exclude_each_other(here):
     done = here("--json", "--jsonl")
     assert done.returncode == 2
     assert "cannot be combined" in done.stderr
 
 
-def test_a_measured_baseline_gives_net_joules(etui: Run, gpu: dict[str, str]) -> None:
+def test_a_measured_baseline_gives_net_joules(etui, gpu):
     quiet = {**gpu, "FAKE_NVML_CURVE": "0:40,1:40"}
     done = etui("idle", "--seconds", "0.5", "--force", "--json", **quiet)
     assert done.returncode == 0, done.stderr
@@ -237,9 +227,7 @@ def test_a_measured_baseline_gives_net_joules(etui: Run, gpu: dict[str, str]) ->
     assert energy["net_joules"] == pytest.approx(energy["joules"] - energy["idle_watts"] * seconds)
 
 
-def test_a_loaded_model_gets_a_baseline_of_its_own(
-    etui: Run, gpu: dict[str, str], config: Config, starter_model: Path
-) -> None:
+def test_a_loaded_model_gets_a_baseline_of_its_own(etui, gpu, config, starter_model):
     quiet = {**gpu, "FAKE_NVML_CURVE": "0:65,1:65", "ETUI_MODELS": str(starter_model.parent)}
     done = etui("idle", "--model", "smollm2-135m", "--seconds", "0.5", "--force", "--json", **quiet)
     assert done.returncode == 0, done.stderr
@@ -251,21 +239,21 @@ def test_a_loaded_model_gets_a_baseline_of_its_own(
     assert dict(kept.loaded["smollm2-135m"].watts) == document["watts"]
 
 
-def test_a_baseline_of_a_model_that_is_not_here_is_refused(etui: Run, gpu: dict[str, str]) -> None:
+def test_a_baseline_of_a_model_that_is_not_here_is_refused(etui, gpu):
     done = etui("idle", "--model", "smollm2-135m", **gpu)
     assert done.returncode == 1
     assert "etui models pull smollm2-135m" in done.stderr
 
 
-def test_nothing_to_calibrate_with_is_said(here: Run) -> None:
+def test_nothing_to_calibrate_with_is_said(here):
     done = here("calibrate", "--seconds", "0.5")
     assert done.returncode == 1
     assert "no counter of the CPU package" in done.stderr
 
 
-def test_a_counter_and_an_integral_that_disagree_fail_the_selftest() -> None:
+def test_a_counter_and_an_integral_that_disagree_fail_the_selftest():
     class Biased(FakeDevice):
-        def _power(self, refreshed_s: float) -> float:
+        def _power(self, refreshed_s):
             return 1.3 * super()._power(refreshed_s)
 
     clock = FakeClock()
@@ -284,7 +272,7 @@ def test_a_counter_and_an_integral_that_disagree_fail_the_selftest() -> None:
         assert found["additivity"]
 
 
-def test_a_device_that_is_silent_fails_the_selftest() -> None:
+def test_a_device_that_is_silent_fails_the_selftest():
     clock = FakeClock()
     device = FakeDevice(constant(100.0, 9), clock, fails=lambda now: True)
     recorder = Recorder([device], clock=clock)

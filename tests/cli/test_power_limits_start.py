@@ -6,12 +6,10 @@ import json
 import subprocess
 import sys
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
 from etui.cli.main import run
-from etui.config.config import Config
 from etui.energy.power_limits.journal import JournalEntry, new_journal, write_journal
 from tests.support.power_limits import read_package, write_package
 
@@ -20,7 +18,7 @@ RESTORED = "etui: restored the power limit of CPU package 0 to 65 W (an earlier 
 
 
 @pytest.fixture
-def package(config: Config) -> Path:
+def package(config):
     """A package whose limit a killed sweep has left at 40 W."""
     folder = write_package(config.sysfs_dir, long_watts=40)
     journal = replace(new_journal((ENTRY,)), process_start="1 ticks")
@@ -28,37 +26,30 @@ def package(config: Config) -> Path:
     return folder
 
 
-def test_a_command_restores_and_says_so_on_standard_error(
-    package: Path, config: Config, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert run(["models", "list", "--json"]) == 0
-    printed = capsys.readouterr()
+def test_a_command_restores_and_says_so_on_standard_error(package, config, cli):
+    printed = cli.run("models", "list", "--json")
     assert printed.err == RESTORED
     json.loads(printed.out)
     assert read_package(package) == (65, 120)
     assert not config.power_limits_file.exists()
-    assert run(["models", "list", "--json"]) == 0
-    assert capsys.readouterr().err == ""
+    assert cli.err("models", "list", "--json") == ""
 
 
 @pytest.mark.parametrize("option", ["--help", "--version"])
-def test_help_and_version_do_nothing(package: Path, option: str) -> None:
+def test_help_and_version_do_nothing(package, option):
     assert run([option]) == 0
     assert read_package(package) == (40, 120)
 
 
-def test_a_fault_does_not_fail_the_command(
-    package: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def fail(config: Config) -> tuple[str, ...]:
+def test_a_fault_does_not_fail_the_command(package, monkeypatch, cli):
+    def fail(config):
         raise RuntimeError("what now")
 
     monkeypatch.setattr("etui.energy.power_limits.hold.restore_left_over", fail)
-    assert run(["models", "list"]) == 0
-    assert "cannot restore power limits: internal error: RuntimeError" in capsys.readouterr().err
+    assert "cannot restore power limits: internal error: RuntimeError" in cli.err("models", "list")
 
 
-def test_without_a_journal_nothing_is_imported() -> None:
+def test_without_a_journal_nothing_is_imported():
     code = (
         "import sys\nfrom etui.cli.main import run\nrun(['completion', 'bash'])\n"
         "print(*[m for m in sys.modules if m.startswith(('etui.energy', 'filelock', 'msgspec'))])"

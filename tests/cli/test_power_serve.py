@@ -8,11 +8,8 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import httpx2
 import pytest
@@ -34,14 +31,14 @@ class Serving:
     url: str
     said: list[str]
 
-    def get(self, path: str, key: str = "", **options: Any) -> httpx2.Response:
+    def get(self, path, key="", **options):
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         headers |= options.pop("headers", {})
         return httpx2.get(self.url + path, headers=headers, timeout=LIMIT_SECONDS, **options)
 
 
 @contextmanager
-def power_serve(*options: str, **env: str) -> Iterator[Serving]:
+def power_serve(*options, **env):
     """Run the command on a free port until the body ends."""
     process = subprocess.Popen(
         [sys.executable, "-m", "etui", "power", "serve", "--port", "0", *options],
@@ -68,11 +65,11 @@ def power_serve(*options: str, **env: str) -> Iterator[Serving]:
 
 
 @pytest.fixture
-def gpu(fake_nvml_dir: Path) -> dict[str, str]:
+def gpu(fake_nvml_dir):
     return {"LD_LIBRARY_PATH": str(fake_nvml_dir), "FAKE_NVML_CURVE": "0:100,1.0:100"}
 
 
-def test_the_meter_is_served_and_ctrl_c_ends_it_well(gpu: dict[str, str]) -> None:
+def test_the_meter_is_served_and_ctrl_c_ends_it_well(gpu):
     with power_serve(**gpu) as served:
         clock = served.get("/meter/clock").json()
         assert clock["boot_id"] == read_boot_id()
@@ -100,7 +97,7 @@ def test_the_meter_is_served_and_ctrl_c_ends_it_well(gpu: dict[str, str]) -> Non
         assert "Traceback" not in rest
 
 
-def test_a_machine_without_sensors_says_so_and_serves_nulls(etui_home: Path) -> None:
+def test_a_machine_without_sensors_says_so_and_serves_nulls(etui_home):
     (etui_home / "config.yaml").write_text("estimate: never\n")
     with power_serve() as served:
         meter = served.get("/meter").json()
@@ -110,7 +107,7 @@ def test_a_machine_without_sensors_says_so_and_serves_nulls(etui_home: Path) -> 
         assert any("nothing can be measured" in line for line in served.said)
 
 
-def test_keys_are_checked(tmp_path: Path) -> None:
+def test_keys_are_checked(tmp_path):
     file = tmp_path / "keys"
     file.write_text(f"laptop: {KEY}\n")
     file.chmod(0o600)
@@ -124,7 +121,7 @@ def test_keys_are_checked(tmp_path: Path) -> None:
         assert served.get("/health").status_code == 200
 
 
-def test_other_hosts_and_pages_are_refused() -> None:
+def test_other_hosts_and_pages_are_refused():
     with power_serve("--allow-host", "desk.local") as served:
         port = served.url.rpartition(":")[2]
         assert served.get("/meter", headers={"Host": "evil.example"}).status_code == 403
@@ -143,9 +140,7 @@ def test_other_hosts_and_pages_are_refused() -> None:
         (("--host", "256.1.1.1"), "256.1.1.1"),
     ],
 )
-def test_what_cannot_be_served_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...], says: str
-) -> None:
+def test_what_cannot_be_served_is_refused(tmp_path, monkeypatch, options, says):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("ETUI_API_KEY", raising=False)
     done = run_here("power", "serve", "--port", "0", *options)
@@ -154,7 +149,7 @@ def test_what_cannot_be_served_is_refused(
     assert "Traceback" not in done.stderr
 
 
-def test_a_port_in_use_is_reported() -> None:
+def test_a_port_in_use_is_reported():
     with power_serve() as served:
         port = served.url.rpartition(":")[2]
         done = run_here("power", "serve", "--port", port)

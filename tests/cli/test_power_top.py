@@ -17,11 +17,9 @@ import time
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
-from pathlib import Path
 
 import pytest
 
-from etui.config.config import Config
 from etui.log.writer import TurnWriter
 from etui.text import format_utc
 from tests.fixtures.turns import TURN
@@ -30,7 +28,7 @@ DEADLINE_SECONDS = 120.0
 ALT_SCREEN_ON, ALT_SCREEN_OFF = b"\x1b[?1049h", b"\x1b[?1049l"
 
 
-def run(environ: dict[str, str], *words: str) -> subprocess.CompletedProcess[str]:
+def run(environ, *words):
     return subprocess.run(
         [sys.executable, "-m", "etui", "power", "top", *words],
         env=environ,
@@ -41,7 +39,7 @@ def run(environ: dict[str, str], *words: str) -> subprocess.CompletedProcess[str
     )
 
 
-def log_turn(config: Config) -> None:
+def log_turn(config):
     energy = replace(TURN.energy, joules=3600.0, kind="counter", peak_watts=231.0)
     with TurnWriter(config) as writer:
         writer.save_turn(replace(
@@ -50,7 +48,7 @@ def log_turn(config: Config) -> None:
         ))  # fmt: skip
 
 
-def test_a_pipe_gets_one_table(many_channels: dict[str, str], config: Config) -> None:
+def test_a_pipe_gets_one_table(many_channels, config):
     log_turn(config)
     config.config_file.write_text("price_per_kwh: 0.5\ncurrency: EUR\n")
     done = run(many_channels)
@@ -67,9 +65,7 @@ def test_a_pipe_gets_one_table(many_channels: dict[str, str], config: Config) ->
     assert "\x1b" not in done.stdout
 
 
-def test_json_has_every_channel_and_null_for_what_is_unknown(
-    many_channels: dict[str, str], config: Config
-) -> None:
+def test_json_has_every_channel_and_null_for_what_is_unknown(many_channels, config):
     log_turn(config)
     done = run(many_channels, "--json")
     assert done.returncode == 0, done.stderr
@@ -91,7 +87,7 @@ def test_json_has_every_channel_and_null_for_what_is_unknown(
     assert document["problem"] == ""
 
 
-def test_lines_go_on_until_ctrl_c(many_channels: dict[str, str]) -> None:
+def test_lines_go_on_until_ctrl_c(many_channels):
     with subprocess.Popen(
         [sys.executable, "-m", "etui", "power", "top", "--jsonl", "-n", "0.2"],
         env=many_channels,
@@ -107,9 +103,7 @@ def test_lines_go_on_until_ctrl_c(many_channels: dict[str, str]) -> None:
     assert documents[0]["time"] < documents[2]["time"]
 
 
-def test_a_broken_log_and_no_channel_say_what_to_do(
-    many_channels: dict[str, str], config: Config, tmp_path: Path
-) -> None:
+def test_a_broken_log_and_no_channel_say_what_to_do(many_channels, config, tmp_path):
     config.database.parent.mkdir(parents=True, exist_ok=True)
     config.database.write_bytes(b"not a database" * 100)
     config.config_file.write_text("estimate: never\n")
@@ -123,7 +117,7 @@ def test_a_broken_log_and_no_channel_say_what_to_do(
     assert "move it away" in document["problem"]
 
 
-def test_an_interval_of_nothing_is_refused(many_channels: dict[str, str]) -> None:
+def test_an_interval_of_nothing_is_refused(many_channels):
     done = run(many_channels, "-n", "0")
     assert done.returncode == 2
     assert "-n" in done.stderr or "interval" in done.stderr
@@ -132,7 +126,7 @@ def test_an_interval_of_nothing_is_refused(many_channels: dict[str, str]) -> Non
 class Terminal:
     """``etui power top`` in a terminal of its own."""
 
-    def __init__(self, environ: dict[str, str], rows: int = 36, columns: int = 120) -> None:
+    def __init__(self, environ, rows=36, columns=120):
         self.master, slave = pty.openpty()
         fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
         self.before = termios.tcgetattr(slave)
@@ -150,14 +144,14 @@ class Terminal:
         )
         self.output = b""
 
-    def read_until(self, text: str) -> None:
+    def read_until(self, text):
         """Read until the text was written; fails after a long while."""
         deadline = time.monotonic() + DEADLINE_SECONDS
         while text not in self.output.decode(errors="replace"):
             assert time.monotonic() < deadline, f"{text!r} never came"
             self._read(0.2)
 
-    def end(self) -> int:
+    def end(self):
         """Read the rest, and return the exit code."""
         deadline = time.monotonic() + DEADLINE_SECONDS
         while self.process.poll() is None:
@@ -169,7 +163,7 @@ class Terminal:
         os.close(self.master)
         return self.process.returncode
 
-    def _read(self, seconds: float) -> None:
+    def _read(self, seconds):
         while select.select([self.master], [], [], seconds)[0]:
             with suppress(OSError):
                 self.output += os.read(self.master, 1 << 16)
@@ -178,9 +172,7 @@ class Terminal:
 
 
 @pytest.mark.parametrize("way", ["ctrl-c", "q", "sigint", "sigterm"])
-def test_a_terminal_gets_the_screen_and_is_restored(
-    many_channels: dict[str, str], config: Config, way: str
-) -> None:
+def test_a_terminal_gets_the_screen_and_is_restored(many_channels, config, way):
     log_turn(config)
     terminal = Terminal(many_channels)
     terminal.read_until("GPU7")
@@ -198,7 +190,7 @@ def test_a_terminal_gets_the_screen_and_is_restored(
     assert b"Traceback" not in terminal.output
 
 
-def test_a_terminal_gets_a_table_with_once(many_channels: dict[str, str]) -> None:
+def test_a_terminal_gets_a_table_with_once(many_channels):
     master, slave = pty.openpty()
     done = subprocess.run(
         [sys.executable, "-m", "etui", "power", "top", "--once"],

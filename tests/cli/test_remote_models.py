@@ -6,30 +6,25 @@ import json
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
-from typing import Any
 
 import pytest
 
 from etui.cli.main import run
-from etui.config.config import Config
 from etui.errors import ExitCode
 from tests.backends.remote.stub import (
     LIMIT_SECONDS,
     STALL,
     Script,
-    Stub,
     delta,
     document,
     running_stub,
     sse,
     usage,
 )
-from tests.cli.conftest import Etui
 
 
 @pytest.fixture
-def stub(config: Config) -> Iterator[Stub]:
+def stub(config):
     with running_stub() as server:
         server.scripts["/v1/models"] = [document({"data": [{"id": "big"}, {"id": "extra"}]})]
         config.config_file.write_text(
@@ -43,15 +38,12 @@ def stub(config: Config) -> Iterator[Stub]:
         yield server
 
 
-def read(capsys: pytest.CaptureFixture[str]) -> Any:
+def read(capsys):
     return json.loads(capsys.readouterr().out)
 
 
-def test_the_list_has_remote_models_and_what_their_backend_serves(
-    stub: Stub, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert run(["models", "list", "--json"]) == ExitCode.DONE
-    found = read(capsys)
+def test_the_list_has_remote_models_and_what_their_backend_serves(stub, cli):
+    found = cli.json("models", "list", "--json")
     rows = {row["name"]: row for row in found["models"]}
     big, wrong = rows["big@desk"], rows["bigg@desk"]
     assert (big["state"], big["backend"], big["remote_name"]) == ("remote", "desk", "big")
@@ -66,23 +58,17 @@ def test_the_list_has_remote_models_and_what_their_backend_serves(
     assert backend["latency_seconds"] > 0
 
 
-def test_the_table_says_the_latency_on_standard_error(
-    stub: Stub, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert run(["models", "list"]) == ExitCode.DONE
-    printed = capsys.readouterr()
+def test_the_table_says_the_latency_on_standard_error(stub, cli):
+    printed = cli.run("models", "list")
     assert any(line.split()[:3] == ["big@desk", "8B", "remote"] for line in printed.out.split("\n"))
     (line,) = [line for line in printed.err.splitlines() if line.startswith("backend desk")]
     assert "answers in" in line
     assert line.endswith("serves big, extra")
 
 
-def test_a_backend_that_is_off_hides_no_other_model(
-    stub: Stub, config: Config, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_backend_that_is_off_hides_no_other_model(stub, config, cli):
     stub.scripts["/v1/models"] = [document({"error": "boom"}, 500)]
-    assert run(["models", "list", "--json"]) == ExitCode.DONE
-    found = read(capsys)
+    found = cli.json("models", "list", "--json")
     rows = {row["name"]: row for row in found["models"]}
     assert rows["big@desk"]["served"] is None
     assert "smollm2-135m" in rows
@@ -90,60 +76,49 @@ def test_a_backend_that_is_off_hides_no_other_model(
     assert found["backends"][0]["latency_seconds"] is None
 
 
-def test_without_backends_the_document_is_as_before(
-    config: Config, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert run(["models", "list", "--json"]) == ExitCode.DONE
-    assert "backends" not in read(capsys)
+def test_without_backends_the_document_is_as_before(config, cli):
+    assert "backends" not in cli.json("models", "list", "--json")
 
 
-def test_info_asks_the_backend_of_the_model(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["models", "info", "big@desk"]) == ExitCode.DONE
-    text = capsys.readouterr().out
+def test_info_asks_the_backend_of_the_model(stub, cli):
+    text = cli.out("models", "info", "big@desk")
     assert f"desk, openai at {stub.url}" in text
     assert "served        yes" in text
     assert "its joules are not measured" in text
-    assert run(["models", "info", "big@desk", "--json"]) == ExitCode.DONE
-    found = read(capsys)
+    found = cli.json("models", "info", "big@desk", "--json")
     assert (found["served"], found["sha256"], found["gguf"]) == (True, None, None)
     seen = len(stub.seen)
     assert run(["models", "info", "smollm2-135m", "--json"]) == ExitCode.DONE
     assert len(stub.seen) == seen, "the backend of another model is not asked"
 
 
-def test_there_is_nothing_to_pull(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["models", "pull", "big@desk", "--json"]) == ExitCode.DONE
-    printed = capsys.readouterr()
+def test_there_is_nothing_to_pull(stub, cli):
+    printed = cli.run("models", "pull", "big@desk", "--json")
     assert json.loads(printed.out) == {"models": []}
     assert "nothing to pull, the backend desk serves it" in printed.err
 
 
-def test_there_is_no_file_to_verify_or_to_find(
-    stub: Stub, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert run(["models", "verify", "--json"]) == ExitCode.DONE
-    assert read(capsys) == {"models": []}
-    assert run(["models", "verify", "big@desk", "--json"]) == ExitCode.FAILED
-    (result,) = read(capsys)["models"]
+def test_there_is_no_file_to_verify_or_to_find(stub, cli):
+    assert cli.json("models", "verify", "--json") == {"models": []}
+    (result,) = cli.json("models", "verify", "big@desk", "--json", code=ExitCode.FAILED)["models"]
     assert "the backend desk serves it" in result["error"]
-    assert run(["models", "path", "big@desk"]) == ExitCode.FAILED
-    assert "the backend desk serves it" in capsys.readouterr().err
+    assert "the backend desk serves it" in cli.err(
+        "models", "path", "big@desk", code=ExitCode.FAILED
+    )
 
 
-def test_doctor_checks_every_backend(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["doctor", "--json"]) == ExitCode.DONE
-    (report,) = read(capsys)["backends"]
+def test_doctor_checks_every_backend(stub, cli):
+    (report,) = cli.json("doctor", "--json")["backends"]
     assert report["reachable"] is True
     assert report["entries"] == ["big@desk", "bigg@desk"]
     assert report["missing"][0]["model"] == "bigg@desk"
-    assert run(["doctor"]) == ExitCode.DONE
-    text = capsys.readouterr().out
+    text = cli.out("doctor")
     assert "remote backends" in text
     assert f"✗ desk: openai at {stub.url}" in text
     assert "bigg@desk: it does not serve 'bigg', did you mean 'big'?" in text
 
 
-def test_ask_reaches_a_remote_model(stub: Stub, etui: Etui) -> None:
+def test_ask_reaches_a_remote_model(stub, etui):
     chunks = sse(delta("Mars."), delta(finish="stop"), usage(9, 2))
     stub.scripts["/v1/chat/completions"] = [Script(chunks)]
     done = etui("ask", "--model", "big@desk", "--json", "Which planet is red?")
@@ -153,7 +128,7 @@ def test_ask_reaches_a_remote_model(stub: Stub, etui: Etui) -> None:
     assert record["settings"]["backend"] == "desk"
 
 
-def test_ask_says_why_a_backend_cannot_answer(stub: Stub, etui: Etui) -> None:
+def test_ask_says_why_a_backend_cannot_answer(stub, etui):
     stub.scripts["/v1/chat/completions"] = [document({"error": "no key"}, 401)]
     done = etui("ask", "--model", "big@desk", "Which planet is red?")
     assert done.returncode == ExitCode.FAILED
@@ -161,7 +136,7 @@ def test_ask_says_why_a_backend_cannot_answer(stub: Stub, etui: Etui) -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGINT to send")
-def test_ctrl_c_ends_an_answer_that_the_server_has_not_begun(stub: Stub, config: Config) -> None:
+def test_ctrl_c_ends_an_answer_that_the_server_has_not_begun(stub, config):
     stub.scripts["/v1/chat/completions"] = [Script([STALL])]
     process = subprocess.Popen(
         [sys.executable, "-m", "etui", "ask", "--model", "big@desk", "--json", "Which planet?"],
@@ -181,18 +156,18 @@ def test_ctrl_c_ends_an_answer_that_the_server_has_not_begun(stub: Stub, config:
     assert stub.left.wait(LIMIT_SECONDS)
 
 
-def restore_interrupt() -> None:
+def restore_interrupt():
     """Let Ctrl-C reach the process, also where the tests run in the background."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def test_letters_of_a_bench_need_a_local_model(stub: Stub, etui: Etui) -> None:
+def test_letters_of_a_bench_need_a_local_model(stub, etui):
     done = etui("bench", "--suite", "sample", "--model", "big@desk", "--limit", "1")
     assert done.returncode == ExitCode.FAILED
     assert "the backend desk, and this needs a model file on this machine" in done.stderr
 
 
-def test_a_bench_of_answers_runs_over_a_remote_model(stub: Stub, etui: Etui) -> None:
+def test_a_bench_of_answers_runs_over_a_remote_model(stub, etui):
     stub.scripts["/v1/chat/completions"] = [Script(sse(delta("A", finish="stop"), usage(50, 1)))]
     done = etui(
         "bench",

@@ -37,9 +37,7 @@ def test_new_words_wait_only_until_they_are_complete():
     ]
 
 
-def shown(
-    capsys: pytest.CaptureFixture[str], *, guarded: bool, instead: bool = False, **changes: object
-) -> str:
+def shown(capsys, *, guarded, instead=False, **changes):
     saved = Saved()
     list(turn(Scripted([*EVENTS, finished(**changes)]), saved=saved))
     arm = Arm("quick", "m", loop_guard=guarded)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import socket
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -30,30 +29,25 @@ from etui.errors import ExitCode, UsageError
         (["--grace", "nan"], "nan"),
     ],
 )
-def test_wrong_usage(options: list[str], what: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["serve", *options]) == ExitCode.USAGE
-    assert what in capsys.readouterr().err
+def test_wrong_usage(options, what, cli):
+    assert what in cli.err("serve", *options, code=ExitCode.USAGE)
 
 
-def test_keys_that_others_can_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_keys_that_others_can_read(tmp_path, cli):
     file = tmp_path / "keys"
     file.write_text("laptop: 0123456789abcdef\n")
     file.chmod(0o644)
-    assert run(["serve", "--keys", str(file)]) == ExitCode.USAGE
-    shown = capsys.readouterr().err
+    shown = cli.err("serve", "--keys", str(file), code=ExitCode.USAGE)
     assert "chmod 600" in shown
     assert "0123456789abcdef" not in shown
 
 
-def test_no_model_on_this_machine(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["serve", "--port", "0"]) == ExitCode.FAILED
-    assert "etui models pull" in capsys.readouterr().err
+def test_no_model_on_this_machine(cli):
+    assert "etui models pull" in cli.err("serve", "--port", "0", code=ExitCode.FAILED)
 
 
 @pytest.mark.parametrize("command", [["serve"], ["power", "serve"]], ids=" ".join)
-def test_the_libraries_are_not_installed(
-    command: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_libraries_are_not_installed(command, monkeypatch, capsys):
     monkeypatch.delitem(sys.modules, "etui.server.run", raising=False)
     monkeypatch.setitem(sys.modules, "uvicorn", None)
     assert run(command) == ExitCode.FAILED
@@ -62,7 +56,7 @@ def test_the_libraries_are_not_installed(
     assert "pip install" in shown
 
 
-def test_limits_of_keys() -> None:
+def test_limits_of_keys():
     keys = {"laptop": "k", "editor": "l"}
     assert parse_limits(["laptop=5", "9"], keys) == {"laptop": 5.0, "editor": 9.0}
     assert parse_limits(["9"], {}) == {"": 9.0}
@@ -73,9 +67,7 @@ def test_limits_of_keys() -> None:
 
 
 @pytest.mark.usefixtures("starter_model")
-def test_a_taken_port(
-    starter_model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_taken_port(starter_model, monkeypatch, capsys):
     monkeypatch.setenv("ETUI_MODELS", str(starter_model.parent))
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])

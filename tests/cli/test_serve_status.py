@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import math
-from collections.abc import Callable
 from dataclasses import replace
 from threading import Event
 
@@ -38,9 +37,7 @@ STATUS = PoolStatus(
 URL = "http://127.0.0.1:8420/v1"
 
 
-def drawn(
-    *statuses: PoolStatus, is_tty: bool = True, jsonl: bool = False, columns: int = 200
-) -> str:
+def drawn(*statuses, is_tty=True, jsonl=False, columns=200):
     stream = io.StringIO()
     line = StatusLine(stream, is_tty, address=URL, jsonl=jsonl, columns=lambda: columns)
     for status in statuses:
@@ -48,7 +45,7 @@ def drawn(
     return stream.getvalue()
 
 
-def test_the_line_has_watts_requests_joules_and_the_address() -> None:
+def test_the_line_has_watts_requests_joules_and_the_address():
     text = format_facts(build_facts(replace(STATUS, running=2, queued=1, watts=118.2), URL))
     assert text == (
         "118 W · 2 running · 1 queued · 37 done · 1 failed · 3.846 ± 0.077 J/request · 64 % idle · "
@@ -56,7 +53,7 @@ def test_the_line_has_watts_requests_joules_and_the_address() -> None:
     )
 
 
-def test_an_estimate_says_so_and_what_is_not_measured_is_no_zero() -> None:
+def test_an_estimate_says_so_and_what_is_not_measured_is_no_zero():
     guess = build_facts(replace(STATUS, books=replace(BOOKS, kind="estimate")))
     assert "≈120 W (estimate)" in format_facts(guess)
     assert "≈4.1 J/request (estimate)" in format_facts(guess)
@@ -67,7 +64,7 @@ def test_an_estimate_says_so_and_what_is_not_measured_is_no_zero() -> None:
     assert format_books(nothing) == "37 requests · unmeasured"
 
 
-def test_before_the_first_request_there_are_no_joules_of_one() -> None:
+def test_before_the_first_request_there_are_no_joules_of_one():
     fresh = replace(
         STATUS, running=1, finished=0, failed=0, cancelled=0, books=replace(BOOKS, turns=0.0)
     )
@@ -75,43 +72,43 @@ def test_before_the_first_request_there_are_no_joules_of_one() -> None:
     assert "J/request" not in format_facts(build_facts(fresh))
 
 
-def test_the_end_says_whose_the_joules_were() -> None:
+def test_the_end_says_whose_the_joules_were():
     assert format_books(build_facts(STATUS)) == (
         "37 requests · 150 J (counter) · loads 30.0 J (counter) · idle 320 J (counter) · "
         "in all 500 ± 10 J (counter)"
     )
 
 
-def test_a_terminal_line_is_redrawn_in_place_and_only_for_news() -> None:
+def test_a_terminal_line_is_redrawn_in_place_and_only_for_news():
     calm = replace(STATUS, watts=118.9)
     text = drawn(STATUS, calm, replace(STATUS, running=1), calm)
     assert text.count("\r\x1b[K") == 3
     assert "\n" not in text
 
 
-def test_a_new_power_is_news_and_its_noise_is_not() -> None:
+def test_a_new_power_is_news_and_its_noise_is_not():
     assert drawn(STATUS, replace(STATUS, watts=121.0)).count("\r") == 1
     assert drawn(STATUS, replace(STATUS, watts=130.0)).count("\r") == 2
     assert drawn(STATUS, replace(STATUS, watts=None)).count("\r") == 2
     assert drawn(replace(STATUS, watts=None), replace(STATUS, watts=None)).count("\r") == 1
 
 
-def test_a_slow_drift_of_the_power_is_shown_in_the_end() -> None:
+def test_a_slow_drift_of_the_power_is_shown_in_the_end():
     drift = [replace(STATUS, watts=100.0 + step) for step in range(10)]
     assert drawn(*drift).count("\r") == 3
 
 
-def test_a_narrow_terminal_gets_one_line() -> None:
+def test_a_narrow_terminal_gets_one_line():
     line = drawn(STATUS, columns=20).removeprefix("\r\x1b[K")
     assert len(line) == 19
 
 
-def test_the_name_of_a_model_sends_no_control_characters() -> None:
+def test_the_name_of_a_model_sends_no_control_characters():
     text = drawn(replace(STATUS, loading="a\x1b]0;b"), is_tty=False)
     assert "\x1b" not in text
 
 
-def test_without_a_terminal_there_is_a_line_per_change_of_phase() -> None:
+def test_without_a_terminal_there_is_a_line_per_change_of_phase():
     text = drawn(
         STATUS,
         replace(STATUS, watts=300.0),
@@ -127,7 +124,7 @@ def test_without_a_terminal_there_is_a_line_per_change_of_phase() -> None:
     assert "\r" not in text
 
 
-def test_json_lines_are_read_back_as_the_same_facts() -> None:
+def test_json_lines_are_read_back_as_the_same_facts():
     [line] = drawn(STATUS, STATUS, jsonl=True).splitlines()
     document = json.loads(line)
     assert document["event"] == "status"
@@ -135,11 +132,11 @@ def test_json_lines_are_read_back_as_the_same_facts() -> None:
     assert from_document(ServeFacts, document, extra="ignore") == build_facts(STATUS, URL)
 
 
-def stopping_after(statuses: list[PoolStatus], stop: Event) -> Callable[[], PoolStatus]:
+def stopping_after(statuses, stop):
     """Return a pool's status; the last but one stops the line."""
     left = list(statuses)
 
-    def status() -> PoolStatus:
+    def status():
         if len(left) <= 2:
             stop.set()
         return left.pop(0) if len(left) > 1 else left[0]
@@ -147,7 +144,7 @@ def stopping_after(statuses: list[PoolStatus], stop: Event) -> Callable[[], Pool
     return status
 
 
-def test_the_line_ends_with_the_server() -> None:
+def test_the_line_ends_with_the_server():
     stream, stop = io.StringIO(), Event()
     end = replace(STATUS, accepting=False)
     line = StatusLine(stream, True, columns=lambda: 200)
@@ -155,7 +152,7 @@ def test_the_line_ends_with_the_server() -> None:
     assert stream.getvalue().endswith("\r\x1b[K" + format_books(build_facts(end)) + "\n")
 
 
-def test_the_last_json_line_is_the_end() -> None:
+def test_the_last_json_line_is_the_end():
     stream, stop = io.StringIO(), Event()
     line = StatusLine(stream, False, jsonl=True)
     line.run(stopping_after([STATUS, STATUS], stop), stop)
@@ -165,17 +162,17 @@ def test_the_last_json_line_is_the_end() -> None:
     ]
 
 
-def test_quiet_writes_nothing_and_asks_nothing() -> None:
+def test_quiet_writes_nothing_and_asks_nothing():
     stream = io.StringIO()
 
-    def status() -> PoolStatus:
+    def status():
         raise AssertionError("the pool was asked")
 
     StatusLine(stream, True, quiet=True).run(status, Event())
     assert stream.getvalue() == ""
 
 
-def test_a_closed_stream_ends_the_line_and_not_the_server() -> None:
+def test_a_closed_stream_ends_the_line_and_not_the_server():
     stream = io.StringIO()
     stream.close()
     StatusLine(stream, True).run(lambda: STATUS, Event())
@@ -192,14 +189,7 @@ joules = st.none() | st.floats(0, 1e9, allow_nan=False)
     ended=st.integers(0, 10**6),
     running=st.integers(0, 64),
 )
-def test_any_books_give_finite_facts(
-    turns: float | None,
-    idle: float | None,
-    total: float | None,
-    width: float | None,
-    ended: int,
-    running: int,
-) -> None:
+def test_any_books_give_finite_facts(turns, idle, total, width, ended, running):
     books = EnergyBooks(total=total, turns=turns, loads=None, idle=idle, uncertainty=width)
     facts = build_facts(
         replace(STATUS, finished=ended, failed=0, cancelled=0, running=running, books=books)
@@ -212,6 +202,6 @@ def test_any_books_give_finite_facts(
 
 
 @pytest.mark.parametrize("is_tty", [True, False])
-def test_every_character_of_the_line_is_printable(is_tty: bool) -> None:
+def test_every_character_of_the_line_is_printable(is_tty):
     text = drawn(STATUS, is_tty=is_tty).replace("\r\x1b[K", "").replace("\n", "")
     assert text.isprintable()

@@ -5,16 +5,13 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from etui.cli.main import run
-from etui.config.config import Config
 from etui.errors import ExitCode
 from etui.log.writer import TurnWriter
-from etui.turn.record import TurnRecord
 
 FULL = Path("/dev/full")
 NO_SPACE = "etui: cannot write to standard output: No space left on device\n"
@@ -58,7 +55,7 @@ COMMANDS = [
 
 
 @pytest.fixture
-def logged(config: Config, make_turn: Callable[..., TurnRecord]) -> None:
+def logged(config, make_turn):
     with TurnWriter(config) as log:
         log.save_turn(make_turn(1))
 
@@ -66,9 +63,7 @@ def logged(config: Config, make_turn: Callable[..., TurnRecord]) -> None:
 @pytest.mark.skipif(not FULL.exists(), reason="needs /dev/full")
 @pytest.mark.parametrize("args", COMMANDS, ids=" ".join)
 @pytest.mark.usefixtures("logged")
-def test_a_full_disk_is_told_in_one_line(
-    args: tuple[str, ...], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk_is_told_in_one_line(args, capsys, monkeypatch):
     with FULL.open("w") as full:  # which fails to close if it still holds something
         monkeypatch.setattr(sys, "stdout", full)
         assert run(args) == ExitCode.FAILED
@@ -76,15 +71,13 @@ def test_a_full_disk_is_told_in_one_line(
 
 
 @pytest.mark.parametrize("args", [(), ("ask", "Why?"), ("doctor",)], ids=" ".join)
-def test_a_closed_output_is_told_in_one_line(
-    args: tuple[str, ...], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_closed_output_is_told_in_one_line(args, capsys, monkeypatch):
     monkeypatch.setattr(sys, "stdout", None)
     assert run(args) == ExitCode.FAILED
     assert capsys.readouterr().err == "etui: standard output is closed\n"
 
 
-def shell(command: str, *python: str) -> subprocess.CompletedProcess[bytes]:
+def shell(command, *python):
     words = " ".join((sys.executable, *python, "-m", "etui"))
     return subprocess.run(
         ["/bin/sh", "-c", f"{words} {command}"], capture_output=True, timeout=120, check=False
@@ -111,9 +104,7 @@ def shell(command: str, *python: str) -> subprocess.CompletedProcess[bytes]:
     ],
 )
 @pytest.mark.parametrize("python", [(), ("-u",)], ids=["buffered", "unbuffered"])
-def test_the_process_ends_with_the_code_of_the_command(
-    command: str, code: int, err: str, python: tuple[str, ...]
-) -> None:
+def test_the_process_ends_with_the_code_of_the_command(command, code, err, python):
     done = shell(command, *python)
     assert done.returncode == code, done
     shown = done.stderr.decode()
@@ -121,9 +112,7 @@ def test_the_process_ends_with_the_code_of_the_command(
     assert shown.count("\n") == bool(err)
 
 
-def test_a_name_that_is_no_text_is_printed_with_backslashes(
-    etui_home: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_name_that_is_no_text_is_printed_with_backslashes(etui_home, monkeypatch):
     monkeypatch.setenv("ETUI_MODELS", os.fsdecode(os.fsencode(etui_home) + b"/\xff"))
     monkeypatch.setenv("PYTHONUTF8", "1")
     monkeypatch.setenv("PYTHONIOENCODING", "utf-8:strict")
@@ -133,11 +122,10 @@ def test_a_name_that_is_no_text_is_printed_with_backslashes(
 
 
 @pytest.mark.skipif(not FULL.exists(), reason="needs /dev/full")
-def test_a_recording_on_a_full_disk_is_told(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_recording_on_a_full_disk_is_told(tmp_path, monkeypatch, cli):
     monkeypatch.setattr(Path, "open", lambda *_, **__: open(FULL, "w"))  # noqa: SIM115
-    assert run(["power", "record", str(tmp_path / "trace"), "--seconds", "0.1"]) == ExitCode.FAILED
-    out, err = capsys.readouterr()
+    out, err = cli.run(
+        "power", "record", str(tmp_path / "trace"), "--seconds", "0.1", code=ExitCode.FAILED
+    )
     assert err.startswith(f"etui: cannot write {tmp_path / 'trace'}: No space left on device\n")
     assert out == ""

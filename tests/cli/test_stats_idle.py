@@ -2,51 +2,40 @@
 
 from __future__ import annotations
 
-import json
 import time
-from typing import Any
 
 import pytest
 
-from etui.cli.main import run
-from etui.config.config import Config
-from etui.errors import ExitCode
 from tests.log.idle_log import MODEL, write_baselines, write_residence, write_turns
 from tests.support.idle_days import DAYS, draw_times, flatten
 
 DAY = 86_400
 
 
-def idle(capsys: pytest.CaptureFixture[str], *options: str) -> Any:
-    assert run(["stats", "--idle", "--json", *options]) == ExitCode.DONE
-    return json.loads(capsys.readouterr().out)
+def idle(cli, *options):
+    return cli.json("stats", "--idle", "--json", *options)
 
 
-def report(capsys: pytest.CaptureFixture[str]) -> tuple[str, str]:
-    assert run(["stats", "--idle"]) == ExitCode.DONE
-    shown = capsys.readouterr()
+def report(cli):
+    shown = cli.run("stats", "--idle")
     return shown.out, shown.err
 
 
-def test_an_empty_log_has_nothing_to_replay(
-    config: Config, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert idle(capsys)["models"] == []
-    assert report(capsys) == (
+def test_an_empty_log_has_nothing_to_replay(config, cli):
+    assert idle(cli)["models"] == []
+    assert report(cli) == (
         "no questions in chats in the last 30 days (those of `etui ask` do not count)\n",
         "",
     )
 
 
-def test_the_days_of_the_log_under_each_time(
-    config: Config, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_days_of_the_log_under_each_time(config, cli):
     begin = time.time() - 6 * DAY
     times = [begin + t for t in flatten(draw_times(DAYS["all day"], 5, 1))]
     write_turns(config, times)
     write_residence(config, begin)
     write_baselines(config)
-    (model,) = idle(capsys)["models"]
+    (model,) = idle(cli)["models"]
     assert (model["name"], model["missing"], model["gaps"]) == (MODEL, "", len(times) - 1)
     by_name = {row["name"]: row for row in model["times"]}
     assert list(by_name) == [
@@ -66,9 +55,9 @@ def test_the_days_of_the_log_under_each_time(
     assert len(model["days"]) in (5, 6)
     assert model["channels"] == [{"id": "gpu:FAKE", "loaded_watts": 45.0, "cold_watts": 10.0}]
     # A shorter window is replayed with what was learned before it.
-    shorter = idle(capsys, "--days", "3")["models"][0]
+    shorter = idle(cli, "--days", "3")["models"][0]
     assert 0 < shorter["gaps"] < model["gaps"]
-    out, err = report(capsys)
+    out, err = report(cli)
     assert "x the joules of the best fixed time found in hindsight" in out
     assert err.count("assumed: ") == 3
 
@@ -81,31 +70,25 @@ def test_the_days_of_the_log_under_each_time(
         (True, 9.0, "idling costs nothing"),
     ],
 )
-def test_what_is_missing_is_named(
-    config: Config,
-    capsys: pytest.CaptureFixture[str],
-    loads: bool,
-    loaded: float | None,
-    missing: str,
-) -> None:
+def test_what_is_missing_is_named(config, cli, loads, loaded, missing):
     begin = time.time() - DAY
     write_turns(config, [begin, begin + 60])
     if loads:
         write_residence(config, begin)
     if loaded is not None:
         write_baselines(config, loaded=loaded)
-    (model,) = idle(capsys)["models"]
+    (model,) = idle(cli)["models"]
     assert model["missing"].startswith(missing)
     assert (model["times"], model["ratio"]) == ([], None)
-    out, err = report(capsys)
+    out, err = report(cli)
     assert f"{MODEL}: no replay: {missing}" in out
     how = "how to measure it: etui models status\n"
     assert err == (how if missing.startswith("not measured yet") else "")
 
 
-def test_one_question_has_no_gap(config: Config, capsys: pytest.CaptureFixture[str]) -> None:
+def test_one_question_has_no_gap(config, cli):
     write_turns(config, [time.time() - 100])
     write_residence(config, time.time() - 1000)
     write_baselines(config)
-    (model,) = idle(capsys)["models"]
+    (model,) = idle(cli)["models"]
     assert model["missing"] == "no two questions in this time"

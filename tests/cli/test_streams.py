@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import sys
-from pathlib import Path
 
 import click
 import pytest
@@ -13,8 +12,6 @@ import pytest
 from etui.cli.main import run
 from etui.cli.output import print_json
 from etui.cli.streams import SafeStream, control_stream, data_stream, safe_streams
-from etui.config.config import Config
-from etui.errors import ExitCode
 from tests.contract.tiny_model import write_tiny_model
 from tests.models.test_gguf import string
 
@@ -22,12 +19,12 @@ HOSTILE = "\x1b]0;owned\x07\x9b2J\u202e"
 UNSAFE = "\x1b\x07\x9b\u202e"
 
 
-def assert_safe(text: str) -> None:
+def assert_safe(text):
     assert not set(UNSAFE) & set(text)
 
 
 @pytest.fixture
-def hostile_model(config: Config) -> Path:
+def hostile_model(config):
     config.models_dir.mkdir()
     changes = {
         "general.architecture": (8, string(f"llama{HOSTILE}")),
@@ -37,7 +34,7 @@ def hostile_model(config: Config) -> Path:
     return write_tiny_model(config.models_dir / f"a{HOSTILE}\nb.gguf", changes=changes)
 
 
-def test_a_stream_replaces_control_characters() -> None:
+def test_a_stream_replaces_control_characters():
     raw = io.StringIO()
     stream = SafeStream(raw)
     assert stream.write("a\x1b[31m\n") == 7
@@ -46,7 +43,7 @@ def test_a_stream_replaces_control_characters() -> None:
     assert stream.isatty() is False
 
 
-def test_the_streams_are_put_back(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_streams_are_put_back(capsys):
     before = sys.stdout, sys.stderr
     with safe_streams():
         print(HOSTILE)
@@ -59,17 +56,15 @@ def test_the_streams_are_put_back(capsys: pytest.CaptureFixture[str]) -> None:
     assert_safe(captured.out.removesuffix("\x1b[0m\n"))
 
 
-def test_a_closed_stream_stays_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_closed_stream_stays_closed(monkeypatch):
     monkeypatch.setattr(sys, "stdout", None)
     with safe_streams():
         assert sys.stdout is None
 
 
-def test_data_is_unchanged_in_a_pipe_and_safe_on_a_terminal(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_data_is_unchanged_in_a_pipe_and_safe_on_a_terminal(monkeypatch):
     class Terminal(io.StringIO):
-        def isatty(self) -> bool:
+        def isatty(self):
             return True
 
     for raw, shown in ((io.StringIO(), HOSTILE), (Terminal(), None)):
@@ -81,7 +76,7 @@ def test_data_is_unchanged_in_a_pipe_and_safe_on_a_terminal(
             assert_safe(raw.getvalue())
 
 
-def test_json_keeps_its_value(capsys: pytest.CaptureFixture[str]) -> None:
+def test_json_keeps_its_value(capsys):
     with safe_streams():
         print_json({"name": HOSTILE, "lone": "\ud800", "plain": "é日"})
     out = capsys.readouterr().out
@@ -107,9 +102,7 @@ def test_json_keeps_its_value(capsys: pytest.CaptureFixture[str]) -> None:
         ("doctor",),
     ],
 )
-def test_no_command_hands_on_control_characters(
-    hostile_model: Path, command: tuple[str, ...], capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_no_command_hands_on_control_characters(hostile_model, command, capfd):
     run([part.replace("{name}", hostile_model.stem) for part in command])
     captured = capfd.readouterr()
     assert_safe(captured.out)
@@ -117,10 +110,7 @@ def test_no_command_hands_on_control_characters(
     assert "Traceback" not in captured.err
 
 
-def test_a_file_name_with_a_line_break_is_one_row(
-    hostile_model: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert run(["models", "list"]) == ExitCode.DONE
-    rows = [line for line in capsys.readouterr().out.splitlines() if "owned" in line]
+def test_a_file_name_with_a_line_break_is_one_row(hostile_model, cli):
+    rows = [line for line in cli.out("models", "list").splitlines() if "owned" in line]
     assert len(rows) == 1
     assert "found file" in rows[0]

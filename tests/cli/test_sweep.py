@@ -9,19 +9,16 @@ import signal
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from etui.cli.main import run
 from etui.cli.sweep_text import print_result
-from etui.config.config import Config
 from etui.errors import EtuiError
-from etui.sweep.blocks import SettingFailed, Visit
+from etui.sweep.blocks import SettingFailed
 from etui.sweep.folder import list_sweeps, read_sweep
 from etui.sweep.verdict import format_verdict
 from etui.text import count_cells
@@ -34,33 +31,29 @@ from tests.sweep.run.test_run import price
 ROOT = Path(__file__).parents[2]
 ASKED = ("tiny", "--axis", "batch_tokens=64,128,256,512", "--blocks", "4", "--rounds", "2")
 
-Sweep = Callable[..., tuple[int, str, str]]
-
 
 @pytest.fixture(autouse=True)
-def models(config: Config) -> Path:
+def models(config):
     config.models_dir.mkdir(parents=True, exist_ok=True)
     return write_tiny_model(config.models_dir / "tiny.gguf")
 
 
 @pytest.fixture
-def bench() -> FakeWorkbench:
+def bench():
     return FakeWorkbench(price)
 
 
 @pytest.fixture
-def sweep(
-    bench: FakeWorkbench, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Sweep:
+def sweep(bench, monkeypatch, capsys):
     """``sweep("tiny", ...)`` runs the command; returns its exit code, stdout and stderr."""
 
     @contextmanager
-    def open_bench(*args: Any, **kwargs: Any) -> Iterator[FakeWorkbench]:
+    def open_bench(*args, **kwargs):
         yield bench
 
     monkeypatch.setattr("etui.sweep.workbench.open_workbench", open_bench)
 
-    def call(*args: str) -> tuple[int, str, str]:
+    def call(*args):
         code = run(["sweep", *args])
         printed = capsys.readouterr()
         return code, printed.out, printed.err
@@ -68,15 +61,15 @@ def sweep(
     return call
 
 
-def interrupt_at(visit: int) -> Callable[[int], None]:
-    def interrupt(number: int) -> None:
+def interrupt_at(visit):
+    def interrupt(number):
         if number == visit:
             raise KeyboardInterrupt
 
     return interrupt
 
 
-def test_the_table_goes_to_stdout_and_the_rest_to_stderr(sweep: Sweep, config: Config) -> None:
+def test_the_table_goes_to_stdout_and_the_rest_to_stderr(sweep, config):
     code, out, err = sweep(*ASKED)
     assert code == 0
     assert out.startswith("batch_tokens=512 saves")
@@ -94,9 +87,7 @@ def test_the_table_goes_to_stdout_and_the_rest_to_stderr(sweep: Sweep, config: C
     }
 
 
-def test_the_log_has_a_row_of_the_sweep_and_one_of_each_setting(
-    sweep: Sweep, config: Config
-) -> None:
+def test_the_log_has_a_row_of_the_sweep_and_one_of_each_setting(sweep, config):
     _, out, _ = sweep(*ASKED)
     with sqlite3.connect(config.database) as log:
         (found,) = log.execute("SELECT model, best, verdict, complete FROM sweeps").fetchall()
@@ -108,14 +99,14 @@ def test_the_log_has_a_row_of_the_sweep_and_one_of_each_setting(
     assert min(settings, key=lambda row: row[1])[0] == "batch_tokens=512"
 
 
-def test_json_is_one_document(sweep: Sweep) -> None:
+def test_json_is_one_document(sweep):
     code, out, _ = sweep(*ASKED, "--json")
     document = json.loads(out)
     assert code == 0
     assert (document["best"], document["is_complete"]) == ("batch_tokens=512", True)
 
 
-def test_jsonl_tells_block_by_block(sweep: Sweep, config: Config) -> None:
+def test_jsonl_tells_block_by_block(sweep, config):
     code, out, _ = sweep(*ASKED, "--jsonl")
     assert code == 0
     lines = [json.loads(line) for line in out.splitlines()]
@@ -140,9 +131,7 @@ def test_jsonl_tells_block_by_block(sweep: Sweep, config: Config) -> None:
     assert any("cannot be shown" in line["text"] for line in lines if line["event"] == "note")
 
 
-def test_ctrl_c_prints_what_there_is_and_the_same_command_resumes(
-    sweep: Sweep, bench: FakeWorkbench, config: Config
-) -> None:
+def test_ctrl_c_prints_what_there_is_and_the_same_command_resumes(sweep, bench, config):
     bench.before = interrupt_at(14)
     code, out, err = sweep(*ASKED)
     assert code == 3
@@ -158,7 +147,7 @@ def test_ctrl_c_prints_what_there_is_and_the_same_command_resumes(
     assert read_sweep(folder).is_finished
 
 
-def test_a_sweep_is_resumed_by_name(sweep: Sweep, bench: FakeWorkbench, config: Config) -> None:
+def test_a_sweep_is_resumed_by_name(sweep, bench, config):
     bench.before = interrupt_at(14)
     sweep(*ASKED, "--goal", "time")
     bench.before = lambda number: None
@@ -167,9 +156,7 @@ def test_a_sweep_is_resumed_by_name(sweep: Sweep, bench: FakeWorkbench, config: 
     assert json.loads(out)["goal"]["measure"] == "time"
 
 
-def test_a_sweep_that_asks_for_limits_is_resumed_in_a_terminal_alone(
-    sweep: Sweep, bench: FakeWorkbench, config: Config
-) -> None:
+def test_a_sweep_that_asks_for_limits_is_resumed_in_a_terminal_alone(sweep, bench, config):
     write_package(config.sysfs_dir, long_watts=65.0, max_watts=125.0)
     bench.price = lambda setting: float(setting.get("power_limit") or 0)
     bench.before = interrupt_at(14)
@@ -182,13 +169,11 @@ def test_a_sweep_that_asks_for_limits_is_resumed_in_a_terminal_alone(
     assert sweep("--resume", "last", "--jsonl")[0] == 0
 
 
-def test_a_power_limit_that_is_not_restored_fails_the_command(
-    sweep: Sweep, bench: FakeWorkbench, config: Config
-) -> None:
+def test_a_power_limit_that_is_not_restored_fails_the_command(sweep, bench, config):
     write_package(config.sysfs_dir)
     bench.price = lambda setting: float(setting.get("power_limit") or 0)
 
-    def leave(number: int) -> None:
+    def leave(number):
         config.power_limits_file.write_text("what could not be restored")
 
     bench.before = leave
@@ -199,7 +184,7 @@ def test_a_power_limit_that_is_not_restored_fails_the_command(
     assert "the power limit is not as it was found" in err
 
 
-def test_a_dry_run_measures_nothing(sweep: Sweep, bench: FakeWorkbench, config: Config) -> None:
+def test_a_dry_run_measures_nothing(sweep, bench, config):
     code, out, _ = sweep(*ASKED, "--dry-run")
     assert code == 0
     assert bench.opened == 0
@@ -210,9 +195,7 @@ def test_a_dry_run_measures_nothing(sweep: Sweep, bench: FakeWorkbench, config: 
     assert json.loads(out)["axes"] == {"batch_tokens": [64, 128, 256, 512]}
 
 
-def test_a_dry_run_says_how_many_answers_accuracy_takes(
-    sweep: Sweep, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_dry_run_says_how_many_answers_accuracy_takes(sweep, monkeypatch):
     monkeypatch.setattr("etui.sweep._machine.usable_cpus", lambda: 8)  # a test has one
     asked = (*ASKED, "--axis", "threads=1,2", "--suite", "sample", "--limit", "20", "--dry-run")
     _, out, _ = sweep(*asked)
@@ -221,7 +204,7 @@ def test_a_dry_run_says_how_many_answers_accuracy_takes(
     assert (document["questions"], document["answers"]) == (20, 80)
 
 
-def test_sweeps_are_listed_and_shown(sweep: Sweep, bench: FakeWorkbench, config: Config) -> None:
+def test_sweeps_are_listed_and_shown(sweep, bench, config):
     code, out, err = sweep("--list")
     assert (code, out) == (0, "")
     assert "there are no sweeps" in err
@@ -240,9 +223,7 @@ def test_sweeps_are_listed_and_shown(sweep: Sweep, bench: FakeWorkbench, config:
     assert json.loads(sweep("--show", folder.name, "--json")[1])["best"] == "batch_tokens=512"
 
 
-def test_combinations_that_are_left_out_are_said_before_and_in_the_result(
-    sweep: Sweep, config: Config
-) -> None:
+def test_combinations_that_are_left_out_are_said_before_and_in_the_result(sweep, config):
     axes = ("--axis", "kv_type=f16,q8_0", "--axis", "flash_attention=off,on")
     left_out = "left out 1 combination: kv_type=q8_0 needs flash attention"
     code, out, err = sweep("tiny", *axes, "--blocks", "2", "--rounds", "1")
@@ -255,9 +236,7 @@ def test_combinations_that_are_left_out_are_said_before_and_in_the_result(
     assert left_out in (folder / "report.html").read_text(encoding="utf-8")
 
 
-def test_an_estimate_says_so_wherever_its_joules_are(
-    sweep: Sweep, bench: FakeWorkbench, config: Config
-) -> None:
+def test_an_estimate_says_so_wherever_its_joules_are(sweep, bench, config):
     bench.change = lambda number, visit: replace(visit, kind="estimate")
     _, out, err = sweep(*ASKED, "--apply")
     sentence, _, head, *rows = out.splitlines()
@@ -270,10 +249,8 @@ def test_an_estimate_says_so_wherever_its_joules_are(
     assert json.loads(sweep("--show", "last", "--json")[1])["verdict"] == sentence
 
 
-def test_a_setting_that_cannot_run_is_not_called_dropped(
-    sweep: Sweep, bench: FakeWorkbench, config: Config
-) -> None:
-    def refuse(number: int, visit: Visit) -> Visit:
+def test_a_setting_that_cannot_run_is_not_called_dropped(sweep, bench, config):
+    def refuse(number, visit):
         if visit.setting == "batch_tokens=64":
             raise SettingFailed("not enough memory", "close other programs")
         return visit
@@ -288,7 +265,7 @@ def test_a_setting_that_cannot_run_is_not_called_dropped(
     assert (drop["after_block"], drop["reason"]) == (None, "not enough memory")
 
 
-def test_one_block_is_one(sweep: Sweep, bench: FakeWorkbench) -> None:
+def test_one_block_is_one(sweep, bench):
     bench.before = interrupt_at(3)
     code, _, err = sweep(*ASKED)
     assert code == 3
@@ -296,12 +273,12 @@ def test_one_block_is_one(sweep: Sweep, bench: FakeWorkbench) -> None:
 
 
 class Terminal(io.StringIO):
-    def isatty(self) -> bool:
+    def isatty(self):
         return True
 
 
 @pytest.mark.parametrize("columns", [40, 60, 80, 160])
-def test_a_result_is_as_wide_as_the_terminal(monkeypatch: pytest.MonkeyPatch, columns: int) -> None:
+def test_a_result_is_as_wide_as_the_terminal(monkeypatch, columns):
     result = results.sixteen_settings().result
     terminal = Terminal()
     monkeypatch.setattr(sys, "stdout", terminal)
@@ -313,12 +290,12 @@ def test_a_result_is_as_wide_as_the_terminal(monkeypatch: pytest.MonkeyPatch, co
     assert " ".join(sentence) == format_verdict(result)
 
 
-def test_a_dry_run_says_the_whole_goal(sweep: Sweep) -> None:
+def test_a_dry_run_says_the_whole_goal(sweep):
     _, out, _ = sweep(*ASKED, "--within", "10", "--dry-run")
     assert "goal joules within 10 % of the best time" in out
 
 
-def test_a_damaged_sweep_is_named_in_the_list(sweep: Sweep, config: Config) -> None:
+def test_a_damaged_sweep_is_named_in_the_list(sweep, config):
     sweep(*ASKED)
     (folder,) = list_sweeps(config)
     (folder / "config.json").write_text("{}")
@@ -328,7 +305,7 @@ def test_a_damaged_sweep_is_named_in_the_list(sweep: Sweep, config: Config) -> N
     assert "is not a sweep configuration" in err
 
 
-def test_the_best_setting_is_applied_and_reverted(sweep: Sweep, config: Config) -> None:
+def test_the_best_setting_is_applied_and_reverted(sweep, config):
     code, out, err = sweep(*ASKED, "--apply")
     assert code == 0
     assert "tiny uses batch_tokens=512 on this machine from now on" in err
@@ -346,9 +323,7 @@ def test_the_best_setting_is_applied_and_reverted(sweep: Sweep, config: Config) 
     assert document["reverted"]["values"] == {"batch_tokens": 512}
 
 
-def test_nothing_is_applied_of_a_sweep_that_is_not_complete(
-    sweep: Sweep, bench: FakeWorkbench, config: Config
-) -> None:
+def test_nothing_is_applied_of_a_sweep_that_is_not_complete(sweep, bench, config):
     bench.before = interrupt_at(14)
     code, _, err = sweep(*ASKED, "--apply")
     assert code == 3
@@ -393,9 +368,7 @@ def test_nothing_is_applied_of_a_sweep_that_is_not_complete(
         (("tyni",), "no model is called 'tyni'", ""),
     ],
 )
-def test_wrong_usage_says_what_and_how_to_fix_it(
-    sweep: Sweep, config: Config, bench: FakeWorkbench, args: tuple[str, ...], said: str, fix: str
-) -> None:
+def test_wrong_usage_says_what_and_how_to_fix_it(sweep, config, bench, args, said, fix):
     code, out, err = sweep(*args)
     assert code == 2
     assert out == ""
@@ -417,18 +390,18 @@ def test_wrong_usage_says_what_and_how_to_fix_it(
         ("--cap", "me"),
     ],
 )
-def test_values_out_of_range_are_wrong_usage(sweep: Sweep, args: tuple[str, ...]) -> None:
+def test_values_out_of_range_are_wrong_usage(sweep, args):
     assert sweep("tiny", *args)[0] == 2
 
 
-def test_a_model_that_is_not_here_says_how_to_get_it(sweep: Sweep) -> None:
+def test_a_model_that_is_not_here_says_how_to_get_it(sweep):
     code, _, err = sweep("smollm2-135m")
     assert code == 1
     assert "etui models pull smollm2-135m" in err
 
 
-def test_a_busy_machine_is_refused(sweep: Sweep, bench: FakeWorkbench, config: Config) -> None:
-    def refuse() -> None:
+def test_a_busy_machine_is_refused(sweep, bench, config):
+    def refuse():
         raise EtuiError("the machine is not idle: the CPUs are busy (70%)", "add --force")
 
     bench.busy = refuse
@@ -438,7 +411,7 @@ def test_a_busy_machine_is_refused(sweep: Sweep, bench: FakeWorkbench, config: C
     assert list_sweeps(config) == ()
 
 
-def start(*args: str, hang_at: int) -> subprocess.Popen[str]:
+def start(*args, hang_at):
     """Start the command on the simulated machine, and wait until it hangs in a visit."""
     process = subprocess.Popen(
         [sys.executable, str(ROOT / "tests" / "sweep" / "driver.py"), "sweep", *args],
@@ -458,7 +431,7 @@ def start(*args: str, hang_at: int) -> subprocess.Popen[str]:
 
 
 @pytest.mark.parametrize("hang_at", [8, 9, 13, 21])
-def test_kill_9_loses_one_block_at_most(sweep: Sweep, config: Config, hang_at: int) -> None:
+def test_kill_9_loses_one_block_at_most(sweep, config, hang_at):
     process = start(*ASKED, hang_at=hang_at)
     process.kill()
     process.communicate()
@@ -474,7 +447,7 @@ def test_kill_9_loses_one_block_at_most(sweep: Sweep, config: Config, hang_at: i
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGTERM")
-def test_sigterm_keeps_the_blocks_and_exits_with_3(config: Config) -> None:
+def test_sigterm_keeps_the_blocks_and_exits_with_3(config):
     process = start(*ASKED, hang_at=14)
     process.send_signal(signal.SIGTERM)
     out, err = process.communicate()
@@ -485,7 +458,7 @@ def test_sigterm_keeps_the_blocks_and_exits_with_3(config: Config) -> None:
     assert len(read_sweep(folder).blocks) >= 5
 
 
-def test_two_at_once_cannot_write_one_sweep(sweep: Sweep, config: Config) -> None:
+def test_two_at_once_cannot_write_one_sweep(sweep, config):
     process = start(*ASKED, hang_at=14)
     try:
         code, _, err = sweep(*ASKED)

@@ -7,13 +7,11 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from etui.config.config import Config
 from etui.sweep.folder import is_finished, list_sweeps, read_sweep
 from tests.contract.tiny_model import write_tiny_model
 from tests.support.power_limits import read_package, write_package
@@ -29,7 +27,7 @@ FOUND = (65.0, 120.0)
 
 
 @pytest.fixture
-def package(config: Config) -> Path:
+def package(config):
     config.models_dir.mkdir(parents=True, exist_ok=True)
     write_tiny_model(config.models_dir / "tiny.gguf")
     folder = write_package(config.sysfs_dir, long_watts=FOUND[0], short_watts=FOUND[1])
@@ -38,7 +36,7 @@ def package(config: Config) -> Path:
 
 
 @contextmanager
-def start_sweep() -> Iterator[subprocess.Popen[str]]:
+def start_sweep():
     process = subprocess.Popen(
         SWEEP,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
@@ -54,7 +52,7 @@ def start_sweep() -> Iterator[subprocess.Popen[str]]:
             process.kill()
 
 
-def wait_for_limit(process: subprocess.Popen[str], package: Path) -> None:
+def wait_for_limit(process, package):
     """Wait until the detection floor is measured, then until the limit is another one."""
     assert process.stdout is not None
     for line in process.stdout:
@@ -65,7 +63,7 @@ def wait_for_limit(process: subprocess.Popen[str], package: Path) -> None:
         assert process.poll() is None, "the sweep has ended"
 
 
-def read_limits(package: Path) -> tuple[float, ...]:
+def read_limits(package):
     """Read the limits; none while a file is being written."""
     try:
         return read_package(package)
@@ -74,7 +72,7 @@ def read_limits(package: Path) -> tuple[float, ...]:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGKILL")
-def test_limits_are_restored_however_a_sweep_ends(config: Config, package: Path) -> None:
+def test_limits_are_restored_however_a_sweep_ends(config, package):
     with start_sweep() as process:
         wait_for_limit(process, package)
         process.kill()

@@ -43,11 +43,11 @@ REQUEST = CapRequest("gpu:1", "GPU 0", 200.0, 250.0, "sudo nvidia-smi -pl 200")
         ),
     ],
 )
-def test_the_detection_floor_as_a_sentence(floor: DetectionFloor, text: str) -> None:
+def test_the_detection_floor_as_a_sentence(floor, text):
     assert floor_limit_text(floor) == text
 
 
-def test_json_lines_are_those_with_fields(capsys: pytest.CaptureFixture[str]) -> None:
+def test_json_lines_are_those_with_fields(capsys):
     with open_watch(jsonl=True, texts=False) as watch:
         watch(Progress("race · block 1", 0.5, 14))
         watch(Progress("race · block 2", 1, 14, "block", {"block": 1, "joules": None}))
@@ -59,7 +59,7 @@ def test_json_lines_are_those_with_fields(capsys: pytest.CaptureFixture[str]) ->
     ]
 
 
-def test_without_a_terminal_lines_are_few(capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_a_terminal_lines_are_few(capsys):
     with open_watch(jsonl=False) as watch:
         watch(Progress("begins", event="begun", fields={"sweep": "x"}))
         for done in range(5):
@@ -70,7 +70,7 @@ def test_without_a_terminal_lines_are_few(capsys: pytest.CaptureFixture[str]) ->
     assert printed.err.splitlines() == ["begins", "100 % · done"]
 
 
-def test_the_question_for_a_limit_names_device_watts_and_command() -> None:
+def test_the_question_for_a_limit_names_device_watts_and_command():
     assert format_request(REQUEST) == (
         "set the power limit of GPU 0 to 200 W (now 250 W): sudo nvidia-smi -pl 200"
     )
@@ -78,14 +78,12 @@ def test_the_question_for_a_limit_names_device_watts_and_command() -> None:
     assert again.startswith("the limit of GPU 0 is 250 W, not 200 W; set the power limit")
 
 
-def test_a_limit_is_not_asked_for_without_a_terminal() -> None:
+def test_a_limit_is_not_asked_for_without_a_terminal():
     with pytest.raises(UsageError, match="needs a terminal"):
         open_question(jsonl=False)
 
 
-def test_a_program_is_asked_by_a_line_and_answers_with_one(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_program_is_asked_by_a_line_and_answers_with_one(monkeypatch, capsys):
     monkeypatch.setattr(sys, "stdin", io.StringIO("\n"))
     ask = open_question(jsonl=True)
     ask(REQUEST)
@@ -96,13 +94,11 @@ def test_a_program_is_asked_by_a_line_and_answers_with_one(
 
 
 class Terminal(io.StringIO):
-    def isatty(self) -> bool:
+    def isatty(self):
         return True
 
 
-def test_a_user_is_asked_on_stderr(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_user_is_asked_on_stderr(monkeypatch, capsys):
     errors = Terminal()
     monkeypatch.setattr(sys, "stdin", Terminal("\n"))
     monkeypatch.setattr(sys, "stderr", errors)

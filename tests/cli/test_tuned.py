@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import json
-from typing import Any
 
 import pytest
 
 from etui.cli.main import run
-from etui.config.config import Config
 from etui.config.machine import machine_name
 from etui.errors import ExitCode
 from etui.models.catalogue import load_catalogue
@@ -22,7 +19,7 @@ VERDICT = "threads=1 kv_type=q8_0 saves 18 % [16, 20] of the joules"
 
 
 @pytest.fixture
-def tiny(config: Config) -> TunedSettings:
+def tiny(config):
     """A model on this machine, tuned by a sweep."""
     config.models_dir.mkdir(parents=True)
     path = write_tiny_model(config.models_dir / "tiny.gguf")
@@ -37,11 +34,8 @@ def tiny(config: Config) -> TunedSettings:
     return settings
 
 
-def test_info_shows_what_is_used_and_where_it_comes_from(
-    tiny: TunedSettings, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert run(["models", "info", "tiny"]) == ExitCode.DONE
-    shown = capsys.readouterr()
+def test_info_shows_what_is_used_and_where_it_comes_from(tiny, cli):
+    shown = cli.run("models", "info", "tiny")
     lines = [line.split(maxsplit=1) for line in shown.out.splitlines()]
     assert ["tuned", "threads=1 kv_type=q8_0"] in lines
     assert f"{VERDICT} (joules, sweep 20261125-190000, 2026-11-25)" in shown.out
@@ -49,56 +43,43 @@ def test_info_shows_what_is_used_and_where_it_comes_from(
     assert "etui sweep --revert tiny" in shown.err
 
 
-def test_info_as_json(tiny: TunedSettings, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["models", "info", "tiny", "--json"]) == ExitCode.DONE
-    document = json.loads(capsys.readouterr().out)
+def test_info_as_json(tiny, cli):
+    document = cli.json("models", "info", "tiny", "--json")
     assert document["kv_type"] == "q8_0"
     assert document["tuned_by"] == "20261125-190000"
     assert document["tuned"]["used"] == {"threads": 1, "kv_type": "q8_0"}
     assert document["tuned"]["settings"]["verdict"] == VERDICT
-    assert run(["models", "info", "smollm2-135m", "--json"]) == ExitCode.DONE
-    assert json.loads(capsys.readouterr().out)["tuned"] is None
+    assert cli.json("models", "info", "smollm2-135m", "--json")["tuned"] is None
 
 
-def test_list_marks_a_tuned_model(tiny: TunedSettings, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["models", "list"]) == ExitCode.DONE
-    head, *rows = capsys.readouterr().out.splitlines()
+def test_list_marks_a_tuned_model(tiny, cli):
+    head, *rows = cli.out("models", "list").splitlines()
     assert head.split()[-1] == "TUNED"
     assert [row for row in rows if row.endswith("threads=1 kv_type=q8_0")] == [
         row for row in rows if row.startswith("tiny ")
     ]
 
 
-def test_doctor_says_what_is_used_and_what_to_set(
-    tiny: TunedSettings, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert run(["doctor"]) == ExitCode.DONE
-    out = capsys.readouterr().out
+def test_doctor_says_what_is_used_and_what_to_set(tiny, cli):
+    out = cli.out("doctor")
     section = out[out.index("settings chosen by sweeps") : out.index("folders")]
     assert "✓ tiny " in section
     assert "sudo nvidia-smi -pl 200" in section
 
 
-def test_doctor_says_why_tuned_settings_are_not_used(
-    tiny: TunedSettings, config: Config, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_doctor_says_why_tuned_settings_are_not_used(tiny, config, cli):
     write_tiny_model(config.models_dir / "tiny.gguf", "C")
-    assert run(["doctor", "--json"]) == ExitCode.DONE
-    (found,) = json.loads(capsys.readouterr().out)["tuned"]
+    (found,) = cli.json("doctor", "--json")["tuned"]
     assert (found["name"], found["used"]) == ("tiny", False)
     assert "run: etui models verify tiny" in found["lines"][0]
-    assert run(["models", "verify", "tiny"]) == ExitCode.DONE
-    capsys.readouterr()
-    assert run(["doctor"]) == ExitCode.DONE
-    assert "the model's file is another one now" in capsys.readouterr().out
+    cli.run("models", "verify", "tiny")
+    assert "the model's file is another one now" in cli.out("doctor")
 
 
 @pytest.mark.parametrize(
     "arguments", [["models", "list"], ["models", "info", "tiny"], ["policy", "list"], ["doctor"]]
 )
-def test_a_damaged_file_is_said_and_stops_no_command(
-    tiny: TunedSettings, config: Config, capsys: pytest.CaptureFixture[str], arguments: Any
-) -> None:
+def test_a_damaged_file_is_said_and_stops_no_command(tiny, config, capsys, arguments):
     config.tuned_file.write_text('{"tuned": 1}')
     assert run(arguments) == ExitCode.DONE
     shown = capsys.readouterr()
@@ -106,9 +87,7 @@ def test_a_damaged_file_is_said_and_stops_no_command(
     assert "not used" in shown.out + shown.err
 
 
-def test_an_answer_says_that_a_damaged_file_is_not_used(
-    config: Config, tiny: TunedSettings, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_answer_says_that_a_damaged_file_is_not_used(config, tiny):
     from etui.chat import Query
     from etui.runtime.decide import choose
     from etui.runtime.overrides import Overrides
@@ -123,10 +102,7 @@ def test_an_answer_says_that_a_damaged_file_is_not_used(
             assert "fix or remove that file" in notices[-1]
 
 
-def test_the_home_may_hold_settings_of_another_machine(
-    tiny: TunedSettings, config: Config, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_home_may_hold_settings_of_another_machine(tiny, config, cli):
     text = config.tuned_file.read_text()
     config.tuned_file.write_text(text.replace(machine_name(), "Other CPU, 64 CPUs, Linux"))
-    assert run(["models", "info", "tiny"]) == ExitCode.DONE
-    assert "another machine (Other CPU, 64 CPUs, Linux)" in capsys.readouterr().out
+    assert "another machine (Other CPU, 64 CPUs, Linux)" in cli.out("models", "info", "tiny")

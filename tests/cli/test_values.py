@@ -6,7 +6,6 @@ import io
 import os
 import sys
 import time
-from pathlib import Path as FilePath
 
 import click
 import pytest
@@ -34,17 +33,17 @@ TEXTS = [
 
 
 @pytest.fixture(autouse=True)
-def _elsewhere(monkeypatch: pytest.MonkeyPatch, tmp_path: FilePath) -> None:
+def _elsewhere(monkeypatch, tmp_path):
     """A command that takes the value after all writes its files into a folder of the test."""
     monkeypatch.chdir(tmp_path)
 
 
-def name_of(case: Case) -> str:
+def name_of(case):
     path, _, param = case
     return " ".join(("etui", *path, param.opts[0]))
 
 
-def line(case: Case, value: str) -> list[str]:
+def line(case, value):
     """A command line with the value, and a word for everything else that is required."""
     path, command, param = case
     words = [
@@ -57,7 +56,7 @@ def line(case: Case, value: str) -> list[str]:
     return [*path, f"{param.opts[-1]}={value}", *words]
 
 
-def check_refused(args: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def check_refused(args, capsys):
     """The value is refused with one line, before anything else happens."""
     assert run(args) == ExitCode.USAGE
     out, err = capsys.readouterr()
@@ -70,7 +69,7 @@ def check_refused(args: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert "Traceback" not in err
 
 
-def test_every_number_and_every_text_has_a_type_of_etui() -> None:
+def test_every_number_and_every_text_has_a_type_of_etui():
     others = (click.Path, click.Choice, click.types.BoolParamType)
     known = (WholeNumber, FiniteNumber, Text, *others)
     foreign = [name_of(case) for case in CASES if not isinstance(case[2].type, known)]
@@ -83,15 +82,13 @@ def test_every_number_and_every_text_has_a_type_of_etui() -> None:
 
 
 @pytest.mark.parametrize("case", NUMBERS, ids=name_of)
-def test_no_option_takes_what_is_no_number(case: Case, capsys: pytest.CaptureFixture[str]) -> None:
+def test_no_option_takes_what_is_no_number(case, capsys):
     for value in NO_NUMBERS:
         check_refused(line(case, value), capsys)
 
 
 @pytest.mark.parametrize("case", TEXTS, ids=name_of)
-def test_no_option_takes_bytes_that_are_no_text(
-    case: Case, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_no_option_takes_bytes_that_are_no_text(case, capsys):
     for value in SURROGATES:
         check_refused(line(case, value), capsys)
 
@@ -101,11 +98,7 @@ def test_no_option_takes_bytes_that_are_no_text(
     [case for case in CASES if case not in NUMBERS and not getattr(case[2], "is_flag", False)],
     ids=name_of,
 )
-def test_no_text_is_a_fault_in_etui(
-    case: Case,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_no_text_is_a_fault_in_etui(case, capsys, monkeypatch):
     monkeypatch.setattr(time, "sleep", lambda _: None)
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO()))
     monkeypatch.setenv("EDITOR", "true")
@@ -134,9 +127,7 @@ def test_no_text_is_a_fault_in_etui(
     ],
     ids=lambda args: " ".join(args)[:60].encode("ascii", "backslashreplace").decode(),
 )
-def test_what_was_a_fault_or_no_limit_is_refused(
-    args: tuple[str, ...], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_what_was_a_fault_or_no_limit_is_refused(args, capsys):
     assert run(args) == ExitCode.USAGE
     out, err = capsys.readouterr()
     assert out == ""
@@ -144,15 +135,13 @@ def test_what_was_a_fault_or_no_limit_is_refused(
 
 
 @pytest.mark.parametrize("value", ["9" * 400, "9" * 5000])
-def test_the_id_of_a_turn_may_be_any_word(value: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_id_of_a_turn_may_be_any_word(value, capsys):
     assert run(["logs", "show", value]) in (ExitCode.FAILED, ExitCode.USAGE)
     assert "internal error" not in capsys.readouterr().err
 
 
 @pytest.mark.skipif(os.name == "nt", reason="file names are text there")
-def test_a_file_may_have_a_name_that_is_no_text(
-    capfd: pytest.CaptureFixture[str], tmp_path: FilePath
-) -> None:
+def test_a_file_may_have_a_name_that_is_no_text(capfd, tmp_path):
     name = os.fsdecode(os.fsencode(tmp_path) + b"/\xff.svg")
     assert run(["curves", "--svg", name]) == ExitCode.FAILED
     assert "no operating curve" in capfd.readouterr().err

@@ -6,7 +6,7 @@ Each node follows a script, one action a tick: ``say`` (its next message), ``wai
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
 
@@ -28,7 +28,7 @@ class InlineExecutor(Executor):
         return future
 
 
-def make_actor(machine, opening=None, engine=None) -> NodeActor:
+def make_actor(machine, opening=None, engine=None):
     """An actor on a given machine, and without a thread unless one is given."""
     actor = NodeActor("tests.cluster.fake_node:FakeNode", opening)
     actor._machine = machine
@@ -56,23 +56,23 @@ class Script:
 class FakeCarrier:
     """See :class:`etui.cluster.ray_carrier.RayCarrier`."""
 
-    def __init__(self, scripts: Sequence[Script]) -> None:
+    def __init__(self, scripts):
         self.scripts = {script.node.id: script for script in scripts}
         self.seconds = 0.0
 
-    def now(self) -> float:
+    def now(self):
         return self.seconds
 
-    def list_nodes(self) -> list[ClusterNode]:
+    def list_nodes(self):
         return [script.node for script in self.scripts.values() if script.alive]
 
-    def start(self, node: ClusterNode, opening=None) -> None:
+    def start(self, node, opening=None):
         script = self.scripts[node.id]
         script.actor = make_actor(FakeNode(script.behaviour), opening)
         script.stream = None
         script.starts += 1
 
-    def call(self, node: str, method: str, request=None) -> None:
+    def call(self, node, method, request=None):
         script = self.scripts[node]
         assert script.actor is not None, "a call to a node that was not started"
         assert script.stream is None, "a second call to a busy node"
@@ -80,12 +80,12 @@ class FakeCarrier:
         script.method = method
         script.stream = script.actor.call(script.calls, method, request)
 
-    def wait(self, seconds: float) -> list[tuple[str, Message]]:
+    def wait(self, seconds):
         self.seconds += seconds
         ready = [each for each in self.scripts.values() if each.stream is not None and each.ready]
         return [(each.node.id, said) for each in ready if (said := self._tick(each)) is not None]
 
-    def _tick(self, script: Script) -> Message | None:
+    def _tick(self, script):
         scripted = script.method == "answer" and script.actions
         action = script.actions.pop(0) if scripted else "say"
         if action == "wait":
@@ -100,16 +100,16 @@ class FakeCarrier:
             script.stream = None
         return said
 
-    def stop(self, node: str) -> None:
+    def stop(self, node):
         script = self.scripts[node]
         script.stops += 1
         if script.actor is not None:
             script.actor.stop(script.calls)
 
-    def end(self, node: str) -> None:
+    def end(self, node):
         script = self.scripts[node]
         script.stream = script.actor = None
 
 
-def make_script(name: str, *actions: str, **changes) -> Script:
+def make_script(name, *actions, **changes):
     return Script(ClusterNode(f"id-{name}", name, 1.0), list(actions), **changes)

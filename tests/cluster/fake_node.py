@@ -9,15 +9,13 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from threading import Event
 
-from etui.bench.config import BenchModel, RunConfig
+from etui.bench.config import BenchModel
 from etui.bench.sample import Sample
-from etui.cluster.messages import Opening, Task
 from etui.cluster.open_nodes import refuse_other_hash
-from etui.energy.types import Energy, EnergyOf, Kind
+from etui.energy.types import Energy, Kind
 from etui.errors import EtuiError, UsageError
 from etui.measure.run import StopRequested
 from etui.turn.record import Tokens
@@ -40,12 +38,12 @@ class Behaviour:
     answer_exit_code: int = 1
 
 
-def read_behaviour() -> Behaviour:
+def read_behaviour():
     """Read what the environment describes."""
     return Behaviour(**json.loads(os.environ.get("ETUI_FAKE_NODE", "{}")))
 
 
-def make_sample(system: str, subject: str, row: int, joules: float | None = 2.0) -> Sample:
+def make_sample(system, subject, row, joules=2.0):
     right = (len(system) + len(subject) + row) % 3 != 0  # a pure function of the question
     return Sample(
         arm=system, subject=subject, row=row, answer="A", choice="A" if right else "B",
@@ -60,16 +58,16 @@ def make_sample(system: str, subject: str, row: int, joules: float | None = 2.0)
 class WattMeter:
     """A meter of a machine that always draws the same power."""
 
-    def settle(self, end_ns: int) -> None:
+    def settle(self, end_ns):
         """Every reading is final at once."""
 
-    def mark(self, t_ns: int) -> None:
+    def mark(self, t_ns):
         """Nothing steps."""
 
-    def power_curve(self, start_ns: int, end_ns: int, points: int):
+    def power_curve(self, start_ns, end_ns, points):
         return [((start_ns + end_ns) // 2, WATTS)] * points
 
-    def energy(self, start_ns: int, end_ns: int) -> Energy:
+    def energy(self, start_ns, end_ns):
         joules = WATTS * (end_ns - start_ns) / 1e9
         return Energy(start_ns, end_ns, joules, 0.01 * joules, Kind.COUNTER, 1.0)
 
@@ -82,7 +80,7 @@ class FakeAnswered:
     start_ns: int
     end_ns: int
 
-    def samples(self, energy_of: EnergyOf) -> list[Sample]:
+    def samples(self, energy_of):
         energy = energy_of(self.start_ns, self.end_ns)
         return [make_sample(self.system, self.subject, self.row, energy.joules)]
 
@@ -95,7 +93,7 @@ class FakeNode:
     meter: WattMeter = field(default_factory=WattMeter)
     stopped: Event = field(default_factory=Event)
 
-    def open(self, opening: Opening, say: Callable[[str], None]) -> RunConfig:
+    def open(self, opening, say):
         if self.behaviour.open_error is not None:
             raise EtuiError(self.behaviour.open_error, "fix it there")
         asked = opening.config
@@ -115,7 +113,7 @@ class FakeNode:
             energy={"channels": {"package:0": "counter"}},
         )
 
-    def answer(self, task: Task) -> Iterator[FakeAnswered]:
+    def answer(self, task):
         piece = task.piece
         for row in piece.rows:
             if row in task.done:
@@ -130,14 +128,14 @@ class FakeNode:
                 raise StopRequested
             yield FakeAnswered(piece.system, piece.subject, row, start_ns, time.monotonic_ns())
 
-    def allow(self) -> None:
+    def allow(self):
         self.stopped.clear()
 
-    def stop(self) -> None:
+    def stop(self):
         self.stopped.set()
 
 
-def make_model(name: str, sha256: str) -> BenchModel:
+def make_model(name, sha256):
     return BenchModel(
         name=name, sha256=sha256, file_bytes=1, gpu_layers=0, context_tokens=4096, sequences=8,
         batch_tokens=512, kv_type="f16", flash_attention="auto", letters="single",

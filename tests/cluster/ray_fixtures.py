@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
-from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -19,13 +18,13 @@ TOKEN = "ab" * 32
 _STORE_BYTES = 80 << 20
 
 
-def require_ray() -> None:
+def require_ray():
     """Skip a test where Ray is not installed; it is not imported, since it reads variables then."""
     if importlib.util.find_spec("ray") is None:
         pytest.skip("Ray is not installed: pip install 'etui[cluster]'")
 
 
-def loopback_environment(home: Path) -> dict[str, str]:
+def loopback_environment(home):
     """Return the environment of raylets and drivers: loopback only, one token, no reports."""
     near = build_environment(ClusterAddress("127.0.0.1", 1), {}, home)
     path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
@@ -33,7 +32,7 @@ def loopback_environment(home: Path) -> dict[str, str]:
 
 
 @contextmanager
-def start_cluster(home: Path, *behaviours: dict) -> Iterator[object]:
+def start_cluster(home, *behaviours):
     """Start a raylet of one CPU for each behaviour of fake nodes; yield Ray's test cluster."""
     require_ray()
     before = dict(os.environ)
@@ -73,7 +72,7 @@ def start_cluster(home: Path, *behaviours: dict) -> Iterator[object]:
         os.environ.update(before)
 
 
-def find_workers() -> list[psutil.Process]:
+def find_workers():
     """Find the processes of nodes that this test started."""
     found = []
     for child in psutil.Process().children(recursive=True):
@@ -83,7 +82,7 @@ def find_workers() -> list[psutil.Process]:
     return found
 
 
-def find_ray_processes() -> list[psutil.Process]:
+def find_ray_processes():
     """Find every process of Ray that this process started."""
     found = []
     for child in psutil.Process().children(recursive=True):

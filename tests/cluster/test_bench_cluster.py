@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from threading import Event
 
 import pytest
 
-from etui.bench.config import RunConfig
 from etui.bench.folder import RunFolder, read_run
 from etui.bench.machines import (
     assign_keys,
@@ -43,13 +41,13 @@ class Audience:
     lines: list[str] = field(default_factory=list)
     seen: list = field(default_factory=list)
 
-    def say(self, text: str) -> None:
+    def say(self, text):
         self.lines.append(text)
 
-    def begin(self, config, folder, samples) -> None:
+    def begin(self, config, folder, samples):
         self.lines.append(f"begin after {len(samples)}")
 
-    def see(self, samples) -> None:
+    def see(self, samples):
         self.seen += samples
 
 
@@ -77,16 +75,16 @@ class Bench:
             self.runtime, self.progress, self.stopped, carrier, PATIENCE, carrier.now
         )
 
-    def plan_again(self, run: RunConfig) -> RunPlan:
+    def plan_again(self, run):
         return restore_plan(run, self.config, load_catalogue(self.config))
 
 
 @pytest.fixture
-def bench(config) -> Bench:
+def bench(config):
     return Bench(None, config)
 
 
-def keys(folder: Path) -> list[tuple]:
+def keys(folder):
     return sorted(sample.key for sample in read_run(folder).samples)
 
 
@@ -205,7 +203,7 @@ class Local(BenchRunner):
 
 @pytest.fixture
 def local(bench):
-    def resume(folder: Path, **changes):
+    def resume(folder, **changes):
         runtime = open_runtime(bench.config)
         runner = type("Local", (Local,), changes)(runtime, bench.progress, Event())
         with runtime:

@@ -10,7 +10,7 @@ from etui.bench.schedule import Piece
 from etui.cluster.board import PieceBoard
 
 
-def board(*sizes: int, machine: str | None = None) -> PieceBoard:
+def board(*sizes, machine=None):
     pieces = [Piece("a", f"s{at}", tuple(range(size)), 0) for at, size in enumerate(sizes)]
     return PieceBoard({machine: pieces})
 

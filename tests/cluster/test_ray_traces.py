@@ -18,7 +18,7 @@ from etui.cluster.connect import end_processes, hold_signals, make_folder
 from etui.errors import EtuiError
 
 
-def start(*words: str) -> subprocess.Popen[bytes]:
+def start(*words):
     return subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)", *words])
 
 
@@ -84,7 +84,7 @@ def test_ctrl_c_waits_until_ray_has_started_and_a_second_does_not():
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
-def hold(seen: list[str], *numbers: int) -> None:
+def hold(seen, *numbers):
     with hold_signals():
         seen.append("started")
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # as Ray replaces it

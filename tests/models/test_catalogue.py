@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -26,12 +24,12 @@ FROM_THE_INDEX = {
 }
 
 
-def entry(config: Config, text: str) -> None:
+def entry(config, text):
     config.models_file.write_text(text)
 
 
 @pytest.mark.parametrize("name", FROM_THE_INDEX)
-def test_four_models_come_from_the_package_index(config: Config, name: str) -> None:
+def test_four_models_come_from_the_package_index(config, name):
     wheels, sha256 = FROM_THE_INDEX[name]
     spec = load_catalogue(config).get(name)
     assert spec.sha256 == sha256
@@ -40,7 +38,7 @@ def test_four_models_come_from_the_package_index(config: Config, name: str) -> N
     assert len(first.parts) == wheels
 
 
-def test_starter_is_shipped(config: Config) -> None:
+def test_starter_is_shipped(config):
     assert STARTER in load_catalogue(config)
 
 
@@ -51,20 +49,20 @@ def test_starter_is_shipped(config: Config) -> None:
         *("gemma-3-1b", "gemma-3-4b"),
     ],
 )
-def test_what_people_run_comes_from_the_hub(config: Config, name: str) -> None:
+def test_what_people_run_comes_from_the_hub(config, name):
     spec = load_catalogue(config).get(name)
     assert all(isinstance(source, HubSource) for source in spec.sources)
     assert spec.file_bytes
 
 
-def test_numbered_wheels_are_joined_in_numeric_order(config: Config) -> None:
+def test_numbered_wheels_are_joined_in_numeric_order(config):
     source = load_catalogue(config).get("qwen2.5-coder-1.5b").sources[0]
     assert isinstance(source, WheelsSource)
     numbers = [part.requirement.partition("==")[0].rpartition("part")[2] for part in source.parts]
     assert numbers == [str(number) for number in range(1, 23)]
 
 
-def test_models_with_think_tags_can_be_switched(config: Config) -> None:
+def test_models_with_think_tags_can_be_switched(config):
     spec = load_catalogue(config).get("qwen3-4b")
     assert (spec.think_open, spec.think_close) == ("<think>", "</think>")
     assert spec.thinking_switch == "enable_thinking"
@@ -72,7 +70,7 @@ def test_models_with_think_tags_can_be_switched(config: Config) -> None:
 
 
 @given(first=st.integers(0, 500), count=st.integers(1, 400))
-def test_a_row_of_wheels_is_every_number_once(first: int, count: int) -> None:
+def test_a_row_of_wheels_is_every_number_once(first, count):
     last = first + count - 1
     wheel = WheelEntry(package=f"a-part{{{first}..{last}}}.x==1.0", file="*")
     assert list(wheel.parts()) == [
@@ -80,7 +78,7 @@ def test_a_row_of_wheels_is_every_number_once(first: int, count: int) -> None:
     ]
 
 
-def test_users_entry_takes_the_place_of_a_shipped_one(config: Config) -> None:
+def test_users_entry_takes_the_place_of_a_shipped_one(config):
     entry(
         config,
         "models:\n  smollm2-135m: {size: mine, context: 512, gpu_layers: 3,"
@@ -93,7 +91,7 @@ def test_users_entry_takes_the_place_of_a_shipped_one(config: Config) -> None:
     assert "qwen3-4b" in load_catalogue(config)
 
 
-def test_an_entry_says_how_the_model_lies_on_gpus(config: Config) -> None:
+def test_an_entry_says_how_the_model_lies_on_gpus(config):
     entry(
         config,
         "models:\n  a: {size: s, flash_attention: on, split: row, main_gpu: 1,"
@@ -108,7 +106,7 @@ def test_an_entry_says_how_the_model_lies_on_gpus(config: Config) -> None:
     assert spec.tensor_split == ()
 
 
-def test_an_entry_names_its_draft_model_and_its_speculation(config: Config) -> None:
+def test_an_entry_names_its_draft_model_and_its_speculation(config):
     entry(
         config,
         "models:\n  a: {size: s, draft: smollm2-135m, speculate: auto, sources: [{path: x}]}\n"
@@ -125,7 +123,7 @@ def test_an_entry_names_its_draft_model_and_its_speculation(config: Config) -> N
     assert catalogue.get("qwen3-4b").speculate is None
 
 
-def test_an_entry_sets_threads_batch_and_depth_of_its_drafts(config: Config) -> None:
+def test_an_entry_sets_threads_batch_and_depth_of_its_drafts(config):
     entry(
         config,
         "models:\n  a: {size: s, threads: 2, prefill_threads: 4, batch_tokens: 64,"
@@ -153,7 +151,7 @@ def test_a_replaced_entry_is_not_judged_by_the_draft_it_had(config: Config) -> N
     assert [(p.line, p.column) for p in caught.value.problems] == [(3, 23)]
 
 
-def test_unknown_name_offers_the_nearest(config: Config) -> None:
+def test_unknown_name_offers_the_nearest(config):
     with pytest.raises(UsageError) as caught:
         load_catalogue(config).get("Smollm-135m")
     assert "'Smollm-135m'" in caught.value.what
@@ -291,9 +289,7 @@ def test_unknown_name_offers_the_nearest(config: Config) -> None:
         ("models:\n  a: 1", "2:6", "mapping"),
     ],
 )
-def test_faults_are_refused_at_their_place(
-    config: Config, text: str, where: str, says: str
-) -> None:
+def test_faults_are_refused_at_their_place(config, text, where, says):
     entry(config, text)
     with pytest.raises(InvalidFile) as caught:
         load_catalogue(config)
@@ -301,9 +297,7 @@ def test_faults_are_refused_at_their_place(
     assert says in caught.value.what
 
 
-def test_gguf_files_in_the_folder_are_models_of_their_own(
-    config: Config, make_gguf: Callable[[int], bytes]
-) -> None:
+def test_gguf_files_in_the_folder_are_models_of_their_own(config, make_gguf):
     config.models_dir.mkdir()
     for name in ("mine", "big-00001-of-00002", "big-00002-of-00002", "smollm2-135m"):
         (config.models_dir / f"{name}.gguf").write_bytes(make_gguf(1))
@@ -314,25 +308,21 @@ def test_gguf_files_in_the_folder_are_models_of_their_own(
     assert spec.sources == (PathSource(config.models_dir / "mine.gguf"),)
 
 
-def test_path_of_a_gguf_is_a_model(
-    config: Config, tmp_path: Path, make_gguf: Callable[[int], bytes]
-) -> None:
+def test_path_of_a_gguf_is_a_model(config, tmp_path, make_gguf):
     path = tmp_path / "elsewhere.gguf"
     path.write_bytes(make_gguf(1))
     spec = load_catalogue(config).get(str(path))
     assert (spec.name, model_path(spec, config)) == ("elsewhere", path)
 
 
-def test_path_of_a_gguf_with_the_name_of_another_model_is_refused(
-    config: Config, tmp_path: Path, make_gguf: Callable[[int], bytes]
-) -> None:
+def test_path_of_a_gguf_with_the_name_of_another_model_is_refused(config, tmp_path, make_gguf):
     path = tmp_path / "smollm2-135m.gguf"
     path.write_bytes(make_gguf(1))
     with pytest.raises(UsageError, match="name of another model"):
         load_catalogue(config).get(str(path))
 
 
-def test_naming_models_is_light() -> None:
+def test_naming_models_is_light():
     heavy = {"pydantic", "yaml", "huggingface_hub", "llama_cpp", "textual", "rich", "filelock"}
     code = (
         "import sys, etui.models.catalogue, etui.models.download, etui.cli.models;"

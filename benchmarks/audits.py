@@ -251,13 +251,13 @@ def simulate_file(
         SystemExit: There are no texts, or not two arms.
     """
     from benchmarks.ladder import simulate as simulate_ladder
-    from etui.learning.outcomes import read_outcomes, read_texts
+    from etui.learning.outcomes import read_table, read_texts
 
     if data is None:
         raise SystemExit("--audits needs the texts of the questions: --data DIR")
     if seeds < 1:
         raise SystemExit(f"--seeds is at least 1, not {seeds}")
-    graded, _ = read_outcomes(path, read_texts(data, "test"))
+    graded = read_table(path, read_texts(data, "test"), complete=True).graded
     if ladder is not None:
         graded, _ = simulate_ladder(graded, [float(part) for part in ladder.split(",")], 0)
     if len(graded.arms) != 2:

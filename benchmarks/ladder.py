@@ -21,7 +21,7 @@ import numpy as np
 from etui.learning.cross_fit import ALL_ROUTERS, ROUTERS, cross_fit
 from etui.learning.graded import Graded
 from etui.learning.judge import against_mixture, list_hull_places
-from etui.learning.outcomes import read_outcomes, read_texts
+from etui.learning.outcomes import read_table, read_texts
 from etui.learning.regressions import logits
 from etui.learning.router_curve import choose_within, compute_curve
 
@@ -143,7 +143,8 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     options = parser.parse_args()
     steps = [tuple(map(float, part.split("="))) for part in options.ladder.split(",")]
-    graded, _ = read_outcomes(options.outcomes, read_texts(options.data, "test"))
+    texts = read_texts(options.data, "test")
+    graded = read_table(options.outcomes, texts, complete=True).graded
     table, facts = simulate(graded, [accuracy for accuracy, _ in steps], options.seed)
     if options.write is not None:
         write(table, options.write)

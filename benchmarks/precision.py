@@ -42,7 +42,7 @@ from etui.bench.difficulty import average_outcomes
 from etui.bench.schedule import choose_first_check, choose_next_check
 from etui.datasets.questions import order_balanced
 from etui.errors import EtuiError, ExitCode
-from etui.learning.outcomes import read_outcomes
+from etui.learning import outcomes
 from etui.stats.confidence_sequence import (
     build_covariates,
     compute_interval,
@@ -323,7 +323,7 @@ def read_table(path: Path) -> Table:
     Raises:
         InvalidFile: It is not one.
     """
-    graded, _ = read_outcomes(path)
+    graded = outcomes.read_table(path, complete=True).graded
     keys = list(zip(graded.subjects, graded.rows, strict=True))
     return make_table(graded.arms, keys, graded.correct)
 

@@ -68,9 +68,9 @@ def difficulty(runs: tuple[str, ...], tables: tuple[Path, ...], out: Path) -> No
 
 def _read_table(path: Path) -> list[ModelOutcomes]:
     from etui.bench.difficulty import DifficultySource, ModelOutcomes
-    from etui.learning.outcomes import read_outcomes
+    from etui.learning.outcomes import read_table
 
-    graded, _ = read_outcomes(path)
+    graded = read_table(path, complete=True).graded
     keys = list(zip(graded.subjects, graded.rows, strict=True))
     return [
         ModelOutcomes(

@@ -246,8 +246,7 @@ def _format_agreement(head: AgreementHead) -> tuple[str, ...]:
 def list_uniform_notes(graded: Graded) -> Iterator[str]:
     """Yield a note for each arm whose labels are all the same, so that only a rate is fitted."""
     for at, arm in enumerate(graded.arms):
-        weights = graded.weights_of(at)
-        right = graded.correct[:, at] if weights is None else graded.correct[weights > 0, at]
+        right = graded.correct[graded.label_weights[:, at] > 0, at]
         if len(right) and right.all() == right.any():
             word, answers = "right" if right.all() else "wrong", count_text(len(right), "answer")
             yield f"every answer of {arm} is {word} ({answers}): no question stands out"

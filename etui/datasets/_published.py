@@ -242,13 +242,8 @@ def _fetch(file: PublishedFile, folder: Path, report: Callable[[int], None]) -> 
 Fetch = Callable[[PublishedFile, Path, Callable[[int], None]], Path]
 """(File, folder of the partial file, callback for the bytes received) -> path of the download."""
 
-
 _ARC_COMMIT = "210d026faf9955653af8916fad021475a3f00453"
-
-
 _MMLU_PRO_COMMIT = "b189ec765aa7ed75c8acfea42df31fdae71f97be"
-
-
 _GSM8K_COMMIT = "3101c7d5072418e28b9008a6636bde82a006892c"
 
 
@@ -313,7 +308,6 @@ ARC_CHALLENGE = PublishedSuite(
 )
 """Clark et al., arXiv 1803.05457. The worked examples are those of the training split."""
 
-
 GSM8K = PublishedSuite(
     name="gsm8k",
     title="GSM8K",
@@ -344,7 +338,6 @@ GSM8K = PublishedSuite(
     folders=("", "main", "data", "grade_school_math/data"),
 )
 """Cobbe et al., arXiv 2110.14168. The worked examples are those of the training split."""
-
 
 MMLU_PRO = PublishedSuite(
     name="mmlu-pro",
@@ -378,7 +371,6 @@ MMLU_PRO = PublishedSuite(
     folders=("", "data"),
 )
 """Wang et al., arXiv 2406.01574. The worked examples are the validation split, five a category."""
-
 
 PUBLISHED = {suite.name: suite for suite in (ARC_CHALLENGE, GSM8K, MMLU_PRO)}
 """Suites of one file per split, by name."""

@@ -27,7 +27,6 @@ _MOST_ROWS = 1_000_000
 _MOST_PARQUET_BYTES = 1_000_000_000
 """Size of the columns in memory, which a small file may claim to be vast."""
 
-
 _PARQUET_FIX = "pass the Parquet file that the hub publishes, or the questions as JSONL"
 
 
@@ -95,7 +94,6 @@ def _as_json(value: Any) -> object:
 
 _MOST_CHARACTERS = 1_000_000
 """Length of a line; the longest question of a known suite has 12,000 characters."""
-
 
 _FIX = (
     'a line is {"question": "...", "choices": ["...", "..."], "answer": "A"}, or '
@@ -204,7 +202,6 @@ def _refuse_constant(name: str) -> object:
 
 MOST_PROBLEMS = 10
 """Problems of one file that are reported."""
-
 
 _MOST_BYTES = 256_000_000
 """The largest suite has 9 MB, so a larger file is not one of questions."""

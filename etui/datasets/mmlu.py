@@ -138,7 +138,6 @@ def _is_original(files: Files, split: str) -> bool:
 Files = dict[str, bytes]
 """``test/anatomy_test.csv`` -> content of the file."""
 
-
 _MEMBER = re.compile(r"(?:^|/)(dev|val|test)/(?!\.)([^/]+)_\1\.csv$")
 
 _MOST_BYTES = 64_000_000
@@ -247,26 +246,16 @@ KNOWN = {
     "test": KnownSplit(14042, "fa58faff5210aee66e8791f191a56016fa3d33be6b7f484a1463ae5984b834e0"),
 }
 
-
 HUB_REPO = "cais/mmlu"
-
-
 HUB_FILE = "data.tar"
-
-
 HUB_COMMIT = "c30699e8356da336a370243923dbaf21066bb9fe"
-
-
 HUB_SHA256 = "bec563ba4bac1d6aaf04141cd7d1605d7a5ca833e38f994051e818489592989b"
-
 
 HUB_BYTES = 166_184_960
 """The authors' own archive on the hub. It holds CSV files, so no Parquet reader is needed."""
 
-
 GROUPS = ("stem", "humanities", "social sciences", "other")
 """Subject groups in display order."""
-
 
 _STEM = """
 abstract_algebra anatomy astronomy college_biology college_chemistry college_computer_science
@@ -275,13 +264,11 @@ elementary_mathematics high_school_biology high_school_chemistry high_school_com
 high_school_mathematics high_school_physics high_school_statistics machine_learning
 """
 
-
 _HUMANITIES = """
 formal_logic high_school_european_history high_school_us_history high_school_world_history
 international_law jurisprudence logical_fallacies moral_disputes moral_scenarios philosophy
 prehistory professional_law world_religions
 """
-
 
 _SOCIAL_SCIENCES = """
 econometrics high_school_geography high_school_government_and_politics
@@ -289,12 +276,10 @@ high_school_macroeconomics high_school_microeconomics high_school_psychology hum
 professional_psychology public_relations security_studies sociology us_foreign_policy
 """
 
-
 _OTHER = """
 business_ethics clinical_knowledge college_medicine global_facts human_aging management marketing
 medical_genetics miscellaneous nutrition professional_accounting professional_medicine virology
 """
-
 
 SUBJECT_GROUPS = {
     subject: group

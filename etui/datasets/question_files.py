@@ -25,7 +25,6 @@ _MOST_OPTIONS = len(ALL_LETTERS)
 _NUMBER_COLUMNS = frozenset({"question", "answer", "subject", "id"})
 """All that the header of questions without options may name."""
 
-
 _FIX = (
     "a row is question, 2 to 10 options (A, B, C, D, ...) and the letter of the answer; put a "
     "field with a comma or a line break in double quotes; questions whose answer is a number need "

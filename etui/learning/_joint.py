@@ -36,16 +36,13 @@ _PRIOR = (1.0, 0.5, 0.0, 0.1)
 """The weights without any evidence: of the forest's mean and differences, and of the bands'."""
 
 _PRIOR_STRENGTH = 50.0
-
 _ARM_STRENGTH = 300.0
-
 _OFFSET_STRENGTH = 30.0
 
 _ONE = 65_535
 """Integer for a tf-idf of 1."""
 
 _MOST_MIXED = 0.7
-
 _NONE_MIXED = 3_000
 
 

@@ -33,9 +33,7 @@ if TYPE_CHECKING:
 
 
 REPEATS = 15
-
 PENALTY = 0.1
-
 _STEPS = 40
 
 
@@ -149,7 +147,6 @@ SCALE_START = -8.0
 SCALE_STEP = 0.1
 """Difficulty of the first model of a scale, and from one to the next, in logits."""
 _SCALE_STEPS = 161
-
 _GRID = tuple(-4.5 + 0.15 * at for at in range(61))
 _DENSITY = tuple(math.exp(-z * z / 2) for z in _GRID)
 _MASS = tuple(d / sum(_DENSITY) for d in _DENSITY)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -86,14 +87,14 @@ def fit_agreement(graded: Graded, arms: tuple[str, ...], folds: Whole) -> Agreem
     """
     import numpy as np
 
+    columns = [graded.arms.index(arm) for arm in arms]
     if graded.weights is not None:  # labels that are known for certain, as for a curve
-        columns = [graded.arms.index(arm) for arm in arms]
         certain: Flags = np.asarray((graded.weights[:, columns] >= 1).all(axis=1), dtype=bool)
         graded, folds = graded.take(certain), folds[certain]
     found = find_agreed(graded, arms)
     if not found.agree.any() and not found.differ.any():
         return None
-    right = graded.correct[:, [graded.arms.index(arm) for arm in arms]]
+    right = graded.correct[:, columns]
     unknown = ~(found.agree | found.differ)
     facts = [graded.facts.get(arm, ArmFacts()) for arm in arms]
     return AgreementHead(
@@ -138,11 +139,10 @@ def _fit_curve(
 
 
 BINS = 10
+"""Bins of the calibration error."""
 
 
-def calibration_error(
-    p: Floats, right: Flags, bins: int = BINS, weights: Floats | None = None
-) -> float:
+def calibration_error(p: Floats, right: Flags, weights: Floats | None = None) -> float:
     """Compute the ECE: mean of |share right - mean p| over bins of equal size, weighted by size.
 
     (Naeini et al., AAAI 2015, with bins of equal size instead of equal width: predictions cluster,
@@ -156,7 +156,7 @@ def calibration_error(
     order = np.argsort(p, kind="stable")
     gaps = [
         abs(float((heavy[part] * (right[part] - p[part])).sum()))
-        for part in np.array_split(order, min(bins, len(p)))
+        for part in np.array_split(order, min(BINS, len(p)))
     ]
     return float(sum(gaps) / heavy.sum())
 
@@ -176,26 +176,19 @@ def compute_quality(p: Floats, right: Flags, weights: Floats | None = None) -> Q
     Labels of weight 0 are left out. A label of which only a probability is known is in two rows,
     which all scores count by their weights.
     """
-    if weights is not None:
-        import numpy as np
+    import numpy as np
 
-        known = weights > 0
-        p, right, weights = p[known], right[known], weights[known]
-        if not len(p):
-            return Quality(brier=0.25, brier_rate=0.25, ece=0.0, auc=None)
-        rate = float(np.average(right, weights=weights))
-        return Quality(
-            brier=float(np.average((p - right) ** 2, weights=weights)),
-            brier_rate=rate * (1 - rate),
-            ece=calibration_error(p, right, weights=weights),
-            auc=compute_auc(p, right, weights),
-        )
-    rate = float(right.mean())
+    weights = np.ones(len(p)) if weights is None else weights
+    known = weights > 0
+    p, right, weights = p[known], right[known], weights[known]
+    if not len(p):
+        return Quality(brier=0.25, brier_rate=0.25, ece=0.0, auc=None)
+    rate = float(np.average(right, weights=weights))
     return Quality(
-        brier=float(((p - right) ** 2).mean()),
+        brier=float(np.average((p - right) ** 2, weights=weights)),
         brier_rate=rate * (1 - rate),
-        ece=calibration_error(p, right),
-        auc=compute_auc(p, right),
+        ece=calibration_error(p, right, weights),
+        auc=compute_auc(p, right, weights),
     )
 
 
@@ -249,24 +242,23 @@ def evaluate_curve_array(curve: ConfidenceCurve, raw: Floats) -> Floats:
 def _fit(
     of: Literal["margin", "confidence"], raw: Floats, right: Flags, ece: float
 ) -> ConfidenceCurve:
-    return (
-        _fit_platt(of, raw, right, ece)
-        if len(raw) < PLATT_BELOW
-        else _fit_isotonic(of, raw, right, ece)
-    )
+    """Fit Platt's sigmoid to few answers, else an isotonic regression.
 
-
-def _fit_isotonic(
-    of: Literal["margin", "confidence"], raw: Floats, right: Flags, ece: float
-) -> ConfidenceCurve:
-    """Fit an isotonic regression.
-
-    An artificial right answer at the lower end and a wrong one at the upper end keep p away from
-    0 and 1.
+    The slope of the sigmoid is not negative, so that higher confidence never lowers the
+    probability. For the regression an artificial right answer at the lower end and a wrong one at
+    the upper end keep p away from 0 and 1.
     """
     import numpy as np
     from sklearn.isotonic import IsotonicRegression
+    from sklearn.linear_model import LogisticRegression
 
+    if len(raw) < PLATT_BELOW:
+        fitted = LogisticRegression(C=1.0, max_iter=400).fit(raw[:, None], right)
+        slope, start = float(fitted.coef_[0][0]), float(fitted.intercept_[0])
+        if slope < 0:
+            share = (float(right.sum()) + 1) / (len(right) + 2)
+            slope, start = 0.0, math.log(share / (1 - share))
+        return ConfidenceCurve(of=of, kind="platt", a=slope, b=start, n=len(raw), ece=ece)
     x = np.concatenate([raw, [raw.min(), raw.max()]])
     y = np.concatenate([right.astype(np.float64), [1.0, 0.0]])
     found = IsotonicRegression(y_min=0.0, y_max=1.0, out_of_bounds="clip").fit(x, y)
@@ -278,22 +270,3 @@ def _fit_isotonic(
         n=len(raw),
         ece=ece,
     )
-
-
-def _fit_platt(
-    of: Literal["margin", "confidence"], raw: Floats, right: Flags, ece: float
-) -> ConfidenceCurve:
-    """Fit Platt's sigmoid, with a slope that is not negative.
-
-    Higher confidence therefore never lowers the probability.
-    """
-    from sklearn.linear_model import LogisticRegression
-
-    found = LogisticRegression(C=1.0, max_iter=400).fit(raw[:, None], right)
-    slope, start = float(found.coef_[0][0]), float(found.intercept_[0])
-    if slope < 0:
-        share = (float(right.sum()) + 1) / (len(right) + 2)
-        import math
-
-        slope, start = 0.0, math.log(share / (1 - share))
-    return ConfidenceCurve(of=of, kind="platt", a=slope, b=start, n=len(raw), ece=ece)

@@ -110,8 +110,9 @@ def _cross_fit(
         say(f"fold {fold + 1} of {count}")
         held, used = folds == fold, folds != fold
         if "subject" in found:
-            heavy = None if graded.weights is None else graded.weights[used]
-            rates, overall = compute_soft_rates(graded.correct[used], shares[used], heavy)
+            rates, overall = compute_soft_rates(
+                graded.correct[used], shares[used], graded.label_weights[used]
+            )
             found["subject"][held] = expect_rates(shares[held], rates, overall)
         if len(names) > ("subject" in names):
             part = _Fold(graded, corpus, ways, used, held, seed)
@@ -154,7 +155,7 @@ class _Fold:
             graded.correct[used],
             columns.take(used),
             inner[used],
-            weights=None if graded.weights is None else graded.weights[used],
+            weights=graded.label_weights[used],
             seed=self._seed,
             trees=TREES,
         )
@@ -242,7 +243,8 @@ class _Fold:
         import numpy as np
 
         def of(part: Flags) -> Floats:
-            rates, overall = compute_soft_rates(self._graded.correct[part], self._shares[part])
+            correct = self._graded.correct[part]
+            rates, overall = compute_soft_rates(correct, self._shares[part], np.ones(correct.shape))
             return logits(expect_rates(self._shares, rates, overall))
 
         found = of(self._used)

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 
 FIELD_BUCKETS = 10_240
-
 FILE = "mmlu_fields.bin"
 
 LEAST_SHARE = 0.005
@@ -142,36 +141,17 @@ MIXED_SPREAD = 0.5
 """Factor of the differences that regressions predict: each is fitted alone, so they are noisier."""
 
 _NEGATION = re.compile(r"\b(?:not|except|least|never|false)\b", re.I)
-
-
 _STATEMENTS = re.compile(r"\bstatement\s+(?:\d+|[ivx]+)\b|(?:^|\s)\(?I{1,3}[.)]\s", re.I)
-
-
 _BLANK = re.compile(r"_{2,}")
-
-
 _MATH = re.compile(r"[+*/^<>%±×÷√∑∫≤≥≠π]|\\(?:frac|sqrt|sum|int)\b")
-
-
 _CALCULATE = re.compile(
     r"\b(?:calculate|compute|determine|evaluate|find|how (?:many|much)|probability|solve)\b", re.I
 )
-
-
 _PASSAGE = re.compile(r"\b(?:according to|based on|following|passage|refers to)\b", re.I)
-
-
 _NUMERIC = re.compile(r"\s*[\d.,$\-−/%]*\d")
-
-
 _FORMULA = re.compile(r"[=^\\]")
-
-
 _CLOSED = re.compile(r"\b(?:all|none|both) of the\b|\bboth\b", re.I)
-
-
 _LONG_WORD = 8
-
 
 FEATURE_NAMES = (
     "log_words",

@@ -113,7 +113,7 @@ def _fit_accuracy(
             graded.correct[:, at],
             groups,
             seed,
-            graded.weights_of(at),
+            graded.label_weights[:, at],
         )
         for at in range(len(graded.arms))
     ]
@@ -206,13 +206,8 @@ def _cross_predict(
                 p[held, at] = 1 / (1 + np.exp(-design.band_logits[held, at]))
                 continue
             columns = _build_arm_columns(design, at)
-            heavy = graded.weights_of(at)
-            linear = fit_linear(
-                columns[~held],
-                graded.correct[~held, at],
-                strength,
-                None if heavy is None else heavy[~held],
-            )
+            right, heavy = (each[~held, at] for each in (graded.correct, graded.label_weights))
+            linear = fit_linear(columns[~held], right, strength, heavy)
             p[held, at] = linear.probability(columns[held])
     return p
 
@@ -227,9 +222,9 @@ def _fit_arm_head(
 ) -> ArmHead:
     right = graded.correct[:, at]
     facts = graded.facts.get(graded.arms[at], ArmFacts())
-    heavy = graded.weights_of(at)
+    heavy = graded.label_weights[:, at]
     rate = float(compute_smoothed_rate(right, heavy))
-    counts = design.counts if heavy is None else _count_by_band(graded, design, heavy)
+    counts = _count_by_band(graded, design, heavy)
     if strength is None:
         logistic = Logistic(intercept=0.0, features=(0.0,) * len(FEATURE_NAMES), band=1.0)
     else:
@@ -243,7 +238,7 @@ def _fit_arm_head(
     return ArmHead(
         model=facts.model,
         reasoning=facts.reasoning,
-        n=len(graded) if heavy is None else max(1, round(float(heavy.sum()))),
+        n=max(1, round(float(heavy.sum()))),
         rate=rate,
         rates={
             name: Rate(p=float(design.rates[band, at]), n=int(counts[band]))
@@ -270,9 +265,8 @@ def _count_by_band(graded: Graded, design: Design, heavy: Floats) -> Floats:
 
 def _fit_curves(graded: Graded, at: int, folds: Whole) -> tuple[ConfidenceCurve, ...]:
     """Fit the confidence curves of one arm, that of the margin first."""
-    heavy = graded.weights_of(at)
     # A curve has no weights: it takes the labels that are known for certain.
-    sure = slice(None) if heavy is None else heavy >= 1
+    sure = graded.label_weights[:, at] >= 1
     found = [
         fit_curve(of, values[sure, at], graded.correct[sure, at], folds[sure])
         for of, values in graded.list_certainties()
@@ -296,7 +290,7 @@ def find_pairs(graded: Graded) -> list[Pair]:
     """
     found: list[Pair] = []
     facts = [graded.facts.get(name, ArmFacts()) for name in graded.arms]
-    right = compute_smoothed_rate(graded.correct, graded.weights)
+    right = compute_smoothed_rate(graded.correct, graded.label_weights)
     for one, other in combinations(range(len(graded.arms)), 2):
         a, b = facts[one], facts[other]
         models = (a.model or a.asked, b.model or b.asked)
@@ -322,7 +316,8 @@ def _fit_needs(
     heads = []
     for need, base, other in find_pairs(graded):
         first, second = graded.correct[:, base], graded.correct[:, other]
-        heavy = _weigh_pair(graded, base, other)
+        # A question counts for both arms as its less certain label does.
+        heavy = graded.label_weights[:, [base, other]].min(axis=1)
         parts = []
         for target in (second & ~first, first & ~second):
             strength = choose_strength(design.columns, target, groups, seed, heavy)
@@ -341,20 +336,11 @@ def _fit_needs(
                 other=graded.arms[other],
                 gained=head,
                 lost=parts[1][2],
-                n=len(graded) if heavy is None else max(1, round(float(heavy.sum()))),
+                n=max(1, round(float(heavy.sum()))),
                 auc=auc,
             )
         )
     return tuple(heads)
-
-
-def _weigh_pair(graded: Graded, base: int, other: int) -> Floats | None:
-    """Return the weight of each question for a pair of arms: that of its less certain label."""
-    import numpy as np
-
-    if graded.weights is None:
-        return None
-    return np.minimum(graded.weights[:, base], graded.weights[:, other])
 
 
 @contextmanager

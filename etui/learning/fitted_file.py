@@ -22,7 +22,6 @@ FITTED_VERSION: Final = 2
 READABLE_VERSIONS = (1, 2)
 """Version 1 has no joint model and no fields."""
 MOST_BYTES = 20_000_000
-
 Number = Annotated[float, Field(allow_inf_nan=False)]
 Probability = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Bucket = Annotated[int, Field(ge=0, lt=BUCKETS)]

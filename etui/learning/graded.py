@@ -56,13 +56,14 @@ class Graded:
     @property
     def question_count(self) -> int:
         """Number of questions; one with an uncertain label has two rows."""
-        if self.weights is None:
-            return len(self)
         return len(set(zip(self.subjects, self.rows, strict=True)))
 
-    def weights_of(self, arm: int) -> Floats | None:
-        """Return the weights of an arm's labels, by its column; None is 1 for all."""
-        return None if self.weights is None else self.weights[:, arm]
+    @property
+    def label_weights(self) -> Floats:
+        """The weights of all labels, ones where none are given."""
+        import numpy as np
+
+        return np.ones(self.correct.shape) if self.weights is None else self.weights
 
     def list_certainties(self) -> Iterator[tuple[Literal["margin", "confidence"], Floats]]:
         """Yield what the answers say of their certainty, as far as it is known, margins first."""
@@ -73,9 +74,8 @@ class Graded:
 
     def compute_rate(self, arm: int) -> float:
         """Compute the share of an arm's answers that is right, by its column."""
-        heavy = self.weights_of(arm)
-        right = self.correct[:, arm]
-        return float(right.mean() if heavy is None else (heavy * right).sum() / heavy.sum())
+        heavy = self.label_weights[:, arm]
+        return float((heavy * self.correct[:, arm]).sum() / heavy.sum())
 
     def take(self, selected: Flags) -> Graded:
         """Return the table of the selected questions."""

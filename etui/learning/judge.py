@@ -34,14 +34,8 @@ if TYPE_CHECKING:
 
 
 TARGETS = (0.5, 0.8, 0.95)
-
-
 BUDGETS = (0.25, 0.5, 0.75)
-
-
 _CURVE_POINTS = 101
-
-
 _NO_ROUTER: Router = {"apgr": None, "ece": {}, "curve": []}
 
 

@@ -184,7 +184,6 @@ def join_tables(first: Graded, second: Graded) -> Graded:
 LEAST_GRADES = 20
 """Grades of an audit arm's own answers from which its accuracy is that of the grades."""
 
-
 Basis = Literal["answers", "grades", "prior", "assumed"]
 """Where the accuracy of an audit arm is from, best first: other answers of a fit, grades of its own
 answers, the prior that the policy states, or nothing (``AUDIT_ACCURACY``)."""

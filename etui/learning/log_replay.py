@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
 from etui import units
@@ -73,10 +72,7 @@ def replay_turns(
         decide: Decides a query under the policy.
         predictor: Predicts joules and accuracies.
     """
-    return [
-        _replay_turn(turn, query, decide, arm_from_turn(turn), predictor)
-        for turn, query in iter_queries(turns)
-    ]
+    return [_replay_turn(turn, query, decide, predictor) for turn, query in iter_queries(turns)]
 
 
 def replayed_lines(document: TurnsDocument) -> Iterator[str]:
@@ -189,49 +185,31 @@ class _ReplayedChat:
         self._last = turn.turn_id
 
 
+_REASONINGS: dict[str, Reasoning] = {name: name for name in get_args(Reasoning)}
+_METHODS: dict[str, Speculate] = {name: name for name in get_args(Speculate)}
+
+
 def arm_from_turn(turn: LoggedQuestion) -> Arm:
     """Rebuild the arm that answered a turn, as far as the log records it."""
-    settings = turn.settings
-    think_tokens, max_tokens, votes = (
-        int(settings.get(name) or 0) for name in ("think_tokens", "max_tokens", "votes")
-    )
-    speculate = str(settings.get("speculate") or "off")
-    return _build_arm(
-        turn.arm, turn.model, turn.reasoning, think_tokens, max_tokens, votes, speculate
-    )
+    plain, settings = Arm(turn.arm, turn.model), turn.settings
 
+    def read(name: str, default: int) -> int:
+        return int(settings.get(name) or default)  # a limit of 0 is not recorded
 
-@lru_cache(maxsize=256)
-def _build_arm(
-    name: str,
-    model: str,
-    reasoning: str,
-    think_tokens: int,
-    max_tokens: int,
-    votes: int,
-    speculate: str,
-) -> Arm:
-    """Build an arm; a limit of 0 is not recorded. A log repeats the same few arms."""
-    reasonings: dict[str, Reasoning] = {"cot": "cot", "vote": "vote"}
-    methods: dict[str, Speculate] = {name: name for name in get_args(Speculate)}
-    plain = Arm(name, model)
     return replace(
         plain,
-        reasoning=reasonings.get(reasoning, "direct"),
-        think_tokens=think_tokens or plain.think_tokens,
-        max_tokens=max_tokens or plain.max_tokens,
-        votes=votes or plain.votes,
-        speculate=methods.get(speculate, "off"),
+        reasoning=_REASONINGS.get(turn.reasoning, "direct"),
+        think_tokens=read("think_tokens", plain.think_tokens),
+        max_tokens=read("max_tokens", plain.max_tokens),
+        votes=read("votes", plain.votes),
+        speculate=_METHODS.get(str(settings.get("speculate")), "off"),
     )
 
 
 def _replay_turn(
-    turn: LoggedQuestion,
-    query: Query,
-    decide: Callable[[Query], Decision],
-    before: Arm,
-    predictor: Predictor,
+    turn: LoggedQuestion, query: Query, decide: Callable[[Query], Decision], predictor: Predictor
 ) -> TurnReplay:
+    before = arm_from_turn(turn)
     after: Arm | None = None
     cascade = False
     together: tuple[Arm, ...] = ()
@@ -246,14 +224,14 @@ def _replay_turn(
             after = before  # keep the token budget of the turn, or it would look like a change
     except EtuiError as error:
         why = error.what.splitlines()[0]
-    predicted_before, right_before = _predict(predictor, before, query)
-    predicted_after, right_after = predicted_before, right_before
-    if after is not before:
-        predicted_after, right_after = _predict(predictor, after, query)
-    for arm in together:
-        joules = _predict_joules(predictor, arm, query)
-        known = joules is not None and predicted_after is not None
-        predicted_after = (predicted_after or 0.0) + (joules or 0.0) if known else None
+    joules, right = {}, {}
+    for arm in {before, *([] if after is None else [after, *together])}:
+        energy = predictor.joules(arm, query)
+        accuracy = predictor.accuracy(arm, query, _CONFIDENCE) if arm in (before, after) else None
+        joules[arm] = None if energy is None else energy.answer
+        right[arm] = None if accuracy is None else accuracy.p
+    asked = [] if after is None else [joules[arm] for arm in (after, *together)]
+    known = [each for each in asked if each is not None]
     return TurnReplay(
         turn.turn_id,
         turn.query,
@@ -261,11 +239,11 @@ def _replay_turn(
         None if after is None else _arm_and_model(after),
         turn.joules,
         turn.kind,
-        predicted_before,
-        predicted_after,
+        joules[before],
+        sum(known) if known and len(known) == len(asked) else None,
         why,
-        right_before,
-        right_after,
+        right[before],
+        None if after is None else right[after],
         cascade,
     )
 
@@ -279,27 +257,8 @@ def _list_asked_too(decision: Decision) -> tuple[Arm, ...]:
     return tuple(arm for arm in decision.cascade.arms if arm.name in names)
 
 
-def _predict(
-    predictor: Predictor, arm: Arm | None, query: Query
-) -> tuple[float | None, float | None]:
-    """Predict joules and accuracy; both are None without an arm."""
-    if arm is None:
-        return None, None
-    return _predict_joules(predictor, arm, query), _predict_accuracy(predictor, arm, query)
-
-
 def _arm_and_model(arm: Arm) -> tuple[str, str]:
     return arm.name, arm.model
-
-
-def _predict_joules(predictor: Predictor, arm: Arm, query: Query) -> float | None:
-    predicted = predictor.joules(arm, query)
-    return None if predicted is None else predicted.answer
-
-
-def _predict_accuracy(predictor: Predictor, arm: Arm, query: Query) -> float | None:
-    predicted = predictor.accuracy(arm, query, _CONFIDENCE)
-    return None if predicted is None else predicted.p
 
 
 def build_turns_document(policy: str, replayed: list[TurnReplay]) -> TurnsDocument:
@@ -308,17 +267,12 @@ def build_turns_document(policy: str, replayed: list[TurnReplay]) -> TurnsDocume
     Predicted joules are summed over the turns with both predictions, measured joules over all
     turns that have them. Accuracies are means.
     """
-    both = [
-        turn
-        for turn in replayed
-        if turn.predicted_before is not None and turn.predicted_after is not None
-    ]
-    accuracies = [
-        (turn.right_before, turn.right_after)
-        for turn in replayed
-        if turn.right_before is not None and turn.right_after is not None
-    ]
+    joules = [(each.predicted_before, each.predicted_after) for each in replayed]
+    both = [(one, other) for one, other in joules if one is not None and other is not None]
+    rights = [(each.right_before, each.right_after) for each in replayed]
+    accuracies = [(one, other) for one, other in rights if one is not None and other is not None]
     measured = [turn.joules for turn in replayed if turn.joules is not None]
+    count = len(accuracies)
     return {
         "policy": policy,
         "n": len(replayed),
@@ -334,17 +288,13 @@ def build_turns_document(policy: str, replayed: list[TurnReplay]) -> TurnsDocume
             "measured_turns": len(measured),
             "kinds": sorted({turn.kind for turn in replayed if turn.kind is not None}),
             "predicted_turns": len(both),
-            "predicted_before": sum(turn.predicted_before or 0.0 for turn in both) or None,
-            "predicted_after": sum(turn.predicted_after or 0.0 for turn in both) or None,
+            "predicted_before": sum(one for one, _ in both) or None,
+            "predicted_after": sum(other for _, other in both) or None,
         },
         "accuracy": {
-            "predicted_turns": len(accuracies),
-            "predicted_before": sum(one for one, _ in accuracies) / len(accuracies)
-            if accuracies
-            else None,
-            "predicted_after": sum(other for _, other in accuracies) / len(accuracies)
-            if accuracies
-            else None,
+            "predicted_turns": count,
+            "predicted_before": sum(one for one, _ in accuracies) / count if count else None,
+            "predicted_after": sum(other for _, other in accuracies) / count if count else None,
         },
         "turns": [_build_turn_document(turn) for turn in replayed],
     }

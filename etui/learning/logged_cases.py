@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
 
 _COMPARED_CHARACTERS = 1000
-
 _WORD = re.compile(r"\w+")
 
 _SHARED = 6

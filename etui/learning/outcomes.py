@@ -74,35 +74,21 @@ def _normalise(text: str) -> str:
 
 
 _MAX_PROBLEMS = 10
-
-
 _MAX_BYTES = 200_000_000
-
-
 _LARGEST_COST = 1e12
-
-
 _COSTS_FIX = "write --costs {example}: a number above 0 for each arm, joules or any other unit"
-
-
 _UNKNOWN_FIX = (
     "pass the --split of MMLU that the rows count in, and the folder of its files to --data"
 )
-
-
 _FIX = (
     "the first line is subject,row,ARM,ARM...; each other line holds 1 or 0 for each arm, or "
     "nothing where it has no answer"
 )
 
-
 _OUTCOMES = {"1": 1, "1.0": 1, "0": 0, "0.0": 0, "": None}
 """Cells and what they say; tables with empty cells are often saved with decimal points."""
 
-
 _COST_WORD = "(?:costs?|joules|price)"
-
-
 _COST_COLUMN = re.compile(
     rf"{_COST_WORD}[ _:./-]+(?P<after>.+)|(?P<before>.+?)[ _:./-]+{_COST_WORD}", re.IGNORECASE
 )
@@ -137,36 +123,17 @@ class OutcomeTable:
         return OutcomeTable(graded, cost, self.sha256), int((~whole).sum())
 
 
-def read_outcomes(path: Path, texts: Texts | None = None) -> tuple[Graded, str]:
-    """Read a table in which every arm answered every question.
-
-    Args:
-        texts: The questions of the outcomes; None leaves the questions without text.
-
-    Returns:
-        The table, and the SHA-256 of the file.
-
-    Raises:
-        InvalidFile: As :func:`read_table` does, and for a cell without an outcome.
-    """
-    table = _read(path, texts, empty=False)
-    return table.graded, table.sha256
-
-
-def read_table(path: Path, texts: Texts | None = None) -> OutcomeTable:
+def read_table(path: Path, texts: Texts | None = None, *, complete: bool = False) -> OutcomeTable:
     """Read a table of outcomes, in which cells may be empty, and the costs in it.
 
     Args:
         texts: The questions of the outcomes; None leaves the questions without text.
+        complete: Whether to refuse empty cells.
 
     Raises:
         InvalidFile: The file is not a table of outcomes, or has questions that are not in
             ``texts``; with the line of each problem.
     """
-    return _read(path, texts, empty=True)
-
-
-def _read(path: Path, texts: Texts | None, *, empty: bool) -> OutcomeTable:
     import numpy as np
 
     raw = _read_bytes(path)
@@ -180,7 +147,7 @@ def _read(path: Path, texts: Texts | None, *, empty: bool) -> OutcomeTable:
     fix = _UNKNOWN_FIX
     for line, fields in rows[1:]:
         try:
-            key, values, spent = _parse_row(fields, layout, empty=empty)
+            key, values, spent = _parse_row(fields, layout, empty=not complete)
             if texts is not None and subjects is not None and key not in texts:
                 raise _UnknownQuestion(_describe_unknown(key, subjects))
             if key in keys:

@@ -325,7 +325,6 @@ def logit(p: float) -> float:
 LEVEL = 0.05
 """Probability of setting aside a fit that is not worse than its rates, however often one looks."""
 
-
 NEWEST = 200
 """Number of the last labels over which a fit must be worse too."""
 

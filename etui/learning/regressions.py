@@ -24,11 +24,7 @@ DIGITS = 5
 
 @dataclass(frozen=True, slots=True)
 class Design:
-    """Columns of all questions, computed from the questions used for fitting.
-
-    Attributes:
-        rates, counts: Shrunken rates (bands, arms) and number of answers of each band.
-    """
+    """Columns of all questions, computed from the questions used for fitting."""
 
     idf: Floats  # Inverse document frequency of each bucket
     words: Any  # Tf-idf of all questions, sparse (questions, buckets)
@@ -42,8 +38,7 @@ class Design:
     """Probability of each band, (questions, bands); by centroids, those of a question used for
     fitting are computed from the other folds."""
     centroids: Floats  # Centroid of each band, (bands, buckets); empty for fields
-    rates: Floats
-    counts: Whole
+    rates: Floats  # Shrunken rates, (bands, arms)
     band_logits: Floats
     """Expected logit of the band's rate, (questions, arms). For a question used for fitting it is
     computed from the other folds, so its own answer is not in it."""
@@ -61,52 +56,33 @@ def build_design(graded: Graded, corpus: Corpus, used: Flags, seed: int = 0) -> 
     names, number = number_bands(graded.subjects)
     nothing = np.zeros((0, 0))
     if corpus.empty:
-        rates, counts = _compute_shrunken_rates(
-            graded.correct, number, len(names), used, weights=graded.weights
-        )
-        heavy = None if graded.weights is None else graded.weights[used]
-        overall = logits(compute_smoothed_rate(graded.correct[used], heavy)[None, :])
+        rates = _compute_shrunken_rates(graded, number, len(names), used)
+        overall = compute_smoothed_rate(graded.correct[used], graded.label_weights[used])
+        overall = logits(overall[None, :])
         band = np.repeat(overall, len(graded), axis=0)
         shares = np.zeros((len(graded), 0))
-        return Design(idf, words, scale, columns, [], "words", shares, nothing, rates, counts, band)
+        return Design(idf, words, scale, columns, [], "words", shares, nothing, rates, band)
     if _has_fields(names):
         fields = list(load_classifier().names)
         shares = predict_fields(graded.questions)
         rates, band = _compute_field_rates(graded, shares, used, seed)
-        counts = np.round(shares[used].sum(axis=0)).astype(np.int64)
-        return Design(
-            idf, words, scale, columns, fields, "fields", shares, nothing, rates, counts, band
-        )
+        return Design(idf, words, scale, columns, fields, "fields", shares, nothing, rates, band)
 
-    def expected(part: Flags) -> tuple[Floats, Floats, Whole, Floats, Floats]:
-        rates, counts = _compute_shrunken_rates(
-            graded.correct, number, len(names), part, weights=graded.weights
-        )
-        _, centroids = _compute_centroids(words, graded.subjects, part)
-        present = [at for at, name in enumerate(names) if counts[at]]
+    def expected(part: Flags) -> tuple[Floats, Floats, Floats]:
+        rates = _compute_shrunken_rates(graded, number, len(names), part)
+        present, centroids = _compute_centroids(words, number, part)
         shares = np.zeros((len(graded), len(names)))
         shares[:, present] = _compute_band_shares(words, centroids)
-        return shares @ logits(rates), rates, counts, centroids, shares
+        return shares @ logits(rates), shares, rates
 
-    band, rates, counts, centroids, shares = expected(used)
+    band, shares, rates = expected(used)
     for held, others in _list_inner_folds(graded, used, seed):
-        inner_band, *_, inner_shares = expected(others)
+        inner_band, inner_shares, _ = expected(others)
         band[held], shares[held] = inner_band[held], inner_shares[held]
-    present = [name for at, name in enumerate(names) if counts[at]]
-    kept = counts > 0
-    return Design(
-        idf,
-        words,
-        scale,
-        columns,
-        present,
-        "words",
-        shares[:, kept],
-        centroids,
-        rates[kept],
-        counts[kept],
-        band,
-    )
+    present, centroids = _compute_centroids(words, number, used)
+    kept = [names[at] for at in present]
+    shares, rates = shares[:, present], rates[present]
+    return Design(idf, words, scale, columns, kept, "words", shares, centroids, rates, band)
 
 
 def _has_fields(names: Sequence[str]) -> bool:
@@ -121,8 +97,7 @@ def _compute_field_rates(
     """Compute the rates of the fields, and the expected logit of each question."""
 
     def rates_of(part: Flags) -> Floats:
-        heavy = None if graded.weights is None else graded.weights[part]
-        return compute_soft_rates(graded.correct[part], shares[part], heavy)[0]
+        return compute_soft_rates(graded.correct[part], shares[part], graded.label_weights[part])[0]
 
     rates = rates_of(used)
     band = shares @ logits(rates)
@@ -176,7 +151,6 @@ STRENGTHS = (0.03, 0.1, 0.3, 1.0)
 LEAST = 100
 """Number of answers needed to fit more than the rate, a tenth of them of either outcome."""
 
-
 DENSE_SCALE = 0.3
 """Standard deviation to which dense columns are scaled, so that the penalty treats light features
 and words alike."""
@@ -222,15 +196,13 @@ def fit_scale(dense: Floats, used: Flags) -> Scale:
 
 def has_enough(right: Flags | Floats, weights: Floats | None = None) -> bool:
     """Check whether there are enough answers, by their weights, to fit more than a rate."""
-    if weights is not None:
-        total, ones = float(weights.sum()), float((weights * right).sum())
-        return total >= LEAST and min(ones, total - ones) >= LEAST / 10
-    share = float(right.mean()) if len(right) else 0.0
-    return len(right) >= LEAST and min(share, 1 - share) * len(right) >= LEAST / 10
+    total = float(len(right) if weights is None else weights.sum())
+    ones = float(right.sum() if weights is None else (weights * right).sum())
+    return total >= LEAST and min(ones, total - ones) >= LEAST / 10
 
 
 def cross_predict(
-    columns: Any, right: Flags, strength: float | None, folds: Whole, weights: Floats | None
+    columns: Any, right: Flags, strength: float | None, folds: Whole, weights: Floats
 ) -> Floats:
     """Predict each answer by a regression that was fitted on the other folds."""
     import numpy as np
@@ -238,14 +210,13 @@ def cross_predict(
     p = np.empty(len(right))
     for fold in range(int(folds.max()) + 1):
         held = folds == fold
-        inside = None if weights is None else weights[~held]
-        linear = fit_linear(columns[~held], right[~held], strength, inside)
+        linear = fit_linear(columns[~held], right[~held], strength, weights[~held])
         p[held] = linear.probability(columns[held])
     return p
 
 
 def choose_strength(
-    columns: Any, right: Flags, groups: Any, seed: int = 0, weights: Floats | None = None
+    columns: Any, right: Flags, groups: Any, seed: int, weights: Floats
 ) -> float | None:
     """Choose the strength with the lowest log loss over three folds; None if data is too scarce."""
     import numpy as np
@@ -253,14 +224,9 @@ def choose_strength(
 
     if not has_enough(right, weights):
         return None
-    if weights is not None:  # answers without a label have no fold
-        known = weights > 0
-        columns, right, groups, weights = (
-            columns[known],
-            right[known],
-            groups[known],
-            weights[known],
-        )
+    known = weights > 0  # answers without a label have no fold
+    columns, right = columns[known], right[known]
+    groups, weights = groups[known], weights[known]
     different = int(groups.max()) + 1
     fold = (np.random.default_rng(seed).permutation(different) % 3)[groups]
     losses = []
@@ -281,11 +247,11 @@ def fit_linear(
     import numpy as np
     from sklearn.linear_model import LogisticRegression
 
-    if weights is not None:
-        known = weights > 0
-        columns, right, weights = columns[known], right[known], weights[known]
-    count = len(right) if weights is None else float(weights.sum())
-    ones = int(right.sum()) if weights is None else float((weights * right).sum())
+    if weights is None:
+        weights = np.ones(len(right))
+    known = weights > 0
+    columns, right, weights = columns[known], right[known], weights[known]
+    count, ones = float(weights.sum()), float((weights * right).sum())
     if c is None or bool(right.all()) or not bool(right.any()):
         p = (ones + 1) / (count + 2)
         return Linear(float(np.log(p / (1 - p))), np.zeros(columns.shape[1]), None)
@@ -306,51 +272,35 @@ def number_bands(subjects: Sequence[str]) -> tuple[list[str], Whole]:
     return names, np.fromiter((index[s] for s in subjects), np.int64, len(subjects))
 
 
-def _compute_shrunken_rates(
-    correct: Flags | Floats,
-    band: Whole,
-    bands: int,
-    used: Flags,
-    m: float = PRIOR_WEIGHT,
-    weights: Floats | None = None,
-) -> tuple[Floats, Whole]:
-    """Compute (s + m*p0) / (n + m) for each band and arm, and the questions of each band."""
+def _compute_shrunken_rates(graded: Graded, band: Whole, bands: int, used: Flags) -> Floats:
+    """Compute (s + m*p0) / (n + m) for each band and arm."""
     import numpy as np
 
-    inside = np.asarray(correct, dtype=np.float64)[used]
-    at = band[used]
-    n = np.bincount(at, minlength=bands)
-    right = np.zeros((bands, inside.shape[1]))
-    if weights is None:
-        np.add.at(right, at, inside)
-        return (right + m * compute_smoothed_rate(inside)) / (n[:, None] + m), n.astype(np.int64)
-    heavy = np.asarray(weights, dtype=np.float64)[used]
-    total = np.zeros_like(right)
+    inside, heavy, at = graded.correct[used], graded.label_weights[used], band[used]
+    right, total = np.zeros((2, bands, inside.shape[1]))
     np.add.at(right, at, inside * heavy)
     np.add.at(total, at, heavy)
-    return (right + m * compute_smoothed_rate(inside, heavy)) / (total + m), n.astype(np.int64)
+    overall = compute_smoothed_rate(inside, heavy)
+    return np.asarray((right + PRIOR_WEIGHT * overall) / (total + PRIOR_WEIGHT))
 
 
 def compute_soft_rates(
-    correct: Flags | Floats, shares: Floats, weights: Floats | None = None, m: float = PRIOR_WEIGHT
+    correct: Flags | Floats, shares: Floats, heavy: Floats
 ) -> tuple[Floats, Floats]:
     """Compute the shrunken rates of bands of which each question has a share.
 
     Args:
         correct: Whether each answer was right, shape (questions, arms).
         shares: Probability of each band, shape (questions, bands).
-        weights: Weight of each answer, same shape as ``correct``; None is 1 for all.
-        m: Weight of the share over all bands, in answers.
+        heavy: Weight of each answer, same shape as ``correct``.
 
     Returns:
         Rates (bands, arms), and the smoothed rate over all bands (arms,).
     """
     import numpy as np
 
-    right = np.asarray(correct, dtype=np.float64)
-    heavy = np.ones_like(right) if weights is None else weights
-    overall = np.asarray(compute_smoothed_rate(right, heavy))
-    return (shares.T @ (heavy * right) + m * overall) / (shares.T @ heavy + m), overall
+    m, overall = PRIOR_WEIGHT, np.asarray(compute_smoothed_rate(correct, heavy))
+    return (shares.T @ (heavy * correct) + m * overall) / (shares.T @ heavy + m), overall
 
 
 def expect_rates(shares: Floats, rates: Floats, overall: Floats) -> Floats:
@@ -370,11 +320,9 @@ def logits(p: Floats, least: float = 1e-4) -> Floats:
     return np.asarray(np.log(inside / (1 - inside)))
 
 
-def compute_smoothed_rate(correct: Flags | Floats, weights: Floats | None = None) -> Any:
-    """Compute (s + 1) / (n + 2) for each arm; with weights s and n are sums of them."""
-    if weights is not None:
-        return ((correct * weights).sum(axis=0) + 1) / (weights.sum(axis=0) + 2)
-    return (correct.sum(axis=0) + 1) / (correct.shape[0] + 2)
+def compute_smoothed_rate(correct: Flags | Floats, weights: Floats) -> Any:
+    """Compute (s + 1) / (n + 2) for each arm, of which s and n are sums of weights."""
+    return ((correct * weights).sum(axis=0) + 1) / (weights.sum(axis=0) + 2)
 
 
 CENTROID_WORDS = 80
@@ -440,27 +388,24 @@ def compute_tf_idf(counts: Any, idf: Floats) -> Any:
     )
 
 
-def _compute_centroids(words: Any, subjects: Sequence[str], used: Flags) -> tuple[list[str], Any]:
-    """Compute the names of the bands and their centroids (bands, buckets), each of length 1.
+def _compute_centroids(words: Any, band: Whole, used: Flags) -> tuple[Whole, Floats]:
+    """Compute the numbers of the bands used and their centroids (bands, buckets), of length 1.
 
     A centroid keeps its ``CENTROID_WORDS`` heaviest buckets.
     """
     import numpy as np
     from scipy import sparse
 
-    names = sorted({s for s, u in zip(subjects, used.tolist(), strict=True) if u})
-    index = {name: at for at, name in enumerate(names)}
-    rows = [at for at, held in enumerate(used.tolist()) if held]
+    present, at = np.unique(band[used], return_inverse=True)
     member = sparse.csr_matrix(
-        (np.ones(len(rows)), ([index[subjects[at]] for at in rows], range(len(rows)))),
-        shape=(len(names), len(rows)),
+        (np.ones(len(at)), (at, range(len(at)))), shape=(len(present), len(at))
     )
-    dense = np.asarray((member @ words[rows]).todense())
-    if dense.shape[1] > CENTROID_WORDS and len(names):
+    dense = np.asarray((member @ words[np.flatnonzero(used)]).todense())
+    if dense.shape[1] > CENTROID_WORDS and len(present):
         cut = np.partition(dense, -CENTROID_WORDS, axis=1)[:, -CENTROID_WORDS][:, None]
         dense = np.where(dense >= cut, dense, 0.0)
     length = np.sqrt((dense**2).sum(axis=1, keepdims=True))
-    return names, np.divide(dense, length, out=np.zeros_like(dense), where=length > 0)
+    return present, np.divide(dense, length, out=np.zeros_like(dense), where=length > 0)
 
 
 def _compute_band_shares(words: Any, centroids: Floats) -> Floats:

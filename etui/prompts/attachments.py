@@ -19,13 +19,9 @@ from etui.errors import UsageError
 from etui.text import find_nearest, format_suggestion, sanitize, unify_line_ends
 
 _MENTION = re.compile(r'(?<![^\s(\[{])@(?:"([^"\n]+)"|([^\s"\'`@]+))')
-
 _FENCE = re.compile(r"^[ ]{0,3}(`{3,}|~{3,}).*$", re.MULTILINE)
-
 _SPAN = re.compile(r"`[^`\n]+`")
-
 _DECORATED = re.compile(r"[ \t]*(?:#[^\n]*)?\n\s*(?:@|(?:async[ \t]+)?def\b|class\b)")
-
 _TRAILING = ".,;:!?)]}>…"
 
 

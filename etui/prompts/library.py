@@ -13,7 +13,6 @@ from etui.errors import InvalidFile, Problem, UsageError
 from etui.text import did_you_mean
 
 MOST_PATHS = 50
-
 _MOST_SEEN = 5_000
 
 
@@ -50,7 +49,6 @@ def complete_path(fragment: str, folder: Path | None = None) -> tuple[str, ...]:
 
 
 _VARIABLE = re.compile(r"\{\{[ \t]*([A-Za-z_][A-Za-z0-9_]*)[ \t]*\}\}")
-
 _BRACES = re.compile(r"\{\{(.*?)\}\}", re.DOTALL)
 
 

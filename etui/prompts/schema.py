@@ -9,7 +9,6 @@ from pydantic import Field, StringConstraints
 from etui.yaml.load import Strict
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_-]*$"
-
 PromptName = Annotated[str, StringConstraints(pattern=NAME_PATTERN, max_length=60)]
 
 

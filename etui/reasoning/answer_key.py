@@ -24,7 +24,6 @@ _MONTHS = (
     *("january", "february", "march", "april", "may", "june", "july", "august", "september"),
     *("october", "november", "december"),
 )
-
 _GERMAN_MONTHS = (
     *("januar", "februar", "märz", "april", "mai", "juni", "juli", "august", "september"),
     *("oktober", "november", "dezember"),
@@ -38,11 +37,9 @@ _NUMBERS = {
 }
 
 _MONTH = "|".join(sorted(_NUMBERS, key=len, reverse=True))
-
 _YEAR = (
     r"(?P<year>[12]\d{3}|\d{1,4}(?=\s*(?:BCE?|AD|CE|v\. ?Chr)))(?P<era>\s*(?:BCE?|v\. ?Chr\.?))?"
 )
-
 _DAY = r"(?P<day>\d{1,2})(?:st|nd|rd|th|\.)?"
 
 _PATTERNS = tuple(
@@ -77,7 +74,6 @@ _ASKS_FOR_DATE = re.compile(
 )
 
 _ASKS_FOR_YEAR = re.compile(r"\b(?:what|which|welche[mnrs]?)\s+(?:year|jahr)\b", re.I)
-
 _ASKS_FOR_TIME = re.compile(r"\bwhat time\b|\bum wie ?viel uhr\b|\bwie spät\b", re.I)
 
 
@@ -178,7 +174,6 @@ _YES_NO = re.compile(
 _YES = (
     r"yes|yeah|yep|true|correct|right|indeed|absolutely|certainly|definitely|ja|richtig|stimmt|wahr"
 )
-
 _NO = r"no|nope|false|incorrect|wrong|untrue|nein|falsch"
 
 _VERDICT = re.compile(
@@ -211,18 +206,14 @@ sir
 """
 
 _EMPTY = frozenset(_EMPTY_WORDS.split())
-
 _SENTENCE_END = re.compile(r"(?<!\b[A-Z])(?<!\bDr)(?<!\bMr)(?<!\bSt)(?<!\bMrs)[.!?](?=\s|$)|\n")
-
 _MOST_WORDS = 6
 
 _LONGEST = 500
 """Characters of an answer that are read: a longer first sentence is no short answer."""
 
 _INSTEAD = re.compile(r"^.*?\b(?:not|nicht)\b[^,;.]*?,?\s+\b(?:but|sondern)\b\s+", re.I)
-
 _PASSIVE = re.compile(r"\b(?:was|were|is|are)\s+(?:first\s+)?\w+\s+by\b", re.I)
-
 _CENTURY = re.compile(r"(?<=\w)\s+in (?:the )?(?:\d{4}|\d{1,2}(?:st|nd|rd|th) century)\b", re.I)
 
 _EITHER = re.compile(

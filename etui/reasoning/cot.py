@@ -20,7 +20,6 @@ from etui.units import count_text, energy_text, percent_text
 CHUNK_TOKENS = 48
 """Thinking tokens between two decisions, unless the arm sets a number."""
 
-
 _GAINS = 2
 """Number of past gains in confidence that predict the next one: a single one is mostly noise."""
 

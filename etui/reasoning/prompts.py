@@ -31,7 +31,6 @@ _INSTRUCTIONS: dict[ThinkingStyle, str] = {
 }
 
 _LETTER_INSTRUCTION = "Answer with the letter of the right option alone."
-
 _HAND_OVER_PLAIN = f"\n\nThat is enough thinking; here is the result.\n{ANSWER_MARKER}"
 _HAND_OVER_ENDED = f"\n\n{ANSWER_MARKER}"
 _HAND_OVER_NATIVE = "\n\nThe budget for thinking is used up, so I answer with what I have now.\n"

@@ -17,10 +17,7 @@ from fractions import Fraction
 from functools import cache
 
 _SPACES = "\u00a0\u202f\u2009"
-
-
 _DIGITS = rf"\d{{1,3}}(?:[{_SPACES} '’_]\d{{3}})+(?!\d)|\d+(?:,\d+)*(?:\.\d+)*|\.\d+"
-
 
 NUMBER = re.compile(
     rf"(?<![\w.])[-+−–]?[$€£]?\s?(?:\d+\s?/\s?\d+|"
@@ -28,10 +25,8 @@ NUMBER = re.compile(
 )
 """A number in running text: sign, currency, digits with separators, fraction, exponent, percent."""
 
-
 _LARGEST_EXPONENT = 99
 """Limit for numbers: longer runs of digits are noise, and writing them out takes memory."""
-
 
 _GROUPS = re.compile(r"\d{1,3}([.,])\d{3}(?:\1\d{3})*")
 
@@ -82,11 +77,8 @@ def _point_decimal(digits: str) -> str:
 
 
 _LAST = re.compile(r"(-?[$0-9.,]{2,})|(-?[0-9]+)")
-
 _STATED = re.compile(r"#### (\-?[0-9\.\,]+)")
-
 _IGNORED = tuple(re.compile(pattern) for pattern in (",", r"\$", r"(?s).*#### ", r"\.$"))
-
 _DIGIT = re.compile(r"[0-9]")
 
 _VALUE = re.compile(r"-?[$0-9.,]*[0-9](?:[eE][-+]?[0-9]{1,3}(?![0-9]))?")
@@ -136,17 +128,12 @@ def last_number_value(text: str) -> str | None:
 
 
 _GROUP = r"\{([^{}]*)\}"
-
 _FRACTION = re.compile(rf"\\[dt]?frac\s*(?:{_GROUP}\s*{_GROUP}|(\d)\s*(\d))")
-
 _ROOT = re.compile(rf"\\sqrt\s*(?:{_GROUP}|(\d+))")
-
 _WRAPPER = re.compile(
     rf"\\(?:text|textbf|mathrm|mathbf|mathit|operatorname|rm|bf|displaystyle)\s*{_GROUP}"
 )
-
 _BARE_WRAPPER = re.compile(r"\\(?:text|mathrm|mathbf|displaystyle|left|right|limits)\b")
-
 _POWER = re.compile(rf"\^\s*{_GROUP}")
 
 _SYMBOLS = {
@@ -159,15 +146,10 @@ _SYMBOLS = {
 }  # fmt: skip
 
 _FORMULA = re.compile(r"\$([^$\n]{1,300}?)\$(?!\s?\d)")
-
 _LONE_DOLLAR = re.compile(r"(?<!\\)\$(?!\s?[\d.]|\b)")
-
 _COMMAND = re.compile(r"\\[A-Za-z]+|\\.|~", re.DOTALL)
-
 _LARGEST_TEXT = 20_000
-
 _DEEPEST = 20
-
 
 _OPERATORS: dict[type[ast.AST], Callable[[Fraction, Fraction], Fraction]] = {
     ast.Add: operator.add,
@@ -177,9 +159,7 @@ _OPERATORS: dict[type[ast.AST], Callable[[Fraction, Fraction], Fraction]] = {
 }
 
 _LARGEST_POWER = 64
-
 _LARGEST_BITS = 512
-
 _EXPRESSION = re.compile(r"[\d\s+\-−–*/×÷·^().,√π]+")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -18,11 +18,11 @@ _ARGUMENTS = ("arguments", "parameters")
 _VALUES = "{[-0123456789tfn"
 """What a value that is no text begins with."""
 
-
 _KEYS = ("name", "type", "id", *_ARGUMENTS)
 
 
-State = Literal["open", "key", "colon", "value", "text", "nested", "scalar", "next", "done", "bad"]
+class _NoCallError(Exception):
+    """What was read is no call."""
 
 
 class CallScanner:
@@ -37,156 +37,129 @@ class CallScanner:
         name: Name of the tool; None until its text has ended.
         raw: All characters so far.
         foreign: Whether it has a key that calls do not have.
+        rest: Arguments that are passed on at their end only, as far as they have come.
     """
 
     def __init__(self) -> None:
-        self.state: State = "open"
+        self.state: Literal["open", "inside", "done", "bad"] = "open"
         self.name: str | None = None
         self.raw = ""
         self.foreign = False
-        self._key = ""
-        self._value = ""
-        self._depth = 0
-        self._quoted = False
-        self._escaped = False
+        self.rest = ""
         self._kept = ""  # arguments before the name is known
-        self._streaming = False  # whether the value is passed on as it comes
         self._seen: set[str] = set()
+        self._reading = self._read_object()
+        next(self._reading)
 
     @property
     def started(self) -> bool:
         """Whether the arguments of a named tool have begun, so that it is a call for certain."""
         return self.name is not None and bool(self._seen.intersection(_ARGUMENTS))
 
-    def rest(self) -> str:
-        """Return the arguments that were kept until they would have ended."""
-        cut = self.state in ("scalar", "text") and self._key in _ARGUMENTS
-        return self._value if cut and not "null".startswith(self._value) else ""
-
     def feed(self, char: str) -> str:
         """Take the next character and return the arguments that it adds."""
         self.raw += char
-        match self.state:
-            case "open":
-                self._expect(char, {"{": "key"})
-            case "key":
-                self._take_key(char)
-            case "colon":
-                self._expect(char, {":": "value"})
-            case "value":
-                return self._begin_value(char)
-            case "text":
-                return self._take_text(char)
-            case "nested":
-                return self._take_nested(char)
-            case "scalar":
-                return self._take_scalar(char)
-            case "next":
-                self._expect(char, {",": "key", "}": "done"})
-            case _:
-                raise ValueError("the call has ended")
-        return ""
-
-    def _expect(self, char: str, following: dict[str, State]) -> None:
-        if char not in _SPACE:
-            self.state = following.get(char, "bad")
-
-    def _take_key(self, char: str) -> None:
-        if not self._quoted:
-            if char == '"':
-                self._quoted, self._value = True, char
-            elif char == "}" and not self._seen:
-                self.state = "done"
-            elif char not in _SPACE:
-                self.state = "bad"
-            return
-        self._value += char
-        if self._end_of_text(char):
-            key = _read_text(self._value)
-            if key is None or key in self._seen:
-                self.state = "bad"
-                return
-            self._key = key
-            self.foreign = self.foreign or key not in _KEYS
-            self.state = "colon"
-
-    def _end_of_text(self, char: str) -> bool:
-        """Follow the escapes of a quoted text; return whether this character ends it."""
-        if self._escaped:
-            self._escaped = False
-        elif char == "\\":
-            self._escaped = True
-        elif char == '"':
-            self._quoted = False
-            return True
-        return False
-
-    def _begin_value(self, char: str) -> str:
-        if char in _SPACE:
-            return ""
-        named = self._key == "name"
-        if char != '"' and (named or char not in _VALUES):
-            self.state = "bad"
-            return ""
-        self._seen.add(self._key)
-        self._value = char
-        if char == '"':
-            self._quoted = True
-            self.state = "text"
-        elif char in "{[":
-            self._depth = 1
-            self.state = "nested"
-            return self._pass(char)
+        try:
+            added = self._reading.send(char)
+        except StopIteration as end:
+            self.state, added = "done", end.value
+        except _NoCallError:
+            self.state, added = "bad", ""
         else:
-            self.state = "scalar"
-        return ""
-
-    def _take_text(self, char: str) -> str:
-        self._value += char
-        if not self._end_of_text(char):
-            return ""
-        self.state = "next"
-        text = _read_text(self._value)
-        if not text and self._key == "name":
-            self.state = "bad"
-        elif text is None:  # it has an escape that JSON does not know
-            return self._pass(self._value)
-        elif self._key == "name":
-            self.name = text
-            kept, self._kept = self._kept, ""
-            return kept
-        elif self._key in _ARGUMENTS:  # JSON in a text
-            return self._pass(text)
-        return ""
-
-    def _take_nested(self, char: str) -> str:
-        if self._quoted:
-            self._end_of_text(char)
-        elif char == '"':
-            self._quoted = True
-        elif char == "<":  # a tag, since it is no JSON outside of a text
-            self.state = "bad"
-            return ""
-        elif char in "{[":
-            self._depth += 1
-        elif char in "}]":
-            self._depth -= 1
-            if self._depth == 0:
-                self.state = "next"
-        return self._pass(char)
-
-    def _take_scalar(self, char: str) -> str:
-        if char not in ",}" and char not in _SPACE:
-            self._value += char
-            return ""
-        self.state = "next"
-        arguments = "" if self._value == "null" else self._value
-        added = self._pass(arguments) if self._key in _ARGUMENTS else ""
-        self._expect(char, {",": "key", "}": "done"})
+            self.state = "inside" if self.raw.strip(_SPACE) else "open"
         return added
 
-    def _pass(self, text: str) -> str:
-        if self._key not in _ARGUMENTS:
+    # Each part below takes characters, and yields the arguments that the last one added.
+
+    def _read_object(self) -> Generator[str, str, str]:
+        if (yield from self._skip_space("")) != "{":
+            raise _NoCallError
+        added, end = "", ","
+        while end == ",":
+            char = yield from self._skip_space(added)
+            if char == "}" and not self._seen:
+                return ""
+            key = _read_text((yield from self._read_quoted(""))) if char == '"' else None
+            if key is None or key in self._seen:
+                raise _NoCallError
+            self.foreign = self.foreign or key not in _KEYS
+            if (yield from self._skip_space("")) != ":":
+                raise _NoCallError
+            added, end = yield from self._read_value(key)
+        if end != "}":
+            raise _NoCallError
+        return added
+
+    def _skip_space(self, added: str) -> Generator[str, str, str]:
+        char = yield added
+        while char in _SPACE:
+            char = yield ""
+        return char
+
+    def _read_quoted(self, key: str) -> Generator[str, str, str]:
+        """Read a text of JSON behind its opening quote; return it with its quotes."""
+        text, escaped = '"', False
+        while True:
+            self.rest = text if key in _ARGUMENTS else ""
+            char = yield ""
+            text += char
+            if char == '"' and not escaped:
+                self.rest = ""
+                return text
+            escaped = char == "\\" and not escaped
+
+    def _read_value(self, key: str) -> Generator[str, str, tuple[str, str]]:
+        """Read a value; return what its last character adds, and the character behind it."""
+        char = yield from self._skip_space("")
+        if char != '"' and (key == "name" or char not in _VALUES):
+            raise _NoCallError
+        self._seen.add(key)
+        if char == '"':
+            added = self._take_text(key, (yield from self._read_quoted(key)))
+        elif char in "{[":
+            added = yield from self._read_nested(key, char)
+        else:
+            return (yield from self._read_scalar(key, char))
+        return "", (yield from self._skip_space(added))
+
+    def _take_text(self, key: str, quoted: str) -> str:
+        text = _read_text(quoted)
+        if key != "name":  # JSON in a text, or an escape that JSON does not know
+            return self._pass(key, quoted if text is None else text)
+        if not text:
+            raise _NoCallError
+        self.name = text
+        kept, self._kept = self._kept, ""
+        return kept
+
+    def _read_nested(self, key: str, char: str) -> Generator[str, str, str]:
+        depth, quoted, escaped = 1, False, False
+        while True:
+            char = yield self._pass(key, char)
+            if quoted:
+                quoted = escaped or char != '"'
+                escaped = char == "\\" and not escaped
+            elif char == "<":  # a tag, since it is no JSON outside of a text
+                raise _NoCallError
+            else:
+                quoted = char == '"'
+                depth += (char in "{[") - (char in "}]")
+                if depth == 0:
+                    return self._pass(key, char)
+
+    def _read_scalar(self, key: str, value: str) -> Generator[str, str, tuple[str, str]]:
+        while True:
+            self.rest = value if key in _ARGUMENTS and not "null".startswith(value) else ""
+            char = yield ""
+            if char in ",}" or char in _SPACE:
+                break
+            value += char
+        self.rest = ""
+        added = self._pass(key, "" if value == "null" else value)
+        return (added, char) if char in ",}" else ("", (yield from self._skip_space(added)))
+
+    def _pass(self, key: str, text: str) -> str:
+        if key not in _ARGUMENTS:
             return ""
         if self.name is None:
             self._kept += text
@@ -203,13 +176,9 @@ def _read_text(quoted: str) -> str | None:
 
 
 _SPACE = " \t\r\n"
-
 _OPENING = {"hermes": "<tool_call>", "llama": "<|python_tag|>", "mistral": "[TOOL_CALLS]"}
-
 _CLOSING = "</tool_call>"
-
 _BARE = ("hermes", "llama")  # an answer can begin with a call that has no tag
-
 _ID_CHARACTERS = 9  # templates of Mistral refuse ids of another length
 
 
@@ -275,7 +244,12 @@ class ToolCallParser:
         """Take decoded text and return the parts that are certain."""
         parts: list[Part] = []
         for char in text:
-            self._take(char, parts)
+            if self._mode == "call":
+                self._take_call(char, parts)
+            elif self._mode == "after":
+                self._take_tail(char, parts)
+            else:
+                self._take_text(char, parts)
         return _join(parts)
 
     def finish(self) -> list[Part]:
@@ -305,14 +279,6 @@ class ToolCallParser:
             ],
             ensure_ascii=False,
         )
-
-    def _take(self, char: str, parts: list[Part]) -> None:
-        if self._mode == "call":
-            self._take_call(char, parts)
-        elif self._mode == "after":
-            self._take_tail(char, parts)
-        else:
-            self._take_text(char, parts)
 
     def _take_text(self, char: str, parts: list[Part]) -> None:
         self._held += char
@@ -404,18 +370,15 @@ class ToolCallParser:
         if not self._named:
             self._end_call(parts)
             return
-        self._fill_arguments(parts)
-        self._drop_extra()
+        self._complete_call(parts)
         self._mode = "text" if self._format == "llama" or self._bare else "after"
         self._tail = self._held = ""
 
-    def _fill_arguments(self, parts: list[Part]) -> None:
-        """Give a call without arguments an empty object."""
+    def _complete_call(self, parts: list[Part]) -> None:
+        """Give a call without arguments an empty object, and leave out what is too many."""
         if not self._calls[-1].arguments:
             self._calls[-1].arguments = "{}"
             self._emit("", "{}", parts)
-
-    def _drop_extra(self) -> None:
         del self._calls[self._most :]
 
     def _end_call(self, parts: list[Part]) -> None:
@@ -423,9 +386,8 @@ class ToolCallParser:
         if not self._named:
             self._fall_back(self._scanner.raw, parts)
             return
-        self._drop_extra()
-        self._add(self._scanner.rest(), parts)
-        self._fill_arguments(parts)
+        self._add(self._scanner.rest, parts)
+        self._complete_call(parts)
         broken = self._scanner.state == "bad"
         self._mode, self._held = "after", ""
         self._tail = self._scanner.raw[-1] if broken else ""
@@ -489,19 +451,24 @@ def separate_calls(events: Iterable[Event], output: Output) -> Iterator[Event]:
     An ``Answer`` event keeps its tokens, and has the text that belongs to no call.
     """
     parser = create_parser(output)
-    texts: list[str] = []
+    shown = ""
     at_ns = 0
     for event in events:
+        tokens, parts = 0, list[Part]()
         if isinstance(event, Answer):
-            at_ns = event.t_ns
-            yield from _build(parser.push(event.text), at_ns, event.tokens, texts)
+            at_ns, tokens, parts = event.t_ns, event.tokens, parser.push(event.text)
         elif isinstance(event, Finished):
-            yield from _build(parser.finish(), at_ns, 0, texts)
-            calls = parser.document()
-            if calls:
-                event = replace(event, answer="".join(texts).strip(), tool_calls=calls)
-            yield event
-        else:
+            parts = parser.finish()
+        text = "".join(part for part in parts if isinstance(part, str))
+        shown += text
+        if text or tokens:
+            yield Answer(at_ns, text, tokens)
+        for part in parts:
+            if not isinstance(part, str):
+                yield ToolCall(at_ns, part.index, part.call_id, part.name, part.arguments)
+        if isinstance(event, Finished) and (calls := parser.document()):
+            yield replace(event, answer=shown.strip(), tool_calls=calls)
+        elif not isinstance(event, Answer):
             yield event
 
 
@@ -517,13 +484,3 @@ def read_calls(text: str, output: Output) -> tuple[str, str]:
 def create_parser(output: Output) -> ToolCallParser:
     """Create the parser of an answer."""
     return ToolCallParser(output.tool_format, output.tool_names, most=output.most_calls)
-
-
-def _build(parts: list[Part], at_ns: int, tokens: int, texts: list[str]) -> Iterator[Event]:
-    shown = "".join(part for part in parts if isinstance(part, str))
-    if shown or tokens:
-        texts.append(shown)
-        yield Answer(at_ns, shown, tokens)
-    for part in parts:
-        if not isinstance(part, str):
-            yield ToolCall(at_ns, part.index, part.call_id, part.name, part.arguments)

@@ -18,7 +18,6 @@ from etui.yaml.messages import Loc
 _TABLE_SIGNALS = 8
 """Most signals of a condition whose truth table is searched (256 rows)."""
 
-
 Key = tuple[object, ...]
 
 

@@ -133,13 +133,8 @@ class PredictedAccuracy:
 EFFORTS: Final = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
 """Reasoning efforts that a client can ask for, as the OpenAI SDK names them."""
 
-
 WhenSpent = Literal["degrade", "ask", "refuse"]
-
-
 OnContextOverflow = Literal["truncate_thought", "drop_history", "fail"]
-
-
 OnNoAnswer = Literal["ask_constrained", "next_arm", "keep"]
 
 

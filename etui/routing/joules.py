@@ -25,23 +25,18 @@ from etui.units import significant
 PRIOR_TURNS = 5
 """Weight of the prior answer length, in turns, against the turns in the log."""
 
-
 _ANSWER_SHARE, _ANSWER_TOKENS = 0.5, 150.0
 """Prior length of an answer: this share of ``max_tokens``, but at most this many tokens, because a
 high limit is set for the rare long answer."""
 
-
 _THINKING_SHARE = 0.8
 """Prior length of the thinking as a share of ``think_tokens``: small models use most of it."""
-
 
 _VOTE_SHARE = 2 / 3
 """Share of the votes that are drawn before a stop rule other than ``all`` ends them."""
 
-
 _OVERHEAD_TOKENS = 24
 """Tokens of a chat template, if no turn in the log shows its length."""
-
 
 _UNCALIBRATED_SPREAD = 0.5
 """Relative half width of an uncalibrated prediction."""
@@ -183,10 +178,8 @@ def _predict_votes(arm: Arm) -> float:
 LEAST_AUDITS = 5
 """Smallest number of audits whose mean is a prediction."""
 
-
 LEAST_FOR_LINE = 10
 """Smallest number of audits from which the length of the prompt is taken into account."""
-
 
 _Z95 = 1.96
 

@@ -171,7 +171,6 @@ class ParaphraseGroup:
 CASES_ENDING = ".cases.jsonl"
 """End of the name of a cases file, in place of ``.yaml``."""
 
-
 MAX_BYTES = 50_000_000
 """Size of the largest cases file that is read."""
 

@@ -14,13 +14,8 @@ from etui.routing.text_measures import TEXT_LIMIT
 BUCKETS = 2**11
 """Number of buckets that words are hashed into."""
 
-
 WORD = re.compile(r"\w+(?:['’-]\w+)*")
-
-
 DIGIT = re.compile(r"\d")
-
-
 _FIRST_LABEL = re.compile(r"(?:(?<=\s)|^)(?:\(A\)|A\))\s|^[ \t]*A[.:]\s", re.I | re.M)
 
 

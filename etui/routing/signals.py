@@ -69,10 +69,8 @@ class Not:
 
 Condition = Holds | All | AnyOf | Not
 
-
 Truth = Callable[[str], bool]
 """A test: whether the signal of a name holds."""
-
 
 _MOST_REASONS = 3
 """Signals listed in one reason, so that it stays a short line."""
@@ -237,7 +235,6 @@ ALL_REGEX_SECONDS = 0.25
 """Time limit of all patterns of one decision together."""
 
 MATCHES_COUNTED = 10_000
-
 Value = float | str | None
 
 Found = str | Callable[[], str]

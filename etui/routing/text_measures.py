@@ -58,10 +58,8 @@ _SCRIPTS = (
 
 _LETTER = re.compile(r"[^\W\d_]")
 
-
 LANGUAGES = (*_COMMON, *(code for code, _ in _SCRIPTS))
 """Codes (ISO 639-1) that ``detect`` can return."""
-
 
 _SCRIPT_SHARE = 0.2
 """Share of a script among the letters above which it decides; names and symbols stay below."""

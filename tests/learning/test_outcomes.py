@@ -7,13 +7,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from etui.errors import EtuiError, InvalidFile, UsageError
-from etui.learning.outcomes import drop_questions, read_costs, read_outcomes, read_table, read_texts
+from etui.learning.outcomes import drop_questions, read_costs, read_table, read_texts
 from tests.learning import made
 
 
 def test_a_table_is_read_with_its_texts(tmp_path):
     outcomes, data = made.write(tmp_path, 30)
-    graded, sha256 = read_outcomes(outcomes, read_texts(data, "test"))
+    table = read_table(outcomes, read_texts(data, "test"), complete=True)
+    graded, sha256 = table.graded, table.sha256
     assert graded.arms == ("weak", "strong")
     assert len(graded) == len(graded.questions) == 30
     expected = [[weak, strong] for *_, weak, strong in made.rows(30)]
@@ -52,7 +53,7 @@ def test_what_is_wrong_is_told_with_its_line(tmp_path, text, said):
     file = tmp_path / "wrong.csv"
     file.write_text(text, encoding="utf-8")
     with pytest.raises(InvalidFile) as raised:
-        read_outcomes(file, read_texts(data, "test"))
+        read_table(file, read_texts(data, "test"), complete=True)
     assert said in raised.value.what
     assert raised.value.what.startswith(str(file))
     assert raised.value.fix
@@ -65,7 +66,7 @@ def test_any_bytes_give_a_table_or_a_located_error(tmp_path, raw):
         file.write_bytes(body)
         graded, told = None, ""
         try:
-            graded, _ = read_outcomes(file)
+            graded = read_table(file, complete=True).graded
         except InvalidFile as error:
             told = error.what
         assert told.startswith(str(file)) if graded is None else len(graded) > 0
@@ -101,7 +102,7 @@ def test_wrong_costs_are_refused(text, said):
 def test_questions_that_also_stand_in_another_split_are_left_out(tmp_path):
     outcomes, data = made.write(tmp_path, 30)
     texts = read_texts(data, "test")
-    graded, _ = read_outcomes(outcomes, texts)
+    graded = read_table(outcomes, texts, complete=True).graded
     some = [texts["algebra", 0], texts["history", 3]]
     left = drop_questions(graded, some)
     assert len(left) == 28
@@ -111,7 +112,7 @@ def test_questions_that_also_stand_in_another_split_are_left_out(tmp_path):
 
 def test_a_missing_file_is_said(tmp_path):
     with pytest.raises(EtuiError, match="cannot be read"):
-        read_outcomes(tmp_path / "none.csv")
+        read_table(tmp_path / "none.csv")
 
 
 def written(tmp_path, text):
@@ -130,7 +131,7 @@ def test_an_empty_cell_is_an_arm_without_an_answer(tmp_path):
     assert kept.graded.weights is None
     assert kept.graded.correct.tolist() == [[False, True]]
     with pytest.raises(InvalidFile, match="b is '', not 0 or 1"):
-        read_outcomes(file)
+        read_table(file, complete=True)
 
 
 def test_an_arm_without_any_answer_is_refused(tmp_path):

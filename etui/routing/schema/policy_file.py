@@ -154,7 +154,6 @@ Audit = Annotated[
 ]
 """The entry, or ``off``; errors are those of the branch that was written."""
 
-
 VERSION = 1
 """The only version of the policy language so far."""
 

@@ -15,7 +15,6 @@ StopRuleName = Literal["all", "lead", "flip", "adaptive", "unanimous"]
 VoteWeight = Literal["none", "probability"]
 ContextOverflow = Literal["truncate_thought", "drop_history", "fail"]
 Speculate = Literal["off", "lookup", "draft", "mtp", "auto"]
-
 DEFAULT_VOTES = 7
 VOTE_TEMPERATURE = 0.7
 """Default temperature of ``vote``: votes drawn greedily would all be the same."""

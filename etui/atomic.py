@@ -11,7 +11,6 @@ from pathlib import Path
 
 _NEW_FILE, _PRIVATE = 0o666, 0o600
 """Permissions before the umask: the default of ``open``, and owner only."""
-
 _NAME_CHARACTERS = 40
 """Characters of the target's name in the temporary name; file systems limit its length."""
 

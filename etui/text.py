@@ -8,11 +8,8 @@ from itertools import takewhile
 from typing import Literal
 
 _CUTOFF = 0.6
-
 _CLOSE = 0.1
 """A second name is suggested too if its similarity is this close to the first name's."""
-
-
 _MOST_CHARACTERS = 100
 
 
@@ -103,18 +100,11 @@ def local_time(created_at: str) -> str:
 
 
 MOST_TITLE_CHARACTERS = 60
-
-
 _READ_CHARACTERS = 2_000
-
 _FENCE = re.compile(r"^\s*(```|~~~)")
-
 _ATTACHED = re.compile(r"(?:File|Paste) .+:$")
-
 _MARKS = re.compile(r"^(?:[#>*\-–•\s]|\d+[.)]\s)+")
-
 _LABEL = re.compile(r"^(?:the\s+)?(?:chat\s+)?title(?:\s+is)?\s*[:：]\s*", re.IGNORECASE)
-
 _QUOTES = "\"'`*_“”„«»‘’ "
 
 
@@ -167,13 +157,8 @@ def cut_at_word(text: str, most: int) -> str:
 
 SEPARATOR = " · "
 """Separates the parts of a line of facts."""
-
-
 _GAP = "  "
-
 _MARKDOWN_RULES = {"<": "---", ">": "---:"}
-
-
 Row = Sequence[str]
 
 
@@ -256,13 +241,9 @@ def _count_char_cells(char: str) -> int:
 
 
 _CONTROL_PICTURES = 0x2400
-
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
-
 _BIDI_OVERRIDES = (*range(0x202A, 0x202F), *range(0x2066, 0x206A))
-
 _LINE_SEPARATORS = (0x2028, 0x2029)
-
 _SURROGATES = range(0xD800, 0xE000)
 
 

@@ -146,20 +146,12 @@ def _sign_of(sign: str, text: str) -> str:
 
 UNMEASURED = "unmeasured"
 """An energy or a power without any reading."""
-
-
 NOT_ABOVE_IDLE = "not above idle"
 """Net joules of 0 or below."""
-
-
 ESTIMATE = "estimate"
 """The kind of a value without any hardware reading behind it."""
-
-
 ABOUT = "≈"
 """The mark before an estimated number."""
-
-
 JOULES_PER_WATT_HOUR = 3600.0
 
 
@@ -552,10 +544,8 @@ def span_text(seconds: float) -> str:
 
 
 _PREFIXES = ((1e-3, "m"), (1.0, ""), (1e3, "k"), (1e6, "M"), (1e9, "G"), (1e12, "T"))
-
 _MILLI_BELOW = 0.0995
 """Values below a tenth of the unit (rounded to three digits) use the milli-unit."""
-
 KILO_FROM = 9999.5
 """Up to four digits before the point keep the unit, so that 4,321 J and 987 J compare easily."""
 

@@ -45,7 +45,6 @@ def is_loopback(host: str) -> bool:
 
 
 _KEY = re.compile(r"[!-~]+")
-
 BackendKind = Literal["openai", "llama-server", "vllm", "ollama", "etui"]
 
 

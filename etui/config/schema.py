@@ -13,13 +13,10 @@ from etui.yaml.load import Strict, refuse
 
 _LEAST_HZ = 0.001
 """A reading every quarter of an hour; the period of a slower one need not fit into an integer."""
-
 Watts = Annotated[float, Field(ge=0, le=10_000)]
 Threads = Annotated[int, Field(ge=1, le=1024)]
 Wait = Annotated[float, Field(gt=0, le=86_400)]
 Seconds = Annotated[float, Field(ge=1, le=10_000_000)]
-
-
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,126}")
 

@@ -23,25 +23,19 @@ from typing import Literal
 
 LEAST_SECONDS = 1.0
 """The shortest time that is chosen, and that config.yaml accepts."""
-
 FEW_GAPS = 8
 """With fewer gaps than this, the time is T*: their best time would be one of a few accidents."""
-
 RECENT_GAPS = 240
 """Only this many of the last gaps count."""
-
 HALF_LIFE_GAPS = 60
 """A gap counts half as much as one that many gaps later, so that new habits are learned."""
-
 _SPREAD = 0.35
 """Each gap represents others of a similar length: standard deviation of the natural logarithm.
 
 Without it, the time would end exactly at the longest pause of a conversation seen so far, and the
 next slightly longer one would cost both the idling and the load.
 """
-
 _POINTS = tuple(math.exp(_SPREAD * NormalDist().inv_cdf((i + 0.5) / 5)) for i in range(5))
-
 Basis = Literal["gaps", "break_even", "no_extra", "unknown"]
 """Which rule gave a time; see :class:`KeepWarm`."""
 

@@ -11,7 +11,6 @@ from contextlib import suppress
 from etui.energy.types import DividedSource, PowerSource, Reading
 
 Ingest = Callable[[PowerSource, Mapping[str, Reading]], None]
-
 BURST_NS = 1_000_000_000
 BURST_INTERVAL_NS = 5_000_000
 """The first reads are frequent, so that the counters' periods are known from the start."""

@@ -14,7 +14,6 @@ from etui.errors import EtuiError
 
 COVERING = ("psys", "battery", "system")
 """Scopes of the whole machine, the finest first; they are never added to other scopes."""
-
 _CPU_PARTS = ("core", "uncore")
 _ORDER = tuple(Kind)
 

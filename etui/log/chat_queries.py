@@ -16,10 +16,7 @@ from etui.turn.record import TurnRecord
 
 LATEST = "last"
 """The name of the chat that was used last."""
-
-
 _MOST_LISTED = 5
-
 _MOST_TITLES = 2000
 
 

@@ -28,7 +28,6 @@ CURVES_SQL = """
     WHERE (?1 IS NULL OR model = ?1) AND (?2 IS NULL OR model_sha256 IS ?2)
     ORDER BY created_at DESC, id DESC
 """
-
 _COEFFICIENTS = {
     "prefill": {"e0": "e0", "slope": "a", "bend": "a2"},
     "decode": {"e0": "e0", "slope": "b", "bend": "c"},
@@ -202,7 +201,6 @@ _POINTS_SQL = f"""
 # them depends on the text.
 POINTS_SQL = _POINTS_SQL.format(speculation="speculation_method IS NULL")
 """Turns without drafted tokens, which are points of an operating curve."""
-
 SPECULATED_SQL = _POINTS_SQL.format(
     speculation="coalesce(json_extract(settings, '$.speculate'), 'off') <> 'off'"
 )

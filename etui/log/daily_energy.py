@@ -19,14 +19,11 @@ from etui.log.queries import LogReader
 from etui.text import format_utc
 
 _Key = TypeVar("_Key", bound=Hashable)
-
 Period = Literal["day", "week", "month", "year"]
 PERIODS: tuple[Period, ...] = ("day", "week", "month", "year")
 """Calendar periods for which money is summed; a week begins on Monday."""
-
 ENERGY_INDEX = "turns_energy"
 """The index that has every column that is summed here."""
-
 _HAS_HOPS = "hops <> '[]'"
 _HOPPED = f"SELECT id FROM turns INDEXED BY turns_with_hops WHERE {_HAS_HOPS}"
 _DAYS = "json_each(?) AS day CROSS JOIN"

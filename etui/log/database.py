@@ -24,20 +24,16 @@ if TYPE_CHECKING:
 
 BUSY_SECONDS = 5.0
 """How long to wait for another etui that is writing."""
-
 SET_NAME = "etui"
 """Name of the migration set in ``_sqlite_migrations``."""
-
 NAMES = ("m018_grades_and_audits",)
 """Every migration of this version, in order; a released one never changes. The first creates the
 schema of 0.1 (``schema.sql``) under the name of the last step before it: a log that has gone
 through those steps has the same schema."""
-
 _BEFORE_0_1 = re.compile(r"m0(0[1-9]|1[0-7])_\w+")
 _ELSEWHERE = "set ETUI_HOME to another folder"
 _DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR)
 """Codes of damage; a general error means that our own statements do not fit the tables."""
-
 _NOT_UTF_8 = "Could not decode to UTF-8"  # raised by sqlite3 itself, without a code
 _MOST_CHARACTERS = 200
 

@@ -41,12 +41,8 @@ from etui.turn.record import Attribution, HopRecord, TurnRecord
 
 NO_WEIGHTS: Mapping[str, str] = {}
 """Quantisations of no model."""
-
-
 _OLD = "the turn was logged by an earlier version of etui"
-
 _NOT_LOGGED = "the log of turns does not keep it"
-
 _COVERS = "the error of the meter over this turn; another turn would have cost something else"
 
 

@@ -37,7 +37,6 @@ _COLUMNS = {
     Sort.RULE: "rule",
 }
 
-
 _SORT_INDEXES = {
     Sort.TIME: "turns_by_time",
     Sort.JOULES: "turns_by_joules",
@@ -46,8 +45,6 @@ _SORT_INDEXES = {
     Sort.TOKENS: "turns_by_tokens",
 }
 """Sorts with an index of their column alone; the others hold the time of a turn before its id."""
-
-
 _EQUAL = {
     **{name: name for name in ("model", "rule", "status", "policy", "chat_id")},
     "key": "client_key",
@@ -81,7 +78,6 @@ class TurnFilter:
 
 COVERING_INDEX = "turns_history"
 """The index that has every column of filters, sorts and totals, but those of clients."""
-
 CLIENT_INDEX = "turns_by_key"
 """The index of the turns that clients of ``etui serve`` asked for."""
 OF_CLIENTS = "client_key IS NOT NULL"

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
 RECENT_TURNS = 2000
 """Number of the last turns of chats whose gaps are read."""
-
 _LOADS = 10
 
 # A question of `etui ask` ends with its process: only the turns of chats keep a model warm.
@@ -31,13 +30,11 @@ _HOPS_SQL = """
     SELECT id, hops FROM turns INDEXED BY turns_with_hops
     WHERE hops <> '[]' ORDER BY created_at DESC LIMIT ?
 """
-
 _LOADS_SQL = """
     SELECT joules, uncertainty, seconds, kind FROM loads
     WHERE model = ? AND (model_sha256 IS ? OR ? IS NULL) AND joules IS NOT NULL
     ORDER BY created_at DESC, id DESC LIMIT ?
 """
-
 _T_95 = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26)
 """Quantiles of Student's t at 95 %, for 2 to 10 values."""
 

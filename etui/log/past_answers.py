@@ -35,17 +35,10 @@ if TYPE_CHECKING:
 
 PAST_TURNS = 200
 """Number of a model's last turns from which its usual output and prompts are taken."""
-
-
 _SPEED_TURNS = 20
 """Number of turns that a speed is computed from, for each phase."""
-
-
 _LOADS = 10
-
-
 _BYTES_PER_TOKEN = 4
-
 
 _SECONDS_SQL = """
     SELECT tokens_computed, tokens_output, seconds_prefill, seconds_decode,
@@ -56,7 +49,6 @@ _SECONDS_SQL = """
         AND tokens_computed > 0
     ORDER BY created_at DESC, id DESC LIMIT ?
 """
-
 
 _PAST_SQL = """
     SELECT reasoning, status, tokens_prompt, tokens_output, energy_phases_decode, energy_kind,
@@ -70,7 +62,6 @@ _PAST_SQL = """
         AND hops = '[]'
     ORDER BY created_at DESC, id DESC LIMIT ?
 """
-
 
 _LOADS_SQL = """
     SELECT joules, seconds, kind FROM loads

@@ -16,10 +16,8 @@ from etui.log.filters import Clause
 
 DRIFT_TURNS = 20
 """Number of last turns that a curve is compared with."""
-
 LEAST_DRIFT_TURNS = 8
 """With fewer turns, a curve is not judged."""
-
 _CHAIN = " → "
 
 

@@ -38,7 +38,6 @@ from etui.text import find_nearest, format_suggestion
 from etui.turn.record import LoadRecord, TurnRecord, UnloadRecord
 
 __all__ = ["LogReader", "Sort", "Total", "TurnFilter", "TurnSummary", "UnknownId"]
-
 _SNIPPET_CHARS = 200
 _PAGE_ROWS = 500
 _PAGE_TOTAL = "page_total"

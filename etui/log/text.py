@@ -43,20 +43,10 @@ def format_audit(audit: AuditRecord) -> str:
 
 
 _ID_CHARS = 8
-
-
 _LOADS_HEAD = ("TIME", "WHAT", "MODEL", "SIZE", "SECONDS", "ENERGY", "REASON")
-
-
 _HEAD = ("ID", "TIME", "MODEL", "RULE", "TOKENS", "SECONDS", "ENERGY", "PER TOKEN", "QUESTION")
-
-
 _CLIENT = "CLIENT"
-
-
 _TOTALS_HEAD = ("TURNS", "TOKENS", "ENERGY", "ESTIMATED", "PER TOKEN", "UNMEASURED")
-
-
 _MIN_QUESTION_CELLS = 20
 
 

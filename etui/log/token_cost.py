@@ -11,13 +11,10 @@ from etui.units import count_text
 
 TURNS = 20
 """Number of a model's last turns to average."""
-
 LOOKED_AT = 5 * TURNS
 """Number of a model's last turns to choose from."""
-
 BATCHED_SQL = "(coalesce(energy_attribution_method, 'exclusive') <> 'exclusive')"
 """Whether other requests were in the batches of a turn."""
-
 SHARED_SQL = f"(energy_shared OR {BATCHED_SQL})"
 """Whether other programs used the hardware of a turn, or other requests were in its batches."""
 

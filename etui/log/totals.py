@@ -91,10 +91,8 @@ _BEST_FIRST = tuple(Kind)
 _RANKS = " ".join(f"WHEN '{kind}' THEN {rank}" for rank, kind in enumerate(_BEST_FIRST))
 _READ = f"energy_joules IS NOT NULL AND energy_kind IS NOT '{Kind.ESTIMATE}'"
 _ESTIMATED = f"energy_joules IS NOT NULL AND energy_kind IS '{Kind.ESTIMATE}'"
-
 GROUPS = tuple(_GROUPS)
 """Ways to group turns for totals."""
-
 _HOPS_INDEX = "turns_with_hops"
 _HAS_HOPS = "hops <> '[]'"
 

@@ -24,11 +24,7 @@ if TYPE_CHECKING:
 
 MAX_BYTES = 1_000_000
 """Size of the largest file that is read; a policy of 200 rules has about 30,000 bytes."""
-
-
 _MAX_PROBLEMS = 100
-
-
 M = TypeVar("M", bound=BaseModel)
 
 
@@ -217,14 +213,12 @@ _FOUND = {
     "finite_number": "a finite number",
 }
 
-
 _LIMIT = {
     "greater_than": ("greater than", "gt"),
     "greater_than_equal": ("at least", "ge"),
     "less_than": ("less than", "lt"),
     "less_than_equal": ("at most", "le"),
 }
-
 
 _LENGTH = {
     "too_short": ("at least", "min_length", "items"),

@@ -19,16 +19,12 @@ if TYPE_CHECKING:
 
 MAX_DEPTH = 40
 """Limit on nested lists and mappings; the deepest sensible policy has about ten."""
-
 MAX_NODES = 200_000
 """Limit on the number of values in a file, with every alias expanded."""
-
 MAX_NUMBER = 10**18
 """Limit on the magnitude of a number; sums and products of those below it stay finite."""
-
 _TEXT_PER_VALUE = 50
 """Number of characters of text that count as one more value."""
-
 _NULL = re.compile(r"(?:~|null|Null|NULL|)\Z")
 _BOOL = re.compile(r"(?:true|True|TRUE|false|False|FALSE)\Z")
 _INT = re.compile(r"[-+]?[0-9]{1,300}\Z")

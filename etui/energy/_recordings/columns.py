@@ -15,7 +15,6 @@ _DTYPES = {int: "i8", float: "f8", bool: "?"}
 _MOST_MARKS = 1000
 _SAME_NS = 1_000_000
 _MOST_TOGETHER = 8
-
 Row = TypeVar("Row", bound=tuple[Any, ...])
 
 

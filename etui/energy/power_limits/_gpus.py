@@ -69,8 +69,6 @@ _REASONS = {
 """Bits of ``nvmlDeviceGetCurrentClocksEventReasons``: nvmlClocksEventReason* of nvml.h, without
 those of an idle GPU and of the power limit itself."""
 _OTHER_LIMIT = "another limit of the board"
-
-
 SetLimit = Callable[[float], None]
 """Sets the limit of one GPU, in watts, through zeusd; WriteRefused if that fails."""
 

@@ -264,7 +264,6 @@ class NvmlSource(BaseSource):
 
 _MEMBERS = {0: "dVal", 1: "uiVal", 2: "ulVal", 3: "ullVal", 4: "sllVal", 5: "siVal", 6: "usVal"}
 """nvmlValueType_t -> member of the union."""
-
 _NOTHING: tuple[None, int] = (None, 0)
 
 

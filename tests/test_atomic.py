@@ -17,22 +17,20 @@ def folder(tmp_path: Path) -> Path:
     return path
 
 
-def test_text_keeps_its_line_ends(folder: Path) -> None:
+def test_text_keeps_its_line_ends(folder):
     write_text(folder / "a.txt", "one\r\ntwo ±\n")
     assert (folder / "a.txt").read_bytes() == "one\r\ntwo ±\n".encode()
     assert os.listdir(folder) == ["a.txt"]
 
 
-def test_a_file_is_replaced_whole(folder: Path) -> None:
+def test_a_file_is_replaced_whole(folder):
     path = folder / "a.bin"
     write_bytes(path, b"a long content")
     write_bytes(path, b"short", sync=False)
     assert path.read_bytes() == b"short"
 
 
-def test_a_failure_leaves_the_old_file_and_nothing_else(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failure_leaves_the_old_file_and_nothing_else(folder, monkeypatch):
     path = folder / "a.txt"
     path.write_text("old")
 
@@ -46,7 +44,7 @@ def test_a_failure_leaves_the_old_file_and_nothing_else(
     assert os.listdir(folder) == ["a.txt"]
 
 
-def test_an_interruption_leaves_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interruption_leaves_nothing(folder, monkeypatch):
     def interrupted(source: object, target: object) -> None:
         raise KeyboardInterrupt
 
@@ -56,7 +54,7 @@ def test_an_interruption_leaves_nothing(folder: Path, monkeypatch: pytest.Monkey
     assert os.listdir(folder) == []
 
 
-def test_an_error_names_the_file_that_was_asked_for(folder: Path) -> None:
+def test_an_error_names_the_file_that_was_asked_for(folder):
     missing = folder / "no" / "a.txt"
     with pytest.raises(FileNotFoundError) as error:
         write_text(missing, "new")
@@ -64,7 +62,7 @@ def test_an_error_names_the_file_that_was_asked_for(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("mode", [0o600, 0o644, 0o664])
-def test_permissions_are_those_of_a_new_file_or_of_another(folder: Path, mode: int) -> None:
+def test_permissions_are_those_of_a_new_file_or_of_another(folder, mode):
     usual, other = folder / "usual", folder / "other"
     usual.touch()
     other.touch()
@@ -75,20 +73,20 @@ def test_permissions_are_those_of_a_new_file_or_of_another(folder: Path, mode: i
     assert (folder / "like").stat().st_mode == other.stat().st_mode
 
 
-def test_half_a_surrogate_is_refused_unless_it_is_allowed(folder: Path) -> None:
+def test_half_a_surrogate_is_refused_unless_it_is_allowed(folder):
     with pytest.raises(UnicodeEncodeError):
         write_text(folder / "a.txt", "\ud800")
     write_text(folder / "a.txt", "\ud800", errors="replace")
     assert (folder / "a.txt").read_text() == "?"
 
 
-def test_a_name_as_long_as_the_file_system_takes(folder: Path) -> None:
+def test_a_name_as_long_as_the_file_system_takes(folder):
     path = folder / ("é" * 127)
     write_text(path, "text")
     assert path.read_text() == "text"
 
 
-def test_a_pipe_is_written_and_not_replaced(folder: Path) -> None:
+def test_a_pipe_is_written_and_not_replaced(folder):
     pipe = folder / "pipe"
     os.mkfifo(pipe)
     reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)

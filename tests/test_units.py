@@ -23,9 +23,7 @@ def as_joules(number: str, unit: str) -> float:
 
 
 @given(anything, anything, kinds)
-def test_net_joules_are_never_written_below_zero(
-    value: float | None, width: float | None, kind: Kind | None
-) -> None:
+def test_net_joules_are_never_written_below_zero(value, width, kind):
     text = units.net_text(value, width, kind)
     assert "-" not in text
     if value is None or not math.isfinite(value):
@@ -55,30 +53,30 @@ def test_net_joules_are_never_written_below_zero(
         ((1.5, math.inf, None), "1.50 J"),
     ],
 )
-def test_energy_text(args: tuple[float | None, float | None, str | None], text: str) -> None:
+def test_energy_text(args, text):
     assert units.energy_text(*args) == text
 
 
-def test_a_lopsided_energy_has_both_ends() -> None:
+def test_a_lopsided_energy_has_both_ends():
     assert units.energy_range_text(580.4, 371.0, 1415.0) == "580 J, 370-1,400"
     assert units.energy_range_text(0.58, 0.31, 1.4, "estimate") == "≈0.58 J, 0.31-1.4 (estimate)"
     assert units.energy_range_text(8e3, 6e3, 15e3, "counter") == "8.00 kJ, 6.0-15 (counter)"
 
 
-def test_accuracies_have_one_decimal() -> None:
+def test_accuracies_have_one_decimal():
     assert units.accuracy_text(0.6123) == "61.2 %"
     assert units.accuracy_text(None) == "unknown"
     assert units.points_text(0.589, 0.635) == "58.9-63.5"
     assert [units.difference_text(d) for d in (0.0121, -0.004, -0.0001)] == ["+1.2", "-0.4", "0.0"]
 
 
-def test_the_spread_of_an_estimate_is_written_when_asked() -> None:
+def test_the_spread_of_an_estimate_is_written_when_asked():
     assert units.energy_text(12.3, 6.0, "estimate", spread=True) == "≈12 ± 6 J (estimate)"
     assert units.energy_text(12.3, 0.4, "counter", spread=False) == "12.3 J (counter)"
 
 
 @given(joules, widths)
-def test_digits_end_where_the_uncertainty_ends(value: float, width: float) -> None:
+def test_digits_end_where_the_uncertainty_ends(value, width):
     number, _, rest = units.energy_text(value, width, None).partition(" ± ")
     spread, unit = rest.split(" ")
     assert abs(as_joules(spread, unit) - width) <= 0.0501 * width
@@ -89,9 +87,7 @@ def test_digits_end_where_the_uncertainty_ends(value: float, width: float) -> No
 
 
 @given(joules, st.one_of(st.none(), widths), kinds)
-def test_an_estimate_is_always_labelled(
-    value: float, width: float | None, kind: Kind | None
-) -> None:
+def test_an_estimate_is_always_labelled(value, width, kind):
     in_full = (
         units.energy_text(value, width, kind),
         units.energy_text(value, width, kind, spread=True),
@@ -118,17 +114,15 @@ def test_an_estimate_is_always_labelled(
     ],
 )
 def test_a_short_quantity_marks_an_estimate_and_names_no_kind(
-    value: float | None, kind: str | None, joules: str, per_token: str, watts: str
-) -> None:
+    value, kind, joules, per_token, watts
+):
     assert units.short_energy_text(value, kind) == joules
     assert units.short_per_token_text(value, kind) == per_token
     assert units.short_watts_text(value, kind) == watts
 
 
 @given(anything, anything, kinds)
-def test_what_is_not_measured_is_never_a_number(
-    value: float | None, width: float | None, kind: Kind | None
-) -> None:
+def test_what_is_not_measured_is_never_a_number(value, width, kind):
     missing = value is None or not math.isfinite(value)
     assert (units.energy_text(value, width, kind) == "unmeasured") == missing
     assert (units.watts_text(value, kind, width) == "unmeasured") == missing
@@ -137,7 +131,7 @@ def test_what_is_not_measured_is_never_a_number(
 
 
 @given(st.floats(min_value=1e-9, max_value=1e12), st.integers(min_value=1, max_value=6))
-def test_significant_digits(value: float, digits: int) -> None:
+def test_significant_digits(value, digits):
     text = units.significant(value, digits).replace(",", "")
     assert "e" not in text
     assert abs(float(text) - value) <= max(0.51 * 10 ** (1 - digits) * value, 0)
@@ -146,7 +140,7 @@ def test_significant_digits(value: float, digits: int) -> None:
 
 
 @given(st.floats(allow_nan=True, allow_infinity=True))
-def test_no_quantity_is_written_with_an_exponent_or_a_bare_sign(value: float) -> None:
+def test_no_quantity_is_written_with_an_exponent_or_a_bare_sign(value):
     if math.isfinite(value) and abs(value) > 1e12:
         return
     for text in (
@@ -162,7 +156,7 @@ def test_no_quantity_is_written_with_an_exponent_or_a_bare_sign(value: float) ->
         assert not text.startswith("-0 ")
 
 
-def test_energy_per_token_and_power() -> None:
+def test_energy_per_token_and_power():
     assert units.per_token_text(0.5612) == "0.561 J/token"
     assert units.per_token_text(0.01234, "counter") == "12.3 mJ/token"
     assert units.per_token_text(0.5612, "estimate") == "≈0.56 J/token (estimate)"
@@ -170,7 +164,7 @@ def test_energy_per_token_and_power() -> None:
     assert units.watts_text(None) == "unmeasured"
 
 
-def test_totals_are_in_joules_and_watt_hours() -> None:
+def test_totals_are_in_joules_and_watt_hours():
     assert units.total_text(12300.0, None, "counter") == "12.3 kJ (counter), 3.42 Wh"
     assert units.total_text(12300.0, 500.0, "estimate") == "≈12 kJ, ≈3.4 Wh"
     assert units.watt_hours_text(3.6e6 * 12) == "12.0 kWh"
@@ -191,16 +185,16 @@ def test_totals_are_in_joules_and_watt_hours() -> None:
         (3 * 86400.0, "3 d 0 h"),
     ],
 )
-def test_seconds_text(seconds: float | None, text: str) -> None:
+def test_seconds_text(seconds, text):
     assert units.seconds_text(seconds) == text
 
 
-def test_offset_text() -> None:
+def test_offset_text():
     assert units.offset_text(-7 * 3600 * 10**9, 210_000) == "-7 h 00 min ± 0.21 ms"
     assert units.offset_text(0, 0) == "0 s ± 0 s"
 
 
-def test_rates_counts_sizes_and_shares() -> None:
+def test_rates_counts_sizes_and_shares():
     assert units.rate_text(412, 10.8) == "38.1 tok/s"
     assert units.rate_text(412, 0) == "unknown"
     assert units.rate_text(None, 3) == "unknown"
@@ -220,7 +214,7 @@ def test_rates_counts_sizes_and_shares() -> None:
     assert units.percent_text(0.512, 0.032) == "51.2 ± 3.2 %"
 
 
-def test_carbon_and_price_by_the_users_factors() -> None:
+def test_carbon_and_price_by_the_users_factors():
     assert units.cost_text(1.234, 0.000912, "EUR") == "1.23 g CO2e, < 0.01 EUR"
     assert units.cost_text(None, 2.0) == "2.00"
     assert units.price_text(0.0000369, "EUR") == "< 0.01 EUR"
@@ -240,11 +234,11 @@ def test_carbon_and_price_by_the_users_factors() -> None:
         ((0.0, 0.0, 0.0), "J", None, "0, 0, 0 J"),
     ],
 )
-def test_several_values_share_a_prefix(values, unit, kind, text) -> None:
+def test_several_values_share_a_prefix(values, unit, kind, text):
     assert units.several_text(values, unit, kind) == text
 
 
-def test_multiples_keep_the_digits_of_their_interval() -> None:
+def test_multiples_keep_the_digits_of_their_interval():
     assert units.multiple_text(6.13, 5.2, 7.31) == "6.1x [5.2, 7.3]"
     assert units.multiple_text(0.4212, 0.371, 0.479) == "0.42x [0.37, 0.48]"
     assert units.multiple_text(127.3, 110, 151.2) == "127x [110, 151]"
@@ -256,7 +250,7 @@ def test_multiples_keep_the_digits_of_their_interval() -> None:
     assert units.multiple_text(None) == "unknown"
 
 
-def test_p_values_are_never_zero() -> None:
+def test_p_values_are_never_zero():
     assert units.p_value_text(0.0312) == "p = 0.031"
     assert units.p_value_text(0.5) == "p = 0.50"
     assert units.p_value_text(1.0) == "p = 1.00"
@@ -269,7 +263,7 @@ def test_p_values_are_never_zero() -> None:
     [(0.0, "0"), (2.5, "2.5"), (5.0, "5"), (9.97, "10"), (18.0, "18"), (350.0, "350"),
      (1200.0, "1.2k"), (2000.0, "2k"), (12_345.0, "12k")],
 )  # fmt: skip
-def test_a_number_of_an_axis_is_short(value: float, text: str) -> None:
+def test_a_number_of_an_axis_is_short(value, text):
     assert units.axis_text(value) == text
 
 
@@ -278,7 +272,7 @@ def test_a_number_of_an_axis_is_short(value: float, text: str) -> None:
     [(30.0, "30s", "30 s"), (120.0, "120s", "2 min"), (210.0, "3.5min", "4 min"),
      (600.0, "10min", "10 min"), (3600.0, "60min", "1 h"), (9000.0, "2.5h", "2 h")],
 )  # fmt: skip
-def test_ages_and_spans_of_a_graph_are_short(seconds: float, age: str, span: str) -> None:
+def test_ages_and_spans_of_a_graph_are_short(seconds, age, span):
     assert units.age_text(seconds) == age
     assert units.span_text(seconds) == span
 

@@ -179,9 +179,7 @@ def states(environ: dict[str, str], pids: str = "%d:60") -> list[dict[str, objec
     return found
 
 
-def test_eight_gpus_a_package_and_its_memory_have_their_states(
-    many_channels: dict[str, str],
-) -> None:
+def test_eight_gpus_a_package_and_its_memory_have_their_states(many_channels):
     found = states(many_channels, f"%d:60,{os.getpid()}:20")
     assert len(found) == 10
     gpus = found[:8]
@@ -197,7 +195,7 @@ def test_eight_gpus_a_package_and_its_memory_have_their_states(
     assert dram["utilisation"] is dram["temperature_celsius"] is dram["own"] is None
 
 
-def test_a_driver_without_utilisation_leaves_it_unknown(many_channels: dict[str, str]) -> None:
+def test_a_driver_without_utilisation_leaves_it_unknown(many_channels):
     found = states(
         {**many_channels, "FAKE_NVML_MISSING": "rates", "FAKE_NVML_GPUS": "1", "ETUI_SYSFS": "/no"}
     )
@@ -206,12 +204,12 @@ def test_a_driver_without_utilisation_leaves_it_unknown(many_channels: dict[str,
     assert found[0]["own_share"] == 1.0  # nobody else uses it
 
 
-def test_watts_of_a_gpu_that_nobody_uses_are_not_etuis(many_channels: dict[str, str]) -> None:
+def test_watts_of_a_gpu_that_nobody_uses_are_not_etuis(many_channels):
     (gpu,) = states({**many_channels, "FAKE_NVML_GPUS": "1", "ETUI_SYSFS": "/no"}, "%d:0")
     assert gpu["own_share"] is gpu["own"] is None
 
 
-def test_etuis_part_of_the_cpu_is_recorded_once_it_is_shown(tmp_path: Path) -> None:
+def test_etuis_part_of_the_cpu_is_recorded_once_it_is_shown(tmp_path):
     clock = FakeClock()
     used = {"own": 0.0, "busy": 0.0}
     watch = CpuWatch(
@@ -247,9 +245,7 @@ def test_etuis_part_of_the_cpu_is_recorded_once_it_is_shown(tmp_path: Path) -> N
     idle=st.none() | st.floats(0, 1000),
     share=st.none() | st.floats(0, 1),
 )
-def test_idle_own_and_others_are_the_whole(
-    watts: float | None, idle: float | None, share: float | None
-) -> None:
+def test_idle_own_and_others_are_the_whole(watts, idle, share):
     state = ChannelState(
         ChannelPower(CHANNEL, 0, watts, None, True), DeviceVitals("gpu:a", own_share=share), idle
     )
@@ -265,7 +261,7 @@ def test_idle_own_and_others_are_the_whole(
 
 
 @given(st.lists(st.tuples(st.none() | st.floats(0, 1e4), st.booleans())))
-def test_a_total_with_an_unknown_part_is_unknown(parts: list[tuple[float | None, bool]]) -> None:
+def test_a_total_with_an_unknown_part_is_unknown(parts):
     powers = [ChannelPower(CHANNEL, 0, watts, None, counted) for watts, counted in parts]
     known = [watts for watts, counted in parts if counted]
     total = total_watts(powers)
@@ -343,7 +339,7 @@ def write(path: Path, text: object) -> None:
     path.write_text(f"{text}\n")
 
 
-def test_an_nvidia_gpu_reports_everything_and_who_uses_it(tmp_path: Path) -> None:
+def test_an_nvidia_gpu_reports_everything_and_who_uses_it(tmp_path):
     gpus = watch(Library())
     gpus._proc = tmp_path  # both processes are visible
     (tmp_path / "2").mkdir()
@@ -365,19 +361,19 @@ def test_an_nvidia_gpu_reports_everything_and_who_uses_it(tmp_path: Path) -> Non
         ("nvmlDeviceGetProcessUtilization", "own_share"),
     ],
 )
-def test_what_a_driver_does_not_report_is_none(tmp_path: Path, missing: str, field: str) -> None:
+def test_what_a_driver_does_not_report_is_none(tmp_path, missing, field):
     gpus = watch(Library(missing))
     gpus.read()
     (found,) = reader(tmp_path, Recorder([Readable(GPU), gpus])).read()
     assert getattr(found, field) is None
 
 
-def test_a_gpu_that_was_not_read_yet_has_no_values(tmp_path: Path) -> None:
+def test_a_gpu_that_was_not_read_yet_has_no_values(tmp_path):
     recorder = Recorder([Readable(GPU), watch(Library())])
     assert reader(tmp_path, recorder).read() == (DeviceVitals("gpu:GPU-1"),)
 
 
-def test_an_amd_gpu_is_read_from_sysfs(tmp_path: Path) -> None:
+def test_an_amd_gpu_is_read_from_sysfs(tmp_path):
     device = tmp_path / "bus" / "pci" / "devices" / ADDRESS
     for name, value in (
         ("gpu_busy_percent", 42), ("mem_info_vram_used", 8_000_000_000),
@@ -392,13 +388,13 @@ def test_an_amd_gpu_is_read_from_sysfs(tmp_path: Path) -> None:
     assert read_gpu(tmp_path, "gpu:elsewhere") == DeviceVitals("gpu:elsewhere")
 
 
-def test_an_idle_amd_gpu_is_at_0_and_not_missing(tmp_path: Path) -> None:
+def test_an_idle_amd_gpu_is_at_0_and_not_missing(tmp_path):
     device = tmp_path / "class" / "hwmon" / "hwmon2" / "device"
     write(device / "gpu_busy_percent", 0)
     assert read_gpu(tmp_path, "gpu:hwmon2").utilisation == 0.0
 
 
-def test_a_package_has_the_sensor_and_the_clocks_of_its_own(tmp_path: Path) -> None:
+def test_a_package_has_the_sensor_and_the_clocks_of_its_own(tmp_path):
     for package, temperature in ((0, 48_000), (1, 71_000)):
         sensor = tmp_path / "class" / "hwmon" / f"hwmon{package}"
         write(sensor / "name", "coretemp")
@@ -418,7 +414,7 @@ def test_a_package_has_the_sensor_and_the_clocks_of_its_own(tmp_path: Path) -> N
     assert (first.clock_mhz, second.clock_mhz) == (1500.0, 3000.0)
 
 
-def test_an_estimate_shows_the_use_of_the_cpus_and_etuis_part(tmp_path: Path) -> None:
+def test_an_estimate_shows_the_use_of_the_cpus_and_etuis_part(tmp_path):
     now = [0]
     used = iter([(0.0, 0.0), (3.0, 4.0)])
     own = iter([0.0, 1.5])
@@ -435,12 +431,12 @@ def test_an_estimate_shows_the_use_of_the_cpus_and_etuis_part(tmp_path: Path) ->
     assert found == DeviceVitals("estimate:cpu", 0.75, 66.5, shared=True, own_share=0.5)
 
 
-def test_memory_has_no_state(tmp_path: Path) -> None:
+def test_memory_has_no_state(tmp_path):
     dram = Channel("dram:0", "dram:0", Kind.COUNTER)
     assert reader(tmp_path, Recorder([Readable(dram)])).read() == (DeviceVitals("dram:0"),)
 
 
-def test_the_times_of_this_machine_can_be_read() -> None:
+def test_the_times_of_this_machine_can_be_read():
     times = read_cpu_times()
     assert times
     assert all(0 <= busy <= total for busy, total in times)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -53,26 +51,79 @@ class Chat:
         sample(self.recorder, self.clock, seconds, random.Random(1))
 
 
-def test_a_long_pause_becomes_the_models_baseline(config: Config) -> None:
-    chat = Chat(config, steps([(2, 200.0), (5, 120.0), (90, 61.0)]))
+@pytest.mark.parametrize(
+    ("curve", "seconds", "is_used"),
+    [
+        (steps([(2, 200.0), (5, 120.0), (90, 61.0)]), NEEDED + 1, True),
+        (steps([(2 + NEEDED + 2, 61.0), (60, 200.0)]), NEEDED + 10, True),  # measured before that
+        (
+            steps([(2 + 60, 90.0), (2 * KEPT_SECONDS, 61.0)]),
+            60 + KEPT_SECONDS + 10,
+            True,
+        ),  # a night
+        (steps([(2 + PAUSE_QUIET_SECONDS + 1, 61.0), (1, 200.0), (60, 61.0)]), NEEDED + 1, False),
+        (constant(61.0, 50_000), 8 * 3600, False),  # it slept
+    ],
+)
+def test_a_long_pause_at_rest_becomes_the_models_baseline(config, curve, seconds, is_used):
+    chat = Chat(config, curve)
+    chat.rest.begin("m")
+    if seconds > 3600:
+        chat.wait(10)
+        chat.clock.advance(seconds)
+    else:
+        chat.wait(seconds)
+    kept = chat.rest.end()
+    assert load_baselines(config).loaded == ({"m": kept} if is_used else {})
+    if is_used:
+        assert kept.total_watts == pytest.approx(61, rel=0.02)
+
+
+def baseline(watts: float, channel: str = "gpu:FAKE") -> IdleBaseline:
+    return IdleBaseline({channel: watts}, 1.0, 5.0, True)
+
+
+@pytest.mark.parametrize(
+    ("known", "replaces_loaded", "replaces_cold"),
+    [
+        (baseline(10.0), False, False),  # a model is measured once
+        (baseline(95.0), True, True),  # learned while other jobs ran
+        (baseline(62.0), False, False),  # a little less is noise
+        (baseline(9.0, "package:0"), True, False),  # of other hardware
+    ],
+)
+def test_a_known_baseline_is_replaced_where_it_is_too_high(
+    config, known, replaces_loaded, replaces_cold
+):
+    save_baselines(config, Baselines(known, {"m": known, "other": known}))
+    chat = Chat(config, constant(61.0, 200))
     chat.rest.begin("m")
     chat.wait(NEEDED + 1)
     kept = chat.rest.end()
-    assert kept is not None
-    assert kept.total_watts == pytest.approx(61, rel=0.02)
-    assert load_baselines(config).loaded == {"m": kept}
+    assert (kept is not None) == replaces_loaded
+    cold = kept if replaces_cold else known  # without a model it draws no more than with one
+    loaded = {"m": kept if replaces_loaded else known, "other": known}
+    assert load_baselines(config) == Baselines(cold, loaded)
 
 
-def test_what_comes_after_the_measured_part_does_not_matter(config: Config) -> None:
-    chat = Chat(config, steps([(2 + NEEDED + 2, 61.0), (60, 200.0)]))
+@pytest.mark.parametrize("what", ["busy", "estimated"])
+def test_a_pause_of_a_busy_or_an_estimated_machine_is_not_used(config, what):
+    chat = Chat(config, constant(61.0, 200))
+    if what == "busy":
+        chat.recorder.cpu_watch = Busy(0.9)
+    else:
+        clock = chat.clock
+        source = EstimateSource(10.0, 110.0, clock=clock, utilisation=lambda: (0.0, clock.seconds))
+        chat.recorder = Recorder([source], clock=clock)
+        chat.rest = IdleTracker(chat.recorder, config, clock)
+        chat.wait(2)
     chat.rest.begin("m")
-    chat.wait(NEEDED + 10)
-    kept = chat.rest.end()
-    assert kept is not None
-    assert kept.total_watts == pytest.approx(61, rel=0.02)
+    chat.wait(NEEDED + 1)
+    assert chat.rest.end() is None
+    assert load_baselines(config) == Baselines()
 
 
-def test_a_short_pause_is_none(config: Config) -> None:
+def test_a_short_pause_is_none(config):
     chat = Chat(config, constant(61.0, 200))
     chat.rest.begin("m")
     chat.wait(NEEDED - 0.5)
@@ -80,101 +131,6 @@ def test_a_short_pause_is_none(config: Config) -> None:
     chat.wait(NEEDED)
     assert chat.rest.end() is None  # nothing began since
     assert load_baselines(config) == Baselines()
-
-
-def test_a_model_is_measured_once(config: Config) -> None:
-    first = IdleBaseline({"gpu:FAKE": 10.0}, 1.0, 5.0, True)
-    save_baselines(config, Baselines(None, {"m": first}))
-    chat = Chat(config, constant(61.0, 200))
-    for model in ("m", "other"):
-        chat.rest.begin(model)
-        chat.wait(NEEDED + 1)
-        chat.rest.end()
-    loaded = load_baselines(config).loaded
-    assert loaded["m"] == first
-    assert loaded["other"].total_watts == pytest.approx(61, rel=0.02)
-
-
-def test_a_pause_below_the_known_baseline_replaces_it(config: Config) -> None:
-    learned = IdleBaseline({"gpu:FAKE": 95.0}, 1.0, 5.0, True)  # while other jobs ran
-    save_baselines(config, Baselines(learned, {"m": learned, "other": learned}))
-    chat = Chat(config, constant(61.0, 200))
-    chat.rest.begin("m")
-    chat.wait(NEEDED + 1)
-    kept = chat.rest.end()
-    assert kept is not None
-    assert kept.total_watts == pytest.approx(61, rel=0.02)
-    known = load_baselines(config)
-    assert known.loaded == {"m": kept, "other": learned}
-    assert known.cold == kept  # without a model the machine draws no more than with one
-
-
-def test_a_little_less_is_noise(config: Config) -> None:
-    first = IdleBaseline({"gpu:FAKE": 62.0}, 1.0, 5.0, True)
-    save_baselines(config, Baselines(first, {"m": first}))
-    chat = Chat(config, constant(61.0, 200))
-    chat.rest.begin("m")
-    chat.wait(NEEDED + 1)
-    assert chat.rest.end() is None
-    assert load_baselines(config) == Baselines(first, {"m": first})
-
-
-def test_a_baseline_of_other_hardware_is_replaced(config: Config) -> None:
-    other = IdleBaseline({"package:0": 9.0}, 1.0, 5.0, True)
-    save_baselines(config, Baselines(other, {"m": other}))
-    chat = Chat(config, constant(61.0, 200))
-    chat.rest.begin("m")
-    chat.wait(NEEDED + 1)
-    kept = chat.rest.end()
-    assert kept is not None
-    assert load_baselines(config) == Baselines(other, {"m": kept})
-
-
-def test_a_pause_with_busy_cpus_is_not_used(config: Config) -> None:
-    chat = Chat(config, constant(61.0, 200))
-    chat.recorder.cpu_watch = Busy(0.9)
-    chat.rest.begin("m")
-    chat.wait(NEEDED + 1)
-    assert chat.rest.end() is None
-    assert load_baselines(config) == Baselines()
-
-
-def test_nothing_is_measured_where_all_is_estimated(config: Config) -> None:
-    chat = Chat(config, constant(61.0, 200))
-    clock = chat.clock
-    source = EstimateSource(10.0, 110.0, clock=clock, utilisation=lambda: (0.0, clock.seconds))
-    chat.recorder = Recorder([source], clock=clock)
-    chat.rest = IdleTracker(chat.recorder, config, clock)
-    chat.wait(2)
-    chat.rest.begin("m")
-    chat.wait(NEEDED + 1)
-    assert chat.rest.end() is None
-    assert load_baselines(config) == Baselines()
-
-
-def test_a_pause_in_which_something_ran_is_not_used(config: Config) -> None:
-    chat = Chat(config, steps([(2 + PAUSE_QUIET_SECONDS + 1, 61.0), (1, 200.0), (60, 61.0)]))
-    chat.rest.begin("m")
-    chat.wait(NEEDED + 1)
-    assert chat.rest.end() is None
-    assert load_baselines(config) == Baselines()
-
-
-def test_a_machine_that_slept_is_not_at_rest(config: Config) -> None:
-    chat = Chat(config, constant(61.0, 50_000))
-    chat.rest.begin("m")
-    chat.wait(10)
-    chat.clock.advance(8 * 3600)
-    assert chat.rest.end() is None
-
-
-def test_a_night_is_looked_at_by_its_end(config: Config) -> None:
-    chat = Chat(config, steps([(2 + 60, 90.0), (2 * KEPT_SECONDS, 61.0)]))
-    chat.rest.begin("m")
-    chat.wait(60 + KEPT_SECONDS + 10)
-    kept = chat.rest.end()
-    assert kept is not None
-    assert kept.total_watts == pytest.approx(61, rel=0.02)
 
 
 @pytest.fixture
@@ -187,7 +143,7 @@ def recorder() -> Any:
     )
 
 
-def test_a_machine_at_work_is_refused(recorder: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_machine_at_work_is_refused(recorder, monkeypatch):
     notes: list[str] = []
     consequence = "the joules will be too high"
     monkeypatch.setattr(psutil, "cpu_percent", lambda interval: 3.0)
@@ -227,28 +183,26 @@ def running(curve: WattCurve) -> tuple[Recorder, FakeClock]:
     return recorder, clock
 
 
-def test_a_quiet_machine_gives_a_steady_baseline() -> None:
+def test_a_quiet_machine_gives_a_steady_baseline():
     recorder, _ = running(constant(45.0, 30))
     idle = measure_baseline(recorder, 5)
-    assert idle is not None
     assert idle.total_watts == pytest.approx(45, rel=0.02)
     assert idle.steady
     assert recorder.idle_watts == idle.total_watts
 
 
-def test_a_busy_machine_is_not_called_steady() -> None:
+def test_a_busy_machine_is_not_called_steady():
     recorder, _ = running(steps([(4, 45.0), (1, 250.0), (20, 45.0)]))
     idle = measure_baseline(recorder, 5)
-    assert idle is not None
     assert not idle.steady
 
 
-def test_no_meter_gives_no_baseline() -> None:
+def test_no_meter_gives_no_baseline():
     recorder = Recorder([], sleep=lambda seconds: None)
     assert measure_baseline(recorder, 1) is None
 
 
-def test_a_loaded_model_has_a_baseline_of_its_own() -> None:
+def test_a_loaded_model_has_a_baseline_of_its_own():
     recorder, _ = running(constant(45.0, 30))
     known = Baselines(COLD).with_idle(LOADED, "qwen3-8b")
     assert use_baseline(recorder, known, "qwen3-8b") == "loaded"
@@ -258,14 +212,16 @@ def test_a_loaded_model_has_a_baseline_of_its_own() -> None:
     assert use_baseline(recorder, known) == "cold"
 
 
-def test_a_loaded_baseline_of_other_hardware_gives_way_to_the_cold_one() -> None:
+def test_a_baseline_of_other_hardware_is_not_used():
     recorder, _ = running(constant(45.0, 30))
     other = IdleBaseline({"package:0": 9.0}, 1.0, 5.0, True)
     assert use_baseline(recorder, Baselines(COLD, {"qwen3-8b": other}), "qwen3-8b") == "cold"
     assert recorder.idle_watts == 20
+    assert use_baseline(recorder, Baselines(other)) is None
+    assert recorder.idle_watts is None
 
 
-def test_a_gpu_that_others_use_is_not_at_rest() -> None:
+def test_a_gpu_that_others_use_is_not_at_rest():
     class Crowd:
         def share(self, scope: str, start_ns: int, end_ns: int) -> GpuShare:
             return GpuShare(True, 0.1)
@@ -275,18 +231,16 @@ def test_a_gpu_that_others_use_is_not_at_rest() -> None:
     with pytest.raises(EtuiError, match="other processes use a GPU"):
         measure_baseline(recorder, 5)
     idle = measure_baseline(recorder, 5, force=True)
-    assert idle is not None
     assert not idle.steady
 
 
 @pytest.mark.parametrize(("busy", "at_rest"), [(0.1, True), (0.85, False), (None, True)])
-def test_a_baseline_is_measured_only_at_rest(busy: float | None, at_rest: bool) -> None:
+def test_a_baseline_is_measured_only_at_rest(busy, at_rest):
     recorder, _ = running(constant(45.0, 30))
     recorder.set_idle({"gpu:FAKE": 20.0})
     recorder.cpu_watch = Busy(busy)
     if at_rest:
         idle = measure_baseline(recorder, 5)
-        assert idle is not None
         assert idle.steady
         assert recorder.idle_watts == pytest.approx(45, rel=0.02)
         return
@@ -295,11 +249,10 @@ def test_a_baseline_is_measured_only_at_rest(busy: float | None, at_rest: bool) 
     assert "--force" in caught.value.fix
     assert recorder.idle_watts == 20
     forced = measure_baseline(recorder, 5, force=True)
-    assert forced is not None
     assert not forced.steady
 
 
-def test_the_baseline_of_an_estimate_is_its_formula() -> None:
+def test_the_baseline_of_an_estimate_is_its_formula():
     clock = FakeClock()
     source = EstimateSource(
         10.0, 110.0, clock=clock, utilisation=lambda: (0.4 * clock.seconds, clock.seconds)
@@ -314,15 +267,13 @@ def test_the_baseline_of_an_estimate_is_its_formula() -> None:
     assert use_baseline(recorder, learned) == "formula"
     assert recorder.idle_watts == 10
     idle = measure_baseline(recorder, 5)
-    assert idle is not None
     assert idle.steady
     assert dict(idle.watts) == {"estimate:cpu": 10.0}
     energy = recorder.energy(clock.at(1), clock.at(4))
-    assert energy.joules is not None
     assert energy.net_joules == pytest.approx(energy.joules - 30)
 
 
-def test_an_estimate_next_to_a_gpu_needs_no_baseline_of_its_own() -> None:
+def test_an_estimate_next_to_a_gpu_needs_no_baseline_of_its_own():
     clock = FakeClock()
     source = EstimateSource(10.0, 110.0, clock=clock, utilisation=lambda: (0.0, clock.seconds))
     recorder = Recorder(
@@ -334,29 +285,13 @@ def test_an_estimate_next_to_a_gpu_needs_no_baseline_of_its_own() -> None:
     assert recorder.idle_watts == 30
 
 
-def test_a_baseline_of_other_hardware_is_not_used() -> None:
-    recorder, _ = running(constant(45.0, 30))
-    other = Baselines(IdleBaseline({"package:0": 9.0}, 1.0, 5.0, True))
-    recorder.set_idle({"gpu:FAKE": 1.0})
-    assert use_baseline(recorder, other) is None
-    assert recorder.idle_watts is None
-
-
-def test_baselines_are_kept(config: Config) -> None:
-    kept = Baselines(COLD, {"qwen3-8b": LOADED})
-    save_baselines(config, kept)
-    assert load_baselines(config) == kept
-
-
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"cold": 3, "loaded": {}}', "\x00"])
-def test_a_damaged_file_is_as_good_as_none(config: Config, content: str) -> None:
+def test_a_damaged_file_is_as_good_as_none(config, content):
     baseline_file(config).write_text(content)
     assert load_baselines(config) == Baselines()
 
 
-def test_a_new_recorder_takes_the_kept_baseline(
-    config: Config, powercap: Callable[..., Path]
-) -> None:
+def test_a_new_recorder_takes_the_kept_baseline(config, powercap):
     powercap("intel-rapl:0", "package-0")
     save_baselines(config, Baselines(IdleBaseline({"package:0": 9.0}, 1.0, 5.0, True)))
     assert open_recorder(config).idle_watts == 9

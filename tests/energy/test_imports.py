@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 
-def test_importing_the_meter_loads_no_driver_and_no_front_end() -> None:
+def test_importing_the_meter_loads_no_driver_and_no_front_end():
     code = (
         "import sys, etui.energy.discovery, etui.energy.recorder, etui.energy.scopes;"
         "print([m for m in ('pynvml', 'numpy', 'psutil', 'textual', 'llama_cpp', 'amdsmi')"

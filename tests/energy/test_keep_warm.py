@@ -26,7 +26,7 @@ def total(gaps: list[float], seconds: float, load: float, watts: float) -> float
     return math.fsum(compute_gap_joules(gap, seconds, load, watts) for gap in gaps)
 
 
-def test_break_even_is_load_over_extra_watts_with_an_interval() -> None:
+def test_break_even_is_load_over_extra_watts_with_an_interval():
     even = compute_break_even(LOAD, WATTS)
     assert even.seconds == pytest.approx(300 / 35)
     assert even.low < even.seconds < even.high
@@ -35,7 +35,7 @@ def test_break_even_is_load_over_extra_watts_with_an_interval() -> None:
     assert even.high == pytest.approx(even.seconds * 1.06, rel=0.01)
 
 
-def test_the_interval_covers_the_truth_as_often_as_it_says() -> None:
+def test_the_interval_covers_the_truth_as_often_as_it_says():
     rng, inside = random.Random(3), 0
     for _ in range(4000):
         load = Measured(rng.gauss(300, 20 / 1.96), 20)
@@ -45,7 +45,7 @@ def test_the_interval_covers_the_truth_as_often_as_it_says() -> None:
     assert inside / 4000 == pytest.approx(0.95, abs=0.02)
 
 
-def test_extra_watts_that_may_be_zero_have_no_upper_end() -> None:
+def test_extra_watts_that_may_be_zero_have_no_upper_end():
     even = compute_break_even(LOAD, Measured(1.0, 1.2))
     assert even.seconds == 300
     assert even.high == math.inf
@@ -55,12 +55,12 @@ def test_extra_watts_that_may_be_zero_have_no_upper_end() -> None:
     assert compute_break_even(LOAD, Measured(0.0)).high == math.inf
 
 
-def test_a_difference_knows_its_error_only_if_both_do() -> None:
+def test_a_difference_knows_its_error_only_if_both_do():
     assert Measured(45, 3).minus(Measured(10, 4)) == Measured(35, 5)
     assert Measured(45, 3).minus(Measured(10)) == Measured(35, None)
 
 
-def test_missing_numbers_keep_the_model_and_say_which() -> None:
+def test_missing_numbers_keep_the_model_and_say_which():
     gaps = [1e6] * 100
     no_load = choose_keep_warm(gaps, None, WATTS)
     assert (no_load.seconds, no_load.basis) == (None, "unknown")
@@ -72,36 +72,34 @@ def test_missing_numbers_keep_the_model_and_say_which() -> None:
 
 
 @pytest.mark.parametrize("watts", [Measured(-5, 1), Measured(0.0, 0.5), Measured(0.4, 0.5)])
-def test_idling_that_costs_nothing_measurable_never_unloads(watts: Measured) -> None:
+def test_idling_that_costs_nothing_measurable_never_unloads(watts):
     keep = choose_keep_warm([1e6] * 100, LOAD, watts)
     assert (keep.seconds, keep.basis) == (None, "no_extra")
 
 
-def test_few_gaps_fall_back_to_break_even() -> None:
+def test_few_gaps_fall_back_to_break_even():
     keep = choose_keep_warm([3.0] * (FEW_GAPS - 1), LOAD, WATTS)
     assert keep.basis == "break_even"
     assert keep.seconds == pytest.approx(300 / 35)
     assert choose_keep_warm([], Measured(1.0), Measured(100.0)).seconds == LEAST_SECONDS
 
 
-def test_a_user_who_never_asks_in_time_does_not_pay_for_idling() -> None:
+def test_a_user_who_never_asks_in_time_does_not_pay_for_idling():
     keep = choose_keep_warm([600.0 + i for i in range(50)], LOAD, WATTS)
     assert (keep.seconds, keep.basis) == (LEAST_SECONDS, "gaps")
 
 
-def test_a_user_who_always_comes_back_soon_after_break_even_is_waited_for() -> None:
+def test_a_user_who_always_comes_back_soon_after_break_even_is_waited_for():
     # Each gap is a little longer than T* (8.6 s): waiting costs 1.05 loads, unloading one and T*.
     gaps = [7.0, 8.0, 7.5, 6.5] * 20
     keep = choose_keep_warm(gaps, LOAD, WATTS)
-    assert keep.seconds is not None
     assert max(gaps) < keep.seconds < 20
 
 
-def test_new_habits_replace_old_ones() -> None:
+def test_new_habits_replace_old_ones():
     before, now = [600.0] * 300, [3.0] * 200
     assert choose_keep_warm(before, LOAD, WATTS).seconds == LEAST_SECONDS
     later = choose_keep_warm(before + now, LOAD, WATTS).seconds
-    assert later is not None
     assert later > 3
 
 
@@ -111,18 +109,14 @@ POWER = st.floats(0.01, 500)
 
 
 @given(GAPS, JOULES, POWER)
-def test_break_even_never_costs_more_than_twice_an_optimum_that_knows_the_gaps(
-    gaps: list[float], load: float, watts: float
-) -> None:
+def test_break_even_never_costs_more_than_twice_an_optimum_that_knows_the_gaps(gaps, load, watts):
     seconds = compute_break_even(Measured(load), Measured(watts)).seconds
     optimum = math.fsum(min(gap * watts, load) for gap in gaps)
     assert total(gaps, seconds, load, watts) <= 2 * optimum * (1 + 1e-9) + load
 
 
 @given(GAPS, JOULES, POWER)
-def test_the_chosen_time_is_no_worse_than_any_other_over_what_the_gaps_stand_for(
-    gaps: list[float], load: float, watts: float
-) -> None:
+def test_the_chosen_time_is_no_worse_than_any_other_over_what_the_gaps_stand_for(gaps, load, watts):
     from etui.energy.keep_warm import _POINTS, HALF_LIFE_GAPS
 
     newest = len(gaps) - 1

@@ -20,45 +20,28 @@ from tests.support.power_curves import CURVES, constant, steps
 
 
 @given(st.floats(0, 1e6))
-def test_the_floor_is_about_twice_the_half_width(half: float) -> None:
+def test_the_floor_is_about_twice_the_half_width(half):
     assert compute_sensor_floor(half, "counter") == pytest.approx(2.0215 * half, rel=1e-3)
     assert compute_sensor_floor(half, "integrated") is not None
 
 
 @pytest.mark.parametrize("kind", ["estimate", "model", "battery", None])
-def test_what_is_no_sensor_has_no_floor(kind: str | None) -> None:
+def test_what_is_no_sensor_has_no_floor(kind):
     assert compute_sensor_floor(1.0, kind) is None
     assert explain_no_floor(1.0, kind)
     assert compute_sensor_floor(None, "counter") is None
     assert "half width" in explain_no_floor(None, "counter")
 
 
-def test_a_difference_of_the_floor_is_found_in_four_of_five() -> None:
-    draw, half = random.Random(1), 1.0
-    floor = compute_sensor_floor(half, "counter")
-    assert floor is not None
-    error, found = half / 1.96, 0
-    for _ in range(4000):
-        one, other = draw.gauss(0, error), draw.gauss(floor, error)
-        found += abs(other - one) > 1.96 * error * 2**0.5
-    assert found / 4000 == pytest.approx(0.8, abs=0.03)
-
-
-def test_shared_parts_add_up_and_own_parts_do_not() -> None:
+def test_shared_parts_add_up_and_own_parts_do_not():
     assert combine([HalfWidths(shared=2.0)] * 8) == 16
     assert combine([HalfWidths(own=2.0)] * 4) == 4
     assert combine([HalfWidths(stated=3.0), HalfWidths(stated=1.0)]) == 4
     assert combine([HalfWidths(unknown=3.0), HalfWidths(unknown=1.0)]) == 4
 
 
-def test_one_channel_keeps_its_half_width() -> None:
-    part = HalfWidths(shared=3.0, own=4.0, stated=12.0, unknown=1.0)
-    assert part.total == 14
-    assert combine([part]) == part.total
-
-
 @pytest.mark.parametrize("count", [1, 2, 8, 32])
-def test_a_total_is_between_quadrature_and_the_sum(count: int) -> None:
+def test_a_total_is_between_quadrature_and_the_sum(count):
     part = HalfWidths(shared=1.0, own=2.0)
     assert count**0.5 * part.total <= combine([part] * count) * 1.000001
     assert combine([part] * count) <= count * part.total
@@ -84,7 +67,7 @@ def _record(*watts: tuple[str, Kind, float | None]) -> tuple[Recorder, FakeClock
     return recorder, clock
 
 
-def test_the_sum_is_as_weak_as_its_weakest_channel() -> None:
+def test_the_sum_is_as_weak_as_its_weakest_channel():
     recorder, clock = _record(("gpu:A", Kind.INTEGRATED, 50.0), ("package:0", Kind.MODEL, 20.0))
     recorder.set_idle({"gpu:A": 10.0})
     found = recorder.energy(clock.at(0.5), clock.at(2.5))
@@ -93,7 +76,7 @@ def test_the_sum_is_as_weak_as_its_weakest_channel() -> None:
     assert found.idle_watts is None  # the baseline lacks one of the two
 
 
-def test_a_channel_without_readings_is_unmeasured() -> None:
+def test_a_channel_without_readings_is_unmeasured():
     silent = ("gpu:A", Kind.INTEGRATED, None)
     recorder, clock = _record(silent, ("package:0", Kind.INTEGRATED, 20.0))
     found = recorder.energy(clock.at(0.5), clock.at(2.5))
@@ -104,7 +87,7 @@ def test_a_channel_without_readings_is_unmeasured() -> None:
     assert (found.unmeasured, found.flags) == (("dram:0", "gpu:A"), ("unmeasured",))
 
 
-def test_the_peak_of_several_channels_is_that_of_their_sum() -> None:
+def test_the_peak_of_several_channels_is_that_of_their_sum():
     clock = FakeClock()
     curves = {"gpu:A": steps([(2, 50.0), (2, 90.0)]), "package:0": steps([(2, 60.0), (2, 10.0)])}
     sensor = SENSORS["RAPL, wraps at 3 kJ"]
@@ -133,7 +116,7 @@ def recorded(*watts: tuple[str, float, str], seconds: float = 12) -> tuple[Recor
     return recorder, clock
 
 
-def test_disjoint_channels_are_summed_and_covering_ones_are_not() -> None:
+def test_disjoint_channels_are_summed_and_covering_ones_are_not():
     recorder, clock = recorded(
         ("gpu:A", 200, "counter 100 ms"),
         ("package:0", 50, "RAPL, wraps at 3 kJ"),
@@ -147,36 +130,7 @@ def test_disjoint_channels_are_summed_and_covering_ones_are_not() -> None:
     assert energy.peak_watts == pytest.approx(250, rel=0.1)
 
 
-def test_a_mixed_total_is_as_weak_as_its_weakest_kind() -> None:
-    recorder, clock = recorded(
-        ("gpu:A", 200, "power, 25 % duty"), ("package:0", 50, "RAPL, wraps at 3 kJ")
-    )
-    assert recorder.energy(clock.at(2), clock.at(10)).kind is Kind.INTEGRATED
-
-
-def test_phases_of_several_channels_sum_to_the_turn_exactly() -> None:
-    clock = FakeClock()
-    rng = random.Random(3)
-    devices = [
-        FakeDevice(CURVES["bursts"](rng, 20), clock, SENSORS[name], scope=scope)
-        for scope, name in [
-            ("gpu:A", "counter 100 ms + instant power"),
-            ("gpu:B", "power, 1 s average"),
-            ("package:0", "RAPL, wraps at 3 kJ"),
-        ]
-    ]
-    recorder = Recorder(devices, clock=clock)
-    sample(recorder, clock, 15, rng)
-    for _ in range(50):
-        start, first, end = sorted(rng.uniform(2, 13) for _ in range(3))
-        prefill = recorder.energy(clock.at(start), clock.at(first)).joules
-        decode = recorder.energy(clock.at(first), clock.at(end)).joules
-        assert prefill is not None
-        assert decode is not None
-        assert prefill + decode == recorder.energy(clock.at(start), clock.at(end)).joules
-
-
-def test_an_empty_phase_of_a_measured_turn_is_zero() -> None:
+def test_an_empty_phase_of_a_measured_turn_is_zero():
     recorder, clock = recorded(("gpu:A", 200, "counter 100 ms"))
     energy = recorder.energy(clock.at(5), clock.at(5))
     assert energy.joules == 0
@@ -185,7 +139,7 @@ def test_an_empty_phase_of_a_measured_turn_is_zero() -> None:
     assert before.joules is None
 
 
-def test_idle_is_taken_off_and_never_alone() -> None:
+def test_idle_is_taken_off_and_never_alone():
     clock = FakeClock()
     curve = steps([(20, 60.0), (10, 260.0)])
     device = FakeDevice(curve, clock, SENSORS["counter 100 ms"])
@@ -206,29 +160,6 @@ def test_idle_is_taken_off_and_never_alone() -> None:
     assert recorder.energy(clock.at(21), clock.at(26)).net_joules is None
 
 
-def test_a_baseline_of_some_channels_is_no_baseline_of_the_sum() -> None:
-    recorder, clock = recorded(
-        ("gpu:A", 200, "counter 100 ms"), ("package:0", 50, "RAPL, wraps at 3 kJ")
-    )
-    recorder.set_idle({"gpu:A": 60.0})
-    assert recorder.energy(clock.at(2), clock.at(10)).net_joules is None
-    recorder.set_idle({"gpu:A": 60.0, "package:0": 10.0})
-    assert recorder.energy(clock.at(2), clock.at(10)).idle_watts == 70
-
-
-def test_the_power_curve_holds_the_energy_of_its_interval() -> None:
-    clock = FakeClock()
-    curve = CURVES["stairs"](random.Random(2), 30)
-    recorder = Recorder([FakeDevice(curve, clock)], clock=clock)
-    sample(recorder, clock, 25, random.Random(2))
-    start_ns, end_ns = clock.at(3), clock.at(23)
-    points = recorder.power_curve(start_ns, end_ns, 100)
-    assert len(points) == 100
-    total = sum(watts * 0.2 for _, watts in points if watts is not None)
-    assert total == pytest.approx(recorder.energy(start_ns, end_ns).joules, rel=1e-6)
-    assert recorder.power_curve(end_ns, start_ns) == []
-
-
 @given(
     curve=st.sampled_from(sorted(CURVES)),
     sensors=st.lists(st.sampled_from(sorted(SENSORS)), min_size=1, max_size=2),
@@ -238,8 +169,8 @@ def test_the_power_curve_holds_the_energy_of_its_interval() -> None:
     points=st.integers(1, 60),
 )
 def test_the_power_curve_is_that_of_the_energies_of_its_slices(
-    curve: str, sensors: list[str], seed: int, start_s: float, seconds: float, points: int
-) -> None:
+    curve, sensors, seed, start_s, seconds, points
+):
     clock, rng = FakeClock(), random.Random(seed)
     played = CURVES[curve](rng, 12)
     devices = [
@@ -258,14 +189,14 @@ def test_the_power_curve_is_that_of_the_energies_of_its_slices(
     assert [watts for _, watts in recorder.power_curve(start_ns, end_ns, points)] == expected
 
 
-def test_slices_without_a_record_have_no_power() -> None:
+def test_slices_without_a_record_have_no_power():
     recorder, clock = recorded(("gpu:A", 200, "counter 100 ms"))
     points = recorder.power_curve(clock.at(-10), clock.at(10), 20)
     assert [watts for _, watts in points[:9]] == [None] * 9
     assert points[-1][1] == pytest.approx(200, rel=0.01)
 
 
-def test_latest_shows_watts_and_joules_of_every_channel() -> None:
+def test_latest_shows_watts_and_joules_of_every_channel():
     recorder, _ = recorded(
         ("gpu:A", 200, "counter 100 ms + instant power"),
         ("psys", 280, "RAPL, wraps at 3 kJ"),
@@ -279,7 +210,7 @@ def test_latest_shows_watts_and_joules_of_every_channel() -> None:
     assert recorder.joules_since_start == pytest.approx(200 * 12, rel=0.02)
 
 
-def test_a_channel_that_fell_silent_shows_no_watts() -> None:
+def test_a_channel_that_fell_silent_shows_no_watts():
     clock = FakeClock()
     device = FakeDevice(constant(90, 30), clock, fails=lambda now: now > 5)
     recorder = Recorder([device], clock=clock)
@@ -288,7 +219,7 @@ def test_a_channel_that_fell_silent_shows_no_watts() -> None:
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -1.0])
-def test_nonsense_readings_are_missing(bad: float) -> None:
+def test_nonsense_readings_are_missing(bad):
     clock = FakeClock()
 
     class Odd(FakeDevice):
@@ -306,7 +237,7 @@ def test_nonsense_readings_are_missing(bad: float) -> None:
     assert energy.coverage < 1
 
 
-def test_memory_stays_flat() -> None:
+def test_memory_stays_flat():
     clock = FakeClock()
     sensor = Sensor(counter_period_s=0.001, period_hint_s=0.001, power_period_s=0.02)
     device = FakeDevice(constant(100, 10), clock, sensor)
@@ -322,15 +253,7 @@ def test_memory_stays_flat() -> None:
     assert recorder.joules_since_start == pytest.approx(36_000, rel=0.01)
 
 
-def test_sixty_four_gpus_are_summed() -> None:
-    watts = [(f"gpu:{i}", 100.0 + i, "counter 100 ms") for i in range(64)]
-    recorder, clock = recorded(*watts, seconds=6)
-    energy = recorder.energy(clock.at(2), clock.at(5))
-    assert energy.joules == pytest.approx(3 * sum(w for _, w, _ in watts), rel=0.01)
-    assert len(energy.channels) == 64
-
-
-def test_an_estimate_carries_its_band_through_a_total() -> None:
+def test_an_estimate_carries_its_band_through_a_total():
     clock = FakeClock()
     device = FakeDevice(constant(50, 30), clock, SENSORS["RAPL, wraps at 3 kJ"])
     device.channel = Channel(
@@ -345,7 +268,7 @@ def test_an_estimate_carries_its_band_through_a_total() -> None:
 
 
 @pytest.mark.parametrize("sensor", list(SENSORS))
-def test_many_intervals_at_once_have_the_joules_of_each_alone(sensor: str) -> None:
+def test_many_intervals_at_once_have_the_joules_of_each_alone(sensor):
     clock, rng = FakeClock(), random.Random(11)
     devices = [
         FakeDevice(CURVES["bursts"](rng, 30), clock, SENSORS[name], scope=scope)
@@ -364,7 +287,7 @@ def test_many_intervals_at_once_have_the_joules_of_each_alone(sensor: str) -> No
     assert recorder.joules_of([]) == []
 
 
-def test_many_intervals_without_a_record_are_unmeasured() -> None:
+def test_many_intervals_without_a_record_are_unmeasured():
     clock = FakeClock()
     assert Recorder([], clock=clock).joules_of([(0, 1), (1, 2)]) == [None, None]
     silent = Recorder(machine(clock, ("gpu:A", 100, "counter 100 ms")), clock=clock)

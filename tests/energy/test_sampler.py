@@ -57,7 +57,7 @@ def wait_for(recorder: Recorder, seconds: float = 0.05) -> tuple[int, int]:
     return start_ns, end_ns
 
 
-def test_a_thread_records_and_stops() -> None:
+def test_a_thread_records_and_stops():
     source = Source("gpu:A")
     with Recorder([source]) as recorder:
         wait_for(recorder)
@@ -74,7 +74,7 @@ def test_a_thread_records_and_stops() -> None:
     assert source.reads == reads
 
 
-def test_a_source_that_raises_is_a_gap_and_the_others_go_on() -> None:
+def test_a_source_that_raises_is_a_gap_and_the_others_go_on():
     broken, sound = Source("gpu:A", raises=True), Source("package:0")
     with Recorder([broken, sound]) as recorder:
         wait_for(recorder)
@@ -86,7 +86,7 @@ def test_a_source_that_raises_is_a_gap_and_the_others_go_on() -> None:
     assert energy.coverage == 0
 
 
-def test_a_source_that_hangs_is_left_behind_and_rejoins() -> None:
+def test_a_source_that_hangs_is_left_behind_and_rejoins():
     stuck, sound = Source("gpu:A"), Source("package:0")
     recorder = Recorder([stuck, sound])
     with recorder:
@@ -100,7 +100,7 @@ def test_a_source_that_hangs_is_left_behind_and_rejoins() -> None:
         _until(lambda: stuck.reads > stuck_reads + 1)
 
 
-def test_a_source_that_hangs_is_not_closed_and_not_read_twice_at_once() -> None:
+def test_a_source_that_hangs_is_not_closed_and_not_read_twice_at_once():
     stuck, sound = Source("gpu:A"), Source("package:0")
     sampler = PowerSampler([stuck, sound], 1_000_000, time.monotonic_ns, lambda *_: None)
     stuck.gate.clear()
@@ -118,7 +118,7 @@ def test_a_source_that_hangs_is_not_closed_and_not_read_twice_at_once() -> None:
     assert stuck.reads == 1
 
 
-def test_a_part_that_hangs_delays_no_other_part() -> None:
+def test_a_part_that_hangs_delays_no_other_part():
     class Divided(Source):
         def __init__(self, parts: Sequence[Source]) -> None:
             super().__init__("gpu:all")
@@ -197,7 +197,7 @@ def gaps(source: Timed, seconds: float, **options: Any) -> list[tuple[float, flo
     return [(start, end - start) for start, end in pairwise(source.reads_s)]
 
 
-def test_a_stall_costs_its_own_time_only() -> None:
+def test_a_stall_costs_its_own_time_only():
     clock = FakeClock()
     source = Timed(clock, lambda now: 3.0 if 5.0 < now < 5.1 else 0.0001)
     found = gaps(source, 70)
@@ -205,7 +205,7 @@ def test_a_stall_costs_its_own_time_only() -> None:
     assert max(pause for start, pause in found if start > 5.1) < 0.1
 
 
-def test_a_driver_that_makes_callers_wait_is_still_read_often() -> None:
+def test_a_driver_that_makes_callers_wait_is_still_read_often():
     """Eight GPUs, 5 ms each."""
     clock = FakeClock()
     found = gaps(Timed(clock, lambda now: 0.04), 10)
@@ -214,7 +214,7 @@ def test_a_driver_that_makes_callers_wait_is_still_read_often() -> None:
     assert max(pause for _, pause in found) < 0.25
 
 
-def test_a_driver_that_takes_cpu_time_is_read_less_often_but_without_gaps() -> None:
+def test_a_driver_that_takes_cpu_time_is_read_less_often_but_without_gaps():
     source = Timed(FakeClock(), lambda now: 0.0001, lambda now: 0.006)
     found = gaps(source, 10, cpu_clock=lambda: int(source.used_s * 1e9))
     assert min(pause for start, pause in found if start > 1) > 0.115
@@ -223,13 +223,13 @@ def test_a_driver_that_takes_cpu_time_is_read_less_often_but_without_gaps() -> N
     assert max(pause for _, pause in found) < 0.26
 
 
-def test_one_expensive_read_does_not_slow_down_those_after_it() -> None:
+def test_one_expensive_read_does_not_slow_down_those_after_it():
     source = Timed(FakeClock(), lambda now: 0.0001, lambda now: 1.0 if 5 < now < 5.1 else 1e-5)
     found = gaps(source, 10, cpu_clock=lambda: int(source.used_s * 1e9))
     assert max(pause for _, pause in found) < 0.1
 
 
-def test_a_suspend_is_announced_before_the_reading_after_it() -> None:
+def test_a_suspend_is_announced_before_the_reading_after_it():
     asleep = [0]
     clock = FakeClock()
     source = Timed(clock, lambda now: 0.0)
@@ -271,7 +271,7 @@ def _threads() -> list[threading.Thread]:
     return threading.enumerate()
 
 
-def test_settling_gives_up_when_nothing_comes() -> None:
+def test_settling_gives_up_when_nothing_comes():
     source = Source("gpu:A")
     with Recorder([source]) as recorder:
         wait_for(recorder)
@@ -280,7 +280,7 @@ def test_settling_gives_up_when_nothing_comes() -> None:
         source.gate.set()
 
 
-def test_no_source_means_unmeasured_and_not_zero() -> None:
+def test_no_source_means_unmeasured_and_not_zero():
     with Recorder([], unmeasured=["package:0"]) as recorder:
         energy = recorder.energy(0, 1_000_000_000)
         assert recorder.joules_since_start is None
@@ -293,11 +293,11 @@ def test_no_source_means_unmeasured_and_not_zero() -> None:
 
 
 @pytest.mark.parametrize("hz", [0, -1, 1000, float("nan"), float("inf")])
-def test_a_senseless_rate_is_refused(hz: float) -> None:
+def test_a_senseless_rate_is_refused(hz):
     with pytest.raises(UsageError, match="cannot sample"):
         Recorder([], hz=hz)
 
 
-def test_an_interval_that_ends_before_it_starts_is_refused() -> None:
+def test_an_interval_that_ends_before_it_starts_is_refused():
     with pytest.raises(UsageError, match="before it starts"):
         Recorder([]).energy(2, 1)

@@ -35,9 +35,7 @@ def ids(channels: tuple[Channel, ...]) -> set[str]:
 
 
 @given(st.lists(st.sampled_from(EVERY), unique=True), st.sampled_from(["auto", "always", "never"]))
-def test_a_total_never_overlaps_and_loses_no_channel(
-    channels: list[Channel], estimate: str
-) -> None:
+def test_a_total_never_overlaps_and_loses_no_channel(channels, estimate):
     selection = select_disjoint(channels, estimate)
     require_disjoint(selection.summed)
     assert sorted([*ids(selection.summed), *ids(selection.cross_checks)]) == sorted(
@@ -45,61 +43,49 @@ def test_a_total_never_overlaps_and_loses_no_channel(
     )
 
 
-def test_disjoint_hardware_is_summed() -> None:
-    selection = select_disjoint([GPU, OTHER_GPU, PACKAGE, PACKAGE1, DRAM])
-    assert ids(selection.summed) == {"gpu:A", "gpu:B", "package:0", "package:1", "dram:0"}
+@pytest.mark.parametrize(
+    ("channels", "estimate", "summed"),
+    [
+        (
+            [GPU, OTHER_GPU, PACKAGE, PACKAGE1, DRAM],
+            "auto",
+            "gpu:A gpu:B package:0 package:1 dram:0",
+        ),
+        ([PSYS, BATTERY, PACKAGE, GPU], "auto", "gpu:A package:0"),
+        ([BATTERY, PSYS], "auto", "psys"),  # nothing finer can be read
+        ([CORE, PACKAGE], "auto", "package:0"),
+        ([GUESS], "auto", "estimate:cpu"),
+        ([GUESS, GPU], "auto", "gpu:A"),
+        ([GUESS, BATTERY], "auto", "battery"),
+        ([GUESS, GPU], "always", "gpu:A estimate:cpu"),
+        ([GUESS, PACKAGE], "always", "package:0"),
+        ([GUESS], "never", ""),
+        ([Channel("gpu:A/power", "gpu:A", Kind.INTEGRATED), GPU], "auto", "gpu:A"),
+    ],
+)
+def test_disjoint_hardware_of_the_best_kind_is_summed(channels, estimate, summed):
+    selection = select_disjoint(channels, estimate)
+    assert ids(selection.summed) == set(summed.split())
+    assert selection.covers_machine == (summed in ("psys", "battery"))
 
 
-def test_psys_and_battery_only_check() -> None:
-    selection = select_disjoint([PSYS, BATTERY, PACKAGE, GPU])
-    assert ids(selection.summed) == {"package:0", "gpu:A"}
-    assert ids(selection.cross_checks) == {"psys", "battery"}
+@pytest.mark.parametrize(
+    ("one", "other", "expected"),
+    [
+        *[(CORE, PACKAGE, True), (CORE, PACKAGE1, False)],
+        *[(MODULE, GPU, True), (MODULE, PACKAGE, True), (MODULE, OTHER_GPU, False)],
+    ],
+)
+def test_a_part_and_its_whole_overlap(one, other, expected):
+    assert overlaps(one, other) == overlaps(other, one) == expected
 
 
-def test_a_covering_scope_is_the_total_when_nothing_finer_is_readable() -> None:
-    selection = select_disjoint([BATTERY, PSYS])
-    assert ids(selection.summed) == {"psys"}
-    assert selection.covers_machine
-
-
-def test_cores_are_never_added_to_their_package() -> None:
-    assert ids(select_disjoint([CORE, PACKAGE]).summed) == {"package:0"}
-    assert overlaps(CORE, PACKAGE)
-    assert not overlaps(CORE, PACKAGE1)
-
-
-def test_a_module_is_never_added_to_its_gpu_or_its_cpu() -> None:
-    assert overlaps(MODULE, GPU)
-    assert overlaps(MODULE, PACKAGE)
-    assert not overlaps(MODULE, OTHER_GPU)
-
-
-def test_an_estimate_is_summed_only_without_hardware() -> None:
-    assert ids(select_disjoint([GUESS]).summed) == {"estimate:cpu"}
-    assert ids(select_disjoint([GUESS, GPU]).summed) == {"gpu:A"}
-    assert ids(select_disjoint([GUESS, BATTERY]).summed) == {"battery"}
-
-
-def test_an_estimate_that_was_asked_for_joins_what_it_does_not_cover() -> None:
-    assert ids(select_disjoint([GUESS, GPU], "always").summed) == {"gpu:A", "estimate:cpu"}
-    assert ids(select_disjoint([GUESS, PACKAGE], "always").summed) == {"package:0"}
-
-
-def test_an_unwanted_estimate_is_not_summed() -> None:
-    assert select_disjoint([GUESS], "never").summed == ()
-
-
-def test_of_two_channels_of_one_scope_the_better_kind_is_summed() -> None:
-    twin = Channel("gpu:A/power", "gpu:A", Kind.INTEGRATED)
-    assert ids(select_disjoint([twin, GPU]).summed) == {"gpu:A"}
-
-
-def test_an_overlap_is_refused_by_name() -> None:
+def test_an_overlap_is_refused_by_name():
     with pytest.raises(ScopeOverlap, match="psys and gpu:A cover the same hardware"):
         require_disjoint([PSYS, GPU])
 
 
-def test_a_sum_is_as_weak_as_its_weakest_part() -> None:
+def test_a_sum_is_as_weak_as_its_weakest_part():
     assert weakest([Kind.COUNTER, Kind.ESTIMATE, Kind.INTEGRATED]) is Kind.ESTIMATE
     assert weakest([]) is None
 
@@ -113,5 +99,5 @@ def test_a_sum_is_as_weak_as_its_weakest_part() -> None:
         (("desk/package:0", "gpu:GPU-1"), "CPU package on desk, GPU GPU-1: not readable"),
     ],
 )
-def test_hardware_without_a_reading_is_named_in_words(scopes: tuple[str, ...], said: str) -> None:
+def test_hardware_without_a_reading_is_named_in_words(scopes, said):
     assert describe_unread(scopes) == said

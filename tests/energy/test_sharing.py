@@ -13,7 +13,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from etui.config.config import Config
 from etui.energy.discovery import open_recorder
 from etui.energy.recorder import Recorder
 from etui.energy.sharing import (
@@ -87,12 +86,12 @@ def test_others_use_nothing_that_was_not_recorded_or_is_less_than_own():
         (0.0, 0.0, GpuShare(False, None)),
     ],
 )
-def test_shares_of_the_cpus(own: float, busy: float, expected: GpuShare) -> None:
+def test_shares_of_the_cpus(own, busy, expected):
     assert compute_cpu_share(uses(own, busy), 0, 100) == expected
     assert compute_cpu_share(uses(own, busy), 25, 75) == expected  # between two samples
 
 
-def test_nothing_is_known_without_two_samples() -> None:
+def test_nothing_is_known_without_two_samples():
     assert compute_cpu_share([], 0, 100) == GpuShare(False, None)
     assert compute_cpu_share(uses(1, 9)[:1], 0, 100) == GpuShare(False, None)
     assert busy_share([], 0, 100) is None
@@ -114,31 +113,29 @@ def estimated(own_cores: float, other_cores: float) -> Energy:
     return recorder.energy(clock.at(2), clock.at(8))
 
 
-def test_an_estimate_of_one_program_is_its_own() -> None:
+def test_an_estimate_of_one_program_is_its_own():
     alone = estimated(1, 0)
     assert not alone.shared
     assert alone.own_joules is None
     assert alone.joules == pytest.approx(6 * (IDLE + (LIMIT - IDLE) / CORES), rel=0.01)
 
 
-def test_own_joules_beside_a_compile_are_those_of_a_machine_of_its_own() -> None:
+def test_own_joules_beside_a_compile_are_those_of_a_machine_of_its_own():
     alone, beside = estimated(1, 0), estimated(1, 2.5)
     assert beside.shared
-    assert beside.joules is not None
-    assert alone.joules is not None
     assert beside.joules > 2.5 * alone.joules
     assert alone.net_joules is not None
     assert beside.own_joules == pytest.approx(alone.net_joules, rel=0.01)
 
 
-def test_the_idle_power_of_an_estimate_is_that_of_its_formula() -> None:
+def test_the_idle_power_of_an_estimate_is_that_of_its_formula():
     busy = estimated(1, 2.5)
     assert busy.idle_watts == IDLE
     assert busy.net_joules == pytest.approx(6 * (LIMIT - IDLE) * 3.5 / CORES, rel=0.01)
     assert estimated(0, 0).net_joules == pytest.approx(0, abs=1e-3)
 
 
-def test_a_child_process_counts_as_own_and_keeps_its_time_when_it_ends() -> None:
+def test_a_child_process_counts_as_own_and_keeps_its_time_when_it_ends():
     clock = FakeClock()
     used = {1: 10.0}
     own = OwnProcesses(clock, lambda: list(used), used.get)
@@ -155,13 +152,13 @@ def test_a_child_process_counts_as_own_and_keeps_its_time_when_it_ends() -> None
     assert own.seconds() - before == pytest.approx(10.5)
 
 
-def test_children_of_the_first_look_bring_no_time_of_before() -> None:
+def test_children_of_the_first_look_bring_no_time_of_before():
     used = {1: 10.0, 2: 100.0}
     own = OwnProcesses(FakeClock(), lambda: list(used), used.get)
     assert own.seconds() == own.seconds()
 
 
-def test_processes_are_listed_rarely() -> None:
+def test_processes_are_listed_rarely():
     clock, listed = FakeClock(), []
 
     def list_pids() -> list[int]:
@@ -175,7 +172,7 @@ def test_processes_are_listed_rarely() -> None:
     assert len(listed) <= 6
 
 
-def test_a_real_child_is_of_the_family() -> None:
+def test_a_real_child_is_of_the_family():
     child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     try:
         assert child.pid in list_family()
@@ -186,7 +183,7 @@ def test_a_real_child_is_of_the_family() -> None:
     assert read_process_seconds(child.pid) is None
 
 
-def test_the_watch_keeps_an_hour() -> None:
+def test_the_watch_keeps_an_hour():
     clock = FakeClock()
     watch = CpuWatch(clock, lambda: clock.seconds, lambda: (clock.seconds, 2 * clock.seconds))
     for _ in range(20_000):
@@ -196,7 +193,7 @@ def test_the_watch_keeps_an_hour() -> None:
     assert watch.busy_share(clock.at(0), clock.at(100)) is None
 
 
-def test_a_system_without_cpu_times_is_not_sampled() -> None:
+def test_a_system_without_cpu_times_is_not_sampled():
     def fail() -> tuple[float, float]:
         raise OSError
 
@@ -205,13 +202,13 @@ def test_a_system_without_cpu_times_is_not_sampled() -> None:
     assert watch.share("estimate:cpu", 0, 10**9) == GpuShare(False, None)
 
 
-def test_the_meter_of_a_machine_watches_its_cpus(config: Config) -> None:
+def test_the_meter_of_a_machine_watches_its_cpus(config):
     recorder = open_recorder(config)
     assert [channel.kind for channel in recorder.selection.summed] == [Kind.ESTIMATE]
     assert recorder.cpu_watch in recorder.sources
 
 
-def test_processes_are_not_listed_where_nothing_is_estimated() -> None:
+def test_processes_are_not_listed_where_nothing_is_estimated():
     def list_processes() -> float:
         raise AssertionError
 
@@ -245,16 +242,16 @@ def use(t_ns: int, own: float | None, other: float | None, others: int, unknown:
         ([use(500, 10, 90, 1)], GpuShare(False, None)),
     ],
 )
-def test_shares(looks: list[GpuUse], expected: GpuShare) -> None:
+def test_shares(looks, expected):
     assert compute_share(looks, GPU, 0, 10, 100) == expected
 
 
-def test_other_gpus_do_not_count() -> None:
+def test_other_gpus_do_not_count():
     assert compute_share([use(5, 10, 90, 1)], "gpu:B", 0, 10, 0) == GpuShare(False, None)
 
 
 @given(st.floats(0, 1e6), st.lists(st.integers(0, 4096), min_size=1, max_size=12))
-def test_sequences_of_a_batch_share_all_of_it(joules: float, tokens: list[int]) -> None:
+def test_sequences_of_a_batch_share_all_of_it(joules, tokens):
     parts = split_by_tokens(joules, tokens)
     assert len(parts) == len(tokens)
     if any(tokens):
@@ -264,7 +261,7 @@ def test_sequences_of_a_batch_share_all_of_it(joules: float, tokens: list[int]) 
         assert parts == [0.0] * len(tokens)
 
 
-def test_equal_tokens_cost_the_same() -> None:
+def test_equal_tokens_cost_the_same():
     assert split_by_tokens(12.0, [3, 3, 6]) == [3.0, 3.0, 6.0]
 
 
@@ -283,14 +280,14 @@ def measured(folder: Path, pids: str) -> dict[str, object]:
     return found
 
 
-def test_a_gpu_of_ones_own_is_not_shared(fake_nvml_dir: Path) -> None:
+def test_a_gpu_of_ones_own_is_not_shared(fake_nvml_dir):
     found = measured(fake_nvml_dir, "%d:90")
     assert not found["shared"]
     assert found["own_joules"] is None
     assert found["temperature"] == 61
 
 
-def test_another_process_makes_the_gpu_shared(fake_nvml_dir: Path) -> None:
+def test_another_process_makes_the_gpu_shared(fake_nvml_dir):
     found = measured(fake_nvml_dir, f"%d:60,{os.getpid()}:20")
     assert found["shared"]
     assert "shared" in found["flags"]  # type: ignore[operator]

@@ -73,7 +73,7 @@ def bias(windows: Sequence[EnergyWindow]) -> float:
         ("RAPL", 2.0, 0.003, 0.01),
     ],
 )
-def test_turns_are_unbiased(device: str, seconds: float, total: float, prefill: float) -> None:
+def test_turns_are_unbiased(device, seconds, total, prefill):
     """Straight lines inside a tick read 0.3 s 11 % too low, and its prefill 34 %."""
     turns = played(device, seconds)
     assert abs(bias([turn.total for turn in turns])) <= total
@@ -85,14 +85,14 @@ def test_turns_are_unbiased(device: str, seconds: float, total: float, prefill: 
     [(device, at) for device in DEVICES for at in (0.3, 2.0) if device != "32 counters"]
     + [("32 counters", 0.3), ("counter", 1.0), ("RAPL", 1.0), ("power, 1 s average", 1.0)],
 )
-def test_the_truth_of_a_turn_and_of_its_phases_lies_within(device: str, seconds: float) -> None:
+def test_the_truth_of_a_turn_and_of_its_phases_lies_within(device, seconds):
     turns = played(device, seconds)
     for windows in zip(*((t.total, t.prefill, t.decode) for t in turns), strict=True):
         assert sum(window.inside for window in windows) / len(windows) >= 0.95
 
 
 @pytest.mark.parametrize("device", DEVICES)
-def test_the_phases_of_a_turn_sum_to_it_exactly(device: str) -> None:
+def test_the_phases_of_a_turn_sum_to_it_exactly(device):
     for turn in played(device, 0.3):
         parts = (turn.prefill.energy.joules or 0.0) + (turn.decode.energy.joules or 0.0)
         assert parts == turn.total.energy.joules
@@ -101,7 +101,7 @@ def test_the_phases_of_a_turn_sum_to_it_exactly(device: str) -> None:
 @pytest.mark.parametrize(
     "name", ["counter 100 ms", "RAPL, wraps at 3 kJ", "power, 20 ms", "power, 1 s average"]
 )
-def test_a_settled_turn_does_not_change_with_later_marks_and_readings(name: str) -> None:
+def test_a_settled_turn_does_not_change_with_later_marks_and_readings(name):
     sensor = SENSORS.get(name) or DEVICES[name][0]
     clock = FakeClock()
     curve = steps([(3.037, 40.0), (0.061, 300.0), (0.24, 180.0), (5.0, 40.0)])
@@ -121,7 +121,7 @@ def test_a_settled_turn_does_not_change_with_later_marks_and_readings(name: str)
     assert [energy.joules for energy in after] == [energy.joules for energy in before]
 
 
-def test_a_mark_where_the_power_does_not_step_changes_little() -> None:
+def test_a_mark_where_the_power_does_not_step_changes_little():
     clock = FakeClock()
     curve = steps([(20, 150.0)])
     recorder = Recorder([FakeDevice(curve, clock, COUNTER)], clock=clock)
@@ -138,7 +138,7 @@ def test_a_mark_where_the_power_does_not_step_changes_little() -> None:
         assert joules == pytest.approx(150 * (end_ns - start_ns) / 1e9, rel=0.02)
 
 
-def test_a_mark_beside_a_gap_is_left_to_the_bounds() -> None:
+def test_a_mark_beside_a_gap_is_left_to_the_bounds():
     """What the power did while reads failed is not known, so nothing is fitted."""
     clock = FakeClock()
     curve = steps([(4, 40.0), (2, 240.0), (10, 40.0)])
@@ -154,7 +154,7 @@ def test_a_mark_beside_a_gap_is_left_to_the_bounds() -> None:
     assert EnergyWindow(energy, curve.between(4, 6)).inside
 
 
-def test_a_counter_that_is_refreshed_all_the_time_is_read_at_the_mark() -> None:
+def test_a_counter_that_is_refreshed_all_the_time_is_read_at_the_mark():
     clock = FakeClock()
     devices = [
         FakeDevice(steps([(20, 150.0)]), clock, SENSORS[name], scope=scope)
@@ -176,7 +176,7 @@ def test_a_counter_that_is_refreshed_all_the_time_is_read_at_the_mark() -> None:
     assert reads == {"package:0": 2, "gpu:A": 1}
 
 
-def test_a_failed_read_at_a_mark_is_not_a_gap() -> None:
+def test_a_failed_read_at_a_mark_is_not_a_gap():
     clock = FakeClock()
     device = FakeDevice(
         steps([(20, 150.0)]), clock, SENSORS["RAPL, wraps at 3 kJ"], fails=lambda now: now == 4.0

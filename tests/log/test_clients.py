@@ -13,7 +13,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from etui.config.config import Config
 from etui.log.export import format_chat, write_csv, write_json_lines
 from etui.log.filters import Sort, TurnFilter, build_clause
 from etui.log.queries import LogReader
@@ -56,11 +55,8 @@ def served(make_turn: MakeTurn) -> list[TurnRecord]:
 
 @given(ATTRIBUTIONS | st.none(), CLIENTS | st.none(), st.sampled_from(("", TOOL_CALLS)))
 def test_a_row_has_the_attribution_the_client_and_the_tool_calls(
-    make_turn: MakeTurn,
-    attribution: Attribution | None,
-    client: ClientRecord | None,
-    tool_calls: str,
-) -> None:
+    make_turn, attribution, client, tool_calls
+):
     turn = make_turn(client=client, tool_calls=tool_calls)
     turn = replace(turn, energy=replace(turn.energy, attribution=attribution))
     assert parse_turn(build_row(turn)) == turn
@@ -73,7 +69,7 @@ def test_a_row_has_the_attribution_the_client_and_the_tool_calls(
     assert found["batches"] == (expected.batches or None)
 
 
-def test_turns_are_found_by_key_and_by_endpoint(fill: Fill, served: list[TurnRecord]) -> None:
+def test_turns_are_found_by_key_and_by_endpoint(fill, served):
     log = fill(*served)
 
     def numbers(**filters: str) -> list[int]:
@@ -92,7 +88,7 @@ def test_turns_are_found_by_key_and_by_endpoint(fill: Fill, served: list[TurnRec
     assert last.endpoint is last.key is None
 
 
-def test_totals_by_key_sum_to_the_total(fill: Fill, served: list[TurnRecord]) -> None:
+def test_totals_by_key_sum_to_the_total(fill, served):
     log = fill(*served)
     by_key = {total.key: total for total in log.totals("key")}
     assert {key: total.joules for key, total in by_key.items()} == {"laptop": 30.0, "": 130.0}
@@ -105,9 +101,7 @@ def test_totals_by_key_sum_to_the_total(fill: Fill, served: list[TurnRecord]) ->
     assert [(total.key, total.joules) for total in models] == [("smollm2-135m", 30.0)]
 
 
-def test_statements_about_clients_read_only_their_turns(
-    fill: Fill, served: list[TurnRecord]
-) -> None:
+def test_statements_about_clients_read_only_their_turns(fill, served):
     log = fill(*served)
     where = build_clause(TurnFilter(key="laptop"))
     for sql, values in (
@@ -121,9 +115,7 @@ def test_statements_about_clients_read_only_their_turns(
         assert all("turns_by_key" in step or "turns_history" in step for step in reads)
 
 
-def test_what_a_key_spent_is_its_measured_joules_since_a_time(
-    fill: Fill, served: list[TurnRecord], make_turn: MakeTurn
-) -> None:
+def test_what_a_key_spent_is_its_measured_joules_since_a_time(fill, served, make_turn):
     client = ClientRecord("/v1/responses", "phone")
     guess = make_turn(6, joules=7.0, client=client)
     guess = replace(guess, energy=replace(guess.energy, kind="estimate"))
@@ -136,14 +128,12 @@ def test_what_a_key_spent_is_its_measured_joules_since_a_time(
     assert sum_key_joules_since(log, "nobody", start) == Spending(0.0, False, 0)
 
 
-def test_an_empty_log_has_spent_nothing(config: Config) -> None:
+def test_an_empty_log_has_spent_nothing(config):
     with LogReader(config) as log:
         assert sum_key_joules_since(log, "laptop", datetime.now(UTC)) == Spending(0.0, False, 0)
 
 
-def test_the_list_names_the_client_only_if_there_is_one(
-    fill: Fill, served: list[TurnRecord]
-) -> None:
+def test_the_list_names_the_client_only_if_there_is_one(fill, served):
     log = fill(*served)
     lines = format_turns(log.list_turns(sort=Sort.TIME, descending=False), None)
     assert "CLIENT" in lines[0]
@@ -159,7 +149,7 @@ def show(turn: TurnRecord) -> str:
     return "\n".join(" ".join(line.split()) for line in format_turn(turn, []))
 
 
-def test_a_turn_is_shown_with_its_client_its_share_and_its_calls(make_turn: MakeTurn) -> None:
+def test_a_turn_is_shown_with_its_client_its_share_and_its_calls(make_turn):
     turn = make_turn(client=CLIENT, tool_calls=TOOL_CALLS)
     text = show(replace(turn, energy=replace(turn.energy, attribution=ATTRIBUTION)))
     assert "client key laptop, /v1/responses, request req-7, 0.25 s in the queue" in text
@@ -187,21 +177,19 @@ def test_a_turn_is_shown_with_its_client_its_share_and_its_calls(make_turn: Make
         ),
     ],
 )
-def test_an_attribution_says_what_is_not_known(
-    make_turn: MakeTurn, attribution: Attribution, text: str
-) -> None:
+def test_an_attribution_says_what_is_not_known(make_turn, attribution, text):
     turn = make_turn()
     assert text in show(replace(turn, energy=replace(turn.energy, attribution=attribution)))
 
 
-def test_a_turn_alone_says_nothing_of_a_share(make_turn: MakeTurn) -> None:
+def test_a_turn_alone_says_nothing_of_a_share(make_turn):
     turn = make_turn()
     alone = replace(turn, energy=replace(turn.energy, attribution=Attribution("exclusive")))
     assert "attribution" not in show(alone)
     assert "client" not in show(alone)
 
 
-def test_exports_have_the_client_and_its_calls(make_turn: MakeTurn) -> None:
+def test_exports_have_the_client_and_its_calls(make_turn):
     turn = make_turn(client=CLIENT, tool_calls=TOOL_CALLS, answer="")
     turn = replace(turn, energy=replace(turn.energy, attribution=ATTRIBUTION))
     file = io.StringIO()

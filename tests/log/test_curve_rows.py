@@ -148,7 +148,6 @@ def test_without_a_calibration_twenty_turns_make_a_curve(config, turn):
     kept = []
     with LogReader(config) as log:
         made = find_curve(log, "m", "ab", NOW, kept.append)
-    assert made is not None
     assert (made.source, made.n, made.kind) == ("log", LEAST_TURNS, "counter")
     said = made.joules(60, 0, 40)
     true = PREFILL.joules(0, 60) + DECODE.joules(60, 39)
@@ -165,7 +164,6 @@ def test_a_curve_of_the_log_is_made_anew_after_twenty_more_turns(config, turn):
     with LogReader(config) as log:
         assert find_curve(log, "m", "ab", NOW) == made
         again = find_curve(log, "m", "ab", NOW, lambda record: None)
-    assert again is not None
     assert (again.source, again.n) == ("log", 2 * LEAST_TURNS)
 
 
@@ -248,7 +246,6 @@ def test_facts_of_a_model(config, turn):
     past = facts.past[ArmKey.of(Arm("any name", "m", max_tokens=64))]
     assert (past.turns, past.mean_tokens) == (4, 21.0)
     assert past.decode_joules_per_token == pytest.approx(DECODE.joules(45, 20) / 21)
-    assert facts.speed is not None
     assert facts.speed.prefill_tokens_per_second == pytest.approx(100.0)
     assert facts.speed.decode_tokens_per_second == pytest.approx(10.0)
     assert facts.speed.decode_watts == pytest.approx(DECODE.joules(45, 20) / 2.0)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from zoneinfo import ZoneInfo
@@ -12,7 +11,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from etui.config.config import Config
 from etui.errors import LogUnavailable
 from etui.log.daily_energy import (
     DailyEnergy,
@@ -67,7 +65,7 @@ def hop(model: str, joules: float | None) -> HopRecord:
     )  # fmt: skip
 
 
-def test_a_day_is_one_of_the_local_calendar(fill: Callable[..., LogReader]) -> None:
+def test_a_day_is_one_of_the_local_calendar(fill):
     log = fill(
         turn(1, datetime(2026, 6, 1, 21, 59, tzinfo=UTC), 1.0),  # 23:59 in Berlin
         turn(2, datetime(2026, 6, 1, 22, 1, tzinfo=UTC), 2.0),
@@ -76,7 +74,7 @@ def test_a_day_is_one_of_the_local_calendar(fill: Callable[..., LogReader]) -> N
     assert [spent.joules for _, spent in sum_by_day(daily, 2)] == [1.0, 2.0]
 
 
-def test_days_on_which_the_clocks_change_have_23_and_25_hours() -> None:
+def test_days_on_which_the_clocks_change_have_23_and_25_hours():
     def hours(day: date) -> float:
         span = day_start(day + timedelta(days=1), BERLIN) - day_start(day, BERLIN)
         return span.total_seconds() / 3600
@@ -86,7 +84,7 @@ def test_days_on_which_the_clocks_change_have_23_and_25_hours() -> None:
     assert hours(date(2026, 7, 1)) == 24
 
 
-def test_a_day_without_midnight_begins_when_the_clocks_go_forward() -> None:
+def test_a_day_without_midnight_begins_when_the_clocks_go_forward():
     beirut = ZoneInfo("Asia/Beirut")  # 2022-03-27 began at 01:00
     assert day_start(date(2022, 3, 27), beirut) == datetime(2022, 3, 26, 22, tzinfo=UTC)
     assert day_start(date(2022, 3, 28), beirut) == datetime(2022, 3, 27, 21, tzinfo=UTC)
@@ -98,7 +96,7 @@ def test_a_day_without_midnight_begins_when_the_clocks_go_forward() -> None:
         [BERLIN, ZoneInfo("Pacific/Apia"), ZoneInfo("Asia/Beirut"), ZoneInfo("Asia/Kathmandu")]
     ),
 )
-def test_days_follow_on_each_other_without_a_gap(day: date, zone: ZoneInfo) -> None:
+def test_days_follow_on_each_other_without_a_gap(day, zone):
     start, end = day_start(day, zone), day_start(day + timedelta(days=1), zone)
     assert start <= end  # equal on a day that a country left out
     if start < end:
@@ -120,9 +118,7 @@ ENTRIES = st.lists(
 
 
 @given(entries=ENTRIES, zone=st.sampled_from([BERLIN, ZoneInfo("America/St_Johns"), UTC]))
-def test_the_sums_over_days_and_over_models_are_the_total(
-    config: Config, entries: list[Entry], zone: ZoneInfo
-) -> None:
+def test_the_sums_over_days_and_over_models_are_the_total(config, entries, zone):
     config.database.unlink(missing_ok=True)
     with TurnWriter(config) as writer:
         for number, (when, joules, model) in enumerate(entries):
@@ -153,7 +149,7 @@ SUMS = st.builds(
 
 
 @given(SUMS, SUMS)
-def test_what_is_missing_never_counts_as_zero(left: EnergySum, right: EnergySum) -> None:
+def test_what_is_missing_never_counts_as_zero(left, right):
     both = left + right
     assert (both.joules is None) == (left.joules is None and right.joules is None)
     assert (both.peak_watts is None) == (left.peak_watts is None and right.peak_watts is None)
@@ -167,9 +163,7 @@ def test_what_is_missing_never_counts_as_zero(left: EnergySum, right: EnergySum)
     ),
     st.dates(date(2026, 1, 1), date(2026, 12, 31)),
 )
-def test_a_longer_period_never_has_fewer_joules(
-    spent: list[tuple[date, float]], today: date
-) -> None:
+def test_a_longer_period_never_has_fewer_joules(spent, today):
     parts = tuple(ModelDay(day, "m", EnergySum(1, joules)) for day, joules in spent)
     sums = sum_by_period(DailyEnergy((), parts), today)
     assert sums["day"].turns <= sums["week"].turns
@@ -179,14 +173,14 @@ def test_a_longer_period_never_has_fewer_joules(
     )
 
 
-def test_a_week_begins_on_monday() -> None:
+def test_a_week_begins_on_monday():
     assert period_start(date(2026, 11, 26), "week") == date(2026, 11, 23)
     assert period_start(date(2026, 11, 26), "month") == date(2026, 11, 1)
     assert first_day_shown(date(2027, 1, 2), 14) == date(2026, 12, 20)
     assert first_day_shown(date(2026, 1, 2), 1) == date(2025, 12, 29)  # its week began last year
 
 
-def test_each_model_of_a_cascade_is_charged_its_hops(fill: Callable[..., LogReader]) -> None:
+def test_each_model_of_a_cascade_is_charged_its_hops(fill):
     noon = datetime(2026, 6, 1, 10, tzinfo=UTC)
     log = fill(
         turn(1, noon, 12.0, "large", 90.0, hops=(hop("small", 2.0), hop("large", 10.0))),
@@ -199,7 +193,7 @@ def test_each_model_of_a_cascade_is_charged_its_hops(fill: Callable[..., LogRead
     assert by_model["large"] == EnergySum(2, 17.0, False, 0, 90.0)
 
 
-def test_loads_count_as_they_do_for_budgets(config: Config) -> None:
+def test_loads_count_as_they_do_for_budgets(config):
     when = format_utc(datetime(2026, 6, 1, 10, tzinfo=UTC))
     load = LoadRecord("l1", when, "small", None, None, 1.0, 30.0, 1.0, "estimate", 0, 100)
     with TurnWriter(config) as writer:
@@ -212,7 +206,7 @@ def test_loads_count_as_they_do_for_budgets(config: Config) -> None:
     assert (spent.turns, spent.unmeasured, spent.kind) == (1, 1, "estimate")
 
 
-def test_the_peak_of_a_day_is_that_of_its_turns(fill: Callable[..., LogReader]) -> None:
+def test_the_peak_of_a_day_is_that_of_its_turns(fill):
     noon = datetime(2026, 6, 1, 10, tzinfo=UTC)
     log = fill(
         turn(1, noon, peak_watts=120.0),
@@ -224,7 +218,7 @@ def test_the_peak_of_a_day_is_that_of_its_turns(fill: Callable[..., LogReader]) 
     assert days[2][1] == EnergySum()
 
 
-def test_an_empty_log_has_days_without_joules(config: Config) -> None:
+def test_an_empty_log_has_days_without_joules(config):
     with LogReader(config) as log:
         daily = read_daily_energy(log, date(2026, 6, 1), date(2026, 6, 3))
     assert sum_by_day(daily, 2) == [
@@ -234,7 +228,7 @@ def test_an_empty_log_has_days_without_joules(config: Config) -> None:
     assert sum_by_model(daily) == []
 
 
-def test_a_broken_log_says_what_to_do(config: Config) -> None:
+def test_a_broken_log_says_what_to_do(config):
     config.database.parent.mkdir(parents=True, exist_ok=True)
     config.database.write_bytes(b"not a database" * 100)
     with pytest.raises(LogUnavailable) as caught:
@@ -242,7 +236,7 @@ def test_a_broken_log_says_what_to_do(config: Config) -> None:
     assert "move it away" in caught.value.fix
 
 
-def test_sums_read_no_wide_row(fill: Callable[..., LogReader]) -> None:
+def test_sums_read_no_wide_row(fill):
     from etui.log import daily_energy
 
     log = fill(turn(1, datetime(2026, 6, 1, 10, tzinfo=UTC)))

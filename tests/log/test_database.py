@@ -50,9 +50,7 @@ def columns(connection: sqlite3.Connection, table: str) -> set[str]:
     return {row["name"] for row in connection.execute(f"PRAGMA table_info({table})")}
 
 
-def test_a_new_database_has_every_table_and_journals_ahead(
-    config: Config, make_turn: MakeTurn
-) -> None:
+def test_a_new_database_has_every_table_and_journals_ahead(config, make_turn):
     connection = open_for_writing(config)
     assert connection.execute("PRAGMA journal_mode").fetchone()[0] == "wal"
     assert columns(connection, "turns") == {"id", *build_row(make_turn())}
@@ -69,9 +67,7 @@ def test_a_new_database_has_every_table_and_journals_ahead(
     connection.close()
 
 
-def test_columns_are_the_names_of_the_json_document_flattened(
-    config: Config, make_turn: MakeTurn
-) -> None:
+def test_columns_are_the_names_of_the_json_document_flattened(config, make_turn):
     def flat(document: dict[str, object], prefix: str = "") -> set[str]:
         names: set[str] = set()
         for name, value in document.items():
@@ -85,7 +81,7 @@ def test_columns_are_the_names_of_the_json_document_flattened(
     connection.close()
 
 
-def test_an_up_to_date_database_opens_without_sqlite_utils(config: Config) -> None:
+def test_an_up_to_date_database_opens_without_sqlite_utils(config):
     open_for_writing(config).close()
     code = (
         "import sys\n"
@@ -102,9 +98,7 @@ def test_an_up_to_date_database_opens_without_sqlite_utils(config: Config) -> No
     )
 
 
-def test_a_log_of_the_last_step_before_0_1_opens_and_keeps_its_rows(
-    config: Config, make_turn: MakeTurn
-) -> None:
+def test_a_log_of_the_last_step_before_0_1_opens_and_keeps_its_rows(config, make_turn):
     with TurnWriter(config) as writer:
         writer.save_turn(make_turn())
     connection = open_for_writing(config)
@@ -119,7 +113,7 @@ def test_a_log_of_the_last_step_before_0_1_opens_and_keeps_its_rows(
     assert config.database.read_bytes() == before
 
 
-def test_a_log_of_an_earlier_step_is_refused_and_left_alone(config: Config) -> None:
+def test_a_log_of_an_earlier_step_is_refused_and_left_alone(config):
     connection = open_for_writing(config)
     connection.execute("UPDATE _sqlite_migrations SET name = 'm017_energy_index'")
     connection.close()
@@ -145,21 +139,18 @@ def next_version(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_an_older_database_is_migrated_and_keeps_its_rows(
-    config: Config, request: pytest.FixtureRequest
-) -> None:
+def test_an_older_database_is_migrated_and_keeps_its_rows(config, request):
     with TurnWriter(config) as writer:
         writer.save_chat(ChatRecord("c", "2026", "old"))
     request.getfixturevalue("next_version")
     reader = open_for_reading(config)
-    assert reader is not None
     assert tuple(reader.execute("SELECT name, note FROM chats").fetchone()) == ("old", "old")
     applied = reader.execute("SELECT name FROM _sqlite_migrations ORDER BY id").fetchall()
     assert tuple(row["name"] for row in applied) == (*NAMES, "m019_notes")
     reader.close()
 
 
-def test_a_migration_that_fails_changes_nothing(config: Config, next_version: Path) -> None:
+def test_a_migration_that_fails_changes_nothing(config, next_version):
     (next_version / "m019_notes.sql").write_text("DROP TABLE chats;\nDROP TABLE nothing;\n")
     with pytest.raises(LogUnavailable):
         open_for_writing(config)
@@ -169,9 +160,7 @@ def test_a_migration_that_fails_changes_nothing(config: Config, next_version: Pa
 
 
 @pytest.mark.usefixtures("next_version")
-def test_an_etui_of_before_a_migration_refuses_the_database(
-    config: Config, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_etui_of_before_a_migration_refuses_the_database(config, monkeypatch):
     open_for_writing(config).close()
     monkeypatch.setattr("etui.log.database.NAMES", NAMES)
     for open_it in (open_for_writing, open_for_reading):
@@ -179,7 +168,7 @@ def test_an_etui_of_before_a_migration_refuses_the_database(
             open_it(config)
 
 
-def test_a_sweep_is_saved_again_with_new_figures(config: Config) -> None:
+def test_a_sweep_is_saved_again_with_new_figures(config):
     with TurnWriter(config) as writer:
         writer.save_sweep(SWEEP, [SETTING])
         # As after each block: the same sweep has other figures.
@@ -195,9 +184,7 @@ def test_a_sweep_is_saved_again_with_new_figures(config: Config) -> None:
     assert (setting["reason"], setting["accuracy"]) == ("12 % more joules", None)
 
 
-def test_turns_with_and_without_speculation_and_a_client_are_read_as_saved(
-    config: Config, make_turn: MakeTurn
-) -> None:
+def test_turns_with_and_without_speculation_and_a_client_are_read_as_saved(config, make_turn):
     turn = make_turn(2, speculation=SPECULATION)
     full = replace(
         turn,
@@ -221,7 +208,7 @@ def test_turns_with_and_without_speculation_and_a_client_are_read_as_saved(
     assert plain.to_json()["energy"]["attribution"]["batch_joules"] == 12.34
 
 
-def test_a_newer_database_is_refused_and_left_alone(config: Config) -> None:
+def test_a_newer_database_is_refused_and_left_alone(config):
     connection = open_for_writing(config)
     connection.execute(
         "INSERT INTO _sqlite_migrations (migration_set, name, applied_at) VALUES (?, ?, '')",
@@ -239,9 +226,7 @@ def test_a_newer_database_is_refused_and_left_alone(config: Config) -> None:
 @pytest.mark.parametrize(
     "content", [b"this is no database, only text" * 40, b"SQLite format 3\0xx"]
 )
-def test_a_file_that_is_no_database_is_refused_and_left_alone(
-    config: Config, content: bytes
-) -> None:
+def test_a_file_that_is_no_database_is_refused_and_left_alone(config, content):
     config.database.write_bytes(content)
     for open_it in (open_for_writing, open_for_reading):
         with pytest.raises(LogUnavailable, match="not a database") as caught:
@@ -271,7 +256,7 @@ def damage(config: Config, old: bytes, new: bytes) -> None:
         (b"migration_set", b"migration_sex"),  # a column that is not ours
     ],
 )
-def test_a_damaged_database_is_not_a_full_disk(config: Config, old: bytes, new: bytes) -> None:
+def test_a_damaged_database_is_not_a_full_disk(config, old, new):
     damage(config, old, new)
     before = config.database.read_bytes()
     for open_it in (open_for_writing, open_for_reading):
@@ -283,7 +268,7 @@ def test_a_damaged_database_is_not_a_full_disk(config: Config, old: bytes, new: 
     assert config.database.read_bytes() == before
 
 
-def test_a_full_disk_is_a_full_disk(config: Config) -> None:
+def test_a_full_disk_is_a_full_disk(config):
     connection = open_for_writing(config)
     pages = connection.execute("PRAGMA page_count").fetchone()[0]
     connection.execute(f"PRAGMA max_page_count = {pages}")
@@ -293,7 +278,7 @@ def test_a_full_disk_is_a_full_disk(config: Config) -> None:
     assert translate_error(config.database, full.value).fix == "free space on that disk"
 
 
-def test_the_database_of_another_program_is_refused(config: Config) -> None:
+def test_the_database_of_another_program_is_refused(config):
     other = sqlite3.connect(config.database)
     other.execute("CREATE TABLE turns (theirs TEXT)")
     other.close()
@@ -301,19 +286,19 @@ def test_the_database_of_another_program_is_refused(config: Config) -> None:
         open_for_writing(config)
 
 
-def test_a_folder_in_its_place_is_refused(config: Config) -> None:
+def test_a_folder_in_its_place_is_refused(config):
     config.database.mkdir()
     with pytest.raises(LogUnavailable, match="is a folder"):
         open_for_writing(config)
 
 
-def test_a_home_that_cannot_be_made_is_refused(config: Config, tmp_path: Path) -> None:
+def test_a_home_that_cannot_be_made_is_refused(config, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(LogUnavailable, match="ETUI_HOME"):
         open_for_writing(replace(config, home=tmp_path / "file" / "home"))
 
 
-def test_a_missing_or_empty_database_reads_as_an_empty_log(config: Config) -> None:
+def test_a_missing_or_empty_database_reads_as_an_empty_log(config):
     for exists in (False, True):
         if exists:
             config.database.touch()
@@ -326,16 +311,15 @@ def test_a_missing_or_empty_database_reads_as_an_empty_log(config: Config) -> No
         assert config.database.exists() == exists
 
 
-def test_a_reader_cannot_write(config: Config) -> None:
+def test_a_reader_cannot_write(config):
     open_for_writing(config).close()
     reader = open_for_reading(config)
-    assert reader is not None
     with pytest.raises(sqlite3.OperationalError, match="readonly"):
         reader.execute("DELETE FROM turns")
     reader.close()
 
 
-def test_two_processes_may_make_the_database_at_once(config: Config) -> None:
+def test_two_processes_may_make_the_database_at_once(config):
     code = (
         "from etui.config.config import load_config\n"
         "from etui.log.database import open_for_writing\n"
@@ -353,7 +337,6 @@ def test_two_processes_may_make_the_database_at_once(config: Config) -> None:
         for _ in range(3)
     ]
     for process in processes:
-        assert process.stdin is not None
         process.stdin.close()
         process.stdin = None
     for process in processes:

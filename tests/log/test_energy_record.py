@@ -16,7 +16,7 @@ from tests.fixtures.records import check_document, check_record
 MakeTurn = Callable[..., TurnRecord]
 
 
-def test_a_turn_states_what_the_log_has(make_turn: MakeTurn) -> None:
+def test_a_turn_states_what_the_log_has(make_turn):
     turn = make_turn(1)
     sha256 = turn.model_sha256
     assert sha256 is not None
@@ -32,7 +32,7 @@ def test_a_turn_states_what_the_log_has(make_turn: MakeTurn) -> None:
     assert results["correct"] is None
 
 
-def test_the_pue_of_a_turn_is_that_of_its_time(make_turn: MakeTurn) -> None:
+def test_the_pue_of_a_turn_is_that_of_its_time(make_turn):
     turn = make_turn(1)
     turn = replace(turn, settings={**turn.settings, "pue": 1.5})
     (one,) = build_energy_record(turn).measurements
@@ -41,7 +41,7 @@ def test_the_pue_of_a_turn_is_that_of_its_time(make_turn: MakeTurn) -> None:
     assert one.results.facility_joules == pytest.approx(18.51)
 
 
-def test_an_unmeasured_turn_and_a_bare_one_have_records(make_turn: MakeTurn) -> None:
+def test_an_unmeasured_turn_and_a_bare_one_have_records(make_turn):
     unmeasured = make_turn(2, joules=None)
     unmeasured = replace(
         unmeasured,
@@ -59,7 +59,7 @@ def test_an_unmeasured_turn_and_a_bare_one_have_records(make_turn: MakeTurn) -> 
     check_record(build_energy_record(bare))
 
 
-def test_a_shared_turn_names_its_attribution(make_turn: MakeTurn) -> None:
+def test_a_shared_turn_names_its_attribution(make_turn):
     turn = make_turn(1)
     shared = Attribution("shapley", 0.3, 41.1, 0.7, 52, 3.5)
     turn = replace(turn, energy=replace(turn.energy, attribution=shared))
@@ -68,7 +68,7 @@ def test_a_shared_turn_names_its_attribution(make_turn: MakeTurn) -> None:
     assert one.utilisation.questions_at_a_time == 4
 
 
-def test_exports_carry_it(make_turn: MakeTurn) -> None:
+def test_exports_carry_it(make_turn):
     check_document(json.loads(json.dumps(build_turn_document(make_turn(1))))["energy_record"])
     chat = build_chat_document(ChatRecord("c1", "2026", "n", None), [make_turn(1), make_turn(2)])
     for turn in json.loads(json.dumps(chat))["turns"]:

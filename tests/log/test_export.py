@@ -17,7 +17,7 @@ MakeTurn = Callable[..., TurnRecord]
 CHAT = ChatRecord("c1", "2026-11-24T09:00:00.000+00:00", "Two\nlines", "Be brief.")
 
 
-def test_json_lines_hold_the_document_of_ask_and_the_route(make_turn: MakeTurn) -> None:
+def test_json_lines_hold_the_document_of_ask_and_the_route(make_turn):
     turns = [make_turn(1, answer="a\nb"), make_turn(2, joules=None)]
     file = io.StringIO()
     write_json_lines(turns, file)
@@ -29,9 +29,7 @@ def test_json_lines_hold_the_document_of_ask_and_the_route(make_turn: MakeTurn) 
         assert document == turn.to_json()
 
 
-def test_csv_has_a_column_for_every_number_and_leaves_the_unknown_empty(
-    make_turn: MakeTurn,
-) -> None:
+def test_csv_has_a_column_for_every_number_and_leaves_the_unknown_empty(make_turn):
     file = io.StringIO()
     write_csv([make_turn(1, query='a "quoted"\nquestion, é'), make_turn(2, joules=None)], file)
     first, second = csv.DictReader(io.StringIO(file.getvalue()))
@@ -41,13 +39,13 @@ def test_csv_has_a_column_for_every_number_and_leaves_the_unknown_empty(
     assert (second["energy_joules"], second["energy_kind"]) == ("", "")
 
 
-def test_csv_of_nothing_is_empty() -> None:
+def test_csv_of_nothing_is_empty():
     file = io.StringIO()
     write_csv([], file)
     assert file.getvalue() == ""
 
 
-def test_a_chat_to_read(make_turn: MakeTurn) -> None:
+def test_a_chat_to_read(make_turn):
     failed = make_turn(2, answer="", status="error", error="the engine died", joules=None)
     turns = [make_turn(1, query="one\ntwo\x1b[31m", answer="**bold**"), failed]
     text = format_chat(CHAT, turns, energy_line)
@@ -59,7 +57,7 @@ def test_a_chat_to_read(make_turn: MakeTurn) -> None:
     assert "energy unmeasured" in text
 
 
-def test_the_total_of_a_chat_labels_its_estimates(make_turn: MakeTurn) -> None:
+def test_the_total_of_a_chat_labels_its_estimates(make_turn):
     turn = make_turn(1, joules=100.0)
     estimated = replace(turn, energy=replace(turn.energy, kind="estimate"))
     text = format_chat(CHAT, [turn, estimated], energy_line)
@@ -67,7 +65,7 @@ def test_the_total_of_a_chat_labels_its_estimates(make_turn: MakeTurn) -> None:
     assert "1 turn, unmeasured" in format_chat(CHAT, [make_turn(3, joules=None)], energy_line)
 
 
-def test_a_chat_as_a_document(make_turn: MakeTurn) -> None:
+def test_a_chat_as_a_document(make_turn):
     document = json.loads(json.dumps(build_chat_document(CHAT, [make_turn(1)])))
     assert (document["chat_id"], document["system"]) == ("c1", "Be brief.")
     assert document["turns"][0]["energy"]["joules"] == 12.34

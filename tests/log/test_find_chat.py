@@ -43,11 +43,11 @@ def log(config: Config) -> Iterator[LogReader]:
     [("aa11", "aa11"), ("ee", "ee66"), ("python", "aa22"), ("Python b", "aa11"),
      ("  primes ", "cc44"), ("100%", "bb33"), ("last", "cc44")],
 )  # fmt: skip
-def test_a_chat_is_found_by_id_title_or_beginning(log: LogReader, name: str, chat_id: str) -> None:
+def test_a_chat_is_found_by_id_title_or_beginning(log, name, chat_id):
     assert find_chat(log, name).chat_id == chat_id
 
 
-def test_several_beginnings_are_refused_with_the_titles(log: LogReader) -> None:
+def test_several_beginnings_are_refused_with_the_titles(log):
     with pytest.raises(UnknownId, match="4 chats begin with 'P'") as refused:
         find_chat(log, "P")
     assert refused.value.nearest == (
@@ -59,31 +59,31 @@ def test_several_beginnings_are_refused_with_the_titles(log: LogReader) -> None:
 
 
 @pytest.mark.parametrize("name", ["", "%", "_", "oceans", "aa11x"])
-def test_a_part_of_a_title_or_a_wildcard_is_no_beginning(log: LogReader, name: str) -> None:
+def test_a_part_of_a_title_or_a_wildcard_is_no_beginning(log, name):
     with pytest.raises(UnknownId, match="no chat"):
         find_chat(log, name)
 
 
-def test_a_slip_of_the_hand_gets_a_suggestion(log: LogReader) -> None:
+def test_a_slip_of_the_hand_gets_a_suggestion(log):
     with pytest.raises(UnknownId) as refused:
         find_chat(log, "Pyhton basics")
     assert "Python basics" in refused.value.fix
 
 
-def test_an_empty_log_has_no_chats(config: Config) -> None:
+def test_an_empty_log_has_no_chats(config):
     with LogReader(config) as reader, pytest.raises(UnknownId) as refused:
         find_chat(reader, "last")
     assert refused.value.fix == "there are no chats yet"
 
 
 @given(st.lists(st.sampled_from(CHATS), max_size=6), st.sampled_from([c.name for c in CHATS]))
-def test_an_exact_title_is_never_ambiguous(found: list[ChatRecord], wanted: str) -> None:
+def test_an_exact_title_is_never_ambiguous(found, wanted):
     same = [each for each in found if each.name == wanted]
     chosen = choose_chat(found, wanted)
     assert chosen == (same[0] if same else found[0] if len(found) == 1 else None)
 
 
-def test_chats_of_one_title_are_told_apart_by_their_ids() -> None:
+def test_chats_of_one_title_are_told_apart_by_their_ids():
     chats = [
         ChatRecord("a1", "", "hello"),
         ChatRecord("b2", "", "hello"),

@@ -22,7 +22,7 @@ def seconds(config: Config, model: str) -> list[float]:
         return [round(gap.seconds, 3) for gap in compute_gaps(read_uses(log), model)]
 
 
-def test_a_gap_lasts_from_an_answer_to_the_next_question_to_the_same_model(config: Config) -> None:
+def test_a_gap_lasts_from_an_answer_to_the_next_question_to_the_same_model(config):
     write_turns(config, [NOON, NOON + 40, NOON + 45, NOON + 1000])
     write_turns(config, [NOON + 500], "other")
     assert seconds(config, MODEL) == [30, 0, 945]  # answers take ten seconds
@@ -32,13 +32,13 @@ def test_a_gap_lasts_from_an_answer_to_the_next_question_to_the_same_model(confi
     assert first.start_seconds == NOON + 10
 
 
-def test_only_the_turns_of_chats_count(config: Config) -> None:
+def test_only_the_turns_of_chats_count(config):
     write_turns(config, [NOON, NOON + 100])
     write_turns(config, [NOON + 50], chat_id=None)  # `etui ask`: its process has ended
     assert seconds(config, MODEL) == [90]
 
 
-def test_a_cascade_uses_each_of_its_models(config: Config) -> None:
+def test_a_cascade_uses_each_of_its_models(config):
     hop = HopRecord(
         *("quick", "small", None, "direct", "4", "complete", None, None, None, False, False),
         Tokens(1, 0, 1, 0, 1), 1.0, None, 0.0, 1.0, "",
@@ -57,23 +57,22 @@ def test_a_cascade_uses_each_of_its_models(config: Config) -> None:
     assert len(seconds(config, "small")) == len(seconds(config, TURN.model)) == 1
 
 
-def test_an_empty_log_has_neither(config: Config) -> None:
+def test_an_empty_log_has_neither(config):
     with LogReader(config) as log:
         assert read_uses(log) == []
         assert read_load_cost(log, MODEL, None) is None
 
 
-def test_the_cost_of_a_load_is_the_mean_of_the_last_with_their_spread(config: Config) -> None:
+def test_the_cost_of_a_load_is_the_mean_of_the_last_with_their_spread(config):
     write_residence(config, NOON)
     with LogReader(config) as log:
         cost = read_load_cost(log, MODEL, None)
-    assert cost is not None
     assert (cost.joules.value, cost.seconds, cost.loads, cost.kind) == (300, 2, 3, "counter")
     # 4.30 * 10 / sqrt(3) of the spread, 6 of the meter
     assert cost.joules.uncertainty == pytest.approx((24.83**2 + 36) ** 0.5, rel=1e-3)
 
 
-def test_loads_of_another_kind_or_file_are_left_out(config: Config) -> None:
+def test_loads_of_another_kind_or_file_are_left_out(config):
     rows = (("ab", 100.0, "counter"), ("ab", 7.0, "estimate"), ("cd", 50.0, "counter"))
     with TurnWriter(config) as writer:
         for number, (sha256, joules, kind) in enumerate(rows):
@@ -86,7 +85,5 @@ def test_loads_of_another_kind_or_file_are_left_out(config: Config) -> None:
     with LogReader(config) as log:
         newest = read_load_cost(log, MODEL, "ab")
         any_file = read_load_cost(log, MODEL, None)
-    assert newest is not None
     assert (newest.joules.value, newest.kind) == (7.0, "estimate")
-    assert any_file is not None
     assert (any_file.joules.value, any_file.loads) == (75.0, 2)

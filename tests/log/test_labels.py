@@ -8,7 +8,6 @@ from datetime import UTC, datetime
 
 import pytest
 
-from etui.config.config import Config
 from etui.log.labels import read_audits, read_grades, read_labelled, sum_audits_since
 from etui.log.queries import LogReader
 from etui.log.records import AuditRecord, GradeRecord
@@ -30,7 +29,7 @@ def make_audit(turn_id: str, **changes: object) -> AuditRecord:
     return replace(audit, **changes)  # type: ignore[arg-type]
 
 
-def test_a_grade_is_replaced_and_removed(config: Config, make_turn: MakeTurn) -> None:
+def test_a_grade_is_replaced_and_removed(config, make_turn):
     turn = make_turn(1)
     with TurnWriter(config) as writer:
         writer.save_turn(turn)
@@ -52,7 +51,7 @@ def test_a_grade_is_replaced_and_removed(config: Config, make_turn: MakeTurn) ->
             assert read_labelled(log) == []
 
 
-def test_audits_have_joules_of_their_own(config: Config, make_turn: MakeTurn) -> None:
+def test_audits_have_joules_of_their_own(config, make_turn):
     first, second = make_turn(1), replace(make_turn(2), turn_id="second")
     with TurnWriter(config) as writer:
         for turn in (first, second):
@@ -74,7 +73,7 @@ def test_audits_have_joules_of_their_own(config: Config, make_turn: MakeTurn) ->
         assert read_audits(log, day.replace(day=2)) == []
 
 
-def test_a_deleted_chat_takes_its_labels_along(config: Config, make_turn: MakeTurn) -> None:
+def test_a_deleted_chat_takes_its_labels_along(config, make_turn):
     turn = make_turn(1, chat_id="chat")
     with TurnWriter(config) as writer:
         writer.save_turn(turn)
@@ -86,7 +85,7 @@ def test_a_deleted_chat_takes_its_labels_along(config: Config, make_turn: MakeTu
         assert read_grades(log, [turn.turn_id]) == {}
 
 
-def test_an_empty_log_has_no_labels(config: Config) -> None:
+def test_an_empty_log_has_no_labels(config):
     with LogReader(config) as log:
         assert read_labelled(log) == []
         assert read_grades(log, ["x"]) == {}

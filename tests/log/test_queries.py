@@ -38,7 +38,7 @@ def numbers(log: LogReader, wanted: TurnFilter | None = None, **how: object) -> 
     return [int(t.turn_id[4:], 16) for t in log.list_turns(wanted, **how)]  # type: ignore[arg-type]
 
 
-def test_a_summary_holds_what_the_history_shows(fill: Fill, make_turn: MakeTurn) -> None:
+def test_a_summary_holds_what_the_history_shows(fill, make_turn):
     turn = make_turn(1, chat_id="c1", query="q" * 300)
     (summary,) = fill(turn).list_turns()
     assert summary.query == "q" * 200
@@ -50,7 +50,7 @@ def test_a_summary_holds_what_the_history_shows(fill: Fill, make_turn: MakeTurn)
     assert summary.mean_watts == turn.energy.mean_watts
 
 
-def test_the_unmeasured_come_last_in_either_direction(fill: Fill, make_turn: MakeTurn) -> None:
+def test_the_unmeasured_come_last_in_either_direction(fill, make_turn):
     joules = {1: 5.0, 2: None, 3: 50.0, 4: 0.5, 5: None}
     log = fill(*(make_turn(n, joules=j) for n, j in joules.items()))
     assert numbers(log, sort=Sort.JOULES)[:3] == [3, 1, 4]
@@ -58,7 +58,7 @@ def test_the_unmeasured_come_last_in_either_direction(fill: Fill, make_turn: Mak
     assert set(numbers(log, sort=Sort.JOULES)[3:]) == {2, 5}
 
 
-def test_every_sort_order(fill: Fill, make_turn: MakeTurn) -> None:
+def test_every_sort_order(fill, make_turn):
     def turn(number: int, joules: float, seconds: float, output: int, name: str) -> TurnRecord:
         made = make_turn(number, joules=joules, model=name, rule=name)
         return replace(
@@ -84,7 +84,7 @@ def test_every_sort_order(fill: Fill, make_turn: MakeTurn) -> None:
         assert numbers(log, TurnFilter(search="joule"), sort=sort) == expected
 
 
-def test_pages_join_without_gap_or_overlap(fill: Fill, make_turn: MakeTurn) -> None:
+def test_pages_join_without_gap_or_overlap(fill, make_turn):
     log = fill(*(make_turn(n, joules=float(n % 3)) for n in range(20)))
     whole = numbers(log, sort=Sort.JOULES, limit=None)
     pages = [numbers(log, sort=Sort.JOULES, limit=6, offset=k) for k in range(0, 24, 6)]
@@ -96,8 +96,8 @@ def test_pages_join_without_gap_or_overlap(fill: Fill, make_turn: MakeTurn) -> N
 @pytest.mark.parametrize("descending", [True, False])
 @pytest.mark.parametrize("sort", Sort)
 def test_a_search_pages_through_the_turns_in_the_order_of_a_filter(
-    fill: Fill, make_turn: MakeTurn, sort: Sort, descending: bool
-) -> None:
+    fill, make_turn, sort, descending
+):
     log = fill(
         *(
             make_turn(n, joules=None if n % 5 == 0 else float(n % 7),
@@ -117,8 +117,8 @@ def test_a_search_pages_through_the_turns_in_the_order_of_a_filter(
 @pytest.mark.parametrize("search", [None, "joule", "+=", "nothing", "=-"])
 @pytest.mark.parametrize("sort", [Sort.TIME, Sort.JOULES])
 def test_a_page_with_its_count_reads_the_texts_once_where_no_index_has_the_signs(
-    fill: Fill, make_turn: MakeTurn, search: str | None, sort: Sort, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    fill, make_turn, search, sort, monkeypatch
+):
     log = fill(*(make_turn(n, query="a joule" if n % 3 else "x += 1") for n in range(30)))
     wanted = TurnFilter(search=search)
     expected = log.count_turns(wanted)
@@ -139,7 +139,7 @@ def test_a_page_with_its_count_reads_the_texts_once_where_no_index_has_the_signs
 
 
 @pytest.mark.parametrize("sort", [Sort.TIME, Sort.JOULES, Sort.SECONDS, Sort.TOKENS])
-def test_a_search_for_words_sorts_nothing(fill: Fill, make_turn: MakeTurn, sort: Sort) -> None:
+def test_a_search_for_words_sorts_nothing(fill, make_turn, sort):
     where = order_by_index(build_clause(TurnFilter(search="joule")), sort)
     sql = f"EXPLAIN QUERY PLAN SELECT id {where.sql} {build_order(sort, True)} LIMIT 100"
     plan = " ".join(str(row["detail"]) for row in fill(make_turn(1)).select(sql, where.values))
@@ -147,7 +147,7 @@ def test_a_search_for_words_sorts_nothing(fill: Fill, make_turn: MakeTurn, sort:
     assert "TEMP B-TREE" not in plan
 
 
-def test_filters(fill: Fill, make_turn: MakeTurn) -> None:
+def test_filters(fill, make_turn):
     log = fill(
         make_turn(1, model="a", rule="r", chat_id="c1"),
         make_turn(2, model="a", rule=None, status="stopped", policy="frugal"),
@@ -198,7 +198,7 @@ def test_filters(fill: Fill, make_turn: MakeTurn) -> None:
         ("pho\0ton", [1]),
     ],
 )
-def test_search(fill: Fill, make_turn: MakeTurn, text: str, found: list[int]) -> None:
+def test_search(fill, make_turn, text, found):
     log = fill(
         make_turn(1, query="What is the energy of light?", answer="E=hf for each photon."),
         make_turn(2, query="Où est le café ?", answer="Là."),
@@ -215,13 +215,13 @@ def schema(tmp_path_factory: pytest.TempPathFactory) -> sqlite3.Connection:
 
 
 @given(st.text(max_size=60) | st.text(alphabet="\"*^()-:+ AND'\\%_\0é能a", max_size=30))
-def test_nothing_a_person_types_is_a_syntax_error(schema: sqlite3.Connection, text: str) -> None:
+def test_nothing_a_person_types_is_a_syntax_error(schema, text):
     where = build_clause(TurnFilter(search=text))
     schema.execute(f"SELECT count(*) {where.sql}", where.values).fetchone()
 
 
 @given(st.lists(st.text(alphabet="abcé1", min_size=1, max_size=8), min_size=1, max_size=5))
-def test_every_word_typed_is_found_again(schema: sqlite3.Connection, words: list[str]) -> None:
+def test_every_word_typed_is_found_again(schema, words):
     expression = build_match(" ".join(words))
     schema.execute("CREATE VIRTUAL TABLE temp.probe USING fts5(body)")
     try:
@@ -232,7 +232,7 @@ def test_every_word_typed_is_found_again(schema: sqlite3.Connection, words: list
         schema.execute("DROP TABLE temp.probe")
 
 
-def test_a_turn_by_its_id_or_the_beginning_of_it(fill: Fill, make_turn: MakeTurn) -> None:
+def test_a_turn_by_its_id_or_the_beginning_of_it(fill, make_turn):
     ids = ("abc1", "abd2", "abd22")
     turns = [make_turn(n, turn_id=turn_id) for n, turn_id in enumerate(ids)]
     log = fill(*turns)
@@ -249,9 +249,7 @@ def test_a_turn_by_its_id_or_the_beginning_of_it(fill: Fill, make_turn: MakeTurn
         log.get_turn("%")
 
 
-def test_totals_keep_readings_estimates_and_the_unmeasured_apart(
-    fill: Fill, make_turn: MakeTurn
-) -> None:
+def test_totals_keep_readings_estimates_and_the_unmeasured_apart(fill, make_turn):
     def kind(turn: TurnRecord, kind: str, output: int) -> TurnRecord:
         return replace(
             turn,
@@ -281,7 +279,7 @@ def test_totals_keep_readings_estimates_and_the_unmeasured_apart(
     assert everything.turns == 5
 
 
-def test_totals_of_every_group(fill: Fill, make_turn: MakeTurn) -> None:
+def test_totals_of_every_group(fill, make_turn):
     log = fill(
         make_turn(1, rule=None, policy=None, created_at="2026-11-23T12:00:00.000+00:00"),
         make_turn(2, chat_id="c1"),
@@ -319,7 +317,7 @@ def cascade(turn: TurnRecord, *hops: HopRecord) -> TurnRecord:
     )
 
 
-def test_totals_charge_each_hop_to_its_model(fill: Fill, make_turn: MakeTurn) -> None:
+def test_totals_charge_each_hop_to_its_model(fill, make_turn):
     log = fill(
         make_turn(1, joules=5.0, model="small"),
         cascade(make_turn(2), hop("small", 44.0, 10), hop("large", 24.7, 20, taken=True)),
@@ -345,12 +343,7 @@ def test_totals_charge_each_hop_to_its_model(fill: Fill, make_turn: MakeTurn) ->
     )
 )
 @settings(max_examples=15)
-def test_totals_per_model_sum_to_the_total(
-    tmp_path_factory: pytest.TempPathFactory,
-    config: Config,
-    make_turn: MakeTurn,
-    turns: list[list[tuple[str, float]]],
-) -> None:
+def test_totals_per_model_sum_to_the_total(tmp_path_factory, config, make_turn, turns):
     fresh = replace(config, home=tmp_path_factory.mktemp("home"))
     with TurnWriter(fresh) as writer:
         for number, hops in enumerate(turns):
@@ -367,9 +360,7 @@ def test_totals_per_model_sum_to_the_total(
         )
 
 
-def test_totals_by_model_read_only_indexes_for_turns_without_hops(
-    fill: Fill, make_turn: MakeTurn
-) -> None:
+def test_totals_by_model_read_only_indexes_for_turns_without_hops(fill, make_turn):
     where = build_clause(TurnFilter(model="smollm2-135m"))
     sql, values = totals_sql("model", where)
     plan = [
@@ -380,9 +371,7 @@ def test_totals_by_model_read_only_indexes_for_turns_without_hops(
     assert all("turns_history" in step or "turns_with_hops" in step for step in reads)
 
 
-def test_chats_are_listed_by_their_last_turn(
-    config: Config, fill: Fill, make_turn: MakeTurn
-) -> None:
+def test_chats_are_listed_by_their_last_turn(config, fill, make_turn):
     with TurnWriter(config) as writer:
         writer.save_chat(ChatRecord("old", "2026-11-24T09:00:00.000+00:00", "Old"))
         writer.save_chat(ChatRecord("new", "2026-11-24T09:30:00.000+00:00", "New"))
@@ -394,7 +383,6 @@ def test_chats_are_listed_by_their_last_turn(
     )
     assert [summary.chat.chat_id for summary in list_chats(log)] == ["old", "new", "empty"]
     old, _, empty = list_chats(log)
-    assert old.total is not None
     assert old.total.joules == pytest.approx(7.0)
     assert old.last_at == "2026-11-24T10:03:00.000+00:00"
     assert empty.total is None
@@ -405,7 +393,7 @@ def test_chats_are_listed_by_their_last_turn(
         log.get_chat("none")
 
 
-def test_a_chat_is_read_back_to_go_on_with_it(fill: Fill, make_turn: MakeTurn) -> None:
+def test_a_chat_is_read_back_to_go_on_with_it(fill, make_turn):
     first = make_turn(1, chat_id="c", query="one", answer="first", thinking="hm")
     failed = make_turn(2, chat_id="c", query="failed", answer="", status="error")
     log = fill(
@@ -424,7 +412,7 @@ def test_a_chat_is_read_back_to_go_on_with_it(fill: Fill, make_turn: MakeTurn) -
     assert [t.query for t in list_chat_turns(log, "c", limit=1, before=before)] == ["failed"]
 
 
-def test_a_list_of_chats_counts_their_branches(fill: Fill, make_turn: MakeTurn) -> None:
+def test_a_list_of_chats_counts_their_branches(fill, make_turn):
     turns = [make_turn(number, chat_id="c") for number in range(5)]
     parents = [None, turns[0].turn_id, turns[1].turn_id, turns[0].turn_id, None]
     linked = [replace(turn, parent_id=p) for turn, p in zip(turns, parents, strict=True)]
@@ -437,9 +425,7 @@ def test_a_list_of_chats_counts_their_branches(fill: Fill, make_turn: MakeTurn) 
     assert any("COVERING INDEX turns_by_parent" in row["detail"] for row in plan)
 
 
-def test_a_log_is_read_while_another_connection_writes(
-    config: Config, fill: Fill, make_turn: MakeTurn
-) -> None:
+def test_a_log_is_read_while_another_connection_writes(config, fill, make_turn):
     log = fill(make_turn(1))
     other = sqlite3.connect(config.database, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
@@ -449,7 +435,7 @@ def test_a_log_is_read_while_another_connection_writes(
     other.close()
 
 
-def test_a_reader_opened_before_the_first_turn_sees_it(config: Config, make_turn: MakeTurn) -> None:
+def test_a_reader_opened_before_the_first_turn_sees_it(config, make_turn):
     with LogReader(config) as log:
         assert numbers(log) == []
         with TurnWriter(config) as writer:
@@ -459,25 +445,21 @@ def test_a_reader_opened_before_the_first_turn_sees_it(config: Config, make_turn
         assert numbers(log) == []
 
 
-def test_turns_come_whole_in_pages(
-    fill: Fill, make_turn: MakeTurn, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_turns_come_whole_in_pages(fill, make_turn, monkeypatch):
     monkeypatch.setattr("etui.log.queries._PAGE_ROWS", 3)
     made = [make_turn(n) for n in range(7)]
     assert list(fill(*made).turns()) == made
 
 
-def test_turns_of_one_moment_come_in_the_order_they_were_saved(
-    fill: Fill, make_turn: MakeTurn, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_turns_of_one_moment_come_in_the_order_they_were_saved(fill, make_turn, monkeypatch):
     monkeypatch.setattr("etui.log.queries._PAGE_ROWS", 2)
     made = [make_turn(n, created_at="2026-11-24T10:00:00.000+00:00") for n in (3, 1, 4, 2, 5)]
     assert list(fill(*made).turns()) == made
 
 
 def test_each_page_of_turns_is_reported_and_a_turn_deleted_meanwhile_is_left_out(
-    config: Config, fill: Fill, make_turn: MakeTurn, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    config, fill, make_turn, monkeypatch
+):
     monkeypatch.setattr("etui.log.queries._PAGE_ROWS", 2)
     made = [make_turn(n) for n in range(5)]
     log = fill(*made)
@@ -491,9 +473,7 @@ def test_each_page_of_turns_is_reported_and_a_turn_deleted_meanwhile_is_left_out
     assert reports == [(2, 5), (4, 5), (5, 5)]
 
 
-def test_questions_are_the_part_of_the_turns_that_a_replay_reads(
-    fill: Fill, make_turn: MakeTurn
-) -> None:
+def test_questions_are_the_part_of_the_turns_that_a_replay_reads(fill, make_turn):
     made = [make_turn(number, system=("Be brief.", None)[number % 2]) for number in range(3)]
     made[0] = cascade(made[0], hop("small", 2.0, 10), hop("large", 4.0, 20, taken=True))
     made[1] = replace(made[1], settings={}, energy=replace(made[1].energy, joules=None))
@@ -514,9 +494,7 @@ def test_questions_are_the_part_of_the_turns_that_a_replay_reads(
     assert reports == [(3, 3)]
 
 
-def test_four_times_the_turns_take_four_times_the_steps_to_read(
-    fill: Fill, make_turn: MakeTurn, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_four_times_the_turns_take_four_times_the_steps_to_read(fill, make_turn, monkeypatch):
     monkeypatch.setattr("etui.log.queries._PAGE_ROWS", 2)
 
     def count_steps(log: LogReader) -> int:
@@ -527,7 +505,6 @@ def test_four_times_the_turns_take_four_times_the_steps_to_read(
             steps += 1
             return 0
 
-        assert log._connection is not None
         log._connection.set_progress_handler(count, 10)
         assert sum(1 for _ in log.turns()) == log.count_turns()
         log._connection.set_progress_handler(None, 0)
@@ -540,14 +517,11 @@ def test_four_times_the_turns_take_four_times_the_steps_to_read(
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root writes everywhere")
-def test_a_log_on_a_disk_without_write_access_is_read(
-    config: Config, fill: Fill, make_turn: MakeTurn
-) -> None:
+def test_a_log_on_a_disk_without_write_access_is_read(config, fill, make_turn):
     fill(make_turn(1)).close()
     config.home.chmod(0o500)
     try:
         connection = open_for_reading(config)
-        assert connection is not None
         assert connection.execute("SELECT count(*) FROM turns").fetchone()[0] == 1
         connection.close()
     finally:

@@ -21,7 +21,7 @@ def drafted(make_turn):
     return make_turn(speculation=SPECULATION)
 
 
-def test_the_facts_of_a_turn_tell_verify_draft_and_waste_apart(drafted) -> None:
+def test_the_facts_of_a_turn_tell_verify_draft_and_waste_apart(drafted):
     facts = dict(list_facts(drafted, []))
     assert facts["speculation"] == "lookup+draft: drafted 12, accepted 9 (75 %) in 3 batches"
     assert facts["  verify"] == "6.0 ± 0.3 J (counter)"
@@ -30,14 +30,14 @@ def test_the_facts_of_a_turn_tell_verify_draft_and_waste_apart(drafted) -> None:
     assert facts["  per accepted"] == "0.700 ± 0.049 J/token"
 
 
-def test_a_lookup_has_no_joules_of_drafting(make_turn) -> None:
+def test_a_lookup_has_no_joules_of_drafting(make_turn):
     lookup = replace(SPECULATION, method="lookup", draft_seconds=0.0, draft_joules=0.0)
     facts = dict(list_facts(make_turn(speculation=lookup), []))
     assert "  draft" not in facts
     assert "  verify" in facts
 
 
-def test_unmeasured_speculation_is_written_so(make_turn) -> None:
+def test_unmeasured_speculation_is_written_so(make_turn):
     nothing = {
         f"{name}_{what}": None
         for name in ("verify", "draft", "accepted", "waste")
@@ -49,12 +49,12 @@ def test_unmeasured_speculation_is_written_so(make_turn) -> None:
     assert "  per accepted" not in facts
 
 
-def test_a_turn_without_speculation_has_no_such_facts(make_turn) -> None:
+def test_a_turn_without_speculation_has_no_such_facts(make_turn):
     assert not {"speculation", "  verify"} & dict(list_facts(make_turn(), [])).keys()
 
 
 @pytest.mark.parametrize("asked", ["lookup", "draft", "auto"])
-def test_a_turn_that_drafted_nothing_says_so(make_turn, asked) -> None:
+def test_a_turn_that_drafted_nothing_says_so(make_turn, asked):
     turn = make_turn(settings={"speculate": asked})
     assert dict(list_facts(turn, []))["speculation"] == f"{asked}: nothing drafted"
     assert ("nothing drafted" in energy_line(turn)) == (asked != "auto")
@@ -70,13 +70,13 @@ def test_a_turn_that_drafted_nothing_says_so(make_turn, asked) -> None:
         {"tokens": Tokens(prompt=5, cached=0, computed=5, thinking=0, output=0)},
     ],
 )
-def test_where_nothing_could_be_drafted_nothing_is_said(make_turn, changes) -> None:
+def test_where_nothing_could_be_drafted_nothing_is_said(make_turn, changes):
     turn = make_turn(**{"settings": {"speculate": "lookup"}, **changes})
     assert "speculation" not in dict(list_facts(turn, []))
     assert "drafted" not in energy_line(turn)
 
 
-def test_exports_have_the_drafts_and_leave_them_empty_without(drafted, make_turn) -> None:
+def test_exports_have_the_drafts_and_leave_them_empty_without(drafted, make_turn):
     lines, table = io.StringIO(), io.StringIO()
     write_json_lines([drafted, make_turn(2)], lines)
     first, second = map(json.loads, lines.getvalue().splitlines())

@@ -51,7 +51,7 @@ def make_current(config: Config) -> None:
     connection.close()
 
 
-def test_a_turn_comes_back_as_it_went_in(config: Config, make_turn: MakeTurn) -> None:
+def test_a_turn_comes_back_as_it_went_in(config, make_turn):
     measured, unmeasured = make_turn(1, chat_id="c1"), make_turn(2, joules=None, status="error")
     with TurnWriter(config) as log:
         log.save_turn(measured)
@@ -59,7 +59,7 @@ def test_a_turn_comes_back_as_it_went_in(config: Config, make_turn: MakeTurn) ->
     assert saved(config) == {measured.turn_id: measured, unmeasured.turn_id: unmeasured}
 
 
-def test_flush_waits_until_another_connection_sees_it(config: Config, make_turn: MakeTurn) -> None:
+def test_flush_waits_until_another_connection_sees_it(config, make_turn):
     log = TurnWriter(config)
     for number in range(5):
         log.save_turn(make_turn(number))
@@ -69,9 +69,7 @@ def test_flush_waits_until_another_connection_sees_it(config: Config, make_turn:
     log.close()
 
 
-def test_a_turn_saved_twice_is_one_turn_and_is_found_by_its_new_words(
-    config: Config, make_turn: MakeTurn
-) -> None:
+def test_a_turn_saved_twice_is_one_turn_and_is_found_by_its_new_words(config, make_turn):
     with TurnWriter(config) as log:
         log.save_turn(make_turn(1, answer="before"))
         log.save_turn(make_turn(1, answer="afterwards"))
@@ -83,7 +81,7 @@ def test_a_turn_saved_twice_is_one_turn_and_is_found_by_its_new_words(
         assert reader.count_turns() == 1
 
 
-def test_records_of_every_kind_are_saved(config: Config) -> None:
+def test_records_of_every_kind_are_saved(config):
     load = LoadRecord("l1", "2026", "m", None, "t1", 1.5, None, None, None, 0, 94_000_000)
     unload = UnloadRecord(
         "u1", "2026", "big", "cd" * 32, "t1", "room", 0.05, 2.5, 0.4, "counter", 5_000_000_000
@@ -125,7 +123,7 @@ def test_records_of_every_kind_are_saved(config: Config) -> None:
         assert reader.unloads(turn_id="t2") == []
 
 
-def test_a_turn_of_an_unknown_chat_makes_the_chat(config: Config, make_turn: MakeTurn) -> None:
+def test_a_turn_of_an_unknown_chat_makes_the_chat(config, make_turn):
     with TurnWriter(config) as log:
         log.save_turn(make_turn(1, chat_id="c1", query="  Why\nis the sky blue? " + "x" * 99))
     with LogReader(config) as reader:
@@ -137,9 +135,7 @@ def test_a_turn_of_an_unknown_chat_makes_the_chat(config: Config, make_turn: Mak
         assert reader.get_chat("c1") == ChatRecord("c1", "2026", "Sky", "Be brief.")
 
 
-def test_chats_are_renamed_and_deleted_with_their_turns(
-    config: Config, make_turn: MakeTurn
-) -> None:
+def test_chats_are_renamed_and_deleted_with_their_turns(config, make_turn):
     with TurnWriter(config) as log:
         for number, chat_id in enumerate(("c1", "c1", "c2", None)):
             log.save_turn(make_turn(number, chat_id=chat_id, query=f"needle {number}"))
@@ -151,7 +147,7 @@ def test_chats_are_renamed_and_deleted_with_their_turns(
         assert sorted(turn.query for turn in found) == ["needle 2", "needle 3"]
 
 
-def test_text_that_is_no_text_is_saved_as_far_as_it_is(config: Config, make_turn: MakeTurn) -> None:
+def test_text_that_is_no_text_is_saved_as_far_as_it_is(config, make_turn):
     turn = make_turn(1, query="bytes \udcff end", answer="nul \0 here", settings={"x": "\ud800"})
     with TurnWriter(config) as log:
         log.save_turn(turn)
@@ -160,7 +156,7 @@ def test_text_that_is_no_text_is_saved_as_far_as_it_is(config: Config, make_turn
     assert back.answer == "nul \0 here"
 
 
-def test_a_newer_database_keeps_the_turn_for_later(config: Config, make_turn: MakeTurn) -> None:
+def test_a_newer_database_keeps_the_turn_for_later(config, make_turn):
     make_newer(config)
     told: list[LogUnavailable] = []
     log = TurnWriter(config, on_error=told.append)
@@ -181,9 +177,7 @@ def test_a_newer_database_keeps_the_turn_for_later(config: Config, make_turn: Ma
     assert not unsaved.unsaved_file(config).exists()
 
 
-def test_a_locked_database_keeps_the_turn_and_takes_it_in_with_the_next(
-    config: Config, make_turn: MakeTurn
-) -> None:
+def test_a_locked_database_keeps_the_turn_and_takes_it_in_with_the_next(config, make_turn):
     log = TurnWriter(config, busy_seconds=0.01)
     log.ready()
     other = sqlite3.connect(config.database, isolation_level=None)
@@ -200,9 +194,7 @@ def test_a_locked_database_keeps_the_turn_and_takes_it_in_with_the_next(
     log.close()
 
 
-def test_a_home_that_cannot_be_written_is_told_and_kept_in_memory(
-    config: Config, make_turn: MakeTurn, tmp_path: Path
-) -> None:
+def test_a_home_that_cannot_be_written_is_told_and_kept_in_memory(config, make_turn, tmp_path):
     blocked = tmp_path / "blocked"
     blocked.write_text("a file where the folder should be")
     elsewhere = replace(config, home=blocked / "home")
@@ -216,9 +208,7 @@ def test_a_home_that_cannot_be_written_is_told_and_kept_in_memory(
     assert set(saved(elsewhere)) == {make_turn(1).turn_id}
 
 
-def test_what_can_be_written_nowhere_is_said_to_be_lost(
-    config: Config, make_turn: MakeTurn, tmp_path: Path
-) -> None:
+def test_what_can_be_written_nowhere_is_said_to_be_lost(config, make_turn, tmp_path):
     blocked = tmp_path / "blocked"
     blocked.write_text("")
     log = TurnWriter(replace(config, home=blocked / "home"))
@@ -227,9 +217,7 @@ def test_what_can_be_written_nowhere_is_said_to_be_lost(
         log.close()
 
 
-def test_a_full_disk_leaves_no_half_line(
-    config: Config, make_turn: MakeTurn, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk_leaves_no_half_line(config, make_turn, monkeypatch):
     path = unsaved.unsaved_file(config)
     row = unsaved.UnsavedRow("loads", {"load_id": "x"})
     unsaved.append(path, [row])
@@ -244,9 +232,7 @@ def test_a_full_disk_leaves_no_half_line(
     assert path.read_bytes() == before
 
 
-def test_lines_that_nobody_can_read_are_kept_apart_and_told(
-    config: Config, make_turn: MakeTurn
-) -> None:
+def test_lines_that_nobody_can_read_are_kept_apart_and_told(config, make_turn):
     make_newer(config)
     log = TurnWriter(config)
     log.save_turn(make_turn(1))
@@ -265,9 +251,7 @@ def test_lines_that_nobody_can_read_are_kept_apart_and_told(
     assert not unsaved.unsaved_file(config).exists()
 
 
-def test_one_record_that_does_not_fit_does_not_hold_up_the_others(
-    config: Config, make_turn: MakeTurn
-) -> None:
+def test_one_record_that_does_not_fit_does_not_hold_up_the_others(config, make_turn):
     log = TurnWriter(config)
     log.save_turn(make_turn(1))
     log.save_turn(make_turn(2, model=None))
@@ -279,7 +263,7 @@ def test_one_record_that_does_not_fit_does_not_hold_up_the_others(
     assert not unsaved.unsaved_file(config).exists()
 
 
-def test_a_turn_saved_after_close_is_kept(config: Config, make_turn: MakeTurn) -> None:
+def test_a_turn_saved_after_close_is_kept(config, make_turn):
     log = TurnWriter(config)
     log.close()
     log.save_turn(make_turn(1))
@@ -290,7 +274,7 @@ def test_a_turn_saved_after_close_is_kept(config: Config, make_turn: MakeTurn) -
         log.delete_chat("c")
 
 
-def test_a_listener_that_fails_does_not_end_the_log(config: Config, make_turn: MakeTurn) -> None:
+def test_a_listener_that_fails_does_not_end_the_log(config, make_turn):
     def broken(error: LogUnavailable) -> None:
         raise ValueError("the listener is broken")
 
@@ -302,7 +286,7 @@ def test_a_listener_that_fails_does_not_end_the_log(config: Config, make_turn: M
     assert set(saved(config)) == {make_turn(2).turn_id}
 
 
-def test_two_writers_and_many_threads_lose_nothing(config: Config, make_turn: MakeTurn) -> None:
+def test_two_writers_and_many_threads_lose_nothing(config, make_turn):
     writers = [TurnWriter(config), TurnWriter(config)]
 
     def save(log: TurnWriter, first: int) -> None:
@@ -324,7 +308,7 @@ def test_two_writers_and_many_threads_lose_nothing(config: Config, make_turn: Ma
     assert len(saved(config)) == 160
 
 
-def test_a_program_that_ends_without_close_has_saved_its_turns(config: Config) -> None:
+def test_a_program_that_ends_without_close_has_saved_its_turns(config):
     code = (
         "from etui.config.config import load_config\n"
         "from etui.log.records import ChatRecord\n"
@@ -338,9 +322,7 @@ def test_a_program_that_ends_without_close_has_saved_its_turns(config: Config) -
         assert reader.get_chat("c").name == "name"
 
 
-def test_a_batch_longer_than_one_transaction(
-    config: Config, make_turn: MakeTurn, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_batch_longer_than_one_transaction(config, make_turn, monkeypatch):
     monkeypatch.setattr(writer, "_BATCH_ROWS", 7)
     with TurnWriter(config) as log:
         for number in range(50):
@@ -348,7 +330,7 @@ def test_a_batch_longer_than_one_transaction(
     assert len(saved(config)) == 50
 
 
-def test_a_repetition_comes_back_as_it_went_in(config: Config, make_turn: MakeTurn) -> None:
+def test_a_repetition_comes_back_as_it_went_in(config, make_turn):
     loop = LoopRecord("Paris. Paris.", "", 400, 31.5)
     vote = VoteRecord(0, "A", "", 9, 1.0, ended="repeats", raw_answer="A A A", raw_thinking="hm hm")
     turn = replace(make_turn(1), ended="repeats", loop=loop, votes=(vote,))

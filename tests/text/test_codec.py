@@ -84,7 +84,7 @@ ARM_TEXT = (
 
 @pytest.mark.parametrize("kind", VALUES)
 @given(data=st.data())
-def test_a_value_comes_back_and_its_text_is_that_of_asdict(kind: type[Any], data: Any) -> None:
+def test_a_value_comes_back_and_its_text_is_that_of_asdict(kind, data):
     value = data.draw(VALUES[kind])
     text = json.dumps(to_document(value))
     assert text == json.dumps(asdict(value))
@@ -93,7 +93,7 @@ def test_a_value_comes_back_and_its_text_is_that_of_asdict(kind: type[Any], data
     assert repr(back) == repr(value)  # repr, since nan is not equal to itself
 
 
-def test_the_texts_of_files_are_those_of_before() -> None:
+def test_the_texts_of_files_are_those_of_before():
     assert json.dumps(SAMPLE.to_json()) == SAMPLE_TEXT
     assert parse_sample(json.loads(SAMPLE_TEXT)) == SAMPLE
     assert json.dumps(to_json(ARM)) == ARM_TEXT
@@ -101,7 +101,7 @@ def test_the_texts_of_files_are_those_of_before() -> None:
 
 
 @given(st.from_type(OperatingCurve))
-def test_a_curve_comes_back_from_its_row(curve: OperatingCurve) -> None:
+def test_a_curve_comes_back_from_its_row(curve):
     record = build_curve_record(curve)
     row = {name: getattr(record, name) for name in record.__slots__}
     for column in ("coefficients", "residuals", "settings"):
@@ -110,12 +110,12 @@ def test_a_curve_comes_back_from_its_row(curve: OperatingCurve) -> None:
 
 
 @given(RUN_CONFIGS)
-def test_the_hash_of_a_run_survives_its_file(run: RunConfig) -> None:
+def test_the_hash_of_a_run_survives_its_file(run):
     again = parse_run_config(json.loads(json.dumps({**run.to_json(), "config_sha256": run.sha256})))
     assert again.sha256 == run.sha256
 
 
-def test_an_integer_is_taken_for_a_float_and_a_default_for_what_is_missing() -> None:
+def test_an_integer_is_taken_for_a_float_and_a_default_for_what_is_missing():
     point = from_document(TurnPoint, dict.fromkeys(TURN_POINT_NEEDS, 1))
     assert point == TurnPoint(1, 1, 1, 1.0, 1.0)
     assert repr(point.decode_joules) == "1.0"
@@ -140,7 +140,7 @@ TURN_POINT_NEEDS = (
         ({"tokens": None}, "Expected `object`"),
     ],
 )
-def test_what_is_no_sample_is_refused_with_its_place(changes: dict[str, Any], says: str) -> None:
+def test_what_is_no_sample_is_refused_with_its_place(changes, says):
     with pytest.raises(DocumentError, match=says):
         parse_sample({**SAMPLE.to_json(), **changes})
 
@@ -153,7 +153,7 @@ class Many:
     named: dict[str, Tokens]
 
 
-def test_unknown_keys_are_found_in_containers_and_ignored_where_asked() -> None:
+def test_unknown_keys_are_found_in_containers_and_ignored_where_asked():
     tokens = {**asdict(SAMPLE.tokens), "extra": 1}
     for changes in ({"listed": [tokens], "named": {}}, {"listed": [], "named": {"a": tokens}}):
         with pytest.raises(DocumentError, match="`extra`"):
@@ -161,7 +161,7 @@ def test_unknown_keys_are_found_in_containers_and_ignored_where_asked() -> None:
         from_document(Many, changes, extra="ignore")
 
 
-def test_numbers_of_numpy_enumerations_and_views_become_plain() -> None:
+def test_numbers_of_numpy_enumerations_and_views_become_plain():
     found = to_document(
         {"a": np.float64(0.1), "b": Kind.COUNTER, "c": MappingProxyType({"d": (1, 2)})}
     )

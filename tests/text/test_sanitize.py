@@ -24,19 +24,19 @@ from etui.text import sanitize, shorten
         ("naïve 日本 👩‍💻 שלום", "naïve 日本 👩‍💻 שלום"),
     ],
 )
-def test_control_characters_become_symbols(text: str, shown: str) -> None:
+def test_control_characters_become_symbols(text, shown):
     assert sanitize(text) == shown
 
 
 @given(st.text())
-def test_nothing_a_terminal_obeys_is_left(text: str) -> None:
+def test_nothing_a_terminal_obeys_is_left(text):
     shown = sanitize(text)
     assert all(c in "\n\t" or unicodedata.category(c) not in ("Cc", "Cs") for c in shown)
     assert sanitize(shown) == shown
 
 
 @given(st.text(alphabet="ab\n"), st.integers(1, 20), st.integers(1, 5))
-def test_a_long_text_is_cut_and_says_by_how_much(text: str, characters: int, lines: int) -> None:
+def test_a_long_text_is_cut_and_says_by_how_much(text, characters, lines):
     kept, left_out = shorten(text, characters, lines)
     assert len(kept) <= characters
     assert kept.count("\n") < lines

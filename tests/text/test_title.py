@@ -28,7 +28,7 @@ from etui.text import (
         ("x" * 80, "x" * 59 + "…"),
     ],
 )  # fmt: skip
-def test_a_question_gives_its_first_words(question: str, title: str) -> None:
+def test_a_question_gives_its_first_words(question, title):
     assert title_from_question(question) == title
 
 
@@ -43,13 +43,13 @@ def test_a_question_gives_its_first_words(question: str, title: str) -> None:
         ("", ""),
     ],
 )
-def test_an_answer_gives_a_title_without_its_wrapping(answer: str, title: str) -> None:
+def test_an_answer_gives_a_title_without_its_wrapping(answer, title):
     assert title_from_answer(answer) == title
 
 
 @example("\r")
 @given(st.text(max_size=300))
-def test_a_title_is_one_short_line(text: str) -> None:
+def test_a_title_is_one_short_line(text):
     for title in (title_from_question(text), title_from_answer(text)):
         assert len(title) <= MOST_TITLE_CHARACTERS
         assert title == " ".join(title.split())
@@ -58,7 +58,7 @@ def test_a_title_is_one_short_line(text: str) -> None:
 
 
 @given(st.text("ab ,", max_size=120), st.integers(2, 60))
-def test_a_cut_line_keeps_whole_words(text: str, most: int) -> None:
+def test_a_cut_line_keeps_whole_words(text, most):
     line = " ".join(text.split())
     cut = cut_at_word(line, most)
     assert len(cut) <= most
@@ -68,6 +68,6 @@ def test_a_cut_line_keeps_whole_words(text: str, most: int) -> None:
         assert not line[len(kept) :][:1].isalpha()
 
 
-def test_the_name_of_an_attached_text_is_no_part_of_the_title() -> None:
+def test_the_name_of_an_attached_text_is_no_part_of_the_title():
     question = "sum up @notes.md\n\nFile notes.md:\n```md\nalpha\n```"
     assert title_from_question(question) == "sum up @notes.md"

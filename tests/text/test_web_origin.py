@@ -7,7 +7,7 @@ import pytest
 from etui.web_origin import build_hosts, is_allowed, is_host, is_origin
 
 
-def test_a_port_of_its_own_replaces_that_of_the_server() -> None:
+def test_a_port_of_its_own_replaces_that_of_the_server():
     assert build_hosts(["a", "b:5", "[::1]"], 9) == {"a:9", "b:5", "[::1]:9"}
     assert build_hosts(["a"], 80) == {"a", "a:80"}
 
@@ -26,19 +26,19 @@ def test_a_port_of_its_own_replaces_that_of_the_server() -> None:
         ("", False),
     ],
 )
-def test_pages(origin: str | None, allowed: bool) -> None:
+def test_pages(origin, allowed):
     assert is_allowed("a:9", origin, {"a:9"}, {"http://b"}) is allowed
 
 
 @pytest.mark.parametrize("text", ["https://chat.example", "http://[::1]:3000", "http://a-b:1"])
-def test_origins(text: str) -> None:
+def test_origins(text):
     assert is_origin(text)
 
 
 @pytest.mark.parametrize(
     "text", ["", "*", "null", "chat.example", "https://a/", "ftp://a", "https://a b", "https://"]
 )
-def test_what_is_no_origin(text: str) -> None:
+def test_what_is_no_origin(text):
     assert not is_origin(text)
 
 
@@ -53,5 +53,5 @@ def test_what_is_no_origin(text: str) -> None:
         ("a/b", False),
     ],
 )
-def test_host_names(text: str, is_name: bool) -> None:
+def test_host_names(text, is_name):
     assert is_host(text) is is_name

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from etui.config.config import Config
 from etui.energy.power_limits.hold import MOST_REQUESTS, LimitHold
 from etui.energy.power_limits.limit import (
     AppliedLimit,
@@ -21,7 +19,7 @@ from etui.energy.power_limits.limit import (
     judge_applied,
 )
 from etui.errors import UsageError
-from tests.energy.power_limits.conftest import Open, StubbornFiles
+from tests.energy.power_limits.conftest import StubbornFiles
 from tests.energy.power_limits.fake_pynvml import FakeNvml
 from tests.support.power_limits import read_package, write_amd_gpu, write_package
 
@@ -30,7 +28,7 @@ AMD = "gpu:0000:03:00.0"
 LIMIT = PowerLimit(GPU, "GPU 0", 350.0, 350.0, 100.0, 450.0, 450.0, "etui", "")
 
 
-def test_a_gpu_gets_its_limit(open_limits: Open, config: Config) -> None:
+def test_a_gpu_gets_its_limit(open_limits, config):
     nvml = FakeNvml(350_000)
     limits = open_limits(nvml, root=True)
     with LimitHold(config, limits) as hold:
@@ -40,9 +38,7 @@ def test_a_gpu_gets_its_limit(open_limits: Open, config: Config) -> None:
 
 
 @pytest.mark.parametrize("watts", [99.0, 451.0, 0.0, -5.0, math.nan, math.inf])
-def test_a_limit_outside_of_the_range_touches_nothing(
-    open_limits: Open, config: Config, watts: float
-) -> None:
+def test_a_limit_outside_of_the_range_touches_nothing(open_limits, config, watts):
     nvml = FakeNvml(350_000)
     limits = open_limits(nvml, root=True)
     with LimitHold(config, limits) as hold:
@@ -52,26 +48,44 @@ def test_a_limit_outside_of_the_range_touches_nothing(
     assert nvml.limits == [350_000]
 
 
-def test_a_rounded_limit_is_noted(open_limits: Open, config: Config) -> None:
-    limits = open_limits(FakeNvml(350_000, round_to=25_000), root=True)
+@pytest.mark.parametrize(
+    ("driver", "applied", "enforced", "note", "is_refused"),
+    [
+        ({"round_to": 25_000}, 300, 300, "rounded: 310 W was requested, 300 W is set", False),
+        ({"silent": True}, 350, 350, "refused without an error: the limit is still 350 W", True),
+        ({"denied": True}, 350, 350, "refused: permission denied", True),  # a container, as root
+        (
+            {"enforced": 280_000, "reasons": 0x84},
+            *(310, 280, "only 280 W is enforced: power brake (power supply)", False),
+        ),
+        (
+            {"enforced": 280_000, "reasons": 0x20},
+            *(310, 280, "only 280 W is enforced: heat (driver)", False),
+        ),
+    ],
+)
+def test_a_difference_is_noted(open_limits, config, driver, applied, enforced, note, is_refused):
+    limits = open_limits(FakeNvml(350_000, **driver), root=True)
     with LimitHold(config, limits) as hold:
-        applied = hold.apply(GPU, 310)
-    assert applied.applied == 300
-    assert applied.note == "rounded: 310 W was requested, 300 W is set"
-    assert not applied.is_refused
+        found = hold.apply(GPU, 310)
+    assert found == AppliedLimit(GPU, 310, applied, enforced, note, is_refused)
+    assert not config.power_limits_file.exists()
 
 
-def test_a_driver_that_sets_nothing_is_noticed(open_limits: Open, config: Config) -> None:
-    limits = open_limits(FakeNvml(350_000, silent=True), root=True)
-    with LimitHold(config, limits) as hold:
-        applied = hold.apply(GPU, 300)
-    assert applied.is_refused
-    assert applied.note == "refused without an error: the limit is still 350 W"
+def test_what_else_holds_a_package_is_noted(open_limits, config, sysfs):
+    write_package(sysfs)
+    write_package(sysfs, long_watts=45, short_watts=None, zone="intel-rapl-mmio:0")
+    with LimitHold(config, open_limits()) as hold:
+        applied = hold.apply("package:0", 60)
+    assert (applied.applied, applied.enforced) == (60.0, 45.0)
+    assert applied.note == "only 45 W is enforced: long_term of intel-rapl-mmio:0 is 45 W"
+    write_package(sysfs, enabled=False)
+    (sysfs / "class/powercap/intel-rapl-mmio:0/enabled").write_text("0")
+    with LimitHold(config, open_limits()) as hold:
+        assert hold.apply("package:0", 60).note == "the limit is switched off"
 
 
-def test_a_missing_permission_is_refused_with_the_command(
-    open_limits: Open, config: Config
-) -> None:
+def test_a_missing_permission_is_refused_with_the_command(open_limits, config):
     nvml = FakeNvml(350_000, denied=True)
     limits = open_limits(nvml)
     with LimitHold(config, limits) as hold:
@@ -83,33 +97,7 @@ def test_a_missing_permission_is_refused_with_the_command(
     assert "sudo nvidia-smi -i GPU-fake-0 -pl 300" in applied.note
 
 
-def test_a_container_may_refuse_even_root(open_limits: Open, config: Config) -> None:
-    limits = open_limits(FakeNvml(350_000, denied=True), root=True)
-    with LimitHold(config, limits) as hold:
-        applied = hold.apply(GPU, 300)
-    assert applied.is_refused
-    assert applied.note == "refused: permission denied"
-    assert not config.power_limits_file.exists()
-
-
-def test_a_lower_second_limit_is_noted(open_limits: Open, config: Config) -> None:
-    limits = open_limits(FakeNvml(350_000, enforced=280_000, reasons=0x84), root=True)
-    with LimitHold(config, limits) as hold:
-        applied = hold.apply(GPU, 300)
-    assert (applied.applied, applied.enforced) == (300.0, 280.0)
-    assert applied.note == "only 280 W is enforced: power brake (power supply)"
-    assert not applied.is_refused
-
-
-def test_heat_is_named_as_the_reason(open_limits: Open, config: Config) -> None:
-    limits = open_limits(FakeNvml(350_000, enforced=280_000, reasons=0x20), root=True)
-    with LimitHold(config, limits) as hold:
-        assert hold.apply(GPU, 300).note == "only 280 W is enforced: heat (driver)"
-
-
-def test_both_limits_of_a_package_are_set_and_restored(
-    open_limits: Open, config: Config, sysfs: Path
-) -> None:
+def test_both_limits_of_a_package_are_set_and_restored(open_limits, config, sysfs):
     folder = write_package(sysfs)
     with LimitHold(config, open_limits()) as hold:
         applied = hold.apply("package:0", 40)
@@ -123,9 +111,7 @@ def test_both_limits_of_a_package_are_set_and_restored(
     assert not config.power_limits_file.exists()
 
 
-def test_the_range_of_a_package_stays_that_of_the_beginning(
-    open_limits: Open, config: Config, sysfs: Path
-) -> None:
+def test_the_range_of_a_package_stays_that_of_the_beginning(open_limits, config, sysfs):
     folder = write_package(sysfs, long_watts=200, max_watts=125)
     limits = open_limits()
     with LimitHold(config, limits) as hold:
@@ -136,24 +122,7 @@ def test_the_range_of_a_package_stays_that_of_the_beginning(
     assert read_package(folder)[0] == 200
 
 
-def test_the_other_interface_of_a_package_is_named(
-    open_limits: Open, config: Config, sysfs: Path
-) -> None:
-    write_package(sysfs)
-    write_package(sysfs, long_watts=45, short_watts=None, zone="intel-rapl-mmio:0")
-    with LimitHold(config, open_limits()) as hold:
-        applied = hold.apply("package:0", 60)
-    assert (applied.applied, applied.enforced) == (60.0, 45.0)
-    assert applied.note == "only 45 W is enforced: long_term of intel-rapl-mmio:0 is 45 W"
-
-
-def test_a_switched_off_package_is_noted(open_limits: Open, config: Config, sysfs: Path) -> None:
-    write_package(sysfs, enabled=False)
-    with LimitHold(config, open_limits()) as hold:
-        assert hold.apply("package:0", 60).note == "the limit is switched off"
-
-
-def test_a_kernel_that_refuses_is_quoted(open_limits: Open, config: Config, sysfs: Path) -> None:
+def test_a_kernel_that_refuses_is_quoted(open_limits, config, sysfs):
     folder = write_package(sysfs)
     files = StubbornFiles(failure="no data available")
     with LimitHold(config, open_limits(files=files)) as hold:
@@ -164,9 +133,7 @@ def test_a_kernel_that_refuses_is_quoted(open_limits: Open, config: Config, sysf
     assert not config.power_limits_file.exists()
 
 
-def test_an_amd_gpu_is_cut_to_whole_watts_without_a_note(
-    open_limits: Open, config: Config, sysfs: Path
-) -> None:
+def test_an_amd_gpu_is_cut_to_whole_watts_without_a_note(open_limits, config, sysfs):
     folder = write_amd_gpu(sysfs)
     files = StubbornFiles(step=1_000_000)
     with LimitHold(config, open_limits(files=files)) as hold:
@@ -175,9 +142,7 @@ def test_an_amd_gpu_is_cut_to_whole_watts_without_a_note(
     assert int((folder / "power1_cap").read_text()) == 250_000_000
 
 
-def test_several_packages_get_the_same_limit(
-    open_limits: Open, config: Config, sysfs: Path
-) -> None:
+def test_several_packages_get_the_same_limit(open_limits, config, sysfs):
     folders = [write_package(sysfs), write_package(sysfs, 1, long_watts=70)]
     limits = open_limits()
     assert limits.scopes("package") == ("package:0", "package:1")
@@ -191,7 +156,7 @@ def test_several_packages_get_the_same_limit(
     assert [read_package(folder)[0] for folder in folders] == [65, 70]
 
 
-def test_the_user_sets_a_limit_and_it_is_verified(open_limits: Open, config: Config) -> None:
+def test_the_user_sets_a_limit_and_it_is_verified(open_limits, config):
     nvml = FakeNvml(350_000, denied=True)
     asked: list[CapRequest] = []
 
@@ -212,9 +177,7 @@ def test_the_user_sets_a_limit_and_it_is_verified(open_limits: Open, config: Con
     assert not config.power_limits_file.exists()
 
 
-def test_a_user_is_not_asked_for_what_is_set(
-    open_limits: Open, config: Config, sysfs: Path
-) -> None:
+def test_a_user_is_not_asked_for_what_is_set(open_limits, config, sysfs):
     folder = write_package(sysfs)
     asked: list[CapRequest] = []
 
@@ -240,7 +203,7 @@ def test_a_user_is_not_asked_for_what_is_set(
     assert read_package(folder) == (65, 120)
 
 
-def test_a_user_who_does_not_set_it_is_asked_a_few_times(open_limits: Open, config: Config) -> None:
+def test_a_user_who_does_not_set_it_is_asked_a_few_times(open_limits, config):
     nvml = FakeNvml(350_000, denied=True)
     asked: list[CapRequest] = []
     with LimitHold(config, open_limits(nvml), ask=asked.append) as hold:
@@ -252,7 +215,7 @@ def test_a_user_who_does_not_set_it_is_asked_a_few_times(open_limits: Open, conf
 
 
 @given(st.floats(allow_nan=True, allow_infinity=True))
-def test_the_range_is_what_the_driver_states(watts: float) -> None:
+def test_the_range_is_what_the_driver_states(watts):
     inside = 100 - 0.01 <= watts <= 450 + 0.01
     try:
         check_range(LIMIT, watts)
@@ -269,9 +232,7 @@ def test_the_range_is_what_the_driver_states(watts: float) -> None:
     enforced=st.one_of(st.none(), st.floats(50, 450)),
     unit=st.sampled_from([0.001, 0.125, 1.0]),
 )
-def test_a_difference_beyond_the_unit_is_never_silent(
-    requested: float, before: float, applied: float, enforced: float | None, unit: float
-) -> None:
+def test_a_difference_beyond_the_unit_is_never_silent(requested, before, applied, enforced, unit):
     old = replace(LIMIT, watts=before)
     new = replace(LIMIT, watts=applied, enforced_watts=enforced)
     result = judge_applied(requested, old, new, unit)
@@ -281,12 +242,8 @@ def test_a_difference_beyond_the_unit_is_never_silent(
     assert (result.applied, result.enforced) == (applied, enforced)
     if result.is_refused:
         assert differs
-
-
-def test_a_limit_that_cannot_be_read_back_is_not_believed() -> None:
-    result = judge_applied(300, LIMIT, replace(LIMIT, watts=None), 0.001)
-    assert result.is_refused
-    assert result.note == "the limit cannot be read back"
+    unknown = judge_applied(requested, old, replace(LIMIT, watts=None), unit)
+    assert (unknown.is_refused, unknown.note) == (True, "the limit cannot be read back")
 
 
 @pytest.mark.parametrize(
@@ -298,7 +255,5 @@ def test_a_limit_that_cannot_be_read_back_is_not_believed() -> None:
         (None, None, "above 0 W"),
     ],
 )
-def test_ranges_are_written_with_what_is_known(
-    low: float | None, high: float | None, text: str
-) -> None:
+def test_ranges_are_written_with_what_is_known(low, high, text):
     assert format_range(replace(LIMIT, min_watts=low, max_watts=high)) == text

@@ -15,9 +15,7 @@ from typing import Any
 
 import pytest
 
-from etui.config.config import Config
 from etui.energy.power_limits.hold import LimitHold, restore_left_over
-from tests.energy.power_limits.conftest import Open
 from tests.support.power_limits import read_package, write_amd_gpu, write_package
 
 _WRITING = os.O_WRONLY | os.O_RDWR
@@ -60,9 +58,7 @@ def survives(moment: int, folder: Path, work: Callable[[], None]) -> bool:
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_a_kill_at_any_moment_is_restored(
-    open_limits: Open, config: Config, sysfs: Path, tmp_path: Path
-) -> None:
+def test_a_kill_at_any_moment_is_restored(open_limits, config, sysfs, tmp_path):
     package, card = write_package(sysfs), write_amd_gpu(sysfs) / "power1_cap"
 
     def read() -> tuple[float, ...]:

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from etui.config.config import Config
 from etui.energy.power_limits.limit import LimitPart, describe_limit, format_tee
 from etui.energy.power_limits.limits import open_power_limits
 from etui.errors import UsageError
-from tests.energy.power_limits.conftest import Open, StubbornFiles
+from tests.energy.power_limits.conftest import StubbornFiles
 from tests.energy.power_limits.fake_pynvml import FakeNvml
 from tests.support.power_limits import write_amd_gpu, write_package
 
 
-def test_a_machine_without_devices_has_no_limits(config: Config) -> None:
+def test_a_machine_without_devices_has_no_limits(config):
     with open_power_limits(config, {}) as limits:
         assert limits.read() == ()
         assert limits.describe() == ()
@@ -24,7 +22,7 @@ def test_a_machine_without_devices_has_no_limits(config: Config) -> None:
             limits.check("package:0", 30)
 
 
-def test_a_package_has_both_limits_with_their_windows(open_limits: Open, sysfs: Path) -> None:
+def test_a_package_has_both_limits_with_their_windows(open_limits, sysfs):
     folder = write_package(sysfs)
     [limit] = open_limits().read()
     assert limit.scope == "package:0"
@@ -45,15 +43,7 @@ def test_a_package_has_both_limits_with_their_windows(open_limits: Open, sysfs: 
     assert "long_term 65 W over 28.0 s, short_term 120 W over 2.4 ms" in describe_limit(limit)
 
 
-def test_the_lowest_limit_of_both_interfaces_is_enforced(open_limits: Open, sysfs: Path) -> None:
-    write_package(sysfs)
-    write_package(sysfs, long_watts=45, short_watts=51, zone="intel-rapl-mmio:0")
-    [limit] = open_limits().read()
-    assert (limit.watts, limit.enforced_watts) == (65.0, 45.0)
-    assert "45 W enforced" in describe_limit(limit)
-
-
-def test_only_packages_have_limits_here(open_limits: Open, sysfs: Path) -> None:
+def test_only_packages_have_limits_here(open_limits, sysfs):
     write_package(sysfs)
     write_package(sysfs, 1, name="psys")
     write_package(sysfs, 2, name="package-1-die-1")
@@ -62,7 +52,7 @@ def test_only_packages_have_limits_here(open_limits: Open, sysfs: Path) -> None:
     assert limits[1].label == "CPU package 1 die 1"
 
 
-def test_a_package_without_limits_is_not_listed(open_limits: Open, sysfs: Path) -> None:
+def test_a_package_without_limits_is_not_listed(open_limits, sysfs):
     zone = sysfs / "class" / "powercap" / "intel-rapl:0"
     zone.mkdir(parents=True)
     (zone / "name").write_text("package-0\n")
@@ -70,28 +60,25 @@ def test_a_package_without_limits_is_not_listed(open_limits: Open, sysfs: Path) 
     assert open_limits().read() == ()
 
 
-def test_a_package_that_states_no_highest_power_has_none(open_limits: Open, sysfs: Path) -> None:
-    write_package(sysfs, max_watts=0, short_watts=None)
+@pytest.mark.parametrize(
+    ("package", "other", "found"),
+    [
+        ({"max_watts": 0, "short_watts": None}, {}, (65, 65, None, "")),
+        ({"long_watts": 200}, {}, (200, 120, 200, "")),  # above the design power of 125 W
+        ({"enabled": False}, {}, (65, None, 125, "the limit is switched off")),
+        ({}, {"long_watts": 45, "short_watts": 51}, (65, 45, 125, "")),
+    ],
+)
+def test_limits_of_packages(open_limits, sysfs, package, other, found):
+    write_package(sysfs, **package)
+    if other:
+        write_package(sysfs, zone="intel-rapl-mmio:0", **other)
     [limit] = open_limits().read()
-    assert limit.max_watts is None
-    assert [part.name for part in limit.parts] == ["long_term"]
+    assert (limit.watts, limit.enforced_watts, limit.max_watts, limit.note) == found
+    assert ("45 W enforced" in describe_limit(limit)) == bool(other)
 
 
-def test_a_limit_above_the_design_power_stays_allowed(open_limits: Open, sysfs: Path) -> None:
-    write_package(sysfs, long_watts=200, max_watts=125)
-    [limit] = open_limits().read()
-    assert limit.max_watts == 200
-
-
-def test_a_switched_off_package_enforces_nothing(open_limits: Open, sysfs: Path) -> None:
-    write_package(sysfs, enabled=False)
-    [limit] = open_limits().read()
-    assert limit.watts == 65
-    assert limit.enforced_watts is None
-    assert limit.note == "the limit is switched off"
-
-
-def test_an_amd_gpu_has_a_range_and_no_enforced_limit(open_limits: Open, sysfs: Path) -> None:
+def test_an_amd_gpu_has_a_range_and_no_enforced_limit(open_limits, sysfs):
     folder = write_amd_gpu(sysfs)
     [limit] = open_limits(files=StubbornFiles(writable=False)).read()
     assert limit.scope == "gpu:0000:03:00.0"
@@ -103,7 +90,7 @@ def test_an_amd_gpu_has_a_range_and_no_enforced_limit(open_limits: Open, sysfs: 
     assert "only root may set it" in describe_limit(limit)
 
 
-def test_an_apu_has_the_scope_of_its_package(open_limits: Open, sysfs: Path) -> None:
+def test_an_apu_has_the_scope_of_its_package(open_limits, sysfs):
     write_amd_gpu(sysfs, vram_bytes=512 << 20, watts=28, min_watts=5, max_watts=54)
     [limit] = open_limits().read()
     assert limit.scope == "package:0"
@@ -112,7 +99,7 @@ def test_an_apu_has_the_scope_of_its_package(open_limits: Open, sysfs: Path) -> 
 
 
 @pytest.mark.parametrize(("root", "setter"), [(True, "etui"), (False, "user")])
-def test_an_nvidia_gpu_has_everything(open_limits: Open, root: bool, setter: str) -> None:
+def test_an_nvidia_gpu_has_everything(open_limits, root, setter):
     nvml = FakeNvml(350_000, 250_000, enforced=300_000)
     limits = open_limits(nvml, root=root)
     one, two = limits.read()
@@ -126,11 +113,11 @@ def test_an_nvidia_gpu_has_everything(open_limits: Open, root: bool, setter: str
     assert not nvml.is_open
 
 
-def test_a_gpu_without_limits_is_not_listed(open_limits: Open) -> None:
+def test_a_gpu_without_limits_is_not_listed(open_limits):
     assert open_limits(FakeNvml(0)).read() == ()
 
 
-def test_values_that_the_driver_does_not_state_are_none(open_limits: Open) -> None:
+def test_values_that_the_driver_does_not_state_are_none(open_limits):
     class Terse(FakeNvml):
         def __getattribute__(self, name: str) -> Any:
             hidden = ("Default", "Constraints", "Enforced", "EventReasons", "GetIndex")
@@ -160,14 +147,12 @@ def test_values_that_the_driver_does_not_state_are_none(open_limits: Open) -> No
         (None, "another limit of the board"),
     ],
 )
-def test_the_reasons_for_lower_clocks_are_read(
-    open_limits: Open, bits: int | None, names: str
-) -> None:
+def test_the_reasons_for_lower_clocks_are_read(open_limits, bits, names):
     limits = open_limits(FakeNvml(350_000, reasons=bits))
     assert limits.device("gpu:GPU-fake-0").explain_lower() == names
 
 
-def test_an_unknown_device_names_the_nearest(open_limits: Open, sysfs: Path) -> None:
+def test_an_unknown_device_names_the_nearest(open_limits, sysfs):
     write_package(sysfs)
     with pytest.raises(UsageError, match=r"no power limit of 'packge:0'") as error:
         open_limits().check("packge:0", 30)

@@ -27,7 +27,7 @@ from etui.energy.power_limits.journal import (
     write_journal,
 )
 from etui.energy.power_limits.limits import PowerLimits
-from tests.energy.power_limits.conftest import Open, Serve, StubbornFiles
+from tests.energy.power_limits.conftest import Open, StubbornFiles
 from tests.energy.power_limits.fake_pynvml import FakeNvml
 from tests.support.power_limits import read_package, write_package
 
@@ -71,7 +71,7 @@ def start(config: Config, open_limits: Open) -> Start:
     return Start(config, open_limits)
 
 
-def test_without_a_journal_nothing_is_opened(config: Config) -> None:
+def test_without_a_journal_nothing_is_opened(config):
     def refuse(config: Config, socket: str) -> PowerLimits:
         raise AssertionError
 
@@ -79,15 +79,7 @@ def test_without_a_journal_nothing_is_opened(config: Config) -> None:
     assert list(config.home.iterdir()) == []
 
 
-def test_a_killed_sweep_is_restored_and_that_is_said(config: Config, start: Start) -> None:
-    leave(config, ENTRY)
-    assert start() == ("restored the power limit of GPU 0 to 350 W (an earlier sweep was killed)",)
-    assert start.nvml.limits == [350_000]
-    assert not config.power_limits_file.exists()
-    assert start() == ()
-
-
-def test_a_package_is_restored_whole(config: Config, start: Start, sysfs: Path) -> None:
+def test_a_package_is_restored_whole(config, start, sysfs):
     folder = write_package(sysfs, long_watts=40, short_watts=40)
     leave(config, *PACKAGE)
     assert start() == (
@@ -96,16 +88,14 @@ def test_a_package_is_restored_whole(config: Config, start: Start, sysfs: Path) 
     assert read_package(folder) == (65, 120)
 
 
-def test_a_change_in_progress_is_restored_whatever_the_driver_made_of_it(
-    config: Config, start: Start
-) -> None:
+def test_a_change_in_progress_is_restored_whatever_the_driver_made_of_it(config, start):
     start.nvml.limits = [287_000]  # neither found nor read back: rounded, and killed before that
     leave(config, replace(ENTRY, is_pending=True))
     assert len(start()) == 1
     assert start.nvml.limits == [350_000]
 
 
-def test_a_value_that_cannot_be_read_is_restored(config: Config, start: Start, sysfs: Path) -> None:
+def test_a_value_that_cannot_be_read_is_restored(config, start, sysfs):
     folder = write_package(sysfs, long_watts=40, short_watts=40)
     (folder / "constraint_0_power_limit_uw").write_text("")
     leave(config, *(replace(entry, is_pending=True) for entry in PACKAGE))
@@ -113,14 +103,7 @@ def test_a_value_that_cannot_be_read_is_restored(config: Config, start: Start, s
     assert read_package(folder) == (65, 120)
 
 
-def test_limits_as_found_need_no_word(config: Config, start: Start) -> None:
-    start.nvml.limits = [350_000]
-    leave(config, ENTRY)
-    assert start() == ()
-    assert not config.power_limits_file.exists()
-
-
-def test_a_limit_that_the_user_changed_is_left(config: Config, start: Start) -> None:
+def test_a_limit_that_the_user_changed_is_left(config, start):
     start.nvml.limits = [400_000]
     leave(config, ENTRY)
     [line] = start()
@@ -129,9 +112,7 @@ def test_a_limit_that_the_user_changed_is_left(config: Config, start: Start) -> 
     assert not config.power_limits_file.exists()
 
 
-def test_without_a_permission_the_journal_is_kept_with_the_command(
-    config: Config, start: Start
-) -> None:
+def test_without_a_permission_the_journal_is_kept_with_the_command(config, start):
     start.nvml.denied = True
     before = leave(config, ENTRY)
     for _ in range(2):
@@ -145,7 +126,7 @@ def test_without_a_permission_the_journal_is_kept_with_the_command(
     assert start.nvml.limits == [350_000]
 
 
-def test_only_what_is_not_restored_is_kept(config: Config, start: Start, sysfs: Path) -> None:
+def test_only_what_is_not_restored_is_kept(config, start, sysfs):
     folder = write_package(sysfs, long_watts=40, short_watts=40)
     start.nvml.denied = True
     leave(config, ENTRY, *PACKAGE)
@@ -155,7 +136,7 @@ def test_only_what_is_not_restored_is_kept(config: Config, start: Start, sysfs: 
     assert read_journal(config.power_limits_file).limits == (ENTRY,)
 
 
-def test_a_device_that_is_gone_keeps_the_journal(config: Config, start: Start) -> None:
+def test_a_device_that_is_gone_keeps_the_journal(config, start):
     leave(config, replace(ENTRY, scope="gpu:GPU-other"))
     line, hint = start()
     assert "the device is not found now" in line
@@ -164,7 +145,7 @@ def test_a_device_that_is_gone_keeps_the_journal(config: Config, start: Start) -
 
 
 @pytest.mark.parametrize("silent", [True, False])
-def test_a_restored_value_is_read_back(config: Config, start: Start, silent: bool) -> None:
+def test_a_restored_value_is_read_back(config, start, silent):
     start.nvml.silent = silent
     leave(config, ENTRY)
     [line] = start()
@@ -172,9 +153,7 @@ def test_a_restored_value_is_read_back(config: Config, start: Start, silent: boo
     assert config.power_limits_file.exists() == silent
 
 
-def test_zeusd_is_found_again_without_the_environment(
-    config: Config, start: Start, zeusd: Serve
-) -> None:
+def test_zeusd_is_found_again_without_the_environment(config, start, zeusd):
     start.nvml.denied = True
     daemon = zeusd(start.nvml)
     leave(config, replace(ENTRY, setter="zeusd"), zeusd_socket=str(daemon.socket_path))
@@ -182,20 +161,14 @@ def test_zeusd_is_found_again_without_the_environment(
     assert start.nvml.limits == [350_000]
 
 
-def test_a_live_process_is_left_alone(config: Config, start: Start) -> None:
+def test_a_live_process_is_left_alone(config, start):
     write_journal(config.power_limits_file, new_journal((ENTRY,)))
     assert start() == ()
     assert start.nvml.limits == [300_000]
     assert config.power_limits_file.exists()
 
 
-def test_a_reused_pid_is_another_process(config: Config, start: Start) -> None:
-    journal = leave(config, ENTRY)
-    assert journal.pid == os.getpid()
-    assert len(start()) == 1
-
-
-def test_a_process_of_another_container_is_known_by_its_lock(config: Config, start: Start) -> None:
+def test_a_process_of_another_container_is_known_by_its_lock(config, start):
     leave(config, ENTRY, pid_namespace="pid:[1]")
     with lock_journal(config):
         assert start() == ()
@@ -203,29 +176,23 @@ def test_a_process_of_another_container_is_known_by_its_lock(config: Config, sta
     assert len(start()) == 1
 
 
-@pytest.mark.parametrize(("now", "count"), [(350_000, 0), (450_000, 1)])
-def test_after_a_reboot_the_limit_is_set_where_it_differs(
-    config: Config, start: Start, now: int, count: int
-) -> None:
+@pytest.mark.parametrize("now", [350_000, 450_000, 275_000])  # the default is 450 W
+def test_after_a_reboot_the_limit_is_set_unless_somebody_chose_another(config, start, now):
     start.nvml.limits = [now]
     leave(config, ENTRY, boot_id="another boot")
     [line] = start()
-    assert "the machine was restarted during an earlier sweep" in line
-    assert ("restored the power limit of GPU 0 to 350 W" in line) == bool(count)
-    assert start.nvml.limits == [350_000]
+    said = {
+        350_000: "the power limits are as before an earlier sweep",
+        450_000: "restored the power limit of GPU 0 to 350 W",
+        275_000: "left the power limit of GPU 0 at 275 W",
+    }
+    assert line.startswith(said[now])
+    assert ("the machine was restarted during an earlier sweep" in line) == (now != 275_000)
+    assert start.nvml.limits == [275_000 if now == 275_000 else 350_000]
     assert not config.power_limits_file.exists()
 
 
-def test_a_limit_that_was_chosen_after_a_reboot_is_left(config: Config, start: Start) -> None:
-    start.nvml.limits = [275_000]  # the default is 450 W
-    leave(config, ENTRY, boot_id="another boot")
-    [line] = start()
-    assert line.startswith("left the power limit of GPU 0 at 275 W")
-    assert start.nvml.limits == [275_000]
-    assert not config.power_limits_file.exists()
-
-
-def test_a_journal_of_another_machine_is_left_alone(config: Config, start: Start) -> None:
+def test_a_journal_of_another_machine_is_left_alone(config, start):
     leave(config, ENTRY, boot_id="another boot", machine="the other one")
     [line] = start()
     assert "power limits of another machine (the other one)" in line
@@ -245,7 +212,7 @@ def test_a_journal_of_another_machine_is_left_alone(config: Config, start: Start
         json.dumps({"limits": [{"found_watts": "many"}]}).encode(),
     ],
 )
-def test_a_damaged_journal_is_moved_aside(config: Config, start: Start, damage: bytes) -> None:
+def test_a_damaged_journal_is_moved_aside(config, start, damage):
     config.power_limits_file.write_bytes(damage)
     [line] = start()
     assert "is damaged" in line
@@ -259,24 +226,20 @@ def test_a_damaged_journal_is_moved_aside(config: Config, start: Start, damage: 
 
 
 @pytest.mark.parametrize("changes", [{"version": 2}, {"limits": (replace(ENTRY, found_watts=-1),)}])
-def test_a_journal_with_impossible_values_is_moved_aside(
-    config: Config, start: Start, changes: dict[str, object]
-) -> None:
+def test_a_journal_with_impossible_values_is_moved_aside(config, start, changes):
     leave(config, ENTRY, **changes)
     [line] = start()
     assert "is damaged" in line
     assert start.nvml.limits == [300_000]
 
 
-def test_texts_of_the_journal_cannot_reach_the_terminal(config: Config, start: Start) -> None:
+def test_texts_of_the_journal_cannot_reach_the_terminal(config, start):
     leave(config, replace(ENTRY, label="GPU \x1b[2J0"))
     [line] = start()
     assert "\x1b" not in line
 
 
-def test_the_journal_and_its_folder_are_flushed(
-    config: Config, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_journal_and_its_folder_are_flushed(config, monkeypatch):
     flushed: list[bool] = []
     fsync = os.fsync
 
@@ -289,7 +252,7 @@ def test_the_journal_and_its_folder_are_flushed(
     assert flushed == [False, True], "the file before it takes its name, then the folder"
 
 
-def test_an_interrupted_write_leaves_nothing_behind(config: Config, start: Start) -> None:
+def test_an_interrupted_write_leaves_nothing_behind(config, start):
     leave(config, ENTRY)
     rest = config.home / ".power_limits.json.0badcafe.tmp"
     rest.write_text("{")
@@ -304,9 +267,7 @@ def test_an_interrupted_write_leaves_nothing_behind(config: Config, start: Start
     pending=st.booleans(),
     rebooted=st.booleans(),
 )
-def test_only_a_value_of_somebody_else_is_left(
-    found: float, was_set: float | None, now: float | None, pending: bool, rebooted: bool
-) -> None:
+def test_only_a_value_of_somebody_else_is_left(found, was_set, now, pending, rebooted):
     entry = replace(ENTRY, found_watts=found, set_watts=was_set, is_pending=pending)
     decision = decide(entry, now, rebooted=rebooted)
     if now is not None and abs(now - found) <= 0.01:
@@ -331,22 +292,14 @@ def make_proc(tmp_path: Path, pid: int, stat: str) -> Path:
     ("state", "name", "start_time"),
     [("S", "python", "777 ticks"), ("R", "a) b (c", "777 ticks"), ("Z", "python", "")],
 )
-def test_the_start_of_a_process_is_its_22nd_field(
-    tmp_path: Path, state: str, name: str, start_time: str
-) -> None:
+def test_the_start_of_a_process_is_its_22nd_field(tmp_path, state, name, start_time):
     fields = " ".join(["0"] * 18 + ["777"] + ["0"] * 20)
     proc = make_proc(tmp_path, 42, f"42 ({name}) {state} {fields}\n")
     assert read_process_start(42, proc) == start_time
     assert read_process_start(43, proc) == ""
 
 
-def test_this_process_and_this_boot_are_known() -> None:
-    assert read_process_start(os.getpid()) == read_process_start(os.getpid()) != ""
-    assert read_boot_id() == read_boot_id() != ""
-    assert read_machine() != ""
-
-
-def test_systems_without_proc_have_ids_too(tmp_path: Path) -> None:
+def test_systems_without_proc_have_ids_too(tmp_path):
     assert read_boot_id(tmp_path).startswith("boot at ")
     assert read_pid_namespace(tmp_path) == ""
     assert read_process_start(os.getpid(), tmp_path).endswith(" s")

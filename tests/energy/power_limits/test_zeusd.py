@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
-from etui.config.config import Config
 from etui.energy.power_limits._gpus import Zeusd, parse_error
 from etui.energy.power_limits.hold import LimitHold
 from etui.energy.power_limits.limit import WriteRefused
 from etui.energy.power_limits.limits import PowerLimits
-from tests.energy.power_limits.conftest import Open, Serve, StubbornFiles
+from tests.energy.power_limits.conftest import Open, StubbornFiles
 from tests.energy.power_limits.fake_pynvml import FakeNvml
 from tests.energy.power_limits.fake_zeusd import FakeZeusd
 from tests.support.power_limits import write_amd_gpu
@@ -24,7 +21,7 @@ def open_with(open_limits: Open, nvml: FakeNvml, daemon: FakeZeusd, token: str =
     return open_limits(nvml, environ=environ)
 
 
-def test_zeusd_sets_and_restores_a_limit(open_limits: Open, config: Config, zeusd: Serve) -> None:
+def test_zeusd_sets_and_restores_a_limit(open_limits, config, zeusd):
     nvml = FakeNvml(350_000, 300_000, denied=True)
     daemon = zeusd(nvml)
     limits = open_with(open_limits, nvml, daemon)
@@ -40,9 +37,7 @@ def test_zeusd_sets_and_restores_a_limit(open_limits: Open, config: Config, zeus
     ]
 
 
-def test_the_gpu_is_found_by_its_address_and_not_by_its_number(
-    open_limits: Open, config: Config, zeusd: Serve
-) -> None:
+def test_the_gpu_is_found_by_its_address_and_not_by_its_number(open_limits, config, zeusd):
     nvml = FakeNvml(350_000, 300_000, denied=True)
     daemon = zeusd(nvml)
     daemon.addresses = list(reversed(daemon.addresses))
@@ -52,9 +47,7 @@ def test_the_gpu_is_found_by_its_address_and_not_by_its_number(
         assert nvml.limits == [350_000, 200_000]
 
 
-def test_an_amd_gpu_is_set_through_zeusd(
-    open_limits: Open, config: Config, zeusd: Serve, sysfs: Path
-) -> None:
+def test_an_amd_gpu_is_set_through_zeusd(open_limits, config, zeusd, sysfs):
     folder = write_amd_gpu(sysfs)
     daemon = zeusd(FakeNvml())
     daemon.addresses = ["0000:03:00.0"]
@@ -70,7 +63,7 @@ def test_an_amd_gpu_is_set_through_zeusd(
     assert limits.read()[0].watts == 250
 
 
-def test_a_refusal_of_the_driver_is_quoted(open_limits: Open, config: Config, zeusd: Serve) -> None:
+def test_a_refusal_of_the_driver_is_quoted(open_limits, config, zeusd):
     nvml = FakeNvml(350_000, denied=True)
     daemon = zeusd(nvml, behaviour="refuse")
     with LimitHold(config, open_with(open_limits, nvml, daemon)) as hold:
@@ -81,15 +74,7 @@ def test_a_refusal_of_the_driver_is_quoted(open_limits: Open, config: Config, ze
     assert not config.power_limits_file.exists()
 
 
-def test_a_rounded_limit_is_noted(open_limits: Open, config: Config, zeusd: Serve) -> None:
-    nvml = FakeNvml(350_000, denied=True, round_to=50_000)
-    with LimitHold(config, open_with(open_limits, nvml, zeusd(nvml))) as hold:
-        assert hold.apply(GPU, 320).note == "rounded: 320 W was requested, 300 W is set"
-
-
-def test_a_daemon_that_dies_is_refused_and_the_journal_is_kept(
-    open_limits: Open, config: Config, zeusd: Serve
-) -> None:
+def test_a_daemon_that_dies_is_refused_and_the_journal_is_kept(open_limits, config, zeusd):
     nvml = FakeNvml(350_000, denied=True)
     daemon = zeusd(nvml)
     said: list[str] = []
@@ -106,7 +91,7 @@ def test_a_daemon_that_dies_is_refused_and_the_journal_is_kept(
     assert "sudo nvidia-smi -i GPU-fake-0 -pl 350" in said[0]
 
 
-def test_a_daemon_that_does_not_answer_is_given_up(zeusd: Serve) -> None:
+def test_a_daemon_that_does_not_answer_is_given_up(zeusd):
     daemon = zeusd(FakeNvml(350_000), behaviour="stall")
     client = Zeusd(str(daemon.socket_path), timeout_s=0.05)
     with pytest.raises(WriteRefused, match=r"zeusd: it did not answer within 0\.05 s") as error:
@@ -114,9 +99,7 @@ def test_a_daemon_that_does_not_answer_is_given_up(zeusd: Serve) -> None:
     assert error.value.may_follow
 
 
-def test_a_request_that_may_still_be_carried_out_is_undone(
-    open_limits: Open, config: Config, zeusd: Serve
-) -> None:
+def test_a_request_that_may_still_be_carried_out_is_undone(open_limits, config, zeusd):
     nvml = FakeNvml(350_000, denied=True)
     daemon = zeusd(nvml, behaviour="die")
     with LimitHold(config, open_with(open_limits, nvml, daemon)) as hold:
@@ -138,14 +121,7 @@ def test_a_request_that_may_still_be_carried_out_is_undone(
         ("right", ("gpu-control",), ""),
     ],
 )
-def test_a_daemon_may_require_a_token(
-    open_limits: Open,
-    config: Config,
-    zeusd: Serve,
-    token: str,
-    scopes: tuple[str, ...],
-    problem: str,
-) -> None:
+def test_a_daemon_may_require_a_token(open_limits, config, zeusd, token, scopes, problem):
     nvml = FakeNvml(350_000, denied=True)
     daemon = zeusd(nvml, token="right", scopes=scopes)
     limits = open_with(open_limits, nvml, daemon, token)
@@ -167,23 +143,21 @@ def test_a_daemon_may_require_a_token(
         ({"behaviour": "garbage"}, "is not a JSON object"),
     ],
 )
-def test_a_daemon_that_cannot_help_is_explained(
-    open_limits: Open, zeusd: Serve, options: dict[str, object], problem: str
-) -> None:
+def test_a_daemon_that_cannot_help_is_explained(open_limits, zeusd, options, problem):
     nvml = FakeNvml(350_000, denied=True)
     limits = open_with(open_limits, nvml, zeusd(nvml, **options))
     assert problem in limits.problems[0]
     assert limits.read()[0].setter == "user"
 
 
-def test_a_socket_without_a_daemon_is_explained(open_limits: Open, tmp_path: Path) -> None:
+def test_a_socket_without_a_daemon_is_explained(open_limits, tmp_path):
     environ = {"ZEUSD_SOCK_PATH": str(tmp_path / "none.sock")}
     limits = open_limits(FakeNvml(350_000), environ=environ)
     assert "cannot be reached (no such file or directory)" in limits.problems[0]
     assert limits.read()[0].setter == "user"
 
 
-def test_a_machine_without_gpus_does_not_ask_zeusd(open_limits: Open, tmp_path: Path) -> None:
+def test_a_machine_without_gpus_does_not_ask_zeusd(open_limits, tmp_path):
     environ = {"ZEUSD_SOCK_PATH": str(tmp_path / "none.sock")}
     assert open_limits(environ=environ).problems == ()
 
@@ -199,5 +173,5 @@ def test_a_machine_without_gpus_does_not_ask_zeusd(open_limits: Open, tmp_path: 
         (b"\xff\xfe", "\ufffd\ufffd (HTTP 500)"),
     ],
 )
-def test_errors_become_one_line(body: bytes, text: str) -> None:
+def test_errors_become_one_line(body, text):
     assert parse_error(500, body) == text

@@ -13,7 +13,7 @@ from etui.energy._recordings.edges import DriverClock, EdgeClock, count_joules
 RANGE = 262_143.328850
 
 
-def test_a_constant_error_is_learned() -> None:
+def test_a_constant_error_is_learned():
     """Timestamps 45 ms early date the refreshes as well as right ones."""
     clock = DriverClock()
     rng = random.Random(1)
@@ -31,7 +31,7 @@ def test_a_constant_error_is_learned() -> None:
     assert max(spans) <= 5_000_000
 
 
-def test_the_time_of_the_call_is_not_used() -> None:
+def test_the_time_of_the_call_is_not_used():
     clock = DriverClock()
     for tick in range(20):
         refresh = tick * 100_000_000
@@ -43,7 +43,7 @@ def test_the_time_of_the_call_is_not_used() -> None:
     before=st.floats(0, RANGE, exclude_max=True),
     spent=st.floats(0.001, 500),
 )
-def test_a_wrap_gives_the_energy_that_was_spent(before: float, spent: float) -> None:
+def test_a_wrap_gives_the_energy_that_was_spent(before, spent):
     now = (before + spent) % RANGE
     joules = count_joules(before, now, seconds=1.0, range_joules=RANGE, max_watts=1000)
     assert joules == pytest.approx(spent, abs=1e-6)
@@ -60,15 +60,15 @@ def test_a_wrap_gives_the_energy_that_was_spent(before: float, spent: float) -> 
     ],
 )
 def test_a_counter_that_restarts_or_jumps_is_not_believed(
-    before: float, now: float, seconds: float, range_joules: float | None, expected: float | None
-) -> None:
+    before, now, seconds, range_joules, expected
+):
     assert expected == count_joules(
         before, now, seconds=seconds, range_joules=range_joules, max_watts=1000
     )
 
 
 @pytest.mark.parametrize("period_ms", [45.0, 60.0, 100.0, 250.0])
-def test_the_clock_finds_period_and_edges(period_ms: float) -> None:
+def test_the_clock_finds_period_and_edges(period_ms):
     """Reads every 5 ms for a second, then about every 50 ms, as the sampler does."""
     rng = random.Random(5)
     clock = EdgeClock()
@@ -93,14 +93,14 @@ def test_the_clock_finds_period_and_edges(period_ms: float) -> None:
     assert typical < (6e6 if period_ms >= 100 else 0.3 * period)
 
 
-def test_a_wrong_hint_gives_way_to_a_counter_that_stands() -> None:
+def test_a_wrong_hint_gives_way_to_a_counter_that_stands():
     clock = EdgeClock(0.001)
     clock.still(0, 50_000_000)
     assert clock.period_ns is None
 
 
 @pytest.mark.parametrize("seed", range(12))
-def test_sparse_reads_do_not_spoil_the_period_that_dense_reads_gave(seed: int) -> None:
+def test_sparse_reads_do_not_spoil_the_period_that_dense_reads_gave(seed):
     """A counter with 100 ms shows 9 or 10 edges in the first second; the next have 50 ms reads."""
     rng = random.Random(seed)
     clock = EdgeClock()

@@ -23,7 +23,7 @@ def averages(times_s: np.ndarray, average_s: float) -> np.ndarray:
     return np.array([LEVELS.between(t - half, t + half) / average_s for t in times_s])
 
 
-def test_levels_are_found_behind_a_running_average() -> None:
+def test_levels_are_found_behind_a_running_average():
     times = np.arange(1.0, 4.4, 0.05)
     fit = fit_levels(LEVEL_MARKS_S, times, averages(times, 1.0), 1.0, 0.001)
     assert fit.watts == pytest.approx([40, 300, 180, 40], rel=0.02)
@@ -33,14 +33,14 @@ def test_levels_are_found_behind_a_running_average() -> None:
     assert (np.diff(sigma) > 0).all()
 
 
-def test_a_phase_that_readings_cannot_tell_apart_is_stated_as_unknown() -> None:
+def test_a_phase_that_readings_cannot_tell_apart_is_stated_as_unknown():
     times = np.array([1.0, 1.5, 5.0, 5.5])
     fit = fit_levels([3.0, 3.01], times, np.array([40.0, 40.0, 90.0, 90.0]), 0.02, 0.02)
     assert fit.covariance[1, 1] ** 0.5 > 50
 
 
 @pytest.mark.parametrize(("average_s", "refresh_s"), [(1.0, 0.1), (0.0, 0.1), (0.02, 0.05)])
-def test_a_step_is_followed_from_none_to_all(average_s: float, refresh_s: float) -> None:
+def test_a_step_is_followed_from_none_to_all(average_s, refresh_s):
     after = np.linspace(-1, 1, 201)
     along = follow_step(after, average_s, refresh_s)
     assert along[0] == 0
@@ -49,7 +49,7 @@ def test_a_step_is_followed_from_none_to_all(average_s: float, refresh_s: float)
     assert (np.diff(along) > -1e-9).all()
 
 
-def test_marks_wait_in_order_and_once() -> None:
+def test_marks_wait_in_order_and_once():
     marks = PendingMarks()
     assert not marks
     for t_ns in (5_000_000_000, 1_000_000_000, 1_000_400_000, 1_200_000_000):
@@ -70,7 +70,7 @@ def edges_of(curve: WattCurve, off_s: float = 0.0, seed: int = 0) -> list[EdgeSa
     ]
 
 
-def test_exact_edges_give_the_energy_at_each_mark() -> None:
+def test_exact_edges_give_the_energy_at_each_mark():
     fits = fit_steps(MARKS_S, edges_of(TURN))
     for mark, fit in zip(MARKS_S, fits, strict=True):
         assert fit.joules == pytest.approx(TURN.joules(mark), abs=0.3)
@@ -78,7 +78,7 @@ def test_exact_edges_give_the_energy_at_each_mark() -> None:
     assert fits[2].step_watts == pytest.approx(-140, rel=0.1)
 
 
-def test_the_stated_deviation_covers_edges_that_are_off() -> None:
+def test_the_stated_deviation_covers_edges_that_are_off():
     off = []
     for seed in range(200):
         fits = fit_steps(MARKS_S, edges_of(TURN, 0.01, seed))
@@ -89,7 +89,7 @@ def test_the_stated_deviation_covers_edges_that_are_off() -> None:
     assert sum(off) / len(off) >= 0.95
 
 
-def test_a_step_follows_from_the_edge_on_its_low_side() -> None:
+def test_a_step_follows_from_the_edge_on_its_low_side():
     """An edge that is 10 ms late costs 0.4 J at 40 W, and 3 J at 300 W."""
     curve = steps([(1.05, 40.0), (1.0, 300.0)])
     errors = [
@@ -104,7 +104,7 @@ class Row(NamedTuple):
     value: float
 
 
-def test_a_row_is_inserted_before_another() -> None:
+def test_a_row_is_inserted_before_another():
     columns = Columns(Row, 4)
     for value in range(8):
         columns.append(Row(10 * value, value))

@@ -25,7 +25,7 @@ _RECORDED: dict[tuple[str, int], tuple[Recorder, FakeClock]] = {}
 
 
 @pytest.mark.parametrize("scope", ["gpu:A", "package:0", "dram:0", "module:A", "psys"])
-def test_ten_kilowatts_are_not_believed_without_a_limit(scope: str) -> None:
+def test_ten_kilowatts_are_not_believed_without_a_limit(scope):
     clock = FakeClock()
 
     class Wild(FakeDevice):
@@ -47,15 +47,12 @@ def test_ten_kilowatts_are_not_believed_without_a_limit(scope: str) -> None:
     recorder = Recorder([device], clock=clock)
     sample(recorder, clock, 12, random.Random(1))
     energy = recorder.energy(clock.at(2), clock.at(10))
-    assert energy.joules is not None
-    assert energy.uncertainty is not None
     assert abs(energy.joules - 800) <= energy.uncertainty
-    assert energy.peak_watts is not None
     assert energy.peak_watts < 5000
     assert "gap" in energy.flags
 
 
-def test_power_alone_is_not_believed_beyond_what_hardware_draws() -> None:
+def test_power_alone_is_not_believed_beyond_what_hardware_draws():
     clock = FakeClock()
 
     class Wild(FakeDevice):
@@ -71,7 +68,7 @@ def test_power_alone_is_not_believed_beyond_what_hardware_draws() -> None:
     assert energy.peak_watts == pytest.approx(100)
 
 
-def test_the_largest_hardware_is_still_believed() -> None:
+def test_the_largest_hardware_is_still_believed():
     from etui.energy._recordings.channel import find_plausible_watts
 
     def limit(scope: str, watts: float | None) -> float:
@@ -90,9 +87,7 @@ def test_the_largest_hardware_is_still_believed() -> None:
 )
 @pytest.mark.parametrize("limit_watts", [None, 350.0])
 @pytest.mark.parametrize("late_s", [0.0, 0.12])
-def test_a_suspend_is_a_gap(
-    monkeypatch: pytest.MonkeyPatch, name: str, limit_watts: float | None, late_s: float
-) -> None:
+def test_a_suspend_is_a_gap(monkeypatch, name, limit_watts, late_s):
     """The counter went on by 300 J meanwhile; the monotonic clock stood still."""
     clock = FakeClock()
     asleep = [0]
@@ -110,8 +105,6 @@ def test_a_suspend_is_a_gap(
     asleep[0] += 3600 * 10**9
     sample(recorder, clock, 6, rng)
     energy = recorder.energy(clock.at(3), clock.at(9))
-    assert energy.joules is not None
-    assert energy.uncertainty is not None
     assert abs(energy.joules - 360) <= energy.uncertainty
     assert energy.joules < 400
     assert "gap" in energy.flags
@@ -120,7 +113,7 @@ def test_a_suspend_is_a_gap(
     assert after.joules == pytest.approx(120, rel=0.01)
 
 
-def test_the_system_says_how_long_it_was_suspended(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_system_says_how_long_it_was_suspended(monkeypatch):
     from etui.energy import recorder
     from etui.energy import recorder as suspend
 
@@ -133,7 +126,7 @@ def test_the_system_says_how_long_it_was_suspended(monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize("seconds", [0.6, 1.0, 3.0, 6.0, 10.0])
-def test_a_counter_that_loses_energy_widens_the_uncertainty(seconds: float) -> None:
+def test_a_counter_that_loses_energy_widens_the_uncertainty(seconds):
     """It is stuck for 3 s, and then continues without what was used meanwhile."""
     found: list[EnergyWindow] = []
     for seed in range(6):
@@ -160,7 +153,7 @@ def test_a_counter_that_loses_energy_widens_the_uncertainty(seconds: float) -> N
         assert all("disagrees" in window.energy.flags for window in found)
 
 
-def test_the_uncertainty_is_not_widened_where_both_agree() -> None:
+def test_the_uncertainty_is_not_widened_where_both_agree():
     clock = FakeClock()
     rng = random.Random(2)
     curve = CURVES["bursts"](rng, 64)
@@ -204,7 +197,6 @@ class Warped(FakeDevice):
 
     def _reading(self, now_s: float):  # type: ignore[no-untyped-def]
         reading = super()._reading(now_s)
-        assert reading.updated_ns is not None
         at_s = (reading.updated_ns - self.clock.start_ns) / 1e9
         return replace(reading, updated_ns=self.clock.at(self.warp(at_s)))
 
@@ -240,7 +232,7 @@ def error_without_timestamps() -> float:
 
 
 @pytest.mark.parametrize("name", WARPS)
-def test_wrong_timestamps_do_not_falsify_the_energy(name: str) -> None:
+def test_wrong_timestamps_do_not_falsify_the_energy(name):
     found: list[EnergyWindow] = []
     for index, curve, sensor in stamped_curves():
         recorder, clock = play(WARPS[name], curve, sensor, 40, random.Random(index))
@@ -277,14 +269,14 @@ def many_windows(name: str, lengths_s: tuple[float, float], count: int) -> list[
 
 
 @pytest.mark.parametrize("name", SENSORS)
-def test_the_truth_lies_within_the_stated_uncertainty(name: str) -> None:
+def test_the_truth_lies_within_the_stated_uncertainty(name):
     found = many_windows(name, (0.1, 30.0), 180)
     assert len(found) >= 1000
     assert sum(window.inside for window in found) / len(found) >= 0.95
 
 
 @pytest.mark.parametrize("name", SENSORS)
-def test_a_window_that_has_just_ended_holds_the_truth(name: str) -> None:
+def test_a_window_that_has_just_ended_holds_the_truth(name):
     """Nothing of what follows is known yet: that is how every answer is judged."""
     found: list[EnergyWindow] = []
     for index, make in enumerate(CURVES.values()):
@@ -298,7 +290,7 @@ def test_a_window_that_has_just_ended_holds_the_truth(name: str) -> None:
 
 @pytest.mark.parametrize("learned", [True, False])
 @pytest.mark.parametrize("name", SENSORS)
-def test_a_jump_just_before_the_end_is_waited_for(name: str, learned: bool) -> None:
+def test_a_jump_just_before_the_end_is_waited_for(name, learned):
     """The reading still shows the power before it, and nothing else tells of it."""
     inside = []
     for late_ms in range(2, 120, 9):
@@ -311,13 +303,6 @@ def test_a_jump_just_before_the_end_is_waited_for(name: str, learned: bool) -> N
         [found] = live_windows(recorder, clock, curve, 1, rng, start_s=start_s)
         inside.append(found.inside)
     assert sum(inside) / len(inside) >= 0.95
-
-
-def test_a_stated_uncertainty_is_worth_stating() -> None:
-    """A half width that always holds would be useless: with a 100 ms counter it is small."""
-    found = many_windows("counter 100 ms", (2.0, 30.0), 60)
-    relative = [w.energy.uncertainty / w.truth for w in found if w.energy.uncertainty is not None]
-    assert median(relative) < 0.01
 
 
 @pytest.mark.parametrize(
@@ -333,9 +318,7 @@ def test_a_stated_uncertainty_is_worth_stating() -> None:
         ("power, 1 s average", (5.0, 30.0), 0.01, 0.03),
     ],
 )
-def test_errors_are_small(
-    name: str, lengths_s: tuple[float, float], typical: float, most: float
-) -> None:
+def test_errors_are_small(name, lengths_s, typical, most):
     """Half of the windows within ``typical``, 95 % within ``most``."""
     errors = sorted(window.error for window in many_windows(name, lengths_s, 60))
     assert median(errors) <= typical
@@ -347,7 +330,7 @@ def test_errors_are_small(
     seed=st.integers(0, 3),
     name=st.sampled_from(sorted(SENSORS)),
 )
-def test_adjacent_windows_add_up_exactly(cuts: list[float], seed: int, name: str) -> None:
+def test_adjacent_windows_add_up_exactly(cuts, seed, name):
     recorder, clock = _recorded(name, seed)
     marks = sorted(clock.at(cut) for cut in cuts)
     parts = [recorder.energy(a, b) for a, b in pairwise(marks)]
@@ -362,26 +345,21 @@ def _recorded(name: str, seed: int) -> tuple[Recorder, FakeClock]:
     return _RECORDED[name, seed]
 
 
-@given(start=st.floats(1.5, 10), length=st.floats(0.0, 8.0), more=st.floats(0.0, 1.0))
-def test_a_longer_window_never_holds_less(start: float, length: float, more: float) -> None:
-    recorder, clock = _recorded("counter 100 ms", 0)
-    short = recorder.energy(clock.at(start), clock.at(start + length))
-    longer = recorder.energy(clock.at(start), clock.at(start + length + more))
-    assert short.joules is not None
-    assert longer.joules is not None
-    assert longer.joules >= short.joules - 1e-6
-
-
 @pytest.mark.parametrize("name", SENSORS)
-def test_two_plateaus_hold_their_energy(name: str) -> None:
+def test_two_plateaus_hold_their_energy(name):
     """100 W for 10 s and 300 W for 10 s are 4000 J, whatever repeats in between."""
     curve = steps([(2, 100.0), (10, 100.0), (10, 300.0), (3, 300.0)])
     recorder, clock = record(curve, SENSORS[name], 24, random.Random(1))
-    energy = recorder.energy(clock.at(2), clock.at(22))
-    assert energy.joules == pytest.approx(4000, rel=0.01)
+    assert recorder.energy(clock.at(2), clock.at(22)).joules == pytest.approx(4000, rel=0.01)
 
 
-def test_a_wrap_just_before_the_end_of_a_window() -> None:
+def test_a_stated_uncertainty_is_worth_stating():
+    """A half width that always holds would be useless: with a 100 ms counter it is small."""
+    found = many_windows("counter 100 ms", (2.0, 30.0), 60)
+    assert median(w.energy.uncertainty / w.truth for w in found) < 0.01
+
+
+def test_a_wrap_just_before_the_end_of_a_window():
     sensor = replace(SENSORS["RAPL, wraps at 3 kJ"], begin_joules=2000.0)
     curve = constant(100.0, 15)
     recorder, clock = record(curve, sensor, 14, random.Random(1))
@@ -389,18 +367,16 @@ def test_a_wrap_just_before_the_end_of_a_window() -> None:
     assert energy.joules == pytest.approx(502, rel=0.005)
 
 
-def test_a_reset_costs_one_tick_and_adds_nothing() -> None:
+def test_a_reset_costs_one_tick_and_adds_nothing():
     curve = constant(200.0, 22)
     recorder, clock = record(curve, SENSORS["counter 100 ms"], 20, random.Random(2), resets=[8.03])
     energy = recorder.energy(clock.at(4), clock.at(12))
-    assert energy.joules is not None
-    assert energy.uncertainty is not None
     assert energy.joules <= 1600
     assert abs(energy.joules - 1600) <= energy.uncertainty
     assert energy.coverage < 1
 
 
-def test_power_readings_bridge_a_reset() -> None:
+def test_power_readings_bridge_a_reset():
     sensor = SENSORS["counter 100 ms + instant power"]
     recorder, clock = record(constant(200.0, 22), sensor, 20, random.Random(2), resets=[8.03])
     energy = recorder.energy(clock.at(4), clock.at(12))
@@ -408,7 +384,7 @@ def test_power_readings_bridge_a_reset() -> None:
 
 
 @pytest.mark.parametrize("name", ["counter 100 ms", "power, instant 20 ms", "RAPL, wraps at 3 kJ"])
-def test_failed_reads_in_bursts_stay_within_the_uncertainty(name: str) -> None:
+def test_failed_reads_in_bursts_stay_within_the_uncertainty(name):
     found: list[EnergyWindow] = []
     for seed in range(4):
         rng = random.Random(seed)
@@ -426,7 +402,7 @@ def test_failed_reads_in_bursts_stay_within_the_uncertainty(name: str) -> None:
     assert any(window.energy.coverage < 1 for window in found)
 
 
-def test_one_failed_read_between_two_counter_reads_adds_nothing() -> None:
+def test_one_failed_read_between_two_counter_reads_adds_nothing():
     curve = constant(150.0, 12)
     recorder, clock = record(
         curve,
@@ -442,7 +418,7 @@ def test_one_failed_read_between_two_counter_reads_adds_nothing() -> None:
 
 
 @pytest.mark.parametrize("name", SENSORS)
-def test_a_device_that_vanishes_is_missing_and_not_zero(name: str) -> None:
+def test_a_device_that_vanishes_is_missing_and_not_zero(name):
     curve = constant(150.0, 32)
     recorder, clock = record(curve, SENSORS[name], 30, random.Random(3), fails=lambda now: now > 10)
     after = recorder.energy(clock.at(15), clock.at(25))
@@ -452,13 +428,11 @@ def test_a_device_that_vanishes_is_missing_and_not_zero(name: str) -> None:
     assert after.coverage == 0
     assert after.unmeasured == ("gpu:FAKE",)
     across = recorder.energy(clock.at(5), clock.at(25))
-    assert across.joules is not None
-    assert across.uncertainty is not None
     assert across.coverage == pytest.approx(0.25, abs=0.03)
     assert abs(across.joules - 3000) <= across.uncertainty
 
 
-def test_a_counter_that_falls_silent_leaves_the_power_readings() -> None:
+def test_a_counter_that_falls_silent_leaves_the_power_readings():
     """NotSupported for the counter alone: integrated power takes over, and says so."""
     clock = FakeClock()
     sensor = SENSORS["counter 100 ms + instant power"]
@@ -475,7 +449,7 @@ def test_a_counter_that_falls_silent_leaves_the_power_readings() -> None:
     assert energy.kind is Kind.INTEGRATED
 
 
-def test_a_counter_that_never_moves_is_not_a_zero() -> None:
+def test_a_counter_that_never_moves_is_not_a_zero():
     clock = FakeClock()
 
     class Stuck(FakeDevice):
@@ -496,7 +470,7 @@ def test_a_counter_that_never_moves_is_not_a_zero() -> None:
     assert recorder.energy(clock.at(3), clock.at(8)).joules is None
 
 
-def test_a_driver_timestamp_of_the_call_is_not_taken_for_the_refresh() -> None:
+def test_a_driver_timestamp_of_the_call_is_not_taken_for_the_refresh():
     clock = FakeClock()
 
     class CallStamped(FakeDevice):
@@ -512,7 +486,7 @@ def test_a_driver_timestamp_of_the_call_is_not_taken_for_the_refresh() -> None:
     assert median(window.error for window in found) < 0.01
 
 
-def test_counter_and_integral_that_differ_are_flagged() -> None:
+def test_counter_and_integral_that_differ_are_flagged():
     clock = FakeClock()
 
     class Biased(FakeDevice):
@@ -526,11 +500,10 @@ def test_counter_and_integral_that_differ_are_flagged() -> None:
     assert energy.joules == pytest.approx(600, rel=0.01)
     assert "disagrees" in energy.flags
     check = recorder.cross_check("gpu:FAKE", clock.at(2), clock.at(8))
-    assert check is not None
     assert check.difference == pytest.approx(0.4, abs=0.01)
 
 
-def test_a_suspended_machine_leaves_a_gap_and_no_energy() -> None:
+def test_a_suspended_machine_leaves_a_gap_and_no_energy():
     clock = FakeClock()
     curve = constant(20.0, 40_000)
     recorder = Recorder([FakeDevice(curve, clock, POWER_ONLY)], clock=clock)
@@ -543,26 +516,8 @@ def test_a_suspended_machine_leaves_a_gap_and_no_energy() -> None:
     assert energy.coverage < 0.001
 
 
-def test_the_idle_gap_between_two_queries_stays_out_of_both() -> None:
-    curve = steps([(5, 50.0), (2, 250.0), (6, 50.0), (2, 250.0), (5, 50.0)])
-    recorder, clock = record(curve, SENSORS["counter 100 ms"], 19, random.Random(1))
-    first = recorder.energy(clock.at(5), clock.at(7)).joules
-    second = recorder.energy(clock.at(13), clock.at(15)).joules
-    pause = recorder.energy(clock.at(7), clock.at(13)).joules
-    assert first == pytest.approx(500, rel=0.03)
-    assert second == pytest.approx(500, rel=0.03)
-    assert pause == pytest.approx(300, rel=0.05)
-
-
-def test_a_curve_knows_its_own_integral() -> None:
-    curve = WattCurve(((0.0, 0.0), (2.0, 100.0), (2.0, 50.0), (4.0, 50.0)))
-    assert curve.joules(4.0) == pytest.approx(200)
-    assert curve.between(1.0, 3.0) == pytest.approx(75 + 50)
-    assert curve.watts(2.0) == 50
-
-
 @pytest.mark.parametrize("name", SENSORS)
-def test_windows_that_end_in_a_long_gap_say_how_little_is_known(name: str) -> None:
+def test_windows_that_end_in_a_long_gap_say_how_little_is_known(name):
     """Reads fail for 2 to 6 s while the load comes and goes unseen."""
     found: list[EnergyWindow] = []
     for seed in range(6):
@@ -587,7 +542,7 @@ def test_windows_that_end_in_a_long_gap_say_how_little_is_known(name: str) -> No
     assert sum(window.inside for window in found) / len(found) >= 0.95
 
 
-def test_a_total_of_several_devices_holds_the_truth() -> None:
+def test_a_total_of_several_devices_holds_the_truth():
     """They share a load, so that their errors come at the same moments."""
     inside = []
     for seed in range(5):

@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 
-from etui.config.config import Config
 from etui.energy.discovery import find_sources, open_recorder
 from etui.energy.recorder import Recorder
 from etui.energy.sources.apple import AppleSource
@@ -105,7 +104,7 @@ def opened(clock: FakeClock, tmp_path: Path) -> Opened:
     return make
 
 
-def test_the_counter_is_read_in_joules(clock: FakeClock, opened: Opened) -> None:
+def test_the_counter_is_read_in_joules(clock, opened):
     source = opened(FakeAmdSmi(clock, BUSY))
     [channel] = source.channels
     assert (channel.id, channel.scope, channel.kind) == (
@@ -121,9 +120,7 @@ def test_the_counter_is_read_in_joules(clock: FakeClock, opened: Opened) -> None
 
 
 @pytest.mark.parametrize("unit", [0.01, 100.0, 1e6, -1.0, 0.0])
-def test_a_counter_that_contradicts_the_power_is_not_used(
-    clock: FakeClock, opened: Opened, unit: float
-) -> None:
+def test_a_counter_that_contradicts_the_power_is_not_used(clock, opened, unit):
     source = opened(FakeAmdSmi(clock, BUSY, unit=unit))
     [channel] = source.channels
     assert channel.kind is Kind.INTEGRATED
@@ -138,14 +135,12 @@ def test_a_counter_that_contradicts_the_power_is_not_used(
 
 
 @pytest.mark.parametrize("average", ["N/A", None, 0, 0xFFFF, float("nan"), -5])
-def test_a_card_without_average_power_gives_its_current_one(
-    clock: FakeClock, opened: Opened, average: object
-) -> None:
+def test_a_card_without_average_power_gives_its_current_one(clock, opened, average):
     source = opened(FakeAmdSmi(clock, constant(118.0, 10), average=average))
     assert source.read()[f"gpu:{ADDRESS}"].watts == 118
 
 
-def test_the_second_die_of_a_card_is_not_a_zero(clock: FakeClock, opened: Opened) -> None:
+def test_the_second_die_of_a_card_is_not_a_zero(clock, opened):
     source = opened(FakeAmdSmi(clock, BUSY, None))
     assert [channel.id for channel in source.channels] == [f"gpu:{ADDRESS}"]
     assert [(probe.id, probe.readable) for probe in source.probe()] == [
@@ -154,7 +149,7 @@ def test_the_second_die_of_a_card_is_not_a_zero(clock: FakeClock, opened: Opened
     ]
 
 
-def test_a_gpu_that_vanishes_leaves_a_gap(clock: FakeClock, opened: Opened) -> None:
+def test_a_gpu_that_vanishes_leaves_a_gap(clock, opened):
     source = opened(FakeAmdSmi(clock, constant(118.0, 30), gone_at=5))
     recorder = Recorder([source], clock=clock)
     sample(recorder, clock, 10, random.Random(1))
@@ -162,7 +157,7 @@ def test_a_gpu_that_vanishes_leaves_a_gap(clock: FakeClock, opened: Opened) -> N
     assert recorder.energy(clock.at(1), clock.at(9)).coverage < 0.6
 
 
-def test_a_library_that_fails_is_told_and_closed_quietly(clock: FakeClock, opened: Opened) -> None:
+def test_a_library_that_fails_is_told_and_closed_quietly(clock, opened):
     class Broken(FakeAmdSmi):
         def amdsmi_init(self) -> None:
             raise KeyError("libamd_smi.so\nnot found")
@@ -175,7 +170,7 @@ def test_a_library_that_fails_is_told_and_closed_quietly(clock: FakeClock, opene
     source.close()
 
 
-def test_closing_gives_the_library_back(clock: FakeClock, opened: Opened) -> None:
+def test_closing_gives_the_library_back(clock, opened):
     library = FakeAmdSmi(clock, BUSY)
     source = opened(library)
     assert library.open
@@ -209,7 +204,7 @@ def card(sysfs: Path, *, vram_bytes: int) -> None:
 
 
 @pytest.mark.usefixtures("installed")
-def test_one_card_seen_by_amdsmi_and_hwmon_counts_once(config: Config) -> None:
+def test_one_card_seen_by_amdsmi_and_hwmon_counts_once(config):
     card(config.sysfs_dir, vram_bytes=16 << 30)
     found = find_sources(config)
     channels = [channel for source in found.sources for channel in source.channels]
@@ -219,7 +214,7 @@ def test_one_card_seen_by_amdsmi_and_hwmon_counts_once(config: Config) -> None:
 
 
 @pytest.mark.usefixtures("installed")
-def test_an_apu_stays_the_package_that_hwmon_knows(config: Config) -> None:
+def test_an_apu_stays_the_package_that_hwmon_knows(config):
     card(config.sysfs_dir, vram_bytes=512 << 20)
     found = find_sources(config)
     channels = [channel for source in found.sources for channel in source.channels]
@@ -244,11 +239,12 @@ def write(sysfs: Path) -> Write:
     return make
 
 
-def test_an_amd_card_is_integrated_power(sysfs: Path, write: Write) -> None:
+@pytest.mark.parametrize("file", ["power1_average", "power1_input"])  # the latter is newer
+def test_an_amd_card_is_integrated_power(sysfs, write, file):
     write(
         "class/hwmon/hwmon2",
         name="amdgpu",
-        power1_average=118_000_000,
+        **{file: 118_000_000},
         power1_cap=220_000_000,
         device__uevent="DRIVER=amdgpu\nPCI_SLOT_NAME=0000:03:00.0",
         device__mem_info_vram_total=16 << 30,
@@ -262,15 +258,7 @@ def test_an_amd_card_is_integrated_power(sysfs: Path, write: Write) -> None:
     assert source.read()[channel.id].joules is None
 
 
-def test_newer_amd_cards_have_input_instead_of_average(sysfs: Path, write: Write) -> None:
-    write("class/hwmon/hwmon2", name="amdgpu", power1_input=90_000_000)
-    source = HwmonSource(sysfs)
-    assert source.read()["gpu:hwmon2"].watts == 90
-
-
-def test_an_apu_is_the_package_and_never_added_to_it(
-    write: Write, powercap: Write, config: Config
-) -> None:
+def test_an_apu_is_the_package_and_never_added_to_it(write, powercap, config):
     write(
         "class/hwmon/hwmon0",
         name="amdgpu",
@@ -285,7 +273,7 @@ def test_an_apu_is_the_package_and_never_added_to_it(
 
 
 @pytest.mark.parametrize("driver", ["i915", "xe"])
-def test_an_intel_card_has_a_counter(sysfs: Path, write: Write, driver: str) -> None:
+def test_an_intel_card_has_a_counter(sysfs, write, driver):
     write("class/hwmon/hwmon3", name=driver, energy1_input=7_500_000, power1_max=190_000_000)
     source = HwmonSource(sysfs)
     [channel] = source.channels
@@ -293,7 +281,7 @@ def test_an_intel_card_has_a_counter(sysfs: Path, write: Write, driver: str) -> 
     assert source.read()[channel.id].joules == 7.5
 
 
-def test_a_sleeping_gpu_is_missing_and_not_zero(sysfs: Path, write: Write) -> None:
+def test_a_sleeping_gpu_is_missing_and_not_zero(sysfs, write):
     folder = write("class/hwmon/hwmon2", name="amdgpu", power1_average=118_000_000)
     source = HwmonSource(sysfs)
     (folder / "power1_average").write_text("0\n")
@@ -304,14 +292,14 @@ def test_a_sleeping_gpu_is_missing_and_not_zero(sysfs: Path, write: Write) -> No
     assert source.read()["gpu:hwmon2"].watts is None
 
 
-def test_other_hwmon_devices_are_left_alone(sysfs: Path, write: Write) -> None:
+def test_other_hwmon_devices_are_left_alone(sysfs, write):
     write("class/hwmon/hwmon0", name="nvme", power1_input=5_000_000)
     source = HwmonSource(sysfs)
     assert source.channels == []
     assert source.probe() == []
 
 
-def test_garbage_is_unreadable_and_named(write: Write, config: Config) -> None:
+def test_garbage_is_unreadable_and_named(write, config):
     write("class/hwmon/hwmon2", name="amdgpu", power1_average="n/a")
     found = find_sources(config)
     assert "gpu:hwmon2" in found.unmeasured
@@ -320,78 +308,57 @@ def test_garbage_is_unreadable_and_named(write: Write, config: Config) -> None:
     assert "not a number" in probe.why_not
 
 
-def test_a_discharging_battery_is_the_whole_machine(write: Write, config: Config) -> None:
-    write(
-        "class/power_supply/BAT0",
-        type="Battery",
-        status="Discharging",
-        power_now=12_500_000,
-    )
-    source = BatterySource(config.sysfs_dir)
-    assert source.read()["battery"].watts == 12.5
-    recorder = open_recorder(config)
-    assert [channel.kind for channel in recorder.selection.summed] == [Kind.BATTERY]
-    assert recorder.unmeasured == ()
+DISCHARGING = {"type": "Battery", "status": "Discharging"}
 
 
-def test_current_times_voltage_stands_in_for_power(sysfs: Path, write: Write) -> None:
-    write(
-        "class/power_supply/BAT0",
-        type="Battery",
-        status="Discharging",
-        current_now=-1_000_000,
-        voltage_now=11_400_000,
-    )
-    assert BatterySource(sysfs).read()["battery"].watts == pytest.approx(11.4)
-
-
-def test_two_batteries_are_added(sysfs: Path, write: Write) -> None:
-    for name, power in (("BAT0", 8_000_000), ("BAT1", 4_000_000)):
-        write(f"class/power_supply/{name}", type="Battery", status="Discharging", power_now=power)
-    assert BatterySource(sysfs).read()["battery"].watts == 12
-
-
-@pytest.mark.parametrize("status", ["Charging", "Full", "Not charging", "Unknown"])
-def test_on_mains_a_battery_says_nothing(sysfs: Path, write: Write, status: str) -> None:
-    write("class/power_supply/BAT0", type="Battery", status=status, power_now=9_000_000)
+@pytest.mark.parametrize(
+    ("batteries", "watts"),
+    [
+        ([{"power_now": 12_500_000}], 12.5),
+        ([{"current_now": -1_000_000, "voltage_now": 11_400_000}], 11.4),
+        ([{"power_now": 8_000_000}, {"power_now": 4_000_000}], 12),
+        ([{"scope": "Device", "power_now": 1}], None),  # a mouse
+        *(
+            ([{"status": status, "power_now": 9_000_000}], None)
+            for status in ("Charging", "Full", "Not charging", "Unknown")
+        ),
+    ],
+)
+def test_a_battery_that_discharges_has_power(sysfs, write, batteries, watts):
+    for number, files in enumerate(batteries):
+        write(f"class/power_supply/BAT{number}", **DISCHARGING | files)
     source = BatterySource(sysfs)
+    if watts is not None:
+        assert source.read()["battery"].watts == pytest.approx(watts)
+        return
     assert source.channels == []
-    assert "unplug" in source.probe()[0].fix
-
-
-def test_a_mouse_is_no_battery_of_the_machine(sysfs: Path, write: Write) -> None:
-    write(
-        "class/power_supply/hidpp_0",
-        type="Battery",
-        scope="Device",
-        status="Discharging",
-        power_now=1,
+    assert [probe.fix for probe in source.probe()] == (
+        [] if "scope" in batteries[0] else ["unplug the machine"]
     )
-    assert BatterySource(sysfs).probe() == []
 
 
-def test_the_battery_checks_a_finer_total(write: Write, powercap: Write, config: Config) -> None:
-    write("class/power_supply/BAT0", type="Battery", status="Discharging", power_now=12_500_000)
-    powercap("intel-rapl:0", "package-0")
-    selection = open_recorder(config).selection
-    assert [channel.id for channel in selection.summed] == ["package:0"]
-    assert [channel.id for channel in selection.cross_checks] == ["battery"]
-
-
-def test_a_battery_that_only_checks_leaves_the_package_unmeasured(
-    write: Write, config: Config
-) -> None:
-    write("class/power_supply/BAT0", type="Battery", status="Discharging", power_now=30_000_000)
-    write("class/hwmon/hwmon2", name="amdgpu", power1_average=18_000_000)
+@pytest.mark.parametrize(
+    ("power", "has_package", "summed", "unmeasured"),
+    [
+        (None, False, "battery", ()),
+        ("asleep", False, "battery", ()),
+        (18_000_000, False, "gpu:hwmon2", ("package:0",)),  # the battery only checks
+        (None, True, "package:0", ()),
+    ],
+)
+def test_a_battery_is_the_total_only_where_nothing_finer_is_read(
+    write, powercap, config, power, has_package, summed, unmeasured
+):
+    write("class/power_supply/BAT0", **DISCHARGING, power_now=30_000_000)
+    if power is not None:
+        write("class/hwmon/hwmon2", name="amdgpu", power1_average=power)
+    if has_package:
+        powercap("intel-rapl:0", "package-0")
     recorder = open_recorder(config)
-    assert [channel.id for channel in recorder.selection.summed] == ["gpu:hwmon2"]
-    assert recorder.unmeasured == ("package:0",)
-
-
-def test_a_battery_alone_leaves_nothing_unmeasured(write: Write, config: Config) -> None:
-    write("class/power_supply/BAT0", type="Battery", status="Discharging", power_now=30_000_000)
-    write("class/hwmon/hwmon2", name="amdgpu", power1_average="asleep")
-    assert open_recorder(config).unmeasured == ()
+    assert [channel.id for channel in recorder.selection.summed] == [summed]
+    checks = [channel.id for channel in recorder.selection.cross_checks]
+    assert checks == ([] if summed == "battery" else ["battery"])
+    assert recorder.unmeasured == unmeasured
 
 
 class Monitor:
@@ -413,7 +380,7 @@ class Monitor:
         )
 
 
-def test_apple_silicon_is_the_vendors_model() -> None:
+def test_apple_silicon_is_the_vendors_model():
     clock = FakeClock()
     source = AppleSource(clock, Monitor(clock), on_apple=True)
     recorder = Recorder([source], clock=clock)
@@ -427,7 +394,7 @@ def test_apple_silicon_is_the_vendors_model() -> None:
     assert energy.coverage == 1
 
 
-def test_apple_counters_that_stop_are_gaps() -> None:
+def test_apple_counters_that_stop_are_gaps():
     clock = FakeClock()
     monitor = Monitor(clock)
     source = AppleSource(clock, monitor, on_apple=True)
@@ -435,7 +402,7 @@ def test_apple_counters_that_stop_are_gaps() -> None:
     assert source.read()["gpu:apple"].joules is None
 
 
-def test_a_mac_without_the_package_is_told_what_to_install() -> None:
+def test_a_mac_without_the_package_is_told_what_to_install():
     [probe] = AppleSource(on_apple=True).probe()
     assert probe.found
     assert probe.fix == "pip install zeus-apple-silicon"

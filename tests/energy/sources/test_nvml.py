@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 
-from etui.config.config import Config
 from etui.energy.idle import Baselines, IdleBaseline, save_baselines
 from etui.energy.sources.nvml import INSTANT_POWER, TOTAL_ENERGY, NvmlSource
 from etui.energy.types import DividedSource
@@ -121,7 +120,7 @@ def opened(gpus: int = 2) -> tuple[FakeClock, Driver, NvmlSource]:
     return clock, driver, source
 
 
-def test_each_gpu_can_be_read_apart() -> None:
+def test_each_gpu_can_be_read_apart():
     _, driver, source = opened(3)
     assert isinstance(source, DividedSource)
     assert [part.channels for part in source.parts] == [[c] for c in source.channels]
@@ -135,7 +134,7 @@ def test_each_gpu_can_be_read_apart() -> None:
     assert driver.closed == 1
 
 
-def test_a_call_that_was_held_up_is_made_again() -> None:
+def test_a_call_that_was_held_up_is_made_again():
     """Its values are of an unknown time: of its begin, or of its end."""
     clock, driver, source = opened(1)
     source.read()
@@ -146,7 +145,7 @@ def test_a_call_that_was_held_up_is_made_again() -> None:
     assert len(driver.calls) == 3
 
 
-def test_a_driver_that_is_always_slow_is_not_called_twice() -> None:
+def test_a_driver_that_is_always_slow_is_not_called_twice():
     _, driver, source = opened(1)
     driver.stalls_s = [0.08] * 20
     for _ in range(6):
@@ -208,7 +207,7 @@ def assert_true_energy(found: dict[str, Any], scale: float = 1.0) -> None:
     assert found["uncertainty"] < 0.5 * truth
 
 
-def test_the_counter_field_gives_the_curves_integral(meter: Any) -> None:
+def test_the_counter_field_gives_the_curves_integral(meter):
     found = meter()
     assert_true_energy(found)
     assert found["kind"] == "counter"
@@ -221,18 +220,18 @@ def test_the_counter_field_gives_the_curves_integral(meter: Any) -> None:
     assert found["parts"].keys() == {"gpu:GPU-fake-0"}
 
 
-def test_timestamps_of_the_call_are_seen_through(meter: Any) -> None:
+def test_timestamps_of_the_call_are_seen_through(meter):
     assert_true_energy(meter(stamp="call"))
 
 
-def test_a_driver_without_fields_is_read_through_the_older_calls(meter: Any) -> None:
+def test_a_driver_without_fields_is_read_through_the_older_calls(meter):
     found = meter(missing="fields")
     assert_true_energy(found)
     assert found["kind"] == "counter"
     assert found["averages"] == [1.0]
 
 
-def test_a_card_without_a_counter_is_integrated(meter: Any) -> None:
+def test_a_card_without_a_counter_is_integrated(meter):
     found = meter(period="0")
     assert_true_energy(found)
     assert found["kind"] == "integrated"
@@ -240,7 +239,7 @@ def test_a_card_without_a_counter_is_integrated(meter: Any) -> None:
     assert "no energy counter" in found["probes"][0][3]
 
 
-def test_the_average_of_ampere_and_newer_is_flagged(meter: Any) -> None:
+def test_the_average_of_ampere_and_newer_is_flagged(meter):
     found = meter(1.5, period="0", missing="fields")
     truth = curve_joules(found["start_ns"], found["end_ns"])
     assert abs(found["joules"] - truth) <= found["uncertainty"]
@@ -248,13 +247,13 @@ def test_the_average_of_ampere_and_newer_is_flagged(meter: Any) -> None:
     assert "lag" in found["flags"]
 
 
-def test_power_usage_of_turing_is_instant(meter: Any) -> None:
+def test_power_usage_of_turing_is_instant(meter):
     found = meter(period="0", missing="fields", arch="6")
     assert_true_energy(found)
     assert found["averages"] == [0.0]
 
 
-def test_several_gpus_are_summed(meter: Any) -> None:
+def test_several_gpus_are_summed(meter):
     found = meter(gpus="3")
     assert_true_energy(found, scale=6)
     assert found["parts"]["gpu:GPU-fake-2"] == pytest.approx(
@@ -262,7 +261,7 @@ def test_several_gpus_are_summed(meter: Any) -> None:
     )
 
 
-def test_a_gpu_that_gives_nothing_is_named(meter: Any) -> None:
+def test_a_gpu_that_gives_nothing_is_named(meter):
     found = meter(missing="fields,total,usage")
     assert found["kind"] == "estimate"
     assert found["unmeasured"] == ["gpu:GPU-fake-0", "package:0"]
@@ -271,22 +270,22 @@ def test_a_gpu_that_gives_nothing_is_named(meter: Any) -> None:
     assert "neither energy nor power" in probe[3]
 
 
-def test_mig_is_told(meter: Any) -> None:
+def test_mig_is_told(meter):
     assert "whole board" in meter(0.2, mig="1")["probes"][0][3]
 
 
-def test_a_module_reading_covers_gpu_and_cpu(meter: Any) -> None:
+def test_a_module_reading_covers_gpu_and_cpu(meter):
     found = meter(0.6, period="0", missing="usage,average,instant-gpu")
     assert found["parts"].keys() == {"module:GPU-fake-0"}
     assert found["unmeasured"] == []
     assert "together" in found["labels"][0]
 
 
-def test_a_gpu_without_a_uuid_is_numbered(meter: Any) -> None:
+def test_a_gpu_without_a_uuid_is_numbered(meter):
     assert meter(0.2, missing="uuid")["parts"].keys() == {"gpu:0"}
 
 
-def test_a_driver_that_is_not_loaded_is_explained(meter: Any, tmp_path: Path) -> None:
+def test_a_driver_that_is_not_loaded_is_explained(meter, tmp_path):
     card = tmp_path / "sysfs" / "bus" / "pci" / "devices" / "0000:01:00.0"
     card.mkdir(parents=True)
     (card / "vendor").write_text("0x10de\n")
@@ -299,9 +298,7 @@ def test_a_driver_that_is_not_loaded_is_explained(meter: Any, tmp_path: Path) ->
     assert found["kind"] == "estimate"
 
 
-def test_an_answer_costs_the_curves_integral(
-    fake_nvml_dir: Path, config: Config, starter_model: Path
-) -> None:
+def test_an_answer_costs_the_curves_integral(fake_nvml_dir, config, starter_model):
     """The whole path: etui ask, a real model, and the fake GPU's known curve."""
     idle = IdleBaseline({"gpu:GPU-fake-0": 60.0}, 1.0, 5.0, True)
     save_baselines(config, Baselines(loaded={"smollm2-135m": idle}))

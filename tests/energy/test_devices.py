@@ -22,9 +22,7 @@ from etui.energy.devices import (
     HeatSensors,
     describe_throttling,
     join_states,
-    read_cpu_times,
     read_gpu,
-    total_watts,
 )
 from etui.energy.recorder import Recorder
 from etui.energy.sharing import CpuWatch, DeviceVitals, GpuWatch
@@ -62,151 +60,127 @@ ADDRESS = "0000:03:00.0"
 GPU = Channel("gpu:GPU-1", "gpu:GPU-1", Kind.COUNTER, limit_watts=350.0)
 
 
-def put(folder: Path, **files: object) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, value in files.items():
-        (folder / name).write_text(f"{value}\n")
-
-
-class NVMLError(Exception):
-    pass
-
-
-def nvml(**calls: Any) -> Any:
-    """A source with one GPU whose driver has these calls."""
-    library = SimpleNamespace(NVMLError=NVMLError, **calls)
-    return OpenDriver(library, [(SimpleNamespace(scope="gpu:GPU-1"), "handle")])
-
-
-def refuse(*_: object) -> None:
-    raise NVMLError
-
-
-def test_a_machine_without_sensors_knows_nothing(tmp_path):
-    assert HeatSensors(tmp_path).read() == Heat()
-
-
 def test_the_hottest_sensor_of_each_device_counts(tmp_path):
-    hwmon = tmp_path / "class" / "hwmon"
-    put(hwmon / "hwmon0", name="coretemp", temp1_input=61_000, temp2_input=64_500, temp1_max=99)
-    put(hwmon / "hwmon1", name="amdgpu", temp1_input=71_000)
-    put(hwmon / "hwmon2", name="nvme", temp1_input=90_000)
+    assert HeatSensors(tmp_path).read() == Heat()
+    for folder, name, value in (
+        ("thermal_zone0", "acpitz", 90),
+        ("thermal_zone1", "x86_pkg_temp", 52),
+    ):
+        write(tmp_path / "class" / "thermal" / folder / "type", name)
+        write(tmp_path / "class" / "thermal" / folder / "temp", 1000 * value)
+    assert HeatSensors(tmp_path).read().cpu_celsius == 52.0
+    for number, (name, values) in enumerate(
+        (("coretemp", (61_000, 64_500)), ("amdgpu", (71_000,)), ("nvme", (90_000,)))
+    ):
+        folder = tmp_path / "class" / "hwmon" / f"hwmon{number}"
+        write(folder / "name", name)
+        for index, value in enumerate(values):
+            write(folder / f"temp{index}_input", value)
     heat = HeatSensors(tmp_path).read()
     assert (heat.cpu_celsius, heat.gpu_celsius) == (64.5, 71.0)
 
 
-def test_a_thermal_zone_of_the_cpu_replaces_hwmon(tmp_path):
-    thermal = tmp_path / "class" / "thermal"
-    put(thermal / "thermal_zone0", type="acpitz", temp=90_000)
-    put(thermal / "thermal_zone1", type="x86_pkg_temp", temp=52_000)
-    assert HeatSensors(tmp_path).read().cpu_celsius == 52.0
-
-
 @pytest.mark.parametrize("value", ["", "no number", "-273000", "255000"])
 def test_a_sensor_that_says_nonsense_is_unknown(tmp_path, value):
-    put(tmp_path / "class" / "hwmon" / "hwmon0", name="k10temp", temp1_input=value)
+    write(tmp_path / "class" / "hwmon" / "hwmon0" / "name", "k10temp")
+    write(tmp_path / "class" / "hwmon" / "hwmon0" / "temp1_input", value)
     assert HeatSensors(tmp_path).read().cpu_celsius is None
 
 
 def test_throttle_counters_are_compared_and_not_added_up(tmp_path):
     cpu = tmp_path / "devices" / "system" / "cpu"
     for number in (0, 1):
-        put(cpu / f"cpu{number}" / "thermal_throttle", package_throttle_count=5)
-    put(cpu / "cpu0" / "thermal_throttle", core_throttle_count=1)
+        write(cpu / f"cpu{number}" / "thermal_throttle" / "package_throttle_count", 5)
+    write(cpu / "cpu0" / "thermal_throttle" / "core_throttle_count", 1)
     sensors = HeatSensors(tmp_path)
     before = sensors.read()
     assert describe_throttling(before, sensors.read()) == ""
     for number in (0, 1):
-        put(cpu / f"cpu{number}" / "thermal_throttle", package_throttle_count=7)
-    assert describe_throttling(before, sensors.read()) == "the CPU was slowed down by heat 2 times"
-
-
-def test_a_gpu_gives_its_temperature_and_its_time_of_violations(tmp_path):
-    times = iter([1_000_000_000, 1_400_000_000])
-    source = nvml(
-        nvmlDeviceGetTemperature=lambda handle, sensor: 66,
-        nvmlDeviceGetViolationStatus=lambda handle, policy: SimpleNamespace(
-            violationTime=next(times)
-        ),
-        nvmlDeviceGetCurrentClocksEventReasons=lambda handle: 0x20,
-    )
-    sensors = HeatSensors(tmp_path, source)
-    before, after = sensors.read(), sensors.read()
-    assert after.gpu_celsius == 66.0
-    assert describe_throttling(before, after) == "a GPU was slowed down by heat for 0.40 s"
-
-
-@pytest.mark.parametrize(
-    ("name", "reasons", "expected"),
-    [
-        ("nvmlDeviceGetCurrentClocksEventReasons", 0x40, "a GPU was slowed down by heat"),
-        ("nvmlDeviceGetCurrentClocksThrottleReasons", 0x20, "a GPU was slowed down by heat"),
-        ("nvmlDeviceGetCurrentClocksEventReasons", 0x4 | 0x1, ""),  # a power cap, idle
-    ],
-)
-def test_without_that_time_the_reasons_for_the_clocks_count(tmp_path, name, reasons, expected):
-    source = nvml(nvmlDeviceGetViolationStatus=refuse, **{name: lambda handle: reasons})
-    heat = HeatSensors(tmp_path, source).read()
-    assert heat.gpu_celsius is None
-    assert describe_throttling(heat, heat) == expected
+        write(cpu / f"cpu{number}" / "thermal_throttle" / "package_throttle_count", 7)
+    after = sensors.read()
+    assert describe_throttling(before, after) == "the CPU was slowed down by heat 2 times"
+    assert describe_throttling(after, before) == describe_throttling(Heat(), after) == ""
 
 
 def test_a_driver_that_has_ended_is_not_asked(tmp_path):
-    source = OpenDriver(None, [(SimpleNamespace(scope="gpu:1"), "handle")])
+    source = OpenDriver(None, [(GPU, "handle")])
     assert HeatSensors(tmp_path, source).read() == Heat()
 
 
-@given(st.dictionaries(st.sampled_from("abcd"), st.integers(0, 10**6)), st.integers(0, 1000))
-def test_counters_that_stay_or_begin_are_no_throttling(counts, more):
-    before = Heat(cpu_throttles=counts)
-    assert describe_throttling(before, Heat(cpu_throttles={**counts, "new": more})) == ""
-    assert describe_throttling(before, Heat(cpu_throttles={})) == ""
-    lower = {name: count - 1 for name, count in counts.items()}
-    assert describe_throttling(before, Heat(cpu_throttles=lower)) == ""
+class NvmlError(Exception):
+    pass
 
 
-def states(environ: dict[str, str], pids: str = "%d:60") -> list[dict[str, object]]:
+@pytest.mark.parametrize(
+    ("calls", "celsius", "said"),
+    [
+        (
+            {
+                "nvmlDeviceGetTemperature": lambda handle, sensor: 66,
+                "nvmlDeviceGetViolationStatus": lambda handle, policy: SimpleNamespace(
+                    violationTime=next(TIMES)
+                ),
+                "nvmlDeviceGetCurrentClocksEventReasons": lambda handle: 0x20,
+            },
+            *(66.0, "a GPU was slowed down by heat for 0.40 s"),
+        ),
+        # Without that time the reasons for the clocks count.
+        *(
+            (
+                {f"nvmlDeviceGetCurrentClocks{name}Reasons": lambda handle, bits=bits: bits},
+                None,
+                said,
+            )
+            for name, bits, said in (
+                ("Event", 0x40, "a GPU was slowed down by heat"),
+                ("Throttle", 0x20, "a GPU was slowed down by heat"),
+                ("Event", 0x4 | 0x1, ""),  # a power cap, idle
+            )
+        ),
+    ],
+)
+def test_a_gpu_says_how_heat_slowed_it_down(tmp_path, calls, celsius, said):
+    library = SimpleNamespace(NVMLError=NvmlError, **calls)
+    sensors = HeatSensors(tmp_path, OpenDriver(library, [(GPU, "handle")]))
+    before, after = sensors.read(), sensors.read()
+    assert after.gpu_celsius == celsius
+    assert describe_throttling(before, after) == said
+
+
+TIMES = iter([1_000_000_000, 1_400_000_000])
+
+
+@pytest.mark.parametrize(
+    ("changes", "pids", "utilisation", "own_share"),
+    [
+        ({}, f"%d:60,{os.getpid()}:20", 0.1, 0.75),
+        ({"FAKE_NVML_MISSING": "rates"}, "%d:60", None, 1.0),  # nobody else uses it
+        ({}, "%d:0", 0.1, None),  # nobody does
+    ],
+)
+def test_gpus_a_package_and_its_memory_have_their_states(
+    many_channels, changes, pids, utilisation, own_share
+):
     done = subprocess.run(
         [sys.executable, "-c", STATES],
-        env={**environ, "PIDS": pids},
+        env={**many_channels, "PIDS": pids, **changes},
         capture_output=True,
         text=True,
         timeout=120,
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    found: list[dict[str, object]] = json.loads(done.stdout)
-    return found
-
-
-def test_eight_gpus_a_package_and_its_memory_have_their_states(many_channels):
-    found = states(many_channels, f"%d:60,{os.getpid()}:20")
-    assert len(found) == 10
-    gpus = found[:8]
-    assert [state["utilisation"] for state in gpus] == [(10 + 10 * n) / 100 for n in range(8)]
+    found = json.loads(done.stdout)
+    gpus, (package, dram) = found[:8], found[8:]
+    assert gpus[0]["utilisation"] == utilisation
     assert {state["temperature_celsius"] for state in gpus} == {61}
     assert {(state["clock_mhz"], state["memory_mhz"]) for state in gpus} == {(1980, 9501)}
-    assert all(state["own_share"] == pytest.approx(0.75) for state in gpus)
+    assert all(state["own_share"] == (own_share and pytest.approx(own_share)) for state in gpus)
+    assert (gpus[0]["own"] is None) == (own_share is None)
     assert gpus[0]["memory_total_bytes"] is None  # this driver does not report it
-    package, dram = found[8:]
-    assert package["scope"] == "package:0"
+    assert (package["scope"], package["limit"]) == ("package:0", 150)
     assert (package["temperature_celsius"], package["clock_mhz"]) == (58, 2100)
-    assert package["limit"] == 150
     assert dram["utilisation"] is dram["temperature_celsius"] is dram["own"] is None
-
-
-def test_a_driver_without_utilisation_leaves_it_unknown(many_channels):
-    found = states(
-        {**many_channels, "FAKE_NVML_MISSING": "rates", "FAKE_NVML_GPUS": "1", "ETUI_SYSFS": "/no"}
-    )
-    assert found[0]["utilisation"] is None
-    assert found[0]["temperature_celsius"] == 61
-    assert found[0]["own_share"] == 1.0  # nobody else uses it
-
-
-def test_watts_of_a_gpu_that_nobody_uses_are_not_etuis(many_channels):
-    (gpu,) = states({**many_channels, "FAKE_NVML_GPUS": "1", "ETUI_SYSFS": "/no"}, "%d:0")
-    assert gpu["own_share"] is gpu["own"] is None
 
 
 def test_etuis_part_of_the_cpu_is_recorded_once_it_is_shown(tmp_path):
@@ -258,21 +232,6 @@ def test_idle_own_and_others_are_the_whole(watts, idle, share):
         assert own >= 0
         assert others >= 0
         assert own + others + min(idle or 0.0, watts) == pytest.approx(watts, abs=1e-6)
-
-
-@given(st.lists(st.tuples(st.none() | st.floats(0, 1e4), st.booleans())))
-def test_a_total_with_an_unknown_part_is_unknown(parts):
-    powers = [ChannelPower(CHANNEL, 0, watts, None, counted) for watts, counted in parts]
-    known = [watts for watts, counted in parts if counted]
-    total = total_watts(powers)
-    if not known or None in known:
-        assert total is None
-    else:
-        assert total == pytest.approx(sum(watts or 0.0 for watts in known))
-
-
-class NvmlError(Exception):
-    pass
 
 
 class Library:
@@ -344,7 +303,9 @@ def test_an_nvidia_gpu_reports_everything_and_who_uses_it(tmp_path):
     gpus._proc = tmp_path  # both processes are visible
     (tmp_path / "2").mkdir()
     gpus.read()
-    (found,) = reader(tmp_path, Recorder([Readable(GPU), gpus])).read()
+    dram = Channel("dram:0", "dram:0", Kind.COUNTER)
+    (found, memory) = reader(tmp_path, Recorder([Readable(GPU, dram), gpus])).read()
+    assert memory == DeviceVitals("dram:0")
     assert found == DeviceVitals(
         "gpu:GPU-1", 0.87, 61, 1980, 1980, 300.0, 40_000_000_000, 48_000_000_000, True, 0.75
     )
@@ -368,11 +329,6 @@ def test_what_a_driver_does_not_report_is_none(tmp_path, missing, field):
     assert getattr(found, field) is None
 
 
-def test_a_gpu_that_was_not_read_yet_has_no_values(tmp_path):
-    recorder = Recorder([Readable(GPU), watch(Library())])
-    assert reader(tmp_path, recorder).read() == (DeviceVitals("gpu:GPU-1"),)
-
-
 def test_an_amd_gpu_is_read_from_sysfs(tmp_path):
     device = tmp_path / "bus" / "pci" / "devices" / ADDRESS
     for name, value in (
@@ -386,12 +342,6 @@ def test_an_amd_gpu_is_read_from_sysfs(tmp_path):
         f"gpu:{ADDRESS}", 0.42, 55.0, 2100.0, 1200.0, 220.0, 8_000_000_000, 16_000_000_000
     )
     assert read_gpu(tmp_path, "gpu:elsewhere") == DeviceVitals("gpu:elsewhere")
-
-
-def test_an_idle_amd_gpu_is_at_0_and_not_missing(tmp_path):
-    device = tmp_path / "class" / "hwmon" / "hwmon2" / "device"
-    write(device / "gpu_busy_percent", 0)
-    assert read_gpu(tmp_path, "gpu:hwmon2").utilisation == 0.0
 
 
 def test_a_package_has_the_sensor_and_the_clocks_of_its_own(tmp_path):
@@ -429,14 +379,3 @@ def test_an_estimate_shows_the_use_of_the_cpus_and_etuis_part(tmp_path):
     write(sensor / "temp1_input", 66_500)
     (found,) = reader(tmp_path, Recorder([Readable(estimate), cpus])).read()
     assert found == DeviceVitals("estimate:cpu", 0.75, 66.5, shared=True, own_share=0.5)
-
-
-def test_memory_has_no_state(tmp_path):
-    dram = Channel("dram:0", "dram:0", Kind.COUNTER)
-    assert reader(tmp_path, Recorder([Readable(dram)])).read() == (DeviceVitals("dram:0"),)
-
-
-def test_the_times_of_this_machine_can_be_read():
-    times = read_cpu_times()
-    assert times
-    assert all(0 <= busy <= total for busy, total in times)

@@ -223,12 +223,6 @@ def test_a_driver_that_takes_cpu_time_is_read_less_often_but_without_gaps():
     assert max(pause for _, pause in found) < 0.26
 
 
-def test_one_expensive_read_does_not_slow_down_those_after_it():
-    source = Timed(FakeClock(), lambda now: 0.0001, lambda now: 1.0 if 5 < now < 5.1 else 1e-5)
-    found = gaps(source, 10, cpu_clock=lambda: int(source.used_s * 1e9))
-    assert max(pause for _, pause in found) < 0.1
-
-
 def test_a_suspend_is_announced_before_the_reading_after_it():
     asleep = [0]
     clock = FakeClock()
@@ -269,15 +263,6 @@ def _until(condition, seconds: float = 20.0) -> None:  # type: ignore[no-untyped
 
 def _threads() -> list[threading.Thread]:
     return threading.enumerate()
-
-
-def test_settling_gives_up_when_nothing_comes():
-    source = Source("gpu:A")
-    with Recorder([source]) as recorder:
-        wait_for(recorder)
-        source.gate.clear()
-        assert not recorder.settle(time.monotonic_ns(), timeout_s=0.05)
-        source.gate.set()
 
 
 def test_no_source_means_unmeasured_and_not_zero():

@@ -84,13 +84,16 @@ def test_an_energy_keeps_what_the_other_machine_says_and_names_it():
     # The meter runs by itself there: the other process that it saw is the server that answered.
     assert energy.flags == ("coarse",)
     assert energy.own_joules is None
-
-
-def test_the_meter_of_the_server_itself_knows_of_other_processes():
-    meter, start_ns, end_ns = answer(Machine(), own_server=True)
+    # The server itself knows of other processes, and a load there is flagged.
+    machine = Machine(change=lambda path, document: document | {"loading": "large"})
+    counts = iter([1, 3])
+    options = {"own_server": True, "count_running": lambda: next(counts)}
+    meter, start_ns, end_ns = answer(machine, **options)
     energy = meter.energy(start_ns, end_ns)
-    assert energy.shared
+    assert set(energy.flags) == {"coarse", "shared", "load"}
     assert energy.own_joules == 0.1
+    meter.look()
+    assert meter.energy(start_ns, end_ns).own_joules is None
 
 
 def test_phases_sum_to_the_whole_and_each_interval_is_asked_once():
@@ -159,21 +162,6 @@ def test_other_requests_make_the_joules_shared(looks, shared):
         assert energy.own_joules == 0.1
 
 
-def test_the_server_counts_its_requests_where_the_meter_cannot():
-    counts = iter([1, 3])
-    meter, start_ns, end_ns = answer(Machine(), count_running=lambda: next(counts))
-    assert "shared" not in meter.energy(start_ns, end_ns).flags
-    meter.look()
-    assert "shared" in meter.energy(start_ns, end_ns).flags
-
-
-def test_a_load_there_is_flagged():
-    machine = Machine()
-    machine.change = lambda path, document: document | {"loading": "large"}
-    meter, start_ns, end_ns = answer(machine)
-    assert "load" in meter.energy(start_ns, end_ns).flags
-
-
 def broken(path: str) -> Any:
     """Return a change that breaks off the connection at a path."""
 
@@ -224,20 +212,31 @@ def test_without_an_answer_joules_are_unknown_and_a_flag_says_why(change, flag):
     assert meter.energy(start_ns, end_ns).joules is not None
 
 
-def test_a_reboot_between_two_probes_leaves_joules_unknown():
+@pytest.mark.parametrize(
+    ("change", "flag"),
+    [
+        (lambda m: vars(m).update(boot_id="boot-2", offset_ns=-m.now_ns), "meter-rebooted"),
+        (  # no probe saw it
+            lambda m: setattr(
+                m, "change", lambda p, d: d | {"boot_id": "b2"} if p == ENERGY else d
+            ),
+            "meter-rebooted",
+        ),
+        (lambda m: vars(m).update(offset_ns=m.offset_ns - SECOND), "meter-clock"),  # suspended
+        *(
+            (lambda m, now=now: setattr(m, "change", lambda p, d: d | {"now_ns": now}), flag)
+            for now in (None, -1, 1.5, True, 2**63, "12")
+            for flag in ["meter-invalid"]
+        ),
+    ],
+)
+def test_a_clock_that_changed_meanwhile_leaves_joules_unknown(change, flag):
     machine = Machine()
+    if flag == "meter-invalid":  # a clock that is no clock, from the first probe on
+        change(machine)
     meter, start_ns, end_ns = answer(machine)
-    machine.boot_id, machine.offset_ns = "boot-2", -machine.now_ns
-    assert "meter-rebooted" in meter.energy(start_ns, end_ns).flags
-
-
-def test_a_reboot_that_no_probe_saw_is_in_the_document():
-    machine = Machine()
-    machine.change = lambda path, document: (
-        document | {"boot_id": "boot-2"} if path == ENERGY else document
-    )
-    meter, start_ns, end_ns = answer(machine)
-    assert "meter-rebooted" in meter.energy(start_ns, end_ns).flags
+    change(machine)
+    assert flags_of(meter.energy(start_ns, end_ns)) == {"unmeasured", flag}
 
 
 def test_a_machine_started_after_the_interval_has_no_history_of_it():
@@ -249,13 +248,6 @@ def test_a_machine_started_after_the_interval_has_no_history_of_it():
     meter.mark(end_ns)
     machine.offset_ns = -end_ns  # the first probe is after the reboot
     assert "meter-history" in meter.energy(start_ns, end_ns).flags
-
-
-def test_a_clock_that_stopped_in_between_leaves_joules_unknown():
-    machine = Machine()
-    meter, start_ns, end_ns = answer(machine)
-    machine.offset_ns -= SECOND  # suspended for a second
-    assert "meter-clock" in meter.energy(start_ns, end_ns).flags
 
 
 def test_without_a_probe_before_the_drift_is_in_the_error():
@@ -326,14 +318,6 @@ def test_a_body_that_is_no_document_is_not_used(body):
     assert flags_of(meter.energy(start_ns, end_ns)) == {"unmeasured", "meter-invalid"}
 
 
-@pytest.mark.parametrize("now", [None, -1, 1.5, True, 2**63, "12"])
-def test_a_clock_that_is_no_clock_is_not_used(now):
-    machine = Machine()
-    machine.change = lambda path, document: document | {"now_ns": now}
-    meter, start_ns, end_ns = answer(machine)
-    assert flags_of(meter.energy(start_ns, end_ns)) == {"unmeasured", "meter-invalid"}
-
-
 def test_a_machine_that_measured_nothing_says_so_and_its_flags_are_made_safe():
     machine = Machine()
     machine.change = lambda path, document: (
@@ -375,10 +359,7 @@ def test_a_key_goes_only_where_it_may():
     machine.headers.clear()
     machine.client().read_clock(1)
     assert "authorization" not in machine.headers[0]
-
-
-def test_a_password_in_the_url_is_never_shown():
-    machine = Machine(change=broken(CLOCK))
+    machine.change = broken(CLOCK)
     client = machine.client(url="http://me:secret@desk:9911/x")
     assert client.url == "http://desk:9911/x"
     with pytest.raises(MeterFailed) as caught:

@@ -220,23 +220,23 @@ def test_the_counter_field_gives_the_curves_integral(meter):
     assert found["parts"].keys() == {"gpu:GPU-fake-0"}
 
 
-def test_timestamps_of_the_call_are_seen_through(meter):
-    assert_true_energy(meter(stamp="call"))
-
-
-def test_a_driver_without_fields_is_read_through_the_older_calls(meter):
-    found = meter(missing="fields")
+@pytest.mark.parametrize(
+    ("driver", "kind", "average_s", "remark"),
+    [
+        ({"stamp": "call"}, "counter", 0.0, ""),  # timestamps are those of the call
+        ({"missing": "fields"}, "counter", 1.0, "average over one second"),  # the older calls
+        ({"period": "0"}, "integrated", 0.0, "no energy counter"),
+        ({"period": "0", "missing": "fields", "arch": "6"}, "integrated", 0.0, ""),  # Turing
+        ({"mig": "1", "missing": "uuid"}, "counter", 0.0, "whole board"),
+    ],
+)
+def test_older_and_odd_drivers_give_the_curves_integral(meter, driver, kind, average_s, remark):
+    found = meter(**driver)
     assert_true_energy(found)
-    assert found["kind"] == "counter"
-    assert found["averages"] == [1.0]
-
-
-def test_a_card_without_a_counter_is_integrated(meter):
-    found = meter(period="0")
-    assert_true_energy(found)
-    assert found["kind"] == "integrated"
-    assert found["averages"] == [0.0]
-    assert "no energy counter" in found["probes"][0][3]
+    assert (found["kind"], found["averages"]) == (kind, [average_s])
+    assert remark in found["probes"][0][3]
+    if "uuid" in driver.get("missing", ""):
+        assert found["parts"].keys() == {"gpu:0"}
 
 
 def test_the_average_of_ampere_and_newer_is_flagged(meter):
@@ -245,12 +245,6 @@ def test_the_average_of_ampere_and_newer_is_flagged(meter):
     assert abs(found["joules"] - truth) <= found["uncertainty"]
     assert found["kind"] == "integrated"
     assert "lag" in found["flags"]
-
-
-def test_power_usage_of_turing_is_instant(meter):
-    found = meter(period="0", missing="fields", arch="6")
-    assert_true_energy(found)
-    assert found["averages"] == [0.0]
 
 
 def test_several_gpus_are_summed(meter):
@@ -270,19 +264,11 @@ def test_a_gpu_that_gives_nothing_is_named(meter):
     assert "neither energy nor power" in probe[3]
 
 
-def test_mig_is_told(meter):
-    assert "whole board" in meter(0.2, mig="1")["probes"][0][3]
-
-
 def test_a_module_reading_covers_gpu_and_cpu(meter):
     found = meter(0.6, period="0", missing="usage,average,instant-gpu")
     assert found["parts"].keys() == {"module:GPU-fake-0"}
     assert found["unmeasured"] == []
     assert "together" in found["labels"][0]
-
-
-def test_a_gpu_without_a_uuid_is_numbered(meter):
-    assert meter(0.2, missing="uuid")["parts"].keys() == {"gpu:0"}
 
 
 def test_a_driver_that_is_not_loaded_is_explained(meter, tmp_path):

@@ -85,6 +85,27 @@ def test_a_curve_keeps_the_settings_of_its_model(config):
             assert find_curve(log, "m", "ab", replace(under, **other)) is None
 
 
+def test_the_newest_calibration_that_holds_here_is_used_and_not_displaced_by_turns(config, turn):
+    newer = replace(CURVE, curve_id="c2", created_at="2026-11-25")
+    elsewhere = replace(
+        newer, curve_id="c3", created_at="2026-11-26", conditions=replace(NOW, machine="other")
+    )
+    unreadable = replace(newer, curve_id="c4")
+    save(config, *(turn(i) for i in range(30)), curves=[CURVE, newer, elsewhere, unreadable])
+    with sqlite3.connect(config.database) as connection:
+        (text,) = connection.execute("SELECT coefficients FROM curves LIMIT 1").fetchone()
+        connection.execute("UPDATE curves SET coefficients = '{}' WHERE curve_id = 'c4'")
+    assert json.loads(text) == {
+        "prefill_e0": 1.0, "prefill_a": 0.02, "prefill_a2": 0.0,
+        "decode_e0": 0.5, "decode_b": 0.4, "decode_c": 1e-4,
+    }  # fmt: skip
+    with LogReader(config) as log:
+        assert log.curves("m", "ab") == log.curves() == [elsewhere, newer, CURVE]
+        assert log.curves("m", "cd") == log.curves("other") == []
+        assert find_curve(log, "m", "ab", NOW) == newer
+        assert find_curve(log, "m", "ab", replace(NOW, threads=8)) is None
+
+
 def test_turns_at_other_threads_or_another_kv_type_are_not_mixed(config, turn):
     settings = {**SETTINGS, "kv_type": "f16", "batch_tokens_setting": "auto"}
     save(
@@ -103,46 +124,11 @@ def test_turns_at_other_threads_or_another_kv_type_are_not_mixed(config, turn):
         assert count(replace(now, batch_tokens="64")) == 3
 
 
-def test_a_curve_comes_back_as_it_went_in(config):
-    save(config, curves=[CURVE])
-    with LogReader(config) as log:
-        assert log.curves() == [CURVE]
-        assert log.curves("m", "ab") == [CURVE]
-        assert log.curves("m", "cd") == log.curves("other") == []
-
-
-def test_columns_are_named_as_the_formula(config):
-    save(config, curves=[CURVE])
-    with sqlite3.connect(config.database) as connection:
-        (text,) = connection.execute("SELECT coefficients FROM curves").fetchone()
-    assert json.loads(text) == {
-        "prefill_e0": 1.0, "prefill_a": 0.02, "prefill_a2": 0.0,
-        "decode_e0": 0.5, "decode_b": 0.4, "decode_c": 1e-4,
-    }  # fmt: skip
-
-
-def test_a_row_that_cannot_be_read_is_no_curve(config):
-    save(config, curves=[CURVE, replace(CURVE, curve_id="c2")])
-    with sqlite3.connect(config.database) as connection:
-        connection.execute("UPDATE curves SET coefficients = '{}' WHERE curve_id = 'c2'")
-    with LogReader(config) as log:
-        assert log.curves() == [CURVE]
-
-
-def test_the_newest_calibration_that_holds_here_is_used(config):
-    newer = replace(CURVE, curve_id="c2", created_at="2026-11-25")
-    elsewhere = replace(
-        newer, curve_id="c3", created_at="2026-11-26", conditions=replace(NOW, machine="other")
-    )
-    save(config, curves=[CURVE, newer, elsewhere])
-    with LogReader(config) as log:
-        assert find_curve(log, "m", "ab", NOW) == newer
-        assert find_curve(log, "m", "ab", replace(NOW, threads=8)) is None
-
-
 def test_without_a_calibration_twenty_turns_make_a_curve(config, turn):
     save(config, *(turn(i) for i in range(LEAST_TURNS - 1)))
+    save(config, *(turn(100 + i, computed=30, output=30, model="one") for i in range(25)))
     with LogReader(config) as log:
+        assert find_curve(log, "one", "ab", NOW, save=lambda record: None) is None  # one length
         assert find_curve(log, "m", "ab", NOW, save=lambda record: None) is None
     save(config, turn(LEAST_TURNS))
     kept = []
@@ -184,12 +170,6 @@ def test_the_turn_that_makes_enough_leaves_a_curve_behind(config, turn):
     assert [record.source for record in kept] == ["log"]
 
 
-def test_a_calibration_is_not_displaced_by_the_log(config, turn):
-    save(config, *(turn(i) for i in range(30)), curves=[CURVE])
-    with LogReader(config) as log:
-        assert find_curve(log, "m", "ab", NOW) == CURVE
-
-
 def with_attribution(turn, method):
     return replace(turn, energy=replace(turn.energy, attribution=Attribution(method)))
 
@@ -218,12 +198,6 @@ def test_turns_that_lie_on_no_curve_of_one_sequence_here_do_not_count(config, tu
         ]  # fmt: skip
         with pytest.raises(TooFewPoints, match="2 points of the log, but 20 are needed"):
             fit_logged_turns(found, "m", "ab", NOW)
-
-
-def test_turns_of_one_length_make_no_curve(config, turn):
-    save(config, *(turn(i, computed=30, output=30) for i in range(25)))
-    with LogReader(config) as log:
-        assert find_curve(log, "m", "ab", NOW, save=lambda record: None) is None
 
 
 def test_facts_of_a_model(config, turn):

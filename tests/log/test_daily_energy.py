@@ -7,11 +7,10 @@ from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from zoneinfo import ZoneInfo
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from etui.errors import LogUnavailable
+from etui.log import daily_energy
 from etui.log.daily_energy import (
     DailyEnergy,
     EnergySum,
@@ -67,27 +66,15 @@ def hop(model: str, joules: float | None) -> HopRecord:
 
 def test_a_day_is_one_of_the_local_calendar(fill):
     log = fill(
-        turn(1, datetime(2026, 6, 1, 21, 59, tzinfo=UTC), 1.0),  # 23:59 in Berlin
+        turn(1, datetime(2026, 6, 1, 21, 59, tzinfo=UTC), 1.0, peak_watts=120.0),  # 23:59 there
         turn(2, datetime(2026, 6, 1, 22, 1, tzinfo=UTC), 2.0),
     )
-    daily = read_daily_energy(log, date(2026, 6, 1), date(2026, 6, 2), BERLIN)
-    assert [spent.joules for _, spent in sum_by_day(daily, 2)] == [1.0, 2.0]
-
-
-def test_days_on_which_the_clocks_change_have_23_and_25_hours():
-    def hours(day: date) -> float:
-        span = day_start(day + timedelta(days=1), BERLIN) - day_start(day, BERLIN)
-        return span.total_seconds() / 3600
-
-    assert hours(date(2026, 3, 29)) == 23
-    assert hours(date(2026, 10, 25)) == 25
-    assert hours(date(2026, 7, 1)) == 24
-
-
-def test_a_day_without_midnight_begins_when_the_clocks_go_forward():
-    beirut = ZoneInfo("Asia/Beirut")  # 2022-03-27 began at 01:00
-    assert day_start(date(2022, 3, 27), beirut) == datetime(2022, 3, 26, 22, tzinfo=UTC)
-    assert day_start(date(2022, 3, 28), beirut) == datetime(2022, 3, 27, 21, tzinfo=UTC)
+    days = sum_by_day(read_daily_energy(log, date(2026, 6, 1), date(2026, 6, 3), BERLIN), 3)
+    assert [spent.joules for _, spent in days] == [1.0, 2.0, None]
+    assert [spent.peak_watts for _, spent in days] == [120.0, None, None]
+    assert days[2][1] == EnergySum()
+    plan = log.select(f"EXPLAIN QUERY PLAN {daily_energy._TURNS_SQL}", ("[]",))
+    assert any("COVERING INDEX turns_energy" in row["detail"] for row in plan)
 
 
 @given(
@@ -204,41 +191,3 @@ def test_loads_count_as_they_do_for_budgets(config):
         spent = sum_parts(read_daily_energy(log, FIRST, LAST, BERLIN).parts)
     assert spent.joules == 42.0
     assert (spent.turns, spent.unmeasured, spent.kind) == (1, 1, "estimate")
-
-
-def test_the_peak_of_a_day_is_that_of_its_turns(fill):
-    noon = datetime(2026, 6, 1, 10, tzinfo=UTC)
-    log = fill(
-        turn(1, noon, peak_watts=120.0),
-        turn(2, noon, peak_watts=300.0, model="large"),
-        turn(3, noon + timedelta(days=1)),
-    )
-    days = sum_by_day(read_daily_energy(log, date(2026, 6, 1), date(2026, 6, 3), BERLIN), 3)
-    assert [spent.peak_watts for _, spent in days] == [300.0, None, None]
-    assert days[2][1] == EnergySum()
-
-
-def test_an_empty_log_has_days_without_joules(config):
-    with LogReader(config) as log:
-        daily = read_daily_energy(log, date(2026, 6, 1), date(2026, 6, 3))
-    assert sum_by_day(daily, 2) == [
-        (date(2026, 6, 2), EnergySum()),
-        (date(2026, 6, 3), EnergySum()),
-    ]
-    assert sum_by_model(daily) == []
-
-
-def test_a_broken_log_says_what_to_do(config):
-    config.database.parent.mkdir(parents=True, exist_ok=True)
-    config.database.write_bytes(b"not a database" * 100)
-    with pytest.raises(LogUnavailable) as caught:
-        LogReader(config)
-    assert "move it away" in caught.value.fix
-
-
-def test_sums_read_no_wide_row(fill):
-    from etui.log import daily_energy
-
-    log = fill(turn(1, datetime(2026, 6, 1, 10, tzinfo=UTC)))
-    plan = log.select(f"EXPLAIN QUERY PLAN {daily_energy._TURNS_SQL}", ("[]",))
-    assert any("COVERING INDEX turns_energy" in row["detail"] for row in plan)

@@ -113,18 +113,6 @@ def test_a_log_of_the_last_step_before_0_1_opens_and_keeps_its_rows(config, make
     assert config.database.read_bytes() == before
 
 
-def test_a_log_of_an_earlier_step_is_refused_and_left_alone(config):
-    connection = open_for_writing(config)
-    connection.execute("UPDATE _sqlite_migrations SET name = 'm017_energy_index'")
-    connection.close()
-    before = config.database.read_bytes()
-    for open_it in (open_for_writing, open_for_reading):
-        with pytest.raises(LogUnavailable, match=r"before 0\.1") as caught:
-            open_it(config)
-        assert "starts a new one" in caught.value.fix
-    assert config.database.read_bytes() == before
-
-
 @pytest.fixture
 def next_version(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """An etui with one more migration than this one."""
@@ -145,6 +133,8 @@ def test_an_older_database_is_migrated_and_keeps_its_rows(config, request):
     request.getfixturevalue("next_version")
     reader = open_for_reading(config)
     assert tuple(reader.execute("SELECT name, note FROM chats").fetchone()) == ("old", "old")
+    with pytest.raises(sqlite3.OperationalError, match="readonly"):
+        reader.execute("DELETE FROM turns")
     applied = reader.execute("SELECT name FROM _sqlite_migrations ORDER BY id").fetchall()
     assert tuple(row["name"] for row in applied) == (*NAMES, "m019_notes")
     reader.close()
@@ -208,31 +198,65 @@ def test_turns_with_and_without_speculation_and_a_client_are_read_as_saved(confi
     assert plain.to_json()["energy"]["attribution"]["batch_joules"] == 12.34
 
 
-def test_a_newer_database_is_refused_and_left_alone(config):
-    connection = open_for_writing(config)
-    connection.execute(
-        "INSERT INTO _sqlite_migrations (migration_set, name, applied_at) VALUES (?, ?, '')",
-        (SET_NAME, "m099_from_the_future"),
-    )
-    connection.close()
-    before = config.database.read_bytes()
-    for open_it in (open_for_writing, open_for_reading):
-        with pytest.raises(LogUnavailable, match=r"newer etui .*m099_from_the_future") as caught:
-            open_it(config)
-        assert "update etui" in caught.value.fix
-    assert config.database.read_bytes() == before
+def migrate(sql: str) -> Callable[[Config], None]:
+    """Change the list of the migrations of a new database."""
+
+    def change(config: Config) -> None:
+        with open_for_writing(config) as connection:
+            connection.execute(sql)
+        connection.close()
+
+    return change
+
+
+def make_foreign(config: Config) -> None:
+    with sqlite3.connect(config.database) as other:
+        other.execute("CREATE TABLE turns (theirs TEXT)")
+    other.close()
 
 
 @pytest.mark.parametrize(
-    "content", [b"this is no database, only text" * 40, b"SQLite format 3\0xx"]
+    ("make", "what", "fix"),
+    [
+        (
+            migrate(
+                "INSERT INTO _sqlite_migrations (migration_set, name, applied_at) "
+                f"VALUES ('{SET_NAME}', 'm099_from_the_future', '')"
+            ),
+            *(r"newer etui .*m099_from_the_future", "update etui"),
+        ),
+        (
+            migrate("UPDATE _sqlite_migrations SET name = 'm017_energy_index'"),
+            *(r"before 0\.1", "starts a new one"),
+        ),
+        (
+            lambda config: config.database.write_bytes(b"this is no database, only text" * 40),
+            *("not a database", "move it away"),
+        ),
+        (
+            lambda config: config.database.write_bytes(b"SQLite format 3\0xx"),
+            *("not a database", "move it away"),
+        ),
+        (make_foreign, "another program", "move it away"),
+    ],
 )
-def test_a_file_that_is_no_database_is_refused_and_left_alone(config, content):
-    config.database.write_bytes(content)
+def test_what_is_no_log_of_this_version_is_refused_and_left_alone(config, make, what, fix):
+    make(config)
+    before = config.database.read_bytes()
     for open_it in (open_for_writing, open_for_reading):
-        with pytest.raises(LogUnavailable, match="not a database") as caught:
+        with pytest.raises(LogUnavailable, match=what) as caught:
             open_it(config)
-        assert "move it away" in caught.value.fix
-    assert config.database.read_bytes() == content
+        assert fix in caught.value.fix
+    assert config.database.read_bytes() == before
+
+
+def test_places_without_a_file_are_refused(config, tmp_path):
+    config.database.mkdir()
+    with pytest.raises(LogUnavailable, match="is a folder"):
+        open_for_writing(config)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(LogUnavailable, match="ETUI_HOME"):
+        open_for_writing(replace(config, home=tmp_path / "file" / "home"))
 
 
 def damage(config: Config, old: bytes, new: bytes) -> None:
@@ -278,26 +302,6 @@ def test_a_full_disk_is_a_full_disk(config):
     assert translate_error(config.database, full.value).fix == "free space on that disk"
 
 
-def test_the_database_of_another_program_is_refused(config):
-    other = sqlite3.connect(config.database)
-    other.execute("CREATE TABLE turns (theirs TEXT)")
-    other.close()
-    with pytest.raises(LogUnavailable, match="another program"):
-        open_for_writing(config)
-
-
-def test_a_folder_in_its_place_is_refused(config):
-    config.database.mkdir()
-    with pytest.raises(LogUnavailable, match="is a folder"):
-        open_for_writing(config)
-
-
-def test_a_home_that_cannot_be_made_is_refused(config, tmp_path):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(LogUnavailable, match="ETUI_HOME"):
-        open_for_writing(replace(config, home=tmp_path / "file" / "home"))
-
-
 def test_a_missing_or_empty_database_reads_as_an_empty_log(config):
     for exists in (False, True):
         if exists:
@@ -309,14 +313,6 @@ def test_a_missing_or_empty_database_reads_as_an_empty_log(config):
             assert log.totals() == []
             assert list_chats(log) == []
         assert config.database.exists() == exists
-
-
-def test_a_reader_cannot_write(config):
-    open_for_writing(config).close()
-    reader = open_for_reading(config)
-    with pytest.raises(sqlite3.OperationalError, match="readonly"):
-        reader.execute("DELETE FROM turns")
-    reader.close()
 
 
 def test_two_processes_may_make_the_database_at_once(config):

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
 
-from etui.log.export import build_chat_document, build_energy_record, build_turn_document
-from etui.log.records import ChatRecord
+from etui.log.export import build_energy_record
 from etui.turn.record import Attribution, TurnRecord
-from tests.fixtures.records import check_document, check_record
+from tests.fixtures.records import check_record
 
 MakeTurn = Callable[..., TurnRecord]
 
@@ -66,10 +64,3 @@ def test_a_shared_turn_names_its_attribution(make_turn):
     (one,) = build_energy_record(turn).measurements
     assert one.utilisation.attribution == "shapley"
     assert one.utilisation.questions_at_a_time == 4
-
-
-def test_exports_carry_it(make_turn):
-    check_document(json.loads(json.dumps(build_turn_document(make_turn(1))))["energy_record"])
-    chat = build_chat_document(ChatRecord("c1", "2026", "n", None), [make_turn(1), make_turn(2)])
-    for turn in json.loads(json.dumps(chat))["turns"]:
-        check_document(turn["energy_record"])

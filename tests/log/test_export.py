@@ -8,7 +8,7 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 
-from etui.log.export import build_chat_document, format_chat, write_csv, write_json_lines
+from etui.log.export import format_chat, write_csv, write_json_lines
 from etui.log.records import ChatRecord
 from etui.turn.record import TurnRecord
 from etui.turn.text import energy_line
@@ -39,12 +39,6 @@ def test_csv_has_a_column_for_every_number_and_leaves_the_unknown_empty(make_tur
     assert (second["energy_joules"], second["energy_kind"]) == ("", "")
 
 
-def test_csv_of_nothing_is_empty():
-    file = io.StringIO()
-    write_csv([], file)
-    assert file.getvalue() == ""
-
-
 def test_a_chat_to_read(make_turn):
     failed = make_turn(2, answer="", status="error", error="the engine died", joules=None)
     turns = [make_turn(1, query="one\ntwo\x1b[31m", answer="**bold**"), failed]
@@ -63,9 +57,3 @@ def test_the_total_of_a_chat_labels_its_estimates(make_turn):
     text = format_chat(CHAT, [turn, estimated], energy_line)
     assert "2 turns, 100 J, 27.8 mWh and ≈100 J, ≈28 mWh" in text
     assert "1 turn, unmeasured" in format_chat(CHAT, [make_turn(3, joules=None)], energy_line)
-
-
-def test_a_chat_as_a_document(make_turn):
-    document = json.loads(json.dumps(build_chat_document(CHAT, [make_turn(1)])))
-    assert (document["chat_id"], document["system"]) == ("c1", "Be brief.")
-    assert document["turns"][0]["energy"]["joules"] == 12.34

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from etui.config.config import Config
-from etui.log.chat_queries import choose_chat, find_chat, list_titles
+from etui.log.chat_queries import choose_chat, find_chat
 from etui.log.queries import LogReader, UnknownId
 from etui.log.records import ChatRecord
 from etui.log.writer import TurnWriter
@@ -64,12 +64,6 @@ def test_a_part_of_a_title_or_a_wildcard_is_no_beginning(log, name):
         find_chat(log, name)
 
 
-def test_a_slip_of_the_hand_gets_a_suggestion(log):
-    with pytest.raises(UnknownId) as refused:
-        find_chat(log, "Pyhton basics")
-    assert "Python basics" in refused.value.fix
-
-
 def test_an_empty_log_has_no_chats(config):
     with LogReader(config) as reader, pytest.raises(UnknownId) as refused:
         find_chat(reader, "last")
@@ -81,12 +75,3 @@ def test_an_exact_title_is_never_ambiguous(found, wanted):
     same = [each for each in found if each.name == wanted]
     chosen = choose_chat(found, wanted)
     assert chosen == (same[0] if same else found[0] if len(found) == 1 else None)
-
-
-def test_chats_of_one_title_are_told_apart_by_their_ids():
-    chats = [
-        ChatRecord("a1", "", "hello"),
-        ChatRecord("b2", "", "hello"),
-        ChatRecord("c3", "", "x"),
-    ]
-    assert list_titles(chats) == ["a1 (hello)", "b2 (hello)", "x"]

@@ -25,17 +25,12 @@ def seconds(config: Config, model: str) -> list[float]:
 def test_a_gap_lasts_from_an_answer_to_the_next_question_to_the_same_model(config):
     write_turns(config, [NOON, NOON + 40, NOON + 45, NOON + 1000])
     write_turns(config, [NOON + 500], "other")
+    write_turns(config, [NOON + 50], chat_id=None)  # `etui ask`: its process has ended
     assert seconds(config, MODEL) == [30, 0, 945]  # answers take ten seconds
     assert seconds(config, "other") == []
     with LogReader(config) as log:
         first = compute_gaps(read_uses(log), MODEL)[0]
     assert first.start_seconds == NOON + 10
-
-
-def test_only_the_turns_of_chats_count(config):
-    write_turns(config, [NOON, NOON + 100])
-    write_turns(config, [NOON + 50], chat_id=None)  # `etui ask`: its process has ended
-    assert seconds(config, MODEL) == [90]
 
 
 def test_a_cascade_uses_each_of_its_models(config):
@@ -55,12 +50,6 @@ def test_a_cascade_uses_each_of_its_models(config):
                 )
             )
     assert len(seconds(config, "small")) == len(seconds(config, TURN.model)) == 1
-
-
-def test_an_empty_log_has_neither(config):
-    with LogReader(config) as log:
-        assert read_uses(log) == []
-        assert read_load_cost(log, MODEL, None) is None
 
 
 def test_the_cost_of_a_load_is_the_mean_of_the_last_with_their_spread(config):

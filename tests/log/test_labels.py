@@ -83,10 +83,3 @@ def test_a_deleted_chat_takes_its_labels_along(config, make_turn):
     with LogReader(config) as log:
         assert read_audits(log) == []
         assert read_grades(log, [turn.turn_id]) == {}
-
-
-def test_an_empty_log_has_no_labels(config):
-    with LogReader(config) as log:
-        assert read_labelled(log) == []
-        assert read_grades(log, ["x"]) == {}
-        assert sum_audits_since(log, datetime.now(UTC)).joules == 0

@@ -86,28 +86,22 @@ def logged(count, factor, noise=0.0, uncertainty=0.0, seed=0):
     return turns
 
 
-def test_a_curve_that_fits_is_left_alone():
-    drift = measure_drift(CURVE, logged(20, 1.0, noise=0.01))
-    assert (drift.turns, drift.drifted) == (20, False)
-    assert drift.median_error == pytest.approx(0.0, abs=0.02)
-
-
-def test_a_curve_that_no_longer_fits_is_named():
-    drift = measure_drift(CURVE, logged(20, 1.4, noise=0.02))
-    assert drift.drifted
-    assert drift.median_error == pytest.approx(0.4, abs=0.05)
-
-
-def test_few_turns_and_old_turns_say_nothing():
-    assert not measure_drift(CURVE, logged(LEAST_DRIFT_TURNS - 1, 3.0)).drifted
-    old = [replace(turn, created_at="2026-11-01") for turn in logged(20, 3.0)]
-    assert measure_drift(CURVE, old).median_error is None
-
-
-def test_a_blurred_meter_excuses_a_turn_but_an_estimates_own_band_does_not():
-    assert not measure_drift(CURVE, logged(20, 1.4, uncertainty=0.6)).drifted
-    estimate = replace(CURVE, meter_share=0.4)
-    assert measure_drift(estimate, logged(20, 1.4, uncertainty=0.4)).drifted
+@pytest.mark.parametrize(
+    ("turns", "meter_share", "drifted", "error"),
+    [
+        (logged(20, 1.0, noise=0.01), 0.01, False, 0.0),
+        (logged(20, 1.4, noise=0.02), 0.01, True, 0.4),
+        (logged(LEAST_DRIFT_TURNS - 1, 3.0), 0.01, False, 2.0),  # few turns
+        ([replace(turn, created_at="2026-11-01") for turn in logged(20, 3.0)], 0.01, False, None),
+        # A blurred meter excuses a turn, but the band of an estimate does not.
+        (logged(20, 1.4, uncertainty=0.6), 0.01, False, 0.4),
+        (logged(20, 1.4, uncertainty=0.4), 0.4, True, 0.4),
+    ],
+)
+def test_a_curve_that_no_longer_fits_is_named(turns, meter_share, drifted, error):
+    drift = measure_drift(replace(CURVE, meter_share=meter_share), turns)
+    assert drift.drifted == drifted
+    assert drift.median_error == (error if error is None else pytest.approx(error, abs=0.05))
 
 
 def test_outcomes_are_read_from_the_log(config, make_turn):

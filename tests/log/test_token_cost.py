@@ -91,14 +91,9 @@ def test_estimates_and_readings_are_not_mixed():
     price = mean_token_cost(turns)
     assert price.joules_per_token == 0.5
     assert mean_token_cost([]) is None
-
-
-def test_only_arms_that_weigh_joules_ask_for_a_price(config, spent):
-    save(config, spent(1, 1.0, 10, 2.0, 10))
-    assert token_cost_for(Arm("a", "m", "cot", max_joules=5.0), SPEC, config) is not None
-    assert token_cost_for(Arm("a", "m", "cot", exchange=2.0), SPEC, config) is not None
-    for arm in (Arm("a", "m", "cot"), Arm("a", "m", "direct", max_joules=5.0)):
-        assert token_cost_for(arm, SPEC, config) is None
+    batched = TurnCost(1.0, 10, 5.0, 10, "counter", shared=True, batched=True)
+    assert mean_token_cost([batched, batched]).batched
+    assert not mean_token_cost([batched, replace(batched, batched=False)]).batched
 
 
 def test_a_log_that_does_not_exist_or_is_damaged_has_no_price(config):
@@ -106,10 +101,3 @@ def test_a_log_that_does_not_exist_or_is_damaged_has_no_price(config):
     assert token_cost_for(arm, SPEC, config) is None
     config.database.write_bytes(b"no database at all" * 100)
     assert token_cost_for(arm, SPEC, config) is None
-
-
-def test_a_cost_of_batched_turns_alone_says_so():
-    batched = TurnCost(1.0, 10, 5.0, 10, "counter", shared=True, batched=True)
-    alone = TurnCost(1.0, 10, 9.0, 10, "counter", shared=True)
-    assert mean_token_cost([batched, batched]).batched
-    assert not mean_token_cost([batched, alone]).batched

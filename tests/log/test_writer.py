@@ -51,20 +51,18 @@ def make_current(config: Config) -> None:
     connection.close()
 
 
-def test_a_turn_comes_back_as_it_went_in(config, make_turn):
-    measured, unmeasured = make_turn(1, chat_id="c1"), make_turn(2, joules=None, status="error")
-    with TurnWriter(config) as log:
-        log.save_turn(measured)
-        log.save_turn(unmeasured)
-    assert saved(config) == {measured.turn_id: measured, unmeasured.turn_id: unmeasured}
-
-
-def test_flush_waits_until_another_connection_sees_it(config, make_turn):
+def test_turns_come_back_as_they_went_in(config, make_turn, monkeypatch):
+    monkeypatch.setattr(writer, "_BATCH_ROWS", 7)  # in several transactions
+    loop = LoopRecord("Paris. Paris.", "", 400, 31.5)
+    vote = VoteRecord(0, "A", "", 9, 1.0, ended="repeats", raw_answer="A A A", raw_thinking="hm hm")
+    turns = [make_turn(number, chat_id="c1") for number in range(30)]
+    turns[1] = make_turn(1, joules=None, status="error")
+    turns[2] = replace(make_turn(2), ended="repeats", loop=loop, votes=(vote,))
     log = TurnWriter(config)
-    for number in range(5):
-        log.save_turn(make_turn(number))
+    for turn in turns:
+        log.save_turn(turn)
     log.flush()
-    assert len(saved(config)) == 5
+    assert saved(config) == {turn.turn_id: turn for turn in turns}
     log.close()
     log.close()
 
@@ -320,23 +318,3 @@ def test_a_program_that_ends_without_close_has_saved_its_turns(config):
     subprocess.run([sys.executable, "-c", code], check=True, env=environment, timeout=60)
     with LogReader(config) as reader:
         assert reader.get_chat("c").name == "name"
-
-
-def test_a_batch_longer_than_one_transaction(config, make_turn, monkeypatch):
-    monkeypatch.setattr(writer, "_BATCH_ROWS", 7)
-    with TurnWriter(config) as log:
-        for number in range(50):
-            log.save_turn(make_turn(number))
-    assert len(saved(config)) == 50
-
-
-def test_a_repetition_comes_back_as_it_went_in(config, make_turn):
-    loop = LoopRecord("Paris. Paris.", "", 400, 31.5)
-    vote = VoteRecord(0, "A", "", 9, 1.0, ended="repeats", raw_answer="A A A", raw_thinking="hm hm")
-    turn = replace(make_turn(1), ended="repeats", loop=loop, votes=(vote,))
-    with TurnWriter(config) as log:
-        log.save_turn(turn)
-    assert saved(config) == {turn.turn_id: turn}
-    with sqlite3.connect(config.database) as connection:
-        (row,) = connection.execute("SELECT ended, json_extract(loop, '$.saved_tokens') FROM turns")
-    assert row == ("repeats", 400)

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from etui.energy.idle import (
     COOL_MEASURED_SECONDS,
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from etui.backends.base import EngineProcess
     from etui.config.config import Config
     from etui.energy.idle import IdleTracker
+    from etui.energy.keep_warm import Measured
     from etui.energy.recorder import Recorder
     from etui.models.spec import ModelSpec
     from etui.routing.signals import HostState
@@ -82,12 +83,7 @@ class Cooling:
         record = build_unload_record(event, self._recorder.energy)
         interval = choose_before_interval(rested_ns, event.start_ns)
         before = None if interval is None else measure_idle_watts(self._recorder, *interval)
-        if before is not None:
-            record = replace(
-                record,
-                idle_before_watts=before.value,
-                idle_before_uncertainty=before.uncertainty,
-            )
+        record = replace(record, **_name("before", before))
         self._save(record)
         return record
 
@@ -122,16 +118,17 @@ class Cooling:
         summed = {channel.id for channel in self._recorder.selection.summed}
         cold = load_baselines(self._config).cold
         known = cold.total if cold is not None and set(cold.watts) == summed else None
-        record = replace(
-            record,
-            idle_after_watts=after.value,
-            idle_after_uncertainty=after.uncertainty,
-            idle_cold_watts=known.value if known is not None else None,
-            idle_cold_uncertainty=known.uncertainty if known is not None else None,
-        )
         with suppress(EtuiError):  # the first record is saved already
-            self._save(record)
+            self._save(replace(record, **_name("after", after), **_name("cold", known)))
         self.measured += 1
+
+
+def _name(when: str, watts: Measured | None) -> dict[str, Any]:
+    """Return an idle power as the fields of an :class:`UnloadRecord`."""
+    return {
+        f"idle_{when}_watts": None if watts is None else watts.value,
+        f"idle_{when}_uncertainty": None if watts is None else watts.uncertainty,
+    }
 
 
 HOST_SECONDS = 1.0
@@ -173,16 +170,11 @@ class BetweenTurns:
         self.resident: str | None = None
         self.on_unloaded: Callable[[str], object] = lambda _model: None
         self.on_residence: Callable[[Residence], object] = lambda _event: None
-        self._cooling = Cooling(
+        self.cooling = Cooling(
             self._recorder, self._config, self._writer.save_unload, idle_tracker.clock, call_later
         )
         self._backend.on_unloaded = self._handle_unload
         self._idle_tracker.begin(None)
-
-    @property
-    def cool_downs(self) -> int:
-        """How often the power after the last unload was measured."""
-        return self._cooling.measured
 
     def residents(self) -> tuple[str, ...]:
         """Return the names of the models in memory, oldest load first."""
@@ -194,7 +186,7 @@ class BetweenTurns:
 
     def end_idle(self) -> None:
         """End the idle measurements, and save their results if they were long enough."""
-        self._cooling.end()
+        self.cooling.end()
         with suppress(EtuiError):  # a baseline that cannot be saved must not prevent the answer
             self._idle_tracker.end()
 
@@ -232,16 +224,14 @@ class BetweenTurns:
         for event in self._backend.load(spec, path, draft):
             if isinstance(event, Unloaded):
                 self.record_unload(event)
-            else:
-                loaded = event
-                self.watch(event)
-                self._settle(event)
-                record = build_load_record(event, spec.sha256, self._recorder.energy)
-                self._writer.save_load(record)
-                self.on_residence(event)
-        self.resident = spec.name
-        if loaded is not None:
+                continue
+            loaded = event
+            self.watch(event)
+            self._settle(event)
+            self._writer.save_load(build_load_record(event, spec.sha256, self._recorder.energy))
+            self.on_residence(event)
             self._ahead = spec.name
+        self.resident = spec.name
         self.update_keep_warm()
         self._runtime.use_idle_baseline(spec.name)
         self._idle_tracker.begin(spec.name)
@@ -281,7 +271,7 @@ class BetweenTurns:
         self.on_unloaded(event.model)
         self._settle(event)
         self.on_residence(event)
-        return self._cooling.record_unload(event, rested_ns)
+        return self.cooling.record_unload(event, rested_ns)
 
     def update_keep_warm(self) -> None:
         """Send the times that ``keep_warm: auto`` chooses now to the engine.
@@ -299,8 +289,8 @@ class BetweenTurns:
 
         with suppress(LogUnavailable), LogReader(self._config) as log:
             for name in self.residents():
-                sha256 = self._find_sha256(name)
-                idle = read_model_idle(log, self._config, name, sha256)
+                spec = self._runtime.catalogue.models.get(name)
+                idle = read_model_idle(log, self._config, name, spec)
                 keep, even = idle.keep_seconds, idle.choice.break_even
                 if keep is not None and even is not None and name == self._ahead:
                     keep = max(keep, even.seconds, MEASURABLE_SECONDS)
@@ -346,16 +336,8 @@ class BetweenTurns:
         if self.closed or self.residents() or self.resident is not None:
             return
         self._backend.close()
-        self._cooling.begin(unloaded)
+        self.cooling.begin(unloaded)
         self._idle_tracker.begin(None)
-
-    def _find_sha256(self, name: str) -> str | None:
-        from etui.models.files import recorded_sha256
-
-        if name not in self._runtime.catalogue:
-            return None
-        spec = self._runtime.catalogue.get(name)
-        return spec.sha256 or recorded_sha256(spec, self._config)
 
     def _settle(self, event: Loaded | Unloaded) -> None:
         for mark_ns in find_marks(event):

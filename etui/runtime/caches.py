@@ -1,4 +1,4 @@
-"""Keep what was read from the log, as long as the log has not changed."""
+"""Keep what was read from files and from the log, as long as they have not changed."""
 
 from __future__ import annotations
 
@@ -25,6 +25,11 @@ _RACY_NS = 2_000_000_000
 """A file that changed so shortly before it was read may change again within the resolution of its
 times (2 s on FAT) without another state."""
 
+_MOST_ENTRIES = 256
+
+Version = tuple[int, int] | None
+"""Inode of the database, and SQLite's count of the changes by other connections."""
+
 
 def read_state(path: str) -> FileState:
     """Read the state of a file or folder; a folder changes when a name in it comes or goes."""
@@ -33,13 +38,6 @@ def read_state(path: str) -> FileState:
     except OSError:
         return None
     return found.st_mtime_ns, found.st_ctime_ns, found.st_size, found.st_ino
-
-
-@dataclass(frozen=True, slots=True)
-class _FileEntry(Generic[T]):
-    value: T
-    states: tuple[tuple[str, FileState], ...]
-    since: Hashable
 
 
 class FileCache(Generic[T]):
@@ -52,7 +50,7 @@ class FileCache(Generic[T]):
     def __init__(self, now_ns: Callable[[], int] = time.time_ns) -> None:
         self._now_ns = now_ns
         self._lock = threading.Lock()
-        self._entries: dict[Hashable, _FileEntry[T]] = {}
+        self._entries: dict[Hashable, tuple[T, tuple[tuple[str, FileState], ...], Hashable]] = {}
 
     def get(
         self,
@@ -68,29 +66,20 @@ class FileCache(Generic[T]):
             list_files: Lists the files and folders that the value depends on.
             since: What else it depends on; another one than before reads it again.
         """
-        entry = self._entries.get(key)
-        if (
-            entry is not None
-            and entry.since is since
-            and all(read_state(path) == state for path, state in entry.states)
-        ):
-            return entry.value
+        if key in self._entries:
+            value, states, known_since = self._entries[key]
+            if known_since is since and all(read_state(path) == state for path, state in states):
+                return value
         began_ns = self._now_ns()
         value = read()
         states = tuple((path, read_state(path)) for path in dict.fromkeys(list_files(value)))
         newest_ns = max((max(state[:2]) for _, state in states if state is not None), default=0)
         with self._lock:
             if newest_ns < began_ns - _RACY_NS:
-                self._entries[key] = _FileEntry(value, states, since)
+                self._entries[key] = value, states, since
             else:
                 self._entries.pop(key, None)
         return value
-
-
-_MOST_ENTRIES = 256
-
-Version = tuple[int, int] | None
-"""Inode of the database, and SQLite's count of the changes by other connections."""
 
 
 @dataclass(slots=True)
@@ -114,7 +103,6 @@ class LogCache:
 
     def __init__(self, config: Config) -> None:
         self._config = config
-        self._path = str(config.database)
         self._lock = threading.Lock()
         self._reader: LogReader | None = None
         self._inode: int | None = None
@@ -130,18 +118,13 @@ class LogCache:
         Raises:
             LogUnavailable: The log cannot be read.
         """
+        background = self.in_background and key in self._entries
+        version = None if background else self._read_version()
         with self._lock:
             entry = self._entries.get(key)
-            if entry is not None and self.in_background:
+            if entry is not None and (background or entry.version == version):
                 entry.used = True
                 self._entries.move_to_end(key)
-                kept: T = entry.value
-                return kept
-        version = self._read_version()
-        with self._lock:
-            entry = self._entries.get(key)
-            if entry is not None and entry.version == version:
-                entry.used = True
                 found: T = entry.value
                 return found
         return self._read(key, read, version)
@@ -163,12 +146,13 @@ class LogCache:
         try:
             version = self._read_version()
             with self._lock:
-                stale = {k: e for k, e in self._entries.items() if e.version != version}
-                for key in [key for key, entry in stale.items() if not entry.used]:
-                    del self._entries[key], stale[key]
-                old = [(key, entry.read) for key, entry in stale.items()]
-            for key, read in old:
-                self._read(key, read, version, used=False)
+                stale = [item for item in self._entries.items() if item[1].version != version]
+                for key, entry in stale:
+                    if not entry.used:
+                        del self._entries[key]
+            for key, entry in stale:
+                if entry.used:
+                    self._read(key, entry.read, version, used=False)
         except LogUnavailable:
             return
 
@@ -180,12 +164,7 @@ class LogCache:
             reader.close()
 
     def _read(
-        self,
-        key: Hashable,
-        read: Callable[[LogReader], T],
-        version: Version,
-        *,
-        used: bool = True,
+        self, key: Hashable, read: Callable[[LogReader], T], version: Version, *, used: bool = True
     ) -> T:
         value = read(self._open())
         with self._lock:
@@ -199,7 +178,7 @@ class LogCache:
         from etui.log.queries import LogReader
 
         with self._lock:
-            state = read_state(self._path)
+            state = read_state(str(self._config.database))
             inode = None if state is None else state[3]
             if self._reader is not None and inode != self._inode:
                 self._reader.close()  # the file was replaced

@@ -55,7 +55,7 @@ if TYPE_CHECKING:
 
 
 def fallback_model_file(config: Config) -> Path:
-    """Return the path of the file that keeps the name."""
+    """Return the path of the file with the model that answers for the models that are missing."""
     return config.home / "stand_in.json"
 
 
@@ -80,8 +80,9 @@ def save_fallback_model(config: Config, model: str) -> None:
         write_text(path, json.dumps({"model": model}) + "\n")
     except OSError as error:
         what = f"cannot write {path}: {error.strerror or error}"
-        fix = "make the folder writable, or set ETUI_HOME to one that is"
-        raise EtuiError(what, fix) from error
+        raise EtuiError(
+            what, "make the folder writable, or set ETUI_HOME to one that is"
+        ) from error
 
 
 Confirm = Callable[[str], bool]
@@ -131,23 +132,9 @@ def find_overruns(
     return tuple(each for each in found if each.spending.joules >= each.budget.joules)
 
 
-def read_overruns(budgets: Sequence[PeriodBudget], config: Config) -> tuple[Overrun, ...]:
-    """Read the log and find the budgets that are spent; without budgets, the log is not opened.
-
-    Raises:
-        LogUnavailable: The log cannot be read, so the energy used is unknown.
-    """
-    if not budgets:
-        return ()
-    from etui.log.queries import LogReader
-    from etui.log.totals import sum_joules_since
-
-    with LogReader(config) as log:
-        now = datetime.now().astimezone()
-        return find_overruns(budgets, lambda moment: sum_joules_since(log, moment), now)
-
-
-def settle(spent: Sequence[Overrun], confirm: Confirm | None, over_budget: bool) -> str | None:
+def _settle_budgets(
+    policy: Policy, config: Config, confirm: Confirm | None, over_budget: bool
+) -> str | None:
     """Apply the ``when_exceeded`` of spent budgets: first refuse, then ask, then degrade.
 
     Returns:
@@ -155,14 +142,20 @@ def settle(spent: Sequence[Overrun], confirm: Confirm | None, over_budget: bool)
 
     Raises:
         BudgetSpent: A budget refuses, or the user did not agree.
+        LogUnavailable: The log cannot be read, so the energy used is unknown.
     """
+    from etui.log.queries import LogReader
+    from etui.log.totals import sum_joules_since
+
+    with LogReader(config) as log:
+        now = datetime.now().astimezone()
+        spent = find_overruns(
+            policy.period_budgets, lambda moment: sum_joules_since(log, moment), now
+        )
     for each in spent:
         if each.budget.when_exceeded == "refuse":
-            raise BudgetSpent(
-                each.message,
-                f"wait for the next {each.budget.period}, raise `budgets` in the policy, or use "
-                "--model",
-            )
+            fix = f"wait for the next {each.budget.period}, raise `budgets` in the policy, or use "
+            raise BudgetSpent(each.message, fix + "--model")
     for each in spent:
         if each.budget.when_exceeded == "ask":
             agreed = over_budget or (confirm is not None and confirm(f"{each.message}. Continue?"))
@@ -211,13 +204,16 @@ def choose(
         policy = load_policy_here(overrides, runtime)
         degraded = None
         if within_budgets and policy.period_budgets:
-            overruns = read_overruns(policy.period_budgets, runtime.config)
-            degraded = settle(overruns, confirm, overrides.over_budget)
+            degraded = _settle_budgets(policy, runtime.config, confirm, overrides.over_budget)
         host = read_host() if read_host is not None and not overrides.arm else None
         choice = _decide_by_policy(query, policy, runtime, host, overrides.arm, degraded, effort)
-    decision = apply_overrides(choice.decision, overrides)
-    _check_draft(decision, overrides, runtime)
-    return replace(choice, decision=_note_problem(decision, runtime.catalogue.problem))
+    decision, catalogue = apply_overrides(choice.decision, overrides), runtime.catalogue
+    if overrides.speculate == "draft":
+        arms = decision.cascade.arms if decision.cascade is not None else (decision.arm,)
+        check_draft_option(arms, catalogue)
+    if catalogue.problem:  # why settings that a sweep chose are not used
+        decision = replace(decision, notices=(*decision.notices, catalogue.problem))
+    return replace(choice, decision=decision)
 
 
 def _decide_named(
@@ -230,12 +226,8 @@ def _decide_named(
     if overrides.model:
         named = "the request names" if overrides.lenient else "--model"
     way = overrides.reasoning or "direct"
-    arm = Arm(
-        way,
-        model,
-        speculate=choose_speculation(spec, way),
-        sampling_from=OPEN_SAMPLING,
-    )
+    speculate = choose_speculation(spec, way)
+    arm = Arm(way, model, speculate=speculate, sampling_from=OPEN_SAMPLING)
     decision = Decision(arm, None, None, f"{named} {model}")
     return decision if effort is None else apply_effort(decision, effort)
 
@@ -266,19 +258,8 @@ def _decide_by_policy(
     return choice
 
 
-def _note_problem(decision: Decision, problem: str) -> Decision:
-    """Add why settings that a sweep chose are not used to the notices of a decision."""
-    return replace(decision, notices=(*decision.notices, problem)) if problem else decision
-
-
-def _check_draft(decision: Decision, overrides: Overrides, runtime: Runtime[Any]) -> None:
-    if overrides.speculate == "draft":
-        arms = decision.cascade.arms if decision.cascade is not None else (decision.arm,)
-        check_draft_option(arms, runtime.catalogue)
-
-
 def load_policy_here(overrides: Overrides, runtime: Runtime[Any]) -> Policy:
-    """Load the policy that routes, with the stand-in that the user has chosen for its models.
+    """Load the policy that routes, with the model that the user has chosen for missing ones.
 
     Raises:
         InvalidFile: The policy is not valid.

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from etui.config.config import Config
 from etui.energy.power_limits.limit import PowerLimit
 from etui.energy.types import ChannelProbe
 from etui.errors import EtuiError
-from etui.runtime.remote_models import BackendReport, MeterReport, check_meters
+from etui.runtime.remote_models import BackendReport, MeterReport, check_backends, check_meters
+
+if TYPE_CHECKING:
+    from etui.models.catalogue import Catalogue
+
+_VERSIONS = ("etui", "llama_cpp_python", "python", "system")
+_LATER = "will be created when needed"
 
 _VISIBLE = {
     "CUDA": ("CUDA_VISIBLE_DEVICES",),
@@ -25,7 +32,9 @@ _VISIBLE = {
 _NODES = {"ROCm": "kfd", "Vulkan": "dri/renderD*", "SYCL": "dri/renderD*"}
 """Device nodes below /dev through which a backend reaches a card on Linux."""
 
-_VULKAN_DRIVERS = ("/etc/vulkan/icd.d", "/usr/share/vulkan/icd.d", "/usr/local/share/vulkan/icd.d")
+_VULKAN_DRIVERS = tuple(
+    Path(folder, "vulkan/icd.d") for folder in ("/etc", "/usr/share", "/usr/local/share")
+)
 
 _SOFTWARE = ("lvp", "lavapipe", "llvmpipe", "swiftshader")
 """Parts of the names of Vulkan drivers that compute on the CPU."""
@@ -33,6 +42,26 @@ _SOFTWARE = ("lvp", "lavapipe", "llvmpipe", "swiftshader")
 _SOFTWARE_NOTE = (
     "Mesa's software device is skipped; GGML_VK_VISIBLE_DEVICES=0 takes it, for tests only"
 )
+
+
+_THROUGH = (
+    "{found}: no graphics card is on the bus{note}",
+    "in a container or virtual machine, pass the card through ({container})",
+)
+
+_WITHOUT_DRIVER = {
+    "CUDA": (
+        "{found}: the NVIDIA driver is missing, not loaded, or older than the CUDA toolkit of the "
+        "build",
+        "install or update the driver until `nvidia-smi` lists the card; in a container, "
+        "{container}",
+    ),
+    "ROCm": (
+        "{found}: the amdgpu driver offers no /dev/kfd, or ROCm does not support the card",
+        "install the amdgpu driver until `rocminfo` lists the card; in a container, {container}",
+    ),
+}
+"""What a backend lacks where there is a card, with its fix."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,34 +76,23 @@ class DriverFacts:
     forbidden_nodes: tuple[str, ...] = ()  # Those that this user may not open
 
 
-@dataclass(frozen=True, slots=True)
-class Missing:
-    """Why no device was found, and the command or step that fixes it."""
-
-    why: str
-    fix: str
-
-
 def read_driver_facts(
     backend: str,
-    environment: Mapping[str, str] | None = None,
+    environment: Mapping[str, str] = os.environ,
     dev: Path = Path("/dev"),
-    vulkan_folders: Sequence[Path] | None = None,
+    vulkan_folders: Sequence[Path] = _VULKAN_DRIVERS,
 ) -> DriverFacts:
     """Read what this machine offers to a backend; what cannot be read is left out.
 
     Args:
         backend: ``CUDA``, ``ROCm``, ``Vulkan``, ...
-        environment: Environment variables; None takes those of this process.
-        dev: Folder of the device nodes.
-        vulkan_folders: Folders of Vulkan's driver manifests; None takes the usual ones.
+        vulkan_folders: Folders of Vulkan's driver manifests.
     """
-    variables = os.environ if environment is None else environment
-    folders = [Path(f) for f in _VULKAN_DRIVERS] if vulkan_folders is None else vulkan_folders
-    drivers = {file.stem for folder in folders for file in _glob(folder, "*.json")}
+    drivers = {file.stem for folder in vulkan_folders for file in _glob(folder, "*.json")}
     nodes = _glob(dev, _NODES[backend]) if backend in _NODES else []
+    hiding = [name for name in _VISIBLE.get(backend, ()) if name in environment]
     return DriverFacts(
-        next((f"{n}={variables[n]}" for n in _VISIBLE.get(backend, ()) if n in variables), ""),
+        f"{hiding[0]}={environment[hiding[0]]}" if hiding else "",
         tuple(sorted(drivers)),
         tuple(str(node) for node in nodes),
         tuple(str(node) for node in nodes if not os.access(node, os.R_OK | os.W_OK)),
@@ -88,83 +106,50 @@ def _glob(folder: Path, pattern: str) -> list[Path]:
         return []
 
 
-def explain_missing_device(backend: str, cards: Sequence[str], facts: DriverFacts) -> Missing:
+def explain_missing_device(
+    backend: str, cards: Sequence[str], facts: DriverFacts
+) -> tuple[str, str]:
     """Explain why a backend that is compiled into llama.cpp has no device.
 
     Args:
-        backend: ``CUDA``, ``ROCm``, ``Vulkan``, ...
         cards: Vendors of the graphics cards on the bus.
-        facts: What this machine offers to the backend.
 
     Returns:
-        The most likely reason of those that the facts allow, with its fix.
+        The most likely reason of those that the facts allow, and the command or step that fixes it.
     """
-    found = f"built with {backend}, but no {backend} device was found"
+    hardware = [d for d in facts.vulkan_drivers if not any(part in d for part in _SOFTWARE)]
+    software = backend == "Vulkan" and len(hardware) < len(facts.vulkan_drivers)
     if facts.hidden_by:
         name = facts.hidden_by.partition("=")[0]
-        return Missing(f"{found}: {facts.hidden_by} selects none", f"unset {name}")
-    if facts.forbidden_nodes:
-        node = facts.forbidden_nodes[0]
-        return Missing(
-            f"{found}: this user may not open {node}",
-            'sudo usermod -aG render,video "$USER"   # then log in again',
-        )
-    if backend == "Vulkan":
-        return _explain_vulkan(found, cards, facts)
-    if not cards:
-        return Missing(
-            f"{found}: no graphics card is on the bus",
-            "in a container or virtual machine, pass the card through "
-            f"({_container_option(backend)})",
-        )
-    if backend == "CUDA":
-        return Missing(
-            f"{found}: the NVIDIA driver is missing, not loaded, or older than the CUDA toolkit "
-            "of the build",
-            "install or update the driver until `nvidia-smi` lists the card; in a container, "
-            f"{_container_option(backend)}",
-        )
-    if backend == "ROCm":
-        return Missing(
-            f"{found}: the amdgpu driver offers no /dev/kfd, or ROCm does not support the card",
-            "install the amdgpu driver until `rocminfo` lists the card; in a container, "
-            f"{_container_option(backend)}",
-        )
-    return Missing(found, f"install the {backend} driver of the {cards[0]} card")
-
-
-def _explain_vulkan(found: str, cards: Sequence[str], facts: DriverFacts) -> Missing:
-    hardware = [d for d in facts.vulkan_drivers if not any(part in d for part in _SOFTWARE)]
-    software = len(hardware) < len(facts.vulkan_drivers)
-    note = f" ({_SOFTWARE_NOTE})" if software else ""
-    if not cards:
-        return Missing(
-            f"{found}: no graphics card is on the bus{note}",
-            "in a container or virtual machine, pass the card through "
-            f"({_container_option('Vulkan')})",
-        )
-    if not hardware:
-        nvidia = "NVIDIA" in cards
-        return Missing(
-            f"{found}: no Vulkan driver for the {cards[0]} card is installed{note}",
-            "install the NVIDIA driver with its Vulkan part (Debian: nvidia-vulkan-icd)"
-            if nvidia
-            else "sudo apt-get install mesa-vulkan-drivers",
-        )
-    if not facts.nodes:
-        return Missing(
-            f"{found}: /dev/dri has no render node of the {cards[0]} card{note}",
-            "load the kernel driver of the card; in a container, pass it through "
-            f"({_container_option('Vulkan')})",
-        )
-    return Missing(
-        f"{found}: none of the installed Vulkan drivers knows the {cards[0]} card{note}",
-        "`vulkaninfo --summary` must list the card: update its driver",
-    )
-
-
-def _container_option(backend: str) -> str:
-    return "docker run --gpus all" if backend == "CUDA" else "docker run --device /dev/dri"
+        why, fix = "{found}: " + facts.hidden_by + " selects none", f"unset {name}"
+    elif facts.forbidden_nodes:
+        why = "{found}: this user may not open " + facts.forbidden_nodes[0]
+        fix = 'sudo usermod -aG render,video "$USER"   # then log in again'
+    elif not cards:
+        why, fix = _THROUGH
+    elif backend != "Vulkan":
+        why, fix = "{found}", f"install the {backend} driver of the {cards[0]} card"
+        why, fix = _WITHOUT_DRIVER.get(backend, (why, fix))
+    elif not hardware:
+        why = "{found}: no Vulkan driver for the {card} card is installed{note}"
+        fix = "sudo apt-get install mesa-vulkan-drivers"
+        if "NVIDIA" in cards:
+            fix = "install the NVIDIA driver with its Vulkan part (Debian: nvidia-vulkan-icd)"
+    elif not facts.nodes:
+        why = "{found}: /dev/dri has no render node of the {card} card{note}"
+        fix = "load the kernel driver of the card; in a container, pass it through ({container})"
+    else:
+        why = "{found}: none of the installed Vulkan drivers knows the {card} card{note}"
+        fix = "`vulkaninfo --summary` must list the card: update its driver"
+    parts = {
+        "found": f"built with {backend}, but no {backend} device was found",
+        "card": cards[0] if cards else "",
+        "note": f" ({_SOFTWARE_NOTE})" if software else "",
+        "container": f"docker run {'--gpus all' if backend == 'CUDA' else '--device /dev/dri'}",
+    }
+    for name, text in parts.items():
+        why, fix = why.replace(f"{{{name}}}", text), fix.replace(f"{{{name}}}", text)
+    return why, fix
 
 
 _BUILD_FLAGS = {"NVIDIA": "-DGGML_CUDA=on", "AMD": "-DGGML_HIP=on", "Intel": "-DGGML_VULKAN=on"}
@@ -239,6 +224,8 @@ class Diagnosis:
 def diagnose(config: Config) -> Diagnosis:
     """Check everything; a failed check becomes a problem, never an exception."""
     from etui.energy.discovery import find_sources
+    from etui.models.catalogue import Catalogue, load_catalogue
+    from etui.models.tuned import describe_use
     from etui.runtime.provenance import provenance
 
     problems: list[str] = []
@@ -246,20 +233,33 @@ def diagnose(config: Config) -> Diagnosis:
     for source in found.sources:
         source.close()
     limits = _read_power_limits(config, problems)
+    try:
+        catalogue = load_catalogue(config)
+    except EtuiError as error:
+        problems.append(str(error))
+        catalogue = Catalogue({})
+    if catalogue.problem:
+        problems.append(catalogue.problem)
     facts = provenance(config)
-    names = ("etui", "llama_cpp_python", "python", "system")
     return Diagnosis(
-        versions={name: facts[name] for name in names},
+        versions={name: facts[name] for name in _VERSIONS},
         offload=check_offload(config),
         channels=found.probes,
         unmeasured=found.unmeasured,
-        models=_check_models(config, problems),
-        folders=_check_folders(config),
-        tuned=_check_tuned(config, problems),
-        problems=tuple(problems + _check_policy(config) + _check_threads(config)),
+        models=tuple(_check_models(config, catalogue)),
+        folders=(
+            _check_folder("home", config.home, "ETUI_HOME"),
+            _check_folder("models", config.models_dir, "ETUI_MODELS"),
+            _check_log(config),
+        ),
+        tuned=tuple(
+            TunedModel(name, not use.why_not, describe_use(use))
+            for name, use in catalogue.tuned.items()
+        ),
+        problems=(*problems, *_check_policy(config), *_check_threads(config)),
         power_limits=limits,
         meters=check_meters(config),
-        backends=_check_backends(config),
+        backends=check_backends(config, catalogue),
     )
 
 
@@ -296,8 +296,8 @@ def check_offload(config: Config) -> Offload:
         if not backends:
             return Offload(False, (), cards, build_reinstall_command(cards))
         facts = read_driver_facts(backends[0])
-        missing = explain_missing_device(backends[0], cards, facts)
-        return Offload(True, (), cards, missing.fix, backends=backends, why_not=missing.why)
+        why, fix = explain_missing_device(backends[0], cards, facts)
+        return Offload(True, (), cards, fix, backends=backends, why_not=why)
     finally:
         library.close()
 
@@ -323,17 +323,10 @@ def _check_threads(config: Config) -> list[str]:
     ]
 
 
-def _check_models(config: Config, problems: list[str]) -> tuple[ModelOnDisk, ...]:
-    from etui.models.catalogue import load_catalogue
+def _check_models(config: Config, catalogue: Catalogue) -> Iterator[ModelOnDisk]:
     from etui.models.files import file_size, model_path
     from etui.models.gguf import check_usable
 
-    try:
-        catalogue = load_catalogue(config)
-    except EtuiError as error:
-        problems.append(str(error))
-        return ()
-    models = []
     for spec in catalogue:
         path = model_path(spec, config)
         size = file_size(path) if spec.backend is None else None
@@ -344,68 +337,32 @@ def _check_models(config: Config, problems: list[str]) -> tuple[ModelOnDisk, ...
             check_usable(path)
         except EtuiError as error:
             problem = error.what
-        models.append(ModelOnDisk(spec.name, str(path), size, problem))
-    return tuple(models)
-
-
-def _check_backends(config: Config) -> tuple[BackendReport, ...]:
-    from etui.models.catalogue import Catalogue, load_catalogue
-    from etui.runtime.remote_models import check_backends
-
-    try:
-        catalogue = load_catalogue(config)
-    except EtuiError:
-        catalogue = Catalogue({})  # reported with the models
-    return check_backends(config, catalogue)
-
-
-def _check_tuned(config: Config, problems: list[str]) -> tuple[TunedModel, ...]:
-    from etui.models.catalogue import load_catalogue
-    from etui.models.tuned import describe_use
-
-    try:
-        catalogue = load_catalogue(config)
-    except EtuiError:
-        return ()  # reported with the models
-    if catalogue.problem:
-        problems.append(catalogue.problem)
-    return tuple(
-        TunedModel(name, not use.why_not, describe_use(use))
-        for name, use in catalogue.tuned.items()
-    )
-
-
-def _check_folders(config: Config) -> tuple[Folder, ...]:
-    return (
-        _check_folder("home", config.home, "ETUI_HOME"),
-        _check_folder("models", config.models_dir, "ETUI_MODELS"),
-        _check_log(config),
-    )
+        yield ModelOnDisk(spec.name, str(path), size, problem)
 
 
 def _check_folder(name: str, path: Path, variable: str) -> Folder:
     nearest = path
     while not nearest.exists() and nearest != nearest.parent:
         nearest = nearest.parent
-    if not nearest.is_dir():
-        return Folder(name, str(path), False, f"{nearest} is not a folder: set {variable}")
-    if not os.access(nearest, os.W_OK | os.X_OK):
-        return Folder(name, str(path), False, f"{nearest} is not writable: set {variable}")
-    return Folder(name, str(path), True, "" if path.exists() else "will be created when needed")
+    why_not = "" if path.exists() else _LATER
+    usable = nearest.is_dir() and os.access(nearest, os.W_OK | os.X_OK)
+    if not usable:
+        fault = "is not writable" if nearest.is_dir() else "is not a folder"
+        why_not = f"{nearest} {fault}: set {variable}"
+    return Folder(name, str(path), usable, why_not)
 
 
 def _check_log(config: Config) -> Folder:
     from etui.log.database import open_for_reading
 
-    if not config.database.exists():
-        return Folder("log", str(config.database), True, "will be created when needed")
+    usable, why_not = True, "" if config.database.exists() else _LATER
     try:
-        connection = open_for_reading(config)
+        connection = None if why_not else open_for_reading(config)
         if connection is not None:
             connection.close()
     except EtuiError as error:
-        return Folder("log", str(config.database), False, error.what)
-    return Folder("log", str(config.database), True)
+        usable, why_not = False, error.what
+    return Folder("log", str(config.database), usable, why_not)
 
 
 def _check_policy(config: Config) -> list[str]:

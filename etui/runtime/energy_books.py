@@ -8,7 +8,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,7 @@ from etui.runtime.turn_request import EnergyBooks
 from etui.text import format_utc
 from etui.turn.accounting import TimeInterval, subtract
 from etui.turn.interfaces import Meter
-from etui.turn.shared_meter import Span, measure_spans
+from etui.turn.shared_meter import BatchLedger, SharedMeter, measure_spans
 from etui.units import energy_text, seconds_text
 
 if TYPE_CHECKING:
@@ -46,9 +46,9 @@ _SPENT_SQL = """
 
 @dataclass(frozen=True, slots=True)
 class _Work:
-    """A time in which the engine worked: on turns of a model, or on a load if it has none."""
+    """A time of the machine, and whose it is: of a model's turns, loads, audits, or idle."""
 
-    model: str | None
+    owner: str
     start_ns: int
     end_ns: int
 
@@ -62,13 +62,12 @@ class Ongoing:
     since_ns: int  # When it began; the time before is not its own
 
 
-@dataclass(frozen=True, slots=True)
-class _Sums:
-    """Joules by what they were spent on; None from the first unmeasured part on."""
+_LOADS = "\0loads"
+_IDLE = "\0idle"
+"""Owners of joules that are no models, like :data:`AUDITS`."""
 
-    loads: float | None = 0.0
-    idle: float | None = 0.0
-    by_model: Mapping[str, float | None] = field(default_factory=dict)
+Sums = dict[str, float | None]
+"""Owner of joules -> their sum; None from the first unmeasured part on."""
 
 
 class EnergyBookkeeper:
@@ -87,7 +86,7 @@ class EnergyBookkeeper:
         self._meter = meter
         self._lock = threading.Lock()
         self._closed_ns = start_ns
-        self._closed = _Sums()
+        self._closed: Sums = {_LOADS: 0.0, _IDLE: 0.0, AUDITS: 0.0}
         self._pending: list[_Work] = []
         self._anchor_ns = start_ns
         self._half_width: float | None = 0.0
@@ -102,7 +101,7 @@ class EnergyBookkeeper:
 
     def add_load(self, start_ns: int, end_ns: int) -> None:
         """Add the time of a load or an unload."""
-        self._add(_Work(None, start_ns, end_ns))
+        self._add(_Work(_LOADS, start_ns, end_ns))
 
     def add_audit(self, start_ns: int, end_ns: int) -> None:
         """Add the time of an audit, with the loads for it."""
@@ -146,19 +145,16 @@ class EnergyBookkeeper:
             anchored = self._measure_anchored(now_ns)
             half_width = _add(self._half_width, anchored.uncertainty)
             kinds = [*self._kinds]
-        by_model = dict(sums.by_model)
-        audits = by_model.pop(AUDITS, 0.0)
-        turns = _total(list(by_model.values()))
-        total = _total([turns, sums.loads, sums.idle, audits])
+        loads, idle, audits = (sums.pop(owner) for owner in (_LOADS, _IDLE, AUDITS))
+        turns = _total(list(sums.values()))
+        total = _total([turns, loads, idle, audits])
         return EnergyBooks(
             total=total,
             turns=turns,
-            loads=sums.loads,
-            idle=sums.idle,
+            loads=loads,
+            idle=idle,
             uncertainty=None if total is None else half_width,
-            turns_by_model={
-                model: joules for model, joules in by_model.items() if joules is not None
-            },
+            turns_by_model={model: joules for model, joules in sums.items() if joules is not None},
             audits=audits,
             kind=str(weakest(kinds)) if kinds and total is not None else None,
         )
@@ -184,43 +180,35 @@ class EnergyBookkeeper:
 
     def _append(self, work: _Work) -> None:
         last = self._pending[-1] if self._pending else None
-        if last is not None and last.end_ns == work.start_ns and last.model == work.model:
+        if last is not None and last.end_ns == work.start_ns and last.owner == work.owner:
             self._pending[-1] = replace(last, end_ns=work.end_ns)
         else:
             self._pending.append(work)
 
-    def _sum(self, until_ns: int, ongoing: Ongoing | None) -> _Sums:
+    def _sum(self, until_ns: int, ongoing: Ongoing | None) -> Sums:
         """Return the sums up to a time, with what is pending."""
         parts = list(self._iter_parts(until_ns, ongoing))
-        spans: list[Span] = [(start_ns, end_ns) for _, start_ns, end_ns in parts]
-        loads, idle, by_model = self._closed.loads, self._closed.idle, dict(self._closed.by_model)
-        joules = measure_spans(self._meter, spans)
-        for (work, _, _), each in zip(parts, joules, strict=True):
-            if work is None:
-                idle = _add(idle, each)
-            elif work.model is None:
-                loads = _add(loads, each)
-            else:
-                by_model[work.model] = _add(by_model.get(work.model, 0.0), each)
-        return _Sums(loads, idle, by_model)
+        sums = dict(self._closed)
+        joules = measure_spans(self._meter, [(part.start_ns, part.end_ns) for part in parts])
+        for part, each in zip(parts, joules, strict=True):
+            sums[part.owner] = _add(sums.get(part.owner, 0.0), each)
+        return sums
 
-    def _iter_parts(
-        self, until_ns: int, ongoing: Ongoing | None
-    ) -> Iterator[tuple[_Work | None, int, int]]:
+    def _iter_parts(self, until_ns: int, ongoing: Ongoing | None) -> Iterator[_Work]:
         """Yield the time since the last closing, cut where what it was spent on changes."""
         at_ns = self._closed_ns
         for work in self._pending:
             start_ns, end_ns = min(work.start_ns, until_ns), min(work.end_ns, until_ns)
             if start_ns > at_ns:
-                yield None, at_ns, start_ns
+                yield _Work(_IDLE, at_ns, start_ns)
             if end_ns > start_ns:
-                yield work, start_ns, end_ns
+                yield replace(work, start_ns=start_ns, end_ns=end_ns)
             at_ns = max(at_ns, end_ns)
         began_ns = until_ns if ongoing is None else min(max(ongoing.since_ns, at_ns), until_ns)
         if began_ns > at_ns:
-            yield None, at_ns, began_ns
-        if ongoing is not None and until_ns > began_ns:
-            yield _Work(ongoing.model, began_ns, until_ns), began_ns, until_ns
+            yield _Work(_IDLE, at_ns, began_ns)
+        if ongoing is not None and ongoing.model is not None and until_ns > began_ns:
+            yield _Work(ongoing.model, began_ns, until_ns)
 
     def _measure_anchored(self, t_ns: int) -> Energy:
         """Measure the total since the anchor, for its half width and kind."""
@@ -230,27 +218,18 @@ class EnergyBookkeeper:
         return energy
 
 
-def open_meters(
-    runtime: Runtime[Any],
-    parallel: int,
-    books: EnergyBookkeeper,
-    clock_ns: Callable[[], int],
-) -> ExclusiveMeters | SharedMeters:
-    """Return the meters for a number of turns at a time."""
-    if parallel > 1:
-        return SharedMeters(runtime, books, clock_ns)
-    return ExclusiveMeters(runtime, books, clock_ns)
-
-
 class ExclusiveMeters:
     """The machine's meter, for turns that run one after another."""
 
     def __init__(
         self, runtime: Runtime[Any], books: EnergyBookkeeper, clock_ns: Callable[[], int]
     ) -> None:
+        self._runtime = runtime
         self._meter = runtime.meter
         self._books = books
-        runtime.backend.on_batch = self._book_end
+        self._clock_ns = clock_ns
+        # With one turn at a time, the time up to the end of the engine's process is all it reports.
+        runtime.backend.on_batch = self._add_batch
 
     @contextmanager
     def open(self, cancel: Cancel) -> Iterator[Meter]:
@@ -268,39 +247,29 @@ class ExclusiveMeters:
         """
         self._books.add_turn(record.model, record.energy.start_ns, record.energy.end_ns)
 
-    def _book_end(self, batch: SharedBatch) -> None:
-        """Book the time up to the end of the engine's process, the only batch it reports."""
+    def _add_batch(self, batch: SharedBatch) -> None:
         self._books.add_turn(batch.model, batch.start_ns, batch.end_ns)
 
 
-class SharedMeters:
+class SharedMeters(ExclusiveMeters):
     """Meters of turns that share batches: each has its part of their joules."""
 
     def __init__(
         self, runtime: Runtime[Any], books: EnergyBookkeeper, clock_ns: Callable[[], int]
     ) -> None:
-        from etui.turn.shared_meter import BatchLedger, SharedMeter
-
-        self._build_meter = SharedMeter
-        self._meter = runtime.meter
-        self._runtime = runtime
-        self._books = books
-        self._clock_ns = clock_ns
         self._lock = threading.Lock()
         self._ledger = BatchLedger()
         self._open: dict[int, int] = {}
-        runtime.backend.on_batch = self._add_batch
+        super().__init__(runtime, books, clock_ns)
 
     @contextmanager
     def open(self, cancel: Cancel) -> Iterator[Meter]:
         """Return a meter of the turn's part; batches are kept as long as a turn may need them."""
-        meter = self._build_meter(
-            self._meter, self._ledger, lambda: cancel.numbers, self._runtime.find_token_cost
-        )
+        costs = self._runtime.find_token_cost
         with self._lock:
             self._open[id(cancel)] = self._clock_ns()
         try:
-            yield meter
+            yield SharedMeter(self._meter, self._ledger, lambda: cancel.numbers, costs)
         finally:
             now_ns = self._clock_ns()
             with self._lock:
@@ -316,7 +285,7 @@ class SharedMeters:
 
     def _add_batch(self, batch: SharedBatch) -> None:
         self._ledger.add(batch)
-        self._books.add_turn(batch.model, batch.start_ns, batch.end_ns)
+        super()._add_batch(batch)
 
 
 class KeyBudgets:

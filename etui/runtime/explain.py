@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from etui.errors import ModelUnavailable
 from etui.routing.policy import THIS_MACHINE
-from etui.runtime.fit_health import FitTrace, build_fit_document, format_fit
+from etui.runtime.fit_health import build_fit_document, format_fit
 from etui.text import sanitize
 from etui.units import ABOUT
 
@@ -52,6 +52,7 @@ def explained_facts(document: Explanation) -> list[tuple[str, str]]:
     missing = f" ({machine})" if machine else ""
     if not document["on_disk"]:
         missing = f" ({machine}, not available)" if machine else " (not on this machine)"
+    fit = () if document["fit"] is None else format_fit(document["fit"])
     facts = [
         ("policy", document["policy"]),
         ("rule", document["rule"]),
@@ -65,14 +66,9 @@ def explained_facts(document: Explanation) -> list[tuple[str, str]]:
         ("predicted", _format_prediction(document)),
         *(("notice", notice) for notice in document["notices"]),
         *(("needs", _format_need(need)) for need in document["needs"]),
-        *(("fit", line) for line in _list_fit_lines(document)),
+        *(("fit", line.removeprefix("fit ")) for line in fit),
     ]
     return [(name, sanitize(text)) for name, text in facts if text]
-
-
-def _list_fit_lines(document: Explanation) -> Iterator[str]:
-    if document["fit"] is not None:
-        yield from (line.removeprefix("fit ") for line in format_fit(document["fit"]))
 
 
 def find_machine(document: Explanation) -> str | None:
@@ -301,8 +297,11 @@ def explain_choice(
 def _build_document(
     query: Query, decision: Decision, policy: Policy | None, runtime: Runtime[Any]
 ) -> Explanation:
+    from etui.runtime.decide import read_fit_health
+
     arm = decision.arm
     on_disk = runtime.find_available()
+    health = None if policy is None else read_fit_health(policy, runtime)
     planned = policy.arms.get(arm.name) if policy is not None else None
     return {
         "query": query.text,
@@ -324,15 +323,8 @@ def _build_document(
             for b in (() if policy is None else policy.period_budgets)
         ],
         "needs": [] if policy is None else _predict_needs(query, policy, runtime.config),
-        "fit": None if policy is None else _describe_fit(policy, runtime),
+        "fit": None if health is None else build_fit_document(health),
     }
-
-
-def _describe_fit(policy: Policy, runtime: Runtime[Any]) -> FitTrace | None:
-    from etui.runtime.decide import read_fit_health
-
-    health = read_fit_health(policy, runtime)
-    return None if health is None else build_fit_document(health)
 
 
 def _predict_needs(query: Query, policy: Policy, config: Config) -> list[dict[str, Any]]:
@@ -343,16 +335,9 @@ def _predict_needs(query: Query, policy: Policy, config: Config) -> list[dict[st
     from etui.learning.predictor import load_accuracy
 
     heads = load_accuracy(policy, config)
+    names = ("need", "base", "other", "gained", "lost", "gain", "n")
     return [
-        {
-            "need": need.need,
-            "base": need.base,
-            "other": need.other,
-            "gained": need.gained,
-            "lost": need.lost,
-            "gain": need.gain,
-            "n": need.n,
-        }
+        {name: getattr(need, name) for name in names}
         for need in (heads.needs(query) if heads is not None else ())
         if need.base in policy.arms and need.other in policy.arms
     ]

@@ -8,9 +8,9 @@ greater over the last labels too, the rate predicts until the policy is fitted a
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any
 
 from etui.arm import Arm
 from etui.chat import Query
@@ -31,58 +31,8 @@ if TYPE_CHECKING:
     from etui.routing.policy import Policy
 
 
-class FittedArmTrace(TypedDict):
-    """A fitted arm of the policy; see ``drift.ArmHealth``."""
-
-    arm: str
-    model: str | None
-    labels: int
-    predicted: float | None
-    observed: float | None
-    set_aside: bool
-    drifted: bool
-    why: str
-
-
-class ChangedArmTrace(TypedDict):
-    """An arm that answers in another way than it was fitted; see ``fit_health.ChangedArm``."""
-
-    arm: str
-    fitted: str
-    now: list[str]
-    is_predicted: bool
-
-
-class StepTrace(TypedDict):
-    """A step of several answers, and the share of agreed answers that is right; null if unknown.
-
-    See ``prediction.PredictedAgreement``; ``never_accepted`` if ``at_most`` is below ``accept_at``.
-    """
-
-    arms: list[str]
-    accept_at: float
-    agreed: float | None
-    at_most: float | None
-    n: int | None
-    known: bool
-    never_accepted: bool
-
-
-class FitTrace(TypedDict):
-    """The health of a fit; see ``fit_health.FitHealth``. ``days`` is its age."""
-
-    fitted_at: str
-    days: float | None
-    questions: int
-    source: list[str]
-    suites: list[str]
-    arms: list[FittedArmTrace]
-    missing: list[str]
-    changed: list[ChangedArmTrace]
-    gone: list[str]
-    alike: float | None
-    graded: int | None
-    steps: list[StepTrace]
+FitTrace = dict[str, Any]
+"""The JSON document of :func:`build_fit_document`."""
 
 
 def build_notice(health: FitHealth, policy: str) -> str:
@@ -97,7 +47,7 @@ def build_notice(health: FitHealth, policy: str) -> str:
 
 
 def build_fit_document(health: FitHealth) -> FitTrace:
-    """Build the JSON document of a fit's health."""
+    """Build the JSON document of a fit's health; what is unknown is null."""
     return {
         "fitted_at": health.fitted_at,
         # A clock that was set back makes no negative age.
@@ -105,21 +55,36 @@ def build_fit_document(health: FitHealth) -> FitTrace:
         "questions": health.n,
         "source": list(health.source),
         "suites": list(health.suites),
-        "arms": [_build_arm(arm, health.models[arm.arm]) for arm in health.arms],
-        "missing": list(health.missing),
-        "changed": [
+        "arms": [
             {
-                "arm": each.arm,
-                "fitted": each.fitted,
-                "now": list(each.now),
-                "is_predicted": each.is_predicted,
+                "arm": arm.arm,
+                "model": health.models[arm.arm],
+                "labels": arm.labels,
+                "predicted": arm.predicted,
+                "observed": arm.observed,
+                "set_aside": arm.set_aside,
+                "drifted": arm.drifted,
+                "why": _format_state(arm),
             }
-            for each in health.changed
+            for arm in health.arms
         ],
+        "missing": list(health.missing),
+        "changed": [asdict(each) | {"now": list(each.now)} for each in health.changed],
         "gone": list(health.gone),
         "alike": health.alike,
         "graded": health.graded,
-        "steps": [_build_step(step) for step in health.steps],
+        "steps": [
+            {
+                "arms": list(step.arms),
+                "accept_at": step.accept_at,
+                "agreed": None if step.odds is None else step.odds.agreed,
+                "at_most": None if step.odds is None else step.odds.at_most,
+                "n": None if step.odds is None else step.odds.n,
+                "known": step.odds is not None and step.odds.known,
+                "never_accepted": step.is_out_of_reach,
+            }
+            for step in health.steps
+        ],
     }
 
 
@@ -189,12 +154,12 @@ def _format_age(days: float | None) -> str:
     return ", today" if days < 1 else f", {count_text(int(days), 'day')} ago"
 
 
-def _format_changed(changed: ChangedArmTrace) -> str:
-    was = f"{changed['arm']} was fitted with {changed['fitted']} and is"
-    now = " or ".join(changed["now"])
+def _format_changed(changed: FitTrace) -> str:
+    what = "nothing is predicted for it"
     if changed["is_predicted"]:
-        return f"{was} {now} now: what is predicted is of the other method"
-    return f"{was} {now} now: nothing is predicted for it"
+        what = "what is predicted is of the other method"
+    now = " or ".join(changed["now"])
+    return f"{changed['arm']} was fitted with {changed['fitted']} and is {now} now: {what}"
 
 
 def _format_state(arm: ArmHealth) -> str:
@@ -207,12 +172,11 @@ def _format_state(arm: ArmHealth) -> str:
     return f"{state}; {rates}, {count_text(arm.labels, 'label')} since"
 
 
-def _format_step(step: StepTrace) -> str:
+def _format_step(step: FitTrace) -> str:
     """Format what agreement is worth; empty if the arms were not fitted together."""
     if step["agreed"] is None:
         return ""
     arms, agreed, at_most = step["arms"], step["agreed"], step["at_most"]
-    assert at_most is not None
     who = f"{' and '.join(arms)} agree" if len(arms) > 1 else f"the votes of {arms[0]} agree"
     right = f"right {'' if step['known'] else 'at least '}{_format_share(agreed)} of the time"
     if at_most > agreed:
@@ -224,32 +188,6 @@ def _format_step(step: StepTrace) -> str:
 def _format_share(share: float) -> str:
     """Format with a decimal, so that a share just below what is required differs from it."""
     return f"{100 * share:.1f} %"
-
-
-def _build_arm(arm: ArmHealth, model: str | None) -> FittedArmTrace:
-    return {
-        "arm": arm.arm,
-        "model": model,
-        "labels": arm.labels,
-        "predicted": arm.predicted,
-        "observed": arm.observed,
-        "set_aside": arm.set_aside,
-        "drifted": arm.drifted,
-        "why": _format_state(arm),
-    }
-
-
-def _build_step(step: Agreement) -> StepTrace:
-    odds = step.odds
-    return {
-        "arms": list(step.arms),
-        "accept_at": step.accept_at,
-        "agreed": None if odds is None else odds.agreed,
-        "at_most": None if odds is None else odds.at_most,
-        "n": None if odds is None else odds.n,
-        "known": odds is not None and odds.known,
-        "never_accepted": step.is_out_of_reach,
-    }
 
 
 @dataclass(frozen=True, slots=True)
@@ -412,10 +350,7 @@ def read_health(
 
 
 def read_health_from(
-    log: LogReader,
-    policy: Policy,
-    model: FittedModel,
-    models: Mapping[str, Sequence[str]] | None = None,
+    log: LogReader, policy: Policy, model: FittedModel, models: Mapping[str, Sequence[str]]
 ) -> FitHealth:
     """Compare a policy's fit with an open log.
 
@@ -425,15 +360,10 @@ def read_health_from(
     from etui.learning.labels import collect_labels
     from etui.log.labels import read_labelled
 
-    known = {name: head.rate for name, head in model.arms.items()}
-    turns = read_labelled(log)
+    known, arms = {name: head.rate for name, head in model.arms.items()}, tuple(policy.arms)
+    priors = list_priors(policy)
     labels = collect_labels(
-        turns,
-        policy.name,
-        known,
-        tuple(policy.arms),
-        priors=list_priors(policy),
-        by_question=False,
+        read_labelled(log), policy.name, known, arms, priors=priors, by_question=False
     )
     newest = [turn.query for turn in log.list_turns(limit=NEWEST)]
     return measure_health(model, policy, labels, newest, models=models)

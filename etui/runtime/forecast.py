@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -80,8 +80,18 @@ def forecast_decode(
     guessed for a GPU on which nothing was measured.
     """
     like = _find_nearest(weight_bytes, machine.measured, on_gpu=on_gpu)
-    speed, speed_source = _own_speed(curve, total)
-    joules, joules_source = _own_joules(curve, total)
+    speed: float | None = None
+    joules: float | None = None
+    speed_source: Source = ""
+    joules_source: Source = ""
+    if curve is not None and curve.speed.decode_tokens_per_second:
+        speed, speed_source = curve.speed.decode_tokens_per_second, "curve"
+    elif total is not None and total.output_tokens and total.seconds > 0:
+        speed, speed_source = total.output_tokens / total.seconds, "log"  # their prefill counts too
+    if curve is not None:
+        joules, joules_source = curve.decode.slope + curve.decode.bend * CONTEXT_TOKENS, "curve"
+    elif total is not None and total.joules_per_token is not None:
+        joules, joules_source = total.joules_per_token, "log"
     used_like = False
     if speed is None and weight_bytes:
         if like is not None:
@@ -96,22 +106,6 @@ def forecast_decode(
             joules, joules_source = machine.limit_watts / speed, "power range"
     name = like.name if used_like and like is not None else ""
     return DecodeForecast(speed, joules, speed_source, joules_source, name)
-
-
-def _own_speed(curve: OperatingCurve | None, total: Total | None) -> tuple[float | None, Source]:
-    if curve is not None and curve.speed.decode_tokens_per_second:
-        return curve.speed.decode_tokens_per_second, "curve"
-    if total is not None and total.output_tokens and total.seconds > 0:
-        return total.output_tokens / total.seconds, "log"  # their prefill counts too
-    return None, ""
-
-
-def _own_joules(curve: OperatingCurve | None, total: Total | None) -> tuple[float | None, Source]:
-    if curve is not None:
-        return curve.decode.slope + curve.decode.bend * CONTEXT_TOKENS, "curve"
-    if total is not None and total.joules_per_token is not None:
-        return total.joules_per_token, "log"
-    return None, ""
 
 
 def _find_nearest(
@@ -207,10 +201,12 @@ def forecast_choice(
         parts: The texts that make up the question, counted one by one so that a long one that stays
             the same is counted once.
     """
+    from etui.runtime.log_predictor import LogPredictor
+
     arm = choice.decision.arm
-    predictor: Predictor | None = choice.predictor
-    if predictor is None:
-        predictor = _open_predictor(runtime, resident)
+    predictor = choice.predictor or LogPredictor(
+        runtime.config, runtime.catalogue, resident, log=runtime.log_cache
+    )
     arms = tuple(_forecast_arm(each, query, predictor) for each in list_arms(choice)[:MOST_ARMS])
     counts = tuple(count_tokens(part, arm.model, runtime, counter) for part in parts)
     context_tokens = runtime.model_files.find_context_tokens(arm.model, runtime.catalogue)
@@ -231,36 +227,22 @@ def forecast_choice(
 def list_arms(choice: Choice) -> tuple[Arm, ...]:
     """List the arm that answers, then the others of its cascade or of its objective."""
     decision = choice.decision
-
-    def others() -> Iterator[Arm]:
-        if decision.cascade is not None:
-            yield from decision.cascade.arms
-        for candidate in decision.candidates:
-            if candidate.failed is None:
-                yield candidate.arm
-
-    return tuple(dict.fromkeys((decision.arm, *others())))
+    cascade = decision.cascade.arms if decision.cascade is not None else ()
+    others = [candidate.arm for candidate in decision.candidates if candidate.failed is None]
+    return tuple(dict.fromkeys((decision.arm, *cascade, *others)))
 
 
 def count_tokens(text: str, model: str, runtime: Runtime[Any], counter: TokenCounter) -> TokenCount:
     """Count the tokens of a text for a model; estimate them if its tokenizer is not here."""
     from etui.models.files import model_path
 
-    count = None
     spec = runtime.catalogue.models.get(model)
     if spec is not None and spec.backend is None:
         path = model_path(spec, runtime.config)
-        if path.is_file():
-            count = counter.count(path, text)
-    if count is None:
-        return TokenCount(estimate_tokens(text), exact=False)
-    return TokenCount(count, exact=True)
-
-
-def _open_predictor(runtime: Runtime[Any], resident: str | None) -> Predictor:
-    from etui.runtime.log_predictor import LogPredictor
-
-    return LogPredictor(runtime.config, runtime.catalogue, resident, log=runtime.log_cache)
+        count = counter.count(path, text) if path.is_file() else None
+        if count is not None:
+            return TokenCount(count, exact=True)
+    return TokenCount(estimate_tokens(text), exact=False)
 
 
 def _forecast_arm(arm: Arm, query: Query, predictor: Predictor) -> ArmForecast:

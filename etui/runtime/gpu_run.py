@@ -27,9 +27,13 @@ from etui.codec import from_document, to_document
 from etui.errors import EtuiError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from etui.config.config import Config
     from etui.engine.llama_session import LlamaSession
     from etui.engine.residency import Residency
+    from etui.events import Loaded
+    from etui.models.spec import ModelSpec
 
 Layers = Literal["none", "all", "auto"]
 
@@ -157,7 +161,6 @@ def run(
         ModelUnavailable: The model cannot be loaded.
         EngineFailed: llama.cpp failed.
     """
-    from etui.events import Loaded
     from etui.models.catalogue import load_catalogue
     from etui.models.files import require
     from etui.models.gguf import check_usable
@@ -167,16 +170,7 @@ def run(
     path = require(spec, config)
     spec = replace(spec, gpu_layers=0 if order.layers == "none" else order.layers)
     before = _free_bytes(residency)
-    loading = residency.session(spec, path)
-    loaded = None
-    while True:
-        try:
-            event = next(loading)
-        except StopIteration as stop:
-            session: LlamaSession = stop.value
-            break
-        loaded = event if isinstance(event, Loaded) else loaded
-    assert loaded is not None, "the residency was not empty"
+    session, loaded = _load(spec, path, residency)
     in_memory = _free_bytes(residency)
     passage = _fill(session.tokenize(PASSAGE, bos=True, special=False), PREFILL_TOKENS)
     report("prefill")
@@ -215,6 +209,19 @@ def run(
         answers=answers,
         free=free,
     )
+
+
+def _load(spec: ModelSpec, path: Path, residency: Residency) -> tuple[LlamaSession, Loaded]:
+    from etui.events import Loaded
+
+    loading, loaded = residency.session(spec, path), None
+    while True:
+        try:
+            event = next(loading)
+        except StopIteration as stop:
+            assert loaded is not None, "the residency was not empty"
+            return stop.value, loaded
+        loaded = event if isinstance(event, Loaded) else loaded
 
 
 def _free_bytes(residency: Residency) -> int | None:

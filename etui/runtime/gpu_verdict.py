@@ -18,6 +18,8 @@ several: a uniform guess over its vocabulary is 10.8."""
 _AS_FAST = 0.95
 """Speed of the GPU, as a share of the CPU's, below which it counts as slower."""
 
+_SET_NONE = "set `gpu_layers: 0` for the model in models.yaml"
+
 Code = Literal[
     "fine",
     "no_backend",
@@ -118,28 +120,18 @@ def _split_margins(own: GreedyAnswer, answer: GreedyAnswer) -> Iterator[float]:
 
 
 def judge(attempts: Sequence[Attempt]) -> Verdict:
-    """Judge the three runs; the first thing that is wrong is the verdict.
-
-    Args:
-        attempts: The runs with ``none``, ``all`` and ``auto``, in any order.
-    """
+    """Judge the runs with ``none``, ``all`` and ``auto``; the first thing wrong is the verdict."""
     by_layers = {attempt.layers: attempt for attempt in attempts}
     none, whole, auto = (by_layers[name] for name in ("none", "all", "auto"))
     if none.result is None:
-        return Verdict(False, "cpu_failed", f"the run on the CPU alone failed: {none.failure}")
+        return _fault("cpu_failed", f"the run on the CPU alone failed: {none.failure}")
+    if auto.result is None and whole.result is None:
+        return _fault("load_failed", f"no run with layers on the GPU worked: {whole.failure}")
     if auto.result is None:
-        if whole.result is None:
-            return Verdict(
-                False, "load_failed", f"no run with layers on the GPU worked: {whole.failure}"
-            )
-        return Verdict(False, "auto_failed", f"`gpu_layers: auto` failed: {auto.failure}")
+        return _fault("auto_failed", f"`gpu_layers: auto` failed: {auto.failure}")
     if whole.result is None and _placed(auto.result) in (0, auto.result.layers):
-        return Verdict(
-            False,
-            "load_failed",
-            f"the run with all layers on the GPU failed: {whole.failure}",
-            "until that is fixed, set `gpu_layers: 0` for the model in models.yaml",
-        )
+        text = f"the run with all layers on the GPU failed: {whole.failure}"
+        return _fault("load_failed", text, f"until that is fixed, {_SET_NONE}")
     for attempt in (whole, auto):
         wrong = attempt.result and _find_fault(attempt, attempt.result, none.result)
         if wrong:
@@ -147,56 +139,42 @@ def judge(attempts: Sequence[Attempt]) -> Verdict:
     return _praise(none, whole if whole.result is not None else auto, whole.failure)
 
 
+def _fault(code: Code, text: str, fix: str = "") -> Verdict:
+    return Verdict(False, code, text, fix)
+
+
 def _placed(result: RunResult) -> int:
     return result.gpu_layers if result.placed is None else result.placed
 
 
 def _find_fault(attempt: Attempt, result: RunResult, reference: RunResult) -> Verdict | None:
+    asked = f"`gpu_layers: {attempt.layers}`"
     if not _placed(result):
-        return _judge_no_layers(attempt, result)
+        text = f"{asked} put 0 of {result.layers} layers on the GPU"
+        if attempt.layers == "auto":
+            text = f"{text}: its free memory is too small, or every load failed"
+            fix = "close other programs that use the GPU, or lower `context` of the model"
+            return _fault("auto_no_layers", text, fix)
+        return _fault("no_layers", text, "see llama.log in ETUI_HOME/logs for what llama.cpp says")
     difference = compare_runs(reference, result)
     if not difference.is_rounding:
-        return Verdict(
-            False,
-            "answers_differ",
-            f"the GPU computes other answers than the CPU with `gpu_layers: {attempt.layers}`: "
-            f"{_describe(difference)}",
-            "update the driver and llama-cpp-python; until then set `gpu_layers: 0` for the model "
-            "in models.yaml",
+        how = (
+            f"log-probabilities differ by up to {difference.largest:.3g} nats, where rounding "
+            f"explains {TOLERANCE_NATS:g}"
         )
+        if not math.isfinite(difference.largest):
+            how = "some of its log-probabilities are not numbers"
+        text = f"the GPU computes other answers than the CPU with {asked}: {how}"
+        fix = f"update the driver and llama-cpp-python; until then {_SET_NONE}"
+        return _fault("answers_differ", text, fix)
     speed = _speed(reference, result)
     if speed < _AS_FAST:
-        return Verdict(
-            False,
-            "slower",
-            f"offloaded, but slower than the CPU with `gpu_layers: {attempt.layers}`: "
-            f"{speed:.2g} x its tokens/s when decoding",
-            "set `gpu_layers: 0` for the model in models.yaml; a software device is always slower",
+        text = (
+            f"offloaded, but slower than the CPU with {asked}: {speed:.2g} x its tokens/s when "
+            "decoding"
         )
+        return _fault("slower", text, f"{_SET_NONE}; a software device is always slower")
     return None
-
-
-def _describe(difference: Difference) -> str:
-    if not math.isfinite(difference.largest):
-        return "some of its log-probabilities are not numbers"
-    return (
-        f"log-probabilities differ by up to {difference.largest:.3g} nats, where rounding "
-        f"explains {TOLERANCE_NATS:g}"
-    )
-
-
-def _judge_no_layers(attempt: Attempt, result: RunResult) -> Verdict:
-    asked = f"`gpu_layers: {attempt.layers}` put 0 of {result.layers} layers on the GPU"
-    if attempt.layers == "auto":
-        return Verdict(
-            False,
-            "auto_no_layers",
-            f"{asked}: its free memory is too small, or every load failed",
-            "close other programs that use the GPU, or lower `context` of the model",
-        )
-    return Verdict(
-        False, "no_layers", asked, "see llama.log in ETUI_HOME/logs for what llama.cpp says"
-    )
 
 
 def _speed(reference: RunResult, result: RunResult) -> float:

@@ -53,7 +53,7 @@ def _read_gpus(nvml: Any) -> tuple[float | None, float | None]:
     except nvml.NVMLError:
         return None, None
     temperatures, free_bytes = [], []
-    try:
+    with suppress(nvml.NVMLError):  # a GPU may fall off the bus: the others count
         for index in range(nvml.nvmlDeviceGetCount()):
             handle = nvml.nvmlDeviceGetHandleByIndex(index)
             with suppress(nvml.NVMLError):
@@ -61,11 +61,8 @@ def _read_gpus(nvml: Any) -> tuple[float | None, float | None]:
                 temperatures.append(float(nvml.nvmlDeviceGetTemperature(handle, core)))
             with suppress(nvml.NVMLError):
                 free_bytes.append(float(nvml.nvmlDeviceGetMemoryInfo(handle).free))
-    except nvml.NVMLError:
-        pass  # a GPU fell off the bus: use what the others returned
-    finally:
-        with suppress(nvml.NVMLError):
-            nvml.nvmlShutdown()  # NVML counts its starts, so the recorder's stays valid
+    with suppress(nvml.NVMLError):
+        nvml.nvmlShutdown()  # NVML counts its starts, so the recorder's stays valid
     return max(temperatures, default=None), max(free_bytes, default=None)
 
 
@@ -89,11 +86,9 @@ def read_battery(supplies: Path) -> tuple[float | None, bool | None]:
     for supply in sorted(supplies.iterdir()):
         if _read_text(supply / "type") != "Battery" or _read_text(supply / "scope") == "Device":
             continue
-        capacity, status = _read_text(supply / "capacity"), _read_text(supply / "status")
-        try:
-            percent = float(capacity) if capacity is not None else None
-        except ValueError:
-            percent = None
+        percent, status = None, _read_text(supply / "status")
+        with suppress(ValueError):
+            percent = float(_read_text(supply / "capacity") or "")
         return percent, None if status in (None, "Unknown") else status == "Discharging"
     return None, None
 

@@ -77,7 +77,10 @@ def replay_model(idle: ModelIdle, gaps: Sequence[Gap], since_seconds: float) -> 
     """Replay the gaps of one model that begin in the window."""
     before = [gap.seconds for gap in gaps if gap.start_seconds < since_seconds]
     inside = [gap for gap in gaps if gap.start_seconds >= since_seconds]
-    cost = _build_cost(idle)
+    load, extra, cold = idle.load, idle.extra_watts, idle.cold_watts
+    cost = None
+    if load is not None and extra is not None and cold is not None:
+        cost = IdleCost(load.joules, extra, cold)
     missing = _name_missing(idle, cost, inside)
     if cost is None or missing:
         return ModelReplay(idle, cost, None, (), missing)
@@ -85,7 +88,7 @@ def replay_model(idle: ModelIdle, gaps: Sequence[Gap], since_seconds: float) -> 
     chosen = choose_times(seconds, cost, before)
     days: list[IdleDay] = []
     at = 0
-    for date, group in groupby(inside, lambda gap: _format_date(gap.start_seconds)):
+    for date, group in groupby(inside, _find_date):
         end = at + len(list(group))
         days.append(IdleDay(date, replay_gaps(seconds[at:end], cost, chosen=chosen[at:end])))
         at = end
@@ -94,12 +97,6 @@ def replay_model(idle: ModelIdle, gaps: Sequence[Gap], since_seconds: float) -> 
 
 NOT_MEASURED = "not measured yet: "
 """Begins ``ModelReplay.missing`` where a measurement would enable the replay."""
-
-
-def _build_cost(idle: ModelIdle) -> IdleCost | None:
-    if idle.load is None or idle.extra_watts is None or idle.cold_watts is None:
-        return None
-    return IdleCost(idle.load.joules, idle.extra_watts, idle.cold_watts)
 
 
 def _name_missing(idle: ModelIdle, cost: IdleCost | None, gaps: Sequence[Gap]) -> str:
@@ -118,8 +115,8 @@ def _name_missing(idle: ModelIdle, cost: IdleCost | None, gaps: Sequence[Gap]) -
     return "" if gaps else "no two questions in this time"
 
 
-def _format_date(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds).astimezone().date().isoformat()
+def _find_date(gap: Gap) -> str:
+    return datetime.fromtimestamp(gap.start_seconds).astimezone().date().isoformat()
 
 
 FIXED_SECONDS: Mapping[str, float] = {
@@ -234,20 +231,14 @@ def find_best_fixed(gaps: Sequence[float], load_joules: float, extra_watts: floa
 
 
 def _replay(
-    name: str,
-    seconds: float | None,
-    gaps: Sequence[float],
-    keeps: Sequence[float],
-    cost: IdleCost,
+    name: str, seconds: float | None, gaps: Sequence[float], keeps: Sequence[float], cost: IdleCost
 ) -> ReplayedTime:
     pairs = list(zip(gaps, keeps, strict=True))
     loads = sum(gap > keep for gap, keep in pairs)
     warm = math.fsum(min(gap, keep) for gap, keep in pairs)
-    extra = _sum((loads, cost.load_joules), (warm, cost.extra_watts))
-    joules = _sum(
-        (loads, cost.load_joules), (warm, cost.extra_watts), (math.fsum(gaps), cost.cold_watts)
-    )
-    return ReplayedTime(name, seconds, loads, warm, extra, joules)
+    parts = (loads, cost.load_joules), (warm, cost.extra_watts)
+    joules = _sum(*parts, (math.fsum(gaps), cost.cold_watts))
+    return ReplayedTime(name, seconds, loads, warm, _sum(*parts), joules)
 
 
 def _sum(*parts: tuple[float, Measured]) -> Measured:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from etui.config.config import Config
     from etui.log.queries import LogReader
     from etui.models.catalogue import Catalogue
+    from etui.models.spec import ModelSpec
 
 UNTIL_NEEDED = "until memory is needed"
 
@@ -138,7 +139,7 @@ def read_model_idle(
     log: LogReader,
     config: Config,
     model: str,
-    sha256: str | None,
+    spec: ModelSpec | None,
     *,
     baselines: Baselines | None = None,
     uses: Sequence[Use] | None = None,
@@ -147,17 +148,19 @@ def read_model_idle(
     """Read what is known of keeping a model warm, and choose its time.
 
     Args:
-        sha256: SHA-256 of its file; None takes the loads of any file.
+        spec: Its entry, for the hash of its file; None takes the loads of any file.
 
     Raises:
         LogUnavailable: The log cannot be read.
     """
+    from etui.models.files import recorded_sha256
+
+    sha256 = None if spec is None else spec.sha256 or recorded_sha256(spec, config)
     known = load_baselines(config) if baselines is None else baselines
     gaps = compute_gaps(read_uses(log) if uses is None else uses, model)
     load = read_load_cost(log, model, sha256)
-    loaded, extra = known.loaded.get(model), known.extra_watts(model)
+    loaded, extra, cold = known.loaded.get(model), known.extra_watts(model), known.cold
     seconds = tuple(gap.seconds for gap in gaps)
-    cold = known.cold
     return ModelIdle(
         model=model,
         load=load,
@@ -204,30 +207,19 @@ def read_all_idle(log: LogReader, config: Config, catalogue: Catalogue) -> list[
     Raises:
         LogUnavailable: The log cannot be read.
     """
-    from etui.models.files import recorded_sha256
-
     baselines, uses = load_baselines(config), read_uses(log)
     last: dict[str, UnloadRecord] = {}
     for unload in log.unloads(_UNLOADS):  # newest first
         last.setdefault(unload.model, unload)
     used = {name for use in uses for name in use.models}
-    names = [spec.name for spec in catalogue]
-    names += sorted({*used, *last, *baselines.loaded} - set(names))
-    found = []
-    for name in names:
-        spec = catalogue.get(name) if name in catalogue else None
-        found.append(
-            read_model_idle(
-                log,
-                config,
-                name,
-                None if spec is None else spec.sha256 or recorded_sha256(spec, config),
-                baselines=baselines,
-                uses=uses,
-                last_unload=last.get(name),
-            )
+    specs: dict[str, ModelSpec | None] = {spec.name: spec for spec in catalogue}
+    specs |= dict.fromkeys(sorted({*used, *last, *baselines.loaded} - set(specs)))
+    return [
+        read_model_idle(
+            log, config, name, spec, baselines=baselines, uses=uses, last_unload=last.get(name)
         )
-    return found
+        for name, spec in specs.items()
+    ]
 
 
 def find_last_cool_down(log: LogReader) -> tuple[UnloadRecord, bool] | None:

@@ -86,13 +86,15 @@ def read_neighbours(
     if not origins:
         return None
     from etui.log.queries import LogReader
-    from etui.routing.similarity import EarlierQuestions
+    from etui.routing.similarity import EarlierQuestion, EarlierQuestions
 
     known = NeighbourMemory() if memory is None else memory
 
     def read(log: LogReader) -> EarlierQuestions:
         return EarlierQuestions(
-            tuple(_read_turns(log)) if "log" in origins else (),
+            tuple(EarlierQuestion(*row) for row in log.select(_TURNS, (_MOST_QUESTIONS,)))
+            if "log" in origins
+            else (),
             known.read_graded(log, config) if "runs" in origins else (),
         )
 
@@ -103,13 +105,6 @@ def read_neighbours(
             return read(log)
     except EtuiError:
         return None  # the signals are then unknown, and the turn runs without them
-
-
-def _read_turns(log: LogReader) -> Iterator[EarlierQuestion]:
-    from etui.routing.similarity import EarlierQuestion
-
-    for row in log.select(_TURNS, (_MOST_QUESTIONS,)):
-        yield EarlierQuestion(*row)
 
 
 def _read_graded(log: LogReader, config: Config) -> Iterator[EarlierQuestion]:
@@ -189,22 +184,27 @@ class LogPredictor:
 
     def joules(self, arm: Arm, query: Query) -> PredictedJoules | None:
         """Predict the joules of an arm; None if nothing is known about its model."""
-        facts = self._find_facts(arm.model)
-        if facts is None:
-            return None
-        resident = self._needs_no_load(arm.model)
-        return predict_joules(arm, self._measure_text(query), facts, resident=resident)
+        return self._predict(predict_joules, arm, query)
 
     def duration(self, arm: Arm, query: Query) -> float | None:
         """Predict the duration of an arm, load included; None if its speed is unknown."""
+        return self._predict(predict_seconds, arm, query)
+
+    def _predict(self, predict: Callable[..., _T | None], arm: Arm, query: Query) -> _T | None:
         facts = self._find_facts(arm.model)
         if facts is None:
             return None
-        resident = self._needs_no_load(arm.model)
-        return predict_seconds(arm, self._measure_text(query), facts, resident=resident)
+        if self._text is None or self._text[0] is not query:
+            self._text = (query, TextFacts(query))
+        spec = self._catalogue.models.get(arm.model)
+        # It needs no load if it is in memory, or another machine's to load.
+        resident = arm.model == self._resident or (spec is not None and spec.backend is not None)
+        return predict(arm, self._text[1], facts, resident=resident)
 
     def accuracy(self, arm: Arm, query: Query, confidence: float) -> PredictedAccuracy | None:
         """Predict the probability that an arm is right; None without a fit.
+
+        This and the next two read the fit.
 
         Raises:
             InvalidFile: The policy's fit is damaged.
@@ -214,11 +214,7 @@ class LogPredictor:
         )
 
     def calibrated(self, arm: Arm, confidence: float | None, margin: float | None) -> float | None:
-        """Predict the probability that a given answer is right; None without a fit.
-
-        Raises:
-            InvalidFile: The policy's fit is damaged.
-        """
+        """Predict the probability that a given answer is right; None without a fit."""
         return self._ask_fit(
             lambda fit: (fit.calibrated(same, confidence, margin) for same in self._list_same(arm))
         )
@@ -226,11 +222,7 @@ class LogPredictor:
     def agreement(
         self, arms: Sequence[Arm], raw: Sequence[RawConfidence] = ()
     ) -> PredictedAgreement | None:
-        """Predict how likely an answer is right that the arms agree on; None without a fit.
-
-        Raises:
-            InvalidFile: The policy's fit is damaged.
-        """
+        """Predict how likely an answer is right that the arms agree on; None without a fit."""
         return self._ask_fit(
             lambda fit: (fit.agreement(same, raw) for same in product(*map(self._list_same, arms)))
         )
@@ -239,11 +231,6 @@ class LogPredictor:
         """Return what is to be said of the fit, if it was used; empty without anything."""
         heads = self._heads[0] if self._heads is not None else None
         return str(getattr(heads, "notice", ""))
-
-    def _needs_no_load(self, model: str) -> bool:
-        """Return whether a model is in memory, or another machine's to load."""
-        spec = self._catalogue.models.get(model)
-        return model == self._resident or (spec is not None and spec.backend is not None)
 
     def _list_same(self, arm: Arm) -> tuple[Arm, ...]:
         """Return the arm, and the arm on the entries whose weights its model has."""
@@ -263,11 +250,6 @@ class LogPredictor:
         if fit is None:
             return None
         return next((found for found in predict(fit) if found is not None), None)
-
-    def _measure_text(self, query: Query) -> TextFacts:
-        if self._text is None or self._text[0] is not query:
-            self._text = (query, TextFacts(query))
-        return self._text[1]
 
     def _find_facts(self, model: str) -> LoggedModelFacts | None:
         if model not in self._facts:

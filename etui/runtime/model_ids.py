@@ -7,7 +7,7 @@ existing ones and never becomes a part of a path.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -16,8 +16,8 @@ from etui.runtime.overrides import Overrides
 from etui.text import find_nearest, format_suggestion
 
 if TYPE_CHECKING:
+    from etui.arm import Arm
     from etui.models.spec import ModelSpec
-    from etui.routing.policy import ArmPlan, Policy
     from etui.runtime.runtime import Runtime
 
 DEFAULT_ID = "etui"
@@ -54,12 +54,7 @@ def list_model_ids(
     A policy with errors is left out, as are arms and models without a file on this machine.
     """
     runtime.reload_catalogue()
-    is_available = runtime.find_available()
-    models = [spec for spec in runtime.catalogue if is_available(spec.name)]
-    return (
-        *_iter_policies(runtime, is_available, residents),
-        *(_describe_model(spec, runtime, residents) for spec in models),
-    )
+    return tuple(_iter_models(runtime, residents))
 
 
 def parse_model_id(text: str, runtime: Runtime[Any]) -> Overrides:
@@ -95,73 +90,50 @@ def parse_model_id(text: str, runtime: Runtime[Any]) -> Overrides:
     )
 
 
-def _iter_policies(
-    runtime: Runtime[Any], is_available: Callable[[str], bool], residents: Collection[str]
-) -> Iterator[ServedModel]:
+def _iter_models(runtime: Runtime[Any], residents: Collection[str]) -> Iterator[ServedModel]:
+    from etui.routing.policy import choose_served_arm
+
+    is_available = runtime.find_available()
+
+    def describe(
+        name: str, kind: Literal["arm", "model"], text: str, spec: ModelSpec
+    ) -> ServedModel:
+        cost, limit = runtime.find_token_cost(spec.name), runtime.config.context_tokens
+        return ServedModel(
+            name,
+            kind,
+            text,
+            spec.context if limit is None else min(spec.context, limit),
+            spec.name in residents,
+            None if cost is None else cost.joules_per_token,
+            "" if cost is None else cost.source,
+            spec.backend,
+        )
+
     for name in runtime.policy_names():
         try:
             policy = runtime.load_policy(name)
         except InvalidFile:
             continue
-        arms = [
-            described
-            for plan in policy.arms.values()
-            if (described := _describe_arm(policy, plan, runtime, is_available, residents))
-            is not None
-        ]
+        arms = []
+        for plan in policy.arms.values():
+            arm = choose_served_arm(plan, is_available)
+            if arm is not None and arm.model in runtime.catalogue:
+                spec = runtime.catalogue.get(arm.model)
+                text = f"{arm.model}, {_describe_way(arm)}"
+                arms.append(describe(f"{name}/{plan.name}", "arm", text, spec))
         if arms:
             resident = any(arm.resident for arm in arms)
             yield ServedModel(name, "policy", policy.description, resident=resident)
             yield from arms
+    for spec in runtime.catalogue:
+        if is_available(spec.name):
+            yield describe(spec.name, "model", spec.size, spec)
 
 
-def _describe_arm(
-    policy: Policy,
-    plan: ArmPlan,
-    runtime: Runtime[Any],
-    is_available: Callable[[str], bool],
-    residents: Collection[str],
-) -> ServedModel | None:
-    from etui.routing.policy import choose_served_arm
-
-    arm = choose_served_arm(plan, is_available)
-    if arm is None or arm.model not in runtime.catalogue:
-        return None
-    spec = runtime.catalogue.get(arm.model)
-    cost = runtime.find_token_cost(arm.model)
-    ways = {
-        "direct": "answers directly",
-        "cot": f"thinks up to {arm.think_tokens} tokens",
-        "vote": f"takes the majority of up to {arm.votes} answers",
-    }
-    return ServedModel(
-        f"{policy.name}/{plan.name}",
-        "arm",
-        f"{arm.model}, {ways[arm.reasoning]}",
-        _count_context(spec, runtime),
-        arm.model in residents,
-        None if cost is None else cost.joules_per_token,
-        "" if cost is None else cost.source,
-        spec.backend,
-    )
-
-
-def _describe_model(
-    spec: ModelSpec, runtime: Runtime[Any], residents: Collection[str]
-) -> ServedModel:
-    cost = runtime.find_token_cost(spec.name)
-    return ServedModel(
-        spec.name,
-        "model",
-        spec.size,
-        _count_context(spec, runtime),
-        spec.name in residents,
-        None if cost is None else cost.joules_per_token,
-        "" if cost is None else cost.source,
-        spec.backend,
-    )
-
-
-def _count_context(spec: ModelSpec, runtime: Runtime[Any]) -> int:
-    limit: int | None = runtime.config.context_tokens
-    return spec.context if limit is None else min(spec.context, limit)
+def _describe_way(arm: Arm) -> str:
+    if arm.reasoning == "direct":
+        return "answers directly"
+    if arm.reasoning == "cot":
+        return f"thinks up to {arm.think_tokens} tokens"
+    return f"takes the majority of up to {arm.votes} answers"

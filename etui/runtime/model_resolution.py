@@ -56,7 +56,7 @@ class ModelFiles:
 
     def read_sampling(self, path: Path) -> ModelSampling | None:
         """Read what a model file asks for, once for each state of it."""
-        return self._sampling.get(path, lambda: read_file_sampling(path), lambda _: (str(path),))
+        return self._sampling.get(path, lambda: _read_file_sampling(path), lambda _: (str(path),))
 
     def find_context_tokens(self, model: str, catalogue: Catalogue) -> int | None:
         """Return the context of a model as it would be loaded, in tokens; None if it is unknown.
@@ -87,6 +87,8 @@ LEAST_VOTE_TEMPERATURE = 0.5
 """Lowest temperature of a vote that a model may ask for: the lowest of those in Wang et al.,
 "Self-Consistency Improves Chain of Thought Reasoning in Language Models" (2022)."""
 
+_ADD_DRAFT = "add `draft: NAME` to its entry in models.yaml, or use lookup or auto"
+
 _OPEN: tuple[SamplingOrigin, ...] = ("default", "vote")
 
 
@@ -116,17 +118,21 @@ def resolve_sampling(
     found: dict[str, tuple[float, SamplingOrigin]] = {
         name: (value, origin) for name, value in _given(asked).items()
     }
-    if asked.thinking is not None and _thinks(arm, tags):
+    # The model thinks in this arm as :mod:`etui.reasoning.prompts` chooses it.
+    native = arm.style in ("auto", "native") or not tags
+    thinks = arm.reasoning != "direct" and bool(arm.think_tokens) and native
+    if asked.thinking is not None and thinks:
         thinking = _given(asked.thinking).items()
         found |= {name: (value, "models.yaml thinking") for name, value in thinking}
-    origins = asdict(arm.sampling_from)
-    values: dict[str, Any] = {}
-    sources: dict[str, Any] = {}
-    for name, (value, source) in found.items():
-        votes = arm.reasoning == "vote" and arm.votes > 1
-        too_cool = votes and name == "temperature" and value < LEAST_VOTE_TEMPERATURE
-        if origins[name] in _OPEN and not too_cool:
-            values[name], sources[name] = value, source
+    origins, votes = asdict(arm.sampling_from), arm.reasoning == "vote" and arm.votes > 1
+    taken = {
+        name: (value, source)
+        for name, (value, source) in found.items()
+        if origins[name] in _OPEN
+        and not (votes and name == "temperature" and value < LEAST_VOTE_TEMPERATURE)
+    }
+    values: dict[str, Any] = {name: value for name, (value, _) in taken.items()}
+    sources: dict[str, Any] = {name: source for name, (_, source) in taken.items()}
     return replace(
         arm,
         sampling=replace(arm.sampling, **values),
@@ -138,13 +144,6 @@ def _given(asked: ModelSampling) -> dict[str, float]:
     values = asdict(asked)
     del values["thinking"]
     return {name: value for name, value in values.items() if value is not None}
-
-
-def _thinks(arm: Arm, tags: bool) -> bool:
-    """Return whether the model thinks in this arm, as :mod:`etui.reasoning.prompts` chooses it."""
-    if arm.reasoning == "direct" or not arm.think_tokens:
-        return False
-    return arm.style in ("auto", "native") or not tags
 
 
 def token_cost_for(
@@ -258,21 +257,18 @@ def find_draft_file(
     """
     if arm.reasoning == "vote" or arm.speculate not in ("draft", "auto"):
         return None
-    if spec.draft is None:
-        if arm.speculate == "auto":
-            return None
-        raise ModelUnavailable(
-            f"{spec.name} has no draft model, which speculate: draft needs",
-            "add `draft: NAME` to its entry in models.yaml, or use lookup or auto",
-        )
     try:
-        return find_model_file(replace(arm, model=spec.draft), config, catalogue)
+        if spec.draft is not None:
+            return find_model_file(replace(arm, model=spec.draft), config, catalogue)
     except ModelUnavailable as error:
         if arm.speculate == "auto":
             return None
-        raise ModelUnavailable(
-            f"the draft model of {spec.name} cannot be used: {error.what}", error.fix
-        ) from error
+        what = f"the draft model of {spec.name} cannot be used: {error.what}"
+        raise ModelUnavailable(what, error.fix) from error
+    if arm.speculate == "auto":
+        return None
+    what = f"{spec.name} has no draft model, which speculate: draft needs"
+    raise ModelUnavailable(what, _ADD_DRAFT)
 
 
 def check_draft_option(arms: Iterable[Arm], catalogue: Catalogue) -> None:
@@ -283,10 +279,8 @@ def check_draft_option(arms: Iterable[Arm], catalogue: Catalogue) -> None:
     """
     for arm in arms:
         if arm.speculate == "draft" and catalogue.get(arm.model).draft is None:
-            raise UsageError(
-                f"{arm.model} has no draft model, which --speculate draft needs",
-                "add `draft: NAME` to its entry in models.yaml, or use lookup or auto",
-            )
+            what = f"{arm.model} has no draft model, which --speculate draft needs"
+            raise UsageError(what, _ADD_DRAFT)
 
 
 def choose_speculation(spec: ModelSpec, reasoning: Reasoning) -> Speculate:
@@ -312,7 +306,7 @@ def sample_as_asked(
     return resolve_sampling(arm, read_file(), "gguf", tags=tags)
 
 
-def read_file_sampling(path: Path) -> ModelSampling | None:
+def _read_file_sampling(path: Path) -> ModelSampling | None:
     """Read ``general.sampling.*`` of a model file; None if it has none or cannot be read.
 
     A damaged header is reported by the load of the model, with the fix.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 from etui.arm import VOTE_TEMPERATURE, Arm, Reasoning, Speculate, StopRuleName, Style
 from etui.errors import InvalidRequest, UsageError
@@ -16,6 +16,9 @@ THINK_TOKENS: Final[Mapping[str, int]] = MappingProxyType(
     dict(zip(EFFORTS, (0, 64, 128, 256, 512, 1024, 2048), strict=True))
 )
 """The ladder: thinking tokens of each effort, where the policy has no table of its own."""
+
+_REASONING = ("reasoning", "think_tokens", "votes", "stop", "style")
+"""Options that ask for a single answer."""
 
 T = TypeVar("T")
 
@@ -121,9 +124,8 @@ def apply_overrides(decision: Decision, overrides: Overrides) -> Decision:
     _check_effect(arm, overrides)
     instead = decision.fallbacks.load_failed
     if instead is not None:
-        plain = replace(
-            overrides, reasoning=None, think_tokens=None, votes=None, stop=None, style=None
-        )
+        none: dict[str, Any] = dict.fromkeys(_REASONING)
+        plain = replace(overrides, **none)
         if overrides.speculate == "draft":  # its model may have none, and its answer would fail too
             plain = replace(plain, speculate=None)
         fallbacks = replace(decision.fallbacks, load_failed=_override_arm(instead, plain))
@@ -131,14 +133,7 @@ def apply_overrides(decision: Decision, overrides: Overrides) -> Decision:
     cascade = decision.cascade
     if cascade is None:
         return replace(decision, arm=arm)
-    reasoning_options = (
-        overrides.reasoning,
-        overrides.think_tokens,
-        overrides.votes,
-        overrides.stop,
-        overrides.style,
-    )
-    if any(option is not None for option in reasoning_options):
+    if any(getattr(overrides, name) is not None for name in _REASONING):
         notice = f"only {arm.name} answers, not the cascade: a reasoning option was given"
         return replace(decision, arm=arm, cascade=None, notices=(*decision.notices, notice))
     arms = tuple(_override_arm(each, overrides) for each in cascade.arms)

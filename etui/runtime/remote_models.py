@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from etui.config.backend_spec import BackendSpec, find_key_problem, read_key
 from etui.energy.remote.client import MeterClient
@@ -29,20 +29,6 @@ if TYPE_CHECKING:
 BuildClient = Callable[[BackendSpec, "str | None"], MeterClient]
 
 
-class RunningServer(Protocol):
-    """The part of a remote backend that knows how busy its server is, and what it is."""
-
-    @property
-    def server(self) -> str | None:
-        """Name and version of the server; None if unknown."""
-
-    def describe(self) -> object:
-        """Ask the server what it is; never raises."""
-
-    def running_requests(self) -> int | None:
-        """Count the requests that run there; None if it does not say."""
-
-
 class RemoteMeters:
     """Keeps a connection to the meter of each backend that has one."""
 
@@ -58,7 +44,7 @@ class RemoteMeters:
         self._clients: dict[str, MeterClient] = {}
         self._lock = threading.Lock()
 
-    def measure(self, model: ResolvedModel, server: RunningServer | None = None) -> ResolvedModel:
+    def measure(self, model: ResolvedModel, server: RemoteBackend | None = None) -> ResolvedModel:
         """Return a model of a remote backend with its meter, and the settings that go with it.
 
         Args:
@@ -77,18 +63,24 @@ class RemoteMeters:
 
         return replace(model, meter=meter, settings=settings, late_settings=late)
 
-    def _open_meter(self, name: str, server: RunningServer | None) -> Meter:
+    def _open_meter(self, name: str, server: RemoteBackend | None) -> Meter:
         backend = self._config.backends.get(name)
         if backend is None or backend.meter is None:
             return UnmeasuredMeter(name)
         client = self.open_client(backend)
         if client is None:
             return UnmeasuredMeter(name, "meter-refused")
-        own_server = backend.kind == "etui" and (
-            describe_host(backend.url) == describe_host(backend.meter)
-        )
-        count = _count_with(server) if server is not None and not own_server else None
-        return RemoteMeter(client, name, count_running=count, own_server=own_server)
+        own = backend.kind == "etui" and describe_host(backend.url) == describe_host(backend.meter)
+
+        def count_running() -> int | None:
+            """Count the requests of the server, which is asked once what it is."""
+            assert server is not None
+            if server.server is None:
+                server.describe()
+            return server.running_requests()
+
+        count = None if server is None or own else count_running
+        return RemoteMeter(client, name, count_running=count, own_server=own)
 
     def open_client(self, backend: BackendSpec) -> MeterClient | None:
         """Return the client of a backend's meter; None if its key cannot be sent."""
@@ -149,49 +141,25 @@ def check_meters(
 
 
 def _check_meter(backend: BackendSpec, meters: RemoteMeters) -> MeterReport:
-    if backend.meter is None:
-        return MeterReport(
-            backend.name,
-            None,
-            problem="no meter: the joules of its answers are unknown",
-            fix=f"run `etui power serve` there, and set `meter:` of {backend.name} in config.yaml",
-        )
+    name, url = backend.name, backend.meter
+    if url is None:
+        problem = "no meter: the joules of its answers are unknown"
+        fix = f"run `etui power serve` there, and set `meter:` of {name} in config.yaml"
+        return MeterReport(name, None, problem=problem, fix=fix)
     client = meters.open_client(backend)
     if client is None:
-        return MeterReport(
-            backend.name,
-            describe_host(backend.meter),
-            problem=f"its meter cannot be asked: {meters.find_key_problem(backend)}",
-            fix=f"export {backend.meter_key_env}=KEY",
-        )
+        problem = f"its meter cannot be asked: {meters.find_key_problem(backend)}"
+        fix = f"export {backend.meter_key_env}=KEY"
+        return MeterReport(name, describe_host(url), problem=problem, fix=fix)
     try:
-        reading = client.read_clock()
-        status = client.read_status()
+        clock, status = client.read_clock(), client.read_status()
     except EtuiError as error:
-        return MeterReport(backend.name, client.url, problem=error.what, fix=error.fix)
-    problem = "" if status.kinds else "it measures nothing: its machine has no power channel"
-    fix = "" if status.kinds else "run `etui doctor` on that machine"
-    return MeterReport(
-        backend.name,
-        client.url,
-        True,
-        reading.offset_ns,
-        reading.error_ns,
-        status.kinds,
-        problem,
-        fix,
-    )
-
-
-def _count_with(server: RunningServer) -> Callable[[], int | None]:
-    """Return a function that counts requests, and asks the server once what it is."""
-
-    def count() -> int | None:
-        if server.server is None:
-            server.describe()
-        return server.running_requests()
-
-    return count
+        return MeterReport(name, client.url, problem=error.what, fix=error.fix)
+    report = MeterReport(name, client.url, True, clock.offset_ns, clock.error_ns, status.kinds)
+    if status.kinds:
+        return report
+    problem = "it measures nothing: its machine has no power channel"
+    return replace(report, problem=problem, fix="run `etui doctor` on that machine")
 
 
 def _build_client(backend: BackendSpec, key: str | None) -> MeterClient:
@@ -300,39 +268,25 @@ def probe_backends(
 def check_backends(
     config: Config, catalogue: Catalogue, seconds: float = LIST_SECONDS
 ) -> tuple[BackendReport, ...]:
-    """Check every backend: reached, key taken, names served, kind as configured.
-
-    Their meters are checked by :func:`etui.runtime.remote_models.check_meters`.
-    """
-    found = probe_backends(config, seconds)
+    """Check every backend: reached, key taken, names served, kind as configured."""
     return tuple(
-        report_backend(config.backends[name], status, catalogue) for name, status in found.items()
+        report_backend(status, [model for model in catalogue if model.backend == name])
+        for name, status in probe_backends(config, seconds).items()
     )
 
 
-def report_backend(spec: BackendSpec, status: RemoteStatus, catalogue: Catalogue) -> BackendReport:
-    """Compare what a backend says with config.yaml and models.yaml."""
-    entries = [model for model in catalogue if model.backend == spec.name]
-    problems = [status.problem] if status.problem else []
-    missing = tuple(
-        problem
-        for model in entries
-        if status.models and (problem := find_model_problem(model, status)) is not None
-    )
-    problems += [problem.problem for problem in missing]
+def report_backend(status: RemoteStatus, entries: Sequence[ModelSpec]) -> BackendReport:
+    """Compare what a backend says with the entries of models.yaml that name it."""
+    problems = [find_model_problem(model, status) for model in entries if status.models]
+    missing = tuple(problem for problem in problems if problem is not None)
+    stated = (status.problem,) if status.problem else ()
+    known = asdict(status)
+    del known["problem"]
     return BackendReport(
-        name=spec.name,
-        url=spec.url,
-        kind=spec.kind,
-        reachable=status.reachable,
-        key_accepted=status.key_accepted,
-        latency_seconds=status.latency_seconds,
-        server=status.server,
-        detected=status.detected,
-        models=status.models,
+        **known,
         entries=tuple(model.name for model in entries),
         missing=missing,
-        problems=tuple(problems),
+        problems=(*stated, *(problem.problem for problem in missing)),
     )
 
 

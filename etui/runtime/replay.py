@@ -15,7 +15,6 @@ from etui.routing.policy import Policy, drop_places
 if TYPE_CHECKING:
     from etui.chat import Query
     from etui.log.filters import TurnFilter
-    from etui.log.queries import LogReader
     from etui.routing.decision import Decision
     from etui.runtime.runtime import Runtime
 
@@ -40,6 +39,7 @@ def replay_log(
     Raises:
         EtuiError: The log cannot be read, or the fitted file of the policy is damaged.
     """
+    from etui.log.filters import TurnFilter
     from etui.log.queries import LogReader
     from etui.runtime.decide import collect_knowledge, decide_query
     from etui.runtime.model_resolution import models_on_disk
@@ -56,19 +56,11 @@ def replay_log(
         return decide_query(query, policy, runtime, knowledge=knowledge).decision
 
     with LogReader(runtime.config) as log:
-        wanted = turn_filter or _filter_newest(log, newest)
-        turns = log.questions(wanted, report=report)
+        if turn_filter is None and newest is not None and log.count_turns() > newest:
+            (last,) = log.list_turns(limit=1, offset=newest - 1)
+            turn_filter = TurnFilter(since=datetime.fromisoformat(last.created_at))
+        turns = log.questions(turn_filter, report=report)
         return replay_turns(turns, decide, knowledge.predictor)
-
-
-def _filter_newest(log: LogReader, newest: int | None) -> TurnFilter | None:
-    """Return a filter for the ``newest`` newest turns; None if the log has no more."""
-    from etui.log.filters import TurnFilter
-
-    if newest is None or log.count_turns() <= newest:
-        return None
-    (last,) = log.list_turns(limit=1, offset=newest - 1)
-    return TurnFilter(since=datetime.fromisoformat(last.created_at))
 
 
 NEWEST_TURNS = 200

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
@@ -18,7 +18,6 @@ from etui.turn.record import TurnRecord
 
 if TYPE_CHECKING:
     from etui.models.catalogue import Catalogue
-    from etui.routing.policy import Policy
     from etui.routing.signals import HostState
     from etui.runtime.runtime import Runtime
 
@@ -98,7 +97,6 @@ def other_route(
         UsageError: The policy does not exist.
         InvalidFile: The policy is not valid.
     """
-    from etui.arm import Arm
     from etui.models.files import model_path
     from etui.routing.library import load_policy
     from etui.routing.policy import choose_served_arm
@@ -110,25 +108,19 @@ def other_route(
     def size(model: str) -> int:
         return model_path(catalogue.get(model), config).stat().st_size if on_disk(model) else 0
 
+    def rung(arm: Arm, other: Route) -> Rung:
+        return Rung(other, estimate_work(arm, size(arm.model)))
+
     policy = load_policy(route.policy, config, catalogue.models)
-    arms = [
-        arm
-        for plan in policy.arms.values()
-        if (arm := choose_served_arm(plan, on_disk)) is not None
-    ]
-    rungs = [
-        Rung(Route(route.policy, arm=arm.name), estimate_work(arm, size(arm.model))) for arm in arms
-    ]
+    served = (choose_served_arm(plan, on_disk) for plan in policy.arms.values())
+    arms = [rung(arm, Route(route.policy, arm=arm.name)) for arm in served if arm is not None]
     work = estimate_turn_work(record, size(record.model))
-    found = choose_rung(rungs, work, direction)
+    found = choose_rung(arms, work, direction)
     if found is not None:
         return found
-    models = [spec.name for spec in catalogue if on_disk(spec.name)]
-    rungs = [
-        Rung(Route(route.policy, name), estimate_work(Arm("direct", name), size(name)))
-        for name in models
-    ]
-    return choose_rung(rungs, work, direction)
+    names = [spec.name for spec in catalogue if on_disk(spec.name)]
+    models = [rung(Arm("direct", name), Route(route.policy, name)) for name in names]
+    return choose_rung(models, work, direction)
 
 
 LAST_TURNS = 8
@@ -232,7 +224,8 @@ def list_route_choices(config: Config, route: Route) -> tuple[RouteChoice, ...]:
     from etui.log.queries import LogReader
     from etui.models.catalogue import load_catalogue
     from etui.models.files import recorded_sha256
-    from etui.routing.library import list_policies
+    from etui.routing.library import list_policies, load_policy
+    from etui.routing.policy import choose_served_arm
     from etui.runtime.model_resolution import models_on_disk, read_token_cost
 
     catalogue = load_catalogue(config)
@@ -245,73 +238,36 @@ def list_route_choices(config: Config, route: Route) -> tuple[RouteChoice, ...]:
                 cost = read_token_cost(replace(spec, sha256=sha256), config, log)
                 if cost is not None:
                     costs[spec.name] = cost.joules_per_token
-
-    def choices() -> Iterator[RouteChoice]:
-        used: Policy | None = None
-        for place in list_policies(config):
-            choice, policy = _describe_policy(place.name, config, catalogue, on_disk, costs)
-            used = policy if place.name == route.policy else used
-            yield choice
-        if used is not None:
-            yield from _list_arms(used, on_disk, costs)
-        for spec in sorted(catalogue, key=lambda spec: not on_disk(spec.name)):
-            yield RouteChoice(
-                "model",
-                spec.name,
-                Route(route.policy, spec.name),
-                on_disk(spec.name),
-                costs.get(spec.name),
-                spec.size,
-            )
-
-    return tuple(choices())
-
-
-def _describe_policy(
-    name: str,
-    config: Config,
-    catalogue: Catalogue,
-    on_disk: Callable[[str], bool],
-    costs: dict[str, float],
-) -> tuple[RouteChoice, Policy | None]:
-    from etui.routing.library import load_policy
-    from etui.routing.policy import choose_served_arm
-
-    route = Route(name)
-    try:
-        policy = load_policy(name, config, catalogue.models)
-    except EtuiError:
-        return RouteChoice("policy", name, route, False, None, "has errors: see F4"), None
-    served = [
-        arm
-        for plan in policy.arms.values()
-        if (arm := choose_served_arm(plan, on_disk)) is not None
-    ]
-    known = [costs[arm.model] for arm in served if arm.model in costs]
-    return RouteChoice(
-        "policy",
-        name,
-        route,
-        bool(served),
-        min(known, default=None),
-        policy.description,
-    ), policy
-
-
-def _list_arms(
-    policy: Policy, on_disk: Callable[[str], bool], costs: dict[str, float]
-) -> Iterator[RouteChoice]:
-    from etui.routing.policy import choose_served_arm
-
-    for name, plan in policy.arms.items():
-        arm = choose_served_arm(plan, on_disk)
-        model = plan.models[0] if arm is None else arm.model
-        way = plan.arm.reasoning
-        yield RouteChoice(
-            "arm",
-            name,
-            Route(policy.name, arm=name),
-            arm is not None,
-            costs.get(model),
-            f"{model}, {way}",
+    policies: list[RouteChoice] = []
+    arms: list[RouteChoice] = []
+    for place in list_policies(config):
+        name = place.name
+        try:
+            policy = load_policy(name, config, catalogue.models)
+        except EtuiError:
+            fault = "has errors: see F4"
+            policies.append(RouteChoice("policy", name, Route(name), False, None, fault))
+            continue
+        served = {each: choose_served_arm(plan, on_disk) for each, plan in policy.arms.items()}
+        here = [arm.model for arm in served.values() if arm is not None]
+        cheapest = min((costs[model] for model in here if model in costs), default=None)
+        text = policy.description
+        policies.append(RouteChoice("policy", name, Route(name), bool(here), cheapest, text))
+        for each, plan in policy.arms.items() if name == route.policy else ():
+            arm = served[each]
+            model = plan.models[0] if arm is None else arm.model
+            text, joules = f"{model}, {plan.arm.reasoning}", costs.get(model)
+            way = Route(name, arm=each)
+            arms.append(RouteChoice("arm", each, way, arm is not None, joules, text))
+    models = [
+        RouteChoice(
+            "model",
+            spec.name,
+            Route(route.policy, spec.name),
+            on_disk(spec.name),
+            costs.get(spec.name),
+            spec.size,
         )
+        for spec in sorted(catalogue, key=lambda spec: not on_disk(spec.name))
+    ]
+    return (*policies, *arms, *models)

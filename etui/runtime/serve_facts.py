@@ -60,6 +60,12 @@ class ServeFacts:
         return "answering" if self.running or self.queued else "idle"
 
 
+_OF_POOL = (
+    *("watts", "running", "queued", "finished", "failed", "cancelled"),
+    *("residents", "loading", "accepting"),
+)
+
+
 def build_facts(status: PoolStatus, url: str = "") -> ServeFacts:
     """Build the facts that are shown from the status of the pool."""
     books = status.books
@@ -75,12 +81,6 @@ def build_facts(status: PoolStatus, url: str = "") -> ServeFacts:
             uncertainty = books.uncertainty * per_request / books.total
     return ServeFacts(
         url=url,
-        watts=status.watts,
-        running=status.running,
-        queued=status.queued,
-        finished=status.finished,
-        failed=status.failed,
-        cancelled=status.cancelled,
         joules_per_request=per_request,
         uncertainty=uncertainty,
         kind=books.kind,
@@ -90,9 +90,7 @@ def build_facts(status: PoolStatus, url: str = "") -> ServeFacts:
         turns_joules=books.turns,
         loads_joules=books.loads,
         idle_joules=books.idle,
-        residents=status.residents,
-        loading=status.loading,
-        accepting=status.accepting,
+        **{name: getattr(status, name) for name in _OF_POOL},
     )
 
 

@@ -146,7 +146,7 @@ class TurnService(TurnPool):
 
     def cool_downs(self) -> int:
         """Return how often the power after the last unload was measured."""
-        return self._between.cool_downs
+        return self._between.cooling.measured
 
     def is_busy(self) -> bool:
         """Return whether an answer, a load or an unload is running."""

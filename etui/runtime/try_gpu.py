@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from functools import partial
-from typing import IO, TYPE_CHECKING, Any, Protocol
+from typing import IO, TYPE_CHECKING, Any
 
 from etui.codec import from_document
 from etui.errors import ModelUnavailable
@@ -23,7 +23,7 @@ from etui.runtime.gpu_verdict import Attempt, PerToken, Verdict, judge
 
 if TYPE_CHECKING:
     from etui.config.config import Config
-    from etui.energy.types import Energy
+    from etui.energy.recorder import Recorder
     from etui.models.catalogue import Catalogue
     from etui.models.spec import ModelSpec
 
@@ -41,20 +41,6 @@ _ENVIRONMENT = {"GGML_NO_BACKTRACE": "1"}
 
 Report = Callable[[Layers, str], None]
 """Called with the run and its stage when one begins."""
-
-
-class EnergyMeter(Protocol):
-    """The part of the meter that is needed: the energy of an interval that has passed."""
-
-    @property
-    def unmeasured(self) -> tuple[str, ...]:
-        """Scopes of this machine that nothing measures."""
-
-    def settle(self, end_ns: int) -> bool:
-        """Wait until readings past a time exist."""
-
-    def energy(self, start_ns: int, end_ns: int) -> Energy:
-        """Return the energy of an interval."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,13 +82,9 @@ def judge_offload(offload: Offload) -> Verdict | None:
     if not offload.compiled_in:
         cards = offload.graphics_cards
         rest = f" for the {cards[0]} card" if cards else ", and no GPU was found"
-        return Verdict(
-            False,
-            "no_backend",
-            f"llama.cpp is built without a GPU backend{rest}",
-            offload.fix
-            or "with a GPU, rebuild as docs/config.md says; without, models run on the CPU",
-        )
+        text = f"llama.cpp is built without a GPU backend{rest}"
+        fix = "with a GPU, rebuild as docs/config.md says; without, models run on the CPU"
+        return Verdict(False, "no_backend", text, offload.fix or fix)
     if not offload.devices:
         return Verdict(False, "no_device", offload.why_not, offload.fix)
     return None
@@ -112,10 +94,10 @@ def look_at_offload(
     command: Sequence[str] = RUN_COMMAND, run_seconds: float = RUN_SECONDS
 ) -> Offload:
     """Check in a process of its own what llama.cpp sees, since that keeps memory of the device."""
-    ended = _run(None, command, run_seconds, lambda _: None)
-    if "offload" in ended.reply:
-        return from_document(Offload, ended.reply["offload"])
-    return Offload(False, (), (), "", f"the devices of llama.cpp cannot be read: {ended.failure}")
+    reply, failure = _run(None, command, run_seconds, lambda _: None)
+    if "offload" in reply:
+        return from_document(Offload, reply["offload"])
+    return Offload(False, (), (), "", f"the devices of llama.cpp cannot be read: {failure}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +112,7 @@ class TrialTimes:
 def try_gpu(
     spec: ModelSpec,
     offload: Offload,
-    meter: EnergyMeter,
+    meter: Recorder,
     report: Report,
     *,
     command: Sequence[str] = RUN_COMMAND,
@@ -144,42 +126,40 @@ def try_gpu(
         meter: A started power meter.
         report: Called when a stage of a run begins.
     """
+    from etui.models.spec import PathSource
+
     early = judge_offload(offload)
     if early is not None:
         return GpuTrial(spec.name, offload, (), early)
-    model = _name_for_child(spec)
+    paths = [source.path for source in spec.sources if isinstance(source, PathSource)]
+    # A file outside the catalogue is found by its path.
+    model = str(paths[0]) if spec.origin == "found" and paths else spec.name
     attempts: list[Attempt] = []
     reference: tuple[tuple[int, ...], ...] = ()
     for layers in _RUNS:
         order = Order(model, layers, reference, times.part_seconds, times.busy_seconds)
-        ended = _run(order, command, times.run_seconds, partial(report, layers))
-        attempt = _measure(layers, ended, meter)
-        attempts.append(attempt)
-        if attempt.result is not None and layers == "none":
-            reference = tuple(answer.tokens for answer in attempt.result.answers)
+        reply, failure = _run(order, command, times.run_seconds, partial(report, layers))
+        if "result" not in reply:
+            attempts.append(Attempt(layers, None, failure))
+            continue
+        result = from_document(RunResult, reply["result"])
+        # A run on the CPU needs no measured GPU, but the comparison does.
+        measured = not any(scope.startswith("gpu") for scope in meter.unmeasured)
+        prefill, decode = (_per_token(timed, meter) for timed in (result.prefill, result.decode))
+        attempts.append(Attempt(layers, result, "", prefill, decode, measured))
+        if layers == "none":
+            reference = tuple(answer.tokens for answer in result.answers)
     return GpuTrial(spec.name, offload, tuple(attempts), judge(attempts))
-
-
-def _name_for_child(spec: ModelSpec) -> str:
-    """Return what the child finds the model by: a file outside the catalogue by its path."""
-    from etui.models.spec import PathSource
-
-    paths = [source.path for source in spec.sources if isinstance(source, PathSource)]
-    return str(paths[0]) if spec.origin == "found" and paths else spec.name
-
-
-@dataclass(frozen=True, slots=True)
-class _Ended:
-    """How a run ended: with a reply, or with a reason for its failure."""
-
-    reply: dict[str, Any]
-    failure: str = ""
 
 
 def _run(
     order: Order | None, command: Sequence[str], seconds: float, report: Callable[[str], None]
-) -> _Ended:
-    """Start a run and read what it reports, until it ends or its time is over."""
+) -> tuple[dict[str, Any], str]:
+    """Start a run, and read what it reports until it ends or its time is over.
+
+    Returns:
+        Its reply, and why it failed if there is none.
+    """
     with tempfile.TemporaryFile() as log, _started(command, log) as process:
         assert process.stdin is not None
         assert process.stdout is not None
@@ -204,15 +184,19 @@ def _run(
                     stage = reply["stage"]
                     report(stage)
                 elif "error" in reply:
-                    return _Ended({}, f"{reply['error']} (stage {stage})")
+                    return {}, f"{reply['error']} (stage {stage})"
                 elif reply:
-                    return _Ended(reply)
+                    return reply, ""
             code = process.wait()
         finally:
             limit.cancel()
         if late.is_set():
-            return _Ended({}, f"it did not end in {seconds:g} s (stage {stage})")
-        return _Ended({}, f"{_describe_exit(code)} (stage {stage}){_last_words(log)}")
+            return {}, f"it did not end in {seconds:g} s (stage {stage})"
+        how = f"the run ended with exit code {code}"
+        if code < 0:
+            with suppress(ValueError):
+                how = f"llama.cpp crashed with {signal.Signals(-code).name}"
+        return {}, f"{how} (stage {stage}){_last_words(log)}"
 
 
 def _parse_reply(line: bytes) -> dict[str, Any]:
@@ -253,13 +237,6 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
     process.kill()
 
 
-def _describe_exit(code: int) -> str:
-    if code < 0:
-        with suppress(ValueError):
-            return f"llama.cpp crashed with {signal.Signals(-code).name}"
-    return f"the run ended with exit code {code}"
-
-
 def _last_words(log: IO[bytes]) -> str:
     log.seek(0)
     lines = [line.strip() for line in log.read().decode("utf-8", "replace").splitlines()]
@@ -267,17 +244,7 @@ def _last_words(log: IO[bytes]) -> str:
     return f": {words[-1][:_LAST_WORDS]}" if words else ""
 
 
-def _measure(layers: Layers, ended: _Ended, meter: EnergyMeter) -> Attempt:
-    if "result" not in ended.reply:
-        return Attempt(layers, None, ended.failure)
-    result = from_document(RunResult, ended.reply["result"])
-    # A run on the CPU needs no measured GPU, but the comparison does.
-    measured = not any(scope.startswith("gpu") for scope in meter.unmeasured)
-    prefill, decode = (_per_token(timed, meter) for timed in (result.prefill, result.decode))
-    return Attempt(layers, result, "", prefill, decode, measured)
-
-
-def _per_token(timed: Timed, meter: EnergyMeter) -> PerToken:
+def _per_token(timed: Timed, meter: Recorder) -> PerToken:
     meter.settle(timed.end_ns)
     energy = meter.energy(timed.start_ns, timed.end_ns)
     if energy.joules is None or not timed.tokens:

@@ -15,7 +15,13 @@ from etui.errors import EtuiError, LogUnavailable, QueueFull, Stopped, format_in
 from etui.events import Finished, Loaded, Residence, Unloaded
 from etui.runtime._between_turns import BetweenTurns, CallLater, start_timer
 from etui.runtime.auditor import Auditor
-from etui.runtime.energy_books import EnergyBookkeeper, KeyBudgets, Ongoing, open_meters
+from etui.runtime.energy_books import (
+    EnergyBookkeeper,
+    ExclusiveMeters,
+    KeyBudgets,
+    Ongoing,
+    SharedMeters,
+)
 from etui.runtime.turn_request import (
     PooledTurn,
     PoolEvent,
@@ -98,7 +104,8 @@ class TurnPool:
         self._jobs = BackgroundJobs("etui-pool-errands")
         self._refresh = _LogRefresh(runtime, self._between, self._jobs, call_later)
         self._books = EnergyBookkeeper(runtime.meter, self._clock_ns())
-        self._meters = open_meters(runtime, self._parallel, self._books, self._clock_ns)
+        kind = SharedMeters if self._parallel > 1 else ExclusiveMeters
+        self._meters = kind(runtime, self._books, self._clock_ns)
         self._between.on_residence = self._book
         self._budgets = KeyBudgets(joules_per_hour or {}, runtime.config)
         self._auditor = Auditor(
@@ -278,7 +285,12 @@ class TurnPool:
             error = self._report(following, self._run(following))
             self._end(following, error, (self._clock_ns() - began_ns) / 1e9)
             settled_ns = following.settled_ns
-            following = self._take_next(following)
+            with self._changed:
+                del self._running[following.turn_id]
+                following = self._queue.take(self._running.values())
+                if following is not None:
+                    self._running[following.turn_id] = following
+                self._changed.notify_all()
             if settled_ns is not None:
                 try:
                     self._close_books(settled_ns)
@@ -297,15 +309,6 @@ class TurnPool:
             return EtuiError(format_internal_error(bug))
         return None
 
-    def _take_next(self, ended: PooledTurn) -> PooledTurn | None:
-        with self._changed:
-            del self._running[ended.turn_id]
-            following = self._queue.take(self._running.values())
-            if following is not None:
-                self._running[following.turn_id] = following
-            self._changed.notify_all()
-        return following
-
     def _run(self, turn: PooledTurn) -> Iterator[TurnEvent]:
         """Decide, answer, measure and book a turn whose time has come."""
         turn.began_ns = turn.hop_ns = self._clock_ns()
@@ -319,10 +322,6 @@ class TurnPool:
             ):
                 for event in events:
                     self._follow(turn, event)
-                    if isinstance(event, TurnFinished):
-                        self._note(turn, event.record)
-                        self._auditor.offer(turn.request.query, event.record)
-                    turn.follow(event)
                     yield event
             if not self.in_background:
                 self._refresh.run()
@@ -341,19 +340,19 @@ class TurnPool:
 
     def _end_unbegun(self, turn: PooledTurn) -> None:
         """Save a turn that was cancelled in the queue: stopped, with 0 tokens."""
-        error = self._report(turn, self._run_unbegun(turn))
-        self._end(turn, error, None)
+
+        def run() -> Iterator[TurnEvent]:
+            choice = self._choose(turn.request)
+            for event in self._answer(turn, choice, self._runtime.meter):
+                if isinstance(event, TurnFinished):
+                    turn.record = event.record
+                    self._count("cancelled")
+                yield event
+
+        self._end(turn, self._report(turn, run()), None)
         with self._changed:
             del self._left[turn.turn_id]
             self._changed.notify_all()
-
-    def _run_unbegun(self, turn: PooledTurn) -> Iterator[TurnEvent]:
-        choice = self._choose(turn.request)
-        for event in self._answer(turn, choice, self._runtime.meter):
-            if isinstance(event, TurnFinished):
-                turn.record = event.record
-                self._count("cancelled")
-            yield event
 
     def _choose(self, request: TurnRequest) -> Choice:
         from etui.runtime.decide import choose
@@ -407,6 +406,9 @@ class TurnPool:
             self._book(event)
         elif isinstance(event, Finished) and self._is_local(turn.model):
             self._meters.book_answer(turn.model, event)
+        elif isinstance(event, TurnFinished):
+            self._note(turn, event.record)
+        turn.follow(event)
 
     def _book(self, event: Residence) -> None:
         self._books.add_load(event.start_ns, event.end_ns)
@@ -420,6 +422,7 @@ class TurnPool:
         self._budgets.add(turn.request.key, record.energy.joules)
         self._refresh.note(record)
         self._count(_END_OF_STATUS.get(record.status, "finished"))
+        self._auditor.offer(turn.request.query, record)
 
     def _close_books(self, settled_ns: int) -> None:
         """Sum up the time before the running turns, as far as it is measured."""

@@ -215,7 +215,7 @@ def test_the_file_is_read_once(runtime: Runtime[Any], monkeypatch: pytest.Monkey
     # the file is not as new as it is
     runtime.model_files._sampling = FileCache(lambda: LATER_NS)
     read: list[Path] = []
-    reader = "etui.runtime.model_resolution.read_file_sampling"
+    reader = "etui.runtime.model_resolution._read_file_sampling"
     monkeypatch.setattr(reader, lambda path: read.append(path))
     sampled(runtime, model="silent")
     sampled(runtime, model="silent")
